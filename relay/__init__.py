@@ -1,0 +1,3 @@
+"""A Discord–Matrix bridge relay."""
+
+__version__ = "0.1.0"

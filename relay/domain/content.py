@@ -1,0 +1,62 @@
+"""What a message consists of, whoever wrote it and wherever."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from relay.domain.ids import UserRef
+from relay.domain.richtext import RichText
+
+MediaKind = Literal["image", "video", "audio", "voice", "file", "sticker"]
+
+
+@dataclass(frozen=True, slots=True)
+class Author:
+    """Who wrote a message.
+
+    `name` is the display name as the platform shows it, unchecked; `avatar` is where the platform keeps the
+    picture (as `Attachment.source`), None for none. `is_self` marks the relay's own accounts and webhooks, by
+    ID, never by name. `may_broadcast`: the platform lets this author ping everyone in the channel.
+    """
+
+    user: UserRef
+    name: str
+    avatar: str | None = None
+    is_self: bool = False
+    is_bot: bool = False
+    may_broadcast: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    """A file of a message, not its bytes.
+
+    `source` is the platform's own locator (an https URL of Discord's CDN, an `mxc://` URI): only the platform's
+    adapter can open it. `size` in bytes, None where unknown; `width`, `height` in pixels; `duration` in seconds.
+    """
+
+    id: str
+    name: str
+    kind: MediaKind
+    source: str
+    content_type: str = "application/octet-stream"
+    size: int | None = None
+    width: int | None = None
+    height: int | None = None
+    duration: float | None = None
+    alt: str = ""
+    spoiler: bool = False
+    animated: bool = False
+    waveform: tuple[int, ...] = ()
+    thumbnail: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What a message says. `style` "emote" is Matrix's `/me`; "notice" is what bots say, which nobody answers."""
+
+    text: RichText = field(default_factory=RichText)
+    attachments: tuple[Attachment, ...] = ()
+    style: Literal["text", "emote", "notice"] = "text"
+
+    def __bool__(self) -> bool:
+        return bool(self.text) or bool(self.attachments)

@@ -1,0 +1,61 @@
+"""A pair: the two channels that mirror each other, and what the operator decided about it."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from relay.domain.ids import ChannelAddress, Platform
+
+ThreadPolicy = Literal["drop", "flatten"]
+
+
+@dataclass(frozen=True, slots=True)
+class PairPolicy:
+    """The operator's choices for one pair.
+
+    `max_parts`: a longer text crosses as a file with its first lines above. `batch_when_behind`: seconds after
+    which waiting messages share one event (0: never).
+    """
+
+    thread_messages: ThreadPolicy = "drop"
+    allow_broadcast: bool = False
+    max_parts: int = 5
+    batch_when_behind: float = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class LaneKey:
+    """One direction of one pair: what is delivered in order, one command at a time."""
+
+    pair: str
+    destination: Platform
+
+    @property
+    def direction(self) -> str:
+        """The word for it in metrics and in `relay status`: `to_matrix`, `to_discord`."""
+        return f"to_{self.destination}"
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two channels on two platforms.
+
+    `name` is unique in the file. `destinations`: the platforms that messages are carried to; both for a pair
+    that mirrors both ways, empty for an archived one.
+    """
+
+    name: str
+    sides: tuple[ChannelAddress, ChannelAddress]
+    destinations: frozenset[Platform]
+    policy: PairPolicy = PairPolicy()
+
+    def side(self, platform: Platform) -> ChannelAddress:
+        """The channel of this pair on `platform`."""
+        return next(side for side in self.sides if side.platform is platform)
+
+    def other(self, platform: Platform) -> Platform:
+        """The platform across from `platform`."""
+        return next(side.platform for side in self.sides if side.platform is not platform)
+
+    def lanes(self) -> tuple[LaneKey, ...]:
+        """The directions that this pair carries."""
+        return tuple(LaneKey(self.name, side.platform) for side in self.sides if side.platform in self.destinations)

@@ -1,0 +1,123 @@
+"""Every error that the relay raises by name.
+
+    RelayError
+    ├── ConfigurationError        what the operator wrote is wrong: all mistakes at once; exit status 2
+    ├── FatalError                the daemon cannot go on: what and the remedy; exit status 1
+    ├── StoreError                the store cannot be used; exit status 1
+    │   ├── StoreTooNew           made by a newer relay
+    │   ├── StoreHeld             another daemon holds it; exit status 3
+    │   └── StoreUnavailable      full, locked, read-only or broken now; may be well again later
+    └── DeliveryError             one command could not be carried out
+        ├── Transient             try again later; `ambiguous` where it may have been carried out all the same
+        │   ├── RateLimited       the platform asks for patience
+        │   └── Blocked           not until somebody does something: a permission, a channel that is not open
+        ├── Permanent             never will be: dead letter
+        ├── TargetGone            what was to be edited or deleted is not there: done, for an edit or a deletion
+        └── Unsupported           the platform cannot carry this: dropped, by name
+
+Adapters translate the errors of discord.py, nio and aiohttp into these, once, in their `outbound.py`.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+class RelayError(Exception):
+    """The root of all of them; `str()` is a sentence for the operator."""
+
+    exit_status = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Mistake:
+    """One thing to mend: where (file and key), what is wrong, and what to write instead."""
+
+    where: str
+    what: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.what}; {self.remedy}"
+
+
+class ConfigurationError(RelayError):
+    """What the operator wrote is wrong. Never holds the value of a secret."""
+
+    exit_status = 2
+
+    def __init__(self, mistakes: tuple[Mistake, ...]) -> None:
+        super().__init__("\n".join(map(str, mistakes)))
+        self.mistakes = mistakes
+
+
+class FatalError(RelayError):
+    """The daemon cannot go on."""
+
+    def __init__(self, reason: str, remedy: str) -> None:
+        super().__init__(f"{reason}; {remedy}")
+        self.reason = reason
+        self.remedy = remedy
+
+
+class StoreError(RelayError):
+    """The store cannot be used."""
+
+    def __init__(self, path: Path | str, reason: str, remedy: str) -> None:
+        super().__init__(f"store {path}: {reason}; {remedy}")
+        self.reason = reason
+        self.remedy = remedy
+
+
+class StoreTooNew(StoreError):
+    """The store was made by a newer relay."""
+
+
+class StoreHeld(StoreError):
+    """Another daemon holds the store."""
+
+    exit_status = 3
+
+
+class StoreUnavailable(StoreError):
+    """The disk is full, read-only, locked or broken: nothing was written."""
+
+
+class DeliveryError(RelayError):
+    """One command could not be carried out."""
+
+
+class Transient(DeliveryError):
+    """Worth another try.
+
+    `retry_after`: seconds that the platform asked for, None where it did not say. `ambiguous`: the platform may
+    have carried the command out although no answer arrived (a time-out, a reset connection, a 5xx).
+    """
+
+    def __init__(self, reason: str, *, retry_after: float | None = None, ambiguous: bool = False) -> None:
+        super().__init__(reason)
+        self.retry_after = retry_after
+        self.ambiguous = ambiguous
+
+
+class RateLimited(Transient):
+    """The platform asks for patience; certainly not carried out."""
+
+
+class Blocked(Transient):
+    """Somebody has to do something first (give a permission back, let the relay in); the lane waits, and says so."""
+
+
+class Permanent(DeliveryError):
+    """No try will ever succeed."""
+
+
+class TargetGone(DeliveryError):
+    """The message to be edited or deleted is not there any more."""
+
+
+class Unsupported(DeliveryError):
+    """The platform cannot carry this; `feature` is one word for the counter."""
+
+    def __init__(self, feature: str) -> None:
+        super().__init__(f"{feature} cannot cross")
+        self.feature = feature

@@ -1,0 +1,1 @@
+"""The store: message map, outbox and cursors in one SQLite file."""
