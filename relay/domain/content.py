@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from relay.domain.ids import UserRef
+from relay.domain.ids import MediaRef, UserRef
 from relay.domain.richtext import RichText
 
 MediaKind = Literal["image", "video", "audio", "voice", "file", "sticker"]
@@ -13,14 +13,13 @@ MediaKind = Literal["image", "video", "audio", "voice", "file", "sticker"]
 class Author:
     """Who wrote a message.
 
-    `name` is the display name as the platform shows it, unchecked; `avatar` is where the platform keeps the
-    picture (as `Attachment.source`), None for none. `is_self` marks the relay's own accounts and webhooks, by
+    `name` is the display name as the platform shows it, unchecked; `avatar` is None for none. `is_self` marks the relay's own accounts and webhooks, by
     ID, never by name. `may_broadcast`: the platform lets this author ping everyone in the channel.
     """
 
     user: UserRef
     name: str
-    avatar: str | None = None
+    avatar: MediaRef | None = None
     is_self: bool = False
     is_bot: bool = False
     may_broadcast: bool = False
@@ -30,14 +29,13 @@ class Author:
 class Attachment:
     """A file of a message, not its bytes.
 
-    `source` is the platform's own locator (an https URL of Discord's CDN, an `mxc://` URI): only the platform's
-    adapter can open it. `size` in bytes, None where unknown; `width`, `height` in pixels; `duration` in seconds.
+    `size` in bytes, None where unknown; `width`, `height` in pixels; `duration` in seconds.
     """
 
     id: str
     name: str
     kind: MediaKind
-    source: str
+    source: MediaRef
     content_type: str = "application/octet-stream"
     size: int | None = None
     width: int | None = None
@@ -47,7 +45,7 @@ class Attachment:
     spoiler: bool = False
     animated: bool = False
     waveform: tuple[int, ...] = ()
-    thumbnail: str | None = None
+    thumbnail: MediaRef | None = None
 
 
 @dataclass(frozen=True, slots=True)

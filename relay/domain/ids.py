@@ -60,3 +60,11 @@ class UserRef:
 
     platform: Platform
     id: str
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class MediaRef:
+    """Where a platform keeps a file: an https URL of Discord's CDN, an `mxc://` URI. Only its adapter opens it."""
+
+    platform: Platform
+    locator: str

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
 
-from relay.domain.ids import ChannelRef, MessageRef, UserRef
+from relay.domain.ids import ChannelRef, MediaRef, MessageRef, UserRef
 
 # --- Inline nodes -----------------------------------------------------------------------------------------
 
@@ -170,14 +170,14 @@ class MessageLink:
 
 @dataclass(frozen=True, slots=True)
 class CustomEmoji:
-    """An emoji that is an image; `name` without colons; `source` as in `content.Attachment.source`.
+    """An emoji that is an image; `name` without colons.
 
     `id` is the platform's ID of it ("" where it has none).
     """
 
     name: str
     id: str
-    source: str
+    source: MediaRef
     animated: bool = False
     kind: Literal["custom_emoji"] = field(default="custom_emoji", kw_only=True, repr=False)
 
@@ -187,7 +187,7 @@ class InlineImage:
     """An image in the text that is not an emoji; `alt` is its text."""
 
     alt: str
-    source: str
+    source: MediaRef
     kind: Literal["inline_image"] = field(default="inline_image", kw_only=True, repr=False)
 
 
