@@ -90,7 +90,9 @@ class Person:
             else:
                 return result
 
-    async def _client(self, method: str, *parts: str, body: Json | None = None, **query: str) -> Json:
+    async def _client(
+        self, method: str, *parts: str, body: Json | None = None, query: dict[str, str] | None = None
+    ) -> Json:
         path = "/".join(quote(part, safe="") for part in parts)
         return await self.call(method, f"client/v3/{path}", body, query=query)
 
@@ -178,23 +180,23 @@ class Person:
         answer = await self._client("PUT", "rooms", room, "send", kind, transaction, body=content)
         return str(answer["event_id"])
 
-    async def text(self, room: str, body: str, *, msgtype: str = "m.text", **extra: Any) -> str:
+    async def text(self, room: str, body: str, *, msgtype: str = "m.text", extra: Json | None = None) -> str:
         """Send plain text. `extra` goes into the content as it is."""
-        return await self.send(room, {"msgtype": msgtype, "body": body} | extra)
+        return await self.send(room, {"msgtype": msgtype, "body": body} | (extra or {}))
 
-    async def html(self, room: str, body: str, formatted_body: str, *, msgtype: str = "m.text", **extra: Any) -> str:
+    async def html(self, room: str, body: str, formatted_body: str, *, msgtype: str = "m.text") -> str:
         """Send text with HTML beside it."""
-        return await self.text(room, body, msgtype=msgtype, **_formatted(formatted_body), **extra)
+        return await self.text(room, body, msgtype=msgtype, extra=_formatted(formatted_body))
 
     async def reply(self, room: str, target: str, body: str) -> str:
         """Reply to an event."""
-        return await self.text(room, body, **{"m.relates_to": {"m.in_reply_to": {"event_id": target}}})
+        return await self.text(room, body, extra={"m.relates_to": {"m.in_reply_to": {"event_id": target}}})
 
     async def edit(self, room: str, target: str, body: str, formatted_body: str = "") -> str:
         """Replace the words of one's own message."""
         new = {"msgtype": "m.text", "body": body} | (_formatted(formatted_body) if formatted_body else {})
         relation = {"rel_type": "m.replace", "event_id": target}
-        return await self.text(room, f"* {body}", **{"m.new_content": new, "m.relates_to": relation})
+        return await self.text(room, f"* {body}", extra={"m.new_content": new, "m.relates_to": relation})
 
     async def redact(self, room: str, target: str, reason: str = "") -> str:
         """Redact an event."""
@@ -211,7 +213,9 @@ class Person:
     async def thread(self, room: str, root: str, body: str) -> str:
         """Write in the thread whose root is `root`."""
         fallback = {"is_falling_back": True, "m.in_reply_to": {"event_id": root}}
-        return await self.text(room, body, **{"m.relates_to": {"rel_type": "m.thread", "event_id": root} | fallback})
+        return await self.text(
+            room, body, extra={"m.relates_to": {"rel_type": "m.thread", "event_id": root, **fallback}}
+        )
 
     async def typing(self, room: str, typing: bool = True) -> None:
         """Say that one is typing, for half a minute."""
@@ -242,7 +246,7 @@ class Person:
         found: list[Json] = []
         position: dict[str, str] = {}
         while True:
-            page = await self._client("GET", "rooms", room, "messages", dir="b", limit="500", **position)
+            page = await self._client("GET", "rooms", room, "messages", query={"dir": "b", "limit": "500"} | position)
             found += page["chunk"]
             if not page.get("end") or not page["chunk"]:
                 return found[::-1]
@@ -256,7 +260,8 @@ class Person:
 def shown(events: Iterable[Json]) -> list[Shown]:
     """Apply edits and redactions to a timeline (oldest first), as a client does.
 
-    A redacted edit has lost its relation: it stands there as a redacted message. An edit counts if it comes from the author of what it edits and was not redacted itself; the newest wins
+    An edit counts if it comes from the author of what it edits; the newest wins. A redacted edit has lost its
+    relation: it stands there as a redacted message of its own
     (https://spec.matrix.org/latest/client-server-api/#event-replacements).
     """
     timeline = [event for event in events if event["type"] in {"m.room.message", "m.sticker"}]

@@ -7,8 +7,8 @@ from relay.sandbox.people import shown
 ANN, BOB = "@ann:localhost", "@bob:localhost"
 
 
-def message(event_id: str, body: str, *, sender: str = ANN, at: int = 1, **extra: Any) -> dict[str, Any]:
-    content = {"msgtype": "m.text", "body": body} | extra
+def message(event_id: str, body: str, *, sender: str = ANN, at: int = 1, extra: Any = None) -> dict[str, Any]:
+    content = {"msgtype": "m.text", "body": body} | (extra or {})
     return {
         "type": "m.room.message",
         "event_id": event_id,
@@ -21,7 +21,7 @@ def message(event_id: str, body: str, *, sender: str = ANN, at: int = 1, **extra
 def edit(event_id: str, target: str, body: str, *, sender: str = ANN, at: int = 2) -> dict[str, Any]:
     relation = {"rel_type": "m.replace", "event_id": target}
     new = {"msgtype": "m.text", "body": body}
-    return message(event_id, f"* {body}", sender=sender, at=at, **{"m.new_content": new, "m.relates_to": relation})
+    return message(event_id, f"* {body}", sender=sender, at=at, extra={"m.new_content": new, "m.relates_to": relation})
 
 
 def test_the_newest_edit_of_the_author_wins() -> None:
@@ -41,9 +41,11 @@ def test_a_redacted_message_has_no_words_even_if_it_was_edited() -> None:
 
 
 def test_relations_and_profiles_are_read() -> None:
-    reply = message("$2", "yes", **{"m.relates_to": {"m.in_reply_to": {"event_id": "$1"}}})
+    reply = message("$2", "yes", extra={"m.relates_to": {"m.in_reply_to": {"event_id": "$1"}}})
     thread = {"rel_type": "m.thread", "event_id": "$1", "is_falling_back": True, "m.in_reply_to": {"event_id": "$2"}}
-    inside = message("$3", "in", **{"m.relates_to": thread, "com.beeper.per_message_profile": {"displayname": "Cy"}})
+    inside = message(
+        "$3", "in", extra={"m.relates_to": thread, "com.beeper.per_message_profile": {"displayname": "Cy"}}
+    )
     lines = shown([message("$1", "?"), reply, inside])
     assert [(line.reply_to, line.thread, line.name) for line in lines] == [
         (None, None, ""),
