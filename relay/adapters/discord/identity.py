@@ -1,0 +1,195 @@
+"""How an author from elsewhere appears on Discord: under a webhook's name, or named in front of the bot's own text.
+
+`username` and `introduced` are pure; `Webhooks` finds, makes and remakes the one webhook of each channel.
+"""
+
+import asyncio
+import re
+import unicodedata
+from dataclasses import dataclass
+
+import structlog
+
+from relay.adapters.discord.rest import Json, Refused, Rest, Route
+from relay.domain.content import Author
+from relay.domain.richtext import Paragraph, RichText, Strong, Text
+
+_log = structlog.get_logger(__name__)
+
+WEBHOOK_NAME = "relay"
+NAME_LENGTH = 80
+UNKNOWN_WEBHOOK = 10015
+TOO_MANY_WEBHOOKS = 30007
+
+# https://docs.discord.com/developers/resources/user#usernames-and-nicknames and …/resources/webhook#create-webhook.
+# One letter of each becomes its Cyrillic twin: it looks the same, and is neither refused nor the word.
+_TWINS = {"discord": (1, "і", "І"), "clyde": (2, "у", "У"), "everyone": (2, "е", "Е"), "here": (1, "е", "Е")}
+_WORDS = re.compile("|".join(_TWINS), re.IGNORECASE)
+_SIGNS = {"@": "＠", "#": "＃", ":": "꞉", "```": "ˋˋˋ"}
+# Letters and marks that show nothing although their category says that they do.
+_BLANKS = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0") | {chr(code) for code in range(0x180B, 0x1810)}
+_INVISIBLE = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+_JOINER = "\u200d"
+
+
+def username(author: Author) -> str:
+    """The name that `author` gets on Discord: 1 to 80 characters that Discord takes and that fool nobody.
+
+    An author whose name shows nothing is called by the local part of the user ID.
+    """
+    local_part = author.user.id.lstrip("@").partition(":")[0]
+    return _presentable(author.name) or _presentable(local_part) or "user"
+
+
+def _presentable(name: str) -> str:
+    visible = "".join(_visible(name))
+    # Full-width, mathematical and other letters that Discord may fold into the plain ones.
+    folded = unicodedata.normalize("NFKC", visible)
+    if _WORDS.search(folded) and not _WORDS.search(visible):
+        visible = folded
+    for sign, twin in _SIGNS.items():
+        visible = visible.replace(sign, twin)
+    visible = _WORDS.sub(_twin, visible)
+    shown = " ".join(visible.split())[:NAME_LENGTH].rstrip(f" {_JOINER}")
+    return shown if any(_shows(char) for char in shown) else ""
+
+
+def _visible(name: str) -> list[str]:
+    kept: list[str] = []
+    for index, char in enumerate(name):
+        if char == _JOINER:
+            # Inside an emoji sequence it is what makes the family one picture.
+            if kept and _pictorial(kept[-1]) and index + 1 < len(name) and _pictorial(name[index + 1]):
+                kept.append(char)
+        elif char.isspace():
+            kept.append(" ")
+        elif char not in _BLANKS and unicodedata.category(char) not in _INVISIBLE and not _selector(char):
+            kept.append(char)
+    return kept
+
+
+def _pictorial(char: str) -> bool:
+    return unicodedata.category(char) in {"So", "Sk"} or char == "\ufe0f"
+
+
+def _selector(char: str) -> bool:
+    return "\ufe00" <= char <= "\ufe0e" or "\U000e0100" <= char <= "\U000e01ef"
+
+
+def _shows(char: str) -> bool:
+    return unicodedata.category(char)[0] in "LNPS"
+
+
+def _twin(match: re.Match[str]) -> str:
+    word = match.group()
+    index, lower, upper = _TWINS[word.lower()]
+    return word[:index] + (upper if word[index].isupper() else lower) + word[index + 1 :]
+
+
+def introduced(text: RichText, author: Author) -> RichText:
+    """`text` with its author's name in front, for where the bot itself has to post it."""
+    name = (Strong((Text(username(author)),)), Text(": "))
+    match text.blocks:
+        case (Paragraph(children), *rest):
+            return RichText((Paragraph((*name, *children)), *rest))
+        case blocks:
+            return RichText((Paragraph((name[0], Text(":"))), *blocks))
+
+
+@dataclass(frozen=True, slots=True)
+class Webhook:
+    """A webhook that we may post through. `token` is its credential."""
+
+    id: str
+    token: str
+
+    def __repr__(self) -> str:
+        return f"Webhook(id={self.id!r})"
+
+    def route(self) -> Route:
+        """Where to post."""
+        return Route("POST", "/webhooks/{webhook}/{token}", {"webhook": self.id, "token": self.token}, token=False)
+
+
+class Webhooks:
+    """The webhooks of our application: one for each channel, found again after a restart by who owns it.
+
+    `ids` holds every webhook known to be ours: what they post is an echo.
+    """
+
+    def __init__(self, rest: Rest) -> None:
+        self._rest = rest
+        self._application = ""
+        self._by_channel: dict[str, tuple[Webhook, ...]] = {}
+        self._locks: dict[str, asyncio.Lock] = {}
+        self.ids: set[str] = set()
+
+    def belong_to(self, application: str) -> None:
+        """Our application's ID, by which ours are told from those of others with the same name."""
+        self._application = application
+
+    async def survey(self, guild: str) -> None:
+        """Look at all webhooks of a guild in one request. The bot needs Manage Webhooks in the whole guild."""
+        listed = await self._rest.read(Route("GET", "/guilds/{guild}/webhooks", {"guild": guild}))
+        channels = {item["channel_id"] for item in listed if item.get("channel_id")}
+        for channel in channels:
+            self._learn(channel, [item for item in listed if item.get("channel_id") == channel])
+
+    async def of(self, channel: str) -> Webhook:
+        """The channel's webhook, made if there is none. Raises an `ApiError`."""
+        async with self._lock(channel):
+            if not self._by_channel.get(channel):
+                await self._look(channel)
+            if not self._by_channel.get(channel):
+                made = await self._rest.call(
+                    Route("POST", "/channels/{channel}/webhooks", {"channel": channel}),
+                    body={"name": WEBHOOK_NAME},
+                    reason="Mirrors messages of the paired Matrix room",
+                )
+                self._learn(channel, [made])
+                _log.info("webhook_made", channel=channel, webhook=made["id"])
+            return self._by_channel[channel][0]
+
+    async def owner(self, channel: str, webhook: str) -> Webhook | None:
+        """The webhook of that ID, if it is ours and still there. Raises an `ApiError`."""
+        async with self._lock(channel):
+            known = self._known(channel, webhook)
+            if known is None:
+                await self._look(channel)
+                known = self._known(channel, webhook)
+            return known
+
+    def gone(self, channel: str, webhook: Webhook) -> None:
+        """Somebody has deleted it. Discord asks not to use it again."""
+        _log.warning("webhook_deleted_by_somebody", channel=channel, webhook=webhook.id)
+        self._by_channel[channel] = tuple(one for one in self._by_channel.get(channel, ()) if one.id != webhook.id)
+
+    def _known(self, channel: str, webhook: str) -> Webhook | None:
+        return next((one for one in self._by_channel.get(channel, ()) if one.id == webhook), None)
+
+    async def _look(self, channel: str) -> None:
+        listed = await self._rest.call(Route("GET", "/channels/{channel}/webhooks", {"channel": channel}))
+        self._learn(channel, listed)
+
+    def _learn(self, channel: str, listed: list[dict[str, Json]]) -> None:
+        # The oldest first: two daemons that each made one end up using the same.
+        ours = [Webhook(item["id"], item["token"]) for item in sorted(listed, key=_age) if self._is_ours(item)]
+        self._by_channel[channel] = tuple(ours)
+        self.ids.update(webhook.id for webhook in ours)
+
+    def _is_ours(self, item: dict[str, Json]) -> bool:
+        # Webhooks that follow a channel, and those of other applications, come without a token.
+        return bool(item.get("token")) and item.get("application_id") == self._application
+
+    def _lock(self, channel: str) -> asyncio.Lock:
+        return self._locks.setdefault(channel, asyncio.Lock())
+
+
+def _age(item: dict[str, Json]) -> int:
+    return int(item["id"])
+
+
+def is_gone(error: Refused) -> bool:
+    """Whether the answer says that the webhook itself is not there (or its token no longer valid)."""
+    return error.code in {UNKNOWN_WEBHOOK, 50027} or (error.status == 401 and error.code == 0)
+

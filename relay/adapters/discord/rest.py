@@ -1,0 +1,244 @@
+"""Discord's REST API over a small client of our own.
+
+Why not discord.py's: it sends a webhook message again by itself after a 5xx, although the first may have been
+posted (webhooks know no idempotency key), and where a bucket is used up it keeps the answer to itself until the
+bucket refills, so that a cancelled caller never learns the ID of what it posted. Here each call is one request,
+and what becomes of it is known at once. The gateway, which is the hard part, stays with discord.py.
+
+Everything raised here is an `ApiError`; `outbound.py` turns it into the relay's errors.
+"""
+
+import json
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+from urllib.parse import quote
+
+import aiohttp
+import structlog
+
+import relay
+from relay.adapters.discord.limits import Bucket, Limits, NotNow
+from relay.core.ports import Clock
+
+_log = structlog.get_logger(__name__)
+
+Method = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
+Json = Any  # whatever a JSON document may be
+
+# What Discord asks bots to call themselves: https://docs.discord.com/developers/reference#user-agent
+USER_AGENT = f"DiscordBot (https://pypi.org/project/discord-matrix-relay, {relay.__version__})"
+LONGEST_PAUSE = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One request's address. `path` holds `{names}`, which `ids` fills in.
+
+    The first of `ids` is what Discord limits by (a channel, a guild, a webhook with its token). `token` false:
+    the address itself is the credential, as it is with webhooks.
+    """
+
+    method: Method
+    path: str
+    ids: Mapping[str, str]
+    token: bool = True
+
+    @property
+    def url(self) -> str:
+        """The path with the IDs in it. A secret, for a webhook."""
+        return self.path.format_map({name: quote(value, safe="") for name, value in self.ids.items()})
+
+    @property
+    def bucket(self) -> Bucket:
+        """What it is limited with."""
+        return Bucket(f"{self.method} {self.path}", next(iter(self.ids.values()), ""))
+
+
+class ApiError(Exception):
+    """A request that brought no good answer; `str()` never holds a secret or the text of a message."""
+
+
+class Refused(ApiError):
+    """Discord said no: an HTTP status, Discord's own code (0 = none) and its words."""
+
+    def __init__(self, status: int, code: int, message: str) -> None:
+        super().__init__(f"HTTP {status}, code {code}: {message}")
+        self.status = status
+        self.code = code
+        self.message = message
+
+
+class Limited(ApiError):
+    """Too many requests; certainly not carried out. `retry_after` in seconds."""
+
+    def __init__(self, retry_after: float, reason: str = "Discord's rate limit") -> None:
+        super().__init__(reason)
+        self.retry_after = retry_after
+
+
+class Unanswered(ApiError):
+    """No answer, or one that says nothing. `sent`: the request may have been carried out."""
+
+    def __init__(self, reason: str, *, sent: bool) -> None:
+        super().__init__(reason)
+        self.sent = sent
+
+
+class Rest:
+    """Requests to one API with one token. `timeout` in seconds, for each request.
+
+    `on_refused_token` is called when the API no longer takes the token.
+    """
+
+    def __init__(
+        self,
+        *,
+        token: str,
+        api_url: str,
+        clock: Clock,
+        limits: Limits,
+        timeout: float = 30.0,
+        on_refused_token: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._token = token
+        self._api_url = api_url.rstrip("/")
+        self._clock = clock
+        self._limits = limits
+        self._timeout = aiohttp.ClientTimeout(total=timeout, sock_connect=10.0)
+        self._on_refused_token = on_refused_token
+        self._session: aiohttp.ClientSession | None = None
+
+    async def close(self) -> None:
+        """Close the connections."""
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    async def call(
+        self,
+        route: Route,
+        *,
+        body: Mapping[str, Json] | None = None,
+        query: Mapping[str, str] | None = None,
+        reason: str | None = None,
+    ) -> Json:
+        """Send one request, once; the answer's JSON (None for an empty one). Raises an `ApiError`.
+
+        `reason` is shown in the guild's audit log.
+        """
+        bucket = route.bucket
+        try:
+            await self._limits.enter(bucket)
+        except NotNow as error:
+            raise Limited(error.retry_after, error.reason) from None
+        try:
+            return await self._send(route, body, query, reason)
+        finally:
+            self._limits.leave(bucket)
+
+    async def read(self, route: Route, *, query: Mapping[str, str] | None = None) -> Json:
+        """`call` for what changes nothing: tried until there is an answer. Raises `Refused` only."""
+        pause = 0.5
+        while True:
+            try:
+                return await self.call(route, query=query)
+            except Limited as error:
+                wait = error.retry_after
+            except Unanswered as error:
+                wait = pause * random.uniform(0.5, 1.0)
+                pause = min(pause * 2, LONGEST_PAUSE)
+                _log.warning("discord_not_answering", request=route.bucket.route, reason=str(error))
+            await self._clock.sleep(wait)
+
+    async def _send(
+        self, route: Route, body: Mapping[str, Json] | None, query: Mapping[str, str] | None, reason: str | None
+    ) -> Json:
+        headers = {"Authorization": f"Bot {self._token}"} if route.token else {}
+        if reason is not None:
+            headers["X-Audit-Log-Reason"] = quote(reason, safe=" ")
+        try:
+            async with self._connect().request(
+                route.method,
+                self._api_url + route.url,
+                json=body,
+                params=query,
+                headers=headers,
+                timeout=self._timeout,
+                allow_redirects=False,
+            ) as response:
+                raw = await response.read()
+        # These say nothing about what the server did: the request may have been carried out. Their own words
+        # may hold the address, and so a webhook's token.
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
+            raise Unanswered(f"Discord cannot be reached ({type(error).__name__})", sent=False) from None
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise Unanswered(f"no answer from Discord ({type(error).__name__})", sent=True) from None
+        self._limits.learn(route.bucket, response.status, response.headers)
+        return self._answer(route, response.status, response.headers, raw)
+
+    def _answer(self, route: Route, status: int, headers: Mapping[str, str], raw: bytes) -> Json:
+        document = _decode(raw)
+        if 200 <= status < 300:
+            if raw and document is None:
+                raise Unanswered("an answer from Discord that is no JSON", sent=True)
+            return document
+        fields = document if isinstance(document, dict) else {}
+        if status == 429:
+            retry_after = _seconds(fields.get("retry_after"), headers.get("Retry-After"))
+            # Without JSON it comes from Cloudflare, which blocks the address, not a route.
+            everywhere = bool(fields.get("global")) or "X-RateLimit-Global" in headers or not fields
+            self._limits.exhausted(route.bucket, retry_after, everywhere=everywhere)
+            raise Limited(retry_after)
+        if status >= 500 or status < 400:
+            raise Unanswered(f"Discord answered HTTP {status}", sent=True)
+        code = fields.get("code")
+        refused = Refused(status, code if isinstance(code, int) else 0, _words(fields))
+        if status == 401 and route.token:
+            self._on_refused_token()
+        raise refused
+
+    def _connect(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                headers={"User-Agent": USER_AGENT}, connector=aiohttp.TCPConnector(limit=64)
+            )
+        return self._session
+
+
+def _decode(raw: bytes) -> Json:
+    try:
+        return json.loads(raw) if raw else None
+    except ValueError:
+        return None
+
+
+def _seconds(*candidates: object) -> float:
+    for candidate in candidates:
+        if isinstance(candidate, int | float | str):
+            try:
+                return max(0.05, float(candidate))
+            except ValueError:
+                continue
+    return 5.0
+
+
+def _words(fields: Mapping[str, Json]) -> str:
+    """Discord's message and the fields that it names: never what was in them."""
+    message = fields.get("message")
+    words = [message if isinstance(message, str) else "no reason given"]
+    errors = fields.get("errors")
+    if isinstance(errors, dict):
+        words.extend(f"{path} {code}" for path, code in _field_errors(errors, ""))
+    return "; ".join(words[:6])[:500]
+
+
+def _field_errors(errors: Mapping[str, Json], path: str) -> list[tuple[str, str]]:
+    found: list[tuple[str, str]] = []
+    for name, value in errors.items():
+        if name == "_errors" and isinstance(value, list):
+            found.extend((path, str(item.get("code", ""))) for item in value if isinstance(item, dict))
+        elif isinstance(value, dict):
+            found.extend(_field_errors(value, f"{path}.{name}" if path else name))
+    return found
