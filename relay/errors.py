@@ -13,6 +13,7 @@
         │   └── Blocked           not until somebody does something: a permission, a channel that is not open
         ├── Permanent             never will be: dead letter
         ├── TargetGone            what was to be edited or deleted is not there: done, for an edit or a deletion
+        ├── Orphaned              the copy stands, but nobody can edit it any more: posted anew
         └── Unsupported           the platform cannot carry this: dropped, by name
 
 Adapters translate the errors of discord.py, nio and aiohttp into these, once, in their `outbound.py`.
@@ -113,6 +114,10 @@ class Permanent(DeliveryError):
 
 class TargetGone(DeliveryError):
     """The message to be edited or deleted is not there any more."""
+
+
+class Orphaned(DeliveryError):
+    """The copy stands, but what posted it is gone, so that nobody can edit it any more."""
 
 
 class Unsupported(DeliveryError):

@@ -54,4 +54,13 @@ class PostNotice:
     kind: Literal["notice"] = field(default="notice", kw_only=True, repr=False)
 
 
-Command = SendMessage | EditMessage | DeleteMessage | PostNotice
+@dataclass(frozen=True, slots=True)
+class MarkFailed:
+    """Show the author of `source`, where they wrote it, that it did not cross; `reason` is a sentence."""
+
+    source: MessageRef
+    reason: str
+    kind: Literal["mark_failed"] = field(default="mark_failed", kw_only=True, repr=False)
+
+
+Command = SendMessage | EditMessage | DeleteMessage | PostNotice | MarkFailed

@@ -13,8 +13,9 @@ MediaKind = Literal["image", "video", "audio", "voice", "file", "sticker"]
 class Author:
     """Who wrote a message.
 
-    `name` is the display name as the platform shows it, unchecked; `avatar` is None for none. `is_self` marks the relay's own accounts and webhooks, by
-    ID, never by name. `may_broadcast`: the platform lets this author ping everyone in the channel.
+    `name` is the display name as the platform shows it, unchecked; `avatar` is None for none. `is_self` marks the
+    relay's own accounts and webhooks, by ID, never by name. `may_broadcast`: the platform lets this author ping
+    everyone in the channel.
     """
 
     user: UserRef

@@ -13,16 +13,17 @@ class PairPolicy:
     """The operator's choices for one pair.
 
     `max_parts`: a longer text crosses as a file with its first lines above. `batch_when_behind`: seconds after
-    which waiting messages share one event (0: never).
+    which waiting messages share one event (0: never). `catchup_limit`: how many missed messages are still caught up.
     """
 
     thread_messages: ThreadPolicy = "drop"
     allow_broadcast: bool = False
     max_parts: int = 5
     batch_when_behind: float = 20.0
+    catchup_limit: int = 5000
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, order=True)
 class LaneKey:
     """One direction of one pair: what is delivered in order, one command at a time."""
 

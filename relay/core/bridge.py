@@ -1,0 +1,57 @@
+"""What the adapters talk to: the inbox in front of router, catch-up and courier."""
+
+import structlog
+
+from relay.core.catchup import CatchUp
+from relay.core.courier import Courier
+from relay.core.pairs import PairDirectory
+from relay.core.ports import Batch, Store
+from relay.core.router import Router
+from relay.domain.ids import ChannelAddress, ChannelRef, Platform
+
+_log = structlog.get_logger(__name__)
+
+
+class Bridge:
+    """Implements `core.ports.Inbox`."""
+
+    def __init__(
+        self, *, store: Store, pairs: PairDirectory, router: Router, courier: Courier, catch_up: CatchUp
+    ) -> None:
+        self._store = store
+        self._pairs = pairs
+        self._router = router
+        self._courier = courier
+        self._catch_up = catch_up
+
+    async def receive(self, batch: Batch) -> None:
+        """See `Inbox.receive`."""
+        for lane in await self._router.receive(batch):
+            self._courier.wake(lane)
+
+    async def cursor(self, platform: Platform, stream: str) -> str | None:
+        """See `Inbox.cursor`."""
+        async with self._store.read() as uow:
+            return await uow.cursors.get(platform, stream)
+
+    async def opened(self, address: ChannelAddress, channel: ChannelRef) -> None:
+        """See `Inbox.opened`."""
+        pair = self._pairs.open(address, channel)
+        if pair is None:
+            return
+        async with self._store.write() as uow:
+            await uow.outbox.rename(channel, pair.name)
+        _log.info("channel open", pair=pair.name, platform=str(channel.platform), channel=channel.id)
+        for lane in pair.lanes():
+            self._courier.wake(lane)
+        self._courier.try_again(pair.name)
+
+    async def closed(self, address: ChannelAddress, problem: str) -> None:
+        """See `Inbox.closed`."""
+        pair = self._pairs.close(address, problem)
+        if pair is not None:
+            _log.warning("channel closed", pair=pair.name, platform=str(address.platform), problem=problem)
+
+    async def catch_up(self, channel: ChannelRef) -> None:
+        """See `Inbox.catch_up`."""
+        await self._catch_up.channel(channel)

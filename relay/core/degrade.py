@@ -1,0 +1,109 @@
+"""What a channel cannot carry becomes what it can, or is dropped by name. Pure."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from relay.core.ports import Quotation
+from relay.core.split import Measure, split
+from relay.domain.capabilities import Capabilities
+from relay.domain.content import Attachment, Author, Content
+from relay.domain.pair import PairPolicy
+from relay.domain.richtext import (
+    Block,
+    BroadcastMention,
+    Emphasis,
+    Inline,
+    LineBreak,
+    Link,
+    Paragraph,
+    Quote,
+    RichText,
+    Text,
+    plain_text,
+)
+from relay.domain.transform import map_inline
+
+_EXCERPT_LENGTH = 120
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """Nothing of a message can cross. `feature` is one word for the counter, `reason` a sentence for its author."""
+
+    feature: str
+    reason: str
+
+
+def degrade(
+    content: Content,
+    *,
+    author: Author,
+    capabilities: Capabilities,
+    policy: PairPolicy,
+    measure: Measure,
+    quotation: Quotation | None = None,
+) -> tuple[Content, ...] | Dropped:
+    """The messages, one or several in a row, that carry `content` to a channel of these capabilities.
+
+    The same arguments give the same parts, so that a delivery that broke off can be taken up at the part it broke
+    off at. `quotation` is what a reply answers, for channels without native replies.
+    """
+    text = content.text
+    if not (author.may_broadcast and policy.allow_broadcast):
+        text = map_inline(text, _harmless)
+    carried, left_behind = _attachments(content.attachments, capabilities)
+    blocks = (*text.blocks, *(_describe(attachment) for attachment in left_behind))
+    if not blocks and not carried:
+        return Dropped("empty", "there was nothing in it that can cross")
+    if quotation is not None:
+        blocks = (_quoted_line(quotation), *blocks)
+    parts = split(RichText(blocks), limit=capabilities.max_text_length, measure=measure)
+    contents = [Content(part, style=content.style) for part in parts]
+    contents[-1] = replace(contents[-1], attachments=carried)
+    return tuple(contents)
+
+
+def _harmless(node: Inline) -> Inline:
+    return Text(f"@{node.scope}") if isinstance(node, BroadcastMention) else node
+
+
+def _attachments(
+    attachments: Iterable[Attachment], capabilities: Capabilities
+) -> tuple[tuple[Attachment, ...], tuple[Attachment, ...]]:
+    carried: list[Attachment] = []
+    left_behind: list[Attachment] = []
+    for attachment in attachments:
+        fits = attachment.size is not None and attachment.size <= capabilities.max_file_size
+        (carried if fits and len(carried) < capabilities.max_attachments else left_behind).append(attachment)
+    return tuple(carried), tuple(left_behind)
+
+
+def _describe(attachment: Attachment) -> Paragraph:
+    size = "" if attachment.size is None else f" ({human_size(attachment.size)})"
+    words: list[Inline] = [Emphasis((Text(f"{attachment.kind}: "),)), Text(f"{attachment.name}{size}")]
+    if attachment.alt:
+        words += [LineBreak(), Text(attachment.alt)]
+    return Paragraph(tuple(words))
+
+
+def human_size(size: int) -> str:
+    """`size` in bytes as people read it: `1.5 MB`."""
+    amount = float(size)
+    for unit in ("B", "kB", "MB", "GB"):
+        if amount < 1000:
+            return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
+        amount /= 1000
+    return f"{amount:.1f} TB"
+
+
+def _quoted_line(quotation: Quotation) -> Quote:
+    link = Link(quotation.url, (Text(f"↪ {quotation.author}"),), preview=False)
+    excerpt = _excerpt(quotation.text.blocks)
+    return Quote((Paragraph((link, Text(f": {excerpt}")) if excerpt else (link,)),))
+
+
+def _excerpt(blocks: tuple[Block, ...]) -> str:
+    """The first line that is the author's own, shortened; spoilers stay hidden, quoted lines are somebody else's."""
+    own = (block for block in blocks if not isinstance(block, Quote))
+    words = next(filter(None, (" ".join(plain_text(RichText((block,))).split()) for block in own)), "")
+    return words if len(words) <= _EXCERPT_LENGTH else words[:_EXCERPT_LENGTH].rstrip() + "…"

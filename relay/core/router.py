@@ -1,0 +1,130 @@
+"""Events to commands: which pair an event belongs to, whether it is our own echo or a replay, and what is to be done.
+
+Nothing is delivered here. A batch becomes outbox rows and cursors in one transaction; the courier takes it from there.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from relay.core.pairs import PairDirectory
+from relay.core.ports import Batch, Clock, Store, UnitOfWork
+from relay.core.status import Status
+from relay.domain.commands import Command, DeleteMessage, EditMessage, MarkFailed, PostNotice, SendMessage
+from relay.domain.events import Event, FeatureUsed, HistorySkipped, MessageCreated, MessageDeleted, MessageEdited
+from relay.domain.ids import MessageRef, ThreadRef
+from relay.domain.pair import LaneKey, Pair
+from relay.domain.richtext import RichText
+
+
+@dataclass(slots=True)
+class _Routed:
+    """What a batch came to; counted only once it is on disk, because a batch that is not comes again."""
+
+    lanes: set[LaneKey] = field(default_factory=set)
+    dropped: list[tuple[LaneKey, str]] = field(default_factory=list)
+
+
+class Router:
+    """Turns batches of events into commands in the outbox."""
+
+    def __init__(self, *, store: Store, pairs: PairDirectory, status: Status, clock: Clock) -> None:
+        self._store = store
+        self._pairs = pairs
+        self._status = status
+        self._clock = clock
+
+    async def receive(self, batch: Batch) -> Iterable[LaneKey]:
+        """Write a batch down; the lanes that have something new to deliver. Raises `StoreUnavailable`."""
+        routed = _Routed()
+        async with self._store.write() as uow:
+            for event in batch.events:
+                await self._route(uow, event, routed)
+            for cursor in batch.cursors:
+                await uow.cursors.put(cursor)
+        for lane, feature in routed.dropped:
+            self._status.dropped(lane, feature)
+        return routed.lanes
+
+    async def _route(self, uow: UnitOfWork, event: Event, routed: _Routed) -> None:
+        channel = event.channel if isinstance(event, FeatureUsed | HistorySkipped) else event.ref.channel
+        pair = self._pairs.pair_of(channel)
+        if pair is None:
+            return
+        lane = LaneKey(pair.name, pair.other(channel.platform))
+        if lane.destination not in pair.destinations:
+            return
+        match event:
+            case MessageCreated():
+                await self._created(uow, event, pair, lane, routed)
+            case MessageEdited():
+                await self._edited(uow, event, lane, routed)
+            case MessageDeleted():
+                await self._deleted(uow, event, lane, routed)
+            case HistorySkipped(count=count):
+                words = f"{count} messages that were written while the relay was away are not shown here."
+                await self._queue(uow, lane, PostNotice(RichText.plain(words)), routed)
+            case FeatureUsed(feature=feature, user_is_self=False):
+                routed.dropped.append((lane, feature))
+
+    async def _created(
+        self, uow: UnitOfWork, event: MessageCreated, pair: Pair, lane: LaneKey, routed: _Routed
+    ) -> None:
+        if event.author.is_self or await uow.messages.is_copy(event.ref):
+            return
+        reply_to = event.reply_to
+        if event.thread is not None:
+            if pair.policy.thread_messages == "drop":
+                await self._thread_dropped(uow, event.thread, lane, routed)
+                return
+            reply_to = reply_to or _root(event.thread)
+        if not event.content:
+            routed.dropped.append((lane, "empty"))
+            failed = MarkFailed(event.ref, "there was nothing in it that can cross")
+            await self._queue(uow, LaneKey(pair.name, event.ref.platform), failed, routed)
+            return
+        if await uow.messages.add(event.ref, event.author.user, event.created_at, reply_to) is None:
+            return
+        command = SendMessage(event.ref, event.author, event.content, event.created_at, reply_to)
+        await self._queue(uow, lane, command, routed)
+
+    async def _edited(self, uow: UnitOfWork, event: MessageEdited, lane: LaneKey, routed: _Routed) -> None:
+        original = await uow.messages.find(event.ref)
+        if original is None or original.deleted:
+            return
+        if original.author != event.author.user:
+            # Homeservers pass such events on; clients ignore them, and so do we:
+            # https://spec.matrix.org/latest/client-server-api/#validity-of-replacement-events
+            routed.dropped.append((lane, "foreign_edit"))
+            return
+        if original.edited_at is not None and event.edited_at <= original.edited_at:
+            return
+        await uow.messages.mark_edited(original.id, event.edited_at)
+        command = EditMessage(event.ref, event.author, event.content, event.edited_at, original.reply_to)
+        await self._queue(uow, lane, command, routed)
+
+    async def _deleted(self, uow: UnitOfWork, event: MessageDeleted, lane: LaneKey, routed: _Routed) -> None:
+        original = await uow.messages.find(event.ref)
+        if original is None or original.deleted:
+            return
+        await uow.messages.mark_deleted(original.id)
+        await self._queue(uow, lane, DeleteMessage(event.ref), routed)
+
+    async def _thread_dropped(self, uow: UnitOfWork, thread: ThreadRef, lane: LaneKey, routed: _Routed) -> None:
+        routed.dropped.append((lane, "thread"))
+        platform = thread.channel.platform
+        if not await uow.notices.claim(lane, f"thread {thread.id}"):
+            return
+        there = RichText.plain(f"A thread goes on over on {platform.title()}. Threads do not cross.")
+        here = RichText.plain(f"Threads do not cross: people on {lane.destination.title()} do not see this thread.")
+        await self._queue(uow, lane, PostNotice(there), routed)
+        await self._queue(uow, LaneKey(lane.pair, platform), PostNotice(here, thread=thread), routed)
+
+    async def _queue(self, uow: UnitOfWork, lane: LaneKey, command: Command, routed: _Routed) -> None:
+        await uow.outbox.append(lane, command, self._clock.now())
+        routed.lanes.add(lane)
+
+
+def _root(thread: ThreadRef) -> MessageRef:
+    # Both platforms name a thread after the message that it started from. A Discord thread that started from none
+    # has an ID that no message has, and a reply to no message is no reply.
+    return MessageRef(thread.channel, thread.id)

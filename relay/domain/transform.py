@@ -1,0 +1,70 @@
+"""Rewriting a text tree: the same shape with some inline nodes replaced."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from relay.domain.richtext import (
+    Block,
+    BulletList,
+    CodeBlock,
+    Colored,
+    Details,
+    Emphasis,
+    Heading,
+    Inline,
+    Link,
+    ListItem,
+    MessageLink,
+    Paragraph,
+    Quote,
+    RichText,
+    Rule,
+    Spoiler,
+    Strike,
+    Strong,
+    Subtext,
+    Superscript,
+    Table,
+    Underline,
+)
+
+Container = Strong | Emphasis | Underline | Strike | Spoiler | Link | Colored | Superscript | MessageLink
+"""Inline nodes that hold others."""
+
+Rewrite = Callable[[Inline], Inline]
+
+
+def map_inline(text: RichText, rewrite: Rewrite) -> RichText:
+    """`text` with `rewrite` applied to every inline node, children first."""
+    return RichText(tuple(_map_block(block, rewrite) for block in text.blocks))
+
+
+def _map_block(block: Block, rewrite: Rewrite) -> Block:
+    match block:
+        case Paragraph() | Heading() | Subtext():
+            return replace(block, children=_map_nodes(block.children, rewrite))
+        case Quote():
+            return replace(block, blocks=tuple(_map_block(inner, rewrite) for inner in block.blocks))
+        case BulletList():
+            items = (ListItem(tuple(_map_block(inner, rewrite) for inner in item.blocks)) for item in block.items)
+            return replace(block, items=tuple(items))
+        case Details():
+            return replace(
+                block,
+                summary=_map_nodes(block.summary, rewrite),
+                blocks=tuple(_map_block(inner, rewrite) for inner in block.blocks),
+            )
+        case Table():
+            rows = (
+                tuple(replace(cell, children=_map_nodes(cell.children, rewrite)) for cell in row) for row in block.rows
+            )
+            return replace(block, rows=tuple(rows), caption=_map_nodes(block.caption, rewrite))
+        case CodeBlock() | Rule():
+            return block
+
+
+def _map_nodes(nodes: tuple[Inline, ...], rewrite: Rewrite) -> tuple[Inline, ...]:
+    return tuple(
+        rewrite(replace(node, children=_map_nodes(node.children, rewrite)) if isinstance(node, Container) else node)
+        for node in nodes
+    )
