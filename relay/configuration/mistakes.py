@@ -1,0 +1,164 @@
+"""Where a key stands in a TOML file, and pydantic's complaints as sentences for the operator.
+
+Values are never repeated: what stands under the wrong key may be a secret.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from typing import Any, get_args
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails, PydanticCustomError
+
+from relay.errors import Mistake
+
+Location = tuple[str | int, ...]
+"""The way to a value: `("discord", "token")`, `("pairs", 0, "name")`."""
+
+_HEADER = re.compile(r"\s*(\[\[?)\s*([^\[\]#]+?)\s*\]\]?\s*(?:#.*)?$")
+_KEY = re.compile(r"\s*([A-Za-z0-9_-]+|\"[^\"]*\"|'[^']*')\s*[=.]")
+_LONGEST_KEY = 32
+
+
+def wrong(what: str, remedy: str) -> PydanticCustomError:
+    """What a validator raises: both halves of a `Mistake`, none of them holding the value."""
+    return PydanticCustomError("relay", "{what}; {remedy}", {"what": what, "remedy": remedy})
+
+
+def positions(text: str) -> dict[Location, int]:
+    """The line (from 1) of each table and key of a TOML document, as far as a line-by-line reading can tell.
+
+    `tomllib` does not say. Keys inside inline tables are not found; `Origin.where` then names the enclosing key.
+    """
+    found: dict[Location, int] = {}
+    counts: dict[str, int] = {}
+    table: Location = ()
+    fence = ""
+    for number, line in enumerate(text.splitlines(), 1):
+        if fence:
+            fence = "" if fence in line else fence
+            continue
+        if header := _HEADER.match(line):
+            name = header[2].strip("\"' ")
+            table = tuple(part.strip("\"' ") for part in name.split("."))
+            if header[1] == "[[":
+                table = (name, counts.setdefault(name, 0))
+                counts[name] += 1
+            found.setdefault(table, number)
+        elif key := _KEY.match(line):
+            found.setdefault((*table, key[1].strip("\"'")), number)
+        fence = next((mark for mark in ('"""', "'''") if line.count(mark) % 2), "")
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where the values came from: `file` as the operator named it, and the environment variables that were used."""
+
+    file: str
+    lines: Mapping[Location, int] = field(default_factory=dict)
+    variables: Mapping[Location, str] = field(default_factory=dict)
+    pair_names: Sequence[str] = ()
+
+    def where(self, location: Location) -> str:
+        """`relay.toml:12: [[pairs]] 2 "help" discord_channel`, or the environment variable."""
+        for depth in range(len(location), 0, -1):
+            if variable := self.variables.get(location[:depth]):
+                return f"environment variable {variable}"
+        line = self.line(location)
+        return f"{self.file}:{line}: {self.label(location)}" if line else f"{self.file}: {self.label(location)}"
+
+    def line(self, location: Location) -> int:
+        """The line of a key, or of what encloses it; 0 if neither is in the file."""
+        return next((self.lines[location[:n]] for n in range(len(location), 0, -1) if location[:n] in self.lines), 0)
+
+    def label(self, location: Location) -> str:
+        """How the operator would name the key."""
+        section, *keys = location
+        if not keys or not isinstance(index := keys[0], int):
+            return " ".join([f"[{shown(section)}]", *map(shown, keys)])
+        name = self.pair_names[index] if section == "pairs" and index < len(self.pair_names) else ""
+        quoted = [json.dumps(name, ensure_ascii=False)] if name else []
+        return " ".join([f"[[{section}]] {index + 1}", *quoted, *map(shown, keys[1:])])
+
+
+def shown(key: object) -> str:
+    """A key as it may be printed: short, and on one line."""
+    text = str(key)
+    if len(text) > _LONGEST_KEY:
+        text = f"{text[:8]}…"
+    return text if text.isprintable() else repr(text)
+
+
+def did_you_mean(key: str, known: Iterable[str], written: Callable[[str], str] = str) -> str:
+    """The remedy for an unknown key; `written` is how the operator writes a known one."""
+    names = sorted(known)
+    close = get_close_matches(key.lower(), names, n=1)
+    return f"did you mean {written(close[0])}?" if close else f"write one of {', '.join(map(written, names))}"
+
+
+def explain(error: ErrorDetails, model: type[BaseModel], origin: Origin) -> Mistake:
+    """One of pydantic's complaints about `model`, as a mistake."""
+    location: Location = tuple(error["loc"])
+    what, remedy = _words(error, model, location)
+    return Mistake(origin.where(location), what, remedy)
+
+
+def find_field(model: type[BaseModel], location: Location) -> tuple[type[BaseModel], FieldInfo | None]:
+    """The model that `location` leads into and its field there; None for an unknown key."""
+    info: FieldInfo | None = None
+    for part in location:
+        if isinstance(part, int):
+            continue
+        if info is not None:
+            model = next(kind for kind in _models(info.annotation))
+        info = model.model_fields.get(part)
+        if info is None:
+            break
+    return model, info
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    candidates = (annotation, *get_args(annotation))
+    return [kind for kind in candidates if isinstance(kind, type) and issubclass(kind, BaseModel)]
+
+
+def _words(error: ErrorDetails, model: type[BaseModel], location: Location) -> tuple[str, str]:
+    context = error.get("ctx", {})
+    key = str(location[-1])
+    inner, info = find_field(model, location)
+    example = info.examples[0] if info is not None and info.examples else None
+    write = f"write, for example, {key} = {example}" if example else "see deploy/relay.example.toml"
+    match error["type"]:
+        case "relay":
+            return context["what"], context["remedy"]
+        case "missing" if f"{key}_file" in inner.model_fields:
+            variable = f"RELAY_{location[0]}__{key}".upper()
+            return "is missing", f'write {key} = "…" or {key}_file = "/run/secrets/{key}", or set {variable}'
+        case "missing":
+            return "is missing", write
+        case "extra_forbidden" if len(location) == 1:
+            return "there is no such section", did_you_mean(key, model.model_fields, "[{}]".format)
+        case "extra_forbidden":
+            return "there is no such key", did_you_mean(key, inner.model_fields)
+        case "string_type":
+            return "must be text", f"put it in quotes; {write}"
+        case "bool_type" | "bool_parsing":
+            return "must be true or false", f"write {key} = true or {key} = false, without quotes"
+        case "int_type" | "int_parsing" | "int_from_float" | "int_parsing_size":
+            return "must be a whole number", write
+        case "literal_error":
+            return "is none of the values it can have", f"write {context['expected']}"
+        case "greater_than_equal":
+            return "is too small", f"write at least {context['ge']}"
+        case "less_than_equal":
+            return "is too large", f"write at most {context['le']}"
+        case "tuple_type" if len(location) == 1:
+            return f"must be a list of {key}", f"begin each of them with [[{key}]], in double brackets"
+        case "model_type" | "model_attributes_type" | "dict_type":
+            return "must be a table", f"begin it with [{key}] and write its keys below, one to a line"
+    return "is not valid", write
