@@ -1,0 +1,138 @@
+"""Commands as JSON and back.
+
+The domain's dataclasses are read by their annotations, once per type. Fields at their default are left out, unknown
+keys are ignored and missing ones take their default: a field may be added to the domain without a migration. The
+members of a union are told apart by `kind`. (pydantic, without annotations of its own in the domain, tries every
+member of a recursive union: exponential in the depth.)
+"""
+
+import dataclasses
+import json
+import types
+import typing
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from enum import Enum
+from functools import cache
+from typing import Any, Literal, Union, cast
+
+from relay.domain.commands import Command
+
+Decoder = Callable[[Any], Any]
+
+
+def encode(command: Command) -> str:
+    """`command` as one line of JSON."""
+    return _dumps(command)
+
+
+def decode(payload: str) -> Command:
+    """The command that `payload` holds. Raises ValueError when it holds none."""
+    try:
+        return cast(Command, _decoder(Command)(json.loads(payload)))
+    except (TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise ValueError(f"no command: {type(error).__name__}: {error}") from error
+
+
+def _plain(value: object) -> object:
+    """What `json` does not know, one level deep."""
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if dataclasses.is_dataclass(value):
+        kind, fields = _fields(cast(type, type(value)))
+        record: dict[str, object] = {} if kind is None else {"kind": kind}
+        for name, default in fields:
+            held = getattr(value, name)
+            if held != default or type(held) is not type(default):
+                record[name] = held
+        return record
+    raise TypeError(f"{type(value).__name__} has no place in a command")
+
+
+# ASCII: half a surrogate pair, which JSON may hold and UTF-8 may not, survives.
+_dumps = json.JSONEncoder(separators=(",", ":"), check_circular=False, default=_plain).encode
+
+
+@cache
+def _fields(cls: type) -> tuple[str | None, tuple[tuple[str, object], ...]]:
+    """The `kind` of a dataclass (None: it has none) and its other fields with their defaults."""
+    kind: str | None = None
+    fields: list[tuple[str, object]] = []
+    for field in dataclasses.fields(cls):
+        if field.name == "kind" and isinstance(field.default, str) and field.kw_only:
+            kind = field.default
+            continue
+        default = field.default
+        if field.default_factory is not dataclasses.MISSING:
+            default = field.default_factory()
+        fields.append((field.name, default))
+    return kind, tuple(fields)
+
+
+@cache
+def _decoder(annotation: Any) -> Decoder:
+    origin = typing.get_origin(annotation)
+    arguments = typing.get_args(annotation)
+    if annotation in (str, int, bool) or origin is Literal:
+        return _itself
+    if annotation is float:
+        return float
+    if annotation is datetime:
+        return datetime.fromisoformat
+    if isinstance(annotation, type) and issubclass(annotation, Enum):
+        return annotation
+    if dataclasses.is_dataclass(annotation):
+        return _record_decoder({None: cast(type, annotation)})
+    if origin is tuple and len(arguments) == 2 and arguments[1] is Ellipsis:
+        return _tuple_decoder(arguments[0])
+    if origin in (Union, types.UnionType):
+        return _union_decoder(arguments)
+    raise TypeError(f"{annotation!r} has no place in a command")
+
+
+def _itself(value: Any) -> Any:
+    return value
+
+
+def _tuple_decoder(item: Any) -> Decoder:
+    def decode_tuple(values: Any) -> tuple[Any, ...]:
+        return tuple(map(_decoder(item), values))  # looked up late: types refer to themselves
+
+    return decode_tuple
+
+
+def _union_decoder(members: tuple[Any, ...]) -> Decoder:
+    present = tuple(member for member in members if member is not type(None))
+    if len(present) == 1:
+        decode_present = _decoder(present[0])
+        return lambda value: None if value is None else decode_present(value)
+    by_kind = {_fields(member)[0]: member for member in present}
+    if None in by_kind or len(present) < len(members):
+        raise TypeError(f"{members!r} cannot be told apart")
+    return _record_decoder(by_kind)
+
+
+def _record_decoder(by_kind: Mapping[str | None, type]) -> Decoder:
+    """Reads a JSON object as the class of its `kind`; a lone class under None is read without looking at it.
+
+    One frame for each object: two for each level of a tree, as deep as `json` itself can go.
+    """
+    lone = by_kind.get(None)
+
+    def decode_record(record: dict[str, Any]) -> Any:
+        cls = lone or by_kind[record["kind"]]
+        decoders = _field_decoders(cls)
+        fields = {}
+        for name, value in record.items():
+            decode_field = decoders.get(name)
+            if decode_field is not None:
+                fields[name] = decode_field(value)
+        return cls(**fields)
+
+    return decode_record
+
+
+@cache
+def _field_decoders(cls: type) -> dict[str, Decoder]:
+    hints = typing.get_type_hints(cls)
+    return {name: _decoder(hints[name]) for name, _ in _fields(cls)[1]}

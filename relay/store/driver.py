@@ -1,0 +1,175 @@
+"""The aiosqlite connection that the engine opens: as few trips to its thread as can be.
+
+aiosqlite carries out every call on a thread of the connection, and SQLAlchemy makes four calls of each statement. A
+trip there and back costs more than SQLite's own work, and much more while the event loop is busy. So here a
+statement is one trip, results included, and what nobody waits for (BEGIN, statements under `deferring`) travels with
+the next one.
+"""
+
+import asyncio
+import sqlite3
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Self, TypeVar
+
+import aiosqlite
+
+T = TypeVar("T")
+Step = Callable[[sqlite3.Connection], object]
+
+
+class PipelineConnection(aiosqlite.Connection):
+    """A connection in whose transactions statements may be deferred.
+
+    `opener` opens the database, on the thread. `first_steps` begin each transaction. `read_only` connections do
+    not wait for the end of a transaction.
+    """
+
+    def __init__(
+        self, opener: Callable[[], sqlite3.Connection], first_steps: Callable[[], tuple[Step, ...]], *, read_only: bool
+    ) -> None:
+        super().__init__(opener, iter_chunk_size=64)
+        # A daemon thread: a connection that was not closed must not keep the process from ending.
+        self._thread.daemon = True
+        self._first_steps = first_steps
+        self._read_only = read_only
+        self._deferred: list[Step] = []
+        self._begun = False
+        self._failed = False
+        self._deferring = False
+
+    def begin(self) -> None:
+        """Start a transaction: BEGIN travels with its first statement."""
+        self._deferred = list(self._first_steps())
+        self._begun = False
+        self._failed = False
+
+    @contextmanager
+    def deferring(self) -> Iterator[None]:
+        """Statements executed in this block are not carried out before the next one outside, or the commit."""
+        self._deferring = True
+        try:
+            yield
+        finally:
+            self._deferring = False
+
+    def cursor(self) -> "PipelineCursor":  # type: ignore[override]  # SQLAlchemy asks for no more than this
+        """A cursor. No trip to the thread."""
+        return PipelineCursor(self)
+
+    async def submit(self, step: Callable[[sqlite3.Connection], T]) -> T | None:
+        """Carry out what was deferred and `step`, in one trip; None at once under `deferring`.
+
+        After a failure nothing but a rollback is carried out: SQLite itself ends the transaction after some errors,
+        and what came after would be written on its own.
+        """
+        if self._failed:
+            raise sqlite3.OperationalError("an earlier statement of this transaction failed")
+        if self._deferring:
+            self._deferred.append(step)
+            return None
+        steps, self._deferred = self._deferred, []
+        self._begun = True
+
+        def trip() -> T:
+            connection = self._conn
+            for earlier in steps:
+                earlier(connection)
+            return step(connection)
+
+        try:
+            return await self._trip(trip)
+        except BaseException:
+            self._failed = True
+            raise
+
+    async def commit(self) -> None:
+        """Commit; no trip for a transaction in which nothing happened."""
+        if self._begun or self._failed or len(self._deferred) > len(self._first_steps()):
+            await self.submit(sqlite3.Connection.commit)
+        self._deferred = []
+        self._begun = False
+
+    async def rollback(self) -> None:
+        """Roll back; no trip for a transaction in which nothing happened."""
+        self._deferred = []
+        if self._begun:
+            self._begun = False
+            if self._read_only:
+                self._tx.put_nowait((None, self._conn.rollback))
+            else:
+                await self._trip(self._conn.rollback)
+        self._failed = False
+
+    async def _trip(self, work: Callable[[], T]) -> T:
+        if not self._running or self._connection is None:
+            raise sqlite3.OperationalError("connection closed")
+        done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._tx.put_nowait((done, work))
+        try:
+            return await asyncio.shield(done)
+        except asyncio.CancelledError:
+            # The thread is at it. Whoever comes next must find the connection in a known state.
+            while not done.done():
+                try:
+                    await asyncio.wait((done,))
+                except asyncio.CancelledError:
+                    continue
+            if not done.cancelled():
+                done.exception()  # seen: the cancellation goes first
+            raise
+
+
+class PipelineCursor:
+    """What SQLAlchemy's adapter needs of a cursor; all rows arrive with the execution."""
+
+    def __init__(self, connection: PipelineConnection) -> None:
+        self._connection = connection
+        self._rows: list[Any] = []
+        self.description: Any = None
+        self.rowcount = -1
+        self.lastrowid: int | None = None
+        self.arraysize = 1
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def execute(self, sql: str, parameters: Sequence[Any] = ()) -> Self:
+        """Execute, and fetch every row."""
+        self._take(await self._connection.submit(lambda connection: _execute(connection, sql, parameters)))
+        return self
+
+    async def executemany(self, sql: str, parameters: Sequence[Sequence[Any]]) -> Self:
+        """Execute once for each set of parameters."""
+        self._take(await self._connection.submit(lambda connection: _execute_many(connection, sql, parameters)))
+        return self
+
+    async def fetchall(self) -> list[Any]:
+        """The rows."""
+        rows, self._rows = self._rows, []
+        return rows
+
+    async def close(self) -> None:
+        """Nothing is open."""
+
+    def _take(self, outcome: "_Outcome | None") -> None:
+        if outcome is not None:
+            self._rows, self.description, self.rowcount, self.lastrowid = outcome
+
+
+_Outcome = tuple[list[Any], Any, int, int | None]
+
+
+def _execute(connection: sqlite3.Connection, sql: str, parameters: Sequence[Any]) -> _Outcome:
+    cursor = connection.execute(sql, parameters)
+    rows = cursor.fetchall() if cursor.description else []
+    outcome = (rows, cursor.description, cursor.rowcount, cursor.lastrowid)
+    cursor.close()
+    return outcome
+
+
+def _execute_many(connection: sqlite3.Connection, sql: str, parameters: Sequence[Sequence[Any]]) -> _Outcome:
+    cursor = connection.executemany(sql, parameters)
+    outcome: _Outcome = ([], None, cursor.rowcount, cursor.lastrowid)
+    cursor.close()
+    return outcome

@@ -1,0 +1,122 @@
+"""How the database file is opened.
+
+`synchronous=FULL`: a commit is on the disk when it returns; see CONTRIBUTING, "Decisions".
+"""
+
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import quote
+
+import sqlalchemy
+from sqlalchemy import event, make_url
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import ArgumentError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from relay.errors import StoreError
+from relay.store.driver import PipelineConnection, Step
+
+BUSY_TIMEOUT = 5.0  # seconds that a statement waits for another process's transaction
+READERS = 4
+
+_PRAGMAS = (
+    "PRAGMA journal_mode = WAL",
+    "PRAGMA synchronous = FULL",
+    "PRAGMA foreign_keys = ON",
+    "PRAGMA temp_store = MEMORY",
+)
+
+
+def database_path(url: str) -> Path:
+    """The file that `url` (`sqlite:///relay.db`, `sqlite:////var/lib/relay/relay.db`) names.
+
+    Raises `StoreError` for anything else.
+    """
+    try:
+        parsed: URL = make_url(url)
+    except ArgumentError as error:
+        raise StoreError(url, "this is no database URL", "write it like sqlite:///relay.db") from error
+    if parsed.get_backend_name() != "sqlite":
+        raise StoreError(parsed.render_as_string(), "only SQLite is supported", "write it like sqlite:///relay.db")
+    if not parsed.database or parsed.database.startswith((":memory:", "file:")):
+        raise StoreError(url, "the store has to be a file", "write it like sqlite:///relay.db")
+    return Path(parsed.database).absolute()
+
+
+def connect(path: Path, *, create: bool = False, read_only: bool = False) -> sqlite3.Connection:
+    """A connection with our settings, in autocommit mode. May be used on any thread, one at a time.
+
+    A file that is not there is made only with `create`: a store that vanishes under a running daemon must not come
+    back empty.
+    """
+    mode = "rwc" if create else "rw"
+    connection = sqlite3.connect(
+        f"file:{quote(str(path))}?mode={mode}",
+        uri=True,
+        timeout=BUSY_TIMEOUT,
+        isolation_level=None,  # we say BEGIN ourselves: Python's own comes too late for reads that precede a write
+        check_same_thread=False,
+        cached_statements=256,
+    )
+    try:
+        for pragma in _PRAGMAS:
+            connection.execute(pragma)
+        if read_only:
+            connection.execute("PRAGMA query_only = ON")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def begin_immediate(connection: sqlite3.Connection) -> None:
+    """Take the write lock at once: two readers that both went on to write would lose an update."""
+    connection.execute("BEGIN IMMEDIATE")
+
+
+def begin_snapshot(connection: sqlite3.Connection) -> None:
+    """A read transaction: all its statements see one state."""
+    connection.execute("BEGIN")
+
+
+def writer_engine(path: Path, first_steps: Callable[[], tuple[Step, ...]]) -> AsyncEngine:
+    """An engine of one connection; `first_steps` begin each of its transactions."""
+    return _engine(path, first_steps, read_only=False)
+
+
+def reader_engine(path: Path) -> AsyncEngine:
+    """An engine of a few connections that cannot write."""
+    return _engine(path, lambda: (begin_snapshot,), read_only=True)
+
+
+def _engine(path: Path, first_steps: Callable[[], tuple[Step, ...]], *, read_only: bool) -> AsyncEngine:
+    def open_connection() -> PipelineConnection:
+        return PipelineConnection(
+            lambda: connect(path, read_only=read_only), first_steps=first_steps, read_only=read_only
+        )
+
+    engine = create_async_engine(
+        URL.create("sqlite+aiosqlite", database=str(path)),
+        async_creator=open_connection,
+        pool_size=READERS if read_only else 1,
+        max_overflow=0,
+        pool_timeout=60,
+    )
+
+    @event.listens_for(engine.sync_engine, "begin")
+    def _begin(connection: sqlalchemy.Connection) -> None:
+        driver = connection.connection.driver_connection
+        if isinstance(driver, PipelineConnection):
+            driver.begin()
+
+    return engine
+
+
+async def driver_of(connection: AsyncConnection) -> PipelineConnection:
+    """The aiosqlite connection under SQLAlchemy's."""
+    raw = await connection.get_raw_connection()
+    driver = raw.driver_connection
+    if not isinstance(driver, PipelineConnection):
+        raise TypeError(f"{driver!r} was not opened by this engine")
+    return driver

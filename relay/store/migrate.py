@@ -1,0 +1,149 @@
+"""Makes and changes the tables, with Alembic; the revisions are in `migrations/`.
+
+All revisions of one call run in one transaction: the store is afterwards as it was, or as it should be.
+These functions block; where an event loop runs, call them through `asyncio.to_thread`.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from alembic import command
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from alembic.util import CommandError
+from sqlalchemy import Connection, Engine, create_engine, event, inspect
+from sqlalchemy.pool import NullPool
+
+import relay
+from relay.errors import StoreError, StoreTooNew
+from relay.store.engine import connect, database_path
+from relay.store.failures import translated
+
+
+@dataclass(frozen=True, slots=True)
+class Schema:
+    """What tables a store has. `revision`: its own, None before the first; `head`: what this relay needs."""
+
+    state: Literal["missing", "empty", "outdated", "current", "too_new"]
+    revision: str | None
+    head: str
+
+
+def upgrade(url: str) -> Schema:
+    """Make the store if need be and bring it to this relay's revision. Raises `StoreTooNew`, `StoreError`."""
+    path = database_path(url)
+    with _opened(path, create=True) as connection:
+        schema = _schema(connection)
+        _refuse_newer(path, schema)
+        if schema.state == "empty" and inspect(connection).get_table_names():
+            raise StoreError(path, "it holds somebody else's tables", "name another file in [store] url")
+        if schema.state != "current":
+            command.upgrade(_config(connection), "head")
+            _check_references(path, connection)
+        return _schema(connection)
+
+
+def downgrade(url: str, revision: str) -> Schema:
+    """Take the store back to `revision` (`base` = no tables). Raises `StoreTooNew`, `StoreError`."""
+    path = database_path(url)
+    with _opened(path, create=False) as connection:
+        _refuse_newer(path, _schema(connection))
+        try:
+            command.downgrade(_config(connection), revision)
+        except CommandError as error:
+            known = ", ".join(["base", *sorted(step.revision for step in _scripts().walk_revisions())])
+            raise StoreError(path, f"cannot go back to {revision!r}", f"choose one of: {known}") from error
+        _check_references(path, connection)
+        return _schema(connection)
+
+
+def check(url: str) -> Schema:
+    """How the store stands; changes nothing. Raises `StoreError` when it cannot be read."""
+    path = database_path(url)
+    if not path.exists():
+        return Schema("missing", None, _head())
+    with _opened(path, create=False) as connection:
+        return _schema(connection)
+
+
+def migration_engine(url: str, *, create: bool) -> Engine:
+    """An engine whose transactions are SQLite's own, so that a failed migration leaves nothing behind."""
+    path = database_path(url)
+
+    def open_connection() -> object:
+        connection = connect(path, create=create)
+        # A table that is rebuilt is dropped meanwhile: that must not take the rows that refer to it along.
+        connection.execute("PRAGMA foreign_keys = OFF")
+        return connection
+
+    engine = create_engine("sqlite+pysqlite://", creator=open_connection, poolclass=NullPool)
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    return engine
+
+
+def migrations_directory() -> Path:
+    """Where the revisions are: inside an installed wheel, or next to the package in a checkout."""
+    package = Path(relay.__file__).parent
+    for candidate in (package / "_migrations", package.parent / "migrations"):
+        if (candidate / "env.py").is_file():
+            return candidate
+    raise StoreError(package, "the migrations are missing from this installation", "install the relay again")
+
+
+@contextmanager
+def _opened(path: Path, *, create: bool) -> Iterator[Connection]:
+    with translated(path), migration_engine(f"sqlite:///{path}", create=create).begin() as connection:
+        yield connection
+
+
+def _config(connection: Connection | None = None) -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(migrations_directory()).replace("%", "%%"))
+    config.set_main_option("path_separator", "os")
+    config.attributes["connection"] = connection
+    return config
+
+
+def _scripts() -> ScriptDirectory:
+    return ScriptDirectory.from_config(_config())
+
+
+def _head() -> str:
+    head = _scripts().get_current_head()
+    if head is None:
+        raise StoreError(migrations_directory(), "there are no migrations", "install the relay again")
+    return head
+
+
+def _schema(connection: Connection) -> Schema:
+    head = _head()
+    revision = MigrationContext.configure(connection).get_current_revision()
+    if revision is None:
+        return Schema("empty", None, head)
+    if revision == head:
+        return Schema("current", revision, head)
+    known = {step.revision for step in _scripts().walk_revisions()}
+    return Schema("outdated" if revision in known else "too_new", revision, head)
+
+
+def _refuse_newer(path: Path, schema: Schema) -> None:
+    if schema.state == "too_new":
+        raise StoreTooNew(
+            path,
+            f"it was made by a newer relay (revision {schema.revision}, this one knows {schema.head})",
+            "install that version again, or let it run `relay db downgrade` first",
+        )
+
+
+def _check_references(path: Path, connection: Connection) -> None:
+    broken = connection.exec_driver_sql("PRAGMA foreign_key_check").first()
+    if broken is not None:
+        raise StoreError(path, f"the migration would break references of {broken[0]}", "report this; nothing changed")

@@ -1,0 +1,168 @@
+"""The tables. `migrations/` makes them; a test holds the two together."""
+
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.engine import Dialect
+from sqlalchemy.types import TypeDecorator
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+MICROSECOND = timedelta(microseconds=1)
+
+
+class Moment(TypeDecorator[datetime]):
+    """A moment as whole microseconds since 1970 in UTC: exact, sorted, and never without its zone.
+
+    SQLite's own date type drops the zone.
+    """
+
+    impl = BigInteger
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> int | None:
+        """To the table. A naive datetime is refused with ValueError."""
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError(f"{value!r} has no time zone")
+        return (value - EPOCH) // MICROSECOND
+
+    def process_result_value(self, value: Any | None, dialect: Dialect) -> datetime | None:
+        """From the table, in UTC."""
+        return None if value is None else EPOCH + timedelta(microseconds=value)
+
+
+class EntryState(StrEnum):
+    """What becomes of a row of the outbox. A command that was carried out has no row."""
+
+    WAITING = "waiting"
+    DEAD = "dead"
+
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+message = Table(
+    "message",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("platform", Text, nullable=False),
+    Column("channel", Text, nullable=False),
+    Column("native_id", Text, nullable=False),
+    Column("author", Text, nullable=False),
+    Column("created_at", Moment, nullable=False),
+    Column("edited_at", Moment),
+    Column("reply_to", Text),  # a native ID in the same channel
+    Column("deleted", Boolean, nullable=False, server_default=text("0")),
+    UniqueConstraint("platform", "channel", "native_id"),
+    Index(None, "platform", "channel", "created_at"),
+)
+
+message_copy = Table(
+    "message_copy",
+    metadata,
+    Column("id", Integer, primary_key=True),  # rises: the order in which copies were recorded
+    Column("message_id", Integer, ForeignKey("message.id", ondelete="CASCADE"), nullable=False),
+    Column("pair", Text, nullable=False),
+    Column("part", Integer, nullable=False),
+    Column("platform", Text, nullable=False),
+    Column("channel", Text, nullable=False),
+    Column("native_id", Text, nullable=False),
+    UniqueConstraint("message_id", "pair", "part"),
+    Index(None, "platform", "channel", "native_id"),  # not unique: several originals may share one copy
+    Index(None, "platform", "channel", "id"),
+)
+
+outbox = Table(
+    "outbox",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("position", Integer, nullable=False),
+    Column("pair", Text, nullable=False),
+    Column("destination", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("queued_at", Moment, nullable=False),
+    Column("source_platform", Text),
+    Column("source_channel", Text),
+    Column("source_id", Text),
+    Column("reason", Text),
+    Column("died_at", Moment),
+    Column("command", Text, nullable=False),  # last: what is read without it does not touch its pages
+    CheckConstraint("state IN ('waiting', 'dead')", name="state"),
+    Index(None, "pair", "destination", "state", "position"),
+    Index(None, "position"),
+    Index(
+        "ix_outbox_dead_source",
+        "source_platform",
+        "source_channel",
+        "source_id",
+        sqlite_where=text("state = 'dead'"),
+    ),
+    sqlite_autoincrement=True,  # delivery keys come from the ID: it must never be used again
+)
+
+cursor = Table(
+    "cursor",
+    metadata,
+    Column("platform", Text, primary_key=True),
+    Column("stream", Text, primary_key=True),
+    Column("position", Text, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+notice = Table(
+    "notice",
+    metadata,
+    Column("pair", Text, primary_key=True),
+    Column("destination", Text, primary_key=True),
+    Column("key", Text, primary_key=True),
+    sqlite_with_rowid=False,
+)
+
+notebook = Table(
+    "notebook",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("value", Text, nullable=False),
+)
+
+store = Table(
+    "store",
+    metadata,
+    Column("id", Text, primary_key=True),
+)
+
+lease = Table(
+    "lease",
+    metadata,
+    Column("slot", Integer, primary_key=True),  # always 1: there is one lease
+    Column("holder", Text, nullable=False),
+    Column("host", Text, nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("started", Text, nullable=False),
+    Column("since", Moment, nullable=False),
+    Column("renewed_at", Moment, nullable=False),
+    CheckConstraint("slot = 1", name="slot"),
+)
