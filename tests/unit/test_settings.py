@@ -289,7 +289,8 @@ def test_broken_toml_names_line_and_column(tmp_path: Path) -> None:
             SIDES + pair() + pair(1234567890123456789, "#b:example.org"),
             (
                 'relay.toml:13: [[pairs]] 2 "#b:example.org" '
-                'discord_channel: stands in [[pairs]] 1 "#a:example.org" (line 9) too; a channel can be in one pair only: '
+                'discord_channel: stands in [[pairs]] 1 "#a:example.org" (line 9) too; a channel can be in '
+                "one pair only: "
                 "remove one of the two"
             ),
         ),
@@ -304,7 +305,8 @@ def test_broken_toml_names_line_and_column(tmp_path: Path) -> None:
             SIDES + pair(more='name = "x"') + pair(1, "#b:c", 'name = "x"'),
             (
                 'relay.toml:15: [[pairs]] 2 "x" name: '
-                'stands in [[pairs]] 1 "x" (line 11) too; give each pair a name of its own (a room\'s alias is the name of '
+                'stands in [[pairs]] 1 "x" (line 11) too; give each pair a name of its own (a room\'s alias '
+                "is the name of "
                 "a pair without one)"
             ),
         ),

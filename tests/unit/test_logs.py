@@ -1,0 +1,153 @@
+"""Log lines: their shape, and what never stands in one."""
+
+import io
+import json
+import logging
+import warnings
+from collections.abc import Iterator
+
+import pytest
+import structlog
+from hypothesis import given
+from hypothesis import strategies as st
+
+from relay.logs import HIDDEN, Format, Level, configure, redactor
+
+SECRET = 'pa"ss/wörd %41'
+
+
+@pytest.fixture(autouse=True)
+def _as_it_was() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level, config = list(root.handlers), root.level, structlog.get_config()
+    names = ("nio", "discord", "sqlalchemy", "aiosqlite", "alembic", "aiohttp", "asyncio")
+    levels = {name: logging.getLogger(name).level for name in names}
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    for name, old in levels.items():
+        logging.getLogger(name).setLevel(old)
+    logging.captureWarnings(False)
+    structlog.configure(**config)
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def set_up(form: Format = "json", level: Level = "info", stream: io.StringIO | None = None) -> io.StringIO:
+    stream = io.StringIO() if stream is None else stream
+    configure(level, form, [SECRET], stream)
+    return stream
+
+
+def test_json_is_one_object_a_line() -> None:
+    stream = set_up("auto")
+    structlog.get_logger("relay.core.courier").info("crossed", pair="help", seconds=0.25)
+    logging.getLogger("discord.gateway").warning("Shard ID %s has %s", None, "stopped")
+    first, second = map(json.loads, stream.getvalue().splitlines())
+    assert first.pop("timestamp").endswith("Z")
+    assert first == {
+        "event": "crossed",
+        "level": "info",
+        "logger": "relay.core.courier",
+        "pair": "help",
+        "seconds": 0.25,
+    }
+    assert (second["event"], second["logger"]) == ("Shard ID None has stopped", "discord.gateway")
+
+
+def test_a_terminal_gets_readable_lines() -> None:
+    stream = set_up("auto", stream=Terminal())
+    structlog.get_logger("relay").info("crossed", pair="help")
+    (line,) = stream.getvalue().splitlines()
+    assert "crossed" in line
+    assert not line.startswith("{")
+
+
+def test_no_value_begins_a_line_of_its_own() -> None:
+    stream = set_up("console")
+    structlog.get_logger("relay").info("joined", name="Eve\n12:00:00 [error] forged\x1b[2J")
+    (line,) = stream.getvalue().splitlines()
+    assert "\\n12:00:00" in line
+    assert "\x1b" not in line
+
+
+def test_configuring_again_replaces() -> None:
+    first, second = set_up(), set_up()
+    structlog.get_logger("relay").info("once")
+    assert not first.getvalue()
+    assert len(second.getvalue().splitlines()) == 1
+
+
+@pytest.mark.parametrize("level", ["info", "debug"])
+def test_what_libraries_say_of_messages_is_muted(level: Level) -> None:
+    stream = set_up(level=level)
+    for name in ("nio.events.misc", "nio.responses"):
+        logging.getLogger(name).warning("Error validating event: words of a message")
+        logging.getLogger(name).error("Error validating event: words of a message")
+    for name in ("sqlalchemy.engine.Engine", "aiosqlite", "aiohttp.access", "discord.gateway", "discord.http"):
+        logging.getLogger(name).debug("words of a message")
+    logging.getLogger("discord.client").warning("PyNaCl is not installed, voice will NOT be supported")
+    assert not stream.getvalue()
+
+
+def test_levels() -> None:
+    stream = set_up(level="warning")
+    log = structlog.get_logger("relay")
+    log.info("no")
+    log.warning("yes")
+    logging.getLogger("alembic").error("yes")
+    assert [json.loads(line)["event"] for line in stream.getvalue().splitlines()] == ["yes", "yes"]
+
+
+def test_python_warnings_become_log_lines() -> None:
+    stream = set_up()
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        logging.captureWarnings(True)
+        warnings.warn("deprecated", UserWarning, stacklevel=1)
+    assert "deprecated" in json.loads(stream.getvalue())["event"]
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
+def test_tracebacks_hold_no_locals_and_no_secrets(form: Format) -> None:
+    stream = set_up(form)
+    words = "words of a message"
+    try:
+        raise ValueError(f"refused {SECRET}, {len(words)}")
+    except ValueError:
+        structlog.get_logger("relay").exception("failed")
+        logging.getLogger("discord").exception("failed too")
+    text = stream.getvalue()
+    assert text.count("ValueError: refused") == 2
+    assert words not in text
+    for form_of_it in (SECRET, json.dumps(SECRET)[1:-1], repr(SECRET)):
+        assert form_of_it not in text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "https://discord.com/api/v10/webhooks/1234567890/{}?wait=true",
+        "Authorization: Bearer {}",
+        "{{'Authorization': 'Bot {}'}}",
+        "https://example.org/_matrix/media/v3/download/x/y?access_token={}&z",
+        "syt_{}",
+    ],
+)
+def test_what_looks_like_a_secret_is_hidden(text: str) -> None:
+    token = "aW5zdHJ1Y3Rpb24.X-y_z0123456789"
+    assert redactor([])(text.format(token)) == text.format(HIDDEN)
+
+
+@given(st.text(min_size=4), st.text(), st.text())
+def test_a_secret_is_hidden_wherever_it_stands(secret: str, before: str, after: str) -> None:
+    hidden = redactor([secret])(before + secret + after)
+    if secret not in before + HIDDEN + after and secret not in HIDDEN:
+        assert secret not in hidden.replace(HIDDEN, "\x00")
+
+
+def test_a_short_secret_does_not_blank_everything() -> None:
+    assert redactor(["a", ""])("a banana") == "a banana"
