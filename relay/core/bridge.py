@@ -1,11 +1,13 @@
 """What the adapters talk to: the inbox in front of router, catch-up and courier."""
 
+from collections.abc import Mapping
+
 import structlog
 
 from relay.core.catchup import CatchUp
 from relay.core.courier import Courier
 from relay.core.pairs import PairDirectory
-from relay.core.ports import Batch, Store
+from relay.core.ports import Batch, HistoryReader, Store
 from relay.core.router import Router
 from relay.domain.ids import ChannelAddress, ChannelRef, Platform
 
@@ -16,13 +18,19 @@ class Bridge:
     """Implements `core.ports.Inbox`."""
 
     def __init__(
-        self, *, store: Store, pairs: PairDirectory, router: Router, courier: Courier, catch_up: CatchUp
+        self,
+        *,
+        store: Store,
+        pairs: PairDirectory,
+        router: Router,
+        courier: Courier,
+        readers: Mapping[Platform, HistoryReader],
     ) -> None:
         self._store = store
         self._pairs = pairs
         self._router = router
         self._courier = courier
-        self._catch_up = catch_up
+        self._catch_up = CatchUp(store=store, readers=readers, receive=self.receive)
 
     async def receive(self, batch: Batch) -> None:
         """See `Inbox.receive`."""

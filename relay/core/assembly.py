@@ -1,0 +1,55 @@
+"""Puts the core together around a store and its adapters. The daemon does it once, the simulation for each life."""
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from relay.core.bridge import Bridge
+from relay.core.courier import Courier
+from relay.core.delivery import Deliverer
+from relay.core.pairs import PairDirectory
+from relay.core.ports import Adapter, Clock, HistoryReader, Store
+from relay.core.router import Router
+from relay.core.status import Status
+from relay.domain.ids import Platform
+from relay.domain.pair import Pair
+
+
+@dataclass(frozen=True, slots=True)
+class Core:
+    """The bridge without its ends."""
+
+    pairs: PairDirectory
+    status: Status
+    courier: Courier
+    bridge: Bridge
+
+
+def assemble(
+    *,
+    store: Store,
+    pairs: Sequence[Pair],
+    adapters: Mapping[Platform, Adapter],
+    readers: Mapping[Platform, HistoryReader],
+    clock: Clock,
+    rng: random.Random,
+) -> Core:
+    """Wire everything. No I/O."""
+    directory = PairDirectory(pairs)
+    status = Status(
+        clock=clock,
+        pairs=directory,
+        store=store,
+        sides={platform: adapter.health for platform, adapter in adapters.items()},
+    )
+    courier = Courier(
+        store=store,
+        status=status,
+        rng=rng,
+        deliverer=lambda wake: Deliverer(
+            store=store, pairs=directory, adapters=adapters, status=status, clock=clock, wake=wake
+        ),
+    )
+    router = Router(store=store, pairs=directory, status=status, clock=clock)
+    bridge = Bridge(store=store, pairs=directory, router=router, courier=courier, readers=readers)
+    return Core(directory, status, courier, bridge)
