@@ -34,6 +34,7 @@ class PipelineConnection(aiosqlite.Connection):
         self._first_steps = first_steps
         self._read_only = read_only
         self._deferred: list[Step] = []
+        self._first = 0
         self._begun = False
         self._failed = False
         self._deferring = False
@@ -41,6 +42,7 @@ class PipelineConnection(aiosqlite.Connection):
     def begin(self) -> None:
         """Start a transaction: BEGIN travels with its first statement."""
         self._deferred = list(self._first_steps())
+        self._first = len(self._deferred)
         self._begun = False
         self._failed = False
 
@@ -85,7 +87,7 @@ class PipelineConnection(aiosqlite.Connection):
 
     async def commit(self) -> None:
         """Commit; no trip for a transaction in which nothing happened."""
-        if self._begun or self._failed or len(self._deferred) > len(self._first_steps()):
+        if self._begun or self._failed or len(self._deferred) > self._first:
             await self.submit(sqlite3.Connection.commit)
         self._deferred = []
         self._begun = False

@@ -30,15 +30,19 @@ _is_entry = _o.id == bindparam("entry_id")
 # Above every row that is there: SQLite finds the maximum at the end of its index.
 _end = select(func.coalesce(func.max(_o.position), 0) + 1).scalar_subquery()
 
-_APPEND = insert(outbox).values(
-    position=_end,
-    state=EntryState.WAITING.value,
-    **{
-        name: bindparam(name)
-        for name in (
-            "pair", "destination", "queued_at", "source_platform", "source_channel", "source_id", "command",
-        )
-    },
+_APPEND = (
+    insert(outbox)
+    .values(
+        position=_end,
+        state=EntryState.WAITING.value,
+        **{
+            name: bindparam(name)
+            for name in (
+                "id", "pair", "destination", "queued_at", "source_platform", "source_channel", "source_id", "command",
+            )
+        },
+    )
+    .inline()
 )  # fmt: skip
 _WAITING = (
     select(_o.id, _o.pair, _o.destination, _o.queued_at, _o.command)
@@ -98,9 +102,11 @@ class SqlOutbox:
     async def append(self, lane: LaneKey, command: Command, queued_at: datetime) -> Entry:
         """Queue a command at the end of its lane."""
         source = None if isinstance(command, PostNotice) else command.source
-        entry_id = await self._session.insert(
+        entry_id = await self._session.entry_id()
+        await self._session.later(
             _APPEND,
             {
+                "id": entry_id,
                 "pair": lane.pair,
                 "destination": lane.destination,
                 "queued_at": queued_at,

@@ -1,22 +1,56 @@
 """One transaction's way to the database, shared by its repositories."""
 
+import sqlite3
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Executable, Row
+from sqlalchemy import Executable, Row, literal, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from relay.store.driver import PipelineConnection
 from relay.store.failures import translated
 
+_NOTHING = select(literal(1))
+
+
+class EntryNumbers:
+    """The IDs of the outbox, given out here: a row whose ID is known needs no trip of its own.
+
+    `read` is one of the first steps of each write transaction: under the write lock nobody else gives any out.
+    """
+
+    def __init__(self) -> None:
+        self._last: int | None = None
+
+    def forget(self) -> None:
+        """A transaction begins: `read` has not been carried out yet."""
+        self._last = None
+
+    def read(self, connection: sqlite3.Connection) -> None:
+        """Learn the last ID that was ever given out. On the connection's thread."""
+        row = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'outbox'").fetchone()
+        self._last = 0 if row is None else int(row[0])
+
+    def next(self) -> int | None:
+        """The next ID; None before `read`."""
+        if self._last is not None:
+            self._last += 1
+        return self._last
+
 
 class Session:
-    """Executes statements in the transaction of `connection`; raises only `StoreError`s for what the disk does."""
+    """Executes statements in the transaction of `connection`; raises only `StoreError`s for what the disk does.
 
-    def __init__(self, connection: AsyncConnection, driver: PipelineConnection, path: Path) -> None:
+    `numbers` None: a transaction that changes nothing.
+    """
+
+    def __init__(
+        self, connection: AsyncConnection, driver: PipelineConnection, numbers: EntryNumbers | None, path: Path
+    ) -> None:
         self._connection = connection
         self._driver = driver
+        self._numbers = numbers
         self._path = path
 
     async def all(self, statement: Executable, values: Mapping[str, Any]) -> Sequence[Row[Any]]:
@@ -34,16 +68,26 @@ class Session:
         with translated(self._path):
             return (await self._connection.execute(statement, values)).rowcount
 
-    async def insert(self, statement: Executable, values: Mapping[str, Any]) -> int:
-        """Insert a row; its ID."""
-        with translated(self._path):
-            result = await self._connection.execute(statement, values)
-            key = result.inserted_primary_key
-        if key is None:
-            raise TypeError("the statement inserts nothing")
-        return int(key[0])
+    async def entry_id(self) -> int:
+        """An ID for a new row of the outbox."""
+        numbers = self._writable()
+        number = numbers.next()
+        if number is None:
+            with translated(self._path):
+                # The first statement of the transaction brings the numbers along.
+                await self._connection.execute(_NOTHING)
+            number = numbers.next()
+        if number is None:
+            raise RuntimeError("the transaction began without its numbers")
+        return number
 
     async def later(self, statement: Executable, values: Mapping[str, Any]) -> None:
         """Change something whose outcome nobody asks for: carried out with the next statement, or the commit."""
+        self._writable()
         with translated(self._path), self._driver.deferring():
             await self._connection.execute(statement, values)
+
+    def _writable(self) -> EntryNumbers:
+        if self._numbers is None:
+            raise TypeError("a read transaction changes nothing")
+        return self._numbers

@@ -4,6 +4,7 @@ import asyncio
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
@@ -13,17 +14,25 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from relay.errors import StoreError, StoreUnavailable
 from relay.store.cursors import SqlCursors
-from relay.store.driver import Step
+from relay.store.driver import PipelineConnection, Step
 from relay.store.engine import begin_immediate, database_path, driver_of, reader_engine, writer_engine
 from relay.store.failures import translated
 from relay.store.message_map import SqlMessageMap
 from relay.store.notebook import SqlNotebook, SqlNotices
 from relay.store.outbox import SqlOutbox
-from relay.store.session import Session
+from relay.store.session import EntryNumbers, Session
 from relay.store.tables import store as store_table
 
 _ID_ALPHABET = "abcdefghijklmnopqrstuvwxyz234567"
 _log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """A connection, and what is under it."""
+
+    connection: AsyncConnection
+    driver: PipelineConnection
 
 
 class SqlUnitOfWork:
@@ -47,8 +56,9 @@ class SqlStore:
         self.path = path
         self._id = ""
         self._fence: Step | None = None
+        self._numbers = EntryNumbers()
         self._writing = asyncio.Lock()
-        self._writer: AsyncConnection | None = None
+        self._writer: _Opened | None = None
         self._writer_engine = writer_engine(path, self._first_steps)
         self._reader_engine = reader_engine(path)
         self._file: tuple[int, int] | None = None
@@ -69,26 +79,26 @@ class SqlStore:
     async def write(self) -> AsyncIterator[SqlUnitOfWork]:
         """A transaction that commits when its block ends and rolls back when it raises. One at a time."""
         async with self._writing:
-            connection = await self._open_writer()
+            opened = await self._open_writer()
             try:
-                yield await _unit_of_work(connection, self.path)
+                yield SqlUnitOfWork(Session(opened.connection, opened.driver, self._numbers, self.path))
                 with translated(self.path):
-                    await connection.commit()
+                    await opened.connection.commit()
             except BaseException as error:
-                await self._abandon(connection, error)
+                await self._abandon(opened.connection, error)
                 raise
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[SqlUnitOfWork]:
         """A consistent view that changes nothing."""
-        connection = await self._connected(self._reader_engine)
+        opened = await self._connected(self._reader_engine)
         try:
-            yield await _unit_of_work(connection, self.path)
+            yield SqlUnitOfWork(Session(opened.connection, opened.driver, None, self.path))
         except StoreError:
-            await connection.invalidate()  # whatever it was may be over for a new connection
+            await opened.connection.invalidate()  # whatever it was may be over for a new connection
             raise
         finally:
-            await connection.close()
+            await opened.connection.close()
 
     async def close(self) -> None:
         """Close every connection, once the transaction under way has ended."""
@@ -100,7 +110,7 @@ class SqlStore:
     async def load_id(self) -> None:
         """Read the store's ID; make one up for a new store."""
         async with self.write():
-            connection = await self._open_writer()
+            connection = (await self._open_writer()).connection
             with translated(self.path):
                 known = (await connection.execute(select(store_table.c.id))).scalar()
                 if known is None:
@@ -109,9 +119,11 @@ class SqlStore:
             self._id = known
 
     def _first_steps(self) -> tuple[Step, ...]:
-        return (begin_immediate,) if self._fence is None else (begin_immediate, self._fence)
+        self._numbers.forget()
+        steps = (begin_immediate, self._numbers.read)
+        return steps if self._fence is None else (*steps, self._fence)
 
-    async def _open_writer(self) -> AsyncConnection:
+    async def _open_writer(self) -> "_Opened":
         """The connection for writing, to the file that has the store's name now."""
         with translated(self.path):
             status = self.path.stat()
@@ -124,9 +136,10 @@ class SqlStore:
             self._file = file
         return self._writer
 
-    async def _connected(self, engine: AsyncEngine) -> AsyncConnection:
+    async def _connected(self, engine: AsyncEngine) -> "_Opened":
         with translated(self.path):
-            return await engine.connect()
+            connection = await engine.connect()
+            return _Opened(connection, await driver_of(connection))
 
     async def _abandon(self, connection: AsyncConnection, error: BaseException) -> None:
         """Roll back. After a failure of the disk the next transaction gets a new connection."""
@@ -142,14 +155,8 @@ class SqlStore:
     async def _drop_writer(self) -> None:
         writer, self._writer = self._writer, None
         if writer is not None:
-            await writer.invalidate()
-            await writer.close()
-
-
-async def _unit_of_work(connection: AsyncConnection, path: Path) -> SqlUnitOfWork:
-    with translated(path):
-        driver = await driver_of(connection)
-    return SqlUnitOfWork(Session(connection, driver, path))
+            await writer.connection.invalidate()
+            await writer.connection.close()
 
 
 async def open_store(url: str) -> SqlStore:
