@@ -1,0 +1,131 @@
+"""The status page: one HTML document, made on the server, without scripts. Everything in it is escaped."""
+
+from collections import Counter
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+from html import escape
+
+from relay.core.ports import SideHealth
+from relay.core.status import DirectionStatus, PairStatus, Snapshot
+
+REFRESH_SECONDS = 5
+
+_WORDS = {"ready": "connected", "catching_up": "catching up", "connecting": "connecting", "failed": "failed"}
+_DIRECTIONS = {"to_matrix": "Discord → Matrix", "to_discord": "Matrix → Discord"}
+_AGES = (
+    (timedelta(days=1), "d"),
+    (timedelta(hours=1), "h"),
+    (timedelta(minutes=1), "min"),
+    (timedelta(seconds=1), "s"),
+)
+
+
+def render(snapshot: Snapshot) -> str:
+    """The document."""
+    troubled = [pair for pair in snapshot.pairs if pair.problem]
+    well = snapshot.ready and not troubled
+    verdict = "All is well" if well else "Something needs attention" if snapshot.ready else "Not ready"
+    return "\n".join(
+        (
+            '<!doctype html><html lang="en"><head><meta charset="utf-8">',
+            '<meta name="viewport" content="width=device-width, initial-scale=1">',
+            f'<meta http-equiv="refresh" content="{REFRESH_SECONDS}"><meta name="color-scheme" content="light dark">',
+            f"<title>{escape(verdict)} · relay</title>",
+            '<link rel="icon" href="data:,"><link rel="stylesheet" href="page.css"></head><body>',
+            f'<header><h1>relay</h1><p class="{"good" if well else "bad"}">{escape(verdict)}</p></header><main>',
+            _sides(snapshot),
+            _problems(troubled),
+            _pairs(snapshot),
+            _drops(snapshot.pairs),
+            f"</main><footer>As of {_moment(snapshot.taken_at)}, renewed every {REFRESH_SECONDS} seconds.</footer>",
+            "</body></html>",
+        )
+    )
+
+
+def _sides(snapshot: Snapshot) -> str:
+    cards = [_side(name, side) for name, side in snapshot.sides.items()]
+    if snapshot.store_problem:
+        cards.append(_card("Store", "bad", "not usable", snapshot.store_problem))
+    return f'<section class="sides" aria-label="The two sides">{"".join(cards)}</section>'
+
+
+def _side(name: str, side: SideHealth) -> str:
+    tone = {"ready": "good", "failed": "bad"}.get(side.state, "busy")
+    return _card(name.capitalize(), tone, _WORDS[side.state], side.detail)
+
+
+def _card(title: str, tone: str, state: str, detail: str) -> str:
+    more = f"<p>{escape(detail)}</p>" if detail else ""
+    return f'<article><h2>{escape(title)}</h2><p class="{tone}">{escape(state)}</p>{more}</article>'
+
+
+def _problems(troubled: Iterable[PairStatus]) -> str:
+    items = "".join(f"<li><b>{escape(pair.name)}</b>: {escape(pair.problem or '')}</li>" for pair in troubled)
+    return f'<section class="problems"><h2>Problems</h2><ul>{items}</ul></section>' if items else ""
+
+
+def _pairs(snapshot: Snapshot) -> str:
+    if not snapshot.pairs:
+        return "<p>No pairs are declared.</p>"
+    rows = "".join(
+        _row(pair, name, direction, snapshot.taken_at)
+        for pair in snapshot.pairs
+        for name, direction in pair.directions.items()
+    )
+    heads = ("Pair", "Way", "Crossed", "Last", "Waiting", "Oldest", "Retries", "Dropped", "Dead letters")
+    head = "".join(f'<th scope="col">{text}</th>' for text in heads)
+    return (
+        '<section><h2>Pairs</h2><div class="scroll" tabindex="0" role="region" aria-label="Pairs"><table>'
+        f"<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div></section>"
+    )
+
+
+def _row(pair: PairStatus, name: str, direction: DirectionStatus, now: datetime) -> str:
+    last, waits = direction.last_message_at, direction.oldest_undelivered_seconds
+    cells = (
+        _number(direction.messages),
+        f"<td>{_age(now - last)} ago</td>" if last else "<td>–</td>",
+        _number(direction.backlog, notable=direction.backlog > 0),
+        f"<td>{_age(timedelta(seconds=waits))}</td>" if waits is not None else "<td>–</td>",
+        _number(direction.retries),
+        _number(sum(direction.dropped.values())),
+        _number(direction.dead_letters, notable=direction.dead_letters > 0),
+    )
+    tone = ' class="bad"' if pair.problem else ""
+    way = escape(_DIRECTIONS.get(name, name))
+    return f'<tr><th scope="row"{tone}>{escape(pair.name)}</th><td>{way}</td>{"".join(cells)}</tr>'
+
+
+def _number(value: int, *, notable: bool = False) -> str:
+    return f'<td class="number{" notable" if notable else ""}">{value:,}</td>'
+
+
+def _drops(pairs: Iterable[PairStatus]) -> str:
+    total: Counter[tuple[str, str]] = Counter()
+    for pair in pairs:
+        for name, direction in pair.directions.items():
+            for feature, count in direction.dropped.items():
+                total[feature, name] += count
+    if not total:
+        return ""
+    rows = "".join(
+        f'<tr><th scope="row">{escape(feature)}</th><td>{escape(_DIRECTIONS.get(name, name))}</td>{_number(count)}</tr>'
+        for (feature, name), count in total.most_common()
+    )
+    return (
+        '<section><h2>What does not cross</h2><div class="scroll"><table><thead><tr><th scope="col">Feature</th>'
+        f'<th scope="col">Way</th><th scope="col">Dropped</th></tr></thead>'
+        f"<tbody>{rows}</tbody></table></div></section>"
+    )
+
+
+def _age(span: timedelta) -> str:
+    for unit, sign in _AGES:
+        if span >= unit:
+            return f"{span // unit} {sign}"
+    return "0 s"
+
+
+def _moment(at: datetime) -> str:
+    return f'<time datetime="{at.isoformat()}">{at:%Y-%m-%d %H:%M:%S} UTC</time>'
