@@ -1,0 +1,338 @@
+"""A chat platform in memory, and an adapter to it that obeys `core.ports.Adapter` to the letter.
+
+Two kinds, after the two kinds there are: one whose stream replays from a cursor and whose sends carry an idempotency
+key (`replays=True`), and one whose live stream starts anew with each connection, whose history has to be read, and
+whose sends carry no key, so that a suspect one has to be looked for (`replays=False`).
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+
+from relay.core.ports import Batch, Cursor, Delivery, Inbox, Quotation, SideHealth
+from relay.domain.capabilities import Capabilities
+from relay.domain.content import Author, Content
+from relay.domain.events import Event, FeatureUsed, MessageCreated, MessageDeleted, MessageEdited
+from relay.domain.ids import ChannelAddress, ChannelRef, MessageRef, Platform, ThreadRef, UserRef
+from relay.domain.richtext import RichText, plain_text
+from relay.errors import Blocked, TargetGone
+
+RELAY = "relay"
+"""The name of the relay's own account on every such platform."""
+
+PAGE = 20
+"""Messages in a page of history."""
+
+
+@dataclass(slots=True)
+class Message:
+    """A message as its platform keeps it. `key` is the idempotency key that it was sent under."""
+
+    ref: MessageRef
+    author: Author
+    content: Content
+    created_at: datetime
+    edited_at: datetime | None = None
+    reply_to: MessageRef | None = None
+    deleted: bool = False
+    key: str = ""
+    shown_as: str = ""
+
+    @property
+    def text(self) -> str:
+        """Its words."""
+        return plain_text(self.content.text)
+
+
+@dataclass(slots=True)
+class MemoryPlatform:
+    """The platform itself: what its servers know. People use it directly, the relay through `MemoryAdapter`."""
+
+    platform: Platform
+    now: Callable[[], datetime]
+    messages: dict[MessageRef, Message] = field(default_factory=dict)
+    log: list[Event] = field(default_factory=list)
+    reactions: list[tuple[MessageRef, str]] = field(default_factory=list)
+    listeners: set["asyncio.Queue[int]"] = field(default_factory=set)
+    numbers: int = 0
+
+    def channel(self, name: str) -> ChannelRef:
+        """The channel of that name; it need not be made first."""
+        return ChannelRef(self.platform, name)
+
+    def person(self, name: str, *, is_self: bool = False) -> Author:
+        """A person of that name."""
+        return Author(UserRef(self.platform, name), name, is_self=is_self, is_bot=is_self)
+
+    def say(
+        self,
+        channel: ChannelRef,
+        who: str,
+        what: str | Content,
+        *,
+        reply_to: MessageRef | None = None,
+        thread: ThreadRef | None = None,
+    ) -> MessageRef:
+        """A person writes a message."""
+        content = Content(RichText.plain(what)) if isinstance(what, str) else what
+        message = self._make(channel, self.person(who), content, reply_to)
+        self._happen(
+            MessageCreated(message.ref, message.author, content, message.created_at, reply_to=reply_to, thread=thread)
+        )
+        return message.ref
+
+    def edit(self, ref: MessageRef, what: str, *, by: str | None = None) -> None:
+        """The author (or somebody who should not) edits a message."""
+        message = self.messages[ref]
+        author = message.author if by is None else self.person(by)
+        content = Content(RichText.plain(what))
+        if by is None:
+            self.messages[ref] = replace(message, content=content, edited_at=self.now())
+        self._happen(MessageEdited(ref, author, content, self.now()))
+
+    def delete(self, ref: MessageRef) -> None:
+        """Somebody deletes a message."""
+        self.messages[ref] = replace(self.messages[ref], deleted=True)
+        self._happen(MessageDeleted(ref))
+
+    def react(self, channel: ChannelRef) -> None:
+        """Somebody uses what cannot cross."""
+        self._happen(FeatureUsed(channel, "reaction"))
+
+    def shown(self, channel: ChannelRef) -> list[Message]:
+        """What a reader of the channel sees, in order."""
+        return [message for message in self.messages.values() if message.ref.channel == channel and not message.deleted]
+
+    # --- What the relay does ------------------------------------------------------------------------------
+
+    def post(self, delivery: Delivery) -> MessageRef:
+        """The relay posts."""
+        author = self.person(RELAY, is_self=True)
+        shown_as = delivery.author.name if delivery.author else RELAY
+        message = self._make(delivery.channel, author, delivery.content, delivery.reply_to, delivery.key, shown_as)
+        self._happen(
+            MessageCreated(message.ref, author, delivery.content, message.created_at, reply_to=delivery.reply_to)
+        )
+        return message.ref
+
+    def change(self, target: MessageRef, content: Content) -> None:
+        """The relay edits one of its own."""
+        message = self._own(target)
+        self.messages[target] = replace(message, content=content, edited_at=self.now())
+        self._happen(MessageEdited(target, message.author, content, self.now()))
+
+    def remove(self, target: MessageRef) -> None:
+        """The relay deletes one of its own."""
+        self._own(target)
+        self.delete(target)
+
+    def by_key(self, key: str) -> MessageRef | None:
+        """The message that was sent under an idempotency key."""
+        return next((message.ref for message in self.messages.values() if message.key == key), None)
+
+    def _own(self, target: MessageRef) -> Message:
+        message = self.messages.get(target)
+        if message is None or message.deleted:
+            raise TargetGone("no such message")
+        if not message.author.is_self:
+            raise AssertionError("the relay touched a message that is not its own")
+        return message
+
+    def _make(
+        self,
+        channel: ChannelRef,
+        author: Author,
+        content: Content,
+        reply_to: MessageRef | None,
+        key: str = "",
+        shown_as: str = "",
+    ) -> Message:
+        self.numbers += 1
+        ref = MessageRef(channel, f"{self.numbers:06}")
+        message = Message(ref, author, content, self.now(), reply_to=reply_to, key=key, shown_as=shown_as)
+        self.messages[ref] = message
+        return message
+
+    def _happen(self, event: Event) -> None:
+        self.log.append(event)
+        for listener in self.listeners:
+            listener.put_nowait(len(self.log) - 1)
+
+
+async def nothing(call: str) -> None:
+    """No trouble at all."""
+
+
+@dataclass(slots=True)
+class MemoryAdapter:
+    """The relay's way to a `MemoryPlatform`.
+
+    `before` and `after` are awaited around each call to the platform with the call's name: that is where trouble is
+    made. What `after` raises is raised although the call was carried out.
+    """
+
+    server: MemoryPlatform
+    replays: bool
+    max_text_length: int = 200
+    before: Callable[[str], Awaitable[None]] = nothing
+    after: Callable[[str], Awaitable[None]] = nothing
+    addresses: frozenset[ChannelAddress] = frozenset()
+    opened: set[ChannelAddress] = field(default_factory=set)
+    state: SideHealth = field(default_factory=lambda: SideHealth("connecting"))
+    can_react: bool = True
+    inbox: Inbox | None = None
+
+    @property
+    def platform(self) -> Platform:
+        """Which."""
+        return self.server.platform
+
+    async def run(self, inbox: Inbox) -> None:
+        """Stream events to the inbox until cancelled."""
+        self.inbox = inbox
+        queue: asyncio.Queue[int] = asyncio.Queue()
+        self.server.listeners.add(queue)
+        try:
+            await self._open()
+            if self.replays:
+                await self._replay(inbox)
+            else:
+                await self._live(inbox, queue)
+        finally:
+            self.server.listeners.discard(queue)
+
+    async def watch(self, addresses: frozenset[ChannelAddress]) -> None:
+        """Open what is new."""
+        self.addresses = addresses
+        if self.inbox is not None:
+            await self._open()
+
+    async def close(self) -> None:
+        """Nothing to release."""
+        self.inbox = None
+
+    def health(self) -> SideHealth:
+        """How it is."""
+        return self.state
+
+    def capabilities(self, channel: ChannelRef) -> Capabilities:
+        """Plain text of limited length."""
+        return Capabilities(max_text_length=self.max_text_length, native_replies=self.replays)
+
+    def measure(self, text: RichText, author: Author | None) -> int:
+        """One for each character."""
+        return len(plain_text(text))
+
+    async def send(self, delivery: Delivery) -> MessageRef:
+        """Post once."""
+        await self.before("send")
+        ref = self._earlier(delivery) or self.server.post(delivery)
+        await self.after("send")
+        return ref
+
+    async def edit(self, target: MessageRef, delivery: Delivery) -> None:
+        """Edit."""
+        await self.before("edit")
+        self.server.change(target, delivery.content)
+        await self.after("edit")
+
+    async def delete(self, target: MessageRef, key: str) -> None:
+        """Delete."""
+        await self.before("delete")
+        self.server.remove(target)
+        await self.after("delete")
+
+    async def quote(self, target: MessageRef) -> Quotation | None:
+        """What a reply shows."""
+        await self.before("quote")
+        message = self.server.messages.get(target)
+        if message is None or message.deleted:
+            return None
+        name = message.shown_as or message.author.name
+        return Quotation(name, message.content.text, f"https://platform.example/{target.id}")
+
+    async def mark_failed(self, source: MessageRef, reason: str) -> bool:
+        """React, where reactions are allowed."""
+        await self.before("mark_failed")
+        if not self.can_react:
+            return False
+        if (source, "⚠️") not in self.server.reactions:
+            self.server.reactions.append((source, "⚠️"))
+        return True
+
+    async def history(self, channel: ChannelRef, after: str) -> AsyncIterator[Batch]:
+        """Pages of what still stands, oldest first."""
+        while True:
+            await self.before("history")
+            missed = [message for message in self.server.shown(channel) if message.ref.id > after][:PAGE]
+            if not missed:
+                return
+            events = (
+                MessageCreated(item.ref, item.author, item.content, item.created_at, reply_to=item.reply_to)
+                for item in missed
+            )
+            after = missed[-1].ref.id
+            yield Batch(tuple(events), (Cursor(self.platform, f"channel:{channel.id}", after),))
+
+    def _earlier(self, delivery: Delivery) -> MessageRef | None:
+        if self.replays or delivery.author is None:
+            return self.server.by_key(delivery.key)
+        if not delivery.suspect:
+            return None
+        since = delivery.after.id if delivery.after else ""
+        return next(
+            (
+                message.ref
+                for message in self.server.shown(delivery.channel)
+                if message.author.is_self and message.ref.id > since and message.content == delivery.content
+            ),
+            None,
+        )
+
+    async def _open(self) -> None:
+        assert self.inbox is not None
+        for address in sorted(self.addresses - self.opened):
+            channel = ChannelRef(self.platform, address.value.lstrip("#!"))
+            try:
+                await self.before("open")
+            except Blocked as error:
+                await self.inbox.closed(address, str(error))
+                continue
+            await self.inbox.opened(address, channel)
+            self.opened.add(address)
+
+    async def _replay(self, inbox: Inbox) -> None:
+        position = await inbox.cursor(self.platform, "sync")
+        at = len(self.server.log) if position is None else int(position)
+        queue: asyncio.Queue[int] = asyncio.Queue()
+        self.server.listeners.add(queue)
+        self.state = SideHealth("ready")
+        if position is None:
+            await inbox.receive(Batch((), (Cursor(self.platform, "sync", str(at)),)))
+        while True:
+            await self.before("sync")
+            events = tuple(self.server.log[at : at + PAGE])
+            if events:
+                at += len(events)
+                await inbox.receive(Batch(events, (Cursor(self.platform, "sync", str(at)),)))
+            else:
+                await queue.get()
+
+    async def _live(self, inbox: Inbox, queue: "asyncio.Queue[int]") -> None:
+        for address in sorted(self.opened):
+            channel = ChannelRef(self.platform, address.value.lstrip("#!"))
+            stream = f"channel:{channel.id}"
+            if await inbox.cursor(self.platform, stream) is None:
+                start = max((message.ref.id for message in self.server.shown(channel)), default="")
+                await inbox.receive(Batch((), (Cursor(self.platform, stream, start),)))
+            await inbox.catch_up(channel)
+        self.state = SideHealth("ready")
+        while True:
+            event = self.server.log[await queue.get()]
+            await self.before("event")
+            cursors: tuple[Cursor, ...] = ()
+            if isinstance(event, MessageCreated):
+                stream = f"channel:{event.ref.channel.id}"
+                cursors = (Cursor(self.platform, stream, event.ref.id),)
+            await inbox.receive(Batch((event,), cursors))

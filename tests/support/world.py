@@ -1,0 +1,125 @@
+"""The real core and the real store between two platforms in memory: what the tests of the core stand in."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from relay.core.assembly import Core, assemble
+from relay.core.clock import SystemClock
+from relay.domain.ids import ChannelAddress, ChannelRef, Platform
+from relay.domain.pair import Pair, PairPolicy
+from relay.store.migrate import upgrade
+from relay.store.unit_of_work import SqlStore, open_store
+from tests.support.platform import MemoryAdapter, MemoryPlatform, Message
+
+
+def pair(name: str = "help", **policy: object) -> Pair:
+    """A pair of the two channels that are called `name`."""
+    sides = (ChannelAddress(Platform.DISCORD, name), ChannelAddress(Platform.MATRIX, f"#{name}"))
+    return Pair(name, sides, frozenset(Platform), PairPolicy(**policy))  # type: ignore[arg-type]
+
+
+@dataclass(slots=True)
+class World:
+    """Two platforms, which live on, and the relay between them, which may be started and stopped."""
+
+    store: SqlStore
+    pairs: tuple[Pair, ...]
+    discord: MemoryPlatform
+    matrix: MemoryPlatform
+    seed: int = 1
+    core: Core | None = None
+    discord_adapter: MemoryAdapter | None = None
+    matrix_adapter: MemoryAdapter | None = None
+
+    def channels(self, name: str = "help") -> tuple[ChannelRef, ChannelRef]:
+        """The Discord channel and the Matrix room of a pair."""
+        return self.discord.channel(name), self.matrix.channel(name)
+
+    @asynccontextmanager
+    async def relay(self, prepare: Callable[[MemoryAdapter, MemoryAdapter], None] | None = None) -> AsyncIterator[Core]:
+        """One life of the relay; it ends without a good-bye, as after a kill."""
+        discord = MemoryAdapter(self.discord, replays=False)
+        matrix = MemoryAdapter(self.matrix, replays=True)
+        self.discord_adapter, self.matrix_adapter = discord, matrix
+        if prepare is not None:
+            prepare(discord, matrix)
+        core = self.core = assemble(
+            store=self.store,
+            pairs=self.pairs,
+            adapters={Platform.DISCORD: discord, Platform.MATRIX: matrix},
+            readers={Platform.DISCORD: discord},
+            clock=SystemClock(),
+            rng=random.Random(self.seed),
+        )
+        for adapter in (discord, matrix):
+            await adapter.watch(core.pairs.watched(adapter.platform))
+        tasks = [
+            asyncio.create_task(core.courier.run()),
+            asyncio.create_task(discord.run(core.bridge)),
+            asyncio.create_task(matrix.run(core.bridge)),
+        ]
+        try:
+            await until(lambda: all(adapter.health().state == "ready" for adapter in (discord, matrix)), tasks)
+            yield core
+            for task in tasks:
+                if task.done():
+                    task.result()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+
+    def shown(self, channel: ChannelRef) -> list[Message]:
+        """What a reader of the channel sees."""
+        return (self.discord if channel.platform is Platform.DISCORD else self.matrix).shown(channel)
+
+    def words(self, channel: ChannelRef) -> list[str]:
+        """The words that a reader of the channel sees, message by message."""
+        return [message.text for message in self.shown(channel)]
+
+    async def shows(self, channel: ChannelRef, *words: str) -> None:
+        """Wait until the channel shows exactly these messages; fails with what it shows instead."""
+        try:
+            await until(lambda: self.words(channel) == list(words))
+        except TimeoutError:
+            assert self.words(channel) == list(words)
+
+    async def quiet(self) -> None:
+        """Wait until nothing waits in the outbox."""
+        while True:
+            async with self.store.read() as uow:
+                if not await uow.outbox.lanes():
+                    return
+            await asyncio.sleep(0.002)
+
+
+async def until(condition: Callable[[], bool], tasks: list["asyncio.Task[None]"] | None = None) -> None:
+    """Wait for a condition; `TimeoutError` after a while, or the error of a task that ended."""
+    async with asyncio.timeout(5):
+        while not condition():
+            for task in tasks or ():
+                if task.done():
+                    task.result()
+            await asyncio.sleep(0.002)
+
+
+@asynccontextmanager
+async def world(folder: Path, *pairs: Pair) -> AsyncIterator[World]:
+    """A world with a store in `folder`."""
+    url = f"sqlite:///{folder / 'relay.db'}"
+    await asyncio.to_thread(upgrade, url)
+    store = await open_store(url)
+    clock = SystemClock()
+    try:
+        yield World(
+            store,
+            pairs or (pair(),),
+            MemoryPlatform(Platform.DISCORD, clock.now),
+            MemoryPlatform(Platform.MATRIX, clock.now),
+        )
+    finally:
+        await store.close()
