@@ -22,6 +22,7 @@ import relay
 from relay.errors import StoreError, StoreTooNew
 from relay.store.engine import connect, database_path
 from relay.store.failures import translated
+from relay.store.lease import refuse_if_held
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,7 @@ def upgrade(url: str) -> Schema:
         if schema.state == "empty" and inspect(connection).get_table_names():
             raise StoreError(path, "it holds somebody else's tables", "name another file in [store] url")
         if schema.state != "current":
+            refuse_if_held(connection, path)
             command.upgrade(_config(connection), "head")
             _check_references(path, connection)
         return _schema(connection)
@@ -52,6 +54,7 @@ def downgrade(url: str, revision: str) -> Schema:
     path = database_path(url)
     with _opened(path, create=False) as connection:
         _refuse_newer(path, _schema(connection))
+        refuse_if_held(connection, path)
         try:
             command.downgrade(_config(connection), revision)
         except CommandError as error:

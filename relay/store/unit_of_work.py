@@ -17,6 +17,7 @@ from relay.store.cursors import SqlCursors
 from relay.store.driver import PipelineConnection, Step
 from relay.store.engine import begin_immediate, database_path, driver_of, reader_engine, writer_engine
 from relay.store.failures import translated
+from relay.store.holder import SqlLeases
 from relay.store.message_map import SqlMessageMap
 from relay.store.notebook import SqlNotebook, SqlNotices
 from relay.store.outbox import SqlOutbox
@@ -44,6 +45,7 @@ class SqlUnitOfWork:
         self.cursors = SqlCursors(session)
         self.notices = SqlNotices(session)
         self.notebook = SqlNotebook(session)
+        self.leases = SqlLeases(session)
 
 
 class SqlStore:
