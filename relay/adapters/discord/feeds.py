@@ -1,0 +1,171 @@
+"""What the gateway says about the mirrored channels, kept in order until it is on disk. Synchronous but for `take`.
+
+A channel whose history has to be read first holds its live events back meanwhile. Memory is bounded: where there is
+no room left, new messages are let go, because the history has them, and the channel is marked to be read from there.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import structlog
+
+from relay.adapters.discord.guilds import Place
+from relay.adapters.discord.rest import Json
+from relay.domain.ids import ChannelAddress, ChannelRef
+
+_log = structlog.get_logger(__name__)
+
+Kind = Literal["create", "update", "delete", "feature"]
+
+_KINDS: Mapping[str, Kind] = {
+    "MESSAGE_CREATE": "create",
+    "MESSAGE_UPDATE": "update",
+    "MESSAGE_DELETE": "delete",
+    "MESSAGE_DELETE_BULK": "delete",
+    "MESSAGE_REACTION_ADD": "feature",
+    "TYPING_START": "feature",
+}
+_FEATURES = {"MESSAGE_REACTION_ADD": "reaction", "TYPING_START": "typing"}
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One event. `channel` is where it happened, which may be a thread; `word` names a feature."""
+
+    kind: Kind
+    channel: str
+    data: Mapping[str, Json]
+    word: str = ""
+
+
+@dataclass(slots=True, eq=False)
+class Feed:
+    """One mirrored channel. `behind`: its history is being read, live events wait in `held`.
+
+    `again`: something was missed since the reading began, so that it has to be read once more. `stuck`: reading
+    fails for now, which is no reason to call the whole side not ready.
+    """
+
+    address: ChannelAddress
+    channel: ChannelRef
+    place: Place
+    behind: bool = True
+    again: bool = False
+    stuck: bool = False
+    held: deque[Item] = field(default_factory=deque)
+    task: asyncio.Task[None] | None = None
+
+
+class Feeds:
+    """All mirrored channels, and the one queue of their live events.
+
+    `queue_limit`, `held_limit`: events that wait at most, in the queue and per channel. `on_gap` is called when a
+    channel that was up to date no longer is.
+    """
+
+    def __init__(
+        self,
+        *,
+        parent_of: Callable[[str], str | None],
+        on_gap: Callable[[], None],
+        queue_limit: int = 20_000,
+        held_limit: int = 1_000,
+    ) -> None:
+        self._parent_of = parent_of
+        self._on_gap = on_gap
+        self._queue_limit = queue_limit
+        self._held_limit = held_limit
+        self._feeds: dict[str, Feed] = {}
+        self._queue: deque[tuple[Feed, Item]] = deque()
+        self._filled = asyncio.Event()
+
+    def __iter__(self) -> Iterator[Feed]:
+        return iter(self._feeds.values())
+
+    def get(self, channel: str) -> Feed | None:
+        """The feed of a channel."""
+        return self._feeds.get(channel)
+
+    def add(self, feed: Feed) -> None:
+        """Keep this channel's events from now on."""
+        self._feeds[feed.channel.id] = feed
+
+    def remove(self, feed: Feed) -> None:
+        """Keep no more; what waits is let go, since nobody takes it any more."""
+        self._feeds.pop(feed.channel.id, None)
+        if feed.task is not None:
+            feed.task.cancel()
+
+    def hold_all(self) -> None:
+        """A new session: something may have been missed in every channel."""
+        for feed in self._feeds.values():
+            feed.behind = True
+            feed.again = True
+
+    def release(self, feed: Feed) -> bool:
+        """The history has been read. False if it has to be read again; else live events flow from now on."""
+        if feed.again:
+            return False
+        feed.behind = feed.stuck = False
+        self._queue.extend((feed, item) for item in feed.held)
+        feed.held.clear()
+        if self._queue:
+            self._filled.set()
+        return True
+
+    def offer(self, event: str, data: Mapping[str, Json]) -> None:
+        """Take an event of the gateway, if it is about a mirrored channel."""
+        kind = _KINDS.get(event)
+        if kind is None:
+            return
+        channel = str(data["channel_id"])
+        feed = self._feeds.get(channel) or self._feeds.get(self._parent_of(channel) or "")
+        if feed is None:
+            return
+        for item in _items(kind, event, channel, data):
+            if feed.behind:
+                self._hold(feed, item)
+            else:
+                self._enqueue(feed, item)
+
+    async def take(self, limit: int) -> list[tuple[Feed, Item]]:
+        """The oldest events, at least one; waits for it."""
+        while not self._queue:
+            self._filled.clear()
+            await self._filled.wait()
+        taken = [self._queue.popleft() for _ in range(min(limit, len(self._queue)))]
+        return [(feed, item) for feed, item in taken if self._feeds.get(feed.channel.id) is feed]
+
+    def _enqueue(self, feed: Feed, item: Item) -> None:
+        if len(self._queue) < self._queue_limit:
+            self._queue.append((feed, item))
+            self._filled.set()
+        elif item.kind != "feature":
+            _log.warning("discord_queue_full", channel=feed.channel.id)
+            feed.behind = True
+            self._hold(feed, item)
+            feed.again = True
+            self._on_gap()
+
+    def _hold(self, feed: Feed, item: Item) -> None:
+        # What the history is going to say anyway need not be kept once something has been let go.
+        if item.kind == "feature" or (feed.again and item.kind == "create"):
+            return
+        if len(feed.held) >= self._held_limit:
+            feed.again = True
+            feed.held = deque(kept for kept in feed.held if kept.kind != "create")
+            if item.kind == "create":
+                return
+        if len(feed.held) >= self._held_limit:
+            _log.warning("discord_too_many_changes_held", channel=feed.channel.id)
+            return
+        feed.held.append(item)
+
+
+def _items(kind: Kind, event: str, channel: str, data: Mapping[str, Json]) -> Iterable[Item]:
+    if event == "MESSAGE_DELETE_BULK":
+        return [Item("delete", channel, {"id": message, "channel_id": channel}) for message in data["ids"]]
+    return [Item(kind, channel, data, _FEATURES.get(event, ""))]

@@ -1,0 +1,199 @@
+"""What the bot sees of its servers: channels, threads, permissions, names. A reading glass over discord.py's picture.
+
+No I/O. The picture is as fresh as the last dispatch, and gone until the next READY has been followed by the guilds.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import discord
+
+from relay.adapters.discord.markup import Names
+from relay.adapters.discord.rest import Json
+from relay.core.ports import Clock
+
+# How long after READY guilds may take to arrive before a channel counts as not there.
+_GUILDS_ARRIVE = 5.0
+_REMEMBERED_NAMES = 5_000
+_REMEMBERED_THREADS = 20_000
+
+# What may have changed who can do what where.
+CHANGES = frozenset(
+    {
+        "GUILD_CREATE",
+        "GUILD_UPDATE",
+        "GUILD_DELETE",
+        "GUILD_ROLE_CREATE",
+        "GUILD_ROLE_UPDATE",
+        "GUILD_ROLE_DELETE",
+        "GUILD_MEMBER_UPDATE",
+        "CHANNEL_CREATE",
+        "CHANNEL_UPDATE",
+        "CHANNEL_DELETE",
+    }
+)
+_Writable = discord.TextChannel | discord.VoiceChannel | discord.StageChannel
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A channel that can be mirrored. `webhooks`: the bot may make and use them there."""
+
+    guild: str
+    webhooks: bool
+    file_size: int
+
+
+class Guilds:
+    """The servers of the current session."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._client: discord.Client | None = None
+        self._awaited: set[str] = set()
+        self._since = 0.0
+        self._parents: OrderedDict[str, str] = OrderedDict()
+        self._nicknames: OrderedDict[tuple[str, str], str | None] = OrderedDict()
+
+    def session_started(self, client: discord.Client) -> None:
+        """Look at a new session's picture from now on."""
+        self._client = client
+        self._since = self._clock.monotonic()
+
+    def observe(self, event: str, data: Mapping[str, Json]) -> None:
+        """Take in what discord.py does not keep: which guilds are awaited, and threads that have gone to sleep."""
+        match event:
+            case "READY":
+                self._awaited = {guild["id"] for guild in data["guilds"]}
+            case "GUILD_CREATE":
+                self._awaited.discard(data["id"])
+                for thread in data.get("threads") or ():
+                    self._thread(thread)
+            case "GUILD_DELETE":
+                self._awaited.discard(data["id"])
+            case "THREAD_CREATE" | "THREAD_UPDATE":
+                self._thread(data)
+            case "THREAD_LIST_SYNC":
+                for thread in data.get("threads") or ():
+                    self._thread(thread)
+            case "MESSAGE_CREATE" if "guild_id" in data and "member" in data and "webhook_id" not in data:
+                self.remember_nickname(data["guild_id"], data["author"]["id"], data["member"].get("nick"))
+
+    def parent_of(self, channel: str) -> str | None:
+        """The channel that a thread belongs to; None for what is no known thread."""
+        return self._parents.get(channel)
+
+    def threads_of(self, channel: str) -> dict[str, str | None]:
+        """The open threads of a channel and the last message of each."""
+        found = self._channel(channel)
+        if not isinstance(found, discord.TextChannel):
+            return {}
+        return {str(thread.id): _text(thread.last_message_id) for thread in found.threads}
+
+    def settled(self) -> bool:
+        """Whether all guilds have arrived, or have had the time to."""
+        if self._client is None:
+            return False
+        return not self._awaited or self._clock.monotonic() - self._since > _GUILDS_ARRIVE
+
+    def find(self, channel: str) -> Place | str | None:
+        """The channel; or why it cannot be mirrored, with the remedy; None while that cannot be told."""
+        if not (channel.isascii() and channel.isdecimal()):
+            return f"{channel!r} is no channel ID: copy it with Discord's developer mode (right click, Copy Channel ID)"
+        found = self._channel(channel)
+        if found is None:
+            absent = f"there is no channel {channel}, or the bot is not in its server: correct the ID or invite the bot"
+            return absent if self.settled() else None
+        if not isinstance(found, _Writable):
+            kind = str(found.type).replace("_", " ")
+            return f"#{found.name} is a {kind}, which cannot be mirrored: name a text channel"
+        guild = found.guild
+        # Both happen while a server is having an outage.
+        if guild.unavailable or guild.get_member(self._own_id()) is None:
+            return f"Discord says that the server of #{found.name} has an outage" if self.settled() else None
+        may = found.permissions_for(guild.me)
+        if not may.view_channel:
+            return f"the bot may not see #{found.name}: give its role View Channel there"
+        if not may.read_message_history:
+            return f"the bot may not read the history of #{found.name}: give its role Read Message History there"
+        if not may.manage_webhooks and not may.send_messages:
+            return f"the bot may not write in #{found.name}: give its role Manage Webhooks and Send Messages there"
+        return Place(str(guild.id), may.manage_webhooks, guild.filesize_limit)
+
+    def guild_of(self, channel: str) -> str | None:
+        """The server of a channel."""
+        found = self._channel(channel)
+        return None if found is None else str(found.guild.id)
+
+    def surveyable(self, guild: str) -> bool:
+        """Whether the bot may look at all webhooks of a server at once."""
+        found = self._client.get_guild(int(guild)) if self._client is not None else None
+        if found is None or found.get_member(self._own_id()) is None:
+            return False
+        return found.me.guild_permissions.manage_webhooks
+
+    # --- Names --------------------------------------------------------------------------------------------
+
+    def remember_nickname(self, guild: str, user: str, nickname: str | None) -> None:
+        """Somebody's name in a server; None for somebody who has no other there."""
+        self._nicknames[guild, user] = nickname
+        self._nicknames.move_to_end((guild, user))
+        if len(self._nicknames) > _REMEMBERED_NAMES:
+            self._nicknames.popitem(last=False)
+
+    def knows_nickname(self, guild: str, user: str) -> bool:
+        """Whether `nickname` can tell."""
+        return (guild, user) in self._nicknames
+
+    def nickname(self, guild: str, user: str) -> str | None:
+        """Somebody's name in a server, if they are known to have one."""
+        return self._nicknames.get((guild, user))
+
+    def names(self, guild: str) -> Callable[[Mapping[str, Json]], Names]:
+        """Makes the look-ups for a message's mentions."""
+        found = self._client.get_guild(int(guild)) if self._client is not None else None
+
+        def role(role_id: str) -> str | None:
+            known = found.get_role(int(role_id)) if found is not None else None
+            return None if known is None else known.name.removeprefix("@")
+
+        def channel(channel_id: str) -> str | None:
+            known = found.get_channel_or_thread(int(channel_id)) if found is not None else None
+            return None if known is None else known.name
+
+        def for_message(message: Mapping[str, Json]) -> Names:
+            people = {person["id"]: person for person in message.get("mentions") or ()}
+
+            def user(user_id: str) -> str | None:
+                person = people.get(user_id)
+                nickname = self.nickname(guild, user_id)
+                if person is None:
+                    return nickname
+                member = person.get("member") or {}
+                return str(member.get("nick") or nickname or person.get("global_name") or person["username"])
+
+            return Names(user=user, role=role, channel=channel)
+
+        return for_message
+
+    # --- The picture --------------------------------------------------------------------------------------
+
+    def _channel(self, channel: str) -> discord.abc.GuildChannel | discord.Thread | None:
+        found = self._client.get_channel(int(channel)) if self._client is not None else None
+        return None if isinstance(found, discord.abc.PrivateChannel) else found
+
+    def _own_id(self) -> int:
+        return self._client.user.id if self._client is not None and self._client.user is not None else 0
+
+    def _thread(self, thread: Mapping[str, Json]) -> None:
+        parent = thread.get("parent_id")
+        if parent is None:
+            return
+        self._parents[thread["id"]] = parent
+        if len(self._parents) > _REMEMBERED_THREADS:
+            self._parents.popitem(last=False)
+
+
+def _text(snowflake: int | None) -> str | None:
+    return None if snowflake is None else str(snowflake)

@@ -1,0 +1,269 @@
+"""Discord's message objects -> what happened, as the core understands it. Pure.
+
+https://docs.discord.com/developers/resources/message#message-object. The objects are those of the gateway and of the
+channel's history alike; the history's lack `member` and `guild_id`.
+"""
+
+import base64
+import binascii
+from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from relay.adapters.discord import embeds
+from relay.adapters.discord.markup import Names, parse
+from relay.adapters.discord.system import system_text
+from relay.domain.content import Attachment, Author, Content, MediaKind
+from relay.domain.events import Event, FeatureUsed, MessageCreated, MessageEdited
+from relay.domain.ids import ChannelRef, MediaRef, MessageRef, Platform, ThreadRef, UserRef
+from relay.domain.richtext import Block, Emphasis, Paragraph, Quote, RichText, Text
+
+Json = Mapping[str, Any]
+
+# https://docs.discord.com/developers/reference#snowflakes: the first second of 2015, in milliseconds.
+_EPOCH = datetime(2015, 1, 1, tzinfo=UTC)
+# default, reply, slash command, context menu command
+_WRITTEN = frozenset({0, 19, 20, 23})
+_THREAD_CREATED = 18
+# A thread's first message, which shows the message that the thread hangs on once more.
+_THREAD_STARTER = 21
+_FORWARD = 1
+_LOADING, _VOICE = 1 << 7, 1 << 13
+_SPOILER_FILE, _ANIMATED_FILE = 1 << 3, 1 << 5
+_STICKER_FORMATS = {1: "png", 2: "png", 3: "json", 4: "gif"}
+_STICKER_TYPES = {1: "image/png", 2: "image/apng", 3: "application/json", 4: "image/gif"}
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """Where a message stands and what is known around it.
+
+    `channel` is the paired channel, `thread` the thread inside it. `names` makes the look-ups for one message's
+    mentions; `nickname` is a person's name in the guild, where it is known; `cdn_url` has no slash at its end.
+    """
+
+    channel: ChannelRef
+    own_user: str
+    own_application: str
+    own_webhooks: AbstractSet[str]
+    names: Callable[[Json], Names]
+    nickname: Callable[[str], str | None]
+    cdn_url: str
+    thread: ThreadRef | None = None
+
+
+def created_at(snowflake: str) -> datetime:
+    """The moment in an ID."""
+    return _EPOCH + timedelta(milliseconds=int(snowflake) >> 22)
+
+
+def snowflake_at(moment: datetime) -> str:
+    """The smallest ID of that moment."""
+    return str(max(0, (moment - _EPOCH) // timedelta(milliseconds=1)) << 22)
+
+
+def created(message: Json, view: View) -> tuple[Event, ...]:
+    """What a new message (or one in the history) is for the core; empty for what shows nothing of its own."""
+    kind = message.get("type", 0)
+    if kind == _THREAD_STARTER:
+        return ()
+    if kind == _THREAD_CREATED:
+        return (FeatureUsed(view.channel, "thread", author_of(message, view).is_self),)
+    content = content_of(message, view)
+    if content is None:
+        return ()
+    event = MessageCreated(
+        ref=MessageRef(view.channel, message["id"]),
+        author=author_of(message, view),
+        content=content,
+        created_at=created_at(message["id"]),
+        reply_to=_reply_to(message, view),
+        thread=view.thread,
+    )
+    return (event,)
+
+
+def edited(message: Json, view: View, now: datetime) -> MessageEdited | None:
+    """What a MESSAGE_UPDATE is; None when nobody edited anything.
+
+    Discord also sends one when it has fetched a link's preview, when a message is pinned, or a thread hangs on it.
+    Those leave `edited_timestamp` alone, but so does a bot that fills in a deferred answer: for bots' messages `now`
+    stands in.
+    """
+    author = message.get("author")
+    if not isinstance(author, Mapping):
+        return None
+    moment = embeds.moment_of(message.get("edited_timestamp"))
+    if moment is None:
+        if not (author.get("bot") or message.get("webhook_id")):
+            return None
+        moment = now
+    content = content_of(message, view)
+    if content is None:
+        return None
+    return MessageEdited(MessageRef(view.channel, message["id"]), author_of(message, view), content, moment)
+
+
+def unreadable(message: Json, view: View) -> MessageCreated:
+    """What stands in for a message whose form we do not know, so that it is not missing."""
+    author = message.get("author")
+    fields = author if isinstance(author, Mapping) else {}
+    user = UserRef(Platform.DISCORD, str(fields.get("id", "0")))
+    return MessageCreated(
+        ref=MessageRef(view.channel, str(message["id"])),
+        author=Author(user, str(fields.get("username") or "unknown"), is_self=_is_self(message, fields, view)),
+        content=Content(_aside("A message that the relay could not read.")),
+        created_at=created_at(str(message["id"])),
+        thread=view.thread,
+    )
+
+
+def author_of(message: Json, view: View) -> Author:
+    """Who wrote it. A webhook's messages have the webhook's ID as their author's."""
+    author = message["author"]
+    member = message.get("member") or {}
+    user_id = str(author["id"])
+    is_webhook = "webhook_id" in message
+    nickname = member.get("nick") or (None if is_webhook else view.nickname(user_id))
+    avatar = author.get("avatar")
+    return Author(
+        user=UserRef(Platform.DISCORD, user_id),
+        name=nickname or author.get("global_name") or author["username"],
+        avatar=_media(f"{view.cdn_url}/avatars/{user_id}/{avatar}.png?size=256") if avatar else None,
+        is_self=_is_self(message, author, view),
+        is_bot=bool(author.get("bot")) or is_webhook,
+        # Discord sets this only where the author was allowed to.
+        may_broadcast=bool(message.get("mention_everyone")),
+    )
+
+
+def _is_self(message: Json, author: Json, view: View) -> bool:
+    if author.get("id") == view.own_user:
+        return True
+    webhook = message.get("webhook_id")
+    # What our application's webhooks posted names the application, also when the webhook is long gone.
+    ours = webhook in view.own_webhooks or message.get("application_id") == view.own_application
+    return webhook is not None and ours
+
+
+def content_of(message: Json, view: View) -> Content | None:
+    """What a message says; None for a system message that is not worth seeing."""
+    kind = message.get("type", 0)
+    if kind not in _WRITTEN:
+        words = system_text(message, kind)
+        if words is None:
+            return None
+        extra = tuple(embeds.embeds(_objects(message, "embeds"), lambda text: parse(text, names=view.names(message))))
+        return Content(RichText((*_aside(words).blocks, *extra) if words else extra), style="notice")
+    content = _written(message, view, message)
+    if content:
+        return content
+    words = "…" if message.get("flags", 0) & _LOADING else "A message with nothing in it that can be shown here."
+    return Content(_aside(words))
+
+
+def _written(message: Json, view: View, whole: Json) -> Content:
+    names = view.names(message)
+
+    def read(text: str) -> RichText:
+        return parse(text, names=names)
+
+    blocks: list[Block] = list(read(str(message.get("content") or "")).blocks)
+    attachments = [*_attachments(message), *_stickers(message, view)]
+    author = whole.get("author") or {}
+    if author.get("bot") or "webhook_id" in whole:
+        blocks.extend(embeds.embeds(_objects(message, "embeds"), read))
+    blocks.extend(embeds.components(_objects(message, "components"), read))
+    if isinstance(poll := message.get("poll"), Mapping):
+        blocks.extend(embeds.poll(poll))
+    if (message.get("message_reference") or {}).get("type", 0) == _FORWARD:
+        for snapshot in _objects(message, "message_snapshots"):
+            forwarded = _written(snapshot.get("message") or {}, view, whole)
+            blocks.append(Paragraph((Emphasis((Text("Forwarded:"),)),)))
+            if forwarded.text:
+                blocks.append(Quote(forwarded.text.blocks))
+            attachments.extend(forwarded.attachments)
+    return Content(RichText(tuple(blocks)), tuple(attachments))
+
+
+def _reply_to(message: Json, view: View) -> MessageRef | None:
+    reference = message.get("message_reference") or {}
+    if message.get("type", 0) not in _WRITTEN or reference.get("type", 0) == _FORWARD:
+        return None
+    # A reference into another channel is a crosspost.
+    if not reference.get("message_id") or reference.get("channel_id", message["channel_id"]) != message["channel_id"]:
+        return None
+    return MessageRef(view.channel, reference["message_id"])
+
+
+def _attachments(message: Json) -> Iterator[Attachment]:
+    voice = bool(message.get("flags", 0) & _VOICE)
+    for item in _objects(message, "attachments"):
+        content_type = str(item.get("content_type") or "application/octet-stream").partition(";")[0].strip()
+        flags = item.get("flags", 0)
+        name = str(item["filename"])
+        yield Attachment(
+            id=str(item["id"]),
+            name=name,
+            kind="voice" if voice else _kind(content_type),
+            source=_media(item["url"]),
+            content_type=content_type,
+            size=item.get("size"),
+            width=item.get("width"),
+            height=item.get("height"),
+            duration=item.get("duration_secs"),
+            alt=str(item.get("description") or ""),
+            spoiler=name.startswith("SPOILER_") or bool(flags & _SPOILER_FILE),
+            animated=content_type == "image/gif" or bool(flags & _ANIMATED_FILE),
+            waveform=_waveform(item.get("waveform")),
+        )
+
+
+def _kind(content_type: str) -> MediaKind:
+    match content_type.partition("/")[0]:
+        case "image":
+            return "image"
+        case "video":
+            return "video"
+        case "audio":
+            return "audio"
+        case _:
+            return "file"
+
+
+def _waveform(encoded: object) -> tuple[int, ...]:
+    if not isinstance(encoded, str):
+        return ()
+    try:
+        return tuple(base64.b64decode(encoded, validate=True))
+    except (binascii.Error, ValueError):
+        return ()
+
+
+def _stickers(message: Json, view: View) -> Iterator[Attachment]:
+    for item in _objects(message, "sticker_items"):
+        form = item.get("format_type", 1)
+        ending = _STICKER_FORMATS.get(form, "png")
+        yield Attachment(
+            id=str(item["id"]),
+            name=f"{item.get('name') or 'sticker'}.{ending}",
+            kind="sticker",
+            source=_media(f"{view.cdn_url}/stickers/{item['id']}.{ending}"),
+            content_type=_STICKER_TYPES.get(form, "image/png"),
+            alt=str(item.get("name") or ""),
+            animated=form in {2, 3, 4},
+        )
+
+
+def _objects(message: Json, key: str) -> list[Json]:
+    return [item for item in message.get(key) or () if isinstance(item, Mapping)]
+
+
+def _media(url: str) -> MediaRef:
+    return MediaRef(Platform.DISCORD, url)
+
+
+def _aside(words: str) -> RichText:
+    return RichText((Paragraph((Emphasis((Text(words),)),)),))

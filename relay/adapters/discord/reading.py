@@ -1,0 +1,207 @@
+"""From what Discord says, live or in a channel's history, to batches for the core."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+import structlog
+
+from relay.adapters.discord import inbound
+from relay.adapters.discord.feeds import Feed, Feeds, Item
+from relay.adapters.discord.guilds import Guilds
+from relay.adapters.discord.identity import Webhooks
+from relay.adapters.discord.recent import Recent, Seen
+from relay.adapters.discord.rest import Json, Refused, Rest, Route
+from relay.core.ports import Batch, Clock, Cursor
+from relay.domain.events import Event, FeatureUsed, MessageCreated, MessageDeleted, MessageEdited
+from relay.domain.ids import ChannelRef, MessageRef, Platform, ThreadRef
+
+_log = structlog.get_logger(__name__)
+
+PAGE = 100
+_READERS = 8
+# What a payload of a form that we do not know raises when it is looked into.
+_MALFORMED = (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError)
+
+
+def stream(channel: str) -> str:
+    """The cursor of a channel, or of a thread."""
+    return f"channel:{channel}"
+
+
+@dataclass(slots=True)
+class Self:
+    """Who we are; empty until the first READY."""
+
+    user: str = ""
+    application: str = ""
+
+
+class Translator:
+    """Turns payloads into events, with the look-ups that belong to their channel."""
+
+    def __init__(
+        self, *, me: Self, guilds: Guilds, webhooks: Webhooks, recent: Recent, clock: Clock, cdn_url: str
+    ) -> None:
+        self._me = me
+        self._guilds = guilds
+        self._webhooks = webhooks
+        self._recent = recent
+        self._clock = clock
+        self._cdn_url = cdn_url
+
+    def batch(self, items: Iterable[tuple[Feed, Item]]) -> Batch:
+        """Live events, in their order, and how far they bring each channel and thread."""
+        events: list[Event] = []
+        positions: dict[str, str] = {}
+        for feed, item in items:
+            events.extend(self._events(feed, item))
+            message = str(item.data.get("id", ""))
+            if item.kind == "create" and message.isdecimal():
+                positions[stream(item.channel)] = message
+        cursors = (Cursor(Platform.DISCORD, name, position) for name, position in positions.items())
+        return Batch(tuple(events), tuple(cursors))
+
+    def page(self, feed: Feed, channel: str, messages: Iterable[Mapping[str, Json]]) -> Batch:
+        """A page of the history, oldest first."""
+        return self.batch((feed, Item("create", channel, message)) for message in messages)
+
+    def _events(self, feed: Feed, item: Item) -> Iterable[Event]:
+        view = self._view(feed, item.channel)
+        try:
+            match item.kind:
+                case "create":
+                    return [self._remembered(event, item) for event in inbound.created(item.data, view)]
+                case "update":
+                    event = inbound.edited(item.data, view, self._clock.now())
+                    return [] if event is None or self._is_no_news(event, item) else [self._remembered(event, item)]
+                case "delete":
+                    self._recent.forget(str(item.data["id"]))
+                    return [MessageDeleted(MessageRef(feed.channel, str(item.data["id"])))]
+                case "feature":
+                    is_self = item.data.get("user_id") == self._me.user
+                    return [FeatureUsed(feed.channel, item.word, user_is_self=is_self)]
+        except _MALFORMED as error:
+            _log.error("discord_payload_not_understood", kind=item.kind, error=type(error).__name__)
+        if item.kind == "create" and str(item.data.get("id", "")).isdecimal():
+            return [inbound.unreadable(item.data, view)]
+        return []
+
+    def _view(self, feed: Feed, channel: str) -> inbound.View:
+        guild = feed.place.guild
+        return inbound.View(
+            channel=feed.channel,
+            own_user=self._me.user,
+            own_application=self._me.application,
+            own_webhooks=self._webhooks.ids,
+            names=self._guilds.names(guild),
+            nickname=lambda user: self._guilds.nickname(guild, user),
+            cdn_url=self._cdn_url,
+            thread=ThreadRef(feed.channel, channel) if channel != feed.channel.id else None,
+        )
+
+    def _remembered(self, event: Event, item: Item) -> Event:
+        if isinstance(event, MessageCreated | MessageEdited):
+            seen = Seen(
+                channel=item.channel,
+                author=event.author.name,
+                user=event.author.user.id,
+                webhook=item.data.get("webhook_id"),
+                content=event.content,
+            )
+            self._recent.put(event.ref.id, seen)
+        return event
+
+    def _is_no_news(self, event: MessageEdited, item: Item) -> bool:
+        """Whether a bot's message was touched without being edited: a preview, a pin."""
+        if item.data.get("edited_timestamp") is not None:
+            return False
+        seen = self._recent.get(event.ref.id)
+        return seen is not None and seen.content == event.content
+
+
+class History:
+    """Reads what was written in channels while nobody listened. All channels side by side, a page at a time."""
+
+    def __init__(self, *, rest: Rest, guilds: Guilds, translator: Translator) -> None:
+        self._rest = rest
+        self._guilds = guilds
+        self._translator = translator
+        self._places = asyncio.Semaphore(_READERS)
+
+    async def newest(self, channel: str) -> str:
+        """The ID of the last message in a channel, "0" for none. Raises `Refused`."""
+        route = Route("GET", "/channels/{channel}/messages", {"channel": channel})
+        async with self._places:
+            found = await self._rest.read(route, query={"limit": "1"})
+        return str(found[0]["id"]) if found else "0"
+
+    async def read(
+        self, feed: Feed, after: str, cursor: Callable[[str], Awaitable[str | None]]
+    ) -> AsyncIterator[Batch]:
+        """Everything after `after` in the channel, then in its open threads. Raises `Refused`.
+
+        `cursor` looks up how far a stream was read. IDs are moments, so what was read of the channel goes for a thread
+        of which nothing was ever read.
+        """
+        async for batch in self._pages(feed, feed.channel.id, after):
+            yield batch
+        for thread, last in self._guilds.threads_of(feed.channel.id).items():
+            position = await cursor(stream(thread)) or after
+            if last is None or int(last) > int(position):
+                async for batch in self._pages(feed, thread, position):
+                    yield batch
+
+    async def _pages(self, feed: Feed, channel: str, after: str) -> AsyncIterator[Batch]:
+        route = Route("GET", "/channels/{channel}/messages", {"channel": channel})
+        while True:
+            async with self._places:
+                found = await self._rest.read(route, query={"limit": str(PAGE), "after": after})
+                # The newest come first, whatever is asked for.
+                messages = sorted(found, key=lambda message: int(message["id"]))
+                await self._learn_names(feed.place.guild, messages)
+            if messages:
+                after = messages[-1]["id"]
+                yield self._translator.page(feed, channel, messages)
+            if len(messages) < PAGE:
+                return
+
+    async def _learn_names(self, guild: str, messages: Iterable[Mapping[str, Json]]) -> None:
+        """People's names in the server, which the history does not hold."""
+        people = {
+            str(message["author"]["id"])
+            for message in messages
+            if isinstance(message.get("author"), Mapping) and "webhook_id" not in message
+        }
+        for person in people:
+            if self._guilds.knows_nickname(guild, person):
+                continue
+            nickname = None
+            try:
+                route = Route("GET", "/guilds/{guild}/members/{user}", {"guild": guild, "user": person})
+                nickname = (await self._rest.read(route)).get("nick")
+            except Refused as error:
+                # They have left since; their own name will do.
+                _log.debug("discord_member_unknown", status=error.status)
+            self._guilds.remember_nickname(guild, person, nickname)
+
+
+class Pump:
+    """Brings live events to the core, many in one transaction when many wait."""
+
+    def __init__(self, *, feeds: Feeds, translator: Translator, batch_limit: int = 200) -> None:
+        self._feeds = feeds
+        self._translator = translator
+        self._batch_limit = batch_limit
+
+    async def run(self, receive: Callable[[Batch], Awaitable[None]]) -> None:
+        """Work until cancelled. `receive` returns once a batch is on disk."""
+        while True:
+            batch = self._translator.batch(await self._feeds.take(self._batch_limit))
+            if batch.events or batch.cursors:
+                await receive(batch)
+
+
+def reference(channel: str) -> ChannelRef:
+    """A channel of Discord."""
+    return ChannelRef(Platform.DISCORD, channel)

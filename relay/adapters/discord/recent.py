@@ -1,0 +1,43 @@
+"""What is remembered of the messages seen last, so that quoting, editing and marking them needs no request."""
+
+from collections import OrderedDict
+from dataclasses import dataclass
+
+from relay.domain.content import Content
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """One message. `channel` is where it really is (a thread's own ID inside a thread); `author` its shown name.
+
+    `webhook` is the ID of the webhook that posted it, None for a user or bot, whose ID is `user` then.
+    """
+
+    channel: str
+    author: str
+    user: str
+    webhook: str | None
+    content: Content
+
+
+class Recent:
+    """The last `limit` messages by ID."""
+
+    def __init__(self, limit: int = 2_000) -> None:
+        self._limit = limit
+        self._seen: OrderedDict[str, Seen] = OrderedDict()
+
+    def put(self, message: str, seen: Seen) -> None:
+        """Remember a message, or what it says now."""
+        self._seen[message] = seen
+        self._seen.move_to_end(message)
+        if len(self._seen) > self._limit:
+            self._seen.popitem(last=False)
+
+    def get(self, message: str) -> Seen | None:
+        """A message, if it is remembered."""
+        return self._seen.get(message)
+
+    def forget(self, message: str) -> None:
+        """The message is gone."""
+        self._seen.pop(message, None)
