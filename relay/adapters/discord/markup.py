@@ -1,0 +1,10 @@
+"""Discord's markdown <-> the neutral text tree. Pure: what only the guild knows arrives as look-ups.
+
+The front of `markup_parser` (what a client would show of a message's content) and `markup_renderer` (content that makes
+a client show a tree). https://discord.com/developers/docs/reference#message-formatting
+"""
+
+from relay.adapters.discord.markup_parser import Names, parse
+from relay.adapters.discord.markup_renderer import Look, render
+
+__all__ = ["Look", "Names", "parse", "render"]

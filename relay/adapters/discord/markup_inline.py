@@ -1,0 +1,384 @@
+"""Discord's markdown -> the neutral text tree: what stands inside a block.
+
+Each rule is the client's, in a form that needs no backtracking (possessive quantifiers), or a search whose failure is
+remembered, so that the whole is linear. Two deviations keep it so: a run of eight or more delimiters is text,
+and so is markup nested more than sixteen deep.
+"""
+
+import re
+from bisect import bisect_right
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from relay.domain.ids import ChannelRef, MediaRef, MessageRef, Platform, UserRef
+from relay.domain.normalise import normalise_inline
+from relay.domain.richtext import (
+    BroadcastMention,
+    ChannelMention,
+    Code,
+    CustomEmoji,
+    Emphasis,
+    Inline,
+    LineBreak,
+    Link,
+    MessageLink,
+    RoleMention,
+    Spoiler,
+    Strike,
+    Strong,
+    Text,
+    Timestamp,
+    Underline,
+    UserMention,
+)
+
+_PLAIN = re.compile(r"(?:[^\\*_~|`<\[@\n¯hH]++|[hH](?!ttps?://))++", re.IGNORECASE)
+_ESCAPE = re.compile(r"\\([^0-9A-Za-z\s])")
+_SHRUG = "¯\\_(ツ)_/¯"
+_LONG_RUN = re.compile(r"\*{8,}+|_{8,}+|~{8,}+|\|{8,}+")
+_STRONG = re.compile(r"\*\*((?:\\[\s\S]|[^\\])(?:[^\\*]++|\\[\s\S]|\*(?!\*(?!\*)))*+)\*\*")
+_UNDERLINE = re.compile(r"__((?:\\[\s\S]|[^\\])(?:[^\\_]++|\\[\s\S]|_(?!_(?!_)))*+)__")
+_EM_STAR = re.compile(r"\*(?=\S)((?:[^\s*\\]++|\\[\s\S]|\*\*|\s++(?=\*\*|[^*]))*+)(\*(?!\*))?")
+_EM_LINE = re.compile(r"_((?:__|\\[\s\S]|[^\\_]++)*+)(_(?!\w))?", re.ASCII)
+_STRIKE_END = re.compile(r"~~(?!_)")
+_URL = re.compile(r"https?://[^\s<]++", re.IGNORECASE)
+_LANGUAGE = re.compile(r"([a-z0-9_+\-.#]++)\n", re.IGNORECASE)
+_TARGET = re.compile(
+    r"\]\(\s*+(<?)((?:[^\s\\()<>]++|\([^\s()\\<>]*+\)|\\.)++)(>?)"
+    r"(?:\s++(?:\"[^\"\n]*+\"|'[^'\n]*+'))?\s*+\)"
+)
+_WEB = re.compile(r"https?://[^\s/]", re.IGNORECASE)
+_LABEL_URL = re.compile(r"https?://[^\s<]{2}", re.IGNORECASE)
+_BRACKET = re.compile(r"\\\]|[\[\]]")
+_RUN = re.compile(r"`++")
+_JUMP = re.compile(
+    r"https?://(?:(?:ptb|canary)\.)?discord(?:app)?\.com/channels/(?:\d{1,20}|@me)/(\d{1,20})(?:/(\d{1,20}))?/?"
+)
+
+_ANGLE = re.compile(
+    r"<(?:@!?(?P<user>\d{1,20})|@&(?P<role>\d{1,20})|#(?P<channel>\d{1,20})"
+    r"|(?P<animated>a?):(?P<emoji>\w{1,64}):(?P<emoji_id>\d{1,20})"
+    r"|t:(?P<at>-?\d{1,13})(?::(?P<style>[tTdDfFsSR]))?"
+    r"|/(?P<command>[^\s:<>][^:<>\n]{0,100}):\d{1,20}"
+    r"|id:(?P<place>customize|browse|guide|home|linked-roles)(?::\d{1,20})?"
+    r"|(?P<url>https?://[^\s<>]++)|(?P<mail>mailto:[^\s<>]++))>",
+    re.ASCII | re.IGNORECASE,
+)
+_PLACES = {
+    "customize": "Channels & Roles",
+    "browse": "Browse Channels",
+    "guide": "Server Guide",
+    "home": "Server Guide",
+    "linked-roles": "Linked Roles",
+}
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_DEEPEST = 16
+
+
+def _emoji_url(emoji_id: str, animated: bool) -> str:
+    """Where Discord's CDN keeps a custom emoji: https://discord.com/developers/docs/reference#image-formatting."""
+    return f"https://cdn.discordapp.com/emojis/{emoji_id}.{'gif' if animated else 'png'}"
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """What the parser must ask: the display name of a user, role or channel ID, None where it is unknown.
+
+    `emoji_url` makes the address of a custom emoji's image from its ID and whether it is animated.
+    """
+
+    user: Callable[[str], str | None] = lambda _: None
+    role: Callable[[str], str | None] = lambda _: None
+    channel: Callable[[str], str | None] = lambda _: None
+    emoji_url: Callable[[str, bool], str] = _emoji_url
+
+
+@dataclass(frozen=True, slots=True)
+class Fence:
+    """A fenced code block that was found in the text; `end` is the place after it."""
+
+    language: str
+    text: str
+    end: int
+
+
+def url_at(source: str, place: int) -> str:
+    """The bare URL that clients see at `place`, "" if there is none.
+
+    Closing punctuation is left out, and closing parentheses that none opens.
+    """
+    match = _URL.match(source, place)
+    if match is None:
+        return ""
+    url = match.group().rstrip(".,:;\"']")
+    surplus = url.count(")") - url.count("(")
+    while surplus > 0 and url.endswith(")"):
+        cut = min(surplus, len(url) - len(url.rstrip(")")))
+        url = url[: len(url) - cut]
+        surplus -= cut
+    return url if _WEB.match(url) else ""
+
+
+class InlineParser:
+    """Reads inline nodes out of `source`."""
+
+    def __init__(self, source: str, names: Names, *, depth: int = 0, escapes: bool = True) -> None:
+        self._source = source
+        self._names = names
+        self._depth = depth
+        self._escapes = escapes
+        self._dead: dict[str, int] = {}
+        self._ticks: dict[int, list[int]] | None = None
+        self._brackets: dict[int, int] | None = None
+
+    def all(self) -> tuple[Inline, ...]:
+        """Everything; fenced code as lines of code, since what holds it is no block."""
+        source = self._source
+        if self._depth > _DEEPEST:
+            return normalise_inline((Text(source),))
+        nodes: list[Inline] = []
+        place = 0
+        while place < len(source):
+            if fence := self.fence(place):
+                for number, line in enumerate(fence.text.split("\n")):
+                    if number:
+                        nodes.append(LineBreak())
+                    nodes.append(Code(line))
+                place = fence.end
+                continue
+            found, place = self._next(place)
+            nodes.extend(found)
+        return normalise_inline(nodes)
+
+    def read(self, place: int, stops: Callable[[int], bool]) -> tuple[tuple[Inline, ...], int]:
+        """What stands at `place`, up to fenced code or up to a line break after which `stops` is true of the place.
+
+        Returns the nodes and where they end.
+        """
+        source = self._source
+        nodes: list[Inline] = []
+        while place < len(source):
+            if source[place] == "\n" and stops(place + 1):
+                place += 1
+                break
+            if self.fence(place):
+                break
+            found, place = self._next(place)
+            nodes.extend(found)
+        return normalise_inline(nodes), place
+
+    def fence(self, place: int) -> Fence | None:
+        """The fenced code that starts at `place`."""
+        source = self._source
+        if not source.startswith("```", place):
+            return None
+        if match := _LANGUAGE.match(source, place + 3):
+            found = self._fenced(match.end(), match[1])
+            if found:
+                return found
+        return self._fenced(place + 3, "")
+
+    def _fenced(self, start: int, language: str) -> Fence | None:
+        source = self._source
+        while source.startswith("\n", start):
+            start += 1
+        end = self._find("```", start + 1)
+        return None if end is None else Fence(language, source[start:end].rstrip("\n"), end + 3)
+
+    def _find(self, mark: str, start: int) -> int | None:
+        """The next `mark` from `start` on; what is not there once is not looked for again."""
+        if start >= self._dead.get(mark, len(self._source)):
+            return None
+        found = self._source.find(mark, start)
+        if found < 0:
+            self._dead[mark] = start
+            return None
+        return found
+
+    def _next(self, place: int) -> tuple[tuple[Inline, ...], int]:
+        """The nodes at `place` (at least one character of text) and where they end."""
+        source = self._source
+        if match := _PLAIN.match(source, place):
+            return (Text(match.group()),), match.end()
+        char = source[place]
+        if char == "\n":
+            return (LineBreak(),), place + 1
+        if match := _LONG_RUN.match(source, place):
+            return (Text(match.group()),), match.end()
+        found: tuple[Inline, int] | None = None
+        match char:
+            case "\\" if self._escapes and (escape := _ESCAPE.match(source, place)):
+                found = Text(escape[1]), escape.end()
+            case "*" | "_":
+                found = self._emphasis(place)
+            case "~":
+                found = self._strike(place)
+            case "|":
+                found = self._spoiler(place)
+            case "`":
+                found = self._code(place)
+            case "<":
+                found = self._angle(place)
+            case "[":
+                found = self._masked(place)
+            case "@":
+                found = _broadcast(source, place)
+            case "h" | "H" if url := url_at(source, place):
+                found = self._link(url, (Text(url),)), place + len(url)
+            case "¯" if source.startswith(_SHRUG, place):
+                found = Text(_SHRUG), place + len(_SHRUG)
+        if found is None:
+            return (Text(char),), place + 1
+        return (found[0],), found[1]
+
+    def _inner(self, source: str) -> tuple[Inline, ...]:
+        return InlineParser(source, self._names, depth=self._depth + 1, escapes=self._escapes).all()
+
+    def _emphasis(self, place: int) -> tuple[Inline, int] | None:
+        """Italic, bold or underlined, whichever is longest; italic wins a tie, and so `***x***` is both."""
+        source = self._source
+        star = source[place] == "*"
+        best: tuple[int, str, type[Strong | Emphasis | Underline]] | None = None
+        double = source[place] * 2
+        if source.startswith(double, place) and double not in self._dead:
+            if match := (_STRONG if star else _UNDERLINE).match(source, place):
+                best = match.end(), match[1], Strong if star else Underline
+            else:
+                self._dead[double] = place
+        single = "*" if star else "_"
+        if place >= self._dead.get(single, 0) or source.startswith(double, place):
+            match = (_EM_STAR if star else _EM_LINE).match(source, place)
+            if match and match[1]:
+                if not match[2]:
+                    # Nothing between here and where the search gave up closes italics that open there.
+                    self._dead[single] = max(self._dead.get(single, 0), match.end())
+                elif best is None or match.end() >= best[0]:
+                    best = match.end(), match[1], Emphasis
+        if best is None:
+            return None
+        end, content, node = best
+        return node(self._inner(content)), end
+
+    def _strike(self, place: int) -> tuple[Inline, int] | None:
+        source = self._source
+        if not source.startswith("~~", place) or "~~" in self._dead:
+            return None
+        match = _STRIKE_END.search(source, place + 3)
+        if match is None:
+            self._dead["~~"] = place
+            return None
+        return Strike(self._inner(source[place + 2 : match.start()])), match.end()
+
+    def _spoiler(self, place: int) -> tuple[Inline, int] | None:
+        if not self._source.startswith("||", place) or (end := self._find("||", place + 3)) is None:
+            return None
+        return Spoiler(self._inner(self._source[place + 2 : end])), end + 2
+
+    def _code(self, place: int) -> tuple[Inline, int] | None:
+        source = self._source
+        if self._ticks is None:
+            self._ticks = {}
+            for run in _RUN.finditer(source):
+                self._ticks.setdefault(run.end() - run.start(), []).append(run.start())
+        run_end = place
+        while source.startswith("`", run_end):
+            run_end += 1
+        for length in range(min(run_end - place, 32), 0, -1):
+            starts = self._ticks.get(length, [])
+            index = bisect_right(starts, run_end)
+            if index < len(starts):
+                text = source[place + length : starts[index]]
+                if text.startswith(" ") and text.lstrip(" ").startswith("`"):
+                    text = text[1:]
+                if text.endswith(" ") and text.rstrip(" ").endswith("`"):
+                    text = text[:-1]
+                return Code(text.replace("\n", " ")), starts[index] + length
+        return None
+
+    def _angle(self, place: int) -> tuple[Inline, int] | None:
+        match = _ANGLE.match(self._source, place)
+        if match is None:
+            return None
+        found = match.groupdict()
+        node: Inline | None = None
+        if user := found["user"]:
+            node = UserMention(UserRef(Platform.DISCORD, user), self._names.user(user) or "unknown-user")
+        elif role := found["role"]:
+            node = RoleMention(self._names.role(role) or "unknown-role")
+        elif channel := found["channel"]:
+            node = ChannelMention(ChannelRef(Platform.DISCORD, channel), self._names.channel(channel) or "unknown")
+        elif emoji := found["emoji"]:
+            animated = bool(found["animated"])
+            source = MediaRef(Platform.DISCORD, self._names.emoji_url(found["emoji_id"], animated))
+            node = CustomEmoji(emoji, found["emoji_id"], source, animated)
+        elif at := found["at"]:
+            node = _timestamp(int(at), found["style"] or "f")
+        elif command := found["command"]:
+            node = Text(f"/{command}")
+        elif place_name := found["place"]:
+            node = Text(_PLACES[place_name.lower()])
+        elif url := found["url"]:
+            node = self._link(url, (Text(url),), preview=False) if _WEB.match(url) else None
+        elif mail := found["mail"]:
+            node = Link(mail, (Text(mail.removeprefix("mailto:")),), preview=False)
+        return None if node is None else (node, match.end())
+
+    def _masked(self, place: int) -> tuple[Inline, int] | None:
+        """`[words](url)`. Words that hold a URL are not masked, and escapes do not work in them.
+
+        https://github.com/discord/discord-api-docs/issues/7721, https://github.com/discord/discord-api-docs/issues/6185
+        """
+        source = self._source
+        if self._brackets is None:
+            self._brackets = _pairs(source)
+        close = self._brackets.get(place)
+        if close is None or (target := _TARGET.match(source, close)) is None:
+            return None
+        label, url = source[place + 1 : close], target[2]
+        if bool(target[1]) != bool(target[3]) or not _WEB.match(url) or not label.strip() or _LABEL_URL.search(label):
+            return None
+        children = InlineParser(label, self._names, depth=self._depth + 1, escapes=False).all()
+        return self._link(url, children, preview=not target[1]), target.end()
+
+    def _link(self, url: str, children: tuple[Inline, ...], *, preview: bool = True) -> Inline:
+        """A link; one to a channel or a message of Discord as what it is."""
+        jump = _JUMP.fullmatch(url)
+        bare = children == (Text(url),)
+        if jump and jump[2]:
+            message = MessageRef(ChannelRef(Platform.DISCORD, jump[1]), jump[2])
+            return MessageLink(message, url, () if bare else children)
+        if jump and bare and (name := self._names.channel(jump[1])) is not None:
+            return ChannelMention(ChannelRef(Platform.DISCORD, jump[1]), name)
+        return Link(url, children, preview)
+
+
+def _broadcast(source: str, place: int) -> tuple[Inline, int] | None:
+    if source.startswith("@everyone", place):
+        return BroadcastMention("everyone"), place + len("@everyone")
+    if source.startswith("@here", place):
+        return BroadcastMention("here"), place + len("@here")
+    return None
+
+
+def _timestamp(seconds: int, style: str) -> Timestamp | None:
+    try:
+        return Timestamp(_EPOCH + timedelta(seconds=seconds), style)
+    except OverflowError:  # clients show what their calendar does not reach as it was typed
+        return None
+
+
+def _pairs(source: str) -> dict[int, int]:
+    """Where each opening bracket that is closed is closed; only those that a target follows."""
+    pairs: dict[int, int] = {}
+    if "](" not in source:
+        return pairs
+    opened: list[int] = []
+    for match in _BRACKET.finditer(source):
+        if match.group() == "[":
+            opened.append(match.start())
+        elif match.group() == "]" and opened:
+            start = opened.pop()
+            if source.startswith("](", match.start()):
+                pairs[start] = match.start()
+    return pairs
