@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from relay.configuration.mistakes import Location, explain
-from relay.configuration.sources import LISTS, Source, gather
+from relay.configuration.sources import CONFIG_VARIABLE, DEFAULT_FILE, LISTS, Source, gather
 from relay.configuration.values import (
     ListenAddress,
     Name,
@@ -170,12 +170,17 @@ class Settings(BaseSettings):
         return frozenset(value.get_secret_value() for value in values if value is not None)
 
 
+def locate(path: Path | None, environ: Mapping[str, str]) -> Path:
+    """The file that counts: `path`, else what `RELAY_CONFIG` names, else `./relay.toml`."""
+    return path or Path(environ.get(CONFIG_VARIABLE) or DEFAULT_FILE)
+
+
 def load(path: Path | None, environ: Mapping[str, str]) -> Settings:
-    """The settings of `path` (else of what `RELAY_CONFIG` names, else of `./relay.toml`) and of the environment.
+    """The settings of the file (see `locate`) and of the environment.
 
     Raises `ConfigurationError` with everything that is wrong. No value of the operator's is in it.
     """
-    source = gather(path, environ, Settings)
+    source = gather(locate(path, environ), environ, Settings)
     settings, mistakes = _validate(source)
     found = [*source.mistakes, *mistakes, *_contradictions(source)]
     if settings is None or found:

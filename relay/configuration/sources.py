@@ -44,12 +44,8 @@ class Source:
     mistakes: list[Mistake] = field(default_factory=list)
 
 
-def gather(path: Path | None, environ: Mapping[str, str], model: type[BaseSettings]) -> Source:
-    """The file's values with the environment's laid over them, and secrets read from the files that hold them.
-
-    `path` None: the file that `RELAY_CONFIG` names, else `relay.toml` in the working directory.
-    """
-    file = path or Path(environ.get(CONFIG_VARIABLE) or DEFAULT_FILE)
+def gather(file: Path, environ: Mapping[str, str], model: type[BaseSettings]) -> Source:
+    """The file's values with the environment's laid over them, and secrets read from the files that hold them."""
     text, unread = _read_file(file)
     document, broken = _parse(text, file)
     environment, variables, unknown = _read_environment(environ, model)

@@ -1,0 +1,72 @@
+"""The command line: one file per command; parsing and printing only.
+
+What takes long to import (discord.py, nio, SQLAlchemy) is imported by the commands that need it, when they run.
+"""
+
+import sys
+import traceback
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Annotated
+
+import typer
+
+import relay
+from relay.cli import db, dead, run, status
+from relay.cli.common import ConfigOption, Invocation, complain
+from relay.errors import RelayError
+
+_BUG_STATUS = 70  # EX_SOFTWARE of sysexits.h
+
+
+def application() -> typer.Typer:
+    """All commands."""
+    root = typer.Typer(
+        name="relay",
+        help="Mirror Discord channels and Matrix rooms into each other.",
+        no_args_is_help=True,
+        # Errors are ours to print (`main`); no traceback shows local variables, which hold messages and tokens.
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    root.callback()(_root)
+    root.command("run")(run.run)
+    if find_spec("relay.cli.demo") is not None:
+        root.command("demo")(import_module("relay.cli.demo").demo)
+    root.command("status")(status.status)
+    root.add_typer(dead.commands, name="dead")
+    root.add_typer(db.commands, name="db")
+    return root
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one command and exit with its status: 0 well, 1 something is wrong, 2 misuse, 3 the store is held."""
+    invocation = Invocation()
+    try:
+        application()(args=arguments, prog_name="relay", obj=invocation)
+    except RelayError as error:
+        complain(error, invocation.hide)
+        sys.exit(error.exit_status)
+    except Exception as error:  # noqa: BLE001
+        # The top of the program. The traceback is made by hand: without local variables, and with secrets hidden.
+        text = "".join(traceback.format_exception(error))
+        typer.echo(invocation.hide(text), err=True, nl=False)
+        typer.echo(f"error: {type(error).__name__}: this is a bug in relay; please report the lines above", err=True)
+        sys.exit(_BUG_STATUS)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"relay {relay.__version__}")
+        raise typer.Exit
+
+
+def _root(
+    context: typer.Context,
+    config: ConfigOption = None,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    context.ensure_object(Invocation).config = config

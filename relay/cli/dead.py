@@ -1,0 +1,155 @@
+"""`relay dead`: commands that failed for good, kept until somebody decides."""
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from relay.cli.common import ConfigOption, JsonOption, invocation_of, opened_store, printable
+from relay.domain.commands import EditMessage, PostNotice, SendMessage
+from relay.domain.richtext import plain_text
+
+if TYPE_CHECKING:
+    from relay.core.ports import DeadLetter, Outbox
+
+commands = typer.Typer(help="List, show, retry or discard what failed for good.", no_args_is_help=True)
+
+IdsArgument = Annotated[list[int] | None, typer.Argument(metavar="ID…", help="Which; `relay dead list` shows them.")]
+AllOption = Annotated[bool, typer.Option("--all", help="All of them.")]
+
+
+@commands.command("list")
+def list_(context: typer.Context, config: ConfigOption = None, as_json: JsonOption = False) -> None:
+    """List the dead letters, without their text."""
+    letters = asyncio.run(_letters(invocation_of(context).load(config).store.url))
+    if as_json:
+        typer.echo(json.dumps([_summary(letter) for letter in letters], ensure_ascii=False, indent=2))
+    elif not letters:
+        typer.echo("There are no dead letters.")
+    else:
+        _print_table(letters)
+
+
+@commands.command()
+def show(
+    context: typer.Context,
+    entry: Annotated[int, typer.Argument(metavar="ID", help="Which; `relay dead list` shows them.")],
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show one dead letter with its reason and its text."""
+    letters = asyncio.run(_letters(invocation_of(context).load(config).store.url))
+    letter = next((letter for letter in letters if letter.entry.id == entry), None)
+    if letter is None:
+        _unknown(entry)
+        raise typer.Exit(1)
+    values = {**_summary(letter), "text": _text(letter)}
+    if as_json:
+        typer.echo(json.dumps(values, ensure_ascii=False, indent=2))
+        return
+    for key, value in values.items():
+        for number, line in enumerate(str(value if value is not None else "–").split("\n")):
+            typer.echo(f"{'' if number else key.replace('_', ' '):<12} {printable(line)}")
+
+
+@commands.command()
+def retry(
+    context: typer.Context, entries: IdsArgument = None, every: AllOption = False, config: ConfigOption = None
+) -> None:
+    """Put dead letters back at the end of their lanes."""
+    _each(context, config, entries, every, lambda outbox, entry: outbox.retry(entry), "queued again")
+
+
+@commands.command()
+def discard(
+    context: typer.Context, entries: IdsArgument = None, every: AllOption = False, config: ConfigOption = None
+) -> None:
+    """Forget dead letters for good."""
+    _each(context, config, entries, every, lambda outbox, entry: outbox.discard(entry), "discarded")
+
+
+def _each(
+    context: typer.Context,
+    config: ConfigOption,
+    entries: Sequence[int] | None,
+    every: bool,
+    act: "Callable[[Outbox, int], Awaitable[bool]]",
+    done: str,
+) -> None:
+    """Do one thing to the dead letters that were named. Exit status 1 if one of them is not there."""
+    if bool(entries) == every:
+        raise typer.BadParameter("name some IDs, or --all", ctx=context)
+    url = invocation_of(context).load(config).store.url
+    results = asyncio.run(_act(url, None if every else list(dict.fromkeys(entries or ())), act))
+    for entry, there in results.items():
+        if there:
+            typer.echo(f"{entry}: {done}")
+        else:
+            _unknown(entry)
+    if every and not results:
+        typer.echo("There are no dead letters.")
+    raise typer.Exit(0 if all(results.values()) else 1)
+
+
+async def _act(
+    url: str, entries: Sequence[int] | None, act: "Callable[[Outbox, int], Awaitable[bool]]"
+) -> dict[int, bool]:
+    async with opened_store(url) as store, store.write() as unit:
+        wanted = [letter.entry.id for letter in await unit.outbox.dead()] if entries is None else entries
+        return {entry: await act(unit.outbox, entry) for entry in wanted}
+
+
+async def _letters(url: str) -> "Sequence[DeadLetter]":
+    async with opened_store(url) as store, store.read() as unit:
+        return await unit.outbox.dead()
+
+
+def _unknown(entry: int) -> None:
+    typer.echo(f"error: there is no dead letter {entry}; `relay dead list` shows those there are", err=True)
+
+
+def _summary(letter: "DeadLetter") -> dict[str, Any]:
+    command = letter.entry.command
+    source = None if isinstance(command, PostNotice) else command.source
+    author = command.author.name if isinstance(command, SendMessage | EditMessage) else None
+    return {
+        "id": letter.entry.id,
+        "pair": letter.entry.lane.pair,
+        "direction": letter.entry.lane.direction,
+        "kind": command.kind,
+        "author": author,
+        "source": None if source is None else {"channel": source.channel.id, "id": source.id},
+        "queued_at": letter.entry.queued_at.isoformat(),
+        "died_at": letter.died_at.isoformat(),
+        "reason": letter.reason,
+    }
+
+
+def _text(letter: "DeadLetter") -> str | None:
+    """The words, and the names of the files."""
+    command = letter.entry.command
+    if isinstance(command, PostNotice):
+        return plain_text(command.text)
+    if not isinstance(command, SendMessage | EditMessage):
+        return None
+    files = [f"[{attachment.name}]" for attachment in command.content.attachments]
+    return "\n".join([plain_text(command.content.text), *files]).strip("\n")
+
+
+def _print_table(letters: "Sequence[DeadLetter]") -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for head in ("ID", "Pair", "Way", "What", "Author", "Failed", "Reason"):
+        table.add_column(head, justify="right" if head == "ID" else "left", overflow="fold")
+    for letter in letters:
+        values = _summary(letter)
+        words = (values["pair"], values["direction"], values["kind"], values["author"] or "–")
+        died = f"{letter.died_at.astimezone():%Y-%m-%d %H:%M}"
+        table.add_row(*(Text(printable(str(word))) for word in (values["id"], *words, died, letter.reason)))
+    Console(highlight=False, markup=False).print(table)

@@ -1,0 +1,20 @@
+"""`relay run`: the daemon."""
+
+import asyncio
+import os
+from functools import partial
+
+import typer
+
+from relay.cli.common import ConfigOption, invocation_of
+
+
+def run(context: typer.Context, config: ConfigOption = None) -> None:
+    """Run the daemon until SIGTERM or Ctrl-C. SIGHUP reads the pairs again."""
+    invocation = invocation_of(context)
+    settings = invocation.load(config, daemon=True)
+    from relay import app
+    from relay.settings import load, locate
+
+    path = locate(config or invocation.config, os.environ)
+    asyncio.run(app.run(settings, config=path, reload=partial(load, path, os.environ)))

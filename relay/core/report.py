@@ -1,0 +1,125 @@
+"""What `relay status` says: read from the store alone, so that it can be said while the daemon is down."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from relay.core.ports import LaneDepth, Store
+from relay.core.status import NOTEBOOK_ENTRY, DirectionStatus, PairStatus
+from relay.domain.ids import Platform
+from relay.domain.pair import LaneKey, Pair
+
+_IDLE = LaneDepth(0, None, 0)
+_NEVER_RAN = "the daemon has never run on this store"
+_NOT_RUNNING = "the daemon is not running"
+
+
+@dataclass(frozen=True, slots=True)
+class DaemonStatus:
+    """The process that holds the store, or held it last. Times as ISO 8601; None where nothing is known."""
+
+    running: bool
+    pid: int | None = None
+    host: str | None = None
+    since: str | None = None
+    updated_at: str | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """For `relay status --json`."""
+        return {
+            "running": self.running,
+            "pid": self.pid,
+            "host": self.host,
+            "since": self.since,
+            "updated_at": self.updated_at,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The pairs that are declared, with the daemon's last word on each and the outbox as it is now.
+
+    `sides`: for each platform what the status snapshot says of it (`connected`, `state`, `problem`).
+    """
+
+    pairs: tuple[PairStatus, ...]
+    sides: Mapping[str, Mapping[str, Any]]
+    daemon: DaemonStatus
+    taken_at: datetime = field(compare=False)
+
+    @property
+    def well(self) -> bool:
+        """The daemon runs, both sides are connected, and no pair is in trouble."""
+        connected = all(side["connected"] for side in self.sides.values())
+        return self.daemon.running and connected and not any(pair.problem for pair in self.pairs)
+
+    def as_json(self) -> dict[str, Any]:
+        """The object of the operator's contract."""
+        return {
+            "pairs": [
+                {
+                    "name": pair.name,
+                    "problem": pair.problem,
+                    **{name: direction.as_json() for name, direction in pair.directions.items()},
+                }
+                for pair in self.pairs
+            ],
+            **{name: dict(side) for name, side in self.sides.items()},
+            "daemon": self.daemon.as_json(),
+        }
+
+
+async def read_report(store: Store | None, pairs: Sequence[Pair], *, running: bool, now: datetime) -> Report:
+    """Put the report together. `store` None: there is none yet. `running`: a daemon holds the store.
+
+    Raises `StoreError`.
+    """
+    saved: Mapping[str, Any] = {}
+    depths: Mapping[LaneKey, LaneDepth] = {}
+    if store is not None:
+        async with store.read() as uow:
+            saved = json.loads(await uow.notebook.get(NOTEBOOK_ENTRY) or "{}")
+            depths = await uow.outbox.depths()
+    known = {pair["name"]: pair for pair in saved.get("pairs", ())}
+    process = saved.get("daemon", {})
+    return Report(
+        pairs=tuple(_pair(pair, known.get(pair.name, {}), depths, now) for pair in pairs),
+        sides={str(platform): _side(saved.get(str(platform)), running=running) for platform in Platform},
+        daemon=DaemonStatus(running, *(process.get(key) for key in ("pid", "host", "since", "updated_at"))),
+        taken_at=now,
+    )
+
+
+def _side(saved: Mapping[str, Any] | None, *, running: bool) -> Mapping[str, Any]:
+    if running and saved is not None:
+        return saved
+    if running:
+        return {"connected": False, "state": "connecting", "problem": "the daemon is starting"}
+    reason = _NEVER_RAN if saved is None else _NOT_RUNNING
+    return {"connected": False, "state": "stopped", "problem": reason}
+
+
+def _pair(pair: Pair, saved: Mapping[str, Any], depths: Mapping[LaneKey, LaneDepth], now: datetime) -> PairStatus:
+    lanes = [LaneKey(pair.name, side.platform) for side in pair.sides]
+    return PairStatus(
+        name=pair.name,
+        problem=saved.get("problem"),
+        directions={
+            lane.direction: _direction(saved.get(lane.direction, {}), depths.get(lane, _IDLE), now) for lane in lanes
+        },
+    )
+
+
+def _direction(saved: Mapping[str, Any], depth: LaneDepth, now: datetime) -> DirectionStatus:
+    last = saved.get("last_message_at")
+    return DirectionStatus(
+        messages=saved.get("messages", 0),
+        last_message_at=None if last is None else datetime.fromisoformat(last),
+        backlog=depth.waiting,
+        oldest_undelivered_seconds=None if depth.oldest is None else max(0.0, (now - depth.oldest).total_seconds()),
+        retries=saved.get("retries", 0),
+        dropped=saved.get("dropped", {}),
+        dead_letters=depth.dead,
+    )
