@@ -3,6 +3,7 @@
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 
 from relay.core.bridge import Bridge
 from relay.core.courier import Courier
@@ -33,6 +34,7 @@ def assemble(
     readers: Mapping[Platform, HistoryReader],
     clock: Clock,
     rng: random.Random,
+    reconcile_window: timedelta = timedelta(hours=48),
 ) -> Core:
     """Wire everything. No I/O."""
     directory = PairDirectory(pairs)
@@ -51,5 +53,13 @@ def assemble(
         ),
     )
     router = Router(store=store, pairs=directory, status=status, clock=clock)
-    bridge = Bridge(store=store, pairs=directory, router=router, courier=courier, readers=readers)
+    bridge = Bridge(
+        store=store,
+        pairs=directory,
+        router=router,
+        courier=courier,
+        readers=readers,
+        clock=clock,
+        reconcile_window=reconcile_window,
+    )
     return Core(directory, status, courier, bridge)

@@ -1,13 +1,14 @@
 """What the adapters talk to: the inbox in front of router, catch-up and courier."""
 
 from collections.abc import Mapping
+from datetime import timedelta
 
 import structlog
 
 from relay.core.catchup import CatchUp
 from relay.core.courier import Courier
 from relay.core.pairs import PairDirectory
-from relay.core.ports import Batch, HistoryReader, Store
+from relay.core.ports import Batch, Clock, HistoryReader, Store
 from relay.core.router import Router
 from relay.domain.ids import ChannelAddress, ChannelRef, Platform
 
@@ -25,12 +26,16 @@ class Bridge:
         router: Router,
         courier: Courier,
         readers: Mapping[Platform, HistoryReader],
+        clock: Clock,
+        reconcile_window: timedelta,
     ) -> None:
         self._store = store
         self._pairs = pairs
         self._router = router
         self._courier = courier
-        self._catch_up = CatchUp(store=store, readers=readers, receive=self.receive)
+        self._catch_up = CatchUp(
+            store=store, pairs=pairs, readers=readers, receive=self.receive, clock=clock, window=reconcile_window
+        )
 
     async def receive(self, batch: Batch) -> None:
         """See `Inbox.receive`."""

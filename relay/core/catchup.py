@@ -1,13 +1,20 @@
-"""What was missed while the relay was away, on platforms whose stream does not replay it."""
+"""What was missed while the relay was away, where the stream does not replay it: messages, edits, deletions."""
 
 from collections.abc import Awaitable, Callable, Mapping
+from datetime import timedelta
 
 import structlog
 
-from relay.core.ports import Batch, HistoryReader, Store
+from relay.core.pairs import PairDirectory
+from relay.core.ports import Batch, Clock, HistoryReader, Original, Store
+from relay.domain.events import MessageCreated, MessageDeleted, MessageEdited
 from relay.domain.ids import ChannelRef, Platform
+from relay.domain.pair import PairPolicy
 
 _log = structlog.get_logger(__name__)
+
+_RECONCILED_MESSAGES = 500
+"""How many of a channel's last messages are read again for what happened to them."""
 
 
 def channel_stream(channel: ChannelRef) -> str:
@@ -16,28 +23,72 @@ def channel_stream(channel: ChannelRef) -> str:
 
 
 class CatchUp:
-    """Reads the history of a channel from its cursor on, and hands it over like live events."""
+    """Reads a channel's history from its cursor on, and hands it over like live events.
+
+    `window`: how old a message may be whose edits and deletions are still looked for.
+    """
 
     def __init__(
         self,
         *,
         store: Store,
+        pairs: PairDirectory,
         readers: Mapping[Platform, HistoryReader],
         receive: Callable[[Batch], Awaitable[None]],
+        clock: Clock,
+        window: timedelta,
     ) -> None:
         self._store = store
+        self._pairs = pairs
         self._readers = readers
         self._receive = receive
+        self._clock = clock
+        self._window = window
 
     async def channel(self, channel: ChannelRef) -> None:
-        """Read everything after the cursor. A channel without one has nothing to catch up on."""
+        """Everything after the cursor, then what happened to the messages before it.
+
+        A channel without a cursor has nothing to catch up on.
+        """
         async with self._store.read() as uow:
             position = await uow.cursors.get(channel.platform, channel_stream(channel))
+            since = self._clock.now() - self._window
+            known = await uow.messages.recent(channel, since, _RECONCILED_MESSAGES)
         if position is None:
             return
+        messages = await self._missed(channel, position)
+        changes = await self._changed(channel.platform, known) if known else 0
+        if messages or changes:
+            _log.info(
+                "caught up", platform=channel.platform.value, channel=channel.id, events=messages, changes=changes
+            )
+
+    async def _missed(self, channel: ChannelRef, position: str) -> int:
+        pair = self._pairs.pair_of(channel)
+        newest = (pair.policy if pair else PairPolicy()).catchup_limit
         events = 0
-        async for batch in self._readers[channel.platform].history(channel, position):
+        async for batch in self._readers[channel.platform].history(channel, position, newest=newest):
             await self._receive(batch)
             events += len(batch.events)
+        return events
+
+    async def _changed(self, platform: Platform, known: tuple[Original, ...]) -> int:
+        expected = {original.ref: original for original in known}
+        changes = 0
+        async for page in self._readers[platform].reread(known[0].ref, known[-1].ref):
+            edits = [edit for seen in page if (edit := _edit(expected.pop(seen.ref, None), seen)) is not None]
+            changes += await self._tell(edits)
+        return changes + await self._tell([MessageDeleted(ref) for ref in expected])
+
+    async def _tell(self, events: list[MessageEdited] | list[MessageDeleted]) -> int:
         if events:
-            _log.info("caught up", platform=str(channel.platform), channel=channel.id, events=events)
+            await self._receive(Batch(tuple(events)))
+        return len(events)
+
+
+def _edit(original: Original | None, seen: MessageCreated) -> MessageEdited | None:
+    if original is None or seen.edited_at is None:
+        return None
+    if original.edited_at is not None and seen.edited_at <= original.edited_at:
+        return None
+    return MessageEdited(seen.ref, seen.author, seen.content, seen.edited_at)

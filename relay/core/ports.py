@@ -13,7 +13,7 @@ from typing import Literal, Protocol
 from relay.domain.capabilities import Capabilities
 from relay.domain.commands import Command
 from relay.domain.content import Author, Content
-from relay.domain.events import Event
+from relay.domain.events import Event, MessageCreated
 from relay.domain.ids import ChannelAddress, ChannelRef, MessageRef, Platform, ThreadRef, UserRef
 from relay.domain.pair import LaneKey
 from relay.domain.richtext import RichText
@@ -208,10 +208,18 @@ class Adapter(Protocol):
 
 
 class HistoryReader(Protocol):
-    """An adapter whose platform's stream does not replay what was missed."""
+    """An adapter whose platform's stream does not replay what was missed. Both raise only `Transient`."""
 
-    def history(self, channel: ChannelRef, after: str) -> AsyncIterator[Batch]:
-        """Everything after the cursor position `after`, oldest first, a page at a time, each with its cursor."""
+    def history(self, channel: ChannelRef, after: str, *, newest: int) -> AsyncIterator[Batch]:
+        """What was written after the cursor position `after`, oldest first, a page at a time, each with its cursor.
+
+        At most the `newest` last messages; where there are more, the first batch says how many were passed over
+        (`HistorySkipped`). Messages carry their latest text, and `edited_at` where they were edited.
+        """
+        ...
+
+    def reread(self, first: MessageRef, last: MessageRef) -> AsyncIterator[Sequence[MessageCreated]]:
+        """What stands now between two messages of a channel, both included, oldest first, a page at a time."""
         ...
 
 
@@ -317,6 +325,14 @@ class MessageMap(Protocol):
         """The copy that was recorded last in `channel`."""
         ...
 
+    async def sharing(self, copy: MessageRef) -> tuple[Original, ...]:
+        """The originals that stand in one copy, in the order in which they were routed; empty if it is no copy."""
+        ...
+
+    async def recent(self, channel: ChannelRef, since: datetime, limit: int) -> tuple[Original, ...]:
+        """The last `limit` originals of `channel` written at or after `since` and not deleted, oldest first."""
+        ...
+
 
 class Outbox(Protocol):
     """Commands that wait for delivery, in order per lane."""
@@ -351,6 +367,14 @@ class Outbox(Protocol):
 
     async def dead(self) -> Sequence[DeadLetter]:
         """All dead letters, oldest first."""
+        ...
+
+    async def dead_about(self, source: MessageRef) -> Sequence[DeadLetter]:
+        """The dead letters about one message: what an edit or a deletion of it has to reach, too."""
+        ...
+
+    async def amend(self, entry_id: int, command: Command) -> None:
+        """A dead letter says `command` from now on."""
         ...
 
     async def retry(self, entry_id: int) -> bool:

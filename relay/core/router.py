@@ -82,8 +82,11 @@ class Router:
             failed = MarkFailed(event.ref, "there was nothing in it that can cross")
             await self._queue(uow, LaneKey(pair.name, event.ref.platform), failed, routed)
             return
-        if await uow.messages.add(event.ref, event.author.user, event.created_at, reply_to) is None:
+        message_id = await uow.messages.add(event.ref, event.author.user, event.created_at, reply_to)
+        if message_id is None:
             return
+        if event.edited_at is not None:
+            await uow.messages.mark_edited(message_id, event.edited_at)
         command = SendMessage(event.ref, event.author, event.content, event.created_at, reply_to)
         await self._queue(uow, lane, command, routed)
 

@@ -11,7 +11,7 @@ from relay.domain.ids import ChannelRef, MessageRef, ThreadRef
 class MessageCreated:
     """Somebody wrote a message.
 
-    `reply_to` is in the same channel. `thread` is set for a message inside a thread; `ref.channel` is then still
+    `edited_at` is set where it was edited before it was read. `reply_to` is in the same channel. `thread` is set for a message inside a thread; `ref.channel` is then still
     the channel that the thread belongs to.
     """
 
@@ -21,6 +21,7 @@ class MessageCreated:
     created_at: datetime
     reply_to: MessageRef | None = None
     thread: ThreadRef | None = None
+    edited_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

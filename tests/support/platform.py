@@ -6,14 +6,14 @@ whose sends carry no key, so that a suspect one has to be looked for (`replays=F
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from relay.core.ports import Batch, Cursor, Delivery, Inbox, Quotation, SideHealth
 from relay.domain.capabilities import Capabilities
 from relay.domain.content import Author, Content
-from relay.domain.events import Event, FeatureUsed, MessageCreated, MessageDeleted, MessageEdited
+from relay.domain.events import Event, FeatureUsed, HistorySkipped, MessageCreated, MessageDeleted, MessageEdited
 from relay.domain.ids import ChannelAddress, ChannelRef, MessageRef, Platform, ThreadRef, UserRef
 from relay.domain.richtext import RichText, plain_text
 from relay.errors import Blocked, TargetGone
@@ -160,6 +160,17 @@ class MemoryPlatform:
             listener.put_nowait(len(self.log) - 1)
 
 
+def _created(message: Message) -> MessageCreated:
+    return MessageCreated(
+        message.ref,
+        message.author,
+        message.content,
+        message.created_at,
+        reply_to=message.reply_to,
+        edited_at=message.edited_at,
+    )
+
+
 async def nothing(call: str) -> None:
     """No trouble at all."""
 
@@ -261,19 +272,32 @@ class MemoryAdapter:
             self.server.reactions.append((source, "⚠️"))
         return True
 
-    async def history(self, channel: ChannelRef, after: str) -> AsyncIterator[Batch]:
+    async def history(self, channel: ChannelRef, after: str, *, newest: int) -> AsyncIterator[Batch]:
         """Pages of what still stands, oldest first."""
+        await self.before("history")
+        missed = [message for message in self.server.shown(channel) if message.ref.id > after]
+        skipped = len(missed) - newest
+        if skipped > 0:
+            after = missed[skipped - 1].ref.id
+            cursor = Cursor(self.platform, f"channel:{channel.id}", after)
+            yield Batch((HistorySkipped(channel, skipped),), (cursor,))
+        while page := [message for message in self.server.shown(channel) if message.ref.id > after][:PAGE]:
+            after = page[-1].ref.id
+            cursor = Cursor(self.platform, f"channel:{channel.id}", after)
+            yield Batch(tuple(map(_created, page)), (cursor,))
+            await self.before("history")
+
+    async def reread(self, first: MessageRef, last: MessageRef) -> AsyncIterator[Sequence[MessageCreated]]:
+        """Pages of what still stands between two messages."""
+        after = ""
         while True:
             await self.before("history")
-            missed = [message for message in self.server.shown(channel) if message.ref.id > after][:PAGE]
-            if not missed:
+            standing = [m for m in self.server.shown(first.channel) if first.id <= m.ref.id <= last.id]
+            page = [message for message in standing if message.ref.id > after][:PAGE]
+            if not page:
                 return
-            events = (
-                MessageCreated(item.ref, item.author, item.content, item.created_at, reply_to=item.reply_to)
-                for item in missed
-            )
-            after = missed[-1].ref.id
-            yield Batch(tuple(events), (Cursor(self.platform, f"channel:{channel.id}", after),))
+            after = page[-1].ref.id
+            yield tuple(map(_created, page))
 
     def _earlier(self, delivery: Delivery) -> MessageRef | None:
         if self.replays or delivery.author is None:

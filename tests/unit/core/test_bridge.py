@@ -140,6 +140,36 @@ async def test_what_was_said_while_the_relay_was_away_crosses_once(bridge: World
     assert [text for text in bridge.words(here) if text[0] == "m"] == [f"m{number}" for number in range(1, 50)]
 
 
+async def test_edits_and_deletions_made_while_the_relay_was_away_are_found(bridge: World) -> None:
+    here, there = bridge.channels()
+    async with bridge.relay():
+        kept, edited, deleted = (bridge.discord.say(here, "ann", word) for word in ("kept", "edited", "deleted"))
+        await bridge.shows(there, "kept", "edited", "deleted")
+        mine, gone = (bridge.matrix.say(there, "ben", word) for word in ("mine", "gone"))
+        await until(lambda: len(bridge.words(here)) == 5)
+        await bridge.quiet()
+    bridge.discord.edit(edited, "better")
+    bridge.discord.delete(deleted)
+    bridge.matrix.edit(mine, "ours")
+    bridge.matrix.delete(gone)
+    async with bridge.relay():
+        await until(lambda: bridge.words(there) == ["kept", "better", "ours"])
+        await until(lambda: bridge.words(here) == ["kept", "better", "ours"])
+    assert kept.channel == here
+
+
+async def test_of_too_long_an_absence_the_newest_messages_cross_and_the_rest_is_told(tmp_path: Path) -> None:
+    async with world(tmp_path, pair(catchup_limit=3)) as bridge:
+        here, there = bridge.channels()
+        async with bridge.relay():
+            await bridge.quiet()
+        for number in range(10):
+            bridge.discord.say(here, "ann", str(number))
+        async with bridge.relay():
+            notice = "7 messages that were written while the relay was away are not shown here."
+            await bridge.shows(there, notice, "7", "8", "9")
+
+
 async def test_nothing_older_than_the_first_start_crosses(bridge: World) -> None:
     here, there = bridge.channels()
     bridge.discord.say(here, "ann", "old")
