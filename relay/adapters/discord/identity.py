@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from relay.adapters.discord.rest import Json, Refused, Rest, Route
+from relay.adapters.discord.rest import Json, Method, Refused, Rest, Route
 from relay.domain.content import Author
 from relay.domain.richtext import Paragraph, RichText, Strong, Text
 
@@ -18,6 +18,8 @@ _log = structlog.get_logger(__name__)
 
 WEBHOOK_NAME = "relay"
 NAME_LENGTH = 80
+# What `introduced` puts in front takes at most: each character of the name escaped, `****: `.
+FALLBACK_LENGTH = 2 * NAME_LENGTH + 8
 UNKNOWN_WEBHOOK = 10015
 TOO_MANY_WEBHOOKS = 30007
 
@@ -110,6 +112,11 @@ class Webhook:
         """Where to post."""
         return Route("POST", "/webhooks/{webhook}/{token}", {"webhook": self.id, "token": self.token}, token=False)
 
+    def message_route(self, method: Method, message: str) -> Route:
+        """Where to change or delete what it posted."""
+        ids = {"webhook": self.id, "token": self.token, "message": message}
+        return Route(method, "/webhooks/{webhook}/{token}/messages/{message}", ids, token=False)
+
 
 class Webhooks:
     """The webhooks of our application: one for each channel, found again after a restart by who owns it.
@@ -130,7 +137,7 @@ class Webhooks:
 
     async def survey(self, guild: str) -> None:
         """Look at all webhooks of a guild in one request. The bot needs Manage Webhooks in the whole guild."""
-        listed = await self._rest.read(Route("GET", "/guilds/{guild}/webhooks", {"guild": guild}))
+        listed = await self._rest.call(Route("GET", "/guilds/{guild}/webhooks", {"guild": guild}))
         channels = {item["channel_id"] for item in listed if item.get("channel_id")}
         for channel in channels:
             self._learn(channel, [item for item in listed if item.get("channel_id") == channel])
@@ -192,4 +199,3 @@ def _age(item: dict[str, Json]) -> int:
 def is_gone(error: Refused) -> bool:
     """Whether the answer says that the webhook itself is not there (or its token no longer valid)."""
     return error.code in {UNKNOWN_WEBHOOK, 50027} or (error.status == 401 and error.code == 0)
-

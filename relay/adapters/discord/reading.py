@@ -13,6 +13,7 @@ from relay.adapters.discord.identity import Webhooks
 from relay.adapters.discord.recent import Recent, Seen
 from relay.adapters.discord.rest import Json, Refused, Rest, Route
 from relay.core.ports import Batch, Clock, Cursor
+from relay.domain.content import Content
 from relay.domain.events import Event, FeatureUsed, MessageCreated, MessageDeleted, MessageEdited
 from relay.domain.ids import ChannelRef, MessageRef, Platform, ThreadRef
 
@@ -20,6 +21,7 @@ _log = structlog.get_logger(__name__)
 
 PAGE = 100
 _READERS = 8
+_STRANGERS = 8
 # What a payload of a form that we do not know raises when it is looked into.
 _MALFORMED = (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError)
 
@@ -65,6 +67,15 @@ class Translator:
     def page(self, feed: Feed, channel: str, messages: Iterable[Mapping[str, Json]]) -> Batch:
         """A page of the history, oldest first."""
         return self.batch((feed, Item("create", channel, message)) for message in messages)
+
+    def seen(self, feed: Feed, message: Mapping[str, Json]) -> Seen:
+        """A message that was looked up by itself."""
+        view = self._view(feed, str(message["channel_id"]))
+        content = inbound.content_of(message, view) or Content()
+        author = inbound.author_of(message, view)
+        seen = Seen(str(message["channel_id"]), author.name, author.user.id, message.get("webhook_id"), content)
+        self._recent.put(str(message["id"]), seen)
+        return seen
 
     def _events(self, feed: Feed, item: Item) -> Iterable[Event]:
         view = self._view(feed, item.channel)
@@ -167,15 +178,14 @@ class History:
                 return
 
     async def _learn_names(self, guild: str, messages: Iterable[Mapping[str, Json]]) -> None:
-        """People's names in the server, which the history does not hold."""
+        """People's names in the server, which the history does not hold; of a few, so that a crowd delays nothing."""
         people = {
             str(message["author"]["id"])
             for message in messages
             if isinstance(message.get("author"), Mapping) and "webhook_id" not in message
         }
-        for person in people:
-            if self._guilds.knows_nickname(guild, person):
-                continue
+        strangers = sorted(person for person in people if not self._guilds.knows_nickname(guild, person))
+        for person in strangers[:_STRANGERS]:
             nickname = None
             try:
                 route = Route("GET", "/guilds/{guild}/members/{user}", {"guild": guild, "user": person})

@@ -1,0 +1,262 @@
+"""The Discord side of the bridge: its lifecycle, and `core.ports.Adapter` and `HistoryReader` over the other files."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Mapping
+from typing import NoReturn
+from urllib.parse import urlsplit
+
+import discord
+import structlog
+
+from relay.adapters.discord.channels import Channels
+from relay.adapters.discord.feeds import Feeds
+from relay.adapters.discord.gateway import Gateway, refused_token
+from relay.adapters.discord.guilds import CHANGES, Guilds
+from relay.adapters.discord.identity import FALLBACK_LENGTH, Webhooks
+from relay.adapters.discord.limits import REQUESTS_PER_SECOND, Limits
+from relay.adapters.discord.outbound import TEXT_LENGTH, Outbound, translated
+from relay.adapters.discord.reading import History, Pump, Self, Translator
+from relay.adapters.discord.recent import Recent
+from relay.adapters.discord.rest import Json, Rest
+from relay.core.backoff import Backoff
+from relay.core.ports import Batch, Clock, Delivery, Inbox, Quotation, SideHealth
+from relay.domain.capabilities import Capabilities
+from relay.domain.content import Author
+from relay.domain.ids import ChannelAddress, ChannelRef, MessageRef, Platform
+from relay.domain.richtext import RichText
+from relay.errors import Blocked, FatalError, StoreUnavailable, Transient
+
+_log = structlog.get_logger(__name__)
+
+_OFFICIAL_HOSTS = frozenset({"discord.com", "discordapp.com"})
+_OFFICIAL_CDN = "https://cdn.discordapp.com"
+# https://docs.discord.com/developers/reference#uploading-files
+_REQUEST_SIZE = 25 * 1024 * 1024
+
+
+class DiscordAdapter:
+    """Implements `Adapter` and `HistoryReader`.
+
+    `api_url` is the API's address with its version, for example `https://discord.com/api/v10`. `requests_per_second`
+    bounds all requests together; `timeout` is how many seconds one may take.
+    """
+
+    def __init__(
+        self,
+        *,
+        token: str,
+        api_url: str,
+        clock: Clock,
+        rng: random.Random | None = None,
+        requests_per_second: int = REQUESTS_PER_SECOND,
+        timeout: float = 30.0,
+    ) -> None:
+        self._rng = rng if rng is not None else random.Random()
+        self._clock = clock
+        self._me = Self()
+        self._health = SideHealth("connecting")
+        self._token_refused = asyncio.Event()
+        self._inbox: Inbox | None = None
+        limits = Limits(clock, requests_per_second=requests_per_second)
+        self._rest = Rest(
+            token=token,
+            api_url=api_url,
+            clock=clock,
+            limits=limits,
+            timeout=timeout,
+            on_refused_token=self._token_refused.set,
+        )
+        self._guilds = Guilds(clock)
+        self._webhooks = Webhooks(self._rest)
+        recent = Recent()
+        translator = Translator(
+            me=self._me,
+            guilds=self._guilds,
+            webhooks=self._webhooks,
+            recent=recent,
+            clock=clock,
+            cdn_url=_cdn_of(api_url),
+        )
+        self._history = History(rest=self._rest, guilds=self._guilds, translator=translator)
+        self._feeds = Feeds(parent_of=self._guilds.parent_of, on_gap=self._look_again)
+        self._pump = Pump(feeds=self._feeds, translator=translator)
+        self._channels = Channels(
+            clock=clock,
+            rng=self._rng,
+            guilds=self._guilds,
+            feeds=self._feeds,
+            webhooks=self._webhooks,
+            history=self._history,
+        )
+        self._outbound = Outbound(
+            rest=self._rest,
+            me=self._me,
+            feeds=self._feeds,
+            webhooks=self._webhooks,
+            translator=translator,
+            recent=recent,
+        )
+        self._gateway = Gateway(token=token, api_url=api_url, rest=self._rest, clock=clock, rng=self._rng)
+
+    @property
+    def platform(self) -> Platform:
+        """Discord."""
+        return Platform.DISCORD
+
+    # --- Lifecycle ----------------------------------------------------------------------------------------
+
+    async def run(self, inbox: Inbox) -> None:
+        """See `Adapter.run`."""
+        self._inbox = inbox
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._fail_with_token(), name="discord token")
+                group.create_task(self._pump.run(self._receive), name="discord events")
+                group.create_task(self._channels.run(inbox, group), name="discord channels")
+                group.create_task(self._gateway.run(self), name="discord gateway")
+        except* FatalError as failures:
+            fatal = _first(failures)
+            self._health = SideHealth("failed", str(fatal))
+            error = fatal
+        else:
+            return
+        raise error
+
+    async def close(self) -> None:
+        """See `Adapter.close`."""
+        await self._rest.close()
+
+    async def watch(self, addresses: frozenset[ChannelAddress]) -> None:
+        """See `Adapter.watch`."""
+        self._channels.watch(frozenset(address for address in addresses if address.platform is Platform.DISCORD))
+
+    def health(self) -> SideHealth:
+        """See `Adapter.health`."""
+        if self._health.state != "ready":
+            return self._health
+        if waiting := self._channels.unsettled():
+            return SideHealth("catching_up", f"{waiting} channels are being caught up")
+        return self._health
+
+    async def _fail_with_token(self) -> NoReturn:
+        await self._token_refused.wait()
+        raise refused_token()
+
+    async def _receive(self, batch: Batch) -> None:
+        """Hand a batch over, for as long as it takes: what is behind it waits."""
+        backoff = Backoff(self._rng, first=0.2, most=10.0)
+        while True:
+            try:
+                await self._connected().receive(batch)
+            except StoreUnavailable:
+                await self._clock.sleep(backoff.next())
+            else:
+                return
+
+    def _connected(self) -> Inbox:
+        if self._inbox is None:
+            raise Transient("Discord is not connected yet")
+        return self._inbox
+
+    # --- What the gateway says ----------------------------------------------------------------------------
+
+    def session_started(self, client: discord.Client) -> None:
+        """See `gateway.Listener`."""
+        self._me.user = str(client.user.id) if client.user is not None else ""
+        self._me.application = str(client.application_id or "")
+        self._webhooks.belong_to(self._me.application)
+        self._guilds.session_started(client)
+        self._channels.session_started()
+        self._health = SideHealth("ready")
+        _log.info("discord_connected", user=self._me.user, guilds=len(client.guilds))
+
+    def session_resumed(self) -> None:
+        """See `gateway.Listener`."""
+        self._health = SideHealth("ready")
+        _log.info("discord_resumed")
+
+    def disconnected(self, reason: str) -> None:
+        """See `gateway.Listener`."""
+        self._health = SideHealth("connecting", reason)
+
+    def dispatched(self, event: str, data: Mapping[str, Json]) -> None:
+        """See `gateway.Listener`."""
+        self._guilds.observe(event, data)
+        self._feeds.offer(event, data)
+        if event in CHANGES:
+            self._look_again()
+
+    def _look_again(self) -> None:
+        self._channels.look_again()
+
+    # --- What the core asks -------------------------------------------------------------------------------
+
+    async def history(self, channel: ChannelRef, after: str) -> AsyncIterator[Batch]:
+        """See `HistoryReader.history`. Raises `DeliveryError` where the channel cannot be read now."""
+        feed = self._feeds.get(channel.id)
+        if feed is None:
+            raise Blocked(f"channel {channel.id} is not open")
+        inbox = self._connected()
+        with translated(channel.id):
+            async for batch in self._history.read(feed, after, lambda name: inbox.cursor(Platform.DISCORD, name)):
+                yield batch
+
+    def capabilities(self, channel: ChannelRef) -> Capabilities:
+        """See `Adapter.capabilities`."""
+        feed = self._feeds.get(channel.id)
+        by_webhook = feed is None or feed.place.webhooks
+        return Capabilities(
+            max_text_length=TEXT_LENGTH if by_webhook else TEXT_LENGTH - FALLBACK_LENGTH,
+            native_replies=False,
+            max_file_size=feed.place.file_size if feed is not None else 0,
+            max_request_size=_REQUEST_SIZE,
+        )
+
+    def measure(self, text: RichText, author: Author | None) -> int:
+        """See `Adapter.measure`. What a name in front takes is in `capabilities` already."""
+        return self._outbound.measure(text)
+
+    async def send(self, delivery: Delivery) -> MessageRef:
+        """See `Adapter.send`."""
+        self._check_identity()
+        return await self._outbound.send(delivery)
+
+    async def edit(self, target: MessageRef, delivery: Delivery) -> None:
+        """See `Adapter.edit`."""
+        self._check_identity()
+        await self._outbound.edit(target, delivery)
+
+    async def delete(self, target: MessageRef, key: str) -> None:
+        """See `Adapter.delete`. Deleting twice is harmless here, so `key` is not needed."""
+        self._check_identity()
+        await self._outbound.delete(target)
+
+    async def quote(self, target: MessageRef) -> Quotation | None:
+        """See `Adapter.quote`."""
+        self._check_identity()
+        return await self._outbound.quote(target)
+
+    async def mark_failed(self, source: MessageRef, reason: str) -> bool:
+        """See `Adapter.mark_failed`. The reason is not shown: a reaction has no words."""
+        self._check_identity()
+        return await self._outbound.mark_failed(source)
+
+    def _check_identity(self) -> None:
+        # Without knowing who we are, our own webhooks could not be told from others'.
+        if not self._me.application:
+            raise Transient("Discord is not connected yet")
+
+
+def _cdn_of(api_url: str) -> str:
+    """Where avatars and stickers are: a server of its own at Discord, the same one elsewhere."""
+    parts = urlsplit(api_url)
+    return _OFFICIAL_CDN if parts.hostname in _OFFICIAL_HOSTS else f"{parts.scheme}://{parts.netloc}"
+
+
+def _first(failures: BaseExceptionGroup[FatalError]) -> FatalError:
+    found: BaseException = failures
+    while isinstance(found, BaseExceptionGroup):
+        found = found.exceptions[0]
+    assert isinstance(found, FatalError)  # noqa: S101 - `except*` has picked these
+    return found

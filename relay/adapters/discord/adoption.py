@@ -1,0 +1,81 @@
+"""Finding what an earlier try may have posted, in the channel's history.
+
+A webhook's message has no idempotency key: https://docs.discord.com/developers/resources/webhook#execute-webhook. But a
+lane is serial, so after the last copy that is accounted for there is at most one message of ours, and it says the same.
+"""
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from datetime import timedelta
+
+from relay.adapters.discord.inbound import snowflake_at
+from relay.adapters.discord.rest import Json, Rest, Route
+from relay.core.ports import Delivery
+
+_PAGE = 100
+_REMEMBERED = 1_000
+# How far our clock may be ahead of Discord's.
+_CLOCK_MARGIN = timedelta(minutes=5)
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What the earlier try would have posted: through a webhook of ours, or as the bot."""
+
+    username: str
+    content: str
+    bot_content: str
+
+    def is_met_by(
+        self, message: Mapping[str, Json], *, user: str, application: str, webhooks: AbstractSet[str]
+    ) -> bool:
+        """Whether `message` is that. `user`, `application`, `webhooks` are our own IDs."""
+        # Discord strips what surrounds the text.
+        said = str(message.get("content", "")).strip()
+        author = message.get("author") or {}
+        webhook = message.get("webhook_id")
+        if webhook is None:
+            return author.get("id") == user and said == self.bot_content.strip()
+        ours = webhook in webhooks or message.get("application_id") == application
+        return ours and author.get("username") == self.username and said == self.content.strip()
+
+
+class Posted:
+    """What this process has posted: the message of each delivery's key."""
+
+    def __init__(self) -> None:
+        self._by_key: OrderedDict[str, str] = OrderedDict()
+        self._messages: dict[str, str] = {}
+
+    def put(self, key: str, message: str) -> None:
+        """A delivery has become a message."""
+        self._by_key[key] = message
+        self._messages[message] = key
+        if len(self._by_key) > _REMEMBERED:
+            _, oldest = self._by_key.popitem(last=False)
+            self._messages.pop(oldest, None)
+
+    def get(self, key: str) -> str | None:
+        """The message that a delivery became."""
+        return self._by_key.get(key)
+
+    def __contains__(self, message: object) -> bool:
+        return message in self._messages
+
+
+async def candidates(rest: Rest, channel: str, delivery: Delivery) -> list[Mapping[str, Json]]:
+    """The messages among which an earlier try of `delivery` has to be, oldest first. Raises an `ApiError`."""
+    after = int(delivery.after.id) if delivery.after is not None else 0
+    if delivery.queued_at is not None:
+        after = max(after, int(snowflake_at(delivery.queued_at - _CLOCK_MARGIN)))
+    found: list[Mapping[str, Json]] = []
+    route = Route("GET", "/channels/{channel}/messages", {"channel": channel})
+    while True:
+        page = await rest.call(route, query={"limit": str(_PAGE), "after": str(after)})
+        messages = sorted(page, key=lambda message: int(message["id"]))
+        found.extend(messages)
+        if len(messages) < _PAGE:
+            return found
+        after = int(messages[-1]["id"])

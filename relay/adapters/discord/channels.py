@@ -1,0 +1,175 @@
+"""Which declared channels can be mirrored now: opens, closes and tries them again, and has what was missed read."""
+
+import asyncio
+import random
+from contextlib import suppress
+
+import structlog
+
+from relay.adapters.discord.feeds import Feed, Feeds
+from relay.adapters.discord.guilds import Guilds, Place
+from relay.adapters.discord.identity import Webhooks
+from relay.adapters.discord.outbound import translated
+from relay.adapters.discord.reading import History, reference, stream
+from relay.adapters.discord.rest import ApiError
+from relay.core.backoff import Backoff
+from relay.core.ports import Batch, Clock, Cursor, Inbox
+from relay.domain.ids import ChannelAddress, Platform
+from relay.errors import DeliveryError, StoreUnavailable
+
+_log = structlog.get_logger(__name__)
+
+# Changes are announced; this is for the case that an announcement was missed.
+_LOOK_EVERY = 30.0
+_LOOK_SOON = 0.5
+
+
+class Channels:
+    """The declared channels, from being found to being up to date."""
+
+    def __init__(
+        self,
+        *,
+        clock: Clock,
+        rng: random.Random,
+        guilds: Guilds,
+        feeds: Feeds,
+        webhooks: Webhooks,
+        history: History,
+    ) -> None:
+        self._clock = clock
+        self._rng = rng
+        self._guilds = guilds
+        self._feeds = feeds
+        self._webhooks = webhooks
+        self._history = history
+        self._declared: frozenset[ChannelAddress] = frozenset()
+        self._problems: dict[ChannelAddress, str] = {}
+        self._surveyed: set[str] = set()
+        self._changed = asyncio.Event()
+
+    def watch(self, addresses: frozenset[ChannelAddress]) -> None:
+        """These are the declared channels from now on."""
+        self._declared = addresses
+        self._problems = {address: problem for address, problem in self._problems.items() if address in addresses}
+        self._changed.set()
+
+    def session_started(self) -> None:
+        """Something may have been missed everywhere."""
+        self._feeds.hold_all()
+        self._surveyed.clear()
+        self._changed.set()
+
+    def look_again(self) -> None:
+        """Something changed that may open or close a channel, or leave it behind."""
+        self._changed.set()
+
+    def unsettled(self) -> int:
+        """How many declared channels are neither closed nor up to date."""
+        return sum(1 for address in self._declared if not self._is_settled(address))
+
+    def _is_settled(self, address: ChannelAddress) -> bool:
+        if address in self._problems:
+            return True
+        feed = self._feeds.get(address.value)
+        return feed is not None and (not feed.behind or feed.stuck)
+
+    async def run(self, inbox: Inbox, group: asyncio.TaskGroup) -> None:
+        """Work until cancelled; what is read runs in tasks of `group`."""
+        backoff = Backoff(self._rng, first=0.5, most=10.0)
+        while True:
+            self._changed.clear()
+            try:
+                certain = await self._look(inbox, group)
+            except StoreUnavailable:
+                await self._clock.sleep(backoff.next())
+                self._changed.set()
+                continue
+            backoff.reset()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_LOOK_EVERY if certain else _LOOK_SOON):
+                    await self._changed.wait()
+
+    async def _look(self, inbox: Inbox, group: asyncio.TaskGroup) -> bool:
+        """Look at every channel once; whether something certain could be said of each."""
+        for feed in [feed for feed in self._feeds if feed.address not in self._declared]:
+            self._feeds.remove(feed)
+        certain = True
+        for address in sorted(self._declared):
+            match self._guilds.find(address.value):
+                case None:
+                    certain = False
+                case Place() as place:
+                    await self._open(inbox, group, address, place)
+                case problem:
+                    await self._close(inbox, address, problem)
+        return certain
+
+    async def _open(self, inbox: Inbox, group: asyncio.TaskGroup, address: ChannelAddress, place: Place) -> None:
+        feed = self._feeds.get(address.value)
+        if feed is None:
+            await self._survey(place.guild)
+            feed = Feed(address, reference(address.value), place)
+            # From here on its events are kept, so nothing falls between this and the reading.
+            self._feeds.add(feed)
+            try:
+                await inbox.opened(address, feed.channel)
+            except StoreUnavailable:
+                self._feeds.remove(feed)
+                raise
+            self._problems.pop(address, None)
+        elif feed.place != place:
+            regained = place.webhooks and not feed.place.webhooks
+            feed.place = place
+            if regained:
+                await inbox.opened(address, feed.channel)
+        if feed.behind and (feed.task is None or feed.task.done()):
+            feed.task = group.create_task(self._catch_up(inbox, feed), name=f"discord catch-up {feed.channel.id}")
+
+    async def _close(self, inbox: Inbox, address: ChannelAddress, problem: str) -> None:
+        feed = self._feeds.get(address.value)
+        if feed is not None:
+            self._feeds.remove(feed)
+        if self._problems.get(address) != problem:
+            await inbox.closed(address, problem)
+            self._problems[address] = problem
+
+    async def _survey(self, guild: str) -> None:
+        """Learn which webhooks are ours before the first event, in one request where that is allowed."""
+        if guild in self._surveyed or not self._guilds.surveyable(guild):
+            return
+        self._surveyed.add(guild)
+        try:
+            await self._webhooks.survey(guild)
+        except ApiError as error:
+            # Each channel's own is looked up when it is needed, and messages name the application too.
+            _log.info("webhooks_not_listed", guild=guild, reason=str(error))
+
+    async def _catch_up(self, inbox: Inbox, feed: Feed) -> None:
+        """Read what was missed in a channel, then let its live events go. Tries until it has worked."""
+        backoff = Backoff(self._rng, first=0.5, most=30.0)
+        while True:
+            try:
+                feed.again = False
+                await self._read(inbox, feed)
+            except (StoreUnavailable, DeliveryError) as error:
+                _log.warning("discord_catch_up_waits", channel=feed.channel.id, reason=str(error))
+            except Exception:  # noqa: BLE001 - the top of this worker: tried again, and logged
+                _log.exception("discord_catch_up_failed", channel=feed.channel.id)
+            else:
+                if self._feeds.release(feed):
+                    return
+                continue
+            # What was held back stays held back; whatever was let go meanwhile is in the next reading.
+            feed.stuck = True
+            await self._clock.sleep(backoff.next())
+
+    async def _read(self, inbox: Inbox, feed: Feed) -> None:
+        name = stream(feed.channel.id)
+        if await inbox.cursor(Platform.DISCORD, name) is not None:
+            await inbox.catch_up(feed.channel)
+            return
+        # Nothing older than the first start crosses. What has been said since then is held back.
+        with translated(feed.channel.id):
+            newest = await self._history.newest(feed.channel.id)
+        await inbox.receive(Batch(cursors=(Cursor(Platform.DISCORD, name, newest),)))
