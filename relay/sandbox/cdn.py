@@ -1,0 +1,120 @@
+"""The CDN, on the same origin: https://discord.com/developers/docs/reference#image-formatting."""
+
+import asyncio
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from aiohttp import web
+
+from relay.sandbox.api import Api, reset
+from relay.sandbox.errors import form_error
+from relay.sandbox.faults import Faults
+from relay.sandbox.files import CHUNK
+from relay.sandbox.forms import Form, parse_snowflake
+from relay.sandbox.media import describe
+from relay.sandbox.models import Attachment, StoredFile
+from relay.sandbox.requests import Call
+from relay.sandbox.signing import MEDIA_PREFIX
+from relay.sandbox.state import State
+
+_STICKER_SUFFIX = {1: "png", 2: "png", 3: "json", 4: "gif"}
+_GONE = "This content is no longer available."
+
+
+class Cdn:
+    """Attachments, avatars, emoji and stickers."""
+
+    def __init__(self, api: Api, state: State, faults: Faults) -> None:
+        self.api = api
+        self.state = state
+        self.faults = faults
+
+    def register(self, router: web.UrlDispatcher) -> None:
+        """Add the routes, and the one of the API that renews URLs."""
+        for prefix in ("", MEDIA_PREFIX):
+            router.add_get(prefix + "/attachments/{channel_id}/{attachment_id}/{filename}", self.attachment)
+        router.add_get("/avatars/{user_id}/{file}", self.avatar)
+        router.add_get("/emojis/{file}", self.emoji)
+        router.add_get("/stickers/{file}", self.sticker)
+        self.api.add(router, "POST", "/attachments/refresh-urls", self.refresh)
+
+    async def attachment(self, request: web.Request) -> web.StreamResponse:
+        """A file of a message; 404 once its URL has expired, or if the signature is not ours."""
+        if not self.state.signer.valid(request.raw_path.partition("?")[0].removeprefix(MEDIA_PREFIX), request.query):
+            return web.Response(status=404, text=_GONE)
+        found = self._find(request)
+        if found is None:
+            return web.Response(status=404, text=_GONE)
+        return await self._send(request, found.file, found.content_type)
+
+    async def avatar(self, request: web.Request) -> web.StreamResponse:
+        """A picture that was given by file is sent, one given by URL is pointed to."""
+        source = self.state.avatars.get(PurePosixPath(request.match_info["file"]).stem)
+        if source is None:
+            return web.Response(status=404)
+        if isinstance(source, str):
+            raise web.HTTPFound(source)
+        return await self._send(request, source, None)
+
+    async def emoji(self, request: web.Request) -> web.StreamResponse:
+        """An emoji; as a GIF only if it is animated."""
+        name = PurePosixPath(request.match_info["file"])
+        emoji = self.state.emojis.get(parse_snowflake(name.stem) or 0)
+        if emoji is None or (name.suffix == ".gif" and not emoji.animated):
+            return web.Response(status=415 if emoji else 404)
+        return await self._send(request, emoji.file, None)
+
+    async def sticker(self, request: web.Request) -> web.StreamResponse:
+        """A sticker, in its own format only."""
+        name = PurePosixPath(request.match_info["file"])
+        sticker = self.state.stickers.get(parse_snowflake(name.stem) or 0)
+        if sticker is None or name.suffix != f".{_STICKER_SUFFIX[sticker.format]}":
+            return web.Response(status=404)
+        kind = "application/json" if sticker.format == 3 else None
+        return await self._send(request, sticker.file, kind)
+
+    async def refresh(self, call: Call) -> Any:
+        """Fresh URLs for expired ones."""
+        form = Form(await call.json())
+        urls = [str(item) for item in form.items("attachment_urls", most=50)]
+        form.check()
+        renewed = []
+        for index, url in enumerate(urls):
+            fresh = self.state.signer.renew(url)
+            if fresh is None:
+                raise form_error(f"attachment_urls.{index}", "URL_TYPE_INVALID_URL", "Not a well formed URL.")
+            renewed.append({"original": url, "refreshed": fresh})
+        return {"refreshed_urls": renewed}
+
+    def _find(self, request: web.Request) -> Attachment | None:
+        return self.state.attachments.get(parse_snowflake(request.match_info["attachment_id"]) or 0)
+
+    async def _send(self, request: web.Request, file: StoredFile, kind: str | None) -> web.StreamResponse:
+        fault = self.faults.strike(request.method, request.path)
+        if fault is not None:
+            match fault.kind:
+                case "rate_limit":
+                    headers = {"Retry-After": str(int(fault.seconds) + 1)}
+                    return web.Response(status=429, headers=headers)
+                case "status":
+                    return web.Response(status=fault.status)
+                case "delay" | "hang":
+                    await asyncio.sleep(fault.seconds)
+                case _:
+                    return await self._send_half(request, file)
+        kind = kind or describe(file.path, "file", None).content_type or "application/octet-stream"
+        return web.FileResponse(file.path, chunk_size=CHUNK, headers={"Content-Type": kind})
+
+    async def _send_half(self, request: web.Request, file: StoredFile) -> web.StreamResponse:
+        """Announce the whole, send half of it and reset the connection."""
+        response = web.StreamResponse(headers={"Content-Length": str(file.size)})
+        await response.prepare(request)
+        await response.write(await asyncio.to_thread(_first_half, file.path, file.size))
+        if request.transport is not None:
+            reset(request.transport)
+        return response
+
+
+def _first_half(path: Path, size: int) -> bytes:
+    with path.open("rb") as file:
+        return file.read(min(size // 2, 1 << 20))

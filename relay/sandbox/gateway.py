@@ -1,0 +1,425 @@
+"""The gateway's WebSocket: https://discord.com/developers/docs/events/gateway."""
+
+import asyncio
+import json
+from collections import deque
+from typing import Any
+
+import structlog
+from aiohttp import WSMsgType, web
+
+from relay.sandbox import render
+from relay.sandbox.api import reset
+from relay.sandbox.compression import Compressor, compressor_for
+from relay.sandbox.dispatch import ALL_INTENTS, Intent
+from relay.sandbox.errors import Json
+from relay.sandbox.faults import Faults, GatewayFault
+from relay.sandbox.models import Guild
+from relay.sandbox.sessions import Session, Sessions
+
+MAX_PAYLOAD = 4096
+# After these a session is over: https://discord.com/developers/docs/topics/opcodes-and-status-codes#gateway
+FATAL = frozenset({4004, 4007, 4009, 4010, 4011, 4012, 4013, 4014})
+_REASONS = {
+    4000: "Unknown error.",
+    4001: "Unknown opcode.",
+    4002: "Error while decoding payload.",
+    4003: "Not authenticated.",
+    4004: "Authentication failed.",
+    4005: "Already authenticated.",
+    4007: "Invalid seq.",
+    4008: "You are being rate limited.",
+    4009: "Session timed out.",
+    4010: "Invalid shard.",
+    4012: "Invalid API version.",
+    4013: "Invalid intent(s).",
+    4014: "Disallowed intent(s).",
+}
+
+log = structlog.get_logger(__name__)
+
+
+class Closed(Exception):
+    """The connection is to be closed with a code."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(_REASONS.get(code, str(code)))
+        self.code = code
+
+
+class Gateway:
+    """Accepts connections. `heartbeat_interval` in seconds."""
+
+    def __init__(self, sessions: Sessions, faults: Faults, heartbeat_interval: float) -> None:
+        self.sessions = sessions
+        self.faults = faults
+        self.heartbeat_interval = heartbeat_interval
+        self.connections: set[Connection] = set()
+        self.acknowledge = True
+        self.refuse = 0
+        self.offline = False
+        self.history: deque[Json] = deque(maxlen=1000)
+
+    async def accept(self, request: web.Request) -> web.StreamResponse:
+        """One connection, from its start to its end."""
+        if self.offline or self.refuse:
+            self.refuse = max(0, self.refuse - 1)
+            self.faults.note("gateway_refused")
+            return web.Response(status=503, text="sandbox: no gateway")
+        socket = web.WebSocketResponse(compress=False, max_msg_size=1 << 20, timeout=1.0)
+        await socket.prepare(request)
+        connection = Connection(self, socket, request)
+        self.connections.add(connection)
+        try:
+            await connection.run()
+        finally:
+            self.connections.discard(connection)
+        return socket
+
+    def note(self, what: str, **details: Any) -> None:
+        """Remember what a client did, for the control interface."""
+        self.history.append({"what": what, "at": render.iso(self.sessions.state.clock())} | details)
+
+    # --- Done to the connections at once ------------------------------------------------------------------
+
+    def drop(self, code: int) -> int:
+        """Close every connection with a code; how many there were."""
+        for connection in tuple(self.connections):
+            self.faults.note(f"gateway_close_{code}")
+            connection.close(code)
+        return len(self.connections)
+
+    def abort(self) -> int:
+        """Reset every connection's TCP stream; how many there were."""
+        for connection in tuple(self.connections):
+            self.faults.note("gateway_abort")
+            connection.abort()
+        return len(self.connections)
+
+    def ask_reconnect(self) -> int:
+        """Opcode 7; how many connections there were."""
+        for connection in tuple(self.connections):
+            self.faults.note("gateway_reconnect")
+            connection.send({"op": 7, "d": None, "s": None, "t": None})
+        return len(self.connections)
+
+    def invalidate(self, *, resumable: bool) -> int:
+        """Opcode 9. Not resumable: sessions without a connection are forgotten too."""
+        for session in tuple(self.sessions.by_id.values()):
+            if session.sender is None and not resumable:
+                self.sessions.end(session)
+        for connection in tuple(self.connections):
+            self.faults.note("session_invalidated")
+            connection.invalidate(resumable=resumable)
+        return len(self.connections)
+
+    def send_garbage(self, event: str = "MESSAGE_CREATE") -> int:
+        """A dispatch that no client can parse, to every session."""
+        for session in self.sessions.by_id.values():
+            self.faults.note("gateway_unparseable")
+            session.dispatch(event, {"id": "not a snowflake", "sandbox": True})
+        return len(self.sessions.by_id)
+
+
+class Connection:
+    """One WebSocket."""
+
+    def __init__(self, gateway: Gateway, socket: web.WebSocketResponse, request: web.Request) -> None:
+        self.gateway = gateway
+        self.sessions = gateway.sessions
+        self.socket = socket
+        self.request = request
+        self.session: Session | None = None
+        self._compressor: Compressor | None = None
+        self._outgoing: asyncio.Queue[Json | int] = asyncio.Queue()
+        self._sends: deque[float] = deque()
+        self._clock = asyncio.get_running_loop().time
+        self._last_heartbeat = self._clock()
+
+    async def run(self) -> None:
+        """Talk until one side has enough."""
+        try:
+            self._check_query()
+        except Closed as closed:
+            await self._close_socket(closed.code)
+            return
+        interval = int(self.gateway.heartbeat_interval * 1000)
+        self.send({"t": None, "s": None, "op": 10, "d": {"heartbeat_interval": interval, "_trace": ["sandbox"]}})
+        writer = asyncio.create_task(self._write(), name="sandbox gateway writer")
+        watchdog = asyncio.create_task(self._watch_heartbeats(), name="sandbox gateway watchdog")
+        code = None
+        try:
+            await self._read()
+            code = self.socket.close_code
+        except Closed as closed:
+            code = closed.code
+            self._detach(ended=code in FATAL)
+            await self._close_socket(code)
+        finally:
+            for task in (writer, watchdog):
+                task.cancel()
+            await asyncio.gather(writer, watchdog, return_exceptions=True)
+            # A client that says goodbye properly cannot come back to its session.
+            self._detach(ended=code in {1000, 1001} and not self._closed_here)
+            self.gateway.note("closed", code=code, session=self.session.id if self.session else None)
+
+    _closed_here = False
+
+    def _check_query(self) -> None:
+        query = self.request.query
+        if query.get("v") not in {"9", "10"}:
+            raise Closed(4012)
+        if query.get("encoding", "json") != "json":
+            raise Closed(4002)
+        try:
+            self._compressor = compressor_for(query.get("compress", ""))
+        except (KeyError, ImportError):
+            raise Closed(4002) from None
+
+    # --- Sending ------------------------------------------------------------------------------------------
+
+    def send(self, payload: Json) -> None:
+        """Queue a payload."""
+        self._outgoing.put_nowait(payload)
+
+    def close(self, code: int) -> None:
+        """Close after what is queued has been sent."""
+        self._detach(ended=code in FATAL)
+        self._outgoing.put_nowait(code)
+
+    def abort(self) -> None:
+        """Reset the TCP stream."""
+        self._detach(ended=False)
+        if self.request.transport is not None:
+            reset(self.request.transport)
+
+    def invalidate(self, *, resumable: bool) -> None:
+        """Opcode 9."""
+        self._detach(ended=not resumable)
+        self.session = None
+        self.send({"op": 9, "d": resumable, "s": None, "t": None})
+
+    def _detach(self, *, ended: bool) -> None:
+        session = self.session
+        if session is None:
+            return
+        if ended:
+            self.sessions.end(session)
+        elif session.sender == self.send:
+            self.sessions.lose(session)
+
+    async def _write(self) -> None:
+        held: Json | None = None
+        while True:
+            payload = await self._next(held)
+            if isinstance(payload, int):
+                await self._close_socket(payload)
+                return
+            fault = self._fault(payload)
+            if fault is not None and fault.kind == "reorder" and held is None:
+                held = payload
+                continue
+            await self._send_struck(payload, fault)
+            if held is not None and held is not payload:
+                await self._send_text(held)
+            held = None
+
+    async def _next(self, held: Json | None) -> Json | int:
+        if held is None:
+            return await self._outgoing.get()
+        try:
+            return await asyncio.wait_for(self._outgoing.get(), 1.0)
+        except TimeoutError:
+            return held
+
+    def _fault(self, payload: Json) -> GatewayFault | None:
+        event = payload.get("t")
+        return self.gateway.faults.strike_dispatch(event) if event else None
+
+    async def _send_struck(self, payload: Json, fault: GatewayFault | None) -> None:
+        if fault is not None and fault.kind == "drop":
+            return
+        if fault is not None and fault.kind == "delay":
+            await asyncio.sleep(fault.seconds)
+        await self._send_text(payload)
+        if fault is not None and fault.kind == "duplicate":
+            await self._send_text(payload)
+
+    async def _send_text(self, payload: Json) -> None:
+        text = json.dumps(payload, separators=(",", ":"))
+        try:
+            if self._compressor is None:
+                await self.socket.send_str(text)
+            else:
+                await self.socket.send_bytes(self._compressor.compress(text))
+        except ConnectionError:
+            self._detach(ended=False)
+
+    async def _close_socket(self, code: int) -> None:
+        self._closed_here = True
+        await self.socket.close(code=code, message=_REASONS.get(code, "").encode())
+
+    # --- Receiving ----------------------------------------------------------------------------------------
+
+    async def _read(self) -> None:
+        async for message in self.socket:
+            if message.type not in {WSMsgType.TEXT, WSMsgType.BINARY}:
+                return
+            self._count_send()
+            self._handle(self._decode(message.data))
+
+    def _count_send(self) -> None:
+        limits = self.sessions.limits
+        now = self._clock()
+        self._sends.append(now)
+        while self._sends[0] < now - 60:
+            self._sends.popleft()
+        if limits.on and len(self._sends) > limits.gateway_sends_per_minute:
+            raise Closed(4008)
+
+    @staticmethod
+    def _decode(data: str | bytes) -> Json:
+        raw = data.encode() if isinstance(data, str) else data
+        if len(raw) > MAX_PAYLOAD:
+            raise Closed(4002)
+        try:
+            payload = json.loads(raw)
+        except ValueError:
+            raise Closed(4002) from None
+        if not isinstance(payload, dict) or not isinstance(payload.get("op"), int):
+            raise Closed(4002)
+        return payload
+
+    def _handle(self, payload: Json) -> None:
+        match payload["op"]:
+            case 1:
+                self._heartbeat()
+            case 2:
+                self._identify(payload.get("d"))
+            case 6:
+                self._resume(payload.get("d"))
+            case 3 | 4 | 8 | 31 if self.session is None:
+                raise Closed(4003)
+            case 8:
+                self._request_members(payload.get("d"))
+            case 3 | 4 | 31:
+                return
+            case _:
+                raise Closed(4001)
+
+    def _heartbeat(self) -> None:
+        self._last_heartbeat = self._clock()
+        if self.gateway.acknowledge:
+            self.send({"op": 11, "d": None, "s": None, "t": None})
+        else:
+            self.gateway.faults.note("gateway_ack_withheld")
+
+    async def _watch_heartbeats(self) -> None:
+        patience = self.gateway.heartbeat_interval * 1.5
+        while True:
+            waited = self._clock() - self._last_heartbeat
+            if waited > patience:
+                self.close(4009)
+                return
+            await asyncio.sleep(patience - waited + 0.001)
+
+    def _identify(self, data: Any) -> None:
+        if self.session is not None:
+            raise Closed(4005)
+        if not isinstance(data, dict) or not isinstance(data.get("properties"), dict):
+            raise Closed(4002)
+        app = self.sessions.state.application_of(str(data.get("token", "")).removeprefix("Bot "))
+        if app is None:
+            self.gateway.note("refused", code=4004)
+            raise Closed(4004)
+        if not _valid_shard(data.get("shard", [0, 1])):
+            raise Closed(4010)
+        intents = data.get("intents")
+        if isinstance(intents, bool) or not isinstance(intents, int) or intents & ~int(ALL_INTENTS) or intents < 0:
+            raise Closed(4013)
+        enabled = {
+            Intent.GUILD_MEMBERS: app.members,
+            Intent.GUILD_PRESENCES: app.presences,
+            Intent.MESSAGE_CONTENT: app.message_content,
+        }
+        if any(intents & intent and not allowed for intent, allowed in enabled.items()):
+            raise Closed(4014)
+        if not self.sessions.may_identify(app):
+            self.gateway.note("identify too soon")
+            self.send({"op": 9, "d": False, "s": None, "t": None})
+            return
+        self.session = self.sessions.start(app, Intent(intents))
+        self.session.sender = self.send
+        self.gateway.note("identified", session=self.session.id)
+        self.sessions.greet(self.session)
+
+    def _resume(self, data: Any) -> None:
+        if self.session is not None:
+            raise Closed(4005)
+        if not isinstance(data, dict):
+            raise Closed(4002)
+        token = str(data.get("token", "")).removeprefix("Bot ")
+        if self.sessions.state.application_of(token) is None:
+            raise Closed(4004)
+        sequence = data.get("seq")
+        if not isinstance(sequence, int):
+            raise Closed(4007)
+        session = self.sessions.find(str(data.get("session_id")), token, sequence)
+        if session is None:
+            self.gateway.note("resume refused")
+            self.send({"op": 9, "d": False, "s": None, "t": None})
+            return
+        if sequence > session.sequence:
+            raise Closed(4007)
+        self._take_over(session, sequence)
+
+    def _take_over(self, session: Session, sequence: int) -> None:
+        for other in tuple(self.gateway.connections):
+            if other is not self and other.session is session:
+                other.session = None
+                other.close(4000)
+        missed = self.sessions.replay(session, sequence)
+        self.session = session
+        session.sender, session.lost_at = self.send, None
+        for payload in missed:
+            self.send(payload)
+        self.gateway.note("resumed", session=session.id, replayed=len(missed))
+        session.dispatch("RESUMED", {"_trace": ["sandbox"]})
+
+    def _request_members(self, data: Any) -> None:
+        session = self.session
+        guild = self.sessions.state.guilds.get(int(data["guild_id"])) if isinstance(data, dict) else None
+        if session is None or guild is None or session.app.user.id not in guild.members:
+            return
+        wanted = data.get("user_ids")
+        if wanted is None and not (data.get("query") or session.intents & Intent.GUILD_MEMBERS):
+            return
+        session.dispatch("GUILD_MEMBERS_CHUNK", _members_chunk(guild, data))
+
+
+def _members_chunk(guild: Guild, data: Json) -> Json:
+    wanted = data.get("user_ids")
+    if wanted is not None:
+        ids = [int(item) for item in (wanted if isinstance(wanted, list) else [wanted])]
+        members = [guild.members[item] for item in ids if item in guild.members]
+        missing = [str(item) for item in ids if item not in guild.members]
+    else:
+        prefix = str(data.get("query") or "").lower()
+        members = [m for m in guild.members.values() if m.user.username.lower().startswith(prefix)]
+        members = members[: data.get("limit") or len(members)]
+        missing = []
+    chunk: Json = {
+        "guild_id": str(guild.id),
+        "members": [render.member(member) for member in members],
+        "chunk_index": 0,
+        "chunk_count": 1,
+        "not_found": missing,
+    }
+    return chunk | ({"nonce": data["nonce"]} if data.get("nonce") else {})
+
+
+def _valid_shard(shard: Any) -> bool:
+    if not isinstance(shard, list) or len(shard) != 2 or not all(isinstance(item, int) for item in shard):
+        return False
+    number, total = shard
+    return bool(0 <= number < total)

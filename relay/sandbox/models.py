@@ -1,0 +1,239 @@
+"""What exists in the sandbox. Plain data; IDs are integers here and strings in the JSON (`render.py`)."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+Json = dict[str, Any]
+
+
+@dataclass(slots=True)
+class User:
+    """A person or a bot. `avatar` is a hash, not a URL."""
+
+    id: int
+    username: str
+    global_name: str | None = None
+    bot: bool = False
+    avatar: str | None = None
+    discriminator: str = "0"
+
+
+@dataclass(slots=True)
+class Application:
+    """A bot's application. The three flags are the switches of the developer portal."""
+
+    id: int
+    name: str
+    user: User
+    token: str
+    message_content: bool = True
+    members: bool = True
+    presences: bool = False
+
+
+@dataclass(slots=True)
+class Role:
+    """A role; the one with its guild's ID is @everyone."""
+
+    id: int
+    name: str
+    permissions: int
+    mentionable: bool = False
+    position: int = 1
+    colour: int = 0
+    managed_by: int | None = None
+
+
+@dataclass(slots=True)
+class Member:
+    """A user in a guild. `joined_at` in seconds since 1970."""
+
+    user: User
+    joined_at: float
+    nick: str | None = None
+    roles: list[int] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Overwrite:
+    """What a role (type 0) or a member (type 1) may do in one channel beyond, or short of, the guild's rules."""
+
+    id: int
+    type: int
+    allow: int = 0
+    deny: int = 0
+
+
+@dataclass(slots=True)
+class Emoji:
+    """A guild's own emoji."""
+
+    id: int
+    name: str
+    animated: bool
+    file: "StoredFile"
+
+
+@dataclass(slots=True)
+class Sticker:
+    """A sticker; `format` 1 PNG, 2 APNG, 3 Lottie, 4 GIF."""
+
+    id: int
+    name: str
+    format: int
+    file: "StoredFile"
+    description: str = ""
+    tags: str = ""
+    guild_id: int | None = None
+
+
+@dataclass(slots=True)
+class StoredFile:
+    """Bytes on disk."""
+
+    path: Path
+    size: int
+
+
+@dataclass(slots=True)
+class Attachment:
+    """A file of a message. Its URLs are signed anew each time it is rendered. `holders`: messages that show it."""
+
+    id: int
+    channel_id: int
+    filename: str
+    file: StoredFile
+    content_type: str | None
+    title: str | None = None
+    description: str | None = None
+    width: int | None = None
+    height: int | None = None
+    duration_secs: float | None = None
+    waveform: str | None = None
+    flags: int = 0
+    holders: int = 1
+
+
+@dataclass(slots=True)
+class Pinged:
+    """Who was really notified."""
+
+    everyone: bool = False
+    users: list[int] = field(default_factory=list)
+    roles: list[int] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Reaction:
+    """An emoji under a message and who put it there. `emoji_id` None: a Unicode emoji."""
+
+    name: str
+    emoji_id: int | None
+    animated: bool = False
+    users: list[int] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Message:
+    """A message. `author_id` is a user's or a webhook's; `webhook_author` is the author object of the latter.
+
+    `created_at`, `edited_at` and `pinned_at` in seconds since 1970. `poll_votes`: answer ID -> user IDs.
+    """
+
+    id: int
+    channel_id: int
+    author_id: int
+    content: str
+    created_at: float
+    type: int = 0
+    flags: int = 0
+    edited_at: float | None = None
+    pinned_at: float | None = None
+    tts: bool = False
+    webhook_id: int | None = None
+    webhook_author: Json | None = None
+    webhook_avatar_url: str | None = None
+    application_id: int | None = None
+    nonce: str | int | None = None
+    embeds: list[Json] = field(default_factory=list)
+    components: list[Json] = field(default_factory=list)
+    attachments: list[Attachment] = field(default_factory=list)
+    sticker_ids: list[int] = field(default_factory=list)
+    reactions: list[Reaction] = field(default_factory=list)
+    pinged: Pinged = field(default_factory=Pinged)
+    reference: Json | None = None
+    snapshots: list[Json] = field(default_factory=list)
+    snapshot_attachments: list[Attachment] = field(default_factory=list)
+    poll: Json | None = None
+    poll_votes: dict[int, list[int]] = field(default_factory=dict)
+    poll_over: bool = False
+    extra: Json = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Thread:
+    """What a channel has in addition when it is a thread. `archived_at` in seconds since 1970."""
+
+    owner_id: int
+    archived: bool = False
+    locked: bool = False
+    auto_archive_duration: int = 4320
+    archived_at: float = 0.0
+    members: list[int] = field(default_factory=list)
+    total_sent: int = 0
+
+
+@dataclass(slots=True)
+class Channel:
+    """A channel, or a thread (types 10, 11, 12), in which `parent_id` is the channel that it belongs to.
+
+    `order` holds the IDs of `messages`, oldest first.
+    """
+
+    id: int
+    guild_id: int
+    name: str
+    type: int = 0
+    parent_id: int | None = None
+    topic: str | None = None
+    nsfw: bool = False
+    position: int = 0
+    slowmode: int = 0
+    overwrites: dict[int, Overwrite] = field(default_factory=dict)
+    messages: dict[int, Message] = field(default_factory=dict)
+    order: list[int] = field(default_factory=list)
+    last_message_id: int | None = None
+    last_pin_at: float | None = None
+    thread: Thread | None = None
+
+
+@dataclass(slots=True)
+class Webhook:
+    """An incoming webhook. `application_id` is that of the bot that made it, None for one made by a person."""
+
+    id: int
+    channel_id: int
+    guild_id: int
+    name: str
+    token: str
+    creator_id: int
+    application_id: int | None = None
+    avatar: str | None = None
+
+
+@dataclass(slots=True)
+class Guild:
+    """A server. `boost_tier` 0 to 3 sets the size of files."""
+
+    id: int
+    name: str
+    owner_id: int
+    boost_tier: int = 0
+    available: bool = True
+    roles: dict[int, Role] = field(default_factory=dict)
+    members: dict[int, Member] = field(default_factory=dict)
+    channels: dict[int, Channel] = field(default_factory=dict)
+    threads: dict[int, Channel] = field(default_factory=dict)
+    emojis: dict[int, Emoji] = field(default_factory=dict)
+    stickers: dict[int, Sticker] = field(default_factory=dict)

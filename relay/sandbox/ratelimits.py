@@ -1,0 +1,184 @@
+"""Rate limits: https://discord.com/developers/docs/topics/rate-limits. Pure; time is an argument.
+
+The numbers of the buckets are not documented: they are those that the headers of the real API are known to show. What
+is documented is that clients must read them from the headers.
+"""
+
+import hashlib
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Literal, TypeVar
+
+K = TypeVar("K")
+Scope = Literal["user", "global", "shared"]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """`factor` multiplies every allowance; 0 turns all limits off. `identify_every`: seconds between two IDENTIFYs.
+
+    `webhooks_per_minute`: an allowance of all webhooks of a channel together that no header shows, which some channels
+    are known to have (https://github.com/discord/discord-api-docs/issues/1454); 0 for none.
+    """
+
+    factor: float = 1.0
+    global_per_second: int = 50
+    invalid_per_ten_minutes: int = 10_000
+    identify_every: float = 5.0
+    identifies_per_day: int = 1000
+    gateway_sends_per_minute: int = 120
+    webhooks_per_minute: int = 0
+
+    @property
+    def on(self) -> bool:
+        """Whether anything is limited at all."""
+        return self.factor > 0
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """`limit` requests in `per` seconds, for each channel, guild or webhook."""
+
+    name: str
+    limit: int
+    per: float
+
+
+_DEFAULT = Rule("default", 10, 5)
+_RULES = {
+    ("POST", "/channels/{channel_id}/messages"): Rule("message-create", 5, 5),
+    ("PATCH", "/channels/{channel_id}/messages/{message_id}"): Rule("message-edit", 5, 5),
+    ("DELETE", "/channels/{channel_id}/messages/{message_id}"): Rule("message-delete", 5, 1),
+    ("POST", "/channels/{channel_id}/messages/bulk-delete"): Rule("bulk-delete", 1, 1),
+    ("GET", "/channels/{channel_id}/messages"): Rule("message-list", 5, 1),
+    ("GET", "/channels/{channel_id}/messages/{message_id}"): Rule("message-get", 30, 30),
+    ("POST", "/channels/{channel_id}/typing"): Rule("typing", 5, 5),
+    ("PUT", "/channels/{channel_id}/messages/{message_id}/reactions/{emoji}/@me"): Rule("reaction", 1, 0.3),
+    ("DELETE", "/channels/{channel_id}/messages/{message_id}/reactions/{emoji}/@me"): Rule("reaction", 1, 0.3),
+    ("POST", "/channels/{channel_id}/webhooks"): Rule("webhook-create", 5, 60),
+    ("POST", "/webhooks/{webhook_id}/{webhook_token}"): Rule("webhook-execute", 5, 2),
+    ("PATCH", "/webhooks/{webhook_id}/{webhook_token}/messages/{message_id}"): Rule("webhook-message", 5, 2),
+    ("DELETE", "/webhooks/{webhook_id}/{webhook_token}/messages/{message_id}"): Rule("webhook-message", 5, 2),
+    ("GET", "/webhooks/{webhook_id}/{webhook_token}/messages/{message_id}"): Rule("webhook-message-get", 5, 2),
+    ("GET", "/gateway/bot"): Rule("gateway", 2, 5),
+}
+# These have a per-route limit of their own in practice so wide that no header is sent.
+_UNLIMITED = frozenset({("GET", "/users/@me"), ("GET", "/oauth2/applications/@me"), ("GET", "/applications/@me")})
+
+
+@dataclass(slots=True)
+class _Window:
+    resets_at: float
+    used: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A 429. `retry_after` in seconds."""
+
+    scope: Scope
+    retry_after: float
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Whether a request may pass, and the headers of its answer in either case."""
+
+    headers: dict[str, str] = field(default_factory=dict)
+    refusal: Refusal | None = None
+
+
+class RateLimiter:
+    """Counts requests. `now` is seconds since 1970 throughout."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self._windows: dict[tuple[str, str], _Window] = {}
+        self._global: dict[str, _Window] = {}
+        self._hidden: dict[str, _Window] = {}
+
+    def take(self, who: str, method: str, route: str, major: str, now: float) -> Verdict:
+        """One request by `who` to a route (its template), for one channel, guild or webhook."""
+        if not self.limits.on:
+            return Verdict()
+        everything = self._window(self._global, who, now, 1.0)
+        if everything.used >= self._scaled(self.limits.global_per_second):
+            return Verdict(refusal=Refusal("global", everything.resets_at - now))
+        everything.used += 1
+        if (method, route) in _UNLIMITED:
+            return Verdict()
+        rule = _RULES.get((method, route)) or Rule(f"{method} {route}", _DEFAULT.limit, _DEFAULT.per)
+        window = self._window(self._windows, (rule.name, f"{who}:{major}"), now, rule.per)
+        limit = self._scaled(rule.limit)
+        refused = window.used >= limit
+        window.used += not refused
+        headers = _headers(rule, limit, limit - window.used, window.resets_at, now)
+        refusal = Refusal("user", window.resets_at - now) if refused else None
+        return Verdict(headers, refusal)
+
+    def take_hidden(self, channel: str, now: float) -> Refusal | None:
+        """One execution of any webhook of a channel, against the allowance that no header shows."""
+        allowed = self.limits.webhooks_per_minute
+        if not self.limits.on or not allowed:
+            return None
+        window = self._window(self._hidden, channel, now, 60.0)
+        if window.used >= self._scaled(allowed):
+            return Refusal("shared", window.resets_at - now)
+        window.used += 1
+        return None
+
+    def _scaled(self, allowance: int) -> int:
+        return max(1, round(allowance * self.limits.factor))
+
+    @staticmethod
+    def _window(windows: dict[K, _Window], key: K, now: float, per: float) -> _Window:
+        window = windows.get(key)
+        if window is None or now >= window.resets_at:
+            window = windows[key] = _Window(now + per)
+        return window
+
+
+def _headers(rule: Rule, limit: int, remaining: int, resets_at: float, now: float) -> dict[str, str]:
+    return {
+        "X-RateLimit-Bucket": hashlib.md5(rule.name.encode(), usedforsecurity=False).hexdigest(),
+        "X-RateLimit-Limit": str(limit),
+        "X-RateLimit-Remaining": str(remaining),
+        "X-RateLimit-Reset": f"{resets_at:.3f}",
+        "X-RateLimit-Reset-After": f"{max(0.001, resets_at - now):.3f}",
+    }
+
+
+class InvalidRequests:
+    """Answers of 401, 403 and 429 (but for the shared scope): too many in ten minutes, and the address is shut out.
+
+    https://discord.com/developers/docs/topics/rate-limits#invalid-request-limit-aka-cloudflare-bans
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self.banned_until = 0.0
+        self.bans = 0
+        self._times: deque[float] = deque()
+
+    def count(self, status: int, scope: str | None, now: float) -> None:
+        """Take note of an answer."""
+        if status not in {401, 403, 429} or scope == "shared":
+            return
+        self._times.append(now)
+        self._forget(now)
+        if len(self._times) >= self.limits.invalid_per_ten_minutes and now >= self.banned_until:
+            self.banned_until = now + 3600
+            self.bans += 1
+
+    def recent(self, now: float) -> int:
+        """How many in the last ten minutes."""
+        self._forget(now)
+        return len(self._times)
+
+    def banned(self, now: float) -> bool:
+        """Whether the address is shut out."""
+        return now < self.banned_until
+
+    def _forget(self, now: float) -> None:
+        while self._times and self._times[0] < now - 600:
+            self._times.popleft()

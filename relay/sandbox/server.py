@@ -1,0 +1,119 @@
+"""The sandbox as a running server, and what it is put together from."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+from aiohttp import web
+
+from relay.sandbox.api import PREFIX, Api
+from relay.sandbox.cdn import Cdn
+from relay.sandbox.faults import Faults
+from relay.sandbox.files import FileStore
+from relay.sandbox.gateway import Gateway
+from relay.sandbox.messages import Messages
+from relay.sandbox.ratelimits import Limits
+from relay.sandbox.reactions import Reactions
+from relay.sandbox.rest_bot import BotRoutes
+from relay.sandbox.rest_channels import ChannelRoutes
+from relay.sandbox.rest_guilds import GuildRoutes
+from relay.sandbox.rest_messages import MessageRoutes
+from relay.sandbox.rest_webhooks import WebhookRoutes, Webhooks
+from relay.sandbox.sessions import Sessions
+from relay.sandbox.state import State
+from relay.sandbox.threads import Threads
+
+_MAX_JSON = 26 * 1024 * 1024
+
+
+class SandboxServer:
+    """A Discord-compatible server on loopback; an async context manager.
+
+    `port` 0: the system chooses. `limits`: `Limits(factor=0)` turns rate limits off. `heartbeat_interval`,
+    `resume_window` and `attachment_lifetime` in seconds; `event_buffer` in events for each session.
+    """
+
+    def __init__(
+        self,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        *,
+        state: State | None = None,
+        limits: Limits | None = None,
+        clock: Callable[[], float] = time.time,
+        heartbeat_interval: float = 41.25,
+        resume_window: float = 180.0,
+        event_buffer: int = 5000,
+        attachment_lifetime: float = 86_400,
+    ) -> None:
+        self.host = host
+        self.port = port
+        self.limits = limits if limits is not None else Limits()
+        self.state = state if state is not None else State(clock, attachment_lifetime)
+        self.files = FileStore()
+        self.faults = Faults()
+        self.api = Api(self.state, self.files, self.faults, self.limits)
+        self.messages = Messages(self.state)
+        self.reactions = Reactions(self.messages)
+        self.threads = Threads(self.messages)
+        self.webhooks = Webhooks(self.state)
+        self.sessions = Sessions(self.state, self.limits, resume_window=resume_window, buffer_size=event_buffer)
+        self.gateway = Gateway(self.sessions, self.faults, heartbeat_interval)
+        self._runner: web.AppRunner | None = None
+
+    @property
+    def origin(self) -> str:
+        """`http://127.0.0.1:PORT`."""
+        return f"http://{self.host}:{self.port}"
+
+    @property
+    def api_url(self) -> str:
+        """Where the REST API starts: what `discord.api_url` is set to."""
+        return self.origin + PREFIX
+
+    @property
+    def control_url(self) -> str:
+        """Where the control interface starts."""
+        return self.origin + "/_sandbox"
+
+    async def start(self) -> None:
+        """Listen. Returns once the port is open."""
+        application = web.Application(client_max_size=_MAX_JSON)
+        self._register(application.router)
+        self._runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.1)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, self.host, self.port)
+        await site.start()
+        self.port = self._runner.addresses[0][1]
+        self.state.signer.origin = self.origin
+        self.sessions.gateway_url = f"ws://{self.host}:{self.port}"
+
+    async def stop(self) -> None:
+        """Close every connection and remove the files."""
+        for connection in tuple(self.gateway.connections):
+            connection.close(1001)
+        await asyncio.sleep(0)
+        if self._runner is not None:
+            await self._runner.cleanup()
+        self.files.close()
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    def _register(self, router: web.UrlDispatcher) -> None:
+        BotRoutes(self.api, self.sessions).register(router)
+        GuildRoutes(self.api).register(router)
+        ChannelRoutes(self.api, self.threads).register(router)
+        MessageRoutes(self.api, self.messages, self.reactions).register(router)
+        WebhookRoutes(self.api, self.messages, self.webhooks).register(router)
+        Cdn(self.api, self.state, self.faults).register(router)
+        router.add_get("/", self.gateway.accept)
+        router.add_route("*", "/api/{tail:.*}", self.api.not_found)
