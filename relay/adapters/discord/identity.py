@@ -45,13 +45,13 @@ def username(author: Author) -> str:
 
 def _presentable(name: str) -> str:
     visible = "".join(_visible(name))
-    # Full-width, mathematical and other letters that Discord may fold into the plain ones.
+    visible = _WORDS.sub(_twin, visible)
+    # Full-width, mathematical and other letters that may be folded into the plain ones.
     folded = unicodedata.normalize("NFKC", visible)
-    if _WORDS.search(folded) and not _WORDS.search(visible):
-        visible = folded
+    if _WORDS.search(folded):
+        visible = _WORDS.sub(_twin, folded)
     for sign, twin in _SIGNS.items():
         visible = visible.replace(sign, twin)
-    visible = _WORDS.sub(_twin, visible)
     shown = " ".join(visible.split())[:NAME_LENGTH].rstrip(f" {_JOINER}")
     return shown if any(_shows(char) for char in shown) else ""
 

@@ -1,0 +1,82 @@
+"""Names that Discord takes and that fool nobody."""
+
+import unicodedata
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from relay.adapters.discord.identity import FALLBACK_LENGTH, NAME_LENGTH, Webhook, introduced, username
+from relay.adapters.discord.markup import Look, render
+from relay.domain.content import Author
+from relay.domain.ids import Platform, UserRef
+from relay.domain.richtext import CodeBlock, RichText
+
+FORBIDDEN = ("discord", "clyde", "everyone", "here", "@", "#", ":", "```")
+
+
+def author(name: str, user: str = "@alice:example.org") -> Author:
+    return Author(UserRef(Platform.MATRIX, user), name)
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("Alice", "Alice"),
+        ("  Alice \n  B.  ", "Alice B."),
+        ("Discord Support", "Dіscord Support"),
+        ("DISCORD", "DІSCORD"),
+        ("clyde", "clуde"),
+        ("@everyone", "＠evеryone"),
+        ("here", "hеre"),
+        ("dis\u200bcord", "dіscord"),
+        ("ali\u202ece", "alice"),
+        ("ｄｉｓｃｏｒｄ", "dіscord"),
+        ("here ｈｅｒｅ", "hеre hеre"),
+        ("👨\u200d👩\u200d👧 Family", "👨\u200d👩\u200d👧 Family"),
+        ("\u200d\u200d", "alice"),
+        ("", "alice"),
+        ("ㅤ", "alice"),
+        ("x" * 100, "x" * 80),
+    ],
+)
+def test_username(name: str, shown: str) -> None:
+    assert username(author(name)) == shown
+
+
+def test_a_user_whose_id_shows_nothing_either() -> None:
+    assert username(author("\u200b", "@\u200b:example.org")) == "user"
+
+
+@given(st.text(max_size=200), st.text(max_size=60))
+def test_username_is_always_acceptable(name: str, local_part: str) -> None:
+    shown = username(author(name, f"@{local_part}:example.org"))
+    assert 1 <= len(shown) <= NAME_LENGTH
+    assert shown == " ".join(shown.split())
+    folded = unicodedata.normalize("NFKC", shown).casefold()
+    assert not any(word in shown.casefold() for word in FORBIDDEN)
+    assert not any(word in folded for word in FORBIDDEN[:4])
+    hidden = [c for c in shown if unicodedata.category(c) in {"Cc", "Cf", "Cs", "Zl", "Zp"} and c != "\u200d"]
+    assert not hidden
+
+
+@given(st.text(alphabet="discordclyeverh @\u200d\u200bＤｉ", max_size=100))
+def test_username_of_what_is_nearly_a_forbidden_word(name: str) -> None:
+    folded = unicodedata.normalize("NFKC", username(author(name))).casefold()
+    assert not any(word in folded for word in FORBIDDEN[:4])
+
+
+@given(st.text(max_size=200))
+def test_an_introduction_fits_into_what_is_reserved_for_it(name: str) -> None:
+    text = RichText.plain("hello")
+    assert len(render(introduced(text, author(name)), look=Look())) <= len("hello") + FALLBACK_LENGTH
+
+
+def test_an_introduction_stands_on_the_line_of_a_paragraph_and_above_anything_else() -> None:
+    assert render(introduced(RichText.plain("hello"), author("Al*ce")), look=Look()) == r"**Al\*ce**: hello"
+    block = RichText((CodeBlock("x = 1"),))
+    assert render(introduced(block, author("Alice")), look=Look()) == "**Alice**:\n```\nx = 1\n```"
+
+
+def test_a_webhook_does_not_show_its_token() -> None:
+    assert "secret" not in repr(Webhook("1", "secret"))
