@@ -1,0 +1,312 @@
+"""The commands, in this process: what they print, and how they exit."""
+
+import asyncio
+import json
+import logging
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog
+
+import relay.cli
+import relay.settings
+from relay.cli import main
+from relay.cli.common import printable
+from relay.core.status import NOTEBOOK_ENTRY
+from relay.domain.commands import Command, DeleteMessage, PostNotice, SendMessage
+from relay.domain.content import Attachment, Author, Content
+from relay.domain.ids import ChannelRef, MediaRef, MessageRef, Platform, UserRef
+from relay.domain.pair import LaneKey
+from relay.domain.richtext import RichText
+from relay.store.migrate import upgrade
+from relay.store.unit_of_work import open_store
+
+TOKEN = "MTk4NjIyNDgzNDcxOTI1MjQ4.secret-discord-token"
+CONFIG = f"""
+[discord]
+token = "{TOKEN}"
+[matrix]
+homeserver_url = "http://127.0.0.1:1"
+user_id = "@relay:example.org"
+access_token = "syt_secret_matrix_token"
+[[pairs]]
+name = "help"
+discord_channel = 1234567890123456789
+matrix_room = "#help:example.org"
+"""
+NOW = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
+LANE = LaneKey("help", Platform.MATRIX)
+SOURCE = MessageRef(ChannelRef(Platform.DISCORD, "1234567890123456789"), "42")
+AUTHOR = Author(UserRef(Platform.DISCORD, "7"), "Ann\x1b[31m")
+MEDIA = MediaRef(Platform.DISCORD, "https://cdn/x")
+WORDS = Content(RichText.plain("first line\nsecond \x1b[2J"), (Attachment("1", "cat.png", "image", MEDIA),))
+
+Outcome = tuple[int, str, str]
+Relay = Callable[..., Outcome]
+
+
+@pytest.fixture(autouse=True)
+def _as_it_was(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    root = logging.getLogger()
+    handlers, level, config = list(root.handlers), root.level, structlog.get_config()
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    logging.captureWarnings(False)
+    structlog.configure(**config)
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Relay:
+    (tmp_path / "relay.toml").write_text(CONFIG)
+
+    def call(*arguments: str) -> Outcome:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as exit_:
+            main(arguments)
+        out, err = capsys.readouterr()
+        assert TOKEN not in out + err
+        return int(exit_.value.code or 0), out, err
+
+    return call
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    """A store with dead letters 1, 2 and 3."""
+    url = f"sqlite:///{tmp_path}/relay.db"
+    upgrade(url)
+
+    async def fill() -> None:
+        store = await open_store(url)
+        commands: tuple[Command, ...] = (
+            SendMessage(SOURCE, AUTHOR, WORDS, NOW),
+            DeleteMessage(SOURCE),
+            PostNotice(RichText.plain("threads do not cross")),
+        )
+        async with store.write() as unit:
+            for command in commands:
+                entry = await unit.outbox.append(LANE, command, NOW)
+                await unit.outbox.bury(entry.id, "forbidden: no permission", NOW)
+        await store.close()
+
+    asyncio.run(fill())
+    return url
+
+
+def in_store(url: str, act: Callable[[Any], Any]) -> Any:
+    async def look() -> Any:
+        store = await open_store(url)
+        async with store.write() as unit:
+            result = await act(unit)
+        await store.close()
+        return result
+
+    return asyncio.run(look())
+
+
+def test_version(cli: Relay) -> None:
+    assert cli("--version") == (0, f"relay {relay.__version__}\n", "")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("bogus",), ("run", "--bogus"), ("dead", "retry"), ("dead", "discard", "1", "--all"), ("dead", "show", "x")],
+)
+def test_misuse_exits_2(cli: Relay, arguments: tuple[str, ...]) -> None:
+    status, out, err = cli(*arguments)
+    assert (status, out) == (2, "")
+    assert "Usage: relay" in err
+
+
+COMMANDS = [
+    ("run",),
+    ("status",),
+    ("db", "upgrade"),
+    ("db", "downgrade"),
+    ("db", "check"),
+    ("dead", "list"),
+    ("dead", "show", "1"),
+    ("dead", "retry", "1"),
+    ("dead", "discard", "1"),
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_takes_config_and_says_all_mistakes(cli: Relay, tmp_path: Path, command: tuple[str, ...]) -> None:
+    (tmp_path / "bad.toml").write_text(CONFIG.replace("token =", "tokn =", 1) + '[web]\nlisten = "x"\n')
+    before = cli("--config", "bad.toml", *command)
+    status, out, err = cli(*command, "--config", "bad.toml")
+    assert (status, out, err) == before
+    assert (status, out) == (2, "")
+    assert [line.partition("; ")[0] for line in err.splitlines()] == [
+        "error: bad.toml:2: [discord] token: is missing",
+        "error: bad.toml:3: [discord] tokn: there is no such key",
+        "error: bad.toml:13: [web] listen: is not an address to listen on",
+    ]
+
+
+def test_relay_config_names_the_file(cli: Relay, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RELAY_CONFIG", "elsewhere.toml")
+    status, _, err = cli("db", "check")
+    assert status == 2
+    assert err.startswith("error: elsewhere.toml: there is no such file; ")
+
+
+def test_a_bug_is_a_traceback_without_locals_or_secrets(cli: Relay, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(self: relay.settings.Settings) -> None:
+        secret = self.discord.token.get_secret_value()
+        raise ValueError(f"refused {secret}")
+
+    monkeypatch.setattr(relay.settings.Settings, "declared_pairs", broken)
+    status, out, err = cli("status")
+    assert (status, out) == (70, "")
+    assert "ValueError: refused [hidden]" in err
+    assert "this is a bug in relay" in err.splitlines()[-1]
+
+
+# --- db ---------------------------------------------------------------------------------------------------
+
+
+def test_db(cli: Relay, tmp_path: Path) -> None:
+    store = f"store {tmp_path}/relay.db"
+    status, out, _ = cli("db", "check")
+    assert (status, out.partition(";")[0]) == (1, f"{store}: there is none yet")
+    assert not (tmp_path / "relay.db").exists()
+    status, out, _ = cli("db", "upgrade")
+    assert (status, out.startswith(f"{store}: at revision ")) == (0, True)
+    status, out, _ = cli("db", "check")
+    assert (status, "it is up to date" in out) == (0, True)
+    status, out, _ = cli("db", "downgrade", "base")
+    assert (status, out) == (0, f"{store}: at revision base (no tables)\n")
+    status, out, _ = cli("db", "check")
+    assert (status, "it has no tables yet" in out) == (1, True)
+    status, _, err = cli("db", "downgrade", "nonsense")
+    assert (status, len(err.splitlines()), "choose one of: base" in err) == (1, 1, True)
+
+
+def test_db_downgrade_is_one_step_by_default(cli: Relay, url: str) -> None:
+    assert url
+    assert cli("db", "downgrade")[0] == 0
+    assert cli("db", "check")[0] == 1
+
+
+# --- status -----------------------------------------------------------------------------------------------
+
+
+def test_status_before_the_first_run(cli: Relay, tmp_path: Path) -> None:
+    status, out, err = cli("status")
+    assert (status, err) == (1, "")
+    assert out.startswith("The daemon has never run here.\n")
+    assert "help" in out
+    status, out, _ = cli("status", "--json")
+    assert status == 1
+    assert json.loads(out)["pairs"][0]["to_matrix"]["last_message_at"] is None
+    assert not (tmp_path / "relay.db").exists()
+
+
+def test_status_of_a_stopped_daemon(cli: Relay, url: str) -> None:
+    saved = {
+        "daemon": {"running": True, "pid": 1, "host": "h", "since": NOW.isoformat(), "updated_at": NOW.isoformat()},
+        "pairs": [{"name": "help", "problem": "No permission \x1b[2J.", "to_matrix": {"messages": 4, "retries": 2}}],
+        "discord": {"connected": True, "state": "ready", "problem": None},
+        "matrix": {"connected": True, "state": "ready", "problem": None},
+    }
+    in_store(url, lambda unit: unit.notebook.put(NOTEBOOK_ENTRY, json.dumps(saved)))
+    status, out, _ = cli("status")
+    assert status == 1
+    assert "The daemon is not running; it was last seen " in out
+    assert "help: No permission \\x1b[2J." in out
+    status, out, _ = cli("status", "--json")
+    report = json.loads(out)
+    assert status == 1
+    assert report["pairs"][0]["to_matrix"]["retries"] == 2
+    assert report["pairs"][0]["to_matrix"]["dead_letters"] == 3
+    assert report["matrix"]["problem"] == "the daemon is not running"
+
+
+def test_status_of_an_empty_store(cli: Relay, tmp_path: Path) -> None:
+    (tmp_path / "relay.db").write_bytes(b"")
+    status, out, err = cli("status")
+    assert (status, out) == (1, "")
+    assert "start the daemon once with `relay run`" in err
+
+
+def test_a_file_that_is_no_store(cli: Relay, tmp_path: Path) -> None:
+    (tmp_path / "relay.db").write_text("not a database, but long enough to be taken for one" * 20)
+    for command in (("status",), ("dead", "list"), ("db", "check"), ("db", "upgrade")):
+        status, out, err = cli(*command)
+        assert (status, out, len(err.splitlines())) == (1, "", 1)
+        assert "it is not a store" in err
+
+
+# --- dead -------------------------------------------------------------------------------------------------
+
+
+def test_dead_without_a_store(cli: Relay) -> None:
+    status, _, err = cli("dead", "list")
+    assert (status, "there is none yet" in err) == (1, True)
+
+
+def test_dead_list(cli: Relay, url: str) -> None:
+    assert url
+    status, out, _ = cli("dead", "list")
+    assert status == 0
+    for words in ("help", "to_matrix", "send", "Ann\\x1b[31m", "forbidden: no permission"):
+        assert words in out
+    assert "first line" not in out
+    assert "\x1b" not in out
+    first, second, third = json.loads(cli("dead", "list", "--json")[1])
+    assert first == {
+        "id": 1,
+        "pair": "help",
+        "direction": "to_matrix",
+        "kind": "send",
+        "author": AUTHOR.name,
+        "source": {"channel": "1234567890123456789", "id": "42"},
+        "queued_at": NOW.isoformat(),
+        "died_at": NOW.isoformat(),
+        "reason": "forbidden: no permission",
+    }
+    assert (second["kind"], second["author"]) == ("delete", None)
+    assert (third["kind"], third["source"]) == ("notice", None)
+
+
+def test_dead_show(cli: Relay, url: str) -> None:
+    assert url
+    status, out, _ = cli("dead", "show", "1")
+    assert status == 0
+    lines = out.splitlines()
+    assert "text         first line" in lines
+    assert "             second \\x1b[2J" in lines
+    assert "             [cat.png]" in lines
+    assert json.loads(cli("dead", "show", "3", "--json")[1])["text"] == "threads do not cross"
+    status, out, err = cli("dead", "show", "9")
+    assert (status, out) == (1, "")
+    assert "there is no dead letter 9" in err
+
+
+def test_dead_retry(cli: Relay, url: str) -> None:
+    status, out, err = cli("dead", "retry", "2", "9", "2")
+    assert (status, out) == (1, "2: queued again\n")
+    assert "there is no dead letter 9" in err
+    waiting = in_store(url, lambda unit: unit.outbox.waiting(LANE, 10))
+    assert [entry.id for entry in waiting] == [2]
+    assert cli("dead", "retry", "--all")[:2] == (0, "1: queued again\n3: queued again\n")
+    assert cli("dead", "retry", "--all")[:2] == (0, "There are no dead letters.\n")
+    assert cli("dead", "list")[:2] == (0, "There are no dead letters.\n")
+
+
+def test_dead_discard(cli: Relay, url: str) -> None:
+    assert cli("dead", "discard", "1", "3")[:2] == (0, "1: discarded\n3: discarded\n")
+    assert [letter.entry.id for letter in in_store(url, lambda unit: unit.outbox.dead())] == [2]
+    assert cli("dead", "discard", "--all")[:2] == (0, "2: discarded\n")
+
+
+def test_printable() -> None:
+    assert printable("a\nb\x1b\u202e ünï") == "a\\nb\\x1b\\u202e ünï"

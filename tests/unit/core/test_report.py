@@ -1,0 +1,125 @@
+"""`relay status` from the store alone, on the real store."""
+
+import json
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from relay.core.ports import SideHealth
+from relay.core.report import read_report
+from relay.core.status import NOTEBOOK_ENTRY, DirectionStatus, PairStatus, Snapshot
+from relay.domain.commands import PostNotice
+from relay.domain.ids import ChannelAddress, Platform
+from relay.domain.pair import LaneKey, Pair
+from relay.domain.richtext import RichText
+from relay.store.migrate import upgrade
+from relay.store.unit_of_work import SqlStore, open_store
+
+NOW = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
+LAST = NOW - timedelta(minutes=5)
+READY = SideHealth("ready")
+
+
+def pair(name: str) -> Pair:
+    sides = (ChannelAddress(Platform.DISCORD, f"1{name}"), ChannelAddress(Platform.MATRIX, f"#{name}:b"))
+    return Pair(name, sides, frozenset(Platform))
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[SqlStore]:
+    url = f"sqlite:///{tmp_path}/relay.db"
+    upgrade(url)
+    opened = await open_store(url)
+    yield opened
+    await opened.close()
+
+
+async def save(store: SqlStore, *, problem: str | None = None, matrix: SideHealth = READY) -> None:
+    """What the daemon leaves behind: `help` has carried messages; `gone` is not declared any more."""
+    carried = DirectionStatus(7, LAST, 0, None, 2, {"reaction": 3}, 0)
+    idle = DirectionStatus(0, None, 0, None, 0, {}, 0)
+    pairs = tuple(PairStatus(name, problem, {"to_matrix": carried, "to_discord": idle}) for name in ("help", "gone"))
+    snapshot = Snapshot(pairs, {"discord": READY, "matrix": matrix}, NOW)
+    daemon = {"running": True, "pid": 7, "host": "h", "since": "2026-11-20T11:00:00+00:00", "updated_at": "…"}
+
+    async with store.write() as unit:
+        await unit.notebook.put(NOTEBOOK_ENTRY, json.dumps({"daemon": daemon, **snapshot.as_json()}))
+
+
+IDLE: dict[str, Any] = {
+    "last_message_at": None,
+    "backlog": 0,
+    "oldest_undelivered_seconds": None,
+    "retries": 0,
+    "dropped": {},
+    "dead_letters": 0,
+    "messages": 0,
+}
+
+
+async def test_without_a_store() -> None:
+    report = await read_report(None, [pair("help")], running=False, now=NOW)
+    stopped = {"connected": False, "state": "stopped", "problem": "the daemon has never run on this store"}
+    assert report.as_json() == {
+        "pairs": [{"name": "help", "problem": None, "to_matrix": IDLE, "to_discord": IDLE}],
+        "discord": stopped,
+        "matrix": stopped,
+        "daemon": {"running": False, "pid": None, "host": None, "since": None, "updated_at": None},
+    }
+    assert not report.well
+
+
+async def test_the_last_word_of_the_daemon_with_the_outbox_of_now(store: SqlStore) -> None:
+    await save(store)
+    async with store.write() as unit:
+        lane = LaneKey("help", Platform.MATRIX)
+        for seconds in (90, 10):
+            await unit.outbox.append(lane, PostNotice(RichText.plain("x")), NOW - timedelta(seconds=seconds))
+        dead = await unit.outbox.append(lane, PostNotice(RichText.plain("x")), NOW)
+        await unit.outbox.bury(dead.id, "forbidden", NOW)
+    report = await read_report(store, [pair("new"), pair("help")], running=True, now=NOW)
+    assert report.well
+    new, known = report.as_json()["pairs"]
+    assert (new["name"], new["to_matrix"], new["to_discord"]) == ("new", IDLE, IDLE)
+    assert known["to_discord"] == IDLE
+    assert known["to_matrix"] == {
+        "last_message_at": LAST.isoformat(),
+        "backlog": 2,
+        "oldest_undelivered_seconds": 90.0,
+        "retries": 2,
+        "dropped": {"reaction": 3},
+        "dead_letters": 1,
+        "messages": 7,
+    }
+
+
+@pytest.mark.parametrize(
+    ("left", "running", "well"),
+    [
+        ({}, True, True),
+        ({"problem": "No permission."}, True, False),
+        ({"matrix": SideHealth("catching_up")}, True, True),
+        ({"matrix": SideHealth("connecting", "no answer")}, True, False),
+        ({}, False, False),
+    ],
+)
+async def test_well_or_not(store: SqlStore, left: dict[str, Any], running: bool, well: bool) -> None:
+    await save(store, **left)
+    report = await read_report(store, [pair("help")], running=running, now=NOW)
+    assert report.well is well
+    if not running:
+        assert report.sides["matrix"]["problem"] == "the daemon is not running"
+        assert report.daemon.pid == 7
+
+
+async def test_a_daemon_that_is_starting(store: SqlStore) -> None:
+    report = await read_report(store, [pair("help")], running=True, now=NOW)
+    assert report.sides["discord"] == {
+        "connected": False,
+        "state": "connecting",
+        "problem": "the daemon is starting",
+    }
+    assert not report.well
