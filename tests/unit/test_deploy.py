@@ -1,0 +1,92 @@
+"""What is in `deploy/` fits the program: settings, paths, variables."""
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+from pydantic import BaseModel
+
+from relay.configuration.sources import LISTS
+from relay.errors import ConfigurationError
+from relay.settings import Settings, load
+
+ROOT = Path(__file__).parents[2]
+EXAMPLE = ROOT / "deploy" / "relay.example.toml"
+TOKENS = {"RELAY_DISCORD__TOKEN": "x", "RELAY_MATRIX__ACCESS_TOKEN": "x"}
+# "…" stands for what only the operator knows, and these have no default at all.
+WITHOUT_DEFAULT = {"token_file", "access_token_file", "password", "password_file"}
+
+
+def sections() -> list[tuple[str, type[BaseModel]]]:
+    found = []
+    for name, info in Settings.model_fields.items():
+        kinds = (info.annotation, *get_args(info.annotation))
+        found.append((name, next(kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel))))
+    return found
+
+
+def uncommented() -> dict[str, Any]:
+    """The example with every key that is commented out; `[[pairs]]` and `[[rooms]]` as the union of all of them."""
+    text = re.sub(r"^# (?=[a-z_]+ = )", "", EXAMPLE.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    document = tomllib.loads(text)
+    return {
+        name: {key: value for table in content for key, value in table.items()} if name in LISTS else content
+        for name, content in document.items()
+    }
+
+
+@pytest.mark.parametrize(("section", "model"), sections())
+def test_every_setting_is_in_the_example(section: str, model: type[BaseModel]) -> None:
+    shown = set(uncommented()[section])
+    expected = set(model.model_fields)
+    if section == "pairs":
+        # What [defaults] shows already need not stand there again.
+        expected -= set(uncommented()["defaults"]) - shown
+    assert shown == expected
+
+
+@pytest.mark.parametrize(("section", "model"), [(name, model) for name, model in sections() if name not in LISTS])
+def test_what_is_commented_out_is_the_default(section: str, model: type[BaseModel]) -> None:
+    text = EXAMPLE.read_text(encoding="utf-8")
+    part = text[text.index(f"\n[{section}]\n") :].split("\n[", 2)[1]
+    shown = re.findall(r"^# ([a-z_]+) = (.+)$", part, flags=re.MULTILINE)
+    defaults = getattr(load(EXAMPLE, TOKENS), section)
+    for key, value in shown:
+        if key not in WITHOUT_DEFAULT:
+            given = {**TOKENS, f"RELAY_{section}__{key}".upper(): str(tomllib.loads(f"x = {value}")["x"])}
+            assert getattr(getattr(load(EXAMPLE, given), section), key) == getattr(defaults, key), key
+
+
+def test_the_example_works_once_the_tokens_are_there() -> None:
+    settings = load(EXAMPLE, TOKENS)
+    assert [pair.name for pair in settings.declared_pairs()] == ["help", "!OGEhHVWSdvArJzumhm:example.org"]
+    with pytest.raises(ConfigurationError) as caught:
+        load(EXAMPLE, {})
+    assert len(caught.value.mistakes) == 2
+
+
+@pytest.mark.parametrize("file", ["deploy/Dockerfile", "deploy/relay.service", "docker-compose.yml"])
+def test_every_variable_is_a_setting(file: str, tmp_path: Path) -> None:
+    names = re.findall(r"\b(RELAY_[A-Z_]+)[=:]", (ROOT / file).read_text(encoding="utf-8"))
+    assert names
+    (tmp_path / "secret").write_text("x")
+    values = {name: str(tmp_path / "secret") if name.endswith("_FILE") else "sqlite:////x" for name in names}
+    values.pop("RELAY_CONFIG", None)
+    tokens = {name: value for name, value in TOKENS.items() if f"{name}_FILE" not in values}
+    assert load(EXAMPLE, {**tokens, **values}).pairs
+
+
+def test_what_the_image_copies_is_let_through_to_the_builder() -> None:
+    dockerfile = (ROOT / "deploy/Dockerfile").read_text(encoding="utf-8")
+    ignored = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
+    copied = {
+        source
+        for line in re.findall(r"^COPY (?!--from)(.+)$", dockerfile, flags=re.MULTILINE)
+        for source in line.split()[:-1]
+    }
+    assert "relay" in copied
+    for source in copied:
+        assert f"!{source}" in ignored
+        assert (ROOT / source).exists() or source == "deploy/requirements.lock"
