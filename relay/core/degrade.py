@@ -24,6 +24,8 @@ from relay.domain.richtext import (
 from relay.domain.transform import map_inline
 
 _EXCERPT_LENGTH = 120
+_SEPARATOR = 8
+"""What may stand between two blocks as rendered, generously."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +57,11 @@ def degrade(
     blocks = (*text.blocks, *(_describe(attachment) for attachment in left_behind))
     if not blocks and not carried:
         return Dropped("empty", "there was nothing in it that can cross")
-    if quotation is not None:
-        blocks = (_quoted_line(quotation), *blocks)
-    parts = split(RichText(blocks), limit=capabilities.max_text_length, measure=measure)
-    contents = [Content(part, style=content.style) for part in parts]
+    above = () if quotation is None else (_quoted_line(quotation),)
+    # The quoted line never stands alone: every part leaves room for it, and the first one has it.
+    room = capabilities.max_text_length - (measure(RichText(above)) + _SEPARATOR if above else 0)
+    first, *rest = split(RichText(blocks), limit=room, measure=measure)
+    contents = [Content(part, style=content.style) for part in (RichText((*above, *first.blocks)), *rest)]
     contents[-1] = replace(contents[-1], attachments=carried)
     return tuple(contents)
 

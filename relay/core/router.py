@@ -20,7 +20,7 @@ from relay.domain.richtext import RichText
 class _Routed:
     """What a batch came to; counted only once it is on disk, because a batch that is not comes again."""
 
-    lanes: set[LaneKey] = field(default_factory=set)
+    lanes: dict[LaneKey, None] = field(default_factory=dict)  # a set whose order is the same in each run
     dropped: list[tuple[LaneKey, str]] = field(default_factory=list)
 
 
@@ -124,7 +124,7 @@ class Router:
 
     async def _queue(self, uow: UnitOfWork, lane: LaneKey, command: Command, routed: _Routed) -> None:
         await uow.outbox.append(lane, command, self._clock.now())
-        routed.lanes.add(lane)
+        routed.lanes[lane] = None
 
 
 def _root(thread: ThreadRef) -> MessageRef:

@@ -6,6 +6,7 @@ whose sends carry no key, so that a suspect one has to be looked for (`replays=F
 """
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -16,7 +17,7 @@ from relay.domain.content import Author, Content
 from relay.domain.events import Event, FeatureUsed, HistorySkipped, MessageCreated, MessageDeleted, MessageEdited
 from relay.domain.ids import ChannelAddress, ChannelRef, MessageRef, Platform, ThreadRef, UserRef
 from relay.domain.richtext import RichText, plain_text
-from relay.errors import Blocked, TargetGone
+from relay.errors import Blocked, StoreUnavailable, TargetGone, Transient
 
 RELAY = "relay"
 """The name of the relay's own account on every such platform."""
@@ -54,7 +55,7 @@ class MemoryPlatform:
     messages: dict[MessageRef, Message] = field(default_factory=dict)
     log: list[Event] = field(default_factory=list)
     reactions: list[tuple[MessageRef, str]] = field(default_factory=list)
-    listeners: set["asyncio.Queue[int]"] = field(default_factory=set)
+    listeners: list["asyncio.Queue[int]"] = field(default_factory=list)
     numbers: int = 0
 
     def channel(self, name: str) -> ChannelRef:
@@ -175,12 +176,18 @@ async def nothing(call: str) -> None:
     """No trouble at all."""
 
 
+def never(batches: Sequence[Batch]) -> Batch | None:
+    """Nothing is delivered twice."""
+    return None
+
+
 @dataclass(slots=True)
 class MemoryAdapter:
     """The relay's way to a `MemoryPlatform`.
 
     `before` and `after` are awaited around each call to the platform with the call's name: that is where trouble is
-    made. What `after` raises is raised although the call was carried out.
+    made. What `after` raises is raised although the call was carried out. `doubled` picks one of the last batches to
+    be delivered again.
     """
 
     server: MemoryPlatform
@@ -188,6 +195,8 @@ class MemoryAdapter:
     max_text_length: int = 200
     before: Callable[[str], Awaitable[None]] = nothing
     after: Callable[[str], Awaitable[None]] = nothing
+    doubled: Callable[[Sequence[Batch]], Batch | None] = never
+    recent: deque[Batch] = field(default_factory=lambda: deque(maxlen=5))
     addresses: frozenset[ChannelAddress] = frozenset()
     opened: set[ChannelAddress] = field(default_factory=set)
     state: SideHealth = field(default_factory=lambda: SideHealth("connecting"))
@@ -200,18 +209,20 @@ class MemoryAdapter:
         return self.server.platform
 
     async def run(self, inbox: Inbox) -> None:
-        """Stream events to the inbox until cancelled."""
+        """Stream events to the inbox until cancelled; start again after each loss of the connection."""
         self.inbox = inbox
-        queue: asyncio.Queue[int] = asyncio.Queue()
-        self.server.listeners.add(queue)
-        try:
-            await self._open()
-            if self.replays:
-                await self._replay(inbox)
-            else:
-                await self._live(inbox, queue)
-        finally:
-            self.server.listeners.discard(queue)
+        while True:
+            queue: asyncio.Queue[int] = asyncio.Queue()
+            self.server.listeners.append(queue)
+            try:
+                await self._open()
+                await (self._replay(inbox, queue) if self.replays else self._live(inbox, queue))
+            except Transient:
+                self.state = SideHealth("connecting")
+            finally:
+                if queue in self.server.listeners:
+                    self.server.listeners.remove(queue)
+            await asyncio.sleep(1)
 
     async def watch(self, addresses: frozenset[ChannelAddress]) -> None:
         """Open what is new."""
@@ -326,20 +337,17 @@ class MemoryAdapter:
             await self.inbox.opened(address, channel)
             self.opened.add(address)
 
-    async def _replay(self, inbox: Inbox) -> None:
+    async def _replay(self, inbox: Inbox, queue: "asyncio.Queue[int]") -> None:
         position = await inbox.cursor(self.platform, "sync")
         at = len(self.server.log) if position is None else int(position)
-        queue: asyncio.Queue[int] = asyncio.Queue()
-        self.server.listeners.add(queue)
-        self.state = SideHealth("ready")
         if position is None:
-            await inbox.receive(Batch((), (Cursor(self.platform, "sync", str(at)),)))
+            await self._hand_over(Batch((), (Cursor(self.platform, "sync", str(at)),)))
+        self.state = SideHealth("ready")
         while True:
             await self.before("sync")
-            events = tuple(self.server.log[at : at + PAGE])
-            if events:
+            if events := tuple(self.server.log[at : at + PAGE]):
                 at += len(events)
-                await inbox.receive(Batch(events, (Cursor(self.platform, "sync", str(at)),)))
+                await self._hand_over(Batch(events, (Cursor(self.platform, "sync", str(at)),)))
             else:
                 await queue.get()
 
@@ -349,7 +357,7 @@ class MemoryAdapter:
             stream = f"channel:{channel.id}"
             if await inbox.cursor(self.platform, stream) is None:
                 start = max((message.ref.id for message in self.server.shown(channel)), default="")
-                await inbox.receive(Batch((), (Cursor(self.platform, stream, start),)))
+                await self._hand_over(Batch((), (Cursor(self.platform, stream, start),)))
             await inbox.catch_up(channel)
         self.state = SideHealth("ready")
         while True:
@@ -359,4 +367,17 @@ class MemoryAdapter:
             if isinstance(event, MessageCreated):
                 stream = f"channel:{event.ref.channel.id}"
                 cursors = (Cursor(self.platform, stream, event.ref.id),)
-            await inbox.receive(Batch((event,), cursors))
+            await self._hand_over(Batch((event,), cursors))
+
+    async def _hand_over(self, batch: Batch) -> None:
+        assert self.inbox is not None
+        while True:
+            try:
+                await self.inbox.receive(batch)
+            except StoreUnavailable:
+                await asyncio.sleep(1)
+            else:
+                break
+        self.recent.append(batch)
+        if (again := self.doubled(self.recent)) is not None:
+            await self.inbox.receive(Batch(again.events))

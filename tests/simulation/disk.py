@@ -1,0 +1,121 @@
+"""The real SQLite store without threads: every trip to the database takes a moment of virtual time instead.
+
+aiosqlite carries out each call on a thread; whose turn it is there is up to the operating system, so nothing would be
+replayable. Here its queue carries the call out on the loop: first some time passes, then the database does the work,
+then some time passes before the caller hears of it. A kill can fall on either side of the work.
+"""
+
+import asyncio
+import random
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import aiosqlite.core
+import pytest
+
+Call = tuple["asyncio.Future[Any] | None", Callable[[], Any]]
+
+
+class Disk:
+    """The machine's disk in one life of the process. A dead process writes nothing more."""
+
+    def __init__(self, rng: random.Random) -> None:
+        self._rng = rng
+        self._connections: list[sqlite3.Connection] = []
+        self.dead = False
+
+    def pause(self) -> float:
+        """Seconds that one way of a trip takes: mostly none worth the name, now and then a hiccup."""
+        return 0.0 if self._rng.random() < 0.9 else self._rng.uniform(0.0, 0.02)
+
+    def opened(self, connection: sqlite3.Connection) -> None:
+        """Remember a connection, to be cut off."""
+        self._connections.append(connection)
+
+    def die(self) -> None:
+        """The process is gone: what was not committed is rolled back."""
+        self.dead = True
+        for connection in self._connections:
+            connection.close()
+
+
+class _Queue:
+    """In place of `SimpleQueue`: one call after the other, on the loop."""
+
+    def __init__(self, disk: Disk) -> None:
+        self._disk = disk
+        self._calls: list[Call] = []
+        self._busy = False
+
+    def put_nowait(self, call: Call) -> None:
+        if self._disk.dead:
+            _refuse(call[0])
+            return
+        self._calls.append(call)
+        if not self._busy:
+            self._busy = True
+            self._later(self._work)
+
+    def _later(self, callback: Callable[..., None], *arguments: Any) -> None:
+        asyncio.get_running_loop().call_later(self._disk.pause(), callback, *arguments)
+
+    def _work(self) -> None:
+        future, function = self._calls.pop(0)
+        if self._disk.dead:
+            _refuse(future)
+            return
+        outcome: Any = None
+        error: BaseException | None = None
+        try:
+            outcome = function()
+        except Exception as raised:  # noqa: BLE001 - aiosqlite hands every error to the caller, and so does this
+            error = raised
+        if isinstance(outcome, sqlite3.Connection):
+            self._disk.opened(outcome)
+        self._later(self._answer, future, outcome, error)
+
+    def _answer(self, future: "asyncio.Future[Any] | None", outcome: Any, error: BaseException | None) -> None:
+        if self._disk.dead:
+            _refuse(future)
+            return
+        if future is not None and not future.done():
+            if error is None:
+                future.set_result(outcome)
+            else:
+                future.set_exception(error)
+        self._busy = bool(self._calls)
+        if self._busy:
+            self._later(self._work)
+
+
+def _refuse(future: "asyncio.Future[Any] | None") -> None:
+    if future is not None and not future.done():
+        future.set_exception(sqlite3.OperationalError("this process is dead"))
+        future.exception()  # seen: the dead report nothing
+
+
+class _NoThread:
+    """In place of `Thread`: there is none."""
+
+    daemon = True
+
+    def __init__(self, **_: Any) -> None: ...
+
+    def start(self) -> None: ...
+
+
+@contextmanager
+def threadless(disk: Disk) -> Iterator[None]:
+    """While this lasts, new aiosqlite connections work on the loop."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(aiosqlite.core, "SimpleQueue", lambda: _Queue(disk))
+        patch.setattr(aiosqlite.core, "Thread", _NoThread)
+        yield
+
+
+def fresh_copy(template: Path, path: Path) -> None:
+    """A new store, already migrated."""
+    path.write_bytes(template.read_bytes())

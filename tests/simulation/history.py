@@ -1,0 +1,238 @@
+"""One history: people write, platforms misbehave, the process dies and lives again; then the invariant."""
+
+import asyncio
+import random
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from relay.core.assembly import Core, assemble
+from relay.core.ports import Adapter, HistoryReader, Store
+from relay.domain.ids import ChannelAddress, Platform
+from relay.domain.pair import Pair
+from relay.store.unit_of_work import open_store
+from tests.simulation.disk import Disk, threadless
+from tests.simulation.invariant import violations
+from tests.simulation.loop import Stuck, VirtualLoop
+from tests.simulation.people import People
+from tests.simulation.trouble import Trouble
+from tests.support.platform import MemoryAdapter, MemoryPlatform
+
+_DAWN = datetime(2026, 1, 1, tzinfo=UTC)
+_QUIET_CHECKS = 5
+_QUIET_EVERY = 30.0  # virtual seconds
+_PATIENCE = 4 * 3600.0  # virtual seconds after the last trouble
+
+Assembly = Callable[..., Core]
+
+
+@dataclass(slots=True)
+class Report:
+    """How a history went; `violations` is empty if the promise was kept."""
+
+    seed: int
+    violations: list[str]
+    trace: list[str]
+    messages: int
+    kills: int
+    troubles: dict[str, int]
+
+
+@dataclass(slots=True)
+class _Clock:
+    """Virtual time; goes on between two lives of the process."""
+
+    seconds: float = 0.0
+    loop: VirtualLoop | None = None
+
+    def elapsed(self) -> float:
+        return self.seconds if self.loop is None else self.loop.now
+
+    def now(self) -> datetime:
+        return _DAWN + timedelta(seconds=self.elapsed())
+
+    def monotonic(self) -> float:
+        return self.elapsed()
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+
+@dataclass(slots=True)
+class History:
+    """The world of one seed. `build` puts the core together; the tests of the simulator hand over faulty ones."""
+
+    seed: int
+    store: Path
+    build: Assembly = assemble
+    adapt: Callable[[MemoryAdapter], MemoryAdapter] = lambda adapter: adapter
+    clock: _Clock = field(default_factory=_Clock)
+    trace: list[str] = field(default_factory=list)
+    ready_at: datetime | None = None
+
+    def run(self) -> Report:
+        """Play it to the end."""
+        rng = random.Random(self.seed)
+        pairs = tuple(_pair(f"p{number}") for number in range(rng.choice((1, 1, 2, 3))))
+        channels = tuple(pair.name for pair in pairs)
+        platforms = tuple(MemoryPlatform(platform, self.clock.now) for platform in Platform)
+        over = rng.uniform(5, 40)
+        people = People(rng, (platforms[0], platforms[1]), channels, self._note)
+        troubles = [Trouble.of(rng, self.clock.elapsed, self._note, platform, over) for platform in Platform]
+        acts = sorted(rng.uniform(1, over) for _ in range(rng.choice((3, 8, 15, 30))))
+        kills = rng.choice((0, 1, 1, 2, 4))
+        found: list[str] = []
+        for life in range(kills + 1):
+            last = life == kills
+            kill_at = None if last else rng.choice((rng.randint(50, 400), rng.randint(400, 3000)))
+            adapters = [
+                self.adapt(_adapter(platform, trouble)) for platform, trouble in zip(platforms, troubles, strict=True)
+            ]
+            try:
+                self._live(rng, pairs, adapters, people, acts, over, kill_at)
+            except (Stuck, TimeoutError) as error:
+                found.append(f"never quiet: {type(error).__name__}")
+                break
+            for platform in platforms:
+                platform.listeners.clear()
+            self._absence(rng, people, acts)
+        found += violations(self.store, (platforms[0], platforms[1]), channels, people.removed, self.ready_at)
+        counts: dict[str, int] = {}
+        for trouble in troubles:
+            for what, count in trouble.counts.items():
+                counts[what] = counts.get(what, 0) + count
+        return Report(self.seed, found, self.trace, people.written, kills, counts)
+
+    def _note(self, line: str) -> None:
+        self.trace.append(f"{self.clock.elapsed():10.3f}  {line}")
+
+    def _live(
+        self,
+        rng: random.Random,
+        pairs: tuple[Pair, ...],
+        adapters: list[MemoryAdapter],
+        people: People,
+        acts: list[float],
+        over: float,
+        kill_at: int | None,
+    ) -> None:
+        """One life of the process: until the world is quiet, or until it is killed."""
+        disk = Disk(rng)
+        loop = VirtualLoop(self.clock.seconds)
+        self.clock.loop = loop
+        with threadless(disk):
+            main = loop.create_task(self._process(rng, pairs, adapters, people, acts, over))
+            main.add_done_callback(lambda _: loop.stop())
+            loop.kill_at = kill_at
+            try:
+                loop.run_forever()
+                if not main.done():
+                    self._note("killed")
+                    self._bury(loop, disk, adapters, main)
+                else:
+                    main.result()
+            finally:
+                self.clock.seconds, self.clock.loop = loop.now, None
+                loop.close()
+
+    def _bury(
+        self, loop: VirtualLoop, disk: Disk, adapters: list[MemoryAdapter], main: "asyncio.Task[None]"
+    ) -> None:
+        """Nothing that the dying tasks still try reaches the disk or a platform."""
+        disk.die()
+        for adapter in adapters:
+            adapter.before = adapter.after = _dead
+        main.cancel()
+        loop.kill_at = None
+        with suppress(Stuck):  # a task of the dead process waits for what will never come, and may
+            loop.run_forever()
+
+    async def _process(
+        self,
+        rng: random.Random,
+        pairs: tuple[Pair, ...],
+        adapters: list[MemoryAdapter],
+        people: People,
+        acts: list[float],
+        over: float,
+    ) -> None:
+        store = await open_store(f"sqlite:///{self.store}")
+        core = self.build(
+            store=store,
+            pairs=pairs,
+            adapters={adapter.platform: adapter for adapter in adapters},
+            readers={adapter.platform: adapter for adapter in adapters if not adapter.replays},
+            clock=self.clock,
+            rng=rng,
+        )
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(core.courier.run())]
+            for adapter in adapters:
+                await adapter.watch(core.pairs.watched(adapter.platform))
+                tasks.append(group.create_task(adapter.run(core.bridge)))
+            await _ready(adapters)
+            self.ready_at = self.ready_at or self.clock.now()
+            while acts:
+                await asyncio.sleep(max(0.0, acts[0] - self.clock.elapsed()))
+                await asyncio.sleep(0.001)
+                acts.pop(0)
+                people.act()
+            await _quiet(store, adapters, self.clock, over)
+            for task in tasks:
+                task.cancel()
+        await store.close()
+
+    def _absence(self, rng: random.Random, people: People, acts: list[float]) -> None:
+        """The process is down for a while; people go on."""
+        back = self.clock.seconds + rng.expovariate(1 / 5)
+        while acts and acts[0] <= back:
+            self.clock.seconds = max(self.clock.seconds + 0.001, acts.pop(0))
+            people.act()
+        self.clock.seconds = max(self.clock.seconds, back)
+
+
+def _pair(name: str) -> Pair:
+    sides = (ChannelAddress(Platform.DISCORD, name), ChannelAddress(Platform.MATRIX, f"#{name}"))
+    return Pair(name, sides, frozenset(Platform))
+
+
+def _adapter(platform: MemoryPlatform, trouble: Trouble) -> MemoryAdapter:
+    return MemoryAdapter(
+        platform,
+        replays=platform.platform is Platform.MATRIX,
+        before=trouble.before,
+        after=trouble.after,
+        doubled=trouble.doubled,
+    )
+
+
+async def _dead(call: str) -> None:
+    raise asyncio.CancelledError
+
+
+async def _ready(adapters: list[MemoryAdapter]) -> None:
+    while any(adapter.health().state != "ready" for adapter in adapters):
+        await asyncio.sleep(0.1)
+
+
+async def _quiet(store: Store, adapters: list[MemoryAdapter], clock: _Clock, over: float) -> None:
+    """Until nothing has waited for a while."""
+    async with asyncio.timeout(max(0.0, over - clock.elapsed()) + _PATIENCE):
+        quiet = 0
+        while quiet < _QUIET_CHECKS:
+            await asyncio.sleep(_QUIET_EVERY)
+            async with store.read() as uow:
+                waiting = await uow.outbox.lanes()
+            busy = waiting or clock.elapsed() < over or any(adapter.health().state != "ready" for adapter in adapters)
+            quiet = 0 if busy else quiet + 1
+
+
+def check_types(adapter: MemoryAdapter) -> tuple[Adapter, HistoryReader]:
+    """For the type checker alone: the adapter in memory fits the ports."""
+    return adapter, adapter
+
+
+Main = Coroutine[Any, Any, None]

@@ -1,0 +1,74 @@
+"""What people do in a history, by seed."""
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from relay.domain.ids import ChannelRef, MessageRef
+from tests.support.platform import MemoryPlatform, Message
+
+_LONG = 30  # words: more than one part
+
+
+@dataclass(slots=True)
+class People:
+    """The people of both platforms; each `act` is one thing that one of them does.
+
+    `tampered`: originals whose copies a moderator removed on the other side.
+    """
+
+    rng: random.Random
+    platforms: tuple[MemoryPlatform, MemoryPlatform]
+    channels: tuple[str, ...]
+    trace: Callable[[str], None]
+    written: int = 0
+    removed: set[MessageRef] = field(default_factory=set)
+
+    def act(self) -> None:
+        """Do something, mostly write."""
+        platform = self.rng.choice(self.platforms)
+        channel = platform.channel(self.rng.choice(self.channels))
+        shown = platform.shown(channel)
+        mine = [message for message in shown if not message.author.is_self]
+        what = self.rng.choices(
+            ("say", "reply", "edit", "delete", "react", "moderate"), (60, 10, 14, 8, 2, 2 if shown else 0)
+        )[0]
+        if what == "say" or not mine:
+            self._say(platform, channel, None)
+        elif what == "reply":
+            self._say(platform, channel, self.rng.choice(shown).ref)
+        elif what == "edit":
+            self._edit(platform, self.rng.choice(mine))
+        elif what == "delete":
+            target = self.rng.choice(mine)
+            self.trace(f"{platform.platform} {target.ref.id}: deleted by its author")
+            platform.delete(target.ref)
+        elif what == "react":
+            platform.react(channel)
+        else:
+            self._moderate(platform, shown)
+
+    def _words(self) -> str:
+        self.written += 1
+        if self.rng.random() < 0.15:
+            return "same"
+        length = _LONG * self.rng.randint(1, 3) if self.rng.random() < 0.15 else self.rng.randint(1, 4)
+        return " ".join(f"w{self.written}.{number}" for number in range(length))
+
+    def _say(self, platform: MemoryPlatform, channel: ChannelRef, reply_to: MessageRef | None) -> None:
+        words = self._words()
+        ref = platform.say(channel, self.rng.choice(("ann", "ben")), words, reply_to=reply_to)
+        self.trace(f"{platform.platform} {ref.id} in {channel.id}: {words[:24]!r} says {platform.messages[ref].author.name}")
+
+    def _edit(self, platform: MemoryPlatform, target: Message) -> None:
+        words = self._words()
+        self.trace(f"{platform.platform} {target.ref.id}: edited to {words[:24]!r}")
+        platform.edit(target.ref, words)
+
+    def _moderate(self, platform: MemoryPlatform, shown: list[Message]) -> None:
+        copies = [message for message in shown if message.author.is_self]
+        if copies:
+            target = self.rng.choice(copies)
+            self.trace(f"{platform.platform} {target.ref.id}: a copy, deleted by a moderator")
+            self.removed.add(target.ref)
+            platform.delete(target.ref)
