@@ -1,0 +1,10 @@
+"""Matrix's HTML and plain bodies <-> the neutral text tree. Pure: what only the room knows arrives as look-ups.
+
+The front of `markup_parser` (what a client would show of an event's content) and `markup_renderer` (content that makes
+a client show a tree). https://spec.matrix.org/latest/client-server-api/#mroommessage-msgtypes
+"""
+
+from relay.adapters.matrix.markup_parser import Names, parse
+from relay.adapters.matrix.markup_renderer import Look, Rendered, render
+
+__all__ = ["Look", "Names", "Rendered", "parse", "render"]

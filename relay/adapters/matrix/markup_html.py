@@ -1,0 +1,245 @@
+"""HTML as it comes from anywhere -> a tree of the elements that the specification permits.
+
+A tokeniser of our own: the standard library's takes quadratic time on unclosed tags and comments before Python 3.13.6
+(CVE-2025-6069), html5lib's walks character by character (forty times slower here) and its tree builder is quadratic in
+misnested formatting. This one never looks at a character twice: what fails to end once is not searched for again.
+"""
+
+import html
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+
+def _names(*lines: str) -> frozenset[str]:
+    return frozenset(name for line in lines for name in line.split())
+
+
+# https://spec.matrix.org/latest/client-server-api/#mroommessage-msgtypes, and two tags that older clients still send.
+FORMATTING = _names("b strong i em u s del strike span font code a sup sub")
+BLOCKS = _names(
+    "h1 h2 h3 h4 h5 h6 blockquote p ul ol li div pre details summary",
+    "table thead tbody tfoot tr th td caption",
+)
+_VOID = _names("br hr img")
+# Structure that is not permitted, but that separates what it holds.
+_LIKE_DIV = _names(
+    "address article aside body center dd dl dt figure figcaption footer form header main nav section",
+)
+_DROPPED = _names("mx-reply")
+_RAW = _names("script style title")
+_ATTRIBUTES = _names(
+    "href src alt title start class color data-mx-color data-mx-bg-color",
+    "data-mx-spoiler data-mx-maths data-mx-emoticon data-mx-profile-fallback",
+)
+_CLOSES_PARAGRAPH = _names("h1 h2 h3 h4 h5 h6 blockquote p ul ol li div table pre details summary hr")
+_CELLS = _names("td th caption")
+_ROWS = _CELLS | _names("tr")
+_SECTIONS = _ROWS | _names("thead tbody tfoot")
+_TABLE = _names("table")
+# A tag on the left ends the elements in the middle, up to the nearest one on the right.
+_IMPLIED_END: dict[str, tuple[frozenset[str], frozenset[str]]] = {
+    "li": (_names("li"), _names("ul ol")),
+    "td": (_CELLS, _TABLE),
+    "th": (_CELLS, _TABLE),
+    "tr": (_ROWS, _TABLE),
+    "thead": (_SECTIONS, _TABLE),
+    "tbody": (_SECTIONS, _TABLE),
+    "tfoot": (_SECTIONS, _TABLE),
+}
+_DEEPEST = 100
+_REOPENED = 4
+
+_TEXT = re.compile(r"[^<]++")
+_TAG = re.compile(r"<(/?)([a-zA-Z][^\s/>]*+)")
+_ATTRIBUTE = re.compile(
+    r"[\s/]*+(?:(?P<end>>)|(?P<name>[^\s/>][^\s/>=]*+)"
+    r"(?:\s*+=\s*+(?:\"(?P<double>[^\"]*+)\"|'(?P<single>[^']*+)'|(?P<bare>[^\s>\"'][^\s>]*+)?))?)"
+)
+# More digits than Unicode has; int() refuses thousands of them.
+_HUGE_REFERENCE = re.compile(r"&#(?:[0-9]{8,}+|[xX][0-9a-fA-F]{8,}+);?")
+
+
+@dataclass(slots=True)
+class Element:
+    """An element; `children` are elements and texts. `holds_blocks`: a block is somewhere inside."""
+
+    tag: str
+    attributes: dict[str, str] = field(default_factory=dict)
+    children: "list[Element | str]" = field(default_factory=list)
+    holds_blocks: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Start:
+    tag: str
+    attributes: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class _End:
+    tag: str
+
+
+def parse_html(source: str) -> Element:
+    """The tree of `source`: a root without a tag, at most a hundred elements deep. Never raises."""
+    builder = _Builder()
+    for token in _tokens(source):
+        if isinstance(token, str):
+            builder.text(token)
+        elif isinstance(token, _Start):
+            builder.start(token)
+        else:
+            builder.end(token.tag)
+    return builder.root
+
+
+def _tokens(source: str) -> Iterator[_Start | _End | str]:
+    place, end = 0, len(source)
+    last_bracket = source.rfind(">")
+    while place < end:
+        if match := _TEXT.match(source, place):
+            yield unescape(match.group())
+            place = match.end()
+        elif place > last_bracket:
+            yield unescape(source[place:])
+            return
+        elif match := _TAG.match(source, place):
+            tag = match[2].lower()
+            attributes, after = _attributes(source, match.end())
+            if after is None:
+                # A tag that never ends: better shown than swallowed with all that follows.
+                yield unescape(source[place:])
+                return
+            place = after
+            yield _End(tag) if match[1] else _Start(tag, attributes)
+            if tag in _RAW and not match[1]:
+                closing = re.compile(rf"</{tag}(?=[\s/>])", re.IGNORECASE).search(source, place)
+                place = closing.start() if closing else end
+        elif source.startswith("<!--", place):
+            closed = source.find("-->", place + 4)
+            place = end if closed < 0 else closed + 3
+        elif source.startswith(("<!", "<?", "</"), place):
+            place = source.find(">", place) + 1
+        else:
+            yield "<"
+            place += 1
+
+
+def _attributes(source: str, place: int) -> tuple[dict[str, str], int | None]:
+    """The attributes that matter, and the place after the tag; None if it never ends."""
+    found: dict[str, str] = {}
+    while match := _ATTRIBUTE.match(source, place):
+        place = match.end()
+        if match["end"]:
+            return found, place
+        name = match["name"].lower()
+        if name in _ATTRIBUTES and name not in found:
+            found[name] = unescape(match["double"] or match["single"] or match["bare"] or "")
+    return found, None
+
+
+def unescape(text: str) -> str:
+    """`text` with its character references resolved."""
+    if "&" not in text:
+        return text
+    return html.unescape(_HUGE_REFERENCE.sub("\ufffd", text))
+
+
+class _Builder:
+    """Puts tokens into a tree, mending what is misnested the way browsers do where that matters."""
+
+    def __init__(self) -> None:
+        self.root = Element("")
+        self._stack = [self.root]
+        self._open: Counter[str] = Counter()
+        self._ignored: Counter[str] = Counter()
+        self._dropping = 0
+
+    def text(self, text: str) -> None:
+        """Characters."""
+        if not self._dropping:
+            self._stack[-1].children.append(text)
+
+    def start(self, token: _Start) -> None:
+        """A start tag, or an empty element."""
+        tag = "div" if token.tag in _LIKE_DIV else token.tag
+        if tag in _DROPPED:
+            self._dropping += 1
+        if self._dropping or (tag not in FORMATTING and tag not in BLOCKS and tag not in _VOID):
+            return
+        if tag in _CLOSES_PARAGRAPH and self._open["p"]:
+            self._close("p")
+        if tag in _IMPLIED_END:
+            self._imply(*_IMPLIED_END[tag])
+        if tag == "a" and self._open["a"]:
+            self._close("a")
+        element = Element(tag, token.attributes)
+        if tag in BLOCKS or tag == "hr":
+            self._mark_blocks()
+        if tag in _VOID:
+            self._stack[-1].children.append(element)
+        elif len(self._stack) > _DEEPEST:
+            self._ignored[tag] += 1
+        else:
+            self._push(element)
+
+    def end(self, tag: str) -> None:
+        """An end tag. One that ends nothing is ignored."""
+        tag = "div" if tag in _LIKE_DIV else tag
+        if tag in _DROPPED:
+            self._dropping = max(0, self._dropping - 1)
+        elif self._dropping:
+            return
+        elif tag == "br":
+            self._stack[-1].children.append(Element("br"))
+        elif self._ignored[tag]:
+            self._ignored[tag] -= 1
+        elif self._open[tag]:
+            self._close(tag)
+
+    def _push(self, element: Element) -> None:
+        self._stack[-1].children.append(element)
+        self._stack.append(element)
+        self._open[element.tag] += 1
+
+    def _pop(self) -> Element:
+        element = self._stack.pop()
+        self._open[element.tag] -= 1
+        return element
+
+    def _close(self, tag: str) -> None:
+        """End the innermost `tag`; formatting neither ends beyond its block nor takes other formatting with it."""
+        reopened: list[Element] = []
+        if tag in FORMATTING:
+            for element in reversed(self._stack):
+                if element.tag == tag:
+                    break
+                if element.tag in BLOCKS:
+                    return
+        while (element := self._pop()).tag != tag:
+            if tag in FORMATTING and len(reopened) < _REOPENED:
+                reopened.append(element)
+        for element in reversed(reopened):
+            self._push(Element(element.tag, element.attributes))
+
+    def _imply(self, ended: frozenset[str], boundary: frozenset[str]) -> None:
+        if not any(self._open[tag] for tag in ended):
+            return
+        outermost = None
+        for index in range(len(self._stack) - 1, 0, -1):
+            tag = self._stack[index].tag
+            if tag in boundary:
+                break
+            if tag in ended:
+                outermost = index
+        if outermost is not None:
+            while len(self._stack) > outermost:
+                self._pop()
+
+    def _mark_blocks(self) -> None:
+        for element in reversed(self._stack):
+            if element.holds_blocks:
+                return
+            element.holds_blocks = True

@@ -1,0 +1,40 @@
+"""Links to people, rooms and messages of Matrix: https://spec.matrix.org/latest/appendices/#uris."""
+
+import re
+from dataclasses import dataclass
+from urllib.parse import quote, unquote
+
+_MATRIX_TO = re.compile(r"https?://matrix\.to/#/([^/?]++)(?:/([^/?]++))?(?:\?.*)?", re.IGNORECASE | re.DOTALL)
+_MATRIX_URI = re.compile(
+    r"matrix:(u|user|r|room|roomid)/([^/?#]++)(?:/(?:e|event)/([^/?#]++))?(?:[?#].*)?", re.IGNORECASE | re.DOTALL
+)
+_SIGILS = {"u": "@", "user": "@", "r": "#", "room": "#", "roomid": "!"}
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What a link leads to: `id` is a user ID, a room ID or an alias; `event` an event ID in that room, or ""."""
+
+    id: str
+    event: str = ""
+
+
+def read_link(url: str) -> Target | None:
+    """What of Matrix `url` leads to; None if it leads elsewhere."""
+    if match := _MATRIX_TO.fullmatch(url):
+        identifier, event = unquote(match[1]), unquote(match[2] or "")
+    elif match := _MATRIX_URI.fullmatch(url):
+        identifier = _SIGILS[match[1].lower()] + unquote(match[2])
+        event = "$" + unquote(match[3]) if match[3] else ""
+    else:
+        return None
+    if len(identifier) < 2 or identifier[0] not in "@#!" or (event and (event[0] != "$" or identifier[0] == "@")):
+        return None
+    return Target(identifier, event)
+
+
+def write_link(identifier: str, event: str = "", via: tuple[str, ...] = ()) -> str:
+    """The matrix.to link of a user, room or alias, or of an event in a room. `via`: servers that know the room."""
+    parts = "/".join(quote(part, safe="@!$:") for part in (identifier, event) if part)
+    servers = "&".join(f"via={quote(server, safe=':')}" for server in via)
+    return f"https://matrix.to/#/{parts}{'?' if servers else ''}{servers}"
