@@ -1,0 +1,254 @@
+"""The composition root: builds everything, owns the tasks and the shutdown. Only here are concrete classes seen."""
+
+import asyncio
+import json
+import os
+import random
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import AsyncExitStack, contextmanager, suppress
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+
+import structlog
+
+from relay.adapters.discord.adapter import DiscordAdapter
+from relay.adapters.matrix.adapter import MatrixAdapter
+from relay.core.assembly import Core, assemble
+from relay.core.backoff import Backoff
+from relay.core.clock import SystemClock
+from relay.core.ports import Adapter, Store
+from relay.core.status import NOTEBOOK_ENTRY
+from relay.errors import ConfigurationError, RelayError, StoreUnavailable
+from relay.settings import Settings
+from relay.store.lease import Lease, hold
+from relay.store.migrate import upgrade
+from relay.store.unit_of_work import open_store
+from relay.web.server import WebServer
+
+_log = structlog.get_logger(__name__)
+
+_SHUTDOWN_SECONDS = 8.0
+"""What is in flight may take this long after SIGTERM; the contract gives the whole shutdown ten seconds."""
+
+_STATUS_SECONDS = 1.0
+_RELOAD_SECONDS = 1.0
+
+
+class Daemon:
+    """One life of the daemon, from the settings to the last transaction.
+
+    `reload` reads the configuration again; it raises `ConfigurationError`.
+    """
+
+    def __init__(self, settings: Settings, *, config: Path, reload: Callable[[], Settings]) -> None:
+        self._settings = settings
+        self._config = config
+        self._reload = reload
+        self._clock = SystemClock()
+        self._rng = random.Random()
+        self._since = self._clock.now()
+        self._stopped = asyncio.Event()
+        self._reload_now = asyncio.Event()
+
+    async def run(self) -> None:
+        """Work until SIGTERM or SIGINT. Raises `RelayError` for what it cannot go on with."""
+        url = self._settings.store.url
+        await asyncio.to_thread(upgrade, url)
+        async with AsyncExitStack() as stack:
+            store = await open_store(url)
+            stack.push_async_callback(store.close)
+            lease = await stack.enter_async_context(hold(store, self._clock))
+            adapters = self._adapters(store)
+            for adapter in adapters:
+                stack.push_async_callback(adapter.close)
+            core = assemble(
+                store=store,
+                pairs=self._settings.declared_pairs(),
+                adapters={adapter.platform: adapter for adapter in adapters},
+                readers={adapters[0].platform: adapters[0]},
+                clock=self._clock,
+                rng=self._rng,
+                reconcile_window=timedelta(seconds=self._settings.store.reconcile_window),
+            )
+            await self._restore(store, core)
+            with self._signals():
+                await self._work(store, core, adapters, lease)
+            await self._save(store, core, running=False)
+
+    def _adapters(self, store: Store) -> tuple[DiscordAdapter, MatrixAdapter]:
+        discord, matrix = self._settings.discord, self._settings.matrix
+        return (
+            DiscordAdapter(
+                token=discord.token.get_secret_value(), api_url=discord.api_url, clock=self._clock, rng=self._rng
+            ),
+            MatrixAdapter(
+                homeserver_url=matrix.homeserver_url,
+                user_id=matrix.user_id,
+                access_token=None if matrix.access_token is None else matrix.access_token.get_secret_value(),
+                password=None if matrix.password is None else matrix.password.get_secret_value(),
+                load_session=partial(_read_note, store, "matrix session"),
+                save_session=partial(_write_note, store, "matrix session"),
+                clock=self._clock,
+                rng=self._rng,
+                catchup_limit=self._settings.defaults.catchup_limit,
+            ),
+        )
+
+    async def _work(self, store: Store, core: Core, adapters: tuple[Adapter, ...], lease: Lease) -> None:
+        """Everything that runs side by side, until it is stopped or one part cannot go on."""
+        async with asyncio.TaskGroup() as group:
+            courier = group.create_task(core.courier.run(), name="courier")
+            others = [
+                group.create_task(lease.keep(), name="lease"),
+                group.create_task(self._keep_status(store, core), name="status"),
+                group.create_task(self._keep_pairs(core, adapters), name="pairs"),
+            ]
+            if self._settings.web.listen:
+                web = WebServer(core.status, self._settings.web.listen)
+                others.append(group.create_task(web.run(), name="web"))
+            for adapter in adapters:
+                await adapter.watch(core.pairs.watched(adapter.platform))
+                others.append(group.create_task(self._supervise(adapter, core), name=str(adapter.platform)))
+            await self._stopped.wait()
+            for task in others:
+                task.cancel()
+            core.courier.stop()
+            _, unfinished = await asyncio.wait((courier,), timeout=_SHUTDOWN_SECONDS)
+            for task in unfinished:
+                _log.warning("gave up waiting for what was in flight", seconds=_SHUTDOWN_SECONDS)
+                task.cancel()
+
+    async def _supervise(self, adapter: Adapter, core: Core) -> None:
+        """Run an adapter; what it cannot explain must not end the daemon."""
+        backoff = Backoff(self._rng)
+        while True:
+            try:
+                await adapter.run(core.bridge)
+            except RelayError:
+                raise
+            except Exception:  # noqa: BLE001 - the top of a worker: it is logged, and the adapter starts again
+                _log.exception("adapter failed; starting it again", platform=str(adapter.platform))
+            await self._clock.sleep(backoff.next())
+
+    # --- The status, for `relay status` and for the next start --------------------------------------------
+
+    async def _restore(self, store: Store, core: Core) -> None:
+        async with store.read() as uow:
+            saved = await uow.notebook.get(NOTEBOOK_ENTRY)
+        if saved is not None:
+            core.status.restore(json.loads(saved))
+
+    async def _keep_status(self, store: Store, core: Core) -> None:
+        while True:
+            await self._clock.sleep(_STATUS_SECONDS)
+            try:
+                await self._save(store, core, running=True)
+                core.status.store_problem = None
+            except StoreUnavailable as error:
+                core.status.store_problem = str(error)
+
+    async def _save(self, store: Store, core: Core, *, running: bool) -> None:
+        snapshot = await core.status.snapshot()
+        process = {
+            "running": running,
+            "pid": os.getpid(),
+            "host": socket.gethostname(),
+            "since": self._since.isoformat(),
+            "updated_at": snapshot.taken_at.isoformat(),
+        }
+        async with store.write() as uow:
+            await uow.notebook.put(NOTEBOOK_ENTRY, json.dumps({"daemon": process, **snapshot.as_json()}))
+
+    # --- The pairs ----------------------------------------------------------------------------------------
+
+    async def _keep_pairs(self, core: Core, adapters: tuple[Adapter, ...]) -> None:
+        """Take over the pairs of a saved file; keep those that run when the file is broken."""
+        stamp = _stamp(self._config)
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_RELOAD_SECONDS):
+                    await self._reload_now.wait()
+            if not self._reload_now.is_set() and _stamp(self._config) == stamp:
+                continue
+            self._reload_now.clear()
+            stamp = _stamp(self._config)
+            try:
+                settings = await asyncio.to_thread(self._reload)
+            except ConfigurationError as error:
+                for mistake in error.mistakes:
+                    _log.error("configuration refused; the pairs stay as they are", mistake=str(mistake))
+                continue
+            await self._take_over(settings, core, adapters)
+
+    async def _take_over(self, settings: Settings, core: Core, adapters: tuple[Adapter, ...]) -> None:
+        before = {pair.name: pair for pair in core.pairs.pairs}
+        after = {pair.name: pair for pair in settings.declared_pairs()}
+        for word, names in (
+            ("added", after.keys() - before.keys()),
+            ("removed", before.keys() - after.keys()),
+            ("changed", {name for name in after.keys() & before.keys() if after[name] != before[name]}),
+        ):
+            for name in sorted(names):
+                _log.info(f"pair {word}", pair=name)
+        if settings.model_copy(update={"pairs": (), "rooms": ()}) != self._settings.model_copy(
+            update={"pairs": (), "rooms": ()}
+        ):
+            _log.warning("settings other than pairs changed; they take effect when the daemon is started again")
+        core.pairs.replace(after.values())
+        for adapter in adapters:
+            await adapter.watch(core.pairs.watched(adapter.platform))
+        for name in after:
+            core.courier.try_again(name)
+
+    # --- Signals ------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+        handlers = {
+            signal.SIGTERM: self._stopped.set,
+            signal.SIGINT: self._stopped.set,
+            signal.SIGHUP: self._reload_now.set,
+        }
+        for number, handler in handlers.items():
+            loop.add_signal_handler(number, handler)
+        try:
+            yield
+        finally:
+            for number in handlers:
+                loop.remove_signal_handler(number)
+
+
+async def run(settings: Settings, *, config: Path, reload: Callable[[], Settings]) -> None:
+    """Run the daemon until SIGTERM or SIGINT. Raises `RelayError` for what it cannot go on with."""
+    try:
+        await Daemon(settings, config=config, reload=reload).run()
+    except* RelayError as errors:
+        raise _first(errors) from None
+
+
+def _first(errors: BaseExceptionGroup[RelayError]) -> RelayError:
+    first = errors.exceptions[0]
+    return _first(first) if isinstance(first, BaseExceptionGroup) else first
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    """What changes when somebody saves the file."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_ino
+
+
+async def _read_note(store: Store, name: str) -> str | None:
+    async with store.read() as uow:
+        return await uow.notebook.get(name)
+
+
+async def _write_note(store: Store, name: str, value: str) -> None:
+    async with store.write() as uow:
+        await uow.notebook.put(name, value)
