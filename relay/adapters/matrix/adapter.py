@@ -1,0 +1,150 @@
+"""The Matrix side: a plain account on any homeserver. Implements `core.ports.Adapter`."""
+
+import asyncio
+import random
+from functools import partial
+
+from relay.adapters.matrix import compose
+from relay.adapters.matrix.api import Api
+from relay.adapters.matrix.doorkeeper import Doorkeeper
+from relay.adapters.matrix.gaps import GapReader
+from relay.adapters.matrix.inbound import convert
+from relay.adapters.matrix.intake import Intake
+from relay.adapters.matrix.outbound import Outbound
+from relay.adapters.matrix.patience import PatientInbox
+from relay.adapters.matrix.rooms import Rooms
+from relay.adapters.matrix.session import LoadSession, SaveSession, Session
+from relay.adapters.matrix.sync import Condition, SyncLoop
+from relay.core.backoff import Backoff
+from relay.core.ports import Clock, Delivery, Inbox, Quotation, SideHealth
+from relay.domain.capabilities import Capabilities
+from relay.domain.content import Author
+from relay.domain.events import MessageCreated
+from relay.domain.ids import ChannelAddress, ChannelRef, MessageRef, Platform
+from relay.domain.richtext import RichText
+from relay.errors import FatalError
+
+_CAPABILITIES = Capabilities(max_text_length=compose.MAX_TEXT_LENGTH, native_replies=True)
+
+
+class MatrixAdapter:
+    """One account of the relay.
+
+    `access_token` comes before `password`. With a password alone the account logs in once; what it then gets is
+    kept through `save_session` and given back by `load_session` (one string, a secret). `catchup_limit`: messages
+    per room that are still read after an absence. `retry_interval`: seconds before a room that could not be
+    entered is tried again; it doubles up to twenty times as much.
+    """
+
+    def __init__(
+        self,
+        *,
+        homeserver_url: str,
+        user_id: str,
+        access_token: str | None,
+        password: str | None,
+        load_session: LoadSession,
+        save_session: SaveSession,
+        clock: Clock,
+        rng: random.Random,
+        catchup_limit: int = 5000,
+        retry_interval: float = 30.0,
+    ) -> None:
+        self._clock = clock
+        self._rng = rng
+        self._inbox: PatientInbox | None = None
+        self._condition = Condition(detail="Not started.")
+        self._api = Api(homeserver_url, user_id)
+        session = Session(self._api, access_token=access_token, password=password, load=load_session, save=save_session)
+        self._rooms = Rooms(
+            user_id,
+            backoff=partial(Backoff, rng, first=retry_interval, most=20 * retry_interval),
+            now=clock.monotonic,
+        )
+        self._doorkeeper = Doorkeeper(self._api, self._rooms, clock)
+        self._loop = SyncLoop(
+            api=self._api,
+            session=session,
+            rooms=self._rooms,
+            intake=Intake(self._api, self._rooms, GapReader(self._api, catchup_limit)),
+            condition=self._condition,
+            clock=clock,
+            rng=rng,
+        )
+        self._outbound = Outbound(self._api, self._rooms, clock, self._loop.interrupt)
+
+    @property
+    def platform(self) -> Platform:
+        """See `Adapter.platform`."""
+        return Platform.MATRIX
+
+    async def run(self, inbox: Inbox) -> None:
+        """See `Adapter.run`."""
+        patient = self._inbox = PatientInbox(inbox, self._clock, self._rng)
+        self._condition.state, self._condition.detail = "connecting", "Logging in."
+        try:
+            await self._loop.connect()
+            await self._work(patient)
+        except FatalError as error:
+            self._condition.state, self._condition.detail = "failed", str(error)
+            raise
+
+    async def watch(self, addresses: frozenset[ChannelAddress]) -> None:
+        """See `Adapter.watch`."""
+        self._rooms.declare(addresses)
+
+    async def close(self) -> None:
+        """See `Adapter.close`."""
+        await self._api.close()
+
+    def health(self) -> SideHealth:
+        """See `Adapter.health`."""
+        if self._inbox is not None and self._inbox.trouble:
+            return SideHealth("catching_up", self._inbox.trouble)
+        pending = self._rooms.pending
+        if self._condition.state == "ready" and pending:
+            return SideHealth("catching_up", f"Entering rooms: {pending} to go.")
+        return SideHealth(self._condition.state, self._condition.detail)
+
+    def capabilities(self, channel: ChannelRef) -> Capabilities:
+        """See `Adapter.capabilities`."""
+        return _CAPABILITIES
+
+    def measure(self, text: RichText, author: Author | None) -> int:
+        """See `Adapter.measure`: bytes."""
+        return compose.measure(text, author)
+
+    async def send(self, delivery: Delivery) -> MessageRef:
+        """See `Adapter.send`."""
+        return await self._outbound.send(delivery)
+
+    async def edit(self, target: MessageRef, delivery: Delivery) -> None:
+        """See `Adapter.edit`."""
+        await self._outbound.edit(target, delivery)
+
+    async def delete(self, target: MessageRef, key: str) -> None:
+        """See `Adapter.delete`."""
+        await self._outbound.delete(target, key)
+
+    async def quote(self, target: MessageRef) -> Quotation | None:
+        """See `Adapter.quote`. Replies are native here: for whoever wants to show a message elsewhere."""
+        event = await self._outbound.event(target)
+        if event is None:
+            return None
+        said = convert(event, self._rooms.state(target.channel.id), self._api.user_id)
+        if not isinstance(said, MessageCreated):
+            return None
+        return Quotation(said.author.name, said.content.text, compose.permalink(target))
+
+    async def mark_failed(self, source: MessageRef, reason: str) -> bool:
+        """See `Adapter.mark_failed`. The reason is not shown: a reaction has no room for it."""
+        return await self._outbound.mark_failed(source)
+
+    async def _work(self, inbox: PatientInbox) -> None:
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._doorkeeper.run(inbox), name="matrix rooms")
+                group.create_task(self._loop.run(inbox), name="matrix sync loop")
+        except* FatalError as errors:
+            # Both tasks may have met the same refusal; the caller is promised one error, not a group.
+            raise errors.exceptions[0] from None

@@ -1,0 +1,212 @@
+"""The content of a Matrix message, as JSON, to neutral content. Pure; anything at all may stand in the JSON.
+
+Message types: https://spec.matrix.org/latest/client-server-api/#mroommessage-msgtypes. What has no counterpart
+arrives as text that says what it was.
+"""
+
+from typing import Any, Literal
+from urllib.parse import quote
+
+from relay.adapters.matrix.markup import Names, parse
+from relay.domain.content import Attachment, Content, MediaKind
+from relay.domain.ids import MediaRef, Platform
+from relay.domain.richtext import (
+    BulletList,
+    Emphasis,
+    LineBreak,
+    Link,
+    ListItem,
+    Paragraph,
+    RichText,
+    Strong,
+    Text,
+)
+
+Json = dict[str, Any]
+Style = Literal["text", "emote", "notice"]
+
+_STYLES: dict[str, Style] = {"m.text": "text", "m.emote": "emote", "m.notice": "notice"}
+_MEDIA: dict[str, MediaKind] = {"m.image": "image", "m.video": "video", "m.audio": "audio", "m.file": "file"}
+_HTML = "org.matrix.custom.html"
+_VOICE = ("m.voice", "org.matrix.msc3245.voice")
+_SPOILER = ("m.spoiler", "page.codeberg.everypizza.msc4193.spoiler")
+_POLL_STARTS = ("m.poll", "m.poll.start", "org.matrix.msc3381.poll.start")
+_TEXTS = ("m.text", "org.matrix.msc1767.text", "body")
+
+
+def message_content(content: Json, names: Names, *, is_reply: bool) -> Content:
+    """The content of an `m.room.message`. `is_reply`: a quotation that old clients put in front is taken off."""
+    kind = string(content.get("msgtype"))
+    if kind in _STYLES:
+        return Content(_text(content, names, is_reply=is_reply), style=_STYLES[kind])
+    if kind in _MEDIA:
+        return _media(content, _MEDIA[kind], names, is_reply=is_reply)
+    if kind == "m.location":
+        return Content(_location(content))
+    return Content(_unknown(content, names, kind, is_reply=is_reply))
+
+
+def sticker_content(content: Json) -> Content:
+    """The content of an `m.sticker`."""
+    sticker = _attachment(content, "sticker", string(content.get("body")) or "sticker")
+    return (
+        Content(_without_file("sticker", string(content.get("body"))))
+        if sticker is None
+        else Content(RichText(), (sticker,))
+    )
+
+
+def poll_content(content: Json) -> Content:
+    """The question and answers of a poll (https://github.com/matrix-org/matrix-spec-proposals/pull/3381)."""
+    poll: Json = next((content[key] for key in _POLL_STARTS if isinstance(content.get(key), dict)), {})
+    question = extensible_text(poll.get("question")) or extensible_text(content) or "a poll"
+    answers = poll.get("answers")
+    words = [extensible_text(answer) for answer in answers] if isinstance(answers, list) else []
+    items = tuple(ListItem((_line(answer),)) for answer in words if answer)
+    title = Paragraph((Strong((Text(f"📊 {_one_line(question)}"),)),))
+    return Content(RichText((title, BulletList(items, start=1)) if items else (title,)))
+
+
+def poll_end_content(content: Json) -> Content:
+    """The end of a poll; its result is in the text that the client of whoever ended it has put there."""
+    return Content(RichText.plain(extensible_text(content) or "The poll has ended."))
+
+
+def extensible_text(value: Any, depth: int = 4) -> str:
+    """The text of an extensible event's field, in any of the forms that it has had (MSC1767), which nest."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list) and depth:
+        return next((text for item in value if (text := extensible_text(item, depth - 1))), "")
+    if isinstance(value, dict) and depth:
+        return next((text for key in _TEXTS if (text := extensible_text(value.get(key), depth - 1))), "")
+    return ""
+
+
+def string(value: Any) -> str:
+    """`value` if it is a string, else ""."""
+    return value if isinstance(value, str) else ""
+
+
+# --- Text ---------------------------------------------------------------------------------------------------
+
+
+def _text(content: Json, names: Names, *, is_reply: bool) -> RichText:
+    body = string(content.get("body"))
+    formatted = string(content.get("formatted_body"))
+    if is_reply:
+        body, formatted = _without_fallback(body), _without_quotation(formatted)
+    return parse(body, formatted if content.get("format") == _HTML else None, names=names)
+
+
+def _without_quotation(formatted: str) -> str:
+    # Deprecated since version 1.13 of the specification, and still sent by many:
+    # https://spec.matrix.org/v1.12/client-server-api/#fallbacks-for-rich-replies
+    start = formatted.find("<mx-reply>")
+    end = formatted.find("</mx-reply>", start)
+    return formatted if min(start, end) < 0 else formatted[:start] + formatted[end + len("</mx-reply>") :]
+
+
+def _without_fallback(body: str) -> str:
+    if not body.startswith(("> <@", "> * <@")):
+        return body
+    lines = body.split("\n")
+    first = next((number for number, line in enumerate(lines) if not line.startswith(">")), len(lines))
+    return "\n".join(lines[first:]).removeprefix("\n")
+
+
+def _unknown(content: Json, names: Names, kind: str, *, is_reply: bool) -> RichText:
+    note = Paragraph((Emphasis((Text(f"(a message of the type {_one_line(kind)[:100] or 'unknown'})"),)),))
+    return RichText((*_text(content, names, is_reply=is_reply).blocks, note))
+
+
+def _location(content: Json) -> RichText:
+    place = Text(f"📍 {_one_line(string(content.get('body')) or 'a location')}")
+    uri = string(content.get("geo_uri"))
+    position = uri.removeprefix("geo:").split(";")[0].split(",")
+    try:
+        latitude, longitude = (float(number) for number in position[:2])
+        url = f"https://www.openstreetmap.org/?mlat={latitude:.6f}&mlon={longitude:.6f}#map=16/{latitude:.6f}/{longitude:.6f}"
+    except ValueError:
+        return RichText((Paragraph((place,)),))
+    return RichText((Paragraph((place, LineBreak(), Link(url, (Text(url),)))),))
+
+
+# --- Files --------------------------------------------------------------------------------------------------
+
+
+def _media(content: Json, kind: MediaKind, names: Names, *, is_reply: bool) -> Content:
+    body, filename = string(content.get("body")), string(content.get("filename"))
+    # With a file name of its own, the body is a caption, unless it only repeats the name
+    # (https://spec.matrix.org/latest/client-server-api/#media-captions).
+    has_caption = bool(filename) and filename != body
+    caption = _text(content, names, is_reply=is_reply) if has_caption else RichText()
+    if kind == "audio" and any(key in content for key in _VOICE):
+        kind = "voice"
+    name = filename or body or kind
+    attachment = _attachment(content, kind, name)
+    if attachment is None:
+        return Content(RichText((*caption.blocks, *_without_file(kind, name).blocks)))
+    return Content(caption, (attachment,))
+
+
+def _attachment(content: Json, kind: MediaKind, name: str) -> Attachment | None:
+    source = _mxc(content.get("url"))
+    if source is None:
+        return None
+    info = content.get("info")
+    info = info if isinstance(info, dict) else {}
+    audio = content.get("org.matrix.msc1767.audio")
+    audio = audio if isinstance(audio, dict) else {}
+    milliseconds = _number(info.get("duration")) or _number(audio.get("duration"))
+    waveform = audio.get("waveform")
+    return Attachment(
+        id=source.locator,
+        name=name,
+        kind=kind,
+        source=source,
+        content_type=string(info.get("mimetype")) or "application/octet-stream",
+        size=_whole(info.get("size")),
+        width=_whole(info.get("w")),
+        height=_whole(info.get("h")),
+        duration=None if milliseconds is None else milliseconds / 1000,
+        alt=string(content.get("body")) if kind == "sticker" else "",
+        spoiler=any(content.get(key) is True for key in _SPOILER),
+        animated=info.get("is_animated") is True or info.get("org.matrix.msc4230.is_animated") is True,
+        waveform=_waveform(waveform) if isinstance(waveform, list) else (),
+        thumbnail=_mxc(info.get("thumbnail_url")),
+    )
+
+
+def _waveform(values: list[Any]) -> tuple[int, ...]:
+    """Amplitudes from 0 to 255, as the other platforms have them; MSC3246 has 0 to 1024."""
+    numbers = (_number(value) or 0 for value in values[:256])
+    return tuple(max(0, min(255, int(number * 255 / 1024))) for number in numbers)
+
+
+def _without_file(kind: str, name: str) -> RichText:
+    return RichText.plain(f"📎 {_one_line(name)} ({kind} that cannot be read)")
+
+
+def _mxc(value: Any) -> MediaRef | None:
+    uri = string(value)
+    return MediaRef(Platform.MATRIX, uri) if uri.startswith("mxc://") and quote(uri, safe=":/?=&~") == uri else None
+
+
+def _number(value: Any) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if 0 <= value < 2**53 else None
+
+
+def _whole(value: Any) -> int | None:
+    number = _number(value)
+    return None if number is None else int(number)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _line(text: str) -> Paragraph:
+    return Paragraph((Text(_one_line(text)),))

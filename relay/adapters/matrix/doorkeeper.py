@@ -1,0 +1,163 @@
+"""Getting into the declared rooms: resolving aliases, joining, and trying again.
+
+A homeserver lets an ordinary account join one room in ten seconds, or one remote room in a hundred (`rc_joins` in
+https://element-hq.github.io/synapse/latest/usage/configuration/config_documentation.html). So a few joins are made
+at a time, each waits as long as it is told to, and rooms that are joined already do not wait for them.
+"""
+
+import asyncio
+import contextlib
+
+import structlog
+
+from relay.adapters.matrix.api import Api, Refused, Unreachable
+from relay.adapters.matrix.patience import PatientInbox, at
+from relay.adapters.matrix.rooms import Door, Rooms
+from relay.core.ports import Batch, Clock
+
+_log = structlog.get_logger(__name__)
+
+_JOINS_AT_ONCE = 3
+_JOIN_TIMEOUT = 180.0  # A remote room with many servers in it takes minutes.
+_JOIN_SHOWS_WITHIN = 60.0
+_UNANSWERED_TRIES = 3
+_SERVERS_ASKED = 10
+
+
+class Doorkeeper:
+    """Works until every declared address leads into a room, and whenever one does not any more."""
+
+    def __init__(self, api: Api, rooms: Rooms, clock: Clock) -> None:
+        self._api = api
+        self._rooms = rooms
+        self._clock = clock
+        self._joins = asyncio.Semaphore(_JOINS_AT_ONCE)
+
+    async def run(self, inbox: PatientInbox) -> None:
+        """One task for each door, until cancelled."""
+        keepers: dict[Door, asyncio.Task[None]] = {}
+        async with asyncio.TaskGroup() as group:
+            while True:
+                self._rooms.redeclared.clear()
+                doors = set(self._rooms.doors)
+                for gone in keepers.keys() - doors:
+                    keepers.pop(gone).cancel()
+                for door in doors - keepers.keys():
+                    keepers[door] = group.create_task(self._tend(door, inbox), name=f"door {door.name}")
+                await self._rooms.redeclared.wait()
+
+    async def _tend(self, door: Door, inbox: PatientInbox) -> None:
+        if door.is_alias and (known := await inbox.position(_alias_stream(door))):
+            # The room that the alias named last time: listened to from the very start, so that the first sync
+            # covers it. Whether the alias has moved meanwhile is asked next.
+            self._lead(door, known)
+            door.looked.set()
+        while True:
+            door.wake.clear()
+            seconds = await self._advance(door, inbox)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await door.wake.wait()
+
+    async def _advance(self, door: Door, inbox: PatientInbox) -> float | None:
+        """Do what can be done now; seconds until it is worth coming back, None if there is nothing more to do."""
+        if door.is_alias and not door.resolved:
+            door.resolved = await self._resolve(door, inbox)
+            door.looked.set()
+            if not door.resolved and (door.room_id is None or door.joined):
+                return door.backoff.next()
+        if door.room_id is None or door.joined is None:
+            return None
+        if door.joined:
+            if door.is_alias and self._rooms.state(door.room_id).upgraded:
+                door.resolved = False  # Whoever upgraded the room may be about to move its alias.
+                return door.backoff.next()
+            return None
+        patience = door.not_before - self._clock.monotonic()
+        if patience > 0 and not door.invited:
+            return patience
+        async with self._joins:
+            return await self._join(door, door.room_id, inbox)
+
+    # --- Which room it is ---------------------------------------------------------------------------------
+
+    async def _resolve(self, door: Door, inbox: PatientInbox) -> bool:
+        """Ask which room the alias names; whether that is known now."""
+        try:
+            answer = await self._api.call("GET", "directory", "room", door.name)
+        except Unreachable:
+            return False
+        except Refused as refused:
+            # A room that is known already goes on working without its alias.
+            if door.room_id is None and refused.status != 429:
+                await self._rooms.refuse(door, _unresolved(door, refused), inbox)
+            return False
+        room_id, servers = answer.get("room_id"), answer.get("servers")
+        if not isinstance(room_id, str):
+            return False
+        door.servers |= {str(server) for server in servers} if isinstance(servers, list) else set()
+        other = self._rooms.door(room_id)
+        if other is not None and other is not door:
+            problem = f"{door.name} names the same room as {other.name}: declare the room in one pair only."
+            await self._rooms.refuse(door, problem, inbox)
+            return False
+        if room_id != door.room_id:
+            if door.room_id is not None:
+                _log.info("alias names another room now", alias=door.name, room=room_id)
+            self._lead(door, room_id)
+            await inbox.receive(Batch(cursors=(at(_alias_stream(door), room_id),)))
+        return True
+
+    def _lead(self, door: Door, room_id: str) -> None:
+        door.lead_to(room_id)
+        self._rooms.changed.set()
+
+    # --- Getting in ---------------------------------------------------------------------------------------
+
+    async def _join(self, door: Door, room_id: str, inbox: PatientInbox) -> float:
+        while True:
+            try:
+                await self._api.call("POST", "join", room_id, query=_via(door), body={}, timeout=_JOIN_TIMEOUT)
+            except Unreachable as error:
+                if door.backoff.tries >= _UNANSWERED_TRIES:
+                    await self._rooms.refuse(door, f"{door.name} could not be joined yet: {error}.", inbox)
+                return door.backoff.next()
+            except Refused as refused:
+                if refused.status == 429:
+                    # Waited for with the place in the queue kept: the limit is the account's, not the room's.
+                    _log.info("joins are limited, waiting", room=door.name, seconds=refused.retry_after)
+                    await self._clock.sleep(refused.retry_after or 5.0)
+                    continue
+                door.invited = False
+                door.resolved = False  # Perhaps the alias has moved on.
+                await self._rooms.refuse(door, _not_joined(door, refused, self._api.user_id), inbox)
+                return door.backoff.next(refused.retry_after)
+            _log.info("room joined", room=door.name)
+            return _JOIN_SHOWS_WITHIN
+
+
+def _alias_stream(door: Door) -> str:
+    return f"alias:{door.name}"
+
+
+def _via(door: Door) -> dict[str, str | list[str]]:
+    """Servers that may know the room. The second name is the one before version 1.12 of the specification."""
+    known = {door.name.partition(":")[2], (door.room_id or "").partition(":")[2]} | door.servers
+    servers = sorted(known - {""})[:_SERVERS_ASKED]
+    return {"via": servers, "server_name": servers} if servers else {}
+
+
+def _unresolved(door: Door, refused: Refused) -> str:
+    if refused.status == 404:
+        return f"No room has the alias {door.name}: correct matrix_room, or give the room that alias."
+    return f"The alias {door.name} cannot be looked up ({refused.reason or refused.code}): correct matrix_room."
+
+
+def _not_joined(door: Door, refused: Refused, me: str) -> str:
+    if "banned" in refused.reason.lower():
+        return f"{me} is banned from {door.name}: lift the ban."
+    if refused.status == 403:
+        return f"{me} is not let into {door.name} ({refused.reason or refused.code}): invite it, or open the room."
+    if refused.status == 404:
+        return f"{door.name} cannot be found ({refused.reason}): correct matrix_room, or invite {me} into it."
+    return f"{door.name} cannot be joined ({refused.reason or refused.status}): invite {me} into it."

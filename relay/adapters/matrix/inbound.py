@@ -1,0 +1,177 @@
+"""Events of a room, as JSON, to domain events. Pure.
+
+Events of state (names, topics, comings and goings) say nothing and come to nothing; everything else that is not
+a message is a `FeatureUsed`.
+"""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from relay.adapters.matrix.content import (
+    message_content,
+    poll_content,
+    poll_end_content,
+    sticker_content,
+    string,
+)
+from relay.adapters.matrix.markup import Names
+from relay.adapters.matrix.state import RoomState
+from relay.domain.content import Author, Content
+from relay.domain.events import Event, FeatureUsed, MessageCreated, MessageDeleted, MessageEdited
+from relay.domain.ids import ChannelRef, MessageRef, Platform, ThreadRef, UserRef
+
+Json = dict[str, Any]
+
+_POLL_STARTS = frozenset({"m.poll.start", "org.matrix.msc3381.poll.start"})
+_POLL_ENDS = frozenset({"m.poll.end", "org.matrix.msc3381.poll.end"})
+_MESSAGES = frozenset({"m.room.message", "m.sticker"}) | _POLL_STARTS | _POLL_ENDS
+_FEATURES = {
+    "m.reaction": "reaction",
+    "m.poll.response": "vote",
+    "org.matrix.msc3381.poll.response": "vote",
+    "m.room.encrypted": "encryption",
+    "m.beacon": "location",
+    "org.matrix.msc3672.beacon": "location",
+}
+_CALLS = ("m.call.", "org.matrix.call.", "org.matrix.msc3401.", "org.matrix.msc4075.", "m.rtc.", "org.matrix.msc4143.")
+_VERIFICATION = "m.key.verification."
+
+
+def convert(event: Json, state: RoomState, me: str) -> Event | None:
+    """What an event of the timeline says; None for nothing. `me` is the relay's own user ID."""
+    kind, sender, event_id = (string(event.get(key)) for key in ("type", "sender", "event_id"))
+    content = event.get("content")
+    if "state_key" in event or not isinstance(content, dict) or not (kind and sender and event_id):
+        return None
+    channel = ChannelRef(Platform.MATRIX, state.room_id)
+    if kind == "m.room.redaction":
+        # At the top in rooms up to version 10, in the content from version 11 on.
+        target = string(content.get("redacts")) or string(event.get("redacts"))
+        return MessageDeleted(MessageRef(channel, target)) if target else None
+    if not content or "redacted_because" in _unsigned(event):
+        return None
+    if kind in _MESSAGES and not _is_verification(content):
+        return _message(event, content, state, channel, me)
+    return FeatureUsed(channel, _feature(kind, content), user_is_self=sender == me)
+
+
+def is_message(event: Json) -> bool:
+    """Whether an event is one that people would call a message: not an edit, not redacted."""
+    content = event.get("content")
+    if event.get("type") not in _MESSAGES or not isinstance(content, dict) or not content:
+        return False
+    return string(_relation(content).get("rel_type")) != "m.replace"
+
+
+def features(section: Json, channel: ChannelRef, me: str, was_typing: frozenset[str]) -> tuple[list[Event], set[str]]:
+    """What the `ephemeral` events of a room come to, and who is typing now.
+
+    Each person who begins to type and each receipt is one `FeatureUsed`.
+    """
+    found: list[Event] = []
+    typing = set(was_typing)
+    events = section.get("events")
+    for event in events if isinstance(events, list) else []:
+        content = event.get("content") if isinstance(event, dict) else None
+        if not isinstance(content, dict):
+            continue
+        if event.get("type") == "m.typing":
+            users = content.get("user_ids")
+            typing = {user for user in users if isinstance(user, str)} if isinstance(users, list) else set()
+            found += [FeatureUsed(channel, "typing") for user in sorted(typing - was_typing - {me})]
+        elif event.get("type") == "m.receipt":
+            found += [FeatureUsed(channel, "receipt") for user in _readers(content) if user != me]
+    return found, typing
+
+
+def _message(event: Json, content: Json, state: RoomState, channel: ChannelRef, me: str) -> Event:
+    ref = MessageRef(channel, string(event.get("event_id")))
+    author = _author(string(event.get("sender")), state, me)
+    at = moment(event.get("origin_server_ts"))
+    relation = _relation(content)
+    related = string(relation.get("rel_type"))
+    target = string(relation.get("event_id"))
+    if related == "m.replace" and target:
+        new = content.get("m.new_content")
+        said = _content(event, new if isinstance(new, dict) else content, state, is_reply=False)
+        return MessageEdited(MessageRef(channel, target), author, said, at)
+    answered = relation.get("m.in_reply_to")
+    answered_id = string(answered.get("event_id")) if isinstance(answered, dict) else ""
+    thread = ThreadRef(channel, target) if related == "m.thread" and target else None
+    if thread is not None and relation.get("is_falling_back") is True:
+        # For clients without threads, every message in one "replies" to the one before it.
+        answered_id = ""
+    if related == "m.reference" and event.get("type") in _POLL_ENDS:
+        answered_id = target
+    return MessageCreated(
+        ref,
+        author,
+        _content(event, content, state, is_reply=isinstance(answered, dict)),
+        at,
+        reply_to=MessageRef(channel, answered_id) if answered_id else None,
+        thread=thread,
+    )
+
+
+def _content(event: Json, content: Json, state: RoomState, *, is_reply: bool) -> Content:
+    kind = event.get("type")
+    if kind == "m.sticker":
+        return sticker_content(content)
+    if kind in _POLL_STARTS:
+        return poll_content(content)
+    if kind in _POLL_ENDS:
+        return poll_end_content(content)
+    names = Names(user=lambda user_id: state.profile(user_id).name if state.knows(user_id) else None)
+    return message_content(content, names, is_reply=is_reply)
+
+
+def _author(user_id: str, state: RoomState, me: str) -> Author:
+    profile = state.profile(user_id)
+    return Author(
+        user=UserRef(Platform.MATRIX, user_id),
+        name=profile.name,
+        avatar=profile.avatar,
+        is_self=user_id == me,
+        may_broadcast=state.may_broadcast(user_id),
+    )
+
+
+def moment(milliseconds: Any) -> datetime:
+    """A time stamp of an event. Any server can write any number there; what is no time is the epoch."""
+    try:
+        return datetime.fromtimestamp(milliseconds / 1000, UTC)
+    except (TypeError, ValueError, OverflowError, OSError):
+        return datetime.fromtimestamp(0, UTC)
+
+
+def _feature(kind: str, content: Json) -> str:
+    if kind.startswith(_VERIFICATION) or _is_verification(content):
+        return "verification"
+    if kind.startswith(_CALLS):
+        return "call"
+    return _FEATURES.get(kind, "unknown")
+
+
+def _is_verification(content: Json) -> bool:
+    return string(content.get("msgtype")).startswith(_VERIFICATION)
+
+
+def _relation(content: Json) -> Json:
+    relation = content.get("m.relates_to")
+    return relation if isinstance(relation, dict) else {}
+
+
+def _unsigned(event: Json) -> Json:
+    unsigned = event.get("unsigned")
+    return unsigned if isinstance(unsigned, dict) else {}
+
+
+def _readers(content: Json) -> list[str]:
+    return sorted(
+        user
+        for receipts in content.values()
+        if isinstance(receipts, dict)
+        for users in receipts.values()
+        if isinstance(users, dict)
+        for user in users
+    )

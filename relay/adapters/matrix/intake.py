@@ -1,0 +1,275 @@
+"""One answer to a sync, taken apart room by room and handed to the core, with its token in the last batch.
+
+A room has a cursor of its own, `room:<id>`: "" or none while it is not open. In a room that is not open nothing
+crosses that was said before we came in, or before it was declared; in an open one everything does.
+"""
+
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import structlog
+
+from relay.adapters.matrix.api import Api, Refused
+from relay.adapters.matrix.content import string
+from relay.adapters.matrix.gaps import Gap, GapReader, Page, after_last, as_list
+from relay.adapters.matrix.inbound import convert, features
+from relay.adapters.matrix.patience import PatientInbox, at
+from relay.adapters.matrix.rooms import Rooms, departure
+from relay.adapters.matrix.session import is_token_refusal
+from relay.adapters.matrix.state import RoomState
+from relay.core.ports import Batch, Cursor
+from relay.domain.events import Event, FeatureUsed, HistorySkipped, MessageDeleted, MessageEdited
+from relay.domain.ids import ChannelRef, Platform
+
+Json = dict[str, Any]
+
+_log = structlog.get_logger(__name__)
+
+_BATCH = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What a sync asked for: what came after `since` in `rooms`; `full`: all of them, with their whole state."""
+
+    since: str | None
+    rooms: frozenset[str]
+    full: bool
+
+
+@dataclass(slots=True)
+class _Portion:
+    """What an answer says of one room. `since` set: there is a gap between there and `prev_batch`.
+
+    `entered`: the room was not open; of a gap only what follows our own entrance counts.
+    """
+
+    room_id: str
+    state: RoomState
+    timeline: list[Json]
+    members: list[Json]
+    prev_batch: str = ""
+    since: str | None = None
+    entered: bool = False
+    extras: list[Event] = field(default_factory=list)
+    cursors: tuple[Cursor, ...] = ()
+
+
+class Intake:
+    """Hands answers over. What it remembers between them is only what saves questions to the store."""
+
+    def __init__(self, api: Api, rooms: Rooms, gaps: GapReader) -> None:
+        self._me = api.user_id
+        self._rooms = rooms
+        self._gaps = gaps
+        self._open: dict[str, bool] = {}
+        self._typing: dict[str, frozenset[str]] = {}
+
+    async def take(self, answer: Json, question: Question, inbox: PatientInbox) -> None:
+        """Take in one whole answer; doing it again does no harm.
+
+        Raises `Refused` or `Unreachable` where a gap could not be read.
+        """
+        since, wanted = question.since, question.rooms
+        token = str(answer["next_batch"])
+        sections = _dict(answer.get("rooms"))
+        joined, left, invited = (_rooms(sections.get(kind), wanted) for kind in ("join", "leave", "invite"))
+        portions = [await self._joined(room_id, section, since, token, inbox) for room_id, section in joined.items()]
+        portions += [await self._left(room_id, section, since, inbox) for room_id, section in left.items()]
+        for portion in portions:
+            if portion.timeline or portion.room_id in joined:
+                await self._rooms.bind(portion.room_id, inbox)
+        await self._deliver(portions, (*(c for p in portions for c in p.cursors), at("sync", token)), inbox)
+        self._open |= dict.fromkeys(joined, True) | dict.fromkeys(left, False)
+        for room_id, section in left.items():
+            self._rooms.seen_outside(room_id, self._departure(room_id, section))
+        for room_id, section in invited.items():
+            self._rooms.seen_invited(room_id, _inviters(section))
+        if question.full:
+            for room_id in wanted - joined.keys() - left.keys() - invited.keys():
+                self._rooms.seen_outside(room_id)
+        for room_id in (*joined, *left):
+            await self._rooms.settle(room_id, inbox)
+
+    # --- One room -----------------------------------------------------------------------------------------
+
+    async def _joined(
+        self, room_id: str, section: Json, since: str | None, token: str, inbox: PatientInbox
+    ) -> _Portion:
+        portion, limited = self._portion(room_id, section)
+        self._rooms.seen_inside(room_id)
+        if await self._is_open(room_id, inbox):
+            portion.since = since if limited else None
+            portion.extras = self._features(room_id, section)
+            return portion
+        portion.cursors = (at(f"room:{room_id}", token),)
+        portion.entered = True
+        since_entrance, found = after_last(portion.timeline, self._is_entrance)
+        if found and since is not None:
+            portion.timeline = since_entrance
+        elif limited and since is not None:
+            portion.since = since
+        else:
+            portion.timeline = []  # We have been inside since long before it was declared.
+        return portion
+
+    async def _left(self, room_id: str, section: Json, since: str | None, inbox: PatientInbox) -> _Portion:
+        """The last words that we heard in a room."""
+        portion, limited = self._portion(room_id, section)
+        if not await self._is_open(room_id, inbox):
+            portion.timeline = []
+            return portion
+        portion.cursors = (at(f"room:{room_id}", ""),)
+        portion.since = since if limited else None
+        return portion
+
+    def _portion(self, room_id: str, section: Json) -> tuple[_Portion, bool]:
+        timeline = _dict(section.get("timeline"))
+        members = _events(section.get("state"))
+        state = self._rooms.state(room_id)
+        for event in members:
+            state.apply(event)
+        prev_batch = string(timeline.get("prev_batch"))
+        portion = _Portion(room_id, state, _events(timeline), members, prev_batch)
+        return portion, timeline.get("limited") is True and prev_batch != ""
+
+    def _features(self, room_id: str, section: Json) -> list[Event]:
+        before = self._typing.get(room_id, frozenset())
+        channel = ChannelRef(Platform.MATRIX, room_id)
+        found, typing = features(_dict(section.get("ephemeral")), channel, self._me, before)
+        self._typing[room_id] = frozenset(typing)
+        return found
+
+    async def _is_open(self, room_id: str, inbox: PatientInbox) -> bool:
+        if room_id not in self._open:
+            self._open[room_id] = bool(await inbox.position(f"room:{room_id}"))
+        return self._open[room_id]
+
+    def _is_entrance(self, event: Json) -> bool:
+        """Whether an event is our own coming into the room."""
+        if event.get("type") != "m.room.member" or event.get("state_key") != self._me:
+            return False
+        before = _dict(_dict(event.get("unsigned")).get("prev_content")).get("membership")
+        return _dict(event.get("content")).get("membership") == "join" and before != "join"
+
+    def _departure(self, room_id: str, section: Json) -> str | None:
+        """How we left, if we were inside at all: a room that we only were invited to is left as well."""
+        door = self._rooms.door(room_id)
+        if door is None or not (door.joined or self._open.get(room_id) or door.bound):
+            return None
+        events = (*_events(section.get("state")), *_events(section.get("timeline")))
+        own = [e for e in events if e.get("type") == "m.room.member" and e.get("state_key") == self._me]
+        return departure(own[-1] if own else {}, self._me, door.name)
+
+    # --- Handing over -------------------------------------------------------------------------------------
+
+    async def _deliver(self, portions: list[_Portion], cursors: tuple[Cursor, ...], inbox: PatientInbox) -> None:
+        """The rooms without a gap first, then page by page in turn those with one, and the token at the very end."""
+        whole = [portion for portion in portions if portion.since is None]
+        events = [event for portion in whole for event in self._converted(portion.state, portion.timeline)]
+        extras = [event for portion in portions for event in portion.extras]
+        torn = [portion for portion in portions if portion.since is not None]
+        if torn:
+            await _receive(events, (), inbox)
+            await self._deliver_torn(torn, inbox)
+            events = []
+        await _receive([*events, *extras], cursors, inbox)
+
+    async def _deliver_torn(self, portions: list[_Portion], inbox: PatientInbox) -> None:
+        waiting = deque((portion, self._pages(portion, inbox)) for portion in portions)
+        while waiting:
+            portion, pages = waiting.popleft()
+            page = await anext(pages, None)
+            if page is not None:
+                for event in page.state:
+                    portion.state.apply(event)
+                await _receive(self._converted(portion.state, page.events or []), (), inbox)
+                waiting.append((portion, pages))
+
+    async def _pages(self, portion: _Portion, inbox: PatientInbox) -> AsyncIterator[Page]:
+        """The gap, oldest page first, and the timeline as the last page."""
+        since = portion.since or ""
+        gap = await self._survey(portion, since)
+        if not portion.entered or gap.found_start:
+            if gap.skipped:
+                await self._skip(portion, gap, since, inbox)
+            async for page in self._gaps.events(gap, since, self._starts(portion)):
+                yield page
+            yield Page("", portion.timeline, portion.members)
+
+    async def _survey(self, portion: _Portion, since: str) -> Gap:
+        try:
+            return await self._gaps.survey(portion.room_id, portion.prev_batch, since, self._starts(portion))
+        except Refused as refused:
+            if refused.status == 429 or refused.status >= 500 or is_token_refusal(refused):
+                raise
+            # Not to be had: we may have been put out meanwhile. At least one message is missing.
+            _log.warning("missed messages cannot be read", room=portion.room_id, reason=str(refused))
+            return Gap(portion.room_id, skipped=1)
+
+    def _starts(self, portion: _Portion) -> Callable[[Json], bool]:
+        return self._is_entrance if portion.entered else _never
+
+    async def _skip(self, portion: _Portion, gap: Gap, since: str, inbox: PatientInbox) -> None:
+        """Say once how many messages are left out; their edits and deletions count all the same."""
+        stream = f"gap:{portion.room_id}"
+        told = await inbox.position(stream) == since
+        channel = ChannelRef(Platform.MATRIX, portion.room_id)
+        events: list[Event] = [] if told else [HistorySkipped(channel, gap.skipped)]
+        corrections = self._converted(portion.state, reversed(gap.corrections))
+        events += [event for event in corrections if isinstance(event, MessageEdited | MessageDeleted)]
+        await _receive(events, (at(stream, since),), inbox)
+
+    def _converted(self, state: RoomState, events: Iterable[Json]) -> list[Event]:
+        found: list[Event] = []
+        for event in events:
+            state.apply(event)
+            if not _was_said_to_us(event):
+                continue
+            try:
+                converted = convert(event, state, self._me)
+            except Exception:  # noqa: BLE001 - the top of this worker: see below
+                # One event that we cannot read must not stop every room for ever.
+                _log.exception("bug while reading an event", room=state.room_id, event=event.get("event_id"))
+                converted = FeatureUsed(ChannelRef(Platform.MATRIX, state.room_id), "unreadable")
+            if converted is not None:
+                found.append(converted)
+        return found
+
+
+async def _receive(events: list[Event], cursors: tuple[Cursor, ...], inbox: PatientInbox) -> None:
+    """Hand over in bites, the cursors with the last."""
+    for start in range(0, max(len(events), 1), _BATCH):
+        last = start + _BATCH >= len(events)
+        bite = tuple(events[start : start + _BATCH])
+        if bite or cursors:
+            await inbox.receive(Batch(bite, cursors if last else ()))
+
+
+def _was_said_to_us(event: Json) -> bool:
+    """Whether we were in the room when it was said, where the homeserver tells (MSC4115, version 1.11)."""
+    membership = _dict(event.get("unsigned")).get("membership")
+    return membership in {None, "join"} or event.get("type") == "m.room.redaction"
+
+
+def _never(event: Json) -> bool:
+    return False
+
+
+def _dict(value: Any) -> Json:
+    return value if isinstance(value, dict) else {}
+
+
+def _rooms(value: Any, wanted: frozenset[str]) -> dict[str, Json]:
+    return {room_id: _dict(section) for room_id, section in _dict(value).items() if room_id in wanted}
+
+
+def _events(section: Any) -> list[Json]:
+    return [event for event in as_list(_dict(section).get("events")) if isinstance(event, dict)]
+
+
+def _inviters(section: Json) -> list[str]:
+    events = _events(section.get("invite_state"))
+    return [str(e.get("sender")) for e in events if _dict(e.get("content")).get("membership") == "invite"]

@@ -1,0 +1,160 @@
+"""Deliveries to requests, and what the homeserver says against them to errors of ours: here and nowhere else."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import structlog
+
+from relay.adapters.matrix.api import Api, Refused, Unreachable
+from relay.adapters.matrix.compose import compose, replacement
+from relay.adapters.matrix.gaps import as_list
+from relay.adapters.matrix.rooms import Rooms
+from relay.adapters.matrix.session import is_token_refusal
+from relay.core.ports import Clock, Delivery
+from relay.domain.ids import ChannelRef, MessageRef
+from relay.errors import Blocked, DeliveryError, Permanent, RateLimited, TargetGone, Transient
+
+Json = dict[str, Any]
+
+_log = structlog.get_logger(__name__)
+
+_FAILED = "❌"
+# Synapse remembers a transaction ID for a day.
+_REMEMBERED = timedelta(hours=20)
+_PAGES_SEARCHED = 20
+
+
+class Outbound:
+    """Sends, edits and redacts. Safe to repeat: the transaction ID is the delivery's key."""
+
+    def __init__(self, api: Api, rooms: Rooms, clock: Clock, token_refused: Callable[[], None]) -> None:
+        self._api = api
+        self._rooms = rooms
+        self._clock = clock
+        self._token_refused = token_refused
+
+    async def send(self, delivery: Delivery) -> MessageRef:
+        """See `Adapter.send`."""
+        room_id = self._writable(delivery.channel)
+        content = compose(delivery)
+        if delivery.suspect and (found := await self._earlier_try(delivery, content)) is not None:
+            return MessageRef(delivery.channel, found)
+        try:
+            event_id = await self._put(room_id, content, delivery.key)
+        except TargetGone:
+            if delivery.thread is not None or delivery.reply_to is None:
+                raise
+            # What it answers is not known here: the words matter more.
+            content.pop("m.relates_to", None)
+            event_id = await self._put(room_id, content, delivery.key)
+        return MessageRef(delivery.channel, event_id)
+
+    async def edit(self, target: MessageRef, delivery: Delivery) -> None:
+        """See `Adapter.edit`."""
+        room_id = self._writable(delivery.channel)
+        # A homeserver takes an edit of a redacted message without a word, and keeps its text.
+        event = await self.event(target)
+        if event is None:
+            raise TargetGone(f"{target.id} is not there any more")
+        await self._put(room_id, replacement(target, compose(delivery)), delivery.key)
+
+    async def delete(self, target: MessageRef, key: str) -> None:
+        """See `Adapter.delete`."""
+        await self._call("PUT", "rooms", target.channel.id, "redact", target.id, key, body={})
+
+    async def mark_failed(self, source: MessageRef) -> bool:
+        """React to a message that did not cross. False where we may not."""
+        state = self._rooms.state(source.channel.id)
+        if self._rooms.hindrance(source.channel.id) or not state.may_send(self._api.user_id, "m.reaction"):
+            return False
+        relation = {"rel_type": "m.annotation", "event_id": source.id, "key": _FAILED}
+        key = "f" + hashlib.sha256(source.id.encode()).hexdigest()[:20]
+        try:
+            await self._put(source.channel.id, {"m.relates_to": relation}, key, kind="m.reaction")
+        except (Blocked, Permanent):
+            # Permanent: the reaction is there already (M_DUPLICATE_ANNOTATION), or reactions are not allowed.
+            return False
+        return True
+
+    async def event(self, ref: MessageRef) -> Json | None:
+        """An event; None if it is redacted or unknown."""
+        try:
+            event = await self._call("GET", "rooms", ref.channel.id, "event", ref.id)
+        except TargetGone:
+            return None
+        unsigned = event.get("unsigned")
+        redacted = isinstance(unsigned, dict) and "redacted_because" in unsigned
+        return None if redacted or not event.get("content") else event
+
+    def _writable(self, channel: ChannelRef) -> str:
+        # Asked before each send: into an encrypted room not a word may go in clear.
+        problem = self._rooms.hindrance(channel.id)
+        if problem is not None:
+            raise Blocked(problem.rstrip("."))
+        return channel.id
+
+    async def _put(self, room_id: str, content: Json, key: str, kind: str = "m.room.message") -> str:
+        answer = await self._call("PUT", "rooms", room_id, "send", kind, key, body=content)
+        event_id = answer.get("event_id")
+        if not isinstance(event_id, str):
+            raise Transient("the homeserver did not say which event it made", ambiguous=True)
+        return event_id
+
+    async def _earlier_try(self, delivery: Delivery, content: Json) -> str | None:
+        """The event that an earlier try made, where the homeserver may have forgotten its transaction ID."""
+        if delivery.queued_at is None or self._clock.now() - delivery.queued_at < _REMEMBERED:
+            return None
+        wanted = {key: content.get(key) for key in ("msgtype", "body", "formatted_body")}
+        ours = json.dumps({"senders": [self._api.user_id], "types": ["m.room.message"]})
+        query: dict[str, str | list[str]] = {"dir": "b", "limit": "100", "filter": ours}
+        for _ in range(_PAGES_SEARCHED):
+            page = await self._call("GET", "rooms", delivery.channel.id, "messages", query=query)
+            for event in as_list(page.get("chunk")):
+                if delivery.after is not None and event.get("event_id") == delivery.after.id:
+                    return None
+                said = event.get("content") or {}
+                if {key: said.get(key) for key in wanted} == wanted and "m.new_content" not in said:
+                    _log.info("adopted an earlier try", event=event.get("event_id"))
+                    return str(event["event_id"])
+                if event.get("origin_server_ts", 0) / 1000 < delivery.queued_at.timestamp() - 60:
+                    return None
+            if not page.get("end"):
+                return None
+            query["from"] = str(page["end"])
+        return None
+
+    async def _call(
+        self,
+        method: str,
+        *path: str,
+        body: Json | None = None,
+        query: dict[str, str | list[str]] | None = None,
+    ) -> Json:
+        try:
+            return await self._api.call(method, *path, body=body, query=query)
+        except Unreachable as error:
+            raise Transient(str(error), ambiguous=error.sent) from error
+        except Refused as refused:
+            if is_token_refusal(refused):
+                self._token_refused()
+            raise translate(refused, self._api.user_id) from refused
+
+
+def translate(refused: Refused, me: str) -> DeliveryError:
+    """An error of the homeserver as one of ours (https://spec.matrix.org/latest/client-server-api/#standard-error-response)."""
+    reason = refused.reason or refused.code or f"status {refused.status}"
+    if refused.status == 429:
+        return RateLimited("the homeserver asks for patience", retry_after=refused.retry_after)
+    if is_token_refusal(refused):
+        return Transient("the homeserver refuses the access token")
+    if refused.status >= 500 or refused.status == 408:
+        return Transient(f"the homeserver failed ({reason})", retry_after=refused.retry_after, ambiguous=True)
+    if refused.status == 403:
+        return Blocked(f"the homeserver forbids it ({reason}): let {me} into the room and allow it to write there")
+    # What Synapse says of a relation to an event that it does not have, with no code of its own.
+    if refused.status == 404 or "unknown event" in reason.lower():
+        return TargetGone(reason)
+    return Permanent(f"the homeserver refuses it ({reason})")

@@ -1,0 +1,218 @@
+"""The declared rooms: which room an address names, and whether it works. Tells the core when that changes."""
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from relay.adapters.matrix.api import Json
+from relay.adapters.matrix.patience import PatientInbox
+from relay.adapters.matrix.state import RoomState
+from relay.core.backoff import Backoff
+from relay.domain.ids import ChannelAddress, ChannelRef, Platform
+
+_FIRST_LOOK = 5.0
+
+
+@dataclass(slots=True, eq=False)
+class Door:
+    """One declared address, and what is known about its room.
+
+    `joined` None: the homeserver has not said yet. `put_out`: how we came to be outside, as a sentence.
+    `bound`: the core knows which room it is. `problem`: what the core was told; None = that it works, or nothing.
+    `wake` is set when there may be something to do for its keeper, `looked` once it is known which room it is, or
+    that this is not easily known. `servers` are in the room.
+    """
+
+    address: ChannelAddress
+    backoff: Backoff
+    room_id: str | None = None
+    joined: bool | None = None
+    invited: bool = False
+    put_out: str | None = None
+    not_before: float = 0.0
+    resolved: bool = False
+    bound: bool = False
+    problem: str | None = None
+    servers: frozenset[str] = frozenset()
+    wake: asyncio.Event = field(default_factory=asyncio.Event)
+    looked: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def name(self) -> str:
+        """The address as the operator wrote it."""
+        return self.address.value
+
+    @property
+    def is_alias(self) -> bool:
+        """Whether the address is an alias, and so may come to name another room."""
+        return self.name.startswith("#")
+
+    @property
+    def settled(self) -> bool:
+        """Whether it is known to work, or known not to."""
+        return self.bound or self.problem is not None
+
+    def lead_to(self, room_id: str) -> None:
+        """From now on the address names `room_id`."""
+        self.room_id = room_id
+        self.joined, self.invited, self.put_out, self.bound = None, False, None, False
+
+
+class Rooms:
+    """All doors. `changed`: there are other rooms to listen to now. `redeclared`: there are other doors."""
+
+    def __init__(self, me: str, *, backoff: Callable[[], Backoff], now: Callable[[], float]) -> None:
+        self._me = me
+        self._backoff = backoff
+        self._now = now
+        self._doors: dict[ChannelAddress, Door] = {}
+        self._states: dict[str, RoomState] = {}
+        self._tried = False
+        self.changed = asyncio.Event()
+        self.redeclared = asyncio.Event()
+
+    def declare(self, addresses: Iterable[ChannelAddress]) -> None:
+        """From now on these are the addresses; those that stay keep their rooms."""
+        wanted = frozenset(addresses)
+        for address in self._doors.keys() - wanted:
+            del self._doors[address]
+        for address in sorted(wanted - self._doors.keys()):
+            door = Door(address, self._backoff())
+            if not door.is_alias:
+                door.room_id = door.name
+                door.looked.set()
+            self._doors[address] = door
+        self.redeclared.set()
+        self.changed.set()
+
+    @property
+    def doors(self) -> tuple[Door, ...]:
+        """All of them."""
+        return tuple(self._doors.values())
+
+    @property
+    def pending(self) -> int:
+        """How many addresses are still to be tried, until all have been once: later ones hold nobody up."""
+        return 0 if self._tried else sum(not door.settled for door in self._doors.values())
+
+    @property
+    def room_ids(self) -> frozenset[str]:
+        """The rooms to listen to."""
+        return frozenset(door.room_id for door in self._doors.values() if door.room_id is not None)
+
+    def door(self, room_id: str) -> Door | None:
+        """The address that names a room."""
+        return next((door for door in self._doors.values() if door.room_id == room_id), None)
+
+    def state(self, room_id: str) -> RoomState:
+        """What is known of a room."""
+        if room_id not in self._states:
+            self._states[room_id] = RoomState(room_id)
+        return self._states[room_id]
+
+    async def looked(self) -> None:
+        """Returns once every address has been looked up, or has taken too long for the others to wait."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_FIRST_LOOK):
+                for door in self.doors:
+                    await door.looked.wait()
+
+    # --- What the sync loop sees --------------------------------------------------------------------------
+
+    def seen_inside(self, room_id: str) -> None:
+        """We are in the room."""
+        door = self.door(room_id)
+        if door is not None and not door.joined:
+            if door.put_out is None:
+                # Somebody who is put out again and again comes back later each time.
+                door.backoff.reset()
+            door.joined, door.invited, door.put_out = True, False, None
+            door.wake.set()
+
+    def seen_invited(self, room_id: str, inviters: Iterable[str]) -> None:
+        """Somebody lets us in."""
+        if door := self.door(room_id):
+            door.joined, door.invited = False, True
+            door.servers |= {user.partition(":")[2] for user in inviters if ":" in user}
+            door.backoff.reset()
+            door.wake.set()
+
+    def seen_outside(self, room_id: str, put_out: str | None = None) -> None:
+        """We are not in the room. `put_out`, a sentence, if we were: then a moderator has the first word."""
+        if door := self.door(room_id):
+            door.joined, door.invited = False, False
+            if put_out is not None:
+                door.put_out = put_out
+                door.not_before = self._now() + door.backoff.next()
+            self._states.pop(room_id, None)
+            door.wake.set()
+
+    # --- What the core is told ----------------------------------------------------------------------------
+
+    async def bind(self, room_id: str, inbox: PatientInbox) -> None:
+        """Let the core know which room the address is, before events of it are handed over."""
+        door = self.door(room_id)
+        if door is not None and not door.bound:
+            await self._open(door, room_id, inbox)
+
+    async def settle(self, room_id: str, inbox: PatientInbox) -> None:
+        """Tell the core whether a room works, if that is news."""
+        door = self.door(room_id)
+        if door is None:
+            return
+        problem = self.hindrance(room_id)
+        if problem is not None:
+            if door.joined:
+                await self.bind(room_id, inbox)
+            await self.refuse(door, problem, inbox)
+        elif not door.bound or door.problem is not None:
+            await self._open(door, room_id, inbox)
+
+    async def refuse(self, door: Door, problem: str, inbox: PatientInbox) -> None:
+        """Tell the core that an address does not work, if that is news."""
+        if door.problem != problem:
+            await inbox.closed(door.address, problem)
+            door.problem = problem
+            self._count()
+
+    async def _open(self, door: Door, room_id: str, inbox: PatientInbox) -> None:
+        await inbox.opened(door.address, ChannelRef(Platform.MATRIX, room_id))
+        door.bound, door.problem = True, None
+        self._count()
+
+    def _count(self) -> None:
+        self._tried = self._tried or all(door.settled for door in self._doors.values())
+
+    def hindrance(self, room_id: str) -> str | None:
+        """What keeps us from sending into a room now, as a sentence with the remedy; None if nothing does."""
+        door = self.door(room_id)
+        if door is None:
+            return f"{room_id} is not declared: put it back into the configuration."
+        if not door.joined:
+            return door.put_out or door.problem or f"{self._me} is not in {door.name} yet: it is being joined."
+        state = self.state(room_id)
+        if state.encrypted:
+            return (
+                f"{door.name} is encrypted, and the relay can neither read nor write there: "
+                "pair it with a room without encryption."
+            )
+        if state.upgraded:
+            successor = f" to {state.successor}" if state.successor else ""
+            return f"{door.name} has been upgraded{successor}: declare the new room, or let the alias name it."
+        if not state.may_send(self._me):
+            needed = state.level_to_send("m.room.message")
+            return f"{self._me} may not write in {door.name}: give it the power level {needed} there."
+        return None
+
+
+def departure(event: Json, me: str, name: str) -> str:
+    """How we came to be outside, from our own membership event: a sentence with the remedy."""
+    sender, content = str(event.get("sender", "")), event.get("content")
+    told = content if isinstance(content, dict) else {}
+    reason = f" ({told['reason']})" if isinstance(told.get("reason"), str) and told["reason"] else ""
+    if told.get("membership") == "ban":
+        return f"{me} has been banned from {name} by {sender}{reason}: lift the ban and invite it."
+    if sender == me:
+        return f"{me} has left {name}: invite it again."
+    return f"{me} has been removed from {name} by {sender or 'somebody'}{reason}: invite it again."

@@ -1,0 +1,143 @@
+"""What the relay knows of a room: who may do what in it, and what its people are called."""
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Any
+
+from relay.domain.ids import MediaRef, Platform
+
+Json = dict[str, Any]
+
+# From room version 12 on creators stand above every level and are not in the list
+# (https://spec.matrix.org/latest/rooms/v12/). Older rooms without the event: the creator has 100, others 0.
+_CREATOR = 2**53
+_FIRST_VERSION_WITH_PRIVILEGED_CREATORS = 12
+_MEMBERS_REMEMBERED = 2_000
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """How somebody appears in a room."""
+
+    name: str
+    avatar: MediaRef | None = None
+
+
+class RoomState:
+    """The state of one room, as far as it matters here. Members are remembered while they speak, not all of them."""
+
+    def __init__(self, room_id: str) -> None:
+        self.room_id = room_id
+        self.encrypted = False
+        self.upgraded = False
+        self.successor: str | None = None
+        self.tombstone_sender = ""
+        self._creators: frozenset[str] = frozenset()
+        self._creators_are_privileged = False
+        self._power: Json | None = None
+        self._members: OrderedDict[str, Profile] = OrderedDict()
+
+    def apply(self, event: Json) -> None:
+        """Take in a state event; any other is ignored."""
+        content = event.get("content")
+        key = event.get("state_key")
+        if not isinstance(content, dict) or not isinstance(key, str):
+            return
+        if event.get("type") == "m.room.member":
+            self._apply_member(key, content)
+        elif key == "":
+            self._apply(str(event.get("type")), str(event.get("sender")), content)
+
+    def profile(self, user_id: str) -> Profile:
+        """The display name (the user ID where there is none) and avatar of a member."""
+        return self._members.get(user_id) or Profile(user_id)
+
+    def knows(self, user_id: str) -> bool:
+        """Whether the profile of a member is remembered."""
+        return user_id in self._members
+
+    def level(self, user_id: str) -> int:
+        """The power level of a user."""
+        if self._creators_are_privileged and user_id in self._creators:
+            return _CREATOR
+        if self._power is None:
+            return 100 if user_id in self._creators else 0
+        users = self._power.get("users")
+        default = _level(self._power.get("users_default"), 0)
+        return _level(users.get(user_id), default) if isinstance(users, dict) else default
+
+    def level_to_send(self, kind: str) -> int:
+        """The power level that sending an event of type `kind` (not a state event) takes."""
+        if self._power is None:
+            return 0
+        events = self._power.get("events")
+        default = _level(self._power.get("events_default"), 0)
+        return _level(events.get(kind), default) if isinstance(events, dict) else default
+
+    def may_send(self, user_id: str, kind: str = "m.room.message") -> bool:
+        """Whether a user may send events of type `kind`."""
+        return self.level(user_id) >= self.level_to_send(kind)
+
+    def may_broadcast(self, user_id: str) -> bool:
+        """Whether a user may notify the whole room (`@room`)."""
+        notifications = (self._power or {}).get("notifications")
+        needed = _level(notifications.get("room"), 50) if isinstance(notifications, dict) else 50
+        return self.level(user_id) >= needed
+
+    def _apply(self, kind: str, sender: str, content: Json) -> None:
+        match kind:
+            case "m.room.create":
+                self._apply_create(sender, content)
+            case "m.room.power_levels":
+                self._power = content
+            case "m.room.encryption":
+                # An event without an algorithm does not take encryption back: nothing does.
+                self.encrypted = True
+            case "m.room.tombstone":
+                self.upgraded = True
+                successor = content.get("replacement_room")
+                self.successor = successor if isinstance(successor, str) else None
+                self.tombstone_sender = sender
+            case _:
+                pass
+
+    def _apply_create(self, sender: str, content: Json) -> None:
+        version = str(content.get("room_version", "1"))
+        self._creators_are_privileged = (
+            version.isdecimal() and int(version) >= _FIRST_VERSION_WITH_PRIVILEGED_CREATORS
+        ) or version.startswith("org.matrix.hydra")
+        creators = {sender}
+        if self._creators_are_privileged:
+            more = content.get("additional_creators")
+            creators |= {user for user in more if isinstance(user, str)} if isinstance(more, list) else set()
+        elif isinstance(content.get("creator"), str):
+            creators = {content["creator"]}
+        self._creators = frozenset(creators)
+
+    def _apply_member(self, user_id: str, content: Json) -> None:
+        if content.get("membership") not in {"join", "invite"}:
+            # The last words of somebody who left still carry their name.
+            return
+        name = content.get("displayname")
+        url = content.get("avatar_url")
+        self._members[user_id] = Profile(
+            name if isinstance(name, str) and name.strip() else user_id,
+            MediaRef(Platform.MATRIX, url) if isinstance(url, str) and url.startswith("mxc://") else None,
+        )
+        self._members.move_to_end(user_id)
+        while len(self._members) > _MEMBERS_REMEMBERED:
+            self._members.popitem(last=False)
+
+
+def _level(value: Any, default: int) -> int:
+    """A power level. Rooms up to version 9 may hold levels as strings (https://spec.matrix.org/latest/rooms/v10/)."""
+    if isinstance(value, bool):
+        return default
+    if isinstance(value, int):
+        return value
+    if isinstance(value, float | str):
+        try:
+            return int(value)
+        except (ValueError, OverflowError):
+            return default
+    return default

@@ -1,0 +1,170 @@
+"""The sync loop: one request after the other, each answer on disk before the next is asked for.
+
+https://spec.matrix.org/latest/client-server-api/#syncing. The token of an answer is written together with the
+events it stands for, so that whatever ends the process, the next one asks again for what was not written.
+"""
+
+import asyncio
+import json
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, TypeVar
+
+import structlog
+
+from relay.adapters.matrix.api import Api, Refused, Unreachable
+from relay.adapters.matrix.intake import Intake, Question
+from relay.adapters.matrix.patience import PatientInbox
+from relay.adapters.matrix.rooms import Rooms
+from relay.adapters.matrix.session import Session, is_token_refusal
+from relay.core.backoff import Backoff
+from relay.core.ports import Clock, SideState
+from relay.errors import StoreUnavailable
+
+Json = dict[str, Any]
+_T = TypeVar("_T")
+
+_log = structlog.get_logger(__name__)
+
+_LONG_POLL = 30.0
+_GRACE = 15.0  # How much longer than it was asked to the homeserver may take before the connection counts as dead.
+_FULL_STATE_TIMEOUT = 300.0
+_TIMELINE = 100  # Synapse gives no more, whatever is asked for.
+
+
+@dataclass(slots=True)
+class Condition:
+    """How the connection is; see `core.ports.SideHealth`."""
+
+    state: SideState = "connecting"
+    detail: str = ""
+    caught_up: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class SyncLoop:
+    """Asks, hands over to the intake, asks again; backs off while the homeserver does not answer."""
+
+    def __init__(
+        self,
+        *,
+        api: Api,
+        session: Session,
+        rooms: Rooms,
+        intake: Intake,
+        condition: Condition,
+        clock: Clock,
+        rng: random.Random,
+    ) -> None:
+        self._api = api
+        self._session = session
+        self._rooms = rooms
+        self._intake = intake
+        self._condition = condition
+        self._clock = clock
+        self._backoff = Backoff(rng, first=0.5, most=20.0)
+
+    async def connect(self) -> None:
+        """Log in, however long the homeserver takes to answer. Raises `FatalError` where it refuses us."""
+        await self._persist(self._session.establish)
+
+    async def run(self, inbox: PatientInbox) -> None:
+        """Sync until cancelled. Raises `FatalError` once the homeserver refuses us for good."""
+        since = await inbox.position("sync")
+        heard: frozenset[str] | None = None
+        await self._rooms.looked()
+        while True:
+            self._rooms.changed.clear()
+            rooms = self._rooms.room_ids
+            # State is asked for in full when there are rooms whose state is not known; after that it comes in parts.
+            question = Question(since, rooms, full=rooms != heard)
+            answer = await self._persist(partial(self._ask, question))
+            if answer is None:
+                continue
+            if not self._condition.caught_up.is_set():
+                self._condition.state, self._condition.detail = "catching_up", "Reading what was missed."
+            await self._persist(partial(self._intake.take, answer, question, inbox))
+            since, heard = answer["next_batch"], rooms
+            self._condition.state, self._condition.detail = "ready", ""
+            self._condition.caught_up.set()
+
+    def interrupt(self) -> None:
+        """Ask again at once: what is being waited for may never come."""
+        self._rooms.changed.set()
+
+    async def _ask(self, question: Question) -> Json | None:
+        """One sync request; None if there are other rooms to ask for before it was answered."""
+        since, full = question.since, question.full
+        at_once = full or not self._condition.caught_up.is_set()
+        query: dict[str, str | list[str]] = {"filter": _filter(question.rooms), "set_presence": "offline"}
+        query["timeout"] = "0" if at_once else str(int(_LONG_POLL * 1000))
+        query |= {"since": since} if since else {}
+        query |= {"full_state": "true"} if full and since else {}
+        timeout = _FULL_STATE_TIMEOUT if full else _LONG_POLL + _GRACE
+        asked = asyncio.create_task(self._api.call("GET", "sync", query=query, timeout=timeout), name="matrix sync")
+        changed = asyncio.create_task(self._rooms.changed.wait(), name="matrix rooms changed")
+        try:
+            await asyncio.wait({asked, changed}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            changed.cancel()
+            asked.cancel()
+            # An error that nobody asks for any more is not worth a warning.
+            await asyncio.wait({asked})
+            failed = None if asked.cancelled() else asked.exception()
+        if asked.cancelled():
+            return None
+        if failed is not None:
+            raise failed
+        answer = asked.result()
+        if not isinstance(answer.get("next_batch"), str):
+            raise Unreachable("the answer to a sync has no next_batch", sent=True)
+        return answer
+
+    async def _persist(self, call: Callable[[], Awaitable[_T]]) -> _T:
+        """The result of `call`, which is made again after a while for as long as it fails."""
+        while True:
+            try:
+                result = await self._once(call)
+            except (Refused, Unreachable) as error:
+                wait = self._backoff.next(error.retry_after if isinstance(error, Refused) else None)
+                problem = f"{error}; trying again."
+            except StoreUnavailable as error:
+                wait = self._backoff.next()
+                problem = str(error)
+            else:
+                self._backoff.reset()
+                return result
+            self._condition.state, self._condition.detail = "connecting", problem[:1].upper() + problem[1:]
+            self._condition.caught_up.clear()
+            _log.warning("no connection to the homeserver", reason=problem, seconds=round(wait, 1))
+            await self._clock.sleep(wait)
+
+    async def _once(self, call: Callable[[], Awaitable[_T]]) -> _T:
+        try:
+            return await call()
+        except Refused as refused:
+            if not is_token_refusal(refused):
+                raise
+            # Fatal where the operator gave the token; with a password a new one is to be had.
+            _log.warning("the access token is refused", code=refused.code)
+            await self._session.establish()
+            return await call()
+
+
+def _filter(rooms: frozenset[str]) -> str:
+    """What to be told about: everything in the declared rooms, with the members that speak, and nothing else.
+
+    Not restricted by event type: kicks and bans have to be seen. `include_redundant_members`: each answer has all
+    that is needed to read it, whatever an earlier process has been sent.
+    """
+    nothing = {"not_types": ["*"]}
+    lazy = {"lazy_load_members": True, "include_redundant_members": True}
+    room = {
+        "rooms": sorted(rooms),
+        "timeline": {"limit": _TIMELINE, **lazy},
+        "state": lazy,
+        "ephemeral": {"types": ["m.typing", "m.receipt"]},
+        "account_data": nothing,
+    }
+    return json.dumps({"room": room, "presence": nothing, "account_data": nothing}, separators=(",", ":"))
