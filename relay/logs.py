@@ -37,7 +37,7 @@ _NOISE = re.compile(r"voice will NOT be supported")
 
 # Secrets that no setting holds: a webhook's token in its URL, a token that a login gave us, signed parameters.
 _SHAPES = re.compile(
-    r"(?P<before>/webhooks/\d+/|access_token=|\b(?:Bearer|Bot) |\bsyt_)(?P<secret>[\w.~+/=-]{12,})", re.ASCII
+    r"(?P<before>/webhooks/\d+/|access_token=|\b(?:Bearer|Bot) |\bsyt_)(?P<secret>[\w.~+/=-]{16,})", re.ASCII
 )
 _SHORTEST_SECRET = 4
 

@@ -160,5 +160,6 @@ def _words(error: ErrorDetails, model: type[BaseModel], location: Location) -> t
         case "tuple_type" if len(location) == 1:
             return f"must be a list of {key}", f"begin each of them with [[{key}]], in double brackets"
         case "model_type" | "model_attributes_type" | "dict_type":
-            return "must be a table", f"begin it with [{key}] and write its keys below, one to a line"
+            head = f"[{key}]" if len(location) == 1 else f"[[{location[0]}]]"
+            return "must be a table", f"begin it with {head} and write its keys below, one to a line"
     return "is not valid", write

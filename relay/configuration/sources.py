@@ -78,6 +78,8 @@ def _parse(text: str, file: Path) -> tuple[dict[str, Any], list[Mistake]]:
         reason = str(error)
     except RecursionError:
         reason = "nested too deeply"
+    except ValueError:
+        reason = "a number has too many digits"
     remedy = "mend the TOML there (texts in quotes, one key = value to a line, lists in [ ])"
     return {}, [Mistake(str(file), f"is not valid TOML: {reason[:1].lower()}{reason[1:]}", remedy)]
 

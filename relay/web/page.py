@@ -12,6 +12,7 @@ REFRESH_SECONDS = 5
 
 _WORDS = {"ready": "connected", "catching_up": "catching up", "connecting": "connecting", "failed": "failed"}
 _DIRECTIONS = {"to_matrix": "Discord → Matrix", "to_discord": "Matrix → Discord"}
+_FIRST_NUMBER = 4
 _AGES = (
     (timedelta(days=1), "d"),
     (timedelta(hours=1), "h"),
@@ -68,37 +69,48 @@ def _problems(troubled: Iterable[PairStatus]) -> str:
 def _pairs(snapshot: Snapshot) -> str:
     if not snapshot.pairs:
         return "<p>No pairs are declared.</p>"
-    rows = "".join(
-        _row(pair, name, direction, snapshot.taken_at)
-        for pair in snapshot.pairs
-        for name, direction in pair.directions.items()
-    )
-    heads = ("Pair", "Way", "Crossed", "Last", "Waiting", "Oldest", "Retries", "Dropped", "Dead letters")
-    head = "".join(f'<th scope="col">{text}</th>' for text in heads)
+    heads = ("Pair", "Way", "Last", "Oldest", "Crossed", "Waiting", "Retries", "Dropped", "Dead letters")
+    head = "".join(f'<th scope="col"{_numeric(place >= _FIRST_NUMBER)}>{text}</th>' for place, text in enumerate(heads))
+    groups = "".join(_group(pair, heads[1:], snapshot.taken_at) for pair in snapshot.pairs)
     return (
-        '<section><h2>Pairs</h2><div class="scroll" tabindex="0" role="region" aria-label="Pairs"><table>'
-        f"<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div></section>"
+        '<section><h2>Pairs</h2><div class="scroll" tabindex="0" role="region" aria-label="Pairs">'
+        f'<table class="pairs"><thead><tr>{head}</tr></thead>{groups}</table></div></section>'
     )
 
 
-def _row(pair: PairStatus, name: str, direction: DirectionStatus, now: datetime) -> str:
+def _group(pair: PairStatus, heads: Iterable[str], now: datetime) -> str:
+    """A pair: a row for each direction under one name."""
+    tone = ' class="bad"' if pair.problem else ""
+    name = f'<th scope="rowgroup" rowspan="{len(pair.directions)}"{tone}>{escape(pair.name)}</th>'
+    rows = []
+    for direction, values in pair.directions.items():
+        cells = (f"<td>{escape(_DIRECTIONS.get(direction, direction))}</td>", *_cells(values, now))
+        # On a narrow screen each cell stands on a line of its own, after its label.
+        labelled = (cell.replace("<td", f'<td data-label="{head}"', 1) for cell, head in zip(cells, heads, strict=True))
+        rows.append(f"<tr>{name}{''.join(labelled)}</tr>")
+        name = ""
+    return f"<tbody>{''.join(rows)}</tbody>"
+
+
+def _cells(direction: DirectionStatus, now: datetime) -> tuple[str, ...]:
     last, waits = direction.last_message_at, direction.oldest_undelivered_seconds
-    cells = (
-        _number(direction.messages),
+    return (
         f"<td>{_age(now - last)} ago</td>" if last else "<td>–</td>",
-        _number(direction.backlog, notable=direction.backlog > 0),
         f"<td>{_age(timedelta(seconds=waits))}</td>" if waits is not None else "<td>–</td>",
+        _number(direction.messages),
+        _number(direction.backlog, notable=direction.backlog > 0),
         _number(direction.retries),
         _number(sum(direction.dropped.values())),
         _number(direction.dead_letters, notable=direction.dead_letters > 0),
     )
-    tone = ' class="bad"' if pair.problem else ""
-    way = escape(_DIRECTIONS.get(name, name))
-    return f'<tr><th scope="row"{tone}>{escape(pair.name)}</th><td>{way}</td>{"".join(cells)}</tr>'
 
 
 def _number(value: int, *, notable: bool = False) -> str:
     return f'<td class="number{" notable" if notable else ""}">{value:,}</td>'
+
+
+def _numeric(yes: bool) -> str:
+    return ' class="number"' if yes else ""
 
 
 def _drops(pairs: Iterable[PairStatus]) -> str:
@@ -115,7 +127,7 @@ def _drops(pairs: Iterable[PairStatus]) -> str:
     )
     return (
         '<section><h2>What does not cross</h2><div class="scroll"><table><thead><tr><th scope="col">Feature</th>'
-        f'<th scope="col">Way</th><th scope="col">Dropped</th></tr></thead>'
+        '<th scope="col">Way</th><th scope="col" class="number">Dropped</th></tr></thead>'
         f"<tbody>{rows}</tbody></table></div></section>"
     )
 

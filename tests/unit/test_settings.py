@@ -323,6 +323,24 @@ def test_one_clear_line_each(tmp_path: Path, text: str, expected: str | None) ->
         assert only(tmp_path, text) == expected
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("x = " + "1" * 5000, "is not valid TOML: a number has too many digits"),
+        ("x = " + "[" * 5000, "is not valid TOML"),
+        ("pairs = [1]\n" + SIDES, "relay.toml:1: [[pairs]] 1: must be a table; begin it with [[pairs]]"),
+        (SIDES + pair(channel=10**30), "discord_channel: is not a channel ID"),
+        (SIDES + pair(channel=-5), "discord_channel: is not a channel ID"),
+        (SIDES + pair(channel=True), "discord_channel: is not a channel ID"),
+        (SIDES + pair(channel=1.5), "discord_channel: is not a channel ID"),
+        (SIDES.replace(TOKEN, "…"), "[discord] token: holds a space, a line break or another character"),
+    ],
+    ids=range(8),
+)
+def test_odd_values(tmp_path: Path, text: str, words: str) -> None:
+    assert words in only(tmp_path, text)
+
+
 def test_all_mistakes_at_once(tmp_path: Path) -> None:
     text = """
 [discord]
