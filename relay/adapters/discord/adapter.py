@@ -2,7 +2,8 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
+from functools import partial
 from typing import NoReturn
 from urllib.parse import urlsplit
 
@@ -10,19 +11,21 @@ import discord
 import structlog
 
 from relay.adapters.discord.channels import Channels
-from relay.adapters.discord.feeds import Feeds
+from relay.adapters.discord.feeds import Feed, Feeds
 from relay.adapters.discord.gateway import Gateway, refused_token
 from relay.adapters.discord.guilds import CHANGES, Guilds
+from relay.adapters.discord.history import History
 from relay.adapters.discord.identity import FALLBACK_LENGTH, Webhooks
 from relay.adapters.discord.limits import REQUESTS_PER_SECOND, Limits
-from relay.adapters.discord.outbound import TEXT_LENGTH, Outbound, translated
-from relay.adapters.discord.reading import History, Pump, Self, Translator
+from relay.adapters.discord.outbound import TEXT_LENGTH, Outbound, readable
+from relay.adapters.discord.reading import Pump, Self, Translator
 from relay.adapters.discord.recent import Recent
 from relay.adapters.discord.rest import Json, Rest
 from relay.core.backoff import Backoff
 from relay.core.ports import Batch, Clock, Delivery, Inbox, Quotation, SideHealth
 from relay.domain.capabilities import Capabilities
 from relay.domain.content import Author
+from relay.domain.events import MessageCreated
 from relay.domain.ids import ChannelAddress, ChannelRef, MessageRef, Platform
 from relay.domain.richtext import RichText
 from relay.errors import Blocked, FatalError, StoreUnavailable, Transient
@@ -79,7 +82,11 @@ class DiscordAdapter:
             cdn_url=_cdn_of(api_url),
         )
         self._history = History(rest=self._rest, guilds=self._guilds, translator=translator)
-        self._feeds = Feeds(parent_of=self._guilds.parent_of, on_gap=self._look_again)
+        self._feeds = Feeds(
+            parent_of=self._guilds.parent_of,
+            private_parent_of=self._guilds.private_parent_of,
+            on_gap=self._look_again,
+        )
         self._pump = Pump(feeds=self._feeds, translator=translator)
         self._channels = Channels(
             clock=clock,
@@ -192,15 +199,26 @@ class DiscordAdapter:
 
     # --- What the core asks -------------------------------------------------------------------------------
 
-    async def history(self, channel: ChannelRef, after: str) -> AsyncIterator[Batch]:
-        """See `HistoryReader.history`. Raises `DeliveryError` where the channel cannot be read now."""
+    async def history(self, channel: ChannelRef, after: str, *, newest: int) -> AsyncIterator[Batch]:
+        """See `HistoryReader.history`."""
+        inbox, feed = self._connected(), self._open_feed(channel)
+        with readable(channel.id):
+            cursor = partial(inbox.cursor, Platform.DISCORD)
+            async for batch in self._history.read(feed, after, newest=newest, cursor=cursor):
+                yield batch
+
+    async def reread(self, first: MessageRef, last: MessageRef) -> AsyncIterator[Sequence[MessageCreated]]:
+        """See `HistoryReader.reread`."""
+        feed = self._open_feed(first.channel)
+        with readable(first.channel.id):
+            async for page in self._history.reread(feed, first.id, last.id):
+                yield page
+
+    def _open_feed(self, channel: ChannelRef) -> Feed:
         feed = self._feeds.get(channel.id)
         if feed is None:
             raise Blocked(f"channel {channel.id} is not open")
-        inbox = self._connected()
-        with translated(channel.id):
-            async for batch in self._history.read(feed, after, lambda name: inbox.cursor(Platform.DISCORD, name)):
-                yield batch
+        return feed
 
     def capabilities(self, channel: ChannelRef) -> Capabilities:
         """See `Adapter.capabilities`."""

@@ -8,9 +8,10 @@ import structlog
 
 from relay.adapters.discord.feeds import Feed, Feeds
 from relay.adapters.discord.guilds import Guilds, Place
+from relay.adapters.discord.history import History
 from relay.adapters.discord.identity import Webhooks
-from relay.adapters.discord.outbound import translated
-from relay.adapters.discord.reading import History, reference, stream
+from relay.adapters.discord.outbound import readable
+from relay.adapters.discord.reading import reference, stream
 from relay.adapters.discord.rest import ApiError
 from relay.core.backoff import Backoff
 from relay.core.ports import Batch, Clock, Cursor, Inbox
@@ -170,6 +171,6 @@ class Channels:
             await inbox.catch_up(feed.channel)
             return
         # Nothing older than the first start crosses. What has been said since then is held back.
-        with translated(feed.channel.id):
+        with readable(feed.channel.id):
             newest = await self._history.newest(feed.channel.id)
         await inbox.receive(Batch(cursors=(Cursor(Platform.DISCORD, name, newest),)))

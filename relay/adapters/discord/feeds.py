@@ -62,6 +62,7 @@ class Feed:
 class Feeds:
     """All mirrored channels, and the one queue of their live events.
 
+    `parent_of`, `private_parent_of`: the channel of a thread that everybody may read, of one that not everybody may.
     `queue_limit`, `held_limit`: events that wait at most, in the queue and per channel. `on_gap` is called when a
     channel that was up to date no longer is.
     """
@@ -70,11 +71,13 @@ class Feeds:
         self,
         *,
         parent_of: Callable[[str], str | None],
+        private_parent_of: Callable[[str], str | None],
         on_gap: Callable[[], None],
         queue_limit: int = 20_000,
         held_limit: int = 1_000,
     ) -> None:
         self._parent_of = parent_of
+        self._private_parent_of = private_parent_of
         self._on_gap = on_gap
         self._queue_limit = queue_limit
         self._held_limit = held_limit
@@ -124,12 +127,12 @@ class Feeds:
         channel = str(data["channel_id"])
         feed = self._feeds.get(channel) or self._feeds.get(self._parent_of(channel) or "")
         if feed is None:
+            feed = self._feeds.get(self._private_parent_of(channel) or "")
+            if feed is not None and kind == "create":
+                self._take_in(feed, Item("feature", channel, {}, "thread"))
             return
         for item in _items(kind, event, channel, data):
-            if feed.behind:
-                self._hold(feed, item)
-            else:
-                self._enqueue(feed, item)
+            self._take_in(feed, item)
 
     async def take(self, limit: int) -> list[tuple[Feed, Item]]:
         """The oldest events, at least one; waits for it."""
@@ -138,6 +141,12 @@ class Feeds:
             await self._filled.wait()
         taken = [self._queue.popleft() for _ in range(min(limit, len(self._queue)))]
         return [(feed, item) for feed, item in taken if self._feeds.get(feed.channel.id) is feed]
+
+    def _take_in(self, feed: Feed, item: Item) -> None:
+        if feed.behind:
+            self._hold(feed, item)
+        else:
+            self._enqueue(feed, item)
 
     def _enqueue(self, feed: Feed, item: Item) -> None:
         if len(self._queue) < self._queue_limit:

@@ -17,6 +17,7 @@ from relay.core.ports import Clock
 _GUILDS_ARRIVE = 5.0
 _REMEMBERED_NAMES = 5_000
 _REMEMBERED_THREADS = 20_000
+_PRIVATE_THREAD = 12
 
 # What may have changed who can do what where.
 CHANGES = frozenset(
@@ -57,6 +58,7 @@ class Guilds:
         self._awaited: set[str] = set()
         self._since = 0.0
         self._parents: OrderedDict[str, str] = OrderedDict()
+        self._private: OrderedDict[str, str] = OrderedDict()
         self._nicknames: OrderedDict[tuple[str, str], str | None] = OrderedDict()
 
     def session_started(self, client: discord.Client) -> None:
@@ -84,15 +86,19 @@ class Guilds:
                 self.remember_nickname(data["guild_id"], data["author"]["id"], data["member"].get("nick"))
 
     def parent_of(self, channel: str) -> str | None:
-        """The channel that a thread belongs to; None for what is no known thread."""
+        """The channel that a thread belongs to; None for what is no known thread, or a private one."""
         return self._parents.get(channel)
 
-    def threads_of(self, channel: str) -> dict[str, str | None]:
-        """The open threads of a channel and the last message of each."""
+    def private_parent_of(self, channel: str) -> str | None:
+        """The channel that a private thread belongs to: what is said there is not for everybody in the channel."""
+        return self._private.get(channel)
+
+    def threads_of(self, channel: str) -> dict[str, str | None] | None:
+        """The open threads of a channel and the last message of each; None for a channel that has no threads."""
         found = self._channel(channel)
         if not isinstance(found, discord.TextChannel):
-            return {}
-        return {str(thread.id): _text(thread.last_message_id) for thread in found.threads}
+            return None
+        return {str(thread.id): _text(thread.last_message_id) for thread in found.threads if not thread.is_private()}
 
     def settled(self) -> bool:
         """Whether all guilds have arrived, or have had the time to."""
@@ -193,9 +199,10 @@ class Guilds:
         parent = thread.get("parent_id")
         if parent is None:
             return
-        self._parents[thread["id"]] = parent
-        if len(self._parents) > _REMEMBERED_THREADS:
-            self._parents.popitem(last=False)
+        parents = self._private if thread.get("type") == _PRIVATE_THREAD else self._parents
+        parents[thread["id"]] = parent
+        if len(parents) > _REMEMBERED_THREADS:
+            parents.popitem(last=False)
 
 
 def _text(snowflake: int | None) -> str | None:

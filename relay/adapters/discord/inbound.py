@@ -81,6 +81,7 @@ def created(message: Json, view: View) -> tuple[Event, ...]:
         created_at=created_at(message["id"]),
         reply_to=_reply_to(message, view),
         thread=view.thread,
+        edited_at=embeds.moment_of(message.get("edited_timestamp")),
     )
     return (event,)
 

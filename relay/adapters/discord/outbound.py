@@ -45,6 +45,18 @@ def translated(channel: str) -> Iterator[None]:
         raise _refusal(error, channel) from None
 
 
+@contextmanager
+def readable(channel: str) -> Iterator[None]:
+    """Errors of reading a channel: whatever they are, it is read again later, or the channel closes."""
+    try:
+        with translated(channel):
+            yield
+    except Transient:
+        raise
+    except DeliveryError as error:
+        raise Transient(str(error)) from None
+
+
 def _refusal(error: Refused, channel: str) -> DeliveryError:
     said = f"Discord said: {error.message}"
     match error:

@@ -1,7 +1,6 @@
-"""From what Discord says, live or in a channel's history, to batches for the core."""
+"""From what Discord says, live or in a channel's history, to events for the core, in batches."""
 
-import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import structlog
@@ -11,7 +10,7 @@ from relay.adapters.discord.feeds import Feed, Feeds, Item
 from relay.adapters.discord.guilds import Guilds
 from relay.adapters.discord.identity import Webhooks
 from relay.adapters.discord.recent import Recent, Seen
-from relay.adapters.discord.rest import Json, Refused, Rest, Route
+from relay.adapters.discord.rest import Json
 from relay.core.ports import Batch, Clock, Cursor
 from relay.domain.content import Content
 from relay.domain.events import Event, FeatureUsed, MessageCreated, MessageDeleted, MessageEdited
@@ -19,9 +18,6 @@ from relay.domain.ids import ChannelRef, MessageRef, Platform, ThreadRef
 
 _log = structlog.get_logger(__name__)
 
-PAGE = 100
-_READERS = 8
-_STRANGERS = 8
 # What a payload of a form that we do not know raises when it is looked into.
 _MALFORMED = (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError)
 
@@ -129,71 +125,6 @@ class Translator:
             return False
         seen = self._recent.get(event.ref.id)
         return seen is not None and seen.content == event.content
-
-
-class History:
-    """Reads what was written in channels while nobody listened. All channels side by side, a page at a time."""
-
-    def __init__(self, *, rest: Rest, guilds: Guilds, translator: Translator) -> None:
-        self._rest = rest
-        self._guilds = guilds
-        self._translator = translator
-        self._places = asyncio.Semaphore(_READERS)
-
-    async def newest(self, channel: str) -> str:
-        """The ID of the last message in a channel, "0" for none. Raises `Refused`."""
-        route = Route("GET", "/channels/{channel}/messages", {"channel": channel})
-        async with self._places:
-            found = await self._rest.read(route, query={"limit": "1"})
-        return str(found[0]["id"]) if found else "0"
-
-    async def read(
-        self, feed: Feed, after: str, cursor: Callable[[str], Awaitable[str | None]]
-    ) -> AsyncIterator[Batch]:
-        """Everything after `after` in the channel, then in its open threads. Raises `Refused`.
-
-        `cursor` looks up how far a stream was read. IDs are moments, so what was read of the channel goes for a thread
-        of which nothing was ever read.
-        """
-        async for batch in self._pages(feed, feed.channel.id, after):
-            yield batch
-        for thread, last in self._guilds.threads_of(feed.channel.id).items():
-            position = await cursor(stream(thread)) or after
-            if last is None or int(last) > int(position):
-                async for batch in self._pages(feed, thread, position):
-                    yield batch
-
-    async def _pages(self, feed: Feed, channel: str, after: str) -> AsyncIterator[Batch]:
-        route = Route("GET", "/channels/{channel}/messages", {"channel": channel})
-        while True:
-            async with self._places:
-                found = await self._rest.read(route, query={"limit": str(PAGE), "after": after})
-                # The newest come first, whatever is asked for.
-                messages = sorted(found, key=lambda message: int(message["id"]))
-                await self._learn_names(feed.place.guild, messages)
-            if messages:
-                after = messages[-1]["id"]
-                yield self._translator.page(feed, channel, messages)
-            if len(messages) < PAGE:
-                return
-
-    async def _learn_names(self, guild: str, messages: Iterable[Mapping[str, Json]]) -> None:
-        """People's names in the server, which the history does not hold; of a few, so that a crowd delays nothing."""
-        people = {
-            str(message["author"]["id"])
-            for message in messages
-            if isinstance(message.get("author"), Mapping) and "webhook_id" not in message
-        }
-        strangers = sorted(person for person in people if not self._guilds.knows_nickname(guild, person))
-        for person in strangers[:_STRANGERS]:
-            nickname = None
-            try:
-                route = Route("GET", "/guilds/{guild}/members/{user}", {"guild": guild, "user": person})
-                nickname = (await self._rest.read(route)).get("nick")
-            except Refused as error:
-                # They have left since; their own name will do.
-                _log.debug("discord_member_unknown", status=error.status)
-            self._guilds.remember_nickname(guild, person, nickname)
 
 
 class Pump:

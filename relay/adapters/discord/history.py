@@ -1,0 +1,167 @@
+"""What was written in channels while nobody listened, and what became of what was written before."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from datetime import datetime
+
+import structlog
+
+from relay.adapters.discord.embeds import moment_of
+from relay.adapters.discord.feeds import Feed
+from relay.adapters.discord.guilds import Guilds
+from relay.adapters.discord.inbound import created_at
+from relay.adapters.discord.reading import Translator, stream
+from relay.adapters.discord.rest import Json, Refused, Rest, Route
+from relay.core.ports import Batch, Cursor
+from relay.domain.events import HistorySkipped, MessageCreated
+from relay.domain.ids import Platform
+
+_log = structlog.get_logger(__name__)
+
+PAGE = 100
+# Channels that are read side by side: a page of each in turn, so that a busy one delays no other.
+_READERS = 8
+_STRANGERS = 8
+# Beyond the limit, messages are only counted, and no further than this.
+_COUNTED = 10_000
+
+CursorLookup = Callable[[str], Awaitable[str | None]]
+Message = Mapping[str, Json]
+
+
+class History:
+    """Reads channels and their threads. Waits for an API that does not answer; all methods raise `Refused`."""
+
+    def __init__(self, *, rest: Rest, guilds: Guilds, translator: Translator) -> None:
+        self._rest = rest
+        self._guilds = guilds
+        self._translator = translator
+        self._places = asyncio.Semaphore(_READERS)
+
+    async def newest(self, channel: str) -> str:
+        """The ID of the last message in a channel, "0" for none."""
+        found = await self._page(channel, limit="1")
+        return str(found[0]["id"]) if found else "0"
+
+    async def read(self, feed: Feed, after: str, *, newest: int, cursor: CursorLookup) -> AsyncIterator[Batch]:
+        """Everything after `after` in the channel, then in its threads, but at most the `newest` last of each.
+
+        `cursor` looks up how far a stream was read. IDs are moments, so what was read of the channel goes for a thread
+        of which nothing was ever read.
+        """
+        async for batch in self._read_one(feed, feed.channel.id, after, newest):
+            yield batch
+        for thread, last in (await self._threads(feed.channel.id, since=after)).items():
+            position = await cursor(stream(thread)) or after
+            if last is None or int(last) > int(position):
+                async for batch in self._read_one(feed, thread, position, newest):
+                    yield batch
+
+    async def reread(self, feed: Feed, first: str, last: str) -> AsyncIterator[Sequence[MessageCreated]]:
+        """What stands between two messages, both included, in the channel and then in its threads."""
+        threads = await self._threads(feed.channel.id, since=first)
+        before_first = str(int(first) - 1)
+        for channel in (feed.channel.id, *threads):
+            async for messages in self._pages(channel, before_first):
+                within = [message for message in messages if int(message["id"]) <= int(last)]
+                await self._learn_names(feed.place.guild, within)
+                events = self._translator.page(feed, channel, within).events
+                yield [event for event in events if isinstance(event, MessageCreated)]
+                if len(within) < len(messages):
+                    break
+
+    async def _read_one(self, feed: Feed, channel: str, after: str, newest: int | None) -> AsyncIterator[Batch]:
+        async for messages in self._pages(channel, after):
+            # The first page is nearly always the only one; only where it is not do we have to count.
+            if newest is not None and (len(messages) == PAGE or len(messages) > newest):
+                start, skipped = await self._beginning(channel, after, newest)
+                if skipped:
+                    position = Cursor(Platform.DISCORD, stream(channel), start)
+                    yield Batch((HistorySkipped(feed.channel, skipped),), (position,))
+                    async for batch in self._read_one(feed, channel, start, None):
+                        yield batch
+                    return
+            newest = None
+            await self._learn_names(feed.place.guild, messages)
+            yield self._translator.page(feed, channel, messages)
+
+    async def _pages(self, channel: str, after: str) -> AsyncIterator[list[Message]]:
+        while True:
+            # The newest come first, whatever is asked for.
+            messages = sorted(await self._page(channel, limit=str(PAGE), after=after), key=_id)
+            if messages:
+                after = messages[-1]["id"]
+                yield messages
+            if len(messages) < PAGE:
+                return
+
+    async def _beginning(self, channel: str, after: str, newest: int) -> tuple[str, int]:
+        """The message after which only the `newest` last ones stand, and how many there are from `after` to it."""
+        start = after
+        count = 0
+        before: dict[str, str] = {}
+        while count < newest + _COUNTED:
+            page = sorted(await self._page(channel, limit=str(PAGE), **before), key=_id, reverse=True)
+            for message in page:
+                if _id(message) <= int(after):
+                    return start, max(0, count - newest)
+                count += 1
+                if count == newest + 1:
+                    start = str(message["id"])
+            if len(page) < PAGE:
+                break
+            before = {"before": str(page[-1]["id"])}
+        return start, max(0, count - newest)
+
+    async def _page(self, channel: str, **query: str) -> list[Message]:
+        route = Route("GET", "/channels/{channel}/messages", {"channel": channel})
+        async with self._places:
+            found: list[Message] = await self._rest.read(route, query=query)
+        return found
+
+    async def _threads(self, channel: str, *, since: str) -> dict[str, str | None]:
+        """The channel's threads in which something may have been said since a message, and their last messages."""
+        threads = self._guilds.threads_of(channel)
+        if threads is None:
+            return {}
+        earliest = created_at(since)
+        query = {"limit": "100"}
+        route = Route("GET", "/channels/{channel}/threads/archived/public", {"channel": channel})
+        while True:
+            async with self._places:
+                answer = await self._rest.read(route, query=query)
+            listed = answer.get("threads") or []
+            # A thread goes to sleep after its last message, and those that went last come first.
+            recent = [thread for thread in listed if (slept := _slept_at(thread)) is None or slept >= earliest]
+            for thread in recent:
+                threads.setdefault(str(thread["id"]), thread.get("last_message_id"))
+            if len(recent) < len(listed) or not answer.get("has_more") or not recent:
+                return threads
+            query["before"] = recent[-1]["thread_metadata"]["archive_timestamp"]
+
+    async def _learn_names(self, guild: str, messages: Iterable[Message]) -> None:
+        """People's names in the server, which the history does not hold; of a few, so that a crowd delays nothing."""
+        people = {
+            str(message["author"]["id"])
+            for message in messages
+            if isinstance(message.get("author"), Mapping) and "webhook_id" not in message
+        }
+        strangers = sorted(person for person in people if not self._guilds.knows_nickname(guild, person))
+        for person in strangers[:_STRANGERS]:
+            nickname = None
+            try:
+                route = Route("GET", "/guilds/{guild}/members/{user}", {"guild": guild, "user": person})
+                nickname = (await self._rest.read(route)).get("nick")
+            except Refused as error:
+                # They have left since; their own name will do.
+                _log.debug("discord_member_unknown", status=error.status)
+            self._guilds.remember_nickname(guild, person, nickname)
+
+
+def _id(message: Message) -> int:
+    return int(message["id"])
+
+
+def _slept_at(thread: Mapping[str, Json]) -> datetime | None:
+    metadata = thread.get("thread_metadata")
+    return moment_of(metadata.get("archive_timestamp")) if isinstance(metadata, Mapping) else None

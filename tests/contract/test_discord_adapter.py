@@ -1,0 +1,578 @@
+"""The Discord adapter against the sandbox: what it reports, what it posts, and what it survives."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+import pytest
+
+from relay.adapters.discord.adapter import DiscordAdapter
+from relay.core.clock import SystemClock
+from relay.core.ports import Batch, Delivery
+from relay.domain.content import Author, Content
+from relay.domain.events import (
+    Event,
+    FeatureUsed,
+    HistorySkipped,
+    MessageCreated,
+    MessageDeleted,
+    MessageEdited,
+)
+from relay.domain.ids import ChannelAddress, ChannelRef, MediaRef, MessageRef, Platform, ThreadRef, UserRef
+from relay.domain.richtext import RichText, plain_text
+from relay.errors import Blocked, FatalError, Orphaned, Permanent, RateLimited, StoreUnavailable, TargetGone, Transient
+from relay.sandbox.drafts import Draft
+from relay.sandbox.faults import Fault
+from relay.sandbox.models import Channel, Message, Overwrite, User
+from relay.sandbox.permissions import EVERYONE, Permission
+from relay.sandbox.ratelimits import Limits
+from relay.sandbox.server import SandboxServer
+
+ALICE = Author(UserRef(Platform.MATRIX, "@alice:example.org"), "Alice")
+
+
+async def until(condition: Callable[[], object], seconds: float = 10.0) -> None:
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+@dataclass
+class RecordingInbox:
+    """The core as an adapter sees it: keeps events once each and cursors, can be told that the disk is full."""
+
+    events: list[Event] = field(default_factory=list)
+    cursors: dict[str, str] = field(default_factory=dict)
+    channels: dict[str, str] = field(default_factory=dict)
+    batches: int = 0
+    broken: bool = False
+    newest: int = 5000
+    adapter: DiscordAdapter | None = None
+    caught_up: list[str] = field(default_factory=list)
+    seen: set[object] = field(default_factory=set)
+
+    async def receive(self, batch: Batch) -> None:
+        await asyncio.sleep(0)
+        if self.broken:
+            raise StoreUnavailable("relay.db", "the disk is full", "make room")
+        self.batches += 1
+        for event in batch.events:
+            key = ("created", event.ref) if isinstance(event, MessageCreated) else object()
+            if key not in self.seen:
+                self.seen.add(key)
+                self.events.append(event)
+        self.cursors.update((cursor.stream, cursor.position) for cursor in batch.cursors)
+
+    async def cursor(self, platform: Platform, stream: str) -> str | None:
+        return self.cursors.get(stream)
+
+    async def opened(self, address: ChannelAddress, channel: ChannelRef) -> None:
+        self.channels[address.value] = "open"
+
+    async def closed(self, address: ChannelAddress, problem: str) -> None:
+        self.channels[address.value] = problem
+
+    async def catch_up(self, channel: ChannelRef) -> None:
+        assert self.adapter is not None
+        after = self.cursors[f"channel:{channel.id}"]
+        async for batch in self.adapter.history(channel, after, newest=self.newest):
+            await self.receive(batch)
+        self.caught_up.append(channel.id)
+
+    def said(self) -> list[str]:
+        """The words of all messages by others, in the order in which they came in."""
+        return [
+            plain_text(event.content.text)
+            for event in self.events
+            if isinstance(event, MessageCreated) and not event.author.is_self
+        ]
+
+    def of(self, kind: type[Event]) -> list[Event]:
+        return [event for event in self.events if isinstance(event, kind)]
+
+
+class World:
+    """A server with one channel, two people and our bot."""
+
+    def __init__(self, server: SandboxServer) -> None:
+        self.server = server
+        self.state = server.state
+        self.owner = self.state.add_user("olga", display_name="Olga")
+        self.bob = self.state.add_user("bob", display_name="Bob")
+        self.guild = self.state.add_guild("Stash", self.owner)
+        self.state.add_member(self.guild, self.bob, nick="Bobby")
+        people = self.state.add_role(self.guild, "people", EVERYONE)
+        self.guild.members[self.bob.id].roles.append(people.id)
+        self.app = self.state.add_application("relay")
+        self.member = self.state.add_bot(self.guild, self.app)
+        self.channel = self.state.add_channel(self.guild, "help")
+        self.inbox = RecordingInbox()
+
+    @property
+    def ref(self) -> ChannelRef:
+        return ChannelRef(Platform.DISCORD, str(self.channel.id))
+
+    @property
+    def address(self) -> ChannelAddress:
+        return ChannelAddress(Platform.DISCORD, str(self.channel.id))
+
+    def say(
+        self, text: str, *, author: User | None = None, channel: Channel | None = None, **fields: object
+    ) -> Message:
+        draft = Draft(content=text, **fields)  # type: ignore[arg-type]
+        return self.server.messages.post(channel or self.channel, author or self.bob, draft)
+
+    def edit(self, message: Message, text: str) -> None:
+        draft = Draft(content=text, given=frozenset({"content"}))
+        self.server.messages.edit(self.channel, message, message.author_id, draft)
+
+    def message_ref(self, message: Message) -> MessageRef:
+        return MessageRef(self.ref, str(message.id))
+
+    def shown(self) -> list[Message]:
+        return [self.channel.messages[message] for message in self.channel.order]
+
+    def words(self) -> list[str]:
+        return [message.content for message in self.shown()]
+
+    def delivery(
+        self, text: str = "hello", *, key: str = "k1", author: Author | None = ALICE, **more: object
+    ) -> Delivery:
+        return Delivery(self.ref, key, author, Content(RichText.plain(text)), **more)  # type: ignore[arg-type]
+
+    def allow(self, *names: str) -> None:
+        """The bot's role is granted exactly these."""
+        role = self.guild.roles[self.member.roles[0]]
+        everyone = self.guild.roles[self.guild.id]
+        role.permissions = sum(Permission[name] for name in names)
+        everyone.permissions = 0
+        self.state.role_changed(self.guild, role)
+        self.state.role_changed(self.guild, everyone)
+
+    @asynccontextmanager
+    async def running(self, *channels: Channel, ready: bool = True) -> AsyncIterator[DiscordAdapter]:
+        adapter = DiscordAdapter(token=self.app.token, api_url=self.server.api_url, clock=SystemClock(), timeout=3.0)
+        self.inbox.adapter = adapter
+        addresses = (ChannelAddress(Platform.DISCORD, str(channel.id)) for channel in channels or (self.channel,))
+        await adapter.watch(frozenset(addresses))
+        task = asyncio.create_task(adapter.run(self.inbox))
+        try:
+            if ready:
+                await until(lambda: task.done() or adapter.health().state == "ready")
+            yield adapter
+            if task.done():
+                task.result()
+        finally:
+            task.cancel()
+            await asyncio.wait([task])
+            await adapter.close()
+
+
+@pytest.fixture
+async def world() -> AsyncIterator[World]:
+    async with SandboxServer(limits=Limits(factor=0)) as server:
+        yield World(server)
+
+
+# --- Reporting ----------------------------------------------------------------------------------------------
+
+
+async def test_reports_what_is_said_in_order_and_nothing_from_before_the_first_start(world: World) -> None:
+    world.say("before")
+    async with world.running():
+        for number in range(150):
+            world.say(f"message {number}")
+        await until(lambda: len(world.inbox.said()) == 150)
+    assert world.inbox.said() == [f"message {number}" for number in range(150)]
+    event = world.inbox.of(MessageCreated)[0]
+    assert isinstance(event, MessageCreated)
+    assert (event.author.name, event.author.user.id) == ("Bobby", str(world.bob.id))
+    assert world.inbox.cursors == {f"channel:{world.channel.id}": str(world.channel.order[-1])}
+
+
+async def test_reports_replies_edits_deletions_and_bulk_deletions(world: World) -> None:
+    async with world.running():
+        first = world.say("first")
+        reference = {"type": 0, "message_id": first.id, "channel_id": None, "fail_if_not_exists": True}
+        world.say("second", author=world.owner, reference=reference)
+        more = [world.say(f"more {number}") for number in range(3)]
+        world.edit(first, "first, mended")
+        world.server.messages.remove(world.channel, [first.id])
+        world.server.messages.remove(world.channel, [message.id for message in more], bulk=True)
+        await until(lambda: len(world.inbox.of(MessageDeleted)) == 4)
+    reply = world.inbox.of(MessageCreated)[1]
+    assert isinstance(reply, MessageCreated)
+    assert reply.reply_to == world.message_ref(first)
+    [edit] = world.inbox.of(MessageEdited)
+    assert isinstance(edit, MessageEdited)
+    assert (edit.ref, plain_text(edit.content.text)) == (world.message_ref(first), "first, mended")
+    deleted = [event.ref for event in world.inbox.of(MessageDeleted) if isinstance(event, MessageDeleted)]
+    assert deleted == [world.message_ref(message) for message in (first, *more)]
+
+
+async def test_counts_reactions_and_reports_threads_with_their_channel(world: World) -> None:
+    async with world.running():
+        message = world.say("look")
+        world.server.reactions.add(world.channel, message, world.owner, "🎉")
+        thread = world.server.threads.open_on(world.channel, message, world.bob, "aside")
+        world.say("in the thread", channel=thread)
+        await until(lambda: "in the thread" in world.inbox.said())
+    inside = world.inbox.of(MessageCreated)[-1]
+    assert isinstance(inside, MessageCreated)
+    assert inside.thread == ThreadRef(world.ref, str(thread.id))
+    assert inside.ref.channel == world.ref
+    assert [event.feature for event in world.inbox.events if isinstance(event, FeatureUsed)] == ["reaction"]
+
+
+async def test_private_threads_are_nobodys_business(world: World) -> None:
+    world.allow("ADMINISTRATOR")
+    async with world.running():
+        thread = world.server.threads.open(world.channel, world.owner, "secret", 12)
+        world.say("psst", author=world.owner, channel=thread)
+        world.say("done")
+        await until(lambda: "done" in world.inbox.said())
+    assert world.inbox.said() == ["done"]
+    assert "thread" in [event.feature for event in world.inbox.events if isinstance(event, FeatureUsed)]
+
+
+async def test_knows_its_own_messages_and_relays_other_webhooks_and_bots(world: World) -> None:
+    github = world.server.webhooks.create(world.channel, "GitHub", world.owner)
+    async with world.running() as adapter:
+        await adapter.send(world.delivery("ours"))
+        await adapter.send(world.delivery("a notice", key="k2", author=None))
+        world.server.messages.post_as_webhook(world.channel, github, Draft(content="push"), "GitHub", None)
+        await until(lambda: len(world.inbox.of(MessageCreated)) == 3)
+    authors = [event.author for event in world.inbox.events if isinstance(event, MessageCreated)]
+    assert [author.is_self for author in authors] == [True, True, False]
+    assert authors[2].is_bot
+    assert world.inbox.said() == ["push"]
+
+
+# --- Posting ------------------------------------------------------------------------------------------------
+
+
+async def test_posts_through_one_webhook_under_the_authors_name(world: World) -> None:
+    avatar = MediaRef(Platform.MATRIX, "https://example.org/alice.png")
+    async with world.running() as adapter:
+        named = Author(ALICE.user, "Discord Alice", avatar)
+        sent = await asyncio.gather(
+            *(adapter.send(world.delivery(f"**{n}** @everyone", key=f"k{n}", author=named)) for n in range(4))
+        )
+    assert {ref.id for ref in sent} == {str(message.id) for message in world.shown()}
+    assert len(world.server.webhooks.of_channel(world.channel)) == 1
+    message = world.shown()[0]
+    assert message.webhook_author is not None
+    assert message.webhook_author["username"] == "Dіscord Alice"
+    assert message.webhook_avatar_url == "https://example.org/alice.png"
+    assert not message.pinged.everyone
+    assert r"\*\*" in message.content
+
+
+async def test_finds_its_webhook_again(world: World) -> None:
+    for _ in range(2):
+        async with world.running() as adapter:
+            await adapter.send(world.delivery())
+    assert len(world.server.webhooks.of_channel(world.channel)) == 1
+
+
+async def test_remakes_a_webhook_that_somebody_deleted_and_leaves_its_copies_orphaned(world: World) -> None:
+    async with world.running() as adapter:
+        first = await adapter.send(world.delivery("one"))
+        world.server.webhooks.delete(world.server.webhooks.of_channel(world.channel)[0])
+        second = await adapter.send(world.delivery("two", key="k2"))
+        await adapter.edit(second, world.delivery("two, mended", key="k3"))
+        with pytest.raises(Orphaned):
+            await adapter.edit(first, world.delivery("one, mended", key="k4"))
+        await adapter.delete(first, "k5")
+    assert world.words() == ["two, mended"]
+    assert len(world.server.webhooks.of_channel(world.channel)) == 1
+
+
+async def test_posts_as_the_bot_where_webhooks_are_not_allowed(world: World) -> None:
+    world.allow("VIEW_CHANNEL", "READ_MESSAGE_HISTORY", "SEND_MESSAGES")
+    async with world.running() as adapter:
+        limit = adapter.capabilities(world.ref).max_text_length
+        sent = await adapter.send(world.delivery("x" * limit))
+        again = await adapter.send(world.delivery("x" * limit))
+        await adapter.edit(sent, world.delivery("y", key="k2"))
+        assert again == sent
+        assert world.words() == ["**Alice**: y"]
+        await adapter.delete(sent, "k3")
+    assert world.words() == []
+
+
+async def test_edits_and_deletes_of_what_is_gone(world: World) -> None:
+    async with world.running() as adapter:
+        sent = await adapter.send(world.delivery())
+        await adapter.delete(sent, "k2")
+        with pytest.raises(TargetGone):
+            await adapter.delete(sent, "k3")
+        with pytest.raises(TargetGone):
+            await adapter.edit(sent, world.delivery("late", key="k4"))
+        assert await adapter.quote(sent) is None
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("kind", ["status", "reset", "hang"])
+@pytest.mark.parametrize("webhooks", [True, False])
+async def test_an_ambiguous_send_is_resolved(world: World, when: str, kind: str, webhooks: bool) -> None:
+    if not webhooks:
+        world.allow("VIEW_CHANNEL", "READ_MESSAGE_HISTORY", "SEND_MESSAGES")
+    async with world.running() as adapter:
+        last = await adapter.send(world.delivery("hello"))
+        path = "/webhooks/" if webhooks else "/messages$"
+        fault = Fault(kind, "POST", path, when=when, status=502, seconds=60)  # type: ignore[arg-type]
+        world.server.faults.add(fault)
+        now = SystemClock().now()
+        with pytest.raises(Transient) as caught:
+            await adapter.send(world.delivery("hello", key="k2", queued_at=now))
+        assert caught.value.ambiguous
+        suspect = world.delivery("hello", key="k2", suspect=True, after=last, queued_at=now - timedelta(seconds=1))
+        found = await adapter.send(suspect)
+    assert len(world.words()) == 2
+    assert found.id == str(world.channel.order[-1])
+
+
+async def test_a_suspect_send_is_found_after_a_restart(world: World) -> None:
+    now = SystemClock().now()
+    async with world.running() as adapter:
+        last = await adapter.send(world.delivery("first"))
+        sent = await adapter.send(world.delivery("second", key="k2"))
+    world.say("second")
+    async with world.running() as adapter:
+        suspect = world.delivery("second", key="k2", suspect=True, after=last, queued_at=now)
+        assert await adapter.send(suspect) == sent
+
+
+async def test_rate_limits_are_told_at_once_and_not_sent_twice(world: World) -> None:
+    async with world.running() as adapter:
+        await adapter.send(world.delivery())
+        world.server.faults.add(Fault("rate_limit", "POST", "/webhooks/", seconds=0.7))
+        with pytest.raises(RateLimited) as caught:
+            await adapter.send(world.delivery("two", key="k2"))
+        assert caught.value.retry_after == pytest.approx(0.7, abs=0.1)
+        assert not caught.value.ambiguous
+        started = asyncio.get_running_loop().time()
+        await adapter.send(world.delivery("two", key="k2"))
+        assert asyncio.get_running_loop().time() - started > 0.5
+    assert world.words() == ["hello", "two"]
+
+
+async def test_refusals_by_kind(world: World) -> None:
+    async with world.running() as adapter:
+        await adapter.send(world.delivery())
+        world.server.faults.add(Fault("status", "POST", "/webhooks/", status=400, code=50035))
+        with pytest.raises(Permanent):
+            await adapter.send(world.delivery("two", key="k2"))
+        with pytest.raises(Permanent):
+            await adapter.send(world.delivery("x" * 2001, key="k3"))
+        world.allow("VIEW_CHANNEL", "READ_MESSAGE_HISTORY", "MANAGE_WEBHOOKS")
+        with pytest.raises(Blocked):
+            await adapter.send(world.delivery("a notice", key="k4", author=None))
+
+
+async def test_quotes_and_marks(world: World) -> None:
+    message = world.say("what **he** said")
+    async with world.running() as adapter:
+        quotation = await adapter.quote(world.message_ref(message))
+        assert quotation is not None
+        assert (quotation.author, plain_text(quotation.text)) == ("Bob", "what he said")
+        path = f"{world.guild.id}/{world.channel.id}/{message.id}"
+        assert quotation.url == f"https://discord.com/channels/{path}"
+        assert await adapter.mark_failed(world.message_ref(message), "too large")
+        assert [reaction.name for reaction in message.reactions] == ["⚠️"]
+        world.allow("VIEW_CHANNEL", "SEND_MESSAGES", "READ_MESSAGE_HISTORY")
+        other = world.say("another")
+        assert not await adapter.mark_failed(world.message_ref(other), "too large")
+
+
+async def test_notices_reach_a_thread_and_a_deleted_one_is_gone(world: World) -> None:
+    async with world.running() as adapter:
+        thread = world.server.threads.open(world.channel, world.bob, "aside")
+        where = ThreadRef(world.ref, str(thread.id))
+        await adapter.send(world.delivery("threads do not cross", author=None, thread=where))
+        assert [message.content for message in thread.messages.values()] == ["threads do not cross"]
+        world.server.threads.delete(thread)
+        with pytest.raises(TargetGone):
+            await adapter.send(world.delivery("nor here", key="k2", author=None, thread=where))
+
+
+# --- Catching up ----------------------------------------------------------------------------------------------
+
+
+async def test_catches_up_after_an_absence(world: World) -> None:
+    async with world.running():
+        world.say("live")
+        await until(lambda: world.inbox.said() == ["live"])
+    missed = [world.say(f"missed {number}") for number in range(250)]
+    world.edit(missed[0], "mended")
+    thread = world.server.threads.open_on(world.channel, missed[1], world.bob, "aside")
+    world.say("in the thread", channel=thread)
+    world.server.threads.archive(thread, archived=True)
+    async with world.running():
+        world.say("live again")
+        await until(lambda: "live again" in world.inbox.said())
+    expected = ["live", "mended", *(f"missed {number}" for number in range(1, 250)), "live again"]
+    assert [text for text in world.inbox.said() if text != "in the thread"] == expected
+    assert "in the thread" in world.inbox.said()
+    names = {event.author.name for event in world.inbox.events if isinstance(event, MessageCreated)}
+    assert names == {"Bobby"}
+
+
+async def test_skips_what_is_too_much_and_says_how_much(world: World) -> None:
+    async with world.running():
+        pass
+    world.inbox.newest = 120
+    for number in range(300):
+        world.say(str(number))
+    async with world.running():
+        await until(lambda: len(world.inbox.said()) == 120)
+    assert world.inbox.said() == [str(number) for number in range(180, 300)]
+    assert world.inbox.of(HistorySkipped) == [HistorySkipped(world.ref, 180)]
+
+
+async def test_rereads_what_stands_between_two_messages(world: World) -> None:
+    messages = [world.say(str(number)) for number in range(230)]
+    world.server.messages.remove(world.channel, [messages[5].id])
+    world.edit(messages[7], "seven")
+    async with world.running() as adapter:
+        first, last = world.message_ref(messages[2]), world.message_ref(messages[220])
+        found = [event async for page in adapter.reread(first, last) for event in page]
+    expected = [str(number) for number in range(2, 221) if number != 5]
+    expected[expected.index("7")] = "seven"
+    assert [plain_text(event.content.text) for event in found] == expected
+    assert [event.edited_at is not None for event in found].count(True) == 1
+
+
+async def test_a_store_that_fails_loses_nothing(world: World) -> None:
+    async with world.running():
+        world.inbox.broken = True
+        for number in range(20):
+            world.say(str(number))
+        await asyncio.sleep(0.3)
+        world.inbox.broken = False
+        await until(lambda: len(world.inbox.said()) == 20)
+    assert world.inbox.said() == [str(number) for number in range(20)]
+
+
+# --- The gateway ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("code", [1000, 1001, 1006, 4000, 4003, 4007, 4008, 4009])
+async def test_survives_every_close_code_that_is_not_final(world: World, code: int) -> None:
+    async with world.running() as adapter:
+        world.say("one")
+        if code == 1006:
+            world.server.gateway.abort()
+        else:
+            world.server.gateway.drop(code)
+        world.say("two")
+        await until(lambda: world.inbox.said() == ["one", "two"], 20)
+        await until(lambda: adapter.health().state == "ready", 20)
+
+
+async def test_survives_an_invalid_session_and_reads_what_it_missed(world: World) -> None:
+    async with world.running() as adapter:
+        message = world.say("one")
+        await until(lambda: world.inbox.said() == ["one"])
+        world.server.gateway.invalidate(resumable=False)
+        world.say("two")
+        world.server.messages.remove(world.channel, [message.id])
+        await until(lambda: world.inbox.said() == ["one", "two"], 20)
+        await until(lambda: adapter.health().state == "ready", 20)
+        assert world.inbox.caught_up == [str(world.channel.id)]
+
+
+async def test_survives_a_dispatch_that_nobody_can_parse(world: World) -> None:
+    async with world.running():
+        for event in ("MESSAGE_CREATE", "GUILD_UPDATE", "CHANNEL_UPDATE", "TYPING_START"):
+            world.server.gateway.send_garbage(event)
+        world.say("still here")
+        await until(lambda: world.inbox.said() == ["still here"])
+
+
+@pytest.mark.parametrize("refusals", [1, 3])
+async def test_survives_a_first_connection_that_fails(world: World, refusals: int) -> None:
+    world.server.gateway.refuse = refusals
+    async with world.running() as adapter:
+        await until(lambda: adapter.health().state == "ready", 20)
+
+
+async def test_waits_for_an_api_that_does_not_answer(world: World) -> None:
+    world.server.api.offline = True
+    async with world.running(ready=False) as adapter:
+        await until(lambda: adapter.health().detail)
+        assert adapter.health().state == "connecting"
+        world.server.api.offline = False
+        await until(lambda: adapter.health().state == "ready", 20)
+
+
+async def test_ends_when_the_token_is_refused(world: World) -> None:
+    world.app.token = "another"
+    adapter = DiscordAdapter(token="nonsense", api_url=world.server.api_url, clock=SystemClock())
+    with pytest.raises(FatalError, match="Reset Token"):
+        await adapter.run(world.inbox)
+    assert adapter.health().state == "failed"
+    await adapter.close()
+
+
+async def test_ends_when_the_message_content_intent_is_off(world: World) -> None:
+    world.app.message_content = False
+    adapter = DiscordAdapter(token=world.app.token, api_url=world.server.api_url, clock=SystemClock())
+    with pytest.raises(FatalError, match="Message Content Intent"):
+        await adapter.run(world.inbox)
+    await adapter.close()
+
+
+@pytest.mark.parametrize("code", [4004, 4010, 4011, 4012, 4013, 4014])
+async def test_ends_on_a_final_close_code(world: World, code: int) -> None:
+    with pytest.raises(FatalError, match=str(code)):
+        async with world.running():
+            world.server.gateway.drop(code)
+            await asyncio.sleep(2)
+
+
+# --- Channels -------------------------------------------------------------------------------------------------
+
+
+async def test_a_channel_that_cannot_be_used_is_closed_with_a_remedy_and_stops_nobody_else(world: World) -> None:
+    hidden = world.state.add_channel(world.guild, "hidden")
+    world.state.set_overwrite(hidden, Overwrite(world.guild.id, 0, deny=Permission.VIEW_CHANNEL))
+    forum = world.state.add_channel(world.guild, "forum", kind=15)
+    missing = Channel(12345, world.guild.id, "missing")
+    async with world.running(world.channel, hidden, forum, missing):
+        closed = world.inbox.channels
+        assert closed[str(world.channel.id)] == "open"
+        assert "View Channel" in closed[str(hidden.id)]
+        assert "text channel" in closed[str(forum.id)]
+        assert "no channel 12345" in closed["12345"]
+        world.say("unheard", author=world.owner, channel=hidden)
+        world.state.clear_overwrite(hidden, world.guild.id)
+        await until(lambda: closed[str(hidden.id)] == "open")
+        world.say("heard", channel=hidden)
+        await until(lambda: world.inbox.said() == ["heard"])
+
+
+async def test_a_permission_that_comes_back_brings_what_was_missed(world: World) -> None:
+    async with world.running():
+        world.say("one")
+        await until(lambda: world.inbox.said() == ["one"])
+        world.state.set_overwrite(world.channel, Overwrite(world.guild.id, 0, deny=Permission.VIEW_CHANNEL))
+        await until(lambda: "View Channel" in world.inbox.channels[str(world.channel.id)])
+        world.say("two", author=world.owner)
+        world.state.clear_overwrite(world.channel, world.guild.id)
+        await until(lambda: world.inbox.said() == ["one", "two"])
+        assert world.inbox.channels[str(world.channel.id)] == "open"
+
+
+async def test_a_channel_can_be_declared_later(world: World) -> None:
+    other = world.state.add_channel(world.guild, "other")
+    world.say("before", channel=other)
+    async with world.running() as adapter:
+        await adapter.watch(frozenset({ChannelAddress(Platform.DISCORD, str(other.id))}))
+        await until(lambda: adapter.health().state == "ready")
+        world.say("not any more")
+        world.say("hello", channel=other)
+        await until(lambda: world.inbox.said() == ["hello"])
