@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 import structlog
@@ -59,6 +60,7 @@ class Gateway:
         self.refuse = 0
         self.offline = False
         self.history: deque[Json] = deque(maxlen=1000)
+        self.listeners: list[Callable[[Json], None]] = []
 
     async def accept(self, request: web.Request) -> web.StreamResponse:
         """One connection, from its start to its end."""
@@ -78,7 +80,10 @@ class Gateway:
 
     def note(self, what: str, **details: Any) -> None:
         """Remember what a client did, for the control interface."""
-        self.history.append({"what": what, "at": render.iso(self.sessions.state.clock())} | details)
+        entry = {"what": what, "at": render.iso(self.sessions.state.clock())} | details
+        self.history.append(entry)
+        for listener in self.listeners:
+            listener(entry)
 
     # --- Done to the connections at once ------------------------------------------------------------------
 

@@ -1,6 +1,7 @@
 """What can be done to messages, and the events that tell of it. Raises `ApiError`s; no network here."""
 
 from bisect import bisect_left, insort
+from collections.abc import Callable
 from typing import Literal
 
 from relay.sandbox import errors, render
@@ -23,6 +24,7 @@ _SPOILER_FLAG = 1 << 3
 _NOT_SYSTEM = frozenset({0, 19, 20, 23})
 
 _MESSAGES = Intent.GUILD_MESSAGES
+Finish = Callable[[Message], None]
 Anchor = Literal["before", "after", "around"]
 
 
@@ -35,8 +37,8 @@ class Messages:
 
     # --- Creating -----------------------------------------------------------------------------------------
 
-    def post(self, channel: Channel, author: User, draft: Draft) -> Message:
-        """A message of a person or a bot, with everything that Discord checks."""
+    def post(self, channel: Channel, author: User, draft: Draft, finish: Finish | None = None) -> Message:
+        """A message of a person or a bot, with everything that Discord checks. `finish` may still change it."""
         self._check_may_post(channel, author.id, draft)
         earlier = self._same_nonce(author.id, draft)
         if earlier is not None:
@@ -48,11 +50,19 @@ class Messages:
         message.pinged = self._pinged(channel, message, draft, everyone=may_everyone)
         if draft.nonce is not None:
             self._nonces[author.id, str(draft.nonce)] = (self.state.clock(), message)
+        if finish is not None:
+            finish(message)
         self.publish(channel, message)
         return message
 
     def post_as_webhook(
-        self, channel: Channel, hook: Webhook, draft: Draft, username: str | None, avatar_url: str | None
+        self,
+        channel: Channel,
+        hook: Webhook,
+        draft: Draft,
+        username: str | None,
+        avatar_url: str | None,
+        finish: Finish | None = None,
     ) -> Message:
         """A message of a webhook, under a name and picture of its choice."""
         self._check_channel(channel)
@@ -66,13 +76,15 @@ class Messages:
         author = User(hook.id, name, bot=True, avatar=picture, discriminator="0000")
         message.webhook_author = render.user(author)
         message.pinged = self._pinged(channel, message, draft, everyone=True)
+        if finish is not None:
+            finish(message)
         self.publish(channel, message)
         return message
 
     def system(self, channel: Channel, author: User, kind: int, **fields: object) -> Message:
         """A message that Discord itself writes, of type `kind`; `fields` are attributes of `Message`."""
-        now = self.state.clock()
-        message = Message(self.state.snowflakes.next(), channel.id, author.id, "", now, kind)
+        message_id = self.state.snowflakes.next()
+        message = Message(message_id, channel.id, author.id, "", timestamp_of(message_id), kind)
         for name, value in fields.items():
             setattr(message, name, value)
         self.publish(channel, message)
@@ -125,12 +137,13 @@ class Messages:
         return earlier if self.state.clock() - at < NONCE_SECONDS else None
 
     def _make(self, channel: Channel, author_id: int, draft: Draft) -> Message:
+        message_id = self.state.snowflakes.next()
         return Message(
-            id=self.state.snowflakes.next(),
+            id=message_id,
             channel_id=channel.id,
             author_id=author_id,
             content=draft.content,
-            created_at=self.state.clock(),
+            created_at=timestamp_of(message_id),
             flags=draft.flags,
             tts=draft.tts,
             nonce=draft.nonce,

@@ -13,9 +13,10 @@ K = TypeVar("K")
 Scope = Literal["user", "global", "shared"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Limits:
     """`factor` multiplies every allowance; 0 turns all limits off. `identify_every`: seconds between two IDENTIFYs.
+    May be changed while the server runs.
 
     `webhooks_per_minute`: an allowance of all webhooks of a channel together that no header shows, which some channels
     are known to have (https://github.com/discord/discord-api-docs/issues/1454); 0 for none.
@@ -178,6 +179,11 @@ class InvalidRequests:
     def banned(self, now: float) -> bool:
         """Whether the address is shut out."""
         return now < self.banned_until
+
+    def lift(self) -> None:
+        """Let the address in again, with a clean record."""
+        self.banned_until = 0.0
+        self._times.clear()
 
     def _forget(self, now: float) -> None:
         while self._times and self._times[0] < now - 600:

@@ -10,9 +10,12 @@ from aiohttp import web
 
 from relay.sandbox.api import PREFIX, Api
 from relay.sandbox.cdn import Cdn
+from relay.sandbox.control import Control, ControlRoutes
+from relay.sandbox.control_base import Parts
 from relay.sandbox.faults import Faults
 from relay.sandbox.files import FileStore
 from relay.sandbox.gateway import Gateway
+from relay.sandbox.journal import Journal
 from relay.sandbox.messages import Messages
 from relay.sandbox.ratelimits import Limits
 from relay.sandbox.reactions import Reactions
@@ -61,6 +64,22 @@ class SandboxServer:
         self.webhooks = Webhooks(self.state)
         self.sessions = Sessions(self.state, self.limits, resume_window=resume_window, buffer_size=event_buffer)
         self.gateway = Gateway(self.sessions, self.faults, heartbeat_interval)
+        self.journal = Journal(self.state)
+        self.gateway.listeners.append(lambda entry: self.journal.add("SANDBOX_GATEWAY", entry))
+        parts = Parts(
+            self.state,
+            self.files,
+            self.api,
+            self.messages,
+            self.reactions,
+            self.threads,
+            self.webhooks,
+            self.gateway,
+            self.journal,
+            self.limits,
+        )
+        self.control = Control(parts)
+        self._control_routes = ControlRoutes(self.control, parts)
         self._runner: web.AppRunner | None = None
 
     @property
@@ -115,5 +134,6 @@ class SandboxServer:
         MessageRoutes(self.api, self.messages, self.reactions).register(router)
         WebhookRoutes(self.api, self.messages, self.webhooks).register(router)
         Cdn(self.api, self.state, self.faults).register(router)
+        self._control_routes.register(router)
         router.add_get("/", self.gateway.accept)
         router.add_route("*", "/api/{tail:.*}", self.api.not_found)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from relay.sandbox import errors, render
 from relay.sandbox import permissions as rules
-from relay.sandbox.dispatch import ALWAYS, Dispatch, Intent, Viewer
+from relay.sandbox.dispatch import Dispatch, Intent, Viewer
 from relay.sandbox.errors import Json
 from relay.sandbox.models import (
     Application,
@@ -33,6 +33,12 @@ from relay.sandbox.signing import UrlSigner
 from relay.sandbox.snowflakes import Snowflakes
 
 Listener = Callable[[Dispatch], None]
+
+
+def new_token(user_id: int) -> str:
+    """A bot token in the form of Discord's."""
+    head = base64.urlsafe_b64encode(str(user_id).encode()).decode().rstrip("=")
+    return f"{head}.{secrets.token_urlsafe(4)}.{secrets.token_urlsafe(28)}"
 
 
 class State:
@@ -153,9 +159,7 @@ class State:
     def add_application(self, name: str) -> Application:
         """A bot with its token. It is in no guild yet."""
         user = self.add_user(name, bot=True)
-        head = base64.urlsafe_b64encode(str(user.id).encode()).decode().rstrip("=")
-        token = f"{head}.{secrets.token_urlsafe(4)}.{secrets.token_urlsafe(28)}"
-        self.applications[user.id] = Application(user.id, name, user, token)
+        self.applications[user.id] = Application(user.id, name, user, new_token(user.id))
         return self.applications[user.id]
 
     def add_guild(self, name: str, owner: User) -> Guild:
@@ -179,9 +183,7 @@ class State:
         member = self.add_member(guild, app.user)
         role = self.add_role(guild, app.name, granted, managed_by=app.id)
         member.roles.append(role.id)
-        self.emit(
-            Dispatch("GUILD_CREATE", ALWAYS, guild.id, lambda _: self.full_guild(guild, app.user.id), None, app.user.id)
-        )
+        self.tell_availability(guild, app.user.id)
         return member
 
     def add_role(
@@ -258,6 +260,17 @@ class State:
         """Tell that a role looks different now."""
         body = {"guild_id": str(guild.id), "role": render.role(role)}
         self.emit_fixed("GUILD_ROLE_UPDATE", Intent.GUILDS, guild.id, body)
+
+    def tell_availability(self, guild: Guild, user_id: int) -> None:
+        """Tell one bot that a guild is there, or, in an outage, that it is not for now."""
+
+        def body(viewer: Viewer) -> Json:
+            if guild.available:
+                return self.full_guild(guild, user_id)
+            return {"id": str(guild.id), "unavailable": True}
+
+        event = "GUILD_CREATE" if guild.available else "GUILD_DELETE"
+        self.emit(Dispatch(event, Intent.GUILDS, guild.id, body, None, user_id))
 
     def full_guild(self, guild: Guild, user_id: int) -> Json:
         """`GUILD_CREATE` as a bot gets it: its own member, and the threads it may see."""

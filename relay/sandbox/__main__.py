@@ -1,0 +1,50 @@
+"""`python -m relay.sandbox`: the server as a process of its own, until SIGTERM or SIGINT."""
+
+import argparse
+import asyncio
+import json
+import signal
+import sys
+from typing import Any
+
+from relay.sandbox.ratelimits import Limits
+from relay.sandbox.server import SandboxServer
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m relay.sandbox", description="A Discord-compatible server.")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=0, help="0: chosen by the system")
+    parser.add_argument("--print-ready", action="store_true", help="print one JSON line once it listens")
+    parser.add_argument("--limit-factor", type=float, default=1.0, help="multiplies every rate limit; 0: no limits")
+    parser.add_argument("--identify-every", type=float, default=5.0, help="seconds between two IDENTIFYs of a bot")
+    parser.add_argument("--heartbeat-interval", type=float, default=41.25, help="seconds")
+    parser.add_argument("--resume-window", type=float, default=180.0, help="seconds that a lost session is kept")
+    parser.add_argument("--bootstrap", action="store_true", help="make a guild, a channel, two people and a bot")
+    return parser.parse_args()
+
+
+async def _serve(arguments: argparse.Namespace) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    server = SandboxServer(
+        arguments.host,
+        arguments.port,
+        limits=Limits(factor=arguments.limit_factor, identify_every=arguments.identify_every),
+        heartbeat_interval=arguments.heartbeat_interval,
+        resume_window=arguments.resume_window,
+    )
+    async with server:
+        ready: dict[str, Any] = {"url": server.origin, "api_url": server.api_url, "control_url": server.control_url}
+        ready |= {"gateway_url": server.sessions.gateway_url}
+        if arguments.bootstrap:
+            ready |= {"world": server.control.bootstrap()}
+        if arguments.print_ready:
+            sys.stdout.write(json.dumps(ready) + "\n")
+            sys.stdout.flush()
+        await stop.wait()
+
+
+if __name__ == "__main__":
+    asyncio.run(_serve(_arguments()))
