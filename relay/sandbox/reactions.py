@@ -5,7 +5,8 @@ import re
 from relay.sandbox import errors, render
 from relay.sandbox.dispatch import Intent
 from relay.sandbox.errors import Json
-from relay.sandbox.messages import Messages, where
+from relay.sandbox.message_events import where
+from relay.sandbox.messages import Messages
 from relay.sandbox.models import Channel, Message, Reaction, User
 from relay.sandbox.permissions import Permission
 

@@ -10,7 +10,8 @@ from relay.sandbox.api import Api
 from relay.sandbox.dispatch import Viewer
 from relay.sandbox.errors import Json, form_error
 from relay.sandbox.forms import Form, parse_snowflake
-from relay.sandbox.messages import Anchor, Messages
+from relay.sandbox.message_events import Anchor
+from relay.sandbox.messages import Messages
 from relay.sandbox.models import Channel, Message
 from relay.sandbox.permissions import Permission
 from relay.sandbox.reactions import Reactions

@@ -3,7 +3,8 @@
 from relay.sandbox import errors, render
 from relay.sandbox.dispatch import Dispatch, Intent, Viewer
 from relay.sandbox.errors import Json
-from relay.sandbox.messages import Messages, where
+from relay.sandbox.message_events import where
+from relay.sandbox.messages import Messages
 from relay.sandbox.models import Channel, Message, Thread, User
 from relay.sandbox.permissions import Permission
 
