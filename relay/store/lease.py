@@ -9,6 +9,7 @@ transactions first looks whether the lease is still its own (`SqlStore.fence`): 
 is held anyway.
 """
 
+import asyncio
 import secrets
 import sqlite3
 from collections.abc import AsyncIterator
@@ -35,7 +36,7 @@ _log = structlog.get_logger(__name__)
 
 
 class Lease:
-    """The right to write and to send; run `keep` as long as it is used."""
+    """The right to write and to send."""
 
     def __init__(self, store: SqlStore, clock: Clock, holder: Holder) -> None:
         self._store = store
@@ -53,7 +54,10 @@ class Lease:
         return self._clock.monotonic() - self._renewed < LENGTH.total_seconds()
 
     async def keep(self) -> None:
-        """Renew for ever. Raises `StoreHeld` when the lease was lost; goes on while the store is unavailable."""
+        """Renew for ever; `hold` runs it. Raises `StoreHeld` when the lease was lost.
+
+        Goes on while the store is unavailable: nobody else can take the lease then.
+        """
         while True:
             await self._clock.sleep(RENEW_EVERY)
             try:
@@ -74,18 +78,46 @@ class Lease:
 
 @asynccontextmanager
 async def hold(store: SqlStore, clock: Clock) -> AsyncIterator[Lease]:
-    """Acquire the lease, and give it back when the block ends. Raises `StoreHeld`.
+    """Acquire the lease, renew it while the block runs, and give it back when it ends. Raises `StoreHeld`.
 
-    A holder that is known to be alive, or renews, is refused to at once; one of which nothing can be known (another
-    machine, another container) is watched until it renews or its lease runs out.
+    A holder that is known to be alive, or renews, keeps it; one of which nothing can be known (another machine,
+    another container) is watched until it renews or its lease runs out. When the lease is lost, the block is
+    cancelled and `StoreHeld` raised.
     """
     store.fence(None)
     lease = Lease(store, clock, await _acquire(store, clock))
     store.fence(lease.fence)
+    keeping = asyncio.create_task(lease.keep(), name="lease")
     try:
-        yield lease
+        async with _cancelled_by(keeping):
+            yield lease
     finally:
+        keeping.cancel()
+        await asyncio.wait((keeping,))
         await _release(store, lease.holder)
+
+
+@asynccontextmanager
+async def _cancelled_by(keeper: asyncio.Task[None]) -> AsyncIterator[None]:
+    """Cancel the block when `keeper` fails, and raise its error; as `asyncio.timeout` does with the time."""
+    owner = asyncio.current_task()
+    if owner is None:
+        raise RuntimeError("a lease is held by a task")
+    before = owner.cancelling()
+
+    def failed(task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and task.exception() is not None:
+            owner.cancel()
+
+    keeper.add_done_callback(failed)
+    try:
+        yield
+    except asyncio.CancelledError:
+        if keeper.done() and not keeper.cancelled() and owner.uncancel() <= before:
+            keeper.result()
+        raise
+    finally:
+        keeper.remove_done_callback(failed)
 
 
 def refuse_if_held(connection: Connection, path: Path) -> None:

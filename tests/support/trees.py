@@ -1,0 +1,132 @@
+"""Hypothesis strategies for the domain's values: text trees, contents, commands."""
+
+from datetime import UTC, datetime
+
+from hypothesis import strategies as st
+
+from relay.domain.commands import Command, DeleteMessage, EditMessage, MarkFailed, PostNotice, SendMessage
+from relay.domain.content import Attachment, Author, Content
+from relay.domain.ids import ChannelRef, MediaRef, MessageRef, Platform, ThreadRef, UserRef
+from relay.domain.richtext import (
+    Block,
+    BroadcastMention,
+    BulletList,
+    ChannelMention,
+    Code,
+    CodeBlock,
+    Colored,
+    CustomEmoji,
+    Details,
+    Emphasis,
+    Heading,
+    Inline,
+    InlineImage,
+    LineBreak,
+    Link,
+    ListItem,
+    Math,
+    MessageLink,
+    Paragraph,
+    Quote,
+    RichText,
+    RoleMention,
+    Rule,
+    Spoiler,
+    Strike,
+    Strong,
+    Subtext,
+    Superscript,
+    Table,
+    TableCell,
+    Text,
+    Timestamp,
+    Underline,
+    UserMention,
+)
+
+words = st.text(max_size=12)
+moments = st.datetimes(datetime(2015, 1, 1), datetime(2100, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001 - zone follows
+platforms = st.sampled_from(Platform)
+channels = st.builds(ChannelRef, platforms, words)
+messages = st.builds(MessageRef, channels, words)
+threads = st.builds(ThreadRef, channels, words)
+users = st.builds(UserRef, platforms, words)
+media = st.builds(MediaRef, platforms, words)
+
+_leaves: st.SearchStrategy[Inline] = st.one_of(
+    st.builds(Text, words),
+    st.just(LineBreak()),
+    st.builds(Code, words),
+    st.builds(Math, words, st.booleans()),
+    st.builds(UserMention, users, words),
+    st.builds(RoleMention, words),
+    st.builds(ChannelMention, channels, words),
+    st.builds(BroadcastMention, st.sampled_from(("everyone", "here"))),
+    st.builds(CustomEmoji, words, words, media, st.booleans()),
+    st.builds(InlineImage, words, media),
+    st.builds(Timestamp, moments, st.sampled_from("tTdDfFsSR")),
+)
+
+
+def _marks(inner: st.SearchStrategy[Inline]) -> st.SearchStrategy[Inline]:
+    children = st.lists(inner, max_size=3).map(tuple)
+    colour = st.none() | st.just("#ff0000")
+    return st.one_of(
+        *(st.builds(mark, children) for mark in (Strong, Emphasis, Underline, Strike)),
+        st.builds(Spoiler, children, words),
+        st.builds(Link, words, children, st.booleans()),
+        st.builds(Colored, children, colour, colour),
+        st.builds(Superscript, children, st.booleans()),
+        st.builds(MessageLink, messages, words, children),
+    )
+
+
+inlines: st.SearchStrategy[Inline] = st.recursive(_leaves, _marks, max_leaves=6)
+_line = st.lists(inlines, max_size=3).map(tuple)
+_cells = st.lists(st.builds(TableCell, _line, st.booleans()), max_size=2).map(tuple)
+_flat_blocks: st.SearchStrategy[Block] = st.one_of(
+    st.builds(Paragraph, _line),
+    st.builds(Heading, st.integers(1, 6), _line),
+    st.builds(Subtext, _line),
+    st.builds(CodeBlock, words, words),
+    st.builds(Table, st.lists(_cells, max_size=2).map(tuple), _line),
+    st.just(Rule()),
+)
+
+
+def _nests(inner: st.SearchStrategy[Block]) -> st.SearchStrategy[Block]:
+    blocks = st.lists(inner, max_size=2).map(tuple)
+    return st.one_of(
+        st.builds(Quote, blocks),
+        st.builds(Details, _line, blocks),
+        st.builds(BulletList, st.lists(st.builds(ListItem, blocks), max_size=2).map(tuple), st.none() | st.integers(0)),
+    )
+
+
+blocks: st.SearchStrategy[Block] = st.recursive(_flat_blocks, _nests, max_leaves=3)
+texts = st.builds(RichText, st.lists(blocks, max_size=2).map(tuple))
+authors = st.builds(Author, users, words, st.none() | media, st.booleans(), st.booleans(), st.booleans())
+attachments = st.builds(
+    Attachment,
+    id=words,
+    name=words,
+    kind=st.sampled_from(("image", "video", "audio", "voice", "file", "sticker")),
+    source=media,
+    size=st.none() | st.integers(0),
+    width=st.none() | st.integers(0),
+    duration=st.none() | st.floats(0, 1e6),
+    alt=words,
+    spoiler=st.booleans(),
+    waveform=st.lists(st.integers(0, 255), max_size=3).map(tuple),
+    thumbnail=st.none() | media,
+)
+contents = st.builds(
+    Content, texts, st.lists(attachments, max_size=2).map(tuple), st.sampled_from(("text", "emote", "notice"))
+)
+commands: st.SearchStrategy[Command] = st.one_of(
+    st.builds(SendMessage, messages, authors, contents, moments, st.none() | messages),
+    st.builds(EditMessage, messages, authors, contents, moments, st.none() | messages),
+    st.builds(DeleteMessage, messages),
+    st.builds(PostNotice, texts, st.none() | threads),
+    st.builds(MarkFailed, messages, words),
+)

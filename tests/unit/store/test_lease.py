@@ -1,0 +1,263 @@
+"""One daemon per store, whatever becomes of the one before."""
+
+import asyncio
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from relay.errors import StoreHeld
+from relay.store.holder import Holder
+from relay.store.lease import LENGTH, RENEW_EVERY, hold, judge
+from relay.store.migrate import downgrade
+from relay.store.unit_of_work import SqlStore, open_store
+
+
+class ManualClock:
+    """A clock that stands still until it is moved."""
+
+    def __init__(self) -> None:
+        self._seconds = 0.0
+        self._sleepers: list[tuple[float, asyncio.Future[None]]] = []
+        self._start = datetime.now(UTC)
+
+    def now(self) -> datetime:
+        """The time of day."""
+        return self._start + timedelta(seconds=self._seconds)
+
+    def monotonic(self) -> float:
+        """Seconds."""
+        return self._seconds
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait until the clock has been moved that far."""
+        woken = asyncio.get_running_loop().create_future()
+        self._sleepers.append((self._seconds + seconds, woken))
+        await woken
+
+    async def move(self, seconds: float) -> None:
+        """Let time pass, a second at a time; what is due wakes up."""
+        for _ in range(int(seconds)):
+            self._seconds += 1
+            for until, woken in self._sleepers:
+                if until <= self._seconds and not woken.done():
+                    woken.set_result(None)
+            self._sleepers = [sleeper for sleeper in self._sleepers if not sleeper[1].done()]
+            await asyncio.sleep(0.01)
+
+    async def move_until(self, task: asyncio.Task[Any]) -> None:
+        """Let time pass until `task` is done, two minutes at most."""
+        for _ in range(120):
+            if task.done():
+                return
+            await self.move(1)
+        task.cancel()
+        pytest.fail("not done within two minutes")
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+@pytest.fixture
+async def second(url: str) -> AsyncIterator[SqlStore]:
+    """What another daemon opens."""
+    opened = await open_store(url)
+    yield opened
+    await opened.close()
+
+
+def process(**changes: object) -> Holder:
+    """This process as a holder, changed."""
+    return replace(Holder.this_process("other", datetime.now(UTC)), **changes)  # type: ignore[arg-type]
+
+
+async def put(store: SqlStore, holder: Holder) -> None:
+    """The lease is that holder's."""
+    async with store.write() as unit:
+        await unit.leases.put(holder)
+
+
+async def holder_of(store: SqlStore) -> Holder | None:
+    """Who has the lease."""
+    async with store.read() as unit:
+        return await unit.leases.get()
+
+
+async def test_a_second_daemon_is_told_who_holds_the_store(
+    store: SqlStore, second: SqlStore, clock: ManualClock
+) -> None:
+    async with hold(store, clock) as lease:
+        with pytest.raises(StoreHeld) as caught:
+            async with hold(second, clock):
+                pytest.fail("both hold it")
+    message = str(caught.value)
+    assert f"process {os.getpid()} on {socket.gethostname()}" in message
+    assert f"{lease.holder.since:%Y-%m-%d %H:%M:%S} UTC" in message
+    assert caught.value.exit_status == 3
+
+
+async def test_a_lease_that_was_given_back_is_free(store: SqlStore, second: SqlStore, clock: ManualClock) -> None:
+    async with hold(store, clock):
+        pass
+    assert await holder_of(second) is None
+    async with hold(second, clock):
+        pass
+
+
+async def test_it_is_given_back_when_the_block_raises(store: SqlStore, clock: ManualClock) -> None:
+    with pytest.raises(KeyError):
+        async with hold(store, clock):
+            raise KeyError("x")
+    assert await holder_of(store) is None
+
+
+async def test_a_lease_is_renewed(store: SqlStore, clock: ManualClock) -> None:
+    async with hold(store, clock) as lease:
+        await clock.move(2 * LENGTH.total_seconds())
+        holder = await holder_of(store)
+        assert holder is not None
+        assert clock.now() - holder.renewed_at <= timedelta(seconds=RENEW_EVERY + 1)
+        assert lease.valid()
+
+
+async def test_the_lease_of_a_killed_process_is_taken_over_at_once(store: SqlStore, clock: ManualClock) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    await put(store, process(pid=ended.pid, started=process().started))
+    async with hold(store, clock) as lease:
+        assert (await holder_of(store)) == lease.holder
+
+
+async def test_a_process_id_that_was_used_again_does_not_keep_the_lease(store: SqlStore, clock: ManualClock) -> None:
+    boot, namespace, _ = process().started.split(" ")
+    await put(store, process(started=f"{boot} {namespace} 1"))
+    async with hold(store, clock) as lease:
+        assert (await holder_of(store)) == lease.holder
+
+
+def test_an_unreaped_child_counts_as_ended() -> None:
+    with subprocess.Popen([sys.executable, "-c", ""]) as child:
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # ended, and left as a zombie
+        assert process(pid=child.pid).process_state() == "ended"
+
+
+@pytest.mark.parametrize(
+    "elsewhere",
+    [{"host": "other.example"}, {"started": "boot pid:[1] 5"}],
+    ids=["another machine", "another container with the same name"],
+)
+async def test_a_holder_elsewhere_is_waited_for_until_its_lease_runs_out(
+    store: SqlStore, clock: ManualClock, elsewhere: dict[str, str]
+) -> None:
+    await put(store, process(renewed_at=clock.now(), **elsewhere))
+
+    async def take() -> float:
+        async with hold(store, clock):
+            return clock.monotonic()
+
+    taking = asyncio.create_task(take())
+    await clock.move_until(taking)
+    assert LENGTH.total_seconds() <= await taking <= LENGTH.total_seconds() + 3
+
+
+async def test_a_holder_elsewhere_that_renews_keeps_it(store: SqlStore, clock: ManualClock) -> None:
+    elsewhere = process(host="other.example", renewed_at=clock.now())
+    await put(store, elsewhere)
+
+    async def take() -> None:
+        async with hold(store, clock):
+            pytest.fail("both hold it")
+
+    taking = asyncio.create_task(take())
+    await clock.move(4)
+    await put(store, replace(elsewhere, renewed_at=clock.now()))
+    await clock.move_until(taking)
+    assert clock.monotonic() < LENGTH.total_seconds()
+    with pytest.raises(StoreHeld, match=r"other\.example"):
+        await taking
+
+
+async def test_a_clock_that_was_set_back_does_not_keep_a_dead_lease(store: SqlStore, clock: ManualClock) -> None:
+    await put(store, process(host="other.example", renewed_at=clock.now() + timedelta(days=1)))
+
+    async def take() -> None:
+        async with hold(store, clock):
+            pass
+
+    taking = asyncio.create_task(take())
+    await clock.move_until(taking)
+    await taking
+
+
+async def test_who_lost_the_lease_writes_nothing_more_and_is_stopped(
+    store: SqlStore, second: SqlStore, clock: ManualClock
+) -> None:
+    lost = asyncio.Event()
+
+    async def daemon() -> None:
+        async with hold(store, clock) as lease:
+            await put(second, process(host="usurper.example"))
+            with pytest.raises(StoreHeld, match=r"usurper\.example has it"):
+                async with store.write() as unit:
+                    await unit.notebook.put("a", "b")
+            assert lease.valid()  # it cannot know by the clock alone
+            lost.set()
+            await asyncio.Event().wait()
+
+    running = asyncio.create_task(daemon())
+    await lost.wait()
+    await clock.move_until(running)
+    assert clock.monotonic() < LENGTH.total_seconds()
+    with pytest.raises(StoreHeld, match="lost its lease"):
+        await running
+    holder = await holder_of(second)
+    assert holder is not None
+    assert holder.host == "usurper.example"
+    async with second.read() as unit:
+        assert await unit.notebook.get("a") is None
+
+
+async def test_a_holder_that_was_suspended_for_long_knows(store: SqlStore, clock: ManualClock) -> None:
+    async with hold(store, clock) as lease:
+        clock._seconds += LENGTH.total_seconds()
+        assert not lease.valid()
+
+
+async def test_a_cancelled_block_is_cancelled_and_gives_the_lease_back(store: SqlStore, clock: ManualClock) -> None:
+    entered = asyncio.Event()
+
+    async def daemon() -> None:
+        async with hold(store, clock):
+            entered.set()
+            await asyncio.Event().wait()
+
+    running = asyncio.create_task(daemon())
+    await entered.wait()
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert await holder_of(store) is None
+
+
+async def test_no_migration_while_a_daemon_runs(url: str, store: SqlStore, clock: ManualClock) -> None:
+    async with hold(store, clock):
+        with pytest.raises(StoreHeld):
+            await asyncio.to_thread(downgrade, url, "base")
+
+
+def test_a_holder_of_which_nothing_was_written_down() -> None:
+    now = datetime.now(UTC)
+    assert judge(process(started="", pid=os.getpid()), now) == "unknown"
+    assert judge(process(started="", pid=2**22 + 1), now) == "ended"
+    assert judge(process(), now) == "alive"
+    assert judge(process(), now + LENGTH) == "ended"
+    _, namespace, tick = process().started.split(" ")
+    assert judge(process(started=f"another-boot {namespace} {tick}"), now) == "ended"
