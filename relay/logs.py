@@ -28,7 +28,7 @@ _LIBRARIES = {
     "discord": (logging.WARNING, logging.INFO),
     "sqlalchemy": (logging.WARNING, logging.WARNING),
     "aiosqlite": (logging.WARNING, logging.WARNING),
-    "alembic": (logging.WARNING, logging.INFO),
+    "alembic": (logging.WARNING, logging.WARNING),
     "aiohttp": (logging.WARNING, logging.WARNING),
     "asyncio": (logging.WARNING, logging.WARNING),
 }
@@ -58,7 +58,7 @@ def configure(level: Level, form: Format, secrets: Iterable[str], stream: TextIO
             structlog.stdlib.ProcessorFormatter.remove_processors_meta,
             # Never a traceback with local variables: they hold messages and tokens.
             structlog.processors.format_exc_info,
-            *([_on_one_line, _console(target)] if readable else [structlog.processors.JSONRenderer(default=str)]),
+            *([_on_one_line, _console(target)] if readable else [_in_order, _json]),
             _redact(secrets),
         ],
     )
@@ -115,6 +115,14 @@ def _on_one_line(_logger: WrappedLogger, _method: str, event: EventDict) -> Even
 def _escaped(value: object) -> object:
     text = value if isinstance(value, str) else str(value)
     return value if text.isprintable() else repr(text)[1:-1]
+
+
+def _in_order(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """What every line has comes first."""
+    return {key: event.pop(key) for key in ("timestamp", "level", "logger", "event") if key in event} | dict(event)
+
+
+_json = structlog.processors.JSONRenderer(default=str, ensure_ascii=False)
 
 
 def _console(target: TextIO) -> Processor:

@@ -30,6 +30,8 @@ HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-store",
+    # Not which versions of what we run on.
+    "Server": "relay",
 }
 _SHUTDOWN_SECONDS = 1.0
 

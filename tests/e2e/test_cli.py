@@ -1,8 +1,18 @@
 """The program as the operator starts it: a process of its own."""
 
+import json
+import queue
+import signal
+import socket
 import subprocess
 import sys
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,11 +20,18 @@ ROOT = Path(__file__).parents[2]
 TOKEN = "MTk4NjIyNDgzNDcxOTI1MjQ4.secret-discord-token"
 
 
+SECRETS = (TOKEN, "syt_secret_matrix_token")
+
+
+def environment(**more: str) -> dict[str, str]:
+    return {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT), "COLUMNS": "200", **more}
+
+
 def relay(folder: Path, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "relay", *arguments],
         cwd=folder,
-        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT), "COLUMNS": "200", **environ},
+        env=environment(**environ),
         capture_output=True,
         text=True,
         timeout=60,
@@ -53,3 +70,112 @@ def test_completion(tmp_path: Path, shell: str) -> None:
     result = relay(tmp_path, _RELAY_COMPLETE=f"source_{shell}")
     assert result.returncode == 0
     assert "_RELAY_COMPLETE" in result.stdout
+
+
+def configure(folder: Path, *, listen: str = "127.0.0.1:0") -> None:
+    """A relay between two platforms that nobody answers for."""
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        nobody = f"http://127.0.0.1:{closed.getsockname()[1]}"
+    (folder / "relay.toml").write_text(f"""
+        [discord]
+        token = "{SECRETS[0]}"
+        api_url = "{nobody}/api/v10"
+        [matrix]
+        homeserver_url = "{nobody}"
+        user_id = "@relay:example.org"
+        access_token = "{SECRETS[1]}"
+        [web]
+        listen = "{listen}"
+        [log]
+        level = "debug"
+        [[pairs]]
+        name = "help"
+        discord_channel = 1234567890123456789
+        matrix_room = "#help:example.org"
+    """)
+
+
+@contextmanager
+def daemon(folder: Path) -> Iterator[tuple[subprocess.Popen[str], str, list[str]]]:
+    """A daemon that is up, the address of its status page, and the lines that it has logged, complete at its end."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "relay", "run"],
+        cwd=folder,
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    lines: list[str] = []
+    addresses: queue.Queue[str | None] = queue.Queue()
+
+    def follow() -> None:
+        for line in process.stderr or ():
+            lines.append(line)
+            if "status page is up" in line:
+                addresses.put(json.loads(line)["url"])
+        addresses.put(None)
+
+    reader = threading.Thread(target=follow)
+    reader.start()
+    try:
+        address = addresses.get(timeout=30)
+        assert address, "".join(lines)
+        yield process, address, lines
+    finally:
+        process.kill()
+        reader.join()
+        process.communicate()
+
+
+def fetch(url: str) -> tuple[int, Any]:
+    try:
+        with urllib.request.urlopen(url, timeout=10) as response:
+            return response.status, json.load(response)
+    except urllib.error.HTTPError as refused:
+        return refused.code, json.load(refused)
+
+
+def test_the_daemon_and_those_who_ask_about_it(tmp_path: Path) -> None:
+    configure(tmp_path)
+    with daemon(tmp_path) as (process, address, lines):
+        assert fetch(f"{address}healthz") == (200, {"alive": True})
+        code, body = fetch(f"{address}readyz")
+        assert code == 503
+        assert body["discord"]["problem"]
+        assert body["matrix"]["problem"]
+
+        asked = relay(tmp_path, "status", "--json")
+        report = json.loads(asked.stdout)
+        assert asked.returncode == 1
+        assert report["daemon"]["running"] is True
+        assert report["discord"]["connected"] is False
+        assert [pair["name"] for pair in report["pairs"]] == ["help"]
+
+        second = relay(tmp_path, "run")
+        assert second.returncode == 3
+        last = second.stderr.splitlines()[-1]
+        assert last.startswith(f"error: store {tmp_path}/relay.db: process {process.pid} on ")
+
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=10) == 0
+    asked = relay(tmp_path, "status")
+    assert asked.returncode == 1
+    assert "The daemon is not running" in asked.stdout
+    for line in lines:
+        assert json.loads(line)["event"]
+        assert not any(secret in line for secret in SECRETS)
+
+
+def test_a_port_in_use_ends_the_daemon_with_one_line(tmp_path: Path) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        listen = f"127.0.0.1:{other.getsockname()[1]}"
+        configure(tmp_path, listen=listen)
+        result = relay(tmp_path, "run")
+    assert result.returncode == 1
+    assert "Traceback" not in result.stderr
+    (line,) = [line for line in result.stderr.splitlines() if not line.startswith("{")]
+    assert line.startswith(f"error: another program listens on {listen} already; ")

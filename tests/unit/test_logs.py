@@ -46,7 +46,9 @@ def test_json_is_one_object_a_line() -> None:
     stream = set_up("auto")
     structlog.get_logger("relay.core.courier").info("crossed", pair="help", seconds=0.25)
     logging.getLogger("discord.gateway").warning("Shard ID %s has %s", None, "stopped")
-    first, second = map(json.loads, stream.getvalue().splitlines())
+    lines = stream.getvalue().splitlines()
+    assert lines[0].startswith('{"timestamp": "')
+    first, second = map(json.loads, lines)
     assert first.pop("timestamp").endswith("Z")
     assert first == {
         "event": "crossed",
