@@ -82,6 +82,7 @@ class SqlStore:
         """A transaction that commits when its block ends and rolls back when it raises. One at a time."""
         async with self._writing:
             opened = await self._open_writer()
+            self._numbers.forget()
             try:
                 yield SqlUnitOfWork(Session(opened.connection, opened.driver, self._numbers, self.path))
                 with translated(self.path):
@@ -121,7 +122,6 @@ class SqlStore:
             self._id = known
 
     def _first_steps(self) -> tuple[Step, ...]:
-        self._numbers.forget()
         steps = (begin_immediate, self._numbers.read)
         return steps if self._fence is None else (*steps, self._fence)
 

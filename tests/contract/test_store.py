@@ -1,0 +1,440 @@
+"""What every implementation of `core.ports.Store` has to do; one is added by another opener in `OPENERS`."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+
+from relay.core.ports import Copy, Cursor, Entry, LaneDepth, Original, Store
+from relay.domain.commands import DeleteMessage, MarkFailed, PostNotice, SendMessage
+from relay.domain.content import Author, Content
+from relay.domain.ids import ChannelRef, MessageRef, Platform, ThreadRef, UserRef
+from relay.domain.pair import LaneKey
+from relay.domain.richtext import RichText
+from relay.store.migrate import upgrade
+from relay.store.unit_of_work import open_store
+
+
+class Closable(Store, Protocol):
+    """A store that a test closes and opens again."""
+
+    async def close(self) -> None:
+        """Close it."""
+        ...
+
+
+async def sqlite(directory: Path) -> Closable:
+    """The store on one SQLite file."""
+    url = f"sqlite:///{directory / 'relay.db'}"
+    await asyncio.to_thread(upgrade, url)
+    return await open_store(url)
+
+
+OPENERS: tuple[Callable[[Path], Awaitable[Closable]], ...] = (sqlite,)
+DISCORD = ChannelRef(Platform.DISCORD, "1")
+ROOM = ChannelRef(Platform.MATRIX, "!room")
+ANN = UserRef(Platform.DISCORD, "7")
+LANE = LaneKey("help", Platform.MATRIX)
+NOON = datetime(2026, 3, 1, 12, 0, 0, 123456, tzinfo=UTC)
+
+
+@pytest.fixture(params=OPENERS, ids=lambda opener: opener.__name__)
+def opener(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], Awaitable[Closable]]:
+    """Opens the store of this test, also again."""
+    return lambda: request.param(tmp_path)
+
+
+@pytest.fixture
+async def store(opener: Callable[[], Awaitable[Closable]]) -> AsyncIterator[Store]:
+    opened = await opener()
+    yield opened
+    await opened.close()
+
+
+def there(number: int | str) -> MessageRef:
+    """A message on Discord."""
+    return MessageRef(DISCORD, str(number))
+
+
+def here(number: int | str) -> MessageRef:
+    """An event in the room."""
+    return MessageRef(ROOM, f"${number}")
+
+
+def sending(number: int) -> SendMessage:
+    """The command that copies that message."""
+    return SendMessage(there(number), Author(ANN, "Ann"), Content(RichText.plain(f"message {number}")), NOON)
+
+
+async def add(store: Store, number: int, created_at: datetime = NOON) -> int:
+    """An original in the map."""
+    async with store.write() as unit:
+        message_id = await unit.messages.add(there(number), ANN, created_at, None)
+    assert message_id is not None
+    return message_id
+
+
+async def copy(store: Store, message_id: int, ref: MessageRef, part: int = 0, pair: str = "help") -> None:
+    """A copy in the map."""
+    async with store.write() as unit:
+        await unit.messages.record_copy(Copy(message_id, pair, part, ref))
+
+
+async def queue(store: Store, *numbers: int, lane: LaneKey = LANE) -> list[Entry]:
+    """Commands in the outbox."""
+    async with store.write() as unit:
+        return [await unit.outbox.append(lane, sending(number), NOON) for number in numbers]
+
+
+async def waiting(store: Store, lane: LaneKey = LANE, limit: int = 100) -> list[Entry]:
+    """What waits in a lane."""
+    async with store.read() as unit:
+        return list(await unit.outbox.waiting(lane, limit))
+
+
+class TestTransactions:
+    async def test_the_id_is_short_and_lasts(self, opener: Callable[[], Awaitable[Closable]]) -> None:
+        first = await opener()
+        known = first.id
+        await first.close()
+        again = await opener()
+        assert again.id == known
+        assert len(known) == 6
+        assert set(known) <= set("abcdefghijklmnopqrstuvwxyz234567")
+        await again.close()
+
+    async def test_what_raises_writes_nothing(self, store: Store) -> None:
+        async def fail() -> None:
+            async with store.write() as unit:
+                await unit.messages.add(there(1), ANN, NOON, None)
+                await unit.outbox.append(LANE, sending(1), NOON)
+                await unit.cursors.put(Cursor(Platform.DISCORD, "channel:1", "1"))
+                await unit.notebook.put("a", "b")
+                raise KeyError("x")
+
+        with pytest.raises(KeyError):
+            await fail()
+        async with store.read() as unit:
+            assert await unit.messages.find(there(1)) is None
+            assert await unit.outbox.lanes() == frozenset()
+            assert await unit.cursors.get(Platform.DISCORD, "channel:1") is None
+            assert await unit.notebook.get("a") is None
+
+    async def test_a_transaction_sees_what_it_wrote_and_others_do_not(self, store: Store) -> None:
+        async with store.write() as unit:
+            message_id = await unit.messages.add(there(1), ANN, NOON, None)
+            assert message_id is not None
+            await unit.messages.record_copy(Copy(message_id, "help", 0, here(1)))
+            await unit.messages.mark_deleted(message_id)
+            await unit.cursors.put(Cursor(Platform.DISCORD, "s", "1"))
+            await unit.notebook.put("a", "b")
+            assert await unit.messages.is_copy(here(1))
+            found = await unit.messages.find(there(1))
+            assert found is not None
+            assert found.deleted
+            assert await unit.cursors.get(Platform.DISCORD, "s") == "1"
+            assert await unit.notebook.get("a") == "b"
+            async with store.read() as other:
+                assert not await other.messages.is_copy(here(1))
+        async with store.read() as unit:
+            assert await unit.messages.is_copy(here(1))
+
+    async def test_a_view_is_consistent(self, store: Store) -> None:
+        async with store.read() as unit:
+            assert await unit.notebook.get("a") is None
+            async with store.write() as other:
+                await other.notebook.put("a", "b")
+            assert await unit.notebook.get("a") is None
+
+    async def test_a_view_changes_nothing(self, store: Store) -> None:
+        with pytest.raises(TypeError):
+            async with store.read() as unit:
+                await unit.outbox.append(LANE, sending(1), NOON)
+        with pytest.raises(TypeError):
+            async with store.read() as unit:
+                await unit.notebook.put("a", "b")
+        assert await waiting(store) == []
+
+    async def test_no_update_is_lost_among_many_writers(self, store: Store) -> None:
+        async def count() -> None:
+            for _ in range(10):
+                async with store.write() as unit:
+                    seen = int(await unit.notebook.get("counter") or 0)
+                    await asyncio.sleep(0)
+                    await unit.notebook.put("counter", str(seen + 1))
+
+        async def look() -> None:
+            for _ in range(20):
+                async with store.read() as unit:
+                    await unit.notebook.get("counter")
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(12):
+                group.create_task(count())
+                group.create_task(look())
+        async with store.read() as unit:
+            assert await unit.notebook.get("counter") == "120"
+
+    async def test_a_cancelled_transaction_writes_nothing_and_blocks_nobody(self, store: Store) -> None:
+        inside = asyncio.Event()
+
+        async def writer() -> None:
+            async with store.write() as unit:
+                await unit.notebook.put("a", "b")
+                await unit.notebook.get("a")
+                inside.set()
+                await asyncio.Event().wait()
+
+        task = asyncio.create_task(writer())
+        await inside.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        async with store.write() as unit:
+            assert await unit.notebook.get("a") is None
+            await unit.notebook.put("a", "c")
+
+    async def test_cancelled_at_any_await_all_or_nothing(self, store: Store) -> None:
+        async def writer(number: int) -> None:
+            async with store.write() as unit:
+                await unit.messages.add(there(number), ANN, NOON, None)
+                await unit.outbox.append(LANE, sending(number), NOON)
+                await unit.cursors.put(Cursor(Platform.DISCORD, "channel:1", str(number)))
+
+        for number in range(1, 60):
+            task = asyncio.create_task(writer(number))
+            for _ in range(number):
+                await asyncio.sleep(0)
+            await asyncio.sleep(0.00002 * number)
+            task.cancel()
+            await asyncio.wait((task,))
+        sources = [entry.command for entry in await waiting(store)]
+        async with store.read() as unit:
+            known = [n for n in range(1, 60) if await unit.messages.find(there(n)) is not None]
+            assert await unit.cursors.get(Platform.DISCORD, "channel:1") == (str(known[-1]) if known else None)
+        assert sources == [sending(number) for number in known]
+
+
+class TestMessageMap:
+    async def test_an_original_comes_back_as_it_was(self, store: Store) -> None:
+        async with store.write() as unit:
+            first = await unit.messages.add(there(1), ANN, NOON, None)
+            second = await unit.messages.add(there(2), ANN, NOON, there(1))
+        async with store.read() as unit:
+            assert first is not None
+            assert await unit.messages.find(there(1)) == Original(first, there(1), ANN, NOON)
+            assert second is not None
+            assert await unit.messages.find(there(2)) == Original(second, there(2), ANN, NOON, reply_to=there(1))
+            assert await unit.messages.find(here(1)) is None
+
+    async def test_a_replay_is_recognised(self, store: Store) -> None:
+        await add(store, 1)
+        async with store.write() as unit:
+            assert await unit.messages.add(there(1), ANN, NOON + timedelta(1), None) is None
+            assert await unit.messages.add(MessageRef(ChannelRef(Platform.DISCORD, "2"), "1"), ANN, NOON, None)
+
+    async def test_marks(self, store: Store) -> None:
+        message_id = await add(store, 1)
+        later = NOON + timedelta(seconds=1)
+        async with store.write() as unit:
+            await unit.messages.mark_edited(message_id, later)
+            await unit.messages.mark_deleted(message_id)
+        async with store.read() as unit:
+            found = await unit.messages.find(there(1))
+        assert found == Original(message_id, there(1), ANN, NOON, edited_at=later, deleted=True)
+
+    async def test_times_come_back_with_their_zone(self, store: Store) -> None:
+        there_it_is = NOON.astimezone(timezone(timedelta(hours=5)))
+        await add(store, 1, there_it_is)
+        async with store.read() as unit:
+            found = await unit.messages.find(there(1))
+        assert found is not None
+        assert found.created_at == NOON
+        assert found.created_at.tzinfo is UTC
+
+    async def test_copies_by_part_in_their_channel(self, store: Store) -> None:
+        message_id = await add(store, 1)
+        await copy(store, message_id, here("b"), part=1)
+        await copy(store, message_id, here("a"), part=0)
+        elsewhere = MessageRef(ChannelRef(Platform.MATRIX, "!other"), "$c")
+        await copy(store, message_id, elsewhere, pair="other")
+        async with store.read() as unit:
+            assert await unit.messages.copies(message_id, ROOM) == (
+                Copy(message_id, "help", 0, here("a")),
+                Copy(message_id, "help", 1, here("b")),
+            )
+            assert await unit.messages.is_copy(elsewhere)
+            assert not await unit.messages.is_copy(there(1))
+
+    async def test_a_replayed_copy_replaces_and_a_forgotten_one_is_gone(self, store: Store) -> None:
+        message_id = await add(store, 1)
+        await copy(store, message_id, here("old"))
+        await copy(store, message_id, here("new"))
+        async with store.read() as unit:
+            assert await unit.messages.copies(message_id, ROOM) == (Copy(message_id, "help", 0, here("new")),)
+            assert not await unit.messages.is_copy(here("old"))
+        async with store.write() as unit:
+            await unit.messages.forget_copy(Copy(message_id, "help", 0, here("old")))
+            assert await unit.messages.is_copy(here("new"))
+            await unit.messages.forget_copy(Copy(message_id, "help", 0, here("new")))
+            assert await unit.messages.copies(message_id, ROOM) == ()
+
+    async def test_counterparts_both_ways(self, store: Store) -> None:
+        message_id = await add(store, 1)
+        await copy(store, message_id, here("b"), part=1)
+        await copy(store, message_id, here("a"), part=0)
+        async with store.read() as unit:
+            assert await unit.messages.counterpart(there(1), ROOM) == here("a")
+            assert await unit.messages.counterpart(here("a"), DISCORD) == there(1)
+            assert await unit.messages.counterpart(here("b"), DISCORD) == there(1)
+            assert await unit.messages.counterpart(there(1), DISCORD) is None
+            assert await unit.messages.counterpart(there(2), ROOM) is None
+
+    async def test_several_originals_in_one_copy(self, store: Store) -> None:
+        for number in (1, 2, 3):
+            await copy(store, await add(store, number), here("batch"))
+        async with store.read() as unit:
+            assert await unit.messages.counterpart(here("batch"), DISCORD) == there(3)
+            assert await unit.messages.counterpart(there(1), ROOM) == here("batch")
+
+    async def test_the_last_copy_is_the_one_recorded_last(self, store: Store) -> None:
+        first, second = await add(store, 1), await add(store, 2)
+        async with store.read() as unit:
+            assert await unit.messages.last_copy(ROOM) is None
+        await copy(store, first, here(1))
+        await copy(store, second, here(2))
+        async with store.read() as unit:
+            assert await unit.messages.last_copy(ROOM) == here(2)
+        await copy(store, first, here("again"))
+        async with store.read() as unit:
+            assert await unit.messages.last_copy(ROOM) == here("again")
+            assert await unit.messages.last_copy(DISCORD) is None
+
+
+class TestOutbox:
+    async def test_lanes_keep_their_order_and_their_commands(self, store: Store) -> None:
+        other = LaneKey("help", Platform.DISCORD)
+        entries = await queue(store, 1, 2, 3)
+        await queue(store, 9, lane=other)
+        assert await waiting(store) == entries
+        assert [entry.command for entry in entries] == [sending(1), sending(2), sending(3)]
+        assert [entry.queued_at for entry in entries] == [NOON] * 3
+        assert await waiting(store, limit=2) == entries[:2]
+        async with store.read() as unit:
+            assert await unit.outbox.lanes() == {LANE, other}
+
+    async def test_ids_rise_and_are_never_used_again(self, opener: Callable[[], Awaitable[Closable]]) -> None:
+        store = await opener()
+        seen: list[int] = []
+        for number in range(3):
+            seen += [entry.id for entry in await queue(store, number, number + 10)]
+            async with store.write() as unit:
+                for entry in seen:
+                    await unit.outbox.done(entry)
+            await store.close()
+            store = await opener()
+        await store.close()
+        assert seen == sorted(set(seen))
+
+    async def test_an_id_of_a_transaction_that_failed_was_never_given(self, store: Store) -> None:
+        async def fail() -> None:
+            async with store.write() as unit:
+                await unit.outbox.append(LANE, sending(1), NOON)
+                raise KeyError("x")
+
+        with pytest.raises(KeyError):
+            await fail()
+        entries = await queue(store, 2)
+        assert await waiting(store) == entries
+
+    async def test_what_is_done_is_gone(self, store: Store) -> None:
+        first, second = await queue(store, 1, 2)
+        async with store.write() as unit:
+            await unit.outbox.done(first.id)
+        assert await waiting(store) == [second]
+
+    async def test_dead_letters_wait_for_the_operator(self, store: Store) -> None:
+        first, second, third = await queue(store, 1, 2, 3)
+        died = NOON + timedelta(minutes=1)
+        async with store.write() as unit:
+            await unit.outbox.bury(first.id, "forbidden", died)
+            await unit.outbox.bury(third.id, "too large", died)
+        assert await waiting(store) == [second]
+        async with store.read() as unit:
+            letters = await unit.outbox.dead()
+            assert [(letter.entry, letter.reason, letter.died_at) for letter in letters] == [
+                (first, "forbidden", died),
+                (third, "too large", died),
+            ]
+        async with store.write() as unit:
+            assert await unit.outbox.discard(third.id)
+            assert not await unit.outbox.discard(third.id)
+            assert not await unit.outbox.discard(second.id)
+            assert await unit.outbox.retry(first.id)
+            assert not await unit.outbox.retry(first.id)
+            assert not await unit.outbox.retry(second.id)
+            assert not await unit.outbox.retry(999)
+        assert await waiting(store) == [second, first]
+        fourth = (await queue(store, 4))[0]
+        assert await waiting(store) == [second, first, fourth]
+
+    async def test_depths(self, store: Store) -> None:
+        async with store.write() as unit:
+            await unit.outbox.append(LANE, sending(1), NOON + timedelta(1))
+            await unit.outbox.append(LANE, sending(2), NOON)
+            dead = await unit.outbox.append(LANE, sending(3), NOON - timedelta(1))
+            await unit.outbox.bury(dead.id, "forbidden", NOON)
+            only_dead = await unit.outbox.append(LaneKey("old", Platform.DISCORD), sending(4), NOON)
+            await unit.outbox.bury(only_dead.id, "forbidden", NOON)
+        async with store.read() as unit:
+            assert await unit.outbox.depths() == {
+                LANE: LaneDepth(2, NOON, 1),
+                LaneKey("old", Platform.DISCORD): LaneDepth(0, None, 1),
+            }
+            assert await unit.outbox.lanes() == {LANE}
+
+    async def test_a_pair_that_was_renamed_takes_its_commands_along(self, store: Store) -> None:
+        entries = await queue(store, 1, 2)
+        thread = ThreadRef(ROOM, "$t")
+        async with store.write() as unit:
+            back = await unit.outbox.append(LaneKey("help", Platform.DISCORD), DeleteMessage(here(1)), NOON)
+            mark = await unit.outbox.append(LaneKey("help", Platform.DISCORD), MarkFailed(there(1), "x"), NOON)
+            notice = await unit.outbox.append(LANE, PostNotice(RichText.plain("x"), thread), NOON)
+            await unit.outbox.rename(DISCORD, "support")
+        assert [entry.id for entry in await waiting(store, LaneKey("support", Platform.MATRIX))] == [
+            entry.id for entry in entries
+        ]
+        assert [entry.id for entry in await waiting(store, LaneKey("support", Platform.DISCORD))] == [mark.id]
+        assert await waiting(store, LaneKey("help", Platform.DISCORD)) == [back]
+        assert await waiting(store, LANE) == [notice]
+
+
+class TestSmallThings:
+    async def test_cursors(self, store: Store) -> None:
+        async with store.write() as unit:
+            await unit.cursors.put(Cursor(Platform.DISCORD, "channel:1", "10"))
+            await unit.cursors.put(Cursor(Platform.DISCORD, "channel:1", "11"))
+            await unit.cursors.put(Cursor(Platform.MATRIX, "sync", "s1"))
+        async with store.read() as unit:
+            assert await unit.cursors.get(Platform.DISCORD, "channel:1") == "11"
+            assert await unit.cursors.get(Platform.MATRIX, "sync") == "s1"
+            assert await unit.cursors.get(Platform.MATRIX, "channel:1") is None
+
+    async def test_a_notice_is_claimed_once(self, store: Store) -> None:
+        async with store.write() as unit:
+            assert await unit.notices.claim(LANE, "thread 1")
+            assert not await unit.notices.claim(LANE, "thread 1")
+            assert await unit.notices.claim(LaneKey("help", Platform.DISCORD), "thread 1")
+        async with store.write() as unit:
+            assert not await unit.notices.claim(LANE, "thread 1")
+
+    async def test_the_notebook(self, store: Store) -> None:
+        async with store.write() as unit:
+            await unit.notebook.put("a", "1")
+            await unit.notebook.put("a", "☃" * 100_000)
+        async with store.read() as unit:
+            assert await unit.notebook.get("a") == "☃" * 100_000
+            assert await unit.notebook.get("b") is None
