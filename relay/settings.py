@@ -192,16 +192,20 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Settings:
 def _validate(source: Source) -> tuple[Settings | None, list[Mistake]]:
     if source.broken:
         return None, []
-    sections = {name for name in Settings.model_fields if name not in LISTS}
+    # An empty table for each section that is not there: what is missing from it is then said by name. Keys that begin
+    # with an underscore would be arguments of pydantic-settings' own.
+    tables = {name: {} for name in Settings.model_fields if name not in LISTS} | source.values
+    odd = [name for name in tables if name.startswith("_")]
+    mistakes = [Mistake(source.origin.where((name,)), "there is no such section", "remove it") for name in odd]
     try:
-        settings = Settings(**{**{name: {} for name in sections}, **source.values})
+        settings = Settings(**{name: table for name, table in tables.items() if name not in odd})
     except ValidationError as error:
         details = error.errors(include_url=False, include_input=False)
-        return None, [explain(detail, Settings, source.origin) for detail in details]
+        return None, [*mistakes, *(explain(detail, Settings, source.origin) for detail in details)]
     common = settings.defaults.model_dump(exclude_unset=True)
     pairs = tuple(PairSettings(**{**common, **pair.model_dump(exclude_unset=True)}) for pair in settings.pairs)
     store = settings.store.model_copy(update={"url": _anchored(settings.store.url, source.folder)})
-    return settings.model_copy(update={"pairs": pairs, "store": store}), []
+    return settings.model_copy(update={"pairs": pairs, "store": store}), mistakes
 
 
 def _anchored(url: str, folder: Path) -> str:

@@ -41,7 +41,7 @@ class Invocation:
         settings = load(config or self.config, os.environ)
         self.hide = logs.redactor(settings.secrets())
         level = settings.log.level if daemon or settings.log.level == "error" else "warning"
-        logs.configure(level, settings.log.format if daemon else "auto", settings.secrets())
+        logs.configure(level, settings.log.format if daemon else "console", settings.secrets())
         return settings
 
 

@@ -333,9 +333,12 @@ def test_one_clear_line_each(tmp_path: Path, text: str, expected: str | None) ->
         (SIDES + pair(channel=-5), "discord_channel: is not a channel ID"),
         (SIDES + pair(channel=True), "discord_channel: is not a channel ID"),
         (SIDES + pair(channel=1.5), "discord_channel: is not a channel ID"),
+        ("_cli_parse_args = true\n" + SIDES, "relay.toml:1: [_cli_parse_args]: there is no such section"),
+        ("__pydantic_self__ = 1\n" + SIDES, "there is no such section"),
+        ("self = 1\n" + SIDES, "there is no such section"),
         (SIDES.replace(TOKEN, "…"), "[discord] token: holds a space, a line break or another character"),
     ],
-    ids=range(8),
+    ids=range(11),
 )
 def test_odd_values(tmp_path: Path, text: str, words: str) -> None:
     assert words in only(tmp_path, text)
