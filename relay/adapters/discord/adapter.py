@@ -81,7 +81,7 @@ class DiscordAdapter:
             clock=clock,
             cdn_url=_cdn_of(api_url),
         )
-        self._history = History(rest=self._rest, guilds=self._guilds, translator=translator)
+        self._history = History(rest=self._rest, guilds=self._guilds, translator=translator, clock=clock)
         self._feeds = Feeds(
             parent_of=self._guilds.parent_of,
             private_parent_of=self._guilds.private_parent_of,
@@ -182,6 +182,10 @@ class DiscordAdapter:
         """See `gateway.Listener`."""
         self._health = SideHealth("ready")
         _log.info("discord_resumed")
+
+    def something_missed(self) -> None:
+        """See `gateway.Listener`."""
+        self._channels.something_missed()
 
     def disconnected(self, reason: str) -> None:
         """See `gateway.Listener`."""

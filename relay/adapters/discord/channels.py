@@ -56,9 +56,13 @@ class Channels:
         self._changed.set()
 
     def session_started(self) -> None:
-        """Something may have been missed everywhere."""
-        self._feeds.hold_all()
+        """A new session has begun: something may have been missed everywhere."""
         self._surveyed.clear()
+        self.something_missed()
+
+    def something_missed(self) -> None:
+        """Have every channel's history read."""
+        self._feeds.hold_all()
         self._changed.set()
 
     def look_again(self) -> None:

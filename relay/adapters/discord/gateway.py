@@ -28,6 +28,9 @@ _log = structlog.get_logger(__name__)
 PORTAL = "https://discord.com/developers/applications"
 _CONNECT_TIMEOUT = 60.0
 _RESUME_TRIES = 5
+# A bot may IDENTIFY once in five seconds; one that comes too soon is answered with an invalid session, and counts.
+# https://docs.discord.com/developers/events/gateway#rate-limiting (max_concurrency is 1 without shards)
+_IDENTIFY_EVERY = 5.2
 
 # Taken as they come and never shown to discord.py: it would build, and fail on, objects that nobody needs.
 RAW_EVENTS = frozenset(
@@ -85,6 +88,10 @@ class Listener(Protocol):
         """The old session goes on, without a gap."""
         ...
 
+    def something_missed(self) -> None:
+        """A dispatch of this session has been lost."""
+        ...
+
     def disconnected(self, reason: str) -> None:
         """Nothing comes in now; the gateway is being connected to again."""
         ...
@@ -98,10 +105,28 @@ class SessionLost(Exception):
     """Discord has forgotten the session, or it cannot be resumed: a new one is needed."""
 
 
+class _Parsers(dict[str, Callable[[Any], None]]):
+    """What to do with each dispatch: always `parse`, with the library's own parser as an argument."""
+
+    def __init__(
+        self, library: Mapping[str, Callable[[Any], None]], parse: Callable[[str, Callable[[Any], None], Any], None]
+    ) -> None:
+        super().__init__({event: partial(parse, event, parser) for event, parser in library.items()})
+        self._parse = parse
+
+    def __missing__(self, event: str) -> Callable[[Any], None]:
+        # Newer than the library. It counts in the sequence all the same.
+        return partial(self._parse, event, _ignore)
+
+
+def _ignore(_: object) -> None:
+    """Nothing is to be done."""
+
+
 class _Client(discord.Client):
     """One session, from IDENTIFY to where it can no longer be resumed."""
 
-    def __init__(self, *, listener: Listener, clock: Clock, backoff: Backoff) -> None:
+    def __init__(self, *, listener: Listener, clock: Clock, backoff: Backoff, on_identify: Callable[[], None]) -> None:
         super().__init__(
             intents=intents(),
             max_messages=None,
@@ -111,14 +136,15 @@ class _Client(discord.Client):
         self._listener = listener
         self._clock = clock
         self._backoff = backoff
+        self._on_identify = on_identify
         self._alive = False
         # The library's table of what to do with each dispatch is the one place where events are still in order and
         # where a parser that fails can be kept from ending the connection.
-        parsers = self._connection.parsers
-        for event, parser in parsers.items():
-            parsers[event] = partial(self._parse, event, parser)
+        self._connection.parsers = _Parsers(self._connection.parsers, self._parse)
+        self._sequence = 0
 
     def _parse(self, event: str, parser: Callable[[Any], None], data: Any) -> None:
+        self._check_sequence(event)
         try:
             if event not in RAW_EVENTS:
                 parser(data)
@@ -135,9 +161,20 @@ class _Client(discord.Client):
                 raise
             _log.exception("discord_dispatch_not_understood", dispatch=event)
 
+    def _check_sequence(self, event: str) -> None:
+        sequence = self.ws.sequence or 0
+        if event != "READY" and sequence > self._sequence + 1:
+            _log.warning("discord_dispatch_lost", dispatch=event, missing=sequence - self._sequence - 1)
+            self._listener.something_missed()
+        self._sequence = sequence if event == "READY" else max(sequence, self._sequence)
+
     def _became_alive(self) -> None:
         self._alive = True
         self._backoff.reset()
+
+    async def before_identify_hook(self, shard_id: int | None, *, initial: bool = False) -> None:
+        """Take note of the moment; the library would wait here, with the connection already open."""
+        self._on_identify()
 
     async def connect(self, *, reconnect: bool = True) -> NoReturn:
         """Connect, and resume for as long as Discord knows the session.
@@ -166,7 +203,9 @@ class _Client(discord.Client):
             while True:
                 await self.ws.poll_event()
         except ReconnectWebSocket as error:
-            return "Discord asked to reconnect", not error.resume
+            if error.resume:
+                return "Discord asked to reconnect", False
+            return "Discord no longer knows the session", True
         except discord.ConnectionClosed:
             raise
         except (OSError, TimeoutError, aiohttp.ClientError) as error:
@@ -190,6 +229,7 @@ class Gateway:
         self._clock = clock
         self._rng = rng
         self._backoff = Backoff(rng, first=1.0, most=30.0)
+        self._may_identify_at = 0.0
 
     async def run(self, listener: Listener) -> NoReturn:
         """Stay connected until cancelled. Raises `FatalError`."""
@@ -205,11 +245,11 @@ class Gateway:
         try:
             url = await self._address(listener)
             self._point_library_at(url)
-            client = _Client(listener=listener, clock=self._clock, backoff=self._backoff)
+            await self._clock.sleep(max(0.0, self._may_identify_at - self._clock.monotonic()))
+            client = _Client(listener=listener, clock=self._clock, backoff=self._backoff, on_identify=self._identified)
             async with client:
                 await client.start(self._token)
         except SessionLost as error:
-            # Discord asks for a random wait of one to five seconds here, which the back-off's first steps are.
             return str(error)
         except Limited as error:
             await self._clock.sleep(error.retry_after)
@@ -246,6 +286,9 @@ class Gateway:
             listener.disconnected(reason)
             _log.error("discord_session_limit", wait=round(wait))
             await self._clock.sleep(wait)
+
+    def _identified(self) -> None:
+        self._may_identify_at = self._clock.monotonic() + _IDENTIFY_EVERY
 
     def _point_library_at(self, gateway_url: str) -> None:
         # The library knows these only as settings of the process.

@@ -2,7 +2,8 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
-from datetime import datetime
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 
 import structlog
 
@@ -12,7 +13,7 @@ from relay.adapters.discord.guilds import Guilds
 from relay.adapters.discord.inbound import created_at
 from relay.adapters.discord.reading import Translator, stream
 from relay.adapters.discord.rest import Json, Refused, Rest, Route
-from relay.core.ports import Batch, Cursor
+from relay.core.ports import Batch, Clock, Cursor
 from relay.domain.events import HistorySkipped, MessageCreated
 from relay.domain.ids import Platform
 
@@ -22,21 +23,39 @@ PAGE = 100
 # Channels that are read side by side: a page of each in turn, so that a busy one delays no other.
 _READERS = 8
 _STRANGERS = 8
+# Threads that went to sleep longer ago are not looked through.
+_LONGEST_SLEEP = timedelta(days=30)
+# How long a list of sleeping threads is good: the two readings of a catch-up share it.
+_LIST_GOOD_FOR = 30.0
 # Beyond the limit, messages are only counted, and no further than this.
 _COUNTED = 10_000
+
+_EVER = datetime.min.replace(tzinfo=UTC)
 
 CursorLookup = Callable[[str], Awaitable[str | None]]
 Message = Mapping[str, Json]
 
 
+@dataclass(frozen=True, slots=True)
+class _Sleepers:
+    """Archived threads of a channel: all that went to sleep after `reaches`."""
+
+    threads: list[Message]
+    reaches: datetime
+    good_until: float
+
+
 class History:
     """Reads channels and their threads. Waits for an API that does not answer; all methods raise `Refused`."""
 
-    def __init__(self, *, rest: Rest, guilds: Guilds, translator: Translator) -> None:
+    def __init__(self, *, rest: Rest, guilds: Guilds, translator: Translator, clock: Clock) -> None:
         self._rest = rest
         self._guilds = guilds
         self._translator = translator
+        self._clock = clock
         self._places = asyncio.Semaphore(_READERS)
+        self._naming = asyncio.Lock()
+        self._sleepers: dict[str, _Sleepers] = {}
 
     async def newest(self, channel: str) -> str:
         """The ID of the last message in a channel, "0" for none."""
@@ -124,20 +143,35 @@ class History:
         threads = self._guilds.threads_of(channel)
         if threads is None:
             return {}
-        earliest = created_at(since)
+        earliest = max(created_at(since), self._clock.now() - _LONGEST_SLEEP)
+        for thread in await self._sleeping(channel, earliest):
+            slept_at = _slept_at(thread)
+            if slept_at is None or slept_at >= earliest:
+                threads.setdefault(str(thread["id"]), thread.get("last_message_id"))
+        return threads
+
+    async def _sleeping(self, channel: str, earliest: datetime) -> list[Message]:
+        """The archived public threads of a channel: at least those that went to sleep at `earliest` or later."""
+        known = self._sleepers.get(channel)
+        if known is not None and known.reaches <= earliest and self._clock.monotonic() < known.good_until:
+            return known.threads
         query = {"limit": "100"}
         route = Route("GET", "/channels/{channel}/threads/archived/public", {"channel": channel})
+        found: list[Message] = []
         while True:
             async with self._places:
                 answer = await self._rest.read(route, query=query)
-            listed = answer.get("threads") or []
+            page = answer.get("threads") or []
+            found.extend(page)
             # A thread goes to sleep after its last message, and those that went last come first.
-            recent = [thread for thread in listed if (slept := _slept_at(thread)) is None or slept >= earliest]
-            for thread in recent:
-                threads.setdefault(str(thread["id"]), thread.get("last_message_id"))
-            if len(recent) < len(listed) or not answer.get("has_more") or not recent:
-                return threads
-            query["before"] = recent[-1]["thread_metadata"]["archive_timestamp"]
+            slept_at = _slept_at(page[-1]) if page else None
+            more = bool(answer.get("has_more")) and slept_at is not None
+            if slept_at is None or not more or slept_at < earliest:
+                break
+            query["before"] = page[-1]["thread_metadata"]["archive_timestamp"]
+        reaches = slept_at if more and slept_at is not None else _EVER
+        self._sleepers[channel] = _Sleepers(found, reaches, self._clock.monotonic() + _LIST_GOOD_FOR)
+        return found
 
     async def _learn_names(self, guild: str, messages: Iterable[Message]) -> None:
         """People's names in the server, which the history does not hold; of a few, so that a crowd delays nothing."""
@@ -146,16 +180,21 @@ class History:
             for message in messages
             if isinstance(message.get("author"), Mapping) and "webhook_id" not in message
         }
-        strangers = sorted(person for person in people if not self._guilds.knows_nickname(guild, person))
-        for person in strangers[:_STRANGERS]:
-            nickname = None
-            try:
-                route = Route("GET", "/guilds/{guild}/members/{user}", {"guild": guild, "user": person})
-                nickname = (await self._rest.read(route)).get("nick")
-            except Refused as error:
-                # They have left since; their own name will do.
-                _log.debug("discord_member_unknown", status=error.status)
-            self._guilds.remember_nickname(guild, person, nickname)
+        # One at a time: the same people write in many channels.
+        async with self._naming:
+            strangers = sorted(person for person in people if not self._guilds.knows_nickname(guild, person))
+            for person in strangers[:_STRANGERS]:
+                self._guilds.remember_nickname(guild, person, await self._nickname(guild, person))
+
+    async def _nickname(self, guild: str, user: str) -> str | None:
+        route = Route("GET", "/guilds/{guild}/members/{user}", {"guild": guild, "user": user})
+        try:
+            nickname = (await self._rest.read(route)).get("nick")
+        except Refused as error:
+            # They have left since; their own name will do.
+            _log.debug("discord_member_unknown", status=error.status)
+            return None
+        return None if nickname is None else str(nickname)
 
 
 def _id(message: Message) -> int:

@@ -56,7 +56,8 @@ class Translator:
             events.extend(self._events(feed, item))
             message = str(item.data.get("id", ""))
             if item.kind == "create" and message.isdecimal():
-                positions[stream(item.channel)] = message
+                known = positions.get(stream(item.channel), "0")
+                positions[stream(item.channel)] = max(known, message, key=int)
         cursors = (Cursor(Platform.DISCORD, name, position) for name, position in positions.items())
         return Batch(tuple(events), tuple(cursors))
 
