@@ -13,6 +13,7 @@ import structlog
 
 from relay.adapters.matrix.api import Api, Refused
 from relay.adapters.matrix.content import string
+from relay.adapters.matrix.creators import Creators
 from relay.adapters.matrix.gaps import Gap, GapReader, Page, after_last, as_list
 from relay.adapters.matrix.inbound import convert, features
 from relay.adapters.matrix.patience import PatientInbox, at
@@ -64,6 +65,7 @@ class Intake:
         self._me = api.user_id
         self._rooms = rooms
         self._gaps = gaps
+        self._creators = Creators(api, rooms)
         self._open: dict[str, bool] = {}
         self._typing: dict[str, frozenset[str]] = {}
 
@@ -76,6 +78,7 @@ class Intake:
         token = str(answer["next_batch"])
         sections = _dict(answer.get("rooms"))
         joined, left, invited = (_rooms(sections.get(kind), wanted) for kind in ("join", "leave", "invite"))
+        await self._creators.learn(joined)
         portions = [await self._joined(room_id, section, since, token, inbox) for room_id, section in joined.items()]
         portions += [await self._left(room_id, section, since, inbox) for room_id, section in left.items()]
         for portion in portions:
@@ -106,6 +109,9 @@ class Intake:
             return portion
         portion.cursors = (at(f"room:{room_id}", token),)
         portion.entered = True
+        for event in portion.timeline:
+            # What is not handed over still changes the room.
+            portion.state.apply(event)
         since_entrance, found = after_last(portion.timeline, self._is_entrance)
         if found and since is not None:
             portion.timeline = since_entrance

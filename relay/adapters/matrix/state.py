@@ -24,14 +24,17 @@ class Profile:
 
 
 class RoomState:
-    """The state of one room, as far as it matters here. Members are remembered while they speak, not all of them."""
+    """The state of one room, as far as it matters here. Members are remembered while they speak, not all of them.
+
+    `created`: it is known who made the room, and as which version. `upgraded`: it has been replaced, by `successor`.
+    """
 
     def __init__(self, room_id: str) -> None:
         self.room_id = room_id
+        self.created = False
         self.encrypted = False
         self.upgraded = False
         self.successor: str | None = None
-        self.tombstone_sender = ""
         self._creators: frozenset[str] = frozenset()
         self._creators_are_privileged = False
         self._power: Json | None = None
@@ -97,11 +100,11 @@ class RoomState:
                 self.upgraded = True
                 successor = content.get("replacement_room")
                 self.successor = successor if isinstance(successor, str) else None
-                self.tombstone_sender = sender
             case _:
                 pass
 
     def _apply_create(self, sender: str, content: Json) -> None:
+        self.created = True
         version = str(content.get("room_version", "1"))
         self._creators_are_privileged = (
             version.isdecimal() and int(version) >= _FIRST_VERSION_WITH_PRIVILEGED_CREATORS

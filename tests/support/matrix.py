@@ -1,0 +1,197 @@
+"""A Matrix adapter in front of a homeserver, and an inbox that writes down what it is told."""
+
+import asyncio
+import contextlib
+import random
+import time
+from collections.abc import AsyncIterator, Callable, Iterable
+from dataclasses import dataclass, field
+
+from relay.adapters.matrix.adapter import MatrixAdapter
+from relay.core.clock import SystemClock
+from relay.core.ports import Batch
+from relay.domain.content import Author, Content
+from relay.domain.events import Event, FeatureUsed, HistorySkipped, MessageCreated, MessageDeleted, MessageEdited
+from relay.domain.ids import ChannelAddress, ChannelRef, Platform, UserRef
+from relay.domain.richtext import RichText, plain_text
+from relay.errors import StoreUnavailable
+from relay.sandbox.homeserver import Homeserver
+from relay.sandbox.people import Person
+
+BOB = Author(UserRef(Platform.DISCORD, "1"), "Bob")
+
+
+@dataclass
+class Notebook:
+    """What outlives a process: cursors, events that were received, the session."""
+
+    cursors: dict[str, str] = field(default_factory=dict)
+    events: list[Event] = field(default_factory=list)
+    session: str | None = None
+
+    async def load(self) -> str | None:
+        return self.session
+
+    async def save(self, value: str) -> None:
+        self.session = value
+
+
+class Inbox:
+    """Implements `core.ports.Inbox`. `broken` makes the next so many batches fail, as a full disk would."""
+
+    def __init__(self, notebook: Notebook) -> None:
+        self.notebook = notebook
+        self.channels: dict[str, ChannelRef] = {}
+        self.problems: dict[str, str] = {}
+        self.news: list[str] = []
+        self.batches = 0
+        self.broken = 0
+        self._seen = {event.ref.id for event in notebook.events if isinstance(event, MessageCreated)}
+
+    async def receive(self, batch: Batch) -> None:
+        self.batches += 1
+        if self.broken:
+            self.broken -= 1
+            raise StoreUnavailable("x", "the disk is full", "make room")
+        for event in batch.events:
+            # Like the store, which knows a message by its ID and takes it once.
+            if isinstance(event, MessageCreated):
+                if event.ref.id in self._seen:
+                    continue
+                self._seen.add(event.ref.id)
+            self.notebook.events.append(event)
+        self.notebook.cursors |= {cursor.stream: cursor.position for cursor in batch.cursors}
+
+    async def cursor(self, platform: Platform, stream: str) -> str | None:
+        return self.notebook.cursors.get(stream)
+
+    async def opened(self, address: ChannelAddress, channel: ChannelRef) -> None:
+        self.channels[address.value] = channel
+        self.problems.pop(address.value, None)
+        self.news.append(f"opened {address.value}")
+
+    async def closed(self, address: ChannelAddress, problem: str) -> None:
+        self.problems[address.value] = problem
+        self.news.append(f"closed {address.value}")
+
+    async def catch_up(self, channel: ChannelRef) -> None:
+        raise AssertionError("the stream of this platform replays by itself")
+
+
+@dataclass
+class Side:
+    """A running adapter."""
+
+    adapter: MatrixAdapter
+    inbox: Inbox
+    task: asyncio.Task[None]
+
+    @property
+    def said(self) -> list[str]:
+        """What others said, in order, edits and deletions included."""
+        return [line for event in self.inbox.notebook.events if (line := _line(event)) is not None]
+
+    @property
+    def features(self) -> list[str]:
+        """What was used that does not cross, by others."""
+        events = self.inbox.notebook.events
+        return [event.feature for event in events if isinstance(event, FeatureUsed) and not event.user_is_self]
+
+    async def until(self, condition: Callable[[], object], seconds: float = 20.0) -> None:
+        """Returns once `condition` is true; fails with what was seen when it does not become so."""
+        deadline = time.monotonic() + seconds
+        while not condition():
+            if self.task.done():
+                self.task.result()
+            if time.monotonic() > deadline:
+                health, problems = self.adapter.health(), self.inbox.problems
+                raise AssertionError(f"{health} {problems} {self.inbox.news} {self.said[-20:]}")
+            await asyncio.sleep(0.01)
+
+    async def until_ready(self) -> None:
+        await self.until(lambda: self.adapter.health().state == "ready")
+
+    async def until_said(self, *lines: str) -> None:
+        """Returns once exactly these lines have been said."""
+        await self.until(lambda: len(self.said) >= len(lines))
+        assert self.said == list(lines)
+
+
+def _line(event: Event) -> str | None:
+    match event:
+        case MessageCreated(author=author, content=content) if not author.is_self:
+            return plain_text(content.text)
+        case MessageEdited(author=author, content=content) if not author.is_self:
+            return f"edit: {plain_text(content.text)}"
+        case MessageDeleted():
+            return "deletion"
+        case HistorySkipped(count=count):
+            return f"skipped {count}"
+        case _:
+            return None
+
+
+def address(value: str) -> ChannelAddress:
+    return ChannelAddress(Platform.MATRIX, value)
+
+
+def room(room_id: str) -> ChannelRef:
+    return ChannelRef(Platform.MATRIX, room_id)
+
+
+def words(text: str) -> Content:
+    return Content(RichText.plain(text))
+
+
+@contextlib.asynccontextmanager
+async def person(homeserver: Homeserver, localpart: str, **options: str) -> AsyncIterator[Person]:
+    """A new account, signed in."""
+    token = await homeserver.register(localpart, displayname=options.get("displayname", localpart.title()))
+    async with Person(homeserver.url, f"@{localpart}:{homeserver.server_name}", token) as someone:
+        yield someone
+
+
+@contextlib.asynccontextmanager
+async def matrix_side(
+    homeserver: Homeserver,
+    user_id: str,
+    rooms: Iterable[str],
+    *,
+    token: str | None = None,
+    password: str | None = None,
+    notebook: Notebook | None = None,
+    ready: bool = True,
+    failing: bool = False,
+    catchup_limit: int = 5000,
+    retry_interval: float = 0.3,
+) -> AsyncIterator[Side]:
+    """An adapter that runs until the end of the block; `notebook` carries over what an earlier one knew.
+
+    `failing`: that it ends with an error is what the test is about.
+    """
+    kept = notebook or Notebook()
+    adapter = MatrixAdapter(
+        homeserver_url=homeserver.url,
+        user_id=user_id,
+        access_token=token,
+        password=password,
+        load_session=kept.load,
+        save_session=kept.save,
+        clock=SystemClock(),
+        rng=random.Random(1),
+        catchup_limit=catchup_limit,
+        retry_interval=retry_interval,
+    )
+    inbox = Inbox(kept)
+    await adapter.watch(frozenset(map(address, rooms)))
+    side = Side(adapter, inbox, asyncio.create_task(adapter.run(inbox)))
+    try:
+        if ready:
+            await side.until_ready()
+        yield side
+    finally:
+        side.task.cancel()
+        await asyncio.wait({side.task})
+        await adapter.close()
+        if not side.task.cancelled() and (error := side.task.exception()) is not None and not failing:
+            raise error
