@@ -19,10 +19,10 @@ class Readable(Protocol):
 
 
 class FileStore:
-    """Files by number."""
+    """Files by number, in a directory of their own inside `parent` (the system's for temporary files by default)."""
 
-    def __init__(self) -> None:
-        self._directory = tempfile.TemporaryDirectory(prefix="relay-sandbox-")
+    def __init__(self, parent: Path | None = None) -> None:
+        self._directory = tempfile.TemporaryDirectory(prefix="relay-sandbox-", dir=parent)
         self._numbers = itertools.count(1)
 
     def close(self) -> None:
@@ -59,6 +59,10 @@ class FileStore:
     def remove(self, file: StoredFile) -> None:
         """Forget a file."""
         file.path.unlink(missing_ok=True)
+
+    def listing(self) -> list[Path]:
+        """What lies there now."""
+        return sorted(Path(self._directory.name).iterdir())
 
     def _new_path(self) -> Path:
         return Path(self._directory.name) / str(next(self._numbers))

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -35,7 +36,8 @@ class SandboxServer:
     """A Discord-compatible server on loopback; an async context manager.
 
     `port` 0: the system chooses. `limits`: `Limits(factor=0)` turns rate limits off. `heartbeat_interval`,
-    `resume_window` and `attachment_lifetime` in seconds; `event_buffer` in events for each session.
+    `resume_window` and `attachment_lifetime` in seconds; `event_buffer` in events for each session. Uploads lie
+    in `directory`, by default a temporary one.
     """
 
     def __init__(
@@ -50,12 +52,13 @@ class SandboxServer:
         resume_window: float = 180.0,
         event_buffer: int = 5000,
         attachment_lifetime: float = 86_400,
+        directory: Path | None = None,
     ) -> None:
         self.host = host
         self.port = port
         self.limits = limits if limits is not None else Limits()
         self.state = state if state is not None else State(clock, attachment_lifetime)
-        self.files = FileStore()
+        self.files = FileStore(directory)
         self.faults = Faults()
         self.api = Api(self.state, self.files, self.faults, self.limits)
         self.messages = Messages(self.state)
