@@ -7,7 +7,7 @@ and white space at the edge of a marked-up stretch moves outside it (no dialect 
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from itertools import groupby
+from itertools import chain, groupby, pairwise
 
 from relay.domain.richtext import (
     Block,
@@ -34,14 +34,12 @@ from relay.domain.richtext import (
     Subtext,
     Superscript,
     Table,
-    TableCell,
     Text,
     Underline,
 )
 
 _MERGED = (Strong, Emphasis, Underline, Strike)
-_WRAPPERS = (*_MERGED, Spoiler, Colored, Superscript, Link)
-_URL = re.compile(r"https?://[^\s<>\u200b]++", re.IGNORECASE)
+_URL = re.compile(r"https?://[^\s<>\\`\u200b]++", re.IGNORECASE)
 _URL_TAIL = frozenset(".,:;!?\"'[]")
 
 
@@ -51,23 +49,42 @@ def normalise(text: RichText) -> RichText:
 
 
 def normalise_blocks(blocks: Iterable[Block]) -> tuple[Block, ...]:
-    """The same for a sequence of blocks: empty ones go, small print in a row becomes one block."""
-    tidy = [block for block in map(_block, blocks) if block is not None]
+    """The same for a sequence of blocks.
+
+    Empty ones go, a blank line separates paragraphs (each further one is a `LineBreak` in front of the second), small
+    print in a row is one block.
+    """
     done: list[Block] = []
-    for block in tidy:
+    for block in chain.from_iterable(map(_block, blocks)):
         last = done[-1] if done else None
         if isinstance(block, Subtext) and isinstance(last, Subtext):
             done[-1] = Subtext((*last.children, LineBreak(), *block.children))
+        elif isinstance(block, Paragraph) and not done:
+            done.append(Paragraph(_without_lead(block.children)))
         else:
             done.append(block)
-    if done and isinstance(done[0], Paragraph):
-        done[0] = Paragraph(_without_breaks(done[0].children))
     return tuple(done)
 
 
 def normalise_inline(nodes: Iterable[Inline]) -> tuple[Inline, ...]:
     """The same for inline nodes. Line breaks inside a `Text` become `LineBreak`s."""
     return tuple(_tidy(nodes, frozenset()))
+
+
+def split_lines(nodes: Iterable[Inline]) -> list[tuple[Inline, ...]]:
+    """`nodes` cut at their line breaks; markup that spans several lines is closed and opened again."""
+    lines: list[list[Inline]] = [[]]
+    for node in nodes:
+        match node:
+            case LineBreak():
+                lines.append([])
+            case Strong() | Emphasis() | Underline() | Strike() | Spoiler() | Colored() | Superscript() | Link():
+                first, *rest = split_lines(node.children)
+                lines[-1].append(_with(node, first))
+                lines.extend([_with(node, line)] for line in rest)
+            case _:
+                lines[-1].append(node)
+    return [tuple(line) for line in lines]
 
 
 def link_bare_urls(text: str) -> Iterator[Inline]:
@@ -103,38 +120,61 @@ def is_bare(link: Link) -> bool:
     return link.children == (Text(link.url),)
 
 
-def _block(block: Block) -> Block | None:
+def _block(block: Block) -> Iterator[Block]:
     match block:
         case Paragraph(children):
-            kept = _trim_lines(_tidy(children, frozenset()))
-            return Paragraph(kept) if kept else None
+            yield from map(Paragraph, _paragraphs(_trim_lines(_tidy(children, frozenset()))))
         case Heading(level, children):
-            kept = _without_breaks(_trim_lines(_tidy(children, frozenset())))
-            return Heading(min(max(level, 1), 6), kept) if kept else None
+            if words := _words(children):
+                yield Heading(min(max(level, 1), 6), words)
         case Subtext(children):
-            kept = _without_breaks(_trim_lines(_tidy(children, frozenset())))
-            return Subtext(kept) if kept else None
+            if words := _words(children):
+                yield Subtext(words)
         case CodeBlock(text, language):
-            return CodeBlock(text.rstrip("\n"), language) if text.strip("\n") else None
+            if text.strip("\n"):
+                yield CodeBlock(text.strip("\n"), language)
         case Quote(blocks):
-            inner = normalise_blocks(blocks)
-            return Quote(inner) if inner else None
+            if inner := normalise_blocks(blocks):
+                yield Quote(inner)
         case BulletList(items, start):
-            kept_items = tuple(ListItem(inner) for item in items if (inner := normalise_blocks(item.blocks)))
-            return BulletList(kept_items, start) if kept_items else None
-        case Table(rows, caption):
-            tidy_rows = tuple(tuple(map(_cell, row)) for row in rows if row)
-            return Table(tidy_rows, _trim_lines(_tidy(caption, frozenset()))) if tidy_rows else None
+            if kept := tuple(ListItem(inner) for item in items if (inner := normalise_blocks(item.blocks))):
+                yield BulletList(kept, start)
+        case Table():
+            yield from _table(block)
         case Details(summary, blocks):
-            inner = normalise_blocks(blocks)
-            words = _without_breaks(_trim_lines(_tidy(summary, frozenset())))
-            return Details(words, inner) if inner or words else None
+            inner, words = normalise_blocks(blocks), _words(summary)
+            if inner or words:
+                yield Details(words, inner)
         case Rule():
-            return block
+            yield block
 
 
-def _cell(cell: TableCell) -> TableCell:
-    return replace(cell, children=_without_breaks(_trim_lines(_tidy(cell.children, frozenset()))))
+def _table(table: Table) -> Iterator[Table]:
+    rows = tuple(tuple(replace(cell, children=_words(cell.children)) for cell in row) for row in table.rows if row)
+    if any(cell.children for row in rows for cell in row):
+        yield Table(rows, _words(table.caption))
+
+
+def _paragraphs(nodes: tuple[Inline, ...]) -> Iterator[tuple[Inline, ...]]:
+    """`nodes` cut at their blank lines."""
+    current: list[Inline] = []
+    breaks = 0
+    for node in nodes:
+        if isinstance(node, LineBreak):
+            breaks += 1
+            continue
+        if breaks > 1 and current:
+            yield tuple(current)
+            current, breaks = [], breaks - 2
+        current.extend(LineBreak() for _ in range(breaks))
+        breaks = 0
+        current.append(node)
+    if current:
+        yield tuple(current)
+
+
+def _words(nodes: tuple[Inline, ...]) -> tuple[Inline, ...]:
+    return _without_lead(_trim_lines(_tidy(nodes, frozenset())))
 
 
 def _tidy(nodes: Iterable[Inline], inside: frozenset[type]) -> list[Inline]:
@@ -142,11 +182,17 @@ def _tidy(nodes: Iterable[Inline], inside: frozenset[type]) -> list[Inline]:
     for node in nodes:
         match node:
             case Text(text):
-                for number, line in enumerate(text.split("\n")):
+                if text and "\n" not in text and "\r" not in text:
+                    done.append(node)
+                    continue
+                for number, line in enumerate(text.replace("\r\n", "\n").replace("\r", "\n").split("\n")):
                     if number:
                         done.append(LineBreak())
                     if line:
                         done.append(Text(line))
+            case LineBreak() if Link in inside:
+                # The words of a link stay on one line.
+                done.append(Text(" "))
             case Code(text) | Math(text):
                 if text.strip():
                     done.append(node)
@@ -161,39 +207,57 @@ def _tidy(nodes: Iterable[Inline], inside: frozenset[type]) -> list[Inline]:
 
 def _wrapper(
     node: Strong | Emphasis | Underline | Strike | Spoiler | Link | Colored | Superscript, inside: frozenset[type]
-) -> Iterable[Inline]:
+) -> Sequence[Inline]:
     kind = type(node)
     flat = kind in inside and kind not in (Colored, Superscript)
     children = _tidy(node.children, inside if flat else inside | {kind})
+    if isinstance(node, Link) and all(map(_is_space, children)):
+        # What nobody can see, nobody can follow.
+        children = [Text(node.url)]
     if flat or (isinstance(node, Colored) and node.foreground is None and node.background is None):
         return children
-    if isinstance(node, Link):
-        # A link that nobody can see is shown as its URL.
-        words = tuple(children) if any(not _is_space(child) for child in children) else (Text(node.url),)
-        return (replace(node, children=words),) if node.url else children
-    first = next((index for index, child in enumerate(children) if not _is_space(child)), None)
-    if first is None:
+    if isinstance(node, Link) and not node.url:
         return children
-    last = next(index for index in range(len(children) - 1, -1, -1) if not _is_space(children[index]))
-    before, after = children[:first], children[last + 1 :]
-    core = children[first : last + 1]
-    if isinstance(head := core[0], Text) and (stripped := head.text.lstrip()) != head.text:
-        before.append(Text(head.text[: len(head.text) - len(stripped)]))
-        core[0] = Text(stripped)
-    if isinstance(tail := core[-1], Text) and (stripped := tail.text.rstrip()) != tail.text:
-        after.insert(0, Text(tail.text[len(stripped) :]))
-        core[-1] = Text(stripped)
-    return [*before, replace(node, children=tuple(core)), *after]
+    first, last = 0, len(children)
+    while first < last and _is_space(children[first]):
+        first += 1
+    while last > first and _is_space(children[last - 1]):
+        last -= 1
+    before, core, after = children[:first], children[first:last], children[last:]
+    if not core:
+        return children
+    if isinstance(head := core[0], Text) and (text := head.text.lstrip()) != head.text:
+        core[0] = Text(text)
+        before.append(Text(head.text[: -len(text)]))
+    if isinstance(tail := core[-1], Text) and (text := tail.text.rstrip()) != tail.text:
+        core[-1] = Text(text)
+        after.insert(0, Text(tail.text[len(text) :]))
+    wrapped = node if len(core) == len(node.children) and tuple(core) == node.children else _with(node, tuple(core))
+    return (*before, wrapped, *after)
 
 
-def _join(nodes: Sequence[Inline]) -> list[Inline]:
+def _with(node: Inline, children: tuple[Inline, ...]) -> Inline:
+    match node:
+        case Strong() | Emphasis() | Underline() | Strike():
+            return type(node)(children)
+        case Spoiler() | Colored() | Superscript() | Link():
+            return replace(node, children=children)
+        case _:
+            return node
+
+
+def _join(nodes: list[Inline]) -> list[Inline]:
     """Merge neighbours: texts, and stretches marked up in the same way."""
+    if not any(type(left) is type(right) for left, right in pairwise(nodes)):
+        return nodes
     done: list[Inline] = []
     for kind, group in groupby(nodes, type):
         members = list(group)
-        if kind is Text and len(members) > 1:
+        if len(members) == 1:
+            done.append(members[0])
+        elif kind is Text:
             done.append(Text("".join(member.text for member in members if isinstance(member, Text))))
-        elif kind in _MERGED and len(members) > 1:
+        elif kind in _MERGED:
             children = [child for member in members if isinstance(member, _MERGED) for child in member.children]
             done.append(kind(children=tuple(_join(children))))
         else:
@@ -223,9 +287,15 @@ def _trim_lines(nodes: Sequence[Inline]) -> tuple[Inline, ...]:
     return tuple(done)
 
 
-def _without_breaks(nodes: tuple[Inline, ...]) -> tuple[Inline, ...]:
-    """Without the line breaks in front: above the first line there is nothing to be set apart from."""
-    start = 0
-    while start < len(nodes) and isinstance(nodes[start], LineBreak):
-        start += 1
-    return nodes[start:]
+def _without_lead(nodes: tuple[Inline, ...]) -> tuple[Inline, ...]:
+    """Without the line breaks and spaces in front: there is nothing that they would set the text apart from."""
+    for index, node in enumerate(nodes):
+        match node:
+            case LineBreak():
+                continue
+            case Text(text):
+                if stripped := text.lstrip():
+                    return (Text(stripped), *nodes[index + 1 :])
+            case _:
+                return nodes[index:]
+    return ()

@@ -1,8 +1,8 @@
 """Characters that would be markup on Discord, made to be read as themselves.
 
 A backslash is enough for what only clients read. It is not for what the *server* reads: it finds mentions without
-looking at backslashes (which is why discord.py's `escape_mentions` does not use them either), so a zero-width space goes
-into those. Clients also honour no escape inside `||` and `~~`, nor in the words of a masked link.
+looking at backslashes (discord.py's `escape_mentions` does not use them either), so a zero-width space goes into
+those. Clients also honour no escape inside `||` and `~~`, nor in the words of a masked link.
 """
 
 import re
@@ -16,15 +16,14 @@ _MENTION = re.compile(r"@(?=everyone|here|[!&]?\d)")
 _SHORTCODE = re.compile(r":(?!\d++:)[\w+-]+:|:1(?:00|234):", re.ASCII)
 _LINE_MARK = re.compile(r"^( *)(?=#{1,3}\s|-#\s|[-*]\s|>(?:\s|$|>>\s))", re.MULTILINE)
 _LINE_NUMBER = re.compile(r"^( *\d{1,9})(?=\.\s)", re.MULTILINE)
-_SHRUG = "¯\\_(ツ)_/¯"
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
     """Where a text stands.
 
-    `joined_before`, `joined_after`: something other than a line's edge is there. `stars`, `lines`: inside italics that `*` or `_`
-    delimits. `brackets`: an opening bracket could begin a masked link.
+    `joined_before`, `joined_after`: something other than a line's edge is there. `stars`, `lines`: inside italics that
+    `*` or `_` delimits. `brackets`: an opening bracket could begin a masked link.
     """
 
     joined_before: bool = False
@@ -47,10 +46,6 @@ def escape(text: str, place: Place) -> str:
         char = match.group()
         if char == "@":
             done.append("@" + ZERO_WIDTH if _MENTION.match(text, index) else "@")
-        elif char == "\\" and not (place.stars or place.lines) and text.startswith(_SHRUG, index - 1):
-            # Clients know this one by heart and want all of it as it is.
-            done.append(text[index : index + len(_SHRUG) - 1])
-            start = index + len(_SHRUG) - 1
         else:
             done.append("\\" + char if _is_markup(text, index, place) else char)
     done.append(text[start:])
@@ -81,7 +76,9 @@ def _is_markup(text: str, index: int, place: Place) -> bool:
         case "[":
             return place.brackets
         case ":":
-            return bool(_SHORTCODE.match(text, index))
+            return bool(_SHORTCODE.match(text, index)) or (
+                text.startswith("://", index) and text[max(0, index - 5) : index].lower().endswith(("http", "https"))
+            )
         case _:
             return True
 

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from relay.domain.ids import ChannelRef, MediaRef, MessageRef, Platform, UserRef
-from relay.domain.normalise import normalise_inline
 from relay.domain.richtext import (
     BroadcastMention,
     ChannelMention,
@@ -33,7 +32,11 @@ from relay.domain.richtext import (
     UserMention,
 )
 
-_PLAIN = re.compile(r"(?:[^\\*_~|`<\[@\n¯hH]++|[hH](?!ttps?://))++", re.IGNORECASE)
+# What surely is no markup: the beginnings that no rule can go on with are left to it, too.
+_PLAIN = re.compile(
+    r"(?:[^\\*_~|`<\[@\n¯hH]++|h(?!ttps?://)|\\(?=[0-9a-z\s]|\Z)|~(?!~)|\|(?!\|)|<(?![@#:/atihm])|@(?!everyone|here))++",
+    re.IGNORECASE,
+)
 _ESCAPE = re.compile(r"\\([^0-9A-Za-z\s])")
 _SHRUG = "¯\\_(ツ)_/¯"
 _LONG_RUN = re.compile(r"\*{8,}+|_{8,}+|~{8,}+|\|{8,}+")
@@ -135,38 +138,60 @@ class InlineParser:
     def all(self) -> tuple[Inline, ...]:
         """Everything; fenced code as lines of code, since what holds it is no block."""
         source = self._source
-        if self._depth > _DEEPEST:
-            return normalise_inline((Text(source),))
+        if self._depth > _DEEPEST or _PLAIN.fullmatch(source):
+            return (Text(source),)
         nodes: list[Inline] = []
         place = 0
         while place < len(source):
+            place = self._read(nodes, place, None)
             if fence := self.fence(place):
                 for number, line in enumerate(fence.text.split("\n")):
                     if number:
                         nodes.append(LineBreak())
                     nodes.append(Code(line))
                 place = fence.end
-                continue
-            found, place = self._next(place)
-            nodes.extend(found)
-        return normalise_inline(nodes)
+        return tuple(nodes)
 
-    def read(self, place: int, stops: Callable[[int], bool]) -> tuple[tuple[Inline, ...], int]:
+    def read(self, place: int, stops: Callable[[int], object]) -> tuple[tuple[Inline, ...], int]:
         """What stands at `place`, up to fenced code or up to a line break after which `stops` is true of the place.
 
         Returns the nodes and where they end.
         """
-        source = self._source
         nodes: list[Inline] = []
-        while place < len(source):
-            if source[place] == "\n" and stops(place + 1):
+        place = self._read(nodes, place, stops)
+        return tuple(nodes), place
+
+    def _read(self, nodes: list[Inline], place: int, stops: Callable[[int], object] | None) -> int:
+        source, end = self._source, len(self._source)
+        words: list[str] = []
+        while place < end:
+            if match := _PLAIN.match(source, place):
+                words.append(match.group())
+                place = match.end()
+                continue
+            if source[place] == "\n":
                 place += 1
+                if stops is not None and stops(place):
+                    break
+                words.append("\n")
+                continue
+            if source.startswith("```", place) and self.fence(place):
                 break
-            if self.fence(place):
-                break
-            found, place = self._next(place)
-            nodes.extend(found)
-        return normalise_inline(nodes), place
+            if (found := self._markup(place)) is None:
+                words.append(source[place])
+                place += 1
+                continue
+            node, place = found
+            if isinstance(node, str):
+                words.append(node)
+                continue
+            if words:
+                nodes.append(Text("".join(words)))
+                words = []
+            nodes.append(node)
+        if words:
+            nodes.append(Text("".join(words)))
+        return place
 
     def fence(self, place: int) -> Fence | None:
         """The fenced code that starts at `place`."""
@@ -196,41 +221,33 @@ class InlineParser:
             return None
         return found
 
-    def _next(self, place: int) -> tuple[tuple[Inline, ...], int]:
-        """The nodes at `place` (at least one character of text) and where they end."""
+    def _markup(self, place: int) -> "tuple[Inline | str, int] | None":
+        """What the markup at `place` means (a string: text) and where it ends; None if there is none."""
         source = self._source
-        if match := _PLAIN.match(source, place):
-            return (Text(match.group()),), match.end()
         char = source[place]
-        if char == "\n":
-            return (LineBreak(),), place + 1
-        if match := _LONG_RUN.match(source, place):
-            return (Text(match.group()),), match.end()
-        found: tuple[Inline, int] | None = None
         match char:
-            case "\\" if self._escapes and (escape := _ESCAPE.match(source, place)):
-                found = Text(escape[1]), escape.end()
-            case "*" | "_":
-                found = self._emphasis(place)
-            case "~":
-                found = self._strike(place)
-            case "|":
-                found = self._spoiler(place)
+            case "\\":
+                escape = _ESCAPE.match(source, place) if self._escapes else None
+                return (escape[1], escape.end()) if escape else None
+            case "*" | "_" | "~" | "|":
+                if match := _LONG_RUN.match(source, place):
+                    return match.group(), match.end()
+                if char == "~":
+                    return self._strike(place)
+                return self._spoiler(place) if char == "|" else self._emphasis(place)
             case "`":
-                found = self._code(place)
+                return self._code(place)
             case "<":
-                found = self._angle(place)
+                return self._angle(place)
             case "[":
-                found = self._masked(place)
+                return self._masked(place)
             case "@":
-                found = _broadcast(source, place)
-            case "h" | "H" if url := url_at(source, place):
-                found = self._link(url, (Text(url),)), place + len(url)
-            case "¯" if source.startswith(_SHRUG, place):
-                found = Text(_SHRUG), place + len(_SHRUG)
-        if found is None:
-            return (Text(char),), place + 1
-        return (found[0],), found[1]
+                return _broadcast(source, place)
+            case "h" | "H":
+                url = url_at(source, place)
+                return (self._link(url, (Text(url),)), place + len(url)) if url else None
+            case _:
+                return (_SHRUG, place + len(_SHRUG)) if source.startswith(_SHRUG, place) else None
 
     def _inner(self, source: str) -> tuple[Inline, ...]:
         return InlineParser(source, self._names, depth=self._depth + 1, escapes=self._escapes).all()
@@ -325,7 +342,7 @@ class InlineParser:
         return None if node is None else (node, match.end())
 
     def _masked(self, place: int) -> tuple[Inline, int] | None:
-        """`[words](url)`. Words that hold a URL are not masked, and escapes do not work in them.
+        """`[words](url)`. Words with a URL in them mask nothing, and escapes do not work in them.
 
         https://github.com/discord/discord-api-docs/issues/7721, https://github.com/discord/discord-api-docs/issues/6185
         """

@@ -26,6 +26,7 @@ from relay.domain.richtext import (
 
 __all__ = ["Names", "parse"]
 
+_MARK = re.compile(r" *+[>#*\d-]")
 _QUOTE_LINE = re.compile(r" *+> ?")
 _QUOTE_START = re.compile(r" *+> ")
 _QUOTE_REST = re.compile(r" *+>>> ")
@@ -81,6 +82,8 @@ class _Blocks:
     def _marked(self, place: int) -> tuple[list[Block], int] | None:
         """The block whose mark stands at `place`, the start of a line, and where it ends; None for running text."""
         source = self.source
+        if not _MARK.match(source, place):
+            return None
         if not self.quoted and (match := _QUOTE_REST.match(source, place)):
             return [self._quote(source[match.end() :])], len(source)
         if not self.quoted and _QUOTE_START.match(source, place):
@@ -99,6 +102,9 @@ class _Blocks:
         source = self.source
         if place >= len(source) or source[place] == "\n":
             return True
+        # The common case first: most lines begin with no mark at all.
+        if not _MARK.match(source, place):
+            return False
         return bool(
             (not self.quoted and (_QUOTE_REST.match(source, place) or _QUOTE_START.match(source, place)))
             or _HEADING.match(source, place)

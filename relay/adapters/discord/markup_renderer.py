@@ -11,7 +11,7 @@ from unicodedata import east_asian_width
 
 from relay.adapters.discord.markup_escape import ZERO_WIDTH, escape_lines
 from relay.adapters.discord.markup_spans import Look, render_inline
-from relay.domain.normalise import normalise, normalise_inline
+from relay.domain.normalise import normalise, normalise_inline, split_lines
 from relay.domain.richtext import (
     Block,
     BulletList,
@@ -80,7 +80,8 @@ class _Writer:
             case Heading(level, children):
                 return f"{'#' * min(level, 3)} {self._line(children)}"
             case Subtext(children):
-                return "\n".join(f"-# {self._line(line)}" for line in _split(children) if line)
+                lines = filter(None, (self._line(normalise_inline(line)) for line in split_lines(children)))
+                return "\n".join(f"-# {line}" for line in lines)
             case CodeBlock(text, language):
                 fenced = text.replace("``", f"`{ZERO_WIDTH}`") if "```" in text else text
                 return f"```{language if _LANGUAGE.fullmatch(language) else ''}\n{fenced.strip(chr(10))}\n```"
@@ -160,17 +161,6 @@ def _columns(char: str) -> int:
     if char in "\u200b\u200c\u200d\u2060\ufe0e\ufe0f" or "\u0300" <= char <= "\u036f":
         return 0
     return 2 if east_asian_width(char) in "WF" else 1
-
-
-def _split(nodes: tuple[Inline, ...]) -> Iterator[tuple[Inline, ...]]:
-    line: list[Inline] = []
-    for node in nodes:
-        if isinstance(node, LineBreak):
-            yield tuple(line)
-            line = []
-        else:
-            line.append(node)
-    yield tuple(line)
 
 
 def _single_breaks(nodes: tuple[Inline, ...]) -> tuple[Inline, ...]:

@@ -52,8 +52,8 @@ _DELIMITERS: dict[type, str] = {Strong: "**", Underline: "__", Strike: "~~"}
 class Look:
     """How references look on Discord; None where they are to be read as plain words.
 
-    `user`, `role`, `channel`: the ID to mention. `message`: the jump URL of the message's copy. `emoji`: the code of an emoji
-    that the guild has (`<:name:id>`). `broadcast`: @everyone and @here are to be real ones.
+    `user`, `role`, `channel`: the ID to mention. `message`: the jump URL of the message's copy. `emoji`: the code of an
+    emoji that the guild has (`<:name:id>`). `broadcast`: @everyone and @here are to be real ones.
     """
 
     user: Callable[[UserMention], str | None] = lambda _: None
@@ -214,12 +214,16 @@ def _hoist(nodes: Sequence[Inline], look: Look) -> Iterator[Inline]:
             continue
         inside: list[Inline] = []
         for child in _hoist(node.children, look):
-            if _clashes(node, _literals(child, look)):
-                yield replace(node, children=tuple(inside))
-                yield child
-                inside = []
-            else:
+            if not _clashes(node, _literals(child, look)):
                 inside.append(child)
+                continue
+            yield replace(node, children=tuple(inside))
+            inside = []
+            if isinstance(child, Strong | Emphasis | Underline | Strike | Spoiler):
+                # The markup moves into the child, to everything but the literals.
+                yield replace(child, children=tuple(_hoist((replace(node, children=child.children),), look)))
+            else:
+                yield child
         yield replace(node, children=tuple(inside))
 
 
@@ -232,7 +236,10 @@ def _clashes(node: Inline, literals: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _Spans:
-    """Writes nodes that are all Discord's own. `url_escapes`: what may not stand in a URL because of what surrounds it."""
+    """Writes nodes that are all Discord's own.
+
+    `url_escapes`: what may not stand in a URL because of what surrounds it. `hidden`: inside a spoiler.
+    """
 
     look: Look
     place: Place

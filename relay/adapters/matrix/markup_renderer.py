@@ -116,10 +116,9 @@ class _Html:
 
     def document(self, blocks: tuple[Block, ...]) -> str:
         """The whole text; a lone paragraph needs no tag."""
-        if all(isinstance(block, Paragraph) for block in blocks):
-            rendered = [self._inline(block.children) for block in blocks if isinstance(block, Paragraph)]
-            return rendered[0] if len(rendered) == 1 else "".join(f"<p>{part}</p>" for part in rendered)
-        self.rich = True
+        if len(blocks) == 1 and isinstance(only := blocks[0], Paragraph) and not _is_display(only):
+            return self._inline(only.children)
+        self.rich = not all(isinstance(block, Paragraph) for block in blocks)
         return self._blocks(blocks, 0)
 
     def _blocks(self, blocks: tuple[Block, ...], depth: int, *, compact: bool = False) -> str:
@@ -135,7 +134,7 @@ class _Html:
 
     def _block(self, block: Block, depth: int) -> str:
         match block:
-            case Paragraph((Math(tex, True),)):
+            case Paragraph((Math(tex, display=True),)):
                 return self._math(tex, "div")
             case Paragraph(children):
                 return f"<p>{self._inline(children)}</p>"
@@ -293,6 +292,10 @@ class _Html:
 
     def _message_url(self, node: MessageLink) -> str:
         return self._look.message(node) or node.url
+
+
+def _is_display(block: Paragraph) -> bool:
+    return len(block.children) == 1 and isinstance(only := block.children[0], Math) and only.display
 
 
 def _anchor(url: str, words: str) -> str:

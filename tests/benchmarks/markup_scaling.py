@@ -1,0 +1,90 @@
+"""How the time of both markup parsers grows with hostile input: `python -m tests.benchmarks.markup_scaling`.
+
+Prints, per family and parser, the milliseconds for 64 KiB and the exponent e of time = c * length ** e, fitted between
+16 and 64 KiB (1 = linear, 2 = quadratic). Exits 1 if a conversion takes more than the limit or grows faster than allowed.
+"""
+
+import math
+import sys
+import time
+from collections.abc import Callable
+
+from relay.adapters.discord import markup as discord
+from relay.adapters.matrix import markup as matrix
+
+SMALL, LARGE = 16 * 1024, 64 * 1024
+LIMIT_MS = 50.0
+LIMIT_EXPONENT = 1.4
+
+# A family is its beginning, what is repeated, and its end.
+FAMILIES: dict[str, tuple[str, str, str]] = {
+    "[": ("", "[", ""),
+    "*": ("", "*", ""),
+    "_": ("", "_", ""),
+    ">": ("", ">", ""),
+    "> > >": ("", "> ", "x"),
+    "<": ("", "<", ""),
+    "|": ("", "|", ""),
+    "`": ("", "`", ""),
+    "backticks of all lengths": ("", "` `` ``` ```` ````` `````` ", ""),
+    "**a": ("", "**a ", ""),
+    "*_ nested": ("", "*_**__~~||", "x"),
+    "_a__b": ("_a", "__b ", ""),
+    "masked links": ("", "[a](http://b", ""),
+    "nested lists": ("", "- a\n  - b\n    - c\n", ""),
+    "https://": ("", "https://).", "x"),
+    "backslashes": ("", "\\", ""),
+    "<b>": ("", "<b>", ""),
+    "<blockquote>": ("", "<blockquote>", ""),
+    "<b><i></b>": ("", "<b><i></b>", ""),
+    "<!-- <a": ("", '<!-- <a href="x ', ""),
+    "</p><p": ("<b>" * 90, "<p>x</p>", ""),
+    "&#9": ("", "&#99999999999", ""),
+    "<table>": ("", "<table><tr><td>", ""),
+    "white space": ("a", " \n\t ", "b"),
+}
+PARSERS: dict[str, Callable[[str], object]] = {
+    "discord": lambda text: discord.parse(text, names=discord.Names()),
+    "matrix": lambda text: matrix.parse("", text, names=matrix.Names()),
+    "discord, back": lambda text: discord.render(discord.parse(text, names=discord.Names()), look=discord.Look()),
+    "matrix, back": lambda text: matrix.render(matrix.parse("", text, names=matrix.Names()), look=matrix.Look()),
+}
+
+
+def sample(family: str, size: int) -> str:
+    """`size` characters of a family."""
+    head, middle, tail = FAMILIES[family]
+    return head + (middle * (size // len(middle) + 1))[: max(0, size - len(head) - len(tail))] + tail
+
+
+def seconds(parser: Callable[[str], object], text: str) -> float:
+    """The best of three."""
+    best = math.inf
+    for _ in range(3):
+        start = time.perf_counter()
+        parser(text)
+        best = min(best, time.perf_counter() - start)
+    return best
+
+
+def measure(parser: Callable[[str], object], family: str) -> tuple[float, float]:
+    """Milliseconds for 64 KiB of a family, and the exponent."""
+    small, large = (seconds(parser, sample(family, size)) for size in (SMALL, LARGE))
+    return large * 1000, math.log(large / small) / math.log(LARGE / SMALL)
+
+
+def main() -> int:
+    """Print the table; 0 if all is within the limits."""
+    failed = 0
+    print(f"{'family':26}" + "".join(f"{name + ' ms':>18}{'e':>6}" for name in PARSERS))
+    for family in FAMILIES:
+        row = [measure(parser, family) for parser in PARSERS.values()]
+        print(f"{family:26}" + "".join(f"{ms:18.2f}{exponent:6.2f}" for ms, exponent in row))
+        # What takes less than a few milliseconds has no exponent to speak of.
+        failed += sum(ms > LIMIT_MS or (exponent > LIMIT_EXPONENT and ms > 5) for ms, exponent in row)
+    print(f"{failed} over {LIMIT_MS:g} ms or an exponent of {LIMIT_EXPONENT}")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,204 @@
+"""What the tests of both converters share: hostile texts, trees to render, and a way to say that two trees read the same."""
+
+import re
+from collections.abc import Iterator
+from urllib.parse import unquote
+
+from hypothesis import strategies as st
+
+from relay.domain.normalise import is_bare, link_bare_urls, normalise
+from relay.domain.richtext import (
+    Block,
+    BulletList,
+    Code,
+    CodeBlock,
+    Emphasis,
+    Heading,
+    Inline,
+    LineBreak,
+    Link,
+    ListItem,
+    Paragraph,
+    Quote,
+    RichText,
+    Spoiler,
+    Strike,
+    Strong,
+    Subtext,
+    Text,
+    Underline,
+)
+
+# Stretches that are markup, or nearly so, in one dialect or in both.
+_STRETCHES = (
+    *(
+        "**",
+        "*",
+        "_",
+        "__",
+        "~~",
+        "~",
+        "||",
+        "|",
+        "`",
+        "``",
+        "```",
+        "\\",
+        "\\\\",
+        "***",
+        "___",
+        "> ",
+        ">>> ",
+        "# ",
+        "-# ",
+    ),
+    *("- ", "* ", "1. ", "[", "]", "(", ")", "](", "[x](https://a.b)", "<", ">", "<@1>", "<@!22>", "<@&3>", "<#4>"),
+    *("@everyone", "@here", "@room", "<:n:1>", "<a:n:1>", "<t:0:R>", "</cmd:1>", "<id:guide>", ":smile:", ":"),
+    *(
+        "https://a.b",
+        "https://a.b/c_d*e__f",
+        "http://",
+        "<https://a.b>",
+        "snake_case_",
+        "a",
+        "b1",
+        "é",
+        "字",
+        "👍🏽",
+        " ",
+        "  ",
+    ),
+    *("¯\\_(ツ)_/¯", "&amp;", "&", "<b>", "</b>", "<script>", '"', "'", "\u00a0", ".", ",", "!", "$x$", "|-|", "\t"),
+)
+
+words = st.lists(st.sampled_from(_STRETCHES) | st.text(max_size=3), max_size=8).map("".join)
+"""One line of text that looks like markup."""
+
+sources = st.lists(
+    words | st.sampled_from(("\n", "\n\n", "\n  ", "<p>", "</p>", "<ul><li>", "</li>", "<br>")), max_size=12
+).map("".join)
+"""What somebody may send."""
+
+_texts = words.filter(lambda text: not re.search(r"[\n\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029\u200b]", text)).map(Text)
+_codes = words.filter(lambda text: not re.search(r"[\n\r\u200b]", text) and bool(text.strip())).map(Code)
+_urls = st.sampled_from(
+    ("https://a.b", "http://a.b/c_(d)", "https://a.b/*_x_*", "https://a.b/?q=)(", "https://a.b/||~~__**")
+)
+
+
+def _links(children: st.SearchStrategy[tuple[Inline, ...]]) -> st.SearchStrategy[Inline]:
+    bare = st.builds(lambda url, preview: Link(url, (Text(url),), preview), _urls, st.booleans())
+    return bare | st.builds(Link, _urls, children, st.booleans())
+
+
+def _wrap(children: st.SearchStrategy[Inline]) -> st.SearchStrategy[Inline]:
+    many = st.lists(children, min_size=1, max_size=4).map(tuple)
+    return st.one_of(*(st.builds(kind, many) for kind in (Strong, Emphasis, Underline, Strike, Spoiler)), _links(many))
+
+
+_leaves: st.SearchStrategy[Inline] = st.one_of(_texts, _texts, _codes, st.just(LineBreak()))
+inline = st.recursive(_leaves, _wrap, max_leaves=6)
+_line = st.lists(inline, min_size=1, max_size=4).map(tuple)
+_paragraph = st.builds(Paragraph, _line)
+
+
+def _items(blocks: st.SearchStrategy[Block]) -> st.SearchStrategy[Block]:
+    item = st.builds(lambda first, rest: ListItem((first, *rest)), _paragraph, st.lists(blocks, max_size=1))
+    return st.builds(BulletList, st.lists(item, min_size=1, max_size=3).map(tuple), st.none() | st.integers(0, 99))
+
+
+_plain_blocks: st.SearchStrategy[Block] = st.one_of(
+    _paragraph,
+    st.builds(Heading, st.integers(1, 3), _line),
+    st.builds(Subtext, _line),
+    st.builds(CodeBlock, sources.filter(lambda text: "\r" not in text), st.sampled_from(("", "py", "c++", "bad lang"))),
+)
+_lists = st.recursive(_paragraph, _items, max_leaves=3).filter(lambda block: isinstance(block, BulletList))
+_top = st.one_of(_plain_blocks, _lists)
+common_texts = st.lists(
+    st.one_of(_top, st.builds(Quote, st.lists(_top, min_size=1, max_size=3).map(tuple))), max_size=4
+).map(lambda blocks: RichText(tuple(blocks)))
+"""Trees of what both platforms have markup for."""
+
+Run = tuple[str, frozenset[str]]
+
+
+def reading(text: RichText) -> list[object]:
+    """What a reader of `text` sees: blocks of characters with the markup they carry.
+
+    Left out, because no dialect can say it or nobody can see it: characters without width, markup of white space, markup
+    around code other than a spoiler, the encoding of characters in a URL, several blanks in a row, blank lines in small
+    print and in lists.
+    """
+    return [_block(block) for block in normalise(text).blocks]
+
+
+def _block(block: Block) -> object:
+    match block:
+        case Paragraph(children):
+            return ("Paragraph", _runs(children))
+        case Subtext(children):
+            return ("Subtext", _single_breaks(_runs(children)))
+        case Heading(level, children):
+            return ("Heading", level, _runs(children, line=True))
+        case CodeBlock(text, language):
+            return ("CodeBlock", text.replace("\u200b", ""), language if " " not in language else "")
+        case Quote(blocks):
+            return ("Quote", [_block(inner) for inner in blocks])
+        case BulletList(items, start):
+            return ("List", start, [_item(item) for item in items])
+        case _:
+            return repr(block)
+
+
+def _item(item: ListItem) -> list[object]:
+    """An item is running text, in which a blank line would end the list, and the lists inside it."""
+    done: list[object] = []
+    words: list[Inline] = []
+    for block in item.blocks:
+        if isinstance(block, Paragraph):
+            words += (LineBreak(), *block.children)
+        else:
+            done.append(_block(block))
+    return [_single_breaks(_runs(tuple(words[1:]))), *done]
+
+
+def _single_breaks(runs: list[Run]) -> list[Run]:
+    return [(re.sub(r"\n+", "\n", text), marks) for text, marks in runs]
+
+
+def _runs(nodes: tuple[Inline, ...], *, line: bool = False) -> list[Run]:
+    runs: list[Run] = []
+    for text, marks in _pieces(nodes, frozenset()):
+        for part in re.split(r"(\s+)", text.replace("\u200b", "")):
+            if not part:
+                continue
+            shown: Run = ("\n" if "\n" in part and not line else " ", frozenset()) if part.isspace() else (part, marks)
+            if runs and runs[-1][1] == shown[1] and not (shown[0] == " " and runs[-1][0].endswith((" ", "\n"))):
+                runs[-1] = (runs[-1][0] + shown[0], shown[1])
+            elif not runs or shown[0] != " " or not runs[-1][0].endswith((" ", "\n")):
+                runs.append(shown)
+    return [(text, marks) for text, marks in runs if text]
+
+
+def _pieces(nodes: tuple[Inline, ...], marks: frozenset[str]) -> Iterator[Run]:
+    for node in nodes:
+        match node:
+            case Text(text):
+                for part in link_bare_urls(text):
+                    yield (unquote(part.url) if isinstance(part, Link) else part.text, marks)  # type: ignore[union-attr]
+            case LineBreak():
+                yield ("\n", frozenset())
+            case Code(text):
+                yield (" ".join(text.split()), marks & {"Spoiler"} | {"Code"})
+            case Link(url, children):
+                if is_bare(node):
+                    yield (unquote(url), marks)
+                else:
+                    # Where the words cannot be a link, the address stands behind them.
+                    yield from _pieces(children, marks)
+                    yield (f" ({unquote(url)})", marks)
+            case Strong(children) | Emphasis(children) | Underline(children) | Strike(children) | Spoiler(children):
+                yield from _pieces(children, marks | {type(node).__name__})
+            case _:
+                yield (repr(node), marks)
