@@ -72,6 +72,7 @@ class Daemon:
                 clock=self._clock,
                 rng=self._rng,
                 reconcile_window=timedelta(seconds=self._settings.store.reconcile_window),
+                may_send=lease.valid,
             )
             await self._restore(store, core)
             with self._signals():
@@ -146,6 +147,10 @@ class Daemon:
             await self._clock.sleep(_STATUS_SECONDS)
             try:
                 await self._save(store, core, running=True)
+                # `relay dead retry` is another process: nobody but the outbox says that it queued something.
+                async with store.read() as uow:
+                    for lane in await uow.outbox.lanes():
+                        core.courier.wake(lane)
                 core.status.store_problem = None
             except StoreUnavailable as error:
                 core.status.store_problem = str(error)

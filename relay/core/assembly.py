@@ -1,11 +1,12 @@
 """Puts the core together around a store and its adapters. The daemon does it once, the simulation for each life."""
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
 from relay.core.bridge import Bridge
+from relay.core.budget import Budgets
 from relay.core.courier import Courier
 from relay.core.delivery import Deliverer
 from relay.core.pairs import PairDirectory
@@ -35,6 +36,7 @@ def assemble(
     clock: Clock,
     rng: random.Random,
     reconcile_window: timedelta = timedelta(hours=48),
+    may_send: Callable[[], bool] = lambda: True,
 ) -> Core:
     """Wire everything. No I/O."""
     directory = PairDirectory(pairs)
@@ -48,6 +50,8 @@ def assemble(
         store=store,
         status=status,
         rng=rng,
+        budgets=Budgets(lambda platform: adapters[platform].shared_limit),
+        may_send=may_send,
         deliverer=lambda wake: Deliverer(
             store=store, pairs=directory, adapters=adapters, status=status, clock=clock, wake=wake
         ),

@@ -150,6 +150,11 @@ class Adapter(Protocol):
         """Which."""
         ...
 
+    @property
+    def shared_limit(self) -> bool:
+        """Whether what may be sent in a time is counted over all channels together, rather than for each."""
+        ...
+
     async def run(self, inbox: Inbox) -> None:
         """Connect and stay connected until cancelled, through every outage.
 

@@ -138,9 +138,7 @@ class History:
                 self.clock.seconds, self.clock.loop = loop.now, None
                 loop.close()
 
-    def _bury(
-        self, loop: VirtualLoop, disk: Disk, adapters: list[MemoryAdapter], main: "asyncio.Task[None]"
-    ) -> None:
+    def _bury(self, loop: VirtualLoop, disk: Disk, adapters: list[MemoryAdapter], main: "asyncio.Task[None]") -> None:
         """Nothing that the dying tasks still try reaches the disk or a platform."""
         disk.die()
         for adapter in adapters:

@@ -58,7 +58,9 @@ class People:
     def _say(self, platform: MemoryPlatform, channel: ChannelRef, reply_to: MessageRef | None) -> None:
         words = self._words()
         ref = platform.say(channel, self.rng.choice(("ann", "ben")), words, reply_to=reply_to)
-        self.trace(f"{platform.platform} {ref.id} in {channel.id}: {words[:24]!r} says {platform.messages[ref].author.name}")
+        self.trace(
+            f"{platform.platform} {ref.id} in {channel.id}: {words[:24]!r} says {platform.messages[ref].author.name}"
+        )
 
     def _edit(self, platform: MemoryPlatform, target: Message) -> None:
         words = self._words()

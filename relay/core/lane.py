@@ -1,0 +1,167 @@
+"""One direction of one pair: its commands one after the other, retried at the head until they are done."""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+
+import structlog
+
+from relay.core.backoff import Backoff
+from relay.core.budget import Budget
+from relay.core.degrade import Dropped
+from relay.core.delivery import Deliverer
+from relay.core.ports import Entry, Store
+from relay.core.status import Status
+from relay.domain.pair import LaneKey
+from relay.errors import (
+    Blocked,
+    DeliveryError,
+    Permanent,
+    RateLimited,
+    StoreError,
+    StoreUnavailable,
+    TargetGone,
+    Transient,
+    Unsupported,
+)
+
+_log = structlog.get_logger(__name__)
+
+_READ_AHEAD = 50
+_TRIES_BEFORE_COMPLAINT = 3
+_TRIES_OF_A_BUG = 3
+_LEASE_SECONDS = 0.5
+
+
+class Lane:
+    """Delivers until it is stopped.
+
+    `work` is set when something was queued, `hurry` when there is no point in waiting for the next try any longer.
+    `may_send`: whether this process still holds the store. `suspect`: what is at the head now may have been sent.
+    """
+
+    def __init__(
+        self,
+        key: LaneKey,
+        *,
+        store: Store,
+        status: Status,
+        deliverer: Deliverer,
+        budget: Budget,
+        backoff: Backoff,
+        may_send: Callable[[], bool],
+        suspect: bool,
+    ) -> None:
+        self.work = asyncio.Event()
+        self.hurry = asyncio.Event()
+        self._key = key
+        self._store = store
+        self._status = status
+        self._deliverer = deliverer
+        self._budget = budget
+        self._backoff = backoff
+        self._may_send = may_send
+        self._suspect = suspect
+        self._bugs = 0
+        self._stopping = False
+        self._log = _log.bind(pair=key.pair, direction=key.direction)
+
+    def stop(self) -> None:
+        """Finish what is in flight, and end `run`."""
+        self._stopping = True
+        self.work.set()
+        self.hurry.set()
+
+    async def run(self) -> None:
+        """Deliver until `stop`."""
+        waiting: deque[Entry] = deque()
+        while not self._stopping:
+            if waiting:
+                if await self._try(waiting[0]):
+                    waiting.popleft()
+                    self._recovered()
+                continue
+            self.work.clear()
+            try:
+                async with self._store.read() as uow:
+                    waiting.extend(await uow.outbox.waiting(self._key, _READ_AHEAD))
+            except StoreUnavailable as error:
+                await self._store_failed(error)
+                continue
+            if not waiting:
+                # Nothing was left over, so nothing can have been sent.
+                self._suspect = False
+                await self.work.wait()
+
+    async def _try(self, entry: Entry) -> bool:
+        """One try at the head of the lane; whether it is done with. Waits before the next try otherwise."""
+        if not self._may_send():
+            await self._wait(_LEASE_SECONDS)
+            return False
+        try:
+            async with self._budget.turn(entry.queued_at) as granted:
+                if granted:
+                    await self._attempt(entry)
+                return granted
+        except Blocked as error:
+            await self._pause(error, problem=f"{self._key.direction} waits: {error}.")
+        except RateLimited:
+            self._status.lane(self._key).retries += 1  # the budget knows when to come back
+        except Transient as error:
+            self._suspect = self._suspect or error.ambiguous
+            complaint = self._backoff.tries >= _TRIES_BEFORE_COMPLAINT
+            await self._pause(
+                error, problem=f"{self._key.direction} is not getting through: {error}." if complaint else None
+            )
+        except StoreUnavailable as error:
+            # The receipt may be what could not be written.
+            self._suspect = True
+            await self._store_failed(error)
+        return False
+
+    async def _attempt(self, entry: Entry) -> None:
+        try:
+            await self._deliverer.carry_out(entry, suspect=self._suspect)
+        except Unsupported as error:
+            await self._deliverer.drop(entry, Dropped(error.feature, str(error)))
+        except (Permanent, TargetGone) as error:
+            self._log.warning("dead letter", entry=entry.id, reason=str(error))
+            await self._deliverer.bury(entry, str(error))
+        except (DeliveryError, StoreError):
+            raise
+        except Exception as error:
+            # A bug of ours must not hold up the lane for ever, nor lose the message: after a few tries it is kept.
+            self._log.exception("bug while delivering", entry=entry.id)
+            self._bugs += 1
+            if self._bugs < _TRIES_OF_A_BUG:
+                raise Transient(f"internal error ({type(error).__name__})", ambiguous=True) from error
+            await self._deliverer.bury(entry, f"internal error ({type(error).__name__})")
+
+    def _recovered(self) -> None:
+        self._suspect = False
+        self._bugs = 0
+        self._backoff.reset()
+        self._status.lane(self._key).problem = None
+        self._status.store_problem = None
+
+    async def _pause(self, error: Transient, *, problem: str | None) -> None:
+        counts = self._status.lane(self._key)
+        counts.retries += 1
+        counts.problem = problem
+        seconds = self._backoff.next(at_least=error.retry_after)
+        self._log.info("will try again", reason=str(error), seconds=round(seconds, 1), tries=self._backoff.tries)
+        await self._wait(seconds)
+
+    async def _store_failed(self, error: StoreUnavailable) -> None:
+        self._status.store_problem = str(error)
+        self._log.error("store unavailable", reason=error.reason)
+        await self._wait(self._backoff.next())
+
+    async def _wait(self, seconds: float) -> None:
+        self.hurry.clear()
+        if self._stopping:
+            return
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self.hurry.wait()

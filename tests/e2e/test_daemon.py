@@ -1,0 +1,232 @@
+"""The real daemon, as a process, between the Discord sandbox and a real homeserver: what crosses."""
+
+import asyncio
+import re
+from pathlib import Path
+
+import pytest
+
+from relay.sandbox.homeserver import Homeserver
+from tests.support.town import Town, town
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+
+async def test_text_crosses_under_the_author_s_name(help_town: Town) -> None:
+    help_town.say("help", "hello from Discord")
+    await help_town.until_matrix("help", lambda words: words == ["hello from Discord"])
+    await help_town.tell("help", "hello from Matrix")
+    await help_town.until_discord("help", lambda words: words[1:] == ["hello from Matrix"])
+    copy = (await help_town.on_matrix("help"))[0]
+    assert copy.name == "Ada"
+    assert copy.body == "Ada: hello from Discord"
+    assert copy.formatted_body.startswith("<strong data-mx-profile-fallback>Ada: </strong>")
+    assert help_town.on_discord("help")[1]["author"]["username"] == "Mia"
+
+
+async def test_formatting_crosses_both_ways(help_town: Town) -> None:
+    markdown = "**bold** *italic* __under__ ~~gone~~ ||secret|| `code` [link](https://example.org)\nnext line"
+    help_town.say("help", f"{markdown}\n```py\nprint(1)\n```\n> quoted")
+    await help_town.until_matrix("help", lambda words: len(words) == 1)
+    html = (await help_town.on_matrix("help"))[0].formatted_body
+    for piece in (
+        "<strong>bold</strong>",
+        "<em>italic</em>",
+        "<u>under</u>",
+        "<del>gone</del>",
+        "<span data-mx-spoiler>secret</span>",
+        "<code>code</code>",
+        '<a href="https://example.org">link</a>',
+        '<pre><code class="language-py">print(1)',
+        "<blockquote>",
+    ):
+        assert piece in html
+    await help_town.mia.html(
+        help_town.rooms["help"],
+        "plain",
+        "<b>bold</b> <i>italic</i> <u>under</u> <del>gone</del> <span data-mx-spoiler>secret</span> <code>code</code>"
+        '<br><a href="https://example.org">link</a><pre><code class="language-py">print(1)\n</code></pre>',
+    )
+    words = await help_town.until_discord("help", lambda words: len(words) == 2)
+    assert words[1] == (
+        "**bold** *italic* __under__ ~~gone~~ ||secret|| `code`\n[link](<https://example.org>)\n```py\nprint(1)\n```"
+    ) or words[1] == (
+        "**bold** *italic* __under__ ~~gone~~ ||secret|| `code`\n[link](https://example.org)\n```py\nprint(1)\n```"
+    )
+
+
+async def test_replies_are_native_on_matrix_and_quoted_with_a_jump_link_on_discord(help_town: Town) -> None:
+    question = help_town.say("help", "what is ||hidden|| here?")
+    await help_town.until_matrix("help", lambda words: len(words) == 1)
+    copy = (await help_town.on_matrix("help"))[0].event_id
+    await help_town.mia.reply(help_town.rooms["help"], copy, "nothing")
+    words = await help_town.until_discord("help", lambda words: len(words) == 2)
+    quoted, answer = words[1].split("\n", 1)
+    link = f"https://discord.com/channels/{help_town.guild}/{help_town.channels['help']}/{question}"
+    assert quoted.startswith("> ")
+    assert link in quoted
+    assert "Ada" in quoted
+    assert "hidden" not in quoted
+    assert answer == "nothing"
+    help_town.say("help", "thank you", reply_to=help_town.on_discord("help")[1]["id"])
+    await help_town.until_matrix("help", lambda words: len(words) == 3)
+    shown = await help_town.on_matrix("help")
+    assert shown[2].reply_to == shown[1].event_id
+
+
+async def test_edits_and_deletions_follow_both_ways(help_town: Town) -> None:
+    first = help_town.say("help", "frist")
+    second = help_town.say("help", "second")
+    event = await help_town.tell("help", "thrid")
+    gone = await help_town.tell("help", "fourth")
+    await help_town.until_discord("help", lambda words: len(words) == 4)
+    await help_town.until_matrix("help", lambda words: len(words) == 4)
+    help_town.control.edit(help_town.channels["help"], first, "first")
+    help_town.control.delete(help_town.channels["help"], second)
+    await help_town.mia.edit(help_town.rooms["help"], event, "third")
+    await help_town.mia.redact(help_town.rooms["help"], gone)
+    await help_town.until_matrix("help", lambda words: sorted(words) == ["first", "third"])
+    await help_town.until_discord("help", lambda words: sorted(words) == ["first", "third"])
+
+
+async def test_a_bulk_deletion_takes_all_copies_along(help_town: Town) -> None:
+    ids = [help_town.say("help", f"spam {number}") for number in range(10)]
+    help_town.say("help", "ham")
+    await help_town.until_matrix("help", lambda words: len(words) == 11)
+    help_town.control.bulk_delete(help_town.channels["help"], list(ids))
+    await help_town.until_matrix("help", lambda words: words == ["ham"])
+
+
+async def test_a_long_message_is_split_and_its_edits_follow(help_town: Town) -> None:
+    words = [f"word{number:04}" for number in range(600)]
+    event = await help_town.tell("help", " ".join(words))
+    parts = await help_town.until_discord("help", lambda seen: len(seen) == 3)
+    assert " ".join(parts).split() == words
+    assert all(len(part) <= 2000 for part in parts)
+    await help_town.mia.edit(help_town.rooms["help"], event, " ".join(words[:300]))
+    parts = await help_town.until_discord("help", lambda seen: len(seen) == 2 and "word0299" in seen[1])
+    assert " ".join(parts).split() == words[:300]
+    await help_town.mia.edit(help_town.rooms["help"], event, " ".join(words))
+    await help_town.until_discord("help", lambda seen: " ".join(seen).split() == words)
+    await help_town.mia.redact(help_town.rooms["help"], event)
+    await help_town.until_discord("help", lambda seen: not seen)
+
+
+async def test_reactions_and_threads_are_dropped_counted_and_told_once(help_town: Town) -> None:
+    channel, ada = help_town.channels["help"], help_town.people["Ada"]
+    root = help_town.say("help", "root")
+    event = await help_town.tell("help", "wurzel")
+    await help_town.until_matrix("help", lambda words: "root" in words)
+    await help_town.until_discord("help", lambda words: "wurzel" in words)
+    help_town.control.react(channel, root, ada, "👍")
+    await help_town.mia.react(help_town.rooms["help"], event)
+    thread = help_town.control.open_thread(channel, ada, "a thread", message=root)["id"]
+    for text in ("in the thread", "still in the thread"):
+        help_town.control.say(thread, ada, text)
+        await help_town.mia.thread(help_town.rooms["help"], event, text)
+    for direction in ("to_matrix", "to_discord"):
+        for feature, count in (("reaction", 1), ("thread", 2)):
+            labels = {"pair": "help", "direction": direction, "feature": feature}
+            await help_town.until_metric("relay_dropped_total", count, **labels)
+    help_town.say("help", "the end")
+    on_matrix = await help_town.until_matrix("help", lambda words: "the end" in words)
+    await help_town.tell("help", "das ende")
+    on_discord = await help_town.until_discord("help", lambda words: "das ende" in words)
+    assert not [
+        words for words in (*on_matrix, *on_discord) if words.endswith("in the thread") and "hread" not in words
+    ]
+    told = [words for words in on_matrix if re.search("thread", words, re.IGNORECASE)]
+    in_the_thread = [message["content"] for message in help_town.control.messages(thread)]
+    assert len([words for words in told if "Threads do not cross" in words]) == 2, told
+    assert len([words for words in on_discord if "hread" in words]) == 1, on_discord
+    assert len([words for words in in_the_thread if "Threads do not cross" in words]) == 1, in_the_thread
+
+
+async def test_a_bot_s_message_crosses_and_our_own_does_not_come_back(help_town: Town) -> None:
+    feed = help_town.control.create_webhook(help_town.channels["help"], "GitHub", help_town.people["Ben"])
+    help_town.control.say_as_webhook(feed["id"], "a new release")
+    await help_town.until_matrix("help", lambda words: words == ["a new release"])
+    await help_town.tell("help", "nice")
+    await help_town.until_discord("help", lambda words: words == ["a new release", "nice"])
+    help_town.say("help", "indeed")
+    await help_town.until_matrix("help", lambda words: len(words) == 3)
+    assert await help_town.matrix_words("help") == ["a new release", "nice", "indeed"]
+    assert await help_town.discord_words("help") == ["a new release", "nice", "indeed"]
+
+
+async def test_what_cannot_cross_yet_arrives_as_words(help_town: Town) -> None:
+    file = {"filename": "notes.pdf", "zeros": 123_456, "content_type": "application/pdf"}
+    help_town.say("help", "see here", attachments=[file])
+    words = await help_town.until_matrix("help", lambda words: len(words) == 1)
+    assert "see here" in words[0]
+    assert "notes.pdf" in words[0]
+    assert "123.5 kB" in words[0]
+    uri = await help_town.mia.upload(b"x" * 2000, "image/png", "cat.png")
+    content = {"msgtype": "m.image", "body": "cat.png", "url": uri, "info": {"size": 2000, "mimetype": "image/png"}}
+    await help_town.mia.send(help_town.rooms["help"], content)
+    seen = await help_town.until_discord("help", lambda words: len(words) == 2)
+    assert "cat.png" in seen[1]
+    assert "2.0 kB" in seen[1]
+
+
+async def test_nothing_pings_and_no_html_gets_through(help_town: Town) -> None:
+    await help_town.tell("help", f"@everyone @here <@{help_town.people['Ada']}> **not bold** <b>x</b>")
+    await help_town.until_discord("help", lambda words: len(words) == 1)
+    message = help_town.on_discord("help")[0]
+    assert not message["mention_everyone"]
+    assert not message["mentions"]
+    assert message["pinged"] == {"everyone": False, "users": [], "roles": []}
+    help_town.say("help", "<script>alert(1)</script> <b>x</b> @room")
+    await help_town.until_matrix("help", lambda words: len(words) == 2)
+    copy = (await help_town.on_matrix("help"))[1]
+    assert "<script" not in copy.formatted_body
+    assert "<b>" not in copy.formatted_body
+    assert not copy.content["m.mentions"].get("room")
+
+
+async def test_three_pairs_at_once_with_a_restart_in_the_middle(homeserver: Homeserver, tmp_path: Path) -> None:
+    names = ("one", "two", "three")
+    async with town(tmp_path, homeserver, names) as place:
+        await place.daemon.start()
+
+        async def talk(start: int, end: int) -> None:
+            for number in range(start, end):
+                for name in names:
+                    place.say(name, f"d{number} in {name}")
+                    await place.tell(name, f"m{number} in {name}")
+
+        await talk(0, 10)
+        assert await place.daemon.stop() == 0
+        await talk(10, 20)
+        await place.daemon.start()
+        await talk(20, 30)
+        await place.daemon.kill()
+        await talk(30, 40)
+        await place.daemon.start()
+        await talk(40, 50)
+        for name in names:
+            await place.until_matrix(name, lambda words: len(words) >= 100)
+            await place.until_discord(name, lambda words: len(words) >= 100)
+        await asyncio.sleep(1)  # whatever would be doubled has had its chance
+        for name in names:
+            on_matrix, on_discord = await place.matrix_words(name), await place.discord_words(name)
+            for letter, seen in (("d", on_matrix), ("m", on_discord)):
+                crossed = [words for words in seen if words.startswith(letter)]
+                assert crossed == [f"{letter}{number} in {name}" for number in range(50)]
+            assert len(on_matrix) == len(on_discord) == 100
+
+
+async def test_a_flattened_thread_crosses_as_replies_to_its_root(homeserver: Homeserver, tmp_path: Path) -> None:
+    async with town(tmp_path, homeserver) as place:
+        place.pair_settings["help"] = 'thread_messages = "flatten"'
+        place.write_config()
+        await place.daemon.start()
+        channel, ada = place.channels["help"], place.people["Ada"]
+        root = place.say("help", "root")
+        await place.until_matrix("help", lambda words: words == ["root"])
+        thread = place.control.open_thread(channel, ada, "branch", message=root)["id"]
+        place.control.say(thread, ada, "leaf")
+        await place.until_matrix("help", lambda words: "leaf" in words)
+        shown = await place.on_matrix("help")
+        leaf = next(message for message in shown if message.body.endswith("leaf"))
+        assert leaf.reply_to == shown[0].event_id

@@ -1,0 +1,288 @@
+"""A whole town: the Discord sandbox, a real homeserver, people on both, and the real daemon between them.
+
+The daemon is a process of its own, started as an operator would start it. What people see is read from the
+platforms themselves, never from the relay's store.
+"""
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import aiohttp
+
+from relay.sandbox.control import Control
+from relay.sandbox.homeserver import Homeserver
+from relay.sandbox.people import Person, Shown
+from relay.sandbox.server import SandboxServer
+
+T = TypeVar("T")
+
+PATIENCE = 30.0
+"""Seconds after which what has not happened is taken not to happen; no test asserts how long anything takes."""
+
+
+class Daemon:
+    """`relay run` as a process. Started and stopped as often as a test likes, on the same store."""
+
+    def __init__(self, config: Path, log: Path) -> None:
+        self.config = config
+        self._log = log
+        self._process: asyncio.subprocess.Process | None = None
+
+    async def start(self, *, ready: bool = True) -> None:
+        """Start it; wait until `/readyz` answers 200."""
+        with self._log.open("ab") as log:
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "relay", "run", "--config", str(self.config), stdout=log, stderr=log
+            )
+        if ready:
+            await eventually(self.ready, lambda up: up, what=lambda: f"the daemon to be ready:\n{self.log()}")
+
+    async def stop(self) -> int:
+        """SIGTERM; its exit status."""
+        return await self._end(signal.SIGTERM)
+
+    async def kill(self) -> int:
+        """SIGKILL."""
+        return await self._end(signal.SIGKILL)
+
+    async def exit_status(self) -> int:
+        """Wait until it ends by itself."""
+        assert self._process is not None
+        async with asyncio.timeout(PATIENCE):
+            return await self._process.wait()
+
+    def send_signal(self, number: signal.Signals) -> None:
+        """Any other signal."""
+        assert self._process is not None
+        self._process.send_signal(number)
+
+    @property
+    def running(self) -> bool:
+        """Whether the process is there."""
+        return self._process is not None and self._process.returncode is None
+
+    async def ready(self) -> bool:
+        """Whether `/readyz` answers 200."""
+        if self._process is not None and self._process.returncode is not None:
+            raise AssertionError(f"the daemon ended with {self._process.returncode}:\n{self.log()}")
+        try:
+            status, _ = await self.get("/readyz")
+        except (aiohttp.ClientError, KeyError):
+            return False
+        return status == 200
+
+    async def get(self, path: str) -> tuple[int, str]:
+        """A page of its web server."""
+        async with aiohttp.ClientSession() as session, session.get(self.url + path) as answer:
+            return answer.status, await answer.text()
+
+    async def metric(self, name: str, **labels: str) -> float:
+        """One sample of `/metrics`; 0 if there is none."""
+        _, text = await self.get("/metrics")
+        for line in text.splitlines():
+            if line.startswith(f"{name}{{") and all(f'{key}="{value}"' for key, value in labels.items()):
+                head, _, value = line.rpartition(" ")
+                if all(f'{key}="{wanted}"' in head for key, wanted in labels.items()):
+                    return float(value)
+        return 0.0
+
+    async def relay(self, *arguments: str) -> tuple[int, str]:
+        """Another command of the relay, on the same configuration; its exit status and output."""
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "relay",
+            *arguments,
+            "--config",
+            str(self.config),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        output, _ = await process.communicate()
+        assert process.returncode is not None
+        return process.returncode, output.decode()
+
+    async def status(self) -> dict[str, Any]:
+        """`relay status --json`."""
+        _, output = await self.relay("status", "--json")
+        found: dict[str, Any] = json.loads(output)
+        return found
+
+    def log(self, lines: int = 40) -> str:
+        """The end of its log."""
+        return "\n".join(self._log.read_text(errors="replace").splitlines()[-lines:])
+
+    async def _end(self, number: signal.Signals) -> int:
+        assert self._process is not None
+        if self._process.returncode is None:
+            self._process.send_signal(number)
+        async with asyncio.timeout(PATIENCE):
+            return await self._process.wait()
+
+    @property
+    def url(self) -> str:
+        """Its web server's, found in the log: the port is the system's choice."""
+        for line in reversed(self._log.read_text(errors="replace").splitlines()):
+            if line.startswith("{") and (url := json.loads(line).get("url")):
+                return str(url).rstrip("/")
+        raise KeyError("no web server yet")
+
+
+@dataclass(slots=True)
+class Town:
+    """Everything. `channels` and `rooms` by the name of their pair; `ada` writes on Discord, `mia` on Matrix."""
+
+    folder: Path
+    sandbox: SandboxServer
+    homeserver: Homeserver
+    bot_token: str
+    guild: str
+    bot: str
+    channels: dict[str, str]
+    rooms: dict[str, str]
+    people: dict[str, str]
+    mia: Person
+    relay_user: str
+    relay_token: str
+    daemon: Daemon
+    pair_settings: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def control(self) -> Control:
+        """What can be done to the sandbox."""
+        return self.sandbox.control
+
+    def write_config(self, *, pairs: Sequence[str] | None = None, extra: str = "") -> Path:
+        """Write `relay.toml` for these pairs (all of them by default)."""
+        lines = [
+            "[discord]",
+            f'token = "{self.bot_token}"',
+            f'api_url = "{self.sandbox.api_url}"',
+            "[matrix]",
+            f'homeserver_url = "{self.homeserver.url}"',
+            f'user_id = "{self.relay_user}"',
+            f'access_token = "{self.relay_token}"',
+            "[store]",
+            f'url = "sqlite:///{self.folder / "relay.db"}"',
+            "[web]",
+            'listen = "127.0.0.1:0"',
+            extra,
+        ]
+        for name in pairs if pairs is not None else self.channels:
+            lines += [
+                "[[pairs]]",
+                f'name = "{name}"',
+                f"discord_channel = {self.channels[name]}",
+                f'matrix_room = "{self.rooms[name]}"',
+                self.pair_settings.get(name, ""),
+            ]
+        self.daemon.config.write_text("\n".join(lines) + "\n")
+        return self.daemon.config
+
+    # --- What readers see ---------------------------------------------------------------------------------
+
+    def on_discord(self, pair: str) -> list[dict[str, Any]]:
+        """The messages of a pair's channel, oldest first, as Discord shows them."""
+        return self.control.messages(self.channels[pair])
+
+    async def on_matrix(self, pair: str) -> list[Shown]:
+        """The messages of a pair's room, oldest first, as a client shows them, without redacted ones."""
+        return [message for message in await self.mia.messages(self.rooms[pair]) if not message.redacted]
+
+    async def discord_words(self, pair: str) -> list[str]:
+        """The words on Discord."""
+        return [message["content"] for message in self.on_discord(pair)]
+
+    async def matrix_words(self, pair: str) -> list[str]:
+        """The words on Matrix, without the fallback of the sender's name."""
+        return [_own_words(message) for message in await self.on_matrix(pair)]
+
+    async def until_discord(self, pair: str, check: Callable[[list[str]], bool]) -> list[str]:
+        """Wait for what is to be seen on Discord."""
+        return await eventually(lambda: self.discord_words(pair), check, what=self.daemon.log)
+
+    async def until_matrix(self, pair: str, check: Callable[[list[str]], bool]) -> list[str]:
+        """Wait for what is to be seen on Matrix."""
+        return await eventually(lambda: self.matrix_words(pair), check, what=self.daemon.log)
+
+    async def until_metric(self, name: str, at_least: float, **labels: str) -> None:
+        """Wait for a sample of `/metrics`."""
+        await eventually(
+            lambda: self.daemon.metric(name, **labels), lambda seen: seen >= at_least, what=self.daemon.log
+        )
+
+    # --- What people do -----------------------------------------------------------------------------------
+
+    def say(self, pair: str, text: str, *, who: str = "Ada", **more: Any) -> str:
+        """Somebody writes on Discord; the message's ID."""
+        return str(self.control.say(self.channels[pair], self.people[who], text, **more)["id"])
+
+    async def tell(self, pair: str, text: str) -> str:
+        """Mia writes on Matrix; the event's ID."""
+        return await self.mia.text(self.rooms[pair], text)
+
+
+def _own_words(message: Shown) -> str:
+    prefix = f"{message.name}: "
+    return message.body.removeprefix(prefix) if message.name else message.body
+
+
+async def eventually(
+    look: Callable[[], Awaitable[T]], check: Callable[[T], bool], *, what: Callable[[], str] = lambda: ""
+) -> T:
+    """Look again and again until `check` is satisfied; what was seen then. Fails with what was seen last."""
+    deadline = asyncio.get_running_loop().time() + PATIENCE
+    while True:
+        seen = await look()
+        if check(seen):
+            return seen
+        if asyncio.get_running_loop().time() > deadline:
+            raise AssertionError(f"still {seen!r}\n{what()}")
+        await asyncio.sleep(0.05)
+
+
+@asynccontextmanager
+async def town(
+    folder: Path, homeserver: Homeserver, pairs: Sequence[str] = ("help",), **sandbox: Any
+) -> AsyncIterator[Town]:
+    """A town with these pairs; the daemon is configured but not started."""
+    tag = os.urandom(4).hex()
+    relay_token = await homeserver.register(f"relay-{tag}")
+    await homeserver.lift_limits(f"relay-{tag}")
+    mia_token = await homeserver.register(f"mia-{tag}", displayname="Mia")
+    relay_user, mia_user = (f"@{name}-{tag}:{homeserver.server_name}" for name in ("relay", "mia"))
+    async with AsyncExitStack() as stack:
+        server = await stack.enter_async_context(SandboxServer(**sandbox))
+        made = server.control.bootstrap(channels=list(pairs), people=["Ada", "Ben"])
+        mia = await stack.enter_async_context(Person(homeserver.url, mia_user, mia_token))
+        rooms = {name: await mia.create_room(name, invite=[relay_user]) for name in pairs}
+        daemon = Daemon(folder / "relay.toml", folder / "relay.log")
+        found = Town(
+            folder=folder,
+            sandbox=server,
+            homeserver=homeserver,
+            bot_token=made["token"],
+            guild=made["guild"],
+            bot=made["bot"],
+            channels=made["channels"],
+            rooms=rooms,
+            people=made["people"],
+            mia=mia,
+            relay_user=relay_user,
+            relay_token=relay_token,
+            daemon=daemon,
+        )
+        found.write_config()
+        try:
+            yield found
+        finally:
+            if daemon.running:
+                await daemon.kill()

@@ -1,0 +1,82 @@
+import asyncio
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from relay.core.budget import Budget
+from relay.errors import RateLimited
+
+NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
+
+
+async def spend(budget: Budget, waited: int, order: list[int], refuse: float | None = None) -> None:
+    async with budget.turn(NOON - timedelta(seconds=waited)) as granted:
+        assert granted
+        order.append(waited)
+        if refuse is not None:
+            raise RateLimited("slow down", retry_after=refuse)
+
+
+async def test_nobody_waits_while_nothing_is_refused() -> None:
+    budget, order = Budget(), list[int]()
+    for number in range(5):
+        await spend(budget, number, order)
+    assert order == [0, 1, 2, 3, 4]
+    assert budget.seconds_each() == 0
+
+
+async def test_after_a_refusal_whoever_waited_longest_goes_first() -> None:
+    budget, order = Budget(), list[int]()
+    with pytest.raises(RateLimited):
+        await spend(budget, 0, [], refuse=0.01)
+    await asyncio.gather(*(spend(budget, waited, order) for waited in (1, 5, 3, 2, 4)))
+    assert order == [5, 4, 3, 2, 1]
+
+
+async def test_a_refusal_stops_everybody_until_the_platform_said() -> None:
+    budget, order = Budget(), list[int]()
+    with pytest.raises(RateLimited):
+        await spend(budget, 0, [], refuse=0.03)
+    start = asyncio.get_running_loop().time()
+    await spend(budget, 1, order)
+    assert asyncio.get_running_loop().time() - start >= 0.03
+
+
+async def test_it_learns_what_a_message_takes_and_forgets_it_when_all_is_well() -> None:
+    budget, order = Budget(), list[int]()
+    for _ in range(3):
+        with pytest.raises(RateLimited):
+            await spend(budget, 9, [], refuse=0.02)
+        waiting = [asyncio.create_task(spend(budget, waited, order)) for waited in (2, 1)]
+        await asyncio.sleep(0)
+        assert budget.seconds_each() > 0
+        await asyncio.gather(*waiting)
+    assert budget.seconds_each() == 0
+    assert budget.waiting == 0
+
+
+async def test_a_lane_that_gives_up_does_not_hold_up_the_others() -> None:
+    budget, order = Budget(), list[int]()
+    with pytest.raises(RateLimited):
+        await spend(budget, 0, [], refuse=0.01)
+    impatient = asyncio.create_task(spend(budget, 9, order))
+    patient = asyncio.create_task(spend(budget, 1, order))
+    await asyncio.sleep(0)
+    impatient.cancel()
+    await patient
+    assert order == [1]
+
+
+async def test_stopping_lets_everybody_go() -> None:
+    budget = Budget()
+    with pytest.raises(RateLimited):
+        await spend(budget, 0, [], refuse=60)
+
+    async def wait() -> bool:
+        async with budget.turn(NOON) as granted:
+            return granted
+
+    waiting = asyncio.create_task(wait())
+    await asyncio.sleep(0)
+    budget.close()
+    assert await waiting is False
