@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import discord
 import structlog
 
+from relay.adapters.discord import wording
 from relay.adapters.discord.channels import Channels
 from relay.adapters.discord.feeds import Feed, Feeds
 from relay.adapters.discord.gateway import Gateway, refused_token
@@ -17,10 +18,10 @@ from relay.adapters.discord.guilds import CHANGES, Guilds
 from relay.adapters.discord.history import History
 from relay.adapters.discord.identity import FALLBACK_LENGTH, Webhooks
 from relay.adapters.discord.limits import REQUESTS_PER_SECOND, Limits
-from relay.adapters.discord.outbound import TEXT_LENGTH, Outbound, readable
+from relay.adapters.discord.outbound import Outbound, readable
 from relay.adapters.discord.reading import Pump, Self, Translator
 from relay.adapters.discord.recent import Recent
-from relay.adapters.discord.rest import Json, Rest
+from relay.adapters.discord.rest import Json, Refused, Rest, Route
 from relay.core.backoff import Backoff
 from relay.core.ports import Batch, Clock, Delivery, Inbox, Quotation, SideHealth
 from relay.domain.capabilities import Capabilities
@@ -113,6 +114,11 @@ class DiscordAdapter:
 
     # --- Lifecycle ----------------------------------------------------------------------------------------
 
+    @property
+    def shared_limit(self) -> bool:
+        """See `Adapter.shared_limit`."""
+        return False
+
     async def run(self, inbox: Inbox) -> None:
         """See `Adapter.run`."""
         self._inbox = inbox
@@ -147,8 +153,16 @@ class DiscordAdapter:
         return self._health
 
     async def _fail_with_token(self) -> NoReturn:
-        await self._token_refused.wait()
-        raise refused_token()
+        while True:
+            await self._token_refused.wait()
+            self._token_refused.clear()
+            try:
+                await self._rest.read(Route("GET", "/users/@me", {}))
+            except Refused as error:
+                if error.status == 401:
+                    raise refused_token() from None
+            # Discord has been known to refuse good tokens while it had troubles of its own.
+            _log.warning("discord_refused_token_once")
 
     async def _receive(self, batch: Batch) -> None:
         """Hand a batch over, for as long as it takes: what is behind it waits."""
@@ -229,7 +243,7 @@ class DiscordAdapter:
         feed = self._feeds.get(channel.id)
         by_webhook = feed is None or feed.place.webhooks
         return Capabilities(
-            max_text_length=TEXT_LENGTH if by_webhook else TEXT_LENGTH - FALLBACK_LENGTH,
+            max_text_length=wording.TEXT_LENGTH if by_webhook else wording.TEXT_LENGTH - FALLBACK_LENGTH,
             native_replies=False,
             max_file_size=feed.place.file_size if feed is not None else 0,
             max_request_size=_REQUEST_SIZE,
@@ -237,7 +251,7 @@ class DiscordAdapter:
 
     def measure(self, text: RichText, author: Author | None) -> int:
         """See `Adapter.measure`. What a name in front takes is in `capabilities` already."""
-        return self._outbound.measure(text)
+        return wording.measure(text)
 
     async def send(self, delivery: Delivery) -> MessageRef:
         """See `Adapter.send`."""

@@ -124,10 +124,9 @@ class Channels:
                 raise
             self._problems.pop(address, None)
         elif feed.place != place:
-            regained = place.webhooks and not feed.place.webhooks
             feed.place = place
-            if regained:
-                await inbox.opened(address, feed.channel)
+            # A lane may be waiting for just this permission.
+            await inbox.opened(address, feed.channel)
         if feed.behind and (feed.task is None or feed.task.done()):
             feed.task = group.create_task(self._catch_up(inbox, feed), name=f"discord catch-up {feed.channel.id}")
 

@@ -27,6 +27,7 @@ _log = structlog.get_logger(__name__)
 
 PORTAL = "https://discord.com/developers/applications"
 _CONNECT_TIMEOUT = 60.0
+_CLOSE_TIMEOUT = 2.0
 _RESUME_TRIES = 5
 # A bot may IDENTIFY once in five seconds; one that comes too soon is answered with an invalid session, and counts.
 # https://docs.discord.com/developers/events/gateway#rate-limiting (max_concurrency is 1 without shards)
@@ -219,6 +220,15 @@ class _Client(discord.Client):
         return {"resume": True, "session": ws.session_id, "sequence": ws.sequence, "gateway": ws.gateway}
 
 
+async def _shut(client: discord.Client) -> None:
+    try:
+        async with asyncio.timeout(_CLOSE_TIMEOUT):
+            await client.close()
+    except TimeoutError:
+        # The library waits half a minute for the other side's goodbye.
+        await client.http.close()
+
+
 class Gateway:
     """Keeps one session after another alive."""
 
@@ -247,8 +257,10 @@ class Gateway:
             self._point_library_at(url)
             await self._clock.sleep(max(0.0, self._may_identify_at - self._clock.monotonic()))
             client = _Client(listener=listener, clock=self._clock, backoff=self._backoff, on_identify=self._identified)
-            async with client:
+            try:
                 await client.start(self._token)
+            finally:
+                await _shut(client)
         except SessionLost as error:
             return str(error)
         except Limited as error:

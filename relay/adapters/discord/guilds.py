@@ -39,12 +39,13 @@ _Writable = discord.TextChannel | discord.VoiceChannel | discord.StageChannel
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A channel that can be mirrored. `webhooks`: the bot may make and use them there; `moderates`: it may delete
-    what others posted. `file_size` in bytes.
+    """A channel that can be mirrored. `webhooks`: the bot may make and use them there; `speaks`: it may post itself;
+    `moderates`: it may delete what others posted. `file_size` in bytes.
     """
 
     guild: str
     webhooks: bool
+    speaks: bool
     moderates: bool
     file_size: int
 
@@ -128,7 +129,13 @@ class Guilds:
             return f"the bot may not read the history of #{found.name}: give its role Read Message History there"
         if not may.manage_webhooks and not may.send_messages:
             return f"the bot may not write in #{found.name}: give its role Manage Webhooks and Send Messages there"
-        return Place(str(guild.id), may.manage_webhooks, may.manage_messages, guild.filesize_limit)
+        return Place(
+            guild=str(guild.id),
+            webhooks=may.manage_webhooks,
+            speaks=may.send_messages,
+            moderates=may.manage_messages,
+            file_size=guild.filesize_limit,
+        )
 
     def guild_of(self, channel: str) -> str | None:
         """The server of a channel."""

@@ -5,22 +5,21 @@ from contextlib import contextmanager
 
 import structlog
 
-from relay.adapters.discord import adoption, markup
+from relay.adapters.discord import adoption
 from relay.adapters.discord.feeds import Feeds
-from relay.adapters.discord.identity import TOO_MANY_WEBHOOKS, Webhook, Webhooks, introduced, is_gone, username
+from relay.adapters.discord.identity import TOO_MANY_WEBHOOKS, Webhook, Webhooks, is_gone, username
 from relay.adapters.discord.reading import Self, Translator
 from relay.adapters.discord.recent import Recent, Seen
 from relay.adapters.discord.rest import Json, Limited, Refused, Rest, Route, Unanswered
+from relay.adapters.discord.wording import TEXT_LENGTH, said_by_bot, said_by_webhook
 from relay.core.ports import Delivery, Quotation
-from relay.domain.content import Author, Content
+from relay.domain.content import Author
 from relay.domain.ids import MessageRef
-from relay.domain.richtext import Emphasis, Paragraph, RichText
-from relay.errors import Blocked, DeliveryError, Orphaned, Permanent, RateLimited, TargetGone, Transient, Unsupported
+from relay.domain.richtext import RichText
+from relay.errors import Blocked, DeliveryError, Orphaned, Permanent, RateLimited, TargetGone, Transient
 
 _log = structlog.get_logger(__name__)
 
-# Code points, as Discord counts: https://github.com/discord/discord-api-docs/issues/1315
-TEXT_LENGTH = 2_000
 FAILED_SIGN = "⚠️"
 _NOBODY: Mapping[str, Json] = {"parse": [], "replied_user": False}
 
@@ -29,6 +28,8 @@ _MISSING = {50001, 50013}
 _TOO_LARGE = 40005
 # Auto-moderation and the like: what was written is what is refused.
 _FORBIDDEN_WORDS = {200000, 200001, 240000, 20009}
+# Its own network's trouble, and what a banned address is told.
+_NOT_US = {0, 40333}
 _BAN_PAUSE = 60.0
 
 
@@ -74,9 +75,8 @@ def _refusal(error: Refused, channel: str) -> DeliveryError:
             return Permanent(f"it is too large for Discord ({said})")
         case Refused(status=401):
             return Transient(said)
-        case Refused(status=403, code=0):
-            # Without one of Discord's codes it is Cloudflare that refuses us, for a while.
-            return Transient(f"Discord's front door is shut ({said})", retry_after=_BAN_PAUSE)
+        case Refused(status=403, code=code) if code in _NOT_US:
+            return Transient(said, retry_after=_BAN_PAUSE)
         case Refused(status=403):
             return Blocked(f"the bot may not do that in channel {channel} ({said})")
         case _:
@@ -134,7 +134,7 @@ class Outbound:
 
     async def _post_through(self, hook: Webhook, delivery: Delivery, author: Author) -> str:
         body: dict[str, Json] = {
-            "content": self._rendered(delivery.content),
+            "content": said_by_webhook(delivery.content),
             "username": username(author),
             "allowed_mentions": _NOBODY,
         }
@@ -146,7 +146,11 @@ class Outbound:
         return message
 
     async def _post_as_bot(self, delivery: Delivery, channel: str) -> str:
-        content = self._rendered(_spoken(delivery))
+        feed = self._feeds.get(channel)
+        if feed is not None and not feed.place.speaks:
+            # Asking would only use up the answers that Discord gives before it bans.
+            raise Blocked(f"the bot may not write in channel {channel}: give its role Send Messages there")
+        content = said_by_bot(delivery)
         if len(content) > TEXT_LENGTH:
             # The permission was lost after the text had been split for a webhook; the next try splits it for a bot.
             raise Unanswered("the bot has to post this itself, and it does not fit", sent=False)
@@ -188,8 +192,8 @@ class Outbound:
         author = delivery.author
         expected = adoption.Expected(
             username=username(author) if author is not None else "",
-            content=self._rendered(delivery.content) if author is not None else "",
-            bot_content=self._rendered(_spoken(delivery)),
+            content=said_by_webhook(delivery.content) if author is not None else "",
+            bot_content=said_by_bot(delivery),
         )
         if author is not None:
             # Finding it tells which webhooks are ours.
@@ -213,7 +217,7 @@ class Outbound:
                 if seen.user != self._me.user:
                     raise Permanent("the copy was not posted by this bot")
                 route = Route("PATCH", "/channels/{channel}/messages/{message}", _where(target))
-                body = {"content": self._rendered(_spoken(delivery)), "allowed_mentions": _NOBODY}
+                body = {"content": said_by_bot(delivery), "allowed_mentions": _NOBODY}
                 await self._rest.call(route, body=body)
             else:
                 await self._edit_through(seen.webhook, target, delivery)
@@ -223,7 +227,7 @@ class Outbound:
         hook = await self._webhooks.owner(target.channel.id, webhook)
         if hook is None:
             raise Orphaned("the webhook that posted it was deleted")
-        body = {"content": self._rendered(delivery.content), "allowed_mentions": _NOBODY}
+        body = {"content": said_by_webhook(delivery.content), "allowed_mentions": _NOBODY}
         try:
             await self._rest.call(hook.message_route("PATCH", target.id), body=body)
         except Refused as error:
@@ -295,18 +299,6 @@ class Outbound:
 
     # --- Pieces -------------------------------------------------------------------------------------------
 
-    def measure(self, text: RichText) -> int:
-        """The length of `text` as Discord counts it."""
-        return len(markup.render(text, look=markup.Look()))
-
-    def _rendered(self, content: Content) -> str:
-        text = markup.render(_styled(content), look=markup.Look())
-        if len(text) > TEXT_LENGTH:
-            text = markup.render(content.text, look=markup.Look())
-        if not text.strip():
-            raise Unsupported("empty")
-        return text
-
     async def _look(self, target: MessageRef) -> Seen:
         """What is known of a message, asked for if need be. Raises an `ApiError`."""
         seen = self._recent.get(target.id)
@@ -326,23 +318,6 @@ class Outbound:
             if seen is not None:
                 return seen.channel
         return delivery.channel.id
-
-
-def _spoken(delivery: Delivery) -> Content:
-    """What the bot says for somebody, or in its own name."""
-    if delivery.author is None:
-        return delivery.content
-    return Content(introduced(_styled(delivery.content), delivery.author))
-
-
-def _styled(content: Content) -> RichText:
-    """`/me` in italics, as Discord's own clients send it."""
-    if content.style != "emote" or not content.text.blocks:
-        return content.text
-    first, *rest = content.text.blocks
-    if not isinstance(first, Paragraph):
-        return content.text
-    return RichText((Paragraph((Emphasis(first.children),)), *rest))
 
 
 def _where(target: MessageRef) -> Mapping[str, str]:

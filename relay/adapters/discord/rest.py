@@ -193,6 +193,9 @@ class Rest:
             raise Limited(retry_after)
         if status >= 500 or status < 400:
             raise Unanswered(f"Discord answered HTTP {status}", sent=True)
+        if not fields:
+            # Discord always says why; this came from something in between.
+            raise Unanswered(f"HTTP {status} from something that is not Discord's API", sent=True)
         code = fields.get("code")
         refused = Refused(status, code if isinstance(code, int) else 0, _words(fields))
         if status == 401 and route.token:
