@@ -1,0 +1,132 @@
+"""What a reader sees: one form for the messages of both sides."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, Protocol
+
+Json = dict[str, Any]
+SideName = Literal["discord", "matrix"]
+Kind = Literal["person", "bot", "copy", "notice"]
+
+DIRECTION: dict[SideName, str] = {"discord": "to_matrix", "matrix": "to_discord"}
+"""The word for the way that starts on a side."""
+
+OTHER: dict[SideName, SideName] = {"discord": "matrix", "matrix": "discord"}
+
+
+@dataclass(frozen=True, slots=True)
+class Cast:
+    """Somebody whom the demo lets speak. `key` is what the page calls them."""
+
+    key: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Byline:
+    """Who a message is from as its platform shows it. `key` for one of the cast; `badge`: marked as an app or bot."""
+
+    name: str
+    key: str | None = None
+    badge: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Quoted:
+    """What a reply answers; `author` and `body` are empty when that is gone."""
+
+    id: str
+    author: str
+    body: str
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """An attachment; `size` in bytes."""
+
+    name: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """A reaction and how many people gave it."""
+
+    key: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A message as a client shows it now.
+
+    `order` sorts a side's messages. `at` and `edited_at` in milliseconds since 1970, by the platform's clock. `body`
+    is Discord's markdown, or Matrix's plain body; `html` is Matrix's. `kind` "copy": carried here by the relay;
+    "notice": said by it. `thread`: the replies in the thread that starts here. `raw` is the platform's own JSON.
+    """
+
+    id: str
+    order: int
+    at: int
+    author: Byline
+    kind: Kind
+    body: str
+    html: str = ""
+    reply: Quoted | None = None
+    edited_at: int | None = None
+    files: tuple[File, ...] = ()
+    reactions: tuple[Tally, ...] = ()
+    thread: "tuple[Seen, ...] | None" = None
+    raw: Json = field(default_factory=dict, compare=False, repr=False)
+
+    def as_json(self) -> Json:
+        """For the page."""
+        return {
+            "id": self.id,
+            "order": self.order,
+            "at": self.at,
+            "author": asdict(self.author),
+            "kind": self.kind,
+            "body": self.body,
+            "html": self.html,
+            "reply": asdict(self.reply) if self.reply else None,
+            "edited": self.edited_at is not None,
+            "files": [asdict(file) for file in self.files],
+            "reactions": [asdict(tally) for tally in self.reactions],
+            "thread": {"messages": [reply.as_json() for reply in self.thread]} if self.thread is not None else None,
+        }
+
+
+class Refusal(Exception):
+    """A platform did not let somebody do something; `str()` is its own sentence."""
+
+
+class Side(Protocol):
+    """One platform as its people use it. `who` is a key of the cast. Raises `Refusal`."""
+
+    @property
+    def cast(self) -> Sequence[Cast]: ...
+
+    def seen(self) -> list[Seen]:
+        """The channel now, as far as the live events tell. No I/O."""
+        ...
+
+    async def read(self) -> list[Seen]:
+        """The channel as somebody gets it who opens it now."""
+        ...
+
+    async def say(self, who: str, body: str, html: str = "", *, reply_to: str | None = None) -> str:
+        """Write; the message's ID."""
+        ...
+
+    async def edit(self, who: str, target: str, body: str, html: str = "") -> None: ...
+    async def delete(self, who: str, target: str) -> None: ...
+    async def react(self, who: str, target: str, key: str) -> None: ...
+
+    async def thread(self, who: str, root: str, body: str, html: str = "") -> str:
+        """Write in the thread that starts at `root`, which opens it; the message's ID."""
+        ...
+
+    async def attach(self, who: str, name: str, data: bytes, content_type: str, caption: str) -> str:
+        """Send a file; the message's ID."""
+        ...

@@ -1,0 +1,144 @@
+// The page: both sides, the relay between them, and the stream of what happens.
+import { h, post, took } from "./dom.js";
+import { createPanel } from "./panel.js";
+
+const $ = (id) => document.getElementById(id);
+const panels = {};
+const order = ["discord", "relay", "matrix"];
+let shown = "discord";
+
+function alert(text) {
+  $("alert").textContent = text;
+  clearTimeout(alert.timer);
+  alert.timer = setTimeout(() => { $("alert").textContent = ""; }, 6000);
+}
+
+/** Bring a message into view and let it glow. */
+function show(side, id) {
+  const item = $(`${side}-${id}`);
+  if (!item) return;
+  if (matchMedia("(max-width: 760px)").matches) open(side);
+  item.scrollIntoView({ block: "center", behavior: "smooth" });
+  item.classList.remove("glow");
+  requestAnimationFrame(() => item.classList.add("glow"));
+  item.focus({ preventScroll: true });
+}
+
+// --- Tabs, on a phone -------------------------------------------------------------------------------------------
+
+function open(name) { $("columns").scrollTo({ left: $(name).offsetLeft, behavior: "smooth" }); }
+
+function mark(name) {
+  shown = name;
+  for (const each of order) {
+    $(`tab-${each}`).setAttribute("aria-selected", String(each === name));
+    $(`tab-${each}`).tabIndex = each === name ? 0 : -1;
+  }
+  $(`tab-${name}`).querySelector("i").textContent = "";
+}
+
+function badge(name) {
+  if (name === shown) return;
+  const count = $(`tab-${name}`).querySelector("i");
+  count.textContent = String(Number(count.textContent || 0) + 1);
+}
+
+for (const [index, name] of order.entries()) {
+  $(`tab-${name}`).addEventListener("click", () => open(name));
+  $(`tab-${name}`).addEventListener("keydown", (event) => {
+    const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+    if (!step) return;
+    const next = order[(index + step + order.length) % order.length];
+    open(next);
+    $(`tab-${next}`).focus();
+  });
+}
+new IntersectionObserver((entries) => {
+  for (const entry of entries) if (entry.isIntersecting) mark(entry.target.id);
+}, { root: $("columns"), threshold: 0.6 }).observe($("discord"));
+for (const name of order.slice(1)) {
+  new IntersectionObserver(([entry]) => { if (entry.isIntersecting) mark(name); }, { root: $("columns"), threshold: 0.6 }).observe($(name));
+}
+
+// --- The strip --------------------------------------------------------------------------------------------------
+
+function status(now) {
+  for (const side of ["discord", "matrix"]) {
+    $(`side-${side}`).dataset.state = now[side].state;
+    $(`side-${side}`).lastElementChild.textContent = now[side].state === "ready" ? "connected" : now[side].problem ?? now[side].state;
+  }
+  $("median").textContent = now.median === null ? "–" : took(now.median);
+  $("crossed").textContent = now.crossed;
+  const drops = Object.entries(now.dropped);
+  $("dropped").textContent = drops.length ? drops.map(([feature, count]) => `${count} ${feature}${count > 1 ? "s" : ""}`).join(", ") : "0";
+}
+
+$("theme").addEventListener("click", () => {
+  const root = document.documentElement;
+  const dark = root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
+  root.dataset.theme = dark ? "light" : "dark";
+  localStorage.setItem("theme", root.dataset.theme);
+});
+if (localStorage.getItem("theme")) document.documentElement.dataset.theme = localStorage.getItem("theme");
+
+$("play").addEventListener("click", () => {
+  $("play").disabled = true;
+  post("api/play", {}).catch((error) => { $("play").disabled = false; alert(error.message); });
+});
+
+// --- The relay in the middle ------------------------------------------------------------------------------------
+
+const ARROWS = { to_matrix: "→", to_discord: "←", both: "↔" };
+
+function journal(entry) {
+  const own = entry.way === "to_matrix" ? "discord" : "matrix";
+  const line = h("li", { data: { way: entry.way, state: entry.state } },
+    h("span", { className: "arrow", "aria-hidden": "true" }, entry.state === "dropped" ? "✕" : ARROWS[entry.way]),
+    h("span", { className: "what" }, h("b", {}, entry.what), entry.who ? ` ${entry.who}` : "", entry.why ? h("small", {}, entry.why) : null),
+    entry.ms === null ? null : h("data", { value: String(entry.ms) }, took(entry.ms)));
+  line.setAttribute("aria-label", `${entry.what} ${entry.who}, ${entry.way === "to_matrix" ? "Discord to Matrix" : "Matrix to Discord"}, ${entry.state === "dropped" ? `dropped: ${entry.why}` : took(entry.ms)}`);
+  if (entry.source) { line.classList.add("press"); line.addEventListener("click", () => show(own, entry.source)); }
+  $("journal").prepend(line);
+  while ($("journal").children.length > 200) $("journal").lastElementChild.remove();
+  $("quiet").hidden = true;
+  badge("relay");
+}
+
+function script(state) {
+  $("play").disabled = state.playing;
+  $("script").hidden = state.lines.length === 0;
+  $("quiet").hidden = $("quiet").hidden || state.lines.length > 0;
+  const signs = { ok: "✓", failed: "✕", playing: "…", waiting: "·" };
+  $("script").replaceChildren(...state.lines.map((line) => h("li", { data: { state: line.state } },
+    h("span", { className: "arrow", "aria-label": line.state }, signs[line.state]),
+    h("span", { className: "what" }, `${line.title} ${ARROWS[line.way]}`, line.seen ? h("small", {}, line.seen) : null),
+    line.ms === null ? null : h("data", { value: String(line.ms) }, took(line.ms)))));
+  $("script").querySelector("[data-state=playing]")?.scrollIntoView({ block: "nearest" });
+}
+
+// --- The stream -------------------------------------------------------------------------------------------------
+
+const handlers = {
+  hello(hello) {
+    for (const side of ["discord", "matrix"]) {
+      panels[side] ??= createPanel(side, { people: hello.people[side], place: hello.places[side], alert, show, badge });
+      panels[side].clear();
+      hello.messages[side].forEach(panels[side].put);
+      panels[side].bottom();
+    }
+    $("journal").replaceChildren();
+    hello.journal.forEach(journal);
+    for (const name of order) $(`tab-${name}`).querySelector("i").textContent = "";
+    status(hello.status);
+    script(hello.script);
+    document.body.dataset.ready = "true";
+  },
+  message: ({ side, message }) => panels[side].put(message),
+  gone: ({ side, id }) => panels[side].remove(id),
+  journal, status, script,
+};
+const stream = new EventSource("events");
+for (const [name, handle] of Object.entries(handlers)) stream.addEventListener(name, (event) => handle(JSON.parse(event.data)));
+stream.addEventListener("error", () => {
+  for (const side of ["discord", "matrix"]) { $(`side-${side}`).dataset.state = "failed"; $(`side-${side}`).lastElementChild.textContent = "demo ended"; }
+});

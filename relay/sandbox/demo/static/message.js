@@ -1,0 +1,130 @@
+// One message: made once, and afterwards only what changed in it is made anew, so that nothing jumps or closes.
+import { h, hue, size, took } from "./dom.js";
+import { matrixHtml } from "./html.js";
+import { markdown } from "./markdown.js";
+
+export const SIDES = {
+  discord: { name: "Discord", other: "matrix", badge: "APP" },
+  matrix: { name: "Matrix", other: "discord", badge: "BOT" },
+};
+const EMOJI = ["👍", "❤️", "🎉", "😂", "🌊"];
+const ACTIONS = [
+  ["reply", "↩", "Reply"], ["react", "☺", "React"], ["thread", "⌗", "Open a thread"],
+  ["edit", "✎", "Edit"], ["delete", "✕", "Delete"],
+];
+
+/** `act(name, view, detail)` carries out what somebody chose; `names` resolves Discord's mentions. */
+export function createMessage(side, { act, names, show }) {
+  let view = null;
+  const slots = {};
+  const slot = (name, tag, className) => (slots[name] = { element: h(tag, { className }), last: undefined }).element;
+  const fill = (name, value, render) => {
+    const key = JSON.stringify(value ?? null);
+    if (slots[name].last === key) return;
+    slots[name].last = key;
+    slots[name].element.replaceChildren(...render(value));
+  };
+  const thread = threadSection(side, { act: (text) => act("thread", view, text), names });
+  const picker = h("div", { className: "picker", role: "group", "aria-label": "Reactions", hidden: true }, EMOJI.map((emoji) =>
+    button("", emoji, `React with ${emoji}`, () => { picker.hidden = true; act("react", view, emoji); })));
+  const choose = { react: () => { picker.hidden = !picker.hidden; if (!picker.hidden) picker.firstChild.focus(); }, thread: thread.open };
+  const toolbar = h("div", { className: "actions", role: "toolbar", "aria-label": "Message actions" },
+    ACTIONS.map(([name, sign, label]) => button(name, sign, label, () => (choose[name] ?? (() => act(name, view)))())), picker);
+  const element = h("li", { className: "message", tabIndex: -1 },
+    slot("avatar", "span", "avatar"),
+    h("article", {}, slot("quote", "div", "quote"), slot("head", "header"), slot("text", "div", "text"), slot("files", "ul", "files"),
+      slot("reactions", "div", "reactions"), slot("cross", "footer", "cross"), thread.element),
+    toolbar);
+  slots.avatar.element.setAttribute("aria-hidden", "true");
+
+  function update(next) {
+    view = next;
+    element.id = `${side}-${view.id}`;
+    element.dataset.kind = view.kind;
+    element.dataset.id = view.id;
+    element.dataset.with = (view.cross?.with ?? []).join(" ");
+    fill("avatar", view.author.name, (name) => [letter(name)]);
+    slots.avatar.element.style.setProperty("--hue", hue(view.author.name));
+    fill("quote", view.reply, (reply) => reply ? [quotation(side, reply, show)] : []);
+    fill("head", [view.author, view.at, view.edited], () => head(side, view));
+    fill("text", [view.body, view.html], () => text(side, view, names));
+    fill("files", view.files, (files) => files.map((file) => h("li", {}, "📎 ", file.name, h("span", { className: "faint" }, ` ${size(file.size)}`))));
+    fill("reactions", view.reactions, (list) => list.map(({ key, count }) => h("span", { className: "reaction" }, key, " ", String(count))));
+    fill("cross", view.cross, (cross) => crossing(side, cross));
+    thread.update(view.thread);
+    for (const name of ["edit", "delete"]) toolbar.querySelector(`[data-action=${name}]`).hidden = view.kind !== "person";
+    toolbar.querySelector("[data-action=thread]").hidden = Boolean(view.thread);
+  }
+  return { element, update, view: () => view };
+}
+
+export function text(side, view, names) {
+  if (side === "discord") return markdown(view.body, names);
+  return view.html ? matrixHtml(view.html) : [h("div", { className: "plain" }, view.body)];
+}
+
+function button(action, sign, label, press) {
+  return h("button", { type: "button", tabIndex: -1, title: label, "aria-label": label, data: { action }, on: { click: press } }, sign);
+}
+
+function letter(name) {
+  return [...name.replace(/[^\p{L}\p{N}]/gu, "")][0]?.toUpperCase() ?? "?";
+}
+
+function head(side, view) {
+  const at = new Date(view.at);
+  return [
+    h("b", {}, view.author.name),
+    view.author.badge ? h("span", { className: "badge" }, SIDES[side].badge) : null,
+    h("time", { dateTime: at.toISOString(), title: at.toLocaleString() }, at.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" })),
+    view.edited ? h("span", { className: "edited" }, "(edited)") : null,
+  ].filter(Boolean);
+}
+
+function quotation(side, reply, show) {
+  const words = reply.author ? [h("b", {}, reply.author), ` ${reply.body}`] : ["a message that is gone"];
+  return h("button", { type: "button", tabIndex: -1, on: { click: () => show(side, reply.id) }, "aria-label": `In reply to ${reply.author}` },
+    h("span", { "aria-hidden": "true" }, "↱ "), words);
+}
+
+/** What became of it on the other side, or where it came from. */
+function crossing(side, cross) {
+  if (!cross) return [];
+  const other = SIDES[SIDES[side].other].name;
+  const parts = cross.with.length > 1 ? ` in ${cross.with.length} parts` : "";
+  const states = {
+    crossing: () => h("span", { className: "going" }, `→ ${other} …`),
+    crossed: () => h("span", { className: "good" }, `✓ on ${other}${parts} in ${took(cross.ms)}`),
+    arrived: () => h("span", {}, `from ${other}${cross.ms === null ? "" : `, ${took(cross.ms)}`}`),
+    stays: () => h("span", { className: "bad" }, "stays here"),
+  };
+  return [
+    states[cross.state]?.(),
+    cross.changes.map(({ what, ms }) => h("span", { className: "good" }, ` · ${what} ${took(ms)}`)),
+    cross.dropped.map((what) => h("span", { className: "bad" }, ` · ${what} stays here`)),
+  ].flat().filter(Boolean);
+}
+
+function threadSection(side, { act, names }) {
+  const list = h("ol", { className: "replies", "aria-label": "Thread" });
+  const input = h("input", { type: "text", placeholder: "Write in the thread", "aria-label": "Write in the thread", maxLength: 2000 });
+  const form = h("form", { className: "reply", on: { submit: (event) => {
+    event.preventDefault();
+    if (input.value.trim()) act(input.value);
+    input.value = "";
+  } } }, input, h("button", { type: "submit", "aria-label": "Send in the thread" }, "➤"));
+  const element = h("section", { className: "thread", hidden: true, "aria-label": "Thread" }, h("p", { className: "faint" }, "⌗ Thread"), list, form);
+  let last = "";
+  return {
+    element,
+    open() { element.hidden = false; input.focus(); },
+    update(thread) {
+      if (thread) element.hidden = false;
+      const key = JSON.stringify(thread?.messages ?? []);
+      if (key === last) return;
+      last = key;
+      list.replaceChildren(...(thread?.messages ?? []).map((message) => h("li", { data: { kind: message.kind } },
+        h("b", {}, message.author.name), " ", h("span", { className: "text" }, text(side, message, names)))));
+    },
+  };
+}
