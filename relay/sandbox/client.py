@@ -62,7 +62,7 @@ class SandboxClient:
             await self._session.close()
             self._session = None
 
-    async def call(self, method: str, **arguments: Any) -> Any:
+    async def call(self, method: str, /, **arguments: Any) -> Any:
         """Any method by its name. Raises `SandboxError`."""
         async with self._http.post(f"{self.base_url}/_sandbox/{method}", json=arguments) as response:
             return await _result(response)

@@ -6,6 +6,7 @@ The methods are those of `Control`. Beside them: `GET /_sandbox/events` (what ha
 
 import inspect
 import json
+import re
 from typing import Any
 
 from aiohttp import web
@@ -54,7 +55,7 @@ class ControlRoutes:
             result = method(*bound.args, **bound.kwargs)
         except ApiError as error:
             return web.json_response(error.body(), status=error.status)
-        except (KeyError, ValueError, TypeError, StopIteration) as error:
+        except (KeyError, ValueError, TypeError, StopIteration, re.error) as error:
             return _error(400, f"{name}: {type(error).__name__} {error}")
         return web.json_response(result)
 

@@ -93,6 +93,10 @@ class WorldControl(ControlBase):
             body: Json = {"id": str(where.id)}
             self._state.emit(Dispatch("GUILD_DELETE", ALWAYS, where.id, lambda _: body, None, gone.id))
         where.members.pop(gone.id)
+        for role in [item for item in where.roles.values() if item.managed_by == gone.id]:
+            del where.roles[role.id]
+            gone_role = {"guild_id": str(where.id), "role_id": str(role.id)}
+            self._state.emit_fixed("GUILD_ROLE_DELETE", Intent.GUILDS, where.id, gone_role)
         body_left: Json = {"guild_id": str(where.id), "user": render.user(gone)}
         self._state.emit_fixed("GUILD_MEMBER_REMOVE", Intent.GUILD_MEMBERS, where.id, body_left)
 
@@ -107,8 +111,7 @@ class WorldControl(ControlBase):
             if member is not None:
                 if guild is not None and where.id == int(guild):
                     member.nick = nick
-                body = render.member(member) | {"guild_id": str(where.id)}
-                self._state.emit_fixed("GUILD_MEMBER_UPDATE", Intent.GUILD_MEMBERS, where.id, body)
+                self._state.tell_member("GUILD_MEMBER_UPDATE", where, member)
 
     def create_role(
         self, guild: Id, name: str, permissions: list[str] | None = None, mentionable: bool = False
@@ -123,8 +126,7 @@ class WorldControl(ControlBase):
         where = self._guild(guild)
         member = where.members[int(user)]
         member.roles = [item for item in member.roles if item != int(role)] + ([int(role)] if held else [])
-        body = render.member(member) | {"guild_id": str(where.id)}
-        self._state.emit_fixed("GUILD_MEMBER_UPDATE", Intent.GUILD_MEMBERS, where.id, body)
+        self._state.tell_member("GUILD_MEMBER_UPDATE", where, member)
 
     def set_channel_permissions(
         self, channel: Id, target: Id, allow: list[str] | None = None, deny: list[str] | None = None

@@ -18,7 +18,6 @@ TEXT_CHANNELS = frozenset({0, 2, 5, 10, 11, 12, 13})
 NONCE_SECONDS = 300
 FOURTEEN_DAYS = 14 * 86_400
 _SPOILER_FLAG = 1 << 3
-# System messages that somebody may delete or reply to; none may be edited.
 _NOT_SYSTEM = frozenset({0, 19, 20, 23})
 
 Finish = Callable[[Message], None]
@@ -112,6 +111,8 @@ class Messages(MessageEvents):
         return earlier if self.state.clock() - at < NONCE_SECONDS else None
 
     def _make(self, channel: Channel, author_id: int, draft: Draft) -> Message:
+        for attachment_id in draft.keep or {}:
+            raise _no_such_attachment(attachment_id)
         message_id = self.state.snowflakes.next()
         return Message(
             id=message_id,
@@ -262,8 +263,7 @@ class Messages(MessageEvents):
         present = {item.id: item for item in message.attachments}
         for attachment_id, description in draft.keep.items():
             if attachment_id not in present:
-                text = f"Attachment data for attachment id {attachment_id} not found"
-                raise errors.form_error("attachments", "ATTACHMENT_NOT_FOUND", text)
+                raise _no_such_attachment(attachment_id)
             present[attachment_id].description = description or present[attachment_id].description
         for item in message.attachments:
             if item.id not in draft.keep:
@@ -294,3 +294,8 @@ class Messages(MessageEvents):
         if any(timestamp_of(message_id) < oldest for message_id in ids):
             raise errors.too_old_to_bulk_delete()
         self.remove(channel, [item for item in ids if item in channel.messages], bulk=True)
+
+
+def _no_such_attachment(attachment_id: int) -> errors.ApiError:
+    text = f"Attachment data for attachment id {attachment_id} not found"
+    return errors.form_error("attachments", "ATTACHMENT_NOT_FOUND", text)

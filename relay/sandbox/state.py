@@ -170,20 +170,18 @@ class State:
         self.add_member(guild, owner)
         return guild
 
-    def add_member(self, guild: Guild, user: User, *, nick: str | None = None, announce: bool = True) -> Member:
+    def add_member(self, guild: Guild, user: User, *, nick: str | None = None) -> Member:
         """A user joins a guild."""
         member = guild.members[user.id] = Member(user, self.clock(), nick)
-        if announce:
-            body = render.member(member) | {"guild_id": str(guild.id)}
-            self.emit_fixed("GUILD_MEMBER_ADD", Intent.GUILD_MEMBERS, guild.id, body)
+        self.tell_member("GUILD_MEMBER_ADD", guild, member)
         return member
 
     def add_bot(self, guild: Guild, app: Application, granted: Permission = rules.BOT) -> Member:
         """A bot is invited: it gets a managed role of its own with what it was granted."""
-        member = self.add_member(guild, app.user)
         role = self.add_role(guild, app.name, granted, managed_by=app.id)
-        member.roles.append(role.id)
+        member = guild.members[app.user.id] = Member(app.user, self.clock(), roles=[role.id])
         self.tell_availability(guild, app.user.id)
+        self.tell_member("GUILD_MEMBER_ADD", guild, member)
         return member
 
     def add_role(
@@ -260,6 +258,11 @@ class State:
         """Tell that a role looks different now."""
         body = {"guild_id": str(guild.id), "role": render.role(role)}
         self.emit_fixed("GUILD_ROLE_UPDATE", Intent.GUILDS, guild.id, body)
+
+    def tell_member(self, event: str, guild: Guild, member: Member) -> None:
+        """Tell of a member, new or changed."""
+        body = render.member(member) | {"guild_id": str(guild.id)}
+        self.emit_fixed(event, Intent.GUILD_MEMBERS, guild.id, body)
 
     def tell_availability(self, guild: Guild, user_id: int) -> None:
         """Tell one bot that a guild is there, or, in an outage, that it is not for now."""
