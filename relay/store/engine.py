@@ -44,7 +44,9 @@ def database_path(url: str) -> Path:
     return Path(parsed.database).absolute()
 
 
-def connect(path: Path, *, create: bool = False, read_only: bool = False) -> sqlite3.Connection:
+def connect(
+    path: Path, *, create: bool = False, read_only: bool = False, busy_timeout: float = BUSY_TIMEOUT
+) -> sqlite3.Connection:
     """A connection with our settings, in autocommit mode. May be used on any thread, one at a time.
 
     A file that is not there is made only with `create`: a store that vanishes under a running daemon must not come
@@ -54,7 +56,7 @@ def connect(path: Path, *, create: bool = False, read_only: bool = False) -> sql
     connection = sqlite3.connect(
         f"file:{quote(str(path))}?mode={mode}",
         uri=True,
-        timeout=BUSY_TIMEOUT,
+        timeout=busy_timeout,
         isolation_level=None,  # we say BEGIN ourselves: Python's own comes too late for reads that precede a write
         check_same_thread=False,
         cached_statements=256,
@@ -80,21 +82,30 @@ def begin_snapshot(connection: sqlite3.Connection) -> None:
     connection.execute("BEGIN")
 
 
-def writer_engine(path: Path, first_steps: Callable[[], tuple[Step, ...]]) -> AsyncEngine:
+def writer_engine(path: Path, first_steps: Callable[[], tuple[Step, ...]], busy_timeout: float) -> AsyncEngine:
     """An engine of one connection; `first_steps` begin each of its transactions."""
-    return _engine(path, first_steps, read_only=False)
+    return _engine(path, lambda: connect(path, busy_timeout=busy_timeout), first_steps=first_steps, read_only=False)
 
 
-def reader_engine(path: Path) -> AsyncEngine:
+def reader_engine(path: Path, busy_timeout: float) -> AsyncEngine:
     """An engine of a few connections that cannot write."""
-    return _engine(path, lambda: (begin_snapshot,), read_only=True)
+    return _engine(
+        path,
+        lambda: connect(path, read_only=True, busy_timeout=busy_timeout),
+        first_steps=lambda: (begin_snapshot,),
+        read_only=True,
+    )
 
 
-def _engine(path: Path, first_steps: Callable[[], tuple[Step, ...]], *, read_only: bool) -> AsyncEngine:
+def _engine(
+    path: Path,
+    opener: Callable[[], sqlite3.Connection],
+    *,
+    first_steps: Callable[[], tuple[Step, ...]],
+    read_only: bool,
+) -> AsyncEngine:
     def open_connection() -> PipelineConnection:
-        return PipelineConnection(
-            lambda: connect(path, read_only=read_only), first_steps=first_steps, read_only=read_only
-        )
+        return PipelineConnection(opener, first_steps, read_only=read_only)
 
     engine = create_async_engine(
         URL.create("sqlite+aiosqlite", database=str(path)),

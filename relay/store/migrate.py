@@ -40,7 +40,7 @@ def upgrade(url: str) -> Schema:
     with _opened(path, create=True) as connection:
         schema = _schema(connection)
         _refuse_newer(path, schema)
-        if schema.state == "empty" and inspect(connection).get_table_names():
+        if schema.state == "empty" and set(inspect(connection).get_table_names()) - {"alembic_version"}:
             raise StoreError(path, "it holds somebody else's tables", "name another file in [store] url")
         if schema.state != "current":
             refuse_if_held(connection, path)

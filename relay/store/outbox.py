@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, and_, bindparam, case, delete, func, insert, select, update
+from sqlalchemy import Row, and_, bindparam, case, delete, func, insert, literal_column, select, update
 
 from relay.core.ports import DeadLetter, Entry, LaneDepth
 from relay.domain.commands import Command, PostNotice
@@ -23,8 +23,9 @@ from relay.store.tables import EntryState, outbox
 
 _o = outbox.c
 
-_waits = _o.state == EntryState.WAITING.value
-_dead = _o.state == EntryState.DEAD.value
+# Written out: SQLite uses a partial index only when it can see that the condition holds.
+_waits = _o.state == literal_column(f"'{EntryState.WAITING}'")
+_dead = _o.state == literal_column(f"'{EntryState.DEAD}'")
 _in_lane = and_(_o.pair == bindparam("lane_pair"), _o.destination == bindparam("lane_destination"))
 _is_entry = _o.id == bindparam("entry_id")
 # Above every row that is there: SQLite finds the maximum at the end of its index.

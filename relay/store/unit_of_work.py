@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from relay.errors import StoreError, StoreUnavailable
 from relay.store.cursors import SqlCursors
 from relay.store.driver import PipelineConnection, Step
-from relay.store.engine import begin_immediate, database_path, driver_of, reader_engine, writer_engine
+from relay.store.engine import BUSY_TIMEOUT, begin_immediate, database_path, driver_of, reader_engine, writer_engine
 from relay.store.failures import translated
 from relay.store.holder import SqlLeases
 from relay.store.message_map import SqlMessageMap
@@ -54,15 +54,15 @@ class SqlStore:
     Made by `open_store`, ended by `close`.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, busy_timeout: float = BUSY_TIMEOUT) -> None:
         self.path = path
         self._id = ""
         self._fence: Step | None = None
         self._numbers = EntryNumbers()
         self._writing = asyncio.Lock()
         self._writer: _Opened | None = None
-        self._writer_engine = writer_engine(path, self._first_steps)
-        self._reader_engine = reader_engine(path)
+        self._writer_engine = writer_engine(path, self._first_steps, busy_timeout)
+        self._reader_engine = reader_engine(path, busy_timeout)
         self._file: tuple[int, int] | None = None
 
     @property
@@ -161,12 +161,13 @@ class SqlStore:
             await writer.connection.close()
 
 
-async def open_store(url: str) -> SqlStore:
+async def open_store(url: str, *, busy_timeout: float = BUSY_TIMEOUT) -> SqlStore:
     """Open the store that `url` (`sqlite:///relay.db`) names; it must exist and be migrated (`store.migrate`).
 
-    Raises `StoreError` when that is not so.
+    `busy_timeout`: seconds to wait for another process's transaction before the store counts as locked. Raises
+    `StoreError` when it cannot be used.
     """
-    store = SqlStore(database_path(url))
+    store = SqlStore(database_path(url), busy_timeout)
     try:
         await store.load_id()
     except BaseException:

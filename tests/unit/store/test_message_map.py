@@ -1,0 +1,117 @@
+"""What reconciliation, batches and dead letters ask of the store besides the ports; and how it finds things."""
+
+import re
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from sqlalchemy.dialects.sqlite import dialect
+
+from relay.core.ports import Copy
+from relay.domain.commands import DeleteMessage
+from relay.domain.ids import ChannelRef, MessageRef, Platform, UserRef
+from relay.domain.pair import LaneKey
+from relay.store import message_map, outbox
+from relay.store.engine import connect
+from relay.store.tables import Moment
+from relay.store.unit_of_work import SqlStore
+
+DISCORD = ChannelRef(Platform.DISCORD, "1")
+ROOM = ChannelRef(Platform.MATRIX, "!room")
+ANN = UserRef(Platform.DISCORD, "7")
+NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
+LANE = LaneKey("help", Platform.MATRIX)
+
+
+def there(number: int) -> MessageRef:
+    """A message on Discord."""
+    return MessageRef(DISCORD, str(number))
+
+
+async def test_recent_originals_oldest_first(store: SqlStore) -> None:
+    async with store.write() as unit:
+        for number in range(6):
+            await unit.messages.add(there(number), ANN, NOON + timedelta(minutes=number), None)
+        await unit.messages.add(MessageRef(ROOM, "$x"), ANN, NOON + timedelta(minutes=9), None)
+        gone = await unit.messages.find(there(4))
+        assert gone is not None
+        await unit.messages.mark_deleted(gone.id)
+    async with store.read() as unit:
+        everything = await unit.messages.recent(DISCORD, NOON + timedelta(minutes=2), 100)
+        assert [original.ref for original in everything] == [there(2), there(3), there(5)]
+        assert [original.ref for original in await unit.messages.recent(DISCORD, NOON, 2)] == [there(3), there(5)]
+        assert await unit.messages.recent(DISCORD, NOON + timedelta(days=1), 100) == ()
+
+
+async def test_who_shares_a_copy(store: SqlStore) -> None:
+    batch = MessageRef(ROOM, "$batch")
+    async with store.write() as unit:
+        for number in (1, 2, 3):
+            message_id = await unit.messages.add(there(number), ANN, NOON, None)
+            assert message_id is not None
+            await unit.messages.record_copy(Copy(message_id, "help", 0, batch))
+        assert [original.ref for original in await unit.messages.sharing(batch)] == [there(1), there(2), there(3)]
+        assert await unit.messages.sharing(there(1)) == ()
+
+
+async def test_dead_letters_about_a_message_are_found_and_amended(store: SqlStore) -> None:
+    async with store.write() as unit:
+        entries = [await unit.outbox.append(LANE, DeleteMessage(there(number)), NOON) for number in (1, 2, 1)]
+        for entry in entries[:2]:
+            await unit.outbox.bury(entry.id, "forbidden", NOON)
+        assert [letter.entry for letter in await unit.outbox.dead_about(there(1))] == [entries[0]]
+        await unit.outbox.amend(entries[0].id, DeleteMessage(there(9)))
+        await unit.outbox.amend(entries[2].id, DeleteMessage(there(9)))  # waits: the lane may be at it
+        assert [letter.entry.command for letter in await unit.outbox.dead()] == [
+            DeleteMessage(there(9)),
+            DeleteMessage(there(2)),
+        ]
+        assert [entry.command for entry in await unit.outbox.waiting(LANE, 9)] == [DeleteMessage(there(1))]
+
+
+BY_REF = "(platform=? AND channel=? AND native_id=?)"
+BY_MESSAGE = "(message_id=?)"
+PLANS = {
+    "_FIND": [f"message {BY_REF}"],
+    "_IS_COPY": [f"message_copy {BY_REF}"],
+    "_COPIES": [f"message_copy {BY_MESSAGE}"],
+    "_COUNTERPART": [
+        f"message {BY_REF}",
+        f"message_copy {BY_MESSAGE}",
+        f"message_copy {BY_REF}",
+        "message (rowid=?)",
+    ],
+    "_LAST_COPY": ["message_copy (platform=? AND channel=?)"],
+    "_SHARING": [f"message_copy {BY_REF}", "message (rowid=?)"],
+    "_RECENT": ["message (platform=? AND channel=? AND created_at>?)"],
+    "_FORGET": ["message_copy (message_id=? AND pair=? AND part=?)"],
+    "_WAITING": ["outbox (pair=? AND destination=? AND state=?)"],
+    "_DEAD_ABOUT": ["outbox (source_platform=? AND source_channel=? AND source_id=?)"],
+    "_DONE": ["outbox (rowid=?)"],
+    "_APPEND": ["outbox"],
+}
+ORDERED = ("_LAST_COPY", "_RECENT", "_WAITING")
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_every_look_up_is_a_search_for_one_thing_in_an_index(store: SqlStore, name: str) -> None:
+    statement = getattr(message_map, name, None)
+    statement = getattr(outbox, name) if statement is None else statement
+    compiled = statement.compile(dialect=dialect())
+    connection = connect(store.path)
+    plan = connection.execute(f"EXPLAIN QUERY PLAN {compiled}", [1] * len(compiled.positiontup)).fetchall()
+    connection.close()
+    steps = [row[3] for row in plan]
+    searches = [re.sub(r" USING .*?(?= \(|$)", "", step).removeprefix("SEARCH ") for step in steps if "SEARCH" in step]
+    assert searches == PLANS[name]
+    assert not [step for step in steps if step.startswith("SCAN") and "anon_" not in step]
+    if name in ORDERED:  # what may be long comes out of its index in order
+        assert not [step for step in steps if "B-TREE" in step]
+
+
+def test_moments_are_exact_and_never_naive() -> None:
+    moment = Moment()
+    exact = datetime(2026, 3, 1, 12, 0, 0, 1, tzinfo=UTC)
+    stored = moment.process_bind_param(exact, dialect())
+    assert moment.process_result_value(stored, dialect()) == exact
+    with pytest.raises(ValueError, match="no time zone"):
+        moment.process_bind_param(datetime(2026, 3, 1), dialect())  # noqa: DTZ001 - the point of the test
