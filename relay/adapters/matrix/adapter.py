@@ -78,6 +78,11 @@ class MatrixAdapter:
         """See `Adapter.platform`."""
         return Platform.MATRIX
 
+    @property
+    def shared_limit(self) -> bool:
+        """See `Adapter.shared_limit`."""
+        return True
+
     async def run(self, inbox: Inbox) -> None:
         """See `Adapter.run`."""
         patient = self._inbox = PatientInbox(inbox, self._clock, self._rng)

@@ -14,7 +14,6 @@ from relay.adapters.matrix.inbound import is_message
 
 Json = dict[str, Any]
 
-_PAGE = 250
 _PAGES_IN_MEMORY = 4
 _PAGES_COUNTED = 200
 _FILTER = '{"lazy_load_members":true}'
@@ -47,9 +46,10 @@ class Gap:
 class GapReader:
     """Walks gaps. Keeps a few pages in memory and fetches the others again when their turn comes."""
 
-    def __init__(self, api: Api, limit: int) -> None:
+    def __init__(self, api: Api, limit: int, *, page: int = 250) -> None:
         self._api = api
         self._limit = limit
+        self._size = page
 
     async def survey(self, room_id: str, newest: str, oldest: str, starts: Callable[[Json], bool]) -> Gap:
         """Walk back from the token `newest` to the token `oldest`, or to the event for which `starts` is true.
@@ -114,7 +114,7 @@ class GapReader:
                 self._skip(gap, event)
 
     async def _page(self, room_id: str, token: str, oldest: str) -> tuple[Page, str | None]:
-        query = {"dir": "b", "from": token, "to": oldest, "limit": str(_PAGE), "filter": _FILTER}
+        query = {"dir": "b", "from": token, "to": oldest, "limit": str(self._size), "filter": _FILTER}
         answer = await self._api.call("GET", "rooms", room_id, "messages", query=query)
         chunk = [event for event in as_list(answer.get("chunk")) if isinstance(event, dict)]
         state = [event for event in as_list(answer.get("state")) if isinstance(event, dict)]

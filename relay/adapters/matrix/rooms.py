@@ -165,6 +165,8 @@ class Rooms:
         if problem is not None:
             if door.joined:
                 await self.bind(room_id, inbox)
+            if door.problem != problem:
+                door.wake.set()  # An upgraded room's alias may lead on.
             await self.refuse(door, problem, inbox)
         elif not door.bound or door.problem is not None:
             await self._open(door, room_id, inbox)

@@ -1,0 +1,195 @@
+"""Getting into rooms, being put out of them, and rooms that cannot be used; on a real homeserver."""
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from relay.core.ports import Delivery
+from relay.errors import Blocked
+from relay.sandbox.homeserver import Homeserver
+from relay.sandbox.people import Person
+from tests.support.matrix import BOB, Notebook, address, matrix_side, person, room, words
+
+_numbers = itertools.count()
+
+
+@pytest.fixture(scope="module")
+def homeserver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Homeserver]:
+    """One for all tests here: each makes its own people and rooms."""
+    server = Homeserver(tmp_path_factory.mktemp("homeserver"))
+    asyncio.run(server.start())
+    yield server
+    asyncio.run(server.kill())
+
+
+@dataclass
+class Town:
+    """Ann, who makes rooms, and an account for the relay."""
+
+    homeserver: Homeserver
+    ann: Person
+    bot_id: str
+    token: str
+    number: int
+
+    def alias(self, name: str) -> str:
+        return f"#{name}{self.number}:localhost"
+
+
+@pytest.fixture
+async def town(homeserver: Homeserver) -> AsyncIterator[Town]:
+    number = next(_numbers)
+    async with person(homeserver, f"ann{number}") as ann:
+        token = await homeserver.register(f"bot{number}")
+        yield Town(homeserver, ann, f"@bot{number}:localhost", token, number)
+
+
+async def test_rooms_are_entered_by_alias_by_id_and_by_invitation(town: Town) -> None:
+    named = await town.ann.create_room(alias=f"named{town.number}")
+    public = await town.ann.create_room()
+    invited = await town.ann.create_room(public=False, invite=[town.bot_id])
+    uninvited = await town.ann.create_room(public=False)
+    rooms = [town.alias("named"), public, invited, uninvited]
+    async with matrix_side(town.homeserver, town.bot_id, rooms, token=town.token) as side:
+        assert set(side.inbox.channels) == {town.alias("named"), public, invited}
+        assert town.bot_id in side.inbox.problems[uninvited]
+        assert "invite it" in side.inbox.problems[uninvited]
+        await town.ann.invite(uninvited, town.bot_id)
+        await side.until(lambda: uninvited in side.inbox.channels)
+        for place in (named, public, invited, uninvited):
+            await town.ann.text(place, "hello")
+        await side.until_said("hello", "hello", "hello", "hello")
+
+
+async def test_an_alias_that_nobody_has_yet_is_looked_up_again(town: Town) -> None:
+    async with matrix_side(town.homeserver, town.bot_id, [town.alias("later")], token=town.token) as side:
+        assert side.inbox.problems[town.alias("later")].startswith(f"No room has the alias {town.alias('later')}")
+        place = await town.ann.create_room(alias=f"later{town.number}")
+        await side.until(lambda: town.alias("later") in side.inbox.channels)
+        await town.ann.text(place, "hello")
+        await side.until_said("hello")
+
+
+async def test_a_room_in_two_addresses_is_used_once(town: Town) -> None:
+    place = await town.ann.create_room(alias=f"twice{town.number}")
+    async with matrix_side(town.homeserver, town.bot_id, [place, town.alias("twice")], token=town.token) as side:
+        assert "same room" in side.inbox.problems[town.alias("twice")]
+        assert list(side.inbox.channels) == [place]
+
+
+async def test_rooms_can_be_added_and_taken_away_while_it_runs(town: Town) -> None:
+    first, second = await town.ann.create_room(), await town.ann.create_room()
+    async with (
+        matrix_side(town.homeserver, town.bot_id, [first], token=town.token) as side,
+        Person(town.homeserver.url, town.bot_id, town.token) as bot,
+    ):
+        await bot.join(second)  # Long before it is declared: nothing of that time crosses.
+        await town.ann.text(second, "private")
+        await side.adapter.watch(frozenset({address(first), address(second)}))
+        await side.until(lambda: second in side.inbox.channels)
+        await town.ann.text(second, "public")
+        await side.until_said("public")
+        await side.adapter.watch(frozenset({address(second)}))
+        await town.ann.text(first, "private again")
+        await town.ann.text(second, "still public")
+        await side.until_said("public", "still public")
+
+
+async def test_nothing_said_before_the_relay_came_crosses_and_all_that_is_said_after_does(town: Town) -> None:
+    place = await town.ann.create_room()
+    await town.ann.text(place, "before")
+    notebook = Notebook()
+    async with matrix_side(town.homeserver, town.bot_id, [], token=town.token, notebook=notebook):
+        pass
+    async with Person(town.homeserver.url, town.bot_id, town.token) as bot:
+        await bot.join(place)
+    # More than one sync holds, so that our own entrance lies in the gap.
+    lines = [str(number) for number in range(130)]
+    for line in lines:
+        await town.ann.text(place, line)
+    async with matrix_side(town.homeserver, town.bot_id, [place], token=town.token, notebook=notebook) as side:
+        await side.until_said(*lines)
+
+
+async def test_a_kick_closes_the_room_and_an_invitation_opens_it_again(town: Town) -> None:
+    place = await town.ann.create_room(public=False, invite=[town.bot_id])
+    async with matrix_side(town.homeserver, town.bot_id, [place], token=town.token) as side:
+        await town.ann.text(place, "farewell")
+        await town.ann.kick(place, town.bot_id)
+        await side.until(lambda: place in side.inbox.problems)
+        assert f"removed from {place} by {town.ann.user_id}" in side.inbox.problems[place]
+        with pytest.raises(Blocked):
+            await side.adapter.send(Delivery(room(place), "k", BOB, words("anybody?")))
+        await town.ann.text(place, "while it was away")
+        await town.ann.invite(place, town.bot_id)
+        await side.until(lambda: place not in side.inbox.problems)
+        await town.ann.text(place, "welcome")
+        await side.until_said("farewell", "welcome")
+
+
+async def test_a_kick_while_the_relay_is_down_is_noticed(town: Town) -> None:
+    place = await town.ann.create_room(public=False, invite=[town.bot_id])
+    notebook = Notebook()
+    async with matrix_side(town.homeserver, town.bot_id, [place], token=town.token, notebook=notebook):
+        pass
+    await town.ann.text(place, "farewell")
+    await town.ann.ban(place, town.bot_id)
+    async with matrix_side(town.homeserver, town.bot_id, [place], token=town.token, notebook=notebook) as side:
+        await side.until(lambda: place in side.inbox.problems)
+        assert "banned" in side.inbox.problems[place]
+        assert side.said == ["farewell"]
+        await side.until(lambda: "is banned from" in side.inbox.problems[place])
+        await town.ann.unban(place, town.bot_id)
+        await town.ann.invite(place, town.bot_id)
+        await side.until(lambda: place not in side.inbox.problems)
+        await town.ann.text(place, "welcome")
+        await side.until_said("farewell", "welcome")
+
+
+async def test_not_a_word_goes_into_an_encrypted_room(town: Town) -> None:
+    secret = await town.ann.create_room(encrypted=True)
+    plain = await town.ann.create_room()
+    async with matrix_side(town.homeserver, town.bot_id, [secret, plain], token=town.token) as side:
+        assert "is encrypted" in side.inbox.problems[secret]
+        await side.adapter.send(Delivery(room(plain), "k1", BOB, words("hi")))
+        await town.ann.set_state(plain, "m.room.encryption", {"algorithm": "m.megolm.v1.aes-sha2"})
+        await side.until(lambda: plain in side.inbox.problems)
+        for place in (secret, plain):
+            with pytest.raises(Blocked, match="encrypted"):
+                await side.adapter.send(Delivery(room(place), "k2", BOB, words("hi")))
+        sent = [line for place in (secret, plain) for line in await town.ann.messages(place)]
+        assert len(sent) == 1
+
+
+async def test_without_the_power_to_write_the_room_is_closed_but_still_heard(town: Town) -> None:
+    place = await town.ann.create_room()
+    async with matrix_side(town.homeserver, town.bot_id, [place], token=town.token) as side:
+        await town.ann.set_power(place, events_default=50)
+        await side.until(lambda: place in side.inbox.problems)
+        assert "power level 50" in side.inbox.problems[place]
+        with pytest.raises(Blocked, match="power level 50"):
+            await side.adapter.send(Delivery(room(place), "k", BOB, words("hi")))
+        await town.ann.text(place, "can you hear me?")
+        await side.until_said("can you hear me?")
+        await town.ann.set_power(place, events_default=0)
+        await side.until(lambda: place not in side.inbox.problems)
+        await side.adapter.send(Delivery(room(place), "k", BOB, words("yes")))
+
+
+async def test_an_alias_is_followed_into_the_upgraded_room(town: Town) -> None:
+    old = await town.ann.create_room(alias=f"moves{town.number}", version="11")
+    by_id = await town.ann.create_room(version="11")
+    rooms = [town.alias("moves"), by_id]
+    async with matrix_side(town.homeserver, town.bot_id, rooms, token=town.token) as side:
+        await town.ann.call("POST", f"client/v3/rooms/{by_id}/upgrade", {"new_version": "12"})
+        await side.until(lambda: by_id in side.inbox.problems)
+        assert "upgraded to !" in side.inbox.problems[by_id]
+        answer = await town.ann.call("POST", f"client/v3/rooms/{old}/upgrade", {"new_version": "12"})
+        new = answer["replacement_room"]
+        await side.until(lambda: side.inbox.channels[town.alias("moves")].id == new)
+        assert town.alias("moves") not in side.inbox.problems
+        await town.ann.text(new, "here we are")
+        await side.until_said("here we are")

@@ -1,0 +1,233 @@
+"""Absences, outages and refusals on a real homeserver: nothing is lost or comes twice, and what is fatal says so."""
+
+import asyncio
+import itertools
+import json
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from relay.adapters.matrix.api import Api
+from relay.adapters.matrix.gaps import GapReader
+from relay.core.ports import Delivery
+from relay.domain.ids import MessageRef
+from relay.errors import FatalError
+from relay.sandbox.homeserver import Homeserver
+from relay.sandbox.people import Person
+from tests.support.matrix import BOB, Notebook, matrix_side, person, room, words
+
+_numbers = itertools.count()
+
+
+@pytest.fixture(scope="module")
+def homeserver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Homeserver]:
+    """One for all tests here: each makes its own people and rooms, and leaves it running."""
+    server = Homeserver(tmp_path_factory.mktemp("homeserver"))
+    asyncio.run(server.start())
+    yield server
+    asyncio.run(server.kill())
+
+
+@dataclass
+class Town:
+    """Ann in a room, and an account for the relay."""
+
+    homeserver: Homeserver
+    ann: Person
+    bot_id: str
+    token: str
+    room: str
+
+
+@pytest.fixture
+async def town(homeserver: Homeserver) -> AsyncIterator[Town]:
+    number = next(_numbers)
+    async with person(homeserver, f"ann{number}") as ann:
+        token = await homeserver.register(f"bot{number}", password="rosebud")
+        yield Town(homeserver, ann, f"@bot{number}:localhost", token, await ann.create_room())
+
+
+# --- Absences -----------------------------------------------------------------------------------------------
+
+
+async def test_what_happened_meanwhile_arrives_once_and_in_order(town: Town) -> None:
+    notebook = Notebook()
+    other = await town.ann.create_room()
+    rooms = [town.room, other]
+    async with matrix_side(town.homeserver, town.bot_id, rooms, token=town.token, notebook=notebook) as side:
+        first = await town.ann.text(town.room, "first")
+        await side.until_said("first")
+    lines = [str(number) for number in range(160)]
+    for line in lines:
+        await town.ann.text(town.room, line)
+        if line == "100":
+            await town.ann.edit(town.room, first, "changed")
+    await town.ann.redact(town.room, first)
+    await town.ann.text(other, "elsewhere")
+    expected = ["elsewhere", *lines[:101], "edit: changed", *lines[101:], "deletion"]
+    async with matrix_side(town.homeserver, town.bot_id, rooms, token=town.token, notebook=notebook) as side:
+        # `ready` means caught up: everything is there by now.
+        assert side.said == ["first", *expected]
+
+
+async def test_beyond_the_limit_only_the_newest_arrive_and_the_number_of_the_others(town: Town) -> None:
+    notebook = Notebook()
+    side_of = {"token": town.token, "notebook": notebook}
+    async with matrix_side(town.homeserver, town.bot_id, [town.room], **side_of) as side:  # type: ignore[arg-type]
+        first = await town.ann.text(town.room, "first")
+        await side.until_said("first")
+    for number in range(10):
+        await town.ann.text(town.room, f"lost {number}")
+    await town.ann.edit(town.room, first, "changed")
+    for number in range(130):
+        await town.ann.text(town.room, str(number))
+    inbox_of = matrix_side(
+        town.homeserver, town.bot_id, [town.room], token=town.token, notebook=notebook, catchup_limit=20
+    )
+    async with inbox_of as side:
+        # The sync itself brings a hundred; twenty more are read.
+        assert side.said == ["first", "skipped 20", "edit: changed", *map(str, range(10, 130))]
+
+
+async def test_a_store_that_takes_nothing_is_waited_for(town: Town) -> None:
+    async with matrix_side(town.homeserver, town.bot_id, [town.room], token=town.token) as side:
+        side.inbox.broken = 3
+        await town.ann.text(town.room, "one")
+        await side.until(lambda: side.adapter.health().state != "ready")
+        assert "disk is full" in side.adapter.health().detail
+        await town.ann.text(town.room, "two")
+        await side.until_said("one", "two")
+        await side.until_ready()
+
+
+async def test_ended_at_any_moment_of_a_catch_up_nothing_is_lost_or_doubled(town: Town) -> None:
+    notebook = Notebook()
+    async with matrix_side(town.homeserver, town.bot_id, [town.room], token=town.token, notebook=notebook):
+        pass
+    lines = [str(number) for number in range(150)]
+    for line in lines:
+        await town.ann.text(town.room, line)
+    for batches in range(3):
+        once = matrix_side(town.homeserver, town.bot_id, [town.room], token=town.token, notebook=notebook, ready=False)
+        async with once as side:
+            await side.until(lambda: side.inbox.batches > batches)  # noqa: B023 - used at once
+    async with matrix_side(town.homeserver, town.bot_id, [town.room], token=town.token, notebook=notebook) as side:
+        assert side.said == lines
+
+
+async def test_a_gap_is_walked_page_by_page_and_ends_where_it_should(town: Town) -> None:
+    async with Person(town.homeserver.url, town.bot_id, town.token) as bot:
+        await bot.join(town.room)
+        since = (await bot.call("GET", "client/v3/sync", query={"timeout": "0"}))["next_batch"]
+        ids = [await town.ann.text(town.room, str(number)) for number in range(47)]
+        newest = (await bot.call("GET", "client/v3/sync", query={"timeout": "0"}))["next_batch"]
+    api = Api(town.homeserver.url, town.bot_id)
+    api.use_token(town.token)
+
+    async def walk(limit: int, start: str | None = None) -> tuple[list[str], int]:
+        reader = GapReader(api, limit, page=4)
+        gap = await reader.survey(town.room, newest, since, lambda event: event["event_id"] == start)
+        assert gap.found_start == (start is not None)
+        # A long gap is not held in memory.
+        assert sum(page.events is not None for page in gap.pages) <= 4
+        pages = [page async for page in reader.events(gap, since, lambda event: event["event_id"] == start)]
+        return [event["event_id"] for page in pages for event in page.events or []], gap.skipped
+
+    try:
+        assert await walk(1000) == (ids, 0)
+        assert await walk(10) == (ids[-10:], 37)
+        assert await walk(1000, start=ids[20]) == (ids[21:], 0)
+        assert await walk(10, start=ids[20]) == (ids[-10:], 16)
+    finally:
+        await api.close()
+
+
+# --- Outages ------------------------------------------------------------------------------------------------
+
+
+async def test_a_homeserver_that_goes_away_is_waited_for(town: Town) -> None:
+    async with matrix_side(town.homeserver, town.bot_id, [town.room], token=town.token) as side:
+        await town.ann.text(town.room, "before")
+        await side.until_said("before")
+        await town.homeserver.kill()
+        await side.until(lambda: side.adapter.health().state == "connecting")
+        assert "no connection" in side.adapter.health().detail.lower()
+        await town.homeserver.start()
+        await town.ann.text(town.room, "while it finds out")
+        await side.until_ready()
+        await town.ann.text(town.room, "after")
+        await side.until_said("before", "while it finds out", "after")
+
+
+async def test_a_homeserver_that_is_not_there_yet_is_waited_for(town: Town) -> None:
+    await town.homeserver.stop()
+    starting = matrix_side(town.homeserver, town.bot_id, [town.room], token=town.token, ready=False)
+    async with starting as side:
+        await side.until(lambda: "no connection" in side.adapter.health().detail.lower())
+        await town.homeserver.start()
+        await side.until_ready()
+        assert town.room in side.inbox.channels
+
+
+# --- Who the relay is ---------------------------------------------------------------------------------------
+
+
+async def test_a_refused_token_and_somebody_elses_token_are_fatal(town: Town) -> None:
+    for token, reason in (("wrong", "refuses matrix.access_token"), ("", "belongs to @ann")):
+        given = token or town.ann._token
+        failing = matrix_side(town.homeserver, town.bot_id, [town.room], token=given, ready=False, failing=True)
+        async with failing as side:
+            with pytest.raises(FatalError, match=reason) as refused:
+                await asyncio.wait_for(asyncio.shield(side.task), 10)
+            assert given not in str(refused.value)
+            assert side.adapter.health().state == "failed"
+
+
+async def test_a_token_that_is_taken_back_while_it_runs_is_fatal(town: Town) -> None:
+    async with (
+        matrix_side(town.homeserver, town.bot_id, [town.room], token=town.token, failing=True) as side,
+        Person(town.homeserver.url, town.bot_id, town.token) as bot,
+    ):
+        await bot.call("POST", "client/v3/logout")
+        with pytest.raises(FatalError, match="access_token"):
+            await asyncio.wait_for(asyncio.shield(side.task), 40)
+
+
+async def test_a_password_logs_in_once_and_keeps_the_device(town: Town) -> None:
+    notebook = Notebook()
+
+    async def device(key: str) -> tuple[str, str, MessageRef]:
+        using = matrix_side(town.homeserver, town.bot_id, [town.room], password="rosebud", notebook=notebook)
+        async with using as side:
+            ref = await side.adapter.send(Delivery(room(town.room), key, BOB, words("hi")))
+        kept = json.loads(notebook.session or "{}")
+        return kept["device_id"], kept["access_token"], ref
+
+    first_device, first_token, first_ref = await device("k")
+    assert await device("k") == (first_device, first_token, first_ref)
+
+    async with Person(town.homeserver.url, town.bot_id, first_token) as bot:
+        await bot.call("POST", "client/v3/logout")
+    second_device, second_token, _ = await device("k2")
+    assert (second_device, second_token != first_token) == (first_device, True)
+
+
+async def test_a_kept_token_that_is_taken_back_while_it_runs_is_replaced(town: Town) -> None:
+    notebook = Notebook()
+    using = matrix_side(town.homeserver, town.bot_id, [town.room], password="rosebud", notebook=notebook)
+    async with using as side:
+        async with Person(
+            town.homeserver.url, town.bot_id, json.loads(notebook.session or "{}")["access_token"]
+        ) as bot:
+            await bot.call("POST", "client/v3/logout")
+        await town.ann.text(town.room, "still there?")
+        await side.until_said("still there?")
+
+
+async def test_a_wrong_password_is_fatal_and_not_told(town: Town, caplog: pytest.LogCaptureFixture) -> None:
+    failing = matrix_side(town.homeserver, town.bot_id, [], password="rosebus", ready=False, failing=True)
+    async with failing as side:
+        with pytest.raises(FatalError, match="refuses the password") as refused:
+            await asyncio.wait_for(asyncio.shield(side.task), 10)
+        assert "rosebus" not in f"{refused.value} {caplog.text} {side.adapter.__dict__!r}"
