@@ -360,6 +360,26 @@ async def test_rate_limits_are_told_at_once_and_not_sent_twice(world: World) -> 
     assert world.words() == ["hello", "two"]
 
 
+async def test_keeps_to_the_limits_by_itself() -> None:
+    async with SandboxServer(limits=Limits()) as server:
+        world = World(server)
+        others = [world.state.add_channel(world.guild, f"other {number}") for number in range(3)]
+        async with world.running(world.channel, *others) as adapter:
+
+            async def talk(channel: Channel) -> None:
+                for number in range(11):
+                    ref = ChannelRef(Platform.DISCORD, str(channel.id))
+                    delivery = Delivery(
+                        ref, f"{channel.id}.{number}"[-25:], ALICE, Content(RichText.plain(str(number)))
+                    )
+                    await adapter.send(delivery)
+
+            await asyncio.gather(*(talk(channel) for channel in (world.channel, *others)))
+        for channel in (world.channel, *others):
+            assert [channel.messages[message].content for message in channel.order] == [str(n) for n in range(11)]
+        assert set(server.api.statistics.statuses) == {200}
+
+
 async def test_refusals_by_kind(world: World) -> None:
     async with world.running() as adapter:
         await adapter.send(world.delivery())
@@ -525,6 +545,29 @@ async def test_waits_for_an_api_that_does_not_answer(world: World) -> None:
         assert adapter.health().state == "connecting"
         world.server.api.offline = False
         await until(lambda: adapter.health().state == "ready", 20)
+
+
+async def test_a_token_that_is_refused_once_is_tried_again(world: World) -> None:
+    async with world.running() as adapter:
+        await adapter.send(world.delivery())
+        world.server.faults.add(Fault("status", "GET", "/messages/", status=401))
+        with pytest.raises(Transient):
+            await adapter.quote(MessageRef(world.ref, "1"))
+        await asyncio.sleep(0.3)
+        await adapter.send(world.delivery("still here", key="k2"))
+
+
+async def test_ends_when_the_token_is_taken_away(world: World) -> None:
+    adapter = DiscordAdapter(token=world.app.token, api_url=world.server.api_url, clock=SystemClock())
+    await adapter.watch(frozenset({world.address}))
+    running = asyncio.create_task(adapter.run(world.inbox))
+    await until(lambda: adapter.health().state == "ready")
+    world.app.token = "another"
+    with pytest.raises(Transient):
+        await adapter.send(world.delivery(author=None))
+    with pytest.raises(FatalError, match="Reset Token"):
+        await running
+    await adapter.close()
 
 
 async def test_ends_when_the_token_is_refused(world: World) -> None:

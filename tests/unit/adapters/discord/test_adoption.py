@@ -1,0 +1,43 @@
+"""Telling our own message from others'."""
+
+from typing import Any
+
+import pytest
+
+from relay.adapters.discord.adoption import Expected, Posted
+
+EXPECTED = Expected(username="Alice", content="hello", bot_content="**Alice**: hello")
+OURS = {"id": "5", "content": "hello", "webhook_id": "11", "author": {"id": "11", "username": "Alice"}}
+BOT = {"id": "5", "content": "**Alice**: hello", "author": {"id": "1", "username": "relay"}}
+
+
+@pytest.mark.parametrize(
+    ("message", "met"),
+    [
+        (OURS, True),
+        (OURS | {"webhook_id": "12", "application_id": "1"}, True),
+        (OURS | {"webhook_id": "12"}, False),
+        (OURS | {"content": "hello!"}, False),
+        (OURS | {"author": {"id": "11", "username": "Bob"}}, False),
+        (BOT, True),
+        (BOT | {"content": "hello"}, False),
+        (BOT | {"author": {"id": "7", "username": "relay"}}, False),
+    ],
+)
+def test_only_what_we_posted_is_ours(message: dict[str, Any], met: bool) -> None:
+    assert EXPECTED.is_met_by(message, user="1", application="1", webhooks={"11"}) is met
+
+
+def test_discord_strips_what_surrounds_a_text() -> None:
+    expected = Expected("Alice", "  hello\n", "")
+    assert expected.is_met_by(OURS, user="1", application="1", webhooks={"11"})
+
+
+def test_posted_is_bounded() -> None:
+    posted = Posted()
+    for number in range(3_000):
+        posted.put(f"k{number}", str(number))
+    assert posted.get("k2999") == "2999"
+    assert "2999" in posted
+    assert posted.get("k0") is None
+    assert "0" not in posted

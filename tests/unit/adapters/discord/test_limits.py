@@ -1,0 +1,114 @@
+"""Discord's rate limits on a clock of our own."""
+
+from datetime import UTC, datetime
+
+import pytest
+
+from relay.adapters.discord.limits import INVALID_ANSWERS, Bucket, Limits, NotNow
+
+POST = Bucket("POST /channels/{channel}/messages", "1")
+
+
+class FakeClock:
+    """Time that passes when somebody sleeps."""
+
+    def __init__(self) -> None:
+        self.seconds = 1000.0
+
+    def now(self) -> datetime:
+        return datetime.fromtimestamp(self.seconds, UTC)
+
+    def monotonic(self) -> float:
+        return self.seconds
+
+    async def sleep(self, seconds: float) -> None:
+        self.seconds += seconds
+
+
+def headers(remaining: int, reset_after: float, bucket: str = "b", limit: int = 5) -> dict[str, str]:
+    return {
+        "X-RateLimit-Bucket": bucket,
+        "X-RateLimit-Limit": str(limit),
+        "X-RateLimit-Remaining": str(remaining),
+        "X-RateLimit-Reset-After": str(reset_after),
+    }
+
+
+async def waits(limits: Limits, clock: FakeClock, bucket: Bucket = POST) -> float:
+    before = clock.seconds
+    await limits.enter(bucket)
+    limits.leave(bucket)
+    return clock.seconds - before
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+async def test_an_unknown_bucket_is_free(clock: FakeClock) -> None:
+    limits = Limits(clock)
+    assert [await waits(limits, clock) for _ in range(10)] == [0.0] * 10
+
+
+async def test_an_empty_bucket_is_waited_for_and_full_again_then(clock: FakeClock) -> None:
+    limits = Limits(clock)
+    await limits.enter(POST)
+    limits.learn(POST, 200, headers(0, 2.0))
+    limits.leave(POST)
+    assert await waits(limits, clock) == pytest.approx(2.0)
+    assert [await waits(limits, clock) for _ in range(4)] == [0.0] * 4
+
+
+async def test_requests_in_flight_count(clock: FakeClock) -> None:
+    limits = Limits(clock)
+    await limits.enter(POST)
+    await limits.enter(POST)
+    limits.learn(POST, 200, headers(1, 2.0))
+    limits.leave(POST)
+    assert await waits(limits, clock) == pytest.approx(2.0), "the one that is left belongs to the one in flight"
+
+
+async def test_routes_share_a_bucket_and_channels_do_not(clock: FakeClock) -> None:
+    limits = Limits(clock)
+    patch = Bucket("PATCH …", "1")
+    for bucket in (POST, patch):
+        await limits.enter(bucket)
+        limits.learn(bucket, 200, headers(0, 3.0))
+        limits.leave(bucket)
+        clock.seconds += 3
+    await limits.enter(POST)
+    limits.learn(POST, 200, headers(0, 3.0))
+    limits.leave(POST)
+    assert await waits(limits, clock, Bucket(POST.route, "2")) == 0.0
+    assert await waits(limits, clock, patch) == pytest.approx(3.0)
+
+
+async def test_all_requests_together_are_paced(clock: FakeClock) -> None:
+    limits = Limits(clock, requests_per_second=10)
+    total = sum([await waits(limits, clock, Bucket("r", str(number))) for number in range(40)])
+    assert total == pytest.approx(3.0)
+
+
+async def test_a_long_wait_is_not_sat_out(clock: FakeClock) -> None:
+    limits = Limits(clock)
+    limits.exhausted(POST, 600.0, everywhere=False)
+    with pytest.raises(NotNow) as caught:
+        await limits.enter(POST)
+    assert caught.value.retry_after == pytest.approx(600.0)
+    assert await waits(limits, clock, Bucket("other", "1")) == 0.0
+    limits.exhausted(POST, 5.0, everywhere=True)
+    assert await waits(limits, clock, Bucket("other", "1")) == pytest.approx(5.0)
+
+
+async def test_stops_long_before_a_ban(clock: FakeClock) -> None:
+    limits = Limits(clock, requests_per_second=10**6)
+    for _ in range(INVALID_ANSWERS * 2):
+        limits.learn(POST, 429, {"X-RateLimit-Scope": "shared"})
+    await limits.enter(POST)
+    for _ in range(INVALID_ANSWERS):
+        limits.learn(POST, 403, {})
+    with pytest.raises(NotNow):
+        await limits.enter(POST)
+    clock.seconds += 601
+    await limits.enter(POST)
