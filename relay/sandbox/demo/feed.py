@@ -5,6 +5,7 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
@@ -25,7 +26,19 @@ REASONS = {
 _JOURNAL = 200
 _STATUS_SECONDS = 1.0
 _SETTLED_SECONDS = 0.15
+_PATIENCE_SECONDS = 10.0
 _SIDES: tuple[SideName, ...] = ("discord", "matrix")
+
+
+@dataclass(frozen=True, slots=True)
+class _Act:
+    """Something that somebody did and that will not cross; `at` by the monotonic clock."""
+
+    side: SideName
+    message: str
+    what: str
+    author: str
+    at: float
 
 
 class Feed:
@@ -40,7 +53,7 @@ class Feed:
         self._journal: deque[Json] = deque(maxlen=_JOURNAL)
         self._listeners: set[asyncio.Queue[tuple[str, Any]]] = set()
         self._counters = Counters({}, {})
-        self._acts: dict[tuple[str, str], list[tuple[SideName, str, str, str]]] = {}
+        self._acts: dict[tuple[str, str], deque[_Act]] = {}
         self._stays: dict[tuple[SideName, str], tuple[int, int]] = {}
         self._status: Json = {name: {"state": "connecting", "problem": None} for name in _SIDES}
         self._status |= {"median": None, "crossed": 0, "dropped": {}}
@@ -118,14 +131,17 @@ class Feed:
         self._stays[side, message.id] = (max(reactions, known_reactions), max(replies, known_replies))
 
     def _act(self, side: SideName, feature: str, message: Seen, what: str, count: int) -> None:
-        acts = self._acts.setdefault((DIRECTION[side], feature), [])
-        acts += [(side, message.id, what, message.author.name)] * count
+        act = _Act(side, message.id, what, message.author.name, time.monotonic())
+        self._acts.setdefault((DIRECTION[side], feature), deque()).extend([act] * count)
 
     # --- The daemon ---------------------------------------------------------------------------------------
 
     async def _watch_daemon(self) -> None:
         while True:
             await self._ask_daemon()
+            for acts in self._acts.values():
+                while acts and time.monotonic() - acts[0].at > _PATIENCE_SECONDS:
+                    acts.popleft()
             # Right after something happened it counts soon; otherwise there is nothing to hurry for.
             await asyncio.sleep(_SETTLED_SECONDS if any(self._acts.values()) else _STATUS_SECONDS)
 
@@ -152,9 +168,9 @@ class Feed:
         if not acts:
             self._write(Entry(way, feature, "", "dropped", why=why))
             return
-        side, message, what, author = acts.pop(0)
-        self._crossings.dropped(side, message, what)
-        self._write(Entry(way, feature, f"{what} · {author}", "dropped", why=why, source=message))
+        act = acts.popleft()
+        self._crossings.dropped(act.side, act.message, act.what)
+        self._write(Entry(way, feature, f"{act.what} · {act.author}", "dropped", why=why, source=act.message))
         self._bell.ring()
 
     def _say_status(self, **values: Any) -> None:

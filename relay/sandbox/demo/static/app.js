@@ -34,13 +34,20 @@ function mark(name) {
     $(`tab-${each}`).setAttribute("aria-selected", String(each === name));
     $(`tab-${each}`).tabIndex = each === name ? 0 : -1;
   }
-  $(`tab-${name}`).querySelector("i").textContent = "";
+  settle(name);
+}
+
+function settle(name) {
+  const count = $(`tab-${name}`).querySelector("i");
+  count.textContent = count.dataset.count = "";
 }
 
 function badge(name) {
   if (name === shown) return;
   const count = $(`tab-${name}`).querySelector("i");
-  count.textContent = String(Number(count.textContent || 0) + 1);
+  const sum = Number(count.dataset.count || 0) + 1;
+  count.dataset.count = sum;
+  count.textContent = sum > 99 ? "99+" : String(sum);
 }
 
 for (const [index, name] of order.entries()) {
@@ -53,12 +60,16 @@ for (const [index, name] of order.entries()) {
     $(`tab-${next}`).focus();
   });
 }
-new IntersectionObserver((entries) => {
-  for (const entry of entries) if (entry.isIntersecting) mark(entry.target.id);
-}, { root: $("columns"), threshold: 0.6 }).observe($("discord"));
-for (const name of order.slice(1)) {
-  new IntersectionObserver(([entry]) => { if (entry.isIntersecting) mark(name); }, { root: $("columns"), threshold: 0.6 }).observe($(name));
+let pending = 0;
+function nearest() {
+  cancelAnimationFrame(pending);
+  pending = requestAnimationFrame(() => {
+    const columns = $("columns");
+    if (columns.scrollWidth > columns.clientWidth) mark(order[Math.round(columns.scrollLeft / columns.clientWidth)]);
+  });
 }
+$("columns").addEventListener("scroll", nearest, { passive: true });
+addEventListener("resize", nearest);
 
 // --- The strip --------------------------------------------------------------------------------------------------
 
@@ -70,7 +81,8 @@ function status(now) {
   $("median").textContent = now.median === null ? "–" : took(now.median);
   $("crossed").textContent = now.crossed;
   const drops = Object.entries(now.dropped);
-  $("dropped").textContent = drops.length ? drops.map(([feature, count]) => `${count} ${feature}${count > 1 ? "s" : ""}`).join(", ") : "0";
+  $("dropped").textContent = drops.reduce((sum, [, count]) => sum + count, 0);
+  $("features").textContent = drops.length ? `(${drops.map(([feature, count]) => `${feature} ${count}`).join(", ")})` : "";
 }
 
 $("theme").addEventListener("click", () => {
@@ -109,7 +121,11 @@ function script(state) {
   $("script").hidden = state.lines.length === 0;
   $("quiet").hidden = $("quiet").hidden || state.lines.length > 0;
   const signs = { ok: "✓", failed: "✕", playing: "…", waiting: "·" };
-  $("script").replaceChildren(...state.lines.map((line) => h("li", { data: { state: line.state } },
+  const well = state.lines.filter((line) => line.state === "ok").length;
+  $("score").textContent = state.playing ? `Line ${well + 1} of ${state.lines.length}` : `Script: ${well} of ${state.lines.length} lines check out`;
+  $("score").className = state.playing ? "" : well === state.lines.length ? "good" : "bad";
+  if (state.playing !== $("script").open) $("script").open = state.playing || well < state.lines.length;
+  $("script").querySelector("ol").replaceChildren(...state.lines.map((line) => h("li", { data: { state: line.state } },
     h("span", { className: "arrow", "aria-label": line.state }, signs[line.state]),
     h("span", { className: "what" }, `${line.title} ${ARROWS[line.way]}`, line.seen ? h("small", {}, line.seen) : null),
     line.ms === null ? null : h("data", { value: String(line.ms) }, took(line.ms)))));
@@ -128,7 +144,7 @@ const handlers = {
     }
     $("journal").replaceChildren();
     hello.journal.forEach(journal);
-    for (const name of order) $(`tab-${name}`).querySelector("i").textContent = "";
+    order.forEach(settle);
     status(hello.status);
     script(hello.script);
     document.body.dataset.ready = "true";

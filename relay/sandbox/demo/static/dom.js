@@ -14,6 +14,16 @@ export function h(tag, properties = {}, ...children) {
   return element;
 }
 
+/** A drawing of `icons.svg`. */
+export function icon(name) {
+  const [drawing, use] = ["svg", "use"].map((tag) => document.createElementNS("http://www.w3.org/2000/svg", tag));
+  drawing.setAttribute("class", "sign");
+  drawing.setAttribute("aria-hidden", "true");
+  use.setAttribute("href", `icons.svg#${name}`);
+  drawing.append(use);
+  return drawing;
+}
+
 /** A link that leaves the page only when somebody follows it; anything but http(s), mailto and matrix stays text. */
 export function link(url, ...children) {
   let parsed;
@@ -47,9 +57,9 @@ export function spoiler(reason, ...children) {
 
 /** The colour of a name: the same on both sides. */
 export function hue(name) {
-  let sum = 7;
-  for (const character of name) sum = (sum * 31 + character.codePointAt(0)) % 3600;
-  return sum / 10;
+  let sum = 13;
+  for (const character of name) sum = (sum * 61 + character.codePointAt(0)) % 65_521;
+  return (sum * 137.508) % 360; // the golden angle: names that are alike get colours that are not
 }
 
 /** POST as JSON; rejects with the server's sentence. */

@@ -1,5 +1,5 @@
 // One message: made once, and afterwards only what changed in it is made anew, so that nothing jumps or closes.
-import { h, hue, size, took } from "./dom.js";
+import { h, hue, icon, size, took } from "./dom.js";
 import { matrixHtml } from "./html.js";
 import { markdown } from "./markdown.js";
 
@@ -9,8 +9,7 @@ export const SIDES = {
 };
 const EMOJI = ["👍", "❤️", "🎉", "😂", "🌊"];
 const ACTIONS = [
-  ["reply", "↩", "Reply"], ["react", "☺", "React"], ["thread", "⌗", "Open a thread"],
-  ["edit", "✎", "Edit"], ["delete", "✕", "Delete"],
+  ["reply", "Reply"], ["react", "React"], ["thread", "Open a thread"], ["edit", "Edit"], ["delete", "Delete"],
 ];
 
 /** `act(name, view, detail)` carries out what somebody chose; `names` resolves Discord's mentions. */
@@ -22,14 +21,14 @@ export function createMessage(side, { act, names, show }) {
     const key = JSON.stringify(value ?? null);
     if (slots[name].last === key) return;
     slots[name].last = key;
-    slots[name].element.replaceChildren(...render(value));
+    slots[name].element.replaceChildren(...render(value).filter((node) => node !== null && node !== undefined));
   };
   const thread = threadSection(side, { act: (text) => act("thread", view, text), names });
   const picker = h("div", { className: "picker", role: "group", "aria-label": "Reactions", hidden: true }, EMOJI.map((emoji) =>
     button("", emoji, `React with ${emoji}`, () => { picker.hidden = true; act("react", view, emoji); })));
   const choose = { react: () => { picker.hidden = !picker.hidden; if (!picker.hidden) picker.firstChild.focus(); }, thread: thread.open };
   const toolbar = h("div", { className: "actions", role: "toolbar", "aria-label": "Message actions" },
-    ACTIONS.map(([name, sign, label]) => button(name, sign, label, () => (choose[name] ?? (() => act(name, view)))())), picker);
+    ACTIONS.map(([name, label]) => button(name, icon(name), label, () => (choose[name] ?? (() => act(name, view)))())), picker);
   const element = h("li", { className: "message", tabIndex: -1 },
     slot("avatar", "span", "avatar"),
     h("article", {}, slot("quote", "div", "quote"), slot("head", "header"), slot("text", "div", "text"), slot("files", "ul", "files"),
@@ -48,7 +47,7 @@ export function createMessage(side, { act, names, show }) {
     fill("quote", view.reply, (reply) => reply ? [quotation(side, reply, show)] : []);
     fill("head", [view.author, view.at, view.edited], () => head(side, view));
     fill("text", [view.body, view.html], () => text(side, view, names));
-    fill("files", view.files, (files) => files.map((file) => h("li", {}, "📎 ", file.name, h("span", { className: "faint" }, ` ${size(file.size)}`))));
+    fill("files", view.files, (files) => files.map((file) => h("li", {}, icon("file"), file.name, h("span", { className: "faint" }, ` ${size(file.size)}`))));
     fill("reactions", view.reactions, (list) => list.map(({ key, count }) => h("span", { className: "reaction" }, key, " ", String(count))));
     fill("cross", view.cross, (cross) => crossing(side, cross));
     thread.update(view.thread);
@@ -112,8 +111,8 @@ function threadSection(side, { act, names }) {
     event.preventDefault();
     if (input.value.trim()) act(input.value);
     input.value = "";
-  } } }, input, h("button", { type: "submit", "aria-label": "Send in the thread" }, "➤"));
-  const element = h("section", { className: "thread", hidden: true, "aria-label": "Thread" }, h("p", { className: "faint" }, "⌗ Thread"), list, form);
+  } } }, input, h("button", { type: "submit", "aria-label": "Send in the thread" }, icon("send")));
+  const element = h("section", { className: "thread", hidden: true, "aria-label": "Thread" }, h("p", { className: "faint" }, icon("thread"), "Thread"), list, form);
   let last = "";
   return {
     element,

@@ -69,6 +69,11 @@ export function createPanel(side, { people, place, alert, show, badge }) {
     }
   });
   context.querySelector("button").addEventListener("click", () => aim(null));
+  list.addEventListener("click", (event) => {
+    const jump = /^https:\/\/discord\.com\/channels\/\d+\/\d+\/(\d+)$/.exec(event.target.closest("a")?.href ?? "");
+    if (jump) { event.preventDefault(); show("discord", jump[1]); }
+    else if (!event.target.closest("a, button, input, .spoiler")) event.target.closest(".message")?.focus(); // a finger has no hover
+  });
   travel(list);
   link(list, side);
 
