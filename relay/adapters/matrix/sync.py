@@ -7,6 +7,7 @@ events it stands for, so that whatever ends the process, the next one asks again
 import asyncio
 import json
 import random
+import secrets
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -98,7 +99,10 @@ class SyncLoop:
         since, full = question.since, question.full
         at_once = full or not self._condition.caught_up.is_set()
         query: dict[str, str | list[str]] = {"filter": _filter(question.rooms), "set_presence": "offline"}
-        query["timeout"] = "0" if at_once else str(int(_LONG_POLL * 1000))
+        # Synapse answers a request like an earlier one from memory for two minutes; a first sync must not be as old
+        # as that. Such a request is answered at once, whatever time-out it carries.
+        milliseconds = secrets.randbelow(60_000) + 1 if full else 0 if at_once else int(_LONG_POLL * 1000)
+        query["timeout"] = str(milliseconds)
         query |= {"since": since} if since else {}
         query |= {"full_state": "true"} if full and since else {}
         timeout = _FULL_STATE_TIMEOUT if full else _LONG_POLL + _GRACE
