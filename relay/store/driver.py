@@ -108,18 +108,22 @@ class PipelineConnection(aiosqlite.Connection):
             raise sqlite3.OperationalError("connection closed")
         done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._tx.put_nowait((done, work))
-        try:
-            return await asyncio.shield(done)
-        except asyncio.CancelledError:
-            # The thread is at it. Whoever comes next must find the connection in a known state.
-            while not done.done():
-                try:
-                    await asyncio.wait((done,))
-                except asyncio.CancelledError:
-                    continue
-            if not done.cancelled():
-                done.exception()  # seen: the cancellation goes first
-            raise
+        return await settled(done)  # the thread is at it: who comes next must find the connection in a known state
+
+
+async def settled(future: asyncio.Future[T]) -> T:
+    """The outcome of `future`; a cancellation is passed on only once there is one."""
+    try:
+        return await asyncio.shield(future)
+    except asyncio.CancelledError:
+        while not future.done():
+            try:
+                await asyncio.wait((future,))
+            except asyncio.CancelledError:
+                continue
+        if not future.cancelled():
+            future.exception()  # seen: the cancellation goes first
+        raise
 
 
 class PipelineCursor:

@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from relay.errors import StoreError, StoreUnavailable
 from relay.store.cursors import SqlCursors
-from relay.store.driver import PipelineConnection, Step
+from relay.store.driver import PipelineConnection, Step, settled
 from relay.store.engine import BUSY_TIMEOUT, begin_immediate, database_path, driver_of, reader_engine, writer_engine
 from relay.store.failures import translated
 from relay.store.holder import SqlLeases
@@ -88,7 +88,7 @@ class SqlStore:
                 with translated(self.path):
                     await opened.connection.commit()
             except BaseException as error:
-                await self._abandon(opened.connection, error)
+                await settled(asyncio.create_task(self._abandon(opened.connection, error), name="rollback"))
                 raise
 
     @asynccontextmanager
@@ -144,14 +144,14 @@ class SqlStore:
             return _Opened(connection, await driver_of(connection))
 
     async def _abandon(self, connection: AsyncConnection, error: BaseException) -> None:
-        """Roll back. After a failure of the disk the next transaction gets a new connection."""
+        """Roll back. After a failure of the disk, or a cancellation in mid-statement, the connection is given up."""
         try:
             await connection.rollback()
         except (SQLAlchemyError, StoreError) as failure:
             _log.warning("store_rollback_failed", reason=str(failure))
             await self._drop_writer()
             return
-        if isinstance(error, StoreUnavailable | asyncio.CancelledError):
+        if isinstance(error, StoreUnavailable) or connection.invalidated:
             await self._drop_writer()
 
     async def _drop_writer(self) -> None:
