@@ -6,6 +6,7 @@ import socket
 import struct
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from math import ceil
 from typing import Any
 
 import structlog
@@ -80,7 +81,7 @@ class Api:
     ) -> web.StreamResponse:
         now = self.state.clock()
         if self.offline:
-            return await _cut(request)
+            return await cut(request)
         if self.invalid.banned(now):
             return _banned(self.invalid.banned_until - now)
         fault = self.faults.strike(method, request.path.removeprefix(PREFIX))
@@ -168,14 +169,14 @@ class Api:
             return self._json(fault.status, {"message": message, "code": fault.code}, {})
         if fault.kind == "hang":
             await asyncio.sleep(fault.seconds)
-        return await _cut(request)
+        return await cut(request)
 
     # --- Answers ------------------------------------------------------------------------------------------
 
     def _too_fast(self, refusal: Refusal, headers: dict[str, str], code: int = 0) -> web.Response:
         body: Json = {
             "message": "You are being rate limited.",
-            "retry_after": round(refusal.retry_after, 3),
+            "retry_after": ceil(refusal.retry_after * 1000) / 1000,
             "global": refusal.scope == "global",
         }
         if code:
@@ -212,7 +213,7 @@ async def _drain(request: web.Request) -> None:
         pass
 
 
-async def _cut(request: web.Request) -> web.StreamResponse:
+async def cut(request: web.Request) -> web.StreamResponse:
     """Reset the TCP connection, as a proxy or a network does when it fails."""
     transport = request.transport
     if transport is not None:

@@ -6,18 +6,19 @@ from typing import Any
 
 from aiohttp import web
 
-from relay.sandbox.api import Api, reset
+from relay.sandbox.api import Api, cut, reset
 from relay.sandbox.errors import form_error
 from relay.sandbox.faults import Faults
 from relay.sandbox.files import CHUNK
 from relay.sandbox.forms import Form, parse_snowflake
-from relay.sandbox.media import describe
+from relay.sandbox.media import describe, flat_png
 from relay.sandbox.models import Attachment, StoredFile
 from relay.sandbox.requests import Call
 from relay.sandbox.signing import MEDIA_PREFIX
 from relay.sandbox.state import State
 
 _STICKER_SUFFIX = {1: "png", 2: "png", 3: "json", 4: "gif"}
+_DEFAULT_COLOURS = (0x5865F2, 0x757E8A, 0x3BA55C, 0xFAA61A, 0xED4245, 0xEB459F)
 _GONE = "This content is no longer available."
 
 
@@ -35,7 +36,9 @@ class Cdn:
             router.add_get(prefix + "/attachments/{channel_id}/{attachment_id}/{filename}", self.attachment)
         router.add_get("/avatars/{user_id}/{file}", self.avatar)
         router.add_get("/emojis/{file}", self.emoji)
-        router.add_get("/stickers/{file}", self.sticker)
+        router.add_get("/embed/avatars/{file}", self.default_avatar)
+        for prefix in ("", MEDIA_PREFIX):
+            router.add_get(prefix + "/stickers/{file}", self.sticker)
         self.api.add(router, "POST", "/attachments/refresh-urls", self.refresh)
 
     async def attachment(self, request: web.Request) -> web.StreamResponse:
@@ -55,6 +58,15 @@ class Cdn:
         if isinstance(source, str):
             raise web.HTTPFound(source)
         return await self._send(request, source, None)
+
+    async def default_avatar(self, request: web.Request) -> web.StreamResponse:
+        """The picture of somebody without one: 0.png to 5.png."""
+        number = parse_snowflake(PurePosixPath(request.match_info["file"]).stem)
+        if self.api.offline:
+            return await cut(request)
+        if number is None or number >= len(_DEFAULT_COLOURS):
+            return web.Response(status=404)
+        return web.Response(body=flat_png(_DEFAULT_COLOURS[number]), content_type="image/png")
 
     async def emoji(self, request: web.Request) -> web.StreamResponse:
         """An emoji; as a GIF only if it is animated."""
@@ -90,6 +102,8 @@ class Cdn:
         return self.state.attachments.get(parse_snowflake(request.match_info["attachment_id"]) or 0)
 
     async def _send(self, request: web.Request, file: StoredFile, kind: str | None) -> web.StreamResponse:
+        if self.api.offline:
+            return await cut(request)
         fault = self.faults.strike(request.method, request.path)
         if fault is not None:
             match fault.kind:

@@ -14,6 +14,7 @@ from relay.sandbox.errors import Json
 from relay.sandbox.faults import GatewayFault
 from relay.sandbox.handshake import FATAL, REASONS, Closed, check_identify, members_chunk
 from relay.sandbox.sessions import Session
+from relay.sandbox.state import new_token
 
 if TYPE_CHECKING:
     from relay.sandbox.gateway import Gateway
@@ -227,8 +228,11 @@ class Connection:
         if self.session is not None:
             raise Closed(4005)
         app, intents = check_identify(self.sessions.state, data)
-        if not self.sessions.may_identify(app):
-            self.gateway.note("identify too soon")
+        if not self.sessions.may_identify(app) or self.sessions.used_up(app):
+            self.gateway.note("identify refused")
+            if self.sessions.used_up(app):
+                app.token = new_token(app.id)
+                raise Closed(4004)
             self.send({"op": 9, "d": False, "s": None, "t": None})
             return
         self.session = self.sessions.start(app, intents)

@@ -2,6 +2,7 @@
 
 import mimetypes
 import struct
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,3 +82,15 @@ def _webp(head: bytes) -> Description | None:
         height = int.from_bytes(head[27:30], "little") + 1
         return Description("image/webp", width, height)
     return Description("image/webp")
+
+
+def flat_png(colour: int, side: int = 128) -> bytes:
+    """A square of one colour, 0xRRGGBB."""
+    row = b"\x00" + colour.to_bytes(3, "big") * side
+    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(row * side)), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(kind, data) for kind, data in chunks)
+
+
+def _chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))

@@ -7,6 +7,7 @@ is documented is that clients must read them from the headers.
 import hashlib
 from collections import deque
 from dataclasses import dataclass, field
+from math import ceil
 from typing import Literal, TypeVar
 
 K = TypeVar("K")
@@ -144,8 +145,9 @@ def _headers(rule: Rule, limit: int, remaining: int, resets_at: float, now: floa
         "X-RateLimit-Bucket": hashlib.md5(rule.name.encode(), usedforsecurity=False).hexdigest(),
         "X-RateLimit-Limit": str(limit),
         "X-RateLimit-Remaining": str(remaining),
-        "X-RateLimit-Reset": f"{resets_at:.3f}",
-        "X-RateLimit-Reset-After": f"{max(0.001, resets_at - now):.3f}",
+        # Rounded up: who waits exactly that long is not refused again.
+        "X-RateLimit-Reset": f"{ceil(resets_at * 1000) / 1000:.3f}",
+        "X-RateLimit-Reset-After": f"{ceil((resets_at - now) * 1000) / 1000:.3f}",
     }
 
 

@@ -136,7 +136,11 @@ class Sessions:
         times = self._starts(app.user.id)
         early = bool(times) and self.limits.on and now - times[-1] < self.limits.identify_every
         times.append(now)
-        return not early and self.start_limit(app.user.id)["remaining"] >= 0
+        return not early
+
+    def used_up(self, app: Application) -> bool:
+        """Whether there were more IDENTIFYs today than are allowed; Discord then resets the bot's token."""
+        return self.limits.on and len(self._starts(app.user.id)) > self.limits.identifies_per_day
 
     def start_limit(self, user_id: int) -> Json:
         """How many IDENTIFYs are left today."""

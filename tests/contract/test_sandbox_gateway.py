@@ -247,6 +247,19 @@ async def test_identifying_too_soon_is_an_invalid_session_and_costs_a_start(plac
     assert place.sandbox.sessions.start_limit(int(place.bot))["remaining"] == 998
 
 
+async def test_using_all_starts_of_a_day_up_costs_the_token(place: Place) -> None:
+    place.control.set_limits(identifies_per_day=1)
+    async with place.socket() as first, place.socket() as second:
+        await first.ready()
+        await second.get()
+        await second.identify()
+        assert await second.close_code() == 4004
+    async with place.socket() as third:
+        await third.get()
+        await third.identify()
+        assert await third.close_code() == 4004
+
+
 async def test_events_come_only_with_their_intents(place: Place) -> None:
     async with place.socket() as deaf, place.socket() as keen:
         await deaf.ready(int(Intent.GUILD_MESSAGE_TYPING))

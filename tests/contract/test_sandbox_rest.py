@@ -350,6 +350,35 @@ async def test_signed_urls(place: Place) -> None:
     assert await status_of(renewed["refreshed"]) == 404
 
 
+async def test_avatars_emoji_and_stickers(place: Place) -> None:
+    png = {"filename": "x.png", "data": base64.b64encode(b"\x89PNG\r\n\x1a\n" + bytes(16)).decode()}
+    person = place.control.create_person("eve", avatar=png)
+    emoji = place.control.create_emoji(place.guild, "wave", png)
+    sticker = place.control.create_sticker(place.guild, "wave", 3, {"filename": "x.json", "data": "e30="})
+    hook = await place.hook()
+    said = {"content": "x", "avatar_url": "https://example.org/e.png"}
+    author = (await place.call("POST", hook + "?wait=1", json=said))[1]["author"]
+    found = {}
+    for path in (
+        f"/avatars/{person['id']}/{person['avatar']}.png",
+        f"/avatars/{author['id']}/{author['avatar']}.png",
+        "/avatars/1/nothing.png",
+        "/embed/avatars/5.png",
+        "/embed/avatars/6.png",
+        f"/emojis/{emoji['id']}.png",
+        f"/emojis/{emoji['id']}.gif",
+        f"/stickers/{sticker['id']}.json",
+        f"/stickers/{sticker['id']}.png",
+    ):
+        async with place.call.session.get(place.sandbox.origin + path, allow_redirects=False) as response:
+            found[path.rpartition("/")[2]] = response.status, response.content_type
+    assert list(found.values()) == [
+        (200, "image/png"), (302, "text/plain"), (404, "application/octet-stream"),
+        (200, "image/png"), (404, "application/octet-stream"), (200, "image/png"), (415, "application/octet-stream"),
+        (200, "application/json"), (404, "application/octet-stream"),
+    ]  # fmt: skip
+
+
 async def test_a_download_that_breaks_off(place: Place) -> None:
     message = place.control.say(place.channel, place.ada, attachments=[{"filename": "a.bin", "zeros": 500_000}])
     place.control.add_fault("reset", method="GET", path="^/attachments/")
