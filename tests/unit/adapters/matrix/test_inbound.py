@@ -1,0 +1,238 @@
+"""Events as homeservers send them, and the domain events that they are."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from relay.adapters.matrix.inbound import convert, features, is_message
+from relay.adapters.matrix.state import RoomState
+from relay.domain.content import Attachment, Author, Content
+from relay.domain.events import Event, FeatureUsed, MessageCreated, MessageDeleted, MessageEdited
+from relay.domain.ids import ChannelRef, MediaRef, MessageRef, Platform, ThreadRef, UserRef
+from relay.domain.richtext import RichText, plain_text
+
+ROOM = ChannelRef(Platform.MATRIX, "!room")
+ANN, ME = "@ann:example.org", "@relay:example.org"
+MXC = "mxc://example.org/abc"
+
+
+def event(content: dict[str, Any], kind: str = "m.room.message", **changes: Any) -> dict[str, Any]:
+    known = {"type": kind, "event_id": "$1", "sender": ANN, "origin_server_ts": 1_700_000_000_000, "content": content}
+    return known | changes
+
+
+def read(content: dict[str, Any], kind: str = "m.room.message", **changes: Any) -> Event | None:
+    state = RoomState("!room")
+    member = {"membership": "join", "displayname": "Ann", "avatar_url": MXC}
+    state.apply({"type": "m.room.member", "state_key": ANN, "content": member})
+    return convert(event(content, kind, **changes), state, ME)
+
+
+def text(body: str, **extra: Any) -> dict[str, Any]:
+    return {"msgtype": "m.text", "body": body} | extra
+
+
+def said(content: dict[str, Any], kind: str = "m.room.message") -> MessageCreated:
+    found = read(content, kind)
+    assert isinstance(found, MessageCreated)
+    return found
+
+
+def relates(**relation: Any) -> dict[str, Any]:
+    return {"m.relates_to": relation}
+
+
+def test_a_message_with_its_author_and_time() -> None:
+    assert read(text("hello\nworld")) == MessageCreated(
+        MessageRef(ROOM, "$1"),
+        Author(UserRef(Platform.MATRIX, ANN), "Ann", MediaRef(Platform.MATRIX, MXC)),
+        Content(RichText.plain("hello\nworld")),
+        datetime(2023, 11, 14, 22, 13, 20, tzinfo=UTC),
+    )
+
+
+def test_our_own_messages_are_marked_and_strangers_have_their_id_as_name() -> None:
+    own = read(text("x"), sender=ME)
+    assert isinstance(own, MessageCreated)
+    assert (own.author.is_self, own.author.name) == (True, ME)
+
+
+def test_a_reply_without_the_quotation_that_old_clients_put_in_front() -> None:
+    reply = {"m.in_reply_to": {"event_id": "$0"}}
+    body = "> <@bob:example.org> one\n> two\n\nthree"
+    formatted = "<mx-reply><blockquote>one</blockquote></mx-reply><b>three</b>"
+    extra = {"format": "org.matrix.custom.html", "formatted_body": formatted}
+    for content in (text(body, **relates(**reply)), text(body, **relates(**reply), **extra)):
+        found = said(content)
+        assert (found.reply_to, plain_text(found.content.text)) == (MessageRef(ROOM, "$0"), "three")
+    # Somebody who quotes by hand is not a client.
+    assert "one" in plain_text(said(text("> one\n\ntwo", **relates(**reply))).content.text)
+
+
+def test_a_message_in_a_thread_is_no_reply_unless_it_says_so() -> None:
+    falling = {"rel_type": "m.thread", "event_id": "$root", "m.in_reply_to": {"event_id": "$0"}}
+    found = said(text("x", **relates(**falling, is_falling_back=True)))
+    assert (found.thread, found.reply_to) == (ThreadRef(ROOM, "$root"), None)
+    assert said(text("x", **relates(**falling))).reply_to == MessageRef(ROOM, "$0")
+
+
+def test_an_edit_says_what_the_message_says_now() -> None:
+    found = read(text("* new", **relates(rel_type="m.replace", event_id="$0"), **{"m.new_content": text("new")}))
+    assert isinstance(found, MessageEdited)
+    assert (found.ref, plain_text(found.content.text)) == (MessageRef(ROOM, "$0"), "new")
+    assert not is_message(event(text("x", **relates(rel_type="m.replace", event_id="$0"))))
+
+
+@pytest.mark.parametrize(("content", "top"), [({"redacts": "$0"}, {}), ({}, {"redacts": "$0"})])
+def test_a_redaction_in_old_and_in_new_rooms(content: dict[str, Any], top: dict[str, Any]) -> None:
+    assert read(content, "m.room.redaction", **top) == MessageDeleted(MessageRef(ROOM, "$0"))
+
+
+def test_a_message_that_is_redacted_already_says_nothing() -> None:
+    assert read({}) is None
+    assert read(text("x"), unsigned={"redacted_because": {}}) is None
+    assert not is_message(event({}))
+
+
+@pytest.mark.parametrize(
+    ("kind", "content", "feature"),
+    [
+        ("m.reaction", relates(rel_type="m.annotation", event_id="$0", key="👍"), "reaction"),
+        ("m.call.invite", {"call_id": "1"}, "call"),
+        ("m.room.encrypted", {"ciphertext": "x"}, "encryption"),
+        ("org.matrix.msc3381.poll.response", {"answers": []}, "vote"),
+        ("m.room.message", {"msgtype": "m.key.verification.request", "body": "x"}, "verification"),
+        ("com.example.game", {"move": "e4"}, "unknown"),
+    ],
+)
+def test_what_does_not_cross_has_a_name(kind: str, content: dict[str, Any], feature: str) -> None:
+    assert read(content, kind) == FeatureUsed(ROOM, feature)
+
+
+def test_state_says_nothing() -> None:
+    assert read({"name": "x"}, "m.room.name", state_key="") is None
+
+
+def test_an_image_with_a_caption() -> None:
+    info = {"mimetype": "image/png", "size": 9, "w": 2, "h": 3, "thumbnail_url": MXC + "t", "is_animated": True}
+    content = {"msgtype": "m.image", "body": "look", "filename": "a.png", "url": MXC, "info": info}
+    found = said(content | {"page.codeberg.everypizza.msc4193.spoiler": True}).content
+    assert plain_text(found.text) == "look"
+    assert found.attachments == (
+        Attachment(
+            MXC,
+            "a.png",
+            "image",
+            MediaRef(Platform.MATRIX, MXC),
+            "image/png",
+            9,
+            2,
+            3,
+            spoiler=True,
+            animated=True,
+            thumbnail=MediaRef(Platform.MATRIX, MXC + "t"),
+        ),
+    )
+
+
+def test_a_file_without_a_caption() -> None:
+    for content in ({"body": "a.bin"}, {"body": "a.bin", "filename": "a.bin"}):
+        found = said({"msgtype": "m.file", "url": MXC} | content).content
+        assert (found.text, [file.name for file in found.attachments]) == (RichText(), ["a.bin"])
+
+
+def test_a_voice_message() -> None:
+    audio = {"org.matrix.msc1767.audio": {"duration": 1500, "waveform": [0, 512, 1024, 9999]}}
+    content = {"msgtype": "m.audio", "body": "Voice message", "url": MXC, "org.matrix.msc3245.voice": {}} | audio
+    [file] = said(content).content.attachments
+    assert (file.kind, file.duration, file.waveform) == ("voice", 1.5, (0, 127, 255, 255))
+
+
+def test_a_sticker() -> None:
+    [file] = said({"body": "a cat", "url": MXC, "info": {"mimetype": "image/png"}}, "m.sticker").content.attachments
+    assert (file.kind, file.name, file.alt) == ("sticker", "a cat", "a cat")
+
+
+@pytest.mark.parametrize(
+    ("content", "kind", "words"),
+    [
+        (
+            {"msgtype": "m.location", "body": "the pub", "geo_uri": "geo:51.5,-0.1;u=3"},
+            "m.room.message",
+            "📍 the pub\nhttps://www.openstreetmap.org/?mlat=51.500000&mlon=-0.100000#map=16/51.500000/-0.100000",
+        ),
+        ({"msgtype": "m.location", "body": "somewhere", "geo_uri": "geo:x"}, "m.room.message", "📍 somewhere"),
+        ({"msgtype": "com.example.dice", "body": "4"}, "m.room.message", "4\n(a message of the type com.example.dice)"),
+        ({"body": "old"}, "m.room.message", "old\n(a message of the type unknown)"),
+        (
+            {"msgtype": "m.image", "body": "a.png", "file": {"url": MXC}},
+            "m.room.message",
+            "📎 a.png (image that cannot be read)",
+        ),
+        (
+            {
+                "org.matrix.msc3381.poll.start": {
+                    "question": {"org.matrix.msc1767.text": "Tea?"},
+                    "answers": [{"id": "1", "org.matrix.msc1767.text": "Yes"}, {"id": "2", "body": "No"}],
+                }
+            },
+            "org.matrix.msc3381.poll.start",
+            "📊 Tea?\nYes\nNo",
+        ),
+        (
+            {"m.poll": {"question": {"m.text": [{"body": "Tea?"}]}, "answers": [{"m.text": [{"body": "Yes"}]}]}},
+            "m.poll.start",
+            "📊 Tea?\nYes",
+        ),
+        ({"m.text": [{"body": "Yes won"}]}, "m.poll.end", "Yes won"),
+    ],
+)
+def test_what_has_no_counterpart_is_readable(content: dict[str, Any], kind: str, words: str) -> None:
+    assert plain_text(said(content, kind).content.text) == words
+
+
+def test_typing_and_receipts_count_once_for_each_person() -> None:
+    def typing(*users: str) -> dict[str, Any]:
+        return {"events": [{"type": "m.typing", "content": {"user_ids": list(users)}}]}
+
+    found, now = features(typing(ANN, ME), ROOM, ME, frozenset())
+    assert (found, now) == ([FeatureUsed(ROOM, "typing")], {ANN, ME})
+    assert features(typing(ANN), ROOM, ME, frozenset(now)) == ([], {ANN})
+    receipts = {"$1": {"m.read": {ANN: {"ts": 1}, ME: {"ts": 1}}}}
+    found, _ = features({"events": [{"type": "m.receipt", "content": receipts}]}, ROOM, ME, frozenset())
+    assert found == [FeatureUsed(ROOM, "receipt")]
+
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=12,
+)
+_KEYS = st.one_of(
+    st.sampled_from(["msgtype", "body", "formatted_body", "format", "url", "info", "filename", "geo_uri"]),
+    st.sampled_from(["m.relates_to", "m.new_content", "redacts", "org.matrix.msc1767.audio", "waveform", "duration"]),
+    st.sampled_from(["m.poll", "org.matrix.msc3381.poll.start", "question", "answers", "m.text"]),
+)
+_RELATIONS = st.fixed_dictionaries(
+    {"rel_type": st.sampled_from(["m.replace", "m.thread", "m.reference", "x"])},
+    optional={"event_id": _JSON, "m.in_reply_to": _JSON, "is_falling_back": _JSON},
+)
+_MSGTYPES = st.sampled_from(["m.text", "m.image", "m.audio", "m.location", "m.emote", "x"])
+_CONTENTS = st.dictionaries(_KEYS, _JSON | _RELATIONS | _MSGTYPES, max_size=8)
+_TYPES = st.sampled_from(
+    ["m.room.message", "m.sticker", "m.poll.start", "m.poll.end", "m.room.redaction", "m.reaction", "x"]
+)
+
+
+@given(content=_CONTENTS | _JSON, kind=_TYPES, extra=st.dictionaries(st.sampled_from(["unsigned", "sender"]), _JSON))
+def test_anything_at_all_can_be_read(content: Any, kind: str, extra: dict[str, Any]) -> None:
+    found = read(content, kind, **extra)
+    assert found is None or isinstance(found, Event)
+
+
+@given(timestamp=_JSON)
+def test_any_number_can_stand_for_the_time(timestamp: Any) -> None:
+    assert isinstance(read(text("x"), origin_server_ts=timestamp), MessageCreated)

@@ -1,0 +1,32 @@
+"""Each answer of a homeserver against us is one of our errors."""
+
+import pytest
+
+from relay.adapters.matrix.api import Refused
+from relay.adapters.matrix.outbound import translate
+from relay.errors import Blocked, DeliveryError, Permanent, RateLimited, TargetGone, Transient
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "reason", "kind", "ambiguous"),
+    [
+        (429, "M_LIMIT_EXCEEDED", "Too Many Requests", RateLimited, False),
+        (401, "M_UNKNOWN_TOKEN", "Invalid access token", Transient, False),
+        (403, "M_FORBIDDEN", "not in room", Blocked, False),
+        (404, "M_NOT_FOUND", "Could not find event", TargetGone, False),
+        (400, "M_UNKNOWN", "Can't send relation to unknown event", TargetGone, False),
+        (413, "M_TOO_LARGE", "event too large", Permanent, False),
+        (400, "M_BAD_JSON", "Bad JSON value: float", Permanent, False),
+        (400, "M_INVALID_PARAM", "no", Permanent, False),
+        (500, "M_UNKNOWN", "Internal server error", Transient, True),
+        (502, "", "", Transient, True),
+    ],
+)
+def test_translation(status: int, code: str, reason: str, kind: type[DeliveryError], *, ambiguous: bool) -> None:
+    error = translate(Refused(status, code, reason, 2.5 if status == 429 else None), "@relay:example.org")
+    assert type(error) is kind
+    if isinstance(error, Transient):
+        assert error.ambiguous == ambiguous
+        assert error.retry_after == (2.5 if status == 429 else None)
+    if isinstance(error, Blocked):
+        assert "@relay:example.org" in str(error)

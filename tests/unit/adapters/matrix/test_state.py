@@ -1,0 +1,95 @@
+"""Power in rooms of every version, and what people are called."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from relay.adapters.matrix.state import Profile, RoomState
+from relay.domain.ids import MediaRef, Platform
+
+ANN, BOB, ME = "@ann:a", "@bob:b", "@relay:a"
+
+
+def room(*events: tuple[str, dict[str, Any]], creator: str = ANN) -> RoomState:
+    state = RoomState("!room")
+    for kind, content in events:
+        state.apply({"type": kind, "state_key": "", "sender": creator, "content": content})
+    return state
+
+
+def test_the_creators_of_a_version_12_room_stand_above_all_levels() -> None:
+    create = {"room_version": "12", "additional_creators": [BOB]}
+    state = room(
+        ("m.room.create", create), ("m.room.power_levels", {"notifications": {"room": 100}, "users": {ME: 99}})
+    )
+    assert [state.may_broadcast(user) for user in (ANN, BOB, ME)] == [True, True, False]
+
+
+def test_the_creator_of_an_older_room_is_a_user_like_others_once_there_are_levels() -> None:
+    create = ("m.room.create", {"room_version": "11"})
+    assert room(create).level(ANN) == 100
+    assert room(create, ("m.room.power_levels", {})).level(ANN) == 0
+    oldest = room(("m.room.create", {"creator": BOB}))
+    assert (oldest.level(ANN), oldest.level(BOB)) == (0, 100)
+
+
+def test_who_may_send_what() -> None:
+    levels = {"events_default": "10", "events": {"m.reaction": 0, "m.room.message": 50}, "users": {BOB: "50"}}
+    state = room(("m.room.power_levels", levels))
+    assert (state.may_send(BOB), state.may_send(ME)) == (True, False)
+    assert (state.may_send(ME, "m.reaction"), state.may_send(ME, "m.sticker")) == (True, False)
+    assert room().may_send(ME)
+
+
+def test_encryption_is_for_ever_and_an_upgrade_names_the_successor() -> None:
+    state = room(("m.room.encryption", {}), ("m.room.tombstone", {"replacement_room": "!new"}))
+    assert (state.encrypted, state.upgraded, state.successor) == (True, True, "!new")
+
+
+def test_people_are_called_by_their_names_also_after_they_left() -> None:
+    state = RoomState("!room")
+    joined = {"membership": "join", "displayname": "Ann", "avatar_url": "mxc://a/b"}
+    state.apply({"type": "m.room.member", "state_key": ANN, "content": joined})
+    state.apply({"type": "m.room.member", "state_key": ANN, "content": {"membership": "leave"}})
+    assert state.profile(ANN) == Profile("Ann", MediaRef(Platform.MATRIX, "mxc://a/b"))
+    assert state.profile(BOB) == Profile(BOB)
+    state.apply({"type": "m.room.member", "state_key": BOB, "content": {"membership": "join", "displayname": " "}})
+    assert state.profile(BOB).name == BOB
+
+
+def test_memory_is_bounded() -> None:
+    state = RoomState("!room")
+    for number in range(5_000):
+        content = {"membership": "join", "displayname": str(number)}
+        state.apply({"type": "m.room.member", "state_key": f"@{number}:a", "content": content})
+    assert not state.knows("@0:a")
+    assert state.knows("@4999:a")
+    assert len(state._members) <= 2_000
+
+
+_ANY = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from([ANN, "room", "x"]), inner, max_size=3),
+    max_leaves=8,
+)
+_KINDS = ["m.room.create", "m.room.power_levels", "m.room.member", "m.room.tombstone", "m.room.encryption"]
+_KEYS = ["users", "events", "notifications", "users_default", "room_version", "additional_creators", "displayname"]
+
+
+@given(kind=st.sampled_from(_KINDS), content=st.dictionaries(st.sampled_from(_KEYS), _ANY) | _ANY, key=_ANY)
+def test_any_state_can_be_read(kind: str, content: Any, key: Any) -> None:
+    state = RoomState("!room")
+    for state_key in (key, "", ANN):
+        state.apply({"type": kind, "state_key": state_key, "sender": ANN, "content": content})
+    assert isinstance(state.may_broadcast(ANN), bool)
+    assert isinstance(state.may_send(ANN), bool)
+    assert state.profile(ANN).name
+
+
+@pytest.mark.parametrize("levels", [{"users": []}, {"events": 3}, {"notifications": None}])
+def test_malformed_levels_are_the_defaults(levels: dict[str, Any]) -> None:
+    state = room(("m.room.power_levels", levels))
+    assert state.may_send(ME)
+    assert not state.may_broadcast(ME)
