@@ -104,9 +104,11 @@ async def _cancelled_by(keeper: asyncio.Task[None]) -> AsyncIterator[None]:
     if owner is None:
         raise RuntimeError("a lease is held by a task")
     before = owner.cancelling()
+    inside = True
 
     def failed(task: asyncio.Task[None]) -> None:
-        if not task.cancelled() and task.exception() is not None:
+        # The loop may have taken note of this call before the block ended.
+        if inside and not task.cancelled() and task.exception() is not None:
             owner.cancel()
 
     keeper.add_done_callback(failed)
@@ -117,6 +119,7 @@ async def _cancelled_by(keeper: asyncio.Task[None]) -> AsyncIterator[None]:
             keeper.result()
         raise
     finally:
+        inside = False
         keeper.remove_done_callback(failed)
 
 
