@@ -58,6 +58,10 @@ class DaemonProcess:
     async def __aexit__(self, *_: object) -> None:
         if self._session is not None:
             await self._session.close()
+        await self.stop()
+
+    async def stop(self) -> None:
+        """SIGTERM, and SIGKILL where that does not end it in time."""
         await self._process.stop(_STOP_SECONDS)
 
     @property

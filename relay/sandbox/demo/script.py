@@ -98,6 +98,7 @@ class Scene:
     said: dict[SideName, int] = field(default_factory=lambda: {"discord": 0, "matrix": 0})
     before: Counters = field(default_factory=lambda: Counters({}, {}))
     acted_at: float = 0.0
+    deadline: float = DEADLINE
 
     async def begin(self) -> None:
         """What is there already is none of the script's business."""
@@ -115,8 +116,8 @@ class Scene:
         return View(sides, frozenset(self.known))
 
     async def until(self, check: Callable[[View], T]) -> T:
-        """Look whenever something happens until `check` raises no `Unmet`. Raises the last one after `DEADLINE`."""
-        deadline = time.monotonic() + DEADLINE
+        """Look whenever something happens until `check` raises no `Unmet`. Raises the last after `deadline` seconds."""
+        deadline = time.monotonic() + self.deadline
         while True:
             happened = self.bell.next()
             try:
@@ -127,8 +128,8 @@ class Scene:
             await _wait(happened, _LOOK_AGAIN)
 
     async def until_dropped(self, way: str, feature: str, count: int, before: Counters) -> None:
-        """Wait until the daemon has counted `count` more drops. Raises `Unmet` after `DEADLINE`."""
-        deadline = time.monotonic() + DEADLINE
+        """Wait until the daemon has counted `count` more drops. Raises `Unmet` after `deadline` seconds."""
+        deadline = time.monotonic() + self.deadline
         while True:
             counted = (await self.daemon.counters()).drops(way, feature) - before.drops(way, feature)
             if counted == count:
@@ -211,17 +212,21 @@ async def play(
 ) -> Sequence[Outcome]:
     """Play the lines, telling how far it is; `pause` seconds between them let people watch."""
     outcomes = [Outcome(line.title, line.way) for line in lines]
-    await scene.begin()
+    try:
+        await scene.begin()
+    except (Refused, aiohttp.ClientError, TimeoutError) as problem:
+        return [replace(outcome, state="failed", seen=f"not played: {problem}") for outcome in outcomes]
     for number, line in enumerate(lines):
         outcomes[number] = replace(outcomes[number], state="playing")
         tell(outcomes)
-        outcomes[number] = await _play_line(scene, line)
+        outcomes[number] = await play_line(scene, line)
         tell(outcomes)
         await asyncio.sleep(pause)
     return outcomes
 
 
-async def _play_line(scene: Scene, line: Line) -> Outcome:
+async def play_line(scene: Scene, line: Line) -> Outcome:
+    """Play one line of a scene that has begun."""
     scene.act()
     try:
         remark = await line.play(scene)

@@ -110,6 +110,10 @@ function journal(entry) {
     entry.ms === null ? null : h("data", { value: String(entry.ms) }, took(entry.ms)));
   line.setAttribute("aria-label", `${entry.what} ${entry.who}, ${entry.way === "to_matrix" ? "Discord to Matrix" : "Matrix to Discord"}, ${entry.state === "dropped" ? `dropped: ${entry.why}` : took(entry.ms)}`);
   if (entry.source) { line.classList.add("press"); line.addEventListener("click", () => show(own, entry.source)); }
+  // The reason is said once for drops of one kind in a row.
+  const before = $("journal").firstElementChild;
+  line.dataset.kind = `${entry.state} ${entry.what}`;
+  if (entry.why && before?.dataset.kind === line.dataset.kind) before.querySelector("small")?.remove();
   $("journal").prepend(line);
   while ($("journal").children.length > 200) $("journal").lastElementChild.remove();
   $("quiet").hidden = true;
@@ -129,7 +133,9 @@ function script(state) {
     h("span", { className: "arrow", "aria-label": line.state }, signs[line.state]),
     h("span", { className: "what" }, `${line.title} ${ARROWS[line.way]}`, line.seen ? h("small", {}, line.seen) : null),
     line.ms === null ? null : h("data", { value: String(line.ms) }, took(line.ms)))));
-  $("script").querySelector("[data-state=playing]")?.scrollIntoView({ block: "nearest" });
+  // Not scrollIntoView: on a phone that would turn to this column while somebody reads another.
+  const [scroller, line] = [$("script").closest(".scroller"), $("script").querySelector("[data-state=playing]")];
+  scroller.scrollTop = line ? Math.max(0, line.offsetTop - scroller.clientHeight / 2) : 0;
 }
 
 // --- The stream -------------------------------------------------------------------------------------------------

@@ -1,0 +1,240 @@
+"""The demo as its users have it: the page in a browser, the scripted conversation, and how it ends."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import nullcontext
+from pathlib import Path
+
+import pytest
+from playwright.async_api import Locator, Page, expect
+
+from relay.sandbox.demo.script import play, play_line
+from relay.sandbox.demo.stage import raised, script
+from tests.support.demo import LAPTOP, PHONE, browsing, environment, read_until, running, start
+
+OUTPUT = Path(__file__).parents[1] / "output"
+SECONDS = 15_000.0
+"""In milliseconds, as Playwright wants it."""
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """One demo for the tests of the page; each of them writes words of its own."""
+    with running(tmp_path_factory.mktemp("demo")) as found:
+        yield found
+
+
+async def say(page: Page, side: str, words: str, speaker: str = "") -> None:
+    if speaker:
+        await page.locator(f"#{side} .speakers label", has_text=speaker).click()
+    await page.locator(f"#{side} textarea").fill(words)
+    await page.keyboard.press("Enter")
+
+
+def message(page: Page, side: str, words: str | re.Pattern[str]) -> Locator:
+    return page.locator(f"#{side} .message", has=page.locator(".text", has_text=words))
+
+
+async def press(page: Page, side: str, words: str | re.Pattern[str], action: str) -> None:
+    item = message(page, side, words)
+    await item.hover()
+    await item.locator(f"[data-action={action}]").click()
+
+
+async def picture(page: Page, name: str) -> None:
+    OUTPUT.mkdir(exist_ok=True)
+    await page.screenshot(path=OUTPUT / f"demo-{name}.png")
+
+
+async def test_words_cross_both_ways(address: str, tmp_path: Path) -> None:
+    async with browsing(address, tmp_path) as page:
+        await say(page, "discord", "seagull **one**")
+        there = message(page, "matrix", "seagull one")
+        await expect(there).to_have_count(1, timeout=SECONDS)
+        await expect(there.locator("header b")).to_have_text("Mira")
+        await expect(there.locator(".text strong")).to_have_text("one")
+        await say(page, "matrix", "pelican ~~two~~", "Yusuf")
+        there = message(page, "discord", "pelican two")
+        await expect(there).to_have_count(1, timeout=SECONDS)
+        await expect(there.locator("header b")).to_have_text("Yusuf")
+        await expect(there.locator(".badge")).to_have_text("APP")
+        await expect(there.locator(".text s")).to_have_text("two")
+        await expect(there.locator(".cross")).to_have_text(re.compile(r"from Matrix, \d"))
+        await expect(message(page, "matrix", "pelican two").locator(".cross")).to_have_text(
+            re.compile(r"✓ on Discord in")
+        )
+        await picture(page, "laptop-light")
+
+
+@pytest.mark.parametrize(("side", "other", "word"), [("discord", "matrix", "otter"), ("matrix", "discord", "heron")])
+async def test_edit_reply_and_delete_follow(address: str, tmp_path: Path, side: str, other: str, word: str) -> None:
+    async with browsing(address, tmp_path) as page:
+        await say(page, side, f"{word} frist")
+        await expect(message(page, other, f"{word} frist")).to_have_count(1, timeout=SECONDS)
+        await press(page, side, f"{word} frist", "edit")
+        await page.locator(f"#{side} textarea").fill(f"{word} first")
+        await page.keyboard.press("Enter")
+        copy = page.locator(f"#{other} .message", has=page.locator(".text", has_text=re.compile(f"^{word} first$")))
+        await expect(copy.locator(".edited")).to_have_count(1, timeout=SECONDS)
+        await press(page, other, f"{word} first", "reply")
+        await say(page, other, f"{word} answer")
+        answer = message(page, side, f"{word} answer")
+        await expect(answer).to_have_count(1, timeout=SECONDS)
+        quoted = ".quote" if side == "matrix" else ".text blockquote"
+        await expect(answer.locator(quoted)).to_contain_text(f"{word} first")
+        await press(page, side, re.compile(f"^{word} first$"), "delete")
+        await expect(copy).to_have_count(0, timeout=SECONDS)
+
+
+async def test_spoiler_stays_hidden_until_pressed(address: str, tmp_path: Path) -> None:
+    async with browsing(address, tmp_path) as page:
+        await say(page, "discord", "the whale is ||ahab||")
+        cover = message(page, "matrix", "the whale is").locator(".spoiler")
+        await expect(cover).to_have_attribute("aria-expanded", "false", timeout=SECONDS)
+        await expect(cover.locator(".hush")).to_have_css("opacity", "0")
+        await cover.focus()
+        await page.keyboard.press("Enter")
+        await expect(cover).to_have_attribute("aria-expanded", "true")
+        await expect(cover.locator(".hush")).to_have_css("opacity", "1")
+
+
+async def test_reaction_and_thread_stay_and_the_page_says_so(address: str, tmp_path: Path) -> None:
+    async with browsing(address, tmp_path) as page:
+        await say(page, "matrix", "lighthouse keeper")
+        await expect(message(page, "discord", "lighthouse keeper")).to_have_count(1, timeout=SECONDS)
+        await press(page, "matrix", "lighthouse keeper", "react")
+        await message(page, "matrix", "lighthouse keeper").locator(".picker button").first.click()
+        own = message(page, "matrix", "lighthouse keeper")
+        await expect(own.locator(".reaction")).to_have_text("👍 1", timeout=SECONDS)
+        await expect(own.locator(".cross")).to_contain_text("👍 stays here", timeout=SECONDS)
+        await press(page, "matrix", "lighthouse keeper", "thread")
+        await own.locator(".thread input").fill("between us")
+        await page.keyboard.press("Enter")
+        await expect(own.locator(".replies")).to_contain_text("between us", timeout=SECONDS)
+        await expect(own.locator(".replies")).to_contain_text("Threads do not cross", timeout=SECONDS)
+        await expect(page.locator("#journal")).to_contain_text("thread_messages", timeout=SECONDS)
+        await expect(page.locator("#discord")).not_to_contain_text("between us")
+        await expect(page.locator("#features")).to_contain_text("reaction")
+
+
+async def test_hostile_html_is_text_on_the_page(address: str, tmp_path: Path) -> None:
+    hostile = "<img src=x onerror=document.title=1><script>document.title=1</script><b onclick=alert(1)>kraken</b>"
+    # The browser reports that it would not run them, even in the document that they are only read in.
+    async with browsing(address, tmp_path, tolerated="Executing inline event handler violates") as page:
+        await page.evaluate(
+            """html => fetch("api/matrix", {method: "POST", headers: {"Content-Type": "application/json"},
+               body: JSON.stringify({act: "say", as: "ines", body: "kraken", html})})""",
+            hostile,
+        )
+        await expect(message(page, "matrix", "kraken")).to_have_count(1, timeout=SECONDS)
+        await expect(message(page, "discord", "kraken")).to_have_count(1, timeout=SECONDS)
+        for unwanted in ("img:not([src='icon.svg'])", "body script", "[onclick]", "[onerror]", "iframe"):
+            await expect(page.locator(unwanted)).to_have_count(0)
+        assert await page.title() == "relay demo"
+
+
+async def test_page_on_a_phone_in_the_dark(address: str, tmp_path: Path) -> None:
+    async with browsing(address, tmp_path, PHONE, "dark") as page:
+        await say(page, "discord", "narrow strait")
+        await expect(message(page, "matrix", "narrow strait")).to_have_count(1, timeout=SECONDS)
+        await picture(page, "phone-dark")
+        await page.locator("#tab-matrix").click()
+        await expect(message(page, "matrix", "narrow strait")).to_be_in_viewport(ratio=1, timeout=SECONDS)
+        await expect(page.locator("#tab-matrix")).to_have_attribute("aria-selected", "true")
+        width = await page.evaluate("document.documentElement.scrollWidth")
+        assert width == PHONE[0]
+        await page.locator("#theme").click()
+        await expect(page.locator("html")).to_have_attribute("data-theme", "light")
+        await picture(page, "phone-light")
+
+
+async def test_script_plays_on_the_page(address: str, tmp_path: Path) -> None:
+    async with browsing(address, tmp_path, LAPTOP, "dark") as page:
+        await page.locator("#play").click()
+        await expect(page.locator("#score")).to_contain_text("lines check out", timeout=8 * SECONDS)
+        total = len(script())
+        await expect(page.locator("#score")).to_have_text(f"Script: {total} of {total} lines check out")
+        await picture(page, "laptop-dark")
+
+
+async def test_only_the_page_itself_may_ask(address: str, tmp_path: Path) -> None:
+    async with browsing(address, tmp_path) as page:
+        for headers in ({"Host": "evil.example"}, {"Origin": "https://evil.example"}):
+            answer = await page.request.post(f"{address}api/play", headers=headers, data={})
+            assert answer.status == 403
+        answer = await page.request.get(address)
+        assert "default-src 'none'" in answer.headers["content-security-policy"]
+
+
+def test_once_checks_every_line(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "relay", "demo", "--once"]
+    done = subprocess.run(command, env=environment(tmp_path), capture_output=True, text=True, timeout=180)
+    rows = [line for line in done.stdout.splitlines() if line.endswith(" ms") or " ms  " in line]
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(rows) == len(script())
+    assert all(row.startswith("✓") for row in rows)
+    assert "\x1b" not in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_line_fails_where_nothing_crosses(tmp_path: Path) -> None:
+    async with raised(tmp_path, lambda _: nullcontext()) as stage:
+        scene = stage.scene()
+        await scene.begin()
+        await stage.daemon.stop()
+        scene.deadline = 0.2
+        outcome = await play_line(scene, script()[0])
+        others = await play(stage.scene(), script()[:2], lambda _: None)
+    assert (outcome.state, outcome.seen) == ("failed", "nothing from Mira has arrived")
+    assert [other.state for other in others] == ["failed", "failed"]
+
+
+def left_behind(folder: Path) -> list[str]:
+    """The command lines of processes that have to do with `folder`, and what is in it."""
+    found = [str(path) for path in folder.iterdir()]
+    for process in Path("/proc").iterdir():
+        if process.name.isdigit():
+            try:
+                command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            except OSError:
+                continue
+            if str(folder) in command:
+                found.append(command)
+    return found
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("after", ["Discord sandbox", "homeserver", "accounts", "The demo is here"])
+def test_ends_without_a_trace(tmp_path: Path, number: signal.Signals, after: str) -> None:
+    process = start(tmp_path)
+    read_until(process, re.compile(after))
+    os.kill(process.pid, number)
+    process.communicate(timeout=20)
+    assert process.returncode == (-number if number is signal.SIGKILL else 0)
+    deadline = time.monotonic() + 10
+    while (left := left_behind(tmp_path)) and number is signal.SIGKILL and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert left == []
+
+
+def test_without_synapse_the_extra_is_named(tmp_path: Path) -> None:
+    code = "import sys; sys.modules['synapse'] = None; from relay.cli import main; main(['demo'])"
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=environment(tmp_path), capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert "pip install 'discord-matrix-relay[demo]'" in done.stderr
+
+
+def test_port_in_use_is_said(tmp_path: Path, address: str) -> None:
+    port = address.rstrip("/").rpartition(":")[2]
+    process = start(tmp_path, "--port", port)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert f"port {port} cannot be used" in output
+    assert "--port" in output
+    assert left_behind(tmp_path) == []

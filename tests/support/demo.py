@@ -1,0 +1,97 @@
+"""`relay demo` as a process, and the browser that looks at its page."""
+
+import re
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Literal
+
+from playwright.async_api import Page, async_playwright
+
+CHROMIUM = "/usr/bin/chromium"
+_FLAGS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+_ADDRESS = re.compile(r"The demo is here:\s+(http://127\.0\.0\.1:\d+/)")
+PHONE = (390, 844)
+LAPTOP = (1280, 800)
+
+
+def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    """`relay demo` with `folder` for its temporary files."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "relay", "demo", *arguments],
+        env=environment(folder),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """As little as a shell gives, and the temporary directory."""
+    return {"PATH": "/usr/bin:/bin", "TMPDIR": str(folder), "LANG": "C.UTF-8", "HOME": str(folder)}
+
+
+def read_until(process: subprocess.Popen[str], pattern: re.Pattern[str]) -> re.Match[str]:
+    """What the process prints, up to a line that matches. Fails with all of it where the output ends before."""
+    lines: list[str] = []
+    assert process.stdout is not None
+    for line in process.stdout:
+        lines.append(line)
+        if match := pattern.search(line):
+            return match
+    raise AssertionError("the demo ended:\n" + "".join(lines))
+
+
+@contextmanager
+def running(folder: Path) -> Iterator[str]:
+    """The address of the page of a demo that runs as long as the block."""
+    process = start(folder)
+    try:
+        yield read_until(process, _ADDRESS)[1]
+    finally:
+        process.terminate()
+        output, _ = process.communicate(timeout=30)
+        assert process.returncode == 0, output
+
+
+@asynccontextmanager
+async def browsing(
+    address: str,
+    folder: Path,
+    size: tuple[int, int] = LAPTOP,
+    scheme: Literal["light", "dark"] = "light",
+    tolerated: str = "\0",
+) -> AsyncIterator[Page]:
+    """The page, loaded and connected. What the browser complains about fails the test, unless it contains `tolerated`."""
+    complaints: list[str] = []
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch_persistent_context(
+            str(folder),
+            executable_path=CHROMIUM,
+            args=list(_FLAGS),
+            viewport={"width": size[0], "height": size[1]},
+            color_scheme=scheme,
+            has_touch=size == PHONE,
+        )
+        page = browser.pages[0]
+        page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        outside: list[str] = []
+        page.on("request", lambda request: None if request.url.startswith(address) else outside.append(request.url))
+        await page.goto(address)
+        await page.wait_for_selector("body[data-ready]")
+        yield page
+        await browser.close()
+    assert [complaint for complaint in complaints if tolerated not in complaint] == []
+    assert outside == []
