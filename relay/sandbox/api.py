@@ -62,6 +62,7 @@ class Api:
         self.limiter = RateLimiter(limits)
         self.invalid = InvalidRequests(limits)
         self.statistics = Statistics()
+        self.routes: set[tuple[str, str]] = set()
         self.offline = False
 
     def add(self, router: web.UrlDispatcher, method: str, path: str, handler: Handler, *, bot: bool = True) -> None:
@@ -70,6 +71,7 @@ class Api:
         async def answer(request: web.Request) -> web.StreamResponse:
             return await self._answer(request, method, path, handler, bot=bot)
 
+        self.routes.add((method, path))
         router.add_route(method, PREFIX + path, answer)
 
     async def not_found(self, request: web.Request) -> web.StreamResponse:

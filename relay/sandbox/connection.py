@@ -167,7 +167,10 @@ class Connection:
             if message.type not in {WSMsgType.TEXT, WSMsgType.BINARY}:
                 return
             self._count_send()
-            self._handle(self._decode(message.data))
+            try:
+                self._handle(self._decode(message.data))
+            except (KeyError, TypeError, ValueError):
+                raise Closed(4002) from None
 
     def _count_send(self) -> None:
         limits = self.sessions.limits

@@ -44,7 +44,9 @@ class Messages(MessageEvents):
         may_everyone = bool(self.state.permissions(author.id, channel) & Permission.MENTION_EVERYONE)
         message.pinged = self._pinged(channel, message, draft, everyone=may_everyone)
         if draft.nonce is not None:
-            self._nonces[author.id, str(draft.nonce)] = (self.state.clock(), message)
+            key = author.id, str(draft.nonce)
+            self._nonces.pop(key, None)
+            self._nonces[key] = (self.state.clock(), message)
         if finish is not None:
             finish(message)
         self.publish(channel, message)
@@ -107,8 +109,11 @@ class Messages(MessageEvents):
     def _same_nonce(self, author_id: int, draft: Draft) -> Message | None:
         if draft.nonce is None or not draft.enforce_nonce:
             return None
-        at, earlier = self._nonces.get((author_id, str(draft.nonce)), (0.0, None))
-        return earlier if self.state.clock() - at < NONCE_SECONDS else None
+        now = self.state.clock()
+        while self._nonces and now - next(iter(self._nonces.values()))[0] >= NONCE_SECONDS:
+            del self._nonces[next(iter(self._nonces))]
+        known = self._nonces.get((author_id, str(draft.nonce)))
+        return known[1] if known is not None else None
 
     def _make(self, channel: Channel, author_id: int, draft: Draft) -> Message:
         for attachment_id in draft.keep or {}:

@@ -99,7 +99,10 @@ class Call:
     async def _read(self, max_file: int) -> Any:
         kind = self.request.content_type
         if kind == "multipart/form-data":
-            return await self._read_multipart(max_file, max(max_file, _REQUEST_LIMIT))
+            try:
+                return await self._read_multipart(max_file, max(max_file, _REQUEST_LIMIT))
+            except ValueError:
+                raise errors.form_error("", "MULTIPART_INVALID", "Invalid multipart body") from None
         raw = await self._read_raw()
         if kind != "application/json":
             if not raw:

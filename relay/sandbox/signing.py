@@ -49,7 +49,7 @@ class UrlSigner:
     def valid(self, path: str, query: Mapping[str, str]) -> bool:
         """Whether the signature fits the path, still quoted, and has not expired."""
         issued, expires, signature = query.get("is", ""), query.get("ex", ""), query.get("hm", "")
-        if not hmac.compare_digest(self._signature(path, expires, issued), signature):
+        if not hmac.compare_digest(self._signature(path, expires, issued).encode(), signature.encode()):
             return False
         return self._clock() < int(expires, 16)
 

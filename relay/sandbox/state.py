@@ -104,7 +104,9 @@ class State:
 
     def application_of(self, token: str) -> Application | None:
         """The application whose bot token this is."""
-        return next((app for app in self.applications.values() if secrets.compare_digest(app.token, token)), None)
+        given = token.encode()
+        apps = self.applications.values()
+        return next((app for app in apps if secrets.compare_digest(app.token.encode(), given)), None)
 
     def guild_permissions(self, guild: Guild, user_id: int) -> Permission:
         """What a member may do in the guild as such."""

@@ -364,6 +364,13 @@ async def test_a_5xx_after_the_commit_doubles_what_a_webhook_posts(place: Place)
     assert place.control.faults()["fired"] == {"status_before": 1, "status_after": 1}
 
 
+async def test_a_5xx_after_the_commit_does_not_double_what_has_a_nonce(place: Place) -> None:
+    async with running(place.sandbox, place.token) as bot:
+        place.control.add_fault("status", method="POST", path=r"/messages$", when="after", status=500)
+        message = await place.text_channel(bot).send("once")
+    assert [message.id] == [int(item["id"]) for item in place.control.messages(place.channel)]
+
+
 @pytest.mark.parametrize(("when", "expected"), [("before", []), ("after", ["cut"])])
 async def test_a_reset_before_and_after_the_commit(place: Place, when: str, expected: list[str]) -> None:
     async with running(place.sandbox, place.token) as bot:
