@@ -162,7 +162,7 @@ class DiscordAdapter:
                 if error.status == 401:
                     raise refused_token() from None
             # Discord has been known to refuse good tokens while it had troubles of its own.
-            _log.warning("discord_refused_token_once")
+            _log.warning("discord refused token once")
 
     async def _receive(self, batch: Batch) -> None:
         """Hand a batch over, for as long as it takes: what is behind it waits."""
@@ -190,12 +190,12 @@ class DiscordAdapter:
         self._guilds.session_started(client)
         self._channels.session_started()
         self._health = SideHealth("ready")
-        _log.info("discord_connected", user=self._me.user, guilds=len(client.guilds))
+        _log.info("discord connected", user=self._me.user, guilds=len(client.guilds))
 
     def session_resumed(self) -> None:
         """See `gateway.Listener`."""
         self._health = SideHealth("ready")
-        _log.info("discord_resumed")
+        _log.info("discord resumed")
 
     def something_missed(self) -> None:
         """See `gateway.Listener`."""

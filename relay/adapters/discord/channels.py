@@ -23,6 +23,7 @@ _log = structlog.get_logger(__name__)
 # Changes are announced; this is for the case that an announcement was missed.
 _LOOK_EVERY = 30.0
 _LOOK_SOON = 0.5
+_SURVEY_TIMEOUT = 5.0
 
 
 class Channels:
@@ -144,10 +145,11 @@ class Channels:
             return
         self._surveyed.add(guild)
         try:
-            await self._webhooks.survey(guild)
-        except ApiError as error:
+            async with asyncio.timeout(_SURVEY_TIMEOUT):
+                await self._webhooks.survey(guild)
+        except (ApiError, TimeoutError) as error:
             # Each channel's own is looked up when it is needed, and messages name the application too.
-            _log.info("webhooks_not_listed", guild=guild, reason=str(error))
+            _log.info("webhooks not listed", guild=guild, reason=str(error) or type(error).__name__)
 
     async def _catch_up(self, inbox: Inbox, feed: Feed) -> None:
         """Read what was missed in a channel, then let its live events go. Tries until it has worked."""
@@ -157,9 +159,9 @@ class Channels:
                 feed.again = False
                 await self._read(inbox, feed)
             except (StoreUnavailable, DeliveryError) as error:
-                _log.warning("discord_catch_up_waits", channel=feed.channel.id, reason=str(error))
+                _log.warning("discord catch up waits", channel=feed.channel.id, reason=str(error))
             except Exception:  # noqa: BLE001 - the top of this worker: tried again, and logged
-                _log.exception("discord_catch_up_failed", channel=feed.channel.id)
+                _log.exception("discord catch up failed", channel=feed.channel.id)
             else:
                 if self._feeds.release(feed):
                     return

@@ -73,7 +73,7 @@ class Feeds:
         parent_of: Callable[[str], str | None],
         private_parent_of: Callable[[str], str | None],
         on_gap: Callable[[], None],
-        queue_limit: int = 20_000,
+        queue_limit: int = 10_000,
         held_limit: int = 1_000,
     ) -> None:
         self._parent_of = parent_of
@@ -153,7 +153,7 @@ class Feeds:
             self._queue.append((feed, item))
             self._filled.set()
         elif item.kind != "feature":
-            _log.warning("discord_queue_full", channel=feed.channel.id)
+            _log.warning("discord queue full", channel=feed.channel.id)
             feed.behind = True
             self._hold(feed, item)
             feed.again = True
@@ -169,7 +169,7 @@ class Feeds:
             if item.kind == "create":
                 return
         if len(feed.held) >= self._held_limit:
-            _log.warning("discord_too_many_changes_held", channel=feed.channel.id)
+            _log.warning("discord too many changes held", channel=feed.channel.id)
             return
         feed.held.append(item)
 

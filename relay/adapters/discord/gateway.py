@@ -157,15 +157,16 @@ class _Client(discord.Client):
                     self._became_alive()
                     self._listener.session_resumed()
             self._listener.dispatched(event, data)
-        except Exception:
+        except Exception as error:
             if event == "READY":
                 raise
-            _log.exception("discord_dispatch_not_understood", dispatch=event)
+            # Without the traceback, which may quote what people wrote.
+            _log.error("discord dispatch not understood", dispatch=event, error=type(error).__name__)
 
     def _check_sequence(self, event: str) -> None:
         sequence = self.ws.sequence or 0
         if event != "READY" and sequence > self._sequence + 1:
-            _log.warning("discord_dispatch_lost", dispatch=event, missing=sequence - self._sequence - 1)
+            _log.warning("discord dispatch lost", dispatch=event, missing=sequence - self._sequence - 1)
             self._listener.something_missed()
         self._sequence = sequence if event == "READY" else max(sequence, self._sequence)
 
@@ -247,7 +248,7 @@ class Gateway:
             reason = await self._once(listener)
             listener.disconnected(reason)
             wait = self._backoff.next()
-            _log.warning("discord_session_ended", reason=reason, next_try_in=round(wait, 1))
+            _log.warning("discord session ended", reason=reason, next_try_in=round(wait, 1))
             await self._clock.sleep(wait)
 
     async def _once(self, listener: Listener) -> str:
@@ -282,7 +283,7 @@ class Gateway:
             raise
         except Exception as error:  # noqa: BLE001 - the top of the supervised work
             # A bug in the library must not end the daemon; the next session starts from nothing.
-            _log.exception("discord_session_failed")
+            _log.exception("discord session failed")
             return f"the connection failed ({type(error).__name__})"
         return "the connection ended"
 
@@ -296,7 +297,7 @@ class Gateway:
             wait = max(1.0, limit.get("reset_after", 1000) / 1000)
             reason = f"no more sessions may be started for {wait:.0f} s (Discord's limit of IDENTIFYs in a day)"
             listener.disconnected(reason)
-            _log.error("discord_session_limit", wait=round(wait))
+            _log.error("discord session limit", wait=round(wait))
             await self._clock.sleep(wait)
 
     def _identified(self) -> None:

@@ -109,7 +109,7 @@ class Guilds:
 
     def find(self, channel: str) -> Place | str | None:
         """The channel; or why it cannot be mirrored, with the remedy; None while that cannot be told."""
-        if not (channel.isascii() and channel.isdecimal()):
+        if not (channel.isascii() and channel.isdecimal() and channel[0] != "0"):
             return f"{channel!r} is no channel ID: copy it with Discord's developer mode (right click, Copy Channel ID)"
         found = self._channel(channel)
         if found is None:

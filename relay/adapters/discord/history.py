@@ -192,7 +192,7 @@ class History:
             nickname = (await self._rest.read(route)).get("nick")
         except Refused as error:
             # They have left since; their own name will do.
-            _log.debug("discord_member_unknown", status=error.status)
+            _log.debug("discord member unknown", status=error.status)
             return None
         return None if nickname is None else str(nickname)
 

@@ -154,7 +154,7 @@ class Webhooks:
                     reason="Mirrors messages of the paired Matrix room",
                 )
                 self._learn(channel, [made])
-                _log.info("webhook_made", channel=channel, webhook=made["id"])
+                _log.info("webhook made", channel=channel, webhook=made["id"])
             return self._by_channel[channel][0]
 
     async def owner(self, channel: str, webhook: str) -> Webhook | None:
@@ -168,7 +168,7 @@ class Webhooks:
 
     def gone(self, channel: str, webhook: Webhook) -> None:
         """Somebody has deleted it. Discord asks not to use it again."""
-        _log.warning("webhook_deleted_by_somebody", channel=channel, webhook=webhook.id)
+        _log.warning("webhook deleted by somebody", channel=channel, webhook=webhook.id)
         self._by_channel[channel] = tuple(one for one in self._by_channel.get(channel, ()) if one.id != webhook.id)
 
     def _known(self, channel: str, webhook: str) -> Webhook | None:

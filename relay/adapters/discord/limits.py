@@ -43,6 +43,7 @@ class _State:
     limit: int = 1
     remaining: int = 1
     resets_at: float = 0.0
+    window: float = 0.0
     in_flight: int = 0
 
 
@@ -74,7 +75,9 @@ class Limits:
         self._recent.append(now)
         state = self._state(bucket)
         if now >= state.resets_at:
+            # Until an answer says better; or all who waited for this moment would go at once.
             state.remaining = state.limit
+            state.resets_at = now + state.window
         state.remaining -= 1
         state.in_flight += 1
 
@@ -103,6 +106,7 @@ class Limits:
         state.limit = max(1, int(_number(headers.get("X-RateLimit-Limit")) or 1))
         state.remaining = int(remaining) - max(0, state.in_flight - 1)
         state.resets_at = now + reset_after
+        state.window = max(state.window, reset_after)
 
     def exhausted(self, bucket: Bucket, retry_after: float, *, everywhere: bool) -> None:
         """Discord answered 429: nothing in the bucket (`everywhere`: nothing at all) for `retry_after` seconds."""

@@ -182,7 +182,7 @@ class Outbound:
         except Refused as error:
             if error.code not in {*_MISSING, TOO_MANY_WEBHOOKS}:
                 raise
-            _log.warning("webhook_not_possible", channel=channel, code=error.code)
+            _log.warning("webhook not possible", channel=channel, code=error.code)
             return None
 
     async def _earlier(self, delivery: Delivery, channel: str) -> str | None:
@@ -202,7 +202,7 @@ class Outbound:
         for message in await adoption.candidates(self._rest, channel, delivery):
             met = expected.is_met_by(message, user=me.user, application=me.application, webhooks=self._webhooks.ids)
             if met and str(message["id"]) not in self._posted:
-                _log.info("earlier_try_adopted", channel=channel, message=message["id"])
+                _log.info("earlier try adopted", channel=channel, message=message["id"])
                 return str(message["id"])
         return None
 

@@ -90,7 +90,7 @@ class Translator:
                     is_self = item.data.get("user_id") == self._me.user
                     return [FeatureUsed(feed.channel, item.word, user_is_self=is_self)]
         except _MALFORMED as error:
-            _log.error("discord_payload_not_understood", kind=item.kind, error=type(error).__name__)
+            _log.error("discord payload not understood", kind=item.kind, error=type(error).__name__)
         if item.kind == "create" and str(item.data.get("id", "")).isdecimal():
             return [inbound.unreadable(item.data, view)]
         return []

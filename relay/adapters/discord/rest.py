@@ -109,9 +109,11 @@ class Rest:
         self._timeout = aiohttp.ClientTimeout(total=timeout, sock_connect=10.0)
         self._on_refused_token = on_refused_token
         self._session: aiohttp.ClientSession | None = None
+        self._closed = False
 
     async def close(self) -> None:
-        """Close the connections."""
+        """Close the connections, for good."""
+        self._closed = True
         if self._session is not None:
             await self._session.close()
             self._session = None
@@ -149,7 +151,7 @@ class Rest:
             except Unanswered as error:
                 wait = pause * random.uniform(0.5, 1.0)
                 pause = min(pause * 2, LONGEST_PAUSE)
-                _log.warning("discord_not_answering", request=route.bucket.route, reason=str(error))
+                _log.warning("discord not answering", request=route.bucket.route, reason=str(error))
             await self._clock.sleep(wait)
 
     async def _send(
@@ -203,6 +205,8 @@ class Rest:
         raise refused
 
     def _connect(self) -> aiohttp.ClientSession:
+        if self._closed:
+            raise Unanswered("the connection to Discord is closed", sent=False)
         if self._session is None:
             self._session = aiohttp.ClientSession(
                 headers={"User-Agent": USER_AGENT}, connector=aiohttp.TCPConnector(limit=64)
