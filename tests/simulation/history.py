@@ -212,7 +212,7 @@ async def _dead(call: str) -> None:
 
 
 async def _ready(adapters: list[MemoryAdapter]) -> None:
-    while any(adapter.health().state != "ready" for adapter in adapters):
+    while any(adapter.health().state != "ready" for adapter in adapters):  # noqa: ASYNC110 - time is virtual
         await asyncio.sleep(0.1)
 
 

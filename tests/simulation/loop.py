@@ -15,7 +15,7 @@ class _NoSelector(selectors.BaseSelector):
 
     def __init__(self) -> None:
         self._keys: dict[int, selectors.SelectorKey] = {}
-        self.loop: "VirtualLoop | None" = None
+        self.loop: VirtualLoop | None = None
 
     def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
         number = fileobj if isinstance(fileobj, int) else fileobj.fileno()

@@ -1,0 +1,49 @@
+"""Plays histories, each on a store of its own."""
+
+import logging
+import os
+import sqlite3
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import structlog
+
+from relay.store.migrate import upgrade
+from tests.simulation.history import History, Report
+
+_CRITICAL = 50
+
+
+@contextmanager
+def workshop() -> Iterator[Path]:
+    """A folder, in memory where there is one, with a migrated store that each history starts from."""
+    memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as name:
+        template = Path(name) / "template.db"
+        upgrade(f"sqlite:///{template}")
+        with sqlite3.connect(template) as connection:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        connection.close()
+        yield template
+
+
+def hush() -> None:
+    """What a dying process leaves behind is expected; what the relay logs of trouble is not news here."""
+    warnings.simplefilter("ignore")
+    for name in ("sqlalchemy", "asyncio", "alembic"):
+        logging.getLogger(name).setLevel(_CRITICAL + 1)
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(_CRITICAL))
+
+
+def play(seed: int, template: Path) -> Report:
+    """One history, on a store of its own that is removed afterwards."""
+    store = template.parent / f"{os.getpid()}-{seed}.db"
+    store.write_bytes(template.read_bytes())
+    try:
+        return History(seed, store).run()
+    finally:
+        for path in template.parent.glob(f"{store.name}*"):
+            path.unlink()
