@@ -156,9 +156,11 @@ async def test_page_on_a_phone_in_the_dark(address: str, tmp_path: Path) -> None
 async def test_script_plays_on_the_page(address: str, tmp_path: Path) -> None:
     async with browsing(address, tmp_path, LAPTOP, "dark") as page:
         await page.locator("#play").click()
-        await expect(page.locator("#score")).to_contain_text("lines check out", timeout=8 * SECONDS)
+        score = page.locator("#score")
+        await expect(score).to_have_text(re.compile(r"Line \d+ of"), timeout=SECONDS)
+        await expect(score).to_have_text(re.compile("lines check out"), timeout=8 * SECONDS)
         total = len(script())
-        await expect(page.locator("#score")).to_have_text(f"Script: {total} of {total} lines check out")
+        await expect(score).to_have_text(f"Script: {total} of {total} lines check out")
         await picture(page, "laptop-dark")
 
 

@@ -73,7 +73,7 @@ async def browsing(
     scheme: Literal["light", "dark"] = "light",
     tolerated: str = "\0",
 ) -> AsyncIterator[Page]:
-    """The page, loaded and connected. What the browser complains about fails the test, unless it contains `tolerated`."""
+    """The page, loaded and connected. A complaint of the browser's fails the test unless it contains `tolerated`."""
     complaints: list[str] = []
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch_persistent_context(

@@ -97,6 +97,8 @@ class LeashedProcess:
         process = self._process
         if process is None or process.stdin is None:
             return None
+        if process.stdin.closed:
+            return await asyncio.to_thread(process.wait)
         with suppress(BrokenPipeError):
             process.stdin.write(_TERMINATE)
             process.stdin.flush()

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 from collections.abc import Awaitable, Callable, Sequence
 from importlib.resources import files
 from typing import Any
@@ -64,7 +65,7 @@ class Page:
             await web.TCPSite(self._runner, "127.0.0.1", self._port).start()
         except OSError as error:
             await self._runner.cleanup()
-            reason = error.strerror or str(error)
+            reason = os.strerror(error.errno).lower() if error.errno else str(error)
             raise FatalError(f"port {self._port} cannot be used ({reason})", "choose another with --port") from error
         self._port = self._runner.addresses[0][1]
         return f"http://127.0.0.1:{self._port}/"

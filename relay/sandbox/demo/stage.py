@@ -2,10 +2,12 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+import structlog
 
 from relay.sandbox.demo.bell import Bell
 from relay.sandbox.demo.daemon import DaemonProcess
@@ -19,6 +21,8 @@ from relay.sandbox.homeserver import Homeserver
 from relay.sandbox.server import SandboxServer
 
 PAIR = "general"
+
+_log = structlog.get_logger(__name__)
 
 Step = Callable[[str], AbstractContextManager[None]]
 """Brackets one step of the start; its name is for people."""
@@ -65,10 +69,27 @@ async def raised(directory: Path, step: Step) -> AsyncIterator[Stage]:
             daemon = await stack.enter_async_context(DaemonProcess(config))
             await daemon.wait_until_ready()
         feed = Feed({"discord": discord, "matrix": matrix}, daemon, bell)
-        group = await stack.enter_async_context(asyncio.TaskGroup())
-        for work in (matrix.follow(), feed.run()):
-            stack.callback(group.create_task(work).cancel)
+        await stack.enter_async_context(_at_work({"demo room": matrix.follow(), "demo feed": feed.run()}))
         yield Stage(discord, matrix, daemon, feed, bell)
+
+
+@asynccontextmanager
+async def _at_work(works: Mapping[str, Coroutine[None, None, None]]) -> AsyncIterator[None]:
+    """Tasks that last as long as the block. Not a TaskGroup, which would wrap what is raised in the block."""
+    tasks = [asyncio.create_task(work, name=name) for name, work in works.items()]
+    for task in tasks:
+        task.add_done_callback(_report)
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+
+
+def _report(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        _log.error("a part of the demo broke off", part=task.get_name(), exc_info=error)
 
 
 def _write_configuration(

@@ -126,6 +126,7 @@ function script(state) {
   $("quiet").hidden = $("quiet").hidden || state.lines.length > 0;
   const signs = { ok: "✓", failed: "✕", playing: "…", waiting: "·" };
   const well = state.lines.filter((line) => line.state === "ok").length;
+  if (!state.lines.length) return;
   $("score").textContent = state.playing ? `Line ${well + 1} of ${state.lines.length}` : `Script: ${well} of ${state.lines.length} lines check out`;
   $("score").className = state.playing ? "" : well === state.lines.length ? "good" : "bad";
   if (state.playing !== $("script").open) $("script").open = state.playing || well < state.lines.length;
