@@ -652,3 +652,21 @@ async def test_a_channel_can_be_declared_later(world: World) -> None:
         world.say("not any more")
         world.say("hello", channel=other)
         await until(lambda: world.inbox.said() == ["hello"])
+
+
+async def test_where_no_more_webhooks_fit_the_bot_speaks_and_says_how_much_it_can(world: World) -> None:
+    for _ in range(15):
+        world.server.webhooks.create(world.channel, "other", world.owner)
+    async with world.running() as adapter:
+        with pytest.raises(Transient):
+            await adapter.send(world.delivery("x" * 2000))
+        limit = adapter.capabilities(world.ref).max_text_length
+        await adapter.send(world.delivery("x" * limit, key="k2"))
+    assert world.words() == [f"**Alice**: {'x' * limit}"]
+
+
+async def test_a_picture_that_discord_does_not_take_costs_no_message(world: World) -> None:
+    picture = MediaRef(Platform.MATRIX, "https://example.org/" + "a" * 3000)
+    async with world.running() as adapter:
+        await adapter.send(world.delivery(author=Author(ALICE.user, "Alice", picture)))
+    assert world.words() == ["hello"]

@@ -104,6 +104,7 @@ class DiscordAdapter:
             webhooks=self._webhooks,
             translator=translator,
             recent=recent,
+            clock=clock,
         )
         self._gateway = Gateway(token=token, api_url=api_url, rest=self._rest, clock=clock, rng=self._rng)
 
@@ -241,9 +242,9 @@ class DiscordAdapter:
     def capabilities(self, channel: ChannelRef) -> Capabilities:
         """See `Adapter.capabilities`."""
         feed = self._feeds.get(channel.id)
-        by_webhook = feed is None or feed.place.webhooks
+        by_bot = self._outbound.posts_itself(channel.id)
         return Capabilities(
-            max_text_length=wording.TEXT_LENGTH if by_webhook else wording.TEXT_LENGTH - FALLBACK_LENGTH,
+            max_text_length=wording.TEXT_LENGTH - FALLBACK_LENGTH if by_bot else wording.TEXT_LENGTH,
             native_replies=False,
             max_file_size=feed.place.file_size if feed is not None else 0,
             max_request_size=_REQUEST_SIZE,

@@ -5,15 +5,14 @@ from contextlib import contextmanager
 
 import structlog
 
-from relay.adapters.discord import adoption
 from relay.adapters.discord.feeds import Feeds
-from relay.adapters.discord.identity import TOO_MANY_WEBHOOKS, Webhook, Webhooks, is_gone, username
+from relay.adapters.discord.identity import Webhooks, is_gone
+from relay.adapters.discord.posting import MISSING, NOBODY, Poster
 from relay.adapters.discord.reading import Self, Translator
 from relay.adapters.discord.recent import Recent, Seen
-from relay.adapters.discord.rest import Json, Limited, Refused, Rest, Route, Unanswered
+from relay.adapters.discord.rest import Limited, Refused, Rest, Route, Unanswered
 from relay.adapters.discord.wording import TEXT_LENGTH, said_by_bot, said_by_webhook
-from relay.core.ports import Delivery, Quotation
-from relay.domain.content import Author
+from relay.core.ports import Clock, Delivery, Quotation
 from relay.domain.ids import MessageRef
 from relay.domain.richtext import RichText
 from relay.errors import Blocked, DeliveryError, Orphaned, Permanent, RateLimited, TargetGone, Transient
@@ -21,10 +20,8 @@ from relay.errors import Blocked, DeliveryError, Orphaned, Permanent, RateLimite
 _log = structlog.get_logger(__name__)
 
 FAILED_SIGN = "⚠️"
-_NOBODY: Mapping[str, Json] = {"parse": [], "replied_user": False}
 
 _UNKNOWN_CHANNEL, _UNKNOWN_MESSAGE = 10003, 10008
-_MISSING = {50001, 50013}
 _TOO_LARGE = 40005
 # Auto-moderation and the like: what was written is what is refused.
 _FORBIDDEN_WORDS = {200000, 200001, 240000, 20009}
@@ -66,7 +63,7 @@ def _refusal(error: Refused, channel: str) -> DeliveryError:
         case Refused(code=code) if code == _UNKNOWN_CHANNEL:
             # Waits rather than dies: the operator may point the pair at another channel, and nothing is lost.
             return Blocked(f"channel {channel} is gone from Discord: correct discord_channel of this pair")
-        case Refused(code=code) if code in _MISSING:
+        case Refused(code=code) if code in MISSING:
             needed = "View Channel, Send Messages, Manage Webhooks and Manage Messages"
             return Blocked(f"the bot may not do that in channel {channel}: give its role {needed} there ({said})")
         case Refused(code=code) if code in _FORBIDDEN_WORDS:
@@ -87,7 +84,15 @@ class Outbound:
     """Posts, edits and deletes."""
 
     def __init__(
-        self, *, rest: Rest, me: Self, feeds: Feeds, webhooks: Webhooks, translator: Translator, recent: Recent
+        self,
+        *,
+        rest: Rest,
+        me: Self,
+        feeds: Feeds,
+        webhooks: Webhooks,
+        translator: Translator,
+        recent: Recent,
+        clock: Clock,
     ) -> None:
         self._rest = rest
         self._me = me
@@ -95,116 +100,23 @@ class Outbound:
         self._webhooks = webhooks
         self._translator = translator
         self._recent = recent
-        self._posted = adoption.Posted()
+        self._poster = Poster(rest=rest, me=me, feeds=feeds, webhooks=webhooks, recent=recent, clock=clock)
 
-    # --- Posting ------------------------------------------------------------------------------------------
+    def posts_itself(self, channel: str) -> bool:
+        """Whether the bot has to speak for everybody in a channel."""
+        return self._poster.posts_itself(channel)
 
     async def send(self, delivery: Delivery) -> MessageRef:
         """See `Adapter.send`."""
-        channel = self._destination(delivery)
         try:
-            with translated(channel):
-                message = await self._earlier(delivery, channel) if delivery.suspect else None
-                if message is None:
-                    message = await self._post(delivery, channel)
+            with translated(delivery.channel.id):
+                message = await self._poster.post(delivery)
         except (Blocked, Permanent) as error:
             if delivery.thread is None:
                 raise
             # Locked or deleted meanwhile: there is nobody to tell any more.
             raise TargetGone(str(error)) from None
-        self._posted.put(delivery.key, message)
         return MessageRef(delivery.channel, message)
-
-    async def _post(self, delivery: Delivery, channel: str) -> str:
-        author = delivery.author
-        hook = await self._webhook(channel) if author is not None else None
-        if author is None or hook is None:
-            return await self._post_as_bot(delivery, channel)
-        try:
-            return await self._post_through(hook, delivery, author)
-        except Refused as error:
-            if not is_gone(error):
-                raise
-        # Nothing was posted, so the message goes on through a new one.
-        self._webhooks.gone(channel, hook)
-        hook = await self._webhook(channel)
-        if hook is None:
-            return await self._post_as_bot(delivery, channel)
-        return await self._post_through(hook, delivery, author)
-
-    async def _post_through(self, hook: Webhook, delivery: Delivery, author: Author) -> str:
-        body: dict[str, Json] = {
-            "content": said_by_webhook(delivery.content),
-            "username": username(author),
-            "allowed_mentions": _NOBODY,
-        }
-        if author.avatar is not None and author.avatar.locator.startswith(("https://", "http://")):
-            body["avatar_url"] = author.avatar.locator
-        answer = await self._rest.call(hook.route(), body=body, query={"wait": "true"})
-        message = _id(answer)
-        self._recent.put(message, Seen(delivery.channel.id, author.name, hook.id, hook.id, delivery.content))
-        return message
-
-    async def _post_as_bot(self, delivery: Delivery, channel: str) -> str:
-        feed = self._feeds.get(channel)
-        if feed is not None and not feed.place.speaks:
-            # Asking would only use up the answers that Discord gives before it bans.
-            raise Blocked(f"the bot may not write in channel {channel}: give its role Send Messages there")
-        content = said_by_bot(delivery)
-        if len(content) > TEXT_LENGTH:
-            # The permission was lost after the text had been split for a webhook; the next try splits it for a bot.
-            raise Unanswered("the bot has to post this itself, and it does not fit", sent=False)
-        body: dict[str, Json] = {
-            "content": content,
-            "nonce": delivery.key,
-            "enforce_nonce": True,
-            "allowed_mentions": _NOBODY,
-        }
-        if delivery.author is None and delivery.reply_to is not None:
-            body["message_reference"] = {"message_id": delivery.reply_to.id, "fail_if_not_exists": False}
-        route = Route("POST", "/channels/{channel}/messages", {"channel": channel})
-        try:
-            return _id(await self._rest.call(route, body=body))
-        except Refused as error:
-            if error.status != 400 or "message_reference" not in body:
-                raise
-            # Some system messages cannot be replied to.
-            del body["message_reference"]
-            return _id(await self._rest.call(route, body=body))
-
-    async def _webhook(self, channel: str) -> Webhook | None:
-        """The channel's webhook; None where the bot has to speak for everybody."""
-        feed = self._feeds.get(channel)
-        if feed is not None and not feed.place.webhooks:
-            return None
-        try:
-            return await self._webhooks.of(channel)
-        except Refused as error:
-            if error.code not in {*_MISSING, TOO_MANY_WEBHOOKS}:
-                raise
-            _log.warning("webhook not possible", channel=channel, code=error.code)
-            return None
-
-    async def _earlier(self, delivery: Delivery, channel: str) -> str | None:
-        """The message that an earlier try of `delivery` has made, if it has."""
-        if (known := self._posted.get(delivery.key)) is not None:
-            return known
-        author = delivery.author
-        expected = adoption.Expected(
-            username=username(author) if author is not None else "",
-            content=said_by_webhook(delivery.content) if author is not None else "",
-            bot_content=said_by_bot(delivery),
-        )
-        if author is not None:
-            # Finding it tells which webhooks are ours.
-            await self._webhook(channel)
-        me = self._me
-        for message in await adoption.candidates(self._rest, channel, delivery):
-            met = expected.is_met_by(message, user=me.user, application=me.application, webhooks=self._webhooks.ids)
-            if met and str(message["id"]) not in self._posted:
-                _log.info("earlier try adopted", channel=channel, message=message["id"])
-                return str(message["id"])
-        return None
 
     # --- Changing -----------------------------------------------------------------------------------------
 
@@ -214,10 +126,11 @@ class Outbound:
         with translated(channel):
             seen = await self._look(target)
             if seen.webhook is None:
-                if seen.user != self._me.user:
-                    raise Permanent("the copy was not posted by this bot")
+                content = said_by_bot(delivery)
+                if seen.user != self._me.user or len(content) > TEXT_LENGTH:
+                    raise Orphaned("it was posted in a way that cannot carry it any more")
                 route = Route("PATCH", "/channels/{channel}/messages/{message}", _where(target))
-                body = {"content": said_by_bot(delivery), "allowed_mentions": _NOBODY}
+                body = {"content": content, "allowed_mentions": NOBODY}
                 await self._rest.call(route, body=body)
             else:
                 await self._edit_through(seen.webhook, target, delivery)
@@ -227,7 +140,7 @@ class Outbound:
         hook = await self._webhooks.owner(target.channel.id, webhook)
         if hook is None:
             raise Orphaned("the webhook that posted it was deleted")
-        body = {"content": said_by_webhook(delivery.content), "allowed_mentions": _NOBODY}
+        body = {"content": said_by_webhook(delivery.content), "allowed_mentions": NOBODY}
         try:
             await self._rest.call(hook.message_route("PATCH", target.id), body=body)
         except Refused as error:
@@ -310,21 +223,6 @@ class Outbound:
         message = await self._rest.call(Route("GET", "/channels/{channel}/messages/{message}", _where(target)))
         return self._translator.seen(feed, message)
 
-    def _destination(self, delivery: Delivery) -> str:
-        if delivery.thread is not None:
-            return delivery.thread.id
-        if delivery.author is None and delivery.reply_to is not None:
-            seen = self._recent.get(delivery.reply_to.id)
-            if seen is not None:
-                return seen.channel
-        return delivery.channel.id
-
 
 def _where(target: MessageRef) -> Mapping[str, str]:
     return {"channel": target.channel.id, "message": target.id}
-
-
-def _id(answer: Json) -> str:
-    if not isinstance(answer, Mapping) or "id" not in answer:
-        raise Unanswered("an answer from Discord without the message's ID", sent=True)
-    return str(answer["id"])

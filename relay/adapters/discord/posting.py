@@ -1,0 +1,167 @@
+"""Posting a delivery: through the channel's webhook, or as the bot where that is not possible; never twice."""
+
+from collections.abc import Mapping
+
+import structlog
+
+from relay.adapters.discord import adoption
+from relay.adapters.discord.feeds import Feeds
+from relay.adapters.discord.identity import TOO_MANY_WEBHOOKS, Webhook, Webhooks, is_gone, username
+from relay.adapters.discord.reading import Self
+from relay.adapters.discord.recent import Recent, Seen
+from relay.adapters.discord.rest import Json, Refused, Rest, Route, Unanswered
+from relay.adapters.discord.wording import TEXT_LENGTH, said_by_bot, said_by_webhook
+from relay.core.ports import Clock, Delivery
+from relay.domain.content import Author
+from relay.errors import Blocked
+
+_log = structlog.get_logger(__name__)
+
+# Said with every message: without it, Discord would notify whomever the text names.
+NOBODY: Mapping[str, Json] = {"parse": [], "replied_user": False}
+# Missing Access, Missing Permissions
+MISSING = frozenset({50001, 50013})
+_TRY_WEBHOOKS_AGAIN = 300.0
+
+
+class Poster:
+    """Makes messages. Raises `ApiError`s, and `Blocked` for what it need not even ask."""
+
+    def __init__(self, *, rest: Rest, me: Self, feeds: Feeds, webhooks: Webhooks, recent: Recent, clock: Clock) -> None:
+        self._clock = clock
+        self._rest = rest
+        self._me = me
+        self._feeds = feeds
+        self._webhooks = webhooks
+        self._recent = recent
+        self._posted = adoption.Posted()
+        self._without_webhook: dict[str, float] = {}
+
+    def posts_itself(self, channel: str) -> bool:
+        """Whether the bot has to speak for everybody in a channel."""
+        feed = self._feeds.get(channel)
+        tried_lately = self._clock.monotonic() < self._without_webhook.get(channel, 0.0)
+        return tried_lately or (feed is not None and not feed.place.webhooks)
+
+    async def post(self, delivery: Delivery) -> str:
+        """The message that `delivery` has become, by this try or an earlier one."""
+        channel = self._destination(delivery)
+        message = await self._earlier(delivery, channel) if delivery.suspect else None
+        if message is None:
+            message = await self._post(delivery, channel)
+        self._posted.put(delivery.key, message)
+        return message
+
+    async def _post(self, delivery: Delivery, channel: str) -> str:
+        author = delivery.author
+        hook = await self._webhook(channel) if author is not None else None
+        if author is None or hook is None:
+            return await self._post_as_bot(delivery, channel)
+        try:
+            return await self._post_through(hook, delivery, author)
+        except Refused as error:
+            if not is_gone(error):
+                raise
+        # Nothing was posted, so the message goes on through a new one.
+        self._webhooks.gone(channel, hook)
+        hook = await self._webhook(channel)
+        if hook is None:
+            return await self._post_as_bot(delivery, channel)
+        return await self._post_through(hook, delivery, author)
+
+    async def _post_through(self, hook: Webhook, delivery: Delivery, author: Author) -> str:
+        body: dict[str, Json] = {
+            "content": said_by_webhook(delivery.content),
+            "username": username(author),
+            "allowed_mentions": NOBODY,
+        }
+        if author.avatar is not None and author.avatar.locator.startswith(("https://", "http://")):
+            body["avatar_url"] = author.avatar.locator
+        try:
+            answer = await self._rest.call(hook.route(), body=body, query={"wait": "true"})
+        except Refused as error:
+            if error.status != 400 or body.pop("avatar_url", None) is None:
+                raise
+            # A picture that Discord does not take is no reason to lose the message.
+            answer = await self._rest.call(hook.route(), body=body, query={"wait": "true"})
+        message = _id(answer)
+        self._recent.put(message, Seen(delivery.channel.id, author.name, hook.id, hook.id, delivery.content))
+        return message
+
+    async def _post_as_bot(self, delivery: Delivery, channel: str) -> str:
+        feed = self._feeds.get(channel)
+        if feed is not None and not feed.place.speaks:
+            # Asking would only use up the answers that Discord gives before it bans.
+            raise Blocked(f"the bot may not write in channel {channel}: give its role Send Messages there")
+        content = said_by_bot(delivery)
+        if len(content) > TEXT_LENGTH:
+            # The permission was lost after the text had been split for a webhook; the next try splits it for a bot.
+            raise Unanswered("the bot has to post this itself, and it does not fit", sent=False)
+        body: dict[str, Json] = {
+            "content": content,
+            "nonce": delivery.key,
+            "enforce_nonce": True,
+            "allowed_mentions": NOBODY,
+        }
+        if delivery.author is None and delivery.reply_to is not None:
+            body["message_reference"] = {"message_id": delivery.reply_to.id, "fail_if_not_exists": False}
+        route = Route("POST", "/channels/{channel}/messages", {"channel": channel})
+        try:
+            return _id(await self._rest.call(route, body=body))
+        except Refused as error:
+            if error.status != 400 or "message_reference" not in body:
+                raise
+            # Some system messages cannot be replied to.
+            del body["message_reference"]
+            return _id(await self._rest.call(route, body=body))
+
+    async def _webhook(self, channel: str) -> Webhook | None:
+        """The channel's webhook; None where the bot has to speak for everybody."""
+        if self.posts_itself(channel):
+            return None
+        try:
+            hook = await self._webhooks.of(channel)
+        except Refused as error:
+            if error.code not in {*MISSING, TOO_MANY_WEBHOOKS}:
+                raise
+            _log.warning("webhook not possible", channel=channel, code=error.code)
+            self._without_webhook[channel] = self._clock.monotonic() + _TRY_WEBHOOKS_AGAIN
+            return None
+        self._without_webhook.pop(channel, None)
+        return hook
+
+    async def _earlier(self, delivery: Delivery, channel: str) -> str | None:
+        """The message that an earlier try of `delivery` has made, if it has."""
+        if (known := self._posted.get(delivery.key)) is not None:
+            return known
+        author = delivery.author
+        expected = adoption.Expected(
+            username=username(author) if author is not None else "",
+            content=said_by_webhook(delivery.content) if author is not None else "",
+            bot_content=said_by_bot(delivery),
+        )
+        if author is not None:
+            # Finding it tells which webhooks are ours.
+            await self._webhook(channel)
+        me = self._me
+        for message in await adoption.candidates(self._rest, channel, delivery):
+            met = expected.is_met_by(message, user=me.user, application=me.application, webhooks=self._webhooks.ids)
+            if met and str(message["id"]) not in self._posted:
+                _log.info("earlier try adopted", channel=channel, message=message["id"])
+                return str(message["id"])
+        return None
+
+    def _destination(self, delivery: Delivery) -> str:
+        if delivery.thread is not None:
+            return delivery.thread.id
+        if delivery.author is None and delivery.reply_to is not None:
+            seen = self._recent.get(delivery.reply_to.id)
+            if seen is not None:
+                return seen.channel
+        return delivery.channel.id
+
+
+def _id(answer: Json) -> str:
+    if not isinstance(answer, Mapping) or "id" not in answer:
+        raise Unanswered("an answer from Discord without the message's ID", sent=True)
+    return str(answer["id"])
