@@ -46,6 +46,20 @@ class PipelineConnection(aiosqlite.Connection):
         self._begun = False
         self._failed = False
 
+    @property
+    def active(self) -> bool:
+        """Whether something has been done, or is to be done, since `begin`."""
+        return self._begun or len(self._deferred) > self._first
+
+    @property
+    def failed(self) -> bool:
+        """Whether the transaction can only be rolled back."""
+        return self._failed
+
+    def defer(self, step: Step) -> None:
+        """Carry out `step` with the next statement, or the commit."""
+        self._deferred.append(step)
+
     @contextmanager
     def deferring(self) -> Iterator[None]:
         """Statements executed in this block are not carried out before the next one outside, or the commit."""
@@ -87,14 +101,16 @@ class PipelineConnection(aiosqlite.Connection):
 
     async def commit(self) -> None:
         """Commit; no trip for a transaction in which nothing happened."""
-        if self._begun or self._failed or len(self._deferred) > self._first:
+        if self.active or self._failed:
             await self.submit(sqlite3.Connection.commit)
         self._deferred = []
+        self._first = 0
         self._begun = False
 
     async def rollback(self) -> None:
         """Roll back; no trip for a transaction in which nothing happened."""
         self._deferred = []
+        self._first = 0
         if self._begun:
             self._begun = False
             if self._read_only:

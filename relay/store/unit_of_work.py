@@ -1,39 +1,27 @@
 """The store: transactions and their repositories."""
 
-import asyncio
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
-import structlog
-from sqlalchemy import insert, select
-from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy import bindparam, insert, select
 
-from relay.errors import StoreError, StoreUnavailable
+from relay.errors import StoreError
 from relay.store.cursors import SqlCursors
-from relay.store.driver import PipelineConnection, Step, settled
-from relay.store.engine import BUSY_TIMEOUT, begin_immediate, database_path, driver_of, reader_engine, writer_engine
-from relay.store.failures import translated
+from relay.store.driver import Step
+from relay.store.engine import BUSY_TIMEOUT, database_path, reader_engine
 from relay.store.holder import SqlLeases
 from relay.store.message_map import SqlMessageMap
 from relay.store.notebook import SqlNotebook, SqlNotices
 from relay.store.outbox import SqlOutbox
-from relay.store.session import EntryNumbers, Session
+from relay.store.session import Session
 from relay.store.tables import store as store_table
+from relay.store.writer import Writer, opened
 
 _ID_ALPHABET = "abcdefghijklmnopqrstuvwxyz234567"
-_log = structlog.get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class _Opened:
-    """A connection, and what is under it."""
-
-    connection: AsyncConnection
-    driver: PipelineConnection
+_GET_ID = select(store_table.c.id)
+_PUT_ID = insert(store_table).values(id=bindparam("id")).inline()
 
 
 class SqlUnitOfWork:
@@ -57,13 +45,8 @@ class SqlStore:
     def __init__(self, path: Path, busy_timeout: float = BUSY_TIMEOUT) -> None:
         self.path = path
         self._id = ""
-        self._fence: Step | None = None
-        self._numbers = EntryNumbers()
-        self._writing = asyncio.Lock()
-        self._writer: _Opened | None = None
-        self._writer_engine = writer_engine(path, self._first_steps, busy_timeout)
-        self._reader_engine = reader_engine(path, busy_timeout)
-        self._file: tuple[int, int] | None = None
+        self._readers = reader_engine(path, busy_timeout)
+        self._writer = Writer(path, busy_timeout, replaced=self._readers.dispose)
 
     @property
     def id(self) -> str:
@@ -75,90 +58,40 @@ class SqlStore:
 
         It raises when this process may not write any more (`lease.py`).
         """
-        self._fence = check
+        self._writer.fence = check
 
     @asynccontextmanager
     async def write(self) -> AsyncIterator[SqlUnitOfWork]:
         """A transaction that commits when its block ends and rolls back when it raises. One at a time."""
-        async with self._writing:
-            opened = await self._open_writer()
-            self._numbers.forget()
-            try:
-                yield SqlUnitOfWork(Session(opened.connection, opened.driver, self._numbers, self.path))
-                with translated(self.path):
-                    await opened.connection.commit()
-            except BaseException as error:
-                await settled(asyncio.create_task(self._abandon(opened.connection, error), name="rollback"))
-                raise
+        async with self._writer.transaction() as session:
+            yield SqlUnitOfWork(session)
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[SqlUnitOfWork]:
         """A consistent view that changes nothing."""
-        opened = await self._connected(self._reader_engine)
+        reader = await opened(self._readers, self.path)
         try:
-            yield SqlUnitOfWork(Session(opened.connection, opened.driver, None, self.path))
+            yield SqlUnitOfWork(Session(reader.connection, reader.driver, None, self.path))
         except StoreError:
-            await opened.connection.invalidate()  # whatever it was may be over for a new connection
+            await reader.connection.invalidate()  # whatever it was may be over for a new connection
             raise
         finally:
-            await opened.connection.close()
+            await reader.connection.close()
 
     async def close(self) -> None:
-        """Close every connection, once the transaction under way has ended."""
-        async with self._writing:
-            await self._drop_writer()
-            await self._writer_engine.dispose()
-            await self._reader_engine.dispose()
+        """Close every connection, once the transactions under way have ended."""
+        await self._writer.close()
+        await self._readers.dispose()
 
     async def load_id(self) -> None:
         """Read the store's ID; make one up for a new store."""
-        async with self.write():
-            connection = (await self._open_writer()).connection
-            with translated(self.path):
-                known = (await connection.execute(select(store_table.c.id))).scalar()
-                if known is None:
-                    known = "".join(secrets.choice(_ID_ALPHABET) for _ in range(6))
-                    await connection.execute(insert(store_table).values(id=known))
-            self._id = known
-
-    def _first_steps(self) -> tuple[Step, ...]:
-        steps = (begin_immediate, self._numbers.read)
-        return steps if self._fence is None else (*steps, self._fence)
-
-    async def _open_writer(self) -> "_Opened":
-        """The connection for writing, to the file that has the store's name now."""
-        with translated(self.path):
-            status = self.path.stat()
-        file = (status.st_dev, status.st_ino)
-        if self._writer is not None and file != self._file:
-            await self._drop_writer()
-            await self._reader_engine.dispose()
-        if self._writer is None:
-            self._writer = await self._connected(self._writer_engine)
-            self._file = file
-        return self._writer
-
-    async def _connected(self, engine: AsyncEngine) -> "_Opened":
-        with translated(self.path):
-            connection = await engine.connect()
-            return _Opened(connection, await driver_of(connection))
-
-    async def _abandon(self, connection: AsyncConnection, error: BaseException) -> None:
-        """Roll back. After a failure of the disk, or a cancellation in mid-statement, the connection is given up."""
-        try:
-            await connection.rollback()
-        except (SQLAlchemyError, StoreError) as failure:
-            _log.warning("store_rollback_failed", reason=str(failure))
-            await self._drop_writer()
-            return
-        if isinstance(error, StoreUnavailable) or connection.invalidated:
-            await self._drop_writer()
-
-    async def _drop_writer(self) -> None:
-        writer, self._writer = self._writer, None
-        if writer is not None:
-            await writer.connection.invalidate()
-            await writer.connection.close()
+        async with self._writer.transaction() as session:
+            row = await session.first(_GET_ID, {})
+            known = "" if row is None else str(row.id)
+            if not known:
+                known = "".join(secrets.choice(_ID_ALPHABET) for _ in range(6))
+                await session.later(_PUT_ID, {"id": known})
+        self._id = known
 
 
 async def open_store(url: str, *, busy_timeout: float = BUSY_TIMEOUT) -> SqlStore:

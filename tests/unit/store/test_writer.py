@@ -1,0 +1,134 @@
+"""Transactions that share a commit: each is kept or undone on its own, and none returns before the disk has it."""
+
+import asyncio
+from datetime import UTC, datetime
+
+import pytest
+
+from relay.core.ports import Cursor
+from relay.domain.commands import DeleteMessage
+from relay.domain.ids import ChannelRef, MessageRef, Platform
+from relay.domain.pair import LaneKey
+from relay.errors import StoreUnavailable
+from relay.store.unit_of_work import SqlStore
+
+LANE = LaneKey("help", Platform.MATRIX)
+NOW = datetime(2026, 3, 1, tzinfo=UTC)
+
+
+async def write(store: SqlStore, number: int, error: Exception | None = None, size: int = 1) -> int:
+    """One transaction of several statements; raises `error` in its middle."""
+    async with store.write() as unit:
+        await unit.notebook.put("last", str(number) * size)
+        entry = await unit.outbox.append(LANE, DeleteMessage(MessageRef(ChannelRef(Platform.DISCORD, "1"), "1")), NOW)
+        await unit.notebook.get("last")
+        if error is not None:
+            raise error
+        await unit.cursors.put(Cursor(Platform.DISCORD, str(number), str(entry.id)))
+    return entry.id
+
+
+async def kept(store: SqlStore, numbers: range) -> dict[int, int]:
+    """The entry of each transaction that is on the disk; checked against the outbox."""
+    async with store.read() as unit:
+        cursors = {number: await unit.cursors.get(Platform.DISCORD, str(number)) for number in numbers}
+        waiting = {entry.id for entry in await unit.outbox.waiting(LANE, 1000)}
+    found = {number: int(position) for number, position in cursors.items() if position is not None}
+    assert set(found.values()) == waiting
+    assert len(waiting) == len(found)
+    return found
+
+
+async def statements(store: SqlStore) -> list[str]:
+    """From now on every statement that the writing connection executes."""
+    seen: list[str] = []
+    await write(store, 0)
+    assert store._writer._opened is not None
+    await store._writer._opened.driver.submit(lambda connection: connection.set_trace_callback(seen.append))
+    return seen
+
+
+async def test_those_that_wait_share_a_commit(store: SqlStore) -> None:
+    seen = await statements(store)
+    entries = await asyncio.gather(*(write(store, number) for number in range(1, 21)))
+    assert len(set(entries)) == 20
+    assert seen.count("COMMIT") <= 3
+    assert len(await kept(store, range(21))) == 21
+
+
+async def test_a_lone_one_is_committed_at_once(store: SqlStore) -> None:
+    seen = await statements(store)
+    await write(store, 1)
+    assert seen.count("COMMIT") == 1
+    assert not [statement for statement in seen if "SAVEPOINT" in statement]
+
+
+async def test_one_that_raises_is_undone_alone(store: SqlStore) -> None:
+    outcomes = await asyncio.gather(
+        *(write(store, number, KeyError("x") if number % 3 == 0 else None) for number in range(20)),
+        return_exceptions=True,
+    )
+    assert [isinstance(outcome, KeyError) for outcome in outcomes] == [number % 3 == 0 for number in range(20)]
+    found = await kept(store, range(20))
+    assert found == {number: outcome for number, outcome in enumerate(outcomes) if number % 3}
+    async with store.read() as unit:
+        assert await unit.notebook.get("last") == "19"
+
+
+async def test_none_of_them_is_promised_when_the_disk_is_full(store: SqlStore) -> None:
+    await write(store, 0)
+    assert store._writer._opened is not None
+    await store._writer._opened.driver.submit(lambda connection: connection.execute("PRAGMA max_page_count = 1"))
+    outcomes = await asyncio.gather(
+        *(write(store, number, size=100_000 if number == 5 else 1) for number in range(1, 10)), return_exceptions=True
+    )
+    failed = [number for number, outcome in enumerate(outcomes, 1) if isinstance(outcome, StoreUnavailable)]
+    assert 5 in failed
+    assert len(failed) > 1  # those that shared its commit
+    async with store.read() as unit:
+        for number, outcome in enumerate(outcomes, 1):
+            position = await unit.cursors.get(Platform.DISCORD, str(number))
+            assert position == (None if isinstance(outcome, BaseException) else str(outcome))
+    assert await write(store, 99) > 0
+
+
+async def test_cancelling_some_leaves_the_others_whole(store: SqlStore) -> None:
+    for turn in range(10):
+        tasks = [asyncio.create_task(write(store, 100 * turn + number)) for number in range(12)]
+        await asyncio.sleep(0.0004 * turn)
+        for task in tasks[turn % 4 :: 4]:
+            task.cancel()
+        outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+        async with store.read() as unit:
+            for number, outcome in enumerate(outcomes):
+                position = await unit.cursors.get(Platform.DISCORD, str(100 * turn + number))
+                if isinstance(outcome, int):
+                    assert position == str(outcome)
+                elif isinstance(outcome, StoreUnavailable):  # its neighbour was cut off in the middle of a statement
+                    assert position is None
+    await write(store, 5000)
+
+
+@pytest.mark.parametrize("cancelled", [0, 1])
+async def test_the_end_of_whoever_was_to_come_next_does_not_strand_those_before(
+    store: SqlStore, cancelled: int
+) -> None:
+    inside, leave = asyncio.Event(), asyncio.Event()
+
+    async def first() -> None:
+        async with store.write() as unit:
+            await unit.notebook.put("a", "b")
+            inside.set()
+            await leave.wait()
+
+    async with asyncio.timeout(5), asyncio.TaskGroup() as group:
+        group.create_task(first())
+        await inside.wait()
+        waiters = [asyncio.create_task(write(store, number)) for number in range(2)]
+        await asyncio.sleep(0)
+        leave.set()
+        await asyncio.sleep(0)
+        waiters[cancelled].cancel()
+        await asyncio.wait(waiters)
+    async with store.read() as unit:
+        assert await unit.notebook.get("a") == "b"
