@@ -40,6 +40,7 @@ from relay.domain.richtext import (
 
 _MERGED = (Strong, Emphasis, Underline, Strike)
 _URL = re.compile(r"https?://[^\s<>\\`\u200b]++", re.IGNORECASE)
+_BREAKS = re.compile(r"[\t\n\r\f]+")
 _URL_TAIL = frozenset(".,:;!?\"'[]")
 
 
@@ -193,13 +194,18 @@ def _tidy(nodes: Iterable[Inline], inside: frozenset[type]) -> list[Inline]:
             case LineBreak() if Link in inside:
                 # The words of a link stay on one line.
                 done.append(Text(" "))
-            case Code(text) | Math(text):
+            case Code(text):
+                if text.strip():
+                    done.append(Code(_BREAKS.sub(" ", text)) if _BREAKS.search(text) else node)
+            case Math(text):
                 if text.strip():
                     done.append(node)
             case Strong() | Emphasis() | Underline() | Strike() | Spoiler() | Link() | Colored() | Superscript():
                 done.extend(_wrapper(node, inside))
-            case MessageLink(_, _, children):
+            case MessageLink(_, url, children) if url or children:
                 done.append(replace(node, children=tuple(_tidy(children, inside | {Link}))))
+            case MessageLink():
+                pass
             case _:
                 done.append(node)
     return _join(done)
@@ -208,6 +214,8 @@ def _tidy(nodes: Iterable[Inline], inside: frozenset[type]) -> list[Inline]:
 def _wrapper(
     node: Strong | Emphasis | Underline | Strike | Spoiler | Link | Colored | Superscript, inside: frozenset[type]
 ) -> Sequence[Inline]:
+    if isinstance(node, Link) and node.url != (url := _BREAKS.sub("", node.url).strip()):
+        node = replace(node, url=url)
     kind = type(node)
     flat = kind in inside and kind not in (Colored, Superscript)
     children = _tidy(node.children, inside if flat else inside | {kind})

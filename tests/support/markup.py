@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from relay.domain.normalise import is_bare, link_bare_urls, normalise
 from relay.domain.richtext import (
     Block,
+    BroadcastMention,
     BulletList,
     Code,
     CodeBlock,
@@ -86,18 +87,16 @@ _urls = st.sampled_from(
 )
 
 
-def _links(children: st.SearchStrategy[tuple[Inline, ...]]) -> st.SearchStrategy[Inline]:
-    bare = st.builds(lambda url, preview: Link(url, (Text(url),), preview), _urls, st.booleans())
-    return bare | st.builds(Link, _urls, children, st.booleans())
-
-
 def _wrap(children: st.SearchStrategy[Inline]) -> st.SearchStrategy[Inline]:
     many = st.lists(children, min_size=1, max_size=4).map(tuple)
-    return st.one_of(*(st.builds(kind, many) for kind in (Strong, Emphasis, Underline, Strike, Spoiler)), _links(many))
+    return st.one_of(*(st.builds(kind, many) for kind in (Strong, Emphasis, Underline, Strike, Spoiler)))
 
 
-_leaves: st.SearchStrategy[Inline] = st.one_of(_texts, _texts, _codes, st.just(LineBreak()))
-inline = st.recursive(_leaves, _wrap, max_leaves=6)
+_bare_links = st.builds(lambda url, preview: Link(url, (Text(url),), preview), _urls, st.booleans())
+_leaves: st.SearchStrategy[Inline] = st.one_of(_texts, _texts, _codes, _bare_links, st.just(LineBreak()))
+_marked = st.recursive(_leaves, _wrap, max_leaves=6)
+_masked_links = st.builds(Link, _urls, st.lists(_marked, min_size=1, max_size=3).map(tuple), st.booleans())
+inline: st.SearchStrategy[Inline] = st.one_of(_marked, _marked, _masked_links)
 _line = st.lists(inline, min_size=1, max_size=4).map(tuple)
 _paragraph = st.builds(Paragraph, _line)
 
@@ -189,6 +188,8 @@ def _pieces(nodes: tuple[Inline, ...], marks: frozenset[str]) -> Iterator[Run]:
                     yield (unquote(part.url) if isinstance(part, Link) else part.text, marks)  # type: ignore[union-attr]
             case LineBreak():
                 yield ("\n", frozenset())
+            case BroadcastMention("everyone"):
+                yield ("@room", marks)
             case Code(text):
                 yield (" ".join(text.split()), marks & {"Spoiler"} | {"Code"})
             case Link(url, children):

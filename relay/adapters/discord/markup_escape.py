@@ -11,7 +11,7 @@ from dataclasses import dataclass
 ZERO_WIDTH = "\u200b"
 
 _SPECIAL = re.compile(r"[\\*_~|`<\[@:]")
-_ANGLE = re.compile(r"<(?:[#:/]|a:|t:|id:|https?:|mailto:|@)", re.IGNORECASE)
+_ANGLE = re.compile(r"<(?:[#:/]|a:|t:|id:|https?:|mailto:)", re.IGNORECASE)
 _MENTION = re.compile(r"@(?=everyone|here|[!&]?\d)")
 _SHORTCODE = re.compile(r":(?!\d++:)[\w+-]+:|:1(?:00|234):", re.ASCII)
 _LINE_MARK = re.compile(r"^( *)(?=#{1,3}\s|-#\s|[-*]\s|>(?:\s|$|>>\s))", re.MULTILINE)

@@ -341,7 +341,7 @@ class InlineParser:
             node = Link(mail, (Text(mail.removeprefix("mailto:")),), preview=False)
         return None if node is None else (node, match.end())
 
-    def _masked(self, place: int) -> tuple[Inline, int] | None:
+    def _masked(self, place: int) -> tuple[Inline | str, int] | None:
         """`[words](url)`. Words with a URL in them mask nothing, and escapes do not work in them.
 
         https://github.com/discord/discord-api-docs/issues/7721, https://github.com/discord/discord-api-docs/issues/6185
@@ -353,8 +353,10 @@ class InlineParser:
         if close is None or (target := _TARGET.match(source, close)) is None:
             return None
         label, url = source[place + 1 : close], target[2]
-        if bool(target[1]) != bool(target[3]) or not _WEB.match(url) or not label.strip() or _LABEL_URL.search(label):
+        if bool(target[1]) != bool(target[3]) or not _WEB.match(url) or not label.strip():
             return None
+        if _LABEL_URL.search(label):
+            return source[place : target.end()], target.end()
         children = InlineParser(label, self._names, depth=self._depth + 1, escapes=False).all()
         return self._link(url, children, preview=not target[1]), target.end()
 

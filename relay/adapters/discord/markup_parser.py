@@ -33,7 +33,7 @@ _QUOTE_REST = re.compile(r" *+>>> ")
 _HEADING = re.compile(r" *+(#{1,3})(?!#)[^\S\n]++(?=\S)")
 _SUBTEXT = re.compile(r" *+-#[^\S\n]++(?=\S)")
 _BULLET = re.compile(r"( *+)(?:[*-]|(\d{1,9})\.) +(?=\S)")
-_CONTINUED = re.compile(r" +\S")
+_CONTINUED = re.compile(r" +[^ \n]")
 _DEEPEST_LIST = 10
 
 
@@ -132,7 +132,9 @@ class _Blocks:
     def _list(self, place: int) -> tuple[list[Block], int]:
         """Consecutive lines of a list: items, nested by their indent, and indented lines that go on with an item."""
         tree = _ListTree(self)
+        last_fence = self.source.rfind("```")
         while place < len(self.source):
+            tree.in_fence = tree.in_fence and place <= last_fence
             match = _BULLET.match(self.source, place)
             if tree.in_fence:
                 match = None
@@ -200,8 +202,11 @@ class _ListTree:
 
     def _append(self, item: _Item, text: str) -> None:
         item.lines.append(text)
-        if text.count("```") % 2:
-            self.in_fence = not self.in_fence
+        # Inside fenced code nothing is an item. Code in the middle of a line is left to the body's own parser.
+        if self.in_fence:
+            self.in_fence = "```" not in text
+        elif text.lstrip(" ").startswith("```"):
+            self.in_fence = text.count("```") == 1
 
     def finish(self) -> list[Block]:
         """The lists."""

@@ -45,6 +45,8 @@ _RUN = re.compile(r"`++")
 _RAISED = str.maketrans("0123456789+-=()ni", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁼⁽⁾ⁿⁱ")
 _LOWERED = str.maketrans("0123456789+-=()", "₀₁₂₃₄₅₆₇₈₉₊₋₌₍₎")
 _UNSAFE_IN_URL = re.compile(r"[\s<>\\]")
+# How far to look for the end of a bare URL.
+_AHEAD = 64
 _DELIMITERS: dict[type, str] = {Strong: "**", Underline: "__", Strike: "~~"}
 
 
@@ -68,8 +70,10 @@ def render_inline(nodes: Sequence[Inline], look: Look) -> str:
     """Inline markdown for `nodes`."""
     lowered = normalise_inline(_lower(nodes, look))
     ready = normalise_inline(_hoist(lowered, look))
-    brackets = any("](" in text or text.endswith("]") for text in _texts(ready))
-    return _Spans(look, Place(brackets=brackets)).write(ready)
+    # What no backslash can reach may end what a text seems to begin.
+    literals = "\n".join((*(_literals(node, look) for node in ready), *_urls(ready)))
+    place = Place(lines="_" in literals, brackets="](" in literals or any("](" in text for text in _texts(ready)))
+    return _Spans(look, place).write(ready)
 
 
 def live(node: Inline, look: Look) -> str | None:
@@ -191,6 +195,14 @@ def _texts(nodes: Sequence[Inline]) -> Iterator[str]:
             yield from _texts(node.children)
 
 
+def _urls(nodes: Sequence[Inline]) -> Iterator[str]:
+    for node in nodes:
+        if isinstance(node, Link):
+            yield node.url
+        if isinstance(node, Strong | Emphasis | Underline | Strike | Spoiler | Link):
+            yield from _urls(node.children)
+
+
 def _literals(node: Inline, look: Look) -> str:
     """The characters inside `node` that cannot be escaped."""
     match node:
@@ -209,6 +221,9 @@ def _literals(node: Inline, look: Look) -> str:
 def _hoist(nodes: Sequence[Inline], look: Look) -> Iterator[Inline]:
     """Markup cut open around literals that would close it. A spoiler never is: its literals are broken instead."""
     for node in nodes:
+        if isinstance(node, Link):
+            yield node if is_bare(node) else replace(node, children=normalise_inline(_hoist(node.children, look)))
+            continue
         if not isinstance(node, Strong | Emphasis | Underline | Strike | Spoiler):
             yield node
             continue
@@ -248,17 +263,17 @@ class _Spans:
 
     def write(self, nodes: Sequence[Inline]) -> str:
         """The markdown."""
-        following = ""
         done: list[str] = []
+        following = ""
         for index in range(len(nodes) - 1, -1, -1):
             before = nodes[index - 1] if index else None
             after = nodes[index + 1] if index + 1 < len(nodes) else None
-            following = self._node(nodes[index], before, after, following)
-            done.append(following)
+            done.append(self._node(nodes[index], before, after, following))
+            following = (done[-1][:_AHEAD] + following)[:_AHEAD]
         return "".join(reversed(done))
 
     def _node(self, node: Inline, before: Inline | None, after: Inline | None, following: str) -> str:
-        """One node; `following` is what was written for the node after it."""
+        """One node; `following` is the beginning of what was written after it."""
         match node:
             case Text(text):
                 place = replace(
@@ -301,7 +316,7 @@ class _Spans:
         lines_run = any(isinstance(other, Underline) for other in beside)
         use_lines = "*" in literals or (stars_run and not lines_run and "_" not in literals)
         mark = "_" if use_lines else "*"
-        place = replace(self.place, stars=not use_lines, lines=use_lines)
+        place = replace(self.place, stars=not use_lines, lines=use_lines or self.place.lines)
         inner = replace(self, place=place, url_escapes=self.url_escapes + mark).write(node.children)
         runs = (
             isinstance(before, Underline if use_lines else Strong),
@@ -328,8 +343,8 @@ class _Spans:
             if character != "_" or "__" in url or self.place.lines:
                 url = url.replace(character, f"%{ord(character):02X}")
         if is_bare(link):
-            upcoming = following[:1].strip() and following.split(maxsplit=1)[0]
-            bare = link.preview and url_at(url + upcoming, 0) == url
+            upcoming = following.split(maxsplit=1)[0] if following[:1].strip() else ""
+            bare = link.preview and len(upcoming) < _AHEAD and url_at(url + upcoming, 0) == url
             return url if bare else f"<{url}>"
         label = replace(self, place=replace(self.place, brackets=False)).write(link.children)
         return f"[{' '.join(label.split(chr(10)))}]({url if link.preview else f'<{url}>'})"

@@ -349,7 +349,7 @@ class _Reader:
             yield reference
         elif href.lower().startswith(_SCHEMES):
             words = inline_text(children)
-            if words.rstrip("/") == href.rstrip("/") and not any(isinstance(child, Spoiler) for child in children):
+            if words.rstrip("/") == href.rstrip("/") and all(isinstance(child, Text | Link) for child in children):
                 children = (Text(href),)
             yield Link(href, children)
         else:

@@ -188,6 +188,7 @@ class _Html:
 
     def _text(self, text: str, *, edge: bool) -> str:
         """Text, with the spaces that HTML would swallow made to stay."""
+        text = text.replace("\t", "    ")
         if edge:
             text = _EDGE_SPACES.sub(lambda found: "\u00a0" * len(found.group()), text)
         return escape(_SPACES.sub(lambda found: "\u00a0" * (len(found.group()) - 1) + " ", text), quote=False)
@@ -233,8 +234,8 @@ class _Html:
         if is_bare(link) and re.match(r"https?:", url, re.IGNORECASE):
             # Clients find these by themselves.
             return _anchor(url, words)
-        self.rich = True
         if _SCHEME.match(url):
+            self.rich = True
             return _anchor(url, words)
         return words if link.children == (Text(link.url),) else f"{words} ({escape(url, quote=False)})"
 

@@ -1,0 +1,114 @@
+"""What holds of Matrix's HTML whatever somebody writes."""
+
+import re
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from relay.adapters.matrix.markup import Look, Names, parse, render
+from relay.domain.ids import UserRef
+from relay.domain.normalise import normalise
+from relay.domain.richtext import Paragraph, RichText, Text
+from tests.support.markup import common_texts, reading, sources, words
+from tests.support.trees import texts
+
+NAMES = Names()
+NOTHING = Look()
+# https://spec.matrix.org/latest/client-server-api/#mroommessage-msgtypes
+PERMITTED = {
+    "span": {"data-mx-bg-color", "data-mx-color", "data-mx-spoiler", "data-mx-maths"},
+    "a": {"target", "href"},
+    "img": {"width", "height", "alt", "title", "src", "data-mx-emoticon"},
+    "ol": {"start"},
+    "code": {"class"},
+    "div": {"data-mx-maths"},
+} | dict.fromkeys(
+    "del h1 h2 h3 h4 h5 h6 blockquote p ul sup sub li b i u strong em s hr br table thead tbody tr th td caption pre details"
+    " summary".split(),
+    set[str](),
+)
+TAG = re.compile(r'<(/?)([a-z0-9]+)((?: [a-z-]+(?:="[^"<>]*")?)*)>')
+ATTRIBUTE = re.compile(r' ([a-z-]+)(?:="([^"]*)")?')
+
+
+def html(text: RichText, look: Look = NOTHING) -> str:
+    rendered = render(text, look=look)
+    return rendered.formatted_body or ""
+
+
+def check(formatted: str) -> None:
+    """Nothing but permitted tags and attributes, properly nested, at most a hundred deep."""
+    assert not re.search("[<>]", TAG.sub("", formatted)), formatted
+    opened: list[str] = []
+    for closing, tag, attributes in TAG.findall(formatted):
+        assert tag in PERMITTED, formatted
+        if closing:
+            assert opened.pop() == tag, formatted
+        elif tag not in ("br", "hr", "img"):
+            opened.append(tag)
+            assert len(opened) <= 100
+        for name, value in ATTRIBUTE.findall(attributes):
+            assert name in PERMITTED[tag], formatted
+            assert name != "href" or re.match("https?:|ftp:|mailto:|magnet:", value, re.IGNORECASE), formatted
+            assert name != "src" or value.startswith("mxc://"), formatted
+    assert not opened
+
+
+@settings(deadline=None, max_examples=60)
+@given(sources | st.text())
+def test_any_source_becomes_a_tree_in_its_one_form(source: str) -> None:
+    for tree in (parse(source, None, names=NAMES), parse("", source, names=NAMES)):
+        assert normalise(tree) == tree
+
+
+@settings(deadline=None, max_examples=60)
+@given(texts)
+def test_only_permitted_tags_come_out_of_any_tree(tree: RichText) -> None:
+    everything = Look(
+        user=lambda mention: mention.user.id,
+        channel=lambda mention: mention.channel.id,
+        message=lambda link: link.url,
+        emoji=lambda emoji: emoji.source.locator,
+        image=lambda image: image.source.locator,
+        broadcast=True,
+    )
+    check(html(tree))
+    check(html(tree, everything))
+
+
+@settings(deadline=None, max_examples=60)
+@given(sources)
+def test_only_permitted_tags_come_out_of_any_source(source: str) -> None:
+    check(html(parse("", source, names=NAMES)))
+
+
+@settings(deadline=None, max_examples=60)
+@given(texts)
+def test_nobody_is_mentioned_whom_the_look_up_does_not_name(tree: RichText) -> None:
+    assert render(tree, look=NOTHING).mentions == ()
+    assert not render(tree, look=NOTHING).room
+    assert "matrix.to" not in html(tree)
+
+
+@settings(deadline=None, max_examples=60)
+@given(words)
+def test_text_that_looks_like_markup_is_read_as_the_same_characters(text: str) -> None:
+    tree = RichText((Paragraph((Text(text),)),))
+    rendered = render(tree, look=NOTHING)
+    assert reading(parse(rendered.body, rendered.formatted_body, names=NAMES)) == reading(tree)
+
+
+@settings(deadline=None, max_examples=60)
+@given(common_texts)
+def test_a_tree_reads_the_same_after_matrix(tree: RichText) -> None:
+    rendered = render(tree, look=NOTHING)
+    again = parse(rendered.body, rendered.formatted_body, names=NAMES)
+    assert reading(again) == reading(tree), rendered
+
+
+@settings(deadline=None, max_examples=60)
+@given(texts)
+def test_a_second_pass_changes_nothing(tree: RichText) -> None:
+    once = render(tree, look=NOTHING)
+    twice = render(parse(once.body, once.formatted_body, names=NAMES), look=NOTHING)
+    assert twice.formatted_body == once.formatted_body
