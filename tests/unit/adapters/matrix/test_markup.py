@@ -1,0 +1,330 @@
+"""Matrix's HTML, case by case: https://spec.matrix.org/latest/client-server-api/#mroommessage-msgtypes."""
+
+from datetime import UTC, datetime
+
+import pytest
+
+from relay.adapters.matrix.markup import Look, Names, Rendered, parse, render
+from relay.adapters.matrix.markup_links import Target, read_link, write_link
+from relay.domain.ids import ChannelRef, MediaRef, MessageRef, Platform, UserRef
+from relay.domain.richtext import (
+    Block,
+    BroadcastMention,
+    BulletList,
+    ChannelMention,
+    Code,
+    CodeBlock,
+    Colored,
+    CustomEmoji,
+    Details,
+    Emphasis,
+    Heading,
+    Inline,
+    InlineImage,
+    LineBreak,
+    Link,
+    ListItem,
+    Math,
+    MessageLink,
+    Paragraph,
+    Quote,
+    RichText,
+    RoleMention,
+    Rule,
+    Spoiler,
+    Strike,
+    Strong,
+    Subtext,
+    Superscript,
+    Table,
+    TableCell,
+    Text,
+    Timestamp,
+    Underline,
+    UserMention,
+)
+
+NAMES = Names(
+    user={"@alice:example.org": "Alice"}.get,
+    room_id={"#help:example.org": "!h:example.org"}.get,
+    room_name={"!h:example.org": "help"}.get,
+)
+ALICE = UserMention(UserRef(Platform.MATRIX, "@alice:example.org"), "Alice")
+HELP = ChannelMention(ChannelRef(Platform.MATRIX, "!h:example.org"), "help")
+CAT = CustomEmoji("cat", "", MediaRef(Platform.MATRIX, "mxc://example.org/cat"))
+MOMENT = datetime(2021, 4, 20, 21, 20, 30, tzinfo=UTC)
+
+
+def t(text: str) -> Text:
+    return Text(text)
+
+
+def p(*nodes: Inline) -> Paragraph:
+    return Paragraph(nodes)
+
+
+def item(*blocks: Block) -> ListItem:
+    return ListItem(blocks)
+
+
+INLINE: list[tuple[str, tuple[Inline, ...]]] = [
+    ("<b>a</b><strong>b</strong> <i>c</i><em>d</em>", (Strong((t("ab"),)), t(" "), Emphasis((t("cd"),)))),
+    ("<u>a</u><s>b</s><del>c</del><strike>d</strike>", (Underline((t("a"),)), Strike((t("bcd"),)))),
+    ("<code>a  &lt;b&gt;</code>", (Code("a <b>"),)),
+    ("a<br>b<br/>c", (t("a"), LineBreak(), t("b"), LineBreak(), t("c"))),
+    (" a \n\t b&nbsp; c ", (t("a b\u00a0 c"),)),
+    (
+        "x<sup>2</sup> H<sub>2</sub>O",
+        (t("x"), Superscript((t("2"),)), t(" H"), Superscript((t("2"),), lowered=True), t("O")),
+    ),
+    ("<span data-mx-spoiler>a</span>", (Spoiler((t("a"),)),)),
+    ('<span data-mx-spoiler="film">a</span>', (Spoiler((t("a"),), "film"),)),
+    ('<span data-mx-color="#FF0000" data-mx-bg-color="#00ff00">a</span>', (Colored((t("a"),), "#ff0000", "#00ff00"),)),
+    ('<font color="#ff0000">a</font><font data-mx-color="red">b</font>', (Colored((t("a"),), "#ff0000"), t("b"))),
+    ('<span data-mx-maths="x^2"><code>x^2</code></span>', (Math("x^2"),)),
+    ('<a href="https://a.b">w</a>', (Link("https://a.b", (t("w"),)),)),
+    ('<a href="https://a.b/">https://a.b</a>', (Link("https://a.b/", (t("https://a.b/"),)),)),
+    ('<a href="javascript:alert(1)">w</a> <a href="/x">y</a>', (t("w y"),)),
+    ("see https://a.b.", (t("see "), Link("https://a.b", (t("https://a.b"),)), t("."))),
+    ('<a href="https://matrix.to/#/@alice:example.org">Al</a>', (ALICE,)),
+    ('<a href="https://matrix.to/#/%40alice%3Aexample.org">Al</a>', (ALICE,)),
+    ('<a href="matrix:u/alice:example.org">Al</a>', (ALICE,)),
+    (
+        '<a href="https://matrix.to/#/@bob:x.org">@Bob</a>',
+        (UserMention(UserRef(Platform.MATRIX, "@bob:x.org"), "Bob"),),
+    ),
+    ("https://matrix.to/#/@bob:x.org", (UserMention(UserRef(Platform.MATRIX, "@bob:x.org"), "bob"),)),
+    ('<a href="https://matrix.to/#/%23help:example.org">#help:example.org</a>', (HELP,)),
+    ('<a href="https://matrix.to/#/!h:example.org?via=example.org">x</a>', (HELP,)),
+    (
+        '<a href="matrix:r/chat:x.org">x</a>',
+        (ChannelMention(ChannelRef(Platform.MATRIX, "#chat:x.org"), "chat:x.org"),),
+    ),
+    (
+        '<a href="https://matrix.to/#/!h:example.org/$e?via=x">there</a>',
+        (
+            MessageLink(
+                MessageRef(ChannelRef(Platform.MATRIX, "!h:example.org"), "$e"),
+                "https://matrix.to/#/!h:example.org/$e?via=x",
+                (t("there"),),
+            ),
+        ),
+    ),
+    ("@room: hi", (BroadcastMention("everyone"), t(": hi"))),
+    ("me@room.org", (t("me@room.org"),)),
+    ('<img data-mx-emoticon src="mxc://example.org/cat" alt=":cat:" title=":cat:" height="32">', (CAT,)),
+    ('<img src="mxc://x/y" alt="a cat">', (InlineImage("a cat", MediaRef(Platform.MATRIX, "mxc://x/y")),)),
+    ('<img src="https://x/y.png" alt="a cat" onerror="x">', (t("a cat"),)),
+    ("<mx-reply><blockquote>old</blockquote></mx-reply>new", (t("new"),)),
+    ("<script>x</script><style>y</style><marquee>a</marquee><!-- c -->b", (t("ab"),)),
+    ("a < b && c > d &amp; &#x41;&#65; &bogus;", (t("a < b && c > d & AA &bogus;"),)),
+    ("&#99999999999999999999;", (t("\ufffd"),)),
+    ('tail <a href="x', (t('tail <a href="x'),)),
+    ("<b>a<i>b</b>c</i>d", (Strong((t("a"), Emphasis((t("b"),)))), Emphasis((t("c"),)), t("d"))),
+    ("<b>open", (Strong((t("open"),)),)),
+    ("</b></p></div>a", (t("a"),)),
+    ("<B CLASS=x>a</B >", (Strong((t("a"),)),)),
+    ("**not markdown** <b></b>", (t("**not markdown**"),)),
+]
+
+
+@pytest.mark.parametrize(("source", "nodes"), INLINE)
+def test_inline_html(source: str, nodes: tuple[Inline, ...]) -> None:
+    assert parse("", source, names=NAMES) == RichText((Paragraph(nodes),))
+
+
+BLOCKS: list[tuple[str, tuple[Block, ...]]] = [
+    ("<p>a</p>\n<p>b</p>", (p(t("a")), p(t("b")))),
+    ("a<br><br>b<br><br><br>c", (p(t("a")), p(t("b")), p(LineBreak(), t("c")))),
+    ("a<div>b</div><div>c</div>", (p(t("a"), LineBreak(), t("b"), LineBreak(), t("c")),)),
+    ("<p>a<p>b", (p(t("a")), p(t("b")))),
+    ("<h1>a</h1><h6>b</h6>c", (Heading(1, (t("a"),)), Heading(6, (t("b"),)), p(t("c")))),
+    ('<pre><code class="language-py">\na\n  b\n</code></pre>', (CodeBlock("a\n  b", "py"),)),
+    ("<pre>a<br>b &lt;</pre>", (CodeBlock("a\nb <"),)),
+    (
+        "<blockquote><p>a</p><blockquote>b</blockquote></blockquote>c",
+        (Quote((p(t("a")), Quote((p(t("b")),)))), p(t("c"))),
+    ),
+    (
+        "<ul><li>a<ul><li>b</li></ul></li><li><p>c</p></li></ul>",
+        (BulletList((item(p(t("a")), BulletList((item(p(t("b"))),))), item(p(t("c"))))),),
+    ),
+    ("<ul>\n<li>a\n<li>b</ul>", (BulletList((item(p(t("a"))), item(p(t("b"))))),)),
+    (
+        '<ol start="3"><li>a</li></ol><ol start="x"><li>b</li></ol>',
+        (
+            BulletList((item(p(t("a"))),), 3),
+            BulletList((item(p(t("b"))),), 1),
+        ),
+    ),
+    (
+        "<table><caption>c</caption><thead><tr><th>a</th><th>b</th></tr></thead><tbody><tr><td>1<td><b>2</b></table>",
+        (
+            Table(
+                (
+                    (TableCell((t("a"),), True), TableCell((t("b"),), True)),
+                    (TableCell((t("1"),)), TableCell((Strong((t("2"),)),))),
+                ),
+                (t("c"),),
+            ),
+        ),
+    ),
+    ("<details><summary>s</summary><p>a</p>b</details>", (Details((t("s"),), (p(t("a")), p(t("b")))),)),
+    ("a<hr>b", (p(t("a")), Rule(), p(t("b")))),
+    ('<div data-mx-maths="x"><code>x</code></div>', (p(Math("x", display=True)),)),
+    ("<p><sub>a</sub></p>", (Subtext((t("a"),)),)),
+    ("<b>a<p>b</p></b>c", (p(Strong((t("a"),))), p(Strong((t("b"),))), p(t("c")))),
+    (
+        '<span data-mx-spoiler="x"><p>a</p><pre>b</pre></span>',
+        (
+            p(Spoiler((t("a"),), "x")),
+            p(Spoiler((Code("b"),), "x")),
+        ),
+    ),
+]
+
+
+@pytest.mark.parametrize(("source", "blocks"), BLOCKS)
+def test_blocks(source: str, blocks: tuple[Block, ...]) -> None:
+    assert parse("", source, names=NAMES) == RichText(blocks)
+
+
+def test_a_plain_body_is_no_markup() -> None:
+    source = "**a** <b>\nhttps://a.b/_x_ @room\n\nb"
+    link = Link("https://a.b/_x_", (t("https://a.b/_x_"),))
+    first = p(t("**a** <b>"), LineBreak(), link, t(" "), BroadcastMention("everyone"))
+    assert parse(source, None, names=NAMES) == RichText((first, p(t("b"))))
+    assert parse(source, " ", names=NAMES) == RichText((first, p(t("b"))))
+
+
+def test_the_name_for_clients_without_profiles_is_left_out_when_asked() -> None:
+    source = "<strong data-mx-profile-fallback>Ann: </strong>hi"
+    assert parse("Ann: hi", source, names=NAMES, strip_profile_fallback=True) == RichText.plain("hi")
+    assert parse("Ann: hi", source, names=NAMES) == RichText((p(Strong((t("Ann:"),)), t(" hi")),))
+
+
+RENDERED: list[tuple[tuple[Block, ...], str, str | None]] = [
+    ((p(t('a <b> & "c"'), LineBreak(), t("**d**")),), 'a <b> & "c"\n**d**', None),
+    ((p(t("a")), p(t("b"))), "a\n\nb", None),
+    ((p(Link("https://a.b", (t("https://a.b"),))),), "https://a.b", None),
+    (
+        (p(Strong((t("a"),)), Emphasis((t("b"),)), Underline((t("c"),)), Strike((t("d"),))),),
+        "**a***b*c~~d~~",
+        "<strong>a</strong><em>b</em><u>c</u><del>d</del>",
+    ),
+    ((p(t("<x>"), Code("<y>")),), "<x>`<y>`", "&lt;x&gt;<code>&lt;y&gt;</code>"),
+    ((p(Spoiler((t("a"),))),), "[Spoiler]", "<span data-mx-spoiler>a</span>"),
+    ((p(Spoiler((t("a"),), '"x"')),), '[Spoiler for "x"]', '<span data-mx-spoiler="&quot;x&quot;">a</span>'),
+    ((p(Link("https://a.b/?x&y", (t("w"),))),), "[w](https://a.b/?x&y)", '<a href="https://a.b/?x&amp;y">w</a>'),
+    ((p(Link("javascript:x", (t("w"),))),), "[w](javascript:x)", None),
+    (
+        (p(Colored((t("a"),), "#ff0000", 'x" onclick="y')), p(Superscript((t("2"),)))),
+        "a\n\n^(2)",
+        '<p><span data-mx-color="#ff0000">a</span></p><p><sup>2</sup></p>',
+    ),
+    ((p(Math("a<b")),), "$a<b$", '<span data-mx-maths="a&lt;b"><code>a&lt;b</code></span>'),
+    ((p(Math("x", display=True)),), "$x$", '<div data-mx-maths="x"><code>x</code></div>'),
+    (
+        (p(ALICE, t(" "), HELP, t(" "), RoleMention("Mods"), t(" "), BroadcastMention("here")),),
+        "@Alice #help @Mods @here",
+        None,
+    ),
+    ((p(CAT, t(" "), InlineImage("a cat", CAT.source)),), ":cat: a cat", None),
+    (
+        (p(Timestamp(MOMENT), t("; "), Timestamp(MOMENT, "t"), t("; "), Timestamp(MOMENT, "D")),),
+        ("20 April 2021 21:20 UTC; 21:20 UTC; 20 April 2021"),
+        None,
+    ),
+    (
+        (p(Timestamp(MOMENT, "F"), t("; "), Timestamp(MOMENT, "T"), t("; "), Timestamp(MOMENT, "R")),),
+        ("Tuesday, 20 April 2021 21:20 UTC; 21:20:30 UTC; 20 April 2021 21:20 UTC"),
+        None,
+    ),
+    (
+        (p(t("a  b"), LineBreak(), t("  c"), Strong((t("d"),))),),
+        "a  b\n  c**d**",
+        "a\u00a0 b<br>\u00a0\u00a0c<strong>d</strong>",
+    ),
+    ((Heading(2, (t("a"),)), Subtext((t("b"),)), Rule()), "## a\nb\n---", "<h2>a</h2><p><sub>b</sub></p><hr>"),
+    (
+        (CodeBlock("a\n <b>", "py"),),
+        "```py\na\n <b>\n```",
+        '<pre><code class="language-py">a\n &lt;b&gt;\n</code></pre>',
+    ),
+    ((CodeBlock("a", 'x" y'),), '```x" y\na\n```', "<pre><code>a\n</code></pre>"),
+    (
+        (Quote((p(t("a")), Quote((p(t("b")),)))), p(t("c"))),
+        "> a\n> > b\nc",
+        "<blockquote>a<blockquote>b</blockquote></blockquote><p>c</p>",
+    ),
+    (
+        (BulletList((item(p(t("a")), BulletList((item(p(t("b"))),), 1)), item(p(t("c")))), 9),),
+        "9. a\n   1. b\n10. c",
+        '<ol start="9"><li>a<ol><li>b</li></ol></li><li>c</li></ol>',
+    ),
+    (
+        (Table(((TableCell((t("a"),), True),), (TableCell((t("1"),)),)), (t("c"),)),),
+        "c\na\n1",
+        "<table><caption>c</caption><thead><tr><th>a</th></tr></thead><tbody><tr><td>1</td></tr></tbody></table>",
+    ),
+    ((Details((t("s"),), (p(t("a")),)),), "s\na", "<details><summary>s</summary><p>a</p></details>"),
+]
+
+
+@pytest.mark.parametrize(("blocks", "body", "formatted_body"), RENDERED)
+def test_rendering_with_no_references(blocks: tuple[Block, ...], body: str, formatted_body: str | None) -> None:
+    assert render(RichText(blocks), look=Look()) == Rendered(body, formatted_body)
+
+
+def test_references_become_matrixs_own_where_the_look_up_says_so() -> None:
+    link = MessageLink(
+        MessageRef(ChannelRef(Platform.DISCORD, "1"), "2"), "https://discord.com/channels/0/1/2", (t("there"),)
+    )
+    everything = Look(
+        user=lambda mention: mention.user.id,
+        channel=lambda mention: mention.channel.id,
+        message=lambda _: "https://matrix.to/#/!h:example.org/$e",
+        emoji=lambda _: "mxc://x/y",
+        image=lambda _: "mxc://x/z",
+        broadcast=True,
+    )
+    nodes = (ALICE, HELP, link, CAT, InlineImage("a", CAT.source), BroadcastMention("everyone"), ALICE)
+    assert render(RichText((p(*nodes),)), look=everything) == Rendered(
+        "Alice#help[there](https://matrix.to/#/!h:example.org/$e):cat:a@roomAlice",
+        '<a href="https://matrix.to/#/@alice:example.org">Alice</a>'
+        '<a href="https://matrix.to/#/!h:example.org">#help</a>'
+        '<a href="https://matrix.to/#/!h:example.org/$e">there</a>'
+        '<img data-mx-emoticon alt=":cat:" title=":cat:" height="32" src="mxc://x/y"><img alt="a" title="a" src="mxc://x/z">'
+        '@room<a href="https://matrix.to/#/@alice:example.org">Alice</a>',
+        mentions=("@alice:example.org",),
+        room=True,
+    )
+
+
+def test_a_look_up_cannot_smuggle_in_markup() -> None:
+    look = Look(user=lambda _: '"><script>', channel=lambda _: "javascript:x", emoji=lambda _: "https://x/y")
+    assert render(RichText((p(ALICE, HELP, CAT),)), look=look) == Rendered("@Alice#help:cat:", None)
+
+
+@pytest.mark.parametrize(
+    ("url", "target"),
+    [
+        ("https://matrix.to/#/@a:b", Target("@a:b")),
+        ("https://matrix.to/#/#r:b?via=b&via=c", Target("#r:b")),
+        ("https://matrix.to/#/!r/$e", Target("!r", "$e")),
+        ("matrix:roomid/r:b/e/e1?via=b", Target("!r:b", "$e1")),
+        ("matrix:u/a:b?action=chat", Target("@a:b")),
+        ("https://matrix.to/#/x", None),
+        ("https://matrix.to/", None),
+        ("matrix:x/y", None),
+        ("https://matrix.org/#/@a:b", None),
+    ],
+)
+def test_links_to_what_is_on_matrix(url: str, target: Target | None) -> None:
+    assert read_link(url) == target
+
+
+def test_a_written_link_is_read_back() -> None:
+    url = write_link("!r/x:b", "$e/1+2", via=("b", "c:8448"))
+    assert url == "https://matrix.to/#/!r%2Fx:b/$e%2F1%2B2?via=b&via=c:8448"
+    assert read_link(url) == Target("!r/x:b", "$e/1+2")

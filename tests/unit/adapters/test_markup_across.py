@@ -1,0 +1,28 @@
+"""A text that crosses both ways still says the same."""
+
+from hypothesis import given, settings
+
+from relay.adapters.discord import markup as discord
+from relay.adapters.matrix import markup as matrix
+from relay.domain.richtext import RichText
+from tests.support.markup import common_texts, reading, sources
+
+
+def across(tree: RichText) -> RichText:
+    """`tree` as it comes back from Matrix."""
+    rendered = matrix.render(tree, look=matrix.Look())
+    return matrix.parse(rendered.body, rendered.formatted_body, names=matrix.Names())
+
+
+@settings(deadline=None, max_examples=60)
+@given(common_texts)
+def test_a_tree_reads_the_same_after_both_sides(tree: RichText) -> None:
+    content = discord.render(across(tree), look=discord.Look())
+    assert reading(discord.parse(content, names=discord.Names())) == reading(tree), content
+
+
+@settings(deadline=None, max_examples=60)
+@given(sources.filter(lambda source: "<" not in source and "@" not in source))
+def test_what_somebody_writes_on_discord_reads_the_same_on_matrix(source: str) -> None:
+    tree = discord.parse(source, names=discord.Names())
+    assert reading(across(tree)) == reading(tree)
