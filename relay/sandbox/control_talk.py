@@ -66,9 +66,7 @@ class TalkControl(ControlBase):
         """One message for each text, at once. Returns their IDs."""
         where, user = self._channel(channel), self._user(author)
         given = frozenset({"content"})
-        return [
-            str(self._parts.messages.post(where, user, Draft(given=given, content=text)).id) for text in contents
-        ]
+        return [str(self._parts.messages.post(where, user, Draft(given=given, content=text)).id) for text in contents]
 
     def say_as_webhook(
         self,
@@ -87,9 +85,7 @@ class TalkControl(ControlBase):
         where = self._channel(thread if thread is not None else hook.channel_id)
         draft = self._draft({"content": content, "embeds": embeds or []}, attachments or [])
         finish = _finisher(self, attachments or [], raw)
-        return self._view(
-            self._parts.messages.post_as_webhook(where, hook, draft, username, avatar_url, finish=finish)
-        )
+        return self._view(self._parts.messages.post_as_webhook(where, hook, draft, username, avatar_url, finish=finish))
 
     def say_as_system(self, channel: Id, user: Id, type: int, content: str = "", raw: Json | None = None) -> Json:  # noqa: A002
         """Discord writes: `type` 7 joined, 8 boosted, 6 pinned, … Returns the message."""
@@ -173,9 +169,7 @@ class TalkControl(ControlBase):
         """The poll's time is over: its result is final, and announced."""
         self._parts.reactions.end_poll(*self._message(channel, message))
 
-    def open_thread(
-        self, channel: Id, user: Id, name: str, message: Id | None = None, private: bool = False
-    ) -> Json:
+    def open_thread(self, channel: Id, user: Id, name: str, message: Id | None = None, private: bool = False) -> Json:
         """A thread, on a message or without one. Returns it; say something in it with its ID as the channel."""
         where, opener = self._channel(channel), self._user(user)
         if message is not None:

@@ -2,7 +2,7 @@
 
 from relay.sandbox import errors, permissions, render
 from relay.sandbox.control_base import ControlBase, Id
-from relay.sandbox.dispatch import ALWAYS, Dispatch, Intent
+from relay.sandbox.dispatch import Dispatch, Intent
 from relay.sandbox.errors import Json
 from relay.sandbox.models import Overwrite
 from relay.sandbox.state import new_token
@@ -91,7 +91,7 @@ class WorldControl(ControlBase):
         where, gone = self._guild(guild), self._user(user)
         if gone.bot:
             body: Json = {"id": str(where.id)}
-            self._state.emit(Dispatch("GUILD_DELETE", ALWAYS, where.id, lambda _: body, None, gone.id))
+            self._state.emit(Dispatch("GUILD_DELETE", Intent.GUILDS, where.id, lambda _: body, None, gone.id))
         where.members.pop(gone.id)
         for role in [item for item in where.roles.values() if item.managed_by == gone.id]:
             del where.roles[role.id]

@@ -37,7 +37,6 @@ class Intent(IntFlag):
     DIRECT_MESSAGE_POLLS = 1 << 25
 
 
-ALWAYS = Intent(0)
 ALL_INTENTS = Intent(sum(Intent))
 
 

@@ -72,9 +72,7 @@ class Draft:
 
     def is_empty(self) -> bool:
         """Whether there is nothing to post."""
-        return not (
-            self.content or self.embeds or self.components or self.poll or self.sticker_ids or self.files
-        )
+        return not (self.content or self.embeds or self.components or self.poll or self.sticker_ids or self.files)
 
 
 def read_draft(body: Any, uploads: Mapping[int, Upload]) -> Draft:

@@ -26,6 +26,7 @@ REASONS = {
     4014: "Disallowed intent(s).",
 }
 
+
 class Closed(Exception):
     """The connection is to be closed with a code."""
 

@@ -192,5 +192,3 @@ class MessageRoutes:
 
 def _emoji(call: Call) -> str:
     return unquote(call.request.match_info["emoji"])
-
-

@@ -2,6 +2,7 @@
 
 import re
 import secrets
+import unicodedata
 from typing import Any
 
 from aiohttp import web
@@ -23,6 +24,8 @@ MAX_NAME = 80
 WEBHOOK_CHANNELS = frozenset({0, 2, 5, 13, 15, 16})
 _FORBIDDEN = ("clyde", "discord", "```")
 _RESERVED = frozenset({"everyone", "here"})
+# These count as letters or symbols, and show nothing.
+_BLANKS = "\u115f\u1160\u2800\u3164\uffa0"
 _SPACES = re.compile(r"\s+")
 _TOKEN = "/webhooks/{webhook_id}/{webhook_token}"
 _MESSAGE = _TOKEN + "/messages/{message_id}"
@@ -244,7 +247,8 @@ def read_name(form: Form, field: str, *, required: bool = False) -> str | None:
     if raw is None:
         return None
     name = _SPACES.sub(" ", raw).strip()
-    if not 1 <= len(name) <= MAX_NAME:
+    visible = any(unicodedata.category(char)[0] not in "CZ" and char not in _BLANKS for char in name)
+    if not 1 <= len(name) <= MAX_NAME or not visible:
         form.mistake(field, "BASE_TYPE_BAD_LENGTH", f"Must be between 1 and {MAX_NAME} in length.")
     for word in _FORBIDDEN:
         if word in name.lower():

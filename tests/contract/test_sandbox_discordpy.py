@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import random
 import subprocess
 import sys
 import time
@@ -268,6 +269,30 @@ async def test_a_lost_connection_is_resumed_and_what_was_missed_replayed(place: 
         control.say(place.channel, place.ada, "after")
         await bot.next("message", 4)
     assert bot.texts() == ["before", "meanwhile 1", "meanwhile 2", "after"]
+    assert bot.count("ready") == 1
+
+
+async def test_through_many_lost_connections_each_message_is_heard_once_and_in_order(place: Place) -> None:
+    rng = random.Random(7)
+    troubles = [
+        place.control.abort_gateway,
+        place.control.close_gateway,
+        place.control.ask_reconnect,
+        lambda: place.control.invalidate_sessions(resumable=True),
+    ]
+    async with running(place.sandbox, place.token) as bot:
+        for number in range(300):
+            place.control.say(place.channel, place.ada, str(number))
+            if number % 20 == 19:
+                # Sometimes the connection is lost again before it is back.
+                heard = bot.count("resumed") + 1
+                rng.choice(troubles)()
+                if rng.random() < 0.7:
+                    await bot.next("resumed", heard)
+            elif rng.random() < 0.2:
+                await asyncio.sleep(0)
+        await bot.next("message", 300)
+    assert bot.texts() == [str(number) for number in range(300)]
     assert bot.count("ready") == 1
 
 

@@ -397,6 +397,7 @@ async def test_a_download_that_breaks_off(place: Place) -> None:
         ("bonnie&CLYDE", "USERNAME_INVALID_CONTAINS"),
         ("x" * 81, "BASE_TYPE_BAD_LENGTH"),
         ("  ", "BASE_TYPE_BAD_LENGTH"),
+        ("\u200b\u3164\u202e", "BASE_TYPE_BAD_LENGTH"),
         ("everyone", "USERNAME_INVALID_EQUALS"),
     ],
 )
