@@ -134,6 +134,12 @@ def form_error(path: str, code: str, message: str) -> ApiError:
     return invalid_form(errors)
 
 
+def no_such_attachment(attachment_id: int) -> ApiError:
+    """400: the `attachments` array names a file that the request does not bring and the message does not have."""
+    message = f"Attachment data for attachment id {attachment_id} not found"
+    return form_error("attachments", "ATTACHMENT_NOT_FOUND", message)
+
+
 def put_error(errors: Json, path: str, code: str, message: str) -> None:
     """Add one mistake to a nested report."""
     node = errors

@@ -117,7 +117,7 @@ class Messages(MessageEvents):
 
     def _make(self, channel: Channel, author_id: int, draft: Draft) -> Message:
         for attachment_id in draft.keep or {}:
-            raise _no_such_attachment(attachment_id)
+            raise errors.no_such_attachment(attachment_id)
         message_id = self.state.snowflakes.next()
         return Message(
             id=message_id,
@@ -268,7 +268,7 @@ class Messages(MessageEvents):
         present = {item.id: item for item in message.attachments}
         for attachment_id, description in draft.keep.items():
             if attachment_id not in present:
-                raise _no_such_attachment(attachment_id)
+                raise errors.no_such_attachment(attachment_id)
             present[attachment_id].description = description or present[attachment_id].description
         for item in message.attachments:
             if item.id not in draft.keep:
@@ -299,8 +299,3 @@ class Messages(MessageEvents):
         if any(timestamp_of(message_id) < oldest for message_id in ids):
             raise errors.too_old_to_bulk_delete()
         self.remove(channel, [item for item in ids if item in channel.messages], bulk=True)
-
-
-def _no_such_attachment(attachment_id: int) -> errors.ApiError:
-    text = f"Attachment data for attachment id {attachment_id} not found"
-    return errors.form_error("attachments", "ATTACHMENT_NOT_FOUND", text)

@@ -6,7 +6,7 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import aiohttp
@@ -274,7 +274,7 @@ async def test_a_lost_connection_is_resumed_and_what_was_missed_replayed(place: 
 
 async def test_through_many_lost_connections_each_message_is_heard_once_and_in_order(place: Place) -> None:
     rng = random.Random(7)
-    troubles = [
+    troubles: list[Callable[[], int]] = [
         place.control.abort_gateway,
         place.control.close_gateway,
         place.control.ask_reconnect,
