@@ -4,6 +4,7 @@ import asyncio
 import itertools
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -163,6 +164,19 @@ async def test_the_same_key_is_the_same_message_after_every_restart(meeting: Mee
     async with again as other:
         assert await other.adapter.send(meeting.delivery("once.0s", suspect=True)) == ref
     assert len([line for line in await meeting.ann.messages(meeting.room) if line.name]) == 1
+
+
+async def test_an_earlier_try_is_found_after_the_homeserver_forgot_its_transaction(meeting: Meeting) -> None:
+    adapter = meeting.side.adapter
+    before = await adapter.send(meeting.delivery("a", "hi"))
+    made = await adapter.send(meeting.delivery("b", "hi"))
+    await meeting.ann.text(meeting.room, "Bob: hi")
+    long_ago = datetime.now(UTC) - timedelta(hours=30)
+    again = meeting.delivery("b2", "hi", suspect=True, after=before, queued_at=long_ago)
+    assert await adapter.send(again) == made
+    # Nothing of ours stands after the last one that is accounted for: it was never made.
+    new = await adapter.send(meeting.delivery("c", "hi", suspect=True, after=made, queued_at=long_ago))
+    assert new not in {before, made}
 
 
 async def test_what_cannot_be_sent_says_why(meeting: Meeting) -> None:

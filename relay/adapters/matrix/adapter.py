@@ -61,7 +61,7 @@ class MatrixAdapter:
             backoff=partial(Backoff, rng, first=retry_interval, most=20 * retry_interval),
             now=clock.monotonic,
         )
-        self._doorkeeper = Doorkeeper(self._api, self._rooms, clock)
+        self._doorkeeper = Doorkeeper(self._api, self._rooms, clock, self._condition.caught_up)
         self._loop = SyncLoop(
             api=self._api,
             session=session,

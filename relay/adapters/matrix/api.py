@@ -22,7 +22,9 @@ class Refused(Exception):
     """The homeserver answered with an error. `code` is its `errcode`; `retry_after` in seconds."""
 
     def __init__(self, status: int, code: str, reason: str, retry_after: float | None = None) -> None:
-        super().__init__(f"the homeserver answered {status} {code}: {reason}" if code else f"it answered {status}")
+        super().__init__(
+            f"the homeserver answered {status} {code}: {reason}" if code else f"the homeserver answered {status}"
+        )
         self.status = status
         self.code = code
         self.reason = reason
@@ -83,16 +85,17 @@ class Api:
         if self._token:
             headers["Authorization"] = f"Bearer {self._token}"
         data = None if body is None else json.dumps(body, ensure_ascii=False, separators=(",", ":"))
+        here = f"the homeserver at {self.homeserver_url}"
         try:
             response = await self._client.send(method, url, data, headers, None, timeout)
             async with response:
                 raw = await response.read()
         except aiohttp.ClientConnectorError as error:
-            raise Unreachable(f"no connection to {self.homeserver_url} ({_cause(error)})", sent=False) from error
+            raise Unreachable(f"no connection to {here} ({_cause(error)})", sent=False) from error
         except TimeoutError as error:
-            raise Unreachable(f"{self.homeserver_url} did not answer within {timeout:.0f} s", sent=True) from error
+            raise Unreachable(f"{here} did not answer within {timeout:.0f} s", sent=True) from error
         except (aiohttp.ClientError, OSError) as error:
-            raise Unreachable(f"{self.homeserver_url} broke off ({_cause(error)})", sent=True) from error
+            raise Unreachable(f"{here} broke off ({_cause(error)})", sent=True) from error
         return _judge(response.status, response.headers.get("Retry-After"), raw)
 
 

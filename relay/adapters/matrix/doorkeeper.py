@@ -20,6 +20,7 @@ _log = structlog.get_logger(__name__)
 _JOINS_AT_ONCE = 3
 _JOIN_TIMEOUT = 180.0  # A remote room with many servers in it takes minutes.
 _JOIN_SHOWS_WITHIN = 60.0
+_PATIENCE = 60.0
 _UNANSWERED_TRIES = 3
 _SERVERS_ASKED = 10
 
@@ -27,8 +28,9 @@ _SERVERS_ASKED = 10
 class Doorkeeper:
     """Works until every declared address leads into a room, and whenever one does not any more."""
 
-    def __init__(self, api: Api, rooms: Rooms, clock: Clock) -> None:
+    def __init__(self, api: Api, rooms: Rooms, clock: Clock, connected: asyncio.Event) -> None:
         self._api = api
+        self._connected = connected
         self._rooms = rooms
         self._clock = clock
         self._joins = asyncio.Semaphore(_JOINS_AT_ONCE)
@@ -37,6 +39,7 @@ class Doorkeeper:
         """One task for each door, until cancelled."""
         keepers: dict[Door, asyncio.Task[None]] = {}
         async with asyncio.TaskGroup() as group:
+            group.create_task(self._wait_no_longer(inbox), name="doors that take long")
             while True:
                 self._rooms.redeclared.clear()
                 doors = set(self._rooms.doors)
@@ -45,6 +48,15 @@ class Doorkeeper:
                 for door in doors - keepers.keys():
                     keepers[door] = group.create_task(self._tend(door, inbox), name=f"door {door.name}")
                 await self._rooms.redeclared.wait()
+
+    async def _wait_no_longer(self, inbox: PatientInbox) -> None:
+        """After a while the rooms that are still to be entered are pairs in trouble, and hold nobody up."""
+        await self._connected.wait()
+        await self._clock.sleep(_PATIENCE)
+        for door in self._rooms.doors:
+            if not door.settled:
+                problem = f"{door.name} is still to be entered: the homeserver limits how often an account may join."
+                await self._rooms.refuse(door, problem, inbox)
 
     async def _tend(self, door: Door, inbox: PatientInbox) -> None:
         if door.is_alias and (known := await inbox.position(_alias_stream(door))):
@@ -115,7 +127,7 @@ class Doorkeeper:
     # --- Getting in ---------------------------------------------------------------------------------------
 
     async def _join(self, door: Door, room_id: str, inbox: PatientInbox) -> float:
-        while True:
+        while not door.joined:
             try:
                 await self._api.call("POST", "join", room_id, query=_via(door), body={}, timeout=_JOIN_TIMEOUT)
             except Unreachable as error:
@@ -133,7 +145,8 @@ class Doorkeeper:
                 await self._rooms.refuse(door, _not_joined(door, refused, self._api.user_id), inbox)
                 return door.backoff.next(refused.retry_after)
             _log.info("room joined", room=door.name)
-            return _JOIN_SHOWS_WITHIN
+            break
+        return _JOIN_SHOWS_WITHIN
 
 
 def _alias_stream(door: Door) -> str:

@@ -238,7 +238,7 @@ class Intake:
                 converted = convert(event, state, self._me)
             except Exception:  # noqa: BLE001 - the top of this worker: see below
                 # One event that we cannot read must not stop every room for ever.
-                _log.exception("bug while reading an event", room=state.room_id, event=event.get("event_id"))
+                _log.exception("bug while reading an event", room=state.room_id, event_id=event.get("event_id"))
                 converted = FeatureUsed(ChannelRef(Platform.MATRIX, state.room_id), "unreadable")
             if converted is not None:
                 found.append(converted)

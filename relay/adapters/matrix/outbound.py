@@ -117,7 +117,7 @@ class Outbound:
                     return None
                 said = event.get("content") or {}
                 if {key: said.get(key) for key in wanted} == wanted and "m.new_content" not in said:
-                    _log.info("adopted an earlier try", event=event.get("event_id"))
+                    _log.info("adopted an earlier try", event_id=event.get("event_id"))
                     return str(event["event_id"])
                 if event.get("origin_server_ts", 0) / 1000 < delivery.queued_at.timestamp() - 60:
                     return None

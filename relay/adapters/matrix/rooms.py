@@ -76,7 +76,7 @@ class Rooms:
         """From now on these are the addresses; those that stay keep their rooms."""
         wanted = frozenset(addresses)
         for address in self._doors.keys() - wanted:
-            del self._doors[address]
+            self._states.pop(self._doors.pop(address).room_id or "", None)
         for address in sorted(wanted - self._doors.keys()):
             door = Door(address, self._backoff())
             if not door.is_alias:

@@ -5,7 +5,6 @@ events it stands for, so that whatever ends the process, the next one asks again
 """
 
 import asyncio
-import json
 import random
 import secrets
 from collections.abc import Awaitable, Callable
@@ -31,7 +30,7 @@ _log = structlog.get_logger(__name__)
 
 _LONG_POLL = 30.0
 _GRACE = 15.0  # How much longer than it was asked to the homeserver may take before the connection counts as dead.
-_FULL_STATE_TIMEOUT = 300.0
+_CATCH_UP_TIMEOUT = 300.0  # After weeks of absence an answer takes its time.
 _TIMELINE = 100  # Synapse gives no more, whatever is asked for.
 
 
@@ -64,6 +63,8 @@ class SyncLoop:
         self._intake = intake
         self._condition = condition
         self._clock = clock
+        self._filter = ""
+        self._filtered: frozenset[str] | None = None
         self._backoff = Backoff(rng, first=0.5, most=20.0)
 
     async def connect(self) -> None:
@@ -98,14 +99,15 @@ class SyncLoop:
         """One sync request; None if there are other rooms to ask for before it was answered."""
         since, full = question.since, question.full
         at_once = full or not self._condition.caught_up.is_set()
-        query: dict[str, str | list[str]] = {"filter": _filter(question.rooms), "set_presence": "offline"}
+        query: dict[str, str | list[str]] = {"set_presence": "offline"}
+        query["filter"] = await self._filter_id(question.rooms)
         # Synapse answers a request like an earlier one from memory for two minutes; a first sync must not be as old
         # as that. Such a request is answered at once, whatever time-out it carries.
         milliseconds = secrets.randbelow(60_000) + 1 if full else 0 if at_once else int(_LONG_POLL * 1000)
         query["timeout"] = str(milliseconds)
         query |= {"since": since} if since else {}
         query |= {"full_state": "true"} if full and since else {}
-        timeout = _FULL_STATE_TIMEOUT if full else _LONG_POLL + _GRACE
+        timeout = _CATCH_UP_TIMEOUT if at_once else _LONG_POLL + _GRACE
         asked = asyncio.create_task(self._api.call("GET", "sync", query=query, timeout=timeout), name="matrix sync")
         changed = asyncio.create_task(self._rooms.changed.wait(), name="matrix rooms changed")
         try:
@@ -124,6 +126,14 @@ class SyncLoop:
         if not isinstance(answer.get("next_batch"), str):
             raise Unreachable("the answer to a sync has no next_batch", sent=True)
         return answer
+
+    async def _filter_id(self, rooms: frozenset[str]) -> str:
+        """The filter is kept by the homeserver: with many rooms it is longer than a URL may be."""
+        if self._filtered != rooms:
+            body = _filter(rooms)
+            answer = await self._api.call("POST", "user", self._api.user_id, "filter", body=body)
+            self._filter, self._filtered = str(answer.get("filter_id", "")), rooms
+        return self._filter
 
     async def _persist(self, call: Callable[[], Awaitable[_T]]) -> _T:
         """The result of `call`, which is made again after a while for as long as it fails."""
@@ -156,7 +166,7 @@ class SyncLoop:
             return await call()
 
 
-def _filter(rooms: frozenset[str]) -> str:
+def _filter(rooms: frozenset[str]) -> Json:
     """What to be told about: everything in the declared rooms, with the members that speak, and nothing else.
 
     Not restricted by event type: kicks and bans have to be seen. `include_redundant_members`: each answer has all
@@ -171,4 +181,4 @@ def _filter(rooms: frozenset[str]) -> str:
         "ephemeral": {"types": ["m.typing", "m.receipt"]},
         "account_data": nothing,
     }
-    return json.dumps({"room": room, "presence": nothing, "account_data": nothing}, separators=(",", ":"))
+    return {"room": room, "presence": nothing, "account_data": nothing}
