@@ -37,7 +37,7 @@ from relay.domain.richtext import (
     UserMention,
     inline_text,
 )
-from relay.domain.transform import Container, map_inline
+from relay.domain.transform import Container, map_blocks, map_inline
 
 Measure = Callable[[RichText], int]
 """The length of a text as its platform renders and counts it."""
@@ -85,25 +85,24 @@ def split(text: RichText, *, limit: int, measure: Measure) -> tuple[RichText, ..
 
 
 def _open_long_atoms(text: RichText, limit: int, measure: Measure) -> RichText:
-    """What is never cut but too long for any part (a URL of 3,000 characters, a wide table) as text that can be cut."""
+    """What is never cut but would fill most of a part (a URL of 3,000 characters, a wide table) as text that can be."""
 
     def words(node: Inline) -> Inline:
         whole = isinstance(node, Link | MessageLink | Math | UserMention | RoleMention | ChannelMention | InlineImage)
-        if whole and _is_atom(node) and measure(RichText((Paragraph((node,)),))) > limit:
+        if whole and _is_atom(node) and measure(RichText((Paragraph((node,)),))) > limit / 2:
             return Text(inline_text((node,)))
         return node
 
-    def lines(block: Block) -> Iterator[Block]:
-        if isinstance(block, Table) and any(
-            measure(RichText((replace(block, rows=(row,)),))) > limit for row in block.rows
-        ):
-            yield from (
-                Paragraph(tuple(node for cell in row for node in (*cell.children, Text(" ")))) for row in block.rows
-            )
-        else:
-            yield block
+    def lines(block: Block) -> tuple[Block, ...]:
+        if not isinstance(block, Table):
+            return (block,)
+        if all(measure(RichText((replace(block, rows=(row,)),))) <= limit / 2 for row in block.rows):
+            return (block,)
+        return tuple(
+            Paragraph(tuple(node for cell in row for node in (*cell.children, Text(" ")))) for row in block.rows
+        )
 
-    return RichText(tuple(line for block in map_inline(text, words).blocks for line in lines(block)))
+    return map_blocks(map_inline(text, words), lines)
 
 
 def _first_part(text: RichText, limit: int, measure: Measure) -> tuple[RichText, RichText]:
@@ -299,7 +298,8 @@ def _cut_block(block: Block, at: int) -> tuple[tuple[Block, ...], tuple[Block, .
                 before, after = _cut_nodes(summary, at)
                 return (Paragraph(before),), (replace(block, summary=after),)
             before_blocks, after_blocks = _cut_blocks(blocks, at - offset)
-            return (replace(block, blocks=before_blocks),), after_blocks
+            head = (replace(block, blocks=before_blocks),) if summary or before_blocks else ()
+            return head, after_blocks
         case Table(rows):
             return _some(block, rows=rows[:at]), _some(replace(block, caption=()), rows=rows[at:])
         case Rule():

@@ -11,8 +11,8 @@ from relay.domain.ids import ChannelRef, MessageRef, ThreadRef
 class MessageCreated:
     """Somebody wrote a message.
 
-    `edited_at` is set where it was edited before it was read. `reply_to` is in the same channel. `thread` is set for a message inside a thread; `ref.channel` is then still
-    the channel that the thread belongs to.
+    `edited_at` is set where it was edited before it was read. `reply_to` is in the same channel. `thread` is set for a
+    message inside a thread; `ref.channel` is then still the channel that the thread belongs to.
     """
 
     ref: MessageRef

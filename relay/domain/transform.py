@@ -39,6 +39,25 @@ def map_inline(text: RichText, rewrite: Rewrite) -> RichText:
     return RichText(tuple(_map_block(block, rewrite) for block in text.blocks))
 
 
+def map_blocks(text: RichText, rewrite: Callable[[Block], tuple[Block, ...]]) -> RichText:
+    """`text` with `rewrite` applied to every block, inner ones first; a block may become several, or none."""
+    return RichText(_rewritten(text.blocks, rewrite))
+
+
+def _rewritten(blocks: tuple[Block, ...], rewrite: Callable[[Block], tuple[Block, ...]]) -> tuple[Block, ...]:
+    return tuple(new for block in blocks for new in rewrite(_with_inner(block, rewrite)))
+
+
+def _with_inner(block: Block, rewrite: Callable[[Block], tuple[Block, ...]]) -> Block:
+    match block:
+        case Quote() | Details():
+            return replace(block, blocks=_rewritten(block.blocks, rewrite))
+        case BulletList():
+            return replace(block, items=tuple(ListItem(_rewritten(item.blocks, rewrite)) for item in block.items))
+        case _:
+            return block
+
+
 def _map_block(block: Block, rewrite: Rewrite) -> Block:
     match block:
         case Paragraph() | Heading() | Subtext():

@@ -1,0 +1,158 @@
+from collections.abc import Callable
+
+import pytest
+import regex
+from hypothesis import given
+from hypothesis import strategies as st
+
+from relay.core.split import split
+from relay.domain.richtext import (
+    BulletList,
+    CodeBlock,
+    Emphasis,
+    Heading,
+    LineBreak,
+    Link,
+    ListItem,
+    Paragraph,
+    Quote,
+    RichText,
+    Spoiler,
+    Strong,
+    Table,
+    TableCell,
+    Text,
+    plain_text,
+)
+from tests.support.trees import texts
+
+
+def length(text: RichText) -> int:
+    """One for each visible character; marks cost two, blocks one."""
+    return len(plain_text(text)) + 2 * repr(text).count("children=(")
+
+
+def parts(text: RichText, limit: int, measure: Callable[[RichText], int] = length) -> list[str]:
+    return [plain_text(part) for part in split(text, limit=limit, measure=measure)]
+
+
+def words(count: int) -> str:
+    return " ".join(f"w{number}" for number in range(count))
+
+
+def test_what_fits_stays_whole() -> None:
+    text = RichText.plain("short\n\nand sweet")
+    assert split(text, limit=100, measure=length) == (text,)
+
+
+def test_blocks_come_before_lines_before_sentences_before_words() -> None:
+    assert parts(RichText.plain("aaaa aaaa\n\nbbbb bbbb"), 14) == ["aaaa aaaa", "bbbb bbbb"]
+    assert parts(RichText.plain("aaaa aaaa\nbbbb bbbb"), 16) == ["aaaa aaaa", "bbbb bbbb"]
+    assert parts(RichText.plain("Aaaa aaaa. Bbbb bbbb"), 17) == ["Aaaa aaaa.", "Bbbb bbbb"]
+    assert parts(RichText.plain("aaaa aaaa bbbb bbbb"), 17) == ["aaaa aaaa bbbb", "bbbb"]
+
+
+def test_a_better_boundary_is_not_taken_at_the_price_of_an_empty_part() -> None:
+    long = words(40)
+    cut = parts(RichText((Heading(1, (Text("T"),)), Paragraph((Text(long),)))), 60)
+    assert len(cut[0]) > 30
+    assert "".join(cut).replace(" ", "").replace("\n", "") == "T" + long.replace(" ", "")
+
+
+def test_marks_are_closed_and_opened_again() -> None:
+    text = RichText((Paragraph((Strong((Emphasis((Text(words(10)),)),)),)),))
+    first, *rest = split(text, limit=25, measure=length)
+    for part in (first, *rest):
+        (paragraph,) = part.blocks
+        assert isinstance(paragraph, Paragraph)
+        (strong,) = paragraph.children
+        assert isinstance(strong, Strong)
+        assert isinstance(strong.children[0], Emphasis)
+
+
+def test_spoilers_quotes_and_code_keep_what_they_are() -> None:
+    quote = Quote((Paragraph((Spoiler((Text(words(10)),), "why"),)),))
+    for part in split(RichText((quote,)), limit=25, measure=length):
+        (block,) = part.blocks
+        assert isinstance(block, Quote)
+        assert isinstance(block.blocks[0], Paragraph)
+        spoiler = block.blocks[0].children[0]
+        assert isinstance(spoiler, Spoiler)
+        assert spoiler.reason == "why"
+    code = CodeBlock("\n".join(f"line {number}" for number in range(9)), "py")
+    cut = split(RichText((code,)), limit=22, measure=length)
+    assert all(isinstance(part.blocks[0], CodeBlock) and part.blocks[0].language == "py" for part in cut)
+    assert "\n".join(plain_text(part) for part in cut) == code.text
+
+
+def test_an_ordered_list_goes_on_counting() -> None:
+    items = tuple(ListItem((Paragraph((Text(f"item {number}"),)),)) for number in range(6))
+    cut = split(RichText((BulletList(items, 3),)), limit=24, measure=length)
+    starts = [part.blocks[0].start for part in cut if isinstance(part.blocks[0], BulletList)]
+    counts = [len(part.blocks[0].items) for part in cut if isinstance(part.blocks[0], BulletList)]
+    assert starts == [3 + sum(counts[:index]) for index in range(len(cut))]
+    assert sum(counts) == 6
+
+
+def test_a_link_is_moved_rather_than_cut() -> None:
+    url = "https://example.org/a/rather/long/path"
+    text = RichText((Paragraph((Text("see here: "), Link(url, (Text(url),)))),))
+    assert parts(text, 44)[1] == url
+
+
+def test_what_no_part_can_hold_is_cut_as_text() -> None:
+    url = "https://example.org/" + "x" * 100
+    text = RichText((Paragraph((Strong((Link(url, (Text(url),)),)),)),))
+    assert "".join(parts(text, 50)) == url
+    row = tuple(TableCell((Text("cell" * 10),)) for _ in range(3))
+    assert all(len(part) <= 60 for part in parts(RichText((Table((row,)),)), 60))
+
+
+@pytest.mark.parametrize("character", ["👨‍👩‍👧‍👦", "e\u0301", "🇩🇪", "👍🏽", "क्षि"])
+def test_no_character_is_torn(character: str) -> None:
+    text = RichText((Paragraph((Text(character * 40),)),))
+    for limit in range(24, 40):
+        for part in parts(text, limit):
+            assert part == character * (len(part) // len(character))
+
+
+def test_line_breaks_at_a_cut_belong_to_neither_part() -> None:
+    text = RichText((Paragraph((Text("aaaaaaaa"), LineBreak(), Text("bbbbbbbb"))),))
+    assert parts(text, 12) == ["aaaaaaaa", "bbbbbbbb"]
+
+
+def has_tables(text: RichText) -> bool:
+    return "Table(" in repr(text)
+
+
+@given(texts, st.integers(150, 300))
+def test_every_part_fits_and_no_word_is_lost(text: RichText, limit: int) -> None:
+    cut = split(text, limit=limit, measure=length)
+    assert cut
+    for part in cut:
+        assert length(part) <= limit
+    if not has_tables(text):  # a table that is cut becomes lines, without its caption
+        whole = regex.sub(r"\s+", "", plain_text(text))
+        assert regex.sub(r"\s+", "", "".join(map(plain_text, cut))) == whole
+
+
+@given(st.lists(st.text("abc \n.!é👍🏽", max_size=80), max_size=6), st.integers(20, 60))
+def test_plain_text_survives_but_for_white_space(paragraphs: list[str], limit: int) -> None:
+    text = RichText.plain("\n\n".join(paragraphs))
+    cut = split(text, limit=limit, measure=length)
+    assert all(length(part) <= limit for part in cut)
+    whole = regex.sub(r"\s+", "", plain_text(text))
+    assert regex.sub(r"\s+", "", "".join(map(plain_text, cut))) == whole
+
+
+def test_a_very_long_text_is_cut_in_reasonable_work() -> None:
+    calls = 0
+
+    def counting(text: RichText) -> int:
+        nonlocal calls
+        calls += 1
+        return length(text)
+
+    cut = split(RichText.plain("word " * 13_000), limit=2000, measure=counting)
+    assert len(cut) < 40
+    assert calls < 40 * 16
