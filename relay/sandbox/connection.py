@@ -36,6 +36,7 @@ class Connection:
         self._sends: deque[float] = deque()
         self._clock = asyncio.get_running_loop().time
         self._last_heartbeat = self._clock()
+        self._closed_here = False
 
     async def run(self) -> None:
         """Talk until one side has enough."""
@@ -63,8 +64,6 @@ class Connection:
             # A client that says goodbye properly cannot come back to its session.
             self._detach(ended=code in {1000, 1001} and not self._closed_here)
             self.gateway.note("closed", code=code, session=self.session.id if self.session else None)
-
-    _closed_here = False
 
     def _check_query(self) -> None:
         query = self.request.query

@@ -1,4 +1,4 @@
-"""Writing, editing and deleting messages, with everything that Discord checks. Raises `ApiError`s; no network here."""
+"""Writing, editing and deleting messages, with all that Discord checks. Raises `ApiError`s; no network here."""
 
 from collections.abc import Callable
 
