@@ -12,13 +12,16 @@ from itertools import chain, groupby, pairwise
 from relay.domain.richtext import (
     Block,
     BulletList,
+    ChannelMention,
     Code,
     CodeBlock,
     Colored,
+    CustomEmoji,
     Details,
     Emphasis,
     Heading,
     Inline,
+    InlineImage,
     LineBreak,
     Link,
     ListItem,
@@ -27,6 +30,7 @@ from relay.domain.richtext import (
     Paragraph,
     Quote,
     RichText,
+    RoleMention,
     Rule,
     Spoiler,
     Strike,
@@ -36,6 +40,7 @@ from relay.domain.richtext import (
     Table,
     Text,
     Underline,
+    UserMention,
 )
 
 _MERGED = (Strong, Emphasis, Underline, Strike)
@@ -142,12 +147,16 @@ def _block(block: Block) -> Iterator[Block]:
                 yield BulletList(kept, start)
         case Table():
             yield from _table(block)
-        case Details(summary, blocks):
-            inner, words = normalise_blocks(blocks), _words(summary)
-            if inner or words:
-                yield Details(words, inner)
+        case Details():
+            yield from _details(block)
         case Rule():
             yield block
+
+
+def _details(details: Details) -> Iterator[Details]:
+    summary, blocks = _words(details.summary), normalise_blocks(details.blocks)
+    if summary or blocks:
+        yield Details(summary, blocks)
 
 
 def _table(table: Table) -> Iterator[Table]:
@@ -194,21 +203,30 @@ def _tidy(nodes: Iterable[Inline], inside: frozenset[type]) -> list[Inline]:
             case LineBreak() if Link in inside:
                 # The words of a link stay on one line.
                 done.append(Text(" "))
-            case Code(text):
-                if text.strip():
-                    done.append(Code(_BREAKS.sub(" ", text)) if _BREAKS.search(text) else node)
-            case Math(text):
-                if text.strip():
-                    done.append(node)
             case Strong() | Emphasis() | Underline() | Strike() | Spoiler() | Link() | Colored() | Superscript():
                 done.extend(_wrapper(node, inside))
-            case MessageLink(_, url, children) if url or children:
-                done.append(replace(node, children=tuple(_tidy(children, inside | {Link}))))
-            case MessageLink():
-                pass
+            case MessageLink(_, url, children):
+                if url or children:
+                    done.append(replace(node, children=tuple(_tidy(children, inside | {Link}))))
             case _:
-                done.append(node)
+                done.extend(_leaf(node))
     return _join(done)
+
+
+def _leaf(node: Inline) -> Iterator[Inline]:
+    match node:
+        case Code(text):
+            if text.strip():
+                yield Code(_BREAKS.sub(" ", text)) if _BREAKS.search(text) else node
+        case Math(text):
+            if text.strip():
+                yield node
+        case UserMention() | RoleMention() | ChannelMention() | CustomEmoji():
+            yield replace(node, name=_BREAKS.sub(" ", node.name)) if _BREAKS.search(node.name) else node
+        case InlineImage(alt) if _BREAKS.search(alt):
+            yield replace(node, alt=_BREAKS.sub(" ", alt))
+        case _:
+            yield node
 
 
 def _wrapper(

@@ -1,7 +1,7 @@
 """How the time of both markup parsers grows with hostile input: `python -m tests.benchmarks.markup_scaling`.
 
-Prints, per family and parser, the milliseconds for 64 KiB and the exponent e of time = c * length ** e, fitted between
-16 and 64 KiB (1 = linear, 2 = quadratic). Exits 1 if a conversion takes more than the limit or grows faster than allowed.
+Prints, per family and parser, the milliseconds for 64 KiB and the exponent e of time = c * length ** e, between 16
+and 64 KiB (1 = linear, 2 = quadratic). Exits 1 if a conversion takes more than the limit or grows faster than allowed.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""What the tests of both converters share: hostile texts, trees to render, and a way to say that two trees read the same."""
+"""What the tests of both converters share: hostile texts, trees, and what a reader sees of a tree."""
 
 import re
 from collections.abc import Iterator
@@ -125,8 +125,8 @@ Run = tuple[str, frozenset[str]]
 def reading(text: RichText) -> list[object]:
     """What a reader of `text` sees: blocks of characters with the markup they carry.
 
-    Left out, because no dialect can say it or nobody can see it: characters without width, markup of white space, markup
-    around code other than a spoiler, the encoding of characters in a URL, several blanks in a row, blank lines in small
+    Left out, because no dialect can say it or nobody can see it: characters without width, markup of white space,
+    markup around code other than a spoiler, the encoding of characters in a URL, several blanks in a row, blank lines in small
     print and in lists.
     """
     return [_block(block) for block in normalise(text).blocks]

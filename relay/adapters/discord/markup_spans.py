@@ -121,25 +121,30 @@ def _lower(nodes: Sequence[Inline], look: Look) -> Iterator[Inline]:
                 yield from _superscript(tuple(_lower(children, look)), lowered=lowered)
             case Math(tex):
                 yield Code(tex)
-            case Code(text):
-                yield Code(" ".join(text.split("\n")))
             case Link():
                 yield from _link(node, look)
             case MessageLink(_, url, children):
                 target = look.message(node) or url
                 yield from _link(Link(target, children or (Text(target),)), look)
-            case UserMention(_, name) | RoleMention(name):
-                yield Text(f"@{name}")
-            case ChannelMention(_, name):
-                yield Text(f"#{name}")
-            case BroadcastMention(scope):
-                yield Text(f"@{scope}")
-            case CustomEmoji(name):
-                yield Text(f":{name}:")
-            case InlineImage(alt):
-                yield Text(alt or "image")
             case _:
-                yield node
+                yield _named(node)
+
+
+def _named(node: Inline) -> Inline:
+    """A reference that Discord cannot show, by its name."""
+    match node:
+        case UserMention(_, name) | RoleMention(name):
+            return Text(f"@{name}")
+        case ChannelMention(_, name):
+            return Text(f"#{name}")
+        case BroadcastMention(scope):
+            return Text(f"@{scope}")
+        case CustomEmoji(name):
+            return Text(f":{name}:")
+        case InlineImage(alt):
+            return Text(alt or "image")
+        case _:
+            return node
 
 
 def _superscript(children: tuple[Inline, ...], *, lowered: bool) -> Iterator[Inline]:
@@ -228,9 +233,12 @@ def _hoist(nodes: Sequence[Inline], look: Look) -> Iterator[Inline]:
             yield node
             continue
         inside: list[Inline] = []
+        held = ""
         for child in _hoist(node.children, look):
-            if not _clashes(node, _literals(child, look)):
+            literals = _literals(child, look)
+            if not _clashes(node, held + literals):
                 inside.append(child)
+                held += literals
                 continue
             yield replace(node, children=tuple(inside))
             inside = []
@@ -244,6 +252,7 @@ def _hoist(nodes: Sequence[Inline], look: Look) -> Iterator[Inline]:
 
 def _clashes(node: Inline, literals: str) -> bool:
     if isinstance(node, Emphasis):
+        # Italics have two delimiters to choose from.
         return "*" in literals and "_" in literals
     delimiter = _DELIMITERS.get(type(node))
     return delimiter is not None and delimiter in literals

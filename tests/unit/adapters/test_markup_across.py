@@ -1,6 +1,6 @@
 """A text that crosses both ways still says the same."""
 
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 
 from relay.adapters.discord import markup as discord
 from relay.adapters.matrix import markup as matrix
@@ -17,6 +17,8 @@ def across(tree: RichText) -> RichText:
 @settings(deadline=None, max_examples=60)
 @given(common_texts)
 def test_a_tree_reads_the_same_after_both_sides(tree: RichText) -> None:
+    # These characters are a mention on Matrix, and a mention's name differs between the sides.
+    assume("@room" not in repr(tree))
     content = discord.render(across(tree), look=discord.Look())
     assert reading(discord.parse(content, names=discord.Names())) == reading(tree), content
 

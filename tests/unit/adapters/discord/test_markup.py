@@ -1,4 +1,4 @@
-"""Discord's markdown, case by case: https://discord.com/developers/docs/reference#message-formatting and the client's own guide."""
+"""Discord's markdown, case by case: https://discord.com/developers/docs/reference#message-formatting."""
 
 from datetime import UTC, datetime
 
