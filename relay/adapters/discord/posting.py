@@ -21,7 +21,8 @@ _log = structlog.get_logger(__name__)
 NOBODY: Mapping[str, Json] = {"parse": [], "replied_user": False}
 # Missing Access, Missing Permissions
 MISSING = frozenset({50001, 50013})
-_TRY_WEBHOOKS_AGAIN = 300.0
+# Seconds until a webhook is asked for again: a permission comes back with an announcement, room for one does not.
+_FORBIDDEN, _FULL = 10.0, 300.0
 
 
 class Poster:
@@ -125,7 +126,8 @@ class Poster:
             if error.code not in {*MISSING, TOO_MANY_WEBHOOKS}:
                 raise
             _log.warning("webhook not possible", channel=channel, code=error.code)
-            self._without_webhook[channel] = self._clock.monotonic() + _TRY_WEBHOOKS_AGAIN
+            pause = _FULL if error.code == TOO_MANY_WEBHOOKS else _FORBIDDEN
+            self._without_webhook[channel] = self._clock.monotonic() + pause
             return None
         self._without_webhook.pop(channel, None)
         return hook
