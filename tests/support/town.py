@@ -20,6 +20,7 @@ import aiohttp
 from relay.sandbox.control import Control
 from relay.sandbox.homeserver import Homeserver
 from relay.sandbox.people import Person, Shown
+from relay.sandbox.ratelimits import Limits
 from relay.sandbox.server import SandboxServer
 
 T = TypeVar("T")
@@ -260,6 +261,8 @@ async def town(
     mia_token = await homeserver.register(f"mia-{tag}", displayname="Mia")
     relay_user, mia_user = (f"@{name}-{tag}:{homeserver.server_name}" for name in ("relay", "mia"))
     async with AsyncExitStack() as stack:
+        # Discord lets a bot identify once in five seconds; a test that restarts it need not wait for that.
+        sandbox.setdefault("limits", Limits(identify_every=0))
         server = await stack.enter_async_context(SandboxServer(**sandbox))
         made = server.control.bootstrap(channels=list(pairs), people=["Ada", "Ben"])
         mia = await stack.enter_async_context(Person(homeserver.url, mia_user, mia_token))
