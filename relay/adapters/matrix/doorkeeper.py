@@ -66,7 +66,11 @@ class Doorkeeper:
             door.looked.set()
         while True:
             door.wake.clear()
-            seconds = await self._advance(door, inbox)
+            try:
+                seconds = await self._advance(door, inbox)
+            except Exception:  # noqa: BLE001 - the top of this worker
+                _log.exception("bug while entering a room", room=door.name)
+                seconds = door.backoff.next()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
                     await door.wake.wait()

@@ -85,9 +85,9 @@ class Intake:
             if portion.timeline or portion.room_id in joined:
                 await self._rooms.bind(portion.room_id, inbox)
         await self._deliver(portions, (*(c for p in portions for c in p.cursors), at("sync", token)), inbox)
-        self._open |= dict.fromkeys(joined, True) | dict.fromkeys(left, False)
         for room_id, section in left.items():
             self._rooms.seen_outside(room_id, self._departure(room_id, section))
+        self._open |= dict.fromkeys(joined, True) | dict.fromkeys(left, False)
         for room_id, section in invited.items():
             self._rooms.seen_invited(room_id, _inviters(section))
         if question.full:

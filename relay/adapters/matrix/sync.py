@@ -21,7 +21,7 @@ from relay.adapters.matrix.rooms import Rooms
 from relay.adapters.matrix.session import Session, is_token_refusal
 from relay.core.backoff import Backoff
 from relay.core.ports import Clock, SideState
-from relay.errors import StoreUnavailable
+from relay.errors import FatalError, StoreUnavailable
 
 Json = dict[str, Any]
 _T = TypeVar("_T")
@@ -146,6 +146,13 @@ class SyncLoop:
             except StoreUnavailable as error:
                 wait = self._backoff.next()
                 problem = str(error)
+            except FatalError:
+                raise
+            except Exception as error:  # noqa: BLE001 - the top of this worker
+                # A bug of ours must not end the daemon; what it stumbled over is still there for the next try.
+                _log.exception("bug while syncing")
+                wait = self._backoff.next()
+                problem = f"internal error ({type(error).__name__}); trying again."
             else:
                 self._backoff.reset()
                 return result
