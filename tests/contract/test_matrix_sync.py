@@ -12,7 +12,7 @@ from relay.adapters.matrix.api import Api
 from relay.adapters.matrix.gaps import GapReader
 from relay.core.ports import Delivery
 from relay.domain.ids import MessageRef
-from relay.errors import FatalError
+from relay.errors import FatalError, Transient
 from relay.sandbox.homeserver import Homeserver
 from relay.sandbox.people import Person
 from tests.support.matrix import BOB, Notebook, Side, matrix_side, person, room, words
@@ -172,6 +172,29 @@ async def test_a_homeserver_that_goes_away_is_waited_for(town: Town) -> None:
         await side.until_ready()
         await town.ann.text(town.room, "after")
         await side.until_said("before", "while it finds out", "after")
+
+
+async def test_messages_sent_through_a_crash_of_the_homeserver_stand_there_once(town: Town) -> None:
+    async with matrix_side(town.homeserver, town.bot_id, [town.room], token=town.token) as side:
+
+        async def talk() -> int:
+            failures = 0
+            for number in range(60):
+                while True:
+                    try:
+                        await side.adapter.send(Delivery(room(town.room), f"k{number}", BOB, words(str(number))))
+                        break
+                    except Transient:
+                        failures += 1
+                        await asyncio.sleep(0.05)
+            return failures
+
+        talking = asyncio.create_task(talk())
+        await side.until(lambda: side.inbox.batches > 6)
+        await town.homeserver.kill()
+        await town.homeserver.start()
+        assert await talking > 0
+    assert [line.body for line in await town.ann.messages(town.room)] == [f"Bob: {number}" for number in range(60)]
 
 
 async def test_a_homeserver_that_is_not_there_yet_is_waited_for(town: Town) -> None:
