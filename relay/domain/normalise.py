@@ -222,9 +222,10 @@ def _leaf(node: Inline) -> Iterator[Inline]:
             if text.strip():
                 yield node
         case UserMention() | RoleMention() | ChannelMention() | CustomEmoji():
-            yield replace(node, name=_BREAKS.sub(" ", node.name)) if _BREAKS.search(node.name) else node
-        case InlineImage(alt) if _BREAKS.search(alt):
-            yield replace(node, alt=_BREAKS.sub(" ", alt))
+            name = _BREAKS.sub(" ", node.name).strip()
+            yield node if name == node.name else replace(node, name=name)
+        case InlineImage(alt):
+            yield replace(node, alt=_BREAKS.sub(" ", alt).strip())
         case _:
             yield node
 

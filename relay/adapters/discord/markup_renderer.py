@@ -37,6 +37,7 @@ from relay.domain.richtext import (
 __all__ = ["Look", "render"]
 
 _LANGUAGE = re.compile(r"[A-Za-z0-9_+\-.#]+")
+_BLANK_LINES = re.compile(r"\n(?:\s*\n)+")
 _RULE = Paragraph((Text("⎯" * 12),))
 
 
@@ -76,7 +77,9 @@ class _Writer:
     def _block(self, block: Block) -> str:
         match block:
             case Paragraph(children):
-                return self._lines(_single_breaks(children) if self.listed else children)
+                text = escape_lines(render_inline(children, self.look))
+                # A blank line would end the list that the text stands in.
+                return _BLANK_LINES.sub("\n", text.strip("\n")) if self.listed else text
             case Heading(level, children):
                 return f"{'#' * min(level, 3)} {self._line(children)}"
             case Subtext(children):
@@ -92,9 +95,6 @@ class _Writer:
                 return self._list(items, start)
             case _:
                 return ""
-
-    def _lines(self, children: tuple[Inline, ...]) -> str:
-        return escape_lines(render_inline(children, self.look))
 
     def _line(self, children: tuple[Inline, ...]) -> str:
         return render_inline(tuple(Text(" ") if isinstance(n, LineBreak) else n for n in children), self.look).replace(
@@ -161,12 +161,3 @@ def _columns(char: str) -> int:
     if char in "\u200b\u200c\u200d\u2060\ufe0e\ufe0f" or "\u0300" <= char <= "\u036f":
         return 0
     return 2 if east_asian_width(char) in "WF" else 1
-
-
-def _single_breaks(nodes: tuple[Inline, ...]) -> tuple[Inline, ...]:
-    """Without blank lines, which would end the list that the text stands in."""
-    return tuple(
-        node
-        for index, node in enumerate(nodes)
-        if not (isinstance(node, LineBreak) and (index == 0 or isinstance(nodes[index - 1], LineBreak)))
-    )
