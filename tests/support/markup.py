@@ -126,8 +126,8 @@ def reading(text: RichText) -> list[object]:
     """What a reader of `text` sees: blocks of characters with the markup they carry.
 
     Left out, because no dialect can say it or nobody can see it: characters without width, markup of white space,
-    markup around code other than a spoiler, the encoding of characters in a URL, several blanks in a row, blank lines in
-    small print and in lists.
+    markup around code other than a spoiler, the encoding of characters in a URL, several blanks in a row,
+    blank lines in small print and in lists.
     """
     return [_block(block) for block in normalise(text).blocks]
 

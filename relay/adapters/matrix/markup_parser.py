@@ -2,8 +2,9 @@
 
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
+from relay.adapters.matrix.markup_flow import Flow, Linked, Spoil, Wrap, flat, wrapped
 from relay.adapters.matrix.markup_html import BLOCKS, Element, parse_html
 from relay.adapters.matrix.markup_links import read_link
 from relay.domain.ids import ChannelRef, MediaRef, MessageRef, Platform, UserRef
@@ -34,7 +35,6 @@ from relay.domain.richtext import (
     Spoiler,
     Strike,
     Strong,
-    Subtext,
     Superscript,
     Table,
     TableCell,
@@ -52,7 +52,6 @@ _NUMBER = re.compile(r"\d{1,9}", re.ASCII)
 _MXC = re.compile(r"mxc://[^/\s]+/[^/\s]+")
 _SCHEMES = ("https:", "http:", "ftp:", "mailto:", "magnet:")
 
-Wrap = Callable[[tuple[Inline, ...]], Inline]
 _SIMPLE: dict[str, Wrap] = {
     "b": Strong,
     "strong": Strong,
@@ -103,45 +102,6 @@ def _parse_plain(body: str, names: Names) -> RichText:
     return normalise(RichText((Paragraph(tuple(nodes)),)))
 
 
-@dataclass(slots=True)
-class _Flow:
-    """Blocks on their way: a run of inline nodes that has not become a paragraph yet, and what stands above it.
-
-    `loose`: the last block is such a run; another one goes on in it on a new line, as a browser shows it.
-    """
-
-    blocks: list[Block] = field(default_factory=list)
-    run: list[Inline] = field(default_factory=list)
-    loose: bool = False
-
-    def end_run(self, wraps: tuple[Wrap, ...], *, separate: bool = False) -> None:
-        """Make a paragraph of the run."""
-        nodes, self.run = tuple(self.run), []
-        if not any(not (isinstance(node, Text) and not node.text.strip()) for node in nodes):
-            return
-        for wrap in reversed(wraps):
-            nodes = (wrap(nodes),)
-        last = self.blocks[-1] if self.blocks else None
-        if self.loose and not separate and isinstance(last, Paragraph):
-            self.blocks[-1] = Paragraph((*last.children, LineBreak(), *nodes))
-        else:
-            self.blocks.append(_paragraph(nodes))
-        self.loose = not separate
-
-    def add(self, block: Block) -> None:
-        """A block that is no running text."""
-        self.blocks.append(block)
-        self.loose = False
-
-
-def _paragraph(nodes: tuple[Inline, ...]) -> Block:
-    """A paragraph; one that is all lowered is how small print crosses."""
-    kept = [node for node in nodes if not (isinstance(node, Text) and not node.text.strip())]
-    if len(kept) == 1 and isinstance(only := kept[0], Superscript) and only.lowered:
-        return Subtext(only.children)
-    return Paragraph(nodes)
-
-
 class _Reader:
     """Turns elements into nodes."""
 
@@ -153,13 +113,13 @@ class _Reader:
 
     def blocks(self, children: Iterable[Element | str], wraps: tuple[Wrap, ...] = ()) -> list[Block]:
         """The blocks that `children` make; `wraps` is the markup that surrounds all of them."""
-        flow = _Flow()
+        flow = Flow()
         self._spaced = True
         self._flow(flow, children, wraps)
         flow.end_run(wraps)
         return flow.blocks
 
-    def _flow(self, flow: _Flow, children: Iterable[Element | str], wraps: tuple[Wrap, ...]) -> None:
+    def _flow(self, flow: Flow, children: Iterable[Element | str], wraps: tuple[Wrap, ...]) -> None:
         for child in children:
             if isinstance(child, str):
                 flow.run.extend(self._text(child))
@@ -179,11 +139,11 @@ class _Reader:
             else:
                 flow.run.extend(self._inline(child))
 
-    def _break(self, flow: _Flow, wraps: tuple[Wrap, ...], *, separate: bool = False) -> None:
+    def _break(self, flow: Flow, wraps: tuple[Wrap, ...], *, separate: bool = False) -> None:
         flow.end_run(wraps, separate=separate)
         self._spaced = True
 
-    def _block(self, flow: _Flow, element: Element, wraps: tuple[Wrap, ...]) -> None:
+    def _block(self, flow: Flow, element: Element, wraps: tuple[Wrap, ...]) -> None:
         children = element.children
         match element.tag:
             case "p":
@@ -191,7 +151,7 @@ class _Reader:
                 self._flow(flow, children, wraps)
                 self._break(flow, wraps, separate=True)
             case "h1" | "h2" | "h3" | "h4" | "h5" | "h6":
-                flow.add(Heading(int(element.tag[1]), _flat(self.blocks(children, wraps))))
+                flow.add(Heading(int(element.tag[1]), flat(self.blocks(children, wraps))))
             case "pre":
                 self._preformatted(flow, element, wraps)
             case "blockquote":
@@ -205,22 +165,22 @@ class _Reader:
             case "details":
                 flow.add(self._details(element, wraps))
             case "div" if "data-mx-maths" in element.attributes:
-                flow.add(Paragraph(_wrapped((Math(element.attributes["data-mx-maths"], display=True),), wraps)))
+                flow.add(Paragraph(wrapped((Math(element.attributes["data-mx-maths"], display=True),), wraps)))
             case _:
                 self._flow(flow, children, wraps)
                 self._break(flow, wraps)
 
-    def _preformatted(self, flow: _Flow, element: Element, wraps: tuple[Wrap, ...]) -> None:
+    def _preformatted(self, flow: Flow, element: Element, wraps: tuple[Wrap, ...]) -> None:
         text = "".join(_characters(element))
         code = next((child for child in element.children if isinstance(child, Element) and child.tag == "code"), None)
         language = _LANGUAGE.search(code.attributes.get("class", "")) if code else None
         text = text.replace("\r\n", "\n").replace("\r", "\n")
-        if any(isinstance(wrap, _Spoil) for wrap in wraps):
+        if any(isinstance(wrap, Spoil) for wrap in wraps):
             # A block of code cannot be hidden; lines of code can.
             nodes: list[Inline] = []
             for line in text.strip("\n").split("\n"):
                 nodes += (Code(line), LineBreak())
-            flow.add(Paragraph(_wrapped(tuple(nodes), wraps)))
+            flow.add(Paragraph(wrapped(tuple(nodes), wraps)))
         else:
             flow.add(CodeBlock(text, language[1] if language else ""))
 
@@ -252,21 +212,21 @@ class _Reader:
             elif child.tag in ("thead", "tbody", "tfoot"):
                 waiting.extend(reversed(child.children))
             elif child.tag == "caption":
-                caption = _flat(self.blocks(child.children, wraps))
+                caption = flat(self.blocks(child.children, wraps))
             else:
                 rows.append((self._cell((child,), wraps),))
         return Table(tuple(rows), caption)
 
     def _cell(self, content: tuple[Element | str], wraps: tuple[Wrap, ...]) -> TableCell:
         header = isinstance(content[0], Element) and content[0].tag == "th"
-        return TableCell(_flat(self.blocks(content, wraps)), header=header)
+        return TableCell(flat(self.blocks(content, wraps)), header=header)
 
     def _details(self, details: Element, wraps: tuple[Wrap, ...]) -> Details:
         summary: tuple[Inline, ...] = ()
         rest: list[Element | str] = []
         for child in details.children:
             if isinstance(child, Element) and child.tag == "summary" and not summary:
-                summary = _flat(self.blocks(child.children, wraps))
+                summary = flat(self.blocks(child.children, wraps))
             else:
                 rest.append(child)
         return Details(summary, tuple(self.blocks(rest, wraps)))
@@ -277,9 +237,9 @@ class _Reader:
         if element.tag in _SIMPLE:
             return _SIMPLE[element.tag]
         if "data-mx-spoiler" in attributes:
-            return _Spoil(attributes["data-mx-spoiler"])
+            return Spoil(attributes["data-mx-spoiler"])
         if (href := attributes.get("href", "")).lower().startswith(_SCHEMES) and read_link(href) is None:
-            return _Linked(href)
+            return Linked(href)
         return None
 
     def _inline(self, element: Element) -> Iterator[Inline]:
@@ -385,28 +345,6 @@ class _Reader:
             yield InlineImage(words, MediaRef(Platform.MATRIX, source))
 
 
-@dataclass(frozen=True, slots=True)
-class _Spoil:
-    reason: str
-
-    def __call__(self, children: tuple[Inline, ...]) -> Inline:
-        return Spoiler(children, self.reason)
-
-
-@dataclass(frozen=True, slots=True)
-class _Linked:
-    url: str
-
-    def __call__(self, children: tuple[Inline, ...]) -> Inline:
-        return Link(self.url, children)
-
-
-def _wrapped(nodes: tuple[Inline, ...], wraps: tuple[Wrap, ...]) -> tuple[Inline, ...]:
-    for wrap in reversed(wraps):
-        nodes = (wrap(nodes),)
-    return nodes
-
-
 def _color(value: str | None) -> str | None:
     return value.lower() if value and _COLOR.fullmatch(value) else None
 
@@ -421,28 +359,3 @@ def _characters(element: Element) -> Iterator[str]:
             yield child.attributes.get("alt", "")
         else:
             yield from _characters(child)
-
-
-def _flat(blocks: Iterable[Block]) -> tuple[Inline, ...]:
-    """The inline nodes of `blocks`, a line each, where no block can stand."""
-    nodes: list[Inline] = []
-    for block in blocks:
-        if nodes:
-            nodes.append(LineBreak())
-        match block:
-            case Paragraph(children) | Heading(_, children) | Subtext(children):
-                nodes.extend(children)
-            case CodeBlock(text):
-                nodes.append(Code(" ".join(text.split("\n"))))
-            case Quote(inner):
-                nodes.extend(_flat(inner))
-            case BulletList(items):
-                nodes.extend(_flat(inner for item in items for inner in item.blocks))
-            case Details(summary, inner):
-                nodes.extend(summary)
-                nodes.extend(_flat(inner))
-            case Table(rows):
-                nodes.extend(node for row in rows for cell in row for node in (*cell.children, Text(" ")))
-            case Rule():
-                pass
-    return tuple(nodes)
