@@ -168,7 +168,7 @@ class _Body:
             case CustomEmoji(name):
                 return f":{name}:"
             case InlineImage(alt):
-                return alt
+                return alt or "image"
             case Timestamp():
                 return moment(node)
             case _:

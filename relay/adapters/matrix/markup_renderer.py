@@ -272,7 +272,7 @@ class _Html:
                 return self._image(self._look.emoji(node), image, escape(f":{name}:", quote=False))
             case InlineImage(alt):
                 image = f'<img alt="{escape(alt)}" title="{escape(alt)}" src="{{}}">'
-                return self._image(self._look.image(node), image, escape(alt, quote=False))
+                return self._image(self._look.image(node), image, escape(alt or "image", quote=False))
 
     def _image(self, source: str | None, image: str, words: str) -> str:
         if not source or not _MXC.fullmatch(source):
