@@ -122,6 +122,24 @@ async def test_reaction_and_thread_stay_and_the_page_says_so(address: str, tmp_p
         await expect(page.locator("#features")).to_contain_text("reaction")
 
 
+async def test_everything_is_in_reach_of_the_keyboard(address: str, tmp_path: Path) -> None:
+    async with browsing(address, tmp_path) as page:
+        for words in ("porpoise one", "porpoise two"):
+            await say(page, "discord", words)
+            await expect(message(page, "matrix", words)).to_have_count(1, timeout=SECONDS)
+        await message(page, "discord", "porpoise two").focus()
+        await page.keyboard.press("ArrowUp")
+        await expect(message(page, "discord", "porpoise one")).to_be_focused()
+        await expect(message(page, "matrix", "porpoise one")).to_have_class(re.compile("linked"))
+        await page.keyboard.press("Tab")
+        await expect(page.locator(":focus")).to_have_attribute("aria-label", "Reply")
+        await page.keyboard.press("Enter")
+        await expect(page.locator("#discord textarea")).to_be_focused()
+        await expect(page.locator("#discord .context")).to_contain_text("Replying to Mira")
+        await page.keyboard.press("Escape")
+        await expect(page.locator("#discord .context")).to_be_hidden()
+
+
 async def test_hostile_html_is_text_on_the_page(address: str, tmp_path: Path) -> None:
     hostile = "<img src=x onerror=document.title=1><script>document.title=1</script><b onclick=alert(1)>kraken</b>"
     # The browser reports that it would not run them, even in the document that they are only read in.
@@ -210,9 +228,18 @@ def left_behind(folder: Path) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-@pytest.mark.parametrize("after", ["Discord sandbox", "homeserver", "accounts", "The demo is here"])
-def test_ends_without_a_trace(tmp_path: Path, number: signal.Signals, after: str) -> None:
+@pytest.mark.parametrize(
+    ("after", "number"),
+    [
+        ("Discord sandbox", signal.SIGTERM),  # while the homeserver starts
+        ("Discord sandbox", signal.SIGKILL),
+        ("accounts", signal.SIGINT),  # while the daemon starts
+        ("accounts", signal.SIGKILL),
+        ("The demo is here", signal.SIGHUP),
+        ("The demo is here", signal.SIGKILL),
+    ],
+)
+def test_ends_without_a_trace(tmp_path: Path, after: str, number: signal.Signals) -> None:
     process = start(tmp_path)
     read_until(process, re.compile(after))
     os.kill(process.pid, number)

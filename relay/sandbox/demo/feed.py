@@ -32,12 +32,15 @@ _SIDES: tuple[SideName, ...] = ("discord", "matrix")
 
 @dataclass(frozen=True, slots=True)
 class _Act:
-    """Something that somebody did and that will not cross; `at` by the monotonic clock."""
+    """Something that somebody did and that will not cross: `what` under the message, `words` in the journal.
+
+    `at` by the monotonic clock.
+    """
 
     side: SideName
     message: str
     what: str
-    author: str
+    words: str
     at: float
 
 
@@ -125,13 +128,15 @@ class Feed:
         known_reactions, known_replies = self._stays.get((side, message.id), (0, 0))
         if reactions > known_reactions:
             key = message.reactions[-1].key
-            self._act(side, "reaction", message, key, reactions - known_reactions)
+            words = f"{key} for {message.author.name}"
+            self._act(side, "reaction", message, key, words, reactions - known_reactions)
         if replies > known_replies:
-            self._act(side, "thread", message, "a message in the thread", replies - known_replies)
+            words = f"{message.thread[-1].author.name}, under {message.author.name}" if message.thread else ""
+            self._act(side, "thread", message, "a message in the thread", words, replies - known_replies)
         self._stays[side, message.id] = (max(reactions, known_reactions), max(replies, known_replies))
 
-    def _act(self, side: SideName, feature: str, message: Seen, what: str, count: int) -> None:
-        act = _Act(side, message.id, what, message.author.name, time.monotonic())
+    def _act(self, side: SideName, feature: str, message: Seen, what: str, words: str, count: int) -> None:
+        act = _Act(side, message.id, what, words, time.monotonic())
         self._acts.setdefault((DIRECTION[side], feature), deque()).extend([act] * count)
 
     # --- The daemon ---------------------------------------------------------------------------------------
@@ -170,7 +175,7 @@ class Feed:
             return
         act = acts.popleft()
         self._crossings.dropped(act.side, act.message, act.what)
-        self._write(Entry(way, feature, f"{act.what} · {act.author}", "dropped", why=why, source=act.message))
+        self._write(Entry(way, feature, act.words, "dropped", why=why, source=act.message))
         self._bell.ring()
 
     def _say_status(self, **values: Any) -> None:

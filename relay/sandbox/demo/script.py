@@ -102,8 +102,7 @@ class Scene:
 
     async def begin(self) -> None:
         """What is there already is none of the script's business."""
-        view = await self.look()
-        self.known |= {(side, seen.id) for side, messages in view.sides.items() for seen in messages}
+        await self.take_all()
         self.before = await self.daemon.counters()
 
     def side(self, name: SideName) -> Side:
@@ -155,6 +154,11 @@ class Scene:
     def take(self, side: SideName, *messages: Seen) -> None:
         """These are accounted for."""
         self.known |= {(side, seen.id) for seen in messages}
+
+    async def take_all(self) -> None:
+        """What a failed line has left behind must not be held against the lines after it."""
+        view = await self.look()
+        self.known |= {(side, seen.id) for side, messages in view.sides.items() for seen in messages}
 
     async def across(self, side: SideName, name: str, body: str) -> Seen:
         """The copy on the other side of what somebody just wrote, word for word."""
@@ -232,5 +236,6 @@ async def play_line(scene: Scene, line: Line) -> Outcome:
         remark = await line.play(scene)
     except (Unmet, Refusal, Refused, aiohttp.ClientError, TimeoutError) as problem:
         words = str(problem) or type(problem).__name__
+        await scene.take_all()
         return Outcome(line.title, line.way, "failed", None, words)
     return Outcome(line.title, line.way, "ok", (time.monotonic() - scene.acted_at) * 1000, remark)

@@ -13,6 +13,7 @@ export function createPanel(side, { people, place, alert, show, badge }) {
   const find = (selector) => root.querySelector(selector);
   const [scroller, list, form, field, context] = [".scroller", ".messages", ".composer", "textarea", ".context"].map(find);
   const messages = new Map();
+  let stuck = true; // whether the newest message is in sight, and is to stay there
   const names = { users: place.users ?? {}, channels: place.channels ?? {} };
   let target = null; // {mode: "reply" | "edit", view}
 
@@ -77,10 +78,13 @@ export function createPanel(side, { people, place, alert, show, badge }) {
   travel(list);
   link(list, side);
 
-  function bottom() { scroller.scrollTop = scroller.scrollHeight; }
+  function bottom() {
+    stuck = true;
+    scroller.scrollTop = scroller.scrollHeight;
+  }
 
   function put(view) {
-    const stuck = scroller.scrollHeight - scroller.scrollTop - scroller.clientHeight < NEAR;
+    const follow = stuck;
     let message = messages.get(view.id);
     if (!message) {
       message = createMessage(side, { act, names, show });
@@ -92,7 +96,7 @@ export function createPanel(side, { people, place, alert, show, badge }) {
       badge(side);
     } else message.update(view);
     find(".empty").hidden = messages.size > 0;
-    if (stuck) bottom();
+    if (follow) bottom();
   }
 
   function remove(id) {
@@ -103,7 +107,10 @@ export function createPanel(side, { people, place, alert, show, badge }) {
     find(".empty").hidden = messages.size > 0;
   }
 
-  new ResizeObserver(() => { if (scroller.scrollHeight - scroller.scrollTop - scroller.clientHeight < NEAR * 2) bottom(); }).observe(scroller);
+  scroller.addEventListener("scroll", () => { stuck = scroller.scrollHeight - scroller.scrollTop - scroller.clientHeight < NEAR; }, { passive: true });
+  const watch = new ResizeObserver(() => { if (stuck) bottom(); });
+  watch.observe(scroller);
+  watch.observe(list);
   return { put, remove, clear: () => [...messages.keys()].forEach(remove), bottom };
 }
 

@@ -1,0 +1,104 @@
+from relay.sandbox.demo.crossings import Crossings, Entry
+from relay.sandbox.demo.seen import Byline, Kind, Quoted, Seen
+
+NOW = 1_000_000.0
+
+
+def seen(
+    name: str, body: str, author: str = "Mira", *, kind: Kind = "person", at: int = 0, edited_at: int | None = None
+) -> Seen:
+    return Seen(name, at, at, Byline(author), kind, body, edited_at=edited_at)
+
+
+def copy(name: str, body: str, author: str = "Mira", *, at: int = 0, edited_at: int | None = None) -> Seen:
+    return seen(name, body, author, kind="copy", at=at, edited_at=edited_at)
+
+
+def linked(crossings: Crossings, message: Seen) -> list[str]:
+    found = crossings.of("discord", message)
+    return [] if found is None else list(found["with"])
+
+
+def test_copy_belongs_to_the_message_that_says_the_same() -> None:
+    crossings = Crossings()
+    first, second = seen("1", "**ebb**", at=10), seen("2", "flow", at=20)
+    entries = crossings.look(
+        {"discord": [first, second], "matrix": [copy("b", "flow", at=57), copy("a", "ebb", at=41)]}, NOW
+    )
+    assert linked(crossings, first) == ["a"]
+    assert linked(crossings, second) == ["b"]
+    assert [entry.ms for entry in entries] == [37, 31]
+    assert crossings.median == 37
+
+
+def test_copy_of_another_author_is_not_taken() -> None:
+    crossings = Crossings()
+    message = seen("1", "ebb")
+    assert crossings.look({"discord": [message], "matrix": [copy("a", "ebb", "Jonas")]}, NOW) == []
+    assert linked(crossings, message) == []
+
+
+def test_rewritten_words_go_to_the_oldest_message_that_waits() -> None:
+    crossings = Crossings()
+    first, second = seen("1", "<:wave:1>"), seen("2", "flow")
+    crossings.look({"discord": [first, second], "matrix": [copy("a", "a picture of something")]}, NOW)
+    assert linked(crossings, first) == ["a"]
+    assert linked(crossings, second) == []
+
+
+def test_parts_of_a_long_message_belong_together() -> None:
+    crossings = Crossings()
+    long, short = seen("1", "one two three four"), seen("2", "five")
+    parts = [copy("a", "one two"), copy("b", "three four"), copy("c", "five")]
+    entries = crossings.look({"discord": [long, short], "matrix": parts}, NOW)
+    assert linked(crossings, long) == ["a", "b"]
+    assert linked(crossings, short) == ["c"]
+    assert len(entries) == 2
+
+
+def test_edit_counts_once_the_copy_has_followed() -> None:
+    crossings = Crossings()
+    crossings.look({"discord": [seen("1", "fife", at=1)], "matrix": [copy("a", "fife", at=2)]}, NOW)
+    edited = seen("1", "five", at=1, edited_at=100)
+    assert crossings.look({"discord": [edited], "matrix": [copy("a", "fife", at=2)]}, NOW) == []
+    sides = {"discord": [edited], "matrix": [copy("a", "five", at=2, edited_at=130)]}
+    assert crossings.look(sides, NOW) == [Entry("to_matrix", "edit", "Mira", ms=30, source="1")]  # type: ignore[arg-type]
+    assert crossings.look(sides, NOW) == []  # type: ignore[arg-type]
+
+
+def test_deletion_takes_from_one_vanishing_to_the_other() -> None:
+    crossings = Crossings()
+    crossings.look({"discord": [seen("1", "ebb")], "matrix": [copy("a", "ebb")]}, NOW)
+    assert crossings.look({"discord": [], "matrix": [copy("a", "ebb")]}, NOW + 5) == []
+    assert crossings.look({"discord": [], "matrix": []}, NOW + 45) == [Entry("to_matrix", "deletion", "Mira", ms=40)]
+    assert crossings.look({"discord": [], "matrix": []}, NOW + 50) == []
+
+
+def test_what_stays_is_said_under_its_message() -> None:
+    crossings = Crossings()
+    message = seen("1", "ebb")
+    crossings.look({"discord": [message], "matrix": []}, NOW)
+    crossings.dropped("discord", "1", "👍")
+    assert crossings.of("discord", message) == {
+        "state": "crossing",
+        "ms": None,
+        "with": [],
+        "changes": [],
+        "dropped": ["👍"],
+    }
+
+
+def test_notices_are_nobodys_copy() -> None:
+    crossings = Crossings()
+    notice = seen("a", "Threads do not cross.", "relay", kind="notice")
+    assert crossings.look({"discord": [seen("1", "Threads do not cross.")], "matrix": [notice]}, NOW) == []
+    assert crossings.of("matrix", notice) is None
+
+
+def test_quoted_line_of_a_reply_is_not_compared() -> None:
+    crossings = Crossings()
+    reply = Seen("e", 1, 1, Byline("Ines"), "person", "yes", reply=Quoted("d", "Mira", "ebb?"))
+    crossings.look({"matrix": [reply], "discord": [copy("1", "> ↪ Mira: ebb?\nyes", "Ines")]}, NOW)
+    found = crossings.of("matrix", reply)
+    assert found is not None
+    assert found["with"] == ["1"]
