@@ -1,0 +1,99 @@
+"""The checker of the chaos runs finds each way in which the promise can be broken."""
+
+from tests.chaos.check import Verdict, check
+from tests.chaos.ledger import SAME, Written
+
+
+def _written(*texts: str) -> list[Written]:
+    return [Written(f"d{number}", f"d{number}.0 {text}") for number, text in enumerate(texts)]
+
+
+def _figures(verdict: Verdict) -> dict[str, int]:
+    return {kind: count for kind, count in verdict.figures().items() if count}
+
+
+def test_nothing_is_wrong_with_what_crossed_once_and_in_order() -> None:
+    written = _written("one", "two", "three")
+    assert not check(written, [message.text for message in written])
+    assert not check([], [])
+
+
+def test_a_lost_message() -> None:
+    assert _figures(check(_written("one", "two"), ["d1.0 two"])) == {"lost": 1}
+
+
+def test_a_doubled_message() -> None:
+    assert _figures(check(_written("one", "two"), ["d0.0 one", "d0.0 one", "d1.0 two"])) == {"doubled": 1}
+
+
+def test_a_reordered_message() -> None:
+    written = _written("one", "two", "three", "four")
+    seen = ["d0.0 one", "d2.0 three", "d3.0 four", "d1.0 two"]
+    assert check(written, seen).out_of_order == ["'d1'"]
+    written[1].exempt = True
+    assert not check(written, seen)
+
+
+def test_a_message_with_the_words_of_before_its_edit() -> None:
+    written = [Written("d0", "d0.1 after")]
+    assert _figures(check(written, ["d0.0 before"])) == {"wrong text": 1}
+    assert not check(written, ["d0.1 after"])
+
+
+def test_a_deleted_message_that_is_still_there() -> None:
+    written = [Written("d0", "d0.0 gone", deleted=True), Written("d1", "d1.0 here")]
+    assert _figures(check(written, ["d0.0 gone", "d1.0 here"])) == {"undeleted": 1}
+    assert not check(written, ["d1.0 here"])
+
+
+def test_what_nobody_wrote() -> None:
+    assert _figures(check(_written("one"), ["d0.0 one", "This message did not cross"])) == {"stray": 1}
+    assert _figures(check(_written("one"), ["d0.0 one", "d7.0 from nowhere"])) == {"stray": 1}
+
+
+def test_the_parts_of_a_long_message_are_joined() -> None:
+    words = [f"m0.0w{number}" for number in range(6)]
+    written = [Written("m0", " ".join(words)), Written("m1", "m1.0 next")]
+    assert not check(written, ["m0.0w0 m0.0w1 m0.0w2", "m0.0w3 m0.0w4\nm0.0w5", "m1.0 next"])
+    assert not check(written, ["m0.0w0 m0.0w1 m0.0w2", "m1.0 next", "m0.0w3 m0.0w4 m0.0w5"])
+    missing = check(written, ["m0.0w0 m0.0w1 m0.0w2", "m1.0 next"])
+    assert _figures(missing) == {"wrong text": 1}
+    twice = ["m0.0w0 m0.0w1 m0.0w2", "m0.0w0 m0.0w1 m0.0w2", "m0.0w3 m0.0w4 m0.0w5", "m1.0 next"]
+    assert _figures(check(written, twice)) == {"doubled": 1}
+    swapped = ["m0.0w3 m0.0w4 m0.0w5", "m0.0w0 m0.0w1 m0.0w2", "m1.0 next"]
+    assert _figures(check(written, swapped)) == {"wrong text": 1}
+
+
+def test_a_part_that_an_edit_should_have_taken_away() -> None:
+    written = [Written("m0", "m0.1 short now")]
+    assert _figures(check(written, ["m0.1 short now", "m0.0w7 m0.0w8"])) == {"wrong text": 1}
+
+
+def test_messages_that_say_the_same_are_counted_and_keep_their_place() -> None:
+    same = SAME[0]
+    written = [Written("d0", same), Written("d1", "d1.0 between"), Written("d2", same)]
+    assert not check(written, [same, "d1.0 between", same])
+    assert _figures(check(written, [same, "d1.0 between"])) == {"lost": 1}
+    assert _figures(check(written, [same, same, "d1.0 between", same])) == {"doubled": 1}
+    assert _figures(check(written, ["d1.0 between", same, same])) == {"out of order": 1}
+    written[2].deleted = True
+    assert _figures(check(written, [same, "d1.0 between", same])) == {"undeleted": 1}
+
+
+def test_files_are_there_by_name() -> None:
+    written = [Written("d0", "d0.0 see here", ("d0.0-notes.pdf",)), Written("d1", "", ("d1.0-cat.png",))]
+    assert not check(written, ["d0.0 see here file: d0.0-notes.pdf (2 kB)", "image: d1.0-cat.png (1 kB)"])
+    assert _figures(check(written, ["d0.0 see here", "image: d1.0-cat.png"])) == {"wrong text": 1}
+    assert _figures(check(written, ["d0.0 see here file: d0.0-notes.pdf"])) == {"lost": 1}
+    twice = ["d0.0 see here file: d0.0-notes.pdf", "image: d1.0-cat.png", "image: d1.0-cat.png"]
+    assert _figures(check(written, twice)) == {"doubled": 1}
+
+
+def test_verdicts_of_several_places_add_up() -> None:
+    both = Verdict()
+    both.add("p0 to Matrix", check(_written("one"), []))
+    both.add("p1 to Discord", check(_written("one"), ["d0.1 other"]))
+    assert both.lines() == [
+        "lost: p0 to Matrix: d0 'd0.0 one'",
+        "wrong text: p1 to Discord: d0 'd0.0 one' shows 'd0.1 other'",
+    ]
