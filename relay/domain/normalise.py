@@ -129,7 +129,7 @@ def is_bare(link: Link) -> bool:
 def _block(block: Block) -> Iterator[Block]:
     match block:
         case Paragraph(children):
-            yield from map(Paragraph, _paragraphs(_trim_lines(_tidy(children, frozenset()))))
+            yield from map(_paragraph, _paragraphs(_trim_lines(_tidy(children, frozenset()))))
         case Heading(level, children):
             if words := _words(children):
                 yield Heading(min(max(level, 1), 6), words)
@@ -163,6 +163,15 @@ def _table(table: Table) -> Iterator[Table]:
     rows = tuple(tuple(replace(cell, children=_words(cell.children)) for cell in row) for row in table.rows if row)
     if any(cell.children for row in rows for cell in row):
         yield Table(rows, _words(table.caption))
+
+
+def _paragraph(nodes: tuple[Inline, ...]) -> Block:
+    """A line that is all lowered is how small print is written where there is none."""
+    match nodes:
+        case (Superscript(children, True),):
+            return Subtext(children)
+        case _:
+            return Paragraph(nodes)
 
 
 def _paragraphs(nodes: tuple[Inline, ...]) -> Iterator[tuple[Inline, ...]]:
@@ -206,8 +215,9 @@ def _tidy(nodes: Iterable[Inline], inside: frozenset[type]) -> list[Inline]:
             case Strong() | Emphasis() | Underline() | Strike() | Spoiler() | Link() | Colored() | Superscript():
                 done.extend(_wrapper(node, inside))
             case MessageLink(_, url, children):
-                if url or children:
-                    done.append(replace(node, children=tuple(_tidy(children, inside | {Link}))))
+                words = tuple(_tidy(children, inside | {Link}))
+                if url or words:
+                    done.append(replace(node, children=words))
             case _:
                 done.extend(_leaf(node))
     return _join(done)

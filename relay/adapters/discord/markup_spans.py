@@ -336,7 +336,7 @@ class _Spans:
 
     def _fenced(self, text: str) -> str:
         if self.hidden:
-            text = text.replace("||", f"|{ZERO_WIDTH}|")
+            text = re.sub(r"\|(?=\|)", f"|{ZERO_WIDTH}", text)
         runs = {len(run) for run in _RUN.findall(text)}
         length = next((length for length in (1, 2) if length not in runs), 2)
         if length in runs:

@@ -180,6 +180,7 @@ RENDERED: list[tuple[tuple[Block, ...], str]] = [
     ((p(Strong((t("a "), Code("**")))),), "**a** `**`"),
     ((p(Spoiler((t("a|"),))),), "||a|\u200b||"),
     ((p(Spoiler((Code("a||b"),), reason="film")),), "(film) ||`a|\u200b|b`||"),
+    ((p(Spoiler((Code("|||"),))),), "||`|\u200b|\u200b|`||"),
     ((p(Code("`a`")),), "`` `a` ``"),
     ((p(t("snake_case, 2 * 3, a_ and ~5")),), "snake_case, 2 * 3, a\\_ and ~5"),
     ((p(t("**a** ||b|| `c`")),), "\\*\\*a\\*\\* \\|\\|b\\|\\| \\`c\\`"),
