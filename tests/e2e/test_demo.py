@@ -154,6 +154,9 @@ async def test_hostile_html_is_text_on_the_page(address: str, tmp_path: Path) ->
         for unwanted in ("img:not([src='icon.svg'])", "body script", "[onclick]", "[onerror]", "iframe"):
             await expect(page.locator(unwanted)).to_have_count(0)
         assert await page.title() == "relay demo"
+        # The next page that reads it would complain too.
+        await press(page, "matrix", "kraken", "delete")
+        await expect(message(page, "discord", "kraken")).to_have_count(0, timeout=SECONDS)
 
 
 async def test_page_on_a_phone_in_the_dark(address: str, tmp_path: Path) -> None:
