@@ -215,9 +215,9 @@ def _tidy(nodes: Iterable[Inline], inside: frozenset[type]) -> list[Inline]:
             case Strong() | Emphasis() | Underline() | Strike() | Spoiler() | Link() | Colored() | Superscript():
                 done.extend(_wrapper(node, inside))
             case MessageLink(_, url, children):
-                words = tuple(_tidy(children, inside | {Link}))
-                if url or words:
-                    done.append(replace(node, children=words))
+                words = _tidy(children, inside | {Link})
+                shown = () if all(map(_is_space, words)) else tuple(words)
+                done.extend((replace(node, children=shown),) if url.strip() else words)
             case _:
                 done.extend(_leaf(node))
     return _join(done)
