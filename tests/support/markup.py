@@ -129,7 +129,22 @@ def reading(text: RichText) -> list[object]:
     markup around code other than a spoiler, the encoding of characters in a URL, several blanks in a row,
     blank lines in small print and in lists.
     """
-    return [_block(block) for block in normalise(text).blocks]
+    return _blocks(normalise(text).blocks)
+
+
+def _blocks(blocks: tuple[Block, ...]) -> list[object]:
+    """Paragraphs in a row are one text with blank lines in it, wherever these stand."""
+    done: list[object] = []
+    words: list[Inline] = []
+    for block in blocks:
+        if isinstance(block, Paragraph):
+            words += (*((LineBreak(), LineBreak()) if words else ()), *block.children)
+            continue
+        if words:
+            done.append(_block(Paragraph(tuple(words))))
+            words = []
+        done.append(_block(block))
+    return [*done, _block(Paragraph(tuple(words)))] if words else done
 
 
 def _block(block: Block) -> object:
@@ -143,7 +158,7 @@ def _block(block: Block) -> object:
         case CodeBlock(text, language):
             return ("CodeBlock", text.replace("\u200b", ""), language if " " not in language else "")
         case Quote(blocks):
-            return ("Quote", [_block(inner) for inner in blocks])
+            return ("Quote", _blocks(blocks))
         case BulletList(items, start):
             return ("List", start, [_item(item) for item in items])
         case _:
