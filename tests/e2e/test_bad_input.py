@@ -1,0 +1,190 @@
+"""What is wrong from the start: one clear line that names the thing and the remedy, and the right exit status."""
+
+import sqlite3
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from relay.sandbox.homeserver import Homeserver
+from tests.support.town import Town, town
+
+COMPLETE = """
+[discord]
+token = "MTk4NjIyNDgz.secret-discord"
+[matrix]
+homeserver_url = "https://matrix.example.org"
+user_id = "@relay:example.org"
+access_token = "syt_secret_matrix"
+[[pairs]]
+name = "one"
+discord_channel = 1234567890123456789
+matrix_room = "#one:example.org"
+"""
+SECRETS = ("secret-discord", "syt_secret_matrix")
+
+
+def run(folder: Path, *arguments: str) -> tuple[int, list[str]]:
+    """`relay run` to its end: exit status, and the lines that are no log."""
+    command = [sys.executable, "-m", "relay", "run", *arguments]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=30)
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+    assert not any(secret in done.stderr for secret in SECRETS)
+    return done.returncode, [line for line in done.stderr.splitlines() if not line.startswith("{")]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[discord\n", ("relay.toml: ", "line 1, column 9", "mend the TOML there")),
+        (COMPLETE + 'colour = "red"\n', ("relay.toml:12: ", "colour", "no such key", "write one of")),
+        (
+            COMPLETE
+            + '[[pairs]]\nname = "two"\ndiscord_channel = 1234567890123456789\nmatrix_room = "#two:example.org"\n',
+            ('[[pairs]] 2 "two" discord_channel', '[[pairs]] 1 "one"', "remove one of the two"),
+        ),
+        (
+            COMPLETE
+            + '[[pairs]]\nname = "two"\ndiscord_channel = 1234567890123456780\nmatrix_room = "#one:example.org"\n',
+            ('[[pairs]] 2 "two" matrix_room', '[[pairs]] 1 "one"', "remove one of the two"),
+        ),
+        (COMPLETE.replace("#one:example.org", "one"), ("relay.toml:11: ", "matrix_room", "; ")),
+        (COMPLETE.replace('token = "MTk4NjIyNDgz.secret-discord"', "", 1), ("[discord] token", "RELAY_DISCORD__TOKEN")),
+    ],
+)
+def test_a_mistake_in_the_file_is_one_line(tmp_path: Path, text: str, words: tuple[str, ...]) -> None:
+    (tmp_path / "relay.toml").write_text(text)
+    status, lines = run(tmp_path)
+    assert status == 2
+    (line,) = lines
+    assert line.startswith("error: ")
+    assert all(word in line for word in words), line
+    assert not (tmp_path / "relay.db").exists()
+
+
+@pytest.mark.parametrize("kind", ["missing", "directory", "not text"])
+def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path, kind: str) -> None:
+    config = tmp_path / "named.toml"
+    if kind == "directory":
+        config.mkdir()
+    elif kind == "not text":
+        config.write_bytes(b"\xff\xfe\x00")
+    status, lines = run(tmp_path, "--config", str(config))
+    assert status == 2
+    (line,) = lines
+    assert line.startswith(f"error: {config}: ")
+    assert "; " in line
+
+
+def test_a_file_that_is_no_store_is_one_line_and_stays_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "relay.toml").write_text(COMPLETE)
+    (tmp_path / "relay.db").write_bytes(b"not a database, but somebody's" * 200)
+    status, lines = run(tmp_path)
+    assert status == 1
+    assert lines[0].startswith(f"error: store {tmp_path}/relay.db: it is not a store")
+    assert lines[0].endswith("name another file in [store] url, or move this one away")
+    assert (tmp_path / "relay.db").read_bytes().startswith(b"not a database")
+
+
+def test_a_store_of_a_newer_version_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "relay.toml").write_text(COMPLETE)
+    subprocess.run([sys.executable, "-m", "relay", "db", "upgrade"], cwd=tmp_path, check=True, capture_output=True)
+    with sqlite3.connect(tmp_path / "relay.db") as store:
+        store.execute("UPDATE alembic_version SET version_num = '9999'")
+    store.close()
+    status, (line,) = run(tmp_path)
+    assert status == 1
+    assert line.startswith(f"error: store {tmp_path}/relay.db: it was made by a newer relay (revision 9999, ")
+    assert "install that version again" in line
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def place(homeserver: Homeserver, tmp_path: Path) -> AsyncIterator[Town]:
+    async with town(tmp_path, homeserver) as made:
+        yield made
+
+
+async def refused(place: Town, *words: str) -> None:
+    """The daemon ends by itself, and its last line says why and what to do."""
+    await place.daemon.start(ready=False)
+    assert await place.daemon.exit_status() == 1
+    line = place.daemon.log(1)
+    assert line.startswith("error: ")
+    assert all(word in line for word in words), line
+    assert "Traceback" not in place.daemon.log(1000)
+
+
+def rewrite(place: Town, old: str, new: str) -> None:
+    """Change the configuration as with an editor."""
+    text = place.daemon.config.read_text()
+    assert old in text
+    place.daemon.config.write_text(text.replace(old, new))
+
+
+@pytest.mark.asyncio(loop_scope="session")
+async def test_a_discord_token_that_is_refused(place: Town) -> None:
+    rewrite(place, place.bot_token, f"{place.bot_token}x")
+    await refused(place, "Discord refused the bot's token", "Reset Token", "[discord] token")
+
+
+@pytest.mark.asyncio(loop_scope="session")
+async def test_an_intent_that_is_off(place: Town) -> None:
+    place.control.set_intents(place.bot, message_content=False)
+    await refused(place, "4014", "Message Content Intent")
+
+
+@pytest.mark.asyncio(loop_scope="session")
+async def test_a_matrix_token_that_is_refused(place: Town) -> None:
+    rewrite(place, place.relay_token, "syt_wrong")
+    await refused(place, "the homeserver refuses matrix.access_token", "make a new one")
+
+
+@pytest.mark.asyncio(loop_scope="session")
+async def test_a_matrix_token_of_somebody_else(place: Town) -> None:
+    rewrite(place, place.relay_user, "@somebody-else:localhost")
+    await refused(place, "belongs to", "correct matrix.user_id")
+
+
+@pytest.mark.asyncio(loop_scope="session")
+async def test_a_matrix_password_that_is_refused(place: Town) -> None:
+    rewrite(place, f'access_token = "{place.relay_token}"', 'password = "hunter2-wrong"')
+    await refused(place, "refuses the password", "correct matrix.user_id and matrix.password")
+    assert "hunter2" not in place.daemon.log(1000)
+
+
+@pytest.mark.asyncio(loop_scope="session")
+async def test_a_discord_token_that_is_refused_later(place: Town) -> None:
+    await place.daemon.start()
+    place.control.reset_token(place.bot)
+    assert await place.daemon.exit_status() == 1
+    assert "Discord refused the bot's token (close code 4004); " in place.daemon.log(1)
+
+
+@pytest.mark.asyncio(loop_scope="session")
+async def test_an_intent_that_is_taken_away_later(place: Town) -> None:
+    await place.daemon.start()
+    place.control.set_intents(place.bot, message_content=False)
+    place.control.invalidate_sessions()
+    assert await place.daemon.exit_status() == 1
+    assert "Message Content Intent" in place.daemon.log(1)
+
+
+@pytest.mark.asyncio(loop_scope="session")
+async def test_a_matrix_token_that_is_refused_later(place: Town) -> None:
+    await place.daemon.start()
+    await place.homeserver.administer("POST", f"/_synapse/admin/v1/deactivate/{place.relay_user}", {"erase": False})
+    assert await place.daemon.exit_status() == 1
+    assert "the homeserver refuses matrix.access_token" in place.daemon.log(1)
+
+
+@pytest.mark.asyncio(loop_scope="session")
+@pytest.mark.parametrize("code", [4010, 4011, 4012, 4013])
+async def test_the_other_final_close_codes_end_the_daemon_with_a_remedy(place: Town, code: int) -> None:
+    await place.daemon.start()
+    place.control.close_gateway(code)
+    assert await place.daemon.exit_status() == 1
+    assert f"(close code {code}); " in place.daemon.log(1)

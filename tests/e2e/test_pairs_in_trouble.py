@@ -1,0 +1,163 @@
+"""What concerns one pair stops that pair only, shows in the status, and works once it is mended."""
+
+import html
+import signal
+from pathlib import Path
+
+import pytest
+
+from relay.sandbox.homeserver import Homeserver
+from tests.support.town import Town, eventually, town
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+ABSENT = "1000000000000000001"
+
+
+async def until_page(place: Town, words: str, *, there: bool = True) -> None:
+    """Wait until the status page says `words`, or says them no more."""
+
+    async def page() -> str:
+        return html.unescape((await place.daemon.get("/"))[1])
+
+    await eventually(page, lambda text: (words in text) is there, what=place.daemon.log)
+
+
+async def crosses(place: Town, pair: str) -> None:
+    """What is said in a pair from now on crosses both ways."""
+    place.say(pair, f"to {pair}")
+    await place.until_matrix(pair, lambda words: f"to {pair}" in words)
+    await place.tell(pair, f"from {pair}")
+    await place.until_discord(pair, lambda words: f"from {pair}" in words)
+
+
+async def test_pairs_that_cannot_work_hold_nobody_up_and_come_back_when_mended(
+    homeserver: Homeserver, tmp_path: Path
+) -> None:
+    async with town(tmp_path, homeserver, ("fine", "absent", "hidden", "closed", "secret")) as place:
+        channel, room = place.channels["absent"], place.rooms["secret"]
+        place.channels["absent"] = ABSENT
+        place.rooms["closed"] = await place.mia.create_room("closed", public=False)
+        place.rooms["secret"] = await place.mia.create_room("secret", encrypted=True, invite=[place.relay_user])
+        place.control.set_channel_permissions(place.channels["hidden"], place.bot, deny=["VIEW_CHANNEL"])
+        place.write_config()
+        await place.daemon.start()
+        await crosses(place, "fine")
+
+        expected = {
+            "absent": (f"there is no channel {ABSENT}", "correct the ID or invite the bot"),
+            "hidden": ("the bot may not see #hidden", "give its role View Channel there"),
+            "closed": (f"{place.relay_user} is not let into {place.rooms['closed']}", "invite it"),
+            "secret": (f"{place.rooms['secret']} is encrypted", "pair it with a room without encryption"),
+        }
+        page = html.unescape((await place.daemon.get("/"))[1])
+        _, printed = await place.daemon.relay("status")
+        problems = {pair["name"]: pair["problem"] for pair in (await place.daemon.status())["pairs"]}
+        assert problems["fine"] is None
+        for pair, words in expected.items():
+            assert all(word in problems[pair] for word in words), problems
+            assert all(word in page for word in words), page
+            assert words[1] in printed
+        assert await place.daemon.ready()
+
+        # Where somebody gives the relay what it lacks, it notices by itself.
+        place.say("closed", "said before the room was open")
+        place.control.set_channel_permissions(place.channels["hidden"], place.bot)
+        await place.mia.invite(place.rooms["closed"], place.relay_user)
+        for pair in ("hidden", "closed"):
+            await until_page(place, expected[pair][0], there=False)
+            await crosses(place, pair)
+        assert (await place.matrix_words("closed"))[0] == "said before the room was open"
+
+        # Where the declaration is wrong, a saved file is enough.
+        place.channels["absent"], place.rooms["secret"] = channel, room
+        place.write_config()
+        for pair in ("absent", "secret"):
+            await until_page(place, expected[pair][0], there=False)
+            await crosses(place, pair)
+        await crosses(place, "fine")
+        assert not any(pair["problem"] for pair in (await place.daemon.status())["pairs"])
+
+
+async def test_a_channel_and_a_room_that_are_lost_later(homeserver: Homeserver, tmp_path: Path) -> None:
+    async with town(tmp_path, homeserver, ("fine", "hidden", "kicked", "deleted")) as place:
+        await place.daemon.start()
+        for pair in place.channels:
+            await crosses(place, pair)
+        place.control.set_channel_permissions(place.channels["hidden"], place.bot, deny=["VIEW_CHANNEL"])
+        await place.mia.kick(place.rooms["kicked"], place.relay_user)
+        place.control.delete_channel(place.channels["deleted"])
+        for words in ("give its role View Channel there", "invite it again", "correct the ID"):
+            await until_page(place, words)
+        await place.tell("hidden", "said to the hidden channel")
+        place.say("hidden", "said in the hidden channel")
+        place.say("kicked", "said to the closed room")
+        await place.tell("kicked", "said in the closed room")
+        await crosses(place, "fine")
+
+        place.control.set_channel_permissions(place.channels["hidden"], place.bot)
+        await place.mia.invite(place.rooms["kicked"], place.relay_user)
+        place.channels["deleted"] = place.control.create_channel(place.guild, "made-anew")["id"]
+        place.write_config()
+        await place.until_discord("hidden", lambda words: "said to the hidden channel" in words)
+        await place.until_matrix("hidden", lambda words: "said in the hidden channel" in words)
+        await place.until_matrix("kicked", lambda words: "said to the closed room" in words)
+        for pair in ("hidden", "kicked", "deleted"):
+            await place.tell(pair, "and on it goes")
+            await place.until_discord(pair, lambda words: "and on it goes" in words)
+
+
+async def test_pairs_are_added_and_removed_without_a_restart(homeserver: Homeserver, tmp_path: Path) -> None:
+    async with town(tmp_path, homeserver, ("one", "two")) as place:
+        place.write_config(pairs=["one"])
+        await place.daemon.start()
+        await crosses(place, "one")
+        place.say("two", "before it was declared")
+
+        place.write_config()
+        await until_named(place, "two", there=True)
+        await crosses(place, "two")
+        assert "before it was declared" not in await place.matrix_words("two")
+
+        place.write_config(pairs=["two"])
+        await until_named(place, "one", there=False)
+        place.say("one", "into the void")
+        await place.tell("one", "into the void, too")
+        await crosses(place, "two")
+
+        good = place.daemon.config.read_text()
+        place.daemon.config.write_text(good.replace("[[pairs]]", "[[pears]]"))
+        await until_logged(place, "configuration refused; the pairs stay as they are", "did you mean [pairs]?")
+        place.daemon.config.write_text("[[pairs")
+        await until_logged(place, "configuration refused", "is not valid TOML")
+        place.say("two", "still here")
+        await place.until_matrix("two", lambda words: "still here" in words)
+        assert "into the void" not in await place.matrix_words("one")
+        assert "into the void, too" not in await place.discord_words("one")
+
+        # Whichever is noticed first, the signal or the file.
+        place.write_config()
+        place.daemon.send_signal(signal.SIGHUP)
+        await until_named(place, "one", there=True)
+        await place.tell("one", "back again")
+        await place.until_discord("one", lambda words: "back again" in words)
+
+
+async def until_named(place: Town, pair: str, *, there: bool) -> None:
+    """Wait until the status page shows a pair, or does not any more, and all that it shows is connected."""
+
+    async def page() -> bool:
+        _, text = await place.daemon.get("/metrics")
+        return f'pair="{pair}"' in text
+
+    await eventually(page, lambda shown: shown is there, what=place.daemon.log)
+    await eventually(place.daemon.ready, lambda up: up, what=place.daemon.log)
+
+
+async def until_logged(place: Town, *words: str) -> None:
+    """Wait for one log line with all these words."""
+
+    async def lines() -> list[str]:
+        return [line for line in place.daemon.log(10_000).splitlines() if all(word in line for word in words)]
+
+    await eventually(lines, bool, what=place.daemon.log)
