@@ -188,6 +188,8 @@ def _runs(nodes: tuple[Inline, ...], *, line: bool = False) -> list[Run]:
             if not part:
                 continue
             shown: Run = ("\n" if "\n" in part and not line else " ", frozenset()) if part.isspace() else (part, marks)
+            if shown[0] == "\n" and runs and runs[-1][0].endswith(" "):
+                runs[-1] = (runs[-1][0].rstrip(" "), runs[-1][1])
             if runs and runs[-1][1] == shown[1] and not (shown[0] == " " and runs[-1][0].endswith((" ", "\n"))):
                 runs[-1] = (runs[-1][0] + shown[0], shown[1])
             elif not runs or shown[0] != " " or not runs[-1][0].endswith((" ", "\n")):
