@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from relay.sandbox.demo.seen import DIRECTION, OTHER, Json, Seen, SideName
+from relay.sandbox.demo.seen import DIRECTION, OTHER, Json, Seen, SideName, letters
 
 _KEPT = 200
 _LOOK_BACK = 60
@@ -162,9 +162,5 @@ def _same_name(name: str, shown: str) -> bool:
 
 def _says_the_same(source: Seen, copy: Seen) -> bool:
     """Whether the words of the copy are among those of the source; markup and quoted lines aside."""
-    words = _letters("\n".join(line for line in copy.body.split("\n") if not (source.reply and line.startswith("> "))))
-    return bool(words) and words in _letters(source.body)
-
-
-def _letters(text: str) -> str:
-    return "".join(filter(str.isalnum, text)).casefold()
+    words = letters("\n".join(line for line in copy.body.split("\n") if not (source.reply and line.startswith("> "))))
+    return bool(words) and words in letters(source.body)

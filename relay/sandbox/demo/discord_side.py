@@ -175,7 +175,16 @@ def _refusals() -> "Iterator[None]":
     try:
         yield
     except ApiError as error:
-        raise Refusal(f"Discord: {error.message} ({error.code})") from error
+        raise Refusal(f"Discord: {_first_mistake(error.errors) or error.message} ({error.code})") from error
+
+
+def _first_mistake(errors: Json | None) -> str:
+    """The first sentence of Discord's nested report on a form."""
+    while errors:
+        if found := errors.get("_errors"):
+            return str(found[0]["message"])
+        errors = next(iter(errors.values()))
+    return ""
 
 
 def _milliseconds(moment: str) -> int:

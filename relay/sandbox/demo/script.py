@@ -12,7 +12,7 @@ from relay.sandbox.demo.bell import Bell
 from relay.sandbox.demo.daemon import Counters, DaemonProcess
 from relay.sandbox.demo.discord_side import DiscordSide
 from relay.sandbox.demo.matrix_side import MatrixSide
-from relay.sandbox.demo.seen import OTHER, Json, Kind, Refusal, Seen, Side, SideName
+from relay.sandbox.demo.seen import OTHER, Json, Kind, Refusal, Seen, Side, SideName, letters
 from relay.sandbox.people import Refused
 
 DEADLINE = 15.0
@@ -38,12 +38,18 @@ class View:
     known: frozenset[tuple[SideName, str]]
 
     def fresh(self, side: SideName, kind: Kind = "copy", name: str = "") -> list[Seen]:
-        """Messages that nothing has accounted for yet."""
+        """Messages that nothing has accounted for yet; no copies of what others write meanwhile."""
+        others = {letters(seen.body) for seen in self._unknown(OTHER[side]) if seen.kind == "person"}
         return [
             seen
-            for seen in self.sides[side]
-            if seen.kind == kind and (side, seen.id) not in self.known and name in ("", seen.author.name)
+            for seen in self._unknown(side)
+            if seen.kind == kind
+            and name in ("", seen.author.name)
+            and not (kind == "copy" and letters(seen.body) in others)
         ]
+
+    def _unknown(self, side: SideName) -> list[Seen]:
+        return [seen for seen in self.sides[side] if (side, seen.id) not in self.known]
 
     def only(self, side: SideName, name: str) -> Seen:
         """The one new copy under a name. Raises `Unmet`."""

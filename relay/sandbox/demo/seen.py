@@ -97,6 +97,11 @@ class Seen:
         }
 
 
+def letters(text: str) -> str:
+    """What is left of a text when its markup is gone: for comparing what was written with what arrived."""
+    return "".join(filter(str.isalnum, text)).casefold()
+
+
 class Refusal(Exception):
     """A platform did not let somebody do something; `str()` is its own sentence."""
 

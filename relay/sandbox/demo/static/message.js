@@ -95,7 +95,6 @@ function crossing(side, cross) {
     crossing: () => h("span", { className: "going" }, `→ ${other} …`),
     crossed: () => h("span", { className: "good" }, `✓ on ${other}${parts} in ${took(cross.ms)}`),
     arrived: () => h("span", {}, `from ${other}${cross.ms === null ? "" : `, ${took(cross.ms)}`}`),
-    stays: () => h("span", { className: "bad" }, "stays here"),
   };
   return [
     states[cross.state]?.(),

@@ -31,7 +31,7 @@ export function createPanel(side, { people, place, alert, show, badge }) {
     on: { click: () => surround(field, mark) } }, sign)));
 
   const speaker = () => root.querySelector(`input[name=${side}-speaker]:checked`).value;
-  const send = (body) => post(`api/${side}`, body).catch((error) => alert(error.message));
+  const send = (body) => post(`api/${side}`, body).then(() => true, (error) => { alert(error.message); return false; });
   const worded = (text) => side === "matrix" ? { body: text, html: toMatrixHtml(markdown(text)) } : { body: text };
 
   function aim(next) {
@@ -56,7 +56,13 @@ export function createPanel(side, { people, place, alert, show, badge }) {
     const text = field.value.trim();
     if (!text) return;
     const as = target?.mode === "edit" ? target.view.author.key : speaker();
-    send({ act: target?.mode ?? "say", as, target: target?.view.id, ...worded(text) });
+    const before = target;
+    send({ act: target?.mode ?? "say", as, target: target?.view.id, ...worded(text) }).then((sent) => {
+      if (sent || field.value) return;
+      aim(before);
+      field.value = text; // nobody has to write it again
+      grow(field);
+    });
     aim(null);
     bottom();
   });
