@@ -65,6 +65,17 @@ class Daemon:
         assert self._process is not None
         self._process.send_signal(number)
 
+    async def wait(self) -> int:
+        """Wait until it has ended, however and whenever that is."""
+        assert self._process is not None
+        return await self._process.wait()
+
+    @property
+    def pid(self) -> int:
+        """Its process ID."""
+        assert self._process is not None
+        return self._process.pid
+
     @property
     def running(self) -> bool:
         """Whether the process is there."""

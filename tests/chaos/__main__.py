@@ -1,0 +1,76 @@
+"""`python -m tests.chaos --seed N --messages 2000 --kills 100 --pairs 5 --faults all`: one run, and what it broke.
+
+Exit status 0 if nothing was lost, doubled, out of order, wrong or undeleted. What happened when is in the trace file,
+beside the daemon's logs, one for each of its lives. `--messages 200 --kills 6 --pairs 2` takes less than two minutes.
+"""
+
+import argparse
+import asyncio
+import logging
+import sys
+import tempfile
+from pathlib import Path
+
+import structlog
+
+from tests.chaos.run import Outcome, Plan, Trace, play
+from tests.chaos.trouble import KINDS
+
+_CRITICAL = 50
+
+
+def main(arguments: list[str]) -> int:
+    """The exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.chaos", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--seed", type=int, default=0, help="every choice follows from it")
+    parser.add_argument("--messages", type=int, default=2000, help="written on both sides together")
+    parser.add_argument("--kills", type=int, default=100, help="how often the daemon is killed")
+    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--faults", default="all", help=f"all, none, or some of: {', '.join(KINDS)}")
+    parser.add_argument("--folder", type=Path, help="for the trace and the logs; by default a new temporary one")
+    options = parser.parse_args(arguments)
+    faults = _faults(parser, options.faults)
+    folder = options.folder or Path(tempfile.mkdtemp(prefix=f"chaos-{options.seed}-"))
+    folder.mkdir(parents=True, exist_ok=True)
+    plan = Plan(options.seed, options.messages, options.kills, options.pairs, faults, folder)
+    _hush()
+    with (folder / "trace.txt").open("w") as file:
+        outcome = asyncio.run(play(plan, Trace(file)))
+    print("\n".join(_report(plan, outcome)))
+    return 0 if outcome.kept else 1
+
+
+def _faults(parser: argparse.ArgumentParser, given: str) -> tuple[str, ...]:
+    if given in {"all", "none"}:
+        return KINDS if given == "all" else ()
+    names = tuple(name.strip() for name in given.split(","))
+    if unknown := set(names) - set(KINDS):
+        parser.error(f"no such fault: {', '.join(sorted(unknown))}; there are {', '.join(KINDS)}")
+    return names
+
+
+def _report(plan: Plan, outcome: Outcome) -> list[str]:
+    lines = outcome.verdict.lines() + outcome.problems
+    figures = ", ".join(f"{kind} {count}" for kind, count in outcome.verdict.figures().items())
+    drained = f"quiet {outcome.drained_in:.0f} s after the last trouble"
+    lines += [
+        f"seed {plan.seed}: {'kept' if outcome.kept else 'BROKEN'} in {outcome.seconds:.0f} s, {drained}",
+        f"trace and logs: {plan.folder}",
+        f"sent {outcome.sent}, edited {outcome.edited}, deleted {outcome.deleted}",
+        f"{figures}, other {len(outcome.problems)}",
+        f"kills {outcome.kills}: " + ", ".join(f"{count} {why}" for why, count in outcome.killed_at.most_common()),
+        "faults: " + ", ".join(f"{count} {what}" for what, count in sorted(outcome.faults.items())),
+    ]
+    return lines
+
+
+def _hush() -> None:
+    """What the sandbox says of clients that are killed is no news here."""
+    logging.getLogger("aiohttp").setLevel(_CRITICAL)
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(_CRITICAL))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

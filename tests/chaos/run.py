@@ -1,0 +1,266 @@
+"""One run: traffic, trouble and death together, then quiet, then the verdict."""
+
+import asyncio
+import random
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TextIO
+
+import aiohttp
+
+from relay.sandbox.homeserver import Homeserver
+from relay.sandbox.people import Person
+from relay.sandbox.ratelimits import Limits
+from tests.chaos.check import Verdict, check
+from tests.chaos.lives import Lives, deaths
+from tests.chaos.proxy import Proxy
+from tests.chaos.sides import DiscordSide, MatrixSide, Side
+from tests.chaos.traffic import Pace, Traffic
+from tests.chaos.trouble import Trouble
+from tests.support.town import Town, eventually, town
+
+_HEARTBEAT = 8.0
+_PER_SECOND = 20
+"""Messages, where no kills set the pace."""
+_QUIET = 5.0
+_PATIENCE = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is asked for. `faults`: names of `Trouble.kinds`."""
+
+    seed: int
+    messages: int
+    kills: int
+    pairs: int
+    faults: tuple[str, ...]
+    folder: Path
+
+
+@dataclass(slots=True)
+class Outcome:
+    """How it went."""
+
+    verdict: Verdict
+    sent: int
+    edited: int
+    deleted: int
+    kills: int
+    killed_at: Counter[str]
+    faults: Counter[str]
+    problems: list[str]
+    seconds: float
+    drained_in: float
+
+    @property
+    def kept(self) -> bool:
+        """Whether the promise was."""
+        return not self.verdict and not self.problems
+
+
+@dataclass(slots=True)
+class Trace:
+    """What happened, with the seconds since the start, in a file."""
+
+    file: TextIO
+    started: float = field(default_factory=time.monotonic)
+
+    def __call__(self, line: str) -> None:
+        self.file.write(f"{time.monotonic() - self.started:9.3f}  {line}\n")
+        self.file.flush()
+
+
+class Run:
+    """Everything of one run."""
+
+    def __init__(self, plan: Plan, place: Town, proxy: Proxy, lives: Lives, noa: Person, trace: Trace) -> None:
+        self._plan = plan
+        self._town = place
+        self._trace = trace
+        self._lives = lives
+        self._pairs = tuple(place.channels)
+        self._trouble = Trouble(
+            town=place,
+            proxy=proxy,
+            rng=random.Random(f"trouble {plan.seed}"),
+            trace=trace,
+            freeze=lives.freeze,
+        )
+        sides: tuple[Side, Side] = (
+            DiscordSide(place.control, place.channels, place.people),
+            MatrixSide({"Mia": place.mia, "Noa": noa}, place.rooms, place.relay_user),
+        )
+        self._traffic = tuple(self._people(side) for side in sides)
+
+    def _people(self, side: Side) -> Traffic:
+        rng = random.Random(f"traffic {side.letter} {self._plan.seed}")
+        return Traffic(side, rng, self._pairs, Pace(), self._trace, lambda pair: pair in self._trouble.reposted)
+
+    async def play(self) -> Outcome:
+        """From the first start to the verdict."""
+        started = time.monotonic()
+        await self._first_start()
+        over = asyncio.Event()
+        async with asyncio.TaskGroup() as group:
+            halves = (self._plan.messages // 2, self._plan.messages - self._plan.messages // 2)
+            talk = [group.create_task(people.run(half)) for people, half in zip(self._traffic, halves, strict=True)]
+            trouble = group.create_task(self._trouble.run(self._plan.faults, over))
+            await self._die_again_and_again(halves)
+            await asyncio.wait(talk)
+            over.set()
+            await trouble
+        self._trace("TROUBLE ends")
+        await self._trouble.end()
+        for pair in self._pairs:
+            await self._trouble.let_in(pair)
+        calm = time.monotonic()
+        verdict = await self._until_quiet("quiet")
+        drained = time.monotonic() - calm
+        if not verdict:
+            await self._lives.stop()
+            await self._lives.start()
+            verdict = await self._until_quiet("quiet after another start")
+        await self._lives.stop()
+        return Outcome(
+            verdict=verdict,
+            sent=sum(people.sent for people in self._traffic),
+            edited=sum(people.edited for people in self._traffic),
+            deleted=sum(people.deleted for people in self._traffic),
+            kills=self._lives.kills,
+            killed_at=self._lives.killed_at,
+            faults=self._trouble.counts,
+            problems=self._lives.problems,
+            seconds=time.monotonic() - started,
+            drained_in=drained,
+        )
+
+    async def _first_start(self) -> None:
+        """Nothing older than the first start crosses, so trouble begins when the relay has been ready once."""
+        daemon = await self._lives.start()
+        await eventually(daemon.ready, bool, what=daemon.log)
+        await self._lives.stop()
+
+    async def _die_again_and_again(self, halves: tuple[int, int]) -> None:
+        ends = deaths(self._plan.seed, self._plan.kills)
+        shares = [_shares(half, len(ends) + 1) for half in halves]
+        for number, death in enumerate(ends):
+            # Some of it while the daemon is away.
+            self._grant([share[number] // 3 for share in shares])
+            later = asyncio.create_task(self._grant_later([share[number] - share[number] // 3 for share in shares]))
+            self._trace(f"NEXT {death}")
+            await self._lives.live(death)
+            await later
+            if number % 10 == 9:
+                self._trace(f"STATE {self._figures()}")
+        await self._lives.start()
+        rest = [share[-1] for share in shares]
+        while any(rest):
+            portion = [min(left, _PER_SECOND // 4) for left in rest]
+            self._grant(portion)
+            rest = [left - part for left, part in zip(rest, portion, strict=True)]
+            await asyncio.sleep(0.5)
+
+    def _grant(self, portions: Sequence[int]) -> None:
+        for people, portion in zip(self._traffic, portions, strict=True):
+            people.pace.grant(portion)
+
+    async def _grant_later(self, portions: Sequence[int]) -> None:
+        """The rest of a life's messages, while it lasts."""
+        left = list(portions)
+        while any(left):
+            await asyncio.sleep(0.15)
+            self._grant([1 if count else 0 for count in left])
+            left = [max(0, count - 1) for count in left]
+
+    def _figures(self) -> str:
+        return f"sent {[people.sent for people in self._traffic]}, kills {self._lives.kills}"
+
+    # --- The end ------------------------------------------------------------------------------------------
+
+    async def _until_quiet(self, what: str) -> Verdict:
+        """Until nothing is wrong and nothing moves any more; what is still wrong when patience is at an end."""
+        deadline = time.monotonic() + _PATIENCE
+        good_since: float | None = None
+        last = None
+        while True:
+            verdict, seen = await self._look()
+            now = time.monotonic()
+            if verdict or seen != last or not await self._idle():
+                good_since = None
+            elif good_since is None:
+                good_since = now
+            last = seen
+            if good_since is not None and now - good_since >= _QUIET:
+                self._trace(f"QUIET {what}")
+                return verdict
+            if now > deadline:
+                for line in verdict.lines():
+                    self._trace(f"BROKEN {line}")
+                if good_since is None and not verdict:
+                    self._lives.problems.append(f"never {what}")
+                return verdict
+            await asyncio.sleep(0.5)
+
+    async def _look(self) -> tuple[Verdict, tuple[object, ...]]:
+        verdict = Verdict()
+        seen: list[object] = []
+        for pair in self._pairs:
+            views = [await people.side.view(pair) for people in self._traffic]
+            for (people, here), there in zip(zip(self._traffic, views, strict=True), reversed(views), strict=True):
+                written = people.ledgers[pair].written
+                verdict.add(f"{pair} {people.side.letter}", check(written, there.copies))
+                verdict.add(f"{pair} {people.side.letter} at home", check(written, here.originals))
+            seen += views
+        return verdict, tuple(seen)
+
+    async def _idle(self) -> bool:
+        """Whether the daemon says that it is ready and has nothing to do."""
+        daemon = self._lives.daemon
+        if daemon is None or not daemon.running:
+            return False
+        with suppress(aiohttp.ClientError, KeyError, AssertionError):
+            _, text = await daemon.get("/metrics")
+            depths = [line for line in text.splitlines() if line.startswith("relay_outbox_depth{")]
+            return await daemon.ready() and all(float(line.rpartition(" ")[2]) == 0 for line in depths)
+        return False
+
+
+def _shares(whole: int, parts: int) -> list[int]:
+    """`whole` in equal parts; the remainder in the last."""
+    each = whole // parts
+    return [each] * (parts - 1) + [whole - each * (parts - 1)]
+
+
+@asynccontextmanager
+async def world(plan: Plan, trace: Trace) -> AsyncIterator[Run]:
+    """Everything that a run needs, and nothing of it afterwards."""
+    async with AsyncExitStack() as stack:
+        homeserver = await stack.enter_async_context(Homeserver())
+        pairs = [f"p{number}" for number in range(plan.pairs)]
+        limits = Limits(identify_every=0, identifies_per_day=1_000_000)
+        place = await stack.enter_async_context(
+            town(plan.folder, homeserver, pairs, limits=limits, heartbeat_interval=_HEARTBEAT)
+        )
+        noa_id = f"@noa-{plan.seed}:{homeserver.server_name}"
+        token = await homeserver.register(f"noa-{plan.seed}", displayname="Noa")
+        noa = await stack.enter_async_context(Person(homeserver.url, noa_id, token))
+        for room in place.rooms.values():
+            await noa.join(room)
+        lives = Lives(place.daemon.config, plan.folder, trace, lambda: frozenset({place.bot}))
+        stack.push_async_callback(lives.end)
+        place.sandbox.state.listeners.append(lives.on_dispatch)
+        proxy = await stack.enter_async_context(Proxy(homeserver.url, lives.happened))
+        config = place.write_config()
+        config.write_text(config.read_text().replace(homeserver.url, proxy.url))
+        yield Run(plan, place, proxy, lives, noa, trace)
+
+
+async def play(plan: Plan, trace: Trace) -> Outcome:
+    """One run of `plan`."""
+    async with world(plan, trace) as run:
+        return await run.play()
