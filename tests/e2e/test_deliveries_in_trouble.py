@@ -1,0 +1,150 @@
+"""What goes wrong with one delivery: a webhook that is gone, a permission that is lost, a dead letter."""
+
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from relay.sandbox.homeserver import Homeserver
+from tests.support.town import Town, eventually, town
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def place(homeserver: Homeserver, tmp_path: Path) -> AsyncIterator[Town]:
+    async with town(tmp_path, homeserver, ("help", "other")) as made:
+        await made.daemon.start()
+        yield made
+
+
+async def until_problem(place: Town, words: str) -> dict[str, Any]:
+    """Wait until the status page says `words`; what `relay status` says of the pair `help` then."""
+
+    async def page() -> str:
+        return (await place.daemon.get("/"))[1]
+
+    await eventually(page, lambda text: words in text, what=place.daemon.log)
+    return next(pair for pair in (await place.daemon.status())["pairs"] if pair["name"] == "help")
+
+
+async def until_well(place: Town) -> None:
+    """Wait until nothing waits and no pair has a problem."""
+
+    async def status() -> dict[str, Any]:
+        return await place.daemon.status()
+
+    def well(seen: dict[str, Any]) -> bool:
+        return all(
+            pair["problem"] is None and not pair["to_discord"]["backlog"] + pair["to_matrix"]["backlog"]
+            for pair in seen["pairs"]
+        )
+
+    await eventually(status, well, what=place.daemon.log)
+
+
+async def test_a_webhook_that_somebody_deletes_is_made_again(place: Town) -> None:
+    first = await place.tell("help", "first")
+    await place.until_discord("help", lambda words: words == ["first"])
+    (hook,) = place.control.webhooks(place.channels["help"])
+    place.control.delete_webhook(hook["id"])
+    await place.tell("help", "second")
+    await place.until_discord("help", lambda words: words == ["first", "second"])
+    (again,) = place.control.webhooks(place.channels["help"])
+    assert again["id"] != hook["id"]
+    # Nobody can edit what a deleted webhook has posted: the copy is posted anew.
+    await place.mia.edit(place.rooms["help"], first, "first, corrected")
+    await place.until_discord("help", lambda words: words == ["second", "first, corrected"])
+    assert all(message["author"]["username"] == "Mia" for message in place.on_discord("help"))
+
+
+async def test_a_lost_permission_on_discord_pauses_the_lane(place: Town) -> None:
+    channel = place.channels["help"]
+    await place.tell("help", "before")
+    await place.until_discord("help", lambda words: words == ["before"])
+    place.control.set_channel_permissions(channel, place.bot, deny=["MANAGE_WEBHOOKS", "SEND_MESSAGES"])
+    (hook,) = place.control.webhooks(channel)
+    place.control.delete_webhook(hook["id"])
+    for word in ("one", "two"):
+        await place.tell("help", word)
+    seen = await until_problem(place, "Send Messages")
+    assert "the bot may not write in #help" in seen["problem"]
+    await place.tell("other", "unimpeded")
+    await place.until_discord("other", lambda words: words == ["unimpeded"])
+    assert await place.daemon.ready()
+    place.control.set_channel_permissions(channel, place.bot)
+    await place.until_discord("help", lambda words: words == ["before", "one", "two"])
+    await until_well(place)
+
+
+async def test_without_webhooks_the_bot_speaks(place: Town) -> None:
+    channel = place.channels["help"]
+    place.control.set_channel_permissions(channel, place.bot, deny=["MANAGE_WEBHOOKS"])
+    event = await place.tell("help", "hello")
+    await place.until_discord("help", lambda words: words == ["**Mia**: hello"])
+    await place.mia.edit(place.rooms["help"], event, "goodbye")
+    await place.until_discord("help", lambda words: words == ["**Mia**: goodbye"])
+    place.control.set_channel_permissions(channel, place.bot)
+    await place.tell("help", "again")
+    await place.until_discord("help", lambda words: len(words) == 2)
+
+
+async def test_a_lost_power_level_on_matrix_pauses_the_lane(place: Town) -> None:
+    room = place.rooms["help"]
+    place.say("help", "before")
+    await place.until_matrix("help", lambda words: words == ["before"])
+    await place.mia.set_power(room, events_default=50)
+    for word in ("one", "two"):
+        place.say("help", word)
+    seen = await until_problem(place, "may not write in")
+    assert "give it the power level 50 there" in seen["problem"]
+    place.say("other", "unimpeded")
+    await place.until_matrix("other", lambda words: words == ["unimpeded"])
+    await place.mia.set_power(room, events_default=0)
+    await place.until_matrix("help", lambda words: words == ["before", "one", "two"])
+    await until_well(place)
+
+
+async def test_dead_letters_are_listed_shown_retried_and_discarded(place: Town) -> None:
+    rejected = {"method": "POST", "path": "^/webhooks/", "status": 400, "code": 200000, "message": "Blocked by AutoMod"}
+    place.control.add_fault("status", count=2, **rejected)
+    first = await place.tell("help", "first, of great beauty")
+    await place.tell("help", "second")
+    await place.tell("help", "third")
+    await place.until_discord("help", lambda words: words == ["third"])
+    await place.until_metric("relay_dead_letters", 2, pair="help", direction="to_discord")
+
+    status, printed = await place.daemon.relay("dead", "list", "--json")
+    assert status == 0
+    letters = json.loads(printed)
+    assert [(letter["pair"], letter["direction"], letter["author"]) for letter in letters] == [
+        ("help", "to_discord", "Mia")
+    ] * 2
+    assert all("Blocked by AutoMod" in letter["reason"] for letter in letters)
+    assert "beauty" not in printed
+    one, two = (str(letter["id"]) for letter in letters)
+    status, printed = await place.daemon.relay("dead", "show", one)
+    assert status == 0
+    assert "first, of great beauty" in printed
+    assert "beauty" not in place.daemon.log(10_000)
+
+    # The author can see that it did not cross.
+    async def reactions() -> list[str]:
+        events = await place.mia.events(place.rooms["help"])
+        found = [event["content"].get("m.relates_to", {}) for event in events if event["type"] == "m.reaction"]
+        return [relation["event_id"] for relation in found if relation]
+
+    marked = await eventually(reactions, lambda seen: len(seen) == 2, what=place.daemon.log)
+    assert marked[0] == first
+
+    assert await place.daemon.relay("dead", "retry", one) == (0, f"{one}: queued again\n")
+    await place.until_discord("help", lambda words: words == ["third", "first, of great beauty"])
+    assert await place.daemon.relay("dead", "discard", two) == (0, f"{two}: discarded\n")
+    status, printed = await place.daemon.relay("dead", "retry", two)
+    assert status == 1
+    assert f"there is no dead letter {two}" in printed
+    assert await place.daemon.relay("dead", "list") == (0, "There are no dead letters.\n")
+    await until_well(place)
