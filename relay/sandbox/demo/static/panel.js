@@ -1,88 +1,25 @@
-// One side: its messages, and the box to write in.
-import { h, hue, post } from "./dom.js";
-import { toMatrixHtml } from "./html.js";
-import { markdown } from "./markdown.js";
+// One side: its messages, in order, and the box to write in.
+import { createComposer } from "./composer.js";
 import { SIDES, createMessage } from "./message.js";
 
-const MARKS = [["**", "B", "Bold"], ["*", "I", "Italic"], ["__", "U", "Underline"], ["~~", "S", "Strike through"], ["||", "▒", "Spoiler"], ["`", "</>", "Code"]];
-const NEAR = 80;
+const NEAR = 80; // pixels from the end that still count as being there
 
 export function createPanel(side, { people, place, alert, show, badge }) {
   const root = document.getElementById(side);
   root.append(document.getElementById("chat").content.cloneNode(true));
-  const find = (selector) => root.querySelector(selector);
-  const [scroller, list, form, field, context] = [".scroller", ".messages", ".composer", "textarea", ".context"].map(find);
+  const [scroller, list, empty] = [".scroller", ".messages", ".empty"].map((selector) => root.querySelector(selector));
   const messages = new Map();
-  let stuck = true; // whether the newest message is in sight, and is to stay there
   const names = { users: place.users ?? {}, channels: place.channels ?? {} };
-  let target = null; // {mode: "reply" | "edit", view}
+  let stuck = true; // whether the newest message is in sight, and is to stay there
 
-  find("h2").textContent = place.name;
-  find("header p").textContent = place.note;
+  root.querySelector("h2").textContent = place.name;
+  root.querySelector("header p").textContent = place.note;
   list.setAttribute("aria-label", `Messages in ${place.name} on ${SIDES[side].name}`);
-  field.setAttribute("aria-label", `Message ${place.name} on ${SIDES[side].name}`);
-  field.placeholder = `Message ${place.name}`;
-  find(".speakers").append(...people.map((person, index) => {
-    const letter = h("span", { className: "avatar small", "aria-hidden": "true" }, person.name[0]);
-    letter.style.setProperty("--hue", hue(person.name));
-    return h("label", {}, h("input", { type: "radio", name: `${side}-speaker`, value: person.key, checked: index === 0 }), letter, person.name);
-  }));
-  find(".marks").append(...MARKS.map(([mark, sign, label]) => h("button", { type: "button", title: label, "aria-label": label,
-    on: { click: () => surround(field, mark) } }, sign)));
-
-  const speaker = () => root.querySelector(`input[name=${side}-speaker]:checked`).value;
-  const send = (body) => post(`api/${side}`, body).then(() => true, (error) => { alert(error.message); return false; });
-  const worded = (text) => side === "matrix" ? { body: text, html: toMatrixHtml(markdown(text)) } : { body: text };
-
-  function aim(next) {
-    target = next;
-    context.hidden = !next;
-    if (next) context.firstElementChild.textContent = next.mode === "edit" ? "Editing" : `Replying to ${next.view.author.name}`;
-    field.value = next?.mode === "edit" ? next.view.body : next ? field.value : "";
-    grow(field);
-    if (next) field.focus();
-  }
-
-  function act(name, view, detail) {
-    const as = view.author.key ?? speaker();
-    if (name === "reply" || name === "edit") aim({ mode: name, view });
-    else if (name === "delete") send({ act: "delete", as, target: view.id });
-    else if (name === "react") send({ act: "react", as: speaker(), target: view.id, key: detail });
-    else if (name === "thread") send({ act: "thread", as: speaker(), target: view.id, ...worded(detail) });
-  }
-
-  form.addEventListener("submit", (event) => {
-    event.preventDefault();
-    const text = field.value.trim();
-    if (!text) return;
-    const as = target?.mode === "edit" ? target.view.author.key : speaker();
-    const before = target;
-    send({ act: target?.mode ?? "say", as, target: target?.view.id, ...worded(text) }).then((sent) => {
-      if (sent || field.value) return;
-      aim(before);
-      field.value = text; // nobody has to write it again
-      grow(field);
-    });
-    aim(null);
-    bottom();
-  });
-  field.addEventListener("input", () => grow(field));
-  field.addEventListener("keydown", (event) => {
-    if (event.key === "Enter" && !event.shiftKey && !event.isComposing) { event.preventDefault(); form.requestSubmit(); }
-    if (event.key === "Escape" && target) aim(null);
-    if (event.key === "ArrowUp" && !field.value && !target) {
-      const mine = [...messages.values()].map((message) => message.view()).filter((view) => view.author.key === speaker());
-      if (mine.length) { event.preventDefault(); aim({ mode: "edit", view: mine.reduce((a, b) => (a.order > b.order ? a : b)) }); }
-    }
-  });
-  context.querySelector("button").addEventListener("click", () => aim(null));
-  list.addEventListener("click", (event) => {
-    const jump = /^https:\/\/discord\.com\/channels\/\d+\/\d+\/(\d+)$/.exec(event.target.closest("a")?.href ?? "");
-    if (jump) { event.preventDefault(); show("discord", jump[1]); }
-    else if (!event.target.closest("a, button, input, .spoiler")) event.target.closest(".message")?.focus(); // a finger has no hover
-  });
+  const latest = (key) => [...list.children].map((item) => messages.get(item.dataset.id).view()).findLast((view) => view.author.key === key);
+  const composer = createComposer(root, side, { people, place, alert, latest, sent: bottom });
   travel(list);
   link(list, side);
+  press(list, show);
 
   function bottom() {
     stuck = true;
@@ -91,26 +28,28 @@ export function createPanel(side, { people, place, alert, show, badge }) {
 
   function put(view) {
     const follow = stuck;
-    let message = messages.get(view.id);
-    if (!message) {
-      message = createMessage(side, { act, names, show });
-      messages.set(view.id, message);
-      message.update(view);
-      const after = [...list.children].findLast((item) => messages.get(item.dataset.id).view().order < view.order);
-      if (after) after.after(message.element); else list.prepend(message.element);
-      for (const item of list.children) item.tabIndex = item === list.lastElementChild ? 0 : -1;
-      badge(side);
-    } else message.update(view);
-    find(".empty").hidden = messages.size > 0;
+    if (messages.has(view.id)) messages.get(view.id).update(view);
+    else add(view);
     if (follow) bottom();
+  }
+
+  function add(view) {
+    const message = createMessage(side, { act: composer.act, names, show });
+    messages.set(view.id, message);
+    message.update(view);
+    const after = [...list.children].findLast((item) => messages.get(item.dataset.id).view().order < view.order);
+    if (after) after.after(message.element); else list.prepend(message.element);
+    for (const item of list.children) item.tabIndex = item === list.lastElementChild ? 0 : -1;
+    empty.hidden = true;
+    badge(side);
   }
 
   function remove(id) {
     messages.get(id)?.element.remove();
     messages.delete(id);
-    if (target?.view.id === id) aim(null);
+    composer.forget(id);
     if (list.lastElementChild) list.lastElementChild.tabIndex = 0;
-    find(".empty").hidden = messages.size > 0;
+    empty.hidden = messages.size > 0;
   }
 
   scroller.addEventListener("scroll", () => { stuck = scroller.scrollHeight - scroller.scrollTop - scroller.clientHeight < NEAR; }, { passive: true });
@@ -120,16 +59,13 @@ export function createPanel(side, { people, place, alert, show, badge }) {
   return { put, remove, clear: () => [...messages.keys()].forEach(remove), bottom };
 }
 
-function grow(field) {
-  field.style.height = "auto";
-  field.style.height = `${Math.min(field.scrollHeight + 2, 160)}px`;
-}
-
-function surround(field, mark) {
-  const { selectionStart: start, selectionEnd: end, value } = field;
-  field.setRangeText(`${mark}${value.slice(start, end)}${mark}`, start, end, "select");
-  field.setSelectionRange(start + mark.length, end + mark.length);
-  field.focus();
+/** Links to a message lead to it on this page; a finger, which cannot hover, brings up a message's actions. */
+function press(list, show) {
+  list.addEventListener("click", (event) => {
+    const jump = /^https:\/\/discord\.com\/channels\/\d+\/\d+\/(\d+)$/.exec(event.target.closest("a")?.href ?? "");
+    if (jump) { event.preventDefault(); show("discord", jump[1]); }
+    else if (!event.target.closest("a, button, input, .spoiler")) event.target.closest(".message")?.focus();
+  });
 }
 
 /** Arrow keys go from message to message; Tab goes on to the actions of the one that has the focus. */
