@@ -23,7 +23,7 @@ from relay.core.ports import Adapter, Store
 from relay.core.status import NOTEBOOK_ENTRY
 from relay.errors import ConfigurationError, RelayError, StoreUnavailable
 from relay.settings import Settings
-from relay.store.lease import Lease, hold
+from relay.store.lease import hold
 from relay.store.migrate import upgrade
 from relay.store.unit_of_work import open_store
 from relay.web.server import WebServer
@@ -76,7 +76,7 @@ class Daemon:
             )
             await self._restore(store, core)
             with self._signals():
-                await self._work(store, core, adapters, lease)
+                await self._work(store, core, adapters)
             await self._save(store, core, running=False)
 
     def _adapters(self, store: Store) -> tuple[DiscordAdapter, MatrixAdapter]:
@@ -98,12 +98,11 @@ class Daemon:
             ),
         )
 
-    async def _work(self, store: Store, core: Core, adapters: tuple[Adapter, ...], lease: Lease) -> None:
+    async def _work(self, store: Store, core: Core, adapters: tuple[Adapter, ...]) -> None:
         """Everything that runs side by side, until it is stopped or one part cannot go on."""
         async with asyncio.TaskGroup() as group:
             courier = group.create_task(core.courier.run(), name="courier")
             others = [
-                group.create_task(lease.keep(), name="lease"),
                 group.create_task(self._keep_status(store, core), name="status"),
                 group.create_task(self._keep_pairs(core, adapters), name="pairs"),
             ]

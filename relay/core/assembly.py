@@ -7,6 +7,7 @@ from datetime import timedelta
 
 from relay.core.bridge import Bridge
 from relay.core.budget import Budgets
+from relay.core.context import Context
 from relay.core.courier import Courier
 from relay.core.delivery import Deliverer
 from relay.core.pairs import PairDirectory
@@ -46,15 +47,14 @@ def assemble(
         store=store,
         sides={platform: adapter.health for platform, adapter in adapters.items()},
     )
+    context = Context(store=store, pairs=directory, adapters=adapters)
     courier = Courier(
         store=store,
         status=status,
         rng=rng,
         budgets=Budgets(lambda platform: adapters[platform].shared_limit),
         may_send=may_send,
-        deliverer=lambda wake: Deliverer(
-            store=store, pairs=directory, adapters=adapters, status=status, clock=clock, wake=wake
-        ),
+        deliverer=lambda wake: Deliverer(context=context, status=status, clock=clock, wake=wake),
     )
     router = Router(store=store, pairs=directory, status=status, clock=clock)
     bridge = Bridge(

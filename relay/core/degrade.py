@@ -57,7 +57,7 @@ def degrade(
     blocks = (*text.blocks, *(_describe(attachment) for attachment in left_behind))
     if not blocks and not carried:
         return Dropped("empty", "there was nothing in it that can cross")
-    above = () if quotation is None else (_quoted_line(quotation),)
+    above = () if quotation is None else (quoted_line(quotation),)
     # The quoted line never stands alone: every part leaves room for it, and the first one has it.
     room = capabilities.max_text_length - (measure(RichText(above)) + _SEPARATOR if above else 0)
     first, *rest = split(RichText(blocks), limit=room, measure=measure)
@@ -99,8 +99,10 @@ def human_size(size: int) -> str:
     return f"{amount:.1f} TB"
 
 
-def _quoted_line(quotation: Quotation) -> Quote:
-    link = Link(quotation.url, (Text(f"↪ {quotation.author}"),), preview=False)
+def quoted_line(quotation: Quotation) -> Quote:
+    """What stands above a reply: whom it answers, with a link where there is one, and how that began."""
+    words = Text(f"↪ {quotation.author}")
+    link: Inline = Link(quotation.url, (words,), preview=False) if quotation.url else words
     excerpt = _excerpt(quotation.text.blocks)
     return Quote((Paragraph((link, Text(f": {excerpt}")) if excerpt else (link,)),))
 

@@ -63,6 +63,7 @@ class Lane:
         self._backoff = backoff
         self._may_send = may_send
         self._suspect = suspect
+        self._waiting: deque[Entry] = deque()
         self._bugs = 0
         self._stopping = False
         self._log = _log.bind(pair=key.pair, direction=key.direction)
@@ -75,12 +76,15 @@ class Lane:
 
     async def run(self) -> None:
         """Deliver until `stop`."""
-        waiting: deque[Entry] = deque()
+        waiting = self._waiting
         while not self._stopping:
             if waiting:
                 if await self._try(waiting[0]):
                     waiting.popleft()
                     self._recovered()
+                else:
+                    # What the try wrote down about the entry has to be read again.
+                    waiting.clear()
                 continue
             self.work.clear()
             try:
@@ -102,7 +106,7 @@ class Lane:
         try:
             async with self._budget.turn(entry.queued_at) as granted:
                 if granted:
-                    await self._attempt(entry)
+                    await self._attempt(await self._together(entry))
                 return granted
         except Blocked as error:
             await self._pause(error, problem=f"{self._key.direction} waits: {error}.")
@@ -119,6 +123,19 @@ class Lane:
             self._suspect = True
             await self._store_failed(error)
         return False
+
+    async def _together(self, entry: Entry) -> Entry:
+        """The entry to deliver now: with what waits behind it, if the lane cannot keep up one by one."""
+        seconds = self._budget.seconds_each()
+        if not seconds or self._suspect:
+            return entry
+        lanes = self._budget.waiting + 1
+        planned = await self._deliverer.plan(entry, seconds_each=seconds, lanes=lanes)
+        if planned is None:
+            return entry
+        self._waiting.clear()
+        self._waiting.append(planned)
+        return planned
 
     async def _attempt(self, entry: Entry) -> None:
         try:

@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Literal, Protocol
 
 from relay.domain.capabilities import Capabilities
-from relay.domain.commands import Command
+from relay.domain.commands import Command, SendBatch
 from relay.domain.content import Author, Content
 from relay.domain.events import Event, MessageCreated
 from relay.domain.ids import ChannelAddress, ChannelRef, MessageRef, Platform, ThreadRef, UserRef
@@ -379,7 +379,7 @@ class Outbox(Protocol):
         ...
 
     async def amend(self, entry_id: int, command: Command) -> None:
-        """A dead letter says `command` from now on."""
+        """An entry, waiting or dead, says `command` from now on."""
         ...
 
     async def retry(self, entry_id: int) -> bool:
@@ -411,6 +411,22 @@ class Notices(Protocol):
         ...
 
 
+class Batches(Protocol):
+    """What stands in the copies that several originals share."""
+
+    async def get(self, copy: MessageRef) -> SendBatch | None:
+        """The messages of a shared copy; None for a copy of one original."""
+        ...
+
+    async def put(self, copy: MessageRef, batch: SendBatch) -> None:
+        """Remember what stands in a shared copy now."""
+        ...
+
+    async def forget(self, copy: MessageRef) -> None:
+        """The copy is gone."""
+        ...
+
+
 class Notebook(Protocol):
     """Small named values that outlive the process: a session's token, the last status snapshot."""
 
@@ -432,6 +448,8 @@ class UnitOfWork(Protocol):
     def outbox(self) -> Outbox: ...
     @property
     def cursors(self) -> Cursors: ...
+    @property
+    def batches(self) -> Batches: ...
     @property
     def notices(self) -> Notices: ...
     @property

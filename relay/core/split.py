@@ -84,6 +84,13 @@ def split(text: RichText, *, limit: int, measure: Measure) -> tuple[RichText, ..
     return (*parts, rest) if rest else tuple(parts)
 
 
+def first_part(text: RichText, *, limit: int, measure: Measure) -> tuple[RichText, RichText]:
+    """As much of `text` as measures at most `limit`, and the rest; at least one unit."""
+    if measure(text) <= limit:
+        return text, RichText()
+    return _first_part(_open_long_atoms(text, limit, measure), limit, measure)
+
+
 def _open_long_atoms(text: RichText, limit: int, measure: Measure) -> RichText:
     """What is never cut but would fill most of a part (a URL of 3,000 characters, a wide table) as text that can be."""
 
@@ -298,8 +305,8 @@ def _cut_block(block: Block, at: int) -> tuple[tuple[Block, ...], tuple[Block, .
                 before, after = _cut_nodes(summary, at)
                 return (Paragraph(before),), (replace(block, summary=after),)
             before_blocks, after_blocks = _cut_blocks(blocks, at - offset)
-            head = (replace(block, blocks=before_blocks),) if summary or before_blocks else ()
-            return head, after_blocks
+            opened = (replace(block, blocks=before_blocks),) if summary or before_blocks else ()
+            return opened, after_blocks
         case Table(rows):
             return _some(block, rows=rows[:at]), _some(replace(block, caption=()), rows=rows[at:])
         case Rule():

@@ -15,25 +15,31 @@ from relay.domain.richtext import RichText
 
 @dataclass(frozen=True, slots=True)
 class SendMessage:
-    """Copy `source` to the other side."""
+    """Copy `source` to the other side.
+
+    `parts`: how it was cut when it was first tried, where it takes several messages. A later try has to go on with the
+    same parts, whatever has changed since (what the reply quotes, what the channel takes).
+    """
 
     source: MessageRef
     author: Author
     content: Content
     created_at: datetime
     reply_to: MessageRef | None = None
+    parts: tuple[Content, ...] = ()
     kind: Literal["send"] = field(default="send", kw_only=True, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class EditMessage:
-    """Make the copy of `source` say `content`."""
+    """Make the copy of `source` say `content`. `parts` as in `SendMessage`."""
 
     source: MessageRef
     author: Author
     content: Content
     edited_at: datetime
     reply_to: MessageRef | None = None
+    parts: tuple[Content, ...] = ()
     kind: Literal["edit"] = field(default="edit", kw_only=True, repr=False)
 
 
@@ -55,6 +61,25 @@ class PostNotice:
 
 
 @dataclass(frozen=True, slots=True)
+class BatchItem:
+    """One message among those that cross together. `above` is the quoted line of a reply, if it is one."""
+
+    source: MessageRef
+    author: Author
+    content: Content
+    created_at: datetime
+    above: RichText = field(default_factory=RichText)
+
+
+@dataclass(frozen=True, slots=True)
+class SendBatch:
+    """Copy several messages to the other side as one, because it does not take them one by one in time."""
+
+    items: tuple[BatchItem, ...]
+    kind: Literal["send_batch"] = field(default="send_batch", kw_only=True, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class MarkFailed:
     """Show the author of `source`, where they wrote it, that it did not cross; `reason` is a sentence."""
 
@@ -63,4 +88,4 @@ class MarkFailed:
     kind: Literal["mark_failed"] = field(default="mark_failed", kw_only=True, repr=False)
 
 
-Command = SendMessage | EditMessage | DeleteMessage | PostNotice | MarkFailed
+Command = SendMessage | EditMessage | DeleteMessage | PostNotice | MarkFailed | SendBatch

@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy import Row, and_, bindparam, case, delete, func, insert, literal_column, select, update
 
 from relay.core.ports import DeadLetter, Entry, LaneDepth
-from relay.domain.commands import Command, PostNotice
+from relay.domain.commands import Command, PostNotice, SendBatch
 from relay.domain.ids import ChannelRef, MessageRef, Platform
 from relay.domain.pair import LaneKey
 from relay.store import codec
@@ -91,7 +91,7 @@ _RETRY = (
     .values(state=EntryState.WAITING.value, position=_end, reason=None, died_at=None)
 )
 _DISCARD = delete(outbox).where(_is_entry, _dead)
-_AMEND = update(outbox).where(_is_entry, _dead).values(command=bindparam("payload"))
+_AMEND = update(outbox).where(_is_entry).values(command=bindparam("payload"))
 
 
 class SqlOutbox:
@@ -102,7 +102,7 @@ class SqlOutbox:
 
     async def append(self, lane: LaneKey, command: Command, queued_at: datetime) -> Entry:
         """Queue a command at the end of its lane."""
-        source = None if isinstance(command, PostNotice) else command.source
+        source = _source(command)
         entry_id = await self._session.entry_id()
         await self._session.later(
             _APPEND,
@@ -159,7 +159,7 @@ class SqlOutbox:
         return [_letter(row) for row in rows]
 
     async def amend(self, entry_id: int, command: Command) -> None:
-        """A dead letter says `command` from now on."""
+        """An entry, waiting or dead, says `command` from now on. Its source stays what it was."""
         await self._session.later(_AMEND, {"entry_id": entry_id, "payload": codec.encode(command)})
 
     async def retry(self, entry_id: int) -> bool:
@@ -169,6 +169,16 @@ class SqlOutbox:
     async def discard(self, entry_id: int) -> bool:
         """Forget a dead letter; False if there is none of that ID."""
         return await self._session.count(_DISCARD, {"entry_id": entry_id}) > 0
+
+
+def _source(command: Command) -> MessageRef | None:
+    match command:
+        case PostNotice():
+            return None
+        case SendBatch(items):
+            return items[0].source
+        case _:
+            return command.source
 
 
 def _lane(row: Row[Any]) -> LaneKey:

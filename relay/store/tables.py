@@ -123,6 +123,16 @@ outbox = Table(
     sqlite_autoincrement=True,  # delivery keys come from the ID: it must never be used again
 )
 
+batch = Table(
+    "batch",
+    metadata,
+    Column("platform", Text, primary_key=True),
+    Column("channel", Text, primary_key=True),
+    Column("native_id", Text, primary_key=True),
+    Column("command", Text, nullable=False),
+    sqlite_with_rowid=False,
+)
+
 cursor = Table(
     "cursor",
     metadata,

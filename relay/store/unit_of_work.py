@@ -8,6 +8,7 @@ from pathlib import Path
 from sqlalchemy import bindparam, insert, select
 
 from relay.errors import StoreError
+from relay.store.batches import SqlBatches
 from relay.store.cursors import SqlCursors
 from relay.store.driver import Step
 from relay.store.engine import BUSY_TIMEOUT, database_path, reader_engine
@@ -30,6 +31,7 @@ class SqlUnitOfWork:
     def __init__(self, session: Session) -> None:
         self.messages = SqlMessageMap(session)
         self.outbox = SqlOutbox(session)
+        self.batches = SqlBatches(session)
         self.cursors = SqlCursors(session)
         self.notices = SqlNotices(session)
         self.notebook = SqlNotebook(session)

@@ -12,7 +12,7 @@ from typing import Any
 from relay.core.assembly import Core, assemble
 from relay.core.ports import Adapter, HistoryReader, Store
 from relay.domain.ids import ChannelAddress, Platform
-from relay.domain.pair import Pair
+from relay.domain.pair import Pair, PairPolicy
 from relay.store.unit_of_work import open_store
 from tests.simulation.disk import Disk, threadless
 from tests.simulation.invariant import violations
@@ -76,7 +76,8 @@ class History:
     def run(self) -> Report:
         """Play it to the end."""
         rng = random.Random(self.seed)
-        pairs = tuple(_pair(f"p{number}") for number in range(rng.choice((1, 1, 2, 3))))
+        policy = PairPolicy(batch_when_behind=rng.choice((0.0, 0.5, 20.0)))
+        pairs = tuple(_pair(f"p{number}", policy) for number in range(rng.choice((1, 1, 2, 3))))
         channels = tuple(pair.name for pair in pairs)
         platforms = tuple(MemoryPlatform(platform, self.clock.now) for platform in Platform)
         over = rng.uniform(5, 40)
@@ -192,9 +193,9 @@ class History:
         self.clock.seconds = max(self.clock.seconds, back)
 
 
-def _pair(name: str) -> Pair:
+def _pair(name: str, policy: PairPolicy) -> Pair:
     sides = (ChannelAddress(Platform.DISCORD, name), ChannelAddress(Platform.MATRIX, f"#{name}"))
-    return Pair(name, sides, frozenset(Platform))
+    return Pair(name, sides, frozenset(Platform), policy)
 
 
 def _adapter(platform: MemoryPlatform, trouble: Trouble) -> MemoryAdapter:

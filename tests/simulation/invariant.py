@@ -46,6 +46,7 @@ def _direction(
     since: datetime | None,
 ) -> list[str]:
     found: list[str] = []
+    shared = _shared(source, here, copies)
     shown = {message.ref: message for message in target.shown(there) if message.author.is_self}
     accounted: set[MessageRef] = set()
     last = ""
@@ -66,6 +67,8 @@ def _direction(
             found.append(f"lost: {source.platform} {original.ref.id}: its copies {gone} are gone")
             continue
         text = " ".join(_own_words(shown[ref]) for ref in refs)
+        if refs[0] in shared:
+            text = _words_in(text, original, shared[refs[0]])
         if text != original.text:
             found.append(f"wrong text: {source.platform} {original.ref.id} {original.text[:40]!r} shows {text[:40]!r}")
         if refs[0].id < last:
@@ -77,6 +80,25 @@ def _direction(
         kind = "doubled" if of is None else f"undeleted (its original {of.id} is gone)"
         found.append(f"{kind}: {target.platform} {ref.id} {shown[ref].text[:30]!r}")
     return found
+
+
+def _shared(source: MemoryPlatform, here: ChannelRef, copies: Copies) -> dict[MessageRef, list[Message]]:
+    """The copies that several originals stand in, with those originals in order."""
+    standing: dict[MessageRef, list[Message]] = defaultdict(list)
+    for original in source.shown(here):
+        for ref in copies.get(original.ref, [])[:1]:
+            standing[ref].append(original)
+    return {ref: originals for ref, originals in standing.items() if len(originals) > 1}
+
+
+def _words_in(text: str, original: Message, together: list[Message]) -> str:
+    """What a shared copy says of one of its originals; the whole text if it is not built as it should be."""
+    lines = [line for line in text.split("\n") if not line.startswith("↪ ")]
+    several = len({message.author.user for message in together}) > 1
+    if len(lines) != len(together):
+        return text
+    line = lines[together.index(original)]
+    return line.removeprefix(f"{original.author.name}: ") if several else line
 
 
 def _own_words(message: Message) -> str:

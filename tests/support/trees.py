@@ -4,7 +4,16 @@ from datetime import UTC, datetime
 
 from hypothesis import strategies as st
 
-from relay.domain.commands import Command, DeleteMessage, EditMessage, MarkFailed, PostNotice, SendMessage
+from relay.domain.commands import (
+    BatchItem,
+    Command,
+    DeleteMessage,
+    EditMessage,
+    MarkFailed,
+    PostNotice,
+    SendBatch,
+    SendMessage,
+)
 from relay.domain.content import Attachment, Author, Content
 from relay.domain.ids import ChannelRef, MediaRef, MessageRef, Platform, ThreadRef, UserRef
 from relay.domain.richtext import (
@@ -123,7 +132,9 @@ attachments = st.builds(
 contents = st.builds(
     Content, texts, st.lists(attachments, max_size=2).map(tuple), st.sampled_from(("text", "emote", "notice"))
 )
+_items = st.builds(BatchItem, messages, authors, contents, moments, texts)
 commands: st.SearchStrategy[Command] = st.one_of(
+    st.builds(SendBatch, st.lists(_items, min_size=1, max_size=2).map(tuple)),
     st.builds(SendMessage, messages, authors, contents, moments, st.none() | messages),
     st.builds(EditMessage, messages, authors, contents, moments, st.none() | messages),
     st.builds(DeleteMessage, messages),

@@ -1,0 +1,98 @@
+"""Several waiting messages as one: which may share a copy, and what that copy says. Pure."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from relay.core.degrade import quoted_line
+from relay.core.ports import Entry, Quotation
+from relay.domain.commands import BatchItem, DeleteMessage, EditMessage, SendBatch, SendMessage
+from relay.domain.content import Author, Content
+from relay.domain.ids import MessageRef
+from relay.domain.richtext import Block, Paragraph, RichText, Strong, Text
+
+_NAMED = 3
+"""How many authors a shared copy names above it; the others stand in it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What of a lane's head can cross together: its messages by source, and every entry that this settles."""
+
+    messages: tuple[SendMessage, ...]
+    settled: tuple[int, ...]
+
+
+def run_of(entries: Sequence[Entry]) -> Run:
+    """The longest run of waiting messages from the head on.
+
+    Edits and deletions of a message in the run are carried out in it. Files break the run: they cross by themselves.
+    """
+    found: dict[MessageRef, SendMessage] = {}
+    settled: list[int] = []
+    for entry in entries:
+        match entry.command:
+            case SendMessage(source) as command if not command.content.attachments:
+                found[source] = command
+            case EditMessage(source, _, content) if source in found and not content.attachments:
+                found[source] = replace(found[source], content=content)
+            case DeleteMessage(source) if source in found:
+                del found[source]
+            case _:
+                break
+        settled.append(entry.id)
+    return Run(tuple(found.values()), tuple(settled))
+
+
+def quotation_within(messages: Sequence[SendMessage], target: MessageRef) -> Quotation | None:
+    """What a reply quotes when its target crosses in the same batch, and has no link yet."""
+    quoted = next((message for message in messages if message.source == target), None)
+    return None if quoted is None else Quotation(quoted.author.name, quoted.content.text, "")
+
+
+def item_of(message: SendMessage, content: Content, quotation: Quotation | None) -> BatchItem:
+    """One message of a batch; `content` is what the channel can carry of it."""
+    above = RichText() if quotation is None else RichText((quoted_line(quotation),))
+    return BatchItem(message.source, message.author, content, message.created_at, above)
+
+
+def speaker(batch: SendBatch) -> Author:
+    """Under whose name a shared copy stands: its only author's, or all their names."""
+    authors = {item.author.user: item.author for item in batch.items}
+    first, *others = authors.values()
+    if not others:
+        return first
+    names = [author.name for author in authors.values()]
+    more = len(names) - _NAMED
+    joined = ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
+    return Author(first.user, joined, is_bot=all(author.is_bot for author in authors.values()))
+
+
+def content_of(batch: SendBatch) -> Content:
+    """What a shared copy says: the messages one after the other, each with its author where there are several."""
+    several = len({item.author.user for item in batch.items}) > 1
+    blocks: list[Block] = []
+    for item in batch.items:
+        blocks += item.above.blocks
+        blocks += _signed(item) if several or item.content.style == "emote" else item.content.text.blocks
+    return Content(RichText(tuple(blocks)))
+
+
+def without(batch: SendBatch, source: MessageRef) -> SendBatch:
+    """The batch after one of its messages was deleted, or left it."""
+    return SendBatch(tuple(item for item in batch.items if item.source != source))
+
+
+def edited(batch: SendBatch, source: MessageRef, content: Content) -> SendBatch:
+    """The batch after one of its messages was edited."""
+    items = (replace(item, content=content) if item.source == source else item for item in batch.items)
+    return SendBatch(tuple(items))
+
+
+def _signed(item: BatchItem) -> tuple[Block, ...]:
+    emote = item.content.style == "emote"
+    name = Strong((Text(f"* {item.author.name}" if emote else f"{item.author.name}:"),))
+    match item.content.text.blocks:
+        case (Paragraph(children), *rest):
+            return (Paragraph((name, Text(" "), *children)), *rest)
+        case blocks:
+            return (Paragraph((name,)), *blocks)

@@ -1,0 +1,188 @@
+"""When a lane falls behind: its waiting messages cross together, and stay editable one by one."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime
+from itertools import takewhile
+
+import structlog
+
+from relay.core.batch import content_of, edited, item_of, quotation_within, run_of, speaker
+from relay.core.context import Context, Task
+from relay.core.degrade import Dropped, degrade
+from relay.core.ports import Copy, Entry, Quotation
+from relay.core.split import first_part, split
+from relay.core.status import Status
+from relay.domain.commands import BatchItem, EditMessage, SendBatch, SendMessage
+from relay.domain.content import Author, Content
+from relay.domain.ids import MessageRef
+from relay.domain.richtext import RichText
+from relay.errors import Orphaned, TargetGone
+
+_log = structlog.get_logger(__name__)
+
+_MOST = 50
+"""Messages in one batch, at most."""
+
+_FILLED = 0.5
+"""How much of a copy a new batch may fill: edits need room to grow."""
+
+
+class Batching:
+    """Plans batches, sends them, and re-renders them when one of their messages changes.
+
+    A batch is planned before it is sent: one transaction makes it the command of the entry at the lane's head and
+    settles the others, so that every try, also after a crash, sends the same under the same key.
+    """
+
+    def __init__(self, context: Context, status: Status) -> None:
+        self._context = context
+        self._status = status
+
+    async def plan(self, entry: Entry, *, seconds_each: float, lanes: int) -> Entry | None:
+        """See `Deliverer.plan`."""
+        if not isinstance(entry.command, SendMessage):
+            return None
+        task = await self._context.task(entry, suspect=False)
+        patience = task.pair.policy.batch_when_behind
+        async with self._context.store.read() as uow:
+            waiting = await uow.outbox.waiting(entry.lane, _MOST)
+        if not patience or len(waiting) * seconds_each * lanes <= patience:
+            return None
+        while True:
+            run = run_of(waiting)
+            items = await self._fitting(task, run.messages)
+            if len(items) == len(run.messages):
+                break
+            waiting = _before(waiting, run.messages[len(items)].source)
+        if len(items) < 2:
+            return None
+        batch = SendBatch(items)
+        async with self._context.store.write() as uow:
+            await uow.outbox.amend(entry.id, batch)
+            for entry_id in run.settled:
+                if entry_id != entry.id:
+                    await uow.outbox.done(entry_id)
+        return Entry(entry.id, entry.lane, batch, entry.queued_at)
+
+    async def send(self, entry: Entry, batch: SendBatch, *, suspect: bool) -> None:
+        """Post a batch and write the receipt of all its messages."""
+        task = await self._context.task(entry, suspect=suspect)
+        delivery = self._context.delivery(task, speaker(batch), content_of(batch), "b", suspect=suspect)
+        ref = await task.adapter.send(delivery)
+        async with self._context.store.write() as uow:
+            for item in batch.items:
+                original = await uow.messages.find(item.source)
+                if original is not None:
+                    await uow.messages.record_copy(Copy(original.id, task.pair.name, 0, ref))
+            await uow.batches.put(ref, batch)
+            await uow.outbox.done(entry.id)
+        for item in batch.items:
+            self._status.crossed(entry.lane, written_at=item.created_at, received_at=_received(entry, item))
+
+    async def of(self, task: Task) -> SendBatch | None:
+        """The batch that a task's message stands in, together with others; None if it stands alone."""
+        if not task.copies or task.original is None:
+            return None
+        async with self._context.store.read() as uow:
+            batch = await uow.batches.get(task.copies[0].ref)
+        if batch is None or not any(item.source == task.original.ref for item in batch.items):
+            return None
+        return batch
+
+    async def say(self, task: Task, batch: SendBatch) -> None:
+        """Make the shared copy of a task's message say `batch`, and remember it."""
+        shared = task.copies[0].ref
+        delivery = self._context.delivery(task, speaker(batch), content_of(batch), "e")
+        try:
+            await task.adapter.edit(shared, delivery)
+        except TargetGone:
+            _log.info("edited copy is gone", pair=task.pair.name, direction=task.entry.lane.direction)
+        except Orphaned as error:
+            # Posting it anew would move all its messages: what stands keeps standing.
+            _log.warning("batch cannot be edited any more", pair=task.pair.name, reason=str(error))
+        async with self._context.store.write() as uow:
+            await uow.batches.put(shared, batch)
+
+    def parts_in(self, task: Task, batch: SendBatch, command: EditMessage) -> tuple[Content, ...] | Dropped:
+        """The new words of one message of a batch: as much as has room there, and the rest by itself."""
+        capabilities = task.adapter.capabilities(task.channel)
+        whole = degrade(
+            command.content,
+            author=command.author,
+            capabilities=replace(capabilities, max_text_length=sys.maxsize),
+            policy=task.pair.policy,
+            measure=lambda text: task.adapter.measure(text, command.author),
+        )
+        if isinstance(whole, Dropped):
+            return whole
+
+        def among_others(text: RichText) -> int:
+            content = replace(whole[0], text=text)
+            changed = edited(batch, command.source, content)
+            return task.adapter.measure(content_of(changed).text, speaker(changed))
+
+        head, rest = first_part(whole[0].text, limit=capabilities.max_text_length, measure=among_others)
+        tail = split(
+            rest,
+            limit=capabilities.max_text_length,
+            measure=lambda text: task.adapter.measure(text, command.author),
+        )
+        return (replace(whole[0], text=head), *(Content(part, style=command.content.style) for part in tail if part))
+
+    # --- What fits ----------------------------------------------------------------------------------------
+
+    async def _fitting(self, task: Task, messages: tuple[SendMessage, ...]) -> tuple[BatchItem, ...]:
+        """As many of the messages as one copy can hold, from the first on."""
+        items: tuple[BatchItem, ...] = ()
+        for message in messages:
+            content = self._carried(task, message.author, message.content)
+            if content is None:
+                break
+            item = item_of(message, content, await self._quotation(task, messages, message.reply_to))
+            if not self._fits(task, SendBatch((*items, item))):
+                break
+            items = (*items, item)
+        return items
+
+    async def _quotation(
+        self, task: Task, messages: tuple[SendMessage, ...], target: MessageRef | None
+    ) -> Quotation | None:
+        if target is None:
+            return None
+        within = quotation_within(messages, target)
+        if within is not None:
+            return within
+        async with self._context.store.read() as uow:
+            stands = await uow.messages.counterpart(target, task.channel)
+        return None if stands is None else await task.adapter.quote(stands)
+
+    def _carried(self, task: Task, author: Author, content: Content) -> Content | None:
+        """What the channel can carry of one message; None if that is not one short text."""
+        parts = degrade(
+            content,
+            author=author,
+            capabilities=task.adapter.capabilities(task.channel),
+            policy=task.pair.policy,
+            measure=lambda text: task.adapter.measure(text, author),
+        )
+        return None if isinstance(parts, Dropped) or len(parts) > 1 or parts[0].attachments else parts[0]
+
+    def _fits(self, task: Task, batch: SendBatch) -> bool:
+        author = speaker(batch)
+        room = task.adapter.capabilities(task.channel).max_text_length * _FILLED
+        return task.adapter.measure(content_of(batch).text, author) <= room
+
+
+def _before(waiting: Sequence[Entry], source: MessageRef) -> Sequence[Entry]:
+    """What waits before the message `source`, which does not fit any more."""
+    return list(takewhile(lambda entry: _sends(entry) != source, waiting))
+
+
+def _sends(entry: Entry) -> MessageRef | None:
+    return entry.command.source if isinstance(entry.command, SendMessage) else None
+
+
+def _received(entry: Entry, item: BatchItem) -> datetime:
+    return max(entry.queued_at, item.created_at)

@@ -1,0 +1,96 @@
+"""What every delivery has to look up first: where its lane leads, and where its message stands by now."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from relay.core.pairs import PairDirectory
+from relay.core.ports import Adapter, Copy, Delivery, Entry, Original, Store
+from relay.domain.content import Author, Content
+from relay.domain.ids import ChannelRef, MessageRef, Platform
+from relay.domain.pair import LaneKey, Pair
+from relay.errors import Blocked
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """An entry together with all that was looked up for it. `suspect`: it may have been sent before."""
+
+    entry: Entry
+    pair: Pair
+    channel: ChannelRef
+    adapter: Adapter
+    suspect: bool
+    original: Original | None = None
+    copies: tuple[Copy, ...] = ()
+    reply_to: MessageRef | None = None
+    last_copy: MessageRef | None = None
+
+
+class Context:
+    """Looks up, in the pairs and in the message map."""
+
+    def __init__(self, *, store: Store, pairs: PairDirectory, adapters: Mapping[Platform, Adapter]) -> None:
+        self.store = store
+        self._pairs = pairs
+        self._adapters = adapters
+
+    def destination(self, lane: LaneKey) -> tuple[Pair, ChannelRef, Adapter]:
+        """Where a lane leads. Raises `Blocked` while that is not open."""
+        found = self._pairs.destination(lane)
+        if found is None:
+            raise Blocked("its channel is not open")
+        pair, channel = found
+        return pair, channel, self._adapters[channel.platform]
+
+    async def task(self, entry: Entry, *, suspect: bool) -> Task:
+        """An entry that is about no message in particular."""
+        pair, channel, adapter = self.destination(entry.lane)
+        last_copy = None
+        if suspect:
+            async with self.store.read() as uow:
+                last_copy = await uow.messages.last_copy(channel)
+        return Task(entry, pair, channel, adapter, suspect, last_copy=last_copy)
+
+    async def task_about(self, entry: Entry, source: MessageRef, reply_to: MessageRef | None, *, suspect: bool) -> Task:
+        """An entry about one original, which may reply to `reply_to`."""
+        pair, channel, adapter = self.destination(entry.lane)
+        async with self.store.read() as uow:
+            original = await uow.messages.find(source)
+            return Task(
+                entry,
+                pair,
+                channel,
+                adapter,
+                suspect,
+                original=original,
+                copies=() if original is None else await uow.messages.copies(original.id, channel),
+                reply_to=None if reply_to is None else await uow.messages.counterpart(reply_to, channel),
+                last_copy=await uow.messages.last_copy(channel) if suspect else None,
+            )
+
+    def delivery(
+        self, task: Task, author: Author | None, content: Content, verb: str, *, part: int = 0, suspect: bool = False
+    ) -> Delivery:
+        """One message of a task. `verb`: one letter for what is done with it."""
+        return Delivery(
+            channel=task.channel,
+            key=self.key(task.entry, part, verb),
+            author=author,
+            content=content,
+            reply_to=task.reply_to if part == 0 else None,
+            part=part,
+            suspect=suspect,
+            after=task.last_copy if suspect else None,
+            queued_at=task.entry.queued_at,
+        )
+
+    def key(self, entry: Entry, part: int, verb: str) -> str:
+        """The idempotency key of one call."""
+        # The verb is part of the key because a homeserver's transaction IDs ignore what is being done: a redaction
+        # under the ID of a message does nothing. The store's ID tells our rows from those of a store made anew.
+        return f"{self.store.id}{entry.id:x}.{part}{verb}"
+
+    async def done(self, entry: Entry) -> None:
+        """The entry has been carried out."""
+        async with self.store.write() as uow:
+            await uow.outbox.done(entry.id)

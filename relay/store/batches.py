@@ -1,0 +1,58 @@
+"""What stands in the copies that several originals share: an edit of one has to say the others again."""
+
+from sqlalchemy import and_, bindparam, delete, select
+from sqlalchemy.dialects.sqlite import insert
+
+from relay.domain.commands import SendBatch
+from relay.domain.ids import MessageRef
+from relay.store import codec
+from relay.store.session import Session
+from relay.store.tables import batch
+
+_b = batch.c
+_is = and_(
+    _b.platform == bindparam("of_platform"),
+    _b.channel == bindparam("of_channel"),
+    _b.native_id == bindparam("of_id"),
+)
+_GET = select(_b.command).where(_is)
+_FORGET = delete(batch).where(_is)
+_PUT = (
+    insert(batch)
+    .prefix_with("OR REPLACE")
+    .values({name: bindparam(name) for name in ("platform", "channel", "native_id", "command")})
+    .inline()
+)
+
+
+class SqlBatches:
+    """`core.ports.Batches`."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    async def get(self, copy: MessageRef) -> SendBatch | None:
+        """The messages of a shared copy; None for a copy of one original."""
+        row = await self._session.first(_GET, _of(copy))
+        command = None if row is None else codec.decode(row.command)
+        return command if isinstance(command, SendBatch) else None
+
+    async def put(self, copy: MessageRef, batch: SendBatch) -> None:
+        """Remember what stands in a shared copy now."""
+        await self._session.later(
+            _PUT,
+            {
+                "platform": copy.platform,
+                "channel": copy.channel.id,
+                "native_id": copy.id,
+                "command": codec.encode(batch),
+            },
+        )
+
+    async def forget(self, copy: MessageRef) -> None:
+        """The copy is gone."""
+        await self._session.later(_FORGET, _of(copy))
+
+
+def _of(copy: MessageRef) -> dict[str, str]:
+    return {"of_platform": copy.platform, "of_channel": copy.channel.id, "of_id": copy.id}
