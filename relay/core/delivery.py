@@ -11,11 +11,13 @@ from relay.core.context import Context, Task
 from relay.core.degrade import Dropped, degrade
 from relay.core.notes import Notes
 from relay.core.ports import Clock, Copy, Entry, UnitOfWork
+from relay.core.split import split
 from relay.core.status import Status
 from relay.domain.commands import DeleteMessage, EditMessage, MarkFailed, PostNotice, SendBatch, SendMessage
 from relay.domain.content import Content
 from relay.domain.ids import MessageRef
 from relay.domain.pair import LaneKey
+from relay.domain.richtext import RichText
 from relay.errors import Orphaned, TargetGone
 
 _log = structlog.get_logger(__name__)
@@ -157,7 +159,7 @@ class Deliverer:
     ) -> tuple[Content, ...] | Dropped:
         """How the message is cut. Where it takes several parts, that is written down before the first is sent."""
         if command.parts:
-            return command.parts
+            return await self._planned(task, command)
         if batch is not None and isinstance(command, EditMessage):
             parts = self._batches.parts_in(task, batch, command)
         else:
@@ -166,6 +168,23 @@ class Deliverer:
             async with self._store.write() as uow:
                 await uow.outbox.amend(task.entry.id, replace(command, parts=parts))
         return parts
+
+    async def _planned(self, task: Task, command: SendMessage | EditMessage) -> tuple[Content, ...]:
+        """The parts as they were planned; those that are still to be sent cut again if the channel takes less now."""
+        limit = task.adapter.capabilities(task.channel).max_text_length
+
+        def measure(text: RichText) -> int:
+            return task.adapter.measure(text, command.author)
+
+        sent, left = command.parts[: len(task.copies)], command.parts[len(task.copies) :]
+        if all(measure(part.text) <= limit for part in left):
+            return command.parts
+        cut = tuple(
+            replace(part, text=text) for part in left for text in split(part.text, limit=limit, measure=measure)
+        )
+        async with self._store.write() as uow:
+            await uow.outbox.amend(task.entry.id, replace(command, parts=(*sent, *cut)))
+        return (*sent, *cut)
 
     async def _cut(self, task: Task, command: SendMessage | EditMessage) -> tuple[Content, ...] | Dropped:
         adapter = task.adapter

@@ -1,7 +1,8 @@
 """Finding what an earlier try may have posted, in the channel's history.
 
 A webhook's message has no idempotency key: https://docs.discord.com/developers/resources/webhook#execute-webhook. But a
-lane is serial, so after the last copy that is accounted for there is at most one message of ours, and it says the same.
+lane is serial, so after the last copy that is accounted for there is at most one message of ours. It need not say the
+same: what a reply quotes may have been deleted since, a name may resolve to another person.
 """
 
 from collections import OrderedDict
@@ -29,9 +30,18 @@ class Expected:
     bot_content: str
 
     def is_met_by(
-        self, message: Mapping[str, Json], *, user: str, application: str, webhooks: AbstractSet[str]
+        self,
+        message: Mapping[str, Json],
+        *,
+        user: str,
+        application: str,
+        webhooks: AbstractSet[str],
+        exactly: bool = True,
     ) -> bool:
-        """Whether `message` is that. `user`, `application`, `webhooks` are our own IDs."""
+        """Whether `message` is that. `user`, `application`, `webhooks` are our own IDs.
+
+        Not `exactly`: one of ours through a webhook under the same name is enough.
+        """
         # Discord strips what surrounds the text.
         said = str(message.get("content", "")).strip()
         author = message.get("author") or {}
@@ -39,7 +49,8 @@ class Expected:
         if webhook is None:
             return author.get("id") == user and said == self.bot_content.strip()
         ours = webhook in webhooks or message.get("application_id") == application
-        return ours and author.get("username") == self.username and said == self.content.strip()
+        same = not exactly or said == self.content.strip()
+        return ours and author.get("username") == self.username and same
 
 
 class Posted:

@@ -145,13 +145,26 @@ class Poster:
         if author is not None:
             # Finding it tells which webhooks are ours.
             await self._webhook(channel)
-        me = self._me
-        for message in await adoption.candidates(self._rest, channel, delivery):
-            met = expected.is_met_by(message, user=me.user, application=me.application, webhooks=self._webhooks.ids)
-            if met and str(message["id"]) not in self._posted:
-                _log.info("earlier try adopted", channel=channel, message=message["id"])
-                return str(message["id"])
+        found = [
+            message
+            for message in await adoption.candidates(self._rest, channel, delivery)
+            if str(message["id"]) not in self._posted
+        ]
+        for exactly in (True, False):
+            for message in found:
+                if self._is(expected, message, exactly=exactly):
+                    _log.info("earlier try adopted", channel=channel, message=message["id"])
+                    return str(message["id"])
         return None
+
+    def _is(self, expected: adoption.Expected, message: Mapping[str, Json], *, exactly: bool) -> bool:
+        return expected.is_met_by(
+            message,
+            user=self._me.user,
+            application=self._me.application,
+            webhooks=self._webhooks.ids,
+            exactly=exactly,
+        )
 
     def _destination(self, delivery: Delivery) -> str:
         if delivery.thread is not None:

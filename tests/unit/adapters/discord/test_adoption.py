@@ -28,6 +28,21 @@ def test_only_what_we_posted_is_ours(message: dict[str, Any], met: bool) -> None
     assert EXPECTED.is_met_by(message, user="1", application="1", webhooks={"11"}) is met
 
 
+def test_what_a_reply_quotes_may_have_changed_since() -> None:
+    changed = OURS | {"content": "> ↪ Bob\nhello"}
+    assert EXPECTED.is_met_by(changed, user="1", application="1", webhooks={"11"}, exactly=False)
+    assert not EXPECTED.is_met_by(
+        changed | {"author": {"id": "11", "username": "Bob"}},
+        user="1",
+        application="1",
+        webhooks={"11"},
+        exactly=False,
+    )
+    assert not EXPECTED.is_met_by(
+        BOT | {"content": "something else"}, user="1", application="1", webhooks={"11"}, exactly=False
+    )
+
+
 def test_discord_strips_what_surrounds_a_text() -> None:
     expected = Expected("Alice", "  hello\n", "")
     assert expected.is_met_by(OURS, user="1", application="1", webhooks={"11"})
