@@ -1,0 +1,120 @@
+"""How the daemon ends, whatever it is doing, and who may begin after it."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from relay.sandbox.homeserver import Homeserver
+from tests.support.town import Daemon, Town, eventually, town
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+CONTRACT = 10.0
+"""Seconds that a shutdown may take: a promise to init systems, not a measurement."""
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def place(homeserver: Homeserver, tmp_path: Path) -> AsyncIterator[Town]:
+    async with town(tmp_path, homeserver) as made:
+        yield made
+
+
+async def until_struck(place: Town, times: int = 1) -> None:
+    """Wait until the fault that was armed last has struck so many requests."""
+
+    async def fired() -> int:
+        return int(place.control.faults()["rest"][-1]["fired"])
+
+    await eventually(fired, lambda seen: seen >= times, what=place.daemon.log)
+
+
+async def stops(place: Town) -> None:
+    began = time.monotonic()
+    assert await place.daemon.stop() == 0
+    assert time.monotonic() - began < CONTRACT
+    assert "Traceback" not in place.daemon.log(10_000)
+
+
+async def test_in_the_middle_of_a_catch_up(place: Town) -> None:
+    await place.daemon.start()
+    place.say("help", "before")
+    await place.until_matrix("help", lambda words: words == ["before"])
+    await stops(place)
+    said = [f"missed {number}" for number in range(120)]
+    place.control.say_many(place.channels["help"], place.people["Ada"], said)
+    # Each page of the history takes its time, so that the signal comes between two of them.
+    place.control.add_fault("delay", method="GET", path="/messages", count=None, seconds=1.0)
+    await place.daemon.start(ready=False)
+    await until_struck(place, 2)
+    await stops(place)
+    place.control.clear_faults()
+    await place.daemon.start()
+    await place.until_matrix("help", lambda words: len(words) > 120)
+    assert await place.matrix_words("help") == ["before", *said]
+
+
+async def test_in_the_middle_of_a_429_wait(place: Town) -> None:
+    await place.daemon.start()
+    place.control.add_fault("rate_limit", method="POST", path="^/webhooks/", count=None, seconds=600)
+    for word in ("one", "two"):
+        await place.tell("help", word)
+    await place.until_metric("relay_retries_total", 1, pair="help", direction="to_discord")
+    await stops(place)
+    place.control.clear_faults()
+    await place.daemon.start()
+    await place.until_discord("help", lambda words: words == ["one", "two"])
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+async def test_in_the_middle_of_a_send_that_hangs(place: Town, when: str) -> None:
+    await place.daemon.start()
+    place.control.add_fault("hang", method="POST", path="^/webhooks/", when=when, seconds=60)
+    await place.tell("help", "one")
+    await until_struck(place)
+    await place.tell("help", "two")
+    await stops(place)
+    place.control.clear_faults()
+    await place.daemon.start()
+    await place.tell("help", "three")
+    await place.until_discord("help", lambda words: words[-1:] == ["three"])
+    assert await place.discord_words("help") == ["one", "two", "three"]
+
+
+async def test_what_is_in_flight_is_finished(place: Town) -> None:
+    await place.daemon.start()
+    place.control.add_fault("delay", method="POST", path="^/webhooks/", seconds=1.0)
+    await place.tell("help", "one")
+    await until_struck(place)
+    await stops(place)
+    assert await place.discord_words("help") == ["one"]
+    _, printed = await place.daemon.relay("status")
+    assert "not running" in printed
+
+
+async def test_another_daemon_on_the_same_store_is_sent_away(place: Town, tmp_path: Path) -> None:
+    await place.daemon.start()
+    second = Daemon(place.daemon.config, tmp_path / "second.log")
+    await second.start(ready=False)
+    assert await second.exit_status() == 3
+    line = second.log(1)
+    process = (await place.daemon.status())["daemon"]
+    since = process["since"][:16].replace("T", " ")
+    for words in (f"store {tmp_path}/relay.db: ", f"process {process['pid']} on {process['host']}", since[:13], "stop"):
+        assert words in line
+    place.say("help", "the first is not disturbed")
+    await place.until_matrix("help", lambda words: words == ["the first is not disturbed"])
+
+
+async def test_a_killed_daemon_leaves_its_place_to_the_next_at_once(place: Town) -> None:
+    await place.daemon.start()
+    await place.daemon.kill()
+    place.say("help", "while nobody was there")
+    # PATIENCE is as long as a lease lasts: waiting for it to run out would fail this.
+    async with asyncio.timeout(20):
+        await place.daemon.start()
+    assert "lease_taken_over" in place.daemon.log(1000)
+    await place.until_matrix("help", lambda words: words == ["while nobody was there"])
