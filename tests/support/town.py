@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 import aiohttp
 
 from relay.sandbox.control import Control
+from relay.sandbox.errors import ApiError
 from relay.sandbox.homeserver import Homeserver
 from relay.sandbox.people import Person, Shown
 from relay.sandbox.ratelimits import Limits
@@ -130,6 +131,8 @@ class Daemon:
 
     def log(self, lines: int = 40) -> str:
         """The end of its log."""
+        if not self._log.exists():
+            return ""
         return "\n".join(self._log.read_text(errors="replace").splitlines()[-lines:])
 
     async def _end(self, number: signal.Signals) -> int:
@@ -198,6 +201,19 @@ class Town:
             ]
         self.daemon.config.write_text("\n".join(lines) + "\n")
         return self.daemon.config
+
+    def leaked(self) -> list[str]:
+        """Which of the secrets that the daemon knows are in its log."""
+        hooks = [hook for channel in self.channels.values() for hook in self._webhooks(channel)]
+        secrets = [self.bot_token, self.relay_token, *(hook["token"] for hook in hooks)]
+        log = self.daemon.log(1_000_000)
+        return [secret for secret in secrets if secret in log]
+
+    def _webhooks(self, channel: str) -> list[dict[str, Any]]:
+        try:
+            return self.control.webhooks(channel)
+        except ApiError:  # the channel is gone, or never was
+            return []
 
     # --- What readers see ---------------------------------------------------------------------------------
 
@@ -297,6 +313,7 @@ async def town(
         found.write_config()
         try:
             yield found
+            assert not found.leaked(), "a secret is in the daemon's log"
         finally:
             if daemon.running:
                 await daemon.kill()
