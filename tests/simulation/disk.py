@@ -10,7 +10,6 @@ import random
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import aiosqlite.core
@@ -24,14 +23,14 @@ class Disk:
 
     def __init__(self, rng: random.Random) -> None:
         self._rng = rng
-        self._connections: list[sqlite3.Connection] = []
+        self._connections: list[aiosqlite.core.Connection] = []
         self.dead = False
 
     def pause(self) -> float:
         """Seconds that one way of a trip takes: mostly none worth the name, now and then a hiccup."""
         return 0.0 if self._rng.random() < 0.9 else self._rng.uniform(0.0, 0.02)
 
-    def opened(self, connection: sqlite3.Connection) -> None:
+    def made(self, connection: aiosqlite.core.Connection) -> None:
         """Remember a connection, to be cut off."""
         self._connections.append(connection)
 
@@ -39,7 +38,9 @@ class Disk:
         """The process is gone: what was not committed is rolled back."""
         self.dead = True
         for connection in self._connections:
-            connection.close()
+            if connection._connection is not None:
+                connection._connection.close()
+                connection._connection = None
 
 
 class _Queue:
@@ -73,8 +74,6 @@ class _Queue:
             outcome = function()
         except Exception as raised:  # noqa: BLE001 - aiosqlite hands every error to the caller, and so does this
             error = raised
-        if isinstance(outcome, sqlite3.Connection):
-            self._disk.opened(outcome)
         self._later(self._answer, future, outcome, error)
 
     def _answer(self, future: "asyncio.Future[Any] | None", outcome: Any, error: BaseException | None) -> None:
@@ -110,12 +109,14 @@ class _NoThread:
 @contextmanager
 def threadless(disk: Disk) -> Iterator[None]:
     """While this lasts, new aiosqlite connections work on the loop."""
+    make = aiosqlite.core.Connection.__init__
+
+    def made(self: aiosqlite.core.Connection, *arguments: Any, **options: Any) -> None:
+        make(self, *arguments, **options)
+        disk.made(self)
+
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(aiosqlite.core.Connection, "__init__", made)
         patch.setattr(aiosqlite.core, "SimpleQueue", lambda: _Queue(disk))
         patch.setattr(aiosqlite.core, "Thread", _NoThread)
         yield
-
-
-def fresh_copy(template: Path, path: Path) -> None:
-    """A new store, already migrated."""
-    path.write_bytes(template.read_bytes())

@@ -2,14 +2,12 @@
 
 import asyncio
 import random
-from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
-from relay.core.assembly import Core, assemble
+from relay.core.assembly import assemble
 from relay.core.ports import Adapter, HistoryReader, Store
 from relay.domain.ids import ChannelAddress, Platform
 from relay.domain.pair import Pair, PairPolicy
@@ -25,8 +23,6 @@ _DAWN = datetime(2026, 1, 1, tzinfo=UTC)
 _QUIET_CHECKS = 5
 _QUIET_EVERY = 30.0  # virtual seconds
 _PATIENCE = 4 * 3600.0  # virtual seconds after the last trouble
-
-Assembly = Callable[..., Core]
 
 
 @dataclass(slots=True)
@@ -63,12 +59,10 @@ class _Clock:
 
 @dataclass(slots=True)
 class History:
-    """The world of one seed. `build` puts the core together; the tests of the simulator hand over faulty ones."""
+    """The world of one seed."""
 
     seed: int
     store: Path
-    build: Assembly = assemble
-    adapt: Callable[[MemoryAdapter], MemoryAdapter] = lambda adapter: adapter
     clock: _Clock = field(default_factory=_Clock)
     trace: list[str] = field(default_factory=list)
     ready_at: datetime | None = None
@@ -89,9 +83,7 @@ class History:
         for life in range(kills + 1):
             last = life == kills
             kill_at = None if last else rng.choice((rng.randint(50, 400), rng.randint(400, 3000)))
-            adapters = [
-                self.adapt(_adapter(platform, trouble)) for platform, trouble in zip(platforms, troubles, strict=True)
-            ]
+            adapters = [_adapter(platform, trouble) for platform, trouble in zip(platforms, troubles, strict=True)]
             try:
                 self._live(rng, pairs, adapters, people, acts, over, kill_at)
             except (Stuck, TimeoutError) as error:
@@ -159,7 +151,7 @@ class History:
         over: float,
     ) -> None:
         store = await open_store(f"sqlite:///{self.store}")
-        core = self.build(
+        core = assemble(
             store=store,
             pairs=pairs,
             adapters={adapter.platform: adapter for adapter in adapters},
@@ -232,6 +224,3 @@ async def _quiet(store: Store, adapters: list[MemoryAdapter], clock: _Clock, ove
 def check_types(adapter: MemoryAdapter) -> tuple[Adapter, HistoryReader]:
     """For the type checker alone: the adapter in memory fits the ports."""
     return adapter, adapter
-
-
-Main = Coroutine[Any, Any, None]

@@ -1,0 +1,117 @@
+"""The simulator finds what it is there to find: the real core keeps the promise, one with a known fault does not."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from relay.core.context import Context
+from relay.core.delivery import Deliverer
+from relay.core.lane import Lane
+from relay.core.ports import Batch, Delivery, Entry
+from relay.domain.commands import SendMessage
+from relay.domain.ids import MessageRef
+from tests.simulation.history import History, Report
+from tests.simulation.runner import workshop
+from tests.support.platform import MemoryAdapter
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+SEEDS = range(200)
+
+
+@pytest.fixture(scope="module")
+def template() -> Iterator[Path]:
+    with workshop() as path:
+        yield path
+
+
+def play(seed: int, template: Path) -> Report:
+    store = template.parent / f"{os.getpid()}-{seed}.db"
+    store.write_bytes(template.read_bytes())
+    try:
+        return History(seed, store).run()
+    finally:
+        for path in template.parent.glob(f"{store.name}*"):
+            path.unlink()
+
+
+def first_broken(template: Path) -> list[str]:
+    """What is wrong with the first history that breaks the promise."""
+    for seed in SEEDS:
+        report = play(seed, template)
+        if report.violations:
+            return report.violations
+    pytest.fail(f"the fault stayed hidden in {len(SEEDS)} histories")
+
+
+def test_the_real_core_keeps_the_promise(template: Path) -> None:
+    for seed in range(40):
+        assert play(seed, template).violations == []
+
+
+def test_a_seed_gives_the_same_history_again(template: Path) -> None:
+    first, second = play(7, template), play(7, template)
+    assert first.trace
+    assert first.trace == second.trace
+
+
+def test_it_finds_a_record_before_the_send(template: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A receipt that is written before the message is sent loses what a kill comes between."""
+    carry_out = Deliverer.carry_out
+
+    async def record_first(self: Deliverer, entry: Entry, *, suspect: bool) -> None:
+        if isinstance(entry.command, SendMessage):
+            await self._context.done(entry)
+        await carry_out(self, entry, suspect=suspect)
+
+    monkeypatch.setattr(Deliverer, "carry_out", record_first)
+    assert any("lost" in violation for violation in first_broken(template))
+
+
+def test_it_finds_a_cursor_ahead_of_the_outbox(template: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cursor that is written before the rows it stands for skips them after a kill."""
+    hand_over = MemoryAdapter._hand_over
+
+    async def cursor_first(self: MemoryAdapter, batch: Batch) -> None:
+        await hand_over(self, Batch((), batch.cursors))
+        await hand_over(self, Batch(batch.events))
+
+    monkeypatch.setattr(MemoryAdapter, "_hand_over", cursor_first)
+    assert any("lost" in violation for violation in first_broken(template))
+
+
+def test_it_finds_sends_that_are_not_looked_for(template: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no key exists and nobody adopts what an earlier try posted, messages double."""
+
+    def only_keys(self: MemoryAdapter, delivery: Delivery) -> MessageRef | None:
+        return self.server.by_key(delivery.key) if self.replays else None
+
+    monkeypatch.setattr(MemoryAdapter, "_earlier", only_keys)
+    assert any("doubled" in violation for violation in first_broken(template))
+
+
+def test_it_finds_a_lane_that_is_not_serial(template: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lane that goes on with the next command while the first waits for another try loses the order."""
+    attempt = Lane._try
+
+    async def impatient(self: Lane, entry: Entry) -> bool:
+        if await attempt(self, entry):
+            return True
+        if len(self._waiting) > 1 and await attempt(self, self._waiting[1]):
+            del self._waiting[1]
+        return False
+
+    monkeypatch.setattr(Lane, "_try", impatient)
+    assert any("out of order" in violation or "lost" in violation for violation in first_broken(template))
+
+
+def test_it_finds_keys_that_are_used_again(template: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A platform takes a second message under the key of a first for the same message, and drops it."""
+
+    def key(self: Context, entry: Entry, part: int, verb: str) -> str:
+        return f"{self.store.id}{entry.id % 3}.{part}{verb}"
+
+    monkeypatch.setattr(Context, "key", key)
+    assert any("lost" in violation or "wrong" in violation for violation in first_broken(template))
