@@ -7,9 +7,9 @@ import pytest
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> "pytest.TestReport":  # type: ignore[misc]
-    """A skipped test fails where `RELAY_TESTS_SKIP_NOTHING` is set, as it is in CI."""
+    """A skipped test fails where `TESTS_SKIP_NOTHING` is set, as it is in CI."""
     report: pytest.TestReport = yield
-    if report.skipped and os.environ.get("RELAY_TESTS_SKIP_NOTHING"):
+    if report.skipped and os.environ.get("TESTS_SKIP_NOTHING"):
         report.outcome = "failed"
         report.longrepr = f"{item.nodeid} was skipped: {report.longrepr}"
     return report
