@@ -10,10 +10,12 @@
     └── DeliveryError             one command could not be carried out
         ├── Transient             try again later; `ambiguous` where it may have been carried out all the same
         │   ├── RateLimited       the platform asks for patience
+        │   ├── FileTrouble       one file cannot be read now, although its platform answers
         │   └── Blocked           not until somebody does something: a permission, a channel that is not open
         ├── Permanent             never will be: dead letter
         ├── TargetGone            what was to be edited or deleted is not there: done, for an edit or a deletion
         ├── Orphaned              the copy stands, but nobody can edit it any more: posted anew
+        ├── Uncarried             one file of it cannot cross: said in words instead
         └── Unsupported           the platform cannot carry this: dropped, by name
 
 Adapters translate the errors of discord.py, nio and aiohttp into these, once, in their `outbound.py`.
@@ -108,6 +110,10 @@ class Blocked(Transient):
     """Somebody has to do something first (give a permission back, let the relay in); the lane waits, and says so."""
 
 
+class FileTrouble(Transient):
+    """A file cannot be read now, although its platform answers: a remote server that is away, a transfer cut short."""
+
+
 class Permanent(DeliveryError):
     """No try will ever succeed."""
 
@@ -118,6 +124,19 @@ class TargetGone(DeliveryError):
 
 class Orphaned(DeliveryError):
     """The copy stands, but what posted it is gone, so that nobody can edit it any more."""
+
+
+class Uncarried(DeliveryError):
+    """A file cannot cross, now or later; the message can. `attachment` is its ID; `reason` follows "it is".
+
+    `gone`: nobody can open it on its own platform either.
+    """
+
+    def __init__(self, attachment: str, reason: str, *, gone: bool = False) -> None:
+        super().__init__(f"a file cannot cross: it is {reason}")
+        self.attachment = attachment
+        self.reason = reason
+        self.gone = gone
 
 
 class Unsupported(DeliveryError):

@@ -111,7 +111,7 @@ class Batching:
         whole = degrade(
             command.content,
             author=command.author,
-            capabilities=replace(capabilities, max_text_length=sys.maxsize),
+            capabilities=replace(capabilities, max_text_length=sys.maxsize, max_attachments=0),
             policy=task.pair.policy,
             measure=lambda text: task.adapter.measure(text, command.author),
         )
@@ -137,7 +137,8 @@ class Batching:
         """As many of the messages as one copy can hold, from the first on."""
         items: tuple[BatchItem, ...] = ()
         for message in messages:
-            content = self._carried(task, message.author, message.content)
+            resolved = await self._context.resolved(task, message.content)
+            content = self._carried(task, message.author, resolved)
             if content is None:
                 break
             item = item_of(message, content, await self._quotation(task, messages, message.reply_to))

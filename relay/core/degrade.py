@@ -18,6 +18,7 @@ from relay.domain.richtext import (
     Paragraph,
     Quote,
     RichText,
+    Spoiler,
     Text,
     plain_text,
 )
@@ -61,9 +62,21 @@ def degrade(
     # The quoted line never stands alone: every part leaves room for it, and the first one has it.
     room = capabilities.max_text_length - (measure(RichText(above)) + _SEPARATOR if above else 0)
     first, *rest = split(RichText(blocks), limit=room, measure=measure)
-    contents = [Content(part, style=content.style) for part in (RichText((*above, *first.blocks)), *rest)]
-    contents[-1] = replace(contents[-1], attachments=carried)
-    return tuple(contents)
+    # Files stand before the rest of a long text: an edit of the text then adds or removes messages at the end only.
+    together, *alone = _grouped(carried, capabilities) or [()]
+    return (
+        Content(RichText((*above, *first.blocks)), together, style=content.style),
+        *(Content(RichText(), group, style=content.style) for group in alone),
+        *(Content(part, style=content.style) for part in rest),
+    )
+
+
+def in_words(content: Content, attachment_id: str, reason: str, *, gone: bool) -> Content:
+    """`content` with one file named in its text instead, because it turned out that it cannot cross."""
+    left = [attachment for attachment in content.attachments if attachment.id == attachment_id]
+    words = (_describe(replace(attachment, url="") if gone else attachment, reason) for attachment in left)
+    kept = tuple(attachment for attachment in content.attachments if attachment.id != attachment_id)
+    return replace(content, text=RichText((*content.text.blocks, *words)), attachments=kept)
 
 
 def _harmless(node: Inline) -> Inline:
@@ -76,14 +89,37 @@ def _attachments(
     carried: list[Attachment] = []
     left_behind: list[Attachment] = []
     for attachment in attachments:
-        fits = attachment.size is not None and attachment.size <= capabilities.max_file_size
-        (carried if fits and len(carried) < capabilities.max_attachments else left_behind).append(attachment)
+        # Where nobody says how large it is, that turns out on the way.
+        fits = attachment.size is None or attachment.size <= capabilities.max_file_size
+        (carried if fits and capabilities.max_attachments else left_behind).append(attachment)
     return tuple(carried), tuple(left_behind)
 
 
-def _describe(attachment: Attachment) -> Paragraph:
-    size = "" if attachment.size is None else f" ({human_size(attachment.size)})"
-    words: list[Inline] = [Emphasis((Text(f"{attachment.kind}: "),)), Text(f"{attachment.name}{size}")]
+def _grouped(attachments: Iterable[Attachment], capabilities: Capabilities) -> list[tuple[Attachment, ...]]:
+    """Files by the message that they cross in, in their order."""
+    groups: list[tuple[Attachment, ...]] = []
+    room = 0
+    for attachment in attachments:
+        size = capabilities.max_file_size if attachment.size is None else attachment.size
+        if groups and len(groups[-1]) < capabilities.max_attachments and size <= room:
+            groups[-1] = (*groups[-1], attachment)
+            room -= size
+        else:
+            groups.append((attachment,))
+            room = capabilities.max_request_size - size
+    return groups
+
+
+def _describe(attachment: Attachment, reason: str = "") -> Paragraph:
+    name: Inline = Text(attachment.name)
+    if attachment.url:
+        name = Link(attachment.url, (name,), preview=False)
+    if attachment.spoiler:
+        name = Spoiler((name,))
+    notes = ", ".join(filter(None, ("" if attachment.size is None else human_size(attachment.size), reason)))
+    words: list[Inline] = [Emphasis((Text(f"{attachment.kind}: "),)), name]
+    if notes:
+        words.append(Text(f" ({notes})"))
     if attachment.alt:
         words += [LineBreak(), Text(attachment.alt)]
     return Paragraph(tuple(words))

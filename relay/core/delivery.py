@@ -8,17 +8,17 @@ import structlog
 from relay.core.batch import edited, without
 from relay.core.batching import Batching
 from relay.core.context import Context, Task
-from relay.core.degrade import Dropped, degrade
+from relay.core.degrade import Dropped, degrade, in_words
 from relay.core.notes import Notes
 from relay.core.ports import Clock, Copy, Entry, UnitOfWork
-from relay.core.split import split
+from relay.core.split import Measure, split
 from relay.core.status import Status
 from relay.domain.commands import DeleteMessage, EditMessage, MarkFailed, PostNotice, SendBatch, SendMessage
 from relay.domain.content import Content
 from relay.domain.ids import MessageRef
 from relay.domain.pair import LaneKey
 from relay.domain.richtext import RichText
-from relay.errors import Orphaned, TargetGone
+from relay.errors import Orphaned, TargetGone, Uncarried
 
 _log = structlog.get_logger(__name__)
 
@@ -99,8 +99,7 @@ class Deliverer:
         if isinstance(parts, Dropped):
             await self.drop(entry, parts)
             return
-        for number in range(len(task.copies), len(parts)):
-            await self._send_part(task, command, parts, number)
+        await self._send_rest(task, command, parts)
         if len(task.copies) >= len(parts):
             await self._context.done(entry)
         self._status.crossed(entry.lane, written_at=command.created_at, received_at=entry.queued_at)
@@ -120,8 +119,7 @@ class Deliverer:
                 await self._batches.say(task, edited(batch, command.source, part))
             else:
                 await self._edit_part(task, command, copy, part)
-        for number in range(len(task.copies), len(parts)):
-            await self._send_part(task, command, parts, number)
+        parts = await self._send_rest(task, command, parts)
         await self._remove(task, task.copies[len(parts) :])
         if len(task.copies) >= len(parts):
             await self._context.done(entry)
@@ -160,13 +158,13 @@ class Deliverer:
         """How the message is cut. Where it takes several parts, that is written down before the first is sent."""
         if command.parts:
             return await self._planned(task, command)
+        content = await self._context.resolved(task, command.content)
         if batch is not None and isinstance(command, EditMessage):
-            parts = self._batches.parts_in(task, batch, command)
+            parts = self._batches.parts_in(task, batch, replace(command, content=content))
         else:
-            parts = await self._cut(task, command)
+            parts = await self._cut(task, command, content)
         if not isinstance(parts, Dropped) and len(parts) > 1:
-            async with self._store.write() as uow:
-                await uow.outbox.amend(task.entry.id, replace(command, parts=parts))
+            await self._write_down(task, command, parts)
         return parts
 
     async def _planned(self, task: Task, command: SendMessage | EditMessage) -> tuple[Content, ...]:
@@ -179,27 +177,54 @@ class Deliverer:
         sent, left = command.parts[: len(task.copies)], command.parts[len(task.copies) :]
         if all(measure(part.text) <= limit for part in left):
             return command.parts
-        cut = tuple(
-            replace(part, text=text) for part in left for text in split(part.text, limit=limit, measure=measure)
-        )
-        async with self._store.write() as uow:
-            await uow.outbox.amend(task.entry.id, replace(command, parts=(*sent, *cut)))
-        return (*sent, *cut)
+        cut = tuple(new for part in left for new in _cut_again(part, limit, measure))
+        return await self._write_down(task, command, (*sent, *cut))
 
-    async def _cut(self, task: Task, command: SendMessage | EditMessage) -> tuple[Content, ...] | Dropped:
+    async def _write_down(
+        self, task: Task, command: SendMessage | EditMessage, parts: tuple[Content, ...]
+    ) -> tuple[Content, ...]:
+        async with self._store.write() as uow:
+            await uow.outbox.amend(task.entry.id, replace(command, parts=parts))
+        return parts
+
+    async def _cut(
+        self, task: Task, command: SendMessage | EditMessage, content: Content
+    ) -> tuple[Content, ...] | Dropped:
         adapter = task.adapter
         capabilities = adapter.capabilities(task.channel)
         quotation = None
         if task.reply_to is not None and not capabilities.native_replies:
             quotation = await adapter.quote(task.reply_to)
         return degrade(
-            command.content,
+            content,
             author=command.author,
             capabilities=capabilities,
             policy=task.pair.policy,
             measure=lambda text: adapter.measure(text, command.author),
             quotation=quotation,
         )
+
+    async def _send_rest(
+        self, task: Task, command: SendMessage | EditMessage, parts: tuple[Content, ...]
+    ) -> tuple[Content, ...]:
+        """Post the parts that do not stand yet; the parts as they are then. A file that cannot cross becomes words."""
+        number = len(task.copies)
+        while number < len(parts):
+            try:
+                await self._send_part(task, command, parts, number)
+            except Uncarried as error:
+                limit = task.adapter.capabilities(task.channel).max_text_length
+                said = self._said_instead(task, parts[number], error)
+                again = _cut_again(said, limit, lambda text: task.adapter.measure(text, command.author))
+                parts = await self._write_down(task, command, (*parts[:number], *again, *parts[number + 1 :]))
+            else:
+                number += 1
+        return parts
+
+    def _said_instead(self, task: Task, content: Content, error: Uncarried) -> Content:
+        _log.info("file does not cross", pair=task.pair.name, direction=task.entry.lane.direction, reason=error.reason)
+        self._status.dropped(task.entry.lane, "file")
+        return in_words(content, error.attachment, error.reason, gone=error.gone)
 
     async def _send_part(
         self,
@@ -228,7 +253,11 @@ class Deliverer:
             _log.info("edited copy is gone", pair=task.pair.name, direction=task.entry.lane.direction)
         except Orphaned:
             anew = self._context.delivery(task, command.author, content, "a", part=copy.part, suspect=task.suspect)
-            ref = await task.adapter.send(anew)
+            try:
+                ref = await task.adapter.send(anew)
+            except Uncarried as error:
+                await self._edit_part(task, command, copy, self._said_instead(task, content, error))
+                return
             async with self._store.write() as uow:
                 await uow.messages.record_copy(replace(copy, ref=ref))
             await self._delete_copy(task, copy)
@@ -256,6 +285,12 @@ class Deliverer:
     def _wake_sources(self, entry: Entry) -> None:
         for source in _sources(entry):
             self._wake(LaneKey(entry.lane.pair, source.platform))
+
+
+def _cut_again(part: Content, limit: int, measure: Measure) -> tuple[Content, ...]:
+    """A part whose text has become too long, as several: its files stay with the first."""
+    first, *rest = split(part.text, limit=limit, measure=measure)
+    return (replace(part, text=first), *(replace(part, text=text, attachments=()) for text in rest))
 
 
 def _sources(entry: Entry) -> tuple[MessageRef, ...]:

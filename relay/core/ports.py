@@ -12,11 +12,12 @@ from typing import Literal, Protocol
 
 from relay.domain.capabilities import Capabilities
 from relay.domain.commands import Command, SendBatch
-from relay.domain.content import Author, Content
+from relay.domain.content import Attachment, Author, Content
 from relay.domain.events import Event, MessageCreated
-from relay.domain.ids import ChannelAddress, ChannelRef, MessageRef, Platform, ThreadRef, UserRef
+from relay.domain.ids import ChannelAddress, ChannelRef, MediaRef, MessageRef, Platform, ThreadRef, UserRef
 from relay.domain.pair import LaneKey
 from relay.domain.richtext import RichText
+from relay.errors import DeliveryError
 
 
 class Clock(Protocol):
@@ -118,7 +119,8 @@ class Delivery:
     `key` is unique for ever and the same for each try of the same message, at most 25 characters of [a-z0-9.].
     `author` None: the relay speaks in its own name. `suspect`: an earlier try may have been carried out; the
     adapter finds out before it sends (`after` = the last message of ours in that channel that is accounted for;
-    `queued_at` = when the command was queued). `part` counts from 0.
+    `queued_at` = when the command was queued). `part` counts from 0. `replied_author`: the person of the destination's
+    platform whose message is replied to, None where somebody of the other side wrote it.
     """
 
     channel: ChannelRef
@@ -131,6 +133,7 @@ class Delivery:
     suspect: bool = False
     after: MessageRef | None = None
     queued_at: datetime | None = None
+    replied_author: UserRef | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +207,17 @@ class Adapter(Protocol):
         """What to show of `target` in a reply to it; None when it is gone. Raises `Transient`."""
         ...
 
+    def permalink(self, target: MessageRef) -> str:
+        """A link that opens `target`. No I/O."""
+        ...
+
+    async def people(self, channel: ChannelRef, names: frozenset[str]) -> Mapping[str, UserRef]:
+        """The people who can be mentioned in `channel` under these names; keys as `core.references.folded` makes them.
+
+        Only where exactly one person there has the name. Best effort: what cannot be looked up now is not found.
+        """
+        ...
+
     async def mark_failed(self, source: MessageRef, reason: str) -> bool:
         """Show the author of `source`, a message on this platform, that it did not cross (a reaction of ours).
 
@@ -225,6 +239,59 @@ class HistoryReader(Protocol):
 
     def reread(self, first: MessageRef, last: MessageRef) -> AsyncIterator[Sequence[MessageCreated]]:
         """What stands now between two messages of a channel, both included, oldest first, a page at a time."""
+        ...
+
+
+# --- Files ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class MediaStream:
+    """The bytes of a file as they arrive from its platform. `size` in bytes, None where it does not say."""
+
+    size: int | None
+    content_type: str
+    chunks: AsyncIterator[bytes]
+
+
+class MediaSource(Protocol):
+    """An adapter's files, for the other side."""
+
+    def open_media(self, media: MediaRef) -> AbstractAsyncContextManager[MediaStream]:
+        """Open a file of this platform. Raises `TargetGone` where there is none, `FileTrouble`, `Transient`.
+
+        Chunks raise the last two.
+        """
+        ...
+
+
+@dataclass(slots=True)
+class File:
+    """A file on its way to the other side: exactly `size` bytes, read once. `name` is safe on any platform.
+
+    `failure`: why its platform did not deliver it whole, once reading has raised that; HTTP libraries wrap it.
+    """
+
+    name: str
+    content_type: str
+    size: int
+    chunks: AsyncIterator[bytes]
+    failure: DeliveryError | None = None
+
+
+class Files(Protocol):
+    """Files of all platforms, for an adapter to send to its own."""
+
+    def open(self, attachment: Attachment, *, most: int) -> AbstractAsyncContextManager[File]:
+        """Open a file of at most `most` bytes. Raises `Uncarried` for what never can, else `Transient`."""
+        ...
+
+    async def copy_of(self, media: MediaRef, destination: Platform) -> MediaRef | None:
+        """Where a small picture that many messages show (an emoji, an avatar) stands already; None: nowhere yet."""
+        ...
+
+    async def remember(self, media: MediaRef, copy: MediaRef) -> None:
+        """The picture `media` stands as `copy` from now on."""
         ...
 
 
@@ -427,6 +494,18 @@ class Batches(Protocol):
         ...
 
 
+class MediaCache(Protocol):
+    """Where pictures that many messages show have been uploaded to."""
+
+    async def get(self, source: MediaRef, destination: Platform) -> MediaRef | None:
+        """The copy of `source` on a platform, None if there is none."""
+        ...
+
+    async def put(self, source: MediaRef, copy: MediaRef) -> None:
+        """Remember a copy; it replaces an earlier one on the same platform."""
+        ...
+
+
 class Notebook(Protocol):
     """Small named values that outlive the process: a session's token, the last status snapshot."""
 
@@ -450,6 +529,8 @@ class UnitOfWork(Protocol):
     def cursors(self) -> Cursors: ...
     @property
     def batches(self) -> Batches: ...
+    @property
+    def media(self) -> MediaCache: ...
     @property
     def notices(self) -> Notices: ...
     @property

@@ -8,7 +8,8 @@ class Capabilities:
     """The limits of one channel.
 
     `max_text_length` is in the unit of the adapter's `measure`: what counts is the text as rendered, not the tree.
-    `native_replies` false: a reply becomes a quoted line above the text. `max_file_size` in bytes.
+    `native_replies` false: a reply becomes a quoted line above the text. `max_attachments` in one
+    message; `max_file_size` for each of them and `max_request_size` for all of a message together, in bytes.
     """
 
     max_text_length: int

@@ -30,7 +30,8 @@ class Author:
 class Attachment:
     """A file of a message, not its bytes.
 
-    `size` in bytes, None where unknown; `width`, `height` in pixels; `duration` in seconds.
+    `size` in bytes, None where unknown; `width`, `height` in pixels; `duration` in seconds. `url` is where a reader can
+    open it on its own platform, "" for nowhere.
     """
 
     id: str
@@ -47,6 +48,7 @@ class Attachment:
     animated: bool = False
     waveform: tuple[int, ...] = ()
     thumbnail: MediaRef | None = None
+    url: str = ""
 
 
 @dataclass(frozen=True, slots=True)

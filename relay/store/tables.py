@@ -133,6 +133,16 @@ batch = Table(
     sqlite_with_rowid=False,
 )
 
+media_cache = Table(
+    "media_cache",
+    metadata,
+    Column("platform", Text, primary_key=True),
+    Column("locator", Text, primary_key=True),
+    Column("copy_platform", Text, primary_key=True),
+    Column("copy_locator", Text, nullable=False),
+    sqlite_with_rowid=False,
+)
+
 cursor = Table(
     "cursor",
     metadata,

@@ -13,6 +13,7 @@ from relay.store.cursors import SqlCursors
 from relay.store.driver import Step
 from relay.store.engine import BUSY_TIMEOUT, database_path, reader_engine
 from relay.store.holder import SqlLeases
+from relay.store.media_cache import SqlMediaCache
 from relay.store.message_map import SqlMessageMap
 from relay.store.notebook import SqlNotebook, SqlNotices
 from relay.store.outbox import SqlOutbox
@@ -33,6 +34,7 @@ class SqlUnitOfWork:
         self.outbox = SqlOutbox(session)
         self.batches = SqlBatches(session)
         self.cursors = SqlCursors(session)
+        self.media = SqlMediaCache(session)
         self.notices = SqlNotices(session)
         self.notebook = SqlNotebook(session)
         self.leases = SqlLeases(session)
