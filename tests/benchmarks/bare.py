@@ -1,0 +1,158 @@
+"""The two libraries wired back to back, without a store, an order or a second try: what the relay is measured against.
+
+Started by `roundtrip.py`. Reads one JSON object a line from standard input, and answers each with one: first what to
+connect (`Wiring`), then `{"send": [room IDs], "count": n, "tag": "…"}`: send that many messages into each room, one
+after the other in a room, all rooms at once.
+"""
+
+import asyncio
+import json
+import sys
+import time
+import warnings
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", DeprecationWarning)  # audioop, see pyproject.toml
+    import discord
+import aiohttp
+import yarl
+from discord.gateway import DiscordWebSocket
+from nio import Event, MatrixRoom, RoomMessageText, RoomSendResponse, SyncResponse
+from nio.client.async_client import AsyncClient, AsyncClientConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Wiring:
+    """One channel and one room, and who stands between them."""
+
+    api_url: str
+    discord_token: str
+    channel: int
+    webhook: int
+    webhook_token: str
+    homeserver_url: str
+    user_id: str
+    access_token: str
+    room: str
+    joins: list[str]
+
+
+class Matrix:
+    """nio's side."""
+
+    def __init__(self, wiring: Wiring) -> None:
+        config = AsyncClientConfig(encryption_enabled=False, store_sync_tokens=False)
+        self.client = AsyncClient(wiring.homeserver_url, wiring.user_id, config=config)
+        self.client.access_token = wiring.access_token
+        self.client.user_id = wiring.user_id
+        self._wiring = wiring
+
+    async def start(self) -> None:
+        """Enter the rooms and look at them once, so that nothing old comes."""
+        for room in self._wiring.joins:
+            await self.client.join(room)
+        answer = await self.client.sync(full_state=True)
+        assert isinstance(answer, SyncResponse), answer
+
+    async def send(self, room: str, name: str, text: str) -> None:
+        """What the relay sends, too: a name for those clients that show no profile."""
+        html = f"<strong data-mx-profile-fallback>{escape(name)}: </strong>{escape(text)}"
+        content = {
+            "msgtype": "m.text",
+            "body": f"{name}: {text}",
+            "format": "org.matrix.custom.html",
+            "formatted_body": html,
+            "com.beeper.per_message_profile": {"id": name, "displayname": name, "has_fallback": True},
+            "m.mentions": {},
+        }
+        answer = await self.client.room_send(room, "m.room.message", content)
+        assert isinstance(answer, RoomSendResponse), answer
+
+    async def flood(self, rooms: list[str], count: int, tag: str) -> float:
+        """Seconds that it takes the homeserver to accept `count` messages in each room."""
+
+        async def fill(number: int, room: str) -> None:
+            for message in range(count):
+                await self.send(room, "Bare", f"#{tag}-{number}-{message}")
+
+        began = time.perf_counter()
+        async with asyncio.TaskGroup() as group:
+            for number, room in enumerate(rooms):
+                group.create_task(fill(number, room))
+        return time.perf_counter() - began
+
+
+async def point_library_at(api_url: str, token: str) -> None:
+    """Let discord.py find the sandbox."""
+    discord.http.Route.BASE = api_url
+    headers = {"Authorization": f"Bot {token}"}
+    async with aiohttp.ClientSession(headers=headers) as session, session.get(f"{api_url}/gateway/bot") as answer:
+        DiscordWebSocket.DEFAULT_GATEWAY = yarl.URL((await answer.json())["url"])
+
+
+def wired(wiring: Wiring, matrix: Matrix, ready: asyncio.Event) -> discord.Client:
+    """Both directions, with the least code that there is for it."""
+    client = discord.Client(
+        intents=discord.Intents(guilds=True, guild_messages=True, message_content=True),
+        max_messages=None,
+        member_cache_flags=discord.MemberCacheFlags.none(),
+        chunk_guilds_at_startup=False,
+    )
+
+    @client.event
+    async def on_message(message: discord.Message) -> None:
+        if message.channel.id == wiring.channel and message.webhook_id is None:
+            await matrix.send(wiring.room, message.author.display_name, message.content)
+
+    @client.event
+    async def on_ready() -> None:
+        hook = discord.Webhook.partial(wiring.webhook, wiring.webhook_token, client=client)
+
+        async def on_text(room: MatrixRoom, event: Event) -> None:
+            if room.room_id == wiring.room and event.sender != wiring.user_id and isinstance(event, RoomMessageText):
+                name = room.user_name(event.sender) or event.sender
+                await hook.send(event.body, username=name, allowed_mentions=discord.AllowedMentions.none(), wait=True)
+
+        matrix.client.add_event_callback(on_text, RoomMessageText)
+        ready.set()
+
+    return client
+
+
+async def main() -> None:
+    """Connect, answer commands, end with standard input."""
+    reader = asyncio.StreamReader()
+    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    wiring = Wiring(**json.loads(await reader.readline()))
+    await point_library_at(wiring.api_url, wiring.discord_token)
+    matrix = Matrix(wiring)
+    await matrix.start()
+    ready = asyncio.Event()
+    client = wired(wiring, matrix, ready)
+    tasks = [
+        asyncio.create_task(client.start(wiring.discord_token)),
+        asyncio.create_task(matrix.client.sync_forever(timeout=30_000)),
+    ]
+    await ready.wait()
+    say({"ready": True})
+    while line := await reader.readline():
+        command = json.loads(line)
+        say({"seconds": await matrix.flood(command["send"], command["count"], command["tag"])})
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    await client.close()
+    await matrix.client.close()  # type: ignore[no-untyped-call]
+
+
+def say(answer: dict[str, Any]) -> None:
+    """One line to whoever started this."""
+    sys.stdout.write(json.dumps(answer) + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
