@@ -34,6 +34,8 @@ def main(arguments: list[str]) -> int:
     faults = _faults(parser, options.faults)
     folder = options.folder or Path(tempfile.mkdtemp(prefix=f"chaos-{options.seed}-"))
     folder.mkdir(parents=True, exist_ok=True)
+    if any(folder.iterdir()):
+        parser.error(f"{folder} is not empty: a run begins with a new store")
     plan = Plan(options.seed, options.messages, options.kills, options.pairs, faults, folder)
     _hush()
     with (folder / "trace.txt").open("w") as file:

@@ -27,7 +27,7 @@ _HEARTBEAT = 8.0
 _PER_SECOND = 20
 """Messages, where no kills set the pace."""
 _QUIET = 5.0
-_PATIENCE = 300.0
+_PATIENCE = 150.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,6 +251,7 @@ async def world(plan: Plan, trace: Trace) -> AsyncIterator[Run]:
         noa = await stack.enter_async_context(Person(homeserver.url, noa_id, token))
         for room in place.rooms.values():
             await noa.join(room)
+            await place.mia.set_power(room, users={noa_id: 50})  # for when only the relay has to be silent
         lives = Lives(place.daemon.config, plan.folder, trace, lambda: frozenset({place.bot}))
         stack.push_async_callback(lives.end)
         place.sandbox.state.listeners.append(lives.on_dispatch)
