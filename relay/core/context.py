@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 from relay.core.pairs import PairDirectory
 from relay.core.ports import Adapter, Copy, Delivery, Entry, Original, Store
+from relay.core.references import References
 from relay.domain.content import Author, Content
-from relay.domain.ids import ChannelRef, MessageRef, Platform
+from relay.domain.ids import ChannelRef, MessageRef, Platform, UserRef
 from relay.domain.pair import LaneKey, Pair
 from relay.errors import Blocked
 
@@ -23,6 +24,7 @@ class Task:
     original: Original | None = None
     copies: tuple[Copy, ...] = ()
     reply_to: MessageRef | None = None
+    replied_author: UserRef | None = None
     last_copy: MessageRef | None = None
 
 
@@ -31,6 +33,7 @@ class Context:
 
     def __init__(self, *, store: Store, pairs: PairDirectory, adapters: Mapping[Platform, Adapter]) -> None:
         self.store = store
+        self._references = References(store=store, pairs=pairs)
         self._pairs = pairs
         self._adapters = adapters
 
@@ -56,6 +59,9 @@ class Context:
         pair, channel, adapter = self.destination(entry.lane)
         async with self.store.read() as uow:
             original = await uow.messages.find(source)
+            answered = None if reply_to is None else await uow.messages.counterpart(reply_to, channel)
+            # Known only where the message is an original: a copy's author is on the other side.
+            theirs = None if answered is None else await uow.messages.find(answered)
             return Task(
                 entry,
                 pair,
@@ -64,7 +70,8 @@ class Context:
                 suspect,
                 original=original,
                 copies=() if original is None else await uow.messages.copies(original.id, channel),
-                reply_to=None if reply_to is None else await uow.messages.counterpart(reply_to, channel),
+                reply_to=answered,
+                replied_author=None if theirs is None else theirs.author,
                 last_copy=await uow.messages.last_copy(channel) if suspect else None,
             )
 
@@ -78,6 +85,7 @@ class Context:
             author=author,
             content=content,
             reply_to=task.reply_to if part == 0 else None,
+            replied_author=task.replied_author if part == 0 else None,
             part=part,
             suspect=suspect,
             after=task.last_copy if suspect else None,
@@ -89,6 +97,10 @@ class Context:
         # The verb is part of the key because a homeserver's transaction IDs ignore what is being done: a redaction
         # under the ID of a message does nothing. The store's ID tells our rows from those of a store made anew.
         return f"{self.store.id}{entry.id:x}.{part}{verb}"
+
+    async def resolved(self, task: Task, content: Content) -> Content:
+        """`content` with what it refers to found on the other side. Raises `StoreUnavailable`."""
+        return await self._references.resolve(content, task.adapter, task.channel)
 
     async def done(self, entry: Entry) -> None:
         """The entry has been carried out."""

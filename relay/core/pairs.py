@@ -59,6 +59,12 @@ class PairDirectory:
         address = self._addresses.get(channel)
         return None if address is None else self._by_address.get(address)
 
+    def across(self, channel: ChannelRef) -> ChannelRef | None:
+        """The channel that `channel` is paired with. An alias may stand for a room, as people write it."""
+        address = self._addresses.get(channel, ChannelAddress(channel.platform, channel.id))
+        pair = self._by_address.get(address)
+        return None if pair is None else self._channels.get(pair.side(pair.other(channel.platform)))
+
     def destination(self, lane: LaneKey) -> tuple[Pair, ChannelRef] | None:
         """The pair of a lane and the channel it leads to; None while the pair is undeclared or the channel closed."""
         pair = self._pairs.get(lane.pair)

@@ -32,11 +32,21 @@ Container = Strong | Emphasis | Underline | Strike | Spoiler | Link | Colored | 
 """Inline nodes that hold others."""
 
 Rewrite = Callable[[Inline], Inline]
+Expand = Callable[[Inline], tuple[Inline, ...] | None]
+_Nodes = Callable[[tuple[Inline, ...]], tuple[Inline, ...]]
 
 
 def map_inline(text: RichText, rewrite: Rewrite) -> RichText:
     """`text` with `rewrite` applied to every inline node, children first."""
-    return RichText(tuple(_map_block(block, rewrite) for block in text.blocks))
+    return RichText(tuple(_map_block(block, lambda nodes: _map_nodes(nodes, rewrite)) for block in text.blocks))
+
+
+def expand_inline(text: RichText, expand: Expand) -> RichText:
+    """`text` with inline nodes replaced by what `expand` gives for them, outer ones first.
+
+    Where it gives None the node stays, and its children are gone through.
+    """
+    return RichText(tuple(_map_block(block, lambda nodes: _expand_nodes(nodes, expand)) for block in text.blocks))
 
 
 def map_blocks(text: RichText, rewrite: Callable[[Block], tuple[Block, ...]]) -> RichText:
@@ -58,26 +68,24 @@ def _with_inner(block: Block, rewrite: Callable[[Block], tuple[Block, ...]]) -> 
             return block
 
 
-def _map_block(block: Block, rewrite: Rewrite) -> Block:
+def _map_block(block: Block, change: _Nodes) -> Block:
     match block:
         case Paragraph() | Heading() | Subtext():
-            return replace(block, children=_map_nodes(block.children, rewrite))
+            return replace(block, children=change(block.children))
         case Quote():
-            return replace(block, blocks=tuple(_map_block(inner, rewrite) for inner in block.blocks))
+            return replace(block, blocks=tuple(_map_block(inner, change) for inner in block.blocks))
         case BulletList():
-            items = (ListItem(tuple(_map_block(inner, rewrite) for inner in item.blocks)) for item in block.items)
+            items = (ListItem(tuple(_map_block(inner, change) for inner in item.blocks)) for item in block.items)
             return replace(block, items=tuple(items))
         case Details():
             return replace(
                 block,
-                summary=_map_nodes(block.summary, rewrite),
-                blocks=tuple(_map_block(inner, rewrite) for inner in block.blocks),
+                summary=change(block.summary),
+                blocks=tuple(_map_block(inner, change) for inner in block.blocks),
             )
         case Table():
-            rows = (
-                tuple(replace(cell, children=_map_nodes(cell.children, rewrite)) for cell in row) for row in block.rows
-            )
-            return replace(block, rows=tuple(rows), caption=_map_nodes(block.caption, rewrite))
+            rows = (tuple(replace(cell, children=change(cell.children)) for cell in row) for row in block.rows)
+            return replace(block, rows=tuple(rows), caption=change(block.caption))
         case CodeBlock() | Rule():
             return block
 
@@ -87,3 +95,14 @@ def _map_nodes(nodes: tuple[Inline, ...], rewrite: Rewrite) -> tuple[Inline, ...
         rewrite(replace(node, children=_map_nodes(node.children, rewrite)) if isinstance(node, Container) else node)
         for node in nodes
     )
+
+
+def _expand_nodes(nodes: tuple[Inline, ...], expand: Expand) -> tuple[Inline, ...]:
+    return tuple(new for node in nodes for new in _expanded(node, expand))
+
+
+def _expanded(node: Inline, expand: Expand) -> tuple[Inline, ...]:
+    found = expand(node)
+    if found is not None:
+        return found
+    return (replace(node, children=_expand_nodes(node.children, expand)) if isinstance(node, Container) else node,)

@@ -7,11 +7,12 @@ whose sends carry no key, so that a suspect one has to be looked for (`replays=F
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from relay.core.ports import Batch, Cursor, Delivery, Inbox, Quotation, SideHealth
+from relay.core.references import folded
 from relay.domain.capabilities import Capabilities
 from relay.domain.content import Author, Content
 from relay.domain.events import Event, FeatureUsed, HistorySkipped, MessageCreated, MessageDeleted, MessageEdited
@@ -278,6 +279,19 @@ class MemoryAdapter:
             return None
         name = message.shown_as or message.author.name
         return Quotation(name, message.content.text, f"https://platform.example/{target.id}")
+
+    def permalink(self, target: MessageRef) -> str:
+        """A link to a message."""
+        return f"https://platform.example/{target.id}"
+
+    async def people(self, channel: ChannelRef, names: frozenset[str]) -> Mapping[str, UserRef]:
+        """Whoever has one of the names alone."""
+        await self.before("people")
+        authors = {said.author.user: said.author for said in self.server.shown(channel) if not said.author.is_self}
+        found: dict[str, list[UserRef]] = {}
+        for author in authors.values():
+            found.setdefault(folded(author.name), []).append(author.user)
+        return {name: users[0] for name, users in found.items() if len(users) == 1}
 
     async def mark_failed(self, source: MessageRef, reason: str) -> bool:
         """React, where reactions are allowed."""

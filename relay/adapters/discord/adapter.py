@@ -18,7 +18,8 @@ from relay.adapters.discord.guilds import CHANGES, Guilds
 from relay.adapters.discord.history import History
 from relay.adapters.discord.identity import FALLBACK_LENGTH, Webhooks
 from relay.adapters.discord.limits import REQUESTS_PER_SECOND, Limits
-from relay.adapters.discord.outbound import Outbound, readable
+from relay.adapters.discord.outbound import Outbound, jump_url, readable
+from relay.adapters.discord.people import People
 from relay.adapters.discord.reading import Pump, Self, Translator
 from relay.adapters.discord.recent import Recent
 from relay.adapters.discord.rest import Json, Refused, Rest, Route
@@ -27,7 +28,7 @@ from relay.core.ports import Batch, Clock, Delivery, Inbox, Quotation, SideHealt
 from relay.domain.capabilities import Capabilities
 from relay.domain.content import Author
 from relay.domain.events import MessageCreated
-from relay.domain.ids import ChannelAddress, ChannelRef, MessageRef, Platform
+from relay.domain.ids import ChannelAddress, ChannelRef, MessageRef, Platform, UserRef
 from relay.domain.richtext import RichText
 from relay.errors import Blocked, FatalError, StoreUnavailable, Transient
 
@@ -72,6 +73,7 @@ class DiscordAdapter:
             on_refused_token=self._token_refused.set,
         )
         self._guilds = Guilds(clock)
+        self._people = People(self._rest, clock)
         self._webhooks = Webhooks(self._rest)
         recent = Recent()
         translator = Translator(
@@ -273,6 +275,15 @@ class DiscordAdapter:
         """See `Adapter.quote`."""
         self._check_identity()
         return await self._outbound.quote(target)
+
+    def permalink(self, target: MessageRef) -> str:
+        """See `Adapter.permalink`."""
+        return jump_url(self._guilds.guild_of(target.channel.id) or "@me", target.channel.id, target.id)
+
+    async def people(self, channel: ChannelRef, names: frozenset[str]) -> Mapping[str, UserRef]:
+        """See `Adapter.people`."""
+        guild = self._guilds.guild_of(channel.id)
+        return {} if guild is None else await self._people.named(guild, names)
 
     async def mark_failed(self, source: MessageRef, reason: str) -> bool:
         """See `Adapter.mark_failed`. The reason is not shown: a reaction has no words."""

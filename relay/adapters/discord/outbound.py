@@ -7,11 +7,11 @@ import structlog
 
 from relay.adapters.discord.feeds import Feeds
 from relay.adapters.discord.identity import Webhooks, is_gone
-from relay.adapters.discord.posting import MISSING, NOBODY, Poster
+from relay.adapters.discord.posting import MISSING, Poster
 from relay.adapters.discord.reading import Self, Translator
 from relay.adapters.discord.recent import Recent, Seen
 from relay.adapters.discord.rest import Limited, Refused, Rest, Route, Unanswered
-from relay.adapters.discord.wording import TEXT_LENGTH, said_by_bot, said_by_webhook
+from relay.adapters.discord.wording import TEXT_LENGTH, allowed_mentions, said_by_bot, said_by_webhook
 from relay.core.ports import Clock, Delivery, Quotation
 from relay.domain.ids import MessageRef
 from relay.domain.richtext import RichText
@@ -130,7 +130,7 @@ class Outbound:
                 if seen.user != self._me.user or len(content) > TEXT_LENGTH:
                     raise Orphaned("it was posted in a way that cannot carry it any more")
                 route = Route("PATCH", "/channels/{channel}/messages/{message}", _where(target))
-                body = {"content": content, "allowed_mentions": NOBODY}
+                body = {"content": content, "allowed_mentions": allowed_mentions(delivery.content)}
                 await self._rest.call(route, body=body)
             else:
                 await self._edit_through(seen.webhook, target, delivery)
@@ -140,7 +140,7 @@ class Outbound:
         hook = await self._webhooks.owner(target.channel.id, webhook)
         if hook is None:
             raise Orphaned("the webhook that posted it was deleted")
-        body = {"content": said_by_webhook(delivery.content), "allowed_mentions": NOBODY}
+        body = {"content": said_by_webhook(delivery.content), "allowed_mentions": allowed_mentions(delivery.content)}
         try:
             await self._rest.call(hook.message_route("PATCH", target.id), body=body)
         except Refused as error:
@@ -186,7 +186,7 @@ class Outbound:
         except (TargetGone, Blocked, Permanent):
             return None
         guild = feed.place.guild if feed is not None else "@me"
-        url = f"https://discord.com/channels/{guild}/{seen.channel}/{target.id}"
+        url = jump_url(guild, seen.channel, target.id)
         text = seen.content.text
         if not text and seen.content.attachments:
             first = seen.content.attachments[0]
@@ -222,6 +222,11 @@ class Outbound:
             raise Unanswered("the channel is not open", sent=False)
         message = await self._rest.call(Route("GET", "/channels/{channel}/messages/{message}", _where(target)))
         return self._translator.seen(feed, message)
+
+
+def jump_url(guild: str, channel: str, message: str) -> str:
+    """A link that opens a message."""
+    return f"https://discord.com/channels/{guild}/{channel}/{message}"
 
 
 def _where(target: MessageRef) -> Mapping[str, str]:

@@ -10,15 +10,13 @@ from relay.adapters.discord.identity import TOO_MANY_WEBHOOKS, Webhook, Webhooks
 from relay.adapters.discord.reading import Self
 from relay.adapters.discord.recent import Recent, Seen
 from relay.adapters.discord.rest import Json, Refused, Rest, Route, Unanswered
-from relay.adapters.discord.wording import TEXT_LENGTH, said_by_bot, said_by_webhook
+from relay.adapters.discord.wording import TEXT_LENGTH, allowed_mentions, said_by_bot, said_by_webhook, webhook_body
 from relay.core.ports import Clock, Delivery
 from relay.domain.content import Author
 from relay.errors import Blocked
 
 _log = structlog.get_logger(__name__)
 
-# Said with every message: without it, Discord would notify whomever the text names.
-NOBODY: Mapping[str, Json] = {"parse": [], "replied_user": False}
 # Missing Access, Missing Permissions
 MISSING = frozenset({50001, 50013})
 # Seconds until a webhook is asked for again: a permission comes back with an announcement, room for one does not.
@@ -71,13 +69,7 @@ class Poster:
         return await self._post_through(hook, delivery, author)
 
     async def _post_through(self, hook: Webhook, delivery: Delivery, author: Author) -> str:
-        body: dict[str, Json] = {
-            "content": said_by_webhook(delivery.content),
-            "username": username(author),
-            "allowed_mentions": NOBODY,
-        }
-        if author.avatar is not None and author.avatar.locator.startswith(("https://", "http://")):
-            body["avatar_url"] = author.avatar.locator
+        body: dict[str, Json] = webhook_body(delivery.content, author)
         try:
             answer = await self._rest.call(hook.route(), body=body, query={"wait": "true"})
         except Refused as error:
@@ -102,7 +94,7 @@ class Poster:
             "content": content,
             "nonce": delivery.key,
             "enforce_nonce": True,
-            "allowed_mentions": NOBODY,
+            "allowed_mentions": allowed_mentions(delivery.content),
         }
         if delivery.author is None and delivery.reply_to is not None:
             body["message_reference"] = {"message_id": delivery.reply_to.id, "fail_if_not_exists": False}

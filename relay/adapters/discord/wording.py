@@ -1,14 +1,28 @@
 """The text of a delivery in Discord's markdown, as a webhook or the bot itself says it. Pure."""
 
+from typing import Any
+
 from relay.adapters.discord import markup
-from relay.adapters.discord.identity import introduced
+from relay.adapters.discord.identity import introduced, username
 from relay.core.ports import Delivery
-from relay.domain.content import Content
-from relay.domain.richtext import Emphasis, Paragraph, RichText
+from relay.domain.content import Author, Content
+from relay.domain.ids import Platform
+from relay.domain.richtext import BroadcastMention, Emphasis, Inline, Paragraph, RichText, UserMention
+from relay.domain.transform import map_inline
 from relay.errors import Unsupported
 
 # Code points, as Discord counts: https://github.com/discord/discord-api-docs/issues/1315
 TEXT_LENGTH = 2_000
+# https://docs.discord.com/developers/resources/message#allowed-mentions-object
+_MOST_MENTIONS = 100
+
+# A broadcast that is still one here is one that its author may make and that the pair allows: `core.degrade` sees to
+# it. People and channels of Discord come from `core.references` alone: nobody elsewhere can write one.
+_LOOK = markup.Look(
+    user=lambda node: node.user.id if node.user.platform is Platform.DISCORD else None,
+    channel=lambda node: node.channel.id if node.channel.platform is Platform.DISCORD else None,
+    broadcast=True,
+)
 
 
 def measure(text: RichText) -> int:
@@ -20,6 +34,38 @@ def said_by_webhook(content: Content) -> str:
     """The text of a message that shows its author's name above it. Raises `Unsupported` for no text."""
     text = _written(_styled(content))
     return _present(text if len(text) <= TEXT_LENGTH else _written(content.text))
+
+
+def webhook_body(content: Content, author: Author) -> dict[str, Any]:
+    """What to post through a webhook for `author`. Raises `Unsupported` for no text."""
+    body: dict[str, Any] = {
+        "content": said_by_webhook(content),
+        "username": username(author),
+        "allowed_mentions": allowed_mentions(content),
+    }
+    if author.avatar is not None and author.avatar.locator.startswith(("https://", "http://")):
+        body["avatar_url"] = author.avatar.locator
+    return body
+
+
+def allowed_mentions(content: Content) -> dict[str, Any]:
+    """Whom a message may notify: the people it mentions by ID and nobody else, whatever its text looks like.
+
+    It goes into every message: without it, Discord would notify whomever the text names.
+    """
+    users: dict[str, None] = {}
+    everyone = False
+
+    def look(node: Inline) -> Inline:
+        nonlocal everyone
+        if isinstance(node, UserMention) and node.user.platform is Platform.DISCORD:
+            users[node.user.id] = None
+        everyone = everyone or isinstance(node, BroadcastMention)
+        return node
+
+    map_inline(content.text, look)
+    allowed: dict[str, Any] = {"parse": ["everyone"] if everyone else [], "replied_user": False}
+    return allowed | ({"users": list(users)[:_MOST_MENTIONS]} if users else {})
 
 
 def said_by_bot(delivery: Delivery) -> str:
@@ -41,7 +87,7 @@ def _styled(content: Content) -> RichText:
 
 
 def _written(text: RichText) -> str:
-    return markup.render(text, look=markup.Look())
+    return markup.render(text, look=_LOOK)
 
 
 def _present(text: str) -> str:

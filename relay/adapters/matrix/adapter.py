@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from collections.abc import Mapping
 from functools import partial
 
 from relay.adapters.matrix import compose
@@ -12,6 +13,7 @@ from relay.adapters.matrix.inbound import convert
 from relay.adapters.matrix.intake import Intake
 from relay.adapters.matrix.outbound import Outbound
 from relay.adapters.matrix.patience import PatientInbox
+from relay.adapters.matrix.people import People
 from relay.adapters.matrix.rooms import Rooms
 from relay.adapters.matrix.session import LoadSession, SaveSession, Session
 from relay.adapters.matrix.sync import Condition, SyncLoop
@@ -20,7 +22,7 @@ from relay.core.ports import Clock, Delivery, Inbox, Quotation, SideHealth
 from relay.domain.capabilities import Capabilities
 from relay.domain.content import Author
 from relay.domain.events import MessageCreated
-from relay.domain.ids import ChannelAddress, ChannelRef, MessageRef, Platform
+from relay.domain.ids import ChannelAddress, ChannelRef, MessageRef, Platform, UserRef
 from relay.domain.richtext import RichText
 from relay.errors import FatalError
 
@@ -71,6 +73,7 @@ class MatrixAdapter:
             clock=clock,
             rng=rng,
         )
+        self._people = People(self._api, clock)
         self._outbound = Outbound(self._api, self._rooms, clock, self._loop.interrupt)
 
     @property
@@ -140,6 +143,14 @@ class MatrixAdapter:
         if not isinstance(said, MessageCreated):
             return None
         return Quotation(said.author.name, said.content.text, compose.permalink(target))
+
+    def permalink(self, target: MessageRef) -> str:
+        """See `Adapter.permalink`."""
+        return compose.permalink(target)
+
+    async def people(self, channel: ChannelRef, names: frozenset[str]) -> Mapping[str, UserRef]:
+        """See `Adapter.people`."""
+        return await self._people.named(channel.id, names)
 
     async def mark_failed(self, source: MessageRef, reason: str) -> bool:
         """See `Adapter.mark_failed`. The reason is not shown: a reaction has no room for it."""

@@ -65,7 +65,11 @@ def _said(delivery: Delivery) -> Json:
         content |= {"format": _HTML, "formatted_body": rendered.formatted_body}
     if author is not None:
         content[identity.PROFILE] = identity.profile(author)
-    mentions: Json = {"user_ids": list(rendered.mentions)} if rendered.mentions else {}
+    mentioned = dict.fromkeys(rendered.mentions)
+    if delivery.replied_author is not None and delivery.replied_author.platform is Platform.MATRIX:
+        # As clients do for a reply (https://spec.matrix.org/latest/client-server-api/#mentioning-the-replied-to-user).
+        mentioned[delivery.replied_author.id] = None
+    mentions: Json = {"user_ids": list(mentioned)} if mentioned else {}
     return content | {"m.mentions": mentions | ({"room": True} if rendered.room else {})}
 
 

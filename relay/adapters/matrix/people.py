@@ -1,0 +1,63 @@
+"""Who of a room goes by a name: asked of the homeserver, and remembered for a while."""
+
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
+
+import structlog
+
+from relay.adapters.matrix.api import Api, Json, Refused, Unreachable
+from relay.core.ports import Clock
+from relay.core.references import folded
+from relay.domain.ids import Platform, UserRef
+
+_log = structlog.get_logger(__name__)
+
+_REMEMBERED_SECONDS = 300.0
+_REMEMBERED_ROOMS = 16
+
+
+class People:
+    """Looks members up by display name."""
+
+    def __init__(self, api: Api, clock: Clock) -> None:
+        self._api = api
+        self._clock = clock
+        self._rooms: OrderedDict[str, tuple[float, Mapping[str, UserRef]]] = OrderedDict()
+
+    async def named(self, room_id: str, names: Iterable[str]) -> Mapping[str, UserRef]:
+        """Those of `names` that exactly one other member of the room has.
+
+        As display name, as local part where there is none, or as user ID.
+        """
+        members = await self._members(room_id)
+        return {wanted: members[wanted] for name in names if (wanted := folded(name)) in members}
+
+    async def _members(self, room_id: str) -> Mapping[str, UserRef]:
+        known = self._rooms.get(room_id)
+        if known is not None and self._clock.monotonic() - known[0] < _REMEMBERED_SECONDS:
+            return known[1]
+        try:
+            answer = await self._api.call("GET", "rooms", room_id, "joined_members")
+        except (Refused, Unreachable) as error:
+            _log.info("members not listed", room=room_id, reason=str(error))
+            return {}
+        members = unambiguous(answer, self._api.user_id)
+        self._rooms[room_id] = (self._clock.monotonic(), members)
+        self._rooms.move_to_end(room_id)
+        if len(self._rooms) > _REMEMBERED_ROOMS:
+            self._rooms.popitem(last=False)
+        return members
+
+
+def unambiguous(answer: Json, me: str) -> Mapping[str, UserRef]:
+    """The members that a `joined_members` answer lists, by the names that nobody else there has. Pure."""
+    joined = answer.get("joined")
+    users: dict[str, set[str]] = {}
+    for user_id, profile in joined.items() if isinstance(joined, dict) else ():
+        if user_id == me:
+            continue
+        shown = profile.get("display_name") if isinstance(profile, dict) else None
+        name = shown if isinstance(shown, str) and shown.strip() else user_id[1:].partition(":")[0]
+        for called in {folded(name), folded(user_id), folded(user_id[1:])}:
+            users.setdefault(called, set()).add(user_id)
+    return {name: UserRef(Platform.MATRIX, min(found)) for name, found in users.items() if len(found) == 1}

@@ -1,0 +1,81 @@
+"""What a text refers to, and what becomes of it once it was found."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from relay.core.references import Found, Wanted, folded, resolved, wanted
+from relay.domain.ids import ChannelRef, MessageRef, Platform, UserRef
+from relay.domain.richtext import (
+    ChannelMention,
+    Code,
+    Inline,
+    Link,
+    MessageLink,
+    Paragraph,
+    RichText,
+    Strong,
+    Text,
+    UserMention,
+    plain_text,
+)
+
+THERE, HERE = ChannelRef(Platform.DISCORD, "1"), ChannelRef(Platform.MATRIX, "!r:example.org")
+MIA = UserRef(Platform.MATRIX, "@mia:example.org")
+LEE = UserRef(Platform.MATRIX, "@lee:example.org")
+PEOPLE = Found(people={"mia": MIA, "mia lee": LEE})
+
+
+def text(*nodes: Inline) -> RichText:
+    return RichText((Paragraph(nodes),))
+
+
+def said(words: str) -> tuple[Inline, ...]:
+    block = resolved(text(Text(words)), PEOPLE).blocks[0]
+    assert isinstance(block, Paragraph)
+    return block.children
+
+
+def test_somebody_called_by_name() -> None:
+    assert said("hello @Mia, how are you?") == (
+        Text("hello "),
+        UserMention(MIA, "Mia"),
+        Text(", how are you?"),
+    )
+
+
+def test_the_longest_name_wins() -> None:
+    assert said("@mia lee: hi") == (UserMention(LEE, "mia lee"), Text(": hi"))
+    assert said("@mia leeds")[0] == UserMention(MIA, "mia")
+
+
+def test_an_address_of_something_else_calls_nobody() -> None:
+    for words in ("mail mia@mia", "@@mia", "https://example.org/@mia", "@miah"):
+        assert said(words) == (Text(words),)
+
+
+def test_names_are_looked_up_as_they_may_be_meant() -> None:
+    assert wanted(text(Text("@Mia Lee, hi"))).names == {"Mia Lee, hi", "Mia Lee,", "Mia Lee", "Mia"}
+    assert wanted(text(Text("@everyone @here @room"))).names & {"everyone", "here", "room"} == set()
+
+
+def test_code_and_links_call_nobody() -> None:
+    assert wanted(text(Code("@Mia"), Link("https://example.org", (Text("@Mia"),)))) == Wanted()
+
+
+def test_not_more_names_than_can_be_looked_up() -> None:
+    assert len(wanted(text(Text("@a " * 1000), Strong((Text("@b"),)))).names) < 50
+
+
+def test_channels_and_messages() -> None:
+    message, copy = MessageRef(THERE, "5"), MessageRef(HERE, "$5")
+    before = text(ChannelMention(THERE, "help"), MessageLink(message, "https://old"))
+    assert wanted(before) == Wanted(channels=frozenset({THERE}), messages=frozenset({message}))
+    found = Found(channels={THERE: HERE}, messages={message: (copy, "https://new")})
+    assert resolved(before, found) == text(ChannelMention(HERE, "help"), MessageLink(copy, "https://new"))
+    assert resolved(before, Found()) == before
+
+
+@given(st.text(alphabet="@mia lee.,:_/", max_size=60))
+def test_nothing_is_lost_or_made_up(words: str) -> None:
+    assert plain_text(RichText((Paragraph(said(words)),))) == words
+    assert all(folded(node.name) in PEOPLE.people for node in said(words) if isinstance(node, UserMention))
