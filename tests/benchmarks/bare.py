@@ -20,13 +20,13 @@ with warnings.catch_warnings():
 import aiohttp
 import yarl
 from discord.gateway import DiscordWebSocket
-from nio import Event, MatrixRoom, RoomMessageText, RoomSendResponse, SyncResponse
+from nio import Event, JoinResponse, MatrixRoom, RoomMessageText, RoomSendResponse, SyncResponse
 from nio.client.async_client import AsyncClient, AsyncClientConfig
 
 
 @dataclass(frozen=True, slots=True)
 class Wiring:
-    """One channel and one room, and who stands between them."""
+    """One channel and one room, and who stands between them; a sender that only writes, and the rooms it enters."""
 
     api_url: str
     discord_token: str
@@ -37,23 +37,28 @@ class Wiring:
     user_id: str
     access_token: str
     room: str
+    sender_id: str
+    sender_token: str
     joins: list[str]
 
 
 class Matrix:
-    """nio's side."""
+    """One account, through nio."""
 
-    def __init__(self, wiring: Wiring) -> None:
+    def __init__(self, homeserver_url: str, user_id: str, access_token: str) -> None:
         config = AsyncClientConfig(encryption_enabled=False, store_sync_tokens=False)
-        self.client = AsyncClient(wiring.homeserver_url, wiring.user_id, config=config)
-        self.client.access_token = wiring.access_token
-        self.client.user_id = wiring.user_id
-        self._wiring = wiring
+        self.client = AsyncClient(homeserver_url, user_id, config=config)
+        self.client.access_token = access_token
+        self.client.user_id = user_id
 
-    async def start(self) -> None:
-        """Enter the rooms and look at them once, so that nothing old comes."""
-        for room in self._wiring.joins:
-            await self.client.join(room)
+    async def enter(self, rooms: list[str]) -> None:
+        """Be in these rooms."""
+        for room in rooms:
+            answer = await self.client.join(room)
+            assert isinstance(answer, JoinResponse), answer
+
+    async def look(self) -> None:
+        """Sync once, so that nothing old comes."""
         answer = await self.client.sync(full_state=True)
         assert isinstance(answer, SyncResponse), answer
 
@@ -83,6 +88,10 @@ class Matrix:
             for number, room in enumerate(rooms):
                 group.create_task(fill(number, room))
         return time.perf_counter() - began
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self.client.close()  # type: ignore[no-untyped-call]
 
 
 async def point_library_at(api_url: str, token: str) -> None:
@@ -128,8 +137,11 @@ async def main() -> None:
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     wiring = Wiring(**json.loads(await reader.readline()))
     await point_library_at(wiring.api_url, wiring.discord_token)
-    matrix = Matrix(wiring)
-    await matrix.start()
+    matrix = Matrix(wiring.homeserver_url, wiring.user_id, wiring.access_token)
+    await matrix.enter([wiring.room])
+    await matrix.look()
+    sender = Matrix(wiring.homeserver_url, wiring.sender_id, wiring.sender_token)
+    await sender.enter(wiring.joins)
     ready = asyncio.Event()
     client = wired(wiring, matrix, ready)
     tasks = [
@@ -140,12 +152,13 @@ async def main() -> None:
     say({"ready": True})
     while line := await reader.readline():
         command = json.loads(line)
-        say({"seconds": await matrix.flood(command["send"], command["count"], command["tag"])})
+        say({"seconds": await sender.flood(command["send"], command["count"], command["tag"])})
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
     await client.close()
-    await matrix.client.close()  # type: ignore[no-untyped-call]
+    await matrix.close()
+    await sender.close()
 
 
 def say(answer: dict[str, Any]) -> None:

@@ -137,9 +137,8 @@ async def staged(folder: Path, homeserver: Homeserver, pairs: int) -> AsyncItera
     names = [f"pair{number}" for number in range(pairs)]
     async with town(folder, homeserver, names, limits=Limits(factor=0)) as place:
         control, mia = place.control, place.mia
-        token = await homeserver.register("bare")
-        await homeserver.lift_limits("bare")
-        user = f"@bare:{homeserver.server_name}"
+        tokens = {name: await homeserver.register(name) for name in ("bare", "sender")}
+        user, sender = (f"@{name}:{homeserver.server_name}" for name in tokens)
         bare_rooms = [await mia.create_room(f"bare{number}", invite=[user]) for number in range(pairs)]
         made = control.bootstrap(channels=["bare"], people=["Eve"], guild="Bare", bot="bare")
         channel, eve = made["channels"]["bare"], made["people"]["Eve"]
@@ -152,8 +151,10 @@ async def staged(folder: Path, homeserver: Homeserver, pairs: int) -> AsyncItera
             "webhook_token": hook["token"],
             "homeserver_url": homeserver.url,
             "user_id": user,
-            "access_token": token,
+            "access_token": tokens["bare"],
             "room": bare_rooms[0],
+            "sender_id": sender,
+            "sender_token": tokens["sender"],
             "joins": [*bare_rooms, *place.rooms.values()],
         }
         ears = Ears()
