@@ -1,0 +1,61 @@
+"""A plain bot on a homeserver that gives it 0.2 messages a second: the normal case of a community that runs none."""
+
+from pathlib import Path
+
+import pytest
+
+from relay.sandbox.homeserver import Homeserver
+from relay.sandbox.people import Shown
+from tests.support.rush import rush
+from tests.support.town import Town, eventually, town
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+PAIRS = ["one", "two", "three", "four", "five", "six"]
+
+
+async def test_a_rush_crosses_in_order_and_stays_editable(tmp_path: Path) -> None:
+    """`python -m tests.benchmarks.default_limits` plays the long one: 240 messages in a minute."""
+    async with (
+        Homeserver(default_limits=True) as homeserver,
+        town(tmp_path, homeserver, PAIRS, lift_limits=False) as place,
+    ):
+        await place.daemon.start()
+        result = await rush(place, PAIRS, count=60, seconds=10, patience=90)
+        assert result.in_order
+        assert result.events < 40
+        await _batched_messages_are_edited_deleted_and_replied_to(place)
+
+
+async def _batched_messages_are_edited_deleted_and_replied_to(place: Town) -> None:
+    pair, event = await _batch(place)
+    channel = place.channels[pair]
+    first, second, *_ = (
+        message for message in place.on_discord(pair) if f"{message['content']}\n" in f"{event.body}\n"
+    )
+    place.control.edit(channel, first["id"], "edited words")
+    place.control.delete(channel, second["id"])
+    changed = await eventually(
+        lambda: _event(place, pair, event.event_id),
+        lambda seen: "edited words" in seen and second["content"] not in seen,
+        what=place.daemon.log,
+    )
+    assert first["content"] not in changed
+    place.say(pair, "an answer", reply_to=first["id"])
+    shown = await eventually(
+        lambda: place.on_matrix(pair), lambda seen: seen[-1].body.endswith("an answer"), what=place.daemon.log
+    )
+    assert shown[-1].reply_to == event.event_id
+
+
+async def _event(place: Town, pair: str, event_id: str) -> str:
+    return next(message.body for message in await place.on_matrix(pair) if message.event_id == event_id)
+
+
+async def _batch(place: Town) -> tuple[str, Shown]:
+    """An event in which several messages stand, and its pair."""
+    for pair in PAIRS:
+        for message in await place.on_matrix(pair):
+            if message.body.count("number") > 2:
+                return pair, message
+    raise AssertionError("no messages crossed together")
