@@ -3,6 +3,7 @@
 import asyncio
 import random
 from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
 from functools import partial
 
 from relay.adapters.matrix import compose
@@ -11,6 +12,7 @@ from relay.adapters.matrix.doorkeeper import Doorkeeper
 from relay.adapters.matrix.gaps import GapReader
 from relay.adapters.matrix.inbound import convert
 from relay.adapters.matrix.intake import Intake
+from relay.adapters.matrix.media import Media
 from relay.adapters.matrix.outbound import Outbound
 from relay.adapters.matrix.patience import PatientInbox
 from relay.adapters.matrix.people import People
@@ -18,15 +20,13 @@ from relay.adapters.matrix.rooms import Rooms
 from relay.adapters.matrix.session import LoadSession, SaveSession, Session
 from relay.adapters.matrix.sync import Condition, SyncLoop
 from relay.core.backoff import Backoff
-from relay.core.ports import Clock, Delivery, Inbox, Quotation, SideHealth
+from relay.core.ports import Clock, Delivery, Files, Inbox, MediaStream, Quotation, SideHealth
 from relay.domain.capabilities import Capabilities
 from relay.domain.content import Author
 from relay.domain.events import MessageCreated
-from relay.domain.ids import ChannelAddress, ChannelRef, MessageRef, Platform, UserRef
+from relay.domain.ids import ChannelAddress, ChannelRef, MediaRef, MessageRef, Platform, UserRef
 from relay.domain.richtext import RichText
 from relay.errors import FatalError
-
-_CAPABILITIES = Capabilities(max_text_length=compose.MAX_TEXT_LENGTH, native_replies=True)
 
 
 class MatrixAdapter:
@@ -35,7 +35,8 @@ class MatrixAdapter:
     `access_token` comes before `password`. With a password alone the account logs in once; what it then gets is
     kept through `save_session` and given back by `load_session` (one string, a secret). `catchup_limit`: messages
     per room that are still read after an absence. `retry_interval`: seconds before a room that could not be
-    entered is tried again; it doubles up to twenty times as much.
+    entered is tried again; it doubles up to twenty times as much. `files`: those of the other side; without them they
+    cross as words.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class MatrixAdapter:
         rng: random.Random,
         catchup_limit: int = 5000,
         retry_interval: float = 30.0,
+        files: Files | None = None,
     ) -> None:
         self._clock = clock
         self._rng = rng
@@ -74,7 +76,8 @@ class MatrixAdapter:
             rng=rng,
         )
         self._people = People(self._api, clock)
-        self._outbound = Outbound(self._api, self._rooms, clock, self._loop.interrupt)
+        self._media = Media(self._api, files, clock)
+        self._outbound = Outbound(self._api, self._rooms, self._media, clock, self._loop.interrupt)
 
     @property
     def platform(self) -> Platform:
@@ -116,7 +119,14 @@ class MatrixAdapter:
 
     def capabilities(self, channel: ChannelRef) -> Capabilities:
         """See `Adapter.capabilities`."""
-        return _CAPABILITIES
+        limit = self._media.limit
+        return Capabilities(
+            max_text_length=compose.MAX_TEXT_LENGTH,
+            native_replies=True,
+            max_attachments=1 if self._media.carries else 0,
+            max_file_size=limit,
+            max_request_size=limit,
+        )
 
     def measure(self, text: RichText, author: Author | None) -> int:
         """See `Adapter.measure`: bytes."""
@@ -156,11 +166,16 @@ class MatrixAdapter:
         """See `Adapter.mark_failed`. The reason is not shown: a reaction has no room for it."""
         return await self._outbound.mark_failed(source)
 
+    def open_media(self, media: MediaRef) -> AbstractAsyncContextManager[MediaStream]:
+        """See `MediaSource.open_media`."""
+        return self._media.open_media(media)
+
     async def _work(self, inbox: PatientInbox) -> None:
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._doorkeeper.run(inbox), name="matrix rooms")
                 group.create_task(self._loop.run(inbox), name="matrix sync loop")
+                group.create_task(self._media.keep_limit(), name="matrix upload limit")
         except* FatalError as errors:
             # Both tasks may have met the same refusal; the caller is promised one error, not a group.
             raise errors.exceptions[0] from None

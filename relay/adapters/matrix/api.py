@@ -6,7 +6,9 @@ only its transport is used, and answers stay JSON. Nothing is retried here: call
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -15,7 +17,12 @@ from nio.client.async_client import AsyncClient, AsyncClientConfig
 
 Json = dict[str, Any]
 
+CLIENT = "/_matrix/client/v3/"
 REQUEST_TIMEOUT = 30.0
+CHUNK = 256 * 1024
+_SILENCE = 30.0  # Seconds without a byte after which a download counts as broken off.
+_SLOWEST = 64 * 1024  # Bytes a second that an upload makes at least.
+_LONGEST_ERROR = 64 * 1024
 
 
 class Refused(Exception):
@@ -37,6 +44,15 @@ class Unreachable(Exception):
     def __init__(self, reason: str, *, sent: bool) -> None:
         super().__init__(reason)
         self.sent = sent
+
+
+@dataclass(frozen=True, slots=True)
+class Download:
+    """A file that is being answered. `size` in bytes, None where it is not announced."""
+
+    size: int | None
+    content_type: str
+    chunks: AsyncIterator[bytes]
 
 
 class Api:
@@ -73,30 +89,102 @@ class Api:
         query: Mapping[str, str | list[str]] | None = None,
         body: Json | None = None,
         timeout: float = REQUEST_TIMEOUT,
+        root: str = CLIENT,
     ) -> Json:
-        """One request; the segments of `path` stand behind `/_matrix/client/v3/`, not yet percent-encoded.
+        """One request; the segments of `path` stand behind `root`, not yet percent-encoded.
 
         Raises `Refused` or `Unreachable`. `timeout` in seconds, over all.
         """
-        url = "/_matrix/client/v3/" + "/".join(quote(segment, safe="") for segment in path)
-        if query:
-            url += "?" + urlencode(query, doseq=True)
-        headers = {"Content-Type": "application/json"}
-        if self._token:
-            headers["Authorization"] = f"Bearer {self._token}"
         data = None if body is None else json.dumps(body, ensure_ascii=False, separators=(",", ":"))
-        here = f"the homeserver at {self.homeserver_url}"
-        try:
-            response = await self._client.send(method, url, data, headers, None, timeout)
+        headers = {"Content-Type": "application/json"}
+        with self._translated(timeout):
+            response = await self._client.send(
+                method, _address(root, path, query), data, self._authorised(headers), None, timeout
+            )
             async with response:
                 raw = await response.read()
+        return _judge(response.status, response.headers.get("Retry-After"), raw)
+
+    async def upload(
+        self,
+        *path: str,
+        query: Mapping[str, str],
+        root: str,
+        chunks: AsyncIterator[bytes],
+        size: int,
+        content_type: str,
+    ) -> Json:
+        """POST `size` bytes as they come. Raises `Refused` or `Unreachable`."""
+        timeout = _transfer_timeout(size)
+        headers = {"Content-Type": content_type, "Content-Length": str(size)}
+        with self._translated(timeout.total or 0.0):
+            response = await self._client.send(
+                "POST",
+                _address(root, path, query),
+                chunks,
+                self._authorised(headers),
+                None,
+                timeout,
+            )
+            async with response:
+                raw = await response.read()
+        return _judge(response.status, response.headers.get("Retry-After"), raw)
+
+    @asynccontextmanager
+    async def download(self, *path: str, query: Mapping[str, str], root: str) -> AsyncIterator[Download]:
+        """GET a file. Raises `Refused` or `Unreachable`, the latter also while its chunks are read."""
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=10.0, sock_read=_SILENCE)
+        # Compressed, its length would not be known.
+        headers = self._authorised({"Accept-Encoding": "identity"})
+        with self._translated(_SILENCE):
+            response = await self._client.send(
+                "GET",
+                _address(root, path, query),
+                None,
+                headers,
+                None,
+                timeout,
+            )
+        async with response:
+            if response.status != 200:
+                with self._translated(_SILENCE):
+                    raw = await response.content.read(_LONGEST_ERROR)
+                _judge(response.status, response.headers.get("Retry-After"), raw)
+            plain = "Content-Encoding" not in response.headers
+            yield Download(
+                response.content_length if plain else None,
+                response.headers.get("Content-Type", ""),
+                self._chunks(response),
+            )
+
+    async def _chunks(self, response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+        with self._translated(_SILENCE):
+            async for chunk in response.content.iter_chunked(CHUNK):
+                yield chunk
+
+    def _authorised(self, headers: dict[str, str]) -> dict[str, str]:
+        return headers | {"Authorization": f"Bearer {self._token}"} if self._token else headers
+
+    @contextmanager
+    def _translated(self, timeout: float) -> Iterator[None]:
+        here = f"the homeserver at {self.homeserver_url}"
+        try:
+            yield
         except aiohttp.ClientConnectorError as error:
             raise Unreachable(f"no connection to {here} ({_cause(error)})", sent=False) from error
         except TimeoutError as error:
             raise Unreachable(f"{here} did not answer within {timeout:.0f} s", sent=True) from error
         except (aiohttp.ClientError, OSError) as error:
             raise Unreachable(f"{here} broke off ({_cause(error)})", sent=True) from error
-        return _judge(response.status, response.headers.get("Retry-After"), raw)
+
+
+def _address(root: str, path: tuple[str, ...], query: Mapping[str, str | list[str]] | None) -> str:
+    url = root + "/".join(quote(segment, safe="") for segment in path)
+    return f"{url}?{urlencode(query, doseq=True)}" if query else url
+
+
+def _transfer_timeout(size: int) -> aiohttp.ClientTimeout:
+    return aiohttp.ClientTimeout(total=REQUEST_TIMEOUT + size / _SLOWEST, sock_connect=10.0)
 
 
 def _judge(status: int, retry_after: str | None, raw: bytes) -> Json:

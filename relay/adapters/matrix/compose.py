@@ -6,31 +6,83 @@ Every message says explicitly whom it mentions, so that no name in it notifies a
 
 import html
 import json
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from relay.adapters.matrix import identity
 from relay.adapters.matrix.markup import Look, Rendered, render
 from relay.adapters.matrix.markup_links import write_link
 from relay.core.ports import Delivery
-from relay.domain.content import Author
+from relay.domain.content import Attachment, Author, MediaKind
 from relay.domain.ids import ChannelRef, MediaRef, MessageRef, Platform, UserRef
-from relay.domain.richtext import RichText
+from relay.domain.richtext import RichText, Subtext, Text
 
 Json = dict[str, Any]
 
 _HTML = "org.matrix.custom.html"
+_SPOILER = "page.codeberg.everypizza.msc4193.spoiler"
+_VOICE = "org.matrix.msc3245.voice"
+_AUDIO = "org.matrix.msc1767.audio"
+# Our own: which attachment of the original a message carries, so that an edit can tell.
+_FILE = "relay.attachment"
+_FILE_KEYS = (_FILE, "filename", "url", "info", _SPOILER, _VOICE, _AUDIO)
+_MSGTYPES: dict[MediaKind, str] = {
+    "image": "m.image",
+    # Not `m.sticker`: it has no room for the author's name, which many clients show only as a part of the text.
+    "sticker": "m.image",
+    "video": "m.video",
+    "audio": "m.audio",
+    "voice": "m.audio",
+    "file": "m.file",
+}
+_NO_PICTURES: Mapping[MediaRef, MediaRef] = {}
 
 MAX_TEXT_LENGTH = 28_000
 """In bytes of both bodies as JSON. An event may have 65,536 in all, and an edit says everything twice; the rest is for
 the envelope that servers put around the content."""
 
 
-def compose(delivery: Delivery) -> Json:
-    """The content of the message that a delivery makes."""
-    content = _said(delivery)
+@dataclass(frozen=True, slots=True)
+class Uploaded:
+    """A file as this homeserver has it: `uri` is its `mxc://` address, `size` in bytes."""
+
+    attachment: Attachment
+    uri: str
+    name: str
+    content_type: str
+    size: int
+
+
+Pictures = Mapping[MediaRef, MediaRef]
+"""Where pictures of the other side stand on this homeserver."""
+
+
+def compose(delivery: Delivery, uploaded: Uploaded | None = None, pictures: Pictures = _NO_PICTURES) -> Json:
+    """The content of the message that a delivery makes; `uploaded` is the file of one that has any."""
+    content = _said(delivery, pictures)
+    if uploaded is not None:
+        content |= _file(uploaded)
+        # With nobody's name in front and nothing said, the name of the file is all there is to say.
+        content["body"] = content["body"] or uploaded.name
     relation = _relation(delivery)
     return content | {"m.relates_to": relation} if relation else content
+
+
+def same_file(delivery: Delivery, standing: Json) -> Json | None:
+    """What of a standing message's content makes the file in it, for saying something else beside it.
+
+    Empty for a message without one; None where it is not the file that the delivery is about.
+    """
+    wanted = delivery.content.attachments[0].id if delivery.content.attachments else None
+    if standing.get(_FILE) != wanted:
+        return None
+    return {} if wanted is None else {key: standing[key] for key in (*_FILE_KEYS, "msgtype") if key in standing}
+
+
+def earlier_look(content: Json) -> Json:
+    """By what an earlier try of the same delivery is recognised, wherever its file has been uploaded to."""
+    return {key: content.get(key) for key in ("body", "formatted_body", _FILE)}
 
 
 def replacement(target: MessageRef, content: Json) -> Json:
@@ -53,16 +105,22 @@ def replacement(target: MessageRef, content: Json) -> Json:
 
 def measure(text: RichText, author: Author | None) -> int:
     """Bytes of both bodies as JSON, with what is put in front of them for the author."""
-    rendered = _rendered(text, author)
+    rendered = _rendered(text, author, _MEASURED)
     return _bytes(rendered.body) + _bytes(rendered.formatted_body or "")
 
 
-def _said(delivery: Delivery) -> Json:
+def _said(delivery: Delivery, pictures: Pictures) -> Json:
     author = delivery.author
-    rendered = _rendered(delivery.content.text, author)
+    text = delivery.content.text
+    for attachment in delivery.content.attachments:
+        if attachment.alt:
+            text = RichText((*text.blocks, Subtext((Text(" ".join(attachment.alt.split())),))))
+    rendered = _rendered(text, author, _look(lambda source: _on_matrix(source, pictures)))
     content: Json = {"msgtype": _msgtype(delivery), "body": rendered.body}
     if rendered.formatted_body is not None:
         content |= {"format": _HTML, "formatted_body": rendered.formatted_body}
+    if delivery.content.attachments:
+        content[_FILE] = delivery.content.attachments[0].id
     if author is not None:
         content[identity.PROFILE] = identity.profile(author)
     mentioned = dict.fromkeys(rendered.mentions)
@@ -73,8 +131,36 @@ def _said(delivery: Delivery) -> Json:
     return content | {"m.mentions": mentions | ({"room": True} if rendered.room else {})}
 
 
-def _rendered(text: RichText, author: Author | None) -> Rendered:
-    rendered = render(text, look=_LOOK)
+def _file(uploaded: Uploaded) -> Json:
+    """What makes a message one with a file (https://spec.matrix.org/latest/client-server-api/#mroommessage-msgtypes)."""
+    attachment = uploaded.attachment
+    info: Json = {"mimetype": uploaded.content_type, "size": uploaded.size}
+    kind = attachment.kind
+    if kind in {"image", "video", "sticker"}:
+        info |= {key: size for key, size in (("w", attachment.width), ("h", attachment.height)) if size}
+    if attachment.animated:
+        info["org.matrix.msc4230.is_animated"] = True
+    milliseconds = None if attachment.duration is None else round(attachment.duration * 1000)
+    if milliseconds is not None and kind in {"audio", "voice", "video"}:
+        info["duration"] = milliseconds
+    content: Json = {
+        "msgtype": _MSGTYPES[kind],
+        "filename": uploaded.name,
+        "url": uploaded.uri,
+        "info": info,
+    }
+    if attachment.spoiler:
+        content[_SPOILER] = True
+    if kind == "voice":
+        # Amplitudes from 0 to 1024 (https://github.com/matrix-org/matrix-spec-proposals/pull/3246).
+        waveform = [round(value * 1024 / 255) for value in attachment.waveform]
+        content[_VOICE] = {}
+        content[_AUDIO] = {"duration": milliseconds or 0} | ({"waveform": waveform} if waveform else {})
+    return content
+
+
+def _rendered(text: RichText, author: Author | None, look: Look) -> Rendered:
+    rendered = render(text, look=look)
     body, formatted = rendered.body, rendered.formatted_body
     if author is not None:
         # Where the words need no HTML, the name still does.
@@ -117,19 +203,26 @@ def _ours(ref: ChannelRef | UserRef) -> str | None:
     return ref.id if ref.platform is Platform.MATRIX else None
 
 
-def _media(source: MediaRef) -> str | None:
-    return source.locator if source.platform is Platform.MATRIX else None
+def _on_matrix(source: MediaRef, pictures: Pictures) -> str | None:
+    found = source if source.platform is Platform.MATRIX else pictures.get(source)
+    return None if found is None else found.locator
 
 
-# What is still a broadcast here is one that its author may make and that the pair allows: `core.degrade` sees to it.
-_LOOK = Look(
-    user=lambda node: _ours(node.user),
-    channel=lambda node: _ours(node.channel),
-    message=lambda node: permalink(node.message) if node.message.platform is Platform.MATRIX else None,
-    emoji=lambda node: _media(node.source),
-    image=lambda node: _media(node.source),
-    broadcast=True,
-)
+def _look(media: Callable[[MediaRef], str | None]) -> Look:
+    # What is still a broadcast here is one that its author may make and that the pair allows: `core.degrade` sees to
+    # it.
+    return Look(
+        user=lambda node: _ours(node.user),
+        channel=lambda node: _ours(node.channel),
+        message=lambda node: permalink(node.message) if node.message.platform is Platform.MATRIX else None,
+        emoji=lambda node: media(node.source),
+        image=lambda node: media(node.source),
+        broadcast=True,
+    )
+
+
+# Each picture counts as one that has been uploaded: where it will stand is not known yet.
+_MEASURED = _look(lambda source: source.locator if source.platform is Platform.MATRIX else "mxc://" + "x/" + "x" * 64)
 
 
 def permalink(message: MessageRef) -> str:

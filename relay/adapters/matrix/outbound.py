@@ -3,19 +3,23 @@
 import hashlib
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import structlog
 
 from relay.adapters.matrix.api import Api, Refused, Unreachable
-from relay.adapters.matrix.compose import compose, replacement
+from relay.adapters.matrix.compose import Pictures, compose, earlier_look, replacement, same_file
 from relay.adapters.matrix.gaps import as_list
+from relay.adapters.matrix.media import Media
 from relay.adapters.matrix.rooms import Rooms
 from relay.adapters.matrix.session import is_token_refusal
 from relay.core.ports import Clock, Delivery
-from relay.domain.ids import ChannelRef, MessageRef
-from relay.errors import Blocked, DeliveryError, Permanent, RateLimited, TargetGone, Transient
+from relay.domain.ids import ChannelRef, MediaRef, MessageRef
+from relay.domain.richtext import CustomEmoji, Inline
+from relay.domain.transform import map_inline
+from relay.errors import Blocked, DeliveryError, Orphaned, Permanent, RateLimited, TargetGone, Transient
 
 Json = dict[str, Any]
 
@@ -30,8 +34,9 @@ _PAGES_SEARCHED = 20
 class Outbound:
     """Sends, edits and redacts. Safe to repeat: the transaction ID is the delivery's key."""
 
-    def __init__(self, api: Api, rooms: Rooms, clock: Clock, token_refused: Callable[[], None]) -> None:
+    def __init__(self, api: Api, rooms: Rooms, media: Media, clock: Clock, token_refused: Callable[[], None]) -> None:
         self._api = api
+        self._media = media
         self._rooms = rooms
         self._clock = clock
         self._token_refused = token_refused
@@ -39,9 +44,13 @@ class Outbound:
     async def send(self, delivery: Delivery) -> MessageRef:
         """See `Adapter.send`."""
         room_id = self._writable(delivery.channel)
-        content = compose(delivery)
+        delivery, pictures = await self._illustrated(delivery)
+        content = compose(delivery, pictures=pictures)
         if delivery.suspect and (found := await self._earlier_try(delivery, content)) is not None:
             return MessageRef(delivery.channel, found)
+        if delivery.content.attachments:
+            uploaded = await self._media.upload(delivery.content.attachments[0], delivery.key)
+            content = compose(delivery, uploaded, pictures)
         try:
             event_id = await self._put(room_id, content, delivery.key)
         except TargetGone:
@@ -59,7 +68,13 @@ class Outbound:
         event = await self.event(target)
         if event is None:
             raise TargetGone(f"{target.id} is not there any more")
-        await self._put(room_id, replacement(target, compose(delivery)), delivery.key)
+        file = same_file(delivery, event["content"])
+        if file is None:
+            raise Orphaned("it stands with another file, which no edit can change")
+        delivery, pictures = await self._illustrated(delivery)
+        content = compose(delivery, pictures=pictures) | file
+        content["body"] = content["body"] or content.get("filename", "")
+        await self._put(room_id, replacement(target, content), delivery.key)
 
     async def delete(self, target: MessageRef, key: str) -> None:
         """See `Adapter.delete`."""
@@ -89,6 +104,21 @@ class Outbound:
         redacted = isinstance(unsigned, dict) and "redacted_because" in unsigned
         return None if redacted or not event.get("content") else event
 
+    async def _illustrated(self, delivery: Delivery) -> tuple[Delivery, Pictures]:
+        """The delivery with its author's avatar, and where the emoji in it stand."""
+        sources: list[MediaRef] = []
+
+        def look(node: Inline) -> Inline:
+            if isinstance(node, CustomEmoji):
+                sources.append(node.source)
+            return node
+
+        map_inline(delivery.content.text, look)
+        pictures = await self._media.pictures(sources)
+        if delivery.author is not None:
+            delivery = replace(delivery, author=await self._media.author(delivery.author))
+        return delivery, pictures
+
     def _writable(self, channel: ChannelRef) -> str:
         # Asked before each send: into an encrypted room not a word may go in clear.
         problem = self._rooms.hindrance(channel.id)
@@ -107,7 +137,7 @@ class Outbound:
         """The event that an earlier try made, where the homeserver may have forgotten its transaction ID."""
         if delivery.queued_at is None or self._clock.now() - delivery.queued_at < _REMEMBERED:
             return None
-        wanted = {key: content.get(key) for key in ("msgtype", "body", "formatted_body")}
+        wanted = earlier_look(content)
         ours = json.dumps({"senders": [self._api.user_id], "types": ["m.room.message"]})
         query: dict[str, str | list[str]] = {"dir": "b", "limit": "100", "filter": ours}
         for _ in range(_PAGES_SEARCHED):
@@ -116,7 +146,7 @@ class Outbound:
                 if delivery.after is not None and event.get("event_id") == delivery.after.id:
                     return None
                 said = event.get("content") or {}
-                if {key: said.get(key) for key in wanted} == wanted and "m.new_content" not in said:
+                if earlier_look(said) == wanted and "m.new_content" not in said:
                     _log.info("adopted an earlier try", event_id=event.get("event_id"))
                     return str(event["event_id"])
                 if event.get("origin_server_ts", 0) / 1000 < delivery.queued_at.timestamp() - 60:

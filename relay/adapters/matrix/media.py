@@ -1,0 +1,211 @@
+"""Files on the homeserver: read for the other side, uploaded from there, and how large they may be.
+
+https://spec.matrix.org/latest/client-server-api/#content-repository. Reading takes a token since version 1.11 of the
+specification; servers older than that know only the addresses without.
+"""
+
+import sys
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import replace
+from typing import Any
+
+import structlog
+
+from relay.adapters.matrix.api import Api, Download, Refused, Unreachable
+from relay.adapters.matrix.compose import Uploaded
+from relay.adapters.matrix.session import is_token_refusal
+from relay.core.ports import Clock, File, Files, MediaStream
+from relay.domain.content import Attachment, Author
+from relay.domain.ids import MediaRef, Platform
+from relay.errors import DeliveryError, FileTrouble, RateLimited, TargetGone, Transient, Uncarried
+
+Json = dict[str, Any]
+
+_log = structlog.get_logger(__name__)
+
+_AUTHENTICATED = "/_matrix/client/v1/media/"
+_OLD = "/_matrix/media/v3/"
+_ASK_AGAIN = 3600.0
+_TRY_AGAIN = 30.0
+# A picture in the text or beside a name; more would be somebody's mischief.
+_SMALL = 2 * 1024 * 1024
+_REMEMBERED = 100
+
+
+class Media:
+    """The content repository of our homeserver. `limit` in bytes: the largest file that it takes."""
+
+    def __init__(self, api: Api, files: Files | None, clock: Clock) -> None:
+        self._api = api
+        self._files = files
+        self._clock = clock
+        self._uploaded: OrderedDict[str, Uploaded] = OrderedDict()
+        self._without_copy: OrderedDict[MediaRef, float] = OrderedDict()
+        # Until the homeserver has told: it says so, too, when something is too large.
+        self.limit = sys.maxsize
+
+    @property
+    def carries(self) -> bool:
+        """Whether there are files to be had from the other side at all."""
+        return self._files is not None
+
+    async def keep_limit(self) -> None:
+        """Ask for the largest size, now and then. Ends only by being cancelled."""
+        while True:
+            try:
+                answer = await self._config()
+            except (Refused, Unreachable) as error:
+                _log.info("the homeserver does not say how large files may be", reason=str(error))
+                await self._clock.sleep(_TRY_AGAIN)
+                continue
+            size = answer.get("m.upload.size")
+            self.limit = size if isinstance(size, int) and size > 0 else sys.maxsize
+            await self._clock.sleep(_ASK_AGAIN)
+
+    # --- To the homeserver --------------------------------------------------------------------------------
+
+    async def upload(self, attachment: Attachment, key: str) -> Uploaded:
+        """Upload a file of the other side.
+
+        Raises `Uncarried`, `Transient`. A second upload under the same `key` is not made again while this is running.
+        """
+        if (known := self._uploaded.get(key)) is not None:
+            return known
+        if self._files is None:
+            raise Uncarried(attachment.id, "without a way across")
+        async with self._files.open(attachment, most=self.limit) as file:
+            uri = await self._upload(attachment, file)
+            made = Uploaded(attachment, uri, file.name, file.content_type, file.size)
+        self._uploaded[key] = made
+        if len(self._uploaded) > _REMEMBERED:
+            self._uploaded.popitem(last=False)
+        return made
+
+    async def _upload(self, attachment: Attachment, file: File) -> str:
+        try:
+            answer = await self._api.upload(
+                "upload",
+                query={"filename": file.name},
+                root=_OLD,
+                chunks=file.chunks,
+                size=file.size,
+                content_type=file.content_type,
+            )
+        except Unreachable as error:
+            # Nothing is doubled by uploading again.
+            raise file.failure or Transient(str(error)) from error
+        except Refused as refused:
+            raise file.failure or _refusal(refused, attachment) from refused
+        uri = answer.get("content_uri")
+        if not isinstance(uri, str):
+            raise Transient("the homeserver did not say where it keeps the file")
+        return uri
+
+    async def author(self, author: Author) -> Author:
+        """`author` with an avatar that this homeserver has, if one is to be had."""
+        if author.avatar is None or author.avatar.platform is Platform.MATRIX:
+            return author
+        found = await self.pictures([author.avatar])
+        return replace(author, avatar=found.get(author.avatar))
+
+    async def pictures(self, wanted: Iterable[MediaRef]) -> dict[MediaRef, MediaRef]:
+        """Where small pictures stand on this homeserver, uploaded if need be; without those that cannot be had.
+
+        A message never waits or fails for one: there are words in its place.
+        """
+        found: dict[MediaRef, MediaRef] = {}
+        for media in dict.fromkeys(wanted):
+            if media.platform is Platform.MATRIX:
+                found[media] = media
+            elif self._files is not None and (copy := await self._picture(self._files, media)) is not None:
+                found[media] = copy
+        return found
+
+    async def _picture(self, files: Files, media: MediaRef) -> MediaRef | None:
+        known = await files.copy_of(media, Platform.MATRIX)
+        if known is not None:
+            return known
+        if self._clock.monotonic() < self._without_copy.get(media, 0.0):
+            return None
+        picture = Attachment(media.locator, media.locator.rpartition("/")[2].partition("?")[0], "image", media)
+        try:
+            async with files.open(picture, most=min(_SMALL, self.limit)) as file:
+                copy = MediaRef(Platform.MATRIX, await self._upload(picture, file))
+        except DeliveryError as error:
+            _log.info("picture does not cross", reason=str(error))
+            self._without_copy[media] = self._clock.monotonic() + (
+                _ASK_AGAIN if isinstance(error, Uncarried) else _TRY_AGAIN
+            )
+            if len(self._without_copy) > _REMEMBERED:
+                self._without_copy.popitem(last=False)
+            return None
+        await files.remember(media, copy)
+        return copy
+
+    # --- From the homeserver ------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def open_media(self, media: MediaRef) -> AsyncIterator[MediaStream]:
+        """See `MediaSource.open_media`."""
+        server, _, media_id = media.locator.removeprefix("mxc://").partition("/")
+        if not server or not media_id or "/" in media_id:
+            raise TargetGone("that is no address of a file")
+        async with AsyncExitStack() as stack:
+            with _readable():
+                try:
+                    download = await stack.enter_async_context(self._download(server, media_id, _AUTHENTICATED))
+                except Refused as refused:
+                    if refused.code != "M_UNRECOGNIZED":
+                        raise
+                    download = await stack.enter_async_context(self._download(server, media_id, _OLD))
+            yield MediaStream(download.size, download.content_type, _chunks(download))
+
+    def _download(self, server: str, media_id: str, root: str) -> AbstractAsyncContextManager[Download]:
+        return self._api.download("download", server, media_id, query={"timeout_ms": "20000"}, root=root)
+
+    async def _config(self) -> Json:
+        try:
+            return await self._api.call("GET", "config", root=_AUTHENTICATED)
+        except Refused as refused:
+            if refused.code != "M_UNRECOGNIZED":
+                raise
+            return await self._api.call("GET", "config", root=_OLD)
+
+
+async def _chunks(download: Download) -> AsyncIterator[bytes]:
+    with _readable():
+        async for chunk in download.chunks:
+            yield chunk
+
+
+@contextmanager
+def _readable() -> Iterator[None]:
+    """What goes wrong with reading a file, as the core understands it."""
+    try:
+        yield
+    except Unreachable as error:
+        # Not connected: it is the homeserver that is away, and no file is to be given up for that.
+        raise (FileTrouble if error.sent else Transient)(str(error)) from None
+    except Refused as refused:
+        if refused.status == 429:
+            raise RateLimited("the homeserver asks for patience", retry_after=refused.retry_after) from None
+        if is_token_refusal(refused):
+            raise Transient("the homeserver refuses the access token") from None
+        if refused.status in {400, 403, 404, 410}:
+            raise TargetGone(str(refused)) from None
+        raise FileTrouble(str(refused)) from None
+
+
+def _refusal(refused: Refused, attachment: Attachment) -> DeliveryError:
+    """Why the homeserver does not take a file."""
+    if refused.status == 429:
+        return RateLimited("the homeserver asks for patience", retry_after=refused.retry_after)
+    if refused.status == 413 or refused.code == "M_TOO_LARGE":
+        return Uncarried(attachment.id, "too large to cross")
+    if is_token_refusal(refused):
+        return Transient("the homeserver refuses the access token")
+    if refused.status < 500:
+        return Uncarried(attachment.id, "refused by the homeserver")
+    return Transient(str(refused), retry_after=refused.retry_after)
