@@ -117,17 +117,26 @@ async def test_nothing_said_before_the_relay_came_crosses_and_all_that_is_said_a
 async def test_a_kick_closes_the_room_and_an_invitation_opens_it_again(town: Town) -> None:
     place = await town.ann.create_room(public=False, invite=[town.bot_id])
     async with matrix_side(town.homeserver, town.bot_id, [place], token=town.token) as side:
-        await town.ann.text(place, "farewell")
+        farewell = await town.ann.text(place, "farewell")
+        regretted = await town.ann.text(place, "regretted")
         await town.ann.kick(place, town.bot_id)
         await side.until(lambda: place in side.inbox.problems)
         assert f"removed from {place} by {town.ann.user_id}" in side.inbox.problems[place]
         with pytest.raises(Blocked):
             await side.adapter.send(Delivery(room(place), "k", BOB, words("anybody?")))
-        await town.ann.text(place, "while it was away")
+        # More than one sync holds.
+        meanwhile = [f"while it was away {number}" for number in range(110)]
+        for line in meanwhile:
+            await town.ann.text(place, line)
+        await town.ann.edit(place, farewell, "so long")
+        await town.ann.redact(place, regretted)
         await town.ann.invite(place, town.bot_id)
         await side.until(lambda: place not in side.inbox.problems)
         await town.ann.text(place, "welcome")
-        await side.until_said("farewell", "welcome")
+        await side.until(lambda: "welcome" in side.said)
+        assert [line for line in side.said if line in meanwhile] == meanwhile
+        others = [line for line in side.said if line not in meanwhile]
+        assert others == ["farewell", "regretted", "edit: so long", "deletion", "welcome"]
 
 
 async def test_a_kick_while_the_relay_is_down_is_noticed(town: Town) -> None:

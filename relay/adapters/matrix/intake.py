@@ -1,7 +1,8 @@
 """One answer to a sync, taken apart room by room and handed to the core, with its token in the last batch.
 
-A room has a cursor of its own, `room:<id>`: "" or none while it is not open. In a room that is not open nothing
-crosses that was said before we came in, or before it was declared; in an open one everything does.
+A room has a cursor of its own, `room:<id>`: none before it is open, `out <token>` while we are out of it again, with the
+token from which we shall have to read. Nothing crosses that was said before we first came in, or before the room was
+declared; after that everything does, also what was said, edited or deleted while we were out.
 """
 
 from collections import deque
@@ -29,6 +30,7 @@ Json = dict[str, Any]
 _log = structlog.get_logger(__name__)
 
 _BATCH = 500
+_OUT = "out "
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +46,7 @@ class Question:
 class _Portion:
     """What an answer says of one room. `since` set: there is a gap between there and `prev_batch`.
 
-    `entered`: the room was not open; of a gap only what follows our own entrance counts.
+    `entered`: the room was never open; only what follows our own entrance counts.
     """
 
     room_id: str
@@ -66,7 +68,7 @@ class Intake:
         self._rooms = rooms
         self._gaps = gaps
         self._creators = Creators(api, rooms)
-        self._open: dict[str, bool] = {}
+        self._positions: dict[str, str] = {}
         self._typing: dict[str, frozenset[str]] = {}
 
     async def take(self, answer: Json, question: Question, inbox: PatientInbox) -> None:
@@ -87,7 +89,7 @@ class Intake:
         await self._deliver(portions, (*(c for p in portions for c in p.cursors), at("sync", token)), inbox)
         for room_id, section in left.items():
             self._rooms.seen_outside(room_id, self._departure(room_id, section))
-        self._open |= dict.fromkeys(joined, True) | dict.fromkeys(left, False)
+        self._positions |= {cursor.stream: cursor.position for portion in portions for cursor in portion.cursors}
         for room_id, section in invited.items():
             self._rooms.seen_invited(room_id, _inviters(section))
         if question.full:
@@ -103,11 +105,15 @@ class Intake:
     ) -> _Portion:
         portion, limited = self._portion(room_id, section)
         self._rooms.seen_inside(room_id)
-        if await self._is_open(room_id, inbox):
+        position = await self._position(room_id, inbox)
+        if _is_inside(position):
             portion.since = since if limited else None
             portion.extras = self._features(room_id, section)
             return portion
         portion.cursors = (at(f"room:{room_id}", token),)
+        if position:
+            portion.since = position.removeprefix(_OUT)
+            return portion
         portion.entered = True
         for event in portion.timeline:
             # What is not handed over still changes the room.
@@ -124,10 +130,12 @@ class Intake:
     async def _left(self, room_id: str, section: Json, since: str | None, inbox: PatientInbox) -> _Portion:
         """The last words that we heard in a room."""
         portion, limited = self._portion(room_id, section)
-        if not await self._is_open(room_id, inbox):
+        position = await self._position(room_id, inbox)
+        if not _is_inside(position):
             portion.timeline = []
             return portion
-        portion.cursors = (at(f"room:{room_id}", ""),)
+        # What this answer tells ends with our departure, and its token may lie behind what was said after that.
+        portion.cursors = (at(f"room:{room_id}", f"{_OUT}{since or position}"),)
         portion.since = since if limited else None
         return portion
 
@@ -148,10 +156,11 @@ class Intake:
         self._typing[room_id] = frozenset(typing)
         return found
 
-    async def _is_open(self, room_id: str, inbox: PatientInbox) -> bool:
-        if room_id not in self._open:
-            self._open[room_id] = bool(await inbox.position(f"room:{room_id}"))
-        return self._open[room_id]
+    async def _position(self, room_id: str, inbox: PatientInbox) -> str:
+        stream = f"room:{room_id}"
+        if stream not in self._positions:
+            self._positions[stream] = await inbox.position(stream) or ""
+        return self._positions[stream]
 
     def _is_entrance(self, event: Json) -> bool:
         """Whether an event is our own coming into the room."""
@@ -163,7 +172,7 @@ class Intake:
     def _departure(self, room_id: str, section: Json) -> str | None:
         """How we left, if we were inside at all: a room that we only were invited to is left as well."""
         door = self._rooms.door(room_id)
-        if door is None or not (door.joined or self._open.get(room_id) or door.bound):
+        if door is None or not (door.joined or door.bound or _is_inside(self._positions.get(f"room:{room_id}", ""))):
             return None
         events = (*_events(section.get("state")), *_events(section.get("timeline")))
         own = [e for e in events if e.get("type") == "m.room.member" and e.get("state_key") == self._me]
@@ -174,7 +183,7 @@ class Intake:
     async def _deliver(self, portions: list[_Portion], cursors: tuple[Cursor, ...], inbox: PatientInbox) -> None:
         """The rooms without a gap first, then page by page in turn those with one, and the token at the very end."""
         whole = [portion for portion in portions if portion.since is None]
-        events = [event for portion in whole for event in self._converted(portion.state, portion.timeline)]
+        events = [event for portion in whole for event in self._converted(portion, portion.timeline)]
         extras = [event for portion in portions for event in portion.extras]
         torn = [portion for portion in portions if portion.since is not None]
         if torn:
@@ -191,7 +200,7 @@ class Intake:
             if page is not None:
                 for event in page.state:
                     portion.state.apply(event)
-                await _receive(self._converted(portion.state, page.events or []), (), inbox)
+                await _receive(self._converted(portion, page.events or []), (), inbox)
                 waiting.append((portion, pages))
 
     async def _pages(self, portion: _Portion, inbox: PatientInbox) -> AsyncIterator[Page]:
@@ -224,15 +233,16 @@ class Intake:
         told = await inbox.position(stream) == since
         channel = ChannelRef(Platform.MATRIX, portion.room_id)
         events: list[Event] = [] if told else [HistorySkipped(channel, gap.skipped)]
-        corrections = self._converted(portion.state, reversed(gap.corrections))
+        corrections = self._converted(portion, reversed(gap.corrections))
         events += [event for event in corrections if isinstance(event, MessageEdited | MessageDeleted)]
         await _receive(events, (at(stream, since),), inbox)
 
-    def _converted(self, state: RoomState, events: Iterable[Json]) -> list[Event]:
+    def _converted(self, portion: _Portion, events: Iterable[Json]) -> list[Event]:
         found: list[Event] = []
+        state = portion.state
         for event in events:
             state.apply(event)
-            if not _was_said_to_us(event):
+            if portion.entered and not _was_said_to_us(event):
                 continue
             try:
                 converted = convert(event, state, self._me)
@@ -252,6 +262,10 @@ async def _receive(events: list[Event], cursors: tuple[Cursor, ...], inbox: Pati
         bite = tuple(events[start : start + _BATCH])
         if bite or cursors:
             await inbox.receive(Batch(bite, cursors if last else ()))
+
+
+def _is_inside(position: str) -> bool:
+    return position != "" and not position.startswith(_OUT)
 
 
 def _was_said_to_us(event: Json) -> bool:
