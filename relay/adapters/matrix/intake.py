@@ -1,8 +1,8 @@
 """One answer to a sync, taken apart room by room and handed to the core, with its token in the last batch.
 
-A room has a cursor of its own, `room:<id>`: none before it is open, `out <token>` while we are out of it again, with the
-token from which we shall have to read. Nothing crosses that was said before we first came in, or before the room was
-declared; after that everything does, also what was said, edited or deleted while we were out.
+A room has a cursor of its own, `room:<id>`: none before it is open, `out <token>` while we are out of it again, with
+the token from which we shall have to read. Nothing crosses that was said before we first came in, or before the room
+was declared; after that everything does, also what was said, edited or deleted while we were out.
 """
 
 from collections import deque
