@@ -264,10 +264,14 @@ def _own_words(message: Shown) -> str:
 
 
 async def eventually(
-    look: Callable[[], Awaitable[T]], check: Callable[[T], bool], *, what: Callable[[], str] = lambda: ""
+    look: Callable[[], Awaitable[T]],
+    check: Callable[[T], bool],
+    *,
+    what: Callable[[], str] = lambda: "",
+    patience: float = PATIENCE,
 ) -> T:
     """Look again and again until `check` is satisfied; what was seen then. Fails with what was seen last."""
-    deadline = asyncio.get_running_loop().time() + PATIENCE
+    deadline = asyncio.get_running_loop().time() + patience
     while True:
         seen = await look()
         if check(seen):
