@@ -16,14 +16,16 @@ _TAG = re.compile(r"\b([dm]\d+)\.\d+")
 
 @dataclass(slots=True)
 class Written:
-    """One message. `text` is its latest; `files` are the names of its files.
+    """One message. `text` is its latest; `files` are the names of its files; `at` is when, in seconds.
 
-    `exempt`: its copy may have been posted anew, at another place, because its webhook was deleted.
+    `exempt`: its copy may have been posted anew, at another place, because its webhook was deleted and it was edited.
     """
 
     name: str
     text: str
     files: tuple[str, ...] = ()
+    at: float = 0.0
+    edited: bool = False
     deleted: bool = False
     exempt: bool = False
 
@@ -39,9 +41,10 @@ class Ledger:
 
     written: list[Written] = field(default_factory=list)
 
-    def living(self) -> list[Written]:
-        """Those that nobody deleted."""
-        return [message for message in self.written if not message.deleted]
+    def webhook_deleted(self, at: float) -> None:
+        """The copies of what was written before then, and was edited, may stand at another place."""
+        for message in self.written:
+            message.exempt = message.exempt or (message.edited and message.at <= at)
 
 
 def tagged(text: str) -> bool:

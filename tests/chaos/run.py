@@ -99,7 +99,7 @@ class Run:
 
     def _people(self, side: Side) -> Traffic:
         rng = random.Random(f"traffic {side.letter} {self._plan.seed}")
-        return Traffic(side, rng, self._pairs, Pace(), self._trace, lambda pair: pair in self._trouble.reposted)
+        return Traffic(side, rng, self._pairs, Pace(), self._trace)
 
     async def play(self) -> Outcome:
         """From the first start to the verdict."""
@@ -212,6 +212,7 @@ class Run:
         for pair in self._pairs:
             views = [await people.side.view(pair) for people in self._traffic]
             for (people, here), there in zip(zip(self._traffic, views, strict=True), reversed(views), strict=True):
+                people.ledgers[pair].webhook_deleted(self._trouble.webhook_deleted_at.get(pair, 0.0))
                 written = people.ledgers[pair].written
                 verdict.add(f"{pair} {people.side.letter}", check(written, there.copies))
                 verdict.add(f"{pair} {people.side.letter} at home", check(written, here.originals))

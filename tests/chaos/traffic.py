@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -50,17 +51,13 @@ class _Said:
 
 @dataclass(slots=True)
 class Traffic:
-    """The people of one side. `ledgers` by pair.
-
-    `reposted(pair)`: whether a webhook of the pair has been deleted, so that an edited copy may stand elsewhere.
-    """
+    """The people of one side. `ledgers` by pair."""
 
     side: Side
     rng: random.Random
     pairs: tuple[str, ...]
     pace: Pace
     trace: Callable[[str], None]
-    reposted: Callable[[str], bool]
     ledgers: dict[str, Ledger] = field(default_factory=dict)
     sent: int = 0
     edited: int = 0
@@ -94,7 +91,7 @@ class Traffic:
         target = None
         if act == "reply" and (recent := await self.side.recent(pair)):
             target = self.rng.choice(recent)
-        written = Written(name, text, (file,) if file else ())
+        written = Written(name, text, (file,) if file else (), at=time.monotonic())
         # In the books before it is out: its copy may be there before we hear that it was taken.
         self.ledgers[pair].written.append(written)
         self.sent += 1
@@ -111,7 +108,7 @@ class Traffic:
         text = self._words(said.written.name, said.revision, long=long)
         await self.side.edit(pair, said.author, said.id, text)
         said.written.text = text
-        said.written.exempt = said.written.exempt or self.reposted(pair)
+        said.written.edited = True
         self.edited += 1
         self.trace(f"{pair} {said.author} edits {said.written.name} to revision {said.revision}")
 

@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import random
+import time
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import suppress
@@ -26,7 +27,7 @@ _WRITES = r"^/(webhooks|channels)/.*"
 class Trouble:
     """All kinds of trouble. `counts` says how often each struck.
 
-    `reposted`: pairs whose webhook was deleted. `freeze` stops the daemon's process for some seconds.
+    `webhook_deleted_at`: by pair, the last time. `freeze` stops the daemon's process for some seconds.
     """
 
     def __init__(
@@ -48,7 +49,7 @@ class Trouble:
         self._codes = itertools.cycle(rng.sample(CLOSE_CODES, len(CLOSE_CODES)))
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self.counts: Counter[str] = Counter()
-        self.reposted: set[str] = set()
+        self.webhook_deleted_at: dict[str, float] = {}
 
     async def run(self, names: tuple[str, ...], over: asyncio.Event) -> None:
         """One trouble after the other, often several at once, until `over`; ends when the last has been put right."""
@@ -150,7 +151,7 @@ class Trouble:
     async def webhook_deleted(self) -> None:
         pair = self._pair()
         for hook in self._control.webhooks(self._town.channels[pair]):
-            self.reposted.add(pair)
+            self.webhook_deleted_at[pair] = time.monotonic()
             self._control.delete_webhook(hook["id"])
             self.counts["webhook deleted"] += 1
 
