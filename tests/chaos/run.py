@@ -199,12 +199,23 @@ class Run:
                 self._trace(f"QUIET {what}")
                 return verdict
             if now > deadline:
-                for line in verdict.lines():
-                    self._trace(f"BROKEN {line}")
+                await self._write_down(verdict)
                 if good_since is None and not verdict:
                     self._lives.problems.append(f"never {what}")
                 return verdict
             await asyncio.sleep(0.5)
+
+    async def _write_down(self, verdict: Verdict) -> None:
+        """What is wrong, and all that readers see: for whoever looks for the cause."""
+        for line in verdict.lines():
+            self._trace(f"BROKEN {line}")
+        for pair in self._pairs:
+            for people in self._traffic:
+                view = await people.side.view(pair)
+                self._trace(
+                    f"SEEN {pair} {people.side.letter} originals: {' / '.join(text[:24] for text in view.originals)}"
+                )
+                self._trace(f"SEEN {pair} {people.side.letter} copies: {' / '.join(text[:24] for text in view.copies)}")
 
     async def _look(self) -> tuple[Verdict, tuple[object, ...]]:
         verdict = Verdict()
