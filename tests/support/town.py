@@ -271,14 +271,17 @@ async def eventually(
     patience: float = PATIENCE,
 ) -> T:
     """Look again and again until `check` is satisfied; what was seen then. Fails with what was seen last."""
-    deadline = asyncio.get_running_loop().time() + patience
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + patience
     while True:
+        started = loop.time()
         seen = await look()
         if check(seen):
             return seen
-        if asyncio.get_running_loop().time() > deadline:
+        if loop.time() > deadline:
             raise AssertionError(f"still {seen!r}\n{what()}")
-        await asyncio.sleep(0.05)
+        # Looking costs the homeserver, too: it must not be kept from its work by being watched.
+        await asyncio.sleep(max(0.05, 2 * (loop.time() - started)))
 
 
 @asynccontextmanager
