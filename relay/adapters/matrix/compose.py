@@ -4,7 +4,6 @@ Every message says explicitly whom it mentions, so that no name in it notifies a
 (https://spec.matrix.org/latest/client-server-api/#user-and-room-mentions).
 """
 
-import html
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -164,9 +163,8 @@ def _rendered(text: RichText, author: Author | None, look: Look) -> Rendered:
     body, formatted = rendered.body, rendered.formatted_body
     if author is not None:
         # Where the words need no HTML, the name still does.
-        formatted = html.escape(body).replace("\n", "<br>") if formatted is None else formatted
         body = identity.plain_fallback(author) + body
-        formatted = _in_front(identity.html_fallback(author), formatted)
+        formatted = _in_front(identity.html_fallback(author), rendered.html)
     return replace(rendered, body=_clean(body), formatted_body=None if formatted is None else _clean(formatted))
 
 
@@ -213,7 +211,7 @@ def _look(media: Callable[[MediaRef], str | None]) -> Look:
     # it.
     return Look(
         user=lambda node: _ours(node.user),
-        channel=lambda node: _ours(node.channel),
+        channel=lambda node: None if (room := _ours(node.channel)) is None else _room_link(room),
         message=lambda node: permalink(node.message) if node.message.platform is Platform.MATRIX else None,
         emoji=lambda node: media(node.source),
         image=lambda node: media(node.source),
@@ -227,8 +225,17 @@ _MEASURED = _look(lambda source: source.locator if source.platform is Platform.M
 
 def permalink(message: MessageRef) -> str:
     """A link to a message that any client opens (https://spec.matrix.org/latest/appendices/#matrixto-navigation)."""
-    server = message.channel.id.partition(":")[2]
-    return write_link(message.channel.id, message.id, via=(server,) if server else ())
+    return write_link(message.channel.id, message.id, via=_servers(message.channel.id))
+
+
+def _room_link(room_id: str) -> str:
+    return write_link(room_id, via=_servers(room_id))
+
+
+def _servers(room_id: str) -> tuple[str, ...]:
+    """The server that surely knows a room. IDs name none from room version 12 on; aliases find it by themselves."""
+    server = room_id.partition(":")[2]
+    return (server,) if server and room_id.startswith("!") else ()
 
 
 def _clean(text: str) -> str:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from html import escape
 
 from relay.adapters.matrix.markup_body import Words, moment, write_body
@@ -76,7 +76,7 @@ class Look:
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """`body` and `formatted_body` of an event; None where the text needs no HTML.
+    """`body` and `formatted_body` of an event; None where the text needs no HTML: `html` says the same in any case.
 
     `mentions`: the user IDs for `m.mentions`; `room`: its `room`. They go into each event, also when they are
     empty: without them homeservers look for names and `@room` in the body.
@@ -86,6 +86,7 @@ class Rendered:
     formatted_body: str | None
     mentions: tuple[str, ...] = ()
     room: bool = False
+    html: str = field(default="", compare=False)
 
 
 def render(text: RichText, *, look: Look) -> Rendered:
@@ -98,6 +99,7 @@ def render(text: RichText, *, look: Look) -> Rendered:
         formatted if html.rich else None,
         tuple(dict.fromkeys(html.mentions)),
         html.room,
+        formatted,
     )
 
 

@@ -1,0 +1,221 @@
+"""Plays the files of `tests/payloads`: one event of a platform in, everything that the other platform is told out.
+
+A file holds `title`, `source` (where the platform documents this), `context` (what the relay knows around the event),
+`input` (the event as the platform sends it) and `expected`: the contents of the Matrix events, or the bodies posted
+through the Discord webhook, one after the other; or one object that says what is done instead.
+
+`context`, all of it optional, for both sides: `people` (whom a name on the other side means, if exactly one person),
+`pairs` (more paired channels, Discord's first), `messages` (where copies stand, by the ID of the original), `policy`
+(of the pair). For Discord: `roles`, `channels`, `nicknames` (names by ID). For Matrix: `state` (events of the room),
+`rooms` (names and aliases of others), `reply` (what the message replied to looks like: `author`, `text`, `url`).
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import discord
+
+from relay.adapters.discord import wording
+from relay.adapters.discord.feeds import Feed, Feeds
+from relay.adapters.discord.guilds import Guilds, Place
+from relay.adapters.discord.identity import Webhooks
+from relay.adapters.discord.limits import Limits
+from relay.adapters.discord.markup import Names, parse
+from relay.adapters.discord.outbound import jump_url
+from relay.adapters.discord.reading import Self, Translator
+from relay.adapters.discord.recent import Recent
+from relay.adapters.discord.rest import Rest
+from relay.adapters.matrix import compose
+from relay.adapters.matrix.inbound import convert
+from relay.adapters.matrix.state import RoomState
+from relay.core.clock import SystemClock
+from relay.core.degrade import Dropped, degrade
+from relay.core.ports import Delivery, Quotation
+from relay.core.references import Found, folded, resolved
+from relay.domain.capabilities import Capabilities
+from relay.domain.content import Content
+from relay.domain.events import Event, FeatureUsed, MessageCreated, MessageDeleted, MessageEdited
+from relay.domain.ids import ChannelAddress, ChannelRef, MessageRef, Platform, UserRef
+from relay.domain.pair import PairPolicy
+
+Json = dict[str, Any]
+
+GUILD, CHANNEL, ROOM = "1032000000000000001", "1032000000000000100", "!help:example.org"
+ME_ON_DISCORD, ME_ON_MATRIX, OUR_WEBHOOK = "1032000000000000900", "@relay:example.org", "1032000000000000901"
+
+FOLDER = Path(__file__).parent.parent / "payloads"
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One file."""
+
+    name: str
+    title: str
+    source: str
+    context: Json
+    input: Json
+    expected: Any
+
+
+def cases(platform: Platform) -> list[Case]:
+    """The files about events of a platform."""
+    return [
+        Case(path.stem, **json.loads(path.read_text(encoding="utf-8")))
+        for path in sorted((FOLDER / platform.value).glob("*.json"))
+    ]
+
+
+async def play(case: Case, source: Platform) -> Any:
+    """What becomes of a case's event on the other side, in the form of `expected`."""
+    events = await _from_discord(case) if source is Platform.DISCORD else _from_matrix(case)
+    outcomes = [outcome for event in events for outcome in _outcome(event, case.context, source)]
+    return outcomes[0] if len(outcomes) == 1 and isinstance(outcomes[0], dict) and "then" in outcomes[0] else outcomes
+
+
+async def _from_discord(case: Case) -> list[Event]:
+    context, clock = case.context, SystemClock()
+    guilds = Guilds(clock)
+    guilds.session_started(cast(discord.Client, _Picture(context)))
+    for user, nickname in context.get("nicknames", {}).items():
+        guilds.remember_nickname(GUILD, user, nickname)
+    webhooks = Webhooks(Rest(token="", api_url="http://127.0.0.1:9/api/v10", clock=clock, limits=Limits(clock)))
+    webhooks.ids.add(OUR_WEBHOOK)
+    translator = Translator(
+        me=Self(ME_ON_DISCORD, ME_ON_DISCORD),
+        guilds=guilds,
+        webhooks=webhooks,
+        recent=Recent(),
+        clock=clock,
+        cdn_url="https://cdn.discordapp.com",
+    )
+    feeds = Feeds(parent_of=guilds.parent_of, private_parent_of=guilds.private_parent_of, on_gap=lambda: None)
+    place = Place(GUILD, webhooks=True, speaks=True, moderates=True, file_size=10 << 20)
+    here = ChannelRef(Platform.DISCORD, CHANNEL)
+    feeds.add(Feed(ChannelAddress(Platform.DISCORD, CHANNEL), here, place, behind=False))
+    for thread in context.get("threads", ()):
+        guilds.observe("THREAD_CREATE", {"id": thread, "parent_id": CHANNEL, "type": 11})
+    feeds.offer(case.input["t"], case.input["d"])
+    return list(translator.batch(await feeds.take(100)).events)
+
+
+class _Picture:
+    """What discord.py would know of the guild."""
+
+    user = SimpleNamespace(id=int(ME_ON_DISCORD))
+
+    def __init__(self, context: Json) -> None:
+        self._context = context
+
+    def get_guild(self, _: int) -> "_Picture":
+        return self
+
+    def get_role(self, role: int) -> SimpleNamespace | None:
+        return self._named("roles", role)
+
+    def get_channel_or_thread(self, channel: int) -> SimpleNamespace | None:
+        return self._named("channels", channel)
+
+    def _named(self, kind: str, number: int) -> SimpleNamespace | None:
+        name = self._context.get(kind, {}).get(str(number))
+        return None if name is None else SimpleNamespace(name=name)
+
+
+def _from_matrix(case: Case) -> list[Event]:
+    state = RoomState(ROOM)
+    for event in case.context.get("state", ()):
+        state.apply(event)
+    found = convert(case.input, state, ME_ON_MATRIX)
+    return [] if found is None else [found]
+
+
+# --- Across -------------------------------------------------------------------------------------------------
+
+
+def _outcome(event: Event, context: Json, source: Platform) -> list[Any]:
+    policy = PairPolicy(**context.get("policy", {}))
+    match event:
+        case FeatureUsed(feature=feature):
+            return [{"then": "dropped and counted", "feature": feature}]
+        case MessageDeleted(ref):
+            return [{"then": "the copy is deleted", "of": ref.id}]
+        case MessageCreated(author=author) if author.is_self:
+            return [{"then": "nothing: it is the relay's own"}]
+        case MessageCreated(thread=thread) if thread is not None and policy.thread_messages == "drop":
+            return [{"then": "dropped and counted", "feature": "thread"}]
+        case MessageCreated() | MessageEdited():
+            return _copies(event, context, source, policy)
+        case _:
+            return []
+
+
+def _copies(event: MessageCreated | MessageEdited, context: Json, source: Platform, policy: PairPolicy) -> list[Any]:
+    to_matrix = source is Platform.DISCORD
+    content = Content(
+        resolved(event.content.text, _found(context, source)), event.content.attachments, event.content.style
+    )
+    author = event.author
+    parts = degrade(
+        content,
+        author=author,
+        capabilities=Capabilities(
+            max_text_length=compose.MAX_TEXT_LENGTH if to_matrix else wording.TEXT_LENGTH, native_replies=to_matrix
+        ),
+        policy=policy,
+        measure=lambda text: compose.measure(text, author) if to_matrix else wording.measure(text),
+        quotation=_quotation(context),
+    )
+    if isinstance(parts, Dropped):
+        return [{"then": "dropped and counted", "feature": parts.feature}]
+    if to_matrix:
+        return [_matrix_event(event, part, number, context) for number, part in enumerate(parts)]
+    edited = isinstance(event, MessageEdited)
+    bodies = (wording.webhook_body(part, author) for part in parts)
+    return [{k: v for k, v in body.items() if not edited or k in {"content", "allowed_mentions"}} for body in bodies]
+
+
+def _matrix_event(event: MessageCreated | MessageEdited, part: Content, number: int, context: Json) -> Json:
+    reply_to = event.reply_to if isinstance(event, MessageCreated) else None
+    if isinstance(event, MessageCreated) and event.thread is not None:
+        reply_to = reply_to or MessageRef(event.thread.channel, event.thread.id)
+    where = context.get("messages", {})
+    copy = where.get(reply_to.id) if reply_to is not None and number == 0 else None
+    author = context.get("reply", {}).get("author")
+    delivery = Delivery(
+        ChannelRef(Platform.MATRIX, ROOM),
+        "key",
+        event.author,
+        part,
+        reply_to=MessageRef(ChannelRef(Platform.MATRIX, ROOM), copy) if copy else None,
+        replied_author=UserRef(Platform.MATRIX, author) if copy and author else None,
+    )
+    said = compose.compose(delivery)
+    if isinstance(event, MessageEdited):
+        return compose.replacement(MessageRef(delivery.channel, where[event.ref.id]), said)
+    return said
+
+
+def _found(context: Json, source: Platform) -> Found:
+    other = Platform.MATRIX if source is Platform.DISCORD else Platform.DISCORD
+    pairs = {CHANNEL: ROOM} | context.get("pairs", {})
+    across = pairs if source is Platform.DISCORD else {room: channel for channel, room in pairs.items()}
+    channels = {ChannelRef(source, here): ChannelRef(other, there) for here, there in across.items()}
+    messages: dict[MessageRef, tuple[MessageRef, str]] = {}
+    for known, copy in context.get("messages", {}).items():
+        for here, there in channels.items():
+            ref = MessageRef(there, copy)
+            url = compose.permalink(ref) if other is Platform.MATRIX else jump_url(GUILD, there.id, copy)
+            messages[MessageRef(here, known)] = ref, url
+    people = {folded(name): UserRef(other, user) for name, user in context.get("people", {}).items()}
+    return Found(people, channels, messages)
+
+
+def _quotation(context: Mapping[str, Any]) -> Quotation | None:
+    reply = context.get("reply", {})
+    if "text" not in reply:
+        return None
+    return Quotation(reply["author"], parse(reply["text"], names=Names()), reply["url"])
