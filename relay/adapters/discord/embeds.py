@@ -12,6 +12,7 @@ from relay.domain.richtext import (
     Block,
     BulletList,
     Inline,
+    LineBreak,
     Link,
     ListItem,
     Paragraph,
@@ -53,14 +54,23 @@ def _embed(item: Json, parse: Parse) -> Iterator[Block]:
         yield Paragraph((Strong(_linked(title, item.get("url"))),))
     yield from parse(str(item.get("description") or "")).blocks
     for entry in item.get("fields") or ():
-        if heading := _line(entry.get("name")):
-            yield Paragraph((Strong((Text(heading),)),))
-        yield from parse(str(entry.get("value") or "")).blocks
+        yield from _field(_line(entry.get("name")), parse(str(entry.get("value") or "")).blocks)
     for key in ("image", "video", "thumbnail"):
         if url := _mapping(item.get(key)).get("url"):
             yield Paragraph(_linked(key.capitalize(), url))
             break
     yield from _footer(item)
+
+
+def _field(name: str, value: tuple[Block, ...]) -> Iterator[Block]:
+    heading = Strong((Text(name),))
+    match value:
+        case (Paragraph(children), *rest) if name:
+            yield Paragraph((heading, LineBreak(), *children))
+            yield from rest
+        case _:
+            yield from (Paragraph((heading,)),) if name else ()
+            yield from value
 
 
 def _footer(item: Json) -> Iterator[Block]:

@@ -174,8 +174,12 @@ def _written(message: Json, view: View, whole: Json) -> Content:
     blocks: list[Block] = list(read(str(message.get("content") or "")).blocks)
     attachments = [*_attachments(message), *_stickers(message, view)]
     author = whole.get("author") or {}
-    if author.get("bot") or "webhook_id" in whole:
-        blocks.extend(embeds.embeds(_objects(message, "embeds"), read))
+    written = _objects(message, "embeds")
+    if message is not whole:
+        # Whose words a forward brings is not said: what its text does not link to is no preview.
+        written = [item for item in written if not item.get("url") or item["url"] not in str(message.get("content"))]
+    if message is not whole or author.get("bot") or "webhook_id" in whole:
+        blocks.extend(embeds.embeds(written, read))
     blocks.extend(embeds.components(_objects(message, "components"), read))
     if isinstance(poll := message.get("poll"), Mapping):
         blocks.extend(embeds.poll(poll))
