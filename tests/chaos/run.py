@@ -264,7 +264,7 @@ async def world(plan: Plan, trace: Trace) -> AsyncIterator[Run]:
         for room in place.rooms.values():
             await noa.join(room)
             await place.mia.set_power(room, users={noa_id: 50})  # for when only the relay has to be silent
-        lives = Lives(place.daemon.config, plan.folder, trace, lambda: frozenset({place.bot}))
+        lives = Lives(place.daemon.config, plan.folder, trace, place.bot)
         stack.push_async_callback(lives.end)
         place.sandbox.state.listeners.append(lives.on_dispatch)
         proxy = await stack.enter_async_context(Proxy(homeserver.url, lives.happened))

@@ -24,7 +24,7 @@ _WORDS = (
     "window",
     "ladder",
 )
-_ACTS = {"say": 50, "reply": 14, "same": 8, "file": 5, "long": 5, "edit": 13, "grow": 3, "delete": 6, "sweep": 1}
+_ACTS = {"say": 50, "reply": 14, "same": 8, "file": 5, "long": 5, "edit": 15, "grow": 3, "delete": 9, "sweep": 1}
 _LATELY = 60
 """Only so many of a channel's last messages are still edited, deleted or replied to."""
 
