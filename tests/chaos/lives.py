@@ -57,14 +57,11 @@ def deaths(seed: int, kills: int) -> list[Death]:
     sweep = list(itertools.product(POINTS, OFFSETS))
     random.Random("sweep").shuffle(sweep)
     swept = kills * 3 // 4
-    found = [
-        Death(
-            *sweep[(seed * swept + number) % len(sweep)],
-            skip=0 if point in _RARE else rng.choice((0, 0, 1, 4)),
-            once_ready=rng.random() < 0.6,
-        )
-        for number in range(swept)
-    ]
+    found = []
+    for number in range(swept):
+        point, offset = sweep[(seed * swept + number) % len(sweep)]
+        skip = 0 if point in _RARE else rng.choice((0, 0, 1, 4))
+        found.append(Death(point, offset, skip=skip, once_ready=rng.random() < 0.6))
     found += [Death(seconds=rng.uniform(0.1, 5.0)) for _ in range(kills - swept)]
     found += [Death(seconds=rng.uniform(0.5, 5.0), gently=True) for _ in range(-(-kills // 8))]
     rng.shuffle(found)
