@@ -22,6 +22,7 @@ from relay.core.clock import SystemClock
 from relay.core.ports import Adapter, Store
 from relay.core.status import NOTEBOOK_ENTRY
 from relay.errors import ConfigurationError, RelayError, StoreUnavailable
+from relay.media.library import Library
 from relay.settings import Settings
 from relay.store.lease import hold
 from relay.store.migrate import upgrade
@@ -81,9 +82,14 @@ class Daemon:
 
     def _adapters(self, store: Store) -> tuple[DiscordAdapter, MatrixAdapter]:
         discord, matrix = self._settings.discord, self._settings.matrix
-        return (
+        files = Library(store=store, clock=self._clock)
+        adapters = (
             DiscordAdapter(
-                token=discord.token.get_secret_value(), api_url=discord.api_url, clock=self._clock, rng=self._rng
+                token=discord.token.get_secret_value(),
+                api_url=discord.api_url,
+                clock=self._clock,
+                rng=self._rng,
+                files=files,
             ),
             MatrixAdapter(
                 homeserver_url=matrix.homeserver_url,
@@ -95,8 +101,12 @@ class Daemon:
                 clock=self._clock,
                 rng=self._rng,
                 catchup_limit=self._settings.defaults.catchup_limit,
+                files=files,
             ),
         )
+        for adapter in adapters:
+            files.serve(adapter.platform, adapter)
+        return adapters
 
     async def _work(self, store: Store, core: Core, adapters: tuple[Adapter, ...]) -> None:
         """Everything that runs side by side, until it is stopped or one part cannot go on."""

@@ -5,6 +5,7 @@ nothing in common with the relay's own adapter: it is the other opinion about wh
 """
 
 import asyncio
+import io
 import itertools
 import secrets
 from collections.abc import Iterable
@@ -233,11 +234,21 @@ class Person:
         url = f"{self._url}/_matrix/media/v3/upload"
         headers = {"Content-Type": content_type}
         params = {"filename": name} if name else {}
-        async with self._session.post(url, data=data, headers=headers, params=params) as answer:
+        async with self._session.post(url, data=io.BytesIO(data), headers=headers, params=params) as answer:
             result: Json = await answer.json(content_type=None)
             if answer.status != 200:
                 raise Refused(answer.status, result)
         return str(result["content_uri"])
+
+    async def download(self, uri: str) -> tuple[bytes, str]:
+        """A file behind an `mxc://` URI, and its type."""
+        if self._session is None:
+            raise RuntimeError("use `async with`")
+        url = f"{self._url}/_matrix/client/v1/media/download/{uri.removeprefix('mxc://')}"
+        async with self._session.get(url) as answer:
+            if answer.status != 200:
+                raise Refused(answer.status, await answer.json(content_type=None))
+            return await answer.read(), answer.content_type
 
     # --- What a client shows ------------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 import asyncio
 import random
 from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import NoReturn
 from urllib.parse import urlsplit
@@ -17,34 +18,34 @@ from relay.adapters.discord.gateway import Gateway, refused_token
 from relay.adapters.discord.guilds import CHANGES, Guilds
 from relay.adapters.discord.history import History
 from relay.adapters.discord.identity import FALLBACK_LENGTH, Webhooks
+from relay.adapters.discord.inbound import OFFICIAL_CDN
 from relay.adapters.discord.limits import REQUESTS_PER_SECOND, Limits
+from relay.adapters.discord.media import MOST_FILES, REQUEST_SIZE, Media
 from relay.adapters.discord.outbound import Outbound, jump_url, readable
 from relay.adapters.discord.people import People
 from relay.adapters.discord.reading import Pump, Self, Translator
 from relay.adapters.discord.recent import Recent
 from relay.adapters.discord.rest import Json, Refused, Rest, Route
 from relay.core.backoff import Backoff
-from relay.core.ports import Batch, Clock, Delivery, Inbox, Quotation, SideHealth
+from relay.core.ports import Batch, Clock, Delivery, Files, Inbox, MediaStream, Quotation, SideHealth
 from relay.domain.capabilities import Capabilities
 from relay.domain.content import Author
 from relay.domain.events import MessageCreated
-from relay.domain.ids import ChannelAddress, ChannelRef, MessageRef, Platform, UserRef
+from relay.domain.ids import ChannelAddress, ChannelRef, MediaRef, MessageRef, Platform, UserRef
 from relay.domain.richtext import RichText
 from relay.errors import Blocked, FatalError, StoreUnavailable, Transient
 
 _log = structlog.get_logger(__name__)
 
 _OFFICIAL_HOSTS = frozenset({"discord.com", "discordapp.com"})
-_OFFICIAL_CDN = "https://cdn.discordapp.com"
-# https://docs.discord.com/developers/reference#uploading-files
-_REQUEST_SIZE = 25 * 1024 * 1024
 
 
 class DiscordAdapter:
     """Implements `Adapter` and `HistoryReader`.
 
     `api_url` is the API's address with its version, for example `https://discord.com/api/v10`. `requests_per_second`
-    bounds all requests together; `timeout` is how many seconds one may take.
+    bounds all requests together; `timeout` is how many seconds one may take, without the time for files. `files`: those
+    of the other side; without them they cross as words.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class DiscordAdapter:
         rng: random.Random | None = None,
         requests_per_second: int = REQUESTS_PER_SECOND,
         timeout: float = 30.0,
+        files: Files | None = None,
     ) -> None:
         self._rng = rng if rng is not None else random.Random()
         self._clock = clock
@@ -72,6 +74,7 @@ class DiscordAdapter:
             timeout=timeout,
             on_refused_token=self._token_refused.set,
         )
+        self._media = Media(self._rest, files, api_url)
         self._guilds = Guilds(clock)
         self._people = People(self._rest, clock)
         self._webhooks = Webhooks(self._rest)
@@ -101,6 +104,7 @@ class DiscordAdapter:
         )
         self._outbound = Outbound(
             rest=self._rest,
+            media=self._media,
             me=self._me,
             feeds=self._feeds,
             webhooks=self._webhooks,
@@ -245,12 +249,20 @@ class DiscordAdapter:
         """See `Adapter.capabilities`."""
         feed = self._feeds.get(channel.id)
         by_bot = self._outbound.posts_itself(channel.id)
+        limit = feed.place.file_size if feed is not None else 0
+        # A webhook's messages are not asked for the bot's permissions.
+        may_attach = self._media.carries and feed is not None and (not by_bot or feed.place.attaches)
         return Capabilities(
             max_text_length=wording.TEXT_LENGTH - FALLBACK_LENGTH if by_bot else wording.TEXT_LENGTH,
             native_replies=False,
-            max_file_size=feed.place.file_size if feed is not None else 0,
-            max_request_size=_REQUEST_SIZE,
+            max_attachments=MOST_FILES if may_attach else 0,
+            max_file_size=limit,
+            max_request_size=max(limit, REQUEST_SIZE),
         )
+
+    def open_media(self, media: MediaRef) -> AbstractAsyncContextManager[MediaStream]:
+        """See `MediaSource.open_media`."""
+        return self._media.open_media(media)
 
     def measure(self, text: RichText, author: Author | None) -> int:
         """See `Adapter.measure`. What a name in front takes is in `capabilities` already."""
@@ -299,7 +311,7 @@ class DiscordAdapter:
 def _cdn_of(api_url: str) -> str:
     """Where avatars and stickers are: a server of its own at Discord, the same one elsewhere."""
     parts = urlsplit(api_url)
-    return _OFFICIAL_CDN if parts.hostname in _OFFICIAL_HOSTS else f"{parts.scheme}://{parts.netloc}"
+    return OFFICIAL_CDN if parts.hostname in _OFFICIAL_HOSTS else f"{parts.scheme}://{parts.netloc}"
 
 
 def _first(failures: BaseExceptionGroup[FatalError]) -> FatalError:

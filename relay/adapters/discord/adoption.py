@@ -23,11 +23,12 @@ _CLOCK_MARGIN = timedelta(minutes=5)
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """What the earlier try would have posted: through a webhook of ours, or as the bot."""
+    """What the earlier try would have posted: through a webhook of ours, or as the bot; `files` is how many."""
 
     username: str
     content: str
     bot_content: str
+    files: int = 0
 
     def is_met_by(
         self,
@@ -47,10 +48,13 @@ class Expected:
         author = message.get("author") or {}
         webhook = message.get("webhook_id")
         if webhook is None:
-            return author.get("id") == user and said == self.bot_content.strip()
+            return author.get("id") == user and said == self.bot_content.strip() and self._has_files(message)
         ours = webhook in webhooks or message.get("application_id") == application
-        same = not exactly or said == self.content.strip()
+        same = not exactly or (said == self.content.strip() and self._has_files(message))
         return ours and author.get("username") == self.username and same
+
+    def _has_files(self, message: Mapping[str, Json]) -> bool:
+        return len(message.get("attachments") or ()) == self.files
 
 
 class Posted:

@@ -40,7 +40,7 @@ _Writable = discord.TextChannel | discord.VoiceChannel | discord.StageChannel
 @dataclass(frozen=True, slots=True)
 class Place:
     """A channel that can be mirrored. `webhooks`: the bot may make and use them there; `speaks`: it may post itself;
-    `moderates`: it may delete what others posted. `file_size` in bytes.
+    `moderates`: it may delete what others posted; `attaches`: it may post files itself. `file_size` in bytes.
     """
 
     guild: str
@@ -48,6 +48,7 @@ class Place:
     speaks: bool
     moderates: bool
     file_size: int
+    attaches: bool = True
 
 
 class Guilds:
@@ -135,6 +136,7 @@ class Guilds:
             speaks=may.send_messages,
             moderates=may.manage_messages,
             file_size=guild.filesize_limit,
+            attaches=may.attach_files,
         )
 
     def guild_of(self, channel: str) -> str | None:

@@ -8,8 +8,9 @@ import base64
 import binascii
 from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 from relay.adapters.discord import embeds
@@ -32,8 +33,13 @@ _THREAD_STARTER = 21
 _FORWARD = 1
 _LOADING, _VOICE = 1 << 7, 1 << 13
 _SPOILER_FILE, _ANIMATED_FILE = 1 << 3, 1 << 5
-_STICKER_FORMATS = {1: "png", 2: "png", 3: "json", 4: "gif"}
-_STICKER_TYPES = {1: "image/png", 2: "image/apng", 3: "application/json", 4: "image/gif"}
+OFFICIAL_CDN = "https://cdn.discordapp.com"
+_MEDIA_PROXY = "https://media.discordapp.net"
+_LOTTIE = 3
+_STICKER_FORMATS = {1: "png", 2: "png", 4: "gif"}
+_STICKER_TYPES = {1: "image/png", 2: "image/apng", 4: "image/gif"}
+# As Discord's clients show them, whatever their files measure.
+_STICKER_SIDE = 160
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +172,7 @@ def content_of(message: Json, view: View) -> Content | None:
 
 
 def _written(message: Json, view: View, whole: Json) -> Content:
-    names = view.names(message)
+    names = replace(view.names(message), emoji_url=partial(_emoji_url, view.cdn_url))
 
     def read(text: str) -> RichText:
         return parse(text, names=names)
@@ -180,6 +186,7 @@ def _written(message: Json, view: View, whole: Json) -> Content:
         written = [item for item in written if not item.get("url") or item["url"] not in str(message.get("content"))]
     if message is not whole or author.get("bot") or "webhook_id" in whole:
         blocks.extend(embeds.embeds(written, read))
+    blocks.extend(_aside_stickers(message))
     blocks.extend(embeds.components(_objects(message, "components"), read))
     if isinstance(poll := message.get("poll"), Mapping):
         blocks.extend(embeds.poll(poll))
@@ -223,6 +230,7 @@ def _attachments(message: Json) -> Iterator[Attachment]:
             spoiler=name.startswith("SPOILER_") or bool(flags & _SPOILER_FILE),
             animated=content_type == "image/gif" or bool(flags & _ANIMATED_FILE),
             waveform=_waveform(item.get("waveform")),
+            url=str(item["url"]),
         )
 
 
@@ -250,16 +258,36 @@ def _waveform(encoded: object) -> tuple[int, ...]:
 def _stickers(message: Json, view: View) -> Iterator[Attachment]:
     for item in _objects(message, "sticker_items"):
         form = item.get("format_type", 1)
+        if form == _LOTTIE:
+            continue
         ending = _STICKER_FORMATS.get(form, "png")
         yield Attachment(
             id=str(item["id"]),
             name=f"{item.get('name') or 'sticker'}.{ending}",
             kind="sticker",
-            source=_media(f"{view.cdn_url}/stickers/{item['id']}.{ending}"),
+            source=_media(f"{_sticker_host(view.cdn_url, ending)}/stickers/{item['id']}.{ending}"),
+            width=_STICKER_SIDE,
+            height=_STICKER_SIDE,
             content_type=_STICKER_TYPES.get(form, "image/png"),
             alt=str(item.get("name") or ""),
-            animated=form in {2, 3, 4},
+            animated=form in {2, 4},
         )
+
+
+def _emoji_url(cdn_url: str, emoji: str, animated: bool) -> str:
+    return f"{cdn_url}/emojis/{emoji}.{'gif' if animated else 'png'}"
+
+
+def _aside_stickers(message: Json) -> Iterator[Block]:
+    # A Lottie sticker is a program that draws, which nothing but Discord's own clients plays.
+    for item in _objects(message, "sticker_items"):
+        if item.get("format_type", 1) == _LOTTIE:
+            yield from _aside(f"sticker: {item.get('name') or 'sticker'}").blocks
+
+
+def _sticker_host(cdn_url: str, ending: str) -> str:
+    # https://docs.discord.com/developers/reference#image-formatting: GIF stickers are on the media proxy only.
+    return _MEDIA_PROXY if ending == "gif" and cdn_url == OFFICIAL_CDN else cdn_url
 
 
 def _objects(message: Json, key: str) -> list[Json]:

@@ -7,13 +7,14 @@ import structlog
 
 from relay.adapters.discord.feeds import Feeds
 from relay.adapters.discord.identity import Webhooks, is_gone
+from relay.adapters.discord.media import Media
 from relay.adapters.discord.posting import MISSING, Poster
 from relay.adapters.discord.reading import Self, Translator
 from relay.adapters.discord.recent import Recent, Seen
-from relay.adapters.discord.rest import Limited, Refused, Rest, Route, Unanswered
+from relay.adapters.discord.rest import Json, Limited, Refused, Rest, Route, Unanswered
 from relay.adapters.discord.wording import TEXT_LENGTH, allowed_mentions, said_by_bot, said_by_webhook
 from relay.core.ports import Clock, Delivery, Quotation
-from relay.domain.ids import MessageRef
+from relay.domain.ids import MessageRef, Platform
 from relay.domain.richtext import RichText
 from relay.errors import Blocked, DeliveryError, Orphaned, Permanent, RateLimited, TargetGone, Transient
 
@@ -87,6 +88,7 @@ class Outbound:
         self,
         *,
         rest: Rest,
+        media: Media,
         me: Self,
         feeds: Feeds,
         webhooks: Webhooks,
@@ -100,7 +102,7 @@ class Outbound:
         self._webhooks = webhooks
         self._translator = translator
         self._recent = recent
-        self._poster = Poster(rest=rest, me=me, feeds=feeds, webhooks=webhooks, recent=recent, clock=clock)
+        self._poster = Poster(rest=rest, media=media, me=me, feeds=feeds, webhooks=webhooks, recent=recent, clock=clock)
 
     def posts_itself(self, channel: str) -> bool:
         """Whether the bot has to speak for everybody in a channel."""
@@ -125,22 +127,26 @@ class Outbound:
         channel = target.channel.id
         with translated(channel):
             seen = await self._look(target)
+            files = _files_kept(seen, delivery)
             if seen.webhook is None:
                 content = said_by_bot(delivery)
                 if seen.user != self._me.user or len(content) > TEXT_LENGTH:
                     raise Orphaned("it was posted in a way that cannot carry it any more")
                 route = Route("PATCH", "/channels/{channel}/messages/{message}", _where(target))
-                body = {"content": content, "allowed_mentions": allowed_mentions(delivery.content)}
+                body = {"content": content, "allowed_mentions": allowed_mentions(delivery.content), **files}
                 await self._rest.call(route, body=body)
             else:
-                await self._edit_through(seen.webhook, target, delivery)
+                await self._edit_through(seen.webhook, target, delivery, files)
         self._recent.put(target.id, Seen(channel, seen.author, seen.user, seen.webhook, delivery.content))
 
-    async def _edit_through(self, webhook: str, target: MessageRef, delivery: Delivery) -> None:
+    async def _edit_through(
+        self, webhook: str, target: MessageRef, delivery: Delivery, files: Mapping[str, Json]
+    ) -> None:
         hook = await self._webhooks.owner(target.channel.id, webhook)
         if hook is None:
             raise Orphaned("the webhook that posted it was deleted")
         body = {"content": said_by_webhook(delivery.content), "allowed_mentions": allowed_mentions(delivery.content)}
+        body |= files
         try:
             await self._rest.call(hook.message_route("PATCH", target.id), body=body)
         except Refused as error:
@@ -227,6 +233,21 @@ class Outbound:
 def jump_url(guild: str, channel: str, message: str) -> str:
     """A link that opens a message."""
     return f"https://discord.com/channels/{guild}/{channel}/{message}"
+
+
+def _files_kept(seen: Seen, delivery: Delivery) -> Mapping[str, Json]:
+    """What an edit has to say so that the message has the files of `delivery`: those that it has, or none.
+
+    Raises `Orphaned` where it has to have others: uploading them anew is the same as posting it anew.
+    """
+    wanted, standing = delivery.content.attachments, seen.content.attachments
+    if not wanted:
+        return {"attachments": []} if standing else {}
+    # What was looked up on Discord has IDs of Discord's.
+    ours = [file.id for file in standing if file.source.platform is not Platform.DISCORD]
+    if len(wanted) != len(standing) or (ours and ours != [file.id for file in wanted]):
+        raise Orphaned("it stands with other files")
+    return {}
 
 
 def _where(target: MessageRef) -> Mapping[str, str]:

@@ -7,6 +7,7 @@ import structlog
 from relay.adapters.discord import adoption
 from relay.adapters.discord.feeds import Feeds
 from relay.adapters.discord.identity import TOO_MANY_WEBHOOKS, Webhook, Webhooks, is_gone, username
+from relay.adapters.discord.media import Media
 from relay.adapters.discord.reading import Self
 from relay.adapters.discord.recent import Recent, Seen
 from relay.adapters.discord.rest import Json, Refused, Rest, Route, Unanswered
@@ -26,9 +27,12 @@ _FORBIDDEN, _FULL = 10.0, 300.0
 class Poster:
     """Makes messages. Raises `ApiError`s, and `Blocked` for what it need not even ask."""
 
-    def __init__(self, *, rest: Rest, me: Self, feeds: Feeds, webhooks: Webhooks, recent: Recent, clock: Clock) -> None:
+    def __init__(
+        self, *, rest: Rest, media: Media, me: Self, feeds: Feeds, webhooks: Webhooks, recent: Recent, clock: Clock
+    ) -> None:
         self._clock = clock
         self._rest = rest
+        self._media = media
         self._me = me
         self._feeds = feeds
         self._webhooks = webhooks
@@ -71,12 +75,12 @@ class Poster:
     async def _post_through(self, hook: Webhook, delivery: Delivery, author: Author) -> str:
         body: dict[str, Json] = webhook_body(delivery.content, author)
         try:
-            answer = await self._rest.call(hook.route(), body=body, query={"wait": "true"})
+            answer = await self._call(hook.route(), body, delivery, query={"wait": "true"})
         except Refused as error:
             if error.status != 400 or body.pop("avatar_url", None) is None:
                 raise
             # A picture that Discord does not take is no reason to lose the message.
-            answer = await self._rest.call(hook.route(), body=body, query={"wait": "true"})
+            answer = await self._call(hook.route(), body, delivery, query={"wait": "true"})
         message = _id(answer)
         self._recent.put(message, Seen(delivery.channel.id, author.name, hook.id, hook.id, delivery.content))
         return message
@@ -100,13 +104,21 @@ class Poster:
             body["message_reference"] = {"message_id": delivery.reply_to.id, "fail_if_not_exists": False}
         route = Route("POST", "/channels/{channel}/messages", {"channel": channel})
         try:
-            return _id(await self._rest.call(route, body=body))
+            return _id(await self._call(route, body, delivery))
         except Refused as error:
             if error.status != 400 or "message_reference" not in body:
                 raise
             # Some system messages cannot be replied to.
             del body["message_reference"]
-            return _id(await self._rest.call(route, body=body))
+            return _id(await self._call(route, body, delivery))
+
+    async def _call(
+        self, route: Route, body: Mapping[str, Json], delivery: Delivery, query: Mapping[str, str] | None = None
+    ) -> Json:
+        feed = self._feeds.get(delivery.channel.id)
+        most = 0 if feed is None else feed.place.file_size
+        files = delivery.content.attachments
+        return await self._media.call(route, body=body, attachments=files, most=most, query=query)
 
     async def _webhook(self, channel: str) -> Webhook | None:
         """The channel's webhook; None where the bot has to speak for everybody."""
@@ -133,6 +145,7 @@ class Poster:
             username=username(author) if author is not None else "",
             content=said_by_webhook(delivery.content) if author is not None else "",
             bot_content=said_by_bot(delivery),
+            files=len(delivery.content.attachments),
         )
         if author is not None:
             # Finding it tells which webhooks are ours.

@@ -10,7 +10,8 @@ Everything raised here is an `ApiError`; `outbound.py` turns it into the relay's
 
 import json
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 from urllib.parse import quote
@@ -30,6 +31,8 @@ Json = Any  # whatever a JSON document may be
 # What Discord asks bots to call themselves: https://docs.discord.com/developers/reference#user-agent
 USER_AGENT = f"DiscordBot (https://pypi.org/project/discord-matrix-relay, {relay.__version__})"
 LONGEST_PAUSE = 30.0
+_CHUNK = 256 * 1024
+_SLOWEST = 64 * 1024  # Bytes a second that an upload makes at least.
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +89,17 @@ class Unanswered(ApiError):
         self.sent = sent
 
 
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A file that is being answered, or why not: `status`. `size` in bytes, None where it is not announced."""
+
+    status: int
+    size: int | None
+    content_type: str
+    retry_after: float
+    chunks: AsyncIterator[bytes]
+
+
 class Rest:
     """Requests to one API with one token. `timeout` in seconds, for each request.
 
@@ -106,7 +120,7 @@ class Rest:
         self._api_url = api_url.rstrip("/")
         self._clock = clock
         self._limits = limits
-        self._timeout = aiohttp.ClientTimeout(total=timeout, sock_connect=10.0)
+        self._seconds = timeout
         self._on_refused_token = on_refused_token
         self._session: aiohttp.ClientSession | None = None
         self._closed = False
@@ -123,12 +137,14 @@ class Rest:
         route: Route,
         *,
         body: Mapping[str, Json] | None = None,
+        form: aiohttp.MultipartWriter | None = None,
+        size: int = 0,
         query: Mapping[str, str] | None = None,
         reason: str | None = None,
     ) -> Json:
         """Send one request, once; the answer's JSON (None for an empty one). Raises an `ApiError`.
 
-        `reason` is shown in the guild's audit log.
+        `form`: sent instead of `body`, about `size` bytes. `reason` is shown in the guild's audit log.
         """
         bucket = route.bucket
         try:
@@ -136,7 +152,7 @@ class Rest:
         except NotNow as error:
             raise Limited(error.retry_after, error.reason) from None
         try:
-            return await self._send(route, body, query, reason)
+            return await self._send(route, body, query, reason, form=form, timeout=self._timeout_for(size))
         finally:
             self._limits.leave(bucket)
 
@@ -154,29 +170,52 @@ class Rest:
                 _log.warning("discord not answering", request=route.bucket.route, reason=str(error))
             await self._clock.sleep(wait)
 
+    @asynccontextmanager
+    async def download(self, url: str) -> AsyncIterator[Answer]:
+        """GET a file, without our token. Raises `Unanswered`, also while its chunks are read."""
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=10.0, sock_read=self._seconds)
+        # Compressed, its length would not be known.
+        headers = {"Accept-Encoding": "identity"}
+        with _unanswered():
+            response = await self._connect().get(url, headers=headers, timeout=timeout)
+        async with response:
+            plain = "Content-Encoding" not in response.headers
+            yield Answer(
+                response.status,
+                response.content_length if plain else None,
+                response.headers.get("Content-Type", ""),
+                _seconds(response.headers.get("Retry-After")),
+                _chunks(response),
+            )
+
+    def _timeout_for(self, size: int) -> aiohttp.ClientTimeout:
+        return aiohttp.ClientTimeout(total=self._seconds + size / _SLOWEST, sock_connect=10.0)
+
     async def _send(
-        self, route: Route, body: Mapping[str, Json] | None, query: Mapping[str, str] | None, reason: str | None
+        self,
+        route: Route,
+        body: Mapping[str, Json] | None,
+        query: Mapping[str, str] | None,
+        reason: str | None,
+        *,
+        form: aiohttp.MultipartWriter | None,
+        timeout: aiohttp.ClientTimeout,
     ) -> Json:
         headers = {"Authorization": f"Bot {self._token}"} if route.token else {}
         if reason is not None:
             headers["X-Audit-Log-Reason"] = quote(reason, safe=" ")
-        try:
+        with _unanswered():
             async with self._connect().request(
                 route.method,
                 self._api_url + route.url,
                 json=body,
+                data=form,
                 params=query,
                 headers=headers,
-                timeout=self._timeout,
+                timeout=timeout,
                 allow_redirects=False,
             ) as response:
                 raw = await response.read()
-        # These say nothing about what the server did: the request may have been carried out. Their own words
-        # may hold the address, and so a webhook's token.
-        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-            raise Unanswered(f"Discord cannot be reached ({type(error).__name__})", sent=False) from None
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise Unanswered(f"no answer from Discord ({type(error).__name__})", sent=True) from None
         self._limits.learn(route.bucket, response.status, response.headers)
         return self._answer(route, response.status, response.headers, raw)
 
@@ -212,6 +251,24 @@ class Rest:
                 headers={"User-Agent": USER_AGENT}, connector=aiohttp.TCPConnector(limit=64)
             )
         return self._session
+
+
+@contextmanager
+def _unanswered() -> Iterator[None]:
+    # These say nothing about what the server did: the request may have been carried out. Their own words
+    # may hold the address, and so a webhook's token.
+    try:
+        yield
+    except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
+        raise Unanswered(f"Discord cannot be reached ({type(error).__name__})", sent=False) from None
+    except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        raise Unanswered(f"no answer from Discord ({type(error).__name__})", sent=True) from None
+
+
+async def _chunks(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+    with _unanswered():
+        async for chunk in response.content.iter_chunked(_CHUNK):
+            yield chunk
 
 
 def _decode(raw: bytes) -> Json:

@@ -31,13 +31,13 @@ def measure(text: RichText) -> int:
 
 
 def said_by_webhook(content: Content) -> str:
-    """The text of a message that shows its author's name above it. Raises `Unsupported` for no text."""
+    """The text of a message that shows its author's name above it. Raises `Unsupported` for nothing at all."""
     text = _written(_styled(content))
-    return _present(text if len(text) <= TEXT_LENGTH else _written(content.text))
+    return _present(text if len(text) <= TEXT_LENGTH else _written(content.text), content)
 
 
 def webhook_body(content: Content, author: Author) -> dict[str, Any]:
-    """What to post through a webhook for `author`. Raises `Unsupported` for no text."""
+    """What to post through a webhook for `author`. Raises `Unsupported` for nothing at all."""
     body: dict[str, Any] = {
         "content": said_by_webhook(content),
         "username": username(author),
@@ -69,11 +69,12 @@ def allowed_mentions(content: Content) -> dict[str, Any]:
 
 
 def said_by_bot(delivery: Delivery) -> str:
-    """What the bot says for somebody, or in its own name. Raises `Unsupported` for no text."""
+    """What the bot says for somebody, or in its own name. Raises `Unsupported` for nothing at all."""
     if delivery.author is None:
         return said_by_webhook(delivery.content)
     text = _written(introduced(_styled(delivery.content), delivery.author))
-    return _present(text if len(text) <= TEXT_LENGTH else _written(introduced(delivery.content.text, delivery.author)))
+    short = text if len(text) <= TEXT_LENGTH else _written(introduced(delivery.content.text, delivery.author))
+    return _present(short, delivery.content)
 
 
 def _styled(content: Content) -> RichText:
@@ -90,7 +91,7 @@ def _written(text: RichText) -> str:
     return markup.render(text, look=_LOOK)
 
 
-def _present(text: str) -> str:
-    if not text.strip():
+def _present(text: str, content: Content) -> str:
+    if not text.strip() and not content.attachments:
         raise Unsupported("empty")
     return text

@@ -4,9 +4,11 @@ Events of state (names, topics, comings and goings) say nothing and come to noth
 a message is a `FeatureUsed`.
 """
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
+from relay.adapters.matrix.compose import permalink
 from relay.adapters.matrix.content import (
     message_content,
     poll_content,
@@ -114,6 +116,12 @@ def _message(event: Json, content: Json, state: RoomState, channel: ChannelRef, 
 
 
 def _content(event: Json, content: Json, state: RoomState, *, is_reply: bool) -> Content:
+    said = _converted(event, content, state, is_reply=is_reply)
+    url = permalink(MessageRef(ChannelRef(Platform.MATRIX, state.room_id), string(event.get("event_id"))))
+    return replace(said, attachments=tuple(replace(attachment, url=url) for attachment in said.attachments))
+
+
+def _converted(event: Json, content: Json, state: RoomState, *, is_reply: bool) -> Content:
     kind = event.get("type")
     if kind == "m.sticker":
         return sticker_content(content)

@@ -173,7 +173,6 @@ def test_a_voice_message() -> None:
     ("form", "name", "content_type", "animated"),
     [
         (1, "wave.png", "image/png", False),
-        (3, "wave.json", "application/json", True),
         (4, "wave.gif", "image/gif", True),
     ],
 )
@@ -183,6 +182,12 @@ def test_a_sticker_is_a_file(form: int, name: str, content_type: str, animated: 
     assert (attachment.kind, attachment.name, attachment.content_type) == ("sticker", name, content_type)
     assert attachment.animated is animated
     assert attachment.source.locator == f"https://cdn.example/stickers/41.{name.partition('.')[2]}"
+
+
+def test_a_lottie_sticker_is_named_in_words() -> None:
+    content = created(content="", sticker_items=[{"id": "41", "name": "wave", "format_type": 3}]).content
+    assert plain_text(content.text) == "sticker: wave"
+    assert content.attachments == ()
 
 
 @pytest.mark.parametrize(

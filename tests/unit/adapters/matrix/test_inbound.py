@@ -134,6 +134,7 @@ def test_an_image_with_a_caption() -> None:
             spoiler=True,
             animated=True,
             thumbnail=MediaRef(Platform.MATRIX, MXC + "t"),
+            url="https://matrix.to/#/!room/$1",
         ),
     )
 

@@ -1,0 +1,165 @@
+"""Files on Discord: read from its CDN for the other side, and attached to what is posted.
+
+https://docs.discord.com/developers/reference#uploading-files. A voice message crosses to Discord as an audio file:
+webhooks may not make voice messages (https://docs.discord.com/developers/resources/webhook#execute-webhook).
+"""
+
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from urllib.parse import urlsplit
+
+from aiohttp import MultipartWriter
+from aiohttp.payload import AsyncIterablePayload, JsonPayload
+
+from relay.adapters.discord.rest import Answer, Json, Limited, Refused, Rest, Route, Unanswered
+from relay.core.ports import File, Files, MediaStream
+from relay.domain.content import Attachment
+from relay.domain.ids import MediaRef
+from relay.errors import DeliveryError, FileTrouble, RateLimited, TargetGone, Transient, Uncarried
+
+MOST_FILES = 10
+"""In one message."""
+
+REQUEST_SIZE = 25 * 1024 * 1024
+"""Bytes of a request with files, where a server is not allowed larger ones."""
+
+_HOSTS = frozenset({"cdn.discordapp.com", "media.discordapp.net"})
+_SPOILER = "SPOILER_"
+_TOO_LARGE = 40005
+_LONGEST_ALT = 1024
+# What a multipart body has besides the files.
+_ENVELOPE = 64 * 1024
+_GONE = frozenset({403, 404, 410, 415})
+
+
+class Media:
+    """Reads and sends files. `api_url` also tells which server is asked for files besides Discord's own."""
+
+    def __init__(self, rest: Rest, files: Files | None, api_url: str) -> None:
+        self._rest = rest
+        self._files = files
+        self._hosts = _HOSTS | {urlsplit(api_url).netloc}
+
+    @property
+    def carries(self) -> bool:
+        """Whether there are files to be had from the other side at all."""
+        return self._files is not None
+
+    # --- To Discord ---------------------------------------------------------------------------------------
+
+    async def call(
+        self,
+        route: Route,
+        *,
+        body: Mapping[str, Json],
+        attachments: Sequence[Attachment],
+        most: int,
+        query: Mapping[str, str] | None = None,
+    ) -> Json:
+        """`Rest.call` with files, each of at most `most` bytes. Raises `Uncarried` and `Transient` besides."""
+        if not attachments:
+            return await self._rest.call(route, body=body, query=query)
+        if self._files is None:
+            raise Uncarried(attachments[0].id, "without a way across")
+        async with AsyncExitStack() as stack:
+            files = [await stack.enter_async_context(self._files.open(one, most=most)) for one in attachments]
+            form = _form(body, attachments, files)
+            size = sum(file.size for file in files)
+            try:
+                return await self._rest.call(route, form=form, size=size + _ENVELOPE, query=query)
+            except Unanswered:
+                if failure := next(filter(None, (file.failure for file in files)), None):
+                    raise failure from None
+                raise
+            except Refused as error:
+                if error.status != 413 and error.code != _TOO_LARGE:
+                    raise
+                largest = max(zip(attachments, files, strict=True), key=lambda pair: pair[1].size)[0]
+                raise Uncarried(largest.id, "too large to cross") from None
+
+    # --- From Discord -------------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def open_media(self, media: MediaRef) -> AsyncIterator[MediaStream]:
+        """See `MediaSource.open_media`."""
+        parts = urlsplit(media.locator)
+        if parts.scheme not in {"https", "http"} or parts.netloc not in self._hosts:
+            raise TargetGone("that is no address of a file on Discord")
+        async with AsyncExitStack() as stack:
+            with _readable():
+                answer = await stack.enter_async_context(self._rest.download(media.locator))
+                if answer.status in _GONE and (fresh := await self._refreshed(media.locator)) is not None:
+                    answer = await stack.enter_async_context(self._rest.download(fresh))
+            _check(answer)
+            yield MediaStream(answer.size, answer.content_type, _chunks(answer))
+
+    async def _refreshed(self, url: str) -> str | None:
+        """A URL of an attachment whose signature has expired, signed anew."""
+        if not urlsplit(url).path.startswith(("/attachments/", "/ephemeral-attachments/")):
+            return None
+        route = Route("POST", "/attachments/refresh-urls", {})
+        try:
+            answer = await self._rest.call(route, body={"attachment_urls": [url]})
+        except Refused:
+            return None
+        listed = answer.get("refreshed_urls") if isinstance(answer, dict) else None
+        fresh = listed[0].get("refreshed") if isinstance(listed, list) and listed else None
+        return fresh if isinstance(fresh, str) and urlsplit(fresh).netloc in self._hosts else None
+
+
+class _SizedStream(AsyncIterablePayload):
+    """A stream whose length is known: the request can say how long it is."""
+
+    def __init__(self, file: File) -> None:
+        super().__init__(file.chunks, content_type=file.content_type)
+        self._size = file.size
+
+
+def _form(body: Mapping[str, Json], attachments: Sequence[Attachment], files: Sequence[File]) -> MultipartWriter:
+    described = []
+    form = MultipartWriter("form-data")
+    for number, (attachment, file) in enumerate(zip(attachments, files, strict=True)):
+        name = file.name.removeprefix(_SPOILER)
+        described.append({"id": number, "filename": f"{_SPOILER}{name}" if attachment.spoiler else name})
+        if attachment.alt:
+            described[-1]["description"] = attachment.alt[:_LONGEST_ALT]
+    payload = JsonPayload(dict(body) | {"attachments": described})
+    form.append_payload(payload)
+    payload.set_content_disposition("form-data", name="payload_json")
+    for number, file in enumerate(files):
+        part = _SizedStream(file)
+        form.append_payload(part)
+        # What it is called stands in the JSON, in any script.
+        part.set_content_disposition("form-data", name=f"files[{number}]", filename=f"file{number}")
+    return form
+
+
+def _check(answer: Answer) -> None:
+    if answer.status in _GONE:
+        raise TargetGone(f"Discord's CDN answered HTTP {answer.status}")
+    if answer.status == 429:
+        raise RateLimited("Discord's CDN asks for patience", retry_after=answer.retry_after)
+    if answer.status != 200:
+        raise FileTrouble(f"Discord's CDN answered HTTP {answer.status}")
+
+
+async def _chunks(answer: Answer) -> AsyncIterator[bytes]:
+    with _readable():
+        async for chunk in answer.chunks:
+            yield chunk
+
+
+@contextmanager
+def _readable() -> Iterator[None]:
+    """What goes wrong with reading a file, as the core understands it."""
+    try:
+        yield
+    except Limited as error:
+        raise RateLimited(str(error), retry_after=error.retry_after) from None
+    except Unanswered as error:
+        raise _trouble(error) from None
+
+
+def _trouble(error: Unanswered) -> DeliveryError:
+    # Not connected: it is Discord that is away, and no file is to be given up for that.
+    return FileTrouble(str(error)) if error.sent else Transient(str(error))

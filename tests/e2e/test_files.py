@@ -1,0 +1,179 @@
+"""Files, stickers and emoji through the real daemon, between the sandbox and a real homeserver."""
+
+import base64
+import os
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from relay.sandbox.homeserver import Homeserver
+from relay.sandbox.media import flat_png
+from tests.support.town import Town, eventually, town
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+PNG = flat_png(0x336699, 48)
+
+
+def file(name: str, data: bytes, **more: Any) -> dict[str, Any]:
+    return {"filename": name, "data": base64.b64encode(data).decode(), **more}
+
+
+async def stored(url: str) -> bytes:
+    """A file as Discord's CDN sends it."""
+    async with aiohttp.ClientSession() as session, session.get(url) as answer:
+        assert answer.status == 200
+        return await answer.read()
+
+
+async def test_files_cross_to_matrix_each_as_what_it_is(help_town: Town) -> None:
+    waveform = base64.b64encode(bytes([0, 128, 255])).decode()
+    help_town.say(
+        "help",
+        "look at these",
+        attachments=[
+            file("SPOILER_cat.png", PNG, description="a **blue** cat"),
+            file("film.mp4", b"\0\0\0\x18ftypmp42" + bytes(500), width=640, height=360, duration_secs=2.5),
+            file("notes.pdf", b"%PDF-1.7\n", content_type="text/plain"),
+        ],
+    )
+    help_town.say(
+        "help",
+        "",
+        raw={"flags": 1 << 13},
+        attachments=[file("voice.ogg", b"OggS" + bytes(99), duration_secs=1.5, waveform=waveform)],
+    )
+    await help_town.until_matrix("help", lambda words: len(words) == 4)
+    image, film, notes, voice = [message.content for message in await help_town.on_matrix("help")]
+    assert image["msgtype"] == "m.image"
+    assert image["body"] == "Ada: look at these\na **blue** cat"
+    assert image["filename"] == "SPOILER_cat.png"
+    assert image["page.codeberg.everypizza.msc4193.spoiler"] is True
+    assert image["info"] == {"mimetype": "image/png", "size": len(PNG), "w": 48, "h": 48}
+    assert await help_town.mia.download(image["url"]) == (PNG, "image/png")
+    assert film["msgtype"] == "m.video"
+    assert film["body"] == "Ada: "
+    assert film["info"] == {"mimetype": "video/mp4", "size": 512, "w": 640, "h": 360, "duration": 2500}
+    assert notes["msgtype"] == "m.file"
+    assert notes["info"]["mimetype"] == "application/pdf"
+    assert voice["msgtype"] == "m.audio"
+    assert voice["org.matrix.msc3245.voice"] == {}
+    assert voice["org.matrix.msc1767.audio"] == {"duration": 1500, "waveform": [0, 514, 1024]}
+
+
+async def test_files_cross_to_discord(help_town: Town) -> None:
+    room = help_town.rooms["help"]
+    uri = await help_town.mia.upload(PNG, "image/png", "cat.png")
+    info = {"mimetype": "image/png", "size": len(PNG), "w": 48, "h": 48}
+    captioned = {"msgtype": "m.image", "body": "my *cat*", "filename": "cat.png", "url": uri, "info": info}
+    await help_town.mia.send(room, captioned | {"page.codeberg.everypizza.msc4193.spoiler": True})
+    audio = await help_town.mia.upload(b"OggS" + bytes(20), "audio/ogg")
+    await help_town.mia.send(
+        room, {"msgtype": "m.audio", "body": "Sprachnachricht", "url": audio, "org.matrix.msc3245.voice": {}}
+    )
+    await help_town.mia.send(room, {"body": "wave", "url": uri, "info": {"size": 7}}, kind="m.sticker")
+    await help_town.until_discord("help", lambda words: len(words) == 3)
+    image, voice, sticker = help_town.on_discord("help")
+    assert image["content"] == "my \\*cat\\*"
+    assert image["author"]["username"] == "Mia"
+    assert [item["filename"] for item in image["attachments"]] == ["SPOILER_cat.png"]
+    assert await stored(image["attachments"][0]["url"]) == PNG
+    assert image["attachments"][0]["content_type"] == "image/png"
+    assert (voice["content"], voice["attachments"][0]["filename"]) == ("", "Sprachnachricht.ogg")
+    assert sticker["attachments"][0]["filename"] == "wave.png"
+    assert sticker["attachments"][0]["description"] == "wave"
+
+
+async def test_edits_and_deletions_of_messages_with_files(help_town: Town) -> None:
+    channel, room = help_town.channels["help"], help_town.rooms["help"]
+    message = help_town.say("help", "before", attachments=[file("a.png", PNG), file("b.png", PNG), file("c.png", PNG)])
+    await help_town.until_matrix("help", lambda words: len(words) == 3)
+    first, *_ = await help_town.on_matrix("help")
+    help_town.control.edit(channel, message, "after")
+    await help_town.until_matrix("help", lambda words: words[0] == "after")
+    edited, *_ = await help_town.on_matrix("help")
+    assert (edited.event_id, edited.content["url"], edited.msgtype) == (first.event_id, first.content["url"], "m.image")
+    second = help_town.control.message(channel, message)["attachments"][1]["id"]
+    help_town.control.remove_attachment(channel, message, second)
+    await eventually(
+        lambda: help_town.on_matrix("help"),
+        lambda seen: [one.content["filename"] for one in seen] == ["a.png", "c.png"],
+        what=help_town.daemon.log,
+    )
+    help_town.control.delete(channel, message)
+    await help_town.until_matrix("help", lambda words: not words)
+
+    uri = await help_town.mia.upload(PNG, "image/png")
+    content = {"msgtype": "m.image", "body": "vorher", "filename": "d.png", "url": uri, "info": {}}
+    event = await help_town.mia.send(room, content)
+    await help_town.until_discord("help", lambda words: words == ["vorher"])
+    new = content | {"body": "nachher"}
+    await help_town.mia.send(
+        room, new | {"m.new_content": new, "m.relates_to": {"rel_type": "m.replace", "event_id": event}}
+    )
+    await help_town.until_discord("help", lambda words: words == ["nachher"])
+    assert [item["filename"] for item in help_town.on_discord("help")[0]["attachments"]] == ["d.png"]
+    await help_town.mia.redact(room, event)
+    await help_town.until_discord("help", lambda words: not words)
+
+
+async def test_an_expired_address_is_refreshed(homeserver: Homeserver, tmp_path: Path) -> None:
+    async with town(tmp_path, homeserver) as place:
+        await place.daemon.start()
+        # While Matrix is away, the message waits with the address that it came with.
+        await place.homeserver.stop()
+        place.say("help", "", attachments=[file("old.png", PNG)])
+        await place.until_metric("relay_outbox_depth", 1, pair="help", direction="to_matrix")
+        place.control.expire_attachments()
+        await place.homeserver.start()
+        await place.until_matrix("help", lambda words: len(words) == 1)
+        assert (await place.on_matrix("help"))[0].content["filename"] == "old.png"
+
+
+async def test_a_file_that_is_gone_is_named_and_the_words_cross(help_town: Town) -> None:
+    room = help_town.rooms["help"]
+    server = help_town.mia.user_id.partition(":")[2]
+    content = {
+        "msgtype": "m.file",
+        "body": "the plan",
+        "filename": "plan.pdf",
+        "url": f"mxc://{server}/nowhere",
+        "info": {},
+    }
+    await help_town.mia.send(room, content)
+    seen = await help_town.until_discord("help", lambda words: len(words) == 1)
+    assert seen == ["the plan\n\n*file:* plan.pdf (not there any more)"]
+    await help_town.tell("help", "goes on")
+    await help_town.until_discord("help", lambda words: words[1:] == ["goes on"])
+
+
+async def test_what_is_larger_than_it_says_is_stopped(help_town: Town) -> None:
+    uri = await help_town.mia.upload(os.urandom(11_000_000), "application/octet-stream")
+    content = {"msgtype": "m.file", "body": "liar.bin", "url": uri, "info": {"size": 10}}
+    await help_town.mia.send(help_town.rooms["help"], content)
+    seen = await help_town.until_discord("help", lambda words: len(words) == 1)
+    assert "liar.bin" in seen[0]
+    assert "11.0 MB" in seen[0]
+
+
+async def test_stickers_emoji_and_avatars_cross_to_matrix(help_town: Town) -> None:
+    emoji = help_town.control.create_emoji(help_town.guild, "party", {"data": base64.b64encode(PNG).decode()})
+    sticker = help_town.control.create_sticker(help_town.guild, "wave", 1, {"data": base64.b64encode(PNG).decode()})
+    cleo = help_town.control.create_person("cleo", "Cleo", avatar={"data": base64.b64encode(PNG).decode()})
+    help_town.control.join(help_town.guild, cleo["id"])
+    channel = help_town.channels["help"]
+    for words in ("hi", "again"):
+        help_town.control.say(channel, cleo["id"], f"{words} <:party:{emoji['id']}>")
+    help_town.control.say(channel, cleo["id"], "", stickers=[sticker["id"]])
+    await help_town.until_matrix("help", lambda words: len(words) == 3)
+    first, second, third = await help_town.on_matrix("help")
+    sources = [message.formatted_body.partition('src="')[2].partition('"')[0] for message in (first, second)]
+    assert sources[0] == sources[1]
+    assert await help_town.mia.download(sources[0]) == (PNG, "image/png")
+    avatars = {message.content["com.beeper.per_message_profile"]["avatar_url"] for message in (first, second, third)}
+    assert len(avatars) == 1
+    assert await help_town.mia.download(avatars.pop()) == (PNG, "image/png")
+    assert third.msgtype == "m.image"
+    assert third.content["info"] == {"mimetype": "image/png", "size": len(PNG), "w": 160, "h": 160}
