@@ -48,8 +48,9 @@ class Ears:
 
     def hear(self, side: str, text: str) -> None:
         """A reader of `side` has `text` before them."""
-        if found := _TAG.search(text):
-            self._heard[side].setdefault(found[1], time.perf_counter())
+        # Where a lane falls behind, several messages cross in one.
+        for tag in _TAG.findall(text):
+            self._heard[side].setdefault(tag, time.perf_counter())
             self._news.set()
 
     def dispatched(self, dispatch: Dispatch) -> None:
