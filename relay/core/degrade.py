@@ -80,7 +80,7 @@ def in_words(content: Content, attachment_id: str, reason: str, *, gone: bool) -
 
 
 def _harmless(node: Inline) -> Inline:
-    return Text(f"@{node.scope}") if isinstance(node, BroadcastMention) else node
+    return Text(node.written or f"@{node.scope}") if isinstance(node, BroadcastMention) else node
 
 
 def _attachments(

@@ -149,9 +149,13 @@ class ChannelMention:
 
 @dataclass(frozen=True, slots=True)
 class BroadcastMention:
-    """Everyone in the room (`here`: everyone present). Pings nobody unless the author may and the pair allows it."""
+    """Everyone in the room (`here`: everyone present). Pings nobody unless the author may and the pair allows it.
+
+    `written`: how it stands in the original, "" for an @ and the scope.
+    """
 
     scope: Literal["everyone", "here"]
+    written: str = field(default="", compare=False)
     kind: Literal["broadcast_mention"] = field(default="broadcast_mention", kw_only=True, repr=False)
 
 

@@ -31,6 +31,7 @@ from relay.adapters.discord.recent import Recent
 from relay.adapters.discord.rest import Rest
 from relay.adapters.matrix import compose
 from relay.adapters.matrix.inbound import convert
+from relay.adapters.matrix.markup import Names as MatrixNames
 from relay.adapters.matrix.state import RoomState
 from relay.core.clock import SystemClock
 from relay.core.degrade import Dropped, degrade
@@ -129,7 +130,9 @@ def _from_matrix(case: Case) -> list[Event]:
     state = RoomState(ROOM)
     for event in case.context.get("state", ()):
         state.apply(event)
-    found = convert(case.input, state, ME_ON_MATRIX)
+    rooms = case.context.get("rooms", {})
+    names = MatrixNames(room_id=rooms.get("aliases", {}).get, room_name=rooms.get("names", {}).get)
+    found = convert(case.input, state, ME_ON_MATRIX, names)
     return [] if found is None else [found]
 
 

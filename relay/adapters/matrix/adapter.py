@@ -149,7 +149,7 @@ class MatrixAdapter:
         event = await self._outbound.event(target)
         if event is None:
             return None
-        said = convert(event, self._rooms.state(target.channel.id), self._api.user_id)
+        said = convert(event, self._rooms.state(target.channel.id), self._api.user_id, self._rooms.names())
         if not isinstance(said, MessageCreated):
             return None
         return Quotation(said.author.name, said.content.text, compose.permalink(target))

@@ -4,6 +4,7 @@ Message types: https://spec.matrix.org/latest/client-server-api/#mroommessage-ms
 arrives as text that says what it was.
 """
 
+from dataclasses import dataclass
 from typing import Any, Literal
 from urllib.parse import quote
 
@@ -31,6 +32,7 @@ _HTML = "org.matrix.custom.html"
 _VOICE = ("m.voice", "org.matrix.msc3245.voice")
 _SPOILER = ("m.spoiler", "page.codeberg.everypizza.msc4193.spoiler")
 _POLL_STARTS = ("m.poll", "m.poll.start", "org.matrix.msc3381.poll.start")
+_PROFILES = ("m.per_message_profile", "com.beeper.per_message_profile")
 _TEXTS = ("m.text", "org.matrix.msc1767.text", "body")
 
 
@@ -44,6 +46,27 @@ def message_content(content: Json, names: Names, *, is_reply: bool) -> Content:
     if kind == "m.location":
         return Content(_location(content))
     return Content(_unknown(content, names, kind, is_reply=is_reply))
+
+
+@dataclass(frozen=True, slots=True)
+class BridgedProfile:
+    """As whom another bridge's bot says one message (MSC4144). `avatar`: an `mxc://` URI or "".
+
+    `in_text`: the name stands in front of the words as well, for clients that do not know such profiles.
+    """
+
+    name: str
+    avatar: str = ""
+    in_text: bool = False
+
+
+def bridged_profile(content: Json) -> BridgedProfile | None:
+    """The profile that a message brings along, if it does and has a name."""
+    profile: Json = next((content[key] for key in _PROFILES if isinstance(content.get(key), dict)), {})
+    name, avatar = string(profile.get("displayname")).strip(), _mxc(profile.get("avatar_url"))
+    if not name:
+        return None
+    return BridgedProfile(name, "" if avatar is None else avatar.locator, profile.get("has_fallback") is True)
 
 
 def sticker_content(content: Json) -> Content:
@@ -96,7 +119,12 @@ def _text(content: Json, names: Names, *, is_reply: bool) -> RichText:
     formatted = string(content.get("formatted_body"))
     if is_reply:
         body, formatted = _without_fallback(body), _without_quotation(formatted)
-    return parse(body, formatted if content.get("format") == _HTML else None, names=names)
+    profile = bridged_profile(content)
+    in_text = profile is not None and profile.in_text
+    if profile is not None and in_text:
+        body = body.removeprefix(f"{profile.name}: ")
+    html = formatted if content.get("format") == _HTML else None
+    return parse(body, html, names=names, strip_profile_fallback=in_text)
 
 
 def _without_quotation(formatted: str) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 from relay.adapters.matrix.compose import permalink
 from relay.adapters.matrix.content import (
+    bridged_profile,
     message_content,
     poll_content,
     poll_end_content,
@@ -17,10 +18,10 @@ from relay.adapters.matrix.content import (
     string,
 )
 from relay.adapters.matrix.markup import Names
-from relay.adapters.matrix.state import RoomState
+from relay.adapters.matrix.state import Profile, RoomState
 from relay.domain.content import Author, Content
 from relay.domain.events import Event, FeatureUsed, MessageCreated, MessageDeleted, MessageEdited
-from relay.domain.ids import ChannelRef, MessageRef, Platform, ThreadRef, UserRef
+from relay.domain.ids import ChannelRef, MediaRef, MessageRef, Platform, ThreadRef, UserRef
 
 Json = dict[str, Any]
 
@@ -37,10 +38,14 @@ _FEATURES = {
 }
 _CALLS = ("m.call.", "org.matrix.call.", "org.matrix.msc3401.", "org.matrix.msc4075.", "m.rtc.", "org.matrix.msc4143.")
 _VERIFICATION = "m.key.verification."
+_NO_ROOMS = Names()
 
 
-def convert(event: Json, state: RoomState, me: str) -> Event | None:
-    """What an event of the timeline says; None for nothing. `me` is the relay's own user ID."""
+def convert(event: Json, state: RoomState, me: str, rooms: Names = _NO_ROOMS) -> Event | None:
+    """What an event of the timeline says; None for nothing.
+
+    `me` is the relay's own user ID; `rooms` knows the IDs and names of other rooms.
+    """
     kind, sender, event_id = (string(event.get(key)) for key in ("type", "sender", "event_id"))
     content = event.get("content")
     if "state_key" in event or not isinstance(content, dict) or not (kind and sender and event_id):
@@ -53,7 +58,8 @@ def convert(event: Json, state: RoomState, me: str) -> Event | None:
     if not content or "redacted_because" in _unsigned(event):
         return None
     if kind in _MESSAGES and not _is_verification(content):
-        return _message(event, content, state, channel, me)
+        names = replace(rooms, user=lambda user: state.profile(user).name if state.knows(user) else None)
+        return _message(event, content, state, names, me)
     return FeatureUsed(channel, _feature(kind, content), user_is_self=sender == me)
 
 
@@ -86,16 +92,17 @@ def features(section: Json, channel: ChannelRef, me: str, was_typing: frozenset[
     return found, typing
 
 
-def _message(event: Json, content: Json, state: RoomState, channel: ChannelRef, me: str) -> Event:
+def _message(event: Json, content: Json, state: RoomState, names: Names, me: str) -> Event:
+    channel = ChannelRef(Platform.MATRIX, state.room_id)
     ref = MessageRef(channel, string(event.get("event_id")))
-    author = _author(string(event.get("sender")), state, me)
+    author = _author(string(event.get("sender")), content, state, me)
     at = moment(event.get("origin_server_ts"))
     relation = _relation(content)
     related = string(relation.get("rel_type"))
     target = string(relation.get("event_id"))
     if related == "m.replace" and target:
         new = content.get("m.new_content")
-        said = _content(event, new if isinstance(new, dict) else content, state, is_reply=False)
+        said = _content(event, new if isinstance(new, dict) else content, names, ref, is_reply=False)
         return MessageEdited(MessageRef(channel, target), author, said, at)
     answered = relation.get("m.in_reply_to")
     answered_id = string(answered.get("event_id")) if isinstance(answered, dict) else ""
@@ -108,20 +115,20 @@ def _message(event: Json, content: Json, state: RoomState, channel: ChannelRef, 
     return MessageCreated(
         ref,
         author,
-        _content(event, content, state, is_reply=isinstance(answered, dict)),
+        _content(event, content, names, ref, is_reply=isinstance(answered, dict)),
         at,
         reply_to=MessageRef(channel, answered_id) if answered_id else None,
         thread=thread,
     )
 
 
-def _content(event: Json, content: Json, state: RoomState, *, is_reply: bool) -> Content:
-    said = _converted(event, content, state, is_reply=is_reply)
-    url = permalink(MessageRef(ChannelRef(Platform.MATRIX, state.room_id), string(event.get("event_id"))))
+def _content(event: Json, content: Json, names: Names, ref: MessageRef, *, is_reply: bool) -> Content:
+    said = _converted(event, content, names, is_reply=is_reply)
+    url = permalink(ref)
     return replace(said, attachments=tuple(replace(attachment, url=url) for attachment in said.attachments))
 
 
-def _converted(event: Json, content: Json, state: RoomState, *, is_reply: bool) -> Content:
+def _converted(event: Json, content: Json, names: Names, *, is_reply: bool) -> Content:
     kind = event.get("type")
     if kind == "m.sticker":
         return sticker_content(content)
@@ -129,18 +136,25 @@ def _converted(event: Json, content: Json, state: RoomState, *, is_reply: bool) 
         return poll_content(content)
     if kind in _POLL_ENDS:
         return poll_end_content(content)
-    names = Names(user=lambda user_id: state.profile(user_id).name if state.knows(user_id) else None)
     return message_content(content, names, is_reply=is_reply)
 
 
-def _author(user_id: str, state: RoomState, me: str) -> Author:
+def _author(user_id: str, content: Json, state: RoomState, me: str) -> Author:
     profile = state.profile(user_id)
+    bridged = bridged_profile(content)
+    if bridged is not None:
+        # Another bridge's bot speaks for somebody. Whose bot it is stays visible: anybody can write such a profile.
+        avatar = MediaRef(Platform.MATRIX, bridged.avatar) if bridged.avatar else None
+        profile = Profile(f"{bridged.name} (via {profile.name})", avatar)
+    mentions = content.get("m.mentions")
+    # Who says whom it mentions, and does not say the room, only wrote the word.
+    meant = not isinstance(mentions, dict) or mentions.get("room") is True
     return Author(
         user=UserRef(Platform.MATRIX, user_id),
         name=profile.name,
         avatar=profile.avatar,
         is_self=user_id == me,
-        may_broadcast=state.may_broadcast(user_id),
+        may_broadcast=meant and state.may_broadcast(user_id),
     )
 
 

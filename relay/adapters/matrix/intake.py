@@ -245,7 +245,7 @@ class Intake:
             if portion.entered and not _was_said_to_us(event):
                 continue
             try:
-                converted = convert(event, state, self._me)
+                converted = convert(event, state, self._me, self._rooms.names())
             except Exception:  # noqa: BLE001 - the top of this worker: see below
                 # One event that we cannot read must not stop every room for ever.
                 _log.exception("bug while reading an event", room=state.room_id, event_id=event.get("event_id"))

@@ -297,7 +297,7 @@ class _Reader:
                     start = 0
                     for found in _ROOM.finditer(words):
                         yield Text(words[start : found.start()])
-                        yield BroadcastMention("everyone")
+                        yield BroadcastMention("everyone", found.group())
                         start = found.end()
                     yield Text(words[start:])
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from relay.adapters.matrix.api import Json
+from relay.adapters.matrix.markup import Names
 from relay.adapters.matrix.patience import PatientInbox
 from relay.adapters.matrix.state import RoomState
 from relay.core.backoff import Backoff
@@ -110,6 +111,18 @@ class Rooms:
         if room_id not in self._states:
             self._states[room_id] = RoomState(room_id)
         return self._states[room_id]
+
+    def names(self) -> Names:
+        """What the declared rooms are called, and which room is meant."""
+        return Names(room_id=self._room_id, room_name=self._room_name)
+
+    def _room_id(self, alias: str) -> str | None:
+        declared = next((door.room_id for door in self._doors.values() if door.name == alias), None)
+        return declared or next((state.room_id for state in self._states.values() if alias in state.aliases), None)
+
+    def _room_name(self, room_id: str) -> str | None:
+        state = self._states.get(room_id)
+        return None if state is None else state.name.removeprefix("#") or None
 
     async def looked(self) -> None:
         """Returns once every address has been looked up, or has taken too long for the others to wait."""

@@ -26,6 +26,7 @@ class Profile:
 class RoomState:
     """The state of one room, as far as it matters here. Members are remembered while they speak, not all of them.
 
+    `name` "" = none; `aliases` are those that the room itself lists.
     `created`: it is known who made the room, and as which version. `upgraded`: it has been replaced, by `successor`.
     """
 
@@ -35,6 +36,8 @@ class RoomState:
         self.encrypted = False
         self.upgraded = False
         self.successor: str | None = None
+        self.name = ""
+        self.aliases: frozenset[str] = frozenset()
         self._creators: frozenset[str] = frozenset()
         self._creators_are_privileged = False
         self._power: Json | None = None
@@ -96,6 +99,12 @@ class RoomState:
             case "m.room.encryption":
                 # An event without an algorithm does not take encryption back: nothing does.
                 self.encrypted = True
+            case "m.room.name":
+                self.name = _words(content.get("name"))
+            case "m.room.canonical_alias":
+                others = content.get("alt_aliases")
+                listed = [content.get("alias"), *(others if isinstance(others, list) else ())]
+                self.aliases = frozenset(alias for alias in listed if isinstance(alias, str))
             case "m.room.tombstone":
                 self.upgraded = True
                 successor = content.get("replacement_room")
@@ -130,6 +139,10 @@ class RoomState:
         self._members.move_to_end(user_id)
         while len(self._members) > _MEMBERS_REMEMBERED:
             self._members.popitem(last=False)
+
+
+def _words(value: Any) -> str:
+    return " ".join(value.split()) if isinstance(value, str) else ""
 
 
 def _level(value: Any, default: int) -> int:
