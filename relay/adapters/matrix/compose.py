@@ -152,7 +152,8 @@ def _file(uploaded: Uploaded) -> Json:
         content[_SPOILER] = True
     if kind == "voice":
         # Amplitudes from 0 to 1024 (https://github.com/matrix-org/matrix-spec-proposals/pull/3246).
-        waveform = [round(value * 1024 / 255) for value in attachment.waveform]
+        # Rounded up, so that what is read back is the same.
+        waveform = [-(-value * 1024 // 255) for value in attachment.waveform]
         content[_VOICE] = {}
         content[_AUDIO] = {"duration": milliseconds or 0} | ({"waveform": waveform} if waveform else {})
     return content

@@ -1,0 +1,90 @@
+"""Which message carries which file, and what is said of those that stay behind."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from relay.core.degrade import Dropped, degrade, in_words
+from relay.domain.capabilities import Capabilities
+from relay.domain.content import Attachment, Author, Content
+from relay.domain.ids import MediaRef, Platform, UserRef
+from relay.domain.pair import PairPolicy
+from relay.domain.richtext import Link, Paragraph, RichText, Spoiler, plain_text
+
+ANN = Author(UserRef(Platform.DISCORD, "1"), "Ann")
+ONE_EACH = Capabilities(100, native_replies=True, max_attachments=1, max_file_size=50, max_request_size=50)
+THREE = Capabilities(100, native_replies=True, max_attachments=3, max_file_size=50, max_request_size=100)
+
+
+def file(name: str, size: int | None = 10, **more: Any) -> Attachment:
+    return Attachment(name, f"{name}.bin", "file", MediaRef(Platform.DISCORD, f"https://cdn/{name}"), size=size, **more)
+
+
+def cut(text: str, *files: Attachment, to: Capabilities) -> list[tuple[str, str]]:
+    """The parts: their words, and the files in each."""
+    parts = degrade(
+        Content(RichText.plain(text), files),
+        author=ANN,
+        capabilities=to,
+        policy=PairPolicy(),
+        measure=lambda said: len(plain_text(said)),
+    )
+    assert not isinstance(parts, Dropped)
+    return [(plain_text(part.text), "".join(one.id for one in part.attachments)) for part in parts]
+
+
+def test_a_caption_goes_with_the_first_file() -> None:
+    files = (file("a"), file("b"), file("c"))
+    assert cut("look", *files, to=ONE_EACH) == [("look", "a"), ("", "b"), ("", "c")]
+    assert cut("look", *files, to=THREE) == [("look", "abc")]
+    assert cut("", *files, to=THREE) == [("", "abc")]
+
+
+def test_files_are_grouped_by_number_and_by_size() -> None:
+    assert cut("", *map(file, "abcd"), to=THREE) == [("", "abc"), ("", "d")]
+    assert cut("", file("a", 40), file("b", 50), file("c", 20), to=THREE) == [("", "ab"), ("", "c")]
+    assert cut("", file("a", None), file("b", None), file("c", 1), to=THREE) == [("", "ab"), ("", "c")]
+
+
+def test_files_stand_before_the_rest_of_a_long_text_so_that_an_edit_moves_none() -> None:
+    long = " ".join(["word"] * 40)
+    [first, second, third] = cut(long, file("a"), file("b"), to=ONE_EACH)
+    assert (first[1], second, third[1]) == ("a", ("", "b"), "")
+    assert f"{first[0]} {third[0]}" == long
+
+
+def test_what_is_too_large_is_named_with_its_size_and_a_link() -> None:
+    large = file("film", 2_500_000, url="https://cdn/film", alt="the harbour")
+    [part] = cut("look", large, file("a"), to=THREE)
+    assert part == ("look\nfile: film.bin (2.5 MB)\nthe harbour", "a")
+    content = degrade(
+        Content(RichText(), (replace(large, spoiler=True),)),
+        author=ANN,
+        capabilities=THREE,
+        policy=PairPolicy(),
+        measure=lambda said: len(plain_text(said)),
+    )
+    assert not isinstance(content, Dropped)
+    [paragraph] = content[0].text.blocks
+    assert isinstance(paragraph, Paragraph)
+    spoiler = paragraph.children[1]
+    assert isinstance(spoiler, Spoiler)
+    assert isinstance(spoiler.children[0], Link)
+    assert spoiler.children[0].url == "https://cdn/film"
+
+
+def test_where_no_files_are_taken_they_are_named() -> None:
+    none = replace(THREE, max_attachments=0)
+    assert cut("", file("a", None), to=none) == [("file: a.bin", "")]
+
+
+@pytest.mark.parametrize(("gone", "linked"), [(True, False), (False, True)])
+def test_a_file_that_turns_out_not_to_cross_becomes_words(gone: bool, linked: bool) -> None:
+    content = Content(RichText.plain("look"), (file("a", url="https://cdn/a"), file("b")))
+    said = in_words(content, "a", "out of reach", gone=gone)
+    assert plain_text(said.text) == "look\nfile: a.bin (10 B, out of reach)"
+    assert [one.id for one in said.attachments] == ["b"]
+    last = said.text.blocks[-1]
+    assert isinstance(last, Paragraph)
+    assert isinstance(last.children[1], Link) is linked

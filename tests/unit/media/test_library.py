@@ -1,0 +1,155 @@
+"""Files on their way: measured, checked, and given up in the end."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from relay.core.ports import MediaStream
+from relay.domain.content import Attachment
+from relay.domain.ids import MediaRef, Platform
+from relay.errors import FileTrouble, TargetGone, Transient, Uncarried
+from relay.media.library import Library
+from relay.store.migrate import upgrade
+from relay.store.unit_of_work import open_store
+
+SOURCE = MediaRef(Platform.DISCORD, "https://cdn.example/1.bin")
+COPY = MediaRef(Platform.MATRIX, "mxc://example.org/1")
+FILE = Attachment("1", "a.bin", "file", SOURCE)
+
+
+class Source:
+    """A platform with one file, whose announced size may be wrong."""
+
+    def __init__(self, data: bytes = b"", size: int | None = None, error: Exception | None = None) -> None:
+        self.data, self.size, self.error = data, size, error
+        self.opened = self.closed = 0
+
+    @asynccontextmanager
+    async def open_media(self, media: MediaRef) -> AsyncIterator[MediaStream]:
+        if self.error is not None:
+            raise self.error
+        self.opened += 1
+        try:
+            yield MediaStream(self.size, "", self._chunks())
+        finally:
+            self.closed += 1
+
+    async def _chunks(self) -> AsyncIterator[bytes]:
+        for start in range(0, len(self.data), 10):
+            yield self.data[start : start + 10]
+
+
+class Clock:
+    """A clock that is set by hand."""
+
+    def __init__(self) -> None:
+        self.time = 0.0
+
+    def now(self) -> datetime:
+        return datetime(2026, 1, 1, tzinfo=UTC)
+
+    def monotonic(self) -> float:
+        return self.time
+
+    async def sleep(self, seconds: float) -> None:
+        self.time += seconds
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+async def library(tmp_path: Path, clock: Clock) -> AsyncIterator[Library]:
+    url = f"sqlite:///{tmp_path / 'relay.db'}"
+    upgrade(url)
+    store = await open_store(url)
+    yield Library(store=store, clock=clock)
+    await store.close()
+
+
+async def read(library: Library, most: int = 1000) -> tuple[int, bytes]:
+    async with library.open(FILE, most=most) as file:
+        return file.size, b"".join([chunk async for chunk in file.chunks])
+
+
+@pytest.mark.parametrize("size", [95, None])
+async def test_a_file_arrives_whole_and_measured(library: Library, size: int | None) -> None:
+    source = Source(b"x" * 95, size)
+    library.serve(Platform.DISCORD, source)
+    assert await read(library) == (95, b"x" * 95)
+    assert source.opened == source.closed == 1
+
+
+async def test_an_empty_file_is_a_file(library: Library) -> None:
+    library.serve(Platform.DISCORD, Source(b"", 0))
+    assert await read(library) == (0, b"")
+
+
+@pytest.mark.parametrize("size", [95, None])
+async def test_what_is_too_large_is_not_carried(library: Library, size: int | None) -> None:
+    source = Source(b"x" * 95, size)
+    library.serve(Platform.DISCORD, source)
+    with pytest.raises(Uncarried, match="too large to cross") as caught:
+        await read(library, most=94)
+    assert not caught.value.gone
+    assert source.opened == source.closed == 1
+
+
+@pytest.mark.parametrize("size", [94, 96])
+async def test_a_size_that_lies_is_found_out(library: Library, size: int) -> None:
+    library.serve(Platform.DISCORD, Source(b"x" * 95, size))
+    async with library.open(FILE, most=1000) as file:
+        with pytest.raises(FileTrouble):
+            [chunk async for chunk in file.chunks]
+        assert isinstance(file.failure, FileTrouble)
+
+
+async def test_what_is_gone_is_not_carried(library: Library) -> None:
+    library.serve(Platform.DISCORD, Source(error=TargetGone("404")))
+    with pytest.raises(Uncarried) as caught:
+        await read(library)
+    assert caught.value.gone
+
+
+async def test_a_file_that_keeps_failing_is_given_up(library: Library, clock: Clock) -> None:
+    library.serve(Platform.DISCORD, Source(error=FileTrouble("502")))
+    for moment in (0.0, 100.0, 299.0):
+        clock.time = moment
+        with pytest.raises(FileTrouble):
+            await read(library)
+    clock.time = 300.0
+    with pytest.raises(Uncarried, match="out of reach"):
+        await read(library)
+
+
+async def test_a_platform_that_is_away_is_waited_for(library: Library, clock: Clock) -> None:
+    library.serve(Platform.DISCORD, Source(error=Transient("no connection")))
+    for moment in (0.0, 10_000.0):
+        clock.time = moment
+        with pytest.raises(Transient):
+            await read(library)
+
+
+async def test_a_file_that_recovers_is_forgiven(library: Library, clock: Clock) -> None:
+    library.serve(Platform.DISCORD, Source(error=FileTrouble("502")))
+    with pytest.raises(FileTrouble):
+        await read(library)
+    library.serve(Platform.DISCORD, Source(b"x", 1))
+    assert await read(library) == (1, b"x")
+    clock.time = 10_000.0
+    library.serve(Platform.DISCORD, Source(error=FileTrouble("502")))
+    with pytest.raises(FileTrouble):
+        await read(library)
+
+
+async def test_pictures_are_remembered(library: Library) -> None:
+    assert await library.copy_of(SOURCE, Platform.MATRIX) is None
+    for copy in (COPY, MediaRef(Platform.MATRIX, "mxc://example.org/2")):
+        await library.remember(SOURCE, copy)
+        assert await library.copy_of(SOURCE, Platform.MATRIX) == copy
+    assert await library.copy_of(SOURCE, Platform.DISCORD) is None
