@@ -1,0 +1,118 @@
+"""Mentions and links through the real daemon: who is called, who is not, and where a link leads."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from relay.sandbox.homeserver import Homeserver
+from tests.support.town import Town, town
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+NOBODY = {"everyone": False, "users": [], "roles": []}
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def two(homeserver: Homeserver, tmp_path: Path) -> AsyncIterator[Town]:
+    """A town with two pairs, one of which lets people call everybody."""
+    async with town(tmp_path, homeserver, ("help", "general")) as place:
+        place.pair_settings["general"] = "allow_broadcast = true"
+        place.write_config()
+        await place.daemon.start()
+        yield place
+
+
+async def copy_on_matrix(place: Town, pair: str, words: str) -> dict[str, Any]:
+    await place.until_matrix(pair, lambda seen: words in seen)
+    shown = await place.on_matrix(pair)
+    return next(message.content for message in shown if message.body.endswith(words))
+
+
+async def copy_on_discord(place: Town, pair: str, words: str) -> dict[str, Any]:
+    await place.until_discord(pair, lambda seen: words in seen)
+    return next(message for message in place.on_discord(pair) if message["content"] == words)
+
+
+async def test_people_are_called_by_their_name(two: Town) -> None:
+    ada, mia = two.people["Ada"], two.mia.user_id
+    two.say("help", "@Mia are you there?")
+    content = await copy_on_matrix(two, "help", "Mia are you there?")
+    assert content["m.mentions"] == {"user_ids": [mia]}
+    assert f'<a href="https://matrix.to/#/{mia}">Mia</a>' in content["formatted_body"]
+    await two.tell("help", "yes, @Ada, I am")
+    copy = await copy_on_discord(two, "help", f"yes, <@{ada}>, I am")
+    assert copy["pinged"] == NOBODY | {"users": [ada]}
+    two.say("help", f"hello <@{two.people['Ben']}>")
+    assert (await copy_on_matrix(two, "help", "hello @Ben"))["m.mentions"] == {}
+    await two.tell("help", "and @Nobody and ada@example.org")
+    assert (await copy_on_discord(two, "help", "and @Nobody and ada@example.org"))["pinged"] == NOBODY
+
+
+async def test_a_name_that_two_people_have_calls_neither(two: Town) -> None:
+    twin = two.control.create_person("ada2", "Ada")["id"]
+    two.control.join(two.guild, twin, nick="Ada")
+    await two.tell("help", "@Ada?")
+    assert (await copy_on_discord(two, "help", "@Ada?"))["pinged"] == NOBODY
+
+
+async def test_an_edit_calls_nobody_again(two: Town) -> None:
+    message = two.say("help", "hello")
+    await copy_on_matrix(two, "help", "hello")
+    two.control.edit(two.channels["help"], message, "hello @Mia")
+    await two.until_matrix("help", lambda seen: "hello Mia" in seen)
+    [edit] = [
+        event["content"]
+        for event in await two.mia.events(two.rooms["help"])
+        if event.get("content", {}).get("m.new_content")
+    ]
+    assert edit["m.mentions"] == {}
+
+
+async def test_a_reply_lets_its_author_on_matrix_know(two: Town) -> None:
+    await two.tell("help", "a question")
+    question = await copy_on_discord(two, "help", "a question")
+    two.say("help", "an answer", reply_to=question["id"])
+    content = await copy_on_matrix(two, "help", "an answer")
+    assert content["m.mentions"] == {"user_ids": [two.mia.user_id]}
+
+
+async def test_channels_become_their_rooms_and_rooms_their_channels(two: Town) -> None:
+    room, channel = two.rooms["general"], two.channels["general"]
+    two.say("help", f"see <#{channel}>")
+    content = await copy_on_matrix(two, "help", "see #general")
+    assert f'<a href="https://matrix.to/#/{room}' in content["formatted_body"]
+    await two.mia.html(two.rooms["help"], "see general", f'see <a href="https://matrix.to/#/{room}">general</a>')
+    await copy_on_discord(two, "help", f"see <#{channel}>")
+
+
+async def test_links_to_messages_lead_to_their_copies(two: Town) -> None:
+    original = two.say("general", "the original")
+    await copy_on_matrix(two, "general", "the original")
+    copy = next(message for message in await two.on_matrix("general"))
+    link = f"https://discord.com/channels/{two.guild}/{two.channels['general']}/{original}"
+    two.say("help", f"[there]({link})")
+    await two.until_matrix("help", lambda seen: any("there" in words for words in seen))
+    content = (await two.on_matrix("help"))[-1].content
+    assert f"https://matrix.to/#/{two.rooms['general']}/{copy.event_id}" in content["formatted_body"]
+    assert "discord.com" not in content["formatted_body"]
+    await two.tell("help", f"https://matrix.to/#/{two.rooms['general']}/{copy.event_id}")
+    await copy_on_discord(two, "help", link)
+
+
+async def test_everybody_is_called_only_by_those_who_may_and_where_the_pair_allows_it(two: Town) -> None:
+    # Mia has made the rooms; Ada and Ben have no permission to call everybody, until Ada gets it.
+    await two.mia.text(two.rooms["help"], "@room quiet", extra={"m.mentions": {"room": True}})
+    assert (await copy_on_discord(two, "help", "@room quiet"))["pinged"] == NOBODY
+    await two.mia.text(two.rooms["general"], "@room loud", extra={"m.mentions": {"room": True}})
+    assert (await copy_on_discord(two, "general", "@everyone loud"))["pinged"] == NOBODY | {"everyone": True}
+    two.say("general", "@everyone from Ben", who="Ben")
+    assert (await copy_on_matrix(two, "general", "@everyone from Ben"))["m.mentions"] == {}
+    role = two.control.create_role(two.guild, "Crier", permissions=["MENTION_EVERYONE"])["id"]
+    two.control.set_role(two.guild, two.people["Ada"], role)
+    two.say("general", "@everyone from Ada")
+    assert (await copy_on_matrix(two, "general", "@room from Ada"))["m.mentions"] == {"room": True}
+    two.say("help", "@everyone in help")
+    assert (await copy_on_matrix(two, "help", "@everyone in help"))["m.mentions"] == {}
