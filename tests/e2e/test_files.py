@@ -177,3 +177,59 @@ async def test_stickers_emoji_and_avatars_cross_to_matrix(help_town: Town) -> No
     assert await help_town.mia.download(avatars.pop()) == (PNG, "image/png")
     assert third.msgtype == "m.image"
     assert third.content["info"] == {"mimetype": "image/png", "size": len(PNG), "w": 160, "h": 160}
+
+
+async def test_a_file_crosses_once_whatever_goes_wrong_on_discord(help_town: Town) -> None:
+    uri = await help_town.mia.upload(PNG, "image/png", "cat.png")
+    content = {"msgtype": "m.image", "body": "cat.png", "url": uri, "info": {"size": len(PNG)}}
+    faults: list[dict[str, Any]] = [
+        {"kind": "status", "status": 502, "when": "after"},
+        {"kind": "reset", "when": "after"},
+        {"kind": "reset", "when": "before"},
+        {"kind": "rate_limit", "seconds": 0.3},
+    ]
+    for number, fault in enumerate(faults, 1):
+        help_town.control.add_fault(**fault, method="POST", path="^/webhooks/")
+        await help_town.mia.send(help_town.rooms["help"], content | {"filename": f"{number}.png", "body": str(number)})
+        await help_town.until_discord("help", lambda words, number=number: len(words) == number)  # type: ignore[misc]
+    await help_town.tell("help", "the end")
+    words = await help_town.until_discord("help", lambda words: "the end" in words)
+    assert [one["fired"] for one in help_town.control.faults()["rest"]] == [1, 1, 1, 1]
+    assert words == ["1", "2", "3", "4", "the end"]
+    names = [[item["filename"] for item in message["attachments"]] for message in help_town.on_discord("help")]
+    assert names == [["1.png"], ["2.png"], ["3.png"], ["4.png"], []]
+
+
+async def test_a_file_crosses_once_whatever_goes_wrong_with_reading_it(help_town: Town) -> None:
+    faults: list[dict[str, Any]] = [
+        {"kind": "status", "status": 503},
+        {"kind": "rate_limit", "seconds": 0.3},
+        {"kind": "reset"},
+    ]
+    for number, fault in enumerate(faults, 1):
+        help_town.control.add_fault(**fault, method="GET", path="^/attachments/")
+        help_town.say("help", "", attachments=[file(f"{number}.bin", os.urandom(600_000))])
+    help_town.say("help", "the end")
+    await help_town.until_matrix("help", lambda words: "the end" in words)
+    assert [one["fired"] for one in help_town.control.faults()["rest"]] == [1, 1, 1]
+    messages = await help_town.on_matrix("help")
+    assert [message.content.get("filename") for message in messages] == ["1.bin", "2.bin", "3.bin", None]
+    for message in messages[:3]:
+        data, _ = await help_town.mia.download(message.content["url"])
+        assert len(data) == 600_000
+
+
+async def test_files_cross_once_through_a_kill(help_town: Town) -> None:
+    uri = await help_town.mia.upload(PNG, "image/png", "cat.png")
+    for number in range(8):
+        content = {"msgtype": "m.image", "body": str(number), "filename": "cat.png", "url": uri, "info": {}}
+        await help_town.mia.send(help_town.rooms["help"], content)
+        help_town.say("help", "", attachments=[file(f"{number}.png", PNG), file(f"{number}.txt", b"words")])
+    await help_town.until_discord("help", lambda words: "1" in words)
+    await help_town.daemon.kill()
+    await help_town.daemon.start()
+    await help_town.until_matrix("help", lambda words: len(words) >= 8 + 16)
+    words = await help_town.until_discord("help", lambda words: len(words) >= 16)
+    assert [word for word in words if word] == [str(number) for number in range(8)]
+    names = [message.content["filename"] for message in await help_town.on_matrix("help")]
+    assert [name for name in names if name != "cat.png"] == [f"{n}.{end}" for n in range(8) for end in ("png", "txt")]
