@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from relay.cli.common import ConfigOption, JsonOption, invocation_of, opened_store, printable
-from relay.domain.commands import EditMessage, PostNotice, SendMessage
+from relay.domain.commands import BatchItem, EditMessage, PostNotice, SendBatch, SendMessage
 from relay.domain.richtext import plain_text
 
 if TYPE_CHECKING:
@@ -112,8 +112,9 @@ def _unknown(entry: int) -> None:
 
 def _summary(letter: "DeadLetter") -> dict[str, Any]:
     command = letter.entry.command
-    source = None if isinstance(command, PostNotice) else command.source
-    author = command.author.name if isinstance(command, SendMessage | EditMessage) else None
+    about = command.items[0] if isinstance(command, SendBatch) else command
+    source = None if isinstance(about, PostNotice) else about.source
+    author = about.author.name if isinstance(about, SendMessage | EditMessage | BatchItem) else None
     return {
         "id": letter.entry.id,
         "pair": letter.entry.lane.pair,
@@ -132,6 +133,8 @@ def _text(letter: "DeadLetter") -> str | None:
     command = letter.entry.command
     if isinstance(command, PostNotice):
         return plain_text(command.text)
+    if isinstance(command, SendBatch):
+        return "\n".join(plain_text(item.content.text) for item in command.items)
     if not isinstance(command, SendMessage | EditMessage):
         return None
     files = [f"[{attachment.name}]" for attachment in command.content.attachments]
