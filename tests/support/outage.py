@@ -2,6 +2,8 @@
 
 import random
 from dataclasses import dataclass
+from functools import partial
+from operator import le
 
 from tests.support.town import Town, eventually
 
@@ -78,6 +80,6 @@ async def start_and_kill(place: Town, pair: str, times: int, rng: random.Random,
     for _ in range(times):
         enough = await crossed() + rng.randint(1, step)
         await place.daemon.start(ready=False)
-        await eventually(crossed, lambda seen, enough=enough: seen >= enough, what=place.daemon.log)
+        await eventually(crossed, partial(le, enough), what=place.daemon.log)
         await place.daemon.kill()
     await place.daemon.start()
