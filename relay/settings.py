@@ -22,12 +22,13 @@ from relay.configuration.values import (
     Seconds,
     Snowflake,
     StoreUrl,
+    SystemMessages,
     Token,
     Url,
     UserId,
 )
 from relay.domain.ids import ChannelAddress, Platform
-from relay.domain.pair import Pair, PairPolicy, ThreadPolicy
+from relay.domain.pair import SYSTEM_MESSAGES, Pair, PairPolicy, ThreadPolicy
 from relay.errors import ConfigurationError, Mistake
 
 
@@ -94,6 +95,7 @@ class DefaultSettings(Section):
     max_parts: Number = Field(default=5, ge=1, le=50, examples=["5"])
     batch_when_behind: Seconds = Field(default=20.0, examples=['"20s"'])
     catchup_limit: Number = Field(default=5000, ge=0, examples=["5000"])
+    system_messages: SystemMessages = Field(default="join, pin, boost, other", examples=['"join, pin, boost, other"'])
 
 
 class PairSettings(DefaultSettings):
@@ -125,6 +127,7 @@ class PairSettings(DefaultSettings):
                 max_parts=self.max_parts,
                 batch_when_behind=self.batch_when_behind,
                 catchup_limit=self.catchup_limit,
+                system_messages=frozenset(kind for kind in SYSTEM_MESSAGES if kind in self.system_messages.split(", ")),
             ),
         )
 

@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 
 from relay.configuration.mistakes import wrong
+from relay.domain.pair import SYSTEM_MESSAGES
 
 _SERVER = r"(?:\[[0-9A-Fa-f:.]+\]|[0-9A-Za-z-]+(?:\.[0-9A-Za-z-]+)*)(?::[0-9]{1,5})?"
 _ALIAS = re.compile(rf"#[^\s:\x00-\x1f]+:{_SERVER}")
@@ -87,6 +88,13 @@ def _seconds(value: object) -> object:
     return value
 
 
+def _system_messages(value: str) -> str:
+    kinds = value.replace(",", " ").split()
+    if set(kinds) - SYSTEM_MESSAGES:
+        raise wrong("is not a list of kinds", 'write some of "join, pin, boost, other", or "" for none')
+    return ", ".join(dict.fromkeys(kinds))
+
+
 def _number(value: object) -> object:
     if isinstance(value, bool):
         raise wrong("must be a whole number", "write it in digits")
@@ -119,6 +127,7 @@ Room = Annotated[str, AfterValidator(_room)]
 Url = Annotated[str, AfterValidator(_url)]
 Seconds = Annotated[float, BeforeValidator(_seconds), Field(ge=0, allow_inf_nan=False)]
 Number = Annotated[int, BeforeValidator(_number)]
+SystemMessages = Annotated[str, AfterValidator(_system_messages)]
 Name = Annotated[str, AfterValidator(_name)]
 Token = Annotated[SecretStr, AfterValidator(_token)]
 Password = Annotated[SecretStr, AfterValidator(_password)]

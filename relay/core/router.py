@@ -77,6 +77,9 @@ class Router:
                 await self._thread_dropped(uow, event.thread, lane, routed)
                 return
             reply_to = reply_to or _root(event.thread)
+        if event.system is not None and event.system not in pair.policy.system_messages:
+            routed.dropped.append((lane, "system"))
+            return
         if not event.content:
             routed.dropped.append((lane, "empty"))
             failed = MarkFailed(event.ref, "there was nothing in it that can cross")

@@ -5,6 +5,7 @@ from datetime import datetime
 
 from relay.domain.content import Author, Content
 from relay.domain.ids import ChannelRef, MessageRef, ThreadRef
+from relay.domain.pair import SystemMessage
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,6 +14,7 @@ class MessageCreated:
 
     `edited_at` is set where it was edited before it was read. `reply_to` is in the same channel. `thread` is set for a
     message inside a thread; `ref.channel` is then still the channel that the thread belongs to.
+    `system`: the platform itself says it of the author.
     """
 
     ref: MessageRef
@@ -22,6 +24,7 @@ class MessageCreated:
     reply_to: MessageRef | None = None
     thread: ThreadRef | None = None
     edited_at: datetime | None = None
+    system: SystemMessage | None = None
 
 
 @dataclass(frozen=True, slots=True)

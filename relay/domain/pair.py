@@ -6,6 +6,8 @@ from typing import Literal
 from relay.domain.ids import ChannelAddress, Platform
 
 ThreadPolicy = Literal["drop", "flatten"]
+SystemMessage = Literal["join", "pin", "boost", "other"]
+SYSTEM_MESSAGES: frozenset[SystemMessage] = frozenset({"join", "pin", "boost", "other"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,6 +16,7 @@ class PairPolicy:
 
     `max_parts`: a longer text crosses as a file with its first lines above. `batch_when_behind`: seconds after
     which waiting messages share one event (0: never). `catchup_limit`: how many missed messages are still caught up.
+    `system_messages`: what of that which a platform itself says of people crosses.
     """
 
     thread_messages: ThreadPolicy = "drop"
@@ -21,6 +24,7 @@ class PairPolicy:
     max_parts: int = 5
     batch_when_behind: float = 20.0
     catchup_limit: int = 5000
+    system_messages: frozenset[SystemMessage] = SYSTEM_MESSAGES
 
 
 @dataclass(frozen=True, slots=True, order=True)

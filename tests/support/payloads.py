@@ -141,6 +141,8 @@ def _from_matrix(case: Case) -> list[Event]:
 
 def _outcome(event: Event, context: Json, source: Platform) -> list[Any]:
     policy = PairPolicy(**context.get("policy", {}))
+    if isinstance(event, MessageCreated) and event.system is not None and event.system not in policy.system_messages:
+        return [{"then": "dropped and counted", "feature": "system"}]
     match event:
         case FeatureUsed(feature=feature):
             return [{"then": "dropped and counted", "feature": feature}]

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from relay.configuration.mistakes import positions
 from relay.domain.ids import ChannelAddress, Platform
+from relay.domain.pair import SYSTEM_MESSAGES
 from relay.errors import ConfigurationError, Mistake
 from relay.settings import load
 
@@ -95,6 +96,13 @@ def test_the_whole_file(tmp_path: Path) -> None:
     assert third.name == third.sides[1].value
     assert third.destinations == {Platform.MATRIX}
     assert (second.policy.max_parts, third.policy.max_parts) == (3, 3)
+
+
+def test_system_messages_are_chosen_for_each_pair(tmp_path: Path) -> None:
+    chosen = pair(more='system_messages = "pin boost"') + pair(7, "#b:example.org", 'system_messages = ""')
+    settings = load(write(tmp_path, SIDES + chosen + pair(8, "#c:example.org")), {})
+    chosen_kinds = [sorted(found.policy.system_messages) for found in settings.declared_pairs()]
+    assert chosen_kinds == [["boost", "pin"], [], sorted(SYSTEM_MESSAGES)]
 
 
 def test_settings_are_frozen(tmp_path: Path) -> None:
@@ -258,6 +266,13 @@ def test_broken_toml_names_line_and_column(tmp_path: Path) -> None:
             ("relay.toml:9: [defaults] max_parts: must be a whole number; write it in digits"),
         ),
         (SIDES + "[defaults]\nbatch_when_behind = inf", None),
+        (
+            SIDES + '[defaults]\nsystem_messages = "join, leave"',
+            (
+                "relay.toml:9: [defaults] system_messages: is not a list of kinds; write "
+                'some of "join, pin, boost, other", or "" for none'
+            ),
+        ),
         (
             SIDES + '[defaults]\nthread_messages = "keep"',
             ("relay.toml:9: [defaults] thread_messages: is none of the values it can have; write 'drop' or 'flatten'"),

@@ -15,7 +15,7 @@ from typing import Any
 
 from relay.adapters.discord import embeds
 from relay.adapters.discord.markup import Names, parse
-from relay.adapters.discord.system import system_text
+from relay.adapters.discord.system import system_kind, system_text
 from relay.domain.content import Attachment, Author, Content, MediaKind
 from relay.domain.events import Event, FeatureUsed, MessageCreated, MessageEdited
 from relay.domain.ids import ChannelRef, MediaRef, MessageRef, Platform, ThreadRef, UserRef
@@ -88,6 +88,7 @@ def created(message: Json, view: View) -> tuple[Event, ...]:
         reply_to=_reply_to(message, view),
         thread=view.thread,
         edited_at=embeds.moment_of(message.get("edited_timestamp")),
+        system=system_kind(kind),
     )
     return (event,)
 
