@@ -11,10 +11,16 @@ from relay.domain.ids import ChannelRef, MessageRef, Platform, UserRef
 from relay.domain.pair import LaneKey, Pair
 from relay.errors import Blocked
 
+SUPERSEDED = 1_000
+"""A copy that was posted anew is on record under its part and this, until the old one has been removed."""
+
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """An entry together with all that was looked up for it. `suspect`: it may have been sent before."""
+    """An entry together with all that was looked up for it. `suspect`: it may have been sent before.
+
+    `superseded`: copies that have been posted anew and still have to go.
+    """
 
     entry: Entry
     pair: Pair
@@ -23,6 +29,7 @@ class Task:
     suspect: bool
     original: Original | None = None
     copies: tuple[Copy, ...] = ()
+    superseded: tuple[Copy, ...] = ()
     reply_to: MessageRef | None = None
     replied_author: UserRef | None = None
     last_copy: MessageRef | None = None
@@ -59,6 +66,7 @@ class Context:
         pair, channel, adapter = self.destination(entry.lane)
         async with self.store.read() as uow:
             original = await uow.messages.find(source)
+            copies = () if original is None else await uow.messages.copies(original.id, channel)
             answered = None if reply_to is None else await uow.messages.counterpart(reply_to, channel)
             # Known only where the message is an original: a copy's author is on the other side.
             theirs = None if answered is None else await uow.messages.find(answered)
@@ -69,7 +77,8 @@ class Context:
                 adapter,
                 suspect,
                 original=original,
-                copies=() if original is None else await uow.messages.copies(original.id, channel),
+                copies=tuple(copy for copy in copies if copy.part < SUPERSEDED),
+                superseded=tuple(copy for copy in copies if copy.part >= SUPERSEDED),
                 reply_to=answered,
                 replied_author=None if theirs is None else theirs.author,
                 last_copy=await uow.messages.last_copy(channel) if suspect else None,

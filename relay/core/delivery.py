@@ -7,7 +7,7 @@ import structlog
 
 from relay.core.batch import edited, without
 from relay.core.batching import Batching
-from relay.core.context import Context, Task
+from relay.core.context import SUPERSEDED, Context, Task
 from relay.core.degrade import Dropped, degrade, in_words
 from relay.core.notes import Notes
 from relay.core.ports import Clock, Copy, Entry, UnitOfWork
@@ -109,6 +109,7 @@ class Deliverer:
         if not task.copies or task.original is None or (task.original.deleted and not suspect):
             await self._amend_dead(entry, command)
             return
+        await self._remove(task, task.superseded)
         batch = await self._batches.of(task)
         parts = await self._parts(task, command, batch)
         if isinstance(parts, Dropped):
@@ -126,6 +127,7 @@ class Deliverer:
 
     async def _delete(self, entry: Entry, command: DeleteMessage) -> None:
         task = await self._context.task_about(entry, command.source, None, suspect=False)
+        await self._remove(task, task.superseded)
         batch = await self._batches.of(task)
         rest = None if batch is None else without(batch, command.source)
         if rest is not None and rest.items:
@@ -258,9 +260,12 @@ class Deliverer:
             except Uncarried as error:
                 await self._edit_part(task, command, copy, self._said_instead(task, content, error))
                 return
+            # Whatever interrupts us from here on, the old one is known to be too many.
+            old = replace(copy, part=copy.part + SUPERSEDED)
             async with self._store.write() as uow:
+                await uow.messages.record_copy(old)
                 await uow.messages.record_copy(replace(copy, ref=ref))
-            await self._delete_copy(task, copy)
+            await self._remove(task, (old,))
 
     async def _remove(self, task: Task, copies: tuple[Copy, ...]) -> None:
         for copy in reversed(copies):

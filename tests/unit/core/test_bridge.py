@@ -13,7 +13,7 @@ from relay.domain.events import HistorySkipped, MessageCreated, MessageEdited
 from relay.domain.ids import MediaRef, MessageRef, Platform, ThreadRef
 from relay.domain.pair import LaneKey
 from relay.domain.richtext import RichText
-from relay.errors import Blocked, Permanent, Transient, Unsupported
+from relay.errors import Blocked, Orphaned, Permanent, Transient, Unsupported
 from tests.support.platform import MemoryAdapter
 from tests.support.world import World, pair, until, world
 
@@ -41,6 +41,31 @@ async def test_edits_and_deletions_follow(bridge: World) -> None:
         bridge.discord.delete(second)
         await bridge.shows(there, "first")
         await bridge.quiet()
+
+
+async def test_a_copy_that_nobody_can_edit_is_posted_anew_and_the_old_one_goes_whatever_happens(bridge: World) -> None:
+    here, there = bridge.channels()
+    troubles: dict[str, list[Exception]] = {
+        "edit": [Orphaned("its webhook is gone")],
+        "delete": [Transient("the server failed")],
+    }
+
+    async def before(call: str) -> None:
+        if troubles.get(call):
+            raise troubles[call].pop()
+
+    def prepare(discord: MemoryAdapter, matrix: MemoryAdapter) -> None:
+        matrix.before = before
+
+    async with bridge.relay(prepare):
+        ref = bridge.discord.say(here, "ann", "frist")
+        await bridge.shows(there, "frist")
+        bridge.discord.edit(ref, "first")
+        await bridge.shows(there, "first")
+        await bridge.quiet()
+        bridge.discord.delete(ref)
+        await bridge.shows(there)
+    assert not any(troubles.values())
 
 
 async def test_an_edit_by_somebody_else_is_dropped_and_counted(bridge: World) -> None:
