@@ -73,13 +73,17 @@ class Ears:
                 query |= {"since": body["next_batch"], "timeout": "30000"}
 
     async def until(self, side: str, tags: Sequence[str]) -> float:
-        """When the last of them was heard."""
-        async with asyncio.timeout(_PATIENCE):
-            while missing := [tag for tag in tags if tag not in self._heard[side]]:
-                self._news.clear()
-                if missing[-1] not in self._heard[side]:
+        """When the last of them was heard. Raises `TimeoutError` that names those that were not."""
+        deadline = time.perf_counter() + _PATIENCE
+        heard = self._heard[side]
+        while missing := [tag for tag in tags if tag not in heard]:
+            self._news.clear()
+            try:
+                async with asyncio.timeout(deadline - time.perf_counter()):
                     await self._news.wait()
-        return max(self._heard[side][tag] for tag in tags)
+            except TimeoutError:
+                raise TimeoutError(f"{len(missing)} of {len(tags)} not heard on {side}: {missing[:10]}") from None
+        return max(heard[tag] for tag in tags)
 
 
 class Bare:
