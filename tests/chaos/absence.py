@@ -34,7 +34,12 @@ async def main(messages: int, edits: int, deletions: int, kills: int, seed: int)
             )
             started = time.monotonic()
             await start_and_kill(
-                place, "help", kills, random.Random(seed + 2), step=max(1, messages * 2 // (kills + 5))
+                place,
+                "help",
+                kills,
+                random.Random(seed + 2),
+                step=max(1, messages * 2 // (kills + 1)),
+                total=len(expected.on_matrix),
             )
             await converge(place, "help", expected, patience=900)
             seconds = time.monotonic() - started

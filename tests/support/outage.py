@@ -70,15 +70,17 @@ async def converge(place: Town, pair: str, expected: Happened, *, patience: floa
             assert got == wanted, f"written {name}: missing {missing[:9]}, too much {extra[:9]}\n{place.daemon.log()}"
 
 
-async def start_and_kill(place: Town, pair: str, times: int, rng: random.Random, *, step: int) -> None:
-    """Start the daemon and kill it once up to `step` more copies stand there, again and again; then let it run."""
+async def start_and_kill(place: Town, pair: str, times: int, rng: random.Random, *, step: int, total: int) -> None:
+    """Start the daemon and kill it in the middle of its catch-up, again and again; then let it run.
+
+    Each time up to `step` more copies stand on Discord, until there are `total`.
+    """
 
     async def crossed() -> int:
-        seen = await copies(place, pair)
-        return len(seen.on_discord) + len(seen.on_matrix)
+        return sum(1 for message in place.on_discord(pair) if message.get("webhook_id"))
 
     for _ in range(times):
-        enough = await crossed() + rng.randint(1, step)
+        enough = min(total, await crossed() + rng.randint(1, step))
         await place.daemon.start(ready=False)
         await eventually(crossed, partial(le, enough), what=place.daemon.log)
         await place.daemon.kill()
