@@ -233,3 +233,33 @@ async def test_files_cross_once_through_a_kill(help_town: Town) -> None:
     assert [word for word in words if word] == [str(number) for number in range(8)]
     names = [message.content["filename"] for message in await help_town.on_matrix("help")]
     assert [name for name in names if name != "cat.png"] == [f"{n}.{end}" for n in range(8) for end in ("png", "txt")]
+
+
+async def test_a_bot_that_speaks_for_all_attaches_files_where_it_may(help_town: Town) -> None:
+    channel = help_town.channels["help"]
+    uri = await help_town.mia.upload(PNG, "image/png", "cat.png")
+    content = {"msgtype": "m.image", "body": "look", "filename": "cat.png", "url": uri, "info": {"size": len(PNG)}}
+    help_town.control.set_channel_permissions(channel, help_town.bot, deny=["MANAGE_WEBHOOKS"])
+    await help_town.mia.send(help_town.rooms["help"], content)
+    await help_town.until_discord("help", lambda words: words == ["**Mia**: look"])
+    assert [item["filename"] for item in help_town.on_discord("help")[0]["attachments"]] == ["cat.png"]
+    help_town.control.set_channel_permissions(channel, help_town.bot, deny=["MANAGE_WEBHOOKS", "ATTACH_FILES"])
+    await help_town.mia.send(help_town.rooms["help"], content | {"body": "cat.png"})
+    words = await help_town.until_discord("help", lambda words: len(words) == 2)
+    assert words[1].startswith("**Mia**:")
+    assert "cat.png" in words[1]
+    assert "matrix.to" in words[1]
+
+
+async def test_the_homeserver_s_limit_is_asked_for(tmp_path: Path) -> None:
+    async with Homeserver(settings={"max_upload_size": "100K"}) as small, town(tmp_path, small) as place:
+        await place.daemon.start()
+        place.say("help", "look", attachments=[{"filename": "film.mp4", "zeros": 200_000}, file("cat.png", PNG)])
+        await place.until_matrix("help", lambda words: len(words) == 1)
+        [message] = await place.on_matrix("help")
+        assert message.content["filename"] == "cat.png"
+        assert "look" in message.body
+        assert "200.0 kB" in message.body
+        assert f'<a href="{place.on_discord("help")[0]["attachments"][0]["url"].partition("?")[0]}' in (
+            message.formatted_body
+        )

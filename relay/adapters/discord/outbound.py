@@ -14,7 +14,7 @@ from relay.adapters.discord.recent import Recent, Seen
 from relay.adapters.discord.rest import Json, Limited, Refused, Rest, Route, Unanswered
 from relay.adapters.discord.wording import TEXT_LENGTH, allowed_mentions, said_by_bot, said_by_webhook
 from relay.core.ports import Clock, Delivery, Quotation
-from relay.domain.ids import MessageRef, Platform
+from relay.domain.ids import MessageRef
 from relay.domain.richtext import RichText
 from relay.errors import Blocked, DeliveryError, Orphaned, Permanent, RateLimited, TargetGone, Transient
 
@@ -238,16 +238,12 @@ def jump_url(guild: str, channel: str, message: str) -> str:
 def _files_kept(seen: Seen, delivery: Delivery) -> Mapping[str, Json]:
     """What an edit has to say so that the message has the files of `delivery`: those that it has, or none.
 
-    Raises `Orphaned` where it has to have others: uploading them anew is the same as posting it anew.
+    Raises `Orphaned` where there have to be more: uploading them is the same as posting it anew.
     """
-    wanted, standing = delivery.content.attachments, seen.content.attachments
-    if not wanted:
-        return {"attachments": []} if standing else {}
-    # What was looked up on Discord has IDs of Discord's.
-    ours = [file.id for file in standing if file.source.platform is not Platform.DISCORD]
-    if len(wanted) != len(standing) or (ours and ours != [file.id for file in wanted]):
-        raise Orphaned("it stands with other files")
-    return {}
+    wanted, standing = len(delivery.content.attachments), len(seen.content.attachments)
+    if wanted > standing:
+        raise Orphaned("it stands with fewer files")
+    return {} if wanted or not standing else {"attachments": []}
 
 
 def _where(target: MessageRef) -> Mapping[str, str]:

@@ -177,7 +177,7 @@ class Rest:
         # Compressed, its length would not be known.
         headers = {"Accept-Encoding": "identity"}
         with _unanswered():
-            response = await self._connect().get(url, headers=headers, timeout=timeout)
+            response = await self._connect().get(url, headers=headers, timeout=timeout, allow_redirects=False)
         async with response:
             plain = "Content-Encoding" not in response.headers
             yield Answer(

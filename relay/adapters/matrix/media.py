@@ -32,6 +32,7 @@ _TRY_AGAIN = 30.0
 # A picture in the text or beside a name; more would be somebody's mischief.
 _SMALL = 2 * 1024 * 1024
 _REMEMBERED = 100
+_AT_HAND = 2_000
 
 
 class Media:
@@ -42,6 +43,7 @@ class Media:
         self._files = files
         self._clock = clock
         self._uploaded: OrderedDict[str, Uploaded] = OrderedDict()
+        self._copies: OrderedDict[MediaRef, MediaRef] = OrderedDict()
         self._without_copy: OrderedDict[MediaRef, float] = OrderedDict()
         # Until the homeserver has told: it says so, too, when something is too large.
         self.limit = sys.maxsize
@@ -124,9 +126,9 @@ class Media:
         return found
 
     async def _picture(self, files: Files, media: MediaRef) -> MediaRef | None:
-        known = await files.copy_of(media, Platform.MATRIX)
+        known = self._copies.get(media) or await files.copy_of(media, Platform.MATRIX)
         if known is not None:
-            return known
+            return self._kept(media, known)
         if self._clock.monotonic() < self._without_copy.get(media, 0.0):
             return None
         picture = Attachment(media.locator, media.locator.rpartition("/")[2].partition("?")[0], "image", media)
@@ -142,6 +144,14 @@ class Media:
                 self._without_copy.popitem(last=False)
             return None
         await files.remember(media, copy)
+        return self._kept(media, copy)
+
+    def _kept(self, media: MediaRef, copy: MediaRef) -> MediaRef:
+        """Keep what every message of an author asks for at hand."""
+        self._copies[media] = copy
+        self._copies.move_to_end(media)
+        if len(self._copies) > _AT_HAND:
+            self._copies.popitem(last=False)
         return copy
 
     # --- From the homeserver ------------------------------------------------------------------------------
