@@ -6,8 +6,9 @@ through the Discord webhook, one after the other; or one object that says what i
 
 `context`, all of it optional, for both sides: `people` (whom a name on the other side means, if exactly one person),
 `pairs` (more paired channels, Discord's first), `messages` (where copies stand, by the ID of the original), `policy`
-(of the pair). For Discord: `roles`, `channels`, `nicknames` (names by ID). For Matrix: `state` (events of the room),
-`rooms` (names and aliases of others), `reply` (what the message replied to looks like: `author`, `text`, `url`).
+(of the pair). For Discord: `roles`, `channels`, `nicknames` (names by ID), `threads`, `uploads` and `pictures` (where
+files and emoji stand on the homeserver). For Matrix: `state` (events of the room), `rooms` (names and aliases of
+others), `reply` (what the message replied to looks like: `author`, `text`, `url`).
 """
 
 import json
@@ -25,6 +26,7 @@ from relay.adapters.discord.guilds import Guilds, Place
 from relay.adapters.discord.identity import Webhooks
 from relay.adapters.discord.limits import Limits
 from relay.adapters.discord.markup import Names, parse
+from relay.adapters.discord.media import described
 from relay.adapters.discord.outbound import jump_url
 from relay.adapters.discord.reading import Self, Translator
 from relay.adapters.discord.recent import Recent
@@ -38,15 +40,19 @@ from relay.core.degrade import Dropped, degrade
 from relay.core.ports import Delivery, Quotation
 from relay.core.references import Found, folded, resolved
 from relay.domain.capabilities import Capabilities
-from relay.domain.content import Content
+from relay.domain.content import Author, Content
 from relay.domain.events import Event, FeatureUsed, MessageCreated, MessageDeleted, MessageEdited
-from relay.domain.ids import ChannelAddress, ChannelRef, MessageRef, Platform, UserRef
+from relay.domain.ids import ChannelAddress, ChannelRef, MediaRef, MessageRef, Platform, UserRef
 from relay.domain.pair import PairPolicy
+from relay.media.kinds import file_name
 
 Json = dict[str, Any]
 
 GUILD, CHANNEL, ROOM = "1032000000000000001", "1032000000000000100", "!help:example.org"
 ME_ON_DISCORD, ME_ON_MATRIX, OUR_WEBHOOK = "1032000000000000900", "@relay:example.org", "1032000000000000901"
+
+TO_MATRIX = Capabilities(compose.MAX_TEXT_LENGTH, True, 1, 50 << 20, 50 << 20)
+TO_DISCORD = Capabilities(wording.TEXT_LENGTH, False, 10, 10 << 20, 25 << 20)
 
 FOLDER = Path(__file__).parent.parent / "payloads"
 
@@ -167,9 +173,7 @@ def _copies(event: MessageCreated | MessageEdited, context: Json, source: Platfo
     parts = degrade(
         content,
         author=author,
-        capabilities=Capabilities(
-            max_text_length=compose.MAX_TEXT_LENGTH if to_matrix else wording.TEXT_LENGTH, native_replies=to_matrix
-        ),
+        capabilities=TO_MATRIX if to_matrix else TO_DISCORD,
         policy=policy,
         measure=lambda text: compose.measure(text, author) if to_matrix else wording.measure(text),
         quotation=_quotation(context),
@@ -178,9 +182,16 @@ def _copies(event: MessageCreated | MessageEdited, context: Json, source: Platfo
         return [{"then": "dropped and counted", "feature": parts.feature}]
     if to_matrix:
         return [_matrix_event(event, part, number, context) for number, part in enumerate(parts)]
-    edited = isinstance(event, MessageEdited)
-    bodies = (wording.webhook_body(part, author) for part in parts)
-    return [{k: v for k, v in body.items() if not edited or k in {"content", "allowed_mentions"}} for body in bodies]
+    bodies = [_webhook_body(part, author) for part in parts]
+    if isinstance(event, MessageEdited):
+        return [{key: body[key] for key in ("content", "allowed_mentions")} for body in bodies]
+    return bodies
+
+
+def _webhook_body(part: Content, author: Author) -> Json:
+    body = wording.webhook_body(part, author)
+    names = [file_name(attachment.name, attachment.content_type) for attachment in part.attachments]
+    return body | ({"attachments": described(part.attachments, names)} if names else {})
 
 
 def _matrix_event(event: MessageCreated | MessageEdited, part: Content, number: int, context: Json) -> Json:
@@ -198,10 +209,24 @@ def _matrix_event(event: MessageCreated | MessageEdited, part: Content, number: 
         reply_to=MessageRef(ChannelRef(Platform.MATRIX, ROOM), copy) if copy else None,
         replied_author=UserRef(Platform.MATRIX, author) if copy and author else None,
     )
-    said = compose.compose(delivery)
+    said = compose.compose(delivery, _uploaded(part, context), _pictures(context))
     if isinstance(event, MessageEdited):
         return compose.replacement(MessageRef(delivery.channel, where[event.ref.id]), said)
     return said
+
+
+def _uploaded(part: Content, context: Json) -> compose.Uploaded | None:
+    if not part.attachments:
+        return None
+    [attachment] = part.attachments
+    uri = context["uploads"][attachment.id]
+    name = file_name(attachment.name, attachment.content_type)
+    return compose.Uploaded(attachment, uri, name, attachment.content_type, attachment.size or 0)
+
+
+def _pictures(context: Json) -> dict[MediaRef, MediaRef]:
+    pictures = context.get("pictures", {}).items()
+    return {MediaRef(Platform.DISCORD, url): MediaRef(Platform.MATRIX, uri) for url, uri in pictures}
 
 
 def _found(context: Json, source: Platform) -> Found:

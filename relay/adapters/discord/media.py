@@ -116,14 +116,8 @@ class _SizedStream(AsyncIterablePayload):
 
 
 def _form(body: Mapping[str, Json], attachments: Sequence[Attachment], files: Sequence[File]) -> MultipartWriter:
-    described = []
     form = MultipartWriter("form-data")
-    for number, (attachment, file) in enumerate(zip(attachments, files, strict=True)):
-        name = file.name.removeprefix(_SPOILER)
-        described.append({"id": number, "filename": f"{_SPOILER}{name}" if attachment.spoiler else name})
-        if attachment.alt:
-            described[-1]["description"] = attachment.alt[:_LONGEST_ALT]
-    payload = JsonPayload(dict(body) | {"attachments": described})
+    payload = JsonPayload(dict(body) | {"attachments": described(attachments, [file.name for file in files])})
     form.append_payload(payload)
     payload.set_content_disposition("form-data", name="payload_json")
     for number, file in enumerate(files):
@@ -132,6 +126,17 @@ def _form(body: Mapping[str, Json], attachments: Sequence[Attachment], files: Se
         # What it is called stands in the JSON, in any script.
         part.set_content_disposition("form-data", name=f"files[{number}]", filename=f"file{number}")
     return form
+
+
+def described(attachments: Sequence[Attachment], names: Sequence[str]) -> list[dict[str, Json]]:
+    """What a request says of its files, which are called `names`. Pure."""
+    found: list[dict[str, Json]] = []
+    for number, (attachment, name) in enumerate(zip(attachments, names, strict=True)):
+        bare = name.removeprefix(_SPOILER)
+        found.append({"id": number, "filename": f"{_SPOILER}{bare}" if attachment.spoiler else bare})
+        if attachment.alt:
+            found[-1]["description"] = attachment.alt[:_LONGEST_ALT]
+    return found
 
 
 def _check(answer: Answer) -> None:
