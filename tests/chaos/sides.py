@@ -13,8 +13,8 @@ import aiohttp
 from relay.sandbox.control import Control
 from relay.sandbox.people import Json, Person, Refused, shown
 
-_BOT_S_INTRODUCTION = re.compile(r"\A\*\*[^\n]{1,100}?\*\*:[ \n]?")
-_QUOTED_LINE = re.compile(r"\A> [^\n]*https://discord\.com/channels/[^\n]*(\n|\Z)")
+# A name in front of the words: where the bot itself had to post, and where several people share a copy.
+_SIGNATURE = re.compile(r"\A\*\*[^\n]{1,100}?\*\*:? ?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,7 @@ class View:
     """What stands in a channel now, in its order: what people wrote there, and the copies.
 
     Each as the author's own words and the names of the files, without the name and the quoted line that the relay
-    puts around them.
+    puts around them. What several messages share is each of them: here, nobody writes more than a line.
     """
 
     originals: tuple[str, ...]
@@ -108,19 +108,17 @@ class DiscordSide:
         for message in self.control.messages(self.channels[pair]):
             files = [attachment["filename"] for attachment in message["attachments"]]
             mine = message["author"]["id"] in self.people.values()
-            words = (
-                message["content"]
-                if mine
-                else _own_words(message["content"], said_by_bot=message.get("webhook_id") is None)
-            )
-            (originals if mine else copies).append(" ".join([words, *files]))
+            if mine:
+                originals.append(" ".join([message["content"], *files]))
+            else:
+                copies += [*own_words(message["content"]), *files]
         return View(tuple(originals), tuple(copies))
 
 
-def _own_words(content: str, *, said_by_bot: bool) -> str:
-    if said_by_bot:
-        content = _BOT_S_INTRODUCTION.sub("", content, count=1)
-    return _QUOTED_LINE.sub("", content, count=1)
+def own_words(copy: str) -> list[str]:
+    """What people said, a line each, of what the relay says for them."""
+    lines = (_SIGNATURE.sub("", line) for line in copy.split("\n") if not line.startswith("> "))
+    return [line for line in lines if line.strip()]
 
 
 @dataclass(slots=True)
@@ -182,8 +180,11 @@ class MatrixSide:
             prefix = f"{message.name}: " if message.name else ""
             file = str(message.content.get("filename", ""))
             words = message.body.removeprefix(prefix)
-            mine = message.sender != self.relay
-            (originals if mine else copies).append(words if file in words else f"{words} {file}")
+            more = [file] if file and file not in words else []
+            if message.sender != self.relay:
+                originals.append(" ".join([words, *more]))
+            else:
+                copies += [*own_words(words), *more]
         return View(tuple(originals), tuple(copies))
 
     async def _send(self, author: str, verb: str, pair: str, target: str, content: Json) -> str:
