@@ -151,7 +151,7 @@ async def test_hostile_html_is_text_on_the_page(address: str, tmp_path: Path) ->
         )
         await expect(message(page, "matrix", "kraken")).to_have_count(1, timeout=SECONDS)
         await expect(message(page, "discord", "kraken")).to_have_count(1, timeout=SECONDS)
-        for unwanted in ("img:not([src='icon.svg'])", "body script", "[onclick]", "[onerror]", "iframe"):
+        for unwanted in ("img:not([src='icon.svg'], [src^='/pictures/'])", "body script", "[onclick]", "[onerror]", "iframe"):
             await expect(page.locator(unwanted)).to_have_count(0)
         assert await page.title() == "relay demo"
         # The next page that reads it would complain too.
@@ -183,6 +183,11 @@ async def test_script_plays_on_the_page(address: str, tmp_path: Path) -> None:
         total = len(script())
         await expect(score).to_have_text(f"Script: {total} of {total} lines check out")
         await picture(page, "laptop-dark")
+        for side in ("discord", "matrix"):
+            image = page.locator(f"#{side} .message", has_text="harbour-map.png").locator(".files img")
+            await image.scroll_into_view_if_needed()
+            await expect(image).to_have_js_property("complete", True, timeout=SECONDS)
+            assert await image.evaluate("image => image.naturalWidth") > 0
 
 
 async def test_only_the_page_itself_may_ask(address: str, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Discord in the demo: a guild with one channel, two people, a bot that is not ours, and the relay's application."""
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -76,7 +77,7 @@ class DiscordSide:
             body=_words(raw),
             reply=_quoted(raw),
             edited_at=_milliseconds(raw["edited_timestamp"]) if raw["edited_timestamp"] else None,
-            files=tuple(File(file["filename"], file["size"]) for file in raw["attachments"]),
+            files=tuple(_file(file) for file in raw["attachments"]),
             reactions=tuple(Tally(item["emoji"]["name"], item["count"]) for item in raw.get("reactions", ())),
             thread=None if thread is None else self._replies(thread),
             raw=raw,
@@ -146,6 +147,13 @@ class DiscordSide:
         upload = Upload(name, content_type, self._server.files.put(data))
         return self._post(self.channel, self._person(who), {"content": caption}, None, {0: upload})
 
+    async def picture(self, key: str) -> tuple[bytes, str] | None:
+        """See `Side.picture`."""
+        found = self._state.attachments.get(int(key)) if key.isdecimal() else None
+        if found is None:
+            return None
+        return await asyncio.to_thread(found.file.path.read_bytes), found.content_type or ""
+
     def _post(
         self,
         channel: Channel,
@@ -189,6 +197,11 @@ def _first_mistake(errors: Json | None) -> str:
 
 def _milliseconds(moment: str) -> int:
     return round(datetime.fromisoformat(moment).timestamp() * 1000)
+
+
+def _file(raw: Json) -> File:
+    is_picture = str(raw.get("content_type", "")).startswith("image/")
+    return File(raw["filename"], raw["size"], str(raw["id"]) if is_picture else "")
 
 
 def _words(raw: Json) -> str:

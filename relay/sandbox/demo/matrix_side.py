@@ -198,6 +198,13 @@ class MatrixSide:
             content = {"msgtype": kind, "body": caption or name, "filename": name, "url": uri, "info": info}
             return await self._person(who).send(self.room, content)
 
+    async def picture(self, key: str) -> tuple[bytes, str] | None:
+        """See `Side.picture`."""
+        try:
+            return await next(iter(self._people.values())).download(f"mxc://{key}")
+        except Refused:
+            return None
+
     def _person(self, who: str) -> Person:
         if who not in self._people:
             raise Refusal(f"nobody here is called {who}")
@@ -237,7 +244,8 @@ def _body(item: Shown) -> str:
 def _files(item: Shown) -> tuple[File, ...]:
     if item.msgtype not in _FILES:
         return ()
-    return (File(item.content.get("filename", item.body), item.content.get("info", {}).get("size", 0)),)
+    picture = str(item.content.get("url", "")).removeprefix("mxc://") if item.msgtype == "m.image" else ""
+    return (File(item.content.get("filename", item.body), item.content.get("info", {}).get("size", 0), picture),)
 
 
 def _with_thread(seen: Seen, replies: list[Seen] | None) -> Seen:

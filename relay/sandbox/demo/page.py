@@ -32,6 +32,7 @@ HEADERS = {
     "Cache-Control": "no-store",
 }
 _TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+_PICTURES = frozenset({"image/png", "image/apng", "image/jpeg", "image/gif", "image/webp"})
 _PAUSE = 0.6
 """Seconds between two lines of the script, so that people can watch."""
 
@@ -58,6 +59,7 @@ class Page:
         application.router.add_get("/events", self._events)
         application.router.add_post("/api/play", self._play)
         application.router.add_post("/api/{side:discord|matrix}", self._act)
+        application.router.add_get("/pictures/{side:discord|matrix}/{key:[\\w.:/-]+}", self._picture)
         application.router.add_get("/{name:[a-z]*(?:\\.[a-z]+)?}", self._file)
         self._runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.5)
         await self._runner.setup()
@@ -105,6 +107,14 @@ class Page:
             raise web.HTTPNotFound
         kind = _TYPES[f".{name.rpartition('.')[2]}"]
         return web.Response(body=self._static[name], content_type=kind, charset="utf-8")
+
+    async def _picture(self, request: web.Request) -> web.Response:
+        stage = self._stage
+        side: Side = stage.discord if request.match_info["side"] == "discord" else stage.matrix
+        found = await side.picture(request.match_info["key"])
+        if found is None or found[1] not in _PICTURES:
+            raise web.HTTPNotFound
+        return web.Response(body=found[0], content_type=found[1])
 
     async def _events(self, request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse(headers=HEADERS | {"Content-Type": "text/event-stream"})

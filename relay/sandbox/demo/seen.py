@@ -42,10 +42,11 @@ class Quoted:
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """An attachment; `size` in bytes."""
+    """An attachment; `size` in bytes. `picture`: what `Side.picture` knows an image by, "" for anything else."""
 
     name: str
     size: int
+    picture: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,4 +135,8 @@ class Side(Protocol):
 
     async def attach(self, who: str, name: str, data: bytes, content_type: str, caption: str) -> str:
         """Send a file; the message's ID."""
+        ...
+
+    async def picture(self, key: str) -> tuple[bytes, str] | None:
+        """An image as the platform hands it out, and its type; None if there is none."""
         ...

@@ -23,6 +23,8 @@ function element(node, depth) {
   if (GONE.has(tag)) return null;
   const children = copy(node, depth);
   if (tag === "a") return pill(node.getAttribute("href") ?? "", children);
+  const source = /^mxc:\/\/([\w.:-]+\/[\w-]+)$/.exec(node.getAttribute("src") ?? "");
+  if (tag === "img" && source) return h("img", { className: "emoji", src: `/pictures/matrix/${source[1]}`, alt: node.getAttribute("alt") ?? "", title: node.getAttribute("title") ?? "" });
   if (tag === "img") return h("span", { className: "pill" }, node.getAttribute("alt") || node.getAttribute("title") || "image");
   if (tag === "span" && node.hasAttribute("data-mx-spoiler")) return spoiler(node.getAttribute("data-mx-spoiler"), children);
   if (tag === "strong" && node.hasAttribute("data-mx-profile-fallback")) return null;

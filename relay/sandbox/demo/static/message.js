@@ -47,7 +47,7 @@ export function createMessage(side, { act, names, show }) {
     fill("quote", view.reply, (reply) => reply ? [quotation(side, reply, show)] : []);
     fill("head", [view.author, view.at, view.edited], () => head(side, view));
     fill("text", [view.body, view.html], () => text(side, view, names));
-    fill("files", view.files, (files) => files.map((file) => h("li", {}, icon("file"), file.name, h("span", { className: "faint" }, ` ${size(file.size)}`))));
+    fill("files", view.files, (files) => files.map((file) => h("li", {}, picture(side, file), icon("file"), file.name, h("span", { className: "faint" }, ` ${size(file.size)}`))));
     fill("reactions", view.reactions, (list) => list.map(({ key, count }) => h("span", { className: "reaction" }, key, " ", String(count))));
     fill("cross", view.cross, (cross) => crossing(side, cross));
     thread.update(view.thread);
@@ -55,6 +55,10 @@ export function createMessage(side, { act, names, show }) {
     toolbar.querySelector("[data-action=thread]").hidden = Boolean(view.thread);
   }
   return { element, update, view: () => view };
+}
+
+function picture(side, file) {
+  return file.picture ? h("img", { src: `/pictures/${side}/${file.picture}`, alt: "", loading: "lazy" }) : null;
 }
 
 export function text(side, view, names) {
