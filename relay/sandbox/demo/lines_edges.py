@@ -1,17 +1,14 @@
 """Lines of the script: what does not cross, and what must not do harm."""
 
-import base64
 from collections.abc import Sequence
 from functools import partial
 
 from relay.sandbox.demo.discord_side import BOT
 from relay.sandbox.demo.script import Line, Scene, Unmet, View, contains, quoted
 from relay.sandbox.demo.seen import DIRECTION, OTHER, Kind, Seen, SideName
+from relay.sandbox.media import flat_png
 
-# One transparent pixel.
-_PNG = base64.b64decode(
-    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg=="
-)
+_PNG = flat_png(0x2F7F8F)
 _TABLE = b"06:12 4.1 m\n12:25 0.9 m\n18:37 4.3 m\n"
 _OURS: tuple[Kind, ...] = ("copy", "notice")
 _SCRIPT = "<b>not bold</b> <img src=x onerror=alert(1)> <script>alert(1)</script> @room"
@@ -21,8 +18,8 @@ def edges() -> Sequence[Line]:
     """In the order in which they are played."""
     return (
         Line("a bot’s message", "to_matrix", _bot),
-        Line("file, named", "to_matrix", partial(_file, "discord", "jonas", "Jonas", "harbour-map.png", _PNG)),
-        Line("file, named", "to_discord", partial(_file, "matrix", "ines", "Ines", "tide-table.txt", _TABLE)),
+        Line("file", "to_matrix", partial(_file, "discord", "jonas", "Jonas", "harbour-map.png", _PNG)),
+        Line("file", "to_discord", partial(_file, "matrix", "ines", "Ines", "tide-table.txt", _TABLE)),
         Line("hostile HTML is inert", "to_matrix", _hostile_to_matrix),
         Line("hostile pings are inert", "to_discord", _hostile_to_discord),
         Line("reaction, dropped", "to_matrix", partial(_reaction, "discord", "jonas", "morning", "🎉")),
@@ -46,9 +43,8 @@ async def _file(side: SideName, who: str, name: str, filename: str, data: bytes,
 
     def check(view: View) -> list[Seen]:
         copies = view.fresh(OTHER[side], "copy", name)
-        named = [copy for copy in copies if filename in copy.body or filename in [file.name for file in copy.files]]
-        if not named:
-            raise Unmet(f"{quoted(copies[0].body)} does not name it" if copies else "nothing has arrived")
+        if not any((filename, len(data)) == (file.name, file.size) for copy in copies for file in copy.files):
+            raise Unmet(f"{quoted(copies[0].body)} is not that file" if copies else "nothing has arrived")
         return copies
 
     copies = await scene.until(check)
