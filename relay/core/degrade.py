@@ -79,6 +79,12 @@ def in_words(content: Content, attachment_id: str, reason: str, *, gone: bool) -
     return replace(content, text=RichText((*content.text.blocks, *words)), attachments=kept)
 
 
+def all_in_words(content: Content) -> Content:
+    """`content` with every file named in its text instead, for a channel that takes none (any more)."""
+    words = map(_describe, content.attachments)
+    return replace(content, text=RichText((*content.text.blocks, *words)), attachments=())
+
+
 def _harmless(node: Inline) -> Inline:
     return Text(node.written or f"@{node.scope}") if isinstance(node, BroadcastMention) else node
 

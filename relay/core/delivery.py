@@ -8,7 +8,7 @@ import structlog
 from relay.core.batch import edited, without
 from relay.core.batching import Batching
 from relay.core.context import SUPERSEDED, Context, Task
-from relay.core.degrade import Dropped, degrade, in_words
+from relay.core.degrade import Dropped, all_in_words, degrade, in_words
 from relay.core.notes import Notes
 from relay.core.ports import Clock, Copy, Entry, UnitOfWork
 from relay.core.split import Measure, split
@@ -171,13 +171,16 @@ class Deliverer:
 
     async def _planned(self, task: Task, command: SendMessage | EditMessage) -> tuple[Content, ...]:
         """The parts as they were planned; those that are still to be sent cut again if the channel takes less now."""
-        limit = task.adapter.capabilities(task.channel).max_text_length
+        capabilities = task.adapter.capabilities(task.channel)
+        limit = capabilities.max_text_length
 
         def measure(text: RichText) -> int:
             return task.adapter.measure(text, command.author)
 
         sent, left = command.parts[: len(task.copies)], command.parts[len(task.copies) :]
-        if all(measure(part.text) <= limit for part in left):
+        if not capabilities.max_attachments:
+            left = tuple(all_in_words(part) for part in left)
+        if left == command.parts[len(task.copies) :] and all(measure(part.text) <= limit for part in left):
             return command.parts
         cut = tuple(new for part in left for new in _cut_again(part, limit, measure))
         return await self._write_down(task, command, (*sent, *cut))

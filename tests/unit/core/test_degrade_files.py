@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from relay.core.degrade import Dropped, degrade, in_words
+from relay.core.degrade import Dropped, all_in_words, degrade, in_words
 from relay.domain.capabilities import Capabilities
 from relay.domain.content import Attachment, Author, Content
 from relay.domain.ids import MediaRef, Platform, UserRef
@@ -88,3 +88,8 @@ def test_a_file_that_turns_out_not_to_cross_becomes_words(gone: bool, linked: bo
     last = said.text.blocks[-1]
     assert isinstance(last, Paragraph)
     assert isinstance(last.children[1], Link) is linked
+
+
+def test_a_channel_that_takes_files_no_more_gets_words() -> None:
+    said = all_in_words(Content(RichText.plain("look"), (file("a"), file("b", None))))
+    assert (plain_text(said.text), said.attachments) == ("look\nfile: a.bin (10 B)\nfile: b.bin", ())
