@@ -109,6 +109,11 @@ def poll(item: Json) -> Iterator[Block]:
         yield BulletList(tuple(answers))
 
 
+def has_ended(item: object) -> bool:
+    """Whether a poll's votes are counted."""
+    return bool(_mapping(_mapping(item).get("results")).get("is_finalized"))
+
+
 def _media_text(media: object) -> str:
     fields = _mapping(media)
     emoji = _mapping(fields.get("emoji"))

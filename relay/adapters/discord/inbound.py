@@ -97,15 +97,15 @@ def edited(message: Json, view: View, now: datetime) -> MessageEdited | None:
     """What a MESSAGE_UPDATE is; None when nobody edited anything.
 
     Discord also sends one when it has fetched a link's preview, when a message is pinned, or a thread hangs on it.
-    Those leave `edited_timestamp` alone, but so does a bot that fills in a deferred answer: for bots' messages `now`
-    stands in.
+    Those leave `edited_timestamp` alone, but so do a bot that fills in a deferred answer and a poll that ends: for
+    these `now` stands in.
     """
     author = message.get("author")
     if not isinstance(author, Mapping):
         return None
     moment = embeds.moment_of(message.get("edited_timestamp"))
     if moment is None:
-        if not (author.get("bot") or message.get("webhook_id")):
+        if not (author.get("bot") or message.get("webhook_id") or embeds.has_ended(message.get("poll"))):
             return None
         moment = now
     content = content_of(message, view)
