@@ -151,7 +151,13 @@ async def test_hostile_html_is_text_on_the_page(address: str, tmp_path: Path) ->
         )
         await expect(message(page, "matrix", "kraken")).to_have_count(1, timeout=SECONDS)
         await expect(message(page, "discord", "kraken")).to_have_count(1, timeout=SECONDS)
-        for unwanted in ("img:not([src='icon.svg'], [src^='/pictures/'])", "body script", "[onclick]", "[onerror]", "iframe"):
+        for unwanted in (
+            "img:not([src='icon.svg'], [src^='/pictures/'])",
+            "body script",
+            "[onclick]",
+            "[onerror]",
+            "iframe",
+        ):
             await expect(page.locator(unwanted)).to_have_count(0)
         assert await page.title() == "relay demo"
         # The next page that reads it would complain too.
