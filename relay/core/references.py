@@ -50,8 +50,8 @@ def folded(name: str) -> str:
     return " ".join(name.casefold().split())
 
 
-def wanted(text: RichText) -> Wanted:
-    """What has to be looked up for `text`."""
+def wanted(text: RichText, *, typed: bool = True) -> Wanted:
+    """What has to be looked up for `text`. `typed`: somebody may be called by typing @ and the name."""
     names: dict[str, None] = {}
     channels: set[ChannelRef] = set()
     messages: set[MessageRef] = set()
@@ -63,7 +63,7 @@ def wanted(text: RichText) -> Wanted:
             case UserMention(_, name) if places < _MOST_NAMES:
                 places += 1
                 names[name] = None
-            case Text(text):
+            case Text(text) if typed:
                 for place in _AT.finditer(text):
                     if places >= _MOST_NAMES:
                         break
@@ -85,14 +85,14 @@ def wanted(text: RichText) -> Wanted:
     )
 
 
-def resolved(text: RichText, found: Found) -> RichText:
+def resolved(text: RichText, found: Found, *, typed: bool = True) -> RichText:
     """`text` with what was found in place of what it refers to; what was not found stays as it is."""
 
     def settle(node: Inline) -> tuple[Inline, ...] | None:
         match node:
             case UserMention(_, name) if (user := found.people.get(folded(name))) is not None:
                 return (replace(node, user=user),)
-            case Text(text) if found.people:
+            case Text(text) if typed and found.people:
                 return tuple(_with_people(text, found.people))
             case ChannelMention(channel) if channel in found.channels:
                 return (replace(node, channel=found.channels[channel]),)
@@ -147,7 +147,9 @@ class References:
 
     async def resolve(self, content: Content, adapter: Adapter, channel: ChannelRef) -> Content:
         """`content` as it is to be shown in `channel`. Raises `StoreUnavailable`."""
-        looked_for = wanted(content.text)
+        # A feed that quotes an @ means somebody elsewhere.
+        typed = content.style != "notice"
+        looked_for = wanted(content.text, typed=typed)
         if looked_for == Wanted():
             return content
         found = Found(
@@ -155,7 +157,7 @@ class References:
             channels={known: across for known in looked_for.channels if (across := self._pairs.across(known))},
             messages=await self._messages(looked_for.messages, adapter),
         )
-        return replace(content, text=resolved(content.text, found))
+        return replace(content, text=resolved(content.text, found, typed=typed))
 
     async def _messages(
         self, messages: frozenset[MessageRef], adapter: Adapter

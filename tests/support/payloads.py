@@ -13,7 +13,7 @@ others), `reply` (what the message replied to looks like: `author`, `text`, `url
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -166,9 +166,8 @@ def _outcome(event: Event, context: Json, source: Platform) -> list[Any]:
 
 def _copies(event: MessageCreated | MessageEdited, context: Json, source: Platform, policy: PairPolicy) -> list[Any]:
     to_matrix = source is Platform.DISCORD
-    content = Content(
-        resolved(event.content.text, _found(context, source)), event.content.attachments, event.content.style
-    )
+    typed = event.content.style != "notice"
+    content = replace(event.content, text=resolved(event.content.text, _found(context, source), typed=typed))
     author = event.author
     parts = degrade(
         content,

@@ -167,7 +167,8 @@ def content_of(message: Json, view: View) -> Content | None:
         return Content(RichText((*_aside(words).blocks, *extra) if words else extra), style="notice")
     content = _written(message, view, message)
     if content:
-        return content
+        bot = (message.get("author") or {}).get("bot") or "webhook_id" in message
+        return replace(content, style="notice") if bot else content
     words = "…" if message.get("flags", 0) & _LOADING else "A message with nothing in it that can be shown here."
     return Content(_aside(words))
 

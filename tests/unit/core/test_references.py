@@ -62,6 +62,12 @@ def test_code_and_links_call_nobody() -> None:
     assert wanted(text(Code("@Mia"), Link("https://example.org", (Text("@Mia"),)))) == Wanted()
 
 
+def test_what_bots_quote_calls_nobody() -> None:
+    quoted = text(Text("thanks @Mia"))
+    assert wanted(quoted, typed=False) == Wanted()
+    assert resolved(quoted, PEOPLE, typed=False) == quoted
+
+
 def test_not_more_names_than_can_be_looked_up() -> None:
     assert len(wanted(text(Text("@a " * 1000), Strong((Text("@b"),)))).names) < 50
 

@@ -1,0 +1,33 @@
+"""Who of a room goes by a name."""
+
+from relay.adapters.matrix.people import unambiguous
+from relay.domain.ids import Platform, UserRef
+
+ME = "@relay:example.org"
+
+
+def members(**names: str | None) -> dict[str, object]:
+    return {"joined": {f"@{local}:example.org": {"display_name": name} for local, name in names.items()}}
+
+
+def user(local: str) -> UserRef:
+    return UserRef(Platform.MATRIX, f"@{local}:example.org")
+
+
+def test_a_name_that_one_member_has() -> None:
+    found = unambiguous(members(mia="Mia Lee", bob=None, relay="relay"), ME)
+    assert found["mia lee"] == user("mia")
+    assert found["bob"] == user("bob")
+    assert found["mia:example.org"] == found["@mia:example.org"] == user("mia")
+    assert "mia" not in found
+    assert "relay" not in found
+
+
+def test_a_name_that_several_have_is_nobody_s() -> None:
+    assert "mia" not in unambiguous(members(a="Mia", b="MIA"), ME)
+
+
+def test_answers_of_any_form() -> None:
+    assert unambiguous({}, ME) == {}
+    assert unambiguous({"joined": []}, ME) == {}
+    assert unambiguous({"joined": {"@a:example.org": None}}, ME)["a"] == user("a")
