@@ -26,7 +26,10 @@ _LONGEST_ERROR = 64 * 1024
 
 
 class Refused(Exception):
-    """The homeserver answered with an error. `code` is its `errcode`; `retry_after` in seconds."""
+    """The homeserver answered with an error. `code` is its `errcode`; `retry_after` in seconds.
+
+    Only 413, 429 and 5xx come without a code: whatever stands in front of a homeserver means the same by them.
+    """
 
     def __init__(self, status: int, code: str, reason: str, retry_after: float | None = None) -> None:
         super().__init__(
@@ -103,7 +106,7 @@ class Api:
             )
             async with response:
                 raw = await response.read()
-        return _judge(response.status, response.headers.get("Retry-After"), raw)
+        return judge(response.status, response.headers.get("Retry-After"), raw)
 
     async def upload(
         self,
@@ -128,7 +131,7 @@ class Api:
             )
             async with response:
                 raw = await response.read()
-        return _judge(response.status, response.headers.get("Retry-After"), raw)
+        return judge(response.status, response.headers.get("Retry-After"), raw)
 
     @asynccontextmanager
     async def download(self, *path: str, query: Mapping[str, str], root: str) -> AsyncIterator[Download]:
@@ -149,7 +152,7 @@ class Api:
             if response.status != 200:
                 with self._translated(_SILENCE):
                     raw = await response.content.read(_LONGEST_ERROR)
-                _judge(response.status, response.headers.get("Retry-After"), raw)
+                judge(response.status, response.headers.get("Retry-After"), raw)
             plain = "Content-Encoding" not in response.headers
             yield Download(
                 response.content_length if plain else None,
@@ -187,7 +190,8 @@ def _transfer_timeout(size: int) -> aiohttp.ClientTimeout:
     return aiohttp.ClientTimeout(total=REQUEST_TIMEOUT + size / _SLOWEST, sock_connect=10.0)
 
 
-def _judge(status: int, retry_after: str | None, raw: bytes) -> Json:
+def judge(status: int, retry_after: str | None, raw: bytes) -> Json:
+    """The answer as JSON. Raises `Refused` where a homeserver says no, `Unreachable` where none has spoken. Pure."""
     try:
         answer = json.loads(raw)
     except (ValueError, RecursionError):
@@ -197,8 +201,15 @@ def _judge(status: int, retry_after: str | None, raw: bytes) -> Json:
     if status == 200:
         raise Unreachable("what answers there does not speak Matrix", sent=True)
     told: Json = answer if isinstance(answer, dict) else {}
+    code = told.get("errcode")
+    if (not isinstance(code, str) or not code) and status < 500 and status not in {413, 429}:
+        # A proxy's page, while the homeserver behind it is restarted: it says nothing about what was asked.
+        raise Unreachable(f"what answers there does not speak Matrix (status {status})", sent=True)
     raise Refused(
-        status, str(told.get("errcode", "")), str(told.get("error", ""))[:300], _patience(status, retry_after, told)
+        status,
+        code if isinstance(code, str) else "",
+        str(told.get("error", ""))[:300],
+        _patience(status, retry_after, told),
     )
 
 

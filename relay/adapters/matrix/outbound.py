@@ -185,6 +185,9 @@ def translate(refused: Refused, me: str) -> DeliveryError:
     if refused.status == 403:
         return Blocked(f"the homeserver forbids it ({reason}): let {me} into the room and allow it to write there")
     # What Synapse says of a relation to an event that it does not have, with no code of its own.
-    if refused.status == 404 or "unknown event" in reason.lower():
+    if refused.code == "M_NOT_FOUND" or "unknown event" in reason.lower():
         return TargetGone(reason)
+    if refused.code == "M_UNRECOGNIZED":
+        # The request did not get to where requests of its kind are answered: nothing against this message.
+        return Transient(f"the homeserver does not know such a request ({reason})")
     return Permanent(f"the homeserver refuses it ({reason})")

@@ -130,4 +130,4 @@ class Session:
 
 def is_token_refusal(refused: Refused) -> bool:
     """Whether the answer means that the access token is not good (any more)."""
-    return refused.code in _TOKEN_REFUSED or (refused.status == 401 and not refused.code)
+    return refused.code in _TOKEN_REFUSED

@@ -15,6 +15,8 @@ from relay.errors import Blocked, DeliveryError, Permanent, RateLimited, TargetG
         (403, "M_FORBIDDEN", "not in room", Blocked, False),
         (404, "M_NOT_FOUND", "Could not find event", TargetGone, False),
         (400, "M_UNKNOWN", "Can't send relation to unknown event", TargetGone, False),
+        (404, "M_UNRECOGNIZED", "Unrecognized request", Transient, False),
+        (413, "", "", Permanent, False),
         (413, "M_TOO_LARGE", "event too large", Permanent, False),
         (400, "M_BAD_JSON", "Bad JSON value: float", Permanent, False),
         (400, "M_INVALID_PARAM", "no", Permanent, False),
