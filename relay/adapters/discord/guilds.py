@@ -8,10 +8,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import discord
+import structlog
 
 from relay.adapters.discord.markup import Names
 from relay.adapters.discord.rest import Json
 from relay.core.ports import Clock
+
+_log = structlog.get_logger(__name__)
 
 # How long after READY guilds may take to arrive before a channel counts as not there.
 _GUILDS_ARRIVE = 5.0
@@ -62,6 +65,7 @@ class Guilds:
         self._parents: OrderedDict[str, str] = OrderedDict()
         self._private: OrderedDict[str, str] = OrderedDict()
         self._nicknames: OrderedDict[tuple[str, str], str | None] = OrderedDict()
+        self._unmoderated: set[str] = set()
 
     def session_started(self, client: discord.Client) -> None:
         """Look at a new session's picture from now on."""
@@ -130,6 +134,7 @@ class Guilds:
             return f"the bot may not read the history of #{found.name}: give its role Read Message History there"
         if not may.manage_webhooks and not may.send_messages:
             return f"the bot may not write in #{found.name}: give its role Manage Webhooks and Send Messages there"
+        self._mind_moderation(channel, found.name, may_moderate=may.manage_messages)
         return Place(
             guild=str(guild.id),
             webhooks=may.manage_webhooks,
@@ -138,6 +143,18 @@ class Guilds:
             file_size=guild.filesize_limit,
             attaches=may.attach_files,
         )
+
+    def _mind_moderation(self, channel: str, name: str, *, may_moderate: bool) -> None:
+        if may_moderate:
+            self._unmoderated.discard(channel)
+        elif channel not in self._unmoderated:
+            self._unmoderated.add(channel)
+            _log.warning(
+                "discord messages of others cannot be deleted",
+                channel=channel,
+                name=name,
+                remedy="give the bot's role Manage Messages there",
+            )
 
     def guild_of(self, channel: str) -> str | None:
         """The server of a channel."""

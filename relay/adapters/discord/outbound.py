@@ -24,6 +24,7 @@ FAILED_SIGN = "⚠️"
 
 _UNKNOWN_CHANNEL, _UNKNOWN_MESSAGE = 10003, 10008
 _TOO_LARGE = 40005
+_MISSING_ACCESS = 50001
 # Auto-moderation and the like: what was written is what is refused.
 _FORBIDDEN_WORDS = {200000, 200001, 240000, 20009}
 # Its own network's trouble, and what a banned address is told.
@@ -160,8 +161,18 @@ class Outbound:
         channel = target.channel.id
         with translated(channel):
             if not await self._delete_through_webhook(target):
-                await self._rest.call(Route("DELETE", "/channels/{channel}/messages/{message}", _where(target)))
+                await self._delete_as_bot(target)
         self._recent.forget(target.id)
+
+    async def _delete_as_bot(self, target: MessageRef) -> None:
+        try:
+            await self._rest.call(Route("DELETE", "/channels/{channel}/messages/{message}", _where(target)))
+        except Refused as error:
+            if error.status != 403 or error.code in {*_NOT_US, _MISSING_ACCESS}:
+                raise
+            # What waits behind one deletion must not wait for a permission that some servers never give.
+            remedy = f"the bot may not delete that in channel {target.channel.id}: give its role Manage Messages there"
+            raise Permanent(f"{remedy} (Discord said: {error.message})") from None
 
     async def _delete_through_webhook(self, target: MessageRef) -> bool:
         """Whether its own webhook has deleted it. Only asked where the bot may not delete what others posted."""
