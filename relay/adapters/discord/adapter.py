@@ -193,7 +193,7 @@ class DiscordAdapter:
         """See `gateway.Listener`."""
         self._me.user = str(client.user.id) if client.user is not None else ""
         self._me.application = str(client.application_id or "")
-        self._webhooks.belong_to(self._me.application)
+        self._webhooks.belong_to(self._me.application, self._me.user)
         self._guilds.session_started(client)
         self._channels.session_started()
         self._health = SideHealth("ready")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from relay.adapters.discord.rest import Json, Method, Refused, Rest, Route
+from relay.adapters.discord.rest import Json, Method, Refused, Rest, Route, Unanswered
 from relay.domain.content import Author
 from relay.domain.richtext import Paragraph, RichText, Strong, Text
 
@@ -127,13 +127,16 @@ class Webhooks:
     def __init__(self, rest: Rest) -> None:
         self._rest = rest
         self._application = ""
+        self._user = ""
+        self._tokenless: set[str] = set()
         self._by_channel: dict[str, tuple[Webhook, ...]] = {}
         self._locks: dict[str, asyncio.Lock] = {}
         self.ids: set[str] = set()
 
-    def belong_to(self, application: str) -> None:
-        """Our application's ID, by which ours are told from those of others with the same name."""
+    def belong_to(self, application: str, user: str) -> None:
+        """Our application's and our user's ID, by which ours are told from those of others with the same name."""
         self._application = application
+        self._user = user
 
     async def survey(self, guild: str) -> None:
         """Look at all webhooks of a guild in one request. The bot needs Manage Webhooks in the whole guild."""
@@ -148,13 +151,7 @@ class Webhooks:
             if not self._by_channel.get(channel):
                 await self._look(channel)
             if not self._by_channel.get(channel):
-                made = await self._rest.call(
-                    Route("POST", "/channels/{channel}/webhooks", {"channel": channel}),
-                    body={"name": WEBHOOK_NAME},
-                    reason="Mirrors messages of the paired Matrix room",
-                )
-                self._learn(channel, [made])
-                _log.info("webhook made", channel=channel, webhook=made["id"])
+                self._keep(channel, [await self._make(channel)])
             return self._by_channel[channel][0]
 
     async def owner(self, channel: str, webhook: str) -> Webhook | None:
@@ -176,17 +173,41 @@ class Webhooks:
 
     async def _look(self, channel: str) -> None:
         listed = await self._rest.call(Route("GET", "/channels/{channel}/webhooks", {"channel": channel}))
-        self._learn(channel, listed)
+        self._learn(channel, listed if isinstance(listed, list) else [])
+
+    async def _make(self, channel: str) -> Webhook:
+        if channel in self._tokenless:
+            raise Refused(403, TOO_MANY_WEBHOOKS, "webhooks come without a token here")
+        made = await self._rest.call(
+            Route("POST", "/channels/{channel}/webhooks", {"channel": channel}),
+            body={"name": WEBHOOK_NAME},
+            reason="Mirrors messages of the paired Matrix room",
+        )
+        if not isinstance(made, dict) or "id" not in made:
+            raise Unanswered("an answer from Discord without the webhook's ID", sent=True)
+        if not made.get("token"):
+            # The next one would be no better.
+            self._tokenless.add(channel)
+            raise Refused(403, TOO_MANY_WEBHOOKS, "a webhook came without a token")
+        _log.info("webhook made", channel=channel, webhook=made["id"])
+        return Webhook(str(made["id"]), str(made["token"]))
 
     def _learn(self, channel: str, listed: list[dict[str, Json]]) -> None:
         # The oldest first: two daemons that each made one end up using the same.
-        ours = [Webhook(item["id"], item["token"]) for item in sorted(listed, key=_age) if self._is_ours(item)]
+        ours = [item for item in sorted(listed, key=_age) if self._is_ours(item)]
+        self._keep(channel, [Webhook(str(item["id"]), str(item["token"])) for item in ours])
+
+    def _keep(self, channel: str, ours: list[Webhook]) -> None:
         self._by_channel[channel] = tuple(ours)
         self.ids.update(webhook.id for webhook in ours)
 
     def _is_ours(self, item: dict[str, Json]) -> bool:
         # Webhooks that follow a channel, and those of other applications, come without a token.
-        return bool(item.get("token")) and item.get("application_id") == self._application
+        if not item.get("token"):
+            return False
+        user = item.get("user")
+        made_by = str(user.get("id", "")) if isinstance(user, dict) else ""
+        return str(item.get("application_id") or "-") == self._application or (made_by != "" and made_by == self._user)
 
     def _lock(self, channel: str) -> asyncio.Lock:
         return self._locks.setdefault(channel, asyncio.Lock())
