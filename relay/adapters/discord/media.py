@@ -15,7 +15,7 @@ from relay.adapters.discord.rest import Answer, Json, Limited, Refused, Rest, Ro
 from relay.core.ports import File, Files, MediaStream
 from relay.domain.content import Attachment
 from relay.domain.ids import MediaRef
-from relay.errors import DeliveryError, FileTrouble, RateLimited, TargetGone, Transient, Uncarried
+from relay.errors import DeliveryError, FileTrouble, TargetGone, Transient, Uncarried
 
 MOST_FILES = 10
 """In one message."""
@@ -143,7 +143,8 @@ def _check(answer: Answer) -> None:
     if answer.status in _GONE:
         raise TargetGone(f"Discord's CDN answered HTTP {answer.status}")
     if answer.status == 429:
-        raise RateLimited("Discord's CDN asks for patience", retry_after=answer.retry_after)
+        # Not `RateLimited`: that would stop all that goes to the other side, which asks for nothing.
+        raise Transient("Discord's CDN asks for patience", retry_after=answer.retry_after)
     if answer.status != 200:
         raise FileTrouble(f"Discord's CDN answered HTTP {answer.status}")
 
@@ -160,7 +161,7 @@ def _readable() -> Iterator[None]:
     try:
         yield
     except Limited as error:
-        raise RateLimited(str(error), retry_after=error.retry_after) from None
+        raise Transient(str(error), retry_after=error.retry_after) from None
     except Unanswered as error:
         raise _trouble(error) from None
 
