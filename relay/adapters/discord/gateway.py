@@ -268,14 +268,14 @@ class Gateway:
             await self._clock.sleep(error.retry_after)
             return str(error)
         except discord.LoginFailure:
-            raise refused_token() from None
+            return await self._ask_again()
         except discord.ConnectionClosed as error:
             if error.code in _FATAL_CLOSES:
                 raise fatal(error.code) from None
             return f"the gateway closed with code {error.code}"
         except ApiError as error:
             if isinstance(error, Refused) and error.status == 401:
-                raise refused_token() from None
+                return await self._ask_again()
             return f"Discord does not answer: {error}"
         except (discord.DiscordException, aiohttp.ClientError, OSError, TimeoutError) as error:
             return f"Discord cannot be reached ({type(error).__name__})"
@@ -286,6 +286,15 @@ class Gateway:
             _log.exception("discord session failed")
             return f"the connection failed ({type(error).__name__})"
         return "the connection ended"
+
+    async def _ask_again(self) -> str:
+        """Discord has been known to refuse good tokens while it had troubles of its own. Raises `FatalError`."""
+        try:
+            await self._rest.read(Route("GET", "/users/@me", {}))
+        except Refused as error:
+            if error.status == 401:
+                raise refused_token() from None
+        return "Discord refused the token once"
 
     async def _address(self, listener: Listener) -> str:
         """Where the gateway is. Waits where no more sessions may be started today."""
