@@ -16,7 +16,7 @@ from relay.adapters.discord.rest import ApiError
 from relay.core.backoff import Backoff
 from relay.core.ports import Batch, Clock, Cursor, Inbox
 from relay.domain.ids import ChannelAddress, Platform
-from relay.errors import DeliveryError, StoreUnavailable
+from relay.errors import DeliveryError, StoreError, StoreUnavailable
 
 _log = structlog.get_logger(__name__)
 
@@ -160,6 +160,8 @@ class Channels:
                 await self._read(inbox, feed)
             except (StoreUnavailable, DeliveryError) as error:
                 _log.warning("discord catch up waits", channel=feed.channel.id, reason=str(error))
+            except StoreError:
+                raise
             except Exception:  # noqa: BLE001 - the top of this worker: tried again, and logged
                 _log.exception("discord catch up failed", channel=feed.channel.id)
             else:

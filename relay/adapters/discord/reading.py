@@ -15,6 +15,7 @@ from relay.core.ports import Batch, Clock, Cursor
 from relay.domain.content import Content
 from relay.domain.events import Event, FeatureUsed, MessageCreated, MessageDeleted, MessageEdited
 from relay.domain.ids import ChannelRef, MessageRef, Platform, ThreadRef
+from relay.errors import FatalError, StoreError
 
 _log = structlog.get_logger(__name__)
 
@@ -140,8 +141,28 @@ class Pump:
         """Work until cancelled. `receive` returns once a batch is on disk."""
         while True:
             batch = self._translator.batch(await self._feeds.take(self._batch_limit))
-            if batch.events or batch.cursors:
+            if not batch.events and not batch.cursors:
+                continue
+            try:
                 await receive(batch)
+            except (StoreError, FatalError):
+                raise
+            except Exception as error:  # noqa: BLE001 - the top of this worker: one event must not end all others
+                # Without the traceback, which may quote what people wrote.
+                _log.error("discord batch not taken", events=len(batch.events), error=type(error).__name__)
+                await _one_by_one(batch, receive)
+
+
+async def _one_by_one(batch: Batch, receive: Callable[[Batch], Awaitable[None]]) -> None:
+    """Hand over what can be; what cannot is let go, because it would be the same the next time."""
+    for event in batch.events:
+        try:
+            await receive(Batch((event,)))
+        except (StoreError, FatalError):
+            raise
+        except Exception as error:  # noqa: BLE001 - see `Pump.run`
+            _log.error("discord event not taken", kind=type(event).__name__, error=type(error).__name__)
+    await receive(Batch(cursors=batch.cursors))
 
 
 def reference(channel: str) -> ChannelRef:

@@ -1,0 +1,61 @@
+"""The way of live events to the core."""
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+
+from relay.adapters.discord.feeds import Feed, Feeds, Item
+from relay.adapters.discord.guilds import Place
+from relay.adapters.discord.reading import Pump, reference
+from relay.core.ports import Batch, Cursor
+from relay.domain.events import Event, FeatureUsed
+from relay.domain.ids import ChannelAddress, Platform
+from relay.errors import StoreHeld
+
+CHANNEL = reference("1")
+CURSOR = Cursor(Platform.DISCORD, "channel:1", "9")
+
+
+class Words:
+    """A translator that makes an event of every item."""
+
+    def batch(self, items: list[tuple[Feed, Item]]) -> Batch:
+        return Batch(tuple(FeatureUsed(CHANNEL, item.word) for _, item in items), (CURSOR,))
+
+
+def pump(*words: str) -> Pump:
+    feeds = Feeds(parent_of=lambda _: None, private_parent_of=lambda _: None, on_gap=lambda: None)
+    place = Place("g", webhooks=True, speaks=True, moderates=True, file_size=1)
+    feed = Feed(ChannelAddress(Platform.DISCORD, "1"), CHANNEL, place)
+    feeds.add(feed)
+    feeds.release(feed)
+    feed.held.extend(Item("feature", "1", {}, word) for word in words)
+    feeds.release(feed)
+    return Pump(feeds=feeds, translator=Words())  # type: ignore[arg-type]
+
+
+def refusing(word: str, error: Exception, got: list[Event | Cursor]) -> Callable[[Batch], asyncio.Future[None]]:
+    async def receive(batch: Batch) -> None:
+        if any(isinstance(event, FeatureUsed) and event.feature == word for event in batch.events):
+            raise error
+        got.extend(batch.events)
+        got.extend(batch.cursors)
+
+    return receive  # type: ignore[return-value]
+
+
+async def test_an_event_that_the_core_cannot_take_costs_only_itself() -> None:
+    got: list[Event | Cursor] = []
+    running = asyncio.create_task(pump("a", "b", "c").run(refusing("b", KeyError("b"), got)))
+    async with asyncio.timeout(5):
+        while CURSOR not in got:  # noqa: ASYNC110 - the test is the only one who could set an event
+            await asyncio.sleep(0)
+    assert [event.feature for event in got if isinstance(event, FeatureUsed)] == ["a", "c"]
+    assert not running.done()
+    running.cancel()
+
+
+async def test_a_store_that_is_held_by_another_ends_it() -> None:
+    with pytest.raises(StoreHeld):
+        await pump("a", "b").run(refusing("b", StoreHeld("relay.db", "held", "stop the other"), []))
