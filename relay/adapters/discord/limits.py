@@ -62,13 +62,14 @@ class Limits:
         self._names: dict[str, str] = {}
         self._states: dict[tuple[str, str], _State] = {}
 
-    async def enter(self, bucket: Bucket) -> None:
+    async def enter(self, bucket: Bucket, patience: float = LONGEST_WAIT) -> None:
         """Wait until a request of `bucket` may be sent, and count it. Raises `NotNow` for a long wait.
 
-        `leave` has to follow, whatever becomes of the request.
+        `patience`: seconds that the bucket itself is waited for. `leave` has to follow, whatever becomes of the
+        request.
         """
         while (wait := self._wait(bucket)) > 0:
-            if wait > LONGEST_WAIT:
+            if wait > LONGEST_WAIT or self._refills_in(bucket) > patience:
                 raise NotNow("Discord's rate limit", wait)
             await self._clock.sleep(wait)
         now = self._clock.monotonic()
@@ -125,10 +126,11 @@ class Limits:
             waits.append(self._recent[0] + 1.0 - now)
         if len(self._invalid) == self._invalid.maxlen:
             waits.append(self._invalid[0] + INVALID_WINDOW - now)
+        return max(*waits, self._refills_in(bucket))
+
+    def _refills_in(self, bucket: Bucket) -> float:
         state = self._state(bucket)
-        if state.remaining <= 0:
-            waits.append(state.resets_at - now)
-        return max(waits)
+        return state.resets_at - self._clock.monotonic() if state.remaining <= 0 else 0.0
 
     def _state(self, bucket: Bucket) -> _State:
         key = (self._names.get(bucket.route, bucket.route), bucket.major)

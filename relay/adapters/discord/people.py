@@ -47,10 +47,11 @@ class People:
         known = self._found.get((guild, query))
         if known is not None and self._clock.monotonic() - known[0] < _REMEMBERED_SECONDS:
             return known[1]
-        route = Route("GET", "/guilds/{guild}/members/search", {"guild": guild})
+        route = Route("GET", "/guilds/{guild}/members/search", {"guild": guild}, patience=0.0)
         try:
             answer = await self._rest.call(route, query={"query": query, "limit": str(_MOST)})
         except (Limited, Unanswered) as error:
+            # Whoever makes up names must not be able to make everybody in the server wait.
             _log.info("members not searched", guild=guild, reason=str(error))
             return ()
         except Refused as error:

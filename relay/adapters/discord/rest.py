@@ -20,7 +20,7 @@ import aiohttp
 import structlog
 
 import relay
-from relay.adapters.discord.limits import Bucket, Limits, NotNow
+from relay.adapters.discord.limits import LONGEST_WAIT, Bucket, Limits, NotNow
 from relay.core.ports import Clock
 
 _log = structlog.get_logger(__name__)
@@ -40,13 +40,15 @@ class Route:
     """One request's address. `path` holds `{names}`, which `ids` fills in.
 
     The first of `ids` is what Discord limits by (a channel, a guild, a webhook with its token). `token` false:
-    the address itself is the credential, as it is with webhooks.
+    the address itself is the credential, as it is with webhooks. `patience`: seconds for which its bucket is waited
+    for here, rather than by whoever asked.
     """
 
     method: Method
     path: str
     ids: Mapping[str, str]
     token: bool = True
+    patience: float = LONGEST_WAIT
 
     @property
     def url(self) -> str:
@@ -148,7 +150,7 @@ class Rest:
         """
         bucket = route.bucket
         try:
-            await self._limits.enter(bucket)
+            await self._limits.enter(bucket, route.patience)
         except NotNow as error:
             raise Limited(error.retry_after, error.reason) from None
         try:

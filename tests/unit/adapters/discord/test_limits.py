@@ -113,3 +113,15 @@ async def test_stops_long_before_a_ban(clock: FakeClock) -> None:
         await limits.enter(POST)
     clock.seconds += 601
     await limits.enter(POST)
+
+
+async def test_whoever_has_no_patience_is_told_at_once(clock: FakeClock) -> None:
+    limits = Limits(clock)
+    await limits.enter(POST)
+    limits.learn(POST, 200, headers(0, 2.0))
+    limits.leave(POST)
+    with pytest.raises(NotNow) as refused:
+        await limits.enter(POST, 0.25)
+    assert refused.value.retry_after == pytest.approx(2.0)
+    clock.seconds += 1.9
+    await limits.enter(POST, 0.25)

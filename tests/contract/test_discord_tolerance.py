@@ -1,0 +1,66 @@
+"""What the Discord adapter takes in its stride: refusals that are no reason to stop, and servers that say little."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from relay.adapters.discord.limits import Limits as Patience
+from relay.adapters.discord.media import Media
+from relay.adapters.discord.people import People
+from relay.adapters.discord.rest import Rest
+from relay.core.clock import SystemClock
+from relay.domain.ids import MediaRef, Platform
+from relay.errors import Permanent, RateLimited, Transient
+from relay.sandbox.faults import Fault
+from relay.sandbox.ratelimits import Limits
+from relay.sandbox.server import SandboxServer
+from tests.contract.test_discord_adapter import World
+
+
+@pytest.fixture
+async def world() -> AsyncIterator[World]:
+    async with SandboxServer(limits=Limits(factor=0)) as server:
+        yield World(server)
+
+
+@pytest.fixture
+async def rest(world: World) -> AsyncIterator[Rest]:
+    clock = SystemClock()
+    client = Rest(token=world.app.token, api_url=world.server.api_url, clock=clock, limits=Patience(clock))
+    yield client
+    await client.close()
+
+
+async def test_a_deletion_that_is_not_allowed_does_not_hold_up_the_lane(world: World) -> None:
+    message = world.say("by somebody else")
+    world.allow("VIEW_CHANNEL", "READ_MESSAGE_HISTORY", "MANAGE_WEBHOOKS", "SEND_MESSAGES")
+    async with world.running() as adapter:
+        with pytest.raises(Permanent, match="Manage Messages"):
+            await adapter.delete(world.message_ref(message), "k1")
+
+
+async def test_a_busy_cdn_does_not_look_like_a_limit_of_the_other_side(world: World, rest: Rest) -> None:
+    world.server.faults.add(Fault("rate_limit", "GET", "/embed/avatars/", seconds=0.7))
+    media = Media(rest, None, world.server.api_url)
+    url = f"{world.server.origin}/embed/avatars/0.png"
+    with pytest.raises(Transient) as caught:
+        async with media.open_media(MediaRef(Platform.DISCORD, url)):
+            pass
+    assert not isinstance(caught.value, RateLimited)
+    assert caught.value.retry_after == pytest.approx(0.7, abs=0.1)
+
+
+@pytest.mark.parametrize("path", ["/gateway/bot", "/users/@me"])
+async def test_a_token_that_is_refused_once_while_connecting_is_tried_again(world: World, path: str) -> None:
+    world.server.faults.add(Fault("status", "GET", path, status=401))
+    async with world.running():
+        assert world.inbox.channels == {world.address.value: "open"}
+
+
+async def test_made_up_names_do_not_wait(world: World, rest: Rest) -> None:
+    world.server.faults.add(Fault("rate_limit", "GET", "/members/search", seconds=5))
+    people = People(rest, SystemClock())
+    async with asyncio.timeout(2):
+        assert await people.named(str(world.guild.id), [f"a{number}" for number in range(10)]) == {}
+    assert world.server.faults.rest[0].seen == 1
