@@ -1,6 +1,7 @@
 """How the daemon ends, whatever it is doing, and who may begin after it."""
 
 import asyncio
+import sqlite3
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -82,6 +83,24 @@ async def test_in_the_middle_of_a_send_that_hangs(place: Town, when: str) -> Non
     await place.tell("help", "three")
     await place.until_discord("help", lambda words: words[-1:] == ["three"])
     assert await place.discord_words("help") == ["one", "two", "three"]
+
+
+async def test_while_the_store_is_locked(place: Town) -> None:
+    await place.daemon.start()
+    other = sqlite3.connect(place.folder / "relay.db", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    place.say("help", "one")
+    await place.tell("help", "two")
+
+    async def problem() -> bool:
+        return "locked by another process" in (await place.daemon.get("/readyz"))[1]
+
+    await eventually(problem, bool, what=place.daemon.log)
+    await stops(place)
+    other.close()
+    await place.daemon.start()
+    await place.until_matrix("help", lambda words: sorted(words) == ["one", "two"])
+    await place.until_discord("help", lambda words: sorted(words) == ["one", "two"])
 
 
 async def test_what_is_in_flight_is_finished(place: Town) -> None:
