@@ -4,8 +4,14 @@ import asyncio
 import contextlib
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Self
+
+import aiohttp
+from aiohttp import web
+from yarl import URL
 
 from relay.adapters.matrix.adapter import MatrixAdapter
 from relay.core.clock import SystemClock
@@ -151,6 +157,56 @@ async def person(homeserver: Homeserver, localpart: str, **options: str) -> Asyn
         yield someone
 
 
+class Interloper:
+    """A proxy in front of a homeserver; `url` is where it listens.
+
+    `answer` looks at each request and returns what to answer in the homeserver's place, None to pass it on; while it
+    waits, nothing is answered.
+    """
+
+    def __init__(self, homeserver_url: str) -> None:
+        self._behind = homeserver_url
+        self.answer: Answer = pass_on
+        self.url = ""
+        self._session: aiohttp.ClientSession | None = None
+        self._runner: web.AppRunner | None = None
+
+    async def __aenter__(self) -> Self:
+        self._session = aiohttp.ClientSession(auto_decompress=False)
+        application = web.Application()
+        application.router.add_route("*", "/{path:.*}", self._serve)
+        self._runner = web.AppRunner(application, shutdown_timeout=0.1)
+        await self._runner.setup()
+        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
+        self.url = f"http://127.0.0.1:{self._runner.addresses[0][1]}"
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._runner is not None
+        assert self._session is not None
+        await self._runner.cleanup()
+        await self._session.close()
+
+    async def _serve(self, request: web.Request) -> web.StreamResponse:
+        assert self._session is not None
+        if (own := await self.answer(request)) is not None:
+            return own
+        url = URL(self._behind + request.raw_path, encoded=True)
+        headers = {name: value for name, value in request.headers.items() if name in {"Authorization", "Content-Type"}}
+        async with self._session.request(request.method, url, data=await request.read(), headers=headers) as answer:
+            return web.Response(status=answer.status, body=await answer.read(), content_type="application/json")
+
+
+Answer = Callable[[web.Request], Awaitable[web.StreamResponse | None]]
+
+
+async def pass_on(request: web.Request) -> web.StreamResponse | None:
+    """An `Interloper` that does nothing."""
+    return None
+
+
 @contextlib.asynccontextmanager
 async def matrix_side(
     homeserver: Homeserver,
@@ -164,14 +220,15 @@ async def matrix_side(
     failing: bool = False,
     catchup_limit: int = 5000,
     retry_interval: float = 0.3,
+    url: str = "",
 ) -> AsyncIterator[Side]:
     """An adapter that runs until the end of the block; `notebook` carries over what an earlier one knew.
 
-    `failing`: that it ends with an error is what the test is about.
+    `failing`: that it ends with an error is what the test is about. `url`: where the adapter finds the homeserver.
     """
     kept = notebook or Notebook()
     adapter = MatrixAdapter(
-        homeserver_url=homeserver.url,
+        homeserver_url=url or homeserver.url,
         user_id=user_id,
         access_token=token,
         password=password,

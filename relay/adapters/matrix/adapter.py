@@ -26,7 +26,7 @@ from relay.domain.content import Author
 from relay.domain.events import MessageCreated
 from relay.domain.ids import ChannelAddress, ChannelRef, MediaRef, MessageRef, Platform, UserRef
 from relay.domain.richtext import RichText
-from relay.errors import FatalError
+from relay.errors import FatalError, Permanent
 
 
 class MatrixAdapter:
@@ -146,7 +146,10 @@ class MatrixAdapter:
 
     async def quote(self, target: MessageRef) -> Quotation | None:
         """See `Adapter.quote`. Replies are native here: for whoever wants to show a message elsewhere."""
-        event = await self._outbound.event(target)
+        try:
+            event = await self._outbound.event(target)
+        except Permanent:
+            event = None
         if event is None:
             return None
         said = convert(event, self._rooms.state(target.channel.id), self._api.user_id, self._rooms.names())

@@ -1,5 +1,6 @@
 """Deliveries to requests, and what the homeserver says against them to errors of ours: here and nowhere else."""
 
+import copy
 import hashlib
 import json
 from collections.abc import Callable
@@ -170,7 +171,39 @@ class Outbound:
         except Refused as refused:
             if is_token_refusal(refused):
                 self._token_refused()
+            if refused.code == "M_FORBIDDEN" and path[0] == "rooms":
+                raise await self._forbidden(path[1], refused) from refused
             raise translate(refused, self._api.user_id) from refused
+
+    async def _forbidden(self, room_id: str, refused: Refused) -> DeliveryError:
+        """Whether it is us who may not write in the room, or only this (a spam checker, a policy server)."""
+        problem = self._rooms.hindrance(room_id)
+        if problem is not None:
+            return Blocked(problem.rstrip("."))
+        me = self._api.user_id
+        state = copy.copy(self._rooms.state(room_id))
+        try:
+            # What the last sync told may be a moment old.
+            member = await self._state_event(room_id, "m.room.member", me)
+            power = await self._state_event(room_id, "m.room.power_levels", "")
+        except Unreachable as error:
+            return Transient(str(error))
+        except Refused as unknown:
+            return translate(unknown, me)
+        state.apply({"type": "m.room.power_levels", "state_key": "", "content": power})
+        if member.get("membership") != "join" or not state.may_send(me):
+            return translate(refused, me)
+        # Our own messages can be redacted as a rule; where the room forbids that, it must not hold up what follows.
+        return Permanent(f"the homeserver forbids it ({refused.reason or refused.code})")
+
+    async def _state_event(self, room_id: str, kind: str, key: str) -> Json:
+        """The content of an event of the room's state; empty where there is none."""
+        try:
+            return await self._api.call("GET", "rooms", room_id, "state", kind, key)
+        except Refused as refused:
+            if refused.code != "M_NOT_FOUND":
+                raise
+            return {}
 
 
 def translate(refused: Refused, me: str) -> DeliveryError:

@@ -1,0 +1,115 @@
+"""What stands between the relay and a real homeserver, and what either of them refuses."""
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+
+import pytest
+from aiohttp import web
+
+from relay.core.ports import Delivery
+from relay.domain.ids import MessageRef
+from relay.errors import Blocked, Permanent, Transient
+from relay.sandbox.homeserver import Homeserver
+from relay.sandbox.people import Person
+from tests.support.matrix import BOB, Interloper, Side, matrix_side, pass_on, person, room, words
+
+_numbers = itertools.count()
+
+
+@pytest.fixture(scope="module")
+def homeserver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Homeserver]:
+    """One for all tests here: each makes its own people and rooms."""
+    server = Homeserver(tmp_path_factory.mktemp("homeserver"))
+    asyncio.run(server.start())
+    yield server
+    asyncio.run(server.kill())
+
+
+@dataclass
+class Meeting:
+    """Ann in a room, and the relay with her, behind a proxy."""
+
+    ann: Person
+    bot_id: str
+    room: str
+    side: Side
+    proxy: Interloper
+
+    async def send(self, key: str, text: str = "hi") -> MessageRef:
+        return await self.side.adapter.send(Delivery(room(self.room), key, BOB, words(text)))
+
+    async def edit(self, target: MessageRef, key: str, text: str) -> None:
+        await self.side.adapter.edit(target, Delivery(target.channel, key, BOB, words(text)))
+
+
+@pytest.fixture
+async def meeting(homeserver: Homeserver) -> AsyncIterator[Meeting]:
+    number = next(_numbers)
+    async with person(homeserver, f"ann{number}") as ann, Interloper(homeserver.url) as proxy:
+        token = await homeserver.register(f"bot{number}")
+        place = await ann.create_room()
+        bot_id = f"@bot{number}:{homeserver.server_name}"
+        async with matrix_side(homeserver, bot_id, [place], token=token, url=proxy.url) as side:
+            yield Meeting(ann, bot_id, place, side, proxy)
+
+
+async def test_a_proxys_page_means_that_nobody_knows_what_became_of_it(meeting: Meeting) -> None:
+    ref = await meeting.send("k1", "one")
+
+    async def page(request: web.Request) -> web.Response | None:
+        return None if request.path.endswith("/sync") else web.Response(status=404, text="<html>404")
+
+    meeting.proxy.answer = page
+    for call in (meeting.send("k2"), meeting.edit(ref, "k3", "two"), meeting.side.adapter.delete(ref, "k4")):
+        with pytest.raises(Transient) as error:
+            await call
+        assert (type(error.value), error.value.ambiguous) == (Transient, True)
+    with pytest.raises(Transient):
+        await meeting.side.adapter.quote(ref)
+    meeting.proxy.answer = pass_on
+    await meeting.edit(ref, "k3", "two")
+    assert [line.body for line in await meeting.ann.messages(meeting.room)] == ["Bob: two"]
+
+
+async def test_a_message_that_a_spam_checker_refuses_does_not_hold_up_the_others(meeting: Meeting) -> None:
+    async def check(request: web.Request) -> web.Response | None:
+        if request.method == "PUT" and b"spam" in await request.read():
+            return web.json_response({"errcode": "M_FORBIDDEN", "error": "This is spam"}, status=403)
+        return None
+
+    meeting.proxy.answer = check
+    with pytest.raises(Permanent, match="This is spam"):
+        await meeting.send("k1", "spam")
+    ref = await meeting.send("k2", "ham")
+    with pytest.raises(Permanent, match="This is spam"):
+        await meeting.edit(ref, "k3", "spam")
+
+
+async def test_whom_the_room_forbids_to_write_waits(meeting: Meeting) -> None:
+    """Also where the last sync does not tell that yet."""
+    syncs = asyncio.Event()
+
+    async def no_sync(request: web.Request) -> web.Response | None:
+        if request.path.endswith("/sync"):
+            await syncs.wait()
+        return None
+
+    meeting.proxy.answer = no_sync
+    await meeting.ann.text(meeting.room, "ends the request that is under way")
+    await meeting.side.until_said("ends the request that is under way")
+    await meeting.ann.set_power(meeting.room, events_default=50)
+    with pytest.raises(Blocked, match="allow it to write"):
+        await meeting.send("k1")
+    await meeting.ann.kick(meeting.room, meeting.bot_id)
+    with pytest.raises(Blocked, match="into the room"):
+        await meeting.send("k2")
+    syncs.set()
+
+
+async def test_a_deletion_that_the_room_forbids_does_not_hold_up_the_others(meeting: Meeting) -> None:
+    ref = await meeting.send("k1")
+    await meeting.ann.set_power(meeting.room, events={"m.room.redaction": 50})
+    with pytest.raises(Permanent, match="forbids"):
+        await meeting.side.adapter.delete(ref, "k2")
