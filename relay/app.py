@@ -6,8 +6,9 @@ import os
 import random
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AsyncExitStack, contextmanager, suppress
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,7 @@ from relay.core.backoff import Backoff
 from relay.core.clock import SystemClock
 from relay.core.ports import Adapter, Store
 from relay.core.status import NOTEBOOK_ENTRY
+from relay.domain.pair import Pair
 from relay.errors import ConfigurationError, RelayError, StoreUnavailable
 from relay.media.library import Library
 from relay.settings import Settings
@@ -31,8 +33,11 @@ from relay.web.server import WebServer
 
 _log = structlog.get_logger(__name__)
 
-_SHUTDOWN_SECONDS = 8.0
+_SHUTDOWN_SECONDS = 5.0
 """What is in flight may take this long after SIGTERM; the contract gives the whole shutdown ten seconds."""
+
+_BUSY_SECONDS = 1.5
+"""How long one statement waits for another process's transaction; a few of them have to fit into the shutdown."""
 
 _STATUS_SECONDS = 1.0
 _RELOAD_SECONDS = 1.0
@@ -51,15 +56,25 @@ class Daemon:
         self._clock = SystemClock()
         self._rng = random.Random()
         self._since = self._clock.now()
+        self._starting = True
         self._stopped = asyncio.Event()
         self._reload_now = asyncio.Event()
 
     async def run(self) -> None:
         """Work until SIGTERM or SIGINT. Raises `RelayError` for what it cannot go on with."""
+        with self._signals():
+            try:
+                await self._live()
+            except asyncio.CancelledError:
+                if not self._stopped.is_set():
+                    raise
+                _log.info("stopped before it had begun")
+
+    async def _live(self) -> None:
         url = self._settings.store.url
         await asyncio.to_thread(upgrade, url)
         async with AsyncExitStack() as stack:
-            store = await open_store(url)
+            store = await open_store(url, busy_timeout=_BUSY_SECONDS)
             stack.push_async_callback(store.close)
             lease = await stack.enter_async_context(hold(store, self._clock))
             adapters = self._adapters(store)
@@ -76,9 +91,11 @@ class Daemon:
                 may_send=lease.valid,
             )
             await self._restore(store, core)
-            with self._signals():
-                await self._work(store, core, adapters)
-            await self._save(store, core, running=False)
+            await self._work(store, core, adapters)
+            try:
+                await self._save(store, core, running=False)
+            except StoreUnavailable as error:
+                _log.error("the last status could not be written", reason=error.reason)
 
     def _adapters(self, store: Store) -> tuple[DiscordAdapter, MatrixAdapter]:
         discord, matrix = self._settings.discord, self._settings.matrix
@@ -110,6 +127,7 @@ class Daemon:
 
     async def _work(self, store: Store, core: Core, adapters: tuple[Adapter, ...]) -> None:
         """Everything that runs side by side, until it is stopped or one part cannot go on."""
+        self._starting = False
         async with asyncio.TaskGroup() as group:
             courier = group.create_task(core.courier.run(), name="courier")
             others = [
@@ -180,15 +198,17 @@ class Daemon:
 
     async def _keep_pairs(self, core: Core, adapters: tuple[Adapter, ...]) -> None:
         """Take over the pairs of a saved file; keep those that run when the file is broken."""
-        stamp = _stamp(self._config)
+        known = seen = _stamp(self._config)
         while True:
             with suppress(TimeoutError):
                 async with asyncio.timeout(_RELOAD_SECONDS):
                     await self._reload_now.wait()
-            if not self._reload_now.is_set() and _stamp(self._config) == stamp:
+            # A file that still changes is being written: half of it would be the end of half of the pairs.
+            before, seen = seen, _stamp(self._config)
+            if not self._reload_now.is_set() and (seen == known or seen != before):
                 continue
             self._reload_now.clear()
-            stamp = _stamp(self._config)
+            known = seen
             try:
                 settings = await asyncio.to_thread(self._reload)
             except ConfigurationError as error:
@@ -199,7 +219,7 @@ class Daemon:
 
     async def _take_over(self, settings: Settings, core: Core, adapters: tuple[Adapter, ...]) -> None:
         before = {pair.name: pair for pair in core.pairs.pairs}
-        after = {pair.name: pair for pair in settings.declared_pairs()}
+        after = {pair.name: pair for pair in _under_known_names(settings.declared_pairs(), before.values())}
         for word, names in (
             ("added", after.keys() - before.keys()),
             ("removed", before.keys() - after.keys()),
@@ -207,9 +227,8 @@ class Daemon:
         ):
             for name in sorted(names):
                 _log.info(f"pair {word}", pair=name)
-        if settings.model_copy(update={"pairs": (), "rooms": ()}) != self._settings.model_copy(
-            update={"pairs": (), "rooms": ()}
-        ):
+        aside = {"pairs": (), "rooms": (), "defaults": self._settings.defaults}
+        if settings.model_copy(update=aside) != self._settings.model_copy(update=aside):
             _log.warning("settings other than pairs changed; they take effect when the daemon is started again")
         core.pairs.replace(after.values())
         for adapter in adapters:
@@ -222,11 +241,15 @@ class Daemon:
     @contextmanager
     def _signals(self) -> Iterator[None]:
         loop = asyncio.get_running_loop()
-        handlers = {
-            signal.SIGTERM: self._stopped.set,
-            signal.SIGINT: self._stopped.set,
-            signal.SIGHUP: self._reload_now.set,
-        }
+        whole = asyncio.current_task()
+
+        def stop() -> None:
+            self._stopped.set()
+            # Nothing is in flight yet: whatever it is waiting for (a migration, another daemon's lease) can be left.
+            if self._starting and whole is not None:
+                whole.cancel()
+
+        handlers = {signal.SIGTERM: stop, signal.SIGINT: stop, signal.SIGHUP: self._reload_now.set}
         for number, handler in handlers.items():
             loop.add_signal_handler(number, handler)
         try:
@@ -242,6 +265,25 @@ async def run(settings: Settings, *, config: Path, reload: Callable[[], Settings
         await Daemon(settings, config=config, reload=reload).run()
     except* RelayError as errors:
         raise _first(errors) from None
+
+
+def _under_known_names(declared: Iterable[Pair], running: Iterable[Pair]) -> list[Pair]:
+    """The declared pairs; one that was only renamed keeps its name until the next start.
+
+    What waits for it stands in the outbox under that name, and may be on its way at this moment.
+    """
+    names = {pair.sides: pair.name for pair in running}
+    pairs = list(declared)
+    taken = {pair.name for pair in pairs}
+    kept = []
+    for pair in pairs:
+        name = names.get(pair.sides, pair.name)
+        if name in taken:
+            name = pair.name
+        if name != pair.name:
+            _log.warning("pair keeps its name until the daemon is started again", pair=name, new_name=pair.name)
+        kept.append(replace(pair, name=name))
+    return kept
 
 
 def _first(errors: BaseExceptionGroup[RelayError]) -> RelayError:

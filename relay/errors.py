@@ -2,7 +2,7 @@
 
     RelayError
     ├── ConfigurationError        what the operator wrote is wrong: all mistakes at once; exit status 2
-    ├── FatalError                the daemon cannot go on: what and the remedy; exit status 1
+    ├── FatalError                the daemon cannot go on: what and the remedy; exit status 4
     ├── StoreError                the store cannot be used; exit status 1
     │   ├── StoreTooNew           made by a newer relay
     │   ├── StoreHeld             another daemon holds it; exit status 3
@@ -55,6 +55,8 @@ class ConfigurationError(RelayError):
 
 class FatalError(RelayError):
     """The daemon cannot go on."""
+
+    exit_status = 4
 
     def __init__(self, reason: str, remedy: str) -> None:
         super().__init__(f"{reason}; {remedy}")

@@ -2,6 +2,8 @@
 
 import asyncio
 import os
+import signal
+import sys
 from functools import partial
 
 import typer
@@ -11,6 +13,9 @@ from relay.cli.common import ConfigOption, invocation_of
 
 def run(context: typer.Context, config: ConfigOption = None) -> None:
     """Run the daemon until SIGTERM or Ctrl-C. SIGHUP reads the pairs again."""
+    # Until the daemon takes the signals over: there is nothing to finish yet, and no pairs to read again.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     invocation = invocation_of(context)
     settings = invocation.load(config, daemon=True)
     from relay import app

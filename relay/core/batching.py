@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
 from itertools import takewhile
@@ -9,7 +10,7 @@ from itertools import takewhile
 import structlog
 
 from relay.core.batch import content_of, edited, item_of, quotation_within, run_of, speaker
-from relay.core.context import Context, Task
+from relay.core.context import SUPERSEDED, Context, Task
 from relay.core.degrade import Dropped, degrade
 from relay.core.ports import Copy, Entry, Quotation
 from relay.core.split import first_part, split
@@ -91,19 +92,59 @@ class Batching:
             return None
         return batch
 
-    async def say(self, task: Task, batch: SendBatch) -> None:
-        """Make the shared copy of a task's message say `batch`, and remember it."""
-        shared = task.copies[0].ref
+    async def say(self, task: Task, batch: SendBatch, *, leaving: bool = False) -> None:
+        """Make the shared copy of a task's message say `batch`, and remember it.
+
+        `leaving`: the task's message is in it no more.
+        """
+        shared = task.copies[0]
         delivery = self._context.delivery(task, speaker(batch), content_of(batch), "e")
+        stands = shared.ref
         try:
-            await task.adapter.edit(shared, delivery)
+            await task.adapter.edit(shared.ref, delivery)
         except TargetGone:
             _log.info("edited copy is gone", pair=task.pair.name, direction=task.entry.lane.direction)
-        except Orphaned as error:
-            # Posting it anew would move all its messages: what stands keeps standing.
-            _log.warning("batch cannot be edited any more", pair=task.pair.name, reason=str(error))
+        except Orphaned:
+            stands = await self._post_anew(task, batch)
         async with self._context.store.write() as uow:
-            await uow.batches.put(shared, batch)
+            # In one transaction: a batch without a message whose copy is still on record would be taken for a message
+            # that stands alone, and its deletion would take the others along.
+            await uow.batches.put(stands, batch)
+            if leaving:
+                await uow.messages.forget_copy(replace(shared, ref=stands))
+        if stands != shared.ref:
+            await self._remove_old(task, shared)
+
+    async def unbatch(self, entry: Entry, batch: SendBatch) -> int:
+        """Its messages cross one by one instead: the platform refused them together. How many they are."""
+        async with self._context.store.write() as uow:
+            commands = []
+            for item in batch.items:
+                original = await uow.messages.find(item.source)
+                reply_to = None if original is None else original.reply_to
+                commands.append(SendMessage(item.source, item.author, item.content, item.created_at, reply_to))
+            await uow.outbox.expand(entry, commands)
+        return len(batch.items)
+
+    async def _post_anew(self, task: Task, batch: SendBatch) -> MessageRef:
+        """What posted the shared copy is gone: post it again, for all that stand in it."""
+        old = task.copies[0].ref
+        anew = self._context.delivery(task, speaker(batch), content_of(batch), "a", suspect=task.suspect)
+        ref = await task.adapter.send(anew)
+        async with self._context.store.write() as uow:
+            for original in await uow.messages.sharing(old):
+                await uow.messages.record_copy(Copy(original.id, task.pair.name, 0, ref))
+            await uow.batches.put(ref, batch)
+            await uow.batches.forget(old)
+            if task.original is not None:
+                await uow.messages.record_copy(Copy(task.original.id, task.pair.name, SUPERSEDED, old))
+        return ref
+
+    async def _remove_old(self, task: Task, old: Copy) -> None:
+        with suppress(TargetGone):
+            await task.adapter.delete(old.ref, self._context.key(task.entry, SUPERSEDED, "d"))
+        async with self._context.store.write() as uow:
+            await uow.messages.forget_copy(replace(old, part=SUPERSEDED))
 
     def parts_in(self, task: Task, batch: SendBatch, command: EditMessage) -> tuple[Content, ...] | Dropped:
         """The new words of one message of a batch: as much as has room there, and the rest by itself."""

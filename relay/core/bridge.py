@@ -53,10 +53,11 @@ class Bridge:
         if pair is None:
             return
         async with self._store.write() as uow:
-            await uow.outbox.rename(channel, pair.name)
+            renamed = await uow.outbox.rename(channel, pair.name)
         _log.info("channel open", pair=pair.name, platform=str(channel.platform), channel=channel.id)
         for lane in pair.lanes():
-            self._courier.wake(lane)
+            # What comes from an earlier life under another name may have been sent in it.
+            self._courier.wake(lane, suspect=renamed > 0)
         self._courier.try_again(pair.name)
 
     async def closed(self, address: ChannelAddress, problem: str) -> None:

@@ -19,6 +19,7 @@ from relay.domain.pair import LaneKey
 from relay.errors import RateLimited
 
 _REMEMBERED = 12
+_LONGEST_TURN = 5.0  # seconds
 _PATIENCE_WITHOUT_A_WORD = 1.0  # seconds, where the platform does not say how long
 
 
@@ -38,6 +39,7 @@ class Budget:
         self._blocked_until = 0.0
         self._limited = False
         self._in_turn = False
+        self._turn = 0
         self._timer: asyncio.TimerHandle | None = None
         self._accepted: deque[float] = deque(maxlen=_REMEMBERED)
         self._interval = 0.0
@@ -58,7 +60,7 @@ class Budget:
 
         `oldest`: since when the message at the lane's head has been waiting. False if the relay is stopping.
         """
-        held = self._limited and await self._wait(oldest)
+        held = await self._wait(oldest) if self._limited else 0
         now = asyncio.get_running_loop().time
         try:
             yield not self._closed
@@ -68,9 +70,7 @@ class Budget:
         else:
             self._went_through(now())
         finally:
-            if held:
-                self._in_turn = False
-                self._release()
+            self._end(held)
 
     def close(self) -> None:
         """Let everybody go: the relay is stopping."""
@@ -80,7 +80,8 @@ class Budget:
                 waiter.released.set_result(None)
         self._waiters.clear()
 
-    async def _wait(self, oldest: datetime) -> bool:
+    async def _wait(self, oldest: datetime) -> int:
+        """Wait for the next turn; its number."""
         waiter = _Waiter(oldest, next(self._numbers), asyncio.get_running_loop().create_future())
         heapq.heappush(self._waiters, waiter)
         self._release()
@@ -91,10 +92,14 @@ class Budget:
                 self._waiters.remove(waiter)
                 heapq.heapify(self._waiters)
             else:
-                self._in_turn = False
-                self._release()
+                self._end(self._turn)
             raise
-        return True
+        return self._turn
+
+    def _end(self, turn: int) -> None:
+        if self._in_turn and turn == self._turn:
+            self._in_turn = False
+            self._release()
 
     def _refused(self, now: float, retry_after: float | None) -> None:
         patience = _PATIENCE_WITHOUT_A_WORD if retry_after is None else retry_after
@@ -123,8 +128,16 @@ class Budget:
             self._timer = asyncio.get_running_loop().call_later(delay, self._due)
             return
         waiter = heapq.heappop(self._waiters)
+        self._turn += 1
         self._in_turn = True
+        asyncio.get_running_loop().call_later(_LONGEST_TURN, self._lend, self._turn)
         waiter.released.set_result(None)
+
+    def _lend(self, turn: int) -> None:
+        """A turn that takes long (a large file is on its way) does not keep the others from theirs."""
+        if self._in_turn and turn == self._turn:
+            self._in_turn = False
+            self._release()
 
     def _due(self) -> None:
         self._timer = None

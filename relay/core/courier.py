@@ -37,7 +37,7 @@ class Courier:
         self._may_send = may_send
         self._deliverer = deliverer(self.wake)
         self._lanes: dict[LaneKey, Lane] = {}
-        self._wanted: asyncio.Queue[LaneKey | None] = asyncio.Queue()
+        self._wanted: asyncio.Queue[tuple[LaneKey, bool] | None] = asyncio.Queue()
 
     async def run(self) -> None:
         """Work until `stop`; ends once every lane has finished what it had in flight.
@@ -49,19 +49,20 @@ class Courier:
             for key in left_over:
                 self._open(key, group, suspect=True)
             while (wanted := await self._wanted.get()) is not None:
-                if wanted in self._lanes:
-                    self._lanes[wanted].work.set()
+                key, suspect = wanted
+                if key in self._lanes:
+                    self._lanes[key].work.set()
                 else:
-                    self._open(wanted, group, suspect=False)
+                    self._open(key, group, suspect=suspect)
             for lane in self._lanes.values():
                 lane.stop()
             self._budgets.close()
 
-    def wake(self, key: LaneKey) -> None:
-        """Something was queued in the lane."""
+    def wake(self, key: LaneKey, *, suspect: bool = False) -> None:
+        """Something was queued in the lane. `suspect`: what is at its head may have been sent."""
         lane = self._lanes.get(key)
         if lane is None:
-            self._wanted.put_nowait(key)
+            self._wanted.put_nowait((key, suspect))
         else:
             lane.work.set()
 

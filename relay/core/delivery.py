@@ -70,6 +70,11 @@ class Deliverer:
         """
         return await self._batches.plan(entry, seconds_each=seconds_each, lanes=lanes)
 
+    async def unbatch(self, entry: Entry) -> int:
+        """Let the messages of a batch that was refused cross one by one; how many they are, 0 if it is none."""
+        command = entry.command
+        return await self._batches.unbatch(entry, command) if isinstance(command, SendBatch) else 0
+
     async def bury(self, entry: Entry, reason: str) -> None:
         """The command failed for good: keep it as a dead letter, and let its author know."""
         async with self._store.write() as uow:
@@ -109,6 +114,10 @@ class Deliverer:
         if not task.copies or task.original is None or (task.original.deleted and not suspect):
             await self._amend_dead(entry, command)
             return
+        if not suspect and task.original.edited_at is not None and command.edited_at < task.original.edited_at:
+            # A later edit waits behind this one, or has crossed before it: its words are the ones that count.
+            await self._context.done(entry)
+            return
         await self._remove(task, task.superseded)
         batch = await self._batches.of(task)
         parts = await self._parts(task, command, batch)
@@ -132,9 +141,7 @@ class Deliverer:
         rest = None if batch is None else without(batch, command.source)
         if rest is not None and rest.items:
             await self._remove(task, task.copies[1:])
-            await self._batches.say(task, rest)
-            async with self._store.write() as uow:
-                await uow.messages.forget_copy(task.copies[0])
+            await self._batches.say(task, rest, leaving=True)
         else:
             await self._remove(task, task.copies)
         async with self._store.write() as uow:

@@ -65,6 +65,8 @@ class Lane:
         self._suspect = suspect
         self._waiting: deque[Entry] = deque()
         self._bugs = 0
+        self._one_by_one = 0
+        self._again = False
         self._stopping = False
         self._log = _log.bind(pair=key.pair, direction=key.direction)
 
@@ -106,8 +108,8 @@ class Lane:
         try:
             async with self._budget.turn(entry.queued_at) as granted:
                 if granted:
-                    await self._attempt(await self._together(entry))
-                return granted
+                    await self._attempt(entry)
+                return granted and not self._again
         except Blocked as error:
             await self._pause(error, problem=f"{self._key.direction} waits: {error}.")
         except RateLimited:
@@ -127,10 +129,14 @@ class Lane:
     async def _together(self, entry: Entry) -> Entry:
         """The entry to deliver now: with what waits behind it, if the lane cannot keep up one by one."""
         seconds = self._budget.seconds_each()
-        if not seconds or self._suspect:
+        if not seconds or self._suspect or self._one_by_one:
             return entry
-        lanes = self._budget.waiting + 1
-        planned = await self._deliverer.plan(entry, seconds_each=seconds, lanes=lanes)
+        try:
+            lanes = self._budget.waiting + 1
+            planned = await self._deliverer.plan(entry, seconds_each=seconds, lanes=lanes)
+        except (Permanent, TargetGone, Unsupported) as error:
+            self._log.info("messages cross one by one", reason=str(error))
+            return entry
         if planned is None:
             return entry
         self._waiting.clear()
@@ -138,11 +144,18 @@ class Lane:
         return planned
 
     async def _attempt(self, entry: Entry) -> None:
+        self._again = False
         try:
+            entry = await self._together(entry)
             await self._deliverer.carry_out(entry, suspect=self._suspect)
         except Unsupported as error:
             await self._deliverer.drop(entry, Dropped(error.feature, str(error)))
         except (Permanent, TargetGone) as error:
+            self._one_by_one = await self._deliverer.unbatch(entry)
+            if self._one_by_one:
+                self._log.info("messages cross one by one", reason=str(error))
+                self._again = True
+                return
             self._log.warning("dead letter", entry=entry.id, reason=str(error))
             await self._deliverer.bury(entry, str(error))
         except (DeliveryError, StoreError):
@@ -157,6 +170,7 @@ class Lane:
 
     def _recovered(self) -> None:
         self._suspect = False
+        self._one_by_one = max(0, self._one_by_one - 1)
         self._bugs = 0
         self._backoff.reset()
         self._status.lane(self._key).problem = None

@@ -417,6 +417,10 @@ class Outbox(Protocol):
         """The head of a lane, oldest first."""
         ...
 
+    async def expand(self, entry: Entry, commands: Sequence[Command]) -> None:
+        """Several commands take the place of one, in its place in the lane; the first keeps its ID."""
+        ...
+
     async def done(self, entry_id: int) -> None:
         """The command has been carried out (or dropped): forget it."""
         ...
@@ -433,8 +437,8 @@ class Outbox(Protocol):
         """What waits and what is dead, per lane."""
         ...
 
-    async def rename(self, source: ChannelRef, pair: str) -> None:
-        """Commands about messages of `source` belong to the pair now called `pair`."""
+    async def rename(self, source: ChannelRef, pair: str) -> int:
+        """Commands about messages of `source` belong to the pair now called `pair`; how many changed theirs."""
         ...
 
     async def dead(self) -> Sequence[DeadLetter]:

@@ -114,6 +114,7 @@ def _engine(
         pool_size=READERS if read_only else 1,
         max_overflow=0,
         pool_timeout=60,
+        hide_parameters=True,  # they are what people wrote
     )
 
     @event.listens_for(engine.sync_engine, "begin")

@@ -83,7 +83,7 @@ def migration_engine(url: str, *, create: bool) -> Engine:
         connection.execute("PRAGMA foreign_keys = OFF")
         return connection
 
-    engine = create_engine("sqlite+pysqlite://", creator=open_connection, poolclass=NullPool)
+    engine = create_engine("sqlite+pysqlite://", creator=open_connection, poolclass=NullPool, hide_parameters=True)
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:

@@ -94,6 +94,11 @@ _DISCARD = delete(outbox).where(_is_entry, _dead)
 _AMEND = update(outbox).where(_is_entry).values(command=bindparam("payload"))
 
 
+_PLACE = select(_o.position).where(_is_entry)
+_MAKE_ROOM = update(outbox).where(_o.position > bindparam("after")).values(position=_o.position + bindparam("more"))
+_MOVE = update(outbox).where(_is_entry).values(position=bindparam("place"))
+
+
 class SqlOutbox:
     """`core.ports.Outbox`, and what edits of dead letters need besides."""
 
@@ -130,6 +135,18 @@ class SqlOutbox:
         """The command has been carried out (or dropped): forget it."""
         await self._session.later(_DONE, {"entry_id": entry_id})
 
+    async def expand(self, entry: Entry, commands: Sequence[Command]) -> None:
+        """Several commands take the place of one, in its place in the lane; the first keeps its ID."""
+        first, *others = commands
+        row = await self._session.first(_PLACE, {"entry_id": entry.id})
+        if row is None:
+            return
+        await self.amend(entry.id, first)
+        await self._session.count(_MAKE_ROOM, {"after": row.position, "more": len(others)})
+        for number, command in enumerate(others, start=1):
+            added = await self.append(entry.lane, command, entry.queued_at)
+            await self._session.later(_MOVE, {"entry_id": added.id, "place": row.position + number})
+
     async def bury(self, entry_id: int, reason: str, died_at: datetime) -> None:
         """The command failed for good: make it a dead letter."""
         await self._session.later(_BURY, {"entry_id": entry_id, "why": reason, "at": died_at})
@@ -143,9 +160,9 @@ class SqlOutbox:
         rows = await self._session.all(_DEPTHS, {})
         return {_lane(row): LaneDepth(row.waiting, row.oldest, row.dead) for row in rows}
 
-    async def rename(self, source: ChannelRef, pair: str) -> None:
+    async def rename(self, source: ChannelRef, pair: str) -> int:
         """Commands about messages of `source` belong to the pair now called `pair`. Notices are about none."""
-        await self._session.later(_RENAME, {"platform": source.platform, "channel": source.id, "name": pair})
+        return await self._session.count(_RENAME, {"platform": source.platform, "channel": source.id, "name": pair})
 
     async def dead(self) -> Sequence[DeadLetter]:
         """All dead letters, oldest first."""

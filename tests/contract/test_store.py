@@ -440,3 +440,14 @@ class TestSmallThings:
         async with store.read() as unit:
             assert await unit.notebook.get("a") == "☃" * 100_000
             assert await unit.notebook.get("b") is None
+
+
+async def test_several_commands_take_the_place_of_one(store: Store) -> None:
+    first, second, third = await queue(store, 1, 2, 3)
+    async with store.write() as unit:
+        await unit.outbox.expand(second, [sending(21), sending(22), sending(23)])
+    async with store.read() as unit:
+        waiting = await unit.outbox.waiting(LANE, 9)
+    assert [entry.command for entry in waiting] == [sending(number) for number in (1, 21, 22, 23, 3)]
+    assert (waiting[0].id, waiting[1].id, waiting[4].id) == (first.id, second.id, third.id)
+    assert len({entry.id for entry in waiting}) == 5

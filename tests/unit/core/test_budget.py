@@ -67,6 +67,26 @@ async def test_a_lane_that_gives_up_does_not_hold_up_the_others() -> None:
     assert order == [1]
 
 
+async def test_a_turn_that_takes_long_is_lent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("relay.core.budget._LONGEST_TURN", 0.02)
+    budget, order = Budget(), list[int]()
+    with pytest.raises(RateLimited):
+        await spend(budget, 0, [], refuse=0.01)
+    release = asyncio.Event()
+
+    async def upload() -> None:
+        async with budget.turn(NOON - timedelta(seconds=9)):
+            await release.wait()
+
+    uploading = asyncio.create_task(upload())
+    await asyncio.wait_for(spend(budget, 1, order), 5)
+    assert order == [1]
+    release.set()
+    await uploading
+    await spend(budget, 2, order)
+    assert order == [1, 2]
+
+
 async def test_stopping_lets_everybody_go() -> None:
     budget = Budget()
     with pytest.raises(RateLimited):

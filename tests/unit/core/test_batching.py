@@ -1,0 +1,175 @@
+"""Messages that cross together: planned once, sent once, and each still its author's to edit and delete."""
+
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+
+import pytest
+
+from relay.core.ports import Delivery, UnitOfWork
+from relay.domain.content import Content
+from relay.domain.ids import MessageRef
+from relay.domain.richtext import plain_text
+from relay.errors import Orphaned, Permanent, RateLimited, StoreUnavailable
+from relay.store.unit_of_work import SqlStore
+from tests.support.platform import MemoryAdapter, MemoryPlatform
+from tests.support.world import World, pair, until, world
+
+Trouble = Callable[[str], Awaitable[None]]
+
+
+def slow_at_first(refusals: int = 1) -> Trouble:
+    """A platform that refuses the first sends."""
+    left = refusals
+
+    async def slow(call: str) -> None:
+        nonlocal left
+        if call == "send" and left:
+            left -= 1
+            raise RateLimited("slow down", retry_after=0.2)
+
+    return slow
+
+
+async def three_together(bridge: World) -> list[MessageRef]:
+    """Three messages of Ann's and Ben's on Discord, which stand in one copy on Matrix."""
+    here, there = bridge.channels()
+    refs = [bridge.discord.say(here, who, text) for who, text in (("ann", "one"), ("ben", "two"), ("ann", "three"))]
+    await until(lambda: bridge.words(there) == ["ann: one\nben: two\nann: three"])
+    await bridge.quiet()
+    return refs
+
+
+def slow_matrix(discord: MemoryAdapter, matrix: MemoryAdapter) -> None:
+    matrix.before = slow_at_first()
+
+
+async def test_what_waits_crosses_together_and_is_edited_and_deleted_one_by_one(tmp_path: Path) -> None:
+    async with world(tmp_path, pair(batch_when_behind=0.01)) as bridge:
+        here, there = bridge.channels()
+        async with bridge.relay(slow_matrix):
+            one, two, three = await three_together(bridge)
+            bridge.discord.edit(two, "deux")
+            await bridge.shows(there, "ann: one\nben: deux\nann: three")
+            bridge.discord.delete(one)
+            await bridge.shows(there, "ben: deux\nann: three")
+            bridge.discord.say(here, "ben", "answer", reply_to=three)
+            await until(lambda: len(bridge.words(there)) == 2)
+            assert bridge.shown(there)[1].reply_to == bridge.shown(there)[0].ref
+            bridge.discord.delete(two)
+            await bridge.shows(there, "three", "answer")
+            bridge.discord.delete(three)
+            await bridge.shows(there, "answer")
+
+
+async def test_an_edit_that_no_longer_fits_goes_on_in_a_message_of_its_own(tmp_path: Path) -> None:
+    async with world(tmp_path, pair(batch_when_behind=0.01)) as bridge:
+        _, there = bridge.channels()
+        async with bridge.relay(slow_matrix):
+            _, two, _ = await three_together(bridge)
+            words = " ".join(f"w{number}" for number in range(90))
+            bridge.discord.edit(two, words)
+            await until(lambda: len(bridge.words(there)) >= 2 and bridge.words(there)[-1].endswith("w89"))
+            first, *rest = bridge.words(there)
+            assert first.startswith("ann: one\nben: w0")
+            assert first.endswith("ann: three")
+            assert " ".join([first.split("\n")[1].removeprefix("ben: "), *rest]) == words
+            bridge.discord.edit(two, "short again")
+            await bridge.shows(there, "ann: one\nben: short again\nann: three")
+
+
+async def test_a_deletion_that_is_interrupted_takes_nobody_along(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with world(tmp_path, pair(batch_when_behind=0.01)) as bridge:
+        _, there = bridge.channels()
+        async with bridge.relay(slow_matrix) as core:
+            _, two, _ = await three_together(bridge)
+            write = SqlStore.write
+            failures = 1
+
+            def full(self: SqlStore) -> AbstractAsyncContextManager[UnitOfWork]:
+                nonlocal failures
+                if failures and bridge.words(there) == ["one\nthree"]:
+                    failures -= 1
+                    raise StoreUnavailable("relay.db", "the disk is full", "make room")
+                return write(self)
+
+            monkeypatch.setattr(SqlStore, "write", full)
+            bridge.discord.delete(two)
+            await until(lambda: not failures)
+            core.courier.try_again("help")
+            await bridge.quiet()
+        assert bridge.words(there) == ["one\nthree"]
+
+
+async def test_a_batch_that_is_refused_crosses_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    post = MemoryPlatform.post
+
+    def picky(self: MemoryPlatform, delivery: Delivery) -> MessageRef:
+        if "two" in plain_text(delivery.content.text):
+            raise Permanent("rejected as spam")
+        return post(self, delivery)
+
+    monkeypatch.setattr(MemoryPlatform, "post", picky)
+    async with world(tmp_path, pair(batch_when_behind=0.01)) as bridge:
+        here, there = bridge.channels()
+        async with bridge.relay(slow_matrix):
+            refs = [bridge.discord.say(here, "ann", text) for text in ("one", "two", "three", "four")]
+            await bridge.shows(there, "one", "three", "four")
+            await until(lambda: bridge.discord.reactions == [(refs[1], "⚠️")])
+            async with bridge.store.read() as uow:
+                (letter,) = await uow.outbox.dead()
+    assert letter.reason == "rejected as spam"
+
+
+async def test_a_shared_copy_that_nobody_can_edit_any_more_is_posted_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with world(tmp_path, pair(batch_when_behind=0.01)) as bridge:
+        _, there = bridge.channels()
+        async with bridge.relay(slow_matrix):
+            _, two, three = await three_together(bridge)
+            orphan = bridge.shown(there)[0].ref
+
+            change = MemoryPlatform.change
+
+            def gone(self: MemoryPlatform, target: MessageRef, content: Content) -> None:
+                if target == orphan:
+                    raise Orphaned("its webhook is gone")
+                change(self, target, content)
+
+            monkeypatch.setattr(MemoryPlatform, "change", gone)
+            bridge.discord.edit(two, "deux")
+            await bridge.shows(there, "ann: one\nben: deux\nann: three")
+            assert bridge.shown(there)[0].ref != orphan
+            bridge.discord.delete(three)
+            await bridge.shows(there, "ann: one\nben: deux")
+
+
+async def test_an_old_edit_that_is_retried_does_not_bring_back_old_words(tmp_path: Path) -> None:
+    async with world(tmp_path) as bridge:
+        here, there = bridge.channels()
+        refuse = True
+
+        async def censor(call: str) -> None:
+            if call == "edit" and refuse:
+                raise Permanent("rejected as spam")
+
+        def prepare(discord: MemoryAdapter, matrix: MemoryAdapter) -> None:
+            matrix.before = censor
+
+        async with bridge.relay(prepare) as core:
+            ref = bridge.discord.say(here, "ann", "first")
+            await bridge.shows(there, "first")
+            bridge.discord.edit(ref, "second")
+            await until(lambda: bool(bridge.discord.reactions))
+            refuse = False
+            bridge.discord.edit(ref, "third")
+            await bridge.shows(there, "third")
+            async with bridge.store.write() as uow:
+                (letter,) = await uow.outbox.dead()
+                assert await uow.outbox.retry(letter.entry.id)
+            core.courier.wake(letter.entry.lane)
+            await bridge.quiet()
+        assert bridge.words(there) == ["third"]
