@@ -1,0 +1,66 @@
+"""Whom a message may notify, whatever it says."""
+
+from hypothesis import given
+
+from relay.adapters.discord.wording import allowed_mentions, webhook_body
+from relay.adapters.matrix.markup import Names, parse
+from relay.core.degrade import Dropped, degrade
+from relay.domain.capabilities import Capabilities
+from relay.domain.content import Author, Content
+from relay.domain.ids import Platform, UserRef
+from relay.domain.pair import PairPolicy
+from relay.domain.richtext import BroadcastMention, Inline, Paragraph, RichText, Spoiler, UserMention, plain_text
+from relay.sandbox.mentions import AllowedMentions, resolve
+from tests.support.markup import sources
+
+MIA = Author(UserRef(Platform.MATRIX, "@mia:example.org"), "Mia")
+ADA = UserMention(UserRef(Platform.DISCORD, "7"), "Ada")
+EVERYTHING = AllowedMentions(frozenset({"users", "roles", "everyone"}))
+
+
+class Everybody:
+    """A server in which every ID is somebody's."""
+
+    def __contains__(self, _: object) -> bool:
+        return True
+
+
+def content(*nodes: Inline) -> Content:
+    return Content(RichText((Paragraph(nodes),)))
+
+
+def test_people_are_notified_by_id_alone() -> None:
+    said = content(ADA, Spoiler((ADA,)), UserMention(MIA.user, "Mia"))
+    assert allowed_mentions(said) == {"parse": [], "replied_user": False, "users": ["7"]}
+    assert webhook_body(said, MIA)["content"] == "<@7>||<@7>||@Mia"
+
+
+def test_everybody_only_on_purpose() -> None:
+    assert allowed_mentions(content(BroadcastMention("here")))["parse"] == ["everyone"]
+
+
+def test_not_more_people_than_discord_takes() -> None:
+    many = content(*(UserMention(UserRef(Platform.DISCORD, str(number)), "x") for number in range(150)))
+    assert len(allowed_mentions(many)["users"]) == 100
+
+
+@given(sources)
+def test_nothing_that_somebody_writes_notifies_anybody(source: str) -> None:
+    said = Content(parse(source, source, names=Names()))
+    parts = degrade(
+        said,
+        author=MIA,
+        capabilities=Capabilities(2_000, native_replies=False),
+        policy=PairPolicy(allow_broadcast=True),
+        measure=lambda text: len(plain_text(text)),
+    )
+    if isinstance(parts, Dropped):
+        return
+    for part in parts:
+        body = webhook_body(part, MIA)
+        assert body["allowed_mentions"] == {"parse": [], "replied_user": False}
+        # Not even if Discord were told that anybody may be.
+        found = resolve(body["content"], EVERYTHING, users=Everybody(), roles=Everybody(), may_ping_everyone=True)
+        assert (found.users, found.roles) == ([], [])
+        # An address stays as it is, whatever is in it.
+        assert "://" in source or not found.everyone
