@@ -354,10 +354,24 @@ async def test_rate_limits_are_told_at_once_and_not_sent_twice(world: World) -> 
             await adapter.send(world.delivery("two", key="k2"))
         assert caught.value.retry_after == pytest.approx(0.7, abs=0.1)
         assert not caught.value.ambiguous
-        started = asyncio.get_running_loop().time()
+        with pytest.raises(RateLimited):
+            await adapter.send(world.delivery("two", key="k2"))
+        await asyncio.sleep(caught.value.retry_after)
         await adapter.send(world.delivery("two", key="k2"))
-        assert asyncio.get_running_loop().time() - started > 0.5
+    posts = world.server.api.statistics.requests["POST /webhooks/{webhook_id}/{webhook_token}"]
+    assert posts == 3, "what would be refused is not even asked"
     assert world.words() == ["hello", "two"]
+
+
+async def patiently(adapter: DiscordAdapter, delivery: Delivery) -> None:
+    """Send as a lane does: again as soon as it may."""
+    while True:
+        try:
+            await adapter.send(delivery)
+        except RateLimited as error:
+            await asyncio.sleep(error.retry_after or 0)
+        else:
+            return
 
 
 async def test_keeps_to_the_limits_by_itself() -> None:
@@ -372,7 +386,7 @@ async def test_keeps_to_the_limits_by_itself() -> None:
                     delivery = Delivery(
                         ref, f"{channel.id}.{number}"[-25:], ALICE, Content(RichText.plain(str(number)))
                     )
-                    await adapter.send(delivery)
+                    await patiently(adapter, delivery)
 
             await asyncio.gather(*(talk(channel) for channel in (world.channel, *others)))
         for channel in (world.channel, *others):

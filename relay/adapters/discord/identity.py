@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import structlog
 
+from relay.adapters.discord.limits import POSTING_PATIENCE
 from relay.adapters.discord.rest import Json, Method, Refused, Rest, Route, Unanswered
 from relay.domain.content import Author
 from relay.domain.richtext import Paragraph, RichText, Strong, Text
@@ -110,7 +111,8 @@ class Webhook:
 
     def route(self) -> Route:
         """Where to post."""
-        return Route("POST", "/webhooks/{webhook}/{token}", {"webhook": self.id, "token": self.token}, token=False)
+        ids = {"webhook": self.id, "token": self.token}
+        return Route("POST", "/webhooks/{webhook}/{token}", ids, token=False, patience=POSTING_PATIENCE)
 
     def message_route(self, method: Method, message: str) -> Route:
         """Where to change or delete what it posted."""

@@ -19,6 +19,9 @@ INVALID_WINDOW = 600.0
 REQUESTS_PER_SECOND = 48
 # A longer wait is better spent in the lane, where `relay status` shows it.
 LONGEST_WAIT = 15.0
+# What is posted waits in the lane whenever it has to: the core learns from it how much a channel takes, and lets
+# what waits cross together.
+POSTING_PATIENCE = 0.25
 
 
 @dataclass(frozen=True, slots=True)

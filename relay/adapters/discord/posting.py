@@ -7,6 +7,7 @@ import structlog
 from relay.adapters.discord import adoption
 from relay.adapters.discord.feeds import Feeds
 from relay.adapters.discord.identity import TOO_MANY_WEBHOOKS, Webhook, Webhooks, is_gone, username
+from relay.adapters.discord.limits import POSTING_PATIENCE
 from relay.adapters.discord.media import Media
 from relay.adapters.discord.reading import Self
 from relay.adapters.discord.recent import Recent, Seen
@@ -102,7 +103,7 @@ class Poster:
         }
         if delivery.author is None and delivery.reply_to is not None:
             body["message_reference"] = {"message_id": delivery.reply_to.id, "fail_if_not_exists": False}
-        route = Route("POST", "/channels/{channel}/messages", {"channel": channel})
+        route = Route("POST", "/channels/{channel}/messages", {"channel": channel}, patience=POSTING_PATIENCE)
         try:
             return _id(await self._call(route, body, delivery))
         except Refused as error:

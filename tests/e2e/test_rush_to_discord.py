@@ -1,0 +1,31 @@
+"""More is written on Matrix than Discord takes from a webhook by default: five messages in two seconds."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from relay.sandbox.homeserver import Homeserver
+from tests.support.town import eventually, town
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+COUNT = 120
+
+
+async def test_a_rush_crosses_together_and_in_order(homeserver: Homeserver, tmp_path: Path) -> None:
+    async with town(tmp_path, homeserver) as place:
+        place.pair_settings["help"] = 'batch_when_behind = "2s"'
+        place.write_config()
+        await place.daemon.start()
+        for number in range(COUNT):
+            await place.tell("help", f"number <{number}>")
+
+        async def numbers() -> list[int]:
+            return [
+                int(found) for words in await place.discord_words("help") for found in re.findall(r"<(\d+)>", words)
+            ]
+
+        crossed = await eventually(numbers, lambda seen: len(seen) >= COUNT, what=place.daemon.log, patience=60)
+        assert crossed == list(range(COUNT))
+        assert len(place.on_discord("help")) < COUNT / 3
