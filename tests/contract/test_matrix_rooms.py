@@ -4,6 +4,7 @@ import asyncio
 import itertools
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import pytest
 
@@ -202,3 +203,49 @@ async def test_an_alias_is_followed_into_the_upgraded_room(town: Town) -> None:
         assert town.alias("moves") not in side.inbox.problems
         await town.ann.text(new, "here we are")
         await side.until_said("here we are")
+
+
+async def test_a_room_that_is_declared_by_its_other_name_goes_on_and_stays_closed_if_it_is_encrypted(
+    town: Town,
+) -> None:
+    plain = await town.ann.create_room(alias=f"plain{town.number}")
+    secret = await town.ann.create_room(alias=f"secret{town.number}", encrypted=True)
+    aliases = (town.alias("plain"), town.alias("secret"))
+    async with matrix_side(town.homeserver, town.bot_id, aliases, token=town.token) as side:
+        said: list[str] = []
+        for number, (open_one, closed_one) in enumerate(((plain, secret), aliases, (plain, secret))):
+            side.inbox.news.clear()
+            await side.adapter.watch(frozenset({address(open_one), address(closed_one)}))
+            # At once, while nothing is known yet, and once all is.
+            said += [f"{number} early", f"{number} late"]
+            await town.ann.text(plain, f"{number} early")
+            with pytest.raises(Blocked):
+                await side.adapter.send(Delivery(room(secret), f"s{number}", BOB, words("psst")))
+            told = {f"opened {open_one}", f"closed {closed_one}"}
+            await side.until(partial(told.issubset, side.inbox.news))
+            assert "is encrypted" in side.inbox.problems[closed_one]
+            assert open_one not in side.inbox.problems
+            await side.adapter.send(Delivery(room(plain), f"k{number}", BOB, words(f"copy {number}")))
+            await town.ann.text(plain, f"{number} late")
+            await side.until_said(*said)
+            with pytest.raises(Blocked, match="encrypted"):
+                await side.adapter.send(Delivery(room(secret), f"s{number}", BOB, words("psst")))
+        copies = [line.body for line in await town.ann.messages(plain) if line.name]
+        assert copies == ["Bob: copy 0", "Bob: copy 1", "Bob: copy 2"]
+        assert await town.ann.messages(secret) == []
+
+
+async def test_what_is_said_while_a_room_is_not_declared_does_not_cross(town: Town) -> None:
+    first, second = await town.ann.create_room(), await town.ann.create_room()
+    async with matrix_side(town.homeserver, town.bot_id, [first, second], token=town.token) as side:
+        await side.adapter.watch(frozenset({address(second)}))
+        await town.ann.text(second, "it is gone")
+        await side.until_said("it is gone")
+        await town.ann.text(first, "private")
+        await town.ann.text(second, "still gone")
+        await side.until_said("it is gone", "still gone")
+        side.inbox.news.clear()
+        await side.adapter.watch(frozenset({address(first), address(second)}))
+        await side.until(lambda: f"opened {first}" in side.inbox.news)
+        await town.ann.text(first, "public")
+        await side.until_said("it is gone", "still gone", "public")

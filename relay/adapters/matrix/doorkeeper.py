@@ -62,7 +62,7 @@ class Doorkeeper:
         if door.is_alias and (known := await inbox.position(_alias_stream(door))):
             # The room that the alias named last time: listened to from the very start, so that the first sync
             # covers it. Whether the alias has moved meanwhile is asked next.
-            self._lead(door, known)
+            self._rooms.lead(door, known)
             door.looked.set()
         while True:
             door.wake.clear()
@@ -120,13 +120,9 @@ class Doorkeeper:
         if room_id != door.room_id:
             if door.room_id is not None:
                 _log.info("alias names another room now", alias=door.name, room=room_id)
-            self._lead(door, room_id)
+            self._rooms.lead(door, room_id)
             await inbox.receive(Batch(cursors=(at(_alias_stream(door), room_id),)))
         return True
-
-    def _lead(self, door: Door, room_id: str) -> None:
-        door.lead_to(room_id)
-        self._rooms.changed.set()
 
     # --- Getting in ---------------------------------------------------------------------------------------
 

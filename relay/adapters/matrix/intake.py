@@ -81,7 +81,7 @@ class Intake:
         sections = _dict(answer.get("rooms"))
         joined, left, invited = (_rooms(sections.get(kind), wanted) for kind in ("join", "leave", "invite"))
         await self._creators.learn(joined)
-        portions = [await self._joined(room_id, section, since, token, inbox) for room_id, section in joined.items()]
+        portions = [await self._joined(room_id, section, question, token, inbox) for room_id, section in joined.items()]
         portions += [await self._left(room_id, section, since, inbox) for room_id, section in left.items()]
         for portion in portions:
             if portion.timeline or portion.room_id in joined:
@@ -101,10 +101,11 @@ class Intake:
     # --- One room -----------------------------------------------------------------------------------------
 
     async def _joined(
-        self, room_id: str, section: Json, since: str | None, token: str, inbox: PatientInbox
+        self, room_id: str, section: Json, question: Question, token: str, inbox: PatientInbox
     ) -> _Portion:
+        since = question.since
         portion, limited = self._portion(room_id, section)
-        self._rooms.seen_inside(room_id)
+        self._rooms.seen_inside(room_id, whole=question.full)
         position = await self._position(room_id, inbox)
         if _is_inside(position):
             portion.since = since if limited else None

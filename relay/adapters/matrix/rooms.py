@@ -61,7 +61,10 @@ class Door:
 
 
 class Rooms:
-    """All doors. `changed`: there are other rooms to listen to now. `redeclared`: there are other doors."""
+    """All doors. `changed`: there are other rooms to listen to now. `redeclared`: there are other doors.
+
+    `version` counts whatever may have left a room without its state: other doors, or a door that leads elsewhere.
+    """
 
     def __init__(self, me: str, *, backoff: Callable[[], Backoff], now: Callable[[], float]) -> None:
         self._me = me
@@ -70,6 +73,7 @@ class Rooms:
         self._doors: dict[ChannelAddress, Door] = {}
         self._states: dict[str, RoomState] = {}
         self._tried = False
+        self.version = 0
         self.changed = asyncio.Event()
         self.redeclared = asyncio.Event()
 
@@ -84,7 +88,15 @@ class Rooms:
                 door.room_id = door.name
                 door.looked.set()
             self._doors[address] = door
+        self.version += 1
         self.redeclared.set()
+        self.changed.set()
+
+    def lead(self, door: Door, room_id: str) -> None:
+        """From now on `door` names `room_id`."""
+        self._states.pop(door.room_id or "", None)
+        door.lead_to(room_id)
+        self.version += 1
         self.changed.set()
 
     @property
@@ -133,9 +145,13 @@ class Rooms:
 
     # --- What the sync loop sees --------------------------------------------------------------------------
 
-    def seen_inside(self, room_id: str) -> None:
-        """We are in the room."""
+    def seen_inside(self, room_id: str, *, whole: bool) -> None:
+        """We are in the room. `whole`: all of its state was asked for."""
         door = self.door(room_id)
+        if whole or (door is not None and door.joined is False):
+            # Of a room that is entered all state comes unasked
+            # (https://spec.matrix.org/latest/client-server-api/#get_matrixclientv3sync).
+            self.state(room_id).whole = True
         if door is not None and not door.joined:
             if door.put_out is None:
                 # Somebody who is put out again and again comes back later each time.
@@ -172,8 +188,8 @@ class Rooms:
     async def settle(self, room_id: str, inbox: PatientInbox) -> None:
         """Tell the core whether a room works, if that is news."""
         door = self.door(room_id)
-        if door is None:
-            return
+        if door is None or (door.joined and not self.state(room_id).whole):
+            return  # The next answer says more.
         problem = self.hindrance(room_id)
         if problem is not None:
             if door.joined:
@@ -207,6 +223,8 @@ class Rooms:
         if not door.joined:
             return door.put_out or door.problem or f"{self._me} is not in {door.name} yet: it is being joined."
         state = self.state(room_id)
+        if not state.whole:
+            return f"{door.name} is not known yet: the homeserver is being asked for its state."
         if state.encrypted:
             return (
                 f"{door.name} is encrypted, and the relay can neither read nor write there: "

@@ -27,11 +27,13 @@ class RoomState:
     """The state of one room, as far as it matters here. Members are remembered while they speak, not all of them.
 
     `name` "" = none; `aliases` are those that the room itself lists.
+    `whole`: all of the state has been told, and what is not known is not so.
     `created`: it is known who made the room, and as which version. `upgraded`: it has been replaced, by `successor`.
     """
 
     def __init__(self, room_id: str) -> None:
         self.room_id = room_id
+        self.whole = False
         self.created = False
         self.encrypted = False
         self.upgraded = False

@@ -74,20 +74,22 @@ class SyncLoop:
     async def run(self, inbox: PatientInbox) -> None:
         """Sync until cancelled. Raises `FatalError` once the homeserver refuses us for good."""
         since = await inbox.position("sync")
-        heard: frozenset[str] | None = None
-        await self._rooms.looked()
+        heard: int | None = None
         while True:
+            if heard != self._rooms.version:
+                # Until it is known which room an address names, what is said there would be passed over.
+                await self._rooms.looked()
             self._rooms.changed.clear()
-            rooms = self._rooms.room_ids
+            version = self._rooms.version
             # State is asked for in full when there are rooms whose state is not known; after that it comes in parts.
-            question = Question(since, rooms, full=rooms != heard)
+            question = Question(since, self._rooms.room_ids, full=version != heard)
             answer = await self._persist(partial(self._ask, question))
             if answer is None:
                 continue
             if not self._condition.caught_up.is_set():
                 self._condition.state, self._condition.detail = "catching_up", "Reading what was missed."
             await self._persist(partial(self._intake.take, answer, question, inbox))
-            since, heard = answer["next_batch"], rooms
+            since, heard = answer["next_batch"], version
             self._condition.state, self._condition.detail = "ready", ""
             self._condition.caught_up.set()
 
