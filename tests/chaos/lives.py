@@ -94,14 +94,15 @@ class Lives:
         self.trace(f"LIFE {self._number} begins")
         return self.daemon
 
-    async def live(self, death: Death) -> None:
-        """One life, from its start to its end as planned."""
+    async def live(self, death: Death, waits: Callable[[], object]) -> None:
+        """One life, from its start to its end as planned. `waits` is called when it only waits for that."""
         daemon = await self.start()
         self._dead.clear()
         self._skipped = 0
         ended = asyncio.create_task(self._ended(daemon), name="end of the daemon")
         try:
             if death.gently:
+                waits()
                 await self._wait(ended, death.seconds)
                 await self._terminate(daemon)
                 return
@@ -109,6 +110,7 @@ class Lives:
                 await self._until_ready(daemon, _UNLESS_BY_THEN)
             if death.point:
                 self._armed = death
+            waits()
             await self._wait(ended, _UNLESS_BY_THEN if death.point else death.seconds)
             self._armed = None
             if not self._dead.is_set():

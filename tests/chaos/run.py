@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TextIO
 
@@ -148,21 +149,21 @@ class Run:
     async def _die_again_and_again(self, halves: tuple[int, int]) -> None:
         ends = deaths(self._plan.seed, self._plan.kills)
         shares = [_shares(half, len(ends) + 1) for half in halves]
-        for number, death in enumerate(ends):
-            # Some of it while the daemon is away.
-            self._grant([share[number] // 3 for share in shares])
-            later = asyncio.create_task(self._grant_later([share[number] - share[number] // 3 for share in shares]))
-            self._trace(f"NEXT {death}")
-            await self._lives.live(death)
-            await later
-            if number % 10 == 9:
-                self._trace(f"STATE {self._figures()}")
+        async with asyncio.TaskGroup() as group:
+            for number, death in enumerate(ends):
+                # Some of it while the daemon is away.
+                self._grant([share[number] // 3 for share in shares])
+                rest = self._grant_later([share[number] - share[number] // 3 for share in shares])
+                self._trace(f"NEXT {death}")
+                await self._lives.live(death, partial(group.create_task, rest))
+                if number % 10 == 9:
+                    self._trace(f"STATE {self._figures()}")
         await self._lives.start()
-        rest = [share[-1] for share in shares]
-        while any(rest):
-            portion = [min(left, _PER_SECOND // 4) for left in rest]
+        last = [share[-1] for share in shares]
+        while any(last):
+            portion = [min(left, _PER_SECOND // 4) for left in last]
             self._grant(portion)
-            rest = [left - part for left, part in zip(rest, portion, strict=True)]
+            last = [left - part for left, part in zip(last, portion, strict=True)]
             await asyncio.sleep(0.5)
 
     def _grant(self, portions: Sequence[int]) -> None:

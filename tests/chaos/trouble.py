@@ -13,13 +13,14 @@ from relay.sandbox.handshake import FATAL
 from relay.sandbox.people import Refused
 from tests.chaos.proxy import Fault, Proxy
 from tests.chaos.sides import insist
-from tests.support.town import Town
+from tests.support.town import Town, eventually
 
 # Discord's close codes after which a client may come back, and those of WebSockets themselves:
 # https://discord.com/developers/docs/topics/opcodes-and-status-codes#gateway-gateway-close-event-codes
 CLOSE_CODES = (1000, 1001, 1006, 1011, 4000, 4001, 4002, 4003, 4005, 4007, 4008, 4009)
 _SENDS = "/(send|redact)/"
 _PERMISSIONS = ("VIEW_CHANNEL", "SEND_MESSAGES", "MANAGE_WEBHOOKS", "READ_MESSAGE_HISTORY", "MANAGE_MESSAGES")
+_CONNECTING = 8.0
 _TIMEOUT = 33.0  # longer than the daemon waits for any answer
 _WRITES = r"^/(webhooks|channels)/.*"
 
@@ -119,6 +120,8 @@ class Trouble:
             self._control.guild_outage(self._town.guild, down=False)
 
     async def gateway_close(self) -> None:
+        if not await self._connected():
+            return
         code = next(self._codes)
         assert code not in FATAL - {4007, 4009}
         if code == 1006:  # the code for a stream that just ends: it is never sent
@@ -126,12 +129,25 @@ class Trouble:
         else:
             self._control.close_gateway(code)
 
+    async def _connected(self) -> bool:
+        """Wait a while for the daemon to be on the gateway; whether it is."""
+
+        async def look() -> bool:
+            return self._control.connected(self._town.bot)
+
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_CONNECTING):
+                return await eventually(look, bool)
+        return False
+
     async def gateway_reconnect(self) -> None:
+        await self._connected()
         self._control.ask_reconnect()
         if self._rng.random() < 0.5:
             self._control.refuse_gateway(self._rng.randint(1, 3))
 
     async def gateway_sessions(self) -> None:
+        await self._connected()
         self._control.invalidate_sessions(resumable=self._rng.random() < 0.3)
 
     async def gateway_dispatches(self) -> None:
