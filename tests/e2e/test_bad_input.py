@@ -111,7 +111,7 @@ async def place(homeserver: Homeserver, tmp_path: Path) -> AsyncIterator[Town]:
 async def refused(place: Town, *words: str) -> None:
     """The daemon ends by itself, and its last line says why and what to do."""
     await place.daemon.start(ready=False)
-    assert await place.daemon.exit_status() == 1
+    assert await place.daemon.exit_status() == 4
     line = place.daemon.log(1)
     assert line.startswith("error: ")
     assert all(word in line for word in words), line
@@ -160,7 +160,7 @@ async def test_a_matrix_password_that_is_refused(place: Town) -> None:
 async def test_a_discord_token_that_is_refused_later(place: Town) -> None:
     await place.daemon.start()
     place.control.reset_token(place.bot)
-    assert await place.daemon.exit_status() == 1
+    assert await place.daemon.exit_status() == 4
     assert "Discord refused the bot's token (close code 4004); " in place.daemon.log(1)
 
 
@@ -169,7 +169,7 @@ async def test_an_intent_that_is_taken_away_later(place: Town) -> None:
     await place.daemon.start()
     place.control.set_intents(place.bot, message_content=False)
     place.control.invalidate_sessions()
-    assert await place.daemon.exit_status() == 1
+    assert await place.daemon.exit_status() == 4
     assert "Message Content Intent" in place.daemon.log(1)
 
 
@@ -177,7 +177,7 @@ async def test_an_intent_that_is_taken_away_later(place: Town) -> None:
 async def test_a_matrix_token_that_is_refused_later(place: Town) -> None:
     await place.daemon.start()
     await place.homeserver.administer("POST", f"/_synapse/admin/v1/deactivate/{place.relay_user}", {"erase": False})
-    assert await place.daemon.exit_status() == 1
+    assert await place.daemon.exit_status() == 4
     assert "the homeserver refuses matrix.access_token" in place.daemon.log(1)
 
 
@@ -186,5 +186,5 @@ async def test_another_final_close_code_ends_the_daemon_with_a_remedy(place: Tow
     # Each of the codes: tests/contract/test_discord_adapter.py.
     await place.daemon.start()
     place.control.close_gateway(4013)
-    assert await place.daemon.exit_status() == 1
+    assert await place.daemon.exit_status() == 4
     assert "(close code 4013); update the relay" in place.daemon.log(1)

@@ -175,7 +175,7 @@ def test_a_port_in_use_ends_the_daemon_with_one_line(tmp_path: Path) -> None:
         listen = f"127.0.0.1:{other.getsockname()[1]}"
         configure(tmp_path, listen=listen)
         result = relay(tmp_path, "run")
-    assert result.returncode == 1
+    assert result.returncode == 4
     assert "Traceback" not in result.stderr
     (line,) = [line for line in result.stderr.splitlines() if not line.startswith("{")]
     assert line.startswith(f"error: another program listens on {listen} already; ")

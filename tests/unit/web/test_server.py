@@ -196,7 +196,7 @@ async def test_a_port_in_use_is_one_sentence_with_a_remedy() -> None:
         listen = f"127.0.0.1:{other.getsockname()[1]}"
         with pytest.raises(FatalError, match=f"another program listens on {listen} already; .*listen") as caught:
             await WebServer(FakeStatus(snapshot()), listen).run()
-    assert caught.value.exit_status == 1
+    assert caught.value.exit_status == 4
 
 
 async def test_an_unknown_host() -> None:
