@@ -263,3 +263,12 @@ async def test_the_homeserver_s_limit_is_asked_for(tmp_path: Path) -> None:
         assert f'<a href="{place.on_discord("help")[0]["attachments"][0]["url"].partition("?")[0]}' in (
             message.formatted_body
         )
+
+
+async def test_a_picture_that_hangs_holds_up_no_message_for_long(help_town: Town) -> None:
+    emoji = help_town.control.create_emoji(help_town.guild, "party", {"data": base64.b64encode(PNG).decode()})
+    help_town.control.add_fault("hang", path="^/emojis/", seconds=60.0, count=None)
+    help_town.say("help", f"hi <:party:{emoji['id']}>")
+    help_town.say("help", f"again <:party:{emoji['id']}>")
+    await help_town.until_matrix("help", lambda words: words == ["hi :party:", "again :party:"])
+    help_town.control.clear_faults()

@@ -4,6 +4,7 @@ https://spec.matrix.org/latest/client-server-api/#content-repository. Reading ta
 specification; servers older than that know only the addresses without.
 """
 
+import asyncio
 import sys
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Iterable, Iterator
@@ -31,6 +32,7 @@ _ASK_AGAIN = 3600.0
 _TRY_AGAIN = 30.0
 # A picture in the text or beside a name; more would be somebody's mischief.
 _SMALL = 2 * 1024 * 1024
+_PICTURE_PATIENCE = 5.0  # Seconds that a message waits for one.
 _REMEMBERED = 100
 _AT_HAND = 2_000
 
@@ -133,10 +135,10 @@ class Media:
             return None
         picture = Attachment(media.locator, media.locator.rpartition("/")[2].partition("?")[0], "image", media)
         try:
-            async with files.open(picture, most=min(_SMALL, self.limit)) as file:
+            async with asyncio.timeout(_PICTURE_PATIENCE), files.open(picture, most=min(_SMALL, self.limit)) as file:
                 copy = MediaRef(Platform.MATRIX, await self._upload(picture, file))
-        except DeliveryError as error:
-            _log.info("picture does not cross", reason=str(error))
+        except (DeliveryError, TimeoutError) as error:
+            _log.info("picture does not cross", reason=str(error) or "it takes too long")
             self._without_copy[media] = self._clock.monotonic() + (
                 _ASK_AGAIN if isinstance(error, Uncarried) else _TRY_AGAIN
             )
