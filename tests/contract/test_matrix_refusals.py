@@ -113,3 +113,30 @@ async def test_a_deletion_that_the_room_forbids_does_not_hold_up_the_others(meet
     await meeting.ann.set_power(meeting.room, events={"m.room.redaction": 50})
     with pytest.raises(Permanent, match="forbids"):
         await meeting.side.adapter.delete(ref, "k2")
+
+
+async def test_an_alias_whose_server_does_not_answer_holds_up_nobody_and_is_waited_for(homeserver: Homeserver) -> None:
+    number = next(_numbers)
+    alias = f"#slow{number}:localhost"
+    async with person(homeserver, f"ann{number}") as ann, Interloper(homeserver.url) as proxy:
+        token = await homeserver.register(f"bot{number}")
+        quick, slow = await ann.create_room(), await ann.create_room(alias=f"slow{number}")
+        answered = asyncio.Event()
+
+        async def silence(request: web.Request) -> web.Response | None:
+            if "/directory/room/" in request.path:
+                await answered.wait()
+            return None
+
+        proxy.answer = silence
+        bot_id = f"@bot{number}:{homeserver.server_name}"
+        starting = matrix_side(homeserver, bot_id, [quick, alias], token=token, url=proxy.url, ready=False)
+        async with starting as side:
+            await side.until(lambda: side.adapter.health().state == "ready", seconds=12)
+            assert "could not be looked up yet" in side.inbox.problems[alias]
+            assert quick in side.inbox.channels
+            answered.set()
+            await side.until(lambda: alias in side.inbox.channels)
+            assert side.inbox.problems == {}
+            await ann.text(slow, "at last")
+            await side.until_said("at last")

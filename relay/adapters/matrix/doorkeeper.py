@@ -10,7 +10,7 @@ import contextlib
 
 import structlog
 
-from relay.adapters.matrix.api import Api, Refused, Unreachable
+from relay.adapters.matrix.api import Api, Json, Refused, Unreachable
 from relay.adapters.matrix.patience import PatientInbox, at
 from relay.adapters.matrix.rooms import Door, Rooms
 from relay.core.ports import Batch, Clock
@@ -22,6 +22,7 @@ _JOIN_TIMEOUT = 180.0  # A remote room with many servers in it takes minutes.
 _JOIN_SHOWS_WITHIN = 60.0
 _PATIENCE = 60.0
 _UNANSWERED_TRIES = 3
+_ANSWERED_WITHIN = 5.0  # A look-up that takes longer is still waited for, but holds up nobody else.
 _SERVERS_ASKED = 10
 
 
@@ -100,8 +101,9 @@ class Doorkeeper:
     async def _resolve(self, door: Door, inbox: PatientInbox) -> bool:
         """Ask which room the alias names; whether that is known now."""
         try:
-            answer = await self._api.call("GET", "directory", "room", door.name)
-        except Unreachable:
+            answer = await self._looked_up(door, inbox)
+        except Unreachable as error:
+            await self._unanswered(door, str(error), inbox)
             return False
         except Refused as refused:
             # A room that is known already goes on working without its alias.
@@ -123,6 +125,24 @@ class Doorkeeper:
             self._rooms.lead(door, room_id)
             await inbox.receive(Batch(cursors=(at(_alias_stream(door), room_id),)))
         return True
+
+    async def _looked_up(self, door: Door, inbox: PatientInbox) -> Json:
+        """What the directory says. The server that made an alias may be away, and ours waits long for its answer."""
+        call = asyncio.create_task(self._api.call("GET", "directory", "room", door.name), name=f"alias {door.name}")
+        try:
+            answered, _ = await asyncio.wait({call}, timeout=_ANSWERED_WITHIN)
+            if not answered:
+                await self._unanswered(door, f"no answer within {_ANSWERED_WITHIN:.0f} s", inbox)
+            return await call
+        finally:
+            call.cancel()
+
+    async def _unanswered(self, door: Door, reason: str, inbox: PatientInbox) -> None:
+        """A pair in trouble, for now: tried again all the same."""
+        if door.room_id is None and not door.settled:
+            problem = f"The alias {door.name} could not be looked up yet ({reason}): its server may be away; trying on."
+            await self._rooms.refuse(door, problem, inbox)
+        door.looked.set()
 
     # --- Getting in ---------------------------------------------------------------------------------------
 
