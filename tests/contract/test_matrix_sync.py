@@ -11,8 +11,10 @@ import pytest
 from relay.adapters.matrix.api import Api
 from relay.adapters.matrix.gaps import GapReader
 from relay.core.ports import Delivery
+from relay.domain.events import Event, MessageCreated
 from relay.domain.ids import MessageRef
-from relay.errors import FatalError, Transient
+from relay.domain.richtext import plain_text
+from relay.errors import FatalError, StoreHeld, Transient
 from relay.sandbox.homeserver import Homeserver
 from relay.sandbox.people import Person
 from tests.support.matrix import BOB, Notebook, Side, matrix_side, person, room, words
@@ -99,6 +101,49 @@ async def test_a_store_that_takes_nothing_is_waited_for(town: Town) -> None:
         await town.ann.text(town.room, "two")
         await side.until_said("one", "two")
         await side.until_ready()
+
+
+async def test_an_event_that_the_core_stumbles_over_is_left_out_by_name(
+    town: Town, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stumble(event: Event) -> None:
+        if isinstance(event, MessageCreated) and "poison" in plain_text(event.content.text):
+            raise ValueError(plain_text(event.content.text))
+
+    notebook = Notebook()
+    async with matrix_side(town.homeserver, town.bot_id, [town.room], token=town.token, notebook=notebook):
+        pass
+    for text in ("before", "poison", "after"):
+        await town.ann.text(town.room, text)
+    starting = matrix_side(town.homeserver, town.bot_id, [town.room], token=town.token, notebook=notebook, ready=False)
+    async with starting as side:
+        side.inbox.stumbles = stumble
+        await side.until_said("before", "after")
+        await side.until_ready()
+        assert side.features == ["unreadable"]
+        await town.ann.text(town.room, "poison again")
+        await town.ann.text(town.room, "and on")
+        await side.until_said("before", "after", "and on")
+        assert side.adapter.health().state == "ready"
+    logged = "".join(capsys.readouterr())
+    assert "ValueError" in logged
+    assert "stumble" in logged
+    assert "poison" not in logged
+
+
+@pytest.mark.parametrize("where", ["receive", "opened"])
+async def test_a_store_that_is_lost_for_good_ends_it(town: Town, where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with matrix_side(
+        town.homeserver, town.bot_id, [town.room], token=town.token, ready=False, failing=True
+    ) as side:
+
+        async def held(*_: object) -> None:
+            raise StoreHeld("x", "another daemon holds it", "stop one of them")
+
+        monkeypatch.setattr(side.inbox, where, held)
+        with pytest.raises(StoreHeld):
+            await asyncio.wait_for(asyncio.shield(side.task), 10)
+        assert side.adapter.health().state == "failed"
 
 
 async def test_ended_at_any_moment_of_a_catch_up_nothing_is_lost_or_doubled(town: Town) -> None:

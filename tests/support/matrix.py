@@ -43,7 +43,10 @@ class Notebook:
 
 
 class Inbox:
-    """Implements `core.ports.Inbox`. `broken` makes the next so many batches fail, as a full disk would."""
+    """Implements `core.ports.Inbox`. `broken` makes the next so many batches fail, as a full disk would.
+
+    `stumbles` raises for an event what a bug of the core would.
+    """
 
     def __init__(self, notebook: Notebook) -> None:
         self.notebook = notebook
@@ -52,6 +55,7 @@ class Inbox:
         self.news: list[str] = []
         self.batches = 0
         self.broken = 0
+        self.stumbles: Callable[[Event], None] = lambda event: None
         self._seen = {event.ref.id for event in notebook.events if isinstance(event, MessageCreated)}
 
     async def receive(self, batch: Batch) -> None:
@@ -59,6 +63,8 @@ class Inbox:
         if self.broken:
             self.broken -= 1
             raise StoreUnavailable("x", "the disk is full", "make room")
+        for event in batch.events:
+            self.stumbles(event)
         for event in batch.events:
             # Like the store, which knows a message by its ID and takes it once.
             if isinstance(event, MessageCreated):

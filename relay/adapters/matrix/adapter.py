@@ -26,7 +26,7 @@ from relay.domain.content import Author
 from relay.domain.events import MessageCreated
 from relay.domain.ids import ChannelAddress, ChannelRef, MediaRef, MessageRef, Platform, UserRef
 from relay.domain.richtext import RichText
-from relay.errors import FatalError, Permanent
+from relay.errors import FatalError, Permanent, RelayError, StoreError
 
 
 class MatrixAdapter:
@@ -96,7 +96,7 @@ class MatrixAdapter:
         try:
             await self._loop.connect()
             await self._work(patient)
-        except FatalError as error:
+        except (FatalError, StoreError) as error:
             self._condition.state, self._condition.detail = "failed", str(error)
             raise
 
@@ -179,6 +179,13 @@ class MatrixAdapter:
                 group.create_task(self._doorkeeper.run(inbox), name="matrix rooms")
                 group.create_task(self._loop.run(inbox), name="matrix sync loop")
                 group.create_task(self._media.keep_limit(), name="matrix upload limit")
-        except* FatalError as errors:
-            # Both tasks may have met the same refusal; the caller is promised one error, not a group.
-            raise errors.exceptions[0] from None
+        except* (FatalError, StoreError) as errors:
+            # Several tasks may have met the same refusal; the caller is promised one error, not a group.
+            raise _first(errors) from None
+
+
+def _first(errors: BaseExceptionGroup[RelayError]) -> BaseException:
+    error: BaseException = errors
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

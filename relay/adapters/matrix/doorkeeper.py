@@ -14,6 +14,7 @@ from relay.adapters.matrix.api import Api, Json, Refused, Unreachable
 from relay.adapters.matrix.patience import PatientInbox, at
 from relay.adapters.matrix.rooms import Door, Rooms
 from relay.core.ports import Batch, Clock
+from relay.errors import StoreError
 
 _log = structlog.get_logger(__name__)
 
@@ -69,6 +70,8 @@ class Doorkeeper:
             door.wake.clear()
             try:
                 seconds = await self._advance(door, inbox)
+            except StoreError:
+                raise
             except Exception:  # noqa: BLE001 - the top of this worker
                 _log.exception("bug while entering a room", room=door.name)
                 seconds = door.backoff.next()

@@ -16,12 +16,13 @@ from relay.adapters.matrix.api import Api, Refused
 from relay.adapters.matrix.content import string
 from relay.adapters.matrix.creators import Creators
 from relay.adapters.matrix.gaps import Gap, GapReader, Page, after_last, as_list
+from relay.adapters.matrix.handover import hand_over
 from relay.adapters.matrix.inbound import convert, features
 from relay.adapters.matrix.patience import PatientInbox, at
 from relay.adapters.matrix.rooms import Rooms, departure
 from relay.adapters.matrix.session import is_token_refusal
 from relay.adapters.matrix.state import RoomState
-from relay.core.ports import Batch, Cursor
+from relay.core.ports import Cursor
 from relay.domain.events import Event, FeatureUsed, HistorySkipped, MessageDeleted, MessageEdited
 from relay.domain.ids import ChannelRef, Platform
 
@@ -29,7 +30,6 @@ Json = dict[str, Any]
 
 _log = structlog.get_logger(__name__)
 
-_BATCH = 500
 _OUT = "out "
 
 
@@ -188,10 +188,10 @@ class Intake:
         extras = [event for portion in portions for event in portion.extras]
         torn = [portion for portion in portions if portion.since is not None]
         if torn:
-            await _receive(events, (), inbox)
+            await hand_over(events, (), inbox)
             await self._deliver_torn(torn, inbox)
             events = []
-        await _receive([*events, *extras], cursors, inbox)
+        await hand_over([*events, *extras], cursors, inbox)
 
     async def _deliver_torn(self, portions: list[_Portion], inbox: PatientInbox) -> None:
         waiting = deque((portion, self._pages(portion, inbox)) for portion in portions)
@@ -201,7 +201,7 @@ class Intake:
             if page is not None:
                 for event in page.state:
                     portion.state.apply(event)
-                await _receive(self._converted(portion, page.events or []), (), inbox)
+                await hand_over(self._converted(portion, page.events or []), (), inbox)
                 waiting.append((portion, pages))
 
     async def _pages(self, portion: _Portion, inbox: PatientInbox) -> AsyncIterator[Page]:
@@ -236,7 +236,7 @@ class Intake:
         events: list[Event] = [] if told else [HistorySkipped(channel, gap.skipped)]
         corrections = self._converted(portion, reversed(gap.corrections))
         events += [event for event in corrections if isinstance(event, MessageEdited | MessageDeleted)]
-        await _receive(events, (at(stream, since),), inbox)
+        await hand_over(events, (at(stream, since),), inbox)
 
     def _converted(self, portion: _Portion, events: Iterable[Json]) -> list[Event]:
         found: list[Event] = []
@@ -249,20 +249,11 @@ class Intake:
                 converted = convert(event, state, self._me, self._rooms.names())
             except Exception:  # noqa: BLE001 - the top of this worker: see below
                 # One event that we cannot read must not stop every room for ever.
-                _log.exception("bug while reading an event", room=state.room_id, event_id=event.get("event_id"))
+                _log.exception("bug while reading an event", room=state.room_id, event_id=ascii(event.get("event_id")))
                 converted = FeatureUsed(ChannelRef(Platform.MATRIX, state.room_id), "unreadable")
             if converted is not None:
                 found.append(converted)
         return found
-
-
-async def _receive(events: list[Event], cursors: tuple[Cursor, ...], inbox: PatientInbox) -> None:
-    """Hand over in bites, the cursors with the last."""
-    for start in range(0, max(len(events), 1), _BATCH):
-        last = start + _BATCH >= len(events)
-        bite = tuple(events[start : start + _BATCH])
-        if bite or cursors:
-            await inbox.receive(Batch(bite, cursors if last else ()))
 
 
 def _is_inside(position: str) -> bool:

@@ -21,7 +21,7 @@ from relay.adapters.matrix.rooms import Rooms
 from relay.adapters.matrix.session import Session, is_token_refusal
 from relay.core.backoff import Backoff
 from relay.core.ports import Clock, SideState
-from relay.errors import FatalError, StoreUnavailable
+from relay.errors import FatalError, StoreError, StoreUnavailable
 
 Json = dict[str, Any]
 _T = TypeVar("_T")
@@ -72,7 +72,10 @@ class SyncLoop:
         await self._persist(self._session.establish)
 
     async def run(self, inbox: PatientInbox) -> None:
-        """Sync until cancelled. Raises `FatalError` once the homeserver refuses us for good."""
+        """Sync until cancelled.
+
+        Raises `FatalError` once the homeserver refuses us for good, `StoreError` once the store is not ours any more.
+        """
         since = await inbox.position("sync")
         heard: int | None = None
         while True:
@@ -148,7 +151,7 @@ class SyncLoop:
             except StoreUnavailable as error:
                 wait = self._backoff.next()
                 problem = str(error)
-            except FatalError:
+            except (FatalError, StoreError):
                 raise
             except Exception as error:  # noqa: BLE001 - the top of this worker
                 # A bug of ours must not end the daemon; what it stumbled over is still there for the next try.
