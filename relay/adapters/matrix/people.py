@@ -13,6 +13,9 @@ from relay.domain.ids import Platform, UserRef
 _log = structlog.get_logger(__name__)
 
 _REMEMBERED_SECONDS = 300.0
+# After a failure, and how long a look-up may hold up a message.
+_FAILURE_SECONDS = 60.0
+_PATIENCE_SECONDS = 10.0
 _REMEMBERED_ROOMS = 16
 
 
@@ -34,15 +37,18 @@ class People:
 
     async def _members(self, room_id: str) -> Mapping[str, UserRef]:
         known = self._rooms.get(room_id)
-        if known is not None and self._clock.monotonic() - known[0] < _REMEMBERED_SECONDS:
+        if known is not None and self._clock.monotonic() < known[0]:
             return known[1]
+        seconds = _REMEMBERED_SECONDS
+        members: Mapping[str, UserRef] = {}
         try:
-            answer = await self._api.call("GET", "rooms", room_id, "joined_members")
+            answer = await self._api.call("GET", "rooms", room_id, "joined_members", timeout=_PATIENCE_SECONDS)
         except (Refused, Unreachable) as error:
             _log.info("members not listed", room=room_id, reason=str(error))
-            return {}
-        members = unambiguous(answer, self._api.user_id)
-        self._rooms[room_id] = (self._clock.monotonic(), members)
+            seconds = _FAILURE_SECONDS
+        else:
+            members = unambiguous(answer, self._api.user_id)
+        self._rooms[room_id] = (self._clock.monotonic() + seconds, members)
         self._rooms.move_to_end(room_id)
         if len(self._rooms) > _REMEMBERED_ROOMS:
             self._rooms.popitem(last=False)
