@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from weakref import WeakValueDictionary
 
 import structlog
 
@@ -12,7 +13,7 @@ from relay.adapters.discord.feeds import Feed
 from relay.adapters.discord.guilds import Guilds
 from relay.adapters.discord.inbound import created_at
 from relay.adapters.discord.reading import Translator, stream
-from relay.adapters.discord.rest import Json, Refused, Rest, Route
+from relay.adapters.discord.rest import ApiError, Json, Limited, Refused, Rest, Route
 from relay.core.ports import Batch, Clock, Cursor
 from relay.domain.events import HistorySkipped, MessageCreated
 from relay.domain.ids import Platform
@@ -23,6 +24,10 @@ PAGE = 100
 # Channels that are read side by side: a page of each in turn, so that a busy one delays no other.
 _READERS = 8
 _STRANGERS = 8
+# Seconds for one name, and until the next is asked for after that failed.
+_NAME_TIMEOUT, _NAMES_AGAIN = 3.0, 30.0
+# Tries to list the sleeping threads, and the seconds between them.
+_LIST_TRIES, _LIST_PAUSE = 3, 0.5
 # Threads that went to sleep longer ago are not looked through.
 _LONGEST_SLEEP = timedelta(days=30)
 # How long a list of sleeping threads is good: the two readings of a catch-up share it.
@@ -54,7 +59,8 @@ class History:
         self._translator = translator
         self._clock = clock
         self._places = asyncio.Semaphore(_READERS)
-        self._naming = asyncio.Lock()
+        self._naming: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
+        self._no_names_until = 0.0
         self._sleepers: dict[str, _Sleepers] = {}
 
     async def newest(self, channel: str) -> str:
@@ -158,9 +164,12 @@ class History:
         query = {"limit": "100"}
         route = Route("GET", "/channels/{channel}/threads/archived/public", {"channel": channel})
         found: list[Message] = []
+        more = False
+        slept_at = None
         while True:
-            async with self._places:
-                answer = await self._rest.read(route, query=query)
+            answer = await self._list(route, query)
+            if answer is None:
+                break
             page = answer.get("threads") or []
             found.extend(page)
             # A thread goes to sleep after its last message, and those that went last come first.
@@ -173,6 +182,23 @@ class History:
         self._sleepers[channel] = _Sleepers(found, reaches, self._clock.monotonic() + _LIST_GOOD_FOR)
         return found
 
+    async def _list(self, route: Route, query: Mapping[str, str]) -> Mapping[str, Json] | None:
+        """A page of a list of threads; None where there is none to be had: the channel itself must not wait for it."""
+        for number in range(_LIST_TRIES):
+            try:
+                async with self._places:
+                    answer = await self._rest.call(route, query=query)
+            except Refused as error:
+                _log.info("discord threads not listed", status=error.status, code=error.code)
+                return None
+            except ApiError as error:
+                _log.warning("discord threads not listed", reason=str(error), tries=number + 1)
+                pause = error.retry_after if isinstance(error, Limited) else _LIST_PAUSE
+                await self._clock.sleep(pause * (number + 1))
+            else:
+                return answer if isinstance(answer, Mapping) else None
+        return None
+
     async def _learn_names(self, guild: str, messages: Iterable[Message]) -> None:
         """People's names in the server, which the history does not hold; of a few, so that a crowd delays nothing."""
         people = {
@@ -180,21 +206,31 @@ class History:
             for message in messages
             if isinstance(message.get("author"), Mapping) and "webhook_id" not in message
         }
-        # One at a time: the same people write in many channels.
-        async with self._naming:
-            strangers = sorted(person for person in people if not self._guilds.knows_nickname(guild, person))
-            for person in strangers[:_STRANGERS]:
-                self._guilds.remember_nickname(guild, person, await self._nickname(guild, person))
+        strangers = sorted(person for person in people if not self._guilds.knows_nickname(guild, person))
+        for person in strangers[:_STRANGERS]:
+            # The same people write in many channels.
+            async with self._naming.setdefault((guild, person), asyncio.Lock()):
+                if not self._guilds.knows_nickname(guild, person):
+                    await self._learn_name(guild, person)
 
-    async def _nickname(self, guild: str, user: str) -> str | None:
-        route = Route("GET", "/guilds/{guild}/members/{user}", {"guild": guild, "user": user})
+    async def _learn_name(self, guild: str, user: str) -> None:
+        """Ask once. Their own name will do where that fails: no message waits for it."""
+        if self._clock.monotonic() < self._no_names_until:
+            return
+        route = Route("GET", "/guilds/{guild}/members/{user}", {"guild": guild, "user": user}, patience=1.0)
         try:
-            nickname = (await self._rest.read(route)).get("nick")
+            async with asyncio.timeout(_NAME_TIMEOUT):
+                member = await self._rest.call(route)
         except Refused as error:
-            # They have left since; their own name will do.
+            # They have left since.
             _log.debug("discord member unknown", status=error.status)
-            return None
-        return None if nickname is None else str(nickname)
+            member = {}
+        except (ApiError, TimeoutError) as error:
+            _log.info("discord members not named", guild=guild, reason=str(error) or type(error).__name__)
+            self._no_names_until = self._clock.monotonic() + _NAMES_AGAIN
+            return
+        nickname = member.get("nick") if isinstance(member, Mapping) else None
+        self._guilds.remember_nickname(guild, user, None if nickname is None else str(nickname))
 
 
 def _id(message: Message) -> int:

@@ -143,6 +143,8 @@ class Webhooks:
     async def survey(self, guild: str) -> None:
         """Look at all webhooks of a guild in one request. The bot needs Manage Webhooks in the whole guild."""
         listed = await self._rest.call(Route("GET", "/guilds/{guild}/webhooks", {"guild": guild}))
+        if not isinstance(listed, list):
+            return
         channels = {item["channel_id"] for item in listed if item.get("channel_id")}
         for channel in channels:
             self._learn(channel, [item for item in listed if item.get("channel_id") == channel])
@@ -174,7 +176,12 @@ class Webhooks:
         return next((one for one in self._by_channel.get(channel, ()) if one.id == webhook), None)
 
     async def _look(self, channel: str) -> None:
-        listed = await self._rest.call(Route("GET", "/channels/{channel}/webhooks", {"channel": channel}))
+        try:
+            listed = await self._rest.call(Route("GET", "/channels/{channel}/webhooks", {"channel": channel}))
+        except Refused as error:
+            if not error.bare:
+                raise
+            return  # what was made here is known all the same
         self._learn(channel, listed if isinstance(listed, list) else [])
 
     async def _make(self, channel: str) -> Webhook:
@@ -221,4 +228,4 @@ def _age(item: dict[str, Json]) -> int:
 
 def is_gone(error: Refused) -> bool:
     """Whether the answer says that the webhook itself is not there (or its token no longer valid)."""
-    return error.code in {UNKNOWN_WEBHOOK, 50027} or (error.status == 401 and error.code == 0)
+    return error.code in {UNKNOWN_WEBHOOK, 50027} or (error.status == 401 and error.code == 0) or error.bare

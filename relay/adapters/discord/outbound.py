@@ -1,7 +1,7 @@
 """Deliveries -> calls of Discord's API, and what Discord answers -> the relay's errors: here and nowhere else."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 
 import structlog
 
@@ -72,7 +72,7 @@ def _refusal(error: Refused, channel: str) -> DeliveryError:
             return Permanent(said)
         case Refused(status=status) if status == 413 or error.code == _TOO_LARGE:
             return Permanent(f"it is too large for Discord ({said})")
-        case Refused(status=401):
+        case Refused(status=401) | Refused(bare=True):
             return Transient(said)
         case Refused(status=403, code=code) if code in _NOT_US:
             return Transient(said, retry_after=_BAN_PAUSE)
@@ -126,7 +126,7 @@ class Outbound:
     async def edit(self, target: MessageRef, delivery: Delivery) -> None:
         """See `Adapter.edit`."""
         channel = target.channel.id
-        with translated(channel):
+        async with self._changing(target):
             seen = await self._look(target)
             files = _files_kept(seen, delivery)
             if seen.webhook is None:
@@ -153,16 +153,31 @@ class Outbound:
         except Refused as error:
             if not is_gone(error):
                 raise
+            if error.bare:
+                await self._ask_for(target)  # or it is the message that is gone
             self._webhooks.gone(target.channel.id, hook)
             raise Orphaned("the webhook that posted it was deleted") from None
 
     async def delete(self, target: MessageRef) -> None:
         """See `Adapter.delete`."""
-        channel = target.channel.id
-        with translated(channel):
+        async with self._changing(target):
             if not await self._delete_through_webhook(target):
                 await self._delete_as_bot(target)
         self._recent.forget(target.id)
+
+    @asynccontextmanager
+    async def _changing(self, target: MessageRef) -> AsyncIterator[None]:
+        """Errors of changing a message: where a bare 404 comes from something that reads channels, it is gone."""
+        channel = target.channel.id
+        with translated(channel):
+            try:
+                yield
+            except Refused as error:
+                if not error.bare:
+                    raise
+                route = Route("GET", "/channels/{channel}/messages", {"channel": channel})
+                await self._rest.call(route, query={"limit": "1"})
+                raise TargetGone("the message is not there any more") from None
 
     async def _delete_as_bot(self, target: MessageRef) -> None:
         try:
@@ -198,7 +213,7 @@ class Outbound:
         """See `Adapter.quote`."""
         feed = self._feeds.get(target.channel.id)
         try:
-            with translated(target.channel.id):
+            async with self._changing(target):
                 seen = await self._look(target)
         except (TargetGone, Blocked, Permanent):
             return None
@@ -222,7 +237,7 @@ class Outbound:
                 await self._rest.call(route)
             except Refused as error:
                 # Not allowed here, blocked by the author, or too many reactions already.
-                if error.code != _UNKNOWN_MESSAGE and error.status in {400, 403}:
+                if error.bare or (error.code != _UNKNOWN_MESSAGE and error.status in {400, 403}):
                     return False
                 raise
         return True
@@ -237,8 +252,10 @@ class Outbound:
         feed = self._feeds.get(target.channel.id)
         if feed is None:
             raise Unanswered("the channel is not open", sent=False)
-        message = await self._rest.call(Route("GET", "/channels/{channel}/messages/{message}", _where(target)))
-        return self._translator.seen(feed, message)
+        return self._translator.seen(feed, await self._ask_for(target))
+
+    async def _ask_for(self, target: MessageRef) -> Json:
+        return await self._rest.call(Route("GET", "/channels/{channel}/messages/{message}", _where(target)))
 
 
 def jump_url(guild: str, channel: str, message: str) -> str:

@@ -128,10 +128,10 @@ class Poster:
         try:
             hook = await self._webhooks.of(channel)
         except Refused as error:
-            if error.code not in {*MISSING, TOO_MANY_WEBHOOKS}:
+            if error.code not in {*MISSING, TOO_MANY_WEBHOOKS} and not error.bare:
                 raise
             _log.warning("webhook not possible", channel=channel, code=error.code)
-            pause = _FULL if error.code == TOO_MANY_WEBHOOKS else _FORBIDDEN
+            pause = _FORBIDDEN if error.code in MISSING else _FULL
             self._without_webhook[channel] = self._clock.monotonic() + pause
             return None
         self._without_webhook.pop(channel, None)

@@ -31,6 +31,7 @@ Json = Any  # whatever a JSON document may be
 # What Discord asks bots to call themselves: https://docs.discord.com/developers/reference#user-agent
 USER_AGENT = f"DiscordBot (https://pypi.org/project/discord-matrix-relay, {relay.__version__})"
 LONGEST_PAUSE = 30.0
+BARE = frozenset({404, 405})
 _CHUNK = 256 * 1024
 _SLOWEST = 64 * 1024  # Bytes a second that an upload makes at least.
 
@@ -73,6 +74,11 @@ class Refused(ApiError):
         self.status = status
         self.code = code
         self.message = message
+
+    @property
+    def bare(self) -> bool:
+        """Whether something is not there, without a word about what: a message, a webhook, or the route itself."""
+        return self.status in BARE and self.code == 0
 
 
 class Limited(ApiError):
@@ -236,6 +242,9 @@ class Rest:
             raise Limited(retry_after)
         if status >= 500 or status < 400:
             raise Unanswered(f"Discord answered HTTP {status}", sent=True)
+        if not fields and status in BARE:
+            # A server that is not Discord's own need not give a reason, nor have every route.
+            raise Refused(status, 0, "no reason given")
         if not fields:
             # Discord always says why; this came from something in between.
             raise Unanswered(f"HTTP {status} from something that is not Discord's API", sent=True)
