@@ -18,6 +18,7 @@ from relay.adapters.matrix.content import (
     string,
 )
 from relay.adapters.matrix.markup import Names
+from relay.adapters.matrix.markup_links import storable
 from relay.adapters.matrix.state import Profile, RoomState
 from relay.domain.content import Author, Content
 from relay.domain.events import Event, FeatureUsed, MessageCreated, MessageDeleted, MessageEdited
@@ -51,13 +52,20 @@ def convert(event: Json, state: RoomState, me: str, rooms: Names = _NO_ROOMS) ->
     if "state_key" in event or not isinstance(content, dict) or not (kind and sender and event_id):
         return None
     channel = ChannelRef(Platform.MATRIX, state.room_id)
+    unreadable = FeatureUsed(channel, "unreadable", user_is_self=sender == me)
+    if not storable(event_id + sender):
+        return unreadable
     if kind == "m.room.redaction":
         # At the top in rooms up to version 10, in the content from version 11 on.
         target = string(content.get("redacts")) or string(event.get("redacts"))
+        if not storable(target):
+            return unreadable
         return MessageDeleted(MessageRef(channel, target)) if target else None
     if not content or "redacted_because" in _unsigned(event):
         return None
     if kind in _MESSAGES and not _is_verification(content):
+        if _is_edit(content) and not storable(string(_relation(content).get("event_id"))):
+            return unreadable
         names = replace(rooms, user=lambda user: state.profile(user).name if state.knows(user) else None)
         return _message(event, content, state, names, me)
     return FeatureUsed(channel, _feature(kind, content), user_is_self=sender == me)
@@ -68,7 +76,7 @@ def is_message(event: Json) -> bool:
     content = event.get("content")
     if event.get("type") not in _MESSAGES or not isinstance(content, dict) or not content:
         return False
-    return string(_relation(content).get("rel_type")) != "m.replace"
+    return not _is_edit(content)
 
 
 def features(section: Json, channel: ChannelRef, me: str, was_typing: frozenset[str]) -> tuple[list[Event], set[str]]:
@@ -99,13 +107,13 @@ def _message(event: Json, content: Json, state: RoomState, names: Names, me: str
     at = moment(event.get("origin_server_ts"))
     relation = _relation(content)
     related = string(relation.get("rel_type"))
-    target = string(relation.get("event_id"))
+    target = _target(relation)
     if related == "m.replace" and target:
         new = content.get("m.new_content")
         said = _content(event, new if isinstance(new, dict) else content, names, ref, is_reply=False)
         return MessageEdited(MessageRef(channel, target), author, said, at)
     answered = relation.get("m.in_reply_to")
-    answered_id = string(answered.get("event_id")) if isinstance(answered, dict) else ""
+    answered_id = _target(answered) if isinstance(answered, dict) else ""
     thread = ThreadRef(channel, target) if related == "m.thread" and target else None
     if thread is not None and relation.get("is_falling_back") is True:
         # For clients without threads, every message in one "replies" to the one before it.
@@ -181,6 +189,16 @@ def _is_verification(content: Json) -> bool:
 def _relation(content: Json) -> Json:
     relation = content.get("m.relates_to")
     return relation if isinstance(relation, dict) else {}
+
+
+def _is_edit(content: Json) -> bool:
+    return string(_relation(content).get("rel_type")) == "m.replace"
+
+
+def _target(relation: Json) -> str:
+    """The event that a relation is to; "" for none, and for one that cannot be."""
+    target = string(relation.get("event_id"))
+    return target if storable(target) else ""
 
 
 def _unsigned(event: Json) -> Json:

@@ -30,7 +30,16 @@ def read_link(url: str) -> Target | None:
         return None
     if len(identifier) < 2 or identifier[0] not in "@#!" or (event and (event[0] != "$" or identifier[0] == "@")):
         return None
-    return Target(identifier, event)
+    return Target(identifier, event) if storable(identifier + event) else None
+
+
+def storable(identifier: str) -> bool:
+    """Whether an ID is text at all: JSON can hold half a surrogate pair, and no database or URL can."""
+    try:
+        identifier.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def write_link(identifier: str, event: str = "", via: tuple[str, ...] = ()) -> str:

@@ -1,5 +1,7 @@
 """Events as homeservers send them, and the domain events that they are."""
 
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -207,8 +209,46 @@ def test_typing_and_receipts_count_once_for_each_person() -> None:
     assert found == [FeatureUsed(ROOM, "receipt")]
 
 
+HALF = "$half\ud800"
+UNREADABLE = FeatureUsed(ROOM, "unreadable")
+
+
+def test_an_id_that_is_no_text_is_not_handed_on() -> None:
+    """JSON can hold half a surrogate pair; a database that is given one refuses everything around it."""
+    assert read(text("x"), event_id=HALF) == UNREADABLE
+    assert read(text("x"), sender="@half\ud800:example.org") == UNREADABLE
+    assert read({"redacts": HALF}, "m.room.redaction") == UNREADABLE
+    edit = relates(rel_type="m.replace", event_id=HALF) | {"m.new_content": text("new")}
+    assert read(text("* new", **edit)) == UNREADABLE
+    related = [
+        relates(**{"m.in_reply_to": {"event_id": HALF}}),
+        relates(rel_type="m.thread", event_id=HALF),
+        relates(rel_type="m.thread", event_id=HALF, **{"m.in_reply_to": {"event_id": HALF}}),
+    ]
+    for relation in related:
+        found = said(text("x", **relation))
+        assert (found.reply_to, found.thread, plain_text(found.content.text)) == (None, None, "x")
+
+
+def _ids(node: object) -> Iterator[str]:
+    """The IDs in an event, wherever they stand."""
+    if isinstance(node, UserRef | ChannelRef | MessageRef):
+        yield node.id
+    if is_dataclass(node):
+        for part in fields(node):
+            yield from _ids(getattr(node, part.name))
+    elif isinstance(node, tuple):
+        for item in node:
+            yield from _ids(item)
+
+
 _JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=20),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False)
+    | st.text(st.characters(), max_size=20)
+    | st.text(st.sampled_from("$a\ud800"), max_size=3),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
     max_leaves=12,
 )
@@ -232,6 +272,20 @@ _TYPES = st.sampled_from(
 def test_anything_at_all_can_be_read(content: Any, kind: str, extra: dict[str, Any]) -> None:
     found = read(content, kind, **extra)
     assert found is None or isinstance(found, Event)
+    for identifier in _ids(found):
+        identifier.encode()
+
+
+@given(
+    target=st.text(st.sampled_from("@#!$:/?%ED0a\ud800\udc00"), max_size=12).map("https://matrix.to/#/{}".format),
+    before=st.sampled_from(["@a", "#a", "!a", "!a:b/$"]),
+)
+def test_no_link_leads_to_an_id_that_is_no_text(target: str, before: str) -> None:
+    url = target.replace("#/", f"#/{before}", 1)
+    html = {"format": "org.matrix.custom.html", "formatted_body": f'<a href="{url}">x</a>'}
+    for content in (text(url), text("x", **html)):
+        for identifier in _ids(said(content)):
+            identifier.encode()
 
 
 @given(timestamp=_JSON)
