@@ -17,7 +17,7 @@ from relay.domain.richtext import plain_text
 from relay.errors import FatalError, StoreHeld, Transient
 from relay.sandbox.homeserver import Homeserver
 from relay.sandbox.people import Person
-from tests.support.matrix import BOB, Notebook, Side, matrix_side, person, room, words
+from tests.support.matrix import BOB, Notebook, Side, address, matrix_side, person, room, words
 
 _numbers = itertools.count()
 
@@ -90,6 +90,24 @@ async def test_beyond_the_limit_only_the_newest_arrive_and_the_number_of_the_oth
     async with inbox_of as side:
         # The sync itself brings a hundred; twenty more are read.
         assert side.said == ["first", "skipped 20", "edit: changed", *map(str, range(10, 130))]
+
+
+async def test_each_room_has_a_limit_of_its_own(town: Town) -> None:
+    notebook = Notebook()
+    other = await town.ann.create_room()
+    rooms = [town.room, other]
+    async with matrix_side(town.homeserver, town.bot_id, rooms, token=town.token, notebook=notebook):
+        pass
+    for number in range(110):
+        await asyncio.gather(town.ann.text(town.room, f"a{number}"), town.ann.text(other, f"b{number}"))
+    limits = {address(town.room): 4, address(other): 7}
+    starting = matrix_side(
+        town.homeserver, town.bot_id, rooms, token=town.token, notebook=notebook, catchup_limits=limits.__getitem__
+    )
+    async with starting as side:
+        for letter, skipped in (("a", 6), ("b", 3)):
+            assert f"skipped {skipped}" in side.said
+            assert [line for line in side.said if line[0] == letter] == [f"{letter}{n}" for n in range(skipped, 110)]
 
 
 async def test_a_store_that_takes_nothing_is_waited_for(town: Town) -> None:
@@ -185,7 +203,7 @@ async def test_a_gap_is_walked_page_by_page_and_ends_where_it_should(town: Town)
     api.use_token(town.token)
 
     async def walk(limit: int, start: str | None = None) -> tuple[list[str], int]:
-        reader = GapReader(api, limit, page=4)
+        reader = GapReader(api, lambda _: limit, page=4)
         gap = await reader.survey(town.room, newest, since, lambda event: event["event_id"] == start)
         assert gap.found_start == (start is not None)
         # A long gap is not held in memory.

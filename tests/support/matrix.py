@@ -225,6 +225,7 @@ async def matrix_side(
     ready: bool = True,
     failing: bool = False,
     catchup_limit: int = 5000,
+    catchup_limits: Callable[[ChannelAddress], int] | None = None,
     retry_interval: float = 0.3,
     url: str = "",
 ) -> AsyncIterator[Side]:
@@ -243,6 +244,7 @@ async def matrix_side(
         clock=SystemClock(),
         rng=random.Random(1),
         catchup_limit=catchup_limit,
+        catchup_limits=catchup_limits,
         retry_interval=retry_interval,
     )
     inbox = Inbox(kept)

@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 
@@ -34,7 +34,8 @@ class MatrixAdapter:
 
     `access_token` comes before `password`. With a password alone the account logs in once; what it then gets is
     kept through `save_session` and given back by `load_session` (one string, a secret). `catchup_limit`: messages
-    per room that are still read after an absence. `retry_interval`: seconds before a room that could not be
+    per room that are still read after an absence; `catchup_limits`, where it is given, says it for each declared
+    address, asked anew each time. `retry_interval`: seconds before a room that could not be
     entered is tried again; it doubles up to twenty times as much. `files`: those of the other side; without them they
     cross as words.
     """
@@ -51,6 +52,7 @@ class MatrixAdapter:
         clock: Clock,
         rng: random.Random,
         catchup_limit: int = 5000,
+        catchup_limits: Callable[[ChannelAddress], int] | None = None,
         retry_interval: float = 30.0,
         files: Files | None = None,
     ) -> None:
@@ -65,12 +67,17 @@ class MatrixAdapter:
             backoff=partial(Backoff, rng, first=retry_interval, most=20 * retry_interval),
             now=clock.monotonic,
         )
+
+        def limit(room_id: str) -> int:
+            door = self._rooms.door(room_id)
+            return catchup_limit if door is None or catchup_limits is None else catchup_limits(door.address)
+
         self._doorkeeper = Doorkeeper(self._api, self._rooms, clock, self._condition.caught_up)
         self._loop = SyncLoop(
             api=self._api,
             session=session,
             rooms=self._rooms,
-            intake=Intake(self._api, self._rooms, GapReader(self._api, catchup_limit)),
+            intake=Intake(self._api, self._rooms, GapReader(self._api, limit)),
             condition=self._condition,
             clock=clock,
             rng=rng,

@@ -44,9 +44,12 @@ class Gap:
 
 
 class GapReader:
-    """Walks gaps. Keeps a few pages in memory and fetches the others again when their turn comes."""
+    """Walks gaps. Keeps a few pages in memory and fetches the others again when their turn comes.
 
-    def __init__(self, api: Api, limit: int, *, page: int = 250) -> None:
+    `limit`: how many messages of a room, given by its ID, are handed over at most.
+    """
+
+    def __init__(self, api: Api, limit: Callable[[str], int], *, page: int = 250) -> None:
         self._api = api
         self._limit = limit
         self._size = page
@@ -57,9 +60,9 @@ class GapReader:
         Raises `Refused` or `Unreachable`.
         """
         gap = Gap(room_id)
-        messages = 0
+        messages, limit = 0, self._limit(room_id)
         token: str | None = newest
-        while token is not None and messages < self._limit:
+        while token is not None and messages < limit:
             page, token = await self._page(room_id, token, oldest)
             page.events, found = after_last(page.events or [], starts)
             if found:
@@ -69,8 +72,8 @@ class GapReader:
             gap.pages.appendleft(page)
             if len(gap.pages) > _PAGES_IN_MEMORY:
                 gap.pages[_PAGES_IN_MEMORY].events = None
-        if messages > self._limit:
-            self._trim(gap, messages - self._limit)
+        if messages > limit:
+            self._trim(gap, messages - limit)
         if token is not None:
             await self._count(gap, token, oldest, starts)
         return gap
