@@ -109,6 +109,7 @@ class World:
         self.member = self.state.add_bot(self.guild, self.app)
         self.channel = self.state.add_channel(self.guild, "help")
         self.inbox = RecordingInbox()
+        self.api_url = ""
 
     @property
     def ref(self) -> ChannelRef:
@@ -153,7 +154,8 @@ class World:
 
     @asynccontextmanager
     async def running(self, *channels: Channel, ready: bool = True) -> AsyncIterator[DiscordAdapter]:
-        adapter = DiscordAdapter(token=self.app.token, api_url=self.server.api_url, clock=SystemClock(), timeout=3.0)
+        api_url = self.api_url or self.server.api_url
+        adapter = DiscordAdapter(token=self.app.token, api_url=api_url, clock=SystemClock(), timeout=3.0)
         self.inbox.adapter = adapter
         addresses = (ChannelAddress(Platform.DISCORD, str(channel.id)) for channel in channels or (self.channel,))
         await adapter.watch(frozenset(addresses))

@@ -10,12 +10,13 @@ from relay.adapters.discord.media import Media
 from relay.adapters.discord.people import People
 from relay.adapters.discord.rest import Rest
 from relay.core.clock import SystemClock
-from relay.domain.ids import MediaRef, Platform
-from relay.errors import Permanent, RateLimited, Transient
+from relay.domain.ids import MediaRef, MessageRef, Platform
+from relay.errors import Permanent, RateLimited, TargetGone, Transient
 from relay.sandbox.faults import Fault
 from relay.sandbox.ratelimits import Limits
 from relay.sandbox.server import SandboxServer
-from tests.contract.test_discord_adapter import World
+from tests.contract.test_discord_adapter import World, until
+from tests.support.bare import bare
 
 
 @pytest.fixture
@@ -65,3 +66,27 @@ async def test_made_up_names_do_not_wait(world: World, rest: Rest) -> None:
     async with asyncio.timeout(2):
         assert await people.named(str(world.guild.id), [f"a{number}" for number in range(10)]) == {}
     assert world.server.faults.rest[0].seen == 1
+
+
+async def test_bridges_with_a_server_that_says_no_more_than_it_must(world: World) -> None:
+    async with bare(world.server) as server:
+        world.api_url = server.api_url
+        async with world.running() as adapter:
+            world.say("live")
+            await until(lambda: world.inbox.said() == ["live"])
+            first = await adapter.send(world.delivery("from here"))
+        world.say("missed")
+        async with world.running() as adapter:
+            await until(lambda: world.inbox.said() == ["live", "missed"])
+            await adapter.edit(first, world.delivery("changed", key="k2"))
+            second = await adapter.send(world.delivery("again from here", key="k3"))
+            assert not await adapter.mark_failed(second, "no reactions here")
+            await adapter.delete(second, "k4")
+            with pytest.raises(TargetGone):
+                await adapter.delete(second, "k5")
+            with pytest.raises(TargetGone):
+                await adapter.edit(MessageRef(world.ref, "1"), world.delivery("gone", key="k6"))
+            world.say("at last")
+            await until(lambda: world.inbox.said()[-1] == "at last")
+        assert len(world.server.webhooks.of_channel(world.channel)) == 1
+    assert world.words() == ["live", "changed", "missed", "at last"]

@@ -192,7 +192,8 @@ class DiscordAdapter:
     def session_started(self, client: discord.Client) -> None:
         """See `gateway.Listener`."""
         self._me.user = str(client.user.id) if client.user is not None else ""
-        self._me.application = str(client.application_id or "")
+        # They are the same but for the oldest bots.
+        self._me.application = str(client.application_id or self._me.user)
         self._webhooks.belong_to(self._me.application, self._me.user)
         self._guilds.session_started(client)
         self._channels.session_started()

@@ -7,10 +7,11 @@ of order.
 """
 
 import asyncio
+import json
 import random
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn, Protocol, cast
 
 import aiohttp
 import discord
@@ -18,6 +19,7 @@ import structlog
 import yarl
 from discord.gateway import DiscordWebSocket, ReconnectWebSocket
 
+from relay.adapters.discord.completion import complete
 from relay.adapters.discord.rest import ApiError, Json, Limited, Refused, Rest, Route
 from relay.core.backoff import Backoff
 from relay.core.ports import Clock
@@ -148,6 +150,7 @@ class _Client(discord.Client):
         self._check_sequence(event)
         try:
             if event not in RAW_EVENTS:
+                complete(event, data, str(self.user.id) if self.user is not None else "")
                 parser(data)
             match event:
                 case "READY":
@@ -173,6 +176,17 @@ class _Client(discord.Client):
     def _became_alive(self) -> None:
         self._alive = True
         self._backoff.reset()
+
+    async def login(self, token: str) -> None:
+        """Ask who we are. The library also asks for the application, which READY names anyway."""
+        await self._async_setup_hook()
+        me: Any = await self.http.static_login(token.strip())
+        if isinstance(me, str):
+            # The library reads JSON only from what calls itself just that, without a charset.
+            me = json.loads(me)
+        ready = {"user": dict(me)}
+        complete("READY", ready, str(me["id"]))
+        self._connection.user = discord.ClientUser(state=self._connection, data=cast(Any, ready["user"]))
 
     async def before_identify_hook(self, shard_id: int | None, *, initial: bool = False) -> None:
         """Take note of the moment; the library would wait here, with the connection already open."""

@@ -1,0 +1,40 @@
+"""What is filled in for discord.py."""
+
+import copy
+from typing import Any
+
+from relay.adapters.discord.completion import complete
+
+
+def test_a_guild_of_few_words_gets_roles_and_ourselves() -> None:
+    guild: dict[str, Any] = {"id": "1", "channels": [{"id": "2", "type": 0}, None], "threads": None}
+    complete("GUILD_CREATE", guild, "9")
+    assert [(channel["id"], channel["position"]) for channel in guild["channels"]] == [("2", 0)]
+    assert [role["id"] for role in guild["roles"]] == ["1"]
+    assert [member["user"]["id"] for member in guild["members"]] == ["9"]
+    assert guild["threads"] == []
+
+
+def test_what_is_said_stays_as_it_is() -> None:
+    said: dict[str, Any] = {
+        "id": "1",
+        "roles": [{"id": "1", "name": "@everyone", "permissions": "0"}],
+        "channels": [{"id": "2", "type": 2, "name": "talk", "position": 5, "bitrate": 8000, "user_limit": 3}],
+        "threads": [],
+        "members": [
+            {
+                "roles": ["1"],
+                "flags": 1,
+                "user": {"id": "9", "username": "relay", "discriminator": "0001", "avatar": "a"},
+            }
+        ],
+    }
+    data = copy.deepcopy(said)
+    complete("GUILD_CREATE", data, "9")
+    assert data == said
+
+
+def test_a_guild_that_has_an_outage_is_left_alone() -> None:
+    data = {"id": "1", "unavailable": True}
+    complete("GUILD_CREATE", data, "9")
+    assert data == {"id": "1", "unavailable": True}
