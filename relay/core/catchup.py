@@ -75,9 +75,16 @@ class CatchUp:
     async def _changed(self, platform: Platform, known: tuple[Original, ...]) -> int:
         expected = {original.ref: original for original in known}
         changes = 0
+        complete = True
         async for page in self._readers[platform].reread(known[0].ref, known[-1].ref):
+            if page is None:
+                complete = False
+                continue
             edits = [edit for seen in page if (edit := _edit(expected.pop(seen.ref, None), seen)) is not None]
             changes += await self._tell(edits)
+        if not complete:
+            _log.info("deletions not looked for", platform=platform.value, channel=known[0].ref.channel.id)
+            return changes
         return changes + await self._tell([MessageDeleted(ref) for ref in expected])
 
     async def _tell(self, events: list[MessageEdited] | list[MessageDeleted]) -> int:

@@ -4,9 +4,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from relay.core.ports import Quotation
-from relay.core.split import Measure, split
+from relay.core.split import Measure, first_part, split
 from relay.domain.capabilities import Capabilities
 from relay.domain.content import Attachment, Author, Content
+from relay.domain.ids import MediaRef
 from relay.domain.pair import PairPolicy
 from relay.domain.richtext import (
     Block,
@@ -25,6 +26,9 @@ from relay.domain.richtext import (
 from relay.domain.transform import map_inline
 
 _EXCERPT_LENGTH = 120
+_FIRST_LINES = 500
+"""How much of a text stands above the file that it crosses as, as its platform counts."""
+
 _SEPARATOR = 8
 """What may stand between two blocks as rendered, generously."""
 
@@ -45,11 +49,13 @@ def degrade(
     policy: PairPolicy,
     measure: Measure,
     quotation: Quotation | None = None,
+    as_file: bool = False,
 ) -> tuple[Content, ...] | Dropped:
     """The messages, one or several in a row, that carry `content` to a channel of these capabilities.
 
     The same arguments give the same parts, so that a delivery that broke off can be taken up at the part it broke
-    off at. `quotation` is what a reply answers, for channels without native replies.
+    off at. `quotation` is what a reply answers, for channels without native replies. `as_file`: a text that takes more
+    than `policy.max_parts` messages crosses as a file under its first lines.
     """
     text = content.text
     if not (author.may_broadcast and policy.allow_broadcast):
@@ -62,6 +68,10 @@ def degrade(
     # The quoted line never stands alone: every part leaves room for it, and the first one has it.
     room = capabilities.max_text_length - (measure(RichText(above)) + _SEPARATOR if above else 0)
     first, *rest = split(RichText(blocks), limit=room, measure=measure)
+    if as_file and len(rest) >= policy.max_parts and capabilities.max_attachments:
+        begin, _ = first_part(first, limit=min(room, _FIRST_LINES), measure=measure)
+        first, rest = RichText((*begin.blocks, Paragraph((Text("…"),)))), []
+        carried = (_written_out(blocks, author), *carried)
     # Files stand before the rest of a long text: an edit of the text then adds or removes messages at the end only.
     together, *alone = _grouped(carried, capabilities) or [()]
     return (
@@ -69,6 +79,14 @@ def degrade(
         *(Content(RichText(), group, style=content.style) for group in alone),
         *(Content(part, style=content.style) for part in rest),
     )
+
+
+def _written_out(blocks: tuple[Block, ...], author: Author) -> Attachment:
+    """A whole text as a file that we make ourselves."""
+    words = plain_text(RichText(blocks))
+    nowhere = MediaRef(author.user.platform, "")
+    size = len(words.encode())
+    return Attachment("text", "message.txt", "file", nowhere, "text/plain; charset=utf-8", size=size, text=words)
 
 
 def in_words(content: Content, attachment_id: str, reason: str, *, gone: bool) -> Content:

@@ -237,8 +237,11 @@ class HistoryReader(Protocol):
         """
         ...
 
-    def reread(self, first: MessageRef, last: MessageRef) -> AsyncIterator[Sequence[MessageCreated]]:
-        """What stands now between two messages of a channel, both included, oldest first, a page at a time."""
+    def reread(self, first: MessageRef, last: MessageRef) -> AsyncIterator[Sequence[MessageCreated] | None]:
+        """What stands now between two messages of a channel, both included, oldest first, a page at a time.
+
+        None instead of a page: some of it could not be looked at, so what is missing need not have been deleted.
+        """
         ...
 
 

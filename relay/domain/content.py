@@ -31,7 +31,7 @@ class Attachment:
     """A file of a message, not its bytes.
 
     `size` in bytes, None where unknown; `width`, `height` in pixels; `duration` in seconds. `url` is where a reader can
-    open it on its own platform, "" for nowhere.
+    open it on its own platform, "" for nowhere. `text`: its whole content, for a file that the relay makes itself.
     """
 
     id: str
@@ -49,6 +49,7 @@ class Attachment:
     waveform: tuple[int, ...] = ()
     thumbnail: MediaRef | None = None
     url: str = ""
+    text: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,6 +64,9 @@ class Library:
             await uow.media.put(media, copy)
 
     async def _opened(self, stack: AsyncExitStack, attachment: Attachment, most: int) -> File:
+        if attachment.text:
+            words = attachment.text.encode()
+            return File(attachment.name, attachment.content_type, len(words), _of(words))
         source = self._sources.get(attachment.source.platform)
         if source is None:
             raise TargetGone("nobody has such files")
@@ -116,6 +119,10 @@ def _too_large(attachment: Attachment, size: int) -> Uncarried:
     # Where its size was known beforehand, the words say it anyway.
     said = "" if attachment.size == size else f"{human_size(size)}, "
     return Uncarried(attachment.id, f"{said}too large to cross")
+
+
+async def _of(words: bytes) -> AsyncIterator[bytes]:
+    yield words
 
 
 async def _rejoined(head: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

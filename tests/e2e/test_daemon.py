@@ -4,6 +4,7 @@ import asyncio
 import re
 from pathlib import Path
 
+import aiohttp
 import pytest
 
 from relay.sandbox.homeserver import Homeserver
@@ -110,6 +111,18 @@ async def test_a_long_message_is_split_and_its_edits_follow(help_town: Town) -> 
     await help_town.until_discord("help", lambda seen: " ".join(seen).split() == words)
     await help_town.mia.redact(help_town.rooms["help"], event)
     await help_town.until_discord("help", lambda seen: not seen)
+
+
+async def test_a_very_long_message_crosses_as_a_file_under_its_first_lines(help_town: Town) -> None:
+    text = "\n".join(f"line {number} of a very long message" for number in range(500))
+    event = await help_town.tell("help", text)
+    seen = await help_town.until_discord("help", lambda words: len(words) == 1)
+    assert seen[0].startswith("line 0 of a very long message\nline 1 of")
+    (file,) = help_town.on_discord("help")[0]["attachments"]
+    async with aiohttp.ClientSession() as session, session.get(file["url"]) as answer:
+        assert await answer.text() == text
+    await help_town.mia.edit(help_town.rooms["help"], event, "short")
+    await help_town.until_discord("help", lambda words: words == ["short"])
 
 
 async def test_reactions_and_threads_are_dropped_counted_and_told_once(help_town: Town) -> None:

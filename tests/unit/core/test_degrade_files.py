@@ -93,3 +93,29 @@ def test_a_file_that_turns_out_not_to_cross_becomes_words(gone: bool, linked: bo
 def test_a_channel_that_takes_files_no_more_gets_words() -> None:
     said = all_in_words(Content(RichText.plain("look"), (file("a"), file("b", None))))
     assert (plain_text(said.text), said.attachments) == ("look\nfile: a.bin (10 B)\nfile: b.bin", ())
+
+
+def test_a_very_long_text_crosses_as_a_file_under_its_first_lines() -> None:
+    long = "\n".join(f"line {number}" for number in range(200))
+    content = Content(RichText.plain(long), (file("a"),))
+
+    def parts(*, as_file: bool, to: Capabilities = THREE, max_parts: int = 5) -> tuple[Content, ...]:
+        found = degrade(
+            content,
+            author=ANN,
+            capabilities=replace(to, max_file_size=10_000, max_request_size=20_000),
+            policy=PairPolicy(max_parts=max_parts),
+            measure=lambda said: len(plain_text(said)),
+            as_file=as_file,
+        )
+        assert not isinstance(found, Dropped)
+        return found
+
+    (only,) = parts(as_file=True)
+    assert plain_text(only.text).startswith("line 0\nline 1")
+    assert plain_text(only.text).endswith("…")
+    assert [one.name for one in only.attachments] == ["message.txt", "a.bin"]
+    assert only.attachments[0].text == long
+    assert len(parts(as_file=False)) > 5
+    assert len(parts(as_file=True, max_parts=50)) > 5
+    assert len(parts(as_file=True, to=replace(THREE, max_attachments=0))) > 5

@@ -153,3 +153,10 @@ async def test_pictures_are_remembered(library: Library) -> None:
         await library.remember(SOURCE, copy)
         assert await library.copy_of(SOURCE, Platform.MATRIX) == copy
     assert await library.copy_of(SOURCE, Platform.DISCORD) is None
+
+
+async def test_a_file_of_our_own_needs_no_platform(library: Library) -> None:
+    words = Attachment("text", "message.txt", "file", MediaRef(Platform.DISCORD, ""), "text/plain", text="größer")
+    async with library.open(words, most=100) as file:
+        assert (file.name, file.content_type, file.size) == ("message.txt", "text/plain", 8)
+        assert b"".join([chunk async for chunk in file.chunks]) == "größer".encode()
