@@ -22,6 +22,7 @@ from relay.core.backoff import Backoff
 from relay.core.clock import SystemClock
 from relay.core.ports import Adapter, Store
 from relay.core.status import NOTEBOOK_ENTRY
+from relay.domain.ids import ChannelAddress
 from relay.domain.pair import Pair
 from relay.errors import ConfigurationError, RelayError, StoreUnavailable
 from relay.media.library import Library
@@ -56,6 +57,7 @@ class Daemon:
         self._clock = SystemClock()
         self._rng = random.Random()
         self._since = self._clock.now()
+        self._pairs = settings.declared_pairs()
         self._starting = True
         self._stopped = asyncio.Event()
         self._reload_now = asyncio.Event()
@@ -82,7 +84,7 @@ class Daemon:
                 stack.push_async_callback(adapter.close)
             core = assemble(
                 store=store,
-                pairs=self._settings.declared_pairs(),
+                pairs=self._pairs,
                 adapters={adapter.platform: adapter for adapter in adapters},
                 readers={adapters[0].platform: adapters[0]},
                 clock=self._clock,
@@ -117,13 +119,17 @@ class Daemon:
                 save_session=partial(_write_note, store, "matrix session"),
                 clock=self._clock,
                 rng=self._rng,
-                catchup_limit=self._settings.defaults.catchup_limit,
+                catchup_limits=self._catchup_limit,
                 files=files,
             ),
         )
         for adapter in adapters:
             files.serve(adapter.platform, adapter)
         return adapters
+
+    def _catchup_limit(self, address: ChannelAddress) -> int:
+        """How many missed messages a declared channel still catches up on."""
+        return next((pair.policy.catchup_limit for pair in self._pairs if address in pair.sides), 0)
 
     async def _work(self, store: Store, core: Core, adapters: tuple[Adapter, ...]) -> None:
         """Everything that runs side by side, until it is stopped or one part cannot go on."""
@@ -230,7 +236,8 @@ class Daemon:
         aside = {"pairs": (), "rooms": (), "defaults": self._settings.defaults}
         if settings.model_copy(update=aside) != self._settings.model_copy(update=aside):
             _log.warning("settings other than pairs changed; they take effect when the daemon is started again")
-        core.pairs.replace(after.values())
+        self._pairs = tuple(after.values())
+        core.pairs.replace(self._pairs)
         for adapter in adapters:
             await adapter.watch(core.pairs.watched(adapter.platform))
         for name in after:
