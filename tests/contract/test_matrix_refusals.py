@@ -9,11 +9,12 @@ import pytest
 from aiohttp import web
 
 from relay.core.ports import Delivery
+from relay.domain.events import Event, MessageCreated
 from relay.domain.ids import MessageRef
 from relay.errors import Blocked, Permanent, Transient
 from relay.sandbox.homeserver import Homeserver
 from relay.sandbox.people import Person
-from tests.support.matrix import BOB, Interloper, Side, matrix_side, pass_on, person, room, words
+from tests.support.matrix import BOB, Interloper, Notebook, Side, address, matrix_side, pass_on, person, room, words
 
 _numbers = itertools.count()
 
@@ -140,3 +141,42 @@ async def test_an_alias_whose_server_does_not_answer_holds_up_nobody_and_is_wait
             assert side.inbox.problems == {}
             await ann.text(slow, "at last")
             await side.until_said("at last")
+
+
+async def test_a_reload_during_a_catch_up_loses_nothing(homeserver: Homeserver) -> None:
+    number = next(_numbers)
+    alias, bot_id = f"#both{number}:localhost", f"@bot{number}:{homeserver.server_name}"
+    async with person(homeserver, f"ann{number}") as ann, Interloper(homeserver.url) as proxy:
+        token = await homeserver.register(f"bot{number}")
+        place = await ann.create_room(alias=f"both{number}")
+        notebook = Notebook()
+        async with matrix_side(homeserver, bot_id, [place], token=token, notebook=notebook):
+            pass
+        lines = [str(line) for line in range(110)]
+        for line in lines:
+            await ann.text(place, line)
+        asked, answered = asyncio.Event(), asyncio.Event()
+
+        async def hold_history(request: web.Request) -> web.Response | None:
+            if request.path.endswith("/messages"):
+                asked.set()
+                await answered.wait()
+            return None
+
+        proxy.answer = hold_history
+        starting = matrix_side(homeserver, bot_id, [place], token=token, url=proxy.url, notebook=notebook, ready=False)
+        async with starting as side:
+            passed_over: list[str] = []
+
+            def route(event: Event) -> None:
+                if isinstance(event, MessageCreated) and event.ref.channel not in side.inbox.channels.values():
+                    passed_over.append(event.ref.id)
+
+            side.inbox.stumbles = route
+            await asyncio.wait_for(asked.wait(), 20)
+            side.inbox.channels.clear()
+            await side.adapter.watch(frozenset({address(alias)}))
+            answered.set()
+            await side.until_said(*lines)
+            assert passed_over == []
+            assert set(side.inbox.channels) == {alias}

@@ -19,6 +19,7 @@ from relay.adapters.matrix.gaps import Gap, GapReader, Page, after_last, as_list
 from relay.adapters.matrix.handover import hand_over
 from relay.adapters.matrix.inbound import convert, features
 from relay.adapters.matrix.patience import PatientInbox, at
+from relay.adapters.matrix.question import Question, Superseded
 from relay.adapters.matrix.rooms import Rooms, departure
 from relay.adapters.matrix.session import is_token_refusal
 from relay.adapters.matrix.state import RoomState
@@ -31,15 +32,6 @@ Json = dict[str, Any]
 _log = structlog.get_logger(__name__)
 
 _OUT = "out "
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """What a sync asked for: what came after `since` in `rooms`; `full`: all of them, with their whole state."""
-
-    since: str | None
-    rooms: frozenset[str]
-    full: bool
 
 
 @dataclass(slots=True)
@@ -74,7 +66,7 @@ class Intake:
     async def take(self, answer: Json, question: Question, inbox: PatientInbox) -> None:
         """Take in one whole answer; doing it again does no harm.
 
-        Raises `Refused` or `Unreachable` where a gap could not be read.
+        Raises `Refused` or `Unreachable` where a gap could not be read, `Superseded`.
         """
         since, wanted = question.since, question.rooms
         token = str(answer["next_batch"])
@@ -86,7 +78,8 @@ class Intake:
         for portion in portions:
             if portion.timeline or portion.room_id in joined:
                 await self._rooms.bind(portion.room_id, inbox)
-        await self._deliver(portions, (*(c for p in portions for c in p.cursors), at("sync", token)), inbox)
+        cursors = (*(c for p in portions for c in p.cursors), at("sync", token))
+        await self._deliver(portions, cursors, question, inbox)
         for room_id, section in left.items():
             self._rooms.seen_outside(room_id, self._departure(room_id, section))
         self._positions |= {cursor.stream: cursor.position for portion in portions for cursor in portion.cursors}
@@ -181,19 +174,23 @@ class Intake:
 
     # --- Handing over -------------------------------------------------------------------------------------
 
-    async def _deliver(self, portions: list[_Portion], cursors: tuple[Cursor, ...], inbox: PatientInbox) -> None:
+    async def _deliver(
+        self, portions: list[_Portion], cursors: tuple[Cursor, ...], question: Question, inbox: PatientInbox
+    ) -> None:
         """The rooms without a gap first, then page by page in turn those with one, and the token at the very end."""
         whole = [portion for portion in portions if portion.since is None]
         events = [event for portion in whole for event in self._converted(portion, portion.timeline)]
         extras = [event for portion in portions for event in portion.extras]
         torn = [portion for portion in portions if portion.since is not None]
+        self._check(portions, question)
         if torn:
             await hand_over(events, (), inbox)
-            await self._deliver_torn(torn, inbox)
+            await self._deliver_torn(torn, question, inbox)
+            self._check(portions, question)
             events = []
         await hand_over([*events, *extras], cursors, inbox)
 
-    async def _deliver_torn(self, portions: list[_Portion], inbox: PatientInbox) -> None:
+    async def _deliver_torn(self, portions: list[_Portion], question: Question, inbox: PatientInbox) -> None:
         waiting = deque((portion, self._pages(portion, inbox)) for portion in portions)
         while waiting:
             portion, pages = waiting.popleft()
@@ -201,8 +198,16 @@ class Intake:
             if page is not None:
                 for event in page.state:
                     portion.state.apply(event)
+                self._check([portion], question)
                 await hand_over(self._converted(portion, page.events or []), (), inbox)
                 waiting.append((portion, pages))
+
+    def _check(self, portions: list[_Portion], question: Question) -> None:
+        """Nothing of a room may go to a core that does not know it: it would be passed over, and never come again."""
+        if self._rooms.declarations != question.declarations:
+            for portion in portions:
+                if (portion.timeline or portion.since) and not self._rooms.is_bound(portion.room_id):
+                    raise Superseded(portion.room_id)
 
     async def _pages(self, portion: _Portion, inbox: PatientInbox) -> AsyncIterator[Page]:
         """The gap, oldest page first, and the timeline as the last page."""

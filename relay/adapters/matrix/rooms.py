@@ -63,7 +63,8 @@ class Door:
 class Rooms:
     """All doors. `changed`: there are other rooms to listen to now. `redeclared`: there are other doors.
 
-    `version` counts whatever may have left a room without its state: other doors, or a door that leads elsewhere.
+    `version` counts whatever may have left a room without its state: other doors, or a door that leads elsewhere;
+    `declarations` only the former.
     """
 
     def __init__(self, me: str, *, backoff: Callable[[], Backoff], now: Callable[[], float]) -> None:
@@ -74,6 +75,7 @@ class Rooms:
         self._states: dict[str, RoomState] = {}
         self._tried = False
         self.version = 0
+        self.declarations = 0
         self.changed = asyncio.Event()
         self.redeclared = asyncio.Event()
 
@@ -89,6 +91,7 @@ class Rooms:
                 door.looked.set()
             self._doors[address] = door
         self.version += 1
+        self.declarations += 1
         self.redeclared.set()
         self.changed.set()
 
@@ -184,6 +187,11 @@ class Rooms:
         door = self.door(room_id)
         if door is not None and not door.bound:
             await self._open(door, room_id, inbox)
+
+    def is_bound(self, room_id: str) -> bool:
+        """Whether the core knows which address the room is."""
+        door = self.door(room_id)
+        return door is not None and door.bound
 
     async def settle(self, room_id: str, inbox: PatientInbox) -> None:
         """Tell the core whether a room works, if that is news."""

@@ -15,8 +15,9 @@ from typing import Any, TypeVar
 import structlog
 
 from relay.adapters.matrix.api import Api, Refused, Unreachable
-from relay.adapters.matrix.intake import Intake, Question
+from relay.adapters.matrix.intake import Intake
 from relay.adapters.matrix.patience import PatientInbox
+from relay.adapters.matrix.question import Question, Superseded
 from relay.adapters.matrix.rooms import Rooms
 from relay.adapters.matrix.session import Session, is_token_refusal
 from relay.core.backoff import Backoff
@@ -85,13 +86,16 @@ class SyncLoop:
             self._rooms.changed.clear()
             version = self._rooms.version
             # State is asked for in full when there are rooms whose state is not known; after that it comes in parts.
-            question = Question(since, self._rooms.room_ids, full=version != heard)
+            question = Question(since, self._rooms.room_ids, version != heard, self._rooms.declarations)
             answer = await self._persist(partial(self._ask, question))
             if answer is None:
                 continue
             if not self._condition.caught_up.is_set():
                 self._condition.state, self._condition.detail = "catching_up", "Reading what was missed."
-            await self._persist(partial(self._intake.take, answer, question, inbox))
+            try:
+                await self._persist(partial(self._intake.take, answer, question, inbox))
+            except Superseded:
+                continue
             since, heard = answer["next_batch"], version
             self._condition.state, self._condition.detail = "ready", ""
             self._condition.caught_up.set()
@@ -151,7 +155,7 @@ class SyncLoop:
             except StoreUnavailable as error:
                 wait = self._backoff.next()
                 problem = str(error)
-            except (FatalError, StoreError):
+            except (FatalError, StoreError, Superseded):
                 raise
             except Exception as error:  # noqa: BLE001 - the top of this worker
                 # A bug of ours must not end the daemon; what it stumbled over is still there for the next try.
