@@ -29,7 +29,7 @@ Method = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
 Json = Any  # whatever a JSON document may be
 
 # What Discord asks bots to call themselves: https://docs.discord.com/developers/reference#user-agent
-USER_AGENT = f"DiscordBot (https://pypi.org/project/discord-matrix-relay, {relay.__version__})"
+USER_AGENT = f"DiscordBot (discord-matrix-relay, {relay.__version__})"
 LONGEST_PAUSE = 30.0
 BARE = frozenset({404, 405})
 _CHUNK = 256 * 1024
