@@ -10,9 +10,11 @@ from relay.adapters.discord.media import Media
 from relay.adapters.discord.people import People
 from relay.adapters.discord.rest import Rest
 from relay.core.clock import SystemClock
+from relay.domain.events import MessageCreated
 from relay.domain.ids import MediaRef, MessageRef, Platform
+from relay.domain.richtext import plain_text
 from relay.errors import Permanent, RateLimited, TargetGone, Transient
-from relay.sandbox.faults import Fault
+from relay.sandbox.faults import Fault, Kind
 from relay.sandbox.ratelimits import Limits
 from relay.sandbox.server import SandboxServer
 from tests.contract.test_discord_adapter import World, until
@@ -90,3 +92,42 @@ async def test_bridges_with_a_server_that_says_no_more_than_it_must(world: World
             await until(lambda: world.inbox.said()[-1] == "at last")
         assert len(world.server.webhooks.of_channel(world.channel)) == 1
     assert world.words() == ["live", "changed", "missed", "at last"]
+
+
+async def test_threads_that_no_list_names_are_read_and_one_that_is_refused_deletes_nothing(world: World) -> None:
+    first = world.say("first")
+    async with world.running():
+        thread = world.server.threads.open(world.channel, world.bob, "aside")
+        world.say("in the thread", channel=thread)
+        await until(lambda: world.inbox.said() == ["in the thread"])
+    last = world.say("missed", channel=thread)
+    world.server.threads.archive(thread, archived=True)
+    world.server.faults.add(Fault("status", "GET", "/threads/archived", status=404, count=None))
+    world.inbox.caught_up.clear()
+    async with world.running() as adapter:
+        await until(lambda: world.inbox.said() == ["in the thread", "missed"])
+        within = world.message_ref(first), world.message_ref(last)
+        pages = [page async for page in adapter.reread(*within)]
+        assert [plain_text(seen.content.text) for page in pages for seen in page or ()] == [
+            "first",
+            "in the thread",
+            "missed",
+        ]
+        assert None not in pages
+        world.server.faults.add(Fault("status", "GET", f"/channels/{thread.id}/", status=403, code=50001, count=None))
+        assert [page async for page in adapter.reread(*within)][-1] is None
+
+
+@pytest.mark.parametrize("fault", ["status", "hang", "rate_limit"])
+async def test_names_and_lists_that_are_not_to_be_had_hold_up_nothing(world: World, fault: Kind) -> None:
+    async with world.running():
+        world.say("live")
+        await until(lambda: world.inbox.said() == ["live"])
+    world.say("missed")
+    for path in ("/members/", "/threads/"):
+        world.server.faults.add(Fault(fault, "GET", path, count=None, seconds=20, status=500))
+    async with asyncio.timeout(20), world.running():
+        await until(lambda: world.inbox.said() == ["live", "missed"], 20)
+    missed = world.inbox.of(MessageCreated)[-1]
+    assert isinstance(missed, MessageCreated)
+    assert missed.author.name == "Bob"

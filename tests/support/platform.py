@@ -202,6 +202,7 @@ class MemoryAdapter:
     opened: set[ChannelAddress] = field(default_factory=set)
     state: SideHealth = field(default_factory=lambda: SideHealth("connecting"))
     can_react: bool = True
+    sees_all: bool = True
     inbox: Inbox | None = None
 
     @property
@@ -317,8 +318,10 @@ class MemoryAdapter:
             yield Batch(tuple(map(_created, page)), (cursor,))
             await self.before("history")
 
-    async def reread(self, first: MessageRef, last: MessageRef) -> AsyncIterator[Sequence[MessageCreated]]:
-        """Pages of what still stands between two messages."""
+    async def reread(self, first: MessageRef, last: MessageRef) -> AsyncIterator[Sequence[MessageCreated] | None]:
+        """Pages of what still stands between two messages; unless it `sees_all`, None as well."""
+        if not self.sees_all:
+            yield None
         after = ""
         while True:
             await self.before("history")

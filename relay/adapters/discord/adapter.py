@@ -233,11 +233,12 @@ class DiscordAdapter:
             async for batch in self._history.read(feed, after, newest=newest, cursor=cursor):
                 yield batch
 
-    async def reread(self, first: MessageRef, last: MessageRef) -> AsyncIterator[Sequence[MessageCreated]]:
+    async def reread(self, first: MessageRef, last: MessageRef) -> AsyncIterator[Sequence[MessageCreated] | None]:
         """See `HistoryReader.reread`."""
-        feed = self._open_feed(first.channel)
+        inbox, feed = self._connected(), self._open_feed(first.channel)
         with readable(first.channel.id):
-            async for page in self._history.reread(feed, first.id, last.id):
+            cursor = partial(inbox.cursor, Platform.DISCORD)
+            async for page in self._history.reread(feed, first.id, last.id, cursor=cursor):
                 yield page
 
     def _open_feed(self, channel: ChannelRef) -> Feed:

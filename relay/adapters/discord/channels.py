@@ -11,7 +11,7 @@ from relay.adapters.discord.guilds import Guilds, Place
 from relay.adapters.discord.history import History
 from relay.adapters.discord.identity import Webhooks
 from relay.adapters.discord.outbound import readable
-from relay.adapters.discord.reading import reference, stream
+from relay.adapters.discord.reading import reference, stream, threads_stream
 from relay.adapters.discord.rest import ApiError
 from relay.core.backoff import Backoff
 from relay.core.ports import Batch, Clock, Cursor, Inbox
@@ -115,7 +115,8 @@ class Channels:
         feed = self._feeds.get(address.value)
         if feed is None:
             await self._survey(place.guild)
-            feed = Feed(address, reference(address.value), place)
+            spoken_in = await inbox.cursor(Platform.DISCORD, threads_stream(address.value))
+            feed = Feed(address, reference(address.value), place, threads=(spoken_in or "").split())
             # From here on its events are kept, so nothing falls between this and the reading.
             self._feeds.add(feed)
             try:

@@ -18,6 +18,8 @@ from relay.domain.ids import ChannelAddress, ChannelRef
 
 _log = structlog.get_logger(__name__)
 
+MOST_THREADS = 100
+
 Kind = Literal["create", "update", "delete", "feature"]
 
 _KINDS: Mapping[str, Kind] = {
@@ -46,7 +48,8 @@ class Feed:
     """One mirrored channel. `behind`: its history is being read, live events wait in `held`.
 
     `again`: something was missed since the reading began, so that it has to be read once more. `stuck`: reading
-    fails for now, which is no reason to call the whole side not ready.
+    fails for now, which is no reason to call the whole side not ready. `threads`: those in which something was said,
+    the latest last, at most `MOST_THREADS`.
     """
 
     address: ChannelAddress
@@ -57,6 +60,13 @@ class Feed:
     stuck: bool = False
     held: deque[Item] = field(default_factory=deque)
     task: asyncio.Task[None] | None = None
+    threads: list[str] = field(default_factory=list)
+
+    def spoken_in(self, thread: str) -> None:
+        """Remember a thread in which something was said."""
+        if thread in self.threads:
+            self.threads.remove(thread)
+        self.threads = [*self.threads, thread][-MOST_THREADS:]
 
 
 class Feeds:

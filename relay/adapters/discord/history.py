@@ -9,7 +9,7 @@ from weakref import WeakValueDictionary
 import structlog
 
 from relay.adapters.discord.embeds import moment_of
-from relay.adapters.discord.feeds import Feed
+from relay.adapters.discord.feeds import MOST_THREADS, Feed
 from relay.adapters.discord.guilds import Guilds
 from relay.adapters.discord.inbound import created_at
 from relay.adapters.discord.reading import Translator, stream
@@ -26,8 +26,8 @@ _READERS = 8
 _STRANGERS = 8
 # Seconds for one name, and until the next is asked for after that failed.
 _NAME_TIMEOUT, _NAMES_AGAIN = 3.0, 30.0
-# Tries to list the sleeping threads, and the seconds between them.
-_LIST_TRIES, _LIST_PAUSE = 3, 0.5
+# Tries to list the sleeping threads, the seconds between them, and those for one.
+_LIST_TRIES, _LIST_PAUSE, _LIST_TIMEOUT = 3, 0.5, 5.0
 # Threads that went to sleep longer ago are not looked through.
 _LONGEST_SLEEP = timedelta(days=30)
 # How long a list of sleeping threads is good: the two readings of a catch-up share it.
@@ -35,6 +35,7 @@ _LIST_GOOD_FOR = 30.0
 # Beyond the limit, messages are only counted, and no further than this.
 _COUNTED = 10_000
 
+_UNKNOWN_CHANNEL = 10003
 _EVER = datetime.min.replace(tzinfo=UTC)
 
 CursorLookup = Callable[[str], Awaitable[str | None]]
@@ -43,11 +44,12 @@ Message = Mapping[str, Json]
 
 @dataclass(frozen=True, slots=True)
 class _Sleepers:
-    """Archived threads of a channel: all that went to sleep after `reaches`."""
+    """Archived threads of a channel: all that went to sleep after `reaches`, if `whole`."""
 
     threads: list[Message]
     reaches: datetime
     good_until: float
+    whole: bool = True
 
 
 class History:
@@ -76,24 +78,48 @@ class History:
         """
         async for batch in self._read_one(feed, feed.channel.id, after, newest):
             yield batch
-        for thread, last in (await self._threads(feed.channel.id, since=after)).items():
+        for thread, last in (await self._threads(feed, since=after)).items():
             position = await cursor(stream(thread)) or after
             if last is None or int(last) > int(position):
-                async for batch in self._read_one(feed, thread, position, newest):
-                    yield batch
+                try:
+                    async for batch in self._read_one(feed, thread, position, newest):
+                        yield batch
+                except Refused as error:
+                    _log.info("discord thread not read", thread=thread, status=error.status, code=error.code)
 
-    async def reread(self, feed: Feed, first: str, last: str) -> AsyncIterator[Sequence[MessageCreated]]:
-        """What stands between two messages, both included, in the channel and then in its threads."""
-        threads = await self._threads(feed.channel.id, since=first)
-        before_first = str(int(first) - 1)
-        for channel in (feed.channel.id, *threads):
-            async for messages in self._pages(channel, before_first):
-                within = [message for message in messages if int(message["id"]) <= int(last)]
-                await self._learn_names(feed.place.guild, within)
-                events = self._translator.page(feed, channel, within).events
-                yield [event for event in events if isinstance(event, MessageCreated)]
-                if len(within) < len(messages):
-                    break
+    async def reread(
+        self, feed: Feed, first: str, last: str, *, cursor: CursorLookup
+    ) -> AsyncIterator[Sequence[MessageCreated] | None]:
+        """What stands between two messages, both included, in the channel and then in its threads.
+
+        None for what could not be looked at. `cursor` as with `read`.
+        """
+        async for page in self._between(feed, feed.channel.id, first, last):
+            yield page
+        threads = dict.fromkeys(await self._threads(feed, since=first))
+        spoken_in = [thread for thread in feed.threads if int(await cursor(stream(thread)) or "0") >= int(first)]
+        for thread in threads | dict.fromkeys(spoken_in):
+            try:
+                async for page in self._between(feed, thread, first, last):
+                    yield page
+            except Refused as error:
+                if error.code != _UNKNOWN_CHANNEL:
+                    _log.info("discord thread not read", thread=thread, status=error.status, code=error.code)
+                    yield None
+        if len(spoken_in) == MOST_THREADS:
+            # There may have been more.
+            yield None
+
+    async def _between(
+        self, feed: Feed, channel: str, first: str, last: str
+    ) -> AsyncIterator[Sequence[MessageCreated]]:
+        async for messages in self._pages(channel, str(int(first) - 1)):
+            within = [message for message in messages if int(message["id"]) <= int(last)]
+            await self._learn_names(feed.place.guild, within)
+            events = self._translator.page(feed, channel, within).events
+            yield [event for event in events if isinstance(event, MessageCreated)]
+            if len(within) < len(messages):
+                break
 
     async def _read_one(self, feed: Feed, channel: str, after: str, newest: int | None) -> AsyncIterator[Batch]:
         async for messages in self._pages(channel, after):
@@ -113,12 +139,13 @@ class History:
     async def _pages(self, channel: str, after: str) -> AsyncIterator[list[Message]]:
         while True:
             # The newest come first, whatever is asked for.
-            messages = sorted(await self._page(channel, limit=str(PAGE), after=after), key=_id)
-            if messages:
-                after = messages[-1]["id"]
-                yield messages
-            if len(messages) < PAGE:
+            page = sorted(await self._page(channel, limit=str(PAGE), after=after), key=_id)
+            messages = [message for message in page if _id(message) > int(after)]
+            # A server may give fewer than it is asked for: only an empty page is the last.
+            if not messages:
                 return
+            after = str(messages[-1]["id"])
+            yield messages
 
     async def _beginning(self, channel: str, after: str, newest: int) -> tuple[str, int]:
         """The message after which only the `newest` last ones stand, and how many there are from `after` to it."""
@@ -144,23 +171,27 @@ class History:
             found: list[Message] = await self._rest.read(route, query=query)
         return found
 
-    async def _threads(self, channel: str, *, since: str) -> dict[str, str | None]:
+    async def _threads(self, feed: Feed, *, since: str) -> dict[str, str | None]:
         """The channel's threads in which something may have been said since a message, and their last messages."""
-        threads = self._guilds.threads_of(channel)
+        threads = self._guilds.threads_of(feed.channel.id)
         if threads is None:
             return {}
         earliest = max(created_at(since), self._clock.now() - _LONGEST_SLEEP)
-        for thread in await self._sleeping(channel, earliest):
+        sleepers = await self._sleeping(feed.channel.id, earliest)
+        if not sleepers.whole:
+            for known in feed.threads:
+                threads.setdefault(known, None)
+        for thread in sleepers.threads:
             slept_at = _slept_at(thread)
             if slept_at is None or slept_at >= earliest:
                 threads.setdefault(str(thread["id"]), thread.get("last_message_id"))
         return threads
 
-    async def _sleeping(self, channel: str, earliest: datetime) -> list[Message]:
+    async def _sleeping(self, channel: str, earliest: datetime) -> _Sleepers:
         """The archived public threads of a channel: at least those that went to sleep at `earliest` or later."""
         known = self._sleepers.get(channel)
         if known is not None and known.reaches <= earliest and self._clock.monotonic() < known.good_until:
-            return known.threads
+            return known
         query = {"limit": "100"}
         route = Route("GET", "/channels/{channel}/threads/archived/public", {"channel": channel})
         found: list[Message] = []
@@ -169,6 +200,7 @@ class History:
         while True:
             answer = await self._list(route, query)
             if answer is None:
+                more = False
                 break
             page = answer.get("threads") or []
             found.extend(page)
@@ -179,22 +211,26 @@ class History:
                 break
             query["before"] = page[-1]["thread_metadata"]["archive_timestamp"]
         reaches = slept_at if more and slept_at is not None else _EVER
-        self._sleepers[channel] = _Sleepers(found, reaches, self._clock.monotonic() + _LIST_GOOD_FOR)
-        return found
+        sleepers = _Sleepers(found, reaches, self._clock.monotonic() + _LIST_GOOD_FOR, whole=answer is not None)
+        self._sleepers[channel] = sleepers
+        return sleepers
 
     async def _list(self, route: Route, query: Mapping[str, str]) -> Mapping[str, Json] | None:
         """A page of a list of threads; None where there is none to be had: the channel itself must not wait for it."""
         for number in range(_LIST_TRIES):
             try:
-                async with self._places:
+                async with self._places, asyncio.timeout(_LIST_TIMEOUT):
                     answer = await self._rest.call(route, query=query)
             except Refused as error:
                 _log.info("discord threads not listed", status=error.status, code=error.code)
                 return None
-            except ApiError as error:
-                _log.warning("discord threads not listed", reason=str(error), tries=number + 1)
-                pause = error.retry_after if isinstance(error, Limited) else _LIST_PAUSE
-                await self._clock.sleep(pause * (number + 1))
+            except (ApiError, TimeoutError) as error:
+                reason = str(error) or type(error).__name__
+                _log.warning("discord threads not listed", reason=reason, tries=number + 1)
+                pause = error.retry_after if isinstance(error, Limited) else _LIST_PAUSE * (number + 1)
+                if pause > _LIST_TIMEOUT or isinstance(error, TimeoutError):
+                    return None
+                await self._clock.sleep(pause)
             else:
                 return answer if isinstance(answer, Mapping) else None
         return None

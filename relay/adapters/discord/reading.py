@@ -28,6 +28,11 @@ def stream(channel: str) -> str:
     return f"channel:{channel}"
 
 
+def threads_stream(channel: str) -> str:
+    """The cursor that holds in which threads of a channel something was said, by ID, with spaces between them."""
+    return f"threads:{channel}"
+
+
 @dataclass(slots=True)
 class Self:
     """Who we are; empty until the first READY."""
@@ -59,6 +64,9 @@ class Translator:
             if item.kind == "create" and message.isdecimal():
                 known = positions.get(stream(item.channel), "0")
                 positions[stream(item.channel)] = max(known, message, key=int)
+                if item.channel != feed.channel.id:
+                    feed.spoken_in(item.channel)
+                    positions[threads_stream(feed.channel.id)] = " ".join(feed.threads)
         cursors = (Cursor(Platform.DISCORD, name, position) for name, position in positions.items())
         return Batch(tuple(events), tuple(cursors))
 

@@ -408,3 +408,22 @@ async def test_a_channel_in_no_pair_is_nobody_s_business(bridge: World) -> None:
         bridge.discord.say(bridge.discord.channel("help"), "ann", "hello")
         await bridge.shows(there, "hello")
     assert bridge.discord.messages[MessageRef(elsewhere, "000001")].text == "psst"
+
+
+async def test_what_could_not_be_looked_at_has_not_been_deleted(bridge: World) -> None:
+    here, there = bridge.channels()
+    async with bridge.relay():
+        bridge.discord.say(here, "ann", "one")
+        ref = bridge.discord.say(here, "ann", "two")
+        await bridge.shows(there, "one", "two")
+        await bridge.quiet()
+    bridge.discord.delete(ref)
+
+    def prepare(discord: MemoryAdapter, matrix: MemoryAdapter) -> None:
+        discord.sees_all = False
+
+    async with bridge.relay(prepare):
+        bridge.discord.say(here, "ann", "three")
+        await bridge.shows(there, "one", "two", "three")
+    async with bridge.relay():
+        await bridge.shows(there, "one", "three")
