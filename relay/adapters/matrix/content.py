@@ -9,6 +9,7 @@ from typing import Any, Literal
 from urllib.parse import quote
 
 from relay.adapters.matrix.markup import Names, parse
+from relay.adapters.matrix.markup_links import storable
 from relay.domain.content import Attachment, Content, MediaKind
 from relay.domain.ids import MediaRef, Platform
 from relay.domain.richtext import (
@@ -218,7 +219,9 @@ def _without_file(kind: str, name: str) -> RichText:
 
 def _mxc(value: Any) -> MediaRef | None:
     uri = string(value)
-    return MediaRef(Platform.MATRIX, uri) if uri.startswith("mxc://") and quote(uri, safe=":/?=&~") == uri else None
+    if not uri.startswith("mxc://") or not storable(uri) or quote(uri, safe=":/?=&~") != uri:
+        return None
+    return MediaRef(Platform.MATRIX, uri)
 
 
 def _number(value: Any) -> float | None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from relay.adapters.matrix.markup_flow import Flow, Linked, Spoil, Wrap, flat, wrapped
 from relay.adapters.matrix.markup_html import BLOCKS, Element, parse_html
-from relay.adapters.matrix.markup_links import read_link
+from relay.adapters.matrix.markup_links import read_link, storable
 from relay.domain.ids import ChannelRef, MediaRef, MessageRef, Platform, UserRef
 from relay.domain.normalise import link_bare_urls, normalise
 from relay.domain.richtext import (
@@ -337,7 +337,7 @@ class _Reader:
         source = attributes.get("src", "")
         words = " ".join((attributes.get("alt") or attributes.get("title") or "").split())
         self._spaced = False
-        if not _MXC.fullmatch(source):
+        if not _MXC.fullmatch(source) or not storable(source):
             yield Text(words)
         elif "data-mx-emoticon" in attributes:
             yield CustomEmoji(words.strip(":") or "emoji", "", MediaRef(Platform.MATRIX, source))

@@ -4,6 +4,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any
 
+from relay.adapters.matrix.markup_links import storable
 from relay.domain.ids import MediaRef, Platform
 
 Json = dict[str, Any]
@@ -136,7 +137,9 @@ class RoomState:
         url = content.get("avatar_url")
         self._members[user_id] = Profile(
             name if isinstance(name, str) and name.strip() else user_id,
-            MediaRef(Platform.MATRIX, url) if isinstance(url, str) and url.startswith("mxc://") else None,
+            MediaRef(Platform.MATRIX, url)
+            if isinstance(url, str) and url.startswith("mxc://") and storable(url)
+            else None,
         )
         self._members.move_to_end(user_id)
         while len(self._members) > _MEMBERS_REMEMBERED:

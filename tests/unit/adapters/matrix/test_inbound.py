@@ -230,10 +230,29 @@ def test_an_id_that_is_no_text_is_not_handed_on() -> None:
         assert (found.reply_to, found.thread, plain_text(found.content.text)) == (None, None, "x")
 
 
+def test_a_picture_whose_address_is_no_text_is_left_out() -> None:
+    half = "mxc://example.org/half\ud800"
+    html = f'<img data-mx-emoticon src="{half}" alt=":a:"><img src="{half}" alt="b">'
+    state = RoomState("!room")
+    member = {"membership": "join", "displayname": "Ann", "avatar_url": half}
+    state.apply({"type": "m.room.member", "state_key": ANN, "content": member})
+    contents = (
+        text("x", format="org.matrix.custom.html", formatted_body=html),
+        text("x", **{"com.beeper.per_message_profile": {"displayname": "Bob", "avatar_url": half}}),
+        {"msgtype": "m.image", "body": "x", "url": half},
+    )
+    for content in contents:
+        found = convert(event(content), state, ME)
+        assert isinstance(found, MessageCreated)
+        assert all(identifier.isascii() for identifier in _ids(found))
+
+
 def _ids(node: object) -> Iterator[str]:
-    """The IDs in an event, wherever they stand."""
+    """The IDs and addresses of files in an event, wherever they stand."""
     if isinstance(node, UserRef | ChannelRef | MessageRef):
         yield node.id
+    if isinstance(node, MediaRef):
+        yield node.locator
     if is_dataclass(node):
         for part in fields(node):
             yield from _ids(getattr(node, part.name))
