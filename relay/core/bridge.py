@@ -39,8 +39,8 @@ class Bridge:
 
     async def receive(self, batch: Batch) -> None:
         """See `Inbox.receive`."""
-        for lane in await self._router.receive(batch):
-            self._courier.wake(lane)
+        for entry in await self._router.receive(batch):
+            self._courier.offer(entry)
 
     async def cursor(self, platform: Platform, stream: str) -> str | None:
         """See `Inbox.cursor`."""

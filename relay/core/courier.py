@@ -8,7 +8,7 @@ from relay.core.backoff import Backoff
 from relay.core.budget import Budgets
 from relay.core.delivery import Deliverer
 from relay.core.lane import Lane
-from relay.core.ports import Store
+from relay.core.ports import Entry, Store
 from relay.core.status import Status
 from relay.domain.pair import LaneKey
 from relay.errors import StoreUnavailable
@@ -65,6 +65,14 @@ class Courier:
             self._wanted.put_nowait((key, suspect))
         else:
             lane.work.set()
+
+    def offer(self, entry: Entry) -> None:
+        """`entry` was queued just now; an idle lane takes it without asking the store."""
+        lane = self._lanes.get(entry.lane)
+        if lane is None:
+            self._wanted.put_nowait((entry.lane, False))
+        else:
+            lane.offer(entry)
 
     def try_again(self, pair: str) -> None:
         """Something about the pair changed for the better: do not wait for the next try."""

@@ -67,8 +67,19 @@ class Lane:
         self._bugs = 0
         self._one_by_one = 0
         self._again = False
+        self._idle = False
         self._stopping = False
         self._log = _log.bind(pair=key.pair, direction=key.direction)
+
+    def offer(self, entry: Entry) -> None:
+        """`entry` was queued at the end of the lane. While the lane is idle, nothing else waits in the store."""
+        if self._idle and (not self._waiting or self._waiting[-1].id < entry.id):
+            self._waiting.append(entry)
+        elif self._idle:
+            # Two came at once, in the wrong order: the store knows better.
+            self._waiting.clear()
+            self._idle = False
+        self.work.set()
 
     def stop(self) -> None:
         """Finish what is in flight, and end `run`."""
@@ -98,7 +109,9 @@ class Lane:
             if not waiting:
                 # Nothing was left over, so nothing can have been sent.
                 self._suspect = False
+                self._idle = True
                 await self.work.wait()
+                self._idle = False
 
     async def _try(self, entry: Entry) -> bool:
         """One try at the head of the lane; whether it is done with. Waits before the next try otherwise."""

@@ -3,11 +3,11 @@
 Nothing is delivered here. A batch becomes outbox rows and cursors in one transaction; the courier takes it from there.
 """
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from relay.core.pairs import PairDirectory
-from relay.core.ports import Batch, Clock, Store, UnitOfWork
+from relay.core.ports import Batch, Clock, Entry, Store, UnitOfWork
 from relay.core.status import Status
 from relay.domain.commands import Command, DeleteMessage, EditMessage, MarkFailed, PostNotice, SendMessage
 from relay.domain.events import Event, FeatureUsed, HistorySkipped, MessageCreated, MessageDeleted, MessageEdited
@@ -20,7 +20,7 @@ from relay.domain.richtext import RichText
 class _Routed:
     """What a batch came to; counted only once it is on disk, because a batch that is not comes again."""
 
-    lanes: dict[LaneKey, None] = field(default_factory=dict)  # a set whose order is the same in each run
+    entries: list[Entry] = field(default_factory=list)
     dropped: list[tuple[LaneKey, str]] = field(default_factory=list)
 
 
@@ -33,8 +33,8 @@ class Router:
         self._status = status
         self._clock = clock
 
-    async def receive(self, batch: Batch) -> Iterable[LaneKey]:
-        """Write a batch down; the lanes that have something new to deliver. Raises `StoreUnavailable`."""
+    async def receive(self, batch: Batch) -> Sequence[Entry]:
+        """Write a batch down; what there is to deliver now. Raises `StoreUnavailable`."""
         routed = _Routed()
         async with self._store.write() as uow:
             for event in batch.events:
@@ -43,7 +43,7 @@ class Router:
                 await uow.cursors.put(cursor)
         for lane, feature in routed.dropped:
             self._status.dropped(lane, feature)
-        return routed.lanes
+        return routed.entries
 
     async def _route(self, uow: UnitOfWork, event: Event, routed: _Routed) -> None:
         channel = event.channel if isinstance(event, FeatureUsed | HistorySkipped) else event.ref.channel
@@ -126,8 +126,7 @@ class Router:
         await self._queue(uow, LaneKey(lane.pair, platform), PostNotice(here, thread=thread), routed)
 
     async def _queue(self, uow: UnitOfWork, lane: LaneKey, command: Command, routed: _Routed) -> None:
-        await uow.outbox.append(lane, command, self._clock.now())
-        routed.lanes[lane] = None
+        routed.entries.append(await uow.outbox.append(lane, command, self._clock.now()))
 
 
 def _root(thread: ThreadRef) -> MessageRef:

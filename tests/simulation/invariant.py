@@ -66,9 +66,10 @@ def _direction(
         if gone:
             found.append(f"lost: {source.platform} {original.ref.id}: its copies {gone} are gone")
             continue
-        text = " ".join(_own_words(shown[ref]) for ref in refs)
+        first, *rest = (_own_words(shown[ref]) for ref in refs)
         if refs[0] in shared:
-            text = _words_in(text, original, shared[refs[0]])
+            first = _words_in(first, original, shared[refs[0]])
+        text = " ".join((first, *rest))
         if text != original.text:
             found.append(f"wrong text: {source.platform} {original.ref.id} {original.text[:40]!r} shows {text[:40]!r}")
         if refs[0].id < last:
