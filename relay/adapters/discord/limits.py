@@ -71,9 +71,7 @@ class Limits:
         `patience`: seconds that the bucket itself is waited for. `leave` has to follow, whatever becomes of the
         request.
         """
-        while (wait := self._wait(bucket)) > 0:
-            if wait > LONGEST_WAIT or self._refills_in(bucket) > patience:
-                raise NotNow("Discord's rate limit", wait)
+        while (wait := self.check(bucket, patience)) > 0:
             await self._clock.sleep(wait)
         now = self._clock.monotonic()
         self._recent.append(now)
@@ -84,6 +82,13 @@ class Limits:
             state.resets_at = now + state.window
         state.remaining -= 1
         state.in_flight += 1
+
+    def check(self, bucket: Bucket, patience: float = LONGEST_WAIT) -> float:
+        """How long `enter` would wait. Raises `NotNow` where it would."""
+        wait = self._wait(bucket)
+        if wait > LONGEST_WAIT or self._refills_in(bucket) > patience:
+            raise NotNow("Discord's rate limit", wait)
+        return wait
 
     def leave(self, bucket: Bucket) -> None:
         """The request has ended."""

@@ -61,6 +61,7 @@ class Media:
             return await self._rest.call(route, body=body, query=query)
         if self._files is None:
             raise Uncarried(attachments[0].id, "without a way across")
+        self._rest.check(route)
         async with AsyncExitStack() as stack:
             files = [await stack.enter_async_context(self._files.open(one, most=most)) for one in attachments]
             form = _form(body, attachments, files)

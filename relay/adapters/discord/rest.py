@@ -140,6 +140,13 @@ class Rest:
             await self._session.close()
             self._session = None
 
+    def check(self, route: Route) -> None:
+        """Raise `Limited` if `call` would for want of time: before anything is fetched for it."""
+        try:
+            self._limits.check(route.bucket, route.patience)
+        except NotNow as error:
+            raise Limited(error.retry_after, error.reason) from None
+
     async def call(
         self,
         route: Route,

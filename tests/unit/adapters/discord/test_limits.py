@@ -125,3 +125,14 @@ async def test_whoever_has_no_patience_is_told_at_once(clock: FakeClock) -> None
     assert refused.value.retry_after == pytest.approx(2.0)
     clock.seconds += 1.9
     await limits.enter(POST, 0.25)
+
+
+async def test_asking_how_long_it_takes_uses_nothing_up(clock: FakeClock) -> None:
+    limits = Limits(clock)
+    await limits.enter(POST)
+    limits.learn(POST, 200, headers(1, 2.0))
+    limits.leave(POST)
+    assert [limits.check(POST, 0.25) for _ in range(3)] == [0.0] * 3
+    await limits.enter(POST, 0.25)
+    with pytest.raises(NotNow):
+        limits.check(POST, 0.25)
