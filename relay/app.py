@@ -20,8 +20,9 @@ from relay.adapters.matrix.adapter import MatrixAdapter
 from relay.core.assembly import Core, assemble
 from relay.core.backoff import Backoff
 from relay.core.clock import SystemClock
-from relay.core.ports import Adapter, Store
+from relay.core.ports import Adapter
 from relay.core.status import NOTEBOOK_ENTRY
+from relay.core.storage import Store
 from relay.domain.ids import ChannelAddress
 from relay.domain.pair import Pair
 from relay.errors import ConfigurationError, RelayError, StoreUnavailable

@@ -12,7 +12,7 @@ from relay.domain.commands import BatchItem, EditMessage, PostNotice, SendBatch,
 from relay.domain.richtext import plain_text
 
 if TYPE_CHECKING:
-    from relay.core.ports import DeadLetter, Outbox
+    from relay.core.storage import DeadLetter, Outbox
 
 commands = typer.Typer(help="List, show, retry or discard what failed for good.", no_args_is_help=True)
 

@@ -11,9 +11,10 @@ from relay.core.context import Context
 from relay.core.courier import Courier
 from relay.core.delivery import Deliverer
 from relay.core.pairs import PairDirectory
-from relay.core.ports import Adapter, Clock, HistoryReader, Store
+from relay.core.ports import Adapter, Clock, HistoryReader
 from relay.core.router import Router
 from relay.core.status import Status
+from relay.core.storage import Store
 from relay.domain.ids import Platform
 from relay.domain.pair import Pair
 

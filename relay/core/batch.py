@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from relay.core.degrade import quoted_line
-from relay.core.ports import Entry, Quotation
+from relay.core.ports import Quotation
+from relay.core.storage import Entry
 from relay.domain.commands import BatchItem, DeleteMessage, EditMessage, SendBatch, SendMessage
 from relay.domain.content import Author, Content
 from relay.domain.ids import MessageRef

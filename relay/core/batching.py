@@ -12,9 +12,10 @@ import structlog
 from relay.core.batch import content_of, edited, item_of, quotation_within, run_of, speaker
 from relay.core.context import SUPERSEDED, Context, Task
 from relay.core.degrade import Dropped, degrade
-from relay.core.ports import Copy, Entry, Quotation
+from relay.core.ports import Quotation
 from relay.core.split import first_part, split
 from relay.core.status import Status
+from relay.core.storage import Copy, Entry
 from relay.domain.commands import BatchItem, EditMessage, SendBatch, SendMessage
 from relay.domain.content import Author, Content
 from relay.domain.ids import MessageRef

@@ -8,8 +8,9 @@ import structlog
 from relay.core.catchup import CatchUp
 from relay.core.courier import Courier
 from relay.core.pairs import PairDirectory
-from relay.core.ports import Batch, Clock, HistoryReader, Store
+from relay.core.ports import Batch, Clock, HistoryReader
 from relay.core.router import Router
+from relay.core.storage import Store
 from relay.domain.ids import ChannelAddress, ChannelRef, Platform
 
 _log = structlog.get_logger(__name__)

@@ -6,7 +6,8 @@ from datetime import timedelta
 import structlog
 
 from relay.core.pairs import PairDirectory
-from relay.core.ports import Batch, Clock, HistoryReader, Original, Store
+from relay.core.ports import Batch, Clock, HistoryReader
+from relay.core.storage import Original, Store
 from relay.domain.events import MessageCreated, MessageDeleted, MessageEdited
 from relay.domain.ids import ChannelRef, Platform
 from relay.domain.pair import PairPolicy

@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from relay.core.pairs import PairDirectory
-from relay.core.ports import Adapter, Copy, Delivery, Entry, Original, Store
+from relay.core.ports import Adapter, Delivery
 from relay.core.references import References
+from relay.core.storage import Copy, Entry, Original, Store
 from relay.domain.content import Author, Content
 from relay.domain.ids import ChannelRef, MessageRef, Platform, UserRef
 from relay.domain.pair import LaneKey, Pair

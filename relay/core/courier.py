@@ -8,8 +8,8 @@ from relay.core.backoff import Backoff
 from relay.core.budget import Budgets
 from relay.core.delivery import Deliverer
 from relay.core.lane import Lane
-from relay.core.ports import Entry, Store
 from relay.core.status import Status
+from relay.core.storage import Entry, Store
 from relay.domain.pair import LaneKey
 from relay.errors import StoreUnavailable
 

@@ -10,9 +10,10 @@ from relay.core.batching import Batching
 from relay.core.context import SUPERSEDED, Context, Task
 from relay.core.degrade import Dropped, all_in_words, degrade, in_words
 from relay.core.notes import Notes
-from relay.core.ports import Clock, Copy, Entry, UnitOfWork
+from relay.core.ports import Clock
 from relay.core.split import Measure, split
 from relay.core.status import Status
+from relay.core.storage import Copy, Entry, UnitOfWork
 from relay.domain.commands import DeleteMessage, EditMessage, MarkFailed, PostNotice, SendBatch, SendMessage
 from relay.domain.content import Content
 from relay.domain.ids import MessageRef

@@ -11,8 +11,8 @@ from relay.core.backoff import Backoff
 from relay.core.budget import Budget
 from relay.core.degrade import Dropped
 from relay.core.delivery import Deliverer
-from relay.core.ports import Entry, Store
 from relay.core.status import Status
+from relay.core.storage import Entry, Store
 from relay.domain.pair import LaneKey
 from relay.errors import (
     Blocked,

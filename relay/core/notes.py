@@ -5,7 +5,7 @@ from dataclasses import replace
 import structlog
 
 from relay.core.context import Context, Task
-from relay.core.ports import Entry
+from relay.core.storage import Entry
 from relay.domain.commands import MarkFailed, PostNotice
 from relay.domain.content import Content
 from relay.domain.ids import ThreadRef

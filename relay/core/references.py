@@ -9,7 +9,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from relay.core.pairs import PairDirectory
-from relay.core.ports import Adapter, Store
+from relay.core.ports import Adapter
+from relay.core.storage import Store
 from relay.domain.content import Content
 from relay.domain.ids import ChannelRef, MessageRef, UserRef
 from relay.domain.richtext import ChannelMention, Inline, Link, MessageLink, RichText, Text, UserMention

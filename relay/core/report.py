@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from relay.core.ports import LaneDepth, Store
 from relay.core.status import NOTEBOOK_ENTRY, DirectionStatus, PairStatus
+from relay.core.storage import LaneDepth, Store
 from relay.domain.ids import Platform
 from relay.domain.pair import LaneKey, Pair
 

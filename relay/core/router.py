@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from relay.core.pairs import PairDirectory
-from relay.core.ports import Batch, Clock, Entry, Store, UnitOfWork
+from relay.core.ports import Batch, Clock
 from relay.core.status import Status
+from relay.core.storage import Entry, Store, UnitOfWork
 from relay.domain.commands import Command, DeleteMessage, EditMessage, MarkFailed, PostNotice, SendMessage
 from relay.domain.events import Event, FeatureUsed, HistorySkipped, MessageCreated, MessageDeleted, MessageEdited
 from relay.domain.ids import MessageRef, ThreadRef

@@ -9,7 +9,8 @@ from itertools import accumulate
 from typing import Any
 
 from relay.core.pairs import PairDirectory
-from relay.core.ports import Clock, LaneDepth, SideHealth, Store
+from relay.core.ports import Clock, SideHealth
+from relay.core.storage import LaneDepth, Store
 from relay.domain.ids import Platform
 from relay.domain.pair import LaneKey
 

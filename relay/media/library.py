@@ -10,7 +10,8 @@ from typing import IO
 import structlog
 
 from relay.core.degrade import human_size
-from relay.core.ports import Clock, File, MediaSource, Store
+from relay.core.ports import Clock, File, MediaSource
+from relay.core.storage import Store
 from relay.domain.content import Attachment
 from relay.domain.ids import MediaRef, Platform
 from relay.errors import DeliveryError, FileTrouble, TargetGone, Uncarried

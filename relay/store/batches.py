@@ -26,7 +26,7 @@ _PUT = (
 
 
 class SqlBatches:
-    """`core.ports.Batches`."""
+    """`core.storage.Batches`."""
 
     def __init__(self, session: Session) -> None:
         self._session = session

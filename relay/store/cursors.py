@@ -18,7 +18,7 @@ _PUT = _insert.on_conflict_do_update(
 
 
 class SqlCursors:
-    """`core.ports.Cursors`."""
+    """`core.storage.Cursors`."""
 
     def __init__(self, session: Session) -> None:
         self._session = session

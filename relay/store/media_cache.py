@@ -24,7 +24,7 @@ _PUT = (
 
 
 class SqlMediaCache:
-    """`core.ports.MediaCache`."""
+    """`core.storage.MediaCache`."""
 
     def __init__(self, session: Session) -> None:
         self._session = session

@@ -11,7 +11,7 @@ from sqlalchemy import ColumnElement, Row, UnaryExpression, and_, bindparam, del
 from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.sql.operators import custom_op
 
-from relay.core.ports import Copy, Original
+from relay.core.storage import Copy, Original
 from relay.domain.ids import ChannelRef, MessageRef, Platform, UserRef
 from relay.store.session import Session
 from relay.store.tables import message, message_copy
@@ -101,7 +101,7 @@ _RECENT = (
 
 
 class SqlMessageMap:
-    """`core.ports.MessageMap`, and what reconciliation and batches ask of it besides."""
+    """`core.storage.MessageMap`, and what reconciliation and batches ask of it besides."""
 
     def __init__(self, session: Session) -> None:
         self._session = session

@@ -19,7 +19,7 @@ _PUT = _insert.on_conflict_do_update(index_elements=["name"], set_={"value": _in
 
 
 class SqlNotices:
-    """`core.ports.Notices`."""
+    """`core.storage.Notices`."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -31,7 +31,7 @@ class SqlNotices:
 
 
 class SqlNotebook:
-    """`core.ports.Notebook`."""
+    """`core.storage.Notebook`."""
 
     def __init__(self, session: Session) -> None:
         self._session = session

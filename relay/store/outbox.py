@@ -13,7 +13,7 @@ from typing import Any
 
 from sqlalchemy import Row, and_, bindparam, case, delete, func, insert, literal_column, select, update
 
-from relay.core.ports import DeadLetter, Entry, LaneDepth
+from relay.core.storage import DeadLetter, Entry, LaneDepth
 from relay.domain.commands import Command, PostNotice, SendBatch
 from relay.domain.ids import ChannelRef, MessageRef, Platform
 from relay.domain.pair import LaneKey
@@ -100,7 +100,7 @@ _MOVE = update(outbox).where(_is_entry).values(position=bindparam("place"))
 
 
 class SqlOutbox:
-    """`core.ports.Outbox`, and what edits of dead letters need besides."""
+    """`core.storage.Outbox`, and what edits of dead letters need besides."""
 
     def __init__(self, session: Session) -> None:
         self._session = session

@@ -27,7 +27,7 @@ _PUT_ID = insert(store_table).values(id=bindparam("id")).inline()
 
 
 class SqlUnitOfWork:
-    """`core.ports.UnitOfWork` on one connection."""
+    """`core.storage.UnitOfWork` on one connection."""
 
     def __init__(self, session: Session) -> None:
         self.messages = SqlMessageMap(session)
@@ -41,7 +41,7 @@ class SqlUnitOfWork:
 
 
 class SqlStore:
-    """`core.ports.Store` on one SQLite file: one connection that writes, a few that read.
+    """`core.storage.Store` on one SQLite file: one connection that writes, a few that read.
 
     Made by `open_store`, ended by `close`.
     """

@@ -1,4 +1,4 @@
-"""What every implementation of `core.ports.Store` has to do; one is added by another opener in `OPENERS`."""
+"""What every implementation of `core.storage.Store` has to do; one is added by another opener in `OPENERS`."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -8,7 +8,8 @@ from typing import Protocol
 
 import pytest
 
-from relay.core.ports import Copy, Cursor, Entry, LaneDepth, Original, Store
+from relay.core.ports import Cursor
+from relay.core.storage import Copy, Entry, LaneDepth, Original, Store
 from relay.domain.commands import DeleteMessage, MarkFailed, PostNotice, SendMessage
 from relay.domain.content import Author, Content
 from relay.domain.ids import ChannelRef, MessageRef, Platform, ThreadRef, UserRef

@@ -8,7 +8,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from relay.core.assembly import assemble
-from relay.core.ports import Adapter, HistoryReader, Store
+from relay.core.ports import Adapter, HistoryReader
+from relay.core.storage import Store
 from relay.domain.ids import ChannelAddress, Platform
 from relay.domain.pair import Pair, PairPolicy
 from relay.store.unit_of_work import open_store

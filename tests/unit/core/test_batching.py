@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from relay.core.ports import Delivery, UnitOfWork
+from relay.core.ports import Delivery
+from relay.core.storage import UnitOfWork
 from relay.domain.content import Content
 from relay.domain.ids import MessageRef
 from relay.domain.richtext import plain_text

@@ -9,7 +9,8 @@ import pytest
 from relay.core.context import Context
 from relay.core.delivery import Deliverer
 from relay.core.lane import Lane
-from relay.core.ports import Batch, Delivery, Entry
+from relay.core.ports import Batch, Delivery
+from relay.core.storage import Entry
 from relay.domain.commands import SendMessage
 from relay.domain.ids import MessageRef
 from tests.simulation.history import History, Report

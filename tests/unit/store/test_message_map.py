@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy.dialects.sqlite import dialect
 
-from relay.core.ports import Copy
+from relay.core.storage import Copy
 from relay.domain.commands import BatchItem, DeleteMessage, SendBatch
 from relay.domain.content import Author, Content
 from relay.domain.ids import ChannelRef, MessageRef, Platform, UserRef

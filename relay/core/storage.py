@@ -1,0 +1,275 @@
+"""What the core needs of the store, as protocols: one transaction at a time, and its repositories.
+
+`relay.store` implements them on SQLite; every implementation passes `tests/contract/test_store.py`.
+"""
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+from relay.core.ports import Cursor
+from relay.domain.commands import Command, SendBatch
+from relay.domain.ids import ChannelRef, MediaRef, MessageRef, Platform, UserRef
+from relay.domain.pair import LaneKey
+
+
+@dataclass(frozen=True, slots=True)
+class Original:
+    """A message that was routed: one row of the message map. `id` is the store's own."""
+
+    id: int
+    ref: MessageRef
+    author: UserRef
+    created_at: datetime
+    edited_at: datetime | None = None
+    reply_to: MessageRef | None = None
+    deleted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """Where a part of an original stands on the other side. Several originals may share one copy."""
+
+    message_id: int
+    pair: str
+    part: int
+    ref: MessageRef
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A row of the outbox. `id` rises, and is never used again."""
+
+    id: int
+    lane: LaneKey
+    command: Command
+    queued_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A command that failed for good, kept until the operator retries or discards it."""
+
+    entry: Entry
+    reason: str
+    died_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class LaneDepth:
+    """What waits in a lane. `oldest` = when the oldest waiting command was queued."""
+
+    waiting: int
+    oldest: datetime | None
+    dead: int
+
+
+class MessageMap(Protocol):
+    """Which message is a copy of which."""
+
+    async def add(
+        self, ref: MessageRef, author: UserRef, created_at: datetime, reply_to: MessageRef | None
+    ) -> int | None:
+        """Remember an original; its row's ID, or None if it was known already (a replay)."""
+        ...
+
+    async def find(self, ref: MessageRef) -> Original | None:
+        """The original that `ref` is; None if it is none."""
+        ...
+
+    async def mark_edited(self, message_id: int, edited_at: datetime) -> None:
+        """Remember the latest edit."""
+        ...
+
+    async def mark_deleted(self, message_id: int) -> None:
+        """Remember that the original is gone."""
+        ...
+
+    async def is_copy(self, ref: MessageRef) -> bool:
+        """Whether we made it."""
+        ...
+
+    async def copies(self, message_id: int, channel: ChannelRef) -> tuple[Copy, ...]:
+        """The copies of an original in a channel, by part."""
+        ...
+
+    async def record_copy(self, copy: Copy) -> None:
+        """Remember a copy; a replay of the same (message, pair, part) replaces it."""
+        ...
+
+    async def forget_copy(self, copy: Copy) -> None:
+        """The copy is gone from its platform."""
+        ...
+
+    async def counterpart(self, ref: MessageRef, channel: ChannelRef) -> MessageRef | None:
+        """The same message in `channel`: the first copy of an original, or the original of a copy.
+
+        For a copy that several originals share, the last of them.
+        """
+        ...
+
+    async def last_copy(self, channel: ChannelRef) -> MessageRef | None:
+        """The copy that was recorded last in `channel`."""
+        ...
+
+    async def sharing(self, copy: MessageRef) -> tuple[Original, ...]:
+        """The originals that stand in one copy, in the order in which they were routed; empty if it is no copy."""
+        ...
+
+    async def recent(self, channel: ChannelRef, since: datetime, limit: int) -> tuple[Original, ...]:
+        """The last `limit` originals of `channel` written at or after `since` and not deleted, oldest first."""
+        ...
+
+
+class Outbox(Protocol):
+    """Commands that wait for delivery, in order per lane."""
+
+    async def append(self, lane: LaneKey, command: Command, queued_at: datetime) -> Entry:
+        """Queue a command at the end of its lane."""
+        ...
+
+    async def waiting(self, lane: LaneKey, limit: int) -> Sequence[Entry]:
+        """The head of a lane, oldest first."""
+        ...
+
+    async def expand(self, entry: Entry, commands: Sequence[Command]) -> None:
+        """Several commands take the place of one, in its place in the lane; the first keeps its ID."""
+        ...
+
+    async def done(self, entry_id: int) -> None:
+        """The command has been carried out (or dropped): forget it."""
+        ...
+
+    async def bury(self, entry_id: int, reason: str, died_at: datetime) -> None:
+        """The command failed for good: make it a dead letter."""
+        ...
+
+    async def lanes(self) -> frozenset[LaneKey]:
+        """Every lane in which something waits, whether its pair is still declared or not."""
+        ...
+
+    async def depths(self) -> Mapping[LaneKey, LaneDepth]:
+        """What waits and what is dead, per lane."""
+        ...
+
+    async def rename(self, source: ChannelRef, pair: str) -> int:
+        """Commands about messages of `source` belong to the pair now called `pair`; how many changed theirs."""
+        ...
+
+    async def dead(self) -> Sequence[DeadLetter]:
+        """All dead letters, oldest first."""
+        ...
+
+    async def dead_about(self, source: MessageRef) -> Sequence[DeadLetter]:
+        """The dead letters about one message: what an edit or a deletion of it has to reach, too."""
+        ...
+
+    async def amend(self, entry_id: int, command: Command) -> None:
+        """An entry, waiting or dead, says `command` from now on."""
+        ...
+
+    async def retry(self, entry_id: int) -> bool:
+        """Put a dead letter back at the end of its lane; False if there is none of that ID."""
+        ...
+
+    async def discard(self, entry_id: int) -> bool:
+        """Forget a dead letter; False if there is none of that ID."""
+        ...
+
+
+class Cursors(Protocol):
+    """How far each stream has been read."""
+
+    async def get(self, platform: Platform, stream: str) -> str | None:
+        """The last position, None before the first."""
+        ...
+
+    async def put(self, cursor: Cursor) -> None:
+        """Remember a position."""
+        ...
+
+
+class Notices(Protocol):
+    """Which one-time notices have been posted."""
+
+    async def claim(self, lane: LaneKey, key: str) -> bool:
+        """True the first time that `key` is claimed in the lane, False ever after."""
+        ...
+
+
+class Batches(Protocol):
+    """What stands in the copies that several originals share."""
+
+    async def get(self, copy: MessageRef) -> SendBatch | None:
+        """The messages of a shared copy; None for a copy of one original."""
+        ...
+
+    async def put(self, copy: MessageRef, batch: SendBatch) -> None:
+        """Remember what stands in a shared copy now."""
+        ...
+
+    async def forget(self, copy: MessageRef) -> None:
+        """The copy is gone."""
+        ...
+
+
+class MediaCache(Protocol):
+    """Where pictures that many messages show have been uploaded to."""
+
+    async def get(self, source: MediaRef, destination: Platform) -> MediaRef | None:
+        """The copy of `source` on a platform, None if there is none."""
+        ...
+
+    async def put(self, source: MediaRef, copy: MediaRef) -> None:
+        """Remember a copy; it replaces an earlier one on the same platform."""
+        ...
+
+
+class Notebook(Protocol):
+    """Small named values that outlive the process: a session's token, the last status snapshot."""
+
+    async def get(self, name: str) -> str | None:
+        """The value, None if there is none."""
+        ...
+
+    async def put(self, name: str, value: str) -> None:
+        """Remember a value under a name."""
+        ...
+
+
+class UnitOfWork(Protocol):
+    """One transaction and its repositories."""
+
+    @property
+    def messages(self) -> MessageMap: ...
+    @property
+    def outbox(self) -> Outbox: ...
+    @property
+    def cursors(self) -> Cursors: ...
+    @property
+    def batches(self) -> Batches: ...
+    @property
+    def media(self) -> MediaCache: ...
+    @property
+    def notices(self) -> Notices: ...
+    @property
+    def notebook(self) -> Notebook: ...
+
+
+class Store(Protocol):
+    """Transactions. Every call may raise `StoreUnavailable`; then nothing of the transaction was written."""
+
+    @property
+    def id(self) -> str:
+        """Six characters of [a-z2-7] that tell this store from every other: the prefix of delivery keys."""
+        ...
+
+    def write(self) -> AbstractAsyncContextManager[UnitOfWork]:
+        """A transaction that commits when its block ends and rolls back when it raises. One at a time."""
+        ...
+
+    def read(self) -> AbstractAsyncContextManager[UnitOfWork]:
+        """A consistent view that changes nothing."""
+        ...
