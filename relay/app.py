@@ -42,6 +42,7 @@ _BUSY_SECONDS = 1.5
 """How long one statement waits for another process's transaction; a few of them have to fit into the shutdown."""
 
 _STATUS_SECONDS = 1.0
+_LOOK_SECONDS = 0.2
 _RELOAD_SECONDS = 1.0
 
 
@@ -177,17 +178,26 @@ class Daemon:
             core.status.restore(json.loads(saved))
 
     async def _keep_status(self, store: Store, core: Core) -> None:
+        """Write the status down for `relay status`: each second, and at once when something goes wrong or well."""
+        saved, at = None, 0.0
         while True:
-            await self._clock.sleep(_STATUS_SECONDS)
-            try:
-                await self._save(store, core, running=True)
-                # `relay dead retry` is another process: nobody but the outbox says that it queued something.
-                async with store.read() as uow:
-                    for lane in await uow.outbox.lanes():
-                        core.courier.wake(lane)
-                core.status.store_problem = None
-            except StoreUnavailable as error:
-                core.status.store_problem = str(error)
+            seen = core.status.cached_snapshot()
+            conditions = (seen.sides, [pair.problem for pair in seen.pairs])
+            if conditions != saved or self._clock.monotonic() - at >= _STATUS_SECONDS:
+                saved, at = conditions, self._clock.monotonic()
+                await self._save_and_wake(store, core)
+            await self._clock.sleep(_LOOK_SECONDS)
+
+    async def _save_and_wake(self, store: Store, core: Core) -> None:
+        try:
+            await self._save(store, core, running=True)
+            # `relay dead retry` is another process: nobody but the outbox says that it queued something.
+            async with store.read() as uow:
+                for lane in await uow.outbox.lanes():
+                    core.courier.wake(lane)
+            core.status.store_problem = None
+        except StoreUnavailable as error:
+            core.status.store_problem = str(error)
 
     async def _save(self, store: Store, core: Core, *, running: bool) -> None:
         snapshot = await core.status.snapshot()

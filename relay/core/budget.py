@@ -18,7 +18,7 @@ from relay.domain.ids import Platform
 from relay.domain.pair import LaneKey
 from relay.errors import RateLimited
 
-_REMEMBERED = 12
+_REMEMBERED = 6
 _LONGEST_TURN = 5.0  # seconds
 _PATIENCE_WITHOUT_A_WORD = 1.0  # seconds, where the platform does not say how long
 
@@ -103,19 +103,15 @@ class Budget:
 
     def _refused(self, now: float, retry_after: float | None) -> None:
         patience = _PATIENCE_WITHOUT_A_WORD if retry_after is None else retry_after
-        if not self._limited:
-            self._limited = True
-            self._accepted.clear()
-            self._accepted.append(now)
-            self._interval = patience
+        self._limited = True
         self._blocked_until = max(self._blocked_until, now + patience)
+        # The best rate of late: an allowance comes in bursts, and quiet times before it say nothing about it.
+        counts = range(len(self._accepted), 0, -1)
+        rates = [(self._blocked_until - at) / count for at, count in zip(self._accepted, counts, strict=True)]
+        self._interval = min(rates, default=patience)
 
     def _went_through(self, now: float) -> None:
-        if not self._limited:
-            return
         self._accepted.append(now)
-        if len(self._accepted) > 1:
-            self._interval = (now - self._accepted[0]) / (len(self._accepted) - 1)
         if not self._waiters and now >= self._blocked_until:
             self._limited = False
 

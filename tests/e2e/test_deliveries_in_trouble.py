@@ -27,8 +27,12 @@ async def until_problem(place: Town, words: str) -> dict[str, Any]:
     async def page() -> str:
         return (await place.daemon.get("/"))[1]
 
+    async def status() -> dict[str, Any]:
+        return next(pair for pair in (await place.daemon.status())["pairs"] if pair["name"] == "help")
+
     await eventually(page, lambda text: words in text, what=place.daemon.log)
-    return next(pair for pair in (await place.daemon.status())["pairs"] if pair["name"] == "help")
+    # What `relay status` reads is written down a moment later.
+    return await eventually(status, lambda pair: pair["problem"] is not None, what=place.daemon.log)
 
 
 async def until_well(place: Town) -> None:

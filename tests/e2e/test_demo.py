@@ -269,7 +269,7 @@ def test_without_synapse_the_extra_is_named(tmp_path: Path) -> None:
     code = "import sys; sys.modules['synapse'] = None; from relay.cli import main; main(['demo'])"
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, env=environment(tmp_path), capture_output=True, text=True, timeout=60)
-    assert done.returncode == 1
+    assert done.returncode == 4
     assert "pip install 'discord-matrix-relay[demo]'" in done.stderr
 
 
@@ -277,7 +277,7 @@ def test_port_in_use_is_said(tmp_path: Path, address: str) -> None:
     port = address.rstrip("/").rpartition(":")[2]
     process = start(tmp_path, "--port", port)
     output, _ = process.communicate(timeout=60)
-    assert process.returncode == 1
+    assert process.returncode == 4
     assert f"port {port} cannot be used" in output
     assert "--port" in output
     assert left_behind(tmp_path) == []
