@@ -13,7 +13,7 @@ from relay.core.storage import Store
 from relay.domain.ids import ChannelAddress, Platform
 from relay.domain.pair import Pair, PairPolicy
 from relay.store.unit_of_work import open_store
-from tests.simulation.disk import Disk, threadless
+from tests.simulation.disk import Compiled, Disk, threadless
 from tests.simulation.invariant import violations
 from tests.simulation.loop import Stuck, VirtualLoop
 from tests.simulation.people import People
@@ -64,6 +64,7 @@ class History:
 
     seed: int
     store: Path
+    compiled: Compiled
     clock: _Clock = field(default_factory=_Clock)
     trace: list[str] = field(default_factory=list)
     ready_at: datetime | None = None
@@ -117,7 +118,7 @@ class History:
         disk = Disk(rng)
         loop = VirtualLoop(self.clock.seconds)
         self.clock.loop = loop
-        with threadless(disk):
+        with threadless(disk, self.compiled):
             main = loop.create_task(self._process(rng, pairs, adapters, people, acts, over))
             main.add_done_callback(lambda _: loop.stop())
             loop.kill_at = kill_at

@@ -1,5 +1,6 @@
 """Plays histories, each on a store of its own."""
 
+import gc
 import logging
 import os
 import sqlite3
@@ -7,11 +8,13 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import structlog
 
 from relay.store.migrate import upgrade
+from tests.simulation.disk import Compiled
 from tests.simulation.history import History, Report
 
 _CRITICAL = 50
@@ -33,9 +36,17 @@ def workshop() -> Iterator[Path]:
 def hush() -> None:
     """What a dying process leaves behind is expected; what the relay logs of trouble is not news here."""
     warnings.simplefilter("ignore")
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)  # what a history leaves behind is little: looking for it costs a tenth of the time
     for name in ("sqlalchemy", "asyncio", "alembic"):
         logging.getLogger(name).setLevel(_CRITICAL + 1)
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(_CRITICAL))
+
+
+@cache
+def _compiled() -> Compiled:
+    """One for the process."""
+    return Compiled()
 
 
 def play(seed: int, template: Path) -> Report:
@@ -43,7 +54,7 @@ def play(seed: int, template: Path) -> Report:
     store = template.parent / f"{os.getpid()}-{seed}.db"
     store.write_bytes(template.read_bytes())
     try:
-        return History(seed, store).run()
+        return History(seed, store, _compiled()).run()
     finally:
         for path in template.parent.glob(f"{store.name}*"):
             path.unlink()

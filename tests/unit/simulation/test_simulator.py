@@ -13,6 +13,7 @@ from relay.core.ports import Batch, Delivery
 from relay.core.storage import Entry
 from relay.domain.commands import SendMessage
 from relay.domain.ids import MessageRef
+from tests.simulation.disk import Compiled
 from tests.simulation.history import History, Report
 from tests.simulation.runner import workshop
 from tests.support.platform import MemoryAdapter
@@ -32,7 +33,7 @@ def play(seed: int, template: Path) -> Report:
     store = template.parent / f"{os.getpid()}-{seed}.db"
     store.write_bytes(template.read_bytes())
     try:
-        return History(seed, store).run()
+        return History(seed, store, Compiled()).run()
     finally:
         for path in template.parent.glob(f"{store.name}*"):
             path.unlink()
