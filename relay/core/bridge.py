@@ -40,7 +40,13 @@ class Bridge:
 
     async def receive(self, batch: Batch) -> None:
         """See `Inbox.receive`."""
-        for entry in await self._router.receive(batch):
+        try:
+            entries = await self._router.receive(batch)
+        except BaseException:
+            # It may be on disk all the same, and when it comes again it counts as known.
+            self._courier.wake_all()
+            raise
+        for entry in entries:
             self._courier.offer(entry)
 
     async def cursor(self, platform: Platform, stream: str) -> str | None:

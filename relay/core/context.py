@@ -65,6 +65,8 @@ class Context:
     async def task_about(self, entry: Entry, source: MessageRef, reply_to: MessageRef | None, *, suspect: bool) -> Task:
         """An entry about one original, which may reply to `reply_to`."""
         pair, channel, adapter = self.destination(entry.lane)
+        if entry.original is not None and reply_to is None and not suspect:
+            return Task(entry, pair, channel, adapter, suspect, original=entry.original)
         async with self.store.read() as uow:
             original = await uow.messages.find(source)
             copies = () if original is None else await uow.messages.copies(original.id, channel)

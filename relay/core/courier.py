@@ -51,7 +51,7 @@ class Courier:
             while (wanted := await self._wanted.get()) is not None:
                 key, suspect = wanted
                 if key in self._lanes:
-                    self._lanes[key].work.set()
+                    self._lanes[key].wake()
                 else:
                     self._open(key, group, suspect=suspect)
             for lane in self._lanes.values():
@@ -64,7 +64,12 @@ class Courier:
         if lane is None:
             self._wanted.put_nowait((key, suspect))
         else:
-            lane.work.set()
+            lane.wake()
+
+    def wake_all(self) -> None:
+        """Something may have been queued, nobody knows in which lane."""
+        for lane in self._lanes.values():
+            lane.wake()
 
     def offer(self, entry: Entry) -> None:
         """`entry` was queued just now; an idle lane takes it without asking the store."""

@@ -4,6 +4,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 
 import structlog
 
@@ -37,8 +38,8 @@ _LEASE_SECONDS = 0.5
 class Lane:
     """Delivers until it is stopped.
 
-    `work` is set when something was queued, `hurry` when there is no point in waiting for the next try any longer.
-    `may_send`: whether this process still holds the store. `suspect`: what is at the head now may have been sent.
+    `hurry` is set when there is no point in waiting for the next try any longer. `may_send`: whether this process
+    still holds the store. `suspect`: what is at the head now may have been sent.
     """
 
     def __init__(
@@ -53,7 +54,6 @@ class Lane:
         may_send: Callable[[], bool],
         suspect: bool,
     ) -> None:
-        self.work = asyncio.Event()
         self.hurry = asyncio.Event()
         self._key = key
         self._store = store
@@ -63,55 +63,75 @@ class Lane:
         self._backoff = backoff
         self._may_send = may_send
         self._suspect = suspect
+        self._work = asyncio.Event()
         self._waiting: deque[Entry] = deque()
+        self._complete = False  # nothing waits in the store that is not in `_waiting`
+        self._newest = 0  # the highest ID that was ever in `_waiting`
+        self._trying = False
         self._bugs = 0
         self._one_by_one = 0
         self._again = False
-        self._idle = False
         self._stopping = False
         self._log = _log.bind(pair=key.pair, direction=key.direction)
 
     def offer(self, entry: Entry) -> None:
-        """`entry` was queued at the end of the lane. While the lane is idle, nothing else waits in the store."""
-        if self._idle and (not self._waiting or self._waiting[-1].id < entry.id):
+        """`entry` was queued just now at the end of the lane: taken without asking the store, where that is safe."""
+        if self._complete and entry.id > self._newest:
             self._waiting.append(entry)
-        elif self._idle:
-            # Two came at once, in the wrong order: the store knows better.
-            self._waiting.clear()
-            self._idle = False
-        self.work.set()
+            self._newest = entry.id
+        elif self._complete:
+            # Two came at once, in the wrong order, or the store has told of it already: that knows better.
+            while len(self._waiting) > self._trying:
+                self._waiting.pop()
+            self._complete = False
+        self._work.set()
+
+    def wake(self) -> None:
+        """Something was queued in the lane, or changed in it: ask the store."""
+        self._complete = False
+        self._work.set()
 
     def stop(self) -> None:
         """Finish what is in flight, and end `run`."""
         self._stopping = True
-        self.work.set()
+        self._work.set()
         self.hurry.set()
 
     async def run(self) -> None:
         """Deliver until `stop`."""
-        waiting = self._waiting
         while not self._stopping:
-            if waiting:
-                if await self._try(waiting[0]):
-                    waiting.popleft()
+            if self._waiting:
+                self._trying = True
+                done = await self._try(self._waiting[0])
+                self._trying = False
+                if done:
+                    self._waiting.popleft()
                     self._recovered()
                 else:
                     # What the try wrote down about the entry has to be read again.
-                    waiting.clear()
-                continue
-            self.work.clear()
-            try:
-                async with self._store.read() as uow:
-                    waiting.extend(await uow.outbox.waiting(self._key, _READ_AHEAD))
-            except StoreUnavailable as error:
-                await self._store_failed(error)
-                continue
-            if not waiting:
-                # Nothing was left over, so nothing can have been sent.
-                self._suspect = False
-                self._idle = True
-                await self.work.wait()
-                self._idle = False
+                    self._waiting.clear()
+                    self._complete = False
+            elif self._complete:
+                self._work.clear()
+                await self._work.wait()
+            else:
+                await self._read()
+
+    async def _read(self) -> None:
+        """Ask the store what waits. What is offered meanwhile may be among it, or not."""
+        self._work.clear()
+        try:
+            async with self._store.read() as uow:
+                entries = await uow.outbox.waiting(self._key, _READ_AHEAD)
+        except StoreUnavailable as error:
+            await self._store_failed(error)
+            return
+        self._waiting.extend(entries)
+        self._newest = max(self._newest, *(entry.id for entry in entries), 0)
+        self._complete = len(entries) < _READ_AHEAD and not self._work.is_set()
+        if not entries:
+            # Nothing was left over, so nothing can have been sent.
+            self._suspect = False
 
     async def _try(self, entry: Entry) -> bool:
         """One try at the head of the lane; whether it is done with. Waits before the next try otherwise."""
@@ -154,10 +174,14 @@ class Lane:
             return entry
         self._waiting.clear()
         self._waiting.append(planned)
+        self._complete = False
         return planned
 
     async def _attempt(self, entry: Entry) -> None:
         self._again = False
+        if len(self._waiting) > 1:
+            # What waits behind it may be its own edit or deletion.
+            entry = replace(entry, original=None)
         try:
             entry = await self._together(entry)
             await self._deliverer.carry_out(entry, suspect=self._suspect)

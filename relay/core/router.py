@@ -4,12 +4,12 @@ Nothing is delivered here. A batch becomes outbox rows and cursors in one transa
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from relay.core.pairs import PairDirectory
 from relay.core.ports import Batch, Clock
 from relay.core.status import Status
-from relay.core.storage import Entry, Store, UnitOfWork
+from relay.core.storage import Entry, Original, Store, UnitOfWork
 from relay.domain.commands import Command, DeleteMessage, EditMessage, MarkFailed, PostNotice, SendMessage
 from relay.domain.events import Event, FeatureUsed, HistorySkipped, MessageCreated, MessageDeleted, MessageEdited
 from relay.domain.ids import MessageRef, ThreadRef
@@ -70,29 +70,24 @@ class Router:
     async def _created(
         self, uow: UnitOfWork, event: MessageCreated, pair: Pair, lane: LaneKey, routed: _Routed
     ) -> None:
-        if event.author.is_self or await uow.messages.is_copy(event.ref):
+        if event.author.is_self:
             return
-        reply_to = event.reply_to
-        if event.thread is not None:
-            if pair.policy.thread_messages == "drop":
-                await self._thread_dropped(uow, event.thread, lane, routed)
-                return
-            reply_to = reply_to or _root(event.thread)
-        if event.system is not None and event.system not in pair.policy.system_messages:
-            routed.dropped.append((lane, "system"))
+        feature = _left_out(event, pair)
+        if feature is not None:
+            if not await uow.messages.is_copy(event.ref):
+                await self._leave_out(uow, event, feature, lane, routed)
             return
-        if not event.content:
-            routed.dropped.append((lane, "empty"))
-            failed = MarkFailed(event.ref, "there was nothing in it that can cross")
-            await self._queue(uow, LaneKey(pair.name, event.ref.platform), failed, routed)
-            return
+        reply_to = event.reply_to or (_root(event.thread) if event.thread else None)
         message_id = await uow.messages.add(event.ref, event.author.user, event.created_at, reply_to)
         if message_id is None:
             return
         if event.edited_at is not None:
             await uow.messages.mark_edited(message_id, event.edited_at)
+        original = Original(
+            message_id, event.ref, event.author.user, event.created_at, edited_at=event.edited_at, reply_to=reply_to
+        )
         command = SendMessage(event.ref, event.author, event.content, event.created_at, reply_to)
-        await self._queue(uow, lane, command, routed)
+        await self._queue(uow, lane, command, routed, original)
 
     async def _edited(self, uow: UnitOfWork, event: MessageEdited, lane: LaneKey, routed: _Routed) -> None:
         original = await uow.messages.find(event.ref)
@@ -116,8 +111,17 @@ class Router:
         await uow.messages.mark_deleted(original.id)
         await self._queue(uow, lane, DeleteMessage(event.ref), routed)
 
+    async def _leave_out(
+        self, uow: UnitOfWork, event: MessageCreated, feature: str, lane: LaneKey, routed: _Routed
+    ) -> None:
+        routed.dropped.append((lane, feature))
+        if event.thread is not None and feature == "thread":
+            await self._thread_dropped(uow, event.thread, lane, routed)
+        elif feature == "empty":
+            failed = MarkFailed(event.ref, "there was nothing in it that can cross")
+            await self._queue(uow, LaneKey(lane.pair, event.ref.platform), failed, routed)
+
     async def _thread_dropped(self, uow: UnitOfWork, thread: ThreadRef, lane: LaneKey, routed: _Routed) -> None:
-        routed.dropped.append((lane, "thread"))
         platform = thread.channel.platform
         if not await uow.notices.claim(lane, f"thread {thread.id}"):
             return
@@ -126,8 +130,20 @@ class Router:
         await self._queue(uow, lane, PostNotice(there), routed)
         await self._queue(uow, LaneKey(lane.pair, platform), PostNotice(here, thread=thread), routed)
 
-    async def _queue(self, uow: UnitOfWork, lane: LaneKey, command: Command, routed: _Routed) -> None:
-        routed.entries.append(await uow.outbox.append(lane, command, self._clock.now()))
+    async def _queue(
+        self, uow: UnitOfWork, lane: LaneKey, command: Command, routed: _Routed, original: Original | None = None
+    ) -> None:
+        entry = await uow.outbox.append(lane, command, self._clock.now())
+        routed.entries.append(replace(entry, original=original))
+
+
+def _left_out(event: MessageCreated, pair: Pair) -> str | None:
+    """The feature for which a message does not cross; None if it does."""
+    if event.thread is not None and pair.policy.thread_messages == "drop":
+        return "thread"
+    if event.system is not None and event.system not in pair.policy.system_messages:
+        return "system"
+    return None if event.content else "empty"
 
 
 def _root(thread: ThreadRef) -> MessageRef:

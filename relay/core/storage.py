@@ -40,12 +40,17 @@ class Copy:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A row of the outbox. `id` rises, and is never used again."""
+    """A row of the outbox. `id` rises, and is never used again.
+
+    `original`: the message to be sent, in an entry that was made together with its row of the message map and has
+    not been tried yet; None says nothing.
+    """
 
     id: int
     lane: LaneKey
     command: Command
     queued_at: datetime
+    original: Original | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +77,7 @@ class MessageMap(Protocol):
     async def add(
         self, ref: MessageRef, author: UserRef, created_at: datetime, reply_to: MessageRef | None
     ) -> int | None:
-        """Remember an original; its row's ID, or None if it was known already (a replay)."""
+        """Remember an original; its row's ID, or None if it was known already (a replay) or is a copy of ours."""
         ...
 
     async def find(self, ref: MessageRef) -> Original | None:

@@ -7,7 +7,19 @@ Every look-up is one search in an index, so that its cost does not grow with the
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, UnaryExpression, and_, bindparam, delete, literal, select, union_all, update
+from sqlalchemy import (
+    ColumnElement,
+    Row,
+    UnaryExpression,
+    and_,
+    bindparam,
+    delete,
+    exists,
+    literal,
+    select,
+    union_all,
+    update,
+)
 from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.sql.operators import custom_op
 
@@ -44,10 +56,18 @@ def _aside(column: ColumnElement[str]) -> ColumnElement[str]:
 _copy_filtered = and_(_aside(_c.platform) == bindparam("platform"), _aside(_c.channel) == bindparam("channel"))
 _message_filtered = and_(_aside(_m.platform) == bindparam("platform"), _aside(_m.channel) == bindparam("channel"))
 
+_given = (_m.platform, _m.channel, _m.native_id, _m.author, _m.created_at, _m.reply_to)
 _ADD = (
     insert(message)
-    .values(
-        {name: bindparam(name) for name in ("platform", "channel", "native_id", "author", "created_at", "reply_to")}
+    .from_select(
+        [column.name for column in _given],
+        select(*(bindparam(column.name, type_=column.type) for column in _given)).where(
+            ~exists().where(
+                _c.platform == bindparam("platform"),
+                _c.channel == bindparam("channel"),
+                _c.native_id == bindparam("native_id"),
+            )
+        ),
     )
     .on_conflict_do_nothing()
     .returning(_m.id)
@@ -109,7 +129,10 @@ class SqlMessageMap:
     async def add(
         self, ref: MessageRef, author: UserRef, created_at: datetime, reply_to: MessageRef | None
     ) -> int | None:
-        """Remember an original; None if it was known. Of `reply_to` only the ID is kept: its channel is `ref`'s."""
+        """Remember an original; None if it was known, or is a copy.
+
+        Of `reply_to` only the ID is kept: its channel is `ref`'s.
+        """
         row = await self._session.first(
             _ADD,
             {

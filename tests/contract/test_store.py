@@ -239,6 +239,12 @@ class TestMessageMap:
             assert await unit.messages.add(there(1), ANN, NOON + timedelta(1), None) is None
             assert await unit.messages.add(MessageRef(ChannelRef(Platform.DISCORD, "2"), "1"), ANN, NOON, None)
 
+    async def test_a_copy_is_no_original(self, store: Store) -> None:
+        await copy(store, await add(store, 1), here("a"))
+        async with store.write() as unit:
+            assert await unit.messages.add(here("a"), ANN, NOON, None) is None
+            assert await unit.messages.add(here("b"), ANN, NOON, None) is not None
+
     async def test_marks(self, store: Store) -> None:
         message_id = await add(store, 1)
         later = NOON + timedelta(seconds=1)

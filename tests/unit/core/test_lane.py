@@ -1,0 +1,88 @@
+"""A lane takes what is offered without asking the store, and asks it wherever that could be wrong."""
+
+from relay.core.storage import Entry
+from relay.domain.commands import PostNotice
+from relay.domain.ids import Platform
+from relay.domain.pair import LaneKey
+from relay.domain.richtext import RichText
+from tests.support.world import World
+
+LANE = LaneKey("help", Platform.MATRIX)
+
+
+async def queued(world: World, *words: str) -> list[Entry]:
+    """Notices in the outbox that no lane has been told of."""
+    async with world.store.write() as uow:
+        return [await uow.outbox.append(LANE, PostNotice(RichText.plain(word)), world.discord.now()) for word in words]
+
+
+async def test_what_is_offered_is_delivered_in_the_order_of_the_outbox(bridge: World) -> None:
+    _, room = bridge.channels()
+    async with bridge.relay() as core:
+        first, second, third = await queued(bridge, "one", "two", "three")
+        for entry in (second, first, third):
+            core.courier.offer(entry)
+        await bridge.shows(room, "one", "two", "three")
+
+
+async def test_what_was_delivered_before_it_is_offered_is_not_delivered_again(bridge: World) -> None:
+    _, room = bridge.channels()
+    async with bridge.relay() as core:
+        first, second = await queued(bridge, "one", "two")
+        core.courier.wake(LANE)
+        await bridge.shows(room, "one", "two")
+        for message in list(bridge.matrix.messages.values()):
+            message.key = ""  # the platform does not recognise them either
+        core.courier.offer(first)
+        core.courier.offer(second)
+        core.courier.offer((await queued(bridge, "three"))[0])
+        await bridge.shows(room, "one", "two", "three")
+        await bridge.quiet()
+
+
+async def test_what_the_lane_was_never_told_of_goes_first(bridge: World) -> None:
+    discord, room = bridge.channels()
+    async with bridge.relay() as core:
+        bridge.discord.say(discord, "mira", "zero")
+        await bridge.shows(room, "zero")
+        await queued(bridge, "one")
+        core.courier.wake(LANE)
+        core.courier.offer((await queued(bridge, "two"))[0])
+        await bridge.shows(room, "zero", "one", "two")
+
+
+async def test_a_backlog_longer_than_one_reading_keeps_its_order(bridge: World) -> None:
+    _, room = bridge.channels()
+    words = [str(number) for number in range(120)]
+    async with bridge.relay() as core:
+        for entry in await queued(bridge, *words):
+            core.courier.offer(entry)
+        core.courier.wake(LANE)
+        core.courier.offer((await queued(bridge, "last"))[0])
+        await bridge.shows(room, *words, "last")
+
+
+async def test_a_message_deleted_while_it_waits_never_shows(bridge: World) -> None:
+    discord, room = bridge.channels()
+    seen: list[str] = []
+
+    async def before(call: str) -> None:
+        if call == "send" and not seen:
+            seen.append(call)
+            bridge.discord.delete(said)
+            assert bridge.discord_adapter is not None
+            await until_deleted()
+
+    async def until_deleted() -> None:
+        while True:
+            async with bridge.store.read() as uow:
+                original = await uow.messages.find(said)
+            if original is not None and original.deleted:
+                return
+
+    async with bridge.relay(lambda _, matrix: setattr(matrix, "before", before)):
+        bridge.discord.say(discord, "mira", "first")
+        said = bridge.discord.say(discord, "mira", "second")
+        await bridge.shows(room, "first")
+        await bridge.quiet()
+        assert all(message.text != "second" for message in bridge.matrix.messages.values())
