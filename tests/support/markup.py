@@ -6,7 +6,8 @@ from urllib.parse import unquote
 
 from hypothesis import strategies as st
 
-from relay.domain.normalise import is_bare, link_bare_urls, normalise
+from relay.domain.links import is_bare, link_bare_urls
+from relay.domain.normalise import normalise
 from relay.domain.richtext import (
     Block,
     BroadcastMention,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 ZERO_WIDTH = "\u200b"
 
-_SPECIAL = re.compile(r"[\\*_~|`<\[@:]")
+_SPECIAL = re.compile(r"([\\*_~|`<\[@:])\1*+")
 _ANGLE = re.compile(r"<(?:[#:/]|a:|t:|id:|https?:|mailto:)", re.IGNORECASE)
 _MENTION = re.compile(r"@(?=everyone|here|[!&]?\d)")
 _SHORTCODE = re.compile(r":(?!\d++:)[\w+-]+:|:1(?:00|234):", re.ASCII)
@@ -33,21 +33,23 @@ class Place:
     brackets: bool = False
 
 
+def may_be_markup(text: str) -> bool:
+    """Whether there is anything in `text` that `escape` might change."""
+    return _SPECIAL.search(text) is not None
+
+
 def escape(text: str, place: Place) -> str:
     """`text` so that a client shows these very characters, and the server finds no mention in them."""
     done: list[str] = []
     start = 0
     for match in _SPECIAL.finditer(text):
         index = match.start()
-        if index < start:
-            continue
         done.append(text[start:index])
-        start = index + 1
-        char = match.group()
-        if char == "@":
-            done.append("@" + ZERO_WIDTH if _MENTION.match(text, index) else "@")
-        else:
-            done.append("\\" + char if _is_markup(text, index, place) else char)
+        start = match.end()
+        if start - index > 1:
+            # In a run, what decides about all but the last is the next one.
+            done.append((start - index - 1) * _escaped(text, index, place))
+        done.append(_escaped(text, start - 1, place))
     done.append(text[start:])
     return "".join(done)
 
@@ -55,6 +57,13 @@ def escape(text: str, place: Place) -> str:
 def escape_lines(text: str) -> str:
     """`text`, finished otherwise, with what would make a line of it a heading, a quote or a list item escaped."""
     return _LINE_NUMBER.sub(r"\1\\", _LINE_MARK.sub(r"\1\\", text))
+
+
+def _escaped(text: str, index: int, place: Place) -> str:
+    char = text[index]
+    if char == "@":
+        return "@" + ZERO_WIDTH if _MENTION.match(text, index) else "@"
+    return "\\" + char if _is_markup(text, index, place) else char
 
 
 def _is_markup(text: str, index: int, place: Place) -> bool:

@@ -11,7 +11,8 @@ from unicodedata import east_asian_width
 
 from relay.adapters.discord.markup_escape import ZERO_WIDTH, escape_lines
 from relay.adapters.discord.markup_spans import Look, render_inline
-from relay.domain.normalise import normalise, normalise_inline, split_lines
+from relay.domain.normalise import normalise
+from relay.domain.normalise_inline import normalise_inline, split_lines
 from relay.domain.richtext import (
     Block,
     BulletList,

@@ -7,7 +7,7 @@ https://spec.matrix.org/latest/client-server-api/#spoiler-messages
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from relay.domain.normalise import is_bare
+from relay.domain.links import is_bare
 from relay.domain.richtext import (
     Block,
     BroadcastMention,

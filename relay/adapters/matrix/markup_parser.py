@@ -8,7 +8,8 @@ from relay.adapters.matrix.markup_flow import Flow, Linked, Spoil, Wrap, flat, w
 from relay.adapters.matrix.markup_html import BLOCKS, Element, parse_html
 from relay.adapters.matrix.markup_links import read_link, storable
 from relay.domain.ids import ChannelRef, MediaRef, MessageRef, Platform, UserRef
-from relay.domain.normalise import link_bare_urls, normalise
+from relay.domain.links import link_bare_urls
+from relay.domain.normalise import normalise
 from relay.domain.richtext import (
     Block,
     BroadcastMention,

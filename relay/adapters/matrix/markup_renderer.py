@@ -7,7 +7,8 @@ from html import escape
 
 from relay.adapters.matrix.markup_body import Words, moment, write_body
 from relay.adapters.matrix.markup_links import write_link
-from relay.domain.normalise import is_bare, normalise
+from relay.domain.links import is_bare
+from relay.domain.normalise import normalise
 from relay.domain.richtext import (
     Block,
     BroadcastMention,

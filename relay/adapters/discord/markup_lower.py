@@ -1,0 +1,117 @@
+"""The neutral text tree -> Discord's markdown: what Discord has no markup for, in the markup and words that it has."""
+
+import re
+from collections.abc import Iterator, Sequence
+
+from relay.adapters.discord.markup_escape import Place, escape
+from relay.adapters.discord.markup_look import Look, live, named
+from relay.adapters.discord.markup_writer import Spans
+from relay.domain.links import is_bare, link_bare_urls
+from relay.domain.normalise_inline import normalise_inline
+from relay.domain.richtext import (
+    Code,
+    Colored,
+    Emphasis,
+    Inline,
+    Link,
+    Math,
+    MessageLink,
+    Spoiler,
+    Strike,
+    Strong,
+    Superscript,
+    Text,
+    Underline,
+)
+
+_WEB = re.compile(r"https?://[^\s/]", re.IGNORECASE)
+_LABEL_URL = re.compile(r"https?://[^\s<]{2}", re.IGNORECASE)
+_BALANCED_LABEL = re.compile(r"(?:[^\[\]]|\[[^\[\]]*+\])*+")
+_BALANCED_URL = re.compile(r"(?:[^()]|\([^()]*+\))*+")
+_RAISED = str.maketrans("0123456789+-=()ni", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁼⁽⁾ⁿⁱ")
+_LOWERED = str.maketrans("0123456789+-=()", "₀₁₂₃₄₅₆₇₈₉₊₋₌₍₎")
+_UNSAFE_IN_URL = re.compile(r"[\s<>\\]")
+
+
+def lower(nodes: Sequence[Inline], look: Look) -> Iterator[Inline]:
+    """`nodes` without what Discord has no markup for."""
+    for node in nodes:
+        if live(node, look) is not None:
+            yield node
+            continue
+        match node:
+            case Text(text):
+                yield from link_bare_urls(text) if "://" in text else (node,)
+            case Strong() | Emphasis() | Underline() | Strike():
+                yield type(node)(tuple(lower(node.children, look)))
+            case Spoiler(children, reason):
+                if reason:
+                    yield Text(f"({' '.join(reason.split())}) ")
+                yield Spoiler(tuple(lower(children, look)))
+            case Colored(children):
+                yield from lower(children, look)
+            case Superscript(children, lowered):
+                yield from _superscript(tuple(lower(children, look)), lowered=lowered)
+            case Math(tex):
+                yield Code(tex)
+            case Link():
+                yield from _link(node, look)
+            case MessageLink(_, url, children):
+                target = look.message(node) or url
+                yield from _link(Link(target, children or (Text(target),)), look)
+            case _:
+                yield named(node)
+
+
+def _superscript(children: tuple[Inline, ...], *, lowered: bool) -> Iterator[Inline]:
+    table = _LOWERED if lowered else _RAISED
+    if len(children) == 1 and isinstance(only := children[0], Text) and all(ord(char) in table for char in only.text):
+        yield Text(only.text.translate(table))
+    else:
+        yield Text("_(" if lowered else "^(")
+        yield from children
+        yield Text(")")
+
+
+def _link(link: Link, look: Look) -> Iterator[Inline]:
+    """A link as Discord takes it: bare, masked, or its words with the address behind them."""
+    if not _WEB.match(link.url):
+        address = link.url.removeprefix("mailto:")
+        words = tuple(lower(link.children, look))
+        yield from words
+        if words not in ((Text(address),), (Text(link.url),)):
+            yield Text(f" ({address})")
+        return
+    url = _UNSAFE_IN_URL.sub(lambda found: "".join(f"%{byte:02X}" for byte in found.group().encode()), link.url)
+    if is_bare(link):
+        yield Link(url, (Text(url),), link.preview)
+        return
+    children = normalise_inline(
+        node for child in link.children for node in ((child,) if isinstance(child, Text) else lower((child,), look))
+    )
+    label = Spans(look, Place()).write(children)
+    plain = all(_is_label_text(text) for text in texts_of(children))
+    if plain and label.strip() and not _LABEL_URL.search(label) and _BALANCED_LABEL.fullmatch(label):
+        if not _BALANCED_URL.fullmatch(url):
+            url = url.replace("(", "%28").replace(")", "%29")
+        yield Link(url, children, link.preview)
+        return
+    yield from normalise_inline(lower(children, look))
+    yield Text(" (")
+    yield Link(url, (Text(url),), link.preview)
+    yield Text(")")
+
+
+def _is_label_text(text: str) -> bool:
+    """Whether `text` needs no escape: in the words of a masked link clients honour none, and would show it."""
+    place = Place(joined_before=True, joined_after=True)
+    return escape(text, place).replace("\\\\", "\\") == text and "\\" not in text
+
+
+def texts_of(nodes: Sequence[Inline]) -> Iterator[str]:
+    """The texts in `nodes` where escapes work."""
+    for node in nodes:
+        if isinstance(node, Text):
+            yield node.text
+        elif isinstance(node, Strong | Emphasis | Underline | Strike | Spoiler):
+            yield from texts_of(node.children)

@@ -1,0 +1,145 @@
+"""The neutral text tree -> Discord's markdown: writing down inline nodes that are all Discord's own."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from relay.adapters.discord.markup_escape import ZERO_WIDTH, Place, escape, may_be_markup
+from relay.adapters.discord.markup_inline import url_at
+from relay.adapters.discord.markup_look import Look, live
+from relay.domain.links import is_bare
+from relay.domain.richtext import (
+    Code,
+    CustomEmoji,
+    Emphasis,
+    Inline,
+    LineBreak,
+    Link,
+    Spoiler,
+    Strike,
+    Strong,
+    Text,
+    Underline,
+)
+
+_RUN = re.compile(r"`++")
+# How far to look for the end of a bare URL.
+_AHEAD = 64
+
+
+def literals(node: Inline, look: Look) -> str:
+    """The characters inside `node` that cannot be escaped."""
+    match node:
+        case Code(text):
+            return text
+        case Strong(children) | Emphasis(children) | Underline(children) | Strike(children) | Spoiler(children):
+            return "\n".join(literals(child, look) for child in children)
+        case Link(_, children) if not is_bare(node):
+            return "\n".join(literals(child, look) for child in children)
+        case CustomEmoji():
+            return live(node, look) or ""
+        case _:
+            return ""
+
+
+@dataclass(frozen=True, slots=True)
+class Spans:
+    """Writes nodes that are all Discord's own.
+
+    `url_escapes`: what may not stand in a URL because of what surrounds it. `hidden`: inside a spoiler.
+    """
+
+    look: Look
+    place: Place
+    url_escapes: str = ""
+    hidden: bool = False
+
+    def write(self, nodes: Sequence[Inline]) -> str:
+        """The markdown."""
+        done: list[str] = []
+        following = ""
+        for index in range(len(nodes) - 1, -1, -1):
+            before = nodes[index - 1] if index else None
+            after = nodes[index + 1] if index + 1 < len(nodes) else None
+            done.append(self._node(nodes[index], before, after, following))
+            following = (done[-1][:_AHEAD] + following)[:_AHEAD]
+        return "".join(reversed(done))
+
+    def _node(self, node: Inline, before: Inline | None, after: Inline | None, following: str) -> str:
+        """One node; `following` is the beginning of what was written after it."""
+        match node:
+            case Text(text):
+                if not may_be_markup(text):
+                    return text
+                place = replace(
+                    self.place,
+                    joined_before=before is not None and not isinstance(before, LineBreak),
+                    joined_after=after is not None and not isinstance(after, LineBreak),
+                )
+                return escape(text, place)
+            case LineBreak():
+                return "\n"
+            case Code(text):
+                return self._fenced(text) + (ZERO_WIDTH if isinstance(after, Code) else "")
+            case Emphasis():
+                return self._italic(node, before, after, following)
+            case Strong(children):
+                return f"**{self._inside('*').write(children)}**"
+            case Underline(children):
+                return f"__{self._inside('_').write(children)}__"
+            case Strike(children):
+                inner = self._inside("~").write(children)
+                # Clients take no `~~` for a closing one when a `_` follows it.
+                end = ZERO_WIDTH if following.startswith("_") else ""
+                return f"~~{inner}{ZERO_WIDTH if inner.endswith('~') else ''}~~{end}"
+            case Spoiler(children):
+                inner = replace(self._inside("|"), hidden=True).write(children)
+                return f"||{inner}{ZERO_WIDTH if inner.endswith('|') else ''}||"
+            case Link():
+                return self._link(node, following)
+            case _:
+                return live(node, self.look) or ""
+
+    def _inside(self, character: str) -> "Spans":
+        return Spans(self.look, self.place, self.url_escapes + character, self.hidden)
+
+    def _italic(self, node: Emphasis, before: Inline | None, after: Inline | None, following: str) -> str:
+        """`*…*`, or `_…_` where stars would run together with others; as a last resort with a space of no width."""
+        verbatim = literals(node, self.look)
+        beside = (before, after)
+        stars_run = any(isinstance(other, Strong) for other in beside)
+        lines_run = any(isinstance(other, Underline) for other in beside)
+        use_lines = "*" in verbatim or (stars_run and not lines_run and "_" not in verbatim)
+        mark = "_" if use_lines else "*"
+        place = replace(self.place, stars=not use_lines, lines=use_lines or self.place.lines)
+        inner = replace(self, place=place, url_escapes=self.url_escapes + mark).write(node.children)
+        runs = (
+            isinstance(before, Underline if use_lines else Strong),
+            isinstance(after, Underline if use_lines else Strong),
+        )
+        word = use_lines and following[:1].isascii() and (following[:1].isalnum() or following.startswith("_"))
+        return f"{ZERO_WIDTH * runs[0]}{mark}{inner}{mark}{ZERO_WIDTH * (runs[1] or word)}"
+
+    def _fenced(self, text: str) -> str:
+        if self.hidden:
+            text = re.sub(r"\|(?=\|)", f"|{ZERO_WIDTH}", text)
+        runs = {len(run) for run in _RUN.findall(text)}
+        length = next((length for length in (1, 2) if length not in runs), 2)
+        if length in runs:
+            # Three backticks would begin a block.
+            text = _RUN.sub(lambda run: ZERO_WIDTH.join(run.group()), text)
+        before = " " if text.startswith("`") else ""
+        after = " " if text.endswith("`") else ""
+        return f"{'`' * length}{before}{text}{after}{'`' * length}"
+
+    def _link(self, link: Link, following: str) -> str:
+        url = link.url
+        for character in self.url_escapes:
+            if character != "_" or "__" in url or self.place.lines:
+                url = url.replace(character, f"%{ord(character):02X}")
+        if is_bare(link):
+            upcoming = following.split(maxsplit=1)[0] if following[:1].strip() else ""
+            bare = link.preview and len(upcoming) < _AHEAD and url_at(url + upcoming, 0) == url
+            return url if bare else f"<{url}>"
+        label = replace(self, place=replace(self.place, brackets=False)).write(link.children)
+        return f"[{' '.join(label.split(chr(10)))}]({url if link.preview else f'<{url}>'})"
