@@ -107,8 +107,10 @@ class Context:
     def key(self, entry: Entry, part: int, verb: str) -> str:
         """The idempotency key of one call."""
         # The verb is part of the key because a homeserver's transaction IDs ignore what is being done: a redaction
-        # under the ID of a message does nothing. The store's ID tells our rows from those of a store made anew.
-        return f"{self.store.id}{entry.id:x}.{part}{verb}"
+        # under the ID of a message does nothing. The store's ID tells our rows from those of a store made anew, the
+        # second (of twelve days) those of a store that was restored from a backup from those that it has forgotten.
+        second = int(entry.queued_at.timestamp()) & 0xFFFFF
+        return f"{self.store.id}{entry.id:x}{second:05x}.{part}{verb}"
 
     async def resolved(self, task: Task, content: Content) -> Content:
         """`content` with what it refers to found on the other side. Raises `StoreUnavailable`."""

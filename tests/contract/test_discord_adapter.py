@@ -9,6 +9,7 @@ from datetime import timedelta
 import pytest
 
 from relay.adapters.discord.adapter import DiscordAdapter
+from relay.adapters.discord.reading import DECLARED
 from relay.core.clock import SystemClock
 from relay.core.ports import Batch, Delivery
 from relay.domain.content import Author, Content
@@ -191,7 +192,7 @@ async def test_reports_what_is_said_in_order_and_nothing_from_before_the_first_s
     event = world.inbox.of(MessageCreated)[0]
     assert isinstance(event, MessageCreated)
     assert (event.author.name, event.author.user.id) == ("Bobby", str(world.bob.id))
-    assert world.inbox.cursors == {f"channel:{world.channel.id}": str(world.channel.order[-1])}
+    assert world.inbox.cursors[f"channel:{world.channel.id}"] == str(world.channel.order[-1])
 
 
 async def test_reports_replies_edits_deletions_and_bulk_deletions(world: World) -> None:
@@ -668,6 +669,34 @@ async def test_a_channel_can_be_declared_later(world: World) -> None:
         world.say("not any more")
         world.say("hello", channel=other)
         await until(lambda: world.inbox.said() == ["hello"])
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+async def test_what_was_said_while_a_channel_was_not_declared_does_not_cross(world: World, restarted: bool) -> None:
+    other = world.state.add_channel(world.guild, "other")
+
+    async def say(words: str, *heard: Channel) -> None:
+        ids = " ".join(sorted(str(channel.id) for channel in heard))
+        await until(lambda: world.inbox.cursors.get(DECLARED) == ids)
+        await until(lambda: all(world.inbox.cursors[f"channel:{channel.id}"] for channel in heard))
+        for channel in (other, world.channel):
+            world.say(f"{words} in {channel.name}", channel=channel)
+        await until(lambda: f"{words} in help" in world.inbox.said())
+
+    async with world.running(world.channel, other) as adapter:
+        await say("declared", world.channel, other)
+        await adapter.watch(frozenset({world.address}))
+        await say("archived", world.channel)
+        if not restarted:
+            await adapter.watch(frozenset({world.address, ChannelAddress(Platform.DISCORD, str(other.id))}))
+            await say("back", world.channel, other)
+    if restarted:
+        world.say("nobody there", channel=other)
+        async with world.running(world.channel, other):
+            await say("back", world.channel, other)
+    await until(lambda: len(world.inbox.said()) == 5)
+    assert {text for text in world.inbox.said() if "other" in text} == {"declared in other", "back in other"}
+    assert "nobody there" not in world.inbox.said()
 
 
 async def test_where_no_more_webhooks_fit_the_bot_speaks_and_says_how_much_it_can(world: World) -> None:

@@ -177,7 +177,8 @@ class DiscordAdapter:
         while True:
             try:
                 await self._connected().receive(batch)
-            except StoreUnavailable:
+            except StoreUnavailable as error:
+                _log.warning("discord events wait for the store", reason=error.reason)
                 await self._clock.sleep(backoff.next())
             else:
                 return

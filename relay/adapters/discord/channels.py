@@ -11,7 +11,7 @@ from relay.adapters.discord.guilds import Guilds, Place
 from relay.adapters.discord.history import History
 from relay.adapters.discord.identity import Webhooks
 from relay.adapters.discord.outbound import readable
-from relay.adapters.discord.reading import reference, stream, threads_stream
+from relay.adapters.discord.reading import DECLARED, reference, stream, threads_stream
 from relay.adapters.discord.rest import ApiError
 from relay.core.backoff import Backoff
 from relay.core.ports import Batch, Clock, Cursor, Inbox
@@ -46,6 +46,7 @@ class Channels:
         self._webhooks = webhooks
         self._history = history
         self._declared: frozenset[ChannelAddress] = frozenset()
+        self._recorded: frozenset[ChannelAddress] | None = None
         self._problems: dict[ChannelAddress, str] = {}
         self._surveyed: set[str] = set()
         self._changed = asyncio.Event()
@@ -100,6 +101,7 @@ class Channels:
         """Look at every channel once; whether something certain could be said of each."""
         for feed in [feed for feed in self._feeds if feed.address not in self._declared]:
             self._feeds.remove(feed)
+        await self._record(inbox)
         certain = True
         for address in sorted(self._declared):
             match self._guilds.find(address.value):
@@ -110,6 +112,24 @@ class Channels:
                 case problem:
                     await self._close(inbox, address, problem)
         return certain
+
+    async def _record(self, inbox: Inbox) -> None:
+        """Remember what is declared. A channel that was not declared last time starts from now.
+
+        Nobody wanted what was said in it meanwhile: a pair that was archived, or taken out of the file.
+        """
+        if self._declared == self._recorded:
+            return
+        declared = self._declared
+        names = {address.value for address in declared}
+        before = await inbox.cursor(Platform.DISCORD, DECLARED)
+        cursors = [Cursor(Platform.DISCORD, DECLARED, " ".join(sorted(names)))]
+        for channel in sorted(names.difference(names if before is None else before.split())):
+            threads = (await inbox.cursor(Platform.DISCORD, threads_stream(channel)) or "").split()
+            streams = (stream(channel), threads_stream(channel), *map(stream, threads))
+            cursors += (Cursor(Platform.DISCORD, name, "") for name in streams)
+        await inbox.receive(Batch(cursors=tuple(cursors)))
+        self._recorded = declared
 
     async def _open(self, inbox: Inbox, group: asyncio.TaskGroup, address: ChannelAddress, place: Place) -> None:
         feed = self._feeds.get(address.value)
@@ -175,7 +195,7 @@ class Channels:
 
     async def _read(self, inbox: Inbox, feed: Feed) -> None:
         name = stream(feed.channel.id)
-        if await inbox.cursor(Platform.DISCORD, name) is not None:
+        if await inbox.cursor(Platform.DISCORD, name):
             await inbox.catch_up(feed.channel)
             return
         # Nothing older than the first start crosses. What has been said since then is held back.

@@ -33,6 +33,10 @@ def threads_stream(channel: str) -> str:
     return f"threads:{channel}"
 
 
+DECLARED = "declared"
+"""The cursor that holds which channels were declared last, by ID, with spaces between them."""
+
+
 @dataclass(slots=True)
 class Self:
     """Who we are; empty until the first READY."""
