@@ -5,6 +5,12 @@ import os
 import pytest
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Markers of our own."""
+    words = "crosses(row, *directions): shows a row of README's table of what crosses, from one end to the other"
+    config.addinivalue_line("markers", words)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> "pytest.TestReport":  # type: ignore[misc]
     """A skipped test fails where `TESTS_SKIP_NOTHING` is set, as it is in CI."""

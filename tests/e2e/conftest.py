@@ -1,10 +1,12 @@
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
 
 from relay.sandbox.homeserver import Homeserver
+from relay.sandbox.ratelimits import Limits
+from tests.support.street import House, houses
 from tests.support.town import Town, town
 
 
@@ -26,3 +28,23 @@ async def help_town(homeserver: Homeserver, tmp_path: Path) -> AsyncIterator[Tow
     async with town(tmp_path, homeserver) as made:
         await made.daemon.start()
         yield made
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def street(
+    homeserver: Homeserver, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> AsyncIterator[Iterator[House]]:
+    """A town with a pair for each test of a module that asks for one, and the daemon running."""
+    items = (item for item in request.session.items if isinstance(item, pytest.Function))
+    count = sum(item.module is request.module and "house" in item.fixturenames for item in items)
+    folder, pairs = tmp_path_factory.mktemp("street"), [f"house-{number}" for number in range(count)]
+    # What a channel takes in two seconds is shown elsewhere.
+    async with town(folder, homeserver, pairs, limits=Limits(factor=0)) as made:
+        await made.daemon.start()
+        yield houses(made)
+
+
+@pytest.fixture
+def house(street: Iterator[House]) -> House:
+    """A pair of a running daemon that no other test has used."""
+    return next(street)

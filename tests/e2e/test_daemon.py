@@ -13,6 +13,7 @@ from tests.support.town import Town, town
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 
+@pytest.mark.crosses("the author", "to_matrix", "to_discord")
 async def test_text_crosses_under_the_author_s_name(help_town: Town) -> None:
     help_town.say("help", "hello from Discord")
     await help_town.until_matrix("help", lambda words: words == ["hello from Discord"])
@@ -25,6 +26,7 @@ async def test_text_crosses_under_the_author_s_name(help_town: Town) -> None:
     assert help_town.on_discord("help")[1]["author"]["username"] == "Mia"
 
 
+@pytest.mark.crosses("text", "to_matrix", "to_discord")
 async def test_formatting_crosses_both_ways(help_town: Town) -> None:
     markdown = "**bold** *italic* __under__ ~~gone~~ ||secret|| `code` [link](https://example.org)\nnext line"
     help_town.say("help", f"{markdown}\n```py\nprint(1)\n```\n> quoted")
@@ -56,6 +58,7 @@ async def test_formatting_crosses_both_ways(help_town: Town) -> None:
     )
 
 
+@pytest.mark.crosses("reply", "to_matrix", "to_discord")
 async def test_replies_are_native_on_matrix_and_quoted_with_a_jump_link_on_discord(help_town: Town) -> None:
     question = help_town.say("help", "what is ||hidden|| here?")
     await help_town.until_matrix("help", lambda words: len(words) == 1)
@@ -75,6 +78,7 @@ async def test_replies_are_native_on_matrix_and_quoted_with_a_jump_link_on_disco
     assert shown[2].reply_to == shown[1].event_id
 
 
+@pytest.mark.crosses("edit", "to_matrix", "to_discord")
 async def test_edits_and_deletions_follow_both_ways(help_town: Town) -> None:
     first = help_town.say("help", "frist")
     second = help_town.say("help", "second")
@@ -90,6 +94,7 @@ async def test_edits_and_deletions_follow_both_ways(help_town: Town) -> None:
     await help_town.until_discord("help", lambda words: sorted(words) == ["first", "third"])
 
 
+@pytest.mark.crosses("edit", "to_matrix")
 async def test_a_bulk_deletion_takes_all_copies_along(help_town: Town) -> None:
     ids = [help_town.say("help", f"spam {number}") for number in range(10)]
     help_town.say("help", "ham")
@@ -98,6 +103,7 @@ async def test_a_bulk_deletion_takes_all_copies_along(help_town: Town) -> None:
     await help_town.until_matrix("help", lambda words: words == ["ham"])
 
 
+@pytest.mark.crosses("a text that is too long", "to_discord")
 async def test_a_long_message_is_split_and_its_edits_follow(help_town: Town) -> None:
     words = [f"word{number:04}" for number in range(600)]
     event = await help_town.tell("help", " ".join(words))
@@ -125,6 +131,7 @@ async def test_a_very_long_message_crosses_as_a_file_under_its_first_lines(help_
     await help_town.until_discord("help", lambda words: words == ["short"])
 
 
+@pytest.mark.crosses("reactions", "to_matrix", "to_discord")
 async def test_reactions_and_threads_are_dropped_counted_and_told_once(help_town: Town) -> None:
     channel, ada = help_town.channels["help"], help_town.people["Ada"]
     root = help_town.say("help", "root")

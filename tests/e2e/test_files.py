@@ -28,6 +28,8 @@ async def stored(url: str) -> bytes:
         return await answer.read()
 
 
+@pytest.mark.crosses("files", "to_matrix")
+@pytest.mark.crosses("voice messages", "to_matrix")
 async def test_files_cross_to_matrix_each_as_what_it_is(help_town: Town) -> None:
     waveform = base64.b64encode(bytes([0, 128, 255])).decode()
     help_town.say(
@@ -63,6 +65,8 @@ async def test_files_cross_to_matrix_each_as_what_it_is(help_town: Town) -> None
     assert voice["org.matrix.msc1767.audio"] == {"duration": 1500, "waveform": [0, 515, 1024]}
 
 
+@pytest.mark.crosses("files", "to_discord")
+@pytest.mark.crosses("voice messages", "to_discord")
 async def test_files_cross_to_discord(help_town: Town) -> None:
     room = help_town.rooms["help"]
     uri = await help_town.mia.upload(PNG, "image/png", "cat.png")
@@ -132,6 +136,7 @@ async def test_an_expired_address_is_refreshed(homeserver: Homeserver, tmp_path:
         assert (await place.on_matrix("help"))[0].content["filename"] == "old.png"
 
 
+@pytest.mark.crosses("a file over", "to_discord")
 async def test_a_file_that_is_gone_is_named_and_the_words_cross(help_town: Town) -> None:
     room = help_town.rooms["help"]
     server = help_town.mia.user_id.partition(":")[2]
@@ -158,6 +163,8 @@ async def test_what_is_larger_than_it_says_is_stopped(help_town: Town) -> None:
     assert "11.0 MB" in seen[0]
 
 
+@pytest.mark.crosses("stickers", "to_matrix")
+@pytest.mark.crosses("custom emoji", "to_matrix")
 async def test_stickers_emoji_and_avatars_cross_to_matrix(help_town: Town) -> None:
     emoji = help_town.control.create_emoji(help_town.guild, "party", {"data": base64.b64encode(PNG).decode()})
     sticker = help_town.control.create_sticker(help_town.guild, "wave", 1, {"data": base64.b64encode(PNG).decode()})

@@ -36,6 +36,7 @@ async def copy_on_discord(place: Town, pair: str, words: str) -> dict[str, Any]:
     return next(message for message in place.on_discord(pair) if message["content"] == words)
 
 
+@pytest.mark.crosses("people", "to_matrix", "to_discord")
 async def test_people_are_called_by_their_name(two: Town) -> None:
     ada, mia = two.people["Ada"], two.mia.user_id
     two.say("help", "@Mia are you there?")
@@ -79,6 +80,7 @@ async def test_a_reply_lets_its_author_on_matrix_know(two: Town) -> None:
     assert content["m.mentions"] == {"user_ids": [two.mia.user_id]}
 
 
+@pytest.mark.crosses("channels", "to_matrix", "to_discord")
 async def test_channels_become_their_rooms_and_rooms_their_channels(two: Town) -> None:
     room, channel = two.rooms["general"], two.channels["general"]
     two.say("help", f"see <#{channel}>")
@@ -88,6 +90,7 @@ async def test_channels_become_their_rooms_and_rooms_their_channels(two: Town) -
     await copy_on_discord(two, "help", f"see <#{channel}>")
 
 
+@pytest.mark.crosses("channels", "to_matrix", "to_discord")
 async def test_links_to_messages_lead_to_their_copies(two: Town) -> None:
     original = two.say("general", "the original")
     await copy_on_matrix(two, "general", "the original")
@@ -102,6 +105,7 @@ async def test_links_to_messages_lead_to_their_copies(two: Town) -> None:
     await copy_on_discord(two, "help", link)
 
 
+@pytest.mark.crosses("@everyone", "to_matrix", "to_discord")
 async def test_everybody_is_called_only_by_those_who_may_and_where_the_pair_allows_it(two: Town) -> None:
     # Mia has made the rooms; Ada and Ben have no permission to call everybody, until Ada gets it.
     await two.mia.text(two.rooms["help"], "@room quiet", extra={"m.mentions": {"room": True}})

@@ -22,6 +22,7 @@ async def matrix_copies(place: Town, count: int) -> list[dict[str, Any]]:
     return [message.content for message in await place.on_matrix("help")]
 
 
+@pytest.mark.crosses("bots", "to_matrix")
 async def test_a_feed_reads_well(help_town: Town) -> None:
     feed = help_town.control.create_webhook(help_town.channels["help"], "GitHub", help_town.people["Ben"])
     push = {
@@ -43,6 +44,7 @@ async def test_a_feed_reads_well(help_town: Town) -> None:
     )
 
 
+@pytest.mark.crosses("polls", "to_matrix", "to_discord")
 async def test_polls_and_their_results(help_town: Town) -> None:
     channel, ada = help_town.channels["help"], help_town.people["Ada"]
     poll = help_town.control.say(channel, ada, "", poll=POLL)["id"]
@@ -63,6 +65,7 @@ async def test_polls_and_their_results(help_town: Town) -> None:
     await help_town.until_discord("help", lambda seen: "**📊 Tea?**\n1. Yes\n2. No" in seen)
 
 
+@pytest.mark.crosses("polls", "to_matrix")
 async def test_a_forward(help_town: Town) -> None:
     original = help_town.say("help", "the **news**")
     help_town.control.say(
@@ -75,6 +78,7 @@ async def test_a_forward(help_town: Town) -> None:
     assert copy["body"] == "Ben: *Forwarded:*\n> the **news**"
 
 
+@pytest.mark.crosses("who joined", "to_matrix")
 async def test_system_messages_are_chosen_for_each_pair(homeserver: Homeserver, tmp_path: Path) -> None:
     async with town(tmp_path, homeserver) as place:
         place.pair_settings["help"] = 'system_messages = "pin"'
@@ -89,6 +93,9 @@ async def test_system_messages_are_chosen_for_each_pair(homeserver: Homeserver, 
         await place.until_metric("relay_dropped_total", 1, pair="help", direction="to_matrix", feature="system")
 
 
+@pytest.mark.crosses("bots", "to_discord")
+@pytest.mark.crosses("polls", "to_discord")
+@pytest.mark.crosses("a message of which nothing", "to_discord")
 async def test_places_emotes_notices_and_what_nobody_knows(help_town: Town) -> None:
     room, mia = help_town.rooms["help"], help_town.mia
     await mia.send(room, {"msgtype": "m.location", "body": "the pub", "geo_uri": "geo:51.5008,-0.1247"})
@@ -100,6 +107,7 @@ async def test_places_emotes_notices_and_what_nobody_knows(help_town: Town) -> N
     assert words[1:] == ["*waves*", "build passed", "rolled a 4\n\n*(a message of the type com.example.dice)*"]
 
 
+@pytest.mark.crosses("the author", "to_discord")
 async def test_another_bridge_s_people_keep_their_names(help_town: Town) -> None:
     content = {
         "msgtype": "m.text",
@@ -113,6 +121,7 @@ async def test_another_bridge_s_people_keep_their_names(help_town: Town) -> None
     assert help_town.on_discord("help")[0]["author"]["username"] == "liz (via Mia)"
 
 
+@pytest.mark.crosses("the author", "to_discord")
 @pytest.mark.parametrize(
     ("name", "shown"),
     [
@@ -131,6 +140,7 @@ async def test_no_name_deceives(help_town: Town, name: str, shown: str) -> None:
     assert help_town.on_discord("help")[0]["author"]["username"] == shown
 
 
+@pytest.mark.crosses("what only looks like markup", "to_matrix", "to_discord")
 async def test_no_text_breaks_out(help_town: Town) -> None:
     ada = help_town.people["Ada"]
     attempts = (

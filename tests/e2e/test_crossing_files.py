@@ -1,0 +1,152 @@
+"""Every kind of file, sticker and emoji through the real daemon, beside what `test_files.py` shows."""
+
+import base64
+import struct
+import zlib
+from typing import Any
+
+import pytest
+
+from relay.sandbox.media import flat_png
+from tests.support.street import House, file, stored
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+PNG = flat_png(0x336699, 48)
+GIF = base64.b64decode("R0lGODlhAQABAIAAAP///wAAACH5BAEAAAAALAAAAAABAAEAAAICRAEAOw==")
+OGG = b"OggS" + bytes(60)
+MP4 = b"\0\0\0\x18ftypmp42" + bytes(500)
+
+
+def animated_png() -> bytes:
+    """A PNG that says of itself that it is animated (https://wiki.mozilla.org/APNG_Specification)."""
+    control = struct.pack(">II", 1, 0)
+    chunk = struct.pack(">I", len(control)) + b"acTL" + control + struct.pack(">I", zlib.crc32(b"acTL" + control))
+    return PNG[:33] + chunk + PNG[33:]
+
+
+def encoded(data: bytes) -> dict[str, Any]:
+    return {"data": base64.b64encode(data).decode()}
+
+
+@pytest.mark.crosses("files", "to_matrix")
+@pytest.mark.crosses("voice messages", "to_matrix")
+async def test_sounds_and_moving_pictures_to_matrix(house: House) -> None:
+    house.say(
+        "listen",
+        attachments=[
+            file("song.mp3", b"ID3" + bytes(40), duration_secs=61.25),
+            file("SPOILER_clip.mp4", MP4, width=320, height=180, duration_secs=4.0, description="the *end*"),
+            file("loop.gif", GIF),
+        ],
+    )
+    house.say(raw={"flags": 1 << 13}, attachments=[file("v.ogg", OGG, duration_secs=2.5, waveform="AID/")])
+    song, clip, loop, voice = [message.content for message in await house.on_matrix(4)]
+    assert (song["msgtype"], song["filename"], song["body"]) == ("m.audio", "song.mp3", "Ada: listen")
+    assert song["info"] == {"mimetype": "audio/mpeg", "size": 43, "duration": 61250}
+    assert "org.matrix.msc3245.voice" not in song
+    assert clip["msgtype"] == "m.video"
+    assert clip["page.codeberg.everypizza.msc4193.spoiler"] is True
+    assert clip["info"] == {"mimetype": "video/mp4", "size": len(MP4), "w": 320, "h": 180, "duration": 4000}
+    assert clip["body"].endswith("the *end*")
+    assert (loop["msgtype"], loop["info"]["mimetype"]) == ("m.image", "image/gif")
+    assert voice["org.matrix.msc1767.audio"] == {"duration": 2500, "waveform": [0, 515, 1024]}
+    assert "org.matrix.msc3245.voice" in voice
+    for content, data in ((clip, MP4), (loop, GIF), (voice, OGG)):
+        assert (await house.town.mia.download(content["url"]))[0] == data
+
+
+@pytest.mark.crosses("files", "to_discord")
+@pytest.mark.crosses("voice messages", "to_discord")
+async def test_sounds_and_moving_pictures_to_discord(house: House) -> None:
+    video, voice = await house.upload(MP4, "video/mp4"), await house.upload(OGG, "audio/ogg")
+    info = {"mimetype": "video/mp4", "size": len(MP4), "w": 320, "h": 180, "duration": 4000}
+    await house.tell(
+        {
+            "msgtype": "m.video",
+            "body": "see the end",
+            "filename": "clip.mp4",
+            "url": video,
+            "info": info,
+            "format": "org.matrix.custom.html",
+            "formatted_body": "see the <b>end</b>",
+            "page.codeberg.everypizza.msc4193.spoiler": True,
+        }
+    )
+    await house.tell({"msgtype": "m.audio", "body": "song.ogg", "url": voice, "info": {"mimetype": "audio/ogg"}})
+    details = {"duration": 2500, "waveform": [0, 515, 1024]}
+    sound = {"msgtype": "m.audio", "body": "Voice message", "url": voice, "info": {"mimetype": "audio/ogg"}}
+    await house.tell(sound | {"org.matrix.msc3245.voice": {}, "org.matrix.msc1767.audio": details})
+    await house.tell({"msgtype": "m.file", "body": "../../etc/passwd", "url": voice, "info": {}})
+    shown = await house.on_discord(4)
+    assert [message["content"] for message in shown] == ["see the **end**", "", "", ""]
+    attached = [message["attachments"] for message in shown]
+    names = [[one["filename"] for one in files] for files in attached]
+    assert names[:3] == [["SPOILER_clip.mp4"], ["song.ogg"], ["Voice_message.ogg"]]
+    assert not any(sign in names[3][0] for sign in ("/", "\\"))
+    for (one,), data in zip(attached, (MP4, OGG, OGG, OGG), strict=True):
+        assert await stored(one["url"]) == data
+    assert attached[0][0]["content_type"] == "video/mp4"
+
+
+@pytest.mark.crosses("files", "to_discord")
+async def test_a_file_that_answers_somebody(house: House) -> None:
+    question = house.say("which cat?")
+    (copy,) = await house.on_matrix()
+    uri = await house.upload(PNG, "image/png")
+    relation = {"m.in_reply_to": {"event_id": copy.event_id}}
+    await house.tell({"msgtype": "m.image", "body": "cat.png", "url": uri, "m.relates_to": relation})
+    _, answer = await house.on_discord(2)
+    assert answer["content"].startswith("> [↪ Ada](")
+    assert answer["content"].endswith(f"/{question}>): which cat?")
+    assert [one["filename"] for one in answer["attachments"]] == ["cat.png"]
+
+
+@pytest.mark.crosses("stickers", "to_matrix", "to_discord")
+async def test_moving_stickers(house: House) -> None:
+    control, guild = house.town.control, house.town.guild
+    moving = control.create_sticker(guild, "hop", 2, encoded(animated_png()), description="a hare that hops")
+    flash = control.create_sticker(guild, "flash", 4, encoded(GIF))
+    house.say(stickers=[moving["id"]])
+    house.say("and", stickers=[flash["id"]])
+    first, second = await house.on_matrix(2)
+    assert first.msgtype == second.msgtype == "m.image"
+    assert (await house.town.mia.download(first.content["url"]))[0] == animated_png()
+    assert (await house.town.mia.download(second.content["url"])) == (GIF, "image/gif")
+    assert second.body == "Ada: and\nflash"
+    uri = await house.upload(GIF, "image/gif")
+    await house.tell({"body": "hooray", "url": uri, "info": {"mimetype": "image/gif"}}, kind="m.sticker")
+    *_, sticker = await house.on_discord(3)
+    assert [(one["filename"], one["description"]) for one in sticker["attachments"]] == [("hooray.gif", "hooray")]
+    assert await stored(sticker["attachments"][0]["url"]) == GIF
+
+
+@pytest.mark.crosses("custom emoji", "to_matrix", "to_discord")
+async def test_custom_emoji(house: House) -> None:
+    party = house.town.control.create_emoji(house.town.guild, "party", encoded(GIF), animated=True)
+    house.say(f"hooray <a:party:{party['id']}>")
+    (copy,) = await house.on_matrix()
+    assert copy.body == "Ada: hooray :party:"
+    uri = copy.formatted_body.partition('src="')[2].partition('"')[0]
+    assert await house.town.mia.download(uri) == (GIF, "image/gif")
+    await house.html('<img data-mx-emoticon src="mxc://example.org/nobodys" alt=":blobcat:" height="32"> hi')
+    assert (await house.words(2))[1] == "\\:blobcat: hi"
+
+
+@pytest.mark.crosses("a file over", "to_matrix", "to_discord")
+async def test_files_that_are_too_large_are_linked(house: House) -> None:
+    # Synapse takes 50 MiB; a server without boosts 10 MiB.
+    house.say("the film", attachments=[{"filename": "film.mp4", "zeros": 52_500_000}])
+    (copy,) = await house.on_matrix()
+    url = house.town.on_discord(house.pair)[0]["attachments"][0]["url"].partition("?")[0]
+    assert copy.msgtype == "m.text"
+    assert "film.mp4" in copy.body
+    assert "52.5 MB" in copy.body
+    assert f'<a href="{url}' in copy.formatted_body
+    uri = await house.upload(bytes(10_500_000), "application/zip")
+    info = {"size": 10_500_000}
+    event = await house.tell({"msgtype": "m.file", "body": "all.zip", "url": uri, "info": info})
+    words = (await house.words(2))[1]
+    assert words.startswith("*file:* [all.zip](<https://matrix.to/#/")
+    assert event in words
+    assert "10.5 MB" in words

@@ -1,0 +1,214 @@
+"""What is more than words through the real daemon: who is called, feeds, polls, system messages, and what stays."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from relay.domain.ids import Platform
+from tests.support.payloads import OUR_WEBHOOK, Case, cases
+from tests.support.street import House
+from tests.support.town import eventually
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+Json = dict[str, Any]
+
+POLL = {"question": {"text": "Lunch?"}, "answers": [{"poll_media": {"text": "Soup"}}], "duration": 24}
+
+
+def _of_webhooks() -> list[Case]:
+    """Payloads of other people's webhooks: feeds, above all."""
+    return [
+        case
+        for case in cases(Platform.DISCORD)
+        if case.input["t"] == "MESSAGE_CREATE"
+        and not case.context
+        and isinstance(case.expected, list)
+        and case.input["d"]["type"] == 0
+        and case.input["d"].get("webhook_id") not in (None, OUR_WEBHOOK)
+    ]
+
+
+def _of_bots() -> list[Case]:
+    """Payloads of a bot that writes as itself, with what stands below its words."""
+    return [
+        case
+        for case in cases(Platform.DISCORD)
+        if case.input["t"] == "MESSAGE_CREATE"
+        and not case.context
+        and isinstance(case.expected, list)
+        and case.input["d"]["type"] == 0
+        and case.input["d"].get("webhook_id") is None
+        and case.input["d"]["author"]["username"] == "Dyno"
+        and not case.input["d"]["attachments"]
+    ]
+
+
+def _visible(content: Json) -> Json:
+    return {key: content.get(key) for key in ("msgtype", "body", "formatted_body", "m.mentions")}
+
+
+async def _arrive(house: House, table: list[Case]) -> None:
+    """Everything that the table says stands in the room, in its order."""
+    expected = [(case.name, _visible(event)) for case in table for event in case.expected]
+    shown = [_visible(message.content) for message in await house.on_matrix(len(expected))]
+    assert list(zip([name for name, _ in expected], shown, strict=True)) == expected
+
+
+@pytest.mark.crosses("bots", "to_matrix")
+async def test_the_table_s_feeds(house: House) -> None:
+    feed = house.town.control.create_webhook(house.channel, "Feed", house.town.people["Ben"])
+    table = _of_webhooks()
+    for case in table:
+        data = case.input["d"]
+        raw = {key: data[key] for key in ("content", "embeds", "components", "flags")}
+        house.town.control.say_as_webhook(feed["id"], "-", username=data["author"]["username"], raw=raw)
+    await _arrive(house, table)
+    assert len(table) > 8
+
+
+@pytest.mark.crosses("bots", "to_matrix")
+async def test_the_table_s_bots(house: House) -> None:
+    bot = house.town.control.create_bot("Dyno", house.town.guild)["id"]
+    table = _of_bots()
+    for case in table:
+        raw = {key: case.input["d"][key] for key in ("content", "embeds", "components", "flags")}
+        house.town.control.say(house.channel, bot, "-", raw=raw)
+    await _arrive(house, table)
+    assert len(table) > 5
+
+
+@pytest.mark.crosses("bots", "to_discord")
+async def test_a_bot_on_matrix(house: House) -> None:
+    await house.town.mia.html(house.room, "Build 7 failed", "Build <b>7</b> failed", msgtype="m.notice")
+    await house.town.mia.text(house.room, "shrugs", msgtype="m.emote")
+    assert await house.words(2) == ["Build **7** failed", "*shrugs*"]
+
+
+@pytest.mark.crosses("the author", "to_matrix")
+async def test_the_name_that_people_have_here(house: House) -> None:
+    control, guild = house.town.control, house.town.guild
+    eve = control.create_person("eve", "Eve <b>\u202e\n\u200bx")["id"]
+    control.join(guild, eve)
+    control.say(house.channel, eve, "one")
+    (copy,) = await house.on_matrix()
+    assert copy.content["com.beeper.per_message_profile"]["displayname"] == "Eve <b>x"
+    assert copy.formatted_body == "<strong data-mx-profile-fallback>Eve &lt;b&gt;x: </strong>one"
+    control.rename(eve, guild, nick="Evelyn")
+    control.say(house.channel, eve, "two")
+    assert (await house.on_matrix(2))[1].name == "Evelyn"
+
+
+@pytest.mark.crosses("people", "to_matrix")
+@pytest.mark.crosses("@everyone", "to_matrix", "to_discord")
+async def test_nobody_is_called_who_must_not_be(house: House) -> None:
+    control, guild = house.town.control, house.town.guild
+    role = control.create_role(guild, "Moderators", permissions=["MENTION_EVERYONE"], mentionable=True)["id"]
+    carl = control.create_person("carl", "Carl")["id"]
+    control.join(guild, carl, nick="Carl <i>")
+    control.set_role(guild, carl, role)
+    control.say(house.channel, carl, f"@here @everyone <@&{role}> <@{carl}> <@&12345678> <@12345678>")
+    (copy,) = await house.on_matrix()
+    assert copy.body == "Carl <i>: @here @everyone @Moderators @Carl <i> @unknown-role @unknown-user"
+    assert copy.content["m.mentions"] == {}
+    await house.town.mia.text(house.room, f"@room @here <@{carl}>", extra={"m.mentions": {"room": True}})
+    copy_there = (await house.on_discord(2))[1]
+    assert not any(copy_there["pinged"].values())
+
+
+@pytest.mark.crosses("polls", "to_discord")
+async def test_a_poll_of_matrix_and_its_end(house: House) -> None:
+    answers = [{"id": "1", "org.matrix.msc1767.text": "Yes"}, {"id": "2", "org.matrix.msc1767.text": "*No*"}]
+    start = {"question": {"org.matrix.msc1767.text": "Tea?"}, "answers": answers}
+    poll = await house.tell({"org.matrix.msc3381.poll.start": start}, "org.matrix.msc3381.poll.start")
+    relation = {"m.relates_to": {"rel_type": "m.reference", "event_id": poll}}
+    vote = {"org.matrix.msc3381.poll.response": {"answers": ["1"]}}
+    await house.tell(relation | vote, "org.matrix.msc3381.poll.response")
+    words = {"org.matrix.msc1767.text": "The poll has ended. Top answer: Yes"}
+    await house.tell(relation | words | {"org.matrix.msc3381.poll.end": {}}, "org.matrix.msc3381.poll.end")
+    question, result = await house.words(2)
+    assert question == "**📊 Tea?**\n1. Yes\n2. \\*No\\*"
+    quoted, words_of_result = result.split("\n", 1)
+    assert quoted.startswith("> [↪ Mia](")
+    assert words_of_result == "The poll has ended. Top answer: Yes"
+    labels = {"pair": house.pair, "direction": "to_discord", "feature": "vote"}
+    await house.town.until_metric("relay_dropped_total", 1, **labels)
+
+
+@pytest.mark.crosses("polls", "to_matrix")
+async def test_a_forward_of_a_feed(house: House) -> None:
+    feed = house.town.control.create_webhook(house.channel, "Feed", house.town.people["Ben"])
+    original = house.town.control.say_as_webhook(
+        feed["id"], "", embeds=[{"title": "Release 2", "description": "*new*"}]
+    )
+    forward = {"channel": house.channel, "message": original["id"]}
+    house.say(who="Ben", forward=forward)
+    *_, copy = await house.on_matrix(2)
+    assert copy.body == "Ben: *Forwarded:*\n> > **Release 2**\n> > \n> > *new*"
+
+
+@pytest.mark.crosses("who joined", "to_matrix")
+async def test_what_discord_says_of_people(house: House) -> None:
+    control, ada, ben = house.town.control, house.town.people["Ada"], house.town.people["Ben"]
+    zoe = control.create_person("zoe", "Zoe")["id"]
+    control.join(house.town.guild, zoe, announce_in=house.channel)
+    control.say_as_system(house.channel, ben, 8)
+    message = house.say("read this")
+    control.pin(house.channel, message, ben)
+    control.say_as_system(house.channel, ada, 4, "lobby")
+    shown = await house.on_matrix(5)
+    assert [message.body for message in shown] == [
+        "Zoe: *joined the server.*",
+        "Ben: *boosted the server.*",
+        "Ada: read this",
+        "Ben: *pinned a message to this channel.*",
+        "Ada: *changed the channel's name: lobby*",
+    ]
+    assert [message.msgtype for message in shown] == ["m.notice", "m.notice", "m.text", "m.notice", "m.notice"]
+
+
+@pytest.mark.crosses("a message of which nothing", "to_matrix", "to_discord")
+async def test_nothing_vanishes_without_a_word(house: House) -> None:
+    house.say("-", raw={"content": ""})
+    (copy,) = await house.on_matrix()
+    assert copy.body == "Ada: *A message with nothing in it that can be shown here.*"
+    await house.tell({"msgtype": "com.example.dice", "body": "rolled a 4"})
+    assert (await house.words(2))[1] == "rolled a 4\n\n*(a message of the type com.example.dice)*"
+
+
+@pytest.mark.crosses("reactions", "to_matrix", "to_discord")
+async def test_what_stays_is_counted_and_everybody_can_see_it(house: House) -> None:
+    control, mia, ada = house.town.control, house.town.mia, house.town.people["Ada"]
+    message, event = house.say("one"), await house.tell("two")
+    (_, theirs), _ = await asyncio.gather(house.on_matrix(2), house.on_discord(2))
+    control.react(house.channel, message, ada, "👍")
+    control.typing(house.channel, ada)
+    thread = control.open_thread(house.channel, ada, "aside", message=message)["id"]
+    control.say(thread, ada, "between us")
+    await mia.react(house.room, event)
+    await mia.typing(house.room)
+    await mia.read(house.room, theirs.event_id)
+    await mia.thread(house.room, event, "between us, too")
+    encrypted = {"algorithm": "m.megolm.v1.aes-sha2", "ciphertext": "x", "device_id": "D", "session_id": "s"}
+    await house.tell(encrypted, "m.room.encrypted")
+    await house.tell({"call_id": "c", "version": "1", "party_id": "p", "candidates": []}, "m.call.candidates")
+    expected = {
+        "to_matrix": {"reaction": 1, "typing": 1, "thread": 1},
+        "to_discord": {"reaction": 1, "typing": 1, "receipt": 1, "thread": 1, "encryption": 1, "call": 1},
+    }
+    for direction, features in expected.items():
+        for feature, count in features.items():
+            labels = {"pair": house.pair, "direction": direction, "feature": feature}
+            await house.town.until_metric("relay_dropped_total", count, **labels)
+
+    async def reported() -> Json:
+        pairs = (await house.town.daemon.status())["pairs"]
+        pair = next(pair for pair in pairs if pair["name"] == house.pair)
+        return {direction: pair[direction]["dropped"] for direction in expected}
+
+    await eventually(reported, lambda seen: seen == expected)
+    _, page = await house.town.daemon.get("/")
+    assert "What does not cross" in page
+    assert all(f">{feature}</th>" in page for features in expected.values() for feature in features)
+    await house.town.until_matrix(house.pair, lambda words: len([one for one in words if "hread" in one]) == 2)

@@ -1,0 +1,84 @@
+"""A street: one running daemon with many pairs, a new one for each test, so that many tests cost one start."""
+
+import base64
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+
+from relay.sandbox.people import Shown
+from tests.support.town import Town
+
+Json = dict[str, Any]
+
+
+@dataclass(slots=True)
+class House:
+    """One pair of a town, in which nothing has been said yet. Ada writes on Discord, Mia on Matrix."""
+
+    town: Town
+    pair: str
+
+    @property
+    def channel(self) -> str:
+        """The ID of its channel."""
+        return self.town.channels[self.pair]
+
+    @property
+    def room(self) -> str:
+        """The ID of its room."""
+        return self.town.rooms[self.pair]
+
+    def say(self, text: str = "", *, who: str = "Ada", **more: Any) -> str:
+        """Somebody writes on Discord; the message's ID."""
+        return self.town.say(self.pair, text, who=who, **more)
+
+    async def tell(self, content: str | Json, kind: str = "m.room.message") -> str:
+        """Mia writes on Matrix, words or a whole content; the event's ID."""
+        if isinstance(content, str):
+            return await self.town.mia.text(self.room, content)
+        return await self.town.mia.send(self.room, content, kind)
+
+    async def html(self, formatted_body: str, body: str = "-") -> str:
+        """Mia writes with formatting; the event's ID."""
+        return await self.town.mia.html(self.room, body, formatted_body)
+
+    async def on_matrix(self, count: int = 1) -> list[Shown]:
+        """What stands in the room once there are `count` messages."""
+        await self.town.until_matrix(self.pair, lambda words: len(words) >= count)
+        shown = await self.town.on_matrix(self.pair)
+        assert len(shown) == count, [message.body for message in shown]
+        return shown
+
+    async def on_discord(self, count: int = 1) -> list[Json]:
+        """What stands in the channel once there are `count` messages."""
+        await self.town.until_discord(self.pair, lambda words: len(words) >= count)
+        shown = self.town.on_discord(self.pair)
+        assert len(shown) == count, [message["content"] for message in shown]
+        return shown
+
+    async def words(self, count: int = 1) -> list[str]:
+        """The words in the channel once there are `count` messages."""
+        return [message["content"] for message in await self.on_discord(count)]
+
+    async def upload(self, data: bytes, content_type: str) -> str:
+        """Mia uploads a file; its `mxc://` URI."""
+        return await self.town.mia.upload(data, content_type)
+
+
+def houses(town: Town) -> Iterator[House]:
+    """Its pairs, one after the other."""
+    return (House(town, name) for name in town.channels)
+
+
+def file(name: str, data: bytes, **more: Any) -> Json:
+    """A file for `Control.say`."""
+    return {"filename": name, "data": base64.b64encode(data).decode(), **more}
+
+
+async def stored(url: str) -> bytes:
+    """A file as Discord's CDN sends it."""
+    async with aiohttp.ClientSession() as session, session.get(url) as answer:
+        assert answer.status == 200
+        return await answer.read()
