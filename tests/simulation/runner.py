@@ -4,6 +4,7 @@ import gc
 import logging
 import os
 import sqlite3
+import sys
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -36,11 +37,18 @@ def workshop() -> Iterator[Path]:
 def hush() -> None:
     """What a dying process leaves behind is expected; what the relay logs of trouble is not news here."""
     warnings.simplefilter("ignore")
+    sys.unraisablehook = _unless_dead
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)  # what a history leaves behind is little: looking for it costs a tenth of the time
     for name in ("sqlalchemy", "asyncio", "alembic"):
         logging.getLogger(name).setLevel(_CRITICAL + 1)
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(_CRITICAL))
+
+
+def _unless_dead(problem: "sys.UnraisableHookArgs") -> None:
+    """What the garbage of a dead process says about its disk is not news either."""
+    if not (isinstance(problem.exc_value, sqlite3.OperationalError) and "process is dead" in str(problem.exc_value)):
+        sys.__unraisablehook__(problem)
 
 
 @cache
