@@ -1,11 +1,8 @@
 """The composition root: builds everything, owns the tasks and the shutdown. Only here are concrete classes seen."""
 
 import asyncio
-import json
-import os
 import random
 import signal
-import socket
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AsyncExitStack, contextmanager, suppress
 from dataclasses import replace
@@ -20,8 +17,8 @@ from relay.adapters.matrix.adapter import MatrixAdapter
 from relay.core.assembly import Core, assemble
 from relay.core.backoff import Backoff
 from relay.core.clock import SystemClock
+from relay.core.keeper import StatusKeeper
 from relay.core.ports import Adapter
-from relay.core.status import NOTEBOOK_ENTRY
 from relay.core.storage import Store
 from relay.domain.ids import ChannelAddress
 from relay.domain.pair import Pair
@@ -41,8 +38,6 @@ _SHUTDOWN_SECONDS = 5.0
 _BUSY_SECONDS = 1.5
 """How long one statement waits for another process's transaction; a few of them have to fit into the shutdown."""
 
-_STATUS_SECONDS = 1.0
-_LOOK_SECONDS = 0.2
 _RELOAD_SECONDS = 1.0
 
 
@@ -58,7 +53,6 @@ class Daemon:
         self._reload = reload
         self._clock = SystemClock()
         self._rng = random.Random()
-        self._since = self._clock.now()
         self._pairs = settings.declared_pairs()
         self._starting = True
         self._stopped = asyncio.Event()
@@ -94,10 +88,11 @@ class Daemon:
                 reconcile_window=timedelta(seconds=self._settings.store.reconcile_window),
                 may_send=lease.valid,
             )
-            await self._restore(store, core)
-            await self._work(store, core, adapters)
+            keeper = StatusKeeper(store=store, status=core.status, courier=core.courier, clock=self._clock)
+            await keeper.restore()
+            await self._work(core, keeper, adapters)
             try:
-                await self._save(store, core, running=False)
+                await keeper.save(running=False)
             except StoreUnavailable as error:
                 _log.error("the last status could not be written", reason=error.reason)
 
@@ -133,13 +128,13 @@ class Daemon:
         """How many missed messages a declared channel still catches up on."""
         return next((pair.policy.catchup_limit for pair in self._pairs if address in pair.sides), 0)
 
-    async def _work(self, store: Store, core: Core, adapters: tuple[Adapter, ...]) -> None:
+    async def _work(self, core: Core, keeper: StatusKeeper, adapters: tuple[Adapter, ...]) -> None:
         """Everything that runs side by side, until it is stopped or one part cannot go on."""
         self._starting = False
         async with asyncio.TaskGroup() as group:
             courier = group.create_task(core.courier.run(), name="courier")
             others = [
-                group.create_task(self._keep_status(store, core), name="status"),
+                group.create_task(keeper.run(), name="status"),
                 group.create_task(self._keep_pairs(core, adapters), name="pairs"),
             ]
             if self._settings.web.listen:
@@ -168,48 +163,6 @@ class Daemon:
             except Exception:  # noqa: BLE001 - the top of a worker: it is logged, and the adapter starts again
                 _log.exception("adapter failed; starting it again", platform=str(adapter.platform))
             await self._clock.sleep(backoff.next())
-
-    # --- The status, for `relay status` and for the next start --------------------------------------------
-
-    async def _restore(self, store: Store, core: Core) -> None:
-        async with store.read() as uow:
-            saved = await uow.notebook.get(NOTEBOOK_ENTRY)
-        if saved is not None:
-            core.status.restore(json.loads(saved))
-
-    async def _keep_status(self, store: Store, core: Core) -> None:
-        """Write the status down for `relay status`: each second, and at once when something goes wrong or well."""
-        saved, at = None, 0.0
-        while True:
-            seen = core.status.cached_snapshot()
-            conditions = (seen.sides, [pair.problem for pair in seen.pairs])
-            if conditions != saved or self._clock.monotonic() - at >= _STATUS_SECONDS:
-                saved, at = conditions, self._clock.monotonic()
-                await self._save_and_wake(store, core)
-            await self._clock.sleep(_LOOK_SECONDS)
-
-    async def _save_and_wake(self, store: Store, core: Core) -> None:
-        try:
-            await self._save(store, core, running=True)
-            # `relay dead retry` is another process: nobody but the outbox says that it queued something.
-            async with store.read() as uow:
-                for lane in await uow.outbox.lanes():
-                    core.courier.wake(lane)
-            core.status.store_problem = None
-        except StoreUnavailable as error:
-            core.status.store_problem = str(error)
-
-    async def _save(self, store: Store, core: Core, *, running: bool) -> None:
-        snapshot = await core.status.snapshot()
-        process = {
-            "running": running,
-            "pid": os.getpid(),
-            "host": socket.gethostname(),
-            "since": self._since.isoformat(),
-            "updated_at": snapshot.taken_at.isoformat(),
-        }
-        async with store.write() as uow:
-            await uow.notebook.put(NOTEBOOK_ENTRY, json.dumps({"daemon": process, **snapshot.as_json()}))
 
     # --- The pairs ----------------------------------------------------------------------------------------
 

@@ -58,6 +58,8 @@ def item_of(message: SendMessage, content: Content, quotation: Quotation | None)
 
 def speaker(batch: SendBatch) -> Author:
     """Under whose name a shared copy stands: its only author's, or all their names."""
+    if batch.under is not None:
+        return batch.under
     authors = {item.author.user: item.author for item in batch.items}
     first, *others = authors.values()
     if not others:
@@ -70,23 +72,29 @@ def speaker(batch: SendBatch) -> Author:
 
 def content_of(batch: SendBatch) -> Content:
     """What a shared copy says: the messages one after the other, each with its author where there are several."""
-    several = len({item.author.user for item in batch.items}) > 1
+    signed = batch.under is not None or _several(batch)
     blocks: list[Block] = []
     for item in batch.items:
         blocks += item.above.blocks
-        blocks += _signed(item) if several or item.content.style == "emote" else item.content.text.blocks
+        blocks += _signed(item) if signed or item.content.style == "emote" else item.content.text.blocks
     return Content(RichText(tuple(blocks)))
 
 
 def without(batch: SendBatch, source: MessageRef) -> SendBatch:
     """The batch after one of its messages was deleted, or left it."""
-    return SendBatch(tuple(item for item in batch.items if item.source != source))
+    items = tuple(item for item in batch.items if item.source != source)
+    # All the names stand above it for good, also when only one author is left.
+    return SendBatch(items, speaker(batch) if _several(batch) else batch.under)
 
 
 def edited(batch: SendBatch, source: MessageRef, content: Content) -> SendBatch:
     """The batch after one of its messages was edited."""
     items = (replace(item, content=content) if item.source == source else item for item in batch.items)
-    return SendBatch(tuple(items))
+    return replace(batch, items=tuple(items))
+
+
+def _several(batch: SendBatch) -> bool:
+    return len({item.author.user for item in batch.items}) > 1
 
 
 def _signed(item: BatchItem) -> tuple[Block, ...]:

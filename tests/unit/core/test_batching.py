@@ -58,7 +58,7 @@ async def test_what_waits_crosses_together_and_is_edited_and_deleted_one_by_one(
             await until(lambda: len(bridge.words(there)) == 2)
             assert bridge.shown(there)[1].reply_to == bridge.shown(there)[0].ref
             bridge.discord.delete(two)
-            await bridge.shows(there, "three", "answer")
+            await bridge.shows(there, "ann: three", "answer")
             bridge.discord.delete(three)
             await bridge.shows(there, "answer")
 
