@@ -73,9 +73,13 @@ class BatchItem:
 
 @dataclass(frozen=True, slots=True)
 class SendBatch:
-    """Copy several messages to the other side as one, because it does not take them one by one in time."""
+    """Copy several messages to the other side as one, because it does not take them one by one in time.
+
+    `under`: the names that it stands under, where some of their messages have left it since.
+    """
 
     items: tuple[BatchItem, ...]
+    under: Author | None = None
     kind: Literal["send_batch"] = field(default="send_batch", kw_only=True, repr=False)
 
 

@@ -24,10 +24,13 @@ def violations(
     the relay's to say. `since`: when the relay was first ready; nothing older has to cross.
     """
     copies = _copies(store)
+    batches = _batches(store)
     found: list[str] = []
     for source, target in (platforms, platforms[::-1]):
         for name in channels:
-            found += _direction(source, target, source.channel(name), target.channel(name), copies, removed, since)
+            found += _direction(
+                source, target, source.channel(name), target.channel(name), copies, batches, removed, since
+            )
     with sqlite3.connect(store) as connection:
         waiting = connection.execute("SELECT count(*) FROM outbox").fetchone()[0]
     connection.close()
@@ -42,11 +45,12 @@ def _direction(
     here: ChannelRef,
     there: ChannelRef,
     copies: Copies,
+    batches: set[str],
     removed: set[MessageRef],
     since: datetime | None,
 ) -> list[str]:
     found: list[str] = []
-    shared = _shared(source, here, copies)
+    shared = _shared(source, here, copies, batches)
     shown = {message.ref: message for message in target.shown(there) if message.author.is_self}
     accounted: set[MessageRef] = set()
     last = ""
@@ -83,29 +87,37 @@ def _direction(
     return found
 
 
-def _shared(source: MemoryPlatform, here: ChannelRef, copies: Copies) -> dict[MessageRef, list[Message]]:
-    """The copies that several originals stand in, with those originals in order."""
+def _shared(
+    source: MemoryPlatform, here: ChannelRef, copies: Copies, batches: set[str]
+) -> dict[MessageRef, list[Message]]:
+    """The copies that several originals stand in, or stood in once, with those originals in order."""
     standing: dict[MessageRef, list[Message]] = defaultdict(list)
     for original in source.shown(here):
         for ref in copies.get(original.ref, [])[:1]:
             standing[ref].append(original)
-    return {ref: originals for ref, originals in standing.items() if len(originals) > 1}
+    return {ref: originals for ref, originals in standing.items() if len(originals) > 1 or ref.id in batches}
 
 
 def _words_in(text: str, original: Message, together: list[Message]) -> str:
     """What a shared copy says of one of its originals; the whole text if it is not built as it should be."""
     lines = [line for line in text.split("\n") if not line.startswith("↪ ")]
-    several = len({message.author.user for message in together}) > 1
     if len(lines) != len(together):
         return text
-    line = lines[together.index(original)]
-    return line.removeprefix(f"{original.author.name}: ") if several else line
+    # Signed where several have written in it, some of whom may have left it since.
+    return lines[together.index(original)].removeprefix(f"{original.author.name}: ")
 
 
 def _own_words(message: Message) -> str:
     """The words of a copy without the quoted line of a reply."""
     lines = message.text.split("\n")
     return "\n".join(lines[1:] if lines[0].startswith("↪ ") else lines)
+
+
+def _batches(store: Path) -> set[str]:
+    with sqlite3.connect(store) as connection:
+        found = {str(row[0]) for row in connection.execute("SELECT native_id FROM batch")}
+    connection.close()
+    return found
 
 
 def _copies(store: Path) -> Copies:

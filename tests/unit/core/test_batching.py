@@ -91,7 +91,7 @@ async def test_a_deletion_that_is_interrupted_takes_nobody_along(
 
             def full(self: SqlStore) -> AbstractAsyncContextManager[UnitOfWork]:
                 nonlocal failures
-                if failures and bridge.words(there) == ["one\nthree"]:
+                if failures and bridge.words(there) == ["ann: one\nann: three"]:
                     failures -= 1
                     raise StoreUnavailable("relay.db", "the disk is full", "make room")
                 return write(self)
@@ -101,7 +101,7 @@ async def test_a_deletion_that_is_interrupted_takes_nobody_along(
             await until(lambda: not failures)
             core.courier.try_again("help")
             await bridge.quiet()
-        assert bridge.words(there) == ["one\nthree"]
+        assert bridge.words(there) == ["ann: one\nann: three"]
 
 
 async def test_a_batch_that_is_refused_crosses_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
