@@ -39,16 +39,23 @@ def normalise_blocks(blocks: Iterable[Block]) -> tuple[Block, ...]:
     Empty ones go, a blank line separates paragraphs (each further one is a `LineBreak` in front of the second), small
     print in a row is one block.
     """
+    blocks = tuple(blocks)
+    if len(blocks) == 1 and isinstance(only := blocks[0], Paragraph) and is_lone_word(only.children):
+        return blocks
     done: list[Block] = []
+    small: list[Inline] = []
     for block in chain.from_iterable(map(_block, blocks)):
-        last = done[-1] if done else None
-        if isinstance(block, Subtext) and isinstance(last, Subtext):
-            done[-1] = Subtext((*last.children, LineBreak(), *block.children))
-        elif isinstance(block, Paragraph) and not done:
+        if isinstance(block, Subtext):
+            small += (LineBreak(), *block.children) if small else block.children
+            continue
+        if small:
+            done.append(Subtext(tuple(small)))
+            small = []
+        if isinstance(block, Paragraph) and not done:
             done.append(Paragraph(without_lead(block.children)))
         else:
             done.append(block)
-    return tuple(done)
+    return (*done, Subtext(tuple(small))) if small else tuple(done)
 
 
 def _block(block: Block) -> Iterator[Block]:

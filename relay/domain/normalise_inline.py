@@ -42,7 +42,12 @@ def normalise_inline(nodes: Iterable[Inline]) -> tuple[Inline, ...]:
 
 
 def is_lone_word(nodes: tuple[Inline, ...]) -> bool:
-    """Whether `nodes` are one text on one line without white space at its edges: in its one form wherever it stands."""
+    """Whether `nodes` are one text on one line without white space at its edges, marked up once at most.
+
+    That is in its one form already, wherever no markup surrounds it.
+    """
+    if len(nodes) == 1 and isinstance(nodes[0], _MERGED):
+        nodes = nodes[0].children
     if len(nodes) != 1 or not isinstance(only := nodes[0], Text):
         return False
     text = only.text

@@ -4,7 +4,9 @@ The front of `markup_parser` (what a client would show of a message's content) a
 a client show a tree). https://discord.com/developers/docs/reference#message-formatting
 """
 
-from relay.adapters.discord.markup_parser import Names, parse
-from relay.adapters.discord.markup_renderer import Look, render
+from relay.adapters.discord.markup_look import Look
+from relay.adapters.discord.markup_parser import parse
+from relay.adapters.discord.markup_references import Names
+from relay.adapters.discord.markup_renderer import render
 
 __all__ = ["Look", "Names", "parse", "render"]

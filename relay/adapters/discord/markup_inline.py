@@ -9,27 +9,18 @@ import re
 from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 
-from relay.domain.ids import ChannelRef, MediaRef, MessageRef, Platform, UserRef
+from relay.adapters.discord.markup_references import WEB, Names, link, read_angle, read_broadcast, url_at
 from relay.domain.richtext import (
-    BroadcastMention,
-    ChannelMention,
     Code,
-    CustomEmoji,
     Emphasis,
     Inline,
     LineBreak,
-    Link,
-    MessageLink,
-    RoleMention,
     Spoiler,
     Strike,
     Strong,
     Text,
-    Timestamp,
     Underline,
-    UserMention,
 )
 
 # What surely is no markup: the beginnings that no rule can go on with are left to it, too.
@@ -37,7 +28,7 @@ _PLAIN = re.compile(
     r"(?:[^\\*_~|`<\[@\n¯hH]++|h(?!ttps?://)|\\(?=[0-9a-z\s]|\Z)|~(?!~)|\|(?!\|)|<(?![@#:/atihm])|@(?!everyone|here))++",
     re.IGNORECASE,
 )
-_ESCAPE = re.compile(r"\\([^0-9A-Za-z\s])")
+_ESCAPES = re.compile(r"(?:\\[^0-9A-Za-z\s])++")
 _SHRUG = "¯\\_(ツ)_/¯"
 _LONG_RUN = re.compile(r"\*{8,}+|_{8,}+|~{8,}+|\|{8,}+")
 _STRONG = re.compile(r"\*\*((?:\\[\s\S]|[^\\])(?:[^\\*]++|\\[\s\S]|\*(?!\*(?!\*)))*+)\*\*")
@@ -45,56 +36,15 @@ _UNDERLINE = re.compile(r"__((?:\\[\s\S]|[^\\])(?:[^\\_]++|\\[\s\S]|_(?!_(?!_)))
 _EM_STAR = re.compile(r"\*(?=\S)((?:[^\s*\\]++|\\[\s\S]|\*\*|\s++(?=\*\*|[^*]))*+)(\*(?!\*))?")
 _EM_LINE = re.compile(r"_((?:__|\\[\s\S]|[^\\_]++)*+)(_(?!\w))?", re.ASCII)
 _STRIKE_END = re.compile(r"~~(?!_)")
-_URL = re.compile(r"https?://[^\s<]++", re.IGNORECASE)
 _LANGUAGE = re.compile(r"([a-z0-9_+\-.#]++)\n", re.IGNORECASE)
 _TARGET = re.compile(
     r"\]\(\s*+(<?)((?:[^\s\\()<>]++|\([^\s()\\<>]*+\)|\\.)++)(>?)"
     r"(?:\s++(?:\"[^\"\n]*+\"|'[^'\n]*+'))?\s*+\)"
 )
-_WEB = re.compile(r"https?://[^\s/]", re.IGNORECASE)
 _LABEL_URL = re.compile(r"https?://[^\s<]{2}", re.IGNORECASE)
 _BRACKET = re.compile(r"\\\]|[\[\]]")
 _RUN = re.compile(r"`++")
-_JUMP = re.compile(
-    r"https?://(?:(?:ptb|canary)\.)?discord(?:app)?\.com/channels/(?:\d{1,20}|@me)/(\d{1,20})(?:/(\d{1,20}))?/?"
-)
-
-_ANGLE = re.compile(
-    r"<(?:@!?(?P<user>\d{1,20})|@&(?P<role>\d{1,20})|#(?P<channel>\d{1,20})"
-    r"|(?P<animated>a?):(?P<emoji>\w{1,64}):(?P<emoji_id>\d{1,20})"
-    r"|t:(?P<at>-?\d{1,13})(?::(?P<style>[tTdDfFsSR]))?"
-    r"|/(?P<command>[^\s:<>][^:<>\n]{0,100}):\d{1,20}"
-    r"|id:(?P<place>customize|browse|guide|home|linked-roles)(?::\d{1,20})?"
-    r"|(?P<url>https?://[^\s<>]++)|(?P<mail>mailto:[^\s<>]++))>",
-    re.ASCII | re.IGNORECASE,
-)
-_PLACES = {
-    "customize": "Channels & Roles",
-    "browse": "Browse Channels",
-    "guide": "Server Guide",
-    "home": "Server Guide",
-    "linked-roles": "Linked Roles",
-}
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _DEEPEST = 16
-
-
-def _emoji_url(emoji_id: str, animated: bool) -> str:
-    """Where Discord's CDN keeps a custom emoji: https://discord.com/developers/docs/reference#image-formatting."""
-    return f"https://cdn.discordapp.com/emojis/{emoji_id}.{'gif' if animated else 'png'}"
-
-
-@dataclass(frozen=True, slots=True)
-class Names:
-    """What the parser must ask: the display name of a user, role or channel ID, None where it is unknown.
-
-    `emoji_url` makes the address of a custom emoji's image from its ID and whether it is animated.
-    """
-
-    user: Callable[[str], str | None] = lambda _: None
-    role: Callable[[str], str | None] = lambda _: None
-    channel: Callable[[str], str | None] = lambda _: None
-    emoji_url: Callable[[str, bool], str] = _emoji_url
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,21 +56,9 @@ class Fence:
     end: int
 
 
-def url_at(source: str, place: int) -> str:
-    """The bare URL that clients see at `place`, "" if there is none.
-
-    Closing punctuation is left out, and closing parentheses that none opens.
-    """
-    match = _URL.match(source, place)
-    if match is None:
-        return ""
-    url = match.group().rstrip(".,:;\"']")
-    surplus = url.count(")") - url.count("(")
-    while surplus > 0 and url.endswith(")"):
-        cut = min(surplus, len(url) - len(url.rstrip(")")))
-        url = url[: len(url) - cut]
-        surplus -= cut
-    return url if _WEB.match(url) else ""
+def is_plain(source: str) -> bool:
+    """Whether `source` is one line and holds nothing that could be markup inside a block."""
+    return _PLAIN.fullmatch(source) is not None
 
 
 class InlineParser:
@@ -138,7 +76,7 @@ class InlineParser:
     def all(self) -> tuple[Inline, ...]:
         """Everything; fenced code as lines of code, since what holds it is no block."""
         source = self._source
-        if self._depth > _DEEPEST or _PLAIN.fullmatch(source):
+        if self._depth > _DEEPEST or is_plain(source):
             return (Text(source),)
         nodes: list[Inline] = []
         place = 0
@@ -227,8 +165,8 @@ class InlineParser:
         char = source[place]
         match char:
             case "\\":
-                escape = _ESCAPE.match(source, place) if self._escapes else None
-                return (escape[1], escape.end()) if escape else None
+                escapes = _ESCAPES.match(source, place) if self._escapes else None
+                return (escapes.group()[1::2], escapes.end()) if escapes else None
             case "*" | "_" | "~" | "|":
                 if match := _LONG_RUN.match(source, place):
                     return match.group(), match.end()
@@ -238,18 +176,20 @@ class InlineParser:
             case "`":
                 return self._code(place)
             case "<":
-                return self._angle(place)
+                return read_angle(source, place, self._names)
             case "[":
                 return self._masked(place)
             case "@":
-                return _broadcast(source, place)
+                return read_broadcast(source, place)
             case "h" | "H":
                 url = url_at(source, place)
-                return (self._link(url, (Text(url),)), place + len(url)) if url else None
+                return (link(url, (Text(url),), self._names), place + len(url)) if url else None
             case _:
                 return (_SHRUG, place + len(_SHRUG)) if source.startswith(_SHRUG, place) else None
 
     def _inner(self, source: str) -> tuple[Inline, ...]:
+        if is_plain(source):
+            return (Text(source),)
         return InlineParser(source, self._names, depth=self._depth + 1, escapes=self._escapes).all()
 
     def _emphasis(self, place: int) -> tuple[Inline, int] | None:
@@ -313,34 +253,6 @@ class InlineParser:
                 return Code(text.replace("\n", " ")), starts[index] + length
         return None
 
-    def _angle(self, place: int) -> tuple[Inline, int] | None:
-        match = _ANGLE.match(self._source, place)
-        if match is None:
-            return None
-        found = match.groupdict()
-        node: Inline | None = None
-        if user := found["user"]:
-            node = UserMention(UserRef(Platform.DISCORD, user), self._names.user(user) or "unknown-user")
-        elif role := found["role"]:
-            node = RoleMention(self._names.role(role) or "unknown-role")
-        elif channel := found["channel"]:
-            node = ChannelMention(ChannelRef(Platform.DISCORD, channel), self._names.channel(channel) or "unknown")
-        elif emoji := found["emoji"]:
-            animated = bool(found["animated"])
-            source = MediaRef(Platform.DISCORD, self._names.emoji_url(found["emoji_id"], animated))
-            node = CustomEmoji(emoji, found["emoji_id"], source, animated)
-        elif at := found["at"]:
-            node = _timestamp(int(at), found["style"] or "f")
-        elif command := found["command"]:
-            node = Text(f"/{command}")
-        elif place_name := found["place"]:
-            node = Text(_PLACES[place_name.lower()])
-        elif url := found["url"]:
-            node = self._link(url, (Text(url),), preview=False) if _WEB.match(url) else None
-        elif mail := found["mail"]:
-            node = Link(mail, (Text(mail.removeprefix("mailto:")),), preview=False)
-        return None if node is None else (node, match.end())
-
     def _masked(self, place: int) -> tuple[Inline | str, int] | None:
         """`[words](url)`. Words with a URL in them mask nothing, and escapes do not work in them.
 
@@ -350,41 +262,20 @@ class InlineParser:
         if self._brackets is None:
             self._brackets = _pairs(source)
         close = self._brackets.get(place)
-        if close is None or (target := _TARGET.match(source, close)) is None:
+        if close is None:
+            end = place + 1
+            while source.startswith("[", end) and end not in self._brackets:
+                end += 1
+            return source[place:end], end
+        if (target := _TARGET.match(source, close)) is None:
             return None
         label, url = source[place + 1 : close], target[2]
-        if bool(target[1]) != bool(target[3]) or not _WEB.match(url) or not label.strip():
+        if bool(target[1]) != bool(target[3]) or not WEB.match(url) or not label.strip():
             return None
         if _LABEL_URL.search(label):
             return source[place : target.end()], target.end()
         children = InlineParser(label, self._names, depth=self._depth + 1, escapes=False).all()
-        return self._link(url, children, preview=not target[1]), target.end()
-
-    def _link(self, url: str, children: tuple[Inline, ...], *, preview: bool = True) -> Inline:
-        """A link; one to a channel or a message of Discord as what it is."""
-        jump = _JUMP.fullmatch(url)
-        bare = children == (Text(url),)
-        if jump and jump[2]:
-            message = MessageRef(ChannelRef(Platform.DISCORD, jump[1]), jump[2])
-            return MessageLink(message, url, () if bare else children)
-        if jump and bare and (name := self._names.channel(jump[1])) is not None:
-            return ChannelMention(ChannelRef(Platform.DISCORD, jump[1]), name)
-        return Link(url, children, preview)
-
-
-def _broadcast(source: str, place: int) -> tuple[Inline, int] | None:
-    if source.startswith("@everyone", place):
-        return BroadcastMention("everyone"), place + len("@everyone")
-    if source.startswith("@here", place):
-        return BroadcastMention("here"), place + len("@here")
-    return None
-
-
-def _timestamp(seconds: int, style: str) -> Timestamp | None:
-    try:
-        return Timestamp(_EPOCH + timedelta(seconds=seconds), style)
-    except OverflowError:  # clients show what their calendar does not reach as it was typed
-        return None
+        return link(url, children, self._names, preview=not target[1]), target.end()
 
 
 def _pairs(source: str) -> dict[int, int]:

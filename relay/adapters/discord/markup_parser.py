@@ -8,7 +8,8 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from relay.adapters.discord.markup_inline import InlineParser, Names
+from relay.adapters.discord.markup_inline import InlineParser, is_plain
+from relay.adapters.discord.markup_references import Names
 from relay.domain.normalise import normalise
 from relay.domain.richtext import (
     Block,
@@ -22,9 +23,8 @@ from relay.domain.richtext import (
     Quote,
     RichText,
     Subtext,
+    Text,
 )
-
-__all__ = ["Names", "parse"]
 
 _MARK = re.compile(r" *+[>#*\d-]")
 _QUOTE_LINE = re.compile(r" *+> ?")
@@ -151,6 +151,8 @@ class _Blocks:
 
     def body(self, source: str) -> tuple[Block, ...]:
         """The blocks of a list item's own text."""
+        if is_plain(source) and not _MARK.match(source):
+            return (Paragraph((Text(source),)),)
         return tuple(_Blocks(source, self.names, quoted=self.quoted, listed=True).read())
 
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from unicodedata import east_asian_width
 
 from relay.adapters.discord.markup_escape import ZERO_WIDTH, escape_lines
-from relay.adapters.discord.markup_spans import Look, render_inline
+from relay.adapters.discord.markup_look import Look
+from relay.adapters.discord.markup_spans import render_inline
 from relay.domain.normalise import normalise
 from relay.domain.normalise_inline import normalise_inline, split_lines
 from relay.domain.richtext import (
@@ -34,8 +35,6 @@ from relay.domain.richtext import (
     Text,
     inline_text,
 )
-
-__all__ = ["Look", "render"]
 
 _LANGUAGE = re.compile(r"[A-Za-z0-9_+\-.#]+")
 _BLANK_LINES = re.compile(r"\n(?:\s*\n)+")

@@ -15,8 +15,6 @@ from relay.domain.links import is_bare
 from relay.domain.normalise_inline import normalise_inline
 from relay.domain.richtext import Emphasis, Inline, Link, Spoiler, Strike, Strong, Text, Underline
 
-__all__ = ["Look", "render_inline"]
-
 _CLOSING = frozenset("*_~")
 _DELIMITERS: dict[type, str] = {Strong: "**", Underline: "__", Strike: "~~"}
 

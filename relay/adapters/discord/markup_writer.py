@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from relay.adapters.discord.markup_escape import ZERO_WIDTH, Place, escape, may_be_markup
-from relay.adapters.discord.markup_inline import url_at
 from relay.adapters.discord.markup_look import Look, live
+from relay.adapters.discord.markup_references import url_at
 from relay.domain.links import is_bare
 from relay.domain.richtext import (
     Code,

@@ -4,7 +4,8 @@ The front of `markup_parser` (what a client would show of an event's content) an
 a client show a tree). https://spec.matrix.org/latest/client-server-api/#mroommessage-msgtypes
 """
 
-from relay.adapters.matrix.markup_parser import Names, parse
+from relay.adapters.matrix.markup_inline import Names
+from relay.adapters.matrix.markup_parser import parse
 from relay.adapters.matrix.markup_renderer import Look, Rendered, render
 
 __all__ = ["Look", "Names", "Rendered", "parse", "render"]

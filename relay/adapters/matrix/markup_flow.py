@@ -1,7 +1,7 @@
 """Running text and blocks, in the order in which HTML has them, on their way to becoming blocks only."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from relay.domain.richtext import (
     Block,
@@ -26,35 +26,45 @@ from relay.domain.richtext import (
 Wrap = Callable[[tuple[Inline, ...]], Inline]
 
 
-@dataclass(slots=True)
 class Flow:
     """Blocks on their way: a run of inline nodes that has not become a paragraph yet, and what stands above it.
 
-    `loose`: the last block is such a run; another one goes on in it on a new line, as a browser shows it.
+    Of runs that nothing separates, each goes on in the same paragraph on a new line, as a browser shows it.
     """
 
-    blocks: list[Block] = field(default_factory=list)
-    run: list[Inline] = field(default_factory=list)
-    loose: bool = False
+    def __init__(self) -> None:
+        self.run: list[Inline] = []
+        self._blocks: list[Block] = []
+        self._loose: list[Inline] = []
 
     def end_run(self, wraps: tuple[Wrap, ...], *, separate: bool = False) -> None:
-        """Make a paragraph of the run."""
+        """Make a paragraph of the run, or a line of the one that is still open."""
         nodes, self.run = tuple(self.run), []
         if not any(not (isinstance(node, Text) and not node.text.strip()) for node in nodes):
             return
-        for wrap in reversed(wraps):
-            nodes = (wrap(nodes),)
-        last = self.blocks[-1] if self.blocks else None
-        if self.loose and not separate and isinstance(last, Paragraph):
-            self.blocks[-1] = Paragraph((*last.children, LineBreak(), *nodes))
+        nodes = wrapped(nodes, wraps)
+        if self._loose and not separate:
+            self._loose += (LineBreak(), *nodes)
+        elif isinstance(block := paragraph(nodes), Paragraph) and not separate:
+            self._loose = list(nodes)
         else:
-            self.blocks.append(paragraph(nodes))
-        self.loose = not separate
+            self.add(block)
 
     def add(self, block: Block) -> None:
         """A block that is no running text."""
-        self.blocks.append(block)
-        self.loose = False
+        self.part()
+        self._blocks.append(block)
+
+    def part(self) -> None:
+        """What follows does not go on in the paragraph above it."""
+        if self._loose:
+            self._blocks.append(Paragraph(tuple(self._loose)))
+            self._loose = []
+
+    def blocks(self) -> list[Block]:
+        """All of them."""
+        self.part()
+        return self._blocks
 
 
 def paragraph(nodes: tuple[Inline, ...]) -> Block:

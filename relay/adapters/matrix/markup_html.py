@@ -10,6 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 
 def _names(*lines: str) -> frozenset[str]:
@@ -52,7 +53,7 @@ _DEEPEST = 100
 _REOPENED = 4
 
 _TEXT = re.compile(r"[^<]++")
-_TAG = re.compile(r"<(/?)([a-zA-Z][^\s/>]*+)")
+_TAG = re.compile(r"<(/?)([a-zA-Z][^\s/>]*+)(>?)")
 _ATTRIBUTE = re.compile(
     r"[\s/]*+(?:(?P<end>>)|(?P<name>[^\s/>][^\s/>=]*+)"
     r"(?:\s*+=\s*+(?:\"(?P<double>[^\"]*+)\"|'(?P<single>[^']*+)'|(?P<bare>[^\s>\"'][^\s>]*+)?))?)"
@@ -71,14 +72,12 @@ class Element:
     holds_blocks: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class _Start:
+class _Start(NamedTuple):
     tag: str
     attributes: dict[str, str]
 
 
-@dataclass(frozen=True, slots=True)
-class _End:
+class _End(NamedTuple):
     tag: str
 
 
@@ -107,7 +106,7 @@ def _tokens(source: str) -> Iterator[_Start | _End | str]:
             return
         elif match := _TAG.match(source, place):
             tag = match[2].lower()
-            attributes, after = _attributes(source, match.end())
+            attributes, after = ({}, match.end()) if match[3] else _attributes(source, match.end())
             if after is None:
                 # A tag that never ends: better shown than swallowed with all that follows.
                 yield unescape(source[place:])
@@ -175,15 +174,14 @@ class _Builder:
             self._imply(*_IMPLIED_END[tag])
         if tag == "a" and self._open["a"]:
             self._close("a")
-        element = Element(tag, token.attributes)
         if tag in BLOCKS or tag == "hr":
             self._mark_blocks()
         if tag in _VOID:
-            self._stack[-1].children.append(element)
+            self._stack[-1].children.append(Element(tag, token.attributes))
         elif len(self._stack) > _DEEPEST:
             self._ignored[tag] += 1
         else:
-            self._push(element)
+            self._push(Element(tag, token.attributes))
 
     def end(self, tag: str) -> None:
         """An end tag. One that ends nothing is ignored."""
