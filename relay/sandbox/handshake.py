@@ -9,7 +9,7 @@ from relay.sandbox.models import Application, Guild
 from relay.sandbox.state import State
 
 # After these a session is over: https://discord.com/developers/docs/topics/opcodes-and-status-codes#gateway
-FATAL = frozenset({4004, 4007, 4009, 4010, 4011, 4012, 4013, 4014})
+FATAL = frozenset({4004, 4006, 4007, 4009, 4010, 4011, 4012, 4013, 4014})
 REASONS = {
     4000: "Unknown error.",
     4001: "Unknown opcode.",
@@ -17,6 +17,7 @@ REASONS = {
     4003: "Not authenticated.",
     4004: "Authentication failed.",
     4005: "Already authenticated.",
+    4006: "Session is no longer valid.",
     4007: "Invalid seq.",
     4008: "You are being rate limited.",
     4009: "Session timed out.",

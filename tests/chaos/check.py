@@ -4,7 +4,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 
-from tests.chaos.ledger import SAME, Written, key_of
+from tests.chaos.ledger import SAME, Written
+from tests.chaos.reading import Said, Standing
 
 
 @dataclass(slots=True)
@@ -15,6 +16,9 @@ class Verdict:
     doubled: list[str] = field(default_factory=list)
     out_of_order: list[str] = field(default_factory=list)
     wrong_text: list[str] = field(default_factory=list)
+    wrong_author: list[str] = field(default_factory=list)
+    wrong_file: list[str] = field(default_factory=list)
+    wrong_reply: list[str] = field(default_factory=list)
     undeleted: list[str] = field(default_factory=list)
     stray: list[str] = field(default_factory=list)
 
@@ -36,83 +40,99 @@ class Verdict:
         return [f"{each.name.replace('_', ' ')}: {line}" for each in fields(self) for line in getattr(self, each.name)]
 
 
-def check(written: Sequence[Written], seen: Sequence[str]) -> Verdict:
+def check(written: Sequence[Written], seen: Sequence[Standing], moved: frozenset[str] = frozenset()) -> Verdict:
     """Hold what is `seen`, in its order, against what was `written`, in its order.
 
-    A text of `seen` is one message (one part of a long one) without what stands around the author's words, the names
-    of its files included.
+    `moved`: the IDs of those that may stand at another place, for a reason that is known. Replies are
+    `replies.check`'s.
     """
     verdict = Verdict()
-    parts: dict[str, list[str]] = defaultdict(list)
-    for text in seen:
-        parts[key_of(text)].append(text)
+    parts: dict[str, list[Said]] = defaultdict(list)
+    for said in (said for message in seen for said in message.said):
+        parts[said.key].append(said)
     living = [message for message in written if not message.deleted]
     for message in living:
         if message.key not in SAME:
             _one(message, parts.get(message.key, []), verdict)
     _same(written, parts, verdict)
     _nothing_else(written, parts, verdict)
-    exempt = {message.key for message in living if message.exempt}
-    expected = [message.key for message in living if message.key not in exempt]
-    verdict.out_of_order += _disorder(expected, _first_places(seen, exempt, frozenset(expected)))
+    excused = {key for message in seen if message.id in moved for key in message.keys if key not in SAME}
+    expected = [message.key for message in living if message.key not in excused]
+    standing = [message for message in seen if message.id not in moved]
+    verdict.out_of_order += _disorder(expected, _first_places(standing, frozenset(expected)))
     return verdict
 
 
-def _one(message: Written, parts: list[str], verdict: Verdict) -> None:
+def _one(message: Written, parts: list[Said], verdict: Verdict) -> None:
+    what = f"{message.name} {_short(message.text)}"
     if not parts:
-        verdict.lost.append(f"{message.name} {_short(message.text)}")
+        verdict.lost.append(what)
         return
-    words, expected = " ".join(parts).split(), message.text.split()
-    files = all(file in " ".join(parts) for file in message.files)
-    said = words[: len(expected)] == expected if message.files else words == expected
-    if len(set(parts)) < len(parts):
-        verdict.doubled.append(f"{message.name} {_short(message.text)}: {len(parts)} messages")
-    elif not said or not files:
-        verdict.wrong_text.append(f"{message.name} {_short(message.text)} shows {_short(' | '.join(parts))}")
+    if len({(said.text, said.files) for said in parts}) < len(parts):
+        verdict.doubled.append(f"{what}: {len(parts)} messages")
+        return
+    if " ".join(said.text for said in parts).split() != message.text.split():
+        verdict.wrong_text.append(f"{what} shows {_short(' | '.join(said.text for said in parts))}")
+    if strangers := {said.author for said in parts} - {message.author}:
+        verdict.wrong_author.append(f"{what} of {message.author} stands under {', '.join(sorted(strangers))}")
+    files = [file for said in parts for file in said.files]
+    if files != ([] if message.file is None else [message.file]):
+        verdict.wrong_file.append(f"{what} with {message.file} stands with {files}")
 
 
-def _same(written: Sequence[Written], parts: Mapping[str, list[str]], verdict: Verdict) -> None:
-    """Messages that say what others say too: their number has to be right."""
-    living = Counter(message.key for message in written if not message.deleted)
-    gone = Counter(message.key for message in written if message.deleted)
+def _same(written: Sequence[Written], parts: Mapping[str, list[Said]], verdict: Verdict) -> None:
+    """Messages that say what others say too: their number has to be right, and how many are whose."""
     for text in SAME:
-        surplus = len(parts.get(text, ())) - living[text]
-        if surplus < 0:
-            verdict.lost += [_short(text)] * -surplus
-        undeleted = max(0, min(surplus, gone[text]))
+        living = Counter(message.author for message in written if not message.deleted and message.key == text)
+        gone = Counter(message.author for message in written if message.deleted and message.key == text)
+        standing = Counter(said.author for said in parts.get(text, ()))
+        surplus = standing.total() - living.total()
+        verdict.lost += [_short(text)] * max(0, -surplus)
+        undeleted = max(0, min(surplus, gone.total()))
         verdict.undeleted += [_short(text)] * undeleted
         verdict.doubled += [_short(text)] * (max(0, surplus) - undeleted)
+        if surplus == 0 and standing != living:
+            verdict.wrong_author.append(f"{_short(text)} stands under {dict(standing)}, not {dict(living)}")
 
 
-def _nothing_else(written: Sequence[Written], parts: Mapping[str, list[str]], verdict: Verdict) -> None:
+def _nothing_else(written: Sequence[Written], parts: Mapping[str, list[Said]], verdict: Verdict) -> None:
     living = {message.key for message in written if not message.deleted}
     gone = {key for message in written if message.deleted for key in (message.name, message.key)}
-    for key, texts in parts.items():
+    for key, said in parts.items():
         if key in living or key in SAME:
             continue
-        (verdict.undeleted if key in gone else verdict.stray).append(_short(" | ".join(texts)))
+        (verdict.undeleted if key in gone else verdict.stray).append(_short(" | ".join(each.text for each in said)))
 
 
-def _first_places(seen: Iterable[str], exempt: set[str], expected: frozenset[str]) -> list[str]:
+# --- Order --------------------------------------------------------------------------------------------------
+
+
+def _first_places(seen: Iterable[Standing], expected: frozenset[str]) -> list[str]:
     """The keys in the order in which readers meet them; a long message stands where its first part does."""
-    met: dict[str, None] = {}
+    met: set[str] = set()
     places: list[str] = []
-    for text in seen:
-        key = key_of(text)
-        if key in exempt or key not in expected or key in met:
+    for key in (key for message in seen for key in message.keys):
+        if key not in expected or key in met:
             continue
         if key not in SAME:
-            met[key] = None
+            met.add(key)
         places.append(key)
     return places
 
 
 def _disorder(expected: list[str], places: list[str]) -> list[str]:
     """The messages that would have to move. Those that are missing or too many are no matter of order."""
-    if expected == places:
-        return []
+    start, end = _agreement(expected, places), 0
+    if start < min(len(expected), len(places)):
+        end = _agreement(expected[start:][::-1], places[start:][::-1])
+    expected, places = expected[start : len(expected) - end], places[start : len(places) - end]
     there = Counter(expected) & Counter(places)
     return [_short(key) for key in (there - Counter(_longest_common(expected, places))).elements()]
+
+
+def _agreement(one: list[str], other: list[str]) -> int:
+    """How far two lists are the same from their beginning."""
+    return next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
 
 
 def _longest_common(one: list[str], other: list[str]) -> list[str]:

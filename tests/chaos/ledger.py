@@ -1,8 +1,8 @@
 """What people wrote: the truth that the copies are held against. Pure.
 
 Most messages say who they are in their first word, `d17.2`: the 17th message written on Discord, in its words after the
-second edit. Every word of a long message begins so, so that each of its parts can be told. Some say the same as others,
-on purpose: those can only be counted, and followed by their place among the rest.
+second edit. Every word of a long message begins so, so that each of its parts can be told; a file is named so. Some
+messages say the same as others, on purpose: those can only be counted, and followed by their place among the rest.
 """
 
 import re
@@ -14,25 +14,37 @@ SAME = ("same here", "me too", "thanks a lot")
 _TAG = re.compile(r"\b([dm]\d+)\.\d+")
 
 
+@dataclass(frozen=True, slots=True)
+class File:
+    """A file by its name and its content's SHA-256."""
+
+    name: str
+    digest: str
+
+
 @dataclass(slots=True)
 class Written:
-    """One message. `text` is its latest; `files` are the names of its files; `at` is when, in seconds.
+    """One message. `text` is its latest; `id` is its platform's; `at` is when, in seconds.
 
-    `exempt`: its copy may have been posted anew, at another place, because its webhook was deleted and it was edited.
+    `reply_to`: the ID of the message that it answers, "" for none; `reply_keys`: what that one said, where it was a
+    copy. `plain_at_first`: its first words did not say who it is.
     """
 
     name: str
     text: str
-    files: tuple[str, ...] = ()
+    author: str = ""
+    file: File | None = None
     at: float = 0.0
-    edited: bool = False
+    id: str = ""
+    reply_to: str = ""
+    reply_keys: tuple[str, ...] = ()
+    plain_at_first: bool = False
     deleted: bool = False
-    exempt: bool = False
 
     @property
     def key(self) -> str:
         """What its copies are recognised by."""
-        return key_of(self.text if tagged(self.text) or not self.files else self.files[0])
+        return key_of(self.text if tagged(self.text) or self.file is None else self.file.name)
 
 
 @dataclass(slots=True)
@@ -40,11 +52,6 @@ class Ledger:
     """All messages of one side of one pair, in the order in which they were written."""
 
     written: list[Written] = field(default_factory=list)
-
-    def webhook_deleted(self, at: float) -> None:
-        """The copies of what was written before then, and was edited, may stand at another place."""
-        for message in self.written:
-            message.exempt = message.exempt or (message.edited and message.at <= at)
 
 
 def tagged(text: str) -> bool:

@@ -22,14 +22,25 @@ POINTS = (
     "matrix send asked",
     "matrix send committed",
     "matrix redact committed",
+    "matrix upload committed",
     "matrix sync committed",
     "somebody wrote on discord",
 )
-_RARE = frozenset({"discord copy edited", "discord copy deleted", "matrix redact committed"})
-OFFSETS = (0, 1, 2, 3, 5, 8, 12, 17, 25, 40)
-"""Milliseconds after a point; 0 is within it, before anybody hears of it."""
+_UNRECORDED = frozenset(point for point in POINTS if point.endswith(("posted", "edited", "deleted"))) | {
+    "matrix send committed",
+    "matrix redact committed",
+    "matrix upload committed",
+}
+"""The platform has done what the daemon asked for, and the daemon has not heard of it."""
+_FREQUENT = frozenset(
+    {"discord copy posted", "matrix send asked", "matrix send committed", "somebody wrote on discord"}
+)
+OFFSETS = (0, 0, 0, 1, 2, 3, 5, 8, 12, 20, 40)
+"""Milliseconds after a point; 0 is within it: what the platform has done, nobody has been told yet."""
 
-_UNLESS_BY_THEN = 6.0  # seconds after which a point that never comes is given up for a random moment
+_UNTIL_READY = 6.0
+_PROVOKED_EVERY = 0.5
+_UNLESS_BY_THEN = 25.0  # seconds after which a point that never comes is given up for a random moment
 _CLEAN_EXIT = 10.0
 
 
@@ -60,7 +71,7 @@ def deaths(seed: int, kills: int) -> list[Death]:
     found = []
     for number in range(swept):
         point, offset = sweep[(seed * swept + number) % len(sweep)]
-        skip = 0 if point in _RARE else rng.choice((0, 0, 1, 4))
+        skip = rng.choice((0, 0, 1, 4)) if point in _FREQUENT else 0
         found.append(Death(point, offset, skip=skip, once_ready=rng.random() < 0.6))
     found += [Death(seconds=rng.uniform(0.1, 5.0)) for _ in range(kills - swept)]
     found += [Death(seconds=rng.uniform(0.5, 5.0), gently=True) for _ in range(-(-kills // 8))]
@@ -70,13 +81,19 @@ def deaths(seed: int, kills: int) -> list[Death]:
 
 @dataclass(slots=True)
 class Lives:
-    """One daemon after the other on the same store; each has a log of its own in `folder`."""
+    """One daemon after the other on the same store; each has a log of its own in `folder`.
+
+    `unrecorded`: how many were killed after the platform had done something for them and before it said so;
+    `shortly_after`: how many within milliseconds of its saying so.
+    """
 
     config: Path
     folder: Path
     trace: Callable[[str], None]
     relay_id: str
     kills: int = 0
+    unrecorded: int = 0
+    shortly_after: int = 0
     killed_at: Counter[str] = field(default_factory=Counter)
     problems: list[str] = field(default_factory=list)
     daemon: Daemon | None = None
@@ -94,8 +111,11 @@ class Lives:
         self.trace(f"LIFE {self._number} begins")
         return self.daemon
 
-    async def live(self, death: Death, waits: Callable[[], object]) -> None:
-        """One life, from its start to its end as planned. `waits` is called when it only waits for that."""
+    async def live(self, death: Death, waits: Callable[[], object], provoke: Callable[[str], object]) -> None:
+        """One life, from its start to its end as planned.
+
+        `waits` is called when it only waits for that; `provoke` makes people do what leads to a point.
+        """
         daemon = await self.start()
         self._dead.clear()
         self._skipped = 0
@@ -107,11 +127,13 @@ class Lives:
                 await self._terminate(daemon)
                 return
             if death.once_ready:
-                await self._until_ready(daemon, _UNLESS_BY_THEN)
+                await self._until_ready(daemon, _UNTIL_READY)
+            waits()
             if death.point:
                 self._armed = death
-            waits()
-            await self._wait(ended, _UNLESS_BY_THEN if death.point else death.seconds)
+                await self._wait_for(death.point, ended, provoke)
+            else:
+                await self._wait(ended, death.seconds)
             self._armed = None
             if not self._dead.is_set():
                 self._kill("at random" if not death.point else f"in vain for {death.point}")
@@ -130,9 +152,9 @@ class Lives:
             return
         self._armed = None
         if death.offset == 0:
-            self._kill(point)
+            self.unrecorded += self._kill(point) and point in _UNRECORDED
         else:
-            asyncio.get_running_loop().call_later(death.offset / 1000, self._kill, f"{point} +{death.offset} ms")
+            asyncio.get_running_loop().call_later(death.offset / 1000, self._kill_after, point, death.offset)
 
     def on_dispatch(self, dispatch: Dispatch) -> None:
         """What happens on Discord, as soon as it has."""
@@ -174,16 +196,30 @@ class Lives:
 
     # --- Parts --------------------------------------------------------------------------------------------
 
-    def _kill(self, why: str) -> None:
+    def _kill_after(self, point: str, milliseconds: int) -> None:
+        self.shortly_after += self._kill(f"{point} +{milliseconds} ms") and point in _UNRECORDED
+
+    def _kill(self, why: str) -> bool:
         daemon = self.daemon
         if daemon is None or not daemon.running or self._dead.is_set():
-            return
+            return False
         # At once: what comes next in this process has to find it dead.
         os.kill(daemon.pid, signal.SIGKILL)
         self.kills += 1
         self.killed_at[why.split(" +", maxsplit=1)[0]] += 1
         self._dead.set()
         self.trace(f"KILL {why}")
+        return True
+
+    async def _wait_for(self, point: str, ended: "asyncio.Task[None]", provoke: Callable[[str], object]) -> None:
+        """Wait until death came at `point`; people do what leads there until it has."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + _UNLESS_BY_THEN
+        await self._wait(ended, 2 * _PROVOKED_EVERY)
+        while not self._dead.is_set() and not ended.done() and loop.time() < deadline:
+            if self._armed is not None:
+                provoke(point)
+            await self._wait(ended, _PROVOKED_EVERY)
 
     async def _wait(self, ended: "asyncio.Task[None]", seconds: float) -> None:
         waiter = asyncio.create_task(self._dead.wait())

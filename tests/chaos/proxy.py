@@ -46,7 +46,7 @@ class Fault:
 
 @dataclass(slots=True)
 class Proxy:
-    """Use as `async with`. `happened(point)` is called at once when something passes: see `trouble.POINTS`."""
+    """Use as `async with`. `happened(point)` is called at once when something passes: see `lives.POINTS`."""
 
     upstream: str
     happened: Callable[[str], None]
@@ -143,4 +143,6 @@ def _kind(method: str, path: str) -> str:
         return "send"
     if method == "PUT" and "/redact/" in path:
         return "redact"
+    if method == "POST" and path.endswith("/upload"):
+        return "upload"
     return "sync" if path.endswith("/sync") else "other"

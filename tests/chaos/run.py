@@ -4,31 +4,52 @@ import asyncio
 import random
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import aiohttp
 
+from relay.sandbox.dispatch import OMNISCIENT, Dispatch
 from relay.sandbox.homeserver import Homeserver
 from relay.sandbox.people import Person
 from relay.sandbox.ratelimits import Limits
-from tests.chaos.check import Verdict, check
+from tests.chaos.check import Verdict
+from tests.chaos.judge import Judge, Look
 from tests.chaos.lives import Lives, deaths
 from tests.chaos.proxy import Proxy
-from tests.chaos.sides import DiscordSide, MatrixSide, Side
-from tests.chaos.traffic import Pace, Traffic
+from tests.chaos.reading import discord_copy
+from tests.chaos.sides import DiscordSide, MatrixSide, Side, View
+from tests.chaos.traffic import Act, Pace, Traffic
 from tests.chaos.trouble import Trouble
 from tests.support.town import Town, eventually, town
 
 _HEARTBEAT = 8.0
 _PER_SECOND = 20
 """Messages, where no kills set the pace."""
-_QUIET = 5.0
-_PATIENCE = 150.0
+_QUIET = 4.0
+_QUIET_IN_VAIN = 45.0
+"""Seconds of quiet after which what is wrong will stay so: there is nothing that the daemon leaves for later."""
+_PATIENCE = 180.0
+_BATCHED = "batch_when_behind = 1"
+"""Every other pair has its messages cross together as soon as it falls behind at all."""
+
+
+# Who has to do what, so that a point is passed: 0 writes on Discord, 1 on Matrix.
+_PROVOKED_BY: dict[str, tuple[int, Act]] = {
+    "discord copy posted": (1, "say"),
+    "discord copy edited": (1, "edit"),
+    "discord copy deleted": (1, "delete"),
+    "matrix send asked": (0, "say"),
+    "matrix send committed": (0, "say"),
+    "matrix redact committed": (0, "delete"),
+    "matrix upload committed": (0, "file"),
+    "matrix sync committed": (1, "say"),
+    "somebody wrote on discord": (0, "say"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +66,19 @@ class Plan:
 
 @dataclass(slots=True)
 class Outcome:
-    """How it went."""
+    """How it went. `unrecorded`, `shortly_after`: see `Lives`; `replies`: how many could be judged."""
 
     verdict: Verdict
     sent: int
+    files: int
     edited: int
     deleted: int
+    replies: int
+    batches: int
+    moved: int
     kills: int
+    unrecorded: int
+    shortly_after: int
     killed_at: Counter[str]
     faults: Counter[str]
     problems: list[str]
@@ -85,22 +112,35 @@ class Run:
         self._trace = trace
         self._lives = lives
         self._pairs = tuple(place.channels)
+        self._judge = Judge(self._pairs, trace)
         self._trouble = Trouble(
             town=place,
             proxy=proxy,
             rng=random.Random(f"trouble {plan.seed}"),
             trace=trace,
             freeze=lives.freeze,
+            webhook_deleted=self._judge.webhook_deleted,
         )
         sides: tuple[Side, Side] = (
-            DiscordSide(place.control, place.channels, place.people),
+            DiscordSide(place.control, place.guild, place.channels, place.people),
             MatrixSide({"Mia": place.mia, "Noa": noa}, place.rooms, place.relay_user),
         )
         self._traffic = tuple(self._people(side) for side in sides)
+        self._provoking: asyncio.Task[None] | None = None
+        place.sandbox.state.listeners.append(self._on_dispatch)
 
     def _people(self, side: Side) -> Traffic:
         rng = random.Random(f"traffic {side.letter} {self._plan.seed}")
         return Traffic(side, rng, self._pairs, Pace(), self._trace)
+
+    def _on_dispatch(self, dispatch: Dispatch) -> None:
+        if dispatch.event not in {"MESSAGE_CREATE", "MESSAGE_UPDATE"} or dispatch.user_id is not None:
+            return
+        data = dispatch.render(OMNISCIENT)
+        pair = next((pair for pair, channel in self._town.channels.items() if channel == data["channel_id"]), None)
+        if pair is None or data["author"]["id"] in self._town.people.values():
+            return
+        self._judge.copy_stands(pair, discord_copy(data), new=dispatch.event == "MESSAGE_CREATE")
 
     async def play(self) -> Outcome:
         """From the first start to the verdict."""
@@ -120,23 +160,32 @@ class Run:
         for pair in self._pairs:
             await self._trouble.let_in(pair)
         calm = time.monotonic()
-        verdict = await self._until_quiet("quiet")
+        look = await self._until_quiet("quiet")
         drained = time.monotonic() - calm
-        if not verdict:
+        if not look.verdict:
             await self._lives.stop()
             await self._lives.start()
-            verdict = await self._until_quiet("quiet after another start")
+            look = await self._until_quiet("quiet after another start")
         await self._lives.stop()
+        return self._outcome(look, time.monotonic() - started, drained)
+
+    def _outcome(self, look: Look, seconds: float, drained: float) -> Outcome:
         return Outcome(
-            verdict=verdict,
+            verdict=look.verdict,
             sent=sum(people.sent for people in self._traffic),
+            files=sum(people.files for people in self._traffic),
             edited=sum(people.edited for people in self._traffic),
             deleted=sum(people.deleted for people in self._traffic),
+            replies=look.replies,
+            batches=look.batches,
+            moved=look.moved,
             kills=self._lives.kills,
+            unrecorded=self._lives.unrecorded,
+            shortly_after=self._lives.shortly_after,
             killed_at=self._lives.killed_at,
             faults=self._trouble.counts,
             problems=self._lives.problems,
-            seconds=time.monotonic() - started,
+            seconds=seconds,
             drained_in=drained,
         )
 
@@ -155,7 +204,9 @@ class Run:
                 self._grant([share[number] // 3 for share in shares])
                 rest = self._grant_later([share[number] - share[number] // 3 for share in shares])
                 self._trace(f"NEXT {death}")
-                await self._lives.live(death, partial(group.create_task, rest))
+                await self._lives.live(
+                    death, partial(group.create_task, rest), partial(self._provoke, group.create_task)
+                )
                 if number % 10 == 9:
                     self._trace(f"STATE {self._figures()}")
         await self._lives.start()
@@ -178,58 +229,43 @@ class Run:
             self._grant([1 if count else 0 for count in left])
             left = [max(0, count - 1) for count in left]
 
+    def _provoke(self, start: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]], point: str) -> None:
+        """Let people do what leads to a point, unless they are still at it."""
+        if self._provoking is not None and not self._provoking.done():
+            return
+        number, act = _PROVOKED_BY[point]
+        people = self._traffic[number]
+        self._trace(f"PROVOKED {point}")
+        self._provoking = start(people.do(act))
+
     def _figures(self) -> str:
         return f"sent {[people.sent for people in self._traffic]}, kills {self._lives.kills}"
 
     # --- The end ------------------------------------------------------------------------------------------
 
-    async def _until_quiet(self, what: str) -> Verdict:
+    async def _until_quiet(self, what: str) -> Look:
         """Until nothing is wrong and nothing moves any more; what is still wrong when patience is at an end."""
         deadline = time.monotonic() + _PATIENCE
-        good_since: float | None = None
-        last = None
-        while True:
-            verdict, seen = await self._look()
-            now = time.monotonic()
-            if verdict or seen != last or not await self._idle():
-                good_since = None
-            elif good_since is None:
-                good_since = now
-            last = seen
-            if good_since is not None and now - good_since >= _QUIET:
-                self._trace(f"QUIET {what}")
-                return verdict
-            if now > deadline:
-                await self._write_down(verdict)
-                if good_since is None and not verdict:
-                    self._lives.problems.append(f"never {what}")
-                return verdict
+        quiet_since = time.monotonic()
+        last: list[View] = []
+        look = Look()
+        while time.monotonic() < deadline:
             await asyncio.sleep(0.5)
-
-    async def _write_down(self, verdict: Verdict) -> None:
-        """What is wrong, and all that readers see: for whoever looks for the cause."""
-        for line in verdict.lines():
-            self._trace(f"BROKEN {line}")
-        for pair in self._pairs:
-            for people in self._traffic:
-                view = await people.side.view(pair)
-                self._trace(
-                    f"SEEN {pair} {people.side.letter} originals: {' / '.join(text[:24] for text in view.originals)}"
-                )
-                self._trace(f"SEEN {pair} {people.side.letter} copies: {' / '.join(text[:24] for text in view.copies)}")
-
-    async def _look(self) -> tuple[Verdict, tuple[object, ...]]:
-        verdict = Verdict()
-        seen: list[object] = []
-        for pair in self._pairs:
-            views = [await people.side.view(pair) for people in self._traffic]
-            for (people, here), there in zip(zip(self._traffic, views, strict=True), reversed(views), strict=True):
-                people.ledgers[pair].webhook_deleted(self._trouble.webhook_deleted_at.get(pair, 0.0))
-                written = people.ledgers[pair].written
-                verdict.add(f"{pair} {people.side.letter}", check(written, there.copies))
-                verdict.add(f"{pair} {people.side.letter} at home", check(written, here.originals))
-            seen += views
-        return verdict, tuple(seen)
+            if not await self._idle():
+                quiet_since = time.monotonic()
+                continue
+            look = await self._judge.look(self._traffic)
+            if look.seen != last:
+                last, quiet_since = look.seen, time.monotonic()
+            if time.monotonic() - quiet_since >= (_QUIET_IN_VAIN if look.verdict else _QUIET):
+                self._trace(f"QUIET {what}")
+                break
+        else:
+            self._lives.problems.append(f"never {what}")
+            look = await self._judge.look(self._traffic)
+        if look.verdict or self._lives.problems:
+            self._judge.write_down(look, self._traffic)
+        return look
 
     async def _idle(self) -> bool:
         """Whether the daemon says that it is ready and has nothing to do."""
@@ -269,6 +305,7 @@ async def world(plan: Plan, trace: Trace) -> AsyncIterator[Run]:
         stack.push_async_callback(lives.end)
         place.sandbox.state.listeners.append(lives.on_dispatch)
         proxy = await stack.enter_async_context(Proxy(homeserver.url, lives.happened))
+        place.pair_settings.update(dict.fromkeys(pairs[1::2], _BATCHED))
         config = place.write_config()
         config.write_text(config.read_text().replace(homeserver.url, proxy.url))
         yield Run(plan, place, proxy, lives, noa, trace)

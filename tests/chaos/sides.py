@@ -1,32 +1,45 @@
 """People on either platform: what they can do, and what they see. They use no part of the relay's adapters."""
 
 import asyncio
+import base64
+import hashlib
 import itertools
-import re
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 from urllib.parse import quote
 
 import aiohttp
 
 from relay.sandbox.control import Control
-from relay.sandbox.people import Json, Person, Refused, shown
+from relay.sandbox.people import Json, Person, Refused, Shown, shown
+from tests.chaos import reading
+from tests.chaos.ledger import File
+from tests.chaos.reading import Standing
+from tests.chaos.replies import Place
 
-# A name in front of the words: where the bot itself had to post, and where several people share a copy.
-_SIGNATURE = re.compile(r"\A\*\*[^\n]{1,100}?\*\*:? ?")
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """A file that somebody adds to a message."""
+
+    name: str
+    data: bytes
+    content_type: str
+
+    @property
+    def file(self) -> File:
+        """What others should get."""
+        return File(self.name, digest(self.data))
 
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What stands in a channel now, in its order: what people wrote there, and the copies.
+    """What stands in a channel now, in its order: what people wrote there, and the copies."""
 
-    Each as the author's own words and the names of the files, without the name and the quoted line that the relay
-    puts around them. What several messages share is each of them: here, nobody writes more than a line.
-    """
-
-    originals: tuple[str, ...]
-    copies: tuple[str, ...]
+    originals: tuple[Standing, ...]
+    copies: tuple[Standing, ...]
 
 
 class Side(Protocol):
@@ -42,8 +55,12 @@ class Side(Protocol):
         """Who writes there."""
         ...
 
-    async def say(self, pair: str, author: str, text: str, *, reply_to: str | None, file: str) -> str:
-        """Write, with a file of that name if there is one; the message's ID."""
+    def place(self, pair: str) -> Place:
+        """Its channel of a pair, as links name it."""
+        ...
+
+    async def say(self, pair: str, author: str, text: str, *, reply_to: str, file: Upload | None) -> str:
+        """Write; the message's ID."""
         ...
 
     async def edit(self, pair: str, author: str, message: str, text: str) -> None:
@@ -54,12 +71,12 @@ class Side(Protocol):
         """The author deletes."""
         ...
 
-    async def recent(self, pair: str) -> Sequence[str]:
-        """The IDs of the last messages, copies too: what one may reply to."""
+    async def recent(self, pair: str) -> Sequence[Standing]:
+        """The last messages, copies too: what one may reply to."""
         ...
 
     async def view(self, pair: str) -> View:
-        """What a reader sees now."""
+        """What a reader sees now, with the content of all files."""
         ...
 
 
@@ -68,21 +85,22 @@ class DiscordSide:
     """The sandbox. `channels` by pair, `people` by name."""
 
     control: Control
+    guild: str
     channels: dict[str, str]
     people: dict[str, str]
     letter: str = "d"
     authors: Sequence[str] = ("Ada", "Ben")
+    _digests: dict[str, str] = field(default_factory=dict)
 
-    async def say(self, pair: str, author: str, text: str, *, reply_to: str | None, file: str) -> str:
+    def place(self, pair: str) -> Place:
         """See `Side`."""
-        attachments = [{"filename": file, "zeros": 2_000, "content_type": "application/pdf"}] if file else []
-        seen = {message["id"] for message in self.control.messages(self.channels[pair])} if reply_to else frozenset()
+        return Place(f"{self.guild}/{self.channels[pair]}")
+
+    async def say(self, pair: str, author: str, text: str, *, reply_to: str, file: Upload | None) -> str:
+        """See `Side`."""
+        attachments = [] if file is None else [_attached(file)]
         said = self.control.say(
-            self.channels[pair],
-            self.people[author],
-            text,
-            reply_to=reply_to if reply_to in seen else None,
-            attachments=attachments,
+            self.channels[pair], self.people[author], text, reply_to=reply_to or None, attachments=attachments
         )
         return str(said["id"])
 
@@ -97,28 +115,39 @@ class DiscordSide:
         else:
             self.control.bulk_delete(self.channels[pair], list(messages))
 
-    async def recent(self, pair: str) -> Sequence[str]:
-        """See `Side`."""
-        return [str(message["id"]) for message in self.control.messages(self.channels[pair])[-20:]]
+    async def recent(self, pair: str) -> Sequence[Standing]:
+        """See `Side`. Asked without a pause before `say`, so nothing of it is gone by then."""
+        return [self._standing(message) for message in self.control.messages(self.channels[pair])[-20:]]
 
     async def view(self, pair: str) -> View:
         """See `Side`."""
-        originals: list[str] = []
-        copies: list[str] = []
-        for message in self.control.messages(self.channels[pair]):
-            files = [attachment["filename"] for attachment in message["attachments"]]
-            mine = message["author"]["id"] in self.people.values()
-            if mine:
-                originals.append(" ".join([message["content"], *files]))
-            else:
-                copies += [*own_words(message["content"]), *files]
-        return View(tuple(originals), tuple(copies))
+        messages = self.control.messages(self.channels[pair])
+        async with aiohttp.ClientSession() as session:
+            for attachment in (attachment for message in messages for attachment in message["attachments"]):
+                if attachment["id"] not in self._digests:
+                    async with session.get(attachment["url"]) as answer:
+                        answer.raise_for_status()
+                        self._digests[attachment["id"]] = digest(await answer.read())
+        return View(
+            tuple(self._standing(message) for message in messages if self._is_original(message)),
+            tuple(self._standing(message) for message in messages if not self._is_original(message)),
+        )
+
+    def _standing(self, message: Json) -> Standing:
+        files = tuple(File(each["filename"], self._digests.get(each["id"], "")) for each in message["attachments"])
+        if self._is_original(message):
+            # People are known by the names that they gave themselves.
+            author = next(name for name, user in self.people.items() if user == message["author"]["id"])
+            return reading.discord_original(message | {"author": {"username": author}}, files)
+        return reading.discord_copy(message, files)
+
+    def _is_original(self, message: Json) -> bool:
+        return message["author"]["id"] in self.people.values()
 
 
-def own_words(copy: str) -> list[str]:
-    """What people said, a line each, of what the relay says for them."""
-    lines = (_SIGNATURE.sub("", line) for line in copy.split("\n") if not line.startswith("> "))
-    return [line for line in lines if line.strip()]
+def _attached(file: Upload) -> Json:
+    data = base64.b64encode(file.data).decode()
+    return {"filename": file.name, "data": data, "content_type": file.content_type}
 
 
 @dataclass(slots=True)
@@ -130,28 +159,41 @@ class MatrixSide:
     relay: str
     letter: str = "m"
     _transactions: "itertools.count[int]" = field(default_factory=itertools.count)
+    _digests: dict[str, str] = field(default_factory=dict)
+    _file_parts: dict[str, Json] = field(default_factory=dict)
 
     @property
     def authors(self) -> Sequence[str]:
         """See `Side`."""
         return tuple(self.people)
 
-    async def say(self, pair: str, author: str, text: str, *, reply_to: str | None, file: str) -> str:
+    def place(self, pair: str) -> Place:
+        """See `Side`."""
+        return Place(self.rooms[pair])
+
+    async def say(self, pair: str, author: str, text: str, *, reply_to: str, file: Upload | None) -> str:
         """See `Side`."""
         content: Json = {"msgtype": "m.text", "body": text}
-        if file:
-            content = {"msgtype": "m.file", "body": text or file, "filename": file, "url": "mxc://localhost/chaos"}
-            content["info"] = {"size": 2_000, "mimetype": "application/pdf"}
-        if reply_to is not None:
+        part: Json = {}
+        if file is not None:
+            uri = await insist(lambda: self.people[author].upload(file.data, file.content_type, file.name))
+            msgtype = "m.image" if file.content_type.startswith("image/") else "m.file"
+            info = {"size": len(file.data), "mimetype": file.content_type}
+            part = {"msgtype": msgtype, "filename": file.name, "url": uri, "info": info}
+            content = part | {"body": text or file.name}
+        if reply_to:
             content["m.relates_to"] = {"m.in_reply_to": {"event_id": reply_to}}
-        return await self._send(author, "send", pair, "m.room.message", content)
+        event_id = await self._send(author, "send", pair, "m.room.message", content)
+        if part:
+            self._file_parts[event_id] = part
+        return event_id
 
     async def edit(self, pair: str, author: str, message: str, text: str) -> None:
-        """See `Side`."""
-        content: Json = {
-            "msgtype": "m.text",
+        """See `Side`. The caption of a file is changed together with the file, as clients do."""
+        new = {"msgtype": "m.text"} | self._file_parts.get(message, {}) | {"body": text}
+        content: Json = new | {
             "body": f"* {text}",
-            "m.new_content": {"msgtype": "m.text", "body": text},
+            "m.new_content": new,
             "m.relates_to": {"rel_type": "m.replace", "event_id": message},
         }
         await self._send(author, "send", pair, "m.room.message", content)
@@ -161,31 +203,39 @@ class MatrixSide:
         for message in messages:
             await self._send(author, "redact", pair, message, {})
 
-    async def recent(self, pair: str) -> Sequence[str]:
+    async def recent(self, pair: str) -> Sequence[Standing]:
         """See `Side`."""
         room = quote(self.rooms[pair], safe="")
         path = f"client/v3/rooms/{room}/messages"
-        reader = next(iter(self.people.values()))
-        page = await insist(lambda: reader.call("GET", path, query={"dir": "b", "limit": "30"}))
-        return [message.event_id for message in shown(page["chunk"][::-1]) if not message.redacted]
+        page = await insist(lambda: self._reader.call("GET", path, query={"dir": "b", "limit": "30"}))
+        found = [message for message in shown(page["chunk"][::-1]) if not message.redacted]
+        return [self._standing(message) for message in found]
 
     async def view(self, pair: str) -> View:
         """See `Side`."""
-        reader = next(iter(self.people.values()))
-        originals: list[str] = []
-        copies: list[str] = []
-        for message in await insist(lambda: reader.messages(self.rooms[pair])):
-            if message.redacted:
-                continue
-            prefix = f"{message.name}: " if message.name else ""
-            file = str(message.content.get("filename", ""))
-            words = message.body.removeprefix(prefix)
-            more = [file] if file and file not in words else []
-            if message.sender != self.relay:
-                originals.append(" ".join([words, *more]))
-            else:
-                copies += [*own_words(words), *more]
-        return View(tuple(originals), tuple(copies))
+        messages = await insist(lambda: self._reader.messages(self.rooms[pair]))
+        messages = [message for message in messages if not message.redacted]
+        for message in messages:
+            uri = str(message.content.get("url", ""))
+            if uri and uri not in self._digests:
+                data, _ = await insist(partial(self._reader.download, uri))
+                self._digests[uri] = digest(data)
+        return View(
+            tuple(self._standing(message) for message in messages if message.sender != self.relay),
+            tuple(self._standing(message) for message in messages if message.sender == self.relay),
+        )
+
+    @property
+    def _reader(self) -> Person:
+        return next(iter(self.people.values()))
+
+    def _standing(self, message: Shown) -> Standing:
+        uri = str(message.content.get("url", ""))
+        files = (File(str(message.content.get("filename", "")), self._digests.get(uri, "")),) if uri else ()
+        if message.sender == self.relay:
+            return reading.matrix_copy(message, files)
+        author = next(name for name, person in self.people.items() if person.user_id == message.sender)
+        return reading.matrix_original(message, author, files)
 
     async def _send(self, author: str, verb: str, pair: str, target: str, content: Json) -> str:
         # The same transaction ID for every try: whatever becomes of an answer, it is one message.
@@ -193,6 +243,11 @@ class MatrixSide:
         path = f"client/v3/rooms/{room}/{verb}/{quote(target, safe='')}/chaos.{next(self._transactions)}"
         answer = await insist(lambda: self.people[author].call("PUT", path, content))
         return str(answer["event_id"])
+
+
+def digest(data: bytes) -> str:
+    """SHA-256, shortened for the eye."""
+    return hashlib.sha256(data).hexdigest()[:16]
 
 
 async def insist(call: Callable[[], Awaitable[Any]]) -> Any:

@@ -1,13 +1,16 @@
-"""What people on one side do, by seed: they write, reply, edit, delete, say the same twice and go on at length."""
+"""What people on one side do, by seed: they write, reply, edit, delete, send files, say the same twice and
+go on at length.
+"""
 
 import asyncio
 import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Literal
 
 from tests.chaos.ledger import SAME, Ledger, Written
-from tests.chaos.sides import Side
+from tests.chaos.sides import Side, Upload
 
 _WORDS = (
     "tea",
@@ -24,9 +27,15 @@ _WORDS = (
     "window",
     "ladder",
 )
-_ACTS = {"say": 50, "reply": 14, "same": 8, "file": 5, "long": 5, "edit": 15, "grow": 3, "delete": 9, "sweep": 1}
+_ACTS = {"say": 44, "reply": 16, "same": 8, "file": 8, "long": 5, "edit": 16, "grow": 3, "delete": 9, "sweep": 1}
 _LATELY = 60
 """Only so many of a channel's last messages are still edited, deleted or replied to."""
+_FILES = (("notes.pdf", "application/pdf"), ("cat.png", "image/png"), ("log.txt", "text/plain"))
+_LARGEST = 40_000  # bytes
+
+
+Act = Literal["say", "file", "edit", "delete"]
+"""What somebody can be made to do out of turn. Files on Discord only: there, nothing comes between two messages."""
 
 
 @dataclass(slots=True)
@@ -43,10 +52,10 @@ class Pace:
 
 @dataclass(slots=True)
 class _Said:
-    id: str
     author: str
     written: Written
     revision: int = 0
+    busy: bool = False
 
 
 @dataclass(slots=True)
@@ -60,6 +69,7 @@ class Traffic:
     trace: Callable[[str], None]
     ledgers: dict[str, Ledger] = field(default_factory=dict)
     sent: int = 0
+    files: int = 0
     edited: int = 0
     deleted: int = 0
     _said: dict[str, list[_Said]] = field(default_factory=dict)
@@ -82,48 +92,68 @@ class Traffic:
                 await self.pace.granted.acquire()
                 await self._say(pair, author, act)
 
+    async def do(self, act: Act) -> None:
+        """Do something out of turn, so that there is something for the relay to do."""
+        pair = self.rng.choice(self.pairs)
+        match act:
+            case "say":
+                self.pace.grant(1)
+            case "file":
+                await self._say(pair, self.rng.choice(self.side.authors), "file")
+            case "edit":
+                await self._edit(pair, long=False)
+            case "delete":
+                await self._delete(pair, 1)
+
     async def _say(self, pair: str, author: str, act: str) -> None:
         name = f"{self.side.letter}{self.sent}"
+        self.sent += 1
         text = self.rng.choice(SAME) if act == "same" else self._words(name, 0, long=act == "long")
-        file = f"{name}.0-notes.pdf" if act == "file" else ""
-        if file and self.rng.random() < 0.5:
+        file = self._file(name) if act == "file" else None
+        if file is not None and self.rng.random() < 0.5:
             text = ""
-        target = None
+        written = Written(name, text, author, None if file is None else file.file, at=time.monotonic())
+        written.plain_at_first = act == "same"
         if act == "reply" and (recent := await self.side.recent(pair)):
             target = self.rng.choice(recent)
-        written = Written(name, text, (file,) if file else (), at=time.monotonic())
+            written.reply_to, written.reply_keys = target.id, target.keys
         # In the books before it is out: its copy may be there before we hear that it was taken.
         self.ledgers[pair].written.append(written)
-        self.sent += 1
-        message = await self.side.say(pair, author, text, reply_to=target, file=file)
-        self._said[pair].append(_Said(message, author, written))
-        self.trace(f"{pair} {author} {act} {name} {message}")
+        written.id = await self.side.say(pair, author, text, reply_to=written.reply_to, file=file)
+        self._said[pair].append(_Said(author, written))
+        self.trace(f"{pair} {author} {act} {name} {written.id}")
 
     async def _edit(self, pair: str, *, long: bool) -> None:
-        choice = [said for said in self._said[pair][-_LATELY:] if not said.written.files]
+        choice = [said for said in self._said[pair][-_LATELY:] if not said.busy]
         if not choice:
             return
         said = self.rng.choice(choice)
         said.revision += 1
         text = self._words(said.written.name, said.revision, long=long)
-        await self.side.edit(pair, said.author, said.id, text)
+        said.busy = True
+        await self.side.edit(pair, said.author, said.written.id, text)
+        said.busy = False
         said.written.text = text
-        said.written.edited = True
         self.edited += 1
         self.trace(f"{pair} {said.author} edits {said.written.name} to revision {said.revision}")
 
     async def _delete(self, pair: str, count: int) -> None:
-        choice = self._said[pair][-_LATELY:]
+        choice = [said for said in self._said[pair][-_LATELY:] if not said.busy]
         if not choice:
             return
         first = self.rng.choice(choice)
         gone = [first, *(said for said in choice if said.author == first.author and said is not first)][:count]
         self._said[pair] = [said for said in self._said[pair] if said not in gone]
-        await self.side.delete(pair, first.author, [said.id for said in gone])
+        await self.side.delete(pair, first.author, [said.written.id for said in gone])
         for said in gone:
             said.written.deleted = True
         self.deleted += len(gone)
         self.trace(f"{pair} {first.author} deletes {' '.join(said.written.name for said in gone)}")
+
+    def _file(self, name: str) -> Upload:
+        self.files += 1
+        suffix, content_type = self.rng.choice(_FILES)
+        return Upload(f"{name}.0-{suffix}", self.rng.randbytes(self.rng.randint(1, _LARGEST)), content_type)
 
     def _words(self, name: str, revision: int, *, long: bool) -> str:
         tag = f"{name}.{revision}"

@@ -3,7 +3,6 @@
 import asyncio
 import itertools
 import random
-import time
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import suppress
@@ -17,7 +16,7 @@ from tests.support.town import Town, eventually
 
 # Discord's close codes after which a client may come back, and those of WebSockets themselves:
 # https://discord.com/developers/docs/topics/opcodes-and-status-codes#gateway-gateway-close-event-codes
-CLOSE_CODES = (1000, 1001, 1006, 1011, 4000, 4001, 4002, 4003, 4005, 4007, 4008, 4009)
+CLOSE_CODES = (1000, 1001, 1006, 1011, 1012, 4000, 4001, 4002, 4003, 4005, 4006, 4007, 4008, 4009)
 _SENDS = "/(send|redact)/"
 _PERMISSIONS = ("VIEW_CHANNEL", "SEND_MESSAGES", "MANAGE_WEBHOOKS", "READ_MESSAGE_HISTORY", "MANAGE_MESSAGES")
 _CONNECTING = 8.0
@@ -28,7 +27,7 @@ _WRITES = r"^/(webhooks|channels)/.*"
 class Trouble:
     """All kinds of trouble. `counts` says how often each struck.
 
-    `webhook_deleted_at`: by pair, the last time. `freeze` stops the daemon's process for some seconds.
+    `freeze` stops the daemon's process for some seconds; `webhook_deleted` is told in which pair that happened.
     """
 
     def __init__(
@@ -39,6 +38,7 @@ class Trouble:
         rng: random.Random,
         trace: Callable[[str], None],
         freeze: Callable[[float], Awaitable[None]],
+        webhook_deleted: Callable[[str], None],
     ) -> None:
         self._town = town
         self._control = town.control
@@ -50,7 +50,7 @@ class Trouble:
         self._codes = itertools.cycle(rng.sample(CLOSE_CODES, len(CLOSE_CODES)))
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self.counts: Counter[str] = Counter()
-        self.webhook_deleted_at: dict[str, float] = {}
+        self._webhook_deleted = webhook_deleted
 
     async def run(self, names: tuple[str, ...], over: asyncio.Event) -> None:
         """One trouble after the other, often several at once, until `over`; ends when the last has been put right."""
@@ -101,8 +101,18 @@ class Trouble:
         self._arm("rate_limit", scope=scope, seconds=self._rng.uniform(0.2, 3), count=self._rng.choice((1, 1, 3)))
 
     async def discord_hangs(self) -> None:
-        seconds = self._rng.choice((0.5, 1.0, 2.0, 2.0, _TIMEOUT))
+        seconds = self._rng.choice((0.5, 1.0, 2.0))
         self._arm("hang", seconds=seconds, when=self._rng.choice(("before", "after")))
+
+    async def discord_timeouts(self) -> None:
+        self._arm("hang", seconds=_TIMEOUT, when=self._rng.choice(("before", "after")))
+
+    async def discord_garbage(self) -> None:
+        self._arm(self._rng.choice(("malformed", "delay")), seconds=self._rng.uniform(0.2, 2))
+
+    async def discord_files(self) -> None:
+        kind = self._rng.choice(("status", "reset", "hang"))
+        self._control.add_fault(kind, path="^/attachments/", status=503, seconds=1.0, count=self._rng.choice((1, 2)))
 
     async def discord_resets(self) -> None:
         self._arm("reset", when=self._rng.choice(("before", "after", "after")), count=self._rng.choice((1, 2)))
@@ -123,7 +133,7 @@ class Trouble:
         if not await self._connected():
             return
         code = next(self._codes)
-        assert code not in FATAL - {4007, 4009}
+        assert code not in FATAL - {4006, 4007, 4009}
         if code == 1006:  # the code for a stream that just ends: it is never sent
             self._control.abort_gateway()
         else:
@@ -148,10 +158,11 @@ class Trouble:
 
     async def gateway_sessions(self) -> None:
         await self._connected()
-        self._control.invalidate_sessions(resumable=self._rng.random() < 0.3)
+        resumable = self._rng.random() < 0.4
+        self.counts[f"op 9, {'resumable' if resumable else 'final'}"] += self._control.invalidate_sessions(resumable)
 
     async def gateway_dispatches(self) -> None:
-        kind = self._rng.choice(("delay", "duplicate", "drop"))
+        kind = self._rng.choice(("delay", "duplicate", "drop", "reorder"))
         event = self._rng.choice(("MESSAGE_CREATE", "MESSAGE_CREATE", "MESSAGE_UPDATE", "MESSAGE_DELETE", ""))
         self._control.add_gateway_fault(kind, event=event, count=self._rng.randint(1, 3))
 
@@ -167,8 +178,8 @@ class Trouble:
     async def webhook_deleted(self) -> None:
         pair = self._pair()
         for hook in self._control.webhooks(self._town.channels[pair]):
-            self.webhook_deleted_at[pair] = time.monotonic()
             self._control.delete_webhook(hook["id"])
+            self._webhook_deleted(pair)
             self.counts["webhook deleted"] += 1
 
     async def discord_permissions(self) -> None:
@@ -202,8 +213,14 @@ class Trouble:
         self._arm_proxy("rate_limit", count=self._rng.choice((1, 1, 3)), seconds=self._rng.uniform(0.2, 3))
 
     async def matrix_hangs(self) -> None:
-        seconds = self._rng.choice((0.5, 1.0, 2.0, 2.0, _TIMEOUT))
-        self._arm_proxy("hang", after=self._rng.random() < 0.5, seconds=seconds)
+        self._arm_proxy("hang", after=self._rng.random() < 0.5, seconds=self._rng.choice((0.5, 1.0, 2.0)))
+
+    async def matrix_timeouts(self) -> None:
+        self._arm_proxy("hang", after=self._rng.random() < 0.5, seconds=_TIMEOUT)
+
+    async def matrix_files(self) -> None:
+        failure, after = self._rng.choice(("status", "reset", "hang", "rate_limit")), self._rng.random() < 0.5
+        self._proxy.arm(Fault(failure, "/media/", after, self._rng.choice((1, 2))))  # type: ignore[arg-type]
 
     async def matrix_resets(self) -> None:
         self._arm_proxy("reset", after=self._rng.random() < 0.6, count=self._rng.choice((1, 2)))
@@ -270,7 +287,10 @@ _BY_NAME: dict[str, Callable[[Trouble], Coroutine[Any, Any, None]]] = {
     "discord-errors": Trouble.discord_errors,
     "discord-limits": Trouble.discord_limits,
     "discord-hangs": Trouble.discord_hangs,
+    "discord-timeouts": Trouble.discord_timeouts,
     "discord-resets": Trouble.discord_resets,
+    "discord-garbage": Trouble.discord_garbage,
+    "discord-files": Trouble.discord_files,
     "discord-offline": Trouble.discord_offline,
     "guild-outage": Trouble.guild_outage,
     "gateway-close": Trouble.gateway_close,
@@ -285,7 +305,9 @@ _BY_NAME: dict[str, Callable[[Trouble], Coroutine[Any, Any, None]]] = {
     "matrix-errors": Trouble.matrix_errors,
     "matrix-limits": Trouble.matrix_limits,
     "matrix-hangs": Trouble.matrix_hangs,
+    "matrix-timeouts": Trouble.matrix_timeouts,
     "matrix-resets": Trouble.matrix_resets,
+    "matrix-files": Trouble.matrix_files,
     "matrix-power": Trouble.matrix_power,
     "matrix-kick": Trouble.matrix_kick,
     "matrix-ban": Trouble.matrix_ban,
@@ -295,3 +317,5 @@ _BY_NAME: dict[str, Callable[[Trouble], Coroutine[Any, Any, None]]] = {
 }
 KINDS = tuple(_BY_NAME)
 """What `--faults` knows."""
+SLOW = frozenset({"discord-timeouts", "matrix-timeouts"})
+"""What takes half a minute, and so is left out of short runs."""

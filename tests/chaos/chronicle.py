@@ -1,0 +1,78 @@
+"""Which copies have stood on Discord, and when: so that what had to be posted anew is excused, and nothing else.
+
+A copy whose webhook was deleted can never be changed again, and one that the bot posted itself cannot grow into what
+only a webhook may say. An edit of its original then makes another, at another place.
+"""
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from tests.chaos.ledger import Written
+from tests.chaos.reading import Standing
+
+
+@dataclass(frozen=True, slots=True)
+class Posted:
+    """A copy at the moment when it was posted. `at` in seconds."""
+
+    id: str
+    at: float
+    by_bot: bool
+
+
+@dataclass(slots=True)
+class Chronicle:
+    """One channel's. `clock` in seconds."""
+
+    clock: Callable[[], float] = time.monotonic
+    webhook_deleted_at: list[float] = field(default_factory=list)
+    _first: dict[str, Posted] = field(default_factory=dict)
+    _posts: dict[str, Posted] = field(default_factory=dict)
+    _stood_as: defaultdict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+
+    def posted(self, copy: Standing) -> None:
+        """A copy was posted just now."""
+        post = self._posts.setdefault(copy.id, Posted(copy.id, self.clock(), copy.by_bot))
+        for key in copy.keys:
+            self._first.setdefault(key, post)
+            self._stood_as[key].add(copy.id)
+
+    def changed(self, copy: Standing) -> None:
+        """A copy says something else now."""
+        for key in copy.keys:
+            self._stood_as[key].add(copy.id)
+
+    def webhook_deleted(self) -> None:
+        """Somebody deleted a webhook just now."""
+        self.webhook_deleted_at.append(self.clock())
+
+    def stood_as(self, key: str) -> frozenset[str]:
+        """The IDs of all messages that ever showed `key`."""
+        return frozenset(self._stood_as[key])
+
+    def moved(self, written: Iterable[Written], standing: Sequence[Standing]) -> frozenset[str]:
+        """The IDs of the copies that may stand at another place than what they show stood at first."""
+        places: dict[str, Standing] = {}
+        for copy in standing:
+            for key in copy.keys:
+                places.setdefault(key, copy)
+        return frozenset(
+            places[message.key].id
+            for message in written
+            if message.key in places and self._is_excused(message, places[message.key].id)
+        )
+
+    def _is_excused(self, message: Written, stands: str) -> bool:
+        post = self._posts.get(stands)
+        first = self._first.get(message.key)
+        if post is None or first is None:
+            return False
+        if first.id == stands:
+            # Its first copy need not have told whose it was.
+            return message.plain_at_first and self._unchangeable(message.at, post.at)
+        return first.by_bot or self._unchangeable(first.at, post.at)
+
+    def _unchangeable(self, since: float, until: float) -> bool:
+        return any(since < at < until for at in self.webhook_deleted_at)
