@@ -116,6 +116,15 @@ class Batching:
         if stands != shared.ref:
             await self._remove_old(task, shared)
 
+    async def quotation(self, task: Task, target: MessageRef, stands: MessageRef) -> Quotation | None:
+        """What a reply to `target` quotes, which is at `stands` over there, maybe together with others."""
+        async with self._context.store.read() as uow:
+            batch = await uow.batches.get(stands)
+        item = next((item for item in batch.items if item.source == target), None) if batch is not None else None
+        if item is None:
+            return await task.adapter.quote(stands)
+        return Quotation(item.author.name, item.content.text, task.adapter.permalink(stands))
+
     async def unbatch(self, entry: Entry, batch: SendBatch) -> int:
         """Its messages cross one by one instead: the platform refused them together. How many they are."""
         async with self._context.store.write() as uow:
@@ -199,7 +208,7 @@ class Batching:
             return within
         async with self._context.store.read() as uow:
             stands = await uow.messages.counterpart(target, task.channel)
-        return None if stands is None else await task.adapter.quote(stands)
+        return None if stands is None else await self.quotation(task, target, stands)
 
     def _carried(self, task: Task, author: Author, content: Content) -> Content | None:
         """What the channel can carry of one message; None if that is not one short text."""

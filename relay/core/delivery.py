@@ -206,8 +206,8 @@ class Deliverer:
         adapter = task.adapter
         capabilities = adapter.capabilities(task.channel)
         quotation = None
-        if task.reply_to is not None and not capabilities.native_replies:
-            quotation = await adapter.quote(task.reply_to)
+        if task.reply_to is not None and command.reply_to is not None and not capabilities.native_replies:
+            quotation = await self._batches.quotation(task, command.reply_to, task.reply_to)
         return degrade(
             content,
             author=command.author,

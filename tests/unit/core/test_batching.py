@@ -63,6 +63,22 @@ async def test_what_waits_crosses_together_and_is_edited_and_deleted_one_by_one(
             await bridge.shows(there, "answer")
 
 
+async def test_a_reply_to_one_of_several_messages_in_a_copy_quotes_that_one(tmp_path: Path) -> None:
+    def slow_discord(discord: MemoryAdapter, matrix: MemoryAdapter) -> None:
+        discord.before = slow_at_first()
+
+    async with world(tmp_path, pair(batch_when_behind=0.01)) as bridge:
+        there, here = bridge.channels()
+        async with bridge.relay(slow_discord):
+            bridge.matrix.say(here, "ann", "one")
+            two = bridge.matrix.say(here, "ben", "two")
+            await until(lambda: bridge.words(there) == ["ann: one\nben: two"])
+            await bridge.quiet()
+            bridge.matrix.say(here, "ann", "answer", reply_to=two)
+            await until(lambda: len(bridge.words(there)) == 2)
+            assert bridge.words(there)[1] == "↪ ben: two\nanswer"
+
+
 async def test_an_edit_that_no_longer_fits_goes_on_in_a_message_of_its_own(tmp_path: Path) -> None:
     async with world(tmp_path, pair(batch_when_behind=0.01)) as bridge:
         _, there = bridge.channels()
