@@ -153,7 +153,8 @@ def _author(user_id: str, content: Json, state: RoomState, me: str) -> Author:
     if bridged is not None:
         # Another bridge's bot speaks for somebody. Whose bot it is stays visible: anybody can write such a profile.
         avatar = MediaRef(Platform.MATRIX, bridged.avatar) if bridged.avatar else None
-        profile = Profile(f"{bridged.name} (via {profile.name})", avatar)
+        name = bridged.name if user_id == me else f"{bridged.name} (via {profile.name})"
+        profile = Profile(name, avatar)
     mentions = content.get("m.mentions")
     # Who says whom it mentions, and does not say the room, only wrote the word.
     meant = not isinstance(mentions, dict) or mentions.get("room") is True

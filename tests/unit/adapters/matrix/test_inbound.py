@@ -60,6 +60,11 @@ def test_our_own_messages_are_marked_and_strangers_have_their_id_as_name() -> No
     own = read(text("x"), sender=ME)
     assert isinstance(own, MessageCreated)
     assert (own.author.is_self, own.author.name) == (True, ME)
+    copy = text("x", **{"com.beeper.per_message_profile": {"displayname": "Bob"}})
+    ours, theirs = read(copy, sender=ME), read(copy)
+    assert isinstance(ours, MessageCreated)
+    assert isinstance(theirs, MessageCreated)
+    assert (ours.author.name, theirs.author.name) == ("Bob", "Bob (via Ann)")
 
 
 def test_a_reply_without_the_quotation_that_old_clients_put_in_front() -> None:
