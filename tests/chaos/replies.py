@@ -87,7 +87,9 @@ def _target(scene: Scene, answer: Written) -> _Target | None:
             return None
         # Messages that say the same cannot be told apart.
         alike = [message for message in scene.written if not message.deleted and message.key == own.key]
-        ids = {copy.id for copy in scene.copies_there if own.key in copy.keys} | scene.stood_as(own.key)
+        ids = {copy.id for copy in scene.copies_there if own.key in copy.keys}
+        # The answer leads to where it stood when it was answered, and what it said then.
+        ids = ids.union(*(scene.stood_as(key) for key in (own.key, *answer.reply_keys)))
         return _Target(frozenset(ids), frozenset(message.author for message in alike), frozenset({own.key}))
     copy = next((copy for copy in scene.copies_here if copy.id == answer.reply_to), None)
     if copy is None:
