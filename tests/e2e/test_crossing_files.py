@@ -131,6 +131,11 @@ async def test_custom_emoji(house: House) -> None:
     assert await house.town.mia.download(uri) == (GIF, "image/gif")
     await house.html('<img data-mx-emoticon src="mxc://example.org/nobodys" alt=":blobcat:" height="32"> hi')
     assert (await house.words(2))[1] == "\\:blobcat: hi"
+    # The server's own of that name, also one that it has only just got.
+    blobcat = house.town.control.create_emoji(house.town.guild, "blobcat", encoded(PNG))
+    both = "".join(f'<img data-mx-emoticon src="mxc://example.org/x" alt=":{name}:">' for name in ("party", "blobcat"))
+    await house.html(f"{both} :party:")
+    assert (await house.words(3))[2] == f"<a:party:{party['id']}><:blobcat:{blobcat['id']}> \\:party:"
 
 
 @pytest.mark.crosses("a file over", "to_matrix", "to_discord")

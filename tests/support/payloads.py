@@ -8,7 +8,8 @@ through the Discord webhook, one after the other; or one object that says what i
 `pairs` (more paired channels, Discord's first), `messages` (where copies stand, by the ID of the original), `policy`
 (of the pair). For Discord: `roles`, `channels`, `nicknames` (names by ID), `threads`, `uploads` and `pictures` (where
 files and emoji stand on the homeserver). For Matrix: `state` (events of the room), `rooms` (names and aliases of
-others), `reply` (what the message replied to looks like: `author`, `text`, `url`).
+others), `reply` (what the message replied to looks like: `author`, `text`, `url`), `emoji` (of the Discord server, as
+objects of its API).
 """
 
 import json
@@ -44,6 +45,7 @@ from relay.domain.content import Author, Content
 from relay.domain.events import Event, FeatureUsed, MessageCreated, MessageDeleted, MessageEdited
 from relay.domain.ids import ChannelAddress, ChannelRef, MediaRef, MessageRef, Platform, UserRef
 from relay.domain.pair import PairPolicy
+from relay.domain.richtext import CustomEmoji
 from relay.media.kinds import file_name
 
 Json = dict[str, Any]
@@ -121,6 +123,25 @@ class _Picture:
     def get_guild(self, _: int) -> "_Picture":
         return self
 
+    @property
+    def guild(self) -> "_Picture":
+        return self
+
+    @property
+    def emojis(self) -> list[discord.Emoji]:
+        made = {"guild": discord.Object(int(GUILD)), "state": cast(Any, self)}
+        return [discord.Emoji(data=data, **made) for data in self._context.get("emoji", ())]
+
+    @property
+    def roles(self) -> list[SimpleNamespace]:
+        return [SimpleNamespace(id=int(role)) for role in self._context.get("roles", ())]
+
+    def get_channel(self, _: int) -> "_Picture":
+        return self
+
+    def _get_guild(self, _: int) -> "_Picture":
+        return self
+
     def get_role(self, role: int) -> SimpleNamespace | None:
         return self._named("roles", role)
 
@@ -181,10 +202,17 @@ def _copies(event: MessageCreated | MessageEdited, context: Json, source: Platfo
         return [{"then": "dropped and counted", "feature": parts.feature}]
     if to_matrix:
         return [_matrix_event(event, part, number, context) for number, part in enumerate(parts)]
-    bodies = [_webhook_body(part, author) for part in parts]
+    own = _own_emoji(context)
+    bodies = [_webhook_body(wording.with_own_emoji(part, own), author) for part in parts]
     if isinstance(event, MessageEdited):
         return [{key: body[key] for key in ("content", "allowed_mentions")} for body in bodies]
     return bodies
+
+
+def _own_emoji(context: Json) -> Mapping[str, CustomEmoji]:
+    guilds = Guilds(SystemClock())
+    guilds.session_started(cast(discord.Client, _Picture(context)))
+    return guilds.emoji(CHANNEL)
 
 
 def _webhook_body(part: Content, author: Author) -> Json:

@@ -4,6 +4,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 from functools import partial
 from typing import NoReturn
 from urllib.parse import urlsplit
@@ -274,12 +275,12 @@ class DiscordAdapter:
     async def send(self, delivery: Delivery) -> MessageRef:
         """See `Adapter.send`."""
         self._check_identity()
-        return await self._outbound.send(delivery)
+        return await self._outbound.send(self._with_own_emoji(delivery))
 
     async def edit(self, target: MessageRef, delivery: Delivery) -> None:
         """See `Adapter.edit`."""
         self._check_identity()
-        await self._outbound.edit(target, delivery)
+        await self._outbound.edit(target, self._with_own_emoji(delivery))
 
     async def delete(self, target: MessageRef, key: str) -> None:
         """See `Adapter.delete`. Deleting twice is harmless here, so `key` is not needed."""
@@ -304,6 +305,11 @@ class DiscordAdapter:
         """See `Adapter.mark_failed`. The reason is not shown: a reaction has no words."""
         self._check_identity()
         return await self._outbound.mark_failed(source)
+
+    def _with_own_emoji(self, delivery: Delivery) -> Delivery:
+        return replace(
+            delivery, content=wording.with_own_emoji(delivery.content, self._guilds.emoji(delivery.channel.id))
+        )
 
     def _check_identity(self) -> None:
         # Without knowing who we are, our own webhooks could not be told from others'.

@@ -35,6 +35,9 @@ def complete(event: str, data: Json, own_user: str) -> None:
                 data["application"].setdefault("flags", 0)
         case "GUILD_CREATE" | "GUILD_UPDATE" if not data.get("unavailable"):
             _guild(data, own_user, whole=event == "GUILD_CREATE")
+        case "GUILD_EMOJIS_UPDATE":
+            data.setdefault("emojis", [])
+            _emojis(data)
         case "GUILD_ROLE_CREATE" | "GUILD_ROLE_UPDATE":
             _role(data.get("role"))
         case "CHANNEL_CREATE" | "CHANNEL_UPDATE":
@@ -51,6 +54,9 @@ def _guild(data: Payload, own_user: str, *, whole: bool) -> None:
     _each(data, "channels", _channel)
     _each(data, "threads", _thread)
     _each(data, "members", _member)
+    _emojis(data)
+    # Nobody asks for a server's stickers: those of a message bring with them what is needed.
+    data.pop("stickers", None)
     if not whole:
         return
     # Where nothing is said about permissions, the platform's own answers have to tell.
@@ -66,6 +72,13 @@ def _each(data: Payload, name: str, do: Callable[[Json], None]) -> None:
     data[name] = [item for item in listed if isinstance(item, dict)] if isinstance(listed, list) else []
     for item in data[name]:
         do(item)
+
+
+def _emojis(data: Payload) -> None:
+    if "emojis" not in data:
+        return
+    _each(data, "emojis", lambda _: None)
+    data["emojis"] = [item for item in data["emojis"] if str(item.get("id", "")).isdecimal() and item.get("name")]
 
 
 def _role(role: Json) -> None:

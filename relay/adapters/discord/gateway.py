@@ -44,6 +44,7 @@ RAW_EVENTS = frozenset(
         "MESSAGE_DELETE_BULK",
         "MESSAGE_REACTION_ADD",
         "TYPING_START",
+        "GUILD_STICKERS_UPDATE",
     }
 )
 
@@ -76,7 +77,12 @@ def refused_token() -> FatalError:
 def intents() -> discord.Intents:
     """What is needed and no more. Reactions and typing only to be counted; no members, no presences."""
     return discord.Intents(
-        guilds=True, guild_messages=True, message_content=True, guild_reactions=True, guild_typing=True
+        guilds=True,
+        emojis_and_stickers=True,
+        guild_messages=True,
+        message_content=True,
+        guild_reactions=True,
+        guild_typing=True,
     )
 
 

@@ -13,6 +13,8 @@ import structlog
 from relay.adapters.discord.markup import Names
 from relay.adapters.discord.rest import Json
 from relay.core.ports import Clock
+from relay.domain.ids import MediaRef, Platform
+from relay.domain.richtext import CustomEmoji
 
 _log = structlog.get_logger(__name__)
 
@@ -212,6 +214,18 @@ class Guilds:
 
         return for_message
 
+    def emoji(self, channel: str) -> Mapping[str, CustomEmoji]:
+        """The emoji of a channel's server that anybody may use there, webhooks too, by name.
+
+        https://docs.discord.com/developers/resources/emoji#emoji-object: not those that are kept for some roles, that
+        another service manages, or that the server has lost with its boosts. Of two with one name, the older one.
+        """
+        found = self._channel(channel)
+        if found is None:
+            return {}
+        usable = [one for one in found.guild.emojis if one.available and not one.managed and not one.roles]
+        return {one.name: _emoji(one) for one in sorted(usable, key=lambda one: one.id, reverse=True)}
+
     # --- The picture --------------------------------------------------------------------------------------
 
     def _channel(self, channel: str) -> discord.abc.GuildChannel | discord.Thread | None:
@@ -229,6 +243,10 @@ class Guilds:
         parents[thread["id"]] = parent
         if len(parents) > _REMEMBERED_THREADS:
             parents.popitem(last=False)
+
+
+def _emoji(found: discord.Emoji) -> CustomEmoji:
+    return CustomEmoji(found.name, str(found.id), MediaRef(Platform.DISCORD, found.url), found.animated)
 
 
 def _text(snowflake: int | None) -> str | None:

@@ -1,5 +1,7 @@
 """The text of a delivery in Discord's markdown, as a webhook or the bot itself says it. Pure."""
 
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from relay.adapters.discord import markup
@@ -7,7 +9,7 @@ from relay.adapters.discord.identity import introduced, username
 from relay.core.ports import Delivery
 from relay.domain.content import Author, Content
 from relay.domain.ids import Platform
-from relay.domain.richtext import BroadcastMention, Emphasis, Inline, Paragraph, RichText, UserMention
+from relay.domain.richtext import BroadcastMention, CustomEmoji, Emphasis, Inline, Paragraph, RichText, UserMention
 from relay.domain.transform import map_inline
 from relay.errors import Unsupported
 
@@ -16,18 +18,39 @@ TEXT_LENGTH = 2_000
 # https://docs.discord.com/developers/resources/message#allowed-mentions-object
 _MOST_MENTIONS = 100
 
+
+def _emoji_code(node: CustomEmoji) -> str | None:
+    if node.source.platform is not Platform.DISCORD or not node.id:
+        return None
+    return f"<{'a' if node.animated else ''}:{node.name}:{node.id}>"
+
+
 # A broadcast that is still one here is one that its author may make and that the pair allows: `core.degrade` sees to
 # it. People and channels of Discord come from `core.references` alone: nobody elsewhere can write one.
 _LOOK = markup.Look(
     user=lambda node: node.user.id if node.user.platform is Platform.DISCORD else None,
     channel=lambda node: node.channel.id if node.channel.platform is Platform.DISCORD else None,
+    emoji=_emoji_code,
     broadcast=True,
 )
+# Which emoji a server has is known when a message is sent; until then any may turn out to be one of them.
+_ROOMY = replace(_LOOK, emoji=lambda node: _emoji_code(node) or f"<a:{node.name}:{'0' * 20}>")
 
 
 def measure(text: RichText) -> int:
-    """The length of `text` as Discord counts it."""
-    return len(_written(text))
+    """The length of `text` as Discord counts it, at most."""
+    return len(markup.render(text, look=_ROOMY))
+
+
+def with_own_emoji(content: Content, own: Mapping[str, CustomEmoji]) -> Content:
+    """`content` with the server's own emoji, which `own` has by name, in place of others of that name."""
+
+    def settle(node: Inline) -> Inline:
+        if not isinstance(node, CustomEmoji) or node.source.platform is Platform.DISCORD:
+            return node
+        return own.get(node.name, node)
+
+    return replace(content, text=map_inline(content.text, settle)) if own else content
 
 
 def said_by_webhook(content: Content) -> str:

@@ -15,12 +15,24 @@ def test_a_guild_of_few_words_gets_roles_and_ourselves() -> None:
     assert guild["threads"] == []
 
 
+def test_emoji_that_are_none_are_left_out() -> None:
+    emoji = {"id": "7", "name": "party"}
+    for event in ("GUILD_CREATE", "GUILD_EMOJIS_UPDATE"):
+        data: dict[str, Any] = {"id": "1", "emojis": [None, {"id": None, "name": "🎉"}, {"id": "8"}, emoji]}
+        complete(event, data, "9")
+        assert data["emojis"] == [emoji]
+    nothing: dict[str, Any] = {"id": "1", "emojis": None, "stickers": [{"id": "3"}]}
+    complete("GUILD_CREATE", nothing, "9")
+    assert (nothing["emojis"], "stickers" in nothing) == ([], False)
+
+
 def test_what_is_said_stays_as_it_is() -> None:
     said: dict[str, Any] = {
         "id": "1",
         "roles": [{"id": "1", "name": "@everyone", "permissions": "0"}],
         "channels": [{"id": "2", "type": 2, "name": "talk", "position": 5, "bitrate": 8000, "user_limit": 3}],
         "threads": [],
+        "emojis": [{"id": "7", "name": "party", "roles": ["1"], "animated": True}],
         "members": [
             {
                 "roles": ["1"],

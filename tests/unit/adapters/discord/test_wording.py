@@ -2,14 +2,23 @@
 
 from hypothesis import given
 
-from relay.adapters.discord.wording import allowed_mentions, webhook_body
+from relay.adapters.discord.wording import allowed_mentions, measure, webhook_body, with_own_emoji
 from relay.adapters.matrix.markup import Names, parse
 from relay.core.degrade import Dropped, degrade
 from relay.domain.capabilities import Capabilities
 from relay.domain.content import Author, Content
-from relay.domain.ids import Platform, UserRef
+from relay.domain.ids import MediaRef, Platform, UserRef
 from relay.domain.pair import PairPolicy
-from relay.domain.richtext import BroadcastMention, Inline, Paragraph, RichText, Spoiler, UserMention, plain_text
+from relay.domain.richtext import (
+    BroadcastMention,
+    CustomEmoji,
+    Inline,
+    Paragraph,
+    RichText,
+    Spoiler,
+    UserMention,
+    plain_text,
+)
 from relay.sandbox.mentions import AllowedMentions, resolve
 from tests.support.markup import sources
 
@@ -42,6 +51,16 @@ def test_everybody_only_on_purpose() -> None:
 def test_not_more_people_than_discord_takes() -> None:
     many = content(*(UserMention(UserRef(Platform.DISCORD, str(number)), "x") for number in range(150)))
     assert len(allowed_mentions(many)["users"]) == 100
+
+
+def test_room_is_kept_for_emoji_that_the_server_may_have() -> None:
+    named = CustomEmoji("party", "", MediaRef(Platform.MATRIX, "mxc://example.org/party"))
+    own = CustomEmoji("party", "1" * 20, MediaRef(Platform.DISCORD, "https://cdn.discordapp.com/emojis/1.gif"), True)
+    said = content(named, named)
+    settled = with_own_emoji(said, {"party": own})
+    assert webhook_body(settled, MIA)["content"] == f"<a:party:{'1' * 20}>" * 2
+    assert measure(said.text) == measure(settled.text) == 2 * len(f"<a:party:{'1' * 20}>")
+    assert with_own_emoji(said, {"Party": own}) == said
 
 
 @given(sources)
