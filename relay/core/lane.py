@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from itertools import islice
 
 import structlog
 
@@ -14,6 +15,8 @@ from relay.core.degrade import Dropped
 from relay.core.delivery import Deliverer
 from relay.core.status import Status
 from relay.core.storage import Entry, Store
+from relay.domain.commands import DeleteMessage
+from relay.domain.ids import MessageRef
 from relay.domain.pair import LaneKey
 from relay.errors import (
     Blocked,
@@ -76,13 +79,15 @@ class Lane:
 
     def offer(self, entry: Entry) -> None:
         """`entry` was queued just now at the end of the lane: taken without asking the store, where that is safe."""
-        if self._complete and entry.id > self._newest:
-            self._waiting.append(entry)
-            self._newest = entry.id
-        elif self._complete:
+        if self._complete and entry.id <= self._newest:
             # Two came at once, in the wrong order, or the store has told of it already: that knows better.
             while len(self._waiting) > self._trying:
                 self._waiting.pop()
+            self._complete = False
+        elif self._complete and len(self._waiting) < _READ_AHEAD:
+            self._waiting.append(entry)
+            self._newest = entry.id
+        else:
             self._complete = False
         self._work.set()
 
@@ -159,6 +164,11 @@ class Lane:
             await self._store_failed(error)
         return False
 
+    def _stands(self, source: MessageRef) -> bool:
+        """Whether nothing behind the head deletes a message that was queued just now."""
+        behind = (entry.command for entry in islice(self._waiting, 1, None))
+        return self._complete and not any(isinstance(it, DeleteMessage) and it.source == source for it in behind)
+
     async def _together(self, entry: Entry) -> Entry:
         """The entry to deliver now: with what waits behind it, if the lane cannot keep up one by one."""
         seconds = self._budget.seconds_each()
@@ -179,8 +189,7 @@ class Lane:
 
     async def _attempt(self, entry: Entry) -> None:
         self._again = False
-        if len(self._waiting) > 1:
-            # What waits behind it may be its own edit or deletion.
+        if entry.original is not None and not self._stands(entry.original.ref):
             entry = replace(entry, original=None)
         try:
             entry = await self._together(entry)

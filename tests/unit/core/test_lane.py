@@ -1,5 +1,7 @@
 """A lane takes what is offered without asking the store, and asks it wherever that could be wrong."""
 
+import asyncio
+
 from relay.core.storage import Entry
 from relay.domain.commands import PostNotice
 from relay.domain.ids import Platform
@@ -86,3 +88,20 @@ async def test_a_message_deleted_while_it_waits_never_shows(bridge: World) -> No
         await bridge.shows(room, "first")
         await bridge.quiet()
         assert all(message.text != "second" for message in bridge.matrix.messages.values())
+
+
+async def test_what_waits_in_memory_is_bounded_and_what_is_not_there_crosses_too(bridge: World) -> None:
+    _, room = bridge.channels()
+    words = [str(number) for number in range(130)]
+
+    async def before(call: str) -> None:
+        if call == "send":
+            await release.wait()
+
+    release = asyncio.Event()
+    async with bridge.relay(lambda _, matrix: setattr(matrix, "before", before)) as core:
+        for word in words:
+            core.courier.offer((await queued(bridge, word))[0])
+        assert len(core.courier._lanes[LANE]._waiting) <= 50
+        release.set()
+        await bridge.shows(room, *words)
