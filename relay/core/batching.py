@@ -1,8 +1,7 @@
 """When a lane falls behind: its waiting messages cross together, and stay editable one by one."""
 
 import sys
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime
 from itertools import takewhile
@@ -19,6 +18,7 @@ from relay.core.storage import Copy, Entry
 from relay.domain.commands import BatchItem, EditMessage, SendBatch, SendMessage
 from relay.domain.content import Author, Content
 from relay.domain.ids import MessageRef
+from relay.domain.pair import LaneKey
 from relay.domain.richtext import RichText
 from relay.errors import Orphaned, TargetGone
 
@@ -38,9 +38,10 @@ class Batching:
     settles the others, so that every try, also after a crash, sends the same under the same key.
     """
 
-    def __init__(self, context: Context, status: Status) -> None:
+    def __init__(self, context: Context, status: Status, wake: Callable[[LaneKey], None]) -> None:
         self._context = context
         self._status = status
+        self._wake = wake
 
     async def plan(self, entry: Entry, *, seconds_each: float, lanes: int) -> Entry | None:
         """See `Deliverer.plan`."""
@@ -151,8 +152,14 @@ class Batching:
         return ref
 
     async def _remove_old(self, task: Task, old: Copy) -> None:
-        with suppress(TargetGone):
+        try:
             await task.adapter.delete(old.ref, self._context.key(task.entry, SUPERSEDED, "d"))
+        except TargetGone:
+            pass
+        except Permanent:
+            await self._context.remove_later(task)
+            self._wake(task.entry.lane)
+            return
         async with self._context.store.write() as uow:
             await uow.messages.forget_copy(replace(old, part=SUPERSEDED))
 

@@ -11,7 +11,9 @@ from relay.core.pairs import PairDirectory
 from relay.core.ports import Batch, Clock, HistoryReader
 from relay.core.router import Router
 from relay.core.storage import Store
+from relay.domain.commands import DeleteMessage
 from relay.domain.ids import ChannelAddress, ChannelRef, Platform
+from relay.domain.pair import LaneKey
 
 _log = structlog.get_logger(__name__)
 
@@ -61,6 +63,11 @@ class Bridge:
             return
         async with self._store.write() as uow:
             renamed = await uow.outbox.rename(channel, pair.name)
+            for letter in await uow.outbox.dead():
+                # A permission may be back without which nothing could be removed.
+                here = letter.entry.lane == LaneKey(pair.name, channel.platform)
+                if here and isinstance(letter.entry.command, DeleteMessage):
+                    await uow.outbox.retry(letter.entry.id)
         _log.info("channel open", pair=pair.name, platform=str(channel.platform), channel=channel.id)
         for lane in pair.lanes():
             # What comes from an earlier life under another name may have been sent in it.

@@ -7,6 +7,7 @@ from relay.core.pairs import PairDirectory
 from relay.core.ports import Adapter, Delivery
 from relay.core.references import References
 from relay.core.storage import Copy, Entry, Original, Store
+from relay.domain.commands import DeleteMessage
 from relay.domain.content import Author, Content
 from relay.domain.ids import ChannelRef, MessageRef, Platform, UserRef
 from relay.domain.pair import LaneKey, Pair
@@ -115,6 +116,16 @@ class Context:
     async def resolved(self, task: Task, content: Content) -> Content:
         """`content` with what it refers to found on the other side. Raises `StoreUnavailable`."""
         return await self._references.resolve(content, task.adapter, task.channel)
+
+    async def remove_later(self, task: Task) -> None:
+        """Queue the removal of what stands anew elsewhere: it may not be removed now, and what follows must not wait.
+
+        It dies like any other command that is forbidden, and is tried again when its channel opens.
+        """
+        if task.original is not None:
+            async with self.store.write() as uow:
+                command = DeleteMessage(task.original.ref, leftovers=True)
+                await uow.outbox.append(task.entry.lane, command, task.entry.queued_at)
 
     async def done(self, entry: Entry) -> None:
         """The entry has been carried out."""

@@ -19,7 +19,7 @@ from relay.domain.content import Content
 from relay.domain.ids import MessageRef
 from relay.domain.pair import LaneKey
 from relay.domain.richtext import RichText
-from relay.errors import Orphaned, TargetGone, Uncarried
+from relay.errors import Orphaned, Permanent, TargetGone, Uncarried
 
 _log = structlog.get_logger(__name__)
 
@@ -38,7 +38,7 @@ class Deliverer:
         self._context = context
         self._store = context.store
         self._notes = Notes(context)
-        self._batches = Batching(context, status)
+        self._batches = Batching(context, status, wake)
         self._status = status
         self._clock = clock
         self._wake = wake
@@ -119,7 +119,7 @@ class Deliverer:
             # A later edit waits behind this one, or has crossed before it: its words are the ones that count.
             await self._context.done(entry)
             return
-        await self._remove(task, task.superseded)
+        await self._clear_away(task, task.superseded)
         batch = await self._batches.of(task)
         parts = await self._parts(task, command, batch)
         if isinstance(parts, Dropped):
@@ -137,7 +137,10 @@ class Deliverer:
 
     async def _delete(self, entry: Entry, command: DeleteMessage) -> None:
         task = await self._context.task_about(entry, command.source, None, suspect=False)
-        await self._remove(task, task.superseded)
+        if command.leftovers:
+            await self._remove(task, task.superseded)
+            await self._context.done(entry)
+            return
         batch = await self._batches.of(task)
         rest = None if batch is None else without(batch, command.source)
         if rest is not None and rest.items:
@@ -145,6 +148,7 @@ class Deliverer:
             await self._batches.say(task, rest, leaving=True)
         else:
             await self._remove(task, task.copies)
+        await self._remove(task, task.superseded)
         async with self._store.write() as uow:
             for letter in await uow.outbox.dead_about(command.source):
                 await uow.outbox.discard(letter.entry.id)
@@ -198,6 +202,8 @@ class Deliverer:
     ) -> tuple[Content, ...]:
         async with self._store.write() as uow:
             await uow.outbox.amend(task.entry.id, replace(command, parts=parts))
+        # Whoever tries this again has to read it again.
+        self._wake(task.entry.lane)
         return parts
 
     async def _cut(
@@ -278,7 +284,16 @@ class Deliverer:
             async with self._store.write() as uow:
                 await uow.messages.record_copy(old)
                 await uow.messages.record_copy(replace(copy, ref=ref))
-            await self._remove(task, (old,))
+            await self._clear_away(task, (old,))
+
+    async def _clear_away(self, task: Task, old: tuple[Copy, ...]) -> None:
+        """Remove copies that stand anew elsewhere, later if that is forbidden now."""
+        try:
+            await self._remove(task, old)
+        except Permanent as error:
+            _log.warning("old copy stays for now", pair=task.pair.name, reason=str(error))
+            await self._context.remove_later(task)
+            self._wake(task.entry.lane)
 
     async def _remove(self, task: Task, copies: tuple[Copy, ...]) -> None:
         for copy in reversed(copies):

@@ -112,10 +112,12 @@ class Lane:
                 if done:
                     self._waiting.popleft()
                     self._recovered()
+                elif self._complete:
+                    # Of a message in several parts some may stand by now.
+                    self._waiting[0] = replace(self._waiting[0], original=None)
                 else:
                     # What the try wrote down about the entry has to be read again.
                     self._waiting.clear()
-                    self._complete = False
             elif self._complete:
                 self._work.clear()
                 await self._work.wait()
@@ -159,8 +161,9 @@ class Lane:
                 error, problem=f"{self._key.direction} is not getting through: {error}." if complaint else None
             )
         except StoreUnavailable as error:
-            # The receipt may be what could not be written.
+            # The receipt may be what could not be written, or what could all the same.
             self._suspect = True
+            self._complete = False
             await self._store_failed(error)
         return False
 
@@ -201,6 +204,7 @@ class Lane:
             if self._one_by_one:
                 self._log.info("messages cross one by one", reason=str(error))
                 self._again = True
+                self._complete = False
                 return
             self._log.warning("dead letter", entry=entry.id, reason=str(error))
             await self._deliverer.bury(entry, str(error))

@@ -261,7 +261,7 @@ class MediaSource(Protocol):
     def open_media(self, media: MediaRef) -> AbstractAsyncContextManager[MediaStream]:
         """Open a file of this platform. Raises `TargetGone` where there is none, `FileTrouble`, `Transient`.
 
-        Chunks raise the last two.
+        Chunks raise the last two. `Permanent`: it is there, and of no use; its words follow "it is".
         """
         ...
 
@@ -288,7 +288,7 @@ class Files(Protocol):
         ...
 
     async def copy_of(self, media: MediaRef, destination: Platform) -> MediaRef | None:
-        """Where a small picture that many messages show (an emoji, an avatar) stands already; None: nowhere yet."""
+        """Where a small picture that many messages show (an emoji, a sticker) stands already; None: nowhere yet."""
         ...
 
     async def remember(self, media: MediaRef, copy: MediaRef) -> None:

@@ -7,19 +7,19 @@ from pathlib import Path
 
 from sqlalchemy import bindparam, insert, select
 
-from relay.errors import StoreError
 from relay.store.batches import SqlBatches
 from relay.store.cursors import SqlCursors
 from relay.store.driver import Step
-from relay.store.engine import BUSY_TIMEOUT, database_path, reader_engine
+from relay.store.engine import BUSY_TIMEOUT, database_path
 from relay.store.holder import SqlLeases
 from relay.store.media_cache import SqlMediaCache
 from relay.store.message_map import SqlMessageMap
 from relay.store.notebook import SqlNotebook, SqlNotices
 from relay.store.outbox import SqlOutbox
+from relay.store.readers import Readers
 from relay.store.session import Session
 from relay.store.tables import store as store_table
-from relay.store.writer import Writer, opened
+from relay.store.writer import Writer
 
 _ID_ALPHABET = "abcdefghijklmnopqrstuvwxyz234567"
 _GET_ID = select(store_table.c.id)
@@ -49,7 +49,7 @@ class SqlStore:
     def __init__(self, path: Path, busy_timeout: float = BUSY_TIMEOUT) -> None:
         self.path = path
         self._id = ""
-        self._readers = reader_engine(path, busy_timeout)
+        self._readers = Readers(path, busy_timeout)
         self._writer = Writer(path, busy_timeout, replaced=self._readers.dispose)
 
     @property
@@ -73,14 +73,8 @@ class SqlStore:
     @asynccontextmanager
     async def read(self) -> AsyncIterator[SqlUnitOfWork]:
         """A consistent view that changes nothing."""
-        reader = await opened(self._readers, self.path)
-        try:
-            yield SqlUnitOfWork(Session(reader.connection, reader.driver, None, self.path))
-        except StoreError:
-            await reader.connection.invalidate()  # whatever it was may be over for a new connection
-            raise
-        finally:
-            await reader.connection.close()
+        async with self._readers.session() as session:
+            yield SqlUnitOfWork(session)
 
     async def close(self) -> None:
         """Close every connection, once the transactions under way have ended."""
