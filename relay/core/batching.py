@@ -20,7 +20,7 @@ from relay.domain.content import Author, Content
 from relay.domain.ids import MessageRef
 from relay.domain.pair import LaneKey
 from relay.domain.richtext import RichText
-from relay.errors import Orphaned, TargetGone
+from relay.errors import Orphaned, Permanent, TargetGone
 
 _log = structlog.get_logger(__name__)
 

@@ -45,9 +45,10 @@ class EditMessage:
 
 @dataclass(frozen=True, slots=True)
 class DeleteMessage:
-    """Remove every copy of `source`."""
+    """Remove every copy of `source`; only those that have been posted anew elsewhere, if `leftovers`."""
 
     source: MessageRef
+    leftovers: bool = False
     kind: Literal["delete"] = field(default="delete", kw_only=True, repr=False)
 
 

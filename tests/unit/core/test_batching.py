@@ -164,6 +164,33 @@ async def test_a_shared_copy_that_nobody_can_edit_any_more_is_posted_anew(
             await bridge.shows(there, "ann: one\nben: deux")
 
 
+async def test_a_shared_copy_that_may_not_be_removed_yet_goes_once_the_channel_opens_again(tmp_path: Path) -> None:
+    orphaned = [Orphaned("its webhook is gone")]
+    forbidden = True
+    slow = slow_at_first()
+
+    async def before(call: str) -> None:
+        await slow(call)
+        if call == "edit" and orphaned:
+            raise orphaned.pop()
+        if call == "delete" and forbidden:
+            raise Permanent("the bot may not delete that")
+
+    def prepare(discord: MemoryAdapter, matrix: MemoryAdapter) -> None:
+        matrix.before = before
+
+    async with world(tmp_path, pair(batch_when_behind=0.01)) as bridge:
+        _, there = bridge.channels()
+        async with bridge.relay(prepare):
+            _, two, _ = await three_together(bridge)
+            bridge.discord.edit(two, "deux")
+            await bridge.shows(there, "ann: one\nben: two\nann: three", "ann: one\nben: deux\nann: three")
+            await bridge.quiet()
+        forbidden = False
+        async with bridge.relay(prepare):
+            await bridge.shows(there, "ann: one\nben: deux\nann: three")
+
+
 async def test_an_old_edit_that_is_retried_does_not_bring_back_old_words(tmp_path: Path) -> None:
     async with world(tmp_path) as bridge:
         here, there = bridge.channels()

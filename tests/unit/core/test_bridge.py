@@ -68,6 +68,36 @@ async def test_a_copy_that_nobody_can_edit_is_posted_anew_and_the_old_one_goes_w
     assert not any(troubles.values())
 
 
+async def test_what_may_not_be_removed_holds_up_nothing_and_goes_once_the_channel_opens_again(bridge: World) -> None:
+    here, there = bridge.channels()
+    orphaned = [Orphaned("its webhook is gone")]
+    forbidden = True
+
+    async def before(call: str) -> None:
+        if call == "edit" and orphaned:
+            raise orphaned.pop()
+        if call == "delete" and forbidden:
+            raise Permanent("the bot may not delete that")
+
+    def prepare(discord: MemoryAdapter, matrix: MemoryAdapter) -> None:
+        matrix.before = before
+
+    async with bridge.relay(prepare):
+        first, second = (bridge.discord.say(here, "ann", text) for text in ("frist", "second"))
+        await bridge.shows(there, "frist", "second")
+        bridge.discord.edit(first, "first")
+        bridge.discord.delete(second)
+        bridge.discord.say(here, "ann", "third")
+        await bridge.shows(there, "frist", "second", "first", "third")
+        await bridge.quiet()
+    forbidden = False
+    async with bridge.relay(prepare):
+        await bridge.shows(there, "first", "third")
+        await bridge.quiet()
+        async with bridge.store.read() as uow:
+            assert not await uow.outbox.dead()
+
+
 async def test_an_edit_by_somebody_else_is_dropped_and_counted(bridge: World) -> None:
     here, there = bridge.channels()
     async with bridge.relay() as core:
