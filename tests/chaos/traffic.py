@@ -60,7 +60,7 @@ class _Said:
 
 @dataclass(slots=True)
 class Traffic:
-    """The people of one side. `ledgers` by pair."""
+    """The people of one side. `ledgers` by pair; `over`: everything has been written."""
 
     side: Side
     rng: random.Random
@@ -68,6 +68,7 @@ class Traffic:
     pace: Pace
     trace: Callable[[str], None]
     ledgers: dict[str, Ledger] = field(default_factory=dict)
+    over: bool = False
     sent: int = 0
     files: int = 0
     edited: int = 0
@@ -91,13 +92,16 @@ class Traffic:
             else:
                 await self.pace.granted.acquire()
                 await self._say(pair, author, act)
+        self.over = True
 
     async def do(self, act: Act) -> None:
         """Do something out of turn, so that there is something for the relay to do."""
         pair = self.rng.choice(self.pairs)
         match act:
-            case "say":
+            case "say" if not self.over:
                 self.pace.grant(1)
+            case "say":
+                await self._say(pair, self.rng.choice(self.side.authors), "say")
             case "file":
                 await self._say(pair, self.rng.choice(self.side.authors), "file")
             case "edit":

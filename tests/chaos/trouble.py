@@ -57,7 +57,7 @@ class Trouble:
         async with asyncio.TaskGroup() as group:
             for name in self._deck(names):
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(over.wait(), self._rng.uniform(0.4, 2.4))
+                    await asyncio.wait_for(over.wait(), self._rng.uniform(0.5, 3.0))
                 if over.is_set():
                     return
                 self._trace(f"TROUBLE {name}")
