@@ -1,14 +1,11 @@
-"""What a file is and what it may be called. Pure.
+"""What a file is. Pure.
 
 The type that a platform tells is what its user's client said; the first bytes know better.
 """
 
-import mimetypes
 import re
-import unicodedata
 
 _UNKNOWN = "application/octet-stream"
-_LONGEST_NAME = 120
 _SIGNATURES: tuple[tuple[int, bytes, str], ...] = (
     (0, b"\x89PNG\r\n\x1a\n", "image/png"),
     (0, b"\xff\xd8\xff", "image/jpeg"),
@@ -35,26 +32,7 @@ _VAGUE = {
     "video/webm": ("video/", "audio/"),
     "audio/ogg": ("audio/", "video/"),
 }
-# `mimetypes` depends on the machine for these.
-_SUFFIXES = {
-    "image/png": ".png",
-    "image/apng": ".png",
-    "image/jpeg": ".jpg",
-    "image/gif": ".gif",
-    "image/webp": ".webp",
-    "image/avif": ".avif",
-    "audio/ogg": ".ogg",
-    "audio/mpeg": ".mp3",
-    "audio/mp4": ".m4a",
-    "video/mp4": ".mp4",
-    "video/webm": ".webm",
-    "application/pdf": ".pdf",
-    "text/plain": ".txt",
-}
 _TYPE = re.compile(r"[a-z0-9][a-z0-9!#$&^_.+-]{0,60}/[a-z0-9][a-z0-9!#$&^_.+-]{0,60}")
-# Not in a name on one system or another; the last two rows deceive (invisible, right to left) or are no characters.
-_FORBIDDEN = frozenset('/\\:*?"<>|')
-_HIDDEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 
 
 def content_type(head: bytes, *declared: str) -> str:
@@ -68,25 +46,6 @@ def content_type(head: bytes, *declared: str) -> str:
     if found in _VAGUE and told.startswith(_VAGUE[found]):
         return told
     return found or told or _UNKNOWN
-
-
-def file_name(name: str, kind: str) -> str:
-    """`name` as any system takes it: one path segment, no hidden characters, an ending where it had none."""
-    shown = "".join(
-        "_" if char in _FORBIDDEN else char
-        for char in unicodedata.normalize("NFC", name)
-        if unicodedata.category(char) not in _HIDDEN
-    )
-    shown = " ".join(shown.split()).strip(". ") or "file"
-    stem, dot, ending = shown.rpartition(".")
-    if not (dot and stem and ending.isalnum() and len(ending) <= 10):
-        stem, ending = shown, _suffix(kind).removeprefix(".")
-    stem = stem[: _LONGEST_NAME - len(ending) - 1].rstrip(". ") or "file"
-    return f"{stem}.{ending}" if ending else stem
-
-
-def _suffix(kind: str) -> str:
-    return _SUFFIXES.get(kind) or ("" if kind == _UNKNOWN else mimetypes.guess_extension(kind) or "")
 
 
 def _tidy(kind: str) -> str:

@@ -13,9 +13,10 @@ from relay.core.degrade import human_size
 from relay.core.ports import Clock, File, MediaSource
 from relay.core.storage import Store
 from relay.domain.content import Attachment
+from relay.domain.file_names import file_name
 from relay.domain.ids import MediaRef, Platform
-from relay.errors import DeliveryError, FileTrouble, TargetGone, Uncarried
-from relay.media.kinds import content_type, file_name
+from relay.errors import DeliveryError, FileTrouble, Permanent, TargetGone, Uncarried
+from relay.media.kinds import content_type
 
 _log = structlog.get_logger(__name__)
 
@@ -48,6 +49,8 @@ class Library:
                 file = await self._opened(stack, attachment, most)
             except TargetGone:
                 raise Uncarried(attachment.id, "not there any more", gone=True) from None
+            except Permanent as error:
+                raise Uncarried(attachment.id, str(error)) from None
             except FileTrouble as error:
                 raise self._judged(attachment, error) from None
             yield file

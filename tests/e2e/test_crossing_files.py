@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from relay.sandbox.media import flat_png
+from tests.support.lottie import drawing
 from tests.support.street import House, file, stored
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -119,6 +120,20 @@ async def test_moving_stickers(house: House) -> None:
     *_, sticker = await house.on_discord(3)
     assert [(one["filename"], one["description"]) for one in sticker["attachments"]] == [("hooray.gif", "hooray")]
     assert await stored(sticker["attachments"][0]["url"]) == GIF
+
+
+@pytest.mark.crosses("stickers", "to_matrix")
+async def test_drawn_stickers(house: House) -> None:
+    wave = house.town.control.create_sticker(house.town.guild, "wave", 3, encoded(drawing()))
+    for _ in range(2):
+        house.say(stickers=[wave["id"]])
+    first, second = [message.content for message in await house.on_matrix(2)]
+    assert (first["msgtype"], first["filename"]) == ("m.image", "wave.webp")
+    data, kind = await house.town.mia.download(first["url"])
+    assert (kind, data[:4], data[8:12], b"ANIM" in data) == ("image/webp", b"RIFF", b"WEBP", True)
+    assert first["info"]["size"] == len(data)
+    # Uploaded once.
+    assert (second["url"], second["filename"]) == (first["url"], first["filename"])
 
 
 @pytest.mark.crosses("custom emoji", "to_matrix", "to_discord")

@@ -188,7 +188,7 @@ async def test_what_cannot_cross_arrives_as_words(help_town: Town) -> None:
     lottie = help_town.control.create_sticker(help_town.guild, "wave", 3, {"data": "e30="})
     help_town.say("help", "", stickers=[lottie["id"]])
     words = await help_town.until_matrix("help", lambda words: len(words) == 2)
-    assert words[1] == "*sticker: wave*"
+    assert words[1] == "*sticker:* wave.webp (impossible to draw)\nwave"
 
 
 async def test_nothing_pings_and_no_html_gets_through(help_town: Town) -> None:

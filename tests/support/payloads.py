@@ -43,10 +43,10 @@ from relay.core.references import Found, folded, resolved
 from relay.domain.capabilities import Capabilities
 from relay.domain.content import Author, Content
 from relay.domain.events import Event, FeatureUsed, MessageCreated, MessageDeleted, MessageEdited
+from relay.domain.file_names import file_name
 from relay.domain.ids import ChannelAddress, ChannelRef, MediaRef, MessageRef, Platform, UserRef
 from relay.domain.pair import PairPolicy
 from relay.domain.richtext import CustomEmoji
-from relay.media.kinds import file_name
 
 Json = dict[str, Any]
 

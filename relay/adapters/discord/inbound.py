@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
-from relay.adapters.discord import embeds
+from relay.adapters.discord import embeds, lottie
 from relay.adapters.discord.markup import Names, parse
 from relay.adapters.discord.system import system_kind, system_text
 from relay.domain.content import Attachment, Author, Content, MediaKind
@@ -35,9 +35,10 @@ _LOADING, _VOICE = 1 << 7, 1 << 13
 _SPOILER_FILE, _ANIMATED_FILE = 1 << 3, 1 << 5
 OFFICIAL_CDN = "https://cdn.discordapp.com"
 _MEDIA_PROXY = "https://media.discordapp.net"
-_LOTTIE = 3
-_STICKER_FORMATS = {1: "png", 2: "png", 4: "gif"}
-_STICKER_TYPES = {1: "image/png", 2: "image/apng", 4: "image/gif"}
+_STICKER_FORMATS = {1: "png", 2: "png", 3: "json", 4: "gif"}
+# What reading them gives: a drawing (`lottie.py`) becomes a picture then.
+_STICKER_TYPES = {1: "image/png", 2: "image/apng", 3: lottie.CONTENT_TYPE, 4: "image/gif"}
+_ANIMATED_STICKERS = frozenset({2, 3, 4})
 # As Discord's clients show them, whatever their files measure.
 _STICKER_SIDE = 160
 
@@ -188,7 +189,6 @@ def _written(message: Json, view: View, whole: Json) -> Content:
         written = [item for item in written if not item.get("url") or item["url"] not in str(message.get("content"))]
     if message is not whole or author.get("bot") or "webhook_id" in whole:
         blocks.extend(embeds.embeds(written, read))
-    blocks.extend(_aside_stickers(message))
     blocks.extend(embeds.components(_objects(message, "components"), read))
     if isinstance(poll := message.get("poll"), Mapping):
         blocks.extend(embeds.poll(poll))
@@ -260,31 +260,22 @@ def _waveform(encoded: object) -> tuple[int, ...]:
 def _stickers(message: Json, view: View) -> Iterator[Attachment]:
     for item in _objects(message, "sticker_items"):
         form = item.get("format_type", 1)
-        if form == _LOTTIE:
-            continue
         ending = _STICKER_FORMATS.get(form, "png")
         yield Attachment(
             id=str(item["id"]),
-            name=f"{item.get('name') or 'sticker'}.{ending}",
+            name=f"{item.get('name') or 'sticker'}.{lottie.SUFFIX if ending == 'json' else ending}",
             kind="sticker",
             source=_media(f"{_sticker_host(view.cdn_url, ending)}/stickers/{item['id']}.{ending}"),
             width=_STICKER_SIDE,
             height=_STICKER_SIDE,
             content_type=_STICKER_TYPES.get(form, "image/png"),
             alt=str(item.get("name") or ""),
-            animated=form in {2, 4},
+            animated=form in _ANIMATED_STICKERS,
         )
 
 
 def _emoji_url(cdn_url: str, emoji: str, animated: bool) -> str:
     return f"{cdn_url}/emojis/{emoji}.{'gif' if animated else 'png'}"
-
-
-def _aside_stickers(message: Json) -> Iterator[Block]:
-    # A Lottie sticker is a program that draws, which nothing but Discord's own clients plays.
-    for item in _objects(message, "sticker_items"):
-        if item.get("format_type", 1) == _LOTTIE:
-            yield from _aside(f"sticker: {item.get('name') or 'sticker'}").blocks
 
 
 def _sticker_host(cdn_url: str, ending: str) -> str:

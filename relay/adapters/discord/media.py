@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from aiohttp import MultipartWriter
 from aiohttp.payload import AsyncIterablePayload, JsonPayload
 
+from relay.adapters.discord import lottie
 from relay.adapters.discord.rest import Answer, Json, Limited, Refused, Rest, Route, Unanswered
 from relay.core.ports import File, Files, MediaStream
 from relay.domain.content import Attachment
@@ -39,6 +40,7 @@ class Media:
         self._rest = rest
         self._files = files
         self._hosts = _HOSTS | {urlsplit(api_url).netloc}
+        self._artist = lottie.Artist()
 
     @property
     def carries(self) -> bool:
@@ -92,7 +94,11 @@ class Media:
                 if answer.status in _GONE and (fresh := await self._refreshed(media.locator)) is not None:
                     answer = await stack.enter_async_context(self._rest.download(fresh))
             _check(answer)
-            yield MediaStream(answer.size, answer.content_type, _chunks(answer))
+            if not lottie.is_drawing(parts.path):
+                yield MediaStream(answer.size, answer.content_type, _chunks(answer))
+                return
+            picture = await self._artist.picture(_chunks(answer))
+        yield MediaStream(len(picture), lottie.CONTENT_TYPE, _whole(picture))
 
     async def _refreshed(self, url: str) -> str | None:
         """A URL of an attachment whose signature has expired, signed anew."""
@@ -148,6 +154,10 @@ def _check(answer: Answer) -> None:
         raise Transient("Discord's CDN asks for patience", retry_after=answer.retry_after)
     if answer.status != 200:
         raise FileTrouble(f"Discord's CDN answered HTTP {answer.status}")
+
+
+async def _whole(picture: bytes) -> AsyncIterator[bytes]:
+    yield picture
 
 
 async def _chunks(answer: Answer) -> AsyncIterator[bytes]:

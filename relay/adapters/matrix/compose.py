@@ -44,13 +44,13 @@ the envelope that servers put around the content."""
 
 @dataclass(frozen=True, slots=True)
 class Uploaded:
-    """A file as this homeserver has it: `uri` is its `mxc://` address, `size` in bytes."""
+    """A file as this homeserver has it: `uri` is its `mxc://` address, `size` in bytes, None where nobody knows."""
 
     attachment: Attachment
     uri: str
     name: str
     content_type: str
-    size: int
+    size: int | None
 
 
 Pictures = Mapping[MediaRef, MediaRef]
@@ -133,7 +133,7 @@ def _said(delivery: Delivery, pictures: Pictures) -> Json:
 def _file(uploaded: Uploaded) -> Json:
     """What makes a message one with a file (https://spec.matrix.org/latest/client-server-api/#mroommessage-msgtypes)."""
     attachment = uploaded.attachment
-    info: Json = {"mimetype": uploaded.content_type, "size": uploaded.size}
+    info: Json = {"mimetype": uploaded.content_type} | ({} if uploaded.size is None else {"size": uploaded.size})
     kind = attachment.kind
     if kind in {"image", "video", "sticker"}:
         info |= {key: size for key, size in (("w", attachment.width), ("h", attachment.height)) if size}

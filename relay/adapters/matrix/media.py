@@ -19,6 +19,7 @@ from relay.adapters.matrix.compose import Uploaded
 from relay.adapters.matrix.session import is_token_refusal
 from relay.core.ports import Clock, File, Files, MediaStream
 from relay.domain.content import Attachment, Author
+from relay.domain.file_names import file_name
 from relay.domain.ids import MediaRef, Platform
 from relay.errors import DeliveryError, FileTrouble, RateLimited, TargetGone, Transient, Uncarried
 
@@ -79,13 +80,25 @@ class Media:
             return known
         if self._files is None:
             raise Uncarried(attachment.id, "without a way across")
-        async with self._files.open(attachment, most=self.limit) as file:
-            uri = await self._upload(attachment, file)
-            made = Uploaded(attachment, uri, file.name, file.content_type, file.size)
+        made = await self._sticker(attachment, self._files) if attachment.kind == "sticker" else None
+        if made is None:
+            async with self._files.open(attachment, most=self.limit) as file:
+                uri = await self._upload(attachment, file)
+                made = Uploaded(attachment, uri, file.name, file.content_type, file.size)
+            if attachment.kind == "sticker":
+                await self._files.remember(attachment.source, MediaRef(Platform.MATRIX, uri))
         self._uploaded[key] = made
         if len(self._uploaded) > _REMEMBERED:
             self._uploaded.popitem(last=False)
         return made
+
+    async def _sticker(self, attachment: Attachment, files: Files) -> Uploaded | None:
+        """A sticker that has been uploaded before: the same ones are sent again and again."""
+        copy = await files.copy_of(attachment.source, Platform.MATRIX)
+        if copy is None:
+            return None
+        name = file_name(attachment.name, attachment.content_type)
+        return Uploaded(attachment, copy.locator, name, attachment.content_type, None)
 
     async def _upload(self, attachment: Attachment, file: File) -> str:
         try:

@@ -184,10 +184,10 @@ def test_a_sticker_is_a_file(form: int, name: str, content_type: str, animated: 
     assert attachment.source.locator == f"https://cdn.example/stickers/41.{name.partition('.')[2]}"
 
 
-def test_a_lottie_sticker_is_named_in_words() -> None:
-    content = created(content="", sticker_items=[{"id": "41", "name": "wave", "format_type": 3}]).content
-    assert plain_text(content.text) == "sticker: wave"
-    assert content.attachments == ()
+def test_a_lottie_sticker_is_what_it_will_be_drawn_as() -> None:
+    [sticker] = created(content="", sticker_items=[{"id": "41", "name": "wave", "format_type": 3}]).content.attachments
+    assert (sticker.name, sticker.content_type, sticker.animated) == ("wave.webp", "image/webp", True)
+    assert sticker.source.locator == "https://cdn.example/stickers/41.json"
 
 
 @pytest.mark.parametrize(
