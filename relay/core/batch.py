@@ -27,12 +27,13 @@ def run_of(entries: Sequence[Entry]) -> Run:
     """The longest run of waiting messages from the head on.
 
     Edits and deletions of a message in the run are carried out in it. Files break the run: they cross by themselves.
+    So does a message that was cut into parts: some of them may stand already.
     """
     found: dict[MessageRef, SendMessage] = {}
     settled: list[int] = []
     for entry in entries:
         match entry.command:
-            case SendMessage(source) as command if not command.content.attachments:
+            case SendMessage(source) as command if not command.content.attachments and not command.parts:
                 found[source] = command
             case EditMessage(source, _, content) if source in found and not content.attachments:
                 found[source] = replace(found[source], content=content)

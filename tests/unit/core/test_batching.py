@@ -95,6 +95,36 @@ async def test_an_edit_that_no_longer_fits_goes_on_in_a_message_of_its_own(tmp_p
             await bridge.shows(there, "ann: one\nben: short again\nann: three")
 
 
+async def test_a_message_whose_first_part_stands_already_crosses_by_itself(tmp_path: Path) -> None:
+    async with world(tmp_path, pair(batch_when_behind=0.01)) as bridge:
+        here, there = bridge.channels()
+        sends = 0
+
+        async def before(call: str) -> None:
+            nonlocal sends
+            sends += call == "send"
+            if call == "send" and sends == 2:
+                bridge.discord.edit(long, "short")
+                last = bridge.discord.say(here, "ben", "next")
+                await until_routed(bridge, last)
+                raise RateLimited("slow down", retry_after=0.2)
+
+        def prepare(discord: MemoryAdapter, matrix: MemoryAdapter) -> None:
+            matrix.before = before
+
+        async with bridge.relay(prepare):
+            long = bridge.discord.say(here, "ann", " ".join(f"w{number}" for number in range(90)))
+            await bridge.shows(there, "short", "next")
+
+
+async def until_routed(bridge: World, ref: MessageRef) -> None:
+    """Wait until a message stands in the outbox."""
+    while True:
+        async with bridge.store.read() as uow:
+            if await uow.messages.find(ref) is not None:
+                return
+
+
 async def test_a_deletion_that_is_interrupted_takes_nobody_along(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
