@@ -141,6 +141,10 @@ async def test_pairs_are_added_and_removed_without_a_restart(homeserver: Homeser
         await until_named(place, "one", there=True)
         await place.tell("one", "back again")
         await place.until_discord("one", lambda words: "back again" in words)
+        place.say("one", "back, too")
+        await place.until_matrix("one", lambda words: "back, too" in words)
+        assert "into the void" not in await place.matrix_words("one")
+        assert "into the void, too" not in await place.discord_words("one")
 
 
 async def until_named(place: Town, pair: str, *, there: bool) -> None:
