@@ -46,8 +46,7 @@ class StatusKeeper:
         """Work until cancelled."""
         saved, at = None, 0.0
         while True:
-            seen = self._status.cached_snapshot()
-            conditions = (seen.sides, [pair.problem for pair in seen.pairs])
+            conditions = self._status.conditions()
             if conditions != saved or self._clock.monotonic() - at >= _SAVE_SECONDS:
                 saved, at = conditions, self._clock.monotonic()
                 await self._save_and_wake()

@@ -2,7 +2,7 @@
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import accumulate
@@ -12,7 +12,7 @@ from relay.core.pairs import PairDirectory
 from relay.core.ports import Clock, SideHealth
 from relay.core.storage import LaneDepth, Store
 from relay.domain.ids import Platform
-from relay.domain.pair import LaneKey
+from relay.domain.pair import LaneKey, Pair
 
 DELIVERY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 """Upper bounds of the delivery histogram, in seconds."""
@@ -172,6 +172,10 @@ class Status:
         """As `snapshot`, with the outbox as it was when it was last read. No I/O."""
         return self._assemble()
 
+    def conditions(self) -> tuple[Mapping[str, SideHealth], Sequence[str | None]]:
+        """How both sides are, and each pair's problem: what is worth writing down at once when it changes. No I/O."""
+        return self._side_health(), [self._problem(pair) for pair in self._pairs.pairs]
+
     def restore(self, saved: Mapping[str, Any]) -> None:
         """Go on counting where an earlier process stopped. `saved` is `Snapshot.as_json()`."""
         for pair in saved.get("pairs", ()):
@@ -192,17 +196,16 @@ class Status:
         now = self._clock.now()
         pairs = []
         for pair in self._pairs.pairs:
-            lanes = [LaneKey(pair.name, side.platform) for side in pair.sides]
-            problems = [self._pairs.problem(pair), *(self.lane(lane).problem for lane in lanes)]
-            pairs.append(
-                PairStatus(
-                    name=pair.name,
-                    problem=" ".join(dict.fromkeys(text for text in problems if text)) or None,
-                    directions={lane.direction: self._direction(lane, now) for lane in lanes},
-                )
-            )
-        sides = {str(platform): health() for platform, health in self._sides.items()}
-        return Snapshot(tuple(pairs), sides, now, self.store_problem)
+            directions = {lane.direction: self._direction(lane, now) for lane in _lanes(pair)}
+            pairs.append(PairStatus(pair.name, self._problem(pair), directions))
+        return Snapshot(tuple(pairs), self._side_health(), now, self.store_problem)
+
+    def _side_health(self) -> Mapping[str, SideHealth]:
+        return {str(platform): health() for platform, health in self._sides.items()}
+
+    def _problem(self, pair: Pair) -> str | None:
+        problems = [self._pairs.problem(pair), *(self.lane(lane).problem for lane in _lanes(pair))]
+        return " ".join(dict.fromkeys(text for text in problems if text)) or None
 
     def _direction(self, lane: LaneKey, now: datetime) -> DirectionStatus:
         counts, depth = self.lane(lane), self._depths.get(lane, _IDLE)
@@ -215,3 +218,7 @@ class Status:
             dropped=dict(counts.dropped),
             dead_letters=depth.dead,
         )
+
+
+def _lanes(pair: Pair) -> list[LaneKey]:
+    return [LaneKey(pair.name, side.platform) for side in pair.sides]
