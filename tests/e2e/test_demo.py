@@ -11,15 +11,25 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
-from playwright.async_api import Locator, Page, expect
+from playwright.async_api import expect
 
 from relay.sandbox.demo.script import play, play_line
 from relay.sandbox.demo.stage import raised, script
-from tests.support.demo import LAPTOP, PHONE, browsing, environment, read_until, running, start
-
-OUTPUT = Path(__file__).parents[1] / "output"
-SECONDS = 15_000.0
-"""In milliseconds, as Playwright wants it."""
+from tests.support.demo import (
+    LAPTOP,
+    PHONE,
+    SECONDS,
+    all_there,
+    browsing,
+    environment,
+    message,
+    picture,
+    press,
+    read_until,
+    running,
+    say,
+    start,
+)
 
 
 @pytest.fixture(scope="module")
@@ -27,28 +37,6 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """One demo for the tests of the page; each of them writes words of its own."""
     with running(tmp_path_factory.mktemp("demo")) as found:
         yield found
-
-
-async def say(page: Page, side: str, words: str, speaker: str = "") -> None:
-    if speaker:
-        await page.locator(f"#{side} .speakers label", has_text=speaker).click()
-    await page.locator(f"#{side} textarea").fill(words)
-    await page.keyboard.press("Enter")
-
-
-def message(page: Page, side: str, words: str | re.Pattern[str]) -> Locator:
-    return page.locator(f"#{side} .message", has=page.locator(".text", has_text=words))
-
-
-async def press(page: Page, side: str, words: str | re.Pattern[str], action: str) -> None:
-    item = message(page, side, words)
-    await item.hover()
-    await item.locator(f"[data-action={action}]").click()
-
-
-async def picture(page: Page, name: str) -> None:
-    OUTPUT.mkdir(exist_ok=True)
-    await page.screenshot(path=OUTPUT / f"demo-{name}.png")
 
 
 async def test_words_cross_both_ways(address: str, tmp_path: Path) -> None:
@@ -152,7 +140,7 @@ async def test_hostile_html_is_text_on_the_page(address: str, tmp_path: Path) ->
         await expect(message(page, "matrix", "kraken")).to_have_count(1, timeout=SECONDS)
         await expect(message(page, "discord", "kraken")).to_have_count(1, timeout=SECONDS)
         for unwanted in (
-            "img:not([src='icon.svg'], [src^='/pictures/'])",
+            "img:not([src='icon.svg'], [src^='/files/'])",
             "body script",
             "[onclick]",
             "[onerror]",
@@ -190,10 +178,20 @@ async def test_script_plays_on_the_page(address: str, tmp_path: Path) -> None:
         await expect(score).to_have_text(f"Script: {total} of {total} lines check out")
         await picture(page, "laptop-dark")
         for side in ("discord", "matrix"):
-            image = page.locator(f"#{side} .message", has_text="harbour-map.png").locator(".files img")
-            await image.scroll_into_view_if_needed()
-            await expect(image).to_have_js_property("complete", True, timeout=SECONDS)
-            assert await image.evaluate("image => image.naturalWidth") > 0
+            await all_there(page, side)
+        await expect(page.locator("#discord .embed .title a")).to_have_text("[tidewater/almanac:main] 2 new commits")
+        await expect(page.locator("#discord .poll .won")).to_contain_text("Clams2 votes")
+        await expect(page.locator("#matrix .poll .won")).to_contain_text("Six2 votes")
+        await expect(page.locator("#matrix .text table th")).to_have_text(["Time", "Height"])
+        await expect(page.locator("#discord .message[data-kind=system]", has_text="Lena")).to_contain_text("joined")
+        plan = message(page, "discord", "Saturday’s crossing")
+        await expect(plan.locator("ol > li > ul > li")).to_have_text(
+            ["wet gear for everybody", "no heroics past the third buoy"]
+        )
+        await message(page, "discord", "It is all in").locator("a").click()
+        await expect(plan).to_be_focused()
+        await message(page, "matrix", "It is all in").locator("a").click()
+        await expect(message(page, "matrix", "Saturday’s crossing")).to_be_focused()
 
 
 async def test_only_the_page_itself_may_ask(address: str, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Literal
 
-from playwright.async_api import Page, async_playwright
+from playwright.async_api import Locator, Page, async_playwright, expect
 
 CHROMIUM = "/usr/bin/chromium"
 _FLAGS = (
@@ -24,6 +24,9 @@ _FLAGS = (
 _ADDRESS = re.compile(r"The demo is here:\s+(http://127\.0\.0\.1:\d+/)")
 PHONE = (390, 844)
 LAPTOP = (1280, 800)
+SECONDS = 15_000.0
+"""In milliseconds, as Playwright wants it."""
+_OUTPUT = Path(__file__).parents[1] / "output"
 
 
 def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
@@ -95,3 +98,56 @@ async def browsing(
         await browser.close()
     assert [complaint for complaint in complaints if tolerated not in complaint] == []
     assert outside == []
+
+
+async def say(page: Page, side: str, words: str, speaker: str = "") -> None:
+    """Write on a side of the page."""
+    if speaker:
+        await page.locator(f"#{side} .speakers label", has_text=speaker).click()
+    await page.locator(f"#{side} textarea").fill(words)
+    await page.keyboard.press("Enter")
+
+
+def message(page: Page, side: str, words: str | re.Pattern[str]) -> Locator:
+    """The messages on a side whose text has these words."""
+    return page.locator(f"#{side} .message", has=page.locator(".text", has_text=words))
+
+
+async def press(page: Page, side: str, words: str | re.Pattern[str], action: str) -> None:
+    """Press a button of a message's toolbar."""
+    item = message(page, side, words)
+    await item.hover()
+    await item.locator(f"[data-action={action}]").click()
+
+
+async def picture(page: Page, name: str) -> None:
+    """Keep what the page looks like, for people."""
+    _OUTPUT.mkdir(exist_ok=True)
+    await page.screenshot(path=_OUTPUT / f"demo-{name}.png")
+
+
+async def all_there(page: Page, side: str) -> None:
+    """Every picture is loaded, every film and sound can be played, and what is hidden shows when it is asked for."""
+    column = page.locator(f"#{side} .messages")
+    images = column.locator("img")
+    assert await images.count() >= 6
+    for number in range(await images.count()):
+        await images.nth(number).scroll_into_view_if_needed()
+        await expect(images.nth(number)).to_have_js_property("complete", True, timeout=SECONDS)
+        assert await images.nth(number).evaluate("image => image.naturalWidth") > 0
+    for player in await column.locator("video, audio").all():
+        await player.scroll_into_view_if_needed()
+        await player.evaluate("player => player.readyState ? 0 : new Promise((go) => player.onloadedmetadata = go)")
+        assert 3 <= await player.evaluate("player => player.duration") <= 5
+    hidden = column.locator(".veil")
+    assert await hidden.count() == 2
+    await hidden.first.get_by_role("button").click()
+    await expect(hidden.first).to_have_class(re.compile("open"))
+    await expect(hidden.first.locator("img")).to_have_css("filter", "none")
+    voice = column.locator(".player").first
+    await voice.get_by_role("button").click()
+    await expect(voice.locator("i.past").first).to_be_attached(timeout=SECONDS)
+    folded = column.locator(".fold").first
+    before = await folded.evaluate("words => words.clientHeight")
+    await column.get_by_role("button", name="Show all").first.click()
+    assert await folded.evaluate("words => words.clientHeight") > 2 * before

@@ -1,7 +1,7 @@
 """Which message is a copy of which, and how long each took: found out by looking at both sides, as a person would.
 
 Nothing of the daemon's own is read here. A copy belongs to the oldest message of that author that is still without one
-and says the same; a further copy that says the same as a message that has one already is another part of it.
+and says the same or has the same file; a further copy of that kind is another part of it.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,6 +12,8 @@ from relay.sandbox.demo.seen import DIRECTION, OTHER, Json, Seen, SideName, lett
 
 _KEPT = 200
 _LOOK_BACK = 60
+_CLOCKS = 5
+"""Milliseconds by which the two platforms' clocks may differ: both are on this machine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +72,13 @@ class Crossings:
         }
         for side, messages in sides.items():
             for seen in messages:
-                if seen.kind in ("person", "bot") and seen.raw.get("type", 0) in (0, 19, 20, 23):
+                if seen.kind in ("person", "bot", "system"):
                     link = self._links.setdefault((side, seen.id), _Link(seen))
                     link.source = seen
         for side, messages in sides.items():
             entries += self._arrivals(OTHER[side], side, messages)
         for (side, _), link in list(self._links.items()):
+            self._prune(side, link, here)
             entries += self._edit(side, link, here[OTHER[side]])
             entries += self._deletion(side, link, here, now)
         return entries
@@ -117,12 +120,20 @@ class Crossings:
         candidates = [
             link
             for (side, _), link in list(self._links.items())[-_LOOK_BACK * 2 :]
-            if side == source and _same_name(link.source.author.name, copy.author.name)
+            if side == source
+            and link.source.at <= copy.at + _CLOCKS
+            and _same_name(link.source.author.name, copy.author.name)
         ][-_LOOK_BACK:]
         waiting = [link for link in candidates if not link.copies]
-        alike = [link for link in candidates if _says_the_same(link.source, copy)]
+        alike = [link for link in candidates if _is_like(link.source, copy)]
         fresh = [link for link in alike if not link.copies]
         return next(iter(fresh), None) or next(reversed(alike), None) or next(iter(waiting), None)
+
+    def _prune(self, side: SideName, link: _Link, here: Mapping[SideName, Mapping[str, Seen]]) -> None:
+        """An edit may have taken parts back."""
+        left = [copy for copy in link.copies if copy in here[OTHER[side]]]
+        if left and link.source.id in here[side]:
+            link.copies = left
 
     def _edit(self, side: SideName, link: _Link, there: Mapping[str, Seen]) -> Iterable[Entry]:
         edited = link.source.edited_at
@@ -133,7 +144,6 @@ class Crossings:
         if latest < edited:
             return
         link.followed_to = edited
-        link.copies = [copy.id for copy in copies]
         link.changes = [*link.changes, {"what": "edit", "ms": latest - edited}][-3:]
         yield Entry(DIRECTION[side], "edit", link.source.author.name, ms=latest - edited, source=link.source.id)
 
@@ -153,14 +163,22 @@ class Crossings:
 
 
 def _kind(seen: Seen) -> str:
-    return "file" if seen.files else "reply" if seen.reply else "text"
+    """One word for the journal."""
+    if seen.files:
+        return seen.files[0].kind
+    if seen.cards:
+        return str(seen.cards[0]["kind"])
+    return "system message" if seen.kind == "system" else "reply" if seen.reply else "text"
 
 
 def _same_name(name: str, shown: str) -> bool:
     return name.casefold() == shown.casefold()
 
 
-def _says_the_same(source: Seen, copy: Seen) -> bool:
-    """Whether the words of the copy are among those of the source; markup and quoted lines aside."""
+def _is_like(source: Seen, copy: Seen) -> bool:
+    """Whether the words of the copy are among those of the source, markup and quoted lines aside; or its file is."""
     words = letters("\n".join(line for line in copy.body.split("\n") if not (source.reply and line.startswith("> "))))
-    return bool(words) and words in letters(source.body)
+    if copy.files:
+        sizes = {file.size for file in source.files if file.size}
+        return any(file.size in sizes for file in copy.files)
+    return bool(words) and words in letters(source.words)

@@ -3,13 +3,14 @@
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from relay.sandbox.demo.seen import Byline, Cast, File, Json, Kind, Quoted, Refusal, Seen, Tally
+from relay.sandbox.demo import discord_view as view
+from relay.sandbox.demo.props import prop
+from relay.sandbox.demo.seen import Byline, Cast, Json, Kind, Refusal, Seen, Tally
 from relay.sandbox.drafts import Upload, read_draft
 from relay.sandbox.errors import ApiError
-from relay.sandbox.models import Channel, Message, User
+from relay.sandbox.models import Channel, Message, StoredFile, User
 from relay.sandbox.render_message import message as render_message
 from relay.sandbox.server import SandboxServer
 
@@ -20,7 +21,8 @@ GUILD = "Tidewater"
 CHANNEL = "general"
 CAST = (Cast("mira", "Mira"), Cast("jonas", "Jonas"))
 BOT = "Buildbot"
-_EXCERPT = 140
+FEED = "GitHub"
+_APNG = 2
 
 
 class DiscordSide:
@@ -41,6 +43,12 @@ class DiscordSide:
         self._bot = self._state.add_application(BOT)
         self._state.add_bot(self.guild, self._bot)
         self.channel = self._state.add_channel(self.guild, CHANNEL, topic="The Discord side of the demo")
+        self.emoji = {
+            name: self._state.add_emoji(self.guild, name, self._stored(file), animated=file.endswith(".gif"))
+            for name, file in (("crab", "crab.png"), ("crabdance", "dance.gif"))
+        }
+        self.sticker = self._state.add_sticker(self.guild, "ahoy", _APNG, self._stored("rocking.png")).id
+        self._feed = server.control.create_webhook(self.channel.id, FEED, owner.id)["id"]
         self._state.listeners.append(lambda _: changed())
 
     @property
@@ -71,13 +79,14 @@ class DiscordSide:
         return Seen(
             id=str(message.id),
             order=message.id,
-            at=_milliseconds(raw["timestamp"]),
+            at=view.milliseconds(raw["timestamp"]),
             author=self._byline(message, raw),
             kind=self._kind(message, raw),
-            body=_words(raw),
-            reply=_quoted(raw),
-            edited_at=_milliseconds(raw["edited_timestamp"]) if raw["edited_timestamp"] else None,
-            files=tuple(_file(file) for file in raw["attachments"]),
+            body=view.words(raw),
+            reply=view.quoted(raw),
+            edited_at=view.milliseconds(raw["edited_timestamp"]) if raw["edited_timestamp"] else None,
+            files=view.files(raw),
+            cards=view.cards(raw),
             reactions=tuple(Tally(item["emoji"]["name"], item["count"]) for item in raw.get("reactions", ())),
             thread=None if thread is None else self._replies(thread),
             raw=raw,
@@ -99,6 +108,8 @@ class DiscordSide:
             return "copy"
         if message.author_id == self.app.user.id:
             return "notice"
+        if view.is_system(raw):
+            return "system"
         return "bot" if raw["author"].get("bot") else "person"
 
     # --- What people do -----------------------------------------------------------------------------------
@@ -147,12 +158,50 @@ class DiscordSide:
         upload = Upload(name, content_type, self._server.files.put(data))
         return self._post(self.channel, self._person(who), {"content": caption}, None, {0: upload})
 
-    async def picture(self, key: str) -> tuple[bytes, str] | None:
-        """See `Side.picture`."""
-        found = self._state.attachments.get(int(key)) if key.isdecimal() else None
-        if found is None:
+    def show(self, who: str, body: str = "", **more: Any) -> str:
+        """Write with whatever a client can add to a message: `more` as in `Control.say`; the message's ID."""
+        with _refusals():
+            return str(self._server.control.say(self.channel.id, self._person(who).id, body, **more)["id"])
+
+    def report(self, embed: Json) -> str:
+        """A feed posts an embed; the message's ID."""
+        return str(self._server.control.say_as_webhook(self._feed, embeds=[embed])["id"])
+
+    def vote(self, who: str, poll: str, answer: int) -> None:
+        """Vote in a poll; its answers are counted from 1."""
+        self._server.control.vote(self.channel.id, poll, self._person(who).id, answer)
+
+    def end_poll(self, poll: str) -> str:
+        """A poll's time is over; the ID of the message that says so."""
+        self._server.control.end_poll(self.channel.id, poll)
+        return str(self.channel.order[-1])
+
+    def welcome(self, name: str) -> str:
+        """Somebody joins, and Discord says so; the message's ID."""
+        user = self._state.add_user(name.lower(), display_name=name)
+        self._state.add_member(self.guild, user)
+        return str(self._server.control.say_as_system(self.channel.id, user.id, 7)["id"])
+
+    def id_of(self, who: str) -> str:
+        """The user ID of one of the cast."""
+        return str(self._person(who).id)
+
+    async def file(self, key: str) -> tuple[bytes, str] | None:
+        """See `Side.file`."""
+        kind, _, number = key.partition("-")
+        if not number.isdecimal():
             return None
-        return await asyncio.to_thread(found.file.path.read_bytes), found.content_type or ""
+        found: tuple[StoredFile, str] | None = None
+        if kind == "attachment" and (attachment := self._state.attachments.get(int(number))):
+            found = attachment.file, attachment.content_type or ""
+        elif kind == "sticker" and (sticker := self._state.stickers.get(int(number))):
+            found = sticker.file, "image/png"
+        elif kind == "emoji" and (emoji := self._state.emojis.get(int(number))):
+            found = emoji.file, "image/gif" if emoji.animated else "image/png"
+        return None if found is None else (await asyncio.to_thread(found[0].path.read_bytes), found[1])
+
+    def _stored(self, file: str) -> StoredFile:
+        return self._server.files.put(prop(file).data)
 
     def _post(
         self,
@@ -193,30 +242,3 @@ def _first_mistake(errors: Json | None) -> str:
             return str(found[0]["message"])
         errors = next(iter(errors.values()))
     return ""
-
-
-def _milliseconds(moment: str) -> int:
-    return round(datetime.fromisoformat(moment).timestamp() * 1000)
-
-
-def _file(raw: Json) -> File:
-    is_picture = str(raw.get("content_type", "")).startswith("image/")
-    return File(raw["filename"], raw["size"], str(raw["id"]) if is_picture else "")
-
-
-def _words(raw: Json) -> str:
-    """The text; of a message without one, that of its embeds."""
-    parts = [raw["content"]]
-    for embed in raw["embeds"]:
-        parts += [part for part in (embed.get("title"), embed.get("description")) if part]
-    return "\n".join(filter(None, parts))
-
-
-def _quoted(raw: Json) -> Quoted | None:
-    if raw["type"] != 19:
-        return None
-    target = raw.get("referenced_message")
-    if target is None:
-        return Quoted(str(raw["message_reference"]["message_id"]), "", "")
-    author = target["author"]
-    return Quoted(target["id"], author.get("global_name") or author["username"], target["content"][:_EXCERPT])

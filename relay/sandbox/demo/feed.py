@@ -22,6 +22,9 @@ REASONS = {
     "reaction": "Nobody can react in another person’s name, so reactions stay on their side.",
     "thread": 'This pair has thread_messages = "drop"; both sides are told once for each thread.',
     "empty": "There was nothing in it that can cross.",
+    "vote": "Votes are counted where they were cast; the result crosses.",
+    "typing": "Nobody is shown as typing on the other side.",
+    "receipt": "Who has read what stays on its side.",
 }
 _JOURNAL = 200
 _STATUS_SECONDS = 1.0
@@ -132,7 +135,7 @@ class Feed:
             self._act(side, "reaction", message, key, words, reactions - known_reactions)
         if replies > known_replies:
             words = f"{message.thread[-1].author.name}, under {message.author.name}" if message.thread else ""
-            self._act(side, "thread", message, "a message in the thread", words, replies - known_replies)
+            self._act(side, "thread", message, "thread", words, replies - known_replies)
         self._stays[side, message.id] = (max(reactions, known_reactions), max(replies, known_replies))
 
     def _act(self, side: SideName, feature: str, message: Seen, what: str, words: str, count: int) -> None:

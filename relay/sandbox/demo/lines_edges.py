@@ -6,10 +6,7 @@ from functools import partial
 from relay.sandbox.demo.discord_side import BOT
 from relay.sandbox.demo.script import Line, Scene, Unmet, View, contains, quoted
 from relay.sandbox.demo.seen import DIRECTION, OTHER, Kind, Seen, SideName
-from relay.sandbox.media import flat_png
 
-_PNG = flat_png(0x2F7F8F)
-_TABLE = b"06:12 4.1 m\n12:25 0.9 m\n18:37 4.3 m\n"
 _OURS: tuple[Kind, ...] = ("copy", "notice")
 _SCRIPT = "<b>not bold</b> <img src=x onerror=alert(1)> <script>alert(1)</script> @room"
 
@@ -18,8 +15,6 @@ def edges() -> Sequence[Line]:
     """In the order in which they are played."""
     return (
         Line("a bot’s message", "to_matrix", _bot),
-        Line("file", "to_matrix", partial(_file, "discord", "jonas", "Jonas", "harbour-map.png", _PNG)),
-        Line("file", "to_discord", partial(_file, "matrix", "ines", "Ines", "tide-table.txt", _TABLE)),
         Line("hostile HTML is inert", "to_matrix", _hostile_to_matrix),
         Line("hostile pings are inert", "to_discord", _hostile_to_discord),
         Line("reaction, dropped", "to_matrix", partial(_reaction, "discord", "jonas", "morning", "🎉")),
@@ -35,21 +30,6 @@ async def _bot(scene: Scene) -> str:
     scene.spoken("discord", scene.discord.say_as_bot(body))
     await scene.across("discord", BOT, body)
     return f"as {BOT}"
-
-
-async def _file(side: SideName, who: str, name: str, filename: str, data: bytes, scene: Scene) -> str:
-    content_type = "image/png" if filename.endswith(".png") else "text/plain"
-    scene.spoken(side, await scene.side(side).attach(who, filename, data, content_type, ""))
-
-    def check(view: View) -> list[Seen]:
-        copies = view.fresh(OTHER[side], "copy", name)
-        if not any((filename, len(data)) == (file.name, file.size) for copy in copies for file in copy.files):
-            raise Unmet(f"{quoted(copies[0].body)} is not that file" if copies else "nothing has arrived")
-        return copies
-
-    copies = await scene.until(check)
-    scene.take(OTHER[side], *copies)
-    return quoted(copies[0].body or copies[0].files[0].name)
 
 
 async def _hostile_to_matrix(scene: Scene) -> str:

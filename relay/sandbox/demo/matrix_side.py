@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Self
 import aiohttp
 import structlog
 
-from relay.sandbox.demo.seen import Byline, Cast, File, Json, Kind, Quoted, Refusal, Seen, Tally
+from relay.sandbox.demo import matrix_view as view
+from relay.sandbox.demo.seen import Byline, Cast, Json, Kind, Quoted, Refusal, Seen, Tally
 from relay.sandbox.homeserver import Homeserver
 from relay.sandbox.people import Person, Refused, Shown, shown
 
@@ -21,10 +22,8 @@ ALIAS = "general"
 NAME = "Tidewater: general"
 CAST = (Cast("ines", "Ines"), Cast("yusuf", "Yusuf"))
 RELAY = "relay"
-_PROFILE = "com.beeper.per_message_profile"
 _SYNC_MS = 25_000
 _EXCERPT = 140
-_FILES = frozenset({"m.image", "m.file", "m.video", "m.audio"})
 
 _log = structlog.get_logger(__name__)
 
@@ -118,7 +117,7 @@ class MatrixSide:
         order = {event["event_id"]: number for number, event in enumerate(events)}
         edits = _edit_times(events)
         tallies = _tallies(events)
-        visible = [item for item in shown(events) if not item.redacted]
+        visible = [item for item in shown(view.as_messages(events)) if not item.redacted]
         by_id = {item.event_id: item for item in visible}
         replies: dict[str, list[Seen]] = {}
         found: list[tuple[Shown, Seen]] = []
@@ -130,11 +129,13 @@ class MatrixSide:
                 at=item.at,
                 author=self._byline(item),
                 kind=self._kind(item),
-                body=_body(item),
+                body=view.body(item),
                 html=item.formatted_body,
+                emote=item.msgtype == "m.emote",
                 reply=reply,
                 edited_at=edits.get((item.event_id, item.sender)),
-                files=_files(item),
+                files=view.files(item),
+                cards=view.cards(item, events),
                 reactions=tallies.get(item.event_id, ()),
                 raw=item.content,
             )
@@ -157,7 +158,7 @@ class MatrixSide:
         item = by_id.get(target)
         if item is None:
             return Quoted(target, "", "")
-        return Quoted(target, self._byline(item).name, _body(item)[:_EXCERPT])
+        return Quoted(target, self._byline(item).name, view.body(item)[:_EXCERPT])
 
     # --- What people do -----------------------------------------------------------------------------------
 
@@ -198,8 +199,22 @@ class MatrixSide:
             content = {"msgtype": kind, "body": caption or name, "filename": name, "url": uri, "info": info}
             return await self._person(who).send(self.room, content)
 
-    async def picture(self, key: str) -> tuple[bytes, str] | None:
-        """See `Side.picture`."""
+    async def send(self, who: str, content: Json, kind: str = "m.room.message") -> str:
+        """Send an event of any content; its ID."""
+        with _refusals():
+            return await self._person(who).send(self.room, content, kind)
+
+    async def upload(self, who: str, data: bytes, content_type: str) -> str:
+        """Upload a file; its `mxc://` URI."""
+        with _refusals():
+            return await self._person(who).upload(data, content_type)
+
+    def id_of(self, who: str) -> str:
+        """The user ID of one of the cast."""
+        return self._person(who).user_id
+
+    async def file(self, key: str) -> tuple[bytes, str] | None:
+        """See `Side.file`."""
         try:
             return await next(iter(self._people.values())).download(f"mxc://{key}")
         except Refused:
@@ -231,21 +246,6 @@ def _filter(room: str) -> Json:
 def _text(body: str, html: str) -> Json:
     formatted = {"format": "org.matrix.custom.html", "formatted_body": html} if html and html != body else {}
     return {"msgtype": "m.text", "body": body, "m.mentions": {}} | formatted
-
-
-def _body(item: Shown) -> str:
-    """Without the name that stands in front for clients that show no per-message profiles."""
-    profile = item.content.get(_PROFILE, {})
-    if profile.get("has_fallback"):
-        return item.body.removeprefix(f"{item.name}: ")
-    return item.body
-
-
-def _files(item: Shown) -> tuple[File, ...]:
-    if item.msgtype not in _FILES:
-        return ()
-    picture = str(item.content.get("url", "")).removeprefix("mxc://") if item.msgtype == "m.image" else ""
-    return (File(item.content.get("filename", item.body), item.content.get("info", {}).get("size", 0), picture),)
 
 
 def _with_thread(seen: Seen, replies: list[Seen] | None) -> Seen:

@@ -22,8 +22,8 @@ _log = structlog.get_logger(__name__)
 # Everything comes from this address, and nothing in a message can become a script or load anything.
 HEADERS = {
     "Content-Security-Policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
-        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; media-src 'self'; "
+        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     ),
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
@@ -32,8 +32,12 @@ HEADERS = {
     "Cache-Control": "no-store",
 }
 _TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
-_PICTURES = frozenset({"image/png", "image/apng", "image/jpeg", "image/gif", "image/webp"})
-_PAUSE = 0.6
+_SHOWN = frozenset(
+    {"image/png", "image/apng", "image/jpeg", "image/gif", "image/webp"}
+    | {"audio/ogg", "audio/mpeg", "video/webm", "video/mp4"}
+)
+"""Types that the page shows; anything else can only be saved."""
+_PAUSE = 0.4
 """Seconds between two lines of the script, so that people can watch."""
 
 
@@ -59,7 +63,7 @@ class Page:
         application.router.add_get("/events", self._events)
         application.router.add_post("/api/play", self._play)
         application.router.add_post("/api/{side:discord|matrix}", self._act)
-        application.router.add_get("/pictures/{side:discord|matrix}/{key:[\\w.:/-]+}", self._picture)
+        application.router.add_get("/files/{side:discord|matrix}/{key:[\\w.:/-]+}", self._attachment)
         application.router.add_get("/{name:[a-z]*(?:\\.[a-z]+)?}", self._file)
         self._runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.5)
         await self._runner.setup()
@@ -108,13 +112,17 @@ class Page:
         kind = _TYPES[f".{name.rpartition('.')[2]}"]
         return web.Response(body=self._static[name], content_type=kind, charset="utf-8")
 
-    async def _picture(self, request: web.Request) -> web.Response:
+    async def _attachment(self, request: web.Request) -> web.Response:
         stage = self._stage
         side: Side = stage.discord if request.match_info["side"] == "discord" else stage.matrix
-        found = await side.picture(request.match_info["key"])
-        if found is None or found[1] not in _PICTURES:
+        found = await side.file(request.match_info["key"])
+        if found is None:
             raise web.HTTPNotFound
-        return web.Response(body=found[0], content_type=found[1])
+        data, kind = found
+        if kind not in _SHOWN:
+            headers = {"Content-Disposition": "attachment"}
+            return web.Response(body=data, content_type="application/octet-stream", headers=headers)
+        return _part(request, data, kind)
 
     async def _events(self, request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse(headers=HEADERS | {"Content-Type": "text/event-stream"})
@@ -183,6 +191,22 @@ class Page:
     def _progress(self) -> Json:
         playing = self._playing is not None and not self._playing.done()
         return {"playing": playing, "lines": [outcome.as_json() for outcome in self._outcomes]}
+
+
+def _part(request: web.Request, data: bytes, kind: str) -> web.Response:
+    """A file, or the part of it that is asked for: a player learns from the end of it how long it is."""
+    headers = {"Accept-Ranges": "bytes"}
+    try:
+        asked = request.http_range
+    except ValueError:
+        asked = slice(None)
+    if asked == slice(None, None, 1) or asked.start is None:
+        return web.Response(body=data, content_type=kind, headers=headers)
+    start, stop, _ = asked.indices(len(data))
+    if start >= stop:
+        raise web.HTTPRequestRangeNotSatisfiable(headers={"Content-Range": f"bytes */{len(data)}"})
+    headers |= {"Content-Range": f"bytes {start}-{stop - 1}/{len(data)}"}
+    return web.Response(status=206, body=data[start:stop], content_type=kind, headers=headers)
 
 
 async def _carry_out(side: Side, wish: dict[str, Any]) -> None:

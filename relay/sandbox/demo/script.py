@@ -39,7 +39,7 @@ class View:
 
     def fresh(self, side: SideName, kind: Kind = "copy", name: str = "") -> list[Seen]:
         """Messages that nothing has accounted for yet; no copies of what others write meanwhile."""
-        others = {letters(seen.body) for seen in self._unknown(OTHER[side]) if seen.kind == "person"}
+        others = {letters(seen.words) for seen in self._unknown(OTHER[side]) if seen.kind == "person"}
         return [
             seen
             for seen in self._unknown(side)

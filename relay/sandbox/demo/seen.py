@@ -1,12 +1,13 @@
 """What a reader sees: one form for the messages of both sides."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Protocol
 
 Json = dict[str, Any]
 SideName = Literal["discord", "matrix"]
-Kind = Literal["person", "bot", "copy", "notice"]
+Kind = Literal["person", "bot", "system", "copy", "notice"]
+FileKind = Literal["image", "sticker", "video", "audio", "voice", "file"]
 
 DIRECTION: dict[SideName, str] = {"discord": "to_matrix", "matrix": "to_discord"}
 """The word for the way that starts on a side."""
@@ -42,11 +43,22 @@ class Quoted:
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """An attachment; `size` in bytes. `picture`: what `Side.picture` knows an image by, "" for anything else."""
+    """An attachment; `size` in bytes, `width` and `height` in pixels, `duration` in seconds; 0 for what nobody tells.
+
+    `source`: what `Side.file` knows it by. `waveform`: the loudness of a voice message from one moment to the next, 0
+    to 1. `alt`: what a picture shows, in words.
+    """
 
     name: str
     size: int
-    picture: str = ""
+    kind: FileKind = "file"
+    source: str = ""
+    width: int = 0
+    height: int = 0
+    duration: float = 0.0
+    spoiler: bool = False
+    alt: str = ""
+    waveform: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +75,9 @@ class Seen:
 
     `order` sorts a side's messages. `at` and `edited_at` in milliseconds since 1970, by the platform's clock. `body`
     is Discord's markdown, or Matrix's plain body; `html` is Matrix's. `kind` "copy": carried here by the relay;
-    "notice": said by it. `thread`: the replies in the thread that starts here. `raw` is the platform's own JSON.
+    "notice": said by it; "system": said by Discord of somebody. `emote`: it says what its author does.
+    `cards` are what stands below the words: embeds, polls, forwards, places, each with its `kind`. `thread`: the
+    replies in the thread that starts here. `raw` is the platform's own JSON.
     """
 
     id: str
@@ -75,10 +89,17 @@ class Seen:
     html: str = ""
     reply: Quoted | None = None
     edited_at: int | None = None
+    emote: bool = False
     files: tuple[File, ...] = ()
+    cards: tuple[Json, ...] = ()
     reactions: tuple[Tally, ...] = ()
     thread: "tuple[Seen, ...] | None" = None
     raw: Json = field(default_factory=dict, compare=False, repr=False)
+
+    @property
+    def words(self) -> str:
+        """All that it says, also in its cards."""
+        return "\n".join(filter(None, (self.body, *(text for card in self.cards for text in _texts(card)))))
 
     def as_json(self) -> Json:
         """For the page."""
@@ -92,10 +113,23 @@ class Seen:
             "html": self.html,
             "reply": asdict(self.reply) if self.reply else None,
             "edited": self.edited_at is not None,
+            "emote": self.emote,
             "files": [asdict(file) for file in self.files],
+            "cards": list(self.cards),
             "reactions": [asdict(tally) for tally in self.reactions],
             "thread": {"messages": [reply.as_json() for reply in self.thread]} if self.thread is not None else None,
         }
+
+
+def _texts(card: Json) -> Iterator[str]:
+    """The words of a card, in the order in which they are read."""
+    for name in ("question", "author", "title", "body", "description"):
+        if card.get(name):
+            yield str(card[name])
+    for item in (*card.get("answers", ()), *card.get("fields", ())):
+        yield from (str(item[name]) for name in ("text", "name", "value") if item.get(name))
+    if card.get("footer"):
+        yield str(card["footer"])
 
 
 def letters(text: str) -> str:
@@ -137,6 +171,6 @@ class Side(Protocol):
         """Send a file; the message's ID."""
         ...
 
-    async def picture(self, key: str) -> tuple[bytes, str] | None:
-        """An image as the platform hands it out, and its type; None if there is none."""
+    async def file(self, key: str) -> tuple[bytes, str] | None:
+        """A file as the platform hands it out, and its type; None if there is none."""
         ...

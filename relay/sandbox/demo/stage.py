@@ -14,6 +14,8 @@ from relay.sandbox.demo.daemon import DaemonProcess
 from relay.sandbox.demo.discord_side import DiscordSide
 from relay.sandbox.demo.feed import Feed
 from relay.sandbox.demo.lines_edges import edges
+from relay.sandbox.demo.lines_files import files
+from relay.sandbox.demo.lines_more import more
 from relay.sandbox.demo.lines_talk import talk
 from relay.sandbox.demo.matrix_side import MatrixSide
 from relay.sandbox.demo.script import Line, Scene
@@ -45,7 +47,7 @@ class Stage:
 
 def script() -> tuple[Line, ...]:
     """The whole script."""
-    return (*talk(), *edges())
+    return (*talk(), *more(), *files(), *edges())
 
 
 @asynccontextmanager

@@ -24,7 +24,7 @@ function element(node, depth) {
   const children = copy(node, depth);
   if (tag === "a") return pill(node.getAttribute("href") ?? "", children);
   const source = /^mxc:\/\/([\w.:-]+\/[\w-]+)$/.exec(node.getAttribute("src") ?? "");
-  if (tag === "img" && source) return h("img", { className: "emoji", src: `/pictures/matrix/${source[1]}`, alt: node.getAttribute("alt") ?? "", title: node.getAttribute("title") ?? "" });
+  if (tag === "img" && source) return h("img", { className: "emoji", src: `/files/matrix/${source[1]}`, alt: node.getAttribute("alt") ?? "", title: node.getAttribute("title") ?? "" });
   if (tag === "img") return h("span", { className: "pill" }, node.getAttribute("alt") || node.getAttribute("title") || "image");
   if (tag === "span" && node.hasAttribute("data-mx-spoiler")) return spoiler(node.getAttribute("data-mx-spoiler"), children);
   if (tag === "strong" && node.hasAttribute("data-mx-profile-fallback")) return null;
@@ -41,8 +41,10 @@ function element(node, depth) {
 }
 
 function pill(url, children) {
-  const copied = link(url, children);
-  if (url.startsWith("https://matrix.to/#/@")) copied.classList.add("pill");
+  const message = /^https:\/\/matrix\.to\/#\/![^/]+\/\$/.test(url);
+  // A bare link to a message says what it is, as clients have it.
+  const copied = link(url, message && children.join("") === url ? "a message in this room" : children);
+  if (message || url.startsWith("https://matrix.to/#/@")) copied.classList.add("pill");
   return copied;
 }
 
@@ -60,6 +62,7 @@ export function toMatrixHtml(nodes) {
     if (node.dataset.language) node.className = `language-${node.dataset.language}`;
     node.removeAttribute("data-language");
   }
+  for (const node of holder.querySelectorAll("img")) node.replaceWith(node.alt);
   for (const node of holder.querySelectorAll("small, time, span:not([data-mx-spoiler])")) node.replaceWith(...node.childNodes);
   for (const node of [...holder.children].filter((child) => child.localName === "div")) {
     const paragraph = h("p", {});

@@ -17,14 +17,18 @@ const TOKENS = [
   [/^\\([^\w\s])/, ([, character]) => character],
   [CODE, ([, , text]) => h("code", {}, text.replace(/^ (?=`)|(?<=`) $/g, ""))],
   [/^\[([^\[\]\n]+)\]\(<?(https?:\/\/[^\s<>()]+(?:\([^\s<>()]*\)[^\s<>()]*)*)>?\)/, ([, words, url], names) => link(url, inline(words, names))],
-  [/^<(https?:\/\/[^\s<>]+)>/, ([, url]) => link(url, url)],
-  [URL_, ([url]) => link(url, url)],
+  [/^<(https?:\/\/[^\s<>]+)>/, ([, url], names) => bare(url, names)],
+  [URL_, ([url], names) => bare(url, names)],
   [/^<@!?(\d+)>/, ([, id], names) => h("span", { className: "pill" }, `@${names.users[id] ?? "unknown"}`)],
   [/^<#(\d+)>/, ([, id], names) => h("span", { className: "pill" }, `#${names.channels[id] ?? "unknown"}`)],
   [/^<@&(\d+)>/, () => h("span", { className: "pill" }, "@role")],
-  [/^<a?:(\w+):\d+>/, ([, name]) => `:${name}:`],
-  [/^<t:(-?\d+)(?::[a-zA-Z])?>/, ([, at]) => h("time", {}, new Date(at * 1000).toLocaleString())],
+  [/^<a?:(\w+):(\d+)>/, ([, name, id]) => emoji(name, id)],
+  [/^<t:(-?\d{1,12})(?::([tTdDfFR]))?>/, ([, at, style]) => moment(new Date(at * 1000), style)],
 ];
+const STYLES = {
+  t: { timeStyle: "short" }, T: { timeStyle: "medium" }, d: { dateStyle: "short" }, D: { dateStyle: "long" },
+  f: { dateStyle: "long", timeStyle: "short" }, F: { dateStyle: "full", timeStyle: "short" }, R: { dateStyle: "medium", timeStyle: "short" },
+};
 const PLAIN = /^(?:https?(?!:)|[^\\`*_~|<\[h\n]+|[\s\S])/;
 
 /** A message's nodes. `names`: {users, channels}, by ID. */
@@ -58,20 +62,58 @@ function blocks(lines, names) {
       out.push(h("blockquote", {}, blocks(quoted, names)));
     } else if (heading) {
       flush();
-      out.push(h(`h${heading[1].length + 3}`, {}, inline(heading[2], names)));
+      out.push(h(`h${heading[1].length}`, {}, inline(heading[2], names)));
     } else if (/^-# \S/.test(line)) {
       flush();
       out.push(h("small", { className: "subtext" }, inline(line.slice(3), names)));
-    } else if (/^ *[-*] \S/.test(line)) {
+    } else if (ITEM.test(line)) {
       flush();
       const items = [];
-      while (at < lines.length && /^ *[-*] \S/.test(lines[at])) items.push(h("li", {}, inline(lines[at++].replace(/^ *[-*] /, ""), names)));
+      while (at < lines.length && ITEM.test(lines[at])) items.push(ITEM.exec(lines[at++]));
       at--;
-      out.push(h("ul", {}, items));
+      out.push(list(items, names));
     } else words.push(line);
   }
   flush();
   return out;
+}
+
+const ITEM = /^( *)([-*]|\d{1,9}\.) +(\S.*)/;
+
+/** Lines of a list, of which those that stand further in belong to the one before. */
+function list(items, names) {
+  const indent = items[0][1].length;
+  const numbered = /\d/.test(items[0][2]);
+  const made = h(numbered ? "ol" : "ul", {});
+  if (numbered) made.start = Number.parseInt(items[0][2], 10);
+  for (let at = 0; at < items.length; at++) {
+    const inner = [];
+    const item = h("li", {}, inline(items[at][3], names));
+    while (at + 1 < items.length && items[at + 1][1].length > indent) inner.push(items[++at]);
+    if (inner.length) item.append(list(inner, names));
+    made.append(item);
+  }
+  return made;
+}
+
+/** A link without words; one to a message says where that stands. */
+function bare(url, names) {
+  const place = /^https:\/\/discord\.com\/channels\/\d+\/(\d+)\/\d+$/.exec(url);
+  if (!place) return link(url, url);
+  const made = link(url, `#${names.channels[place[1]] ?? "unknown"} › message`);
+  made.classList.add("pill");
+  return made;
+}
+
+function emoji(name, id) {
+  const image = h("img", { className: "emoji", src: `/files/discord/emoji-${id}`, alt: `:${name}:`, title: `:${name}:` });
+  image.addEventListener("error", () => image.replaceWith(`:${name}:`), { once: true });
+  return image;
+}
+
+function moment(at, style = "f") {
+  if (Number.isNaN(at.getTime())) return "Invalid date";
+  return h("time", { className: "moment", dateTime: at.toISOString(), title: at.toLocaleString() }, at.toLocaleString([], STYLES[style]));
 }
 
 function inline(text, names) {

@@ -1,7 +1,9 @@
 // One message: made once, and afterwards only what changed in it is made anew, so that nothing jumps or closes.
-import { h, hue, icon, size, took } from "./dom.js";
+import { card } from "./cards.js";
+import { h, hue, icon, took } from "./dom.js";
 import { matrixHtml } from "./html.js";
 import { markdown } from "./markdown.js";
+import { media } from "./media.js";
 
 export const SIDES = {
   discord: { name: "Discord", other: "matrix", badge: "APP" },
@@ -31,7 +33,7 @@ export function createMessage(side, { act, names, show }) {
     ACTIONS.map(([name, label]) => button(name, icon(name), label, () => (choose[name] ?? (() => act(name, view)))())), picker);
   const element = h("li", { className: "message", tabIndex: -1 },
     slot("avatar", "span", "avatar"),
-    h("article", {}, slot("quote", "div", "quote"), slot("head", "header"), slot("text", "div", "text"), slot("files", "ul", "files"),
+    h("article", {}, slot("quote", "div", "quote"), slot("head", "header"), slot("text", "div", "text"), slot("cards", "div", "cards"), slot("files", "ul", "files"),
       slot("reactions", "div", "reactions"), slot("cross", "footer", "cross"), thread.element),
     toolbar);
   slots.avatar.element.setAttribute("aria-hidden", "true");
@@ -42,12 +44,13 @@ export function createMessage(side, { act, names, show }) {
     element.dataset.kind = view.kind;
     element.dataset.id = view.id;
     element.dataset.with = (view.cross?.with ?? []).join(" ");
-    fill("avatar", view.author.name, (name) => [letter(name)]);
+    fill("avatar", [view.author.name, view.kind], ([name, kind]) => [kind === "system" ? icon("arrow") : letter(name)]);
     slots.avatar.element.style.setProperty("--hue", hue(view.author.name));
     fill("quote", view.reply, (reply) => reply ? [quotation(side, reply, show)] : []);
-    fill("head", [view.author, view.at, view.edited], () => head(side, view));
-    fill("text", [view.body, view.html], () => text(side, view, names));
-    fill("files", view.files, (files) => files.map((file) => h("li", {}, picture(side, file), icon("file"), file.name, h("span", { className: "faint" }, ` ${size(file.size)}`))));
+    fill("head", [view.author, view.at, view.edited, view.kind === "system" && view.body], () => head(side, view));
+    fill("text", [view.body, view.html], () => view.kind === "system" && !view.body.includes("\n") ? [] : folded(text(side, view, names), view.body));
+    fill("cards", view.cards, (cards) => cards.map((each) => card(each, names)));
+    fill("files", view.files, (files) => files.map((file) => media(side, file)));
     fill("reactions", view.reactions, (list) => list.map(({ key, count }) => h("span", { className: "reaction" }, key, " ", String(count))));
     fill("cross", view.cross, (cross) => crossing(side, cross));
     thread.update(view.thread);
@@ -57,13 +60,26 @@ export function createMessage(side, { act, names, show }) {
   return { element, update, view: () => view };
 }
 
-function picture(side, file) {
-  return file.picture ? h("img", { src: `/pictures/${side}/${file.picture}`, alt: "", loading: "lazy" }) : null;
-}
-
 export function text(side, view, names) {
   if (side === "discord") return markdown(view.body, names);
-  return view.html ? matrixHtml(view.html) : [h("div", { className: "plain" }, view.body)];
+  const words = view.html ? matrixHtml(view.html) : view.body;
+  if (view.emote) return [h("div", { className: "emote" }, `* ${view.author.name} `, words)];
+  return view.html ? words : words ? [h("div", {}, words)] : [];
+}
+
+const LINES = 14;
+const LETTERS = 700;
+
+/** A long text shows its beginning until somebody asks for all of it. */
+function folded(nodes, body) {
+  if (body.length < LETTERS && body.split("\n").length <= LINES) return nodes;
+  const words = h("div", { className: "fold" }, nodes);
+  const more = h("button", { type: "button", className: "unfold", "aria-expanded": "false", on: { click: () => {
+    const open = words.classList.toggle("open");
+    more.textContent = open ? "Show less" : "Show all";
+    more.setAttribute("aria-expanded", String(open));
+  } } }, "Show all");
+  return [words, more];
 }
 
 function button(action, sign, label, press) {
@@ -76,8 +92,9 @@ function letter(name) {
 
 function head(side, view) {
   const at = new Date(view.at);
+  const said = view.kind === "system" && !view.body.includes("\n") ? h("span", {}, view.body) : null;
   return [
-    h("b", {}, view.author.name),
+    h("b", {}, view.author.name), said,
     view.author.badge ? h("span", { className: "badge" }, SIDES[side].badge) : null,
     h("time", { dateTime: at.toISOString(), title: at.toLocaleString() }, at.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" })),
     view.edited ? h("span", { className: "edited" }, "(edited)") : null,
@@ -103,8 +120,16 @@ function crossing(side, cross) {
   return [
     states[cross.state]?.(),
     cross.changes.map(({ what, ms }) => h("span", { className: "good" }, ` · ${what} ${took(ms)}`)),
-    cross.dropped.map((what) => h("span", { className: "bad" }, ` · ${what} stays here`)),
+    stays(cross.dropped),
   ].flat().filter(Boolean);
+}
+
+/** What stayed, each kind once. */
+function stays(dropped) {
+  const counts = new Map();
+  for (const what of dropped) counts.set(what, (counts.get(what) ?? 0) + 1);
+  return [...counts].map(([what, count]) => h("span", { className: "bad" },
+    what === "thread" ? ` · ${count === 1 ? "a message" : `${count} messages`} in the thread ${count === 1 ? "stays" : "stay"} here` : ` · ${what} stays here`));
 }
 
 function threadSection(side, { act, names }) {

@@ -62,8 +62,10 @@ export function createPanel(side, { people, place, alert, show, badge }) {
 /** Links to a message lead to it on this page; a finger, which cannot hover, brings up a message's actions. */
 function press(list, show) {
   list.addEventListener("click", (event) => {
-    const jump = /^https:\/\/discord\.com\/channels\/\d+\/\d+\/(\d+)$/.exec(event.target.closest("a")?.href ?? "");
-    if (jump) { event.preventDefault(); show("discord", jump[1]); }
+    const address = event.target.closest("a")?.href ?? "";
+    const [discord] = /^https:\/\/discord\.com\/channels\/\d+\/\d+\/(\d+)$/.exec(address)?.slice(1) ?? [];
+    const [matrix] = /^https:\/\/matrix\.to\/#\/![^/]+\/(\$[\w-]+)/.exec(address)?.slice(1) ?? [];
+    if (discord || matrix) { event.preventDefault(); show(discord ? "discord" : "matrix", discord ?? matrix); }
     else if (!event.target.closest("a, button, input, .spoiler")) event.target.closest(".message")?.focus();
   });
 }

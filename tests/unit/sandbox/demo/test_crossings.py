@@ -1,5 +1,7 @@
+from dataclasses import replace
+
 from relay.sandbox.demo.crossings import Crossings, Entry
-from relay.sandbox.demo.seen import Byline, Kind, Quoted, Seen
+from relay.sandbox.demo.seen import Byline, File, Kind, Quoted, Seen
 
 NOW = 1_000_000.0
 
@@ -102,3 +104,36 @@ def test_quoted_line_of_a_reply_is_not_compared() -> None:
     found = crossings.of("matrix", reply)
     assert found is not None
     assert found["with"] == ["1"]
+
+
+def test_copy_of_a_file_belongs_to_the_message_with_that_file() -> None:
+    crossings = Crossings()
+    image, text = File("a.png", 10, "image"), File("b.txt", 20)
+    both = replace(seen("1", "look", at=1), files=(image, text))
+    other = seen("2", "later", at=2)
+    copies = [
+        replace(copy("a", "look", at=3), files=(image,)),
+        replace(copy("b", "", at=4), files=(text,)),
+        copy("c", "later", at=5),
+    ]
+    crossings.look({"discord": [both, other], "matrix": copies}, NOW)
+    assert linked(crossings, both) == ["a", "b"]
+    assert linked(crossings, other) == ["c"]
+
+
+def test_copy_is_never_older_than_its_message() -> None:
+    crossings = Crossings()
+    crossings.look({"discord": [], "matrix": [copy("a", "of something unseen", at=50)]}, NOW)
+    late = seen("1", "quite another", at=90)
+    crossings.look({"discord": [late], "matrix": [copy("a", "of something unseen", at=50)]}, NOW)
+    assert linked(crossings, late) == []
+
+
+def test_parts_that_an_edit_took_back_are_no_longer_counted() -> None:
+    crossings = Crossings()
+    long = seen("1", "one two")
+    crossings.look({"discord": [long], "matrix": [copy("a", "one"), copy("b", "two")]}, NOW)
+    assert linked(crossings, long) == ["a", "b"]
+    short = seen("1", "one", edited_at=5)
+    crossings.look({"discord": [short], "matrix": [copy("a", "one", edited_at=9)]}, NOW)
+    assert linked(crossings, short) == ["a"]
