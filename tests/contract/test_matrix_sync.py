@@ -73,6 +73,18 @@ async def test_what_happened_meanwhile_arrives_once_and_in_order(town: Town) -> 
         assert side.said == ["first", *expected]
 
 
+async def test_somebody_who_wrote_before_the_start_is_quoted_under_their_name(town: Town) -> None:
+    notebook = Notebook()
+    async with matrix_side(town.homeserver, town.bot_id, [town.room], token=town.token, notebook=notebook) as side:
+        ref = MessageRef(room(town.room), await town.ann.text(town.room, "wise words"))
+        await side.until_said("wise words")
+        before = await side.adapter.quote(ref)
+    async with matrix_side(town.homeserver, town.bot_id, [town.room], token=town.token, notebook=notebook) as side:
+        assert before is not None
+        assert await side.adapter.quote(ref) == before
+        assert not before.author.startswith("@")
+
+
 async def test_beyond_the_limit_only_the_newest_arrive_and_the_number_of_the_others(town: Town) -> None:
     notebook = Notebook()
     side_of = {"token": town.token, "notebook": notebook}

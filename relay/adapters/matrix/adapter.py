@@ -159,6 +159,7 @@ class MatrixAdapter:
             event = None
         if event is None:
             return None
+        await self._outbound.introduce(target.channel.id, str(event.get("sender")))
         said = convert(event, self._rooms.state(target.channel.id), self._api.user_id, self._rooms.names())
         if not isinstance(said, MessageCreated):
             return None

@@ -105,6 +105,18 @@ class Outbound:
         redacted = isinstance(unsigned, dict) and "redacted_because" in unsigned
         return None if redacted or not event.get("content") else event
 
+    async def introduce(self, room_id: str, user_id: str) -> None:
+        """Learn the name of a member of whom nothing has been heard since the start. It is not worth waiting for."""
+        state = self._rooms.state(room_id)
+        if state.knows(user_id):
+            return
+        try:
+            content = await self._call("GET", "rooms", room_id, "state", "m.room.member", user_id)
+        except DeliveryError as error:
+            _log.info("member not named", room=room_id, reason=str(error))
+        else:
+            state.apply({"type": "m.room.member", "state_key": user_id, "content": content})
+
     async def _illustrated(self, delivery: Delivery) -> tuple[Delivery, Pictures]:
         """The delivery with its author's avatar, and where the emoji in it stand."""
         sources: list[MediaRef] = []
