@@ -63,6 +63,11 @@ class Standing:
         return tuple(said.key for said in self.said)
 
 
+def files_of(message: Mapping[str, Any], digests: Mapping[str, str] | None = None) -> tuple[File, ...]:
+    """The files of a message on Discord; `digests` of their contents by ID, where they have been looked at."""
+    return tuple(File(each["filename"], (digests or {}).get(each["id"], "")) for each in message["attachments"])
+
+
 def discord_original(message: Mapping[str, Any], files: tuple[File, ...]) -> Standing:
     """What somebody wrote on Discord, as they wrote it."""
     said = Said(message["author"]["username"], message["content"], files=files)

@@ -21,7 +21,7 @@ from tests.chaos.check import Verdict
 from tests.chaos.judge import Judge, Look
 from tests.chaos.lives import Lives, deaths
 from tests.chaos.proxy import Proxy
-from tests.chaos.reading import discord_copy
+from tests.chaos.reading import discord_copy, files_of
 from tests.chaos.sides import DiscordSide, MatrixSide, Side, View
 from tests.chaos.traffic import Act, Pace, Traffic
 from tests.chaos.trouble import Trouble
@@ -140,7 +140,7 @@ class Run:
         pair = next((pair for pair, channel in self._town.channels.items() if channel == data["channel_id"]), None)
         if pair is None or data["author"]["id"] in self._town.people.values():
             return
-        self._judge.copy_stands(pair, discord_copy(data), new=dispatch.event == "MESSAGE_CREATE")
+        self._judge.copy_stands(pair, discord_copy(data, files_of(data)), new=dispatch.event == "MESSAGE_CREATE")
 
     async def play(self) -> Outcome:
         """From the first start to the verdict."""

@@ -134,7 +134,7 @@ class DiscordSide:
         )
 
     def _standing(self, message: Json) -> Standing:
-        files = tuple(File(each["filename"], self._digests.get(each["id"], "")) for each in message["attachments"])
+        files = reading.files_of(message, self._digests)
         if self._is_original(message):
             # People are known by the names that they gave themselves.
             author = next(name for name, user in self.people.items() if user == message["author"]["id"])
