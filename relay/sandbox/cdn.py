@@ -11,7 +11,7 @@ from relay.sandbox.errors import form_error
 from relay.sandbox.faults import Faults
 from relay.sandbox.files import CHUNK
 from relay.sandbox.forms import Form, parse_snowflake
-from relay.sandbox.media import describe, flat_png
+from relay.sandbox.media import GREY_JPEG, describe, flat_png
 from relay.sandbox.models import Attachment, StoredFile
 from relay.sandbox.requests import Call
 from relay.sandbox.signing import MEDIA_PREFIX
@@ -48,7 +48,22 @@ class Cdn:
         found = self._find(request)
         if found is None:
             return web.Response(status=404, text=_GONE)
+        if "format" in request.query and request.path.startswith(MEDIA_PREFIX):
+            return await self._still(request, found)
         return await self._send(request, found.file, found.content_type)
+
+    async def _still(self, request: web.Request, found: Attachment) -> web.StreamResponse:
+        """A picture out of a video. Discord's media proxy changes pictures, too, but nobody asks us for that."""
+        if self.api.offline:
+            return await cut(request)
+        if request.query["format"] != "jpeg" or not (found.content_type or "").startswith("video/"):
+            return web.Response(status=415)
+        fault = self.faults.strike(request.method, request.path)
+        if fault is not None and fault.kind == "hang":
+            await asyncio.sleep(fault.seconds)
+        elif fault is not None:
+            return web.Response(status=fault.status)
+        return web.Response(body=GREY_JPEG, content_type="image/jpeg")
 
     async def avatar(self, request: web.Request) -> web.StreamResponse:
         """A picture that was given by file is sent, one given by URL is pointed to."""

@@ -1,5 +1,6 @@
 """What Discord finds out about an uploaded file: its type, and the size of a picture. Reads the first bytes only."""
 
+import base64
 import mimetypes
 import struct
 import zlib
@@ -82,6 +83,13 @@ def _webp(head: bytes) -> Description | None:
         height = int.from_bytes(head[27:30], "little") + 1
         return Description("image/webp", width, height)
     return Description("image/webp")
+
+
+# Eight by eight pixels.
+GREY_JPEG = base64.b64decode(
+    "/9j/4AAQSkZJRgABAQAAAQABAAD/2wBDAFA3PEY8MlBGQUZaVVBfeMiCeG5uePWvuZHI////////////////////////////////////////////"
+    "////////wAALCAAIAAgBAREA/8QAFAABAAAAAAAAAAAAAAAAAAAAAP/EABQQAQAAAAAAAAAAAAAAAAAAAAD/2gAIAQEAAD8AP//Z"
+)
 
 
 def flat_png(colour: int, side: int = 128) -> bytes:

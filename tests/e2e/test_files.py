@@ -9,7 +9,7 @@ import aiohttp
 import pytest
 
 from relay.sandbox.homeserver import Homeserver
-from relay.sandbox.media import flat_png
+from relay.sandbox.media import GREY_JPEG, flat_png
 from tests.support.town import Town, eventually, town
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -57,6 +57,9 @@ async def test_files_cross_to_matrix_each_as_what_it_is(help_town: Town) -> None
     assert await help_town.mia.download(image["url"]) == (PNG, "image/png")
     assert film["msgtype"] == "m.video"
     assert film["body"] == "Ada: "
+    still = film["info"].pop("thumbnail_url")
+    assert await help_town.mia.download(still) == (GREY_JPEG, "image/jpeg")
+    assert film["info"].pop("thumbnail_info") == {"mimetype": "image/jpeg", "size": len(GREY_JPEG), "w": 640, "h": 360}
     assert film["info"] == {"mimetype": "video/mp4", "size": 512, "w": 640, "h": 360, "duration": 2500}
     assert notes["msgtype"] == "m.file"
     assert notes["info"]["mimetype"] == "application/pdf"
@@ -270,6 +273,18 @@ async def test_the_homeserver_s_limit_is_asked_for(tmp_path: Path) -> None:
         assert f'<a href="{place.on_discord("help")[0]["attachments"][0]["url"].partition("?")[0]}' in (
             message.formatted_body
         )
+
+
+async def test_a_video_without_its_picture_crosses_all_the_same(help_town: Town) -> None:
+    film = b"\0\0\0\x18ftypmp42" + bytes(500)
+    help_town.control.add_fault("status", status=415, path="^/media/attachments/")
+    help_town.say("help", "a film", attachments=[file("film.mp4", film)])
+    await help_town.until_matrix("help", lambda words: len(words) == 1)
+    help_town.control.add_fault("hang", path="^/media/attachments/", seconds=60.0)
+    help_town.say("help", "another", attachments=[file("film.mp4", film)])
+    await help_town.until_matrix("help", lambda words: len(words) == 2)
+    for message in await help_town.on_matrix("help"):
+        assert message.content["info"] == {"mimetype": "video/mp4", "size": 512}
 
 
 async def test_a_picture_that_hangs_holds_up_no_message_for_long(help_town: Town) -> None:

@@ -7,9 +7,9 @@ through the Discord webhook, one after the other; or one object that says what i
 `context`, all of it optional, for both sides: `people` (whom a name on the other side means, if exactly one person),
 `pairs` (more paired channels, Discord's first), `messages` (where copies stand, by the ID of the original), `policy`
 (of the pair). For Discord: `roles`, `channels`, `nicknames` (names by ID), `threads`, `uploads` and `pictures` (where
-files and emoji stand on the homeserver). For Matrix: `state` (events of the room), `rooms` (names and aliases of
-others), `reply` (what the message replied to looks like: `author`, `text`, `url`), `emoji` (of the Discord server, as
-objects of its API).
+files, emoji and pictures of videos stand on the homeserver). For Matrix: `state` (events of the room), `rooms` (names
+and aliases of others), `reply` (what the message replied to looks like: `author`, `text`, `url`), `emoji` (of the
+Discord server, as objects of its API).
 """
 
 import json
@@ -248,7 +248,9 @@ def _uploaded(part: Content, context: Json) -> compose.Uploaded | None:
     [attachment] = part.attachments
     uri = context["uploads"][attachment.id]
     name = file_name(attachment.name, attachment.content_type)
-    return compose.Uploaded(attachment, uri, name, attachment.content_type, attachment.size or 0)
+    still = _pictures(context).get(attachment.thumbnail) if attachment.thumbnail is not None else None
+    picture = None if still is None else compose.Still(still.locator, "image/jpeg", 0)
+    return compose.Uploaded(attachment, uri, name, attachment.content_type, attachment.size or 0, picture)
 
 
 def _pictures(context: Json) -> dict[MediaRef, MediaRef]:

@@ -218,6 +218,7 @@ def _attachments(message: Json) -> Iterator[Attachment]:
         content_type = str(item.get("content_type") or "application/octet-stream").partition(";")[0].strip()
         flags = item.get("flags", 0)
         name = str(item["filename"])
+        spoiler = name.startswith("SPOILER_") or bool(flags & _SPOILER_FILE)
         yield Attachment(
             id=str(item["id"]),
             name=name,
@@ -229,9 +230,11 @@ def _attachments(message: Json) -> Iterator[Attachment]:
             height=item.get("height"),
             duration=item.get("duration_secs"),
             alt=str(item.get("description") or ""),
-            spoiler=name.startswith("SPOILER_") or bool(flags & _SPOILER_FILE),
+            spoiler=spoiler,
             animated=content_type == "image/gif" or bool(flags & _ANIMATED_FILE),
             waveform=_waveform(item.get("waveform")),
+            # Clients that know no spoilers would show it.
+            thumbnail=_still(item) if content_type.startswith("video/") and not spoiler else None,
             url=str(item["url"]),
         )
 
@@ -246,6 +249,15 @@ def _kind(content_type: str) -> MediaKind:
             return "audio"
         case _:
             return "file"
+
+
+def _still(item: Json) -> MediaRef | None:
+    """A picture out of a video: what the media proxy gives to Discord's own clients, as nobody has written down."""
+    proxy = item.get("proxy_url")
+    if not isinstance(proxy, str):
+        return None
+    address = proxy.rstrip("?&")
+    return _media(f"{address}{'&' if '?' in address else '?'}format=jpeg")
 
 
 def _waveform(encoded: object) -> tuple[int, ...]:

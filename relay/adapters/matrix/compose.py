@@ -43,6 +43,15 @@ the envelope that servers put around the content."""
 
 
 @dataclass(frozen=True, slots=True)
+class Still:
+    """A picture out of a video, as large as that, as this homeserver has it. `size` in bytes."""
+
+    uri: str
+    content_type: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
 class Uploaded:
     """A file as this homeserver has it: `uri` is its `mxc://` address, `size` in bytes, None where nobody knows."""
 
@@ -51,6 +60,7 @@ class Uploaded:
     name: str
     content_type: str
     size: int | None
+    still: Still | None = None
 
 
 Pictures = Mapping[MediaRef, MediaRef]
@@ -135,8 +145,12 @@ def _file(uploaded: Uploaded) -> Json:
     attachment = uploaded.attachment
     info: Json = {"mimetype": uploaded.content_type} | ({} if uploaded.size is None else {"size": uploaded.size})
     kind = attachment.kind
+    measures = {key: size for key, size in (("w", attachment.width), ("h", attachment.height)) if size}
     if kind in {"image", "video", "sticker"}:
-        info |= {key: size for key, size in (("w", attachment.width), ("h", attachment.height)) if size}
+        info |= measures
+    if (still := uploaded.still) is not None:
+        info["thumbnail_url"] = still.uri
+        info["thumbnail_info"] = {"mimetype": still.content_type, "size": still.size} | measures
     if attachment.animated:
         info["org.matrix.msc4230.is_animated"] = True
     milliseconds = None if attachment.duration is None else round(attachment.duration * 1000)

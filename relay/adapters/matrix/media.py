@@ -15,7 +15,7 @@ from typing import Any
 import structlog
 
 from relay.adapters.matrix.api import Api, Download, Refused, Unreachable
-from relay.adapters.matrix.compose import Uploaded
+from relay.adapters.matrix.compose import Still, Uploaded
 from relay.adapters.matrix.session import is_token_refusal
 from relay.core.ports import Clock, File, Files, MediaStream
 from relay.domain.content import Attachment, Author
@@ -85,6 +85,7 @@ class Media:
             async with self._files.open(attachment, most=self.limit) as file:
                 uri = await self._upload(attachment, file)
                 made = Uploaded(attachment, uri, file.name, file.content_type, file.size)
+            made = replace(made, still=await self._still(attachment, self._files))
             if attachment.kind == "sticker":
                 await self._files.remember(attachment.source, MediaRef(Platform.MATRIX, uri))
         self._uploaded[key] = made
@@ -99,6 +100,23 @@ class Media:
             return None
         name = file_name(attachment.name, attachment.content_type)
         return Uploaded(attachment, copy.locator, name, attachment.content_type, None)
+
+    async def _still(self, attachment: Attachment, files: Files) -> Still | None:
+        """A video's picture; a video never waits long or fails for it."""
+        if attachment.thumbnail is None:
+            return None
+        picture = Attachment(f"{attachment.id} still", "still.jpg", "image", attachment.thumbnail)
+        try:
+            async with (
+                asyncio.timeout(_PICTURE_PATIENCE),
+                files.open(picture, most=min(_SMALL, self.limit)) as file,
+            ):
+                if not file.content_type.startswith("image/"):
+                    return None
+                return Still(await self._upload(picture, file), file.content_type, file.size)
+        except (DeliveryError, TimeoutError) as error:
+            _log.info("a video crosses without its picture", reason=str(error) or "it takes too long")
+            return None
 
     async def _upload(self, attachment: Attachment, file: File) -> str:
         try:
