@@ -127,7 +127,8 @@ function script(state) {
   const signs = { ok: "✓", failed: "✕", playing: "…", waiting: "·" };
   const well = state.lines.filter((line) => line.state === "ok").length;
   if (!state.lines.length) return;
-  $("score").textContent = state.playing ? `Line ${well + 1} of ${state.lines.length}` : `Script: ${well} of ${state.lines.length} lines check out`;
+  const begun = state.lines.filter((line) => line.state !== "waiting").length;
+  $("score").textContent = state.playing ? `Line ${begun} of ${state.lines.length}` : `Script: ${well} of ${state.lines.length} lines check out`;
   $("score").className = state.playing ? "" : well === state.lines.length ? "good" : "bad";
   if (state.playing !== $("script").open) $("script").open = state.playing || well < state.lines.length;
   $("script").querySelector("ol").replaceChildren(...state.lines.map((line) => h("li", { data: { state: line.state } },
@@ -135,7 +136,8 @@ function script(state) {
     h("span", { className: "what" }, `${line.title} ${ARROWS[line.way]}`, line.seen ? h("small", {}, line.seen) : null),
     line.ms === null ? null : h("data", { value: String(line.ms) }, took(line.ms)))));
   // Not scrollIntoView: on a phone that would turn to this column while somebody reads another.
-  const [scroller, line] = [$("script").closest(".scroller"), $("script").querySelector("[data-state=playing]")];
+  const scroller = $("script").closest(".scroller");
+  const [line] = state.playing ? [...$("script").querySelectorAll("li:not([data-state=waiting])")].slice(-1) : [];
   scroller.scrollTop = line ? Math.max(0, line.offsetTop - scroller.clientHeight / 2) : 0;
 }
 
