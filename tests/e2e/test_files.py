@@ -126,6 +126,40 @@ async def test_edits_and_deletions_of_messages_with_files(help_town: Town) -> No
     await help_town.until_discord("help", lambda words: not words)
 
 
+async def test_an_edit_on_matrix_that_changes_the_file(help_town: Town) -> None:
+    room = help_town.rooms["help"]
+    pictures = [PNG, flat_png(0x00FF00, 64), flat_png(0xFF0000, 96)]
+    uris = [await help_town.mia.upload(picture, "image/png") for picture in pictures]
+    said = [
+        {"msgtype": "m.image", "body": f"look {number}", "filename": "a.png", "url": uri, "info": {"size": len(data)}}
+        for number, (uri, data) in enumerate(zip(uris, pictures, strict=True))
+    ]
+    event = await help_town.mia.send(room, said[0])
+    await help_town.mia.text(room, "below")
+    await help_town.until_discord("help", lambda words: words == ["look 0", "below"])
+    posted = help_town.on_discord("help")[0]["id"]
+
+    async def shown(number: int) -> bytes:
+        relation = {"rel_type": "m.replace", "event_id": event}
+        await help_town.mia.send(room, said[number] | {"m.new_content": said[number], "m.relates_to": relation})
+        await help_town.until_discord("help", lambda words: words == [f"look {number}", "below"])
+        message = help_town.on_discord("help")[0]
+        assert message["id"] == posted
+        [one] = message["attachments"]
+        return await stored(one["url"])
+
+    assert await shown(1) == pictures[1]
+    # What the message stands with now is no longer remembered, but told by Discord.
+    await help_town.daemon.stop()
+    await help_town.daemon.start()
+    assert await shown(2) == pictures[2]
+    words = {"msgtype": "m.text", "body": "no picture"}
+    relation = {"rel_type": "m.replace", "event_id": event}
+    await help_town.mia.send(room, words | {"m.new_content": words, "m.relates_to": relation})
+    await help_town.until_discord("help", lambda words: words == ["no picture", "below"])
+    assert help_town.on_discord("help")[0]["attachments"] == []
+
+
 async def test_an_expired_address_is_refreshed(homeserver: Homeserver, tmp_path: Path) -> None:
     async with town(tmp_path, homeserver) as place:
         await place.daemon.start()

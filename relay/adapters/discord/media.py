@@ -146,6 +146,22 @@ def described(attachments: Sequence[Attachment], names: Sequence[str]) -> list[d
     return found
 
 
+def have_same_files(standing: Sequence[Attachment], wanted: Sequence[Attachment]) -> bool:
+    """Whether a message of `standing` shows the files of `wanted` already. Pure.
+
+    Those that we remember posting are known by where they came from; of others, Discord tells how large they are.
+    """
+    return len(standing) == len(wanted) and all(map(_is_same_file, standing, wanted))
+
+
+def _is_same_file(standing: Attachment, wanted: Attachment) -> bool:
+    if standing.spoiler != wanted.spoiler:
+        return False
+    if standing.source.platform is wanted.source.platform:
+        return standing.source == wanted.source
+    return wanted.size is None or standing.size in {None, wanted.size}
+
+
 def _check(answer: Answer) -> None:
     if answer.status in _GONE:
         raise TargetGone(f"Discord's CDN answered HTTP {answer.status}")

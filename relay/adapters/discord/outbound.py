@@ -7,7 +7,7 @@ import structlog
 
 from relay.adapters.discord.feeds import Feeds
 from relay.adapters.discord.identity import Webhooks, is_gone
-from relay.adapters.discord.media import Media
+from relay.adapters.discord.media import Media, have_same_files
 from relay.adapters.discord.posting import MISSING, Poster
 from relay.adapters.discord.reading import Self, Translator
 from relay.adapters.discord.recent import Recent, Seen
@@ -16,7 +16,7 @@ from relay.adapters.discord.wording import TEXT_LENGTH, allowed_mentions, said_b
 from relay.core.ports import Clock, Delivery, Quotation
 from relay.domain.ids import MessageRef
 from relay.domain.richtext import RichText
-from relay.errors import Blocked, DeliveryError, Orphaned, Permanent, RateLimited, TargetGone, Transient
+from relay.errors import Blocked, DeliveryError, Orphaned, Permanent, RateLimited, TargetGone, Transient, Uncarried
 
 _log = structlog.get_logger(__name__)
 
@@ -98,6 +98,7 @@ class Outbound:
         clock: Clock,
     ) -> None:
         self._rest = rest
+        self._media = media
         self._me = me
         self._feeds = feeds
         self._webhooks = webhooks
@@ -128,28 +129,24 @@ class Outbound:
         channel = target.channel.id
         async with self._changing(target):
             seen = await self._look(target)
-            files = _files_kept(seen, delivery)
             if seen.webhook is None:
                 content = said_by_bot(delivery)
                 if seen.user != self._me.user or len(content) > TEXT_LENGTH:
                     raise Orphaned("it was posted in a way that cannot carry it any more")
                 route = Route("PATCH", "/channels/{channel}/messages/{message}", _where(target))
-                body = {"content": content, "allowed_mentions": allowed_mentions(delivery.content), **files}
-                await self._rest.call(route, body=body)
+                body = {"content": content, "allowed_mentions": allowed_mentions(delivery.content)}
+                await self._change(route, body, seen, delivery)
             else:
-                await self._edit_through(seen.webhook, target, delivery, files)
+                await self._edit_through(seen.webhook, seen, target, delivery)
         self._recent.put(target.id, Seen(channel, seen.author, seen.user, seen.webhook, delivery.content))
 
-    async def _edit_through(
-        self, webhook: str, target: MessageRef, delivery: Delivery, files: Mapping[str, Json]
-    ) -> None:
+    async def _edit_through(self, webhook: str, seen: Seen, target: MessageRef, delivery: Delivery) -> None:
         hook = await self._webhooks.owner(target.channel.id, webhook)
         if hook is None:
             raise Orphaned("the webhook that posted it was deleted")
         body = {"content": said_by_webhook(delivery.content), "allowed_mentions": allowed_mentions(delivery.content)}
-        body |= files
         try:
-            await self._rest.call(hook.message_route("PATCH", target.id), body=body)
+            await self._change(hook.message_route("PATCH", target.id), body, seen, delivery)
         except Refused as error:
             if not is_gone(error):
                 raise
@@ -157,6 +154,23 @@ class Outbound:
                 await self._ask_for(target)  # or it is the message that is gone
             self._webhooks.gone(target.channel.id, hook)
             raise Orphaned("the webhook that posted it was deleted") from None
+
+    async def _change(self, route: Route, body: dict[str, Json], seen: Seen, delivery: Delivery) -> None:
+        """Change a message, its files too, where it is to have others. They stand in place of all that it has."""
+        wanted = delivery.content.attachments
+        if have_same_files(seen.content.attachments, wanted):
+            await self._rest.call(route, body=body)
+            return
+        if not wanted:
+            await self._rest.call(route, body=body | {"attachments": []})
+            return
+        feed = self._feeds.get(delivery.channel.id)
+        try:
+            most = 0 if feed is None else feed.place.file_size
+            await self._media.call(route, body=body, attachments=wanted, most=most)
+        except Uncarried:
+            # Posted anew, with words in the file's place.
+            raise Orphaned("it is to have a file that cannot cross") from None
 
     async def delete(self, target: MessageRef) -> None:
         """See `Adapter.delete`."""
@@ -261,17 +275,6 @@ class Outbound:
 def jump_url(guild: str, channel: str, message: str) -> str:
     """A link that opens a message."""
     return f"https://discord.com/channels/{guild}/{channel}/{message}"
-
-
-def _files_kept(seen: Seen, delivery: Delivery) -> Mapping[str, Json]:
-    """What an edit has to say so that the message has the files of `delivery`: those that it has, or none.
-
-    Raises `Orphaned` where there have to be more: uploading them is the same as posting it anew.
-    """
-    wanted, standing = len(delivery.content.attachments), len(seen.content.attachments)
-    if wanted > standing:
-        raise Orphaned("it stands with fewer files")
-    return {} if wanted or not standing else {"attachments": []}
 
 
 def _where(target: MessageRef) -> Mapping[str, str]:
