@@ -11,7 +11,7 @@ from relay.core.context import Context
 from relay.core.courier import Courier
 from relay.core.delivery import Deliverer
 from relay.core.pairs import PairDirectory
-from relay.core.ports import Adapter, Clock, HistoryReader
+from relay.core.ports import Adapter, Clock, HistoryReader, LatestReader
 from relay.core.router import Router
 from relay.core.status import Status
 from relay.core.storage import Store
@@ -35,6 +35,7 @@ def assemble(
     pairs: Sequence[Pair],
     adapters: Mapping[Platform, Adapter],
     readers: Mapping[Platform, HistoryReader],
+    latest: Mapping[Platform, LatestReader],
     clock: Clock,
     rng: random.Random,
     reconcile_window: timedelta = timedelta(hours=48),
@@ -48,7 +49,7 @@ def assemble(
         store=store,
         sides={platform: adapter.health for platform, adapter in adapters.items()},
     )
-    context = Context(store=store, pairs=directory, adapters=adapters)
+    context = Context(store=store, pairs=directory, adapters=adapters, latest=latest)
     courier = Courier(
         store=store,
         status=status,

@@ -4,11 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from relay.core.pairs import PairDirectory
-from relay.core.ports import Adapter, Delivery
+from relay.core.ports import Adapter, Delivery, LatestReader
 from relay.core.references import References
 from relay.core.storage import Copy, Entry, Original, Store
 from relay.domain.commands import DeleteMessage
 from relay.domain.content import Author, Content
+from relay.domain.events import MessageCreated
 from relay.domain.ids import ChannelRef, MessageRef, Platform, UserRef
 from relay.domain.pair import LaneKey, Pair
 from relay.errors import Blocked
@@ -40,8 +41,16 @@ class Task:
 class Context:
     """Looks up, in the pairs and in the message map."""
 
-    def __init__(self, *, store: Store, pairs: PairDirectory, adapters: Mapping[Platform, Adapter]) -> None:
+    def __init__(
+        self,
+        *,
+        store: Store,
+        pairs: PairDirectory,
+        adapters: Mapping[Platform, Adapter],
+        latest: Mapping[Platform, LatestReader],
+    ) -> None:
         self.store = store
+        self._latest = latest
         self._references = References(store=store, pairs=pairs)
         self._pairs = pairs
         self._adapters = adapters
@@ -126,6 +135,10 @@ class Context:
             async with self.store.write() as uow:
                 command = DeleteMessage(task.original.ref, leftovers=True)
                 await uow.outbox.append(task.entry.lane, command, task.entry.queued_at)
+
+    async def latest(self, source: MessageRef) -> MessageCreated | None:
+        """What an original says now; None when it is gone. Raises `Transient`."""
+        return await self._latest[source.channel.platform].latest(source)
 
     async def done(self, entry: Entry) -> None:
         """The entry has been carried out."""

@@ -92,7 +92,7 @@ def _written_out(blocks: tuple[Block, ...], author: Author) -> Attachment:
 def in_words(content: Content, attachment_id: str, reason: str, *, gone: bool) -> Content:
     """`content` with one file named in its text instead, because it turned out that it cannot cross."""
     left = [attachment for attachment in content.attachments if attachment.id == attachment_id]
-    words = (_describe(replace(attachment, url="") if gone else attachment, reason) for attachment in left)
+    words = (_describe(replace(attachment, url="", page="") if gone else attachment, reason) for attachment in left)
     kept = tuple(attachment for attachment in content.attachments if attachment.id != attachment_id)
     return replace(content, text=RichText((*content.text.blocks, *words)), attachments=kept)
 
@@ -144,6 +144,8 @@ def _describe(attachment: Attachment, reason: str = "") -> Paragraph:
     words: list[Inline] = [Emphasis((Text(f"{attachment.kind}: "),)), name]
     if notes:
         words.append(Text(f" ({notes})"))
+    if attachment.page:
+        words += [Text(" · "), Link(attachment.page, (Text("message"),), preview=False)]
     if attachment.alt:
         words += [LineBreak(), Text(attachment.alt)]
     return Paragraph(tuple(words))

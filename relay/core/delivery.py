@@ -14,7 +14,15 @@ from relay.core.ports import Clock
 from relay.core.split import Measure, split
 from relay.core.status import Status
 from relay.core.storage import Copy, Entry, UnitOfWork
-from relay.domain.commands import DeleteMessage, EditMessage, MarkFailed, PostNotice, SendBatch, SendMessage
+from relay.domain.commands import (
+    DeleteMessage,
+    EditMessage,
+    MarkFailed,
+    PostNotice,
+    RefreshMessage,
+    SendBatch,
+    SendMessage,
+)
 from relay.domain.content import Content
 from relay.domain.ids import MessageRef
 from relay.domain.pair import LaneKey
@@ -54,6 +62,8 @@ class Deliverer:
                 await self._send(entry, command, suspect=suspect)
             case EditMessage() as command:
                 await self._edit(entry, command, suspect=suspect)
+            case RefreshMessage() as command:
+                await self._refresh(entry, command, suspect=suspect)
             case DeleteMessage() as command:
                 await self._delete(entry, command)
             case PostNotice() as notice:
@@ -134,6 +144,15 @@ class Deliverer:
         await self._remove(task, task.copies[len(parts) :])
         if len(task.copies) >= len(parts):
             await self._context.done(entry)
+
+    async def _refresh(self, entry: Entry, command: RefreshMessage, *, suspect: bool) -> None:
+        said = await self._context.latest(command.source)
+        if said is None:
+            # It was deleted, and that waits behind this.
+            await self._context.done(entry)
+            return
+        edit = EditMessage(command.source, said.author, said.content, command.edited_at, command.reply_to)
+        await self._edit(entry, edit, suspect=suspect)
 
     async def _delete(self, entry: Entry, command: DeleteMessage) -> None:
         task = await self._context.task_about(entry, command.source, None, suspect=False)
@@ -329,7 +348,7 @@ def _cut_again(part: Content, limit: int, measure: Measure) -> tuple[Content, ..
 def _sources(entry: Entry) -> tuple[MessageRef, ...]:
     """The messages whose authors have to know when an entry fails."""
     match entry.command:
-        case SendMessage(source) | EditMessage(source):
+        case SendMessage(source) | EditMessage(source) | RefreshMessage(source):
             return (source,)
         case SendBatch(items):
             return tuple(item.source for item in items)

@@ -243,6 +243,14 @@ class HistoryReader(Protocol):
         ...
 
 
+class LatestReader(Protocol):
+    """An adapter on whose platform an edit can be taken back."""
+
+    async def latest(self, ref: MessageRef) -> MessageCreated | None:
+        """What a message says now; None when it is gone. Raises `Transient`."""
+        ...
+
+
 # --- Files ------------------------------------------------------------------------------------------------
 
 

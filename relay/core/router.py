@@ -10,7 +10,15 @@ from relay.core.pairs import PairDirectory
 from relay.core.ports import Batch, Clock
 from relay.core.status import Status
 from relay.core.storage import Entry, Original, Store, UnitOfWork
-from relay.domain.commands import Command, DeleteMessage, EditMessage, MarkFailed, PostNotice, SendMessage
+from relay.domain.commands import (
+    Command,
+    DeleteMessage,
+    EditMessage,
+    MarkFailed,
+    PostNotice,
+    RefreshMessage,
+    SendMessage,
+)
 from relay.domain.events import Event, FeatureUsed, HistorySkipped, MessageCreated, MessageDeleted, MessageEdited
 from relay.domain.ids import MessageRef, ThreadRef
 from relay.domain.pair import LaneKey, Pair
@@ -101,15 +109,27 @@ class Router:
         if original.edited_at is not None and event.edited_at <= original.edited_at:
             return
         await uow.messages.mark_edited(original.id, event.edited_at)
+        if event.edit is not None:
+            await uow.messages.record_edit(event.edit, original.id)
         command = EditMessage(event.ref, event.author, event.content, event.edited_at, original.reply_to)
         await self._queue(uow, lane, command, routed)
 
     async def _deleted(self, uow: UnitOfWork, event: MessageDeleted, lane: LaneKey, routed: _Routed) -> None:
         original = await uow.messages.find(event.ref)
-        if original is None or original.deleted:
+        if original is None:
+            await self._taken_back(uow, event.ref, lane, routed)
+            return
+        if original.deleted:
             return
         await uow.messages.mark_deleted(original.id)
         await self._queue(uow, lane, DeleteMessage(event.ref), routed)
+
+    async def _taken_back(self, uow: UnitOfWork, edit: MessageRef, lane: LaneKey, routed: _Routed) -> None:
+        """An edit may be what was deleted."""
+        original = await uow.messages.edited_by(edit)
+        if original is not None and not original.deleted and original.edited_at is not None:
+            command = RefreshMessage(original.ref, original.edited_at, original.reply_to)
+            await self._queue(uow, lane, command, routed)
 
     async def _leave_out(
         self, uow: UnitOfWork, event: MessageCreated, feature: str, lane: LaneKey, routed: _Routed

@@ -92,6 +92,14 @@ class MessageMap(Protocol):
         """Remember that the original is gone."""
         ...
 
+    async def record_edit(self, edit: MessageRef, message_id: int) -> None:
+        """Remember that `edit` is an edit of an original."""
+        ...
+
+    async def edited_by(self, edit: MessageRef) -> Original | None:
+        """The original that `edit` is an edit of; None if it is none."""
+        ...
+
     async def is_copy(self, ref: MessageRef) -> bool:
         """Whether we made it."""
         ...

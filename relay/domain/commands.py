@@ -44,6 +44,19 @@ class EditMessage:
 
 
 @dataclass(frozen=True, slots=True)
+class RefreshMessage:
+    """Make the copy of `source` say what `source` says by now: an edit of it was taken back.
+
+    `edited_at` is that of the last edit that is known; the words are looked up when this is delivered.
+    """
+
+    source: MessageRef
+    edited_at: datetime
+    reply_to: MessageRef | None = None
+    kind: Literal["refresh"] = field(default="refresh", kw_only=True, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class DeleteMessage:
     """Remove every copy of `source`; only those that have been posted anew elsewhere, if `leftovers`."""
 
@@ -93,4 +106,4 @@ class MarkFailed:
     kind: Literal["mark_failed"] = field(default="mark_failed", kw_only=True, repr=False)
 
 
-Command = SendMessage | EditMessage | DeleteMessage | PostNotice | MarkFailed | SendBatch
+Command = SendMessage | EditMessage | RefreshMessage | DeleteMessage | PostNotice | MarkFailed | SendBatch

@@ -29,17 +29,21 @@ class MessageCreated:
 
 @dataclass(frozen=True, slots=True)
 class MessageEdited:
-    """A message now says `content`; `edited_at` orders two edits of one message."""
+    """A message now says `content`; `edited_at` orders two edits of one message.
+
+    `edit`: the edit itself, where the platform keeps it as a message: once that is deleted, the edit is taken back.
+    """
 
     ref: MessageRef
     author: Author
     content: Content
     edited_at: datetime
+    edit: MessageRef | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class MessageDeleted:
-    """A message is gone, by whomever. A bulk deletion is one of these for each message."""
+    """A message is gone, by whomever, or an edit is. A bulk deletion is one of these for each message."""
 
     ref: MessageRef
 

@@ -1,4 +1,4 @@
-"""Which message is a copy of which: the tables `message` and `message_copy`.
+"""Which message is a copy of which: the tables `message`, `message_copy` and `message_edit`.
 
 Every look-up is one search in an index, so that its cost does not grow with the map
 (`tests/benchmarks/map_lookup.py`). Statements are built once: SQLAlchemy then finds their SQL by identity.
@@ -26,7 +26,7 @@ from sqlalchemy.sql.operators import custom_op
 from relay.core.storage import Copy, Original
 from relay.domain.ids import ChannelRef, MessageRef, Platform, UserRef
 from relay.store.session import Session
-from relay.store.tables import message, message_copy
+from relay.store.tables import message, message_copy, message_edit
 
 _m = message.c
 _c = message_copy.c
@@ -112,6 +112,21 @@ _COUNTERPART = union_all(
 ).order_by("rank")
 _LAST_COPY = select(_c.native_id).where(_copy_there).order_by(_c.id.desc()).limit(1)
 _SHARING = select(message).join(message_copy, _m.id == _c.message_id).where(_is_copy).order_by(_m.id).distinct()
+_e = message_edit.c
+_RECORD_EDIT = (
+    insert(message_edit)
+    .values({name: bindparam(name) for name in ("platform", "channel", "native_id", "message_id")})
+    .on_conflict_do_nothing()
+)
+_EDITED_BY = (
+    select(message)
+    .join(message_edit, _m.id == _e.message_id)
+    .where(
+        _e.platform == bindparam("ref_platform"),
+        _e.channel == bindparam("ref_channel"),
+        _e.native_id == bindparam("ref_id"),
+    )
+)
 _RECENT = (
     select(message)
     .where(_message_there, _m.created_at >= bindparam("since"), _m.deleted.is_(False))
@@ -158,6 +173,16 @@ class SqlMessageMap:
     async def mark_deleted(self, message_id: int) -> None:
         """Remember that the original is gone."""
         await self._session.later(_MARK_DELETED, {"message_id": message_id})
+
+    async def record_edit(self, edit: MessageRef, message_id: int) -> None:
+        """Remember that `edit` is an edit of an original."""
+        values = {**_of_channel(edit.channel), "native_id": edit.id, "message_id": message_id}
+        await self._session.later(_RECORD_EDIT, values)
+
+    async def edited_by(self, edit: MessageRef) -> Original | None:
+        """The original that `edit` is an edit of; None if it is none."""
+        row = await self._session.first(_EDITED_BY, _of_ref(edit))
+        return None if row is None else _original(row)
 
     async def is_copy(self, ref: MessageRef) -> bool:
         """Whether we made it."""

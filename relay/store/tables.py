@@ -95,6 +95,16 @@ message_copy = Table(
     Index(None, "platform", "channel", "id"),
 )
 
+message_edit = Table(
+    "message_edit",
+    metadata,
+    Column("platform", Text, primary_key=True),
+    Column("channel", Text, primary_key=True),
+    Column("native_id", Text, primary_key=True),
+    Column("message_id", Integer, ForeignKey("message.id", ondelete="CASCADE"), nullable=False),
+    sqlite_with_rowid=False,
+)
+
 outbox = Table(
     "outbox",
     metadata,

@@ -221,8 +221,17 @@ async def test_a_message_can_be_quoted(meeting: Meeting) -> None:
     assert quotation is not None
     assert plain_text(quotation.text) == "wise words"
     assert quotation.url == f"https://matrix.to/#/{meeting.room}/{target.id}"
+    edit = await meeting.ann.edit(meeting.room, target.id, "wiser words")
+    quotation = await meeting.side.adapter.quote(target)
+    assert quotation is not None
+    assert plain_text(quotation.text) == "wiser words"
+    await meeting.ann.redact(meeting.room, edit)
+    latest = await meeting.side.adapter.latest(target)
+    assert latest is not None
+    assert plain_text(latest.content.text) == "wise words"
     await meeting.ann.redact(meeting.room, target.id)
     assert await meeting.side.adapter.quote(target) is None
+    assert await meeting.side.adapter.latest(target) is None
 
 
 async def test_limits_are_told_with_the_time_to_wait(tmp_path: Path) -> None:

@@ -245,6 +245,16 @@ class TestMessageMap:
             assert await unit.messages.add(here("a"), ANN, NOON, None) is None
             assert await unit.messages.add(here("b"), ANN, NOON, None) is not None
 
+    async def test_an_edit_leads_to_its_original(self, store: Store) -> None:
+        message_id = await add(store, 1)
+        async with store.write() as unit:
+            await unit.messages.record_edit(there(2), message_id)
+            await unit.messages.record_edit(there(2), message_id)
+        async with store.read() as unit:
+            found = await unit.messages.edited_by(there(2))
+            assert found == await unit.messages.find(there(1))
+            assert await unit.messages.edited_by(there(1)) is None
+
     async def test_marks(self, store: Store) -> None:
         message_id = await add(store, 1)
         later = NOON + timedelta(seconds=1)

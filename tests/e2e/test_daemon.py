@@ -94,6 +94,23 @@ async def test_edits_and_deletions_follow_both_ways(help_town: Town) -> None:
     await help_town.until_discord("help", lambda words: sorted(words) == ["first", "third"])
 
 
+async def test_an_edit_that_is_taken_back_brings_the_earlier_words_back(help_town: Town) -> None:
+    place, room = help_town, help_town.rooms["help"]
+    said = await place.tell("help", "one")
+    await place.mia.edit(room, said, "two")
+    await place.until_discord("help", lambda words: words == ["two"])
+    last = await place.mia.edit(room, said, "three")
+    await place.until_discord("help", lambda words: words == ["three"])
+    await place.daemon.stop()
+    await place.mia.redact(room, last)
+    await place.daemon.start()
+    await place.until_discord("help", lambda words: words == ["two"])
+    await place.mia.edit(room, said, "four")
+    await place.until_discord("help", lambda words: words == ["four"])
+    await place.mia.redact(room, said)
+    await place.until_discord("help", lambda words: words == [])
+
+
 @pytest.mark.crosses("edit", "to_matrix")
 async def test_a_bulk_deletion_takes_all_copies_along(help_town: Town) -> None:
     ids = [help_town.say("help", f"spam {number}") for number in range(10)]

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from relay.core.assembly import assemble
-from relay.core.ports import Adapter, HistoryReader
+from relay.core.ports import Adapter, HistoryReader, LatestReader
 from relay.core.storage import Store
 from relay.domain.ids import ChannelAddress, Platform
 from relay.domain.pair import Pair, PairPolicy
@@ -158,6 +158,7 @@ class History:
             pairs=pairs,
             adapters={adapter.platform: adapter for adapter in adapters},
             readers={adapter.platform: adapter for adapter in adapters if not adapter.replays},
+            latest={adapter.platform: adapter for adapter in adapters if adapter.replays},
             clock=self.clock,
             rng=rng,
         )
@@ -223,6 +224,6 @@ async def _quiet(store: Store, adapters: list[MemoryAdapter], clock: _Clock, ove
             quiet = 0 if busy else quiet + 1
 
 
-def check_types(adapter: MemoryAdapter) -> tuple[Adapter, HistoryReader]:
+def check_types(adapter: MemoryAdapter) -> tuple[Adapter, HistoryReader, LatestReader]:
     """For the type checker alone: the adapter in memory fits the ports."""
-    return adapter, adapter
+    return adapter, adapter, adapter

@@ -4,7 +4,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from relay.domain.ids import ChannelRef, MessageRef
+from relay.domain.ids import ChannelRef, MessageRef, Platform
 from tests.support.platform import MemoryPlatform, Message
 
 _LONG = 30  # words: more than one part
@@ -31,7 +31,8 @@ class People:
         shown = platform.shown(channel)
         mine = [message for message in shown if not message.author.is_self]
         what = self.rng.choices(
-            ("say", "reply", "edit", "delete", "react", "moderate"), (60, 10, 14, 8, 2, 2 if shown else 0)
+            ("say", "reply", "edit", "take back", "delete", "react", "moderate"),
+            (56, 10, 14, 10, 8, 2, 2 if shown else 0),
         )[0]
         if what == "say" or not mine:
             self._say(platform, channel, None)
@@ -39,6 +40,8 @@ class People:
             self._say(platform, channel, self.rng.choice(shown).ref)
         elif what == "edit":
             self._edit(platform, self.rng.choice(mine))
+        elif what == "take back":
+            self._take_back(platform, [message.ref for message in mine if len(platform.edits.get(message.ref, ())) > 1])
         elif what == "delete":
             target = self.rng.choice(mine)
             self.trace(f"{platform.platform} {target.ref.id}: deleted by its author")
@@ -66,6 +69,14 @@ class People:
         words = self._words()
         self.trace(f"{platform.platform} {target.ref.id}: edited to {words[:24]!r}")
         platform.edit(target.ref, words)
+
+    def _take_back(self, platform: MemoryPlatform, edited: list[MessageRef]) -> None:
+        # On Discord an edit is for good.
+        if edited and platform.platform is Platform.MATRIX:
+            target = self.rng.choice(edited)
+            number = self.rng.randrange(1, len(platform.edits[target]))
+            self.trace(f"{platform.platform} {target.id}: edit {number} taken back")
+            platform.take_back(target, number)
 
     def _moderate(self, platform: MemoryPlatform, shown: list[Message]) -> None:
         copies = [message for message in shown if message.author.is_self]

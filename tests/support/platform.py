@@ -58,6 +58,7 @@ class MemoryPlatform:
     reactions: list[tuple[MessageRef, str]] = field(default_factory=list)
     listeners: list["asyncio.Queue[int]"] = field(default_factory=list)
     numbers: int = 0
+    edits: dict[MessageRef, list[tuple[MessageRef, Content, datetime]]] = field(default_factory=dict)
 
     def channel(self, name: str) -> ChannelRef:
         """The channel of that name; it need not be made first."""
@@ -89,9 +90,20 @@ class MemoryPlatform:
         message = self.messages[ref]
         author = message.author if by is None else self.person(by)
         content = Content(RichText.plain(what))
+        versions = self.edits.setdefault(ref, [(ref, message.content, message.created_at)])
+        edit = MessageRef(ref.channel, f"{ref.id}-{len(self.log)}")
         if by is None:
+            versions.append((edit, content, self.now()))
             self.messages[ref] = replace(message, content=content, edited_at=self.now())
-        self._happen(MessageEdited(ref, author, content, self.now()))
+        self._happen(MessageEdited(ref, author, content, self.now(), edit=edit))
+
+    def take_back(self, ref: MessageRef, number: int) -> None:
+        """The author takes an edit back, the first being 1: what stands is the last of the others."""
+        versions = self.edits[ref]
+        edit, *_ = versions.pop(number)
+        _, content, _ = versions[-1]
+        self.messages[ref] = replace(self.messages[ref], content=content)
+        self._happen(MessageDeleted(edit))
 
     def delete(self, ref: MessageRef) -> None:
         """Somebody deletes a message."""
@@ -271,6 +283,12 @@ class MemoryAdapter:
         await self.before("delete")
         self.server.remove(target)
         await self.after("delete")
+
+    async def latest(self, ref: MessageRef) -> MessageCreated | None:
+        """What it says now."""
+        await self.before("latest")
+        message = self.server.messages.get(ref)
+        return None if message is None or message.deleted else _created(message)
 
     async def quote(self, target: MessageRef) -> Quotation | None:
         """What a reply shows."""

@@ -52,6 +52,7 @@ class World:
             pairs=self.pairs,
             adapters={Platform.DISCORD: discord, Platform.MATRIX: matrix},
             readers={Platform.DISCORD: discord},
+            latest={Platform.MATRIX: matrix},
             clock=SystemClock(),
             rng=random.Random(self.seed),
         )

@@ -4,13 +4,14 @@ import asyncio
 import random
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 from functools import partial
 
 from relay.adapters.matrix import compose
 from relay.adapters.matrix.api import Api
 from relay.adapters.matrix.doorkeeper import Doorkeeper
 from relay.adapters.matrix.gaps import GapReader
-from relay.adapters.matrix.inbound import convert
+from relay.adapters.matrix.inbound import convert, last_edit
 from relay.adapters.matrix.intake import Intake
 from relay.adapters.matrix.media import Media
 from relay.adapters.matrix.outbound import Outbound
@@ -23,7 +24,7 @@ from relay.core.backoff import Backoff
 from relay.core.ports import Clock, Delivery, Files, Inbox, MediaStream, Quotation, SideHealth
 from relay.domain.capabilities import Capabilities
 from relay.domain.content import Author
-from relay.domain.events import MessageCreated
+from relay.domain.events import MessageCreated, MessageEdited
 from relay.domain.ids import ChannelAddress, ChannelRef, MediaRef, MessageRef, Platform, UserRef
 from relay.domain.richtext import RichText
 from relay.errors import FatalError, Permanent, RelayError, StoreError
@@ -153,17 +154,28 @@ class MatrixAdapter:
 
     async def quote(self, target: MessageRef) -> Quotation | None:
         """See `Adapter.quote`. Replies are native here: for whoever wants to show a message elsewhere."""
+        said = await self.latest(target)
+        return None if said is None else Quotation(said.author.name, said.content.text, compose.permalink(target))
+
+    async def latest(self, ref: MessageRef) -> MessageCreated | None:
+        """See `LatestReader`. A homeserver adds the last edit that stands to the event itself.
+
+        https://spec.matrix.org/latest/client-server-api/#server-side-aggregation-of-mreplace-relationships
+        """
         try:
-            event = await self._outbound.event(target)
+            event = await self._outbound.event(ref)
         except Permanent:
             event = None
         if event is None:
             return None
-        await self._outbound.introduce(target.channel.id, str(event.get("sender")))
-        said = convert(event, self._rooms.state(target.channel.id), self._api.user_id, self._rooms.names())
-        if not isinstance(said, MessageCreated):
-            return None
-        return Quotation(said.author.name, said.content.text, compose.permalink(target))
+        await self._outbound.introduce(ref.channel.id, str(event.get("sender")))
+        state, names = self._rooms.state(ref.channel.id), self._rooms.names()
+        said = convert(event, state, self._api.user_id, names)
+        edit = last_edit(event)
+        edited = None if edit is None else convert(edit, state, self._api.user_id, names)
+        if isinstance(said, MessageCreated) and isinstance(edited, MessageEdited):
+            said = replace(said, content=edited.content, edited_at=edited.edited_at)
+        return said if isinstance(said, MessageCreated) else None
 
     def permalink(self, target: MessageRef) -> str:
         """See `Adapter.permalink`."""

@@ -79,6 +79,13 @@ def is_message(event: Json) -> bool:
     return not _is_edit(content)
 
 
+def last_edit(event: Json) -> Json | None:
+    """The edit of an event that stands, as the homeserver aggregates it; None if there is none."""
+    relations = _unsigned(event).get("m.relations")
+    edit = relations.get("m.replace") if isinstance(relations, dict) else None
+    return edit if isinstance(edit, dict) and edit.get("sender") == event.get("sender") else None
+
+
 def features(section: Json, channel: ChannelRef, me: str, was_typing: frozenset[str]) -> tuple[list[Event], set[str]]:
     """What the `ephemeral` events of a room come to, and who is typing now.
 
@@ -111,7 +118,7 @@ def _message(event: Json, content: Json, state: RoomState, names: Names, me: str
     if related == "m.replace" and target:
         new = content.get("m.new_content")
         said = _content(event, new if isinstance(new, dict) else content, names, ref, is_reply=False)
-        return MessageEdited(MessageRef(channel, target), author, said, at)
+        return MessageEdited(MessageRef(channel, target), author, said, at, edit=ref)
     answered = relation.get("m.in_reply_to")
     answered_id = _target(answered) if isinstance(answered, dict) else ""
     thread = ThreadRef(channel, target) if related == "m.thread" and target else None

@@ -43,6 +43,29 @@ async def test_edits_and_deletions_follow(bridge: World) -> None:
         await bridge.quiet()
 
 
+async def test_an_edit_that_is_taken_back_brings_the_earlier_words_back(bridge: World) -> None:
+    here, there = bridge.channels()
+    async with bridge.relay():
+        said = bridge.matrix.say(there, "ben", "one")
+        for words in ("two", "three"):
+            bridge.matrix.edit(said, words)
+            await bridge.shows(here, words)
+        bridge.matrix.take_back(said, 1)
+        await bridge.quiet()
+        await bridge.shows(here, "three")
+        bridge.matrix.take_back(said, 1)
+        await bridge.shows(here, "one")
+        bridge.matrix.edit(said, "four")
+        bridge.matrix.take_back(said, 1)
+        bridge.matrix.edit(said, "five")
+        await bridge.quiet()
+        await bridge.shows(here, "five")
+        bridge.matrix.take_back(said, 1)
+        bridge.matrix.delete(said)
+        await bridge.shows(here)
+        await bridge.quiet()
+
+
 async def test_a_copy_that_nobody_can_edit_is_posted_anew_and_the_old_one_goes_whatever_happens(bridge: World) -> None:
     here, there = bridge.channels()
     troubles: dict[str, list[Exception]] = {
