@@ -6,7 +6,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import discord
+import typer
+
+from relay import cli
 from relay.domain.ids import Platform
+from relay.settings import load
 from tests.support.payloads import cases
 
 ROOT = Path(__file__).parents[2]
@@ -28,14 +33,26 @@ class Row:
         return [direction for direction, cell in self.cells.items() if cell != "–"]
 
 
+def readme() -> str:
+    return (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def lines_of(table: str) -> list[list[str]]:
+    """The cells of a table, without its head."""
+    lines = [line for line in table.splitlines() if line.startswith("| ")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines][1:]
+
+
+def payloads() -> dict[str, frozenset[str]]:
+    """The beginnings of names that belong to a row; also of what stands in no row, because it says nothing."""
+    listed = lines_of((ROOT / "tests" / "payloads" / "README.md").read_text(encoding="utf-8"))
+    return {what: frozenset(re.findall(r"`([^`]+)`", names)) for what, names in listed}
+
+
 def table() -> list[Row]:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    lines = text.partition("## What crosses\n")[2].partition("\n\nEach line")[0].splitlines()
-    split = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| ")][1:]
-    return [
-        Row(what, dict(zip(DIRECTIONS, cells, strict=True)), frozenset(re.findall(r"`([^`]+)`", payloads)))
-        for what, *cells, payloads in split
-    ]
+    listed = payloads()
+    rows = lines_of(readme().partition("## What crosses\n")[2].partition("\n\nEach row")[0])
+    return [Row(what, dict(zip(DIRECTIONS, cells, strict=True)), listed[what]) for what, *cells in rows]
 
 
 def promises() -> Iterator[tuple[str, str, str]]:
@@ -61,11 +78,12 @@ def test_each_row_is_shown_by_payloads_that_start_where_it_says() -> None:
     assert missing == []
 
 
-def test_the_table_names_every_payload_and_no_other() -> None:
-    rows = table()
-    prefixes = frozenset[str]().union(*(row.payloads for row in rows))
+def test_every_payload_belongs_to_a_row_and_each_name_to_a_payload() -> None:
+    listed = payloads()
+    prefixes = frozenset[str]().union(*listed.values())
     files = {case.name for platform in DIRECTIONS.values() for case in cases(platform)}
-    assert [row.what for row in rows if not row.payloads] == []
+    assert [what for what, names in listed.items() if not names] == []
+    assert listed.keys() - {row.what for row in table()} == {"what says nothing by itself"}
     assert [prefix for prefix in prefixes if not any(name.startswith(prefix) for name in files)] == []
     assert [name for name in files if not name.startswith(tuple(prefixes))] == []
 
@@ -87,3 +105,58 @@ def test_each_test_from_end_to_end_names_one_row_and_a_direction_of_it() -> None
         found = [row for row in rows if row.what.startswith(what)]
         assert len(found) == 1, (test, what, [row.what for row in found])
         assert direction in found[0].directions, (test, what, direction)
+
+
+def features() -> Iterator[str]:
+    """Every word under which the program counts something as dropped."""
+    for path in sorted((ROOT / "relay").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            found: list[ast.expr | None] = []
+            match node:
+                case ast.Call(func=ast.Name(id="FeatureUsed" | "Dropped"), args=[*arguments]):
+                    found = [argument for argument in arguments[:2] if not isinstance(argument, ast.JoinedStr)]
+                case ast.Call(func=ast.Name(id="Item"), args=[ast.Constant(value="feature"), *_, word]):
+                    found = [word]
+                case ast.Call(func=ast.Attribute(attr="dropped"), args=[_, word, *_]):
+                    found = [word]
+                case ast.Assign(targets=[ast.Name(id="_FEATURES")], value=ast.Dict(values=values)):
+                    found = list(values)
+                case ast.FunctionDef(name="_feature" | "_left_out"):
+                    # `_FEATURES.get(kind, "unknown")`; `None if event.content else "empty"`
+                    returned = [each.value for each in ast.walk(node) if isinstance(each, ast.Return) and each.value]
+                    found = [each for value in returned for each in ast.walk(value) if isinstance(each, ast.expr)]
+            yield from (
+                word.value
+                for word in found
+                if isinstance(word, ast.Constant) and isinstance(word.value, str) and word.value.isalpha()
+            )
+
+
+def test_every_feature_that_is_counted_is_named_and_no_other() -> None:
+    named = readme().partition("A feature is one of\n")[2].partition("\n\n")[0]
+    assert set(re.findall(r"`([a-z]+)`", named)) == set(features())
+
+
+def test_the_invitation_asks_for_what_is_named_beside_it() -> None:
+    _, _, after = readme().partition("permissions=")
+    number, named = after.partition("&")[0], after.partition("It asks for ")[2].partition("*Copy Channel")[0]
+    wanted = {name.casefold().replace(" ", "_") for name in re.findall(r"\*([^*(]+)\*", named.replace("\n", " "))}
+    # discord.py's old name of it
+    aliases = {"view_channels": "read_messages"}
+    asked = {name for name, allowed in discord.Permissions(int(number)) if allowed}
+    assert {aliases.get(name, name) for name in wanted} == asked
+
+
+def test_its_relay_toml_is_one(tmp_path: Path) -> None:
+    text = readme().partition("```toml\n")[2].partition("```")[0]
+    path = tmp_path / "relay.toml"
+    path.write_text(text.replace("…", "x"), encoding="utf-8")
+    (pair,) = load(path, {}).declared_pairs()
+    assert pair.name == "help"
+
+
+def test_it_names_every_command_and_no_other() -> None:
+    part = readme().partition("| command | does |\n")[2].partition("\n\n")[0]
+    named = set(re.findall(r"^\| `relay ([a-z]+)", part, flags=re.MULTILINE))
+    root = typer.main.get_command(cli.application())
+    assert named == set(root.list_commands(typer.Context(root)))  # type: ignore[attr-defined]
