@@ -31,7 +31,8 @@ class Attachment:
     """A file of a message, not its bytes.
 
     `size` in bytes, None where unknown; `width`, `height` in pixels; `duration` in seconds. `url` is where a reader can
-    open it on its own platform, "" for nowhere. `text`: its whole content, for a file that the relay makes itself.
+    open it on its own platform, "" for nowhere; where that address expires, `page` is one that does not, of its
+    message. `text`: its whole content, for a file that the relay makes itself.
     """
 
     id: str
@@ -49,6 +50,7 @@ class Attachment:
     waveform: tuple[int, ...] = ()
     thumbnail: MediaRef | None = None
     url: str = ""
+    page: str = ""
     text: str = ""
 
 

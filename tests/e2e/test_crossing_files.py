@@ -156,13 +156,16 @@ async def test_custom_emoji(house: House) -> None:
 @pytest.mark.crosses("a file over", "to_matrix", "to_discord")
 async def test_files_that_are_too_large_are_linked(house: House) -> None:
     # Synapse takes 50 MiB; a server without boosts 10 MiB.
-    house.say("the film", attachments=[{"filename": "film.mp4", "zeros": 52_500_000}])
+    message = house.say("the film", attachments=[{"filename": "film.mp4", "zeros": 52_500_000}])
     (copy,) = await house.on_matrix()
     url = house.town.on_discord(house.pair)[0]["attachments"][0]["url"].partition("?")[0]
     assert copy.msgtype == "m.text"
     assert "film.mp4" in copy.body
     assert "52.5 MB" in copy.body
     assert f'<a href="{url}' in copy.formatted_body
+    # That address ends after a day, the message's does not.
+    where = f"https://discord.com/channels/{house.town.guild}/{house.channel}/{message}"
+    assert copy.formatted_body.endswith(f' · <a href="{where}">message</a></p>')
     uri = await house.upload(bytes(10_500_000), "application/zip")
     info = {"size": 10_500_000}
     event = await house.tell({"msgtype": "m.file", "body": "all.zip", "url": uri, "info": info})

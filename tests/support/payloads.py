@@ -25,10 +25,10 @@ from relay.adapters.discord import wording
 from relay.adapters.discord.feeds import Feed, Feeds
 from relay.adapters.discord.guilds import Guilds, Place
 from relay.adapters.discord.identity import Webhooks
+from relay.adapters.discord.inbound import jump_url
 from relay.adapters.discord.limits import Limits
 from relay.adapters.discord.markup import Names, parse
 from relay.adapters.discord.media import described
-from relay.adapters.discord.outbound import jump_url
 from relay.adapters.discord.reading import Self, Translator
 from relay.adapters.discord.recent import Recent
 from relay.adapters.discord.rest import Rest

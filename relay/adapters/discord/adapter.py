@@ -15,14 +15,15 @@ import structlog
 from relay.adapters.discord import wording
 from relay.adapters.discord.channels import Channels
 from relay.adapters.discord.feeds import Feed, Feeds
+from relay.adapters.discord.files import OFFICIAL_CDN
 from relay.adapters.discord.gateway import Gateway, refused_token
 from relay.adapters.discord.guilds import CHANGES, Guilds
 from relay.adapters.discord.history import History
 from relay.adapters.discord.identity import FALLBACK_LENGTH, Webhooks
-from relay.adapters.discord.inbound import OFFICIAL_CDN
+from relay.adapters.discord.inbound import jump_url
 from relay.adapters.discord.limits import REQUESTS_PER_SECOND, Limits
 from relay.adapters.discord.media import MOST_FILES, REQUEST_SIZE, Media
-from relay.adapters.discord.outbound import Outbound, jump_url, readable
+from relay.adapters.discord.outbound import Outbound, readable
 from relay.adapters.discord.people import People
 from relay.adapters.discord.reading import Pump, Self, Translator
 from relay.adapters.discord.recent import Recent

@@ -4,21 +4,20 @@ https://docs.discord.com/developers/resources/message#message-object. The object
 channel's history alike; the history's lack `member` and `guild_id`.
 """
 
-import base64
-import binascii
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
-from relay.adapters.discord import embeds, lottie
+from relay.adapters.discord import embeds
+from relay.adapters.discord.files import attachments, media, objects, stickers
 from relay.adapters.discord.markup import Names, parse
 from relay.adapters.discord.system import system_kind, system_text
-from relay.domain.content import Attachment, Author, Content, MediaKind
+from relay.domain.content import Author, Content
 from relay.domain.events import Event, FeatureUsed, MessageCreated, MessageEdited
-from relay.domain.ids import ChannelRef, MediaRef, MessageRef, Platform, ThreadRef, UserRef
+from relay.domain.ids import ChannelRef, MessageRef, Platform, ThreadRef, UserRef
 from relay.domain.richtext import Block, Emphasis, Paragraph, Quote, RichText, Text
 
 Json = Mapping[str, Any]
@@ -31,24 +30,16 @@ _THREAD_CREATED = 18
 # A thread's first message, which shows the message that the thread hangs on once more.
 _THREAD_STARTER = 21
 _FORWARD = 1
-_LOADING, _VOICE = 1 << 7, 1 << 13
-_SPOILER_FILE, _ANIMATED_FILE = 1 << 3, 1 << 5
-OFFICIAL_CDN = "https://cdn.discordapp.com"
-_MEDIA_PROXY = "https://media.discordapp.net"
-_STICKER_FORMATS = {1: "png", 2: "png", 3: "json", 4: "gif"}
-# What reading them gives: a drawing (`lottie.py`) becomes a picture then.
-_STICKER_TYPES = {1: "image/png", 2: "image/apng", 3: lottie.CONTENT_TYPE, 4: "image/gif"}
-_ANIMATED_STICKERS = frozenset({2, 3, 4})
-# As Discord's clients show them, whatever their files measure.
-_STICKER_SIDE = 160
+_LOADING = 1 << 7
 
 
 @dataclass(frozen=True, slots=True)
 class View:
     """Where a message stands and what is known around it.
 
-    `channel` is the paired channel, `thread` the thread inside it. `names` makes the look-ups for one message's
-    mentions; `nickname` is a person's name in the guild, where it is known; `cdn_url` has no slash at its end.
+    `channel` is the paired channel of the server `guild`, `thread` the thread inside it. `names` makes the look-ups
+    for one message's mentions; `nickname` is a person's name in the guild, where it is known; `cdn_url` has no slash
+    at its end.
     """
 
     channel: ChannelRef
@@ -58,7 +49,13 @@ class View:
     names: Callable[[Json], Names]
     nickname: Callable[[str], str | None]
     cdn_url: str
+    guild: str = "@me"
     thread: ThreadRef | None = None
+
+
+def jump_url(guild: str, channel: str, message: str) -> str:
+    """A link that opens a message."""
+    return f"https://discord.com/channels/{guild}/{channel}/{message}"
 
 
 def created_at(snowflake: str) -> datetime:
@@ -140,7 +137,7 @@ def author_of(message: Json, view: View) -> Author:
     return Author(
         user=UserRef(Platform.DISCORD, user_id),
         name=nickname or author.get("global_name") or author["username"],
-        avatar=_media(f"{view.cdn_url}/avatars/{user_id}/{avatar}.png?size=256") if avatar else None,
+        avatar=media(f"{view.cdn_url}/avatars/{user_id}/{avatar}.png?size=256") if avatar else None,
         is_self=_is_self(message, author, view),
         is_bot=bool(author.get("bot")) or is_webhook,
         # Discord sets this only where the author was allowed to.
@@ -164,7 +161,7 @@ def content_of(message: Json, view: View) -> Content | None:
         words = system_text(message, kind)
         if words is None:
             return None
-        extra = tuple(embeds.embeds(_objects(message, "embeds"), lambda text: parse(text, names=view.names(message))))
+        extra = tuple(embeds.embeds(objects(message, "embeds"), lambda text: parse(text, names=view.names(message))))
         return Content(RichText((*_aside(words).blocks, *extra) if words else extra), style="notice")
     content = _written(message, view, message)
     if content:
@@ -180,26 +177,27 @@ def _written(message: Json, view: View, whole: Json) -> Content:
     def read(text: str) -> RichText:
         return parse(text, names=names)
 
+    page = jump_url(view.guild, str(whole.get("channel_id")), str(whole.get("id")))
     blocks: list[Block] = list(read(str(message.get("content") or "")).blocks)
-    attachments = [*_attachments(message), *_stickers(message, view)]
+    files = [*attachments(message, page), *stickers(message, view.cdn_url)]
     author = whole.get("author") or {}
-    written = _objects(message, "embeds")
+    written = objects(message, "embeds")
     if message is not whole:
         # Whose words a forward brings is not said: what its text does not link to is no preview.
         written = [item for item in written if not item.get("url") or item["url"] not in str(message.get("content"))]
     if message is not whole or author.get("bot") or "webhook_id" in whole:
         blocks.extend(embeds.embeds(written, read))
-    blocks.extend(embeds.components(_objects(message, "components"), read))
+    blocks.extend(embeds.components(objects(message, "components"), read))
     if isinstance(poll := message.get("poll"), Mapping):
         blocks.extend(embeds.poll(poll))
     if (message.get("message_reference") or {}).get("type", 0) == _FORWARD:
-        for snapshot in _objects(message, "message_snapshots"):
+        for snapshot in objects(message, "message_snapshots"):
             forwarded = _written(snapshot.get("message") or {}, view, whole)
             blocks.append(Paragraph((Emphasis((Text("Forwarded:"),)),)))
             if forwarded.text:
                 blocks.append(Quote(forwarded.text.blocks))
-            attachments.extend(forwarded.attachments)
-    return Content(RichText(tuple(blocks)), tuple(attachments))
+            files.extend(forwarded.attachments)
+    return Content(RichText(tuple(blocks)), tuple(files))
 
 
 def _reply_to(message: Json, view: View) -> MessageRef | None:
@@ -212,95 +210,8 @@ def _reply_to(message: Json, view: View) -> MessageRef | None:
     return MessageRef(view.channel, reference["message_id"])
 
 
-def _attachments(message: Json) -> Iterator[Attachment]:
-    voice = bool(message.get("flags", 0) & _VOICE)
-    for item in _objects(message, "attachments"):
-        content_type = str(item.get("content_type") or "application/octet-stream").partition(";")[0].strip()
-        flags = item.get("flags", 0)
-        name = str(item["filename"])
-        spoiler = name.startswith("SPOILER_") or bool(flags & _SPOILER_FILE)
-        yield Attachment(
-            id=str(item["id"]),
-            name=name,
-            kind="voice" if voice else _kind(content_type),
-            source=_media(item["url"]),
-            content_type=content_type,
-            size=item.get("size"),
-            width=item.get("width"),
-            height=item.get("height"),
-            duration=item.get("duration_secs"),
-            alt=str(item.get("description") or ""),
-            spoiler=spoiler,
-            animated=content_type == "image/gif" or bool(flags & _ANIMATED_FILE),
-            waveform=_waveform(item.get("waveform")),
-            # Clients that know no spoilers would show it.
-            thumbnail=_still(item) if content_type.startswith("video/") and not spoiler else None,
-            url=str(item["url"]),
-        )
-
-
-def _kind(content_type: str) -> MediaKind:
-    match content_type.partition("/")[0]:
-        case "image":
-            return "image"
-        case "video":
-            return "video"
-        case "audio":
-            return "audio"
-        case _:
-            return "file"
-
-
-def _still(item: Json) -> MediaRef | None:
-    """A picture out of a video: what the media proxy gives to Discord's own clients, as nobody has written down."""
-    proxy = item.get("proxy_url")
-    if not isinstance(proxy, str):
-        return None
-    address = proxy.rstrip("?&")
-    return _media(f"{address}{'&' if '?' in address else '?'}format=jpeg")
-
-
-def _waveform(encoded: object) -> tuple[int, ...]:
-    if not isinstance(encoded, str):
-        return ()
-    try:
-        return tuple(base64.b64decode(encoded, validate=True))
-    except (binascii.Error, ValueError):
-        return ()
-
-
-def _stickers(message: Json, view: View) -> Iterator[Attachment]:
-    for item in _objects(message, "sticker_items"):
-        form = item.get("format_type", 1)
-        ending = _STICKER_FORMATS.get(form, "png")
-        yield Attachment(
-            id=str(item["id"]),
-            name=f"{item.get('name') or 'sticker'}.{lottie.SUFFIX if ending == 'json' else ending}",
-            kind="sticker",
-            source=_media(f"{_sticker_host(view.cdn_url, ending)}/stickers/{item['id']}.{ending}"),
-            width=_STICKER_SIDE,
-            height=_STICKER_SIDE,
-            content_type=_STICKER_TYPES.get(form, "image/png"),
-            alt=str(item.get("name") or ""),
-            animated=form in _ANIMATED_STICKERS,
-        )
-
-
 def _emoji_url(cdn_url: str, emoji: str, animated: bool) -> str:
     return f"{cdn_url}/emojis/{emoji}.{'gif' if animated else 'png'}"
-
-
-def _sticker_host(cdn_url: str, ending: str) -> str:
-    # https://docs.discord.com/developers/reference#image-formatting: GIF stickers are on the media proxy only.
-    return _MEDIA_PROXY if ending == "gif" and cdn_url == OFFICIAL_CDN else cdn_url
-
-
-def _objects(message: Json, key: str) -> list[Json]:
-    return [item for item in message.get(key) or () if isinstance(item, Mapping)]
-
-
-def _media(url: str) -> MediaRef:
-    return MediaRef(Platform.DISCORD, url)
 
 
 def _aside(words: str) -> RichText:

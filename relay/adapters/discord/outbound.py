@@ -7,6 +7,7 @@ import structlog
 
 from relay.adapters.discord.feeds import Feeds
 from relay.adapters.discord.identity import Webhooks, is_gone
+from relay.adapters.discord.inbound import jump_url
 from relay.adapters.discord.media import Media, have_same_files
 from relay.adapters.discord.posting import MISSING, Poster
 from relay.adapters.discord.reading import Self, Translator
@@ -270,11 +271,6 @@ class Outbound:
 
     async def _ask_for(self, target: MessageRef) -> Json:
         return await self._rest.call(Route("GET", "/channels/{channel}/messages/{message}", _where(target)))
-
-
-def jump_url(guild: str, channel: str, message: str) -> str:
-    """A link that opens a message."""
-    return f"https://discord.com/channels/{guild}/{channel}/{message}"
 
 
 def _where(target: MessageRef) -> Mapping[str, str]:

@@ -118,6 +118,7 @@ class Translator:
             names=self._guilds.names(guild),
             nickname=lambda user: self._guilds.nickname(guild, user),
             cdn_url=self._cdn_url,
+            guild=guild,
             thread=ThreadRef(feed.channel, channel) if channel != feed.channel.id else None,
         )
 

@@ -74,6 +74,19 @@ def test_what_is_too_large_is_named_with_its_size_and_a_link() -> None:
     assert spoiler.children[0].url == "https://cdn/film"
 
 
+@pytest.mark.parametrize(
+    ("gone", "words"), [(False, "file: a.bin (10 B, too large) · message"), (True, "file: a.bin (10 B, lost)")]
+)
+def test_beside_an_address_that_expires_stands_one_that_does_not(gone: bool, words: str) -> None:
+    kept = replace(file("a", url="https://cdn/a"), page="https://chat/1/2")
+    said = in_words(Content(RichText(), (kept,)), "a", "lost" if gone else "too large", gone=gone)
+    assert plain_text(said.text) == words
+    [paragraph] = said.text.blocks
+    assert isinstance(paragraph, Paragraph)
+    links = [node.url for node in paragraph.children if isinstance(node, Link)]
+    assert links == ([] if gone else ["https://cdn/a", "https://chat/1/2"])
+
+
 def test_where_no_files_are_taken_they_are_named() -> None:
     none = replace(THREE, max_attachments=0)
     assert cut("", file("a", None), to=none) == [("file: a.bin", "")]
