@@ -264,8 +264,14 @@ async def test_a_flattened_thread_crosses_as_replies_to_its_root(homeserver: Hom
         root = place.say("help", "root")
         await place.until_matrix("help", lambda words: words == ["root"])
         thread = place.control.open_thread(channel, ada, "branch", message=root)["id"]
-        place.control.say(thread, ada, "leaf")
+        inside = place.control.say(thread, ada, "leaf")["id"]
         await place.until_matrix("help", lambda words: "leaf" in words)
         shown = await place.on_matrix("help")
         leaf = next(message for message in shown if message.body.endswith("leaf"))
         assert leaf.reply_to == shown[0].event_id
+        # Links to what was said there, from here and from there.
+        link = f"https://discord.com/channels/{place.guild}/{thread}/{inside}"
+        place.say("help", f"see {link}")
+        await place.until_matrix("help", lambda words: leaf.event_id in words[-1])
+        await place.tell("help", f"https://matrix.to/#/{place.rooms['help']}/{leaf.event_id}")
+        await place.until_discord("help", lambda words: words[-1] == link)

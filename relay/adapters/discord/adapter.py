@@ -80,7 +80,7 @@ class DiscordAdapter:
         self._guilds = Guilds(clock)
         self._people = People(self._rest, clock)
         self._webhooks = Webhooks(self._rest)
-        recent = Recent()
+        self._recent = recent = Recent()
         translator = Translator(
             me=self._me,
             guilds=self._guilds,
@@ -295,7 +295,10 @@ class DiscordAdapter:
 
     def permalink(self, target: MessageRef) -> str:
         """See `Adapter.permalink`."""
-        return jump_url(self._guilds.guild_of(target.channel.id) or "@me", target.channel.id, target.id)
+        # What was said in a thread counts as said in its channel.
+        seen = self._recent.get(target.id)
+        where = target.channel.id if seen is None else seen.channel
+        return jump_url(self._guilds.guild_of(target.channel.id) or "@me", where, target.id)
 
     async def people(self, channel: ChannelRef, names: frozenset[str]) -> Mapping[str, UserRef]:
         """See `Adapter.people`."""

@@ -199,6 +199,9 @@ class Guilds:
             known = found.get_channel_or_thread(int(channel_id)) if found is not None else None
             return None if known is None else known.name
 
+        def home(channel_id: str) -> str:
+            return self.parent_of(channel_id) or channel_id
+
         def for_message(message: Mapping[str, Json]) -> Names:
             people = {person["id"]: person for person in message.get("mentions") or ()}
 
@@ -210,7 +213,7 @@ class Guilds:
                 member = person.get("member") or {}
                 return str(member.get("nick") or nickname or person.get("global_name") or person["username"])
 
-            return Names(user=user, role=role, channel=channel)
+            return Names(user=user, role=role, channel=channel, home=home)
 
         return for_message
 

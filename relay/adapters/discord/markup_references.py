@@ -55,12 +55,14 @@ def _emoji_url(emoji_id: str, animated: bool) -> str:
 class Names:
     """What the parser must ask: the display name of a user, role or channel ID, None where it is unknown.
 
+    `home`: the channel that a channel's messages count as being in, which is another one for a thread.
     `emoji_url` makes the address of a custom emoji's image from its ID and whether it is animated.
     """
 
     user: Callable[[str], str | None] = lambda _: None
     role: Callable[[str], str | None] = lambda _: None
     channel: Callable[[str], str | None] = lambda _: None
+    home: Callable[[str], str] = lambda channel: channel
     emoji_url: Callable[[str, bool], str] = _emoji_url
 
 
@@ -86,7 +88,7 @@ def link(url: str, children: tuple[Inline, ...], names: Names, *, preview: bool 
     jump = _JUMP.fullmatch(url)
     bare = children == (Text(url),)
     if jump and jump[2]:
-        message = MessageRef(ChannelRef(Platform.DISCORD, jump[1]), jump[2])
+        message = MessageRef(ChannelRef(Platform.DISCORD, names.home(jump[1])), jump[2])
         return MessageLink(message, url, () if bare else children)
     if jump and bare and (name := names.channel(jump[1])) is not None:
         return ChannelMention(ChannelRef(Platform.DISCORD, jump[1]), name)

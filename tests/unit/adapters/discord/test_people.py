@@ -1,0 +1,125 @@
+"""Who of a server goes by a name, and how often Discord is asked."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, cast
+
+import pytest
+
+from relay.adapters.discord.people import People
+from relay.adapters.discord.rest import ApiError, Json, Limited, Refused, Rest, Route, Unanswered
+from relay.domain.ids import Platform, UserRef
+
+GUILD = "100"
+
+
+class Clock:
+    """A clock that is set by hand."""
+
+    def __init__(self) -> None:
+        self.time = 0.0
+
+    def now(self) -> datetime:
+        return datetime(2026, 1, 1, tzinfo=UTC)
+
+    def monotonic(self) -> float:
+        return self.time
+
+    async def sleep(self, seconds: float) -> None:
+        self.time += seconds
+
+
+class Members:
+    """A server whose members are found by how their names begin; or one that answers with an error."""
+
+    def __init__(self, *members: Mapping[str, Json], error: ApiError | None = None, answer: Json = None) -> None:
+        self.members, self.error, self.answer = members, error, answer
+        self.queries: list[str] = []
+
+    async def call(self, route: Route, *, query: Mapping[str, str]) -> Json:
+        assert route.url.endswith(f"/guilds/{GUILD}/members/search")
+        self.queries.append(query["query"])
+        if self.error is not None:
+            raise self.error
+        return self.answer if self.answer is not None else [one for one in self.members if self._begins(one, query)]
+
+    @staticmethod
+    def _begins(one: Mapping[str, Json], query: Mapping[str, str]) -> bool:
+        names = (one.get("nick"), one["user"].get("global_name"), one["user"]["username"])
+        return any(name and name.casefold().startswith(query["query"]) for name in names)
+
+
+def member(user: str, username: str, global_name: str | None = None, nick: str | None = None) -> dict[str, Any]:
+    return {"user": {"id": user, "username": username, "global_name": global_name}, "nick": nick}
+
+
+ADA = member("1", "ada", "Ada Lovelace", "The Countess")
+BEN, OTHER_BEN = member("2", "ben", "Ben"), member("3", "benny", "Ben")
+
+
+def people(members: Members, clock: Clock | None = None) -> People:
+    return People(cast(Rest, members), clock or Clock())
+
+
+def user(number: str) -> UserRef:
+    return UserRef(Platform.DISCORD, number)
+
+
+@pytest.mark.parametrize("name", ["ada", "Ada Lovelace", "ADA  lovelace", "the countess"])
+async def test_somebody_goes_by_each_of_their_names(name: str) -> None:
+    found = await people(Members(ADA, BEN)).named(GUILD, [name])
+    assert list(found.values()) == [user("1")]
+
+
+async def test_a_name_that_two_have_is_nobody_s() -> None:
+    found = await people(Members(BEN, OTHER_BEN)).named(GUILD, ["Ben", "benny"])
+    assert found == {"benny": user("3")}
+
+
+async def test_the_beginning_of_a_name_is_no_name() -> None:
+    assert await people(Members(ADA)).named(GUILD, ["the", "Ada L", "  ", ""]) == {}
+
+
+async def test_names_that_begin_alike_take_one_search() -> None:
+    members = Members(ADA, BEN)
+    found = await people(members).named(GUILD, ["Ada Lovelace said", "Ada Lovelace", "ada,", "Ada"])
+    assert found == {"ada lovelace": user("1"), "ada": user("1")}
+    assert members.queries == ["ada"]
+
+
+async def test_where_not_everybody_was_listed_nobody_is_the_only_one() -> None:
+    many = Members(*(member(str(number), f"ada{number}", "Ada") for number in range(2, 101)), ADA)
+    assert await people(many).named(GUILD, ["Ada Lovelace"]) == {}
+
+
+async def test_answers_are_remembered_for_a_while() -> None:
+    members, clock = Members(ADA), Clock()
+    known = people(members, clock)
+    for _ in range(3):
+        assert await known.named(GUILD, ["ada"]) == {"ada": user("1")}
+    assert members.queries == ["ada"]
+    clock.time += 301
+    await known.named(GUILD, ["ada"])
+    assert members.queries == ["ada", "ada"]
+
+
+@pytest.mark.parametrize("error", [Limited(5.0), Unanswered("nothing", sent=True)])
+async def test_no_message_waits_for_a_name_and_the_next_one_asks_again(error: ApiError) -> None:
+    members = Members(ADA, error=error)
+    known = people(members)
+    assert await known.named(GUILD, ["ada"]) == {}
+    members.error = None
+    assert await known.named(GUILD, ["ada"]) == {"ada": user("1")}
+
+
+async def test_a_refusal_is_remembered() -> None:
+    members = Members(ADA, error=Refused(403, 50001, "Missing Access"))
+    known = people(members)
+    for _ in range(3):
+        assert await known.named(GUILD, ["ada"]) == {}
+    assert members.queries == ["ada"]
+
+
+async def test_an_answer_of_another_form_names_nobody() -> None:
+    assert await people(Members(answer={"message": "?"})).named(GUILD, ["ada"]) == {}
+    assert await people(Members(answer=[None, ADA])).named(GUILD, ["ada"]) == {"ada": user("1")}
