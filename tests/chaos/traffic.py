@@ -119,7 +119,8 @@ class Traffic:
         written = Written(name, text, author, None if file is None else file.file, at=time.monotonic())
         written.plain_at_first = act == "same"
         if act == "reply" and (recent := await self.side.recent(pair)):
-            target = self.rng.choice(recent)
+            # Often to what has only just appeared, and may not be on record yet.
+            target = self.rng.choice(recent[-3:] if self.rng.random() < 0.5 else recent)
             written.reply_to, written.reply_keys = target.id, target.keys
         # In the books before it is out: its copy may be there before we hear that it was taken.
         self.ledgers[pair].written.append(written)
