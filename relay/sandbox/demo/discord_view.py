@@ -43,7 +43,16 @@ def quoted(raw: Json) -> Quoted | None:
     if target is None:
         return Quoted(str(raw["message_reference"]["message_id"]), "", "")
     author = target["author"]
-    return Quoted(target["id"], author.get("global_name") or author["username"], target["content"][:_EXCERPT])
+    return Quoted(target["id"], author.get("global_name") or author["username"], _excerpt(target)[:_EXCERPT])
+
+
+def _excerpt(raw: Json) -> str:
+    if raw["content"]:
+        return str(raw["content"])
+    if raw.get("poll"):
+        return str(raw["poll"]["question"]["text"])
+    names = [item["filename"] for item in raw["attachments"]] + [item["name"] for item in raw.get("sticker_items", ())]
+    return names[0] if names else ""
 
 
 def files(raw: Json) -> tuple[File, ...]:

@@ -158,7 +158,7 @@ class MatrixSide:
         item = by_id.get(target)
         if item is None:
             return Quoted(target, "", "")
-        return Quoted(target, self._byline(item).name, view.body(item)[:_EXCERPT])
+        return Quoted(target, self._byline(item).name, view.excerpt(item)[:_EXCERPT])
 
     # --- What people do -----------------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ _KINDS: dict[str, FileKind] = {"m.image": "image", "m.video": "video", "m.audio"
 
 
 def as_messages(events: Sequence[Json]) -> list[Json]:
-    """A timeline in which polls and stickers are messages like any other."""
+    """A timeline in which polls, their ends and stickers are messages like any other."""
     return [_as_message(event) for event in events]
 
 
@@ -26,9 +26,19 @@ def _as_message(event: Json) -> Json:
     if event["type"] == f"{_POLL}.start" and event["content"]:
         content = {"msgtype": _POLL, "body": ""} | event["content"]
         return event | {"type": "m.room.message", "content": content}
+    if event["type"] == f"{_POLL}.end" and (poll := _relation(event).get("event_id")):
+        relation = {"m.in_reply_to": {"event_id": poll}}
+        content = {"msgtype": "m.notice", "body": event["content"].get(_TEXT, ""), "m.relates_to": relation}
+        return event | {"type": "m.room.message", "content": content}
     if event["type"] == "m.sticker" and event["content"]:
         return event | {"content": {"msgtype": "m.sticker"} | event["content"]}
     return event
+
+
+def excerpt(item: Shown) -> str:
+    """What a reply to it quotes."""
+    poll = item.content.get(f"{_POLL}.start", {})
+    return body(item) or str(poll.get("question", {}).get(_TEXT) or item.content.get("filename") or item.body)
 
 
 def body(item: Shown) -> str:

@@ -66,8 +66,10 @@ def test_a_poll_of_matrix_counts_the_last_vote_of_each() -> None:
         vote(4, "b", "@ann:x"),
         event(5, about | {f"{kind}.end": {}, text: "over"}, f"{kind}.end"),
     ]
-    (item,) = shown(matrix_view.as_messages(events))
+    item, end = shown(matrix_view.as_messages(events))
     (card,) = matrix_view.cards(item, events)
+    assert (end.reply_to, matrix_view.body(end)) == ("$1", "over")
+    assert matrix_view.excerpt(item) == "When?"
     assert card["answers"] == [{"text": "Six", "votes": 0}, {"text": "Seven", "votes": 2}]
     assert card["over"]
     assert matrix_view.body(item) == ""
