@@ -22,7 +22,7 @@ from relay.adapters.discord.history import History
 from relay.adapters.discord.identity import FALLBACK_LENGTH, Webhooks
 from relay.adapters.discord.inbound import jump_url
 from relay.adapters.discord.limits import REQUESTS_PER_SECOND, Limits
-from relay.adapters.discord.media import MOST_FILES, REQUEST_SIZE, Media
+from relay.adapters.discord.media import FILE_SIZE, MOST_FILES, REQUEST_SIZE, Media
 from relay.adapters.discord.outbound import Outbound, readable
 from relay.adapters.discord.people import People
 from relay.adapters.discord.reading import Pump, Self, Translator
@@ -254,9 +254,10 @@ class DiscordAdapter:
         """See `Adapter.capabilities`."""
         feed = self._feeds.get(channel.id)
         by_bot = self._outbound.posts_itself(channel.id)
-        limit = feed.place.file_size if feed is not None else 0
+        # In a channel that is just closing nothing is sent. What is planned for it then must not be cut down for good.
+        limit = feed.place.file_size if feed is not None else FILE_SIZE
         # A webhook's messages are not asked for the bot's permissions.
-        may_attach = self._media.carries and feed is not None and (not by_bot or feed.place.attaches)
+        may_attach = self._media.carries and (not by_bot or feed is None or feed.place.attaches)
         return Capabilities(
             max_text_length=wording.TEXT_LENGTH - FALLBACK_LENGTH if by_bot else wording.TEXT_LENGTH,
             native_replies=False,

@@ -21,6 +21,9 @@ from relay.errors import DeliveryError, FileTrouble, TargetGone, Transient, Unca
 MOST_FILES = 10
 """In one message."""
 
+FILE_SIZE = 10 * 1024 * 1024
+"""Bytes of a file that every server takes; those that are boosted take more."""
+
 REQUEST_SIZE = 25 * 1024 * 1024
 """Bytes of a request with files, where a server is not allowed larger ones."""
 

@@ -49,6 +49,9 @@ class Poster:
 
     async def post(self, delivery: Delivery) -> str:
         """The message that `delivery` has become, by this try or an earlier one."""
+        if self._feeds.get(delivery.channel.id) is None:
+            # A webhook would take it, but nobody would hear what becomes of the channel meanwhile.
+            raise Unanswered("the channel is not open", sent=False)
         channel = self._destination(delivery)
         message = await self._earlier(delivery, channel) if delivery.suspect else None
         if message is None:
