@@ -234,6 +234,15 @@ async def test_a_message_can_be_quoted(meeting: Meeting) -> None:
     assert await meeting.side.adapter.latest(target) is None
 
 
+async def test_a_file_is_quoted_by_its_name(meeting: Meeting) -> None:
+    content = {"msgtype": "m.image", "body": "cat.png", "filename": "cat.png", "url": "mxc://localhost/cat"}
+    quotation = await meeting.side.adapter.quote(
+        MessageRef(room(meeting.room), await meeting.ann.send(meeting.room, content))
+    )
+    assert quotation is not None
+    assert plain_text(quotation.text) == "[image] cat.png"
+
+
 async def test_limits_are_told_with_the_time_to_wait(tmp_path: Path) -> None:
     async with (
         Homeserver(tmp_path, default_limits=True) as strict,

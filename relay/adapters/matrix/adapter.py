@@ -155,7 +155,13 @@ class MatrixAdapter:
     async def quote(self, target: MessageRef) -> Quotation | None:
         """See `Adapter.quote`. Replies are native here: for whoever wants to show a message elsewhere."""
         said = await self.latest(target)
-        return None if said is None else Quotation(said.author.name, said.content.text, compose.permalink(target))
+        if said is None:
+            return None
+        text = said.content.text
+        if not text and said.content.attachments:
+            first = said.content.attachments[0]
+            text = RichText.plain(f"[{first.kind}] {first.name}")
+        return Quotation(said.author.name, text, compose.permalink(target))
 
     async def latest(self, ref: MessageRef) -> MessageCreated | None:
         """See `LatestReader`. A homeserver adds the last edit that stands to the event itself.
