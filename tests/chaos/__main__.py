@@ -15,7 +15,8 @@ from pathlib import Path
 
 import structlog
 
-from tests.chaos.run import Outcome, Plan, Trace, play
+from tests.chaos.outcome import Outcome, Plan, Trace
+from tests.chaos.run import play
 from tests.chaos.trouble import KINDS, SLOW
 
 _CRITICAL = 50
@@ -42,9 +43,17 @@ def main(arguments: list[str]) -> int:
         parser.error(f"{folder} is not empty: a run begins with a new store")
     plan = Plan(options.seed, options.messages, options.kills, options.pairs, faults, folder)
     _hush()
+    command = _again(options)
     with (folder / "trace.txt").open("w") as file:
-        outcome = asyncio.run(play(plan, Trace(file)))
-    report = _report(plan, outcome, _again(options))
+        trace = Trace(file)
+        trace(command)
+        try:
+            outcome = asyncio.run(play(plan, trace))
+        except BaseException:
+            print(f"to play it again: {command}", file=sys.stderr)
+            raise
+    outcome.save(folder / "outcome.json")
+    report = _report(plan, outcome, command)
     (folder / "report.txt").write_text("\n".join(report) + "\n")
     print("\n".join(report))
     return 0 if outcome.kept else 1
@@ -65,21 +74,12 @@ def _faults(parser: argparse.ArgumentParser, given: str) -> tuple[str, ...]:
 
 
 def _report(plan: Plan, outcome: Outcome, command: str) -> list[str]:
-    lines = outcome.verdict.lines() + outcome.problems
-    figures = ", ".join(f"{kind} {count}" for kind, count in outcome.verdict.figures().items())
-    judged = (
-        f"{outcome.replies} answers judged, {outcome.batches} copies of several messages, {outcome.moved} posted anew"
-    )
-    window = f"{outcome.unrecorded} between the send and the record, {outcome.shortly_after} just after"
     drained = f"quiet {outcome.drained_in:.0f} s after the last trouble"
-    lines += [
+    lines = [
+        *outcome.verdict.lines(),
+        *outcome.problems,
         f"seed {plan.seed}: {'kept' if outcome.kept else 'BROKEN'} in {outcome.seconds:.0f} s, {drained}",
-        f"sent {outcome.sent} (files {outcome.files}), edited {outcome.edited}, deleted {outcome.deleted}; {judged}",
-        f"{figures}, other {len(outcome.problems)}",
-        f"kills {outcome.kills} ({window}): "
-        + ", ".join(f"{count} {why}" for why, count in outcome.killed_at.most_common()),
-        f"faults {outcome.faults.total()}: "
-        + ", ".join(f"{count} {what}" for what, count in sorted(outcome.faults.items())),
+        *outcome.lines(),
         f"trace, logs and store: {plan.folder}",
     ]
     return lines if outcome.kept else [*lines, f"to play it again: {command}"]

@@ -3,13 +3,10 @@
 import asyncio
 import random
 import time
-from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import aiohttp
 
@@ -17,9 +14,9 @@ from relay.sandbox.dispatch import OMNISCIENT, Dispatch
 from relay.sandbox.homeserver import Homeserver
 from relay.sandbox.people import Person
 from relay.sandbox.ratelimits import Limits
-from tests.chaos.check import Verdict
 from tests.chaos.judge import Judge, Look
 from tests.chaos.lives import Lives, deaths
+from tests.chaos.outcome import Outcome, Plan, Trace
 from tests.chaos.proxy import Proxy
 from tests.chaos.reading import discord_copy, files_of
 from tests.chaos.sides import DiscordSide, MatrixSide, Side, View
@@ -50,57 +47,6 @@ _PROVOKED_BY: dict[str, tuple[int, Act]] = {
     "matrix sync committed": (1, "say"),
     "somebody wrote on discord": (0, "say"),
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What is asked for. `faults`: names of `Trouble.kinds`."""
-
-    seed: int
-    messages: int
-    kills: int
-    pairs: int
-    faults: tuple[str, ...]
-    folder: Path
-
-
-@dataclass(slots=True)
-class Outcome:
-    """How it went. `unrecorded`, `shortly_after`: see `Lives`; `replies`: how many could be judged."""
-
-    verdict: Verdict
-    sent: int
-    files: int
-    edited: int
-    deleted: int
-    replies: int
-    batches: int
-    moved: int
-    kills: int
-    unrecorded: int
-    shortly_after: int
-    killed_at: Counter[str]
-    faults: Counter[str]
-    problems: list[str]
-    seconds: float
-    drained_in: float
-
-    @property
-    def kept(self) -> bool:
-        """Whether the promise was."""
-        return not self.verdict and not self.problems
-
-
-@dataclass(slots=True)
-class Trace:
-    """What happened, with the seconds since the start, in a file."""
-
-    file: TextIO
-    started: float = field(default_factory=time.monotonic)
-
-    def __call__(self, line: str) -> None:
-        self.file.write(f"{time.monotonic() - self.started:9.3f}  {line}\n")
-        self.file.flush()
 
 
 class Run:
