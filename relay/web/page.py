@@ -69,7 +69,7 @@ def _problems(troubled: Iterable[PairStatus]) -> str:
 def _pairs(snapshot: Snapshot) -> str:
     if not snapshot.pairs:
         return "<p>No pairs are declared.</p>"
-    heads = ("Pair", "Way", "Last", "Oldest", "Crossed", "Waiting", "Retries", "Dropped", "Dead letters")
+    heads = ("Pair", "Way", "Last", "Longest wait", "Crossed", "Waiting", "Retries", "Dropped", "Dead letters")
     head = "".join(f'<th scope="col"{_numeric(place >= _FIRST_NUMBER)}>{text}</th>' for place, text in enumerate(heads))
     groups = "".join(_group(pair, heads[1:], snapshot.taken_at) for pair in snapshot.pairs)
     return (
@@ -95,8 +95,8 @@ def _group(pair: PairStatus, heads: Iterable[str], now: datetime) -> str:
 def _cells(direction: DirectionStatus, now: datetime) -> tuple[str, ...]:
     last, waits = direction.last_message_at, direction.oldest_undelivered_seconds
     return (
-        f"<td>{_age(now - last)} ago</td>" if last else "<td>–</td>",
-        f"<td>{_age(timedelta(seconds=waits))}</td>" if waits is not None else "<td>–</td>",
+        f"<td>{_age(now - last)} ago</td>" if last else '<td class="nothing">–</td>',
+        f"<td>{_age(timedelta(seconds=waits))}</td>" if waits is not None else '<td class="nothing">–</td>',
         _number(direction.messages),
         _number(direction.backlog, notable=direction.backlog > 0),
         _number(direction.retries),
@@ -106,7 +106,8 @@ def _cells(direction: DirectionStatus, now: datetime) -> tuple[str, ...]:
 
 
 def _number(value: int, *, notable: bool = False) -> str:
-    return f'<td class="number{" notable" if notable else ""}">{value:,}</td>'
+    tone = " notable" if notable else "" if value else " nothing"
+    return f'<td class="number{tone}">{value:,}</td>'
 
 
 def _numeric(yes: bool) -> str:
