@@ -121,6 +121,28 @@ async def test_what_may_not_be_removed_holds_up_nothing_and_goes_once_the_channe
             assert not await uow.outbox.dead()
 
 
+async def test_an_answer_to_a_copy_that_is_not_on_record_yet_still_leads_to_its_original(bridge: World) -> None:
+    here, there = bridge.channels()
+    answered = asyncio.Event()
+
+    async def after(call: str) -> None:
+        if call == "send":
+            await answered.wait()
+
+    def prepare(discord: MemoryAdapter, matrix: MemoryAdapter) -> None:
+        discord.after = after
+
+    async with bridge.relay(prepare) as core:
+        original = bridge.matrix.say(there, "mia", "question")
+        await bridge.shows(here, "question")
+        bridge.discord.say(here, "ann", "answer", reply_to=bridge.shown(here)[0].ref)
+        to_matrix = core.status.lane(LaneKey("help", Platform.MATRIX))
+        await until(lambda: to_matrix.retries > 0 or len(bridge.words(there)) == 2)
+        answered.set()
+        await bridge.shows(there, "question", "answer")
+    assert bridge.shown(there)[1].reply_to == original
+
+
 async def test_an_edit_by_somebody_else_is_dropped_and_counted(bridge: World) -> None:
     here, there = bridge.channels()
     async with bridge.relay() as core:
