@@ -1,9 +1,11 @@
 """What the tests of both converters share: hostile texts, trees, and what a reader sees of a tree."""
 
+import os
 import re
 from collections.abc import Iterator
 from urllib.parse import unquote
 
+from hypothesis import settings
 from hypothesis import strategies as st
 
 from relay.domain.links import is_bare, link_bare_urls
@@ -30,6 +32,9 @@ from relay.domain.richtext import (
     Text,
     Underline,
 )
+
+often = settings(deadline=None, max_examples=int(os.environ.get("MARKUP_EXAMPLES", "60")))
+"""How many texts each property is tried with: `MARKUP_EXAMPLES=2000 pytest tests/unit/adapters` for a long run."""
 
 # Stretches that are markup, or nearly so, in one dialect or in both.
 _STRETCHES = (

@@ -10,7 +10,7 @@ from dataclasses import replace
 from relay.adapters.discord.markup_escape import Place, may_be_markup
 from relay.adapters.discord.markup_look import Look
 from relay.adapters.discord.markup_lower import lower, texts_of
-from relay.adapters.discord.markup_writer import Spans, literals
+from relay.adapters.discord.markup_writer import Spans, literals, takes_lines
 from relay.domain.links import is_bare
 from relay.domain.normalise_inline import normalise_inline
 from relay.domain.richtext import Emphasis, Inline, Link, Spoiler, Strike, Strong, Text, Underline
@@ -27,9 +27,10 @@ def render_inline(nodes: Sequence[Inline], look: Look) -> str:
     codes = "\n".join(literals(node, look) for node in ready)
     if not _CLOSING.isdisjoint(codes):
         ready = normalise_inline(_hoist(ready, look))
-    # What no backslash can reach may end what a text seems to begin.
+    # What no backslash can reach may end what a text seems to begin; so may italics, even within a word.
     verbatim = "\n".join((codes, *_urls(ready)))
-    place = Place(lines="_" in verbatim, brackets="](" in verbatim or any("](" in text for text in texts_of(ready)))
+    lines = "_" in verbatim or _has_lines(ready, look)
+    place = Place(lines=lines, brackets="](" in verbatim or any("](" in text for text in texts_of(ready)))
     return Spans(look, place).write(ready)
 
 
@@ -39,6 +40,16 @@ def _urls(nodes: Sequence[Inline]) -> Iterator[str]:
             yield node.url
         if isinstance(node, Strong | Emphasis | Underline | Strike | Spoiler | Link):
             yield from _urls(node.children)
+
+
+def _has_lines(nodes: Sequence[Inline], look: Look) -> bool:
+    """Whether any italics are written with `_`."""
+    for before, node, after in zip((None, *nodes), nodes, (*nodes[1:], None), strict=False):
+        if isinstance(node, Emphasis) and takes_lines(node, before, after, look):
+            return True
+        if isinstance(node, Strong | Emphasis | Underline | Strike | Spoiler) and _has_lines(node.children, look):
+            return True
+    return False
 
 
 def _hoist(nodes: Sequence[Inline], look: Look) -> Iterator[Inline]:

@@ -1,11 +1,11 @@
 """A text that crosses both ways still says the same."""
 
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 
 from relay.adapters.discord import markup as discord
 from relay.adapters.matrix import markup as matrix
 from relay.domain.richtext import RichText
-from tests.support.markup import common_texts, reading, sources
+from tests.support.markup import common_texts, often, reading, sources
 
 
 def across(tree: RichText) -> RichText:
@@ -14,7 +14,7 @@ def across(tree: RichText) -> RichText:
     return matrix.parse(rendered.body, rendered.formatted_body, names=matrix.Names())
 
 
-@settings(deadline=None, max_examples=60)
+@often
 @given(common_texts)
 def test_a_tree_reads_the_same_after_both_sides(tree: RichText) -> None:
     # These characters are a mention on Matrix, and a mention's name differs between the sides.
@@ -23,7 +23,7 @@ def test_a_tree_reads_the_same_after_both_sides(tree: RichText) -> None:
     assert reading(discord.parse(content, names=discord.Names())) == reading(tree), content
 
 
-@settings(deadline=None, max_examples=60)
+@often
 @given(sources.filter(lambda source: "<" not in source and "@" not in source))
 def test_what_somebody_writes_on_discord_reads_the_same_on_matrix(source: str) -> None:
     tree = discord.parse(source, names=discord.Names())

@@ -175,6 +175,15 @@ def test_blocks(source: str, blocks: tuple[Block, ...]) -> None:
 RENDERED: list[tuple[tuple[Block, ...], str]] = [
     ((p(Strong((t("a"),)), Emphasis((t("b"),))),), "**a**_b_"),
     ((p(Strong((t("a"),)), Emphasis((t("b"),)), t("c")),), "**a**_b_\u200bc"),
+    ((p(t("snake_case_"), Emphasis((Code("**"),))),), "snake\\_case\\__`**`_"),
+    (
+        (
+            p(
+                Emphasis((Code("*"), Code("_"), t("a"), Code("_"))),
+            ),
+        ),
+        "_`*`_`_`*a`_`*",
+    ),
     ((p(Emphasis((Strong((t("a"),)), t(" b")))),), "***a** b*"),
     ((p(Strong((t(" a "),)), t("b")),), "**a** b"),
     ((p(Strong((t("a "), Code("**")))),), "**a** `**`"),

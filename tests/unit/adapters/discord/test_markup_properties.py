@@ -2,13 +2,13 @@
 
 import re
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.adapters.discord.markup import Look, Names, parse, render
 from relay.domain.normalise import normalise
 from relay.domain.richtext import Paragraph, RichText, Text
-from tests.support.markup import common_texts, reading, sources, words
+from tests.support.markup import common_texts, often, reading, sources, words
 from tests.support.trees import texts
 
 NAMES = Names()
@@ -16,28 +16,28 @@ NOTHING = Look()
 MENTION = re.compile(r"@(?:everyone|here)|<@[!&]?\d+>")
 
 
-@settings(deadline=None, max_examples=60)
+@often
 @given(sources | st.text())
 def test_any_source_becomes_a_tree_in_its_one_form(source: str) -> None:
     tree = parse(source, names=NAMES)
     assert normalise(tree) == tree
 
 
-@settings(deadline=None, max_examples=60)
+@often
 @given(words)
 def test_text_that_looks_like_markup_is_read_as_the_same_characters(text: str) -> None:
     tree = RichText((Paragraph((Text(text),)),))
     assert reading(parse(render(tree, look=NOTHING), names=NAMES)) == reading(tree)
 
 
-@settings(deadline=None, max_examples=60)
+@often
 @given(common_texts)
 def test_a_tree_reads_the_same_after_discord(tree: RichText) -> None:
     content = render(tree, look=NOTHING)
     assert reading(parse(content, names=NAMES)) == reading(tree), content
 
 
-@settings(deadline=None, max_examples=60)
+@often
 @given(texts)
 def test_no_tree_mentions_anybody_whom_the_look_up_does_not_name(tree: RichText) -> None:
     content = render(tree, look=NOTHING)
@@ -45,7 +45,7 @@ def test_no_tree_mentions_anybody_whom_the_look_up_does_not_name(tree: RichText)
     assert not MENTION.search(re.sub(r"```[\s\S]*?```|(`+)(?!`).*?(?<!`)\1(?!`)", "", content)), content
 
 
-@settings(deadline=None, max_examples=60)
+@often
 @given(texts)
 def test_a_second_pass_changes_nothing_that_is_read(tree: RichText) -> None:
     once = parse(render(tree, look=NOTHING), names=NAMES)

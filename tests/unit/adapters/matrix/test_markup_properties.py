@@ -2,13 +2,13 @@
 
 import re
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.adapters.matrix.markup import Look, Names, parse, render
 from relay.domain.normalise import normalise
 from relay.domain.richtext import Paragraph, RichText, Text
-from tests.support.markup import common_texts, reading, sources, words
+from tests.support.markup import common_texts, often, reading, sources, words
 from tests.support.trees import texts
 
 NAMES = Names()
@@ -72,14 +72,14 @@ def check(formatted: str) -> None:
     assert not opened
 
 
-@settings(deadline=None, max_examples=60)
+@often
 @given(sources | st.text())
 def test_any_source_becomes_a_tree_in_its_one_form(source: str) -> None:
     for tree in (parse(source, None, names=NAMES), parse("", source, names=NAMES)):
         assert normalise(tree) == tree
 
 
-@settings(deadline=None, max_examples=60)
+@often
 @given(texts)
 def test_only_permitted_tags_come_out_of_any_tree(tree: RichText) -> None:
     everything = Look(
@@ -94,13 +94,13 @@ def test_only_permitted_tags_come_out_of_any_tree(tree: RichText) -> None:
     check(html(tree, everything))
 
 
-@settings(deadline=None, max_examples=60)
+@often
 @given(sources)
 def test_only_permitted_tags_come_out_of_any_source(source: str) -> None:
     check(html(parse("", source, names=NAMES)))
 
 
-@settings(deadline=None, max_examples=60)
+@often
 @given(texts)
 def test_nobody_is_mentioned_whom_the_look_up_does_not_name(tree: RichText) -> None:
     assert render(tree, look=NOTHING).mentions == ()
@@ -108,7 +108,7 @@ def test_nobody_is_mentioned_whom_the_look_up_does_not_name(tree: RichText) -> N
     assert "matrix.to" not in html(tree)
 
 
-@settings(deadline=None, max_examples=60)
+@often
 @given(words)
 def test_text_that_looks_like_markup_is_read_as_the_same_characters(text: str) -> None:
     tree = RichText((Paragraph((Text(text),)),))
@@ -116,7 +116,7 @@ def test_text_that_looks_like_markup_is_read_as_the_same_characters(text: str) -
     assert reading(parse(rendered.body, rendered.formatted_body, names=NAMES)) == reading(tree)
 
 
-@settings(deadline=None, max_examples=60)
+@often
 @given(common_texts)
 def test_a_tree_reads_the_same_after_matrix(tree: RichText) -> None:
     rendered = render(tree, look=NOTHING)
@@ -124,7 +124,7 @@ def test_a_tree_reads_the_same_after_matrix(tree: RichText) -> None:
     assert reading(again) == reading(tree), rendered
 
 
-@settings(deadline=None, max_examples=60)
+@often
 @given(texts)
 def test_a_second_pass_changes_nothing_that_is_read(tree: RichText) -> None:
     first = render(tree, look=NOTHING)
