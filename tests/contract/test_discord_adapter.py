@@ -425,6 +425,17 @@ async def test_quotes_and_marks(world: World) -> None:
         assert not await adapter.mark_failed(world.message_ref(other), "too large")
 
 
+async def test_what_may_not_be_looked_at_now_is_quoted_later(world: World) -> None:
+    message = world.server.messages.post(world.channel, world.bob, Draft(given=frozenset({"content"}), content="wise"))
+    async with world.running() as adapter:
+        world.allow("SEND_MESSAGES", "MANAGE_WEBHOOKS")
+        with pytest.raises(Transient):
+            await adapter.quote(world.message_ref(message))
+        world.allow("VIEW_CHANNEL", "SEND_MESSAGES", "MANAGE_WEBHOOKS", "READ_MESSAGE_HISTORY")
+        quotation = await adapter.quote(world.message_ref(message))
+        assert quotation is not None
+
+
 async def test_notices_reach_a_thread_and_a_deleted_one_is_gone(world: World) -> None:
     async with world.running() as adapter:
         thread = world.server.threads.open(world.channel, world.bob, "aside")

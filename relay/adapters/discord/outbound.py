@@ -230,7 +230,7 @@ class Outbound:
         try:
             async with self._changing(target):
                 seen = await self._look(target)
-        except (TargetGone, Blocked, Permanent):
+        except (TargetGone, Permanent):
             return None
         guild = feed.place.guild if feed is not None else "@me"
         url = jump_url(guild, seen.channel, target.id)
