@@ -431,7 +431,9 @@ async def test_what_may_not_be_looked_at_now_is_quoted_later(world: World) -> No
         world.allow("SEND_MESSAGES", "MANAGE_WEBHOOKS")
         with pytest.raises(Transient):
             await adapter.quote(world.message_ref(message))
+        await until(lambda: world.inbox.channels[str(world.channel.id)] != "open")
         world.allow("VIEW_CHANNEL", "SEND_MESSAGES", "MANAGE_WEBHOOKS", "READ_MESSAGE_HISTORY")
+        await until(lambda: world.inbox.channels[str(world.channel.id)] == "open")
         quotation = await adapter.quote(world.message_ref(message))
         assert quotation is not None
 
