@@ -105,7 +105,8 @@ class Trouble:
         self._arm("hang", seconds=seconds, when=self._rng.choice(("before", "after")))
 
     async def discord_timeouts(self) -> None:
-        self._arm("hang", seconds=_TIMEOUT, when=self._rng.choice(("before", "after")))
+        # One lane waits as long as it ever does; the others have to go on.
+        self._control.add_fault("hang", path=_WRITES, seconds=_TIMEOUT, when=self._rng.choice(("before", "after")))
 
     async def discord_garbage(self) -> None:
         self._arm(self._rng.choice(("malformed", "delay")), seconds=self._rng.uniform(0.2, 2))
@@ -216,7 +217,7 @@ class Trouble:
         self._arm_proxy("hang", after=self._rng.random() < 0.5, seconds=self._rng.choice((0.5, 1.0, 2.0)))
 
     async def matrix_timeouts(self) -> None:
-        self._arm_proxy("hang", after=self._rng.random() < 0.5, seconds=_TIMEOUT)
+        self._proxy.arm(Fault("hang", _SENDS, after=self._rng.random() < 0.5, count=1, seconds=_TIMEOUT))
 
     async def matrix_files(self) -> None:
         failure, after = self._rng.choice(("status", "reset", "hang", "rate_limit")), self._rng.random() < 0.5
