@@ -67,8 +67,10 @@ def degrade(
     above = () if quotation is None else (quoted_line(quotation),)
     # The quoted line never stands alone: every part leaves room for it, and the first one has it.
     room = capabilities.max_text_length - (measure(RichText(above)) + _SEPARATOR if above else 0)
-    first, *rest = split(RichText(blocks), limit=room, measure=measure)
-    if as_file and len(rest) >= policy.max_parts and capabilities.max_attachments:
+    as_file = as_file and capabilities.max_attachments > 0
+    most = policy.max_parts + 1 if as_file else None
+    first, *rest = split(RichText(blocks), limit=room, measure=measure, most=most)
+    if as_file and len(rest) >= policy.max_parts:
         begin, _ = first_part(first, limit=min(room, _FIRST_LINES), measure=measure)
         first, rest = RichText((*begin.blocks, Paragraph((Text("…"),)))), []
         carried = (_written_out(blocks, author), *carried)

@@ -69,19 +69,27 @@ class _Boundary:
     rank: _Rank
 
 
-def split(text: RichText, *, limit: int, measure: Measure) -> tuple[RichText, ...]:
-    """`text` in parts of which each measures at most `limit`; at least one part.
+def split(text: RichText, *, limit: int, measure: Measure, most: int | None = None) -> tuple[RichText, ...]:
+    """`text` in parts of which each measures at most `limit`; at least one part. Of more than `most`, the first ones.
 
     Where even one unit measures more than `limit`, it stands alone in its part: `limit` has to leave room for it.
     """
-    if measure(text) <= limit:
+    if not _is_too_long(text, limit, measure):
         return (text,)
     parts: list[RichText] = []
     rest = _open_long_atoms(text, limit, measure)
-    while rest and measure(rest) > limit:
+    while rest and _is_too_long(rest, limit, measure):
         head, rest = _first_part(rest, limit, measure)
         parts.append(head)
+        if len(parts) == most:
+            return tuple(parts)
     return (*parts, rest) if rest else tuple(parts)
+
+
+def _is_too_long(text: RichText, limit: int, measure: Measure) -> bool:
+    # Where the beginning alone is, the rest, which may be very long, is not to be rendered for each part anew.
+    beginning = _cut(text, 2 * limit)[0]
+    return measure(beginning) > limit or (beginning != text and measure(text) > limit)
 
 
 def first_part(text: RichText, *, limit: int, measure: Measure) -> tuple[RichText, RichText]:

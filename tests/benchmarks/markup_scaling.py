@@ -11,7 +11,13 @@ import time
 from collections.abc import Callable
 
 from relay.adapters.discord import markup as discord
+from relay.adapters.discord import wording
 from relay.adapters.matrix import markup as matrix
+from relay.core.degrade import Dropped, degrade
+from relay.domain.capabilities import Capabilities
+from relay.domain.content import Author, Content
+from relay.domain.ids import Platform, UserRef
+from relay.domain.pair import PairPolicy
 
 SMALL, LARGE = 16 * 1024, 64 * 1024
 LIMIT_MS = 20.0
@@ -48,11 +54,30 @@ FAMILIES: dict[str, tuple[str, str, str]] = {
     "small print": ("", "-# a\n", ""),
     "<div>": ("", "<div>a</div>", ""),
 }
+ADA = Author(UserRef(Platform.MATRIX, "@ada:example.org"), "Ada")
+TO_DISCORD = Capabilities(wording.TEXT_LENGTH, False, 10, 10 << 20, 25 << 20)
+
+
+def cross_to_discord(text: str) -> None:
+    """All that becomes of an event's text, up to what is posted."""
+    parts = degrade(
+        Content(matrix.parse("", text, names=matrix.Names())),
+        author=ADA,
+        capabilities=TO_DISCORD,
+        policy=PairPolicy(),
+        measure=wording.measure,
+        as_file=True,
+    )
+    for part in () if isinstance(parts, Dropped) else parts:
+        wording.webhook_body(part, ADA)
+
+
 PARSERS: dict[str, Callable[[str], object]] = {
     "discord": lambda text: discord.parse(text, names=discord.Names()),
     "matrix": lambda text: matrix.parse("", text, names=matrix.Names()),
     "discord, back": lambda text: discord.render(discord.parse(text, names=discord.Names()), look=discord.Look()),
     "matrix, back": lambda text: matrix.render(matrix.parse("", text, names=matrix.Names()), look=matrix.Look()),
+    "all of it": cross_to_discord,
 }
 
 
@@ -63,12 +88,12 @@ def sample(family: str, size: int) -> str:
 
 
 def seconds(parser: Callable[[str], object], text: str) -> float:
-    """The best of three."""
+    """The best of three, of CPU time: other programs do not count."""
     best = math.inf
     for _ in range(3):
-        start = time.perf_counter()
+        start = time.process_time()
         parser(text)
-        best = min(best, time.perf_counter() - start)
+        best = min(best, time.process_time() - start)
     return best
 
 

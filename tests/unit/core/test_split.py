@@ -52,6 +52,28 @@ def test_blocks_come_before_lines_before_sentences_before_words() -> None:
     assert parts(RichText.plain("aaaa aaaa bbbb bbbb"), 17) == ["aaaa aaaa bbbb", "bbbb"]
 
 
+def test_no_more_parts_are_made_than_are_asked_for() -> None:
+    text = RichText.plain(words(50))
+    whole = split(text, limit=30, measure=length)
+    assert split(text, limit=30, measure=length, most=3) == whole[:3]
+    assert split(text, limit=30, measure=length, most=len(whole)) == whole
+    assert split(text, limit=30, measure=length, most=99) == whole
+
+
+def test_a_long_text_is_not_measured_whole_for_each_part() -> None:
+    measured = 0
+
+    def counted(text: RichText) -> int:
+        nonlocal measured
+        measured += len(plain_text(text))
+        return length(text)
+
+    for size in (2_000, 8_000):
+        measured = 0
+        split(RichText.plain("x" * size), limit=100, measure=counted)
+        assert measured < 40 * size
+
+
 def test_a_better_boundary_is_not_taken_at_the_price_of_an_empty_part() -> None:
     long = words(40)
     cut = parts(RichText((Heading(1, (Text("T"),)), Paragraph((Text(long),)))), 60)
