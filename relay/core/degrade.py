@@ -1,5 +1,6 @@
 """What a channel cannot carry becomes what it can, or is dropped by name. Pure."""
 
+import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
@@ -87,8 +88,10 @@ def _written_out(blocks: tuple[Block, ...], author: Author) -> Attachment:
     """A whole text as a file that we make ourselves."""
     words = plain_text(RichText(blocks))
     nowhere = MediaRef(author.user.platform, "")
-    size = len(words.encode())
-    return Attachment("text", "message.txt", "file", nowhere, "text/plain; charset=utf-8", size=size, text=words)
+    data = words.encode()
+    # An edit makes it another file.
+    name = f"text-{hashlib.sha256(data).hexdigest()[:16]}"
+    return Attachment(name, "message.txt", "file", nowhere, "text/plain; charset=utf-8", size=len(data), text=words)
 
 
 def in_words(content: Content, attachment_id: str, reason: str, *, gone: bool) -> Content:

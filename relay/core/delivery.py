@@ -262,8 +262,7 @@ class Deliverer:
             policy=task.pair.policy,
             measure=lambda text: adapter.measure(text, command.author),
             quotation=quotation,
-            # An edit of such a text would have to put another file in the place of the first: it becomes messages.
-            as_file=isinstance(command, SendMessage),
+            as_file=True,
         )
 
     async def _send_rest(

@@ -6,7 +6,8 @@ import pytest
 
 from relay.domain.ids import Platform
 from tests.support.payloads import Case, cases
-from tests.support.street import House
+from tests.support.street import House, stored
+from tests.support.town import eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -136,3 +137,27 @@ async def test_an_edit_changes_the_formatting_too(house: House) -> None:
     await house.town.until_discord(house.pair, lambda words: words == ["1. first\n2. ~~second~~"])
     (shown,) = house.town.on_discord(house.pair)
     assert shown["edited_timestamp"] is not None
+
+
+@pytest.mark.crosses("a text that is too long", "to_discord")
+async def test_an_edit_of_a_text_that_crossed_as_a_file_changes_the_file(house: House) -> None:
+    def text(word: str) -> str:
+        return "\n".join(f"line {number} of a very long message" for number in range(500)) + f"\n{word}"
+
+    async def standing() -> list[str]:
+        files = [item for message in house.town.on_discord(house.pair) for item in message["attachments"]]
+        return [(await stored(item["url"])).decode() for item in files]
+
+    event = await house.tell(text("first"))
+    (first,) = await house.on_discord()
+    assert await standing() == [text("first")]
+    # As long as the first: its size tells nothing.
+    await house.town.mia.edit(house.room, event, text("fifth"))
+    await eventually(standing, lambda seen: seen == [text("fifth")])
+    await house.town.mia.edit(house.room, event, "short")
+    await house.town.until_discord(house.pair, lambda words: words == ["short"])
+    assert await standing() == []
+    await house.town.mia.edit(house.room, event, text("last"))
+    await eventually(standing, lambda seen: seen == [text("last")])
+    (last,) = await house.on_discord()
+    assert last["id"] == first["id"]

@@ -153,6 +153,7 @@ def have_same_files(standing: Sequence[Attachment], wanted: Sequence[Attachment]
     """Whether a message of `standing` shows the files of `wanted` already. Pure.
 
     Those that we remember posting are known by where they came from; of others, Discord tells how large they are.
+    A text written out as a file may be as long as another one.
     """
     return len(standing) == len(wanted) and all(map(_is_same_file, standing, wanted))
 
@@ -160,6 +161,8 @@ def have_same_files(standing: Sequence[Attachment], wanted: Sequence[Attachment]
 def _is_same_file(standing: Attachment, wanted: Attachment) -> bool:
     if standing.spoiler != wanted.spoiler:
         return False
+    if wanted.text:
+        return standing.text == wanted.text
     if standing.source.platform is wanted.source.platform:
         return standing.source == wanted.source
     return wanted.size is None or standing.size in {None, wanted.size}
