@@ -199,6 +199,14 @@ async def test_only_the_page_itself_may_ask(address: str, tmp_path: Path) -> Non
         for headers in ({"Host": "evil.example"}, {"Origin": "https://evil.example"}):
             answer = await page.request.post(f"{address}api/play", headers=headers, data={})
             assert answer.status == 403
+        for nothing in (
+            "discord/attachment-1",
+            "discord/x",
+            "matrix/a/b/c",
+            "matrix/localhost/none",
+            "matrix/.../v3/sync",
+        ):
+            assert (await page.request.get(f"{address}files/{nothing}")).status == 404
         answer = await page.request.get(address)
         assert "default-src 'none'" in answer.headers["content-security-policy"]
 

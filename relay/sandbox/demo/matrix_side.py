@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import replace
@@ -24,6 +25,7 @@ CAST = (Cast("ines", "Ines"), Cast("yusuf", "Yusuf"))
 RELAY = "relay"
 _SYNC_MS = 25_000
 _EXCERPT = 140
+_MEDIA = re.compile(r"(?!\.)[\w.:-]+/[\w-]+", re.ASCII)
 
 _log = structlog.get_logger(__name__)
 
@@ -215,6 +217,8 @@ class MatrixSide:
 
     async def file(self, key: str) -> tuple[bytes, str] | None:
         """See `Side.file`."""
+        if _MEDIA.fullmatch(key) is None:
+            return None
         try:
             return await next(iter(self._people.values())).download(f"mxc://{key}")
         except Refused:
