@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from unicodedata import east_asian_width
 
-from relay.adapters.discord.markup_escape import ZERO_WIDTH, escape_lines
+from relay.adapters.discord.markup_escape import ZERO_WIDTH, Place, escape_lines
 from relay.adapters.discord.markup_look import Look
 from relay.adapters.discord.markup_spans import render_inline
 from relay.domain.normalise import normalise
@@ -43,12 +43,22 @@ _RULE = Paragraph((Text("⎯" * 12),))
 
 def render(text: RichText, *, look: Look) -> str:
     """Message content that makes a client show `text`. Whatever `text` holds: it mentions only what `look` allows."""
-    return _Writer(look).blocks(normalise(text).blocks)
+    blocks = normalise(text).blocks
+    content = _Writer(look, Place(lines=True)).blocks(blocks)
+    # Clients pair marks across lines and blocks. Where all underscores are in words, none can pair with them, and they
+    # need no backslash there; where nothing could be the target of a link, nor do brackets.
+    place = Place(lines="_" in content.replace("\\_", ""), brackets="](" in content)
+    if place.brackets or ("_" in content and not place.lines):
+        content = _Writer(look, place).blocks(blocks)
+    return content
 
 
 @dataclass(frozen=True, slots=True)
 class _Writer:
+    """Writes blocks. `place` is what holds of the whole text: clients pair marks across lines and blocks."""
+
     look: Look
+    place: Place
     quoted: bool = False
     listed: bool = False
 
@@ -77,7 +87,7 @@ class _Writer:
     def _block(self, block: Block) -> str:
         match block:
             case Paragraph(children):
-                text = escape_lines(render_inline(children, self.look))
+                text = escape_lines(render_inline(children, self.look, self.place))
                 # A blank line would end the list that the text stands in.
                 return _BLANK_LINES.sub("\n", text.strip("\n")) if self.listed else text
             case Heading(level, children):
@@ -89,7 +99,7 @@ class _Writer:
                 fenced = text.replace("``", f"`{ZERO_WIDTH}`") if "```" in text else text
                 return f"```{language if _LANGUAGE.fullmatch(language) else ''}\n{fenced.strip(chr(10))}\n```"
             case Quote(blocks):
-                inner = _Writer(self.look, quoted=True, listed=self.listed).blocks(blocks)
+                inner = _Writer(self.look, self.place, quoted=True, listed=self.listed).blocks(blocks)
                 return "\n".join(f"> {line}" for line in inner.split("\n")) if inner else ""
             case BulletList(items, start):
                 return self._list(items, start)
@@ -97,12 +107,11 @@ class _Writer:
                 return ""
 
     def _line(self, children: tuple[Inline, ...]) -> str:
-        return render_inline(tuple(Text(" ") if isinstance(n, LineBreak) else n for n in children), self.look).replace(
-            "\n", " "
-        )
+        line = tuple(Text(" ") if isinstance(node, LineBreak) else node for node in children)
+        return render_inline(line, self.look, self.place).replace("\n", " ")
 
     def _list(self, items: tuple[ListItem, ...], start: int | None) -> str:
-        writer = _Writer(self.look, quoted=self.quoted, listed=True)
+        writer = _Writer(self.look, self.place, quoted=self.quoted, listed=True)
         done: list[str] = []
         for number, item in enumerate(items, start=max(start or 0, 0)):
             mark = "- " if start is None else f"{number}. "

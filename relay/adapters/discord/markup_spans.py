@@ -9,8 +9,8 @@ from dataclasses import replace
 
 from relay.adapters.discord.markup_escape import Place, may_be_markup
 from relay.adapters.discord.markup_look import Look
-from relay.adapters.discord.markup_lower import lower, texts_of
-from relay.adapters.discord.markup_writer import Spans, literals, takes_lines
+from relay.adapters.discord.markup_lower import lower
+from relay.adapters.discord.markup_writer import Spans, literals
 from relay.domain.links import is_bare
 from relay.domain.normalise_inline import normalise_inline
 from relay.domain.richtext import Emphasis, Inline, Link, Spoiler, Strike, Strong, Text, Underline
@@ -19,37 +19,14 @@ _CLOSING = frozenset("*_~")
 _DELIMITERS: dict[type, str] = {Strong: "**", Underline: "__", Strike: "~~"}
 
 
-def render_inline(nodes: Sequence[Inline], look: Look) -> str:
+def render_inline(nodes: Sequence[Inline], look: Look, place: Place) -> str:
     """Inline markdown for `nodes`."""
     if len(nodes) == 1 and isinstance(only := nodes[0], Text) and not may_be_markup(only.text):
         return only.text
     ready = normalise_inline(lower(nodes, look))
-    codes = "\n".join(literals(node, look) for node in ready)
-    if not _CLOSING.isdisjoint(codes):
+    if not all(_CLOSING.isdisjoint(literals(node, look)) for node in ready):
         ready = normalise_inline(_hoist(ready, look))
-    # What no backslash can reach may end what a text seems to begin; so may italics, even within a word.
-    verbatim = "\n".join((codes, *_urls(ready)))
-    lines = "_" in verbatim or _has_lines(ready, look)
-    place = Place(lines=lines, brackets="](" in verbatim or any("](" in text for text in texts_of(ready)))
     return Spans(look, place).write(ready)
-
-
-def _urls(nodes: Sequence[Inline]) -> Iterator[str]:
-    for node in nodes:
-        if isinstance(node, Link):
-            yield node.url
-        if isinstance(node, Strong | Emphasis | Underline | Strike | Spoiler | Link):
-            yield from _urls(node.children)
-
-
-def _has_lines(nodes: Sequence[Inline], look: Look) -> bool:
-    """Whether any italics are written with `_`."""
-    for before, node, after in zip((None, *nodes), nodes, (*nodes[1:], None), strict=False):
-        if isinstance(node, Emphasis) and takes_lines(node, before, after, look):
-            return True
-        if isinstance(node, Strong | Emphasis | Underline | Strike | Spoiler) and _has_lines(node.children, look):
-            return True
-    return False
 
 
 def _hoist(nodes: Sequence[Inline], look: Look) -> Iterator[Inline]:

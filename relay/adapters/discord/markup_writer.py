@@ -42,14 +42,6 @@ def literals(node: Inline, look: Look) -> str:
             return ""
 
 
-def takes_lines(node: Emphasis, before: Inline | None, after: Inline | None, look: Look) -> bool:
-    """Whether italics are written with `_`, because of what is in them and beside them."""
-    verbatim, beside = literals(node, look), (before, after)
-    stars_run = any(isinstance(other, Strong) for other in beside)
-    lines_run = any(isinstance(other, Underline) for other in beside)
-    return "*" in verbatim or (stars_run and not lines_run and "_" not in verbatim)
-
-
 @dataclass(frozen=True, slots=True)
 class Spans:
     """Writes nodes that are all Discord's own.
@@ -113,7 +105,11 @@ class Spans:
 
     def _italic(self, node: Emphasis, before: Inline | None, after: Inline | None, following: str) -> str:
         """`*…*`, or `_…_` where stars would run together with others; as a last resort with a space of no width."""
-        use_lines = takes_lines(node, before, after, self.look)
+        verbatim = literals(node, self.look)
+        beside = (before, after)
+        stars_run = any(isinstance(other, Strong) for other in beside)
+        lines_run = any(isinstance(other, Underline) for other in beside)
+        use_lines = "*" in verbatim or (stars_run and not lines_run and "_" not in verbatim)
         mark = "_" if use_lines else "*"
         place = replace(self.place, stars=not use_lines, lines=use_lines or self.place.lines)
         inner = replace(self, place=place, url_escapes=self.url_escapes + mark).write(node.children)
