@@ -29,6 +29,7 @@ from tests.support.demo import (
     running,
     say,
     start,
+    too_wide,
 )
 
 
@@ -192,6 +193,8 @@ async def test_script_plays_on_the_page(address: str, tmp_path: Path) -> None:
         await expect(plan).to_be_focused()
         await message(page, "matrix", "It is all in").locator("a").click()
         await expect(message(page, "matrix", "Saturday’s crossing")).to_be_focused()
+        for width in (LAPTOP[0], 800, PHONE[0], 320):
+            assert await too_wide(page, width) == [], width
 
 
 async def test_only_the_page_itself_may_ask(address: str, tmp_path: Path) -> None:

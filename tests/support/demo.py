@@ -126,6 +126,21 @@ async def picture(page: Page, name: str) -> None:
     await page.screenshot(path=_OUTPUT / f"demo-{name}.png")
 
 
+_TOO_WIDE = """() => [...document.querySelectorAll(".column")].flatMap((column) => {
+  const { left, right } = column.getBoundingClientRect();
+  return [...column.querySelectorAll(".message *")].filter((part) => !part.closest("pre, table, .veil, .actions, .fold"))
+    .filter((part) => part.getBoundingClientRect().right > right + 1 || part.getBoundingClientRect().left < left - 1)
+    .map((part) => `${column.id} ${part.localName}.${part.className}: ${part.textContent.slice(0, 40)}`);
+})"""
+
+
+async def too_wide(page: Page, width: int) -> list[str]:
+    """Parts of messages that stick out of their column where the page is that wide."""
+    await page.set_viewport_size({"width": width, "height": 800})
+    found: list[str] = await page.evaluate(_TOO_WIDE)
+    return found
+
+
 async def all_there(page: Page, side: str) -> None:
     """Every picture is loaded, every film and sound can be played, and what is hidden shows when it is asked for."""
     column = page.locator(f"#{side} .messages")
