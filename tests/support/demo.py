@@ -128,9 +128,11 @@ async def picture(page: Page, name: str) -> None:
 
 _TOO_WIDE = """() => [...document.querySelectorAll(".column")].flatMap((column) => {
   const { left, right } = column.getBoundingClientRect();
-  return [...column.querySelectorAll(".message *")].filter((part) => !part.closest("pre, table, .veil, .actions, .fold"))
-    .filter((part) => part.getBoundingClientRect().right > right + 1 || part.getBoundingClientRect().left < left - 1)
-    .map((part) => `${column.id} ${part.localName}.${part.className}: ${part.textContent.slice(0, 40)}`);
+  const parts = [...column.querySelectorAll(".message *")];
+  return parts.filter((part) => !part.closest("pre, table, .veil, .actions, .fold")).filter((part) => {
+    const box = part.getBoundingClientRect();
+    return box.width && (box.right > right + 1 || box.left < left - 1);
+  }).map((part) => `${column.id} ${part.localName}.${part.className}: ${part.textContent.slice(0, 40)}`);
 })"""
 
 
