@@ -142,6 +142,8 @@ class Lane:
 
     async def _try(self, entry: Entry) -> bool:
         """One try at the head of the lane; whether it is done with. Waits before the next try otherwise."""
+        # What changes for the better from here on may do so behind this try.
+        self.hurry.clear()
         if not self._may_send():
             await self._wait(_LEASE_SECONDS)
             return False
@@ -240,9 +242,9 @@ class Lane:
         await self._wait(self._backoff.next())
 
     async def _wait(self, seconds: float) -> None:
-        self.hurry.clear()
         if self._stopping:
             return
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self.hurry.wait()
+        self.hurry.clear()

@@ -143,6 +143,28 @@ async def test_an_answer_to_a_copy_that_is_not_on_record_yet_still_leads_to_its_
     assert bridge.shown(there)[1].reply_to == original
 
 
+async def test_what_changes_for_the_better_during_a_try_is_not_waited_for(bridge: World) -> None:
+    here, there = bridge.channels()
+    tries = 0
+
+    async def before(call: str) -> None:
+        nonlocal tries
+        if call == "send":
+            tries += 1
+            if tries == 1:
+                assert bridge.core is not None
+                bridge.core.courier.try_again("help")
+                raise Blocked("the permission is only just back", retry_after=3600)
+
+    def prepare(discord: MemoryAdapter, matrix: MemoryAdapter) -> None:
+        matrix.before = before
+
+    async with bridge.relay(prepare):
+        bridge.discord.say(here, "ann", "hello")
+        await bridge.shows(there, "hello")
+        await bridge.quiet()
+
+
 async def test_an_edit_by_somebody_else_is_dropped_and_counted(bridge: World) -> None:
     here, there = bridge.channels()
     async with bridge.relay() as core:
