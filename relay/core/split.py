@@ -135,12 +135,17 @@ def _first_part(text: RichText, limit: int, measure: Measure) -> tuple[RichText,
 def _longest_fit(text: RichText, limit: int, measure: Measure) -> int:
     # A unit is rarely rendered as less than one: the search can start at `limit` instead of at the text's end.
     low, high = 0, min(_size(text.blocks), limit)
+    tried, step = high, 0
     while low < high:
-        middle = (low + high + 1) // 2
-        if measure(_cut(text, middle)[0]) <= limit:
-            low = middle
+        measured = measure(_cut(text, tried)[0])
+        if measured <= limit:
+            low = tried
         else:
-            high = middle - 1
+            high = tried - 1
+        # Most texts are rendered about as long everywhere; where one is not, halving gets there, too.
+        step += 1
+        guess = tried * limit // max(measured, 1) if step % 3 else (low + high + 1) // 2
+        tried = min(max(guess, low + 1), high)
     return low
 
 
