@@ -38,7 +38,7 @@ def _as_message(event: Json) -> Json:
 def excerpt(item: Shown) -> str:
     """What a reply to it quotes."""
     poll = item.content.get(f"{_POLL}.start", {})
-    return body(item) or str(poll.get("question", {}).get(_TEXT) or item.content.get("filename") or item.body)
+    return body(item) or _question(poll) or str(item.content.get("filename") or item.body)
 
 
 def body(item: Shown) -> str:
@@ -91,14 +91,20 @@ def _poll(item: Shown, events: Sequence[Json]) -> Json:
     about = [event for event in events if _relation(event).get("event_id") == item.event_id]
     # The last vote of each person counts.
     votes = {
-        event["sender"]: event["content"][f"{_POLL}.response"].get("answers", [])
+        event["sender"]: event["content"].get(f"{_POLL}.response", {}).get("answers", [])
         for event in about
         if event["type"] == f"{_POLL}.response"
     }
     chosen = [answer for answers in votes.values() for answer in answers[:1]]
-    answers = [{"text": answer[_TEXT], "votes": chosen.count(answer["id"])} for answer in start["answers"]]
+    answers = [
+        {"text": answer.get(_TEXT, ""), "votes": chosen.count(answer.get("id"))} for answer in start.get("answers", ())
+    ]
     over = any(event["type"] == f"{_POLL}.end" for event in about)
-    return {"kind": "poll", "question": start["question"][_TEXT], "answers": answers, "over": over}
+    return {"kind": "poll", "question": _question(start), "answers": answers, "over": over}
+
+
+def _question(start: Json) -> str:
+    return str(start.get("question", {}).get(_TEXT, ""))
 
 
 def _relation(event: Json) -> dict[str, Any]:
