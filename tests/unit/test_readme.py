@@ -4,14 +4,17 @@ import ast
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import discord
 import typer
 
-from relay import cli
+from relay import cli, errors
+from relay.core.status import Snapshot
 from relay.domain.ids import Platform
-from relay.settings import load
+from relay.settings import PairSettings, load
+from relay.web.metrics import registry
 from tests.support.payloads import cases
 
 ROOT = Path(__file__).parents[2]
@@ -160,3 +163,20 @@ def test_it_names_every_command_and_no_other() -> None:
     named = set(re.findall(r"^\| `relay ([a-z]+)", part, flags=re.MULTILINE))
     root = typer.main.get_command(cli.application())
     assert named == set(root.list_commands(typer.Context(root)))  # type: ignore[attr-defined]
+
+
+def test_it_names_every_metric_and_no_other() -> None:
+    nothing = Snapshot((), {}, datetime.fromtimestamp(0, UTC), None)
+    families = list(registry(nothing, {}).collect())
+    # Prometheus's text format adds the suffix.
+    there = {f"{family.name}_total" if family.type == "counter" else family.name for family in families}
+    assert set(re.findall(r"`(relay_[a-z_]+)", readme())) == there
+
+
+def test_it_names_every_exit_status_and_the_settings_that_there_are() -> None:
+    said = readme().partition("Exit status: ")[2].partition("\n\n")[0]
+    found = {value.exit_status for value in vars(errors).values() if hasattr(value, "exit_status")}
+    assert {int(number) for number in re.findall(r"\b(\d) ", said)} == found | {0}
+    known = set(PairSettings.model_fields) | {"token_file"}
+    named = re.findall(r"`([a-z]+_[a-z_]+)(?: = [^`]*)?`", readme().replace("relay_", "Relay_"))
+    assert [name for name in named if name not in known] == []
