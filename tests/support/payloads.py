@@ -13,8 +13,9 @@ Discord server, as objects of its API).
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -209,10 +210,10 @@ def _copies(event: MessageCreated | MessageEdited, context: Json, source: Platfo
     return bodies
 
 
-def _own_emoji(context: Json) -> Mapping[str, CustomEmoji]:
+def _own_emoji(context: Json) -> Callable[[str], CustomEmoji | None]:
     guilds = Guilds(SystemClock())
     guilds.session_started(cast(discord.Client, _Picture(context)))
-    return guilds.emoji(CHANNEL)
+    return partial(guilds.emoji, CHANNEL)
 
 
 def _webhook_body(part: Content, author: Author) -> Json:

@@ -312,9 +312,8 @@ class DiscordAdapter:
         return await self._outbound.mark_failed(source)
 
     def _with_own_emoji(self, delivery: Delivery) -> Delivery:
-        return replace(
-            delivery, content=wording.with_own_emoji(delivery.content, self._guilds.emoji(delivery.channel.id))
-        )
+        own = partial(self._guilds.emoji, delivery.channel.id)
+        return replace(delivery, content=wording.with_own_emoji(delivery.content, own))
 
     def _check_identity(self) -> None:
         # Without knowing who we are, our own webhooks could not be told from others'.

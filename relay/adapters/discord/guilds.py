@@ -217,17 +217,16 @@ class Guilds:
 
         return for_message
 
-    def emoji(self, channel: str) -> Mapping[str, CustomEmoji]:
-        """The emoji of a channel's server that anybody may use there, webhooks too, by name.
+    def emoji(self, channel: str, name: str) -> CustomEmoji | None:
+        """The emoji of that name of a channel's server, if it has one that anybody may use there, webhooks too.
 
         https://docs.discord.com/developers/resources/emoji#emoji-object: not those that are kept for some roles, that
         another service manages, or that the server has lost with its boosts. Of two with one name, the older one.
         """
         found = self._channel(channel)
-        if found is None:
-            return {}
-        usable = [one for one in found.guild.emojis if one.available and not one.managed and not one.roles]
-        return {one.name: _emoji(one) for one in sorted(usable, key=lambda one: one.id, reverse=True)}
+        called = [one for one in found.guild.emojis if one.name == name] if found is not None else []
+        usable = [one for one in called if one.available and not one.managed and not one.roles]
+        return _emoji(min(usable, key=lambda one: one.id)) if usable else None
 
     # --- The picture --------------------------------------------------------------------------------------
 

@@ -1,6 +1,6 @@
 """The text of a delivery in Discord's markdown, as a webhook or the bot itself says it. Pure."""
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -42,15 +42,15 @@ def measure(text: RichText) -> int:
     return len(markup.render(text, look=_ROOMY))
 
 
-def with_own_emoji(content: Content, own: Mapping[str, CustomEmoji]) -> Content:
-    """`content` with the server's own emoji, which `own` has by name, in place of others of that name."""
+def with_own_emoji(content: Content, own: Callable[[str], CustomEmoji | None]) -> Content:
+    """`content` with the server's own emoji, which `own` finds by name, in place of others of that name."""
 
     def settle(node: Inline) -> Inline:
         if not isinstance(node, CustomEmoji) or node.source.platform is Platform.DISCORD:
             return node
-        return own.get(node.name, node)
+        return own(node.name) or node
 
-    return replace(content, text=map_inline(content.text, settle)) if own else content
+    return replace(content, text=map_inline(content.text, settle))
 
 
 def said_by_webhook(content: Content) -> str:

@@ -57,10 +57,10 @@ def test_room_is_kept_for_emoji_that_the_server_may_have() -> None:
     named = CustomEmoji("party", "", MediaRef(Platform.MATRIX, "mxc://example.org/party"))
     own = CustomEmoji("party", "1" * 20, MediaRef(Platform.DISCORD, "https://cdn.discordapp.com/emojis/1.gif"), True)
     said = content(named, named)
-    settled = with_own_emoji(said, {"party": own})
+    settled = with_own_emoji(said, {"party": own}.get)
     assert webhook_body(settled, MIA)["content"] == f"<a:party:{'1' * 20}>" * 2
     assert measure(said.text) == measure(settled.text) == 2 * len(f"<a:party:{'1' * 20}>")
-    assert with_own_emoji(said, {"Party": own}) == said
+    assert with_own_emoji(said, {"Party": own}.get) == said
 
 
 @given(sources)
