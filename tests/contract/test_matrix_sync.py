@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 
 import pytest
+from aiohttp import web
 
 from relay.adapters.matrix.api import Api
 from relay.adapters.matrix.gaps import GapReader
@@ -17,7 +18,7 @@ from relay.domain.richtext import plain_text
 from relay.errors import FatalError, StoreHeld, Transient
 from relay.sandbox.homeserver import Homeserver
 from relay.sandbox.people import Person
-from tests.support.matrix import BOB, Notebook, Side, address, matrix_side, person, room, words
+from tests.support.matrix import BOB, Interloper, Notebook, Side, address, matrix_side, person, room, words
 
 _numbers = itertools.count()
 
@@ -83,6 +84,39 @@ async def test_somebody_who_wrote_before_the_start_is_quoted_under_their_name(to
         assert before is not None
         assert await side.adapter.quote(ref) == before
         assert not before.author.startswith("@")
+
+
+async def test_what_was_missed_is_read_once_we_are_let_in_again_if_we_are_put_out_before(town: Town) -> None:
+    notebook = Notebook()
+    async with matrix_side(town.homeserver, town.bot_id, [town.room], token=town.token, notebook=notebook) as side:
+        await town.ann.text(town.room, "first")
+        await side.until_said("first")
+    lines = [str(number) for number in range(160)]
+    for line in lines:
+        await town.ann.text(town.room, line)
+    put_out = asyncio.Event()
+
+    async def put_us_out(request: web.Request) -> web.StreamResponse | None:
+        if put_out.is_set() or not request.path.endswith("/messages"):
+            return None
+        await town.ann.kick(town.room, town.bot_id)
+        put_out.set()
+        return web.json_response({"errcode": "M_FORBIDDEN", "error": "not in room"}, status=403)
+
+    async with Interloper(town.homeserver.url) as proxy:
+        proxy.answer = put_us_out
+        async with matrix_side(
+            town.homeserver,
+            town.bot_id,
+            [town.room],
+            token=town.token,
+            notebook=notebook,
+            url=proxy.url,
+            ready=False,
+        ) as side:
+            await put_out.wait()
+            await town.ann.invite(town.room, town.bot_id)
+            await side.until_said("first", *lines)
 
 
 async def test_beyond_the_limit_only_the_newest_arrive_and_the_number_of_the_others(town: Town) -> None:

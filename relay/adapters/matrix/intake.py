@@ -78,8 +78,7 @@ class Intake:
         for portion in portions:
             if portion.timeline or portion.room_id in joined:
                 await self._rooms.bind(portion.room_id, inbox)
-        cursors = (*(c for p in portions for c in p.cursors), at("sync", token))
-        await self._deliver(portions, cursors, question, inbox)
+        await self._deliver(portions, token, question, inbox)
         for room_id, section in left.items():
             self._rooms.seen_outside(room_id, self._departure(room_id, section))
         self._positions |= {cursor.stream: cursor.position for portion in portions for cursor in portion.cursors}
@@ -174,9 +173,7 @@ class Intake:
 
     # --- Handing over -------------------------------------------------------------------------------------
 
-    async def _deliver(
-        self, portions: list[_Portion], cursors: tuple[Cursor, ...], question: Question, inbox: PatientInbox
-    ) -> None:
+    async def _deliver(self, portions: list[_Portion], token: str, question: Question, inbox: PatientInbox) -> None:
         """The rooms without a gap first, then page by page in turn those with one, and the token at the very end."""
         whole = [portion for portion in portions if portion.since is None]
         events = [event for portion in whole for event in self._converted(portion, portion.timeline)]
@@ -188,6 +185,7 @@ class Intake:
             await self._deliver_torn(torn, question, inbox)
             self._check(portions, question)
             events = []
+        cursors = (*(cursor for portion in portions for cursor in portion.cursors), at("sync", token))
         await hand_over([*events, *extras], cursors, inbox)
 
     async def _deliver_torn(self, portions: list[_Portion], question: Question, inbox: PatientInbox) -> None:
@@ -213,20 +211,25 @@ class Intake:
         """The gap, oldest page first, and the timeline as the last page."""
         since = portion.since or ""
         gap = await self._survey(portion, since)
-        if not portion.entered or gap.found_start:
+        if gap is not None and (not portion.entered or gap.found_start):
             if gap.skipped:
                 await self._skip(portion, gap, since, inbox)
             async for page in self._gaps.events(gap, since, self._starts(portion)):
                 yield page
             yield Page("", portion.timeline, portion.members)
 
-    async def _survey(self, portion: _Portion, since: str) -> Gap:
+    async def _survey(self, portion: _Portion, since: str) -> Gap | None:
+        """The gap; None where we have been put out of the room meanwhile: it is read once we are let in again."""
         try:
             return await self._gaps.survey(portion.room_id, portion.prev_batch, since, self._starts(portion))
         except Refused as refused:
             if refused.status == 429 or refused.status >= 500 or is_token_refusal(refused):
                 raise
-            # Not to be had: we may have been put out meanwhile. At least one message is missing.
+            if refused.code == "M_FORBIDDEN":
+                _log.info("missed messages wait", room=portion.room_id, reason=str(refused))
+                portion.cursors = () if portion.entered else (at(f"room:{portion.room_id}", _OUT + since),)
+                return None
+            # Not to be had, and at least one message is missing.
             _log.warning("missed messages cannot be read", room=portion.room_id, reason=str(refused))
             return Gap(portion.room_id, skipped=1)
 
