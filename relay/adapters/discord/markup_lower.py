@@ -90,7 +90,7 @@ def _link(link: Link, look: Look) -> Iterator[Inline]:
         node for child in link.children for node in ((child,) if isinstance(child, Text) else lower((child,), look))
     )
     label = Spans(look, Place()).write(children)
-    plain = all(_is_label_text(text) for text in texts_of(children))
+    plain = all(_is_label_text(text) for text in texts_of(children)) and not _pairs_lines(children, label, look)
     if plain and label.strip() and not _LABEL_URL.search(label) and _BALANCED_LABEL.fullmatch(label):
         if not _BALANCED_URL.fullmatch(url):
             url = url.replace("(", "%28").replace(")", "%29")
@@ -100,6 +100,12 @@ def _link(link: Link, look: Look) -> Iterator[Inline]:
     yield Text(" (")
     yield Link(url, (Text(url),), link.preview)
     yield Text(")")
+
+
+def _pairs_lines(children: tuple[Inline, ...], label: str, look: Look) -> bool:
+    """Whether an underscore in the words of `label` might pair with one that is markup or code."""
+    escaped = Spans(look, Place(lines=True)).write(children) if "_" in label else label
+    return escaped != label and "_" in escaped.replace("\\_", "")
 
 
 def _is_label_text(text: str) -> bool:

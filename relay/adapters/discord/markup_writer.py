@@ -20,6 +20,7 @@ from relay.domain.richtext import (
     Strong,
     Text,
     Underline,
+    inline_text,
 )
 
 _RUN = re.compile(r"`++")
@@ -35,7 +36,7 @@ def literals(node: Inline, look: Look) -> str:
         case Strong(children) | Emphasis(children) | Underline(children) | Strike(children) | Spoiler(children):
             return "\n".join(literals(child, look) for child in children)
         case Link(_, children) if not is_bare(node):
-            return "\n".join(literals(child, look) for child in children)
+            return "\n".join((inline_text(children), *(literals(child, look) for child in children)))
         case CustomEmoji():
             return live(node, look) or ""
         case _:
@@ -141,5 +142,5 @@ class Spans:
             upcoming = following.split(maxsplit=1)[0] if following[:1].strip() else ""
             bare = link.preview and len(upcoming) < _AHEAD and url_at(url + upcoming, 0) == url
             return url if bare else f"<{url}>"
-        label = replace(self, place=replace(self.place, brackets=False)).write(link.children)
+        label = replace(self, place=replace(self.place, brackets=False, lines=False)).write(link.children)
         return f"[{' '.join(label.split(chr(10)))}]({url if link.preview else f'<{url}>'})"
