@@ -35,7 +35,7 @@ def demo(
 ) -> None:
     """Show the relay at work between a Discord sandbox and a homeserver of its own. Needs no accounts."""
     if find_spec("synapse") is None:
-        remedy = "install it with: pip install 'discord-matrix-relay[demo]'"
+        remedy = "install it with: pip install '.[demo]' in a checkout"
         raise FatalError("the demo needs a homeserver, and Synapse is not installed", remedy)
     from rich.console import Console
 

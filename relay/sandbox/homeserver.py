@@ -1,7 +1,7 @@
 """A real homeserver (Synapse) as a process of our own, for the demo, the tests and the benchmarks.
 
 It listens on 127.0.0.1 only, federates with nobody and keeps everything in one directory. Synapse comes with the
-extra `demo` (`pip install 'discord-matrix-relay[demo]'`).
+extra `demo` (`pip install '.[demo]' in a checkout`).
 """
 
 import asyncio
@@ -136,7 +136,7 @@ class Homeserver:
         if self.running:
             return
         if importlib.util.find_spec("synapse") is None:
-            raise FatalError("Synapse is not installed", "install it with: pip install 'discord-matrix-relay[demo]'")
+            raise FatalError("Synapse is not installed", "install it with: pip install '.[demo]' in a checkout")
         for attempt in range(3):
             await asyncio.to_thread(self._prepare, attempt)
             self._launch()
