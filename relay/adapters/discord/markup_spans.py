@@ -16,6 +16,7 @@ from relay.domain.normalise_inline import normalise_inline
 from relay.domain.richtext import Emphasis, Inline, Link, Spoiler, Strike, Strong, Text, Underline
 
 _CLOSING = frozenset("*_~")
+_MOST_PASSES = 5
 _DELIMITERS: dict[type, str] = {Strong: "**", Underline: "__", Strike: "~~"}
 
 
@@ -25,8 +26,17 @@ def render_inline(nodes: Sequence[Inline], look: Look, place: Place) -> str:
         return only.text
     ready = normalise_inline(lower(nodes, look))
     if not all(_CLOSING.isdisjoint(literals(node, look)) for node in ready):
-        ready = normalise_inline(_hoist(ready, look))
+        ready = _hoisted(ready, look)
     return Spans(look, place).write(ready)
+
+
+def _hoisted(nodes: tuple[Inline, ...], look: Look) -> tuple[Inline, ...]:
+    """`nodes` after as many passes as it takes: what was cut apart may run together with what stands beside it."""
+    for _ in range(_MOST_PASSES):
+        before, nodes = nodes, normalise_inline(_hoist(nodes, look))
+        if nodes == before:
+            break
+    return nodes
 
 
 def _hoist(nodes: Sequence[Inline], look: Look) -> Iterator[Inline]:
