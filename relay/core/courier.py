@@ -10,6 +10,7 @@ from relay.core.delivery import Deliverer
 from relay.core.lane import Lane
 from relay.core.status import Status
 from relay.core.storage import Entry, Store
+from relay.domain.ids import Platform
 from relay.domain.pair import LaneKey
 from relay.errors import StoreUnavailable
 
@@ -83,6 +84,12 @@ class Courier:
         """Something about the pair changed for the better: do not wait for the next try."""
         for key, lane in self._lanes.items():
             if key.pair == pair:
+                lane.hurry.set()
+
+    def platform_is_back(self, platform: Platform) -> None:
+        """A platform that was out of reach answers again: no lane to it waits for its next try."""
+        for key, lane in self._lanes.items():
+            if key.destination is platform:
                 lane.hurry.set()
 
     def stop(self) -> None:

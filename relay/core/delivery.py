@@ -8,10 +8,10 @@ import structlog
 from relay.core.batch import edited, without
 from relay.core.batching import Batching
 from relay.core.context import SUPERSEDED, Context, Task
-from relay.core.degrade import Dropped, all_in_words, degrade, in_words
+from relay.core.degrade import Dropped
 from relay.core.notes import Notes
+from relay.core.parts import Parts
 from relay.core.ports import Clock
-from relay.core.split import Measure, split
 from relay.core.status import Status
 from relay.core.storage import Copy, Entry, UnitOfWork
 from relay.domain.commands import (
@@ -26,7 +26,6 @@ from relay.domain.commands import (
 from relay.domain.content import Content
 from relay.domain.ids import MessageRef
 from relay.domain.pair import LaneKey
-from relay.domain.richtext import RichText
 from relay.errors import Orphaned, Permanent, TargetGone, Transient, Uncarried
 
 _log = structlog.get_logger(__name__)
@@ -50,6 +49,7 @@ class Deliverer:
         self._store = context.store
         self._notes = Notes(context)
         self._batches = Batching(context, status, wake)
+        self._parts = Parts(context, self._batches, status, wake)
         self._status = status
         self._clock = clock
         self._wake = wake
@@ -116,7 +116,7 @@ class Deliverer:
             await self._context.done(entry)
             return
         await self._wait_for_target(task, command)
-        parts = await self._parts(task, command)
+        parts = await self._parts.of(task, command)
         if isinstance(parts, Dropped):
             await self.drop(entry, parts)
             return
@@ -153,7 +153,7 @@ class Deliverer:
             return
         await self._clear_away(task, task.superseded)
         batch = await self._batches.of(task)
-        parts = await self._parts(task, command, batch)
+        parts = await self._parts.of(task, command, batch)
         if isinstance(parts, Dropped):
             await self.drop(entry, parts)
             return
@@ -207,64 +207,6 @@ class Deliverer:
 
     # --- Parts --------------------------------------------------------------------------------------------
 
-    async def _parts(
-        self, task: Task, command: SendMessage | EditMessage, batch: SendBatch | None = None
-    ) -> tuple[Content, ...] | Dropped:
-        """How the message is cut. Where it takes several parts, that is written down before the first is sent."""
-        if command.parts:
-            return await self._planned(task, command)
-        content = await self._context.resolved(task, command.content)
-        if batch is not None and isinstance(command, EditMessage):
-            parts = self._batches.parts_in(task, batch, replace(command, content=content))
-        else:
-            parts = await self._cut(task, command, content)
-        if not isinstance(parts, Dropped) and len(parts) > 1:
-            await self._write_down(task, command, parts)
-        return parts
-
-    async def _planned(self, task: Task, command: SendMessage | EditMessage) -> tuple[Content, ...]:
-        """The parts as they were planned; those that are still to be sent cut again if the channel takes less now."""
-        capabilities = task.adapter.capabilities(task.channel)
-        limit = capabilities.max_text_length
-
-        def measure(text: RichText) -> int:
-            return task.adapter.measure(text, command.author)
-
-        sent, left = command.parts[: len(task.copies)], command.parts[len(task.copies) :]
-        if not capabilities.max_attachments:
-            left = tuple(all_in_words(part) for part in left)
-        if left == command.parts[len(task.copies) :] and all(measure(part.text) <= limit for part in left):
-            return command.parts
-        cut = tuple(new for part in left for new in _cut_again(part, limit, measure))
-        return await self._write_down(task, command, (*sent, *cut))
-
-    async def _write_down(
-        self, task: Task, command: SendMessage | EditMessage, parts: tuple[Content, ...]
-    ) -> tuple[Content, ...]:
-        async with self._store.write() as uow:
-            await uow.outbox.amend(task.entry.id, replace(command, parts=parts))
-        # Whoever tries this again has to read it again.
-        self._wake(task.entry.lane)
-        return parts
-
-    async def _cut(
-        self, task: Task, command: SendMessage | EditMessage, content: Content
-    ) -> tuple[Content, ...] | Dropped:
-        adapter = task.adapter
-        capabilities = adapter.capabilities(task.channel)
-        quotation = None
-        if task.reply_to is not None and command.reply_to is not None and not capabilities.native_replies:
-            quotation = await self._batches.quotation(task, command.reply_to, task.reply_to)
-        return degrade(
-            content,
-            author=command.author,
-            capabilities=capabilities,
-            policy=task.pair.policy,
-            measure=lambda text: adapter.measure(text, command.author),
-            quotation=quotation,
-            as_file=True,
-        )
-
     async def _send_rest(
         self, task: Task, command: SendMessage | EditMessage, parts: tuple[Content, ...]
     ) -> tuple[Content, ...]:
@@ -274,18 +216,10 @@ class Deliverer:
             try:
                 await self._send_part(task, command, parts, number)
             except Uncarried as error:
-                limit = task.adapter.capabilities(task.channel).max_text_length
-                said = self._said_instead(task, parts[number], error)
-                again = _cut_again(said, limit, lambda text: task.adapter.measure(text, command.author))
-                parts = await self._write_down(task, command, (*parts[:number], *again, *parts[number + 1 :]))
+                parts = await self._parts.without_file(task, command, parts, number, error)
             else:
                 number += 1
         return parts
-
-    def _said_instead(self, task: Task, content: Content, error: Uncarried) -> Content:
-        _log.info("file does not cross", pair=task.pair.name, direction=task.entry.lane.direction, reason=error.reason)
-        self._status.dropped(task.entry.lane, "file")
-        return in_words(content, error.attachment, error.reason, gone=error.gone)
 
     async def _send_part(
         self,
@@ -317,7 +251,7 @@ class Deliverer:
             try:
                 ref = await task.adapter.send(anew)
             except Uncarried as error:
-                await self._edit_part(task, command, copy, self._said_instead(task, content, error))
+                await self._edit_part(task, command, copy, self._parts.said_instead(task, content, error))
                 return
             # Whatever interrupts us from here on, the old one is known to be too many.
             old = replace(copy, part=copy.part + SUPERSEDED)
@@ -358,12 +292,6 @@ class Deliverer:
     def _wake_sources(self, entry: Entry) -> None:
         for source in _sources(entry):
             self._wake(LaneKey(entry.lane.pair, source.platform))
-
-
-def _cut_again(part: Content, limit: int, measure: Measure) -> tuple[Content, ...]:
-    """A part whose text has become too long, as several: its files stay with the first."""
-    first, *rest = split(part.text, limit=limit, measure=measure)
-    return (replace(part, text=first), *(replace(part, text=text, attachments=()) for text in rest))
 
 
 def _sources(entry: Entry) -> tuple[MessageRef, ...]:

@@ -10,9 +10,10 @@ from typing import Any
 import structlog
 
 from relay.core.courier import Courier
-from relay.core.ports import Clock
+from relay.core.ports import Clock, SideHealth
 from relay.core.status import NOTEBOOK_ENTRY, Snapshot, Status
 from relay.core.storage import Store
+from relay.domain.ids import Platform
 from relay.errors import StoreUnavailable
 
 _log = structlog.get_logger(__name__)
@@ -25,7 +26,10 @@ _BEHIND_SECONDS = 10.0
 
 
 class StatusKeeper:
-    """Keeps what `relay status` reads in the store, each second, and at once when something goes wrong or well."""
+    """Keeps what `relay status` reads in the store, each second, and at once when something goes wrong or well.
+
+    Where a platform is back, it lets nothing wait for its next try any longer.
+    """
 
     def __init__(self, *, store: Store, status: Status, courier: Courier, clock: Clock) -> None:
         self._store = store
@@ -47,10 +51,17 @@ class StatusKeeper:
         saved, at = None, 0.0
         while True:
             conditions = self._status.conditions()
+            if saved is not None:
+                self._hurry(before=saved[0], now=conditions[0])
             if conditions != saved or self._clock.monotonic() - at >= _SAVE_SECONDS:
                 saved, at = conditions, self._clock.monotonic()
                 await self._save_and_wake()
             await self._clock.sleep(_LOOK_SECONDS)
+
+    def _hurry(self, *, before: Mapping[str, SideHealth], now: Mapping[str, SideHealth]) -> None:
+        for name, side in now.items():
+            if side.connected and not before[name].connected:
+                self._courier.platform_is_back(Platform(name))
 
     async def save(self, *, running: bool) -> Snapshot:
         """Write the status down once. Raises `StoreUnavailable`."""

@@ -109,6 +109,11 @@ class SideHealth:
     state: SideState
     detail: str = ""
 
+    @property
+    def connected(self) -> bool:
+        """Whether the platform answers."""
+        return self.state in ("ready", "catching_up")
+
 
 @dataclass(frozen=True, slots=True)
 class Delivery:

@@ -118,7 +118,7 @@ class Snapshot:
 def side_as_json(side: SideHealth) -> dict[str, Any]:
     """How one platform is, as the status and the readiness check print it."""
     return {
-        "connected": side.state in ("ready", "catching_up"),
+        "connected": side.connected,
         "state": side.state,
         "problem": None if side.state == "ready" else side.detail or side.state.replace("_", " "),
     }

@@ -1,5 +1,7 @@
 """How far the relay is with catching up stands in the log, and nothing stands there while it keeps up."""
 
+import asyncio
+import json
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
@@ -9,7 +11,8 @@ from structlog.testing import capture_logs
 from relay.core.clock import SystemClock
 from relay.core.keeper import Progress, StatusKeeper
 from relay.core.ports import SideHealth
-from relay.core.status import DirectionStatus, PairStatus, Snapshot
+from relay.core.status import NOTEBOOK_ENTRY, DirectionStatus, PairStatus, Snapshot
+from relay.errors import Transient
 from tests.support.world import World, until
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -67,3 +70,35 @@ async def test_the_status_outlives_the_process(bridge: World) -> None:
         later = StatusKeeper(store=bridge.store, status=core.status, courier=core.courier, clock=SystemClock())
         await later.restore()
         assert core.status.cached_snapshot().pairs[0].directions["to_matrix"].messages == 1
+
+
+async def test_nothing_waits_for_its_next_try_once_its_platform_is_back(bridge: World) -> None:
+    discord, room = bridge.channels()
+    tries: list[str] = []
+
+    async def before(call: str) -> None:
+        if call == "send" and not tries:
+            tries.append(call)
+            raise Transient("nobody answers", retry_after=3600)
+
+    async with bridge.relay(lambda _, matrix: setattr(matrix, "before", before)) as core:
+        kept = StatusKeeper(store=bridge.store, status=core.status, courier=core.courier, clock=SystemClock())
+        keeping = asyncio.create_task(kept.run())
+        bridge.discord.say(discord, "mira", "one")
+        await until(lambda: bool(tries))
+        assert bridge.matrix_adapter is not None
+        bridge.matrix_adapter.state = SideHealth("connecting")
+        await until_saved(bridge, connected=False)
+        bridge.matrix_adapter.state = SideHealth("ready")
+        await bridge.shows(room, "one")
+        keeping.cancel()
+
+
+async def until_saved(bridge: World, *, connected: bool) -> None:
+    """Wait until the store knows how Matrix is."""
+    while True:
+        async with bridge.store.read() as uow:
+            saved = json.loads(await uow.notebook.get(NOTEBOOK_ENTRY) or "{}")
+        if saved.get("matrix", {}).get("connected") is connected:
+            return
+        await asyncio.sleep(0.01)
