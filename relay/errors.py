@@ -10,6 +10,7 @@
     └── DeliveryError             one command could not be carried out
         ├── Transient             try again later; `ambiguous` where it may have been carried out all the same
         │   ├── RateLimited       the platform asks for patience
+        │   ├── NotYet            something of ours comes first; nothing is wrong
         │   ├── FileTrouble       one file cannot be read now, although its platform answers
         │   └── Blocked           not until somebody does something: a permission, a channel that is not open
         ├── Permanent             never will be: dead letter
@@ -110,6 +111,10 @@ class RateLimited(Transient):
 
 class Blocked(Transient):
     """Somebody has to do something first (give a permission back, let the relay in); the lane waits, and says so."""
+
+
+class NotYet(Transient):
+    """Something of ours has to come first, in a moment; nothing is wrong."""
 
 
 class FileTrouble(Transient):

@@ -9,7 +9,8 @@ from itertools import takewhile
 import structlog
 
 from relay.core.batch import content_of, edited, item_of, quotation_within, run_of, speaker
-from relay.core.context import SUPERSEDED, Context, Task
+from relay.core.context import Context, Task
+from relay.core.copying import Copying
 from relay.core.degrade import Dropped, degrade
 from relay.core.ports import Quotation
 from relay.core.split import first_part, split
@@ -38,8 +39,9 @@ class Batching:
     settles the others, so that every try, also after a crash, sends the same under the same key.
     """
 
-    def __init__(self, context: Context, status: Status, wake: Callable[[LaneKey], None]) -> None:
+    def __init__(self, context: Context, status: Status, copying: Copying, wake: Callable[[LaneKey], None]) -> None:
         self._context = context
+        self._copying = copying
         self._status = status
         self._wake = wake
 
@@ -115,7 +117,7 @@ class Batching:
             if leaving:
                 await uow.messages.forget_copy(replace(shared, ref=stands))
         if stands != shared.ref:
-            await self._remove_old(task, shared)
+            await self._remove_old(task, task.leftover(shared))
 
     async def quotation(self, task: Task, target: MessageRef, stands: MessageRef) -> Quotation | None:
         """What a reply to `target` quotes, which is at `stands` over there, maybe together with others."""
@@ -139,21 +141,21 @@ class Batching:
 
     async def _post_anew(self, task: Task, batch: SendBatch) -> MessageRef:
         """What posted the shared copy is gone: post it again, for all that stand in it."""
-        old = task.copies[0].ref
+        shared = task.copies[0]
         anew = self._context.delivery(task, speaker(batch), content_of(batch), "a", suspect=task.suspect)
         ref = await task.adapter.send(anew)
         async with self._context.store.write() as uow:
-            for original in await uow.messages.sharing(old):
+            sharing = await uow.messages.sharing(shared.ref)
+            await uow.messages.record_copy(task.leftover(shared))
+            for original in sharing:
                 await uow.messages.record_copy(Copy(original.id, task.pair.name, 0, ref))
             await uow.batches.put(ref, batch)
-            await uow.batches.forget(old)
-            if task.original is not None:
-                await uow.messages.record_copy(Copy(task.original.id, task.pair.name, SUPERSEDED, old))
+            await uow.batches.forget(shared.ref)
         return ref
 
     async def _remove_old(self, task: Task, old: Copy) -> None:
         try:
-            await task.adapter.delete(old.ref, self._context.key(task.entry, SUPERSEDED, "d"))
+            await task.adapter.delete(old.ref, self._context.key(task.entry, old.part, "d"))
         except TargetGone:
             pass
         except Permanent:
@@ -161,7 +163,7 @@ class Batching:
             self._wake(task.entry.lane)
             return
         async with self._context.store.write() as uow:
-            await uow.messages.forget_copy(replace(old, part=SUPERSEDED))
+            await uow.messages.forget_copy(old)
 
     def parts_in(self, task: Task, batch: SendBatch, command: EditMessage) -> tuple[Content, ...] | Dropped:
         """The new words of one message of a batch: as much as has room there, and the rest by itself."""
@@ -197,13 +199,22 @@ class Batching:
         for message in messages:
             resolved = await self._context.resolved(task, message.content)
             content = self._carried(task, message.author, resolved)
-            if content is None:
+            if content is None or await self._may_have_to_wait(task, messages, message.reply_to):
                 break
             item = item_of(message, content, await self._quotation(task, messages, message.reply_to))
             if not self._fits(task, SendBatch((*items, item))):
                 break
             items = (*items, item)
         return items
+
+    async def _may_have_to_wait(self, task: Task, messages: tuple[SendMessage, ...], target: MessageRef | None) -> bool:
+        """Whether a message answers what may be a copy that is just being made: it crosses by itself."""
+        if target is None or quotation_within(messages, target) is not None:
+            return False
+        async with self._context.store.read() as uow:
+            if await uow.messages.counterpart(target, task.channel) is not None:
+                return False
+        return await self._copying.under_way(task, target) is not None
 
     async def _quotation(
         self, task: Task, messages: tuple[SendMessage, ...], target: MessageRef | None

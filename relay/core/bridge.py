@@ -63,11 +63,12 @@ class Bridge:
             return
         async with self._store.write() as uow:
             renamed = await uow.outbox.rename(channel, pair.name)
-            for letter in await uow.outbox.dead():
+            for letter in await uow.outbox.dead_in(LaneKey(pair.name, channel.platform)):
                 # A permission may be back without which nothing could be removed.
-                here = letter.entry.lane == LaneKey(pair.name, channel.platform)
-                if here and isinstance(letter.entry.command, DeleteMessage):
+                if isinstance(letter.entry.command, DeleteMessage):
                     await uow.outbox.retry(letter.entry.id)
+        if renamed:
+            self._courier.wake_all()  # the lane of the old name has lost them
         _log.info("channel open", pair=pair.name, platform=str(channel.platform), channel=channel.id)
         for lane in pair.lanes():
             # What comes from an earlier life under another name may have been sent in it.

@@ -1,21 +1,19 @@
 """What every delivery has to look up first: where its lane leads, and where its message stands by now."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import count
 
 from relay.core.pairs import PairDirectory
 from relay.core.ports import Adapter, Delivery, LatestReader
 from relay.core.references import References
-from relay.core.storage import Copy, Entry, Original, Store
+from relay.core.storage import SUPERSEDED, Copy, Entry, Original, Store
 from relay.domain.commands import DeleteMessage
 from relay.domain.content import Author, Content
 from relay.domain.events import MessageCreated
 from relay.domain.ids import ChannelRef, MessageRef, Platform, UserRef
 from relay.domain.pair import LaneKey, Pair
 from relay.errors import Blocked
-
-SUPERSEDED = 1_000
-"""A copy that was posted anew is on record under its part and this, until the old one has been removed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +34,11 @@ class Task:
     reply_to: MessageRef | None = None
     replied_author: UserRef | None = None
     last_copy: MessageRef | None = None
+
+    def leftover(self, copy: Copy) -> Copy:
+        """How `copy` is on record once it stands anew elsewhere."""
+        taken = {known.part for known in self.superseded}
+        return replace(copy, part=next(part for part in count(copy.part + SUPERSEDED, SUPERSEDED) if part not in taken))
 
 
 class Context:
@@ -126,14 +129,21 @@ class Context:
         """`content` with what it refers to found on the other side. Raises `StoreUnavailable`."""
         return await self._references.resolve(content, task.adapter, task.channel)
 
+    def adapter(self, platform: Platform) -> Adapter:
+        """The adapter to a platform."""
+        return self._adapters[platform]
+
     async def remove_later(self, task: Task) -> None:
         """Queue the removal of what stands anew elsewhere: it may not be removed now, and what follows must not wait.
 
         It dies like any other command that is forbidden, and is tried again when its channel opens.
         """
-        if task.original is not None:
-            async with self.store.write() as uow:
-                command = DeleteMessage(task.original.ref, leftovers=True)
+        if task.original is None:
+            return
+        command = DeleteMessage(task.original.ref, leftovers=True)
+        async with self.store.write() as uow:
+            letters = await uow.outbox.dead_about(task.original.ref)
+            if not any(letter.entry.lane == task.entry.lane and letter.entry.command == command for letter in letters):
                 await uow.outbox.append(task.entry.lane, command, task.entry.queued_at)
 
     async def latest(self, source: MessageRef) -> MessageCreated | None:

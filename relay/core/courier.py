@@ -52,7 +52,7 @@ class Courier:
             while (wanted := await self._wanted.get()) is not None:
                 key, suspect = wanted
                 if key in self._lanes:
-                    self._lanes[key].wake()
+                    self._lanes[key].wake(suspect=suspect)
                 else:
                     self._open(key, group, suspect=suspect)
             for lane in self._lanes.values():
@@ -65,7 +65,7 @@ class Courier:
         if lane is None:
             self._wanted.put_nowait((key, suspect))
         else:
-            lane.wake()
+            lane.wake(suspect=suspect)
 
     def wake_all(self) -> None:
         """Something may have been queued, nobody knows in which lane."""

@@ -7,7 +7,8 @@ import structlog
 
 from relay.core.batch import edited, without
 from relay.core.batching import Batching
-from relay.core.context import SUPERSEDED, Context, Task
+from relay.core.context import Context, Task
+from relay.core.copying import Copying
 from relay.core.degrade import Dropped
 from relay.core.notes import Notes
 from relay.core.parts import Parts
@@ -26,12 +27,9 @@ from relay.domain.commands import (
 from relay.domain.content import Content
 from relay.domain.ids import MessageRef
 from relay.domain.pair import LaneKey
-from relay.errors import Orphaned, Permanent, TargetGone, Transient, Uncarried
+from relay.errors import Orphaned, Permanent, TargetGone, Uncarried
 
 _log = structlog.get_logger(__name__)
-
-_PATIENCE_WITH_COPIES = 35.0
-"""Seconds that an answer waits for what it answers to be on record."""
 
 
 class Deliverer:
@@ -48,12 +46,12 @@ class Deliverer:
         self._context = context
         self._store = context.store
         self._notes = Notes(context)
-        self._batches = Batching(context, status, wake)
+        self._copying = Copying(context, clock)
+        self._batches = Batching(context, status, self._copying, wake)
         self._parts = Parts(context, self._batches, status, wake)
         self._status = status
         self._clock = clock
         self._wake = wake
-        self._awaited: dict[int, tuple[int | None, float]] = {}
 
     async def carry_out(self, entry: Entry, *, suspect: bool) -> None:
         """Do what the entry says and take it out of the outbox.
@@ -115,7 +113,8 @@ class Deliverer:
         if task.original is not None and task.original.deleted and not suspect and not task.copies:
             await self._context.done(entry)
             return
-        await self._wait_for_target(task, command)
+        if command.reply_to is not None and task.reply_to is None and not task.copies:
+            await self._copying.wait_for(task, command.reply_to)
         parts = await self._parts.of(task, command)
         if isinstance(parts, Dropped):
             await self.drop(entry, parts)
@@ -124,23 +123,6 @@ class Deliverer:
         if len(task.copies) >= len(parts):
             await self._context.done(entry)
         self._status.crossed(entry.lane, written_at=command.created_at, received_at=entry.queued_at)
-
-    async def _wait_for_target(self, task: Task, command: SendMessage) -> None:
-        """People are quick: they may answer a copy that stands there, but is not on record yet.
-
-        Raises `Transient` for a moment, while the lane that makes copies there is at work.
-        """
-        now = self._clock.monotonic()
-        head, since = self._awaited.pop(task.entry.id, (None, now))
-        other = LaneKey(task.pair.name, command.source.platform)
-        if command.reply_to is None or task.reply_to is not None or task.copies or self._status.lane(other).problem:
-            return
-        async with self._store.read() as uow:
-            under_way = await uow.outbox.waiting(other, 1)
-        # A lane makes one copy at a time: once its head has changed, what people could see is on record.
-        if under_way and head in {None, under_way[0].id} and now - since < _PATIENCE_WITH_COPIES:
-            self._awaited[task.entry.id] = under_way[0].id, since
-            raise Transient("what it answers may be a copy that is just being made")
 
     async def _edit(self, entry: Entry, command: EditMessage, *, suspect: bool) -> None:
         task = await self._context.task_about(entry, command.source, command.reply_to, suspect=suspect)
@@ -254,7 +236,7 @@ class Deliverer:
                 await self._edit_part(task, command, copy, self._parts.said_instead(task, content, error))
                 return
             # Whatever interrupts us from here on, the old one is known to be too many.
-            old = replace(copy, part=copy.part + SUPERSEDED)
+            old = task.leftover(copy)
             async with self._store.write() as uow:
                 await uow.messages.record_copy(old)
                 await uow.messages.record_copy(replace(copy, ref=ref))

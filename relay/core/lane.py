@@ -21,6 +21,7 @@ from relay.domain.pair import LaneKey
 from relay.errors import (
     Blocked,
     DeliveryError,
+    NotYet,
     Permanent,
     RateLimited,
     StoreError,
@@ -36,6 +37,7 @@ _READ_AHEAD = 50
 _TRIES_BEFORE_COMPLAINT = 3
 _TRIES_OF_A_BUG = 3
 _LEASE_SECONDS = 0.5
+_NOT_YET_SECONDS = 0.3
 
 
 class Lane:
@@ -74,7 +76,7 @@ class Lane:
         self._bugs = 0
         self._one_by_one = 0
         self._again = False
-        self._stopping = False
+        self._stopped = asyncio.Event()
         self._log = _log.bind(pair=key.pair, direction=key.direction)
 
     def offer(self, entry: Entry) -> None:
@@ -91,20 +93,21 @@ class Lane:
             self._complete = False
         self._work.set()
 
-    def wake(self) -> None:
-        """Something was queued in the lane, or changed in it: ask the store."""
+    def wake(self, *, suspect: bool = False) -> None:
+        """Something was queued in the lane, or changed in it: ask the store. `suspect`: it may have been sent."""
+        self._suspect = self._suspect or suspect
         self._complete = False
         self._work.set()
 
     def stop(self) -> None:
         """Finish what is in flight, and end `run`."""
-        self._stopping = True
+        self._stopped.set()
         self._work.set()
         self.hurry.set()
 
     async def run(self) -> None:
         """Deliver until `stop`."""
-        while not self._stopping:
+        while not self._stopped.is_set():
             if self._waiting:
                 self._trying = True
                 done = await self._try(self._waiting[0])
@@ -153,7 +156,12 @@ class Lane:
                     await self._attempt(entry)
                 return granted and not self._again
         except Blocked as error:
+            # That can last: what waits may have been given to another lane meanwhile.
+            self._complete = False
             await self._pause(error, problem=f"{self._key.direction} waits: {error}.")
+        except NotYet as error:
+            self._log.debug("waits for its turn", reason=str(error))
+            await self._wait(_NOT_YET_SECONDS)
         except RateLimited:
             self._status.lane(self._key).retries += 1  # the budget knows when to come back
         except Transient as error:
@@ -234,17 +242,23 @@ class Lane:
         counts.problem = problem
         seconds = self._backoff.next(at_least=error.retry_after)
         self._log.info("will try again", reason=str(error), seconds=round(seconds, 1), tries=self._backoff.tries)
-        await self._wait(seconds)
+        # Whatever has changed for the better: what the platform asked for is kept to.
+        await self._wait(seconds, at_least=0.0 if isinstance(error, Blocked) else error.retry_after or 0.0)
 
     async def _store_failed(self, error: StoreUnavailable) -> None:
         self._status.store_problem = str(error)
         self._log.error("store unavailable", reason=error.reason)
         await self._wait(self._backoff.next())
 
-    async def _wait(self, seconds: float) -> None:
-        if self._stopping:
+    async def _wait(self, seconds: float, *, at_least: float = 0.0) -> None:
+        """Until there is no point in waiting any longer, but `at_least` that long, and `seconds` at most."""
+        if at_least:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(at_least):
+                    await self._stopped.wait()
+        if self._stopped.is_set():
             return
         with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout(seconds - at_least):
                 await self.hurry.wait()
         self.hurry.clear()

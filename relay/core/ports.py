@@ -141,11 +141,12 @@ class Delivery:
 
 @dataclass(frozen=True, slots=True)
 class Quotation:
-    """What is shown of a message that is replied to, where replies are not native."""
+    """What is shown of a message that is replied to, where replies are not native. `is_self`: the relay posted it."""
 
     author: str
     text: RichText
     url: str
+    is_self: bool = False
 
 
 class Adapter(Protocol):

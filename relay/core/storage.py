@@ -28,6 +28,10 @@ class Original:
     deleted: bool = False
 
 
+SUPERSEDED = 1_000
+"""A copy that was posted anew is on record under its part and this (or twice this, …), until it has been removed."""
+
+
 @dataclass(frozen=True, slots=True)
 class Copy:
     """Where a part of an original stands on the other side. Several originals may share one copy."""
@@ -169,6 +173,10 @@ class Outbox(Protocol):
 
     async def rename(self, source: ChannelRef, pair: str) -> int:
         """Commands about messages of `source` belong to the pair now called `pair`; how many changed theirs."""
+        ...
+
+    async def dead_in(self, lane: LaneKey) -> Sequence[DeadLetter]:
+        """The dead letters of one lane, oldest first."""
         ...
 
     async def dead(self) -> Sequence[DeadLetter]:

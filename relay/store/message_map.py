@@ -23,7 +23,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.sql.operators import custom_op
 
-from relay.core.storage import Copy, Original
+from relay.core.storage import SUPERSEDED, Copy, Original
 from relay.domain.ids import ChannelRef, MessageRef, Platform, UserRef
 from relay.store.session import Session
 from relay.store.tables import message, message_copy, message_edit
@@ -110,7 +110,7 @@ _COUNTERPART = union_all(
     select(_first_copy.c.native_id, literal(0).label("rank")),
     select(_last_original.c.native_id, literal(1).label("rank")),
 ).order_by("rank")
-_LAST_COPY = select(_c.native_id).where(_copy_there).order_by(_c.id.desc()).limit(1)
+_LAST_COPY = select(_c.native_id).where(_copy_there, _c.part < SUPERSEDED).order_by(_c.id.desc()).limit(1)
 _SHARING = select(message).join(message_copy, _m.id == _c.message_id).where(_is_copy).order_by(_m.id).distinct()
 _e = message_edit.c
 _RECORD_EDIT = (

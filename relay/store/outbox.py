@@ -75,6 +75,7 @@ _RENAME = (
     .values(pair=bindparam("name"))
 )
 _DEAD = select(outbox).where(_dead).order_by(_o.died_at, _o.id)
+_DEAD_IN = select(outbox).where(_in_lane, _dead).order_by(_o.died_at, _o.id)
 _DEAD_ABOUT = (
     select(outbox)
     .where(
@@ -167,6 +168,11 @@ class SqlOutbox:
     async def dead(self) -> Sequence[DeadLetter]:
         """All dead letters, oldest first."""
         return [_letter(row) for row in await self._session.all(_DEAD, {})]
+
+    async def dead_in(self, lane: LaneKey) -> Sequence[DeadLetter]:
+        """The dead letters of one lane, oldest first."""
+        rows = await self._session.all(_DEAD_IN, {"lane_pair": lane.pair, "lane_destination": lane.destination})
+        return [_letter(row) for row in rows]
 
     async def dead_about(self, source: MessageRef) -> Sequence[DeadLetter]:
         """The dead letters about one message, in any lane: what an edit or a deletion of it has to reach, too."""

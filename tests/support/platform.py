@@ -297,7 +297,8 @@ class MemoryAdapter:
         if message is None or message.deleted:
             return None
         name = message.shown_as or message.author.name
-        return Quotation(name, message.content.text, f"https://platform.example/{target.id}")
+        url = f"https://platform.example/{target.id}"
+        return Quotation(name, message.content.text, url, is_self=message.author.is_self)
 
     def permalink(self, target: MessageRef) -> str:
         """A link to a message."""

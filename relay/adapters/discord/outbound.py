@@ -230,6 +230,7 @@ class Outbound:
         try:
             async with self._changing(target):
                 seen = await self._look(target)
+                is_self = await self._is_own(target, seen)
         except (TargetGone, Permanent):
             return None
         guild = feed.place.guild if feed is not None else "@me"
@@ -238,7 +239,12 @@ class Outbound:
         if not text and seen.content.attachments:
             first = seen.content.attachments[0]
             text = RichText.plain(f"[{first.kind}] {first.name}")
-        return Quotation(seen.author, text, url)
+        return Quotation(seen.author, text, url, is_self=is_self)
+
+    async def _is_own(self, target: MessageRef, seen: Seen) -> bool:
+        if seen.webhook is None:
+            return seen.user == self._me.user
+        return await self._webhooks.owner(target.channel.id, seen.webhook) is not None
 
     async def mark_failed(self, source: MessageRef) -> bool:
         """See `Adapter.mark_failed`."""

@@ -120,9 +120,11 @@ class Poster:
         self, route: Route, body: Mapping[str, Json], delivery: Delivery, query: Mapping[str, str] | None = None
     ) -> Json:
         feed = self._feeds.get(delivery.channel.id)
-        most = 0 if feed is None else feed.place.file_size
+        if feed is None:
+            # It was open a moment ago. Files must not count as too large for that.
+            raise Unanswered("the channel is not open", sent=False)
         files = delivery.content.attachments
-        return await self._media.call(route, body=body, attachments=files, most=most, query=query)
+        return await self._media.call(route, body=body, attachments=files, most=feed.place.file_size, query=query)
 
     async def _webhook(self, channel: str) -> Webhook | None:
         """The channel's webhook; None where the bot has to speak for everybody."""

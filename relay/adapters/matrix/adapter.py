@@ -161,7 +161,7 @@ class MatrixAdapter:
         if not text and said.content.attachments:
             first = said.content.attachments[0]
             text = RichText.plain(f"[{first.kind}] {first.name}")
-        return Quotation(said.author.name, text, compose.permalink(target))
+        return Quotation(said.author.name, text, compose.permalink(target), is_self=said.author.is_self)
 
     async def latest(self, ref: MessageRef) -> MessageCreated | None:
         """See `LatestReader`. A homeserver adds the last edit that stands to the event itself.

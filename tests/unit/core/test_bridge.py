@@ -124,23 +124,47 @@ async def test_what_may_not_be_removed_holds_up_nothing_and_goes_once_the_channe
 async def test_an_answer_to_a_copy_that_is_not_on_record_yet_still_leads_to_its_original(bridge: World) -> None:
     here, there = bridge.channels()
     answered = asyncio.Event()
+    looked_at: list[str] = []
+
+    async def before(call: str) -> None:
+        if call == "quote":
+            looked_at.append(call)
 
     async def after(call: str) -> None:
         if call == "send":
             await answered.wait()
 
     def prepare(discord: MemoryAdapter, matrix: MemoryAdapter) -> None:
-        discord.after = after
+        discord.before, discord.after = before, after
 
     async with bridge.relay(prepare) as core:
         original = bridge.matrix.say(there, "mia", "question")
         await bridge.shows(here, "question")
         bridge.discord.say(here, "ann", "answer", reply_to=bridge.shown(here)[0].ref)
-        to_matrix = core.status.lane(LaneKey("help", Platform.MATRIX))
-        await until(lambda: to_matrix.retries > 0 or len(bridge.words(there)) == 2)
+        await until(lambda: bool(looked_at) or len(bridge.words(there)) == 2)
         answered.set()
         await bridge.shows(there, "question", "answer")
+        assert core.status.lane(LaneKey("help", Platform.MATRIX)).retries == 0
     assert bridge.shown(there)[1].reply_to == original
+
+
+async def test_an_answer_to_what_somebody_else_wrote_waits_for_nobody(bridge: World) -> None:
+    here, there = bridge.channels()
+    old = bridge.discord.say(here, "ben", "older than the relay")
+    never = asyncio.Event()
+
+    async def after(call: str) -> None:
+        if call == "send":
+            await never.wait()
+
+    def prepare(discord: MemoryAdapter, matrix: MemoryAdapter) -> None:
+        discord.after = after
+
+    async with bridge.relay(prepare):
+        bridge.matrix.say(there, "mia", "on its way")
+        await until(lambda: len(bridge.words(here)) == 2)
+        bridge.discord.say(here, "ann", "answer", reply_to=old)
+        await bridge.shows(there, "on its way", "answer")
 
 
 async def test_what_changes_for_the_better_during_a_try_is_not_waited_for(bridge: World) -> None:

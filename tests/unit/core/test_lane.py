@@ -3,11 +3,13 @@
 import asyncio
 
 from relay.core.storage import Entry
-from relay.domain.commands import PostNotice
+from relay.domain.commands import PostNotice, SendMessage
+from relay.domain.content import Content
 from relay.domain.ids import Platform
 from relay.domain.pair import LaneKey
 from relay.domain.richtext import RichText
-from tests.support.world import World
+from relay.errors import Transient
+from tests.support.world import World, until
 
 LANE = LaneKey("help", Platform.MATRIX)
 
@@ -105,3 +107,36 @@ async def test_what_waits_in_memory_is_bounded_and_what_is_not_there_crosses_too
         assert len(core.courier._lanes[LANE]._waiting) <= 50
         release.set()
         await bridge.shows(room, *words)
+
+
+async def test_what_a_platform_asked_for_is_kept_to_whatever_changes(bridge: World) -> None:
+    discord, room = bridge.channels()
+    tries: list[float] = []
+
+    async def before(call: str) -> None:
+        if call == "send":
+            tries.append(asyncio.get_running_loop().time())
+            if len(tries) == 1:
+                raise Transient("slow down", retry_after=0.5)
+
+    async with bridge.relay(lambda _, matrix: setattr(matrix, "before", before)) as core:
+        bridge.discord.say(discord, "mira", "one")
+        await until(lambda: bool(tries))
+        core.courier.platform_is_back(Platform.MATRIX)
+        core.courier.try_again("help")
+        await bridge.shows(room, "one")
+    assert tries[1] - tries[0] >= 0.5
+
+
+async def test_rows_that_go_to_another_lane_are_forgotten_by_the_first(bridge: World) -> None:
+    discord, room = bridge.channels()
+    old = LaneKey("old name", Platform.MATRIX)
+    source = bridge.discord.say(discord, "mira", "one")
+    author = bridge.discord.person("mira")
+    async with bridge.store.write() as uow:
+        await uow.messages.add(source, author.user, bridge.discord.now(), None)
+        command = SendMessage(source, author, Content(RichText.plain("one")), bridge.discord.now())
+        await uow.outbox.append(old, command, bridge.discord.now())
+    async with bridge.relay() as core:
+        await bridge.shows(room, "one")
+        await until(lambda: not core.courier._lanes[old]._waiting)
