@@ -4,7 +4,7 @@ Positions are counted in *units*: a character of text is one, everything that ca
 is one. A cut closes what is open (bold, a quote, a code block) and opens it again in the next part.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import Literal
@@ -49,6 +49,7 @@ _GRAPHEME = regex.compile(r"\X")
 _SPACE = regex.compile(r"\s+")
 _SENTENCE_END = regex.compile(r"[.!?…。！？][\"'”’)\]]*$")
 _WINDOW = 64
+_CUT = -1
 
 
 class _Rank(IntEnum):
@@ -88,8 +89,8 @@ def split(text: RichText, *, limit: int, measure: Measure, most: int | None = No
 
 def _is_too_long(text: RichText, limit: int, measure: Measure) -> bool:
     # Where the beginning alone is, the rest, which may be very long, is not to be rendered for each part anew.
-    beginning = _cut(text, 2 * limit)[0]
-    return measure(beginning) > limit or (beginning != text and measure(text) > limit)
+    beginning, _, left = _cut_blocks(text.blocks, 2 * limit)
+    return measure(RichText(beginning)) > limit or (left == _CUT and measure(text) > limit)
 
 
 def first_part(text: RichText, *, limit: int, measure: Measure) -> tuple[RichText, RichText]:
@@ -134,7 +135,7 @@ def _first_part(text: RichText, limit: int, measure: Measure) -> tuple[RichText,
 
 def _longest_fit(text: RichText, limit: int, measure: Measure) -> int:
     # A unit is rarely rendered as less than one: the search can start at `limit` instead of at the text's end.
-    low, high = 0, min(_size(text.blocks), limit)
+    low, high = 0, limit - max(_cut_blocks(text.blocks, limit)[2], 0)
     tried, step = high, 0
     while low < high:
         measured = measure(_cut(text, tried)[0])
@@ -160,88 +161,57 @@ def _best_boundary(text: RichText, most: int) -> _Boundary | None:
     return well_filled[0] if well_filled else max(found.values(), key=lambda known: known.position, default=None)
 
 
-# --- Sizes ------------------------------------------------------------------------------------------------
-
-
-def _size(blocks: tuple[Block, ...]) -> int:
-    return sum(map(_block_size, blocks))
-
-
-def _block_size(block: Block) -> int:
-    match block:
-        case Paragraph(children) | Heading(_, children) | Subtext(children):
-            return _inline_size(children) + 1
-        case CodeBlock(text):
-            return len(text) + 1
-        case Quote(blocks):
-            return _size(blocks) + 1
-        case BulletList(items):
-            return sum(_size(item.blocks) for item in items) + 1
-        case Details(summary, blocks):
-            return _inline_size(summary) + 1 + _size(blocks) + 1
-        case Table(rows):
-            return len(rows) + 1
-        case Rule():
-            return 1
-
-
-def _inline_size(nodes: tuple[Inline, ...]) -> int:
-    return sum(map(_node_size, nodes))
-
-
-def _node_size(node: Inline) -> int:
-    if isinstance(node, Text | Code):
-        return len(node.text)
-    if isinstance(node, Container) and not _is_atom(node):
-        return _inline_size(node.children)
-    return 1
-
-
-def _is_atom(node: Inline) -> bool:
-    """Whether an inline node is never cut. A bare link is none to cut: it would become two dead ones."""
-    if isinstance(node, Container):
-        return not node.children or (isinstance(node, Link) and inline_text(node.children) == node.url)
-    return not isinstance(node, Text | Code)
-
-
 # --- Places for a cut -------------------------------------------------------------------------------------
 
 
-def _boundaries(blocks: tuple[Block, ...], start: int, rank: _Rank) -> Iterator[_Boundary]:
-    """In rising order of position. `rank` is what the end of one of these blocks is worth."""
+def _boundaries(blocks: tuple[Block, ...], start: int, rank: _Rank) -> Generator[_Boundary, None, int]:
+    """In rising order of position; returns where `blocks` end. `rank` is what the end of one of them is worth."""
     for block in blocks:
         match block:
             case Paragraph(children) | Heading(_, children) | Subtext(children):
-                yield from _inline_boundaries(children, start)
+                start = yield from _inline_boundaries(children, start)
             case CodeBlock(text):
                 lines = (match.start() for match in regex.finditer("\n", text))
                 yield from (_Boundary(start + at, 1, _Rank.LINE) for at in lines)
+                start += len(text)
             case Quote(inner):
-                yield from _boundaries(inner, start, _Rank.LINE)
+                start = yield from _boundaries(inner, start, _Rank.LINE)
             case BulletList(items):
-                at = start
                 for item in items:
-                    yield from _boundaries(item.blocks, at, _Rank.LINE)
-                    at += _size(item.blocks)
+                    start = yield from _boundaries(item.blocks, start, _Rank.LINE)
             case Details(summary, inner):
-                yield from _boundaries(inner, start + _inline_size(summary) + 1, _Rank.LINE)
+                start = _end_of(_inline_boundaries(summary, start)) + 1
+                start = yield from _boundaries(inner, start, _Rank.LINE)
             case Table(rows):
                 yield from (_Boundary(start + at, 0, _Rank.LINE) for at in range(1, len(rows)))
+                start += len(rows)
             case Rule():
                 pass
-        start += _block_size(block)
+        start += 1
         yield _Boundary(start, 0, rank)
+    return start
 
 
-def _inline_boundaries(nodes: tuple[Inline, ...], start: int) -> Iterator[_Boundary]:
+def _inline_boundaries(nodes: tuple[Inline, ...], start: int) -> Generator[_Boundary, None, int]:
     for node in nodes:
-        if isinstance(node, LineBreak):
-            yield _Boundary(start, 1, _Rank.LINE)
-        elif isinstance(node, Text | Code):
+        if isinstance(node, Text | Code):
             yield from _word_boundaries(node.text, start)
+            start += len(node.text)
         elif isinstance(node, Container) and not _is_atom(node):
-            yield from _inline_boundaries(node.children, start)
-        start += _node_size(node)
+            start = yield from _inline_boundaries(node.children, start)
+        else:
+            if isinstance(node, LineBreak):
+                yield _Boundary(start, 1, _Rank.LINE)
+            start += 1
+    return start
+
+
+def _end_of(boundaries: Generator[_Boundary, None, int]) -> int:
+    while True:
+        try:
+            next(boundaries)
+        except StopIteration as end:
+            return int(end.value)
 
 
 def _word_boundaries(text: str, start: int) -> Iterator[_Boundary]:
@@ -269,7 +239,7 @@ def _edge(blocks: tuple[Block, ...], side: Literal[0, -1]) -> str:
             case Quote(inner) | Details(_, inner) | ListItem(inner):
                 node = inner[side] if inner else None
             case BulletList(items):
-                node = items[side]
+                node = items[side] if items else None
             case Paragraph(children) | Heading(_, children) | Subtext(children):
                 node = children[side] if children else None
             case _ if isinstance(node, Container):
@@ -280,50 +250,50 @@ def _edge(blocks: tuple[Block, ...], side: Literal[0, -1]) -> str:
 
 # --- Cutting ----------------------------------------------------------------------------------------------
 
+# Each of these goes through what it cuts once, up to the cut: what follows may be very long, and stand very deep. The
+# third of what they return is how many units of `at` were left over, or `_CUT`.
+
 
 def _cut(text: RichText, at: int) -> tuple[RichText, RichText]:
-    head, tail = _cut_blocks(text.blocks, at)
+    head, tail, _ = _cut_blocks(text.blocks, at)
     return RichText(head), RichText(tail)
 
 
-def _cut_blocks(blocks: tuple[Block, ...], at: int) -> tuple[tuple[Block, ...], tuple[Block, ...]]:
+def _cut_blocks(blocks: tuple[Block, ...], at: int) -> tuple[tuple[Block, ...], tuple[Block, ...], int]:
     for index, block in enumerate(blocks):
-        size = _block_size(block)
-        if at < size:
-            if at <= 0:
-                return blocks[:index], blocks[index:]
-            head, tail = _cut_block(block, at)
-            after = blocks[index + 1 :]
-            return (*blocks[:index], *head), (*tail, *after)
-        at -= size
-    return blocks, ()
+        if at == 0:
+            return blocks[:index], blocks[index:], _CUT
+        head, tail, at = _cut_block(block, at)
+        if at < 0:
+            return (*blocks[:index], *head), (*tail, *blocks[index + 1 :]), _CUT
+    return blocks, (), at
 
 
-def _cut_block(block: Block, at: int) -> tuple[tuple[Block, ...], tuple[Block, ...]]:
+def _cut_block(block: Block, at: int) -> tuple[tuple[Block, ...], tuple[Block, ...], int]:
+    head: tuple[Block, ...] = ()
+    tail: tuple[Block, ...] = ()
+    left = at
     match block:
         case Paragraph(children) | Heading(_, children) | Subtext(children):
-            before, after = _cut_nodes(children, at)
-            return _some(block, children=before), _some(block, children=after)
+            before, after, left = _cut_nodes(children, at)
+            head, tail = _some(block, children=before), _some(block, children=after)
         case CodeBlock(text):
-            head, tail = text[:at], text[at:]
-            return _some(block, text=head), _some(block, text=tail)
+            left = at - len(text)
+            head, tail = _some(block, text=text[:at]), _some(block, text=text[at:])
         case Quote(blocks):
-            before_blocks, after_blocks = _cut_blocks(blocks, at)
-            return _some(block, blocks=before_blocks), _some(block, blocks=after_blocks)
+            before_blocks, after_blocks, left = _cut_blocks(blocks, at)
+            head, tail = _some(block, blocks=before_blocks), _some(block, blocks=after_blocks)
         case BulletList():
-            return _cut_list(block, at)
-        case Details(summary, blocks):
-            offset = _inline_size(summary) + 1
-            if at < offset:
-                before, after = _cut_nodes(summary, at)
-                return (Paragraph(before),), (replace(block, summary=after),)
-            before_blocks, after_blocks = _cut_blocks(blocks, at - offset)
-            opened = (replace(block, blocks=before_blocks),) if summary or before_blocks else ()
-            return opened, after_blocks
+            head, tail, left = _cut_list(block, at)
+        case Details():
+            head, tail, left = _cut_details(block, at)
         case Table(rows):
-            return _some(block, rows=rows[:at]), _some(replace(block, caption=()), rows=rows[at:])
+            left = at - len(rows)
+            head, tail = _some(block, rows=rows[:at]), _some(replace(block, caption=()), rows=rows[at:])
         case Rule():
-            return (block,), ()
+            pass
+    # The end of a block is a unit, too.
+    return ((block,), (), left - 1) if left > 0 else (head, tail, _CUT)
 
 
 def _some(block: Block, **content: object) -> tuple[Block, ...]:
@@ -331,37 +301,55 @@ def _some(block: Block, **content: object) -> tuple[Block, ...]:
     return (replace(block, **content),) if any(content.values()) else ()  # type: ignore[arg-type]
 
 
-def _cut_list(block: BulletList, at: int) -> tuple[tuple[Block, ...], tuple[Block, ...]]:
+def _cut_details(block: Details, at: int) -> tuple[tuple[Block, ...], tuple[Block, ...], int]:
+    before, after, left = _cut_nodes(block.summary, at)
+    if left <= 0:
+        return (Paragraph(before),), (replace(block, summary=after),), _CUT
+    before_blocks, after_blocks, left = _cut_blocks(block.blocks, left - 1)
+    return (replace(block, blocks=before_blocks),) if block.summary or before_blocks else (), after_blocks, left
+
+
+def _cut_list(block: BulletList, at: int) -> tuple[tuple[Block, ...], tuple[Block, ...], int]:
     for index, item in enumerate(block.items):
-        size = _size(item.blocks)
-        if at < size:
-            before, after = _cut_blocks(item.blocks, at)
+        before, after, at = _cut_blocks(item.blocks, at)
+        if at < 0:
             head = (*block.items[:index], *((ListItem(before),) if before else ()))
             tail = (*((ListItem(after),) if after else ()), *block.items[index + 1 :])
             start = None if block.start is None else block.start + index
-            return _some(block, items=head), _some(replace(block, start=start), items=tail)
-        at -= size
-    return (block,), ()
+            return _some(block, items=head), _some(replace(block, start=start), items=tail), _CUT
+    return (block,), (), at
 
 
-def _cut_nodes(nodes: tuple[Inline, ...], at: int) -> tuple[tuple[Inline, ...], tuple[Inline, ...]]:
+def _cut_nodes(nodes: tuple[Inline, ...], at: int) -> tuple[tuple[Inline, ...], tuple[Inline, ...], int]:
     for index, node in enumerate(nodes):
-        size = _node_size(node)
-        if at < size:
-            if at <= 0:
-                return nodes[:index], nodes[index:]
-            head, tail = _cut_node(node, at)
-            return (*nodes[:index], head), (tail, *nodes[index + 1 :])
-        at -= size
-    return nodes, ()
+        if at == 0 and not _is_nothing(node):
+            return nodes[:index], nodes[index:], _CUT
+        match node:
+            case Text(text) | Code(text):
+                left = at - len(text)
+                if left < 0:
+                    head, tail = replace(node, text=text[:at]), replace(node, text=text[at:])
+                    return (*nodes[:index], head), (tail, *nodes[index + 1 :]), _CUT
+            case _ if isinstance(node, Container) and not _is_atom(node):
+                before, after, left = _cut_nodes(node.children, at)
+                if left < 0:
+                    opened, reopened = replace(node, children=before), replace(node, children=after)
+                    return (*nodes[:index], opened), (reopened, *nodes[index + 1 :]), _CUT
+            case _:
+                left = at - 1
+        at = left
+    return nodes, (), at
 
 
-def _cut_node(node: Inline, at: int) -> tuple[Inline, Inline]:
-    match node:
-        case Text(text) | Code(text):
-            return replace(node, text=text[:at]), replace(node, text=text[at:])
-        case _ if isinstance(node, Container):
-            before, after = _cut_nodes(node.children, at)
-            return replace(node, children=before), replace(node, children=after)
-        case _:
-            raise AssertionError(f"a {node.kind} is one unit and cannot be cut")
+def _is_nothing(node: Inline) -> bool:
+    """Whether a node takes no units."""
+    if isinstance(node, Text | Code):
+        return not node.text
+    return isinstance(node, Container) and bool(node.children) and all(map(_is_nothing, node.children))
+
+
+def _is_atom(node: Inline) -> bool:
+    """Whether an inline node is never cut. A bare link is none to cut: it would become two dead ones."""
+    if isinstance(node, Container):
+        return not node.children or (isinstance(node, Link) and inline_text(node.children) == node.url)
+    return not isinstance(node, Text | Code)

@@ -1,4 +1,6 @@
+import sys
 from collections.abc import Callable
+from types import FrameType
 
 import pytest
 import regex
@@ -7,6 +9,7 @@ from hypothesis import strategies as st
 
 from relay.core.split import split
 from relay.domain.richtext import (
+    Block,
     BulletList,
     CodeBlock,
     Emphasis,
@@ -178,3 +181,34 @@ def test_a_very_long_text_is_cut_in_reasonable_work() -> None:
     cut = split(RichText.plain("word " * 13_000), limit=2000, measure=counting)
     assert len(cut) < 40
     assert calls < 40 * 16
+
+
+def calls_of_split(text: RichText, **arguments: int) -> int:
+    """How many functions `split` calls in its own file."""
+    calls = 0
+
+    def count(frame: FrameType, event: str, _: object) -> None:
+        nonlocal calls
+        calls += event == "call" and frame.f_code.co_filename == split.__code__.co_filename
+
+    sys.setprofile(count)
+    try:
+        split(text, measure=length, **arguments)
+    finally:
+        sys.setprofile(None)
+    return calls
+
+
+def nested(blocks: tuple[Block, ...], depth: int) -> RichText:
+    for _ in range(depth):
+        blocks = (Paragraph((Text("a"),)), BulletList((ListItem((Quote(blocks),)),)))
+    return RichText(blocks)
+
+
+def test_a_deep_and_wide_text_is_cut_in_reasonable_work() -> None:
+    size = 1_000
+    wide = tuple(Paragraph((Text("a"),)) for _ in range(size))
+    flat, deep = (calls_of_split(nested(wide, depth), limit=400, most=4) for depth in (0, 40))
+    assert deep < 2 * flat
+    items = BulletList(tuple(ListItem((paragraph,)) for paragraph in wide))
+    assert calls_of_split(nested((items,), 40), limit=400, most=4) < 2 * flat
