@@ -5,7 +5,7 @@ only a webhook may say. An edit of its original then makes another, at another p
 """
 
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -54,15 +54,26 @@ class Chronicle:
 
     def moved(self, written: Iterable[Written], standing: Sequence[Standing]) -> frozenset[str]:
         """The IDs of the copies that may stand at another place than what they show stood at first."""
-        places: dict[str, Standing] = {}
+        places: defaultdict[str, list[str]] = defaultdict(list)
         for copy in standing:
             for key in copy.keys:
-                places.setdefault(key, copy)
-        return frozenset(
-            places[message.key].id
-            for message in written
-            if message.key in places and self._is_excused(message, places[message.key].id)
-        )
+                places[key].append(copy.id)
+        messages = list(written)
+        said = Counter(message.key for message in messages)
+        alone = (message for message in messages if said[message.key] == 1 and message.key in places)
+        moved = {places[message.key][0] for message in alone if self._is_excused(message, places[message.key][0])}
+        moved.update(*(self._alike(key, places[key]) for key, times in said.items() if times > 1))
+        return frozenset(moved)
+
+    def _alike(self, key: str, standing: Sequence[str]) -> set[str]:
+        """Of copies that say the same: those that may stand in the place of one that is gone."""
+        posts = [self._posts[copy] for copy in self._stood_as[key] if copy in self._posts]
+        gone = [post for post in posts if post.id not in standing]
+        return {
+            post.id
+            for post in posts
+            if post.id in standing and any(one.by_bot or self._unchangeable(one.at, post.at) for one in gone)
+        }
 
     def _is_excused(self, message: Written, stands: str) -> bool:
         post = self._posts.get(stands)

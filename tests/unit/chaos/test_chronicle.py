@@ -58,3 +58,18 @@ def test_what_did_not_say_whose_it_was_at_first() -> None:
     assert chronicle.moved([message], [again]) == {"2"}
     message.plain_at_first = False
     assert not chronicle.moved([message], [again])
+
+
+def test_of_copies_that_say_the_same_the_later_one_may_have_moved() -> None:
+    chronicle = Chronicle(_Clock())
+    first, second, again = (_copy(message_id, "same here") for message_id in "123")
+    chronicle.posted(first)
+    chronicle.posted(second)
+    said = [_written("m1", "same here"), _written("m2", "same here")]
+    assert not chronicle.moved(said, [first, second])
+    chronicle.posted(again)
+    assert not chronicle.moved(said, [second, again])
+    chronicle.webhook_deleted()
+    once_more = _copy("4", "same here")
+    chronicle.posted(once_more)
+    assert chronicle.moved(said, [second, once_more]) == {"4"}
