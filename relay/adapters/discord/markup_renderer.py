@@ -144,8 +144,10 @@ def _supported(blocks: tuple[Block, ...]) -> Iterator[Block]:
 
 def _aligned(table: Table) -> str:
     rows = [[_cell_text(cell.children) for cell in row] for row in table.rows]
-    columns = max(map(len, rows))
-    widths = [max(_width(row[column]) if column < len(row) else 0 for row in rows) for column in range(columns)]
+    widths = [0] * max(map(len, rows))
+    for cells in rows:
+        for column, cell in enumerate(cells):
+            widths[column] = max(widths[column], _width(cell))
     lines: list[str] = []
     for row, cells in zip(table.rows, rows, strict=True):
         padded = (cell + " " * (width - _width(cell)) for cell, width in zip(cells, widths, strict=False))

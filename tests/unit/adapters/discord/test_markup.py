@@ -235,6 +235,10 @@ RENDERED: list[tuple[tuple[Block, ...], str]] = [
         ),
         "```\n名前 | n\n-----+---\na    | 10\n```",
     ),
+    (
+        (Table(((TableCell((t("a"),)),), (TableCell((t("bb"),)), TableCell((t("c"),))), (TableCell((t("d"),)),))),),
+        "```\na\nbb | c\nd\n```",
+    ),
 ]
 
 
