@@ -162,7 +162,8 @@ def _is_same_file(standing: Attachment, wanted: Attachment) -> bool:
     if standing.spoiler != wanted.spoiler:
         return False
     if wanted.text:
-        return standing.text == wanted.text
+        # The ID is made from the text.
+        return standing.id == wanted.id
     if standing.source.platform is wanted.source.platform:
         return standing.source == wanted.source
     return wanted.size is None or standing.size in {None, wanted.size}

@@ -1,7 +1,7 @@
 """What is remembered of the messages seen last, so that quoting, editing and marking them needs no request."""
 
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from relay.domain.content import Content
 
@@ -28,7 +28,10 @@ class Recent:
         self._seen: OrderedDict[str, Seen] = OrderedDict()
 
     def put(self, message: str, seen: Seen) -> None:
-        """Remember a message, or what it says now."""
+        """Remember a message, or what it says now; not the texts that were written out as files, which are long."""
+        if any(attachment.text for attachment in seen.content.attachments):
+            short = tuple(replace(attachment, text="") for attachment in seen.content.attachments)
+            seen = replace(seen, content=replace(seen.content, attachments=short))
         self._seen[message] = seen
         self._seen.move_to_end(message)
         if len(self._seen) > self._limit:

@@ -1,8 +1,13 @@
 """Which files a message shows already."""
 
 from relay.adapters.discord.media import have_same_files
-from relay.domain.content import Attachment
-from relay.domain.ids import MediaRef, Platform
+from relay.adapters.discord.recent import Recent, Seen
+from relay.core.degrade import degrade
+from relay.domain.capabilities import Capabilities
+from relay.domain.content import Attachment, Author, Content
+from relay.domain.ids import MediaRef, Platform, UserRef
+from relay.domain.pair import PairPolicy
+from relay.domain.richtext import RichText, plain_text
 
 
 def on_matrix(name: str, size: int | None = 7, *, spoiler: bool = False) -> Attachment:
@@ -33,3 +38,27 @@ def test_more_fewer_and_hidden_files_are_others() -> None:
     assert not have_same_files((), (on_matrix("a"),))
     assert not have_same_files((on_matrix("a"),), (on_matrix("a", spoiler=True),))
     assert not have_same_files((on_discord(7, spoiler=True),), (on_matrix("a"),))
+
+
+def as_file(words: str) -> Content:
+    """What becomes of a text that is far too long."""
+    parts = degrade(
+        Content(RichText.plain(words)),
+        author=Author(UserRef(Platform.MATRIX, "@ada:example.org"), "Ada"),
+        capabilities=Capabilities(100, False, 10, 10 << 20, 25 << 20),
+        policy=PairPolicy(),
+        measure=lambda text: len(plain_text(text)),
+        as_file=True,
+    )
+    assert isinstance(parts, tuple)
+    return parts[0]
+
+
+def test_a_text_that_crossed_as_a_file_is_known_again_though_it_is_not_kept() -> None:
+    recent = Recent()
+    recent.put("1", Seen("7", "Ada", "8", "8", as_file("tide " * 2_000)))
+    seen = recent.get("1")
+    assert seen is not None
+    assert [attachment.text for attachment in seen.content.attachments] == [""]
+    assert have_same_files(seen.content.attachments, as_file("tide " * 2_000).attachments)
+    assert not have_same_files(seen.content.attachments, as_file("ebb. " * 2_000).attachments)
