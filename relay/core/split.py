@@ -50,6 +50,8 @@ _SPACE = regex.compile(r"\s+")
 _SENTENCE_END = regex.compile(r"[.!?…。！？][\"'”’)\]]*$")
 _WINDOW = 64
 _CUT = -1
+_SAMPLE = 8
+"""What part of the room for a text is filled first, to see how long it is rendered."""
 
 
 class _Rank(IntEnum):
@@ -89,8 +91,14 @@ def split(text: RichText, *, limit: int, measure: Measure, most: int | None = No
 
 def _is_too_long(text: RichText, limit: int, measure: Measure) -> bool:
     # Where the beginning alone is, the rest, which may be very long, is not to be rendered for each part anew.
-    beginning, _, left = _cut_blocks(text.blocks, 2 * limit)
-    return measure(RichText(beginning)) > limit or (left == _CUT and measure(text) > limit)
+    # A first piece of it is enough for most of what is rendered much longer than it is.
+    for length in (limit // _SAMPLE, 2 * limit):
+        beginning, _, left = _cut_blocks(text.blocks, length)
+        if left != _CUT:
+            break
+        if measure(RichText(beginning)) > limit:
+            return True
+    return measure(text) > limit
 
 
 def first_part(text: RichText, *, limit: int, measure: Measure) -> tuple[RichText, RichText]:
@@ -136,16 +144,22 @@ def _first_part(text: RichText, limit: int, measure: Measure) -> tuple[RichText,
 def _longest_fit(text: RichText, limit: int, measure: Measure) -> int:
     # A unit is rarely rendered as less than one: the search can start at `limit` instead of at the text's end.
     low, high = 0, limit - max(_cut_blocks(text.blocks, limit)[2], 0)
-    tried, step = high, 0
+    fits, exceeds = 0, 0
+    tried, step = max(high // _SAMPLE, 1), 0
     while low < high:
         measured = measure(_cut(text, tried)[0])
         if measured <= limit:
-            low = tried
+            low, fits = tried, measured
         else:
-            high = tried - 1
+            high, exceeds = tried - 1, measured
         # Most texts are rendered about as long everywhere; where one is not, halving gets there, too.
         step += 1
-        guess = tried * limit // max(measured, 1) if step % 3 else (low + high + 1) // 2
+        if step % 3 == 0:
+            guess = (low + high + 1) // 2
+        elif exceeds:
+            guess = low + (limit - fits) * (high + 1 - low) // (exceeds - fits)
+        else:
+            guess = tried * limit // max(measured, 1)
         tried = min(max(guess, low + 1), high)
     return low
 
