@@ -38,6 +38,8 @@ from relay.domain.richtext import (
 
 _LANGUAGE = re.compile(r"[A-Za-z0-9_+\-.#]+")
 _BLANK_LINES = re.compile(r"\n(?:\s*\n)+")
+# Clients set nothing further in than about that; what stands deeper reads as if it stood there.
+_DEEPEST = 10
 _RULE = Paragraph((Text("⎯" * 12),))
 
 
@@ -59,7 +61,7 @@ class _Writer:
 
     look: Look
     place: Place
-    quoted: bool = False
+    depth: int = 0
     listed: bool = False
 
     def blocks(self, blocks: tuple[Block, ...]) -> str:
@@ -99,8 +101,10 @@ class _Writer:
                 fenced = text.replace("``", f"`{ZERO_WIDTH}`") if "```" in text else text
                 return f"```{language if _LANGUAGE.fullmatch(language) else ''}\n{fenced.strip(chr(10))}\n```"
             case Quote(blocks):
-                inner = _Writer(self.look, self.place, quoted=True, listed=self.listed).blocks(blocks)
-                return "\n".join(f"> {line}" for line in inner.split("\n")) if inner else ""
+                inner = _Writer(self.look, self.place, self.depth + 1, listed=self.listed).blocks(blocks)
+                if not inner or self.depth >= _DEEPEST:
+                    return inner
+                return "\n".join(f"> {line}" for line in inner.split("\n"))
             case BulletList(items, start):
                 return self._list(items, start)
             case _:
@@ -111,14 +115,15 @@ class _Writer:
         return render_inline(line, self.look, self.place).replace("\n", " ")
 
     def _list(self, items: tuple[ListItem, ...], start: int | None) -> str:
-        writer = _Writer(self.look, self.place, quoted=self.quoted, listed=True)
+        writer = _Writer(self.look, self.place, self.depth + 1, listed=True)
         done: list[str] = []
         for number, item in enumerate(items, start=max(start or 0, 0)):
             mark = "- " if start is None else f"{number}. "
             body = writer.blocks(item.blocks).lstrip(" ")
             if item.blocks and isinstance(item.blocks[0], BulletList):
                 body = f"{ZERO_WIDTH}\n{body}"
-            done.append(mark + body.replace("\n", "\n" + " " * len(mark)))
+            indent = " " * len(mark) if self.depth < _DEEPEST else ""
+            done.append(mark + body.replace("\n", f"\n{indent}"))
         return "\n".join(done)
 
 

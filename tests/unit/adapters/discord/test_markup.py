@@ -277,3 +277,16 @@ def test_references_become_discords_own_where_the_look_up_says_so() -> None:
 def test_a_look_up_cannot_smuggle_in_anything_but_an_id() -> None:
     look = Look(user=lambda _: "1> @everyone <@2", channel=lambda _: "x", emoji=lambda _: "@everyone")
     assert render(RichText((p(NELLY, ChannelMention(CHANNEL, "help"), EMOJI),)), look=look) == "@Nelly#help\\:mmLol:"
+
+
+def test_nothing_is_set_in_further_than_clients_show() -> None:
+    blocks: tuple[Block, ...] = (p(t("a")),)
+    for _ in range(40):
+        blocks = (Quote(blocks),)
+    assert render(RichText(blocks), look=Look()) == "> " * 10 + "a"
+    blocks = (p(t("a")),)
+    for _ in range(40):
+        blocks = (p(t("b")), BulletList((item(*blocks),)))
+    lines = render(RichText(blocks), look=Look()).split("\n")
+    assert [len(line) - len(line.lstrip()) for line in lines] == [0, *range(0, 20, 2), *[20] * 30]
+    assert [line.lstrip() for line in lines] == ["b", *["- b"] * 39, "- a"]
