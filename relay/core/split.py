@@ -7,6 +7,7 @@ is one. A cut closes what is open (bold, a quote, a code block) and opens it aga
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, replace
 from enum import IntEnum
+from itertools import chain
 from typing import Literal
 
 import regex
@@ -120,7 +121,9 @@ def _open_long_atoms(text: RichText, limit: int, measure: Measure) -> RichText:
     def lines(block: Block) -> tuple[Block, ...]:
         if not isinstance(block, Table):
             return (block,)
-        if all(measure(RichText((replace(block, rows=(row,)),))) <= limit / 2 for row in block.rows):
+        # A caption that alone is too much is not to be measured with each row.
+        parts = chain((Paragraph(block.caption),), (replace(block, rows=(row,)) for row in block.rows))
+        if all(measure(RichText((part,))) <= limit / 2 for part in parts):
             return (block,)
         return tuple(
             Paragraph(tuple(node for cell in row for node in (*cell.children, Text(" ")))) for row in block.rows
@@ -290,7 +293,8 @@ def _cut_block(block: Block, at: int) -> tuple[tuple[Block, ...], tuple[Block, .
     match block:
         case Paragraph(children) | Heading(_, children) | Subtext(children):
             before, after, left = _cut_nodes(children, at)
-            head, tail = _some(block, children=before), _some(block, children=after)
+            if left <= 0:
+                head, tail = _some(block, children=before), _some(block, children=after)
         case CodeBlock(text):
             left = at - len(text)
             head, tail = _some(block, text=text[:at]), _some(block, text=text[at:])
