@@ -122,8 +122,8 @@ def _open_long_atoms(text: RichText, limit: int, measure: Measure) -> RichText:
         if not isinstance(block, Table):
             return (block,)
         # A caption that alone is too much is not to be measured with each row.
-        parts = chain((Paragraph(block.caption),), (replace(block, rows=(row,)) for row in block.rows))
-        if all(measure(RichText((part,))) <= limit / 2 for part in parts):
+        rows = (RichText((replace(block, rows=(row,)),)) for row in block.rows)
+        if all(measure(part) <= limit / 2 for part in chain((RichText((Paragraph(block.caption),)),), rows)):
             return (block,)
         return tuple(
             Paragraph(tuple(node for cell in row for node in (*cell.children, Text(" ")))) for row in block.rows
