@@ -7,7 +7,6 @@ is one. A cut closes what is open (bold, a quote, a code block) and opens it aga
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, replace
 from enum import IntEnum
-from itertools import chain
 from typing import Literal
 
 import regex
@@ -121,9 +120,10 @@ def _open_long_atoms(text: RichText, limit: int, measure: Measure) -> RichText:
     def lines(block: Block) -> tuple[Block, ...]:
         if not isinstance(block, Table):
             return (block,)
-        # A caption that alone is too much is not to be measured with each row.
-        rows = (RichText((replace(block, rows=(row,)),)) for row in block.rows)
-        if all(measure(part) <= limit / 2 for part in chain((RichText((Paragraph(block.caption),)),), rows)):
+        # A caption, which may be long, is not to be measured with each row anew.
+        above = measure(RichText((Paragraph(block.caption),))) if block.caption else 0
+        rows = (RichText((Table((row,)),)) for row in block.rows)
+        if all(above + measure(row) <= limit / 2 for row in rows):
             return (block,)
         return tuple(
             Paragraph(tuple(node for cell in row for node in (*cell.children, Text(" ")))) for row in block.rows
