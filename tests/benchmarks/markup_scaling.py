@@ -59,8 +59,8 @@ FAMILIES: dict[str, tuple[str, str, str]] = {
     "deep list, long item": ("<ul><li>" * 40 + "a", "<br>", "b"),
     "deep - lists": ("".join(f"{' ' * deep}- a\n" for deep in range(10)), " " * 10 + "- a\n", ""),
     "quoted - lists": ("", "> - a\n>   - b\n>     - c\n", ""),
-    "one wide row": ("<table><tr>" + "<td>a" * 6_000, "<tr><td>b", ""),
-    "long caption": (f"<table><caption>{'a ' * 4_000}</caption>", "<tr><td>b", ""),
+    "one wide row": ("<table><tr>" + "<td>a" * 2_000, "<tr><td>b", ""),
+    "long caption": (f"<table><caption>{'a ' * 450}</caption>", "<tr><td>b", ""),
 }
 ADA = Author(UserRef(Platform.MATRIX, "@ada:example.org"), "Ada")
 TO_DISCORD = Capabilities(wording.TEXT_LENGTH, False, 10, 10 << 20, 25 << 20)
