@@ -145,7 +145,8 @@ class Daemon:
     @property
     def url(self) -> str:
         """Its web server's, found in the log: the port is the system's choice."""
-        for line in reversed(self._log.read_text(errors="replace").splitlines()):
+        whole, _, _ = self._log.read_text(errors="replace").rpartition("\n")  # the last line may still be written
+        for line in reversed(whole.splitlines()):
             if line.startswith("{") and (url := json.loads(line).get("url")):
                 return str(url).rstrip("/")
         raise KeyError("no web server yet")
