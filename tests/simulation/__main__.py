@@ -38,7 +38,7 @@ def _play_many(seeds: range, jobs: int, template: Path) -> int:
     broken: list[Report] = []
     messages = kills = played = 0
     troubles: Counter[str] = Counter()
-    with multiprocessing.get_context("spawn").Pool(jobs, initializer=hush, maxtasksperchild=400) as pool:
+    with multiprocessing.get_context("spawn").Pool(jobs, initializer=hush, maxtasksperchild=40) as pool:
         for report in pool.imap_unordered(partial(play, template=template), seeds, chunksize=_CHUNK):
             played += 1
             messages += report.messages
@@ -47,7 +47,7 @@ def _play_many(seeds: range, jobs: int, template: Path) -> int:
             if report.violations:
                 broken.append(report)
                 print(f"seed {report.seed}: {'; '.join(report.violations)}", flush=True)
-            if played % 5000 == 0:
+            if played % 1000 == 0:
                 print(f"{played} of {len(seeds)} played, {len(broken)} broken", file=sys.stderr, flush=True)
     minutes = (time.monotonic() - started) / 60
     print(f"histories {played}, broken {len(broken)}, {played / minutes:.0f} a minute")
