@@ -104,7 +104,7 @@ class Router:
         if original.author != event.author.user:
             # Homeservers pass such events on; clients ignore them, and so do we:
             # https://spec.matrix.org/latest/client-server-api/#validity-of-replacement-events
-            routed.dropped.append((lane, "foreign_edit"))
+            routed.dropped.append((lane, "foreign"))
             return
         if original.edited_at is not None and event.edited_at <= original.edited_at:
             return

@@ -56,7 +56,7 @@ async def test_a_start_that_fails_says_the_last_lines(tmp_path: Path) -> None:
 
 async def test_synapse_not_installed_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(FatalError, match=r"discord-matrix-relay\[demo\]"):
+    with pytest.raises(FatalError, match=r"\.\[demo\]"):
         await Homeserver().start()
 
 

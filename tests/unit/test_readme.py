@@ -122,6 +122,11 @@ def features() -> Iterator[str]:
                     found = [word]
                 case ast.Call(func=ast.Attribute(attr="dropped"), args=[_, word, *_]):
                     found = [word]
+                case ast.Call(
+                    func=ast.Attribute(attr="append", value=ast.Attribute(attr="dropped")),
+                    args=[ast.Tuple(elts=[_, word])],
+                ):
+                    found = [word]
                 case ast.Assign(targets=[ast.Name(id="_FEATURES")], value=ast.Dict(values=values)):
                     found = list(values)
                 case ast.FunctionDef(name="_feature" | "_left_out"):

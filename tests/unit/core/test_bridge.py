@@ -195,7 +195,7 @@ async def test_an_edit_by_somebody_else_is_dropped_and_counted(bridge: World) ->
         ref = bridge.matrix.say(there, "ben", "mine")
         await bridge.shows(here, "mine")
         bridge.matrix.edit(ref, "stolen", by="eve")
-        await until(lambda: core.status.lane(LaneKey("help", Platform.DISCORD)).dropped["foreign_edit"] == 1)
+        await until(lambda: core.status.lane(LaneKey("help", Platform.DISCORD)).dropped["foreign"] == 1)
     assert bridge.words(here) == ["mine"]
 
 
