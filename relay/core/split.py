@@ -2,6 +2,8 @@
 
 Positions are counted in *units*: a character of text is one, everything that cannot be cut is one, the end of a block
 is one. A cut closes what is open (bold, a quote, a code block) and opens it again in the next part.
+
+One file, though a long one: sizes, boundaries and cuts have to count units alike for every kind of node.
 """
 
 from collections.abc import Callable, Generator, Iterator

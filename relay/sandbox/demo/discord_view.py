@@ -1,4 +1,7 @@
-"""A message of Discord, as its API gives it, as a client shows it. Pure."""
+"""A message of Discord, as its API gives it, as a client shows it. Pure.
+
+It reads by itself what the adapter reads too: a judge that shared the adapter's code would share its mistakes.
+"""
 
 import base64
 import binascii
@@ -6,7 +9,8 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 
-from relay.sandbox.demo.seen import File, FileKind, Json, Quoted
+from relay.domain.content import MediaKind
+from relay.sandbox.demo.seen import File, Json, Quoted
 
 _EXCERPT = 140
 _VOICE = 1 << 13
@@ -99,7 +103,7 @@ def _attachment(raw: Json, *, is_voice: bool) -> File:
     )
 
 
-def _kind(content_type: str) -> FileKind:
+def _kind(content_type: str) -> MediaKind:
     match content_type.partition("/")[0]:
         case "image":
             return "image"

@@ -4,10 +4,11 @@ import base64
 from collections.abc import Sequence
 from functools import partial
 
+from relay.domain.content import MediaKind
 from relay.sandbox.demo import props
 from relay.sandbox.demo.props import Prop, prop
 from relay.sandbox.demo.script import Line, Scene, Unmet, View, contains
-from relay.sandbox.demo.seen import OTHER, File, FileKind, Json, Seen, SideName
+from relay.sandbox.demo.seen import OTHER, File, Json, Seen, SideName
 
 _MAP_SHOWS = "A map: from the old pier along a dashed line out to sea"
 _TIDES = Prop("tide-table.txt", b"06:12  4.1 m\n12:25  0.9 m\n18:37  4.3 m\n")
@@ -31,7 +32,7 @@ def files() -> Sequence[Line]:
     )
 
 
-async def _arrive(scene: Scene, side: SideName, name: str, *expected: tuple[FileKind, Prop]) -> list[Seen]:
+async def _arrive(scene: Scene, side: SideName, name: str, *expected: tuple[MediaKind, Prop]) -> list[Seen]:
     """Wait for copies under a name with exactly these files, byte for byte."""
 
     def check(view: View) -> list[Seen]:

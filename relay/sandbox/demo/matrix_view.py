@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from relay.sandbox.demo.seen import File, FileKind, Json
+from relay.domain.content import MediaKind
+from relay.sandbox.demo.seen import File, Json
 from relay.sandbox.people import Shown
 
 PROFILE = "com.beeper.per_message_profile"
@@ -13,7 +14,7 @@ _VOICE = "org.matrix.msc3245.voice"
 _SOUND = "org.matrix.msc1767.audio"
 _SPOILER = "page.codeberg.everypizza.msc4193.spoiler"
 _LOUDEST = 1024
-_KINDS: dict[str, FileKind] = {"m.image": "image", "m.video": "video", "m.audio": "audio", "m.file": "file"}
+_KINDS: dict[str, MediaKind] = {"m.image": "image", "m.video": "video", "m.audio": "audio", "m.file": "file"}
 
 
 def as_messages(events: Sequence[Json]) -> list[Json]:
@@ -59,7 +60,7 @@ def files(item: Shown) -> tuple[File, ...]:
         return ()
     info, sound = content.get("info", {}), content.get(_SOUND, {})
     name = str(content.get("filename", item.body))
-    kind: FileKind = "sticker" if is_sticker else "voice" if _VOICE in content else _KINDS[item.msgtype]
+    kind: MediaKind = "sticker" if is_sticker else "voice" if _VOICE in content else _KINDS[item.msgtype]
     return (
         File(
             name=name,

@@ -4,10 +4,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Protocol
 
+from relay.domain.content import MediaKind
+
 Json = dict[str, Any]
 SideName = Literal["discord", "matrix"]
 Kind = Literal["person", "bot", "system", "copy", "notice"]
-FileKind = Literal["image", "sticker", "video", "audio", "voice", "file"]
 
 DIRECTION: dict[SideName, str] = {"discord": "to_matrix", "matrix": "to_discord"}
 """The word for the way that starts on a side."""
@@ -51,7 +52,7 @@ class File:
 
     name: str
     size: int
-    kind: FileKind = "file"
+    kind: MediaKind = "file"
     source: str = ""
     width: int = 0
     height: int = 0
