@@ -95,8 +95,10 @@ def resolved(text: RichText, found: Found, *, typed: bool = True) -> RichText:
                 return (replace(node, user=user),)
             case Text(text) if typed and found.people:
                 return tuple(_with_people(text, found.people))
-            case ChannelMention(channel) if channel in found.channels:
-                return (replace(node, channel=found.channels[channel]),)
+            case ChannelMention(channel, _, url, children):
+                if channel in found.channels:
+                    return (replace(node, channel=found.channels[channel]),)
+                return (Link(url, children or (Text(url),)),) if url else (node,)
             case MessageLink(message):
                 copy, url = found.messages.get(message, (message, node.url))
                 return (replace(node, message=copy, url=url),)

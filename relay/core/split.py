@@ -370,6 +370,8 @@ def _is_nothing(node: Inline) -> bool:
 
 def _is_atom(node: Inline) -> bool:
     """Whether an inline node is never cut. A bare link is none to cut: it would become two dead ones."""
+    if isinstance(node, ChannelMention):
+        return True
     if isinstance(node, Container):
         return not node.children or (isinstance(node, Link) and inline_text(node.children) == node.url)
     return not isinstance(node, Text | Code)

@@ -131,10 +131,15 @@ class RoleMention:
 
 @dataclass(frozen=True, slots=True)
 class ChannelMention:
-    """A channel or room. `name` without a # (a Matrix alias without its sigil)."""
+    """A channel or room. `name` without a # (a Matrix alias without its sigil).
+
+    `url` is the original's link, used where the channel is not paired, with `children` as its words; "" for none.
+    """
 
     channel: ChannelRef
     name: str
+    url: str = ""
+    children: "tuple[Inline, ...]" = ()
     kind: Literal["channel_mention"] = field(default="channel_mention", kw_only=True, repr=False)
 
 

@@ -131,6 +131,10 @@ def _tidy(nodes: Iterable[Inline], inside: frozenset[type]) -> list[Inline]:
                 words = _tidy(children, inside | {Link})
                 shown = () if all(map(_is_space, words)) else tuple(words)
                 done.extend((replace(node, children=shown),) if url.strip() else words)
+            case ChannelMention(children=children) if children:
+                words = _tidy(children, inside | {Link})
+                shown = () if all(map(_is_space, words)) else tuple(words)
+                done.extend(_leaf(replace(node, children=shown)))
             case _:
                 done.extend(_leaf(node))
     return _join(done)

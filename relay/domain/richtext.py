@@ -238,8 +238,8 @@ def _inline_words(nodes: tuple[Inline, ...]) -> Iterator[str]:
                 yield f"@{name}"
             case RoleMention(name):
                 yield f"@{name}"
-            case ChannelMention(_, name):
-                yield f"#{name}"
+            case ChannelMention(_, name, _, children):
+                yield from _inline_words(children) if children else (f"#{name}",)
             case BroadcastMention(scope):
                 yield f"@{scope}"
             case MessageLink(_, url, children):

@@ -6,6 +6,7 @@ from dataclasses import replace
 from relay.domain.richtext import (
     Block,
     BulletList,
+    ChannelMention,
     CodeBlock,
     Colored,
     Details,
@@ -28,7 +29,9 @@ from relay.domain.richtext import (
     Underline,
 )
 
-Container = Strong | Emphasis | Underline | Strike | Spoiler | Link | Colored | Superscript | MessageLink
+Container = (
+    Strong | Emphasis | Underline | Strike | Spoiler | Link | Colored | Superscript | MessageLink | ChannelMention
+)
 """Inline nodes that hold others."""
 
 Rewrite = Callable[[Inline], Inline]

@@ -87,6 +87,7 @@ def _marks(inner: st.SearchStrategy[Inline]) -> st.SearchStrategy[Inline]:
         st.builds(Colored, children, colour, colour),
         st.builds(Superscript, children, st.booleans()),
         st.builds(MessageLink, messages, words, children),
+        st.builds(ChannelMention, channels, words, words, children),
     )
 
 

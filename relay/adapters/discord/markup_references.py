@@ -90,8 +90,9 @@ def link(url: str, children: tuple[Inline, ...], names: Names, *, preview: bool 
     if jump and jump[2]:
         message = MessageRef(ChannelRef(Platform.DISCORD, names.home(jump[1])), jump[2])
         return MessageLink(message, url, () if bare else children)
-    if jump and bare and (name := names.channel(jump[1])) is not None:
-        return ChannelMention(ChannelRef(Platform.DISCORD, jump[1]), name)
+    if jump and (name := names.channel(jump[1])) is not None:
+        shown = (Text(f"#{name}"),) if bare else children
+        return ChannelMention(ChannelRef(Platform.DISCORD, jump[1]), name, url, shown)
     return Link(url, children, preview)
 
 

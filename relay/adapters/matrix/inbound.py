@@ -66,7 +66,7 @@ def convert(event: Json, state: RoomState, me: str, rooms: Names = _NO_ROOMS) ->
     if kind in _MESSAGES and not _is_verification(content):
         if _is_edit(content) and not storable(string(_relation(content).get("event_id"))):
             return unreadable
-        names = replace(rooms, user=lambda user: state.profile(user).name if state.knows(user) else None)
+        names = replace(rooms, user=state.name_of)
         return _message(event, content, state, names, me)
     return FeatureUsed(channel, _feature(kind, content), user_is_self=sender == me)
 

@@ -158,8 +158,8 @@ class _Body:
                 return self.words.user(node)
             case RoleMention(name):
                 return f"@{name}"
-            case ChannelMention():
-                return self.words.channel(node)
+            case ChannelMention(children=children):
+                return self._inline(children) if children else self.words.channel(node)
             case BroadcastMention():
                 return self.words.broadcast(node)
             case MessageLink(_, _, children):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from relay.adapters.matrix.markup_flow import Linked, Spoil, Wrap
 from relay.adapters.matrix.markup_html import Element
-from relay.adapters.matrix.markup_links import read_link, storable
+from relay.adapters.matrix.markup_links import read_link, storable, web_link
 from relay.domain.ids import ChannelRef, MediaRef, MessageRef, Platform, UserRef
 from relay.domain.links import link_bare_urls
 from relay.domain.richtext import (
@@ -83,9 +83,11 @@ class InlineReader:
             return _SIMPLE[element.tag]
         if "data-mx-spoiler" in attributes:
             return Spoil(attributes["data-mx-spoiler"])
-        if (href := attributes.get("href", "")).lower().startswith(_SCHEMES) and read_link(href) is None:
-            return Linked(href)
-        return None
+        href = attributes.get("href", "").strip()
+        target = read_link(href)
+        if target.id.startswith("@") if target is not None else not href.lower().startswith(_SCHEMES):
+            return None
+        return Linked(web_link(href))
 
     def element(self, element: Element) -> Iterator[Inline]:
         """What `element` means; it holds no blocks."""
@@ -173,14 +175,16 @@ class InlineReader:
         words = " ".join(inline_text(children).split())
         label = "" if words in (url, target.id) else words
         if target.id.startswith("@"):
-            name = self._names.user(target.id) or label.removeprefix("@") or target.id[1:].partition(":")[0]
-            return UserMention(UserRef(Platform.MATRIX, target.id), name)
+            name = self._names.user(target.id) or _without_id(label, target.id)
+            return UserMention(UserRef(Platform.MATRIX, target.id), name or target.id[1:])
         room = target.id if target.id.startswith("!") else self._names.room_id(target.id) or target.id
         channel = ChannelRef(Platform.MATRIX, room)
+        shown = children if words not in ("", url) else ()
         if target.event:
-            return MessageLink(MessageRef(channel, target.event), url, children if words != url else ())
+            return MessageLink(MessageRef(channel, target.event), web_link(url), shown)
         alias = target.id[1:] if target.id.startswith("#") else ""
-        return ChannelMention(channel, self._names.room_name(room) or alias or label.removeprefix("#") or target.id[1:])
+        name = self._names.room_name(room) or alias or label.removeprefix("#") or target.id[1:]
+        return ChannelMention(channel, name, web_link(url), shown)
 
     def _image(self, element: Element) -> Iterator[Inline]:
         attributes = element.attributes
@@ -193,6 +197,13 @@ class InlineReader:
             yield CustomEmoji(words.strip(":") or "emoji", "", MediaRef(Platform.MATRIX, source))
         else:
             yield InlineImage(words, MediaRef(Platform.MATRIX, source))
+
+
+def _without_id(label: str, user_id: str) -> str:
+    """A person as a pill calls them, without the ID that clients put behind a name which several people have."""
+    for ending in (f"({user_id})", user_id):
+        label = label.removesuffix(ending)
+    return label.strip().removeprefix("@")
 
 
 def _color(value: str | None) -> str | None:

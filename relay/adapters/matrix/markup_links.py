@@ -2,12 +2,14 @@
 
 import re
 from dataclasses import dataclass
-from urllib.parse import quote, unquote
+from urllib.parse import parse_qsl, quote, unquote
 
 _MATRIX_TO = re.compile(r"https?://matrix\.to/#/([^/?]++)(?:/([^/?]++))?(?:\?.*)?", re.IGNORECASE | re.DOTALL)
 _MATRIX_URI = re.compile(
-    r"matrix:(u|user|r|room|roomid)/([^/?#]++)(?:/(?:e|event)/([^/?#]++))?(?:[?#].*)?", re.IGNORECASE | re.DOTALL
+    r"matrix:(u|user|r|room|roomid)/([^/?#]++)(?:/(?:e|event)/([^/?#]++))?(?:\?([^#]*+))?(?:#.*)?",
+    re.IGNORECASE | re.DOTALL,
 )
+_MOST_SERVERS = 10
 _SIGILS = {"u": "@", "user": "@", "r": "#", "room": "#", "roomid": "!"}
 
 
@@ -31,6 +33,16 @@ def read_link(url: str) -> Target | None:
     if len(identifier) < 2 or identifier[0] not in "@#!" or (event and (event[0] != "$" or identifier[0] == "@")):
         return None
     return Target(identifier, event) if storable(identifier + event) else None
+
+
+def web_link(url: str) -> str:
+    """`url` as a link that a browser opens: a `matrix:` URI as its matrix.to link, any other as it is."""
+    match = _MATRIX_URI.fullmatch(url)
+    target = read_link(url) if match else None
+    if match is None or target is None:
+        return url
+    servers = [value for key, value in parse_qsl(match[4] or "") if key == "via"]
+    return write_link(target.id, target.event, tuple(servers[:_MOST_SERVERS]))
 
 
 def storable(identifier: str) -> bool:

@@ -253,8 +253,8 @@ class _Html:
                     self.mentions.append(user)
                     return _anchor(write_link(user), name)
                 return name
-            case ChannelMention():
-                name = escape(self._channel_name(node), quote=False)
+            case ChannelMention(children=children):
+                name = self._inline(children) if children else escape(self._channel_name(node), quote=False)
                 room = self._look.channel(node)
                 if room and room.startswith("https://matrix.to/#/"):
                     self.rich = True

@@ -61,6 +61,11 @@ class RoomState:
         """The display name (the user ID where there is none) and avatar of a member."""
         return self._members.get(user_id) or Profile(user_id)
 
+    def name_of(self, user_id: str) -> str | None:
+        """The display name of a member; None where there is none, or none is remembered."""
+        name = self.profile(user_id).name
+        return None if name == user_id else name
+
     def knows(self, user_id: str) -> bool:
         """Whether the profile of a member is remembered."""
         return user_id in self._members

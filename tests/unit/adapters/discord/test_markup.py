@@ -54,7 +54,8 @@ EMOJI = CustomEmoji(
     "216154654256398347",
     MediaRef(Platform.DISCORD, "https://cdn.discordapp.com/emojis/216154654256398347.png"),
 )
-JUMP = "https://discord.com/channels/1/103735883630395392/3"
+CHANNEL_URL = "https://discord.com/channels/1/103735883630395392"
+JUMP = f"{CHANNEL_URL}/3"
 
 
 def t(text: str) -> Text:
@@ -118,7 +119,7 @@ INLINE: list[tuple[str, tuple[Inline, ...]]] = [
     ("<t:9999999999999>", (t("<t:9999999999999>"),)),
     (JUMP, (MessageLink(MessageRef(CHANNEL, "3"), JUMP),)),
     (f"[there]({JUMP})", (MessageLink(MessageRef(CHANNEL, "3"), JUMP, (t("there"),)),)),
-    ("https://discord.com/channels/1/103735883630395392", (ChannelMention(CHANNEL, "help"),)),
+    (CHANNEL_URL, (ChannelMention(CHANNEL, "help", CHANNEL_URL, (t("#help"),)),)),
 ]
 
 

@@ -1,5 +1,6 @@
 """Matrix's HTML, case by case: https://spec.matrix.org/latest/client-server-api/#mroommessage-msgtypes."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -93,12 +94,25 @@ INLINE: list[tuple[str, tuple[Inline, ...]]] = [
         '<a href="https://matrix.to/#/@bob:x.org">@Bob</a>',
         (UserMention(UserRef(Platform.MATRIX, "@bob:x.org"), "Bob"),),
     ),
-    ("https://matrix.to/#/@bob:x.org", (UserMention(UserRef(Platform.MATRIX, "@bob:x.org"), "bob"),)),
-    ('<a href="https://matrix.to/#/%23help:example.org">#help:example.org</a>', (HELP,)),
-    ('<a href="https://matrix.to/#/!h:example.org?via=example.org">x</a>', (HELP,)),
+    ("https://matrix.to/#/@bob:x.org", (UserMention(UserRef(Platform.MATRIX, "@bob:x.org"), "bob:x.org"),)),
     (
-        '<a href="matrix:r/chat:x.org">x</a>',
-        (ChannelMention(ChannelRef(Platform.MATRIX, "#chat:x.org"), "chat:x.org"),),
+        '<a href="https://matrix.to/#/%23help:example.org">#help:example.org</a>',
+        (replace(HELP, url="https://matrix.to/#/%23help:example.org", children=(t("#help:example.org"),)),),
+    ),
+    (
+        '<a href="https://matrix.to/#/!h:example.org?via=example.org">x</a>',
+        (replace(HELP, url="https://matrix.to/#/!h:example.org?via=example.org", children=(t("x"),)),),
+    ),
+    (
+        '<a href="matrix:r/chat:x.org?via=y.org&via=z.org">x</a>',
+        (
+            ChannelMention(
+                ChannelRef(Platform.MATRIX, "#chat:x.org"),
+                "chat:x.org",
+                "https://matrix.to/#/%23chat:x.org?via=y.org&via=z.org",
+                (t("x"),),
+            ),
+        ),
     ),
     (
         '<a href="https://matrix.to/#/!h:example.org/$e?via=x">there</a>',
