@@ -152,7 +152,8 @@ def _file(uploaded: Uploaded) -> Json:
         info["thumbnail_url"] = still.uri
         info["thumbnail_info"] = {"mimetype": still.content_type, "size": still.size} | measures
     if attachment.animated:
-        info["org.matrix.msc4230.is_animated"] = True
+        # Stable since version 1.18 of the specification; older clients know the other.
+        info |= {"is_animated": True, "org.matrix.msc4230.is_animated": True}
     milliseconds = None if attachment.duration is None else round(attachment.duration * 1000)
     if milliseconds is not None and kind in {"audio", "voice", "video"}:
         info["duration"] = milliseconds

@@ -8,13 +8,17 @@ import html
 import unicodedata
 from typing import Any
 
+import regex
+
 from relay.domain.content import Author
 from relay.domain.ids import Platform
 
 Json = dict[str, Any]
 
 PROFILE = "com.beeper.per_message_profile"
-_LONGEST_NAME = 100
+# Bytes, as the proposal has it.
+_LONGEST_NAME = 255
+_GRAPHEME = regex.compile(r"\X")
 # Control characters, formatting characters (invisible and bidirectional ones among them), surrogates, line and
 # paragraph separators: in a name they only serve to deceive. The joiner and the selector hold emoji together.
 _HIDDEN = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
@@ -24,15 +28,31 @@ _EMOJI_GLUE = "\u200d"
 def display_name(author: Author) -> str:
     """The author's name in one line without hidden characters; never empty."""
     shown = "".join(char for char in author.name if char == _EMOJI_GLUE or unicodedata.category(char) not in _HIDDEN)
-    return " ".join(shown.split())[:_LONGEST_NAME].strip() or author.user.id
+    return _cut(" ".join(shown.split())).strip() or author.user.id
+
+
+def _cut(name: str) -> str:
+    """As much of `name` as a profile takes, without tearing what the reader sees as one character."""
+    left = _LONGEST_NAME
+    for character in _GRAPHEME.finditer(name):
+        left -= len(character.group().encode("utf-8", "replace"))
+        if left < 0:
+            return name[: character.start()]
+    return name
 
 
 def profile(author: Author) -> Json:
-    """The profile of one message. An avatar only where the homeserver has it: clients fetch nothing else."""
-    found: Json = {"id": f"{author.user.platform}_{author.user.id}", "displayname": display_name(author)}
-    if author.avatar is not None and author.avatar.platform is Platform.MATRIX:
-        found["avatar_url"] = author.avatar.locator
-    return found | {"has_fallback": True}
+    """The profile of one message. An avatar only where the homeserver has it: clients fetch nothing else.
+
+    Without one it is empty: clients would show the bot's own beside somebody else's name.
+    """
+    avatar = author.avatar
+    return {
+        "id": f"{author.user.platform}_{author.user.id}",
+        "displayname": display_name(author),
+        "avatar_url": avatar.locator if avatar is not None and avatar.platform is Platform.MATRIX else "",
+        "has_fallback": True,
+    }
 
 
 def plain_fallback(author: Author) -> str:

@@ -29,7 +29,12 @@ def test_a_whole_message() -> None:
         "body": "Bob: **hi**",
         "format": "org.matrix.custom.html",
         "formatted_body": "<strong data-mx-profile-fallback>Bob: </strong><strong>hi</strong>",
-        "com.beeper.per_message_profile": {"id": "discord_7", "displayname": "Bob", "has_fallback": True},
+        "com.beeper.per_message_profile": {
+            "id": "discord_7",
+            "displayname": "Bob",
+            "avatar_url": "",
+            "has_fallback": True,
+        },
         "m.mentions": {},
     }
 
@@ -105,7 +110,7 @@ def test_an_avatar_is_shown_only_where_the_homeserver_has_it() -> None:
     ours = Author(BOB.user, "Bob", MediaRef(Platform.MATRIX, "mxc://a/b"))
     theirs = Author(BOB.user, "Bob", MediaRef(Platform.DISCORD, "https://cdn.example/a.png"))
     profiles = [compose(delivery("x", author))["com.beeper.per_message_profile"] for author in (ours, theirs)]
-    assert [profile.get("avatar_url") for profile in profiles] == ["mxc://a/b", None]
+    assert [profile["avatar_url"] for profile in profiles] == ["mxc://a/b", ""]
 
 
 def test_a_permalink() -> None:

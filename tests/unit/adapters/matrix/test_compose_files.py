@@ -36,10 +36,22 @@ def test_a_whole_image() -> None:
         "formatted_body": ("<p><strong data-mx-profile-fallback>Bob: </strong>look</p><p><sub>a cat</sub></p>"),
         "filename": "cat.png",
         "url": "mxc://example.org/1",
-        "info": {"mimetype": "image/png", "size": 99, "w": 2, "h": 3, "org.matrix.msc4230.is_animated": True},
+        "info": {
+            "mimetype": "image/png",
+            "size": 99,
+            "w": 2,
+            "h": 3,
+            "is_animated": True,
+            "org.matrix.msc4230.is_animated": True,
+        },
         "page.codeberg.everypizza.msc4193.spoiler": True,
         "relay.attachment": "41",
-        "com.beeper.per_message_profile": {"id": "discord_7", "displayname": "Bob", "has_fallback": True},
+        "com.beeper.per_message_profile": {
+            "id": "discord_7",
+            "displayname": "Bob",
+            "avatar_url": "",
+            "has_fallback": True,
+        },
         "m.mentions": {},
     }
 
