@@ -21,6 +21,7 @@ from relay.domain.richtext import (
     Paragraph,
     RichText,
     Strong,
+    Subtext,
     Text,
 )
 
@@ -176,7 +177,14 @@ def _media(content: Json, kind: MediaKind, names: Names, *, is_reply: bool) -> C
     attachment = _attachment(content, kind, name)
     if attachment is None:
         return Content(RichText((*caption.blocks, *_without_file(kind, name).blocks)))
+    if attachment.spoiler and (reason := _spoiler_reason(content)):
+        caption = RichText((*caption.blocks, Subtext((Text(f"Spoiler: {reason}"),))))
     return Content(caption, (attachment,))
+
+
+def _spoiler_reason(content: Json) -> str:
+    """Why a file is hidden, which is there to be read before it is looked at."""
+    return _one_line(next(filter(None, (string(content.get(f"{key}.reason")) for key in _SPOILER)), ""))
 
 
 def _attachment(content: Json, kind: MediaKind, name: str) -> Attachment | None:
