@@ -5,6 +5,7 @@ from relay.sandbox.control_base import ControlBase, Id
 from relay.sandbox.dispatch import Dispatch, Intent
 from relay.sandbox.errors import Json
 from relay.sandbox.models import Overwrite
+from relay.sandbox.rest_webhooks import new_webhook_token
 from relay.sandbox.state import new_token
 
 
@@ -231,6 +232,18 @@ class WorldControl(ControlBase):
     def delete_webhook(self, webhook: Id) -> None:
         """Somebody deletes a webhook."""
         self._parts.webhooks.delete(self._state.webhook(int(webhook)))
+
+    def move_webhook(self, webhook: Id, channel: Id) -> None:
+        """Somebody moves a webhook to another channel."""
+        hook, where = self._state.webhook(int(webhook)), self._channel(channel)
+        self._parts.webhooks.move(hook, where)
+        self._parts.webhooks.changed(where)
+
+    def reset_webhook_token(self, webhook: Id) -> None:
+        """A webhook gets another token, as after it has leaked."""
+        hook = self._state.webhook(int(webhook))
+        hook.token = new_webhook_token()
+        self._parts.webhooks.changed(self._channel(hook.channel_id))
 
     def webhooks(self, channel: Id) -> list[Json]:
         """The webhooks of a channel, with their tokens."""

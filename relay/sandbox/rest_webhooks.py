@@ -48,7 +48,7 @@ class Webhooks:
             channel_id=channel.id,
             guild_id=channel.guild_id,
             name=name,
-            token=secrets.token_urlsafe(51),
+            token=new_webhook_token(),
             creator_id=creator.id,
             application_id=creator.id if creator.bot else None,
             avatar=avatar,
@@ -61,6 +61,18 @@ class Webhooks:
         """Gone; its messages stay."""
         del self.state.webhooks[hook.id]
         self.changed(self.state.channel(hook.channel_id))
+
+    def move(self, hook: Webhook, channel: Channel) -> None:
+        """To another channel of its guild; its messages stay where they are, out of its reach."""
+        if channel.guild_id != hook.guild_id:
+            raise errors.unknown("Channel")
+        if channel.type not in WEBHOOK_CHANNELS:
+            raise errors.wrong_channel_type()
+        if len(self.of_channel(channel)) >= MAX_WEBHOOKS:
+            raise errors.too_many_webhooks()
+        before = self.state.channel(hook.channel_id)
+        hook.channel_id = channel.id
+        self.changed(before)
 
     def of_channel(self, channel: Channel) -> list[Webhook]:
         """The webhooks of a channel."""
@@ -233,12 +245,15 @@ class WebhookRoutes:
         if target is not None and target != hook.channel_id:
             channel = self.state.channel(target)
             call.need(channel, Permission.MANAGE_WEBHOOKS)
-            if len(self.webhooks.of_channel(channel)) >= MAX_WEBHOOKS:
-                raise errors.too_many_webhooks()
-            hook.channel_id = target
+            self.webhooks.move(hook, channel)
         hook.name = name or hook.name
         hook.avatar = avatar if "avatar" in form else hook.avatar
         self.webhooks.changed(self.state.channel(hook.channel_id))
+
+
+def new_webhook_token() -> str:
+    """A webhook's token in the form of Discord's."""
+    return secrets.token_urlsafe(51)
 
 
 def read_name(form: Form, field: str, *, required: bool = False) -> str | None:

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
 import pytest
@@ -290,6 +290,96 @@ async def test_remakes_a_webhook_that_somebody_deleted_and_leaves_its_copies_orp
             await adapter.edit(first, world.delivery("one, mended", key="k4"))
         await adapter.delete(first, "k5")
     assert world.words() == ["two, mended"]
+    assert len(world.server.webhooks.of_channel(world.channel)) == 1
+
+
+async def settled(world: World, adapter: DiscordAdapter) -> tuple[MessageRef, MessageRef]:
+    """Post until the webhook is known, and what the gateway says of its making has come in."""
+    first = await adapter.send(world.delivery("one", key="k0"))
+    await until(lambda: world.inbox.of(MessageCreated))
+    return first, await adapter.send(world.delivery("one more", key="k1"))
+
+
+@pytest.mark.parametrize("announced", [True, False])
+async def test_a_webhook_that_was_moved_posts_nothing_elsewhere(world: World, announced: bool) -> None:
+    """Somebody moves it to another channel. It keeps its token, and Discord takes whatever is posted through it."""
+    staff = world.state.add_channel(world.guild, "staff")
+    async with world.running() as adapter:
+        first, _ = await settled(world, adapter)
+        if not announced:
+            world.server.faults.add_gateway(GatewayFault("drop", "WEBHOOKS_UPDATE", count=3))
+        hook = world.server.webhooks.of_channel(world.channel)[0]
+        world.server.webhooks.move(hook, staff)
+        world.server.webhooks.changed(staff)
+        second = await adapter.send(world.delivery("two", key="k2"))
+        assert (world.words(), staff.order) == (["one", "one more", "two"], [])
+        # What it has posted is out of its reach now.
+        await adapter.edit(second, world.delivery("two, mended", key="k3"))
+        with pytest.raises(Orphaned):
+            await adapter.edit(first, world.delivery("one, mended", key="k4"))
+        await adapter.delete(first, "k5")
+    assert world.words() == ["one more", "two, mended"]
+    # The stray one, if there was one, is nobody's message.
+    assert world.inbox.said() == []
+    assert len(world.server.webhooks.of_channel(world.channel)) == 1
+
+
+async def test_edits_through_a_moved_webhook_do_not_count_as_gone(world: World) -> None:
+    staff = world.state.add_channel(world.guild, "staff")
+    async with world.running() as adapter:
+        sent, _ = await settled(world, adapter)
+        world.server.faults.add_gateway(GatewayFault("drop", "WEBHOOKS_UPDATE", count=3))
+        world.server.webhooks.move(world.server.webhooks.of_channel(world.channel)[0], staff)
+        with pytest.raises(Orphaned):
+            await adapter.edit(sent, world.delivery("one, mended", key="k2"))
+
+
+@pytest.mark.parametrize("restarted", [True, False])
+async def test_a_message_in_the_wrong_channel_is_found_and_removed_after_a_crash(world: World, restarted: bool) -> None:
+    staff = world.state.add_channel(world.guild, "staff")
+    now = SystemClock().now()
+    async with world.running(world.channel, staff) as adapter:
+        _, last = await settled(world, adapter)
+        there = replace(world.delivery("second", key="k9"), channel=ChannelRef(Platform.DISCORD, str(staff.id)))
+        await adapter.send(there)
+        hook = world.server.webhooks.of_channel(world.channel)[0]
+        world.server.faults.add_gateway(GatewayFault("drop", "WEBHOOKS_UPDATE", count=3))
+        world.server.webhooks.move(hook, staff)
+        if not restarted:
+            # It is posted, and nobody hears of it.
+            world.server.faults.add(Fault("reset", "POST", "/webhooks/", when="after"))
+            with pytest.raises(Transient):
+                await adapter.send(world.delivery("second", key="k2"))
+            assert len(staff.order) == 2
+            suspect = world.delivery("second", key="k2", suspect=True, after=last, queued_at=now)
+            await adapter.send(suspect)
+    if restarted:
+        world.server.messages.post_as_webhook(staff, hook, Draft(content="second"), "Alice", None)
+        world.say("between")
+        async with world.running(world.channel, staff) as adapter:
+            suspect = world.delivery("second", key="k2", suspect=True, after=last, queued_at=now)
+            await adapter.send(suspect)
+            assert world.words() == ["one", "one more", "between", "second"]
+            # A webhook that is away from home speaks for nobody, not even where it is now.
+            await adapter.send(replace(there, key="k10", content=Content(RichText.plain("third"))))
+    assert "second" in world.words()
+    # The same words by the same person, said there, stay there.
+    assert [staff.messages[one].content for one in staff.order] == (["second", "third"] if restarted else ["second"])
+    assert all(staff.messages[one].webhook_id != hook.id for one in staff.order)
+
+
+async def test_a_webhook_whose_token_was_changed_is_looked_up_again(world: World) -> None:
+    async with world.running() as adapter:
+        sent = await adapter.send(world.delivery("one"))
+        for number in range(2):
+            world.server.faults.add_gateway(GatewayFault("drop", "WEBHOOKS_UPDATE", count=1))
+            hook = world.server.webhooks.of_channel(world.channel)[0]
+            hook.token = f"another {number}"
+            if number:
+                await adapter.edit(sent, world.delivery("one, mended", key="k2"))
+            else:
+                await adapter.send(world.delivery("two", key="k3"))
+    assert world.words() == ["one, mended", "two"]
     assert len(world.server.webhooks.of_channel(world.channel)) == 1
 
 

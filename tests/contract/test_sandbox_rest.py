@@ -472,6 +472,25 @@ async def test_a_webhook_reaches_only_its_own_messages_and_threads(place: Place)
     assert status == 404
 
 
+async def test_a_webhook_is_moved_with_its_token_and_without_its_messages(place: Place) -> None:
+    path = await place.hook()
+    hook = path.split("/")[2]
+    staff = place.control.create_channel(place.guild, "staff")["id"]
+    _, before = await place.call("POST", f"{path}?wait=1", json={"content": "here"})
+    # A webhook's own token does not move it.
+    await place.call("PATCH", path, json={"channel_id": staff})
+    assert (await place.call("GET", path))[1]["channel_id"] == place.channel
+    status, moved = await place.call("PATCH", f"/webhooks/{hook}", json={"channel_id": staff})
+    assert (status, moved["channel_id"]) == (200, staff)
+    _, after = await place.call("POST", f"{path}?wait=1", json={"content": "there"})
+    assert (before["channel_id"], after["channel_id"]) == (place.channel, staff)
+    unknown = (404, {"message": "Unknown Message", "code": 10008})
+    assert await place.call("PATCH", f"{path}/messages/{before['id']}", json={"content": "x"}) == unknown
+    assert await place.call("DELETE", f"{path}/messages/{before['id']}") == unknown
+    elsewhere = place.control.create_channel(place.control.create_guild("Elsewhere")["id"], "far")["id"]
+    assert (await place.call("PATCH", f"/webhooks/{hook}", json={"channel_id": elsewhere}))[0] in {403, 404}
+
+
 # --- Threads, members -----------------------------------------------------------------------------------------
 
 

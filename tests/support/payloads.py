@@ -93,7 +93,11 @@ async def _from_discord(case: Case) -> list[Event]:
     guilds.session_started(cast(discord.Client, _Picture(context)))
     for user, nickname in context.get("nicknames", {}).items():
         guilds.remember_nickname(GUILD, user, nickname)
-    webhooks = Webhooks(Rest(token="", api_url="http://127.0.0.1:9/api/v10", clock=clock, limits=Limits(clock)))
+
+    async def keep(channel: str, webhooks: tuple[str, ...]) -> None:
+        """Nothing is posted here."""
+
+    webhooks = Webhooks(Rest(token="", api_url="http://127.0.0.1:9/api/v10", clock=clock, limits=Limits(clock)), keep)
     webhooks.ids.add(OUR_WEBHOOK)
     translator = Translator(
         me=Self(ME_ON_DISCORD, ME_ON_DISCORD),

@@ -25,11 +25,11 @@ from relay.adapters.discord.limits import REQUESTS_PER_SECOND, Limits
 from relay.adapters.discord.media import FILE_SIZE, MOST_FILES, REQUEST_SIZE, Media
 from relay.adapters.discord.outbound import Outbound, readable
 from relay.adapters.discord.people import People
-from relay.adapters.discord.reading import Pump, Self, Translator
+from relay.adapters.discord.reading import Pump, Self, Translator, webhooks_stream
 from relay.adapters.discord.recent import Recent
 from relay.adapters.discord.rest import Json, Refused, Rest, Route
 from relay.core.backoff import Backoff
-from relay.core.ports import Batch, Clock, Delivery, Files, Inbox, MediaStream, Quotation, SideHealth
+from relay.core.ports import Batch, Clock, Cursor, Delivery, Files, Inbox, MediaStream, Quotation, SideHealth
 from relay.domain.capabilities import Capabilities
 from relay.domain.content import Author
 from relay.domain.events import MessageCreated
@@ -79,7 +79,7 @@ class DiscordAdapter:
         self._media = Media(self._rest, files, api_url)
         self._guilds = Guilds(clock)
         self._people = People(self._rest, clock)
-        self._webhooks = Webhooks(self._rest)
+        self._webhooks = Webhooks(self._rest, self._keep_webhooks)
         self._recent = recent = Recent()
         translator = Translator(
             me=self._me,
@@ -185,6 +185,11 @@ class DiscordAdapter:
             else:
                 return
 
+    async def _keep_webhooks(self, channel: str, webhooks: tuple[str, ...]) -> None:
+        await self._connected().receive(
+            Batch(cursors=(Cursor(Platform.DISCORD, webhooks_stream(channel), " ".join(webhooks)),))
+        )
+
     def _connected(self) -> Inbox:
         if self._inbox is None:
             raise Transient("Discord is not connected yet")
@@ -198,6 +203,7 @@ class DiscordAdapter:
         # They are the same but for the oldest bots.
         self._me.application = str(client.application_id or self._me.user)
         self._webhooks.belong_to(self._me.application, self._me.user)
+        self._webhooks.something_missed()
         self._guilds.session_started(client)
         self._channels.session_started()
         self._health = SideHealth("ready")
@@ -210,6 +216,7 @@ class DiscordAdapter:
 
     def something_missed(self) -> None:
         """See `gateway.Listener`."""
+        self._webhooks.something_missed()
         self._channels.something_missed()
 
     def disconnected(self, reason: str) -> None:
@@ -218,6 +225,8 @@ class DiscordAdapter:
 
     def dispatched(self, event: str, data: Mapping[str, Json]) -> None:
         """See `gateway.Listener`."""
+        if event == "WEBHOOKS_UPDATE":
+            self._webhooks.changed(str(data["channel_id"]))
         self._guilds.observe(event, data)
         self._feeds.offer(event, data)
         if event in CHANGES:

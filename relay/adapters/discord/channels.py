@@ -11,7 +11,7 @@ from relay.adapters.discord.guilds import Guilds, Place
 from relay.adapters.discord.history import History
 from relay.adapters.discord.identity import Webhooks
 from relay.adapters.discord.outbound import readable
-from relay.adapters.discord.reading import DECLARED, reference, stream, threads_stream
+from relay.adapters.discord.reading import DECLARED, reference, stream, threads_stream, webhooks_stream
 from relay.adapters.discord.rest import ApiError
 from relay.core.backoff import Backoff
 from relay.core.ports import Batch, Clock, Cursor, Inbox
@@ -129,12 +129,15 @@ class Channels:
             streams = (stream(channel), threads_stream(channel), *map(stream, threads))
             cursors += (Cursor(Platform.DISCORD, name, "") for name in streams)
         await inbox.receive(Batch(cursors=tuple(cursors)))
+        for channel in names.difference(address.value for address in self._recorded or ()):
+            used = await inbox.cursor(Platform.DISCORD, webhooks_stream(channel)) or ""
+            self._webhooks.remember(channel, tuple(used.split()))
         self._recorded = declared
 
     async def _open(self, inbox: Inbox, group: asyncio.TaskGroup, address: ChannelAddress, place: Place) -> None:
+        await self._survey(place.guild)
         feed = self._feeds.get(address.value)
         if feed is None:
-            await self._survey(place.guild)
             spoken_in = await inbox.cursor(Platform.DISCORD, threads_stream(address.value))
             feed = Feed(address, reference(address.value), place, threads=(spoken_in or "").split())
             # From here on its events are kept, so nothing falls between this and the reading.

@@ -45,6 +45,7 @@ RAW_EVENTS = frozenset(
         "MESSAGE_REACTION_ADD",
         "TYPING_START",
         "GUILD_STICKERS_UPDATE",
+        "WEBHOOKS_UPDATE",
     }
 )
 
@@ -79,6 +80,7 @@ def intents() -> discord.Intents:
     return discord.Intents(
         guilds=True,
         emojis_and_stickers=True,
+        webhooks=True,
         guild_messages=True,
         message_content=True,
         guild_reactions=True,

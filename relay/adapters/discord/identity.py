@@ -6,14 +6,16 @@
 import asyncio
 import re
 import unicodedata
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 import structlog
 
 from relay.adapters.discord.limits import POSTING_PATIENCE
-from relay.adapters.discord.rest import Json, Method, Refused, Rest, Route, Unanswered
+from relay.adapters.discord.rest import ApiError, Json, Method, Refused, Rest, Route, Unanswered
 from relay.domain.content import Author
 from relay.domain.richtext import Paragraph, RichText, Strong, Text
+from relay.errors import StoreUnavailable
 
 _log = structlog.get_logger(__name__)
 
@@ -22,7 +24,12 @@ NAME_LENGTH = 80
 # What `introduced` puts in front takes at most: each character of the name escaped, `****: `.
 FALLBACK_LENGTH = 2 * NAME_LENGTH + 8
 UNKNOWN_WEBHOOK = 10015
+INVALID_WEBHOOK_TOKEN = 50027
 TOO_MANY_WEBHOOKS = 30007
+# What a webhook answers once somebody has moved it to a forum.
+THREAD_NEEDED = 220001
+# Of how many webhooks it is remembered for which channel they were made.
+_REMEMBERED_IN_A_CHANNEL = 5
 
 # https://docs.discord.com/developers/resources/user#usernames-and-nicknames and …/resources/webhook#create-webhook.
 # One letter of each becomes its Cyrillic twin: it looks the same, and is neither refused nor the word.
@@ -123,15 +130,25 @@ class Webhook:
 class Webhooks:
     """The webhooks of our application: one for each channel, found again after a restart by who owns it.
 
+    A moderator may move a webhook to another channel at any time
+    (https://docs.discord.com/developers/resources/webhook#modify-webhook). It keeps its token, so what is posted
+    through it would go there without an error. So what is known of a channel is looked up again after each
+    WEBHOOKS_UPDATE, and the home of each webhook, the channel that it was first used for, is remembered in the store
+    through `keep`: one that is away from home is never used.
+
     `ids` holds every webhook known to be ours: what they post is an echo.
     """
 
-    def __init__(self, rest: Rest) -> None:
+    def __init__(self, rest: Rest, keep: Callable[[str, tuple[str, ...]], Awaitable[None]]) -> None:
         self._rest = rest
+        self._keep_homes = keep
         self._application = ""
         self._user = ""
         self._tokenless: set[str] = set()
         self._by_channel: dict[str, tuple[Webhook, ...]] = {}
+        self._tokens: dict[str, str] = {}
+        self._homes: dict[str, tuple[str, ...]] = {}
+        self._changed: set[str] = set()
         self._locks: dict[str, asyncio.Lock] = {}
         self.ids: set[str] = set()
 
@@ -140,6 +157,19 @@ class Webhooks:
         self._application = application
         self._user = user
 
+    def remember(self, channel: str, webhooks: tuple[str, ...]) -> None:
+        """These webhooks were used for a channel in an earlier life."""
+        self._homes[channel] = webhooks
+        self.ids.update(webhooks)
+
+    def changed(self, channel: str) -> None:
+        """A webhook of the channel was made, deleted or moved, by whomever."""
+        self._changed.add(channel)
+
+    def something_missed(self) -> None:
+        """There may have been changes everywhere."""
+        self._changed.update(self._by_channel)
+
     async def survey(self, guild: str) -> None:
         """Look at all webhooks of a guild in one request. The bot needs Manage Webhooks in the whole guild."""
         listed = await self._rest.call(Route("GET", "/guilds/{guild}/webhooks", {"guild": guild}))
@@ -147,41 +177,89 @@ class Webhooks:
             return
         channels = {item["channel_id"] for item in listed if item.get("channel_id")}
         for channel in channels:
+            self._changed.discard(channel)
             self._learn(channel, [item for item in listed if item.get("channel_id") == channel])
 
     async def of(self, channel: str) -> Webhook:
         """The channel's webhook, made if there is none. Raises an `ApiError`."""
         async with self._lock(channel):
-            if not self._by_channel.get(channel):
+            if not self._by_channel.get(channel) or channel in self._changed:
                 await self._look(channel)
             if not self._by_channel.get(channel):
                 self._keep(channel, [await self._make(channel)])
-            return self._by_channel[channel][0]
+            hook = self._by_channel[channel][0]
+            await self._settle(channel, hook)
+            return hook
+
+    def used_in(self, channel: str) -> tuple[str, ...]:
+        """The webhooks that were used for a channel lately, wherever they are now."""
+        return self._homes.get(channel, ())
+
+    async def whereabouts(self, webhook: str) -> str | None:
+        """The channel that one of our webhooks posts into now; None where that cannot be said. Raises an `ApiError`."""
+        token = self._tokens.get(webhook)
+        route = Route("GET", "/webhooks/{webhook}", {"webhook": webhook})
+        if token is not None:
+            ids = {"webhook": webhook, "token": token}
+            route = Route("GET", "/webhooks/{webhook}/{token}", ids, token=False)
+        try:
+            found = await self._rest.call(route)
+        except Refused as error:
+            # Deleted, or moved to where the bot may not manage webhooks.
+            _log.info("webhook not looked up", webhook=webhook, status=error.status, code=error.code)
+            return None
+        return str(found["channel_id"]) if isinstance(found, dict) and found.get("channel_id") else None
 
     async def owner(self, channel: str, webhook: str) -> Webhook | None:
         """The webhook of that ID, if it is ours and still there. Raises an `ApiError`."""
         async with self._lock(channel):
-            known = self._known(channel, webhook)
+            known = None if channel in self._changed else self._known(channel, webhook)
             if known is None:
                 await self._look(channel)
                 known = self._known(channel, webhook)
             return known
 
     def gone(self, channel: str, webhook: Webhook) -> None:
-        """Somebody has deleted it. Discord asks not to use it again."""
+        """Somebody has deleted it, or given it another token. Discord asks not to use it again."""
         _log.warning("webhook deleted by somebody", channel=channel, webhook=webhook.id)
+        self._forget(channel, webhook)
+
+    def moved(self, channel: str, webhook: Webhook, where: str) -> None:
+        """Somebody has moved it to the channel `where`."""
+        _log.warning("webhook moved by somebody", channel=channel, webhook=webhook.id, moved_to=where)
+        self._forget(channel, webhook)
+
+    def _forget(self, channel: str, webhook: Webhook) -> None:
         self._by_channel[channel] = tuple(one for one in self._by_channel.get(channel, ()) if one.id != webhook.id)
+
+    async def _settle(self, channel: str, hook: Webhook) -> None:
+        """Have it on disk that the webhook is at home here, before anything is posted through it."""
+        known = self._homes.get(channel, ())
+        if hook.id in known:
+            return
+        homes = (*known, hook.id)[-_REMEMBERED_IN_A_CHANNEL:]
+        try:
+            await self._keep_homes(channel, homes)
+        except StoreUnavailable as error:
+            raise Unanswered(f"the webhook's channel cannot be remembered ({error.reason})", sent=False) from error
+        self._homes[channel] = homes
 
     def _known(self, channel: str, webhook: str) -> Webhook | None:
         return next((one for one in self._by_channel.get(channel, ()) if one.id == webhook), None)
 
     async def _look(self, channel: str) -> None:
+        # Cleared before the question, so that a change meanwhile is not lost.
+        self._changed.discard(channel)
         try:
             listed = await self._rest.call(Route("GET", "/channels/{channel}/webhooks", {"channel": channel}))
         except Refused as error:
             if not error.bare:
+                self._changed.add(channel)
                 raise
             return  # what was made here is known all the same
+        except ApiError:
+            self._changed.add(channel)
+            raise
         self._learn(channel, listed if isinstance(listed, list) else [])
 
     async def _make(self, channel: str) -> Webhook:
@@ -203,12 +281,14 @@ class Webhooks:
 
     def _learn(self, channel: str, listed: list[dict[str, Json]]) -> None:
         # The oldest first: two daemons that each made one end up using the same.
-        ours = [item for item in sorted(listed, key=_age) if self._is_ours(item)]
+        away = {one for home, used in self._homes.items() if home != channel for one in used}
+        ours = [item for item in sorted(listed, key=_age) if self._is_ours(item) and str(item["id"]) not in away]
         self._keep(channel, [Webhook(str(item["id"]), str(item["token"])) for item in ours])
 
     def _keep(self, channel: str, ours: list[Webhook]) -> None:
         self._by_channel[channel] = tuple(ours)
         self.ids.update(webhook.id for webhook in ours)
+        self._tokens.update((webhook.id, webhook.token) for webhook in ours)
 
     def _is_ours(self, item: dict[str, Json]) -> bool:
         # Webhooks that follow a channel, and those of other applications, come without a token.
@@ -227,5 +307,6 @@ def _age(item: dict[str, Json]) -> int:
 
 
 def is_gone(error: Refused) -> bool:
-    """Whether the answer says that the webhook itself is not there (or its token no longer valid)."""
-    return error.code in {UNKNOWN_WEBHOOK, 50027} or (error.status == 401 and error.code == 0) or error.bare
+    """Whether the answer says that the webhook itself is not there (any more), or that its token is not valid."""
+    gone = error.code in {UNKNOWN_WEBHOOK, INVALID_WEBHOOK_TOKEN, THREAD_NEEDED}
+    return gone or (error.status == 401 and error.code == 0) or error.bare

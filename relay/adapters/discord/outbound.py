@@ -9,7 +9,7 @@ from relay.adapters.discord.feeds import Feeds
 from relay.adapters.discord.identity import Webhooks, is_gone
 from relay.adapters.discord.inbound import jump_url
 from relay.adapters.discord.media import Media, have_same_files
-from relay.adapters.discord.posting import MISSING, Poster
+from relay.adapters.discord.posting import MISSING, UNKNOWN_MESSAGE, Poster
 from relay.adapters.discord.reading import Self, Translator
 from relay.adapters.discord.recent import Recent, Seen
 from relay.adapters.discord.rest import Json, Limited, Refused, Rest, Route, Unanswered
@@ -23,7 +23,9 @@ _log = structlog.get_logger(__name__)
 
 FAILED_SIGN = "⚠️"
 
-_UNKNOWN_CHANNEL, _UNKNOWN_MESSAGE = 10003, 10008
+_UNKNOWN_CHANNEL = 10003
+# A webhook's token may have been changed since.
+_TOKENS_TRIED = 2
 _TOO_LARGE = 40005
 _MISSING_ACCESS = 50001
 # Auto-moderation and the like: what was written is what is refused.
@@ -61,7 +63,7 @@ def readable(channel: str) -> Iterator[None]:
 def _refusal(error: Refused, channel: str) -> DeliveryError:
     said = f"Discord said: {error.message}"
     match error:
-        case Refused(code=code) if code == _UNKNOWN_MESSAGE:
+        case Refused(code=code) if code == UNKNOWN_MESSAGE:
             return TargetGone(said)
         case Refused(code=code) if code == _UNKNOWN_CHANNEL:
             # Waits rather than dies: the operator may point the pair at another channel, and nothing is lost.
@@ -142,19 +144,27 @@ class Outbound:
         self._recent.put(target.id, Seen(channel, seen.author, seen.user, seen.webhook, delivery.content))
 
     async def _edit_through(self, webhook: str, seen: Seen, target: MessageRef, delivery: Delivery) -> None:
-        hook = await self._webhooks.owner(target.channel.id, webhook)
-        if hook is None:
-            raise Orphaned("the webhook that posted it was deleted")
         body = {"content": said_by_webhook(delivery.content), "allowed_mentions": allowed_mentions(delivery.content)}
-        try:
-            await self._change(hook.message_route("PATCH", target.id), body, seen, delivery)
-        except Refused as error:
-            if not is_gone(error):
-                raise
-            if error.bare:
-                await self._ask_for(target)  # or it is the message that is gone
-            self._webhooks.gone(target.channel.id, hook)
-            raise Orphaned("the webhook that posted it was deleted") from None
+        for _ in range(_TOKENS_TRIED):
+            hook = await self._webhooks.owner(target.channel.id, webhook)
+            if hook is None:
+                break
+            try:
+                await self._change(hook.message_route("PATCH", target.id), body, seen, delivery)
+            except Refused as error:
+                if error.code == UNKNOWN_MESSAGE:
+                    # Unless the message is gone, it is the webhook: one that was moved finds none of its messages.
+                    await self._ask_for(target)
+                    self._webhooks.changed(target.channel.id)
+                    break
+                if not is_gone(error):
+                    raise
+                if error.bare:
+                    await self._ask_for(target)  # or it is the message that is gone
+                self._webhooks.gone(target.channel.id, hook)
+            else:
+                return
+        raise Orphaned("the webhook that posted it was deleted or moved")
 
     async def _change(self, route: Route, body: dict[str, Json], seen: Seen, delivery: Delivery) -> None:
         """Change a message, its files too, where it is to have others. They stand in place of all that it has."""
@@ -216,6 +226,10 @@ class Outbound:
         try:
             await self._rest.call(hook.message_route("DELETE", target.id))
         except Refused as error:
+            if error.code == UNKNOWN_MESSAGE:
+                await self._ask_for(target)
+                self._webhooks.changed(target.channel.id)
+                return False
             if not is_gone(error):
                 raise
             self._webhooks.gone(target.channel.id, hook)
@@ -244,7 +258,8 @@ class Outbound:
     async def _is_own(self, target: MessageRef, seen: Seen) -> bool:
         if seen.webhook is None:
             return seen.user == self._me.user
-        return await self._webhooks.owner(target.channel.id, seen.webhook) is not None
+        known = seen.webhook in self._webhooks.ids
+        return known or await self._webhooks.owner(target.channel.id, seen.webhook) is not None
 
     async def mark_failed(self, source: MessageRef) -> bool:
         """See `Adapter.mark_failed`."""
@@ -258,7 +273,7 @@ class Outbound:
                 await self._rest.call(route)
             except Refused as error:
                 # Not allowed here, blocked by the author, or too many reactions already.
-                if error.bare or (error.code != _UNKNOWN_MESSAGE and error.status in {400, 403}):
+                if error.bare or (error.code != UNKNOWN_MESSAGE and error.status in {400, 403}):
                     return False
                 raise
         return True

@@ -11,7 +11,7 @@ from relay.adapters.discord.limits import POSTING_PATIENCE
 from relay.adapters.discord.media import Media
 from relay.adapters.discord.reading import Self
 from relay.adapters.discord.recent import Recent, Seen
-from relay.adapters.discord.rest import Json, Refused, Rest, Route, Unanswered
+from relay.adapters.discord.rest import ApiError, Json, Refused, Rest, Route, Unanswered
 from relay.adapters.discord.wording import TEXT_LENGTH, allowed_mentions, said_by_bot, said_by_webhook, webhook_body
 from relay.core.ports import Clock, Delivery
 from relay.domain.content import Author
@@ -19,6 +19,9 @@ from relay.errors import Blocked
 
 _log = structlog.get_logger(__name__)
 
+UNKNOWN_MESSAGE = 10008
+# Each of them may be deleted or moved by somebody just before it is used.
+_WEBHOOKS_TRIED = 3
 # Missing Access, Missing Permissions
 MISSING = frozenset({50001, 50013})
 # Seconds until a webhook is asked for again: a permission comes back with an announcement, room for one does not.
@@ -61,33 +64,65 @@ class Poster:
 
     async def _post(self, delivery: Delivery, channel: str) -> str:
         author = delivery.author
-        hook = await self._webhook(channel) if author is not None else None
-        if author is None or hook is None:
-            return await self._post_as_bot(delivery, channel)
-        try:
-            return await self._post_through(hook, delivery, author)
-        except Refused as error:
-            if not is_gone(error):
-                raise
-        # Nothing was posted, so the message goes on through a new one.
-        self._webhooks.gone(channel, hook)
-        hook = await self._webhook(channel)
-        if hook is None:
-            return await self._post_as_bot(delivery, channel)
-        return await self._post_through(hook, delivery, author)
+        for _ in range(_WEBHOOKS_TRIED):
+            hook = await self._webhook(channel) if author is not None else None
+            if author is None or hook is None:
+                return await self._post_as_bot(delivery, channel)
+            try:
+                answer = await self._post_through(hook, delivery, author)
+            except Refused as error:
+                if not is_gone(error):
+                    raise
+                # Nothing was posted, so the message goes on through another one.
+                self._webhooks.gone(channel, hook)
+                continue
+            message, where = _id(answer), str(answer.get("channel_id") or channel)
+            if where == channel:
+                self._recent.put(message, Seen(channel, author.name, hook.id, hook.id, delivery.content))
+                return message
+            self._webhooks.moved(channel, hook, where)
+            await self._take_back(hook.id, where, message, hook)
+        raise Unanswered("the webhooks of this channel keep disappearing", sent=False)
 
-    async def _post_through(self, hook: Webhook, delivery: Delivery, author: Author) -> str:
+    async def _take_back(self, webhook: str, where: str, message: str, hook: Webhook | None = None) -> None:
+        """Remove what was posted in a channel where it was not meant to be. Raises `Unanswered`, and is tried again."""
+        ids = {"channel": where, "message": message}
+        routes = [Route("DELETE", "/channels/{channel}/messages/{message}", ids)]
+        if hook is not None:
+            routes.insert(0, hook.message_route("DELETE", message))
+        reason = ""
+        for route in routes:
+            try:
+                await self._rest.call(route)
+            except Refused as error:
+                if error.code == UNKNOWN_MESSAGE:
+                    break
+                reason = error.message
+            except ApiError as error:
+                # The next try finds it, and posts nothing before it is gone.
+                raise Unanswered(f"a message in the wrong channel is still there ({error})", sent=True) from error
+            else:
+                break
+        else:
+            _log.error(
+                "a message that a moved webhook posted cannot be removed",
+                channel=where,
+                message=message,
+                reason=reason,
+                remedy="delete it, and give the bot's role Manage Messages there",
+            )
+            return
+        _log.warning("message taken back from the wrong channel", channel=where, webhook=webhook, message=message)
+
+    async def _post_through(self, hook: Webhook, delivery: Delivery, author: Author) -> Json:
         body: dict[str, Json] = webhook_body(delivery.content, author)
         try:
-            answer = await self._call(hook.route(), body, delivery, query={"wait": "true"})
+            return await self._call(hook.route(), body, delivery, query={"wait": "true"})
         except Refused as error:
-            if error.status != 400 or body.pop("avatar_url", None) is None:
+            if error.status != 400 or is_gone(error) or body.pop("avatar_url", None) is None:
                 raise
             # A picture that Discord does not take is no reason to lose the message.
-            answer = await self._call(hook.route(), body, delivery, query={"wait": "true"})
-        message = _id(answer)
-        self._recent.put(message, Seen(delivery.channel.id, author.name, hook.id, hook.id, delivery.content))
-        return message
+            return await self._call(hook.route(), body, delivery, query={"wait": "true"})
 
     async def _post_as_bot(self, delivery: Delivery, channel: str) -> str:
         feed = self._feeds.get(channel)
@@ -156,6 +191,7 @@ class Poster:
         if author is not None:
             # Finding it tells which webhooks are ours.
             await self._webhook(channel)
+            await self._take_back_strays(delivery, channel, author)
         found = [
             message
             for message in await adoption.candidates(self._rest, channel, delivery)
@@ -167,6 +203,24 @@ class Poster:
                     _log.info("earlier try adopted", channel=channel, message=message["id"])
                     return str(message["id"])
         return None
+
+    async def _take_back_strays(self, delivery: Delivery, channel: str, author: Author) -> None:
+        """Remove what an earlier try has posted through a webhook of this channel that was moved to another one."""
+        for webhook in self._webhooks.used_in(channel):
+            where = await self._webhooks.whereabouts(webhook)
+            if where is None or where == channel:
+                continue
+            try:
+                there = await adoption.candidates(self._rest, where, delivery)
+            except Refused as error:
+                # Where the bot may not read, it cannot know.
+                _log.warning("no look where a webhook was moved to", channel=where, webhook=webhook, code=error.code)
+                continue
+            for message in there:
+                # Nobody else posts through it, and each lane has one message on its way.
+                shown = (message.get("author") or {}).get("username")
+                if str(message.get("webhook_id")) == webhook and shown == username(author):
+                    await self._take_back(webhook, where, str(message["id"]))
 
     def _is(self, expected: adoption.Expected, message: Mapping[str, Json], *, exactly: bool) -> bool:
         return expected.is_met_by(

@@ -33,6 +33,11 @@ def threads_stream(channel: str) -> str:
     return f"threads:{channel}"
 
 
+def webhooks_stream(channel: str) -> str:
+    """The cursor that holds which webhooks were used for a channel lately, by ID, with spaces between them."""
+    return f"webhooks:{channel}"
+
+
 DECLARED = "declared"
 """The cursor that holds which channels were declared last, by ID, with spaces between them."""
 
