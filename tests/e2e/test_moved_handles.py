@@ -1,5 +1,6 @@
 """What the relay knows of a platform changes under it: a webhook is moved, an alias names another room."""
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -19,14 +20,18 @@ async def until_logged(place: Town, words: str) -> None:
     await eventually(lines, bool, what=place.daemon.log)
 
 
+def contains(text: str, words: list[str]) -> bool:
+    return text in words
+
+
 async def started(place: Town) -> str:
     """A daemon that has posted through its webhook and heard all that Discord says of it; the webhook's ID."""
     await place.daemon.start()
     for text in ("one", "two"):
         await place.tell("help", text)
-        await place.until_discord("help", lambda words, text=text: text in words)
+        await place.until_discord("help", partial(contains, text))
         place.say("help", f"{text} arrived")
-        await place.until_matrix("help", lambda words, text=text: f"{text} arrived" in words)
+        await place.until_matrix("help", partial(contains, f"{text} arrived"))
     return str(place.control.webhooks(place.channels["help"])[0]["id"])
 
 
