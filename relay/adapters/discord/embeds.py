@@ -4,79 +4,125 @@ https://docs.discord.com/developers/resources/message#embed-object,
 https://docs.discord.com/developers/components/reference, https://docs.discord.com/developers/resources/poll
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
+from relay.adapters.discord.markup import Names, link, parse, parse_inline, parse_references
+from relay.domain.ids import MediaRef, Platform
 from relay.domain.richtext import (
     Block,
     BulletList,
+    Code,
+    CodeBlock,
+    CustomEmoji,
+    Heading,
     Inline,
     LineBreak,
-    Link,
     ListItem,
     Paragraph,
     Quote,
     RichText,
     Rule,
+    Spoiler,
     Strong,
     Subtext,
     Text,
     Timestamp,
 )
+from relay.domain.transform import map_blocks
 
 Json = Mapping[str, Any]
-# Discord's dialect -> the tree, with the message's own names filled in.
-Parse = Callable[[str], RichText]
 
 # Everything else is a preview that Discord made of a link in the text: the link itself crosses.
 OWN_EMBEDS = frozenset({"rich", "poll_result"})
 _DEPTH = 8
 
 
-def embeds(items: list[Json], parse: Parse) -> Iterator[Block]:
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """Reads the texts of one message, each as clients show it in its place.
+
+    Titles and the names of fields have markup and emoji (https://github.com/skyra-project/discord-components/issues/400,
+    https://github.com/skyra-project/discord-components/pull/168), the values of fields all but headings, authors and
+    footers none (https://github.com/Pycord-Development/pycord/issues/96).
+    """
+
+    names: Names
+
+    def blocks(self, text: object, *, headings: bool = True) -> tuple[Block, ...]:
+        """A text of its own."""
+        return parse(_string(text), names=self.names, headings=headings).blocks
+
+    def line(self, text: object) -> tuple[Inline, ...]:
+        """A title, with its markup."""
+        return parse_inline(_string(text), names=self.names)
+
+    def words(self, text: object) -> tuple[Inline, ...]:
+        """Words without markup; emoji and people in them are called by their names all the same."""
+        return parse_references(_string(text), names=self.names)
+
+    def linked(self, words: tuple[Inline, ...], url: object) -> tuple[Inline, ...]:
+        """`words` as a link, where `url` is one; one to a message leads to its copy."""
+        if words and isinstance(url, str) and url.startswith(("https://", "http://")):
+            return (link(url, words, self.names, preview=False),)
+        return words
+
+    def emoji(self, item: object) -> tuple[Inline, ...]:
+        """An emoji object (https://docs.discord.com/developers/resources/emoji#emoji-object)."""
+        fields = _mapping(item)
+        name, emoji = _string(fields.get("name")), _string(fields.get("id"))
+        moves = bool(fields.get("animated"))
+        if not emoji:
+            return (Text(name),) if name else ()
+        source = MediaRef(Platform.DISCORD, self.names.emoji_url(emoji, moves))
+        return (CustomEmoji(name or "emoji", emoji, source, moves),)
+
+
+# --- Embeds -------------------------------------------------------------------------------------------------
+
+
+def embeds(items: list[Json], reader: Reader) -> Iterator[Block]:
     """The embeds that a bot or a webhook wrote, each as a quotation."""
     for item in items:
         kind = item.get("type", "rich")
         if kind == "poll_result":
-            yield from _poll_result(item)
-        elif kind in OWN_EMBEDS and (blocks := tuple(_embed(item, parse))):
+            yield from _poll_result(item, reader)
+        elif kind in OWN_EMBEDS and (blocks := tuple(_embed(item, reader))):
             yield Quote(blocks)
 
 
-def _embed(item: Json, parse: Parse) -> Iterator[Block]:
-    provider, author = _name(item.get("provider")), _mapping(item.get("author"))
-    if provider:
-        yield Subtext((Text(provider),))
-    if name := _name(author):
-        yield Paragraph(_linked(name, author.get("url")))
-    if title := _line(item.get("title")):
-        yield Paragraph((Strong(_linked(title, item.get("url"))),))
-    yield from parse(str(item.get("description") or "")).blocks
+def _embed(item: Json, reader: Reader) -> Iterator[Block]:
+    if provider := reader.words(_mapping(item.get("provider")).get("name")):
+        yield Subtext(provider)
+    author = _mapping(item.get("author"))
+    if name := reader.words(author.get("name")):
+        yield Paragraph(reader.linked(name, author.get("url")))
+    if title := reader.line(item.get("title")):
+        yield Paragraph((Strong(reader.linked(title, item.get("url"))),))
+    yield from reader.blocks(item.get("description"))
     for entry in item.get("fields") or ():
-        yield from _field(_line(entry.get("name")), parse(str(entry.get("value") or "")).blocks)
+        yield from _field(reader.line(entry.get("name")), reader.blocks(entry.get("value"), headings=False))
     for key in ("image", "video", "thumbnail"):
         if url := _mapping(item.get(key)).get("url"):
-            yield Paragraph(_linked(key.capitalize(), url))
+            yield Paragraph(reader.linked((Text(key.capitalize()),), url))
             break
-    yield from _footer(item)
+    yield from _footer(item, reader)
 
 
-def _field(name: str, value: tuple[Block, ...]) -> Iterator[Block]:
-    heading = Strong((Text(name),))
+def _field(name: tuple[Inline, ...], value: tuple[Block, ...]) -> Iterator[Block]:
     match value:
         case (Paragraph(children), *rest) if name:
-            yield Paragraph((heading, LineBreak(), *children))
+            yield Paragraph((Strong(name), LineBreak(), *children))
             yield from rest
         case _:
-            yield from (Paragraph((heading,)),) if name else ()
+            yield from (Paragraph((Strong(name),)),) if name else ()
             yield from value
 
 
-def _footer(item: Json) -> Iterator[Block]:
-    nodes: list[Inline] = []
-    if text := _line(_mapping(item.get("footer")).get("text")):
-        nodes.append(Text(text))
+def _footer(item: Json, reader: Reader) -> Iterator[Block]:
+    nodes: list[Inline] = list(reader.words(_mapping(item.get("footer")).get("text")))
     if moment := moment_of(item.get("timestamp")):
         nodes += [Text(" • ")] if nodes else []
         nodes.append(Timestamp(moment))
@@ -84,27 +130,33 @@ def _footer(item: Json) -> Iterator[Block]:
         yield Subtext(tuple(nodes))
 
 
-def _poll_result(item: Json) -> Iterator[Block]:
+# --- Polls --------------------------------------------------------------------------------------------------
+
+
+def _poll_result(item: Json, reader: Reader) -> Iterator[Block]:
     values = {entry.get("name"): str(entry.get("value", "")) for entry in item.get("fields") or ()}
-    yield Paragraph((Text("The poll has ended: "), Strong((Text(_line(values.get("poll_question_text"))),))))
-    if winner := _line(values.get("victor_answer_text")):
+    question = reader.words(values.get("poll_question_text"))
+    yield Paragraph((Text("The poll has ended: "), Strong(question)))
+    emoji = {key: values.get(f"victor_answer_emoji_{key}") for key in ("id", "name")}
+    moves = values.get("victor_answer_emoji_animated") == "true"
+    if winner := _answer(reader.emoji(emoji | {"animated": moves}), reader.words(values.get("victor_answer_text"))):
         votes = f"{values.get('victor_answer_votes', '0')} of {values.get('total_votes', '0')} votes"
-        yield Paragraph((Text(f"{winner} ({votes})"),))
+        yield Paragraph((*winner, Text(f" ({votes})")))
     else:
         yield Paragraph((Text("No answer won."),))
 
 
-def poll(item: Json) -> Iterator[Block]:
+def poll(item: Json, reader: Reader) -> Iterator[Block]:
     """A poll: its question and its answers, with the votes once it has ended."""
-    yield Paragraph((Text("📊 "), Strong((Text(_media_text(item.get("question")) or "Poll"),))))
+    yield Paragraph((Text("📊 "), Strong(_media_text(item.get("question"), reader) or (Text("Poll"),))))
     results = _mapping(item.get("results"))
     counts = {entry.get("id"): entry.get("count", 0) for entry in results.get("answer_counts") or ()}
     answers: list[ListItem] = []
     for answer in item.get("answers") or ():
-        words = _media_text(answer.get("poll_media"))
+        words = _media_text(answer.get("poll_media"), reader) or (Text("–"),)
         if results.get("is_finalized"):
-            words = f"{words} ({counts.get(answer.get('answer_id'), 0)})"
-        answers.append(ListItem((Paragraph((Text(words or "–"),)),)))
+            words = (*words, Text(f" ({counts.get(answer.get('answer_id'), 0)})"))
+        answers.append(ListItem((Paragraph(words),)))
     if answers:
         yield BulletList(tuple(answers))
 
@@ -114,74 +166,113 @@ def has_ended(item: object) -> bool:
     return bool(_mapping(_mapping(item).get("results")).get("is_finalized"))
 
 
-def _media_text(media: object) -> str:
+def _media_text(media: object, reader: Reader) -> tuple[Inline, ...]:
     fields = _mapping(media)
-    emoji = _mapping(fields.get("emoji"))
-    picture = "" if not emoji.get("name") else f":{emoji['name']}: " if emoji.get("id") else f"{emoji['name']} "
-    return f"{picture}{_line(fields.get('text'))}".strip()
+    return _answer(reader.emoji(fields.get("emoji")), reader.words(fields.get("text")))
 
 
-def components(items: list[Json], parse: Parse, depth: int = 0) -> Iterator[Block]:
-    """Buttons, menus and the layout components that some bots write whole messages with."""
+def _answer(emoji: tuple[Inline, ...], words: tuple[Inline, ...]) -> tuple[Inline, ...]:
+    return (*emoji, Text(" "), *words) if emoji and words else emoji or words
+
+
+# --- Components ---------------------------------------------------------------------------------------------
+
+
+def components(items: list[Json], reader: Reader, files: frozenset[str], depth: int = 0) -> Iterator[Block]:
+    """Buttons, menus and the layout components that some bots write whole messages with.
+
+    `files`: the IDs of the message's attachments, which cross as files and need no link.
+    """
     if depth > _DEPTH:
         return
     for item in items:
         inner = [child for child in item.get("components") or () if isinstance(child, Mapping)]
         match item.get("type"):
             case 1:
-                if controls := tuple(_joined([node for child in inner for node in _control(child)])):
+                if controls := tuple(_joined([_control(child, reader) for child in inner])):
                     yield Subtext(controls)
             case 10:
-                yield from parse(str(item.get("content") or "")).blocks
+                yield from reader.blocks(item.get("content"))
             case 12:
                 for entry in item.get("items") or ():
-                    yield from _media(entry.get("media"), _line(entry.get("description")) or "Image")
+                    yield from _media(entry, "media", entry.get("description"), "Image", reader, files)
             case 11:
-                yield from _media(item.get("media"), _line(item.get("description")) or "Image")
+                yield from _media(item, "media", item.get("description"), "Image", reader, files)
             case 13:
-                yield from _media(item.get("file"), _line(item.get("name")) or "File")
+                yield from _media(item, "file", item.get("name"), "File", reader, files)
             case 14:
                 yield Rule()
             case 2 | 3 | 5 | 6 | 7 | 8:
-                yield Subtext(tuple(_control(item)))
+                yield Subtext(_control(item, reader))
             case _:
-                yield from components(inner, parse, depth + 1)
+                blocks = components(inner, reader, files, depth + 1)
+                yield from _hidden(blocks) if item.get("spoiler") else blocks
                 if isinstance(accessory := item.get("accessory"), Mapping):
-                    yield from components([accessory], parse, depth + 1)
+                    yield from components([accessory], reader, files, depth + 1)
 
 
-def _control(item: Json) -> list[Inline]:
-    emoji = _mapping(item.get("emoji"))
-    words = _line(item.get("label")) or _line(item.get("placeholder"))
-    words = words or (_line(emoji.get("name")) or ("button" if item.get("type") == 2 else "menu"))
-    return list(_linked(words, item.get("url"))) if item.get("url") else [Text(f"[{words}]")]
+def hidden_files(items: Iterable[Json], depth: int = 0, *, hidden: bool = False) -> Iterator[str]:
+    """The IDs of the attachments that components hide until somebody looks."""
+    if depth > _DEPTH:
+        return
+    for item in items:
+        veiled = hidden or bool(item.get("spoiler"))
+        for key in ("media", "file"):
+            if veiled and (attachment := _string(_mapping(item.get(key)).get("attachment_id"))):
+                yield attachment
+        for key in ("components", "items"):
+            inner = [child for child in item.get(key) or () if isinstance(child, Mapping)]
+            yield from hidden_files(inner, depth + 1, hidden=veiled)
+        if isinstance(accessory := item.get("accessory"), Mapping):
+            yield from hidden_files([accessory], depth + 1, hidden=veiled)
 
 
-def _joined(nodes: list[Inline]) -> Iterator[Inline]:
-    for number, node in enumerate(nodes):
+def _control(item: Json, reader: Reader) -> tuple[Inline, ...]:
+    emoji = reader.emoji(item.get("emoji"))
+    words = reader.words(item.get("label")) or reader.words(item.get("placeholder"))
+    shown = _answer(emoji, words) or (Text("button" if item.get("type") == 2 else "menu"),)
+    return reader.linked(shown, item.get("url")) if item.get("url") else (Text("["), *shown, Text("]"))
+
+
+def _joined(controls: list[tuple[Inline, ...]]) -> Iterator[Inline]:
+    for number, nodes in enumerate(controls):
         if number:
             yield Text(" ")
-        yield node
+        yield from nodes
 
 
-def _media(media: object, words: str) -> Iterator[Block]:
-    url = _mapping(media).get("url")
-    yield Paragraph(_linked(words, url) if url else (Text(words),))
+def _media(item: Json, key: str, said: object, kind: str, reader: Reader, files: frozenset[str]) -> Iterator[Block]:
+    media, words = _mapping(item.get(key)), reader.words(said)
+    if _string(media.get("attachment_id")) in files:
+        if words and kind != "File":
+            yield Paragraph(words)
+        return
+    shown = reader.linked(words or (Text(kind),), media.get("url"))
+    yield Paragraph((Spoiler(shown),) if item.get("spoiler") else shown)
 
 
-def _linked(words: str, url: object) -> tuple[Inline, ...]:
-    if isinstance(url, str) and url.startswith(("https://", "http://")):
-        return (Link(url, (Text(words),), preview=False),)
-    return (Text(words),)
+def _hidden(blocks: Iterable[Block]) -> tuple[Block, ...]:
+    """`blocks` behind spoilers."""
+
+    def hide(block: Block) -> tuple[Block, ...]:
+        match block:
+            case Paragraph(children) | Heading(_, children) | Subtext(children):
+                return (replace(block, children=(Spoiler(children),)),)
+            case CodeBlock(text):
+                # A block of code cannot be hidden; lines of code can.
+                lines = [node for line in text.split("\n") for node in (Code(line), LineBreak())]
+                return (Paragraph((Spoiler(tuple(lines)),)),)
+            case _:
+                return (block,)
+
+    return map_blocks(RichText(tuple(blocks)), hide).blocks
 
 
-def _line(words: object) -> str:
-    """One line: nodes hold no line breaks."""
-    return " ".join(str(words).split()) if words is not None else ""
+# --- Pieces -------------------------------------------------------------------------------------------------
 
 
-def _name(item: object) -> str:
-    return _line(_mapping(item).get("name"))
+def _string(value: object) -> str:
+    return "" if value is None else str(value)
 
 
 def _mapping(item: object) -> Json:

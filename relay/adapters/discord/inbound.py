@@ -13,7 +13,7 @@ from typing import Any
 
 from relay.adapters.discord import embeds
 from relay.adapters.discord.files import attachments, media, objects, stickers
-from relay.adapters.discord.markup import Names, parse
+from relay.adapters.discord.markup import Names
 from relay.adapters.discord.system import system_kind, system_text
 from relay.domain.content import Author, Content
 from relay.domain.events import Event, FeatureUsed, MessageCreated, MessageEdited
@@ -161,7 +161,7 @@ def content_of(message: Json, view: View) -> Content | None:
         words = system_text(message, kind)
         if words is None:
             return None
-        extra = tuple(embeds.embeds(objects(message, "embeds"), lambda text: parse(text, names=view.names(message))))
+        extra = tuple(embeds.embeds(objects(message, "embeds"), _reader(message, view)))
         return Content(RichText((*_aside(words).blocks, *extra) if words else extra), style="notice")
     content = _written(message, view, message)
     if content:
@@ -172,24 +172,24 @@ def content_of(message: Json, view: View) -> Content | None:
 
 
 def _written(message: Json, view: View, whole: Json) -> Content:
-    names = replace(view.names(message), emoji_url=partial(_emoji_url, view.cdn_url))
-
-    def read(text: str) -> RichText:
-        return parse(text, names=names)
-
+    reader = _reader(message, view)
     page = jump_url(view.guild, str(whole.get("channel_id")), str(whole.get("id")))
-    blocks: list[Block] = list(read(str(message.get("content") or "")).blocks)
-    files = [*attachments(message, page), *stickers(message, view.cdn_url)]
+    blocks: list[Block] = list(reader.blocks(message.get("content")))
+    attached = list(attachments(message, page))
+    parts = objects(message, "components")
+    if hidden := set(embeds.hidden_files(parts)):
+        attached = [replace(file, spoiler=True, thumbnail=None) if file.id in hidden else file for file in attached]
+    files = [*attached, *stickers(message, view.cdn_url)]
     author = whole.get("author") or {}
     written = objects(message, "embeds")
     if message is not whole:
         # Whose words a forward brings is not said: what its text does not link to is no preview.
         written = [item for item in written if not item.get("url") or item["url"] not in str(message.get("content"))]
     if message is not whole or author.get("bot") or "webhook_id" in whole:
-        blocks.extend(embeds.embeds(written, read))
-    blocks.extend(embeds.components(objects(message, "components"), read))
+        blocks.extend(embeds.embeds(written, reader))
+    blocks.extend(embeds.components(parts, reader, frozenset(file.id for file in attached)))
     if isinstance(poll := message.get("poll"), Mapping):
-        blocks.extend(embeds.poll(poll))
+        blocks.extend(embeds.poll(poll, reader))
     if (message.get("message_reference") or {}).get("type", 0) == _FORWARD:
         for snapshot in objects(message, "message_snapshots"):
             forwarded = _written(snapshot.get("message") or {}, view, whole)
@@ -198,6 +198,10 @@ def _written(message: Json, view: View, whole: Json) -> Content:
                 blocks.append(Quote(forwarded.text.blocks))
             files.extend(forwarded.attachments)
     return Content(RichText(tuple(blocks)), tuple(files))
+
+
+def _reader(message: Json, view: View) -> embeds.Reader:
+    return embeds.Reader(replace(view.names(message), emoji_url=partial(_emoji_url, view.cdn_url)))
 
 
 def _reply_to(message: Json, view: View) -> MessageRef | None:

@@ -5,8 +5,8 @@ a client show a tree). https://discord.com/developers/docs/reference#message-for
 """
 
 from relay.adapters.discord.markup_look import Look
-from relay.adapters.discord.markup_parser import parse
-from relay.adapters.discord.markup_references import Names
+from relay.adapters.discord.markup_parser import parse, parse_inline, parse_references
+from relay.adapters.discord.markup_references import Names, link
 from relay.adapters.discord.markup_renderer import render
 
-__all__ = ["Look", "Names", "parse", "render"]
+__all__ = ["Look", "Names", "link", "parse", "parse_inline", "parse_references", "render"]

@@ -6,11 +6,12 @@ no CommonMark. https://github.com/discord/SimpleAST shows it for phones, Khan's 
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from relay.adapters.discord.markup_inline import InlineParser, is_plain
-from relay.adapters.discord.markup_references import Names
+from relay.adapters.discord.markup_references import Names, read_angle
 from relay.domain.normalise import normalise
+from relay.domain.normalise_inline import words_of
 from relay.domain.richtext import (
     Block,
     BulletList,
@@ -37,10 +38,34 @@ _CONTINUED = re.compile(r" +[^ \n]")
 _DEEPEST_LIST = 10
 
 
-def parse(content: str, *, names: Names) -> RichText:
-    """What a client shows of a message's `content`. Never raises; linear in the length of `content`."""
+def parse(content: str, *, names: Names, headings: bool = True) -> RichText:
+    """What a client shows of a message's `content`. Never raises; linear in the length of `content`.
+
+    `headings` false: where clients show none (https://github.com/discord/discord-api-docs/issues/7167).
+    """
     source = content.replace("\r\n", "\n").replace("\r", "\n")
-    return normalise(RichText(tuple(_Blocks(source, names).read())))
+    return normalise(RichText(tuple(_Blocks(source, names, headings=headings).read())))
+
+
+def parse_inline(content: str, *, names: Names) -> tuple[Inline, ...]:
+    """The same for where clients show markup, but no blocks: an embed's title."""
+    return words_of(InlineParser(content.replace("\r\n", "\n").replace("\r", "\n"), names).all())
+
+
+def parse_references(content: str, *, names: Names) -> tuple[Inline, ...]:
+    """The same for where clients show no markup at all: what stands in angle brackets is still better by its name."""
+    nodes: list[Inline] = []
+    start = place = 0
+    while (place := content.find("<", place)) >= 0:
+        found = read_angle(content, place, names)
+        if found is None:
+            place += 1
+            continue
+        nodes.append(Text(content[start:place]))
+        node, start = found
+        nodes.append(node)
+        place = start
+    return words_of((*nodes, Text(content[start:])))
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +76,7 @@ class _Blocks:
     names: Names
     quoted: bool = False
     listed: bool = False
+    headings: bool = True
 
     def read(self) -> Iterator[Block]:
         """Block after block."""
@@ -88,7 +114,7 @@ class _Blocks:
             return [self._quote(source[match.end() :])], len(source)
         if not self.quoted and _QUOTE_START.match(source, place):
             return self._quoted_lines(place)
-        if (match := _HEADING.match(source, place)) or (match := _SUBTEXT.match(source, place)):
+        if (match := self._heading(place)) or (match := _SUBTEXT.match(source, place)):
             end = _line_end(source, place)
             children = self._inline(source[match.end() : end])
             block = Heading(len(match[1]), children) if match.re is _HEADING else Subtext(children)
@@ -107,16 +133,19 @@ class _Blocks:
             return False
         return bool(
             (not self.quoted and (_QUOTE_REST.match(source, place) or _QUOTE_START.match(source, place)))
-            or _HEADING.match(source, place)
+            or self._heading(place)
             or _SUBTEXT.match(source, place)
             or (not self.listed and _BULLET.match(source, place))
         )
+
+    def _heading(self, place: int) -> re.Match[str] | None:
+        return _HEADING.match(self.source, place) if self.headings else None
 
     def _inline(self, source: str) -> tuple[Inline, ...]:
         return InlineParser(source, self.names).all()
 
     def _quote(self, source: str) -> Quote:
-        return Quote(tuple(_Blocks(source, self.names, quoted=True, listed=self.listed).read()))
+        return Quote(tuple(replace(self, source=source, quoted=True).read()))
 
     def _quoted_lines(self, place: int) -> tuple[list[Block], int]:
         lines: list[str] = []
@@ -153,7 +182,7 @@ class _Blocks:
         """The blocks of a list item's own text."""
         if is_plain(source) and not _MARK.match(source):
             return (Paragraph((Text(source),)),)
-        return tuple(_Blocks(source, self.names, quoted=self.quoted, listed=True).read())
+        return tuple(replace(self, source=source, listed=True).read())
 
 
 @dataclass(slots=True)

@@ -3,12 +3,10 @@
 from typing import Any
 
 from relay.adapters.discord import embeds
-from relay.adapters.discord.markup import Look, Names, parse, render
+from relay.adapters.discord.markup import Look, Names, render
 from relay.domain.richtext import RichText
 
-
-def read(text: str) -> RichText:
-    return parse(text, names=Names())
+READER = embeds.Reader(Names())
 
 
 def shown(blocks: Any) -> str:
@@ -27,7 +25,7 @@ def test_a_feed_entry_reads_well() -> None:
         "footer": {"text": "GitHub"},
         "timestamp": "2026-01-01T00:00:00+00:00",
     }
-    lines = shown(embeds.embeds([embed], read)).split("\n")
+    lines = shown(embeds.embeds([embed], READER)).split("\n")
     assert all(line.startswith(">") for line in lines if line)
     text = "\n".join(lines)
     order = ["octocat", "1 new commit", "`1f3a` Fix the **login**", "**Branch**", "main", "Image", "GitHub"]
@@ -38,7 +36,7 @@ def test_a_feed_entry_reads_well() -> None:
 
 def test_hostile_links_stay_words() -> None:
     embed = {"type": "rich", "title": "click", "url": "javascript:alert(1)"}
-    assert "javascript" not in shown(embeds.embeds([embed], read))
+    assert "javascript" not in shown(embeds.embeds([embed], READER))
 
 
 def test_a_poll_and_its_result() -> None:
@@ -50,9 +48,9 @@ def test_a_poll_and_its_result() -> None:
         ],
         "results": {"is_finalized": True, "answer_counts": [{"id": 1, "count": 3}]},
     }
-    assert shown(embeds.poll(poll)) == "📊 **Lunch?**\n- 🍲 Soup (3)\n- Salad (0)"
+    assert shown(embeds.poll(poll, READER)) == "📊 **Lunch?**\n- 🍲 Soup (3)\n- Salad (0)"
     open_poll = poll | {"results": {"is_finalized": False}}
-    assert "(3)" not in shown(embeds.poll(open_poll))
+    assert "(3)" not in shown(embeds.poll(open_poll, READER))
 
 
 def test_the_end_of_a_poll() -> None:
@@ -63,7 +61,7 @@ def test_the_end_of_a_poll() -> None:
         "total_votes": "4",
     }
     embed = {"type": "poll_result", "fields": [{"name": name, "value": value} for name, value in fields.items()]}
-    assert shown(embeds.embeds([embed], read)) == "The poll has ended: **Lunch?**\n\nSoup (3 of 4 votes)"
+    assert shown(embeds.embeds([embed], READER)) == "The poll has ended: **Lunch?**\n\nSoup (3 of 4 votes)"
 
 
 def test_components() -> None:
@@ -75,7 +73,7 @@ def test_components() -> None:
         ],
     }
     container = {"type": 17, "components": [{"type": 10, "content": "# Title"}, {"type": 14}, buttons]}
-    text = shown(embeds.components([container], read))
+    text = shown(embeds.components([container], READER, frozenset()))
     assert text.startswith("# Title")
     assert "Open" in text
     assert r"\[Retry]" in text or "[Retry]" in text
@@ -85,4 +83,4 @@ def test_components_that_nest_for_ever_end() -> None:
     deep: dict[str, Any] = {"type": 10, "content": "deep"}
     for _ in range(500):
         deep = {"type": 17, "components": [deep]}
-    assert shown(embeds.components([deep], read)) == ""
+    assert shown(embeds.components([deep], READER, frozenset())) == ""
