@@ -80,7 +80,7 @@ class Batching:
             for item in batch.items:
                 original = await uow.messages.find(item.source)
                 if original is not None:
-                    await uow.messages.record_copy(Copy(original.id, task.pair.name, 0, ref))
+                    await uow.messages.record_copy(Copy(original.id, 0, ref))
             await uow.batches.put(ref, batch)
             await uow.outbox.done(entry.id)
         for item in batch.items:
@@ -148,7 +148,7 @@ class Batching:
             sharing = await uow.messages.sharing(shared.ref)
             await uow.messages.record_copy(task.leftover(shared))
             for original in sharing:
-                await uow.messages.record_copy(Copy(original.id, task.pair.name, 0, ref))
+                await uow.messages.record_copy(Copy(original.id, 0, ref))
             await uow.batches.put(ref, batch)
             await uow.batches.forget(shared.ref)
         return ref

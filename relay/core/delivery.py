@@ -217,7 +217,7 @@ class Deliverer:
         ref = await task.adapter.send(delivery)
         async with self._store.write() as uow:
             if task.original is not None:
-                await uow.messages.record_copy(Copy(task.original.id, task.pair.name, number, ref))
+                await uow.messages.record_copy(Copy(task.original.id, number, ref))
             if number == len(parts) - 1:
                 await uow.outbox.done(task.entry.id)
 

@@ -37,7 +37,6 @@ class Copy:
     """Where a part of an original stands on the other side. Several originals may share one copy."""
 
     message_id: int
-    pair: str
     part: int
     ref: MessageRef
 
@@ -113,7 +112,7 @@ class MessageMap(Protocol):
         ...
 
     async def record_copy(self, copy: Copy) -> None:
-        """Remember a copy; a replay of the same (message, pair, part) replaces it."""
+        """Remember a copy; a replay of the same (message, channel, part) replaces it."""
         ...
 
     async def forget_copy(self, copy: Copy) -> None:

@@ -81,12 +81,11 @@ _COPIES = select(message_copy).where(_c.message_id == bindparam("message_id"), _
 _RECORD = (
     insert(message_copy)
     .prefix_with("OR REPLACE")
-    .values({name: bindparam(name) for name in ("message_id", "pair", "part", "platform", "channel", "native_id")})
+    .values({name: bindparam(name) for name in ("message_id", "part", "platform", "channel", "native_id")})
     .inline()
 )
 _FORGET = delete(message_copy).where(
     _c.message_id == bindparam("message_id"),
-    _c.pair == bindparam("of_pair"),
     _c.part == bindparam("of_part"),
     _is_copy,
 )
@@ -191,15 +190,14 @@ class SqlMessageMap:
     async def copies(self, message_id: int, channel: ChannelRef) -> tuple[Copy, ...]:
         """The copies of an original in a channel, by part."""
         rows = await self._session.all(_COPIES, {"message_id": message_id, **_of_channel(channel)})
-        return tuple(Copy(row.message_id, row.pair, row.part, MessageRef(channel, row.native_id)) for row in rows)
+        return tuple(Copy(row.message_id, row.part, MessageRef(channel, row.native_id)) for row in rows)
 
     async def record_copy(self, copy: Copy) -> None:
-        """Remember a copy; a replay of the same (message, pair, part) replaces it."""
+        """Remember a copy; a replay of the same (message, channel, part) replaces it."""
         await self._session.later(
             _RECORD,
             {
                 "message_id": copy.message_id,
-                "pair": copy.pair,
                 "part": copy.part,
                 "platform": copy.ref.platform,
                 "channel": copy.ref.channel.id,
@@ -211,7 +209,7 @@ class SqlMessageMap:
         """The copy is gone from its platform. One that was replaced meanwhile stays."""
         await self._session.later(
             _FORGET,
-            {"message_id": copy.message_id, "of_pair": copy.pair, "of_part": copy.part, **_of_ref(copy.ref)},
+            {"message_id": copy.message_id, "of_part": copy.part, **_of_ref(copy.ref)},
         )
 
     async def counterpart(self, ref: MessageRef, channel: ChannelRef) -> MessageRef | None:

@@ -85,12 +85,11 @@ message_copy = Table(
     metadata,
     Column("id", Integer, primary_key=True),  # rises: the order in which copies were recorded
     Column("message_id", Integer, ForeignKey("message.id", ondelete="CASCADE"), nullable=False),
-    Column("pair", Text, nullable=False),
     Column("part", Integer, nullable=False),
     Column("platform", Text, nullable=False),
     Column("channel", Text, nullable=False),
     Column("native_id", Text, nullable=False),
-    UniqueConstraint("message_id", "pair", "part"),
+    UniqueConstraint("message_id", "platform", "channel", "part"),
     Index(None, "platform", "channel", "native_id"),  # not unique: several originals may share one copy
     Index(None, "platform", "channel", "id"),
 )

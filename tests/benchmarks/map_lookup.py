@@ -71,7 +71,7 @@ def fill(path: Path, count: int) -> None:
             map(_message, batch),
         )
         connection.executemany(
-            "INSERT INTO message_copy (message_id, pair, part, platform, channel, native_id) VALUES (?, ?, ?, ?, ?, ?)",
+            "INSERT INTO message_copy (message_id, part, platform, channel, native_id) VALUES (?, ?, ?, ?, ?)",
             (row for number in batch for row in _copies(number)),
         )
         connection.execute("COMMIT")
@@ -89,11 +89,11 @@ def _message(number: int) -> tuple[int, str, str, str, str, int]:
     return number, ref.platform, ref.channel.id, ref.id, f"author{number % 500}", created
 
 
-def _copies(number: int) -> Iterator[tuple[int, str, int, str, str, str]]:
+def _copies(number: int) -> Iterator[tuple[int, int, str, str, str]]:
     ref = sides(number)[1]
-    yield number, f"pair{number % PAIRS}", 0, ref.platform, ref.channel.id, ref.id
+    yield number, 0, ref.platform, ref.channel.id, ref.id
     if number % 20 == 0:
-        yield number, f"pair{number % PAIRS}", 1, ref.platform, ref.channel.id, f"{ref.id}1"
+        yield number, 1, ref.platform, ref.channel.id, f"{ref.id}1"
 
 
 async def _recent(unit: SqlUnitOfWork, number: int) -> object:

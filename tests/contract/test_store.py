@@ -78,10 +78,10 @@ async def add(store: Store, number: int, created_at: datetime = NOON) -> int:
     return message_id
 
 
-async def copy(store: Store, message_id: int, ref: MessageRef, part: int = 0, pair: str = "help") -> None:
+async def copy(store: Store, message_id: int, ref: MessageRef, part: int = 0) -> None:
     """A copy in the map."""
     async with store.write() as unit:
-        await unit.messages.record_copy(Copy(message_id, pair, part, ref))
+        await unit.messages.record_copy(Copy(message_id, part, ref))
 
 
 async def queue(store: Store, *numbers: int, lane: LaneKey = LANE) -> list[Entry]:
@@ -128,7 +128,7 @@ class TestTransactions:
         async with store.write() as unit:
             message_id = await unit.messages.add(there(1), ANN, NOON, None)
             assert message_id is not None
-            await unit.messages.record_copy(Copy(message_id, "help", 0, here(1)))
+            await unit.messages.record_copy(Copy(message_id, 0, here(1)))
             await unit.messages.mark_deleted(message_id)
             await unit.cursors.put(Cursor(Platform.DISCORD, "s", "1"))
             await unit.notebook.put("a", "b")
@@ -279,11 +279,11 @@ class TestMessageMap:
         await copy(store, message_id, here("b"), part=1)
         await copy(store, message_id, here("a"), part=0)
         elsewhere = MessageRef(ChannelRef(Platform.MATRIX, "!other"), "$c")
-        await copy(store, message_id, elsewhere, pair="other")
+        await copy(store, message_id, elsewhere)
         async with store.read() as unit:
             assert await unit.messages.copies(message_id, ROOM) == (
-                Copy(message_id, "help", 0, here("a")),
-                Copy(message_id, "help", 1, here("b")),
+                Copy(message_id, 0, here("a")),
+                Copy(message_id, 1, here("b")),
             )
             assert await unit.messages.is_copy(elsewhere)
             assert not await unit.messages.is_copy(there(1))
@@ -293,13 +293,22 @@ class TestMessageMap:
         await copy(store, message_id, here("old"))
         await copy(store, message_id, here("new"))
         async with store.read() as unit:
-            assert await unit.messages.copies(message_id, ROOM) == (Copy(message_id, "help", 0, here("new")),)
+            assert await unit.messages.copies(message_id, ROOM) == (Copy(message_id, 0, here("new")),)
             assert not await unit.messages.is_copy(here("old"))
         async with store.write() as unit:
-            await unit.messages.forget_copy(Copy(message_id, "help", 0, here("old")))
+            await unit.messages.forget_copy(Copy(message_id, 0, here("old")))
             assert await unit.messages.is_copy(here("new"))
-            await unit.messages.forget_copy(Copy(message_id, "help", 0, here("new")))
+            await unit.messages.forget_copy(Copy(message_id, 0, here("new")))
             assert await unit.messages.copies(message_id, ROOM) == ()
+
+    async def test_a_second_copy_elsewhere_leaves_the_first_on_record(self, store: Store) -> None:
+        message_id = await add(store, 1)
+        elsewhere = MessageRef(ChannelRef(Platform.MATRIX, "!other"), "$b")
+        await copy(store, message_id, here("a"))
+        await copy(store, message_id, elsewhere)
+        async with store.read() as unit:
+            assert await unit.messages.is_copy(here("a"))
+            assert await unit.messages.is_copy(elsewhere)
 
     async def test_counterparts_both_ways(self, store: Store) -> None:
         message_id = await add(store, 1)

@@ -49,7 +49,7 @@ async def test_who_shares_a_copy(store: SqlStore) -> None:
         for number in (1, 2, 3):
             message_id = await unit.messages.add(there(number), ANN, NOON, None)
             assert message_id is not None
-            await unit.messages.record_copy(Copy(message_id, "help", 0, batch))
+            await unit.messages.record_copy(Copy(message_id, 0, batch))
         assert [original.ref for original in await unit.messages.sharing(batch)] == [there(1), there(2), there(3)]
         assert await unit.messages.sharing(there(1)) == ()
 
@@ -97,7 +97,7 @@ PLANS = {
     "_LAST_COPY": ["message_copy (platform=? AND channel=?)"],
     "_SHARING": [f"message_copy {BY_REF}", "message (rowid=?)"],
     "_RECENT": ["message (platform=? AND channel=? AND created_at>?)"],
-    "_FORGET": ["message_copy (message_id=? AND pair=? AND part=?)"],
+    "_FORGET": ["message_copy (message_id=? AND platform=? AND channel=? AND part=?)"],
     "_WAITING": ["outbox (pair=? AND destination=? AND state=?)"],
     "_DEAD_ABOUT": ["outbox (source_platform=? AND source_channel=? AND source_id=?)"],
     "_DONE": ["outbox (rowid=?)"],

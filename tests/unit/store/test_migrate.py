@@ -150,6 +150,27 @@ def test_logging_stays_as_it_was(new: str) -> None:
     assert not mine.disabled
 
 
+def test_copies_cross_the_revision_of_their_key(url: str) -> None:
+    downgrade(url, "0004")
+    with migration_engine(url, create=False).begin() as connection:
+        connection.exec_driver_sql(
+            "INSERT INTO message (id, platform, channel, native_id, author, created_at) "
+            "VALUES (1, 'discord', '1', '10', '7', 0)"
+        )
+        for pair, channel, native_id in (("old", "!a", "$1"), ("new", "!a", "$2"), ("other", "!b", "$3")):
+            connection.exec_driver_sql(
+                "INSERT INTO message_copy (message_id, pair, part, platform, channel, native_id) "
+                "VALUES (1, ?, 0, 'matrix', ?, ?)",
+                (pair, channel, native_id),
+            )
+    upgrade(url)  # of two names of one pair the later counts
+    downgrade(url, "0004")
+    with migration_engine(url, create=False).begin() as connection:
+        rows = connection.exec_driver_sql("SELECT pair, channel, native_id FROM message_copy ORDER BY id").all()
+        assert [tuple(row) for row in rows] == [("matrix !a", "!a", "$2"), ("matrix !b", "!b", "$3")]
+    upgrade(url)
+
+
 def test_two_at_once(new: str) -> None:
     program = "import sys; from relay.store.migrate import upgrade; print(upgrade(sys.argv[1]).state)"
     running = [
