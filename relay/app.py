@@ -22,7 +22,7 @@ from relay.core.ports import Adapter
 from relay.core.storage import Store
 from relay.domain.ids import ChannelAddress
 from relay.domain.pair import Pair
-from relay.errors import ConfigurationError, RelayError, StoreUnavailable
+from relay.errors import ConfigurationError, RelayError, StoreUnavailable, ungrouped
 from relay.media.library import Library
 from relay.settings import Settings
 from relay.store.lease import hold
@@ -233,10 +233,8 @@ class Daemon:
 
 async def run(settings: Settings, *, config: Path, reload: Callable[[], Settings]) -> None:
     """Run the daemon until SIGTERM or SIGINT. Raises `RelayError` for what it cannot go on with."""
-    try:
+    with ungrouped(RelayError):
         await Daemon(settings, config=config, reload=reload).run()
-    except* RelayError as errors:
-        raise _first(errors) from None
 
 
 def _under_known_names(declared: Iterable[Pair], running: Iterable[Pair]) -> list[Pair]:
@@ -256,11 +254,6 @@ def _under_known_names(declared: Iterable[Pair], running: Iterable[Pair]) -> lis
             _log.warning("pair keeps its name until the daemon is started again", pair=name, new_name=pair.name)
         kept.append(replace(pair, name=name))
     return kept
-
-
-def _first(errors: BaseExceptionGroup[RelayError]) -> RelayError:
-    first = errors.exceptions[0]
-    return _first(first) if isinstance(first, BaseExceptionGroup) else first
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:

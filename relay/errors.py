@@ -22,6 +22,8 @@
 Adapters translate the errors of discord.py, nio and aiohttp into these, once, in their `outbound.py`.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -152,3 +154,27 @@ class Unsupported(DeliveryError):
     def __init__(self, feature: str) -> None:
         super().__init__(f"{feature} cannot cross")
         self.feature = feature
+
+
+@contextmanager
+def ungrouped(*kinds: type[RelayError]) -> Iterator[None]:
+    """Raises the first of `kinds` in place of a group that holds nothing else.
+
+    Several tasks may have met the same refusal. A group that also holds another error stays whole: that one is a bug,
+    and must be seen. No `raise` inside `except*`: before Python 3.11.4 it wraps the error in a group again (gh-103590).
+    """
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        errors = list(_leaves(group))
+        if not all(isinstance(error, kinds) for error in errors):
+            raise
+        raise errors[0] from None
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error

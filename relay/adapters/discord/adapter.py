@@ -35,7 +35,7 @@ from relay.domain.content import Author
 from relay.domain.events import MessageCreated
 from relay.domain.ids import ChannelAddress, ChannelRef, MediaRef, MessageRef, Platform, UserRef
 from relay.domain.richtext import RichText
-from relay.errors import Blocked, FatalError, StoreUnavailable, Transient
+from relay.errors import Blocked, FatalError, StoreUnavailable, Transient, ungrouped
 
 _log = structlog.get_logger(__name__)
 
@@ -132,18 +132,15 @@ class DiscordAdapter:
         """See `Adapter.run`."""
         self._inbox = inbox
         try:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(self._fail_with_token(), name="discord token")
-                group.create_task(self._pump.run(self._receive), name="discord events")
-                group.create_task(self._channels.run(inbox, group), name="discord channels")
-                group.create_task(self._gateway.run(self), name="discord gateway")
-        except* FatalError as failures:
-            fatal = _first(failures)
-            self._health = SideHealth("failed", str(fatal))
-            error = fatal
-        else:
-            return
-        raise error
+            with ungrouped(FatalError):
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(self._fail_with_token(), name="discord token")
+                    group.create_task(self._pump.run(self._receive), name="discord events")
+                    group.create_task(self._channels.run(inbox, group), name="discord channels")
+                    group.create_task(self._gateway.run(self), name="discord gateway")
+        except FatalError as error:
+            self._health = SideHealth("failed", str(error))
+            raise
 
     async def close(self) -> None:
         """See `Adapter.close`."""
@@ -334,11 +331,3 @@ def _cdn_of(api_url: str) -> str:
     """Where avatars and stickers are: a server of its own at Discord, the same one elsewhere."""
     parts = urlsplit(api_url)
     return OFFICIAL_CDN if parts.hostname in _OFFICIAL_HOSTS else f"{parts.scheme}://{parts.netloc}"
-
-
-def _first(failures: BaseExceptionGroup[FatalError]) -> FatalError:
-    found: BaseException = failures
-    while isinstance(found, BaseExceptionGroup):
-        found = found.exceptions[0]
-    assert isinstance(found, FatalError)  # noqa: S101 - `except*` has picked these
-    return found

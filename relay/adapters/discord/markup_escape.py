@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 ZERO_WIDTH = "\u200b"
 
-_SPECIAL = re.compile(r"([\\*_~|`<\[@:])\1*+")
+_SPECIAL = re.compile(r"([\\*_~|`<\[@:])(?>\1*)")
 _ANGLE = re.compile(r"<(?:[#:/]|a:|t:|id:|https?:|mailto:)", re.IGNORECASE)
 _MENTION = re.compile(r"@(?=everyone|here|[!&]?\d)")
 _SHORTCODE = re.compile(r":(?!\d++:)[\w+-]+:|:1(?:00|234):", re.ASCII)

@@ -1,8 +1,8 @@
 """Discord's markdown -> the neutral text tree: what stands inside a block.
 
-Each rule is the client's, in a form that needs no backtracking (possessive quantifiers), or a search whose failure is
-remembered, so that the whole is linear. Two deviations keep it so: a run of eight or more delimiters is text,
-and so is markup nested more than sixteen deep.
+Each rule is the client's, in a form that needs no backtracking (possessive quantifiers and atomic groups), or a search
+whose failure is remembered, so that the whole is linear. Two deviations keep it so: a run of eight or more delimiters
+is text, and so is markup nested more than sixteen deep.
 """
 
 import re
@@ -25,20 +25,20 @@ from relay.domain.richtext import (
 
 # What surely is no markup: the beginnings that no rule can go on with are left to it, too.
 _PLAIN = re.compile(
-    r"(?:[^\\*_~|`<\[@\n¯hH]++|h(?!ttps?://)|\\(?=[0-9a-z\s]|\Z)|~(?!~)|\|(?!\|)|<(?![@#:/atihm])|@(?!everyone|here))++",
+    r"(?>(?:[^\\*_~|`<\[@\n¯hH]++|h(?!ttps?://)|\\(?=[0-9a-z\s]|\Z)|~(?!~)|\|(?!\|)|<(?![@#:/atihm])|@(?!everyone|here))+)",
     re.IGNORECASE,
 )
-_ESCAPES = re.compile(r"(?:\\[^0-9A-Za-z\s])++")
+_ESCAPES = re.compile(r"(?>(?:\\[^0-9A-Za-z\s])+)")
 _SHRUG = "¯\\_(ツ)_/¯"
 _LONG_RUN = re.compile(r"\*{8,}+|_{8,}+|~{8,}+|\|{8,}+")
-_STRONG = re.compile(r"\*\*((?:\\[\s\S]|[^\\])(?:[^\\*]++|\\[\s\S]|\*(?!\*(?!\*)))*+)\*\*")
-_UNDERLINE = re.compile(r"__((?:\\[\s\S]|[^\\])(?:[^\\_]++|\\[\s\S]|_(?!_(?!_)))*+)__")
-_EM_STAR = re.compile(r"\*(?=\S)((?:[^\s*\\]++|\\[\s\S]|\*\*|\s++(?=\*\*|[^*]))*+)(\*(?!\*))?")
-_EM_LINE = re.compile(r"_((?:__|\\[\s\S]|[^\\_]++)*+)(_(?!\w))?", re.ASCII)
+_STRONG = re.compile(r"\*\*((?:\\[\s\S]|[^\\])(?>(?:[^\\*]++|\\[\s\S]|\*(?!\*(?!\*)))*))\*\*")
+_UNDERLINE = re.compile(r"__((?:\\[\s\S]|[^\\])(?>(?:[^\\_]++|\\[\s\S]|_(?!_(?!_)))*))__")
+_EM_STAR = re.compile(r"\*(?=\S)((?>(?:[^\s*\\]++|\\[\s\S]|\*\*|\s++(?=\*\*|[^*]))*))(\*(?!\*))?")
+_EM_LINE = re.compile(r"_((?>(?:__|\\[\s\S]|[^\\_]++)*))(_(?!\w))?", re.ASCII)
 _STRIKE_END = re.compile(r"~~(?!_)")
 _LANGUAGE = re.compile(r"([a-z0-9_+\-.#]++)\n", re.IGNORECASE)
 _TARGET = re.compile(
-    r"\]\(\s*+(<?)((?:[^\s\\()<>]++|\([^\s()\\<>]*+\)|\\.)++)(>?)"
+    r"\]\(\s*+(<?)((?>(?:[^\s\\()<>]++|\([^\s()\\<>]*+\)|\\.)+))(>?)"
     r"(?:\s++(?:\"[^\"\n]*+\"|'[^'\n]*+'))?\s*+\)"
 )
 _LABEL_URL = re.compile(r"https?://[^\s<]{2}", re.IGNORECASE)

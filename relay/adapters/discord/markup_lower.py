@@ -26,8 +26,8 @@ from relay.domain.richtext import (
 
 _WEB = re.compile(r"https?://[^\s/]", re.IGNORECASE)
 _LABEL_URL = re.compile(r"https?://[^\s<]{2}", re.IGNORECASE)
-_BALANCED_LABEL = re.compile(r"(?:[^\[\]]|\[[^\[\]]*+\])*+")
-_BALANCED_URL = re.compile(r"(?:[^()]|\([^()]*+\))*+")
+_BALANCED_LABEL = re.compile(r"(?>(?:[^\[\]]|\[[^\[\]]*+\])*)")
+_BALANCED_URL = re.compile(r"(?>(?:[^()]|\([^()]*+\))*)")
 _RAISED = str.maketrans("0123456789+-=()ni", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁼⁽⁾ⁿⁱ")
 _LOWERED = str.maketrans("0123456789+-=()", "₀₁₂₃₄₅₆₇₈₉₊₋₌₍₎")
 _UNSAFE_IN_URL = re.compile(r"[\s<>\\]")

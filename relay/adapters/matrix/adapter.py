@@ -27,7 +27,7 @@ from relay.domain.content import Author
 from relay.domain.events import MessageCreated, MessageEdited
 from relay.domain.ids import ChannelAddress, ChannelRef, MediaRef, MessageRef, Platform, UserRef
 from relay.domain.richtext import RichText
-from relay.errors import FatalError, Permanent, RelayError, StoreError
+from relay.errors import FatalError, Permanent, StoreError, ungrouped
 
 
 class MatrixAdapter:
@@ -200,18 +200,8 @@ class MatrixAdapter:
         return self._media.open_media(media)
 
     async def _work(self, inbox: PatientInbox) -> None:
-        try:
+        with ungrouped(FatalError, StoreError):
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._doorkeeper.run(inbox), name="matrix rooms")
                 group.create_task(self._loop.run(inbox), name="matrix sync loop")
                 group.create_task(self._media.keep_limit(), name="matrix upload limit")
-        except* (FatalError, StoreError) as errors:
-            # Several tasks may have met the same refusal; the caller is promised one error, not a group.
-            raise _first(errors) from None
-
-
-def _first(errors: BaseExceptionGroup[RelayError]) -> BaseException:
-    error: BaseException = errors
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
