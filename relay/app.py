@@ -84,6 +84,7 @@ class Daemon:
                 adapters={adapter.platform: adapter for adapter in adapters},
                 readers={adapters[0].platform: adapters[0]},
                 latest={adapters[1].platform: adapters[1]},
+                name_readers={adapters[0].platform: adapters[0]},
                 clock=self._clock,
                 rng=self._rng,
                 reconcile_window=timedelta(seconds=self._settings.store.reconcile_window),

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from itertools import count
 
 from relay.core.pairs import PairDirectory
-from relay.core.ports import Adapter, Delivery, LatestReader
+from relay.core.ports import Adapter, Delivery, LatestReader, NameReader
 from relay.core.references import References
 from relay.core.storage import SUPERSEDED, Copy, Entry, Original, Store
 from relay.domain.commands import DeleteMessage
@@ -51,10 +51,11 @@ class Context:
         pairs: PairDirectory,
         adapters: Mapping[Platform, Adapter],
         latest: Mapping[Platform, LatestReader],
+        name_readers: Mapping[Platform, NameReader] | None = None,
     ) -> None:
         self.store = store
         self._latest = latest
-        self._references = References(store=store, pairs=pairs)
+        self._references = References(store=store, pairs=pairs, name_readers=name_readers)
         self._pairs = pairs
         self._adapters = adapters
 

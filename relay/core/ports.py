@@ -257,6 +257,16 @@ class LatestReader(Protocol):
         ...
 
 
+class NameReader(Protocol):
+    """An adapter on whose platform a text may refer to somebody whose name does not come along with it."""
+
+    async def names(
+        self, channel: ChannelRef, wanted: Sequence[UserRef | ChannelRef]
+    ) -> Mapping[UserRef | ChannelRef, str]:
+        """What people and channels are called where `channel` is. Best effort: without those that are not known."""
+        ...
+
+
 # --- Files ------------------------------------------------------------------------------------------------
 
 

@@ -9,18 +9,18 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from relay.core.pairs import PairDirectory
-from relay.core.ports import Adapter
+from relay.core.ports import Adapter, NameReader
 from relay.core.storage import Store
 from relay.domain.content import Content
-from relay.domain.ids import ChannelRef, MessageRef, UserRef
+from relay.domain.ids import ChannelRef, MessageRef, Platform, UserRef
 from relay.domain.richtext import ChannelMention, Inline, Link, MessageLink, RichText, Text, UserMention
-from relay.domain.transform import expand_inline
+from relay.domain.transform import expand_inline, map_inline
 
 # An @ inside a word is an address of something else.
 _AT = re.compile(r"(?<![\w@/.])@(?=\w)")
-_WORDS = re.compile(r"\S+(?: \S+){0,3}")
+_WORDS = re.compile(r"\S+(?: \S+)*")
 _PUNCTUATION = ".,:;!?)]}'\"…"
-_LONGEST_NAME = 80
+_LONGEST_NAME = 100
 _MOST_NAMES = 10
 """How many names of one message are looked up: each may be a request."""
 
@@ -51,6 +51,37 @@ def folded(name: str) -> str:
     return " ".join(name.casefold().split())
 
 
+def unnamed(text: RichText) -> tuple[UserRef | ChannelRef, ...]:
+    """Whose names `text` does not tell."""
+    found: dict[UserRef | ChannelRef, None] = {}
+
+    def look(node: Inline) -> Inline:
+        match node:
+            case UserMention(user, known=False) if len(found) < _MOST_NAMES:
+                found[user] = None
+            case ChannelMention(channel, known=False) if len(found) < _MOST_NAMES:
+                found[channel] = None
+        return node
+
+    map_inline(text, look)
+    return tuple(found)
+
+
+def named(text: RichText, names: Mapping[UserRef | ChannelRef, str]) -> RichText:
+    """`text` with the names that were looked up for it."""
+
+    def settle(node: Inline) -> Inline:
+        match node:
+            case UserMention(user, known=False) if user in names:
+                return replace(node, name=names[user], known=True)
+            case ChannelMention(channel, known=False) if channel in names:
+                return replace(node, name=names[channel], known=True)
+            case _:
+                return node
+
+    return map_inline(text, settle)
+
+
 def wanted(text: RichText, *, typed: bool = True) -> Wanted:
     """What has to be looked up for `text`. `typed`: somebody may be called by typing @ and the name."""
     names: dict[str, None] = {}
@@ -61,7 +92,7 @@ def wanted(text: RichText, *, typed: bool = True) -> Wanted:
     def look(node: Inline) -> tuple[Inline, ...] | None:
         nonlocal places
         match node:
-            case UserMention(_, name) if places < _MOST_NAMES:
+            case UserMention(_, name, True) if places < _MOST_NAMES:
                 places += 1
                 names[name] = None
             case Text(text) if typed:
@@ -91,7 +122,7 @@ def resolved(text: RichText, found: Found, *, typed: bool = True) -> RichText:
 
     def settle(node: Inline) -> tuple[Inline, ...] | None:
         match node:
-            case UserMention(_, name) if (user := found.people.get(folded(name))) is not None:
+            case UserMention(_, name, True) if (user := found.people.get(folded(name))) is not None:
                 return (replace(node, user=user),)
             case Text(text) if typed and found.people:
                 return tuple(_with_people(text, found.people))
@@ -127,7 +158,7 @@ def _with_people(text: str, people: Mapping[str, UserRef]) -> Iterator[Inline]:
 
 
 def _readings(text: str, start: int) -> Iterator[tuple[str, int]]:
-    """The names that may stand at `start`, the longest first, each with its end: one word or up to four."""
+    """The names that may stand at `start`, the longest first, each with its end: one word or several."""
     match = _WORDS.match(text, start, min(len(text), start + _LONGEST_NAME))
     if match is None:
         return
@@ -144,14 +175,18 @@ def _readings(text: str, start: int) -> Iterator[tuple[str, int]]:
 class References:
     """Looks up, in the pairs, the message map and on the other platform."""
 
-    def __init__(self, *, store: Store, pairs: PairDirectory) -> None:
+    def __init__(
+        self, *, store: Store, pairs: PairDirectory, name_readers: Mapping[Platform, NameReader] | None = None
+    ) -> None:
         self._store = store
         self._pairs = pairs
+        self._name_readers = name_readers or {}
 
     async def resolve(self, content: Content, adapter: Adapter, channel: ChannelRef) -> Content:
         """`content` as it is to be shown in `channel`. Raises `StoreUnavailable`."""
         # A feed that quotes an @ means somebody elsewhere.
         typed = content.style != "notice"
+        content = await self._named(content, channel)
         looked_for = wanted(content.text, typed=typed)
         if looked_for == Wanted():
             return content
@@ -161,6 +196,14 @@ class References:
             messages=await self._messages(looked_for.messages, adapter),
         )
         return replace(content, text=resolved(content.text, found, typed=typed))
+
+    async def _named(self, content: Content, channel: ChannelRef) -> Content:
+        unknown = unnamed(content.text)
+        source = self._pairs.across(channel) if unknown else None
+        reader = None if source is None else self._name_readers.get(source.platform)
+        if source is None or reader is None:
+            return content
+        return replace(content, text=named(content.text, await reader.names(source, unknown)))
 
     async def _messages(
         self, messages: frozenset[MessageRef], adapter: Adapter

@@ -114,10 +114,14 @@ class Superscript:
 
 @dataclass(frozen=True, slots=True)
 class UserMention:
-    """A person. `name` is the display name, without an @, for where the mention cannot be a real one."""
+    """A person. `name` is the display name, without an @, for where the mention cannot be a real one.
+
+    `known` false: the message did not tell the name, and another word stands in for it until it is looked up.
+    """
 
     user: UserRef
     name: str
+    known: bool = True
     kind: Literal["user_mention"] = field(default="user_mention", kw_only=True, repr=False)
 
 
@@ -134,12 +138,14 @@ class ChannelMention:
     """A channel or room. `name` without a # (a Matrix alias without its sigil).
 
     `url` is the original's link, used where the channel is not paired, with `children` as its words; "" for none.
+    `known` as of a person.
     """
 
     channel: ChannelRef
     name: str
     url: str = ""
     children: "tuple[Inline, ...]" = ()
+    known: bool = True
     kind: Literal["channel_mention"] = field(default="channel_mention", kw_only=True, repr=False)
 
 

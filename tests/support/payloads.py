@@ -7,7 +7,7 @@ through the Discord webhook, one after the other; or one object that says what i
 `context`, all of it optional, for both sides: `people` (whom a name on the other side means, if exactly one person),
 `pairs` (more paired channels, Discord's first), `messages` (where copies stand, by the ID of the original), `policy`
 (of the pair). For Discord: `roles`, `channels`, `nicknames` (names by ID), `threads`, `uploads` and `pictures` (where
-files, emoji and pictures of videos stand on the homeserver). For Matrix: `state` (events of the room), `rooms` (names
+files, emoji and pictures of videos stand on the homeserver), `looked_up` (names by ID that a request brings). For Matrix: `state` (events of the room), `rooms` (names
 and aliases of others), `reply` (what the message replied to looks like: `author`, `text`, `url`), `emoji` (of the
 Discord server, as objects of its API).
 """
@@ -40,14 +40,14 @@ from relay.adapters.matrix.state import RoomState
 from relay.core.clock import SystemClock
 from relay.core.degrade import Dropped, degrade
 from relay.core.ports import Delivery, Quotation
-from relay.core.references import Found, folded, resolved
+from relay.core.references import Found, folded, named, resolved, unnamed
 from relay.domain.capabilities import Capabilities
 from relay.domain.content import Author, Content
 from relay.domain.events import Event, FeatureUsed, MessageCreated, MessageDeleted, MessageEdited
 from relay.domain.file_names import file_name
 from relay.domain.ids import ChannelAddress, ChannelRef, MediaRef, MessageRef, Platform, UserRef
 from relay.domain.pair import PairPolicy
-from relay.domain.richtext import CustomEmoji
+from relay.domain.richtext import CustomEmoji, RichText
 
 Json = dict[str, Any]
 
@@ -193,7 +193,8 @@ def _outcome(event: Event, context: Json, source: Platform) -> list[Any]:
 def _copies(event: MessageCreated | MessageEdited, context: Json, source: Platform, policy: PairPolicy) -> list[Any]:
     to_matrix = source is Platform.DISCORD
     typed = event.content.style != "notice"
-    content = replace(event.content, text=resolved(event.content.text, _found(context, source), typed=typed))
+    text = named(event.content.text, _looked_up(event.content.text, context))
+    content = replace(event.content, text=resolved(text, _found(context, source), typed=typed))
     author = event.author
     parts = degrade(
         content,
@@ -212,6 +213,11 @@ def _copies(event: MessageCreated | MessageEdited, context: Json, source: Platfo
     if isinstance(event, MessageEdited):
         return [{key: body[key] for key in ("content", "allowed_mentions")} for body in bodies]
     return bodies
+
+
+def _looked_up(text: RichText, context: Json) -> dict[UserRef | ChannelRef, str]:
+    names = context.get("looked_up", {})
+    return {ref: names[ref.id] for ref in unnamed(text) if ref.id in names}
 
 
 def _own_emoji(context: Json) -> Callable[[str], CustomEmoji | None]:

@@ -312,6 +312,13 @@ class DiscordAdapter:
         guild = self._guilds.guild_of(channel.id)
         return {} if guild is None else await self._people.named(guild, names)
 
+    async def names(
+        self, channel: ChannelRef, wanted: Sequence[UserRef | ChannelRef]
+    ) -> Mapping[UserRef | ChannelRef, str]:
+        """See `NameReader`."""
+        guild = self._guilds.guild_of(channel.id)
+        return {} if guild is None else await self._people.names(guild, wanted)
+
     async def mark_failed(self, source: MessageRef, reason: str) -> bool:
         """See `Adapter.mark_failed`. The reason is not shown: a reaction has no words."""
         self._check_identity()

@@ -104,11 +104,13 @@ def read_angle(source: str, place: int, names: Names) -> tuple[Inline, int] | No
     found = match.groupdict()
     node: Inline | None = None
     if user := found["user"]:
-        node = UserMention(UserRef(Platform.DISCORD, user), names.user(user) or "unknown-user")
+        name = names.user(user)
+        node = UserMention(UserRef(Platform.DISCORD, user), name or "unknown-user", known=name is not None)
     elif role := found["role"]:
         node = RoleMention(names.role(role) or "unknown-role")
     elif channel := found["channel"]:
-        node = ChannelMention(ChannelRef(Platform.DISCORD, channel), names.channel(channel) or "unknown")
+        name = names.channel(channel)
+        node = ChannelMention(ChannelRef(Platform.DISCORD, channel), name or "unknown", known=name is not None)
     elif emoji := found["emoji"]:
         animated = bool(found["animated"])
         image = MediaRef(Platform.DISCORD, names.emoji_url(found["emoji_id"], animated))

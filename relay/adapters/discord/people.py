@@ -1,14 +1,15 @@
-"""Who of a server goes by a name: asked of Discord, and remembered for a while."""
+"""Who of a server goes by a name, and how somebody is called: asked of Discord, and remembered for a while."""
 
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 import structlog
 
 from relay.adapters.discord.rest import Json, Limited, Refused, Rest, Route, Unanswered
 from relay.core.ports import Clock
 from relay.core.references import folded
-from relay.domain.ids import Platform, UserRef
+from relay.domain.ids import ChannelRef, Platform, UserRef
 
 _log = structlog.get_logger(__name__)
 
@@ -17,6 +18,8 @@ _MOST = 100
 _LONGEST_QUERY = 100
 _REMEMBERED_SECONDS = 300.0
 _REMEMBERED = 500
+_REMEMBERED_NAMES = 2_000
+_PRIVATE_THREAD = 12
 _Members = tuple[tuple[str, frozenset[str]], ...]
 
 
@@ -27,6 +30,56 @@ class People:
         self._rest = rest
         self._clock = clock
         self._found: OrderedDict[tuple[str, str], tuple[float, _Members]] = OrderedDict()
+        self._names: OrderedDict[tuple[str, UserRef | ChannelRef], tuple[float, str | None]] = OrderedDict()
+
+    async def names(self, guild: str, wanted: Iterable[UserRef | ChannelRef]) -> Mapping[UserRef | ChannelRef, str]:
+        """How members, others and channels are called, each asked for once; nobody's message waits for a limit."""
+        found: dict[UserRef | ChannelRef, str] = {}
+        for ref in wanted:
+            known = self._names.get((guild, ref))
+            if known is None or self._clock.monotonic() - known[0] >= _REMEMBERED_SECONDS:
+                try:
+                    name = await (
+                        self._channel(guild, ref) if isinstance(ref, ChannelRef) else self._person(guild, ref)
+                    )
+                except (Limited, Unanswered) as error:
+                    _log.info("name not looked up", guild=guild, reason=str(error))
+                    break
+                known = (self._clock.monotonic(), name)
+                self._names[guild, ref] = known
+                self._names.move_to_end((guild, ref))
+                if len(self._names) > _REMEMBERED_NAMES:
+                    self._names.popitem(last=False)
+            if known[1] is not None:
+                found[ref] = known[1]
+        return found
+
+    async def _person(self, guild: str, user: UserRef) -> str | None:
+        """A member's name in the server, or the own name of somebody who is not there (any more)."""
+        member = await self._asked(Route("GET", "/guilds/{guild}/members/{user}", {"guild": guild, "user": user.id}))
+        person = member.get("user") if member is not None else await self._asked(_user_route(user))
+        own = person if isinstance(person, Mapping) else {}
+        names = ((member or {}).get("nick"), own.get("global_name"), own.get("username"))
+        return next((str(name) for name in names if name), None)
+
+    async def _channel(self, guild: str, channel: ChannelRef) -> str | None:
+        """A thread that has been archived, above all: Discord tells of the others by itself.
+
+        Not one of another server, and no private one: their names are not for everybody here.
+        """
+        found = await self._asked(Route("GET", "/channels/{channel}", {"channel": channel.id})) or {}
+        if found.get("guild_id") != guild or found.get("type") == _PRIVATE_THREAD or not found.get("name"):
+            return None
+        return str(found["name"])
+
+    async def _asked(self, route: Route) -> Mapping[str, Json] | None:
+        """The object that Discord answers with; None for one that is not there, or not for us."""
+        try:
+            answer = await self._rest.call(replace(route, patience=0.0))
+        except Refused as error:
+            _log.debug("name refused", status=error.status, code=error.code)
+            return None
+        return answer if isinstance(answer, Mapping) else None
 
     async def named(self, guild: str, names: Iterable[str]) -> Mapping[str, UserRef]:
         """Those of `names` that exactly one member has, as nickname, display name or user name. Bots count too."""
@@ -66,6 +119,10 @@ class People:
         if len(self._found) > _REMEMBERED:
             self._found.popitem(last=False)
         return members
+
+
+def _user_route(user: UserRef) -> Route:
+    return Route("GET", "/users/{user}", {"user": user.id})
 
 
 def _member(item: Mapping[str, Json]) -> tuple[str, frozenset[str]]:

@@ -30,7 +30,7 @@ class People:
     async def named(self, room_id: str, names: Iterable[str]) -> Mapping[str, UserRef]:
         """Those of `names` that exactly one other member of the room has.
 
-        As display name, as local part where there is none, or as user ID.
+        As display name, as user ID, or as local part of it where nobody there is shown under that name.
         """
         members = await self._members(room_id)
         return {wanted: members[wanted] for name in names if (wanted := folded(name)) in members}
@@ -59,11 +59,15 @@ def unambiguous(answer: Json, me: str) -> Mapping[str, UserRef]:
     """The members that a `joined_members` answer lists, by the names that nobody else there has. Pure."""
     joined = answer.get("joined")
     users: dict[str, set[str]] = {}
+    local_parts: dict[str, set[str]] = {}
     for user_id, profile in joined.items() if isinstance(joined, dict) else ():
         if user_id == me:
             continue
         shown = profile.get("display_name") if isinstance(profile, dict) else None
-        name = shown if isinstance(shown, str) and shown.strip() else user_id[1:].partition(":")[0]
+        local_part = user_id[1:].partition(":")[0]
+        local_parts.setdefault(folded(local_part), set()).add(user_id)
+        name = shown if isinstance(shown, str) and shown.strip() else local_part
         for called in {folded(name), folded(user_id), folded(user_id[1:])}:
             users.setdefault(called, set()).add(user_id)
+    users = local_parts | users
     return {name: UserRef(Platform.MATRIX, min(found)) for name, found in users.items() if len(found) == 1}

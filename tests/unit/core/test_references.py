@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.core.references import Found, Wanted, folded, resolved, wanted
+from relay.core.references import Found, Wanted, folded, named, resolved, unnamed, wanted
 from relay.domain.ids import ChannelRef, MessageRef, Platform, UserRef
 from relay.domain.richtext import (
     ChannelMention,
@@ -85,3 +85,28 @@ def test_channels_and_messages() -> None:
 def test_nothing_is_lost_or_made_up(words: str) -> None:
     assert plain_text(RichText((Paragraph(said(words)),))) == words
     assert all(folded(node.name) in PEOPLE.people for node in said(words) if isinstance(node, UserMention))
+
+
+def test_names_that_a_text_does_not_tell() -> None:
+    nora = UserRef(Platform.DISCORD, "2")
+    before = text(UserMention(nora, "?", known=False), Strong((ChannelMention(THERE, "?", known=False),)))
+    assert unnamed(before) == (nora, THERE)
+    after = named(before, {nora: "Nora", THERE: "tea"})
+    assert after == text(UserMention(nora, "Nora"), Strong((ChannelMention(THERE, "tea"),)))
+    assert unnamed(after) == ()
+    assert named(before, {}) == before
+    assert wanted(before).names == set()
+
+
+def test_a_channel_without_a_counterpart_keeps_its_link() -> None:
+    link = ChannelMention(THERE, "tea", "https://example.org", (Text("the tea room"),))
+    assert resolved(text(link), Found()) == text(Link("https://example.org", (Text("the tea room"),)))
+    bare = ChannelMention(THERE, "tea", "https://example.org")
+    assert resolved(text(bare), Found()) == text(Link("https://example.org", (Text("https://example.org"),)))
+
+
+def test_a_name_of_many_words() -> None:
+    lady = Found(people={"the right honourable lady ada": MIA})
+    assert resolved(text(Text("@The Right Honourable Lady Ada!")), lady) == text(
+        UserMention(MIA, "The Right Honourable Lady Ada"), Text("!")
+    )

@@ -107,7 +107,7 @@ INLINE: list[tuple[str, tuple[Inline, ...]]] = [
         ),
     ),
     ("<@80351110224678912> <@!80351110224678912>", (NELLY, t(" "), NELLY)),
-    ("<@1>", (UserMention(UserRef(Platform.DISCORD, "1"), "unknown-user"),)),
+    ("<@1>", (UserMention(UserRef(Platform.DISCORD, "1"), "unknown-user", known=False),)),
     ("<@&165511591545143296>", (RoleMention("Mods"),)),
     ("<#103735883630395392>", (ChannelMention(CHANNEL, "help"),)),
     ("@everyone @here", (BroadcastMention("everyone"), t(" "), BroadcastMention("here"))),

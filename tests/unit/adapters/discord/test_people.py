@@ -8,7 +8,7 @@ import pytest
 
 from relay.adapters.discord.people import People
 from relay.adapters.discord.rest import ApiError, Json, Limited, Refused, Rest, Route, Unanswered
-from relay.domain.ids import Platform, UserRef
+from relay.domain.ids import ChannelRef, Platform, UserRef
 
 GUILD = "100"
 
@@ -123,3 +123,59 @@ async def test_a_refusal_is_remembered() -> None:
 async def test_an_answer_of_another_form_names_nobody() -> None:
     assert await people(Members(answer={"message": "?"})).named(GUILD, ["ada"]) == {}
     assert await people(Members(answer=[None, ADA])).named(GUILD, ["ada"]) == {"ada": user("1")}
+
+
+# --- How somebody is called -----------------------------------------------------------------------------------
+
+
+class Objects:
+    """A Discord that answers with what stands at a path; or with an error."""
+
+    def __init__(self, found: Mapping[str, Json], error: ApiError | None = None) -> None:
+        self.found, self.error = found, error
+        self.asked: list[str] = []
+
+    async def call(self, route: Route) -> Json:
+        assert route.patience == 0.0
+        self.asked.append(route.url)
+        if self.error is not None:
+            raise self.error
+        if route.url not in self.found:
+            raise Refused(404, 10013, "Unknown User")
+        return self.found[route.url]
+
+
+def channel(number: str) -> ChannelRef:
+    return ChannelRef(Platform.DISCORD, number)
+
+
+async def test_a_member_has_a_nickname_and_who_has_left_a_name_of_their_own() -> None:
+    gone = {"id": "3", "username": "ben", "global_name": None}
+    discord = Objects({f"/guilds/{GUILD}/members/1": ADA, f"/guilds/{GUILD}/members/2": BEN, "/users/3": gone})
+    known = People(cast(Rest, discord), Clock())
+    found = await known.names(GUILD, [user("1"), user("2"), user("3"), user("4")])
+    assert found == {user("1"): "The Countess", user("2"): "Ben", user("3"): "ben"}
+    asked = len(discord.asked)
+    assert await known.names(GUILD, [user("1"), user("2"), user("3"), user("4")]) == found
+    assert len(discord.asked) == asked
+
+
+async def test_a_channel_s_name_is_told_only_where_everybody_may_know_it() -> None:
+    threads: dict[str, dict[str, Any]] = {
+        "1": {"name": "asleep", "guild_id": GUILD, "type": 11},
+        "2": {"name": "private", "guild_id": GUILD, "type": 12},
+        "3": {"name": "elsewhere", "guild_id": "999", "type": 0},
+    }
+    discord = Objects({f"/channels/{number}": thread for number, thread in threads.items()})
+    found = await People(cast(Rest, discord), Clock()).names(GUILD, [channel(number) for number in threads])
+    assert found == {channel("1"): "asleep"}
+
+
+@pytest.mark.parametrize("error", [Limited(5.0), Unanswered("nothing", sent=True)])
+async def test_nothing_more_is_asked_of_a_discord_that_does_not_answer(error: ApiError) -> None:
+    discord = Objects({f"/guilds/{GUILD}/members/1": ADA}, error=error)
+    known = People(cast(Rest, discord), Clock())
+    assert await known.names(GUILD, [user("1"), user("2")]) == {}
+    assert len(discord.asked) == 1
+    discord.error = None
+    assert await known.names(GUILD, [user("1")]) == {user("1"): "The Countess"}

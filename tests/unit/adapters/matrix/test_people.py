@@ -19,8 +19,15 @@ def test_a_name_that_one_member_has() -> None:
     assert found["mia lee"] == user("mia")
     assert found["bob"] == user("bob")
     assert found["mia:example.org"] == found["@mia:example.org"] == user("mia")
-    assert "mia" not in found
+    assert found["mia"] == user("mia")
     assert "relay" not in found
+
+
+def test_a_local_part_calls_nobody_who_is_shown_under_another_s_name() -> None:
+    found = unambiguous(members(mia="Lee", lee="Mia", bob="Amy", rob="Amy", amy="Rob"), ME)
+    assert (found["mia"], found["lee"]) == (user("lee"), user("mia"))
+    assert "amy" not in found
+    assert found["bob"] == user("bob")
 
 
 def test_a_name_that_several_have_is_nobody_s() -> None:
