@@ -210,14 +210,7 @@ class Lane:
         except Unsupported as error:
             await self._deliverer.drop(entry, Dropped(error.feature, str(error)))
         except (Permanent, TargetGone) as error:
-            self._one_by_one = await self._deliverer.unbatch(entry)
-            if self._one_by_one:
-                self._log.info("messages cross one by one", reason=str(error))
-                self._again = True
-                self._complete = False
-                return
-            self._log.warning("dead letter", entry=entry.id, reason=str(error))
-            await self._deliverer.bury(entry, str(error))
+            await self._give_up(entry, str(error))
         except (DeliveryError, StoreError):
             raise
         except Exception as error:
@@ -226,7 +219,18 @@ class Lane:
             self._bugs += 1
             if self._bugs < _TRIES_OF_A_BUG:
                 raise Transient(f"internal error ({type(error).__name__})", ambiguous=True) from error
-            await self._deliverer.bury(entry, f"internal error ({type(error).__name__})")
+            await self._give_up(entry, f"internal error ({type(error).__name__})")
+
+    async def _give_up(self, entry: Entry, reason: str) -> None:
+        """No try will bring it across: a dead letter. Of a batch, only the message whose fault it is becomes one."""
+        self._one_by_one = await self._deliverer.unbatch(entry)
+        if self._one_by_one:
+            self._log.info("messages cross one by one", reason=reason)
+            self._again = True
+            self._complete = False
+            return
+        self._log.warning("dead letter", entry=entry.id, reason=reason)
+        await self._deliverer.bury(entry, reason)
 
     def _recovered(self) -> None:
         self._suspect = False

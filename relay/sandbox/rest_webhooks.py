@@ -23,7 +23,7 @@ MAX_WEBHOOKS = 15
 MAX_NAME = 80
 WEBHOOK_CHANNELS = frozenset({0, 2, 5, 13, 15, 16})
 _FORBIDDEN = ("clyde", "discord", "```")
-_RESERVED = frozenset({"everyone", "here"})
+_RESERVED = frozenset({"everyone", "here", "system message"})
 # These count as letters or symbols, and show nothing.
 _BLANKS = "\u115f\u1160\u2800\u3164\uffa0"
 _SPACES = re.compile(r"\s+")
@@ -265,12 +265,24 @@ def read_name(form: Form, field: str, *, required: bool = False) -> str | None:
     visible = any(unicodedata.category(char)[0] not in "CZ" and char not in _BLANKS for char in name)
     if not 1 <= len(name) <= MAX_NAME or not visible:
         form.mistake(field, "BASE_TYPE_BAD_LENGTH", f"Must be between 1 and {MAX_NAME} in length.")
+    folded = _folded(name)
     for word in _FORBIDDEN:
-        if word in name.lower():
+        if word in folded:
             form.mistake(field, "USERNAME_INVALID_CONTAINS", f'Username cannot contain "{word}"')
-    if name.lower() in _RESERVED:
+    if folded in _RESERVED:
         form.mistake(field, "USERNAME_INVALID_EQUALS", f'Username cannot be "{name}"')
     return name
+
+
+def _folded(name: str) -> str:
+    """`name` as it is compared: the documentation does not say how, so every way of writing a word counts.
+
+    Without styles of letters, accents and case; by way of the capitals, because a dotless i and a long s have ours.
+    """
+    for _ in range(2):
+        plain = unicodedata.normalize("NFKD", name)
+        name = "".join(char for char in plain if unicodedata.category(char)[0] not in "MC").upper().lower()
+    return " ".join(name.split())
 
 
 def read_image(form: Form, field: str) -> str | None:

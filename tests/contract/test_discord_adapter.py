@@ -820,3 +820,16 @@ async def test_a_picture_that_discord_does_not_take_costs_no_message(world: Worl
     async with world.running() as adapter:
         await adapter.send(world.delivery(author=Author(ALICE.user, "Alice", picture)))
     assert world.words() == ["hello"]
+
+
+async def test_a_name_that_discord_does_not_take_costs_no_message(world: World) -> None:
+    refusal = Fault("status", "POST", "/webhooks/", count=2, status=400, code=50035, message="username: not this one")
+    world.server.faults.add(refusal)
+    async with world.running() as adapter:
+        await adapter.send(world.delivery("one", author=Author(ALICE.user, "The Dıscord")))
+        await adapter.send(world.delivery("two", key="k2", author=Author(ALICE.user, "The Dıscord")))
+        await adapter.send(world.delivery("three", key="k3"))
+    assert world.words() == ["one", "two", "three"]
+    first, second, third = (message.webhook_author["username"] for message in world.shown() if message.webhook_author)
+    assert first == second and first.startswith("member-")
+    assert third == "Alice"

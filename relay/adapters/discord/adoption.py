@@ -23,9 +23,12 @@ _CLOCK_MARGIN = timedelta(minutes=5)
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """What the earlier try would have posted: through a webhook of ours, or as the bot; `files` is how many."""
+    """What the earlier try would have posted: through a webhook of ours, or as the bot; `files` is how many.
 
-    username: str
+    `usernames`: the one that the author has, and those that stand in for it where Discord refuses it.
+    """
+
+    usernames: AbstractSet[str]
     content: str
     bot_content: str
     files: int = 0
@@ -51,7 +54,7 @@ class Expected:
             return author.get("id") == user and said == self.bot_content.strip() and self._has_files(message)
         ours = webhook in webhooks or message.get("application_id") == application
         same = not exactly or (said == self.content.strip() and self._has_files(message))
-        return ours and author.get("username") == self.username and same
+        return ours and author.get("username") in self.usernames and same
 
     def _has_files(self, message: Mapping[str, Json]) -> bool:
         return len(message.get("attachments") or ()) == self.files

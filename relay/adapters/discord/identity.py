@@ -4,6 +4,7 @@
 """
 
 import asyncio
+import hashlib
 import re
 import unicodedata
 from collections.abc import Awaitable, Callable
@@ -14,6 +15,7 @@ import structlog
 from relay.adapters.discord.limits import POSTING_PATIENCE
 from relay.adapters.discord.rest import ApiError, Json, Method, Refused, Rest, Route, Unanswered
 from relay.domain.content import Author
+from relay.domain.names import folded_letters, shortened, skeleton, visible
 from relay.domain.richtext import Paragraph, RichText, Strong, Text
 from relay.errors import StoreUnavailable
 
@@ -34,12 +36,10 @@ _REMEMBERED_IN_A_CHANNEL = 5
 # https://docs.discord.com/developers/resources/user#usernames-and-nicknames and …/resources/webhook#create-webhook.
 # One letter of each becomes its Cyrillic twin: it looks the same, and is neither refused nor the word.
 _TWINS = {"discord": (1, "і", "І"), "clyde": (2, "у", "У"), "everyone": (2, "е", "Е"), "here": (1, "е", "Е")}
-_WORDS = re.compile("|".join(_TWINS), re.IGNORECASE)
-_SIGNS = {"@": "＠", "#": "＃", ":": "꞉", "```": "ˋˋˋ"}
-# Letters and marks that show nothing although their category says that they do.
-_BLANKS = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0") | {chr(code) for code in range(0x180B, 0x1810)}
-_INVISIBLE = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
-_JOINER = "\u200d"
+_WORDS = re.compile("|".join(_TWINS))
+_SIGNS = {"@": "＠", "#": "＃", ":": "꞉"}
+_TICKS = str.maketrans({"`": "ˋ", "｀": "ˋ"})
+_BREAK = "·"
 
 
 def username(author: Author) -> str:
@@ -51,49 +51,47 @@ def username(author: Author) -> str:
     return _presentable(author.name) or _presentable(local_part) or "user"
 
 
+def usernames(author: Author) -> tuple[str, ...]:
+    """What to call `author`, one after the other, for as long as Discord refuses the name.
+
+    It keeps some of its rules to itself, and makes new ones: that must not cost anybody a message.
+    """
+    first = username(author)
+    digest = hashlib.sha256(author.user.id.encode("utf-8", "replace")).hexdigest()[:6]
+    return tuple(dict.fromkeys((first, _presentable(_broken(first)), f"member-{digest}")))
+
+
 def _presentable(name: str) -> str:
-    visible = "".join(_visible(name))
-    visible = _WORDS.sub(_twin, visible)
-    # Full-width, mathematical and other letters that may be folded into the plain ones.
-    folded = unicodedata.normalize("NFKC", visible)
-    if _WORDS.search(folded):
-        visible = _WORDS.sub(_twin, folded)
+    shown = _without_words(visible(name))
     for sign, twin in _SIGNS.items():
-        visible = visible.replace(sign, twin)
-    shown = " ".join(visible.split())[:NAME_LENGTH].rstrip(f" {_JOINER}")
-    return shown if any(_shows(char) for char in shown) else ""
+        shown = shown.replace(sign, twin)
+    if "```" in shown.translate({ord("｀"): "`"}):
+        shown = shown.translate(_TICKS)
+    return visible(shortened(shown, most=NAME_LENGTH, most_bytes=4 * NAME_LENGTH))
 
 
-def _visible(name: str) -> list[str]:
-    kept: list[str] = []
-    for index, char in enumerate(name):
-        if char == _JOINER:
-            # Inside an emoji sequence it is what makes the family one picture.
-            if kept and _pictorial(kept[-1]) and index + 1 < len(name) and _pictorial(name[index + 1]):
-                kept.append(char)
-        elif char.isspace():
-            kept.append(" ")
-        elif char not in _BLANKS and unicodedata.category(char) not in _INVISIBLE and not _selector(char):
-            kept.append(char)
-    return kept
+def _without_words(name: str) -> str:
+    """`name` with a twin in each word that Discord refuses, in whatever letters: it folds them before it looks."""
+    while True:
+        letters = folded_letters(name)
+        match = _WORDS.search("".join(letter for _, letter in letters))
+        if match is None:
+            return name
+        if (plain := visible(unicodedata.normalize("NFKC", name))) != name:
+            name = plain  # written in full-width or other letters: the twin stands among plain ones
+            continue
+        place, lower, upper = _TWINS[match.group()]
+        index = letters[match.start() + place][0]
+        name = name[:index] + (upper if name[index].isupper() else lower) + name[index + 1 :]
 
 
-def _pictorial(char: str) -> bool:
-    return unicodedata.category(char) in {"So", "Sk"} or char == "\ufe0f"
-
-
-def _selector(char: str) -> bool:
-    return "\ufe00" <= char <= "\ufe0e" or "\U000e0100" <= char <= "\U000e01ef"
-
-
-def _shows(char: str) -> bool:
-    return unicodedata.category(char)[0] in "LNPS"
-
-
-def _twin(match: re.Match[str]) -> str:
-    word = match.group()
-    index, lower, upper = _TWINS[word.lower()]
-    return word[:index] + (upper if word[index].isupper() else lower) + word[index + 1 :]
+def _broken(name: str) -> str:
+    """`name` with the words torn apart, for a platform that does not take their twins either."""
+    plain = skeleton("discord"), skeleton("clyde"), "everyone", "here"
+    looks = [(index, look) for index, char in enumerate(name) for look in skeleton(char)]
+    text = "".join(look for _, look in looks)
+    breaks = {looks[match.start() + 1][0] for word in plain for match in re.finditer(word, text)}
+    return "".join(f"{_BREAK}{char}" if index in breaks else char for index, char in enumerate(name))
 
 
 def introduced(text: RichText, author: Author) -> RichText:

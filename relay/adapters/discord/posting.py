@@ -6,7 +6,7 @@ import structlog
 
 from relay.adapters.discord import adoption
 from relay.adapters.discord.feeds import Feeds
-from relay.adapters.discord.identity import TOO_MANY_WEBHOOKS, Webhook, Webhooks, is_gone, username
+from relay.adapters.discord.identity import TOO_MANY_WEBHOOKS, Webhook, Webhooks, is_gone, usernames
 from relay.adapters.discord.limits import POSTING_PATIENCE
 from relay.adapters.discord.media import Media
 from relay.adapters.discord.reading import Self
@@ -26,6 +26,7 @@ _WEBHOOKS_TRIED = 3
 MISSING = frozenset({50001, 50013})
 # Seconds until a webhook is asked for again: a permission comes back with an announcement, room for one does not.
 _FORBIDDEN, _FULL = 10.0, 300.0
+_NAMES_REMEMBERED = 500
 
 
 class Poster:
@@ -43,6 +44,7 @@ class Poster:
         self._recent = recent
         self._posted = adoption.Posted()
         self._without_webhook: dict[str, float] = {}
+        self._accepted: dict[str, str] = {}  # for names that Discord refused: those that it took instead
 
     def posts_itself(self, channel: str) -> bool:
         """Whether the bot has to speak for everybody in a channel."""
@@ -115,14 +117,30 @@ class Poster:
         _log.warning("message taken back from the wrong channel", channel=where, webhook=webhook, message=message)
 
     async def _post_through(self, hook: Webhook, delivery: Delivery, author: Author) -> Json:
+        """Post through a webhook. A name or a picture that Discord does not take is no reason to lose the message."""
         body: dict[str, Json] = webhook_body(delivery.content, author)
-        try:
-            return await self._call(hook.route(), body, delivery, query={"wait": "true"})
-        except Refused as error:
-            if error.status != 400 or is_gone(error) or body.pop("avatar_url", None) is None:
-                raise
-            # A picture that Discord does not take is no reason to lose the message.
-            return await self._call(hook.route(), body, delivery, query={"wait": "true"})
+        first, *others = usernames(author)
+        if (accepted := self._accepted.get(first)) in others:
+            body["username"], others = accepted, others[others.index(accepted) + 1 :]
+        while True:
+            try:
+                answer = await self._call(hook.route(), body, delivery, query={"wait": "true"})
+            except Refused as error:
+                if error.status != 400 or is_gone(error):
+                    raise
+                named = "username" in error.fields or "username" in error.message.lower()
+                if not named and body.pop("avatar_url", None) is not None:
+                    continue
+                if not (named and others):
+                    raise
+                _log.info("name refused by Discord", channel=delivery.channel.id, reason=str(error))
+                body["username"] = others.pop(0)
+                continue
+            if body["username"] != first:
+                self._accepted[first] = body["username"]
+                if len(self._accepted) > _NAMES_REMEMBERED:
+                    self._accepted.pop(next(iter(self._accepted)))
+            return answer
 
     async def _post_as_bot(self, delivery: Delivery, channel: str) -> str:
         feed = self._feeds.get(channel)
@@ -183,7 +201,7 @@ class Poster:
             return known
         author = delivery.author
         expected = adoption.Expected(
-            username=username(author) if author is not None else "",
+            usernames=frozenset() if author is None else frozenset(usernames(author)),
             content=said_by_webhook(delivery.content) if author is not None else "",
             bot_content=said_by_bot(delivery),
             files=len(delivery.content.attachments),

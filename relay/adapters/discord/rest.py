@@ -67,13 +67,14 @@ class ApiError(Exception):
 
 
 class Refused(ApiError):
-    """Discord said no: an HTTP status, Discord's own code (0 = none) and its words."""
+    """Discord said no: an HTTP status, Discord's own code (0 = none), its words, and the `fields` that it names."""
 
-    def __init__(self, status: int, code: int, message: str) -> None:
+    def __init__(self, status: int, code: int, message: str, fields: frozenset[str] = frozenset()) -> None:
         super().__init__(f"HTTP {status}, code {code}: {message}")
         self.status = status
         self.code = code
         self.message = message
+        self.fields = fields
 
     @property
     def bare(self) -> bool:
@@ -256,7 +257,9 @@ class Rest:
             # Discord always says why; this came from something in between.
             raise Unanswered(f"HTTP {status} from something that is not Discord's API", sent=True)
         code = fields.get("code")
-        refused = Refused(status, code if isinstance(code, int) else 0, _words(fields))
+        mistakes = _mistakes(fields)
+        named = frozenset(path.partition(".")[0] for path, _ in mistakes)
+        refused = Refused(status, code if isinstance(code, int) else 0, _words(fields, mistakes), named)
         if status == 401 and route.token:
             self._on_refused_token()
         raise refused
@@ -306,13 +309,17 @@ def _seconds(*candidates: object) -> float:
     return 5.0
 
 
-def _words(fields: Mapping[str, Json]) -> str:
+def _mistakes(fields: Mapping[str, Json]) -> list[tuple[str, str]]:
+    """The fields of a request that Discord finds fault with, each with its code."""
+    errors = fields.get("errors")
+    return _field_errors(errors, "") if isinstance(errors, dict) else []
+
+
+def _words(fields: Mapping[str, Json], mistakes: list[tuple[str, str]]) -> str:
     """Discord's message and the fields that it names: never what was in them."""
     message = fields.get("message")
     words = [message if isinstance(message, str) else "no reason given"]
-    errors = fields.get("errors")
-    if isinstance(errors, dict):
-        words.extend(f"{path} {code}" for path, code in _field_errors(errors, ""))
+    words.extend(f"{path} {code}" for path, code in mistakes)
     return "; ".join(words[:6])[:500]
 
 

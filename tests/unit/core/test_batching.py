@@ -150,12 +150,19 @@ async def test_a_deletion_that_is_interrupted_takes_nobody_along(
         assert bridge.words(there) == ["ann: one\nann: three"]
 
 
-async def test_a_batch_that_is_refused_crosses_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [(Permanent("rejected as spam"), "rejected as spam"), (KeyError("two"), "internal error (KeyError)")],
+)
+async def test_a_batch_that_is_refused_crosses_one_by_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, reason: str
+) -> None:
+    monkeypatch.setattr("relay.core.backoff.FIRST_SECONDS", 0.01)
     post = MemoryPlatform.post
 
     def picky(self: MemoryPlatform, delivery: Delivery) -> MessageRef:
         if "two" in plain_text(delivery.content.text):
-            raise Permanent("rejected as spam")
+            raise error
         return post(self, delivery)
 
     monkeypatch.setattr(MemoryPlatform, "post", picky)
@@ -167,7 +174,7 @@ async def test_a_batch_that_is_refused_crosses_one_by_one(tmp_path: Path, monkey
             await until(lambda: bridge.discord.reactions == [(refs[1], "⚠️")])
             async with bridge.store.read() as uow:
                 (letter,) = await uow.outbox.dead()
-    assert letter.reason == "rejected as spam"
+    assert letter.reason == reason
 
 
 async def test_a_shared_copy_that_nobody_can_edit_any_more_is_posted_anew(

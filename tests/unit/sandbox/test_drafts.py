@@ -165,6 +165,14 @@ def test_names_that_webhooks_may_have(name: str) -> None:
     form.check()
 
 
+@pytest.mark.parametrize("name", ["dıscord", "DİSCORD", "diſcord", "ｄｉｓｃｏｒｄ", "Đ díscord", "Clyde B.", "HERE", "ｈere", "x```"])
+def test_names_that_webhooks_must_not_have(name: str) -> None:
+    form = Form({"name": name})
+    read_name(form, "name")
+    with pytest.raises(ApiError):
+        form.check()
+
+
 @pytest.mark.parametrize(
     ("uri", "fine"), [("data:image/png;base64,AAAA", True), ("https://x/y.png", False), (None, True)]
 )

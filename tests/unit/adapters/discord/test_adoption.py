@@ -6,7 +6,7 @@ import pytest
 
 from relay.adapters.discord.adoption import Expected, Posted
 
-EXPECTED = Expected(username="Alice", content="hello", bot_content="**Alice**: hello")
+EXPECTED = Expected(usernames=frozenset({"Alice"}), content="hello", bot_content="**Alice**: hello")
 OURS = {"id": "5", "content": "hello", "webhook_id": "11", "author": {"id": "11", "username": "Alice"}}
 BOT = {"id": "5", "content": "**Alice**: hello", "author": {"id": "1", "username": "relay"}}
 
@@ -44,7 +44,7 @@ def test_what_a_reply_quotes_may_have_changed_since() -> None:
 
 
 def test_discord_strips_what_surrounds_a_text() -> None:
-    expected = Expected("Alice", "  hello\n", "")
+    expected = Expected(frozenset({"Alice"}), "  hello\n", "")
     assert expected.is_met_by(OURS, user="1", application="1", webhooks={"11"})
 
 

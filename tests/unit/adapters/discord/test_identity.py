@@ -6,12 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.adapters.discord.identity import FALLBACK_LENGTH, NAME_LENGTH, Webhook, Webhooks, introduced, username
+from relay.adapters.discord.identity import FALLBACK_LENGTH, NAME_LENGTH, Webhook, Webhooks, introduced, username, usernames
 from relay.adapters.discord.markup import Look, render
 from relay.adapters.discord.rest import Refused, Route
 from relay.domain.content import Author
 from relay.domain.ids import Platform, UserRef
 from relay.domain.richtext import CodeBlock, RichText
+from relay.sandbox.forms import Form
+from relay.sandbox.rest_webhooks import read_name
 
 FORBIDDEN = ("discord", "clyde", "everyone", "here", "@", "#", ":", "```")
 
@@ -39,6 +41,13 @@ def author(name: str, user: str = "@alice:example.org") -> Author:
         ("", "alice"),
         ("ㅤ", "alice"),
         ("x" * 100, "x" * 80),
+        ("dıscord", "dіscord"),
+        ("DİSCORD", "DІSCORD"),
+        ("diſcord", "dіscord"),
+        ("díscord", "dіscord"),
+        ("hereveryone", "hеrevеryone"),
+        ("\U000e0064\u115f\u1160\u2800\u034f", "alice"),
+        ("a" + "\u0301" * 40, "a\u0301\u0301\u0301"),
     ],
 )
 def test_username(name: str, shown: str) -> None:
@@ -59,6 +68,19 @@ def test_username_is_always_acceptable(name: str, local_part: str) -> None:
     assert not any(word in folded for word in FORBIDDEN[:4])
     hidden = [c for c in shown if unicodedata.category(c) in {"Cc", "Cf", "Cs", "Zl", "Zp"} and c != "\u200d"]
     assert not hidden
+
+
+@given(st.text(max_size=200) | st.text(alphabet="dısScCoOrRdDİſclyeverhEH ｄ\u0307\u0301\u3164`@ı", max_size=60))
+def test_the_sandbox_takes_every_username(name: str) -> None:
+    for shown in usernames(author(name)):
+        form = Form({"username": shown})
+        assert read_name(form, "username") == shown
+        form.check()
+
+
+def test_what_discord_refuses_all_the_same_is_tried_in_other_words() -> None:
+    assert usernames(author("Dіscord fan"))[:2] == ("Dіscord fan", "D·іscord fan")
+    assert usernames(author("Dіscord fan"))[2] == usernames(author("x"))[1]
 
 
 @given(st.text(alphabet="discordclyeverh @\u200d\u200bＤｉ", max_size=100))

@@ -1,0 +1,157 @@
+"""What a name shows, and when two names look the same: for every place where people are told apart by their names.
+
+The one table of characters that show nothing is here.
+"""
+
+import unicodedata
+from functools import lru_cache
+
+# Control and formatting characters (invisible and bidirectional ones among them), surrogates, private ones, what is
+# no character, line and paragraph separators.
+_HIDDEN_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+# Letters, marks and symbols that show nothing although their category says that they do.
+_BLANKS = frozenset(
+    "\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180e\u180f\u2800\u3164\uffa0\U00016fe4\U0001d159"
+)
+_JOINER = "\u200d"
+_EMOJI_STYLE = "\ufe0f"
+# More marks on one letter than any script needs cover the lines around it.
+_MOST_MARKS = 3
+
+LONGEST = 80
+"""Characters that a name has at most: what the strictest platform takes."""
+
+LONGEST_IN_BYTES = 255
+"""The same in UTF-8, for the platforms that count so."""
+
+
+def is_hidden(char: str) -> bool:
+    """Whether `char` shows nothing and is no ordinary space."""
+    return (
+        unicodedata.category(char) in _HIDDEN_CATEGORIES
+        or char in _BLANKS
+        or "\ufe00" <= char <= _EMOJI_STYLE
+        or "\U000e0100" <= char <= "\U000e01ef"
+    )
+
+
+def visible(name: str) -> str:
+    """`name` in one line, without what shows nothing; "" where nothing is left to see.
+
+    What holds an emoji together stays.
+    """
+    if name.isascii() and name.isprintable():
+        return " ".join(name.split())
+    kept: list[str] = []
+    marks = 0
+    for index, char in enumerate(name):
+        if char.isspace():
+            kept.append(" ")
+        elif char == _JOINER:
+            # Inside an emoji sequence it is what makes the family one picture.
+            if kept and _pictorial(kept[-1]) and index + 1 < len(name) and _pictorial(name[index + 1]):
+                kept.append(char)
+        elif char == _EMOJI_STYLE:
+            if kept and _shows(kept[-1]):
+                kept.append(char)
+        elif not is_hidden(char):
+            marks = marks + 1 if unicodedata.category(char)[0] == "M" else 0
+            if marks <= _MOST_MARKS:
+                kept.append(char)
+    shown = " ".join("".join(kept).split()).rstrip(_JOINER)
+    return shown if any(map(_shows, shown)) else ""
+
+
+def shortened(name: str, *, most: int = LONGEST, most_bytes: int = LONGEST_IN_BYTES) -> str:
+    """The beginning of `name` that has room."""
+    cut = name[:most]
+    if len(cut.encode("utf-8", "replace")) > most_bytes:
+        cut = cut.encode("utf-8", "replace")[:most_bytes].decode("utf-8", "ignore")
+    return cut if cut == name else cut.rstrip(f" {_JOINER}")
+
+
+def with_suffix(name: str, suffix: str) -> str:
+    """`name` and `suffix`, which stays in sight: where both do not fit, the name is cut."""
+    room, room_in_bytes = LONGEST - len(suffix) - 1, LONGEST_IN_BYTES - len(suffix.encode("utf-8", "replace")) - 1
+    return f"{shortened(name, most=room, most_bytes=room_in_bytes)} {suffix}"
+
+
+@lru_cache(maxsize=2_000)
+def skeleton(name: str) -> str:
+    """What `name` looks like: two names with the same skeleton cannot be told apart at a glance.
+
+    Case, accents, spaces and punctuation do not count, nor do letters of other scripts that look like Latin ones.
+    """
+    looks = "".join(_look(char) for char in visible(name))
+    bare = "".join(char for char in looks if unicodedata.category(char)[0] in "LNS")
+    return (bare or looks).replace("rn", "m")
+
+
+def folded_letters(name: str) -> list[tuple[int, str]]:
+    """`name` without case, accents and styles of letters: each letter with the place in `name` that it comes from."""
+    return [(index, letter) for index, char in enumerate(name) for letter in _folded(char)]
+
+
+def _pictorial(char: str) -> bool:
+    return unicodedata.category(char) in {"So", "Sk"} or char == _EMOJI_STYLE
+
+
+def _shows(char: str) -> bool:
+    return unicodedata.category(char)[0] in "LNPS"
+
+
+def _bare(char: str) -> str:
+    decomposed = unicodedata.normalize("NFKD", char)
+    return "".join(part for part in decomposed if unicodedata.category(part)[0] != "M")
+
+
+@lru_cache(maxsize=2_000)
+def _folded(char: str) -> str:
+    # Up and down again: a dotless i and a long s have capitals that are everybody's.
+    return _bare(_bare(char).upper().lower())
+
+
+@lru_cache(maxsize=2_000)
+def _look(char: str) -> str:
+    bare = _bare(char).translate(_CAPITAL_TWINS)
+    return _bare(bare.upper().lower()).translate(_TWINS)
+
+
+def _twins(*rows: tuple[str, str]) -> dict[int, str]:
+    return {ord(twin): letter for letter, twins in rows for twin in twins}
+
+
+# After https://www.unicode.org/reports/tr39/#Confusable_Detection, as far as it is about Latin letters in everyday
+# fonts. Capitals first: some look like a letter that their small form does not look like.
+_CAPITAL_TWINS = _twins(("b", "ВΒ"), ("h", "НΗ"), ("n", "Ν"), ("y", "ΥҮ"), ("p", "РΡ"), ("x", "ХΧ"), ("m", "МΜ")) | {
+    first + number: letter
+    for first in (0x1F150, 0x1F170, 0x1F1E6)  # letters in black circles, in black squares, of flags
+    for number, letter in enumerate("abcdefghijklmnopqrstuvwxyz")
+}
+_TWINS = _twins(
+    ("a", "аɑαᴀ"),
+    ("b", "ƅьƀʙ"),
+    ("c", "сϲᴄ"),
+    ("d", "ԁɗđժᴅ"),
+    ("e", "еҽɛєᴇ"),
+    ("f", "ƒꜰ"),
+    ("g", "ɡցɢ"),
+    ("h", "һհħʜ"),
+    ("j", "јϳᴊ"),
+    ("k", "кκᴋ"),
+    ("l", "i1|ıіιɩӏǀłɨɪʟ"),
+    ("m", "мᴍ"),
+    ("n", "ոɴ"),
+    ("o", "0оοօσøɵᴏ"),
+    ("p", "рρᴘ"),
+    ("q", "ԛ"),
+    ("r", "гʀ"),
+    ("s", "ѕꜱ"),
+    ("t", "тτŧᴛ"),
+    ("u", "υսʉᴜ"),
+    ("v", "νѵᴠ"),
+    ("w", "ѡԝᴡω"),
+    ("x", "хχ"),
+    ("y", "уγүყʏ"),
+    ("z", "ᴢ"),
+)
