@@ -237,7 +237,7 @@ class Poster:
             for message in there:
                 # Nobody else posts through it, and each lane has one message on its way.
                 shown = (message.get("author") or {}).get("username")
-                if str(message.get("webhook_id")) == webhook and shown == username(author):
+                if str(message.get("webhook_id")) == webhook and shown in usernames(author):
                     await self._take_back(webhook, where, str(message["id"]))
 
     def _is(self, expected: adoption.Expected, message: Mapping[str, Json], *, exactly: bool) -> bool:

@@ -165,7 +165,9 @@ def test_names_that_webhooks_may_have(name: str) -> None:
     form.check()
 
 
-@pytest.mark.parametrize("name", ["dıscord", "DİSCORD", "diſcord", "ｄｉｓｃｏｒｄ", "Đ díscord", "Clyde B.", "HERE", "ｈere", "x```"])
+@pytest.mark.parametrize(
+    "name", ["dıscord", "DİSCORD", "diſcord", "ｄｉｓｃｏｒｄ", "Đ díscord", "Clyde B.", "HERE", "ｈere", "x```"]
+)
 def test_names_that_webhooks_must_not_have(name: str) -> None:
     form = Form({"name": name})
     read_name(form, "name")

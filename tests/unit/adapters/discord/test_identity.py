@@ -6,7 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.adapters.discord.identity import FALLBACK_LENGTH, NAME_LENGTH, Webhook, Webhooks, introduced, username, usernames
+from relay.adapters.discord.identity import (
+    FALLBACK_LENGTH,
+    NAME_LENGTH,
+    Webhook,
+    Webhooks,
+    introduced,
+    username,
+    usernames,
+)
 from relay.adapters.discord.markup import Look, render
 from relay.adapters.discord.rest import Refused, Route
 from relay.domain.content import Author
