@@ -33,7 +33,7 @@ def status(context: typer.Context, config: ConfigOption = None, as_json: JsonOpt
 
 async def _report(settings: "Settings") -> "Report":
     from relay.core.report import read_report
-    from relay.store.lease import judge
+    from relay.store.lease import is_running
 
     now = datetime.now(UTC)
     pairs = settings.declared_pairs()
@@ -42,7 +42,7 @@ async def _report(settings: "Settings") -> "Report":
     async with opened_store(settings.store.url) as store:
         async with store.read() as unit:
             holder = await unit.leases.get()
-        running = holder is not None and judge(holder, now) != "ended"
+        running = is_running(holder, store.path)
         return await read_report(store, pairs, running=running, now=now)
 
 

@@ -7,7 +7,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from sqlalchemy import Row, bindparam, delete, select, update
+from sqlalchemy import Row, bindparam, delete, select
 from sqlalchemy.dialects.sqlite import insert
 
 from relay.store.session import Session
@@ -21,7 +21,8 @@ class Holder:
     """A process that holds the lease.
 
     `token` is unique to one holding. `started` names the process among all that ever had its ID: the machine's
-    boot, the PID namespace and the tick at which it began; empty where the system does not tell.
+    boot, the PID namespace and the tick at which it began; empty where the system does not tell. `renewed_at`: an
+    earlier relay wrote each renewal there, this one only when it took the lease.
     """
 
     token: str
@@ -41,6 +42,13 @@ class Holder:
     def of_row(cls, row: Row[Any]) -> Self:
         """The holder that a row of the table describes."""
         return cls(row.holder, row.host, row.pid, row.started, row.since, row.renewed_at)
+
+    def on_this_kernel(self) -> bool:
+        """Whether the process runs, or ran, under the same boot of the same machine, in whatever container."""
+        here = _surroundings()
+        if here is None or not self.started:
+            return self.host == socket.gethostname()
+        return self.started.split(" ")[0] == here[0]
 
     def process_state(self) -> Literal["alive", "ended", "unknown"]:
         """Whether the process runs, as far as that can be seen from this one."""
@@ -83,10 +91,6 @@ class SqlLeases:
             },
         )
 
-    async def renew(self, token: str, now: datetime) -> None:
-        """The holder of `token` is still there."""
-        await self._session.later(_RENEW, {"token": token, "now": now})
-
     async def remove(self, token: str) -> None:
         """The holder of `token` gives it back."""
         await self._session.later(_REMOVE, {"token": token})
@@ -99,7 +103,6 @@ _PUT = (
     .values({column.name: bindparam(column.name) for column in lease.columns})
     .inline()
 )
-_RENEW = update(lease).where(lease.c.holder == bindparam("token")).values(renewed_at=bindparam("now"))
 _REMOVE = delete(lease).where(lease.c.holder == bindparam("token"))
 
 

@@ -1,21 +1,20 @@
 """One daemon per store: whoever holds the lease writes, and nobody else sends.
 
-A lease that was not renewed for `LENGTH` is free. On the same machine a holder whose process has ended is found out at
-once: by its process ID *and* when that process started, for IDs are used again, and only within one PID
-namespace, for every container has a process 1.
+The holder locks a file beside the store (`lock_file.py`), and stands in a row of the store. A process that lives keeps
+the lease, stopped or not, whatever any clock says: the lock shows it on this machine, and its process ID *with*
+the moment at which it started, for IDs are used again. A holder of which neither tells (another machine) is
+watched: one that gives no sign of life for `LENGTH`, by a clock that does not jump, has lost the lease.
 
-A holder may lose the lease without knowing (stopped, suspended, paused with its machine). So each of its write
-transactions first looks whether the lease is still its own (`SqlStore.fence`): a few microseconds under a lock that
-is held anyway.
+Such a holder may come back without knowing. So each write transaction first looks whether the lease is still its own
+(`SqlStore.fence`): a few microseconds under a lock that is held anyway.
 """
 
 import asyncio
 import secrets
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Literal
 
@@ -24,13 +23,16 @@ from sqlalchemy import Connection, inspect, select
 
 from relay.core.ports import Clock
 from relay.errors import StoreHeld, StoreUnavailable
+from relay.store.failures import translated
 from relay.store.holder import Holder
+from relay.store.lock_file import LockFile
 from relay.store.tables import lease as lease_table
 from relay.store.unit_of_work import SqlStore
 
 LENGTH = timedelta(seconds=30)
 RENEW_EVERY = 5.0  # seconds
-_WATCH_EVERY = 1.0  # seconds
+WATCH_EVERY = 1.0  # seconds
+_PATIENCE = 30  # looks at a lock that nobody is known to have
 
 _log = structlog.get_logger(__name__)
 
@@ -38,9 +40,10 @@ _log = structlog.get_logger(__name__)
 class Lease:
     """The right to write and to send."""
 
-    def __init__(self, store: SqlStore, clock: Clock, holder: Holder) -> None:
+    def __init__(self, store: SqlStore, clock: Clock, lock: LockFile, holder: Holder) -> None:
         self._store = store
         self._clock = clock
+        self._lock = lock
         self._holder = holder
         self._renewed = clock.monotonic()
 
@@ -54,7 +57,7 @@ class Lease:
         return self._clock.monotonic() - self._renewed < LENGTH.total_seconds()
 
     async def keep(self) -> None:
-        """Renew for ever; `hold` runs it. Raises `StoreHeld` when the lease was lost.
+        """Look after it for ever; `hold` runs it. Raises `StoreHeld` when the lease was lost. Writes nothing.
 
         Goes on while the store is unavailable: nobody else can take the lease then.
         """
@@ -63,7 +66,9 @@ class Lease:
             try:
                 asked = self._clock.monotonic()
                 async with self._store.write() as unit:
-                    await unit.leases.renew(self._holder.token, self._clock.now())
+                    await unit.leases.get()  # the transaction begins with the fence
+                with translated(self._lock.path):
+                    self._lock.beat(self._holder.token)
                 self._renewed = asked
             except StoreUnavailable as error:
                 _log.warning("lease_not_renewed", reason=str(error))
@@ -80,21 +85,20 @@ class Lease:
 async def hold(store: SqlStore, clock: Clock) -> AsyncIterator[Lease]:
     """Acquire the lease, renew it while the block runs, and give it back when it ends. Raises `StoreHeld`.
 
-    A holder that is known to be alive, or renews, keeps it; one of which nothing can be known (another machine,
-    another container) is watched until it renews or its lease runs out. When the lease is lost, the block is
-    cancelled and `StoreHeld` raised.
+    When the lease is lost, the block is cancelled and `StoreHeld` raised.
     """
-    store.fence(None)
-    lease = Lease(store, clock, await _acquire(store, clock))
-    store.fence(lease.fence)
-    keeping = asyncio.create_task(lease.keep(), name="lease")
-    try:
-        async with _cancelled_by(keeping):
-            yield lease
-    finally:
-        keeping.cancel()
-        await asyncio.wait((keeping,))
-        await _release(store, lease.holder)
+    with LockFile(store.path) as lock:
+        store.fence(None)
+        lease = Lease(store, clock, lock, await _acquire(store, clock, lock))
+        store.fence(lease.fence)
+        keeping = asyncio.create_task(lease.keep(), name="lease")
+        try:
+            async with _cancelled_by(keeping):
+                yield lease
+        finally:
+            keeping.cancel()
+            await asyncio.wait((keeping,))
+            await _release(store, lease.holder)
 
 
 @asynccontextmanager
@@ -123,58 +127,87 @@ async def _cancelled_by(keeper: asyncio.Task[None]) -> AsyncIterator[None]:
         keeper.remove_done_callback(failed)
 
 
-def refuse_if_held(connection: Connection, path: Path) -> None:
-    """Raise `StoreHeld` if a daemon may be running on this store. Blocks; for migrations."""
-    if not inspect(connection).has_table(lease_table.name):
-        return
-    row = connection.execute(select(lease_table)).first()
-    if row is not None:
-        holder = Holder.of_row(row)
-        if judge(holder, datetime.now(UTC)) != "ended":
-            raise held(path, holder)
+class Watch:
+    """Judges the holder of a lease, look by look."""
+
+    def __init__(self, lock: LockFile, monotonic: Callable[[], float]) -> None:
+        self._lock = lock
+        self._monotonic = monotonic
+        self._since = monotonic()
+        self._first: tuple[object, ...] | None = None
+        self._refused = 0
+
+    def look(self, holder: Holder | None) -> Literal["free", "held", "wait"]:
+        """Whether the lease can be taken; `wait`: look again in a second. Takes the lock. Raises `OSError`."""
+        locked = self._lock.take()
+        state = "ended" if holder is None else holder.process_state()
+        if state == "alive":
+            return "held"
+        if not locked:
+            # Whoever locks it without being known as the holder is just starting, migrates, or asks for the status.
+            self._refused += 1
+            return "wait" if self._refused < (2 if state == "unknown" else _PATIENCE) else "held"
+        if holder is None or state == "ended":
+            return "free"
+        if holder.on_this_kernel() and self._lock.signed_by(holder.token):
+            return "free"  # it locked the file while it lived
+        sign = (holder.token, holder.renewed_at, self._lock.last_beat())
+        if self._first is None:
+            self._first = sign
+            _log.info("lease_watched", host=holder.host, pid=holder.pid, since=holder.since.isoformat())
+        if sign != self._first:
+            return "held"
+        return "free" if self._monotonic() - self._since >= LENGTH.total_seconds() else "wait"
 
 
-def held(path: Path, holder: Holder) -> StoreHeld:
+def watch_holder(connection: Connection, path: Path, watch: Watch) -> bool:
+    """Whether no daemon runs on this store; False: look again in a second. Raises `StoreHeld`. For migrations."""
+    row = None
+    if inspect(connection).has_table(lease_table.name):
+        row = connection.execute(select(lease_table)).first()
+    holder = None if row is None else Holder.of_row(row)
+    verdict = watch.look(holder)
+    if verdict == "held":
+        raise held(path, holder)
+    return verdict == "free"
+
+
+def held(path: Path, holder: Holder | None) -> StoreHeld:
     """The error that names `holder`."""
-    return StoreHeld(
-        path,
-        f"process {holder.pid} on {holder.host} holds it since {holder.since:%Y-%m-%d %H:%M:%S} UTC",
-        "stop that daemon first, or give this one a store of its own",
-    )
+    who = "another process, which is starting," if holder is None else f"process {holder.pid} on {holder.host}"
+    since = "" if holder is None else f" since {holder.since:%Y-%m-%d %H:%M:%S} UTC"
+    return StoreHeld(path, f"{who} holds it{since}", "stop that daemon first, or give this one a store of its own")
 
 
-def judge(holder: Holder, now: datetime) -> Literal["alive", "ended", "unknown"]:
-    """What can be known of a holder from here. `ended`: its lease is free."""
-    if now - holder.renewed_at >= LENGTH:
-        return "ended"
-    return holder.process_state()
+def is_running(holder: Holder | None, path: Path) -> bool:
+    """Whether a daemon runs on the store at `path`, as far as can be known at once."""
+    lock = LockFile(path)
+    if holder is None:
+        return False
+    state = holder.process_state()
+    if state == "unknown" and holder.on_this_kernel() and lock.signed_by(holder.token):
+        return lock.is_taken()
+    return state != "ended"
 
 
-async def _acquire(store: SqlStore, clock: Clock) -> Holder:
-    now = clock.now()
-    mine = Holder.this_process(secrets.token_hex(8), now)
-    seen: Holder | None = None
-    patience = clock.monotonic() + LENGTH.total_seconds()
+async def _acquire(store: SqlStore, clock: Clock, lock: LockFile) -> Holder:
+    watch = Watch(lock, clock.monotonic)
     while True:
         async with store.write() as unit:
             other = await unit.leases.get()
-            renewed = seen is not None and other is not None and other.renewed_at != seen.renewed_at
-            state = "ended" if other is None else judge(other, clock.now())
-            # A clock that was set back makes a lease last too long; watching it does not depend on that clock.
-            if state == "ended" or (not renewed and clock.monotonic() >= patience):
-                mine = replace(mine, since=clock.now(), renewed_at=clock.now())
+            with translated(lock.path):
+                verdict = watch.look(other)
+            if verdict == "free":
+                mine = Holder.this_process(secrets.token_hex(8), clock.now())
+                with translated(lock.path):
+                    lock.sign(mine.token)
                 await unit.leases.put(mine)
                 if other is not None:
                     _log.warning("lease_taken_over", host=other.host, pid=other.pid, since=other.since.isoformat())
                 return mine
-        if other is None:
-            continue
-        if state == "alive" or renewed:
+        if verdict == "held":
             raise held(store.path, other)
-        if seen is None:
-            _log.info("lease_watched", host=other.host, pid=other.pid, since=other.since.isoformat())
-        seen = other
-        await clock.sleep(_WATCH_EVERY)
+        await clock.sleep(WATCH_EVERY)
 
 
 async def _release(store: SqlStore, holder: Holder) -> None:

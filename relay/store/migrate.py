@@ -4,7 +4,8 @@ All revisions of one call run in one transaction: the store is afterwards as it 
 These functions block; where an event loop runs, call them through `asyncio.to_thread`.
 """
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,8 @@ import relay
 from relay.errors import StoreError, StoreTooNew
 from relay.store.engine import connect, database_path
 from relay.store.failures import translated
-from relay.store.lease import refuse_if_held
+from relay.store.lease import WATCH_EVERY, Watch, watch_holder
+from relay.store.lock_file import LockFile
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,31 +39,38 @@ class Schema:
 def upgrade(url: str) -> Schema:
     """Make the store if need be and bring it to this relay's revision. Raises `StoreTooNew`, `StoreError`."""
     path = database_path(url)
-    with _opened(path, create=True) as connection:
+
+    def bring_up(connection: Connection, free: Callable[[], bool]) -> bool:
         schema = _schema(connection)
         _refuse_newer(path, schema)
         if schema.state == "empty" and set(inspect(connection).get_table_names()) - {"alembic_version"}:
             raise StoreError(path, "it holds somebody else's tables", "name another file in [store] url")
-        if schema.state != "current":
-            refuse_if_held(connection, path)
-            command.upgrade(_config(connection), "head")
-            _check_references(path, connection)
-        return _schema(connection)
+        if schema.state == "current":
+            return True
+        if not free():
+            return False
+        command.upgrade(_config(connection), "head")
+        return True
+
+    return _migrate(path, bring_up, create=True)
 
 
 def downgrade(url: str, revision: str) -> Schema:
     """Take the store back to `revision` (`base` = no tables). Raises `StoreTooNew`, `StoreError`."""
     path = database_path(url)
-    with _opened(path, create=False) as connection:
+
+    def take_back(connection: Connection, free: Callable[[], bool]) -> bool:
         _refuse_newer(path, _schema(connection))
-        refuse_if_held(connection, path)
+        if not free():
+            return False
         try:
             command.downgrade(_config(connection), revision)
         except CommandError as error:
             known = ", ".join(["base", *sorted(step.revision for step in _scripts().walk_revisions())])
             raise StoreError(path, f"cannot go back to {revision!r}", f"choose one of: {known}") from error
-        _check_references(path, connection)
-        return _schema(connection)
+        return True
+
+    return _migrate(path, take_back, create=False)
 
 
 def check(url: str) -> Schema:
@@ -99,6 +108,18 @@ def migrations_directory() -> Path:
         if (candidate / "env.py").is_file():
             return candidate
     raise StoreError(package, "the migrations are missing from this installation", "install the relay again")
+
+
+def _migrate(path: Path, work: Callable[[Connection, Callable[[], bool]], bool], *, create: bool) -> Schema:
+    """Do `work` in one transaction, once the function that it is given says that no daemon runs on the store."""
+    with LockFile(path) as lock:
+        watch = Watch(lock, time.monotonic)
+        while True:
+            with _opened(path, create=create) as connection:
+                if work(connection, lambda of=connection: watch_holder(of, path, watch)):  # type: ignore[misc]
+                    _check_references(path, connection)
+                    return _schema(connection)
+            time.sleep(WATCH_EVERY)
 
 
 @contextmanager

@@ -428,8 +428,9 @@ async def test_an_ambiguous_send_is_resolved(world: World, when: str, kind: str,
     assert found.id == str(world.channel.order[-1])
 
 
-async def test_a_suspect_send_is_found_after_a_restart(world: World) -> None:
-    now = SystemClock().now()
+@pytest.mark.parametrize("ahead", [timedelta(), timedelta(minutes=10), timedelta(days=40)], ids=str)
+async def test_a_suspect_send_is_found_after_a_restart_whatever_our_clock_says(world: World, ahead: timedelta) -> None:
+    now = SystemClock().now() + ahead
     async with world.running() as adapter:
         last = await adapter.send(world.delivery("first"))
         sent = await adapter.send(world.delivery("second", key="k2"))
@@ -437,6 +438,14 @@ async def test_a_suspect_send_is_found_after_a_restart(world: World) -> None:
     async with world.running() as adapter:
         suspect = world.delivery("second", key="k2", suspect=True, after=last, queued_at=now)
         assert await adapter.send(suspect) == sent
+
+
+async def test_what_stood_there_long_before_is_no_earlier_try(world: World) -> None:
+    async with world.running() as adapter:
+        old = await adapter.send(world.delivery("second"))
+    later = SystemClock().now() + timedelta(hours=2)
+    async with world.running() as adapter:  # a new store: no copy is on record
+        assert await adapter.send(world.delivery("second", key="k2", suspect=True, queued_at=later)) != old
 
 
 async def test_rate_limits_are_told_at_once_and_not_sent_twice(world: World) -> None:

@@ -11,14 +11,15 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from datetime import timedelta
 
-from relay.adapters.discord.inbound import snowflake_at
+from relay.adapters.discord.inbound import created_at
 from relay.adapters.discord.rest import Json, Rest, Route
 from relay.core.ports import Delivery
 
 _PAGE = 100
 _REMEMBERED = 1_000
-# How far our clock may be ahead of Discord's.
-_CLOCK_MARGIN = timedelta(minutes=5)
+# How far our clock may be ahead of Discord's, where it counts at all.
+_CLOCKS_DIFFER = timedelta(hours=1)
+_PAGES_AT_LEAST = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,16 +85,30 @@ class Posted:
 
 
 async def candidates(rest: Rest, channel: str, delivery: Delivery) -> list[Mapping[str, Json]]:
-    """The messages among which an earlier try of `delivery` has to be, oldest first. Raises an `ApiError`."""
+    """The messages among which an earlier try of `delivery` has to be, oldest first. Raises an `ApiError`.
+
+    Read from the newest back to the last copy on record: our clock says nothing about Discord's IDs. It counts only
+    where there is no copy on record yet, and where very many messages have been written since that.
+    """
     after = int(delivery.after.id) if delivery.after is not None else 0
-    if delivery.queued_at is not None:
-        after = max(after, int(snowflake_at(delivery.queued_at - _CLOCK_MARGIN)))
+    earliest = None if delivery.queued_at is None else delivery.queued_at - _CLOCKS_DIFFER
     found: list[Mapping[str, Json]] = []
     route = Route("GET", "/channels/{channel}/messages", {"channel": channel})
+    before: dict[str, str] = {}
+    pages = 0
     while True:
-        page = await rest.call(route, query={"limit": str(_PAGE), "after": str(after)})
-        messages = sorted(page, key=lambda message: int(message["id"]))
-        found.extend(messages)
-        if len(messages) < _PAGE:
-            return found
-        after = int(messages[-1]["id"])
+        page = await rest.call(route, query={"limit": str(_PAGE), **before})
+        messages = sorted(page, key=lambda message: int(message["id"]), reverse=True)
+        found.extend(message for message in messages if int(message["id"]) > after)
+        pages += 1
+        if len(messages) < _PAGE or int(messages[-1]["id"]) <= after:
+            break
+        oldest = str(messages[-1]["id"])
+        enough = not after or pages >= _PAGES_AT_LEAST
+        if enough and earliest is not None and created_at(oldest) < earliest:
+            break
+        before = {"before": oldest}
+    if not after and earliest is not None:
+        # Without a copy on record, what stands there longer may be of an earlier store.
+        found = [message for message in found if created_at(str(message["id"])) >= earliest]
+    return found[::-1]

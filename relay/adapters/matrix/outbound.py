@@ -13,6 +13,7 @@ import structlog
 from relay.adapters.matrix.api import Api, Refused, Unreachable
 from relay.adapters.matrix.compose import Pictures, compose, earlier_look, replacement, same_file
 from relay.adapters.matrix.gaps import as_list
+from relay.adapters.matrix.inbound import moment
 from relay.adapters.matrix.media import Media
 from relay.adapters.matrix.rooms import Rooms
 from relay.adapters.matrix.session import is_token_refusal
@@ -30,6 +31,7 @@ _FAILED = "❌"
 # Synapse remembers a transaction ID for a day.
 _REMEMBERED = timedelta(hours=20)
 _PAGES_SEARCHED = 20
+_CLOCKS_DIFFER = timedelta(hours=1)
 
 
 class Outbound:
@@ -148,8 +150,8 @@ class Outbound:
 
     async def _earlier_try(self, delivery: Delivery, content: Json) -> str | None:
         """The event that an earlier try made, where the homeserver may have forgotten its transaction ID."""
-        if delivery.queued_at is None or self._clock.now() - delivery.queued_at < _REMEMBERED:
-            return None
+        if delivery.queued_at is None or timedelta() <= self._clock.now() - delivery.queued_at < _REMEMBERED:
+            return None  # a clock that was set back says nothing
         wanted = earlier_look(content)
         ours = json.dumps({"senders": [self._api.user_id], "types": ["m.room.message"]})
         query: dict[str, str | list[str]] = {"dir": "b", "limit": "100", "filter": ours}
@@ -162,7 +164,8 @@ class Outbound:
                 if earlier_look(said) == wanted and "m.new_content" not in said:
                     _log.info("adopted an earlier try", event_id=event.get("event_id"))
                     return str(event["event_id"])
-                if event.get("origin_server_ts", 0) / 1000 < delivery.queued_at.timestamp() - 60:
+                written = moment(event.get("origin_server_ts"))
+                if delivery.after is None and written < delivery.queued_at - _CLOCKS_DIFFER:
                     return None
             if not page.get("end"):
                 return None

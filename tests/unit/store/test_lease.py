@@ -14,7 +14,8 @@ import pytest
 
 from relay.errors import StoreHeld
 from relay.store.holder import Holder
-from relay.store.lease import LENGTH, hold, judge
+from relay.store.lease import LENGTH, hold, is_running
+from relay.store.lock_file import LockFile
 from relay.store.migrate import downgrade
 from relay.store.unit_of_work import SqlStore, open_store
 
@@ -119,16 +120,68 @@ async def test_it_is_given_back_when_the_block_raises(store: SqlStore, clock: Ma
     assert await holder_of(store) is None
 
 
-async def test_a_lease_is_renewed(store: SqlStore, clock: ManualClock) -> None:
+async def test_a_lease_is_kept_without_a_write(store: SqlStore, clock: ManualClock) -> None:
     async with hold(store, clock) as lease:
-        await clock.move_until(asyncio.create_task(_renewed_after(store, lease.holder.since + 2 * LENGTH)))
+        written, beat = files(store), LockFile(store.path).last_beat()
+        await clock.move(2 * LENGTH.total_seconds())
         assert lease.valid()
+        assert files(store) == written
+        assert LockFile(store.path).last_beat() != beat
 
 
-async def _renewed_after(store: SqlStore, moment: datetime) -> None:
-    holder = None
-    while holder is None or holder.renewed_at <= moment:
-        holder = await holder_of(store)
+def files(store: SqlStore) -> list[bytes]:
+    """What the store has on the disk."""
+    return [store.path.with_name(f"{store.path.name}{suffix}").read_bytes() for suffix in ("", "-wal")]
+
+
+@pytest.mark.parametrize("step", [timedelta(minutes=5), timedelta(days=400), timedelta(days=-400)], ids=str)
+async def test_a_step_of_the_wall_clock_takes_the_lease_from_nobody(
+    url: str, store: SqlStore, second: SqlStore, clock: ManualClock, step: timedelta
+) -> None:
+    async with hold(store, clock) as lease:
+        other = ManualClock()
+        other._start += step
+        with pytest.raises(StoreHeld):
+            async with hold(second, other):
+                pytest.fail("both hold it")
+        await put(second, replace(lease.holder, renewed_at=lease.holder.renewed_at - step))
+        with pytest.raises(StoreHeld):
+            await asyncio.to_thread(downgrade, url, "base")
+
+
+async def test_a_process_in_another_container_keeps_the_lease_while_it_lives(
+    store: SqlStore, second: SqlStore, clock: ManualClock
+) -> None:
+    """Nothing tells of that process but its lock, and it has not moved for a day."""
+    boot, _, tick = process().started.split(" ")
+    elsewhere = process(host="container", started=f"{boot} pid:[1] {tick}", renewed_at=clock.now() - timedelta(days=1))
+    await put(store, elsewhere)
+    with LockFile(store.path) as lock:
+        assert lock.take()
+        lock.sign("other")
+        assert is_running(elsewhere, store.path)
+        taking = asyncio.create_task(take(second, clock))
+        await clock.move_until(taking)
+        with pytest.raises(StoreHeld, match="container"):
+            await taking
+        assert clock.monotonic() < LENGTH.total_seconds()
+    assert not is_running(elsewhere, store.path)
+    before = clock.monotonic()
+    await take(second, clock)  # it has ended: at once
+    assert clock.monotonic() == before
+
+
+async def take(store: SqlStore, clock: ManualClock) -> None:
+    """Hold the lease for a moment."""
+    async with hold(store, clock):
+        pass
+
+
+async def test_a_lock_file_that_somebody_removed_is_made_again(store: SqlStore, clock: ManualClock) -> None:
+    async with hold(store, clock):
+        LockFile(store.path).path.unlink()
+        await clock.move(6)
+        assert LockFile(store.path).is_taken()
 
 
 async def test_the_lease_of_a_killed_process_is_taken_over_at_once(store: SqlStore, clock: ManualClock) -> None:
@@ -162,41 +215,29 @@ async def test_a_holder_elsewhere_is_waited_for_until_its_lease_runs_out(
 ) -> None:
     await put(store, process(renewed_at=clock.now(), **elsewhere))
 
-    async def take() -> float:
-        async with hold(store, clock):
-            return clock.monotonic()
-
-    taking = asyncio.create_task(take())
+    taking = asyncio.create_task(take(store, clock))
     await clock.move_until(taking)
+    await taking
     # Not later than that, either; but the clock here runs on while the disk is slow.
-    assert await taking >= LENGTH.total_seconds()
+    assert clock.monotonic() >= LENGTH.total_seconds()
 
 
-async def test_a_holder_elsewhere_that_renews_keeps_it(store: SqlStore, clock: ManualClock) -> None:
-    elsewhere = process(host="other.example", renewed_at=clock.now())
+async def test_a_holder_elsewhere_that_shows_itself_keeps_it(store: SqlStore, clock: ManualClock) -> None:
+    elsewhere = process(host="other.example", started="another-boot pid:[1] 5")
     await put(store, elsewhere)
 
-    async def take() -> None:
-        async with hold(store, clock):
-            pytest.fail("both hold it")
-
-    taking = asyncio.create_task(take())
+    taking = asyncio.create_task(take(store, clock))
     await clock.move(4)
-    await put(store, replace(elsewhere, renewed_at=clock.now()))
+    LockFile(store.path).beat("other")
     await clock.move_until(taking)
     assert clock.monotonic() < LENGTH.total_seconds()
     with pytest.raises(StoreHeld, match=r"other\.example"):
         await taking
 
 
-async def test_a_clock_that_was_set_back_does_not_keep_a_dead_lease(store: SqlStore, clock: ManualClock) -> None:
-    await put(store, process(host="other.example", renewed_at=clock.now() + timedelta(days=1)))
-
-    async def take() -> None:
-        async with hold(store, clock):
-            pass
-
-    taking = asyncio.create_task(take())
+async def test_a_dead_lease_from_the_future_is_free_in_the_end(store: SqlStore, clock: ManualClock) -> None:
+    await put(store, process(host="other.example", started="", renewed_at=clock.now() + timedelta(days=1)))
+    taking = asyncio.create_task(take(store, clock))
     await clock.move_until(taking)
     await taking
 
@@ -258,10 +299,8 @@ async def test_no_migration_while_a_daemon_runs(url: str, store: SqlStore, clock
 
 
 def test_a_holder_of_which_nothing_was_written_down() -> None:
-    now = datetime.now(UTC)
-    assert judge(process(started="", pid=os.getpid()), now) == "unknown"
-    assert judge(process(started="", pid=2**22 + 1), now) == "ended"
-    assert judge(process(), now) == "alive"
-    assert judge(process(renewed_at=now), now + LENGTH) == "ended"
+    assert process(started="", pid=os.getpid()).process_state() == "unknown"
+    assert process(started="", pid=2**22 + 1).process_state() == "ended"
+    assert process().process_state() == "alive"
     _, namespace, tick = process().started.split(" ")
-    assert judge(process(started=f"another-boot {namespace} {tick}"), now) == "ended"
+    assert process(started=f"another-boot {namespace} {tick}").process_state() == "ended"

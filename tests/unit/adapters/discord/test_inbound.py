@@ -245,7 +245,8 @@ def test_a_message_of_an_unknown_form_is_not_missing() -> None:
 @given(st.datetimes(min_value=datetime(2015, 1, 2), max_value=datetime(2100, 1, 1)))  # noqa: DTZ001
 def test_ids_are_moments(moment: datetime) -> None:
     exact = moment.replace(tzinfo=UTC)
-    assert timedelta() <= exact - inbound.created_at(inbound.snowflake_at(exact)) < timedelta(milliseconds=1)
+    snowflake = (exact - datetime(2015, 1, 1, tzinfo=UTC)) // timedelta(milliseconds=1) << 22
+    assert timedelta() <= exact - inbound.created_at(str(snowflake)) < timedelta(milliseconds=1)
 
 
 JSON = st.recursive(
