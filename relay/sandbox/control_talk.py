@@ -177,6 +177,11 @@ class TalkControl(ControlBase):
             return render.channel(self._parts.threads.open_on(where, target, opener, name))
         return render.channel(self._parts.threads.open(where, opener, name, 12 if private else 11))
 
+    def open_post(self, forum: Id, user: Id, name: str, content: str) -> Json:
+        """A post in a forum (a channel of type 15). Returns it; say something in it with its ID as the channel."""
+        where, opener = self._channel(forum), self._user(user)
+        return render.channel(self._parts.threads.post(where, opener, name, Draft(content=content)))
+
     def join_thread(self, thread: Id, user: Id, joined: bool = True) -> None:
         """Become a member of a thread, or leave it."""
         where, person = self._channel(thread), self._user(user)

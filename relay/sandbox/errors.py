@@ -112,6 +112,11 @@ def thread_locked() -> ApiError:
     return ApiError(400, 160005, "Thread is locked")
 
 
+def forum_without_thread() -> ApiError:
+    """400: a forum holds posts, no messages."""
+    return ApiError(400, 220001, "Webhooks posted to forum channels must have a thread_name or thread_id")
+
+
 def thread_exists() -> ApiError:
     """400: a message has at most one thread."""
     return ApiError(400, 160004, "A thread has already been created for this message")

@@ -51,8 +51,15 @@ class ChannelRoutes:
         form.check()
         if channel.thread is not None:
             own = channel.thread.owner_id == call.user.id
-            if not own or "locked" in form:
+            # https://discord.com/developers/docs/resources/channel#modify-channel-json-params-thread: whoever may
+            # write in a thread may open it again, unless it is locked.
+            opens = "archived" in form and not archived and name is None and not channel.thread.locked
+            if opens and "locked" not in form:
+                call.need(channel, Permission.SEND_MESSAGES_IN_THREADS)
+            elif not own or "locked" in form:
                 call.need(channel, Permission.MANAGE_THREADS)
+            if channel.thread.archived and not ("archived" in form and not archived):
+                raise errors.thread_archived()
             channel.name = name or channel.name
             is_archived = archived if "archived" in form else channel.thread.archived
             self.threads.archive(channel, archived=is_archived, locked=locked if "locked" in form else None)
@@ -116,7 +123,10 @@ class ChannelRoutes:
 
     async def join(self, call: Call) -> Any:
         """The bot joins a thread."""
-        self.threads.join(self._thread(call), call.user)
+        thread = self._thread(call)
+        if thread.thread is not None and thread.thread.archived:
+            raise errors.thread_archived()
+        self.threads.join(thread, call.user)
 
     async def leave(self, call: Call) -> Any:
         """The bot leaves a thread."""

@@ -18,6 +18,7 @@ from relay.sandbox.permissions import Permission
 from relay.sandbox.render_message import message as render_message
 from relay.sandbox.requests import Call
 from relay.sandbox.state import State
+from relay.sandbox.threads import FORUMS
 
 MAX_WEBHOOKS = 15
 MAX_NAME = 80
@@ -189,6 +190,10 @@ class WebhookRoutes:
         draft.nonce, draft.reference = None, None
         self._own(call)  # it may have been deleted while the body arrived
         channel = self._target(call, hook)
+        if channel.thread is not None and channel.thread.locked:
+            raise errors.thread_locked()
+        if channel.type in FORUMS:
+            raise errors.forum_without_thread()
         message = self.messages.post_as_webhook(channel, hook, draft, username, avatar_url)
         waits = call.request.query.get("wait", "").lower() in {"1", "true"}
         return render_message(self.state, message) if waits else None
@@ -201,13 +206,13 @@ class WebhookRoutes:
         """Change a message of this webhook."""
         self._message(call)
         draft, _ = await call.draft(self.state.guilds[self._own(call).guild_id])
-        channel, message = self._message(call)
+        channel, message = self._awake(call)
         self.messages.apply_edit(channel, message, draft)
         return render_message(self.state, message)
 
     async def delete_message(self, call: Call) -> Any:
         """Take a message of this webhook away."""
-        channel, message = self._message(call)
+        channel, message = self._awake(call)
         self.messages.remove(channel, [message.id])
 
     def _own(self, call: Call) -> Webhook:
@@ -224,8 +229,6 @@ class WebhookRoutes:
         thread = self.state.channels.get(parse_snowflake(asked) or 0)
         if thread is None or thread.parent_id != channel.id:
             raise errors.unknown("Channel")
-        if thread.thread is not None and thread.thread.locked:
-            raise errors.thread_locked()
         return thread
 
     def _message(self, call: Call) -> tuple[Channel, Message]:
@@ -234,6 +237,12 @@ class WebhookRoutes:
         message = self.state.message(channel, call.id("message_id"))
         if message.webhook_id != hook.id:
             raise errors.unknown("Message")
+        return channel, message
+
+    def _awake(self, call: Call) -> tuple[Channel, Message]:
+        channel, message = self._message(call)
+        if channel.thread is not None and channel.thread.archived:
+            raise errors.thread_archived()
         return channel, message
 
     async def _apply(self, call: Call, hook: Webhook, *, may_move: bool) -> None:

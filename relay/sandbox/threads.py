@@ -2,6 +2,7 @@
 
 from relay.sandbox import errors, render
 from relay.sandbox.dispatch import Dispatch, Intent, Viewer
+from relay.sandbox.drafts import Draft
 from relay.sandbox.errors import Json
 from relay.sandbox.message_events import where
 from relay.sandbox.messages import Messages
@@ -10,6 +11,8 @@ from relay.sandbox.permissions import Permission
 
 HAS_THREAD = 1 << 5
 _PARENTS = frozenset({0, 5})
+FORUMS = frozenset({15, 16})
+_PRIVATE = 12
 _GUILDS = Intent.GUILDS
 
 
@@ -42,12 +45,34 @@ class Threads:
             self.messages.system(channel, user, 18, content=name, reference=reference)
         return thread
 
+    def post(self, forum: Channel, user: User, name: str, draft: Draft, archive_after: int = 4320) -> Channel:
+        """A post in a forum: a thread whose first message has its ID.
+
+        https://discord.com/developers/docs/resources/channel#start-thread-in-forum-or-media-channel
+        """
+        if forum.type not in FORUMS:
+            raise errors.wrong_channel_type()
+        granted = self.state.permissions(user.id, forum)
+        if not granted & Permission.VIEW_CHANNEL:
+            raise errors.missing_access()
+        if not granted & Permission.SEND_MESSAGES:
+            raise errors.missing_permissions()
+        thread = self._make(forum, self.state.snowflakes.next(), 11, user, name, archive_after)
+
+        def first(message: Message) -> None:
+            message.id = thread.id
+
+        self.messages.post(thread, user, draft, first)
+        return thread
+
     def join(self, thread: Channel, user: User) -> None:
         """Become a member of a thread."""
         if thread.thread is None:
             raise errors.wrong_channel_type()
         if user.id not in thread.thread.members:
             thread.thread.members.append(user.id)
+            if thread.type == _PRIVATE:
+                self._tell_of(thread, user.id, new=False)
             self._members_changed(thread, added=[user], removed=[])
 
     def leave(self, thread: Channel, user: User) -> None:
@@ -101,15 +126,20 @@ class Threads:
         guild = self.state.guilds[parent.guild_id]
         guild.threads[thread.id] = self.state.channels[thread.id] = thread
 
+        self._tell_of(thread)
+        self._members_changed(thread, added=[user], removed=[])
+        return thread
+
+    def _tell_of(self, thread: Channel, user_id: int | None = None, *, new: bool = True) -> None:
+        """THREAD_CREATE: to everybody who sees it, or to somebody who comes into a private one."""
+
         def created(viewer: Viewer) -> Json:
-            body = render.channel(thread) | {"newly_created": True}
-            if viewer.user_id in inner.members and viewer.user_id is not None:
+            body = render.channel(thread) | ({"newly_created": True} if new else {})
+            if thread.thread and viewer.user_id in thread.thread.members and viewer.user_id is not None:
                 body["member"] = self.member(thread, viewer.user_id)
             return body
 
-        self.state.emit(Dispatch("THREAD_CREATE", _GUILDS, guild.id, created, thread))
-        self._members_changed(thread, added=[user], removed=[])
-        return thread
+        self.state.emit(Dispatch("THREAD_CREATE", _GUILDS, thread.guild_id, created, thread, user_id))
 
     def _members_changed(self, thread: Channel, *, added: list[User], removed: list[User]) -> None:
         guild = self.state.guilds[thread.guild_id]

@@ -320,6 +320,9 @@ async def test_private_threads_are_for_their_members(place: Place) -> None:
         place.control.say(thread, place.ada, "unheard")
         place.control.join_thread(thread, place.bot)
         place.control.say(thread, place.ada, "heard")
+        # Whoever comes into a private thread learns that there is one.
+        told = await socket.get()
+        assert (told["t"], told["d"]["id"], "newly_created" in told["d"]) == ("THREAD_CREATE", thread, False)
         assert (await socket.get())["d"]["content"] == "heard"
 
 

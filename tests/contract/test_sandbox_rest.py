@@ -491,6 +491,39 @@ async def test_a_webhook_is_moved_with_its_token_and_without_its_messages(place:
     assert (await place.call("PATCH", f"/webhooks/{hook}", json={"channel_id": elsewhere}))[0] in {403, 404}
 
 
+async def test_webhooks_in_threads_and_forums(place: Place) -> None:
+    path = await place.hook()
+    thread = place.control.open_thread(place.channel, place.ada, "aside")["id"]
+    _, message = await place.call("POST", f"{path}?wait=1&thread_id={thread}", json={"content": "inside"})
+    mine = f"{path}/messages/{message['id']}?thread_id={thread}"
+    asleep = (400, {"message": "Thread is archived", "code": 50083})
+    place.control.archive_thread(thread)
+    assert await place.call("PATCH", mine, json={"content": "changed"}) == asleep
+    assert await place.call("DELETE", mine) == asleep
+    assert await place.call("PUT", f"/channels/{thread}/thread-members/@me") == asleep
+    # Whoever may write in it may open it again, and does so by writing.
+    assert (await place.call("PATCH", f"/channels/{thread}", json={"archived": False}))[0] == 200
+    assert (await place.call("PATCH", mine, json={"content": "changed"}))[0] == 200
+    place.control.archive_thread(thread)
+    await place.call("POST", f"{path}?wait=1&thread_id={thread}", json={"content": "awake"})
+    assert not (await place.call("GET", f"/channels/{thread}"))[1]["thread_metadata"]["archived"]
+    place.control.archive_thread(thread, locked=True)
+    assert (await place.call("PATCH", f"/channels/{thread}", json={"archived": False}))[0] == 403
+    status, body = await place.call("POST", f"{path}?wait=1&thread_id={thread}", json={"content": "locked"})
+    assert (status, body["code"]) == (400, 160005)
+
+    forum = place.control.create_channel(place.guild, "ideas", type=15)["id"]
+    _, made = await place.call("POST", f"/channels/{forum}/webhooks", json={"name": "relay"})
+    there = f"/webhooks/{made['id']}/{made['token']}"
+    status, body = await place.call("POST", f"{there}?wait=1", json={"content": "nowhere"})
+    assert (status, body["code"]) == (400, 220001)
+    post = place.control.open_post(forum, place.ada, "an idea", "What about this?")
+    assert [message["id"] for message in place.control.messages(post["id"])] == [post["id"]]
+    status, message = await place.call("POST", f"{there}?wait=1&thread_id={post['id']}", json={"content": "yes"})
+    assert (status, message["channel_id"]) == (200, post["id"])
+    assert (await place.call("POST", f"{path}?thread_id={post['id']}", json={"content": "no"}))[0] == 404
+
+
 # --- Threads, members -----------------------------------------------------------------------------------------
 
 

@@ -99,6 +99,7 @@ class DiscordAdapter:
         self._channels = Channels(
             clock=clock,
             rng=self._rng,
+            rest=self._rest,
             guilds=self._guilds,
             feeds=self._feeds,
             webhooks=self._webhooks,
@@ -226,7 +227,7 @@ class DiscordAdapter:
             self._webhooks.changed(str(data["channel_id"]))
         self._guilds.observe(event, data)
         self._feeds.offer(event, data)
-        if event in CHANGES:
+        if event in CHANGES or self._guilds.is_about_declared(event, data):
             self._look_again()
 
     def _look_again(self) -> None:

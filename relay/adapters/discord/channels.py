@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from collections.abc import Mapping
 from contextlib import suppress
 
 import structlog
@@ -11,8 +12,9 @@ from relay.adapters.discord.guilds import Guilds, Place
 from relay.adapters.discord.history import History
 from relay.adapters.discord.identity import Webhooks
 from relay.adapters.discord.outbound import readable
+from relay.adapters.discord.posting import MISSING
 from relay.adapters.discord.reading import DECLARED, reference, stream, threads_stream, webhooks_stream
-from relay.adapters.discord.rest import ApiError
+from relay.adapters.discord.rest import ApiError, Refused, Rest, Route
 from relay.core.backoff import Backoff
 from relay.core.ports import Batch, Clock, Cursor, Inbox
 from relay.domain.ids import ChannelAddress, Platform
@@ -24,6 +26,8 @@ _log = structlog.get_logger(__name__)
 _LOOK_EVERY = 30.0
 _LOOK_SOON = 0.5
 _SURVEY_TIMEOUT = 5.0
+# Seconds for a look-up of a channel that the gateway does not tell of, and until the next.
+_LOOK_UP_TIMEOUT, _LOOK_UP_SOON, _LOOK_UP_AGAIN = 5.0, 5.0, 60.0
 
 
 class Channels:
@@ -34,6 +38,7 @@ class Channels:
         *,
         clock: Clock,
         rng: random.Random,
+        rest: Rest,
         guilds: Guilds,
         feeds: Feeds,
         webhooks: Webhooks,
@@ -41,6 +46,7 @@ class Channels:
     ) -> None:
         self._clock = clock
         self._rng = rng
+        self._rest = rest
         self._guilds = guilds
         self._feeds = feeds
         self._webhooks = webhooks
@@ -49,17 +55,21 @@ class Channels:
         self._recorded: frozenset[ChannelAddress] | None = None
         self._problems: dict[ChannelAddress, str] = {}
         self._surveyed: set[str] = set()
+        self._looked_up: dict[str, float] = {}
+        self._absent: dict[str, str] = {}
         self._changed = asyncio.Event()
 
     def watch(self, addresses: frozenset[ChannelAddress]) -> None:
         """These are the declared channels from now on."""
         self._declared = addresses
+        self._guilds.declare(frozenset(address.value for address in addresses))
         self._problems = {address: problem for address, problem in self._problems.items() if address in addresses}
         self._changed.set()
 
     def session_started(self) -> None:
         """A new session has begun: something may have been missed everywhere."""
         self._surveyed.clear()
+        self._looked_up.clear()
         self.something_missed()
 
     def something_missed(self) -> None:
@@ -104,7 +114,10 @@ class Channels:
         await self._record(inbox)
         certain = True
         for address in sorted(self._declared):
-            match self._guilds.find(address.value):
+            found = self._guilds.find(address.value)
+            if isinstance(found, str) and address.value.isdecimal() and self._guilds.guild_of(address.value) is None:
+                found = await self._look_up(address.value, found)
+            match found:
                 case None:
                     certain = False
                 case Place() as place:
@@ -112,6 +125,26 @@ class Channels:
                 case problem:
                     await self._close(inbox, address, problem)
         return certain
+
+    async def _look_up(self, channel: str, absent: str) -> Place | str | None:
+        """A channel that the gateway does not tell of: an archived thread, or none. `absent` says the latter."""
+        if self._clock.monotonic() < self._looked_up.get(channel, 0.0):
+            return self._absent.get(channel, absent)
+        self._absent[channel], again = absent, _LOOK_UP_AGAIN
+        try:
+            async with asyncio.timeout(_LOOK_UP_TIMEOUT):
+                found = await self._rest.call(Route("GET", "/channels/{channel}", {"channel": channel}))
+        except Refused as error:
+            if error.code in MISSING:
+                self._absent[channel] = f"the bot may not see {channel}: add it to the thread, if it is a private one"
+        except (ApiError, TimeoutError) as error:
+            _log.info("discord channel not looked up", channel=channel, reason=str(error) or type(error).__name__)
+            again = _LOOK_UP_SOON
+        else:
+            if isinstance(found, Mapping) and self._guilds.learn(found):
+                return self._guilds.find(channel)
+        self._looked_up[channel] = self._clock.monotonic() + again
+        return self._absent[channel]
 
     async def _record(self, inbox: Inbox) -> None:
         """Remember what is declared. A channel that was not declared last time starts from now.
@@ -129,15 +162,23 @@ class Channels:
             streams = (stream(channel), threads_stream(channel), *map(stream, threads))
             cursors += (Cursor(Platform.DISCORD, name, "") for name in streams)
         await inbox.receive(Batch(cursors=tuple(cursors)))
-        for channel in names.difference(address.value for address in self._recorded or ()):
+        for channel in names:
+            await self._remember_webhooks(inbox, channel)
+        self._recorded = declared
+
+    async def _remember_webhooks(self, inbox: Inbox, channel: str) -> None:
+        if not self._webhooks.remembers(channel):
             used = await inbox.cursor(Platform.DISCORD, webhooks_stream(channel)) or ""
             self._webhooks.remember(channel, tuple(used.split()))
-        self._recorded = declared
 
     async def _open(self, inbox: Inbox, group: asyncio.TaskGroup, address: ChannelAddress, place: Place) -> None:
         await self._survey(place.guild)
         feed = self._feeds.get(address.value)
         if feed is None:
+            if place.parent is not None:
+                await self._remember_webhooks(inbox, place.parent)
+            if place.private:
+                await self._join(address.value)
             spoken_in = await inbox.cursor(Platform.DISCORD, threads_stream(address.value))
             feed = Feed(address, reference(address.value), place, threads=(spoken_in or "").split())
             # From here on its events are kept, so nothing falls between this and the reading.
@@ -154,6 +195,16 @@ class Channels:
             await inbox.opened(address, feed.channel)
         if feed.behind and (feed.task is None or feed.task.done()):
             feed.task = group.create_task(self._catch_up(inbox, feed), name=f"discord catch-up {feed.channel.id}")
+
+    async def _join(self, thread: str) -> None:
+        """Come into a private thread: who is not in it is not told what is said there."""
+        route = Route("PUT", "/channels/{channel}/thread-members/@me", {"channel": thread})
+        try:
+            async with asyncio.timeout(_LOOK_UP_TIMEOUT):
+                await self._rest.call(route)
+        except (ApiError, TimeoutError) as error:
+            # Nobody comes into an archived one; who opens it again is heard, and this is tried again then.
+            _log.info("discord thread not joined", thread=thread, reason=str(error) or type(error).__name__)
 
     async def _close(self, inbox: Inbox, address: ChannelAddress, problem: str) -> None:
         feed = self._feeds.get(address.value)

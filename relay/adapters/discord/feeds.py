@@ -102,6 +102,16 @@ class Feeds:
         """The feed of a channel."""
         return self._feeds.get(channel)
 
+    def webhook_home(self, channel: str) -> str:
+        """The channel whose webhooks post into `channel`: another one for a thread."""
+        feed = self._feeds.get(channel)
+        return channel if feed is None or feed.place.parent is None else feed.place.parent
+
+    def thread(self, channel: str) -> str | None:
+        """`channel` itself where it is a thread, as requests through a webhook have to name it."""
+        feed = self._feeds.get(channel)
+        return None if feed is None or feed.place.parent is None else channel
+
     def add(self, feed: Feed) -> None:
         """Keep this channel's events from now on."""
         self._feeds[feed.channel.id] = feed

@@ -40,12 +40,16 @@ CHANGES = frozenset(
     }
 )
 _Writable = discord.TextChannel | discord.VoiceChannel | discord.StageChannel
+_THREAD_TYPES = frozenset({10, 11, 12})
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
     """A channel that can be mirrored. `webhooks`: the bot may make and use them there; `speaks`: it may post itself;
     `moderates`: it may delete what others posted; `attaches`: it may post files itself. `file_size` in bytes.
+
+    `parent`: the channel of a thread, or the forum of a post; its webhooks are used. `private`: only those who are in
+    the thread hear what is said there.
     """
 
     guild: str
@@ -54,6 +58,19 @@ class Place:
     moderates: bool
     file_size: int
     attaches: bool = True
+    parent: str | None = None
+    private: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Thread:
+    """A thread that is declared as a side of a pair: a channel of its own, and none of its parent's threads."""
+
+    name: str
+    guild: str
+    parent: str
+    private: bool
+    locked: bool
 
 
 class Guilds:
@@ -68,11 +85,23 @@ class Guilds:
         self._private: OrderedDict[str, str] = OrderedDict()
         self._nicknames: OrderedDict[tuple[str, str], str | None] = OrderedDict()
         self._unmoderated: set[str] = set()
+        self._declared: frozenset[str] = frozenset()
+        self._archived: dict[str, _Thread] = {}
+
+    def declare(self, channels: frozenset[str]) -> None:
+        """These are the declared channels from now on; threads among them are no longer their parents' threads."""
+        self._declared = channels
+        self._archived = {thread: known for thread, known in self._archived.items() if thread in channels}
+
+    def is_declared(self, channel: str) -> bool:
+        """Whether a channel or thread is a side of a pair of its own."""
+        return channel in self._declared
 
     def session_started(self, client: discord.Client) -> None:
         """Look at a new session's picture from now on."""
         self._client = client
         self._since = self._clock.monotonic()
+        self._archived.clear()
 
     def observe(self, event: str, data: Mapping[str, Json]) -> None:
         """Take in what discord.py does not keep: which guilds are awaited, and threads that have gone to sleep."""
@@ -87,6 +116,8 @@ class Guilds:
                 self._awaited.discard(data["id"])
             case "THREAD_CREATE" | "THREAD_UPDATE":
                 self._thread(data)
+            case "THREAD_DELETE":
+                self._archived.pop(str(data["id"]), None)
             case "THREAD_LIST_SYNC":
                 for thread in data.get("threads") or ():
                     self._thread(thread)
@@ -94,19 +125,23 @@ class Guilds:
                 self.remember_nickname(data["guild_id"], data["author"]["id"], data["member"].get("nick"))
 
     def parent_of(self, channel: str) -> str | None:
-        """The channel that a thread belongs to; None for what is no known thread, or a private one."""
-        return self._parents.get(channel)
+        """The channel that a thread belongs to; None for what is no known thread, or a private or declared one."""
+        return None if channel in self._declared else self._parents.get(channel)
 
     def private_parent_of(self, channel: str) -> str | None:
         """The channel that a private thread belongs to: what is said there is not for everybody in the channel."""
-        return self._private.get(channel)
+        return None if channel in self._declared else self._private.get(channel)
 
     def threads_of(self, channel: str) -> dict[str, str | None] | None:
         """The open threads of a channel and the last message of each; None for a channel that has no threads."""
         found = self._channel(channel)
         if not isinstance(found, discord.TextChannel):
             return None
-        return {str(thread.id): _text(thread.last_message_id) for thread in found.threads if not thread.is_private()}
+        return {
+            str(thread.id): _text(thread.last_message_id)
+            for thread in found.threads
+            if not thread.is_private() and str(thread.id) not in self._declared
+        }
 
     def settled(self) -> bool:
         """Whether all guilds have arrived, or have had the time to."""
@@ -119,12 +154,16 @@ class Guilds:
         if not (channel.isascii() and channel.isdecimal() and channel[0] != "0"):
             return f"{channel!r} is no channel ID: copy it with Discord's developer mode (right click, Copy Channel ID)"
         found = self._channel(channel)
+        thread = _known(found) if isinstance(found, discord.Thread) else self._archived.get(channel)
+        if thread is not None:
+            return self._find_thread(thread)
         if found is None:
             absent = f"there is no channel {channel}, or the bot is not in its server: correct the ID or invite the bot"
             return absent if self.settled() else None
         if not isinstance(found, _Writable):
             kind = str(found.type).replace("_", " ")
-            return f"#{found.name} is a {kind}, which cannot be mirrored: name a text channel"
+            others = "one of its posts" if found.type is discord.ChannelType.forum else "a thread"
+            return f"#{found.name} is a {kind}, which cannot be mirrored: name a text channel, or {others}"
         guild = found.guild
         # Both happen while a server is having an outage.
         if guild.unavailable or guild.get_member(self._own_id()) is None:
@@ -146,6 +185,47 @@ class Guilds:
             attaches=may.attach_files,
         )
 
+    def _find_thread(self, thread: _Thread) -> Place | str | None:
+        """A declared thread: permissions are those of the channel that it belongs to."""
+        guild = self._client.get_guild(int(thread.guild)) if self._client is not None else None
+        parent = guild.get_channel(int(thread.parent)) if guild is not None else None
+        if guild is None or parent is None or guild.unavailable or guild.get_member(self._own_id()) is None:
+            return f"the channel of the thread #{thread.name} cannot be seen" if self.settled() else None
+        may = parent.permissions_for(guild.me)
+        if not may.view_channel:
+            return f"the bot may not see #{parent.name}: give its role View Channel there"
+        if not may.read_message_history:
+            return f"the bot may not read the history of #{parent.name}: give its role Read Message History there"
+        if not may.manage_webhooks and not may.send_messages_in_threads:
+            needed = "Manage Webhooks and Send Messages in Threads"
+            return f"the bot may not write in threads of #{parent.name}: give its role {needed} there"
+        if thread.locked and not may.manage_threads:
+            return f"the thread #{thread.name} is locked: unlock it, or give the bot's role Manage Threads there"
+        return Place(
+            guild=str(guild.id),
+            # Through a webhook nobody writes in a locked thread.
+            webhooks=may.manage_webhooks and not thread.locked,
+            speaks=may.send_messages_in_threads,
+            moderates=may.manage_messages,
+            file_size=guild.filesize_limit,
+            attaches=may.attach_files,
+            parent=thread.parent,
+            private=thread.private,
+        )
+
+    def learn(self, thread: Mapping[str, Json]) -> bool:
+        """Take in a thread that the API tells of, because it was archived; whether it is one."""
+        if thread.get("type") not in _THREAD_TYPES:
+            return False
+        self._thread(thread)
+        return True
+
+    def is_about_declared(self, event: str, data: Mapping[str, Json]) -> bool:
+        """Whether an event may change what is known of a declared thread."""
+        if not event.startswith("THREAD_"):
+            return False
+        return event == "THREAD_LIST_SYNC" or str(data.get("id")) in self._declared
+
     def _mind_moderation(self, channel: str, name: str, *, may_moderate: bool) -> None:
         if may_moderate:
             self._unmoderated.discard(channel)
@@ -160,8 +240,8 @@ class Guilds:
 
     def guild_of(self, channel: str) -> str | None:
         """The server of a channel."""
-        found = self._channel(channel)
-        return None if found is None else str(found.guild.id)
+        found = self._guild(channel)
+        return None if found is None else str(found.id)
 
     def surveyable(self, guild: str) -> bool:
         """Whether the bot may look at all webhooks of a server at once."""
@@ -223,8 +303,8 @@ class Guilds:
         https://docs.discord.com/developers/resources/emoji#emoji-object: not those that are kept for some roles, that
         another service manages, or that the server has lost with its boosts. Of two with one name, the older one.
         """
-        found = self._channel(channel)
-        called = [one for one in found.guild.emojis if one.name == name] if found is not None else []
+        found = self._guild(channel)
+        called = [one for one in found.emojis if one.name == name] if found is not None else []
         usable = [one for one in called if one.available and not one.managed and not one.roles]
         return _emoji(min(usable, key=lambda one: one.id)) if usable else None
 
@@ -233,6 +313,12 @@ class Guilds:
     def _channel(self, channel: str) -> discord.abc.GuildChannel | discord.Thread | None:
         found = self._client.get_channel(int(channel)) if self._client is not None else None
         return None if isinstance(found, discord.abc.PrivateChannel) else found
+
+    def _guild(self, channel: str) -> discord.Guild | None:
+        found, archived = self._channel(channel), self._archived.get(channel)
+        if found is not None:
+            return found.guild
+        return self._client.get_guild(int(archived.guild)) if self._client is not None and archived else None
 
     def _own_id(self) -> int:
         return self._client.user.id if self._client is not None and self._client.user is not None else 0
@@ -243,8 +329,21 @@ class Guilds:
             return
         parents = self._private if thread.get("type") == _PRIVATE_THREAD else self._parents
         parents[thread["id"]] = parent
+        if thread["id"] in self._declared and thread.get("guild_id") is not None:
+            self._archived[thread["id"]] = _Thread(
+                name=str(thread.get("name", thread["id"])),
+                guild=str(thread["guild_id"]),
+                parent=str(parent),
+                private=thread.get("type") == _PRIVATE_THREAD,
+                locked=bool((thread.get("thread_metadata") or {}).get("locked")),
+            )
         if len(parents) > _REMEMBERED_THREADS:
             parents.popitem(last=False)
+
+
+def _known(thread: discord.Thread) -> _Thread:
+    parent = str(thread.parent_id)
+    return _Thread(thread.name, str(thread.guild.id), parent, thread.is_private(), thread.locked)
 
 
 def _emoji(found: discord.Emoji) -> CustomEmoji:

@@ -97,7 +97,8 @@ class History:
         async for page in self._between(feed, feed.channel.id, first, last):
             yield page
         threads = dict.fromkeys(await self._threads(feed, since=first))
-        spoken_in = [thread for thread in feed.threads if int(await cursor(stream(thread)) or "0") >= int(first)]
+        own = [thread for thread in feed.threads if not self._guilds.is_declared(thread)]
+        spoken_in = [thread for thread in own if int(await cursor(stream(thread)) or "0") >= int(first)]
         for thread in threads | dict.fromkeys(spoken_in):
             try:
                 async for page in self._between(feed, thread, first, last):
@@ -180,8 +181,11 @@ class History:
         sleepers = await self._sleeping(feed.channel.id, earliest)
         if not sleepers.whole:
             for known in feed.threads:
-                threads.setdefault(known, None)
+                if not self._guilds.is_declared(known):
+                    threads.setdefault(known, None)
         for thread in sleepers.threads:
+            if self._guilds.is_declared(str(thread["id"])):
+                continue
             slept_at = _slept_at(thread)
             if slept_at is None or slept_at >= earliest:
                 threads.setdefault(str(thread["id"]), thread.get("last_message_id"))

@@ -114,15 +114,21 @@ class Webhook:
     def __repr__(self) -> str:
         return f"Webhook(id={self.id!r})"
 
-    def route(self) -> Route:
-        """Where to post."""
+    def route(self, thread: str | None = None) -> Route:
+        """Where to post; `thread`: in a thread of the webhook's channel."""
         ids = {"webhook": self.id, "token": self.token}
-        return Route("POST", "/webhooks/{webhook}/{token}", ids, token=False, patience=POSTING_PATIENCE)
+        path = "/webhooks/{webhook}/{token}"
+        return Route("POST", path, ids, token=False, patience=POSTING_PATIENCE, query=_in_thread(thread))
 
-    def message_route(self, method: Method, message: str) -> Route:
+    def message_route(self, method: Method, message: str, thread: str | None = None) -> Route:
         """Where to change or delete what it posted."""
         ids = {"webhook": self.id, "token": self.token, "message": message}
-        return Route(method, "/webhooks/{webhook}/{token}/messages/{message}", ids, token=False)
+        path = "/webhooks/{webhook}/{token}/messages/{message}"
+        return Route(method, path, ids, token=False, query=_in_thread(thread))
+
+
+def _in_thread(thread: str | None) -> dict[str, str]:
+    return {} if thread is None else {"thread_id": thread}
 
 
 class Webhooks:
@@ -155,9 +161,13 @@ class Webhooks:
         self._application = application
         self._user = user
 
+    def remembers(self, channel: str) -> bool:
+        """Whether `remember` has been called for a channel."""
+        return channel in self._homes
+
     def remember(self, channel: str, webhooks: tuple[str, ...]) -> None:
         """These webhooks were used for a channel in an earlier life."""
-        self._homes[channel] = webhooks
+        self._homes.setdefault(channel, webhooks)
         self.ids.update(webhooks)
 
     def changed(self, channel: str) -> None:

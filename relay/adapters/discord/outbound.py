@@ -1,7 +1,8 @@
 """Deliveries -> calls of Discord's API, and what Discord answers -> the relay's errors: here and nowhere else."""
 
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 
 import structlog
 
@@ -9,7 +10,7 @@ from relay.adapters.discord.feeds import Feeds
 from relay.adapters.discord.identity import Webhooks, is_gone
 from relay.adapters.discord.inbound import jump_url
 from relay.adapters.discord.media import Media, have_same_files
-from relay.adapters.discord.posting import MISSING, UNKNOWN_MESSAGE, Poster
+from relay.adapters.discord.posting import MISSING, UNKNOWN_CHANNEL, UNKNOWN_MESSAGE, Poster
 from relay.adapters.discord.reading import Self, Translator
 from relay.adapters.discord.recent import Recent, Seen
 from relay.adapters.discord.rest import Json, Limited, Refused, Rest, Route, Unanswered
@@ -23,10 +24,10 @@ _log = structlog.get_logger(__name__)
 
 FAILED_SIGN = "⚠️"
 
-_UNKNOWN_CHANNEL = 10003
 # A webhook's token may have been changed since.
 _TOKENS_TRIED = 2
 _TOO_LARGE = 40005
+_THREAD_ARCHIVED, _THREAD_LOCKED = 50083, 160005
 _MISSING_ACCESS = 50001
 # Auto-moderation and the like: what was written is what is refused.
 _FORBIDDEN_WORDS = {200000, 200001, 240000, 20009}
@@ -65,9 +66,13 @@ def _refusal(error: Refused, channel: str) -> DeliveryError:
     match error:
         case Refused(code=code) if code == UNKNOWN_MESSAGE:
             return TargetGone(said)
-        case Refused(code=code) if code == _UNKNOWN_CHANNEL:
+        case Refused(code=code) if code == UNKNOWN_CHANNEL:
             # Waits rather than dies: the operator may point the pair at another channel, and nothing is lost.
             return Blocked(f"channel {channel} is gone from Discord: correct discord_channel of this pair")
+        case Refused(code=code) if code == _THREAD_LOCKED:
+            return Blocked(f"the thread {channel} is locked: unlock it, or give the bot's role Manage Threads ({said})")
+        case Refused(code=code) if code == _THREAD_ARCHIVED:
+            return Transient(said)
         case Refused(code=code) if code in MISSING:
             needed = "View Channel, Send Messages, Manage Webhooks and Manage Messages"
             return Blocked(f"the bot may not do that in channel {channel}: give its role {needed} there ({said})")
@@ -132,36 +137,51 @@ class Outbound:
         channel = target.channel.id
         async with self._changing(target):
             seen = await self._look(target)
-            if seen.webhook is None:
-                content = said_by_bot(delivery)
-                if seen.user != self._me.user or len(content) > TEXT_LENGTH:
-                    raise Orphaned("it was posted in a way that cannot carry it any more")
-                route = Route("PATCH", "/channels/{channel}/messages/{message}", _where(target))
-                body = {"content": content, "allowed_mentions": allowed_mentions(delivery.content)}
-                await self._change(route, body, seen, delivery)
-            else:
-                await self._edit_through(seen.webhook, seen, target, delivery)
+            await self._awake(target, partial(self._edit, seen, target, delivery))
         self._recent.put(target.id, Seen(channel, seen.author, seen.user, seen.webhook, delivery.content))
+
+    async def _edit(self, seen: Seen, target: MessageRef, delivery: Delivery) -> None:
+        if seen.webhook is not None:
+            await self._edit_through(seen.webhook, seen, target, delivery)
+            return
+        content = said_by_bot(delivery)
+        if seen.user != self._me.user or len(content) > TEXT_LENGTH:
+            raise Orphaned("it was posted in a way that cannot carry it any more")
+        route = Route("PATCH", "/channels/{channel}/messages/{message}", _where(target))
+        body = {"content": content, "allowed_mentions": allowed_mentions(delivery.content)}
+        await self._change(route, body, seen, delivery)
+
+    async def _awake(self, target: MessageRef, call: Callable[[], Awaitable[None]]) -> None:
+        """Do what may not be done in an archived thread: it is opened again first, as posting would do."""
+        try:
+            await call()
+        except Refused as error:
+            if error.code != _THREAD_ARCHIVED:
+                raise
+            route = Route("PATCH", "/channels/{channel}", {"channel": target.channel.id})
+            await self._rest.call(route, body={"archived": False})
+            await call()
 
     async def _edit_through(self, webhook: str, seen: Seen, target: MessageRef, delivery: Delivery) -> None:
         body = {"content": said_by_webhook(delivery.content), "allowed_mentions": allowed_mentions(delivery.content)}
+        home, thread = self._feeds.webhook_home(target.channel.id), self._feeds.thread(target.channel.id)
         for _ in range(_TOKENS_TRIED):
-            hook = await self._webhooks.owner(target.channel.id, webhook)
+            hook = await self._webhooks.owner(home, webhook)
             if hook is None:
                 break
             try:
-                await self._change(hook.message_route("PATCH", target.id), body, seen, delivery)
+                await self._change(hook.message_route("PATCH", target.id, thread), body, seen, delivery)
             except Refused as error:
-                if error.code == UNKNOWN_MESSAGE:
+                if error.code in {UNKNOWN_MESSAGE, UNKNOWN_CHANNEL}:
                     # Unless the message is gone, it is the webhook: one that was moved finds none of its messages.
                     await self._ask_for(target)
-                    self._webhooks.changed(target.channel.id)
+                    self._webhooks.changed(home)
                     break
                 if not is_gone(error):
                     raise
                 if error.bare:
                     await self._ask_for(target)  # or it is the message that is gone
-                self._webhooks.gone(target.channel.id, hook)
+                self._webhooks.gone(home, hook)
             else:
                 return
         raise Orphaned("the webhook that posted it was deleted or moved")
@@ -186,9 +206,12 @@ class Outbound:
     async def delete(self, target: MessageRef) -> None:
         """See `Adapter.delete`."""
         async with self._changing(target):
-            if not await self._delete_through_webhook(target):
-                await self._delete_as_bot(target)
+            await self._awake(target, partial(self._delete, target))
         self._recent.forget(target.id)
+
+    async def _delete(self, target: MessageRef) -> None:
+        if not await self._delete_through_webhook(target):
+            await self._delete_as_bot(target)
 
     @asynccontextmanager
     async def _changing(self, target: MessageRef) -> AsyncIterator[None]:
@@ -220,19 +243,20 @@ class Outbound:
         if feed is not None and feed.place.moderates:
             return False
         seen = await self._look(target)
-        hook = await self._webhooks.owner(target.channel.id, seen.webhook) if seen.webhook is not None else None
+        home, thread = self._feeds.webhook_home(target.channel.id), self._feeds.thread(target.channel.id)
+        hook = await self._webhooks.owner(home, seen.webhook) if seen.webhook is not None else None
         if hook is None:
             return False
         try:
-            await self._rest.call(hook.message_route("DELETE", target.id))
+            await self._rest.call(hook.message_route("DELETE", target.id, thread))
         except Refused as error:
-            if error.code == UNKNOWN_MESSAGE:
+            if error.code in {UNKNOWN_MESSAGE, UNKNOWN_CHANNEL}:
                 await self._ask_for(target)
-                self._webhooks.changed(target.channel.id)
+                self._webhooks.changed(home)
                 return False
             if not is_gone(error):
                 raise
-            self._webhooks.gone(target.channel.id, hook)
+            self._webhooks.gone(home, hook)
             return False
         return True
 
@@ -259,7 +283,8 @@ class Outbound:
         if seen.webhook is None:
             return seen.user == self._me.user
         known = seen.webhook in self._webhooks.ids
-        return known or await self._webhooks.owner(target.channel.id, seen.webhook) is not None
+        home = self._feeds.webhook_home(target.channel.id)
+        return known or await self._webhooks.owner(home, seen.webhook) is not None
 
     async def mark_failed(self, source: MessageRef) -> bool:
         """See `Adapter.mark_failed`."""

@@ -19,7 +19,7 @@ from relay.errors import Blocked
 
 _log = structlog.get_logger(__name__)
 
-UNKNOWN_MESSAGE = 10008
+UNKNOWN_CHANNEL, UNKNOWN_MESSAGE = 10003, 10008
 # Each of them may be deleted or moved by somebody just before it is used.
 _WEBHOOKS_TRIED = 3
 # Missing Access, Missing Permissions
@@ -66,6 +66,7 @@ class Poster:
 
     async def _post(self, delivery: Delivery, channel: str) -> str:
         author = delivery.author
+        home = self._feeds.webhook_home(channel)
         for _ in range(_WEBHOOKS_TRIED):
             hook = await self._webhook(channel) if author is not None else None
             if author is None or hook is None:
@@ -73,16 +74,21 @@ class Poster:
             try:
                 answer = await self._post_through(hook, delivery, author)
             except Refused as error:
-                if not is_gone(error):
+                # A webhook that was moved knows no thread of the channel that it was made for.
+                if not is_gone(error) and not (home != channel and error.code == UNKNOWN_CHANNEL):
                     raise
                 # Nothing was posted, so the message goes on through another one.
-                self._webhooks.gone(channel, hook)
+                if is_gone(error):
+                    self._webhooks.gone(home, hook)
+                elif await self._webhooks.whereabouts(hook.id) == home:
+                    raise  # it is the thread that is gone
+                self._webhooks.changed(home)
                 continue
             message, where = _id(answer), str(answer.get("channel_id") or channel)
             if where == channel:
                 self._recent.put(message, Seen(channel, author.name, hook.id, hook.id, delivery.content))
                 return message
-            self._webhooks.moved(channel, hook, where)
+            self._webhooks.moved(home, hook, where)
             await self._take_back(hook.id, where, message, hook)
         raise Unanswered("the webhooks of this channel keep disappearing", sent=False)
 
@@ -119,12 +125,13 @@ class Poster:
     async def _post_through(self, hook: Webhook, delivery: Delivery, author: Author) -> Json:
         """Post through a webhook. A name or a picture that Discord does not take is no reason to lose the message."""
         body: dict[str, Json] = webhook_body(delivery.content, author)
+        route = hook.route(self._feeds.thread(delivery.channel.id))
         first, *others = usernames(author)
         if (accepted := self._accepted.get(first)) in others:
             body["username"], others = accepted, others[others.index(accepted) + 1 :]
         while True:
             try:
-                answer = await self._call(hook.route(), body, delivery, query={"wait": "true"})
+                answer = await self._call(route, body, delivery, query={"wait": "true"})
             except Refused as error:
                 if error.status != 400 or is_gone(error):
                     raise
@@ -146,7 +153,8 @@ class Poster:
         feed = self._feeds.get(channel)
         if feed is not None and not feed.place.speaks:
             # Asking would only use up the answers that Discord gives before it bans.
-            raise Blocked(f"the bot may not write in channel {channel}: give its role Send Messages there")
+            needed = "Send Messages" if self._feeds.thread(channel) is None else "Send Messages in Threads"
+            raise Blocked(f"the bot may not write in channel {channel}: give its role {needed} there")
         content = said_by_bot(delivery)
         if len(content) > TEXT_LENGTH:
             # The permission was lost after the text had been split for a webhook; the next try splits it for a bot.
@@ -184,7 +192,7 @@ class Poster:
         if self.posts_itself(channel):
             return None
         try:
-            hook = await self._webhooks.of(channel)
+            hook = await self._webhooks.of(self._feeds.webhook_home(channel))
         except Refused as error:
             if error.code not in {*MISSING, TOO_MANY_WEBHOOKS} and not error.bare:
                 raise
@@ -224,6 +232,8 @@ class Poster:
 
     async def _take_back_strays(self, delivery: Delivery, channel: str, author: Author) -> None:
         """Remove what an earlier try has posted through a webhook of this channel that was moved to another one."""
+        if self._feeds.thread(channel) is not None:
+            return  # what names its thread is posted there, or nowhere
         for webhook in self._webhooks.used_in(channel):
             where = await self._webhooks.whereabouts(webhook)
             if where is None or where == channel:

@@ -12,7 +12,7 @@ import json
 import random
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 from urllib.parse import quote
 
@@ -42,7 +42,7 @@ class Route:
 
     The first of `ids` is what Discord limits by (a channel, a guild, a webhook with its token). `token` false:
     the address itself is the credential, as it is with webhooks. `patience`: seconds for which its bucket is waited
-    for here, rather than by whoever asked.
+    for here, rather than by whoever asked. `query`: what always stands behind the `?`.
     """
 
     method: Method
@@ -50,6 +50,7 @@ class Route:
     ids: Mapping[str, str]
     token: bool = True
     patience: float = LONGEST_WAIT
+    query: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def url(self) -> str:
@@ -226,7 +227,7 @@ class Rest:
                 self._api_url + route.url,
                 json=body,
                 data=form,
-                params=query,
+                params={**route.query, **(query or {})},
                 headers=headers,
                 timeout=timeout,
                 allow_redirects=False,
