@@ -53,7 +53,8 @@ def quotation_within(messages: Sequence[SendMessage], target: MessageRef) -> Quo
 
 def item_of(message: SendMessage, content: Content, quotation: Quotation | None) -> BatchItem:
     """One message of a batch; `content` is what the channel can carry of it."""
-    above = RichText() if quotation is None else RichText((quoted_line(quotation),))
+    call = message.content.calls_answered
+    above = RichText() if quotation is None else RichText((quoted_line(quotation, call=call),))
     return BatchItem(message.source, message.author, content, message.created_at, above)
 
 

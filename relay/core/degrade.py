@@ -22,6 +22,7 @@ from relay.domain.richtext import (
     RichText,
     Spoiler,
     Text,
+    UserMention,
     plain_text,
 )
 from relay.domain.transform import map_inline
@@ -65,7 +66,7 @@ def degrade(
     blocks = (*text.blocks, *(_describe(attachment) for attachment in left_behind))
     if not blocks and not carried:
         return Dropped("empty", "there was nothing in it that can cross")
-    above = () if quotation is None else (quoted_line(quotation),)
+    above = () if quotation is None else (quoted_line(quotation, call=content.calls_answered),)
     # The quoted line never stands alone: every part leaves room for it, and the first one has it.
     room = capabilities.max_text_length - (measure(RichText(above)) + _SEPARATOR if above else 0)
     as_file = as_file and capabilities.max_attachments > 0
@@ -78,7 +79,7 @@ def degrade(
     # Files stand before the rest of a long text: an edit of the text then adds or removes messages at the end only.
     together, *alone = _grouped(carried, capabilities) or [()]
     return (
-        Content(RichText((*above, *first.blocks)), together, style=content.style),
+        Content(RichText((*above, *first.blocks)), together, content.style, content.calls_answered),
         *(Content(RichText(), group, style=content.style) for group in alone),
         *(Content(part, style=content.style) for part in rest),
     )
@@ -166,12 +167,18 @@ def human_size(size: int) -> str:
     return f"{amount:.1f} TB"
 
 
-def quoted_line(quotation: Quotation) -> Quote:
-    """What stands above a reply: whom it answers, with a link where there is one, and how that began."""
-    words = Text(f"↪ {quotation.author}")
+def quoted_line(quotation: Quotation, *, call: bool = False) -> Quote:
+    """What stands above a reply: whom it answers, with a link where there is one, and how that began.
+
+    `call`: who is answered is to be notified, if they can be.
+    """
+    called = quotation.user if call else None
+    # In the words of a link a mention would notify nobody.
+    words = Text("↪" if called else f"↪ {quotation.author}")
     link: Inline = Link(quotation.url, (words,), preview=False) if quotation.url else words
+    whom: tuple[Inline, ...] = (Text(" "), UserMention(called, quotation.author)) if called else ()
     excerpt = _excerpt(quotation.text.blocks)
-    return Quote((Paragraph((link, Text(f": {excerpt}")) if excerpt else (link,)),))
+    return Quote((Paragraph((link, *whom, *((Text(f": {excerpt}"),) if excerpt else ()))),))
 
 
 def _excerpt(blocks: tuple[Block, ...]) -> str:

@@ -141,12 +141,16 @@ class Delivery:
 
 @dataclass(frozen=True, slots=True)
 class Quotation:
-    """What is shown of a message that is replied to, where replies are not native. `is_self`: the relay posted it."""
+    """What is shown of a message that is replied to, where replies are not native. `is_self`: the relay posted it.
+
+    `user`: its author, where the platform can notify them.
+    """
 
     author: str
     text: RichText
     url: str
     is_self: bool = False
+    user: UserRef | None = None
 
 
 class Adapter(Protocol):

@@ -56,11 +56,15 @@ class Attachment:
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What a message says. `style` "emote" is Matrix's `/me`; "notice" is what bots say, which nobody answers."""
+    """What a message says. `style` "emote" is Matrix's `/me`; "notice" is what bots say, which nobody answers.
+
+    `calls_answered`: whoever is answered by it is to be notified.
+    """
 
     text: RichText = field(default_factory=RichText)
     attachments: tuple[Attachment, ...] = ()
     style: Literal["text", "emote", "notice"] = "text"
+    calls_answered: bool = False
 
     def __bool__(self) -> bool:
         return bool(self.text) or bool(self.attachments)

@@ -117,6 +117,32 @@ async def test_nobody_is_called_who_must_not_be(house: House) -> None:
     assert not any(copy_there["pinged"].values())
 
 
+@pytest.mark.crosses("reply", "to_discord")
+async def test_a_reply_pings_whom_it_answers_where_it_means_them(house: House) -> None:
+    ada = house.town.people["Ada"]
+    house.say("tea?")
+    (copy,) = await house.on_matrix()
+    reply = {"msgtype": "m.text", "body": "yes", "m.relates_to": {"m.in_reply_to": {"event_id": copy.event_id}}}
+    await house.tell(reply | {"m.mentions": {}})
+    await house.tell(reply | {"m.mentions": {"user_ids": [copy.sender]}})
+    _, quiet, loud = await house.on_discord(3)
+    assert not any(quiet["pinged"].values())
+    assert loud["pinged"]["users"] == [ada]
+    assert f"<@{ada}>: tea?\nyes" in loud["content"]
+
+
+@pytest.mark.crosses("bots", "to_matrix")
+async def test_somebody_named_in_an_embed_by_number_alone(house: House) -> None:
+    control, guild = house.town.control, house.town.guild
+    nora = control.create_person("nora", "Nora")["id"]
+    control.join(guild, nora, nick="Nora B.")
+    feed = control.create_webhook(house.channel, "Feed", house.town.people["Ben"])
+    for _ in range(2):
+        control.say_as_webhook(feed["id"], "", embeds=[{"title": "Welcome", "description": f"<@{nora}> has joined"}])
+    copies = await house.on_matrix(2)
+    assert [copy.body for copy in copies] == ["Feed: > **Welcome**\n> \n> @Nora B. has joined"] * 2
+
+
 @pytest.mark.crosses("polls", "to_discord")
 async def test_a_poll_of_matrix_and_its_end(house: House) -> None:
     answers = [{"id": "1", "org.matrix.msc1767.text": "Yes"}, {"id": "2", "org.matrix.msc1767.text": "*No*"}]

@@ -9,7 +9,7 @@ through the Discord webhook, one after the other; or one object that says what i
 (of the pair). For Discord: `roles`, `channels`, `nicknames` (names by ID), `threads`, `uploads` and `pictures` (where
 files, emoji and pictures of videos stand on the homeserver), `looked_up` (names by ID that a request brings). For
 Matrix: `state` (events of the room), `rooms` (names and aliases of others), `reply` (what the message replied to looks
-like: `author`, `text`, `url`), `emoji` (of the Discord server, as objects of its API).
+like: `author`, `text`, `url`, `user`), `emoji` (of the Discord server, as objects of its API).
 """
 
 import json
@@ -288,4 +288,5 @@ def _quotation(context: Mapping[str, Any]) -> Quotation | None:
     reply = context.get("reply", {})
     if "text" not in reply:
         return None
-    return Quotation(reply["author"], parse(reply["text"], names=Names()), reply["url"])
+    user = UserRef(Platform.DISCORD, reply["user"]) if "user" in reply else None
+    return Quotation(reply["author"], parse(reply["text"], names=Names()), reply["url"], user=user)

@@ -161,7 +161,7 @@ def content_of(message: Json, view: View) -> Content | None:
     content = _written(message, view, message)
     if content:
         bot = (message.get("author") or {}).get("bot") or "webhook_id" in message
-        return replace(content, style="notice") if bot else content
+        return replace(content, style="notice" if bot else "text", calls_answered=_calls_answered(message, view))
     words = "…" if message.get("flags", 0) & _LOADING else "A message with nothing in it that can be shown here."
     return Content(_aside(words))
 
@@ -207,6 +207,17 @@ def _reply_to(message: Json, view: View) -> MessageRef | None:
     if not reference.get("message_id") or reference.get("channel_id", message["channel_id"]) != message["channel_id"]:
         return None
     return MessageRef(view.channel, reference["message_id"])
+
+
+def _calls_answered(message: Json, view: View) -> bool:
+    """Whether a reply notifies whom it answers. Of whom a webhook spoke for, Discord does not tell."""
+    if _reply_to(message, view) is None:
+        return False
+    answered = message.get("referenced_message")
+    author = answered.get("author") if isinstance(answered, Mapping) else None
+    if not isinstance(answered, Mapping) or not isinstance(author, Mapping) or "webhook_id" in answered:
+        return True
+    return any(person.get("id") == author.get("id") for person in objects(message, "mentions"))
 
 
 def _emoji_url(cdn_url: str, emoji: str, animated: bool) -> str:

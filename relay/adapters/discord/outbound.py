@@ -16,7 +16,7 @@ from relay.adapters.discord.recent import Recent, Seen
 from relay.adapters.discord.rest import Json, Limited, Refused, Rest, Route, Unanswered
 from relay.adapters.discord.wording import TEXT_LENGTH, allowed_mentions, said_by_bot, said_by_webhook
 from relay.core.ports import Clock, Delivery, Quotation
-from relay.domain.ids import MessageRef
+from relay.domain.ids import MessageRef, Platform, UserRef
 from relay.domain.richtext import RichText
 from relay.errors import Blocked, DeliveryError, Orphaned, Permanent, RateLimited, TargetGone, Transient, Uncarried
 
@@ -277,7 +277,9 @@ class Outbound:
         if not text and seen.content.attachments:
             first = seen.content.attachments[0]
             text = RichText.plain(f"[{first.kind}] {first.name}")
-        return Quotation(seen.author, text, url, is_self=is_self)
+        # What a webhook's messages have for an author is the webhook.
+        user = UserRef(Platform.DISCORD, seen.user) if seen.webhook is None and not is_self else None
+        return Quotation(seen.author, text, url, is_self=is_self, user=user)
 
     async def _is_own(self, target: MessageRef, seen: Seen) -> bool:
         if seen.webhook is None:

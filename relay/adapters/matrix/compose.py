@@ -133,7 +133,8 @@ def _said(delivery: Delivery, pictures: Pictures) -> Json:
     if author is not None:
         content[identity.PROFILE] = identity.profile(author)
     mentioned = dict.fromkeys(rendered.mentions)
-    if delivery.replied_author is not None and delivery.replied_author.platform is Platform.MATRIX:
+    calls = delivery.content.calls_answered
+    if calls and delivery.replied_author is not None and delivery.replied_author.platform is Platform.MATRIX:
         # As clients do for a reply (https://spec.matrix.org/latest/client-server-api/#mentioning-the-replied-to-user).
         mentioned[delivery.replied_author.id] = None
     mentions: Json = {"user_ids": list(mentioned)} if mentioned else {}

@@ -117,7 +117,7 @@ def _message(event: Json, content: Json, state: RoomState, names: Names, me: str
     target = _target(relation)
     if related == "m.replace" and target:
         new = content.get("m.new_content")
-        said = _content(event, new if isinstance(new, dict) else content, names, ref, is_reply=False)
+        said = _content(event, new if isinstance(new, dict) else content, names, ref, me, is_reply=False)
         return MessageEdited(MessageRef(channel, target), author, said, at, edit=ref)
     answered = relation.get("m.in_reply_to")
     answered_id = _target(answered) if isinstance(answered, dict) else ""
@@ -130,17 +130,29 @@ def _message(event: Json, content: Json, state: RoomState, names: Names, me: str
     return MessageCreated(
         ref,
         author,
-        _content(event, content, names, ref, is_reply=isinstance(answered, dict)),
+        _content(event, content, names, ref, me, is_reply=isinstance(answered, dict)),
         at,
         reply_to=MessageRef(channel, answered_id) if answered_id else None,
         thread=thread,
     )
 
 
-def _content(event: Json, content: Json, names: Names, ref: MessageRef, *, is_reply: bool) -> Content:
+def _content(event: Json, content: Json, names: Names, ref: MessageRef, me: str, *, is_reply: bool) -> Content:
     said = _converted(event, content, names, is_reply=is_reply)
     url = permalink(ref)
-    return replace(said, attachments=tuple(replace(attachment, url=url) for attachment in said.attachments))
+    return replace(
+        said,
+        attachments=tuple(replace(attachment, url=url) for attachment in said.attachments),
+        # Copies of what people on Discord wrote are ours: who means them names us.
+        calls_answered=me in _mentioned(content),
+    )
+
+
+def _mentioned(content: Json) -> list[Any]:
+    """Whom a message mentions (https://spec.matrix.org/latest/client-server-api/#user-and-room-mentions)."""
+    mentions = content.get("m.mentions")
+    users = mentions.get("user_ids") if isinstance(mentions, dict) else None
+    return users if isinstance(users, list) else []
 
 
 def _converted(event: Json, content: Json, names: Names, *, is_reply: bool) -> Content:
