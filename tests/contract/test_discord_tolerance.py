@@ -46,7 +46,7 @@ async def test_a_deletion_that_is_not_allowed_does_not_hold_up_the_lane(world: W
 async def test_a_busy_cdn_does_not_look_like_a_limit_of_the_other_side(world: World, rest: Rest) -> None:
     world.state.avatars["pic"] = world.server.files.put(b"a picture")
     world.server.faults.add(Fault("rate_limit", "GET", "/avatars/", seconds=2))
-    media = Media(rest, None, world.server.api_url)
+    media = Media(rest, None, world.server.origin)
     url = f"{world.server.origin}/avatars/1/pic.png"
     with pytest.raises(Transient) as caught:
         async with media.open_media(MediaRef(Platform.DISCORD, url)):

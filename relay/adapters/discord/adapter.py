@@ -76,7 +76,8 @@ class DiscordAdapter:
             timeout=timeout,
             on_refused_token=self._token_refused.set,
         )
-        self._media = Media(self._rest, files, api_url)
+        cdn_url = _cdn_of(api_url)
+        self._media = Media(self._rest, files, cdn_url)
         self._guilds = Guilds(clock)
         self._people = People(self._rest, clock)
         self._webhooks = Webhooks(self._rest, self._keep_webhooks)
@@ -87,7 +88,7 @@ class DiscordAdapter:
             webhooks=self._webhooks,
             recent=recent,
             clock=clock,
-            cdn_url=_cdn_of(api_url),
+            cdn_url=cdn_url,
         )
         self._history = History(rest=self._rest, guilds=self._guilds, translator=translator, clock=clock)
         self._feeds = Feeds(

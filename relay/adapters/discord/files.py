@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from relay.adapters.discord import lottie
+from relay.adapters.discord.identifiers import snowflake
 from relay.domain.content import Attachment, MediaKind
 from relay.domain.ids import MediaRef, Platform
 
@@ -35,7 +36,7 @@ def attachments(message: Json, page: str) -> Iterator[Attachment]:
         name = str(item["filename"])
         spoiler = name.startswith("SPOILER_") or bool(flags & _SPOILER_FILE)
         yield Attachment(
-            id=str(item["id"]),
+            id=snowflake(item["id"]),
             name=name,
             kind="voice" if voice else _kind(content_type),
             source=media(item["url"]),
@@ -90,11 +91,12 @@ def stickers(message: Json, cdn_url: str) -> Iterator[Attachment]:
     for item in objects(message, "sticker_items"):
         form = item.get("format_type", 1)
         ending = _STICKER_FORMATS.get(form, "png")
+        sticker = snowflake(item["id"])
         yield Attachment(
-            id=str(item["id"]),
+            id=sticker,
             name=f"{item.get('name') or 'sticker'}.{lottie.SUFFIX if ending == 'json' else ending}",
             kind="sticker",
-            source=media(f"{_sticker_host(cdn_url, ending)}/stickers/{item['id']}.{ending}"),
+            source=media(f"{_sticker_host(cdn_url, ending)}/stickers/{sticker}.{ending}"),
             width=_STICKER_SIDE,
             height=_STICKER_SIDE,
             content_type=_STICKER_TYPES.get(form, "image/png"),

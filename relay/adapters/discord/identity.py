@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import structlog
 
+from relay.adapters.discord.identifiers import is_snowflake, is_word
 from relay.adapters.discord.limits import POSTING_PATIENCE
 from relay.adapters.discord.rest import ApiError, Json, Method, Refused, Rest, Route, Unanswered
 from relay.domain.content import Author
@@ -278,9 +279,9 @@ class Webhooks:
             body={"name": WEBHOOK_NAME},
             reason="Mirrors messages of the paired Matrix room",
         )
-        if not isinstance(made, dict) or "id" not in made:
+        if not isinstance(made, dict) or not is_snowflake(made.get("id")):
             raise Unanswered("an answer from Discord without the webhook's ID", sent=True)
-        if not made.get("token"):
+        if not is_word(made.get("token")):
             # The next one would be no better.
             self._tokenless.add(channel)
             raise Refused(403, TOO_MANY_WEBHOOKS, "a webhook came without a token")
@@ -300,7 +301,7 @@ class Webhooks:
 
     def _is_ours(self, item: dict[str, Json]) -> bool:
         # Webhooks that follow a channel, and those of other applications, come without a token.
-        if not item.get("token"):
+        if not (is_word(item.get("token")) and is_snowflake(item.get("id"))):
             return False
         user = item.get("user")
         made_by = str(user.get("id", "")) if isinstance(user, dict) else ""

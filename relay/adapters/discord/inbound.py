@@ -13,6 +13,7 @@ from typing import Any
 
 from relay.adapters.discord import embeds
 from relay.adapters.discord.files import attachments, media, objects, stickers
+from relay.adapters.discord.identifiers import is_word, snowflake
 from relay.adapters.discord.markup import Names
 from relay.adapters.discord.system import system_kind, system_text
 from relay.domain.content import Author, Content
@@ -74,7 +75,7 @@ def created(message: Json, view: View) -> tuple[Event, ...]:
     if content is None:
         return ()
     event = MessageCreated(
-        ref=MessageRef(view.channel, message["id"]),
+        ref=MessageRef(view.channel, snowflake(message["id"])),
         author=author_of(message, view),
         content=content,
         created_at=created_at(message["id"]),
@@ -104,7 +105,7 @@ def edited(message: Json, view: View, now: datetime) -> MessageEdited | None:
     content = content_of(message, view)
     if content is None:
         return None
-    return MessageEdited(MessageRef(view.channel, message["id"]), author_of(message, view), content, moment)
+    return MessageEdited(MessageRef(view.channel, snowflake(message["id"])), author_of(message, view), content, moment)
 
 
 def unreadable(message: Json, view: View) -> MessageCreated:
@@ -113,7 +114,7 @@ def unreadable(message: Json, view: View) -> MessageCreated:
     fields = author if isinstance(author, Mapping) else {}
     user = UserRef(Platform.DISCORD, str(fields.get("id", "0")))
     return MessageCreated(
-        ref=MessageRef(view.channel, str(message["id"])),
+        ref=MessageRef(view.channel, snowflake(message["id"])),
         author=Author(user, str(fields.get("username") or "unknown"), is_self=_is_self(message, fields, view)),
         content=Content(_aside("A message that the relay could not read.")),
         created_at=created_at(str(message["id"])),
@@ -125,14 +126,14 @@ def author_of(message: Json, view: View) -> Author:
     """Who wrote it. A webhook's messages have the webhook's ID as their author's."""
     author = message["author"]
     member = message.get("member") or {}
-    user_id = str(author["id"])
+    user_id = snowflake(author["id"])
     is_webhook = "webhook_id" in message
     nickname = member.get("nick") or (None if is_webhook else view.nickname(user_id))
     avatar = author.get("avatar")
     return Author(
         user=UserRef(Platform.DISCORD, user_id),
         name=nickname or author.get("global_name") or author["username"],
-        avatar=media(f"{view.cdn_url}/avatars/{user_id}/{avatar}.png?size=256") if avatar else None,
+        avatar=media(f"{view.cdn_url}/avatars/{user_id}/{avatar}.png?size=256") if is_word(avatar) else None,
         is_self=_is_self(message, author, view),
         is_bot=bool(author.get("bot")) or is_webhook,
         # Discord sets this only where the author was allowed to.

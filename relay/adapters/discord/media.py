@@ -4,6 +4,7 @@ https://docs.discord.com/developers/reference#uploading-files. A voice message c
 webhooks may not make voice messages (https://docs.discord.com/developers/resources/webhook#execute-webhook).
 """
 
+import re
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from urllib.parse import urlsplit
@@ -27,7 +28,8 @@ FILE_SIZE = 10 * 1024 * 1024
 REQUEST_SIZE = 25 * 1024 * 1024
 """Bytes of a request with files, where a server is not allowed larger ones."""
 
-_HOSTS = frozenset({"cdn.discordapp.com", "media.discordapp.net"})
+_HOSTS = frozenset({("https", "cdn.discordapp.com"), ("https", "media.discordapp.net")})
+_URL = re.compile(r"https?://[0-9A-Za-z.:-]++/[^\s\\\x00-\x1f\x7f]*")
 _SPOILER = "SPOILER_"
 _TOO_LARGE = 40005
 _LONGEST_ALT = 1024
@@ -37,12 +39,12 @@ _GONE = frozenset({403, 404, 410, 415})
 
 
 class Media:
-    """Reads and sends files. `api_url` also tells which server is asked for files besides Discord's own."""
+    """Reads and sends files. `cdn_url`: where this platform keeps its own, besides Discord's media proxy."""
 
-    def __init__(self, rest: Rest, files: Files | None, api_url: str) -> None:
+    def __init__(self, rest: Rest, files: Files | None, cdn_url: str) -> None:
         self._rest = rest
         self._files = files
-        self._hosts = _HOSTS | {urlsplit(api_url).netloc}
+        self._hosts = _HOSTS | {_host(cdn_url)}
         self._artist = lottie.Artist()
 
     @property
@@ -89,7 +91,7 @@ class Media:
     async def open_media(self, media: MediaRef) -> AsyncIterator[MediaStream]:
         """See `MediaSource.open_media`."""
         parts = urlsplit(media.locator)
-        if parts.scheme not in {"https", "http"} or parts.netloc not in self._hosts:
+        if not self._is_ours(media.locator):
             raise TargetGone("that is no address of a file on Discord")
         async with AsyncExitStack() as stack:
             with _readable():
@@ -103,6 +105,10 @@ class Media:
             picture = await self._artist.picture(_chunks(answer))
         yield MediaStream(len(picture), lottie.CONTENT_TYPE, _whole(picture))
 
+    def _is_ours(self, url: str) -> bool:
+        # URL parsers disagree about what else may stand in one: none but plain ones are asked for.
+        return _URL.fullmatch(url) is not None and _host(url) in self._hosts
+
     async def _refreshed(self, url: str) -> str | None:
         """A URL of an attachment whose signature has expired, signed anew."""
         if not urlsplit(url).path.startswith(("/attachments/", "/ephemeral-attachments/")):
@@ -114,7 +120,7 @@ class Media:
             return None
         listed = answer.get("refreshed_urls") if isinstance(answer, dict) else None
         fresh = listed[0].get("refreshed") if isinstance(listed, list) and listed else None
-        return fresh if isinstance(fresh, str) and urlsplit(fresh).netloc in self._hosts else None
+        return fresh if isinstance(fresh, str) and self._is_ours(fresh) else None
 
 
 class _SizedStream(AsyncIterablePayload):
@@ -123,6 +129,12 @@ class _SizedStream(AsyncIterablePayload):
     def __init__(self, file: File) -> None:
         super().__init__(file.chunks, content_type=file.content_type)
         self._size = file.size
+
+
+def _host(url: str) -> tuple[str, str]:
+    """The scheme, and the server with its port."""
+    scheme, _, rest = url.partition("://")
+    return scheme, rest.partition("/")[0]
 
 
 def _form(body: Mapping[str, Json], attachments: Sequence[Attachment], files: Sequence[File]) -> MultipartWriter:

@@ -6,6 +6,7 @@ import structlog
 
 from relay.adapters.discord import adoption
 from relay.adapters.discord.feeds import Feeds
+from relay.adapters.discord.identifiers import is_snowflake
 from relay.adapters.discord.identity import TOO_MANY_WEBHOOKS, Webhook, Webhooks, is_gone, usernames
 from relay.adapters.discord.limits import POSTING_PATIENCE
 from relay.adapters.discord.media import Media
@@ -270,6 +271,6 @@ class Poster:
 
 
 def _id(answer: Json) -> str:
-    if not isinstance(answer, Mapping) or "id" not in answer:
+    if not isinstance(answer, Mapping) or not is_snowflake(answer.get("id")):
         raise Unanswered("an answer from Discord without the message's ID", sent=True)
     return str(answer["id"])

@@ -8,6 +8,7 @@ import structlog
 from relay.adapters.discord import inbound
 from relay.adapters.discord.feeds import Feed, Feeds, Item
 from relay.adapters.discord.guilds import Guilds
+from relay.adapters.discord.identifiers import is_snowflake, snowflake
 from relay.adapters.discord.identity import Webhooks
 from relay.adapters.discord.recent import Recent, Seen
 from relay.adapters.discord.rest import Json
@@ -70,7 +71,7 @@ class Translator:
         for feed, item in items:
             events.extend(self._events(feed, item))
             message = str(item.data.get("id", ""))
-            if item.kind == "create" and message.isdecimal():
+            if item.kind == "create" and is_snowflake(message):
                 known = positions.get(stream(item.channel), "0")
                 positions[stream(item.channel)] = max(known, message, key=int)
                 if item.channel != feed.channel.id:
@@ -103,13 +104,13 @@ class Translator:
                     return [] if event is None or self._is_no_news(event, item) else [self._remembered(event, item)]
                 case "delete":
                     self._recent.forget(str(item.data["id"]))
-                    return [MessageDeleted(MessageRef(feed.channel, str(item.data["id"])))]
+                    return [MessageDeleted(MessageRef(feed.channel, snowflake(item.data["id"])))]
                 case "feature":
                     is_self = item.data.get("user_id") == self._me.user
                     return [FeatureUsed(feed.channel, item.word, user_is_self=is_self)]
         except _MALFORMED as error:
             _log.error("discord payload not understood", kind=item.kind, error=type(error).__name__)
-        if item.kind == "create" and str(item.data.get("id", "")).isdecimal():
+        if item.kind == "create" and is_snowflake(item.data.get("id")):
             return [inbound.unreadable(item.data, view)]
         return []
 

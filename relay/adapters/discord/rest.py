@@ -20,6 +20,7 @@ import aiohttp
 import structlog
 
 import relay
+from relay.adapters.discord.identifiers import path_segment
 from relay.adapters.discord.limits import LONGEST_WAIT, Bucket, Limits, NotNow
 from relay.core.ports import Clock
 
@@ -55,7 +56,7 @@ class Route:
     @property
     def url(self) -> str:
         """The path with the IDs in it. A secret, for a webhook."""
-        return self.path.format_map({name: quote(value, safe="") for name, value in self.ids.items()})
+        return self.path.format_map({name: quote(path_segment(value), safe="") for name, value in self.ids.items()})
 
     @property
     def bucket(self) -> Bucket:

@@ -182,6 +182,9 @@ class Api:
 
 
 def _address(root: str, path: tuple[str, ...], query: Mapping[str, str | list[str]] | None) -> str:
+    if "." in path or ".." in path:
+        # Percent-encoding does not help: URLs are normalised on the way, and this would be another place.
+        raise ValueError("not a segment of a path")
     url = root + "/".join(quote(segment, safe="") for segment in path)
     return f"{url}?{urlencode(query, doseq=True)}" if query else url
 

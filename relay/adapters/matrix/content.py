@@ -6,10 +6,9 @@ arrives as text that says what it was.
 
 from dataclasses import dataclass
 from typing import Any, Literal
-from urllib.parse import quote
 
+from relay.adapters.matrix.identifiers import read_mxc
 from relay.adapters.matrix.markup import Names, parse
-from relay.adapters.matrix.markup_links import storable
 from relay.domain.content import Attachment, Content, MediaKind
 from relay.domain.ids import MediaRef, Platform
 from relay.domain.richtext import (
@@ -227,9 +226,7 @@ def _without_file(kind: str, name: str) -> RichText:
 
 def _mxc(value: Any) -> MediaRef | None:
     uri = string(value)
-    if not uri.startswith("mxc://") or not storable(uri) or quote(uri, safe=":/?=&~") != uri:
-        return None
-    return MediaRef(Platform.MATRIX, uri)
+    return MediaRef(Platform.MATRIX, uri) if read_mxc(uri) is not None else None
 
 
 def _number(value: Any) -> float | None:

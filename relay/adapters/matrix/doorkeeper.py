@@ -11,6 +11,7 @@ import contextlib
 import structlog
 
 from relay.adapters.matrix.api import Api, Json, Refused, Unreachable
+from relay.adapters.matrix.identifiers import is_room_id, is_server_name
 from relay.adapters.matrix.patience import PatientInbox, at
 from relay.adapters.matrix.rooms import Door, Rooms
 from relay.core.ports import Batch, Clock
@@ -114,9 +115,10 @@ class Doorkeeper:
                 await self._rooms.refuse(door, _unresolved(door, refused), inbox)
             return False
         room_id, servers = answer.get("room_id"), answer.get("servers")
-        if not isinstance(room_id, str):
+        if not isinstance(room_id, str) or not is_room_id(room_id):
             return False
-        door.servers |= {str(server) for server in servers} if isinstance(servers, list) else set()
+        named = servers if isinstance(servers, list) else ()
+        door.servers |= {server for server in named if isinstance(server, str) and is_server_name(server)}
         other = self._rooms.door(room_id)
         if other is not None and other is not door:
             problem = f"{door.name} names the same room as {other.name}: declare the room in one pair only."

@@ -17,8 +17,8 @@ from relay.adapters.matrix.content import (
     sticker_content,
     string,
 )
+from relay.adapters.matrix.identifiers import is_event_id, is_user_id
 from relay.adapters.matrix.markup import Names
-from relay.adapters.matrix.markup_links import storable
 from relay.adapters.matrix.state import Profile, RoomState
 from relay.domain.content import Author, Content
 from relay.domain.events import Event, FeatureUsed, MessageCreated, MessageDeleted, MessageEdited
@@ -53,18 +53,18 @@ def convert(event: Json, state: RoomState, me: str, rooms: Names = _NO_ROOMS) ->
         return None
     channel = ChannelRef(Platform.MATRIX, state.room_id)
     unreadable = FeatureUsed(channel, "unreadable", user_is_self=sender == me)
-    if not storable(event_id + sender):
+    if not (is_event_id(event_id) and is_user_id(sender)):
         return unreadable
     if kind == "m.room.redaction":
         # At the top in rooms up to version 10, in the content from version 11 on.
         target = string(content.get("redacts")) or string(event.get("redacts"))
-        if not storable(target):
+        if target and not is_event_id(target):
             return unreadable
         return MessageDeleted(MessageRef(channel, target)) if target else None
     if not content or "redacted_because" in _unsigned(event):
         return None
     if kind in _MESSAGES and not _is_verification(content):
-        if _is_edit(content) and not storable(string(_relation(content).get("event_id"))):
+        if _is_edit(content) and not _target(_relation(content)):
             return unreadable
         names = replace(rooms, user=state.name_of)
         return _message(event, content, state, names, me)
@@ -218,7 +218,7 @@ def _is_edit(content: Json) -> bool:
 def _target(relation: Json) -> str:
     """The event that a relation is to; "" for none, and for one that cannot be."""
     target = string(relation.get("event_id"))
-    return target if storable(target) else ""
+    return target if is_event_id(target) else ""
 
 
 def _unsigned(event: Json) -> Json:

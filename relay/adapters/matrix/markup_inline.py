@@ -4,9 +4,10 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from relay.adapters.matrix.identifiers import read_mxc
 from relay.adapters.matrix.markup_flow import Linked, Spoil, Wrap
 from relay.adapters.matrix.markup_html import Element
-from relay.adapters.matrix.markup_links import read_link, storable, web_link
+from relay.adapters.matrix.markup_links import read_link, web_link
 from relay.domain.ids import ChannelRef, MediaRef, MessageRef, Platform, UserRef
 from relay.domain.links import link_bare_urls
 from relay.domain.richtext import (
@@ -35,7 +36,6 @@ from relay.domain.richtext import (
 _SPACE = re.compile(r"[ \t\n\r\f]+")
 _ROOM = re.compile(r"(?<!\w)@room\b")
 _COLOR = re.compile(r"#[0-9a-fA-F]{6}")
-_MXC = re.compile(r"mxc://[^/\s]+/[^/\s]+")
 _SCHEMES = ("https:", "http:", "ftp:", "mailto:", "magnet:")
 
 _SIMPLE: dict[str, Wrap] = {
@@ -191,7 +191,7 @@ class InlineReader:
         source = attributes.get("src", "")
         words = " ".join((attributes.get("alt") or attributes.get("title") or "").split())
         self.spaced = False
-        if not _MXC.fullmatch(source) or not storable(source):
+        if read_mxc(source) is None:
             yield Text(words)
         elif "data-mx-emoticon" in attributes:
             yield CustomEmoji(words.strip(":") or "emoji", "", MediaRef(Platform.MATRIX, source))

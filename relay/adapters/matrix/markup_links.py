@@ -4,12 +4,15 @@ import re
 from dataclasses import dataclass
 from urllib.parse import parse_qsl, quote, unquote
 
+from relay.adapters.matrix.identifiers import is_alias, is_event_id, is_room_id, is_server_name, is_user_id
+
 _MATRIX_TO = re.compile(r"https?://matrix\.to/#/([^/?]++)(?:/([^/?]++))?(?:\?.*)?", re.IGNORECASE | re.DOTALL)
 _MATRIX_URI = re.compile(
     r"matrix:(u|user|r|room|roomid)/([^/?#]++)(?:/(?:e|event)/([^/?#]++))?(?:\?([^#]*+))?(?:#.*)?",
     re.IGNORECASE | re.DOTALL,
 )
 _MOST_SERVERS = 10
+_KINDS = (is_user_id, is_room_id, is_alias)
 _SIGILS = {"u": "@", "user": "@", "r": "#", "room": "#", "roomid": "!"}
 
 
@@ -30,9 +33,9 @@ def read_link(url: str) -> Target | None:
         event = "$" + unquote(match[3]) if match[3] else ""
     else:
         return None
-    if len(identifier) < 2 or identifier[0] not in "@#!" or (event and (event[0] != "$" or identifier[0] == "@")):
+    if event and (identifier.startswith("@") or not is_event_id(event)):
         return None
-    return Target(identifier, event) if storable(identifier + event) else None
+    return Target(identifier, event) if any(is_one(identifier) for is_one in _KINDS) else None
 
 
 def web_link(url: str) -> str:
@@ -41,17 +44,8 @@ def web_link(url: str) -> str:
     target = read_link(url) if match else None
     if match is None or target is None:
         return url
-    servers = [value for key, value in parse_qsl(match[4] or "") if key == "via"]
+    servers = [value for key, value in parse_qsl(match[4] or "") if key == "via" and is_server_name(value)]
     return write_link(target.id, target.event, tuple(servers[:_MOST_SERVERS]))
-
-
-def storable(identifier: str) -> bool:
-    """Whether an ID is text at all: JSON can hold half a surrogate pair, and no database or URL can."""
-    try:
-        identifier.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def write_link(identifier: str, event: str = "", via: tuple[str, ...] = ()) -> str:

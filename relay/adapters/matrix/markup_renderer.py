@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from html import escape
 
+from relay.adapters.matrix.identifiers import is_alias, is_room_id, is_user_id, read_mxc
 from relay.adapters.matrix.markup_body import Words, moment, write_body
 from relay.adapters.matrix.markup_links import write_link
 from relay.domain.links import is_bare
@@ -46,9 +47,6 @@ from relay.domain.richtext import (
 )
 
 _SCHEME = re.compile(r"(?:https?|ftp|mailto|magnet):", re.IGNORECASE)
-_MXC = re.compile(r"mxc://[^/\s]+/[^/\s]+")
-_USER = re.compile(r"@[^:\s]*:\S+")
-_ROOM = re.compile(r"[!#]\S+")
 _COLOR = re.compile(r"#[0-9a-fA-F]{6}")
 _LANGUAGE = re.compile(r"[\w+#.-]+")
 _SPACES = re.compile(r"  +")
@@ -248,7 +246,7 @@ class _Html:
         match node:
             case UserMention():
                 name = escape(self._user_name(node), quote=False)
-                if (user := self._look.user(node)) and _USER.fullmatch(user):
+                if (user := self._look.user(node)) and is_user_id(user):
                     self.rich = True
                     self.mentions.append(user)
                     return _anchor(write_link(user), name)
@@ -259,7 +257,7 @@ class _Html:
                 if room and room.startswith("https://matrix.to/#/"):
                     self.rich = True
                     return _anchor(room, name)
-                if room and _ROOM.fullmatch(room):
+                if room and (is_room_id(room) or is_alias(room)):
                     self.rich = True
                     return _anchor(write_link(room), name)
                 return name
@@ -278,7 +276,7 @@ class _Html:
                 return self._image(self._look.image(node), image, escape(alt or "image", quote=False))
 
     def _image(self, source: str | None, image: str, words: str) -> str:
-        if not source or not _MXC.fullmatch(source):
+        if not source or read_mxc(source) is None:
             return words
         self.rich = True
         head, _, tail = image.rpartition("{}")
@@ -286,7 +284,7 @@ class _Html:
 
     def _user_name(self, node: UserMention) -> str:
         linked = self._look.user(node)
-        return node.name if linked and _USER.fullmatch(linked) else f"@{node.name}"
+        return node.name if linked and is_user_id(linked) else f"@{node.name}"
 
     def _channel_name(self, node: ChannelMention) -> str:
         return f"#{node.name}"

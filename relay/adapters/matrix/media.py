@@ -16,6 +16,7 @@ import structlog
 
 from relay.adapters.matrix.api import Api, Download, Refused, Unreachable
 from relay.adapters.matrix.compose import Still, Uploaded
+from relay.adapters.matrix.identifiers import read_mxc
 from relay.adapters.matrix.session import is_token_refusal
 from relay.core.ports import Clock, File, Files, MediaStream
 from relay.domain.content import Attachment, Author
@@ -134,7 +135,7 @@ class Media:
         except Refused as refused:
             raise file.failure or _refusal(refused, attachment) from refused
         uri = answer.get("content_uri")
-        if not isinstance(uri, str):
+        if not isinstance(uri, str) or read_mxc(uri) is None:
             raise Transient("the homeserver did not say where it keeps the file")
         return uri
 
@@ -192,9 +193,10 @@ class Media:
     @asynccontextmanager
     async def open_media(self, media: MediaRef) -> AsyncIterator[MediaStream]:
         """See `MediaSource.open_media`."""
-        server, _, media_id = media.locator.removeprefix("mxc://").partition("/")
-        if not server or not media_id or "/" in media_id:
+        address = read_mxc(media.locator)
+        if address is None:
             raise TargetGone("that is no address of a file")
+        server, media_id = address
         async with AsyncExitStack() as stack:
             with _readable():
                 try:

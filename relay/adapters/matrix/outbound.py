@@ -13,6 +13,7 @@ import structlog
 from relay.adapters.matrix.api import Api, Refused, Unreachable
 from relay.adapters.matrix.compose import Pictures, compose, earlier_look, replacement, same_file
 from relay.adapters.matrix.gaps import as_list
+from relay.adapters.matrix.identifiers import is_event_id
 from relay.adapters.matrix.inbound import moment
 from relay.adapters.matrix.media import Media
 from relay.adapters.matrix.rooms import Rooms
@@ -144,7 +145,7 @@ class Outbound:
     async def _put(self, room_id: str, content: Json, key: str, kind: str = "m.room.message") -> str:
         answer = await self._call("PUT", "rooms", room_id, "send", kind, key, body=content)
         event_id = answer.get("event_id")
-        if not isinstance(event_id, str):
+        if not isinstance(event_id, str) or not is_event_id(event_id):
             raise Transient("the homeserver did not say which event it made", ambiguous=True)
         return event_id
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from relay.adapters.matrix.api import Json
+from relay.adapters.matrix.identifiers import is_user_id
 from relay.adapters.matrix.markup import Names
 from relay.adapters.matrix.patience import PatientInbox
 from relay.adapters.matrix.state import RoomState
@@ -166,7 +167,7 @@ class Rooms:
         """Somebody lets us in."""
         if door := self.door(room_id):
             door.joined, door.invited = False, True
-            door.servers |= {user.partition(":")[2] for user in inviters if ":" in user}
+            door.servers |= {user.partition(":")[2] for user in inviters if is_user_id(user)}
             door.backoff.reset()
             door.wake.set()
 

@@ -4,7 +4,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any
 
-from relay.adapters.matrix.markup_links import storable
+from relay.adapters.matrix.identifiers import is_alias, is_room_id, read_mxc
 from relay.domain.ids import MediaRef, Platform
 
 Json = dict[str, Any]
@@ -112,11 +112,11 @@ class RoomState:
             case "m.room.canonical_alias":
                 others = content.get("alt_aliases")
                 listed = [content.get("alias"), *(others if isinstance(others, list) else ())]
-                self.aliases = frozenset(alias for alias in listed if isinstance(alias, str))
+                self.aliases = frozenset(alias for alias in listed if isinstance(alias, str) and is_alias(alias))
             case "m.room.tombstone":
                 self.upgraded = True
                 successor = content.get("replacement_room")
-                self.successor = successor if isinstance(successor, str) else None
+                self.successor = successor if isinstance(successor, str) and is_room_id(successor) else None
             case _:
                 pass
 
@@ -142,9 +142,7 @@ class RoomState:
         url = content.get("avatar_url")
         self._members[user_id] = Profile(
             name if isinstance(name, str) and name.strip() else user_id,
-            MediaRef(Platform.MATRIX, url)
-            if isinstance(url, str) and url.startswith("mxc://") and storable(url)
-            else None,
+            MediaRef(Platform.MATRIX, url) if isinstance(url, str) and read_mxc(url) is not None else None,
         )
         self._members.move_to_end(user_id)
         while len(self._members) > _MEMBERS_REMEMBERED:
