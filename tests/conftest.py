@@ -1,14 +1,38 @@
-"""For all tests: where everything has to run, nothing may be skipped."""
+"""For all tests: their marks, and how Hypothesis chooses. Where everything has to run, nothing may be skipped."""
 
 import os
+from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+FOLDERS = {
+    "unit": "pure and quick",
+    "contract": "one suite per port, some against a real homeserver",
+    "e2e": "the whole daemon as a process",
+}
+"""The folders of tests; each test has its folder's name as a marker."""
+
+# The same examples each time: a suite must not turn red by chance. `python -m tests.properties` tries others.
+settings.register_profile("suite", derandomize=True, deadline=None, database=None)
+settings.load_profile("suite")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Markers of our own."""
     words = "crosses(row, *directions): shows a row of README's table of what crosses, from one end to the other"
     config.addinivalue_line("markers", words)
+    for name, what in FOLDERS.items():
+        config.addinivalue_line("markers", f"{name}: {what} (all of tests/{name})")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Each test gets its folder's name as a marker."""
+    here = Path(__file__).parent
+    for item in items:
+        folder = item.path.relative_to(here).parts[0]
+        if folder in FOLDERS:
+            item.add_marker(folder)
 
 
 @pytest.hookimpl(wrapper=True)

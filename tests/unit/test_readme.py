@@ -145,6 +145,19 @@ def test_every_feature_that_is_counted_is_named_and_no_other() -> None:
     assert set(re.findall(r"`([a-z]+)`", named)) == set(features())
 
 
+def test_its_commands_need_only_python_and_leave_nothing_in_git() -> None:
+    """Debian and Homebrew refuse `pip install` outside a virtual environment (PEP 668), so uv gets one of its own."""
+    blocks = re.findall(r"```sh\n(.*?)```", readme(), flags=re.DOTALL)
+    lines = [line for block in blocks for line in block.splitlines()]
+    clone, demo, suite = lines
+    assert clone.startswith("git clone ")
+    assert demo.endswith(" && .uv/bin/uv run relay demo")
+    assert suite.endswith(" && .uv/bin/uv run pytest -n auto")
+    assert demo.rpartition(" && ")[0] == suite.rpartition(" && ")[0]
+    assert ".uv/" in (ROOT / ".gitignore").read_text(encoding="utf-8").splitlines()
+    assert re.search(r"(?<!bin/)pip install", readme()) is None
+
+
 def test_the_invitation_asks_for_what_is_named_beside_it() -> None:
     _, _, after = readme().partition("permissions=")
     number, named = after.partition("&")[0], after.partition("It asks for ")[2].partition("*Copy Channel")[0]
