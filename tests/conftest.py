@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 FOLDERS = {
     "unit": "pure and quick",
@@ -13,8 +13,12 @@ FOLDERS = {
 }
 """The folders of tests; each test has its folder's name as a marker."""
 
-# The same examples each time: a suite must not turn red by chance. `python -m tests.properties` tries others.
-settings.register_profile("suite", derandomize=True, deadline=None, database=None)
+# How long an example takes says more about the machine than about the example.
+settings.register_profile("quiet", deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow])
+# The same examples each time: a suite must not turn red by chance.
+settings.register_profile("suite", settings.get_profile("quiet"), derandomize=True, max_examples=40)
+# Others each time: `python -m tests.properties`.
+settings.register_profile("search", settings.get_profile("quiet"), print_blob=True, max_examples=200)
 settings.load_profile("suite")
 
 

@@ -23,7 +23,8 @@ class Place:
     """Where a text stands.
 
     `joined_before`, `joined_after`: something other than a line's edge is there. `stars`, `lines`: inside italics that
-    `*` or `_` delimits. `brackets`: an opening bracket could begin a masked link.
+    `*` or `_` delimits. `brackets`: an opening bracket could begin a masked link. `escapes`: clients honour
+    backslashes there.
     """
 
     joined_before: bool = False
@@ -31,6 +32,7 @@ class Place:
     stars: bool = False
     lines: bool = False
     brackets: bool = False
+    escapes: bool = True
 
 
 def may_be_markup(text: str) -> bool:
@@ -63,7 +65,7 @@ def _escaped(text: str, index: int, place: Place) -> str:
     char = text[index]
     if char == "@":
         return "@" + ZERO_WIDTH if _MENTION.match(text, index) else "@"
-    return "\\" + char if _is_markup(text, index, place) else char
+    return "\\" + char if place.escapes and _is_markup(text, index, place) else char
 
 
 def _is_markup(text: str, index: int, place: Place) -> bool:

@@ -3,9 +3,9 @@
 import re
 from collections.abc import Iterator, Sequence
 
-from relay.adapters.discord.markup_escape import Place, escape
+from relay.adapters.discord.markup_escape import Place
 from relay.adapters.discord.markup_look import Look, live, named
-from relay.adapters.discord.markup_writer import Spans
+from relay.adapters.discord.markup_writer import LABEL, Spans, hoisted
 from relay.domain.links import is_bare, link_bare_urls
 from relay.domain.normalise_inline import normalise_inline
 from relay.domain.richtext import (
@@ -89,12 +89,13 @@ def _link(link: Link, look: Look) -> Iterator[Inline]:
     children = normalise_inline(
         node for child in link.children for node in ((child,) if isinstance(child, Text) else lower((child,), look))
     )
-    label = Spans(look, Place()).write(children)
-    plain = all(_is_label_text(text) for text in texts_of(children)) and not _pairs_lines(children, label, look)
-    if plain and label.strip() and not _LABEL_URL.search(label) and _BALANCED_LABEL.fullmatch(label):
+    words = hoisted(children, look)
+    label = Spans(look, LABEL).write(words)
+    plain = label == _escaped(words, look) and "\\]" not in label and _BALANCED_LABEL.fullmatch(label)
+    if plain and label.strip() and not _LABEL_URL.search(label):
         if not _BALANCED_URL.fullmatch(url):
             url = url.replace("(", "%28").replace(")", "%29")
-        yield Link(url, children, link.preview)
+        yield Link(url, words, link.preview)
         return
     yield from normalise_inline(lower(children, look))
     yield Text(" (")
@@ -102,22 +103,8 @@ def _link(link: Link, look: Look) -> Iterator[Inline]:
     yield Text(")")
 
 
-def _pairs_lines(children: tuple[Inline, ...], label: str, look: Look) -> bool:
-    """Whether an underscore in the words of `label` might pair with one that is markup or code."""
-    escaped = Spans(look, Place(lines=True)).write(children) if "_" in label else label
-    return escaped != label and "_" in escaped.replace("\\_", "")
-
-
-def _is_label_text(text: str) -> bool:
-    """Whether `text` needs no escape: in the words of a masked link clients honour none, and would show it."""
-    place = Place(joined_before=True, joined_after=True)
-    return escape(text, place).replace("\\\\", "\\") == text and "\\" not in text
-
-
-def texts_of(nodes: Sequence[Inline]) -> Iterator[str]:
-    """The texts in `nodes` where escapes work."""
-    for node in nodes:
-        if isinstance(node, Text):
-            yield node.text
-        elif isinstance(node, Strong | Emphasis | Underline | Strike | Spoiler):
-            yield from texts_of(node.children)
+def _escaped(words: tuple[Inline, ...], look: Look) -> str:
+    """`words` as they would have to be written where clients honour escapes: not in a masked link."""
+    written = Spans(look, Place(lines=True)).write(words)
+    # Where all underscores are in words, none can pair with them.
+    return written if "_" in written.replace("\\_", "") else Spans(look, Place()).write(words)

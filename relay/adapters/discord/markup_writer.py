@@ -1,13 +1,14 @@
 """The neutral text tree -> Discord's markdown: writing down inline nodes that are all Discord's own."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from relay.adapters.discord.markup_escape import ZERO_WIDTH, Place, escape, may_be_markup
 from relay.adapters.discord.markup_look import Look, live
 from relay.adapters.discord.markup_references import url_at
 from relay.domain.links import is_bare
+from relay.domain.normalise_inline import normalise_inline
 from relay.domain.richtext import (
     Code,
     CustomEmoji,
@@ -26,6 +27,12 @@ from relay.domain.richtext import (
 _RUN = re.compile(r"`++")
 # How far to look for the end of a bare URL.
 _AHEAD = 64
+_CLOSING = frozenset("*_~")
+_MOST_PASSES = 5
+_DELIMITERS: dict[type, str] = {Strong: "**", Underline: "__", Strike: "~~"}
+
+# In the words of a masked link.
+LABEL = Place(escapes=False)
 
 
 def literals(node: Inline, look: Look) -> str:
@@ -41,6 +48,60 @@ def literals(node: Inline, look: Look) -> str:
             return live(node, look) or ""
         case _:
             return ""
+
+
+def hoisted(nodes: tuple[Inline, ...], look: Look) -> tuple[Inline, ...]:
+    """`nodes` with markup cut open around literals that would close it.
+
+    It takes several passes: what was cut apart may run together with what stands beside it.
+    """
+    if all(_CLOSING.isdisjoint(literals(node, look)) for node in nodes):
+        return nodes
+    for _ in range(_MOST_PASSES):
+        before, nodes = nodes, normalise_inline(_hoist(nodes, look))
+        if nodes == before:
+            break
+    return nodes
+
+
+def _hoist(nodes: Sequence[Inline], look: Look) -> Iterator[Inline]:
+    """Markup cut open around literals that would close it. A spoiler never is: its literals are broken instead."""
+    for node in nodes:
+        if isinstance(node, Link):
+            yield node if is_bare(node) else replace(node, children=normalise_inline(_hoist(node.children, look)))
+            continue
+        if not isinstance(node, Strong | Emphasis | Underline | Strike | Spoiler):
+            yield node
+            continue
+        inside: list[Inline] = []
+        held = ""
+        for child in _hoist(node.children, look):
+            verbatim = literals(child, look)
+            if not _clashes(node, held + verbatim):
+                inside.append(child)
+                held = _remembered(node, held + verbatim)
+                continue
+            yield replace(node, children=tuple(inside))
+            inside, held = [], ""
+            if isinstance(child, Strong | Emphasis | Underline | Strike | Spoiler):
+                # The markup moves into the child, to everything but the literals.
+                yield replace(child, children=tuple(_hoist((replace(node, children=child.children),), look)))
+            else:
+                yield child
+        yield replace(node, children=tuple(inside))
+
+
+def _remembered(node: Inline, verbatim: str) -> str:
+    """As much of `verbatim` as may clash together with what follows it."""
+    return "".join(_CLOSING.intersection(verbatim)) if isinstance(node, Emphasis) else verbatim[-1:]
+
+
+def _clashes(node: Inline, verbatim: str) -> bool:
+    if isinstance(node, Emphasis):
+        # Italics have two delimiters to choose from.
+        return "*" in verbatim and "_" in verbatim
+    delimiter = _DELIMITERS.get(type(node))
+    return delimiter is not None and delimiter in verbatim
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,5 +203,5 @@ class Spans:
             upcoming = following.split(maxsplit=1)[0] if following[:1].strip() else ""
             bare = link.preview and len(upcoming) < _AHEAD and url_at(url + upcoming, 0) == url
             return url if bare else f"<{url}>"
-        label = replace(self, place=replace(self.place, brackets=False, lines=False)).write(link.children)
+        label = replace(self, place=LABEL).write(link.children)
         return f"[{' '.join(label.split(chr(10)))}]({url if link.preview else f'<{url}>'})"

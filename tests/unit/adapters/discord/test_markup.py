@@ -204,6 +204,11 @@ RENDERED: list[tuple[tuple[Block, ...], str]] = [
     ((p(Link("https://a.b", (t("w"),))),), "[w](https://a.b)"),
     ((p(Link("https://a.b", (t("https://evil.example"),))),), "https://evil.example (https://a.b)"),
     ((p(Link("https://a.b", (t("a*b"),))),), "a\\*b (https://a.b)"),
+    # A star between blanks is no markup, except in italics; there it would need a backslash, which a label would show.
+    ((p(Link("https://a.b", (t("a * b"),))),), "[a * b](https://a.b)"),
+    ((p(Link("https://a.b", (Emphasis((t("a * b"),)),))),), "*a \\* b* (https://a.b)"),
+    ((p(Link("https://a.b", (Emphasis((Code("_"), t(" * 0"))),), False)),), "*`_` \\* 0* (<https://a.b>)"),
+    ((p(Link("https://a.b", (Code("a\\]"),))),), "`a\\]` (https://a.b)"),
     ((p(Link("https://a.b/(", (t("w"),))),), "[w](https://a.b/%28)"),
     ((p(Link("mailto:a@b.c", (t("a@b.c"),))),), "a@b.c"),
     ((p(Link("https://a.b", (t("https://a.b"),)), t("c")),), "<https://a.b>c"),
