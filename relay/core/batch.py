@@ -9,10 +9,17 @@ from relay.core.storage import Entry
 from relay.domain.commands import BatchItem, DeleteMessage, EditMessage, SendBatch, SendMessage
 from relay.domain.content import Author, Content
 from relay.domain.ids import MessageRef
-from relay.domain.richtext import Block, Paragraph, RichText, Strong, Text
+from relay.domain.names import shortened, visible
+from relay.domain.richtext import Block, Details, Inline, LineBreak, Paragraph, Quote, RichText, Strong, Text
+from relay.domain.transform import Container
 
 _NAMED = 3
 """How many authors a shared copy names above it; the others stand in it."""
+
+_LONGEST_OF_SEVERAL = 22
+"""Characters of each, so that the last one still has room."""
+
+_BOLD_LETTERS = range(0x1D400, 0x1D800)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +73,7 @@ def speaker(batch: SendBatch) -> Author:
     first, *others = authors.values()
     if not others:
         return first
-    names = [author.name for author in authors.values()]
+    names = [shortened(author.name, most=_LONGEST_OF_SEVERAL) for author in authors.values()]
     more = len(names) - _NAMED
     joined = ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
     return Author(first.user, joined, is_bot=all(author.is_bot for author in authors.values()))
@@ -102,8 +109,80 @@ def _several(batch: SendBatch) -> bool:
 def _signed(item: BatchItem) -> tuple[Block, ...]:
     emote = item.content.style == "emote"
     name = Strong((Text(f"* {item.author.name}" if emote else f"{item.author.name}:"),))
-    match item.content.text.blocks:
+    return under_heading((name,), item.content.text.blocks)
+
+
+def under_heading(heading: tuple[Inline, ...], blocks: Sequence[Block]) -> tuple[Block, ...]:
+    """`blocks` with their author's name in front, on the line of a paragraph and above anything else.
+
+    A line of theirs that begins in bold would look like the next author's name: it is set apart as a quotation.
+    """
+    match tuple(blocks):
         case (Paragraph(children), *rest):
-            return (Paragraph((name, Text(" "), *children)), *rest)
-        case blocks:
-            return (Paragraph((name,)), *blocks)
+            first, *lines = _lines(children)
+            begun = (*heading, Text(" "), *first)
+            if not any(map(_begins_in_bold, lines)):
+                return (Paragraph((*heading, Text(" "), *children)), *_set_apart(rest))
+            return (*_paragraphs(lines, [begun]), *_set_apart(rest))
+        case others:
+            return (Paragraph(heading), *_set_apart(others))
+
+
+def _set_apart(blocks: Sequence[Block]) -> tuple[Block, ...]:
+    found: list[Block] = []
+    for block in blocks:
+        match block:
+            case Paragraph(children) if any(map(_begins_in_bold, lines := _lines(children))):
+                found += _paragraphs(lines, [])
+            case Details():
+                found.append(Quote((block,)))
+            case _:
+                found.append(block)
+    return tuple(found)
+
+
+def _paragraphs(lines: Sequence[tuple[Inline, ...]], begun: list[tuple[Inline, ...]]) -> list[Block]:
+    """Lines as paragraphs again, with a quotation wherever one looks like a name of ours; the first has `begun`."""
+    found: list[Block] = []
+    for line in lines:
+        if _begins_in_bold(line):
+            if begun:
+                found.append(Paragraph(_joined(begun)))
+            begun = []
+            found.append(Quote((Paragraph(line),)))
+        else:
+            begun.append(line)
+    return [*found, Paragraph(_joined(begun))] if begun else found
+
+
+def _lines(children: tuple[Inline, ...]) -> list[tuple[Inline, ...]]:
+    lines: list[list[Inline]] = [[]]
+    for node in children:
+        if isinstance(node, LineBreak):
+            lines.append([])
+        elif isinstance(node, Container):
+            first, *others = _lines(node.children)
+            lines[-1].append(replace(node, children=first))
+            lines += ([replace(node, children=other)] for other in others)
+        else:
+            lines[-1].append(node)
+    return [tuple(line) for line in lines]
+
+
+def _joined(lines: Sequence[tuple[Inline, ...]]) -> tuple[Inline, ...]:
+    first, *rest = lines
+    return (*first, *(node for line in rest for node in (LineBreak(), *line)))
+
+
+def _begins_in_bold(line: tuple[Inline, ...]) -> bool:
+    for node in line:
+        match node:
+            case Text(text) if not visible(text):
+                continue
+            case Text(text):
+                return ord(visible(text)[0]) in _BOLD_LETTERS
+            case Strong():
+                return True
+            case _:
+                return isinstance(node, Container) and _begins_in_bold(node.children)
+    return False

@@ -6,6 +6,7 @@ Nothing is delivered here. A batch becomes outbox rows and cursors in one transa
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+from relay.core.names import Names
 from relay.core.pairs import PairDirectory
 from relay.core.ports import Batch, Clock
 from relay.core.status import Status
@@ -41,6 +42,7 @@ class Router:
         self._pairs = pairs
         self._status = status
         self._clock = clock
+        self._names = Names()
 
     async def receive(self, batch: Batch) -> Sequence[Entry]:
         """Write a batch down; what there is to deliver now. Raises `StoreUnavailable`."""
@@ -94,7 +96,8 @@ class Router:
         original = Original(
             message_id, event.ref, event.author.user, event.created_at, edited_at=event.edited_at, reply_to=reply_to
         )
-        command = SendMessage(event.ref, event.author, event.content, event.created_at, reply_to)
+        author = await self._names.told_apart(uow, event.ref.channel, event.author)
+        command = SendMessage(event.ref, author, event.content, event.created_at, reply_to)
         await self._queue(uow, lane, command, routed, original)
 
     async def _edited(self, uow: UnitOfWork, event: MessageEdited, lane: LaneKey, routed: _Routed) -> None:
@@ -111,7 +114,8 @@ class Router:
         await uow.messages.mark_edited(original.id, event.edited_at)
         if event.edit is not None:
             await uow.messages.record_edit(event.edit, original.id)
-        command = EditMessage(event.ref, event.author, event.content, event.edited_at, original.reply_to)
+        author = await self._names.told_apart(uow, event.ref.channel, event.author)
+        command = EditMessage(event.ref, author, event.content, event.edited_at, original.reply_to)
         await self._queue(uow, lane, command, routed)
 
     async def _deleted(self, uow: UnitOfWork, event: MessageDeleted, lane: LaneKey, routed: _Routed) -> None:

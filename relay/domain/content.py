@@ -13,7 +13,8 @@ MediaKind = Literal["image", "video", "audio", "voice", "file", "sticker"]
 class Author:
     """Who wrote a message.
 
-    `name` is the display name as the platform shows it, unchecked; `avatar` is None for none. `is_self` marks the
+    `name` is the display name as the platform shows it, unchecked; `handle` is what tells this author from others of
+    that name, shorter than the ID ("" where there is no such thing); `avatar` is None for none. `is_self` marks the
     relay's own accounts and webhooks, by ID, never by name. `may_broadcast`: the platform lets this author ping
     everyone in the channel.
     """
@@ -24,6 +25,7 @@ class Author:
     is_self: bool = False
     is_bot: bool = False
     may_broadcast: bool = False
+    handle: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,8 @@
 import mimetypes
 import unicodedata
 
+from relay.domain.names import is_hidden
+
 _UNKNOWN = "application/octet-stream"
 _LONGEST_NAME = 120
 # `mimetypes` depends on the machine for these.
@@ -21,17 +23,14 @@ _SUFFIXES = {
     "application/pdf": ".pdf",
     "text/plain": ".txt",
 }
-# Not in a name on one system or another; the last two rows deceive (invisible, right to left) or are no characters.
+# Not in a name on one system or another.
 _FORBIDDEN = frozenset('/\\:*?"<>|')
-_HIDDEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 
 
 def file_name(name: str, kind: str) -> str:
     """`name` as any system takes it: one path segment, no hidden characters, an ending where it had none."""
     shown = "".join(
-        "_" if char in _FORBIDDEN else char
-        for char in unicodedata.normalize("NFC", name)
-        if unicodedata.category(char) not in _HIDDEN
+        "_" if char in _FORBIDDEN else char for char in unicodedata.normalize("NFC", name) if not is_hidden(char)
     )
     shown = " ".join(shown.split()).strip(". ") or "file"
     stem, dot, ending = shown.rpartition(".")

@@ -15,9 +15,10 @@ import structlog
 from relay.adapters.discord.identifiers import is_snowflake, is_word
 from relay.adapters.discord.limits import POSTING_PATIENCE
 from relay.adapters.discord.rest import ApiError, Json, Method, Refused, Rest, Route, Unanswered
+from relay.core.batch import under_heading
 from relay.domain.content import Author
 from relay.domain.names import folded_letters, shortened, skeleton, visible
-from relay.domain.richtext import Paragraph, RichText, Strong, Text
+from relay.domain.richtext import RichText, Strong, Text
 from relay.errors import StoreUnavailable
 
 _log = structlog.get_logger(__name__)
@@ -97,12 +98,7 @@ def _broken(name: str) -> str:
 
 def introduced(text: RichText, author: Author) -> RichText:
     """`text` with its author's name in front, for where the bot itself has to post it."""
-    name = (Strong((Text(username(author)),)), Text(": "))
-    match text.blocks:
-        case (Paragraph(children), *rest):
-            return RichText((Paragraph((*name, *children)), *rest))
-        case blocks:
-            return RichText((Paragraph((name[0], Text(":"))), *blocks))
+    return RichText(under_heading((Strong((Text(username(author)),)), Text(":")), text.blocks))
 
 
 @dataclass(frozen=True, slots=True)

@@ -138,6 +138,7 @@ def author_of(message: Json, view: View) -> Author:
         is_bot=bool(author.get("bot")) or is_webhook,
         # Discord sets this only where the author was allowed to.
         may_broadcast=bool(message.get("mention_everyone")),
+        handle="" if is_webhook else str(author["username"]),
     )
 
 

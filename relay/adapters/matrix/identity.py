@@ -5,13 +5,13 @@ Clients that know it show the profile and take the fallback away; the others sho
 """
 
 import html
-import unicodedata
 from typing import Any
 
 import regex
 
 from relay.domain.content import Author
 from relay.domain.ids import Platform
+from relay.domain.names import visible
 
 Json = dict[str, Any]
 
@@ -19,16 +19,11 @@ PROFILE = "com.beeper.per_message_profile"
 # Bytes, as the proposal has it.
 _LONGEST_NAME = 255
 _GRAPHEME = regex.compile(r"\X")
-# Control characters, formatting characters (invisible and bidirectional ones among them), surrogates, line and
-# paragraph separators: in a name they only serve to deceive. The joiner and the selector hold emoji together.
-_HIDDEN = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
-_EMOJI_GLUE = "\u200d"
 
 
 def display_name(author: Author) -> str:
-    """The author's name in one line without hidden characters; never empty."""
-    shown = "".join(char for char in author.name if char == _EMOJI_GLUE or unicodedata.category(char) not in _HIDDEN)
-    return _cut(" ".join(shown.split())).strip() or author.user.id
+    """The author's name in one line without hidden characters; never empty, nor blank."""
+    return _cut(visible(author.name) or visible(author.handle) or author.user.id).strip()
 
 
 def _cut(name: str) -> str:

@@ -4,6 +4,7 @@ Events of state (names, topics, comings and goings) say nothing and come to noth
 a message is a `FeatureUsed`.
 """
 
+import re
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -23,6 +24,7 @@ from relay.adapters.matrix.state import Profile, RoomState
 from relay.domain.content import Author, Content
 from relay.domain.events import Event, FeatureUsed, MessageCreated, MessageDeleted, MessageEdited
 from relay.domain.ids import ChannelRef, MediaRef, MessageRef, Platform, ThreadRef, UserRef
+from relay.domain.names import shortened, visible, with_suffix
 
 Json = dict[str, Any]
 
@@ -39,6 +41,8 @@ _FEATURES = {
 }
 _CALLS = ("m.call.", "org.matrix.call.", "org.matrix.msc3401.", "org.matrix.msc4075.", "m.rtc.", "org.matrix.msc4143.")
 _VERIFICATION = "m.key.verification."
+_VIA = re.compile(r"\(\s*via\b", re.IGNORECASE)
+_LONGEST_VIA = 32
 _NO_ROOMS = Names()
 
 
@@ -168,12 +172,17 @@ def _converted(event: Json, content: Json, names: Names, *, is_reply: bool) -> C
 
 def _author(user_id: str, content: Json, state: RoomState, me: str) -> Author:
     profile = state.profile(user_id)
+    handle = user_id.removeprefix("@").partition(":")[0]
     bridged = bridged_profile(content)
     if bridged is not None:
         # Another bridge's bot speaks for somebody. Whose bot it is stays visible: anybody can write such a profile.
         avatar = MediaRef(Platform.MATRIX, bridged.avatar) if bridged.avatar else None
-        name = bridged.name if user_id == me else f"{bridged.name} (via {profile.name})"
+        via = shortened(visible(profile.name) or handle, most=_LONGEST_VIA, most_bytes=2 * _LONGEST_VIA)
+        name = bridged.name if user_id == me else with_suffix(visible(bridged.name) or "somebody", f"(via {via})")
         profile = Profile(name, avatar)
+    elif _VIA.search(profile.name):
+        # Nobody may look like somebody whom another bridge brings.
+        profile = Profile(with_suffix(visible(profile.name) or handle, f"({handle})"), profile.avatar)
     mentions = content.get("m.mentions")
     # Who says whom it mentions, and does not say the room, only wrote the word.
     meant = not isinstance(mentions, dict) or mentions.get("room") is True
@@ -183,6 +192,7 @@ def _author(user_id: str, content: Json, state: RoomState, me: str) -> Author:
         avatar=profile.avatar,
         is_self=user_id == me,
         may_broadcast=meant and state.may_broadcast(user_id),
+        handle=handle,
     )
 
 

@@ -100,8 +100,8 @@ def test_everyone_is_mentioned_only_on_purpose() -> None:
 def test_names_cannot_deceive() -> None:
     hostile = Author(BOB.user, "\u202eEvil\u202c<b>\n\u200bx")
     content = compose(delivery("hi", hostile))
-    assert content["com.beeper.per_message_profile"]["displayname"] == "Evil<b>x"
-    assert content["formatted_body"].startswith("<strong data-mx-profile-fallback>Evil&lt;b&gt;x: </strong>")
+    assert content["com.beeper.per_message_profile"]["displayname"] == "Evil<b> x"
+    assert content["formatted_body"].startswith("<strong data-mx-profile-fallback>Evil&lt;b&gt; x: </strong>")
     nameless = compose(delivery("hi", Author(BOB.user, "\u200b ")))
     assert nameless["com.beeper.per_message_profile"]["displayname"] == "7"
 

@@ -1,0 +1,117 @@
+"""People of one channel told apart by their names: no two of them appear under names that look the same.
+
+Whoever spoke first under a name keeps it, for as long as they are among those who spoke there lately; what it was is in
+the store, so that nobody can take it over while the relay restarts. The other gets a part of the user ID after the
+name, in brackets that no name of a member can hold.
+"""
+
+import hashlib
+import json
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+from relay.core.storage import UnitOfWork
+from relay.domain.content import Author
+from relay.domain.ids import ChannelRef
+from relay.domain.names import shortened, skeleton, visible, with_suffix
+
+_MOST_NAMES = 300
+"""Names that a channel remembers."""
+
+_MOST_OF_ONE = 5
+"""Names that one account may hold there: a bridge's bot and somebody who changes theirs all the time have many."""
+
+_MOST_CHANNELS = 200
+_LONGEST_HANDLE = 24
+_BRACKETS = str.maketrans("⟨⟩〈〉《》❬❭❰❱", "()()()()()")
+
+
+@dataclass(slots=True)
+class _Channel:
+    """`owners`: who has the name that looks so, used last at the end. `shown`: what has been decided lately."""
+
+    owners: OrderedDict[str, str]
+    shown: OrderedDict[tuple[str, str], str] = field(default_factory=OrderedDict)
+
+
+class Names:
+    """Decides under which name somebody appears."""
+
+    def __init__(self) -> None:
+        self._channels: OrderedDict[ChannelRef, _Channel] = OrderedDict()
+
+    async def told_apart(self, uow: UnitOfWork, channel: ChannelRef, author: Author) -> Author:
+        """`author`, who speaks in `channel`, under a name that nobody else has there."""
+        known = self._channels.get(channel)
+        if known is None:
+            known = await self._read(uow, channel)
+        key = (author.user.id, author.name)
+        name = known.shown.get(key)
+        if name is None:
+            name, is_new = _decided(known.owners, author)
+            known.shown[key] = name
+            if len(known.shown) > _MOST_NAMES:
+                known.shown.popitem(last=False)
+            if is_new:
+                await uow.notebook.put(_place(channel), json.dumps(known.owners, separators=(",", ":")))
+        return author if name == author.name else replace(author, name=name)
+
+    async def _read(self, uow: UnitOfWork, channel: ChannelRef) -> _Channel:
+        written = await uow.notebook.get(_place(channel))
+        known = self._channels[channel] = _Channel(OrderedDict(json.loads(written) if written else ()))
+        if len(self._channels) > _MOST_CHANNELS:
+            self._channels.popitem(last=False)
+        return known
+
+
+def _decided(owners: OrderedDict[str, str], author: Author) -> tuple[str, bool]:
+    """The author's name, and whether that had to be remembered."""
+    user = _digest(author.user.id)
+    name = ""
+    for name in _candidates(owners, author, user):
+        look = _look(name)
+        owner = owners.get(look)
+        if owner == user:
+            owners.move_to_end(look)
+            return name, False
+        if owner is None:
+            owners[look] = user
+            _forget(owners, user)
+            return name, True
+    return name, False
+
+
+def _candidates(owners: OrderedDict[str, str], author: Author, user: str) -> Iterator[str]:
+    name = (visible(author.name) or visible(author.handle) or author.user.id).translate(_BRACKETS)
+    # "Ada, Ben" is what a message of both is headed with.
+    parts = name.split(", ")
+    if len(parts) == 1 or all(owners.get(_look(part), user) == user for part in parts):
+        yield name
+    identifier = author.user.id.lstrip("@").translate(_BRACKETS)
+    if handle := shortened(visible(author.handle.translate(_BRACKETS)), most=_LONGEST_HANDLE):
+        yield with_suffix(name, f"⟨{handle}⟩")
+    if len(identifier) <= 2 * _LONGEST_HANDLE:
+        yield with_suffix(name, f"⟨{identifier}⟩")
+    yield with_suffix(name, f"⟨{user}⟩")
+
+
+def _forget(owners: OrderedDict[str, str], user: str) -> None:
+    """Make room: of whoever has too many names, and then of whoever has been silent for longest."""
+    held = [look for look, owner in owners.items() if owner == user]
+    for look in held[:-_MOST_OF_ONE]:
+        del owners[look]
+    while len(owners) > _MOST_NAMES:
+        owners.popitem(last=False)
+
+
+def _place(channel: ChannelRef) -> str:
+    return f"names {channel.platform} {channel.id}"
+
+
+def _look(name: str) -> str:
+    return _digest(skeleton(shortened(name)))
+
+
+def _digest(text: str) -> str:
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=5).hexdigest()

@@ -1,0 +1,133 @@
+"""People of one channel are told apart by their names, whatever they call themselves."""
+
+from collections import OrderedDict
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from relay.core.batch import content_of, under_heading
+from relay.core.names import Names, _decided
+from relay.core.ports import Delivery
+from relay.domain.commands import BatchItem, SendBatch
+from relay.domain.content import Author, Content
+from relay.domain.ids import ChannelRef, MessageRef, Platform, UserRef
+from relay.domain.names import skeleton
+from relay.domain.richtext import (
+    Emphasis,
+    Inline,
+    LineBreak,
+    Paragraph,
+    Quote,
+    RichText,
+    Strong,
+    Text,
+    plain_text,
+)
+from tests.support.platform import MemoryPlatform
+from tests.support.world import World, pair, world
+
+MOMENT = datetime(2026, 11, 28, tzinfo=UTC)
+ROOM = ChannelRef(Platform.MATRIX, "!room:example.org")
+
+
+def author(name: str, user: str) -> Author:
+    return Author(UserRef(Platform.MATRIX, f"@{user}"), name, handle=user.partition(":")[0])
+
+
+async def shown(names: Names, made: World, name: str, user: str) -> str:
+    async with made.store.write() as uow:
+        return (await names.told_apart(uow, ROOM, author(name, user))).name
+
+
+async def test_who_comes_second_is_marked_and_stays_so(bridge: World) -> None:
+    names = Names()
+    for _ in range(2):
+        assert await shown(names, bridge, "Sam", "sam:one.test") == "Sam"
+        assert await shown(names, bridge, "Sam", "sam2:two.test") == "Sam ⟨sam2⟩"
+        assert await shown(names, bridge, "Ѕаm", "mallory:evil.test") == "Ѕаm ⟨mallory⟩"
+        assert await shown(names, bridge, "Sam", "sam2:three.test") == "Sam ⟨sam2:three.test⟩"
+        names = Names()  # after a restart nobody has taken over anybody's name
+
+
+async def test_marks_and_headings_of_several_cannot_be_copied(bridge: World) -> None:
+    names = Names()
+    assert await shown(names, bridge, "Sam ⟨sam2⟩", "mallory:evil.test") == "Sam (sam2)"
+    assert await shown(names, bridge, "Sam", "sam:one.test") == "Sam"
+    assert await shown(names, bridge, "Ben", "ben:one.test") == "Ben"
+    assert await shown(names, bridge, "Sam, Ben", "mallory:evil.test") == "Sam, Ben ⟨mallory⟩"
+    assert await shown(names, bridge, "Lovelace, Ada", "ada:one.test") == "Lovelace, Ada"
+    assert await shown(names, bridge, "\u3164\u2800", "carol:one.test") == "carol"
+
+
+async def test_a_name_that_its_owner_gave_up_long_ago_is_free(bridge: World) -> None:
+    names = Names()
+    assert await shown(names, bridge, "Sam", "ada:one.test") == "Sam"
+    for number in range(5):
+        await shown(names, bridge, f"Ada {number}", "ada:one.test")
+    assert await shown(names, bridge, "Sam", "sam:one.test") == "Sam"
+
+
+@given(
+    st.lists(st.tuples(st.text(max_size=100) | st.sampled_from(["Sam", "sam", "Ѕam"]), st.integers(0, 9)), max_size=30)
+)
+def test_no_two_people_look_the_same(said: list[tuple[str, int]]) -> None:
+    owners: OrderedDict[str, str] = OrderedDict()
+    seen: dict[str, int] = {}
+    held: dict[int, list[str]] = {}
+    for name, number in said:
+        look = skeleton(_decided(owners, author(name, f"user{number}:one.test"))[0])
+        assert seen.setdefault(look, number) == number or look not in held[seen[look]][-5:]
+        held.setdefault(number, []).append(look)
+
+
+async def test_two_people_of_one_name_on_either_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names: list[str] = []
+    post = MemoryPlatform.post
+
+    def seen(self: MemoryPlatform, delivery: Delivery) -> MessageRef:
+        assert delivery.author is not None
+        names.append(delivery.author.name)
+        return post(self, delivery)
+
+    monkeypatch.setattr(MemoryPlatform, "post", seen)
+    async with world(tmp_path, pair()) as bridge:
+        here, there = bridge.channels()
+        async with bridge.relay():
+            bridge.discord.say(here, "ann", "one")
+            bridge.discord.say(here, "Ann", "two")
+            await bridge.shows(there, "one", "two")
+    first, second = names
+    assert first == "ann"
+    assert skeleton(first) != skeleton(second)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        (Strong((Text("Ben:"),)), Text(" I quit")),
+        (Text(" "), Emphasis((Strong((Text("Ben:"),)),)), Text(" I quit")),
+        (Text("𝐁𝐞𝐧: I quit"),),
+    ],
+)
+def test_a_line_that_looks_like_somebodys_name_is_set_apart(line: tuple[Inline, ...]) -> None:
+    ben, mallory = author("Ben", "ben:one.test"), author("Mallory", "mallory:one.test")
+    forged = RichText((Paragraph((Text("hi"), LineBreak(), *line, LineBreak(), Text("bye"))), Paragraph(line)))
+    said = [(mallory, forged), (ben, RichText.plain("hello"))]
+    items = (
+        BatchItem(MessageRef(ROOM, str(number)), who, Content(text), MOMENT, RichText())
+        for number, (who, text) in enumerate(said)
+    )
+    blocks = content_of(SendBatch(tuple(items))).text.blocks
+    headed = [block for block in blocks if isinstance(block, Paragraph) and isinstance(block.children[0], Strong)]
+    assert [plain_text(RichText((block,))) for block in headed] == ["Mallory: hi", "Ben: hello"]
+    assert Quote((Paragraph(line),)) in blocks
+    assert Paragraph((Text("bye"),)) in blocks
+
+
+def test_bold_across_lines_is_set_apart_as_well() -> None:
+    bold = Strong((Text("a"), LineBreak(), Text("Ben: I quit")))
+    blocks = under_heading((Text("Mallory:"),), (Paragraph((bold,)),))
+    assert blocks[1] == Quote((Paragraph((Strong((Text("Ben: I quit"),)),)),))
