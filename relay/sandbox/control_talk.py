@@ -95,15 +95,22 @@ class TalkControl(ControlBase):
         )
         return self._view(message)
 
-    def edit(self, channel: Id, message: Id, content: str | None = None, embeds: list[Json] | None = None) -> Json:
-        """The author edits. Returns the message."""
+    def edit(
+        self,
+        channel: Id,
+        message: Id,
+        content: str | None = None,
+        embeds: list[Json] | None = None,
+        attachments: list[Json] | None = None,
+    ) -> Json:
+        """The author edits; `attachments` are added, as bots may. Returns the message."""
         where, target = self._message(channel, message)
         body: Json = {}
         if content is not None:
             body["content"] = content
         if embeds is not None:
             body["embeds"] = embeds
-        draft = self._draft(body, [])
+        draft = self._draft(body, attachments or [])
         if target.webhook_id is None:
             self._parts.messages.edit(where, target, target.author_id, draft)
         else:

@@ -126,6 +126,47 @@ async def test_edits_and_deletions_of_messages_with_files(help_town: Town) -> No
     await help_town.until_discord("help", lambda words: not words)
 
 
+async def test_an_edit_on_matrix_that_changes_the_file_without_telling_its_size(help_town: Town) -> None:
+    room = help_town.rooms["help"]
+    # As long as each other: nothing but where they are tells them apart.
+    sounds = [b"OggS" + bytes([number]) * 60 for number in range(3)]
+    uris = [await help_town.mia.upload(sound, "audio/ogg") for sound in sounds]
+    said = [{"msgtype": "m.audio", "body": f"song{number}.ogg", "url": uri} for number, uri in enumerate(uris)]
+    event = await help_town.mia.text(room, "soon")
+    await help_town.until_discord("help", lambda words: words == ["soon"])
+    posted = help_town.on_discord("help")[0]["id"]
+
+    async def shown(number: int) -> bytes:
+        relation = {"rel_type": "m.replace", "event_id": event}
+        await help_town.mia.send(room, said[number] | {"m.new_content": said[number], "m.relates_to": relation})
+
+        async def files() -> list[str]:
+            [message] = help_town.on_discord("help")
+            assert message["id"] == posted
+            return [one["filename"] for one in message["attachments"]]
+
+        await eventually(files, lambda names: names == [f"song{number}.ogg"], what=help_town.daemon.log)
+        return await stored(help_town.on_discord("help")[0]["attachments"][0]["url"])
+
+    for number in (0, 1):
+        assert await shown(number) == sounds[number]
+    await help_town.daemon.stop()
+    await help_town.daemon.start()
+    assert await shown(2) == sounds[2]
+
+
+async def test_files_that_an_edit_on_discord_adds_and_takes_away(help_town: Town) -> None:
+    channel = help_town.channels["help"]
+    message = help_town.say("help", "one")
+    await help_town.until_matrix("help", lambda words: words == ["one"])
+    help_town.control.edit(channel, message, "two", attachments=[file("a.png", PNG)])
+
+    async def files() -> list[tuple[str, str | None]]:
+        return [(one.body, one.content.get("filename")) for one in await help_town.on_matrix("help")]
+
+    await eventually(files, lambda seen: seen == [("Ada: two", "a.png")], what=help_town.daemon.log)
+
+
 async def test_an_edit_on_matrix_that_changes_the_file(help_town: Town) -> None:
     room = help_town.rooms["help"]
     pictures = [PNG, flat_png(0x00FF00, 64), flat_png(0xFF0000, 96)]

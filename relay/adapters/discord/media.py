@@ -164,8 +164,8 @@ def described(attachments: Sequence[Attachment], names: Sequence[str]) -> list[d
 def have_same_files(standing: Sequence[Attachment], wanted: Sequence[Attachment]) -> bool:
     """Whether a message of `standing` shows the files of `wanted` already. Pure.
 
-    Those that we remember posting are known by where they came from; of others, Discord tells how large they are.
-    A text written out as a file may be as long as another one.
+    Those that we remember posting are known by where they came from; of others, Discord tells how large they are and,
+    more or less, their names. In doubt a file is sent again: an old picture under new words would be worse.
     """
     return len(standing) == len(wanted) and all(map(_is_same_file, standing, wanted))
 
@@ -178,7 +178,12 @@ def _is_same_file(standing: Attachment, wanted: Attachment) -> bool:
         return standing.id == wanted.id
     if standing.source.platform is wanted.source.platform:
         return standing.source == wanted.source
-    return wanted.size is None or standing.size in {None, wanted.size}
+    return wanted.size is not None and standing.size == wanted.size and _bare(standing.name) == _bare(wanted.name)
+
+
+def _bare(name: str) -> str:
+    """What is left of a name that Discord may have rewritten."""
+    return "".join(filter(str.isalnum, name.removeprefix(_SPOILER))).casefold()
 
 
 def _check(answer: Answer) -> None:

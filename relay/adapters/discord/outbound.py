@@ -149,7 +149,7 @@ class Outbound:
             raise Orphaned("it was posted in a way that cannot carry it any more")
         route = Route("PATCH", "/channels/{channel}/messages/{message}", _where(target))
         body = {"content": content, "allowed_mentions": allowed_mentions(delivery.content)}
-        await self._change(route, body, seen, delivery)
+        await self._change(target, route, body, seen, delivery)
 
     async def _awake(self, target: MessageRef, call: Callable[[], Awaitable[None]]) -> None:
         """Do what may not be done in an archived thread: it is opened again first, as posting would do."""
@@ -170,7 +170,7 @@ class Outbound:
             if hook is None:
                 break
             try:
-                await self._change(hook.message_route("PATCH", target.id, thread), body, seen, delivery)
+                await self._change(target, hook.message_route("PATCH", target.id, thread), body, seen, delivery)
             except Refused as error:
                 if error.code in {UNKNOWN_MESSAGE, UNKNOWN_CHANNEL}:
                     # Unless the message is gone, it is the webhook: one that was moved finds none of its messages.
@@ -186,12 +186,16 @@ class Outbound:
                 return
         raise Orphaned("the webhook that posted it was deleted or moved")
 
-    async def _change(self, route: Route, body: dict[str, Json], seen: Seen, delivery: Delivery) -> None:
+    async def _change(
+        self, target: MessageRef, route: Route, body: dict[str, Json], seen: Seen, delivery: Delivery
+    ) -> None:
         """Change a message, its files too, where it is to have others. They stand in place of all that it has."""
         wanted = delivery.content.attachments
         if have_same_files(seen.content.attachments, wanted):
             await self._rest.call(route, body=body)
             return
+        # Should no answer come, nobody knows which files it stands with.
+        self._recent.forget(target.id)
         if not wanted:
             await self._rest.call(route, body=body | {"attachments": []})
             return

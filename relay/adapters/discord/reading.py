@@ -1,7 +1,7 @@
 """From what Discord says, live or in a channel's history, to events for the core, in batches."""
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 
@@ -137,8 +137,16 @@ class Translator:
                 webhook=item.data.get("webhook_id"),
                 content=event.content,
             )
-            self._recent.put(event.ref.id, seen)
+            self._recent.put(event.ref.id, self._with_own_files(seen, event) if event.author.is_self else seen)
         return event
+
+    def _with_own_files(self, seen: Seen, event: MessageCreated | MessageEdited) -> Seen:
+        """What Discord tells of a message that we posted, with the files as we know them: by where they came from."""
+        known = self._recent.get(event.ref.id)
+        files = () if known is None else known.content.attachments
+        if not files or len(files) != len(seen.content.attachments):
+            return seen
+        return replace(seen, content=replace(seen.content, attachments=files))
 
     def _is_no_news(self, event: MessageEdited, item: Item) -> bool:
         """Whether a bot's message was touched without being edited: a preview, a pin."""

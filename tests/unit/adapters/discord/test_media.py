@@ -1,5 +1,7 @@
 """Which files a message shows already."""
 
+from dataclasses import replace
+
 from relay.adapters.discord.media import have_same_files
 from relay.adapters.discord.recent import Recent, Seen
 from relay.core.degrade import degrade
@@ -26,10 +28,13 @@ def test_files_that_are_remembered_are_known_by_where_they_came_from() -> None:
     assert not have_same_files((on_matrix("a"), on_matrix("b")), (on_matrix("b"), on_matrix("a")))
 
 
-def test_files_that_discord_shows_are_known_by_their_size() -> None:
+def test_files_that_discord_shows_are_known_by_their_size_and_name() -> None:
     assert have_same_files((on_discord(7),), (on_matrix("a"),))
-    assert have_same_files((on_discord(7),), (on_matrix("a", None),))
+    assert have_same_files((replace(on_discord(7), name="my_cat.png"),), (replace(on_matrix("a"), name="my cat.png"),))
+    assert not have_same_files((replace(on_discord(7), name="dog.png"),), (on_matrix("a"),))
     assert not have_same_files((on_discord(8),), (on_matrix("a"),))
+    # Where nobody says how long it is, it may be any.
+    assert not have_same_files((on_discord(7),), (on_matrix("a", None),))
 
 
 def test_more_fewer_and_hidden_files_are_others() -> None:
