@@ -90,6 +90,7 @@ class Daemon:
                 reconcile_window=timedelta(seconds=self._settings.store.reconcile_window),
                 may_send=lease.valid,
             )
+            await core.bridge.begin()
             keeper = StatusKeeper(store=store, status=core.status, courier=core.courier, clock=self._clock)
             await keeper.restore()
             await self._work(core, keeper, adapters)
@@ -190,24 +191,14 @@ class Daemon:
             await self._take_over(settings, core, adapters)
 
     async def _take_over(self, settings: Settings, core: Core, adapters: tuple[Adapter, ...]) -> None:
-        before = {pair.name: pair for pair in core.pairs.pairs}
-        after = {pair.name: pair for pair in _under_known_names(settings.declared_pairs(), before.values())}
-        for word, names in (
-            ("added", after.keys() - before.keys()),
-            ("removed", before.keys() - after.keys()),
-            ("changed", {name for name in after.keys() & before.keys() if after[name] != before[name]}),
-        ):
-            for name in sorted(names):
-                _log.info(f"pair {word}", pair=name)
+        _log_difference(core.pairs.pairs, settings.declared_pairs())
         aside = {"pairs": (), "rooms": (), "defaults": self._settings.defaults}
         if settings.model_copy(update=aside) != self._settings.model_copy(update=aside):
             _log.warning("settings other than pairs changed; they take effect when the daemon is started again")
-        self._pairs = tuple(after.values())
-        core.pairs.replace(self._pairs)
+        self._pairs = settings.declared_pairs()
+        await core.bridge.declare(self._pairs)
         for adapter in adapters:
             await adapter.watch(core.pairs.watched(adapter.platform))
-        for name in after:
-            core.courier.try_again(name)
 
     # --- Signals ------------------------------------------------------------------------------------------
 
@@ -238,23 +229,21 @@ async def run(settings: Settings, *, config: Path, reload: Callable[[], Settings
         await Daemon(settings, config=config, reload=reload).run()
 
 
-def _under_known_names(declared: Iterable[Pair], running: Iterable[Pair]) -> list[Pair]:
-    """The declared pairs; one that was only renamed keeps its name until the next start.
-
-    What waits for it stands in the outbox under that name, and may be on its way at this moment.
-    """
-    names = {pair.sides: pair.name for pair in running}
-    pairs = list(declared)
-    taken = {pair.name for pair in pairs}
-    kept = []
-    for pair in pairs:
-        name = names.get(pair.sides, pair.name)
-        if name in taken:
-            name = pair.name
-        if name != pair.name:
-            _log.warning("pair keeps its name until the daemon is started again", pair=name, new_name=pair.name)
-        kept.append(replace(pair, name=name))
-    return kept
+def _log_difference(before: Iterable[Pair], after: Iterable[Pair]) -> None:
+    """A pair is its two channels: with another name it is renamed, and the name may be another pair's by now."""
+    known = {pair.sides: pair for pair in before}
+    declared = {pair.sides: pair for pair in after}
+    for sides, pair in declared.items():
+        old = known.get(sides)
+        if old is None:
+            _log.info("pair added", pair=pair.name)
+        elif old.name != pair.name:
+            _log.info("pair renamed", pair=pair.name, before=old.name)
+        if old is not None and replace(old, name=pair.name) != pair:
+            _log.info("pair changed", pair=pair.name)
+    for sides, pair in known.items():
+        if sides not in declared:
+            _log.info("pair removed", pair=pair.name)
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:

@@ -13,6 +13,7 @@
         │   ├── NotYet            something of ours comes first; nothing is wrong
         │   ├── FileTrouble       one file cannot be read now, although its platform answers
         │   └── Blocked           not until somebody does something: a permission, a channel that is not open
+    │       └── NotDeclared   not until the operator declares the pair again
         ├── Permanent             never will be: dead letter
         ├── TargetGone            what was to be edited or deleted is not there: done, for an edit or a deletion
         ├── Orphaned              the copy stands, but nobody can edit it any more: posted anew
@@ -113,6 +114,10 @@ class RateLimited(Transient):
 
 class Blocked(Transient):
     """Somebody has to do something first (give a permission back, let the relay in); the lane waits, and says so."""
+
+
+class NotDeclared(Blocked):
+    """No pair that is declared now joins the two channels; what waits for that stays, and nothing is tried."""
 
 
 class NotYet(Transient):

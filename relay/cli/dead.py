@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,6 +14,7 @@ from relay.domain.richtext import plain_text
 
 if TYPE_CHECKING:
     from relay.core.storage import DeadLetter, Outbox
+    from relay.settings import Settings
 
 commands = typer.Typer(help="List, show, retry or discard what failed for good.", no_args_is_help=True)
 
@@ -23,7 +25,7 @@ AllOption = Annotated[bool, typer.Option("--all", help="All of them.")]
 @commands.command("list")
 def list_(context: typer.Context, config: ConfigOption = None, as_json: JsonOption = False) -> None:
     """List the dead letters, without their text."""
-    letters = asyncio.run(_letters(invocation_of(context).load(config).store.url))
+    letters = asyncio.run(_letters(invocation_of(context).load(config)))
     if as_json:
         typer.echo(json.dumps([_summary(letter) for letter in letters], ensure_ascii=False, indent=2))
     elif not letters:
@@ -40,7 +42,7 @@ def show(
     as_json: JsonOption = False,
 ) -> None:
     """Show one dead letter with its reason and its text."""
-    letters = asyncio.run(_letters(invocation_of(context).load(config).store.url))
+    letters = asyncio.run(_letters(invocation_of(context).load(config)))
     letter = next((letter for letter in letters if letter.entry.id == entry), None)
     if letter is None:
         _unknown(entry)
@@ -101,9 +103,17 @@ async def _act(
         return {entry: await act(unit.outbox, entry) for entry in wanted}
 
 
-async def _letters(url: str) -> "Sequence[DeadLetter]":
-    async with opened_store(url) as store, store.read() as unit:
-        return await unit.outbox.dead()
+async def _letters(settings: "Settings") -> "Sequence[DeadLetter]":
+    """All dead letters, each under the name that its pair has now, or had last."""
+    from relay.core.pairs import PairDirectory
+
+    async with opened_store(settings.store.url) as store, store.read() as unit:
+        letters = await unit.outbox.dead()
+        declared = PairDirectory(settings.declared_pairs(), await unit.channels.known())
+    pairs = (declared.pair_for(letter.entry.lane) for letter in letters)
+    return [
+        letter if pair is None else replace(letter, pair=pair.name) for letter, pair in zip(letters, pairs, strict=True)
+    ]
 
 
 def _unknown(entry: int) -> None:
@@ -117,7 +127,7 @@ def _summary(letter: "DeadLetter") -> dict[str, Any]:
     author = about.author.name if isinstance(about, SendMessage | EditMessage | BatchItem) else None
     return {
         "id": letter.entry.id,
-        "pair": letter.entry.lane.pair,
+        "pair": letter.pair,
         "direction": letter.entry.lane.direction,
         "kind": command.kind,
         "author": author,
@@ -152,7 +162,7 @@ def _print_table(letters: "Sequence[DeadLetter]") -> None:
         table.add_column(head, justify="right" if head == "ID" else "left", overflow="fold")
     for letter in letters:
         values = _summary(letter)
-        words = (values["pair"], values["direction"], values["kind"], values["author"] or "–")
+        words = (values["pair"] or "–", values["direction"], values["kind"], values["author"] or "–")
         died = f"{letter.died_at.astimezone():%Y-%m-%d %H:%M}"
         table.add_row(*(Text(printable(str(word))) for word in (values["id"], *words, died, letter.reason)))
     Console(highlight=False, markup=False).print(table)

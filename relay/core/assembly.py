@@ -53,6 +53,7 @@ def assemble(
     context = Context(store=store, pairs=directory, adapters=adapters, latest=latest, name_readers=name_readers)
     courier = Courier(
         store=store,
+        pairs=directory,
         status=status,
         rng=rng,
         budgets=Budgets(lambda platform: adapters[platform].shared_limit),
@@ -63,6 +64,7 @@ def assemble(
     bridge = Bridge(
         store=store,
         pairs=directory,
+        status=status,
         router=router,
         courier=courier,
         readers=readers,

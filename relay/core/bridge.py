@@ -1,6 +1,6 @@
 """What the adapters talk to: the inbox in front of router, catch-up and courier."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import timedelta
 
 import structlog
@@ -10,10 +10,12 @@ from relay.core.courier import Courier
 from relay.core.pairs import PairDirectory
 from relay.core.ports import Batch, Clock, HistoryReader
 from relay.core.router import Router
-from relay.core.storage import Store
+from relay.core.status import Status
+from relay.core.storage import Store, UnitOfWork, waiting_under
 from relay.domain.commands import DeleteMessage
 from relay.domain.ids import ChannelAddress, ChannelRef, Platform
-from relay.domain.pair import LaneKey
+from relay.domain.pair import LaneKey, Pair
+from relay.errors import StoreUnavailable
 
 _log = structlog.get_logger(__name__)
 
@@ -26,6 +28,7 @@ class Bridge:
         *,
         store: Store,
         pairs: PairDirectory,
+        status: Status,
         router: Router,
         courier: Courier,
         readers: Mapping[Platform, HistoryReader],
@@ -34,6 +37,7 @@ class Bridge:
     ) -> None:
         self._store = store
         self._pairs = pairs
+        self._status = status
         self._router = router
         self._courier = courier
         self._catch_up = CatchUp(
@@ -56,24 +60,75 @@ class Bridge:
         async with self._store.read() as uow:
             return await uow.cursors.get(platform, stream)
 
+    async def begin(self) -> None:
+        """Learn from the store what earlier processes knew of the declared channels. Raises `StoreUnavailable`."""
+        async with self._store.read() as uow:
+            known = await uow.channels.known()
+        self._pairs.remember(known)
+        await self._write_names(forget=known)
+
+    async def declare(self, pairs: Iterable[Pair]) -> None:
+        """The operator changed the file. What waits goes on where its two channels are still, or again, a pair."""
+        before = {side: self._pairs.channel(side) for pair in self._pairs.pairs for side in pair.sides}
+        self._pairs.replace(pairs)
+        try:
+            await self._write_names(forget=before)
+        except StoreUnavailable as error:
+            _log.warning("the names of the pairs could not be written down", reason=error.reason)
+        self._courier.try_again()
+
+    async def _write_names(self, *, forget: Iterable[ChannelAddress]) -> None:
+        """What each lane's pair is called, for the day on which it is not declared any more."""
+        declared = {side for pair in self._pairs.pairs for side in pair.sides}
+        async with self._store.write() as uow:
+            for address in forget:
+                if address not in declared:
+                    await uow.channels.forget(address)
+            for pair in self._pairs.pairs:
+                for lane in self._pairs.lanes(pair):
+                    await uow.outbox.name(lane, pair.name)
+
     async def opened(self, address: ChannelAddress, channel: ChannelRef) -> None:
         """See `Inbox.opened`."""
         pair = self._pairs.open(address, channel)
         if pair is None:
             return
         async with self._store.write() as uow:
-            renamed = await uow.outbox.rename(channel, pair.name)
-            for letter in await uow.outbox.dead_in(LaneKey(pair.name, channel.platform)):
-                # A permission may be back without which nothing could be removed.
-                if isinstance(letter.entry.command, DeleteMessage):
-                    await uow.outbox.retry(letter.entry.id)
-        if renamed:
-            self._courier.wake_all()  # the lane of the old name has lost them
+            moved = await self._bind(uow, address, channel, pair)
+            for lane in self._pairs.lanes(pair, towards=channel.platform):
+                for letter in await uow.outbox.dead_in(lane):
+                    # A permission may be back without which nothing could be removed.
+                    if isinstance(letter.entry.command, DeleteMessage):
+                        await uow.outbox.retry(letter.entry.id)
         _log.info("channel open", pair=pair.name, platform=str(channel.platform), channel=channel.id)
-        for lane in pair.lanes():
-            # What comes from an earlier life under another name may have been sent in it.
-            self._courier.wake(lane, suspect=renamed > 0)
-        self._courier.try_again(pair.name)
+        lanes = self._pairs.lanes(pair)
+        for lane in lanes:
+            # What was queued for another channel may have been sent there.
+            self._courier.wake(lane, suspect=moved)
+        self._courier.try_again(lanes)
+
+    async def _bind(self, uow: UnitOfWork, address: ChannelAddress, channel: ChannelRef, pair: Pair) -> bool:
+        """Give the lanes of an address to the channel that it stands for; whether something waited in them."""
+        other = self._pairs.channel(pair.side(pair.other(channel.platform)))
+        moves = [
+            (LaneKey(other, waiting_under(pair.name, channel.platform)), LaneKey(other, channel)),
+            (LaneKey(channel, waiting_under(pair.name, other.platform)), LaneKey(channel, other)),
+        ]
+        known = await uow.channels.get(address)
+        for before in {ChannelRef(address.platform, address.value), known or channel} - {channel}:
+            moves += [
+                (LaneKey(other, before), LaneKey(other, channel)),
+                (LaneKey(before, other), LaneKey(channel, other)),
+            ]
+            if self._pairs.pair_of(before) is None:
+                moves.append((LaneKey.within(before), LaneKey.within(channel)))
+        moved = [await uow.outbox.move(lane, to) for lane, to in moves]
+        for lane, to in moves:
+            self._status.move(lane, to)
+        await uow.channels.bind(address, channel)
+        for lane in self._pairs.lanes(pair):
+            await uow.outbox.name(lane, pair.name)
+        return any(moved)
 
     async def closed(self, address: ChannelAddress, problem: str) -> None:
         """See `Inbox.closed`."""

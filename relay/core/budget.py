@@ -149,7 +149,8 @@ class Budgets:
 
     def of(self, lane: LaneKey) -> Budget:
         """The budget that `lane` spends."""
-        key = lane.destination if self._shared(lane.destination) else lane
+        platform = lane.destination.platform
+        key = platform if self._shared(platform) else lane
         return self._budgets.setdefault(key, Budget())
 
     def close(self) -> None:

@@ -13,7 +13,7 @@ from relay.domain.content import Author, Content
 from relay.domain.events import MessageCreated
 from relay.domain.ids import ChannelRef, MessageRef, Platform, UserRef
 from relay.domain.pair import LaneKey, Pair
-from relay.errors import Blocked
+from relay.errors import Blocked, NotDeclared
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +60,13 @@ class Context:
         self._adapters = adapters
 
     def destination(self, lane: LaneKey) -> tuple[Pair, ChannelRef, Adapter]:
-        """Where a lane leads. Raises `Blocked` while that is not open."""
-        found = self._pairs.destination(lane)
-        if found is None:
+        """Where a lane leads. Raises `NotDeclared` while it has no pair, `Blocked` while its channel is not open."""
+        pair = self._pairs.pair_for(lane)
+        if pair is None or not self._pairs.carries(lane):
+            raise NotDeclared("no declared pair carries it")
+        if not self._pairs.is_open(lane):
             raise Blocked("its channel is not open")
-        pair, channel = found
-        return pair, channel, self._adapters[channel.platform]
+        return pair, lane.destination, self._adapters[lane.destination.platform]
 
     async def task(self, entry: Entry, *, suspect: bool) -> Task:
         """An entry that is about no message in particular."""

@@ -32,7 +32,7 @@ class Copying:
 
     async def under_way(self, task: Task, target: MessageRef) -> int | None:
         """The entry whose copy `target`, of which nothing is on record, may be; None if it can be none."""
-        other = LaneKey(task.pair.name, target.platform)
+        other = task.entry.lane.back
         async with self._context.store.read() as uow:
             if await uow.messages.find(target) is not None:
                 return None

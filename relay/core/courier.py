@@ -1,13 +1,14 @@
-"""Keeps one ordered lane per pair and direction, and starts and stops them together."""
+"""Keeps one ordered lane for each channel and the one it leads to, and starts and stops them together."""
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from relay.core.backoff import Backoff
 from relay.core.budget import Budgets
 from relay.core.delivery import Deliverer
 from relay.core.lane import Lane
+from relay.core.pairs import PairDirectory
 from relay.core.status import Status
 from relay.core.storage import Entry, Store
 from relay.domain.ids import Platform
@@ -25,6 +26,7 @@ class Courier:
         self,
         *,
         store: Store,
+        pairs: PairDirectory,
         status: Status,
         rng: random.Random,
         budgets: Budgets,
@@ -32,6 +34,7 @@ class Courier:
         deliverer: Callable[[Callable[[LaneKey], None]], Deliverer],
     ) -> None:
         self._store = store
+        self._pairs = pairs
         self._status = status
         self._rng = rng
         self._budgets = budgets
@@ -80,16 +83,16 @@ class Courier:
         else:
             lane.offer(entry)
 
-    def try_again(self, pair: str) -> None:
-        """Something about the pair changed for the better: do not wait for the next try."""
-        for key, lane in self._lanes.items():
-            if key.pair == pair:
-                lane.hurry.set()
+    def try_again(self, lanes: Iterable[LaneKey] | None = None) -> None:
+        """Something changed for the better for these lanes (None: for all): they do not wait for their next try."""
+        for key in self._lanes if lanes is None else lanes:
+            if key in self._lanes:
+                self._lanes[key].hurry.set()
 
     def platform_is_back(self, platform: Platform) -> None:
         """A platform that was out of reach answers again: no lane to it waits for its next try."""
         for key, lane in self._lanes.items():
-            if key.destination is platform:
+            if key.destination.platform is platform:
                 lane.hurry.set()
 
     def stop(self) -> None:
@@ -100,6 +103,7 @@ class Courier:
         lane = self._lanes[key] = Lane(
             key,
             store=self._store,
+            pairs=self._pairs,
             status=self._status,
             deliverer=self._deliverer,
             budget=self._budgets.of(key),
@@ -107,7 +111,7 @@ class Courier:
             may_send=self._may_send,
             suspect=suspect,
         )
-        group.create_task(lane.run(), name=f"lane {key.pair} {key.direction}")
+        group.create_task(lane.run(), name=f"lane {key.source.id} {key.destination.id}")
 
     async def _left_over(self) -> list[LaneKey]:
         backoff = Backoff(self._rng)

@@ -268,12 +268,11 @@ class Deliverer:
 
     async def _tell_authors(self, uow: UnitOfWork, entry: Entry, reason: str) -> None:
         for source in _sources(entry):
-            lane = LaneKey(entry.lane.pair, source.platform)
-            await uow.outbox.append(lane, MarkFailed(source, reason), self._clock.now())
+            await uow.outbox.append(LaneKey.within(source.channel), MarkFailed(source, reason), self._clock.now())
 
     def _wake_sources(self, entry: Entry) -> None:
         for source in _sources(entry):
-            self._wake(LaneKey(entry.lane.pair, source.platform))
+            self._wake(LaneKey.within(source.channel))
 
 
 def _sources(entry: Entry) -> tuple[MessageRef, ...]:

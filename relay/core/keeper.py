@@ -73,8 +73,9 @@ class StatusKeeper:
             "since": self._since.isoformat(),
             "updated_at": snapshot.taken_at.isoformat(),
         }
+        saved = json.dumps({"daemon": process, **snapshot.as_json(), **self._status.as_json()})
         async with self._store.write() as uow:
-            await uow.notebook.put(NOTEBOOK_ENTRY, json.dumps({"daemon": process, **snapshot.as_json()}))
+            await uow.notebook.put(NOTEBOOK_ENTRY, saved)
         return snapshot
 
     async def _save_and_wake(self) -> None:

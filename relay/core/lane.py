@@ -1,4 +1,4 @@
-"""One direction of one pair: its commands one after the other, retried at the head until they are done."""
+"""From one channel to another: its commands one after the other, retried at the head until they are done."""
 
 import asyncio
 from collections import deque
@@ -13,6 +13,7 @@ from relay.core.backoff import Backoff
 from relay.core.budget import Budget
 from relay.core.degrade import Dropped
 from relay.core.delivery import Deliverer
+from relay.core.pairs import PairDirectory
 from relay.core.status import Status
 from relay.core.storage import Entry, Store
 from relay.domain.commands import DeleteMessage
@@ -21,6 +22,7 @@ from relay.domain.pair import LaneKey
 from relay.errors import (
     Blocked,
     DeliveryError,
+    NotDeclared,
     NotYet,
     Permanent,
     RateLimited,
@@ -31,7 +33,7 @@ from relay.errors import (
     Unsupported,
 )
 
-_log = structlog.get_logger(__name__)
+_LOG: structlog.typing.FilteringBoundLogger = structlog.get_logger(__name__)
 
 _READ_AHEAD = 50
 _TRIES_BEFORE_COMPLAINT = 3
@@ -52,6 +54,7 @@ class Lane:
         key: LaneKey,
         *,
         store: Store,
+        pairs: PairDirectory,
         status: Status,
         deliverer: Deliverer,
         budget: Budget,
@@ -62,6 +65,7 @@ class Lane:
         self.hurry = asyncio.Event()
         self._key = key
         self._store = store
+        self._pairs = pairs
         self._status = status
         self._deliverer = deliverer
         self._budget = budget
@@ -77,7 +81,11 @@ class Lane:
         self._one_by_one = 0
         self._again = False
         self._stopped = asyncio.Event()
-        self._log = _log.bind(pair=key.pair, direction=key.direction)
+
+    @property
+    def _log(self) -> structlog.typing.FilteringBoundLogger:
+        """With the name that the operator gives the pair now."""
+        return _LOG.bind(pair=self._pairs.name_of(self._key), direction=self._key.direction)
 
     def offer(self, entry: Entry) -> None:
         """`entry` was queued just now at the end of the lane: taken without asking the store, where that is safe."""
@@ -147,6 +155,9 @@ class Lane:
         """One try at the head of the lane; whether it is done with. Waits before the next try otherwise."""
         # What changes for the better from here on may do so behind this try.
         self.hurry.clear()
+        if not self._pairs.carries(self._key):
+            await self._until_declared()
+            return False
         if not self._may_send():
             await self._wait(_LEASE_SECONDS)
             return False
@@ -155,6 +166,8 @@ class Lane:
                 if granted:
                     await self._attempt(entry)
                 return granted and not self._again
+        except NotDeclared:
+            await self._until_declared()
         except Blocked as error:
             # That can last: what waits may have been given to another lane meanwhile.
             self._complete = False
@@ -248,6 +261,12 @@ class Lane:
         self._log.info("will try again", reason=str(error), seconds=round(seconds, 1), tries=self._backoff.tries)
         # Whatever has changed for the better: what the platform asked for is kept to.
         await self._wait(seconds, at_least=0.0 if isinstance(error, Blocked) else error.retry_after or 0.0)
+
+    async def _until_declared(self) -> None:
+        """What waits for a pair that is not declared is not tried, and is no trouble of another one."""
+        self._complete = False
+        self._status.lane(self._key).problem = None
+        await self.hurry.wait()
 
     async def _store_failed(self, error: StoreUnavailable) -> None:
         self._status.store_problem = str(error)

@@ -27,7 +27,7 @@ class Notes:
         try:
             await self._say(task, notice.text, "n", notice.thread)
         except TargetGone:
-            _log.info("notice has no place any more", pair=entry.lane.pair, direction=entry.lane.direction)
+            _log.info("notice has no place any more", pair=task.pair.name, direction=entry.lane.direction)
         await self._context.done(entry)
 
     async def mark_failed(self, entry: Entry, failed: MarkFailed, *, suspect: bool) -> None:
@@ -38,7 +38,7 @@ class Notes:
                 words = RichText.plain(f"This message did not cross: {failed.reason}.")
                 await self._say(replace(task, reply_to=failed.source), words, "f")
         except TargetGone:
-            _log.info("a message that did not cross is gone", pair=entry.lane.pair, direction=entry.lane.direction)
+            _log.info("a message that did not cross is gone", pair=task.pair.name, direction=entry.lane.direction)
         await self._context.done(entry)
 
     async def _say(self, task: Task, words: RichText, verb: str, thread: ThreadRef | None = None) -> None:

@@ -1,38 +1,47 @@
-"""The declared pairs, and which real channel each declared address stands for at the moment."""
+"""The declared pairs, and which real channel each declared address stands for."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 
 from relay.domain.ids import ChannelAddress, ChannelRef, Platform
 from relay.domain.pair import LaneKey, Pair
 
+_NOTHING: Mapping[ChannelAddress, ChannelRef] = MappingProxyType({})
+
 
 class PairDirectory:
-    """Looks pairs up by channel, and channels up by pair.
+    """Looks pairs up by channel and by lane, and channels up by pair.
 
     Pairs come from the operator, channels from the adapters: an alias is bound to a room once the homeserver has
-    said which. A binding outlives `close`, so that what waits for the channel can still be told apart.
+    said which. A binding outlives `close` and the process (`known`: those of earlier processes), so that what waits
+    finds its pair before its channels are open. An address that was never bound stands for itself.
     """
 
-    def __init__(self, pairs: Iterable[Pair] = ()) -> None:
-        self._pairs: dict[str, Pair] = {}
+    def __init__(self, pairs: Iterable[Pair] = (), known: Mapping[ChannelAddress, ChannelRef] = _NOTHING) -> None:
+        self._pairs: tuple[Pair, ...] = ()
         self._by_address: dict[ChannelAddress, Pair] = {}
-        self._channels: dict[ChannelAddress, ChannelRef] = {}
+        self._channels = dict(known)
         self._addresses: dict[ChannelRef, ChannelAddress] = {}
-        self._problems: dict[ChannelAddress, str | None] = {}
+        self._problems: dict[ChannelAddress, str | None] = {}  # of those that were opened or closed
         self.replace(pairs)
 
     @property
     def pairs(self) -> tuple[Pair, ...]:
         """In the order of the file."""
-        return tuple(self._pairs.values())
+        return self._pairs
 
     def replace(self, pairs: Iterable[Pair]) -> None:
-        """The operator changed the file: addresses that are still declared keep their channels."""
-        self._pairs = {pair.name: pair for pair in pairs}
-        self._by_address = {side: pair for pair in self._pairs.values() if pair.destinations for side in pair.sides}
-        for address in [known for known in self._channels if known not in self._by_address]:
-            self._addresses.pop(self._channels.pop(address), None)
+        """The operator changed the file: addresses that are still declared stay open."""
+        self._pairs = tuple(pairs)
+        self._by_address = {side: pair for pair in self._pairs if pair.destinations for side in pair.sides}
+        self._channels = {known: channel for known, channel in self._channels.items() if known in self._by_address}
+        self._addresses = {self.channel(address): address for address in self._by_address}
         self._problems = {known: text for known, text in self._problems.items() if known in self._by_address}
+
+    def remember(self, known: Mapping[ChannelAddress, ChannelRef]) -> None:
+        """What an earlier process knew; what this one knows goes first."""
+        self._channels = {**known, **self._channels}
+        self.replace(self._pairs)
 
     def watched(self, platform: Platform) -> frozenset[ChannelAddress]:
         """The addresses on `platform` that an adapter has to open; those of archived pairs are not among them."""
@@ -42,6 +51,9 @@ class PairDirectory:
         """`address` is `channel` and works; the pair it belongs to, None if it is not declared any more."""
         pair = self._by_address.get(address)
         if pair is not None:
+            before = self.channel(address)
+            if before != channel and self._addresses.get(before) == address:
+                del self._addresses[before]
             self._channels[address] = channel
             self._addresses[channel] = address
             self._problems[address] = None
@@ -54,6 +66,10 @@ class PairDirectory:
             self._problems[address] = problem
         return pair
 
+    def channel(self, address: ChannelAddress) -> ChannelRef:
+        """What `address` stands for, as far as is known."""
+        return self._channels.get(address) or ChannelRef(address.platform, address.value)
+
     def pair_of(self, channel: ChannelRef) -> Pair | None:
         """The pair that a channel belongs to."""
         address = self._addresses.get(channel)
@@ -65,16 +81,41 @@ class PairDirectory:
         pair = self._by_address.get(address)
         return None if pair is None else self._channels.get(pair.side(pair.other(channel.platform)))
 
-    def destination(self, lane: LaneKey) -> tuple[Pair, ChannelRef] | None:
-        """The pair of a lane and the channel it leads to; None while the pair is undeclared or the channel closed."""
-        pair = self._pairs.get(lane.pair)
-        if pair is None:
-            return None
-        address = pair.side(lane.destination)
-        channel = self._channels.get(address)
-        if channel is None or self._problems.get(address) is not None:
-            return None
-        return pair, channel
+    def lane_from(self, channel: ChannelRef, pair: Pair) -> LaneKey:
+        """Where what is said in `channel`, one of the pair's, goes."""
+        return LaneKey(channel, self.channel(pair.side(pair.other(channel.platform))))
+
+    def lanes(self, pair: Pair, *, towards: Platform | None = None) -> tuple[LaneKey, ...]:
+        """The lanes of a pair: to each side (or the one that is named) from the other one, and from itself."""
+        channels = {side.platform: self.channel(side) for side in pair.sides}
+        return tuple(
+            lane
+            for platform, channel in channels.items()
+            if towards in (None, platform)
+            for lane in (LaneKey(channels[pair.other(platform)], channel), LaneKey.within(channel))
+        )
+
+    def pair_for(self, lane: LaneKey) -> Pair | None:
+        """The pair that joins the two channels of a lane; None while no such pair is declared."""
+        pair = self.pair_of(lane.source)
+        if pair is None or not lane.crosses:
+            return pair
+        return pair if self.lane_from(lane.source, pair) == lane else None
+
+    def carries(self, lane: LaneKey) -> bool:
+        """Whether what waits in a lane may be delivered: its pair is declared, and carries in this direction."""
+        pair = self.pair_for(lane)
+        return pair is not None and (not lane.crosses or lane.destination.platform in pair.destinations)
+
+    def name_of(self, lane: LaneKey) -> str:
+        """What the operator calls the pair of a lane; its channels while it is not declared."""
+        pair = self.pair_for(lane)
+        return f"{lane.source.id} -> {lane.destination.id}" if pair is None else pair.name
+
+    def is_open(self, lane: LaneKey) -> bool:
+        """Whether the channel that a lane leads to can be used now."""
+        address = self._addresses.get(lane.destination)
+        return address is not None and self._problems.get(address, "not opened yet") is None
 
     def problem(self, pair: Pair) -> str | None:
         """What keeps a pair's channels from working, in one sentence."""

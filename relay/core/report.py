@@ -6,12 +6,20 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from relay.core.status import NOTEBOOK_ENTRY, DirectionStatus, PairStatus
+from relay.core.pairs import PairDirectory
+from relay.core.status import (
+    NOTEBOOK_ENTRY,
+    LaneCounts,
+    PairStatus,
+    Undeclared,
+    directions,
+    saved_counts,
+    undeclared,
+)
 from relay.core.storage import LaneDepth, Store
 from relay.domain.ids import Platform
 from relay.domain.pair import LaneKey, Pair
 
-_IDLE = LaneDepth(0, None, 0)
 _NEVER_RAN = "the daemon has never run on this store"
 _NOT_RUNNING = "the daemon is not running"
 
@@ -47,6 +55,7 @@ class Report:
     pairs: tuple[PairStatus, ...]
     sides: Mapping[str, Mapping[str, Any]]
     daemon: DaemonStatus
+    undeclared: tuple[Undeclared, ...]
     taken_at: datetime = field(compare=False)
 
     @property
@@ -66,6 +75,7 @@ class Report:
                 }
                 for pair in self.pairs
             ],
+            "undeclared": [lane.as_json() for lane in self.undeclared],
             **{name: dict(side) for name, side in self.sides.items()},
             "daemon": self.daemon.as_json(),
         }
@@ -78,16 +88,19 @@ async def read_report(store: Store | None, pairs: Sequence[Pair], *, running: bo
     """
     saved: Mapping[str, Any] = {}
     depths: Mapping[LaneKey, LaneDepth] = {}
+    directory = PairDirectory(pairs)
     if store is not None:
         async with store.read() as uow:
             saved = json.loads(await uow.notebook.get(NOTEBOOK_ENTRY) or "{}")
             depths = await uow.outbox.depths()
-    known = {pair["name"]: pair for pair in saved.get("pairs", ())}
+            directory = PairDirectory(pairs, await uow.channels.known())
+    counts = saved_counts(saved, directory)
     process = saved.get("daemon", {})
     return Report(
-        pairs=tuple(_pair(pair, known.get(pair.name, {}), depths, now) for pair in pairs),
+        pairs=tuple(_pair(pair, directory, counts, depths, now) for pair in pairs),
         sides={str(platform): _side(saved.get(str(platform)), running=running) for platform in Platform},
         daemon=DaemonStatus(running, *(process.get(key) for key in ("pid", "host", "since", "updated_at"))),
+        undeclared=undeclared(directory, depths, now),
         taken_at=now,
     )
 
@@ -101,25 +114,14 @@ def _side(saved: Mapping[str, Any] | None, *, running: bool) -> Mapping[str, Any
     return {"connected": False, "state": "stopped", "problem": reason}
 
 
-def _pair(pair: Pair, saved: Mapping[str, Any], depths: Mapping[LaneKey, LaneDepth], now: datetime) -> PairStatus:
-    lanes = [LaneKey(pair.name, side.platform) for side in pair.sides]
-    return PairStatus(
-        name=pair.name,
-        problem=saved.get("problem"),
-        directions={
-            lane.direction: _direction(saved.get(lane.direction, {}), depths.get(lane, _IDLE), now) for lane in lanes
-        },
-    )
-
-
-def _direction(saved: Mapping[str, Any], depth: LaneDepth, now: datetime) -> DirectionStatus:
-    last = saved.get("last_message_at")
-    return DirectionStatus(
-        messages=saved.get("messages", 0),
-        last_message_at=None if last is None else datetime.fromisoformat(last),
-        backlog=depth.waiting,
-        oldest_undelivered_seconds=None if depth.oldest is None else max(0.0, (now - depth.oldest).total_seconds()),
-        retries=saved.get("retries", 0),
-        dropped=saved.get("dropped", {}),
-        dead_letters=depth.dead,
-    )
+def _pair(
+    pair: Pair,
+    directory: PairDirectory,
+    saved: Mapping[LaneKey, tuple[LaneCounts, str | None]],
+    depths: Mapping[LaneKey, LaneDepth],
+    now: datetime,
+) -> PairStatus:
+    counts = {lane: count for lane, (count, _) in saved.items()}
+    problems = (saved[lane][1] for lane in directory.lanes(pair) if lane in saved)
+    problem = next((problem for problem in problems if problem), None)
+    return PairStatus(pair.name, problem, directions(directory, pair, counts, depths, now))

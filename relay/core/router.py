@@ -61,8 +61,8 @@ class Router:
         pair = self._pairs.pair_of(channel)
         if pair is None:
             return
-        lane = LaneKey(pair.name, pair.other(channel.platform))
-        if lane.destination not in pair.destinations:
+        lane = self._pairs.lane_from(channel, pair)
+        if lane.destination.platform not in pair.destinations:
             return
         match event:
             case MessageCreated():
@@ -143,16 +143,16 @@ class Router:
             await self._thread_dropped(uow, event.thread, lane, routed)
         elif feature == "empty":
             failed = MarkFailed(event.ref, "there was nothing in it that can cross")
-            await self._queue(uow, LaneKey(lane.pair, event.ref.platform), failed, routed)
+            await self._queue(uow, LaneKey.within(event.ref.channel), failed, routed)
 
     async def _thread_dropped(self, uow: UnitOfWork, thread: ThreadRef, lane: LaneKey, routed: _Routed) -> None:
-        platform = thread.channel.platform
-        if not await uow.notices.claim(lane, f"thread {thread.id}"):
+        if not await uow.notices.claim(lane.destination, f"thread {thread.id}"):
             return
-        there = RichText.plain(f"A thread goes on over on {platform.title()}. Threads do not cross.")
-        here = RichText.plain(f"Threads do not cross: people on {lane.destination.title()} do not see this thread.")
+        platform, other = lane.source.platform.title(), lane.destination.platform.title()
+        there = RichText.plain(f"A thread goes on over on {platform}. Threads do not cross.")
+        here = RichText.plain(f"Threads do not cross: people on {other} do not see this thread.")
         await self._queue(uow, lane, PostNotice(there), routed)
-        await self._queue(uow, LaneKey(lane.pair, platform), PostNotice(here, thread=thread), routed)
+        await self._queue(uow, LaneKey.within(thread.channel), PostNotice(here, thread=thread), routed)
 
     async def _queue(
         self, uow: UnitOfWork, lane: LaneKey, command: Command, routed: _Routed, original: Original | None = None

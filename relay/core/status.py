@@ -2,16 +2,18 @@
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import accumulate
 from typing import Any
 
+import structlog
+
 from relay.core.pairs import PairDirectory
 from relay.core.ports import Clock, SideHealth
 from relay.core.storage import LaneDepth, Store
-from relay.domain.ids import Platform
+from relay.domain.ids import ChannelRef, Platform
 from relay.domain.pair import LaneKey, Pair
 
 DELIVERY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
@@ -20,18 +22,34 @@ DELIVERY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.
 NOTEBOOK_ENTRY = "status"
 """Where the last snapshot stands in the store, for `relay status` and for the next start."""
 
-_IDLE = LaneDepth(0, None, 0)
+_log = structlog.get_logger(__name__)
 
 
 @dataclass(slots=True)
 class LaneCounts:
-    """What one direction of one pair has done since the store was made."""
+    """What a lane has done since the store was made."""
 
     messages: int = 0
     retries: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
     last_message_at: datetime | None = None
     problem: str | None = None
+
+    def add(self, other: "LaneCounts") -> None:
+        """Count what another lane has done, too."""
+        self.messages += other.messages
+        self.retries += other.retries
+        self.dropped.update(other.dropped)
+        self.last_message_at = max(filter(None, (self.last_message_at, other.last_message_at)), default=None)
+
+    def as_json(self) -> dict[str, Any]:
+        """As it is kept in the store."""
+        return {
+            "messages": self.messages,
+            "retries": self.retries,
+            "dropped": dict(sorted(self.dropped.items())),
+            "last_message_at": self.last_message_at and self.last_message_at.isoformat(),
+        }
 
 
 @dataclass(slots=True)
@@ -87,6 +105,29 @@ class PairStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class Undeclared:
+    """What waits, or lies dead, in a lane whose pair is not declared. `pair`: what it was called last, if known."""
+
+    lane: LaneKey
+    pair: str | None
+    waiting: int
+    oldest_seconds: float | None
+    dead: int
+
+    def as_json(self) -> dict[str, Any]:
+        """For `relay status --json`."""
+        return {
+            "name": self.pair,
+            "direction": self.lane.direction,
+            "source": self.lane.source.id,
+            "destination": self.lane.destination.id,
+            "backlog": self.waiting,
+            "oldest_undelivered_seconds": self.oldest_seconds,
+            "dead_letters": self.dead,
+        }
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """Everything that the relay says about itself at one moment."""
 
@@ -94,6 +135,7 @@ class Snapshot:
     sides: Mapping[str, SideHealth]
     taken_at: datetime
     store_problem: str | None = None
+    undeclared: tuple[Undeclared, ...] = ()
 
     @property
     def ready(self) -> bool:
@@ -111,6 +153,7 @@ class Snapshot:
                 }
                 for pair in self.pairs
             ],
+            "undeclared": [lane.as_json() for lane in self.undeclared],
             **{name: side_as_json(side) for name, side in self.sides.items()},
         }
 
@@ -127,7 +170,8 @@ def side_as_json(side: SideHealth) -> dict[str, Any]:
 class Status:
     """Counts what happens and answers how things are.
 
-    `sides` asks each adapter for its health. Counters outlive the process through `as_json` and `restore`.
+    `sides` asks each adapter for its health. Counters belong to channels, whatever their pair
+    is called, and outlive the process through `as_json` and `restore`.
     """
 
     def __init__(
@@ -145,6 +189,12 @@ class Status:
     def lane(self, lane: LaneKey) -> LaneCounts:
         """The counters of a lane; what crosses it adds to them."""
         return self._lanes.setdefault(lane, LaneCounts())
+
+    def move(self, lane: LaneKey, to: LaneKey) -> None:
+        """The lane turned out to be another one."""
+        counts = self._lanes.pop(lane, None)
+        if counts is not None:
+            self.lane(to).add(counts)
 
     def crossed(self, lane: LaneKey, *, written_at: datetime, received_at: datetime) -> None:
         """A message has been accepted on the other side."""
@@ -176,49 +226,126 @@ class Status:
         """How both sides are, and each pair's problem: what is worth writing down at once when it changes. No I/O."""
         return self._side_health(), [self._problem(pair) for pair in self._pairs.pairs]
 
+    def as_json(self) -> dict[str, Any]:
+        """The counters of every lane, for `restore`, and each pair's problem, for `relay status`."""
+        declared = {lane: pair for pair in self._pairs.pairs for lane in self._pairs.lanes(pair) if lane.crosses}
+        lanes = {lane: self.lane(lane) for lane in (*declared, *self._lanes)}
+        return {
+            "lanes": [
+                {
+                    "source": [lane.source.platform, lane.source.id],
+                    "destination": [lane.destination.platform, lane.destination.id],
+                    "problem": self._problem(declared[lane]) if lane in declared else None,
+                    **counts.as_json(),
+                }
+                for lane, counts in lanes.items()
+            ]
+        }
+
     def restore(self, saved: Mapping[str, Any]) -> None:
-        """Go on counting where an earlier process stopped. `saved` is `Snapshot.as_json()`."""
-        for pair in saved.get("pairs", ()):
-            for platform in Platform:
-                lane = LaneKey(pair["name"], platform)
-                values = pair.get(lane.direction)
-                if values is None:
-                    continue
-                last = values.get("last_message_at")
-                self._lanes[lane] = LaneCounts(
-                    messages=values.get("messages", 0),
-                    retries=values.get("retries", 0),
-                    dropped=Counter(values.get("dropped", {})),
-                    last_message_at=None if last is None else datetime.fromisoformat(last),
-                )
+        """Go on counting where an earlier process stopped. `saved` is `as_json()`, or an earlier relay's."""
+        for lane, (counts, _) in saved_counts(saved, self._pairs).items():
+            self._lanes[lane] = counts
 
     def _assemble(self) -> Snapshot:
         now = self._clock.now()
-        pairs = []
-        for pair in self._pairs.pairs:
-            directions = {lane.direction: self._direction(lane, now) for lane in _lanes(pair)}
-            pairs.append(PairStatus(pair.name, self._problem(pair), directions))
-        return Snapshot(tuple(pairs), self._side_health(), now, self.store_problem)
+        counts = {lane: self.lane(lane) for pair in self._pairs.pairs for lane in self._pairs.lanes(pair)}
+        pairs = tuple(
+            PairStatus(pair.name, self._problem(pair), directions(self._pairs, pair, counts, self._depths, now))
+            for pair in self._pairs.pairs
+        )
+        waiting = undeclared(self._pairs, self._depths, now)
+        return Snapshot(pairs, self._side_health(), now, self.store_problem, waiting)
 
     def _side_health(self) -> Mapping[str, SideHealth]:
         return {str(platform): health() for platform, health in self._sides.items()}
 
     def _problem(self, pair: Pair) -> str | None:
-        problems = [self._pairs.problem(pair), *(self.lane(lane).problem for lane in _lanes(pair))]
+        problems = [self._pairs.problem(pair), *(self.lane(lane).problem for lane in self._pairs.lanes(pair))]
         return " ".join(dict.fromkeys(text for text in problems if text)) or None
 
-    def _direction(self, lane: LaneKey, now: datetime) -> DirectionStatus:
-        counts, depth = self.lane(lane), self._depths.get(lane, _IDLE)
-        return DirectionStatus(
-            messages=counts.messages,
-            last_message_at=counts.last_message_at,
-            backlog=depth.waiting,
-            oldest_undelivered_seconds=None if depth.oldest is None else max(0.0, (now - depth.oldest).total_seconds()),
-            retries=counts.retries,
-            dropped=dict(counts.dropped),
-            dead_letters=depth.dead,
+
+def directions(
+    directory: PairDirectory,
+    pair: Pair,
+    counts: Mapping[LaneKey, LaneCounts],
+    depths: Mapping[LaneKey, LaneDepth],
+    now: datetime,
+) -> Mapping[str, DirectionStatus]:
+    """Both directions of a pair: what crosses to a side, and what the relay has to say to the people there."""
+    found = {}
+    for side in pair.sides:
+        lanes = directory.lanes(pair, towards=side.platform)
+        total = LaneCounts()
+        for lane in lanes:
+            total.add(counts.get(lane, LaneCounts()))
+        here = [depths[lane] for lane in lanes if lane in depths]
+        oldest = min((depth.oldest for depth in here if depth.oldest), default=None)
+        found[f"to_{side.platform}"] = DirectionStatus(
+            messages=total.messages,
+            last_message_at=total.last_message_at,
+            backlog=sum(depth.waiting for depth in here),
+            oldest_undelivered_seconds=_age(oldest, now),
+            retries=total.retries,
+            dropped=dict(total.dropped),
+            dead_letters=sum(depth.dead for depth in here),
         )
+    return found
 
 
-def _lanes(pair: Pair) -> list[LaneKey]:
-    return [LaneKey(pair.name, side.platform) for side in pair.sides]
+def undeclared(directory: PairDirectory, depths: Mapping[LaneKey, LaneDepth], now: datetime) -> tuple[Undeclared, ...]:
+    """What waits for pairs that are not declared."""
+    return tuple(
+        Undeclared(lane, depth.pair, depth.waiting, _age(depth.oldest, now), depth.dead)
+        for lane, depth in sorted(depths.items())
+        if directory.pair_for(lane) is None
+    )
+
+
+def saved_counts(saved: Mapping[str, Any], directory: PairDirectory) -> Mapping[LaneKey, tuple[LaneCounts, str | None]]:
+    """What stands in the store of each lane, and the problem of its pair. What cannot be read is left out."""
+    found = {}
+    lanes = saved.get("lanes")
+    for record in lanes if isinstance(lanes, list) else _under_names(saved, directory):
+        try:
+            lane = LaneKey(_channel(record["source"]), _channel(record["destination"]))
+            found[lane] = (_counts(record), record.get("problem"))
+        except (TypeError, ValueError, KeyError, AttributeError):
+            _log.warning("counters cannot be read", record=repr(record)[:200])
+    return found
+
+
+def _under_names(saved: Mapping[str, Any], directory: PairDirectory) -> Iterator[Any]:
+    """As an earlier relay kept them: under the names of pairs."""
+    declared = {pair.name: pair for pair in directory.pairs}
+    pairs = saved.get("pairs")
+    for record in pairs if isinstance(pairs, list) else ():
+        pair = declared.get(str(record.get("name"))) if isinstance(record, dict) else None
+        for lane in () if pair is None else directory.lanes(pair):
+            if lane.crosses and isinstance(record.get(lane.direction), dict):
+                yield {
+                    **record[lane.direction],
+                    "problem": record.get("problem"),
+                    "source": [lane.source.platform, lane.source.id],
+                    "destination": [lane.destination.platform, lane.destination.id],
+                }
+
+
+def _channel(record: Sequence[str]) -> ChannelRef:
+    platform, native = record
+    return ChannelRef(Platform(platform), native)
+
+
+def _counts(record: Mapping[str, Any]) -> LaneCounts:
+    last = record.get("last_message_at")
+    dropped = {str(feature): int(count) for feature, count in record.get("dropped", {}).items()}
+    return LaneCounts(
+        messages=int(record.get("messages", 0)),
+        retries=int(record.get("retries", 0)),
+        dropped=Counter(dropped),
+        last_message_at=None if last is None else datetime.fromisoformat(last),
+    )
+
+
+def _age(since: datetime | None, now: datetime) -> float | None:
+    return None if since is None else max(0.0, (now - since).total_seconds())

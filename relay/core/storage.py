@@ -11,7 +11,7 @@ from typing import Protocol
 
 from relay.core.ports import Cursor
 from relay.domain.commands import Command, SendBatch
-from relay.domain.ids import ChannelRef, MediaRef, MessageRef, Platform, UserRef
+from relay.domain.ids import ChannelAddress, ChannelRef, MediaRef, MessageRef, Platform, UserRef
 from relay.domain.pair import LaneKey
 
 
@@ -58,20 +58,25 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """A command that failed for good, kept until the operator retries or discards it."""
+    """A command that failed for good, kept until the operator retries or discards it. `pair`: as in `LaneDepth`."""
 
     entry: Entry
     reason: str
     died_at: datetime
+    pair: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class LaneDepth:
-    """What waits in a lane. `oldest` = when the oldest waiting command was queued."""
+    """What waits in a lane. `oldest` = when the command at its head was queued.
+
+    `pair`: what the operator called its pair when that was last declared.
+    """
 
     waiting: int
     oldest: datetime | None
     dead: int
+    pair: str | None = None
 
 
 class MessageMap(Protocol):
@@ -167,11 +172,18 @@ class Outbox(Protocol):
         ...
 
     async def depths(self) -> Mapping[LaneKey, LaneDepth]:
-        """What waits and what is dead, per lane."""
+        """What waits and what is dead, for each lane in which there is something. Costs the same however much it is."""
         ...
 
-    async def rename(self, source: ChannelRef, pair: str) -> int:
-        """Commands about messages of `source` belong to the pair now called `pair`; how many changed theirs."""
+    async def name(self, lane: LaneKey, pair: str) -> None:
+        """Remember what the operator calls the pair of a lane: all that can be said of it once it is not declared."""
+        ...
+
+    async def move(self, lane: LaneKey, to: LaneKey) -> bool:
+        """What is in `lane` belongs to the lane `to` from now on, the older first; False if there was nothing.
+
+        For a channel that turns out to be another one (an alias, once it is known which room it names).
+        """
         ...
 
     async def dead_in(self, lane: LaneKey) -> Sequence[DeadLetter]:
@@ -211,11 +223,36 @@ class Cursors(Protocol):
         ...
 
 
+def waiting_under(pair: str, platform: Platform) -> ChannelRef:
+    """No channel: where that leads which an earlier relay queued for the pair of a name, and not for a channel."""
+    return ChannelRef(platform, f"?{pair}")
+
+
+class Channels(Protocol):
+    """Which channel each declared address stood for when it was last opened."""
+
+    async def get(self, address: ChannelAddress) -> ChannelRef | None:
+        """The channel of one address, None if it was never opened."""
+        ...
+
+    async def known(self) -> Mapping[ChannelAddress, ChannelRef]:
+        """All of them."""
+        ...
+
+    async def bind(self, address: ChannelAddress, channel: ChannelRef) -> None:
+        """`address` stands for `channel` from now on."""
+        ...
+
+    async def forget(self, address: ChannelAddress) -> None:
+        """`address` is not declared any more."""
+        ...
+
+
 class Notices(Protocol):
     """Which one-time notices have been posted."""
 
-    async def claim(self, lane: LaneKey, key: str) -> bool:
-        """True the first time that `key` is claimed in the lane, False ever after."""
+    async def claim(self, destination: ChannelRef, key: str) -> bool:
+        """True the first time that `key` is claimed for the channel, False ever after."""
         ...
 
 
@@ -272,6 +309,8 @@ class UnitOfWork(Protocol):
     def batches(self) -> Batches: ...
     @property
     def media(self) -> MediaCache: ...
+    @property
+    def channels(self) -> Channels: ...
     @property
     def notices(self) -> Notices: ...
     @property

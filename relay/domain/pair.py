@@ -1,9 +1,9 @@
 """A pair: the two channels that mirror each other, and what the operator decided about it."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Self
 
-from relay.domain.ids import ChannelAddress, Platform
+from relay.domain.ids import ChannelAddress, ChannelRef, Platform
 
 ThreadPolicy = Literal["drop", "flatten"]
 SystemMessage = Literal["join", "pin", "boost", "other"]
@@ -29,15 +29,34 @@ class PairPolicy:
 
 @dataclass(frozen=True, slots=True, order=True)
 class LaneKey:
-    """One direction of one pair: what is delivered in order, one command at a time."""
+    """From one channel to another: what is delivered in order, one command at a time.
 
-    pair: str
-    destination: Platform
+    Channels, never a pair's name: the operator may give a name to another pair at any moment. What the relay itself
+    has to say to the people of a channel about their messages is in the lane from that channel to itself.
+    """
+
+    source: ChannelRef
+    destination: ChannelRef
+
+    @classmethod
+    def within(cls, channel: ChannelRef) -> Self:
+        """The lane from a channel to itself."""
+        return cls(channel, channel)
 
     @property
     def direction(self) -> str:
         """The word for it in metrics and in `relay status`: `to_matrix`, `to_discord`."""
-        return f"to_{self.destination}"
+        return f"to_{self.destination.platform}"
+
+    @property
+    def crosses(self) -> bool:
+        """Whether it leads to the other side."""
+        return self.source != self.destination
+
+    @property
+    def back(self) -> "LaneKey":
+        """The other way."""
+        return LaneKey(self.destination, self.source)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +79,3 @@ class Pair:
     def other(self, platform: Platform) -> Platform:
         """The platform across from `platform`."""
         return next(side.platform for side in self.sides if side.platform is not platform)
-
-    def lanes(self) -> tuple[LaneKey, ...]:
-        """The directions that this pair carries."""
-        return tuple(LaneKey(self.name, side.platform) for side in self.sides if side.platform in self.destinations)

@@ -1,15 +1,22 @@
 """Small things to remember: named values, and which one-time notices have been posted."""
 
-from sqlalchemy import bindparam, select
+from sqlalchemy import bindparam, exists, select
 from sqlalchemy.dialects.sqlite import insert
 
-from relay.domain.pair import LaneKey
+from relay.domain.ids import ChannelRef
 from relay.store.session import Session
 from relay.store.tables import notebook, notice
 
+# A claim from before notices belonged to channels names its pair, after a question mark: it holds for every channel.
+_claimed_before = exists().where(
+    notice.c.platform == bindparam("platform"), notice.c.key == bindparam("key"), notice.c.channel.startswith("?")
+)
 _CLAIM = (
     insert(notice)
-    .values({name: bindparam(name) for name in ("pair", "destination", "key")})
+    .from_select(
+        ["platform", "key", "channel"],
+        select(bindparam("platform"), bindparam("key"), bindparam("channel")).where(~_claimed_before),
+    )
     .on_conflict_do_nothing()
     .returning(notice.c.key)
 )
@@ -24,9 +31,9 @@ class SqlNotices:
     def __init__(self, session: Session) -> None:
         self._session = session
 
-    async def claim(self, lane: LaneKey, key: str) -> bool:
-        """True the first time that `key` is claimed in the lane, False ever after."""
-        values = {"pair": lane.pair, "destination": lane.destination, "key": key}
+    async def claim(self, destination: ChannelRef, key: str) -> bool:
+        """True the first time that `key` is claimed for the channel, False ever after."""
+        values = {"platform": destination.platform, "key": key, "channel": destination.id}
         return await self._session.first(_CLAIM, values) is not None
 
 

@@ -5,13 +5,17 @@ the lane is `position`. A dead letter that is retried takes a new position, at t
 its tries was carried out after all, the same key lets the platform recognise the next one. What was queued behind it
 has gone out meanwhile, so its old place would not restore the order. An edit or a deletion of a message that lies
 dead finds it through `dead_about`: a retry must not bring back the old words.
+
+Nothing here costs more for what waits in other lanes, and next to nothing for what waits in the same one: positions
+count within a lane, with room between them; triggers count the rows (`tables.py`).
 """
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, and_, bindparam, case, delete, func, insert, literal_column, select, update
+from sqlalchemy import Row, ScalarSelect, and_, bindparam, delete, func, insert, literal_column, or_, select, update
+from sqlalchemy.dialects.sqlite import insert as upsert
 
 from relay.core.storage import DeadLetter, Entry, LaneDepth
 from relay.domain.commands import Command, PostNotice, SendBatch
@@ -20,35 +24,64 @@ from relay.domain.pair import LaneKey
 from relay.store import codec
 from relay.store.session import Session
 from relay.store.tables import EntryState, outbox
+from relay.store.tables import lane as lane_table
+
+_GAP = 1 << 20
+"""Between two positions: what takes the place of a batch has room there."""
 
 _o = outbox.c
+_l = lane_table.c
 
 # Written out: SQLite uses a partial index only when it can see that the condition holds.
 _waits = _o.state == literal_column(f"'{EntryState.WAITING}'")
 _dead = _o.state == literal_column(f"'{EntryState.DEAD}'")
-_in_lane = and_(_o.pair == bindparam("lane_pair"), _o.destination == bindparam("lane_destination"))
 _is_entry = _o.id == bindparam("entry_id")
-# Above every row that is there: SQLite finds the maximum at the end of its index.
-_end = select(func.coalesce(func.max(_o.position), 0) + 1).scalar_subquery()
+_is_lane = and_(
+    _l.source_platform == bindparam("from_platform"),
+    _l.source_channel == bindparam("from_channel"),
+    _l.destination_platform == bindparam("to_platform"),
+    _l.destination_channel == bindparam("to_channel"),
+)
+_lane_id = select(_l.id).where(_is_lane).scalar_subquery()
+_channels = (_l.source_platform, _l.source_channel, _l.destination_platform, _l.destination_channel)
+_there = outbox.alias()
 
+
+def _end_of(lane_id: Any) -> ScalarSelect[int]:
+    """Behind everything that waits in a lane: SQLite finds the maximum at the end of its index."""
+    highest = func.coalesce(func.max(_there.c.position), 0) + _GAP
+    waits = _there.c.state == literal_column(f"'{EntryState.WAITING}'")
+    return select(highest).where(_there.c.lane_id == lane_id, waits).scalar_subquery()
+
+
+_MAKE_LANE = (
+    upsert(lane_table)
+    .values(
+        source_platform=bindparam("from_platform"),
+        source_channel=bindparam("from_channel"),
+        destination_platform=bindparam("to_platform"),
+        destination_channel=bindparam("to_channel"),
+    )
+    .on_conflict_do_nothing()
+)
+_NAME = update(lane_table).where(_is_lane, _l.pair.is_distinct_from(bindparam("name"))).values(pair=bindparam("name"))
 _APPEND = (
     insert(outbox)
     .values(
-        position=_end,
+        lane_id=_lane_id,
+        position=_end_of(_lane_id),
         state=EntryState.WAITING.value,
         **{
             name: bindparam(name)
-            for name in (
-                "id", "pair", "destination", "queued_at", "source_platform", "source_channel", "source_id", "command",
-            )
+            for name in ("id", "queued_at", "source_platform", "source_channel", "source_id", "command")
         },
     )
     .inline()
-)  # fmt: skip
+)
 _WAITING = (
-    select(_o.id, _o.pair, _o.destination, _o.queued_at, _o.command)
-    .where(_in_lane, _waits)
-    .order_by(_o.position)
+    select(_o.id, _o.queued_at, _o.command)
+    .where(_o.lane_id == _lane_id, _waits)
+    .order_by(_o.position, _o.id)
     .limit(bindparam("at_most"))
 )
 _DONE = delete(outbox).where(_is_entry)
@@ -57,65 +90,76 @@ _BURY = (
     .where(_is_entry)
     .values(state=EntryState.DEAD.value, reason=bindparam("why"), died_at=bindparam("at"))
 )
-_LANES = select(_o.pair, _o.destination).where(_waits).distinct()
+_LANES = select(*_channels).where(_l.waiting > 0)
 _DEPTHS = select(
-    _o.pair,
-    _o.destination,
-    func.sum(case((_waits, 1), else_=0)).label("waiting"),
-    func.min(case((_waits, _o.queued_at))).label("oldest"),
-    func.sum(case((_dead, 1), else_=0)).label("dead"),
-).group_by(_o.pair, _o.destination)
-_RENAME = (
-    update(outbox)
-    .where(
-        _o.source_platform == bindparam("platform"),
-        _o.source_channel == bindparam("channel"),
-        _o.pair != bindparam("name"),
-    )
-    .values(pair=bindparam("name"))
+    *_channels,
+    _l.pair,
+    _l.waiting,
+    _l.dead,
+    select(_o.queued_at)
+    .where(_o.lane_id == _l.id, _waits)
+    .order_by(_o.position, _o.id)
+    .limit(1)
+    .scalar_subquery()
+    .label("oldest"),
+).where(or_(_l.waiting > 0, _l.dead > 0))
+_letters = select(*_channels, _l.pair, _o.id, _o.queued_at, _o.command, _o.reason, _o.died_at).join_from(
+    outbox, lane_table, _l.id == _o.lane_id
 )
-_DEAD = select(outbox).where(_dead).order_by(_o.died_at, _o.id)
-_DEAD_IN = select(outbox).where(_in_lane, _dead).order_by(_o.died_at, _o.id)
-_DEAD_ABOUT = (
-    select(outbox)
-    .where(
-        _dead,
-        _o.source_platform == bindparam("platform"),
-        _o.source_channel == bindparam("channel"),
-        _o.source_id == bindparam("native_id"),
-    )
-    .order_by(_o.id)
-)
+_DEAD = _letters.where(_dead).order_by(_o.died_at, _o.id)
+_DEAD_IN = _letters.where(_o.lane_id == _lane_id, _dead).order_by(_o.died_at, _o.id)
+_DEAD_ABOUT = _letters.where(
+    _dead,
+    _o.source_platform == bindparam("platform"),
+    _o.source_channel == bindparam("channel"),
+    _o.source_id == bindparam("native_id"),
+).order_by(_o.id)
 _RETRY = (
     update(outbox)
     .where(_is_entry, _dead)
-    .values(state=EntryState.WAITING.value, position=_end, reason=None, died_at=None)
+    .values(state=EntryState.WAITING.value, position=_end_of(_o.lane_id), reason=None, died_at=None)
 )
 _DISCARD = delete(outbox).where(_is_entry, _dead)
 _AMEND = update(outbox).where(_is_entry).values(command=bindparam("payload"))
-
-
 _PLACE = select(_o.position).where(_is_entry)
-_MAKE_ROOM = update(outbox).where(_o.position > bindparam("after")).values(position=_o.position + bindparam("more"))
-_MOVE = update(outbox).where(_is_entry).values(position=bindparam("place"))
+_PUT = update(outbox).where(_is_entry).values(position=bindparam("place"))
+
+_CONTENT = (
+    select(
+        _l.id,
+        func.min(_o.id).label("oldest"),
+        func.min(_o.position).label("lowest"),
+        func.max(_o.position).label("highest"),
+    )
+    .outerjoin(outbox, _o.lane_id == _l.id)
+    .where(_is_lane)
+    .group_by(_l.id)
+)
+_MOVE = (
+    update(outbox)
+    .where(_o.lane_id == bindparam("of_lane"))
+    .values(lane_id=bindparam("to_lane"), position=_o.position + bindparam("shift"))
+)
 
 
 class SqlOutbox:
-    """`core.storage.Outbox`, and what edits of dead letters need besides."""
+    """`core.storage.Outbox`. `lanes`: those that are known to have a row; `made` in this transaction."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, lanes: set[LaneKey]) -> None:
         self._session = session
+        self._lanes = lanes
+        self.made: set[LaneKey] = set()
 
     async def append(self, lane: LaneKey, command: Command, queued_at: datetime) -> Entry:
         """Queue a command at the end of its lane."""
         source = _source(command)
         entry_id = await self._session.entry_id()
+        await self._make(lane)
         await self._session.later(
             _APPEND,
             {
+                **_of_lane(lane),
                 "id": entry_id,
-                "pair": lane.pair,
-                "destination": lane.destination,
                 "queued_at": queued_at,
                 "source_platform": source.platform if source else None,
                 "source_channel": source.channel.id if source else None,
@@ -127,26 +171,26 @@ class SqlOutbox:
 
     async def waiting(self, lane: LaneKey, limit: int) -> Sequence[Entry]:
         """The head of a lane, oldest first."""
-        rows = await self._session.all(
-            _WAITING, {"lane_pair": lane.pair, "lane_destination": lane.destination, "at_most": limit}
-        )
-        return [_entry(row) for row in rows]
+        rows = await self._session.all(_WAITING, {**_of_lane(lane), "at_most": limit})
+        return [_entry(row, lane) for row in rows]
 
     async def done(self, entry_id: int) -> None:
         """The command has been carried out (or dropped): forget it."""
         await self._session.later(_DONE, {"entry_id": entry_id})
 
     async def expand(self, entry: Entry, commands: Sequence[Command]) -> None:
-        """Several commands take the place of one, in its place in the lane; the first keeps its ID."""
+        """Several commands take the place of one, in its place in the lane; the first keeps its ID.
+
+        There is room: they are no more than the entries that the one was made of.
+        """
         first, *others = commands
         row = await self._session.first(_PLACE, {"entry_id": entry.id})
         if row is None:
             return
         await self.amend(entry.id, first)
-        await self._session.count(_MAKE_ROOM, {"after": row.position, "more": len(others)})
         for number, command in enumerate(others, start=1):
             added = await self.append(entry.lane, command, entry.queued_at)
-            await self._session.later(_MOVE, {"entry_id": added.id, "place": row.position + number})
+            await self._session.later(_PUT, {"entry_id": added.id, "place": row.position + number})
 
     async def bury(self, entry_id: int, reason: str, died_at: datetime) -> None:
         """The command failed for good: make it a dead letter."""
@@ -157,13 +201,30 @@ class SqlOutbox:
         return frozenset(map(_lane, await self._session.all(_LANES, {})))
 
     async def depths(self) -> Mapping[LaneKey, LaneDepth]:
-        """What waits and what is dead, per lane."""
+        """What waits and what is dead, for each lane in which there is something."""
         rows = await self._session.all(_DEPTHS, {})
-        return {_lane(row): LaneDepth(row.waiting, row.oldest, row.dead) for row in rows}
+        return {_lane(row): LaneDepth(row.waiting, row.oldest, row.dead, row.pair) for row in rows}
 
-    async def rename(self, source: ChannelRef, pair: str) -> int:
-        """Commands about messages of `source` belong to the pair now called `pair`. Notices are about none."""
-        return await self._session.count(_RENAME, {"platform": source.platform, "channel": source.id, "name": pair})
+    async def name(self, lane: LaneKey, pair: str) -> None:
+        """Remember what the operator calls the pair of a lane."""
+        await self._make(lane)
+        await self._session.later(_NAME, {**_of_lane(lane), "name": pair})
+
+    async def move(self, lane: LaneKey, to: LaneKey) -> bool:
+        """What is in `lane` belongs to the lane `to` from now on, the older first; False if there was nothing."""
+        moved = await self._session.first(_CONTENT, _of_lane(lane))
+        if moved is None or moved.oldest is None:
+            return False
+        await self._make(to)
+        there = await self._session.first(_CONTENT, _of_lane(to))
+        if there is None:
+            raise RuntimeError("the lane was made just now")
+        shift = 0
+        if there.oldest is not None:
+            before = moved.oldest < there.oldest
+            shift = there.lowest - moved.highest - _GAP if before else there.highest - moved.lowest + _GAP
+        await self._session.count(_MOVE, {"of_lane": moved.id, "to_lane": there.id, "shift": shift})
+        return True
 
     async def dead(self) -> Sequence[DeadLetter]:
         """All dead letters, oldest first."""
@@ -171,8 +232,7 @@ class SqlOutbox:
 
     async def dead_in(self, lane: LaneKey) -> Sequence[DeadLetter]:
         """The dead letters of one lane, oldest first."""
-        rows = await self._session.all(_DEAD_IN, {"lane_pair": lane.pair, "lane_destination": lane.destination})
-        return [_letter(row) for row in rows]
+        return [_letter(row) for row in await self._session.all(_DEAD_IN, _of_lane(lane))]
 
     async def dead_about(self, source: MessageRef) -> Sequence[DeadLetter]:
         """The dead letters about one message, in any lane: what an edit or a deletion of it has to reach, too."""
@@ -193,6 +253,11 @@ class SqlOutbox:
         """Forget a dead letter; False if there is none of that ID."""
         return await self._session.count(_DISCARD, {"entry_id": entry_id}) > 0
 
+    async def _make(self, lane: LaneKey) -> None:
+        if lane not in self._lanes and lane not in self.made:
+            await self._session.later(_MAKE_LANE, _of_lane(lane))
+            self.made.add(lane)
+
 
 def _source(command: Command) -> MessageRef | None:
     match command:
@@ -204,13 +269,25 @@ def _source(command: Command) -> MessageRef | None:
             return command.source
 
 
+def _of_lane(lane: LaneKey) -> dict[str, Any]:
+    return {
+        "from_platform": lane.source.platform,
+        "from_channel": lane.source.id,
+        "to_platform": lane.destination.platform,
+        "to_channel": lane.destination.id,
+    }
+
+
 def _lane(row: Row[Any]) -> LaneKey:
-    return LaneKey(row.pair, Platform(row.destination))
+    return LaneKey(
+        ChannelRef(Platform(row.source_platform), row.source_channel),
+        ChannelRef(Platform(row.destination_platform), row.destination_channel),
+    )
 
 
-def _entry(row: Row[Any]) -> Entry:
-    return Entry(row.id, _lane(row), codec.decode(row.command), row.queued_at)
+def _entry(row: Row[Any], lane: LaneKey) -> Entry:
+    return Entry(row.id, lane, codec.decode(row.command), row.queued_at)
 
 
 def _letter(row: Row[Any]) -> DeadLetter:
-    return DeadLetter(_entry(row), row.reason, row.died_at)
+    return DeadLetter(_entry(row, _lane(row)), row.reason, row.died_at, row.pair)

@@ -5,6 +5,7 @@ from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import (
+    DDL,
     BigInteger,
     Boolean,
     CheckConstraint,
@@ -16,6 +17,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    event,
     text,
 )
 from sqlalchemy.engine import Dialect
@@ -104,24 +106,36 @@ message_edit = Table(
     sqlite_with_rowid=False,
 )
 
+lane = Table(
+    "lane",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("source_platform", Text, nullable=False),
+    Column("source_channel", Text, nullable=False),
+    Column("destination_platform", Text, nullable=False),
+    Column("destination_channel", Text, nullable=False),
+    Column("pair", Text),  # what its pair was called when it was last declared
+    Column("waiting", Integer, nullable=False, server_default=text("0")),  # kept by the triggers below
+    Column("dead", Integer, nullable=False, server_default=text("0")),
+    UniqueConstraint("source_platform", "source_channel", "destination_platform", "destination_channel"),
+)
+
 outbox = Table(
     "outbox",
     metadata,
     Column("id", Integer, primary_key=True),
-    Column("position", Integer, nullable=False),
-    Column("pair", Text, nullable=False),
-    Column("destination", Text, nullable=False),
+    Column("lane_id", Integer, ForeignKey("lane.id"), nullable=False),
+    Column("position", Integer, nullable=False),  # within its lane
     Column("state", Text, nullable=False),
     Column("queued_at", Moment, nullable=False),
-    Column("source_platform", Text),
+    Column("source_platform", Text),  # of the message that the command is about
     Column("source_channel", Text),
     Column("source_id", Text),
     Column("reason", Text),
     Column("died_at", Moment),
     Column("command", Text, nullable=False),  # last: what is read without it does not touch its pages
     CheckConstraint("state IN ('waiting', 'dead')", name="state"),
-    Index(None, "pair", "destination", "state", "position"),
-    Index(None, "position"),
+    Index(None, "lane_id", "state", "position"),
     Index(
         "ix_outbox_dead_source",
         "source_platform",
@@ -131,6 +145,32 @@ outbox = Table(
     ),
     sqlite_autoincrement=True,  # delivery keys come from the ID: it must never be used again
 )
+
+# How much is in a lane is asked each second, and counting a million rows takes longer than that.
+_COUNTS = (
+    """
+    CREATE TRIGGER outbox_row_came AFTER INSERT ON outbox BEGIN
+      UPDATE lane SET waiting = waiting + (NEW.state = 'waiting'), dead = dead + (NEW.state = 'dead')
+      WHERE id = NEW.lane_id;
+    END
+    """,
+    """
+    CREATE TRIGGER outbox_row_went AFTER DELETE ON outbox BEGIN
+      UPDATE lane SET waiting = waiting - (OLD.state = 'waiting'), dead = dead - (OLD.state = 'dead')
+      WHERE id = OLD.lane_id;
+    END
+    """,
+    """
+    CREATE TRIGGER outbox_row_changed AFTER UPDATE OF state, lane_id ON outbox BEGIN
+      UPDATE lane SET waiting = waiting - (OLD.state = 'waiting'), dead = dead - (OLD.state = 'dead')
+      WHERE id = OLD.lane_id;
+      UPDATE lane SET waiting = waiting + (NEW.state = 'waiting'), dead = dead + (NEW.state = 'dead')
+      WHERE id = NEW.lane_id;
+    END
+    """,
+)
+for _trigger in _COUNTS:
+    event.listen(outbox, "after_create", DDL(_trigger))  # type: ignore[no-untyped-call]  # not annotated there
 
 batch = Table(
     "batch",
@@ -161,12 +201,21 @@ cursor = Table(
     sqlite_with_rowid=False,
 )
 
+address = Table(
+    "address",
+    metadata,
+    Column("platform", Text, primary_key=True),
+    Column("value", Text, primary_key=True),  # as the operator wrote it
+    Column("channel", Text, nullable=False),  # on the same platform
+    sqlite_with_rowid=False,
+)
+
 notice = Table(
     "notice",
     metadata,
-    Column("pair", Text, primary_key=True),
-    Column("destination", Text, primary_key=True),
+    Column("platform", Text, primary_key=True),
     Column("key", Text, primary_key=True),
+    Column("channel", Text, primary_key=True),
     sqlite_with_rowid=False,
 )
 

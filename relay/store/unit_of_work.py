@@ -7,7 +7,9 @@ from pathlib import Path
 
 from sqlalchemy import bindparam, insert, select
 
+from relay.domain.pair import LaneKey
 from relay.store.batches import SqlBatches
+from relay.store.channels import SqlChannels
 from relay.store.cursors import SqlCursors
 from relay.store.driver import Step
 from relay.store.engine import BUSY_TIMEOUT, database_path
@@ -27,11 +29,12 @@ _PUT_ID = insert(store_table).values(id=bindparam("id")).inline()
 
 
 class SqlUnitOfWork:
-    """`core.storage.UnitOfWork` on one connection."""
+    """`core.storage.UnitOfWork` on one connection. `lanes`: those that are known to have a row."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, lanes: set[LaneKey]) -> None:
         self.messages = SqlMessageMap(session)
-        self.outbox = SqlOutbox(session)
+        self.outbox = SqlOutbox(session, lanes)
+        self.channels = SqlChannels(session)
         self.batches = SqlBatches(session)
         self.cursors = SqlCursors(session)
         self.media = SqlMediaCache(session)
@@ -50,7 +53,8 @@ class SqlStore:
         self.path = path
         self._id = ""
         self._readers = Readers(path, busy_timeout)
-        self._writer = Writer(path, busy_timeout, replaced=self._readers.dispose)
+        self._writer = Writer(path, busy_timeout, replaced=self._replaced)
+        self._lanes: set[LaneKey] = set()
 
     @property
     def id(self) -> str:
@@ -68,17 +72,25 @@ class SqlStore:
     async def write(self) -> AsyncIterator[SqlUnitOfWork]:
         """A transaction that commits when its block ends and rolls back when it raises. One at a time."""
         async with self._writer.transaction() as session:
-            yield SqlUnitOfWork(session)
+            lanes = self._lanes
+            unit = SqlUnitOfWork(session, lanes)
+            yield unit
+        lanes |= unit.outbox.made
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[SqlUnitOfWork]:
         """A consistent view that changes nothing."""
         async with self._readers.session() as session:
-            yield SqlUnitOfWork(session)
+            yield SqlUnitOfWork(session, set())
 
     async def close(self) -> None:
         """Close every connection, once the transactions under way have ended."""
         await self._writer.close()
+        await self._readers.dispose()
+
+    async def _replaced(self) -> None:
+        """The store's name stands for another file."""
+        self._lanes = set()
         await self._readers.dispose()
 
     async def load_id(self) -> None:

@@ -10,9 +10,9 @@ import pytest
 
 from relay.core.ports import Cursor
 from relay.core.storage import Copy, Entry, LaneDepth, Original, Store
-from relay.domain.commands import DeleteMessage, MarkFailed, PostNotice, SendMessage
+from relay.domain.commands import SendMessage
 from relay.domain.content import Author, Content
-from relay.domain.ids import ChannelRef, MessageRef, Platform, ThreadRef, UserRef
+from relay.domain.ids import ChannelAddress, ChannelRef, MessageRef, Platform, UserRef
 from relay.domain.pair import LaneKey
 from relay.domain.richtext import RichText
 from relay.store.migrate import upgrade
@@ -38,7 +38,8 @@ OPENERS: tuple[Callable[[Path], Awaitable[Closable]], ...] = (sqlite,)
 DISCORD = ChannelRef(Platform.DISCORD, "1")
 ROOM = ChannelRef(Platform.MATRIX, "!room")
 ANN = UserRef(Platform.DISCORD, "7")
-LANE = LaneKey("help", Platform.MATRIX)
+LANE = LaneKey(DISCORD, ROOM)
+ELSEWHERE = LaneKey(DISCORD, ChannelRef(Platform.MATRIX, "!elsewhere"))
 NOON = datetime(2026, 3, 1, 12, 0, 0, 123456, tzinfo=UTC)
 
 
@@ -344,7 +345,7 @@ class TestMessageMap:
 
 class TestOutbox:
     async def test_lanes_keep_their_order_and_their_commands(self, store: Store) -> None:
-        other = LaneKey("help", Platform.DISCORD)
+        other = LANE.back
         entries = await queue(store, 1, 2, 3)
         await queue(store, 9, lane=other)
         assert await waiting(store) == entries
@@ -411,33 +412,82 @@ class TestOutbox:
 
     async def test_depths(self, store: Store) -> None:
         async with store.write() as unit:
-            await unit.outbox.append(LANE, sending(1), NOON + timedelta(1))
-            await unit.outbox.append(LANE, sending(2), NOON)
+            await unit.outbox.append(LANE, sending(1), NOON)
+            await unit.outbox.append(LANE, sending(2), NOON + timedelta(1))
             dead = await unit.outbox.append(LANE, sending(3), NOON - timedelta(1))
             await unit.outbox.bury(dead.id, "forbidden", NOON)
-            only_dead = await unit.outbox.append(LaneKey("old", Platform.DISCORD), sending(4), NOON)
+            only_dead = await unit.outbox.append(ELSEWHERE, sending(4), NOON)
             await unit.outbox.bury(only_dead.id, "forbidden", NOON)
+            await unit.outbox.name(ELSEWHERE, "old")
+            await unit.outbox.name(LANE.back, "help")
         async with store.read() as unit:
             assert await unit.outbox.depths() == {
                 LANE: LaneDepth(2, NOON, 1),
-                LaneKey("old", Platform.DISCORD): LaneDepth(0, None, 1),
+                ELSEWHERE: LaneDepth(0, None, 1, "old"),
             }
             assert await unit.outbox.lanes() == {LANE}
 
-    async def test_a_pair_that_was_renamed_takes_its_commands_along(self, store: Store) -> None:
-        entries = await queue(store, 1, 2)
-        thread = ThreadRef(ROOM, "$t")
+    async def test_counts_follow_whatever_becomes_of_a_row(self, store: Store) -> None:
+        first, second, third = await queue(store, 1, 2, 3)
+
+        async def counted() -> tuple[int, int]:
+            async with store.read() as unit:
+                depth = (await unit.outbox.depths()).get(LANE)
+            return (0, 0) if depth is None else (depth.waiting, depth.dead)
+
+        assert await counted() == (3, 0)
         async with store.write() as unit:
-            back = await unit.outbox.append(LaneKey("help", Platform.DISCORD), DeleteMessage(here(1)), NOON)
-            mark = await unit.outbox.append(LaneKey("help", Platform.DISCORD), MarkFailed(there(1), "x"), NOON)
-            notice = await unit.outbox.append(LANE, PostNotice(RichText.plain("x"), thread), NOON)
-            await unit.outbox.rename(DISCORD, "support")
-        assert [entry.id for entry in await waiting(store, LaneKey("support", Platform.MATRIX))] == [
-            entry.id for entry in entries
-        ]
-        assert [entry.id for entry in await waiting(store, LaneKey("support", Platform.DISCORD))] == [mark.id]
-        assert await waiting(store, LaneKey("help", Platform.DISCORD)) == [back]
-        assert await waiting(store, LANE) == [notice]
+            await unit.outbox.bury(first.id, "forbidden", NOON)
+            await unit.outbox.bury(second.id, "forbidden", NOON)
+            await unit.outbox.done(third.id)
+            await unit.outbox.done(third.id)
+        assert await counted() == (0, 2)
+        async with store.write() as unit:
+            await unit.outbox.retry(first.id)
+            await unit.outbox.discard(second.id)
+            await unit.outbox.expand(first, [sending(4), sending(5)])
+        assert await counted() == (2, 0)
+        async with store.write() as unit:
+            for entry in await unit.outbox.waiting(LANE, 9):
+                await unit.outbox.done(entry.id)
+        assert await counted() == (0, 0)
+
+    async def test_a_lane_that_turns_out_to_be_another_one(self, store: Store) -> None:
+        before, (between,), after = (
+            await queue(store, 1, 2, lane=ELSEWHERE),
+            await queue(store, 3),
+            await queue(store, 4, lane=LANE.back),
+        )
+        async with store.write() as unit:
+            await unit.outbox.bury(before[0].id, "forbidden", NOON)
+            assert await unit.outbox.move(ELSEWHERE, LANE)
+            assert not await unit.outbox.move(ELSEWHERE, LANE)
+            assert await unit.outbox.move(LANE.back, LANE)
+            assert await unit.outbox.retry(before[0].id)
+        assert [entry.id for entry in await waiting(store)] == [before[1].id, between.id, after[0].id, before[0].id]
+        assert {entry.lane for entry in await waiting(store)} == {LANE}
+        async with store.read() as unit:
+            assert await unit.outbox.depths() == {LANE: LaneDepth(4, NOON, 0)}
+
+    async def test_a_lane_goes_by_the_name_that_its_pair_had_last(self, store: Store) -> None:
+        (entry,) = await queue(store, 1)
+        async with store.write() as unit:
+            await unit.outbox.name(LANE, "help")
+            await unit.outbox.name(LANE, "support")
+            await unit.outbox.bury(entry.id, "forbidden", NOON)
+        async with store.read() as unit:
+            assert [letter.pair for letter in await unit.outbox.dead()] == ["support"]
+
+    async def test_a_lane_made_in_a_transaction_that_failed_is_made_again(self, store: Store) -> None:
+        async def fail() -> None:
+            async with store.write() as unit:
+                await unit.outbox.append(LANE, sending(1), NOON)
+                raise KeyError("x")
+
+        with pytest.raises(KeyError):
+            await fail()
+        await queue(store, 2)
+        assert [entry.command for entry in await waiting(store)] == [sending(2)]
 
 
 class TestSmallThings:
@@ -453,11 +503,25 @@ class TestSmallThings:
 
     async def test_a_notice_is_claimed_once(self, store: Store) -> None:
         async with store.write() as unit:
-            assert await unit.notices.claim(LANE, "thread 1")
-            assert not await unit.notices.claim(LANE, "thread 1")
-            assert await unit.notices.claim(LaneKey("help", Platform.DISCORD), "thread 1")
+            assert await unit.notices.claim(ROOM, "thread 1")
+            assert not await unit.notices.claim(ROOM, "thread 1")
+            assert await unit.notices.claim(DISCORD, "thread 1")
         async with store.write() as unit:
-            assert not await unit.notices.claim(LANE, "thread 1")
+            assert not await unit.notices.claim(ROOM, "thread 1")
+            assert await unit.notices.claim(ELSEWHERE.destination, "thread 1")
+
+    async def test_what_an_address_stands_for(self, store: Store) -> None:
+        alias, other = (ChannelAddress(Platform.MATRIX, f"#{name}:b") for name in ("one", "two"))
+        async with store.write() as unit:
+            assert await unit.channels.get(alias) is None
+            await unit.channels.bind(alias, ELSEWHERE.destination)
+            await unit.channels.bind(other, ROOM)
+            await unit.channels.bind(alias, ROOM)
+        async with store.write() as unit:
+            assert await unit.channels.get(alias) == ROOM
+            assert await unit.channels.known() == {alias: ROOM, other: ROOM}
+            await unit.channels.forget(alias)
+            assert await unit.channels.known() == {other: ROOM}
 
     async def test_the_notebook(self, store: Store) -> None:
         async with store.write() as unit:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from relay.sandbox.homeserver import Homeserver
+from tests.support.gate import Gate
 from tests.support.town import Town, eventually, town
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -145,6 +146,35 @@ async def test_pairs_are_added_and_removed_without_a_restart(homeserver: Homeser
         await place.until_matrix("one", lambda words: "back, too" in words)
         assert "into the void" not in await place.matrix_words("one")
         assert "into the void, too" not in await place.discord_words("one")
+
+
+async def test_two_pairs_swap_their_names_while_messages_wait(homeserver: Homeserver, tmp_path: Path) -> None:
+    async with town(tmp_path, homeserver, ("staff", "public")) as place, Gate(homeserver.url) as gate:
+        place.channels = {"public": place.channels["public"], "staff": place.channels["staff"]}
+        config = place.write_config()
+        config.write_text(config.read_text().replace(homeserver.url, gate.url))
+        await place.daemon.start()
+        for pair in place.channels:
+            await crosses(place, pair)
+        await gate.shut()
+        secrets = [f"secret {number}" for number in range(3)]
+        for words in secrets:
+            place.say("staff", words)
+        await place.until_metric("relay_outbox_depth", 3, pair="staff", direction="to_matrix")
+
+        swapped = config.read_text()
+        for name, other in (("staff", "-"), ("public", "staff"), ("-", "public")):
+            swapped = swapped.replace(f'name = "{name}"', f'name = "{other}"')
+        config.write_text(swapped)
+        place.daemon.send_signal(signal.SIGHUP)
+        # Renamed at once: what waits for the staff is under the name that its pair has now.
+        await place.until_metric("relay_outbox_depth", 3, pair="public", direction="to_matrix")
+        await gate.open()
+        await place.until_matrix("staff", lambda words: words[-3:] == secrets)
+        place.say("public", "last")
+        await place.until_matrix("public", lambda words: "last" in words)
+        assert not any("secret" in words for words in await place.matrix_words("public"))
+        assert await place.daemon.metric("relay_messages_total", pair="public", direction="to_matrix") == 4
 
 
 async def until_named(place: Town, pair: str, *, there: bool) -> None:

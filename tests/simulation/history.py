@@ -162,6 +162,7 @@ class History:
             clock=self.clock,
             rng=rng,
         )
+        await core.bridge.begin()
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(core.courier.run())]
             for adapter in adapters:

@@ -10,7 +10,7 @@ from pathlib import Path
 from relay.core.assembly import Core, assemble
 from relay.core.clock import SystemClock
 from relay.domain.ids import ChannelAddress, ChannelRef, Platform
-from relay.domain.pair import Pair, PairPolicy
+from relay.domain.pair import LaneKey, Pair, PairPolicy
 from relay.store.migrate import upgrade
 from relay.store.unit_of_work import SqlStore, open_store
 from tests.support.platform import MemoryAdapter, MemoryPlatform, Message
@@ -20,6 +20,12 @@ def pair(name: str = "help", **policy: object) -> Pair:
     """A pair of the two channels that are called `name`."""
     sides = (ChannelAddress(Platform.DISCORD, name), ChannelAddress(Platform.MATRIX, f"#{name}"))
     return Pair(name, sides, frozenset(Platform), PairPolicy(**policy))  # type: ignore[arg-type]
+
+
+def lane(destination: Platform, name: str = "help") -> LaneKey:
+    """The lane of the pair of that name that leads to a platform."""
+    source = next(platform for platform in Platform if platform is not destination)
+    return LaneKey(ChannelRef(source, name), ChannelRef(destination, name))
 
 
 @dataclass(slots=True)
@@ -56,6 +62,7 @@ class World:
             clock=SystemClock(),
             rng=random.Random(self.seed),
         )
+        await core.bridge.begin()
         for adapter in (discord, matrix):
             await adapter.watch(core.pairs.watched(adapter.platform))
         tasks = [

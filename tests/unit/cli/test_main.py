@@ -38,8 +38,9 @@ discord_channel = 1234567890123456789
 matrix_room = "#help:example.org"
 """
 NOW = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
-LANE = LaneKey("help", Platform.MATRIX)
-SOURCE = MessageRef(ChannelRef(Platform.DISCORD, "1234567890123456789"), "42")
+CHANNEL = ChannelRef(Platform.DISCORD, "1234567890123456789")
+LANE = LaneKey(CHANNEL, ChannelRef(Platform.MATRIX, "#help:example.org"))
+SOURCE = MessageRef(CHANNEL, "42")
 AUTHOR = Author(UserRef(Platform.DISCORD, "7"), "Ann\x1b[31m")
 MEDIA = MediaRef(Platform.DISCORD, "https://cdn/x")
 WORDS = Content(RichText.plain("first line\nsecond \x1b[2J"), (Attachment("1", "cat.png", "image", MEDIA),))
@@ -93,6 +94,7 @@ def url(tmp_path: Path) -> str:
             for command in commands:
                 entry = await unit.outbox.append(LANE, command, NOW)
                 await unit.outbox.bury(entry.id, "forbidden: no permission", NOW)
+            await unit.outbox.name(LANE, "help")
         await store.close()
 
     asyncio.run(fill())

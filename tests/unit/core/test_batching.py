@@ -146,7 +146,7 @@ async def test_a_deletion_that_is_interrupted_takes_nobody_along(
             monkeypatch.setattr(SqlStore, "write", full)
             bridge.discord.delete(two)
             await until(lambda: not failures)
-            core.courier.try_again("help")
+            core.courier.try_again()
             await bridge.quiet()
         assert bridge.words(there) == ["ann: one\nann: three"]
 

@@ -11,11 +11,10 @@ from relay.core.ports import Batch
 from relay.domain.content import Attachment, Content
 from relay.domain.events import HistorySkipped, MessageCreated, MessageEdited
 from relay.domain.ids import MediaRef, MessageRef, Platform, ThreadRef
-from relay.domain.pair import LaneKey
 from relay.domain.richtext import RichText
 from relay.errors import Blocked, Orphaned, Permanent, Transient, Unsupported
 from tests.support.platform import MemoryAdapter
-from tests.support.world import World, pair, until, world
+from tests.support.world import World, lane, pair, until, world
 
 
 async def test_messages_cross_both_ways_in_order(bridge: World) -> None:
@@ -144,7 +143,7 @@ async def test_an_answer_to_a_copy_that_is_not_on_record_yet_still_leads_to_its_
         await until(lambda: bool(looked_at) or len(bridge.words(there)) == 2)
         answered.set()
         await bridge.shows(there, "question", "answer")
-        assert core.status.lane(LaneKey("help", Platform.MATRIX)).retries == 0
+        assert core.status.lane(lane(Platform.MATRIX)).retries == 0
     assert bridge.shown(there)[1].reply_to == original
 
 
@@ -177,7 +176,7 @@ async def test_what_changes_for_the_better_during_a_try_is_not_waited_for(bridge
             tries += 1
             if tries == 1:
                 assert bridge.core is not None
-                bridge.core.courier.try_again("help")
+                bridge.core.courier.try_again()
                 raise Blocked("the permission is only just back", retry_after=3600)
 
     def prepare(discord: MemoryAdapter, matrix: MemoryAdapter) -> None:
@@ -195,7 +194,7 @@ async def test_an_edit_by_somebody_else_is_dropped_and_counted(bridge: World) ->
         ref = bridge.matrix.say(there, "ben", "mine")
         await bridge.shows(here, "mine")
         bridge.matrix.edit(ref, "stolen", by="eve")
-        await until(lambda: core.status.lane(LaneKey("help", Platform.DISCORD)).dropped["foreign"] == 1)
+        await until(lambda: core.status.lane(lane(Platform.DISCORD)).dropped["foreign"] == 1)
     assert bridge.words(here) == ["mine"]
 
 
@@ -252,7 +251,7 @@ async def test_reactions_and_threads_are_dropped_counted_and_told_once(bridge: W
         bridge.discord.say(here, "ann", "outside")
         await until(lambda: "outside" in bridge.words(there))
         await bridge.quiet()
-        dropped = core.status.lane(LaneKey("help", Platform.MATRIX)).dropped
+        dropped = core.status.lane(lane(Platform.MATRIX)).dropped
         assert dropped == {"reaction": 1, "thread": 2}
     assert [text for text in bridge.words(there) if "thread" in text] == [bridge.words(there)[0]]
     assert len([text for text in bridge.words(here) if "Threads do not cross" in text]) == 1
@@ -348,7 +347,7 @@ async def test_a_send_that_broke_after_it_was_carried_out_is_not_doubled(bridge:
         platform.say(channel, "ann", "other")
 
         def hurried_through() -> bool:
-            core.courier.try_again("help")
+            core.courier.try_again()
             return len(bridge.words(other)) >= 3
 
         await until(hurried_through)
@@ -412,7 +411,7 @@ async def test_where_it_may_not_react_the_author_is_told_in_words(bridge: World)
     async with bridge.relay(prepare) as core:
         bridge.discord.say(here, "ann", "a statue")
         await until(lambda: len(bridge.words(here)) == 2)
-        assert core.status.lane(LaneKey("help", Platform.MATRIX)).dropped == {"sculpture": 1}
+        assert core.status.lane(lane(Platform.MATRIX)).dropped == {"sculpture": 1}
     assert bridge.words(here)[1] == "This message did not cross: sculpture cannot cross."
 
 
@@ -429,7 +428,7 @@ async def test_a_blocked_lane_says_so_and_goes_on_by_itself(bridge: World) -> No
 
     async with bridge.relay(prepare) as core:
         bridge.discord.say(here, "ann", "one")
-        await until(lambda: core.status.lane(LaneKey("help", Platform.MATRIX)).problem is not None)
+        await until(lambda: core.status.lane(lane(Platform.MATRIX)).problem is not None)
         snapshot = await core.status.snapshot()
         assert snapshot.pairs[0].problem == "to_matrix waits: give the bot the right to send."
         assert snapshot.pairs[0].directions["to_matrix"].backlog == 1
@@ -437,7 +436,7 @@ async def test_a_blocked_lane_says_so_and_goes_on_by_itself(bridge: World) -> No
         bridge.matrix.say(there, "ben", "the other way")
         await bridge.shows(here, "one", "the other way")
         blocked = False
-        core.courier.try_again("help")
+        core.courier.try_again()
         await bridge.shows(there, "the other way", "one")
         await until(lambda: core.status.cached_snapshot().pairs[0].problem is None)
 
@@ -484,7 +483,7 @@ async def test_a_message_with_nothing_in_it_is_counted_and_marked(bridge: World)
     async with bridge.relay() as core:
         ref = bridge.discord.say(here, "ann", Content())
         await until(lambda: bridge.discord.reactions == [(ref, "⚠️")])
-        assert core.status.lane(LaneKey("help", Platform.MATRIX)).dropped == {"empty": 1}
+        assert core.status.lane(lane(Platform.MATRIX)).dropped == {"empty": 1}
 
 
 async def test_skipped_history_is_told_on_the_other_side(bridge: World) -> None:

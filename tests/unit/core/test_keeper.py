@@ -86,7 +86,7 @@ async def test_nothing_waits_for_its_next_try_once_its_platform_is_back(bridge: 
         keeping = asyncio.create_task(kept.run())
         bridge.discord.say(discord, "mira", "one")
         while len(tries) < 9:  # by then it waits for half a minute at least
-            core.courier.try_again("help")
+            core.courier.try_again()
             await asyncio.sleep(0)
         assert bridge.matrix_adapter is not None
         bridge.matrix_adapter.state = SideHealth("connecting")

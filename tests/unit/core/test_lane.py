@@ -3,15 +3,13 @@
 import asyncio
 
 from relay.core.storage import Entry
-from relay.domain.commands import PostNotice, SendMessage
-from relay.domain.content import Content
+from relay.domain.commands import PostNotice
 from relay.domain.ids import Platform
-from relay.domain.pair import LaneKey
 from relay.domain.richtext import RichText
 from relay.errors import Transient
-from tests.support.world import World, until
+from tests.support.world import World, lane, until
 
-LANE = LaneKey("help", Platform.MATRIX)
+LANE = lane(Platform.MATRIX)
 
 
 async def queued(world: World, *words: str) -> list[Entry]:
@@ -123,20 +121,6 @@ async def test_what_a_platform_asked_for_is_kept_to_whatever_changes(bridge: Wor
         bridge.discord.say(discord, "mira", "one")
         await until(lambda: bool(tries))
         core.courier.platform_is_back(Platform.MATRIX)
-        core.courier.try_again("help")
+        core.courier.try_again()
         await bridge.shows(room, "one")
     assert tries[1] - tries[0] >= 0.5
-
-
-async def test_rows_that_go_to_another_lane_are_forgotten_by_the_first(bridge: World) -> None:
-    discord, room = bridge.channels()
-    old = LaneKey("old name", Platform.MATRIX)
-    source = bridge.discord.say(discord, "mira", "one")
-    author = bridge.discord.person("mira")
-    async with bridge.store.write() as uow:
-        await uow.messages.add(source, author.user, bridge.discord.now(), None)
-        command = SendMessage(source, author, Content(RichText.plain("one")), bridge.discord.now())
-        await uow.outbox.append(old, command, bridge.discord.now())
-    async with bridge.relay() as core:
-        await bridge.shows(room, "one")
-        await until(lambda: not core.courier._lanes[old]._waiting)

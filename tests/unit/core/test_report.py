@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 
+from relay.core.pairs import PairDirectory
 from relay.core.ports import SideHealth
 from relay.core.report import read_report
 from relay.core.status import NOTEBOOK_ENTRY, DirectionStatus, PairStatus, Snapshot
 from relay.domain.commands import PostNotice
 from relay.domain.ids import ChannelAddress, Platform
-from relay.domain.pair import LaneKey, Pair
+from relay.domain.pair import Pair
 from relay.domain.richtext import RichText
 from relay.store.migrate import upgrade
 from relay.store.unit_of_work import SqlStore, open_store
@@ -65,6 +66,7 @@ async def test_without_a_store() -> None:
     stopped = {"connected": False, "state": "stopped", "problem": "the daemon has never run on this store"}
     assert report.as_json() == {
         "pairs": [{"name": "help", "problem": None, "to_matrix": IDLE, "to_discord": IDLE}],
+        "undeclared": [],
         "discord": stopped,
         "matrix": stopped,
         "daemon": {"running": False, "pid": None, "host": None, "since": None, "updated_at": None},
@@ -75,7 +77,7 @@ async def test_without_a_store() -> None:
 async def test_the_last_word_of_the_daemon_with_the_outbox_of_now(store: SqlStore) -> None:
     await save(store)
     async with store.write() as unit:
-        lane = LaneKey("help", Platform.MATRIX)
+        lane = PairDirectory([pair("help")]).lanes(pair("help"), towards=Platform.MATRIX)[0]
         for seconds in (90, 10):
             await unit.outbox.append(lane, PostNotice(RichText.plain("x")), NOW - timedelta(seconds=seconds))
         dead = await unit.outbox.append(lane, PostNotice(RichText.plain("x")), NOW)

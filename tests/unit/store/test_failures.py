@@ -22,7 +22,7 @@ from relay.store.failures import failure
 from relay.store.migrate import upgrade
 from relay.store.unit_of_work import SqlStore, open_store
 
-LANE = LaneKey("help", Platform.MATRIX)
+LANE = LaneKey(ChannelRef(Platform.DISCORD, "1"), ChannelRef(Platform.MATRIX, "!room"))
 
 
 @pytest.fixture

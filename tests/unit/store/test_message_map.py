@@ -20,7 +20,7 @@ DISCORD = ChannelRef(Platform.DISCORD, "1")
 ROOM = ChannelRef(Platform.MATRIX, "!room")
 ANN = UserRef(Platform.DISCORD, "7")
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
-LANE = LaneKey("help", Platform.MATRIX)
+LANE = LaneKey(DISCORD, ROOM)
 
 
 def there(number: int) -> MessageRef:
@@ -84,6 +84,7 @@ async def test_dead_letters_about_a_message_are_found_and_amended(store: SqlStor
 
 BY_REF = "(platform=? AND channel=? AND native_id=?)"
 BY_MESSAGE = "(message_id=?)"
+BY_CHANNELS = "lane (source_platform=? AND source_channel=? AND destination_platform=? AND destination_channel=?)"
 PLANS = {
     "_FIND": [f"message {BY_REF}"],
     "_IS_COPY": [f"message_copy {BY_REF}"],
@@ -98,10 +99,10 @@ PLANS = {
     "_SHARING": [f"message_copy {BY_REF}", "message (rowid=?)"],
     "_RECENT": ["message (platform=? AND channel=? AND created_at>?)"],
     "_FORGET": ["message_copy (message_id=? AND platform=? AND channel=? AND part=?)"],
-    "_WAITING": ["outbox (pair=? AND destination=? AND state=?)"],
-    "_DEAD_ABOUT": ["outbox (source_platform=? AND source_channel=? AND source_id=?)"],
+    "_WAITING": ["outbox (lane_id=? AND state=?)", BY_CHANNELS],
+    "_DEAD_ABOUT": ["outbox (source_platform=? AND source_channel=? AND source_id=?)", "lane (rowid=?)"],
     "_DONE": ["outbox (rowid=?)"],
-    "_APPEND": ["outbox"],
+    "_APPEND": [BY_CHANNELS, "outbox_1 (lane_id=? AND state=?)", BY_CHANNELS],
 }
 ORDERED = ("_LAST_COPY", "_RECENT", "_WAITING")
 

@@ -181,3 +181,76 @@ def test_two_at_once(new: str) -> None:
     ]
     said = [process.communicate(timeout=60) for process in running]
     assert [out.strip() for out, _ in said] == ["current"] * 3, said
+
+
+BEFORE_LANES = """
+INSERT INTO outbox (id, position, pair, destination, state, queued_at, source_platform, source_channel, source_id,
+                    reason, died_at, command) VALUES
+  (3, 1, 'help', 'matrix', 'waiting', 1, 'discord', '1', 'a', NULL, NULL, '{"kind":"third"}'),
+  (2, 5, 'help', 'matrix', 'waiting', 1, 'discord', '1', 'b', NULL, NULL, '{"kind":"second"}'),
+  (4, 6, 'other', 'matrix', 'dead', 1, 'discord', '1', 'c', 'forbidden', 9, '{}'),
+  (5, 7, 'help', 'discord', 'waiting', 1, 'discord', '1', 'd', NULL, NULL, '{"kind":"mark_failed"}'),
+  (6, 8, 'help', 'discord', 'waiting', 1, NULL, NULL, NULL, NULL, NULL,
+   '{"kind":"notice","thread":{"channel":{"platform":"discord","id":"1"},"id":"7"}}'),
+  (7, 9, 'help', 'matrix', 'waiting', 1, NULL, NULL, NULL, NULL, NULL, '{"kind":"notice"}'),
+  (8, 10, 'help', 'matrix', 'waiting', 1, NULL, NULL, NULL, NULL, NULL, 'no JSON');
+DELETE FROM outbox WHERE id = 8;
+INSERT INTO notice VALUES ('help', 'matrix', 'thread 7');
+"""
+
+
+def rows(url: str, sql: str) -> list[tuple[object, ...]]:
+    """What a query finds."""
+    with migration_engine(url, create=False).begin() as connection:
+        return [tuple(row) for row in connection.exec_driver_sql(sql)]
+
+
+def test_what_was_queued_under_a_name_waits_under_it_until_it_is_known_where_it_leads(url: str) -> None:
+    downgrade(url, "0005")
+    with sqlite3.connect(url.removeprefix("sqlite:///")) as connection:
+        connection.executescript(BEFORE_LANES)
+    connection.close()
+    queued = rows(url, "SELECT * FROM outbox WHERE id != 7 ORDER BY id")
+    upgrade(url)
+    lanes = rows(
+        url,
+        "SELECT o.id, l.source_platform || l.source_channel, l.destination_platform || l.destination_channel, l.pair"
+        " FROM outbox o JOIN lane l ON l.id = o.lane_id ORDER BY l.id, o.position",
+    )
+    assert sorted(lanes) == [
+        (2, "discord1", "matrix?help", "help"),
+        (3, "discord1", "matrix?help", "help"),
+        (4, "discord1", "matrix?other", "other"),
+        (5, "discord1", "discord1", "help"),
+        (6, "discord1", "discord1", "help"),
+    ]
+    assert [row[0] for row in lanes if row[2] == "matrix?help"] == [3, 2]
+    assert rows(url, "SELECT waiting, dead FROM lane ORDER BY destination_platform, destination_channel") == [
+        (2, 0), (2, 0), (0, 1),
+    ]  # fmt: skip
+    assert rows(url, "SELECT seq FROM sqlite_sequence WHERE name LIKE 'outbox%'") == [(8,)]
+    downgrade(url, "0005")
+    back = rows(url, "SELECT * FROM outbox ORDER BY id")
+    assert [(row[0], *row[2:]) for row in back] == [(row[0], *row[2:]) for row in queued]
+    assert rows(url, "SELECT id FROM outbox WHERE pair = 'help' AND destination = 'matrix' ORDER BY position") == [
+        (3,), (2,),
+    ]  # fmt: skip
+    assert rows(url, "SELECT * FROM notice") == [("help", "matrix", "thread 7")]
+    assert rows(url, "SELECT seq FROM sqlite_sequence WHERE name LIKE 'outbox%'") == [(8,)]
+
+
+@pytest.mark.parametrize(("name", "why"), [("'help'", "another one is called so by now"), ("NULL", "is not known")])
+def test_what_would_go_to_another_room_under_its_name_cannot_go_back(url: str, name: str, why: str) -> None:
+    with sqlite3.connect(url.removeprefix("sqlite:///")) as connection:
+        connection.executescript(
+            f"""
+            INSERT INTO lane (id, source_platform, source_channel, destination_platform, destination_channel, pair)
+            VALUES (1, 'discord', '1', 'matrix', '!staff', {name}), (2, 'discord', '2', 'matrix', '!public', 'help');
+            INSERT INTO outbox (lane_id, position, state, queued_at, command) VALUES (1, 1, 'waiting', 1, '{{}}');
+            """
+        )
+    connection.close()
+    before = tables(url)
+    with pytest.raises(StoreError, match=rf"cannot go back to '0005': .*{why}; let the daemon deliver it"):
+        downgrade(url, "0005")
+    assert tables(url) == before

@@ -12,7 +12,7 @@ from relay.domain.pair import LaneKey
 from relay.errors import StoreUnavailable
 from relay.store.unit_of_work import SqlStore
 
-LANE = LaneKey("help", Platform.MATRIX)
+LANE = LaneKey(ChannelRef(Platform.DISCORD, "1"), ChannelRef(Platform.MATRIX, "!room"))
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 
 

@@ -1,0 +1,228 @@
+"""The operator changes the pairs while messages wait: they go where their room was paired, or nowhere."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from relay.core.assembly import Core
+from relay.core.storage import waiting_under
+from relay.domain.commands import SendMessage
+from relay.domain.content import Content
+from relay.domain.ids import ChannelAddress, ChannelRef, Platform
+from relay.domain.pair import LaneKey, Pair, PairPolicy
+from relay.domain.richtext import RichText
+from relay.errors import Transient
+from tests.support.platform import MemoryAdapter
+from tests.support.world import World, lane, until, world
+
+
+def joined(name: str, discord: str, matrix: str, *destinations: Platform) -> Pair:
+    """A pair called `name` of a channel and a room."""
+    sides = (ChannelAddress(Platform.DISCORD, discord), ChannelAddress(Platform.MATRIX, f"#{matrix}"))
+    return Pair(name, sides, frozenset(destinations or Platform), PairPolicy())
+
+
+STAFF, PUBLIC = joined("staff", "staff", "staff"), joined("public", "public", "public")
+
+
+class Gate:
+    """Sends to Matrix fail until it is opened."""
+
+    def __init__(self) -> None:
+        self.closed = True
+        self.tried = 0
+
+    async def before(self, call: str) -> None:
+        if call in ("send", "mark_failed") and self.closed:
+            self.tried += 1
+            raise Transient("the homeserver is down")
+
+    def prepare(self, _: MemoryAdapter, matrix: MemoryAdapter) -> None:
+        matrix.before = self.before
+
+
+async def declare(bridge: World, *pairs: Pair) -> None:
+    """As the daemon does after SIGHUP."""
+    bridge.pairs = pairs
+    assert bridge.core is not None
+    await bridge.core.bridge.declare(pairs)
+    for adapter in (bridge.discord_adapter, bridge.matrix_adapter):
+        assert adapter is not None
+        await adapter.watch(bridge.core.pairs.watched(adapter.platform))
+
+
+async def depth(bridge: World, key: LaneKey) -> int:
+    """How much waits in a lane."""
+    async with bridge.store.read() as uow:
+        depths = await uow.outbox.depths()
+    return depths[key].waiting if key in depths else 0
+
+
+async def waits(bridge: World, key: LaneKey, count: int) -> None:
+    """Until so much waits in a lane."""
+    async with asyncio.timeout(5):
+        while True:
+            if await depth(bridge, key) == count:
+                return
+            await asyncio.sleep(0.002)
+
+
+def crossed(core: Core) -> list[str]:
+    """The pairs that have carried something to Matrix, by name."""
+    pairs = core.status.cached_snapshot().pairs
+    return [pair.name for pair in pairs if pair.directions["to_matrix"].messages]
+
+
+@pytest.mark.parametrize(
+    "restart", [pytest.param(False, id="reloaded"), pytest.param(True, id="while the daemon is down")]
+)
+async def test_two_pairs_swap_their_names(tmp_path: Path, restart: bool) -> None:
+    async with world(tmp_path, STAFF, PUBLIC) as bridge:
+        gate = Gate()
+        (staff, staff_room), (_, public_room) = bridge.channels("staff"), bridge.channels("public")
+        swapped = (joined("public", "staff", "staff"), joined("staff", "public", "public"))
+        async with bridge.relay(gate.prepare):
+            for word in ("one", "two", "three"):
+                bridge.discord.say(staff, "ann", word)
+            await waits(bridge, lane(Platform.MATRIX, "staff"), 3)
+            if not restart:
+                await declare(bridge, *swapped)
+                gate.closed = False
+                await bridge.shows(staff_room, "one", "two", "three")
+        if restart:
+            bridge.pairs = swapped
+            gate.closed = False
+            async with bridge.relay(gate.prepare):
+                await bridge.shows(staff_room, "one", "two", "three")
+        await bridge.quiet()
+        assert bridge.words(public_room) == []
+
+
+async def test_two_pairs_swap_their_rooms(tmp_path: Path) -> None:
+    async with world(tmp_path, STAFF, PUBLIC) as bridge:
+        gate = Gate()
+        (staff, staff_room), (public, public_room) = bridge.channels("staff"), bridge.channels("public")
+        async with bridge.relay(gate.prepare) as core:
+            bridge.discord.say(staff, "ann", "secret")
+            await waits(bridge, lane(Platform.MATRIX, "staff"), 1)
+            await declare(bridge, joined("staff", "staff", "public"), joined("public", "public", "staff"))
+            gate.closed = False
+            bridge.discord.say(staff, "ann", "said to all")
+            bridge.discord.say(public, "ben", "said to the staff")
+            await bridge.shows(public_room, "said to all")
+            await bridge.shows(staff_room, "said to the staff")
+            retries = core.status.lane(lane(Platform.MATRIX, "staff")).retries
+            (waiting,) = (await core.status.snapshot()).undeclared
+            assert (waiting.lane, waiting.pair, waiting.waiting) == (lane(Platform.MATRIX, "staff"), "staff", 1)
+            await declare(bridge, STAFF, PUBLIC)
+            await bridge.shows(staff_room, "said to the staff", "secret")
+            assert core.status.lane(lane(Platform.MATRIX, "staff")).retries == retries
+            await bridge.quiet()
+            assert bridge.words(public_room) == ["said to all"]
+
+
+async def test_a_pair_is_taken_out_and_comes_back(tmp_path: Path) -> None:
+    async with world(tmp_path, STAFF, PUBLIC) as bridge:
+        gate = Gate()
+        (staff, staff_room), (public, public_room) = bridge.channels("staff"), bridge.channels("public")
+        async with bridge.relay(gate.prepare) as core:
+            for word in ("one", "two"):
+                bridge.discord.say(staff, "ann", word)
+            await waits(bridge, lane(Platform.MATRIX, "staff"), 2)
+            await declare(bridge, PUBLIC)
+            tried = gate.tried
+            gate.closed = False
+            core.courier.try_again()
+            core.courier.platform_is_back(Platform.MATRIX)
+            bridge.discord.say(public, "ben", "hello")
+            await bridge.shows(public_room, "hello")
+            assert bridge.words(staff_room) == []
+            assert gate.tried == tried
+        async with bridge.relay(gate.prepare):
+            bridge.discord.say(public, "ben", "again")
+            await bridge.shows(public_room, "hello", "again")
+            assert bridge.words(staff_room) == []
+            await declare(bridge, PUBLIC, STAFF)
+            await bridge.shows(staff_room, "one", "two")
+            await bridge.quiet()
+
+
+async def test_a_direction_that_is_switched_off_sends_no_more(tmp_path: Path) -> None:
+    async with world(tmp_path, STAFF) as bridge:
+        gate = Gate()
+        staff, staff_room = bridge.channels("staff")
+        async with bridge.relay(gate.prepare):
+            bridge.discord.say(staff, "ann", "one")
+            await waits(bridge, lane(Platform.MATRIX, "staff"), 1)
+            await declare(bridge, joined("staff", "staff", "staff", Platform.DISCORD))
+            gate.closed = False
+            bridge.matrix.say(staff_room, "ben", "other way")
+            await bridge.shows(staff, "one", "other way")
+            assert bridge.words(staff_room) == ["other way"]
+
+
+async def test_a_renamed_pair_has_its_new_name_at_once_and_keeps_its_counters(tmp_path: Path) -> None:
+    async with world(tmp_path, STAFF, PUBLIC) as bridge:
+        staff, staff_room = bridge.channels("staff")
+        async with bridge.relay() as core:
+            bridge.discord.say(staff, "ann", "one")
+            await bridge.shows(staff_room, "one")
+            await until(lambda: crossed(core) == ["staff"])
+            await declare(bridge, joined("crew", "staff", "staff"), joined("staff", "public", "public"))
+            assert crossed(core) == ["crew"]
+
+
+async def test_what_waits_for_a_room_that_was_never_found_goes_to_it_once_it_is(tmp_path: Path) -> None:
+    async with world(tmp_path, STAFF) as bridge:
+        staff, staff_room = bridge.channels("staff")
+        async with bridge.relay() as core:
+            unknown = ChannelRef(Platform.MATRIX, "#upgraded")
+            key = LaneKey(staff, unknown)
+            async with bridge.store.write() as uow:
+                command = SendMessage(
+                    bridge.discord.say(bridge.discord.channel("elsewhere"), "ann", "one"),
+                    bridge.discord.person("ann"),
+                    Content(RichText.plain("one")),
+                    bridge.discord.now(),
+                )
+                await uow.outbox.append(key, command, bridge.discord.now())
+            core.courier.wake(key)
+            core.status.dropped(key, "reaction")
+            await core.bridge.declare((joined("staff", "staff", "upgraded"),))
+            assert core.pairs.pair_for(key) is not None
+            await core.bridge.opened(ChannelAddress(Platform.MATRIX, "#upgraded"), staff_room)
+            await bridge.shows(staff_room, "one")
+            await until(lambda: core.status.lane(lane(Platform.MATRIX, "staff")).messages == 1)
+            assert core.status.lane(lane(Platform.MATRIX, "staff")).dropped == {"reaction": 1}
+            assert core.pairs.pair_for(key) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "discord", "crosses"),
+    [("staff", "staff", True), ("staff", "public", False), ("other", "staff", False)],
+)
+async def test_what_an_earlier_relay_queued_under_a_name(
+    tmp_path: Path, name: str, discord: str, crosses: bool
+) -> None:
+    """Only where the pair of the name still has the channel in which it was said."""
+    async with world(tmp_path, joined(name, discord, "staff"), joined("third", "third", "third")) as bridge:
+        staff, staff_room = bridge.channels("staff")
+        said = bridge.discord.say(staff, "ann", "one")
+        async with bridge.store.write() as uow:
+            command = SendMessage(
+                said, bridge.discord.person("ann"), Content(RichText.plain("one")), bridge.discord.now()
+            )
+            await uow.outbox.append(
+                LaneKey(staff, waiting_under("staff", Platform.MATRIX)), command, bridge.discord.now()
+            )
+        async with bridge.relay():
+            if crosses:
+                await bridge.shows(staff_room, "one")
+                await bridge.quiet()
+            else:
+                third, third_room = bridge.channels("third")
+                bridge.discord.say(third, "ben", "hello")
+                await bridge.shows(third_room, "hello")
+                assert bridge.words(staff_room) == []
+                assert await depth(bridge, LaneKey(staff, waiting_under("staff", Platform.MATRIX))) == 1
