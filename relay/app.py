@@ -196,9 +196,10 @@ class Daemon:
         if settings.model_copy(update=aside) != self._settings.model_copy(update=aside):
             _log.warning("settings other than pairs changed; they take effect when the daemon is started again")
         self._pairs = settings.declared_pairs()
-        await core.bridge.declare(self._pairs)
+        core.bridge.declare(self._pairs)
         for adapter in adapters:
             await adapter.watch(core.pairs.watched(adapter.platform))
+        await core.bridge.keep_names()
 
     # --- Signals ------------------------------------------------------------------------------------------
 

@@ -40,6 +40,8 @@ class Bridge:
         self._status = status
         self._router = router
         self._courier = courier
+        self._bound: set[ChannelAddress] = set()  # addresses whose channel is in the store
+        self._names: dict[LaneKey, str] = {}  # as they are in the store, of lanes with an open channel
         self._catch_up = CatchUp(
             store=store, pairs=pairs, readers=readers, receive=self.receive, clock=clock, window=reconcile_window
         )
@@ -64,29 +66,40 @@ class Bridge:
         """Learn from the store what earlier processes knew of the declared channels. Raises `StoreUnavailable`."""
         async with self._store.read() as uow:
             known = await uow.channels.known()
+        self._bound = set(known)
         self._pairs.remember(known)
-        await self._write_names(forget=known)
+        await self._write_names()
 
-    async def declare(self, pairs: Iterable[Pair]) -> None:
-        """The operator changed the file. What waits goes on where its two channels are still, or again, a pair."""
-        before = {side: self._pairs.channel(side) for pair in self._pairs.pairs for side in pair.sides}
+    def declare(self, pairs: Iterable[Pair]) -> None:
+        """The operator changed the file. What waits goes on where its two channels are still, or again, a pair.
+
+        Call `Adapter.watch` before anything is awaited, so that no adapter seems ready for pairs it has not heard of;
+        then `keep_names`.
+        """
         self._pairs.replace(pairs)
-        try:
-            await self._write_names(forget=before)
-        except StoreUnavailable as error:
-            _log.warning("the names of the pairs could not be written down", reason=error.reason)
         self._courier.try_again()
 
-    async def _write_names(self, *, forget: Iterable[ChannelAddress]) -> None:
-        """What each lane's pair is called, for the day on which it is not declared any more."""
-        declared = {side for pair in self._pairs.pairs for side in pair.sides}
+    async def keep_names(self) -> None:
+        """Write down what the pair of each lane is called now, for the day on which it is not declared any more."""
+        try:
+            await self._write_names()
+        except StoreUnavailable as error:
+            _log.warning("the names of the pairs could not be written down", reason=error.reason)
+
+    async def _write_names(self) -> None:
+        """Only what has changed: a lane gets its first name when one of its channels is opened."""
+        gone = self._bound - {side for pair in self._pairs.pairs for side in pair.sides}
+        lanes = {lane: pair.name for pair in self._pairs.pairs for lane in self._pairs.lanes(pair)}
+        renamed = {lane: name for lane, name in lanes.items() if self._names.get(lane, name) != name}
+        if not gone and not renamed:
+            return
         async with self._store.write() as uow:
-            for address in forget:
-                if address not in declared:
-                    await uow.channels.forget(address)
-            for pair in self._pairs.pairs:
-                for lane in self._pairs.lanes(pair):
-                    await uow.outbox.name(lane, pair.name)
+            for address in gone:
+                await uow.channels.forget(address)
+            for lane, name in renamed.items():
+                await uow.outbox.name(lane, name)
+        self._bound -= gone
+        self._names |= renamed
 
     async def opened(self, address: ChannelAddress, channel: ChannelRef) -> None:
         """See `Inbox.opened`."""
@@ -100,6 +113,8 @@ class Bridge:
                     # A permission may be back without which nothing could be removed.
                     if isinstance(letter.entry.command, DeleteMessage):
                         await uow.outbox.retry(letter.entry.id)
+        self._bound.add(address)
+        self._names |= dict.fromkeys(self._pairs.lanes(pair), pair.name)
         _log.info("channel open", pair=pair.name, platform=str(channel.platform), channel=channel.id)
         lanes = self._pairs.lanes(pair)
         for lane in lanes:
@@ -125,9 +140,11 @@ class Bridge:
         moved = [await uow.outbox.move(lane, to) for lane, to in moves]
         for lane, to in moves:
             self._status.move(lane, to)
-        await uow.channels.bind(address, channel)
+        if known != channel:
+            await uow.channels.bind(address, channel)
         for lane in self._pairs.lanes(pair):
-            await uow.outbox.name(lane, pair.name)
+            if self._names.get(lane) != pair.name:
+                await uow.outbox.name(lane, pair.name)
         return any(moved)
 
     async def closed(self, address: ChannelAddress, problem: str) -> None:

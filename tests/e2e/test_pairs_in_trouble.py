@@ -103,6 +103,7 @@ async def test_a_channel_and_a_room_that_are_lost_later(homeserver: Homeserver, 
         await place.until_discord("hidden", lambda words: "said to the hidden channel" in words)
         await place.until_matrix("hidden", lambda words: "said in the hidden channel" in words)
         await place.until_matrix("kicked", lambda words: "said to the closed room" in words)
+        await until_page(place, "correct the ID", there=False)
         for pair in ("hidden", "kicked", "deleted"):
             await place.tell(pair, "and on it goes")
             await place.until_discord(pair, lambda words: "and on it goes" in words)

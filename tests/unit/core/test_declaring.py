@@ -46,10 +46,11 @@ async def declare(bridge: World, *pairs: Pair) -> None:
     """As the daemon does after SIGHUP."""
     bridge.pairs = pairs
     assert bridge.core is not None
-    await bridge.core.bridge.declare(pairs)
+    bridge.core.bridge.declare(pairs)
     for adapter in (bridge.discord_adapter, bridge.matrix_adapter):
         assert adapter is not None
         await adapter.watch(bridge.core.pairs.watched(adapter.platform))
+    await bridge.core.bridge.keep_names()
 
 
 async def depth(bridge: World, key: LaneKey) -> int:
@@ -189,7 +190,7 @@ async def test_what_waits_for_a_room_that_was_never_found_goes_to_it_once_it_is(
                 await uow.outbox.append(key, command, bridge.discord.now())
             core.courier.wake(key)
             core.status.dropped(key, "reaction")
-            await core.bridge.declare((joined("staff", "staff", "upgraded"),))
+            core.bridge.declare((joined("staff", "staff", "upgraded"),))
             assert core.pairs.pair_for(key) is not None
             await core.bridge.opened(ChannelAddress(Platform.MATRIX, "#upgraded"), staff_room)
             await bridge.shows(staff_room, "one")
