@@ -174,7 +174,7 @@ async def test_a_batch_that_is_refused_crosses_one_by_one(
                 refs = [bridge.discord.say(here, "ann", text) for text in ("one", "two", "three", "four")]
 
                 def crossed() -> bool:
-                    core.courier.try_again("help")  # no waiting for the next try
+                    core.courier.try_again()  # no waiting for the next try
                     return bridge.words(there) == ["one", "three", "four"]
 
                 await until(crossed)
