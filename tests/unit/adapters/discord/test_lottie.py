@@ -1,14 +1,22 @@
 """Lottie stickers become moving pictures, whatever is in them."""
 
+import asyncio
+import base64
 import io
+import os
+import signal
+import struct
+import subprocess
+import sys
 import time
+import zlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from relay.adapters.discord import lottie
+from relay.adapters.discord import lottie, lottie_program
 from relay.errors import Permanent
 from relay.sandbox.media import flat_png
 from tests.support.lottie import drawing
@@ -93,3 +101,116 @@ async def test_what_takes_too_long_is_given_up(monkeypatch: pytest.MonkeyPatch, 
 def test_addresses_of_drawings() -> None:
     assert lottie.is_drawing("/stickers/123.json")
     assert not any(map(lottie.is_drawing, ("/stickers/123.png", "/x/stickers/1.json", "/attachments/1/2/3.json")))
+
+
+def embedded(picture: bytes) -> dict[str, object]:
+    data = f"data:image/png;base64,{base64.b64encode(picture).decode()}"
+    return {"id": "0", "w": 320, "h": 320, "u": "", "p": data, "e": 1}
+
+
+async def test_a_picture_inside_a_drawing_is_drawn() -> None:
+    picture = (await drawn(drawing(assets=[embedded(flat_png(0x0000FF, 320))]))).convert("RGB")
+    assert BLUE in {color for _, color in picture.getcolors(1 << 20) or ()}
+
+
+def declared_png(side: int) -> bytes:
+    header = struct.pack(">IIBBBBB", side, side, 8, 6, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(bytes(64))), (b"IEND", b""))
+    written = (
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(written)
+
+
+@pytest.mark.parametrize(
+    "assets",
+    [
+        [embedded(declared_png(30_000))],
+        [embedded(declared_png(3_000)) | {"id": str(number)} for number in range(4)],
+        [embedded(b"BM" + bytes(1000))],
+        [{"id": "0", "p": "data:image/png;base64,AAAA", "e": 1}],
+    ],
+    ids=["large", "many", "another format", "none"],
+)
+def test_pictures_that_decode_to_gigabytes_are_refused_by_their_headers(assets: list[object]) -> None:
+    started = time.monotonic()
+    with pytest.raises(ValueError, match="picture"):
+        lottie_program.draw(drawing(assets=assets))
+    assert time.monotonic() - started < 1
+
+
+ATTEMPTS = {
+    "a file": "open(sys.executable, 'rb')",
+    "a file in the place of a stream": "os.close(0); os.open(sys.executable, os.O_RDONLY)",
+    "a socket": "socket.socket()",
+    "a pipe": "os.pipe()",
+    "a process": "os.fork() or os._exit(os.write(1, b'child, '))",
+    "a program": "os.execv(sys.executable, [sys.executable, '-c', ''])",
+    "an unlinked file": "os.unlink(here)",
+    "a renamed file": "os.rename(here, here + '.bak')",
+    "a folder": "os.mkdir(here + '.d')",
+    "a changed mode": "os.chmod(here, 0o666)",
+    "an emptied file": "os.truncate(here, 0)",
+    "a listing": "os.listdir('/')",
+    "what there is": "os.stat(here)",
+    "a signal to the daemon": "os.kill(os.getppid(), 0)",
+    "higher limits": "resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))",
+    "another user": "os.setuid(os.getuid() or 1)",
+    "memory": "bytearray(2 * 1024**3)",
+    "growing output": "resource.setrlimit(resource.RLIMIT_FSIZE, (1, 1))",
+}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="what the kernel refuses is Linux's")
+@pytest.mark.parametrize("user", ["ours", "another"])
+def test_the_drawing_process_gets_out_nowhere(user: str, tmp_path: Path) -> None:
+    if user == "another" and os.geteuid() != 0:
+        pytest.skip("only root can become another user")
+    here = tmp_path / "relay.db"
+    here.write_text("words")
+    here.chmod(0o666)
+    tmp_path.chmod(0o777)
+    lines = [
+        "import os, resource, runpy, socket, sys",
+        f"program, here = runpy.run_path({lottie_program.__file__!r}), {str(here)!r}",
+        "os.setuid(1000)" if user == "another" else "",
+        "program['confine']()",
+    ]
+    for name, attempt in ATTEMPTS.items():
+        lines += [f"try: {attempt}", "except (OSError, MemoryError, ValueError): pass"]
+        lines += [f"else: os.write(1, {f'{name}, '.encode()!r})"]
+    lines.append("os.write(1, b'all tried'); os._exit(0)")
+    done = subprocess.run([sys.executable, "-c", "\n".join(lines)], timeout=30, check=True, capture_output=True)
+    assert done.stdout == b"all tried"
+    assert here.read_text() == "words"
+
+
+@pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="only root can become another user")
+async def test_the_drawing_process_is_nobody_where_we_are_root() -> None:
+    program = (
+        f"import os, runpy; runpy.run_path({lottie_program.__file__!r})['confine']()\n"
+        "os.write(1, b'confined')\n"
+        "while True: os.read(0, 1)\n"
+    )
+    pipe = asyncio.subprocess.PIPE
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", program, stdin=pipe, stdout=pipe)
+    try:
+        assert process.stdout is not None
+        await process.stdout.read(1)
+        status = Path(f"/proc/{process.pid}/status").read_text()
+    finally:
+        process.kill()
+        await process.wait()
+    assert "Uid:\t65534\t65534\t65534\t65534" in status
+    assert "NoNewPrivs:\t1" in status
+    assert "CapEff:\t0000000000000000" in status
+
+
+def test_a_drawing_process_that_never_ends_is_ended() -> None:
+    program = (
+        f"import runpy; program = runpy.run_path({lottie_program.__file__!r})\n"
+        "program['confine'].__globals__['_CPU_SECONDS'] = 1\n"
+        "program['confine']()\nwhile True: pass\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], timeout=30, check=False)
+    assert done.returncode in {-signal.SIGKILL, -signal.SIGXCPU}
