@@ -3,6 +3,9 @@
 While nothing is refused, nobody waits here. After a refusal the lanes take turns, the one whose message has waited
 longest first, one at a time, each at once after the last was accepted: the platform itself says when to pause, and so
 a backlog drains at the highest rate that it allows.
+
+What the relay itself says (notices, marks of failure) is never in front of words, and where lanes share one limit it
+leaves most of it to them: anybody could make the relay talk.
 """
 
 import asyncio
@@ -20,20 +23,26 @@ from relay.errors import RateLimited
 
 _REMEMBERED = 6
 _LONGEST_TURN = 5.0  # seconds
+_NOTES_AT_ONCE = 5
+_NOTE_SECONDS = 10.0  # from one note to the next, once there were that many
+_NOTE_INTERVALS = 6  # the same where messages are refused: that many times what one takes
 _PATIENCE_WITHOUT_A_WORD = 1.0  # seconds, where the platform does not say how long
 
 
 @dataclass(order=True, slots=True)
 class _Waiter:
+    is_note: bool
     oldest: datetime
     number: int
     released: "asyncio.Future[None]" = field(compare=False)
 
 
 class Budget:
-    """The turns of the lanes that share one limit."""
+    """The turns of the lanes that share one limit. `shared`: there may be several."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, shared: bool = False) -> None:
+        self._shared = shared
+        self._notes_until = 0.0  # up to then the notes of late have used up what is theirs
         self._waiters: list[_Waiter] = []
         self._numbers = itertools.count()
         self._blocked_until = 0.0
@@ -47,20 +56,25 @@ class Budget:
 
     @property
     def waiting(self) -> int:
-        """How many lanes wait for their turn."""
-        return len(self._waiters)
+        """How many lanes with words wait for their turn."""
+        return sum(not waiter.is_note for waiter in self._waiters)
 
     def seconds_each(self) -> float:
         """What a message has taken of late, in seconds; 0 while nothing is refused."""
         return self._interval if self._limited else 0.0
 
+    def notes_pile_up(self) -> bool:
+        """Whether notes had better be put together: there is no room for one more."""
+        now = asyncio.get_running_loop().time()
+        return self._limited or (self._shared and self._notes_until > now + _NOTE_SECONDS * (_NOTES_AT_ONCE - 1))
+
     @asynccontextmanager
-    async def turn(self, oldest: datetime) -> AsyncIterator[bool]:
+    async def turn(self, oldest: datetime, *, is_note: bool = False) -> AsyncIterator[bool]:
         """Wait for this lane's turn, spend it in the block, and learn from how that ends.
 
         `oldest`: since when the message at the lane's head has been waiting. False if the relay is stopping.
         """
-        held = await self._wait(oldest) if self._limited else 0
+        held = await self._wait(oldest, is_note) if self._limited or (is_note and self._shared) else 0
         now = asyncio.get_running_loop().time
         try:
             yield not self._closed
@@ -80,9 +94,9 @@ class Budget:
                 waiter.released.set_result(None)
         self._waiters.clear()
 
-    async def _wait(self, oldest: datetime) -> int:
+    async def _wait(self, oldest: datetime, is_note: bool) -> int:
         """Wait for the next turn; its number."""
-        waiter = _Waiter(oldest, next(self._numbers), asyncio.get_running_loop().create_future())
+        waiter = _Waiter(is_note, oldest, next(self._numbers), asyncio.get_running_loop().create_future())
         heapq.heappush(self._waiters, waiter)
         self._release()
         try:
@@ -112,22 +126,37 @@ class Budget:
 
     def _went_through(self, now: float) -> None:
         self._accepted.append(now)
-        if not self._waiters and now >= self._blocked_until:
+        if not self.waiting and now >= self._blocked_until:
             self._limited = False
 
     def _release(self) -> None:
         """Let the next one go, now or when the platform said."""
-        if self._in_turn or self._timer is not None or not self._waiters:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._in_turn or not self._waiters:
             return
-        delay = self._blocked_until - asyncio.get_running_loop().time()
-        if delay > 0:
-            self._timer = asyncio.get_running_loop().call_later(delay, self._due)
+        now = asyncio.get_running_loop().time()
+        due = max(self._blocked_until, self._next_note() if self._waiters[0].is_note else 0.0)
+        if due > now:
+            self._timer = asyncio.get_running_loop().call_later(due - now, self._due)
             return
         waiter = heapq.heappop(self._waiters)
+        if waiter.is_note:
+            self._notes_until = max(self._notes_until, now) + self._note_seconds()
         self._turn += 1
         self._in_turn = True
         asyncio.get_running_loop().call_later(_LONGEST_TURN, self._lend, self._turn)
         waiter.released.set_result(None)
+
+    def _note_seconds(self) -> float:
+        return max(_NOTE_SECONDS, _NOTE_INTERVALS * self.seconds_each())
+
+    def _next_note(self) -> float:
+        """When the next note may go: several at once, as long as nothing is refused."""
+        if not self._shared:
+            return 0.0
+        return self._notes_until - (0 if self._limited else _NOTE_SECONDS * (_NOTES_AT_ONCE - 1))
 
     def _lend(self, turn: int) -> None:
         """A turn that takes long (a large file is on its way) does not keep the others from theirs."""
@@ -151,7 +180,7 @@ class Budgets:
         """The budget that `lane` spends."""
         platform = lane.destination.platform
         key = platform if self._shared(platform) else lane
-        return self._budgets.setdefault(key, Budget())
+        return self._budgets.setdefault(key, Budget(shared=isinstance(key, Platform)))
 
     def close(self) -> None:
         """Let every waiting lane go: the relay is stopping."""

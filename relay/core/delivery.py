@@ -81,6 +81,8 @@ class Deliverer:
         `seconds_each`: what a message takes of late; `lanes`: how many share that. The entry that carries them all
         now, None if everything stays as it is. Raises `Blocked`, `Transient`, `StoreUnavailable`.
         """
+        if isinstance(entry.command, PostNotice | MarkFailed):
+            return await self._notes.gathered(entry)
         return await self._batches.plan(entry, seconds_each=seconds_each, lanes=lanes)
 
     async def unbatch(self, entry: Entry) -> int:

@@ -162,7 +162,7 @@ class Lane:
             await self._wait(_LEASE_SECONDS)
             return False
         try:
-            async with self._budget.turn(entry.queued_at) as granted:
+            async with self._budget.turn(entry.queued_at, is_note=not self._key.crosses) as granted:
                 if granted:
                     await self._attempt(entry)
                 return granted and not self._again
@@ -198,7 +198,7 @@ class Lane:
     async def _together(self, entry: Entry) -> Entry:
         """The entry to deliver now: with what waits behind it, if the lane cannot keep up one by one."""
         seconds = self._budget.seconds_each()
-        if not seconds or self._suspect or self._one_by_one:
+        if not (seconds if self._key.crosses else self._budget.notes_pile_up()) or self._suspect or self._one_by_one:
             return entry
         try:
             lanes = self._budget.waiting + 1

@@ -151,7 +151,7 @@ class Router:
         platform, other = lane.source.platform.title(), lane.destination.platform.title()
         there = RichText.plain(f"A thread goes on over on {platform}. Threads do not cross.")
         here = RichText.plain(f"Threads do not cross: people on {other} do not see this thread.")
-        await self._queue(uow, lane, PostNotice(there), routed)
+        await self._queue(uow, LaneKey.within(lane.destination), PostNotice(there), routed)
         await self._queue(uow, LaneKey.within(thread.channel), PostNotice(here, thread=thread), routed)
 
     async def _queue(

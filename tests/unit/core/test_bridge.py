@@ -253,7 +253,7 @@ async def test_reactions_and_threads_are_dropped_counted_and_told_once(bridge: W
         await bridge.quiet()
         dropped = core.status.lane(lane(Platform.MATRIX)).dropped
         assert dropped == {"reaction": 1, "thread": 2}
-    assert [text for text in bridge.words(there) if "thread" in text] == [bridge.words(there)[0]]
+    assert len([text for text in bridge.words(there) if "thread" in text]) == 1
     assert len([text for text in bridge.words(here) if "Threads do not cross" in text]) == 1
     assert len(bridge.words(there)) == 2
 

@@ -33,6 +33,42 @@ async def test_after_a_refusal_whoever_waited_longest_goes_first() -> None:
     assert order == [5, 4, 3, 2, 1]
 
 
+async def test_what_the_relay_says_goes_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("relay.core.budget._NOTE_SECONDS", 0.0)
+    monkeypatch.setattr("relay.core.budget._NOTE_INTERVALS", 0)
+    budget, order = Budget(shared=True), list[int]()
+
+    async def note() -> None:
+        async with budget.turn(NOON - timedelta(days=1), is_note=True):
+            order.append(0)
+
+    with pytest.raises(RateLimited):
+        await spend(budget, 0, [], refuse=0.01)
+    await asyncio.gather(note(), *(spend(budget, waited, order) for waited in (1, 3, 2)))
+    assert order == [3, 2, 1, 0]
+
+
+async def test_what_the_relay_says_leaves_most_to_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("relay.core.budget._NOTE_SECONDS", 0.2)
+    budget, order = Budget(shared=True), list[int]()
+
+    async def note() -> None:
+        async with budget.turn(NOON, is_note=True) as granted:
+            if granted:
+                order.append(-1)
+
+    notes = [asyncio.create_task(note()) for _ in range(8)]
+    await asyncio.sleep(0.02)
+    assert order == [-1] * 5
+    assert budget.notes_pile_up()
+    await spend(budget, 1, order)
+    assert order == [-1] * 5 + [1], "words do not wait for notes"
+    await asyncio.sleep(0.25)
+    assert order == [-1] * 5 + [1, -1]
+    budget.close()
+    await asyncio.gather(*notes)
+
+
 async def test_a_refusal_stops_everybody_until_the_platform_said() -> None:
     budget, order = Budget(), list[int]()
     with pytest.raises(RateLimited):
