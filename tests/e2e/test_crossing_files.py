@@ -58,6 +58,17 @@ async def test_sounds_and_moving_pictures_to_matrix(house: House) -> None:
 
 
 @pytest.mark.crosses("files", "to_discord")
+async def test_a_picture_between_words(house: House) -> None:
+    uri = await house.upload(PNG, "image/png")
+    await house.html(f'see <img src="{uri}" alt="the diagram"> there')
+    [message] = await house.on_discord()
+    assert message["content"] == "see the diagram there"
+    [picture] = message["attachments"]
+    assert (picture["description"], picture["content_type"]) == ("the diagram", "image/png")
+    assert await stored(picture["url"]) == PNG
+
+
+@pytest.mark.crosses("files", "to_discord")
 @pytest.mark.crosses("voice messages", "to_discord")
 async def test_sounds_and_moving_pictures_to_discord(house: House) -> None:
     video, voice = await house.upload(MP4, "video/mp4"), await house.upload(OGG, "audio/ogg")

@@ -104,10 +104,12 @@ def _embed(item: Json, reader: Reader) -> Iterator[Block]:
     yield from reader.blocks(item.get("description"))
     for entry in item.get("fields") or ():
         yield from _field(reader.line(entry.get("name")), reader.blocks(entry.get("value"), headings=False))
+    shown: set[object] = set()
     for key in ("image", "video", "thumbnail"):
-        if url := _mapping(item.get(key)).get("url"):
+        url = _mapping(item.get(key)).get("url")
+        if url and url not in shown:
+            shown.add(url)
             yield Paragraph(reader.linked((Text(key.capitalize()),), url))
-            break
     yield from _footer(item, reader)
 
 

@@ -4,7 +4,7 @@ Message types: https://spec.matrix.org/latest/client-server-api/#mroommessage-ms
 arrives as text that says what it was.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from relay.adapters.matrix.identifiers import read_mxc
@@ -14,15 +14,19 @@ from relay.domain.ids import MediaRef, Platform
 from relay.domain.richtext import (
     BulletList,
     Emphasis,
+    Inline,
+    InlineImage,
     LineBreak,
     Link,
     ListItem,
     Paragraph,
     RichText,
+    Spoiler,
     Strong,
     Subtext,
     Text,
 )
+from relay.domain.transform import map_inline
 
 Json = dict[str, Any]
 Style = Literal["text", "emote", "notice"]
@@ -33,6 +37,9 @@ _HTML = "org.matrix.custom.html"
 _VOICE = ("m.voice", "org.matrix.msc3245.voice")
 _SPOILER = ("m.spoiler", "page.codeberg.everypizza.msc4193.spoiler")
 _POLL_STARTS = ("m.poll", "m.poll.start", "org.matrix.msc3381.poll.start")
+_GALLERIES = frozenset({"m.gallery", "dm.filament.gallery"})
+# In one text; as many as one message on Discord holds.
+_MOST_PICTURES = 10
 _PROFILES = ("m.per_message_profile", "com.beeper.per_message_profile")
 _TEXTS = ("m.text", "org.matrix.msc1767.text", "body")
 
@@ -41,12 +48,66 @@ def message_content(content: Json, names: Names, *, is_reply: bool) -> Content:
     """The content of an `m.room.message`. `is_reply`: a quotation that old clients put in front is taken off."""
     kind = string(content.get("msgtype"))
     if kind in _STYLES:
-        return Content(_text(content, names, is_reply=is_reply), style=_STYLES[kind])
+        return _with_pictures(Content(_text(content, names, is_reply=is_reply), style=_STYLES[kind]))
     if kind in _MEDIA:
-        return _media(content, _MEDIA[kind], names, is_reply=is_reply)
+        return _with_pictures(_media(content, _MEDIA[kind], names, is_reply=is_reply))
     if kind == "m.location":
         return Content(_location(content))
-    return Content(_unknown(content, names, kind, is_reply=is_reply))
+    if kind in _GALLERIES and isinstance(items := content.get("itemtypes"), list):
+        return _with_pictures(_gallery(content, items, names, is_reply=is_reply))
+    return _with_pictures(Content(_unknown(content, names, kind, is_reply=is_reply)))
+
+
+def _gallery(content: Json, items: list[Any], names: Names, *, is_reply: bool) -> Content:
+    """Several files in one message (https://github.com/matrix-org/matrix-spec-proposals/pull/4274)."""
+    blocks = [*_text(content, names, is_reply=is_reply).blocks]
+    files: list[Attachment] = []
+    for item in items:
+        kind = string(item.get("itemtype")) if isinstance(item, dict) else ""
+        if kind not in _MEDIA:
+            blocks.extend(_without_file("file", string(item.get("body")) if kind else "").blocks)
+            continue
+        said = _media(item, _MEDIA[kind], names, is_reply=False)
+        blocks.extend(said.text.blocks)
+        files.extend(said.attachments)
+    return Content(RichText(tuple(blocks)), tuple(files))
+
+
+def _with_pictures(said: Content) -> Content:
+    """`said` with the pictures that stand in its text as files: no other platform has them between words."""
+    pictures: dict[MediaRef, InlineImage] = {}
+    hidden: set[MediaRef] = set()
+
+    def look(node: Inline) -> Inline:
+        if isinstance(node, InlineImage):
+            pictures.setdefault(node.source, node)
+        elif isinstance(node, Spoiler):
+            map_inline(RichText((Paragraph(node.children),)), hide)
+        return node
+
+    def hide(node: Inline) -> Inline:
+        if isinstance(node, InlineImage):
+            hidden.add(node.source)
+        return node
+
+    map_inline(said.text, look)
+    for attachment in said.attachments:
+        pictures.pop(attachment.source, None)
+    if not pictures:
+        return said
+    files = [_picture(image, hidden=image.source in hidden) for image in pictures.values()]
+    alone = said.text.blocks == (Paragraph((next(iter(pictures.values())),)),)
+    blocks = () if alone else said.text.blocks
+    if (more := len(files) - _MOST_PICTURES) > 0:
+        blocks = (*blocks, Subtext((Text(f"{more} more pictures, which do not cross"),)))
+    return replace(said, text=RichText(blocks), attachments=(*said.attachments, *files[:_MOST_PICTURES]))
+
+
+def _picture(image: InlineImage, *, hidden: bool) -> Attachment:
+    # What a hidden picture shows must stand nowhere in the open: not in its file's name, either.
+    alt = "" if hidden else image.alt
+    locator = image.source.locator
+    return Attachment(locator, alt or "image", "image", image.source, alt=alt, spoiler=hidden)
 
 
 @dataclass(frozen=True, slots=True)

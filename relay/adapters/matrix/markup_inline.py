@@ -191,8 +191,11 @@ class InlineReader:
         source = attributes.get("src", "")
         words = " ".join((attributes.get("alt") or attributes.get("title") or "").split())
         self.spaced = False
-        if read_mxc(source) is None:
-            yield Text(words)
+        if source.lower().startswith(("https://", "http://")):
+            # Clients do not fetch it, and whoever wants to may.
+            yield Link(source, (Text(words or "image"),), preview=False)
+        elif read_mxc(source) is None:
+            yield Text(words or "image")
         elif "data-mx-emoticon" in attributes:
             yield CustomEmoji(words.strip(":") or "emoji", "", MediaRef(Platform.MATRIX, source))
         else:

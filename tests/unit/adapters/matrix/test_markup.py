@@ -128,7 +128,10 @@ INLINE: list[tuple[str, tuple[Inline, ...]]] = [
     ("me@room.org", (t("me@room.org"),)),
     ('<img data-mx-emoticon src="mxc://example.org/cat" alt=":cat:" title=":cat:" height="32">', (CAT,)),
     ('<img src="mxc://x/y" alt="a cat">', (InlineImage("a cat", MediaRef(Platform.MATRIX, "mxc://x/y")),)),
-    ('<img src="https://x/y.png" alt="a cat" onerror="x">', (t("a cat"),)),
+    (
+        '<img src="https://x/y.png" alt="a cat" onerror="x">',
+        (Link("https://x/y.png", (t("a cat"),), preview=False),),
+    ),
     ("<mx-reply><blockquote>old</blockquote></mx-reply>new", (t("new"),)),
     ("<script>x</script><style>y</style><marquee>a</marquee><!-- c -->b", (t("ab"),)),
     ("a < b && c > d &amp; &#x41;&#65; &bogus;", (t("a < b && c > d & AA &bogus;"),)),
