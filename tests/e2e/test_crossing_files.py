@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from relay.sandbox.media import flat_png
+from tests.support.encrypted import encrypted
 from tests.support.lottie import drawing
 from tests.support.street import House, file, stored
 
@@ -55,6 +56,22 @@ async def test_sounds_and_moving_pictures_to_matrix(house: House) -> None:
     assert "org.matrix.msc3245.voice" in voice
     for content, data in ((clip, MP4), (loop, GIF), (voice, OGG)):
         assert (await house.town.mia.download(content["url"]))[0] == data
+
+
+@pytest.mark.crosses("files", "to_discord")
+async def test_a_file_that_was_encrypted(house: House) -> None:
+    secret, key = encrypted(PNG)
+    uri = await house.upload(secret, "application/octet-stream")
+    content = {"msgtype": "m.image", "body": "cat.png", "info": {"mimetype": "image/png", "size": len(PNG)}}
+    await house.tell(content | {"file": {"url": uri, **key}})
+    await house.tell(content | {"file": {"url": uri, **key, "hashes": encrypted(b"other")[1]["hashes"]}})
+    message, named = await house.on_discord(2)
+    [picture] = message["attachments"]
+    assert (picture["filename"], picture["content_type"]) == ("cat.png", "image/png")
+    assert await stored(picture["url"]) == PNG
+    assert named["attachments"] == []
+    assert "cat.png" in named["content"]
+    assert "not what its sender encrypted" in named["content"]
 
 
 @pytest.mark.crosses("files", "to_discord")

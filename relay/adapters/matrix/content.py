@@ -7,6 +7,7 @@ arrives as text that says what it was.
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from relay.adapters.matrix.encrypted import encrypted_source
 from relay.adapters.matrix.identifiers import read_mxc
 from relay.adapters.matrix.markup import Names, parse
 from relay.domain.content import Attachment, Content, MediaKind
@@ -133,12 +134,11 @@ def bridged_profile(content: Json) -> BridgedProfile | None:
 
 def sticker_content(content: Json) -> Content:
     """The content of an `m.sticker`."""
-    sticker = _attachment(content, "sticker", string(content.get("body")) or "sticker")
-    return (
-        Content(_without_file("sticker", string(content.get("body"))))
-        if sticker is None
-        else Content(RichText(), (sticker,))
-    )
+    name = string(content.get("body"))
+    sticker = _attachment(content, "sticker", name or "sticker")
+    if isinstance(sticker, str):
+        return Content(_without_file("sticker", name, sticker))
+    return Content(RichText(), (sticker,))
 
 
 def poll_content(content: Json) -> Content:
@@ -235,8 +235,8 @@ def _media(content: Json, kind: MediaKind, names: Names, *, is_reply: bool) -> C
         kind = "voice"
     name = filename or body or kind
     attachment = _attachment(content, kind, name)
-    if attachment is None:
-        return Content(RichText((*caption.blocks, *_without_file(kind, name).blocks)))
+    if isinstance(attachment, str):
+        return Content(RichText((*caption.blocks, *_without_file(kind, name, attachment).blocks)))
     if attachment.spoiler and (reason := _spoiler_reason(content)):
         caption = RichText((*caption.blocks, Subtext((Text(f"Spoiler: {reason}"),))))
     return Content(caption, (attachment,))
@@ -247,18 +247,20 @@ def _spoiler_reason(content: Json) -> str:
     return _one_line(next(filter(None, (string(content.get(f"{key}.reason")) for key in _SPOILER)), ""))
 
 
-def _attachment(content: Json, kind: MediaKind, name: str) -> Attachment | None:
-    source = _mxc(content.get("url"))
-    if source is None:
-        return None
+def _attachment(content: Json, kind: MediaKind, name: str) -> Attachment | str:
+    """The file of a message; or why there is none to be had, in words that follow "that"."""
+    source = _mxc(content.get("url")) or encrypted_source(content.get("file"))
+    if isinstance(source, str):
+        return source
     info = content.get("info")
     info = info if isinstance(info, dict) else {}
+    still = _mxc(info.get("thumbnail_url")) or encrypted_source(info.get("thumbnail_file"))
     audio = content.get("org.matrix.msc1767.audio")
     audio = audio if isinstance(audio, dict) else {}
     milliseconds = _number(info.get("duration")) or _number(audio.get("duration"))
     waveform = audio.get("waveform")
     return Attachment(
-        id=source.locator,
+        id=source.locator.partition("#")[0],
         name=name,
         kind=kind,
         source=source,
@@ -271,7 +273,7 @@ def _attachment(content: Json, kind: MediaKind, name: str) -> Attachment | None:
         spoiler=any(content.get(key) is True for key in _SPOILER),
         animated=info.get("is_animated") is True or info.get("org.matrix.msc4230.is_animated") is True,
         waveform=_waveform(waveform) if isinstance(waveform, list) else (),
-        thumbnail=_mxc(info.get("thumbnail_url")),
+        thumbnail=None if isinstance(still, str) else still,
     )
 
 
@@ -281,8 +283,8 @@ def _waveform(values: list[Any]) -> tuple[int, ...]:
     return tuple(max(0, min(255, int(number * 255 / 1024))) for number in numbers)
 
 
-def _without_file(kind: str, name: str) -> RichText:
-    return RichText.plain(f"📎 {_one_line(name)} ({kind} that cannot be read)")
+def _without_file(kind: str, name: str, reason: str = "cannot be read") -> RichText:
+    return RichText.plain(f"📎 {_one_line(name)} ({kind} that {reason})")
 
 
 def _mxc(value: Any) -> MediaRef | None:

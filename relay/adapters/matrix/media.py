@@ -6,6 +6,7 @@ specification; servers older than that know only the addresses without.
 
 import asyncio
 import sys
+import tempfile
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
@@ -16,6 +17,7 @@ import structlog
 
 from relay.adapters.matrix.api import Api, Download, Refused, Unreachable
 from relay.adapters.matrix.compose import Still, Uploaded
+from relay.adapters.matrix.encrypted import decrypted, read_source
 from relay.adapters.matrix.identifiers import read_mxc
 from relay.adapters.matrix.session import is_token_refusal
 from relay.core.ports import Clock, File, Files, MediaStream
@@ -193,7 +195,8 @@ class Media:
     @asynccontextmanager
     async def open_media(self, media: MediaRef) -> AsyncIterator[MediaStream]:
         """See `MediaSource.open_media`."""
-        address = read_mxc(media.locator)
+        uri, key = read_source(media.locator)
+        address = read_mxc(uri)
         if address is None:
             raise TargetGone("that is no address of a file")
         server, media_id = address
@@ -205,7 +208,12 @@ class Media:
                     if refused.code != "M_UNRECOGNIZED":
                         raise
                     download = await stack.enter_async_context(self._download(server, media_id, _OLD))
-            yield MediaStream(download.size, download.content_type, _chunks(download))
+            chunks = _chunks(download)
+            if key is not None:
+                # Nobody else may read it (0600), and it has no name.
+                spool = stack.enter_context(tempfile.TemporaryFile(prefix="relay-"))  # noqa: SIM115 - closed by the stack
+                chunks = decrypted(chunks, key, spool)
+            yield MediaStream(download.size, download.content_type, chunks)
 
     def _download(self, server: str, media_id: str, root: str) -> AbstractAsyncContextManager[Download]:
         return self._api.download("download", server, media_id, query={"timeout_ms": "20000"}, root=root)

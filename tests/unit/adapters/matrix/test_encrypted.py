@@ -1,0 +1,88 @@
+"""Files that come encrypted: read only with the right key, and only when all of them is what was sent."""
+
+import tempfile
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from relay.adapters.matrix.encrypted import decrypted, encrypted_source, read_source
+from relay.domain.ids import MediaRef
+from relay.errors import Permanent
+from tests.support.encrypted import encrypted
+
+URI = "mxc://example.org/secret"
+
+
+async def pieces(data: bytes, size: int) -> AsyncIterator[bytes]:
+    for start in range(0, len(data), size):
+        yield data[start : start + size]
+
+
+async def read(secret: bytes, file: dict[str, Any], size: int = 7) -> list[bytes]:
+    source = encrypted_source({"url": URI, **file})
+    assert isinstance(source, MediaRef)
+    uri, key = read_source(source.locator)
+    assert uri == URI
+    assert key is not None
+    assert "secret" not in repr(key)
+    with tempfile.TemporaryFile() as spool:
+        return [chunk async for chunk in decrypted(pieces(secret, size), key, spool)]
+
+
+@given(st.binary(max_size=200), st.integers(1, 50))
+async def test_what_was_encrypted_is_read_whatever_it_arrives_in(data: bytes, size: int) -> None:
+    secret, file = encrypted(data)
+    assert b"".join(await read(secret, file, size)) == data
+
+
+@given(st.binary(min_size=1, max_size=100), st.data())
+async def test_nothing_is_passed_on_of_what_was_changed_on_the_way(data: bytes, draw: st.DataObject) -> None:
+    secret, file = encrypted(data)
+    place = draw.draw(st.integers(0, len(secret) - 1))
+    changed = bytearray(secret)
+    changed[place] ^= draw.draw(st.integers(1, 255))
+    source = encrypted_source({"url": URI, **file})
+    assert isinstance(source, MediaRef)
+    key = read_source(source.locator)[1]
+    assert key is not None
+    with tempfile.TemporaryFile() as spool:
+        passed_on = decrypted(pieces(bytes(changed), 9), key, spool)
+        with pytest.raises(Permanent):
+            await anext(passed_on)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"v": "v1"}, "does not know"),
+        ({"v": None}, "does not know"),
+        ({"key": {"kty": "oct", "alg": "A128GCM", "k": "AA"}}, "does not know"),
+        ({"key": {"kty": "RSA"}}, "without a key"),
+        ({"key": "k"}, "without a key"),
+        ({"hashes": None}, "without a key"),
+        ({"key": {"kty": "oct", "k": "AAAA"}}, "broken key"),
+        ({"key": {"kty": "oct", "k": 7}}, "broken key"),
+        ({"iv": "é"}, "broken key"),
+        ({"hashes": {"sha1": "AAAA"}}, "broken key"),
+        ({"url": "https://example.org/x"}, "cannot be read"),
+        ({"url": None}, "cannot be read"),
+    ],
+)
+def test_what_cannot_be_read_is_said(change: dict[str, Any], words: str) -> None:
+    _, file = encrypted(b"x")
+    found = encrypted_source({"url": URI, **file, **change})
+    assert isinstance(found, str)
+    assert words in found
+
+
+@pytest.mark.parametrize("file", [None, [], "mxc://a/b", 7])
+def test_what_is_no_file_at_all(file: object) -> None:
+    assert encrypted_source(file) == "cannot be read"
+
+
+def test_an_address_with_a_broken_key_leads_nowhere() -> None:
+    assert read_source(f"{URI}#key=AA&iv=AA&sha256=AA") == ("", None)
+    assert read_source(URI) == (URI, None)
