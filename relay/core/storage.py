@@ -132,7 +132,7 @@ class MessageMap(Protocol):
         ...
 
     async def last_copy(self, channel: ChannelRef) -> MessageRef | None:
-        """The copy that was recorded last in `channel`."""
+        """The copy that was recorded last in `channel`, also if it has been forgotten since."""
         ...
 
     async def sharing(self, copy: MessageRef) -> tuple[Original, ...]:
@@ -140,7 +140,7 @@ class MessageMap(Protocol):
         ...
 
     async def recent(self, channel: ChannelRef, since: datetime, limit: int) -> tuple[Original, ...]:
-        """The last `limit` originals of `channel` written at or after `since` and not deleted, oldest first."""
+        """Of the last `limit` originals of `channel` that are not deleted those written since, oldest first."""
         ...
 
 

@@ -7,20 +7,16 @@ from relay.domain.commands import SendBatch
 from relay.domain.ids import MessageRef
 from relay.store import codec
 from relay.store.session import Session
-from relay.store.tables import batch
+from relay.store.tables import batch, channel_id
 
 _b = batch.c
-_is = and_(
-    _b.platform == bindparam("of_platform"),
-    _b.channel == bindparam("of_channel"),
-    _b.native_id == bindparam("of_id"),
-)
+_is = and_(_b.channel_id == channel_id("of_"), _b.native_id == bindparam("of_id"))
 _GET = select(_b.command).where(_is)
 _FORGET = delete(batch).where(_is)
 _PUT = (
     insert(batch)
     .prefix_with("OR REPLACE")
-    .values({name: bindparam(name) for name in ("platform", "channel", "native_id", "command")})
+    .values(channel_id=channel_id("of_"), native_id=bindparam("of_id"), command=bindparam("command"))
     .inline()
 )
 
@@ -39,15 +35,8 @@ class SqlBatches:
 
     async def put(self, copy: MessageRef, batch: SendBatch) -> None:
         """Remember what stands in a shared copy now."""
-        await self._session.later(
-            _PUT,
-            {
-                "platform": copy.platform,
-                "channel": copy.channel.id,
-                "native_id": copy.id,
-                "command": codec.encode(batch),
-            },
-        )
+        await self._session.record_channel(copy.channel)
+        await self._session.later(_PUT, {**_of(copy), "command": codec.encode(batch)})
 
     async def forget(self, copy: MessageRef) -> None:
         """The copy is gone."""

@@ -16,7 +16,9 @@ from sqlalchemy import (
     delete,
     exists,
     literal,
+    literal_column,
     select,
+    text,
     union_all,
     update,
 )
@@ -26,81 +28,80 @@ from sqlalchemy.sql.operators import custom_op
 from relay.core.storage import SUPERSEDED, Copy, Original
 from relay.domain.ids import ChannelRef, MessageRef, Platform, UserRef
 from relay.store.session import Session
-from relay.store.tables import message, message_copy, message_edit
+from relay.store.tables import HOURS_NOW, channel, channel_id, message, message_copy, message_edit
 
 _m = message.c
 _c = message_copy.c
 
-_is_message = and_(
-    _m.platform == bindparam("ref_platform"),
-    _m.channel == bindparam("ref_channel"),
-    _m.native_id == bindparam("ref_id"),
-)
-_is_copy = and_(
-    _c.platform == bindparam("ref_platform"),
-    _c.channel == bindparam("ref_channel"),
-    _c.native_id == bindparam("ref_id"),
-)
-_message_there = and_(_m.platform == bindparam("platform"), _m.channel == bindparam("channel"))
-_copy_there = and_(_c.platform == bindparam("platform"), _c.channel == bindparam("channel"))
+_is_message = and_(_m.channel_id == channel_id("ref_"), _m.native_id == bindparam("ref_id"))
+_is_copy = and_(_c.channel_id == channel_id("ref_"), _c.native_id == bindparam("ref_id"))
+_now: ColumnElement[int] = literal_column(HOURS_NOW)
 
 
-def _aside(column: ColumnElement[str]) -> ColumnElement[str]:
+def _aside(column: ColumnElement[int]) -> ColumnElement[int]:
     """The column under a `+`, which keeps SQLite from searching by it: https://www.sqlite.org/optoverview.html.
 
-    Without statistics it would take an index of two columns, all copies of a channel, over one that names the message.
+    Without statistics it might take an index of all messages of a channel over one that names the message.
     """
     return UnaryExpression(column, operator=custom_op("+"), type_=column.type)
 
 
-_copy_filtered = and_(_aside(_c.platform) == bindparam("platform"), _aside(_c.channel) == bindparam("channel"))
-_message_filtered = and_(_aside(_m.platform) == bindparam("platform"), _aside(_m.channel) == bindparam("channel"))
-
-_given = (_m.platform, _m.channel, _m.native_id, _m.author, _m.created_at, _m.reply_to)
+_given = (_m.native_id, _m.author, _m.created_at, _m.reply_to)
 _ADD = (
     insert(message)
     .from_select(
-        [column.name for column in _given],
-        select(*(bindparam(column.name, type_=column.type) for column in _given)).where(
-            ~exists().where(
-                _c.platform == bindparam("platform"),
-                _c.channel == bindparam("channel"),
-                _c.native_id == bindparam("native_id"),
-            )
-        ),
+        ["channel_id", "used", *(column.name for column in _given)],
+        select(
+            channel_id("ref_"), _now, *(bindparam(f"new_{column.name}", type_=column.type) for column in _given)
+        ).where(~exists().where(_is_copy)),
     )
     .on_conflict_do_nothing()
     .returning(_m.id)
 )
+# What is answered is still in use.
+_USE = (
+    update(message)
+    .where(
+        _m.id.in_(union_all(select(_m.id).where(_is_message).correlate(None), select(_c.message_id).where(_is_copy))),
+        _m.used < _now,
+    )
+    .values(used=_now)
+)
 _FIND = select(message).where(_is_message)
-_MARK_EDITED = update(message).where(_m.id == bindparam("message_id")).values(edited_at=bindparam("at"))
-_MARK_DELETED = update(message).where(_m.id == bindparam("message_id")).values(deleted=True)
-_IS_COPY = select(_c.id).where(_is_copy).limit(1)
-_COPIES = select(message_copy).where(_c.message_id == bindparam("message_id"), _copy_filtered).order_by(_c.part, _c.id)
-# REPLACE rather than an update: the row's ID rises, and the copy is the last one recorded.
+_MARK_EDITED = update(message).where(_m.id == bindparam("message_id")).values(edited_at=bindparam("at"), used=_now)
+_MARK_DELETED = update(message).where(_m.id == bindparam("message_id")).values(deleted=True, used=_now)
+_IS_COPY = select(_c.message_id).where(_is_copy).limit(1)
+_COPIES = (
+    select(_c.message_id, _c.part, _c.native_id)
+    .where(_c.message_id == bindparam("message_id"), _c.channel_id == channel_id())
+    .order_by(_c.part)
+)
 _RECORD = (
     insert(message_copy)
     .prefix_with("OR REPLACE")
-    .values({name: bindparam(name) for name in ("message_id", "part", "platform", "channel", "native_id")})
+    .values(
+        message_id=bindparam("message_id"),
+        channel_id=channel_id("ref_"),
+        part=bindparam("part"),
+        native_id=bindparam("ref_id"),
+    )
     .inline()
 )
 _FORGET = delete(message_copy).where(
-    _c.message_id == bindparam("message_id"),
-    _c.part == bindparam("of_part"),
-    _is_copy,
+    _c.message_id == bindparam("message_id"), _c.part == bindparam("of_part"), _is_copy
 )
 _first_copy = (
     select(_c.native_id.label("native_id"))
     .join(message, _m.id == _c.message_id)
-    .where(_is_message, _copy_filtered)
-    .order_by(_c.part, _c.id)
+    .where(_is_message, _c.channel_id == channel_id())
+    .order_by(_c.part)
     .limit(1)
     .subquery()
 )
 _last_original = (
     select(_m.native_id.label("native_id"))
     .join(message_copy, _m.id == _c.message_id)
-    .where(_is_copy, _message_filtered)
+    .where(_is_copy, _aside(_m.channel_id) == channel_id())
     .order_by(_m.id.desc())
     .limit(1)
     .subquery()
@@ -109,28 +110,41 @@ _COUNTERPART = union_all(
     select(_first_copy.c.native_id, literal(0).label("rank")),
     select(_last_original.c.native_id, literal(1).label("rank")),
 ).order_by("rank")
-_LAST_COPY = select(_c.native_id).where(_copy_there, _c.part < SUPERSEDED).order_by(_c.id.desc()).limit(1)
-_SHARING = select(message).join(message_copy, _m.id == _c.message_id).where(_is_copy).order_by(_m.id).distinct()
+_LAST_COPY = select(channel.c.last_copy).where(
+    channel.c.platform == bindparam("platform"), channel.c.native_id == bindparam("channel")
+)
+_SHARING = (
+    select(message, channel.c.platform.label("platform"), channel.c.native_id.label("channel"))
+    .join(message_copy, _m.id == _c.message_id)
+    .join(channel, channel.c.id == _m.channel_id)
+    .where(_is_copy)
+    .order_by(_m.id)
+    .distinct()
+)
 _e = message_edit.c
 _RECORD_EDIT = (
     insert(message_edit)
-    .values({name: bindparam(name) for name in ("platform", "channel", "native_id", "message_id")})
+    .values(channel_id=channel_id("ref_"), native_id=bindparam("ref_id"), message_id=bindparam("of_message"))
     .on_conflict_do_nothing()
+    .inline()
 )
 _EDITED_BY = (
     select(message)
     .join(message_edit, _m.id == _e.message_id)
-    .where(
-        _e.platform == bindparam("ref_platform"),
-        _e.channel == bindparam("ref_channel"),
-        _e.native_id == bindparam("ref_id"),
-    )
+    .where(_e.channel_id == channel_id("ref_"), _e.native_id == bindparam("ref_id"))
+)
+# The last ones that were routed, and of these the ones that are young enough: no more is read than that.
+_standing = (
+    select(message)
+    .where(_m.channel_id == channel_id(), text("deleted = 0"))
+    .order_by(_m.id.desc())
+    .limit(bindparam("at_most"))
+    .subquery()
 )
 _RECENT = (
-    select(message)
-    .where(_message_there, _m.created_at >= bindparam("since"), _m.deleted.is_(False))
-    .order_by(_m.created_at.desc(), _m.id.desc())
-    .limit(bindparam("at_most"))
+    select(_standing)
+    .where(_standing.c.created_at >= bindparam("since"))
+    .order_by(_standing.c.created_at, _standing.c.id)
 )
 
 
@@ -147,15 +161,17 @@ class SqlMessageMap:
 
         Of `reply_to` only the ID is kept: its channel is `ref`'s.
         """
+        await self._session.record_channel(ref.channel)
+        if reply_to is not None:
+            await self._session.later(_USE, _of_ref(reply_to))
         row = await self._session.first(
             _ADD,
             {
-                "platform": ref.platform,
-                "channel": ref.channel.id,
-                "native_id": ref.id,
-                "author": author.id,
-                "created_at": created_at,
-                "reply_to": reply_to.id if reply_to else None,
+                **_of_ref(ref),
+                "new_native_id": ref.id,
+                "new_author": author.id,
+                "new_created_at": created_at,
+                "new_reply_to": reply_to.id if reply_to else None,
             },
         )
         return None if row is None else int(row.id)
@@ -163,7 +179,7 @@ class SqlMessageMap:
     async def find(self, ref: MessageRef) -> Original | None:
         """The original that `ref` is; None if it is none."""
         row = await self._session.first(_FIND, _of_ref(ref))
-        return None if row is None else _original(row)
+        return None if row is None else _original(row, ref.channel)
 
     async def mark_edited(self, message_id: int, edited_at: datetime) -> None:
         """Remember the latest edit."""
@@ -175,13 +191,12 @@ class SqlMessageMap:
 
     async def record_edit(self, edit: MessageRef, message_id: int) -> None:
         """Remember that `edit` is an edit of an original."""
-        values = {**_of_channel(edit.channel), "native_id": edit.id, "message_id": message_id}
-        await self._session.later(_RECORD_EDIT, values)
+        await self._session.later(_RECORD_EDIT, {**_of_ref(edit), "of_message": message_id})
 
     async def edited_by(self, edit: MessageRef) -> Original | None:
         """The original that `edit` is an edit of; None if it is none."""
         row = await self._session.first(_EDITED_BY, _of_ref(edit))
-        return None if row is None else _original(row)
+        return None if row is None else _original(row, edit.channel)
 
     async def is_copy(self, ref: MessageRef) -> bool:
         """Whether we made it."""
@@ -194,16 +209,8 @@ class SqlMessageMap:
 
     async def record_copy(self, copy: Copy) -> None:
         """Remember a copy; a replay of the same (message, channel, part) replaces it."""
-        await self._session.later(
-            _RECORD,
-            {
-                "message_id": copy.message_id,
-                "part": copy.part,
-                "platform": copy.ref.platform,
-                "channel": copy.ref.channel.id,
-                "native_id": copy.ref.id,
-            },
-        )
+        await self._session.record_channel(copy.ref.channel, copy.ref if copy.part < SUPERSEDED else None)
+        await self._session.later(_RECORD, {"message_id": copy.message_id, "part": copy.part, **_of_ref(copy.ref)})
 
     async def forget_copy(self, copy: Copy) -> None:
         """The copy is gone from its platform. One that was replaced meanwhile stays."""
@@ -218,18 +225,19 @@ class SqlMessageMap:
         return None if row is None else MessageRef(channel, row.native_id)
 
     async def last_copy(self, channel: ChannelRef) -> MessageRef | None:
-        """The copy that was recorded last in `channel`."""
+        """The copy that was recorded last in `channel`, also if it is gone since."""
         row = await self._session.first(_LAST_COPY, _of_channel(channel))
-        return None if row is None else MessageRef(channel, row.native_id)
+        return None if row is None or row.last_copy is None else MessageRef(channel, row.last_copy)
 
     async def sharing(self, copy: MessageRef) -> tuple[Original, ...]:
         """The originals that stand in `copy`, in the order in which they were routed; empty if it is no copy."""
-        return tuple(map(_original, await self._session.all(_SHARING, _of_ref(copy))))
+        rows = await self._session.all(_SHARING, _of_ref(copy))
+        return tuple(_original(row, ChannelRef(Platform(row.platform), row.channel)) for row in rows)
 
     async def recent(self, channel: ChannelRef, since: datetime, limit: int) -> tuple[Original, ...]:
-        """The last `limit` originals of `channel` written at or after `since` and not deleted, oldest first."""
+        """Of the last `limit` originals of `channel` that are not deleted those written since, oldest first."""
         rows = await self._session.all(_RECENT, {**_of_channel(channel), "since": since, "at_most": limit})
-        return tuple(_original(row) for row in reversed(rows))
+        return tuple(_original(row, channel) for row in rows)
 
 
 def _of_ref(ref: MessageRef) -> dict[str, Any]:
@@ -240,8 +248,7 @@ def _of_channel(channel: ChannelRef) -> dict[str, Any]:
     return {"platform": channel.platform, "channel": channel.id}
 
 
-def _original(row: Row[Any]) -> Original:
-    channel = ChannelRef(Platform(row.platform), row.channel)
+def _original(row: Row[Any], channel: ChannelRef) -> Original:
     return Original(
         id=row.id,
         ref=MessageRef(channel, row.native_id),

@@ -8,10 +8,18 @@ from typing import Any
 from sqlalchemy import Executable, Row, literal, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from relay.domain.ids import ChannelRef, MessageRef
 from relay.store.driver import PipelineConnection
 from relay.store.failures import translated
+from relay.store.tables import packed
 
 _NOTHING = select(literal(1))
+# As text: with each message, and SQLAlchemy takes longer over it than SQLite.
+_CHANNEL = "INSERT INTO channel (platform, native_id) VALUES (?, ?) ON CONFLICT DO NOTHING"
+_LAST_COPY = (
+    "INSERT INTO channel (platform, native_id, last_copy) VALUES (?, ?, ?)"
+    " ON CONFLICT (platform, native_id) DO UPDATE SET last_copy = excluded.last_copy"
+)
 
 
 class EntryNumbers:
@@ -80,6 +88,18 @@ class Session:
         if number is None:
             raise RuntimeError("the transaction began without its numbers")
         return number
+
+    async def record_channel(self, channel: ChannelRef, last_copy: MessageRef | None = None) -> None:
+        """Give a channel its number, if it has none yet, and remember its last copy; with the next statement."""
+        self._writable()
+        if not self._connection.in_transaction():
+            await self._connection.begin()
+        name = (channel.platform.value, channel.id)
+        if last_copy is None:
+            self._driver.defer(lambda connection: connection.execute(_CHANNEL, name))
+        else:
+            values = (*name, packed(last_copy.id))
+            self._driver.defer(lambda connection: connection.execute(_LAST_COPY, values))
 
     async def later(self, statement: Executable, values: Mapping[str, Any]) -> None:
         """Change something whose outcome nobody asks for: carried out with the next statement, or the commit."""

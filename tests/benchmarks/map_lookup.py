@@ -15,14 +15,16 @@ import statistics
 import sys
 import tempfile
 import time
+from base64 import urlsafe_b64encode
 from collections.abc import Awaitable, Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 from itertools import islice
 from pathlib import Path
 
 from relay.domain.ids import ChannelRef, MessageRef, Platform
 from relay.store.migrate import upgrade
-from relay.store.tables import EPOCH, MICROSECOND
+from relay.store.tables import EPOCH, MICROSECOND, packed
 from relay.store.unit_of_work import SqlStore, SqlUnitOfWork, open_store
 
 PAIRS = 20
@@ -42,10 +44,8 @@ def discord(number: int) -> MessageRef:
 
 def matrix(number: int) -> MessageRef:
     """The Matrix side of message `number`: event IDs are hashes, in no order, of 44 characters."""
-    spread = number * 0x9E3779B97F4A7C15 % 2**64
-    return MessageRef(
-        ChannelRef(Platform.MATRIX, f"!aaaaaaaaaaaaaaaa{number % PAIRS:02}:example.org"), f"${spread:020}{number:023}"
-    )
+    spread = urlsafe_b64encode(sha256(str(number).encode()).digest()).decode().rstrip("=")
+    return MessageRef(ChannelRef(Platform.MATRIX, f"!aaaaaaaaaaaaaaaa{number % PAIRS:02}:example.org"), f"${spread}")
 
 
 def sides(number: int) -> tuple[MessageRef, MessageRef]:
@@ -53,25 +53,35 @@ def sides(number: int) -> tuple[MessageRef, MessageRef]:
     return (discord(number), matrix(number)) if number % 2 else (matrix(number), discord(number))
 
 
-def fill(path: Path, count: int) -> None:
-    """Put `count` messages into the map, without the daemon's care: the file is thrown away."""
+def fill(path: Path, count: int, at_once: int = BATCH) -> None:
+    """Put `count` messages into the map, without the daemon's care: the file is thrown away.
+
+    `at_once`: in one transaction. Few, and the indexes grow with the tables, as they do in a daemon.
+    """
     connection = sqlite3.connect(path, isolation_level=None)
     for pragma in ("journal_mode = OFF", "synchronous = OFF", "cache_size = -400000", "temp_store = FILE"):
         connection.execute(f"PRAGMA {pragma}")
     secondary = connection.execute(
         "SELECT name, sql FROM sqlite_master WHERE type = 'index' AND sql IS NOT NULL AND tbl_name LIKE 'message%'"
     ).fetchall()
+    if at_once < BATCH:
+        secondary = []
     for name, _ in secondary:
         connection.execute(f"DROP INDEX {name}")
+    for ref in {
+        _number(side.channel): side for number in range(PAIRS) for side in (discord(number), matrix(number))
+    }.values():
+        row = (_number(ref.channel), ref.channel.platform, ref.channel.id)
+        connection.execute("INSERT INTO channel (id, platform, native_id) VALUES (?, ?, ?)", row)
     numbers: Iterator[int] = iter(range(1, count + 1))
-    while batch := list(islice(numbers, BATCH)):
+    while batch := list(islice(numbers, at_once)):
         connection.execute("BEGIN")
         connection.executemany(
-            "INSERT INTO message (id, platform, channel, native_id, author, created_at) VALUES (?, ?, ?, ?, ?, ?)",
+            "INSERT INTO message (id, channel_id, native_id, author, created_at, used) VALUES (?, ?, ?, ?, ?, ?)",
             map(_message, batch),
         )
         connection.executemany(
-            "INSERT INTO message_copy (message_id, part, platform, channel, native_id) VALUES (?, ?, ?, ?, ?)",
+            "INSERT INTO message_copy (message_id, part, channel_id, native_id) VALUES (?, ?, ?, ?)",
             (row for number in batch for row in _copies(number)),
         )
         connection.execute("COMMIT")
@@ -83,17 +93,27 @@ def fill(path: Path, count: int) -> None:
     connection.close()
 
 
-def _message(number: int) -> tuple[int, str, str, str, str, int]:
+def _number(channel: ChannelRef) -> int:
+    """The channel's row: those of Discord come first."""
+    return 1 + int(channel.id[-2:]) if channel.platform is Platform.DISCORD else 1 + PAIRS + int(channel.id[17:19])
+
+
+def _message(number: int) -> tuple[object, ...]:
     ref = sides(number)[0]
     created = (START + number * EVERY - EPOCH) // MICROSECOND
-    return number, ref.platform, ref.channel.id, ref.id, f"author{number % 500}", created
+    someone = (
+        str(10**18 + number % 500)
+        if ref.channel.platform is Platform.DISCORD
+        else f"@someone{number % 500:03}:example.org"
+    )
+    return number, _number(ref.channel), packed(ref.id), packed(someone), created, created // 3_600_000_000
 
 
-def _copies(number: int) -> Iterator[tuple[int, int, str, str, str]]:
+def _copies(number: int) -> Iterator[tuple[object, ...]]:
     ref = sides(number)[1]
-    yield number, 0, ref.platform, ref.channel.id, ref.id
+    yield number, 0, _number(ref.channel), packed(ref.id)
     if number % 20 == 0:
-        yield number, 1, ref.platform, ref.channel.id, f"{ref.id}1"
+        yield number, 1, _number(ref.channel), packed(sides(10**9 + number)[1].id)
 
 
 async def _recent(unit: SqlUnitOfWork, number: int) -> object:
@@ -166,7 +186,8 @@ async def main() -> int:
             upgrade(f"sqlite:///{path}")
             started = time.perf_counter()
             fill(path, size)
-            print(f"{size:,} messages: {path.stat().st_size / 2**20:,.0f} MiB in {time.perf_counter() - started:.0f} s")
+            each, taken = path.stat().st_size / size, time.perf_counter() - started
+            print(f"{size:,} messages: {each:,.0f} bytes each, indexes included, in {taken:.0f} s")
             opened.append(await open_store(f"sqlite:///{path}"))
         worst = await compare((opened[0], opened[1]), (arguments.small, arguments.large), near=arguments.near)
         for store in opened:

@@ -6,6 +6,7 @@ from datetime import datetime
 from pathlib import Path
 
 from relay.domain.ids import ChannelRef, MessageRef, Platform
+from relay.store.tables import unpacked
 from tests.support.platform import MemoryPlatform, Message
 
 Copies = dict[MessageRef, list[MessageRef]]
@@ -115,7 +116,7 @@ def _own_words(message: Message) -> str:
 
 def _batches(store: Path) -> set[str]:
     with sqlite3.connect(store) as connection:
-        found = {str(row[0]) for row in connection.execute("SELECT native_id FROM batch")}
+        found = {unpacked(row[0]) for row in connection.execute("SELECT native_id FROM batch")}
     connection.close()
     return found
 
@@ -123,12 +124,13 @@ def _batches(store: Path) -> set[str]:
 def _copies(store: Path) -> Copies:
     with sqlite3.connect(store) as connection:
         rows = connection.execute(
-            "SELECT m.platform, m.channel, m.native_id, c.platform, c.channel, c.native_id"
-            " FROM message m JOIN message_copy c ON c.message_id = m.id ORDER BY m.id, c.part"
+            "SELECT f.platform, f.native_id, m.native_id, t.platform, t.native_id, c.native_id"
+            " FROM message m JOIN message_copy c ON c.message_id = m.id"
+            " JOIN channel f ON f.id = m.channel_id JOIN channel t ON t.id = c.channel_id ORDER BY m.id, c.part"
         ).fetchall()
     connection.close()
     copies: Copies = defaultdict(list)
     for from_platform, from_channel, original, to_platform, to_channel, copy in rows:
-        ref = MessageRef(ChannelRef(Platform(from_platform), from_channel), original)
-        copies[ref].append(MessageRef(ChannelRef(Platform(to_platform), to_channel), copy))
+        ref = MessageRef(ChannelRef(Platform(from_platform), from_channel), unpacked(original))
+        copies[ref].append(MessageRef(ChannelRef(Platform(to_platform), to_channel), unpacked(copy)))
     return copies

@@ -2,8 +2,11 @@
 
 import re
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from sqlalchemy.dialects.sqlite import dialect
 
 from relay.core.storage import Copy
@@ -13,8 +16,9 @@ from relay.domain.ids import ChannelRef, MessageRef, Platform, UserRef
 from relay.domain.pair import LaneKey
 from relay.store import message_map, outbox
 from relay.store.engine import connect
-from relay.store.tables import Moment
+from relay.store.tables import Moment, packed, unpacked
 from relay.store.unit_of_work import SqlStore
+from tests.benchmarks.map_lookup import fill
 
 DISCORD = ChannelRef(Platform.DISCORD, "1")
 ROOM = ChannelRef(Platform.MATRIX, "!room")
@@ -82,29 +86,35 @@ async def test_dead_letters_about_a_message_are_found_and_amended(store: SqlStor
         assert [entry.command for entry in await unit.outbox.waiting(LANE, 9)] == [DeleteMessage(there(8))]
 
 
-BY_REF = "(platform=? AND channel=? AND native_id=?)"
-BY_MESSAGE = "(message_id=?)"
+BY_REF = "(channel_id=? AND native_id=?)"
+BY_MESSAGE = "(message_id=? AND channel_id=?)"
+NUMBER = "channel (platform=? AND native_id=?)"
 BY_CHANNELS = "lane (source_platform=? AND source_channel=? AND destination_platform=? AND destination_channel=?)"
 PLANS = {
-    "_FIND": [f"message {BY_REF}"],
-    "_IS_COPY": [f"message_copy {BY_REF}"],
-    "_COPIES": [f"message_copy {BY_MESSAGE}"],
+    "_FIND": [f"message {BY_REF}", NUMBER],
+    "_IS_COPY": [f"message_copy {BY_REF}", NUMBER],
+    "_COPIES": [f"message_copy {BY_MESSAGE}", NUMBER],
     "_COUNTERPART": [
         f"message {BY_REF}",
+        NUMBER,
         f"message_copy {BY_MESSAGE}",
+        NUMBER,
         f"message_copy {BY_REF}",
+        NUMBER,
         "message (rowid=?)",
+        NUMBER,
     ],
-    "_LAST_COPY": ["message_copy (platform=? AND channel=?)"],
-    "_SHARING": [f"message_copy {BY_REF}", "message (rowid=?)"],
-    "_RECENT": ["message (platform=? AND channel=? AND created_at>?)"],
-    "_FORGET": ["message_copy (message_id=? AND platform=? AND channel=? AND part=?)"],
+    "_LAST_COPY": [NUMBER],
+    "_SHARING": [f"message_copy {BY_REF}", NUMBER, "message (rowid=?)", "channel (rowid=?)"],
+    "_RECENT": ["message (channel_id=?)", NUMBER],
+    "_FORGET": ["message_copy (message_id=? AND channel_id=? AND part=?)", NUMBER],
+    "_USE": ["message (rowid=?)", f"message {BY_REF}", NUMBER, f"message_copy {BY_REF}", NUMBER],
     "_WAITING": ["outbox (lane_id=? AND state=?)", BY_CHANNELS],
     "_DEAD_ABOUT": ["outbox (source_platform=? AND source_channel=? AND source_id=?)", "lane (rowid=?)"],
     "_DONE": ["outbox (rowid=?)"],
     "_APPEND": [BY_CHANNELS, "outbox_1 (lane_id=? AND state=?)", BY_CHANNELS],
 }
-ORDERED = ("_LAST_COPY", "_RECENT", "_WAITING")
+ORDERED = ("_LAST_COPY", "_WAITING")
 
 
 @pytest.mark.parametrize("name", PLANS)
@@ -121,6 +131,38 @@ def test_every_look_up_is_a_search_for_one_thing_in_an_index(store: SqlStore, na
     assert not [step for step in steps if step.startswith("SCAN") and "anon_" not in step]
     if name in ORDERED:  # what may be long comes out of its index in order
         assert not [step for step in steps if "B-TREE" in step]
+
+
+IDS = {
+    "1234567890123456789": int,
+    "0": int,
+    "007": str,
+    "9223372036854775808": str,
+    "٣": str,
+    "$": str,
+    "$abc:example.org": str,
+    "$" + "A" * 43: bytes,
+    "$" + "A" * 42 + "B": str,  # not how these 32 bytes are written
+    "$" + "+" * 43: str,
+    "\ud800": str,
+}
+
+
+@pytest.mark.parametrize("native_id", IDS)
+def test_ids_come_back_as_they_were(native_id: str) -> None:
+    assert type(packed(native_id)) is IDS[native_id]
+    assert unpacked(packed(native_id)) == native_id
+
+
+@given(st.text(max_size=50) | st.from_regex(r"\$[0-9A-Za-z_+/-]{43}", fullmatch=True) | st.integers().map(str))
+def test_no_two_ids_are_packed_alike(native_id: str) -> None:
+    assert unpacked(packed(native_id)) == native_id
+
+
+def test_a_message_takes_little_room(url: str, tmp_path: Path) -> None:
+    count = 20_000
+    fill(tmp_path / "relay.db", count, at_once=50)
+    assert (tmp_path / "relay.db").stat().st_size / count < 250
 
 
 def test_moments_are_exact_and_never_naive() -> None:

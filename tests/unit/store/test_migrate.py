@@ -171,6 +171,45 @@ def test_copies_cross_the_revision_of_their_key(url: str) -> None:
     upgrade(url)
 
 
+def test_the_map_becomes_small_and_large_again(url: str) -> None:
+    downgrade(url, "0006")
+    hashed = "$" + "A" * 43
+    rows: dict[str, list[tuple[object, ...]]] = {
+        "message": [
+            (1, "discord", "10", "100", "7", 1_700_000_000_000_000, None, None, 0),
+            (2, "matrix", "!r", "$old:b", "@ann:b", 253_000_000_000_000_000, 1_700_000_000_000_001, hashed, 1),
+        ],
+        "message_copy": [
+            (1, 1, 0, "matrix", "!r", hashed),
+            (2, 1, 1000, "matrix", "!r", "$b"),
+            (3, 2, 0, "discord", "10", "007"),
+        ],
+        "message_edit": [("discord", "10", "101", 1)],
+        "batch": [("matrix", "!r", hashed, "{}")],
+    }
+    with migration_engine(url, create=False).begin() as connection:
+        for table, values in rows.items():
+            marks = ", ".join("?" for _ in values[0])
+            for row in values:
+                connection.exec_driver_sql(f"INSERT INTO {table} VALUES ({marks})", row)
+    upgrade(url)
+    with migration_engine(url, create=False).begin() as connection:
+        last = connection.exec_driver_sql("SELECT native_id, last_copy FROM channel ORDER BY 1").all()
+        assert [tuple(row) for row in last] == [("!r", bytes(32)), ("10", "007")]
+        used = connection.exec_driver_sql("SELECT used, used > strftime('%s', 'now') / 3600 FROM message").all()
+        assert [tuple(row) for row in used] == [(1_700_000_000 // 3600, 0), (used[1].used, 0)]
+    downgrade(url, "0006")
+    with migration_engine(url, create=False).begin() as connection:
+        for table, values in rows.items():
+            now = [tuple(row) for row in connection.exec_driver_sql(f"SELECT * FROM {table}")]
+            if table == "message_copy":  # in another order, but for the last one of a channel
+                assert sorted(str(row[1:]) for row in now) == sorted(str(row[1:]) for row in values)
+                assert [row[5] for row in now if row[3] == "matrix"] == ["$b", hashed]
+            else:
+                assert now == values
+    upgrade(url)
+
+
 def test_two_at_once(new: str) -> None:
     program = "import sys; from relay.store.migrate import upgrade; print(upgrade(sys.argv[1]).state)"
     running = [
