@@ -117,6 +117,7 @@ class Context:
             suspect=suspect,
             after=task.last_copy if suspect else None,
             queued_at=task.entry.queued_at,
+            last_try=task.entry.last_try,
         )
 
     def key(self, entry: Entry, part: int, verb: str) -> str:

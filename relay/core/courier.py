@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from collections import Counter
 from collections.abc import Callable, Iterable
 
 from relay.core.backoff import Backoff
@@ -41,6 +42,7 @@ class Courier:
         self._may_send = may_send
         self._deliverer = deliverer(self.wake)
         self._lanes: dict[LaneKey, Lane] = {}
+        self._delivered: Counter[Platform] = Counter()
         self._wanted: asyncio.Queue[tuple[LaneKey, bool] | None] = asyncio.Queue()
 
     async def run(self) -> None:
@@ -108,6 +110,7 @@ class Courier:
             deliverer=self._deliverer,
             budget=self._budgets.of(key),
             backoff=Backoff(self._rng),
+            delivered=self._delivered,
             may_send=self._may_send,
             suspect=suspect,
         )

@@ -1,10 +1,10 @@
 """From one channel to another: its commands one after the other, retried at the head until they are done."""
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import islice
 
 import structlog
@@ -17,7 +17,7 @@ from relay.core.pairs import PairDirectory
 from relay.core.status import Status
 from relay.core.storage import Entry, Store
 from relay.domain.commands import DeleteMessage
-from relay.domain.ids import MessageRef
+from relay.domain.ids import MessageRef, Platform
 from relay.domain.pair import LaneKey
 from relay.errors import (
     Blocked,
@@ -38,15 +38,33 @@ _LOG: structlog.typing.FilteringBoundLogger = structlog.get_logger(__name__)
 _READ_AHEAD = 50
 _TRIES_BEFORE_COMPLAINT = 3
 _TRIES_OF_A_BUG = 3
+_HOPELESS_SECONDS = 180.0
+_HOPELESS_TRIES = 4
+_MOST_DOUBLINGS = 5
 _LEASE_SECONDS = 0.5
 _NOT_YET_SECONDS = 0.3
+
+
+@dataclass(slots=True)
+class _Failing:
+    """An entry at the head that fails again and again. `others`: what other lanes had delivered at its last failure.
+
+    `passed_by`: failures between which others got through. `last_try`: the next one is.
+    """
+
+    entry: int
+    since: float
+    others: int
+    passed_by: int = 0
+    last_try: bool = False
 
 
 class Lane:
     """Delivers until it is stopped.
 
     `hurry` is set when there is no point in waiting for the next try any longer. `may_send`: whether this process
-    still holds the store. `suspect`: what is at the head now may have been sent.
+    still holds the store. `suspect`: what is at the head now may have been sent. `delivered`: what all lanes together
+    have brought to each platform.
     """
 
     def __init__(
@@ -59,6 +77,7 @@ class Lane:
         deliverer: Deliverer,
         budget: Budget,
         backoff: Backoff,
+        delivered: Counter[Platform],
         may_send: Callable[[], bool],
         suspect: bool,
     ) -> None:
@@ -70,6 +89,10 @@ class Lane:
         self._deliverer = deliverer
         self._budget = budget
         self._backoff = backoff
+        self._delivered = delivered
+        self._own = 0  # of what was delivered
+        self._failing: _Failing | None = None
+        self._given_up = 0  # heads in a row, without one that got through
         self._may_send = may_send
         self._suspect = suspect
         self._work = asyncio.Event()
@@ -179,6 +202,8 @@ class Lane:
             self._status.lane(self._key).retries += 1  # the budget knows when to come back
         except Transient as error:
             self._suspect = self._suspect or error.ambiguous
+            if error.ambiguous and self._is_hopeless(entry):
+                return await self._abandon(entry, f"it fails every time, while other messages get through ({error})")
             complaint = self._backoff.tries >= _TRIES_BEFORE_COMPLAINT
             await self._pause(
                 error, problem=f"{self._key.direction} is not getting through: {error}." if complaint else None
@@ -217,9 +242,12 @@ class Lane:
         self._again = False
         if entry.original is not None and not self._stands(entry.original.ref):
             entry = replace(entry, original=None)
+        if self._failing is not None and self._failing.entry == entry.id and self._failing.last_try:
+            entry = replace(entry, last_try=True)
         try:
             entry = await self._together(entry)
             await self._deliverer.carry_out(entry, suspect=self._suspect)
+            self._got_through()
         except Unsupported as error:
             await self._deliverer.drop(entry, Dropped(error.feature, str(error)))
         except (Permanent, TargetGone) as error:
@@ -234,6 +262,45 @@ class Lane:
                 raise Transient(f"internal error ({type(error).__name__})", ambiguous=True) from error
             await self._give_up(entry, f"internal error ({type(error).__name__})")
 
+    def _got_through(self) -> None:
+        self._given_up = 0
+        if self._key.crosses:
+            self._own += 1
+            self._delivered[self._key.destination.platform] += 1
+
+    def _is_hopeless(self, entry: Entry) -> bool:
+        """Whether to give up the head: its platform fails at it for minutes, and takes what other lanes bring.
+
+        Before that, one last try finds out whether an earlier one was carried out, and sends nothing any more. As long
+        as nothing else gets through, it is the platform that is in trouble. Where it fails at the next head as well,
+        that may be the channel's fault: each then has twice the time of the one before.
+        """
+        now = asyncio.get_running_loop().time()
+        others = self._delivered[self._key.destination.platform] - self._own
+        failing = self._failing
+        if failing is None or failing.entry != entry.id:
+            self._failing = _Failing(entry.id, now, others)
+            return False
+        failing.passed_by += others > failing.others
+        failing.others = others
+        if failing.passed_by < _HOPELESS_TRIES or now - failing.since < _HOPELESS_SECONDS * 2**self._given_up:
+            return False
+        if not failing.last_try:
+            failing.last_try = self._suspect = True
+            return False
+        return True
+
+    async def _abandon(self, entry: Entry, reason: str) -> bool:
+        """Give up the head outside of a try; whether it is done with."""
+        self._again = False
+        try:
+            await self._give_up(entry, reason)
+        except StoreUnavailable as error:
+            self._complete = False
+            await self._store_failed(error)
+            return False
+        return not self._again
+
     async def _give_up(self, entry: Entry, reason: str) -> None:
         """No try will bring it across: a dead letter. Of a batch, only the message whose fault it is becomes one."""
         self._one_by_one = await self._deliverer.unbatch(entry)
@@ -242,11 +309,13 @@ class Lane:
             self._again = True
             self._complete = False
             return
+        self._given_up = min(self._given_up + 1, _MOST_DOUBLINGS) if self._failing is not None else 0
         self._log.warning("dead letter", entry=entry.id, reason=reason)
         await self._deliverer.bury(entry, reason)
 
     def _recovered(self) -> None:
         self._suspect = False
+        self._failing = None
         self._one_by_one = max(0, self._one_by_one - 1)
         self._bugs = 0
         self._backoff.reset()

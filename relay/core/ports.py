@@ -123,7 +123,8 @@ class Delivery:
     `author` None: the relay speaks in its own name. `suspect`: an earlier try may have been carried out; the
     adapter finds out before it sends (`after` = the last message of ours in that channel that is accounted for;
     `queued_at` = when the command was queued). `part` counts from 0. `replied_author`: the person of the destination's
-    platform whose message is replied to, None where somebody of the other side wrote it.
+    platform whose message is replied to, None where somebody of the other side wrote it. `last_try`: if it is suspect
+    and no earlier try was carried out, nothing is sent any more: `Permanent`.
     """
 
     channel: ChannelRef
@@ -137,6 +138,7 @@ class Delivery:
     after: MessageRef | None = None
     queued_at: datetime | None = None
     replied_author: UserRef | None = None
+    last_try: bool = False
 
 
 @dataclass(frozen=True, slots=True)

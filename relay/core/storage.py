@@ -46,7 +46,7 @@ class Entry:
     """A row of the outbox. `id` rises, and is never used again.
 
     `original`: the message to be sent, in an entry that was made together with its row of the message map and has
-    not been tried yet; None says nothing.
+    not been tried yet; None says nothing. `last_try`: see `Delivery`.
     """
 
     id: int
@@ -54,6 +54,7 @@ class Entry:
     command: Command
     queued_at: datetime
     original: Original | None = None
+    last_try: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from relay.adapters.discord.rest import ApiError, Json, Refused, Rest, Route, Un
 from relay.adapters.discord.wording import TEXT_LENGTH, allowed_mentions, said_by_bot, said_by_webhook, webhook_body
 from relay.core.ports import Clock, Delivery
 from relay.domain.content import Author
-from relay.errors import Blocked
+from relay.errors import Blocked, Permanent
 
 _log = structlog.get_logger(__name__)
 
@@ -61,6 +61,8 @@ class Poster:
         channel = self._destination(delivery)
         message = await self._earlier(delivery, channel) if delivery.suspect else None
         if message is None:
+            if delivery.suspect and delivery.last_try:
+                raise Permanent("Discord fails at it every time, while it takes other messages")
             message = await self._post(delivery, channel)
         self._posted.put(delivery.key, message)
         return message

@@ -52,6 +52,8 @@ class Outbound:
         content = compose(delivery, pictures=pictures)
         if delivery.suspect and (found := await self._earlier_try(delivery, content)) is not None:
             return MessageRef(delivery.channel, found)
+        if delivery.suspect and delivery.last_try:
+            raise Permanent("the homeserver fails at it every time, while it takes other messages")
         if delivery.content.attachments:
             uploaded = await self._media.upload(delivery.content.attachments[0], delivery.key)
             content = compose(delivery, uploaded, pictures)
@@ -151,7 +153,9 @@ class Outbound:
 
     async def _earlier_try(self, delivery: Delivery, content: Json) -> str | None:
         """The event that an earlier try made, where the homeserver may have forgotten its transaction ID."""
-        if delivery.queued_at is None or timedelta() <= self._clock.now() - delivery.queued_at < _REMEMBERED:
+        if delivery.queued_at is None:
+            return None
+        if timedelta() <= self._clock.now() - delivery.queued_at < _REMEMBERED and not delivery.last_try:
             return None  # a clock that was set back says nothing
         wanted = earlier_look(content)
         ours = json.dumps({"senders": [self._api.user_id], "types": ["m.room.message"]})

@@ -1,21 +1,26 @@
 """A lane takes what is offered without asking the store, and asks it wherever that could be wrong."""
 
 import asyncio
+from pathlib import Path
 
+import pytest
+
+from relay.core.ports import Delivery
 from relay.core.storage import Entry
 from relay.domain.commands import PostNotice
-from relay.domain.ids import Platform
-from relay.domain.richtext import RichText
+from relay.domain.ids import MessageRef, Platform
+from relay.domain.richtext import RichText, plain_text
 from relay.errors import Transient
-from tests.support.world import World, lane, until
+from tests.support.platform import MemoryPlatform
+from tests.support.world import World, lane, pair, until, world
 
 LANE = lane(Platform.MATRIX)
 
 
-async def queued(world: World, *words: str) -> list[Entry]:
+async def queued(bridge: World, *words: str) -> list[Entry]:
     """Notices in the outbox that no lane has been told of."""
-    async with world.store.write() as uow:
-        return [await uow.outbox.append(LANE, PostNotice(RichText.plain(word)), world.discord.now()) for word in words]
+    async with bridge.store.write() as uow:
+        return [await uow.outbox.append(LANE, PostNotice(RichText.plain(word)), bridge.discord.now()) for word in words]
 
 
 async def test_what_is_offered_is_delivered_in_the_order_of_the_outbox(bridge: World) -> None:
@@ -124,3 +129,70 @@ async def test_what_a_platform_asked_for_is_kept_to_whatever_changes(bridge: Wor
         core.courier.try_again()
         await bridge.shows(room, "one")
     assert tries[1] - tries[0] >= 0.5
+
+
+class Fails:
+    """A platform that answers 5xx to whatever says `word`."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, word: str) -> None:
+        self.tries = 0
+        post = MemoryPlatform.post
+
+        def failing(platform: MemoryPlatform, delivery: Delivery) -> MessageRef:
+            if word not in plain_text(delivery.content.text):
+                return post(platform, delivery)
+            self.tries += 1
+            raise Transient("status 500", ambiguous=True)
+
+        monkeypatch.setattr(MemoryPlatform, "post", failing)
+        monkeypatch.setattr("relay.core.lane._HOPELESS_SECONDS", 0.1)
+
+
+async def chatter(bridge: World, done: asyncio.Event) -> None:
+    """Another pair's talk, and no waiting for the next try of anything."""
+    assert bridge.core is not None
+    here, _ = bridge.channels("other")
+    while not done.is_set():
+        bridge.discord.say(here, "ann", "…")
+        await asyncio.sleep(0.02)
+        bridge.core.courier.try_again()
+
+
+async def test_what_fails_every_time_while_others_get_through_becomes_a_dead_letter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fails = Fails(monkeypatch, "poison")
+    async with world(tmp_path, pair(), pair("other")) as bridge:
+        here, there = bridge.channels()
+        async with bridge.relay():
+            done = asyncio.Event()
+            talk = asyncio.create_task(chatter(bridge, done))
+            said = [bridge.discord.say(here, "mira", text) for text in ("one", "poison", "two")]
+            await bridge.shows(there, "one", "two")
+            await until(lambda: bridge.discord.reactions == [(said[1], "⚠️")])
+            done.set()
+            await talk
+            async with bridge.store.read() as uow:
+                (letter,) = await uow.outbox.dead()
+    assert letter.reason == "it fails every time"
+    assert fails.tries >= 5
+
+
+async def test_what_fails_while_nothing_else_gets_through_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fails = Fails(monkeypatch, "poison")
+    async with world(tmp_path, pair(), pair("other")) as bridge:
+        here, there = bridge.channels()
+        async with bridge.relay() as core:
+            for text in ("one", "poison", "two"):
+                bridge.discord.say(here, "mira", text)
+
+            def tried() -> bool:
+                core.courier.try_again()
+                return fails.tries > 20
+
+            await until(tried)
+            assert bridge.words(there) == ["one"]
+            async with bridge.store.read() as uow:
+                assert not await uow.outbox.dead()
