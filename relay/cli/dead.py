@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from relay.cli.common import ConfigOption, JsonOption, invocation_of, opened_store, printable
+from relay.core.storage import Unreadable
 from relay.domain.commands import BatchItem, EditMessage, PostNotice, SendBatch, SendMessage
 from relay.domain.richtext import plain_text
 
@@ -123,13 +124,14 @@ def _unknown(entry: int) -> None:
 def _summary(letter: "DeadLetter") -> dict[str, Any]:
     command = letter.entry.command
     about = command.items[0] if isinstance(command, SendBatch) else command
+    kind = "unreadable" if isinstance(command, Unreadable) else command.kind
     source = None if isinstance(about, PostNotice) else about.source
     author = about.author.name if isinstance(about, SendMessage | EditMessage | BatchItem) else None
     return {
         "id": letter.entry.id,
         "pair": letter.pair,
         "direction": letter.entry.lane.direction,
-        "kind": command.kind,
+        "kind": kind,
         "author": author,
         "source": None if source is None else {"channel": source.channel.id, "id": source.id},
         "queued_at": letter.entry.queued_at.isoformat(),
@@ -139,8 +141,10 @@ def _summary(letter: "DeadLetter") -> dict[str, Any]:
 
 
 def _text(letter: "DeadLetter") -> str | None:
-    """The words, and the names of the files."""
+    """The words, and the names of the files; what stands in the store, where that cannot be read."""
     command = letter.entry.command
+    if isinstance(command, Unreadable):
+        return command.payload
     if isinstance(command, PostNotice):
         return plain_text(command.text)
     if isinstance(command, SendBatch):

@@ -91,7 +91,11 @@ class Batching:
         if not task.copies or task.original is None:
             return None
         async with self._context.store.read() as uow:
-            batch = await uow.batches.get(task.copies[0].ref)
+            try:
+                batch = await uow.batches.get(task.copies[0].ref)
+            except ValueError as error:
+                # Taken for a copy of this message alone, it would lose the words of the others.
+                raise Permanent(f"what stands in the copy it shares with others cannot be read ({error})") from error
         if batch is None or not any(item.source == task.original.ref for item in batch.items):
             return None
         return batch
@@ -121,8 +125,11 @@ class Batching:
 
     async def quotation(self, task: Task, target: MessageRef, stands: MessageRef) -> Quotation | None:
         """What a reply to `target` quotes, which is at `stands` over there, maybe together with others."""
-        async with self._context.store.read() as uow:
-            batch = await uow.batches.get(stands)
+        try:
+            async with self._context.store.read() as uow:
+                batch = await uow.batches.get(stands)
+        except ValueError:
+            batch = None
         item = next((item for item in batch.items if item.source == target), None) if batch is not None else None
         if item is None:
             return await task.adapter.quote(stands)

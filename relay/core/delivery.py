@@ -14,7 +14,7 @@ from relay.core.notes import Notes
 from relay.core.parts import Parts
 from relay.core.ports import Clock
 from relay.core.status import Status
-from relay.core.storage import Copy, Entry, UnitOfWork
+from relay.core.storage import Copy, Entry, UnitOfWork, Unreadable
 from relay.domain.commands import (
     DeleteMessage,
     EditMessage,
@@ -74,6 +74,8 @@ class Deliverer:
                 await self._notes.mark_failed(entry, failed, suspect=suspect)
             case SendBatch() as batch:
                 await self._batches.send(entry, batch, suspect=suspect)
+            case Unreadable(why=why):
+                raise Permanent(f"it cannot be read ({why})")
 
     async def plan(self, entry: Entry, *, seconds_each: float, lanes: int) -> Entry | None:
         """Let what waits behind `entry` cross together with it if one by one would take too long.
@@ -284,5 +286,7 @@ def _sources(entry: Entry) -> tuple[MessageRef, ...]:
             return (source,)
         case SendBatch(items):
             return tuple(item.source for item in items)
+        case Unreadable(source=MessageRef() as source) if entry.lane.crosses:
+            return (source,)
         case _:
             return ()

@@ -11,7 +11,7 @@ import structlog
 
 from relay.core.courier import Courier
 from relay.core.ports import Clock, SideHealth
-from relay.core.status import NOTEBOOK_ENTRY, Snapshot, Status
+from relay.core.status import NOTEBOOK_ENTRY, Snapshot, Status, read_saved
 from relay.core.storage import Store
 from relay.domain.ids import Platform
 from relay.errors import StoreUnavailable
@@ -43,8 +43,7 @@ class StatusKeeper:
         """Go on counting where the last process stopped. Raises `StoreUnavailable`."""
         async with self._store.read() as uow:
             saved = await uow.notebook.get(NOTEBOOK_ENTRY)
-        if saved is not None:
-            self._status.restore(json.loads(saved))
+        self._status.restore(read_saved(saved))
 
     async def run(self) -> None:
         """Work until cancelled."""

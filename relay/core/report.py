@@ -1,6 +1,5 @@
 """What `relay status` says: read from the store alone, so that it can be said while the daemon is down."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -13,6 +12,7 @@ from relay.core.status import (
     PairStatus,
     Undeclared,
     directions,
+    read_saved,
     saved_counts,
     undeclared,
 )
@@ -91,23 +91,40 @@ async def read_report(store: Store | None, pairs: Sequence[Pair], *, running: bo
     directory = PairDirectory(pairs)
     if store is not None:
         async with store.read() as uow:
-            saved = json.loads(await uow.notebook.get(NOTEBOOK_ENTRY) or "{}")
+            saved = read_saved(await uow.notebook.get(NOTEBOOK_ENTRY))
             depths = await uow.outbox.depths()
             directory = PairDirectory(pairs, await uow.channels.known())
     counts = saved_counts(saved, directory)
-    process = saved.get("daemon", {})
+    process = saved.get("daemon")
+    process = process if isinstance(process, dict) else {}
     return Report(
         pairs=tuple(_pair(pair, directory, counts, depths, now) for pair in pairs),
         sides={str(platform): _side(saved.get(str(platform)), running=running) for platform in Platform},
-        daemon=DaemonStatus(running, *(process.get(key) for key in ("pid", "host", "since", "updated_at"))),
+        daemon=DaemonStatus(
+            running,
+            pid=process.get("pid"),
+            host=process.get("host"),
+            since=_moment(process.get("since")),
+            updated_at=_moment(process.get("updated_at")),
+        ),
         undeclared=undeclared(directory, depths, now),
         taken_at=now,
     )
 
 
-def _side(saved: Mapping[str, Any] | None, *, running: bool) -> Mapping[str, Any]:
+def _moment(text: Any) -> str | None:
+    try:
+        datetime.fromisoformat(text)
+    except (TypeError, ValueError):
+        return None
+    return str(text)
+
+
+def _side(saved: Any, *, running: bool) -> Mapping[str, Any]:
+    if not isinstance(saved, dict) or not {"connected", "state", "problem"} <= saved.keys():
+        saved = None
     if running and saved is not None:
-        return saved
+        return dict(saved)
     if running:
         return {"connected": False, "state": "connecting", "problem": "the daemon is starting"}
     reason = _NEVER_RAN if saved is None else _NOT_RUNNING

@@ -1,5 +1,6 @@
 """What the relay is doing: counters, problems, and the read-only snapshot that everything that reports reads."""
 
+import json
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -300,6 +301,18 @@ def undeclared(directory: PairDirectory, depths: Mapping[LaneKey, LaneDepth], no
         for lane, depth in sorted(depths.items())
         if directory.pair_for(lane) is None
     )
+
+
+def read_saved(text: str | None) -> Mapping[str, Any]:
+    """What the notebook holds of the last snapshot; nothing where it cannot be read."""
+    try:
+        saved = json.loads(text or "{}")
+    except (ValueError, RecursionError):
+        saved = None
+    if not isinstance(saved, dict):
+        _log.warning("the status in the store cannot be read")
+        return {}
+    return saved
 
 
 def saved_counts(saved: Mapping[str, Any], directory: PairDirectory) -> Mapping[LaneKey, tuple[LaneCounts, str | None]]:

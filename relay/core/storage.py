@@ -42,6 +42,15 @@ class Copy:
 
 
 @dataclass(frozen=True, slots=True)
+class Unreadable:
+    """In place of a command that cannot be read: a damaged row, or one that a newer relay wrote. `why`: for people."""
+
+    payload: str
+    why: str
+    source: MessageRef | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Entry:
     """A row of the outbox. `id` rises, and is never used again.
 
@@ -51,7 +60,7 @@ class Entry:
 
     id: int
     lane: LaneKey
-    command: Command
+    command: Command | Unreadable
     queued_at: datetime
     original: Original | None = None
     last_try: bool = False
@@ -261,7 +270,7 @@ class Batches(Protocol):
     """What stands in the copies that several originals share."""
 
     async def get(self, copy: MessageRef) -> SendBatch | None:
-        """The messages of a shared copy; None for a copy of one original."""
+        """The messages of a shared copy; None for a copy of one original. Raises ValueError if it cannot be read."""
         ...
 
     async def put(self, copy: MessageRef, batch: SendBatch) -> None:

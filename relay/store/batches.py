@@ -28,10 +28,14 @@ class SqlBatches:
         self._session = session
 
     async def get(self, copy: MessageRef) -> SendBatch | None:
-        """The messages of a shared copy; None for a copy of one original."""
+        """The messages of a shared copy; None for a copy of one original. Raises ValueError if it cannot be read."""
         row = await self._session.first(_GET, _of(copy))
-        command = None if row is None else codec.decode(row.command)
-        return command if isinstance(command, SendBatch) else None
+        if row is None:
+            return None
+        command = codec.decode(row.command)
+        if not isinstance(command, SendBatch):
+            raise ValueError(f"no shared copy: {command.kind}")
+        return command
 
     async def put(self, copy: MessageRef, batch: SendBatch) -> None:
         """Remember what stands in a shared copy now."""

@@ -36,6 +36,8 @@ class SqlChannels:
         """All of them."""
         found = {}
         for row in await self._session.all(_KNOWN, {}):
+            if row.platform not in frozenset(Platform):
+                continue  # one that this relay does not know
             platform = Platform(row.platform)
             found[ChannelAddress(platform, row.value)] = ChannelRef(platform, row.channel)
         return found

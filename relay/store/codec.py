@@ -30,8 +30,10 @@ def decode(payload: str) -> Command:
     """The command that `payload` holds. Raises ValueError when it holds none."""
     try:
         return cast(Command, _decoder(Command)(json.loads(payload)))
-    except (TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise ValueError(f"no command: {type(error).__name__}: {error}") from error
+    except KeyError as error:
+        raise ValueError(f"no command: {error} is not known") from error
+    except (TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
+        raise ValueError(f"no command: {error}") from error
 
 
 def _plain(value: object) -> object:
@@ -73,12 +75,14 @@ def _fields(cls: type) -> tuple[str | None, tuple[tuple[str, object], ...]]:
 def _decoder(annotation: Any) -> Decoder:
     origin = typing.get_origin(annotation)
     arguments = typing.get_args(annotation)
-    if annotation in (str, int, bool) or origin is Literal:
-        return _itself
+    if annotation in (str, int, bool):
+        return _instance_of(annotation)
+    if origin is Literal:
+        return _one_of(arguments)
     if annotation is float:
-        return float
+        return _number
     if annotation is datetime:
-        return datetime.fromisoformat
+        return _moment
     if isinstance(annotation, type) and issubclass(annotation, Enum):
         return annotation
     if dataclasses.is_dataclass(annotation):
@@ -90,12 +94,41 @@ def _decoder(annotation: Any) -> Decoder:
     raise TypeError(f"{annotation!r} has no place in a command")
 
 
-def _itself(value: Any) -> Any:
-    return value
+def _instance_of(cls: type) -> Decoder:
+    def decode_value(value: Any) -> Any:
+        if type(value) is not cls:
+            raise TypeError(f"{type(value).__name__} instead of {cls.__name__}")
+        return value
+
+    return decode_value
+
+
+def _one_of(values: tuple[Any, ...]) -> Decoder:
+    def decode_literal(value: Any) -> Any:
+        if value not in values:
+            raise TypeError(f"{value!r} is none of {values}")
+        return value
+
+    return decode_literal
+
+
+def _number(value: Any) -> float:
+    if type(value) not in (int, float):
+        raise TypeError(f"{type(value).__name__} instead of a number")
+    return float(value)
+
+
+def _moment(value: Any) -> datetime:
+    moment = datetime.fromisoformat(value)
+    if moment.tzinfo is None:
+        raise ValueError(f"{value} has no time zone")
+    return moment
 
 
 def _tuple_decoder(item: Any) -> Decoder:
     def decode_tuple(values: Any) -> tuple[Any, ...]:
+        if not isinstance(values, list):
+            raise TypeError(f"{type(values).__name__} instead of a list")
         return tuple(map(_decoder(item), values))  # looked up late: types refer to themselves
 
     return decode_tuple

@@ -62,6 +62,8 @@ def connect(
         check_same_thread=False,
         cached_statements=256,
     )
+    # One damaged word must not hide the rows that are read together with it.
+    connection.text_factory = _text
     try:
         for pragma in _PRAGMAS:
             connection.execute(pragma)
@@ -71,6 +73,10 @@ def connect(
         connection.close()
         raise
     return connection
+
+
+def _text(value: bytes) -> str:
+    return value.decode("utf-8", "replace")
 
 
 def begin_immediate(connection: sqlite3.Connection) -> None:

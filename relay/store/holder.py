@@ -57,7 +57,7 @@ class Holder:
         if not self.started:
             return "unknown" if _exists(self.pid) else "ended"
         here = _surroundings()
-        boot, namespace, _ = self.started.split(" ")
+        boot, namespace, *_ = (*self.started.split(" "), "")
         if not here or here[1] != namespace:
             return "unknown"
         if here[0] != boot:

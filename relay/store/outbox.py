@@ -17,13 +17,13 @@ from typing import Any
 from sqlalchemy import Row, ScalarSelect, and_, bindparam, delete, func, insert, literal_column, or_, select, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 
-from relay.core.storage import DeadLetter, Entry, LaneDepth
+from relay.core.storage import DeadLetter, Entry, LaneDepth, Unreadable
 from relay.domain.commands import Command, PostNotice, SendBatch
 from relay.domain.ids import ChannelRef, MessageRef, Platform
 from relay.domain.pair import LaneKey
 from relay.store import codec
 from relay.store.session import Session
-from relay.store.tables import EntryState, outbox
+from relay.store.tables import EPOCH, EntryState, outbox
 from relay.store.tables import lane as lane_table
 
 _GAP = 1 << 20
@@ -45,6 +45,14 @@ _is_lane = and_(
 _lane_id = select(_l.id).where(_is_lane).scalar_subquery()
 _channels = (_l.source_platform, _l.source_channel, _l.destination_platform, _l.destination_channel)
 _there = outbox.alias()
+_row = (
+    _o.id,
+    _o.queued_at,
+    _o.command,
+    _o.source_platform.label("about_platform"),
+    _o.source_channel.label("about_channel"),
+    _o.source_id.label("about_id"),
+)
 
 
 def _end_of(lane_id: Any) -> ScalarSelect[int]:
@@ -78,12 +86,7 @@ _APPEND = (
     )
     .inline()
 )
-_WAITING = (
-    select(_o.id, _o.queued_at, _o.command)
-    .where(_o.lane_id == _lane_id, _waits)
-    .order_by(_o.position, _o.id)
-    .limit(bindparam("at_most"))
-)
+_WAITING = select(*_row).where(_o.lane_id == _lane_id, _waits).order_by(_o.position, _o.id).limit(bindparam("at_most"))
 _DONE = delete(outbox).where(_is_entry)
 _BURY = (
     update(outbox)
@@ -103,9 +106,7 @@ _DEPTHS = select(
     .scalar_subquery()
     .label("oldest"),
 ).where(or_(_l.waiting > 0, _l.dead > 0))
-_letters = select(*_channels, _l.pair, _o.id, _o.queued_at, _o.command, _o.reason, _o.died_at).join_from(
-    outbox, lane_table, _l.id == _o.lane_id
-)
+_letters = select(*_channels, _l.pair, *_row, _o.reason, _o.died_at).join_from(outbox, lane_table, _l.id == _o.lane_id)
 _DEAD = _letters.where(_dead).order_by(_o.died_at, _o.id)
 _DEAD_IN = _letters.where(_o.lane_id == _lane_id, _dead).order_by(_o.died_at, _o.id)
 _DEAD_ABOUT = _letters.where(
@@ -198,12 +199,16 @@ class SqlOutbox:
 
     async def lanes(self) -> frozenset[LaneKey]:
         """Every lane in which something waits, whether its pair is still declared or not."""
-        return frozenset(map(_lane, await self._session.all(_LANES, {})))
+        return frozenset(filter(None, map(_lane, await self._session.all(_LANES, {}))))
 
     async def depths(self) -> Mapping[LaneKey, LaneDepth]:
         """What waits and what is dead, for each lane in which there is something."""
         rows = await self._session.all(_DEPTHS, {})
-        return {_lane(row): LaneDepth(row.waiting, row.oldest, row.dead, row.pair) for row in rows}
+        return {
+            lane: LaneDepth(row.waiting, row.oldest, row.dead, row.pair)
+            for row in rows
+            if (lane := _lane(row)) is not None
+        }
 
     async def name(self, lane: LaneKey, pair: str) -> None:
         """Remember what the operator calls the pair of a lane."""
@@ -228,18 +233,18 @@ class SqlOutbox:
 
     async def dead(self) -> Sequence[DeadLetter]:
         """All dead letters, oldest first."""
-        return [_letter(row) for row in await self._session.all(_DEAD, {})]
+        return _read_letters(await self._session.all(_DEAD, {}))
 
     async def dead_in(self, lane: LaneKey) -> Sequence[DeadLetter]:
         """The dead letters of one lane, oldest first."""
-        return [_letter(row) for row in await self._session.all(_DEAD_IN, _of_lane(lane))]
+        return _read_letters(await self._session.all(_DEAD_IN, _of_lane(lane)))
 
     async def dead_about(self, source: MessageRef) -> Sequence[DeadLetter]:
         """The dead letters about one message, in any lane: what an edit or a deletion of it has to reach, too."""
         rows = await self._session.all(
             _DEAD_ABOUT, {"platform": source.platform, "channel": source.channel.id, "native_id": source.id}
         )
-        return [_letter(row) for row in rows]
+        return _read_letters(rows)
 
     async def amend(self, entry_id: int, command: Command) -> None:
         """An entry, waiting or dead, says `command` from now on. Its source stays what it was."""
@@ -278,16 +283,39 @@ def _of_lane(lane: LaneKey) -> dict[str, Any]:
     }
 
 
-def _lane(row: Row[Any]) -> LaneKey:
-    return LaneKey(
-        ChannelRef(Platform(row.source_platform), row.source_channel),
-        ChannelRef(Platform(row.destination_platform), row.destination_channel),
-    )
+def _lane(row: Row[Any]) -> LaneKey | None:
+    """None for a lane to a platform that this relay does not know."""
+    try:
+        return LaneKey(
+            ChannelRef(Platform(row.source_platform), row.source_channel),
+            ChannelRef(Platform(row.destination_platform), row.destination_channel),
+        )
+    except ValueError:
+        return None
 
 
 def _entry(row: Row[Any], lane: LaneKey) -> Entry:
-    return Entry(row.id, lane, codec.decode(row.command), row.queued_at)
+    """Each row by itself: one that cannot be read keeps nobody from the others."""
+    command: Command | Unreadable
+    try:
+        command = codec.decode(row.command)
+    except ValueError as error:
+        payload = row.command.decode("utf-8", "replace") if isinstance(row.command, bytes) else str(row.command)
+        command = Unreadable(payload, str(error), _about(row))
+    return Entry(row.id, lane, command, row.queued_at or EPOCH)
 
 
-def _letter(row: Row[Any]) -> DeadLetter:
-    return DeadLetter(_entry(row, _lane(row)), row.reason, row.died_at, row.pair)
+def _about(row: Row[Any]) -> MessageRef | None:
+    try:
+        channel = ChannelRef(Platform(row.about_platform), row.about_channel)
+    except ValueError:
+        return None
+    return MessageRef(channel, row.about_id) if row.about_channel and row.about_id else None
+
+
+def _read_letters(rows: Sequence[Row[Any]]) -> list[DeadLetter]:
+    return [
+        DeadLetter(_entry(row, lane), row.reason or "", row.died_at or EPOCH, row.pair)
+        for row in rows
+        if (lane := _lane(row)) is not None
+    ]

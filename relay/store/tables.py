@@ -40,7 +40,7 @@ HOURS_NOW = "CAST(strftime('%s', 'now') AS INTEGER) / 3600"
 class Moment(TypeDecorator[datetime]):
     """A moment as whole microseconds since 1970 in UTC: exact, sorted, and never without its zone.
 
-    SQLite's own date type drops the zone.
+    SQLite's own date type drops the zone. A damaged one reads as 1970.
     """
 
     impl = BigInteger
@@ -56,7 +56,12 @@ class Moment(TypeDecorator[datetime]):
 
     def process_result_value(self, value: Any | None, dialect: Dialect) -> datetime | None:
         """From the table, in UTC."""
-        return None if value is None else EPOCH + timedelta(microseconds=value)
+        if value is None:
+            return None
+        try:
+            return EPOCH + timedelta(microseconds=value)
+        except (TypeError, OverflowError):
+            return EPOCH
 
 
 def packed(native_id: str) -> int | bytes | str:

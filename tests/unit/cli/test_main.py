@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import sqlite3
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -277,6 +278,19 @@ def test_dead_list(cli: Relay, url: str) -> None:
     }
     assert (second["kind"], second["author"]) == ("delete", None)
     assert (third["kind"], third["source"]) == ("notice", None)
+
+
+def test_a_dead_letter_that_cannot_be_read_is_listed_raw(cli: Relay, url: str) -> None:
+    with sqlite3.connect(url.removeprefix("sqlite:///")) as connection:
+        connection.execute("UPDATE outbox SET command = ? WHERE id = 1", (b'{"kind":"hologram","\x1b[2J\xff',))
+    connection.close()
+    first, second, _ = json.loads(cli("dead", "list", "--json")[1])
+    assert (first["kind"], first["source"]["id"], second["kind"]) == ("unreadable", "42", "delete")
+    status, out, _ = cli("dead", "show", "1")
+    assert status == 0
+    assert 'text         {"kind":"hologram","\\x1b[2J\ufffd' in out.splitlines()
+    assert "unreadable" in cli("dead", "list")[1]
+    assert cli("dead", "retry", "1")[:2] == (0, "1: queued again\n")
 
 
 def test_dead_show(cli: Relay, url: str) -> None:
