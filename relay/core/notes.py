@@ -6,7 +6,7 @@ from dataclasses import replace
 import structlog
 
 from relay.core.context import Context, Task
-from relay.core.storage import Entry
+from relay.core.storage import Entry, Unreadable
 from relay.domain.commands import MarkFailed, PostNotice
 from relay.domain.content import Content
 from relay.domain.ids import ThreadRef
@@ -54,6 +54,8 @@ class Notes:
 
         One transaction makes it so, like a batch: every try says the same.
         """
+        if isinstance(entry.command, Unreadable):
+            return None
         async with self._context.store.read() as uow:
             waiting = await uow.outbox.waiting(entry.lane, _MOST_TOGETHER)
         alike = [other for other in waiting if _alike(entry, other)]
