@@ -101,13 +101,15 @@ class Bridge:
         self._bound -= gone
         self._names |= renamed
 
-    async def opened(self, address: ChannelAddress, channel: ChannelRef) -> None:
+    async def opened(
+        self, address: ChannelAddress, channel: ChannelRef, *, predecessors: frozenset[ChannelRef] = frozenset()
+    ) -> None:
         """See `Inbox.opened`."""
         pair = self._pairs.open(address, channel)
         if pair is None:
             return
         async with self._store.write() as uow:
-            moved = await self._bind(uow, address, channel, pair)
+            moved = await self._bind(uow, address, channel, pair, predecessors)
             for lane in self._pairs.lanes(pair, towards=channel.platform):
                 for letter in await uow.outbox.dead_in(lane):
                     # A permission may be back without which nothing could be removed.
@@ -122,15 +124,25 @@ class Bridge:
             self._courier.wake(lane, suspect=moved)
         self._courier.try_again(lanes)
 
-    async def _bind(self, uow: UnitOfWork, address: ChannelAddress, channel: ChannelRef, pair: Pair) -> bool:
-        """Give the lanes of an address to the channel that it stands for; whether something waited in them."""
+    async def _bind(
+        self,
+        uow: UnitOfWork,
+        address: ChannelAddress,
+        channel: ChannelRef,
+        pair: Pair,
+        predecessors: frozenset[ChannelRef],
+    ) -> bool:
+        """Give the lanes of an address to the channel that it stands for; whether something waited in them.
+
+        An alias may come to name another room altogether: what waits for the old one never goes there.
+        """
         other = self._pairs.channel(pair.side(pair.other(channel.platform)))
         moves = [
             (LaneKey(other, waiting_under(pair.name, channel.platform)), LaneKey(other, channel)),
             (LaneKey(channel, waiting_under(pair.name, other.platform)), LaneKey(channel, other)),
         ]
         known = await uow.channels.get(address)
-        for before in {ChannelRef(address.platform, address.value), known or channel} - {channel}:
+        for before in ({ChannelRef(address.platform, address.value)} | predecessors) - {channel}:
             moves += [
                 (LaneKey(other, before), LaneKey(other, channel)),
                 (LaneKey(before, other), LaneKey(channel, other)),

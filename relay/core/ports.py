@@ -75,9 +75,12 @@ class Inbox(Protocol):
         """The position last written for a stream, None before the first."""
         ...
 
-    async def opened(self, address: ChannelAddress, channel: ChannelRef) -> None:
+    async def opened(
+        self, address: ChannelAddress, channel: ChannelRef, *, predecessors: frozenset[ChannelRef] = frozenset()
+    ) -> None:
         """The channel that the operator declared as `address` is `channel`, and can be read now.
 
+        `predecessors`: channels that it has replaced and is the same place as. What waits for them goes there.
         Returns once the core can route its events; call it before the first `receive` with events of `channel`.
         """
         ...

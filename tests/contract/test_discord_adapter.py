@@ -69,7 +69,9 @@ class RecordingInbox:
     async def cursor(self, platform: Platform, stream: str) -> str | None:
         return self.cursors.get(stream)
 
-    async def opened(self, address: ChannelAddress, channel: ChannelRef) -> None:
+    async def opened(
+        self, address: ChannelAddress, channel: ChannelRef, *, predecessors: frozenset[ChannelRef] = frozenset()
+    ) -> None:
         self.channels[address.value] = "open"
 
     async def closed(self, address: ChannelAddress, problem: str) -> None:

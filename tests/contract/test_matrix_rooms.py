@@ -189,20 +189,105 @@ async def test_without_the_power_to_write_the_room_is_closed_but_still_heard(tow
         await side.adapter.send(Delivery(room(place), "k", BOB, words("yes")))
 
 
-async def test_an_alias_is_followed_into_the_upgraded_room(town: Town) -> None:
+async def upgrade(by: Person, old: str) -> str:
+    """A new room in place of the old one."""
+    answer = await by.call("POST", f"client/v3/rooms/{old}/upgrade", {"new_version": "12"})
+    return str(answer["replacement_room"])
+
+
+@pytest.mark.parametrize("named", [True, False])
+async def test_an_upgraded_room_is_followed_and_nothing_is_lost_or_written_into_the_old_one(
+    town: Town, named: bool
+) -> None:
     old = await town.ann.create_room(alias=f"moves{town.number}", version="11")
-    by_id = await town.ann.create_room(version="11")
-    rooms = [town.alias("moves"), by_id]
-    async with matrix_side(town.homeserver, town.bot_id, rooms, token=town.token) as side:
-        await town.ann.call("POST", f"client/v3/rooms/{by_id}/upgrade", {"new_version": "12"})
-        await side.until(lambda: by_id in side.inbox.problems)
-        assert "upgraded to !" in side.inbox.problems[by_id]
-        answer = await town.ann.call("POST", f"client/v3/rooms/{old}/upgrade", {"new_version": "12"})
-        new = answer["replacement_room"]
-        await side.until(lambda: side.inbox.channels[town.alias("moves")].id == new)
-        assert town.alias("moves") not in side.inbox.problems
-        await town.ann.text(new, "here we are")
-        await side.until_said("here we are")
+    declared = town.alias("moves") if named else old
+    # With this power a bot could go on writing into the old room.
+    await town.ann.set_power(old, users={town.ann.user_id: 100, town.bot_id: 50})
+    notebook = Notebook()
+    async with matrix_side(town.homeserver, town.bot_id, [declared], token=town.token, notebook=notebook) as side:
+        await town.ann.text(old, "before")
+        await side.until_said("before")
+        new = await upgrade(town.ann, old)
+        await town.ann.text(new, "at once")
+        await side.until(lambda: side.inbox.channels[declared].id == new)
+        await town.ann.text(new, "later")
+        await side.until_said("before", "at once", "later")
+        assert side.inbox.predecessors[declared] == {old}
+        with pytest.raises(Blocked):
+            await side.adapter.send(Delivery(room(old), "k", BOB, words("anybody?")))
+        await side.adapter.send(Delivery(room(new), "k", BOB, words("yes")))
+    # What is said while the relay is away, and a second upgrade on top.
+    await town.ann.text(new, "while it was away")
+    newer = await upgrade(town.ann, new)
+    await town.ann.text(newer, "in the newer one")
+    async with matrix_side(town.homeserver, town.bot_id, [declared], token=town.token, notebook=notebook) as side:
+        await side.until(lambda: side.inbox.channels[declared].id == newer)
+        await side.until_said("before", "at once", "later", "while it was away", "in the newer one")
+        assert side.inbox.predecessors[declared] == {old, new}
+    assert [line.body for line in await town.ann.messages(old) if line.name] == []
+    # The operator may declare the new room itself: nothing is lost, nothing comes twice.
+    async with matrix_side(town.homeserver, town.bot_id, [newer], token=town.token, notebook=notebook) as side:
+        await town.ann.text(newer, "by its own name")
+        await side.until(lambda: side.said[-1] == "by its own name")
+        assert side.said.count("in the newer one") == 1
+
+
+async def test_a_replacement_that_nobody_may_enter_is_read_from_the_upgrade_once_we_are_invited(town: Town) -> None:
+    old = await town.ann.create_room(public=False, invite=[town.bot_id], version="11")
+    async with matrix_side(town.homeserver, town.bot_id, [old], token=town.token) as side:
+        await town.ann.text(old, "before")
+        await side.until_said("before")
+        new = await upgrade(town.ann, old)
+        await town.ann.text(new, "behind closed doors")
+        await side.until(lambda: "invite it" in side.inbox.problems.get(old, ""))
+        assert f"upgraded to {new}" in side.inbox.problems[old]
+        with pytest.raises(Blocked):
+            await side.adapter.send(Delivery(room(old), "k", BOB, words("anybody?")))
+        await town.ann.invite(new, town.bot_id)
+        await side.until(lambda: old not in side.inbox.problems)
+        await town.ann.text(new, "welcome")
+        await side.until_said("before", "behind closed doors", "welcome")
+
+
+async def test_a_tombstone_that_its_successor_does_not_confirm_is_not_followed(town: Town) -> None:
+    old, other = await town.ann.create_room(), await town.ann.create_room()
+    async with matrix_side(town.homeserver, town.bot_id, [old], token=town.token) as side:
+        await town.ann.set_state(old, "m.room.tombstone", {"body": "moved", "replacement_room": other})
+        await side.until(lambda: "does not say so" in side.inbox.problems.get(old, ""))
+        await town.ann.text(other, "not for them")
+        assert town.bot_id not in await town.ann.members(other)
+        assert side.said == []
+
+
+async def test_an_alias_that_is_given_to_another_room_takes_the_pair_there(town: Town) -> None:
+    old = await town.ann.create_room(alias=f"given{town.number}")
+    await town.ann.set_state(old, "m.room.canonical_alias", {"alias": town.alias("given")})
+    new = await town.ann.create_room()
+    async with matrix_side(town.homeserver, town.bot_id, [town.alias("given")], token=town.token) as side:
+        await town.ann.text(old, "in the old one")
+        await side.until_said("in the old one")
+        await town.ann.text(new, "before the alias named it")
+        await town.ann.set_alias(town.alias("given"), new)
+        await town.ann.set_state(old, "m.room.canonical_alias", {})
+        await side.until(lambda: side.inbox.channels[town.alias("given")].id == new)
+        # Another room, not the old one under a new name: nothing of the one is owed to the other.
+        assert side.inbox.predecessors[town.alias("given")] == set()
+        with pytest.raises(Blocked):
+            await side.adapter.send(Delivery(room(old), "k", BOB, words("anybody?")))
+        await town.ann.text(new, "in the new one")
+        await side.until_said("in the old one", "in the new one")
+
+
+async def test_two_aliases_that_swap_their_rooms_are_both_followed(town: Town) -> None:
+    rooms = [await town.ann.create_room(alias=f"{name}{town.number}") for name in ("left", "right")]
+    aliases = [town.alias("left"), town.alias("right")]
+    async with matrix_side(town.homeserver, town.bot_id, aliases, token=town.token) as side:
+        for alias, place in zip(aliases, reversed(rooms), strict=True):
+            await town.ann.set_alias(alias, place)
+        for place in rooms:
+            await town.ann.set_state(place, "m.room.canonical_alias", {"alias": aliases[1 - rooms.index(place)]})
+        await side.until(lambda: [side.inbox.channels[alias].id for alias in aliases] == rooms[::-1])
+        await side.until(lambda: not side.inbox.problems)
 
 
 async def test_a_room_that_is_declared_by_its_other_name_goes_on_and_stays_closed_if_it_is_encrypted(

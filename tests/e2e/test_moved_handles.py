@@ -90,3 +90,67 @@ async def test_a_copy_whose_webhook_was_moved_is_edited_and_removed(homeserver: 
         await place.mia.redact(place.rooms["help"], second)
         old = {"to be mended", "to be removed"}
         await place.until_discord("help", lambda words: "mended" in words and not old & {*words})
+
+
+async def upgrade(place: Town) -> tuple[str, str]:
+    """The pair's room is upgraded; the old one, and the new one that the town goes on in."""
+    old = place.rooms["help"]
+    answer = await place.mia.call("POST", f"client/v3/rooms/{old}/upgrade", {"new_version": "12"})
+    place.rooms["help"] = str(answer["replacement_room"])
+    return old, place.rooms["help"]
+
+
+async def test_a_room_upgrade_loses_nothing_and_writes_nothing_into_the_old_room(
+    homeserver: Homeserver, tmp_path: Path
+) -> None:
+    async with town(tmp_path, homeserver) as place:
+        place.rooms["help"] = await place.mia.create_room("help", invite=[place.relay_user], version="11")
+        await place.mia.set_power(place.rooms["help"], users={place.mia.user_id: 100, place.relay_user: 50})
+        place.write_config()
+        await started(place)
+        old, _ = await upgrade(place)
+        await place.tell("help", "the first words in the new room")
+        place.say("help", "and from over there")
+        await place.until_discord("help", partial(contains, "the first words in the new room"))
+        await place.until_matrix("help", partial(contains, "and from over there"))
+
+        # Once more, while the relay is away and messages wait on both sides. It is still declared by its first ID.
+        await place.daemon.stop()
+        place.say("help", "said before the second upgrade")
+        await place.tell("help", "the last words in the second room")
+        second, _ = await upgrade(place)
+        await place.tell("help", "the first words in the third room")
+        await place.daemon.start()
+        await place.until_discord("help", partial(contains, "the first words in the third room"))
+        await place.until_matrix("help", partial(contains, "said before the second upgrade"))
+        assert (await place.discord_words("help"))[-3:] == [
+            "said before the second upgrade",
+            "the last words in the second room",
+            "the first words in the third room",
+        ]
+        for room, last in ((old, "two arrived"), (second, "and from over there")):
+            shown = [message.body for message in await place.mia.messages(room) if message.name]
+            assert shown[-1].endswith(last)
+        assert (await place.daemon.status())["pairs"][0]["problem"] is None
+        await until_logged(place, "matrix_room may name the new room")
+
+
+async def test_a_replacement_without_an_invitation_is_told_in_the_status(
+    homeserver: Homeserver, tmp_path: Path
+) -> None:
+    async with town(tmp_path, homeserver) as place:
+        place.rooms["help"] = await place.mia.create_room("help", public=False, invite=[place.relay_user], version="11")
+        place.write_config()
+        await started(place)
+        _, new = await upgrade(place)
+
+        async def problem() -> str:
+            return str((await place.daemon.status())["pairs"][0]["problem"])
+
+        await eventually(problem, lambda text: f"upgraded to {new}" in text and "invite it" in text)
+        await place.tell("help", "before the relay is let in")
+        place.say("help", "and waiting for it")
+        await place.mia.invite(new, place.relay_user)
+        await place.until_discord("help", partial(contains, "before the relay is let in"))
+        await place.until_matrix("help", partial(contains, "and waiting for it"))
+        assert await problem() == "None"

@@ -52,6 +52,7 @@ class Inbox:
         self.notebook = notebook
         self.channels: dict[str, ChannelRef] = {}
         self.problems: dict[str, str] = {}
+        self.predecessors: dict[str, set[str]] = {}
         self.news: list[str] = []
         self.batches = 0
         self.broken = 0
@@ -77,7 +78,10 @@ class Inbox:
     async def cursor(self, platform: Platform, stream: str) -> str | None:
         return self.notebook.cursors.get(stream)
 
-    async def opened(self, address: ChannelAddress, channel: ChannelRef) -> None:
+    async def opened(
+        self, address: ChannelAddress, channel: ChannelRef, *, predecessors: frozenset[ChannelRef] = frozenset()
+    ) -> None:
+        self.predecessors[address.value] = {one.id for one in predecessors}
         self.channels[address.value] = channel
         self.problems.pop(address.value, None)
         self.news.append(f"opened {address.value}")

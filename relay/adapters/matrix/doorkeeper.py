@@ -12,8 +12,10 @@ import structlog
 
 from relay.adapters.matrix.api import Api, Json, Refused, Unreachable
 from relay.adapters.matrix.identifiers import is_room_id, is_server_name
+from relay.adapters.matrix.intake import OUT
 from relay.adapters.matrix.patience import PatientInbox, at
 from relay.adapters.matrix.rooms import Door, Rooms
+from relay.adapters.matrix.upgrades import TOMBSTONE, chain, room_stream, successor_stream, tombstone_stream
 from relay.core.ports import Batch, Clock
 from relay.errors import StoreError
 
@@ -26,6 +28,8 @@ _PATIENCE = 60.0
 _UNANSWERED_TRIES = 3
 _ANSWERED_WITHIN = 5.0  # A look-up that takes longer is still waited for, but holds up nobody else.
 _SERVERS_ASKED = 10
+_ALIAS_ASKED_EVERY = 600.0
+_DECLARE = "matrix_room may name the new room"
 
 
 class Doorkeeper:
@@ -62,10 +66,11 @@ class Doorkeeper:
                 await self._rooms.refuse(door, problem, inbox)
 
     async def _tend(self, door: Door, inbox: PatientInbox) -> None:
-        if door.is_alias and (known := await inbox.position(_alias_stream(door))):
+        known = await inbox.position(_alias_stream(door)) if door.is_alias else door.room_id
+        if known:
             # The room that the alias named last time: listened to from the very start, so that the first sync
             # covers it. Whether the alias has moved meanwhile is asked next.
-            self._rooms.lead(door, known)
+            await self._lead(door, known, inbox)
             door.looked.set()
         while True:
             door.wake.clear()
@@ -82,18 +87,27 @@ class Doorkeeper:
 
     async def _advance(self, door: Door, inbox: PatientInbox) -> float | None:
         """Do what can be done now; seconds until it is worth coming back, None if there is nothing more to do."""
+        if door.is_alias and door.resolved and self._clock.monotonic() >= door.ask_again_at:
+            door.resolved = False
+        unresolved = False
         if door.is_alias and not door.resolved:
-            door.resolved = await self._resolve(door, inbox)
+            try:
+                door.resolved = await self._resolve(door, inbox)
+            except Unreachable:
+                door.resolved = False
+            door.ask_again_at = self._clock.monotonic() + _ALIAS_ASKED_EVERY
             door.looked.set()
-            if not door.resolved and (door.room_id is None or door.joined):
-                return door.backoff.next()
-        if door.room_id is None or door.joined is None:
+            unresolved = not door.resolved
+        if door.room_id is None:
+            return door.backoff.next() if unresolved else None
+        if door.joined is None:
             return None
         if door.joined:
-            if door.is_alias and self._rooms.state(door.room_id).upgraded:
-                door.resolved = False  # Whoever upgraded the room may be about to move its alias.
+            if self._rooms.state(door.room_id).upgraded:
+                return await self._follow(door, door.room_id, inbox)
+            if unresolved:
                 return door.backoff.next()
-            return None
+            return _ALIAS_ASKED_EVERY if door.is_alias else None
         patience = door.not_before - self._clock.monotonic()
         if patience > 0 and not door.invited:
             return patience
@@ -119,17 +133,45 @@ class Doorkeeper:
             return False
         named = servers if isinstance(servers, list) else ()
         door.servers |= {server for server in named if isinstance(server, str) and is_server_name(server)}
-        other = self._rooms.door(room_id)
+        now = (await chain(room_id, inbox))[-1]
+        other = self._rooms.door(now)
         if other is not None and other is not door:
             problem = f"{door.name} names the same room as {other.name}: declare the room in one pair only."
+            if door.room_id is not None:
+                # It is not the old one any more, and the other alias may be about to name that.
+                self._rooms.let_go(door)
+            other.resolved = False
+            other.wake.set()
             await self._rooms.refuse(door, problem, inbox)
             return False
-        if room_id != door.room_id:
+        if now != door.room_id:
+            if door.room_id is not None and now not in door.refused and now == await self._replacement(door.room_id):
+                return True  # Followed as what it is, the same place, once a sync has told of the upgrade.
             if door.room_id is not None:
-                _log.info("alias names another room now", alias=door.name, room=room_id)
-            self._rooms.lead(door, room_id)
+                _log.info("alias names another room now", alias=door.name, room=now)
+            await self._lead(door, room_id, inbox)
             await inbox.receive(Batch(cursors=(at(_alias_stream(door), room_id),)))
         return True
+
+    async def _replacement(self, room_id: str) -> str | None:
+        """The room that has replaced a room, as that says itself. Raises `Unreachable`."""
+        try:
+            tombstone = await self._api.call("GET", "rooms", room_id, "state", TOMBSTONE, "")
+        except Refused:
+            return None
+        return tombstone.get("replacement_room")
+
+    async def _lead(self, door: Door, room_id: str, inbox: PatientInbox) -> None:
+        """The address names `room_id`, or what has replaced that room since."""
+        first, *others = await chain(room_id, inbox)
+        if door.room_id != first or others:
+            self._rooms.lead(door, first)
+        for following in others:
+            self._rooms.succeed(door, following)
+        if others and not door.is_alias:
+            _log.warning(
+                "declared room was upgraded and is followed", room=door.name, successor=others[-1], remedy=_DECLARE
+            )
 
     async def _looked_up(self, door: Door, inbox: PatientInbox) -> Json:
         """What the directory says. The server that made an alias may be away, and ours waits long for its answer."""
@@ -148,6 +190,81 @@ class Doorkeeper:
             problem = f"The alias {door.name} could not be looked up yet ({reason}): its server may be away; trying on."
             await self._rooms.refuse(door, problem, inbox)
         door.looked.set()
+
+    # --- Upgrades -----------------------------------------------------------------------------------------
+
+    async def _follow(self, door: Door, room_id: str, inbox: PatientInbox) -> float | None:
+        """Go on in the room that has replaced the door's."""
+        state = self._rooms.state(room_id)
+        successor = state.successor
+        if not state.created:
+            return door.backoff.next()  # It is not known yet what the creator may do.
+        if successor is None or successor in door.refused or not state.may_upgrade(state.upgrader):
+            return self._stay(door)
+        other = self._rooms.door(successor)
+        if other is not None:
+            problem = (
+                f"{door.name} has been upgraded to {successor}, which {other.name} names: remove one of the pairs."
+            )
+            self._rooms.not_followed(door, problem)
+            await self._rooms.settle(room_id, inbox)
+            return self._stay(door) or _ALIAS_ASKED_EVERY
+        named = {state.upgrader.partition(":")[2], successor.partition(":")[2]}
+        via = sorted({server for server in named if is_server_name(server)} | door.servers)[:_SERVERS_ASKED]
+        try:
+            async with self._joins:
+                query: dict[str, str | list[str]] = {"via": via, "server_name": via}
+                await self._api.call("POST", "join", successor, query=query, body={}, timeout=_JOIN_TIMEOUT)
+            created = await self._api.call("GET", "rooms", successor, "state", "m.room.create")
+        except Unreachable as error:
+            _log.info("replacement not entered yet", room=door.name, successor=successor, reason=str(error))
+            return door.backoff.next()
+        except Refused as refused:
+            if refused.status == 429:
+                return max(refused.retry_after or 5.0, 0.1)
+            why = f"{self._api.user_id} is not let in there ({refused.reason or refused.code}): invite it"
+            self._rooms.wait_for(door, successor, f"{door.name} has been upgraded to {successor}, and {why}.")
+            await self._rooms.settle(room_id, inbox)
+            door.ask_again_at = 0.0
+            return door.backoff.next(refused.retry_after)
+        predecessor = created.get("predecessor")
+        if not isinstance(predecessor, dict) or predecessor.get("room_id") != room_id:
+            return await self._refuse_successor(door, room_id, successor, inbox)
+        await self._succeed(door, room_id, successor, inbox)
+        return None
+
+    def _stay(self, door: Door) -> float | None:
+        # Its alias may be about to name another room.
+        if door.is_alias:
+            door.ask_again_at = 0.0
+            return door.backoff.next()
+        return None
+
+    async def _succeed(self, door: Door, room_id: str, successor: str, inbox: PatientInbox) -> None:
+        """Write down that one room has replaced the other, and from where it is to be read; then listen to it."""
+        since = await inbox.position(tombstone_stream(room_id)) or await inbox.position("sync") or ""
+        cursors = [at(successor_stream(room_id), successor)]
+        if not await inbox.position(room_stream(successor)):
+            cursors.append(at(room_stream(successor), OUT + since))
+        await inbox.receive(Batch(cursors=tuple(cursors)))
+        _log.warning("room upgraded, going on in its replacement", room=door.name, old=room_id, new=successor)
+        if not door.is_alias:
+            _log.warning(
+                "declared room was upgraded and is followed", room=door.name, successor=successor, remedy=_DECLARE
+            )
+        door.backoff.reset()
+        self._rooms.succeed(door, successor)
+
+    async def _refuse_successor(self, door: Door, room_id: str, successor: str, inbox: PatientInbox) -> float | None:
+        """A tombstone that names a room which does not say that it replaces this one."""
+        _log.warning("tombstone not followed", room=door.name, successor=successor)
+        door.refused |= {successor}
+        with contextlib.suppress(Refused, Unreachable):
+            await self._api.call("POST", "rooms", successor, "leave", body={})
+        problem = f"{door.name} is said to be upgraded to {successor}, which does not say so: declare the right room."
+        self._rooms.not_followed(door, problem)
+        await self._rooms.settle(room_id, inbox)
+        return self._stay(door)
 
     # --- Getting in ---------------------------------------------------------------------------------------
 

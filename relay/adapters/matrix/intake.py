@@ -23,6 +23,7 @@ from relay.adapters.matrix.question import Question, Superseded
 from relay.adapters.matrix.rooms import Rooms, departure
 from relay.adapters.matrix.session import is_token_refusal
 from relay.adapters.matrix.state import RoomState
+from relay.adapters.matrix.upgrades import TOMBSTONE, room_stream, tombstone_stream
 from relay.core.ports import Cursor
 from relay.domain.events import Event, FeatureUsed, HistorySkipped, MessageDeleted, MessageEdited
 from relay.domain.ids import ChannelRef, Platform
@@ -31,7 +32,8 @@ Json = dict[str, Any]
 
 _log = structlog.get_logger(__name__)
 
-_OUT = "out "
+OUT = "out "
+_CLOSING = frozenset({TOMBSTONE, "m.room.encryption"})
 
 
 @dataclass(slots=True)
@@ -71,7 +73,9 @@ class Intake:
         since, wanted = question.since, question.rooms
         token = str(answer["next_batch"])
         sections = _dict(answer.get("rooms"))
-        joined, left, invited = (_rooms(sections.get(kind), wanted) for kind in ("join", "leave", "invite"))
+        heard = wanted - self._rooms.awaited
+        joined, left = (_rooms(sections.get(kind), heard) for kind in ("join", "leave"))
+        invited = _rooms(sections.get("invite"), wanted)
         await self._creators.learn(joined)
         portions = [await self._joined(room_id, section, question, token, inbox) for room_id, section in joined.items()]
         portions += [await self._left(room_id, section, since, inbox) for room_id, section in left.items()]
@@ -85,7 +89,7 @@ class Intake:
         for room_id, section in invited.items():
             self._rooms.seen_invited(room_id, _inviters(section))
         if question.full:
-            for room_id in wanted - joined.keys() - left.keys() - invited.keys():
+            for room_id in heard - joined.keys() - left.keys() - invited.keys():
                 self._rooms.seen_outside(room_id)
         for room_id in (*joined, *left):
             await self._rooms.settle(room_id, inbox)
@@ -102,10 +106,11 @@ class Intake:
         if _is_inside(position):
             portion.since = since if limited else None
             portion.extras = self._features(room_id, section)
+            portion.cursors = await self._end(portion, since or token, inbox)
             return portion
-        portion.cursors = (at(f"room:{room_id}", token),)
+        portion.cursors = (at(room_stream(room_id), token),)
         if position:
-            portion.since = position.removeprefix(_OUT)
+            portion.since = position.removeprefix(OUT)
             return portion
         portion.entered = True
         for event in portion.timeline:
@@ -120,6 +125,14 @@ class Intake:
             portion.timeline = []  # We have been inside since long before it was declared.
         return portion
 
+    async def _end(self, portion: _Portion, since: str, inbox: PatientInbox) -> tuple[Cursor, ...]:
+        """Where its replacement has to be read from, for a room that has been replaced in this answer."""
+        events = (*portion.members, *portion.timeline)
+        if not any(event.get("type") == TOMBSTONE and event.get("state_key") == "" for event in events):
+            return ()
+        stream = tombstone_stream(portion.room_id)
+        return () if await inbox.position(stream) else (at(stream, since),)
+
     async def _left(self, room_id: str, section: Json, since: str | None, inbox: PatientInbox) -> _Portion:
         """The last words that we heard in a room."""
         portion, limited = self._portion(room_id, section)
@@ -128,7 +141,7 @@ class Intake:
             portion.timeline = []
             return portion
         # What this answer tells ends with our departure, and its token may lie behind what was said after that.
-        portion.cursors = (at(f"room:{room_id}", f"{_OUT}{since or position}"),)
+        portion.cursors = (at(room_stream(room_id), f"{OUT}{since or position}"),)
         portion.since = since if limited else None
         return portion
 
@@ -138,6 +151,10 @@ class Intake:
         state = self._rooms.state(room_id)
         for event in members:
             state.apply(event)
+        for event in _events(timeline):
+            # Nothing more may be sent into such a room, from the moment at which it opens.
+            if event.get("type") in _CLOSING:
+                state.apply(event)
         prev_batch = string(timeline.get("prev_batch"))
         portion = _Portion(room_id, state, _events(timeline), members, prev_batch)
         return portion, timeline.get("limited") is True and prev_batch != ""
@@ -150,7 +167,7 @@ class Intake:
         return found
 
     async def _position(self, room_id: str, inbox: PatientInbox) -> str:
-        stream = f"room:{room_id}"
+        stream = room_stream(room_id)
         if stream not in self._positions:
             self._positions[stream] = await inbox.position(stream) or ""
         return self._positions[stream]
@@ -165,7 +182,7 @@ class Intake:
     def _departure(self, room_id: str, section: Json) -> str | None:
         """How we left, if we were inside at all: a room that we only were invited to is left as well."""
         door = self._rooms.door(room_id)
-        if door is None or not (door.joined or door.bound or _is_inside(self._positions.get(f"room:{room_id}", ""))):
+        if door is None or not (door.joined or door.bound or _is_inside(self._positions.get(room_stream(room_id), ""))):
             return None
         events = (*_events(section.get("state")), *_events(section.get("timeline")))
         own = [e for e in events if e.get("type") == "m.room.member" and e.get("state_key") == self._me]
@@ -227,7 +244,7 @@ class Intake:
                 raise
             if refused.code == "M_FORBIDDEN":
                 _log.info("missed messages wait", room=portion.room_id, reason=str(refused))
-                portion.cursors = () if portion.entered else (at(f"room:{portion.room_id}", _OUT + since),)
+                portion.cursors = () if portion.entered else (at(room_stream(portion.room_id), OUT + since),)
                 return None
             # Not to be had, and at least one message is missing.
             _log.warning("missed messages cannot be read", room=portion.room_id, reason=str(refused))
@@ -265,7 +282,7 @@ class Intake:
 
 
 def _is_inside(position: str) -> bool:
-    return position != "" and not position.startswith(_OUT)
+    return position != "" and not position.startswith(OUT)
 
 
 def _was_said_to_us(event: Json) -> bool:

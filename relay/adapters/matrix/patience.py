@@ -28,9 +28,11 @@ class PatientInbox:
         """See `Inbox.receive`."""
         await self.patiently(lambda: self._inbox.receive(batch))
 
-    async def opened(self, address: ChannelAddress, channel: ChannelRef) -> None:
+    async def opened(
+        self, address: ChannelAddress, channel: ChannelRef, *, predecessors: frozenset[ChannelRef] = frozenset()
+    ) -> None:
         """See `Inbox.opened`."""
-        await self.patiently(lambda: self._inbox.opened(address, channel))
+        await self.patiently(lambda: self._inbox.opened(address, channel, predecessors=predecessors))
 
     async def closed(self, address: ChannelAddress, problem: str) -> None:
         """See `Inbox.closed`."""

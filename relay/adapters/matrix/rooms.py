@@ -24,6 +24,10 @@ class Door:
     `bound`: the core knows which room it is. `problem`: what the core was told; None = that it works, or nothing.
     `wake` is set when there may be something to do for its keeper, `looked` once it is known which room it is, or
     that this is not easily known. `servers` are in the room.
+
+    `predecessors` are the rooms that this one has replaced. `refused` are rooms that a tombstone named and that do not
+    say the same; `not_followed` is why the room's replacement has not been entered, as a sentence. `aliases` are those
+    that the room lists; the alias is looked up again when they change, and at `ask_again_at`.
     """
 
     address: ChannelAddress
@@ -37,6 +41,12 @@ class Door:
     bound: bool = False
     problem: str | None = None
     servers: frozenset[str] = frozenset()
+    predecessors: tuple[str, ...] = ()
+    refused: frozenset[str] = frozenset()
+    not_followed: str | None = None
+    awaited: str | None = None
+    aliases: frozenset[str] | None = None
+    ask_again_at: float = 0.0
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     looked: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -59,6 +69,7 @@ class Door:
         """From now on the address names `room_id`."""
         self.room_id = room_id
         self.joined, self.invited, self.put_out, self.bound = None, False, None, False
+        self.predecessors, self.not_followed, self.awaited, self.aliases = (), None, None, None
 
 
 class Rooms:
@@ -89,7 +100,6 @@ class Rooms:
             door = Door(address, self._backoff())
             if not door.is_alias:
                 door.room_id = door.name
-                door.looked.set()
             self._doors[address] = door
         self.version += 1
         self.declarations += 1
@@ -102,6 +112,32 @@ class Rooms:
         door.lead_to(room_id)
         self.version += 1
         self.changed.set()
+
+    def succeed(self, door: Door, room_id: str) -> None:
+        """From now on `door` names `room_id`, which has replaced the room that it named so far."""
+        before = door.room_id
+        predecessors = (*door.predecessors, before) if before is not None else door.predecessors
+        self.lead(door, room_id)
+        door.predecessors = predecessors
+
+    def let_go(self, door: Door) -> None:
+        """It is not known any more which room `door` names."""
+        self._states.pop(door.room_id or "", None)
+        door.lead_to("")
+        door.room_id = None
+        self.version += 1
+        self.changed.set()
+
+    def wait_for(self, door: Door, room_id: str, problem: str) -> None:
+        """The replacement of the door's room cannot be entered yet; whether we are invited is listened for."""
+        door.not_followed = problem
+        if door.awaited != room_id:
+            door.awaited = room_id
+            self.changed.set()
+
+    def not_followed(self, door: Door, problem: str) -> None:
+        """The replacement of the door's room is not to be entered."""
+        door.awaited, door.not_followed = None, problem
 
     @property
     def doors(self) -> tuple[Door, ...]:
@@ -116,7 +152,14 @@ class Rooms:
     @property
     def room_ids(self) -> frozenset[str]:
         """The rooms to listen to."""
-        return frozenset(door.room_id for door in self._doors.values() if door.room_id is not None)
+        rooms = {door.room_id for door in self._doors.values()} | self.awaited
+        return frozenset(room_id for room_id in rooms if room_id is not None)
+
+    @property
+    def awaited(self) -> frozenset[str]:
+        """Rooms of which nothing matters yet but that we are invited."""
+        named = {door.room_id for door in self._doors.values()}
+        return frozenset(door.awaited for door in self._doors.values() if door.awaited is not None) - named
 
     def door(self, room_id: str) -> Door | None:
         """The address that names a room."""
@@ -165,6 +208,10 @@ class Rooms:
 
     def seen_invited(self, room_id: str, inviters: Iterable[str]) -> None:
         """Somebody lets us in."""
+        for waiting in self._doors.values():
+            if waiting.awaited == room_id:
+                waiting.backoff.reset()
+                waiting.wake.set()
         if door := self.door(room_id):
             door.joined, door.invited = False, True
             door.servers |= {user.partition(":")[2] for user in inviters if is_user_id(user)}
@@ -199,6 +246,11 @@ class Rooms:
         door = self.door(room_id)
         if door is None or (door.joined and not self.state(room_id).whole):
             return  # The next answer says more.
+        aliases = self.state(room_id).aliases
+        if door.is_alias and door.aliases not in (None, aliases):
+            door.resolved = False
+            door.wake.set()
+        door.aliases = aliases
         problem = self.hindrance(room_id)
         if problem is not None:
             if door.joined:
@@ -217,7 +269,8 @@ class Rooms:
             self._count()
 
     async def _open(self, door: Door, room_id: str, inbox: PatientInbox) -> None:
-        await inbox.opened(door.address, ChannelRef(Platform.MATRIX, room_id))
+        before = frozenset(ChannelRef(Platform.MATRIX, one) for one in door.predecessors)
+        await inbox.opened(door.address, ChannelRef(Platform.MATRIX, room_id), predecessors=before)
         door.bound, door.problem = True, None
         self._count()
 
@@ -239,6 +292,8 @@ class Rooms:
                 f"{door.name} is encrypted, and the relay can neither read nor write there: "
                 "pair it with a room without encryption."
             )
+        if state.upgraded and door.not_followed is not None:
+            return door.not_followed
         if state.upgraded:
             successor = f" to {state.successor}" if state.successor else ""
             return f"{door.name} has been upgraded{successor}: declare the new room, or let the alias name it."

@@ -29,7 +29,8 @@ class RoomState:
 
     `name` "" = none; `aliases` are those that the room itself lists.
     `whole`: all of the state has been told, and what is not known is not so.
-    `created`: it is known who made the room, and as which version. `upgraded`: it has been replaced, by `successor`.
+    `created`: it is known who made the room, and as which version. `upgraded`: it has been replaced, by `successor`, as
+    `upgrader` says.
     """
 
     def __init__(self, room_id: str) -> None:
@@ -39,6 +40,7 @@ class RoomState:
         self.encrypted = False
         self.upgraded = False
         self.successor: str | None = None
+        self.upgrader = ""
         self.name = ""
         self.aliases: frozenset[str] = frozenset()
         self._creators: frozenset[str] = frozenset()
@@ -88,6 +90,14 @@ class RoomState:
         default = _level(self._power.get("events_default"), 0)
         return _level(events.get(kind), default) if isinstance(events, dict) else default
 
+    def may_upgrade(self, user_id: str) -> bool:
+        """Whether a user may replace the room by another one."""
+        power = self._power or {}
+        events = power.get("events")
+        default = _level(power.get("state_default"), 50 if self._power is not None else 0)
+        needed = _level(events.get("m.room.tombstone"), default) if isinstance(events, dict) else default
+        return self.level(user_id) >= needed
+
     def may_send(self, user_id: str, kind: str = "m.room.message") -> bool:
         """Whether a user may send events of type `kind`."""
         return self.level(user_id) >= self.level_to_send(kind)
@@ -117,6 +127,7 @@ class RoomState:
                 self.upgraded = True
                 successor = content.get("replacement_room")
                 self.successor = successor if isinstance(successor, str) and is_room_id(successor) else None
+                self.upgrader = sender
             case _:
                 pass
 
