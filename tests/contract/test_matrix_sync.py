@@ -201,7 +201,7 @@ async def test_a_store_that_is_lost_for_good_ends_it(town: Town, where: str, mon
         town.homeserver, town.bot_id, [town.room], token=town.token, ready=False, failing=True
     ) as side:
 
-        async def held(*_: object) -> None:
+        async def held(*_: object, **__: object) -> None:
             raise StoreHeld("x", "another daemon holds it", "stop one of them")
 
         monkeypatch.setattr(side.inbox, where, held)

@@ -227,3 +227,27 @@ async def test_what_an_earlier_relay_queued_under_a_name(
                 await bridge.shows(third_room, "hello")
                 assert bridge.words(staff_room) == []
                 assert await depth(bridge, LaneKey(staff, waiting_under("staff", Platform.MATRIX))) == 1
+
+
+@pytest.mark.parametrize("upgraded", [True, False])
+async def test_what_waits_follows_a_room_into_its_successor_and_into_no_other_room(
+    tmp_path: Path, upgraded: bool
+) -> None:
+    async with world(tmp_path, STAFF) as bridge:
+        gate = Gate()
+        staff, staff_room = bridge.channels("staff")
+        other_room = bridge.matrix.channel("another")
+        async with bridge.relay(gate.prepare) as core:
+            bridge.discord.say(staff, "ann", "said while it was the old room")
+            await waits(bridge, lane(Platform.MATRIX, "staff"), 1)
+            before = frozenset({staff_room}) if upgraded else frozenset[ChannelRef]()
+            alias = ChannelAddress(Platform.MATRIX, "#staff")
+            await core.bridge.opened(alias, other_room, predecessors=before)
+            gate.closed = False
+            if upgraded:
+                await bridge.shows(other_room, "said while it was the old room")
+            bridge.discord.say(staff, "ann", "said now")
+            expected = ("said while it was the old room", "said now") if upgraded else ("said now",)
+            await bridge.shows(other_room, *expected)
+            assert await depth(bridge, LaneKey(staff, staff_room)) == (0 if upgraded else 1)
+        assert bridge.words(staff_room) == []
