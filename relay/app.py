@@ -141,7 +141,7 @@ class Daemon:
                 group.create_task(self._keep_pairs(core, adapters), name="pairs"),
             ]
             if self._settings.web.listen:
-                web = WebServer(core.status, self._settings.web.listen)
+                web = WebServer(core.status, self._settings.web.listen, self._settings.web.hosts.split(", "))
                 others.append(group.create_task(web.run(), name="web"))
             for adapter in adapters:
                 await adapter.watch(core.pairs.watched(adapter.platform))

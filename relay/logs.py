@@ -9,7 +9,7 @@ import logging
 import re
 import sys
 from collections.abc import Callable, Iterable
-from typing import Literal, TextIO
+from typing import Any, Literal, TextIO
 from urllib.parse import quote
 
 import structlog
@@ -122,7 +122,13 @@ def _in_order(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDi
     return {key: event.pop(key) for key in ("timestamp", "level", "logger", "event") if key in event} | dict(event)
 
 
-_json = structlog.processors.JSONRenderer(default=str, ensure_ascii=False)
+def readable_json(value: object, **options: Any) -> str:
+    """JSON with people's letters as they are; what has no form of its own (control characters, say) is escaped."""
+    text = json.dumps(value, ensure_ascii=False, **options)
+    return "".join(it if it.isprintable() or it == "\n" else json.dumps(it)[1:-1] for it in text)
+
+
+_json = structlog.processors.JSONRenderer(serializer=readable_json, default=str)
 
 
 def _console(target: TextIO) -> Processor:

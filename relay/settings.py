@@ -14,6 +14,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from relay.configuration.mistakes import Location, explain
 from relay.configuration.sources import CONFIG_VARIABLE, DEFAULT_FILE, LISTS, Source, gather
 from relay.configuration.values import (
+    HostNames,
     ListenAddress,
     Name,
     Number,
@@ -70,9 +71,10 @@ class StoreSettings(Section):
 
 
 class WebSettings(Section):
-    """`[web]`. `listen` is `host:port`, empty for off."""
+    """`[web]`. `listen` is `host:port`, empty for off; `hosts` are names besides its own, with commas between them."""
 
     listen: ListenAddress = Field(default="127.0.0.1:9464", examples=['"127.0.0.1:9464"'])
+    hosts: HostNames = Field(default="", examples=['"relay, status.example.org"'])
 
 
 class LogSettings(Section):

@@ -63,6 +63,13 @@ def printable(text: str) -> str:
     return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
 
 
+def print_json(value: object) -> None:
+    """Print JSON. Nothing in it steers a terminal."""
+    from relay.logs import readable_json
+
+    typer.echo(readable_json(value, indent=2))
+
+
 @asynccontextmanager
 async def opened_store(url: str) -> "AsyncIterator[SqlStore]":
     """The store of a daemon that runs or has run. Nothing is made or migrated. Raises `StoreError`."""

@@ -1,14 +1,13 @@
 """`relay dead`: commands that failed for good, kept until somebody decides."""
 
 import asyncio
-import json
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from relay.cli.common import ConfigOption, JsonOption, invocation_of, opened_store, printable
+from relay.cli.common import ConfigOption, JsonOption, invocation_of, opened_store, print_json, printable
 from relay.core.storage import Unreadable
 from relay.domain.commands import BatchItem, EditMessage, PostNotice, SendBatch, SendMessage
 from relay.domain.richtext import plain_text
@@ -28,7 +27,7 @@ def list_(context: typer.Context, config: ConfigOption = None, as_json: JsonOpti
     """List the dead letters, without their text."""
     letters = asyncio.run(_letters(invocation_of(context).load(config)))
     if as_json:
-        typer.echo(json.dumps([_summary(letter) for letter in letters], ensure_ascii=False, indent=2))
+        print_json([_summary(letter) for letter in letters])
     elif not letters:
         typer.echo("There are no dead letters.")
     else:
@@ -50,7 +49,7 @@ def show(
         raise typer.Exit(1)
     values = {**_summary(letter), "text": _text(letter)}
     if as_json:
-        typer.echo(json.dumps(values, ensure_ascii=False, indent=2))
+        print_json(values)
         return
     for key, value in values.items():
         for number, line in enumerate(str(value if value is not None else "–").split("\n")):

@@ -1,13 +1,12 @@
 """`relay status`: what the store knows, whether the daemon runs or not."""
 
 import asyncio
-import json
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import typer
 
-from relay.cli.common import ConfigOption, JsonOption, invocation_of, opened_store, printable
+from relay.cli.common import ConfigOption, JsonOption, invocation_of, opened_store, print_json, printable
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -25,7 +24,7 @@ def status(context: typer.Context, config: ConfigOption = None, as_json: JsonOpt
     settings = invocation_of(context).load(config)
     report = asyncio.run(_report(settings))
     if as_json:
-        typer.echo(json.dumps(report.as_json(), ensure_ascii=False, indent=2))
+        print_json(report.as_json())
     else:
         _print(report)
     raise typer.Exit(0 if report.well else 1)

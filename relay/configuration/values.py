@@ -10,6 +10,7 @@ from relay.configuration.mistakes import wrong
 from relay.domain.pair import SYSTEM_MESSAGES
 
 _SERVER = r"(?:\[[0-9A-Fa-f:.]+\]|[0-9A-Za-z-]+(?:\.[0-9A-Za-z-]+)*)(?::[0-9]{1,5})?"
+_HOST = re.compile(r"\[?[0-9A-Fa-f:.]{2,45}\]?|[0-9A-Za-z_-]+(?:\.[0-9A-Za-z_-]+)*\.?", re.ASCII)
 _ALIAS = re.compile(rf"#[^\s:\x00-\x1f]+:{_SERVER}")
 # https://spec.matrix.org/latest/rooms/v12/: from room version 12 on a room ID is the hash of an event, and no server.
 _ROOM_ID = re.compile(rf"!(?:[^\s:\x00-\x1f]+:{_SERVER}|[0-9A-Za-z_-]{{40,}})")
@@ -80,6 +81,15 @@ def _listen(value: str) -> str:
     return value
 
 
+def _hosts(value: object) -> object:
+    names = value.replace(",", " ").split() if isinstance(value, str) else value
+    if not isinstance(names, list) or not all(isinstance(name, str) and _HOST.fullmatch(name) for name in names):
+        raise wrong(
+            "is not a list of host names", 'write names without scheme and port, like "relay, status.example.org"'
+        )
+    return ", ".join(names)
+
+
 def _seconds(value: object) -> object:
     if isinstance(value, str) and (match := _DURATION.fullmatch(value)):
         return float(match[1]) * _UNITS[match[2]]
@@ -133,4 +143,5 @@ Token = Annotated[SecretStr, AfterValidator(_token)]
 Password = Annotated[SecretStr, AfterValidator(_password)]
 UserId = Annotated[str, AfterValidator(_user_id)]
 StoreUrl = Annotated[str, AfterValidator(_store_url)]
+HostNames = Annotated[str, BeforeValidator(_hosts)]
 ListenAddress = Annotated[str, AfterValidator(_listen)]

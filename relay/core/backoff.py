@@ -1,6 +1,34 @@
 """How long to wait before the next try."""
 
+import math
 import random
+
+import structlog
+
+_log = structlog.get_logger(__name__)
+
+_LONGEST_WAIT = 3600.0
+"""Seconds that a platform is heeded when it asks for patience: asked too early, it only says so again."""
+
+
+def asked_for(value: object, *, unit: float = 1.0) -> float | None:
+    """The seconds that a platform asks to wait, an hour at most; None where it tells no number of them.
+
+    `unit`: seconds in one of what it counts in.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        seconds = float(value) * unit
+    except ValueError:
+        return None
+    except OverflowError:
+        seconds = math.inf
+    if math.isnan(seconds):
+        return None
+    if seconds > _LONGEST_WAIT:
+        _log.warning("a platform asks for too long a wait", seconds=seconds, waiting=_LONGEST_WAIT)
+    return min(max(0.0, seconds), _LONGEST_WAIT)
 
 
 class Backoff:

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable
 from datetime import datetime, timedelta
-from html import escape
+from html import escape as html_escape
 
 from relay.core.ports import SideHealth
 from relay.core.status import DirectionStatus, PairStatus, Snapshot
@@ -13,12 +13,19 @@ REFRESH_SECONDS = 5
 _WORDS = {"ready": "connected", "catching_up": "catching up", "connecting": "connecting", "failed": "failed"}
 _DIRECTIONS = {"to_matrix": "Discord → Matrix", "to_discord": "Matrix → Discord"}
 _FIRST_NUMBER = 4
+_LONGEST_TEXT = 500
 _AGES = (
     (timedelta(days=1), "d"),
     (timedelta(hours=1), "h"),
     (timedelta(minutes=1), "min"),
     (timedelta(seconds=1), "s"),
 )
+
+
+def _escape(text: str) -> str:
+    """`text` as it may stand on the page: of a sensible length, and without what steers how the rest is shown."""
+    shown = text if len(text) <= _LONGEST_TEXT else f"{text[:_LONGEST_TEXT]}…"
+    return html_escape("".join(it if it.isprintable() else repr(it)[1:-1] for it in shown))
 
 
 def render(snapshot: Snapshot) -> str:
@@ -31,9 +38,9 @@ def render(snapshot: Snapshot) -> str:
             '<!doctype html><html lang="en"><head><meta charset="utf-8">',
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
             f'<meta http-equiv="refresh" content="{REFRESH_SECONDS}"><meta name="color-scheme" content="light dark">',
-            f"<title>{escape(verdict)} · relay</title>",
+            f"<title>{_escape(verdict)} · relay</title>",
             '<link rel="icon" href="data:,"><link rel="stylesheet" href="page.css"></head><body>',
-            f'<header><h1>relay</h1><p class="{"good" if well else "bad"}">{escape(verdict)}</p></header><main>',
+            f'<header><h1>relay</h1><p class="{"good" if well else "bad"}">{_escape(verdict)}</p></header><main>',
             _sides(snapshot),
             _problems(troubled),
             _pairs(snapshot),
@@ -57,12 +64,12 @@ def _side(name: str, side: SideHealth) -> str:
 
 
 def _card(title: str, tone: str, state: str, detail: str) -> str:
-    more = f"<p>{escape(detail)}</p>" if detail else ""
-    return f'<article><h2>{escape(title)}</h2><p class="{tone}">{escape(state)}</p>{more}</article>'
+    more = f"<p>{_escape(detail)}</p>" if detail else ""
+    return f'<article><h2>{_escape(title)}</h2><p class="{tone}">{_escape(state)}</p>{more}</article>'
 
 
 def _problems(troubled: Iterable[PairStatus]) -> str:
-    items = "".join(f"<li><b>{escape(pair.name)}</b>: {escape(pair.problem or '')}</li>" for pair in troubled)
+    items = "".join(f"<li><b>{_escape(pair.name)}</b>: {_escape(pair.problem or '')}</li>" for pair in troubled)
     return f'<section class="problems"><h2>Problems</h2><ul>{items}</ul></section>' if items else ""
 
 
@@ -81,10 +88,10 @@ def _pairs(snapshot: Snapshot) -> str:
 def _group(pair: PairStatus, heads: Iterable[str], now: datetime) -> str:
     """A pair: a row for each direction under one name."""
     tone = ' class="bad"' if pair.problem else ""
-    name = f'<th scope="rowgroup" rowspan="{len(pair.directions)}"{tone}>{escape(pair.name)}</th>'
+    name = f'<th scope="rowgroup" rowspan="{len(pair.directions)}"{tone}>{_escape(pair.name)}</th>'
     rows = []
     for direction, values in pair.directions.items():
-        cells = (f"<td>{escape(_DIRECTIONS.get(direction, direction))}</td>", *_cells(values, now))
+        cells = (f"<td>{_escape(_DIRECTIONS.get(direction, direction))}</td>", *_cells(values, now))
         # On a narrow screen each cell stands on a line of its own, after its label.
         labelled = (cell.replace("<td", f'<td data-label="{head}"', 1) for cell, head in zip(cells, heads, strict=True))
         rows.append(f"<tr>{name}{''.join(labelled)}</tr>")
@@ -123,7 +130,8 @@ def _drops(pairs: Iterable[PairStatus]) -> str:
     if not total:
         return ""
     rows = "".join(
-        f'<tr><th scope="row">{escape(feature)}</th><td>{escape(_DIRECTIONS.get(name, name))}</td>{_number(count)}</tr>'
+        f'<tr><th scope="row">{_escape(feature)}</th>'
+        f"<td>{_escape(_DIRECTIONS.get(name, name))}</td>{_number(count)}</tr>"
         for (feature, name), count in total.most_common()
     )
     return (

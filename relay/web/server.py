@@ -3,16 +3,18 @@
 import asyncio
 import errno
 import os
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from importlib.resources import files
 from typing import Protocol
 
 import structlog
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 from prometheus_client.exposition import choose_encoder
 
 from relay.core.status import Histogram, Snapshot, side_as_json
 from relay.errors import FatalError, StoreError
+from relay.web.connections import Connections
+from relay.web.hosts import Hosts
 from relay.web.metrics import registry
 from relay.web.page import render
 
@@ -35,6 +37,8 @@ HEADERS = {
 }
 _SHUTDOWN_SECONDS = 1.0
 
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
 
 class StatusSource(Protocol):
     """What is shown; `core.status.Status` is one."""
@@ -53,11 +57,17 @@ class StatusSource(Protocol):
 
 
 class WebServer:
-    """Serves the status on `listen`, `host:port`; port 0 lets the system choose one."""
+    """Serves the status on `listen`, `host:port`; port 0 lets the system choose one.
 
-    def __init__(self, status: StatusSource, listen: str) -> None:
+    `hosts`: names it answers to besides those of this machine's loopback and that in `listen`.
+    """
+
+    def __init__(self, status: StatusSource, listen: str, hosts: Sequence[str] = ()) -> None:
         self._status = status
         self._listen = listen
+        self._hosts = Hosts(listen, hosts)
+        self._connections: Connections | None = None
+        self._server: asyncio.Server | None = None
         self._style = files("relay.web").joinpath("page.css").read_text(encoding="utf-8")
         self._runner: web.AppRunner | None = None
 
@@ -74,30 +84,57 @@ class WebServer:
         host, _, port = self._listen.rpartition(":")
         self._runner = web.AppRunner(self._application(), access_log=None, shutdown_timeout=_SHUTDOWN_SECONDS)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, host.strip("[]"), int(port))
+        assert self._runner.server is not None  # noqa: S101 - it was set up
+        self._connections = Connections(self._runner.server)
+        loop = asyncio.get_running_loop()
         try:
-            await site.start()
+            self._server = await loop.create_server(self._connections, host.strip("[]"), int(port), reuse_address=True)
         except OSError as error:
             await self.close()
             raise FatalError(*_unusable(self._listen, error)) from error
         # A host that resolves to several addresses gets a socket for each; with port 0 the first one's is shown.
-        bound = self._runner.addresses[0][1]
+        bound = self._server.sockets[0].getsockname()[1]
         return f"http://{host}:{bound}/"
 
     async def close(self) -> None:
         """Stop serving."""
+        if self._server is not None:
+            self._server.close()
+            self._server = None
         if self._runner is not None:
             await self._runner.cleanup()
             self._runner = None
 
     def _application(self) -> web.Application:
-        application = web.Application(middlewares=[_secure])
+        application = web.Application(middlewares=[self._watched, _secure, self._for_us])
         application.router.add_get("/", self._page)
         application.router.add_get("/page.css", self._style_sheet)
         application.router.add_get("/metrics", self._metrics)
         application.router.add_get("/healthz", self._healthz)
         application.router.add_get("/readyz", self._readyz)
         return application
+
+    @web.middleware
+    async def _watched(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Each connection has its time."""
+        assert self._connections is not None  # noqa: S101 - the server has started
+        transport = request.transport
+        self._connections.asked(transport)
+        try:
+            return await handler(request)
+        finally:
+            self._connections.answered(transport)
+
+    @web.middleware
+    async def _for_us(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Another site's name that leads here would let that site's scripts read us (DNS rebinding)."""
+        named = request.headers.getall("Host", [])
+        if not named and request.version >= HttpVersion11:
+            raise web.HTTPBadRequest(text="The request names no host.")
+        # Before HTTP/1.1 a request need not name one; no browser is that old.
+        if len(named) > 1 or not all(self._hosts.answer_to(name) for name in named):
+            raise web.HTTPMisdirectedRequest(text="Not here. Names that are served stand in [web] hosts.")
+        return await handler(request)
 
     async def _snapshot(self) -> Snapshot:
         try:
@@ -127,9 +164,7 @@ class WebServer:
 
 
 @web.middleware
-async def _secure(
-    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-) -> web.StreamResponse:
+async def _secure(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
         response = await handler(request)
     except web.HTTPException as refusal:

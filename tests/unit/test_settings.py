@@ -237,7 +237,14 @@ def test_broken_toml_names_line_and_column(tmp_path: Path) -> None:
                 '"127.0.0.1:9464" or "[::1]:9464", or "" to turn it off'
             ),
         ),
-        (SIDES + "[web]\nport = 1", "relay.toml:9: [web] port: there is no such key; write one of listen"),
+        (
+            SIDES + '[web]\nhosts = "https://relay:9464"',
+            (
+                "relay.toml:9: [web] hosts: is not a list of host names; write names without scheme and port, like "
+                '"relay, status.example.org"'
+            ),
+        ),
+        (SIDES + "[web]\nport = 1", "relay.toml:9: [web] port: there is no such key; write one of hosts, listen"),
         (
             SIDES + '[pairs]\nname = "x"',
             ("relay.toml:8: [pairs]: must be a list of pairs; begin each of them with [[pairs]], in double brackets"),
@@ -568,3 +575,9 @@ def test_positions() -> None:
         ("g", 1): 9,
         ("g", 1, "h"): 10,
     }
+
+
+@pytest.mark.parametrize("written", ['"relay, Status.example.org"', '["relay", "Status.example.org"]'])
+def test_names_of_the_web_server(tmp_path: Path, written: str) -> None:
+    settings = load(write(tmp_path, f"{SIDES}[web]\nhosts = {written}\n"), {})
+    assert settings.web.hosts == "relay, Status.example.org"

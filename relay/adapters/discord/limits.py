@@ -5,10 +5,12 @@ leave before each request (`enter`) and hands in the answer's headers afterwards
 before a request only, so whoever is cancelled while waiting has sent nothing.
 """
 
+import math
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from relay.core.backoff import asked_for
 from relay.core.ports import Clock
 
 # Discord bans an address after 10,000 answers of 401, 403 or 429 within ten minutes. We stop at half of it:
@@ -108,7 +110,7 @@ class Limits:
             state = self._state(bucket)
             state.in_flight = max(state.in_flight, in_flight)
         remaining = _number(headers.get("X-RateLimit-Remaining"))
-        reset_after = _number(headers.get("X-RateLimit-Reset-After"))
+        reset_after = asked_for(headers.get("X-RateLimit-Reset-After"))
         if remaining is None or reset_after is None:
             return
         state = self._state(bucket)
@@ -147,6 +149,7 @@ class Limits:
 
 def _number(text: str | None) -> float | None:
     try:
-        return None if text is None else float(text)
+        number = math.nan if text is None else float(text)
     except ValueError:
         return None
+    return number if math.isfinite(number) else None

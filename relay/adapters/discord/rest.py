@@ -22,6 +22,7 @@ import structlog
 import relay
 from relay.adapters.discord.identifiers import path_segment
 from relay.adapters.discord.limits import LONGEST_WAIT, Bucket, Limits, NotNow
+from relay.core.backoff import asked_for
 from relay.core.ports import Clock
 
 _log = structlog.get_logger(__name__)
@@ -302,13 +303,8 @@ def _decode(raw: bytes) -> Json:
 
 
 def _seconds(*candidates: object) -> float:
-    for candidate in candidates:
-        if isinstance(candidate, int | float | str):
-            try:
-                return max(0.05, float(candidate))
-            except ValueError:
-                continue
-    return 5.0
+    waits = (wait for wait in map(asked_for, candidates) if wait is not None)
+    return max(0.05, next(waits, 5.0))
 
 
 def _mistakes(fields: Mapping[str, Json]) -> list[tuple[str, str]]:

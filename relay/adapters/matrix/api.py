@@ -15,6 +15,8 @@ from urllib.parse import quote, urlencode
 import aiohttp
 from nio.client.async_client import AsyncClient, AsyncClientConfig
 
+from relay.core.backoff import asked_for
+
 Json = dict[str, Any]
 
 CLIENT = "/_matrix/client/v3/"
@@ -218,12 +220,10 @@ def judge(status: int, retry_after: str | None, raw: bytes) -> Json:
 
 def _patience(status: int, header: str | None, told: Json) -> float | None:
     """Seconds to wait. `retry_after_ms` is deprecated for the header, but most servers still send only that."""
-    milliseconds = told.get("retry_after_ms")
-    if isinstance(milliseconds, int | float):
-        return max(0.0, milliseconds / 1000)
-    if header is not None and header.strip().isdigit():
-        return float(header)
-    return 5.0 if status == 429 else None
+    wait = asked_for(told.get("retry_after_ms"), unit=0.001)
+    if wait is None:
+        wait = asked_for(header)
+    return 5.0 if wait is None and status == 429 else wait
 
 
 def _cause(error: Exception) -> str:

@@ -42,7 +42,7 @@ NOW = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
 CHANNEL = ChannelRef(Platform.DISCORD, "1234567890123456789")
 LANE = LaneKey(CHANNEL, ChannelRef(Platform.MATRIX, "#help:example.org"))
 SOURCE = MessageRef(CHANNEL, "42")
-AUTHOR = Author(UserRef(Platform.DISCORD, "7"), "Ann\x1b[31m")
+AUTHOR = Author(UserRef(Platform.DISCORD, "7"), "Ann\x1b[31m\x9b0m\u202e")
 MEDIA = MediaRef(Platform.DISCORD, "https://cdn/x")
 WORDS = Content(RichText.plain("first line\nsecond \x1b[2J"), (Attachment("1", "cat.png", "image", MEDIA),))
 
@@ -260,7 +260,7 @@ def test_dead_list(cli: Relay, url: str) -> None:
     assert url
     status, out, _ = cli("dead", "list")
     assert status == 0
-    for words in ("help", "to_matrix", "send", "Ann\\x1b[31m", "forbidden: no permission"):
+    for words in ("help", "to_matrix", "send", "Ann\\x1b[31m\\x9b", "forbidden: no permission"):
         assert words in out
     assert "first line" not in out
     assert "\x1b" not in out
@@ -302,6 +302,8 @@ def test_dead_show(cli: Relay, url: str) -> None:
     assert "             second \\x1b[2J" in lines
     assert "             [cat.png]" in lines
     assert json.loads(cli("dead", "show", "3", "--json")[1])["text"] == "threads do not cross"
+    for arguments in (("list",), ("show", "1")):
+        assert not {"\x1b", "\x9b", "\u202e"} & set(cli("dead", *arguments, "--json")[1])
     status, out, err = cli("dead", "show", "9")
     assert (status, out) == (1, "")
     assert "there is no dead letter 9" in err

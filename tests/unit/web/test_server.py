@@ -2,18 +2,21 @@
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any
 
 import aiohttp
 import pytest
+from aiohttp import web
 from prometheus_client.parser import text_string_to_metric_families
 
 from relay.core.ports import SideHealth
 from relay.core.status import DirectionStatus, Histogram, PairStatus, Snapshot
 from relay.errors import FatalError, StoreUnavailable
+from relay.web.connections import Connections
+from relay.web.hosts import Hosts
 from relay.web.server import HEADERS, WebServer
 
 NOW = datetime(2026, 11, 20, 12, 0, 30, tzinfo=UTC)
@@ -74,8 +77,8 @@ class FakeStatus:
 
 
 @asynccontextmanager
-async def serving(status: FakeStatus) -> AsyncIterator[aiohttp.ClientSession]:
-    server = WebServer(status, "127.0.0.1:0")
+async def serving(status: FakeStatus, hosts: Sequence[str] = ()) -> AsyncIterator[aiohttp.ClientSession]:
+    server = WebServer(status, "127.0.0.1:0", hosts)
     async with aiohttp.ClientSession(base_url=await server.start()) as client:
         try:
             yield client
@@ -221,3 +224,116 @@ async def test_cancelling_run_frees_the_port() -> None:
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
+
+
+# --- For whom ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", ["/", "/page.css", "/healthz", "/readyz", "/metrics", "/nothing"])
+async def test_another_sites_name_is_not_answered_to(path: str) -> None:
+    async with serving(FakeStatus(snapshot()), ["relay"]) as client:
+        for host in (
+            "evil.example",
+            "evil.example:9464",
+            "localhost.evil.example",
+            "127.0.0.1.evil.example",
+            "10.0.0.1",
+        ):
+            response, text = await get(client, path, Host=host)
+            assert response.status == 421
+            assert "help" not in text
+            assert HEADERS.items() <= dict(response.headers).items()
+        for host in ("localhost", "LOCALHOST:1", "localhost.", "127.0.0.1:80", "127.9.9.9", "[::1]:9464", "relay:9464"):
+            assert (await get(client, path, Host=host))[0].status == (404 if path == "/nothing" else 200)
+
+
+@pytest.mark.parametrize(
+    ("listen", "host", "answered"),
+    [
+        ("192.0.2.7:9464", "192.0.2.7:9464", True),
+        ("192.0.2.7:9464", "192.0.2.8", False),
+        ("Status.Example:9464", "status.example.", True),
+        ("[2001:db8::7]:9464", "[2001:DB8:0::7]", True),
+        ("[2001:db8::7]:9464", "[2001:db8::8]", False),
+        ("0.0.0.0:9464", "10.1.2.3:8080", True),
+        ("[::]:9464", "[2001:db8::8]", True),
+        ("0.0.0.0:9464", "evil.example", False),
+        ("127.0.0.1:9464", "[::ffff:127.0.0.1]", True),
+        ("127.0.0.1:9464", "", False),
+        ("127.0.0.1:9464", "localhost:port", False),
+        ("127.0.0.1:9464", "localhost, evil.example", False),
+        ("127.0.0.1:9464", "user@localhost", False),
+        ("127.0.0.1:9464", "2130706433", False),
+    ],
+)
+def test_names(listen: str, host: str, answered: bool) -> None:
+    assert Hosts(listen).answer_to(host) is answered
+
+
+async def raw(client: aiohttp.ClientSession, request: bytes) -> bytes:
+    base = client._base_url
+    assert base is not None
+    reader, writer = await asyncio.open_connection(base.host, base.port)
+    writer.write(request)
+    try:
+        return await reader.readline()
+    finally:
+        writer.close()
+
+
+async def test_requests_without_a_host_or_with_two() -> None:
+    async with serving(FakeStatus(snapshot())) as client:
+        assert b" 200 " in await raw(client, b"GET /healthz HTTP/1.0\r\n\r\n")
+        assert b" 400 " in await raw(client, b"GET /healthz HTTP/1.1\r\n\r\n")
+        twice = await raw(client, b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nHost: evil.example\r\n\r\n")
+        assert b" 400 " in twice or b" 421 " in twice
+
+
+async def test_silent_connections_leave_room_for_others() -> None:
+    async with serving(FakeStatus(snapshot())) as client:
+        base = client._base_url
+        assert base is not None
+        silent = [await asyncio.open_connection(base.host, base.port) for _ in range(200)]
+        try:
+            for number, (_, writer) in enumerate(silent):
+                writer.write(b"GET / HT" if number % 2 else b"")
+            async with asyncio.timeout(5):
+                assert (await get(client, "/healthz"))[0].status == 200
+                # Those that have waited longest were let go.
+                for reader, _ in silent[:100]:
+                    with suppress(ConnectionResetError):
+                        assert await reader.read() == b""
+        finally:
+            for _, writer in silent:
+                writer.close()
+
+
+async def test_a_request_that_does_not_come_is_not_waited_for() -> None:
+    async def answer(_request: web.BaseRequest) -> web.Response:
+        return web.Response()
+
+    connections = Connections(web.Server(answer), seconds=0.2)
+    server = await asyncio.get_running_loop().create_server(connections, "127.0.0.1", 0)
+    reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+    try:
+        async with asyncio.timeout(5):
+            with suppress(ConnectionError):
+                for byte in b"GET / HTTP/1.1\r\nHost: localhost\r\nX-Slow: " + b"x" * 1000:
+                    writer.write(bytes([byte]))
+                    await writer.drain()
+                    await asyncio.sleep(0.02)
+                    if reader.at_eof():
+                        break
+            with suppress(ConnectionResetError):
+                assert await reader.read() == b""
+    finally:
+        writer.close()
+        server.close()
+
+
+async def test_names_that_steer_the_page_do_not() -> None:
+    name = "a\u202eb\x9b\x00" + "w" * 300
+    async with serving(FakeStatus(snapshot(name, problem="\u2066" + "x" * 5000))) as client:
+        _, page = await get(client, "/")
+    assert not {"\u202e", "\x9b", "\x00", "\u2066"} & set(page)
+    assert "x" * 1001 not in page

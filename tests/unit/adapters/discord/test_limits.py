@@ -136,3 +136,12 @@ async def test_asking_how_long_it_takes_uses_nothing_up(clock: FakeClock) -> Non
     await limits.enter(POST, 0.25)
     with pytest.raises(NotNow):
         limits.check(POST, 0.25)
+
+
+@pytest.mark.parametrize("number", ["inf", "nan", "1e400", "-1", "soon"])
+async def test_headers_that_are_no_numbers_teach_nothing_lasting(clock: FakeClock, number: str) -> None:
+    limits = Limits(clock)
+    for name in ("X-RateLimit-Remaining", "X-RateLimit-Limit", "X-RateLimit-Reset-After"):
+        limits.learn(POST, 200, headers(0, 2.0) | {name: number})
+    clock.seconds += 3601
+    assert await waits(limits, clock, POST) == 0.0

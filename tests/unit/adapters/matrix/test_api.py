@@ -32,3 +32,13 @@ def test_a_refusal_with_a_code_is_the_homeservers() -> None:
 def test_a_page_that_claims_success_is_no_answer(page: bytes) -> None:
     with pytest.raises(Unreachable):
         judge(200, None, page)
+
+
+@pytest.mark.parametrize(
+    ("told", "seconds"),
+    [("2500", 2.5), ("1e999", 3600.0), ("NaN", 5.0), ("-1", 0.0), ("true", 5.0), ("1" + "0" * 400, 3600.0)],
+)
+def test_no_server_is_waited_for_longer_than_an_hour(told: str, seconds: float) -> None:
+    with pytest.raises(Refused) as refused:
+        judge(429, None, b'{"errcode": "M_LIMIT_EXCEEDED", "retry_after_ms": %s}' % told.encode())
+    assert refused.value.retry_after == seconds
