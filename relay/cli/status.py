@@ -32,7 +32,7 @@ def status(context: typer.Context, config: ConfigOption = None, as_json: JsonOpt
 
 async def _report(settings: "Settings") -> "Report":
     from relay.core.report import read_report
-    from relay.store.lease import is_running
+    from relay.store.lease import is_running, last_seen
 
     now = datetime.now(UTC)
     pairs = settings.declared_pairs()
@@ -42,7 +42,7 @@ async def _report(settings: "Settings") -> "Report":
         async with store.read() as unit:
             holder = await unit.leases.get()
         running = is_running(holder, store.path)
-        return await read_report(store, pairs, running=running, now=now)
+        return await read_report(store, pairs, running=running, now=now, seen=last_seen(store.path))
 
 
 def _print(report: "Report") -> None:

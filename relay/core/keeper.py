@@ -11,7 +11,7 @@ import structlog
 
 from relay.core.courier import Courier
 from relay.core.ports import Clock, SideHealth
-from relay.core.status import NOTEBOOK_ENTRY, Snapshot, Status, read_saved
+from relay.core.status import NOTEBOOK_ENTRY, Snapshot, Status, read_saved, side_as_json
 from relay.core.storage import Store
 from relay.domain.ids import Platform
 from relay.errors import StoreUnavailable
@@ -26,7 +26,9 @@ _BEHIND_SECONDS = 10.0
 
 
 class StatusKeeper:
-    """Keeps what `relay status` reads in the store, each second, and at once when something goes wrong or well.
+    """Keeps what `relay status` reads in the store: what changed, at once when something goes wrong or well.
+
+    It looks each second, and writes nothing while nothing happens: ages and backlogs are the reader's to tell.
 
     Where a platform is back, it lets nothing wait for its next try any longer.
     """
@@ -38,6 +40,7 @@ class StatusKeeper:
         self._clock = clock
         self._since = clock.now()
         self._progress = Progress()
+        self._written: Mapping[str, Any] | None = None
 
     async def restore(self) -> None:
         """Go on counting where the last process stopped. Raises `StoreUnavailable`."""
@@ -54,7 +57,7 @@ class StatusKeeper:
                 self._hurry(before=saved[0], now=conditions[0])
             if conditions != saved or self._clock.monotonic() - at >= _SAVE_SECONDS:
                 saved, at = conditions, self._clock.monotonic()
-                await self._save_and_wake()
+                await self.look()
             await self._clock.sleep(_LOOK_SECONDS)
 
     def _hurry(self, *, before: Mapping[str, SideHealth], now: Mapping[str, SideHealth]) -> None:
@@ -65,6 +68,14 @@ class StatusKeeper:
     async def save(self, *, running: bool) -> Snapshot:
         """Write the status down once. Raises `StoreUnavailable`."""
         snapshot = await self._status.snapshot()
+        await self._write(snapshot, self._lasting(snapshot), running=running)
+        return snapshot
+
+    def _lasting(self, snapshot: Snapshot) -> Mapping[str, Any]:
+        """What of the status does not change by itself."""
+        return {**{name: side_as_json(side) for name, side in snapshot.sides.items()}, **self._status.as_json()}
+
+    async def _write(self, snapshot: Snapshot, lasting: Mapping[str, Any], *, running: bool) -> None:
         process = {
             "running": running,
             "pid": os.getpid(),
@@ -72,14 +83,19 @@ class StatusKeeper:
             "since": self._since.isoformat(),
             "updated_at": snapshot.taken_at.isoformat(),
         }
-        saved = json.dumps({"daemon": process, **snapshot.as_json(), **self._status.as_json()})
+        saved = json.dumps({"daemon": process, **lasting})
         async with self._store.write() as uow:
             await uow.notebook.put(NOTEBOOK_ENTRY, saved)
-        return snapshot
+        self._written = lasting
 
-    async def _save_and_wake(self) -> None:
+    async def look(self) -> None:
+        """Write down what changed, and wake the lanes in which something waits."""
         try:
-            snapshot = await self.save(running=True)
+            snapshot = await self._status.snapshot()
+            lasting = self._lasting(snapshot)
+            # Only a write that went through shows that the store is well again.
+            if lasting != self._written or self._status.store_problem is not None:
+                await self._write(snapshot, lasting, running=True)
             # `relay dead retry` is another process: nobody but the outbox says that it queued something.
             async with self._store.read() as uow:
                 for lane in await uow.outbox.lanes():

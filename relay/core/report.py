@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from relay.core.pairs import PairDirectory
@@ -81,8 +81,11 @@ class Report:
         }
 
 
-async def read_report(store: Store | None, pairs: Sequence[Pair], *, running: bool, now: datetime) -> Report:
-    """Put the report together. `store` None: there is none yet. `running`: a daemon holds the store.
+async def read_report(
+    store: Store | None, pairs: Sequence[Pair], *, running: bool, now: datetime, seen: datetime | None = None
+) -> Report:
+    """Put the report together. `store` None: there is none yet. `running`: a daemon holds the store; `seen`: when
+    it last showed that.
 
     Raises `StoreError`.
     """
@@ -105,11 +108,17 @@ async def read_report(store: Store | None, pairs: Sequence[Pair], *, running: bo
             pid=process.get("pid"),
             host=process.get("host"),
             since=_moment(process.get("since")),
-            updated_at=_moment(process.get("updated_at")),
+            updated_at=_later(_moment(process.get("updated_at")), seen),
         ),
         undeclared=undeclared(directory, depths, now),
         taken_at=now,
     )
+
+
+def _later(saved: str | None, seen: datetime | None) -> str | None:
+    if saved is None or seen is None:
+        return saved
+    return max(datetime.fromisoformat(saved).astimezone(UTC), seen).isoformat()
 
 
 def _moment(text: Any) -> str | None:

@@ -14,7 +14,7 @@ import secrets
 import sqlite3
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Literal
 
@@ -188,6 +188,12 @@ def is_running(holder: Holder | None, path: Path) -> bool:
     if state == "unknown" and holder.on_this_kernel() and lock.signed_by(holder.token):
         return lock.is_taken()
     return state != "ended"
+
+
+def last_seen(path: Path) -> datetime | None:
+    """When the holder of the store at `path` last showed that it is there; None if none ever did."""
+    beat = LockFile(path).last_beat()
+    return datetime.fromtimestamp(beat / 1e9, UTC) if beat else None
 
 
 async def _acquire(store: SqlStore, clock: Clock, lock: LockFile) -> Holder:

@@ -96,6 +96,30 @@ async def test_nothing_waits_for_its_next_try_once_its_platform_is_back(bridge: 
         keeping.cancel()
 
 
+async def test_nothing_is_written_while_nothing_happens(bridge: World) -> None:
+    discord, room = bridge.channels()
+    async with bridge.relay() as core:
+        kept = StatusKeeper(store=bridge.store, status=core.status, courier=core.courier, clock=SystemClock())
+        bridge.discord.say(discord, "mira", "one")
+        await bridge.shows(room, "one")
+        await until(lambda: core.status.cached_snapshot().pairs[0].directions["to_matrix"].messages == 1)
+        await kept.look()
+        before = await written(bridge)
+        await kept.look()
+        assert await written(bridge) == before
+        bridge.discord.say(discord, "mira", "two")
+        await bridge.shows(room, "one", "two")
+        await until(lambda: core.status.cached_snapshot().pairs[0].directions["to_matrix"].messages == 2)
+        await kept.look()
+        assert await written(bridge) != before
+
+
+async def written(bridge: World) -> str | None:
+    """The status in the store."""
+    async with bridge.store.read() as uow:
+        return await uow.notebook.get(NOTEBOOK_ENTRY)
+
+
 async def until_saved(bridge: World, *, connected: bool) -> None:
     """Wait until the store knows how Matrix is."""
     while True:
