@@ -8,24 +8,33 @@ from relay.core.ports import Quotation
 from relay.core.split import Measure, first_part, split
 from relay.domain.capabilities import Capabilities
 from relay.domain.content import Attachment, Author, Content
+from relay.domain.controls import without_controls
 from relay.domain.ids import MediaRef
+from relay.domain.normalise import normalise
 from relay.domain.pair import PairPolicy
 from relay.domain.richtext import (
     Block,
     BroadcastMention,
+    ChannelMention,
+    Code,
+    CodeBlock,
+    CustomEmoji,
     Emphasis,
     Inline,
+    InlineImage,
     LineBreak,
     Link,
+    Math,
     Paragraph,
     Quote,
     RichText,
+    RoleMention,
     Spoiler,
     Text,
     UserMention,
     plain_text,
 )
-from relay.domain.transform import map_inline
+from relay.domain.transform import map_blocks, map_inline
 
 _EXCERPT_LENGTH = 120
 _FIRST_LINES = 500
@@ -59,10 +68,10 @@ def degrade(
     off at. `quotation` is what a reply answers, for channels without native replies. `as_file`: a text that takes more
     than `policy.max_parts` messages crosses as a file under its first lines.
     """
-    text = content.text
+    text = _cleaned(content.text)
     if not (author.may_broadcast and policy.allow_broadcast):
         text = map_inline(text, _harmless)
-    carried, left_behind = _attachments(content.attachments, capabilities)
+    carried, left_behind = _attachments(map(_clean_file, content.attachments), capabilities)
     blocks = (*text.blocks, *(_describe(attachment) for attachment in left_behind))
     if not blocks and not carried:
         return Dropped("empty", "there was nothing in it that can cross")
@@ -107,6 +116,40 @@ def all_in_words(content: Content) -> Content:
     """`content` with every file named in its text instead, for a channel that takes none (any more)."""
     words = map(_describe, content.attachments)
     return replace(content, text=RichText((*content.text.blocks, *words)), attachments=())
+
+
+def _cleaned(text: RichText) -> RichText:
+    """`text` without control characters; nothing where they were all of it."""
+    found = map_blocks(map_inline(text, _clean), _clean_block)
+    return found if found == text else normalise(found)
+
+
+def _clean(node: Inline) -> Inline:
+    match node:
+        case Text(words) | Code(words):
+            return node if (clean := without_controls(words)) == words else replace(node, text=clean)
+        case UserMention(name=name) | RoleMention(name) | ChannelMention(name=name) | CustomEmoji(name):
+            return node if (clean := without_controls(name)) == name else replace(node, name=clean)
+        case InlineImage(alt):
+            return replace(node, alt=without_controls(alt))
+        case Math(tex):
+            return replace(node, tex=without_controls(tex))
+        case Spoiler(reason=reason) if reason:
+            return replace(node, reason=without_controls(reason))
+        case _:
+            return node
+
+
+def _clean_block(block: Block) -> tuple[Block, ...]:
+    if isinstance(block, CodeBlock):
+        return (replace(block, text=without_controls(block.text), language=without_controls(block.language)),)
+    return (block,)
+
+
+def _clean_file(attachment: Attachment) -> Attachment:
+    name, alt = without_controls(attachment.name), without_controls(attachment.alt)
+    same = (name, alt) == (attachment.name, attachment.alt)
+    return attachment if same else replace(attachment, name=name, alt=alt)
 
 
 def _harmless(node: Inline) -> Inline:
@@ -177,7 +220,7 @@ def quoted_line(quotation: Quotation, *, call: bool = False) -> Quote:
     words = Text("↪" if called else f"↪ {quotation.author}")
     link: Inline = Link(quotation.url, (words,), preview=False) if quotation.url else words
     whom: tuple[Inline, ...] = (Text(" "), UserMention(called, quotation.author)) if called else ()
-    excerpt = _excerpt(quotation.text.blocks)
+    excerpt = without_controls(_excerpt(quotation.text.blocks))
     return Quote((Paragraph((link, *whom, *((Text(f": {excerpt}"),) if excerpt else ()))),))
 
 

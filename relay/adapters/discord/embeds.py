@@ -17,6 +17,7 @@ from relay.domain.richtext import (
     Code,
     CodeBlock,
     CustomEmoji,
+    Emphasis,
     Heading,
     Inline,
     LineBreak,
@@ -130,6 +131,15 @@ def _footer(item: Json, reader: Reader) -> Iterator[Block]:
         nodes.append(Timestamp(moment))
     if nodes:
         yield Subtext(tuple(nodes))
+
+
+def invitations(message: Json, reader: Reader) -> Iterator[Block]:
+    """What a message offers besides its words: to join an activity, to try a theme."""
+    if isinstance(message.get("activity"), Mapping):
+        name = reader.words(_mapping(message.get("application")).get("name")) or (Text("an activity"),)
+        yield Paragraph((Emphasis((Text("Invites to "), *name)),))
+    if isinstance(message.get("shared_client_theme"), Mapping):
+        yield Paragraph((Emphasis((Text("Shares a theme for Discord's client."),)),))
 
 
 # --- Polls --------------------------------------------------------------------------------------------------

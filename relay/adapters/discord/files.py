@@ -5,8 +5,9 @@ https://docs.discord.com/developers/resources/message#attachment-object
 
 import base64
 import binascii
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
 from relay.adapters.discord import lottie
 from relay.adapters.discord.identifiers import snowflake
@@ -24,6 +25,7 @@ _ANIMATED_STICKERS = frozenset({2, 3, 4})
 # As Discord's clients show them, whatever their files measure.
 _STICKER_SIDE = 160
 _VOICE = 1 << 13
+_DEEPEST = 8
 _SPOILER_FILE, _ANIMATED_FILE = 1 << 3, 1 << 5
 
 
@@ -33,8 +35,9 @@ def attachments(message: Json, page: str) -> Iterator[Attachment]:
     for item in objects(message, "attachments"):
         content_type = str(item.get("content_type") or "application/octet-stream").partition(";")[0].strip()
         flags = item.get("flags", 0)
-        name = str(item["filename"])
-        spoiler = name.startswith("SPOILER_") or bool(flags & _SPOILER_FILE)
+        name = _original_name(item)
+        marked = str(item["filename"]).startswith("SPOILER_") or name.startswith("SPOILER_")
+        spoiler = marked or bool(flags & _SPOILER_FILE)
         yield Attachment(
             id=snowflake(item["id"]),
             name=name,
@@ -54,6 +57,36 @@ def attachments(message: Json, page: str) -> Iterator[Attachment]:
             url=str(item["url"]),
             page=page,
         )
+
+
+def _original_name(item: Json) -> str:
+    """What the file was called before Discord took all but ASCII out of its name."""
+    name, title = str(item["filename"]), " ".join(str(item.get("title") or "").split())
+    ending = name.rpartition(".")[1:]
+    if not title or not all(ending) or title.endswith("".join(ending)):
+        return title or name
+    return title + "".join(ending)
+
+
+def component_files(items: Iterable[Json], page: str, depth: int = 0) -> Iterator[Attachment]:
+    """The files that stand in components: those are not among the message's attachments.
+
+    https://docs.discord.com/developers/components/reference#unfurled-media-item-structure
+    """
+    if depth > _DEEPEST:
+        return
+    for item in items:
+        for key in ("media", "file"):
+            media_item = item.get(key)
+            if isinstance(media_item, Mapping) and media_item.get("attachment_id") and media_item.get("url"):
+                name = str(item.get("name") or urlsplit(str(media_item["url"])).path.rpartition("/")[2] or "file")
+                fields = {"id": media_item["attachment_id"], "filename": name}
+                fields |= {"size": item.get("size"), "description": item.get("description")}
+                yield from attachments({"attachments": [{**media_item, **fields}]}, page)
+        for key in ("components", "items"):
+            yield from component_files(objects(item, key), page, depth + 1)
+        if isinstance(accessory := item.get("accessory"), Mapping):
+            yield from component_files([accessory], page, depth + 1)
 
 
 def _kind(content_type: str) -> MediaKind:

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any
 
 from relay.adapters.discord import embeds
-from relay.adapters.discord.files import attachments, media, objects, stickers
+from relay.adapters.discord.files import attachments, component_files, media, objects, stickers
 from relay.adapters.discord.identifiers import is_word, snowflake
 from relay.adapters.discord.markup import Names
 from relay.adapters.discord.system import system_kind, system_text
@@ -174,6 +174,8 @@ def _written(message: Json, view: View, whole: Json) -> Content:
     blocks: list[Block] = list(reader.blocks(message.get("content")))
     attached = list(attachments(message, page))
     parts = objects(message, "components")
+    listed = {file.id for file in attached}
+    attached += [file for file in component_files(parts, page) if file.id not in listed]
     if hidden := set(embeds.hidden_files(parts)):
         attached = [replace(file, spoiler=True, thumbnail=None) if file.id in hidden else file for file in attached]
     files = [*attached, *stickers(message, view.cdn_url)]
@@ -185,6 +187,7 @@ def _written(message: Json, view: View, whole: Json) -> Content:
     if message is not whole or author.get("bot") or "webhook_id" in whole:
         blocks.extend(embeds.embeds(written, reader))
     blocks.extend(embeds.components(parts, reader, frozenset(file.id for file in attached)))
+    blocks.extend(embeds.invitations(message, reader))
     if isinstance(poll := message.get("poll"), Mapping):
         blocks.extend(embeds.poll(poll, reader))
     if (message.get("message_reference") or {}).get("type", 0) == _FORWARD:

@@ -53,7 +53,9 @@ def system_text(message: Mapping[str, Any], kind: int) -> str | None:
         case 12:
             return f"added {detail or 'a channel'} to this channel: its announcements will show up here."
         case 25:
-            return "subscribed to a role of the server."
+            data = message.get("role_subscription_data")
+            tier = " ".join(str((data if isinstance(data, Mapping) else {}).get("tier_name") or "").split())
+            return f"subscribed to {tier or 'a role of the server'}."
         case 46:
             return "" if message.get("embeds") else "ended a poll."
         case _:
