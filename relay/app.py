@@ -40,6 +40,11 @@ _BUSY_SECONDS = 1.5
 
 _RELOAD_SECONDS = 1.0
 
+_UNDECLARED_KEPT = timedelta(days=30)
+"""How long what waits for a pair that is not declared any more is kept: as long as dead letters are."""
+
+_UNDECLARED_EVERY = 3600.0
+
 
 class Daemon:
     """One life of the daemon, from the settings to the last transaction.
@@ -139,6 +144,7 @@ class Daemon:
             others = [
                 group.create_task(keeper.run(), name="status"),
                 group.create_task(self._keep_pairs(core, adapters), name="pairs"),
+                group.create_task(self._discard_undeclared(core), name="undeclared"),
             ]
             if self._settings.web.listen:
                 web = WebServer(core.status, self._settings.web.listen, self._settings.web.hosts.split(", "))
@@ -189,6 +195,16 @@ class Daemon:
                     _log.error("configuration refused; the pairs stay as they are", mistake=str(mistake))
                 continue
             await self._take_over(settings, core, adapters)
+
+    async def _discard_undeclared(self, core: Core) -> None:
+        """Now and then forget what has waited too long for a pair to come back."""
+        while True:
+            try:
+                while await core.bridge.discard_undeclared(self._clock.now() - _UNDECLARED_KEPT):
+                    pass
+            except StoreUnavailable as error:
+                _log.warning("what is not declared could not be discarded", reason=error.reason)
+            await self._clock.sleep(_UNDECLARED_EVERY)
 
     async def _take_over(self, settings: Settings, core: Core, adapters: tuple[Adapter, ...]) -> None:
         _log_difference(core.pairs.pairs, settings.declared_pairs())

@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 import relay
-from relay.cli import db, dead, run, status
+from relay.cli import db, dead, outbox, run, status
 from relay.cli.common import ConfigOption, Invocation, complain
 from relay.errors import RelayError
 
@@ -36,6 +36,7 @@ def application() -> typer.Typer:
         root.command("demo")(import_module("relay.cli.demo").demo)
     root.command("status")(status.status)
     root.add_typer(dead.commands, name="dead")
+    root.add_typer(outbox.commands, name="outbox")
     root.add_typer(db.commands, name="db")
     return root
 

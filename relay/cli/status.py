@@ -63,6 +63,15 @@ def _print(report: "Report") -> None:
         console.print(f"{name.capitalize()}: {printable(words)}", style=style)
     if report.pairs:
         console.print(_table(report), soft_wrap=False)
+    for lane in report.undeclared:
+        name = printable(lane.pair or "a pair whose name is not known")
+        channels = f"{printable(lane.lane.source.id)} -> {printable(lane.lane.destination.id)}"
+        oldest = "" if lane.oldest_seconds is None else f", the oldest for {_age(lane.oldest_seconds)}"
+        console.print(
+            f"{name} is not declared ({channels}): {lane.waiting} waiting{oldest}, {lane.dead} dead."
+            " `relay outbox discard` forgets what waits.",
+            style="yellow",
+        )
     for pair in report.pairs:
         if pair.problem:
             console.print(f"{printable(pair.name)}: {printable(pair.problem)}", style="red")

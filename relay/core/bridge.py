@@ -1,7 +1,7 @@
 """What the adapters talk to: the inbox in front of router, catch-up and courier."""
 
 from collections.abc import Iterable, Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import structlog
 
@@ -18,6 +18,9 @@ from relay.domain.pair import LaneKey, Pair
 from relay.errors import StoreUnavailable
 
 _log = structlog.get_logger(__name__)
+
+_STEP = 200
+"""Rows that are discarded in one transaction: nobody waits for its end."""
 
 
 class Bridge:
@@ -100,6 +103,24 @@ class Bridge:
                 await uow.outbox.name(lane, name)
         self._bound -= gone
         self._names |= renamed
+
+    async def discard_undeclared(self, before: datetime) -> int:
+        """Forget some of what has waited since before that moment for pairs that are not declared; how much that was.
+
+        Call it again while it was some. Raises `StoreUnavailable`.
+        """
+        async with self._store.read() as uow:
+            depths = await uow.outbox.depths()
+        for lane, depth in depths.items():
+            if depth.oldest is not None and depth.oldest < before and self._pairs.pair_for(lane) is None:
+                async with self._store.write() as uow:
+                    waiting = await uow.outbox.waiting(lane, _STEP)
+                    old = [entry for entry in waiting if entry.queued_at < before]
+                    for entry in old:
+                        await uow.outbox.done(entry.id)
+                _log.warning("discarded", pair=depth.pair, direction=lane.direction, messages=len(old))
+                return len(old)
+        return 0
 
     async def opened(
         self, address: ChannelAddress, channel: ChannelRef, *, predecessors: frozenset[ChannelRef] = frozenset()

@@ -185,6 +185,10 @@ class Outbox(Protocol):
         """What waits and what is dead, for each lane in which there is something. Costs the same however much it is."""
         ...
 
+    async def clear(self, lane: LaneKey, limit: int) -> int:
+        """Forget what waits in a lane, at most `limit` of it, the oldest first; how much that was."""
+        ...
+
     async def name(self, lane: LaneKey, pair: str) -> None:
         """Remember what the operator calls the pair of a lane: all that can be said of it once it is not declared."""
         ...

@@ -88,6 +88,14 @@ _APPEND = (
 )
 _WAITING = select(*_row).where(_o.lane_id == _lane_id, _waits).order_by(_o.position, _o.id).limit(bindparam("at_most"))
 _DONE = delete(outbox).where(_is_entry)
+_CLEAR = delete(outbox).where(
+    _o.id.in_(
+        select(_there.c.id)
+        .where(_there.c.lane_id == _lane_id, _there.c.state == literal_column(f"'{EntryState.WAITING}'"))
+        .order_by(_there.c.position, _there.c.id)
+        .limit(bindparam("at_most"))
+    )
+)
 _BURY = (
     update(outbox)
     .where(_is_entry)
@@ -209,6 +217,10 @@ class SqlOutbox:
             for row in rows
             if (lane := _lane(row)) is not None
         }
+
+    async def clear(self, lane: LaneKey, limit: int) -> int:
+        """Forget what waits in a lane, at most `limit` of it, the oldest first; how much that was."""
+        return await self._session.count(_CLEAR, {**_of_lane(lane), "at_most": limit})
 
     async def name(self, lane: LaneKey, pair: str) -> None:
         """Remember what the operator calls the pair of a lane."""

@@ -1,5 +1,6 @@
 """The snapshot as Prometheus metrics. The names and labels are part of the operator's contract."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 
 from prometheus_client import CollectorRegistry
@@ -39,7 +40,18 @@ class _Snapshot(Collector):
                 dead.add_metric(lane, direction.dead_letters)
                 for feature, count in sorted(direction.dropped.items()):
                     dropped.add_metric((*lane, feature), count)
-        yield from (messages, dropped, self._seconds(), depth, retries, dead)
+        yield from (messages, dropped, self._seconds(), depth, retries, dead, self._undeclared())
+
+    def _undeclared(self) -> Metric:
+        family = GaugeMetricFamily(
+            "relay_undeclared_depth", "Commands that wait for a pair that is not declared.", labels=_LANE
+        )
+        waiting: Counter[tuple[str, str]] = Counter()
+        for lane in self._snapshot.undeclared:
+            waiting[lane.pair or "", lane.lane.direction] += lane.waiting
+        for labels, count in waiting.items():
+            family.add_metric(labels, count)
+        return family
 
     def _seconds(self) -> Metric:
         family = HistogramMetricFamily(

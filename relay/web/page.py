@@ -44,6 +44,7 @@ def render(snapshot: Snapshot) -> str:
             _sides(snapshot),
             _problems(troubled),
             _pairs(snapshot),
+            _undeclared(snapshot),
             _drops(snapshot.pairs),
             f"</main><footer>As of {_moment(snapshot.taken_at)}, renewed every {REFRESH_SECONDS} seconds.</footer>",
             "</body></html>",
@@ -82,6 +83,26 @@ def _pairs(snapshot: Snapshot) -> str:
     return (
         '<section><h2>Pairs</h2><div class="scroll" tabindex="0" role="region" aria-label="Pairs">'
         f'<table class="pairs"><thead><tr>{head}</tr></thead>{groups}</table></div></section>'
+    )
+
+
+def _undeclared(snapshot: Snapshot) -> str:
+    """What waits for pairs that are not declared, and is not tried."""
+    if not snapshot.undeclared:
+        return ""
+    rows = "".join(
+        f'<tr><th scope="row">{_escape(lane.pair or "")}</th>'
+        f"<td>{_escape(_DIRECTIONS.get(lane.lane.direction, ''))}</td>"
+        f"<td>{_escape(lane.lane.source.id)} → {_escape(lane.lane.destination.id)}</td>"
+        f"{_number(lane.waiting, notable=True)}{_number(lane.dead)}</tr>"
+        for lane in snapshot.undeclared
+    )
+    return (
+        '<section class="undeclared"><h2>Not declared</h2><p>This waits for pairs that are not in the file, and is not'
+        " posted. It is delivered if they come back.</p>"
+        '<div class="scroll"><table><thead><tr><th scope="col">Pair</th><th scope="col">Way</th>'
+        '<th scope="col">Channels</th><th scope="col" class="number">Waiting</th>'
+        f'<th scope="col" class="number">Dead letters</th></tr></thead><tbody>{rows}</tbody></table></div></section>'
     )
 
 

@@ -469,6 +469,18 @@ class TestOutbox:
         async with store.read() as unit:
             assert await unit.outbox.depths() == {LANE: LaneDepth(4, NOON, 0)}
 
+    async def test_what_waits_in_a_lane_is_forgotten_from_its_head_on(self, store: Store) -> None:
+        first, _, _, last = await queue(store, 1, 2, 3, 4)
+        (elsewhere,) = await queue(store, 5, lane=ELSEWHERE)
+        async with store.write() as unit:
+            await unit.outbox.bury(first.id, "forbidden", NOON)
+            assert await unit.outbox.clear(LANE, 2) == 2
+            assert await unit.outbox.waiting(LANE, 9) == [last]
+            assert await unit.outbox.clear(LANE, 2) == 1
+            assert await unit.outbox.clear(LANE, 2) == 0
+            assert await unit.outbox.depths() == {LANE: LaneDepth(0, None, 1), ELSEWHERE: LaneDepth(1, NOON, 0)}
+        assert await waiting(store, ELSEWHERE) == [elsewhere]
+
     async def test_a_lane_goes_by_the_name_that_its_pair_had_last(self, store: Store) -> None:
         (entry,) = await queue(store, 1)
         async with store.write() as unit:

@@ -244,8 +244,9 @@ class MemoryAdapter:
             await asyncio.sleep(1)
 
     async def watch(self, addresses: frozenset[ChannelAddress]) -> None:
-        """Open what is new."""
+        """Open what is new, or has come back."""
         self.addresses = addresses
+        self.opened &= addresses
         if self.inbox is not None:
             await self._open()
 

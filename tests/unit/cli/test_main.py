@@ -137,6 +137,7 @@ COMMANDS = [
     ("dead", "show", "1"),
     ("dead", "retry", "1"),
     ("dead", "discard", "1"),
+    ("outbox", "discard", "--pair", "help"),
 ]
 
 
@@ -328,3 +329,30 @@ def test_dead_discard(cli: Relay, url: str) -> None:
 
 def test_printable() -> None:
     assert printable("a\nb\x1b\u202e ünï") == "a\\nb\\x1b\\u202e ünï"
+
+
+# --- outbox -----------------------------------------------------------------------------------------------
+
+
+def test_what_waits_for_an_undeclared_pair_is_shown_and_discarded(cli: Relay, url: str) -> None:
+    gone = LaneKey(ChannelRef(Platform.DISCORD, "77"), ChannelRef(Platform.MATRIX, "!gone\x9b:b"))
+
+    async def fill(unit: Any) -> None:
+        for lane in (gone, gone, gone.back, LANE):
+            await unit.outbox.append(lane, DeleteMessage(SOURCE), NOW)
+        await unit.outbox.name(gone, "staff")
+
+    in_store(url, fill)
+    (back, there) = sorted(json.loads(cli("status", "--json")[1])["undeclared"], key=lambda lane: lane["backlog"])
+    assert there["name"] == "staff"
+    assert (there["direction"], there["source"], there["backlog"]) == ("to_matrix", "77", 2)
+    assert (back["name"], back["backlog"]) == (None, 1)
+    out = cli("status")[1]
+    assert "staff is not declared (77 -> !gone\\x9b:b): 2 waiting" in out
+    assert cli("outbox", "discard", "--pair", "help")[0] == 1
+    assert cli("outbox", "discard")[0] == 2
+    assert cli("outbox", "discard", "--pair", "staff")[:2] == (0, "77 -> !gone\\x9b:b: 2 discarded\n")
+    assert cli("outbox", "discard", "--pair", "staff")[0] == 1
+    assert cli("outbox", "discard", "--channels", gone.destination.id, "77")[1].endswith("-> 77: 1 discarded\n")
+    assert json.loads(cli("status", "--json")[1])["undeclared"] == []
+    assert len(in_store(url, lambda unit: unit.outbox.waiting(LANE, 9))) == 1

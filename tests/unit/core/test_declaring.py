@@ -251,3 +251,24 @@ async def test_what_waits_follows_a_room_into_its_successor_and_into_no_other_ro
             await bridge.shows(other_room, *expected)
             assert await depth(bridge, LaneKey(staff, staff_room)) == (0 if upgraded else 1)
         assert bridge.words(staff_room) == []
+
+
+async def test_what_waits_too_long_for_a_pair_to_come_back_is_discarded(tmp_path: Path) -> None:
+    async with world(tmp_path, STAFF, PUBLIC) as bridge:
+        gate = Gate()
+        (staff, staff_room), (public, _) = bridge.channels("staff"), bridge.channels("public")
+        async with bridge.relay(gate.prepare) as core:
+            for channel in (staff, public):
+                bridge.discord.say(channel, "ann", "old")
+            await waits(bridge, lane(Platform.MATRIX, "staff"), 1)
+            await waits(bridge, lane(Platform.MATRIX, "public"), 1)
+            between = bridge.discord.now()
+            bridge.discord.say(staff, "ann", "young")
+            await waits(bridge, lane(Platform.MATRIX, "staff"), 2)
+            await declare(bridge, PUBLIC)
+            assert await core.bridge.discard_undeclared(between) == 1
+            assert await core.bridge.discard_undeclared(between) == 0
+            assert await depth(bridge, lane(Platform.MATRIX, "public")) == 1
+            gate.closed = False
+            await declare(bridge, PUBLIC, STAFF)
+            await bridge.shows(staff_room, "young")

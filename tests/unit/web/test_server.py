@@ -4,6 +4,7 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,7 +14,9 @@ from aiohttp import web
 from prometheus_client.parser import text_string_to_metric_families
 
 from relay.core.ports import SideHealth
-from relay.core.status import DirectionStatus, Histogram, PairStatus, Snapshot
+from relay.core.status import DirectionStatus, Histogram, PairStatus, Snapshot, Undeclared
+from relay.domain.ids import ChannelRef, Platform
+from relay.domain.pair import LaneKey
 from relay.errors import FatalError, StoreUnavailable
 from relay.web.connections import Connections
 from relay.web.hosts import Hosts
@@ -115,6 +118,23 @@ async def test_not_ready_says_why(answer: Snapshot, side: str, reason: str) -> N
     assert body["ready"] is False
     assert body[side]["problem"] == reason
     assert all(body[other]["problem"] is None for other in {"discord", "matrix", "store"} - {side})
+
+
+async def test_what_waits_for_pairs_that_are_not_declared() -> None:
+    channel, room = ChannelRef(Platform.DISCORD, "77"), ChannelRef(Platform.MATRIX, "!gone:b")
+    undeclared = (
+        Undeclared(LaneKey(channel, room), "<staff>", 3, 60.0, 1),
+        Undeclared(LaneKey(channel, ChannelRef(Platform.MATRIX, "!other:b")), "<staff>", 2, None, 0),
+        Undeclared(LaneKey(room, channel), None, 1, 60.0, 0),
+    )
+    async with serving(FakeStatus(replace(snapshot(), undeclared=undeclared))) as client:
+        _, page = await get(client, "/")
+        _, metrics = await get(client, "/metrics")
+    assert "Not declared" in page
+    assert "&lt;staff&gt;" in page
+    assert "77 → !gone:b" in page
+    assert 'relay_undeclared_depth{direction="to_matrix",pair="<staff>"} 5.0' in metrics
+    assert 'relay_undeclared_depth{direction="to_discord",pair=""} 1.0' in metrics
 
 
 @pytest.mark.parametrize("broken", [False, True])
