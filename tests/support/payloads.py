@@ -7,9 +7,9 @@ through the Discord webhook, one after the other; or one object that says what i
 `context`, all of it optional, for both sides: `people` (whom a name on the other side means, if exactly one person),
 `pairs` (more paired channels, Discord's first), `messages` (where copies stand, by the ID of the original), `policy`
 (of the pair). For Discord: `roles`, `channels`, `nicknames` (names by ID), `threads`, `uploads` and `pictures` (where
-files, emoji and pictures of videos stand on the homeserver), `looked_up` (names by ID that a request brings). For
-Matrix: `state` (events of the room), `rooms` (names and aliases of others), `reply` (what the message replied to looks
-like: `author`, `text`, `url`, `user`), `emoji` (of the Discord server, as objects of its API).
+files, emoji, avatars and pictures of videos stand on the homeserver), `looked_up` (names by ID that a request brings).
+For Matrix: `state` (events of the room), `rooms` (names and aliases of others), `reply` (what the message replied to
+looks like: `author`, `text`, `url`, `user`), `emoji` (of the Discord server, as objects of its API).
 """
 
 import json
@@ -239,10 +239,11 @@ def _matrix_event(event: MessageCreated | MessageEdited, part: Content, number: 
     where = context.get("messages", {})
     copy = where.get(reply_to.id) if reply_to is not None and number == 0 else None
     author = context.get("reply", {}).get("author")
+    avatar = event.author.avatar
     delivery = Delivery(
         ChannelRef(Platform.MATRIX, ROOM),
         "key",
-        event.author,
+        replace(event.author, avatar=None if avatar is None else _pictures(context).get(avatar)),
         part,
         reply_to=MessageRef(ChannelRef(Platform.MATRIX, ROOM), copy) if copy else None,
         replied_author=UserRef(Platform.MATRIX, author) if copy and author else None,

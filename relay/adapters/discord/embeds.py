@@ -107,10 +107,10 @@ def _embed(item: Json, reader: Reader) -> Iterator[Block]:
         yield from _field(reader.line(entry.get("name")), reader.blocks(entry.get("value"), headings=False))
     shown: set[object] = set()
     for key in ("image", "video", "thumbnail"):
-        url = _mapping(item.get(key)).get("url")
-        if url and url not in shown:
+        picture = _mapping(item.get(key))
+        if (url := picture.get("url")) and url not in shown:
             shown.add(url)
-            yield Paragraph(reader.linked((Text(key.capitalize()),), url))
+            yield Paragraph(reader.linked(reader.words(picture.get("description")) or (Text(key.capitalize()),), url))
     yield from _footer(item, reader)
 
 
@@ -171,6 +171,11 @@ def poll(item: Json, reader: Reader) -> Iterator[Block]:
         answers.append(ListItem((Paragraph(words),)))
     if answers:
         yield BulletList(tuple(answers))
+    if not results.get("is_finalized"):
+        notes: list[Inline] = [Text("Several answers are allowed. ")] if item.get("allow_multiselect") else []
+        if end := moment_of(item.get("expiry")):
+            notes += [Text("Ends: "), Timestamp(end)]
+        yield from (Subtext(tuple(notes)),) if notes else ()
 
 
 def has_ended(item: object) -> bool:

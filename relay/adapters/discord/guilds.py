@@ -283,17 +283,30 @@ class Guilds:
             return self.parent_of(channel_id) or channel_id
 
         def for_message(message: Mapping[str, Json]) -> Names:
-            people = {person["id"]: person for person in message.get("mentions") or ()}
+            told = message.get("resolved") or {}
+            people = {**(told.get("users") or {}), **{one["id"]: one for one in message.get("mentions") or ()}}
+            # Of other servers, for the most part: a message that was followed from there tells them.
+            channels = {
+                **(told.get("channels") or {}),
+                **{one["id"]: one for one in message.get("mention_channels") or ()},
+            }
+            roles = told.get("roles") or {}
 
             def user(user_id: str) -> str | None:
                 person = people.get(user_id)
                 nickname = self.nickname(guild, user_id)
                 if person is None:
                     return nickname
-                member = person.get("member") or {}
+                member = person.get("member") or (told.get("members") or {}).get(user_id) or {}
                 return str(member.get("nick") or nickname or person.get("global_name") or person["username"])
 
-            return Names(user=user, role=role, channel=channel, home=home)
+            def told_role(role_id: str) -> str | None:
+                return role(role_id) or _name(roles.get(role_id))
+
+            def told_channel(channel_id: str) -> str | None:
+                return channel(channel_id) or _name(channels.get(channel_id))
+
+            return Names(user=user, role=told_role, channel=told_channel, home=home)
 
         return for_message
 
@@ -348,6 +361,10 @@ def _known(thread: discord.Thread) -> _Thread:
 
 def _emoji(found: discord.Emoji) -> CustomEmoji:
     return CustomEmoji(found.name, str(found.id), MediaRef(Platform.DISCORD, found.url), found.animated)
+
+
+def _name(found: Mapping[str, Json] | None) -> str | None:
+    return str(found["name"]) if found and found.get("name") else None
 
 
 def _text(snowflake: int | None) -> str | None:

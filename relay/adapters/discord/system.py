@@ -53,10 +53,16 @@ def system_text(message: Mapping[str, Any], kind: int) -> str | None:
         case 12:
             return f"added {detail or 'a channel'} to this channel: its announcements will show up here."
         case 25:
-            data = message.get("role_subscription_data")
-            tier = " ".join(str((data if isinstance(data, Mapping) else {}).get("tier_name") or "").split())
-            return f"subscribed to {tier or 'a role of the server'}."
+            return _subscribed(message.get("role_subscription_data"))
         case 46:
             return "" if message.get("embeds") else "ended a poll."
         case _:
             return detail or f"did something that Discord shows as a system message (type {kind})."
+
+
+def _subscribed(data: object) -> str:
+    fields = data if isinstance(data, Mapping) else {}
+    tier = " ".join(str(fields.get("tier_name") or "").split()) or "a role of the server"
+    months = fields.get("total_months_subscribed")
+    since = f", for {months} months now" if isinstance(months, int) and months > 1 else ""
+    return f"{'renewed the subscription' if fields.get('is_renewal') else 'subscribed'} to {tier}{since}."
