@@ -27,6 +27,7 @@ from relay.media.library import Library
 from relay.settings import Settings
 from relay.store.lease import hold
 from relay.store.migrate import upgrade
+from relay.store.pruning import Pruner
 from relay.store.unit_of_work import open_store
 from relay.web.server import WebServer
 
@@ -98,7 +99,13 @@ class Daemon:
             await core.bridge.begin()
             keeper = StatusKeeper(store=store, status=core.status, courier=core.courier, clock=self._clock)
             await keeper.restore()
-            await self._work(core, keeper, adapters)
+            pruner = Pruner(
+                store=store,
+                clock=self._clock,
+                messages=self._settings.store.retention,
+                dead_letters=self._settings.store.dead_letter_retention,
+            )
+            await self._work(core, keeper, pruner, adapters)
             try:
                 await keeper.save(running=False)
             except StoreUnavailable as error:
@@ -136,13 +143,14 @@ class Daemon:
         """How many missed messages a declared channel still catches up on."""
         return next((pair.policy.catchup_limit for pair in self._pairs if address in pair.sides), 0)
 
-    async def _work(self, core: Core, keeper: StatusKeeper, adapters: tuple[Adapter, ...]) -> None:
+    async def _work(self, core: Core, keeper: StatusKeeper, pruner: Pruner, adapters: tuple[Adapter, ...]) -> None:
         """Everything that runs side by side, until it is stopped or one part cannot go on."""
         self._starting = False
         async with asyncio.TaskGroup() as group:
             courier = group.create_task(core.courier.run(), name="courier")
             others = [
                 group.create_task(keeper.run(), name="status"),
+                group.create_task(pruner.run(), name="pruning"),
                 group.create_task(self._keep_pairs(core, adapters), name="pairs"),
                 group.create_task(self._discard_undeclared(core), name="undeclared"),
             ]

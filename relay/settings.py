@@ -15,6 +15,7 @@ from relay.configuration.mistakes import Location, explain
 from relay.configuration.sources import CONFIG_VARIABLE, DEFAULT_FILE, LISTS, Source, gather
 from relay.configuration.values import (
     HostNames,
+    KeptFor,
     ListenAddress,
     Name,
     Number,
@@ -59,10 +60,12 @@ class MatrixSettings(Section):
 
 
 class StoreSettings(Section):
-    """`[store]`. `url` holds an absolute path once it is loaded; `reconcile_window` in seconds."""
+    """`[store]`. `url` holds an absolute path once it is loaded; the others in seconds, None for ever."""
 
     url: StoreUrl = Field(default="sqlite:///relay.db", examples=['"sqlite:///relay.db"'])
     reconcile_window: Seconds = Field(default=48 * 3600.0, examples=['"48h"'])
+    retention: KeptFor = Field(default=90 * 86400.0, examples=['"90d"'])
+    dead_letter_retention: KeptFor = Field(default=30 * 86400.0, examples=['"30d"'])
 
     @property
     def path(self) -> Path:

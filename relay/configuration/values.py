@@ -98,6 +98,15 @@ def _seconds(value: object) -> object:
     return value
 
 
+def _kept_for(value: object) -> object:
+    if value == "forever":
+        return None
+    seconds = _seconds(value) if isinstance(value, str) and _DURATION.fullmatch(value) else value
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < float("inf"):
+        raise wrong("is not a length of time", 'write a number with a unit: "90d", "36h", or "forever"')
+    return seconds
+
+
 def _system_messages(value: str) -> str:
     kinds = value.replace(",", " ").split()
     if set(kinds) - SYSTEM_MESSAGES:
@@ -136,6 +145,7 @@ Snowflake = Annotated[str, BeforeValidator(_snowflake)]
 Room = Annotated[str, AfterValidator(_room)]
 Url = Annotated[str, AfterValidator(_url)]
 Seconds = Annotated[float, BeforeValidator(_seconds), Field(ge=0, allow_inf_nan=False)]
+KeptFor = Annotated[float | None, BeforeValidator(_kept_for)]
 Number = Annotated[int, BeforeValidator(_number)]
 SystemMessages = Annotated[str, AfterValidator(_system_messages)]
 Name = Annotated[str, AfterValidator(_name)]

@@ -1,11 +1,11 @@
 """Where pictures that many messages show (emoji, avatars) have been uploaded to."""
 
-from sqlalchemy import and_, bindparam, select
+from sqlalchemy import and_, bindparam, literal_column, select
 from sqlalchemy.dialects.sqlite import insert
 
 from relay.domain.ids import MediaRef, Platform
 from relay.store.session import Session
-from relay.store.tables import media_cache
+from relay.store.tables import SECONDS_NOW, media_cache
 
 _c = media_cache.c
 _GET = select(_c.copy_locator).where(
@@ -18,7 +18,10 @@ _GET = select(_c.copy_locator).where(
 _PUT = (
     insert(media_cache)
     .prefix_with("OR REPLACE")
-    .values({name: bindparam(name) for name in ("platform", "locator", "copy_platform", "copy_locator")})
+    .values(
+        {name: bindparam(name) for name in ("platform", "locator", "copy_platform", "copy_locator")}
+        | {"used": literal_column(SECONDS_NOW)}
+    )
     .inline()
 )
 

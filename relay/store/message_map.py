@@ -28,14 +28,14 @@ from sqlalchemy.sql.operators import custom_op
 from relay.core.storage import SUPERSEDED, Copy, Original
 from relay.domain.ids import ChannelRef, MessageRef, Platform, UserRef
 from relay.store.session import Session
-from relay.store.tables import HOURS_NOW, channel, channel_id, message, message_copy, message_edit
+from relay.store.tables import SECONDS_NOW, channel, channel_id, message, message_copy, message_edit
 
 _m = message.c
 _c = message_copy.c
 
 _is_message = and_(_m.channel_id == channel_id("ref_"), _m.native_id == bindparam("ref_id"))
 _is_copy = and_(_c.channel_id == channel_id("ref_"), _c.native_id == bindparam("ref_id"))
-_now: ColumnElement[int] = literal_column(HOURS_NOW)
+_now: ColumnElement[int] = literal_column(SECONDS_NOW)
 
 
 def _aside(column: ColumnElement[int]) -> ColumnElement[int]:
@@ -63,7 +63,7 @@ _USE = (
     update(message)
     .where(
         _m.id.in_(union_all(select(_m.id).where(_is_message).correlate(None), select(_c.message_id).where(_is_copy))),
-        _m.used < _now,
+        _m.used < _now - 3600,
     )
     .values(used=_now)
 )

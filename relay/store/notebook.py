@@ -1,21 +1,30 @@
 """Small things to remember: named values, and which one-time notices have been posted."""
 
-from sqlalchemy import bindparam, exists, select
+from sqlalchemy import ColumnElement, bindparam, exists, literal_column, select, update
 from sqlalchemy.dialects.sqlite import insert
 
 from relay.domain.ids import ChannelRef
 from relay.store.session import Session
-from relay.store.tables import notebook, notice
+from relay.store.tables import SECONDS_NOW, notebook, notice
 
 # A claim from before notices belonged to channels names its pair, after a question mark: it holds for every channel.
 _claimed_before = exists().where(
     notice.c.platform == bindparam("platform"), notice.c.key == bindparam("key"), notice.c.channel.startswith("?")
 )
+_now: ColumnElement[int] = literal_column(SECONDS_NOW)
+# As long as a thread goes on, it is not forgotten that it was told of.
+_USE = (
+    update(notice)
+    .where(
+        notice.c.platform == bindparam("of_platform"), notice.c.key == bindparam("of_key"), notice.c.used < _now - 3600
+    )
+    .values(used=_now)
+)
 _CLAIM = (
     insert(notice)
     .from_select(
-        ["platform", "key", "channel"],
-        select(bindparam("platform"), bindparam("key"), bindparam("channel")).where(~_claimed_before),
+        ["platform", "key", "channel", "used"],
+        select(bindparam("platform"), bindparam("key"), bindparam("channel"), _now).where(~_claimed_before),
     )
     .on_conflict_do_nothing()
     .returning(notice.c.key)
@@ -34,6 +43,7 @@ class SqlNotices:
     async def claim(self, destination: ChannelRef, key: str) -> bool:
         """True the first time that `key` is claimed for the channel, False ever after."""
         values = {"platform": destination.platform, "key": key, "channel": destination.id}
+        await self._session.later(_USE, {"of_platform": destination.platform, "of_key": key})
         return await self._session.first(_CLAIM, values) is not None
 
 

@@ -1,9 +1,9 @@
 """One transaction's way to the database, shared by its repositories."""
 
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from sqlalchemy import Executable, Row, literal, select
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -12,6 +12,8 @@ from relay.domain.ids import ChannelRef, MessageRef
 from relay.store.driver import PipelineConnection
 from relay.store.failures import translated
 from relay.store.tables import packed
+
+T = TypeVar("T")
 
 _NOTHING = select(literal(1))
 # As text: with each message, and SQLAlchemy takes longer over it than SQLite.
@@ -88,6 +90,13 @@ class Session:
         if number is None:
             raise RuntimeError("the transaction began without its numbers")
         return number
+
+    async def direct(self, step: Callable[[sqlite3.Connection], T]) -> T:
+        """Carry out `step` on the connection's thread, in the transaction."""
+        with translated(self._path):
+            if not self._connection.in_transaction():
+                await self._connection.begin()
+            return cast("T", await self._driver.submit(step))
 
     async def record_channel(self, channel: ChannelRef, last_copy: MessageRef | None = None) -> None:
         """Give a channel its number, if it has none yet, and remember its last copy; with the next statement."""

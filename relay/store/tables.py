@@ -33,8 +33,8 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
 _HASH_LENGTH = 44
 
-HOURS_NOW = "CAST(strftime('%s', 'now') AS INTEGER) / 3600"
-"""Whole hours since 1970: when something was used last, as far as pruning wants to know."""
+SECONDS_NOW = "CAST(strftime('%s', 'now') AS INTEGER)"
+"""Whole seconds since 1970: when something was used last, as far as pruning wants to know."""
 
 
 class Moment(TypeDecorator[datetime]):
@@ -155,7 +155,7 @@ message = Table(
     Column("deleted", Boolean, nullable=False, server_default=text("0")),
     Column(
         "used", Integer, nullable=False, server_default=text("0")
-    ),  # hours since 1970, when last anything came of it
+    ),  # seconds since 1970, when last anything came of it
     UniqueConstraint("channel_id", "native_id"),
     Index("ix_message_standing", "channel_id", sqlite_where=text("deleted = 0")),
 )
@@ -263,6 +263,7 @@ media_cache = Table(
     Column("locator", Text, primary_key=True),
     Column("copy_platform", Text, primary_key=True),
     Column("copy_locator", Text, nullable=False),
+    Column("used", Integer, nullable=False, server_default=text("0")),
     sqlite_with_rowid=False,
 )
 
@@ -290,6 +291,7 @@ notice = Table(
     Column("platform", Text, primary_key=True),
     Column("key", Text, primary_key=True),
     Column("channel", Text, primary_key=True),
+    Column("used", Integer, nullable=False, server_default=text("0")),
     sqlite_with_rowid=False,
 )
 

@@ -32,6 +32,7 @@ class SqlUnitOfWork:
     """`core.storage.UnitOfWork` on one connection. `lanes`: those that are known to have a row."""
 
     def __init__(self, session: Session, lanes: set[LaneKey]) -> None:
+        self.session = session
         self.messages = SqlMessageMap(session)
         self.outbox = SqlOutbox(session, lanes)
         self.channels = SqlChannels(session)

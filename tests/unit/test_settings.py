@@ -125,6 +125,8 @@ def test_the_environment_wins_and_may_hold_everything(tmp_path: Path) -> None:
         "RELAY_LOG__LEVEL": "debug",
         "RELAY_DEFAULTS__ALLOW_BROADCAST": "true",
         "RELAY_DEFAULTS__BATCH_WHEN_BEHIND": "0",
+        "RELAY_STORE__RETENTION": "36h",
+        "RELAY_STORE__DEAD_LETTER_RETENTION": "forever",
         "RELAY_PAIRS": '[{"discord_channel": 1, "matrix_room": "#a:b"}]',
         "PATH": "/bin",
     }
@@ -133,6 +135,7 @@ def test_the_environment_wins_and_may_hold_everything(tmp_path: Path) -> None:
     assert settings.matrix.password is not None
     assert settings.store.url == "sqlite:////var/lib/relay/relay.db"
     assert settings.store.reconcile_window == 2 * 86400
+    assert (settings.store.retention, settings.store.dead_letter_retention) == (36 * 3600, None)
     assert settings.web.listen == ""
     (only_pair,) = settings.declared_pairs()
     assert (only_pair.policy.allow_broadcast, only_pair.policy.batch_when_behind) == (True, 0)
@@ -265,6 +268,13 @@ def test_broken_toml_names_line_and_column(tmp_path: Path) -> None:
             (
                 "relay.toml:9: [store] reconcile_window: is not a length of "
                 'time; write seconds as a number, or with a unit: "90s", "30m", "48h", "7d"'
+            ),
+        ),
+        (
+            SIDES + '[store]\nretention = "never"',
+            (
+                "relay.toml:9: [store] retention: is not a length of time; "
+                'write a number with a unit: "90d", "36h", or "forever"'
             ),
         ),
         (SIDES + "[defaults]\nmax_parts = 0", "relay.toml:9: [defaults] max_parts: is too small; write at least 1"),

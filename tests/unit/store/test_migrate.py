@@ -196,8 +196,9 @@ def test_the_map_becomes_small_and_large_again(url: str) -> None:
     with migration_engine(url, create=False).begin() as connection:
         last = connection.exec_driver_sql("SELECT native_id, last_copy FROM channel ORDER BY 1").all()
         assert [tuple(row) for row in last] == [("!r", bytes(32)), ("10", "007")]
-        used = connection.exec_driver_sql("SELECT used, used > strftime('%s', 'now') / 3600 FROM message").all()
-        assert [tuple(row) for row in used] == [(1_700_000_000 // 3600, 0), (used[1].used, 0)]
+        clock = "CAST(strftime('%s', 'now') AS INTEGER)"
+        used = connection.exec_driver_sql(f"SELECT used, used > {clock} FROM message").all()
+        assert [tuple(row) for row in used] == [(1_700_000_000 // 3600 * 3600, 0), (used[1].used, 0)]
     downgrade(url, "0006")
     with migration_engine(url, create=False).begin() as connection:
         for table, values in rows.items():

@@ -1,0 +1,163 @@
+"""Forgets what is old: messages with their copies, edits and shared copies; dead letters; notices; uploaded pictures.
+
+Steps are small, with pauses between them: what is delivered meanwhile waits for the write lock a few milliseconds at
+most. What to delete is looked for in read transactions, which nobody waits for. A message counts from when anything
+came of it last (an edit, an answer), and nothing goes that is younger than the oldest command in the outbox: that may
+be about it.
+"""
+
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
+from typing import Any
+
+import structlog
+
+from relay.core.ports import Clock
+from relay.errors import StoreUnavailable
+from relay.store.driver import Step
+from relay.store.tables import EPOCH, MICROSECOND
+from relay.store.unit_of_work import SqlStore
+
+_log = structlog.get_logger(__name__)
+
+_AT_ONCE = 50
+_LOOKED_AT = 500
+"""Rows that are looked at in one read."""
+
+_MOST_KEPT = 20_000
+"""Messages in use that are looked past before the rest counts as young, too: their IDs rise with time."""
+
+_PAUSE = 0.05
+_MOST_SECONDS_BETWEEN, _LEAST_SECONDS_BETWEEN = 3600.0, 1.0
+_STEP = 60.0
+"""Seconds by which the wall clock may differ from the monotonic one: beyond that it was set."""
+
+_OLDEST_COMMAND = "SELECT queued_at FROM outbox ORDER BY id LIMIT 1"
+_MESSAGES = "SELECT id, used FROM message WHERE id > ? ORDER BY id LIMIT ?"
+_SHARED = (
+    "SELECT DISTINCT c.channel_id, c.native_id FROM message_copy c JOIN batch b"
+    " ON b.channel_id = c.channel_id AND b.native_id = c.native_id WHERE c.message_id = ?"
+)
+_DELETE_SHARED = (
+    "DELETE FROM batch WHERE channel_id = ?1 AND native_id = ?2"
+    " AND NOT EXISTS (SELECT 1 FROM message_copy WHERE channel_id = ?1 AND native_id = ?2)"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """Rows that are found by their age alone. `delete` has the key's parameters and then the limit."""
+
+    name: str
+    find: str
+    delete: str
+
+
+_DEAD = _Kind(
+    "dead letters",
+    "SELECT id FROM outbox WHERE state = 'dead' AND died_at < ? LIMIT ?",
+    "DELETE FROM outbox WHERE id = ? AND state = 'dead' AND died_at < ?",
+)
+_NOTICES = _Kind(
+    "notices",
+    "SELECT platform, key, channel FROM notice WHERE used < ? LIMIT ?",
+    "DELETE FROM notice WHERE platform = ? AND key = ? AND channel = ? AND used < ?",
+)
+_PICTURES = _Kind(
+    "pictures",
+    "SELECT platform, locator, copy_platform FROM media_cache WHERE used < ? LIMIT ?",
+    "DELETE FROM media_cache WHERE platform = ? AND locator = ? AND copy_platform = ? AND used < ?",
+)
+
+
+class Pruner:
+    """Forgets for as long as it runs. `messages`, `dead_letters`: seconds that they are kept, None for ever."""
+
+    def __init__(self, *, store: SqlStore, clock: Clock, messages: float | None, dead_letters: float | None) -> None:
+        self._store = store
+        self._clock = clock
+        self._messages = messages
+        self._dead_letters = dead_letters
+
+    async def run(self) -> None:
+        """Work until cancelled."""
+        ages = [age for age in (self._messages, self._dead_letters) if age is not None]
+        if not ages:
+            return
+        pause = min(_MOST_SECONDS_BETWEEN, max(_LEAST_SECONDS_BETWEEN, min(ages) / 10))
+        while True:
+            now, running = self._clock.now(), self._clock.monotonic()
+            await self._clock.sleep(pause)
+            passed = (self._clock.now() - now).total_seconds()
+            if abs(passed - (self._clock.monotonic() - running)) > _STEP:
+                # Whatever it says now may be taken back in a moment, and what is deleted is gone.
+                _log.warning("nothing forgotten: the clock was set", seconds=round(passed))
+                continue
+            try:
+                await self.sweep()
+            except StoreUnavailable as error:
+                _log.warning("nothing forgotten for now", reason=str(error))
+
+    async def sweep(self) -> None:
+        """Forget everything that is old enough now. Raises `StoreUnavailable`."""
+        now = self._clock.now()
+        if self._dead_letters is not None:
+            at = (now - EPOCH) // MICROSECOND - int(self._dead_letters * 1e6)
+            await self._by_age(_DEAD, at)
+        if self._messages is not None:
+            before = int(now.timestamp() - self._messages)
+            for kind in (_NOTICES, _PICTURES):
+                await self._by_age(kind, before)
+            await self._old_messages(now, before)
+
+    async def _by_age(self, kind: _Kind, before: int) -> None:
+        count = 0
+        while keys := await self._read(kind.find, (before, _AT_ONCE)):
+            rows = [(*key, before) for key in keys]
+            await self._write(partial(_delete, kind.delete, rows))
+            count += len(rows)
+            await self._clock.sleep(_PAUSE)
+        if count:
+            _log.info(f"old {kind.name} forgotten", count=count)
+
+    async def _old_messages(self, now: datetime, before: int) -> None:
+        oldest = await self._read(_OLDEST_COMMAND, ())
+        if oldest:
+            before = min(before, oldest[0][0] // 1_000_000)
+        count, last, kept = 0, 0, 0
+        while kept < _MOST_KEPT:
+            rows = await self._read(_MESSAGES, (last, _LOOKED_AT))
+            old = [key for key, used in rows if used < before]
+            kept = 0 if old else kept + len(rows)
+            for start in range(0, len(old), _AT_ONCE):
+                some = old[start : start + _AT_ONCE]
+                await self._write(partial(_delete_messages, some, before))
+                count += len(some)
+                await self._clock.sleep(_PAUSE)
+            if len(rows) < _LOOKED_AT:
+                break
+            last = rows[-1][0]
+        if count:
+            _log.info("old messages forgotten", count=count, seconds=round((self._clock.now() - now).total_seconds()))
+
+    async def _read(self, sql: str, values: Sequence[int]) -> list[Any]:
+        async with self._store.read() as unit:
+            return await unit.session.direct(lambda connection: connection.execute(sql, values).fetchall())
+
+    async def _write(self, step: Step) -> None:
+        async with self._store.write() as unit:
+            await unit.session.direct(step)
+
+
+def _delete(statement: str, rows: Sequence[Sequence[object]], connection: sqlite3.Connection) -> None:
+    connection.executemany(statement, rows)
+
+
+def _delete_messages(ids: Sequence[int], before: int, connection: sqlite3.Connection) -> None:
+    shared = {row for one in ids for row in connection.execute(_SHARED, (one,))}
+    # Copies and edits go along: ON DELETE CASCADE.
+    connection.executemany("DELETE FROM message WHERE id = ? AND used < ?", [(one, before) for one in ids])
+    connection.executemany(_DELETE_SHARED, sorted(shared, key=repr))

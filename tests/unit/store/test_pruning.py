@@ -1,0 +1,215 @@
+"""What is old is forgotten, in small steps; what is needed, or in use, is not."""
+
+import asyncio
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+
+from relay.core.storage import Copy
+from relay.domain.commands import BatchItem, DeleteMessage, SendBatch
+from relay.domain.content import Author, Content
+from relay.domain.ids import ChannelRef, MediaRef, MessageRef, Platform, UserRef
+from relay.domain.pair import LaneKey
+from relay.store.engine import connect
+from relay.store.pruning import Pruner
+from relay.store.unit_of_work import SqlStore
+
+DISCORD = ChannelRef(Platform.DISCORD, "1")
+ROOM = ChannelRef(Platform.MATRIX, "!room")
+LANE = LaneKey(DISCORD, ROOM)
+ANN = UserRef(Platform.DISCORD, "7")
+DAY = 86400.0
+TABLES = ("message", "message_copy", "message_edit", "batch", "outbox", "notice", "media_cache")
+
+
+class Clock:
+    """So many days later; it runs only while somebody sleeps."""
+
+    def __init__(self, days: float = 0.0) -> None:
+        self.days = days
+        self.passed = 0.0
+        self.pauses: list[float] = []
+
+    def now(self) -> datetime:
+        """The time of day."""
+        return datetime.now(UTC) + timedelta(days=self.days, seconds=self.passed)
+
+    def monotonic(self) -> float:
+        """Seconds."""
+        return self.passed
+
+    async def sleep(self, seconds: float) -> None:
+        """Let the time pass."""
+        self.pauses.append(seconds)
+        self.passed += seconds
+        await asyncio.sleep(0)
+
+
+def there(number: int) -> MessageRef:
+    """A message on Discord."""
+    return MessageRef(DISCORD, str(number))
+
+
+def here(number: int) -> MessageRef:
+    """An event in the room."""
+    return MessageRef(ROOM, f"${number}")
+
+
+def pruner(store: SqlStore, clock: Clock) -> Pruner:
+    """As by default."""
+    return Pruner(store=store, clock=clock, messages=90 * DAY, dead_letters=30 * DAY)
+
+
+async def fill(store: SqlStore, *numbers: int) -> dict[int, int]:
+    """Messages with a copy and an edit each; their rows."""
+    rows = {}
+    async with store.write() as unit:
+        for number in numbers:
+            # What a server says about the time counts for nothing.
+            told = datetime(1970 if number % 2 else 9000, 1, 1, tzinfo=UTC)
+            row = await unit.messages.add(there(number), ANN, told, None)
+            assert row is not None
+            rows[number] = row
+            await unit.messages.record_copy(Copy(row, 0, here(number)))
+            await unit.messages.record_edit(there(number + 10_000), row)
+    return rows
+
+
+def counts(store: SqlStore) -> Mapping[str, int]:
+    """How many rows there are."""
+    connection = connect(store.path)
+    found = {name: connection.execute(f"SELECT count(*) FROM {name}").fetchone()[0] for name in TABLES}
+    connection.close()
+    return {name: count for name, count in found.items() if count}
+
+
+def age(store: SqlStore, days: float, table: str) -> None:
+    """What is in the table is older now."""
+    connection = connect(store.path)
+    connection.execute(f"UPDATE {table} SET used = used - ?", (int(days * DAY),))
+    connection.close()
+
+
+async def test_everything_goes_with_what_it_belongs_to(store: SqlStore) -> None:
+    await fill(store, *range(1, 121))
+    items = tuple(BatchItem(there(number), Author(ANN, "Ann"), Content(), datetime.now(UTC)) for number in (1, 2))
+    async with store.write() as unit:
+        await unit.batches.put(here(1), SendBatch(items))
+        await unit.notices.claim(ROOM, "thread 1")
+        await unit.media.put(MediaRef(Platform.DISCORD, "a"), MediaRef(Platform.MATRIX, "b"))
+    whole = dict.fromkeys(("message", "message_copy", "message_edit"), 120)
+    whole |= dict.fromkeys(("batch", "notice", "media_cache"), 1)
+    await pruner(store, Clock(days=89)).sweep()
+    assert counts(store) == whole
+    await pruner(store, Clock(days=91)).sweep()
+    assert counts(store) == {}
+    async with store.read() as unit:  # what was posted last is still known: an earlier try is looked for after it
+        assert await unit.messages.last_copy(ROOM) == here(120)
+
+
+async def test_what_is_in_use_stays(store: SqlStore) -> None:
+    rows = await fill(store, *range(1, 8))
+    shared = SendBatch((BatchItem(there(1), Author(ANN, "Ann"), Content(), datetime.now(UTC)),))
+    async with store.write() as unit:
+        await unit.messages.record_copy(Copy(rows[2], 0, here(1)))  # 1 and 2 share a copy
+        await unit.batches.put(here(1), shared)
+    age(store, 91, "message")
+    now = datetime.now(UTC)
+    async with store.write() as unit:
+        await unit.messages.mark_edited(rows[2], now)
+        await unit.messages.add(there(50), ANN, now, there(3))
+        await unit.messages.add(MessageRef(ROOM, "$51"), ANN, now, here(4))
+        await unit.messages.mark_deleted(rows[5])
+    await pruner(store, Clock()).sweep()
+    async with store.read() as unit:
+        left = [number for number in rows if await unit.messages.find(there(number)) is not None]
+        assert left == [2, 3, 4, 5]
+        assert await unit.batches.get(here(1)) is not None
+
+
+async def test_what_a_command_may_be_about_stays(store: SqlStore) -> None:
+    await fill(store, 1, 2)
+    async with store.write() as unit:
+        await unit.outbox.append(LANE, DeleteMessage(there(1)), datetime.now(UTC) - timedelta(seconds=5))
+    await pruner(store, Clock(days=400)).sweep()
+    assert counts(store)["message"] == 2
+
+
+async def test_dead_letters_go_by_the_day_they_died(store: SqlStore) -> None:
+    now = datetime.now(UTC)
+    async with store.write() as unit:
+        entries = [await unit.outbox.append(LANE, DeleteMessage(there(number)), now) for number in (1, 2, 3)]
+        await unit.outbox.bury(entries[0].id, "forbidden", now - timedelta(days=31))
+        await unit.outbox.bury(entries[1].id, "forbidden", now - timedelta(days=29))
+    await pruner(store, Clock()).sweep()
+    async with store.read() as unit:
+        assert [letter.entry.id for letter in await unit.outbox.dead()] == [entries[1].id]
+        depths = await unit.outbox.depths()
+        assert (depths[LANE].waiting, depths[LANE].dead) == (1, 1)
+
+
+async def test_a_thread_that_goes_on_is_told_of_once(store: SqlStore) -> None:
+    async with store.write() as unit:
+        assert await unit.notices.claim(ROOM, "thread 1")
+    age(store, 80, "notice")
+    async with store.write() as unit:
+        assert not await unit.notices.claim(ROOM, "thread 1")
+    await pruner(store, Clock(days=80)).sweep()
+    async with store.write() as unit:
+        assert not await unit.notices.claim(ROOM, "thread 1")
+
+
+async def test_for_ever(store: SqlStore) -> None:
+    await fill(store, 1)
+    clock = Clock(days=4000)
+    await Pruner(store=store, clock=clock, messages=None, dead_letters=None).run()
+    await Pruner(store=store, clock=clock, messages=None, dead_letters=DAY).sweep()
+    assert counts(store)["message"] == 1
+
+
+async def test_a_clock_that_was_set_forgets_nothing(store: SqlStore) -> None:
+    await fill(store, 1)
+
+    enough = asyncio.Event()
+
+    class Jumping(Clock):
+        async def sleep(self, seconds: float) -> None:
+            await super().sleep(seconds)
+            self.days += {1: 365, 2: -365}.get(len(self.pauses), 0)
+            if len(self.pauses) == 4:
+                enough.set()
+
+    running = asyncio.create_task(pruner(store, Jumping()).run())
+    await enough.wait()
+    running.cancel()
+    await asyncio.wait((running,))
+    assert counts(store)["message"] == 1
+
+
+async def test_the_steps_are_small_and_let_others_in_between(store: SqlStore) -> None:
+    await fill(store, *range(1, 1001))
+    age(store, 91, "message")
+    clock = Clock()
+    waited: list[float] = []
+    started = time.perf_counter()
+    sweeping = asyncio.create_task(pruner(store, clock).sweep())
+    while not sweeping.done():
+        before = time.perf_counter()
+        async with store.write() as unit:
+            await unit.notebook.put("a", "b")
+        waited.append(time.perf_counter() - before)
+    await sweeping
+    assert "message" not in counts(store)
+    assert len(clock.pauses) >= 20
+    assert len(waited) >= 10
+    assert sorted(waited)[len(waited) // 2] < (time.perf_counter() - started) / 5
+
+
+def test_what_goes_along_with_a_message_is_found_by_an_index(store: SqlStore) -> None:
+    connection = connect(store.path)
+    plans = [
+        connection.execute(f"EXPLAIN QUERY PLAN SELECT 1 FROM {table} WHERE message_id = 1").fetchall()
+        for table in ("message_copy", "message_edit")
+    ]
+    connection.close()
+    assert all("SEARCH" in step[3] for plan in plans for step in plan)
