@@ -35,6 +35,7 @@ _MSGTYPES: dict[MediaKind, str] = {
     "voice": "m.audio",
     "file": "m.file",
 }
+_SHOWN: tuple[MediaKind, ...] = ("image", "video", "audio")
 _NO_PICTURES: Mapping[MediaRef, MediaRef] = {}
 
 MAX_TEXT_LENGTH = 28_000
@@ -145,7 +146,7 @@ def _file(uploaded: Uploaded) -> Json:
     """What makes a message one with a file (https://spec.matrix.org/latest/client-server-api/#mroommessage-msgtypes)."""
     attachment = uploaded.attachment
     info: Json = {"mimetype": uploaded.content_type} | ({} if uploaded.size is None else {"size": uploaded.size})
-    kind = attachment.kind
+    kind = _kind(attachment.kind, uploaded.content_type)
     measures = {key: size for key, size in (("w", attachment.width), ("h", attachment.height)) if size}
     if kind in {"image", "video", "sticker"}:
         info |= measures
@@ -173,6 +174,14 @@ def _file(uploaded: Uploaded) -> Json:
         content[_VOICE] = {}
         content[_AUDIO] = {"duration": milliseconds or 0} | ({"waveform": waveform} if waveform else {})
     return content
+
+
+def _kind(told: MediaKind, content_type: str) -> MediaKind:
+    """What a file is shown as: what it is, where its name or its sender's client said another thing."""
+    if told not in {"image", "video", "audio"}:
+        return told
+    major = content_type.partition("/")[0]
+    return next((kind for kind in _SHOWN if kind == major), "file")
 
 
 def _rendered(text: RichText, author: Author | None, look: Look) -> Rendered:

@@ -1,7 +1,10 @@
 """What files look like as events."""
 
 import json
+from dataclasses import replace
 from typing import Any
+
+import pytest
 
 from relay.adapters.matrix.compose import Uploaded, compose, earlier_look, replacement, same_file
 from relay.adapters.matrix.content import message_content
@@ -97,3 +100,13 @@ def test_an_earlier_try_is_recognised_before_the_file_is_uploaded() -> None:
     posted = compose(delivery("", file), uploaded(file))
     assert earlier_look(compose(delivery("", file))) == earlier_look(posted)
     assert earlier_look(compose(delivery(""))) != earlier_look(posted)
+
+
+@pytest.mark.parametrize(
+    ("content_type", "msgtype"),
+    [("image/png", "m.image"), ("video/mp4", "m.video"), ("text/html", "m.file"), ("application/pdf", "m.file")],
+)
+def test_a_file_is_shown_as_what_it_is_rather_than_as_what_it_was_called(content_type: str, msgtype: str) -> None:
+    file = attachment()
+    content = compose(delivery("", file), replace(uploaded(file), content_type=content_type))
+    assert (content["msgtype"], content["info"]["mimetype"]) == (msgtype, content_type)
