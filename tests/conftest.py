@@ -18,7 +18,7 @@ settings.register_profile("quiet", deadline=None, database=None, suppress_health
 # The same examples each time: a suite must not turn red by chance.
 settings.register_profile("suite", settings.get_profile("quiet"), derandomize=True, max_examples=40)
 # Others each time: `python -m tests.properties`.
-settings.register_profile("search", settings.get_profile("quiet"), print_blob=True, max_examples=200)
+settings.register_profile("search", settings.get_profile("quiet"), print_blob=True, max_examples=50)
 settings.load_profile("suite")
 
 

@@ -10,6 +10,7 @@ from relay.domain.capabilities import Capabilities
 from relay.domain.content import Attachment, Author, Content
 from relay.domain.controls import without_controls
 from relay.domain.ids import MediaRef
+from relay.domain.names import shortened
 from relay.domain.normalise import normalise
 from relay.domain.pair import PairPolicy
 from relay.domain.richtext import (
@@ -216,10 +217,11 @@ def quoted_line(quotation: Quotation, *, call: bool = False) -> Quote:
     `call`: who is answered is to be notified, if they can be.
     """
     called = quotation.user if call else None
+    author = shortened(quotation.author)
     # In the words of a link a mention would notify nobody.
-    words = Text("↪" if called else f"↪ {quotation.author}")
+    words = Text("↪" if called else f"↪ {author}")
     link: Inline = Link(quotation.url, (words,), preview=False) if quotation.url else words
-    whom: tuple[Inline, ...] = (Text(" "), UserMention(called, quotation.author)) if called else ()
+    whom: tuple[Inline, ...] = (Text(" "), UserMention(called, author)) if called else ()
     excerpt = without_controls(_excerpt(quotation.text.blocks))
     return Quote((Paragraph((link, *whom, *((Text(f": {excerpt}"),) if excerpt else ()))),))
 

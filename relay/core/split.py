@@ -19,27 +19,26 @@ from relay.domain.richtext import (
     ChannelMention,
     Code,
     CodeBlock,
+    CustomEmoji,
     Details,
     Heading,
     Inline,
-    InlineImage,
     LineBreak,
     Link,
     ListItem,
-    Math,
     MessageLink,
     Paragraph,
     Quote,
     RichText,
-    RoleMention,
     Rule,
+    Spoiler,
     Subtext,
     Table,
     Text,
-    UserMention,
     inline_text,
+    plain_text,
 )
-from relay.domain.transform import Container, map_blocks, map_inline
+from relay.domain.transform import Container, expand_inline, map_blocks
 
 Measure = Callable[[RichText], int]
 """The length of a text as its platform renders and counts it."""
@@ -52,6 +51,11 @@ _SPACE = regex.compile(r"\s+")
 _SENTENCE_END = regex.compile(r"[.!?…。！？][\"'”’)\]]*$")
 _WINDOW = 64
 _CUT = -1
+_LONGEST_NAME = 64
+"""Of an emoji or of a language of code: more than either has on any platform."""
+
+_ELLIPSIS = "…"
+_LITTLE = (Text("x"),)
 _SAMPLE = 8
 """What part of the room for a text is filled first, to see how long it is rendered."""
 
@@ -77,14 +81,17 @@ class _Boundary:
 def split(text: RichText, *, limit: int, measure: Measure, most: int | None = None) -> tuple[RichText, ...]:
     """`text` in parts of which each measures at most `limit`; at least one part. Of more than `most`, the first ones.
 
-    Where even one unit measures more than `limit`, it stands alone in its part: `limit` has to leave room for it.
+    What is around a single unit may measure more than `limit`: then its words remain, without what is around them.
     """
     if not _is_too_long(text, limit, measure):
         return (text,)
     parts: list[RichText] = []
-    rest = _open_long_atoms(text, limit, measure)
+    rest = _opened(text, limit, measure)
     while rest and _is_too_long(rest, limit, measure):
         head, rest = _first_part(rest, limit, measure)
+        if measure(head) > limit and (bare := RichText.plain(plain_text(head))) != head:
+            head, more = _first_part(bare, limit, measure)
+            rest = RichText((*more.blocks, *rest.blocks))
         parts.append(head)
         if len(parts) == most:
             return tuple(parts)
@@ -107,19 +114,40 @@ def first_part(text: RichText, *, limit: int, measure: Measure) -> tuple[RichTex
     """As much of `text` as measures at most `limit`, and the rest; at least one unit."""
     if measure(text) <= limit:
         return text, RichText()
-    return _first_part(_open_long_atoms(text, limit, measure), limit, measure)
+    return _first_part(_opened(text, limit, measure), limit, measure)
 
 
-def _open_long_atoms(text: RichText, limit: int, measure: Measure) -> RichText:
-    """What is never cut but would fill most of a part (a URL of 3,000 characters, a wide table) as text that can be."""
+def _opened(text: RichText, limit: int, measure: Measure) -> RichText:
+    """What is never cut but would fill most of a part as text that can be: an address, a reason, a wide table.
 
-    def words(node: Inline) -> Inline:
-        whole = isinstance(node, Link | MessageLink | Math | UserMention | RoleMention | ChannelMention | InlineImage)
-        if whole and _is_atom(node) and measure(RichText((Paragraph((node,)),))) > limit / 2:
-            return Text(inline_text((node,)))
-        return node
+    The name of an emoji, which is one word, is cut short; a language of code as long as that is none.
+    """
+
+    def long(node: Inline) -> bool:
+        return measure(RichText((Paragraph((node,)),))) > limit / 2
+
+    def words(node: Inline) -> tuple[Inline, ...] | None:
+        match node:
+            case CustomEmoji(name) if len(name) > _LONGEST_NAME:
+                return (replace(node, name=name[:_LONGEST_NAME] + _ELLIPSIS),)
+            case Spoiler(children, reason) if reason and long(replace(node, children=_LITTLE)):
+                return (Text(f"({' '.join(reason.split())}) "), *opened((Spoiler(children),)))
+            case Link(url, children) | MessageLink(_, url, children) if not _is_atom(node):
+                return (*opened(children), Text(f" ({url})")) if long(replace(node, children=_LITTLE)) else None
+            case Text() | Code() | LineBreak():
+                return None
+            case _ if _is_atom(node) and long(node):
+                return (Text(inline_text((node,))),)
+            case _:
+                return None
+
+    def opened(nodes: tuple[Inline, ...]) -> tuple[Inline, ...]:
+        done = expand_inline(RichText((Paragraph(nodes),)), words).blocks[0]
+        return done.children if isinstance(done, Paragraph) else ()
 
     def lines(block: Block) -> tuple[Block, ...]:
+        if isinstance(block, CodeBlock) and len(block.language) > _LONGEST_NAME:
+            return (replace(block, language=""),)
         if not isinstance(block, Table):
             return (block,)
         # A caption, which may be long, is not to be measured with each row anew.
@@ -127,11 +155,12 @@ def _open_long_atoms(text: RichText, limit: int, measure: Measure) -> RichText:
         rows = (RichText((Table((row,)),)) for row in block.rows)
         if all(above + measure(row) <= limit / 2 for row in rows):
             return (block,)
-        return tuple(
-            Paragraph(tuple(node for cell in row for node in (*cell.children, Text(" ")))) for row in block.rows
+        return (
+            *((Paragraph(block.caption),) if block.caption else ()),
+            *(Paragraph(tuple(node for cell in row for node in (*cell.children, Text(" ")))) for row in block.rows),
         )
 
-    return map_blocks(map_inline(text, words), lines)
+    return map_blocks(expand_inline(text, words), lines)
 
 
 def _first_part(text: RichText, limit: int, measure: Measure) -> tuple[RichText, RichText]:

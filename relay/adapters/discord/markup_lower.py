@@ -30,7 +30,8 @@ _BALANCED_LABEL = re.compile(r"(?>(?:[^\[\]]|\[[^\[\]]*+\])*)")
 _BALANCED_URL = re.compile(r"(?>(?:[^()]|\([^()]*+\))*)")
 _RAISED = str.maketrans("0123456789+-=()ni", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁼⁽⁾ⁿⁱ")
 _LOWERED = str.maketrans("0123456789+-=()", "₀₁₂₃₄₅₆₇₈₉₊₋₌₍₎")
-_UNSAFE_IN_URL = re.compile(r"[\s<>\\]")
+# The server looks for mentions in addresses, too.
+_UNSAFE_IN_URL = re.compile(r"[\s<>\\]|@(?=everyone|here)")
 
 
 def lower(nodes: Sequence[Inline], look: Look) -> Iterator[Inline]:

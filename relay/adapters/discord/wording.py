@@ -111,7 +111,8 @@ def _styled(content: Content) -> RichText:
 
 
 def _written(text: RichText) -> str:
-    return markup.render(text, look=_LOOK)
+    # Half a character (a lone surrogate) and the null character are no text that a request can carry.
+    return markup.render(text, look=_LOOK).replace("\0", "").encode("utf-8", "replace").decode()
 
 
 def _present(text: str, content: Content) -> str:

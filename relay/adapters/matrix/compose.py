@@ -42,6 +42,11 @@ MAX_TEXT_LENGTH = 28_000
 """In bytes of both bodies as JSON. An event may have 65,536 in all, and an edit says everything twice; the rest is for
 the envelope that servers put around the content."""
 
+# With the description of a file.
+_MOST_DESCRIBED = 29_000
+# A description that is shorter than that fits everywhere.
+_CUT_DESCRIPTION = 100
+
 
 @dataclass(frozen=True, slots=True)
 class Still:
@@ -114,9 +119,10 @@ def replacement(target: MessageRef, content: Json) -> Json:
 
 
 def measure(text: RichText, author: Author | None) -> int:
-    """Bytes of both bodies as JSON, with what is put in front of them for the author."""
+    """Bytes of both bodies and of whom they mention as JSON, with what is put in front of them for the author."""
     rendered = _rendered(text, author, _MEASURED)
-    return _bytes(rendered.body) + _bytes(rendered.formatted_body or "")
+    mentions = sum(map(_bytes, rendered.mentions)) + 2 * len(rendered.mentions)
+    return _bytes(rendered.body) + _bytes(rendered.formatted_body or "") + mentions
 
 
 def _said(delivery: Delivery, pictures: Pictures) -> Json:
@@ -124,7 +130,7 @@ def _said(delivery: Delivery, pictures: Pictures) -> Json:
     text = delivery.content.text
     for attachment in delivery.content.attachments:
         if attachment.alt:
-            text = RichText((*text.blocks, Subtext((Text(" ".join(attachment.alt.split())),))))
+            text = _described(text, " ".join(attachment.alt.split()), author)
     rendered = _rendered(text, author, _look(lambda source: _on_matrix(source, pictures)))
     content: Json = {"msgtype": _msgtype(delivery), "body": rendered.body}
     if rendered.formatted_body is not None:
@@ -140,6 +146,15 @@ def _said(delivery: Delivery, pictures: Pictures) -> Json:
         mentioned[delivery.replied_author.id] = None
     mentions: Json = {"user_ids": list(mentioned)} if mentioned else {}
     return content | {"m.mentions": mentions | ({"room": True} if rendered.room else {})}
+
+
+def _described(text: RichText, words: str, author: Author | None) -> RichText:
+    """`text` with the description of a file below it, cut to what is left of the event."""
+    while True:
+        described = RichText((*text.blocks, Subtext((Text(words),))))
+        if len(words) < _CUT_DESCRIPTION or measure(described, author) <= _MOST_DESCRIBED:
+            return described
+        words = words[: len(words) * 3 // 4].rstrip("…") + "…"
 
 
 def _file(uploaded: Uploaded) -> Json:

@@ -8,10 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.core.split import split
+from relay.domain.ids import MediaRef, Platform
 from relay.domain.richtext import (
     Block,
     BulletList,
     CodeBlock,
+    CustomEmoji,
     Emphasis,
     Heading,
     LineBreak,
@@ -28,6 +30,8 @@ from relay.domain.richtext import (
     plain_text,
 )
 from tests.support.trees import texts
+
+IMAGE = MediaRef(Platform.MATRIX, "mxc://a.b/c")
 
 
 def length(text: RichText) -> int:
@@ -211,3 +215,36 @@ def test_a_deep_and_wide_text_is_cut_in_reasonable_work() -> None:
     items = BulletList(tuple(ListItem((paragraph,)) for paragraph in wide))
     for text in (nested(wide, 40), nested((items,), 40)):
         assert calls_of_split(text, limit=400, most=4) < 150 * size
+
+
+def written(text: RichText) -> int:
+    """All that a platform might have to write: names, addresses, reasons, languages."""
+    return len(repr(text))
+
+
+@pytest.mark.parametrize(
+    ("uncut", "shown"),
+    [
+        (Paragraph((CustomEmoji("n" * 3_000, "", IMAGE),)), [f":{'n' * 64}…:"]),
+        (Paragraph((Link(f"https://a.b/{'u' * 3_000}", (Text("words"),)),)), ["words", "(https://a.b/", "uuu"]),
+        (Paragraph((Spoiler((Text("secret"),), "r" * 3_000),)), ["(rrr", "▒▒▒"]),
+        (CodeBlock("words", "l" * 3_000), ["words"]),
+        (Table(((TableCell((Text("c" * 3_000),)),),), (Text("caption"),)), ["caption", "ccc"]),
+        (Quote((Paragraph((Strong((Link(f"https://a.b/{'u' * 3_000}", (Text("x"),)),)),)),)), ["x", "uuu"]),
+    ],
+)
+def test_what_cannot_be_cut_does_not_make_a_part_too_long(uncut: Block, shown: list[str]) -> None:
+    found = split(RichText((Paragraph((Text("before"),)), uncut)), limit=1_000, measure=written)
+    assert all(written(part) <= 1_000 for part in found)
+    words = "".join(plain_text(part) for part in found)
+    assert words.startswith("before")
+    assert all(word in words for word in shown)
+
+
+def test_where_everything_around_a_letter_takes_more_than_there_is_its_words_remain() -> None:
+    deep: Block = Paragraph((Text("secret words"),))
+    for _ in range(100):
+        deep = Quote((deep,))
+    found = split(RichText((deep,)), limit=100, measure=written)
+    assert all(written(part) <= 100 for part in found)
+    assert "".join(plain_text(part) for part in found) == "secret words"
