@@ -6,10 +6,21 @@ from typing import Any
 
 from relay.adapters.discord import markup
 from relay.adapters.discord.identity import introduced, username
+from relay.core.batch import under_heading
 from relay.core.ports import Delivery
 from relay.domain.content import Author, Content
 from relay.domain.ids import Platform
-from relay.domain.richtext import BroadcastMention, CustomEmoji, Emphasis, Inline, Paragraph, RichText, UserMention
+from relay.domain.richtext import (
+    Block,
+    BroadcastMention,
+    CustomEmoji,
+    Emphasis,
+    Inline,
+    Paragraph,
+    RichText,
+    Text,
+    UserMention,
+)
 from relay.domain.transform import map_inline
 from relay.errors import Unsupported
 
@@ -35,11 +46,22 @@ _LOOK = markup.Look(
 )
 # Which emoji a server has is known when a message is sent; until then any may turn out to be one of them.
 _ROOMY = replace(_LOOK, emoji=lambda node: _emoji_code(node) or f"<a:{node.name}:{'0' * 20}>")
+_SOMEBODY = (Text("x"),)
 
 
 def measure(text: RichText) -> int:
-    """The length of `text` as Discord counts it, at most."""
-    return len(markup.render(text, look=_ROOMY))
+    """The length of `text` as Discord counts it, at most: also where the bot says it, below its author's name.
+
+    The name itself is not counted, but what is set apart because of it.
+    """
+    length = len(markup.render(text, look=_ROOMY))
+    match text.blocks:
+        case (Paragraph(children), *rest):
+            plain: tuple[Block, ...] = (Paragraph((*_SOMEBODY, Text(" "), *children)), *rest)
+        case blocks:
+            plain = (Paragraph(_SOMEBODY), *blocks)
+    introduced = under_heading(_SOMEBODY, text.blocks)
+    return length if introduced == plain else max(length, len(markup.render(RichText(introduced), look=_ROOMY)))
 
 
 def with_own_emoji(content: Content, own: Callable[[str], CustomEmoji | None]) -> Content:

@@ -169,6 +169,8 @@ def check_on_discord(body: str, mentions: dict[str, Any]) -> None:
 @example("", f'<span data-mx-spoiler="{"r" * 2_100}">x</span>', "Ada", None, False, "text")
 @example("", f'<a href="https://a.b/{"u" * 2_100}">x</a>', "Ada", None, False, "text")
 @example("", "x" * 3_000, "Ada", "n" * 3_000, False, "text")
+@example("", "<details><summary>x</summary>" * 100 + "a" * 5_000, "Ada", None, False, "text")
+@example("", "x" * 1_700 + "<br><b>b</b>" * 9, "Ada", None, False, "text")
 def test_what_is_written_on_matrix_fits_on_discord(
     body: str, formatted: str, name: str, quoted: str | None, as_file: bool, style: Any
 ) -> None:
