@@ -87,6 +87,12 @@ class LogSettings(Section):
     format: Literal["auto", "console", "json"] = Field(default="auto", examples=['"auto"'])
 
 
+class ModerationSettings(Section):
+    """`moderation`: what moderators of one side do to what was written on the other."""
+
+    deletions: bool = Field(default=False, examples=["false"])
+
+
 class DefaultSettings(Section):
     """`[defaults]`: what holds for every pair that does not say otherwise. `batch_when_behind` in seconds."""
 
@@ -101,6 +107,7 @@ class DefaultSettings(Section):
     batch_when_behind: Seconds = Field(default=20.0, examples=['"20s"'])
     catchup_limit: Number = Field(default=5000, ge=0, examples=["5000"])
     system_messages: SystemMessages = Field(default="join, pin, boost, other", examples=['"join, pin, boost, other"'])
+    moderation: ModerationSettings = Field(default=ModerationSettings(), examples=["{ deletions = false }"])
 
 
 class PairSettings(DefaultSettings):
@@ -133,6 +140,7 @@ class PairSettings(DefaultSettings):
                 batch_when_behind=self.batch_when_behind,
                 catchup_limit=self.catchup_limit,
                 system_messages=frozenset(kind for kind in SYSTEM_MESSAGES if kind in self.system_messages.split(", ")),
+                moderate_deletions=self.moderation.deletions,
             ),
         )
 
@@ -211,9 +219,15 @@ def _validate(source: Source) -> tuple[Settings | None, list[Mistake]]:
         details = error.errors(include_url=False, include_input=False)
         return None, [*mistakes, *(explain(detail, Settings, source.origin) for detail in details)]
     common = settings.defaults.model_dump(exclude_unset=True)
-    pairs = tuple(PairSettings(**{**common, **pair.model_dump(exclude_unset=True)}) for pair in settings.pairs)
+    pairs = tuple(PairSettings(**_merged(common, pair.model_dump(exclude_unset=True))) for pair in settings.pairs)
     store = settings.store.model_copy(update={"url": _anchored(settings.store.url, source.folder)})
     return settings.model_copy(update={"pairs": pairs, "store": store}), mistakes
+
+
+def _merged(common: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """A pair's own settings over those of `[defaults]`, key by key also within a table."""
+    within = {key: {**common[key], **own[key]} for key in common.keys() & own.keys() if isinstance(own[key], dict)}
+    return {**common, **own, **within}
 
 
 def _anchored(url: str, folder: Path) -> str:

@@ -122,6 +122,11 @@ def find_field(model: type[BaseModel], location: Location) -> tuple[type[BaseMod
     return model, info
 
 
+def holds_keys(info: FieldInfo) -> bool:
+    """Whether a field is a table of its own."""
+    return bool(_models(info.annotation))
+
+
 def _models(annotation: Any) -> list[type[BaseModel]]:
     candidates = (annotation, *get_args(annotation))
     return [kind for kind in candidates if isinstance(kind, type) and issubclass(kind, BaseModel)]

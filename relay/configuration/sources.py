@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic_settings import BaseSettings, EnvSettingsSource
 
-from relay.configuration.mistakes import Location, Origin, did_you_mean, find_field, positions, shown
+from relay.configuration.mistakes import Location, Origin, did_you_mean, find_field, holds_keys, positions, shown
 from relay.errors import Mistake
 
 PREFIX = "RELAY_"
@@ -112,12 +112,14 @@ def _problem_of_variable(location: Location, value: str, model: type[BaseModel])
         return "there is no such section", did_you_mean(section, model.model_fields, _variable)
     if section in LISTS:
         return _problem_of_list(section, keys, value)
-    inner, info = find_field(model, location[:2])
-    if len(keys) != 1:
-        return "names no key", f"write {_variable(section)}"
-    if info is None:
-        return "there is no such key", did_you_mean(keys[0], inner.model_fields, partial(_variable, section))
-    return None
+    for number, key in enumerate(keys, 1):
+        inner, info = find_field(model, location[: number + 1])
+        if info is None:
+            above = "__".join((section, *keys[: number - 1]))
+            return "there is no such key", did_you_mean(key, inner.model_fields, partial(_variable, above))
+        if not holds_keys(info):
+            return None if number == len(keys) else ("names no key", f"write {_variable(section)}")
+    return "names no key", f"write {_variable('__'.join((section, *keys)))}"
 
 
 def _variable(section: str, key: str = "<KEY>") -> str:
@@ -139,7 +141,7 @@ def _overlay(document: Mapping[str, Any], environment: Mapping[str, Any]) -> dic
     values = dict(document)
     for section, given in environment.items():
         below = values.get(section)
-        values[section] = {**below, **given} if isinstance(below, dict) and isinstance(given, dict) else given
+        values[section] = _overlay(below, given) if isinstance(below, dict) and isinstance(given, dict) else given
     return values
 
 

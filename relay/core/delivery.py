@@ -21,6 +21,7 @@ from relay.domain.commands import (
     MarkFailed,
     PostNotice,
     RefreshMessage,
+    RemoveOriginal,
     SendBatch,
     SendMessage,
 )
@@ -68,6 +69,8 @@ class Deliverer:
                 await self._refresh(entry, command, suspect=suspect)
             case DeleteMessage() as command:
                 await self._delete(entry, command)
+            case RemoveOriginal() as command:
+                await self._remove_original(entry, command)
             case PostNotice() as notice:
                 await self._notes.post(entry, notice, suspect=suspect)
             case MarkFailed() as failed:
@@ -180,6 +183,18 @@ class Deliverer:
             for letter in await uow.outbox.dead_about(command.source):
                 await uow.outbox.discard(letter.entry.id)
             await uow.outbox.done(entry.id)
+
+    async def _remove_original(self, entry: Entry, command: RemoveOriginal) -> None:
+        """What was written here goes, where we may remove it; then its platform tells, and what is left of it goes."""
+        task = await self._context.task(entry, suspect=False)
+        try:
+            await task.adapter.delete(command.source, self._context.key(entry, 0, "r"))
+        except TargetGone:
+            _log.debug("original was gone already", pair=task.pair.name, direction=entry.lane.direction)
+        except Permanent as error:
+            _log.warning("original cannot be removed", pair=task.pair.name, reason=str(error))
+            self._status.dropped(entry.lane, "moderation")
+        await self._context.done(entry)
 
     async def _amend_dead(self, entry: Entry, command: EditMessage) -> None:
         """What lies dead crosses with its latest words, should it be tried again."""

@@ -10,7 +10,7 @@ from relay.core.names import Names
 from relay.core.pairs import PairDirectory
 from relay.core.ports import Batch, Clock
 from relay.core.status import Status
-from relay.core.storage import Entry, Original, Store, UnitOfWork
+from relay.core.storage import SUPERSEDED, Entry, Original, Store, UnitOfWork
 from relay.domain.commands import (
     Command,
     DeleteMessage,
@@ -18,6 +18,7 @@ from relay.domain.commands import (
     MarkFailed,
     PostNotice,
     RefreshMessage,
+    RemoveOriginal,
     SendMessage,
 )
 from relay.domain.events import Event, FeatureUsed, HistorySkipped, MessageCreated, MessageDeleted, MessageEdited
@@ -70,7 +71,7 @@ class Router:
             case MessageEdited():
                 await self._edited(uow, event, lane, routed)
             case MessageDeleted():
-                await self._deleted(uow, event, lane, routed)
+                await self._deleted(uow, event, pair, lane, routed)
             case HistorySkipped(count=count):
                 words = f"{count} messages that were written while the relay was away are not shown here."
                 await self._queue(uow, lane, PostNotice(RichText.plain(words)), routed)
@@ -118,15 +119,32 @@ class Router:
         command = EditMessage(event.ref, author, event.content, event.edited_at, original.reply_to)
         await self._queue(uow, lane, command, routed)
 
-    async def _deleted(self, uow: UnitOfWork, event: MessageDeleted, lane: LaneKey, routed: _Routed) -> None:
+    async def _deleted(
+        self, uow: UnitOfWork, event: MessageDeleted, pair: Pair, lane: LaneKey, routed: _Routed
+    ) -> None:
         original = await uow.messages.find(event.ref)
         if original is None:
             await self._taken_back(uow, event.ref, lane, routed)
+            if pair.policy.moderate_deletions and not event.by_self:
+                await self._copy_removed(uow, event.ref, lane, routed)
             return
         if original.deleted:
             return
         await uow.messages.mark_deleted(original.id)
         await self._queue(uow, lane, DeleteMessage(event.ref), routed)
+
+    async def _copy_removed(self, uow: UnitOfWork, copy: MessageRef, lane: LaneKey, routed: _Routed) -> None:
+        """A copy of ours was removed by somebody, who meant what its author wrote: only a moderator can do that."""
+        originals = await uow.messages.sharing(copy)
+        if len(originals) > 1:
+            # Several people's words stood in it, and nobody can tell whose were meant.
+            routed.dropped.append((lane, "moderation"))
+            return
+        for original in originals:
+            copies = await uow.messages.copies(original.id, copy.channel)
+            stood = any(one.ref == copy and one.part < SUPERSEDED for one in copies)
+            if stood and not original.deleted and original.ref.channel == lane.destination:
+                await self._queue(uow, lane, RemoveOriginal(original.ref), routed)
 
     async def _taken_back(self, uow: UnitOfWork, edit: MessageRef, lane: LaneKey, routed: _Routed) -> None:
         """An edit may be what was deleted."""

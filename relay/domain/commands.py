@@ -66,6 +66,14 @@ class DeleteMessage:
 
 
 @dataclass(frozen=True, slots=True)
+class RemoveOriginal:
+    """Remove `source`, an original where this is delivered: a moderator has removed its copy on the other side."""
+
+    source: MessageRef
+    kind: Literal["remove"] = field(default="remove", kw_only=True, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class PostNotice:
     """Say something in the relay's own name. `thread`: inside that thread rather than in the channel itself."""
 
@@ -106,4 +114,6 @@ class MarkFailed:
     kind: Literal["mark_failed"] = field(default="mark_failed", kw_only=True, repr=False)
 
 
-Command = SendMessage | EditMessage | RefreshMessage | DeleteMessage | PostNotice | MarkFailed | SendBatch
+Command = (
+    SendMessage | EditMessage | RefreshMessage | DeleteMessage | RemoveOriginal | PostNotice | MarkFailed | SendBatch
+)

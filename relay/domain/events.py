@@ -43,9 +43,13 @@ class MessageEdited:
 
 @dataclass(frozen=True, slots=True)
 class MessageDeleted:
-    """A message is gone, by whomever, or an edit is. A bulk deletion is one of these for each message."""
+    """A message is gone, by whomever, or an edit is. A bulk deletion is one of these for each message.
+
+    `by_self`: we have removed it ourselves.
+    """
 
     ref: MessageRef
+    by_self: bool = False
 
 
 @dataclass(frozen=True, slots=True)

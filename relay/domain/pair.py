@@ -16,7 +16,8 @@ class PairPolicy:
 
     `max_parts`: a longer text crosses as a file with its first lines above. `batch_when_behind`: seconds after
     which waiting messages share one event (0: never). `catchup_limit`: how many missed messages are still caught up.
-    `system_messages`: what of that which a platform itself says of people crosses.
+    `system_messages`: what of that which a platform itself says of people crosses. `moderate_deletions`: where somebody
+    removes a copy, its original goes too.
     """
 
     thread_messages: ThreadPolicy = "drop"
@@ -25,6 +26,7 @@ class PairPolicy:
     batch_when_behind: float = 20.0
     catchup_limit: int = 5000
     system_messages: frozenset[SystemMessage] = SYSTEM_MESSAGES
+    moderate_deletions: bool = False
 
 
 @dataclass(frozen=True, slots=True, order=True)

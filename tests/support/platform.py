@@ -49,7 +49,10 @@ class Message:
 
 @dataclass(slots=True)
 class MemoryPlatform:
-    """The platform itself: what its servers know. People use it directly, the relay through `MemoryAdapter`."""
+    """The platform itself: what its servers know. People use it directly, the relay through `MemoryAdapter`.
+
+    `moderates`: whether the relay may remove what others wrote; None: it must not even try.
+    """
 
     platform: Platform
     now: Callable[[], datetime]
@@ -59,6 +62,7 @@ class MemoryPlatform:
     listeners: list["asyncio.Queue[int]"] = field(default_factory=list)
     numbers: int = 0
     edits: dict[MessageRef, list[tuple[MessageRef, Content, datetime]]] = field(default_factory=dict)
+    moderates: bool | None = None
 
     def channel(self, name: str) -> ChannelRef:
         """The channel of that name; it need not be made first."""
@@ -105,10 +109,10 @@ class MemoryPlatform:
         self.messages[ref] = replace(self.messages[ref], content=content)
         self._happen(MessageDeleted(edit))
 
-    def delete(self, ref: MessageRef) -> None:
-        """Somebody deletes a message."""
+    def delete(self, ref: MessageRef, *, by_self: bool = False) -> None:
+        """Somebody, or the relay, deletes a message."""
         self.messages[ref] = replace(self.messages[ref], deleted=True)
-        self._happen(MessageDeleted(ref))
+        self._happen(MessageDeleted(ref, by_self=by_self))
 
     def react(self, channel: ChannelRef) -> None:
         """Somebody uses what cannot cross."""
@@ -137,9 +141,15 @@ class MemoryPlatform:
         self._happen(MessageEdited(target, message.author, content, self.now()))
 
     def remove(self, target: MessageRef) -> None:
-        """The relay deletes one of its own."""
-        self._own(target)
-        self.delete(target)
+        """The relay deletes one of its own, or anybody's where it is a moderator."""
+        if self.moderates is None:
+            self._own(target)
+        message = self.messages.get(target)
+        if message is None or message.deleted:
+            raise TargetGone("no such message")
+        if not message.author.is_self and not self.moderates:
+            raise Permanent("the relay is no moderator")
+        self.delete(target, by_self=True)
 
     def by_key(self, key: str) -> MessageRef | None:
         """The message that was sent under an idempotency key."""

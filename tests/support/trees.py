@@ -11,6 +11,7 @@ from relay.domain.commands import (
     EditMessage,
     MarkFailed,
     PostNotice,
+    RemoveOriginal,
     SendBatch,
     SendMessage,
 )
@@ -139,6 +140,7 @@ commands: st.SearchStrategy[Command] = st.one_of(
     st.builds(SendMessage, messages, authors, contents, moments, st.none() | messages),
     st.builds(EditMessage, messages, authors, contents, moments, st.none() | messages),
     st.builds(DeleteMessage, messages),
+    st.builds(RemoveOriginal, messages),
     st.builds(PostNotice, texts, st.none() | threads),
     st.builds(MarkFailed, messages, words),
 )

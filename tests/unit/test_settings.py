@@ -105,6 +105,16 @@ def test_system_messages_are_chosen_for_each_pair(tmp_path: Path) -> None:
     assert chosen_kinds == [["boost", "pin"], [], sorted(SYSTEM_MESSAGES)]
 
 
+def test_a_pair_s_moderation_goes_before_the_default_and_is_read_from_the_environment(tmp_path: Path) -> None:
+    pairs = pair() + pair(7, "#b:example.org", "moderation.deletions = false")
+    settings = load(write(tmp_path, SIDES + "[defaults]\nmoderation.deletions = true\n" + pairs), {})
+    assert [found.policy.moderate_deletions for found in settings.declared_pairs()] == [True, False]
+    settings = load(write(tmp_path, SIDES + pairs), {"RELAY_DEFAULTS__MODERATION__DELETIONS": "true"})
+    assert [found.policy.moderate_deletions for found in settings.declared_pairs()] == [True, False]
+    with pytest.raises(ConfigurationError, match="did you mean deletions"):
+        load(write(tmp_path, SIDES + pair(more="moderation.deletion = true")), {})
+
+
 def test_settings_are_frozen(tmp_path: Path) -> None:
     settings = load(write(tmp_path, SIDES), {})
     with pytest.raises(ValueError, match="frozen"):

@@ -209,8 +209,13 @@ class Outbound:
 
     async def delete(self, target: MessageRef) -> None:
         """See `Adapter.delete`."""
-        async with self._changing(target):
-            await self._awake(target, partial(self._delete, target))
+        self._recent.removing(target.id)
+        try:
+            async with self._changing(target):
+                await self._awake(target, partial(self._delete, target))
+        except (Permanent, Blocked):
+            self._recent.not_removed(target.id)
+            raise
         self._recent.forget(target.id)
 
     async def _delete(self, target: MessageRef) -> None:

@@ -103,8 +103,10 @@ class Translator:
                     event = inbound.edited(item.data, view, self._clock.now())
                     return [] if event is None or self._is_no_news(event, item) else [self._remembered(event, item)]
                 case "delete":
-                    self._recent.forget(str(item.data["id"]))
-                    return [MessageDeleted(MessageRef(feed.channel, snowflake(item.data["id"])))]
+                    message = snowflake(item.data["id"])
+                    self._recent.forget(message)
+                    is_self = self._recent.removed(message)
+                    return [MessageDeleted(MessageRef(feed.channel, message), by_self=is_self)]
                 case "feature":
                     is_self = item.data.get("user_id") == self._me.user
                     return [FeatureUsed(feed.channel, item.word, user_is_self=is_self)]

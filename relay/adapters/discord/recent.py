@@ -26,6 +26,7 @@ class Recent:
     def __init__(self, limit: int = 2_000) -> None:
         self._limit = limit
         self._seen: OrderedDict[str, Seen] = OrderedDict()
+        self._removed: dict[str, None] = {}
 
     def put(self, message: str, seen: Seen) -> None:
         """Remember a message, or what it says now; not the texts that were written out as files, which are long."""
@@ -40,6 +41,20 @@ class Recent:
     def get(self, message: str) -> Seen | None:
         """A message, if it is remembered."""
         return self._seen.get(message)
+
+    def removing(self, message: str) -> None:
+        """We are about to remove a message: Discord tells that it is gone, but not by whom."""
+        self._removed[message] = None
+        if len(self._removed) > self._limit:
+            self._removed.pop(next(iter(self._removed)))
+
+    def not_removed(self, message: str) -> None:
+        """We could not remove it."""
+        self._removed.pop(message, None)
+
+    def removed(self, message: str) -> bool:
+        """Whether it was us who removed a message."""
+        return message in self._removed
 
     def forget(self, message: str) -> None:
         """The message is gone."""

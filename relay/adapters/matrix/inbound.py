@@ -64,7 +64,7 @@ def convert(event: Json, state: RoomState, me: str, rooms: Names = _NO_ROOMS) ->
         target = string(content.get("redacts")) or string(event.get("redacts"))
         if target and not is_event_id(target):
             return unreadable
-        return MessageDeleted(MessageRef(channel, target)) if target else None
+        return MessageDeleted(MessageRef(channel, target), by_self=sender == me) if target else None
     if not content or "redacted_because" in _unsigned(event):
         return None
     if kind in _MESSAGES and not _is_verification(content):
