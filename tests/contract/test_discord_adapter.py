@@ -376,13 +376,29 @@ async def test_a_webhook_whose_token_was_changed_is_looked_up_again(world: World
         for number in range(2):
             world.server.faults.add_gateway(GatewayFault("drop", "WEBHOOKS_UPDATE", count=1))
             hook = world.server.webhooks.of_channel(world.channel)[0]
-            hook.token = f"another {number}"
+            hook.token = f"another-{number}"
             if number:
                 await adapter.edit(sent, world.delivery("one, mended", key="k2"))
             else:
                 await adapter.send(world.delivery("two", key="k3"))
     assert world.words() == ["one, mended", "two"]
     assert len(world.server.webhooks.of_channel(world.channel)) == 1
+
+
+async def test_tells_what_it_removed_itself_from_what_a_moderator_removed(world: World) -> None:
+    async with world.running() as adapter:
+        ours, theirs, kept = [await adapter.send(world.delivery(text, key=f"k{text}")) for text in "abc"]
+        await adapter.delete(ours, "k1")
+        world.server.messages.remove(world.channel, [int(theirs.id)])
+        await until(lambda: len(world.inbox.of(MessageDeleted)) == 2)
+        # What could not be removed may still be removed by a moderator.
+        world.server.faults.add(Fault("status", "DELETE", "/messages/", status=403, code=50013))
+        with pytest.raises((Permanent, Blocked)):
+            await adapter.delete(kept, "k2")
+        world.server.messages.remove(world.channel, [int(kept.id)])
+        await until(lambda: len(world.inbox.of(MessageDeleted)) == 3)
+    deleted = [MessageDeleted(ours, by_self=True), MessageDeleted(theirs), MessageDeleted(kept)]
+    assert world.inbox.of(MessageDeleted) == deleted
 
 
 async def test_posts_as_the_bot_where_webhooks_are_not_allowed(world: World) -> None:

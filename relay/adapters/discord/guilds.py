@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import discord
 import structlog
 
+from relay.adapters.discord.identifiers import is_snowflake
 from relay.adapters.discord.markup import Names
 from relay.adapters.discord.rest import Json
 from relay.core.ports import Clock
@@ -342,7 +343,7 @@ class Guilds:
             return
         parents = self._private if thread.get("type") == _PRIVATE_THREAD else self._parents
         parents[thread["id"]] = parent
-        if thread["id"] in self._declared and thread.get("guild_id") is not None:
+        if thread["id"] in self._declared and is_snowflake(parent) and is_snowflake(thread.get("guild_id")):
             self._archived[thread["id"]] = _Thread(
                 name=str(thread.get("name", thread["id"])),
                 guild=str(thread["guild_id"]),

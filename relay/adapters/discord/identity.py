@@ -213,7 +213,8 @@ class Webhooks:
             # Deleted, or moved to where the bot may not manage webhooks.
             _log.info("webhook not looked up", webhook=webhook, status=error.status, code=error.code)
             return None
-        return str(found["channel_id"]) if isinstance(found, dict) and found.get("channel_id") else None
+        where = found.get("channel_id") if isinstance(found, dict) else None
+        return str(where) if is_snowflake(where) else None
 
     async def owner(self, channel: str, webhook: str) -> Webhook | None:
         """The webhook of that ID, if it is ours and still there. Raises an `ApiError`."""

@@ -87,12 +87,12 @@ class Poster:
                     raise  # it is the thread that is gone
                 self._webhooks.changed(home)
                 continue
-            message, where = _id(answer), str(answer.get("channel_id") or channel)
-            if where == channel:
+            message, where = _id(answer), answer.get("channel_id")
+            if str(where) == channel or not is_snowflake(where):
                 self._recent.put(message, Seen(channel, author.name, hook.id, hook.id, delivery.content))
                 return message
-            self._webhooks.moved(home, hook, where)
-            await self._take_back(hook.id, where, message, hook)
+            self._webhooks.moved(home, hook, str(where))
+            await self._take_back(hook.id, str(where), message, hook)
         raise Unanswered("the webhooks of this channel keep disappearing", sent=False)
 
     async def _take_back(self, webhook: str, where: str, message: str, hook: Webhook | None = None) -> None:
