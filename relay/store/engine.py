@@ -3,12 +3,15 @@
 `synchronous=FULL`: a commit is on the disk when it returns; see CONTRIBUTING, "Decisions".
 """
 
+import os
 import sqlite3
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import quote
 
 import sqlalchemy
+import structlog
 from sqlalchemy import event, make_url
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import ArgumentError
@@ -19,6 +22,11 @@ from relay.store.driver import PipelineConnection, Step
 
 BUSY_TIMEOUT = 5.0  # seconds that a statement waits for another process's transaction
 READERS = 4
+
+_log = structlog.get_logger(__name__)
+
+_PRIVATE = 0o600
+_OF_OTHERS = 0o077
 
 _PRAGMAS = (
     "PRAGMA journal_mode = WAL",
@@ -53,6 +61,8 @@ def connect(
     A file that is not there is made only with `create`: a store that vanishes under a running daemon must not come
     back empty.
     """
+    if create:
+        _make_private(path)
     mode = "rwc" if create else "rw"
     connection = sqlite3.connect(
         f"file:{quote(str(path))}?mode={mode}",
@@ -73,6 +83,42 @@ def connect(
         connection.close()
         raise
     return connection
+
+
+def keep_private(path: Path) -> None:
+    """See that nobody else on the machine may read the store, and say so where somebody could.
+
+    It holds an access token, and what people wrote. Refuses nothing: an operator may have meant it.
+    """
+    for suffix in ("", "-wal", "-shm", "-journal", "-lock"):
+        file = path.with_name(f"{path.name}{suffix}")
+        try:
+            status = file.stat()
+        except OSError:
+            continue
+        if not status.st_mode & _OF_OTHERS:
+            continue
+        mode = f"{stat.S_IMODE(status.st_mode):o}"
+        try:
+            if status.st_uid != os.geteuid():
+                raise PermissionError(f"the file belongs to user {status.st_uid}")
+            file.chmod(status.st_mode & stat.S_IRWXU)
+        except OSError as error:
+            _log.warning(
+                "store_open_to_others", path=str(file), mode=mode, remedy=f"chmod 600 {file}", reason=str(error)
+            )
+        else:
+            _log.warning("store_was_open_to_others", path=str(file), mode=mode, now="600")
+
+
+def _make_private(path: Path) -> None:
+    """Make the file if it is not there. SQLite gives its own files beside it the same mode."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _PRIVATE)
+    except OSError:
+        return  # it is there; or SQLite says better than we do why it cannot be made
+    os.fchmod(descriptor, _PRIVATE)  # whatever the umask
+    os.close(descriptor)
 
 
 def _text(value: bytes) -> str:

@@ -44,6 +44,8 @@ class LockFile:
         if self._open is not None:
             return True
         descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _MODE)
+        with suppress(OSError):
+            os.fchmod(descriptor, _MODE)  # whatever the umask
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -21,7 +21,7 @@ from sqlalchemy.pool import NullPool
 
 import relay
 from relay.errors import StoreError, StoreTooNew
-from relay.store.engine import connect, database_path
+from relay.store.engine import connect, database_path, keep_private
 from relay.store.failures import translated
 from relay.store.lease import WATCH_EVERY, Watch, watch_holder
 from relay.store.lock_file import LockFile
@@ -41,6 +41,7 @@ class Schema:
 def upgrade(url: str) -> Schema:
     """Make the store if need be and bring it to this relay's revision. Raises `StoreTooNew`, `StoreError`."""
     path = database_path(url)
+    keep_private(path)
 
     def bring_up(connection: Connection, free: Callable[[], bool]) -> bool:
         schema = _schema(connection)

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import sqlite3
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from structlog.testing import capture_logs
 
 from relay.errors import StoreError, StoreTooNew
 from relay.store.migrate import Schema, check, downgrade, migration_engine, migrations_directory, upgrade
@@ -209,6 +211,41 @@ def test_the_map_becomes_small_and_large_again(url: str) -> None:
             else:
                 assert now == values
     upgrade(url)
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o022, 0o777])
+async def test_nobody_else_may_read_a_store(tmp_path: Path, umask: int) -> None:
+    new = f"sqlite:///{tmp_path / 'relay.db'}"
+    before = os.umask(umask)
+    try:
+        await asyncio.to_thread(upgrade, new)
+        store = await open_store(new)
+        async with store.write() as unit:
+            await unit.notebook.put("a", "b")
+        modes = {path.name: f"{path.stat().st_mode & 0o777:o}" for path in tmp_path.iterdir()}
+        await store.close()
+    finally:
+        os.umask(before)
+    assert {"relay.db", "relay.db-wal", "relay.db-shm"} <= modes.keys()
+    assert set(modes.values()) <= {"600"}
+
+
+def test_a_store_that_others_could_read_is_closed_to_them_and_told_of(url: str) -> None:
+    path = Path(url.removeprefix("sqlite:///"))
+    keeper = sqlite3.connect(path)  # leaves -wal and -shm there
+    keeper.execute("SELECT * FROM store").fetchall()
+    files = sorted(path.parent.glob("relay.db*"))
+    for file in files:
+        file.chmod(0o644)
+    with capture_logs() as lines:
+        upgrade(url)
+    assert [f"{file.stat().st_mode & 0o777:o}" for file in files] == ["600"] * len(files)
+    told = [line["path"] for line in lines if line["event"] == "store_was_open_to_others" and line["mode"] == "644"]
+    assert sorted(told) == sorted(map(str, files))
+    with capture_logs() as lines:
+        upgrade(url)
+    assert lines == []
+    keeper.close()
 
 
 def test_two_at_once(new: str) -> None:
