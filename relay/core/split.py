@@ -54,6 +54,9 @@ _CUT = -1
 _LONGEST_NAME = 64
 """Of an emoji or of a language of code: more than either has on any platform."""
 
+_MOST_WRITTEN = 12
+"""What a character may be written as: four bytes, each as `%F0`."""
+
 _ELLIPSIS = "…"
 _LITTLE = (Text("x"),)
 _SAMPLE = 8
@@ -123,21 +126,24 @@ def _opened(text: RichText, limit: int, measure: Measure) -> RichText:
     The name of an emoji, which is one word, is cut short; a language of code as long as that is none.
     """
 
-    def long(node: Inline) -> bool:
-        return measure(RichText((Paragraph((node,)),))) > limit / 2
+    def long(node: Inline, characters: int) -> bool:
+        # Most are short, and are not to be rendered for that.
+        return _MOST_WRITTEN * characters > limit / 2 and measure(RichText((Paragraph((node,)),))) > limit / 2
 
     def words(node: Inline) -> tuple[Inline, ...] | None:
         match node:
             case CustomEmoji(name) if len(name) > _LONGEST_NAME:
                 return (replace(node, name=name[:_LONGEST_NAME] + _ELLIPSIS),)
-            case Spoiler(children, reason) if reason and long(replace(node, children=_LITTLE)):
+            case Spoiler(children, reason) if reason and long(replace(node, children=_LITTLE), len(reason)):
                 return (Text(f"({' '.join(reason.split())}) "), *opened((Spoiler(children),)))
             case Link(url, children) | MessageLink(_, url, children) if not _is_atom(node):
-                return (*opened(children), Text(f" ({url})")) if long(replace(node, children=_LITTLE)) else None
+                hidden = long(replace(node, children=_LITTLE), len(url))
+                return (*opened(children), Text(f" ({url})")) if hidden else None
             case Text() | Code() | LineBreak():
                 return None
-            case _ if _is_atom(node) and long(node):
-                return (Text(inline_text((node,))),)
+            case _ if _is_atom(node):
+                text = inline_text((node,))
+                return (Text(text),) if long(node, len(text)) else None
             case _:
                 return None
 
