@@ -81,7 +81,9 @@ class Daemon:
             store = await open_store(url, busy_timeout=_BUSY_SECONDS)
             stack.push_async_callback(store.close)
             lease = await stack.enter_async_context(hold(store, self._clock))
-            adapters = self._adapters(store)
+            files = Library(store=store, clock=self._clock)
+            stack.push_async_callback(files.close)
+            adapters = self._adapters(store, files)
             for adapter in adapters:
                 stack.push_async_callback(adapter.close)
             core = assemble(
@@ -91,6 +93,7 @@ class Daemon:
                 readers={adapters[0].platform: adapters[0]},
                 latest={adapters[1].platform: adapters[1]},
                 name_readers={adapters[0].platform: adapters[0]},
+                files=files,
                 clock=self._clock,
                 rng=self._rng,
                 reconcile_window=timedelta(seconds=self._settings.store.reconcile_window),
@@ -111,9 +114,8 @@ class Daemon:
             except StoreUnavailable as error:
                 _log.error("the last status could not be written", reason=error.reason)
 
-    def _adapters(self, store: Store) -> tuple[DiscordAdapter, MatrixAdapter]:
+    def _adapters(self, store: Store, files: Library) -> tuple[DiscordAdapter, MatrixAdapter]:
         discord, matrix = self._settings.discord, self._settings.matrix
-        files = Library(store=store, clock=self._clock)
         adapters = (
             DiscordAdapter(
                 token=discord.token.get_secret_value(),

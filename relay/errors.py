@@ -143,14 +143,15 @@ class Orphaned(DeliveryError):
 class Uncarried(DeliveryError):
     """A file cannot cross, now or later; the message can. `attachment` is its ID; `reason` follows "it is".
 
-    `gone`: nobody can open it on its own platform either.
+    `gone`: nobody can open it on its own platform either. `late`: it may still come.
     """
 
-    def __init__(self, attachment: str, reason: str, *, gone: bool = False) -> None:
+    def __init__(self, attachment: str, reason: str, *, gone: bool = False, late: bool = False) -> None:
         super().__init__(f"a file cannot cross: it is {reason}")
         self.attachment = attachment
         self.reason = reason
         self.gone = gone
+        self.late = late
 
 
 class Unsupported(DeliveryError):

@@ -11,7 +11,7 @@ from relay.core.context import Context
 from relay.core.courier import Courier
 from relay.core.delivery import Deliverer
 from relay.core.pairs import PairDirectory
-from relay.core.ports import Adapter, Clock, HistoryReader, LatestReader, NameReader
+from relay.core.ports import Adapter, Clock, Files, HistoryReader, LatestReader, NameReader
 from relay.core.router import Router
 from relay.core.status import Status
 from relay.core.storage import Store
@@ -37,6 +37,7 @@ def assemble(
     readers: Mapping[Platform, HistoryReader],
     latest: Mapping[Platform, LatestReader],
     name_readers: Mapping[Platform, NameReader] | None = None,
+    files: Files | None = None,
     clock: Clock,
     rng: random.Random,
     reconcile_window: timedelta = timedelta(hours=48),
@@ -50,7 +51,9 @@ def assemble(
         store=store,
         sides={platform: adapter.health for platform, adapter in adapters.items()},
     )
-    context = Context(store=store, pairs=directory, adapters=adapters, latest=latest, name_readers=name_readers)
+    context = Context(
+        store=store, pairs=directory, adapters=adapters, latest=latest, name_readers=name_readers, files=files
+    )
     courier = Courier(
         store=store,
         pairs=directory,

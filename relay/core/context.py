@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from itertools import count
 
 from relay.core.pairs import PairDirectory
-from relay.core.ports import Adapter, Delivery, LatestReader, NameReader
+from relay.core.ports import Adapter, Delivery, Files, LatestReader, NameReader
 from relay.core.references import References
 from relay.core.storage import SUPERSEDED, Copy, Entry, Original, Store
 from relay.domain.commands import DeleteMessage
@@ -52,8 +52,10 @@ class Context:
         adapters: Mapping[Platform, Adapter],
         latest: Mapping[Platform, LatestReader],
         name_readers: Mapping[Platform, NameReader] | None = None,
+        files: Files | None = None,
     ) -> None:
         self.store = store
+        self.files = files
         self._latest = latest
         self._references = References(store=store, pairs=pairs, name_readers=name_readers)
         self._pairs = pairs

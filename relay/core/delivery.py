@@ -10,6 +10,7 @@ from relay.core.batching import Batching
 from relay.core.context import Context, Task
 from relay.core.copying import Copying
 from relay.core.degrade import Dropped
+from relay.core.late import LateFiles
 from relay.core.notes import Notes
 from relay.core.parts import Parts
 from relay.core.ports import Clock
@@ -18,6 +19,7 @@ from relay.core.storage import Copy, Entry, UnitOfWork, Unreadable
 from relay.domain.commands import (
     DeleteMessage,
     EditMessage,
+    LateFile,
     MarkFailed,
     PostNotice,
     RefreshMessage,
@@ -49,7 +51,8 @@ class Deliverer:
         self._notes = Notes(context)
         self._copying = Copying(context, clock)
         self._batches = Batching(context, status, self._copying, wake)
-        self._parts = Parts(context, self._batches, status, wake)
+        self._parts = Parts(context, self._batches, status, clock, wake)
+        self._late = LateFiles(context, status, clock, wake)
         self._status = status
         self._clock = clock
         self._wake = wake
@@ -77,6 +80,10 @@ class Deliverer:
                 await self._notes.mark_failed(entry, failed, suspect=suspect)
             case SendBatch() as batch:
                 await self._batches.send(entry, batch, suspect=suspect)
+            case LateFile() as late if entry.lane.crosses:
+                await self._late.send(entry, late, suspect=suspect)
+            case LateFile() as late:
+                await self._late.fetch(entry, late)
             case Unreadable(why=why):
                 raise Permanent(f"it cannot be read ({why})")
 

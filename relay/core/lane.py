@@ -3,7 +3,7 @@
 import asyncio
 from collections import Counter, deque
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 
@@ -16,7 +16,7 @@ from relay.core.delivery import Deliverer
 from relay.core.pairs import PairDirectory
 from relay.core.status import Status
 from relay.core.storage import Entry, Store
-from relay.domain.commands import DeleteMessage
+from relay.domain.commands import DeleteMessage, LateFile
 from relay.domain.ids import MessageRef, Platform
 from relay.domain.pair import LaneKey
 from relay.errors import (
@@ -185,7 +185,7 @@ class Lane:
             await self._wait(_LEASE_SECONDS)
             return False
         try:
-            async with self._budget.turn(entry.queued_at, is_note=not self._key.crosses) as granted:
+            async with self._turn(entry) as granted:
                 if granted:
                     await self._attempt(entry)
                 return granted and not self._again
@@ -214,6 +214,11 @@ class Lane:
             self._complete = False
             await self._store_failed(error)
         return False
+
+    def _turn(self, entry: Entry) -> AbstractAsyncContextManager[bool]:
+        if isinstance(entry.command, LateFile) and not self._key.crosses:
+            return nullcontext(True)  # a look at what comes in sends nothing
+        return self._budget.turn(entry.queued_at, is_note=not self._key.crosses)
 
     def _stands(self, source: MessageRef) -> bool:
         """Whether nothing behind the head deletes a message that was queued just now."""

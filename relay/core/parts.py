@@ -8,9 +8,10 @@ import structlog
 from relay.core.batching import Batching
 from relay.core.context import Context, Task
 from relay.core.degrade import Dropped, all_in_words, degrade, in_words
+from relay.core.ports import Clock
 from relay.core.split import Measure, split
 from relay.core.status import Status
-from relay.domain.commands import EditMessage, SendBatch, SendMessage
+from relay.domain.commands import EditMessage, LateFile, SendBatch, SendMessage
 from relay.domain.content import Content
 from relay.domain.pair import LaneKey
 from relay.domain.richtext import RichText
@@ -22,11 +23,14 @@ _log = structlog.get_logger(__name__)
 class Parts:
     """Cuts messages, and writes down how where they take several parts: a second try must not cut differently."""
 
-    def __init__(self, context: Context, batches: Batching, status: Status, wake: Callable[[LaneKey], None]) -> None:
+    def __init__(
+        self, context: Context, batches: Batching, status: Status, clock: Clock, wake: Callable[[LaneKey], None]
+    ) -> None:
         self._context = context
         self._store = context.store
         self._batches = batches
         self._status = status
+        self._clock = clock
         self._wake = wake
 
     async def of(
@@ -55,12 +59,24 @@ class Parts:
         """The parts, with words for the file that part `number` cannot bring."""
         said = self.said_instead(task, parts[number], error)
         again = _cut_again(said, task.adapter.capabilities(task.channel).max_text_length, _measure(task, command))
-        return await self._write_down(task, command, (*parts[:number], *again, *parts[number + 1 :]))
+        late = self._late_file(task, command, parts[number], error) if error.late else None
+        return await self._write_down(task, command, (*parts[:number], *again, *parts[number + 1 :]), late)
+
+    def _late_file(
+        self, task: Task, command: SendMessage | EditMessage, part: Content, error: Uncarried
+    ) -> LateFile | None:
+        """What brings a file of a part later."""
+        attachment = next((one for one in part.attachments if one.id == error.attachment), None)
+        if attachment is None or task.original is None:
+            return None
+        edited_at = command.edited_at if isinstance(command, EditMessage) else task.original.edited_at
+        return LateFile(task.original.ref, command.author, attachment, self._clock.now(), edited_at)
 
     def said_instead(self, task: Task, content: Content, error: Uncarried) -> Content:
         """What is said of a file that cannot cross."""
         _log.info("file does not cross", pair=task.pair.name, direction=task.entry.lane.direction, reason=error.reason)
-        self._status.dropped(task.entry.lane, "file")
+        if not error.late:
+            self._status.dropped(task.entry.lane, "file")
         return in_words(content, error.attachment, error.reason, gone=error.gone)
 
     async def _planned(self, task: Task, command: SendMessage | EditMessage) -> tuple[Content, ...]:
@@ -76,10 +92,18 @@ class Parts:
         return await self._write_down(task, command, (*sent, *cut))
 
     async def _write_down(
-        self, task: Task, command: SendMessage | EditMessage, parts: tuple[Content, ...]
+        self,
+        task: Task,
+        command: SendMessage | EditMessage,
+        parts: tuple[Content, ...],
+        late: LateFile | None = None,
     ) -> tuple[Content, ...]:
         async with self._store.write() as uow:
             await uow.outbox.amend(task.entry.id, replace(command, parts=parts))
+            if late is not None:
+                await uow.outbox.append(LaneKey.within(task.channel), late, self._clock.now())
+        if late is not None:
+            self._wake(LaneKey.within(task.channel))
         # Whoever tries this again has to read it again.
         self._wake(task.entry.lane)
         return parts

@@ -320,6 +320,13 @@ class Files(Protocol):
         """Open a file of at most `most` bytes. Raises `Uncarried` for what never can, else `Transient`."""
         ...
 
+    async def fetch(self, attachment: Attachment, *, most: int, patience: float) -> bool | None:
+        """Whether a late file is at hand by now, for `open`; False if it never will be, None while it is being fetched.
+
+        Fetching goes on in the background; `patience`: seconds to wait for it here.
+        """
+        ...
+
     async def copy_of(self, media: MediaRef, destination: Platform) -> MediaRef | None:
         """Where a small picture that many messages show (an emoji, a sticker) stands already; None: nowhere yet."""
         ...

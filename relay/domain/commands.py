@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
 
-from relay.domain.content import Author, Content
+from relay.domain.content import Attachment, Author, Content
 from relay.domain.ids import MessageRef, ThreadRef
 from relay.domain.richtext import RichText
 
@@ -114,6 +114,30 @@ class MarkFailed:
     kind: Literal["mark_failed"] = field(default="mark_failed", kw_only=True, repr=False)
 
 
+@dataclass(frozen=True, slots=True)
+class LateFile:
+    """A file of `source` that did not come in time, and was named in words: it follows as a message of its own.
+
+    In the lane of a channel to itself: see whether it has come. In the lane that crosses: send it. `edited_at`: when
+    the message had been edited last; a later edit brings its files by itself. `since`: when the file was given up.
+    """
+
+    source: MessageRef
+    author: Author
+    attachment: Attachment
+    since: datetime
+    edited_at: datetime | None = None
+    kind: Literal["late_file"] = field(default="late_file", kw_only=True, repr=False)
+
+
 Command = (
-    SendMessage | EditMessage | RefreshMessage | DeleteMessage | RemoveOriginal | PostNotice | MarkFailed | SendBatch
+    SendMessage
+    | EditMessage
+    | RefreshMessage
+    | DeleteMessage
+    | RemoveOriginal
+    | PostNotice
+    | MarkFailed
+    | SendBatch
+    | LateFile
 )

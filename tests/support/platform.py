@@ -216,6 +216,7 @@ class MemoryAdapter:
     server: MemoryPlatform
     replays: bool
     max_text_length: int = 200
+    max_attachments: int = 0
     before: Callable[[str], Awaitable[None]] = nothing
     after: Callable[[str], Awaitable[None]] = nothing
     doubled: Callable[[Sequence[Batch]], Batch | None] = never
@@ -270,7 +271,8 @@ class MemoryAdapter:
 
     def capabilities(self, channel: ChannelRef) -> Capabilities:
         """Plain text of limited length."""
-        return Capabilities(max_text_length=self.max_text_length, native_replies=self.replays)
+        size = 1_000_000 if self.max_attachments else 0
+        return Capabilities(self.max_text_length, self.replays, self.max_attachments, size, size)
 
     def measure(self, text: RichText, author: Author | None) -> int:
         """One for each character."""

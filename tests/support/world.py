@@ -9,6 +9,7 @@ from pathlib import Path
 
 from relay.core.assembly import Core, assemble
 from relay.core.clock import SystemClock
+from relay.core.ports import Files
 from relay.domain.ids import ChannelAddress, ChannelRef, Platform
 from relay.domain.pair import LaneKey, Pair, PairPolicy
 from relay.store.migrate import upgrade
@@ -38,6 +39,7 @@ class World:
     matrix: MemoryPlatform
     seed: int = 1
     core: Core | None = None
+    files: Files | None = None
     discord_adapter: MemoryAdapter | None = None
     matrix_adapter: MemoryAdapter | None = None
 
@@ -59,6 +61,7 @@ class World:
             adapters={Platform.DISCORD: discord, Platform.MATRIX: matrix},
             readers={Platform.DISCORD: discord},
             latest={Platform.MATRIX: matrix},
+            files=self.files,
             clock=SystemClock(),
             rng=random.Random(self.seed),
         )

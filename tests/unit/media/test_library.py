@@ -1,5 +1,6 @@
 """Files on their way: measured, checked, and given up in the end."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -26,6 +27,7 @@ class Source:
     def __init__(self, data: bytes = b"", size: int | None = None, error: Exception | None = None) -> None:
         self.data, self.size, self.error = data, size, error
         self.opened = self.closed = 0
+        self.pause: asyncio.Event | None = None  # until which it sends nothing more
 
     @asynccontextmanager
     async def open_media(self, media: MediaRef) -> AsyncIterator[MediaStream]:
@@ -40,6 +42,8 @@ class Source:
     async def _chunks(self) -> AsyncIterator[bytes]:
         for start in range(0, len(self.data), 10):
             yield self.data[start : start + 10]
+            if self.pause is not None:
+                await self.pause.wait()
 
 
 class Clock:
@@ -68,7 +72,9 @@ async def library(tmp_path: Path, clock: Clock) -> AsyncIterator[Library]:
     url = f"sqlite:///{tmp_path / 'relay.db'}"
     upgrade(url)
     store = await open_store(url)
-    yield Library(store=store, clock=clock)
+    library = Library(store=store, clock=clock)
+    yield library
+    await library.close()
     await store.close()
 
 
@@ -118,13 +124,41 @@ async def test_what_is_gone_is_not_carried(library: Library) -> None:
 
 async def test_a_file_that_keeps_failing_is_given_up(library: Library, clock: Clock) -> None:
     library.serve(Platform.DISCORD, Source(error=FileTrouble("502")))
-    for moment in (0.0, 100.0, 299.0):
+    for moment in (0.0, 10.0, 29.0):
         clock.time = moment
         with pytest.raises(FileTrouble):
             await read(library)
-    clock.time = 300.0
-    with pytest.raises(Uncarried, match="out of reach"):
+    clock.time = 30.0
+    with pytest.raises(Uncarried, match="out of reach so far") as caught:
         await read(library)
+    assert caught.value.late
+    with pytest.raises(FileTrouble):
+        await read(library)
+    clock.time = 31.0
+    with pytest.raises(Uncarried):
+        await read(library)
+
+
+async def test_a_file_that_does_not_come_is_late(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("relay.media.library._PATIENCE", 0.05)
+    source = Source(b"x" * 20, 20)
+    source.pause = asyncio.Event()
+    library.serve(Platform.DISCORD, source)
+    async with library.open(FILE, most=1000) as file:
+        with pytest.raises(Uncarried) as caught:
+            [chunk async for chunk in file.chunks]
+    assert caught.value.late
+    assert file.failure is caught.value
+
+
+async def test_what_the_other_side_takes_is_not_the_files_fault(
+    library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("relay.media.library._PATIENCE", 0.05)
+    library.serve(Platform.DISCORD, Source(b"x" * 100, 100))
+    async with library.open(FILE, most=1000) as file:
+        async for _ in file.chunks:
+            await asyncio.sleep(0.01)
 
 
 async def test_a_platform_that_is_away_is_waited_for(library: Library, clock: Clock) -> None:
@@ -160,3 +194,32 @@ async def test_a_file_of_our_own_needs_no_platform(library: Library) -> None:
     async with library.open(words, most=100) as file:
         assert (file.name, file.content_type, file.size) == ("message.txt", "text/plain", 8)
         assert b"".join([chunk async for chunk in file.chunks]) == "größer".encode()
+
+
+async def test_a_late_file_is_fetched_meanwhile_and_read_from_disk(
+    library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = Source(b"x" * 20, 20)
+    source.pause = asyncio.Event()
+    library.serve(Platform.DISCORD, source)
+    assert await library.fetch(FILE, most=1000, patience=0.01) is None
+    source.pause.set()
+    assert await library.fetch(FILE, most=1000, patience=1.0)
+    opened = source.opened
+    assert await read(library) == (20, b"x" * 20)
+    assert source.opened == opened, "it is read from disk"
+    assert await read(library) == (20, b"x" * 20)
+    assert source.opened == opened + 1, "once"
+
+
+async def test_a_late_file_that_is_gone_is_given_up(library: Library) -> None:
+    library.serve(Platform.DISCORD, Source(error=TargetGone("404")))
+    assert await library.fetch(FILE, most=1000, patience=1.0) is False
+
+
+async def test_a_late_file_is_tried_again(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("relay.media.library._FETCH_PAUSES", (0.0, 0.0, 0.0))
+    library.serve(Platform.DISCORD, Source(error=FileTrouble("502")))
+    assert await library.fetch(FILE, most=1000, patience=1.0) is False
+    library.serve(Platform.DISCORD, Source(b"x" * 20, 20))
+    assert await library.fetch(FILE, most=1000, patience=1.0)

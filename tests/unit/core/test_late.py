@@ -1,0 +1,110 @@
+"""A file that does not come in time is named in words, holds up nobody, and follows when it comes: once."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from relay.core.ports import Delivery, File
+from relay.domain.content import Attachment, Content
+from relay.domain.ids import MediaRef, MessageRef, Platform
+from relay.domain.richtext import RichText
+from relay.errors import Uncarried
+from tests.support.platform import MemoryAdapter, MemoryPlatform
+from tests.support.world import World, until, world
+
+PICTURE = Attachment("1", "a.png", "image", MediaRef(Platform.DISCORD, "https://cdn.example/a.png"))
+WORDS = "look\nimage: a.png (out of reach so far)"
+
+
+class SlowFiles:
+    """Files that come when they are told to. `state`: what `fetch` answers."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.state: bool | None = None
+        self.looks = 0
+        post = MemoryPlatform.post
+
+        def slow(platform: MemoryPlatform, delivery: Delivery) -> MessageRef:
+            if delivery.content.attachments and not self.state:
+                raise Uncarried("1", "out of reach so far", late=True)
+            return post(platform, delivery)
+
+        monkeypatch.setattr(MemoryPlatform, "post", slow)
+        monkeypatch.setattr("relay.core.late._LOOK_SECONDS", 0.01)
+
+    async def fetch(self, attachment: Attachment, *, most: int, patience: float) -> bool | None:
+        self.looks += 1
+        await asyncio.sleep(patience)
+        return self.state
+
+    @asynccontextmanager
+    async def open(self, attachment: Attachment, *, most: int) -> AsyncIterator[File]:
+        yield File(attachment.name, attachment.content_type, 0, nothing())
+
+    async def copy_of(self, media: MediaRef, destination: Platform) -> MediaRef | None:
+        return None
+
+    async def remember(self, media: MediaRef, copy: MediaRef) -> None:
+        return None
+
+
+async def nothing() -> AsyncIterator[bytes]:
+    """No bytes."""
+    for chunk in list[bytes]():
+        yield chunk
+
+
+def takes_files(_: MemoryAdapter, matrix: MemoryAdapter) -> None:
+    matrix.max_attachments = 1
+
+
+@asynccontextmanager
+async def a_late_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[World, SlowFiles]]:
+    files = SlowFiles(monkeypatch)
+    async with world(tmp_path) as bridge:
+        bridge.files = files
+        yield bridge, files
+
+
+async def test_it_follows_when_it_comes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with a_late_picture(tmp_path, monkeypatch) as (bridge, files):
+        here, there = bridge.channels()
+        async with bridge.relay(takes_files):
+            said = bridge.discord.say(here, "ann", Content(RichText.plain("look"), (PICTURE,)))
+            bridge.discord.say(here, "ben", "next")
+            await bridge.shows(there, WORDS, "next")
+            await until(lambda: files.looks > 2)
+        files.state = True
+        async with bridge.relay(takes_files):  # it does after a restart as well
+            await bridge.shows(there, WORDS, "next", "")
+            await bridge.quiet()
+            assert bridge.shown(there)[2].content.attachments == (PICTURE,)
+            bridge.discord.delete(said)
+            await bridge.shows(there, "next")
+
+
+async def test_it_does_not_follow_a_message_that_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with a_late_picture(tmp_path, monkeypatch) as (bridge, files):
+        here, there = bridge.channels()
+        async with bridge.relay(takes_files):
+            said = bridge.discord.say(here, "ann", Content(RichText.plain("look"), (PICTURE,)))
+            await bridge.shows(there, WORDS)
+            bridge.discord.delete(said)
+            await bridge.shows(there)
+            files.state = True
+            await bridge.quiet()
+            assert bridge.words(there) == []
+
+
+async def test_it_stays_in_words_when_it_never_comes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with a_late_picture(tmp_path, monkeypatch) as (bridge, files):
+        here, there = bridge.channels()
+        async with bridge.relay(takes_files):
+            bridge.discord.say(here, "ann", Content(RichText.plain("look"), (PICTURE,)))
+            await bridge.shows(there, WORDS)
+            files.state = False
+            await bridge.quiet()
+            assert bridge.words(there) == [WORDS]
