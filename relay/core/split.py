@@ -34,6 +34,7 @@ from relay.domain.richtext import (
     Spoiler,
     Subtext,
     Table,
+    TableCell,
     Text,
     inline_text,
     plain_text,
@@ -113,9 +114,14 @@ def _is_too_long(text: RichText, limit: int, measure: Measure) -> bool:
     return measure(text) > limit
 
 
+def beginning(text: RichText, units: int) -> RichText:
+    """The first `units` of `text`."""
+    return _cut(text, units)[0]
+
+
 def first_part(text: RichText, *, limit: int, measure: Measure) -> tuple[RichText, RichText]:
     """As much of `text` as measures at most `limit`, and the rest; at least one unit."""
-    if measure(text) <= limit:
+    if not _is_too_long(text, limit, measure):
         return text, RichText()
     return _first_part(_opened(text, limit, measure), limit, measure)
 
@@ -156,10 +162,9 @@ def _opened(text: RichText, limit: int, measure: Measure) -> RichText:
             return (replace(block, language=""),)
         if not isinstance(block, Table):
             return (block,)
-        # A caption, which may be long, is not to be measured with each row anew.
+        # A caption, which may be long, is not to be measured with the rows.
         above = measure(RichText((Paragraph(block.caption),))) if block.caption else 0
-        rows = (RichText((Table((row,)),)) for row in block.rows)
-        if all(above + measure(row) <= limit / 2 for row in rows):
+        if _are_short(block.rows, limit // 2 - above, measure):
             return (block,)
         return (
             *((Paragraph(block.caption),) if block.caption else ()),
@@ -167,6 +172,22 @@ def _opened(text: RichText, limit: int, measure: Measure) -> RichText:
         )
 
     return map_blocks(expand_inline(text, words), lines)
+
+
+def _are_short(rows: tuple[tuple[TableCell, ...], ...], limit: int, measure: Measure) -> bool:
+    """Whether each row of a table measures at most `limit`. Measured by the dozen: rows that are short together are
+    short one by one."""
+    start, count = 0, 16
+    while start < len(rows):
+        together = rows[start : start + count]
+        if measure(RichText((Table(together),))) <= limit:
+            start += len(together)
+            count *= 2
+        elif len(together) == 1:
+            return False
+        else:
+            count = max(len(together) // 4, 1)
+    return True
 
 
 def _first_part(text: RichText, limit: int, measure: Measure) -> tuple[RichText, RichText]:

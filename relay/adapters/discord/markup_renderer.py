@@ -40,6 +40,9 @@ _LANGUAGE = re.compile(r"[A-Za-z0-9_+\-.#]+")
 _BLANK_LINES = re.compile(r"\n(?:\s*\n)+")
 # Clients set nothing further in than about that; what stands deeper reads as if it stood there.
 _DEEPEST = 10
+# A column is never padded further, in characters: a wide cell sticks out of it instead. Otherwise one long cell would
+# be paid for in every row, and a table of 60 KiB be written as 71 MB.
+_WIDEST_COLUMN = 60
 _RULE = Paragraph((Text("⎯" * 12),))
 
 
@@ -152,7 +155,9 @@ def _aligned(table: Table) -> str:
     widths = [0] * max(map(len, rows))
     for cells in rows:
         for column, cell in enumerate(cells):
-            widths[column] = max(widths[column], _width(cell))
+            width = _width(cell)
+            if widths[column] < width <= _WIDEST_COLUMN:
+                widths[column] = width
     lines: list[str] = []
     for row, cells in zip(table.rows, rows, strict=True):
         padded = (cell + " " * (width - _width(cell)) for cell, width in zip(cells, widths, strict=False))

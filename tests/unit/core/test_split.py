@@ -248,3 +248,16 @@ def test_where_everything_around_a_letter_takes_more_than_there_is_its_words_rem
     found = split(RichText((deep,)), limit=100, measure=written)
     assert all(written(part) <= 100 for part in found)
     assert "".join(plain_text(part) for part in found) == "secret words"
+
+
+def test_rows_of_a_table_are_measured_by_the_dozen() -> None:
+    calls = 0
+
+    def counting(text: RichText) -> int:
+        nonlocal calls
+        calls += 1
+        return length(text)
+
+    rows = tuple((TableCell((Text("ab"),)),) for _ in range(5_000))
+    split(RichText((Table(rows),)), limit=2_000, measure=counting, most=3)
+    assert calls < 200

@@ -296,3 +296,9 @@ def test_nothing_is_set_in_further_than_clients_show() -> None:
     lines = render(RichText(blocks), look=Look()).split("\n")
     assert [len(line) - len(line.lstrip()) for line in lines] == [0, *range(0, 20, 2), *[20] * 30]
     assert [line.lstrip() for line in lines] == ["b", *["- b"] * 39, "- a"]
+
+
+def test_one_long_cell_is_not_paid_for_in_every_row() -> None:
+    rows = tuple((TableCell((t("a"),)), TableCell((t("b"),))) for _ in range(2_000))
+    content = render(RichText((Table(((TableCell((t("x" * 20_000),)),), *rows)),)), look=Look())
+    assert len(content) < 50_000
