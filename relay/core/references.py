@@ -7,6 +7,7 @@ A reference is looked up when its message is delivered: what it points at has cr
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import islice
 
 from relay.core.pairs import PairDirectory
 from relay.core.ports import Adapter, NameReader
@@ -23,6 +24,9 @@ _PUNCTUATION = ".,:;!?)]}'\"…"
 _LONGEST_NAME = 100
 _MOST_NAMES = 10
 """How many names of one message are looked up: each may be a request."""
+
+_MOST_PLACES = 100
+"""How many times an @ in one text is compared with the names that were found."""
 
 # Words that mean everybody, never somebody.
 _EVERYBODY = frozenset({"everyone", "here", "room"})
@@ -143,7 +147,7 @@ def resolved(text: RichText, found: Found, *, typed: bool = True) -> RichText:
 
 def _with_people(text: str, people: Mapping[str, UserRef]) -> Iterator[Inline]:
     start = 0
-    for place in _AT.finditer(text):
+    for place in islice(_AT.finditer(text), _MOST_PLACES):
         if place.start() < start:
             continue
         for name, end in _readings(text, place.end()):

@@ -60,6 +60,10 @@ FAMILIES: dict[str, tuple[str, str, str]] = {
     "deep - lists": ("".join(f"{' ' * deep}- a\n" for deep in range(10)), " " * 10 + "- a\n", ""),
     "quoted - lists": ("", "> - a\n>   - b\n>     - c\n", ""),
     "one wide row": ("<table><tr>" + "<td>a" * 2_000, "<tr><td>b", ""),
+    "long last row": ("<table>", "<tr><td>a", "<tr>" + "<td>b" * 3_000),
+    "long last cell": ("<table>", "<tr><td>a<td>b", f"<tr><td>{'x' * 4_000}<td>c"),
+    "links to people": ("", '<a href="https://matrix.to/#/@a:b.c">x</a>', ""),
+    "links to messages": ("", "https://matrix.to/#/!a:b.c/$e ", ""),
     "long caption": (f"<table><caption>{'a ' * 450}</caption>", "<tr><td>b", ""),
 }
 ADA = Author(UserRef(Platform.MATRIX, "@ada:example.org"), "Ada")
@@ -85,6 +89,7 @@ PARSERS: dict[str, Callable[[str], object]] = {
     "matrix": lambda text: matrix.parse("", text, names=matrix.Names()),
     "discord, back": lambda text: discord.render(discord.parse(text, names=discord.Names()), look=discord.Look()),
     "matrix, back": lambda text: matrix.render(matrix.parse("", text, names=matrix.Names()), look=matrix.Look()),
+    "to matrix": lambda text: matrix.render(discord.parse(text, names=discord.Names()), look=matrix.Look()),
     "all of it": cross_to_discord,
 }
 

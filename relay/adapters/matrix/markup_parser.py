@@ -1,5 +1,6 @@
 """The content of a Matrix event -> the neutral text tree."""
 
+import html
 import re
 from collections.abc import Iterable, Iterator
 
@@ -22,22 +23,32 @@ from relay.domain.richtext import (
     Quote,
     RichText,
     Rule,
+    Spoiler,
     Table,
     TableCell,
+    Text,
+    plain_text,
 )
 
 _LANGUAGE = re.compile(r"(?:^|\s)language-([\w+#.-]+)")
 _NUMBER = re.compile(r"\d{1,9}", re.ASCII)
+_TAG = re.compile(r"</?[a-zA-Z][^<>]*+>")
+# No client writes as many for a text that people read; a tree of them would cost everybody else time and memory.
+_MOST_TAGS = 2_000
+_MOST_REFERENCES = 1_000
+_MOST_LINES = 2_000
 
 
 def parse(body: str, formatted_body: str | None, *, names: Names, strip_profile_fallback: bool = False) -> RichText:
     """What a client shows of a message: `formatted_body` (HTML), or `body` where there is none.
 
     `strip_profile_fallback`: leave out the name that stands in the text for clients without per-message profiles.
-    Never raises; linear in the length of the text.
+    Never raises; linear in the length of the text. Of a text with thousands of tags or links only the words are kept.
     """
     if formatted_body is None or not formatted_body.strip():
         return _parse_plain(body, names)
+    if formatted_body.count("<") > _MOST_TAGS or _references(formatted_body) > _MOST_REFERENCES:
+        return _without_markup(body, formatted_body, names)
     reader = _Reader(InlineReader(names, strip_fallback=strip_profile_fallback))
     return normalise(RichText(tuple(reader.blocks(parse_html(formatted_body).children))))
 
@@ -45,12 +56,30 @@ def parse(body: str, formatted_body: str | None, *, names: Names, strip_profile_
 def _parse_plain(body: str, names: Names) -> RichText:
     source = body.replace("\r\n", "\n").replace("\r", "\n").strip("\n")
     reader = InlineReader(names)
+    linked = _references(source) <= _MOST_REFERENCES
+    *lines, rest = source.split("\n", _MOST_LINES)
+    if "\n" not in rest:
+        lines.append(rest)
+        rest = ""
     nodes: list[Inline] = []
-    for number, line in enumerate(source.split("\n")):
+    for number, line in enumerate(lines):
         if number:
             nodes.append(LineBreak())
-        nodes.extend(reader.words(line))
-    return normalise(RichText((Paragraph(tuple(nodes)),)))
+        nodes.extend(reader.words(line) if linked else (Text(line),))
+    return normalise(RichText((Paragraph(tuple(nodes)), *((CodeBlock(rest),) if rest else ()))))
+
+
+def _references(text: str) -> int:
+    return text.count("://") + text.count("@room")
+
+
+def _without_markup(body: str, formatted_body: str, names: Names) -> RichText:
+    words = body if body.strip() else html.unescape(_TAG.sub("", formatted_body))
+    text = _parse_plain(words, names)
+    if "data-mx-spoiler" not in formatted_body.lower():
+        return text
+    # Which of the words are hidden cannot be told any more.
+    return normalise(RichText((Paragraph((Spoiler((Text(" ".join(plain_text(text).split())),)),)),)))
 
 
 class _Reader:

@@ -44,6 +44,8 @@ from relay.domain.richtext import (
     Underline,
     UserMention,
 )
+from relay.domain.weight import weight
+from tests.benchmarks.markup_scaling import FAMILIES, sample
 
 NAMES = Names(
     user={"@alice:example.org": "Alice"}.get,
@@ -345,3 +347,20 @@ def test_a_written_link_is_read_back() -> None:
     url = write_link("!r/x:b", "$e/1+2", via=("b", "c:8448"))
     assert url == "https://matrix.to/#/!r%2Fx:b/$e%2F1%2B2?via=b&via=c:8448"
     assert read_link(url) == Target("!r/x:b", "$e/1+2")
+
+
+def test_of_thousands_of_tags_only_the_words_are_kept() -> None:
+    html = "<b>x</b>" * 1_500
+    assert parse("the words", html, names=Names()) == RichText.plain("the words")
+    assert parse("", html + " &lt;y", names=Names()) == RichText.plain("x" * 1_500 + " <y")
+    hidden = html + "<span DATA-MX-SPOILER>secret</span>"
+    assert parse("a\n\nsecret", hidden, names=Names()).blocks == (Paragraph((Spoiler((Text("a secret"),)),)),)
+
+
+@pytest.mark.parametrize("family", [*FAMILIES, "a\n", "https://a.b ", "@room ", "\n\n"])
+def test_no_message_becomes_a_large_tree(family: str) -> None:
+    text = sample(family, 60_000) if family in FAMILIES else (family * 60_000)[:60_000]
+    for body, html in ((text, None), ("", text)):
+        tree = parse(body, html, names=Names())
+        assert weight(tree) < 1_000_000
+        assert len(repr(tree)) < 2_000_000

@@ -1,0 +1,31 @@
+"""What is heavier in memory weighs more."""
+
+import json
+import sys
+import tracemalloc
+
+import pytest
+
+from relay.adapters.matrix.markup import Names, parse
+from relay.domain.content import Content
+from relay.domain.richtext import Paragraph, RichText, Strong, Text
+from relay.domain.weight import weight
+
+
+def test_dense_trees_weigh_more_than_plain_ones() -> None:
+    plain = Content(RichText.plain("a" * 1_000))
+    dense = Content(RichText((Paragraph(tuple(Strong((Text("a"),)) for _ in range(1_000))),)))
+    assert weight(dense) > 50 * weight(plain)
+    assert weight(json.loads('{"a": ["b", 1, null, {"c": 2.5}]}')) > 0
+    assert weight("ö" * 10) > weight("o" * 10)
+
+
+@pytest.mark.parametrize("piece", ["<b>a</b> ", "<p>ab</p>", "<ul><li>a</li></ul>", "<table><tr><td>a</table>"])
+def test_it_is_about_what_python_takes(piece: str) -> None:
+    parse("", piece, names=Names())
+    tracemalloc.start()
+    tree = parse("", piece * 100, names=Names())
+    taken, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert taken / 4 < weight(tree) < taken * 4
+    assert sys.getrefcount(tree)
