@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from relay.core.ports import Quotation
-from relay.core.split import Measure, first_part, split
+from relay.core.split import Measure, beginning, first_part, split
 from relay.domain.capabilities import Capabilities
 from relay.domain.content import Attachment, Author, Content
 from relay.domain.controls import without_controls
@@ -36,6 +36,7 @@ from relay.domain.richtext import (
     plain_text,
 )
 from relay.domain.transform import map_blocks, map_inline
+from relay.domain.weight import weight
 
 _EXCERPT_LENGTH = 120
 _FIRST_LINES = 500
@@ -80,9 +81,13 @@ def degrade(
     # The quoted line never stands alone: every part leaves room for it, and the first one has it.
     room = capabilities.max_text_length - (measure(RichText(above)) + _SEPARATOR if above else 0)
     as_file = as_file and capabilities.max_attachments > 0
-    most = policy.max_parts + 1 if as_file else None
-    first, *rest = split(RichText(blocks), limit=room, measure=measure, most=most)
-    if as_file and len(rest) >= policy.max_parts:
+    whole = RichText(blocks)
+    if written_out := as_file and _is_far_too_long(whole, policy.max_parts * room):
+        first, rest = beginning(whole, _FIRST_LINES), []
+    else:
+        first, *rest = split(whole, limit=room, measure=measure, most=policy.max_parts + 1 if as_file else None)
+        written_out = as_file and len(rest) >= policy.max_parts
+    if written_out:
         begin, _ = first_part(first, limit=min(room, _FIRST_LINES), measure=measure)
         first, rest = RichText((*begin.blocks, Paragraph((Text("…"),)))), []
         carried = (_written_out(blocks, author), *carried)
@@ -93,6 +98,11 @@ def degrade(
         *(Content(RichText(), group, style=content.style) for group in alone),
         *(Content(part, style=content.style) for part in rest),
     )
+
+
+def _is_far_too_long(text: RichText, limit: int) -> bool:
+    """Whether the words alone take more than all parts together: nothing need be rendered to know that."""
+    return weight(text) > limit and len(plain_text(text)) > limit
 
 
 def _written_out(blocks: tuple[Block, ...], author: Author) -> Attachment:

@@ -132,3 +132,24 @@ def test_a_very_long_text_crosses_as_a_file_under_its_first_lines() -> None:
     assert len(parts(as_file=False)) > 5
     assert len(parts(as_file=True, max_parts=50)) > 5
     assert len(parts(as_file=True, to=replace(THREE, max_attachments=0))) > 5
+
+
+def test_what_becomes_a_file_anyway_is_not_measured_whole() -> None:
+    measured = 0
+
+    def measure(text: RichText) -> int:
+        nonlocal measured
+        measured += len(plain_text(text))
+        return len(plain_text(text))
+
+    parts = degrade(
+        Content(RichText.plain("word " * 13_000)),
+        author=ANN,
+        capabilities=replace(THREE, max_text_length=2_000, max_file_size=1 << 20),
+        policy=PairPolicy(),
+        measure=measure,
+        as_file=True,
+    )
+    assert not isinstance(parts, Dropped)
+    assert [one.attachments[0].name for one in parts] == ["message.txt"]
+    assert measured < 5_000
