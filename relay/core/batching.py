@@ -10,6 +10,7 @@ import structlog
 
 from relay.core.batch import content_of, edited, item_of, quotation_within, run_of, speaker
 from relay.core.context import Context, Task
+from relay.core.conversions import LONG
 from relay.core.copying import Copying
 from relay.core.degrade import Dropped, degrade
 from relay.core.ports import Quotation
@@ -21,6 +22,7 @@ from relay.domain.content import Author, Content
 from relay.domain.ids import MessageRef
 from relay.domain.pair import LaneKey
 from relay.domain.richtext import RichText
+from relay.domain.weight import weight
 from relay.errors import Orphaned, Permanent, TargetGone
 
 _log = structlog.get_logger(__name__)
@@ -237,6 +239,8 @@ class Batching:
 
     def _carried(self, task: Task, author: Author, content: Content) -> Content | None:
         """What the channel can carry of one message; None if that is not one short text."""
+        if weight(content) > LONG:
+            return None
         parts = degrade(
             content,
             author=author,

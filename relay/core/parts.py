@@ -7,6 +7,7 @@ import structlog
 
 from relay.core.batching import Batching
 from relay.core.context import Context, Task
+from relay.core.conversions import Conversions
 from relay.core.degrade import Dropped, all_in_words, degrade, in_words
 from relay.core.ports import Clock
 from relay.core.split import Measure, split
@@ -15,6 +16,7 @@ from relay.domain.commands import EditMessage, LateFile, SendBatch, SendMessage
 from relay.domain.content import Content
 from relay.domain.pair import LaneKey
 from relay.domain.richtext import RichText
+from relay.domain.weight import weight
 from relay.errors import Uncarried
 
 _log = structlog.get_logger(__name__)
@@ -32,6 +34,7 @@ class Parts:
         self._status = status
         self._clock = clock
         self._wake = wake
+        self._conversions = Conversions()
 
     async def of(
         self, task: Task, command: SendMessage | EditMessage, batch: SendBatch | None = None
@@ -41,7 +44,8 @@ class Parts:
             return await self._planned(task, command)
         content = await self._context.resolved(task, command.content)
         if batch is not None and isinstance(command, EditMessage):
-            parts = self._batches.parts_in(task, batch, replace(command, content=content))
+            edit = replace(command, content=content)
+            parts = await self._conversions.run(weight(content), self._batches.parts_in, task, batch, edit)
         else:
             parts = await self._cut(task, command, content)
         if not isinstance(parts, Dropped) and len(parts) > 1:
@@ -115,7 +119,9 @@ class Parts:
         quotation = None
         if task.reply_to is not None and command.reply_to is not None and not capabilities.native_replies:
             quotation = await self._batches.quotation(task, command.reply_to, task.reply_to)
-        return degrade(
+        return await self._conversions.run(
+            weight(content),
+            degrade,
             content,
             author=command.author,
             capabilities=capabilities,

@@ -114,7 +114,7 @@ async def _from_discord(case: Case) -> list[Event]:
     for thread in context.get("threads", ()):
         guilds.observe("THREAD_CREATE", {"id": thread, "parent_id": CHANNEL, "type": 11})
     feeds.offer(case.input["t"], case.input["d"])
-    return list(translator.batch(await feeds.take(100)).events)
+    return list((await translator.batch(await feeds.take(100))).events)
 
 
 class _Picture:

@@ -117,7 +117,7 @@ class History:
         async for messages in self._pages(channel, str(int(first) - 1)):
             within = [message for message in messages if int(message["id"]) <= int(last)]
             await self._learn_names(feed.place.guild, within)
-            events = self._translator.page(feed, channel, within).events
+            events = (await self._translator.page(feed, channel, within)).events
             yield [event for event in events if isinstance(event, MessageCreated)]
             if len(within) < len(messages):
                 break
@@ -135,7 +135,7 @@ class History:
                     return
             newest = None
             await self._learn_names(feed.place.guild, messages)
-            yield self._translator.page(feed, channel, messages)
+            yield await self._translator.page(feed, channel, messages)
 
     async def _pages(self, channel: str, after: str) -> AsyncIterator[list[Message]]:
         while True:

@@ -1,5 +1,6 @@
 """From what Discord says, live or in a channel's history, to events for the core, in batches."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
@@ -12,10 +13,12 @@ from relay.adapters.discord.identifiers import is_snowflake, snowflake
 from relay.adapters.discord.identity import Webhooks
 from relay.adapters.discord.recent import Recent, Seen
 from relay.adapters.discord.rest import Json
+from relay.core.conversions import LONG
 from relay.core.ports import Batch, Clock, Cursor
 from relay.domain.content import Content
 from relay.domain.events import Event, FeatureUsed, MessageCreated, MessageDeleted, MessageEdited
 from relay.domain.ids import ChannelRef, MessageRef, Platform, ThreadRef
+from relay.domain.weight import weight
 from relay.errors import FatalError, StoreError
 
 _log = structlog.get_logger(__name__)
@@ -64,11 +67,15 @@ class Translator:
         self._clock = clock
         self._cdn_url = cdn_url
 
-    def batch(self, items: Iterable[tuple[Feed, Item]]) -> Batch:
+    async def batch(self, items: Iterable[tuple[Feed, Item]]) -> Batch:
         """Live events, in their order, and how far they bring each channel and thread."""
         events: list[Event] = []
         positions: dict[str, str] = {}
+        held = 0
         for feed, item in items:
+            if (held := held + weight(item.data)) > LONG:
+                held = 0
+                await asyncio.sleep(0)  # Whatever else is due comes between.
             events.extend(self._events(feed, item))
             message = str(item.data.get("id", ""))
             if item.kind == "create" and is_snowflake(message):
@@ -80,9 +87,9 @@ class Translator:
         cursors = (Cursor(Platform.DISCORD, name, position) for name, position in positions.items())
         return Batch(tuple(events), tuple(cursors))
 
-    def page(self, feed: Feed, channel: str, messages: Iterable[Mapping[str, Json]]) -> Batch:
+    async def page(self, feed: Feed, channel: str, messages: Iterable[Mapping[str, Json]]) -> Batch:
         """A page of the history, oldest first."""
-        return self.batch((feed, Item("create", channel, message)) for message in messages)
+        return await self.batch((feed, Item("create", channel, message)) for message in messages)
 
     def seen(self, feed: Feed, message: Mapping[str, Json]) -> Seen:
         """A message that was looked up by itself."""
@@ -169,7 +176,7 @@ class Pump:
     async def run(self, receive: Callable[[Batch], Awaitable[None]]) -> None:
         """Work until cancelled. `receive` returns once a batch is on disk."""
         while True:
-            batch = self._translator.batch(await self._feeds.take(self._batch_limit))
+            batch = await self._translator.batch(await self._feeds.take(self._batch_limit))
             if not batch.events and not batch.cursors:
                 continue
             try:

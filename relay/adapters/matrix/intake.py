@@ -5,8 +5,9 @@ the token from which we shall have to read. Nothing crosses that was said before
 was declared; after that everything does, also what was said, edited or deleted while we were out.
 """
 
+import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,9 +25,11 @@ from relay.adapters.matrix.rooms import Rooms, departure
 from relay.adapters.matrix.session import is_token_refusal
 from relay.adapters.matrix.state import RoomState
 from relay.adapters.matrix.upgrades import TOMBSTONE, room_stream, tombstone_stream
+from relay.core.conversions import LONG, Conversions
 from relay.core.ports import Cursor
 from relay.domain.events import Event, FeatureUsed, HistorySkipped, MessageDeleted, MessageEdited
 from relay.domain.ids import ChannelRef, Platform
+from relay.domain.weight import weight
 
 Json = dict[str, Any]
 
@@ -34,6 +37,8 @@ _log = structlog.get_logger(__name__)
 
 OUT = "out "
 _CLOSING = frozenset({TOMBSTONE, "m.room.encryption"})
+# Bytes of a room's events above which they are handed over piece by piece, in turn with those of other rooms.
+_MUCH = 128 * 1024
 
 
 @dataclass(slots=True)
@@ -58,6 +63,7 @@ class Intake:
     """Hands answers over. What it remembers between them is only what saves questions to the store."""
 
     def __init__(self, api: Api, rooms: Rooms, gaps: GapReader) -> None:
+        self._conversions = Conversions()
         self._me = api.user_id
         self._rooms = rooms
         self._gaps = gaps
@@ -191,21 +197,24 @@ class Intake:
     # --- Handing over -------------------------------------------------------------------------------------
 
     async def _deliver(self, portions: list[_Portion], token: str, question: Question, inbox: PatientInbox) -> None:
-        """The rooms without a gap first, then page by page in turn those with one, and the token at the very end."""
-        whole = [portion for portion in portions if portion.since is None]
-        events = [event for portion in whole for event in self._converted(portion, portion.timeline)]
+        """The rooms with little to tell first, then page by page in turn the others, and the token at the very end.
+
+        Much to tell have those with a gap, and those with long texts: they shall not keep the others waiting.
+        """
+        much = [portion for portion in portions if portion.since is not None or weight(portion.timeline) > _MUCH]
+        little = [portion for portion in portions if portion not in much]
+        events = [event for portion in little for event in await self._converted(portion, portion.timeline)]
         extras = [event for portion in portions for event in portion.extras]
-        torn = [portion for portion in portions if portion.since is not None]
         self._check(portions, question)
-        if torn:
+        if much:
             await hand_over(events, (), inbox)
-            await self._deliver_torn(torn, question, inbox)
+            await self._deliver_pages(much, question, inbox)
             self._check(portions, question)
             events = []
         cursors = (*(cursor for portion in portions for cursor in portion.cursors), at("sync", token))
         await hand_over([*events, *extras], cursors, inbox)
 
-    async def _deliver_torn(self, portions: list[_Portion], question: Question, inbox: PatientInbox) -> None:
+    async def _deliver_pages(self, portions: list[_Portion], question: Question, inbox: PatientInbox) -> None:
         waiting = deque((portion, self._pages(portion, inbox)) for portion in portions)
         while waiting:
             portion, pages = waiting.popleft()
@@ -213,8 +222,9 @@ class Intake:
             if page is not None:
                 for event in page.state:
                     portion.state.apply(event)
+                events = await self._converted(portion, page.events or [])
                 self._check([portion], question)
-                await hand_over(self._converted(portion, page.events or []), (), inbox)
+                await hand_over(events, (), inbox)
                 waiting.append((portion, pages))
 
     def _check(self, portions: list[_Portion], question: Question) -> None:
@@ -225,8 +235,12 @@ class Intake:
                     raise Superseded(portion.room_id)
 
     async def _pages(self, portion: _Portion, inbox: PatientInbox) -> AsyncIterator[Page]:
-        """The gap, oldest page first, and the timeline as the last page."""
-        since = portion.since or ""
+        """The gap, oldest page first, and the timeline as the last page; without a gap, the timeline piece by piece."""
+        if portion.since is None:
+            for piece in _pieces(portion.timeline):
+                yield Page("", piece, [])
+            return
+        since = portion.since
         gap = await self._survey(portion, since)
         if gap is not None and (not portion.entered or gap.found_start):
             if gap.skipped:
@@ -259,19 +273,24 @@ class Intake:
         told = await inbox.position(stream) == since
         channel = ChannelRef(Platform.MATRIX, portion.room_id)
         events: list[Event] = [] if told else [HistorySkipped(channel, gap.skipped)]
-        corrections = self._converted(portion, reversed(gap.corrections))
+        corrections = await self._converted(portion, reversed(gap.corrections))
         events += [event for event in corrections if isinstance(event, MessageEdited | MessageDeleted)]
         await hand_over(events, (at(stream, since),), inbox)
 
-    def _converted(self, portion: _Portion, events: Iterable[Json]) -> list[Event]:
+    async def _converted(self, portion: _Portion, events: Iterable[Json]) -> list[Event]:
         found: list[Event] = []
         state = portion.state
+        held = 0
         for event in events:
             state.apply(event)
             if portion.entered and not _was_said_to_us(event):
                 continue
             try:
-                converted = convert(event, state, self._me, self._rooms.names())
+                size = weight(event.get("content"))
+                if (held := held + size) > LONG:
+                    held = 0
+                    await asyncio.sleep(0)  # Whatever else is due comes between.
+                converted = await self._conversions.run(size, convert, event, state, self._me, self._rooms.names())
             except Exception:  # noqa: BLE001 - the top of this worker: see below
                 # One event that we cannot read must not stop every room for ever.
                 _log.exception("bug while reading an event", room=state.room_id, event_id=ascii(event.get("event_id")))
@@ -279,6 +298,19 @@ class Intake:
             if converted is not None:
                 found.append(converted)
         return found
+
+
+def _pieces(timeline: list[Json]) -> Iterator[list[Json]]:
+    piece: list[Json] = []
+    held = 0
+    for event in timeline:
+        piece.append(event)
+        held += weight(event)
+        if held > _MUCH:
+            yield piece
+            piece, held = [], 0
+    if piece:
+        yield piece
 
 
 def _is_inside(position: str) -> bool:

@@ -172,12 +172,13 @@ class Rooms:
         return self._states[room_id]
 
     def names(self) -> Names:
-        """What the declared rooms are called, and which room is meant."""
+        """What the declared rooms are called, and which room is meant. May be asked from another thread."""
         return Names(room_id=self._room_id, room_name=self._room_name)
 
     def _room_id(self, alias: str) -> str | None:
-        declared = next((door.room_id for door in self._doors.values() if door.name == alias), None)
-        return declared or next((state.room_id for state in self._states.values() if alias in state.aliases), None)
+        declared = next((door.room_id for door in list(self._doors.values()) if door.name == alias), None)
+        states = list(self._states.values())
+        return declared or next((state.room_id for state in states if alias in state.aliases), None)
 
     def _room_name(self, room_id: str) -> str | None:
         state = self._states.get(room_id)

@@ -20,7 +20,7 @@ CURSOR = Cursor(Platform.DISCORD, "channel:1", "9")
 class Words:
     """A translator that makes an event of every item."""
 
-    def batch(self, items: list[tuple[Feed, Item]]) -> Batch:
+    async def batch(self, items: list[tuple[Feed, Item]]) -> Batch:
         return Batch(tuple(FeatureUsed(CHANNEL, item.word) for _, item in items), (CURSOR,))
 
 

@@ -1,0 +1,107 @@
+"""Rooms with much to tell do not keep the others waiting, and nobody's events hold the loop."""
+
+import asyncio
+import random
+from functools import partial
+from typing import Any
+
+from relay.adapters.matrix.api import Api
+from relay.adapters.matrix.gaps import GapReader
+from relay.adapters.matrix.intake import Intake, _Portion
+from relay.adapters.matrix.patience import PatientInbox
+from relay.adapters.matrix.question import Question
+from relay.adapters.matrix.rooms import Rooms
+from relay.core.backoff import Backoff
+from relay.core.clock import SystemClock
+from relay.core.ports import Batch
+from relay.domain.events import MessageCreated
+from relay.domain.ids import ChannelAddress, ChannelRef
+
+ME = "@relay:example.org"
+LONG = "<table>" + "<tr><td>a<td>b" * 400
+
+
+class Notebook:
+    """An inbox that remembers what it was given."""
+
+    def __init__(self) -> None:
+        self.batches: list[Batch] = []
+
+    async def receive(self, batch: Batch) -> None:
+        self.batches.append(batch)
+
+    async def opened(self, address: ChannelAddress, channel: ChannelRef) -> None:
+        raise AssertionError
+
+    async def closed(self, address: ChannelAddress, problem: str) -> None:
+        raise AssertionError
+
+    async def catch_up(self, *arguments: object) -> None:
+        raise AssertionError
+
+    async def cursor(self, platform: object, stream: str) -> str | None:
+        return None
+
+
+def message(number: int, html: str) -> dict[str, Any]:
+    content = {"msgtype": "m.text", "body": "x", "format": "org.matrix.custom.html", "formatted_body": html}
+    return {
+        "type": "m.room.message",
+        "event_id": f"${number}",
+        "sender": "@ann:example.org",
+        "origin_server_ts": 1_700_000_000_000,
+        "content": content,
+    }
+
+
+async def delivered(timelines: dict[str, list[dict[str, Any]]]) -> tuple[list[Batch], int]:
+    """The batches, and how often the loop turned meanwhile."""
+    api = Api("http://127.0.0.1:9", ME)
+    rooms = Rooms(ME, backoff=partial(Backoff, random.Random(0), first=1.0, most=2.0), now=SystemClock().monotonic)
+    intake = Intake(api, rooms, GapReader(api, lambda _: 100))
+    notebook = Notebook()
+    inbox = PatientInbox(notebook, SystemClock(), random.Random(0))
+    portions = [_Portion(room, rooms.state(room), timeline, []) for room, timeline in timelines.items()]
+    turns = 0
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    counting = asyncio.create_task(count())
+    await intake._deliver(portions, "t2", Question("t1", frozenset(timelines), False, rooms.declarations), inbox)
+    counting.cancel()
+    await api.close()
+    return notebook.batches, turns
+
+
+def told(batch: Batch) -> list[str]:
+    return [event.ref.id for event in batch.events if isinstance(event, MessageCreated)]
+
+
+async def test_small_rooms_come_before_those_with_long_texts() -> None:
+    heavy = [message(number, LONG * 5) for number in range(40)]
+    batches, turns = await delivered({"!heavy:a": heavy, "!small:a": [message(99, "hello")]})
+    assert told(batches[0]) == ["$99"]
+    assert [one for batch in batches for one in told(batch)] == ["$99", *(f"${number}" for number in range(40))]
+    assert len(batches) > 5
+    # The token comes when everything else is on disk.
+    assert [bool(batch.cursors) for batch in batches] == [False] * (len(batches) - 1) + [True]
+    assert turns > 40
+
+
+async def test_rooms_with_long_texts_take_turns() -> None:
+    rooms = {f"!{name}:a": [message(base + n, LONG * 5) for n in range(20)] for name, base in (("a", 100), ("b", 200))}
+    batches, _ = await delivered(rooms)
+    first, second = told(batches[0]), told(batches[1])
+    assert first[0] == "$100"
+    assert second[0] == "$200"
+    assert len(first) < 20
+
+
+async def test_what_is_short_crosses_in_one_batch() -> None:
+    rooms = {f"!{number}:a": [message(number, "hello")] for number in range(20)}
+    (batch,), _ = await delivered(rooms)
+    assert told(batch) == [f"${number}" for number in range(20)]
