@@ -51,6 +51,13 @@ class Unreachable(Exception):
         self.sent = sent
 
 
+class TooLong(Unreachable):
+    """The answer is longer than the caller can use."""
+
+    def __init__(self) -> None:
+        super().__init__("the homeserver's answer is too long", sent=True)
+
+
 @dataclass(frozen=True, slots=True)
 class Download:
     """A file that is being answered. `size` in bytes, None where it is not announced."""
@@ -95,10 +102,12 @@ class Api:
         body: Json | None = None,
         timeout: float = REQUEST_TIMEOUT,
         root: str = CLIENT,
+        most: int | None = None,
     ) -> Json:
         """One request; the segments of `path` stand behind `root`, not yet percent-encoded.
 
-        Raises `Refused` or `Unreachable`. `timeout` in seconds, over all.
+        Raises `Refused` or `Unreachable`; `TooLong` for an answer of more than `most` bytes. `timeout` in seconds, over
+        all.
         """
         data = None if body is None else json.dumps(body, ensure_ascii=False, separators=(",", ":"))
         headers = {"Content-Type": "application/json"}
@@ -107,7 +116,7 @@ class Api:
                 method, _address(root, path, query), data, self._authorised(headers), None, timeout
             )
             async with response:
-                raw = await response.read()
+                raw = await response.read() if most is None else await _read(response, most)
         return judge(response.status, response.headers.get("Retry-After"), raw)
 
     async def upload(
@@ -181,6 +190,16 @@ class Api:
             raise Unreachable(f"{here} did not answer within {timeout:.0f} s", sent=True) from error
         except (aiohttp.ClientError, OSError) as error:
             raise Unreachable(f"{here} broke off ({_cause(error)})", sent=True) from error
+
+
+async def _read(response: aiohttp.ClientResponse, most: int) -> bytes:
+    raw = bytearray()
+    async for chunk in response.content.iter_chunked(CHUNK):
+        raw += chunk
+        if len(raw) > most:
+            response.close()
+            raise TooLong
+    return bytes(raw)
 
 
 def _address(root: str, path: tuple[str, ...], query: Mapping[str, str | list[str]] | None) -> str:

@@ -5,7 +5,8 @@ from collections.abc import Iterable, Mapping
 
 import structlog
 
-from relay.adapters.matrix.api import Api, Json, Refused, Unreachable
+from relay.adapters.matrix.api import Api, Json, Refused, TooLong, Unreachable
+from relay.core.conversions import Conversions
 from relay.core.ports import Clock
 from relay.core.references import folded
 from relay.domain.ids import Platform, UserRef
@@ -17,6 +18,11 @@ _REMEMBERED_SECONDS = 300.0
 _FAILURE_SECONDS = 60.0
 _PATIENCE_SECONDS = 10.0
 _REMEMBERED_ROOMS = 16
+_REMEMBERED_NAMES = 60_000  # In all rooms together.
+# Some 20,000 members. JSON is read in one go, during which nothing else happens; so in larger rooms nobody is called by
+# a name that was typed. That is asked anew after an hour.
+_LONGEST_LIST = 2 * 1024 * 1024
+_TOO_LONG_SECONDS = 3600.0
 
 
 class People:
@@ -25,6 +31,7 @@ class People:
     def __init__(self, api: Api, clock: Clock) -> None:
         self._api = api
         self._clock = clock
+        self._conversions = Conversions()
         self._rooms: OrderedDict[str, tuple[float, Mapping[str, UserRef]]] = OrderedDict()
 
     async def named(self, room_id: str, names: Iterable[str]) -> Mapping[str, UserRef]:
@@ -42,17 +49,30 @@ class People:
         seconds = _REMEMBERED_SECONDS
         members: Mapping[str, UserRef] = {}
         try:
-            answer = await self._api.call("GET", "rooms", room_id, "joined_members", timeout=_PATIENCE_SECONDS)
+            path = ("rooms", room_id, "joined_members")
+            answer = await self._api.call("GET", *path, timeout=_PATIENCE_SECONDS, most=_LONGEST_LIST)
+        except TooLong:
+            _log.info("room too large for names that are typed", room=room_id)
+            seconds = _TOO_LONG_SECONDS
         except (Refused, Unreachable) as error:
             _log.info("members not listed", room=room_id, reason=str(error))
             seconds = _FAILURE_SECONDS
         else:
-            members = unambiguous(answer, self._api.user_id)
+            members = await self._conversions.run(_size(answer), unambiguous, answer, self._api.user_id)
         self._rooms[room_id] = (self._clock.monotonic() + seconds, members)
         self._rooms.move_to_end(room_id)
-        if len(self._rooms) > _REMEMBERED_ROOMS:
+        while len(self._rooms) > _REMEMBERED_ROOMS or self._held > _REMEMBERED_NAMES:
             self._rooms.popitem(last=False)
         return members
+
+    @property
+    def _held(self) -> int:
+        return sum(len(members) for _, members in self._rooms.values())
+
+
+def _size(answer: Json) -> int:
+    joined = answer.get("joined")
+    return 256 * len(joined) if isinstance(joined, dict) else 0
 
 
 def unambiguous(answer: Json, me: str) -> Mapping[str, UserRef]:
