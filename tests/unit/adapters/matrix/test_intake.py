@@ -30,13 +30,15 @@ class Notebook:
     async def receive(self, batch: Batch) -> None:
         self.batches.append(batch)
 
-    async def opened(self, address: ChannelAddress, channel: ChannelRef) -> None:
+    async def opened(
+        self, address: ChannelAddress, channel: ChannelRef, *, predecessors: frozenset[ChannelRef] = frozenset()
+    ) -> None:
         raise AssertionError
 
     async def closed(self, address: ChannelAddress, problem: str) -> None:
         raise AssertionError
 
-    async def catch_up(self, *arguments: object) -> None:
+    async def catch_up(self, channel: ChannelRef) -> None:
         raise AssertionError
 
     async def cursor(self, platform: object, stream: str) -> str | None:
