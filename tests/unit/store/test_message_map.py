@@ -165,6 +165,15 @@ def test_a_message_takes_little_room(url: str, tmp_path: Path) -> None:
     assert (tmp_path / "relay.db").stat().st_size / count < 250
 
 
+@pytest.mark.parametrize("name", ["_DEPTHS", "_LANES", "_NAME", "_PLACE", "_CLEAR", "_RETRY", "_BURY"])
+def test_nothing_goes_through_the_whole_outbox(store: SqlStore, name: str) -> None:
+    compiled = getattr(outbox, name).compile(dialect=dialect())
+    connection = connect(store.path)
+    plan = connection.execute(f"EXPLAIN QUERY PLAN {compiled}", [1] * len(compiled.positiontup)).fetchall()
+    connection.close()
+    assert not [step for *_, step in plan if step.startswith("SCAN outbox") or "B-TREE" in step]
+
+
 def test_moments_are_exact_and_never_naive() -> None:
     moment = Moment()
     exact = datetime(2026, 3, 1, 12, 0, 0, 1, tzinfo=UTC)
