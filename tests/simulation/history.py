@@ -7,15 +7,17 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from relay.core.assembly import assemble
+from relay.core.assembly import Core, assemble
 from relay.core.ports import Adapter, HistoryReader, LatestReader
 from relay.core.storage import Store
-from relay.domain.ids import ChannelAddress, Platform
-from relay.domain.pair import Pair, PairPolicy
+from relay.domain.ids import Platform
+from relay.domain.pair import PairPolicy
+from relay.errors import Transient
 from relay.store.unit_of_work import open_store
 from tests.simulation.disk import Compiled, Disk, threadless
 from tests.simulation.invariant import violations
 from tests.simulation.loop import Stuck, VirtualLoop
+from tests.simulation.operator import Operator
 from tests.simulation.people import People
 from tests.simulation.trouble import Trouble
 from tests.support.platform import MemoryAdapter, MemoryPlatform
@@ -73,11 +75,12 @@ class History:
         """Play it to the end."""
         rng = random.Random(self.seed)
         policy = PairPolicy(batch_when_behind=rng.choice((0.0, 0.5, 20.0)))
-        pairs = tuple(_pair(f"p{number}", policy) for number in range(rng.choice((1, 1, 2, 3))))
-        channels = tuple(pair.name for pair in pairs)
         platforms = tuple(MemoryPlatform(platform, self.clock.now) for platform in Platform)
         over = rng.uniform(5, 40)
-        people = People(rng, (platforms[0], platforms[1]), channels, self._note)
+        operator = Operator.of(rng, policy, over, self._note)
+        people = People(rng, (platforms[0], platforms[1]), operator, self._note)
+        if rng.random() < 0.1:
+            operator.grow_backlog(self.store)
         troubles = [Trouble.of(rng, self.clock.elapsed, self._note, platform, over) for platform in Platform]
         acts = sorted(rng.uniform(1, over) for _ in range(rng.choice((3, 8, 15, 30))))
         kills = rng.choice((0, 1, 1, 2, 4))
@@ -87,14 +90,16 @@ class History:
             kill_at = None if last else rng.choice((rng.randint(50, 400), rng.randint(400, 3000)))
             adapters = [_adapter(platform, trouble) for platform, trouble in zip(platforms, troubles, strict=True)]
             try:
-                self._live(rng, pairs, adapters, people, acts, over, kill_at)
+                self._live(rng, adapters, people, acts, over, kill_at)
             except (Stuck, TimeoutError) as error:
                 found.append(f"never quiet: {type(error).__name__}")
                 break
             for platform in platforms:
                 platform.listeners.clear()
             self._absence(rng, people, acts)
-        found += violations(self.store, (platforms[0], platforms[1]), channels, people.removed, self.ready_at)
+            if not last and rng.random() < 0.2:
+                operator.damage(self.store)
+        found += violations(self.store, (platforms[0], platforms[1]), operator, people.removed, self.ready_at)
         counts: dict[str, int] = {}
         for trouble in troubles:
             for what, count in trouble.counts.items():
@@ -107,7 +112,6 @@ class History:
     def _live(
         self,
         rng: random.Random,
-        pairs: tuple[Pair, ...],
         adapters: list[MemoryAdapter],
         people: People,
         acts: list[float],
@@ -119,7 +123,7 @@ class History:
         loop = VirtualLoop(self.clock.seconds)
         self.clock.loop = loop
         with threadless(disk, self.compiled):
-            main = loop.create_task(self._process(rng, pairs, adapters, people, acts, over))
+            main = loop.create_task(self._process(rng, adapters, people, acts, over))
             main.add_done_callback(lambda _: loop.stop())
             loop.kill_at = kill_at
             try:
@@ -146,7 +150,6 @@ class History:
     async def _process(
         self,
         rng: random.Random,
-        pairs: tuple[Pair, ...],
         adapters: list[MemoryAdapter],
         people: People,
         acts: list[float],
@@ -155,11 +158,11 @@ class History:
         store = await open_store(f"sqlite:///{self.store}")
         core = assemble(
             store=store,
-            pairs=pairs,
+            pairs=people.operator.pairs(),
             adapters={adapter.platform: adapter for adapter in adapters},
             readers={adapter.platform: adapter for adapter in adapters if not adapter.replays},
             latest={adapter.platform: adapter for adapter in adapters if adapter.replays},
-            clock=self.clock,
+            clock=_WrongClock(self.clock, people.operator),
             rng=rng,
         )
         await core.bridge.begin()
@@ -170,12 +173,17 @@ class History:
                 tasks.append(group.create_task(adapter.run(core.bridge)))
             await _ready(adapters)
             self.ready_at = self.ready_at or self.clock.now()
-            while acts:
-                await asyncio.sleep(max(0.0, acts[0] - self.clock.elapsed()))
+            changes = people.operator.changes
+            while acts or changes:
+                change = bool(changes) and (not acts or changes[0] <= acts[0])
+                await asyncio.sleep(max(0.0, (changes if change else acts)[0] - self.clock.elapsed()))
                 await asyncio.sleep(0.001)
-                acts.pop(0)
-                people.act()
-            await _quiet(store, adapters, self.clock, over)
+                if change:
+                    await _reload(core, adapters, people.operator)
+                else:
+                    acts.pop(0)
+                    people.act()
+            await _quiet(store, core, adapters, self.clock, over)
             for task in tasks:
                 task.cancel()
         await store.close()
@@ -189,9 +197,39 @@ class History:
         self.clock.seconds = max(self.clock.seconds, back)
 
 
-def _pair(name: str, policy: PairPolicy) -> Pair:
-    sides = (ChannelAddress(Platform.DISCORD, name), ChannelAddress(Platform.MATRIX, f"#{name}"))
-    return Pair(name, sides, frozenset(Platform), policy)
+@dataclass(slots=True)
+class _WrongClock:
+    """The machine's own clock, which is set back and forth; the platforms have better ones."""
+
+    clock: _Clock
+    operator: Operator
+
+    def now(self) -> datetime:
+        return self.clock.now() + self.operator.offset(self.clock.elapsed())
+
+    def monotonic(self) -> float:
+        return self.clock.monotonic()
+
+    async def sleep(self, seconds: float) -> None:
+        await self.clock.sleep(seconds)
+
+
+async def _reload(core: Core, adapters: list[MemoryAdapter], operator: Operator) -> None:
+    """The file is changed once everything that was written has been read: it is clear then where that belongs."""
+    while any(adapter.health().state != "ready" or adapter.unread() for adapter in adapters):  # noqa: ASYNC110
+        await asyncio.sleep(0.1)
+    operator.changes.pop(0)
+    operator.change()
+    core.bridge.declare(operator.pairs())
+    for adapter in adapters:
+        while True:
+            try:
+                await adapter.watch(core.pairs.watched(adapter.platform))
+            except Transient:
+                await asyncio.sleep(1)
+            else:
+                break
+    await core.bridge.keep_names()
 
 
 def _adapter(platform: MemoryPlatform, trouble: Trouble) -> MemoryAdapter:
@@ -213,14 +251,14 @@ async def _ready(adapters: list[MemoryAdapter]) -> None:
         await asyncio.sleep(0.1)
 
 
-async def _quiet(store: Store, adapters: list[MemoryAdapter], clock: _Clock, over: float) -> None:
+async def _quiet(store: Store, core: Core, adapters: list[MemoryAdapter], clock: _Clock, over: float) -> None:
     """Until nothing has waited for a while."""
     async with asyncio.timeout(max(0.0, over - clock.elapsed()) + _PATIENCE):
         quiet = 0
         while quiet < _QUIET_CHECKS:
             await asyncio.sleep(_QUIET_EVERY)
             async with store.read() as uow:
-                waiting = await uow.outbox.lanes()
+                waiting = [lane for lane in await uow.outbox.lanes() if core.pairs.carries(lane)]
             busy = waiting or clock.elapsed() < over or any(adapter.health().state != "ready" for adapter in adapters)
             quiet = 0 if busy else quiet + 1
 

@@ -1,12 +1,13 @@
 """The promise, as CONTRIBUTING states it, checked on what readers see and on the message map."""
 
 import sqlite3
-from collections import defaultdict
+from collections import Counter, defaultdict
 from datetime import datetime
 from pathlib import Path
 
 from relay.domain.ids import ChannelRef, MessageRef, Platform
 from relay.store.tables import unpacked
+from tests.simulation.operator import Operator
 from tests.support.platform import MemoryPlatform, Message
 
 Copies = dict[MessageRef, list[MessageRef]]
@@ -15,7 +16,7 @@ Copies = dict[MessageRef, list[MessageRef]]
 def violations(
     store: Path,
     platforms: tuple[MemoryPlatform, MemoryPlatform],
-    channels: tuple[str, ...],
+    operator: Operator,
     removed: set[MessageRef],
     since: datetime | None,
 ) -> list[str]:
@@ -26,66 +27,117 @@ def violations(
     """
     copies = _copies(store)
     batches = _batches(store)
-    found: list[str] = []
+    left, undeclared = _left_over(store, operator)
+    found = [f"{left} commands are left in the outbox"] if left else []
     for source, target in (platforms, platforms[::-1]):
-        for name in channels:
-            found += _direction(
-                source, target, source.channel(name), target.channel(name), copies, batches, removed, since
-            )
-    with sqlite3.connect(store) as connection:
-        waiting = connection.execute("SELECT count(*) FROM outbox").fetchone()[0]
-    connection.close()
-    if waiting:
-        found.append(f"{waiting} commands are left in the outbox")
+        found += _direction(source, target, operator, copies, batches, removed, since, undeclared)
+    for original, refs in copies.items():
+        partner = operator.said.get(original)
+        found += [
+            f"in a room where it was not said: {ref.platform} {ref.id} in {ref.channel.id}, of {original.id}"
+            for ref in refs
+            if partner is not None and ref.channel != partner
+        ]
     return found
+
+
+def _left_over(store: Path, operator: Operator) -> tuple[int, Counter[ChannelRef]]:
+    """How much is in the outbox that should not be: everything but rows of undeclared pairs, and damaged ones.
+
+    And how many lanes lead to each channel in which something waits for an undeclared pair.
+    """
+    with sqlite3.connect(store) as connection:
+        rows = connection.execute(
+            "SELECT o.state, coalesce(o.reason, ''), l.source_platform, l.source_channel, l.destination_platform,"
+            " l.destination_channel FROM outbox o JOIN lane l ON l.id = o.lane_id"
+        ).fetchall()
+    connection.close()
+    left = 0
+    undeclared: set[tuple[ChannelRef, ChannelRef]] = set()
+    for state, reason, *channels in rows:
+        here, there = ChannelRef(Platform(channels[0]), channels[1]), ChannelRef(Platform(channels[2]), channels[3])
+        partner = operator.partner(here)
+        if partner is None or there not in (here, partner):
+            undeclared.add((here, there))
+        elif not (state == "dead" and "cannot be read" in reason):
+            left += 1
+    return left, Counter(there for _, there in undeclared)
 
 
 def _direction(
     source: MemoryPlatform,
     target: MemoryPlatform,
-    here: ChannelRef,
-    there: ChannelRef,
+    operator: Operator,
     copies: Copies,
     batches: set[str],
     removed: set[MessageRef],
     since: datetime | None,
+    undeclared: Counter[ChannelRef],
 ) -> list[str]:
     found: list[str] = []
-    shared = _shared(source, here, copies, batches)
-    shown = {message.ref: message for message in target.shown(there) if message.author.is_self}
+    shown = {it.ref: it for it in target.messages.values() if it.author.is_self and not it.deleted}
     accounted: set[MessageRef] = set()
-    last = ""
-    for original in source.shown(here):
-        if original.author.is_self:
-            continue
-        refs = copies.get(original.ref, [])
-        accounted.update(refs)
-        if not refs:
-            if since is None or original.created_at < since:
+    for link in operator.links:
+        here = source.channel(getattr(link, source.platform.value))
+        shared = _shared(source, here, copies, batches)
+        last = ""
+        for original in source.shown(here):
+            if original.author.is_self:
                 continue
-            found.append(f"lost: {source.platform} {original.ref.id} {original.text[:30]!r}")
-            continue
-        if removed.intersection(refs):
-            continue
-        gone = [ref.id for ref in refs if ref not in shown]
-        if gone:
-            found.append(f"lost: {source.platform} {original.ref.id}: its copies {gone} are gone")
-            continue
-        first, *rest = (_own_words(shown[ref]) for ref in refs)
-        if refs[0] in shared:
-            first = _words_in(first, original, shared[refs[0]])
-        text = " ".join((first, *rest))
-        if text != original.text:
-            found.append(f"wrong text: {source.platform} {original.ref.id} {original.text[:40]!r} shows {text[:40]!r}")
-        if refs[0].id < last:
-            found.append(f"out of order: {source.platform} {original.ref.id}")
-        last = max(last, refs[0].id)
-    strays = [ref for ref in shown if ref not in accounted]
-    for ref in strays:
+            refs = copies.get(original.ref, [])
+            accounted.update(refs)
+            if not _strict(original.ref, operator):
+                continue
+            if not refs:
+                if since is None or original.created_at < since:
+                    continue
+                found.append(f"lost: {source.platform} {original.ref.id} {original.text[:30]!r}")
+                continue
+            if removed.intersection(refs):
+                continue
+            gone = [ref.id for ref in refs if ref not in shown]
+            if gone:
+                found.append(f"lost: {source.platform} {original.ref.id}: its copies {gone} are gone")
+                continue
+            together = shared.get(refs[0], [])
+            if all(_strict(other.ref, operator) for other in together):
+                first, *rest = (_own_words(shown[ref]) for ref in refs)
+                if together:
+                    first = _words_in(first, original, together)
+                text = " ".join((first, *rest))
+                if text != original.text:
+                    found.append(
+                        f"wrong text: {source.platform} {original.ref.id} {original.text[:40]!r} shows {text[:40]!r}"
+                    )
+            if refs[0].id < last:
+                found.append(f"out of order: {source.platform} {original.ref.id}")
+            last = max(last, refs[0].id)
+    strays = {ref: shown[ref] for ref in shown if ref not in accounted}
+    return found + _too_many(strays, operator, copies, undeclared)
+
+
+def _too_many(
+    strays: dict[MessageRef, Message], operator: Operator, copies: Copies, undeclared: Counter[ChannelRef]
+) -> list[str]:
+    """Copies that are of nothing that stands."""
+    found = []
+    for ref, stray in strays.items():
         of = next((original for original, refs in copies.items() if ref in refs), None)
+        if of is not None and not _strict(of, operator):
+            continue
+        if of is None and undeclared[ref.channel]:
+            # What was at the head of a lane may have been sent when its pair was taken out: on record once it is back.
+            undeclared[ref.channel] -= 1
+            continue
         kind = "doubled" if of is None else f"undeleted (its original {of.id} is gone)"
-        found.append(f"{kind}: {target.platform} {ref.id} {shown[ref].text[:30]!r}")
+        found.append(f"{kind}: {ref.platform} {ref.id} {stray.text[:30]!r}")
     return found
+
+
+def _strict(original: MessageRef, operator: Operator) -> bool:
+    """Whether the pair in which a message was written has been the same since, and is declared."""
+    partner = operator.said.get(original)
+    return original not in operator.loose and (partner is None or operator.partner(original.channel) == partner)
 
 
 def _shared(

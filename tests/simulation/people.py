@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from relay.domain.ids import ChannelRef, MessageRef, Platform
+from tests.simulation.operator import Operator
 from tests.support.platform import MemoryPlatform, Message
 
 _LONG = 30  # words: more than one part
@@ -19,7 +20,7 @@ class People:
 
     rng: random.Random
     platforms: tuple[MemoryPlatform, MemoryPlatform]
-    channels: tuple[str, ...]
+    operator: Operator
     trace: Callable[[str], None]
     written: int = 0
     removed: set[MessageRef] = field(default_factory=set)
@@ -27,7 +28,10 @@ class People:
     def act(self) -> None:
         """Do something, mostly write."""
         platform = self.rng.choice(self.platforms)
-        channel = platform.channel(self.rng.choice(self.channels))
+        open_channels = self.operator.open_channels(platform.platform)
+        if not open_channels:
+            return
+        channel = platform.channel(self.rng.choice(open_channels))
         shown = platform.shown(channel)
         mine = [message for message in shown if not message.author.is_self]
         what = self.rng.choices(
@@ -61,6 +65,7 @@ class People:
     def _say(self, platform: MemoryPlatform, channel: ChannelRef, reply_to: MessageRef | None) -> None:
         words = self._words()
         ref = platform.say(channel, self.rng.choice(("ann", "ben")), words, reply_to=reply_to)
+        self.operator.wrote(ref)
         self.trace(
             f"{platform.platform} {ref.id} in {channel.id}: {words[:24]!r} says {platform.messages[ref].author.name}"
         )

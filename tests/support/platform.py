@@ -151,9 +151,10 @@ class MemoryPlatform:
             raise Permanent("the relay is no moderator")
         self.delete(target, by_self=True)
 
-    def by_key(self, key: str) -> MessageRef | None:
-        """The message that was sent under an idempotency key."""
-        return next((message.ref for message in self.messages.values() if message.key == key), None)
+    def by_key(self, channel: ChannelRef, key: str) -> MessageRef | None:
+        """The message that was sent under an idempotency key: keys count within a channel, as with a homeserver."""
+        there = (message for message in self.messages.values() if message.ref.channel == channel)
+        return next((message.ref for message in there if message.key == key), None)
 
     def _own(self, target: MessageRef) -> Message:
         message = self.messages.get(target)
@@ -227,6 +228,8 @@ class MemoryAdapter:
     can_react: bool = True
     sees_all: bool = True
     inbox: Inbox | None = None
+    unread: Callable[[], bool] = lambda: True
+    """Whether something has happened that was not handed over yet."""
 
     @property
     def platform(self) -> Platform:
@@ -369,7 +372,7 @@ class MemoryAdapter:
 
     def _earlier(self, delivery: Delivery) -> MessageRef | None:
         if self.replays or delivery.author is None:
-            return self.server.by_key(delivery.key)
+            return self.server.by_key(delivery.channel, delivery.key)
         if not delivery.suspect:
             return None
         since = delivery.after.id if delivery.after else ""
@@ -400,11 +403,15 @@ class MemoryAdapter:
         if position is None:
             await self._hand_over(Batch((), (Cursor(self.platform, "sync", str(at)),)))
         self.state = SideHealth("ready")
+        self.unread = lambda: at < len(self.server.log) or reading
+        reading = False
         while True:
             await self.before("sync")
             if events := tuple(self.server.log[at : at + PAGE]):
                 at += len(events)
+                reading = True
                 await self._hand_over(Batch(events, (Cursor(self.platform, "sync", str(at)),)))
+                reading = False
             else:
                 await queue.get()
 
@@ -417,14 +424,18 @@ class MemoryAdapter:
                 await self._hand_over(Batch((), (Cursor(self.platform, stream, start),)))
             await inbox.catch_up(channel)
         self.state = SideHealth("ready")
+        reading = False
+        self.unread = lambda: reading or not queue.empty()
         while True:
             event = self.server.log[await queue.get()]
+            reading = True
             await self.before("event")
             cursors: tuple[Cursor, ...] = ()
             if isinstance(event, MessageCreated):
                 stream = f"channel:{event.ref.channel.id}"
                 cursors = (Cursor(self.platform, stream, event.ref.id),)
             await self._hand_over(Batch((event,), cursors))
+            reading = False
 
     async def _hand_over(self, batch: Batch) -> None:
         assert self.inbox is not None

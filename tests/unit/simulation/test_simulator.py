@@ -9,10 +9,13 @@ import pytest
 from relay.core.context import Context
 from relay.core.delivery import Deliverer
 from relay.core.lane import Lane
-from relay.core.ports import Batch, Delivery
+from relay.core.pairs import PairDirectory
+from relay.core.ports import Adapter, Batch, Delivery
 from relay.core.storage import Entry
 from relay.domain.commands import SendMessage
-from relay.domain.ids import MessageRef
+from relay.domain.ids import ChannelRef, MessageRef
+from relay.domain.pair import LaneKey, Pair
+from relay.errors import NotDeclared
 from tests.simulation.disk import Compiled
 from tests.simulation.history import History, Report
 from tests.simulation.runner import workshop
@@ -84,11 +87,31 @@ def test_it_finds_a_cursor_ahead_of_the_outbox(template: Path, monkeypatch: pyte
     assert any("lost" in violation for violation in first_broken(template))
 
 
+def test_it_finds_what_is_delivered_wherever_its_channel_leads_by_now(
+    template: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What waits while rooms are swapped is then said in the wrong one."""
+
+    def wherever(self: Context, lane: LaneKey) -> tuple[Pair, ChannelRef, Adapter]:
+        pair = self._pairs.pair_of(lane.source)
+        if pair is None:
+            raise NotDeclared("no pair")
+        channel = self._pairs.lane_from(lane.source, pair).destination if lane.crosses else lane.destination
+        return pair, channel, self._adapters[channel.platform]
+
+    monkeypatch.setattr(PairDirectory, "pair_for", lambda self, lane: self.pair_of(lane.source))
+    monkeypatch.setattr(Context, "destination", wherever)
+    for seed in SEEDS:
+        if any("in a room where it was not said" in violation for violation in play(seed, template).violations):
+            return
+    pytest.fail(f"the fault stayed hidden in {len(SEEDS)} histories")
+
+
 def test_it_finds_sends_that_are_not_looked_for(template: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where no key exists and nobody adopts what an earlier try posted, messages double."""
 
     def only_keys(self: MemoryAdapter, delivery: Delivery) -> MessageRef | None:
-        return self.server.by_key(delivery.key) if self.replays else None
+        return self.server.by_key(delivery.channel, delivery.key) if self.replays else None
 
     monkeypatch.setattr(MemoryAdapter, "_earlier", only_keys)
     assert any("doubled" in violation for violation in first_broken(template))

@@ -1,0 +1,152 @@
+"""What the operator and the machine do in a history, by seed: the pairs change, the clock jumps, rows are damaged."""
+
+import random
+import sqlite3
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from pathlib import Path
+
+from relay.domain.commands import PostNotice
+from relay.domain.ids import ChannelAddress, ChannelRef, MessageRef, Platform
+from relay.domain.pair import Pair, PairPolicy
+from relay.domain.richtext import RichText
+from relay.store import codec
+
+GHOST = "ghost"
+"""A channel and a room of a pair that was never declared in this history, for which a backlog waits."""
+
+_GARBAGE: tuple[str | bytes, ...] = ("{", "", "[]", '{"kind":"hologram"}', b"\xff\xfe", '{"kind":"delete","source":7}')
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A pair as it stands in the file: its name and the names of its two channels, and whether it stands there."""
+
+    name: str
+    discord: str
+    matrix: str
+    declared: bool = True
+
+
+@dataclass(slots=True)
+class Operator:
+    """The file. `said`: where the room of each message led when it was written.
+
+    `loose`: what was written before its channel was given another partner. How much of it crossed by then, and what
+    becomes of its copies, is left open; not where they are.
+    """
+
+    rng: random.Random
+    policy: PairPolicy
+    links: list[Link]
+    trace: Callable[[str], None]
+    changes: list[float]
+    jumps: list[tuple[float, float]]
+    said: dict[MessageRef, ChannelRef] = field(default_factory=dict)
+    loose: set[MessageRef] = field(default_factory=set)
+    damaged: int = 0
+
+    @classmethod
+    def of(cls, rng: random.Random, policy: PairPolicy, over: float, trace: Callable[[str], None]) -> "Operator":
+        """What a seed has in store; the operator of half of the histories leaves everything as it is."""
+        links = [Link(f"p{number}", f"p{number}", f"p{number}") for number in range(rng.choice((1, 1, 2, 3)))]
+        changes = sorted(rng.uniform(1, over) for _ in range(rng.choice((0, 0, 1, 3, 6))))
+        jumps = sorted((rng.uniform(0, over), rng.uniform(-6, 6) * 3600) for _ in range(rng.choice((0, 0, 1, 3))))
+        return cls(rng, policy, links, trace, changes, jumps)
+
+    def pairs(self) -> tuple[Pair, ...]:
+        """The declared ones."""
+        return tuple(
+            Pair(
+                link.name,
+                (ChannelAddress(Platform.DISCORD, link.discord), ChannelAddress(Platform.MATRIX, f"#{link.matrix}")),
+                frozenset(Platform),
+                self.policy,
+            )
+            for link in self.links
+            if link.declared
+        )
+
+    def open_channels(self, platform: Platform) -> list[str]:
+        """The channels in which people write: those of declared pairs."""
+        return [getattr(link, platform.value) for link in self.links if link.declared]
+
+    def partner(self, channel: ChannelRef) -> ChannelRef | None:
+        """Where a channel leads now."""
+        for link in self.links:
+            here, there = ChannelRef(Platform.DISCORD, link.discord), ChannelRef(Platform.MATRIX, link.matrix)
+            if link.declared and channel in (here, there):
+                return there if channel == here else here
+        return None
+
+    def wrote(self, message: MessageRef) -> None:
+        """Somebody has written a message just now."""
+        partner = self.partner(message.channel)
+        if partner is not None:
+            self.said[message] = partner
+
+    def offset(self, elapsed: float) -> timedelta:
+        """How wrong the machine's clock is."""
+        return timedelta(seconds=next((off for at, off in reversed(self.jumps) if at <= elapsed), 0.0))
+
+    def change(self) -> None:
+        """Edit the file."""
+        what = self.rng.choice(("rename", "swap", "remove", "return"))
+        numbers = range(len(self.links))
+        one, other = self.rng.choice(numbers), self.rng.choice(numbers)
+        if what == "rename":
+            name = self.links[one].name
+            self.links[one] = replace(self.links[one], name="renamed" if one == other else self.links[other].name)
+            if one != other:
+                self.links[other] = replace(self.links[other], name=name)
+        elif what == "swap" and one != other:
+            first, second = self.links[one], self.links[other]
+            self.links[one] = replace(first, matrix=second.matrix)
+            self.links[other] = replace(second, matrix=first.matrix)
+            moved = {
+                ChannelRef(Platform(platform), getattr(link, platform))
+                for link in (first, second)
+                for platform in ("discord", "matrix")
+            }
+            self.loose |= {message for message in self.said if message.channel in moved}
+        elif what == "remove":
+            self.links[one] = replace(self.links[one], declared=False)
+        else:
+            self.links = [replace(link, declared=True) for link in self.links]
+        names = [link.name for link in self.links]
+        self.links = [
+            replace(link, name=f"{link.name}-{number}") if names.index(link.name) != number else link
+            for number, link in enumerate(self.links)
+        ]
+        self.trace(f"the file ({what}): {self.links}")
+
+    def damage(self, store: Path) -> None:
+        """Put rows into the outbox that nobody can read, at its head or at its end."""
+        with sqlite3.connect(store) as connection:
+            for lane_id in [row[0] for row in connection.execute("SELECT id FROM lane").fetchall()]:
+                if self.rng.random() < 0.3:
+                    self.damaged += 1
+                    place = self.rng.choice((-1, 1)) * self.rng.randint(1, 1 << 40)
+                    connection.execute(
+                        "INSERT INTO outbox (lane_id, position, state, queued_at, command)"
+                        " VALUES (?, ?, 'waiting', 1, ?)",
+                        (lane_id, place, self.rng.choice(_GARBAGE)),
+                    )
+                    self.trace(f"a row of lane {lane_id} cannot be read")
+        connection.close()
+
+    def grow_backlog(self, store: Path) -> None:
+        """Let much wait for a pair that is not declared."""
+        payload = codec.encode(PostNotice(RichText.plain("nobody may ever read this")))
+        with sqlite3.connect(store) as connection:
+            (lane_id,) = connection.execute(
+                "INSERT INTO lane (source_platform, source_channel, destination_platform, destination_channel)"
+                " VALUES ('discord', ?, 'matrix', ?) RETURNING id",
+                (GHOST, GHOST),
+            ).fetchone()
+            connection.executemany(
+                "INSERT INTO outbox (lane_id, position, state, queued_at, command) VALUES (?, ?, 'waiting', 1, ?)",
+                ((lane_id, number << 20, payload) for number in range(300)),
+            )
+        connection.close()
