@@ -23,12 +23,15 @@ from relay.domain.ids import MessageRef
 from relay.domain.pair import LaneKey
 from relay.domain.richtext import RichText
 from relay.domain.weight import weight
-from relay.errors import Orphaned, Permanent, TargetGone
+from relay.errors import Orphaned, Permanent, TargetGone, Transient
 
 _log = structlog.get_logger(__name__)
 
 _MOST = 50
 """Messages in one batch, at most."""
+
+_NOT_HERE = Quotation("a message that is not here", RichText(), "")
+"""What stands above an answer to what was deleted, or cannot be read."""
 
 _FILLED = 0.5
 """How much of a copy a new batch may fill: edits need room to grow."""
@@ -125,8 +128,14 @@ class Batching:
         if stands != shared.ref:
             await self._remove_old(task, task.leftover(shared))
 
-    async def quotation(self, task: Task, target: MessageRef, stands: MessageRef) -> Quotation | None:
-        """What a reply to `target` quotes, which is at `stands` over there, maybe together with others."""
+    async def quotation(self, task: Task, target: MessageRef, stands: MessageRef | None) -> Quotation:
+        """What a reply to `target` quotes, which is at `stands` over there, maybe together with others.
+
+        `stands` None: it has no copy (it is older than the relay, or was left out), so that it is quoted from its own
+        side.
+        """
+        if stands is None:
+            return await self._without_copy(task, target)
         try:
             async with self._context.store.read() as uow:
                 batch = await uow.batches.get(stands)
@@ -134,8 +143,21 @@ class Batching:
             batch = None
         item = next((item for item in batch.items if item.source == target), None) if batch is not None else None
         if item is None:
-            return await task.adapter.quote(stands)
+            return await task.adapter.quote(stands) or _NOT_HERE
         return Quotation(item.author.name, item.content.text, task.adapter.permalink(stands))
+
+    async def _without_copy(self, task: Task, target: MessageRef) -> Quotation:
+        source = self._context.adapter(target.platform)
+        try:
+            seen = await source.quote(target)
+        except Transient:
+            # The other side need not answer for a message to cross: who wants to know what it answers follows the link.
+            return Quotation("a message", RichText(), source.permalink(target))
+        if seen is None:
+            return _NOT_HERE
+        said = await self._context.resolved(task, Content(seen.text))
+        # Whom it names on its own side nobody can call over here.
+        return replace(seen, text=said.text, user=None)
 
     async def unbatch(self, entry: Entry, batch: SendBatch) -> int:
         """Its messages cross one by one instead: the platform refused them together. How many they are."""
@@ -235,7 +257,7 @@ class Batching:
             return within
         async with self._context.store.read() as uow:
             stands = await uow.messages.counterpart(target, task.channel)
-        return None if stands is None else await self.quotation(task, target, stands)
+        return await self.quotation(task, target, stands)
 
     def _carried(self, task: Task, author: Author, content: Content) -> Content | None:
         """What the channel can carry of one message; None if that is not one short text."""

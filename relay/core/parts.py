@@ -117,7 +117,7 @@ class Parts:
     ) -> tuple[Content, ...] | Dropped:
         capabilities = task.adapter.capabilities(task.channel)
         quotation = None
-        if task.reply_to is not None and command.reply_to is not None and not capabilities.native_replies:
+        if command.reply_to is not None and (task.reply_to is None or not capabilities.native_replies):
             quotation = await self._batches.quotation(task, command.reply_to, task.reply_to)
         return await self._conversions.run(
             weight(content),

@@ -88,7 +88,7 @@ class Router:
             if not await uow.messages.is_copy(event.ref):
                 await self._leave_out(uow, event, feature, lane, routed)
             return
-        reply_to = event.reply_to or (_root(event.thread) if event.thread else None)
+        reply_to = event.reply_to or (await _root(uow, event.thread) if event.thread else None)
         message_id = await uow.messages.add(event.ref, event.author.user, event.created_at, reply_to)
         if message_id is None:
             return
@@ -188,7 +188,8 @@ def _left_out(event: MessageCreated, pair: Pair) -> str | None:
     return None if event.content else "empty"
 
 
-def _root(thread: ThreadRef) -> MessageRef:
-    # Both platforms name a thread after the message that it started from. A Discord thread that started from none
-    # has an ID that no message has, and a reply to no message is no reply.
-    return MessageRef(thread.channel, thread.id)
+async def _root(uow: UnitOfWork, thread: ThreadRef) -> MessageRef | None:
+    """The message that a thread started from, where it crossed: nothing else is quoted by everything in the thread."""
+    # Both platforms name a thread after that message. A Discord thread that started from none has an ID of its own.
+    root = MessageRef(thread.channel, thread.id)
+    return root if await uow.messages.find(root) is not None or await uow.messages.is_copy(root) else None

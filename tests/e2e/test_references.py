@@ -120,3 +120,23 @@ async def test_everybody_is_called_only_by_those_who_may_and_where_the_pair_allo
     assert (await copy_on_matrix(two, "general", "@room from Ada"))["m.mentions"] == {"room": True}
     two.say("help", "@everyone in help")
     assert (await copy_on_matrix(two, "help", "@everyone in help"))["m.mentions"] == {}
+
+
+@pytest.mark.crosses("reply", "to_matrix", "to_discord")
+async def test_an_answer_to_what_is_older_than_the_relay(homeserver: Homeserver, tmp_path: Path) -> None:
+    async with town(tmp_path, homeserver) as place:
+        told = await place.tell("help", "the key is under the mat")
+        said = place.say("help", "it is ||blue||, they say", who="Ben")
+        await place.daemon.start()
+        place.say("help", "who?", reply_to=said)
+        words = await place.until_matrix("help", lambda seen: len(seen) == 2)
+        copy = (await place.on_matrix("help"))[1]
+        assert copy.body.endswith("who?")
+        link = f"https://discord.com/channels/{place.guild}/{place.channels['help']}/{said}"
+        assert "blue" not in words[1]
+        assert f'<blockquote><p><a href="{link}">↪ Ben</a>: it is ' in copy.formatted_body
+        await place.mia.reply(place.rooms["help"], told, "still there?")
+        await place.until_discord("help", lambda seen: seen[-1].endswith("\nstill there?"))
+        quoted, _ = place.on_discord("help")[-1]["content"].split("\n")
+        assert quoted.startswith("> [↪ Mia](<https://matrix.to/#/")
+        assert quoted.endswith(": the key is under the mat")

@@ -163,7 +163,38 @@ async def test_an_answer_to_what_somebody_else_wrote_waits_for_nobody(bridge: Wo
         bridge.matrix.say(there, "mia", "on its way")
         await until(lambda: len(bridge.words(here)) == 2)
         bridge.discord.say(here, "ann", "answer", reply_to=old)
-        await bridge.shows(there, "on its way", "answer")
+        await bridge.shows(there, "on its way", "↪ ben: older than the relay\nanswer")
+
+
+async def test_an_answer_to_what_has_no_copy_quotes_it_and_links_to_it(bridge: World) -> None:
+    here, there = bridge.channels()
+    old, older = bridge.discord.say(here, "zoe", "older"), bridge.matrix.say(there, "zoe", "older")
+    gone = bridge.matrix.say(there, "zoe", "removed")
+    bridge.matrix.delete(gone)
+    async with bridge.relay():
+        bridge.discord.say(here, "ann", "to that", reply_to=old)
+        bridge.matrix.say(there, "ben", "to this", reply_to=older)
+        bridge.matrix.say(there, "ben", "to nothing", reply_to=gone)
+        await bridge.shows(there, "older", "to this", "to nothing", "↪ zoe: older\nto that")
+        await bridge.shows(
+            here, "older", "to that", "↪ zoe: older\nto this", "↪ a message that is not here\nto nothing"
+        )
+
+
+async def test_an_answer_does_not_wait_for_the_side_that_knows_what_it_answers(bridge: World) -> None:
+    here, there = bridge.channels()
+    old = bridge.discord.say(here, "zoe", "older")
+
+    async def before(call: str) -> None:
+        if call == "quote":
+            raise Transient("away")
+
+    def prepare(discord: MemoryAdapter, matrix: MemoryAdapter) -> None:
+        discord.before = before
+
+    async with bridge.relay(prepare):
+        bridge.discord.say(here, "ann", "answer", reply_to=old)
+        await bridge.shows(there, "↪ a message\nanswer")
 
 
 async def test_what_changes_for_the_better_during_a_try_is_not_waited_for(bridge: World) -> None:
