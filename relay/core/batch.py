@@ -102,6 +102,16 @@ def edited(batch: SendBatch, source: MessageRef, content: Content) -> SendBatch:
     return replace(batch, items=tuple(items))
 
 
+def requoted(batch: SendBatch, source: MessageRef, quotation: Quotation) -> SendBatch:
+    """The batch with another quoted line above one of its messages."""
+
+    def above(item: BatchItem) -> RichText:
+        return RichText((quoted_line(quotation, call=item.content.calls_answered),))
+
+    items = (replace(item, above=above(item)) if item.source == source else item for item in batch.items)
+    return replace(batch, items=tuple(items))
+
+
 def _several(batch: SendBatch) -> bool:
     return len({item.author.user for item in batch.items}) > 1
 

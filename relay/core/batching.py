@@ -8,7 +8,7 @@ from itertools import takewhile
 
 import structlog
 
-from relay.core.batch import content_of, edited, item_of, quotation_within, run_of, speaker
+from relay.core.batch import content_of, edited, item_of, quotation_within, requoted, run_of, speaker
 from relay.core.context import Context, Task
 from relay.core.conversions import LONG
 from relay.core.copying import Copying
@@ -17,7 +17,7 @@ from relay.core.ports import Quotation
 from relay.core.split import first_part, split
 from relay.core.status import Status
 from relay.core.storage import Copy, Entry
-from relay.domain.commands import BatchItem, EditMessage, SendBatch, SendMessage
+from relay.domain.commands import BatchItem, EditMessage, RequoteMessage, SendBatch, SendMessage
 from relay.domain.content import Author, Content
 from relay.domain.ids import MessageRef
 from relay.domain.pair import LaneKey
@@ -145,6 +145,13 @@ class Batching:
         if item is None:
             return await task.adapter.quote(stands) or _NOT_HERE
         return Quotation(item.author.name, item.content.text, task.adapter.permalink(stands))
+
+    async def requote(self, task: Task, batch: SendBatch, command: RequoteMessage) -> None:
+        """Let one of the messages of a batch quote what it answers as that stands by now."""
+        quotation = await self.quotation(task, command.reply_to, task.reply_to)
+        changed = requoted(batch, command.source, quotation)
+        if changed != batch:
+            await self.say(task, changed)
 
     async def _without_copy(self, task: Task, target: MessageRef) -> Quotation:
         source = self._context.adapter(target.platform)

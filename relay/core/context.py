@@ -152,8 +152,9 @@ class Context:
                 await uow.outbox.append(task.entry.lane, command, task.entry.queued_at)
 
     async def latest(self, source: MessageRef) -> MessageCreated | None:
-        """What an original says now; None when it is gone. Raises `Transient`."""
-        return await self._latest[source.channel.platform].latest(source)
+        """What an original says now; None when it is gone, or its platform is not asked. Raises `Transient`."""
+        reader = self._latest.get(source.channel.platform)
+        return None if reader is None else await reader.latest(source)
 
     async def done(self, entry: Entry) -> None:
         """The entry has been carried out."""

@@ -24,6 +24,7 @@ from relay.domain.commands import (
     PostNotice,
     RefreshMessage,
     RemoveOriginal,
+    RequoteMessage,
     SendBatch,
     SendMessage,
 )
@@ -70,6 +71,8 @@ class Deliverer:
                 await self._edit(entry, command, suspect=suspect)
             case RefreshMessage() as command:
                 await self._refresh(entry, command, suspect=suspect)
+            case RequoteMessage() as command:
+                await self._requote(entry, command, suspect=suspect)
             case DeleteMessage() as command:
                 await self._delete(entry, command)
             case RemoveOriginal() as command:
@@ -105,7 +108,7 @@ class Deliverer:
     async def bury(self, entry: Entry, reason: str) -> None:
         """The command failed for good: keep it as a dead letter, and let its author know."""
         async with self._store.write() as uow:
-            if isinstance(entry.command, PostNotice | MarkFailed):
+            if isinstance(entry.command, PostNotice | MarkFailed | RequoteMessage):
                 await uow.outbox.done(entry.id)
             else:
                 await uow.outbox.bury(entry.id, reason, self._clock.now())
@@ -171,6 +174,30 @@ class Deliverer:
             return
         edit = EditMessage(command.source, said.author, said.content, command.edited_at, command.reply_to)
         await self._edit(entry, edit, suspect=suspect)
+
+    async def _requote(self, entry: Entry, command: RequoteMessage, *, suspect: bool) -> None:
+        task = await self._context.task_about(entry, command.source, command.reply_to, suspect=suspect)
+        if not task.copies or task.original is None or task.original.deleted or await self._comes_again(entry):
+            await self._context.done(entry)
+            return
+        batch = await self._batches.of(task)
+        if batch is not None:
+            await self._batches.requote(task, batch, command)
+            await self._context.done(entry)
+            return
+        native = task.reply_to is not None and task.adapter.capabilities(task.channel).native_replies
+        said = None if native else await self._context.latest(command.source)
+        if said is None:
+            await self._context.done(entry)
+            return
+        edited_at = task.original.edited_at or said.created_at
+        edit = EditMessage(command.source, said.author, said.content, edited_at, command.reply_to)
+        await self._edit(entry, edit, suspect=suspect)
+
+    async def _comes_again(self, entry: Entry) -> bool:
+        """Once is enough, however often somebody edits what many answer."""
+        async with self._store.read() as uow:
+            return await uow.outbox.comes_again(entry)
 
     async def _delete(self, entry: Entry, command: DeleteMessage) -> None:
         task = await self._context.task_about(entry, command.source, None, suspect=False)

@@ -19,12 +19,16 @@ from relay.domain.commands import (
     PostNotice,
     RefreshMessage,
     RemoveOriginal,
+    RequoteMessage,
     SendMessage,
 )
 from relay.domain.events import Event, FeatureUsed, HistorySkipped, MessageCreated, MessageDeleted, MessageEdited
 from relay.domain.ids import MessageRef, ThreadRef
 from relay.domain.pair import LaneKey, Pair
 from relay.domain.richtext import RichText
+
+_MOST_REQUOTED = 20
+"""Answers that follow when what they quote is changed."""
 
 
 @dataclass(slots=True)
@@ -69,7 +73,7 @@ class Router:
             case MessageCreated():
                 await self._created(uow, event, pair, lane, routed)
             case MessageEdited():
-                await self._edited(uow, event, lane, routed)
+                await self._edited(uow, event, pair, lane, routed)
             case MessageDeleted():
                 await self._deleted(uow, event, pair, lane, routed)
             case HistorySkipped(count=count):
@@ -101,8 +105,10 @@ class Router:
         command = SendMessage(event.ref, author, event.content, event.created_at, reply_to)
         await self._queue(uow, lane, command, routed, original)
 
-    async def _edited(self, uow: UnitOfWork, event: MessageEdited, lane: LaneKey, routed: _Routed) -> None:
+    async def _edited(self, uow: UnitOfWork, event: MessageEdited, pair: Pair, lane: LaneKey, routed: _Routed) -> None:
         original = await uow.messages.find(event.ref)
+        if original is None and not event.author.is_self:
+            await self._requote(uow, event.ref, None, pair, routed)
         if original is None or original.deleted:
             return
         if original.author != event.author.user:
@@ -118,13 +124,14 @@ class Router:
         author = await self._names.told_apart(uow, event.ref.channel, event.author)
         command = EditMessage(event.ref, author, event.content, event.edited_at, original.reply_to)
         await self._queue(uow, lane, command, routed)
+        await self._requote(uow, event.ref, original, pair, routed)
 
     async def _deleted(
         self, uow: UnitOfWork, event: MessageDeleted, pair: Pair, lane: LaneKey, routed: _Routed
     ) -> None:
         original = await uow.messages.find(event.ref)
         if original is None:
-            await self._taken_back(uow, event.ref, lane, routed)
+            await self._taken_back(uow, event.ref, pair, lane, routed)
             if pair.policy.moderate_deletions and not event.by_self:
                 await self._copy_removed(uow, event.ref, lane, routed)
             return
@@ -132,6 +139,7 @@ class Router:
             return
         await uow.messages.mark_deleted(original.id)
         await self._queue(uow, lane, DeleteMessage(event.ref), routed)
+        await self._requote(uow, event.ref, original, pair, routed)
 
     async def _copy_removed(self, uow: UnitOfWork, copy: MessageRef, lane: LaneKey, routed: _Routed) -> None:
         """A copy of ours was removed by somebody, who meant what its author wrote: only a moderator can do that."""
@@ -146,12 +154,32 @@ class Router:
             if stood and not original.deleted and original.ref.channel == lane.destination:
                 await self._queue(uow, lane, RemoveOriginal(original.ref), routed)
 
-    async def _taken_back(self, uow: UnitOfWork, edit: MessageRef, lane: LaneKey, routed: _Routed) -> None:
-        """An edit may be what was deleted."""
+    async def _requote(
+        self, uow: UnitOfWork, changed: MessageRef, original: Original | None, pair: Pair, routed: _Routed
+    ) -> None:
+        """What answers a message that was changed or removed quotes it as it is then, on whichever side it is.
+
+        Only the newest answers: nobody's edit may become hundreds.
+        """
+        answered = [changed]
+        if original is not None:
+            there = self._pairs.lane_from(changed.channel, pair).destination
+            answered += [copy.ref for copy in await uow.messages.copies(original.id, there)]
+        for target in answered:
+            for answer in await uow.messages.answers(target, _MOST_REQUOTED):
+                lane = self._pairs.lane_from(answer.ref.channel, pair)
+                if lane.destination.platform in pair.destinations:
+                    await self._queue(uow, lane, RequoteMessage(answer.ref, target), routed)
+
+    async def _taken_back(self, uow: UnitOfWork, edit: MessageRef, pair: Pair, lane: LaneKey, routed: _Routed) -> None:
+        """An edit may be what was deleted, or what has no copy."""
         original = await uow.messages.edited_by(edit)
         if original is not None and not original.deleted and original.edited_at is not None:
             command = RefreshMessage(original.ref, original.edited_at, original.reply_to)
             await self._queue(uow, lane, command, routed)
+            await self._requote(uow, original.ref, original, pair, routed)
+        elif original is None and not await uow.messages.is_copy(edit):
+            await self._requote(uow, edit, None, pair, routed)
 
     async def _leave_out(
         self, uow: UnitOfWork, event: MessageCreated, feature: str, lane: LaneKey, routed: _Routed

@@ -114,6 +114,10 @@ class MessageMap(Protocol):
         """Remember that `edit` is an edit of an original."""
         ...
 
+    async def answers(self, ref: MessageRef, limit: int) -> tuple[Original, ...]:
+        """The newest originals that answer `ref` and are not deleted, oldest first."""
+        ...
+
     async def edited_by(self, edit: MessageRef) -> Original | None:
         """The original that `edit` is an edit of; None if it is none."""
         ...
@@ -159,6 +163,10 @@ class Outbox(Protocol):
 
     async def append(self, lane: LaneKey, command: Command, queued_at: datetime) -> Entry:
         """Queue a command at the end of its lane."""
+        ...
+
+    async def comes_again(self, entry: Entry) -> bool:
+        """Whether one of the next entries of its lane says just the same."""
         ...
 
     async def waiting(self, lane: LaneKey, limit: int) -> Sequence[Entry]:

@@ -57,6 +57,15 @@ class RefreshMessage:
 
 
 @dataclass(frozen=True, slots=True)
+class RequoteMessage:
+    """Make what the copy of `source`, an answer to `reply_to`, quotes say what stands there by now, if it quotes."""
+
+    source: MessageRef
+    reply_to: MessageRef
+    kind: Literal["requote"] = field(default="requote", kw_only=True, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class DeleteMessage:
     """Remove every copy of `source`; only those that have been posted anew elsewhere, if `leftovers`."""
 
@@ -134,6 +143,7 @@ Command = (
     SendMessage
     | EditMessage
     | RefreshMessage
+    | RequoteMessage
     | DeleteMessage
     | RemoveOriginal
     | PostNotice

@@ -133,6 +133,15 @@ _EDITED_BY = (
     .join(message_edit, _m.id == _e.message_id)
     .where(_e.channel_id == channel_id("ref_"), _e.native_id == bindparam("ref_id"))
 )
+# The sign only keeps it from walking through the channel instead: the index of answers is short.
+_newest_answers = (
+    select(message)
+    .where(_aside(_m.channel_id) == channel_id("ref_"), _m.reply_to == bindparam("ref_id"), text("deleted = 0"))
+    .order_by(_m.id.desc())
+    .limit(bindparam("at_most"))
+    .subquery()
+)
+_ANSWERS = select(_newest_answers).order_by(_newest_answers.c.id)
 # The last ones that were routed, and of these the ones that are young enough: no more is read than that.
 _standing = (
     select(message)
@@ -192,6 +201,11 @@ class SqlMessageMap:
     async def record_edit(self, edit: MessageRef, message_id: int) -> None:
         """Remember that `edit` is an edit of an original."""
         await self._session.later(_RECORD_EDIT, {**_of_ref(edit), "of_message": message_id})
+
+    async def answers(self, ref: MessageRef, limit: int) -> tuple[Original, ...]:
+        """The newest originals that answer `ref` and are not deleted, oldest first."""
+        rows = await self._session.all(_ANSWERS, {**_of_ref(ref), "at_most": limit})
+        return tuple(_original(row, ref.channel) for row in rows)
 
     async def edited_by(self, edit: MessageRef) -> Original | None:
         """The original that `edit` is an edit of; None if it is none."""

@@ -87,6 +87,17 @@ _APPEND = (
     .inline()
 )
 _WAITING = select(*_row).where(_o.lane_id == _lane_id, _waits).order_by(_o.position, _o.id).limit(bindparam("at_most"))
+_LOOKED_AT = 100
+"""Entries in which one that says the same is looked for."""
+
+_next = (
+    select(_o.id.label("id"), _o.command.label("command"))
+    .where(_o.lane_id == _lane_id, _waits)
+    .order_by(_o.position, _o.id)
+    .limit(_LOOKED_AT)
+    .subquery()
+)
+_AGAIN = select(_next.c.id).where(_next.c.id != bindparam("entry_id"), _next.c.command == bindparam("payload")).limit(1)
 _DONE = delete(outbox).where(_is_entry)
 _CLEAR = delete(outbox).where(
     _o.id.in_(
@@ -182,6 +193,13 @@ class SqlOutbox:
         """The head of a lane, oldest first."""
         rows = await self._session.all(_WAITING, {**_of_lane(lane), "at_most": limit})
         return [_entry(row, lane) for row in rows]
+
+    async def comes_again(self, entry: Entry) -> bool:
+        """Whether one of the next entries of its lane says just the same."""
+        if isinstance(entry.command, Unreadable):
+            return False
+        values = {**_of_lane(entry.lane), "entry_id": entry.id, "payload": codec.encode(entry.command)}
+        return await self._session.first(_AGAIN, values) is not None
 
     async def done(self, entry_id: int) -> None:
         """The command has been carried out (or dropped): forget it."""

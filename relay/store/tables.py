@@ -158,6 +158,7 @@ message = Table(
     ),  # seconds since 1970, when last anything came of it
     UniqueConstraint("channel_id", "native_id"),
     Index("ix_message_standing", "channel_id", sqlite_where=text("deleted = 0")),
+    Index("ix_message_reply_to", "reply_to", sqlite_where=text("reply_to IS NOT NULL")),
 )
 
 message_copy = Table(

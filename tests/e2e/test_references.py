@@ -134,9 +134,35 @@ async def test_an_answer_to_what_is_older_than_the_relay(homeserver: Homeserver,
         assert copy.body.endswith("who?")
         link = f"https://discord.com/channels/{place.guild}/{place.channels['help']}/{said}"
         assert "blue" not in words[1]
-        assert f'<blockquote><p><a href="{link}">↪ Ben</a>: it is ' in copy.formatted_body
+        assert f'<blockquote><a href="{link}">↪ Ben</a>: it is ' in copy.formatted_body
         await place.mia.reply(place.rooms["help"], told, "still there?")
         await place.until_discord("help", lambda seen: seen[-1].endswith("\nstill there?"))
         quoted, _ = place.on_discord("help")[-1]["content"].split("\n")
         assert quoted.startswith("> [↪ Mia](<https://matrix.to/#/")
         assert quoted.endswith(": the key is under the mat")
+
+
+@pytest.mark.crosses("reply", "to_discord")
+async def test_what_is_quoted_follows_its_source(two: Town) -> None:
+    room, channel = two.rooms["help"], two.channels["help"]
+    theirs = await two.tell("help", "the code is 1234")
+    ours = two.say("help", "the safe is open")
+    await two.until_discord("help", lambda seen: len(seen) == 2)
+    await two.until_matrix("help", lambda seen: len(seen) == 2)
+    copy = (await two.on_matrix("help"))[1].event_id
+    await two.mia.reply(room, theirs, "sure?")
+    await two.mia.reply(room, copy, "since when?")
+    await two.until_discord("help", lambda seen: len(seen) == 4)
+    assert "1234" in two.on_discord("help")[2]["content"]
+    assert "safe" in two.on_discord("help")[3]["content"]
+
+    await two.mia.edit(room, theirs, "the code is secret")
+    two.control.edit(channel, ours, "the door is open")
+    await two.until_discord("help", lambda seen: "secret" in seen[2] and "door" in seen[3])
+    answers = [message["content"].split("\n")[1] for message in two.on_discord("help")[2:]]
+    assert answers == ["sure?", "since when?"]
+
+    await two.mia.redact(room, theirs)
+    two.control.delete(channel, ours)
+    gone = "> ↪ a message that is not here"
+    await two.until_discord("help", lambda seen: seen == [f"{gone}\nsure?", f"{gone}\nsince when?"])

@@ -181,6 +181,64 @@ async def test_an_answer_to_what_has_no_copy_quotes_it_and_links_to_it(bridge: W
         )
 
 
+async def test_what_is_quoted_follows_its_source(bridge: World) -> None:
+    here, there = bridge.channels()
+    async with bridge.relay():
+        mine = bridge.matrix.say(there, "carol", "mine")
+        await bridge.shows(here, "mine")
+        yours = bridge.discord.say(here, "erin", "yours")
+        await bridge.shows(there, "mine", "yours")
+        bridge.matrix.say(there, "dave", "to mine", reply_to=mine)
+        answer = bridge.matrix.say(there, "dave", "to yours", reply_to=bridge.shown(there)[1].ref)
+        await bridge.shows(here, "mine", "yours", "↪ carol: mine\nto mine", "↪ erin: yours\nto yours")
+        bridge.matrix.edit(mine, "ours")
+        bridge.discord.edit(yours, "theirs")
+        await bridge.shows(here, "ours", "theirs", "↪ carol: ours\nto mine", "↪ erin: theirs\nto yours")
+        bridge.matrix.edit(answer, "to theirs")
+        bridge.matrix.delete(mine)
+        bridge.discord.delete(yours)
+        gone = "↪ a message that is not here"
+        await bridge.shows(here, f"{gone}\nto mine", f"{gone}\nto theirs")
+        await bridge.quiet()
+    # On the other side answers are native: nothing of theirs was touched.
+    assert [message.edited_at is None for message in bridge.shown(there)] == [True, False]
+
+
+async def test_what_is_quoted_without_a_copy_follows_too(bridge: World) -> None:
+    here, there = bridge.channels()
+    old = bridge.matrix.say(there, "carol", "older")
+    async with bridge.relay():
+        bridge.matrix.say(there, "dave", "answer", reply_to=old)
+        await bridge.shows(here, "↪ carol: older\nanswer")
+        bridge.matrix.edit(old, "newer")
+        await bridge.shows(here, "↪ carol: newer\nanswer")
+        bridge.matrix.delete(old)
+        await bridge.shows(here, "↪ a message that is not here\nanswer")
+
+
+async def test_an_edit_of_what_many_answer_becomes_few_edits(bridge: World) -> None:
+    here, there = bridge.channels()
+    edits = 0
+
+    async def before(call: str) -> None:
+        nonlocal edits
+        edits += call == "edit"
+
+    def prepare(discord: MemoryAdapter, matrix: MemoryAdapter) -> None:
+        discord.before = before
+
+    async with bridge.relay(prepare):
+        popular = bridge.matrix.say(there, "carol", "popular")
+        for number in range(25):
+            bridge.matrix.say(there, "dave", f"answer {number}", reply_to=popular)
+        await until(lambda: len(bridge.words(here)) == 26)
+        for number in range(4):
+            bridge.matrix.edit(popular, f"popular {number}")
+        await until(lambda: bridge.words(here)[-1] == "↪ carol: popular 3\nanswer 24")
+        await bridge.quiet()
+    assert edits <= 4 + 2 * 20
+
+
 async def test_an_answer_does_not_wait_for_the_side_that_knows_what_it_answers(bridge: World) -> None:
     here, there = bridge.channels()
     old = bridge.discord.say(here, "zoe", "older")
