@@ -23,5 +23,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Drop it: shared copies stay as they are, and can no longer be edited."""
+    """Drop it. Refused where there are any: the next edit of a message would put its words over all the others."""
+    if op.get_bind().execute(sa.text("SELECT count(*) FROM batch")).scalar():
+        raise ValueError("several messages stand in one copy, which an older relay would take for one message")
     op.drop_table("batch")

@@ -119,6 +119,10 @@ class Deliverer:
         """The command cannot cross at all: count it by name, and let its author know."""
         async with self._store.write() as uow:
             await uow.outbox.done(entry.id)
+            if isinstance(entry.command, SendMessage):
+                original = await uow.messages.find(entry.command.source)
+                if original is not None and not await uow.messages.copies(original.id, entry.lane.destination):
+                    await uow.messages.leave_out(original.id, True)  # an edit may put something in that can cross
             await self._tell_authors(uow, entry, dropped.reason)
         self._status.dropped(entry.lane, dropped.feature)
         self._wake_sources(entry)

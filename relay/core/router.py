@@ -5,6 +5,7 @@ Nothing is delivered here. A batch becomes outbox rows and cursors in one transa
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 
 from relay.core.names import Names
 from relay.core.pairs import PairDirectory
@@ -116,12 +117,20 @@ class Router:
             # https://spec.matrix.org/latest/client-server-api/#validity-of-replacement-events
             routed.dropped.append((lane, "foreign"))
             return
-        if original.edited_at is not None and event.edited_at <= original.edited_at:
+        if original.edited_at is not None and not await _is_later(uow, event, original.edited_at):
             return
         await uow.messages.mark_edited(original.id, event.edited_at)
         if event.edit is not None:
             await uow.messages.record_edit(event.edit, original.id)
+        if original.left_out and not event.content:
+            return
         author = await self._names.told_apart(uow, event.ref.channel, event.author)
+        if original.left_out:
+            # There was nothing in it, and now there is: it crosses as what it has become.
+            await uow.messages.leave_out(original.id, False)
+            sent = SendMessage(event.ref, author, event.content, original.created_at, original.reply_to)
+            await self._queue(uow, lane, sent, routed)
+            return
         command = EditMessage(event.ref, author, event.content, event.edited_at, original.reply_to)
         await self._queue(uow, lane, command, routed)
         await self._requote(uow, event.ref, original, pair, routed)
@@ -138,6 +147,8 @@ class Router:
         if original.deleted:
             return
         await uow.messages.mark_deleted(original.id)
+        if original.left_out:
+            return
         await self._queue(uow, lane, DeleteMessage(event.ref), routed)
         await self._requote(uow, event.ref, original, pair, routed)
 
@@ -174,7 +185,7 @@ class Router:
     async def _taken_back(self, uow: UnitOfWork, edit: MessageRef, pair: Pair, lane: LaneKey, routed: _Routed) -> None:
         """An edit may be what was deleted, or what has no copy."""
         original = await uow.messages.edited_by(edit)
-        if original is not None and not original.deleted and original.edited_at is not None:
+        if original is not None and not (original.deleted or original.left_out) and original.edited_at is not None:
             command = RefreshMessage(original.ref, original.edited_at, original.reply_to)
             await self._queue(uow, lane, command, routed)
             await self._requote(uow, original.ref, original, pair, routed)
@@ -184,6 +195,11 @@ class Router:
     async def _leave_out(
         self, uow: UnitOfWork, event: MessageCreated, feature: str, lane: LaneKey, routed: _Routed
     ) -> None:
+        if feature == "empty":
+            message_id = await uow.messages.add(event.ref, event.author.user, event.created_at, event.reply_to)
+            if message_id is None:
+                return  # its author has been told
+            await uow.messages.leave_out(message_id, True)
         routed.dropped.append((lane, feature))
         if event.thread is not None and feature == "thread":
             await self._thread_dropped(uow, event.thread, lane, routed)
@@ -205,6 +221,13 @@ class Router:
     ) -> None:
         entry = await uow.outbox.append(lane, command, self._clock.now())
         routed.entries.append(replace(entry, original=original))
+
+
+async def _is_later(uow: UnitOfWork, event: MessageEdited, known: datetime) -> bool:
+    """Whether an edit counts after those that are known. Of two with one time stamp the one that came later does."""
+    if event.edited_at != known:
+        return event.edited_at > known
+    return event.edit is not None and await uow.messages.edited_by(event.edit) is None
 
 
 def _left_out(event: MessageCreated, pair: Pair) -> str | None:

@@ -201,7 +201,9 @@ class Status:
         """A message has been accepted on the other side."""
         counts = self.lane(lane)
         counts.messages += 1
-        counts.last_message_at = max(written_at, counts.last_message_at or written_at)
+        # What a server says about the time may be the year 9000.
+        written = min(written_at, self._clock.now())
+        counts.last_message_at = max(written, counts.last_message_at or written)
         waited = (self._clock.now() - received_at).total_seconds()
         self._delivery.setdefault(lane.direction, Histogram()).observe(max(0.0, waited))
 

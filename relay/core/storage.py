@@ -26,6 +26,7 @@ class Original:
     edited_at: datetime | None = None
     reply_to: MessageRef | None = None
     deleted: bool = False
+    left_out: bool = False  # there was nothing in it that can cross
 
 
 SUPERSEDED = 1_000
@@ -108,6 +109,10 @@ class MessageMap(Protocol):
 
     async def mark_deleted(self, message_id: int) -> None:
         """Remember that the original is gone."""
+        ...
+
+    async def leave_out(self, message_id: int, left_out: bool) -> None:
+        """Remember whether the original was left out because there was nothing in it that can cross."""
         ...
 
     async def record_edit(self, edit: MessageRef, message_id: int) -> None:

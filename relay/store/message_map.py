@@ -70,6 +70,7 @@ _USE = (
 _FIND = select(message).where(_is_message)
 _MARK_EDITED = update(message).where(_m.id == bindparam("message_id")).values(edited_at=bindparam("at"), used=_now)
 _MARK_DELETED = update(message).where(_m.id == bindparam("message_id")).values(deleted=True, used=_now)
+_LEAVE_OUT = update(message).where(_m.id == bindparam("message_id")).values(left_out=bindparam("so"))
 _IS_COPY = select(_c.message_id).where(_is_copy).limit(1)
 _COPIES = (
     select(_c.message_id, _c.part, _c.native_id)
@@ -198,6 +199,10 @@ class SqlMessageMap:
         """Remember that the original is gone."""
         await self._session.later(_MARK_DELETED, {"message_id": message_id})
 
+    async def leave_out(self, message_id: int, left_out: bool) -> None:
+        """Remember whether the original was left out because there was nothing in it that can cross."""
+        await self._session.later(_LEAVE_OUT, {"message_id": message_id, "so": left_out})
+
     async def record_edit(self, edit: MessageRef, message_id: int) -> None:
         """Remember that `edit` is an edit of an original."""
         await self._session.later(_RECORD_EDIT, {**_of_ref(edit), "of_message": message_id})
@@ -271,4 +276,5 @@ def _original(row: Row[Any], channel: ChannelRef) -> Original:
         edited_at=row.edited_at,
         reply_to=MessageRef(channel, row.reply_to) if row.reply_to else None,
         deleted=row.deleted,
+        left_out=row.left_out,
     )

@@ -156,6 +156,7 @@ message = Table(
     Column(
         "used", Integer, nullable=False, server_default=text("0")
     ),  # seconds since 1970, when last anything came of it
+    Column("left_out", Boolean, nullable=False, server_default=text("0")),
     UniqueConstraint("channel_id", "native_id"),
     Index("ix_message_standing", "channel_id", sqlite_where=text("deleted = 0")),
     Index("ix_message_reply_to", "reply_to", sqlite_where=text("reply_to IS NOT NULL")),

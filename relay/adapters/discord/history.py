@@ -217,7 +217,12 @@ class History:
         reaches = slept_at if more and slept_at is not None else _EVER
         sleepers = _Sleepers(found, reaches, self._clock.monotonic() + _LIST_GOOD_FOR, whole=answer is not None)
         self._sleepers[channel] = sleepers
+        asyncio.get_running_loop().call_later(_LIST_GOOD_FOR, self._forget, channel, sleepers)
         return sleepers
+
+    def _forget(self, channel: str, sleepers: _Sleepers) -> None:
+        if self._sleepers.get(channel) is sleepers:
+            del self._sleepers[channel]
 
     async def _list(self, route: Route, query: Mapping[str, str]) -> Mapping[str, Json] | None:
         """A page of a list of threads; None where there is none to be had: the channel itself must not wait for it."""

@@ -2,7 +2,7 @@
 
 import asyncio
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -636,3 +636,45 @@ async def test_what_could_not_be_looked_at_has_not_been_deleted(bridge: World) -
         await bridge.shows(there, "one", "two", "three")
     async with bridge.relay():
         await bridge.shows(there, "one", "three")
+
+
+async def test_what_was_left_out_is_told_once_and_crosses_once_there_is_something_in_it(bridge: World) -> None:
+    here, there = bridge.channels()
+    async with bridge.relay() as core:
+        said = bridge.discord.say(here, "ann", Content())
+        await bridge.quiet()
+        message = bridge.discord.messages[said]
+        again = MessageCreated(said, message.author, Content(), message.created_at)
+        await core.bridge.receive(Batch((again,)))
+        await bridge.quiet()
+        assert core.status.cached_snapshot().pairs[0].directions["to_matrix"].dropped == {"empty": 1}
+        bridge.discord.edit(said, "words")
+        await bridge.shows(there, "words")
+        bridge.discord.edit(said, "better words")
+        await bridge.shows(there, "better words")
+
+
+async def test_of_two_edits_with_one_time_stamp_the_later_one_counts(bridge: World) -> None:
+    here, there = bridge.channels()
+    async with bridge.relay() as core:
+        said = bridge.matrix.say(there, "ben", "one")
+        await bridge.shows(here, "one")
+        message = bridge.matrix.messages[said]
+        at = message.created_at + timedelta(seconds=1)
+        edits = [
+            MessageEdited(said, message.author, Content(RichText.plain(words)), at, MessageRef(there, words))
+            for words in ("two", "three")
+        ]
+        for edit in (*edits, edits[0]):  # the first one again: a replay
+            await core.bridge.receive(Batch((edit,)))
+        await bridge.shows(here, "three")
+
+
+async def test_the_last_message_is_none_of_the_future(bridge: World) -> None:
+    async with bridge.relay() as core:
+        now = datetime.now(UTC)
+        for written_at in (now, datetime(9000, 1, 1, tzinfo=UTC)):
+            core.status.crossed(lane(Platform.MATRIX), written_at=written_at, received_at=now)
+        last = core.status.cached_snapshot().pairs[0].directions["to_matrix"].last_message_at
+        assert last is not None
+        assert now <= last <= datetime.now(UTC)

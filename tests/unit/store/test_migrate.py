@@ -248,6 +248,15 @@ def test_a_store_that_others_could_read_is_closed_to_them_and_told_of(url: str) 
     keeper.close()
 
 
+def test_no_downgrade_forgets_what_stands_in_shared_copies(url: str) -> None:
+    with migration_engine(url, create=False).begin() as connection:
+        connection.exec_driver_sql("INSERT INTO channel (id, platform, native_id) VALUES (1, 'matrix', '!r')")
+        connection.exec_driver_sql("INSERT INTO batch VALUES (1, '$1', '{}')")
+    with pytest.raises(StoreError, match="several messages stand in one copy"):
+        downgrade(url, "0001")
+    assert check(url).state == "current"
+
+
 def test_two_at_once(new: str) -> None:
     program = "import sys; from relay.store.migrate import upgrade; print(upgrade(sys.argv[1]).state)"
     running = [

@@ -1,8 +1,14 @@
 """Transactions that share a commit: each is kept or undone on its own, and none returns before the disk has it."""
 
 import asyncio
+import inspect
+import re
+import sqlite3
+import tomllib
 from datetime import UTC, datetime
+from pathlib import Path
 
+import aiosqlite
 import pytest
 
 from relay.core.ports import Cursor
@@ -10,6 +16,7 @@ from relay.domain.commands import DeleteMessage
 from relay.domain.ids import ChannelRef, MessageRef, Platform
 from relay.domain.pair import LaneKey
 from relay.errors import StoreUnavailable
+from relay.store.driver import PipelineConnection
 from relay.store.unit_of_work import SqlStore
 
 LANE = LaneKey(ChannelRef(Platform.DISCORD, "1"), ChannelRef(Platform.MATRIX, "!room"))
@@ -132,3 +139,16 @@ async def test_the_end_of_whoever_was_to_come_next_does_not_strand_those_before(
         await asyncio.wait(waiters)
     async with store.read() as unit:
         assert await unit.notebook.get("a") == "b"
+
+
+def test_the_private_attributes_that_the_driver_uses_are_there() -> None:
+    """aiosqlite may rename them in any minor release: pyproject.toml bounds it."""
+    source = inspect.getsource(PipelineConnection)
+    own = set(vars(PipelineConnection)) | set(re.findall(r"self\.(_[a-z_]+)(?:: [^=\n]+)? = ", source))
+    theirs = set(re.findall(r"self\.(_[a-z_]+)\b", source)) - own
+    assert theirs == {"_conn", "_connection", "_running", "_thread", "_tx"}
+    assert theirs <= set(dir(aiosqlite.Connection(lambda: sqlite3.connect(":memory:"), 64)))
+    declared = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text(encoding="utf-8"))["project"][
+        "dependencies"
+    ]
+    assert "aiosqlite>=0.22,<0.23" in declared

@@ -1,0 +1,20 @@
+"""Which messages did not cross because there was nothing in them: an edit may put something in."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0009"
+down_revision = "0008"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    """Add the column."""
+    op.add_column("message", sa.Column("left_out", sa.Boolean(), nullable=False, server_default=sa.text("0")))
+
+
+def downgrade() -> None:
+    """An older relay does not know these messages. Their copies are none."""
+    op.execute("DELETE FROM message WHERE left_out")
+    op.execute("ALTER TABLE message DROP COLUMN left_out")
