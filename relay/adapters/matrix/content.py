@@ -10,6 +10,7 @@ from typing import Any, Literal
 from relay.adapters.matrix.encrypted import encrypted_source
 from relay.adapters.matrix.identifiers import read_mxc
 from relay.adapters.matrix.markup import Names, parse
+from relay.adapters.matrix.state import LONGEST_NAME
 from relay.domain.content import Attachment, Content, MediaKind
 from relay.domain.ids import MediaRef, Platform
 from relay.domain.richtext import (
@@ -126,7 +127,7 @@ class BridgedProfile:
 def bridged_profile(content: Json) -> BridgedProfile | None:
     """The profile that a message brings along, if it does and has a name."""
     profile: Json = next((content[key] for key in _PROFILES if isinstance(content.get(key), dict)), {})
-    name, avatar = string(profile.get("displayname")).strip(), _mxc(profile.get("avatar_url"))
+    name, avatar = string(profile.get("displayname")).strip()[:LONGEST_NAME], _mxc(profile.get("avatar_url"))
     if not name:
         return None
     return BridgedProfile(name, "" if avatar is None else avatar.locator, profile.get("has_fallback") is True)

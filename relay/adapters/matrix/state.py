@@ -14,6 +14,8 @@ Json = dict[str, Any]
 _CREATOR = 2**53
 _FIRST_VERSION_WITH_PRIVILEGED_CREATORS = 12
 _MEMBERS_REMEMBERED = 2_000
+LONGEST_NAME = 500
+"""Characters of a display name that are looked at. An event may hold 60,000, and many places remember names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +120,7 @@ class RoomState:
                 # An event without an algorithm does not take encryption back: nothing does.
                 self.encrypted = True
             case "m.room.name":
-                self.name = _words(content.get("name"))
+                self.name = _words(content.get("name"))[:LONGEST_NAME]
             case "m.room.canonical_alias":
                 others = content.get("alt_aliases")
                 listed = [content.get("alias"), *(others if isinstance(others, list) else ())]
@@ -152,7 +154,7 @@ class RoomState:
         name = content.get("displayname")
         url = content.get("avatar_url")
         self._members[user_id] = Profile(
-            name if isinstance(name, str) and name.strip() else user_id,
+            name[:LONGEST_NAME] if isinstance(name, str) and name[:LONGEST_NAME].strip() else user_id,
             MediaRef(Platform.MATRIX, url) if isinstance(url, str) and read_mxc(url) is not None else None,
         )
         self._members.move_to_end(user_id)

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from relay.adapters.matrix.content import bridged_profile
 from relay.adapters.matrix.state import Profile, RoomState
 from relay.domain.ids import MediaRef, Platform
 
@@ -93,3 +94,14 @@ def test_malformed_levels_are_the_defaults(levels: dict[str, Any]) -> None:
     state = room(("m.room.power_levels", levels))
     assert state.may_send(ME)
     assert not state.may_broadcast(ME)
+
+
+def test_no_name_fills_the_memory() -> None:
+    state = RoomState("!room")
+    for name, shown in (("x" * 60_000, "x" * 500), (" " * 600 + "x", ANN)):
+        state.apply({"type": "m.room.member", "state_key": ANN, "content": {"membership": "join", "displayname": name}})
+        assert state.profile(ANN).name == shown
+    profile = {"id": "1", "displayname": "x" * 60_000}
+    bridged = bridged_profile({"com.beeper.per_message_profile": profile})
+    assert bridged is not None
+    assert len(bridged.name) == 500
