@@ -10,6 +10,7 @@ Nothing here costs more for what waits in other lanes, and next to nothing for w
 count within a lane, with room between them; triggers count the rows (`tables.py`).
 """
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -32,6 +33,7 @@ _GAP = 1 << 20
 _o = outbox.c
 _l = lane_table.c
 
+_READ_AT_ONCE = 64 * 1024  # Characters of commands that are decoded in one step of the event loop.
 # Written out: SQLite uses a partial index only when it can see that the condition holds.
 _waits = _o.state == literal_column(f"'{EntryState.WAITING}'")
 _dead = _o.state == literal_column(f"'{EntryState.DEAD}'")
@@ -192,7 +194,14 @@ class SqlOutbox:
     async def waiting(self, lane: LaneKey, limit: int) -> Sequence[Entry]:
         """The head of a lane, oldest first."""
         rows = await self._session.all(_WAITING, {**_of_lane(lane), "at_most": limit})
-        return [_entry(row, lane) for row in rows]
+        entries: list[Entry] = []
+        read = 0
+        for row in rows:
+            if (read := read + len(str(row.command))) > _READ_AT_ONCE:
+                read = 0
+                await asyncio.sleep(0)  # Whatever else is due comes between: a long text takes milliseconds to read.
+            entries.append(_entry(row, lane))
+        return entries
 
     async def comes_again(self, entry: Entry) -> bool:
         """Whether one of the next entries of its lane says just the same."""

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Protocol
@@ -10,11 +11,12 @@ import pytest
 
 from relay.core.ports import Cursor
 from relay.core.storage import Copy, Entry, LaneDepth, Original, Store
-from relay.domain.commands import SendMessage
+from relay.domain.commands import Command, SendMessage
 from relay.domain.content import Author, Content
 from relay.domain.ids import ChannelAddress, ChannelRef, MessageRef, Platform, UserRef
 from relay.domain.pair import LaneKey
 from relay.domain.richtext import RichText
+from relay.store import codec
 from relay.store.migrate import upgrade
 from relay.store.unit_of_work import open_store
 
@@ -553,3 +555,29 @@ async def test_several_commands_take_the_place_of_one(store: Store) -> None:
     assert [entry.command for entry in waiting] == [sending(number) for number in (1, 21, 22, 23, 3)]
     assert (waiting[0].id, waiting[1].id, waiting[4].id) == (first.id, second.id, third.id)
     assert len({entry.id for entry in waiting}) == 5
+
+
+async def test_reading_long_commands_lets_others_come_between(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    long = replace(sending(1), content=Content(RichText.plain("x" * 50_000)))
+    async with store.write() as unit:
+        for _ in range(20):
+            await unit.outbox.append(LANE, long, NOON)
+    turn = 0
+    decoded_in: list[int] = []
+
+    async def count() -> None:
+        nonlocal turn
+        while True:
+            turn += 1
+            await asyncio.sleep(0)
+
+    def noticed(payload: str) -> Command:
+        decoded_in.append(turn)
+        return decode(payload)
+
+    decode = codec.decode
+    monkeypatch.setattr(codec, "decode", noticed)
+    counting = asyncio.create_task(count())
+    assert len(await waiting(store)) == 20
+    counting.cancel()
+    assert len(set(decoded_in)) > 10
