@@ -385,6 +385,19 @@ async def test_a_webhook_whose_token_was_changed_is_looked_up_again(world: World
     assert len(world.server.webhooks.of_channel(world.channel)) == 1
 
 
+async def test_a_channel_that_moves_to_a_category_with_other_permissions_closes_and_opens(world: World) -> None:
+    async with world.running():
+        world.channel.parent_id = world.state.add_channel(world.guild, "staff only", kind=4).id
+        hidden = Overwrite(world.app.id, 1, 0, Permission.VIEW_CHANNEL)
+        world.state.set_overwrite(world.channel, hidden)
+        await until(lambda: "View Channel" in world.inbox.channels[str(world.channel.id)])
+        world.channel.parent_id = None
+        world.state.clear_overwrite(world.channel, world.app.id)
+        await until(lambda: world.inbox.channels[str(world.channel.id)] == "open")
+        world.say("back")
+        await until(lambda: "back" in world.inbox.said())
+
+
 async def test_tells_what_it_removed_itself_from_what_a_moderator_removed(world: World) -> None:
     async with world.running() as adapter:
         ours, theirs, kept = [await adapter.send(world.delivery(text, key=f"k{text}")) for text in "abc"]

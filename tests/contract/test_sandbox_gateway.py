@@ -312,6 +312,19 @@ async def test_a_guild_goes_and_comes_back_and_a_bot_is_thrown_out(place: Place)
         assert (await socket.get())["t"] == "GUILD_CREATE"
 
 
+async def test_a_webhook_that_moves_is_told_of_in_both_channels(place: Place) -> None:
+    staff = place.control.create_channel(place.guild, "staff")["id"]
+    hook = place.control.create_webhook(place.channel, "relay", place.ada)["id"]
+    async with place.socket() as socket:
+        await socket.ready(int(Intent.GUILD_WEBHOOKS))
+        place.control.move_webhook(hook, staff)
+        told = [await socket.get() for _ in range(2)]
+    assert [(event["t"], event["d"]["channel_id"]) for event in told] == [
+        ("WEBHOOKS_UPDATE", place.channel),
+        ("WEBHOOKS_UPDATE", staff),
+    ]
+
+
 async def test_private_threads_are_for_their_members(place: Place) -> None:
     place.control.set_bot_permissions(place.bot, place.guild, ["MANAGE_WEBHOOKS"])
     async with place.socket() as socket:
