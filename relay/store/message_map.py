@@ -134,7 +134,7 @@ _EDITED_BY = (
     .join(message_edit, _m.id == _e.message_id)
     .where(_e.channel_id == channel_id("ref_"), _e.native_id == bindparam("ref_id"))
 )
-# The sign only keeps it from walking through the channel instead: the index of answers is short.
+# The channel's own index would walk through all of its messages; that of answers leads to a few.
 _newest_answers = (
     select(message)
     .where(_aside(_m.channel_id) == channel_id("ref_"), _m.reply_to == bindparam("ref_id"), text("deleted = 0"))

@@ -2,16 +2,19 @@
 
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
 
-from relay.core.ports import Delivery
+from relay.core.batch import requoted
+from relay.core.ports import Delivery, Quotation
 from relay.core.storage import UnitOfWork
-from relay.domain.content import Content
-from relay.domain.ids import MessageRef
-from relay.domain.richtext import plain_text
+from relay.domain.commands import BatchItem, SendBatch
+from relay.domain.content import Author, Content
+from relay.domain.ids import ChannelRef, MessageRef, Platform, UserRef
+from relay.domain.richtext import RichText, plain_text
 from relay.errors import Orphaned, Permanent, RateLimited, StoreUnavailable
 from relay.store.unit_of_work import SqlStore
 from tests.support.platform import MemoryAdapter, MemoryPlatform
@@ -78,6 +81,20 @@ async def test_a_reply_to_one_of_several_messages_in_a_copy_quotes_that_one(tmp_
             bridge.matrix.say(here, "ann", "answer", reply_to=two)
             await until(lambda: len(bridge.words(there)) == 2)
             assert bridge.words(there)[1] == "↪ ben: two\nanswer"
+
+
+def test_what_is_quoted_in_a_batch_follows_its_source() -> None:
+    channel = ChannelRef(Platform.MATRIX, "!a")
+    author = Author(UserRef(Platform.MATRIX, "@d"), "dave")
+    first, second = (
+        BatchItem(MessageRef(channel, ref), author, Content(RichText.plain(ref)), datetime(2026, 11, 20, tzinfo=UTC))
+        for ref in ("$1", "$2")
+    )
+    batch = SendBatch((first, second))
+    changed = requoted(batch, MessageRef(channel, "$2"), Quotation("carol", RichText.plain("corrected"), ""))
+    assert changed.items[0] == first
+    assert plain_text(changed.items[1].above) == "↪ carol: corrected"
+    assert changed.items[1].content == second.content
 
 
 async def test_an_edit_that_no_longer_fits_goes_on_in_a_message_of_its_own(tmp_path: Path) -> None:
