@@ -197,9 +197,14 @@ class SqlOutbox:
         entries: list[Entry] = []
         read = 0
         for row in rows:
-            if (read := read + len(str(row.command))) > _READ_AT_ONCE:
+            size = len(str(row.command))
+            if size > _READ_AT_ONCE:
+                # A deep tree takes longer than the loop may be held for.
+                entries.append(await asyncio.to_thread(_entry, row, lane))
+                continue
+            if (read := read + size) > _READ_AT_ONCE:
                 read = 0
-                await asyncio.sleep(0)  # Whatever else is due comes between: a long text takes milliseconds to read.
+                await asyncio.sleep(0)  # Whatever else is due comes between.
             entries.append(_entry(row, lane))
         return entries
 

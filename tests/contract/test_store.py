@@ -1,6 +1,7 @@
 """What every implementation of `core.storage.Store` has to do; one is added by another opener in `OPENERS`."""
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
@@ -581,3 +582,21 @@ async def test_reading_long_commands_lets_others_come_between(store: Store, monk
     assert len(await waiting(store)) == 20
     counting.cancel()
     assert len(set(decoded_in)) > 10
+
+
+async def test_a_very_long_command_is_read_beside_the_loop(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: list[int] = []
+
+    def noticed(payload: str) -> Command:
+        threads.append(threading.get_ident())
+        return decode(payload)
+
+    decode = codec.decode
+    monkeypatch.setattr(codec, "decode", noticed)
+    long = replace(sending(2), content=Content(RichText.plain("x" * 100_000)))
+    async with store.write() as unit:
+        for command in (sending(1), long, sending(3)):
+            await unit.outbox.append(LANE, command, NOON)
+    assert [entry.command for entry in await waiting(store)] == [sending(1), long, sending(3)]
+    here = threading.get_ident()
+    assert [thread == here for thread in threads] == [True, False, True]
