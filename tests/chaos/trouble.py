@@ -283,6 +283,20 @@ class Trouble:
             self.counts["daemon frozen"] += 1
             await self._freeze(self._rng.uniform(0.5, 3.0))
 
+    # --- The operator -------------------------------------------------------------------------------------
+
+    async def pair_names(self) -> None:
+        """Two pairs swap their names in the file, while whatever else is going on; a lone one gets another name."""
+        one, *more = self._rng.sample(tuple(self._town.channels), min(2, len(self._town.channels)))
+        other = more[0] if more else f"{one}-renamed"
+        names = {f'name = "{one}"': f'name = "{other}"', f'name = "{other}"': f'name = "{one}"'}
+        config = self._town.daemon.config
+        lines = config.read_text().splitlines(keepends=True)
+        new = config.with_suffix(".new")
+        new.write_text("".join(names.get(line.strip(), line.rstrip("\n")) + "\n" for line in lines))
+        new.replace(config)  # never half a file: the daemon reads it by itself
+        self.counts["pair names swapped"] += 1
+
 
 _BY_NAME: dict[str, Callable[[Trouble], Coroutine[Any, Any, None]]] = {
     "discord-errors": Trouble.discord_errors,
@@ -315,6 +329,7 @@ _BY_NAME: dict[str, Callable[[Trouble], Coroutine[Any, Any, None]]] = {
     "homeserver-stop": Trouble.homeserver_stop,
     "homeserver-kill": Trouble.homeserver_kill,
     "freeze": Trouble.frozen,
+    "pair-names": Trouble.pair_names,
 }
 KINDS = tuple(_BY_NAME)
 """What `--faults` knows."""
