@@ -14,6 +14,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 Json = dict[str, Any]
 
 _ADA = {"global_name": "Ada", "bot": False}
+_MENTIONS = ("mentions", "mention_roles", "mention_everyone", "mention_channels", "resolved")
 _MORE_THAN_TEXT = ("attachments", "embeds", "components", "sticker_items", "poll", "webhook_id", "message_reference")
 
 
@@ -29,7 +30,7 @@ def _from_discord() -> list[Case]:
         and data["author"].get("global_name") == "Ada"
         and (data.get("member") or {}).get("nick") is None
         and data["content"]
-        and not any(data.get(name) for name in (*_MORE_THAN_TEXT, "mentions", "mention_roles", "mention_everyone"))
+        and not any(data.get(name) for name in (*_MORE_THAN_TEXT, *_MENTIONS))
         and data["flags"] in (0, 1 << 12)
     ]
 
@@ -45,6 +46,7 @@ def _from_matrix() -> list[Case]:
         and [event["content"].get("displayname") for event in case.context["state"]] == ["Mia"]
         and isinstance(case.expected, list)
         and "url" not in case.input["content"]
+        and not any("attachments" in body for body in case.expected if isinstance(body, dict))
         and "file" not in case.input["content"]
         and "m.relates_to" not in case.input["content"]
         and not case.name.startswith("mention-")
