@@ -41,9 +41,6 @@ _BUSY_SECONDS = 1.5
 
 _RELOAD_SECONDS = 1.0
 
-_UNDECLARED_KEPT = timedelta(days=30)
-"""How long what waits for a pair that is not declared any more is kept: as long as dead letters are."""
-
 _UNDECLARED_EVERY = 3600.0
 
 
@@ -207,10 +204,13 @@ class Daemon:
             await self._take_over(settings, core, adapters)
 
     async def _discard_undeclared(self, core: Core) -> None:
-        """Now and then forget what has waited too long for a pair to come back."""
+        """Now and then forget what has waited for a pair to come back for as long as dead letters are kept."""
+        kept = self._settings.store.dead_letter_retention
+        if kept is None:
+            return
         while True:
             try:
-                while await core.bridge.discard_undeclared(self._clock.now() - _UNDECLARED_KEPT):
+                while await core.bridge.discard_undeclared(self._clock.now() - timedelta(seconds=kept)):
                     pass
             except StoreUnavailable as error:
                 _log.warning("what is not declared could not be discarded", reason=error.reason)

@@ -35,6 +35,7 @@ class _Waiter:
     oldest: datetime
     number: int
     released: "asyncio.Future[None]" = field(compare=False)
+    turn: int = field(default=0, compare=False)  # its number once it has been given one
 
 
 class Budget:
@@ -105,10 +106,9 @@ class Budget:
             if waiter in self._waiters:
                 self._waiters.remove(waiter)
                 heapq.heapify(self._waiters)
-            else:
-                self._end(self._turn)
+            self._end(waiter.turn)
             raise
-        return self._turn
+        return waiter.turn
 
     def _end(self, turn: int) -> None:
         if self._in_turn and turn == self._turn:
@@ -142,9 +142,14 @@ class Budget:
             self._timer = asyncio.get_running_loop().call_later(due - now, self._due)
             return
         waiter = heapq.heappop(self._waiters)
+        if waiter.released.done():
+            # Cancelled, and not yet out of the queue: the turn is the next one's.
+            self._release()
+            return
         if waiter.is_note:
             self._notes_until = max(self._notes_until, now) + self._note_seconds()
         self._turn += 1
+        waiter.turn = self._turn
         self._in_turn = True
         asyncio.get_running_loop().call_later(_LONGEST_TURN, self._lend, self._turn)
         waiter.released.set_result(None)

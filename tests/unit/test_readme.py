@@ -13,7 +13,7 @@ import typer
 from relay import cli, errors
 from relay.core.status import Snapshot
 from relay.domain.ids import Platform
-from relay.settings import PairSettings, load
+from relay.settings import PairSettings, StoreSettings, load
 from relay.web.metrics import registry
 from tests.support.payloads import cases
 
@@ -195,6 +195,6 @@ def test_it_names_every_exit_status_and_the_settings_that_there_are() -> None:
     said = readme().partition("Exit status: ")[2].partition("\n\n")[0]
     found = {value.exit_status for value in vars(errors).values() if hasattr(value, "exit_status")}
     assert {int(number) for number in re.findall(r"\b(\d) ", said)} == found | {0}
-    known = set(PairSettings.model_fields) | {"token_file"}
+    known = {*PairSettings.model_fields, *StoreSettings.model_fields, "token_file"}
     named = re.findall(r"`([a-z]+_[a-z_]+)(?: = [^`]*)?`", readme().replace("relay_", "Relay_"))
     assert [name for name in named if name not in known] == []

@@ -28,7 +28,7 @@ async def test_nobody_waits_while_nothing_is_refused() -> None:
 async def test_after_a_refusal_whoever_waited_longest_goes_first() -> None:
     budget, order = Budget(), list[int]()
     with pytest.raises(RateLimited):
-        await spend(budget, 0, [], refuse=0.01)
+        await spend(budget, 0, [], refuse=0.3)
     await asyncio.gather(*(spend(budget, waited, order) for waited in (1, 5, 3, 2, 4)))
     assert order == [5, 4, 3, 2, 1]
 
@@ -43,7 +43,7 @@ async def test_what_the_relay_says_goes_last(monkeypatch: pytest.MonkeyPatch) ->
             order.append(0)
 
     with pytest.raises(RateLimited):
-        await spend(budget, 0, [], refuse=0.01)
+        await spend(budget, 0, [], refuse=0.3)
     await asyncio.gather(note(), *(spend(budget, waited, order) for waited in (1, 3, 2)))
     assert order == [3, 2, 1, 0]
 
@@ -99,6 +99,19 @@ async def test_a_lane_that_gives_up_does_not_hold_up_the_others() -> None:
     patient = asyncio.create_task(spend(budget, 1, order))
     await asyncio.sleep(0)
     impatient.cancel()
+    await patient
+    assert order == [1]
+
+
+async def test_a_turn_is_not_given_to_who_was_cancelled_at_that_moment() -> None:
+    budget, order = Budget(), list[int]()
+    with pytest.raises(RateLimited):
+        await spend(budget, 0, [], refuse=0.01)
+    async with budget.turn(NOON):
+        impatient = asyncio.create_task(spend(budget, 9, order))
+        patient = asyncio.create_task(spend(budget, 1, order))
+        await asyncio.sleep(0)
+        impatient.cancel()
     await patient
     assert order == [1]
 

@@ -21,12 +21,17 @@ from relay.store.tables import metadata
 from relay.store.unit_of_work import open_store
 
 
-def revisions() -> list[str]:
-    """Every revision, the first one first."""
+def scripts() -> ScriptDirectory:
+    """The revisions as Alembic finds them."""
     config = Config()
     config.set_main_option("script_location", str(migrations_directory()))
     config.set_main_option("path_separator", "os")
-    return [step.revision for step in ScriptDirectory.from_config(config).walk_revisions()][::-1]
+    return ScriptDirectory.from_config(config)
+
+
+def revisions() -> list[str]:
+    """Every revision, the first one first."""
+    return [step.revision for step in scripts().walk_revisions()][::-1]
 
 
 HEAD = revisions()[-1]
@@ -45,6 +50,11 @@ def tables(url: str) -> dict[str, str]:
     with migration_engine(url, create=False).begin() as connection:
         rows = connection.exec_driver_sql("SELECT name, sql FROM sqlite_master WHERE name != 'alembic_version'")
         return {name: sql for name, sql in rows if not name.startswith("sqlite_")}
+
+
+def test_each_revision_follows_one_other() -> None:
+    assert scripts().get_heads() == [HEAD], "two revisions follow the same one"
+    assert revisions() == sorted(revisions())
 
 
 def test_the_states_of_a_store(tmp_path: Path) -> None:
