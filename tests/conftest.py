@@ -39,6 +39,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(folder)
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """How many workers `-n auto` starts: the tests of the whole daemon mostly wait."""
+    return (os.cpu_count() or 1) * 3 // 2
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> "pytest.TestReport":  # type: ignore[misc]
     """A skipped test fails where `TESTS_SKIP_NOTHING` is set, as it is in CI."""

@@ -41,7 +41,6 @@ class Schema:
 def upgrade(url: str) -> Schema:
     """Make the store if need be and bring it to this relay's revision. Raises `StoreTooNew`, `StoreError`."""
     path = database_path(url)
-    keep_private(path)
 
     def bring_up(connection: Connection, free: Callable[[], bool]) -> bool:
         schema = _schema(connection)
@@ -55,7 +54,9 @@ def upgrade(url: str) -> Schema:
         command.upgrade(_config(connection), "head")
         return True
 
-    return _migrate(path, bring_up, create=True)
+    schema = _migrate(path, bring_up, create=True)
+    keep_private(path)  # not before it is known to be ours
+    return schema
 
 
 def downgrade(url: str, revision: str) -> Schema:

@@ -93,8 +93,8 @@ async def test_the_name_that_people_have_here(house: House) -> None:
     control.join(guild, eve)
     control.say(house.channel, eve, "one")
     (copy,) = await house.on_matrix()
-    assert copy.content["com.beeper.per_message_profile"]["displayname"] == "Eve <b>x"
-    assert copy.formatted_body == "<strong data-mx-profile-fallback>Eve &lt;b&gt;x: </strong>one"
+    assert copy.content["com.beeper.per_message_profile"]["displayname"] == "Eve <b> x"
+    assert copy.formatted_body == "<strong data-mx-profile-fallback>Eve &lt;b&gt; x: </strong>one"
     control.rename(eve, guild, nick="Evelyn")
     control.say(house.channel, eve, "two")
     assert (await house.on_matrix(2))[1].name == "Evelyn"

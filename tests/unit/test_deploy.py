@@ -29,7 +29,7 @@ def sections() -> list[tuple[str, type[BaseModel]]]:
 
 def uncommented() -> dict[str, Any]:
     """The example with every key that is commented out; `[[pairs]]` and `[[rooms]]` as the union of all of them."""
-    text = re.sub(r"^# (?=[a-z_]+ = )", "", EXAMPLE.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    text = re.sub(r"^# (?=[a-z_.]+ = )", "", EXAMPLE.read_text(encoding="utf-8"), flags=re.MULTILINE)
     document = tomllib.loads(text)
     return {
         name: {key: value for table in content for key, value in table.items()} if name in LISTS else content
