@@ -122,12 +122,19 @@ class Operator:
         self.trace(f"the file ({what}): {self.links}")
 
     def damage(self, store: Path) -> None:
-        """Put rows into the outbox that nobody can read, at its head or at its end."""
+        """Put rows into the outbox that nobody can read, right behind the head of a lane or at its end.
+
+        Not before the head: that is the one row that may have been sent already, and a row does not come before it.
+        """
         with sqlite3.connect(store) as connection:
             for lane_id in [row[0] for row in connection.execute("SELECT id FROM lane").fetchall()]:
                 if self.rng.random() < 0.3:
                     self.damaged += 1
-                    place = self.rng.choice((-1, 1)) * self.rng.randint(1, 1 << 40)
+                    (head,) = connection.execute(
+                        "SELECT coalesce(min(position), 0) FROM outbox WHERE lane_id = ? AND state = 'waiting'",
+                        (lane_id,),
+                    ).fetchone()
+                    place = head + self.rng.choice((1, self.rng.randint(1 << 30, 1 << 40)))
                     connection.execute(
                         "INSERT INTO outbox (lane_id, position, state, queued_at, command)"
                         " VALUES (?, ?, 'waiting', 1, ?)",
