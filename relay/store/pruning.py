@@ -35,8 +35,9 @@ _MOST_SECONDS_BETWEEN, _LEAST_SECONDS_BETWEEN = 3600.0, 1.0
 _STEP = 60.0
 """Seconds by which the wall clock may differ from the monotonic one: beyond that it was set."""
 
-_OLDEST_COMMAND = "SELECT queued_at FROM outbox ORDER BY id LIMIT 1"
-_MESSAGES = "SELECT id, used FROM message WHERE id > ? ORDER BY id LIMIT ?"
+# A column keeps whatever was written into it: what is no number in a damaged row says nothing about its age.
+_OLDEST_COMMAND = "SELECT queued_at FROM outbox WHERE typeof(queued_at) = 'integer' ORDER BY id LIMIT 1"
+_MESSAGES = "SELECT id, CASE typeof(used) WHEN 'integer' THEN used END FROM message WHERE id > ? ORDER BY id LIMIT ?"
 _SHARED = (
     "SELECT DISTINCT c.channel_id, c.native_id FROM message_copy c JOIN batch b"
     " ON b.channel_id = c.channel_id AND b.native_id = c.native_id WHERE c.message_id = ?"
@@ -100,6 +101,8 @@ class Pruner:
                 await self.sweep()
             except StoreUnavailable as error:
                 _log.warning("nothing forgotten for now", reason=str(error))
+            except Exception:  # noqa: BLE001 - the top of a worker: it is logged, and the daemon goes on
+                _log.exception("nothing forgotten for now")
 
     async def sweep(self) -> None:
         """Forget everything that is old enough now. Raises `StoreUnavailable`."""
@@ -130,7 +133,7 @@ class Pruner:
         count, last, kept = 0, 0, 0
         while kept < _MOST_KEPT:
             rows = await self._read(_MESSAGES, (last, _LOOKED_AT))
-            old = [key for key, used in rows if used < before]
+            old = [key for key, used in rows if used is not None and used < before]
             kept = 0 if old else kept + len(rows)
             for start in range(0, len(old), _AT_ONCE):
                 some = old[start : start + _AT_ONCE]

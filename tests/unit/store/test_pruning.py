@@ -213,3 +213,37 @@ def test_what_goes_along_with_a_message_is_found_by_an_index(store: SqlStore) ->
     ]
     connection.close()
     assert all("SEARCH" in step[3] for plan in plans for step in plan)
+
+
+async def test_a_damaged_row_keeps_nothing_else_from_going(store: SqlStore) -> None:
+    rows = await fill(store, 1, 2)
+    async with store.write() as unit:
+        await unit.outbox.append(LANE, DeleteMessage(there(9)), datetime.now(UTC) - timedelta(days=1))
+    connection = connect(store.path)
+    connection.execute("UPDATE message SET used = 'long ago' WHERE id = ?", (rows[1],))
+    connection.execute("UPDATE message SET used = 5 WHERE id = ?", (rows[2],))
+    connection.execute("UPDATE outbox SET queued_at = 'once'")
+    connection.close()
+    await pruner(store, Clock()).sweep()
+    async with store.read() as unit:
+        assert [await unit.messages.find(there(number)) is None for number in (1, 2)] == [False, True]
+
+
+async def test_a_fault_ends_nothing(store: SqlStore) -> None:
+    rounds = asyncio.Event()
+
+    class Broken(Pruner):
+        swept = 0
+
+        async def sweep(self) -> None:
+            self.swept += 1
+            if self.swept == 3:
+                rounds.set()
+            raise TypeError("a bug")
+
+    running = asyncio.create_task(Broken(store=store, clock=Clock(), messages=DAY, dead_letters=None).run())
+    async with asyncio.timeout(5):
+        await rounds.wait()
+    assert not running.done()
+    running.cancel()
+    await asyncio.wait((running,))
