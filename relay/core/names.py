@@ -11,10 +11,14 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
+import structlog
+
 from relay.core.storage import UnitOfWork
 from relay.domain.content import Author
 from relay.domain.ids import ChannelRef
 from relay.domain.names import shortened, skeleton, visible, with_suffix
+
+_log = structlog.get_logger(__name__)
 
 _MOST_NAMES = 300
 """Names that a channel remembers."""
@@ -59,10 +63,22 @@ class Names:
 
     async def _read(self, uow: UnitOfWork, channel: ChannelRef) -> _Channel:
         written = await uow.notebook.get(_place(channel))
-        known = self._channels[channel] = _Channel(OrderedDict(json.loads(written) if written else ()))
+        known = self._channels[channel] = _Channel(_saved(written))
         if len(self._channels) > _MOST_CHANNELS:
             self._channels.popitem(last=False)
         return known
+
+
+def _saved(text: str | None) -> OrderedDict[str, str]:
+    """Who has which name, as the notebook holds it; nothing where it cannot be read."""
+    try:
+        saved = json.loads(text or "{}")
+    except (ValueError, RecursionError):
+        saved = None
+    if not isinstance(saved, dict) or not all(isinstance(owner, str) for owner in saved.values()):
+        _log.warning("the names of a channel in the store cannot be read")
+        return OrderedDict()
+    return OrderedDict(saved)
 
 
 def _decided(owners: OrderedDict[str, str], author: Author) -> tuple[str, bool]:

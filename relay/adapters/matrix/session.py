@@ -96,7 +96,7 @@ class Session:
     async def _kept(self) -> _Kept | None:
         try:
             found = _Kept(**json.loads(await self._load() or "null"))
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, RecursionError):
             return None
         same = (found.homeserver_url, found.user_id) == (self._api.homeserver_url, self._api.user_id)
         return found if same else None

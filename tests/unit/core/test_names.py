@@ -131,3 +131,12 @@ def test_bold_across_lines_is_set_apart_as_well() -> None:
     bold = Strong((Text("a"), LineBreak(), Text("Ben: I quit")))
     blocks = under_heading((Text("Mallory:"),), (Paragraph((bold,)),))
     assert blocks[1] == Quote((Paragraph((Strong((Text("Ben: I quit"),)),)),))
+
+
+@pytest.mark.parametrize("damaged", ["{", "[]", "7", '{"a": 7}', "[" * 100_000])
+async def test_damaged_names_in_the_store_count_as_none(bridge: World, damaged: str) -> None:
+    async with bridge.store.write() as uow:
+        await uow.notebook.put(f"names {ROOM.platform} {ROOM.id}", damaged)
+    for names in (Names(), Names()):
+        assert await shown(names, bridge, "Sam", "sam:one.test") == "Sam"
+        assert await shown(names, bridge, "Sam", "sam2:two.test") == "Sam ⟨sam2⟩"
