@@ -41,8 +41,6 @@ _BUSY_SECONDS = 1.5
 
 _RELOAD_SECONDS = 1.0
 
-_UNDECLARED_EVERY = 3600.0
-
 
 class Daemon:
     """One life of the daemon, from the settings to the last transaction.
@@ -104,6 +102,7 @@ class Daemon:
                 clock=self._clock,
                 messages=self._settings.store.retention,
                 dead_letters=self._settings.store.dead_letter_retention,
+                discard_undeclared=core.bridge.discard_undeclared,
             )
             await self._work(core, keeper, pruner, adapters)
             try:
@@ -151,7 +150,6 @@ class Daemon:
                 group.create_task(keeper.run(), name="status"),
                 group.create_task(pruner.run(), name="pruning"),
                 group.create_task(self._keep_pairs(core, adapters), name="pairs"),
-                group.create_task(self._discard_undeclared(core), name="undeclared"),
             ]
             if self._settings.web.listen:
                 web = WebServer(core.status, self._settings.web.listen, self._settings.web.hosts.split(", "))
@@ -202,19 +200,6 @@ class Daemon:
                     _log.error("configuration refused; the pairs stay as they are", mistake=str(mistake))
                 continue
             await self._take_over(settings, core, adapters)
-
-    async def _discard_undeclared(self, core: Core) -> None:
-        """Now and then forget what has waited for a pair to come back for as long as dead letters are kept."""
-        kept = self._settings.store.dead_letter_retention
-        if kept is None:
-            return
-        while True:
-            try:
-                while await core.bridge.discard_undeclared(self._clock.now() - timedelta(seconds=kept)):
-                    pass
-            except StoreUnavailable as error:
-                _log.warning("what is not declared could not be discarded", reason=error.reason)
-            await self._clock.sleep(_UNDECLARED_EVERY)
 
     async def _take_over(self, settings: Settings, core: Core, adapters: tuple[Adapter, ...]) -> None:
         _log_difference(core.pairs.pairs, settings.declared_pairs())

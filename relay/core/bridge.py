@@ -44,6 +44,7 @@ class Bridge:
         self._router = router
         self._courier = courier
         self._bound: set[ChannelAddress] = set()  # addresses whose channel is in the store
+        self._opened: set[ChannelAddress] = set()  # in this process, whatever became of them since
         self._names: dict[LaneKey, str] = {}  # as they are in the store, of lanes with an open channel
         self._catch_up = CatchUp(
             store=store, pairs=pairs, readers=readers, receive=self.receive, clock=clock, window=reconcile_window
@@ -107,12 +108,14 @@ class Bridge:
     async def discard_undeclared(self, before: datetime) -> int:
         """Forget some of what has waited since before that moment for pairs that are not declared; how much that was.
 
-        Call it again while it was some. Raises `StoreUnavailable`.
+        Call it again while it was some. What may turn out to belong to a declared pair once both its channels are
+        known stays until they have been open. Raises `StoreUnavailable`.
         """
         async with self._store.read() as uow:
             depths = await uow.outbox.depths()
         for lane, depth in depths.items():
-            if depth.oldest is not None and depth.oldest < before and self._pairs.pair_for(lane) is None:
+            is_old = depth.oldest is not None and depth.oldest < before
+            if is_old and self._pairs.pair_for(lane) is None and not self._may_be_declared(lane, depth.pair):
                 async with self._store.write() as uow:
                     waiting = await uow.outbox.waiting(lane, _STEP)
                     old = [entry for entry in waiting if entry.queued_at < before]
@@ -121,6 +124,18 @@ class Bridge:
                 _log.warning("discarded", pair=depth.pair, direction=lane.direction, messages=len(old))
                 return len(old)
         return 0
+
+    def _may_be_declared(self, lane: LaneKey, name: str | None) -> bool:
+        """Whether a pair touches the lane, by a channel or by name, of which not every channel has been open yet."""
+        return any(
+            pair.destinations
+            and not self._opened.issuperset(pair.sides)
+            and (
+                pair.name == name
+                or not {lane.source, lane.destination}.isdisjoint(map(self._pairs.channel, pair.sides))
+            )
+            for pair in self._pairs.pairs
+        )
 
     async def opened(
         self, address: ChannelAddress, channel: ChannelRef, *, predecessors: frozenset[ChannelRef] = frozenset()
@@ -137,6 +152,7 @@ class Bridge:
                     if isinstance(letter.entry.command, DeleteMessage):
                         await uow.outbox.retry(letter.entry.id)
         self._bound.add(address)
+        self._opened.add(address)
         self._names |= dict.fromkeys(self._pairs.lanes(pair), pair.name)
         _log.info("channel open", pair=pair.name, platform=str(channel.platform), channel=channel.id)
         lanes = self._pairs.lanes(pair)

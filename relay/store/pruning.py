@@ -7,9 +7,9 @@ be about it.
 """
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
@@ -75,13 +75,26 @@ _PICTURES = _Kind(
 
 
 class Pruner:
-    """Forgets for as long as it runs. `messages`, `dead_letters`: seconds that they are kept, None for ever."""
+    """Forgets for as long as it runs. `messages`, `dead_letters`: seconds that they are kept, None for ever.
 
-    def __init__(self, *, store: SqlStore, clock: Clock, messages: float | None, dead_letters: float | None) -> None:
+    `discard_undeclared`: forgets some of what has waited since before a moment for pairs that are not declared, and
+    returns how much that was. It is kept for as long as dead letters.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: SqlStore,
+        clock: Clock,
+        messages: float | None,
+        dead_letters: float | None,
+        discard_undeclared: Callable[[datetime], Awaitable[int]] | None = None,
+    ) -> None:
         self._store = store
         self._clock = clock
         self._messages = messages
         self._dead_letters = dead_letters
+        self._discard_undeclared = discard_undeclared
 
     async def run(self) -> None:
         """Work until cancelled."""
@@ -110,6 +123,9 @@ class Pruner:
         if self._dead_letters is not None:
             at = (now - EPOCH) // MICROSECOND - int(self._dead_letters * 1e6)
             await self._by_age(_DEAD, at)
+            if self._discard_undeclared is not None:
+                while await self._discard_undeclared(now - timedelta(seconds=self._dead_letters)):
+                    await self._clock.sleep(_PAUSE)
         if self._messages is not None:
             before = int(now.timestamp() - self._messages)
             for kind in (_NOTICES, _PICTURES):

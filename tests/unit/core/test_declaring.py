@@ -272,3 +272,19 @@ async def test_what_waits_too_long_for_a_pair_to_come_back_is_discarded(tmp_path
             gate.closed = False
             await declare(bridge, PUBLIC, STAFF)
             await bridge.shows(staff_room, "young")
+
+
+async def test_nothing_counts_as_undeclared_before_the_channels_of_its_pair_have_been_open(tmp_path: Path) -> None:
+    async with world(tmp_path, PUBLIC) as bridge:
+        staff, _ = bridge.channels("staff")
+        key = LaneKey(staff, waiting_under("staff", Platform.MATRIX))
+        said = bridge.discord.say(bridge.discord.channel("elsewhere"), "ann", "one")
+        command = SendMessage(said, bridge.discord.person("ann"), Content(RichText.plain("one")), bridge.discord.now())
+        async with bridge.store.write() as uow:
+            await uow.outbox.append(key, command, bridge.discord.now())
+        async with bridge.relay() as core:
+            now = bridge.discord.now()
+            core.bridge.declare((PUBLIC, STAFF))
+            assert await core.bridge.discard_undeclared(now) == 0
+            core.bridge.declare((PUBLIC,))
+            assert await core.bridge.discard_undeclared(now) == 1

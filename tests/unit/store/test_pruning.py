@@ -179,11 +179,26 @@ async def test_a_clock_that_was_set_forgets_nothing(store: SqlStore) -> None:
             if len(self.pauses) == 4:
                 enough.set()
 
-    running = asyncio.create_task(pruner(store, Jumping()).run())
+    asked: list[datetime] = []
+
+    async def discard_undeclared(before: datetime) -> int:
+        asked.append(before)
+        return 0
+
+    made = Pruner(
+        store=store,
+        clock=Jumping(),
+        messages=90 * DAY,
+        dead_letters=30 * DAY,
+        discard_undeclared=discard_undeclared,
+    )
+    running = asyncio.create_task(made.run())
     await enough.wait()
     running.cancel()
     await asyncio.wait((running,))
     assert counts(store)["message"] == 1
+    assert asked
+    assert max(asked) < datetime.now(UTC) - timedelta(days=29)
 
 
 async def test_the_steps_are_small_and_let_others_in_between(store: SqlStore) -> None:
