@@ -15,6 +15,11 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """An older relay does not know these messages. Their copies are none."""
+    """An older relay does not know these messages: they go with all that belongs to them.
+
+    References are not followed while tables are changed.
+    """
+    for table in ("message_edit", "message_copy"):
+        op.execute(f"DELETE FROM {table} WHERE message_id IN (SELECT id FROM message WHERE left_out)")  # noqa: S608
     op.execute("DELETE FROM message WHERE left_out")
     op.execute("ALTER TABLE message DROP COLUMN left_out")

@@ -267,6 +267,24 @@ def test_no_downgrade_forgets_what_stands_in_shared_copies(url: str) -> None:
     assert check(url).state == "current"
 
 
+def test_a_message_that_was_edited_and_stayed_empty_goes_with_its_edits(url: str) -> None:
+    with migration_engine(url, create=False).begin() as connection:
+        for statement in (
+            "INSERT INTO channel (id, platform, native_id) VALUES (1, 'matrix', '!r')",
+            """
+            INSERT INTO message (id, channel_id, native_id, author, created_at, left_out)
+            VALUES (1, 1, '$1', '@a', 1, 1), (2, 1, '$2', '@a', 1, 0)
+            """,
+            "INSERT INTO message_edit (channel_id, native_id, message_id) VALUES (1, '$3', 1), (1, '$4', 2)",
+            "INSERT INTO message_copy (message_id, channel_id, part, native_id) VALUES (1, 1, 0, '5'), (2, 1, 0, '6')",
+        ):
+            connection.exec_driver_sql(statement)
+    downgrade(url, "0008")
+    assert rows(url, "SELECT id FROM message") == [(2,)]
+    assert rows(url, "SELECT message_id FROM message_edit") == [(2,)]
+    assert rows(url, "SELECT message_id FROM message_copy") == [(2,)]
+
+
 def test_two_at_once(new: str) -> None:
     program = "import sys; from relay.store.migrate import upgrade; print(upgrade(sys.argv[1]).state)"
     running = [
