@@ -144,8 +144,9 @@ class Bridge:
         pair = self._pairs.open(address, channel)
         if pair is None:
             return
+        known_lanes = self._known_lanes(pair, channel)
         async with self._store.write() as uow:
-            moved = await self._bind(uow, address, channel, pair, predecessors)
+            moved = await self._bind(uow, address, channel, pair, predecessors, known_lanes)
             for lane in self._pairs.lanes(pair, towards=channel.platform):
                 for letter in await uow.outbox.dead_in(lane):
                     # A permission may be back without which nothing could be removed.
@@ -153,7 +154,7 @@ class Bridge:
                         await uow.outbox.retry(letter.entry.id)
         self._bound.add(address)
         self._opened.add(address)
-        self._names |= dict.fromkeys(self._pairs.lanes(pair), pair.name)
+        self._names |= dict.fromkeys(known_lanes, pair.name)
         _log.info("channel open", pair=pair.name, platform=str(channel.platform), channel=channel.id)
         lanes = self._pairs.lanes(pair)
         for lane in lanes:
@@ -168,6 +169,7 @@ class Bridge:
         channel: ChannelRef,
         pair: Pair,
         predecessors: frozenset[ChannelRef],
+        known_lanes: Iterable[LaneKey],
     ) -> bool:
         """Give the lanes of an address to the channel that it stands for; whether something waited in them.
 
@@ -189,12 +191,17 @@ class Bridge:
         moved = [await uow.outbox.move(lane, to) for lane, to in moves]
         for lane, to in moves:
             self._status.move(lane, to)
+            self._names.pop(lane, None)
         if known != channel:
             await uow.channels.bind(address, channel)
-        for lane in self._pairs.lanes(pair):
+        for lane in known_lanes:
             if self._names.get(lane) != pair.name:
                 await uow.outbox.name(lane, pair.name)
         return any(moved)
+
+    def _known_lanes(self, pair: Pair, channel: ChannelRef) -> tuple[LaneKey, ...]:
+        """The lanes of a pair whose channels are known; `channel` is. An address that was never opened is none."""
+        return self._pairs.lanes(pair) if self._pairs.across(channel) is not None else (LaneKey.within(channel),)
 
     async def closed(self, address: ChannelAddress, problem: str) -> None:
         """See `Inbox.closed`."""

@@ -157,6 +157,7 @@ _CONTENT = (
     .where(_is_lane)
     .group_by(_l.id)
 )
+_DELETE_LANE = delete(lane_table).where(_l.id == bindparam("of_lane"))
 _MOVE = (
     update(outbox)
     .where(_o.lane_id == bindparam("of_lane"))
@@ -260,9 +261,17 @@ class SqlOutbox:
         await self._session.later(_NAME, {**_of_lane(lane), "name": pair})
 
     async def move(self, lane: LaneKey, to: LaneKey) -> bool:
-        """What is in `lane` belongs to the lane `to` from now on, the older first; False if there was nothing."""
+        """What is in `lane` belongs to the lane `to` from now on, the older first; False if there was nothing.
+
+        The lane and its name are forgotten.
+        """
         moved = await self._session.first(_CONTENT, _of_lane(lane))
-        if moved is None or moved.oldest is None:
+        if moved is None:
+            return False
+        self._lanes.discard(lane)
+        self.made.discard(lane)
+        if moved.oldest is None:
+            await self._session.count(_DELETE_LANE, {"of_lane": moved.id})
             return False
         await self._make(to)
         there = await self._session.first(_CONTENT, _of_lane(to))
@@ -273,6 +282,7 @@ class SqlOutbox:
             before = moved.oldest < there.oldest
             shift = there.lowest - moved.highest - _GAP if before else there.highest - moved.lowest + _GAP
         await self._session.count(_MOVE, {"of_lane": moved.id, "to_lane": there.id, "shift": shift})
+        await self._session.count(_DELETE_LANE, {"of_lane": moved.id})
         return True
 
     async def dead(self) -> Sequence[DeadLetter]:

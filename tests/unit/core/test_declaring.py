@@ -13,6 +13,7 @@ from relay.domain.ids import ChannelAddress, ChannelRef, Platform
 from relay.domain.pair import LaneKey, Pair, PairPolicy
 from relay.domain.richtext import RichText
 from relay.errors import Transient
+from relay.store.engine import connect
 from tests.support.platform import MemoryAdapter
 from tests.support.world import World, lane, until, world
 
@@ -288,3 +289,18 @@ async def test_nothing_counts_as_undeclared_before_the_channels_of_its_pair_have
             assert await core.bridge.discard_undeclared(now) == 0
             core.bridge.declare((PUBLIC,))
             assert await core.bridge.discard_undeclared(now) == 1
+
+
+async def test_lanes_are_those_of_channels_and_of_no_address(tmp_path: Path) -> None:
+    async with world(tmp_path, PUBLIC) as bridge:
+        staff, staff_room = bridge.channels("staff")
+        async with bridge.relay() as core:
+            async with bridge.store.write() as uow:
+                await uow.outbox.name(LaneKey(staff, waiting_under("staff", Platform.MATRIX)), "staff")
+            core.bridge.declare((PUBLIC, STAFF))
+            await core.bridge.opened(ChannelAddress(Platform.DISCORD, "staff"), staff)
+            await core.bridge.opened(ChannelAddress(Platform.MATRIX, "#staff"), staff_room)
+        connection = connect(bridge.store.path)
+        found = connection.execute("SELECT destination_channel FROM lane WHERE pair = 'staff'").fetchall()
+        connection.close()
+        assert {channel for (channel,) in found} == {staff.id, staff_room.id}

@@ -368,3 +368,19 @@ def test_what_would_go_to_another_room_under_its_name_cannot_go_back(url: str, n
     with pytest.raises(StoreError, match=rf"cannot go back to '0005': .*{why}; let the daemon deliver it"):
         downgrade(url, "0005")
     assert tables(url) == before
+
+
+def test_an_address_and_its_channel_are_not_mistaken_for_each_other(url: str) -> None:
+    with sqlite3.connect(url.removeprefix("sqlite:///")) as connection:
+        connection.executescript(
+            """
+            INSERT INTO address VALUES ('matrix', '#help:x', '!help');
+            INSERT INTO lane (id, source_platform, source_channel, destination_platform, destination_channel, pair)
+            VALUES (1, 'discord', '1', 'matrix', '#help:x', 'help'), (2, 'discord', '1', 'matrix', '!help', 'help'),
+                   (3, 'discord', '1', 'matrix', '?help', 'help');
+            INSERT INTO outbox (lane_id, position, state, queued_at, command) VALUES (2, 1, 'waiting', 1, '{}');
+            """
+        )
+    connection.close()
+    downgrade(url, "0005")
+    assert rows(url, "SELECT pair, destination FROM outbox") == [("help", "matrix")]
