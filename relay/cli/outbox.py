@@ -39,6 +39,13 @@ def discard(
     if (pair is None) == (channels is None):
         raise typer.BadParameter("name the pair with --pair, or its channels with --channels", ctx=context)
     settings = invocation_of(context).load(config)
+    if pair is not None and any(pair == one.name for one in settings.declared_pairs()):
+        typer.echo(
+            f"error: the pair {printable(pair)} is declared: what waits for it may still cross. What another pair of"
+            " that name left behind goes with --channels",
+            err=True,
+        )
+        raise typer.Exit(1)
     discarded = asyncio.run(_discard(settings, pair, channels))
     for lane, count in discarded.items():
         typer.echo(f"{printable(lane.source.id)} -> {printable(lane.destination.id)}: {count} discarded")

@@ -34,7 +34,6 @@ class PairDirectory:
         """The operator changed the file: addresses that are still declared stay open."""
         self._pairs = tuple(pairs)
         self._by_address = {side: pair for pair in self._pairs if pair.destinations for side in pair.sides}
-        self._channels = {known: channel for known, channel in self._channels.items() if known in self._by_address}
         self._addresses = {self.channel(address): address for address in self._by_address}
         self._problems = {known: text for known, text in self._problems.items() if known in self._by_address}
 

@@ -271,7 +271,7 @@ class Channels(Protocol):
         ...
 
     async def forget(self, address: ChannelAddress) -> None:
-        """`address` is not declared any more."""
+        """`address` is not declared any more. While a lane of its channel holds anything, what it stood for is kept."""
         ...
 
 

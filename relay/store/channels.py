@@ -2,17 +2,26 @@
 
 from collections.abc import Mapping
 
-from sqlalchemy import and_, bindparam, delete, select
+from sqlalchemy import and_, bindparam, delete, exists, or_, select
 from sqlalchemy.dialects.sqlite import insert
 
 from relay.domain.ids import ChannelAddress, ChannelRef, Platform
 from relay.store.session import Session
 from relay.store.tables import address as address_table
+from relay.store.tables import lane as lane_table
 
 _KNOWN = select(address_table)
 _is = and_(address_table.c.platform == bindparam("of_platform"), address_table.c.value == bindparam("of_value"))
 _GET = select(address_table.c.channel).where(_is)
-_FORGET = delete(address_table).where(_is)
+_l = lane_table.c
+_in_use = exists().where(
+    _l.waiting + _l.dead > 0,
+    or_(
+        and_(_l.source_platform == address_table.c.platform, _l.source_channel == address_table.c.channel),
+        and_(_l.destination_platform == address_table.c.platform, _l.destination_channel == address_table.c.channel),
+    ),
+)
+_FORGET = delete(address_table).where(_is, ~_in_use)
 _insert = insert(address_table).values({name: bindparam(name) for name in ("platform", "value", "channel")})
 _BIND = _insert.on_conflict_do_update(
     index_elements=["platform", "value"],
@@ -48,7 +57,7 @@ class SqlChannels:
         await self._session.later(_BIND, values)
 
     async def forget(self, address: ChannelAddress) -> None:
-        """`address` is not declared any more."""
+        """`address` is not declared any more. While a lane of its channel holds anything, what it stood for is kept."""
         await self._session.later(_FORGET, _of(address))
 
 

@@ -304,3 +304,23 @@ async def test_lanes_are_those_of_channels_and_of_no_address(tmp_path: Path) -> 
         found = connection.execute("SELECT destination_channel FROM lane WHERE pair = 'staff'").fetchall()
         connection.close()
         assert {channel for (channel,) in found} == {staff.id, staff_room.id}
+
+
+@pytest.mark.parametrize("restart", [True, False])
+async def test_a_pair_that_is_back_has_what_waits_for_it_before_its_room_is_found(
+    tmp_path: Path, restart: bool
+) -> None:
+    async with world(tmp_path, STAFF, PUBLIC) as bridge:
+        gate = Gate()
+        staff, _ = bridge.channels("staff")
+        async with bridge.relay(gate.prepare) as core:
+            bridge.discord.say(staff, "ann", "one")
+            await waits(bridge, lane(Platform.MATRIX, "staff"), 1)
+            await declare(bridge, PUBLIC)
+            if not restart:
+                core.bridge.declare((PUBLIC, STAFF))
+                assert core.pairs.pair_for(lane(Platform.MATRIX, "staff")) == STAFF
+        async with bridge.relay(gate.prepare):
+            async with bridge.store.read() as uow:
+                known = await uow.channels.known()
+            assert known[ChannelAddress(Platform.MATRIX, "#staff")] == lane(Platform.MATRIX, "staff").destination
