@@ -25,5 +25,8 @@ def upgrade() -> None:
 def downgrade() -> None:
     """Drop it. Refused where there are any: the next edit of a message would put its words over all the others."""
     if op.get_bind().execute(sa.text("SELECT count(*) FROM batch")).scalar():
-        raise ValueError("several messages stand in one copy, which an older relay would take for one message")
+        raise ValueError(
+            "several messages stand in one copy, which an older relay would take for one message",
+            "go back no further than 0002: they are forgotten with their messages, after `[store] retention`",
+        )
     op.drop_table("batch")

@@ -235,7 +235,8 @@ def _refuse_mistakable() -> None:
         raise ValueError(
             f"something waits for a pair that was called {name!r}, and another one is called so by now"
             if name
-            else "something waits for a pair whose name is not known"
+            else "something waits for a pair whose name is not known",
+            "let the daemon deliver it, or discard it (`relay outbox discard`, `relay dead discard`), first",
         )
 
 

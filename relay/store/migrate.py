@@ -26,8 +26,6 @@ from relay.store.failures import translated
 from relay.store.lease import WATCH_EVERY, Watch, watch_holder
 from relay.store.lock_file import LockFile
 
-_BEFORE_GOING_BACK = "let the daemon deliver it, or discard it (`relay outbox discard`, `relay dead discard`), first"
-
 
 @dataclass(frozen=True, slots=True)
 class Schema:
@@ -72,8 +70,11 @@ def downgrade(url: str, revision: str) -> Schema:
         except CommandError as error:
             known = ", ".join(["base", *sorted(step.revision for step in _scripts().walk_revisions())])
             raise StoreError(path, f"cannot go back to {revision!r}", f"choose one of: {known}") from error
-        except ValueError as refusal:  # a revision that would lose something
-            raise StoreError(path, f"cannot go back to {revision!r}: {refusal}", _BEFORE_GOING_BACK) from refusal
+        except ValueError as refusal:  # a revision that would lose something: why, and what to do
+            match refusal.args:
+                case (str(why), str(remedy)):
+                    raise StoreError(path, f"cannot go back to {revision!r}: {why}", remedy) from refusal
+            raise
         return True
 
     return _migrate(path, take_back, create=False)

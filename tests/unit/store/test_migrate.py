@@ -262,7 +262,7 @@ def test_no_downgrade_forgets_what_stands_in_shared_copies(url: str) -> None:
     with migration_engine(url, create=False).begin() as connection:
         connection.exec_driver_sql("INSERT INTO channel (id, platform, native_id) VALUES (1, 'matrix', '!r')")
         connection.exec_driver_sql("INSERT INTO batch VALUES (1, '$1', '{}')")
-    with pytest.raises(StoreError, match="several messages stand in one copy"):
+    with pytest.raises(StoreError, match=r"several messages stand in one copy.*; go back no further than 0002"):
         downgrade(url, "0001")
     assert check(url).state == "current"
 
