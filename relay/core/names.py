@@ -61,6 +61,10 @@ class Names:
                 await uow.notebook.put(_place(channel), json.dumps(known.owners, separators=(",", ":")))
         return author if name == author.name else replace(author, name=name)
 
+    def forget(self) -> None:
+        """Read again what is in the store: a transaction failed in which names may have been given."""
+        self._channels.clear()
+
     async def _read(self, uow: UnitOfWork, channel: ChannelRef) -> _Channel:
         written = await uow.notebook.get(_place(channel))
         known = self._channels[channel] = _Channel(_saved(written))

@@ -53,11 +53,15 @@ class Router:
     async def receive(self, batch: Batch) -> Sequence[Entry]:
         """Write a batch down; what there is to deliver now. Raises `StoreUnavailable`."""
         routed = _Routed()
-        async with self._store.write() as uow:
-            for event in batch.events:
-                await self._route(uow, event, routed)
-            for cursor in batch.cursors:
-                await uow.cursors.put(cursor)
+        try:
+            async with self._store.write() as uow:
+                for event in batch.events:
+                    await self._route(uow, event, routed)
+                for cursor in batch.cursors:
+                    await uow.cursors.put(cursor)
+        except BaseException:
+            self._names.forget()  # who has which name was perhaps not written down
+            raise
         for lane, feature in routed.dropped:
             self._status.dropped(lane, feature)
         return routed.entries

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from relay.core.batch import content_of, under_heading
 from relay.core.names import Names, _decided
-from relay.core.ports import Delivery
+from relay.core.ports import Batch, Delivery
 from relay.domain.commands import BatchItem, SendBatch
 from relay.domain.content import Author, Content
+from relay.domain.events import MessageCreated
 from relay.domain.ids import ChannelRef, MessageRef, Platform, UserRef
 from relay.domain.names import skeleton
 from relay.domain.richtext import (
@@ -140,3 +141,15 @@ async def test_damaged_names_in_the_store_count_as_none(bridge: World, damaged: 
     for names in (Names(), Names()):
         assert await shown(names, bridge, "Sam", "sam:one.test") == "Sam"
         assert await shown(names, bridge, "Sam", "sam2:two.test") == "Sam ⟨sam2⟩"
+
+
+async def test_a_name_that_could_not_be_written_down_is_nobodys(bridge: World) -> None:
+    _, room = bridge.channels()
+    said = MessageCreated(MessageRef(room, "$1"), author("Sam", "sam:one.test"), Content(RichText.plain("one")), MOMENT)
+    no_event: MessageCreated = None  # type: ignore[assignment]
+    async with bridge.relay() as core:
+        with pytest.raises(AttributeError):
+            await core.bridge.receive(Batch((said, no_event)))
+        await core.bridge.receive(Batch((said,)))
+    async with bridge.store.read() as uow:
+        assert await uow.notebook.get(f"names {room.platform} {room.id}")
