@@ -2,8 +2,8 @@
 
 Steps are small, with pauses between them: what is delivered meanwhile waits for the write lock a few milliseconds at
 most. What to delete is looked for in read transactions, which nobody waits for. A message counts from when anything
-came of it last (an edit, an answer), and nothing goes that is younger than the oldest command in the outbox: that may
-be about it.
+came of it last (an edit, an answer), and nothing goes that is younger than the oldest command that waits: that may be
+about it. Of what lies dead only the messages stay that it is about.
 """
 
 import sqlite3
@@ -18,7 +18,7 @@ import structlog
 from relay.core.ports import Clock
 from relay.errors import StoreUnavailable
 from relay.store.driver import Step
-from relay.store.tables import EPOCH, MICROSECOND
+from relay.store.tables import EPOCH, MICROSECOND, unpacked
 from relay.store.unit_of_work import SqlStore
 
 _log = structlog.get_logger(__name__)
@@ -36,7 +36,15 @@ _STEP = 60.0
 """Seconds by which the wall clock may differ from the monotonic one: beyond that it was set."""
 
 # A column keeps whatever was written into it: what is no number in a damaged row says nothing about its age.
-_OLDEST_COMMAND = "SELECT queued_at FROM outbox WHERE typeof(queued_at) = 'integer' ORDER BY id LIMIT 1"
+_OLDEST_COMMAND = (
+    "SELECT queued_at FROM outbox WHERE state = 'waiting' AND typeof(queued_at) = 'integer' ORDER BY id LIMIT 1"
+)
+_NAME = (
+    "SELECT c.platform, c.native_id, m.native_id FROM message m JOIN channel c ON c.id = m.channel_id WHERE m.id = ?"
+)
+_LIES_DEAD = (
+    "SELECT 1 FROM outbox WHERE state = 'dead' AND source_platform = ? AND source_channel = ? AND source_id = ? LIMIT 1"
+)
 _MESSAGES = "SELECT id, CASE typeof(used) WHEN 'integer' THEN used END FROM message WHERE id > ? ORDER BY id LIMIT ?"
 _SHARED = (
     "SELECT DISTINCT c.channel_id, c.native_id FROM message_copy c JOIN batch b"
@@ -176,7 +184,17 @@ def _delete(statement: str, rows: Sequence[Sequence[object]], connection: sqlite
 
 
 def _delete_messages(ids: Sequence[int], before: int, connection: sqlite3.Connection) -> None:
+    ids = [one for one in ids if not _lies_dead(one, connection)]
     shared = {row for one in ids for row in connection.execute(_SHARED, (one,))}
     # Copies and edits go along: ON DELETE CASCADE.
     connection.executemany("DELETE FROM message WHERE id = ? AND used < ?", [(one, before) for one in ids])
     connection.executemany(_DELETE_SHARED, sorted(shared, key=repr))
+
+
+def _lies_dead(message: int, connection: sqlite3.Connection) -> bool:
+    """Whether a dead letter is about the message: it may be retried."""
+    found = connection.execute(_NAME, (message,)).fetchone()
+    if found is None:
+        return False
+    platform, channel, native = found
+    return connection.execute(_LIES_DEAD, (platform, channel, unpacked(native))).fetchone() is not None

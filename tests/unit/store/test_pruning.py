@@ -262,3 +262,15 @@ async def test_a_fault_ends_nothing(store: SqlStore) -> None:
     assert not running.done()
     running.cancel()
     await asyncio.wait((running,))
+
+
+async def test_a_dead_letter_keeps_its_own_message_and_no_other(store: SqlStore) -> None:
+    rows = await fill(store, 1, 2)
+    now = datetime.now(UTC)
+    async with store.write() as unit:
+        entry = await unit.outbox.append(LANE, DeleteMessage(there(1)), now - timedelta(days=1))
+        await unit.outbox.bury(entry.id, "forbidden", now)
+    made = Pruner(store=store, clock=Clock(days=400), messages=90 * DAY, dead_letters=None)
+    await made.sweep()
+    async with store.read() as unit:
+        assert [number for number in rows if await unit.messages.find(there(number)) is not None] == [1]
