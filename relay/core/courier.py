@@ -2,7 +2,6 @@
 
 import asyncio
 import random
-from collections import Counter
 from collections.abc import Callable, Iterable
 
 from relay.core.backoff import Backoff
@@ -42,7 +41,6 @@ class Courier:
         self._may_send = may_send
         self._deliverer = deliverer(self.wake)
         self._lanes: dict[LaneKey, Lane] = {}
-        self._delivered: Counter[Platform] = Counter()
         self._wanted: asyncio.Queue[tuple[LaneKey, bool] | None] = asyncio.Queue()
 
     async def run(self) -> None:
@@ -110,7 +108,6 @@ class Courier:
             deliverer=self._deliverer,
             budget=self._budgets.of(key),
             backoff=Backoff(self._rng),
-            delivered=self._delivered,
             may_send=self._may_send,
             suspect=suspect,
         )

@@ -160,11 +160,18 @@ class Deliverer:
         if isinstance(parts, Dropped):
             await self.drop(entry, parts)
             return
-        for copy, part in zip(task.copies, parts, strict=False):
-            if batch is not None and copy.part == 0:
-                await self._batches.say(task, edited(batch, command.source, part))
+        number = 0
+        while number < min(len(task.copies), len(parts)):
+            copy, part = task.copies[number], parts[number]
+            try:
+                if batch is not None and copy.part == 0:
+                    await self._batches.say(task, edited(batch, command.source, part))
+                else:
+                    await self._edit_part(task, command, copy, part)
+            except Uncarried as error:
+                parts = await self._parts.without_file(task, command, parts, number, error)
             else:
-                await self._edit_part(task, command, copy, part)
+                number += 1
         parts = await self._send_rest(task, command, parts)
         await self._remove(task, task.copies[len(parts) :])
         if len(task.copies) >= len(parts):
@@ -279,6 +286,7 @@ class Deliverer:
                 await uow.outbox.done(task.entry.id)
 
     async def _edit_part(self, task: Task, command: EditMessage, copy: Copy, content: Content) -> None:
+        """Make one copy say `content`. Raises `Uncarried` for a file of it that cannot cross, or not in time."""
         delivery = self._context.delivery(task, command.author, content, "e", part=copy.part)
         try:
             await task.adapter.edit(copy.ref, delivery)
@@ -287,11 +295,7 @@ class Deliverer:
             _log.info("edited copy is gone", pair=task.pair.name, direction=task.entry.lane.direction)
         except Orphaned:
             anew = self._context.delivery(task, command.author, content, "a", part=copy.part, suspect=task.suspect)
-            try:
-                ref = await task.adapter.send(anew)
-            except Uncarried as error:
-                await self._edit_part(task, command, copy, self._parts.said_instead(task, content, error))
-                return
+            ref = await task.adapter.send(anew)
             # Whatever interrupts us from here on, the old one is known to be too many.
             old = task.leftover(copy)
             async with self._store.write() as uow:

@@ -1,7 +1,7 @@
 """From one channel to another: its commands one after the other, retried at the head until they are done."""
 
 import asyncio
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
@@ -17,7 +17,7 @@ from relay.core.pairs import PairDirectory
 from relay.core.status import Status
 from relay.core.storage import Entry, Store
 from relay.domain.commands import DeleteMessage, LateFile
-from relay.domain.ids import MessageRef, Platform
+from relay.domain.ids import MessageRef
 from relay.domain.pair import LaneKey
 from relay.errors import (
     Blocked,
@@ -63,8 +63,7 @@ class Lane:
     """Delivers until it is stopped.
 
     `hurry` is set when there is no point in waiting for the next try any longer. `may_send`: whether this process
-    still holds the store. `suspect`: what is at the head now may have been sent. `delivered`: what all lanes together
-    have brought to each platform.
+    still holds the store. `suspect`: what is at the head now may have been sent.
     """
 
     def __init__(
@@ -77,7 +76,6 @@ class Lane:
         deliverer: Deliverer,
         budget: Budget,
         backoff: Backoff,
-        delivered: Counter[Platform],
         may_send: Callable[[], bool],
         suspect: bool,
     ) -> None:
@@ -89,8 +87,6 @@ class Lane:
         self._deliverer = deliverer
         self._budget = budget
         self._backoff = backoff
-        self._delivered = delivered
-        self._own = 0  # of what was delivered
         self._failing: _Failing | None = None
         self._given_up = 0  # heads in a row, without one that got through
         self._may_send = may_send
@@ -252,7 +248,7 @@ class Lane:
         try:
             entry = await self._together(entry)
             await self._deliverer.carry_out(entry, suspect=self._suspect)
-            self._got_through()
+            self._given_up = 0
         except Unsupported as error:
             await self._deliverer.drop(entry, Dropped(error.feature, str(error)))
         except (Permanent, TargetGone) as error:
@@ -267,12 +263,6 @@ class Lane:
                 raise Transient(f"internal error ({type(error).__name__})", ambiguous=True) from error
             await self._give_up(entry, f"internal error ({type(error).__name__})")
 
-    def _got_through(self) -> None:
-        self._given_up = 0
-        if self._key.crosses:
-            self._own += 1
-            self._delivered[self._key.destination.platform] += 1
-
     def _is_hopeless(self, entry: Entry) -> bool:
         """Whether to give up the head: its platform fails at it for minutes, and takes what other lanes bring.
 
@@ -281,7 +271,7 @@ class Lane:
         that may be the channel's fault: each then has twice the time of the one before.
         """
         now = asyncio.get_running_loop().time()
-        others = self._delivered[self._key.destination.platform] - self._own
+        others = self._status.accepted(self._key.destination.platform) - self._status.lane(self._key).messages
         failing = self._failing
         if failing is None or failing.entry != entry.id:
             self._failing = _Failing(entry.id, now, others)
@@ -308,8 +298,10 @@ class Lane:
 
     async def _give_up(self, entry: Entry, reason: str) -> None:
         """No try will bring it across: a dead letter. Of a batch, only the message whose fault it is becomes one."""
-        self._one_by_one = await self._deliverer.unbatch(entry)
-        if self._one_by_one:
+        taken_apart = await self._deliverer.unbatch(entry)
+        if taken_apart:
+            self._one_by_one = taken_apart
+            self._failing = None  # what failed was the batch; its first message, which has its ID, has not been tried
             self._log.info("messages cross one by one", reason=reason)
             self._again = True
             self._complete = False

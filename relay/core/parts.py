@@ -61,7 +61,7 @@ class Parts:
         error: Uncarried,
     ) -> tuple[Content, ...]:
         """The parts, with words for the file that part `number` cannot bring."""
-        said = self.said_instead(task, parts[number], error)
+        said = self._said_instead(task, parts[number], error)
         again = _cut_again(said, task.adapter.capabilities(task.channel).max_text_length, _measure(task, command))
         late = self._late_file(task, command, parts[number], error) if error.late else None
         return await self._write_down(task, command, (*parts[:number], *again, *parts[number + 1 :]), late)
@@ -76,7 +76,7 @@ class Parts:
         edited_at = command.edited_at if isinstance(command, EditMessage) else task.original.edited_at
         return LateFile(task.original.ref, command.author, attachment, self._clock.now(), edited_at)
 
-    def said_instead(self, task: Task, content: Content, error: Uncarried) -> Content:
+    def _said_instead(self, task: Task, content: Content, error: Uncarried) -> Content:
         """What is said of a file that cannot cross."""
         _log.info("file does not cross", pair=task.pair.name, direction=task.entry.lane.direction, reason=error.reason)
         if not error.late:

@@ -184,6 +184,7 @@ class Status:
         self._sides = sides
         self._lanes: dict[LaneKey, LaneCounts] = {}
         self._delivery: dict[str, Histogram] = {}
+        self._accepted: Counter[Platform] = Counter()
         self._depths: Mapping[LaneKey, LaneDepth] = {}
         self.store_problem: str | None = None
 
@@ -201,11 +202,16 @@ class Status:
         """A message has been accepted on the other side."""
         counts = self.lane(lane)
         counts.messages += 1
+        self._accepted[lane.destination.platform] += 1
         # What a server says about the time may be the year 9000.
         written = min(written_at, self._clock.now())
         counts.last_message_at = max(written, counts.last_message_at or written)
         waited = (self._clock.now() - received_at).total_seconds()
         self._delivery.setdefault(lane.direction, Histogram()).observe(max(0.0, waited))
+
+    def accepted(self, platform: Platform) -> int:
+        """How many messages a platform has accepted from all lanes since the process started."""
+        return self._accepted[platform]
 
     def dropped(self, lane: LaneKey, feature: str, count: int = 1) -> None:
         """Something that cannot cross did not."""

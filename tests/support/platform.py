@@ -89,11 +89,11 @@ class MemoryPlatform:
         )
         return message.ref
 
-    def edit(self, ref: MessageRef, what: str, *, by: str | None = None) -> None:
+    def edit(self, ref: MessageRef, what: str | Content, *, by: str | None = None) -> None:
         """The author (or somebody who should not) edits a message."""
         message = self.messages[ref]
         author = message.author if by is None else self.person(by)
-        content = Content(RichText.plain(what))
+        content = what if isinstance(what, Content) else Content(RichText.plain(what))
         versions = self.edits.setdefault(ref, [(ref, message.content, message.created_at)])
         edit = MessageRef(ref.channel, f"{ref.id}-{len(self.log)}")
         if by is None:

@@ -1,6 +1,8 @@
 """A lane takes what is offered without asking the store, and asks it wherever that could be wrong."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ from relay.core.storage import Entry
 from relay.domain.commands import PostNotice
 from relay.domain.ids import MessageRef, Platform
 from relay.domain.richtext import RichText, plain_text
-from relay.errors import Transient
+from relay.errors import RateLimited, Transient
 from tests.support.platform import MemoryPlatform
 from tests.support.world import World, lane, pair, until, world
 
@@ -148,14 +150,24 @@ class Fails:
         monkeypatch.setattr("relay.core.lane._HOPELESS_SECONDS", 0.1)
 
 
-async def chatter(bridge: World, done: asyncio.Event) -> None:
-    """Another pair's talk, and no waiting for the next try of anything."""
+@asynccontextmanager
+async def chatter(bridge: World) -> AsyncIterator[None]:
+    """Another pair's talk while the block runs, and no waiting for the next try of anything."""
     assert bridge.core is not None
     here, _ = bridge.channels("other")
-    while not done.is_set():
-        bridge.discord.say(here, "ann", "…")
-        await asyncio.sleep(0.02)
-        bridge.core.courier.try_again()
+    courier = bridge.core.courier
+
+    async def talk() -> None:
+        while True:
+            bridge.discord.say(here, "ann", "…")
+            await asyncio.sleep(0.02)
+            courier.try_again()
+
+    talking = asyncio.create_task(talk())
+    try:
+        yield
+    finally:
+        talking.cancel()
 
 
 async def test_what_fails_every_time_while_others_get_through_becomes_a_dead_letter(
@@ -165,13 +177,10 @@ async def test_what_fails_every_time_while_others_get_through_becomes_a_dead_let
     async with world(tmp_path, pair(), pair("other")) as bridge:
         here, there = bridge.channels()
         async with bridge.relay():
-            done = asyncio.Event()
-            talk = asyncio.create_task(chatter(bridge, done))
-            said = [bridge.discord.say(here, "mira", text) for text in ("one", "poison", "two")]
-            await bridge.shows(there, "one", "two")
-            await until(lambda: bridge.discord.reactions == [(said[1], "⚠️")])
-            done.set()
-            await talk
+            async with chatter(bridge):
+                said = [bridge.discord.say(here, "mira", text) for text in ("one", "poison", "two")]
+                await bridge.shows(there, "one", "two")
+                await until(lambda: bridge.discord.reactions == [(said[1], "⚠️")])
             async with bridge.store.read() as uow:
                 (letter,) = await uow.outbox.dead()
     assert letter.reason == "it fails every time"
@@ -196,3 +205,58 @@ async def test_what_fails_while_nothing_else_gets_through_waits(
             assert bridge.words(there) == ["one"]
             async with bridge.store.read() as uow:
                 assert not await uow.outbox.dead()
+
+
+async def test_commands_that_send_nothing_say_nothing_of_a_platform_that_is_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("relay.core.lane._HOPELESS_SECONDS", 0.1)
+    is_away, tries = False, 0
+
+    async def before(call: str) -> None:
+        nonlocal tries
+        if is_away:
+            tries += 1
+            raise Transient("status 502", ambiguous=True)
+
+    async with world(tmp_path, pair(), pair("other")) as bridge:
+        here, _ = bridge.channels()
+        elsewhere, there = bridge.channels("other")
+        old = bridge.discord.say(elsewhere, "bot", "status")
+        async with bridge.relay(lambda _, matrix: setattr(matrix, "before", before)) as core:
+            # An answer: what it quotes is looked after, and needs nothing of a platform whose replies are native.
+            bridge.discord.say(elsewhere, "ann", "nice", reply_to=old)
+            await until(lambda: any("nice" in words for words in bridge.words(there)))
+            is_away = True
+            bridge.discord.say(here, "mira", "innocent")
+
+            def tried() -> bool:
+                bridge.discord.edit(old, f"status {tries}")
+                core.courier.try_again()
+                return tries > 200  # some tenths of a second
+
+            await until(tried)
+            async with bridge.store.read() as uow:
+                assert not await uow.outbox.dead()
+
+
+async def test_of_a_batch_that_fails_every_time_only_the_guilty_message_dies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Fails(monkeypatch, "poison")
+    refused = False
+
+    async def limited(call: str) -> None:
+        nonlocal refused
+        if call == "send" and not refused:
+            refused = True
+            raise RateLimited("slow", retry_after=0.3)
+
+    async with world(tmp_path, pair(batch_when_behind=0.01), pair("other", batch_when_behind=0)) as bridge:
+        here, there = bridge.channels()
+        async with bridge.relay(lambda _, matrix: setattr(matrix, "before", limited)), chatter(bridge):
+            said = [bridge.discord.say(here, "mira", text) for text in ("one", "two", "poison", "four", "five")]
+            await until(lambda: bridge.discord.reactions == [(said[2], "⚠️")])
+            await until(lambda: all(word in " ".join(bridge.words(there)) for word in ("one", "two", "four", "five")))
+            async with bridge.store.read() as uow:
+                assert len(await uow.outbox.dead()) == 1

@@ -11,7 +11,7 @@ from relay.core.ports import Delivery, File
 from relay.domain.content import Attachment, Content
 from relay.domain.ids import MediaRef, MessageRef, Platform
 from relay.domain.richtext import RichText
-from relay.errors import Uncarried
+from relay.errors import Orphaned, Uncarried
 from tests.support.platform import MemoryAdapter, MemoryPlatform
 from tests.support.world import World, until, world
 
@@ -108,3 +108,25 @@ async def test_it_stays_in_words_when_it_never_comes(tmp_path: Path, monkeypatch
             files.state = False
             await bridge.quiet()
             assert bridge.words(there) == [WORDS]
+
+
+async def test_it_follows_an_edit_of_its_words_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    change = MemoryPlatform.change
+
+    def only_words(platform: MemoryPlatform, target: MessageRef, content: Content) -> None:
+        if content.attachments:
+            raise Orphaned("a file cannot be put into what stands")
+        change(platform, target, content)
+
+    monkeypatch.setattr(MemoryPlatform, "change", only_words)
+    async with a_late_picture(tmp_path, monkeypatch) as (bridge, files):
+        here, there = bridge.channels()
+        async with bridge.relay(takes_files):
+            said = bridge.discord.say(here, "ann", Content(RichText.plain("look"), (PICTURE,)))
+            await bridge.shows(there, WORDS)
+            bridge.discord.edit(said, Content(RichText.plain("look!"), (PICTURE,)))
+            await bridge.shows(there, WORDS.replace("look", "look!"))
+            files.state = True
+            await bridge.shows(there, WORDS.replace("look", "look!"), "")
+            await bridge.quiet()
+            assert [one.content.attachments for one in bridge.shown(there)] == [(), (PICTURE,)]
