@@ -24,6 +24,15 @@ async def until_page(place: Town, words: str, *, there: bool = True) -> None:
     await eventually(page, lambda text: (words in text) is there, what=place.daemon.log)
 
 
+async def until_open(place: Town, channel: str) -> None:
+    """Wait until the log says that a channel is open: from then on what is said in it crosses."""
+
+    async def log() -> list[str]:
+        return [line for line in place.daemon.log(1000).splitlines() if '"channel open"' in line and channel in line]
+
+    await eventually(log, bool, what=place.daemon.log)
+
+
 async def crosses(place: Town, pair: str) -> None:
     """What is said in a pair from now on crosses both ways."""
     place.say(pair, f"to {pair}")
@@ -73,8 +82,9 @@ async def test_pairs_that_cannot_work_hold_nobody_up_and_come_back_when_mended(
         # Where the declaration is wrong, a saved file is enough.
         place.channels["absent"], place.rooms["secret"] = channel, room
         place.write_config()
-        for pair in ("absent", "secret"):
+        for pair, opened in (("absent", channel), ("secret", room)):
             await until_page(place, expected[pair][0], there=False)
+            await until_open(place, opened)
             await crosses(place, pair)
         await crosses(place, "fine")
         assert not any(pair["problem"] for pair in (await place.daemon.status())["pairs"])
