@@ -134,6 +134,10 @@ class Context:
         """`content` with what it refers to found on the other side. Raises `StoreUnavailable`."""
         return await self._references.resolve(content, task.adapter, task.channel)
 
+    def across(self, channel: ChannelRef) -> ChannelRef | None:
+        """The channel that `channel` is paired with now."""
+        return self._pairs.across(channel)
+
     def adapter(self, platform: Platform) -> Adapter:
         """The adapter to a platform."""
         return self._adapters[platform]

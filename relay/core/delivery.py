@@ -17,6 +17,7 @@ from relay.core.ports import Clock
 from relay.core.status import Status
 from relay.core.storage import Copy, Entry, UnitOfWork, Unreadable
 from relay.domain.commands import (
+    Command,
     DeleteMessage,
     EditMessage,
     LateFile,
@@ -29,9 +30,10 @@ from relay.domain.commands import (
     SendMessage,
 )
 from relay.domain.content import Content
+from relay.domain.events import MessageCreated
 from relay.domain.ids import MessageRef
 from relay.domain.pair import LaneKey
-from relay.errors import Orphaned, Permanent, TargetGone, Uncarried
+from relay.errors import Orphaned, Permanent, TargetGone, Transient, Uncarried
 
 _log = structlog.get_logger(__name__)
 
@@ -69,10 +71,12 @@ class Deliverer:
                 await self._send(entry, command, suspect=suspect)
             case EditMessage() as command:
                 await self._edit(entry, command, suspect=suspect)
-            case RefreshMessage() as command:
+            case RefreshMessage() as command if entry.lane.crosses:
                 await self._refresh(entry, command, suspect=suspect)
-            case RequoteMessage() as command:
+            case RequoteMessage() as command if entry.lane.crosses:
                 await self._requote(entry, command, suspect=suspect)
+            case RefreshMessage() | RequoteMessage() as command:
+                await self._look_again(entry, command)
             case DeleteMessage() as command:
                 await self._delete(entry, command)
             case RemoveOriginal() as command:
@@ -178,13 +182,40 @@ class Deliverer:
             await self._context.done(entry)
 
     async def _refresh(self, entry: Entry, command: RefreshMessage, *, suspect: bool) -> None:
-        said = await self._context.latest(command.source)
+        try:
+            said = await self._context.latest(command.source)
+        except Transient as error:
+            await self._wait_for_source(entry, command, error)
+            return
         if said is None:
             # It was deleted, and that waits behind this.
             await self._context.done(entry)
             return
-        edit = EditMessage(command.source, said.author, said.content, command.edited_at, command.reply_to)
-        await self._edit(entry, edit, suspect=suspect)
+        await self._edit(entry, _as_edit(command, said), suspect=suspect)
+
+    async def _wait_for_source(self, entry: Entry, command: RefreshMessage | RequoteMessage, error: Transient) -> None:
+        """What a message says cannot be asked now: wait with all that waits for its platform, and hold up nobody."""
+        _log.info("waits for its own side", direction=entry.lane.direction, reason=str(error))
+        await self._move(entry, LaneKey.within(command.source.channel), command)
+
+    async def _look_again(self, entry: Entry, command: RefreshMessage | RequoteMessage) -> None:
+        """What could not be read when it was its turn crosses once it can. Raises `Transient`."""
+        said = await self._context.latest(command.source)
+        across = self._context.across(command.source.channel)
+        async with self._store.read() as uow:
+            original = await uow.messages.find(command.source)
+        # The pair may be another one by now: what is in no copy yet is not to be sent to its channel.
+        if said is None or across is None or original is None or original.left_out:
+            await self._context.done(entry)
+            return
+        again = _as_edit(command, said) if isinstance(command, RefreshMessage) else command
+        await self._move(entry, LaneKey(command.source.channel, across), again)
+
+    async def _move(self, entry: Entry, lane: LaneKey, command: Command) -> None:
+        async with self._store.write() as uow:
+            await uow.outbox.append(lane, command, self._clock.now())
+            await uow.outbox.done(entry.id)
+        self._wake(lane)
 
     async def _requote(self, entry: Entry, command: RequoteMessage, *, suspect: bool) -> None:
         task = await self._context.task_about(entry, command.source, command.reply_to, suspect=suspect)
@@ -197,7 +228,11 @@ class Deliverer:
             await self._context.done(entry)
             return
         native = task.reply_to is not None and task.adapter.capabilities(task.channel).native_replies
-        said = None if native else await self._context.latest(command.source)
+        try:
+            said = None if native else await self._context.latest(command.source)
+        except Transient as error:
+            await self._wait_for_source(entry, command, error)
+            return
         if said is None:
             await self._context.done(entry)
             return
@@ -334,6 +369,10 @@ class Deliverer:
     def _wake_sources(self, entry: Entry) -> None:
         for source in _sources(entry):
             self._wake(LaneKey.within(source.channel))
+
+
+def _as_edit(command: RefreshMessage, said: MessageCreated) -> EditMessage:
+    return EditMessage(command.source, said.author, said.content, command.edited_at, command.reply_to)
 
 
 def _sources(entry: Entry) -> tuple[MessageRef, ...]:

@@ -65,6 +65,50 @@ async def test_an_edit_that_is_taken_back_brings_the_earlier_words_back(bridge: 
         await bridge.quiet()
 
 
+async def test_an_edit_taken_back_while_its_side_is_away_holds_up_nobody_and_follows(bridge: World) -> None:
+    here, there = bridge.channels()
+    away = False
+
+    async def before(call: str) -> None:
+        if call == "latest" and away:
+            raise Transient("the server failed", ambiguous=True)
+
+    async with bridge.relay(lambda _, matrix: setattr(matrix, "before", before)):
+        said = bridge.matrix.say(there, "ben", "one")
+        bridge.matrix.edit(said, "two")
+        await bridge.shows(here, "two")
+        away = True
+        bridge.matrix.take_back(said, 1)
+        bridge.matrix.say(there, "ben", "next")
+        await bridge.shows(here, "two", "next")
+    async with bridge.relay(lambda _, matrix: setattr(matrix, "before", before)) as core:
+        away = False
+        core.courier.try_again()
+        await bridge.shows(here, "one", "next")
+        await bridge.quiet()
+
+
+async def test_a_quotation_that_cannot_follow_now_holds_up_nobody_and_follows(bridge: World) -> None:
+    here, there = bridge.channels()
+    away = True
+
+    async def before(call: str) -> None:
+        if call == "latest" and away:
+            raise Transient("the server failed", ambiguous=True)
+
+    async with bridge.relay(lambda _, matrix: setattr(matrix, "before", before)) as core:
+        question = bridge.matrix.say(there, "ben", "tea?")
+        bridge.matrix.say(there, "cleo", "yes", reply_to=question)
+        await bridge.shows(here, "tea?", "↪ ben: tea?\nyes")
+        bridge.matrix.delete(question)
+        bridge.matrix.say(there, "ben", "next")
+        await bridge.shows(here, "↪ ben: tea?\nyes", "next")
+        away = False
+        core.courier.try_again()
+        await bridge.shows(here, "↪ a message that is not here\nyes", "next")
+        await bridge.quiet()
+
+
 async def test_a_copy_that_nobody_can_edit_is_posted_anew_and_the_old_one_goes_whatever_happens(bridge: World) -> None:
     here, there = bridge.channels()
     troubles: dict[str, list[Exception]] = {
