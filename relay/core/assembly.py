@@ -10,6 +10,7 @@ from relay.core.budget import Budgets
 from relay.core.context import Context
 from relay.core.courier import Courier
 from relay.core.delivery import Deliverer
+from relay.core.names import Names
 from relay.core.pairs import PairDirectory
 from relay.core.ports import Adapter, Clock, Files, HistoryReader, LatestReader, NameReader
 from relay.core.router import Router
@@ -51,8 +52,15 @@ def assemble(
         store=store,
         sides={platform: adapter.health for platform, adapter in adapters.items()},
     )
+    names = Names()
     context = Context(
-        store=store, pairs=directory, adapters=adapters, latest=latest, name_readers=name_readers, files=files
+        store=store,
+        pairs=directory,
+        names=names,
+        adapters=adapters,
+        latest=latest,
+        name_readers=name_readers,
+        files=files,
     )
     courier = Courier(
         store=store,
@@ -63,7 +71,7 @@ def assemble(
         may_send=may_send,
         deliverer=lambda wake: Deliverer(context=context, status=status, clock=clock, wake=wake),
     )
-    router = Router(store=store, pairs=directory, status=status, clock=clock)
+    router = Router(store=store, pairs=directory, status=status, clock=clock, names=names)
     bridge = Bridge(
         store=store,
         pairs=directory,

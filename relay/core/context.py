@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import count
 
+from relay.core.names import Names
 from relay.core.pairs import PairDirectory
 from relay.core.ports import Adapter, Delivery, Files, LatestReader, NameReader
 from relay.core.references import References
@@ -49,6 +50,7 @@ class Context:
         *,
         store: Store,
         pairs: PairDirectory,
+        names: Names,
         adapters: Mapping[Platform, Adapter],
         latest: Mapping[Platform, LatestReader],
         name_readers: Mapping[Platform, NameReader] | None = None,
@@ -56,6 +58,7 @@ class Context:
     ) -> None:
         self.store = store
         self.files = files
+        self._names = names
         self._latest = latest
         self._references = References(store=store, pairs=pairs, name_readers=name_readers)
         self._pairs = pairs
@@ -156,9 +159,21 @@ class Context:
                 await uow.outbox.append(task.entry.lane, command, task.entry.queued_at)
 
     async def latest(self, source: MessageRef) -> MessageCreated | None:
-        """What an original says now; None when it is gone, or its platform is not asked. Raises `Transient`."""
+        """What an original says now; None when it is gone, or its platform is not asked. Raises `Transient`.
+
+        Its author is told apart from others, as in what the router queues.
+        """
         reader = self._latest.get(source.channel.platform)
-        return None if reader is None else await reader.latest(source)
+        said = None if reader is None else await reader.latest(source)
+        if said is None:
+            return None
+        try:
+            async with self.store.write() as uow:
+                author = await self._names.told_apart(uow, source.channel, said.author)
+        except BaseException:
+            self._names.forget()  # as in the router
+            raise
+        return replace(said, author=author)
 
     async def done(self, entry: Entry) -> None:
         """The entry has been carried out."""

@@ -43,12 +43,12 @@ class _Routed:
 class Router:
     """Turns batches of events into commands in the outbox."""
 
-    def __init__(self, *, store: Store, pairs: PairDirectory, status: Status, clock: Clock) -> None:
+    def __init__(self, *, store: Store, pairs: PairDirectory, status: Status, clock: Clock, names: Names) -> None:
         self._store = store
         self._pairs = pairs
         self._status = status
         self._clock = clock
-        self._names = Names()
+        self._names = names
 
     async def receive(self, batch: Batch) -> Sequence[Entry]:
         """Write a batch down; what there is to deliver now. Raises `StoreUnavailable`."""

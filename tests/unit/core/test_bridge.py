@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from relay.core.ports import Batch
+from relay.core.ports import Batch, Delivery
 from relay.domain.content import Attachment, Content
 from relay.domain.events import HistorySkipped, MessageCreated, MessageEdited
 from relay.domain.ids import MediaRef, MessageRef, Platform, ThreadRef
@@ -86,6 +86,36 @@ async def test_an_edit_taken_back_while_its_side_is_away_holds_up_nobody_and_fol
         core.courier.try_again()
         await bridge.shows(here, "one", "next")
         await bridge.quiet()
+
+
+async def test_who_looks_like_another_does_not_after_an_edit_is_taken_back_or_a_quotation_follows(
+    bridge: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, there = bridge.channels()
+    names: list[str] = []
+    edit = MemoryAdapter.edit
+
+    async def told(adapter: MemoryAdapter, target: MessageRef, delivery: Delivery) -> None:
+        assert delivery.author is not None
+        names.append(delivery.author.name)
+        await edit(adapter, target, delivery)
+
+    monkeypatch.setattr(MemoryAdapter, "edit", told)
+    async with bridge.relay():
+        bridge.matrix.say(there, "Sam", "mine")
+        said = bridge.matrix.say(there, "Ѕаm", "one")
+        question = bridge.matrix.say(there, "ben", "tea?")
+        bridge.matrix.say(there, "Ѕаm", "yes", reply_to=question)
+        await bridge.shows(here, "mine", "one", "tea?", "↪ ben: tea?\nyes")
+        shown = bridge.shown(here)[1].shown_as
+        bridge.matrix.edit(said, "two")
+        await bridge.shows(here, "mine", "two", "tea?", "↪ ben: tea?\nyes")
+        bridge.matrix.take_back(said, 1)
+        bridge.matrix.delete(question)
+        await bridge.shows(here, "mine", "one", "↪ a message that is not here\nyes")
+        await bridge.quiet()
+    assert "⟨" in shown
+    assert names == [shown] * 3
 
 
 async def test_a_quotation_that_cannot_follow_now_holds_up_nobody_and_follows(bridge: World) -> None:
