@@ -152,7 +152,11 @@ class Deliverer:
     async def _edit(self, entry: Entry, command: EditMessage, *, suspect: bool) -> None:
         task = await self._context.task_about(entry, command.source, command.reply_to, suspect=suspect)
         if not task.copies or task.original is None or (task.original.deleted and not suspect):
-            await self._amend_dead(entry, command)
+            sent = await self._as_first_words(entry, command)
+            if sent is None:
+                await self._amend_dead(entry, command)
+            else:
+                await self._send(replace(entry, command=sent), sent, suspect=suspect)
             return
         if not suspect and task.original.edited_at is not None and command.edited_at < task.original.edited_at:
             # A later edit waits behind this one, or has crossed before it: its words are the ones that count.
@@ -275,6 +279,21 @@ class Deliverer:
             _log.warning("original cannot be removed", pair=task.pair.name, reason=str(error))
             self._status.dropped(entry.lane, "moderation")
         await self._context.done(entry)
+
+    async def _as_first_words(self, entry: Entry, command: EditMessage) -> SendMessage | None:
+        """What an edit sends of a message that had nothing in it that can cross; None where it is no such one.
+
+        It was queued before that was known. An edit that came later has been made a message by the router.
+        """
+        async with self._store.write() as uow:
+            original = await uow.messages.find(command.source)
+            if original is None or original.deleted or not original.left_out or not command.content:
+                return None
+            sent = SendMessage(command.source, command.author, command.content, original.created_at, original.reply_to)
+            await uow.messages.leave_out(original.id, False)
+            await uow.outbox.amend(entry.id, sent)
+        self._wake(entry.lane)  # Whoever tries this again has to read it again.
+        return sent
 
     async def _amend_dead(self, entry: Entry, command: EditMessage) -> None:
         """What lies dead crosses with its latest words, should it be tried again."""

@@ -752,3 +752,28 @@ async def test_the_last_message_is_none_of_the_future(bridge: World) -> None:
         last = core.status.cached_snapshot().pairs[0].directions["to_matrix"].last_message_at
         assert last is not None
         assert now <= last <= datetime.now(UTC)
+
+
+async def test_an_edit_queued_before_its_message_was_left_out_crosses_as_the_message(bridge: World) -> None:
+    here, there = bridge.channels()
+    queued = asyncio.Event()
+
+    async def before(call: str) -> None:
+        if call == "send" and not queued.is_set():
+            await queued.wait()
+            raise Unsupported("sculpture")
+
+    async with bridge.relay(lambda _, matrix: setattr(matrix, "before", before)):
+        said = bridge.discord.say(here, "ann", "a sculpture")
+        bridge.discord.edit(said, "a picture of it")
+        bridge.discord.say(here, "ann", "next")
+        waiting = 0
+        async with asyncio.timeout(5):
+            while waiting < 3:
+                async with bridge.store.read() as uow:
+                    waiting = len(await uow.outbox.waiting(lane(Platform.MATRIX), 3))
+        queued.set()
+        await bridge.shows(there, "a picture of it", "next")
+        bridge.discord.edit(said, "a better picture of it")
+        await bridge.shows(there, "a better picture of it", "next")
+        await bridge.quiet()
