@@ -10,7 +10,7 @@ from relay.core.batching import Batching
 from relay.core.context import Context, Task
 from relay.core.copying import Copying
 from relay.core.degrade import Dropped
-from relay.core.late import LateFiles
+from relay.core.late import LateFiles, forget_late
 from relay.core.notes import Notes
 from relay.core.parts import Parts
 from relay.core.ports import Clock
@@ -181,6 +181,9 @@ class Deliverer:
             else:
                 number += 1
         parts = await self._send_rest(task, command, parts)
+        if brought := {attachment.id for part in parts for attachment in part.attachments}:
+            async with self._store.write() as uow:
+                await forget_late(uow, task, brought)
         await self._remove(task, task.copies[len(parts) :])
         if len(task.copies) >= len(parts):
             await self._context.done(entry)

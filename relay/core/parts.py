@@ -9,6 +9,7 @@ from relay.core.batching import Batching
 from relay.core.context import Context, Task
 from relay.core.conversions import Conversions
 from relay.core.degrade import Dropped, all_in_words, degrade, in_words
+from relay.core.late import forget_late
 from relay.core.ports import Clock
 from relay.core.split import Measure, split
 from relay.core.status import Status
@@ -73,7 +74,10 @@ class Parts:
         attachment = next((one for one in part.attachments if one.id == error.attachment), None)
         if attachment is None or task.original is None:
             return None
-        edited_at = command.edited_at if isinstance(command, EditMessage) else task.original.edited_at
+        # Where nobody edited the message, the copy is only written anew.
+        edited_at = task.original.edited_at and (
+            command.edited_at if isinstance(command, EditMessage) else task.original.edited_at
+        )
         return LateFile(task.original.ref, command.author, attachment, self._clock.now(), edited_at)
 
     def _said_instead(self, task: Task, content: Content, error: Uncarried) -> Content:
@@ -105,6 +109,7 @@ class Parts:
         async with self._store.write() as uow:
             await uow.outbox.amend(task.entry.id, replace(command, parts=parts))
             if late is not None:
+                await forget_late(uow, task, {late.attachment.id})
                 await uow.outbox.append(LaneKey.within(task.channel), late, self._clock.now())
         if late is not None:
             self._wake(LaneKey.within(task.channel))

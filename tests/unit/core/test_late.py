@@ -3,13 +3,18 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
+from relay.core.clock import SystemClock
 from relay.core.ports import Delivery, File
+from relay.domain.commands import PostNotice
 from relay.domain.content import Attachment, Content
 from relay.domain.ids import MediaRef, MessageRef, Platform
+from relay.domain.pair import LaneKey
 from relay.domain.richtext import RichText
 from relay.errors import Orphaned, Uncarried
 from tests.support.platform import MemoryAdapter, MemoryPlatform
@@ -29,7 +34,7 @@ class SlowFiles:
 
         def slow(platform: MemoryPlatform, delivery: Delivery) -> MessageRef:
             if delivery.content.attachments and not self.state:
-                raise Uncarried("1", "out of reach so far", late=True)
+                raise Uncarried(delivery.content.attachments[0].id, "out of reach so far", late=True)
             return post(platform, delivery)
 
         monkeypatch.setattr(MemoryPlatform, "post", slow)
@@ -130,3 +135,66 @@ async def test_it_follows_an_edit_of_its_words_as_well(tmp_path: Path, monkeypat
             await bridge.shows(there, WORDS.replace("look", "look!"), "")
             await bridge.quiet()
             assert [one.content.attachments for one in bridge.shown(there)] == [(), (PICTURE,)]
+
+
+async def test_a_copy_that_was_written_anew_with_it_gets_it_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with a_late_picture(tmp_path, monkeypatch) as (bridge, files):
+        here, there = bridge.channels()
+
+        def both_take_files(discord: MemoryAdapter, matrix: MemoryAdapter) -> None:
+            discord.max_attachments = matrix.max_attachments = 1
+
+        async with bridge.relay(both_take_files):
+            question = bridge.matrix.say(there, "ben", "which?")
+            bridge.matrix.say(there, "ann", Content(RichText.plain("look"), (PICTURE,)), reply_to=question)
+            await bridge.shows(here, "which?", f"↪ ben: which?\n{WORDS}")
+            bridge.matrix.edit(question, "which one?")
+            await until(lambda: bridge.shown(here)[1].content.attachments == (PICTURE,))
+            files.state = True
+            await bridge.quiet()
+            assert bridge.words(here) == ["which one?", "↪ ben: which one?\nlook"]
+
+
+async def test_looking_for_it_writes_nothing_and_holds_up_no_note(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with a_late_picture(tmp_path, monkeypatch) as (bridge, files):
+        here, there = bridge.channels()
+
+        async def entries() -> list[int]:
+            async with bridge.store.read() as uow:
+                return [entry.id for entry in await uow.outbox.waiting(LaneKey.within(there), 10)]
+
+        async with bridge.relay(takes_files):
+            for words in ("look", "and"):
+                picture = replace(PICTURE, id=words)
+                bridge.discord.say(here, "ann", Content(RichText.plain(words), (picture,)))
+            await bridge.shows(there, WORDS, WORDS.replace("look", "and"))
+            before, looks = await entries(), files.looks
+            await until(lambda: files.looks > looks + 6)
+            assert await entries() == before
+            async with bridge.store.write() as uow:
+                notice = PostNotice(RichText.plain("a note"))
+                await uow.outbox.append(LaneKey.within(there), notice, bridge.discord.now())
+            assert bridge.core is not None
+            bridge.core.courier.wake(LaneKey.within(there))
+            await bridge.shows(there, WORDS, WORDS.replace("look", "and"), "a note")
+            files.state = True
+            await bridge.shows(there, WORDS, WORDS.replace("look", "and"), "a note", "", "")
+            await bridge.quiet()
+
+
+async def test_a_clock_that_jumps_does_not_end_the_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with a_late_picture(tmp_path, monkeypatch) as (bridge, files):
+        here, there = bridge.channels()
+        async with bridge.relay(takes_files):
+            bridge.discord.say(here, "ann", Content(RichText.plain("look"), (PICTURE,)))
+            await bridge.shows(there, WORDS)
+            monkeypatch.setattr(SystemClock, "now", lambda _: datetime.now(UTC) + timedelta(days=1))
+            looks = files.looks
+            await until(lambda: files.looks > looks + 2)
+            files.state = True
+            await bridge.shows(there, WORDS, "")
+            await bridge.quiet()
