@@ -1,6 +1,6 @@
 """What the adapters talk to: the inbox in front of router, catch-up and courier."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 
 import structlog
@@ -145,8 +145,9 @@ class Bridge:
         if pair is None:
             return
         known_lanes = self._known_lanes(pair, channel)
-        async with self._store.write() as uow:
-            moved = await self._bind(uow, address, channel, pair, predecessors, known_lanes)
+        moves = self._moves(address, channel, pair, predecessors)
+        async with self._courier.moving(lane for lane, _ in moves), self._store.write() as uow:
+            moved = await self._bind(uow, address, channel, pair, moves, known_lanes)
             for lane in self._pairs.lanes(pair, towards=channel.platform):
                 for letter in await uow.outbox.dead_in(lane):
                     # A permission may be back without which nothing could be removed.
@@ -162,16 +163,10 @@ class Bridge:
             self._courier.wake(lane, suspect=moved)
         self._courier.try_again(lanes)
 
-    async def _bind(
-        self,
-        uow: UnitOfWork,
-        address: ChannelAddress,
-        channel: ChannelRef,
-        pair: Pair,
-        predecessors: frozenset[ChannelRef],
-        known_lanes: Iterable[LaneKey],
-    ) -> bool:
-        """Give the lanes of an address to the channel that it stands for; whether something waited in them.
+    def _moves(
+        self, address: ChannelAddress, channel: ChannelRef, pair: Pair, predecessors: frozenset[ChannelRef]
+    ) -> Sequence[tuple[LaneKey, LaneKey]]:
+        """Which lanes become which others once an address stands for a channel.
 
         An alias may come to name another room altogether: what waits for the old one never goes there.
         """
@@ -180,7 +175,6 @@ class Bridge:
             (LaneKey(other, waiting_under(pair.name, channel.platform)), LaneKey(other, channel)),
             (LaneKey(channel, waiting_under(pair.name, other.platform)), LaneKey(channel, other)),
         ]
-        known = await uow.channels.get(address)
         for before in ({ChannelRef(address.platform, address.value)} | predecessors) - {channel}:
             moves += [
                 (LaneKey(other, before), LaneKey(other, channel)),
@@ -188,6 +182,19 @@ class Bridge:
             ]
             if self._pairs.pair_of(before) is None:
                 moves.append((LaneKey.within(before), LaneKey.within(channel)))
+        return moves
+
+    async def _bind(
+        self,
+        uow: UnitOfWork,
+        address: ChannelAddress,
+        channel: ChannelRef,
+        pair: Pair,
+        moves: Sequence[tuple[LaneKey, LaneKey]],
+        known_lanes: Iterable[LaneKey],
+    ) -> bool:
+        """Give the lanes of an address to the channel that it stands for; whether something waited in them."""
+        known = await uow.channels.get(address)
         moved = [await uow.outbox.move(lane, to) for lane, to in moves]
         for lane, to in moves:
             self._status.move(lane, to)

@@ -2,7 +2,9 @@
 
 import asyncio
 import random
-from collections.abc import Callable, Iterable
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import AsyncExitStack, asynccontextmanager
 
 from relay.core.backoff import Backoff
 from relay.core.budget import Budgets
@@ -41,6 +43,7 @@ class Courier:
         self._may_send = may_send
         self._deliverer = deliverer(self.wake)
         self._lanes: dict[LaneKey, Lane] = {}
+        self._sending: defaultdict[LaneKey, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._wanted: asyncio.Queue[tuple[LaneKey, bool] | None] = asyncio.Queue()
 
     async def run(self) -> None:
@@ -95,6 +98,23 @@ class Courier:
             if key.destination.platform is platform:
                 lane.hurry.set()
 
+    @asynccontextmanager
+    async def moving(self, lanes: Iterable[LaneKey]) -> AsyncIterator[None]:
+        """What waits in these lanes is moved to others in the block: none of it is being sent meanwhile.
+
+        What a lane was about is finished first, receipt and all.
+        """
+        keys = sorted(set(lanes))
+        async with AsyncExitStack() as held:
+            for key in keys:
+                await held.enter_async_context(self._sending[key])
+            try:
+                yield
+            finally:
+                for key in keys:
+                    if key in self._lanes:
+                        self._lanes[key].moved()
+
     def stop(self) -> None:
         """Let every lane finish what is in flight, and `run` end."""
         self._wanted.put_nowait(None)
@@ -110,6 +130,7 @@ class Courier:
             backoff=Backoff(self._rng),
             may_send=self._may_send,
             suspect=suspect,
+            sending=self._sending[key],
         )
         group.create_task(lane.run(), name=f"lane {key.source.id} {key.destination.id}")
 

@@ -63,7 +63,8 @@ class Lane:
     """Delivers until it is stopped.
 
     `hurry` is set when there is no point in waiting for the next try any longer. `may_send`: whether this process
-    still holds the store. `suspect`: what is at the head now may have been sent.
+    still holds the store. `suspect`: what is at the head now may have been sent. `sending`: held while it is at its
+    head; whoever moves what waits in the lane holds it meanwhile.
     """
 
     def __init__(
@@ -78,8 +79,11 @@ class Lane:
         backoff: Backoff,
         may_send: Callable[[], bool],
         suspect: bool,
+        sending: asyncio.Lock,
     ) -> None:
         self.hurry = asyncio.Event()
+        self._sending = sending
+        self._moved = False  # what was read may be in another lane by now
         self._key = key
         self._store = store
         self._pairs = pairs
@@ -126,6 +130,11 @@ class Lane:
         self._complete = False
         self._work.set()
 
+    def moved(self) -> None:
+        """What waited here may be in another lane. Only while `sending` is held."""
+        self._moved = True
+        self.wake()
+
     def stop(self) -> None:
         """Finish what is in flight, and end `run`."""
         self._stopped.set()
@@ -157,6 +166,7 @@ class Lane:
     async def _read(self) -> None:
         """Ask the store what waits. What is offered meanwhile may be among it, or not."""
         self._work.clear()
+        self._moved = False
         try:
             async with self._store.read() as uow:
                 entries = await uow.outbox.waiting(self._key, _READ_AHEAD)
@@ -182,9 +192,10 @@ class Lane:
             return False
         try:
             async with self._turn(entry) as granted:
-                if granted:
-                    await self._attempt(entry)
-                return granted and not self._again
+                if not granted:
+                    return False
+                async with self._sending:
+                    return await self._attempt(entry)
         except NotDeclared:
             await self._until_declared()
         except Blocked as error:
@@ -239,8 +250,12 @@ class Lane:
         self._complete = False
         return planned
 
-    async def _attempt(self, entry: Entry) -> None:
+    async def _attempt(self, entry: Entry) -> bool:
+        """Carry out the entry, unless it is in another lane by now; whether it is done with."""
         self._again = False
+        if self._moved:
+            self._complete = False
+            return False
         if entry.original is not None and not self._stands(entry.original.ref):
             entry = replace(entry, original=None)
         if self._failing is not None and self._failing.entry == entry.id and self._failing.last_try:
@@ -252,6 +267,10 @@ class Lane:
         except Unsupported as error:
             await self._deliverer.drop(entry, Dropped(error.feature, str(error)))
         except (Permanent, TargetGone) as error:
+            if not self._pairs.carries(self._key):
+                # Its channel was replaced meanwhile: what the old one refuses, the new one may take.
+                self._complete = False
+                return False
             await self._give_up(entry, str(error))
         except (DeliveryError, StoreError):
             raise
@@ -262,6 +281,7 @@ class Lane:
             if self._bugs < _TRIES_OF_A_BUG:
                 raise Transient(f"internal error ({type(error).__name__})", ambiguous=True) from error
             await self._give_up(entry, f"internal error ({type(error).__name__})")
+        return not self._again
 
     def _is_hopeless(self, entry: Entry) -> bool:
         """Whether to give up the head: its platform fails at it for minutes, and takes what other lanes bring.
@@ -289,7 +309,11 @@ class Lane:
         """Give up the head outside of a try; whether it is done with."""
         self._again = False
         try:
-            await self._give_up(entry, reason)
+            async with self._sending:
+                if self._moved:
+                    self._complete = False
+                    return False
+                await self._give_up(entry, reason)
         except StoreUnavailable as error:
             self._complete = False
             await self._store_failed(error)

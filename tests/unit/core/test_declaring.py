@@ -12,7 +12,7 @@ from relay.domain.content import Content
 from relay.domain.ids import ChannelAddress, ChannelRef, Platform
 from relay.domain.pair import LaneKey, Pair, PairPolicy
 from relay.domain.richtext import RichText
-from relay.errors import Transient
+from relay.errors import Permanent, Transient
 from relay.store.engine import connect
 from tests.support.platform import MemoryAdapter
 from tests.support.world import World, lane, until, world
@@ -228,6 +228,39 @@ async def test_what_an_earlier_relay_queued_under_a_name(
                 await bridge.shows(third_room, "hello")
                 assert bridge.words(staff_room) == []
                 assert await depth(bridge, LaneKey(staff, waiting_under("staff", Platform.MATRIX))) == 1
+
+
+@pytest.mark.parametrize("refused", [False, True])
+async def test_what_is_on_its_way_when_its_room_is_upgraded_arrives_once(tmp_path: Path, refused: bool) -> None:
+    async with world(tmp_path, STAFF) as bridge:
+        staff, staff_room = bridge.channels("staff")
+        other_room = bridge.matrix.channel("another")
+        under_way, answered = asyncio.Event(), asyncio.Event()
+
+        async def before(call: str) -> None:
+            if call == "send" and not answered.is_set():
+                under_way.set()
+                await answered.wait()
+                if refused:
+                    raise Permanent("the room is closed")
+
+        async with bridge.relay(lambda _, matrix: setattr(matrix, "before", before)) as core:
+            bridge.discord.say(staff, "ann", "on its way")
+            await under_way.wait()
+            opening = asyncio.create_task(
+                core.bridge.opened(
+                    ChannelAddress(Platform.MATRIX, "#staff"), other_room, predecessors=frozenset({staff_room})
+                )
+            )
+            await asyncio.wait([opening], timeout=0.1)
+            answered.set()
+            await opening
+            bridge.discord.say(staff, "ann", "said now")
+            await bridge.shows(other_room, *(["on its way"] if refused else []), "said now")
+            await bridge.quiet()
+            assert bridge.words(staff_room) == ([] if refused else ["on its way"])
+            async with bridge.store.read() as uow:
+                assert not await uow.outbox.dead()
 
 
 @pytest.mark.parametrize("upgraded", [True, False])
