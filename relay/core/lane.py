@@ -325,6 +325,7 @@ class Lane:
         taken_apart = await self._deliverer.unbatch(entry)
         if taken_apart:
             self._one_by_one = taken_apart
+            self._bugs = 0
             self._failing = None  # what failed was the batch; its first message, which has its ID, has not been tried
             self._log.info("messages cross one by one", reason=reason)
             self._again = True

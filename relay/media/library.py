@@ -240,8 +240,8 @@ class Library:
 
 
 def _server(media: MediaRef) -> str:
-    """What a file comes from."""
-    return f"{media.platform} {urlsplit(media.locator).netloc}"
+    """What a file comes from. Not the port: a server may have one for each file."""
+    return f"{media.platform} {urlsplit(media.locator).netloc.rpartition('@')[2].partition(':')[0]}"
 
 
 async def _in_time(chunks: AsyncIterator[bytes], patience: _Patience) -> AsyncIterator[bytes]:

@@ -259,6 +259,17 @@ async def test_a_tombstone_that_its_successor_does_not_confirm_is_not_followed(t
         assert side.said == []
 
 
+async def test_a_tombstone_takes_the_relay_out_of_no_room_that_it_was_in(town: Town) -> None:
+    old, other = await town.ann.create_room(), await town.ann.create_room(public=False)
+    await town.ann.invite(other, town.bot_id)
+    async with matrix_side(town.homeserver, town.bot_id, [other], token=town.token):
+        pass
+    async with matrix_side(town.homeserver, town.bot_id, [old], token=town.token) as side:
+        await town.ann.set_state(old, "m.room.tombstone", {"body": "moved", "replacement_room": other})
+        await side.until(lambda: "does not say so" in side.inbox.problems.get(old, ""))
+        assert town.bot_id in await town.ann.members(other)
+
+
 async def test_an_alias_that_is_given_to_another_room_takes_the_pair_there(town: Town) -> None:
     old = await town.ann.create_room(alias=f"given{town.number}")
     await town.ann.set_state(old, "m.room.canonical_alias", {"alias": town.alias("given")})

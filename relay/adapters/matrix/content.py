@@ -14,6 +14,7 @@ from relay.adapters.matrix.state import LONGEST_NAME
 from relay.domain.content import Attachment, Content, MediaKind
 from relay.domain.ids import MediaRef, Platform
 from relay.domain.richtext import (
+    Block,
     BulletList,
     Emphasis,
     Inline,
@@ -40,8 +41,8 @@ _VOICE = ("m.voice", "org.matrix.msc3245.voice")
 _SPOILER = ("m.spoiler", "page.codeberg.everypizza.msc4193.spoiler")
 _POLL_STARTS = ("m.poll", "m.poll.start", "org.matrix.msc3381.poll.start")
 _GALLERIES = frozenset({"m.gallery", "dm.filament.gallery"})
-# In one text; as many as one message on Discord holds.
-_MOST_PICTURES = 10
+# Of a gallery, and of the pictures in a text: an event has room for a thousand addresses of files.
+_MOST_FILES = 10
 _PROFILES = ("m.per_message_profile", "com.beeper.per_message_profile")
 _TEXTS = ("m.text", "org.matrix.msc1767.text", "body")
 
@@ -64,7 +65,7 @@ def _gallery(content: Json, items: list[Any], names: Names, *, is_reply: bool) -
     """Several files in one message (https://github.com/matrix-org/matrix-spec-proposals/pull/4274)."""
     blocks = [*_text(content, names, is_reply=is_reply).blocks]
     files: list[Attachment] = []
-    for item in items:
+    for item in items[:_MOST_FILES]:
         kind = string(item.get("itemtype")) if isinstance(item, dict) else ""
         if kind not in _MEDIA:
             blocks.extend(_without_file("file", string(item.get("body")) if kind else "").blocks)
@@ -72,7 +73,13 @@ def _gallery(content: Json, items: list[Any], names: Names, *, is_reply: bool) -
         said = _media(item, _MEDIA[kind], names, is_reply=False)
         blocks.extend(said.text.blocks)
         files.extend(said.attachments)
-    return Content(RichText(tuple(blocks)), tuple(files))
+    return Content(RichText((*blocks, *_left_out(len(items), "files"))), tuple(files))
+
+
+def _left_out(count: int, what: str) -> tuple[Block, ...]:
+    """Says how many of `count` files are too many for one message; nothing where they are not."""
+    more = count - _MOST_FILES
+    return (Subtext((Text(f"{more} more {what}, which do not cross"),)),) if more > 0 else ()
 
 
 def _with_pictures(said: Content) -> Content:
@@ -99,10 +106,8 @@ def _with_pictures(said: Content) -> Content:
         return said
     files = [_picture(image, hidden=image.source in hidden) for image in pictures.values()]
     alone = said.text.blocks == (Paragraph((next(iter(pictures.values())),)),)
-    blocks = () if alone else said.text.blocks
-    if (more := len(files) - _MOST_PICTURES) > 0:
-        blocks = (*blocks, Subtext((Text(f"{more} more pictures, which do not cross"),)))
-    return replace(said, text=RichText(blocks), attachments=(*said.attachments, *files[:_MOST_PICTURES]))
+    blocks = (*(() if alone else said.text.blocks), *_left_out(len(files), "pictures"))
+    return replace(said, text=RichText(blocks), attachments=(*said.attachments, *files[:_MOST_FILES]))
 
 
 def _picture(image: InlineImage, *, hidden: bool) -> Attachment:

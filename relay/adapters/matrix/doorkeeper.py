@@ -201,6 +201,9 @@ class Doorkeeper:
             return door.backoff.next()  # It is not known yet what the creator may do.
         if successor is None or successor in door.refused or not state.may_upgrade(state.upgrader):
             return self._stay(door)
+        if successor in {room_id, *door.predecessors}:
+            # Rooms that name each other in a ring: followed, that would never end.
+            return await self._refuse_successor(door, room_id, successor, inbox, "which it has replaced", leave=False)
         other = self._rooms.door(successor)
         if other is not None:
             problem = (
@@ -212,6 +215,7 @@ class Doorkeeper:
         named = {state.upgrader.partition(":")[2], successor.partition(":")[2]}
         via = sorted({server for server in named if is_server_name(server)} | door.servers)[:_SERVERS_ASKED]
         try:
+            joined = (await self._api.call("GET", "joined_rooms")).get("joined_rooms")
             async with self._joins:
                 query: dict[str, str | list[str]] = {"via": via, "server_name": via}
                 await self._api.call("POST", "join", successor, query=query, body={}, timeout=_JOIN_TIMEOUT)
@@ -229,7 +233,9 @@ class Doorkeeper:
             return door.backoff.next(refused.retry_after)
         predecessor = created.get("predecessor")
         if not isinstance(predecessor, dict) or predecessor.get("room_id") != room_id:
-            return await self._refuse_successor(door, room_id, successor, inbox)
+            # A room that the relay was in before is somebody's, whoever names it in a tombstone.
+            leave = isinstance(joined, list) and successor not in joined and self._rooms.door(successor) is None
+            return await self._refuse_successor(door, room_id, successor, inbox, "which does not say so", leave=leave)
         await self._succeed(door, room_id, successor, inbox)
         return None
 
@@ -255,13 +261,16 @@ class Doorkeeper:
         door.backoff.reset()
         self._rooms.succeed(door, successor)
 
-    async def _refuse_successor(self, door: Door, room_id: str, successor: str, inbox: PatientInbox) -> float | None:
-        """A tombstone that names a room which does not say that it replaces this one."""
+    async def _refuse_successor(
+        self, door: Door, room_id: str, successor: str, inbox: PatientInbox, why: str, *, leave: bool
+    ) -> float | None:
+        """A tombstone that names a room which does not replace this one. `leave`: it was joined just to find out."""
         _log.warning("tombstone not followed", room=door.name, successor=successor)
         door.refused |= {successor}
-        with contextlib.suppress(Refused, Unreachable):
-            await self._api.call("POST", "rooms", successor, "leave", body={})
-        problem = f"{door.name} is said to be upgraded to {successor}, which does not say so: declare the right room."
+        if leave:
+            with contextlib.suppress(Refused, Unreachable):
+                await self._api.call("POST", "rooms", successor, "leave", body={})
+        problem = f"{door.name} is said to be upgraded to {successor}, {why}: declare the right room."
         self._rooms.not_followed(door, problem)
         await self._rooms.settle(room_id, inbox)
         return self._stay(door)

@@ -5,6 +5,7 @@ a message is a `FeatureUsed`.
 """
 
 import re
+import unicodedata
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -41,7 +42,7 @@ _FEATURES = {
 }
 _CALLS = ("m.call.", "org.matrix.call.", "org.matrix.msc3401.", "org.matrix.msc4075.", "m.rtc.", "org.matrix.msc4143.")
 _VERIFICATION = "m.key.verification."
-_VIA = re.compile(r"\(\s*via\b", re.IGNORECASE)
+_VIA = re.compile(r"[(\[{⟨<]\s*via\b", re.IGNORECASE)
 _LONGEST_VIA = 32
 _NO_ROOMS = Names()
 
@@ -180,7 +181,7 @@ def _author(user_id: str, content: Json, state: RoomState, me: str) -> Author:
         via = shortened(visible(profile.name) or handle, most=_LONGEST_VIA, most_bytes=2 * _LONGEST_VIA)
         name = bridged.name if user_id == me else with_suffix(visible(bridged.name) or "somebody", f"(via {via})")
         profile = Profile(name, avatar)
-    elif _VIA.search(profile.name):
+    elif _VIA.search(unicodedata.normalize("NFKC", visible(profile.name))):
         # Nobody may look like somebody whom another bridge brings.
         profile = Profile(with_suffix(visible(profile.name) or handle, f"({handle})"), profile.avatar)
     mentions = content.get("m.mentions")

@@ -67,6 +67,25 @@ def test_our_own_messages_are_marked_and_strangers_have_their_id_as_name() -> No
     assert (ours.author.name, theirs.author.name) == ("Bob", "Bob (via Ann)")
 
 
+@pytest.mark.parametrize(
+    "via", ["(via Bridge)", "(v\u200bia Bridge)", "(\u2060via Bridge)", "（via Bridge）", "[via Bridge]"]
+)
+def test_nobody_looks_like_somebody_whom_another_bridge_brings(via: str) -> None:
+    state = RoomState(ROOM.id)
+    content = {"membership": "join", "displayname": f"Alice {via}"}
+    state.apply({"type": "m.room.member", "state_key": ANN, "content": content})
+    found = convert(event(text("x")), state, ME)
+    assert isinstance(found, MessageCreated)
+    assert found.author.name.endswith("(ann)")
+
+
+def test_a_gallery_brings_as_many_files_as_a_message_holds_and_counts_the_rest() -> None:
+    items = [{"itemtype": "m.file", "body": f"{n}.txt", "url": f"mxc://e.t/{n}"} for n in range(1300)]
+    found = said({"msgtype": "m.gallery", "body": "", "itemtypes": items}).content
+    assert len(found.attachments) == 10
+    assert plain_text(found.text).endswith("1290 more files, which do not cross")
+
+
 def test_a_reply_without_the_quotation_that_old_clients_put_in_front() -> None:
     reply = {"m.in_reply_to": {"event_id": "$0"}}
     body = "> <@bob:example.org> one\n> two\n\nthree"
