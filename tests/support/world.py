@@ -100,12 +100,13 @@ class World:
             assert self.words(channel) == list(words)
 
     async def quiet(self) -> None:
-        """Wait until nothing waits in the outbox."""
-        while True:
-            async with self.store.read() as uow:
-                if not await uow.outbox.lanes():
-                    return
-            await asyncio.sleep(0.002)
+        """Wait until nothing waits in the outbox, while the relay runs; `TimeoutError` after a while."""
+        async with asyncio.timeout(20):
+            while True:
+                async with self.store.read() as uow:
+                    if not await uow.outbox.lanes():
+                        return
+                await asyncio.sleep(0.002)
 
 
 async def until(condition: Callable[[], bool], tasks: list["asyncio.Task[None]"] | None = None) -> None:

@@ -92,12 +92,13 @@ async def test_two_pairs_swap_their_names(tmp_path: Path, restart: bool) -> None
                 await declare(bridge, *swapped)
                 gate.closed = False
                 await bridge.shows(staff_room, "one", "two", "three")
+                await bridge.quiet()
         if restart:
             bridge.pairs = swapped
             gate.closed = False
             async with bridge.relay(gate.prepare):
                 await bridge.shows(staff_room, "one", "two", "three")
-        await bridge.quiet()
+                await bridge.quiet()
         assert bridge.words(public_room) == []
 
 
