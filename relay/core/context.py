@@ -35,6 +35,7 @@ class Task:
     reply_to: MessageRef | None = None
     replied_author: UserRef | None = None
     last_copy: MessageRef | None = None
+    alone: bool = True
 
     def leftover(self, copy: Copy) -> Copy:
         """How `copy` is on record once it stands anew elsewhere."""
@@ -76,11 +77,11 @@ class Context:
     async def task(self, entry: Entry, *, suspect: bool) -> Task:
         """An entry that is about no message in particular."""
         pair, channel, adapter = self.destination(entry.lane)
-        last_copy = None
-        if suspect:
-            async with self.store.read() as uow:
-                last_copy = await uow.messages.last_copy(channel)
-        return Task(entry, pair, channel, adapter, suspect, last_copy=last_copy)
+        if not suspect:
+            return Task(entry, pair, channel, adapter, suspect)
+        async with self.store.read() as uow:
+            last_copy, alone = await uow.outbox.last_copy(entry.lane), await uow.outbox.is_alone(entry.lane)
+        return Task(entry, pair, channel, adapter, suspect, last_copy=last_copy, alone=alone)
 
     async def task_about(self, entry: Entry, source: MessageRef, reply_to: MessageRef | None, *, suspect: bool) -> Task:
         """An entry about one original, which may reply to `reply_to`."""
@@ -104,7 +105,8 @@ class Context:
                 superseded=tuple(copy for copy in copies if copy.part >= SUPERSEDED),
                 reply_to=answered,
                 replied_author=None if theirs is None else theirs.author,
-                last_copy=await uow.messages.last_copy(channel) if suspect else None,
+                last_copy=await uow.outbox.last_copy(entry.lane) if suspect else None,
+                alone=not suspect or await uow.outbox.is_alone(entry.lane),
             )
 
     def delivery(
@@ -121,9 +123,15 @@ class Context:
             part=part,
             suspect=suspect,
             after=task.last_copy if suspect else None,
+            on_record=self._on_record,
+            alone=task.alone,
             queued_at=task.entry.queued_at,
             last_try=task.entry.last_try,
         )
+
+    async def _on_record(self, message: MessageRef) -> bool:
+        async with self.store.read() as uow:
+            return await uow.messages.is_copy(message)
 
     def key(self, entry: Entry, part: int, verb: str) -> str:
         """The idempotency key of one call."""

@@ -4,7 +4,7 @@ The adapters implement `Adapter` (and, where the platform's stream does not repl
 `HistoryReader`) and pass the suites in `tests/contract`. What the core needs of the store is in `core/storage.py`.
 """
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
@@ -118,16 +118,23 @@ class SideHealth:
         return self.state in ("ready", "catching_up")
 
 
+async def _not_on_record(_: MessageRef) -> bool:
+    return False
+
+
 @dataclass(frozen=True, slots=True)
 class Delivery:
     """One message to make (or to turn an existing one into), already cut to what the channel can carry.
 
     `key` is unique for ever and the same for each try of the same message, at most 25 characters of [a-z0-9.].
-    `author` None: the relay speaks in its own name. `suspect`: an earlier try may have been carried out; the
-    adapter finds out before it sends (`after` = the last message of ours in that channel that is accounted for;
-    `queued_at` = when the command was queued). `part` counts from 0. `replied_author`: the person of the destination's
-    platform whose message is replied to, None where somebody of the other side wrote it. `last_try`: if it is suspect
-    and no earlier try was carried out, nothing is sent any more: `Permanent`.
+    `author` None: the relay speaks in its own name. `part` counts from 0. `replied_author`: the person of the
+    destination's platform whose message is replied to, None where somebody of the other side wrote it.
+
+    `suspect`: an earlier try may have been carried out; the adapter finds out before it sends. It looks behind `after`,
+    the last message of this lane in that channel that is on record, among those that are not `on_record` for another
+    command. `queued_at`: when the command was queued. `alone`: no other lane has anything on its way into that channel,
+    so that what looks like ours is. `last_try`: if no earlier try was carried out, nothing is sent any more:
+    `Permanent`.
     """
 
     channel: ChannelRef
@@ -139,6 +146,8 @@ class Delivery:
     part: int = 0
     suspect: bool = False
     after: MessageRef | None = None
+    on_record: Callable[[MessageRef], Awaitable[bool]] = _not_on_record
+    alone: bool = True
     queued_at: datetime | None = None
     replied_author: UserRef | None = None
     last_try: bool = False

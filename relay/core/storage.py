@@ -150,10 +150,6 @@ class MessageMap(Protocol):
         """
         ...
 
-    async def last_copy(self, channel: ChannelRef) -> MessageRef | None:
-        """The copy that was recorded last in `channel`, also if it has been forgotten since."""
-        ...
-
     async def sharing(self, copy: MessageRef) -> tuple[Original, ...]:
         """The originals that stand in one copy, in the order in which they were routed; empty if it is no copy."""
         ...
@@ -200,6 +196,18 @@ class Outbox(Protocol):
 
     async def clear(self, lane: LaneKey, limit: int) -> int:
         """Forget what waits in a lane, at most `limit` of it, the oldest first; how much that was."""
+        ...
+
+    async def last_copy(self, lane: LaneKey) -> MessageRef | None:
+        """The copy that was recorded last for a message of the lane, also if it has been forgotten since.
+
+        Before there is one: the copy that was the last one in its channel when the lane came into being. A lane that
+        leads nowhere else has none of its own: the last one in its channel.
+        """
+        ...
+
+    async def is_alone(self, lane: LaneKey) -> bool:
+        """Whether nothing waits in any other lane from another channel to the one that `lane` leads to."""
         ...
 
     async def name(self, lane: LaneKey, pair: str) -> None:

@@ -111,9 +111,6 @@ _COUNTERPART = union_all(
     select(_first_copy.c.native_id, literal(0).label("rank")),
     select(_last_original.c.native_id, literal(1).label("rank")),
 ).order_by("rank")
-_LAST_COPY = select(channel.c.last_copy).where(
-    channel.c.platform == bindparam("platform"), channel.c.native_id == bindparam("channel")
-)
 _SHARING = (
     select(message, channel.c.platform.label("platform"), channel.c.native_id.label("channel"))
     .join(message_copy, _m.id == _c.message_id)
@@ -228,7 +225,10 @@ class SqlMessageMap:
 
     async def record_copy(self, copy: Copy) -> None:
         """Remember a copy; a replay of the same (message, channel, part) replaces it."""
-        await self._session.record_channel(copy.ref.channel, copy.ref if copy.part < SUPERSEDED else None)
+        if copy.part < SUPERSEDED:
+            await self._session.record_last_copy(copy.message_id, copy.ref)
+        else:
+            await self._session.record_channel(copy.ref.channel)
         await self._session.later(_RECORD, {"message_id": copy.message_id, "part": copy.part, **_of_ref(copy.ref)})
 
     async def forget_copy(self, copy: Copy) -> None:
@@ -242,11 +242,6 @@ class SqlMessageMap:
         """The first copy in `channel` of an original, or the (last) original in `channel` of a copy."""
         row = await self._session.first(_COUNTERPART, {**_of_ref(ref), **_of_channel(channel)})
         return None if row is None else MessageRef(channel, row.native_id)
-
-    async def last_copy(self, channel: ChannelRef) -> MessageRef | None:
-        """The copy that was recorded last in `channel`, also if it is gone since."""
-        row = await self._session.first(_LAST_COPY, _of_channel(channel))
-        return None if row is None or row.last_copy is None else MessageRef(channel, row.last_copy)
 
     async def sharing(self, copy: MessageRef) -> tuple[Original, ...]:
         """The originals that stand in `copy`, in the order in which they were routed; empty if it is no copy."""

@@ -24,7 +24,7 @@ from relay.domain.ids import ChannelRef, MessageRef, Platform
 from relay.domain.pair import LaneKey
 from relay.store import codec
 from relay.store.session import Session
-from relay.store.tables import EPOCH, EntryState, outbox
+from relay.store.tables import EPOCH, EntryState, channel, outbox
 from relay.store.tables import lane as lane_table
 
 _GAP = 1 << 20
@@ -64,6 +64,9 @@ def _end_of(lane_id: Any) -> ScalarSelect[int]:
     return select(highest).where(_there.c.lane_id == lane_id, waits).scalar_subquery()
 
 
+_LAST_IN_CHANNEL = select(channel.c.last_copy).where(
+    channel.c.platform == bindparam("to_platform"), channel.c.native_id == bindparam("to_channel")
+)
 _MAKE_LANE = (
     upsert(lane_table)
     .values(
@@ -71,8 +74,21 @@ _MAKE_LANE = (
         source_channel=bindparam("from_channel"),
         destination_platform=bindparam("to_platform"),
         destination_channel=bindparam("to_channel"),
+        last_copy=_LAST_IN_CHANNEL.scalar_subquery(),
     )
     .on_conflict_do_nothing()
+)
+_LAST_OF_LANE = select(_l.last_copy).where(_is_lane)
+_OTHER = (
+    select(_l.id)
+    .where(
+        _l.destination_platform == bindparam("to_platform"),
+        _l.destination_channel == bindparam("to_channel"),
+        _l.waiting > 0,
+        or_(_l.source_platform != bindparam("from_platform"), _l.source_channel != bindparam("from_channel")),
+        or_(_l.source_platform != _l.destination_platform, _l.source_channel != _l.destination_channel),
+    )
+    .limit(1)
 )
 _NAME = update(lane_table).where(_is_lane, _l.pair.is_distinct_from(bindparam("name"))).values(pair=bindparam("name"))
 _APPEND = (
@@ -152,12 +168,14 @@ _CONTENT = (
         func.min(_o.id).label("oldest"),
         func.min(_o.position).label("lowest"),
         func.max(_o.position).label("highest"),
+        _l.last_copy,
     )
     .outerjoin(outbox, _o.lane_id == _l.id)
     .where(_is_lane)
     .group_by(_l.id)
 )
 _DELETE_LANE = delete(lane_table).where(_l.id == bindparam("of_lane"))
+_SET_LAST = update(lane_table).where(_l.id == bindparam("of_lane")).values(last_copy=bindparam("copy"))
 _MOVE = (
     update(outbox)
     .where(_o.lane_id == bindparam("of_lane"))
@@ -255,6 +273,15 @@ class SqlOutbox:
         """Forget what waits in a lane, at most `limit` of it, the oldest first; how much that was."""
         return await self._session.count(_CLEAR, {**_of_lane(lane), "at_most": limit})
 
+    async def last_copy(self, lane: LaneKey) -> MessageRef | None:
+        """The copy that was recorded last for a message of the lane, or in its channel before the lane was made."""
+        row = await self._session.first(_LAST_OF_LANE if lane.crosses else _LAST_IN_CHANNEL, _of_lane(lane))
+        return None if row is None or row.last_copy is None else MessageRef(lane.destination, row.last_copy)
+
+    async def is_alone(self, lane: LaneKey) -> bool:
+        """Whether nothing waits in any other lane from another channel to the one that `lane` leads to."""
+        return await self._session.first(_OTHER, _of_lane(lane)) is None
+
     async def name(self, lane: LaneKey, pair: str) -> None:
         """Remember what the operator calls the pair of a lane."""
         await self._make(lane)
@@ -282,6 +309,9 @@ class SqlOutbox:
             before = moved.oldest < there.oldest
             shift = there.lowest - moved.highest - _GAP if before else there.highest - moved.lowest + _GAP
         await self._session.count(_MOVE, {"of_lane": moved.id, "to_lane": there.id, "shift": shift})
+        if lane.destination == to.destination:
+            # What was sent of it, and is not on record, stands behind this.
+            await self._session.count(_SET_LAST, {"of_lane": there.id, "copy": moved.last_copy})
         await self._session.count(_DELETE_LANE, {"of_lane": moved.id})
         return True
 

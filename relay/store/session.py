@@ -22,6 +22,11 @@ _LAST_COPY = (
     "INSERT INTO channel (platform, native_id, last_copy) VALUES (?, ?, ?)"
     " ON CONFLICT (platform, native_id) DO UPDATE SET last_copy = excluded.last_copy"
 )
+_LAST_COPY_OF_LANE = (
+    "UPDATE lane SET last_copy = ? WHERE id = (SELECT l.id FROM message m JOIN channel c ON c.id = m.channel_id"
+    " JOIN lane l ON l.source_platform = c.platform AND l.source_channel = c.native_id"
+    " AND l.destination_platform = ? AND l.destination_channel = ? WHERE m.id = ?)"
+)
 
 
 class EntryNumbers:
@@ -98,17 +103,21 @@ class Session:
                 await self._connection.begin()
             return cast("T", await self._driver.submit(step))
 
-    async def record_channel(self, channel: ChannelRef, last_copy: MessageRef | None = None) -> None:
-        """Give a channel its number, if it has none yet, and remember its last copy; with the next statement."""
+    async def record_channel(self, channel: ChannelRef) -> None:
+        """Give a channel its number, if it has none yet; with the next statement."""
+        await self._defer(_CHANNEL, (channel.platform.value, channel.id))
+
+    async def record_last_copy(self, message_id: int, copy: MessageRef) -> None:
+        """`copy`, of an original, is the last one in its channel and of its lane; with the next statement."""
+        place, copied = (copy.platform.value, copy.channel.id), packed(copy.id)
+        await self._defer(_LAST_COPY, (*place, copied))
+        await self._defer(_LAST_COPY_OF_LANE, (copied, *place, message_id))
+
+    async def _defer(self, statement: str, values: tuple[int | bytes | str, ...]) -> None:
         self._writable()
         if not self._connection.in_transaction():
             await self._connection.begin()
-        name = (channel.platform.value, channel.id)
-        if last_copy is None:
-            self._driver.defer(lambda connection: connection.execute(_CHANNEL, name))
-        else:
-            values = (*name, packed(last_copy.id))
-            self._driver.defer(lambda connection: connection.execute(_LAST_COPY, values))
+        self._driver.defer(lambda connection: connection.execute(statement, values))
 
     async def later(self, statement: Executable, values: Mapping[str, Any]) -> None:
         """Change something whose outcome nobody asks for: carried out with the next statement, or the commit."""

@@ -192,6 +192,7 @@ lane = Table(
     Column("destination_platform", Text, nullable=False),
     Column("destination_channel", Text, nullable=False),
     Column("pair", Text),  # what its pair was called when it was last declared
+    Column("last_copy", Native),  # recorded last for one of its messages, or in its channel before the lane was made
     Column("waiting", Integer, nullable=False, server_default=text("0")),  # kept by the triggers below
     Column("dead", Integer, nullable=False, server_default=text("0")),
     UniqueConstraint("source_platform", "source_channel", "destination_platform", "destination_channel"),

@@ -23,6 +23,7 @@ from itertools import islice
 from pathlib import Path
 
 from relay.domain.ids import ChannelRef, MessageRef, Platform
+from relay.domain.pair import LaneKey
 from relay.store.migrate import upgrade
 from relay.store.tables import EPOCH, MICROSECOND, packed
 from relay.store.unit_of_work import SqlStore, SqlUnitOfWork, open_store
@@ -131,7 +132,9 @@ LOOK_UPS: dict[str, LookUp] = {
         sides(number)[0], sides(number)[1].channel
     ),
     "counterpart of a copy": lambda unit, number: unit.messages.counterpart(sides(number)[1], sides(number)[0].channel),
-    "last_copy": lambda unit, number: unit.messages.last_copy(sides(number)[1].channel),
+    "last_copy": lambda unit, number: unit.outbox.last_copy(
+        LaneKey(sides(number)[0].channel, sides(number)[1].channel)
+    ),
     "recent": _recent,
 }
 

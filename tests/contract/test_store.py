@@ -332,21 +332,67 @@ class TestMessageMap:
             assert await unit.messages.counterpart(here("batch"), DISCORD) == there(3)
             assert await unit.messages.counterpart(there(1), ROOM) == here("batch")
 
+
+class TestOutbox:
     async def test_the_last_copy_is_the_one_recorded_last(self, store: Store) -> None:
+        async with store.write() as unit:
+            await unit.outbox.append(LANE, sending(1), NOON)
+            await unit.outbox.append(LANE.back, sending(1), NOON)
         first, second = await add(store, 1), await add(store, 2)
         async with store.read() as unit:
-            assert await unit.messages.last_copy(ROOM) is None
+            assert await unit.outbox.last_copy(LANE) is None
         await copy(store, first, here(1))
         await copy(store, second, here(2))
         async with store.read() as unit:
-            assert await unit.messages.last_copy(ROOM) == here(2)
+            assert await unit.outbox.last_copy(LANE) == here(2)
         await copy(store, first, here("again"))
         async with store.read() as unit:
-            assert await unit.messages.last_copy(ROOM) == here("again")
-            assert await unit.messages.last_copy(DISCORD) is None
+            assert await unit.outbox.last_copy(LANE) == here("again")
+            assert await unit.outbox.last_copy(LANE.back) is None
+            assert await unit.outbox.last_copy(LaneKey.within(ROOM)) == here("again")
 
+    async def test_two_lanes_to_one_channel_have_a_last_copy_each(self, store: Store) -> None:
+        other = LaneKey(ChannelRef(Platform.DISCORD, "2"), ROOM)
+        async with store.write() as unit:
+            await unit.outbox.append(LANE, sending(1), NOON)
+        await copy(store, await add(store, 1), here(1))
+        async with store.write() as unit:
+            await unit.outbox.append(other, sending(2), NOON)
+            theirs = await unit.messages.add(MessageRef(other.source, "2"), ANN, NOON, None)
+        async with store.read() as unit:
+            assert await unit.outbox.last_copy(other) == here(1), "nothing of it can stand before that"
+        assert theirs is not None
+        await copy(store, theirs, here(2))
+        async with store.read() as unit:
+            assert await unit.outbox.last_copy(LANE) == here(1)
+            assert await unit.outbox.last_copy(other) == here(2)
 
-class TestOutbox:
+    async def test_a_lane_takes_its_last_copy_along(self, store: Store) -> None:
+        moved = LaneKey(ChannelRef(Platform.DISCORD, "2"), ROOM)
+        async with store.write() as unit:
+            await unit.outbox.append(LANE, sending(1), NOON)
+        await copy(store, await add(store, 1), here(1))
+        async with store.write() as unit:
+            assert await unit.outbox.move(LANE, moved)
+        async with store.read() as unit:
+            assert await unit.outbox.last_copy(moved) == here(1)
+
+    async def test_a_lane_is_alone_while_nothing_else_waits_for_its_channel(self, store: Store) -> None:
+        other = LaneKey(ChannelRef(Platform.DISCORD, "2"), ROOM)
+        async with store.write() as unit:
+            for lane in (LANE, LANE.back, LaneKey.within(ROOM), ELSEWHERE):
+                await unit.outbox.append(lane, sending(1), NOON)
+        async with store.read() as unit:
+            assert await unit.outbox.is_alone(LANE)
+        async with store.write() as unit:
+            queued = await unit.outbox.append(other, sending(2), NOON)
+        async with store.read() as unit:
+            assert not await unit.outbox.is_alone(LANE)
+        async with store.write() as unit:
+            await unit.outbox.done(queued.id)
+        async with store.read() as unit:
+            assert await unit.outbox.is_alone(LANE)
+
     async def test_lanes_keep_their_order_and_their_commands(self, store: Store) -> None:
         other = LANE.back
         entries = await queue(store, 1, 2, 3)

@@ -284,7 +284,7 @@ class MemoryAdapter:
     async def send(self, delivery: Delivery) -> MessageRef:
         """Post once."""
         await self.before("send")
-        ref = self._earlier(delivery)
+        ref = await self._earlier(delivery)
         if ref is None and delivery.suspect and delivery.last_try:
             raise Permanent("it fails every time")
         ref = ref or self.server.post(delivery)
@@ -370,20 +370,24 @@ class MemoryAdapter:
             after = page[-1].ref.id
             yield tuple(map(_created, page))
 
-    def _earlier(self, delivery: Delivery) -> MessageRef | None:
+    async def _earlier(self, delivery: Delivery) -> MessageRef | None:
         if self.replays or delivery.author is None:
             return self.server.by_key(delivery.channel, delivery.key)
         if not delivery.suspect:
             return None
         since = delivery.after.id if delivery.after else ""
-        # The lane is serial: at most one message of ours is not accounted for. What it says may differ from what is
+        # The lane is serial: at most one message of it is not accounted for. What it says may differ from what is
         # to be sent now, because what a reply quotes may be gone since.
-        ours = (
+        ours = [
             message
             for message in self.server.shown(delivery.channel)
             if message.author.is_self and message.shown_as == delivery.author.name and message.ref.id > since
-        )
-        return next((message.ref for message in ours), None)
+        ]
+        exact = [message for message in ours if message.content == delivery.content]
+        for message in exact + (ours if delivery.alone else []):
+            if not await delivery.on_record(message.ref):
+                return message.ref
+        return None
 
     async def _open(self) -> None:
         assert self.inbox is not None

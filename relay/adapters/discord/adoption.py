@@ -1,8 +1,9 @@
 """Finding what an earlier try may have posted, in the channel's history.
 
 A webhook's message has no idempotency key: https://docs.discord.com/developers/resources/webhook#execute-webhook. But a
-lane is serial, so after the last copy that is accounted for there is at most one message of ours. It need not say the
-same: what a reply quotes may have been deleted since, a name may resolve to another person.
+lane is serial, so after its last copy there is at most one message of it that is not on record. It need not say the
+same: what a reply quotes may have been deleted since, a name may resolve to another person. Where another lane may
+have left one there as well (its pair was taken out while it was sending), it does have to.
 """
 
 from collections import OrderedDict
@@ -87,7 +88,7 @@ class Posted:
 async def candidates(rest: Rest, channel: str, delivery: Delivery) -> list[Mapping[str, Json]]:
     """The messages among which an earlier try of `delivery` has to be, oldest first. Raises an `ApiError`.
 
-    Read from the newest back to the last copy on record: our clock says nothing about Discord's IDs. It counts only
+    Read from the newest back to the lane's last copy: our clock says nothing about Discord's IDs. It counts only
     where there is no copy on record yet, and where very many messages have been written since that.
     """
     after = int(delivery.after.id) if delivery.after is not None else 0

@@ -16,6 +16,7 @@ from relay.adapters.discord.rest import ApiError, Json, Refused, Rest, Route, Un
 from relay.adapters.discord.wording import TEXT_LENGTH, allowed_mentions, said_by_bot, said_by_webhook, webhook_body
 from relay.core.ports import Clock, Delivery
 from relay.domain.content import Author
+from relay.domain.ids import ChannelRef, MessageRef, Platform
 from relay.errors import Blocked, Permanent
 
 _log = structlog.get_logger(__name__)
@@ -226,11 +227,14 @@ class Poster:
             for message in await adoption.candidates(self._rest, channel, delivery)
             if str(message["id"]) not in self._posted
         ]
-        for exactly in (True, False):
+        for exactly in (True, False) if delivery.alone else (True,):
             for message in found:
-                if self._is(expected, message, exactly=exactly):
-                    _log.info("earlier try adopted", channel=channel, message=message["id"])
-                    return str(message["id"])
+                if not self._is(expected, message, exactly=exactly):
+                    continue
+                if await delivery.on_record(MessageRef(delivery.channel, str(message["id"]))):
+                    continue
+                _log.info("earlier try adopted", channel=channel, message=message["id"])
+                return str(message["id"])
         return None
 
     async def _take_back_strays(self, delivery: Delivery, channel: str, author: Author) -> None:
@@ -250,7 +254,10 @@ class Poster:
             for message in there:
                 # Nobody else posts through it, and each lane has one message on its way.
                 shown = (message.get("author") or {}).get("username")
-                if str(message.get("webhook_id")) == webhook and shown in usernames(author):
+                if str(message.get("webhook_id")) != webhook or shown not in usernames(author):
+                    continue
+                # Where a pair leads to that channel as well, it may stand there by right.
+                if not await delivery.on_record(MessageRef(ChannelRef(Platform.DISCORD, where), str(message["id"]))):
                     await self._take_back(webhook, where, str(message["id"]))
 
     def _is(self, expected: adoption.Expected, message: Mapping[str, Json], *, exactly: bool) -> bool:

@@ -167,8 +167,10 @@ class Outbound:
                     return None
                 said = event.get("content") or {}
                 if earlier_look(said) == wanted and "m.new_content" not in said:
-                    _log.info("adopted an earlier try", event_id=event.get("event_id"))
-                    return str(event["event_id"])
+                    found = MessageRef(delivery.channel, str(event["event_id"]))
+                    if not await delivery.on_record(found):
+                        _log.info("adopted an earlier try", event_id=found.id)
+                        return found.id
                 written = moment(event.get("origin_server_ts"))
                 if delivery.after is None and written < delivery.queued_at - _CLOCKS_DIFFER:
                     return None

@@ -102,6 +102,35 @@ async def test_two_pairs_swap_their_names(tmp_path: Path, restart: bool) -> None
         assert bridge.words(public_room) == []
 
 
+async def test_a_pair_comes_back_while_its_last_message_is_in_doubt(tmp_path: Path) -> None:
+    """Another pair has posted into the channel meanwhile: what is in doubt stands before that."""
+    async with world(tmp_path, STAFF, PUBLIC) as bridge:
+        (staff, staff_room), (_, public_room) = bridge.channels("staff"), bridge.channels("public")
+        swapped = (joined("staff", "staff", "public"), joined("public", "public", "staff"))
+        asked = asyncio.Event()
+
+        async def answer_gets_lost(call: str) -> None:
+            if call == "send":
+                asked.set()
+                raise Transient("time-out", ambiguous=True)
+
+        def prepare(discord: MemoryAdapter, _: MemoryAdapter) -> None:
+            discord.after = answer_gets_lost
+
+        async with bridge.relay(prepare):
+            bridge.matrix.say(staff_room, "ben", "hello")
+            await asyncio.wait_for(asked.wait(), 5)
+        bridge.pairs = swapped
+        async with bridge.relay():
+            bridge.matrix.say(public_room, "ben", "hi")
+            bridge.matrix.say(public_room, "ben", "hello")
+            await bridge.shows(staff, "hello", "hi", "hello")
+            await waits(bridge, LaneKey(public_room, staff), 0)
+            await declare(bridge, STAFF, PUBLIC)
+            bridge.matrix.say(staff_room, "ben", "bye")
+            await bridge.shows(staff, "hello", "hi", "hello", "bye")
+
+
 async def test_two_pairs_swap_their_rooms(tmp_path: Path) -> None:
     async with world(tmp_path, STAFF, PUBLIC) as bridge:
         gate = Gate()

@@ -104,7 +104,8 @@ PLANS = {
         "message (rowid=?)",
         NUMBER,
     ],
-    "_LAST_COPY": [NUMBER],
+    "_LAST_IN_CHANNEL": [NUMBER],
+    "_LAST_OF_LANE": [BY_CHANNELS],
     "_SHARING": [f"message_copy {BY_REF}", NUMBER, "message (rowid=?)", "channel (rowid=?)"],
     "_RECENT": ["message (channel_id=?)", NUMBER],
     "_FORGET": ["message_copy (message_id=? AND channel_id=? AND part=?)", NUMBER],
@@ -114,7 +115,7 @@ PLANS = {
     "_DONE": ["outbox (rowid=?)"],
     "_APPEND": [BY_CHANNELS, "outbox_1 (lane_id=? AND state=?)", BY_CHANNELS],
 }
-ORDERED = ("_LAST_COPY", "_WAITING")
+ORDERED = ("_LAST_IN_CHANNEL", "_WAITING")
 
 
 @pytest.mark.parametrize("name", PLANS)
