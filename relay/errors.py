@@ -8,7 +8,8 @@
     │   ├── StoreHeld             another daemon holds it; exit status 3
     │   └── StoreUnavailable      full, locked, read-only or broken now; may be well again later
     └── DeliveryError             one command could not be carried out
-        ├── Transient             try again later; `ambiguous` where it may have been carried out all the same
+        ├── Transient             try again later; `ambiguous` where it may have been carried out all the same, `failed`
+        │   │                     where the platform answered that it failed at this very command
         │   ├── RateLimited       the platform asks for patience
         │   ├── NotYet            something of ours comes first; nothing is wrong
         │   ├── FileTrouble       one file cannot be read now, although its platform answers
@@ -99,13 +100,17 @@ class Transient(DeliveryError):
     """Worth another try.
 
     `retry_after`: seconds that the platform asked for, None where it did not say. `ambiguous`: the platform may
-    have carried the command out although no answer arrived (a time-out, a reset connection, a 5xx).
+    have carried the command out although no answer arrived (a time-out, a reset connection, a 5xx). `failed`: an
+    answer did arrive, which says that this very request failed (a 5xx, a proxy's page): the next ones may get through.
     """
 
-    def __init__(self, reason: str, *, retry_after: float | None = None, ambiguous: bool = False) -> None:
+    def __init__(
+        self, reason: str, *, retry_after: float | None = None, ambiguous: bool = False, failed: bool = False
+    ) -> None:
         super().__init__(reason)
         self.retry_after = retry_after
         self.ambiguous = ambiguous
+        self.failed = failed
 
 
 class RateLimited(Transient):

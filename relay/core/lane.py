@@ -38,7 +38,8 @@ _LOG: structlog.typing.FilteringBoundLogger = structlog.get_logger(__name__)
 _READ_AHEAD = 50
 _TRIES_BEFORE_COMPLAINT = 3
 _TRIES_OF_A_BUG = 3
-_HOPELESS_SECONDS = 180.0
+_HOPELESS_SECONDS = 180.0  # of answers that say that it failed
+_SILENT_SECONDS = 1800.0  # of requests that nobody answers: that may be the way there
 _HOPELESS_TRIES = 4
 _MOST_DOUBLINGS = 5
 _LEASE_SECONDS = 0.5
@@ -209,7 +210,7 @@ class Lane:
             self._status.lane(self._key).retries += 1  # the budget knows when to come back
         except Transient as error:
             self._suspect = self._suspect or error.ambiguous
-            if error.ambiguous and self._is_hopeless(entry):
+            if self._is_hopeless(entry, error):
                 return await self._abandon(entry, f"it fails every time, while other messages get through ({error})")
             complaint = self._backoff.tries >= _TRIES_BEFORE_COMPLAINT
             await self._pause(
@@ -283,13 +284,17 @@ class Lane:
             await self._give_up(entry, f"internal error ({type(error).__name__})")
         return not self._again
 
-    def _is_hopeless(self, entry: Entry) -> bool:
+    def _is_hopeless(self, entry: Entry, error: Transient) -> bool:
         """Whether to give up the head: its platform fails at it for minutes, and takes what other lanes bring.
 
-        Before that, one last try finds out whether an earlier one was carried out, and sends nothing any more. As long
-        as nothing else gets through, it is the platform that is in trouble. Where it fails at the next head as well,
-        that may be the channel's fault: each then has twice the time of the one before.
+        What only has to wait (a closed channel, a limit, no connection) is not meant. Before that, one last try finds
+        out whether an earlier one was carried out, and sends nothing any more. As long as nothing else gets through, it
+        is the platform that is in trouble. Where it fails at the next head as well, that may be the channel's fault:
+        each then has twice the time of the one before.
         """
+        if not (error.failed or error.ambiguous):
+            return False
+        seconds = (_HOPELESS_SECONDS if error.failed else _SILENT_SECONDS) * 2**self._given_up
         now = asyncio.get_running_loop().time()
         others = self._status.accepted(self._key.destination.platform) - self._status.lane(self._key).messages
         failing = self._failing
@@ -298,7 +303,7 @@ class Lane:
             return False
         failing.passed_by += others > failing.others
         failing.others = others
-        if failing.passed_by < _HOPELESS_TRIES or now - failing.since < _HOPELESS_SECONDS * 2**self._given_up:
+        if failing.passed_by < _HOPELESS_TRIES or now - failing.since < seconds:
             return False
         if not failing.last_try:
             failing.last_try = self._suspect = True

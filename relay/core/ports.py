@@ -168,7 +168,10 @@ class Quotation:
 
 
 class Adapter(Protocol):
-    """One platform. Raises only errors of `relay.errors`."""
+    """One platform. Raises only errors of `relay.errors`.
+
+    Whatever it is asked for: a 5xx in answer is a `Transient` that is `failed`, and nothing that only has to wait is.
+    """
 
     @property
     def platform(self) -> Platform:

@@ -459,6 +459,64 @@ async def test_an_ambiguous_send_is_resolved(world: World, when: str, kind: str,
     assert found.id == str(world.channel.order[-1])
 
 
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/webhooks$"),
+        ("POST", "/webhooks/"),
+        ("POST", "/channels/[0-9]+/messages$"),
+        ("PATCH", "/webhooks/.*/messages/"),
+        ("DELETE", "/messages/"),
+        ("GET", "/channels/[0-9]+/messages/[0-9]+$"),
+        ("GET", "/channels/[0-9]+/messages$"),
+    ],
+)
+async def test_a_5xx_says_what_it_was_that_failed(world: World, method: str, path: str) -> None:
+    async with world.running() as adapter:
+        sent = await adapter.send(world.delivery())
+        stream = f"channel:{world.channel.id}"
+        await until(lambda: world.inbox.cursors.get(stream) == sent.id)  # so that the next one has not heard of it
+    catch_up = (method, path) == ("GET", "/channels/[0-9]+/messages$")
+    world.server.faults.add(Fault("status", method, path, count=None, skip=catch_up, status=503))
+    async with world.running() as adapter:
+        errors: list[Transient] = []
+        for call in (
+            adapter.send(world.delivery("two", key="k2")),
+            adapter.send(world.delivery("notice", key="k3", author=None)),
+            adapter.send(world.delivery("four", key="k4", suspect=True, after=sent)),
+            adapter.quote(sent),
+            adapter.edit(sent, world.delivery("five", key="k5")),
+            adapter.delete(sent, "k6"),
+        ):
+            try:
+                await call
+            except Transient as error:
+                errors.append(error)
+    assert errors
+    assert all(error.failed for error in errors)
+
+
+async def test_a_webhook_that_cannot_be_made_for_a_5xx_is_what_failed(world: World) -> None:
+    async with world.running() as adapter:
+        world.server.faults.add(Fault("status", "POST", "/webhooks$", status=500))
+        with pytest.raises(Transient) as caught:
+            await adapter.send(world.delivery())
+        assert caught.value.failed
+
+
+@pytest.mark.parametrize("kind", ["reset", "hang", "rate_limit", "ban"])
+async def test_what_only_has_to_wait_has_not_failed(world: World, kind: str) -> None:
+    async with world.running() as adapter:
+        await adapter.send(world.delivery())
+        fault = Fault(kind, "POST", "/webhooks/", seconds=60)  # type: ignore[arg-type]
+        if kind == "ban":
+            fault = Fault("status", "POST", "/webhooks/", status=403, code=40333)
+        world.server.faults.add(fault)
+        with pytest.raises(Transient) as caught:
+            await adapter.send(world.delivery("two", key="k2"))
+        assert not caught.value.failed
+
+
 @pytest.mark.parametrize("ahead", [timedelta(), timedelta(minutes=10), timedelta(days=40)], ids=str)
 async def test_a_suspect_send_is_found_after_a_restart_whatever_our_clock_says(world: World, ahead: timedelta) -> None:
     now = SystemClock().now() + ahead

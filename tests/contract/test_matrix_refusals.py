@@ -3,14 +3,16 @@
 import asyncio
 import itertools
 from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import pytest
 from aiohttp import web
 
-from relay.core.ports import Delivery
+from relay.core.ports import Delivery, File
+from relay.domain.content import Attachment, Content
 from relay.domain.events import Event, MessageCreated
-from relay.domain.ids import MessageRef
+from relay.domain.ids import MediaRef, MessageRef, Platform
 from relay.errors import Blocked, Permanent, Transient
 from relay.sandbox.homeserver import Homeserver
 from relay.sandbox.people import Person
@@ -66,12 +68,75 @@ async def test_a_proxys_page_means_that_nobody_knows_what_became_of_it(meeting: 
     for call in (meeting.send("k2"), meeting.edit(ref, "k3", "two"), meeting.side.adapter.delete(ref, "k4")):
         with pytest.raises(Transient) as error:
             await call
-        assert (type(error.value), error.value.ambiguous) == (Transient, True)
+        assert (type(error.value), error.value.ambiguous, error.value.failed) == (Transient, True, True)
     with pytest.raises(Transient):
         await meeting.side.adapter.quote(ref)
     meeting.proxy.answer = pass_on
     await meeting.edit(ref, "k3", "two")
     assert [line.body for line in await meeting.ann.messages(meeting.room)] == ["Bob: two"]
+
+
+class Photographs:
+    """Files of the other side: the same picture, whatever is asked for."""
+
+    @asynccontextmanager
+    async def open(self, attachment: Attachment, *, most: int) -> AsyncIterator[File]:
+        async def chunks() -> AsyncIterator[bytes]:
+            yield b"photo"
+
+        yield File(attachment.name, "image/png", 5, chunks())
+
+    async def fetch(self, attachment: Attachment, *, most: int, patience: float) -> bool | None:
+        return True
+
+    async def copy_of(self, media: MediaRef, destination: Platform) -> MediaRef | None:
+        return None
+
+    async def remember(self, media: MediaRef, copy: MediaRef) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [(500, ""), (503, '{"errcode": "M_UNKNOWN", "error": "Internal server error"}'), (403, "<html>a firewall's page")],
+)
+async def test_an_answer_that_something_failed_says_what_it_was(homeserver: Homeserver, status: int, body: str) -> None:
+    number = next(_numbers)
+    photo = Attachment("1", "photo.png", "image", MediaRef(Platform.DISCORD, "https://cdn.example/photo.png"), size=5)
+    async with person(homeserver, f"ann{number}") as ann, Interloper(homeserver.url) as proxy:
+        token = await homeserver.register(f"bot{number}")
+        place = await ann.create_room()
+        bot_id = f"@bot{number}:{homeserver.server_name}"
+        side_of = matrix_side(homeserver, bot_id, [place], token=token, url=proxy.url, files=Photographs())
+        async with side_of as side:
+            adapter = side.adapter
+            ref = await adapter.send(Delivery(room(place), "k1", BOB, words("one")))
+
+            async def fails(request: web.Request) -> web.Response | None:
+                return None if request.path.endswith("/sync") else web.Response(status=status, text=body)
+
+            proxy.answer = fails
+            pictured = Content(words("two").text, (photo,))
+            for call in (
+                adapter.send(Delivery(room(place), "k2", BOB, words("two"))),
+                adapter.send(Delivery(room(place), "k3", BOB, pictured)),
+                adapter.edit(ref, Delivery(room(place), "k4", BOB, words("three"))),
+                adapter.mark_failed(ref, "why"),
+            ):
+                with pytest.raises(Transient) as error:
+                    await call
+                assert error.value.failed
+
+            async def breaks_off(request: web.Request) -> web.Response | None:
+                if not request.path.endswith("/sync"):
+                    assert request.transport is not None
+                    request.transport.abort()
+                return None
+
+            proxy.answer = breaks_off
+            for content in (words("four"), pictured):
+                with pytest.raises(Transient) as error:
+                    await adapter.send(Delivery(room(place), "k5", BOB, content))
+                assert not error.value.failed
 
 
 async def test_a_message_that_a_spam_checker_refuses_does_not_hold_up_the_others(meeting: Meeting) -> None:

@@ -62,7 +62,7 @@ class Trouble:
         if self._holds("limited"):
             self._raise(call, "limited", RateLimited("slow down", retry_after=self.rng.uniform(0.1, 3)))
         if self._unlucky():
-            self._raise(call, "failed before", Transient("500", ambiguous=True))
+            self._raise(call, "failed before", Transient("500", ambiguous=True, failed=True))
 
     async def after(self, call: str) -> None:
         """The way back."""

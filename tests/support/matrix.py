@@ -15,7 +15,7 @@ from yarl import URL
 
 from relay.adapters.matrix.adapter import MatrixAdapter
 from relay.core.clock import SystemClock
-from relay.core.ports import Batch
+from relay.core.ports import Batch, Files
 from relay.domain.content import Author, Content
 from relay.domain.events import Event, FeatureUsed, HistorySkipped, MessageCreated, MessageDeleted, MessageEdited
 from relay.domain.ids import ChannelAddress, ChannelRef, Platform, UserRef
@@ -232,6 +232,7 @@ async def matrix_side(
     catchup_limits: Callable[[ChannelAddress], int] | None = None,
     retry_interval: float = 0.3,
     url: str = "",
+    files: Files | None = None,
 ) -> AsyncIterator[Side]:
     """An adapter that runs until the end of the block; `notebook` carries over what an earlier one knew.
 
@@ -250,6 +251,7 @@ async def matrix_side(
         catchup_limit=catchup_limit,
         catchup_limits=catchup_limits,
         retry_interval=retry_interval,
+        files=files,
     )
     inbox = Inbox(kept)
     await adapter.watch(frozenset(map(address, rooms)))

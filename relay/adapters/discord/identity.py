@@ -277,7 +277,7 @@ class Webhooks:
             reason="Mirrors messages of the paired Matrix room",
         )
         if not isinstance(made, dict) or not is_snowflake(made.get("id")):
-            raise Unanswered("an answer from Discord without the webhook's ID", sent=True)
+            raise Unanswered("an answer from Discord without the webhook's ID", sent=True, answered=True)
         if not is_word(made.get("token")):
             # The next one would be no better.
             self._tokenless.add(channel)

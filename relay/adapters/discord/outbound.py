@@ -44,7 +44,7 @@ def translated(channel: str) -> Iterator[None]:
     except Limited as error:
         raise RateLimited(str(error), retry_after=error.retry_after) from None
     except Unanswered as error:
-        raise Transient(str(error), ambiguous=error.sent) from None
+        raise Transient(str(error), ambiguous=error.sent, failed=error.answered) from None
     except Refused as error:
         raise _refusal(error, channel) from None
 
@@ -80,8 +80,10 @@ def _refusal(error: Refused, channel: str) -> DeliveryError:
             return Permanent(said)
         case Refused(status=status) if status == 413 or error.code == _TOO_LARGE:
             return Permanent(f"it is too large for Discord ({said})")
-        case Refused(status=401) | Refused(bare=True):
+        case Refused(status=401):
             return Transient(said)
+        case Refused(bare=True):
+            return Transient(said, failed=True)
         case Refused(status=403, code=code) if code in _NOT_US:
             return Transient(said, retry_after=_BAN_PAUSE)
         case Refused(status=403):

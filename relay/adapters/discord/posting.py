@@ -281,5 +281,5 @@ class Poster:
 
 def _id(answer: Json) -> str:
     if not isinstance(answer, Mapping) or not is_snowflake(answer.get("id")):
-        raise Unanswered("an answer from Discord without the message's ID", sent=True)
+        raise Unanswered("an answer from Discord without the message's ID", sent=True, answered=True)
     return str(answer["id"])

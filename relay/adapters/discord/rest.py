@@ -94,11 +94,15 @@ class Limited(ApiError):
 
 
 class Unanswered(ApiError):
-    """No answer, or one that says nothing. `sent`: the request may have been carried out."""
+    """No answer, or one that says nothing. `sent`: the request may have been carried out.
 
-    def __init__(self, reason: str, *, sent: bool) -> None:
+    `answered`: there was one, to this very request.
+    """
+
+    def __init__(self, reason: str, *, sent: bool, answered: bool = False) -> None:
         super().__init__(reason)
         self.sent = sent
+        self.answered = answered
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,7 +246,7 @@ class Rest:
         document = _decode(raw)
         if 200 <= status < 300:
             if raw and document is None:
-                raise Unanswered("an answer from Discord that is no JSON", sent=True)
+                raise Unanswered("an answer from Discord that is no JSON", sent=True, answered=True)
             return document
         fields = document if isinstance(document, dict) else {}
         if status == 429:
@@ -252,13 +256,13 @@ class Rest:
             self._limits.exhausted(route.bucket, retry_after, everywhere=everywhere)
             raise Limited(retry_after)
         if status >= 500 or status < 400:
-            raise Unanswered(f"Discord answered HTTP {status}", sent=True)
+            raise Unanswered(f"Discord answered HTTP {status}", sent=True, answered=True)
         if not fields and status in BARE:
             # A server that is not Discord's own need not give a reason, nor have every route.
             raise Refused(status, 0, "no reason given")
         if not fields:
             # Discord always says why; this came from something in between.
-            raise Unanswered(f"HTTP {status} from something that is not Discord's API", sent=True)
+            raise Unanswered(f"HTTP {status} from something that is not Discord's API", sent=True, answered=True)
         code = fields.get("code")
         mistakes = _mistakes(fields)
         named = frozenset(path.partition(".")[0] for path, _ in mistakes)

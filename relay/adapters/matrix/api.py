@@ -44,18 +44,22 @@ class Refused(Exception):
 
 
 class Unreachable(Exception):
-    """No answer, or none that a homeserver gives. `sent`: the request may have been carried out all the same."""
+    """No answer, or none that a homeserver gives. `sent`: the request may have been carried out all the same.
 
-    def __init__(self, reason: str, *, sent: bool) -> None:
+    `answered`: there was one, to this very request.
+    """
+
+    def __init__(self, reason: str, *, sent: bool, answered: bool = False) -> None:
         super().__init__(reason)
         self.sent = sent
+        self.answered = answered
 
 
 class TooLong(Unreachable):
     """The answer is longer than the caller can use."""
 
     def __init__(self) -> None:
-        super().__init__("the homeserver's answer is too long", sent=True)
+        super().__init__("the homeserver's answer is too long", sent=True, answered=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,12 +227,12 @@ def judge(status: int, retry_after: str | None, raw: bytes) -> Json:
     if status == 200 and isinstance(answer, dict):
         return answer
     if status == 200:
-        raise Unreachable("what answers there does not speak Matrix", sent=True)
+        raise Unreachable("what answers there does not speak Matrix", sent=True, answered=True)
     told: Json = answer if isinstance(answer, dict) else {}
     code = told.get("errcode")
     if (not isinstance(code, str) or not code) and status < 500 and status not in {413, 429}:
         # A proxy's page, while the homeserver behind it is restarted: it says nothing about what was asked.
-        raise Unreachable(f"what answers there does not speak Matrix (status {status})", sent=True)
+        raise Unreachable(f"what answers there does not speak Matrix (status {status})", sent=True, answered=True)
     raise Refused(
         status,
         code if isinstance(code, str) else "",

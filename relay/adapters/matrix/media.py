@@ -133,12 +133,12 @@ class Media:
             )
         except Unreachable as error:
             # Nothing is doubled by uploading again.
-            raise file.failure or Transient(str(error)) from error
+            raise file.failure or Transient(str(error), failed=error.answered) from error
         except Refused as refused:
             raise file.failure or _refusal(refused, attachment) from refused
         uri = answer.get("content_uri")
         if not isinstance(uri, str) or read_mxc(uri) is None:
-            raise Transient("the homeserver did not say where it keeps the file")
+            raise Transient("the homeserver did not say where it keeps the file", failed=True)
         return uri
 
     async def author(self, author: Author) -> Author:
@@ -261,4 +261,4 @@ def _refusal(refused: Refused, attachment: Attachment) -> DeliveryError:
         return Transient("the homeserver refuses the access token")
     if refused.status < 500:
         return Uncarried(attachment.id, "refused by the homeserver")
-    return Transient(str(refused), retry_after=refused.retry_after)
+    return Transient(str(refused), retry_after=refused.retry_after, failed=True)

@@ -148,7 +148,7 @@ class Outbound:
         answer = await self._call("PUT", "rooms", room_id, "send", kind, key, body=content)
         event_id = answer.get("event_id")
         if not isinstance(event_id, str) or not is_event_id(event_id):
-            raise Transient("the homeserver did not say which event it made", ambiguous=True)
+            raise Transient("the homeserver did not say which event it made", ambiguous=True, failed=True)
         return event_id
 
     async def _earlier_try(self, delivery: Delivery, content: Json) -> str | None:
@@ -189,7 +189,7 @@ class Outbound:
         try:
             return await self._api.call(method, *path, body=body, query=query)
         except Unreachable as error:
-            raise Transient(str(error), ambiguous=error.sent) from error
+            raise Transient(str(error), ambiguous=error.sent, failed=error.answered) from error
         except Refused as refused:
             if is_token_refusal(refused):
                 self._token_refused()
@@ -209,7 +209,7 @@ class Outbound:
             member = await self._state_event(room_id, "m.room.member", me)
             power = await self._state_event(room_id, "m.room.power_levels", "")
         except Unreachable as error:
-            return Transient(str(error))
+            return Transient(str(error), failed=error.answered)
         except Refused as unknown:
             return translate(unknown, me)
         state.apply({"type": "m.room.power_levels", "state_key": "", "content": power})
@@ -236,7 +236,9 @@ def translate(refused: Refused, me: str) -> DeliveryError:
     if is_token_refusal(refused):
         return Transient("the homeserver refuses the access token")
     if refused.status >= 500 or refused.status == 408:
-        return Transient(f"the homeserver failed ({reason})", retry_after=refused.retry_after, ambiguous=True)
+        return Transient(
+            f"the homeserver failed ({reason})", retry_after=refused.retry_after, ambiguous=True, failed=True
+        )
     if refused.status == 403:
         return Blocked(f"the homeserver forbids it ({reason}): let {me} into the room and allow it to write there")
     # What Synapse says of a relation to an event that it does not have, with no code of its own.
@@ -244,5 +246,5 @@ def translate(refused: Refused, me: str) -> DeliveryError:
         return TargetGone(reason)
     if refused.code == "M_UNRECOGNIZED":
         # The request did not get to where requests of its kind are answered: nothing against this message.
-        return Transient(f"the homeserver does not know such a request ({reason})")
+        return Transient(f"the homeserver does not know such a request ({reason})", failed=True)
     return Permanent(f"the homeserver refuses it ({reason})")

@@ -12,7 +12,7 @@ from relay.core.storage import Entry
 from relay.domain.commands import PostNotice
 from relay.domain.ids import MessageRef, Platform
 from relay.domain.richtext import RichText, plain_text
-from relay.errors import RateLimited, Transient
+from relay.errors import Blocked, RateLimited, Transient
 from tests.support.platform import MemoryPlatform
 from tests.support.world import World, lane, pair, until, world
 
@@ -136,15 +136,16 @@ async def test_what_a_platform_asked_for_is_kept_to_whatever_changes(bridge: Wor
 class Fails:
     """A platform that answers 5xx to whatever says `word`."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, word: str) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, word: str, error: Transient | None = None) -> None:
         self.tries = 0
+        self._error = error or Transient("status 500", ambiguous=True, failed=True)
         post = MemoryPlatform.post
 
         def failing(platform: MemoryPlatform, delivery: Delivery) -> MessageRef:
             if word not in plain_text(delivery.content.text):
                 return post(platform, delivery)
             self.tries += 1
-            raise Transient("status 500", ambiguous=True)
+            raise self._error
 
         monkeypatch.setattr(MemoryPlatform, "post", failing)
         monkeypatch.setattr("relay.core.lane._HOPELESS_SECONDS", 0.1)
@@ -170,10 +171,11 @@ async def chatter(bridge: World) -> AsyncIterator[None]:
         talking.cancel()
 
 
+@pytest.mark.parametrize("ambiguous", [True, False], ids=["a post", "an upload"])
 async def test_what_fails_every_time_while_others_get_through_becomes_a_dead_letter(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, ambiguous: bool
 ) -> None:
-    fails = Fails(monkeypatch, "poison")
+    fails = Fails(monkeypatch, "poison", Transient("status 500", ambiguous=ambiguous, failed=True))
     async with world(tmp_path, pair(), pair("other")) as bridge:
         here, there = bridge.channels()
         async with bridge.relay():
@@ -185,6 +187,32 @@ async def test_what_fails_every_time_while_others_get_through_becomes_a_dead_let
                 (letter,) = await uow.outbox.dead()
     assert letter.reason == "it fails every time"
     assert fails.tries >= 5
+
+
+@pytest.mark.parametrize(
+    ("error", "silent_seconds", "dies"),
+    [
+        (Blocked("the bot may not write there"), 0.1, False),
+        (Transient("Discord said: you are banned", retry_after=0.01), 0.1, False),
+        (Transient("no connection"), 0.1, False),
+        (RateLimited("slow down", retry_after=0.01), 0.1, False),
+        (Transient("no answer", ambiguous=True), 60.0, False),
+        (Transient("no answer", ambiguous=True), 0.1, True),
+    ],
+    ids=["closed", "ban", "no connection", "limit", "no answer", "no answer for very long"],
+)
+async def test_what_only_has_to_wait_waits_while_others_get_through(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Transient, silent_seconds: float, *, dies: bool
+) -> None:
+    monkeypatch.setattr("relay.core.lane._SILENT_SECONDS", silent_seconds)
+    fails = Fails(monkeypatch, "poison", error)
+    async with world(tmp_path, pair(), pair("other")) as bridge:
+        here, _ = bridge.channels()
+        async with bridge.relay(), chatter(bridge):
+            bridge.discord.say(here, "mira", "poison")
+            await until(lambda: bool(bridge.discord.reactions) or fails.tries >= 30)
+            async with bridge.store.read() as uow:
+                assert bool(await uow.outbox.dead()) == dies
 
 
 async def test_what_fails_while_nothing_else_gets_through_waits(
@@ -217,7 +245,7 @@ async def test_commands_that_send_nothing_say_nothing_of_a_platform_that_is_away
         nonlocal tries
         if is_away:
             tries += 1
-            raise Transient("status 502", ambiguous=True)
+            raise Transient("status 502", ambiguous=True, failed=True)
 
     async with world(tmp_path, pair(), pair("other")) as bridge:
         here, _ = bridge.channels()

@@ -29,6 +29,7 @@ def test_translation(status: int, code: str, reason: str, kind: type[DeliveryErr
     assert type(error) is kind
     if isinstance(error, Transient):
         assert error.ambiguous == ambiguous
+        assert error.failed == (status >= 500 or code == "M_UNRECOGNIZED")
         assert error.retry_after == (2.5 if status == 429 else None)
     if isinstance(error, Blocked):
         assert "@relay:example.org" in str(error)
