@@ -14,12 +14,17 @@ from typing import Any, Self, TypeVar
 
 import aiosqlite
 
+from relay.errors import StoreError
+
 T = TypeVar("T")
 Step = Callable[[sqlite3.Connection], object]
 
 
 class PipelineConnection(aiosqlite.Connection):
-    """A connection in whose transactions statements may be deferred.
+    """A connection in whose transactions statements may be deferred, and whose transactions consist of units.
+
+    A unit (one, unless `next_unit` begins others) stands behind a savepoint. Of its deferred statements it may be
+    known only in the trip of a later one that they cannot be carried out: see `end_unit`.
 
     `opener` opens the database, on the thread. `first_steps` begin each transaction. `read_only` connections do
     not wait for the end of a transaction.
@@ -35,16 +40,61 @@ class PipelineConnection(aiosqlite.Connection):
         self._read_only = read_only
         self._deferred: list[Step] = []
         self._first = 0
+        self._unit: int | None = None  # where in what is deferred the unit begins; None: it has begun on the thread
         self._begun = False
-        self._failed = False
+        self._failure: BaseException | None = None
+        self._lost = False
         self._deferring = False
 
     def begin(self) -> None:
         """Start a transaction: BEGIN travels with its first statement."""
         self._deferred = list(self._first_steps())
+        if not self._read_only:
+            self._unit = len(self._deferred)
+            self._deferred.append(_savepoint)
         self._first = len(self._deferred)
         self._begun = False
-        self._failed = False
+        self._failure, self._lost = None, False
+
+    def next_unit(self) -> None:
+        """The unit has ended; what follows belongs to the next one of the same transaction."""
+        self._unit = len(self._deferred)
+        self._deferred.append(_next_savepoint)
+
+    def end_unit(self, refused: Callable[[Exception], None]) -> None:
+        """Nothing more comes of this unit. Raises what failed in it, if it went on after that.
+
+        Where what it deferred turns out to be at fault, it alone is undone, and `refused` told on the connection's
+        thread.
+        """
+        if self._failure is not None:
+            raise self._failure
+        start = self._unit or 0
+        first, steps = self._deferred[:start], self._deferred[start:]
+        if not self.active or not steps:
+            return
+
+        def whole(connection: sqlite3.Connection) -> None:
+            try:
+                for step in steps:
+                    step(connection)
+            except Exception as error:
+                if not _is_own_fault(error, connection):
+                    raise
+                _undo(connection)
+                refused(error)
+
+        self._deferred = [*first, whole]
+        self._first = len(first)
+
+    async def undo_unit(self) -> None:
+        """Take back what was done since the unit began, and let the next one begin."""
+        self._failure = None
+        if self._unit is not None:
+            del self._deferred[self._unit + 1 :]
+        else:
+            self._deferred = []
+            await self.submit(_undo)
 
     @property
     def active(self) -> bool:
@@ -52,9 +102,9 @@ class PipelineConnection(aiosqlite.Connection):
         return self._begun or len(self._deferred) > self._first
 
     @property
-    def failed(self) -> bool:
-        """Whether the transaction can only be rolled back."""
-        return self._failed
+    def lost(self) -> bool:
+        """Whether the whole transaction can only be rolled back."""
+        return self._lost
 
     def defer(self, step: Step) -> None:
         """Carry out `step` with the next statement, or the commit."""
@@ -76,51 +126,53 @@ class PipelineConnection(aiosqlite.Connection):
     async def submit(self, step: Callable[[sqlite3.Connection], T]) -> T | None:
         """Carry out what was deferred and `step`, in one trip; None at once under `deferring`.
 
-        After a failure nothing but a rollback is carried out: SQLite itself ends the transaction after some errors,
-        and what came after would be written on its own.
+        After a failure the unit can only be undone. SQLite itself ends the transaction after some errors, and what came
+        after would be written on its own: then the transaction is `lost`.
         """
-        if self._failed:
+        if self._failure is not None:
             raise sqlite3.OperationalError("an earlier statement of this transaction failed")
         if self._deferring:
             self._deferred.append(step)
             return None
         steps, self._deferred = self._deferred, []
+        self._unit = None
         self._begun = True
 
         def trip() -> T:
             connection = self._conn
-            for earlier in steps:
-                earlier(connection)
-            return step(connection)
+            try:
+                for earlier in steps:
+                    earlier(connection)
+                return step(connection)
+            except BaseException as error:
+                self._failure, self._lost = error, not _is_own_fault(error, connection)
+                raise
 
-        try:
-            return await self._trip(trip)
-        except BaseException:
-            self._failed = True
-            raise
+        return await self._trip(trip)
 
     async def commit(self) -> None:
         """Commit; no trip for a transaction in which nothing happened."""
-        if self.active or self._failed:
+        if self.active or self._failure is not None:
             await self.submit(sqlite3.Connection.commit)
         self._deferred = []
-        self._first = 0
+        self._first, self._unit = 0, None
         self._begun = False
 
     async def rollback(self) -> None:
         """Roll back; no trip for a transaction in which nothing happened."""
         self._deferred = []
-        self._first = 0
+        self._first, self._unit = 0, None
         if self._begun:
             self._begun = False
             if self._read_only:
                 self._tx.put_nowait((None, self._conn.rollback))
             else:
                 await self._trip(self._conn.rollback)
-        self._failed = False
+        self._failure, self._lost = None, False
 
     async def _trip(self, work: Callable[[], T]) -> T:
         if not self._running or self._connection is None:
+            self._lost = True
             raise sqlite3.OperationalError("connection closed")
         done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._tx.put_nowait((done, work))
@@ -140,6 +192,28 @@ async def settled(future: asyncio.Future[T]) -> T:
         if not future.cancelled():
             future.exception()  # seen: the cancellation goes first
         raise
+
+
+def _savepoint(connection: sqlite3.Connection) -> None:
+    connection.execute("SAVEPOINT unit")
+
+
+def _next_savepoint(connection: sqlite3.Connection) -> None:
+    connection.execute("RELEASE unit")
+    connection.execute("SAVEPOINT unit")
+
+
+def _undo(connection: sqlite3.Connection) -> None:
+    connection.execute("ROLLBACK TO unit")
+
+
+def _is_own_fault(error: BaseException, connection: sqlite3.Connection) -> bool:
+    """Whether only the unit has failed whose statement raised `error`: a constraint, say, or a value of no use.
+
+    Of the disk, and of whether we may write at all, all units have to hear.
+    """
+    of_all = sqlite3.OperationalError | sqlite3.InternalError | StoreError
+    return connection.in_transaction and not isinstance(error, of_all) and type(error) is not sqlite3.DatabaseError
 
 
 class PipelineCursor:

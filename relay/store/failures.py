@@ -38,7 +38,7 @@ def translated(path: Path) -> Iterator[None]:
     """
     try:
         yield
-    except IntegrityError:
+    except (IntegrityError, sqlite3.IntegrityError):
         raise
     except DBAPIError as error:
         raise failure(path, error.orig if isinstance(error.orig, sqlite3.Error) else error) from error

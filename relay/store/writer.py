@@ -2,7 +2,8 @@
 
 A commit waits for the disk: a fifth of a millisecond on a good one, ten on a poor one. So transactions that queue up
 behind each other go into one transaction of SQLite, each behind a savepoint of its own, and one commit ends them
-all; each returns once that is on the disk. A lone transaction is committed at once.
+all; each returns once that is on the disk. A lone transaction is committed at once. One whose statements are at fault
+is undone alone, whenever that turns out: what it deferred may be carried out in the turn of the next.
 
 Who has finished queues up again, to commit: by then those that were waiting have had their turn, and whoever comes
 first commits for all. Nobody relies on another to do it.
@@ -80,8 +81,11 @@ class Writer:
         try:
             group = await self._join()
             driver = group.opened.driver
+            refused: list[Exception] = []
             try:
                 yield Session(group.opened.connection, driver, self._numbers, self._path)
+                with translated(self._path):
+                    driver.end_unit(refused.append)
             except BaseException as error:
                 await settled(asyncio.create_task(self._leave(group, error), name="rollback"))
                 raise
@@ -93,6 +97,8 @@ class Writer:
         if not group.ended:
             await settled(asyncio.create_task(self._commit_in_turn(group), name="commit"))
         group.raise_failure()
+        if refused:
+            raise refused[0]
 
     async def close(self) -> None:
         """Close the connection once the transactions under way have ended."""
@@ -112,7 +118,7 @@ class Writer:
             group = self._group = _Group(await self._open(), self._path)
             self._numbers.forget()
         elif group.members:
-            group.opened.driver.defer(_savepoint)
+            group.opened.driver.next_unit()
         return group
 
     async def _open(self) -> Opened:
@@ -147,9 +153,9 @@ class Writer:
     async def _leave(self, group: _Group, error: BaseException) -> None:
         """Undo one transaction, and those before it in the group only when they cannot be kept."""
         driver = group.opened.driver
-        if group.members and not driver.failed and not group.opened.connection.invalidated:
+        if group.members and not driver.lost and not group.opened.connection.invalidated:
             try:
-                await driver.submit(_roll_back_to_savepoint)
+                await driver.undo_unit()
             except sqlite3.Error as failure:
                 error = failure
             else:
@@ -167,6 +173,7 @@ class Writer:
         connection = group.opened.connection
         try:
             await connection.rollback()
+            await group.opened.driver.rollback()  # SQLAlchemy holds a failed commit for the end of its transaction
         except (SQLAlchemyError, sqlite3.Error) as failure:
             _log.warning("store_rollback_failed", reason=str(failure))
             await self._drop()
@@ -191,12 +198,3 @@ async def opened(engine: AsyncEngine, path: Path) -> Opened:
     with translated(path):
         connection = await engine.connect()
         return Opened(connection, await driver_of(connection))
-
-
-def _savepoint(connection: sqlite3.Connection) -> None:
-    connection.execute("SAVEPOINT member")
-
-
-def _roll_back_to_savepoint(connection: sqlite3.Connection) -> None:
-    connection.execute("ROLLBACK TO member")
-    connection.execute("RELEASE member")

@@ -5,13 +5,16 @@ import inspect
 import re
 import sqlite3
 import tomllib
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
 import aiosqlite
 import pytest
+from sqlalchemy.exc import IntegrityError
 
 from relay.core.ports import Cursor
+from relay.core.storage import Copy
 from relay.domain.commands import DeleteMessage
 from relay.domain.ids import ChannelRef, MessageRef, Platform
 from relay.domain.pair import LaneKey
@@ -67,7 +70,6 @@ async def test_a_lone_one_is_committed_at_once(store: SqlStore) -> None:
     seen = await statements(store)
     await write(store, 1)
     assert seen.count("COMMIT") == 1
-    assert not [statement for statement in seen if "SAVEPOINT" in statement]
 
 
 async def test_one_that_raises_is_undone_alone(store: SqlStore) -> None:
@@ -80,6 +82,50 @@ async def test_one_that_raises_is_undone_alone(store: SqlStore) -> None:
     assert found == {number: outcome for number, outcome in enumerate(outcomes) if number % 3}
     async with store.read() as unit:
         assert await unit.notebook.get("last") == "19"
+
+
+async def write_at_fault(store: SqlStore, number: int, *, asked: bool) -> None:
+    """As `write`, with a copy of a message that is not there: a violated reference. `asked`: seen in its own turn."""
+    async with store.write() as unit:
+        await unit.cursors.put(Cursor(Platform.DISCORD, str(number), "0"))
+        await unit.messages.record_copy(Copy(404, 0, MessageRef(LANE.destination, "$copy")))
+        if asked:
+            await unit.notebook.get("last")
+
+
+@pytest.mark.parametrize("asked", [False, True])
+async def test_a_lone_one_that_is_at_fault_leaves_nothing_behind(store: SqlStore, asked: bool) -> None:
+    for number in range(3):
+        with pytest.raises((IntegrityError, sqlite3.IntegrityError)):
+            await write_at_fault(store, number, asked=asked)
+        await write(store, 10 + number)
+    assert sorted(await kept(store, range(20))) == [10, 11, 12]
+
+
+@pytest.mark.parametrize("asked", [False, True])
+@pytest.mark.parametrize("guilty", [{0}, {1}, {4}, {7}, {0, 1, 6, 7}])
+async def test_one_that_is_at_fault_is_undone_alone(store: SqlStore, guilty: set[int], asked: bool) -> None:
+    outcomes = await asyncio.gather(
+        *(write_at_fault(store, n, asked=asked) if n in guilty else write(store, n) for n in range(8)),
+        return_exceptions=True,
+    )
+    assert {n for n, it in enumerate(outcomes) if isinstance(it, IntegrityError | sqlite3.IntegrityError)} == guilty
+    assert await kept(store, range(8)) == {n: it for n, it in enumerate(outcomes) if n not in guilty}
+
+
+async def test_one_that_goes_on_after_a_failure_is_not_kept(store: SqlStore) -> None:
+    async def goes_on(number: int) -> None:
+        async with store.write() as unit:
+            await unit.cursors.put(Cursor(Platform.DISCORD, str(number), "0"))
+            with suppress(IntegrityError):
+                await unit.messages.record_copy(Copy(404, 0, MessageRef(LANE.destination, "$copy")))
+                await unit.notebook.get("last")
+
+    outcomes = await asyncio.gather(
+        *(goes_on(n) if n == 2 else write(store, n) for n in range(5)), return_exceptions=True
+    )
+    assert isinstance(outcomes[2], sqlite3.IntegrityError)
+    assert sorted(await kept(store, range(5))) == [0, 1, 3, 4]
 
 
 async def test_none_of_them_is_promised_when_the_disk_is_full(store: SqlStore) -> None:
