@@ -90,6 +90,24 @@ async def test_channels_become_their_rooms_and_rooms_their_channels(two: Town) -
     await copy_on_discord(two, "help", f"see <#{channel}>")
 
 
+@pytest.mark.crosses("channels", "to_matrix")
+async def test_what_not_everybody_may_view_is_named_nowhere_else(two: Town) -> None:
+    general, insiders = two.channels["general"], (two.bot, two.people["Ada"])
+    original = two.say("general", "psst")
+    await copy_on_matrix(two, "general", "psst")
+    secret = two.control.create_channel(two.guild, "layoffs")["id"]
+    for channel in (secret, general):
+        for insider in insiders:
+            two.control.set_channel_permissions(channel, insider, allow=["VIEW_CHANNEL"])
+        two.control.set_channel_permissions(channel, two.guild, deny=["VIEW_CHANNEL"])
+    link = f"https://discord.com/channels/{two.guild}/{general}/{original}"
+    two.say("help", f"not <#{secret}>, <#{general}> or {link}")
+    content = await copy_on_matrix(two, "help", f"not #private-channel, #private-channel or {link}")
+    assert two.rooms["general"] not in content["formatted_body"]
+    two.say("general", f"we are in <#{general}>")
+    await copy_on_matrix(two, "general", "we are in #general")
+
+
 @pytest.mark.crosses("channels", "to_matrix", "to_discord")
 async def test_links_to_messages_lead_to_their_copies(two: Town) -> None:
     original = two.say("general", "the original")

@@ -6,8 +6,10 @@ through the Discord webhook, one after the other; or one object that says what i
 
 `context`, all of it optional, for both sides: `people` (whom a name on the other side means, if exactly one person),
 `pairs` (more paired channels, Discord's first), `messages` (where copies stand, by the ID of the original), `policy`
-(of the pair). For Discord: `roles`, `channels`, `nicknames` (names by ID), `threads`, `uploads` and `pictures` (where
-files, emoji, avatars and pictures of videos stand on the homeserver), `looked_up` (names by ID that a request brings).
+(of the pair). For Discord: `roles`, `channels`, `nicknames` (names by ID; a channel's object where more than its name
+matters: @everyone may view it but for its `permission_overwrites`; with a `parent_id` it is a thread), `threads` (of
+this channel), `uploads` and `pictures` (where files, emoji, avatars and pictures of videos stand on the homeserver),
+`looked_up` (names by ID that a request brings).
 For Matrix: `state` (events of the room), `rooms` (names and aliases of others), `reply` (what the message replied to
 looks like: `author`, `text`, `url`, `user`), `emoji` (of the Discord server, as objects of its API).
 """
@@ -24,6 +26,7 @@ import discord
 
 from relay.adapters.discord import wording
 from relay.adapters.discord.feeds import Feed, Feeds
+from relay.adapters.discord.gateway import intents
 from relay.adapters.discord.guilds import Guilds, Place
 from relay.adapters.discord.identity import Webhooks
 from relay.adapters.discord.inbound import jump_url
@@ -90,7 +93,7 @@ async def play(case: Case, source: Platform) -> Any:
 async def _from_discord(case: Case) -> list[Event]:
     context, clock = case.context, SystemClock()
     guilds = Guilds(clock)
-    guilds.session_started(cast(discord.Client, _Picture(context)))
+    guilds.session_started(_picture(context))
     for user, nickname in context.get("nicknames", {}).items():
         guilds.remember_nickname(GUILD, user, nickname)
 
@@ -117,45 +120,49 @@ async def _from_discord(case: Case) -> list[Event]:
     return list((await translator.batch(await feeds.take(100))).events)
 
 
-class _Picture:
+def _picture(context: Json) -> discord.Client:
     """What discord.py would know of the guild."""
+    client = discord.Client(intents=intents())
+    client._connection.user = cast(discord.ClientUser, SimpleNamespace(id=int(ME_ON_DISCORD)))
+    known = {CHANNEL: "here"} | context.get("channels", {})
+    channels = [
+        {"type": 0, "position": 0, "permission_overwrites": [], "id": number}
+        | ({"name": told} if isinstance(told, str) else told)
+        for number, told in known.items()
+    ]
+    roles = {GUILD: "@everyone"} | context.get("roles", {})
+    client._connection._add_guild_from_data(
+        cast(
+            Any,
+            {
+                "id": GUILD,
+                "name": "The Guild",
+                "owner_id": "1032000000000000002",
+                "roles": [_role(number, name) for number, name in roles.items()],
+                "channels": [channel for channel in channels if "parent_id" not in channel],
+                "threads": [_thread(channel) for channel in channels if "parent_id" in channel],
+                "emojis": context.get("emoji", []),
+            },
+        )
+    )
+    return client
 
-    user = SimpleNamespace(id=int(ME_ON_DISCORD))
 
-    def __init__(self, context: Json) -> None:
-        self._context = context
+def _role(number: str, name: str) -> Json:
+    permissions = str(discord.Permissions(view_channel=True, send_messages=True).value) if number == GUILD else "0"
+    plain = {"hoist": False, "managed": False, "mentionable": False, "position": 1, "colors": {"primary_color": 0}}
+    return {"id": number, "name": name, "permissions": permissions} | plain
 
-    def get_guild(self, _: int) -> "_Picture":
-        return self
 
-    @property
-    def guild(self) -> "_Picture":
-        return self
-
-    @property
-    def emojis(self) -> list[discord.Emoji]:
-        made = {"guild": discord.Object(int(GUILD)), "state": cast(Any, self)}
-        return [discord.Emoji(data=data, **made) for data in self._context.get("emoji", ())]
-
-    @property
-    def roles(self) -> list[SimpleNamespace]:
-        return [SimpleNamespace(id=int(role)) for role in self._context.get("roles", ())]
-
-    def get_channel(self, _: int) -> "_Picture":
-        return self
-
-    def _get_guild(self, _: int) -> "_Picture":
-        return self
-
-    def get_role(self, role: int) -> SimpleNamespace | None:
-        return self._named("roles", role)
-
-    def get_channel_or_thread(self, channel: int) -> SimpleNamespace | None:
-        return self._named("channels", channel)
-
-    def _named(self, kind: str, number: int) -> SimpleNamespace | None:
-        name = self._context.get(kind, {}).get(str(number))
-        return None if name is None else SimpleNamespace(name=name)
+def _thread(channel: Json) -> Json:
+    slept = {"archived": False, "auto_archive_duration": 60, "archive_timestamp": "2024-10-27T09:41:20+00:00"}
+    return {
+        "owner_id": "1",
+        "guild_id": GUILD,
+        "message_count": 0,
+        "member_count": 1,
+        "thread_metadata": slept,
+    } | channel
 
 
 def _from_matrix(case: Case) -> list[Event]:
@@ -222,7 +229,7 @@ def _looked_up(text: RichText, context: Json) -> dict[UserRef | ChannelRef, str]
 
 def _own_emoji(context: Json) -> Callable[[str], CustomEmoji | None]:
     guilds = Guilds(SystemClock())
-    guilds.session_started(cast(discord.Client, _Picture(context)))
+    guilds.session_started(_picture(context))
     return partial(guilds.emoji, CHANNEL)
 
 

@@ -319,7 +319,9 @@ class DiscordAdapter:
     ) -> Mapping[UserRef | ChannelRef, str]:
         """See `NameReader`."""
         guild = self._guilds.guild_of(channel.id)
-        return {} if guild is None else await self._people.names(guild, wanted)
+        if guild is None:
+            return {}
+        return await self._people.names(guild, wanted, partial(self._guilds.may_name, channel.id))
 
     async def mark_failed(self, source: MessageRef, reason: str) -> bool:
         """See `Adapter.mark_failed`. The reason is not shown: a reaction has no words."""

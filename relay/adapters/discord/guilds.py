@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import discord
 import structlog
 
+from relay.adapters.discord.audience import is_open, readers_see
 from relay.adapters.discord.identifiers import is_snowflake
 from relay.adapters.discord.markup import Names
 from relay.adapters.discord.rest import Json
@@ -268,8 +269,23 @@ class Guilds:
         """Somebody's name in a server, if they are known to have one."""
         return self._nicknames.get((guild, user))
 
-    def names(self, guild: str) -> Callable[[Mapping[str, Json]], Names]:
-        """Makes the look-ups for a message's mentions."""
+    def may_name(self, source: str, channel: str) -> bool | None:
+        """Whether everybody who reads `source` may know what `channel` is called; None for one that is not known.
+
+        As on Discord, a name is for those who may view the channel: what is said in `source` crosses, and whoever
+        reads it elsewhere has no roles here.
+        """
+        if channel == source:
+            return True
+        if self._is_private_thread(channel):
+            return False
+        shown, here = self._seen_through(channel), self._seen_through(source)
+        if shown is None:
+            return False if channel in self._declared else None
+        return is_open(shown) if here is None else readers_see(here, shown)
+
+    def names(self, guild: str, source: str) -> Callable[[Mapping[str, Json]], Names]:
+        """Makes the look-ups for the mentions in a message that is said in `source`, or in a thread there."""
         found = self._client.get_guild(int(guild)) if self._client is not None else None
 
         def role(role_id: str) -> str | None:
@@ -286,11 +302,10 @@ class Guilds:
         def for_message(message: Mapping[str, Json]) -> Names:
             told = message.get("resolved") or {}
             people = {**(told.get("users") or {}), **{one["id"]: one for one in message.get("mentions") or ()}}
-            # Of other servers, for the most part: a message that was followed from there tells them.
-            channels = {
-                **(told.get("channels") or {}),
-                **{one["id"]: one for one in message.get("mention_channels") or ()},
-            }
+            # Of other servers, for the most part: a message that was followed from there tells them. Everybody may
+            # view those (https://docs.discord.com/developers/resources/message#message-object).
+            channels = {one["id"]: one for one in message.get("mention_channels") or ()}
+            chosen = told.get("channels") or {}
             roles = told.get("roles") or {}
 
             def user(user_id: str) -> str | None:
@@ -305,9 +320,19 @@ class Guilds:
                 return role(role_id) or _name(roles.get(role_id))
 
             def told_channel(channel_id: str) -> str | None:
-                return channel(channel_id) or _name(channels.get(channel_id))
+                allowed = self.may_name(source, channel_id)
+                if allowed is None:
+                    return _name(channels.get(channel_id)) or told_thread(chosen.get(channel_id) or {})
+                return channel(channel_id) if allowed else None
 
-            return Names(user=user, role=told_role, channel=told_channel, home=home)
+            def told_thread(thread: Mapping[str, Json]) -> str | None:
+                is_open_thread = thread.get("type") in _THREAD_TYPES - {_PRIVATE_THREAD}
+                return _name(thread) if is_open_thread and self.may_name(source, str(thread.get("parent_id"))) else None
+
+            def hidden(channel_id: str) -> bool:
+                return self.may_name(source, channel_id) is False
+
+            return Names(user=user, role=told_role, channel=told_channel, hidden=hidden, home=home)
 
         return for_message
 
@@ -333,6 +358,23 @@ class Guilds:
         if found is not None:
             return found.guild
         return self._client.get_guild(int(archived.guild)) if self._client is not None and archived else None
+
+    def _seen_through(self, channel: str) -> discord.abc.GuildChannel | None:
+        """The channel whose permissions say who may view a channel: of a thread the one that it belongs to."""
+        found = self._channel(channel)
+        if found is None:
+            archived = self._archived.get(channel)
+            parent = self._parents.get(channel) if archived is None else archived.parent
+            found = None if parent is None else self._channel(parent)
+        elif isinstance(found, discord.Thread):
+            found = found.guild.get_channel(found.parent_id)
+        return None if isinstance(found, discord.Thread) else found
+
+    def _is_private_thread(self, channel: str) -> bool:
+        found, archived = self._channel(channel), self._archived.get(channel)
+        if isinstance(found, discord.Thread):
+            return found.is_private()
+        return channel in self._private or (archived is not None and archived.private)
 
     def _own_id(self) -> int:
         return self._client.user.id if self._client is not None and self._client.user is not None else 0

@@ -45,6 +45,9 @@ _PLACES = {
 }
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
+HIDDEN_CHANNEL = "#private-channel"
+"""A channel that not everybody may know of: clients say "No Access" to those who may not."""
+
 
 def _emoji_url(emoji_id: str, animated: bool) -> str:
     """Where Discord's CDN keeps a custom emoji: https://discord.com/developers/docs/reference#image-formatting."""
@@ -55,6 +58,7 @@ def _emoji_url(emoji_id: str, animated: bool) -> str:
 class Names:
     """What the parser must ask: the display name of a user, role or channel ID, None where it is unknown.
 
+    `hidden`: whether a channel is not for everybody who reads the message, so that nothing is told of it.
     `home`: the channel that a channel's messages count as being in, which is another one for a thread.
     `emoji_url` makes the address of a custom emoji's image from its ID and whether it is animated.
     """
@@ -62,6 +66,7 @@ class Names:
     user: Callable[[str], str | None] = lambda _: None
     role: Callable[[str], str | None] = lambda _: None
     channel: Callable[[str], str | None] = lambda _: None
+    hidden: Callable[[str], bool] = lambda _: False
     home: Callable[[str], str] = lambda channel: channel
     emoji_url: Callable[[str, bool], str] = _emoji_url
 
@@ -86,6 +91,8 @@ def url_at(source: str, place: int) -> str:
 def link(url: str, children: tuple[Inline, ...], names: Names, *, preview: bool = True) -> Inline:
     """A link; one to a channel or a message of Discord as what it is."""
     jump = _JUMP.fullmatch(url)
+    if jump and names.hidden(jump[1]):
+        return Link(url, children, preview)
     bare = children == (Text(url),)
     if jump and jump[2]:
         message = MessageRef(ChannelRef(Platform.DISCORD, names.home(jump[1])), jump[2])
@@ -111,6 +118,8 @@ def read_angle(source: str, place: int, names: Names) -> tuple[Inline, int] | No
     elif channel := found["channel"]:
         name = names.channel(channel)
         node = ChannelMention(ChannelRef(Platform.DISCORD, channel), name or "unknown", known=name is not None)
+        if names.hidden(channel):
+            node = Text(HIDDEN_CHANNEL)
     elif emoji := found["emoji"]:
         animated = bool(found["animated"])
         image = MediaRef(Platform.DISCORD, names.emoji_url(found["emoji_id"], animated))

@@ -1,7 +1,7 @@
 """Who of a server goes by a name, and how somebody is called: asked of Discord, and remembered for a while."""
 
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 import structlog
@@ -19,7 +19,10 @@ _LONGEST_QUERY = 100
 _REMEMBERED_SECONDS = 300.0
 _REMEMBERED = 500
 _REMEMBERED_NAMES = 2_000
-_PRIVATE_THREAD = 12
+# https://docs.discord.com/developers/resources/channel#channel-object-channel-types: all but private ones.
+_OPEN_THREADS = frozenset({10, 11})
+# A name, and the channel whose readers may know it; None: anybody.
+_Called = tuple[str | None, str | None]
 _Members = tuple[tuple[str, frozenset[str]], ...]
 
 
@@ -30,29 +33,37 @@ class People:
         self._rest = rest
         self._clock = clock
         self._found: OrderedDict[tuple[str, str], tuple[float, _Members]] = OrderedDict()
-        self._names: OrderedDict[tuple[str, UserRef | ChannelRef], tuple[float, str | None]] = OrderedDict()
+        self._names: OrderedDict[tuple[str, UserRef | ChannelRef], tuple[float, _Called]] = OrderedDict()
 
-    async def names(self, guild: str, wanted: Iterable[UserRef | ChannelRef]) -> Mapping[UserRef | ChannelRef, str]:
-        """How members, others and channels are called, each asked for once; nobody's message waits for a limit."""
+    async def names(
+        self, guild: str, wanted: Iterable[UserRef | ChannelRef], may_name: Callable[[str], bool | None]
+    ) -> Mapping[UserRef | ChannelRef, str]:
+        """How members, others and channels are called, each asked for once; nobody's message waits for a limit.
+
+        `may_name`: whether a channel's name is for those who will read it.
+        """
         found: dict[UserRef | ChannelRef, str] = {}
         for ref in wanted:
             known = self._names.get((guild, ref))
             if known is None or self._clock.monotonic() - known[0] >= _REMEMBERED_SECONDS:
                 try:
-                    name = await (
-                        self._channel(guild, ref) if isinstance(ref, ChannelRef) else self._person(guild, ref)
-                    )
+                    known = self._clock.monotonic(), await self._look(guild, ref)
                 except (Limited, Unanswered) as error:
                     _log.info("name not looked up", guild=guild, reason=str(error))
                     break
-                known = (self._clock.monotonic(), name)
                 self._names[guild, ref] = known
                 self._names.move_to_end((guild, ref))
                 if len(self._names) > _REMEMBERED_NAMES:
                     self._names.popitem(last=False)
-            if known[1] is not None:
-                found[ref] = known[1]
+            name, gate = known[1]
+            if name is not None and (gate is None or may_name(gate)):
+                found[ref] = name
         return found
+
+    async def _look(self, guild: str, ref: UserRef | ChannelRef) -> _Called:
+        return (
+            await self._channel(guild, ref) if isinstance(ref, ChannelRef) else (await self._person(guild, ref), None)
+        )
 
     async def _person(self, guild: str, user: UserRef) -> str | None:
         """A member's name in the server, or the own name of somebody who is not there (any more)."""
@@ -62,15 +73,15 @@ class People:
         names = ((member or {}).get("nick"), own.get("global_name"), own.get("username"))
         return next((str(name) for name in names if name), None)
 
-    async def _channel(self, guild: str, channel: ChannelRef) -> str | None:
-        """A thread that has been archived, above all: Discord tells of the others by itself.
+    async def _channel(self, guild: str, channel: ChannelRef) -> _Called:
+        """A thread that has been archived: Discord tells of all other channels by itself.
 
         Not one of another server, and no private one: their names are not for everybody here.
         """
         found = await self._asked(Route("GET", "/channels/{channel}", {"channel": channel.id})) or {}
-        if found.get("guild_id") != guild or found.get("type") == _PRIVATE_THREAD or not found.get("name"):
-            return None
-        return str(found["name"])
+        if found.get("guild_id") != guild or found.get("type") not in _OPEN_THREADS or not found.get("name"):
+            return None, None
+        return str(found["name"]), str(found.get("parent_id"))
 
     async def _asked(self, route: Route) -> Mapping[str, Json] | None:
         """The object that Discord answers with; None for one that is not there, or not for us."""

@@ -130,7 +130,7 @@ class Translator:
             own_user=self._me.user,
             own_application=self._me.application,
             own_webhooks=self._webhooks.ids,
-            names=self._guilds.names(guild),
+            names=self._guilds.names(guild, feed.channel.id),
             nickname=lambda user: self._guilds.nickname(guild, user),
             cdn_url=self._cdn_url,
             guild=guild,

@@ -182,7 +182,7 @@ class Rooms:
 
     def _room_name(self, room_id: str) -> str | None:
         state = self._states.get(room_id)
-        return None if state is None else state.name.removeprefix("#") or None
+        return None if state is None else state.name_elsewhere.removeprefix("#") or None
 
     async def looked(self) -> None:
         """Returns once every address has been looked up, or has taken too long for the others to wait."""

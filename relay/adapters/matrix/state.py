@@ -31,6 +31,7 @@ class RoomState:
 
     `name` "" = none; `aliases` are those that the room itself lists.
     `whole`: all of the state has been told, and what is not known is not so.
+    `public`: whoever wants may join, as the specification has it for `join_rules` alone.
     `created`: it is known who made the room, and as which version. `upgraded`: it has been replaced, by `successor`, as
     `upgrader` says.
     """
@@ -43,6 +44,7 @@ class RoomState:
         self.upgraded = False
         self.successor: str | None = None
         self.upgrader = ""
+        self.public = False
         self.name = ""
         self.aliases: frozenset[str] = frozenset()
         self._creators: frozenset[str] = frozenset()
@@ -69,6 +71,11 @@ class RoomState:
         """The display name of a member; None where there is none, or none is remembered."""
         name = self.profile(user_id).name
         return None if name == user_id else name
+
+    @property
+    def name_elsewhere(self) -> str:
+        """What other rooms may be told that this one is called: "" where one has to be invited to know it."""
+        return self.name if self.public else ""
 
     def knows(self, user_id: str) -> bool:
         """Whether the profile of a member is remembered."""
@@ -119,6 +126,8 @@ class RoomState:
             case "m.room.encryption":
                 # An event without an algorithm does not take encryption back: nothing does.
                 self.encrypted = True
+            case "m.room.join_rules":
+                self.public = content.get("join_rule") == "public"
             case "m.room.name":
                 self.name = _words(content.get("name"))[:LONGEST_NAME]
             case "m.room.canonical_alias":

@@ -149,33 +149,42 @@ def channel(number: str) -> ChannelRef:
     return ChannelRef(Platform.DISCORD, number)
 
 
+def nowhere(_: str) -> bool:
+    return False
+
+
 async def test_a_member_has_a_nickname_and_who_has_left_a_name_of_their_own() -> None:
     gone = {"id": "3", "username": "ben", "global_name": None}
     discord = Objects({f"/guilds/{GUILD}/members/1": ADA, f"/guilds/{GUILD}/members/2": BEN, "/users/3": gone})
     known = People(cast(Rest, discord), Clock())
-    found = await known.names(GUILD, [user("1"), user("2"), user("3"), user("4")])
+    found = await known.names(GUILD, [user("1"), user("2"), user("3"), user("4")], nowhere)
     assert found == {user("1"): "The Countess", user("2"): "Ben", user("3"): "ben"}
     asked = len(discord.asked)
-    assert await known.names(GUILD, [user("1"), user("2"), user("3"), user("4")]) == found
+    assert await known.names(GUILD, [user("1"), user("2"), user("3"), user("4")], nowhere) == found
     assert len(discord.asked) == asked
 
 
 async def test_a_channel_s_name_is_told_only_where_everybody_may_know_it() -> None:
     threads: dict[str, dict[str, Any]] = {
-        "1": {"name": "asleep", "guild_id": GUILD, "type": 11},
-        "2": {"name": "private", "guild_id": GUILD, "type": 12},
-        "3": {"name": "elsewhere", "guild_id": "999", "type": 0},
+        "1": {"name": "asleep", "guild_id": GUILD, "type": 11, "parent_id": "20"},
+        "2": {"name": "private", "guild_id": GUILD, "type": 12, "parent_id": "20"},
+        "3": {"name": "elsewhere", "guild_id": "999", "type": 11, "parent_id": "20"},
+        "4": {"name": "of the staff", "guild_id": GUILD, "type": 11, "parent_id": "21"},
+        "5": {"name": "not told by the gateway", "guild_id": GUILD, "type": 0, "parent_id": "20"},
     }
     discord = Objects({f"/channels/{number}": thread for number, thread in threads.items()})
-    found = await People(cast(Rest, discord), Clock()).names(GUILD, [channel(number) for number in threads])
-    assert found == {channel("1"): "asleep"}
+    known = People(cast(Rest, discord), Clock())
+    wanted = [channel(number) for number in threads]
+    assert await known.names(GUILD, wanted, lambda parent: parent == "20") == {channel("1"): "asleep"}
+    # Another pair's room may know another one.
+    assert await known.names(GUILD, wanted, lambda parent: parent == "21") == {channel("4"): "of the staff"}
 
 
 @pytest.mark.parametrize("error", [Limited(5.0), Unanswered("nothing", sent=True)])
 async def test_nothing_more_is_asked_of_a_discord_that_does_not_answer(error: ApiError) -> None:
     discord = Objects({f"/guilds/{GUILD}/members/1": ADA}, error=error)
     known = People(cast(Rest, discord), Clock())
-    assert await known.names(GUILD, [user("1"), user("2")]) == {}
+    assert await known.names(GUILD, [user("1"), user("2")], nowhere) == {}
     assert len(discord.asked) == 1
     discord.error = None
-    assert await known.names(GUILD, [user("1")]) == {user("1"): "The Countess"}
+    assert await known.names(GUILD, [user("1")], nowhere) == {user("1"): "The Countess"}

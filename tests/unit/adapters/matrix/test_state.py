@@ -44,6 +44,14 @@ def test_who_may_send_what() -> None:
     assert room().may_send(ME)
 
 
+@pytest.mark.parametrize(("rule", "told"), [("public", "Tea"), ("invite", ""), ("restricted", ""), ({}, "")])
+def test_only_a_public_room_is_named_in_others(rule: Any, told: str) -> None:
+    state = room(("m.room.name", {"name": "Tea"}))
+    assert state.name_elsewhere == ""
+    state = room(("m.room.join_rules", {"join_rule": rule}), ("m.room.name", {"name": "Tea"}))
+    assert (state.name, state.name_elsewhere) == ("Tea", told)
+
+
 def test_encryption_is_for_ever_and_an_upgrade_names_the_successor() -> None:
     state = room(("m.room.encryption", {}), ("m.room.tombstone", {"replacement_room": "!new"}))
     assert (state.encrypted, state.upgraded, state.successor) == (True, True, "!new")
