@@ -16,7 +16,7 @@ FOLDERS = {
 # How long an example takes says more about the machine than about the example.
 settings.register_profile("quiet", deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow])
 # The same examples each time: a suite must not turn red by chance.
-settings.register_profile("suite", settings.get_profile("quiet"), derandomize=True, max_examples=40)
+settings.register_profile("suite", settings.get_profile("quiet"), derandomize=True, max_examples=20)
 # Others each time: `python -m tests.properties`.
 settings.register_profile("search", settings.get_profile("quiet"), print_blob=True, max_examples=50)
 settings.load_profile("suite")
@@ -26,6 +26,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Markers of our own."""
     words = "crosses(row, *directions): shows a row of README's table of what crosses, from one end to the other"
     config.addinivalue_line("markers", words)
+    config.addinivalue_line("markers", "slow: starts processes or takes a second; left out of the quick part")
     for name, what in FOLDERS.items():
         config.addinivalue_line("markers", f"{name}: {what} (all of tests/{name})")
 

@@ -81,8 +81,9 @@ class LockFile:
             os.utime(self.path)
         except FileNotFoundError:
             self.close()
-            if self.take():
-                self.sign(token)
+        # Also where the beat before made the file, and somebody who only looked at it had the lock just then.
+        if self._open is None and self.take():
+            self.sign(token)
 
     def last_beat(self) -> int:
         """Changes with each `beat`."""

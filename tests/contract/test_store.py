@@ -18,8 +18,8 @@ from relay.domain.ids import ChannelAddress, ChannelRef, MessageRef, Platform, U
 from relay.domain.pair import LaneKey
 from relay.domain.richtext import RichText
 from relay.store import codec
-from relay.store.migrate import upgrade
 from relay.store.unit_of_work import open_store
+from tests.support.store import new_store
 
 
 class Closable(Store, Protocol):
@@ -32,9 +32,8 @@ class Closable(Store, Protocol):
 
 async def sqlite(directory: Path) -> Closable:
     """The store on one SQLite file."""
-    url = f"sqlite:///{directory / 'relay.db'}"
-    await asyncio.to_thread(upgrade, url)
-    return await open_store(url)
+    path = directory / "relay.db"
+    return await open_store(f"sqlite:///{path}" if path.exists() else new_store(directory))
 
 
 OPENERS: tuple[Callable[[Path], Awaitable[Closable]], ...] = (sqlite,)

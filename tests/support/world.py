@@ -12,9 +12,9 @@ from relay.core.clock import SystemClock
 from relay.core.ports import Files
 from relay.domain.ids import ChannelAddress, ChannelRef, Platform
 from relay.domain.pair import LaneKey, Pair, PairPolicy
-from relay.store.migrate import upgrade
 from relay.store.unit_of_work import SqlStore, open_store
 from tests.support.platform import MemoryAdapter, MemoryPlatform, Message
+from tests.support.store import new_store
 
 
 def pair(name: str = "help", **policy: object) -> Pair:
@@ -122,9 +122,7 @@ async def until(condition: Callable[[], bool], tasks: list["asyncio.Task[None]"]
 @asynccontextmanager
 async def world(folder: Path, *pairs: Pair) -> AsyncIterator[World]:
     """A world with a store in `folder`."""
-    url = f"sqlite:///{folder / 'relay.db'}"
-    await asyncio.to_thread(upgrade, url)
-    store = await open_store(url)
+    store = await open_store(new_store(folder))
     clock = SystemClock()
     try:
         yield World(

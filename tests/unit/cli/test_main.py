@@ -22,8 +22,8 @@ from relay.domain.content import Attachment, Author, Content
 from relay.domain.ids import ChannelRef, MediaRef, MessageRef, Platform, UserRef
 from relay.domain.pair import LaneKey
 from relay.domain.richtext import RichText
-from relay.store.migrate import upgrade
 from relay.store.unit_of_work import open_store
+from tests.support.store import new_store
 
 TOKEN = "MTk4NjIyNDgzNDcxOTI1MjQ4.secret-discord-token"
 CONFIG = f"""
@@ -81,8 +81,7 @@ def cli(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Relay:
 @pytest.fixture
 def url(tmp_path: Path) -> str:
     """A store with dead letters 1, 2 and 3."""
-    url = f"sqlite:///{tmp_path}/relay.db"
-    upgrade(url)
+    url = new_store(tmp_path)
 
     async def fill() -> None:
         store = await open_store(url)

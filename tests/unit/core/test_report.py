@@ -16,8 +16,8 @@ from relay.domain.commands import PostNotice
 from relay.domain.ids import ChannelAddress, Platform
 from relay.domain.pair import Pair
 from relay.domain.richtext import RichText
-from relay.store.migrate import upgrade
 from relay.store.unit_of_work import SqlStore, open_store
+from tests.support.store import new_store
 
 NOW = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
 LAST = NOW - timedelta(minutes=5)
@@ -31,9 +31,7 @@ def pair(name: str) -> Pair:
 
 @pytest.fixture
 async def store(tmp_path: Path) -> AsyncIterator[SqlStore]:
-    url = f"sqlite:///{tmp_path}/relay.db"
-    upgrade(url)
-    opened = await open_store(url)
+    opened = await open_store(new_store(tmp_path))
     yield opened
     await opened.close()
 

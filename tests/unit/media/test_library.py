@@ -13,8 +13,8 @@ from relay.domain.content import Attachment
 from relay.domain.ids import MediaRef, Platform
 from relay.errors import FileTrouble, TargetGone, Transient, Uncarried
 from relay.media.library import Library
-from relay.store.migrate import upgrade
 from relay.store.unit_of_work import open_store
+from tests.support.store import new_store
 
 SOURCE = MediaRef(Platform.DISCORD, "https://cdn.example/1.bin")
 COPY = MediaRef(Platform.MATRIX, "mxc://example.org/1")
@@ -69,9 +69,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 async def library(tmp_path: Path, clock: Clock) -> AsyncIterator[Library]:
-    url = f"sqlite:///{tmp_path / 'relay.db'}"
-    upgrade(url)
-    store = await open_store(url)
+    store = await open_store(new_store(tmp_path))
     library = Library(store=store, clock=clock)
     yield library
     await library.close()

@@ -21,7 +21,7 @@ from tests.simulation.history import History, Report
 from tests.simulation.runner import workshop
 from tests.support.platform import MemoryAdapter
 
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
 SEEDS = range(200)
 

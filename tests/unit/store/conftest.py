@@ -3,16 +3,14 @@ from pathlib import Path
 
 import pytest
 
-from relay.store.migrate import upgrade
 from relay.store.unit_of_work import SqlStore, open_store
+from tests.support.store import new_store
 
 
 @pytest.fixture
 def url(tmp_path: Path) -> str:
     """The URL of a new store that is migrated."""
-    made = f"sqlite:///{tmp_path / 'relay.db'}"
-    upgrade(made)
-    return made
+    return new_store(tmp_path)
 
 
 @pytest.fixture

@@ -228,6 +228,7 @@ asyncio.run(main(sys.argv[1]))
 """
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_for_a_while(url: str) -> None:
     """The real thing: the system refuses to let the files grow, then gives way."""
     ran = subprocess.run([sys.executable, "-c", _LIMITED, url], capture_output=True, text=True, timeout=60)
@@ -250,6 +251,7 @@ asyncio.run(main(sys.argv[1], int(sys.argv[2])))
 """
 
 
+@pytest.mark.slow
 async def test_killed_at_any_moment_nothing_that_was_promised_is_lost(url: str) -> None:
     promised = -1
     for lines in (1, 7, 40):

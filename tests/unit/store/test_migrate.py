@@ -69,6 +69,7 @@ def test_the_states_of_a_store(tmp_path: Path) -> None:
     assert upgrade(url) == Schema("current", HEAD, HEAD)
 
 
+@pytest.mark.slow
 def test_each_revision_goes_up_and_down_again(url: str) -> None:
     made = {"base": {}, HEAD: tables(url)}
     path = ["base", *revisions()]
@@ -285,6 +286,7 @@ def test_a_message_that_was_edited_and_stayed_empty_goes_with_its_edits(url: str
     assert rows(url, "SELECT message_id FROM message_copy") == [(2,)]
 
 
+@pytest.mark.slow
 def test_two_at_once(new: str) -> None:
     program = "import sys; from relay.store.migrate import upgrade; print(upgrade(sys.argv[1]).state)"
     running = [

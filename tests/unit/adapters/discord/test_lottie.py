@@ -50,6 +50,7 @@ async def test_a_drawing_moves() -> None:
     assert seen[1][1] == (255, 0, 0, 255)
 
 
+@pytest.mark.slow
 async def test_a_long_one_is_cut_and_a_fast_one_thinned() -> None:
     picture = await drawn(drawing(frames=100_000, rate=60))
     assert getattr(picture, "n_frames", 1) <= 150
@@ -79,6 +80,7 @@ async def test_what_is_no_drawing_is_refused(data: bytes) -> None:
         await drawn(data)
 
 
+@pytest.mark.slow
 async def test_no_file_of_ours_is_drawn(tmp_path: Path) -> None:
     (tmp_path / "secret.png").write_bytes(flat_png(0x0000FF, 320))
     named = {"id": "0", "w": 320, "h": 320, "u": f"{tmp_path}/", "p": "secret.png", "e": 0}
@@ -206,6 +208,7 @@ async def test_the_drawing_process_is_nobody_where_we_are_root() -> None:
     assert "CapEff:\t0000000000000000" in status
 
 
+@pytest.mark.slow
 def test_a_drawing_process_that_never_ends_is_ended() -> None:
     program = (
         f"import runpy; program = runpy.run_path({lottie_program.__file__!r})\n"
