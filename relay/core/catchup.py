@@ -1,19 +1,20 @@
 """What was missed while the relay was away, where the stream does not replay it: messages, edits, deletions."""
 
 from collections.abc import Awaitable, Callable, Mapping
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import structlog
 
 from relay.core.pairs import PairDirectory
 from relay.core.ports import Batch, Clock, HistoryReader
-from relay.core.storage import Original, Store
+from relay.core.storage import Original, Store, UnitOfWork
 from relay.domain.events import MessageCreated, MessageDeleted, MessageEdited
 from relay.domain.ids import ChannelRef, Platform
 from relay.domain.pair import PairPolicy
 
 _log = structlog.get_logger(__name__)
 
+_EVER = datetime(1, 1, 1, tzinfo=UTC)
 _RECONCILED_MESSAGES = 500
 """How many of a channel's last messages are read again for what happened to them."""
 
@@ -51,18 +52,30 @@ class CatchUp:
 
         A channel without a cursor has nothing to catch up on.
         """
+        reader = self._readers[channel.platform]
         async with self._store.read() as uow:
             position = await uow.cursors.get(channel.platform, channel_stream(channel))
             since = self._clock.now() - self._window
             known = await uow.messages.recent(channel, since, _RECONCILED_MESSAGES)
+            if position is not None and not reader.knows(position):
+                position = await self._instead(uow, channel, position)
         if position is None:
             return
+        known = tuple(original for original in known if reader.knows(original.ref.id))
         messages = await self._missed(channel, position)
         changes = await self._changed(channel.platform, known) if known else 0
         if messages or changes:
             _log.info(
                 "caught up", platform=channel.platform.value, channel=channel.id, events=messages, changes=changes
             )
+
+    async def _instead(self, uow: UnitOfWork, channel: ChannelRef, position: str) -> str:
+        """From where to read in place of a position that is damaged: the last message on record lay before it."""
+        reader = self._readers[channel.platform]
+        known = [original.ref.id for original in await uow.messages.recent(channel, _EVER, 1)]
+        after = known[0] if known and reader.knows(known[0]) else reader.position_at(self._clock.now() - self._window)
+        _log.error("cursor cannot be read", channel=channel.id, position=position[:100], read_after=after)
+        return after
 
     async def _missed(self, channel: ChannelRef, position: str) -> int:
         pair = self._pairs.pair_of(channel)

@@ -252,7 +252,18 @@ class Adapter(Protocol):
 
 
 class HistoryReader(Protocol):
-    """An adapter whose platform's stream does not replay what was missed. Both raise only `Transient`."""
+    """An adapter whose platform's stream does not replay what was missed. Its readings raise only `Transient`.
+
+    The ID of a message is a cursor position, too: what was written after it.
+    """
+
+    def knows(self, position: str) -> bool:
+        """Whether that can be a position at all: a damaged row of the store may hold anything."""
+        ...
+
+    def position_at(self, moment: datetime) -> str:
+        """The position before everything that was written since a moment."""
+        ...
 
     def history(self, channel: ChannelRef, after: str, *, newest: int) -> AsyncIterator[Batch]:
         """What was written after the cursor position `after`, oldest first, a page at a time, each with its cursor.

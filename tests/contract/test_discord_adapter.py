@@ -659,6 +659,27 @@ async def test_catches_up_after_an_absence(world: World) -> None:
     assert names == {"Bobby"}
 
 
+async def test_cursors_that_cannot_be_read_lose_nothing(world: World) -> None:
+    async with world.running():
+        root = world.say("live")
+        thread = world.server.threads.open_on(world.channel, root, world.bob, "aside")
+        world.say("in the thread", channel=thread)
+        await until(lambda: world.inbox.said() == ["live", "in the thread"])
+    world.say("missed")
+    last = world.say("missed there", channel=thread)
+    for stream, position in world.inbox.cursors.items():
+        if stream != f"channel:{world.channel.id}":
+            world.inbox.cursors[stream] = f"\ufffd {position} nonsense"
+    async with world.running() as adapter:
+        await until(lambda: sorted(world.inbox.said()[-2:]) == ["missed", "missed there"])
+        page = [
+            event
+            async for page in adapter.reread(world.message_ref(root), world.message_ref(last))
+            for event in page or ()
+        ]
+    assert "missed there" in [plain_text(event.content.text) for event in page]
+
+
 async def test_skips_what_is_too_much_and_says_how_much(world: World) -> None:
     async with world.running():
         pass

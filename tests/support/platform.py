@@ -341,6 +341,14 @@ class MemoryAdapter:
             self.server.reactions.append((source, "⚠️"))
         return True
 
+    def knows(self, position: str) -> bool:
+        """Numbers, and nothing for the beginning."""
+        return position.isdecimal() or not position
+
+    def position_at(self, moment: datetime) -> str:
+        """Numbers tell no time."""
+        return "0"
+
     async def history(self, channel: ChannelRef, after: str, *, newest: int) -> AsyncIterator[Batch]:
         """Pages of what still stands, oldest first."""
         await self.before("history")

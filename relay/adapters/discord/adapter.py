@@ -5,6 +5,7 @@ import random
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
+from datetime import datetime
 from functools import partial
 from typing import NoReturn
 from urllib.parse import urlsplit
@@ -19,8 +20,9 @@ from relay.adapters.discord.files import OFFICIAL_CDN
 from relay.adapters.discord.gateway import Gateway, refused_token
 from relay.adapters.discord.guilds import CHANGES, Guilds
 from relay.adapters.discord.history import History
+from relay.adapters.discord.identifiers import is_snowflake
 from relay.adapters.discord.identity import FALLBACK_LENGTH, Webhooks
-from relay.adapters.discord.inbound import jump_url
+from relay.adapters.discord.inbound import jump_url, snowflake_at
 from relay.adapters.discord.limits import REQUESTS_PER_SECOND, Limits
 from relay.adapters.discord.media import FILE_SIZE, MOST_FILES, REQUEST_SIZE, Media
 from relay.adapters.discord.outbound import Outbound, readable
@@ -235,6 +237,14 @@ class DiscordAdapter:
         self._channels.look_again()
 
     # --- What the core asks -------------------------------------------------------------------------------
+
+    def knows(self, position: str) -> bool:
+        """See `HistoryReader.knows`."""
+        return is_snowflake(position)
+
+    def position_at(self, moment: datetime) -> str:
+        """See `HistoryReader.position_at`."""
+        return snowflake_at(moment)
 
     async def history(self, channel: ChannelRef, after: str, *, newest: int) -> AsyncIterator[Batch]:
         """See `HistoryReader.history`."""

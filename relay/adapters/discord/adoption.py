@@ -12,6 +12,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from datetime import timedelta
 
+from relay.adapters.discord.identifiers import is_snowflake
 from relay.adapters.discord.inbound import created_at
 from relay.adapters.discord.rest import Json, Rest, Route
 from relay.core.ports import Delivery
@@ -91,7 +92,7 @@ async def candidates(rest: Rest, channel: str, delivery: Delivery) -> list[Mappi
     Read from the newest back to the lane's last copy: our clock says nothing about Discord's IDs. It counts only
     where there is no copy on record yet, and where very many messages have been written since that.
     """
-    after = int(delivery.after.id) if delivery.after is not None else 0
+    after = int(delivery.after.id) if delivery.after is not None and is_snowflake(delivery.after.id) else 0
     earliest = None if delivery.queued_at is None else delivery.queued_at - _CLOCKS_DIFFER
     found: list[Mapping[str, Json]] = []
     route = Route("GET", "/channels/{channel}/messages", {"channel": channel})

@@ -10,6 +10,7 @@ import structlog
 from relay.adapters.discord.feeds import Feed, Feeds
 from relay.adapters.discord.guilds import Guilds, Place
 from relay.adapters.discord.history import History
+from relay.adapters.discord.identifiers import snowflakes
 from relay.adapters.discord.identity import Webhooks
 from relay.adapters.discord.outbound import readable
 from relay.adapters.discord.posting import MISSING
@@ -155,10 +156,13 @@ class Channels:
             return
         declared = self._declared
         names = {address.value for address in declared}
-        before = await inbox.cursor(Platform.DISCORD, DECLARED)
+        position = await inbox.cursor(Platform.DISCORD, DECLARED)
+        before = snowflakes(position, what=DECLARED)
+        if len(before) < len((position or "").split()):
+            position = None  # Who was declared last is not known: nobody starts anew for that.
         cursors = [Cursor(Platform.DISCORD, DECLARED, " ".join(sorted(names)))]
-        for channel in sorted(names.difference(names if before is None else before.split())):
-            threads = (await inbox.cursor(Platform.DISCORD, threads_stream(channel)) or "").split()
+        for channel in sorted(names.difference(names if position is None else before)):
+            threads = await self._threads(inbox, channel)
             streams = (stream(channel), threads_stream(channel), *map(stream, threads))
             cursors += (Cursor(Platform.DISCORD, name, "") for name in streams)
         await inbox.receive(Batch(cursors=tuple(cursors)))
@@ -168,8 +172,13 @@ class Channels:
 
     async def _remember_webhooks(self, inbox: Inbox, channel: str) -> None:
         if not self._webhooks.remembers(channel):
-            used = await inbox.cursor(Platform.DISCORD, webhooks_stream(channel)) or ""
-            self._webhooks.remember(channel, tuple(used.split()))
+            name = webhooks_stream(channel)
+            used = snowflakes(await inbox.cursor(Platform.DISCORD, name), what=name)
+            self._webhooks.remember(channel, tuple(used))
+
+    async def _threads(self, inbox: Inbox, channel: str) -> list[str]:
+        name = threads_stream(channel)
+        return snowflakes(await inbox.cursor(Platform.DISCORD, name), what=name)
 
     async def _open(self, inbox: Inbox, group: asyncio.TaskGroup, address: ChannelAddress, place: Place) -> None:
         await self._survey(place.guild)
@@ -179,8 +188,8 @@ class Channels:
                 await self._remember_webhooks(inbox, place.parent)
             if place.private:
                 await self._join(address.value)
-            spoken_in = await inbox.cursor(Platform.DISCORD, threads_stream(address.value))
-            feed = Feed(address, reference(address.value), place, threads=(spoken_in or "").split())
+            spoken_in = await self._threads(inbox, address.value)
+            feed = Feed(address, reference(address.value), place, threads=spoken_in)
             # From here on its events are kept, so nothing falls between this and the reading.
             self._feeds.add(feed)
             try:

@@ -11,6 +11,7 @@ import structlog
 from relay.adapters.discord.embeds import moment_of
 from relay.adapters.discord.feeds import MOST_THREADS, Feed
 from relay.adapters.discord.guilds import Guilds
+from relay.adapters.discord.identifiers import is_snowflake
 from relay.adapters.discord.inbound import created_at
 from relay.adapters.discord.reading import Translator, stream
 from relay.adapters.discord.rest import ApiError, Json, Limited, Refused, Rest, Route
@@ -79,7 +80,7 @@ class History:
         async for batch in self._read_one(feed, feed.channel.id, after, newest):
             yield batch
         for thread, last in (await self._threads(feed, since=after)).items():
-            position = await cursor(stream(thread)) or after
+            position = await _position(cursor, thread) or after
             if last is None or int(last) > int(position):
                 try:
                     async for batch in self._read_one(feed, thread, position, newest):
@@ -98,7 +99,7 @@ class History:
             yield page
         threads = dict.fromkeys(await self._threads(feed, since=first))
         own = [thread for thread in feed.threads if not self._guilds.is_declared(thread)]
-        spoken_in = [thread for thread in own if int(await cursor(stream(thread)) or "0") >= int(first)]
+        spoken_in = [thread for thread in own if int(await _position(cursor, thread) or "0") >= int(first)]
         for thread in threads | dict.fromkeys(spoken_in):
             try:
                 async for page in self._between(feed, thread, first, last):
@@ -276,6 +277,15 @@ class History:
             return
         nickname = member.get("nick") if isinstance(member, Mapping) else None
         self._guilds.remember_nickname(guild, user, None if nickname is None else str(nickname))
+
+
+async def _position(cursor: CursorLookup, thread: str) -> str | None:
+    """How far a thread was read; None where nothing ever was, or that cannot be read."""
+    position = await cursor(stream(thread))
+    if position and not is_snowflake(position):
+        _log.error("cursor cannot be read", thread=thread, position=position[:100])
+        return None
+    return position
 
 
 def _id(message: Message) -> int:

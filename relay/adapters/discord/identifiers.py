@@ -1,9 +1,13 @@
-"""The grammar of Discord's identifiers: what is none never becomes part of a URL, a key or a log line. Pure.
+"""The grammar of Discord's identifiers: what is none never becomes part of a URL, a key or a log line.
 
 https://docs.discord.com/developers/reference#snowflakes
 """
 
 import re
+
+import structlog
+
+_log = structlog.get_logger(__name__)
 
 _SNOWFLAKE = re.compile(r"[0-9]{1,20}")
 _LARGEST = (1 << 64) - 1
@@ -22,6 +26,15 @@ def snowflake(value: object) -> str:
     if not is_snowflake(value):
         raise ValueError("not a snowflake")
     return str(value)
+
+
+def snowflakes(text: str | None, *, what: str) -> list[str]:
+    """The IDs in a cursor that holds some, with spaces between them; what is none is left out, and said."""
+    words = (text or "").split()
+    found = [word for word in words if is_snowflake(word)]
+    if len(found) < len(words):
+        _log.error("cursor cannot be read", stream=what, position=(text or "")[:100])
+    return found
 
 
 def is_word(value: object) -> bool:

@@ -64,6 +64,11 @@ def created_at(snowflake: str) -> datetime:
     return _EPOCH + timedelta(milliseconds=int(snowflake) >> 22)
 
 
+def snowflake_at(moment: datetime) -> str:
+    """The smallest ID that a message of that moment may have."""
+    return str(max(0, (moment - _EPOCH) // timedelta(milliseconds=1)) << 22)
+
+
 def created(message: Json, view: View) -> tuple[Event, ...]:
     """What a new message (or one in the history) is for the core; empty for what shows nothing of its own."""
     kind = message.get("type", 0)

@@ -1,6 +1,8 @@
 """The core between two platforms in memory: what crosses, once, in order, also over restarts."""
 
 import asyncio
+import sqlite3
+from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -476,6 +478,23 @@ async def test_of_too_long_an_absence_the_newest_messages_cross_and_the_rest_is_
         async with bridge.relay():
             notice = "7 messages that were written while the relay was away are not shown here."
             await bridge.shows(there, notice, "7", "8", "9")
+
+
+@pytest.mark.parametrize("damage", ["UPDATE cursor SET position = 'nonsense'", "UPDATE cursor SET position = x'ff'"])
+async def test_a_cursor_that_cannot_be_read_loses_and_doubles_nothing(bridge: World, damage: str) -> None:
+    here, there = bridge.channels()
+    async with bridge.relay():
+        bridge.discord.say(here, "ann", "one")
+        await bridge.shows(there, "one")
+        bridge.matrix.say(there, "ben", "two")
+        await bridge.shows(here, "one", "two")
+        await bridge.quiet()
+    for number in range(3):
+        bridge.discord.say(here, "ann", f"missed {number}")
+    with closing(sqlite3.connect(bridge.store.path)) as connection, connection:
+        connection.execute(f"{damage} WHERE platform = 'discord'")
+    async with bridge.relay():
+        await bridge.shows(there, "one", "two", "missed 0", "missed 1", "missed 2")
 
 
 async def test_nothing_older_than_the_first_start_crosses(bridge: World) -> None:
