@@ -74,6 +74,19 @@ async def test_what_happened_meanwhile_arrives_once_and_in_order(town: Town) -> 
         assert side.said == ["first", *expected]
 
 
+async def test_positions_that_cannot_be_read_do_not_stop_it(town: Town) -> None:
+    notebook = Notebook()
+    async with matrix_side(town.homeserver, town.bot_id, [town.room], token=town.token, notebook=notebook) as side:
+        await town.ann.text(town.room, "first")
+        await side.until_said("first")
+    await town.ann.text(town.room, "missed")
+    notebook.cursors |= dict.fromkeys(notebook.cursors, "nonsense")
+    notebook.cursors[f"successor:{town.room}"] = "nonsense"
+    async with matrix_side(town.homeserver, town.bot_id, [town.room], token=town.token, notebook=notebook) as side:
+        await town.ann.text(town.room, "live")
+        await side.until_said("first", "missed", "live")
+
+
 async def test_somebody_who_wrote_before_the_start_is_quoted_under_their_name(town: Town) -> None:
     notebook = Notebook()
     async with matrix_side(town.homeserver, town.bot_id, [town.room], token=town.token, notebook=notebook) as side:

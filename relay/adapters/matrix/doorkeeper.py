@@ -67,7 +67,7 @@ class Doorkeeper:
 
     async def _tend(self, door: Door, inbox: PatientInbox) -> None:
         known = await inbox.position(_alias_stream(door)) if door.is_alias else door.room_id
-        if known:
+        if known and is_room_id(known):
             # The room that the alias named last time: listened to from the very start, so that the first sync
             # covers it. Whether the alias has moved meanwhile is asked next.
             await self._lead(door, known, inbox)

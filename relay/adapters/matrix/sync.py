@@ -32,6 +32,7 @@ _log = structlog.get_logger(__name__)
 _LONG_POLL = 30.0
 _GRACE = 15.0  # How much longer than it was asked to the homeserver may take before the connection counts as dead.
 _CATCH_UP_TIMEOUT = 300.0  # After weeks of absence an answer takes its time.
+_REFUSALS = 3  # After so many in a row it is the position that the homeserver does not take, not a moment's trouble.
 _TIMELINE = 100  # Synapse gives no more, whatever is asked for.
 
 
@@ -42,6 +43,10 @@ class Condition:
     state: SideState = "connecting"
     detail: str = ""
     caught_up: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class _PositionRefused(Exception):
+    """The homeserver does not know the position to read on from: its row in the store may be damaged."""
 
 
 class SyncLoop:
@@ -64,6 +69,7 @@ class SyncLoop:
         self._intake = intake
         self._condition = condition
         self._clock = clock
+        self._refusals = 0
         self._filter = ""
         self._filtered: frozenset[str] | None = None
         self._backoff = Backoff(rng, first=0.5, most=20.0)
@@ -87,7 +93,12 @@ class SyncLoop:
             version = self._rooms.version
             # State is asked for in full when there are rooms whose state is not known; after that it comes in parts.
             question = Question(since, self._rooms.room_ids, version != heard, self._rooms.declarations)
-            answer = await self._persist(partial(self._ask, question))
+            try:
+                answer = await self._persist(partial(self._ask, question))
+            except _PositionRefused as refused:
+                since, heard = None, None
+                _log.error("position of the sync cannot be used, reading only what is recent", reason=str(refused))
+                continue
             if answer is None:
                 continue
             if not self._condition.caught_up.is_set():
@@ -129,8 +140,14 @@ class SyncLoop:
             failed = None if asked.cancelled() else asked.exception()
         if asked.cancelled():
             return None
+        if isinstance(failed, Refused) and failed.status == 400 and failed.code and since:
+            self._refusals += 1
+            if self._refusals >= _REFUSALS:
+                self._refusals = 0
+                raise _PositionRefused(str(failed))
         if failed is not None:
             raise failed
+        self._refusals = 0
         answer = asked.result()
         if not isinstance(answer.get("next_batch"), str):
             raise Unreachable("the answer to a sync has no next_batch", sent=True)
@@ -155,7 +172,7 @@ class SyncLoop:
             except StoreUnavailable as error:
                 wait = self._backoff.next()
                 problem = str(error)
-            except (FatalError, StoreError, Superseded):
+            except (FatalError, StoreError, Superseded, _PositionRefused):
                 raise
             except Exception as error:  # noqa: BLE001 - the top of this worker
                 # A bug of ours must not end the daemon; what it stumbled over is still there for the next try.

@@ -5,6 +5,7 @@ names the new one, and the new one names the old one as its predecessor. Anybody
 both together count. A replacement is the same place as the room before it: it is read from the moment of the upgrade.
 """
 
+from relay.adapters.matrix.identifiers import is_room_id
 from relay.adapters.matrix.patience import PatientInbox
 
 TOMBSTONE = "m.room.tombstone"
@@ -32,7 +33,7 @@ async def chain(room_id: str, inbox: PatientInbox) -> tuple[str, ...]:
     rooms = [room_id]
     while len(rooms) < _LONGEST_CHAIN:
         following = await inbox.position(successor_stream(rooms[-1]))
-        if not following or following in rooms:
+        if not following or following in rooms or not is_room_id(following):
             break
         rooms.append(following)
     return tuple(rooms)
