@@ -146,12 +146,15 @@ class Batching:
             return await task.adapter.quote(stands) or _NOT_HERE
         return Quotation(item.author.name, item.content.text, task.adapter.permalink(stands))
 
-    async def requote(self, task: Task, batch: SendBatch, command: RequoteMessage) -> None:
-        """Let one of the messages of a batch quote what it answers as that stands by now."""
+    async def requoted(self, task: Task, batch: SendBatch, command: RequoteMessage) -> SendBatch:
+        """The batch with what a message answers quoted as that stands by now, wherever it is answered in it."""
         quotation = await self.quotation(task, command.reply_to, task.reply_to)
-        changed = requoted(batch, command.source, quotation)
-        if changed != batch:
-            await self.say(task, changed)
+        async with self._context.store.read() as uow:
+            originals = [await uow.messages.find(item.source) for item in batch.items]
+        for original in originals:
+            if original is not None and original.reply_to == command.reply_to:
+                batch = requoted(batch, original.ref, quotation)
+        return batch
 
     async def _without_copy(self, task: Task, target: MessageRef) -> Quotation:
         source = self._context.adapter(target.platform)

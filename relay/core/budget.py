@@ -4,8 +4,9 @@ While nothing is refused, nobody waits here. After a refusal the lanes take turn
 longest first, one at a time, each at once after the last was accepted: the platform itself says when to pause, and so
 a backlog drains at the highest rate that it allows.
 
-What the relay itself says (notices, marks of failure) is never in front of words, and where lanes share one limit it
-leaves most of it to them: anybody could make the relay talk.
+What the relay itself says (notices, marks of failure) and what only follows after (a quoted line) is not in front of
+words, and where lanes share one limit it leaves most of it to them: anybody could make the relay talk. But it comes at
+last: where words never cease to wait, one note goes after so many of them.
 """
 
 import asyncio
@@ -26,6 +27,7 @@ _LONGEST_TURN = 5.0  # seconds
 _NOTES_AT_ONCE = 5
 _NOTE_SECONDS = 10.0  # from one note to the next, once there were that many
 _NOTE_INTERVALS = 6  # the same where messages are refused: that many times what one takes
+_WORDS_BEFORE_A_NOTE = 20
 _PATIENCE_WITHOUT_A_WORD = 1.0  # seconds, where the platform does not say how long
 
 
@@ -44,6 +46,7 @@ class Budget:
     def __init__(self, *, shared: bool = False) -> None:
         self._shared = shared
         self._notes_until = 0.0  # up to then the notes of late have used up what is theirs
+        self._words = 0  # turns that words have had since a note waits
         self._waiters: list[_Waiter] = []
         self._numbers = itertools.count()
         self._blocked_until = 0.0
@@ -70,10 +73,11 @@ class Budget:
         return self._limited or (self._shared and self._notes_until > now + _NOTE_SECONDS * (_NOTES_AT_ONCE - 1))
 
     @asynccontextmanager
-    async def turn(self, oldest: datetime, *, is_note: bool = False) -> AsyncIterator[bool]:
+    async def turn(self, oldest: datetime, *, is_note: bool = False, sends: bool = True) -> AsyncIterator[bool]:
         """Wait for this lane's turn, spend it in the block, and learn from how that ends.
 
-        `oldest`: since when the message at the lane's head has been waiting. False if the relay is stopping.
+        `oldest`: since when the message at the lane's head has been waiting. `sends`: whether the platform is asked for
+        anything. False if the relay is stopping.
         """
         held = await self._wait(oldest, is_note) if self._limited or (is_note and self._shared) else 0
         now = asyncio.get_running_loop().time
@@ -83,7 +87,8 @@ class Budget:
             self._refused(now(), error.retry_after)
             raise
         else:
-            self._went_through(now())
+            if sends:
+                self._went_through(now())
         finally:
             self._end(held)
 
@@ -104,8 +109,7 @@ class Budget:
             await waiter.released
         except asyncio.CancelledError:
             if waiter in self._waiters:
-                self._waiters.remove(waiter)
-                heapq.heapify(self._waiters)
+                self._remove(waiter)
             self._end(waiter.turn)
             raise
         return waiter.turn
@@ -137,22 +141,36 @@ class Budget:
         if self._in_turn or not self._waiters:
             return
         now = asyncio.get_running_loop().time()
-        due = max(self._blocked_until, self._next_note() if self._waiters[0].is_note else 0.0)
+        waiter = self._first(now)
+        due = max(self._blocked_until, self._next_note() if waiter.is_note else 0.0)
         if due > now:
             self._timer = asyncio.get_running_loop().call_later(due - now, self._due)
             return
-        waiter = heapq.heappop(self._waiters)
+        self._remove(waiter)
         if waiter.released.done():
             # Cancelled, and not yet out of the queue: the turn is the next one's.
             self._release()
             return
         if waiter.is_note:
             self._notes_until = max(self._notes_until, now) + self._note_seconds()
+            self._words = 0
+        else:
+            self._words = self._words + 1 if any(other.is_note for other in self._waiters) else 0
         self._turn += 1
         waiter.turn = self._turn
         self._in_turn = True
         asyncio.get_running_loop().call_later(_LONGEST_TURN, self._lend, self._turn)
         waiter.released.set_result(None)
+
+    def _first(self, now: float) -> _Waiter:
+        """Whose turn is next: words go first, but not for ever."""
+        if self._words >= _WORDS_BEFORE_A_NOTE and self._next_note() <= now:
+            return min((waiter for waiter in self._waiters if waiter.is_note), default=self._waiters[0])
+        return self._waiters[0]
+
+    def _remove(self, waiter: _Waiter) -> None:
+        self._waiters.remove(waiter)
+        heapq.heapify(self._waiters)
 
     def _note_seconds(self) -> float:
         return max(_NOTE_SECONDS, _NOTE_INTERVALS * self.seconds_each())

@@ -59,6 +59,7 @@ class Deliverer:
         self._status = status
         self._clock = clock
         self._wake = wake
+        self._had_turn: set[int] = set()  # entries of quoted lines that have waited among notes
 
     async def carry_out(self, entry: Entry, *, suspect: bool) -> None:
         """Do what the entry says and take it out of the outbox.
@@ -75,6 +76,9 @@ class Deliverer:
                 await self._refresh(entry, command, suspect=suspect)
             case RequoteMessage() as command if entry.lane.crosses:
                 await self._requote(entry, command, suspect=suspect)
+                self._had_turn.discard(entry.id)
+            case RequoteMessage() as command if command.source.channel != entry.lane.destination:
+                await self._come_back(entry, command)
             case RefreshMessage() | RequoteMessage() as command:
                 await self._look_again(entry, command)
             case DeleteMessage() as command:
@@ -103,6 +107,20 @@ class Deliverer:
         if isinstance(entry.command, PostNotice | MarkFailed):
             return await self._notes.gathered(entry)
         return await self._batches.plan(entry, seconds_each=seconds_each, lanes=lanes)
+
+    def gives_way(self, entry: Entry) -> bool:
+        """Whether an entry is worth less than anybody's words, and has not waited among the relay's notes yet."""
+        return isinstance(entry.command, RequoteMessage) and entry.lane.crosses and entry.id not in self._had_turn
+
+    async def put_off(self, entry: Entry) -> None:
+        """Let an entry that `gives_way` wait for its turn among notes; it comes back to the end of its lane then.
+
+        What would change nothing is done. Raises a `DeliveryError` or `StoreUnavailable`.
+        """
+        if isinstance(entry.command, RequoteMessage) and await self._requotes(entry, entry.command, suspect=False):
+            await self._move(entry, LaneKey.within(entry.lane.destination), entry.command)
+        else:
+            await self._context.done(entry)
 
     async def unbatch(self, entry: Entry) -> int:
         """Let the messages of a batch that was refused cross one by one; how many they are, 0 if it is none."""
@@ -192,6 +210,8 @@ class Deliverer:
         try:
             said = await self._context.latest(command.source)
         except Transient as error:
+            if suspect:
+                raise  # what may have been posted anew is found again by this entry alone
             await self._wait_for_source(entry, command, error)
             return
         if said is None:
@@ -218,34 +238,59 @@ class Deliverer:
         again = _as_edit(command, said) if isinstance(command, RefreshMessage) else command
         await self._move(entry, LaneKey(command.source.channel, across), again)
 
-    async def _move(self, entry: Entry, lane: LaneKey, command: Command) -> None:
+    async def _come_back(self, entry: Entry, command: RequoteMessage) -> None:
+        """What waited among notes has its turn: it is carried out behind all that waits in its own lane by now."""
+        if self._context.across(entry.lane.destination) != command.source.channel:
+            # The pair is another one by now.
+            await self._context.done(entry)
+            return
+        back = await self._move(entry, LaneKey(command.source.channel, entry.lane.destination), command)
+        self._had_turn.add(back.id)
+
+    async def _move(self, entry: Entry, lane: LaneKey, command: Command) -> Entry:
         async with self._store.write() as uow:
-            await uow.outbox.append(lane, command, self._clock.now())
+            moved = await uow.outbox.append(lane, command, self._clock.now())
             await uow.outbox.done(entry.id)
         self._wake(lane)
+        return moved
 
     async def _requote(self, entry: Entry, command: RequoteMessage, *, suspect: bool) -> None:
-        task = await self._context.task_about(entry, command.source, command.reply_to, suspect=suspect)
-        if not task.copies or task.original is None or task.original.deleted or await self._comes_again(entry):
+        found = await self._requotes(entry, command, suspect=suspect)
+        if found is None:
             await self._context.done(entry)
             return
-        batch = await self._batches.of(task)
+        task, batch = found
         if batch is not None:
-            await self._batches.requote(task, batch, command)
+            await self._batches.say(task, batch)
             await self._context.done(entry)
             return
-        native = task.reply_to is not None and task.adapter.capabilities(task.channel).native_replies
         try:
-            said = None if native else await self._context.latest(command.source)
+            said = await self._context.latest(command.source)
         except Transient as error:
+            if suspect:
+                raise
             await self._wait_for_source(entry, command, error)
             return
-        if said is None:
+        if said is None or task.original is None:
             await self._context.done(entry)
             return
         edited_at = task.original.edited_at or said.created_at
         edit = EditMessage(command.source, said.author, said.content, edited_at, command.reply_to)
         await self._edit(entry, edit, suspect=suspect)
+
+    async def _requotes(
+        self, entry: Entry, command: RequoteMessage, *, suspect: bool
+    ) -> tuple[Task, SendBatch | None] | None:
+        """What a quoted line is to be changed in, with the batch that says it then; None where nothing changes."""
+        task = await self._context.task_about(entry, command.source, command.reply_to, suspect=suspect)
+        if not task.copies or task.original is None or task.original.deleted or await self._comes_again(entry):
+            return None
+        batch = await self._batches.of(task)
+        if batch is not None:
+            changed = await self._batches.requoted(task, batch, command)
+            return None if changed == batch else (task, changed)
+        native = task.reply_to is not None and task.adapter.capabilities(task.channel).native_replies
+        return None if native else (task, None)
 
     async def _comes_again(self, entry: Entry) -> bool:
         """Once is enough, however often somebody edits what many answer."""

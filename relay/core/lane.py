@@ -16,7 +16,7 @@ from relay.core.delivery import Deliverer
 from relay.core.pairs import PairDirectory
 from relay.core.status import Status
 from relay.core.storage import Entry, Store
-from relay.domain.commands import DeleteMessage, LateFile
+from relay.domain.commands import DeleteMessage, LateFile, RequoteMessage
 from relay.domain.ids import MessageRef
 from relay.domain.pair import LaneKey
 from relay.errors import (
@@ -224,9 +224,15 @@ class Lane:
         return False
 
     def _turn(self, entry: Entry) -> AbstractAsyncContextManager[bool]:
-        if isinstance(entry.command, LateFile) and not self._key.crosses:
+        if (isinstance(entry.command, LateFile) and not self._key.crosses) or self._is_put_off(entry):
             return nullcontext(True)  # a look at what comes in sends nothing
-        return self._budget.turn(entry.queued_at, is_note=not self._key.crosses)
+        # In a lane that does not cross a quoted line only waits for its turn.
+        sends = self._key.crosses or not isinstance(entry.command, RequoteMessage)
+        return self._budget.turn(entry.queued_at, is_note=not self._key.crosses, sends=sends)
+
+    def _is_put_off(self, entry: Entry) -> bool:
+        """Whether an entry gives way to words: they do not get through one by one, and it only follows after."""
+        return self._budget.seconds_each() > 0 and not self._suspect and self._deliverer.gives_way(entry)
 
     def _stands(self, source: MessageRef) -> bool:
         """Whether nothing behind the head deletes a message that was queued just now."""
@@ -262,6 +268,9 @@ class Lane:
         if self._failing is not None and self._failing.entry == entry.id and self._failing.last_try:
             entry = replace(entry, last_try=True)
         try:
+            if self._is_put_off(entry):
+                await self._deliverer.put_off(entry)
+                return True
             entry = await self._together(entry)
             await self._deliverer.carry_out(entry, suspect=self._suspect)
             self._given_up = 0

@@ -221,7 +221,10 @@ class Adapter(Protocol):
         ...
 
     async def edit(self, target: MessageRef, delivery: Delivery) -> None:
-        """Make `target`, one of ours, say `delivery`. Raises a `DeliveryError`; `TargetGone` when it is gone."""
+        """Make `target`, one of ours, say `delivery`; nothing is sent where it is known to say that already.
+
+        Raises a `DeliveryError`; `TargetGone` when it is gone.
+        """
         ...
 
     async def delete(self, target: MessageRef, key: str) -> None:

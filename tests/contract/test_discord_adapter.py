@@ -427,6 +427,37 @@ async def test_posts_as_the_bot_where_webhooks_are_not_allowed(world: World) -> 
     assert world.words() == []
 
 
+@pytest.mark.parametrize("webhooks", [True, False])
+async def test_an_edit_that_changes_nothing_is_not_sent(world: World, webhooks: bool) -> None:
+    if not webhooks:
+        world.allow("VIEW_CHANNEL", "READ_MESSAGE_HISTORY", "SEND_MESSAGES")
+    fault = Fault("status", "PATCH", "/messages/", when="after", status=502, count=0)
+    world.server.faults.add(fault)
+    async with world.running() as adapter:
+        sent = await adapter.send(world.delivery("one"))
+
+        async def edits(*texts: str) -> int:
+            before = _patches(world)
+            for text in texts:
+                await adapter.edit(sent, world.delivery(text, key=f"k{text}"))
+            return _patches(world) - before
+
+        assert await edits("one") == 0
+        assert await edits("two", "two", "one") == 2
+        fault.count = 1
+        with pytest.raises(Transient):
+            await adapter.edit(sent, world.delivery("three", key="k3"))
+        assert await edits("one", "one") == 1, "nobody knew what it said"
+        assert [words.rpartition(" ")[2] for words in world.words()] == ["one"]
+    async with world.running() as adapter:
+        assert await edits("one") == 1
+
+
+def _patches(world: World) -> int:
+    requests = world.server.api.statistics.requests
+    return sum(count for route, count in requests.items() if route.startswith("PATCH"))
+
+
 async def test_edits_and_deletes_of_what_is_gone(world: World) -> None:
     async with world.running() as adapter:
         sent = await adapter.send(world.delivery())

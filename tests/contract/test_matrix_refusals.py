@@ -139,6 +139,30 @@ async def test_an_answer_that_something_failed_says_what_it_was(homeserver: Home
                 assert not error.value.failed
 
 
+async def test_an_edit_that_changes_nothing_is_not_sent(meeting: Meeting) -> None:
+    puts: list[bytes] = []
+    is_lost = False
+
+    async def count(request: web.Request) -> web.Response | None:
+        if request.method == "PUT":
+            puts.append(await request.read())
+            return web.Response(status=502) if is_lost else None
+        return None
+
+    meeting.proxy.answer = count
+    ref = await meeting.send("k1", "one")
+    for number, text in enumerate(("one", "two", "two", "one")):
+        await meeting.edit(ref, f"k2{number}", text)
+    assert len(puts) == 3
+    is_lost = True
+    with pytest.raises(Transient):
+        await meeting.edit(ref, "k3", "three")
+    is_lost = False
+    await meeting.edit(ref, "k4", "one")
+    assert len(puts) == 5, "nobody knew what it said"
+    assert [line.body for line in await meeting.ann.messages(meeting.room)] == ["Bob: one"]
+
+
 async def test_a_message_that_a_spam_checker_refuses_does_not_hold_up_the_others(meeting: Meeting) -> None:
     async def check(request: web.Request) -> web.Response | None:
         if request.method == "PUT" and b"spam" in await request.read():

@@ -16,6 +16,7 @@ from relay.adapters.discord.recent import Recent, Seen
 from relay.adapters.discord.rest import Json, Limited, Refused, Rest, Route, Unanswered
 from relay.adapters.discord.wording import TEXT_LENGTH, allowed_mentions, said_by_bot, said_by_webhook
 from relay.core.ports import Clock, Delivery, Quotation
+from relay.core.standing import Standing
 from relay.domain.ids import MessageRef, Platform, UserRef
 from relay.domain.richtext import RichText
 from relay.errors import Blocked, DeliveryError, Orphaned, Permanent, RateLimited, TargetGone, Transient, Uncarried
@@ -114,7 +115,17 @@ class Outbound:
         self._webhooks = webhooks
         self._translator = translator
         self._recent = recent
-        self._poster = Poster(rest=rest, media=media, me=me, feeds=feeds, webhooks=webhooks, recent=recent, clock=clock)
+        self._standing = Standing()
+        self._poster = Poster(
+            rest=rest,
+            media=media,
+            me=me,
+            feeds=feeds,
+            webhooks=webhooks,
+            recent=recent,
+            standing=self._standing,
+            clock=clock,
+        )
 
     def posts_itself(self, channel: str) -> bool:
         """Whether the bot has to speak for everybody in a channel."""
@@ -192,10 +203,19 @@ class Outbound:
         self, target: MessageRef, route: Route, body: dict[str, Json], seen: Seen, delivery: Delivery
     ) -> None:
         """Change a message, its files too, where it is to have others. They stand in place of all that it has."""
-        wanted = delivery.content.attachments
-        if have_same_files(seen.content.attachments, wanted):
-            await self._rest.call(route, body=body)
+        wanted, content = delivery.content.attachments, body["content"]
+        same_files = have_same_files(seen.content.attachments, wanted)
+        if same_files and self._standing.says(target.id, content):
             return
+        self._standing.forget(target.id)
+        if same_files:
+            await self._rest.call(route, body=body)
+        else:
+            await self._change_files(target, route, body, delivery)
+        self._standing.put(target.id, content)
+
+    async def _change_files(self, target: MessageRef, route: Route, body: dict[str, Json], delivery: Delivery) -> None:
+        wanted = delivery.content.attachments
         # Should no answer come, nobody knows which files it stands with.
         self._recent.forget(target.id)
         if not wanted:

@@ -15,6 +15,7 @@ from relay.adapters.discord.recent import Recent, Seen
 from relay.adapters.discord.rest import ApiError, Json, Refused, Rest, Route, Unanswered
 from relay.adapters.discord.wording import TEXT_LENGTH, allowed_mentions, said_by_bot, said_by_webhook, webhook_body
 from relay.core.ports import Clock, Delivery
+from relay.core.standing import Standing
 from relay.domain.content import Author
 from relay.domain.ids import ChannelRef, MessageRef, Platform
 from relay.errors import Blocked, Permanent
@@ -35,7 +36,16 @@ class Poster:
     """Makes messages. Raises `ApiError`s, and `Blocked` for what it need not even ask."""
 
     def __init__(
-        self, *, rest: Rest, media: Media, me: Self, feeds: Feeds, webhooks: Webhooks, recent: Recent, clock: Clock
+        self,
+        *,
+        rest: Rest,
+        media: Media,
+        me: Self,
+        feeds: Feeds,
+        webhooks: Webhooks,
+        recent: Recent,
+        standing: Standing,
+        clock: Clock,
     ) -> None:
         self._clock = clock
         self._rest = rest
@@ -44,6 +54,7 @@ class Poster:
         self._feeds = feeds
         self._webhooks = webhooks
         self._recent = recent
+        self._standing = standing
         self._posted = adoption.Posted()
         self._without_webhook: dict[str, float] = {}
         self._accepted: dict[str, str] = {}  # for names that Discord refused: those that it took instead
@@ -151,6 +162,7 @@ class Poster:
                 self._accepted[first] = body["username"]
                 if len(self._accepted) > _NAMES_REMEMBERED:
                     self._accepted.pop(next(iter(self._accepted)))
+            self._standing.put(_id(answer), body["content"])
             return answer
 
     async def _post_as_bot(self, delivery: Delivery, channel: str) -> str:
@@ -173,13 +185,15 @@ class Poster:
             body["message_reference"] = {"message_id": delivery.reply_to.id, "fail_if_not_exists": False}
         route = Route("POST", "/channels/{channel}/messages", {"channel": channel}, patience=POSTING_PATIENCE)
         try:
-            return _id(await self._call(route, body, delivery))
+            message = _id(await self._call(route, body, delivery))
         except Refused as error:
             if error.status != 400 or "message_reference" not in body:
                 raise
             # Some system messages cannot be replied to.
             del body["message_reference"]
-            return _id(await self._call(route, body, delivery))
+            message = _id(await self._call(route, body, delivery))
+        self._standing.put(message, content)
+        return message
 
     async def _call(
         self, route: Route, body: Mapping[str, Json], delivery: Delivery, query: Mapping[str, str] | None = None

@@ -19,6 +19,7 @@ from relay.adapters.matrix.media import Media
 from relay.adapters.matrix.rooms import Rooms
 from relay.adapters.matrix.session import is_token_refusal
 from relay.core.ports import Clock, Delivery
+from relay.core.standing import Standing
 from relay.domain.ids import ChannelRef, MediaRef, MessageRef
 from relay.domain.richtext import CustomEmoji, Inline
 from relay.domain.transform import map_inline
@@ -44,6 +45,7 @@ class Outbound:
         self._rooms = rooms
         self._clock = clock
         self._token_refused = token_refused
+        self._standing = Standing()
 
     async def send(self, delivery: Delivery) -> MessageRef:
         """See `Adapter.send`."""
@@ -65,6 +67,7 @@ class Outbound:
             # What it answers is not known here: the words matter more.
             content.pop("m.relates_to", None)
             event_id = await self._put(room_id, content, delivery.key)
+        self._standing.put(event_id, _said(content))
         return MessageRef(delivery.channel, event_id)
 
     async def edit(self, target: MessageRef, delivery: Delivery) -> None:
@@ -80,7 +83,12 @@ class Outbound:
         delivery, pictures = await self._illustrated(delivery)
         content = compose(delivery, pictures=pictures) | file
         content["body"] = content["body"] or content.get("filename", "")
+        said = _said(content)
+        if self._standing.says(target.id, said):
+            return
+        self._standing.forget(target.id)
         await self._put(room_id, replacement(target, content), delivery.key)
+        self._standing.put(target.id, said)
 
     async def delete(self, target: MessageRef, key: str) -> None:
         """See `Adapter.delete`."""
@@ -226,6 +234,11 @@ class Outbound:
             if refused.code != "M_NOT_FOUND":
                 raise
             return {}
+
+
+def _said(content: Json) -> str:
+    """What a message says, wherever it stands."""
+    return json.dumps({key: value for key, value in content.items() if key != "m.relates_to"}, sort_keys=True)
 
 
 def translate(refused: Refused, me: str) -> DeliveryError:

@@ -83,6 +83,31 @@ async def test_a_reply_to_one_of_several_messages_in_a_copy_quotes_that_one(tmp_
             assert bridge.words(there)[1] == "↪ ben: two\nanswer"
 
 
+async def test_what_several_messages_of_a_copy_answer_is_followed_once(tmp_path: Path) -> None:
+    edits = 0
+    slow = slow_at_first()
+
+    async def before(call: str) -> None:
+        nonlocal edits
+        edits += call == "edit"
+        await slow(call)
+
+    async with world(tmp_path, pair(batch_when_behind=0.01)) as bridge:
+        there, here = bridge.channels()
+        async with bridge.relay(lambda discord, _: setattr(discord, "before", before)):
+            old = bridge.matrix.say(here, "carol", "tea?")
+            for number in range(3):
+                bridge.matrix.say(here, "ann", f"answer {number}", reply_to=old)
+            await until(lambda: " ".join(bridge.words(there)).count("↪ carol: tea?") == 3)
+            await bridge.quiet()
+            copies, edits = len(bridge.words(there)), 0
+            bridge.matrix.edit(old, "coffee?")
+            await until(lambda: " ".join(bridge.words(there)).count("↪ carol: coffee?") == 3)
+            await bridge.quiet()
+    assert copies == 1
+    assert edits == 2, "the words themselves, and what quotes them"
+
+
 def test_what_is_quoted_in_a_batch_follows_its_source() -> None:
     channel = ChannelRef(Platform.MATRIX, "!a")
     author = Author(UserRef(Platform.MATRIX, "@d"), "dave")

@@ -10,11 +10,13 @@ from pathlib import Path
 import pytest
 
 from relay.core.ports import Batch, Delivery
+from relay.domain.commands import RequoteMessage
 from relay.domain.content import Attachment, Content
 from relay.domain.events import HistorySkipped, MessageCreated, MessageEdited
 from relay.domain.ids import MediaRef, MessageRef, Platform, ThreadRef
+from relay.domain.pair import LaneKey
 from relay.domain.richtext import RichText
-from relay.errors import Blocked, Orphaned, Permanent, Transient, Unsupported
+from relay.errors import Blocked, Orphaned, Permanent, RateLimited, Transient, Unsupported
 from tests.support.platform import MemoryAdapter
 from tests.support.world import World, lane, pair, until, world
 
@@ -290,6 +292,50 @@ async def test_what_is_quoted_without_a_copy_follows_too(bridge: World) -> None:
         await bridge.shows(here, "↪ carol: newer\nanswer")
         bridge.matrix.delete(old)
         await bridge.shows(here, "↪ a message that is not here\nanswer")
+
+
+async def test_what_is_quoted_follows_behind_the_words_that_wait(bridge: World) -> None:
+    here, there = bridge.channels()
+    calls: list[str] = []
+    next_at, limited = 0.0, False
+
+    async def before(call: str) -> None:
+        nonlocal next_at
+        now = asyncio.get_running_loop().time()
+        if limited and call in {"send", "edit"}:
+            if now < next_at:
+                raise RateLimited("slow down", retry_after=next_at - now)
+            next_at = now + 0.1
+            calls.append(call)
+
+    async with bridge.relay(lambda discord, _: setattr(discord, "before", before)):
+        question = bridge.matrix.say(there, "carol", "tea?")
+        for number in range(3):
+            bridge.matrix.say(there, "dave", f"answer {number}", reply_to=question)
+        await until(lambda: len(bridge.words(here)) == 4)
+        limited = True
+        bridge.matrix.edit(question, "coffee?")
+        for number in range(3):
+            bridge.matrix.say(there, "erin", f"word {number}")
+        await until(lambda: [words.split("\n")[0] for words in bridge.words(here)[1:4]] == ["↪ carol: coffee?"] * 3)
+        await bridge.quiet()
+    assert calls == ["edit"] + ["send"] * 3 + ["edit"] * 3
+
+
+async def test_what_waits_for_its_turn_among_notes_stays_there_when_its_pair_is_another_one(tmp_path: Path) -> None:
+    async with world(tmp_path, pair(), pair("other")) as bridge:
+        here, there = bridge.channels()
+        elsewhere = bridge.matrix.channel("other")
+        async with bridge.relay():
+            question = bridge.matrix.say(elsewhere, "carol", "tea?")
+            answer = bridge.matrix.say(elsewhere, "dave", "yes", reply_to=question)
+            await until(lambda: len(bridge.words(bridge.discord.channel("other"))) == 2)
+        async with bridge.store.write() as uow:
+            await uow.outbox.append(LaneKey.within(here), RequoteMessage(answer, question), bridge.discord.now())
+        async with bridge.relay():
+            await bridge.quiet()
+            bridge.matrix.say(there, "erin", "hello")
+            await bridge.shows(here, "hello")
 
 
 async def test_an_edit_of_what_many_answer_becomes_few_edits(bridge: World) -> None:

@@ -48,6 +48,39 @@ async def test_what_the_relay_says_goes_last(monkeypatch: pytest.MonkeyPatch) ->
     assert order == [3, 2, 1, 0]
 
 
+async def test_what_the_relay_says_comes_at_last_though_words_never_cease(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("relay.core.budget._NOTE_SECONDS", 0.0)
+    monkeypatch.setattr("relay.core.budget._NOTE_INTERVALS", 0)
+    monkeypatch.setattr("relay.core.budget._WORDS_BEFORE_A_NOTE", 10)
+    budget, order = Budget(shared=True), list[int]()
+
+    async def note() -> None:
+        async with budget.turn(NOON, is_note=True):
+            order.append(0)
+
+    async def talk(lane: int) -> None:
+        while order.count(0) < 2:
+            await spend(budget, lane, order)
+
+    with pytest.raises(RateLimited):
+        await spend(budget, 9, [], refuse=0.05)
+    async with asyncio.timeout(5):
+        await asyncio.gather(*(talk(lane) for lane in (1, 2, 3)), note(), note())
+    assert order[:22] == [*order[:10], 0, *order[11:21], 0]
+
+
+async def test_a_turn_that_sends_nothing_teaches_nothing() -> None:
+    budget, order = Budget(), list[int]()
+    with pytest.raises(RateLimited):
+        await spend(budget, 0, [], refuse=0.03)
+    interval = budget.seconds_each()
+    async with budget.turn(NOON, sends=False):
+        pass
+    assert budget.seconds_each() == interval > 0
+    await spend(budget, 1, order)
+    assert budget.seconds_each() == 0
+
+
 async def test_what_the_relay_says_leaves_most_to_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("relay.core.budget._NOTE_SECONDS", 0.2)
     budget, order = Budget(shared=True), list[int]()
