@@ -28,15 +28,20 @@ _MOST_OF_ONE = 5
 
 _MOST_CHANNELS = 200
 _LONGEST_HANDLE = 24
+# Two looks that share a digest cost somebody a mark, two users that do would share a name.
+_LOOK_BYTES, _USER_BYTES = 5, 8
 _BRACKETS = str.maketrans("⟨⟩〈〉《》❬❭❰❱", "()()()()()")
 
 
 @dataclass(slots=True)
 class _Channel:
-    """`owners`: who has the name that looks so, used last at the end. `shown`: what has been decided lately."""
+    """`owners`: who has the name that looks so, used last at the end.
+
+    `shown`: what has been decided lately, with how it looks; good for as long as the author owns it.
+    """
 
     owners: OrderedDict[str, str]
-    shown: OrderedDict[tuple[str, str], str] = field(default_factory=OrderedDict)
+    shown: OrderedDict[tuple[str, str], tuple[str, str, str]] = field(default_factory=OrderedDict)
 
 
 class Names:
@@ -50,15 +55,15 @@ class Names:
         known = self._channels.get(channel)
         if known is None:
             known = await self._read(uow, channel)
-        key = (author.user.id, author.name)
-        name = known.shown.get(key)
+        self._channels.move_to_end(channel)
+        name, is_new = _remembered(known, author), False
         if name is None:
             name, is_new = _decided(known.owners, author)
-            known.shown[key] = name
+            known.shown[author.user.id, author.name] = name, _look(name), _user(author)
             if len(known.shown) > _MOST_NAMES:
                 known.shown.popitem(last=False)
-            if is_new:
-                await uow.notebook.put(_place(channel), json.dumps(known.owners, separators=(",", ":")))
+        if is_new:
+            await uow.notebook.put(_place(channel), json.dumps(known.owners, separators=(",", ":")))
         return author if name == author.name else replace(author, name=name)
 
     def forget(self) -> None:
@@ -73,6 +78,21 @@ class Names:
         return known
 
 
+def _remembered(known: _Channel, author: Author) -> str | None:
+    """The name that was decided for an author, unless somebody else has it by now."""
+    key = (author.user.id, author.name)
+    found = known.shown.get(key)
+    if found is None:
+        return None
+    name, look, user = found
+    if known.owners.get(look) != user:
+        return None
+    # Who speaks keeps the name, however many others come.
+    known.shown.move_to_end(key)
+    known.owners.move_to_end(look)
+    return name
+
+
 def _saved(text: str | None) -> OrderedDict[str, str]:
     """Who has which name, as the notebook holds it; nothing where it cannot be read."""
     try:
@@ -82,12 +102,13 @@ def _saved(text: str | None) -> OrderedDict[str, str]:
     if not isinstance(saved, dict) or not all(isinstance(owner, str) for owner in saved.values()):
         _log.warning("the names of a channel in the store cannot be read")
         return OrderedDict()
-    return OrderedDict(saved)
+    # Earlier versions wrote users in fewer digits, which somebody could find an ID of their own for.
+    return OrderedDict((look, owner) for look, owner in saved.items() if len(owner) == 2 * _USER_BYTES)
 
 
 def _decided(owners: OrderedDict[str, str], author: Author) -> tuple[str, bool]:
     """The author's name, and whether that had to be remembered."""
-    user = _digest(author.user.id)
+    user = _user(author)
     name = ""
     for name in _candidates(owners, author, user):
         look = _look(name)
@@ -103,7 +124,7 @@ def _decided(owners: OrderedDict[str, str], author: Author) -> tuple[str, bool]:
 
 
 def _candidates(owners: OrderedDict[str, str], author: Author, user: str) -> Iterator[str]:
-    name = (visible(author.name) or visible(author.handle) or author.user.id).translate(_BRACKETS)
+    name = shortened((visible(author.name) or visible(author.handle) or author.user.id).translate(_BRACKETS))
     # "Ada, Ben" is what a message of both is headed with.
     parts = name.split(", ")
     if len(parts) == 1 or all(owners.get(_look(part), user) == user for part in parts):
@@ -130,8 +151,12 @@ def _place(channel: ChannelRef) -> str:
 
 
 def _look(name: str) -> str:
-    return _digest(skeleton(shortened(name)))
+    return _digest(skeleton(name), _LOOK_BYTES)
 
 
-def _digest(text: str) -> str:
-    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=5).hexdigest()
+def _user(author: Author) -> str:
+    return _digest(author.user.id, _USER_BYTES)
+
+
+def _digest(text: str, size: int) -> str:
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=size).hexdigest()

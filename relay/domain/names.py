@@ -63,11 +63,29 @@ def visible(name: str) -> str:
 
 
 def shortened(name: str, *, most: int = LONGEST, most_bytes: int = LONGEST_IN_BYTES) -> str:
-    """The beginning of `name` that has room."""
-    cut = name[:most]
-    if len(cut.encode("utf-8", "replace")) > most_bytes:
-        cut = cut.encode("utf-8", "replace")[:most_bytes].decode("utf-8", "ignore")
+    """The beginning of `name` that has room, also after a platform has written it in compatibility forms (NFKC).
+
+    Of U+FDFA, one character that becomes eighteen, four have room. So nothing has to be cut where names are shown.
+    """
+    if name.isascii():
+        cut = name[: min(most, most_bytes)]
+    else:
+        cut = name
+        room, room_in_bytes = most, most_bytes
+        for index, char in enumerate(name):
+            size, size_in_bytes = _size(char)
+            room, room_in_bytes = room - size, room_in_bytes - size_in_bytes
+            if min(room, room_in_bytes) < 0:
+                cut = name[:index]
+                break
     return cut if cut == name else cut.rstrip(f" {_JOINER}")
+
+
+@lru_cache(maxsize=2_000)
+def _size(char: str) -> tuple[int, int]:
+    """Characters and bytes that `char` takes at most, as it is or in its compatibility form."""
+    forms = (char, unicodedata.normalize("NFKC", char))
+    return max(map(len, forms)), max(len(form.encode("utf-8", "replace")) for form in forms)
 
 
 def with_suffix(name: str, suffix: str) -> str:
@@ -82,7 +100,7 @@ def skeleton(name: str) -> str:
 
     Case, accents, spaces and punctuation do not count, nor do letters of other scripts that look like Latin ones.
     """
-    looks = "".join(_look(char) for char in visible(name))
+    looks = "".join(_look(char) for char in visible(name) if char != " ").replace(" ", "")
     bare = "".join(char for char in looks if unicodedata.category(char)[0] in "LNS")
     return (bare or looks).replace("rn", "m")
 
@@ -154,4 +172,7 @@ _TWINS = _twins(
     ("x", "хχ"),
     ("y", "уγүყʏ"),
     ("z", "ᴢ"),
+    # Letters and symbols by what they look like, punctuation, which does not count.
+    (":", "꞉"),
+    ("'", "`ˋ"),
 )

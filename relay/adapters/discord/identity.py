@@ -37,11 +37,18 @@ _REMEMBERED_IN_A_CHANNEL = 5
 
 # https://docs.discord.com/developers/resources/user#usernames-and-nicknames and …/resources/webhook#create-webhook.
 # One letter of each becomes its Cyrillic twin: it looks the same, and is neither refused nor the word.
-_TWINS = {"discord": (1, "і", "І"), "clyde": (2, "у", "У"), "everyone": (2, "е", "Е"), "here": (1, "е", "Е")}
+_TWINS = {
+    "discord": (1, "і", "І"),
+    "clyde": (2, "у", "У"),
+    "everyone": (2, "е", "Е"),
+    "here": (1, "е", "Е"),
+    "system message": (4, "е", "Е"),
+}
 _WORDS = re.compile("|".join(_TWINS))
 _SIGNS = {"@": "＠", "#": "＃", ":": "꞉"}
 _TICKS = str.maketrans({"`": "ˋ", "｀": "ˋ"})
 _BREAK = "·"
+_STAND_IN_DIGITS = 16
 
 
 def username(author: Author) -> str:
@@ -50,7 +57,8 @@ def username(author: Author) -> str:
     An author whose name shows nothing is called by the local part of the user ID.
     """
     local_part = author.user.id.lstrip("@").partition(":")[0]
-    return _presentable(author.name) or _presentable(local_part) or "user"
+    name = _presentable(author.name) or _presentable(local_part) or "user"
+    return visible(shortened(name, most=NAME_LENGTH, most_bytes=4 * NAME_LENGTH))
 
 
 def usernames(author: Author) -> tuple[str, ...]:
@@ -59,17 +67,21 @@ def usernames(author: Author) -> tuple[str, ...]:
     It keeps some of its rules to itself, and makes new ones: that must not cost anybody a message.
     """
     first = username(author)
-    digest = hashlib.sha256(author.user.id.encode("utf-8", "replace")).hexdigest()[:6]
-    return tuple(dict.fromkeys((first, _presentable(_broken(first)), f"member-{digest}")))
+    torn = _presentable(_broken(first))
+    digest = hashlib.sha256(author.user.id.encode("utf-8", "replace")).hexdigest()[:_STAND_IN_DIGITS]
+    # What tells the author from others stands at the end of the name.
+    names = (first, torn, f"member-{digest}") if len(torn) <= NAME_LENGTH else (first, f"member-{digest}")
+    return tuple(dict.fromkeys(names))
 
 
 def _presentable(name: str) -> str:
+    """`name` in words and signs that Discord takes; no longer than Discord's limit, because the core has cut it."""
     shown = _without_words(visible(name))
     for sign, twin in _SIGNS.items():
         shown = shown.replace(sign, twin)
     if "```" in shown.translate({ord("｀"): "`"}):
         shown = shown.translate(_TICKS)
-    return visible(shortened(shown, most=NAME_LENGTH, most_bytes=4 * NAME_LENGTH))
+    return shown
 
 
 def _without_words(name: str) -> str:
@@ -89,7 +101,7 @@ def _without_words(name: str) -> str:
 
 def _broken(name: str) -> str:
     """`name` with the words torn apart, for a platform that does not take their twins either."""
-    plain = skeleton("discord"), skeleton("clyde"), "everyone", "here"
+    plain = map(skeleton, _TWINS)
     looks = [(index, look) for index, char in enumerate(name) for look in skeleton(char)]
     text = "".join(look for _, look in looks)
     breaks = {looks[match.start() + 1][0] for word in plain for match in re.finditer(word, text)}

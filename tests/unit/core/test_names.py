@@ -1,5 +1,6 @@
 """People of one channel are told apart by their names, whatever they call themselves."""
 
+import json
 from collections import OrderedDict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -69,6 +70,35 @@ async def test_a_name_that_its_owner_gave_up_long_ago_is_free(bridge: World) -> 
     for number in range(5):
         await shown(names, bridge, f"Ada {number}", "ada:one.test")
     assert await shown(names, bridge, "Sam", "sam:one.test") == "Sam"
+
+
+async def test_who_speaks_keeps_the_name_however_many_come(bridge: World) -> None:
+    names = Names()
+    for number in range(320):
+        assert await shown(names, bridge, "Sam", "sam:one.test") == "Sam"
+        assert await shown(names, bridge, f"guest {number}", f"guest{number}:one.test") == f"guest {number}"
+    assert await shown(names, bridge, "Sam", "mallory:evil.test") == "Sam ⟨mallory⟩"
+
+
+async def test_a_name_that_somebody_else_has_by_now_is_not_taken_back(bridge: World) -> None:
+    names = Names()
+    for name in ("Sam", "1", "2", "3", "4", "5"):
+        assert await shown(names, bridge, name, "ada:one.test") == name
+    assert await shown(names, bridge, "Sam", "sam:one.test") == "Sam"
+    assert await shown(names, bridge, "Sam", "ada:one.test") == "Sam ⟨ada⟩"
+
+
+async def test_names_that_an_earlier_version_wrote_down_count_as_none(bridge: World) -> None:
+    look = next(iter(_owned("Sam")))
+    async with bridge.store.write() as uow:
+        await uow.notebook.put(f"names {ROOM.platform} {ROOM.id}", json.dumps({look: "0123456789"}))
+    assert await shown(Names(), bridge, "Sam", "sam:one.test") == "Sam"
+
+
+def _owned(name: str) -> OrderedDict[str, str]:
+    owners: OrderedDict[str, str] = OrderedDict()
+    _decided(owners, author(name, "sam:one.test"))
+    return owners
 
 
 @given(

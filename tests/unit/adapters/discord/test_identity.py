@@ -1,6 +1,9 @@
 """Names that Discord takes and that fool nobody."""
 
+import re
 import unicodedata
+from collections import OrderedDict
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -17,8 +20,10 @@ from relay.adapters.discord.identity import (
 )
 from relay.adapters.discord.markup import Look, render
 from relay.adapters.discord.rest import Refused, Route
+from relay.core.names import _decided
 from relay.domain.content import Author
 from relay.domain.ids import Platform, UserRef
+from relay.domain.names import visible
 from relay.domain.richtext import CodeBlock, RichText
 from relay.sandbox.forms import Form
 from relay.sandbox.rest_webhooks import read_name
@@ -40,6 +45,7 @@ def author(name: str, user: str = "@alice:example.org") -> Author:
         ("clyde", "clуde"),
         ("@everyone", "＠evеryone"),
         ("here", "hеre"),
+        ("SYSTEM  MESSAGE", "SYSTЕM MESSAGE"),
         ("dis\u200bcord", "dіscord"),
         ("ali\u202ece", "alice"),
         ("ｄｉｓｃｏｒｄ", "dіscord"),
@@ -89,6 +95,73 @@ def test_the_sandbox_takes_every_username(name: str) -> None:
 def test_what_discord_refuses_all_the_same_is_tried_in_other_words() -> None:
     assert usernames(author("Dіscord fan"))[:2] == ("Dіscord fan", "D·іscord fan")
     assert usernames(author("Dіscord fan"))[2] == usernames(author("x"))[1]
+
+
+LETTERS = (
+    "Sam",
+    "Sаm",
+    "ｄｉｓｃｏｒｄ",
+    "dıscord",
+    "here",
+    "everyone",
+    "x:y",
+    "x꞉y",
+    "a\u0301",
+    "á",
+    "d·iscord",
+    "ǆ",
+    "ﬃ",
+    "ß",
+)
+SIGNS = (
+    "`",
+    "ˋ",
+    "｀｀｀",
+    "@",
+    "＠",
+    "#",
+    "\u3164",
+    "·",
+    "¨",
+    "´",
+    "\u202e",
+    "\ud800",
+    "👨\u200d👩",
+    " ",
+    "\ufdfa",
+    "\ufdfa" * 80,
+)
+NASTY = st.sampled_from(LETTERS) | st.sampled_from(SIGNS)
+
+
+@given(
+    st.lists(st.tuples(st.lists(NASTY | st.text(max_size=90), max_size=4).map("".join), st.integers(0, 4)), max_size=12)
+)
+def test_no_two_people_are_shown_under_one_name(said: list[tuple[str, int]]) -> None:
+    owners: OrderedDict[str, str] = OrderedDict()
+    seen: dict[str, tuple[int, str]] = {}
+    for name, number in said:
+        somebody = author(name, f"@sam{number % 3}:{'ab'[number // 3]}.test")
+        somebody = replace(somebody, handle=f"sam{number % 3}")
+        decided, _ = _decided(owners, somebody)
+        for shown in usernames(replace(somebody, name=decided))[:2]:
+            folded = visible(unicodedata.normalize("NFKC", shown)).casefold().replace(" ", "")
+            assert len(folded) <= NAME_LENGTH
+            assert seen.setdefault(folded, (number, name))[0] == number
+
+
+def test_the_mark_of_a_name_outlives_what_is_done_to_the_name() -> None:
+    name = "ｄｉｓｃｏｒｄ" + "\ufdfa" * 80
+    owners: OrderedDict[str, str] = OrderedDict()
+    sam, mallory = author(name, "@sam:one.test"), author(name, "@mallory:two.test")
+    shown = [usernames(replace(one, name=_decided(owners, one)[0])) for one in (sam, mallory)]
+    assert shown[1][0].endswith(" ⟨mallory꞉two.test⟩")
+    assert len({unicodedata.normalize("NFKC", first) for first, *_ in shown}) == 2
+    assert all(len(unicodedata.normalize("NFKC", one)) <= NAME_LENGTH for names in shown for one in names)
+
+
+def test_stand_ins_are_nobody_elses() -> None:
+    assert re.fullmatch(r"member-[0-9a-f]{16}", usernames(author("x"))[-1])
 
 
 @given(st.text(alphabet="discordclyeverh @\u200d\u200bＤｉ", max_size=100))
