@@ -1,7 +1,8 @@
 """Files that did not come in time: named in words where they belong, fetched meanwhile, and sent when they come."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import takewhile
 
 import structlog
 
@@ -20,10 +21,14 @@ _log = structlog.get_logger(__name__)
 
 _LOOK_SECONDS = 2.0
 _GIVEN_UP_AFTER = 7200.0
-"""Seconds of this process's life: the time of day may jump."""
+_LEAST_SECONDS = 60.0
+"""In each life of the process: the time of day may have jumped, or the process have been away."""
 
-_MOST = 50
-"""Entries of a lane among which a late file is looked for."""
+_MOST = 1_000
+"""Entries of a lane that are looked through at once."""
+
+_MOST_FILES = 50
+"""Files that are looked for at once."""
 
 
 class LateFiles:
@@ -39,7 +44,8 @@ class LateFiles:
         self._status = status
         self._clock = clock
         self._wake = wake
-        self._first_looks: dict[tuple[MessageRef, str], float] = {}
+        self._given_up_at: dict[tuple[MessageRef, str], float] = {}
+        self._last_looked_for: dict[LaneKey, int] = {}
 
     async def fetch(self, entry: Entry, late: LateFile) -> None:
         """See whether the file has come, or another one that waits behind it.
@@ -51,14 +57,29 @@ class LateFiles:
         if await self._look(entry, late, patience=_LOOK_SECONDS):
             return
         behind = [other for other in waiting if other.id != entry.id]
-        for other in behind:
+        for other in self._some(entry.lane, behind):
             if isinstance(other.command, LateFile):
                 # It is out of the lane then; whoever has read the lane has to read it again.
                 await self._look(other, other.command, patience=0)
         self._wake(entry.lane)
-        if all(isinstance(other.command, LateFile) for other in behind):
+        in_front = list(takewhile(lambda other: isinstance(other.command, LateFile), behind))
+        if len(waiting) == _MOST:
+            in_front = in_front[:_MOST_FILES]  # what is behind all of these has to be seen as well
+        elif len(in_front) == len(behind):
             raise NotYet("a file has not come")
-        await self._move(entry, late, entry.lane)
+        async with self._context.store.write() as uow:
+            for other in (entry, *in_front):
+                if isinstance(other.command, LateFile) and await uow.outbox.waits(other.id):
+                    await uow.outbox.append(entry.lane, other.command, self._clock.now())
+                    await uow.outbox.done(other.id)
+
+    def _some(self, lane: LaneKey, behind: Sequence[Entry]) -> Sequence[Entry]:
+        """The files to look for now: all of them in turn, some each time."""
+        files = [other for other in behind if isinstance(other.command, LateFile)]
+        last = self._last_looked_for.get(lane, 0)
+        some = [other for other in files if other.id > last][:_MOST_FILES] or files[:_MOST_FILES]
+        self._last_looked_for[lane] = some[-1].id if some else 0
+        return some
 
     async def _look(self, entry: Entry, late: LateFile, *, patience: float) -> bool:
         """Whether a file need not be looked for any more; then its entry has been taken out of the lane."""
@@ -70,11 +91,9 @@ class LateFiles:
             return True
         most = task.adapter.capabilities(task.channel).max_file_size
         here = await files.fetch(late.attachment, most=most, patience=patience)
-        now = self._clock.monotonic()
-        if here is None and now - self._first_looks.setdefault(_key(late), now) <= _GIVEN_UP_AFTER:
+        if here is None and self._clock.monotonic() <= self._deadline(late):
             return False
         if here:
-            self._first_looks.pop(_key(late), None)
             await self._move(entry, late, lane)
         else:
             _log.warning("late file given up", pair=task.pair.name, direction=lane.direction, since=str(late.since))
@@ -82,17 +101,26 @@ class LateFiles:
             await self._end(entry, late)
         return True
 
+    def _deadline(self, late: LateFile) -> float:
+        """When to give a file up: two hours after it was named in words, also if the process was not there for some."""
+        if (known := self._given_up_at.get(_key(late))) is not None:
+            return known
+        waited = (self._clock.now() - late.since).total_seconds()
+        left = min(_GIVEN_UP_AFTER, max(_LEAST_SECONDS, _GIVEN_UP_AFTER - waited))
+        return self._given_up_at.setdefault(_key(late), self._clock.monotonic() + left)
+
     async def _end(self, entry: Entry, late: LateFile) -> None:
-        self._first_looks.pop(_key(late), None)
+        self._given_up_at.pop(_key(late), None)
         await self._context.done(entry)
 
     async def send(self, entry: Entry, late: LateFile, *, suspect: bool) -> None:
         """Post the file behind the words of its message, if that still stands as it was."""
         task = await self._context.task_about(entry, late.source, None, suspect=suspect)
         async with self._context.store.read() as uow:
-            stands = await _stands(uow, entry)
+            # A copy that was written anew may have brought it meanwhile.
+            stands = await uow.outbox.waits(entry.id)
         if not stands or _is_settled(task, late) or task.original is None or not task.copies:
-            await self._context.done(entry)
+            await self._end(entry, late)
             return
         part = task.copies[-1].part + 1
         content = Content(RichText(), (late.attachment,))
@@ -107,15 +135,16 @@ class LateFiles:
                 return
             _log.info("late file does not cross", pair=task.pair.name, reason=str(error))
             self._status.dropped(entry.lane, "file")
-            await self._context.done(entry)
+            await self._end(entry, late)
             return
         async with self._context.store.write() as uow:
             await uow.messages.record_copy(Copy(task.original.id, part, ref))
             await uow.outbox.done(entry.id)
+        self._given_up_at.pop(_key(late), None)
 
     async def _move(self, entry: Entry, late: LateFile, lane: LaneKey) -> None:
         async with self._context.store.write() as uow:
-            if not await _stands(uow, entry):
+            if not await uow.outbox.waits(entry.id):
                 return
             await uow.outbox.append(lane, late, self._clock.now())
             await uow.outbox.done(entry.id)
@@ -124,18 +153,12 @@ class LateFiles:
 
 async def forget_late(uow: UnitOfWork, task: Task, attachments: set[str]) -> None:
     """These files of a task's message need not follow any more, or are about to be queued anew."""
+    if task.original is None:
+        return
     for lane in (LaneKey.within(task.channel), task.entry.lane):
-        for entry in await uow.outbox.waiting(lane, _MOST):
-            late = entry.command
-            if not isinstance(late, LateFile) or task.original is None or late.source != task.original.ref:
-                continue
-            if late.attachment.id in attachments:
+        for entry in await uow.outbox.waiting_about(lane, task.original.ref):
+            if isinstance(entry.command, LateFile) and entry.command.attachment.id in attachments:
                 await uow.outbox.done(entry.id)
-
-
-async def _stands(uow: UnitOfWork, entry: Entry) -> bool:
-    """Whether an entry still waits: a copy that was written anew may have brought its file meanwhile."""
-    return any(other.id == entry.id for other in await uow.outbox.waiting(entry.lane, _MOST))
 
 
 def _key(late: LateFile) -> tuple[MessageRef, str]:

@@ -174,6 +174,14 @@ class Outbox(Protocol):
         """The head of a lane, oldest first."""
         ...
 
+    async def waits(self, entry_id: int) -> bool:
+        """Whether an entry is still there to be carried out."""
+        ...
+
+    async def waiting_about(self, lane: LaneKey, source: MessageRef) -> Sequence[Entry]:
+        """What waits in a lane about one message, oldest first."""
+        ...
+
     async def expand(self, entry: Entry, commands: Sequence[Command]) -> None:
         """Several commands take the place of one, in its place in the lane; the first keeps its ID."""
         ...

@@ -105,6 +105,18 @@ _APPEND = (
     .inline()
 )
 _WAITING = select(*_row).where(_o.lane_id == _lane_id, _waits).order_by(_o.position, _o.id).limit(bindparam("at_most"))
+_WAITS = select(_o.id).where(_is_entry, _waits)
+_WAITING_ABOUT = (
+    select(*_row)
+    .where(
+        _o.lane_id == _lane_id,
+        _waits,
+        _o.source_platform == bindparam("platform"),
+        _o.source_channel == bindparam("channel"),
+        _o.source_id == bindparam("native_id"),
+    )
+    .order_by(_o.position, _o.id)
+)
 _LOOKED_AT = 100
 """Entries in which one that says the same is looked for."""
 
@@ -227,6 +239,15 @@ class SqlOutbox:
             entries.append(_entry(row, lane))
         return entries
 
+    async def waits(self, entry_id: int) -> bool:
+        """Whether an entry is still there to be carried out."""
+        return await self._session.first(_WAITS, {"entry_id": entry_id}) is not None
+
+    async def waiting_about(self, lane: LaneKey, source: MessageRef) -> Sequence[Entry]:
+        """What waits in a lane about one message, oldest first. Looks at each row of the lane, not at the commands."""
+        rows = await self._session.all(_WAITING_ABOUT, {**_of_lane(lane), **_of_source(source)})
+        return [_entry(row, lane) for row in rows]
+
     async def comes_again(self, entry: Entry) -> bool:
         """Whether one of the next entries of its lane says just the same."""
         if isinstance(entry.command, Unreadable):
@@ -325,10 +346,7 @@ class SqlOutbox:
 
     async def dead_about(self, source: MessageRef) -> Sequence[DeadLetter]:
         """The dead letters about one message, in any lane: what an edit or a deletion of it has to reach, too."""
-        rows = await self._session.all(
-            _DEAD_ABOUT, {"platform": source.platform, "channel": source.channel.id, "native_id": source.id}
-        )
-        return _read_letters(rows)
+        return _read_letters(await self._session.all(_DEAD_ABOUT, _of_source(source)))
 
     async def amend(self, entry_id: int, command: Command) -> None:
         """An entry, waiting or dead, says `command` from now on. Its source stays what it was."""
@@ -365,6 +383,10 @@ def _of_lane(lane: LaneKey) -> dict[str, Any]:
         "to_platform": lane.destination.platform,
         "to_channel": lane.destination.id,
     }
+
+
+def _of_source(source: MessageRef) -> dict[str, Any]:
+    return {"platform": source.platform, "channel": source.channel.id, "native_id": source.id}
 
 
 def _lane(row: Row[Any]) -> LaneKey | None:

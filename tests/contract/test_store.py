@@ -392,6 +392,25 @@ class TestOutbox:
         async with store.read() as unit:
             assert await unit.outbox.is_alone(LANE)
 
+    async def test_an_entry_waits_until_it_is_done_or_dead(self, store: Store) -> None:
+        first, second = await queue(store, 1, 2)
+        async with store.write() as unit:
+            await unit.outbox.done(first.id)
+            await unit.outbox.bury(second.id, "no", NOON)
+            third = await unit.outbox.append(LANE, sending(3), NOON)
+        async with store.read() as unit:
+            waits = [await unit.outbox.waits(entry.id) for entry in (first, second, third)]
+        assert waits == [False, False, True]
+
+    async def test_what_waits_about_a_message_is_found_among_all_else(self, store: Store) -> None:
+        await queue(store, *range(1, 80))
+        async with store.write() as unit:
+            again = await unit.outbox.append(LANE, sending(79), NOON)
+            await unit.outbox.append(LANE.back, sending(79), NOON)
+        async with store.read() as unit:
+            found = await unit.outbox.waiting_about(LANE, there(79))
+        assert [entry.id for entry in found] == [again.id - 1, again.id]
+
     async def test_lanes_keep_their_order_and_their_commands(self, store: Store) -> None:
         other = LANE.back
         entries = await queue(store, 1, 2, 3)

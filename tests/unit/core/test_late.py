@@ -186,6 +186,46 @@ async def test_looking_for_it_writes_nothing_and_holds_up_no_note(
             await bridge.quiet()
 
 
+async def test_a_note_behind_many_of_them_is_not_held_up_and_each_follows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("relay.core.late._MOST", 30)
+    monkeypatch.setattr("relay.core.late._MOST_FILES", 4)
+    async with a_late_picture(tmp_path, monkeypatch) as (bridge, files):
+        here, there = bridge.channels()
+        async with bridge.relay(takes_files):
+            for number in range(40):
+                picture = replace(PICTURE, id=str(number))
+                bridge.discord.say(here, "ann", Content(RichText.plain("look"), (picture,)))
+            await bridge.shows(there, *[WORDS] * 40)
+            async with bridge.store.write() as uow:
+                notice = PostNotice(RichText.plain("a note"))
+                await uow.outbox.append(LaneKey.within(there), notice, bridge.discord.now())
+            assert bridge.core is not None
+            bridge.core.courier.wake(LaneKey.within(there))
+            await until(lambda: bridge.words(there)[-1] == "a note")
+            files.state = True
+            await bridge.quiet()
+            sent = [one.content.attachments[0].id for one in bridge.shown(there) if one.content.attachments]
+            assert sorted(sent, key=int) == [str(number) for number in range(40)]
+
+
+async def test_a_restart_does_not_prolong_the_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("relay.core.late._GIVEN_UP_AFTER", 1.0)
+    monkeypatch.setattr("relay.core.late._LEAST_SECONDS", 0.1)
+    async with a_late_picture(tmp_path, monkeypatch) as (bridge, _):
+        here, there = bridge.channels()
+        async with bridge.relay(takes_files):
+            bridge.discord.say(here, "ann", Content(RichText.plain("look"), (PICTURE,)))
+            await bridge.shows(there, WORDS)
+            await asyncio.sleep(0.8)
+        started = asyncio.get_running_loop().time()
+        async with bridge.relay(takes_files):
+            await bridge.quiet()
+            assert 0.05 < asyncio.get_running_loop().time() - started < 0.8
+        assert bridge.words(there) == [WORDS]
+
+
 async def test_a_clock_that_jumps_does_not_end_the_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with a_late_picture(tmp_path, monkeypatch) as (bridge, files):
         here, there = bridge.channels()
