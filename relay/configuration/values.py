@@ -1,16 +1,18 @@
 """The forms that values in `relay.toml` may have, as pydantic types. None of them puts a value into its complaint."""
 
 import re
+from ipaddress import ip_address
 from typing import Annotated
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
+from yarl import URL
 
 from relay.configuration.mistakes import wrong
 from relay.domain.pair import SYSTEM_MESSAGES
 
 _SERVER = r"(?:\[[0-9A-Fa-f:.]+\]|[0-9A-Za-z-]+(?:\.[0-9A-Za-z-]+)*)(?::[0-9]{1,5})?"
-_HOST = re.compile(r"\[?[0-9A-Fa-f:.]{2,45}\]?|[0-9A-Za-z_-]+(?:\.[0-9A-Za-z_-]+)*\.?", re.ASCII)
+_HOST_NAME = re.compile(r"[\w-]+(?:\.[\w-]+)*\.?")
 _ALIAS = re.compile(rf"#[^\s:\x00-\x1f]+:{_SERVER}")
 # https://spec.matrix.org/latest/rooms/v12/: from room version 12 on a room ID is the hash of an event, and no server.
 _ROOM_ID = re.compile(rf"!(?:[^\s:\x00-\x1f]+:{_SERVER}|[0-9A-Za-z_-]{{40,}})")
@@ -83,11 +85,24 @@ def _listen(value: str) -> str:
 
 def _hosts(value: object) -> object:
     names = value.replace(",", " ").split() if isinstance(value, str) else value
-    if not isinstance(names, list) or not all(isinstance(name, str) and _HOST.fullmatch(name) for name in names):
+    if not isinstance(names, list) or not all(isinstance(name, str) and _is_host(name) for name in names):
         raise wrong(
             "is not a list of host names", 'write names without scheme and port, like "relay, status.example.org"'
         )
     return ", ".join(names)
+
+
+def _is_host(name: str) -> bool:
+    try:
+        ip_address(name.removeprefix("[").removesuffix("]"))
+    except ValueError:
+        pass
+    else:
+        return True
+    try:
+        return bool(_HOST_NAME.fullmatch(name) and URL.build(scheme="http", host=name).raw_host)  # as DNS writes it
+    except ValueError:
+        return False
 
 
 def _seconds(value: object) -> object:

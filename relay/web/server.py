@@ -132,7 +132,8 @@ class WebServer:
         if not named and request.version >= HttpVersion11:
             raise web.HTTPBadRequest(text="The request names no host.")
         # Before HTTP/1.1 a request need not name one; no browser is that old.
-        if len(named) > 1 or not all(self._hosts.answer_to(name) for name in named):
+        socket_name = request.get_extra_info("sockname") or ("",)
+        if len(named) > 1 or not all(self._hosts.answer_to(name, socket_name[0]) for name in named):
             raise web.HTTPMisdirectedRequest(text="Not here. Names that are served stand in [web] hosts.")
         return await handler(request)
 

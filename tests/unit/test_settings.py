@@ -601,3 +601,14 @@ def test_positions() -> None:
 def test_names_of_the_web_server(tmp_path: Path, written: str) -> None:
     settings = load(write(tmp_path, f"{SIDES}[web]\nhosts = {written}\n"), {})
     assert settings.web.hosts == "relay, Status.example.org"
+
+
+@pytest.mark.parametrize("name", ["büro.example", "xn--bro-hoa.example.", "[fe80::1%eth0]", "192.0.2.7"])
+def test_a_name_of_the_web_server(tmp_path: Path, name: str) -> None:
+    assert load(write(tmp_path, f'{SIDES}[web]\nhosts = "{name}"\n'), {}).web.hosts == name
+
+
+@pytest.mark.parametrize("name", ["relay:9464", "bü/ro", "ü" * 70, "a..b", "[fe80::1%]"], ids=ascii)
+def test_no_name_of_the_web_server(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConfigurationError, match="hosts: is not a list of host names"):
+        load(write(tmp_path, f'{SIDES}[web]\nhosts = "{name}"\n'), {})

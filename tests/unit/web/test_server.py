@@ -284,10 +284,57 @@ async def test_another_sites_name_is_not_answered_to(path: str) -> None:
         ("127.0.0.1:9464", "localhost, evil.example", False),
         ("127.0.0.1:9464", "user@localhost", False),
         ("127.0.0.1:9464", "2130706433", False),
+        ("[fe80::1%eth0]:9464", "[fe80::1]:9464", True),
+        ("[fe80::1%eth0]:9464", "[fe80::1%eth0]", True),
+        ("[fe80::1%eth0]:9464", "[FE80::1%25eth0]:9464", True),
+        ("[fe80::1%eth0]:9464", "[fe80::2%eth0]", False),
+        ("[fe80::1]:9464", "[fe80::1%/evil.example]", False),
+        ("Büro.example:9464", "xn--bro-hoa.example:9464", True),
+        ("BÜRO.example.:9464", "XN--BRO-HOA.Example.", True),
+        ("faß.example:9464", "xn--fa-hia.example", True),
+        ("faß.example:9464", "fass.example", False),
+        ("xn--bro-hoa.example:9464", "xn--bro-hoa.example", True),
+        ("büro.example:9464", "buro.example", False),
+        ("127.0.0.1:9464", "evil.example.localhost.", True),
+        ("127.0.0.1:9464", "localhost..", False),
     ],
 )
 def test_names(listen: str, host: str, answered: bool) -> None:
     assert Hosts(listen).answer_to(host) is answered
+
+
+@pytest.mark.parametrize("name", ["Büro.Example", "xn--bro-hoa.example", "XN--bro-hoa.example."])
+def test_more_names(name: str) -> None:
+    hosts = Hosts("127.0.0.1:9464", ["relay", name])
+    assert hosts.answer_to("xn--bro-hoa.example:443")
+    assert hosts.answer_to("RELAY.")
+    assert not hosts.answer_to("bro-hoa.example")
+
+
+@pytest.mark.parametrize("listen", ["status.example:9464", "[fe80::7%eth0]:9464", "[::ffff:192.0.2.7]:9464"])
+def test_the_address_at_which_it_is_asked(listen: str) -> None:
+    """Whoever listens at a host's name is asked at its addresses, too."""
+    hosts = Hosts(listen)
+    assert hosts.answer_to("192.0.2.7:9464", "192.0.2.7")
+    assert hosts.answer_to("192.0.2.7", "::ffff:192.0.2.7")
+    assert hosts.answer_to("[fe80::7]:9464", "fe80::7%eth0")
+    assert not hosts.answer_to("192.0.2.8", "192.0.2.7")
+    assert not hosts.answer_to("evil.example", "192.0.2.7")
+
+
+async def test_a_server_at_a_name_answers_at_the_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The name's address is looked up once, when the server starts. 127.0.0.1 would be answered to in any case.
+    server = WebServer(FakeStatus(snapshot()), "localhost:0")
+    monkeypatch.setattr("relay.web.hosts.IPv4Address.is_loopback", False)
+    async with aiohttp.ClientSession() as client:
+        try:
+            port = (await server.start()).rstrip("/").rpartition(":")[2]
+            async with client.get(f"http://127.0.0.1:{port}/healthz") as response:
+                assert response.status == 200
+            async with client.get(f"http://127.0.0.1:{port}/healthz", headers={"Host": "127.0.0.2"}) as response:
+                assert response.status == 421
+        finally:
+            await server.close()
 
 
 async def raw(client: aiohttp.ClientSession, request: bytes) -> bytes:
