@@ -79,7 +79,6 @@ def assemble(
         router=router,
         courier=courier,
         readers=readers,
-        clock=clock,
         reconcile_window=reconcile_window,
     )
     return Core(directory, status, courier, bridge)

@@ -8,7 +8,7 @@ import structlog
 from relay.core.catchup import CatchUp
 from relay.core.courier import Courier
 from relay.core.pairs import PairDirectory
-from relay.core.ports import Batch, Clock, HistoryReader
+from relay.core.ports import Batch, HistoryReader
 from relay.core.router import Router
 from relay.core.status import Status
 from relay.core.storage import Store, UnitOfWork, waiting_under
@@ -35,7 +35,6 @@ class Bridge:
         router: Router,
         courier: Courier,
         readers: Mapping[Platform, HistoryReader],
-        clock: Clock,
         reconcile_window: timedelta,
     ) -> None:
         self._store = store
@@ -47,7 +46,7 @@ class Bridge:
         self._opened: set[ChannelAddress] = set()  # in this process, whatever became of them since
         self._names: dict[LaneKey, str] = {}  # as they are in the store, of lanes with an open channel
         self._catch_up = CatchUp(
-            store=store, pairs=pairs, readers=readers, receive=self.receive, clock=clock, window=reconcile_window
+            store=store, pairs=pairs, readers=readers, receive=self.receive, window=reconcile_window
         )
 
     async def receive(self, batch: Batch) -> None:

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 import structlog
 
 from relay.core.pairs import PairDirectory
-from relay.core.ports import Batch, Clock, HistoryReader
+from relay.core.ports import Batch, HistoryReader
 from relay.core.storage import Original, Store, UnitOfWork
 from relay.domain.events import MessageCreated, MessageDeleted, MessageEdited
 from relay.domain.ids import ChannelRef, Platform
@@ -37,14 +37,12 @@ class CatchUp:
         pairs: PairDirectory,
         readers: Mapping[Platform, HistoryReader],
         receive: Callable[[Batch], Awaitable[None]],
-        clock: Clock,
         window: timedelta,
     ) -> None:
         self._store = store
         self._pairs = pairs
         self._readers = readers
         self._receive = receive
-        self._clock = clock
         self._window = window
 
     async def channel(self, channel: ChannelRef) -> None:
@@ -55,7 +53,8 @@ class CatchUp:
         reader = self._readers[channel.platform]
         async with self._store.read() as uow:
             position = await uow.cursors.get(channel.platform, channel_stream(channel))
-            since = self._clock.now() - self._window
+            # By the platform's clock, as the messages are dated: ours may be a day off.
+            since = reader.now() - self._window
             known = await uow.messages.recent(channel, since, _RECONCILED_MESSAGES)
             if position is not None and not reader.knows(position):
                 position = await self._instead(uow, channel, position)
@@ -73,7 +72,7 @@ class CatchUp:
         """From where to read in place of a position that is damaged: the last message on record lay before it."""
         reader = self._readers[channel.platform]
         known = [original.ref.id for original in await uow.messages.recent(channel, _EVER, 1)]
-        after = known[0] if known and reader.knows(known[0]) else reader.position_at(self._clock.now() - self._window)
+        after = known[0] if known and reader.knows(known[0]) else reader.position_at(reader.now() - self._window)
         _log.error("cursor cannot be read", channel=channel.id, position=position[:100], read_after=after)
         return after
 

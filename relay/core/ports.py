@@ -268,6 +268,10 @@ class HistoryReader(Protocol):
         """The position before everything that was written since a moment."""
         ...
 
+    def now(self) -> datetime:
+        """The time of day by the platform's own clock, as far as it is known. No I/O."""
+        ...
+
     def history(self, channel: ChannelRef, after: str, *, newest: int) -> AsyncIterator[Batch]:
         """What was written after the cursor position `after`, oldest first, a page at a time, each with its cursor.
 

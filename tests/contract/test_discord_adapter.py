@@ -1,6 +1,7 @@
 """The Discord adapter against the sandbox: what it reports, what it posts, and what it survives."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -30,6 +31,8 @@ from relay.sandbox.models import Channel, Message, Overwrite, User
 from relay.sandbox.permissions import EVERYONE, Permission
 from relay.sandbox.ratelimits import Limits
 from relay.sandbox.server import SandboxServer
+from relay.sandbox.snowflakes import Snowflakes
+from tests.support.world import WrongClock
 
 ALICE = Author(UserRef(Platform.MATRIX, "@alice:example.org"), "Alice")
 
@@ -113,6 +116,7 @@ class World:
         self.channel = self.state.add_channel(self.guild, "help")
         self.inbox = RecordingInbox()
         self.api_url = ""
+        self.clock = SystemClock()
 
     @property
     def ref(self) -> ChannelRef:
@@ -158,7 +162,7 @@ class World:
     @asynccontextmanager
     async def running(self, *channels: Channel, ready: bool = True) -> AsyncIterator[DiscordAdapter]:
         api_url = self.api_url or self.server.api_url
-        adapter = DiscordAdapter(token=self.app.token, api_url=api_url, clock=SystemClock(), timeout=3.0)
+        adapter = DiscordAdapter(token=self.app.token, api_url=api_url, clock=self.clock, timeout=3.0)
         self.inbox.adapter = adapter
         addresses = (ChannelAddress(Platform.DISCORD, str(channel.id)) for channel in channels or (self.channel,))
         await adapter.watch(frozenset(addresses))
@@ -560,12 +564,52 @@ async def test_a_suspect_send_is_found_after_a_restart_whatever_our_clock_says(w
         assert await adapter.send(suspect) == sent
 
 
-async def test_what_stood_there_long_before_is_no_earlier_try(world: World) -> None:
+@pytest.mark.parametrize("off", [timedelta(), timedelta(days=-1), timedelta(days=1)], ids=str)
+async def test_what_stood_there_long_before_is_no_earlier_try(world: World, off: timedelta) -> None:
+    world.clock = WrongClock(off)
+    now = world.state.snowflakes
+    world.state.snowflakes = Snowflakes(lambda: time.time() - 7200)
     async with world.running() as adapter:
-        old = await adapter.send(world.delivery("second"))
-    later = SystemClock().now() + timedelta(hours=2)
+        await adapter.send(world.delivery("second"))
+    world.state.snowflakes = now
     async with world.running() as adapter:  # a new store: no copy is on record
-        assert await adapter.send(world.delivery("second", key="k2", suspect=True, queued_at=later)) != old
+        queued_at = world.clock.now()
+        sent = await adapter.send(world.delivery("second", key="k2", suspect=True, queued_at=queued_at))
+        assert world.words() == ["second", "second"]
+    async with world.running() as adapter:
+        assert await adapter.send(world.delivery("second", key="k2", suspect=True, queued_at=queued_at)) == sent
+
+
+@pytest.mark.parametrize("off", [timedelta(minutes=-5), timedelta(days=-1), timedelta(days=1)], ids=str)
+async def test_edits_are_dated_by_discord_whatever_our_clock_says(world: World, off: timedelta) -> None:
+    world.clock = WrongClock(off)
+    bot = world.state.add_application("feed")
+    world.state.add_bot(world.guild, bot)
+    async with world.running() as adapter:
+        assert abs(adapter.now() - SystemClock().now()) < timedelta(seconds=3)
+        message = world.say("one", author=bot.user)
+        world.edit(message, "two")
+        payload = {"id": str(message.id), "channel_id": str(world.channel.id), "content": "three", "attachments": []}
+        author = {"id": str(bot.user.id), "username": "feed", "bot": True}
+        await until(lambda: len(world.inbox.of(MessageEdited)) == 1)
+        adapter.dispatched("MESSAGE_UPDATE", payload | {"author": author, "guild_id": str(world.guild.id)})
+        await until(lambda: len(world.inbox.of(MessageEdited)) == 2)
+        world.edit(message, "four")
+        await until(lambda: len(world.inbox.of(MessageEdited)) == 3)
+    moments = [event.edited_at for event in world.inbox.of(MessageEdited) if isinstance(event, MessageEdited)]
+    assert moments == sorted(set(moments))
+
+
+async def test_a_thread_is_caught_up_though_our_clock_is_weeks_ahead(world: World) -> None:
+    world.clock = WrongClock(timedelta(days=40))
+    async with world.running():
+        world.say("live")
+        await until(lambda: world.inbox.said() == ["live"])
+    thread = world.server.threads.open_on(world.channel, world.say("root"), world.bob, "aside")
+    world.say("in the thread", channel=thread)
+    world.server.threads.archive(thread, archived=True)
+    async with world.running():
+        await until(lambda: "in the thread" in world.inbox.said())
 
 
 async def test_rate_limits_are_told_at_once_and_not_sent_twice(world: World) -> None:

@@ -100,14 +100,15 @@ async def _from_discord(case: Case) -> list[Event]:
     async def keep(channel: str, webhooks: tuple[str, ...]) -> None:
         """Nothing is posted here."""
 
-    webhooks = Webhooks(Rest(token="", api_url="http://127.0.0.1:9/api/v10", clock=clock, limits=Limits(clock)), keep)
+    rest = Rest(token="", api_url="http://127.0.0.1:9/api/v10", clock=clock, limits=Limits(clock))
+    webhooks = Webhooks(rest, keep)
     webhooks.ids.add(OUR_WEBHOOK)
     translator = Translator(
         me=Self(ME_ON_DISCORD, ME_ON_DISCORD),
         guilds=guilds,
         webhooks=webhooks,
         recent=Recent(),
-        clock=clock,
+        time=rest.time,
         cdn_url="https://cdn.discordapp.com",
     )
     feeds = Feeds(parent_of=guilds.parent_of, private_parent_of=guilds.private_parent_of, on_gap=lambda: None)

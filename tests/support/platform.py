@@ -349,6 +349,10 @@ class MemoryAdapter:
         """Numbers tell no time."""
         return "0"
 
+    def now(self) -> datetime:
+        """The platform's time."""
+        return self.server.now()
+
     async def history(self, channel: ChannelRef, after: str, *, newest: int) -> AsyncIterator[Batch]:
         """Pages of what still stands, oldest first."""
         await self.before("history")

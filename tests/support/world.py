@@ -4,12 +4,13 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from relay.core.assembly import Core, assemble
 from relay.core.clock import SystemClock
-from relay.core.ports import Files
+from relay.core.ports import Clock, Files
 from relay.domain.ids import ChannelAddress, ChannelRef, Platform
 from relay.domain.pair import LaneKey, Pair, PairPolicy
 from relay.store.unit_of_work import SqlStore, open_store
@@ -29,6 +30,17 @@ def lane(destination: Platform, name: str = "help") -> LaneKey:
     return LaneKey(ChannelRef(source, name), ChannelRef(destination, name))
 
 
+class WrongClock(SystemClock):
+    """A machine's clock that is off by so much; its seconds are right."""
+
+    def __init__(self, off: timedelta) -> None:
+        self._off = off
+
+    def now(self) -> datetime:
+        """The time of day as this machine has it."""
+        return super().now() + self._off
+
+
 @dataclass(slots=True)
 class World:
     """Two platforms, which live on, and the relay between them, which may be started and stopped."""
@@ -40,6 +52,7 @@ class World:
     seed: int = 1
     core: Core | None = None
     files: Files | None = None
+    clock: Clock = field(default_factory=SystemClock)
     discord_adapter: MemoryAdapter | None = None
     matrix_adapter: MemoryAdapter | None = None
 
@@ -62,7 +75,7 @@ class World:
             readers={Platform.DISCORD: discord},
             latest={Platform.MATRIX: matrix},
             files=self.files,
-            clock=SystemClock(),
+            clock=self.clock,
             rng=random.Random(self.seed),
         )
         await core.bridge.begin()

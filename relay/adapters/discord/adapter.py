@@ -89,7 +89,7 @@ class DiscordAdapter:
             guilds=self._guilds,
             webhooks=self._webhooks,
             recent=recent,
-            clock=clock,
+            time=self._rest.time,
             cdn_url=cdn_url,
         )
         self._history = History(rest=self._rest, guilds=self._guilds, translator=translator, clock=clock)
@@ -245,6 +245,10 @@ class DiscordAdapter:
     def position_at(self, moment: datetime) -> str:
         """See `HistoryReader.position_at`."""
         return snowflake_at(moment)
+
+    def now(self) -> datetime:
+        """See `HistoryReader.now`."""
+        return self._rest.time.now()
 
     async def history(self, channel: ChannelRef, after: str, *, newest: int) -> AsyncIterator[Batch]:
         """See `HistoryReader.history`."""

@@ -19,7 +19,7 @@ from relay.core.ports import Delivery
 
 _PAGE = 100
 _REMEMBERED = 1_000
-# How far our clock may be ahead of Discord's, where it counts at all.
+# How much the time since an entry was queued may be off, should our clock have been set meanwhile.
 _CLOCKS_DIFFER = timedelta(hours=1)
 _PAGES_AT_LEAST = 10
 
@@ -89,11 +89,12 @@ class Posted:
 async def candidates(rest: Rest, channel: str, delivery: Delivery) -> list[Mapping[str, Json]]:
     """The messages among which an earlier try of `delivery` has to be, oldest first. Raises an `ApiError`.
 
-    Read from the newest back to the lane's last copy: our clock says nothing about Discord's IDs. It counts only
-    where there is no copy on record yet, and where very many messages have been written since that.
+    Read from the newest back to the lane's last copy: our clock says nothing about Discord's IDs. How long ago the
+    entry was queued counts only where there is no copy on record yet, and where very many messages have been written
+    since that.
     """
     after = int(delivery.after.id) if delivery.after is not None and is_snowflake(delivery.after.id) else 0
-    earliest = None if delivery.queued_at is None else delivery.queued_at - _CLOCKS_DIFFER
+    earliest = None if delivery.queued_at is None else rest.time.of(delivery.queued_at) - _CLOCKS_DIFFER
     found: list[Mapping[str, Json]] = []
     route = Route("GET", "/channels/{channel}/messages", {"channel": channel})
     before: dict[str, str] = {}

@@ -178,7 +178,7 @@ class History:
         threads = self._guilds.threads_of(feed.channel.id)
         if threads is None:
             return {}
-        earliest = max(created_at(since), self._clock.now() - _LONGEST_SLEEP)
+        earliest = max(created_at(since), self._rest.time.now() - _LONGEST_SLEEP)
         sleepers = await self._sleeping(feed.channel.id, earliest)
         if not sleepers.whole:
             for known in feed.threads:

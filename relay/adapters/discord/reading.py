@@ -13,8 +13,9 @@ from relay.adapters.discord.identifiers import is_snowflake, snowflake
 from relay.adapters.discord.identity import Webhooks
 from relay.adapters.discord.recent import Recent, Seen
 from relay.adapters.discord.rest import Json
+from relay.core.clock import ServerTime
 from relay.core.conversions import LONG
-from relay.core.ports import Batch, Clock, Cursor
+from relay.core.ports import Batch, Cursor
 from relay.domain.content import Content
 from relay.domain.events import Event, FeatureUsed, MessageCreated, MessageDeleted, MessageEdited
 from relay.domain.ids import ChannelRef, MessageRef, Platform, ThreadRef
@@ -58,13 +59,13 @@ class Translator:
     """Turns payloads into events, with the look-ups that belong to their channel."""
 
     def __init__(
-        self, *, me: Self, guilds: Guilds, webhooks: Webhooks, recent: Recent, clock: Clock, cdn_url: str
+        self, *, me: Self, guilds: Guilds, webhooks: Webhooks, recent: Recent, time: ServerTime, cdn_url: str
     ) -> None:
         self._me = me
         self._guilds = guilds
         self._webhooks = webhooks
         self._recent = recent
-        self._clock = clock
+        self._time = time
         self._cdn_url = cdn_url
 
     async def batch(self, items: Iterable[tuple[Feed, Item]]) -> Batch:
@@ -79,6 +80,7 @@ class Translator:
             events.extend(self._events(feed, item))
             message = str(item.data.get("id", ""))
             if item.kind == "create" and is_snowflake(message):
+                self._time.told(inbound.created_at(message))
                 known = positions.get(stream(item.channel), "0")
                 positions[stream(item.channel)] = max(known, message, key=int)
                 if item.channel != feed.channel.id:
@@ -107,7 +109,9 @@ class Translator:
                 case "create":
                     return [self._remembered(event, item) for event in inbound.created(item.data, view)]
                 case "update":
-                    event = inbound.edited(item.data, view, self._clock.now())
+                    event = inbound.edited(item.data, view, self._time.now())
+                    if event is not None:
+                        self._time.told(event.edited_at)
                     return [] if event is None or self._is_no_news(event, item) else [self._remembered(event, item)]
                 case "delete":
                     message = snowflake(item.data["id"])

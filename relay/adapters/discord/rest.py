@@ -13,6 +13,8 @@ import random
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 from typing import Any, Literal
 from urllib.parse import quote
 
@@ -23,6 +25,7 @@ import relay
 from relay.adapters.discord.identifiers import path_segment
 from relay.adapters.discord.limits import LONGEST_WAIT, Bucket, Limits, NotNow
 from relay.core.backoff import asked_for
+from relay.core.clock import ServerTime
 from relay.core.ports import Clock
 
 _log = structlog.get_logger(__name__)
@@ -34,6 +37,7 @@ Json = Any  # whatever a JSON document may be
 USER_AGENT = f"DiscordBot (discord-matrix-relay, {relay.__version__})"
 LONGEST_PAUSE = 30.0
 BARE = frozenset({404, 405})
+_DATE_STEP = timedelta(seconds=1)  # A Date header has whole seconds.
 _CHUNK = 256 * 1024
 _SLOWEST = 64 * 1024  # Bytes a second that an upload makes at least.
 
@@ -119,7 +123,7 @@ class Answer:
 class Rest:
     """Requests to one API with one token. `timeout` in seconds, for each request.
 
-    `on_refused_token` is called when the API no longer takes the token.
+    `on_refused_token` is called when the API no longer takes the token. `time` is Discord's own.
     """
 
     def __init__(
@@ -140,6 +144,7 @@ class Rest:
         self._on_refused_token = on_refused_token
         self._session: aiohttp.ClientSession | None = None
         self._closed = False
+        self.time = ServerTime(clock)
 
     async def close(self) -> None:
         """Close the connections, for good."""
@@ -240,6 +245,8 @@ class Rest:
             ) as response:
                 raw = await response.read()
         self._limits.learn(route.bucket, response.status, response.headers)
+        if response.ok and (moment := _moment(response.headers.get("Date"))) is not None:
+            self.time.told(moment, within=_DATE_STEP)
         return self._answer(route, response.status, response.headers, raw)
 
     def _answer(self, route: Route, status: int, headers: Mapping[str, str], raw: bytes) -> Json:
@@ -304,6 +311,15 @@ def _decode(raw: bytes) -> Json:
         return json.loads(raw) if raw else None
     except ValueError:
         return None
+
+
+def _moment(date: str | None) -> datetime | None:
+    """A moment as HTTP tells it (https://www.rfc-editor.org/rfc/rfc9110#name-date-origination)."""
+    try:
+        found = None if date is None else parsedate_to_datetime(date)
+    except ValueError:
+        return None
+    return found if found is None or found.tzinfo is not None else found.replace(tzinfo=UTC)
 
 
 def _seconds(*candidates: object) -> float:

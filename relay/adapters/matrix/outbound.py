@@ -5,7 +5,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import structlog
@@ -34,6 +34,7 @@ _FAILED = "❌"
 _REMEMBERED = timedelta(hours=20)
 _PAGES_SEARCHED = 20
 _CLOCKS_DIFFER = timedelta(hours=1)
+_LONGEST_AGE = 10**15  # In milliseconds.
 
 
 class Outbound:
@@ -163,7 +164,8 @@ class Outbound:
         """The event that an earlier try made, where the homeserver may have forgotten its transaction ID."""
         if delivery.queued_at is None:
             return None
-        if timedelta() <= self._clock.now() - delivery.queued_at < _REMEMBERED and not delivery.last_try:
+        now = self._clock.now()
+        if timedelta() <= now - delivery.queued_at < _REMEMBERED and not delivery.last_try:
             return None  # a clock that was set back says nothing
         wanted = earlier_look(content)
         ours = json.dumps({"senders": [self._api.user_id], "types": ["m.room.message"]})
@@ -179,8 +181,7 @@ class Outbound:
                     if not await delivery.on_record(found):
                         _log.info("adopted an earlier try", event_id=found.id)
                         return found.id
-                written = moment(event.get("origin_server_ts"))
-                if delivery.after is None and written < delivery.queued_at - _CLOCKS_DIFFER:
+                if delivery.after is None and _age(event, now) > now - delivery.queued_at + _CLOCKS_DIFFER:
                     return None
             if not page.get("end"):
                 return None
@@ -239,6 +240,15 @@ class Outbound:
 def _said(content: Json) -> str:
     """What a message says, wherever it stands."""
     return json.dumps({key: value for key, value in content.items() if key != "m.relates_to"}, sort_keys=True)
+
+
+def _age(event: Json, now: datetime) -> timedelta:
+    """How old an event is by the homeserver's clock; by ours where it does not say."""
+    unsigned = event.get("unsigned")
+    age = unsigned.get("age") if isinstance(unsigned, dict) else None
+    if isinstance(age, int) and not isinstance(age, bool) and abs(age) < _LONGEST_AGE:
+        return timedelta(milliseconds=age)
+    return now - moment(event.get("origin_server_ts"))
 
 
 def translate(refused: Refused, me: str) -> DeliveryError:

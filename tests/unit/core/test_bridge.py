@@ -18,7 +18,7 @@ from relay.domain.pair import LaneKey
 from relay.domain.richtext import RichText
 from relay.errors import Blocked, Orphaned, Permanent, RateLimited, Transient, Unsupported
 from tests.support.platform import MemoryAdapter
-from tests.support.world import World, lane, pair, until, world
+from tests.support.world import World, WrongClock, lane, pair, until, world
 
 
 async def test_messages_cross_both_ways_in_order(bridge: World) -> None:
@@ -842,3 +842,17 @@ async def test_an_edit_queued_before_its_message_was_left_out_crosses_as_the_mes
         bridge.discord.edit(said, "a better picture of it")
         await bridge.shows(there, "a better picture of it", "next")
         await bridge.quiet()
+
+
+@pytest.mark.parametrize("off", [timedelta(days=-3), timedelta(minutes=5), timedelta(days=3)], ids=str)
+async def test_what_was_edited_while_away_follows_whatever_our_clock_says(bridge: World, off: timedelta) -> None:
+    here, there = bridge.channels()
+    bridge.clock = WrongClock(off)
+    async with bridge.relay():
+        first, second = (bridge.discord.say(here, "ann", words) for words in ("one", "two"))
+        await bridge.shows(there, "one", "two")
+        await bridge.quiet()
+    bridge.discord.edit(first, "uno")
+    bridge.discord.delete(second)
+    async with bridge.relay():
+        await bridge.shows(there, "uno")
