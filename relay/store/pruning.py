@@ -6,8 +6,10 @@ came of it last (an edit, an answer), and nothing goes that is younger than the 
 about it. Of what lies dead only the messages stay that it is about.
 """
 
+import asyncio
 import sqlite3
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
@@ -16,7 +18,9 @@ from typing import Any
 import structlog
 
 from relay.core.ports import Clock
+from relay.domain.commands import SendBatch
 from relay.errors import StoreUnavailable
+from relay.store import codec
 from relay.store.driver import Step
 from relay.store.tables import EPOCH, MICROSECOND, unpacked
 from relay.store.unit_of_work import SqlStore
@@ -45,6 +49,11 @@ _NAME = (
 _LIES_DEAD = (
     "SELECT 1 FROM outbox WHERE state = 'dead' AND source_platform = ? AND source_channel = ? AND source_id = ? LIMIT 1"
 )
+# A batch has the source of its first message only. None dies any more: it is taken apart before.
+_DEAD_BATCHES = (
+    "SELECT command FROM outbox WHERE state = 'dead' AND typeof(command) = 'text'"
+    """ AND substr(command, 1, 20) = '{"kind":"send_batch"'"""
+)
 _MESSAGES = "SELECT id, CASE typeof(used) WHEN 'integer' THEN used END FROM message WHERE id > ? ORDER BY id LIMIT ?"
 _SHARED = (
     "SELECT DISTINCT c.channel_id, c.native_id FROM message_copy c JOIN batch b"
@@ -54,6 +63,10 @@ _DELETE_SHARED = (
     "DELETE FROM batch WHERE channel_id = ?1 AND native_id = ?2"
     " AND NOT EXISTS (SELECT 1 FROM message_copy WHERE channel_id = ?1 AND native_id = ?2)"
 )
+
+
+_Name = tuple[str, str, str]
+"""A message: its platform, its channel and its ID there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +167,8 @@ class Pruner:
         oldest = await self._read(_OLDEST_COMMAND, ())
         if oldest:
             before = min(before, oldest[0][0] // 1_000_000)
+        batches = [row[0] for row in await self._read(_DEAD_BATCHES, ())]
+        dead = await asyncio.to_thread(_sources, batches) if batches else frozenset[_Name]()
         count, last, kept = 0, 0, 0
         while kept < _MOST_KEPT:
             rows = await self._read(_MESSAGES, (last, _LOOKED_AT))
@@ -161,7 +176,7 @@ class Pruner:
             kept = 0 if old else kept + len(rows)
             for start in range(0, len(old), _AT_ONCE):
                 some = old[start : start + _AT_ONCE]
-                await self._write(partial(_delete_messages, some, before))
+                await self._write(partial(_delete_messages, some, before, dead))
                 count += len(some)
                 await self._clock.sleep(_PAUSE)
             if len(rows) < _LOOKED_AT:
@@ -183,18 +198,33 @@ def _delete(statement: str, rows: Sequence[Sequence[object]], connection: sqlite
     connection.executemany(statement, rows)
 
 
-def _delete_messages(ids: Sequence[int], before: int, connection: sqlite3.Connection) -> None:
-    ids = [one for one in ids if not _lies_dead(one, connection)]
+def _sources(batches: Sequence[str]) -> frozenset[_Name]:
+    """The messages that batches are made of; one that cannot be read sends nothing when it is retried."""
+    found: set[_Name] = set()
+    for payload in batches:
+        with suppress(ValueError):
+            command = codec.decode(payload)
+            if isinstance(command, SendBatch):
+                sources = (item.source for item in command.items)
+                found |= {(str(one.channel.platform), one.channel.id, one.id) for one in sources}
+    return frozenset(found)
+
+
+def _delete_messages(
+    ids: Sequence[int], before: int, in_batches: frozenset[_Name], connection: sqlite3.Connection
+) -> None:
+    ids = [one for one in ids if not _lies_dead(one, in_batches, connection)]
     shared = {row for one in ids for row in connection.execute(_SHARED, (one,))}
     # Copies and edits go along: ON DELETE CASCADE.
     connection.executemany("DELETE FROM message WHERE id = ? AND used < ?", [(one, before) for one in ids])
     connection.executemany(_DELETE_SHARED, sorted(shared, key=repr))
 
 
-def _lies_dead(message: int, connection: sqlite3.Connection) -> bool:
+def _lies_dead(message: int, in_batches: frozenset[_Name], connection: sqlite3.Connection) -> bool:
     """Whether a dead letter is about the message: it may be retried."""
     found = connection.execute(_NAME, (message,)).fetchone()
     if found is None:
         return False
     platform, channel, native = found
-    return connection.execute(_LIES_DEAD, (platform, channel, unpacked(native))).fetchone() is not None
+    name = (platform, channel, unpacked(native))
+    return name in in_batches or connection.execute(_LIES_DEAD, name).fetchone() is not None

@@ -10,6 +10,7 @@ from relay.domain.commands import BatchItem, DeleteMessage, SendBatch
 from relay.domain.content import Author, Content
 from relay.domain.ids import ChannelRef, MediaRef, MessageRef, Platform, UserRef
 from relay.domain.pair import LaneKey
+from relay.domain.richtext import RichText
 from relay.store.engine import connect
 from relay.store.pruning import Pruner
 from relay.store.unit_of_work import SqlStore
@@ -274,3 +275,16 @@ async def test_a_dead_letter_keeps_its_own_message_and_no_other(store: SqlStore)
     await made.sweep()
     async with store.read() as unit:
         assert [number for number in rows if await unit.messages.find(there(number)) is not None] == [1]
+
+
+async def test_a_dead_batch_keeps_all_of_its_messages(store: SqlStore) -> None:
+    rows = await fill(store, 1, 2, 3)
+    now = datetime.now(UTC)
+    content = Content(RichText.plain("x"))
+    items = tuple(BatchItem(there(number), Author(ANN, "Ann"), content, now) for number in (1, 3))
+    async with store.write() as unit:
+        entry = await unit.outbox.append(LANE, SendBatch(items), now - timedelta(days=1))
+        await unit.outbox.bury(entry.id, "forbidden", now)
+    await Pruner(store=store, clock=Clock(days=400), messages=90 * DAY, dead_letters=None).sweep()
+    async with store.read() as unit:
+        assert [number for number in rows if await unit.messages.find(there(number)) is not None] == [1, 3]
