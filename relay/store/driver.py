@@ -165,10 +165,14 @@ class PipelineConnection(aiosqlite.Connection):
         if self._begun:
             self._begun = False
             if self._read_only:
-                self._tx.put_nowait((None, self._conn.rollback))
+                self._tx.put_nowait((None, self._roll_back))
             else:
-                await self._trip(self._conn.rollback)
+                await self._trip(self._roll_back)
         self._failure, self._lost = None, False
+
+    def _roll_back(self) -> None:
+        """On the thread: a connection that is closed has no `_conn`."""
+        self._conn.rollback()
 
     async def _trip(self, work: Callable[[], T]) -> T:
         if not self._running or self._connection is None:

@@ -1,5 +1,6 @@
 """SQLite's errors as the relay's, each with what the operator can do about it."""
 
+import asyncio
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,18 +35,26 @@ _OTHER = ("it does not answer", "look at the disk and at the system's log")
 def translated(path: Path) -> Iterator[None]:
     """Turn the errors of SQLite and SQLAlchemy in the block into `StoreError`s that name `path`.
 
-    A violated constraint is a mistake of the program, not of the disk: it goes through unchanged.
+    A violated constraint is a mistake of the program, not of the disk: it goes through unchanged. What went wrong
+    while a cancelled statement was cleaned up does not hide that it was cancelled: its task would go on for ever.
     """
     try:
         yield
     except (IntegrityError, sqlite3.IntegrityError):
         raise
-    except DBAPIError as error:
-        raise failure(path, error.orig if isinstance(error.orig, sqlite3.Error) else error) from error
-    except sqlite3.Error as error:
-        raise failure(path, error) from error
-    except OSError as error:
-        raise StoreUnavailable(path, error.strerror or str(error), _OTHER[1]) from error
+    except (DBAPIError, sqlite3.Error, OSError) as error:
+        if _was_cancelled(error):
+            raise asyncio.CancelledError from error
+        if isinstance(error, OSError):
+            raise StoreUnavailable(path, error.strerror or str(error), _OTHER[1]) from error
+        orig = error.orig if isinstance(error, DBAPIError) else error
+        raise failure(path, orig if isinstance(orig, sqlite3.Error) else error) from error
+
+
+def _was_cancelled(error: BaseException) -> bool:
+    """Whether `error` came up while a cancellation was handled."""
+    earlier = error.__context__
+    return earlier is not None and (isinstance(earlier, asyncio.CancelledError) or _was_cancelled(earlier))
 
 
 def failure(path: Path, error: BaseException) -> StoreError:

@@ -16,7 +16,7 @@ from relay.errors import Transient
 from relay.store.unit_of_work import open_store
 from tests.simulation.disk import Compiled, Disk, threadless
 from tests.simulation.invariant import violations
-from tests.simulation.loop import Stuck, VirtualLoop
+from tests.simulation.loop import Stuck, Undead, VirtualLoop
 from tests.simulation.operator import Operator
 from tests.simulation.people import People
 from tests.simulation.trouble import Trouble
@@ -25,6 +25,7 @@ from tests.support.platform import MemoryAdapter, MemoryPlatform
 _DAWN = datetime(2026, 1, 1, tzinfo=UTC)
 _QUIET_CHECKS = 5
 _QUIET_EVERY = 30.0  # virtual seconds
+_DYING = 100_000  # turns of the loop
 _PATIENCE = 4 * 3600.0  # virtual seconds after the last trouble
 
 
@@ -94,6 +95,9 @@ class History:
             except (Stuck, TimeoutError) as error:
                 found.append(f"never quiet: {type(error).__name__}")
                 break
+            except Undead as error:
+                found.append(f"goes on although it was cancelled: {error}")
+                break
             for platform in platforms:
                 platform.listeners.clear()
             self._absence(rng, people, acts)
@@ -143,7 +147,7 @@ class History:
         for adapter in adapters:
             adapter.before = adapter.after = _dead
         main.cancel()
-        loop.kill_at = None
+        loop.kill_at, loop.end_at = None, loop.steps + _DYING
         with suppress(Stuck):  # a task of the dead process waits for what will never come, and may
             loop.run_forever()
 

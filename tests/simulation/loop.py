@@ -10,6 +10,10 @@ class Stuck(Exception):
     """Every task waits, and nothing will ever wake one: a lost wake-up."""
 
 
+class Undead(Exception):
+    """Tasks go on although they were cancelled long ago."""
+
+
 class _NoSelector(selectors.BaseSelector):
     """Nothing to select from; passing time is the loop's own affair."""
 
@@ -37,7 +41,7 @@ class _NoSelector(selectors.BaseSelector):
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
-    """`now` in seconds. `steps` counts the loop's turns; at turn `kill_at` it stops dead."""
+    """`steps` counts turns: at turn `kill_at` the loop stops dead, at `end_at` it raises `Undead`."""
 
     def __init__(self, now: float) -> None:
         selector = _NoSelector()
@@ -46,6 +50,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self.now = now
         self.steps = 0
         self.kill_at: int | None = None
+        self.end_at: int | None = None
 
     def time(self) -> float:
         return self.now
@@ -54,4 +59,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self.steps += 1
         if self.steps == self.kill_at:
             self.stop()
+        if self.steps == self.end_at:
+            left = (task.get_coro() for task in asyncio.all_tasks(self))
+            raise Undead(", ".join(sorted(getattr(coroutine, "__qualname__", str(coroutine)) for coroutine in left)))
         super()._run_once()  # type: ignore[misc]  # not in typeshed: it is the loop's own

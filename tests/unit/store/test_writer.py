@@ -20,6 +20,7 @@ from relay.domain.ids import ChannelRef, MessageRef, Platform
 from relay.domain.pair import LaneKey
 from relay.errors import StoreUnavailable
 from relay.store.driver import PipelineConnection
+from relay.store.failures import translated
 from relay.store.unit_of_work import SqlStore
 
 LANE = LaneKey(ChannelRef(Platform.DISCORD, "1"), ChannelRef(Platform.MATRIX, "!room"))
@@ -185,6 +186,39 @@ async def test_the_end_of_whoever_was_to_come_next_does_not_strand_those_before(
         await asyncio.wait(waiters)
     async with store.read() as unit:
         assert await unit.notebook.get("a") == "b"
+
+
+async def test_a_cancellation_counts_whatever_its_undoing_meets(store: SqlStore) -> None:
+    """Whoever catches `StoreUnavailable` tries again: a cancelled task that gets that instead goes on for ever."""
+    inside = asyncio.Event()
+
+    async def stuck() -> None:
+        async with store.write() as unit:
+            await unit.notebook.put("a", "b")
+            await unit.notebook.get("a")
+            opened = store._writer._opened
+            assert opened is not None
+            await opened.driver.close()
+            inside.set()
+            await asyncio.Event().wait()
+
+    task = asyncio.create_task(stuck())
+    await inside.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await write(store, 1)
+
+
+async def test_a_cancellation_is_not_translated_into_trouble_of_the_disk(tmp_path: Path) -> None:
+    def cleaned_up() -> None:
+        try:
+            raise asyncio.CancelledError
+        finally:
+            raise sqlite3.OperationalError("connection closed")
+
+    with pytest.raises(asyncio.CancelledError), translated(tmp_path):
+        cleaned_up()
 
 
 def test_the_private_attributes_that_the_driver_uses_are_there() -> None:
