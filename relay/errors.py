@@ -13,6 +13,7 @@
         │   ├── RateLimited       the platform asks for patience
         │   ├── NotYet            something of ours comes first; nothing is wrong
         │   ├── FileTrouble       one file cannot be read now, although its platform answers
+        │   │   └── NoRoom        our own disk has no room for it on its way
         │   └── Blocked           not until somebody does something: a permission, a channel that is not open
     │       └── NotDeclared   not until the operator declares the pair again
         ├── Permanent             never will be: dead letter
@@ -130,7 +131,21 @@ class NotYet(Transient):
 
 
 class FileTrouble(Transient):
-    """A file cannot be read now, although its platform answers: a remote server that is away, a transfer cut short."""
+    """A file cannot be read now, although its platform answers: a remote server that is away, a transfer cut short.
+
+    `about_server` false: it says nothing about other files of its server.
+    """
+
+    def __init__(self, reason: str, *, retry_after: float | None = None, about_server: bool = True) -> None:
+        super().__init__(reason, retry_after=retry_after)
+        self.about_server = about_server
+
+
+class NoRoom(FileTrouble):
+    """Our own disk has no room for a file on its way."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason, about_server=False)
 
 
 class Permanent(DeliveryError):

@@ -87,10 +87,12 @@ class LateFiles:
         task = await self._context.task_about(entry, late.source, None, suspect=False)
         files = self._context.files
         if files is None or _is_settled(task, late):
+            if files is not None:
+                files.forget(late.attachment)
             await self._end(entry, late)
             return True
         most = task.adapter.capabilities(task.channel).max_file_size
-        here = await files.fetch(late.attachment, most=most, patience=patience)
+        here = await files.fetch(late.attachment, channel=task.channel, most=most, patience=patience)
         if here is None and self._clock.monotonic() <= self._deadline(late):
             return False
         if here:
@@ -98,6 +100,7 @@ class LateFiles:
         else:
             _log.warning("late file given up", pair=task.pair.name, direction=lane.direction, since=str(late.since))
             self._status.dropped(lane, "file")
+            files.forget(late.attachment)
             await self._end(entry, late)
         return True
 

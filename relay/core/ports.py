@@ -152,6 +152,11 @@ class Delivery:
     replied_author: UserRef | None = None
     last_try: bool = False
 
+    @property
+    def sender(self) -> "Sender | None":
+        """Whose files it brings."""
+        return None if self.author is None else Sender(self.channel, self.author.user)
+
 
 @dataclass(frozen=True, slots=True)
 class Quotation:
@@ -343,18 +348,36 @@ class File:
     failure: DeliveryError | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Sender:
+    """Whose files are waited for, and by what: the messages to `channel` behind theirs."""
+
+    channel: ChannelRef
+    author: UserRef
+
+
 class Files(Protocol):
     """Files of all platforms, for an adapter to send to its own."""
 
-    def open(self, attachment: Attachment, *, most: int) -> AbstractAsyncContextManager[File]:
-        """Open a file of at most `most` bytes. Raises `Uncarried` for what never can, else `Transient`."""
+    def open(
+        self, attachments: Sequence[Attachment], *, most: int, sender: Sender | None = None
+    ) -> AbstractAsyncContextManager[Sequence[File]]:
+        """Open the files of one message side by side, each of at most `most` bytes.
+
+        Raises `Uncarried` for one that never can cross, or not in the time that `sender` has; else `Transient`.
+        `sender` None: the caller sets the time.
+        """
         ...
 
-    async def fetch(self, attachment: Attachment, *, most: int, patience: float) -> bool | None:
+    async def fetch(self, attachment: Attachment, *, channel: ChannelRef, most: int, patience: float) -> bool | None:
         """Whether a late file is at hand by now, for `open`; False if it never will be, None while it is being fetched.
 
-        Fetching goes on in the background; `patience`: seconds to wait for it here.
+        Fetching goes on in the background; `channel`: where it is wanted. `patience`: seconds to wait for it here.
         """
+        ...
+
+    def forget(self, attachment: Attachment) -> None:
+        """A late file is not wanted any more."""
         ...
 
     async def copy_of(self, media: MediaRef, destination: Platform) -> MediaRef | None:

@@ -2,17 +2,17 @@
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import pytest
 from aiohttp import web
 
-from relay.core.ports import Delivery, File
+from relay.core.ports import Delivery, File, Sender
 from relay.domain.content import Attachment, Content
 from relay.domain.events import Event, MessageCreated
-from relay.domain.ids import MediaRef, MessageRef, Platform
+from relay.domain.ids import ChannelRef, MediaRef, MessageRef, Platform
 from relay.errors import Blocked, Permanent, Transient
 from relay.sandbox.homeserver import Homeserver
 from relay.sandbox.people import Person
@@ -80,14 +80,18 @@ class Photographs:
     """Files of the other side: the same picture, whatever is asked for."""
 
     @asynccontextmanager
-    async def open(self, attachment: Attachment, *, most: int) -> AsyncIterator[File]:
+    async def open(
+        self, attachments: Sequence[Attachment], *, most: int, sender: Sender | None = None
+    ) -> AsyncIterator[Sequence[File]]:
         async def chunks() -> AsyncIterator[bytes]:
             yield b"photo"
 
-        yield File(attachment.name, "image/png", 5, chunks())
+        yield [File(attachment.name, "image/png", 5, chunks()) for attachment in attachments]
 
-    async def fetch(self, attachment: Attachment, *, most: int, patience: float) -> bool | None:
+    async def fetch(self, attachment: Attachment, *, channel: ChannelRef, most: int, patience: float) -> bool | None:
         return True
+
+    def forget(self, attachment: Attachment) -> None: ...
 
     async def copy_of(self, media: MediaRef, destination: Platform) -> MediaRef | None:
         return None

@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 
 from relay.domain.names import skeleton
 from relay.sandbox.homeserver import Homeserver
 from relay.sandbox.people import Person
 from relay.sandbox.ratelimits import Limits
+from tests.support.matrix import Interloper
 from tests.support.street import file
 from tests.support.town import Town, eventually, town
 
@@ -88,6 +90,44 @@ async def test_a_dead_file_is_named_and_follows_when_it_comes(homeserver: Homese
         )
         # Each follows when it has come.
         assert {message.content.get("filename") for message in shown if "url" in message.content} == {"a.bin", "b.bin"}
+
+
+async def test_dead_files_on_many_servers_hold_up_a_room_once(homeserver: Homeserver, tmp_path: Path) -> None:
+    """The worst that one member's files can do: 30 s, then 1 s for each message, five times, in any five minutes."""
+    asked: list[str] = []
+
+    async def silent(request: web.Request) -> web.StreamResponse | None:
+        if "/media/download/dead" in request.path:
+            asked.append(request.path)
+            await asyncio.Event().wait()
+        return None
+
+    async with town(tmp_path, homeserver, (LOUD, QUIET)) as place, Interloper(homeserver.url) as proxy:
+        place.write_config(homeserver_url=proxy.url)
+        proxy.answer = silent
+        await place.daemon.start()
+        async with await member(place, "mallory") as mallory:
+            room = place.rooms[LOUD]
+            for number in range(5):
+                uris = [f"mxc://dead{number}{letter}.test/x" for letter in "abcdefghij"]
+                items = [{"itemtype": "m.image", "body": uri[6:], "filename": "x.png", "url": uri} for uri in uris]
+                await mallory.send(room, {"msgtype": "dm.filament.gallery", "body": str(number), "itemtypes": items})
+            started = time.perf_counter()
+            await place.mia.text(room, "behind them")
+            await place.mia.text(place.rooms[QUIET], "elsewhere")
+            await place.until_discord(QUIET, lambda words: words == ["elsewhere"])
+            assert time.perf_counter() - started < 15
+            found = await eventually(
+                lambda: place.discord_words(LOUD),
+                lambda found: "behind them" in found,
+                what=place.daemon.log,
+                patience=90,
+            )
+            taken = time.perf_counter() - started
+            print(f"\nfifty dead files on as many servers, in five messages, hold up a room for {taken:.0f} s")
+            assert taken < 45
+            assert sum(text.count("out of reach so far") for text in found) == 50
+            assert len(asked) >= 10, "they were asked for"
 
 
 async def test_what_the_relay_says_to_one_keeps_nobody_waiting(tmp_path: Path) -> None:

@@ -176,14 +176,19 @@ class Town:
         """What can be done to the sandbox."""
         return self.sandbox.control
 
-    def write_config(self, *, pairs: Sequence[str] | None = None, extra: str = "") -> Path:
-        """Write `relay.toml` for these pairs (all of them by default)."""
+    def write_config(
+        self, *, pairs: Sequence[str] | None = None, extra: str = "", homeserver_url: str | None = None
+    ) -> Path:
+        """Write `relay.toml` for these pairs (all of them by default).
+
+        `homeserver_url`: of what stands in front of the homeserver.
+        """
         lines = [
             "[discord]",
             f'token = "{self.bot_token}"',
             f'api_url = "{self.sandbox.api_url}"',
             "[matrix]",
-            f'homeserver_url = "{self.homeserver.url}"',
+            f'homeserver_url = "{homeserver_url or self.homeserver.url}"',
             f'user_id = "{self.relay_user}"',
             f'access_token = "{self.relay_token}"',
             "[store]",

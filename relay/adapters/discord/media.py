@@ -14,7 +14,7 @@ from aiohttp.payload import AsyncIterablePayload, JsonPayload
 
 from relay.adapters.discord import lottie
 from relay.adapters.discord.rest import Answer, Json, Limited, Refused, Rest, Route, Unanswered
-from relay.core.ports import File, Files, MediaStream
+from relay.core.ports import File, Files, MediaStream, Sender
 from relay.domain.content import Attachment
 from relay.domain.ids import MediaRef
 from relay.errors import DeliveryError, FileTrouble, TargetGone, Transient, Uncarried
@@ -61,16 +61,16 @@ class Media:
         body: Mapping[str, Json],
         attachments: Sequence[Attachment],
         most: int,
+        sender: Sender | None,
         query: Mapping[str, str] | None = None,
     ) -> Json:
-        """`Rest.call` with files, each of at most `most` bytes. Raises `Uncarried` and `Transient` besides."""
+        """`Rest.call` with files of `sender`, each of at most `most` bytes. Raises `Uncarried`, `Transient` besides."""
         if not attachments:
             return await self._rest.call(route, body=body, query=query)
         if self._files is None:
             raise Uncarried(attachments[0].id, "without a way across")
         self._rest.check(route)
-        async with AsyncExitStack() as stack:
-            files = [await stack.enter_async_context(self._files.open(one, most=most)) for one in attachments]
+        async with self._files.open(attachments, most=most, sender=sender) as files:
             form = _form(body, attachments, files)
             size = sum(file.size for file in files)
             try:
@@ -191,7 +191,7 @@ def _check(answer: Answer) -> None:
         raise TargetGone(f"Discord's CDN answered HTTP {answer.status}")
     if answer.status == 429:
         # Not `RateLimited`: that would stop all that goes to the other side, which asks for nothing.
-        raise Transient("Discord's CDN asks for patience", retry_after=answer.retry_after)
+        raise FileTrouble("Discord's CDN asks for patience", retry_after=answer.retry_after, about_server=False)
     if answer.status != 200:
         raise FileTrouble(f"Discord's CDN answered HTTP {answer.status}")
 

@@ -224,7 +224,7 @@ class Outbound:
         feed = self._feeds.get(delivery.channel.id)
         try:
             most = 0 if feed is None else feed.place.file_size
-            await self._media.call(route, body=body, attachments=wanted, most=most)
+            await self._media.call(route, body=body, attachments=wanted, most=most, sender=delivery.sender)
         except Uncarried:
             # Posted anew, with words in the file's place.
             raise Orphaned("it is to have a file that cannot cross") from None

@@ -203,7 +203,8 @@ class Poster:
             # It was open a moment ago. Files must not count as too large for that.
             raise Unanswered("the channel is not open", sent=False)
         files = delivery.content.attachments
-        return await self._media.call(route, body=body, attachments=files, most=feed.place.file_size, query=query)
+        most, sender = feed.place.file_size, delivery.sender
+        return await self._media.call(route, body=body, attachments=files, most=most, sender=sender, query=query)
 
     async def _webhook(self, channel: str) -> Webhook | None:
         """The channel's webhook; None where the bot has to speak for everybody."""

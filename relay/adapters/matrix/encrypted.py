@@ -10,21 +10,21 @@ import binascii
 import hashlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import IO, Any
+from typing import Any
 from urllib.parse import parse_qs, urlencode
 
 from Crypto.Cipher import AES
 from Crypto.Util import Counter
 
 from relay.adapters.matrix.identifiers import read_mxc
+from relay.core.spool import Spool
 from relay.domain.ids import MediaRef, Platform
-from relay.errors import FileTrouble, Permanent
+from relay.errors import Permanent
 
 Json = dict[str, Any]
 
 _VERSION = "v2"
 _ALGORITHM = "A256CTR"
-_CHUNK = 256 * 1024
 # On disk, for a file whose size nobody tells; where one is told, it was looked at before this.
 _MOST = 1024 * 1024 * 1024
 
@@ -84,7 +84,7 @@ def _decoded(words: str) -> bytes:
         return b""
 
 
-async def decrypted(chunks: AsyncIterator[bytes], key: Key, spool: IO[bytes]) -> AsyncIterator[bytes]:
+async def decrypted(chunks: AsyncIterator[bytes], key: Key, spool: Spool) -> AsyncIterator[bytes]:
     """What `chunks` say, once all of them are in `spool` and are what their sender encrypted.
 
     Raises `Permanent` where they are not.
@@ -92,23 +92,18 @@ async def decrypted(chunks: AsyncIterator[bytes], key: Key, spool: IO[bytes]) ->
     counter = Counter.new(64, prefix=key.iv[:8], initial_value=int.from_bytes(key.iv[8:], "big"))
     cipher, digest = AES.new(key.key, AES.MODE_CTR, counter=counter), hashlib.sha256()
 
-    def take(chunk: bytes) -> None:
+    def take(chunk: bytes) -> bytes:
         digest.update(chunk)
-        spool.write(cipher.decrypt(chunk))
+        return cipher.decrypt(chunk)
 
-    size = 0
     try:
         async for chunk in chunks:
-            size += len(chunk)
-            if size > _MOST:
+            if spool.size + len(chunk) > _MOST:
                 raise Permanent("too large to be decrypted")
-            await asyncio.to_thread(take, chunk)
-    except OSError as error:
-        raise FileTrouble(f"no room for a temporary file ({error.strerror})") from None
+            await spool.write(await asyncio.to_thread(take, chunk))
     except OverflowError:
         raise Permanent("not what its sender encrypted") from None
     if digest.digest() != key.sha256:
         raise Permanent("not what its sender encrypted")
-    spool.seek(0)
-    while piece := await asyncio.to_thread(spool.read, _CHUNK):
+    async for piece in spool.chunks():
         yield piece

@@ -6,7 +6,6 @@ specification; servers older than that know only the addresses without.
 
 import asyncio
 import sys
-import tempfile
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
@@ -20,7 +19,8 @@ from relay.adapters.matrix.compose import Still, Uploaded
 from relay.adapters.matrix.encrypted import decrypted, read_source
 from relay.adapters.matrix.identifiers import read_mxc
 from relay.adapters.matrix.session import is_token_refusal
-from relay.core.ports import Clock, File, Files, MediaStream
+from relay.core.ports import Clock, File, Files, MediaStream, Sender
+from relay.core.spool import Spool
 from relay.domain.content import Attachment, Author
 from relay.domain.file_names import file_name
 from relay.domain.ids import MediaRef, Platform
@@ -36,7 +36,11 @@ _ASK_AGAIN = 3600.0
 _TRY_AGAIN = 30.0
 # A picture in the text or beside a name; more would be somebody's mischief.
 _SMALL = 2 * 1024 * 1024
-_PICTURE_PATIENCE = 5.0  # Seconds that a message waits for one.
+_PICTURE_PATIENCE = 5.0  # Seconds that a message waits for its pictures.
+_PICTURES_AT_ONCE = 8
+# Milliseconds that the homeserver waits for a file that is to be uploaded there; seconds after which to ask again.
+_UPLOAD_PATIENCE = "10000"
+_NOT_SOON = 60.0
 _REMEMBERED = 100
 _AT_HAND = 2_000
 
@@ -74,8 +78,8 @@ class Media:
 
     # --- To the homeserver --------------------------------------------------------------------------------
 
-    async def upload(self, attachment: Attachment, key: str) -> Uploaded:
-        """Upload a file of the other side.
+    async def upload(self, attachment: Attachment, key: str, sender: Sender | None) -> Uploaded:
+        """Upload a file of the other side, `sender`'s.
 
         Raises `Uncarried`, `Transient`. A second upload under the same `key` is not made again while this is running.
         """
@@ -85,7 +89,7 @@ class Media:
             raise Uncarried(attachment.id, "without a way across")
         made = await self._sticker(attachment, self._files) if attachment.kind == "sticker" else None
         if made is None:
-            async with self._files.open(attachment, most=self.limit) as file:
+            async with self._files.open([attachment], most=self.limit, sender=sender) as [file]:
                 uri = await self._upload(attachment, file)
                 made = Uploaded(attachment, uri, file.name, file.content_type, file.size)
             made = replace(made, still=await self._still(attachment, self._files))
@@ -112,7 +116,7 @@ class Media:
         try:
             async with (
                 asyncio.timeout(_PICTURE_PATIENCE),
-                files.open(picture, most=min(_SMALL, self.limit)) as file,
+                files.open([picture], most=min(_SMALL, self.limit)) as [file],
             ):
                 if not file.content_type.startswith("image/"):
                     return None
@@ -151,36 +155,56 @@ class Media:
     async def pictures(self, wanted: Iterable[MediaRef]) -> dict[MediaRef, MediaRef]:
         """Where small pictures stand on this homeserver, uploaded if need be; without those that cannot be had.
 
-        A message never waits or fails for one: there are words in its place.
+        A message never waits long or fails for them, however many they are: there are words in their place.
         """
         found: dict[MediaRef, MediaRef] = {}
+        missing: list[MediaRef] = []
         for media in dict.fromkeys(wanted):
             if media.platform is Platform.MATRIX:
                 found[media] = media
-            elif self._files is not None and (copy := await self._picture(self._files, media)) is not None:
+            elif (known := self._copies.get(media)) is not None:
+                found[media] = self._kept(media, known)
+            else:
+                missing.append(media)
+        if self._files is None or not missing:
+            return found
+        turns = asyncio.Semaphore(_PICTURES_AT_ONCE)
+        tasks = {media: asyncio.create_task(self._picture(self._files, media, turns)) for media in missing}
+        try:
+            await asyncio.wait(tasks.values(), timeout=_PICTURE_PATIENCE)
+        finally:
+            for task in tasks.values():
+                task.cancel()
+            copies = await asyncio.gather(*tasks.values(), return_exceptions=True)
+        for media, copy in zip(tasks, copies, strict=True):
+            if isinstance(copy, MediaRef):
                 found[media] = copy
+            elif isinstance(copy, asyncio.CancelledError):
+                self._do_without(media, _TRY_AGAIN, "it takes too long")
+            elif copy is not None:
+                raise copy
         return found
 
-    async def _picture(self, files: Files, media: MediaRef) -> MediaRef | None:
-        known = self._copies.get(media) or await files.copy_of(media, Platform.MATRIX)
-        if known is not None:
+    async def _picture(self, files: Files, media: MediaRef, turns: asyncio.Semaphore) -> MediaRef | None:
+        if (known := await files.copy_of(media, Platform.MATRIX)) is not None:
             return self._kept(media, known)
         if self._clock.monotonic() < self._without_copy.get(media, 0.0):
             return None
         picture = Attachment(media.locator, media.locator.rpartition("/")[2].partition("?")[0], "image", media)
         try:
-            async with asyncio.timeout(_PICTURE_PATIENCE), files.open(picture, most=min(_SMALL, self.limit)) as file:
+            async with turns, files.open([picture], most=min(_SMALL, self.limit)) as [file]:
                 copy = MediaRef(Platform.MATRIX, await self._upload(picture, file))
-        except (DeliveryError, TimeoutError) as error:
-            _log.info("picture does not cross", reason=str(error) or "it takes too long")
-            self._without_copy[media] = self._clock.monotonic() + (
-                _ASK_AGAIN if isinstance(error, Uncarried) else _TRY_AGAIN
-            )
-            if len(self._without_copy) > _REMEMBERED:
-                self._without_copy.popitem(last=False)
+        except DeliveryError as error:
+            self._do_without(media, _ASK_AGAIN if isinstance(error, Uncarried) else _TRY_AGAIN, str(error))
             return None
         await files.remember(media, copy)
         return self._kept(media, copy)
+
+    def _do_without(self, media: MediaRef, seconds: float, reason: str) -> None:
+        _log.info("picture does not cross", reason=reason)
+        self._without_copy[media] = self._clock.monotonic() + seconds
+        if len(self._without_copy) > _REMEMBERED:
+            self._without_copy.popitem(last=False)
 
     def _kept(self, media: MediaRef, copy: MediaRef) -> MediaRef:
         """Keep what every message of an author asks for at hand."""
@@ -210,13 +234,11 @@ class Media:
                     download = await stack.enter_async_context(self._download(server, media_id, _OLD))
             chunks = _chunks(download)
             if key is not None:
-                # Nobody else may read it (0600), and it has no name.
-                spool = stack.enter_context(tempfile.TemporaryFile(prefix="relay-"))  # noqa: SIM115 - closed by the stack
-                chunks = decrypted(chunks, key, spool)
+                chunks = decrypted(chunks, key, stack.enter_context(Spool()))
             yield MediaStream(download.size, download.content_type, chunks)
 
     def _download(self, server: str, media_id: str, root: str) -> AbstractAsyncContextManager[Download]:
-        return self._api.download("download", server, media_id, query={"timeout_ms": "20000"}, root=root)
+        return self._api.download("download", server, media_id, query={"timeout_ms": _UPLOAD_PATIENCE}, root=root)
 
     async def _config(self) -> Json:
         try:
@@ -243,7 +265,12 @@ def _readable() -> Iterator[None]:
         raise (FileTrouble if error.sent else Transient)(str(error)) from None
     except Refused as refused:
         if refused.status == 429:
-            raise RateLimited("the homeserver asks for patience", retry_after=refused.retry_after) from None
+            # Not `RateLimited`: that would stop all that goes to the other side, which asks for nothing.
+            reason = "the homeserver asks for patience"
+            raise FileTrouble(reason, retry_after=refused.retry_after, about_server=False) from None
+        if refused.code == "M_NOT_YET_UPLOADED":
+            # It has been waited for there.
+            raise FileTrouble(str(refused), retry_after=_NOT_SOON, about_server=False) from None
         if is_token_refusal(refused):
             raise Transient("the homeserver refuses the access token") from None
         if refused.status in {400, 403, 404, 410}:

@@ -58,7 +58,7 @@ class Outbound:
         if delivery.suspect and delivery.last_try:
             raise Permanent("the homeserver fails at it every time, while it takes other messages")
         if delivery.content.attachments:
-            uploaded = await self._media.upload(delivery.content.attachments[0], delivery.key)
+            uploaded = await self._media.upload(delivery.content.attachments[0], delivery.key, delivery.sender)
             content = compose(delivery, uploaded, pictures)
         try:
             event_id = await self._put(room_id, content, delivery.key)

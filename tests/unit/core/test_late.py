@@ -1,7 +1,7 @@
 """A file that does not come in time is named in words, holds up nobody, and follows when it comes: once."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from relay.core.clock import SystemClock
-from relay.core.ports import Delivery, File
+from relay.core.ports import Delivery, File, Sender
 from relay.domain.commands import PostNotice
 from relay.domain.content import Attachment, Content
-from relay.domain.ids import MediaRef, MessageRef, Platform
+from relay.domain.ids import ChannelRef, MediaRef, MessageRef, Platform
 from relay.domain.pair import LaneKey
 from relay.domain.richtext import RichText
 from relay.errors import Orphaned, Uncarried
@@ -30,6 +30,7 @@ class SlowFiles:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.state: bool | None = None
         self.looks = 0
+        self.forgotten: list[str] = []
         post = MemoryPlatform.post
 
         def slow(platform: MemoryPlatform, delivery: Delivery) -> MessageRef:
@@ -40,14 +41,19 @@ class SlowFiles:
         monkeypatch.setattr(MemoryPlatform, "post", slow)
         monkeypatch.setattr("relay.core.late._LOOK_SECONDS", 0.01)
 
-    async def fetch(self, attachment: Attachment, *, most: int, patience: float) -> bool | None:
+    async def fetch(self, attachment: Attachment, *, channel: ChannelRef, most: int, patience: float) -> bool | None:
         self.looks += 1
         await asyncio.sleep(patience)
         return self.state
 
+    def forget(self, attachment: Attachment) -> None:
+        self.forgotten.append(attachment.id)
+
     @asynccontextmanager
-    async def open(self, attachment: Attachment, *, most: int) -> AsyncIterator[File]:
-        yield File(attachment.name, attachment.content_type, 0, nothing())
+    async def open(
+        self, attachments: Sequence[Attachment], *, most: int, sender: Sender | None = None
+    ) -> AsyncIterator[Sequence[File]]:
+        yield [File(one.name, one.content_type, 0, nothing()) for one in attachments]
 
     async def copy_of(self, media: MediaRef, destination: Platform) -> MediaRef | None:
         return None
@@ -99,6 +105,7 @@ async def test_it_does_not_follow_a_message_that_is_gone(tmp_path: Path, monkeyp
             await bridge.shows(there, WORDS)
             bridge.discord.delete(said)
             await bridge.shows(there)
+            await until(lambda: files.forgotten == [PICTURE.id])
             files.state = True
             await bridge.quiet()
             assert bridge.words(there) == []

@@ -1,0 +1,90 @@
+"""What has to lie on disk on its way: in a temporary file without a name, which nobody else can read."""
+
+import asyncio
+import os
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Self
+
+import structlog
+
+from relay.errors import NoRoom
+
+_log = structlog.get_logger(__name__)
+
+_CHUNK = 256 * 1024
+
+
+class Spool:
+    """A temporary file; gone when it is closed. Raises `NoRoom` where the disk is full or read-only."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self._readers = 0
+        self._closing = False
+        with _room():
+            # Unbuffered: what the disk does not take is told at once, not when the file is closed.
+            self._file = tempfile.TemporaryFile(prefix="relay-", buffering=0)  # noqa: SIM115 - closed by `close`
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    async def write(self, data: bytes) -> None:
+        """Put `data` at the end."""
+        await asyncio.to_thread(self._append, data)
+        self.size += len(data)
+
+    async def beginning(self) -> bytes:
+        """The first bytes, as many as it takes to tell what they are."""
+        return await asyncio.to_thread(self._read, 0)
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """All of it from the start, whoever else reads it."""
+        place = 0
+        while chunk := await asyncio.to_thread(self._read, place):
+            place += len(chunk)
+            yield chunk
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """It stays readable meanwhile, whoever closes it."""
+        self._readers += 1
+        try:
+            yield
+        finally:
+            self._readers -= 1
+            if self._closing:
+                self.close()
+
+    def close(self) -> None:
+        """Give its room back, once nobody reads it."""
+        self._closing = True
+        if not self._readers:
+            self._file.close()
+
+    def _append(self, data: bytes) -> None:
+        rest = memoryview(data)
+        with _room():
+            while rest:
+                rest = rest[self._file.write(rest) :]
+
+    def _read(self, place: int) -> bytes:
+        with _room():
+            return os.pread(self._file.fileno(), _CHUNK, place)
+
+
+@contextmanager
+def _room() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        # Whoever reads the log can mend it; `gettempdir` itself fails where no folder can be written to.
+        _log.error("no room for a temporary file", reason=error.strerror or str(error))
+        raise NoRoom(f"no room for a temporary file ({error.strerror or error})") from None
