@@ -9,8 +9,24 @@ from relay.core.storage import Entry
 from relay.domain.commands import BatchItem, DeleteMessage, EditMessage, SendBatch, SendMessage
 from relay.domain.content import Author, Content
 from relay.domain.ids import MessageRef
+from relay.domain.marks import bracketed
 from relay.domain.names import shortened, visible
-from relay.domain.richtext import Block, Details, Inline, LineBreak, Paragraph, Quote, RichText, Strong, Text
+from relay.domain.richtext import (
+    Block,
+    CustomEmoji,
+    Details,
+    Heading,
+    Inline,
+    InlineImage,
+    LineBreak,
+    Paragraph,
+    Quote,
+    RichText,
+    Strong,
+    Subtext,
+    Table,
+    Text,
+)
 from relay.domain.transform import Container
 
 _NAMED = 3
@@ -76,7 +92,7 @@ def speaker(batch: SendBatch) -> Author:
     names = [shortened(author.name, most=_LONGEST_OF_SEVERAL) for author in authors.values()]
     more = len(names) - _NAMED
     joined = ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
-    return Author(first.user, joined, is_bot=all(author.is_bot for author in authors.values()))
+    return Author(first.user, bracketed(joined), is_bot=all(author.is_bot for author in authors.values()))
 
 
 def content_of(batch: SendBatch) -> Content:
@@ -125,7 +141,8 @@ def _signed(item: BatchItem) -> tuple[Block, ...]:
 def under_heading(heading: tuple[Inline, ...], blocks: Sequence[Block]) -> tuple[Block, ...]:
     """`blocks` with their author's name in front, on the line of a paragraph and above anything else.
 
-    A line of theirs that begins in bold would look like the next author's name: it is set apart as a quotation.
+    A line of theirs that begins in bold (as headings do, and what stands above a table) would look like the next
+    author's name: it is set apart as a quotation.
     """
     match tuple(blocks):
         case (Paragraph(children), *rest):
@@ -144,7 +161,9 @@ def _set_apart(blocks: Sequence[Block]) -> tuple[Block, ...]:
         match block:
             case Paragraph(children) if any(map(_begins_in_bold, lines := _lines(children))):
                 found += _paragraphs(lines, [])
-            case Details():
+            case Details() | Heading() | Table(caption=(_, *_)):
+                found.append(Quote((block,)))
+            case Subtext(children) if any(map(_begins_in_bold, _lines(children))):
                 found.append(Quote((block,)))
             case _:
                 found.append(block)
@@ -193,6 +212,8 @@ def _begins_in_bold(line: tuple[Inline, ...]) -> bool:
                 return ord(visible(text)[0]) in _BOLD_LETTERS
             case Strong():
                 return True
+            case CustomEmoji() | InlineImage():
+                continue  # may be transparent
             case _:
                 return isinstance(node, Container) and _begins_in_bold(node.children)
     return False

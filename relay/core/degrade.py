@@ -10,6 +10,7 @@ from relay.domain.capabilities import Capabilities
 from relay.domain.content import Attachment, Author, Content
 from relay.domain.controls import without_controls
 from relay.domain.ids import MediaRef
+from relay.domain.marks import MARK
 from relay.domain.names import shortened
 from relay.domain.normalise import normalise
 from relay.domain.pair import PairPolicy
@@ -229,7 +230,7 @@ def quoted_line(quotation: Quotation, *, call: bool = False) -> Quote:
     called = quotation.user if call else None
     author = shortened(quotation.author)
     # In the words of a link a mention would notify nobody.
-    words = Text("↪" if called else f"↪ {author}")
+    words = Text(MARK if called else f"{MARK} {author}")
     link: Inline = Link(quotation.url, (words,), preview=False) if quotation.url else words
     whom: tuple[Inline, ...] = (Text(" "), UserMention(called, author)) if called else ()
     excerpt = without_controls(_excerpt(quotation.text.blocks))

@@ -16,6 +16,7 @@ import structlog
 from relay.core.storage import UnitOfWork
 from relay.domain.content import Author
 from relay.domain.ids import ChannelRef
+from relay.domain.marks import bracketed, unmarked_name
 from relay.domain.names import shortened, skeleton, visible, with_suffix
 
 _log = structlog.get_logger(__name__)
@@ -30,7 +31,6 @@ _MOST_CHANNELS = 200
 _LONGEST_HANDLE = 24
 # Two looks that share a digest cost somebody a mark, two users that do would share a name.
 _LOOK_BYTES, _USER_BYTES = 5, 8
-_BRACKETS = str.maketrans("⟨⟩〈〉《》❬❭❰❱", "()()()()()")
 
 
 @dataclass(slots=True)
@@ -124,17 +124,17 @@ def _decided(owners: OrderedDict[str, str], author: Author) -> tuple[str, bool]:
 
 
 def _candidates(owners: OrderedDict[str, str], author: Author, user: str) -> Iterator[str]:
-    name = shortened((visible(author.name) or visible(author.handle) or author.user.id).translate(_BRACKETS))
-    # "Ada, Ben" is what a message of both is headed with.
+    name = shortened(unmarked_name(visible(author.name) or visible(author.handle) or author.user.id))
+    # Almost what a message of both is headed with.
     parts = name.split(", ")
     if len(parts) == 1 or all(owners.get(_look(part), user) == user for part in parts):
         yield name
-    identifier = author.user.id.lstrip("@").translate(_BRACKETS)
-    if handle := shortened(visible(author.handle.translate(_BRACKETS)), most=_LONGEST_HANDLE):
-        yield with_suffix(name, f"⟨{handle}⟩")
+    identifier = unmarked_name(author.user.id.lstrip("@"))
+    if handle := shortened(visible(unmarked_name(author.handle)), most=_LONGEST_HANDLE):
+        yield with_suffix(name, bracketed(handle))
     if len(identifier) <= 2 * _LONGEST_HANDLE:
-        yield with_suffix(name, f"⟨{identifier}⟩")
-    yield with_suffix(name, f"⟨{user}⟩")
+        yield with_suffix(name, bracketed(identifier))
+    yield with_suffix(name, bracketed(user))
 
 
 def _forget(owners: OrderedDict[str, str], user: str) -> None:

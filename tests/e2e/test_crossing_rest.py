@@ -171,7 +171,7 @@ async def test_a_forward_of_a_feed(house: House) -> None:
     forward = {"channel": house.channel, "message": original["id"]}
     house.say(who="Ben", forward=forward)
     *_, copy = await house.on_matrix(2)
-    assert copy.body == "Ben: *Forwarded:*\n> > **Release 2**\n> > \n> > *new*"
+    assert copy.body == "Ben: *↪ Forwarded:*\n> > **Release 2**\n> > \n> > *new*"
 
 
 @pytest.mark.crosses("who joined", "to_matrix")

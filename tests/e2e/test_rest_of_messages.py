@@ -75,7 +75,7 @@ async def test_a_forward(help_town: Town) -> None:
         forward={"channel": help_town.channels["help"], "message": original},
     )
     _, copy = await matrix_copies(help_town, 2)
-    assert copy["body"] == "Ben: *Forwarded:*\n> the **news**"
+    assert copy["body"] == "Ben: *↪ Forwarded:*\n> the **news**"
 
 
 @pytest.mark.crosses("who joined", "to_matrix")

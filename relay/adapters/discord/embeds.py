@@ -11,6 +11,7 @@ from typing import Any
 
 from relay.adapters.discord.markup import Names, link, parse, parse_inline, parse_references
 from relay.domain.ids import MediaRef, Platform
+from relay.domain.marks import unmarked
 from relay.domain.richtext import (
     Block,
     BulletList,
@@ -54,15 +55,15 @@ class Reader:
 
     def blocks(self, text: object, *, headings: bool = True) -> tuple[Block, ...]:
         """A text of its own."""
-        return parse(_string(text), names=self.names, headings=headings).blocks
+        return _unmarked(parse(_string(text), names=self.names, headings=headings).blocks)
 
     def line(self, text: object) -> tuple[Inline, ...]:
         """A title, with its markup."""
-        return parse_inline(_string(text), names=self.names)
+        return _unmarked_line(parse_inline(_string(text), names=self.names))
 
     def words(self, text: object) -> tuple[Inline, ...]:
         """Words without markup; emoji and people in them are called by their names all the same."""
-        return parse_references(_string(text), names=self.names)
+        return _unmarked_line(parse_references(_string(text), names=self.names))
 
     def linked(self, words: tuple[Inline, ...], url: object) -> tuple[Inline, ...]:
         """`words` as a link, where `url` is one; one to a message leads to its copy."""
@@ -286,6 +287,16 @@ def _hidden(blocks: Iterable[Block]) -> tuple[Block, ...]:
 
 
 # --- Pieces -------------------------------------------------------------------------------------------------
+
+
+def _unmarked(blocks: tuple[Block, ...]) -> tuple[Block, ...]:
+    return unmarked(RichText(blocks)).blocks
+
+
+def _unmarked_line(nodes: tuple[Inline, ...]) -> tuple[Inline, ...]:
+    return tuple(
+        node for block in _unmarked((Paragraph(nodes),)) if isinstance(block, Paragraph) for node in block.children
+    )
 
 
 def _string(value: object) -> str:

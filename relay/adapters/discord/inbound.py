@@ -19,6 +19,7 @@ from relay.adapters.discord.system import system_kind, system_text
 from relay.domain.content import Author, Content
 from relay.domain.events import Event, FeatureUsed, MessageCreated, MessageEdited
 from relay.domain.ids import ChannelRef, MessageRef, Platform, ThreadRef, UserRef
+from relay.domain.marks import MARK
 from relay.domain.richtext import Block, Emphasis, Paragraph, Quote, RichText, Text
 
 Json = Mapping[str, Any]
@@ -198,7 +199,7 @@ def _written(message: Json, view: View, whole: Json) -> Content:
     if (message.get("message_reference") or {}).get("type", 0) == _FORWARD:
         for snapshot in objects(message, "message_snapshots"):
             forwarded = _written(snapshot.get("message") or {}, view, whole)
-            blocks.append(Paragraph((Emphasis((Text("Forwarded:"),)),)))
+            blocks.append(Paragraph((Emphasis((Text(f"{MARK} Forwarded:"),)),)))
             if forwarded.text:
                 blocks.append(Quote(forwarded.text.blocks))
             files.extend(forwarded.attachments)

@@ -223,7 +223,7 @@ async def _forward(scene: Scene) -> str:
 
     def check(view: View) -> Seen:
         copy = view.only("matrix", "Mira")
-        same(copy.body, "*Forwarded:*\n> Good morning! Can everybody read this?")
+        same(copy.body, "*↪ Forwarded:*\n> Good morning! Can everybody read this?")
         return copy
 
     scene.take("matrix", await scene.until(check))

@@ -131,7 +131,7 @@ def test_a_forward_is_quoted_and_brings_its_files() -> None:
         message_reference={"type": 1, "message_id": "3", "channel_id": "9"},
         message_snapshots=[{"message": snapshot}],
     )
-    assert plain_text(event.content.text) == "Forwarded:\nthe news"
+    assert plain_text(event.content.text) == "↪ Forwarded:\nthe news"
     assert [attachment.name for attachment in event.content.attachments] == ["SPOILER_cat.png"]
 
 

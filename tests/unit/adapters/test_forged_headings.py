@@ -1,0 +1,171 @@
+"""Whatever a member writes, it never looks like what the relay itself puts in front of somebody's words.
+
+What the relay makes, each of which would be taken for somebody else's words or name: the line above a reply, in three
+forms; the heading of a forward; the names in a message of several, and the name that such a message has; the bot's
+introduction of a name; and the marks behind a name, `⟨ada⟩` and `(via …)`.
+"""
+
+import re
+from collections import OrderedDict
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from relay.adapters.discord import wording
+from relay.adapters.discord.embeds import Reader
+from relay.adapters.discord.identity import introduced
+from relay.adapters.discord.markup import Names
+from relay.adapters.matrix import compose
+from relay.adapters.matrix.inbound import convert
+from relay.adapters.matrix.state import RoomState
+from relay.core import batch
+from relay.core.degrade import quoted_line
+from relay.core.names import _decided
+from relay.core.ports import Delivery, Quotation
+from relay.domain.capabilities import Capabilities
+from relay.domain.commands import BatchItem, SendBatch
+from relay.domain.content import Author, Content
+from relay.domain.events import MessageCreated
+from relay.domain.ids import ChannelRef, MessageRef, Platform, UserRef
+from relay.domain.marks import MARK
+from relay.domain.richtext import Heading, Paragraph, RichText, Strong, plain_text
+from tests.support.markup import often
+from tests.unit.adapters.test_hostile_texts import CODE, DISCORD_ROOM, MATRIX_ROOM, parts_of
+
+WRITTEN = (
+    f"{MARK} Bob: I quit|[{MARK} Bob](https://discord.com/channels/1/2/3): I quit|{MARK}|*{MARK} Forwarded:*"
+    "|**Ben:** I quit|# Ben: I quit|### **Ben:**|-# **Ben:** I quit|\n|\n\n|> |>>> |**|*|_|__|~~|||- |1. |x "
+    "|\u200b|\u2800|:e:|Ben: I quit"
+).split("|")
+TAGS = (
+    f"&#8618; Bob|{MARK} Bob: I quit|<blockquote>|</blockquote>|<p>|</p>|<br>|<b>|</b>|<i>|</i>|<h1>|</h1>|<h6>|</h6>"
+    "|<ul><li>|<a href='https://discord.com/channels/1/2/3'>|</a>|<table><caption>|</caption>|<details><summary>|</summary>"
+    f"|<sub>|</sub>|<img src='mxc://a.b/c' alt='{MARK} Bob'>|<img data-mx-emoticon src='mxc://a.b/c' alt='e'>"
+    "|<span data-mx-spoiler>|</span>|Ben: I quit|x |\u2800"
+).split("|")
+long = st.just("x " * 960)
+markdown = st.lists(st.sampled_from(WRITTEN) | long, max_size=12).map("".join)
+html = st.lists(st.sampled_from(TAGS) | long, max_size=12).map("".join)
+NAMES = st.lists(
+    st.sampled_from(
+        ("Ada", "Ben", ", ", " ", "⟨", "⟩", "(via ", ")", "(", "⟨ada⟩", MARK, "（ｖｉａ", "[via", "x" * 60)
+    ),
+    max_size=8,
+).map("".join)
+MALLORY = Author(UserRef(Platform.MATRIX, "@mallory:evil.test"), "Mallory", handle="mallory")
+BEN = Author(UserRef(Platform.MATRIX, "@ben:one.test"), "Ben", handle="ben")
+TO_DISCORD = Capabilities(wording.TEXT_LENGTH, False, 10, 10 << 20, 25 << 20)
+TO_MATRIX = Capabilities(compose.MAX_TEXT_LENGTH, True, 1, 10 << 20, 10 << 20)
+# What begins at the left edge in bold, under whatever else; headings are bold by themselves.
+BOLD_LINE = re.compile(r"^(?:-# )?[\s_~|\[\u200b\u2800]*(?:\*\*|#{1,3} )", re.MULTILINE)
+
+
+def from_matrix(formatted: str, **more: Any) -> MessageCreated:
+    content = {"msgtype": "m.text", "body": "x", "format": "org.matrix.custom.html", "formatted_body": formatted} | more
+    event = {"type": "m.room.message", "event_id": "$1", "sender": "@mallory:evil.test", "content": content}
+    said = convert(event, RoomState("!room:example.org"), "@relay:example.org")
+    assert isinstance(said, MessageCreated)
+    return said
+
+
+@often
+@given(html)
+@example(f"<blockquote>{MARK} Bob: I quit</blockquote>")
+@example(f"<blockquote>{'x ' * 990}{MARK} Bob: I quit</blockquote>")
+def test_nobody_on_matrix_writes_the_line_above_a_reply(formatted: str) -> None:
+    content = from_matrix(formatted).content
+    for part in parts_of(content, MALLORY, TO_DISCORD, measure=wording.measure):
+        if part.text.blocks:
+            assert MARK not in CODE.sub("", wording.said_by_webhook(part))
+
+
+@often
+@given(markdown)
+@example(f"> [{MARK} Bob](https://discord.com/channels/1/2/3): I quit")
+@example(f"*{MARK} Forwarded:*\n> I quit")
+def test_nobody_on_discord_writes_the_line_above_a_reply_or_a_forward(source: str) -> None:
+    reader = Reader(Names())
+    text = RichText((*reader.blocks(source), Paragraph(reader.line(source)), Paragraph(reader.words(source))))
+    author = Author(UserRef(Platform.DISCORD, "7"), "Mallory")
+    for part in parts_of(Content(text), author, TO_MATRIX, measure=lambda text: compose.measure(text, author)):
+        made = compose.compose(Delivery(MATRIX_ROOM, "key", author, part))
+        assert MARK not in CODE.sub("", made["body"])
+        assert MARK not in re.sub(r"<code>.*?</code>", "", made["formatted_body"], flags=re.DOTALL)
+
+
+@pytest.mark.parametrize("url", ["https://discord.com/channels/1/2/3", ""])
+@pytest.mark.parametrize("user", [UserRef(Platform.DISCORD, "7"), None])
+def test_the_line_above_a_reply_has_the_sign_in_every_form(url: str, user: UserRef | None) -> None:
+    line = quoted_line(Quotation("Bob", RichText.plain("tea?"), url, user=user), call=True)
+    assert plain_text(RichText((line,))).startswith(MARK)
+
+
+@often
+@given(html)
+@example("<h3>Ben: I quit</h3>")
+@example("<table><caption>Ben: I quit</caption><tr><td>x</table>")
+@example("x<br><sub><b>Ben:</b> I quit</sub>")
+@example("x<br><img data-mx-emoticon src='mxc://a.b/c' alt='e'><b>Ben:</b> I quit")
+def test_no_line_of_several_peoples_message_looks_like_the_next_name(formatted: str) -> None:
+    said = [(MALLORY, from_matrix(formatted).content), (BEN, Content(RichText.plain("hello")))]
+    items = [
+        BatchItem(
+            MessageRef(ChannelRef(Platform.MATRIX, "!room"), str(number)), who, content, datetime.now(UTC), RichText()
+        )
+        for number, (who, content) in enumerate(said)
+    ]
+    text = batch.content_of(SendBatch(tuple(items))).text
+    begun = [block for block in text.blocks if isinstance(block, Paragraph) and isinstance(block.children[:1], tuple)]
+    headed = [block.children[0] for block in begun if block.children and isinstance(block.children[0], Strong)]
+    assert [plain_text(RichText((Paragraph((name,)),))) for name in headed] == ["Mallory:", "Ben:"]
+    assert not any(isinstance(block, Heading) for block in text.blocks)
+    lines = BOLD_LINE.findall(CODE.sub("", wording.said_by_webhook(Content(text))))
+    assert len(lines) == 2
+
+
+@often
+@given(html)
+def test_no_line_looks_like_a_name_that_the_bot_introduces(formatted: str) -> None:
+    said = from_matrix(formatted).content
+    content = wording.said_by_bot(Delivery(DISCORD_ROOM, "key", MALLORY, said))
+    assert introduced(said.text, MALLORY).blocks
+    assert len(BOLD_LINE.findall(CODE.sub("", content))) == 1
+
+
+@often
+@given(NAMES, NAMES)
+@example("⟨Ada, Ben⟩", "")
+def test_nobodys_name_holds_the_relays_marks(name: str, handle: str) -> None:
+    owners: OrderedDict[str, str] = OrderedDict()
+    author = replace(MALLORY, name=name, handle=handle)
+    assert not set("⟨⟩" + MARK) & set(_decided(owners, author)[0])
+    second = replace(author, user=UserRef(Platform.MATRIX, "@other:evil.test"))
+    base, _, mark = _decided(owners, second)[0].rpartition(" ⟨")
+    assert not base.startswith("⟨")
+    assert not set("⟨⟩" + MARK) & (set(base) | set(mark.removesuffix("⟩")))
+
+
+def test_a_message_of_several_has_a_name_that_nobody_has() -> None:
+    items = tuple(
+        BatchItem(MessageRef(MATRIX_ROOM, who.name), who, Content(RichText.plain("x")), datetime.now(UTC), RichText())
+        for who in (MALLORY, BEN)
+    )
+    assert batch.speaker(SendBatch(items)).name == "⟨Mallory, Ben⟩"
+
+
+@often
+@given(NAMES)
+@example("Ada (via IRC)")
+@example("Ada（ｖｉａ IRC）")
+def test_nobody_looks_like_somebody_whom_a_bridge_brings(name: str) -> None:
+    state = RoomState("!room:example.org")
+    member = {"membership": "join", "displayname": name}
+    state.apply({"type": "m.room.member", "state_key": "@mallory:evil.test", "content": member})
+    event = {"type": "m.room.message", "event_id": "$1", "sender": "@mallory:evil.test"}
+    said = convert(event | {"content": {"msgtype": "m.text", "body": "x"}}, state, "@relay:example.org")
+    assert isinstance(said, MessageCreated)
+    assert not re.search(r"\(via [^()]*\)$", said.author.name)
