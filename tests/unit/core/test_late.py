@@ -196,15 +196,15 @@ async def test_looking_for_it_writes_nothing_and_holds_up_no_note(
 async def test_a_note_behind_many_of_them_is_not_held_up_and_each_follows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("relay.core.late._MOST", 30)
-    monkeypatch.setattr("relay.core.late._MOST_FILES", 4)
+    monkeypatch.setattr("relay.core.late._MOST", 6)
+    monkeypatch.setattr("relay.core.late._MOST_FILES", 2)
     async with a_late_picture(tmp_path, monkeypatch) as (bridge, files):
         here, there = bridge.channels()
         async with bridge.relay(takes_files):
-            for number in range(40):
+            for number in range(10):
                 picture = replace(PICTURE, id=str(number))
                 bridge.discord.say(here, "ann", Content(RichText.plain("look"), (picture,)))
-            await bridge.shows(there, *[WORDS] * 40)
+            await bridge.shows(there, *[WORDS] * 10)
             async with bridge.store.write() as uow:
                 notice = PostNotice(RichText.plain("a note"))
                 await uow.outbox.append(LaneKey.within(there), notice, bridge.discord.now())
@@ -214,7 +214,7 @@ async def test_a_note_behind_many_of_them_is_not_held_up_and_each_follows(
             files.state = True
             await bridge.quiet()
             sent = [one.content.attachments[0].id for one in bridge.shown(there) if one.content.attachments]
-            assert sorted(sent, key=int) == [str(number) for number in range(40)]
+            assert sorted(sent, key=int) == [str(number) for number in range(10)]
 
 
 async def test_a_restart_does_not_prolong_the_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
