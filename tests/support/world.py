@@ -124,7 +124,7 @@ class World:
 
 async def until(condition: Callable[[], bool], tasks: list["asyncio.Task[None]"] | None = None) -> None:
     """Wait for a condition; `TimeoutError` after a while, or the error of a task that ended."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while not condition():
             for task in tasks or ():
                 if task.done():
