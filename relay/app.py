@@ -17,6 +17,7 @@ from relay.adapters.matrix.adapter import MatrixAdapter
 from relay.core.assembly import Core, assemble
 from relay.core.backoff import Backoff
 from relay.core.clock import SystemClock
+from relay.core.conversions import Conversions
 from relay.core.keeper import StatusKeeper
 from relay.core.ports import Adapter
 from relay.core.storage import Store
@@ -54,6 +55,7 @@ class Daemon:
         self._reload = reload
         self._clock = SystemClock()
         self._rng = random.Random()
+        self._conversions = Conversions()
         self._pairs = settings.declared_pairs()
         self._starting = True
         self._stopped = asyncio.Event()
@@ -93,6 +95,7 @@ class Daemon:
                 rng=self._rng,
                 reconcile_window=timedelta(seconds=self._settings.store.reconcile_window),
                 may_send=lease.valid,
+                conversions=self._conversions,
             )
             await core.bridge.begin()
             keeper = StatusKeeper(store=store, status=core.status, courier=core.courier, clock=self._clock)
@@ -119,6 +122,7 @@ class Daemon:
                 clock=self._clock,
                 rng=self._rng,
                 files=files,
+                conversions=self._conversions,
             ),
             MatrixAdapter(
                 homeserver_url=matrix.homeserver_url,
@@ -131,6 +135,7 @@ class Daemon:
                 rng=self._rng,
                 catchup_limits=self._catchup_limit,
                 files=files,
+                conversions=self._conversions,
             ),
         )
         for adapter in adapters:

@@ -8,6 +8,7 @@ from datetime import timedelta
 from relay.core.bridge import Bridge
 from relay.core.budget import Budgets
 from relay.core.context import Context
+from relay.core.conversions import Conversions
 from relay.core.courier import Courier
 from relay.core.delivery import Deliverer
 from relay.core.names import Names
@@ -43,6 +44,7 @@ def assemble(
     rng: random.Random,
     reconcile_window: timedelta = timedelta(hours=48),
     may_send: Callable[[], bool] = lambda: True,
+    conversions: Conversions | None = None,
 ) -> Core:
     """Wire everything. No I/O."""
     directory = PairDirectory(pairs)
@@ -61,6 +63,7 @@ def assemble(
         latest=latest,
         name_readers=name_readers,
         files=files,
+        conversions=conversions or Conversions(),
     )
     courier = Courier(
         store=store,

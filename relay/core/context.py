@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import count
 
+from relay.core.conversions import Conversions
 from relay.core.names import Names
 from relay.core.pairs import PairDirectory
 from relay.core.ports import Adapter, Delivery, Files, LatestReader, NameReader
@@ -56,9 +57,11 @@ class Context:
         latest: Mapping[Platform, LatestReader],
         name_readers: Mapping[Platform, NameReader] | None = None,
         files: Files | None = None,
+        conversions: Conversions,
     ) -> None:
         self.store = store
         self.files = files
+        self.conversions = conversions
         self._names = names
         self._latest = latest
         self._references = References(store=store, pairs=pairs, name_readers=name_readers)

@@ -18,7 +18,10 @@ LONG = 16 * 1024
 
 
 class Conversions:
-    """One thread, so that whoever writes many long texts takes at most half of the time, and waits in a queue."""
+    """One thread, so that whoever writes many long texts takes at most half of the time, and waits in a queue.
+
+    One for the whole daemon: `app.py` hands it to everybody.
+    """
 
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="conversions")

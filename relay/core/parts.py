@@ -7,7 +7,6 @@ import structlog
 
 from relay.core.batching import Batching
 from relay.core.context import Context, Task
-from relay.core.conversions import Conversions
 from relay.core.degrade import Dropped, all_in_words, degrade, in_words
 from relay.core.late import forget_late
 from relay.core.ports import Clock
@@ -35,7 +34,7 @@ class Parts:
         self._status = status
         self._clock = clock
         self._wake = wake
-        self._conversions = Conversions()
+        self._conversions = context.conversions
 
     async def of(
         self, task: Task, command: SendMessage | EditMessage, batch: SendBatch | None = None

@@ -132,6 +132,21 @@ async def test_what_was_missed_is_read_once_we_are_let_in_again_if_we_are_put_ou
             await side.until_said("first", *lines)
 
 
+@pytest.mark.parametrize("odd", [b"[" * 1_000 + b"]" * 1_000, b"[" * 99_999 + b"]" * 99_999, b"9" * 5_000])
+async def test_what_no_json_reader_reads_stops_nothing(town: Town, odd: bytes) -> None:
+    # Synapse takes no such event; other homeservers, which may be in the room, do.
+    async with (
+        Interloper(town.homeserver.url) as proxy,
+        matrix_side(town.homeserver, town.bot_id, [town.room], token=town.token, url=proxy.url) as side,
+    ):
+        proxy.alter = lambda answer: answer.replace(b'"odd"', odd)
+        await town.ann.send(town.room, {"msgtype": "m.text", "body": "with something odd", "org.example.odd": "odd"})
+        await town.ann.send(town.room, {"msgtype": "m.text", "body": "odd"})
+        await town.ann.text(town.room, "behind it")
+        # The one that says nothing any more is left out later, and its author told.
+        await side.until_said("with something odd", "", "behind it")
+
+
 async def test_beyond_the_limit_only_the_newest_arrive_and_the_number_of_the_others(town: Town) -> None:
     notebook = Notebook()
     side_of = {"token": town.token, "notebook": notebook}

@@ -171,12 +171,13 @@ class Interloper:
     """A proxy in front of a homeserver; `url` is where it listens.
 
     `answer` looks at each request and returns what to answer in the homeserver's place, None to pass it on; while it
-    waits, nothing is answered.
+    waits, nothing is answered. `alter` is what becomes of the homeserver's own answers.
     """
 
     def __init__(self, homeserver_url: str) -> None:
         self._behind = homeserver_url
         self.answer: Answer = pass_on
+        self.alter: Callable[[bytes], bytes] = bytes
         self.url = ""
         self._session: aiohttp.ClientSession | None = None
         self._runner: web.AppRunner | None = None
@@ -206,7 +207,8 @@ class Interloper:
         url = URL(self._behind + request.raw_path, encoded=True)
         headers = {name: value for name, value in request.headers.items() if name in {"Authorization", "Content-Type"}}
         async with self._session.request(request.method, url, data=await request.read(), headers=headers) as answer:
-            return web.Response(status=answer.status, body=await answer.read(), content_type="application/json")
+            body = self.alter(await answer.read())
+            return web.Response(status=answer.status, body=body, content_type="application/json")
 
 
 Answer = Callable[[web.Request], Awaitable[web.StreamResponse | None]]

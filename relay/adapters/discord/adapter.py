@@ -31,6 +31,7 @@ from relay.adapters.discord.reading import Pump, Self, Translator, webhooks_stre
 from relay.adapters.discord.recent import Recent
 from relay.adapters.discord.rest import Json, Refused, Rest, Route
 from relay.core.backoff import Backoff
+from relay.core.conversions import Conversions
 from relay.core.ports import Batch, Clock, Cursor, Delivery, Files, Inbox, MediaStream, Quotation, SideHealth
 from relay.domain.capabilities import Capabilities
 from relay.domain.content import Author
@@ -49,7 +50,8 @@ class DiscordAdapter:
 
     `api_url` is the API's address with its version, for example `https://discord.com/api/v10`. `requests_per_second`
     bounds all requests together; `timeout` is how many seconds one may take, without the time for files. `files`: those
-    of the other side; without them they cross as words.
+    of the other side; without them they cross as words. `conversions`: the thread that everybody shares; without it one
+    of its own.
     """
 
     def __init__(
@@ -62,7 +64,9 @@ class DiscordAdapter:
         requests_per_second: int = REQUESTS_PER_SECOND,
         timeout: float = 30.0,
         files: Files | None = None,
+        conversions: Conversions | None = None,
     ) -> None:
+        conversions = conversions or Conversions()
         self._rng = rng if rng is not None else random.Random()
         self._clock = clock
         self._me = Self()
@@ -77,6 +81,7 @@ class DiscordAdapter:
             limits=limits,
             timeout=timeout,
             on_refused_token=self._token_refused.set,
+            conversions=conversions,
         )
         cdn_url = _cdn_of(api_url)
         self._media = Media(self._rest, files, cdn_url)

@@ -23,6 +23,7 @@ from relay.adapters.discord.completion import complete
 from relay.adapters.discord.rest import ApiError, Json, Limited, Refused, Rest, Route
 from relay.core.backoff import Backoff
 from relay.core.ports import Clock
+from relay.domain.jsontext import loads
 from relay.errors import FatalError
 
 _log = structlog.get_logger(__name__)
@@ -335,6 +336,8 @@ class Gateway:
         self._may_identify_at = self._clock.monotonic() + _IDENTIFY_EVERY
 
     def _point_library_at(self, gateway_url: str) -> None:
-        # The library knows these only as settings of the process.
+        # The library knows these only as settings of the process. One payload that its own reader cannot read would end
+        # the connection, and come again with every session that is resumed.
+        discord.utils._from_json = loads
         discord.http.Route.BASE = self._api_url
         DiscordWebSocket.DEFAULT_GATEWAY = yarl.URL(gateway_url)

@@ -8,7 +8,6 @@ and what becomes of it is known at once. The gateway, which is the hard part, st
 Everything raised here is an `ApiError`; `outbound.py` turns it into the relay's errors.
 """
 
-import json
 import random
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
@@ -26,7 +25,9 @@ from relay.adapters.discord.identifiers import path_segment
 from relay.adapters.discord.limits import LONGEST_WAIT, Bucket, Limits, NotNow
 from relay.core.backoff import asked_for
 from relay.core.clock import ServerTime
+from relay.core.conversions import LONG, Conversions
 from relay.core.ports import Clock
+from relay.domain.jsontext import loads
 
 _log = structlog.get_logger(__name__)
 
@@ -39,6 +40,7 @@ LONGEST_PAUSE = 30.0
 BARE = frozenset({404, 405})
 _DATE_STEP = timedelta(seconds=1)  # A Date header has whole seconds.
 _CHUNK = 256 * 1024
+_BYTES_AT_ONCE = 64 * 1024
 _SLOWEST = 64 * 1024  # Bytes a second that an upload makes at least.
 
 
@@ -135,6 +137,7 @@ class Rest:
         limits: Limits,
         timeout: float = 30.0,
         on_refused_token: Callable[[], None] = lambda: None,
+        conversions: Conversions | None = None,
     ) -> None:
         self._token = token
         self._api_url = api_url.rstrip("/")
@@ -142,6 +145,7 @@ class Rest:
         self._limits = limits
         self._seconds = timeout
         self._on_refused_token = on_refused_token
+        self._conversions = conversions or Conversions()
         self._session: aiohttp.ClientSession | None = None
         self._closed = False
         self.time = ServerTime(clock)
@@ -247,10 +251,10 @@ class Rest:
         self._limits.learn(route.bucket, response.status, response.headers)
         if response.ok and (moment := _moment(response.headers.get("Date"))) is not None:
             self.time.told(moment, within=_DATE_STEP)
-        return self._answer(route, response.status, response.headers, raw)
+        document = await self._conversions.run(LONG if len(raw) > _BYTES_AT_ONCE else 0, _decode, raw)
+        return self._answer(route, response.status, response.headers, raw, document)
 
-    def _answer(self, route: Route, status: int, headers: Mapping[str, str], raw: bytes) -> Json:
-        document = _decode(raw)
+    def _answer(self, route: Route, status: int, headers: Mapping[str, str], raw: bytes, document: Json) -> Json:
         if 200 <= status < 300:
             if raw and document is None:
                 raise Unanswered("an answer from Discord that is no JSON", sent=True, answered=True)
@@ -308,7 +312,7 @@ async def _chunks(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
 
 def _decode(raw: bytes) -> Json:
     try:
-        return json.loads(raw) if raw else None
+        return loads(raw, levels=1) if raw else None  # lists are of messages, each of them as long as it may be
     except ValueError:
         return None
 

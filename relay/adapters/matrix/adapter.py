@@ -21,6 +21,7 @@ from relay.adapters.matrix.rooms import Rooms
 from relay.adapters.matrix.session import LoadSession, SaveSession, Session
 from relay.adapters.matrix.sync import Condition, SyncLoop
 from relay.core.backoff import Backoff
+from relay.core.conversions import Conversions
 from relay.core.ports import Clock, Delivery, Files, Inbox, MediaStream, Quotation, SideHealth
 from relay.domain.capabilities import Capabilities
 from relay.domain.content import Author
@@ -38,7 +39,7 @@ class MatrixAdapter:
     per room that are still read after an absence; `catchup_limits`, where it is given, says it for each declared
     address, asked anew each time. `retry_interval`: seconds before a room that could not be
     entered is tried again; it doubles up to twenty times as much. `files`: those of the other side; without them they
-    cross as words.
+    cross as words. `conversions`: the thread that everybody shares; without it one of its own.
     """
 
     def __init__(
@@ -56,12 +57,14 @@ class MatrixAdapter:
         catchup_limits: Callable[[ChannelAddress], int] | None = None,
         retry_interval: float = 30.0,
         files: Files | None = None,
+        conversions: Conversions | None = None,
     ) -> None:
+        conversions = conversions or Conversions()
         self._clock = clock
         self._rng = rng
         self._inbox: PatientInbox | None = None
         self._condition = Condition(detail="Not started.")
-        self._api = Api(homeserver_url, user_id)
+        self._api = Api(homeserver_url, user_id, conversions)
         session = Session(self._api, access_token=access_token, password=password, load=load_session, save=save_session)
         self._rooms = Rooms(
             user_id,
@@ -78,12 +81,12 @@ class MatrixAdapter:
             api=self._api,
             session=session,
             rooms=self._rooms,
-            intake=Intake(self._api, self._rooms, GapReader(self._api, limit)),
+            intake=Intake(self._api, self._rooms, GapReader(self._api, limit), conversions),
             condition=self._condition,
             clock=clock,
             rng=rng,
         )
-        self._people = People(self._api, clock)
+        self._people = People(self._api, clock, conversions)
         self._media = Media(self._api, files, clock)
         self._outbound = Outbound(self._api, self._rooms, self._media, clock, self._loop.interrupt)
 

@@ -16,6 +16,8 @@ import aiohttp
 from nio.client.async_client import AsyncClient, AsyncClientConfig
 
 from relay.core.backoff import asked_for
+from relay.core.conversions import LONG, Conversions
+from relay.domain.jsontext import loads
 
 Json = dict[str, Any]
 
@@ -25,6 +27,9 @@ CHUNK = 256 * 1024
 _SILENCE = 30.0  # Seconds without a byte after which a download counts as broken off.
 _SLOWEST = 64 * 1024  # Bytes a second that an upload makes at least.
 _LONGEST_ERROR = 64 * 1024
+_EVENT_LEVELS = 6
+"""Where events stand in the answer to a sync: rooms, join, the room, timeline, events, the event."""
+_BYTES_AT_ONCE = 64 * 1024
 
 
 class Refused(Exception):
@@ -74,7 +79,7 @@ class Download:
 class Api:
     """The client-server API of one account (https://spec.matrix.org/latest/client-server-api/)."""
 
-    def __init__(self, homeserver_url: str, user_id: str) -> None:
+    def __init__(self, homeserver_url: str, user_id: str, conversions: Conversions | None = None) -> None:
         self.user_id = user_id
         self.homeserver_url = homeserver_url.rstrip("/")
         self._client = AsyncClient(
@@ -88,6 +93,7 @@ class Api:
                 store_sync_tokens=False,
             ),
         )
+        self._conversions = conversions or Conversions()
         self._token = ""
 
     def use_token(self, access_token: str) -> None:
@@ -121,7 +127,8 @@ class Api:
             )
             async with response:
                 raw = await response.read() if most is None else await _read(response, most)
-        return judge(response.status, response.headers.get("Retry-After"), raw)
+        size = LONG if len(raw) > _BYTES_AT_ONCE else 0
+        return await self._conversions.run(size, judge, response.status, response.headers.get("Retry-After"), raw)
 
     async def upload(
         self,
@@ -221,8 +228,8 @@ def _transfer_timeout(size: int) -> aiohttp.ClientTimeout:
 def judge(status: int, retry_after: str | None, raw: bytes) -> Json:
     """The answer as JSON. Raises `Refused` where a homeserver says no, `Unreachable` where none has spoken. Pure."""
     try:
-        answer = json.loads(raw)
-    except (ValueError, RecursionError):
+        answer = loads(raw, levels=_EVENT_LEVELS)
+    except ValueError:
         answer = None
     if status == 200 and isinstance(answer, dict):
         return answer

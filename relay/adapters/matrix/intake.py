@@ -62,8 +62,8 @@ class _Portion:
 class Intake:
     """Hands answers over. What it remembers between them is only what saves questions to the store."""
 
-    def __init__(self, api: Api, rooms: Rooms, gaps: GapReader) -> None:
-        self._conversions = Conversions()
+    def __init__(self, api: Api, rooms: Rooms, gaps: GapReader, conversions: Conversions) -> None:
+        self._conversions = conversions
         self._me = api.user_id
         self._rooms = rooms
         self._gaps = gaps

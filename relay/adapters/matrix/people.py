@@ -28,10 +28,10 @@ _TOO_LONG_SECONDS = 3600.0
 class People:
     """Looks members up by display name."""
 
-    def __init__(self, api: Api, clock: Clock) -> None:
+    def __init__(self, api: Api, clock: Clock, conversions: Conversions) -> None:
         self._api = api
         self._clock = clock
-        self._conversions = Conversions()
+        self._conversions = conversions
         self._rooms: OrderedDict[str, tuple[float, Mapping[str, UserRef]]] = OrderedDict()
 
     async def named(self, room_id: str, names: Iterable[str]) -> Mapping[str, UserRef]:

@@ -13,6 +13,7 @@ from relay.adapters.matrix.question import Question
 from relay.adapters.matrix.rooms import Rooms
 from relay.core.backoff import Backoff
 from relay.core.clock import SystemClock
+from relay.core.conversions import Conversions
 from relay.core.ports import Batch
 from relay.domain.events import MessageCreated
 from relay.domain.ids import ChannelAddress, ChannelRef
@@ -60,7 +61,7 @@ async def delivered(timelines: dict[str, list[dict[str, Any]]]) -> tuple[list[Ba
     """The batches, and how often the loop turned meanwhile."""
     api = Api("http://127.0.0.1:9", ME)
     rooms = Rooms(ME, backoff=partial(Backoff, random.Random(0), first=1.0, most=2.0), now=SystemClock().monotonic)
-    intake = Intake(api, rooms, GapReader(api, lambda _: 100))
+    intake = Intake(api, rooms, GapReader(api, lambda _: 100), Conversions())
     notebook = Notebook()
     inbox = PatientInbox(notebook, SystemClock(), random.Random(0))
     portions = [_Portion(room, rooms.state(room), timeline, []) for room, timeline in timelines.items()]
