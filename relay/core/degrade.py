@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from relay.core.ports import Quotation
 from relay.core.split import Measure, beginning, first_part, split
 from relay.domain.capabilities import Capabilities
-from relay.domain.content import Attachment, Author, Content
+from relay.domain.content import Attachment, Author, Content, with_most_files
 from relay.domain.controls import without_controls
 from relay.domain.ids import MediaRef
 from relay.domain.marks import MARK
@@ -71,6 +71,7 @@ def degrade(
     off at. `quotation` is what a reply answers, for channels without native replies. `as_file`: a text that takes more
     than `policy.max_parts` messages crosses as a file under its first lines.
     """
+    content = with_most_files(content)
     text = _cleaned(content.text)
     if not (author.may_broadcast and policy.allow_broadcast):
         text = map_inline(text, _harmless)

@@ -1,10 +1,17 @@
 """What a message consists of, whoever wrote it and wherever."""
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from relay.domain.ids import MediaRef, UserRef
-from relay.domain.richtext import RichText
+from relay.domain.names import shortened
+from relay.domain.richtext import RichText, Subtext, Text
+
+MOST_FILES = 10
+"""Of one message: an event of Matrix has room for the addresses of a thousand."""
+
+_MOST_NAMED = 5
 
 MediaKind = Literal["image", "video", "audio", "voice", "file", "sticker"]
 
@@ -70,3 +77,19 @@ class Content:
 
     def __bool__(self) -> bool:
         return bool(self.text) or bool(self.attachments)
+
+
+def with_most_files(content: Content, more: Sequence[str] = ()) -> Content:
+    """`content` with as many files as may cross; what is over is named and counted in one line, and so is `more`.
+
+    Of `more` there are only the names, "" for one that is to be named nowhere.
+    """
+    over = ["" if file.spoiler else file.name for file in content.attachments[MOST_FILES:]] + [*more]
+    if not over:
+        return content
+    named = [shortened(" ".join(name.split())) for name in over if name.strip()][:_MOST_NAMED]
+    words = f"and {len(over):,} more {'file' if len(over) == 1 else 'files'}, not carried over"
+    if named:
+        words += f": {', '.join(named)}{', …' if len(named) < len(over) else ''}"
+    text = RichText((*content.text.blocks, Subtext((Text(words),))))
+    return replace(content, text=text, attachments=content.attachments[:MOST_FILES])

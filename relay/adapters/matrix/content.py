@@ -4,6 +4,7 @@ Message types: https://spec.matrix.org/latest/client-server-api/#mroommessage-ms
 arrives as text that says what it was.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -11,10 +12,9 @@ from relay.adapters.matrix.encrypted import encrypted_source
 from relay.adapters.matrix.identifiers import read_mxc
 from relay.adapters.matrix.markup import Names, parse
 from relay.adapters.matrix.state import LONGEST_NAME
-from relay.domain.content import Attachment, Content, MediaKind
+from relay.domain.content import MOST_FILES, Attachment, Content, MediaKind, with_most_files
 from relay.domain.ids import MediaRef, Platform
 from relay.domain.richtext import (
-    Block,
     BulletList,
     Emphasis,
     Inline,
@@ -41,8 +41,6 @@ _VOICE = ("m.voice", "org.matrix.msc3245.voice")
 _SPOILER = ("m.spoiler", "page.codeberg.everypizza.msc4193.spoiler")
 _POLL_STARTS = ("m.poll", "m.poll.start", "org.matrix.msc3381.poll.start")
 _GALLERIES = frozenset({"m.gallery", "dm.filament.gallery"})
-# Of a gallery, and of the pictures in a text: an event has room for a thousand addresses of files.
-_MOST_FILES = 10
 _PROFILES = ("m.per_message_profile", "com.beeper.per_message_profile")
 _TEXTS = ("m.text", "org.matrix.msc1767.text", "body")
 
@@ -57,7 +55,8 @@ def message_content(content: Json, names: Names, *, is_reply: bool) -> Content:
     if kind == "m.location":
         return Content(_location(content))
     if kind in _GALLERIES and isinstance(items := content.get("itemtypes"), list):
-        return _with_pictures(_gallery(content, items, names, is_reply=is_reply))
+        more = [_name_in_gallery(item) for item in items[MOST_FILES:]]
+        return _with_pictures(_gallery(content, items, names, is_reply=is_reply), more)
     return _with_pictures(Content(_unknown(content, names, kind, is_reply=is_reply)))
 
 
@@ -65,7 +64,7 @@ def _gallery(content: Json, items: list[Any], names: Names, *, is_reply: bool) -
     """Several files in one message (https://github.com/matrix-org/matrix-spec-proposals/pull/4274)."""
     blocks = [*_text(content, names, is_reply=is_reply).blocks]
     files: list[Attachment] = []
-    for item in items[:_MOST_FILES]:
+    for item in items[:MOST_FILES]:
         kind = string(item.get("itemtype")) if isinstance(item, dict) else ""
         if kind not in _MEDIA:
             blocks.extend(_without_file("file", string(item.get("body")) if kind else "").blocks)
@@ -73,17 +72,21 @@ def _gallery(content: Json, items: list[Any], names: Names, *, is_reply: bool) -
         said = _media(item, _MEDIA[kind], names, is_reply=False)
         blocks.extend(said.text.blocks)
         files.extend(said.attachments)
-    return Content(RichText((*blocks, *_left_out(len(items), "files"))), tuple(files))
+    return Content(RichText(tuple(blocks)), tuple(files))
 
 
-def _left_out(count: int, what: str) -> tuple[Block, ...]:
-    """Says how many of `count` files are too many for one message; nothing where they are not."""
-    more = count - _MOST_FILES
-    return (Subtext((Text(f"{more} more {what}, which do not cross"),)),) if more > 0 else ()
+def _name_in_gallery(item: Any) -> str:
+    """What one of too many files is called; nothing where it is hidden."""
+    if not isinstance(item, dict) or any(key in item for key in _SPOILER):
+        return ""
+    return string(item.get("filename")) or string(item.get("body"))
 
 
-def _with_pictures(said: Content) -> Content:
-    """`said` with the pictures that stand in its text as files: no other platform has them between words."""
+def _with_pictures(said: Content, more: Sequence[str] = ()) -> Content:
+    """`said` with the pictures that stand in its text as files: no other platform has them between words.
+
+    `more`: the names of files that are too many, as the last of these may be.
+    """
     pictures: dict[MediaRef, InlineImage] = {}
     hidden: set[MediaRef] = set()
 
@@ -103,11 +106,11 @@ def _with_pictures(said: Content) -> Content:
     for attachment in said.attachments:
         pictures.pop(attachment.source, None)
     if not pictures:
-        return said
+        return with_most_files(said, more)
     files = [_picture(image, hidden=image.source in hidden) for image in pictures.values()]
     alone = said.text.blocks == (Paragraph((next(iter(pictures.values())),)),)
-    blocks = (*(() if alone else said.text.blocks), *_left_out(len(files), "pictures"))
-    return replace(said, text=RichText(blocks), attachments=(*said.attachments, *files[:_MOST_FILES]))
+    text = RichText() if alone else said.text
+    return with_most_files(replace(said, text=text, attachments=(*said.attachments, *files)), more)
 
 
 def _picture(image: InlineImage, *, hidden: bool) -> Attachment:

@@ -54,6 +54,18 @@ def test_files_stand_before_the_rest_of_a_long_text_so_that_an_edit_moves_none()
     assert f"{first[0]} {third[0]}" == long
 
 
+def test_of_many_files_ten_cross_and_the_rest_is_named_and_counted_in_one_line() -> None:
+    files = [file(f"{number:02}", spoiler=number == 11) for number in range(40)]
+    many = replace(THREE, max_text_length=200, max_attachments=10, max_request_size=50)
+    line = "and 30 more files, not carried over: 10.bin, 12.bin, 13.bin, 14.bin, 15.bin, …"
+    assert cut("look", *files, to=many)[0] == (f"look\n{line}", "0001020304")
+    assert [attached for _, attached in cut("look", *files, to=many)] == ["0001020304", "0506070809"]
+    one = cut("", *files[:11], to=many)
+    assert one[0][0] == "and 1 more file, not carried over: 10.bin"
+    none = cut("", *(replace(one, size=1000) for one in files), to=replace(many, max_text_length=2_000))
+    assert none[0][0].count("\n") == 10, "what is too large counts as well"
+
+
 def test_what_is_too_large_is_named_with_its_size_and_a_link() -> None:
     large = file("film", 2_500_000, url="https://cdn/film", alt="the harbour")
     [part] = cut("look", large, file("a"), to=THREE)

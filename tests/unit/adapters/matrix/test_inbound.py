@@ -83,7 +83,17 @@ def test_a_gallery_brings_as_many_files_as_a_message_holds_and_counts_the_rest()
     items = [{"itemtype": "m.file", "body": f"{n}.txt", "url": f"mxc://e.t/{n}"} for n in range(1300)]
     found = said({"msgtype": "m.gallery", "body": "", "itemtypes": items}).content
     assert len(found.attachments) == 10
-    assert plain_text(found.text).endswith("1290 more files, which do not cross")
+    words = "and 1,290 more files, not carried over: 10.txt, 11.txt, 12.txt, 13.txt, 14.txt, …"
+    assert plain_text(found.text).endswith(words)
+
+
+def test_the_files_of_a_gallery_and_the_pictures_in_its_words_are_counted_together() -> None:
+    items: list[Any] = [{"itemtype": "m.file", "body": f"{n}.txt", "url": f"mxc://e.t/{n}"} for n in range(10)]
+    items += [{"itemtype": "m.image", "body": "hidden.png", "url": "mxc://e.t/h", "m.spoiler": True}, 7, {"body": " "}]
+    html = {"format": "org.matrix.custom.html", "formatted_body": 'look <img src="mxc://e.t/p" alt="a cat">'}
+    found = said({"msgtype": "m.gallery", "body": "look", "itemtypes": items, **html}).content
+    assert len(found.attachments) == 10
+    assert plain_text(found.text).endswith("and 4 more files, not carried over: a cat, …")
 
 
 def test_a_reply_without_the_quotation_that_old_clients_put_in_front() -> None:
