@@ -17,6 +17,8 @@ _JOINER = "\u200d"
 _EMOJI_STYLE = "\ufe0f"
 # More marks on one letter than any script needs cover the lines around it.
 _MOST_MARKS = 3
+# Characters of the longest emoji that there are: two people, each with a skin, a heart, and what joins them.
+_LONGEST_SEQUENCE = 12
 
 LONGEST = 80
 """Characters that a name has at most: what the strictest platform takes."""
@@ -76,9 +78,24 @@ def shortened(name: str, *, most: int = LONGEST, most_bytes: int = LONGEST_IN_BY
             size, size_in_bytes = _size(char)
             room, room_in_bytes = room - size, room_in_bytes - size_in_bytes
             if min(room, room_in_bytes) < 0:
-                cut = name[:index]
+                cut = name[: _between_characters(name, index)]
                 break
     return cut if cut == name else cut.rstrip(f" {_JOINER}")
+
+
+def _between_characters(name: str, index: int) -> int:
+    """Where to cut at or before `index`, so that no emoji and no letter loses a part that it is joined with."""
+    for place in range(index, max(index - _LONGEST_SEQUENCE, 0), -1):
+        if name[place - 1] != _JOINER and not _joins(name[place]):
+            return place
+    return index  # whoever joins more than any emoji does
+
+
+def _joins(char: str) -> bool:
+    """Whether `char` belongs to what stands before it."""
+    return (
+        char in (_JOINER, _EMOJI_STYLE) or "\U0001f3fb" <= char <= "\U0001f3ff" or unicodedata.category(char)[0] == "M"
+    )
 
 
 @lru_cache(maxsize=2_000)

@@ -32,7 +32,10 @@ def _cut(name: str) -> str:
     for character in _GRAPHEME.finditer(name):
         left -= len(character.group().encode("utf-8", "replace"))
         if left < 0:
-            return name[: character.start()]
+            # A single one that is longer than a name may be is none that anybody sees as one.
+            return name[: character.start()] or name.encode("utf-8", "replace")[:_LONGEST_NAME].decode(
+                "utf-8", "ignore"
+            )
     return name
 
 

@@ -67,3 +67,16 @@ def test_a_suffix_stays_in_sight(name: str, suffix: str) -> None:
 def test_visible_is_done_once(name: str) -> None:
     assert visible(visible(name)) == visible(name)
     assert len(shortened(name)) <= LONGEST
+
+
+@pytest.mark.parametrize(
+    ("character", "kept"),
+    [("👨‍👩‍👧‍👦", 10), ("👍🏽", 31), ("e\u0301", 40), ("❤️", 40), ("👩🏽‍❤️‍💋‍👨🏿", 7), ("字", 80), ("👨", 63)],
+    ids=ascii,
+)
+def test_a_name_is_cut_between_what_is_seen_as_characters(character: str, kept: int) -> None:
+    assert shortened(character * 81) == character * kept
+
+
+def test_a_name_of_one_endless_emoji_is_cut_all_the_same() -> None:
+    assert 60 < len(shortened("👨\u200d" * 50)) <= LONGEST
