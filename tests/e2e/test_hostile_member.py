@@ -5,20 +5,28 @@ timed against the same room without it. The ratio is printed (`pytest -s`); what
 """
 
 import asyncio
+import base64
+import io
 import os
+import resource
 import statistics
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 from aiohttp import web
+from PIL import Image
 
 from relay.domain.names import skeleton
 from relay.sandbox.homeserver import Homeserver
+from relay.sandbox.media import flat_png
 from relay.sandbox.people import Person
 from relay.sandbox.ratelimits import Limits
+from tests.support.lottie import declared_png, drawing, embedded, laborious
 from tests.support.matrix import Interloper
 from tests.support.street import file
 from tests.support.town import Town, eventually, town
@@ -154,6 +162,101 @@ async def test_what_the_relay_says_to_one_keeps_nobody_waiting(tmp_path: Path) -
         assert len(notes) <= 15
 
 
+async def test_stickers_that_are_hard_to_draw_hold_up_nobody_else(homeserver: Homeserver, tmp_path: Path) -> None:
+    ours = tmp_path / "secret.png"
+    ours.write_bytes(flat_png(0x0000FF, 320))
+    hostile = {
+        "laborious": laborious(),
+        "large": drawing(assets=[embedded(declared_png(30_000))]),
+        "many": drawing(assets=[embedded(declared_png(3_000)) | {"id": str(number)} for number in range(4)]),
+        "deep": b"[" * 100_000,
+        "ours": drawing(assets=[{"id": "0", "w": 320, "h": 320, "u": f"{tmp_path}/", "p": ours.name, "e": 0}]),
+    }
+    async with town(tmp_path, homeserver, (LOUD, QUIET), limits=Limits(identify_every=0, factor=0)) as place:
+        made = {
+            name: place.control.create_sticker(place.guild, name, 3, {"data": base64.b64encode(data).decode()})["id"]
+            for name, data in {**hostile, "wave": drawing()}.items()
+        }
+        await place.daemon.start()
+        place.say(LOUD, "begin")
+        await place.until_matrix(LOUD, lambda words: words == ["begin"])
+        alone, memory = await seconds_each(place, "before"), _memory(place)
+        for name in hostile:
+            place.say(LOUD, name, stickers=[made[name]])
+        place.say(LOUD, "the end")
+        disturbed = await seconds_each(place, "during")
+        place.say(QUIET, "hello", stickers=[made["wave"]])
+        await eventually(
+            lambda: place.on_matrix(QUIET),
+            lambda shown: any(message.content.get("info", {}).get("mimetype") == "image/webp" for message in shown),
+            what=place.daemon.log,
+            patience=90,
+        )
+        shown = await eventually(
+            lambda: place.on_matrix(LOUD), lambda shown: shown[-1].body.endswith("the end"), patience=90
+        )
+        bodies = [message.body for message in shown]
+        print(f"\na message takes {disturbed / alone:.1f} times as long beside hostile stickers")
+        assert disturbed / alone < MOST_TIMES_SLOWER
+        assert _memory(place) - memory < MOST_MORE_MEMORY
+        for name in ("large", "many", "deep"):
+            assert [body for body in bodies if name in body and "impossible to draw" in body], bodies
+        for message in shown:
+            if "url" in message.content:
+                data, _ = await place.mia.download(message.content["url"])
+                assert (0, 0, 255) not in _colors(data), message.body
+
+
+async def test_silent_connections_leave_the_daemon_its_files(homeserver: Homeserver, tmp_path: Path) -> None:
+    """A web server that takes whatever connects would use up what the bridge itself needs."""
+    async with town(tmp_path, homeserver, (QUIET,), limits=Limits(identify_every=0, factor=0)) as place:
+        await place.daemon.start()
+        resource.prlimit(place.daemon.pid, resource.RLIMIT_NOFILE, (1_024, 1_024))
+        host, _, port = place.daemon.url.removeprefix("http://").partition(":")
+        begun = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n"
+        requests = (b"", b"GET / HT", begun, begun + b"\r\n")
+        async with AsyncExitStack() as stack:
+            for number in range(1_100):
+                _, writer = await asyncio.open_connection(host, int(port))
+                stack.callback(writer.close)
+                writer.write(requests[number % len(requests)])
+            assert len(list(Path(f"/proc/{place.daemon.pid}/fd").iterdir())) < 300
+            for path, status in (("/healthz", 200), ("/readyz", 200), ("/", 200), ("/metrics", 200)):
+                assert (await place.daemon.get(path))[0] == status
+            place.say(QUIET, "with a file", attachments=[file("a.bin", os.urandom(50_000))])
+            await place.tell(QUIET, "and back")
+            await place.until_matrix(QUIET, lambda words: "with a file" in words)
+            await place.until_discord(QUIET, lambda words: "and back" in words)
+        assert "Too many open files" not in place.daemon.log(10_000)
+
+
+async def test_what_strangers_make_of_the_pages(homeserver: Homeserver, tmp_path: Path) -> None:
+    """No other site's page reads them, and nothing that somebody wrote steers the browser or the terminal."""
+    async with town(tmp_path, homeserver, (LOUD, QUIET)) as place:
+        await place.daemon.start()
+        reason = "<script>alert(1)</script>\x9b31m\x1b[2J\u202egnihton"
+        kick = {"membership": "leave", "reason": reason}
+        await place.mia.set_state(place.rooms[LOUD], "m.room.member", kick, place.relay_user)
+        await eventually(lambda: place.daemon.get("/"), lambda page: "removed" in page[1], what=place.daemon.log)
+        port = place.daemon.url.rpartition(":")[2]
+        async with aiohttp.ClientSession() as session:
+            for path in ("/", "/page.css", "/metrics", "/healthz", "/readyz"):
+                for host in (
+                    "evil.example",
+                    f"evil.example:{port}",
+                    "localhost.evil.example",
+                    f"127.0.0.1.evil:{port}",
+                ):
+                    async with session.get(place.daemon.url + path, headers={"Host": host}) as answer:
+                        assert (answer.status, LOUD in await answer.text()) == (421, False)
+        told = [(await place.daemon.get(path))[1] for path in ("/", "/readyz", "/metrics")]
+        told += [(await place.daemon.relay("status", *options))[1] for options in ((), ("--json",))]
+        assert "alert(1)" in told[0]
+        assert "<script" not in told[0]
+        for text in told:
+            assert not set("\x9b\x1b\u202e") & set(text), text
+
+
 async def member(place: Town, name: str) -> Person:
     """One more plain account, in the loud room."""
     localpart = f"{name}-{os.urandom(3).hex()}"
@@ -232,6 +335,11 @@ def _nobody_looks_like_mia(place: Town) -> None:
     assert not [name for name in shown if not name.strip() or skeleton(name) == skeleton("Mia")]
     quiet = {message["author"]["username"] for message in place.on_discord(QUIET) if "webhook_id" in message}
     assert quiet == {"Mia"}
+
+
+def _colors(data: bytes) -> set[object]:
+    picture = Image.open(io.BytesIO(data)).convert("RGB")
+    return {color for _, color in picture.getcolors(1 << 20) or ()}
 
 
 def _memory(place: Town) -> float:

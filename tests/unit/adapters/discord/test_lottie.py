@@ -1,15 +1,12 @@
 """Lottie stickers become moving pictures, whatever is in them."""
 
 import asyncio
-import base64
 import io
 import os
 import signal
-import struct
 import subprocess
 import sys
 import time
-import zlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -19,7 +16,7 @@ from PIL import Image
 from relay.adapters.discord import lottie, lottie_program
 from relay.errors import Permanent
 from relay.sandbox.media import flat_png
-from tests.support.lottie import drawing
+from tests.support.lottie import declared_png, drawing, embedded
 
 # What none of the pictures of a drawing have: this red.
 BLUE = (0, 0, 255)
@@ -105,23 +102,9 @@ def test_addresses_of_drawings() -> None:
     assert not any(map(lottie.is_drawing, ("/stickers/123.png", "/x/stickers/1.json", "/attachments/1/2/3.json")))
 
 
-def embedded(picture: bytes) -> dict[str, object]:
-    data = f"data:image/png;base64,{base64.b64encode(picture).decode()}"
-    return {"id": "0", "w": 320, "h": 320, "u": "", "p": data, "e": 1}
-
-
 async def test_a_picture_inside_a_drawing_is_drawn() -> None:
     picture = (await drawn(drawing(assets=[embedded(flat_png(0x0000FF, 320))]))).convert("RGB")
     assert BLUE in {color for _, color in picture.getcolors(1 << 20) or ()}
-
-
-def declared_png(side: int) -> bytes:
-    header = struct.pack(">IIBBBBB", side, side, 8, 6, 0, 0, 0)
-    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(bytes(64))), (b"IEND", b""))
-    written = (
-        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
-    )
-    return b"\x89PNG\r\n\x1a\n" + b"".join(written)
 
 
 @pytest.mark.parametrize(
