@@ -173,7 +173,9 @@ class Writer:
         connection = group.opened.connection
         try:
             await connection.rollback()
-            await group.opened.driver.rollback()  # SQLAlchemy holds a failed commit for the end of its transaction
+            if not connection.invalidated:
+                # SQLAlchemy holds a failed commit for the end of its transaction.
+                await group.opened.driver.rollback()
         except (SQLAlchemyError, sqlite3.Error) as failure:
             _log.warning("store_rollback_failed", reason=str(failure))
             await self._drop()
