@@ -105,8 +105,8 @@ async def read_report(
         sides={str(platform): _side(saved.get(str(platform)), running=running) for platform in Platform},
         daemon=DaemonStatus(
             running,
-            pid=process.get("pid"),
-            host=process.get("host"),
+            pid=pid if isinstance(pid := process.get("pid"), int) else None,
+            host=host if isinstance(host := process.get("host"), str) else None,
             since=_moment(process.get("since")),
             updated_at=_later(_moment(process.get("updated_at")), seen),
         ),
@@ -118,19 +118,23 @@ async def read_report(
 def _later(saved: str | None, seen: datetime | None) -> str | None:
     if saved is None or seen is None:
         return saved
-    return max(datetime.fromisoformat(saved).astimezone(UTC), seen).isoformat()
+    return max(datetime.fromisoformat(saved), seen).isoformat()
 
 
 def _moment(text: Any) -> str | None:
     try:
-        datetime.fromisoformat(text)
+        moment = datetime.fromisoformat(text)
     except (TypeError, ValueError):
         return None
-    return str(text)
+    return None if moment.tzinfo is None or not 1970 < moment.year < 9999 else moment.astimezone(UTC).isoformat()
 
 
 def _side(saved: Any, *, running: bool) -> Mapping[str, Any]:
-    if not isinstance(saved, dict) or not {"connected", "state", "problem"} <= saved.keys():
+    if not isinstance(saved, dict) or not (
+        isinstance(saved.get("connected"), bool)
+        and isinstance(saved.get("state"), str)
+        and isinstance(saved.get("problem"), str | None)
+    ):
         saved = None
     if running and saved is not None:
         return dict(saved)

@@ -330,8 +330,8 @@ def saved_counts(saved: Mapping[str, Any], directory: PairDirectory) -> Mapping[
     for record in lanes if isinstance(lanes, list) else _under_names(saved, directory):
         try:
             lane = LaneKey(_channel(record["source"]), _channel(record["destination"]))
-            found[lane] = (_counts(record), record.get("problem"))
-        except (TypeError, ValueError, KeyError, AttributeError):
+            found[lane] = (_counts(record), _words(record.get("problem")))
+        except (TypeError, ValueError, KeyError, AttributeError, OverflowError):
             _log.warning("counters cannot be read", record=repr(record)[:200])
     return found
 
@@ -354,17 +354,32 @@ def _under_names(saved: Mapping[str, Any], directory: PairDirectory) -> Iterator
 
 def _channel(record: Sequence[str]) -> ChannelRef:
     platform, native = record
+    if not isinstance(native, str):
+        raise TypeError("a channel's ID is text")
     return ChannelRef(Platform(platform), native)
 
 
+def _words(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _number(value: Any) -> int:
+    return max(0, int(value))
+
+
+def _moment(value: Any) -> datetime | None:
+    """None also for what no clock says: without a zone, or at the end of time."""
+    moment = None if value is None else datetime.fromisoformat(value)
+    return moment if moment is None or (moment.tzinfo is not None and 1970 < moment.year < 9999) else None
+
+
 def _counts(record: Mapping[str, Any]) -> LaneCounts:
-    last = record.get("last_message_at")
-    dropped = {str(feature): int(count) for feature, count in record.get("dropped", {}).items()}
+    dropped = {str(feature): _number(count) for feature, count in record.get("dropped", {}).items()}
     return LaneCounts(
-        messages=int(record.get("messages", 0)),
-        retries=int(record.get("retries", 0)),
+        messages=_number(record.get("messages", 0)),
+        retries=_number(record.get("retries", 0)),
         dropped=Counter(dropped),
-        last_message_at=None if last is None else datetime.fromisoformat(last),
+        last_message_at=_moment(record.get("last_message_at")),
     )
 
 

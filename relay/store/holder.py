@@ -13,6 +13,7 @@ from sqlalchemy.dialects.sqlite import insert
 from relay.store.session import Session
 from relay.store.tables import lease
 
+_MOST_PROCESSES = 1 << 31
 _ENDED_STATES = frozenset("ZXx")  # zombie, dead: proc_pid_stat(5)
 
 
@@ -20,9 +21,9 @@ _ENDED_STATES = frozenset("ZXx")  # zombie, dead: proc_pid_stat(5)
 class Holder:
     """A process that holds the lease.
 
-    `token` is unique to one holding. `started` names the process among all that ever had its ID: the machine's
-    boot, the PID namespace and the tick at which it began; empty where the system does not tell. `renewed_at`: an
-    earlier relay wrote each renewal there, this one only when it took the lease.
+    `token` is unique to one holding. `pid` 0: a damaged row does not tell. `started` names the process among all
+    that ever had its ID: the machine's boot, the PID namespace and the tick at which it began; empty where the system
+    does not tell. `renewed_at`: an earlier relay wrote each renewal there, this one only when it took the lease.
     """
 
     token: str
@@ -41,7 +42,8 @@ class Holder:
     @classmethod
     def of_row(cls, row: Row[Any]) -> Self:
         """The holder that a row of the table describes."""
-        return cls(row.holder, row.host, row.pid, row.started, row.since, row.renewed_at)
+        pid = row.pid if 0 < row.pid < _MOST_PROCESSES else 0
+        return cls(row.holder, row.host, pid, row.started, row.since, row.renewed_at)
 
     def on_this_kernel(self) -> bool:
         """Whether the process runs, or ran, under the same boot of the same machine, in whatever container."""
@@ -55,7 +57,7 @@ class Holder:
         if self.host != socket.gethostname():
             return "unknown"
         if not self.started:
-            return "unknown" if _exists(self.pid) else "ended"
+            return "unknown" if self.pid == 0 or _exists(self.pid) else "ended"
         here = _surroundings()
         boot, namespace, *_ = (*self.started.split(" "), "")
         if not here or here[1] != namespace:

@@ -30,6 +30,8 @@ from relay.domain.ids import ChannelRef, MessageRef, Platform, UserRef
 from relay.store.session import Session
 from relay.store.tables import SECONDS_NOW, channel, channel_id, message, message_copy, message_edit
 
+_PLATFORMS = frozenset(map(str, Platform))
+
 _m = message.c
 _c = message_copy.c
 
@@ -221,7 +223,8 @@ class SqlMessageMap:
     async def copies(self, message_id: int, channel: ChannelRef) -> tuple[Copy, ...]:
         """The copies of an original in a channel, by part."""
         rows = await self._session.all(_COPIES, {"message_id": message_id, **_of_channel(channel)})
-        return tuple(Copy(row.message_id, row.part, MessageRef(channel, row.native_id)) for row in rows)
+        whole = (row for row in rows if isinstance(row.part, int) and row.part >= 0)  # not a damaged one
+        return tuple(Copy(row.message_id, row.part, MessageRef(channel, row.native_id)) for row in whole)
 
     async def record_copy(self, copy: Copy) -> None:
         """Remember a copy; a replay of the same (message, channel, part) replaces it."""
@@ -246,7 +249,8 @@ class SqlMessageMap:
     async def sharing(self, copy: MessageRef) -> tuple[Original, ...]:
         """The originals that stand in `copy`, in the order in which they were routed; empty if it is no copy."""
         rows = await self._session.all(_SHARING, _of_ref(copy))
-        return tuple(_original(row, ChannelRef(Platform(row.platform), row.channel)) for row in rows)
+        known = [(row, Platform(row.platform)) for row in rows if row.platform in _PLATFORMS]
+        return tuple(_original(row, ChannelRef(platform, row.channel)) for row, platform in known)
 
     async def recent(self, channel: ChannelRef, since: datetime, limit: int) -> tuple[Original, ...]:
         """Of the last `limit` originals of `channel` that are not deleted those written since, oldest first."""

@@ -405,9 +405,10 @@ def _entry(row: Row[Any], lane: LaneKey) -> Entry:
     command: Command | Unreadable
     try:
         command = codec.decode(row.command)
+        if isinstance(command, SendBatch) and not command.items:
+            raise ValueError("no command: a batch of nothing")
     except ValueError as error:
-        payload = row.command.decode("utf-8", "replace") if isinstance(row.command, bytes) else str(row.command)
-        command = Unreadable(payload, str(error), _about(row))
+        command = Unreadable(row.command, str(error), _about(row))
     return Entry(row.id, lane, command, row.queued_at or EPOCH)
 
 

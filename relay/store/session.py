@@ -15,6 +15,12 @@ from relay.store.tables import packed
 
 T = TypeVar("T")
 
+# As SQLite itself counts: whatever became of the row of the sequence, no ID is given out that is there. A damaged ID at
+# the end of all numbers is not counted on from.
+_LAST_ENTRY = (
+    "SELECT max(coalesce((SELECT max(seq) FROM sqlite_sequence WHERE name = 'outbox' AND typeof(seq) = 'integer'"
+    " AND seq < 1 << 62), 0), coalesce((SELECT max(id) FROM outbox WHERE id < 1 << 62), 0))"
+)
 _NOTHING = select(literal(1))
 # As text: with each message, and SQLAlchemy takes longer over it than SQLite.
 _CHANNEL = "INSERT INTO channel (platform, native_id) VALUES (?, ?) ON CONFLICT DO NOTHING"
@@ -44,8 +50,7 @@ class EntryNumbers:
 
     def read(self, connection: sqlite3.Connection) -> None:
         """Learn the last ID that was ever given out. On the connection's thread."""
-        row = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'outbox'").fetchone()
-        self._last = 0 if row is None else int(row[0])
+        (self._last,) = connection.execute(_LAST_ENTRY).fetchone()
 
     def next(self) -> int | None:
         """The next ID; None before `read`."""

@@ -31,6 +31,7 @@ from sqlalchemy.types import TypeDecorator, UserDefinedType
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
+_LAST_MOMENT = (datetime(9999, 12, 30, tzinfo=UTC) - EPOCH) // MICROSECOND  # in every zone
 _HASH_LENGTH = 44
 
 SECONDS_NOW = "CAST(strftime('%s', 'now') AS INTEGER)"
@@ -58,10 +59,33 @@ class Moment(TypeDecorator[datetime]):
         """From the table, in UTC."""
         if value is None:
             return None
-        try:
-            return EPOCH + timedelta(microseconds=value)
-        except (TypeError, OverflowError):
+        if not isinstance(value, int) or not 0 <= value <= _LAST_MOMENT:
             return EPOCH
+        return EPOCH + timedelta(microseconds=value)
+
+
+class Words(TypeDecorator[str]):
+    """Text. Whatever else a damaged row holds in its place reads as text, too."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_result_value(self, value: Any | None, dialect: Dialect) -> str | None:
+        """From the table."""
+        if value is None or isinstance(value, str):
+            return value
+        return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
+
+class Whole(TypeDecorator[int]):
+    """A whole number. A damaged one reads as 0."""
+
+    impl = Integer
+    cache_ok = True
+
+    def process_result_value(self, value: Any | None, dialect: Dialect) -> int | None:
+        """From the table."""
+        return value if value is None or isinstance(value, int) else 0
 
 
 def packed(native_id: str) -> int | bytes | str:
@@ -122,8 +146,8 @@ channel = Table(
     "channel",
     metadata,
     Column("id", Integer, primary_key=True),
-    Column("platform", Text, nullable=False),
-    Column("native_id", Text, nullable=False),
+    Column("platform", Words, nullable=False),
+    Column("native_id", Words, nullable=False),
     Column("last_copy", Native),  # the copy that was recorded last, also after it was forgotten
     UniqueConstraint("platform", "native_id"),
 )
@@ -187,14 +211,14 @@ lane = Table(
     "lane",
     metadata,
     Column("id", Integer, primary_key=True),
-    Column("source_platform", Text, nullable=False),
-    Column("source_channel", Text, nullable=False),
-    Column("destination_platform", Text, nullable=False),
-    Column("destination_channel", Text, nullable=False),
-    Column("pair", Text),  # what its pair was called when it was last declared
+    Column("source_platform", Words, nullable=False),
+    Column("source_channel", Words, nullable=False),
+    Column("destination_platform", Words, nullable=False),
+    Column("destination_channel", Words, nullable=False),
+    Column("pair", Words),  # what its pair was called when it was last declared
     Column("last_copy", Native),  # recorded last for one of its messages, or in its channel before the lane was made
-    Column("waiting", Integer, nullable=False, server_default=text("0")),  # kept by the triggers below
-    Column("dead", Integer, nullable=False, server_default=text("0")),
+    Column("waiting", Whole, nullable=False, server_default=text("0")),  # kept by the triggers below
+    Column("dead", Whole, nullable=False, server_default=text("0")),
     UniqueConstraint("source_platform", "source_channel", "destination_platform", "destination_channel"),
 )
 
@@ -203,15 +227,15 @@ outbox = Table(
     metadata,
     Column("id", Integer, primary_key=True),
     Column("lane_id", Integer, ForeignKey("lane.id"), nullable=False),
-    Column("position", Integer, nullable=False),  # within its lane
-    Column("state", Text, nullable=False),
+    Column("position", Whole, nullable=False),  # within its lane
+    Column("state", Words, nullable=False),
     Column("queued_at", Moment, nullable=False),
-    Column("source_platform", Text),  # of the message that the command is about
-    Column("source_channel", Text),
-    Column("source_id", Text),
-    Column("reason", Text),
+    Column("source_platform", Words),  # of the message that the command is about
+    Column("source_channel", Words),
+    Column("source_id", Words),
+    Column("reason", Words),
     Column("died_at", Moment),
-    Column("command", Text, nullable=False),  # last: what is read without it does not touch its pages
+    Column("command", Words, nullable=False),  # last: what is read without it does not touch its pages
     CheckConstraint("state IN ('waiting', 'dead')", name="state"),
     Index(None, "lane_id", "state", "position"),
     Index(
@@ -255,17 +279,17 @@ batch = Table(
     metadata,
     Column("channel_id", Integer, primary_key=True),
     Column("native_id", Native, primary_key=True),
-    Column("command", Text, nullable=False),
+    Column("command", Words, nullable=False),
     sqlite_with_rowid=False,
 )
 
 media_cache = Table(
     "media_cache",
     metadata,
-    Column("platform", Text, primary_key=True),
-    Column("locator", Text, primary_key=True),
-    Column("copy_platform", Text, primary_key=True),
-    Column("copy_locator", Text, nullable=False),
+    Column("platform", Words, primary_key=True),
+    Column("locator", Words, primary_key=True),
+    Column("copy_platform", Words, primary_key=True),
+    Column("copy_locator", Words, nullable=False),
     Column("used", Integer, nullable=False, server_default=text("0")),
     sqlite_with_rowid=False,
 )
@@ -273,27 +297,27 @@ media_cache = Table(
 cursor = Table(
     "cursor",
     metadata,
-    Column("platform", Text, primary_key=True),
-    Column("stream", Text, primary_key=True),
-    Column("position", Text, nullable=False),
+    Column("platform", Words, primary_key=True),
+    Column("stream", Words, primary_key=True),
+    Column("position", Words, nullable=False),
     sqlite_with_rowid=False,
 )
 
 address = Table(
     "address",
     metadata,
-    Column("platform", Text, primary_key=True),
-    Column("value", Text, primary_key=True),  # as the operator wrote it
-    Column("channel", Text, nullable=False),  # on the same platform
+    Column("platform", Words, primary_key=True),
+    Column("value", Words, primary_key=True),  # as the operator wrote it
+    Column("channel", Words, nullable=False),  # on the same platform
     sqlite_with_rowid=False,
 )
 
 notice = Table(
     "notice",
     metadata,
-    Column("platform", Text, primary_key=True),
-    Column("key", Text, primary_key=True),
-    Column("channel", Text, primary_key=True),
+    Column("platform", Words, primary_key=True),
+    Column("key", Words, primary_key=True),
+    Column("channel", Words, primary_key=True),
     Column("used", Integer, nullable=False, server_default=text("0")),
     sqlite_with_rowid=False,
 )
@@ -301,24 +325,24 @@ notice = Table(
 notebook = Table(
     "notebook",
     metadata,
-    Column("name", Text, primary_key=True),
-    Column("value", Text, nullable=False),
+    Column("name", Words, primary_key=True),
+    Column("value", Words, nullable=False),
 )
 
 store = Table(
     "store",
     metadata,
-    Column("id", Text, primary_key=True),
+    Column("id", Words, primary_key=True),
 )
 
 lease = Table(
     "lease",
     metadata,
     Column("slot", Integer, primary_key=True),  # always 1: there is one lease
-    Column("holder", Text, nullable=False),
-    Column("host", Text, nullable=False),
-    Column("pid", Integer, nullable=False),
-    Column("started", Text, nullable=False),
+    Column("holder", Words, nullable=False),
+    Column("host", Words, nullable=False),
+    Column("pid", Whole, nullable=False),
+    Column("started", Words, nullable=False),
     Column("since", Moment, nullable=False),
     Column("renewed_at", Moment, nullable=False),
     CheckConstraint("slot = 1", name="slot"),

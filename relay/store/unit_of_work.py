@@ -5,7 +5,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from sqlalchemy import bindparam, insert, select
+import structlog
+from sqlalchemy import bindparam, delete, insert, select, text
 
 from relay.domain.pair import LaneKey
 from relay.store.batches import SqlBatches
@@ -23,8 +24,23 @@ from relay.store.session import Session
 from relay.store.tables import store as store_table
 from relay.store.writer import Writer
 
+_log = structlog.get_logger(__name__)
+
+# What waits in a lane that counts nothing would never be looked at.
+_RECOUNT = text(
+    "UPDATE lane SET waiting = true_waiting, dead = true_dead FROM ("
+    " SELECT l.id AS lane_id, coalesce(sum(o.state = 'waiting'), 0) AS true_waiting,"
+    " coalesce(sum(o.state = 'dead'), 0) AS true_dead"
+    " FROM lane l LEFT JOIN outbox o ON o.lane_id = l.id GROUP BY l.id)"
+    " WHERE lane.id = lane_id AND (waiting IS NOT true_waiting OR dead IS NOT true_dead)"
+)
+_WITHOUT_LANE = text(
+    "SELECT (SELECT count(*) FROM outbox) - (SELECT coalesce(sum(waiting + dead), 0) FROM lane) AS number"
+)
 _ID_ALPHABET = "abcdefghijklmnopqrstuvwxyz234567"
 _GET_ID = select(store_table.c.id)
+_ID_LENGTH = 6
+_FORGET_ID = delete(store_table)
 _PUT_ID = insert(store_table).values(id=bindparam("id")).inline()
 
 
@@ -95,13 +111,20 @@ class SqlStore:
         await self._readers.dispose()
 
     async def load_id(self) -> None:
-        """Read the store's ID; make one up for a new store."""
+        """Read the store's ID; make one up for a new store. Count again what is in the lanes: a row may be damaged."""
         async with self._writer.transaction() as session:
             row = await session.first(_GET_ID, {})
             known = "" if row is None else str(row.id)
-            if not known:
-                known = "".join(secrets.choice(_ID_ALPHABET) for _ in range(6))
+            if len(known) != _ID_LENGTH or not set(known) <= set(_ID_ALPHABET):
+                if row is not None:
+                    _log.error("the ID of the store cannot be read, it has another one now", id=known[:100])
+                known = "".join(secrets.choice(_ID_ALPHABET) for _ in range(_ID_LENGTH))
+                await session.later(_FORGET_ID, {})
                 await session.later(_PUT_ID, {"id": known})
+            if recounted := await session.count(_RECOUNT, {}):
+                _log.error("lanes were counted wrongly", lanes=recounted)
+            if (row := await session.first(_WITHOUT_LANE, {})) is not None and row.number:
+                _log.error("some entries of the outbox belong to no lane: nobody knows where to", entries=row.number)
         self._id = known
 
 

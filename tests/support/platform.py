@@ -415,7 +415,8 @@ class MemoryAdapter:
 
     async def _replay(self, inbox: Inbox, queue: "asyncio.Queue[int]") -> None:
         position = await inbox.cursor(self.platform, "sync")
-        at = len(self.server.log) if position is None else int(position)
+        at = len(self.server.log) if position is None else int(position) if position.isdecimal() else 0
+        at = min(at, len(self.server.log))
         if position is None:
             await self._hand_over(Batch((), (Cursor(self.platform, "sync", str(at)),)))
         self.state = SideHealth("ready")

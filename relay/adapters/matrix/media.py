@@ -102,7 +102,7 @@ class Media:
 
     async def _sticker(self, attachment: Attachment, files: Files) -> Uploaded | None:
         """A sticker that has been uploaded before: the same ones are sent again and again."""
-        copy = await files.copy_of(attachment.source, Platform.MATRIX)
+        copy = await _copy_of(attachment.source, files)
         if copy is None:
             return None
         name = file_name(attachment.name, attachment.content_type)
@@ -186,7 +186,7 @@ class Media:
         return found
 
     async def _picture(self, files: Files, media: MediaRef, turns: asyncio.Semaphore) -> MediaRef | None:
-        if (known := await files.copy_of(media, Platform.MATRIX)) is not None:
+        if (known := await _copy_of(media, files)) is not None:
             return self._kept(media, known)
         if self._clock.monotonic() < self._without_copy.get(media, 0.0):
             return None
@@ -289,3 +289,9 @@ def _refusal(refused: Refused, attachment: Attachment) -> DeliveryError:
     if refused.status < 500:
         return Uncarried(attachment.id, "refused by the homeserver")
     return Transient(str(refused), retry_after=refused.retry_after, failed=True)
+
+
+async def _copy_of(source: MediaRef, files: Files) -> MediaRef | None:
+    """Where a picture was uploaded to, as the store remembers it; None where that can be no file's address."""
+    copy = await files.copy_of(source, Platform.MATRIX)
+    return copy if copy is not None and read_mxc(copy.locator) is not None else None
