@@ -77,10 +77,10 @@ class Deliverer:
             case RequoteMessage() as command if entry.lane.crosses:
                 await self._requote(entry, command, suspect=suspect)
                 self._had_turn.discard(entry.id)
-            case RequoteMessage() as command if command.source.channel != entry.lane.destination:
-                await self._come_back(entry, command)
-            case RefreshMessage() | RequoteMessage() as command:
+            case RefreshMessage() | RequoteMessage() as command if self.only_looks(entry):
                 await self._look_again(entry, command)
+            case RefreshMessage() | RequoteMessage() as command:
+                await self._come_back(entry, command)
             case DeleteMessage() as command:
                 await self._delete(entry, command)
             case RemoveOriginal() as command:
@@ -107,6 +107,16 @@ class Deliverer:
         if isinstance(entry.command, PostNotice | MarkFailed):
             return await self._notes.gathered(entry)
         return await self._batches.plan(entry, seconds_each=seconds_each, lanes=lanes)
+
+    def only_looks(self, entry: Entry) -> bool:
+        """Whether an entry waits in a channel's lane to itself for what can be read there, and sends nothing."""
+        if entry.lane.crosses:
+            return False
+        match entry.command:
+            case RefreshMessage(source) | RequoteMessage(source):
+                return source.channel == entry.lane.destination
+            case command:
+                return isinstance(command, LateFile)
 
     def gives_way(self, entry: Entry) -> bool:
         """Whether an entry is worth less than anybody's words, and has not waited among the relay's notes yet."""
@@ -238,7 +248,7 @@ class Deliverer:
         again = _as_edit(command, said) if isinstance(command, RefreshMessage) else command
         await self._move(entry, LaneKey(command.source.channel, across), again)
 
-    async def _come_back(self, entry: Entry, command: RequoteMessage) -> None:
+    async def _come_back(self, entry: Entry, command: RefreshMessage | RequoteMessage) -> None:
         """What waited among notes has its turn: it is carried out behind all that waits in its own lane by now."""
         if self._context.across(entry.lane.destination) != command.source.channel:
             # The pair is another one by now.

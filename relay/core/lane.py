@@ -16,7 +16,7 @@ from relay.core.delivery import Deliverer
 from relay.core.pairs import PairDirectory
 from relay.core.status import Status
 from relay.core.storage import Entry, Store
-from relay.domain.commands import DeleteMessage, LateFile, RequoteMessage
+from relay.domain.commands import DeleteMessage, RequoteMessage
 from relay.domain.ids import MessageRef
 from relay.domain.pair import LaneKey
 from relay.errors import (
@@ -224,8 +224,8 @@ class Lane:
         return False
 
     def _turn(self, entry: Entry) -> AbstractAsyncContextManager[bool]:
-        if (isinstance(entry.command, LateFile) and not self._key.crosses) or self._is_put_off(entry):
-            return nullcontext(True)  # a look at what comes in sends nothing
+        if self._deliverer.only_looks(entry) or self._is_put_off(entry):
+            return nullcontext(True)
         # In a lane that does not cross a quoted line only waits for its turn.
         sends = self._key.crosses or not isinstance(entry.command, RequoteMessage)
         return self._budget.turn(entry.queued_at, is_note=not self._key.crosses, sends=sends)
