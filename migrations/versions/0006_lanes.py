@@ -217,13 +217,16 @@ def downgrade() -> None:
 def _refuse_mistakable() -> None:
     """Under its name alone, what waits for one channel would be posted in the other.
 
-    An address and the channel that it stands for are one, and so is what waits under a name for where it leads.
+    An address and the channel that it stands for are one, and so is what waits under a name for where it leads. An
+    empty lane whose channel no address stands for is not declared any more: nothing can be mistaken for it.
     """
     names = op.get_bind().execute(
         sa.text(
             "SELECT l.pair FROM lane l WHERE l.waiting + l.dead > 0 AND (l.pair IS NULL OR EXISTS (SELECT 1 FROM lane o"
             " WHERE o.pair = l.pair AND o.destination_platform = l.destination_platform"
             " AND o.destination_channel != l.destination_channel"
+            " AND (o.waiting + o.dead > 0 OR EXISTS (SELECT 1 FROM address a WHERE a.platform = o.destination_platform"
+            " AND o.destination_channel IN (a.value, a.channel)))"
             " AND NOT EXISTS (SELECT 1 FROM address a WHERE a.platform = l.destination_platform"
             " AND (a.value, a.channel) IN (VALUES (l.destination_channel, o.destination_channel),"
             " (o.destination_channel, l.destination_channel)))"

@@ -362,6 +362,7 @@ def test_what_would_go_to_another_room_under_its_name_cannot_go_back(url: str, n
             f"""
             INSERT INTO lane (id, source_platform, source_channel, destination_platform, destination_channel, pair)
             VALUES (1, 'discord', '1', 'matrix', '!staff', {name}), (2, 'discord', '2', 'matrix', '!public', 'help');
+            INSERT INTO address VALUES ('matrix', '#public:x', '!public');
             INSERT INTO outbox (lane_id, position, state, queued_at, command) VALUES (1, 1, 'waiting', 1, '{{}}');
             """
         )
@@ -370,6 +371,21 @@ def test_what_would_go_to_another_room_under_its_name_cannot_go_back(url: str, n
     with pytest.raises(StoreError, match=rf"cannot go back to '0005': .*{why}; let the daemon deliver it"):
         downgrade(url, "0005")
     assert tables(url) == before
+
+
+def test_an_empty_lane_that_is_not_declared_any_more_keeps_nobody_from_going_back(url: str) -> None:
+    with sqlite3.connect(url.removeprefix("sqlite:///")) as connection:
+        connection.executescript(
+            """
+            INSERT INTO address VALUES ('matrix', '#help:x', '!new');
+            INSERT INTO lane (id, source_platform, source_channel, destination_platform, destination_channel, pair)
+            VALUES (1, 'discord', '1', 'matrix', '!old', 'help'), (2, 'discord', '1', 'matrix', '!new', 'help');
+            INSERT INTO outbox (lane_id, position, state, queued_at, command) VALUES (2, 1, 'waiting', 1, '{}');
+            """
+        )
+    connection.close()
+    downgrade(url, "0005")
+    assert rows(url, "SELECT pair, destination FROM outbox") == [("help", "matrix")]
 
 
 def test_an_address_and_its_channel_are_not_mistaken_for_each_other(url: str) -> None:
