@@ -271,8 +271,9 @@ def read_name(form: Form, field: str, *, required: bool = False) -> str | None:
     if raw is None:
         return None
     name = _SPACES.sub(" ", raw).strip()
-    visible = any(unicodedata.category(char)[0] not in "CZ" and char not in _BLANKS for char in name)
-    if not 1 <= len(name) <= MAX_NAME or not visible:
+    # "We limit some zero-width and non-rendering characters": how, and in which form a name is measured, is not said.
+    visible = any(unicodedata.category(char)[0] not in "CMZ" and char not in _BLANKS for char in name)
+    if not 1 <= len(name) <= MAX_NAME or len(unicodedata.normalize("NFKC", name)) > MAX_NAME or not visible:
         form.mistake(field, "BASE_TYPE_BAD_LENGTH", f"Must be between 1 and {MAX_NAME} in length.")
     folded = _folded(name)
     for word in _FORBIDDEN:

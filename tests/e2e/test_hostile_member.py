@@ -11,6 +11,7 @@ import os
 import resource
 import statistics
 import time
+import unicodedata
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -21,7 +22,7 @@ import pytest
 from aiohttp import web
 from PIL import Image
 
-from relay.domain.names import skeleton
+from relay.domain.names import skeleton, visible
 from relay.sandbox.homeserver import Homeserver
 from relay.sandbox.media import flat_png
 from relay.sandbox.people import Person
@@ -46,6 +47,21 @@ NAMES = (
     "```",
     "a\u202eb",
     "Mia, Ada",
+)
+STRANGER_NAMES = (
+    "\u0301\u0302",
+    "Z" + "\u0301\u0327" * 100,
+    "\ufdfa" * 80,
+    "ｄｉｓｃｏｒｄ" + "\ufdfa" * 70,
+    "\u202eecilA\u2066",
+    "clyde",
+    "here",
+    "system message",
+    "@#:",
+    "⟨Mia⟩",
+    "↪ Bob",
+    "(via IRC)",
+    "\U000e0041\U000e0042",
 )
 MOST_TIMES_SLOWER = 10.0
 MOST_MORE_MEMORY = 120.0  # MiB
@@ -75,6 +91,43 @@ async def test_one_member_disturbs_nobody_else(homeserver: Homeserver, tmp_path:
         _nobody_looks_like_mia(place)
         code, output = await place.daemon.relay("dead", "list", "--json")
         assert (code, "loud" in output, "quiet" in output) == (0, False, False), output
+
+
+async def test_whoever_is_called_whatever_is_heard_and_told_apart(homeserver: Homeserver, tmp_path: Path) -> None:
+    async with town(tmp_path, homeserver, (LOUD, QUIET), limits=Limits(identify_every=0, factor=0)) as place:
+        await place.daemon.start()
+        accounts = [await member(place, name) for name in ("mallory", "oscar")]
+        said: list[str] = []
+        async with accounts[0], accounts[1]:
+            for name in (*NAMES, *STRANGER_NAMES):
+                for number, account in enumerate(accounts):
+                    await _rename(account, place.rooms[LOUD], name)
+                    said.append(f"{number} said {len(said)}")
+                    await account.text(place.rooms[LOUD], said[-1])
+            await place.until_discord(LOUD, lambda words: words == said)
+        here = [message["author"]["username"] for message in place.on_discord(LOUD)]
+        assert all(1 <= len(unicodedata.normalize("NFKC", name)) <= 80 for name in here)
+        _told_apart([(text[0], name) for text, name in zip(said, here, strict=True)])
+
+        back: list[str] = []
+        for name in (*NAMES, *STRANGER_NAMES):
+            for who in ("Ada", "Ben"):
+                place.control.rename(place.people[who], place.guild, nick=name[:32])
+                back.append(f"{who} said {len(back)}")
+                place.say(LOUD, back[-1], who=who)
+        await place.until_matrix(LOUD, lambda words: words[-len(back) :] == back)
+        names = [message.name for message in await place.on_matrix(LOUD) if message.name]
+        assert all(1 <= len(name.encode()) <= 255 for name in names)
+        _told_apart([(text[0], name) for text, name in zip(back, names, strict=True)])
+
+
+def _told_apart(shown: list[tuple[str, str]]) -> None:
+    """Nobody's names are among another one's, as a platform may compare them."""
+    names: dict[str, str] = {}
+    for who, name in shown:
+        folded = visible(unicodedata.normalize("NFKC", name)).casefold()
+        assert folded
+        assert names.setdefault(folded, who) == who, name
 
 
 async def test_a_dead_file_is_named_and_follows_when_it_comes(homeserver: Homeserver, tmp_path: Path) -> None:
