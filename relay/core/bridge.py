@@ -140,7 +140,7 @@ class Bridge:
         self, address: ChannelAddress, channel: ChannelRef, *, predecessors: frozenset[ChannelRef] = frozenset()
     ) -> None:
         """See `Inbox.opened`."""
-        pair = self._pairs.open(address, channel)
+        pair = self._pairs.open(address, channel, predecessors)
         if pair is None:
             return
         known_lanes = self._known_lanes(pair, channel)

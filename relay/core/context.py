@@ -86,9 +86,21 @@ class Context:
             last_copy, alone = await uow.outbox.last_copy(entry.lane), await uow.outbox.is_alone(entry.lane)
         return Task(entry, pair, channel, adapter, suspect, last_copy=last_copy, alone=alone)
 
-    async def task_about(self, entry: Entry, source: MessageRef, reply_to: MessageRef | None, *, suspect: bool) -> Task:
-        """An entry about one original, which may reply to `reply_to`."""
+    async def task_about(
+        self,
+        entry: Entry,
+        source: MessageRef,
+        reply_to: MessageRef | None,
+        *,
+        suspect: bool,
+        where: ChannelRef | None = None,
+    ) -> Task:
+        """An entry about one original, which may reply to `reply_to`.
+
+        `where`: the channel in which its copies are to be changed, where that is not the one to which the lane leads.
+        """
         pair, channel, adapter = self.destination(entry.lane)
+        channel = where or channel
         if entry.original is not None and reply_to is None and not suspect:
             return Task(entry, pair, channel, adapter, suspect, original=entry.original)
         async with self.store.read() as uow:
@@ -111,6 +123,18 @@ class Context:
                 last_copy=await uow.outbox.last_copy(entry.lane) if suspect else None,
                 alone=not suspect or await uow.outbox.is_alone(entry.lane),
             )
+
+    async def elsewhere(self, task: Task) -> frozenset[ChannelRef]:
+        """Where else on its platform a task's message has copies: the lanes from its channel led there before."""
+        if task.original is None:
+            return frozenset()
+        async with self.store.read() as uow:
+            places = await uow.messages.places(task.original.id, task.channel.platform)
+        return places - {task.channel}
+
+    def is_replaced(self, channel: ChannelRef, lane: LaneKey) -> bool:
+        """Whether the channel that `lane` leads to has replaced `channel`, and is the same place."""
+        return channel in self._pairs.predecessors(lane.destination)
 
     def delivery(
         self, task: Task, author: Author | None, content: Content, verb: str, *, part: int = 0, suspect: bool = False
@@ -146,7 +170,7 @@ class Context:
 
     async def resolved(self, task: Task, content: Content) -> Content:
         """`content` with what it refers to found on the other side. Raises `StoreUnavailable`."""
-        return await self._references.resolve(content, task.adapter, task.channel)
+        return await self._references.resolve(content, task.adapter, task.entry.lane.destination)
 
     def across(self, channel: ChannelRef) -> ChannelRef | None:
         """The channel that `channel` is paired with now."""

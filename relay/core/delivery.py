@@ -31,11 +31,17 @@ from relay.domain.commands import (
 )
 from relay.domain.content import Content
 from relay.domain.events import MessageCreated
-from relay.domain.ids import MessageRef
+from relay.domain.ids import ChannelRef, MessageRef
 from relay.domain.pair import LaneKey
-from relay.errors import Orphaned, Permanent, TargetGone, Transient, Uncarried
+from relay.domain.richtext import RichText
+from relay.errors import Blocked, DeliveryError, Orphaned, Permanent, TargetGone, Transient, Uncarried
 
 _log = structlog.get_logger(__name__)
+
+_STAYS = (
+    "A message that was deleted here still stands where this channel was mirrored to before. "
+    "The relay may not remove it there: ask a moderator of that place."
+)
 
 
 class Deliverer:
@@ -179,6 +185,9 @@ class Deliverer:
 
     async def _edit(self, entry: Entry, command: EditMessage, *, suspect: bool) -> None:
         task = await self._context.task_about(entry, command.source, command.reply_to, suspect=suspect)
+        if not task.copies and (elsewhere := await self._context.elsewhere(task)):
+            await self._edit_elsewhere(entry, command, elsewhere)
+            return
         if not task.copies or task.original is None or (task.original.deleted and not suspect):
             sent = await self._as_first_words(entry, command)
             if sent is None:
@@ -190,6 +199,30 @@ class Deliverer:
             # A later edit waits behind this one, or has crossed before it: its words are the ones that count.
             await self._context.done(entry)
             return
+        await self._change(task, command)
+
+    async def _edit_elsewhere(self, entry: Entry, command: EditMessage, places: frozenset[ChannelRef]) -> None:
+        """The copies stand in a channel that the lane does not lead to any more.
+
+        One that the lane's has replaced is the same place. What the operator has put in the place of another is not.
+        """
+        reason = "its copy stands where this channel is not mirrored to any more"
+        for place in places:
+            if not self._context.is_replaced(place, entry.lane):
+                continue
+            task = await self._context.task_about(entry, command.source, command.reply_to, suspect=False, where=place)
+            try:
+                await self._change(task, command)
+            except (Blocked, Permanent) as error:
+                _log.info("a copy in a replaced channel stays as it is", pair=task.pair.name, reason=str(error))
+                reason = "its copy stands in a room that has been replaced, and cannot be changed there"
+            else:
+                return
+        await self.drop(entry, Dropped("old_room", reason))
+
+    async def _change(self, task: Task, command: EditMessage) -> None:
+        """Make the copies of a task's message say `command`."""
+        entry = task.entry
         await self._clear_away(task, task.superseded)
         batch = await self._batches.of(task)
         parts = await self._parts.of(task, command, batch)
@@ -233,12 +266,12 @@ class Deliverer:
     async def _wait_for_source(self, entry: Entry, command: RefreshMessage | RequoteMessage, error: Transient) -> None:
         """What a message says cannot be asked now: wait with all that waits for its platform, and hold up nobody."""
         _log.info("waits for its own side", direction=entry.lane.direction, reason=str(error))
-        await self._move(entry, LaneKey.within(command.source.channel), command)
+        await self._move(entry, LaneKey.within(entry.lane.source), command)
 
     async def _look_again(self, entry: Entry, command: RefreshMessage | RequoteMessage) -> None:
         """What could not be read when it was its turn crosses once it can. Raises `Transient`."""
         said = await self._context.latest(command.source)
-        across = self._context.across(command.source.channel)
+        across = self._context.across(entry.lane.source)
         async with self._store.read() as uow:
             original = await uow.messages.find(command.source)
         # The pair may be another one by now: what is in no copy yet is not to be sent to its channel.
@@ -246,15 +279,15 @@ class Deliverer:
             await self._context.done(entry)
             return
         again = _as_edit(command, said) if isinstance(command, RefreshMessage) else command
-        await self._move(entry, LaneKey(command.source.channel, across), again)
+        await self._move(entry, LaneKey(entry.lane.source, across), again)
 
     async def _come_back(self, entry: Entry, command: RefreshMessage | RequoteMessage) -> None:
         """What waited among notes has its turn: it is carried out behind all that waits in its own lane by now."""
-        if self._context.across(entry.lane.destination) != command.source.channel:
-            # The pair is another one by now.
+        across = self._context.across(entry.lane.destination)
+        if across is None:
             await self._context.done(entry)
             return
-        back = await self._move(entry, LaneKey(command.source.channel, entry.lane.destination), command)
+        back = await self._move(entry, LaneKey(across, entry.lane.destination), command)
         self._had_turn.add(back.id)
 
     async def _move(self, entry: Entry, lane: LaneKey, command: Command) -> Entry:
@@ -313,18 +346,37 @@ class Deliverer:
             await self._remove(task, task.superseded)
             await self._context.done(entry)
             return
+        await self._take_out(task)
+        for place in await self._context.elsewhere(task):
+            # Whatever the channel is paired with by now: what somebody deletes is to be read nowhere.
+            there = await self._context.task_about(entry, command.source, None, suspect=False, where=place)
+            try:
+                await self._take_out(there)
+            except (Blocked, Permanent) as error:
+                await self._stays_elsewhere(there, error)
+        async with self._store.write() as uow:
+            for letter in await uow.outbox.dead_about(command.source):
+                await uow.outbox.discard(letter.entry.id)
+            await uow.outbox.done(entry.id)
+
+    async def _take_out(self, task: Task) -> None:
+        """Remove the copies of a task's message; where it shares one with others, their words stay."""
         batch = await self._batches.of(task)
-        rest = None if batch is None else without(batch, command.source)
+        rest = None if batch is None or task.original is None else without(batch, task.original.ref)
         if rest is not None and rest.items:
             await self._remove(task, task.copies[1:])
             await self._batches.say(task, rest, leaving=True)
         else:
             await self._remove(task, task.copies)
         await self._remove(task, task.superseded)
+
+    async def _stays_elsewhere(self, task: Task, error: DeliveryError) -> None:
+        _log.warning("a copy elsewhere cannot be removed", channel=task.channel.id, reason=str(error))
+        self._status.dropped(task.entry.lane, "old_room")
+        here = LaneKey.within(task.entry.lane.source)
         async with self._store.write() as uow:
-            for letter in await uow.outbox.dead_about(command.source):
-                await uow.outbox.discard(letter.entry.id)
-            await uow.outbox.done(entry.id)
+            await uow.outbox.append(here, PostNotice(RichText.plain(_STAYS)), self._clock.now())
+        self._wake(here)
 
     async def _remove_original(self, entry: Entry, command: RemoveOriginal) -> None:
         """What was written here goes, where we may remove it; then its platform tells, and what is left of it goes."""

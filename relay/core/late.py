@@ -134,7 +134,7 @@ class LateFiles:
             ref = await task.adapter.send(delivery)
         except (Uncarried, FileTrouble, TargetGone) as error:
             if isinstance(error, FileTrouble) or (isinstance(error, Uncarried) and error.late):
-                await self._move(entry, late, LaneKey.within(task.channel))
+                await self._move(entry, late, LaneKey.within(task.entry.lane.destination))
                 return
             _log.info("late file does not cross", pair=task.pair.name, reason=str(error))
             self._status.dropped(entry.lane, "file")
@@ -158,7 +158,7 @@ async def forget_late(uow: UnitOfWork, task: Task, attachments: set[str]) -> Non
     """These files of a task's message need not follow any more, or are about to be queued anew."""
     if task.original is None:
         return
-    for lane in (LaneKey.within(task.channel), task.entry.lane):
+    for lane in (LaneKey.within(task.entry.lane.destination), task.entry.lane):
         for entry in await uow.outbox.waiting_about(lane, task.original.ref):
             if isinstance(entry.command, LateFile) and entry.command.attachment.id in attachments:
                 await uow.outbox.done(entry.id)

@@ -23,6 +23,7 @@ class PairDirectory:
         self._channels = dict(known)
         self._addresses: dict[ChannelRef, ChannelAddress] = {}
         self._problems: dict[ChannelAddress, str | None] = {}  # of those that were opened or closed
+        self._predecessors: dict[ChannelRef, frozenset[ChannelRef]] = {}
         self.replace(pairs)
 
     @property
@@ -46,8 +47,13 @@ class PairDirectory:
         """The addresses on `platform` that an adapter has to open; those of archived pairs are not among them."""
         return frozenset(address for address in self._by_address if address.platform is platform)
 
-    def open(self, address: ChannelAddress, channel: ChannelRef) -> Pair | None:
-        """`address` is `channel` and works; the pair it belongs to, None if it is not declared any more."""
+    def open(
+        self, address: ChannelAddress, channel: ChannelRef, predecessors: frozenset[ChannelRef] = frozenset()
+    ) -> Pair | None:
+        """`address` is `channel` and works; the pair it belongs to, None if it is not declared any more.
+
+        `predecessors`: see `Inbox.opened`.
+        """
         pair = self._by_address.get(address)
         if pair is not None:
             before = self.channel(address)
@@ -56,6 +62,7 @@ class PairDirectory:
             self._channels[address] = channel
             self._addresses[channel] = address
             self._problems[address] = None
+            self._predecessors[channel] = predecessors
         return pair
 
     def close(self, address: ChannelAddress, problem: str) -> Pair | None:
@@ -73,6 +80,10 @@ class PairDirectory:
         """The pair that a channel belongs to."""
         address = self._addresses.get(channel)
         return None if address is None else self._by_address.get(address)
+
+    def predecessors(self, channel: ChannelRef) -> frozenset[ChannelRef]:
+        """The channels that `channel` has replaced and is the same place as."""
+        return self._predecessors.get(channel, frozenset())
 
     def across(self, channel: ChannelRef) -> ChannelRef | None:
         """The channel that `channel` is paired with. An alias may stand for a room, as people write it."""

@@ -109,9 +109,9 @@ class Parts:
             await uow.outbox.amend(task.entry.id, replace(command, parts=parts))
             if late is not None:
                 await forget_late(uow, task, {late.attachment.id})
-                await uow.outbox.append(LaneKey.within(task.channel), late, self._clock.now())
+                await uow.outbox.append(LaneKey.within(task.entry.lane.destination), late, self._clock.now())
         if late is not None:
-            self._wake(LaneKey.within(task.channel))
+            self._wake(LaneKey.within(task.entry.lane.destination))
         # Whoever tries this again has to read it again.
         self._wake(task.entry.lane)
         return parts

@@ -134,9 +134,9 @@ class Router:
             await uow.messages.leave_out(original.id, False)
             sent = SendMessage(event.ref, author, event.content, original.created_at, original.reply_to)
             await self._queue(uow, lane, sent, routed)
-            return
-        command = EditMessage(event.ref, author, event.content, event.edited_at, original.reply_to)
-        await self._queue(uow, lane, command, routed)
+        else:
+            command = EditMessage(event.ref, author, event.content, event.edited_at, original.reply_to)
+            await self._queue(uow, lane, command, routed)
         await self._requote(uow, event.ref, original, pair, routed)
 
     async def _deleted(
@@ -151,9 +151,8 @@ class Router:
         if original.deleted:
             return
         await uow.messages.mark_deleted(original.id)
-        if original.left_out:
-            return
-        await self._queue(uow, lane, DeleteMessage(event.ref), routed)
+        if not original.left_out:
+            await self._queue(uow, lane, DeleteMessage(event.ref), routed)
         await self._requote(uow, event.ref, original, pair, routed)
 
     async def _copy_removed(self, uow: UnitOfWork, copy: MessageRef, lane: LaneKey, routed: _Routed) -> None:
@@ -177,12 +176,14 @@ class Router:
         Only the newest answers: nobody's edit may become hundreds.
         """
         answered = [changed]
+        across = self._pairs.lane_from(changed.channel, pair)
         if original is not None:
-            there = self._pairs.lane_from(changed.channel, pair).destination
-            answered += [copy.ref for copy in await uow.messages.copies(original.id, there)]
+            # Also in a channel that was the pair's before: what was answered there is quoted here.
+            for place in await uow.messages.places(original.id, across.destination.platform):
+                answered += [copy.ref for copy in await uow.messages.copies(original.id, place)]
         for target in answered:
+            lane = across if target == changed else across.back
             for answer in await uow.messages.answers(target, _MOST_REQUOTED):
-                lane = self._pairs.lane_from(answer.ref.channel, pair)
                 if lane.destination.platform in pair.destinations:
                     await self._queue(uow, lane, RequoteMessage(answer.ref, target), routed)
 

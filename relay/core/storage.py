@@ -135,6 +135,10 @@ class MessageMap(Protocol):
         """The copies of an original in a channel, by part."""
         ...
 
+    async def places(self, message_id: int, platform: Platform) -> frozenset[ChannelRef]:
+        """The channels of a platform in which an original has copies."""
+        ...
+
     async def record_copy(self, copy: Copy) -> None:
         """Remember a copy; a replay of the same (message, channel, part) replaces it."""
         ...

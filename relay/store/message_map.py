@@ -79,6 +79,12 @@ _COPIES = (
     .where(_c.message_id == bindparam("message_id"), _c.channel_id == channel_id())
     .order_by(_c.part)
 )
+_PLACES = (
+    select(channel.c.native_id)
+    .distinct()
+    .join(message_copy, channel.c.id == _aside(_c.channel_id))
+    .where(_c.message_id == bindparam("message_id"), channel.c.platform == bindparam("platform"))
+)
 _RECORD = (
     insert(message_copy)
     .prefix_with("OR REPLACE")
@@ -225,6 +231,11 @@ class SqlMessageMap:
         rows = await self._session.all(_COPIES, {"message_id": message_id, **_of_channel(channel)})
         whole = (row for row in rows if isinstance(row.part, int) and row.part >= 0)  # not a damaged one
         return tuple(Copy(row.message_id, row.part, MessageRef(channel, row.native_id)) for row in whole)
+
+    async def places(self, message_id: int, platform: Platform) -> frozenset[ChannelRef]:
+        """The channels of a platform in which an original has copies."""
+        rows = await self._session.all(_PLACES, {"message_id": message_id, "platform": platform})
+        return frozenset(ChannelRef(platform, row.native_id) for row in rows)
 
     async def record_copy(self, copy: Copy) -> None:
         """Remember a copy; a replay of the same (message, channel, part) replaces it."""

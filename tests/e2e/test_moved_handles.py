@@ -1,5 +1,6 @@
 """What the relay knows of a platform changes under it: a webhook is moved, an alias names another room."""
 
+import signal
 from functools import partial
 from pathlib import Path
 
@@ -133,6 +134,47 @@ async def test_a_room_upgrade_loses_nothing_and_writes_nothing_into_the_old_room
             assert shown[-1].endswith(last)
         assert (await place.daemon.status())["pairs"][0]["problem"] is None
         await until_logged(place, "matrix_room may name the new room")
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+async def test_edits_and_deletions_reach_copies_in_a_room_that_was_upgraded(
+    homeserver: Homeserver, tmp_path: Path, restarted: bool
+) -> None:
+    async with town(tmp_path, homeserver) as place:
+        place.rooms["help"] = await place.mia.create_room("help", invite=[place.relay_user], version="11")
+        await place.mia.set_power(place.rooms["help"], users={place.mia.user_id: 100, place.relay_user: 50})
+        place.write_config()
+        await started(place)
+        channel = place.channels["help"]
+        mended, secret, later = [place.say("help", words) for words in ("to be mended", "a secret", "another secret")]
+        await place.until_matrix("help", partial(contains, "another secret"))
+        old, _ = await upgrade(place)
+        place.say("help", "said in the new room")
+        await place.until_matrix("help", partial(contains, "said in the new room"))
+        if restarted:
+            await place.daemon.stop()
+        place.control.edit(channel, mended, "mended")
+        place.control.delete(channel, secret)
+        if restarted:
+            await place.daemon.start()
+
+        async def words() -> set[str]:
+            return {message.body.partition(": ")[2] or message.body for message in await place.mia.messages(old)}
+
+        def changed(shown: set[str]) -> bool:
+            return "mended" in shown and not {"to be mended", "a secret"} & shown
+
+        await eventually(words, changed)
+        assert "another secret" in await words()
+        # The operator has another room in its place: what is deleted goes from the old ones all the same.
+        place.rooms["help"] = await place.mia.create_room("other", invite=[place.relay_user])
+        place.write_config()
+        place.daemon.send_signal(signal.SIGHUP)
+        await until_logged(place, f'"channel": "{place.rooms["help"]}"')
+        place.say("help", "said in another room")
+        await place.until_matrix("help", partial(contains, "said in another room"))
+        place.control.delete(channel, later)
+        await eventually(words, lambda shown: "another secret" not in shown)
 
 
 async def test_a_replacement_without_an_invitation_is_told_in_the_status(

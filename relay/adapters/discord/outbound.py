@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
 from functools import partial
 
 import structlog
@@ -271,7 +272,7 @@ class Outbound:
     async def _delete_through_webhook(self, target: MessageRef) -> bool:
         """Whether its own webhook has deleted it. Only asked where the bot may not delete what others posted."""
         feed = self._feeds.get(target.channel.id)
-        if feed is not None and feed.place.moderates:
+        if feed is None or feed.place.moderates:
             return False
         seen = await self._look(target)
         home, thread = self._feeds.webhook_home(target.channel.id), self._feeds.thread(target.channel.id)
@@ -312,6 +313,20 @@ class Outbound:
         user = UserRef(Platform.DISCORD, seen.user) if seen.webhook is None and not is_self else None
         return Quotation(seen.author, text, url, is_self=is_self, user=user)
 
+    async def message(self, target: MessageRef) -> Json | None:
+        """A message as it stands now; None when it is gone."""
+        seen = self._recent.get(target.id)
+        where = target if seen is None else replace(target, channel=replace(target.channel, id=seen.channel))
+        try:
+            async with self._changing(where):
+                return await self._ask_for(where)
+        except (TargetGone, Permanent):
+            return None
+        except Blocked:
+            if where == target:
+                raise
+            return None  # the thread that it was in is gone, or closed to us
+
     async def _is_own(self, target: MessageRef, seen: Seen) -> bool:
         if seen.webhook is None:
             return seen.user == self._me.user
@@ -345,7 +360,7 @@ class Outbound:
             return seen
         feed = self._feeds.get(target.channel.id)
         if feed is None:
-            raise Unanswered("the channel is not open", sent=False)
+            raise Blocked(f"channel {target.channel.id} is not open")
         return self._translator.seen(feed, await self._ask_for(target))
 
     async def _ask_for(self, target: MessageRef) -> Json:

@@ -28,7 +28,7 @@ from relay.domain.content import Author
 from relay.domain.events import MessageCreated, MessageEdited
 from relay.domain.ids import ChannelAddress, ChannelRef, MediaRef, MessageRef, Platform, UserRef
 from relay.domain.richtext import RichText
-from relay.errors import FatalError, Permanent, StoreError, ungrouped
+from relay.errors import FatalError, Permanent, StoreError, TargetGone, ungrouped
 
 
 class MatrixAdapter:
@@ -156,8 +156,14 @@ class MatrixAdapter:
         await self._outbound.delete(target, key)
 
     async def quote(self, target: MessageRef) -> Quotation | None:
-        """See `Adapter.quote`. Replies are native here: for whoever wants to show a message elsewhere."""
-        said = await self.latest(target)
+        """See `Adapter.quote`. Replies are native here: for whoever wants to show a message elsewhere.
+
+        What the relay is not shown (it may be older than its membership) others may well see: there is the link.
+        """
+        try:
+            said = await self._said(target)
+        except (TargetGone, Permanent):
+            return Quotation("a message", RichText(), compose.permalink(target))
         if said is None:
             return None
         text = said.content.text
@@ -167,14 +173,18 @@ class MatrixAdapter:
         return Quotation(said.author.name, text, compose.permalink(target), is_self=said.author.is_self)
 
     async def latest(self, ref: MessageRef) -> MessageCreated | None:
-        """See `LatestReader`. A homeserver adds the last edit that stands to the event itself.
+        """See `LatestReader`."""
+        try:
+            return await self._said(ref)
+        except (TargetGone, Permanent):
+            return None
+
+    async def _said(self, ref: MessageRef) -> MessageCreated | None:
+        """What a message says now. A homeserver adds the last edit that stands to the event itself.
 
         https://spec.matrix.org/latest/client-server-api/#server-side-aggregation-of-mreplace-relationships
         """
-        try:
-            event = await self._outbound.event(ref)
-        except Permanent:
-            event = None
+        event = await self._outbound.event(ref)
         if event is None:
             return None
         await self._outbound.introduce(ref.channel.id, str(event.get("sender")))

@@ -15,7 +15,15 @@ from relay.adapters.matrix.identifiers import is_room_id, is_server_name
 from relay.adapters.matrix.intake import OUT
 from relay.adapters.matrix.patience import PatientInbox, at
 from relay.adapters.matrix.rooms import Door, Rooms
-from relay.adapters.matrix.upgrades import TOMBSTONE, chain, room_stream, successor_stream, tombstone_stream
+from relay.adapters.matrix.upgrades import (
+    TOMBSTONE,
+    before,
+    chain,
+    predecessor_stream,
+    room_stream,
+    successor_stream,
+    tombstone_stream,
+)
 from relay.core.ports import Batch, Clock
 from relay.errors import StoreError
 
@@ -164,8 +172,10 @@ class Doorkeeper:
     async def _lead(self, door: Door, room_id: str, inbox: PatientInbox) -> None:
         """The address names `room_id`, or what has replaced that room since."""
         first, *others = await chain(room_id, inbox)
+        predecessors = await before(first, inbox)
         if door.room_id != first or others:
-            self._rooms.lead(door, first)
+            self._rooms.lead(door, first, predecessors)
+        door.predecessors = predecessors
         for following in others:
             self._rooms.succeed(door, following)
         if others and not door.is_alias:
@@ -249,7 +259,7 @@ class Doorkeeper:
     async def _succeed(self, door: Door, room_id: str, successor: str, inbox: PatientInbox) -> None:
         """Write down that one room has replaced the other, and from where it is to be read; then listen to it."""
         since = await inbox.position(tombstone_stream(room_id)) or await inbox.position("sync") or ""
-        cursors = [at(successor_stream(room_id), successor)]
+        cursors = [at(successor_stream(room_id), successor), at(predecessor_stream(successor), room_id)]
         if not await inbox.position(room_stream(successor)):
             cursors.append(at(room_stream(successor), OUT + since))
         await inbox.receive(Batch(cursors=tuple(cursors)))

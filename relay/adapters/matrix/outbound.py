@@ -72,8 +72,8 @@ class Outbound:
         return MessageRef(delivery.channel, event_id)
 
     async def edit(self, target: MessageRef, delivery: Delivery) -> None:
-        """See `Adapter.edit`."""
-        room_id = self._writable(delivery.channel)
+        """See `Adapter.edit`. The room may be one that was declared before, or has been replaced."""
+        room_id = await self._changeable(delivery.channel)
         # A homeserver takes an edit of a redacted message without a word, and keeps its text.
         event = await self.event(target)
         if event is None:
@@ -110,11 +110,8 @@ class Outbound:
         return True
 
     async def event(self, ref: MessageRef) -> Json | None:
-        """An event; None if it is redacted or unknown."""
-        try:
-            event = await self._call("GET", "rooms", ref.channel.id, "event", ref.id)
-        except TargetGone:
-            return None
+        """An event; None if it is redacted. Raises `TargetGone` where it is unknown, or hidden: nobody tells which."""
+        event = await self._call("GET", "rooms", ref.channel.id, "event", ref.id)
         unsigned = event.get("unsigned")
         redacted = isinstance(unsigned, dict) and "redacted_because" in unsigned
         return None if redacted or not event.get("content") else event
@@ -152,6 +149,15 @@ class Outbound:
         if problem is not None:
             raise Blocked(problem.rstrip("."))
         return channel.id
+
+    async def _changeable(self, channel: ChannelRef) -> str:
+        if self._rooms.door(channel.id) is not None:
+            return self._writable(channel)
+        try:
+            await self._call("GET", "rooms", channel.id, "state", "m.room.encryption", "")
+        except TargetGone:
+            return channel.id
+        raise Blocked(f"{channel.id} is encrypted by now")
 
     async def _put(self, room_id: str, content: Json, key: str, kind: str = "m.room.message") -> str:
         answer = await self._call("PUT", "rooms", room_id, "send", kind, key, body=content)

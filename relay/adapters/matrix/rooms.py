@@ -106,19 +106,18 @@ class Rooms:
         self.redeclared.set()
         self.changed.set()
 
-    def lead(self, door: Door, room_id: str) -> None:
-        """From now on `door` names `room_id`."""
+    def lead(self, door: Door, room_id: str, predecessors: tuple[str, ...] = ()) -> None:
+        """From now on `door` names `room_id`, which has replaced `predecessors`."""
         self._states.pop(door.room_id or "", None)
         door.lead_to(room_id)
+        door.predecessors = predecessors
         self.version += 1
         self.changed.set()
 
     def succeed(self, door: Door, room_id: str) -> None:
         """From now on `door` names `room_id`, which has replaced the room that it named so far."""
         before = door.room_id
-        predecessors = (*door.predecessors, before) if before is not None else door.predecessors
-        self.lead(door, room_id)
-        door.predecessors = predecessors
+        self.lead(door, room_id, (*door.predecessors, before) if before is not None else door.predecessors)
 
     def let_go(self, door: Door) -> None:
         """It is not known any more which room `door` names."""

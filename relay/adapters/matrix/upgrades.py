@@ -28,6 +28,22 @@ def successor_stream(room_id: str) -> str:
     return f"successor:{room_id}"
 
 
+def predecessor_stream(room_id: str) -> str:
+    """The cursor that holds which room a room has replaced."""
+    return f"predecessor:{room_id}"
+
+
+async def before(room_id: str, inbox: PatientInbox) -> tuple[str, ...]:
+    """The rooms that a room has replaced one after the other, as far as we have followed that; the oldest first."""
+    rooms = [room_id]
+    while len(rooms) < _LONGEST_CHAIN:
+        earlier = await inbox.position(predecessor_stream(rooms[0]))
+        if not earlier or earlier in rooms:
+            break
+        rooms.insert(0, earlier)
+    return tuple(rooms[:-1])
+
+
 async def chain(room_id: str, inbox: PatientInbox) -> tuple[str, ...]:
     """A room and those that have replaced it one after the other, as far as we have followed them; the last counts."""
     rooms = [room_id]

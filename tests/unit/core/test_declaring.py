@@ -12,7 +12,7 @@ from relay.domain.content import Content
 from relay.domain.ids import ChannelAddress, ChannelRef, Platform
 from relay.domain.pair import LaneKey, Pair, PairPolicy
 from relay.domain.richtext import RichText
-from relay.errors import Permanent, Transient
+from relay.errors import Blocked, Permanent, Transient
 from relay.store.engine import connect
 from tests.support.platform import MemoryAdapter
 from tests.support.world import World, lane, until, world
@@ -315,6 +315,63 @@ async def test_what_waits_follows_a_room_into_its_successor_and_into_no_other_ro
             await bridge.shows(other_room, *expected)
             assert await depth(bridge, LaneKey(staff, staff_room)) == (0 if upgraded else 1)
         assert bridge.words(staff_room) == []
+
+
+@pytest.mark.parametrize("upgraded", [True, False])
+async def test_what_is_changed_after_its_channel_got_another_room(tmp_path: Path, upgraded: bool) -> None:
+    """An upgraded room is the same place; from one that the operator has replaced, only what was deleted is removed."""
+    async with world(tmp_path, STAFF) as bridge:
+        staff, staff_room = bridge.channels("staff")
+        other_room = bridge.matrix.channel("another")
+        async with bridge.relay() as core:
+            kept, secret = (bridge.discord.say(staff, "ann", words) for words in ("kept", "secret"))
+            await bridge.shows(staff_room, "kept", "secret")
+            answer = bridge.matrix.say(staff_room, "ben", "what?", reply_to=bridge.shown(staff_room)[1].ref)
+            await bridge.shows(staff, "kept", "secret", "↪ ann: secret\nwhat?")
+            await bridge.quiet()
+            before = frozenset({staff_room}) if upgraded else frozenset[ChannelRef]()
+            await core.bridge.opened(ChannelAddress(Platform.MATRIX, "#staff"), other_room, predecessors=before)
+            bridge.discord.edit(kept, "mended")
+            bridge.discord.delete(secret)
+            await bridge.shows(staff_room, "mended" if upgraded else "kept", "what?")
+            await bridge.shows(staff, "mended", "↪ a message that is not here\nwhat?")
+            await bridge.quiet()
+            assert bridge.words(other_room) == []
+            assert bridge.discord.reactions == ([] if upgraded else [(kept, "⚠️")])
+            dropped = core.status.lane(LaneKey(staff, other_room)).dropped
+            assert dropped == ({} if upgraded else {"old_room": 1})
+            assert answer.channel == staff_room
+
+
+async def test_what_cannot_be_changed_in_an_upgraded_room_is_told(tmp_path: Path) -> None:
+    async with world(tmp_path, STAFF) as bridge:
+        staff, staff_room = bridge.channels("staff")
+        other_room = bridge.matrix.channel("another")
+
+        async def forbidden(call: str) -> None:
+            if call in ("edit", "delete"):
+                raise Blocked("the room is closed")
+
+        async with bridge.relay() as core:
+            kept, secret = (bridge.discord.say(staff, "ann", words) for words in ("kept", "secret"))
+            await bridge.shows(staff_room, "kept", "secret")
+            await bridge.quiet()
+            opened = core.bridge.opened(
+                ChannelAddress(Platform.MATRIX, "#staff"), other_room, predecessors=frozenset({staff_room})
+            )
+            await opened
+            assert bridge.matrix_adapter is not None
+            bridge.matrix_adapter.before = forbidden
+            bridge.discord.edit(kept, "mended")
+            bridge.discord.delete(secret)
+            bridge.discord.say(staff, "ann", "goes on")
+            await bridge.shows(other_room, "goes on")
+            await bridge.quiet()
+            assert bridge.words(staff_room) == ["kept", "secret"]
+            assert bridge.discord.reactions == [(kept, "⚠️")]
+            [notice] = [words for words in bridge.words(staff) if "was deleted" in words]
+            assert "ask a moderator" in notice
+            assert core.status.lane(LaneKey(staff, other_room)).dropped == {"old_room": 2}
 
 
 async def test_what_waits_too_long_for_a_pair_to_come_back_is_discarded(tmp_path: Path) -> None:
