@@ -88,7 +88,7 @@ class Daemon:
                 pairs=self._pairs,
                 adapters={adapter.platform: adapter for adapter in adapters},
                 readers={adapters[0].platform: adapters[0]},
-                latest={adapters[1].platform: adapters[1]},
+                latest={adapter.platform: adapter for adapter in adapters},
                 name_readers={adapters[0].platform: adapters[0]},
                 files=files,
                 clock=self._clock,

@@ -294,7 +294,7 @@ class HistoryReader(Protocol):
 
 
 class LatestReader(Protocol):
-    """An adapter on whose platform an edit can be taken back."""
+    """An adapter that can be asked for one message: an edit of it was taken back, or what it quotes has changed."""
 
     async def latest(self, ref: MessageRef) -> MessageCreated | None:
         """What a message says now; None when it is gone. Raises `Transient`."""

@@ -688,6 +688,26 @@ async def test_quotes_and_marks(world: World) -> None:
         assert not await adapter.mark_failed(world.message_ref(other), "too large")
 
 
+async def test_says_what_a_message_is_by_now(world: World) -> None:
+    message = world.say("one")
+    root = world.say("root")
+    thread = world.server.threads.open_on(world.channel, root, world.bob, "aside")
+    async with world.running() as adapter:
+        aside = world.say("in the thread", channel=thread)
+        await until(lambda: "in the thread" in world.inbox.said())
+        world.edit(message, "two")
+        found = await adapter.latest(world.message_ref(message))
+        assert found is not None
+        assert (plain_text(found.content.text), found.author.name, found.edited_at is None) == ("two", "Bobby", False)
+        found = await adapter.latest(world.message_ref(aside))
+        assert found is not None
+        assert plain_text(found.content.text) == "in the thread"
+        world.server.messages.remove(world.channel, [message.id])
+        assert await adapter.latest(world.message_ref(message)) is None
+        world.state.delete_channel(thread)
+        assert await adapter.latest(world.message_ref(aside)) is None
+
+
 async def test_what_may_not_be_looked_at_now_is_quoted_later(world: World) -> None:
     message = world.server.messages.post(world.channel, world.bob, Draft(given=frozenset({"content"}), content="wise"))
     async with world.running() as adapter:

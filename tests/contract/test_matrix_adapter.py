@@ -235,6 +235,20 @@ async def test_a_message_can_be_quoted(meeting: Meeting) -> None:
     assert await meeting.side.adapter.latest(target) is None
 
 
+async def test_what_the_relay_is_not_shown_is_quoted_by_its_link(meeting: Meeting) -> None:
+    """A homeserver answers the same for what is hidden and what does not exist."""
+    place = await meeting.ann.create_room(public=True)
+    visibility = {"history_visibility": "joined"}
+    await meeting.ann.call("PUT", f"client/v3/rooms/{place}/state/m.room.history_visibility", visibility)
+    hidden = MessageRef(room(place), await meeting.ann.text(place, "said before the relay came"))
+    await meeting.bot.call("POST", f"client/v3/join/{place}", {})
+    quotation = await meeting.side.adapter.quote(hidden)
+    assert quotation is not None
+    assert (quotation.author, quotation.text) == ("a message", RichText())
+    assert quotation.url == f"https://matrix.to/#/{place}/{hidden.id}"
+    assert await meeting.side.adapter.latest(hidden) is None
+
+
 async def test_a_file_is_quoted_by_its_name(meeting: Meeting) -> None:
     content = {"msgtype": "m.image", "body": "cat.png", "filename": "cat.png", "url": "mxc://localhost/cat"}
     quotation = await meeting.side.adapter.quote(

@@ -165,7 +165,7 @@ class History:
             pairs=people.operator.pairs(),
             adapters={adapter.platform: adapter for adapter in adapters},
             readers={adapter.platform: adapter for adapter in adapters if not adapter.replays},
-            latest={adapter.platform: adapter for adapter in adapters if adapter.replays},
+            latest={adapter.platform: adapter for adapter in adapters},
             clock=_WrongClock(self.clock, people.operator),
             rng=rng,
         )

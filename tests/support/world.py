@@ -73,7 +73,7 @@ class World:
             pairs=self.pairs,
             adapters={Platform.DISCORD: discord, Platform.MATRIX: matrix},
             readers={Platform.DISCORD: discord},
-            latest={Platform.MATRIX: matrix},
+            latest={Platform.DISCORD: discord, Platform.MATRIX: matrix},
             files=self.files,
             clock=self.clock,
             rng=random.Random(self.seed),

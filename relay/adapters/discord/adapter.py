@@ -46,7 +46,7 @@ _OFFICIAL_HOSTS = frozenset({"discord.com", "discordapp.com"})
 
 
 class DiscordAdapter:
-    """Implements `Adapter` and `HistoryReader`.
+    """Implements `Adapter`, `HistoryReader`, `LatestReader` and `NameReader`.
 
     `api_url` is the API's address with its version, for example `https://discord.com/api/v10`. `requests_per_second`
     bounds all requests together; `timeout` is how many seconds one may take, without the time for files. `files`: those
@@ -320,6 +320,14 @@ class DiscordAdapter:
         """See `Adapter.quote`."""
         self._check_identity()
         return await self._outbound.quote(target)
+
+    async def latest(self, ref: MessageRef) -> MessageCreated | None:
+        """See `LatestReader`."""
+        self._check_identity()
+        feed = self._open_feed(ref.channel)
+        message = await self._outbound.message(ref)
+        with readable(ref.channel.id):
+            return None if message is None else await self._history.one(feed, message)
 
     def permalink(self, target: MessageRef) -> str:
         """See `Adapter.permalink`."""

@@ -71,6 +71,12 @@ class History:
         found = await self._page(channel, limit="1")
         return str(found[0]["id"]) if found else "0"
 
+    async def one(self, feed: Feed, message: Message) -> MessageCreated | None:
+        """A message that was asked for by itself."""
+        await self._learn_names(feed.place.guild, [message])
+        events = (await self._translator.page(feed, str(message["channel_id"]), [message])).events
+        return next((event for event in events if isinstance(event, MessageCreated)), None)
+
     async def read(self, feed: Feed, after: str, *, newest: int, cursor: CursorLookup) -> AsyncIterator[Batch]:
         """Everything after `after` in the channel, then in its threads, but at most the `newest` last of each.
 

@@ -856,3 +856,19 @@ async def test_what_was_edited_while_away_follows_whatever_our_clock_says(bridge
     bridge.discord.delete(second)
     async with bridge.relay():
         await bridge.shows(there, "uno")
+
+
+@pytest.mark.parametrize("side", list(Platform))
+async def test_a_quote_of_what_has_no_copy_follows_its_source(bridge: World, side: Platform) -> None:
+    channels = dict(zip((Platform.DISCORD, Platform.MATRIX), bridge.channels(), strict=True))
+    here, there = channels.pop(side), channels.popitem()[1]
+    people = bridge.discord if side is Platform.DISCORD else bridge.matrix
+    old = people.say(here, "ann", "old words")  # before the first start
+    async with bridge.relay():
+        people.say(here, "ben", "yes", reply_to=old)
+        await bridge.shows(there, "↪ ann: old words\nyes")
+        people.edit(old, "new words")
+        await bridge.shows(there, "↪ ann: new words\nyes")
+        people.delete(old)
+        await bridge.shows(there, "↪ a message that is not here\nyes")
+        await bridge.quiet()
