@@ -218,7 +218,7 @@ class Deliverer:
                 reason = "its copy stands in a room that has been replaced, and cannot be changed there"
             else:
                 return
-        await self.drop(entry, Dropped("old_room", reason))
+        await self.drop(entry, Dropped("former", reason))
 
     async def _change(self, task: Task, command: EditMessage) -> None:
         """Make the copies of a task's message say `command`."""
@@ -372,7 +372,7 @@ class Deliverer:
 
     async def _stays_elsewhere(self, task: Task, error: DeliveryError) -> None:
         _log.warning("a copy elsewhere cannot be removed", channel=task.channel.id, reason=str(error))
-        self._status.dropped(task.entry.lane, "old_room")
+        self._status.dropped(task.entry.lane, "former")
         here = LaneKey.within(task.entry.lane.source)
         async with self._store.write() as uow:
             await uow.outbox.append(here, PostNotice(RichText.plain(_STAYS)), self._clock.now())

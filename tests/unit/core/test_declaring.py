@@ -339,7 +339,7 @@ async def test_what_is_changed_after_its_channel_got_another_room(tmp_path: Path
             assert bridge.words(other_room) == []
             assert bridge.discord.reactions == ([] if upgraded else [(kept, "⚠️")])
             dropped = core.status.lane(LaneKey(staff, other_room)).dropped
-            assert dropped == ({} if upgraded else {"old_room": 1})
+            assert dropped == ({} if upgraded else {"former": 1})
             assert answer.channel == staff_room
 
 
@@ -371,7 +371,7 @@ async def test_what_cannot_be_changed_in_an_upgraded_room_is_told(tmp_path: Path
             assert bridge.discord.reactions == [(kept, "⚠️")]
             [notice] = [words for words in bridge.words(staff) if "was deleted" in words]
             assert "ask a moderator" in notice
-            assert core.status.lane(LaneKey(staff, other_room)).dropped == {"old_room": 2}
+            assert core.status.lane(LaneKey(staff, other_room)).dropped == {"former": 2}
 
 
 async def test_what_waits_too_long_for_a_pair_to_come_back_is_discarded(tmp_path: Path) -> None:
