@@ -106,6 +106,8 @@ class Daemon:
                 messages=self._settings.store.retention,
                 dead_letters=self._settings.store.dead_letter_retention,
                 discard_undeclared=core.bridge.discard_undeclared,
+                declared=core.pairs.declared_channels,
+                forget_counters=core.status.forget_undeclared,
             )
             await self._work(core, keeper, pruner, adapters)
             try:

@@ -4,6 +4,7 @@ import asyncio
 import random
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import Set as AbstractSet
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from relay.core.backoff import Backoff
@@ -44,6 +45,7 @@ class Courier:
         self._deliverer = deliverer(self.wake)
         self._lanes: dict[LaneKey, Lane] = {}
         self._sending: defaultdict[LaneKey, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._movers = 0  # who moves what waits, and may wait for locks of `_sending`
         self._wanted: asyncio.Queue[tuple[LaneKey, bool] | None] = asyncio.Queue()
 
     async def run(self) -> None:
@@ -61,7 +63,7 @@ class Courier:
                     self._lanes[key].wake(suspect=suspect)
                 else:
                     self._open(key, group, suspect=suspect)
-            for lane in self._lanes.values():
+            for lane in tuple(self._lanes.values()):
                 lane.stop()
             self._budgets.close()
 
@@ -105,15 +107,28 @@ class Courier:
         What a lane was about is finished first, receipt and all.
         """
         keys = sorted(set(lanes))
-        async with AsyncExitStack() as held:
-            for key in keys:
-                await held.enter_async_context(self._sending[key])
-            try:
-                yield
-            finally:
+        self._movers += 1
+        try:
+            async with AsyncExitStack() as held:
                 for key in keys:
-                    if key in self._lanes:
-                        self._lanes[key].moved()
+                    await held.enter_async_context(self._sending[key])
+                try:
+                    yield
+                finally:
+                    for key in keys:
+                        if key in self._lanes:
+                            self._lanes[key].moved()
+        finally:
+            self._movers -= 1
+            if not self._movers:
+                for key in self._sending.keys() - self._lanes.keys():
+                    del self._sending[key]
+
+    def rest(self, waiting: AbstractSet[LaneKey]) -> None:
+        """End the lanes in which nothing waits and whose pair is not declared any more."""
+        for key, lane in self._lanes.items():
+            if key not in waiting and self._pairs.pair_for(key) is None:
+                lane.unused()
 
     def stop(self) -> None:
         """Let every lane finish what is in flight, and `run` end."""
@@ -132,7 +147,14 @@ class Courier:
             suspect=suspect,
             sending=self._sending[key],
         )
-        group.create_task(lane.run(), name=f"lane {key.source.id} {key.destination.id}")
+        group.create_task(self._run(key, lane), name=f"lane {key.source.id} {key.destination.id}")
+
+    async def _run(self, key: LaneKey, lane: Lane) -> None:
+        await lane.run()
+        # Nothing is awaited in between: whoever wakes it from here on opens it anew.
+        del self._lanes[key]
+        if not self._movers:
+            del self._sending[key]
 
     async def _left_over(self) -> list[LaneKey]:
         backoff = Backoff(self._rng)

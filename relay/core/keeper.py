@@ -98,8 +98,10 @@ class StatusKeeper:
                 await self._write(snapshot, lasting, running=True)
             # `relay dead retry` is another process: nobody but the outbox says that it queued something.
             async with self._store.read() as uow:
-                for lane in await uow.outbox.lanes():
-                    self._courier.wake(lane)
+                waiting = await uow.outbox.lanes()
+            for lane in waiting:
+                self._courier.wake(lane)
+            self._courier.rest(waiting)
             self._status.store_problem = None
         except StoreUnavailable as error:
             self._status.store_problem = str(error)

@@ -105,6 +105,7 @@ class Lane:
         self._one_by_one = 0
         self._again = False
         self._stopped = asyncio.Event()
+        self._unused = False
 
     @property
     def _log(self) -> structlog.typing.FilteringBoundLogger:
@@ -142,8 +143,15 @@ class Lane:
         self._work.set()
         self.hurry.set()
 
+    def unused(self) -> None:
+        """Nothing waits, and no pair is declared for the lane: end `run`, if that is so."""
+        self._unused = True
+        self._complete = False
+        self._work.set()
+        self.hurry.set()
+
     async def run(self) -> None:
-        """Deliver until `stop`."""
+        """Deliver until `stop`, or until the lane is `unused`."""
         while not self._stopped.is_set():
             if self._waiting:
                 self._trying = True
@@ -159,6 +167,8 @@ class Lane:
                     # What the try wrote down about the entry has to be read again.
                     self._waiting.clear()
             elif self._complete:
+                if self._unused and self._pairs.pair_for(self._key) is None:
+                    return
                 self._work.clear()
                 await self._work.wait()
             else:

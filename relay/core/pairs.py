@@ -76,6 +76,11 @@ class PairDirectory:
         """What `address` stands for, as far as is known."""
         return self._channels.get(address) or ChannelRef(address.platform, address.value)
 
+    def declared_channels(self) -> frozenset[ChannelRef]:
+        """The channels of all pairs, of archived ones too, and their addresses as people write them."""
+        sides = [side for pair in self._pairs for side in pair.sides]
+        return frozenset(map(self.channel, sides)) | {ChannelRef(side.platform, side.value) for side in sides}
+
     def pair_of(self, channel: ChannelRef) -> Pair | None:
         """The pair that a channel belongs to."""
         address = self._addresses.get(channel)

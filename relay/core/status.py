@@ -198,6 +198,13 @@ class Status:
         if counts is not None:
             self.lane(to).add(counts)
 
+    def forget_undeclared(self, before: datetime) -> None:
+        """Forget what lanes without a declared pair have done, where that is older and nothing is left in them."""
+        for lane, counts in tuple(self._lanes.items()):
+            is_young = counts.last_message_at is not None and counts.last_message_at >= before
+            if self._pairs.pair_for(lane) is None and lane not in self._depths and not is_young:
+                del self._lanes[lane]
+
     def crossed(self, lane: LaneKey, *, written_at: datetime, received_at: datetime) -> None:
         """A message has been accepted on the other side."""
         counts = self.lane(lane)

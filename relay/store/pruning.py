@@ -1,4 +1,5 @@
-"""Forgets what is old: messages with their copies, edits and shared copies; dead letters; notices; uploaded pictures.
+"""Forgets what is old: messages with their copies, edits and shared copies; dead letters; notices; uploaded pictures;
+and what is kept about channels that no pair has any more.
 
 Steps are small, with pauses between them: what is delivered meanwhile waits for the write lock a few milliseconds at
 most. What to delete is looked for in read transactions, which nobody waits for. A message counts from when anything
@@ -8,7 +9,7 @@ about it. Of what lies dead only the messages stay that it is about.
 
 import asyncio
 import sqlite3
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -19,6 +20,7 @@ import structlog
 
 from relay.core.ports import Clock
 from relay.domain.commands import SendBatch
+from relay.domain.ids import ChannelRef
 from relay.errors import StoreUnavailable
 from relay.store import codec
 from relay.store.driver import Step
@@ -69,6 +71,22 @@ _Name = tuple[str, str, str]
 """A message: its platform, its channel and its ID there."""
 
 
+_EMPTY_LANES = (
+    "SELECT id, source_platform, source_channel, destination_platform, destination_channel FROM lane"
+    " WHERE waiting = 0 AND dead = 0"
+)
+_DELETE_LANE = "DELETE FROM lane WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM outbox WHERE lane_id = ?1)"
+_CHANNELS = "SELECT id, platform, native_id FROM channel"
+_DELETE_CHANNEL = (
+    "DELETE FROM channel WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM message WHERE channel_id = ?1)"
+    " AND NOT EXISTS (SELECT 1 FROM message_copy WHERE channel_id = ?1)"
+    " AND NOT EXISTS (SELECT 1 FROM message_edit WHERE channel_id = ?1)"
+    " AND NOT EXISTS (SELECT 1 FROM batch WHERE channel_id = ?1)"
+)
+_NAMES = "SELECT name FROM notebook WHERE name LIKE 'names %'"
+_DELETE_NAME = "DELETE FROM notebook WHERE name = ?"
+
+
 @dataclass(frozen=True, slots=True)
 class _Kind:
     """Rows that are found by their age alone. `delete` has the key's parameters and then the limit."""
@@ -99,7 +117,9 @@ class Pruner:
     """Forgets for as long as it runs. `messages`, `dead_letters`: seconds that they are kept, None for ever.
 
     `discard_undeclared`: forgets some of what has waited since before a moment for pairs that are not declared, and
-    returns how much that was. It is kept for as long as dead letters.
+    returns how much that was. It is kept for as long as dead letters. `declared`: the channels of all pairs; None: what
+    is kept about channels (their row, their lanes, who has which name there) stays. `forget_counters`: forgets what
+    lanes that are not declared had done before a moment.
     """
 
     def __init__(
@@ -110,12 +130,16 @@ class Pruner:
         messages: float | None,
         dead_letters: float | None,
         discard_undeclared: Callable[[datetime], Awaitable[int]] | None = None,
+        declared: Callable[[], frozenset[ChannelRef]] | None = None,
+        forget_counters: Callable[[datetime], None] = lambda _: None,
     ) -> None:
         self._store = store
         self._clock = clock
         self._messages = messages
         self._dead_letters = dead_letters
         self._discard_undeclared = discard_undeclared
+        self._declared = declared
+        self._forget_counters = forget_counters
 
     async def run(self) -> None:
         """Work until cancelled."""
@@ -152,6 +176,9 @@ class Pruner:
             for kind in (_NOTICES, _PICTURES):
                 await self._by_age(kind, before)
             await self._old_messages(now, before)
+            if self._declared is not None:
+                await self._channels_without_use(self._declared)
+            self._forget_counters(now - timedelta(seconds=self._messages))
 
     async def _by_age(self, kind: _Kind, before: int) -> None:
         count = 0
@@ -185,6 +212,25 @@ class Pruner:
         if count:
             _log.info("old messages forgotten", count=count, seconds=round((self._clock.now() - now).total_seconds()))
 
+    async def _channels_without_use(self, declared: Callable[[], frozenset[ChannelRef]]) -> None:
+        """Forget channels that no pair has any more, once nothing is left of what was said there."""
+        kept = {(str(channel.platform), channel.id) for channel in declared()}
+        lanes = [key for key, *of in await self._read(_EMPTY_LANES, ()) if not {(of[0], of[1]), (of[2], of[3])} <= kept]
+        channels = [(key,) for key, *of in await self._read(_CHANNELS, ()) if tuple(of) not in kept]
+        for some in _pieces([(key,) for key in lanes]):
+            async with self._store.write() as unit:
+                self._store.forget_lanes()
+                await unit.session.direct(partial(_delete, _DELETE_LANE, some))
+            await self._clock.sleep(_PAUSE)
+        for some in _pieces(channels):
+            await self._write(partial(_delete, _DELETE_CHANNEL, some))
+            await self._clock.sleep(_PAUSE)
+        known = kept | {tuple(of) for _, *of in await self._read(_CHANNELS, ())}
+        names = [(name,) for (name,) in await self._read(_NAMES, ()) if tuple(str(name).split(" ", 2)[1:]) not in known]
+        for some in _pieces(names):
+            await self._write(partial(_delete, _DELETE_NAME, some))
+            await self._clock.sleep(_PAUSE)
+
     async def _read(self, sql: str, values: Sequence[int]) -> list[Any]:
         async with self._store.read() as unit:
             return await unit.session.direct(lambda connection: connection.execute(sql, values).fetchall())
@@ -192,6 +238,10 @@ class Pruner:
     async def _write(self, step: Step) -> None:
         async with self._store.write() as unit:
             await unit.session.direct(step)
+
+
+def _pieces(rows: Sequence[Sequence[object]]) -> Iterator[Sequence[Sequence[object]]]:
+    return (rows[start : start + _AT_ONCE] for start in range(0, len(rows), _AT_ONCE))
 
 
 def _delete(statement: str, rows: Sequence[Sequence[object]], connection: sqlite3.Connection) -> None:

@@ -100,6 +100,10 @@ class SqlStore:
         async with self._readers.session() as session:
             yield SqlUnitOfWork(session, set())
 
+    def forget_lanes(self) -> None:
+        """Some have no row any more. Call it in the transaction that deletes them: the next one makes them again."""
+        self._lanes = set()
+
     async def close(self) -> None:
         """Close every connection, once the transactions under way have ended."""
         await self._writer.close()

@@ -1,11 +1,14 @@
 """The operator changes the pairs while messages wait: they go where their room was paired, or nowhere."""
 
 import asyncio
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from relay.core.assembly import Core
+from relay.core.clock import SystemClock
+from relay.core.keeper import StatusKeeper
 from relay.core.storage import waiting_under
 from relay.domain.commands import SendMessage
 from relay.domain.content import Content
@@ -444,3 +447,37 @@ async def test_a_pair_that_is_back_has_what_waits_for_it_before_its_room_is_foun
             async with bridge.store.read() as uow:
                 known = await uow.channels.known()
             assert known[ChannelAddress(Platform.MATRIX, "#staff")] == lane(Platform.MATRIX, "staff").destination
+
+
+async def test_a_lane_that_nobody_uses_any_more_ends_and_begins_again(bridge: World) -> None:
+    pairs = bridge.pairs
+    here, there = bridge.channels()
+    async with bridge.relay() as core:
+        keeper = StatusKeeper(store=bridge.store, status=core.status, courier=core.courier, clock=SystemClock())
+        bridge.discord.say(here, "ann", "one")
+        await bridge.shows(there, "one")
+        await bridge.quiet()
+        assert [task for task in asyncio.all_tasks() if task.get_name() == "lane help help"]
+        await keeper.look()
+        assert [task for task in asyncio.all_tasks() if task.get_name() == "lane help help"]
+        await declare(bridge)
+        await keeper.look()
+        await until(lambda: not [task for task in asyncio.all_tasks() if task.get_name() == "lane help help"])
+        await declare(bridge, *pairs)
+        bridge.discord.say(here, "ann", "two")
+        await bridge.shows(there, "one", "two")
+
+
+async def test_what_lanes_had_done_is_forgotten_once_they_are_not_declared_and_it_is_old(bridge: World) -> None:
+    here, there = bridge.channels()
+    async with bridge.relay() as core:
+        bridge.discord.say(here, "ann", "one")
+        await bridge.shows(there, "one")
+        await bridge.quiet()
+        later, earlier = (datetime.now(UTC) + sign * timedelta(days=1) for sign in (1, -1))
+        core.status.forget_undeclared(later)
+        await declare(bridge)
+        core.status.forget_undeclared(earlier)
+        assert core.status.lane(lane(Platform.MATRIX)).messages == 1
+        core.status.forget_undeclared(later)
+        assert core.status.lane(lane(Platform.MATRIX)).messages == 0

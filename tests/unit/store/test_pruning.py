@@ -1,9 +1,11 @@
 """What is old is forgotten, in small steps; what is needed, or in use, is not."""
 
 import asyncio
+import sqlite3
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 from relay.core.storage import Copy
 from relay.domain.commands import BatchItem, DeleteMessage, SendBatch
@@ -20,6 +22,7 @@ ROOM = ChannelRef(Platform.MATRIX, "!room")
 LANE = LaneKey(DISCORD, ROOM)
 ANN = UserRef(Platform.DISCORD, "7")
 DAY = 86400.0
+NOW = datetime.now(UTC)
 TABLES = ("message", "message_copy", "message_edit", "batch", "outbox", "notice", "media_cache")
 
 
@@ -74,6 +77,57 @@ async def fill(store: SqlStore, *numbers: int) -> dict[int, int]:
             await unit.messages.record_copy(Copy(row, 0, here(number)))
             await unit.messages.record_edit(there(number + 10_000), row)
     return rows
+
+
+async def test_channels_that_no_pair_has_any_more_are_forgotten_with_all_that_is_kept_of_them(store: SqlStore) -> None:
+    await fill(store, 1, 2)
+    kept, gone = ChannelRef(Platform.MATRIX, "!kept"), ChannelRef(Platform.MATRIX, "!gone")
+    async with store.write() as unit:
+        for channel in (kept, gone, ROOM):
+            await unit.messages.add(MessageRef(channel, "$x"), ANN, NOW, None)
+            await unit.outbox.name(LaneKey(DISCORD, channel), "help")
+            await unit.notebook.put(f"names matrix {channel.id}", "{}")
+        await unit.outbox.append(LANE, DeleteMessage(there(1)), NOW)
+    forgotten: list[datetime] = []
+    sweeper = Pruner(
+        store=store,
+        clock=Clock(days=200),
+        messages=90 * DAY,
+        dead_letters=None,
+        declared=lambda: frozenset((DISCORD, kept)),
+        forget_counters=forgotten.append,
+    )
+
+    def names(sql: str, connection: sqlite3.Connection) -> list[str]:
+        return [name for (name,) in connection.execute(sql)]
+
+    async def left() -> list[list[str]]:
+        async with store.read() as unit:
+            return [
+                await unit.session.direct(partial(names, sql))
+                for sql in (
+                    "SELECT destination_channel FROM lane ORDER BY 1",
+                    "SELECT native_id FROM channel ORDER BY 1",
+                    "SELECT name FROM notebook ORDER BY 1",
+                )
+            ]
+
+    # What waits in a lane may be about any message: nothing of them is old yet.
+    await sweeper.sweep()
+    assert await left() == [
+        ["!kept", "!room"],
+        ["!gone", "!kept", "!room", "1"],
+        ["names matrix !gone", "names matrix !kept", "names matrix !room"],
+    ]
+    async with store.write() as unit:
+        await unit.outbox.clear(LANE, 10)
+    await sweeper.sweep()
+    assert await left() == [["!kept"], ["!kept", "1"], ["names matrix !kept"]]
+    assert len(forgotten) == 2
+    async with store.write() as unit:
+        entry = await unit.outbox.append(LANE, DeleteMessage(there(1)), NOW)
+    async with store.read() as unit:
+        assert [it.id for it in await unit.outbox.waiting(LANE, 5)] == [entry.id]
 
 
 def counts(store: SqlStore) -> Mapping[str, int]:
