@@ -78,6 +78,11 @@ def test_every_variable_is_a_setting(file: str, tmp_path: Path) -> None:
     assert load(EXAMPLE, {**tokens, **values}).pairs
 
 
+def test_files_on_their_way_cannot_fill_the_memory_of_the_machine() -> None:
+    compose = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
+    assert re.search(r"tmpfs:\n +- /tmp:size=\d+[mg],", compose)
+
+
 def test_what_the_image_copies_is_let_through_to_the_builder() -> None:
     dockerfile = (ROOT / "deploy/Dockerfile").read_text(encoding="utf-8")
     ignored = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()

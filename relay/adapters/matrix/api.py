@@ -7,14 +7,16 @@ only its transport is used, and answers stay JSON. Nothing is retried here: call
 
 import json
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, urlencode
 
 import aiohttp
-from nio.client.async_client import AsyncClient, AsyncClientConfig
+from nio.client.async_client import AsyncClient, AsyncClientConfig, client_session
+from yarl import URL
 
+from relay.adapters.matrix.elsewhere import Elsewhere, Forbidden
 from relay.core.backoff import asked_for
 from relay.core.conversions import LONG, Conversions
 from relay.domain.jsontext import loads
@@ -27,6 +29,10 @@ CHUNK = 256 * 1024
 _SILENCE = 30.0  # Seconds without a byte after which a download counts as broken off.
 _SLOWEST = 64 * 1024  # Bytes a second that an upload makes at least.
 _LONGEST_ERROR = 64 * 1024
+_PLAIN = {"Accept-Encoding": "identity"}  # Compressed, the length of a file would not be known.
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_MOST_REDIRECTS = 3
+_GONE = frozenset({404, 410})
 _EVENT_LEVELS = 6
 """Where events stand in the answer to a sync: rooms, join, the room, timeline, events, the event."""
 _BYTES_AT_ONCE = 64 * 1024
@@ -76,13 +82,44 @@ class Download:
     chunks: AsyncIterator[bytes]
 
 
+class _Transport(AsyncClient):
+    """nio's, which would follow redirects: with what was said, to wherever whoever runs the homeserver likes."""
+
+    @client_session  # type: ignore[untyped-decorator]
+    async def send(
+        self,
+        method: str,
+        path: str,
+        data: Any = None,
+        headers: dict[str, str] | None = None,
+        trace_context: Any = None,
+        timeout: Any = None,
+    ) -> aiohttp.ClientResponse:
+        return await self._session().request(
+            method, self.homeserver + path, data=data, headers=headers, timeout=timeout, allow_redirects=False
+        )
+
+    @client_session  # type: ignore[untyped-decorator]
+    async def read(
+        self, url: URL, *, headers: Mapping[str, str], timeout: aiohttp.ClientTimeout
+    ) -> aiohttp.ClientResponse:
+        """GET what is at `url`, without the token."""
+        return await self._session().get(url, headers=headers, timeout=timeout, allow_redirects=False)
+
+    def _session(self) -> aiohttp.ClientSession:
+        if self.client_session is None:
+            raise RuntimeError("nio made no session")
+        return self.client_session
+
+
 class Api:
     """The client-server API of one account (https://spec.matrix.org/latest/client-server-api/)."""
 
     def __init__(self, homeserver_url: str, user_id: str, conversions: Conversions | None = None) -> None:
         self.user_id = user_id
         self.homeserver_url = homeserver_url.rstrip("/")
-        self._client = AsyncClient(
+        self._elsewhere = Elsewhere()
+        self._client = _Transport(
             self.homeserver_url,
             user_id,
             config=AsyncClientConfig(
@@ -103,6 +140,7 @@ class Api:
     async def close(self) -> None:
         """Close the connections."""
         await self._client.close()  # type: ignore[no-untyped-call]
+        await self._elsewhere.close()
 
     async def call(
         self,
@@ -159,8 +197,7 @@ class Api:
     async def download(self, *path: str, query: Mapping[str, str], root: str) -> AsyncIterator[Download]:
         """GET a file. Raises `Refused` or `Unreachable`, the latter also while its chunks are read."""
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=10.0, sock_read=_SILENCE)
-        # Compressed, its length would not be known.
-        headers = self._authorised({"Accept-Encoding": "identity"})
+        headers = self._authorised(_PLAIN)
         with self._translated(_SILENCE):
             response = await self._client.send(
                 "GET",
@@ -170,7 +207,8 @@ class Api:
                 None,
                 timeout,
             )
-        async with response:
+        async with AsyncExitStack() as stack:
+            response = await stack.enter_async_context(await self._followed(response, timeout))
             if response.status != 200:
                 with self._translated(_SILENCE):
                     raw = await response.content.read(_LONGEST_ERROR)
@@ -181,6 +219,33 @@ class Api:
                 response.headers.get("Content-Type", ""),
                 self._chunks(response),
             )
+
+    async def _followed(
+        self, response: aiohttp.ClientResponse, timeout: aiohttp.ClientTimeout
+    ) -> aiohttp.ClientResponse:
+        """`response`, or what stands where it leads to: asked for without our token, and only where that is safe."""
+        redirects = 0
+        while response.status in _REDIRECTS and redirects < _MOST_REDIRECTS:
+            response.release()
+            redirects += 1
+            try:
+                url = response.url.join(URL(response.headers.get("Location", "")))
+                get = self._client.read if url.origin() == URL(self.homeserver_url).origin() else self._elsewhere.get
+                response = await get(url, headers=_PLAIN, timeout=timeout)
+            except (ValueError, Forbidden):
+                break
+            except (aiohttp.ClientError, TimeoutError, OSError) as error:
+                # Not "not sent": the homeserver itself is not away.
+                raise Unreachable(f"where it is kept is out of reach ({_cause(error)})", sent=True) from error
+        if response.status in _REDIRECTS:
+            response.release()
+            raise Refused(response.status, "", "it leads to a place that files are not fetched from")
+        if redirects and response.status != 200:
+            response.release()
+            if response.status in _GONE:
+                raise Refused(response.status, "", "it leads to where the file is not")
+            raise Unreachable(f"where the homeserver keeps it answered HTTP {response.status}", sent=True)
+        return response
 
     async def _chunks(self, response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
         with self._translated(_SILENCE):
@@ -239,7 +304,10 @@ def judge(status: int, retry_after: str | None, raw: bytes) -> Json:
     code = told.get("errcode")
     if (not isinstance(code, str) or not code) and status < 500 and status not in {413, 429}:
         # A proxy's page, while the homeserver behind it is restarted: it says nothing about what was asked.
-        raise Unreachable(f"what answers there does not speak Matrix (status {status})", sent=True, answered=True)
+        words = f"what answers there does not speak Matrix (status {status})"
+        if 300 <= status < 400:
+            words += "; it leads elsewhere: set matrix.homeserver_url to where"
+        raise Unreachable(words, sent=True, answered=True)
     raise Refused(
         status,
         code if isinstance(code, str) else "",

@@ -24,7 +24,7 @@ from relay.core.spool import Spool
 from relay.domain.content import Attachment, Author
 from relay.domain.file_names import file_name
 from relay.domain.ids import MediaRef, Platform
-from relay.errors import DeliveryError, FileTrouble, RateLimited, TargetGone, Transient, Uncarried
+from relay.errors import DeliveryError, FileTrouble, Permanent, RateLimited, TargetGone, Transient, Uncarried
 
 Json = dict[str, Any]
 
@@ -273,6 +273,8 @@ def _readable() -> Iterator[None]:
             raise FileTrouble(str(refused), retry_after=_NOT_SOON, about_server=False) from None
         if is_token_refusal(refused):
             raise Transient("the homeserver refuses the access token") from None
+        if 300 <= refused.status < 400:
+            raise Permanent("kept in a place that the relay does not go to") from None
         if refused.status in {400, 403, 404, 410}:
             raise TargetGone(str(refused)) from None
         raise FileTrouble(str(refused)) from None
