@@ -75,6 +75,8 @@ def _print(report: "Report") -> None:
     for pair in report.pairs:
         if pair.problem:
             console.print(f"{printable(pair.name)}: {printable(pair.problem)}", style="red")
+        if pair.note:
+            console.print(f"{printable(pair.name)}: {printable(pair.note)}", style="yellow")
 
 
 def _table(report: "Report") -> "Table":

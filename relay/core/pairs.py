@@ -132,6 +132,15 @@ class PairDirectory:
         address = self._addresses.get(lane.destination)
         return address is not None and self._problems.get(address, "not opened yet") is None
 
+    def note(self, pair: Pair) -> str | None:
+        """What the operator may change in the file although the pair works: a declared channel has been replaced."""
+        replaced = [
+            f"{side.value} has been replaced by {now.id}, and the relay goes on there: the file may name the new one."
+            for side in pair.sides
+            if ChannelRef(side.platform, side.value) in self.predecessors(now := self.channel(side))
+        ]
+        return " ".join(replaced) or None
+
     def problem(self, pair: Pair) -> str | None:
         """What keeps a pair's channels from working, in one sentence."""
         problems = [text for side in pair.sides if (text := self._problems.get(side))]

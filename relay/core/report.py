@@ -8,12 +8,12 @@ from typing import Any
 from relay.core.pairs import PairDirectory
 from relay.core.status import (
     NOTEBOOK_ENTRY,
-    LaneCounts,
     PairStatus,
+    SavedLane,
     Undeclared,
     directions,
     read_saved,
-    saved_counts,
+    saved_lanes,
     undeclared,
 )
 from relay.core.storage import LaneDepth, Store
@@ -67,14 +67,7 @@ class Report:
     def as_json(self) -> dict[str, Any]:
         """The object of the operator's contract."""
         return {
-            "pairs": [
-                {
-                    "name": pair.name,
-                    "problem": pair.problem,
-                    **{name: direction.as_json() for name, direction in pair.directions.items()},
-                }
-                for pair in self.pairs
-            ],
+            "pairs": [pair.as_json() for pair in self.pairs],
             "undeclared": [lane.as_json() for lane in self.undeclared],
             **{name: dict(side) for name, side in self.sides.items()},
             "daemon": self.daemon.as_json(),
@@ -97,7 +90,7 @@ async def read_report(
             saved = read_saved(await uow.notebook.get(NOTEBOOK_ENTRY))
             depths = await uow.outbox.depths()
             directory = PairDirectory(pairs, await uow.channels.known())
-    counts = saved_counts(saved, directory)
+    counts = saved_lanes(saved, directory)
     process = saved.get("daemon")
     process = process if isinstance(process, dict) else {}
     return Report(
@@ -147,11 +140,12 @@ def _side(saved: Any, *, running: bool) -> Mapping[str, Any]:
 def _pair(
     pair: Pair,
     directory: PairDirectory,
-    saved: Mapping[LaneKey, tuple[LaneCounts, str | None]],
+    saved: Mapping[LaneKey, SavedLane],
     depths: Mapping[LaneKey, LaneDepth],
     now: datetime,
 ) -> PairStatus:
-    counts = {lane: count for lane, (count, _) in saved.items()}
-    problems = (saved[lane][1] for lane in directory.lanes(pair) if lane in saved)
-    problem = next((problem for problem in problems if problem), None)
-    return PairStatus(pair.name, problem, directions(directory, pair, counts, depths, now))
+    counts = {lane: known.counts for lane, known in saved.items()}
+    own = [saved[lane] for lane in directory.lanes(pair) if lane in saved]
+    problem = next((known.problem for known in own if known.problem), None)
+    note = next((known.note for known in own if known.note), None)
+    return PairStatus(pair.name, problem, directions(directory, pair, counts, depths, now), note)

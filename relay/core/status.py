@@ -98,11 +98,20 @@ class DirectionStatus:
 
 @dataclass(frozen=True, slots=True)
 class PairStatus:
-    """A pair now; `directions` by `to_matrix`, `to_discord`."""
+    """A pair now; `directions` by `to_matrix`, `to_discord`.
+
+    `problem`: what keeps it from working; `note`: what the operator may do although it works.
+    """
 
     name: str
     problem: str | None
     directions: Mapping[str, DirectionStatus]
+    note: str | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """For `relay status --json`."""
+        ways = {name: direction.as_json() for name, direction in self.directions.items()}
+        return {"name": self.name, "problem": self.problem, "note": self.note, **ways}
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,14 +155,7 @@ class Snapshot:
     def as_json(self) -> dict[str, Any]:
         """The object that `relay status --json` prints, without what the command adds about the process."""
         return {
-            "pairs": [
-                {
-                    "name": pair.name,
-                    "problem": pair.problem,
-                    **{name: direction.as_json() for name, direction in pair.directions.items()},
-                }
-                for pair in self.pairs
-            ],
+            "pairs": [pair.as_json() for pair in self.pairs],
             "undeclared": [lane.as_json() for lane in self.undeclared],
             **{name: side_as_json(side) for name, side in self.sides.items()},
         }
@@ -239,8 +241,9 @@ class Status:
         return self._assemble()
 
     def conditions(self) -> tuple[Mapping[str, SideHealth], Sequence[str | None]]:
-        """How both sides are, and each pair's problem: what is worth writing down at once when it changes. No I/O."""
-        return self._side_health(), [self._problem(pair) for pair in self._pairs.pairs]
+        """How both sides are, each pair's problem and note: what is written down at once when it changes. No I/O."""
+        told = [text for pair in self._pairs.pairs for text in (self._problem(pair), self._pairs.note(pair))]
+        return self._side_health(), told
 
     def as_json(self) -> dict[str, Any]:
         """The counters of every lane, for `restore`, and each pair's problem, for `relay status`."""
@@ -252,6 +255,7 @@ class Status:
                     "source": [lane.source.platform, lane.source.id],
                     "destination": [lane.destination.platform, lane.destination.id],
                     "problem": self._problem(declared[lane]) if lane in declared else None,
+                    "note": self._pairs.note(declared[lane]) if lane in declared else None,
                     **counts.as_json(),
                 }
                 for lane, counts in lanes.items()
@@ -260,14 +264,19 @@ class Status:
 
     def restore(self, saved: Mapping[str, Any]) -> None:
         """Go on counting where an earlier process stopped. `saved` is `as_json()`, or an earlier relay's."""
-        for lane, (counts, _) in saved_counts(saved, self._pairs).items():
-            self._lanes[lane] = counts
+        for lane, known in saved_lanes(saved, self._pairs).items():
+            self._lanes[lane] = known.counts
 
     def _assemble(self) -> Snapshot:
         now = self._clock.now()
         counts = {lane: self.lane(lane) for pair in self._pairs.pairs for lane in self._pairs.lanes(pair)}
         pairs = tuple(
-            PairStatus(pair.name, self._problem(pair), directions(self._pairs, pair, counts, self._depths, now))
+            PairStatus(
+                pair.name,
+                self._problem(pair),
+                directions(self._pairs, pair, counts, self._depths, now),
+                self._pairs.note(pair),
+            )
             for pair in self._pairs.pairs
         )
         waiting = undeclared(self._pairs, self._depths, now)
@@ -330,14 +339,23 @@ def read_saved(text: str | None) -> Mapping[str, Any]:
     return saved
 
 
-def saved_counts(saved: Mapping[str, Any], directory: PairDirectory) -> Mapping[LaneKey, tuple[LaneCounts, str | None]]:
-    """What stands in the store of each lane, and the problem of its pair. What cannot be read is left out."""
+@dataclass(frozen=True, slots=True)
+class SavedLane:
+    """What stands in the store of a lane, with the problem and the note of its pair."""
+
+    counts: LaneCounts
+    problem: str | None
+    note: str | None
+
+
+def saved_lanes(saved: Mapping[str, Any], directory: PairDirectory) -> Mapping[LaneKey, SavedLane]:
+    """What stands in the store of each lane. What cannot be read is left out."""
     found = {}
     lanes = saved.get("lanes")
     for record in lanes if isinstance(lanes, list) else _under_names(saved, directory):
         try:
             lane = LaneKey(_channel(record["source"]), _channel(record["destination"]))
-            found[lane] = (_counts(record), _words(record.get("problem")))
+            found[lane] = SavedLane(_counts(record), _words(record.get("problem")), _words(record.get("note")))
         except (TypeError, ValueError, KeyError, AttributeError, OverflowError):
             _log.warning("counters cannot be read", record=repr(record)[:200])
     return found

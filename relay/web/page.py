@@ -43,6 +43,7 @@ def render(snapshot: Snapshot) -> str:
             f'<header><h1>relay</h1><p class="{"good" if well else "bad"}">{_escape(verdict)}</p></header><main>',
             _sides(snapshot),
             _problems(troubled),
+            _notes(snapshot.pairs),
             _pairs(snapshot),
             _undeclared(snapshot),
             _drops(snapshot.pairs),
@@ -67,6 +68,11 @@ def _side(name: str, side: SideHealth) -> str:
 def _card(title: str, tone: str, state: str, detail: str) -> str:
     more = f"<p>{_escape(detail)}</p>" if detail else ""
     return f'<article><h2>{_escape(title)}</h2><p class="{tone}">{_escape(state)}</p>{more}</article>'
+
+
+def _notes(pairs: Iterable[PairStatus]) -> str:
+    items = "".join(f"<li><b>{_escape(pair.name)}</b>: {_escape(pair.note)}</li>" for pair in pairs if pair.note)
+    return f'<section class="notes"><h2>Notes</h2><ul>{items}</ul></section>' if items else ""
 
 
 def _problems(troubled: Iterable[PairStatus]) -> str:

@@ -2,13 +2,17 @@
 
 import asyncio
 import itertools
+import random
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from functools import partial
 
 import pytest
 
+from relay.adapters.matrix.rooms import Door
+from relay.core.backoff import Backoff
 from relay.core.ports import Delivery
+from relay.domain.ids import ChannelAddress, Platform
 from relay.errors import Blocked
 from relay.sandbox.homeserver import Homeserver
 from relay.sandbox.people import Person
@@ -230,6 +234,31 @@ async def test_an_upgraded_room_is_followed_and_nothing_is_lost_or_written_into_
         await town.ann.text(newer, "by its own name")
         await side.until(lambda: side.said[-1] == "by its own name")
         assert side.said.count("in the newer one") == 1
+
+
+async def test_a_room_that_is_upgraded_again_at_once_is_followed_later_and_nothing_is_lost(town: Town) -> None:
+    old = await town.ann.create_room(version="11")
+    notebook = Notebook()
+    async with matrix_side(town.homeserver, town.bot_id, [old], token=town.token, notebook=notebook) as side:
+        new = await upgrade(town.ann, old)
+        await side.until(lambda: side.inbox.channels[old].id == new)
+        newer = await upgrade(town.ann, new)
+        await town.ann.text(newer, "in the newer one")
+        await side.until(lambda: "followed in some minutes" in side.inbox.problems.get(old, ""))
+        assert side.inbox.channels[old].id == new
+    async with matrix_side(town.homeserver, town.bot_id, [old], token=town.token, notebook=notebook) as side:
+        await side.until_said("in the newer one")
+
+
+def test_the_pause_between_two_replacements_doubles_and_is_forgotten() -> None:
+    door = Door(ChannelAddress(Platform.MATRIX, "!a:b"), Backoff(random.Random(1)))
+    now = 1_000.0
+    for pause in (60, 120, 240):
+        door.followed(now)
+        assert door.follow_at == now + pause
+        now = door.follow_at
+    door.followed(now + 3600)
+    assert door.follow_at == now + 3600 + 60
 
 
 async def test_a_replacement_that_nobody_may_enter_is_read_from_the_upgrade_once_we_are_invited(town: Town) -> None:

@@ -132,7 +132,9 @@ async def test_a_room_upgrade_loses_nothing_and_writes_nothing_into_the_old_room
         for room, last in ((old, "two arrived"), (second, "and from over there")):
             shown = [message.body for message in await place.mia.messages(room) if message.name]
             assert shown[-1].endswith(last)
-        assert (await place.daemon.status())["pairs"][0]["problem"] is None
+        [pair] = (await place.daemon.status())["pairs"]
+        assert pair["problem"] is None
+        assert pair["note"].startswith(f"{old} has been replaced by {place.rooms['help']}")
         await until_logged(place, "matrix_room may name the new room")
 
 

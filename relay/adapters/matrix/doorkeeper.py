@@ -222,6 +222,13 @@ class Doorkeeper:
             self._rooms.not_followed(door, problem)
             await self._rooms.settle(room_id, inbox)
             return self._stay(door) or _ALIAS_ASKED_EVERY
+        # The state of all rooms is asked for each time: nobody's room may make the others pay for that in a row.
+        if (patience := door.follow_at - self._clock.monotonic()) > 0:
+            problem = f"{door.name} has been upgraded once more, to {successor}: it is followed in some minutes."
+            if door.not_followed != problem:
+                self._rooms.not_followed(door, problem)
+                await self._rooms.settle(room_id, inbox)
+            return patience
         named = {state.upgrader.partition(":")[2], successor.partition(":")[2]}
         via = sorted({server for server in named if is_server_name(server)} | door.servers)[:_SERVERS_ASKED]
         try:
@@ -269,6 +276,7 @@ class Doorkeeper:
                 "declared room was upgraded and is followed", room=door.name, successor=successor, remedy=_DECLARE
             )
         door.backoff.reset()
+        door.followed(self._clock.monotonic())
         self._rooms.succeed(door, successor)
 
     async def _refuse_successor(
@@ -278,6 +286,7 @@ class Doorkeeper:
         _log.warning("tombstone not followed", room=door.name, successor=successor)
         door.refused |= {successor}
         if leave:
+            door.followed(self._clock.monotonic())
             with contextlib.suppress(Refused, Unreachable):
                 await self._api.call("POST", "rooms", successor, "leave", body={})
         problem = f"{door.name} is said to be upgraded to {successor}, {why}: declare the right room."

@@ -14,6 +14,8 @@ from relay.core.backoff import Backoff
 from relay.domain.ids import ChannelAddress, ChannelRef, Platform
 
 _FIRST_LOOK = 5.0
+_FIRST_PAUSE, _LONGEST_PAUSE = 60.0, 3600.0
+_FOLLOWS_REMEMBERED = 3600.0
 
 
 @dataclass(slots=True, eq=False)
@@ -27,7 +29,8 @@ class Door:
 
     `predecessors` are the rooms that this one has replaced. `refused` are rooms that a tombstone named and that do not
     say the same; `not_followed` is why the room's replacement has not been entered, as a sentence. `aliases` are those
-    that the room lists; the alias is looked up again when they change, and at `ask_again_at`.
+    that the room lists; the alias is looked up again when they change, and at `ask_again_at`. No replacement is entered
+    before `follow_at`, which lies `follow_pause` seconds behind the last one.
     """
 
     address: ChannelAddress
@@ -47,6 +50,8 @@ class Door:
     awaited: str | None = None
     aliases: frozenset[str] | None = None
     ask_again_at: float = 0.0
+    follow_at: float = 0.0
+    follow_pause: float = 0.0
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     looked: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -64,6 +69,12 @@ class Door:
     def settled(self) -> bool:
         """Whether it is known to work, or known not to."""
         return self.bound or self.problem is not None
+
+    def followed(self, now: float) -> None:
+        """A replacement was entered at `now`: whoever upgrades a room again and again costs more patience each time."""
+        again = now < self.follow_at + _FOLLOWS_REMEMBERED
+        self.follow_pause = min(2 * self.follow_pause, _LONGEST_PAUSE) if again and self.follow_pause else _FIRST_PAUSE
+        self.follow_at = now + self.follow_pause
 
     def lead_to(self, room_id: str) -> None:
         """From now on the address names `room_id`."""

@@ -1,6 +1,7 @@
 """The operator changes the pairs while messages wait: they go where their room was paired, or nowhere."""
 
 import asyncio
+import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import pytest
 from relay.core.assembly import Core
 from relay.core.clock import SystemClock
 from relay.core.keeper import StatusKeeper
+from relay.core.report import read_report
+from relay.core.status import NOTEBOOK_ENTRY
 from relay.core.storage import waiting_under
 from relay.domain.commands import SendMessage
 from relay.domain.content import Content
@@ -17,6 +20,7 @@ from relay.domain.pair import LaneKey, Pair, PairPolicy
 from relay.domain.richtext import RichText
 from relay.errors import Blocked, Permanent, Transient
 from relay.store.engine import connect
+from relay.web.page import render
 from tests.support.platform import MemoryAdapter
 from tests.support.world import World, lane, until, world
 
@@ -344,6 +348,23 @@ async def test_what_is_changed_after_its_channel_got_another_room(tmp_path: Path
             dropped = core.status.lane(LaneKey(staff, other_room)).dropped
             assert dropped == ({} if upgraded else {"former": 1})
             assert answer.channel == staff_room
+
+
+async def test_a_declared_room_that_was_replaced_is_a_note_in_the_status(tmp_path: Path) -> None:
+    async with world(tmp_path, STAFF) as bridge:
+        staff, other_room = bridge.matrix.channel("#staff"), bridge.matrix.channel("another")
+        async with bridge.relay() as core:
+            assert core.status.cached_snapshot().pairs[0].note is None
+            address = ChannelAddress(Platform.MATRIX, "#staff")
+            await core.bridge.opened(address, other_room, predecessors=frozenset({staff}))
+            [pair] = core.status.cached_snapshot().pairs
+            assert pair.problem is None
+            assert str(pair.note).startswith("#staff has been replaced by another")
+            assert "replaced by another" in render(core.status.cached_snapshot())
+            async with bridge.store.write() as uow:
+                await uow.notebook.put(NOTEBOOK_ENTRY, json.dumps(core.status.as_json()))
+            report = await read_report(bridge.store, bridge.pairs, running=True, now=bridge.clock.now())
+            assert report.pairs[0].note == pair.note
 
 
 async def test_what_cannot_be_changed_in_an_upgraded_room_is_told(tmp_path: Path) -> None:

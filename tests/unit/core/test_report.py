@@ -63,7 +63,7 @@ async def test_without_a_store() -> None:
     report = await read_report(None, [pair("help")], running=False, now=NOW)
     stopped = {"connected": False, "state": "stopped", "problem": "the daemon has never run on this store"}
     assert report.as_json() == {
-        "pairs": [{"name": "help", "problem": None, "to_matrix": IDLE, "to_discord": IDLE}],
+        "pairs": [{"name": "help", "problem": None, "note": None, "to_matrix": IDLE, "to_discord": IDLE}],
         "undeclared": [],
         "discord": stopped,
         "matrix": stopped,
