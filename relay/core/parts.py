@@ -62,7 +62,8 @@ class Parts:
     ) -> tuple[Content, ...]:
         """The parts, with words for the file that part `number` cannot bring."""
         said = self._said_instead(task, parts[number], error)
-        again = _cut_again(said, task.adapter.capabilities(task.channel).max_text_length, _measure(task, command))
+        limit = task.adapter.capabilities(task.channel).max_text_length
+        again = await self._context.conversions.run(weight(said), _cut_again, said, limit, _measure(task, command))
         late = self._late_file(task, command, parts[number], error) if error.late else None
         return await self._write_down(task, command, (*parts[:number], *again, *parts[number + 1 :]), late)
 
@@ -93,9 +94,9 @@ class Parts:
         sent, left = command.parts[: len(task.copies)], command.parts[len(task.copies) :]
         if not capabilities.max_attachments:
             left = tuple(all_in_words(part) for part in left)
-        if left == command.parts[len(task.copies) :] and all(measure(part.text) <= limit for part in left):
+        cut = await self._context.conversions.run(weight(left), _all_cut_again, left, limit, measure)
+        if cut == command.parts[len(task.copies) :]:
             return command.parts
-        cut = tuple(new for part in left for new in _cut_again(part, limit, measure))
         return await self._write_down(task, command, (*sent, *cut))
 
     async def _write_down(
@@ -141,6 +142,10 @@ def _measure(task: Task, command: SendMessage | EditMessage) -> Measure:
         return task.adapter.measure(text, command.author)
 
     return measure
+
+
+def _all_cut_again(parts: tuple[Content, ...], limit: int, measure: Measure) -> tuple[Content, ...]:
+    return tuple(new for part in parts for new in _cut_again(part, limit, measure))
 
 
 def _cut_again(part: Content, limit: int, measure: Measure) -> tuple[Content, ...]:

@@ -8,26 +8,29 @@ from dataclasses import replace
 from functools import partial
 
 from relay.adapters.matrix import compose
-from relay.adapters.matrix.api import Api
+from relay.adapters.matrix.api import Api, Json
 from relay.adapters.matrix.doorkeeper import Doorkeeper
 from relay.adapters.matrix.gaps import GapReader
 from relay.adapters.matrix.inbound import convert, last_edit
 from relay.adapters.matrix.intake import Intake
+from relay.adapters.matrix.markup import Names
 from relay.adapters.matrix.media import Media
 from relay.adapters.matrix.outbound import Outbound
 from relay.adapters.matrix.patience import PatientInbox
 from relay.adapters.matrix.people import People
 from relay.adapters.matrix.rooms import Rooms
 from relay.adapters.matrix.session import LoadSession, SaveSession, Session
+from relay.adapters.matrix.state import RoomState
 from relay.adapters.matrix.sync import Condition, SyncLoop
 from relay.core.backoff import Backoff
 from relay.core.conversions import Conversions
 from relay.core.ports import Clock, Delivery, Files, Inbox, MediaStream, Quotation, SideHealth
 from relay.domain.capabilities import Capabilities
 from relay.domain.content import Author
-from relay.domain.events import MessageCreated, MessageEdited
+from relay.domain.events import Event, MessageCreated, MessageEdited
 from relay.domain.ids import ChannelAddress, ChannelRef, MediaRef, MessageRef, Platform, UserRef
 from relay.domain.richtext import RichText
+from relay.domain.weight import weight
 from relay.errors import FatalError, Permanent, StoreError, TargetGone, ungrouped
 
 
@@ -59,7 +62,7 @@ class MatrixAdapter:
         files: Files | None = None,
         conversions: Conversions | None = None,
     ) -> None:
-        conversions = conversions or Conversions()
+        self._conversions = conversions = conversions or Conversions()
         self._clock = clock
         self._rng = rng
         self._inbox: PatientInbox | None = None
@@ -88,7 +91,7 @@ class MatrixAdapter:
         )
         self._people = People(self._api, clock, conversions)
         self._media = Media(self._api, files, clock)
-        self._outbound = Outbound(self._api, self._rooms, self._media, clock, self._loop.interrupt)
+        self._outbound = Outbound(self._api, self._rooms, self._media, clock, self._loop.interrupt, conversions)
 
     @property
     def platform(self) -> Platform:
@@ -189,12 +192,16 @@ class MatrixAdapter:
             return None
         await self._outbound.introduce(ref.channel.id, str(event.get("sender")))
         state, names = self._rooms.state(ref.channel.id), self._rooms.names()
-        said = convert(event, state, self._api.user_id, names)
+        said = await self._converted(event, state, names)
         edit = last_edit(event)
-        edited = None if edit is None else convert(edit, state, self._api.user_id, names)
+        edited = None if edit is None else await self._converted(edit, state, names)
         if isinstance(said, MessageCreated) and isinstance(edited, MessageEdited):
             said = replace(said, content=edited.content, edited_at=edited.edited_at)
         return said if isinstance(said, MessageCreated) else None
+
+    async def _converted(self, event: Json, state: RoomState, names: Names) -> Event | None:
+        size = weight(event.get("content"))
+        return await self._conversions.run(size, convert, event, state, self._api.user_id, names)
 
     def permalink(self, target: MessageRef) -> str:
         """See `Adapter.permalink`."""

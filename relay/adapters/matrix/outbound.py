@@ -11,18 +11,20 @@ from typing import Any
 import structlog
 
 from relay.adapters.matrix.api import Api, Refused, Unreachable
-from relay.adapters.matrix.compose import Pictures, compose, earlier_look, replacement, same_file
+from relay.adapters.matrix.compose import Pictures, Uploaded, compose, earlier_look, replacement, same_file
 from relay.adapters.matrix.gaps import as_list
 from relay.adapters.matrix.identifiers import is_event_id
 from relay.adapters.matrix.inbound import moment
 from relay.adapters.matrix.media import Media
 from relay.adapters.matrix.rooms import Rooms
 from relay.adapters.matrix.session import is_token_refusal
+from relay.core.conversions import Conversions
 from relay.core.ports import Clock, Delivery
 from relay.core.standing import Standing
 from relay.domain.ids import ChannelRef, MediaRef, MessageRef
 from relay.domain.richtext import CustomEmoji, Inline
 from relay.domain.transform import map_inline
+from relay.domain.weight import weight
 from relay.errors import Blocked, DeliveryError, Orphaned, Permanent, RateLimited, TargetGone, Transient
 
 Json = dict[str, Any]
@@ -40,7 +42,16 @@ _LONGEST_AGE = 10**15  # In milliseconds.
 class Outbound:
     """Sends, edits and redacts. Safe to repeat: the transaction ID is the delivery's key."""
 
-    def __init__(self, api: Api, rooms: Rooms, media: Media, clock: Clock, token_refused: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        api: Api,
+        rooms: Rooms,
+        media: Media,
+        clock: Clock,
+        token_refused: Callable[[], None],
+        conversions: Conversions,
+    ) -> None:
+        self._conversions = conversions
         self._api = api
         self._media = media
         self._rooms = rooms
@@ -52,14 +63,14 @@ class Outbound:
         """See `Adapter.send`."""
         room_id = self._writable(delivery.channel)
         delivery, pictures = await self._illustrated(delivery)
-        content = compose(delivery, pictures=pictures)
+        content = await self._composed(delivery, None, pictures)
         if delivery.suspect and (found := await self._earlier_try(delivery, content)) is not None:
             return MessageRef(delivery.channel, found)
         if delivery.suspect and delivery.last_try:
             raise Permanent("the homeserver fails at it every time, while it takes other messages")
         if delivery.content.attachments:
             uploaded = await self._media.upload(delivery.content.attachments[0], delivery.key, delivery.sender)
-            content = compose(delivery, uploaded, pictures)
+            content = await self._composed(delivery, uploaded, pictures)
         try:
             event_id = await self._put(room_id, content, delivery.key)
         except TargetGone:
@@ -82,7 +93,7 @@ class Outbound:
         if file is None:
             raise Orphaned("it stands with another file, which no edit can change")
         delivery, pictures = await self._illustrated(delivery)
-        content = compose(delivery, pictures=pictures) | file
+        content = await self._composed(delivery, None, pictures) | file
         content["body"] = content["body"] or content.get("filename", "")
         said = _said(content)
         if self._standing.says(target.id, said):
@@ -127,6 +138,9 @@ class Outbound:
             _log.info("member not named", room=room_id, reason=str(error))
         else:
             state.apply({"type": "m.room.member", "state_key": user_id, "content": content})
+
+    async def _composed(self, delivery: Delivery, uploaded: Uploaded | None, pictures: Pictures) -> Json:
+        return await self._conversions.run(weight(delivery.content), compose, delivery, uploaded, pictures)
 
     async def _illustrated(self, delivery: Delivery) -> tuple[Delivery, Pictures]:
         """The delivery with its author's avatar, and where the emoji in it stand."""
