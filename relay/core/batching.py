@@ -1,5 +1,6 @@
 """When a lane falls behind: its waiting messages cross together, and stay editable one by one."""
 
+import asyncio
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -30,6 +31,9 @@ _log = structlog.get_logger(__name__)
 _MOST = 50
 """Messages in one batch, at most."""
 
+_LOOKED_AT = 256 * 1024
+"""Bytes of what waits that are read for a batch, which holds far less."""
+
 _NOT_HERE = Quotation("a message that is not here", RichText(), "")
 """What stands above an answer to what was deleted, or cannot be read."""
 
@@ -57,8 +61,9 @@ class Batching:
         task = await self._context.task(entry, suspect=False)
         patience = task.pair.policy.batch_when_behind
         async with self._context.store.read() as uow:
-            waiting = await uow.outbox.waiting(entry.lane, _MOST)
-        if not patience or len(waiting) * seconds_each * lanes <= patience:
+            waiting, whole = await uow.outbox.ahead(entry.lane, _MOST, _LOOKED_AT)
+        count = len(waiting) if whole else _MOST
+        if not patience or count * seconds_each * lanes <= patience:
             return None
         while True:
             run = run_of(waiting)
@@ -239,11 +244,13 @@ class Batching:
         items: tuple[BatchItem, ...] = ()
         for message in messages:
             resolved = await self._context.resolved(task, message.content)
+            await asyncio.sleep(0)  # Whatever else is due comes between.
             content = self._carried(task, message.author, resolved)
             if content is None or await self._may_have_to_wait(task, messages, message.reply_to):
                 break
             item = item_of(message, content, await self._quotation(task, messages, message.reply_to))
-            if not self._fits(task, SendBatch((*items, item))):
+            batch = SendBatch((*items, item))
+            if not await self._context.conversions.run(weight(batch), self._fits, task, batch):
                 break
             items = (*items, item)
         return items

@@ -36,6 +36,7 @@ from relay.errors import (
 _LOG: structlog.typing.FilteringBoundLogger = structlog.get_logger(__name__)
 
 _READ_AHEAD = 50
+_READ_AHEAD_BYTES = 256 * 1024
 _TRIES_BEFORE_COMPLAINT = 3
 _TRIES_OF_A_BUG = 3
 _HOPELESS_SECONDS = 180.0  # of answers that say that it failed
@@ -119,12 +120,17 @@ class Lane:
             while len(self._waiting) > self._trying:
                 self._waiting.pop()
             self._complete = False
-        elif self._complete and len(self._waiting) < _READ_AHEAD:
+        elif self._complete and self._has_room_for(entry):
             self._waiting.append(entry)
             self._newest = entry.id
         else:
             self._complete = False
         self._work.set()
+
+    def _has_room_for(self, entry: Entry) -> bool:
+        """Whether it may be kept here: one member's long texts are no more to wait in memory than in the store."""
+        held = sum(other.size for other in self._waiting)
+        return len(self._waiting) < _READ_AHEAD and (not held or held + entry.size <= _READ_AHEAD_BYTES)
 
     def wake(self, *, suspect: bool = False) -> None:
         """Something was queued in the lane, or changed in it: ask the store. `suspect`: it may have been sent."""
@@ -180,13 +186,13 @@ class Lane:
         self._moved = False
         try:
             async with self._store.read() as uow:
-                entries = await uow.outbox.waiting(self._key, _READ_AHEAD)
+                entries, whole = await uow.outbox.ahead(self._key, _READ_AHEAD, _READ_AHEAD_BYTES)
         except StoreUnavailable as error:
             await self._store_failed(error)
             return
         self._waiting.extend(entries)
         self._newest = max(self._newest, *(entry.id for entry in entries), 0)
-        self._complete = len(entries) < _READ_AHEAD and not self._work.is_set()
+        self._complete = whole and not self._work.is_set()
         if not entries:
             # Nothing was left over, so nothing can have been sent.
             self._suspect = False

@@ -5,7 +5,7 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
@@ -56,7 +56,7 @@ class Entry:
     """A row of the outbox. `id` rises, and is never used again.
 
     `original`: the message to be sent, in an entry that was made together with its row of the message map and has
-    not been tried yet; None says nothing. `last_try`: see `Delivery`.
+    not been tried yet; None says nothing. `last_try`: see `Delivery`. `size`: of the command in the store, in bytes.
     """
 
     id: int
@@ -65,6 +65,7 @@ class Entry:
     queued_at: datetime
     original: Original | None = None
     last_try: bool = False
+    size: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +177,10 @@ class Outbox(Protocol):
 
     async def waiting(self, lane: LaneKey, limit: int) -> Sequence[Entry]:
         """The head of a lane, oldest first."""
+        ...
+
+    async def ahead(self, lane: LaneKey, limit: int, size: int) -> tuple[Sequence[Entry], bool]:
+        """The head of a lane, at least one entry and no more when they come to `size` bytes; whether that is all."""
         ...
 
     async def waits(self, entry_id: int) -> bool:

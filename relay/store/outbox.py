@@ -105,6 +105,21 @@ _APPEND = (
     .inline()
 )
 _WAITING = select(*_row).where(_o.lane_id == _lane_id, _waits).order_by(_o.position, _o.id).limit(bindparam("at_most"))
+_head = (
+    select(_o.id.label("id"), _o.position.label("position"), func.coalesce(func.length(_o.command), 0).label("size"))
+    .where(_o.lane_id == _lane_id, _waits)
+    .order_by(_o.position, _o.id)
+    .limit(bindparam("at_most"))
+    .subquery()
+)
+_before = func.sum(_head.c.size).over(order_by=(_head.c.position, _head.c.id)) - _head.c.size
+_measured = select(_head.c.id, _before.label("before"), func.count().over().label("of")).subquery()
+_AHEAD = (
+    select(*_row, _measured.c["of"])
+    .join(_measured, _measured.c.id == _o.id)
+    .where(_measured.c.before < bindparam("size"))
+    .order_by(_o.position, _o.id)
+)
 _WAITS = select(_o.id).where(_is_entry, _waits)
 _WAITING_ABOUT = (
     select(*_row)
@@ -217,27 +232,20 @@ class SqlOutbox:
                 "source_platform": source.platform if source else None,
                 "source_channel": source.channel.id if source else None,
                 "source_id": source.id if source else None,
-                "command": codec.encode(command),
+                "command": (payload := codec.encode(command)),
             },
         )
-        return Entry(entry_id, lane, command, queued_at)
+        return Entry(entry_id, lane, command, queued_at, size=len(payload))
 
     async def waiting(self, lane: LaneKey, limit: int) -> Sequence[Entry]:
         """The head of a lane, oldest first."""
-        rows = await self._session.all(_WAITING, {**_of_lane(lane), "at_most": limit})
-        entries: list[Entry] = []
-        read = 0
-        for row in rows:
-            size = len(str(row.command))
-            if size > _READ_AT_ONCE:
-                # A deep tree takes longer than the loop may be held for.
-                entries.append(await asyncio.to_thread(_entry, row, lane))
-                continue
-            if (read := read + size) > _READ_AT_ONCE:
-                read = 0
-                await asyncio.sleep(0)  # Whatever else is due comes between.
-            entries.append(_entry(row, lane))
-        return entries
+        return await _read(lane, await self._session.all(_WAITING, {**_of_lane(lane), "at_most": limit}))
+
+    async def ahead(self, lane: LaneKey, limit: int, size: int) -> tuple[Sequence[Entry], bool]:
+        """The head of a lane, at least one entry and no more when they come to `size` bytes; whether that is all."""
+        rows = await self._session.all(_AHEAD, {**_of_lane(lane), "at_most": limit, "size": size})
+        whole = not rows or len(rows) == rows[0].of < limit
+        return await _read(lane, rows), whole
 
     async def waits(self, entry_id: int) -> bool:
         """Whether an entry is still there to be carried out."""
@@ -400,6 +408,22 @@ def _lane(row: Row[Any]) -> LaneKey | None:
         return None
 
 
+async def _read(lane: LaneKey, rows: Sequence[Row[Any]]) -> list[Entry]:
+    entries: list[Entry] = []
+    read = 0
+    for row in rows:
+        size = len(str(row.command))
+        if size > _READ_AT_ONCE:
+            # A deep tree takes longer than the loop may be held for.
+            entries.append(await asyncio.to_thread(_entry, row, lane))
+            continue
+        if (read := read + size) > _READ_AT_ONCE:
+            read = 0
+            await asyncio.sleep(0)  # Whatever else is due comes between.
+        entries.append(_entry(row, lane))
+    return entries
+
+
 def _entry(row: Row[Any], lane: LaneKey) -> Entry:
     """Each row by itself: one that cannot be read keeps nobody from the others."""
     command: Command | Unreadable
@@ -409,7 +433,7 @@ def _entry(row: Row[Any], lane: LaneKey) -> Entry:
             raise ValueError("no command: a batch of nothing")
     except ValueError as error:
         command = Unreadable(row.command, str(error), _about(row))
-    return Entry(row.id, lane, command, row.queued_at or EPOCH)
+    return Entry(row.id, lane, command, row.queued_at or EPOCH, size=len(str(row.command)))
 
 
 def _about(row: Row[Any]) -> MessageRef | None:

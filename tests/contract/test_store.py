@@ -335,6 +335,18 @@ class TestMessageMap:
 
 
 class TestOutbox:
+    async def test_what_is_read_ahead_is_bounded_by_number_and_bytes(self, store: Store) -> None:
+        queued = await queue(store, *range(9))
+        size = queued[0].size
+        assert size > 0
+        async with store.read() as unit:
+            assert await unit.outbox.ahead(LANE, 10, 1 << 20) == (queued, True)
+            assert await unit.outbox.ahead(LANE, 9, 1 << 20) == (queued, False)
+            # As far as the entry with which they come to as much.
+            assert await unit.outbox.ahead(LANE, 10, 3 * size) == (queued[:3], False)
+            assert await unit.outbox.ahead(LANE, 10, 1) == (queued[:1], False)
+            assert await unit.outbox.ahead(LANE.back, 10, 1) == ([], True)
+
     async def test_the_last_copy_is_the_one_recorded_last(self, store: Store) -> None:
         async with store.write() as unit:
             await unit.outbox.append(LANE, sending(1), NOON)

@@ -15,6 +15,7 @@ import structlog
 from relay.adapters.discord.guilds import Place
 from relay.adapters.discord.rest import Json
 from relay.domain.ids import ChannelAddress, ChannelRef
+from relay.domain.weight import weight
 
 _log = structlog.get_logger(__name__)
 
@@ -35,12 +36,13 @@ _FEATURES = {"MESSAGE_REACTION_ADD": "reaction", "TYPING_START": "typing"}
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One event. `channel` is where it happened, which may be a thread; `word` names a feature."""
+    """One event. `channel` is where it happened, which may be a thread; `word` names a feature; `size` in memory."""
 
     kind: Kind
     channel: str
     data: Mapping[str, Json]
     word: str = ""
+    size: int = field(default=0, compare=False)
 
 
 @dataclass(slots=True, eq=False)
@@ -59,6 +61,7 @@ class Feed:
     again: bool = False
     stuck: bool = False
     held: deque[Item] = field(default_factory=deque)
+    held_size: int = 0
     task: asyncio.Task[None] | None = None
     threads: list[str] = field(default_factory=list)
 
@@ -73,8 +76,8 @@ class Feeds:
     """All mirrored channels, and the one queue of their live events.
 
     `parent_of`, `private_parent_of`: the channel of a thread that everybody may read, of one that not everybody may.
-    `queue_limit`, `held_limit`: events that wait at most, in the queue and per channel. `on_gap` is called when a
-    channel that was up to date no longer is.
+    `queue_limit`, `held_limit`: events that wait at most, in the queue and per channel; `queue_size`, `held_size`: how
+    many bytes of them. `on_gap` is called when a channel that was up to date no longer is.
     """
 
     def __init__(
@@ -85,12 +88,17 @@ class Feeds:
         on_gap: Callable[[], None],
         queue_limit: int = 10_000,
         held_limit: int = 1_000,
+        queue_size: int = 32 << 20,
+        held_size: int = 4 << 20,
     ) -> None:
         self._parent_of = parent_of
         self._private_parent_of = private_parent_of
         self._on_gap = on_gap
         self._queue_limit = queue_limit
         self._held_limit = held_limit
+        self._queue_size = queue_size
+        self._held_size = held_size
+        self._queued_size = 0
         self._feeds: dict[str, Feed] = {}
         self._queue: deque[tuple[Feed, Item]] = deque()
         self._filled = asyncio.Event()
@@ -134,7 +142,9 @@ class Feeds:
             return False
         feed.behind = feed.stuck = False
         self._queue.extend((feed, item) for item in feed.held)
+        self._queued_size += feed.held_size
         feed.held.clear()
+        feed.held_size = 0
         if self._queue:
             self._filled.set()
         return True
@@ -160,6 +170,7 @@ class Feeds:
             self._filled.clear()
             await self._filled.wait()
         taken = [self._queue.popleft() for _ in range(min(limit, len(self._queue)))]
+        self._queued_size -= sum(item.size for _, item in taken)
         return [(feed, item) for feed, item in taken if self._feeds.get(feed.channel.id) is feed]
 
     def _take_in(self, feed: Feed, item: Item) -> None:
@@ -169,8 +180,9 @@ class Feeds:
             self._enqueue(feed, item)
 
     def _enqueue(self, feed: Feed, item: Item) -> None:
-        if len(self._queue) < self._queue_limit:
+        if len(self._queue) < self._queue_limit and self._queued_size + item.size <= self._queue_size:
             self._queue.append((feed, item))
+            self._queued_size += item.size
             self._filled.set()
         elif item.kind != "feature":
             _log.warning("discord queue full", channel=feed.channel.id)
@@ -183,18 +195,24 @@ class Feeds:
         # What the history is going to say anyway need not be kept once something has been let go.
         if item.kind == "feature" or (feed.again and item.kind == "create"):
             return
-        if len(feed.held) >= self._held_limit:
+        if self._is_full(feed, item):
             feed.again = True
             feed.held = deque(kept for kept in feed.held if kept.kind != "create")
+            feed.held_size = sum(kept.size for kept in feed.held)
             if item.kind == "create":
                 return
-        if len(feed.held) >= self._held_limit:
+        if self._is_full(feed, item):
             _log.warning("discord too many changes held", channel=feed.channel.id)
             return
         feed.held.append(item)
+        feed.held_size += item.size
+
+    def _is_full(self, feed: Feed, item: Item) -> bool:
+        return len(feed.held) >= self._held_limit or feed.held_size + item.size > self._held_size
 
 
 def _items(kind: Kind, event: str, channel: str, data: Mapping[str, Json]) -> Iterable[Item]:
     if event == "MESSAGE_DELETE_BULK":
         return [Item("delete", channel, {"id": message, "channel_id": channel}) for message in data["ids"]]
-    return [Item(kind, channel, data, _FEATURES.get(event, ""))]
+    size = weight(data) if kind in {"create", "update"} else 0
+    return [Item(kind, channel, data, _FEATURES.get(event, ""), size)]

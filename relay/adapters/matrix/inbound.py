@@ -8,6 +8,7 @@ import re
 import unicodedata
 from dataclasses import replace
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Any
 
 from relay.adapters.matrix.compose import permalink
@@ -92,6 +93,10 @@ def last_edit(event: Json) -> Json | None:
     return edit if isinstance(edit, dict) and edit.get("sender") == event.get("sender") else None
 
 
+_MOST_TYPING = 100
+"""People of a room who are counted as typing; others are not remembered."""
+
+
 def features(section: Json, channel: ChannelRef, me: str, was_typing: frozenset[str]) -> tuple[list[Event], set[str]]:
     """What the `ephemeral` events of a room come to, and who is typing now.
 
@@ -106,7 +111,8 @@ def features(section: Json, channel: ChannelRef, me: str, was_typing: frozenset[
             continue
         if event.get("type") == "m.typing":
             users = content.get("user_ids")
-            typing = {user for user in users if isinstance(user, str)} if isinstance(users, list) else set()
+            named = (user for user in users if isinstance(user, str)) if isinstance(users, list) else ()
+            typing = set(islice(named, _MOST_TYPING))
             found += [FeatureUsed(channel, "typing") for user in sorted(typing - was_typing - {me})]
         elif event.get("type") == "m.receipt":
             found += [FeatureUsed(channel, "receipt") for user in _readers(content) if user != me]

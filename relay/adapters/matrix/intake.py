@@ -246,8 +246,10 @@ class Intake:
             if gap.skipped:
                 await self._skip(portion, gap, since, inbox)
             async for page in self._gaps.events(gap, since, self._starts(portion)):
-                yield page
-            yield Page("", portion.timeline, portion.members)
+                for part in _split(page):
+                    yield part
+            for part in _split(Page("", portion.timeline, portion.members)):
+                yield part
 
     async def _survey(self, portion: _Portion, since: str) -> Gap | None:
         """The gap; None where we have been put out of the room meanwhile: it is read once we are let in again."""
@@ -298,6 +300,13 @@ class Intake:
             if converted is not None:
                 found.append(converted)
         return found
+
+
+def _split(page: Page) -> Iterator[Page]:
+    """A page piece by piece: its trees are not to be in memory all at once. The first brings the state."""
+    yield Page(page.token, [], page.state)
+    for piece in _pieces(page.events or []):
+        yield Page(page.token, piece, [])
 
 
 def _pieces(timeline: list[Json]) -> Iterator[list[Json]]:

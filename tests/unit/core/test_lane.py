@@ -97,9 +97,12 @@ async def test_a_message_deleted_while_it_waits_never_shows(bridge: World) -> No
         assert all(message.text != "second" for message in bridge.matrix.messages.values())
 
 
-async def test_what_waits_in_memory_is_bounded_and_what_is_not_there_crosses_too(bridge: World) -> None:
+@pytest.mark.parametrize(("count", "text"), [(130, ""), (40, "x" * 20_000)], ids=["many", "long ones"])
+async def test_what_waits_in_memory_is_bounded_and_what_is_not_there_crosses_too(
+    bridge: World, count: int, text: str
+) -> None:
     _, room = bridge.channels()
-    words = [str(number) for number in range(130)]
+    words = [f"{number}{text}" for number in range(count)]
 
     async def before(call: str) -> None:
         if call == "send":
@@ -109,7 +112,9 @@ async def test_what_waits_in_memory_is_bounded_and_what_is_not_there_crosses_too
     async with bridge.relay(lambda _, matrix: setattr(matrix, "before", before)) as core:
         for word in words:
             core.courier.offer((await queued(bridge, word))[0])
-        assert len(core.courier._lanes[LANE]._waiting) <= 50
+        held = core.courier._lanes[LANE]._waiting
+        assert len(held) <= 50
+        assert sum(entry.size for entry in held) <= 300_000
         release.set()
         await bridge.shows(room, *words)
 

@@ -13,7 +13,7 @@ PLACE = Place("5", webhooks=True, speaks=True, moderates=True, file_size=1)
 
 
 class Setting:
-    def __init__(self, *, queue: int = 100, held: int = 10) -> None:
+    def __init__(self, *, queue: int = 100, held: int = 10, queue_size: int = 10**6, held_size: int = 10**6) -> None:
         self.gaps = 0
         parents: Mapping[str, str] = {"200": "100"}
         private: Mapping[str, str] = {"300": "100"}
@@ -23,6 +23,8 @@ class Setting:
             on_gap=self.gap,
             queue_limit=queue,
             held_limit=held,
+            queue_size=queue_size,
+            held_size=held_size,
         )
         self.feed = self.add("100")
 
@@ -52,6 +54,27 @@ async def test_what_comes_while_the_history_is_read_waits_and_then_goes_on_in_or
     assert setting.feeds.release(setting.feed)
     setting.create(2)
     assert await setting.taken() == [("create", "1"), ("update", "1"), ("delete", "1"), ("create", "2")]
+
+
+async def test_the_queue_is_bounded_by_bytes() -> None:
+    setting = Setting(queue_size=3_000)
+    setting.feeds.release(setting.feed)
+    for number in range(1, 100):
+        setting.create(number)
+    taken = await setting.taken()
+    assert 0 < len(taken) < 20
+    assert setting.gaps == 1
+    # The history, which is read now, brings the others.
+    assert setting.feed.behind
+
+
+async def test_what_is_held_back_is_bounded_by_bytes() -> None:
+    setting = Setting(held=1_000, held_size=3_000)
+    for number in range(1, 100):
+        setting.create(number)
+    setting.change("MESSAGE_DELETE", 1)
+    assert setting.feed.again
+    assert [item.kind for item in setting.feed.held] == ["delete"]
 
 
 async def test_a_bulk_deletion_is_one_deletion_for_each() -> None:
