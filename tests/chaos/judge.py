@@ -1,11 +1,12 @@
 """What is wrong now, in all pairs and both directions, as readers see it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tests.chaos import replies
 from tests.chaos.check import Verdict, check
 from tests.chaos.chronicle import Chronicle
+from tests.chaos.pairs import Pairs, sorted_out
 from tests.chaos.reading import Standing
 from tests.chaos.sides import View
 from tests.chaos.traffic import Traffic
@@ -25,7 +26,8 @@ class Look:
 class Judge:
     """Remembers what stood where, and judges what stands."""
 
-    def __init__(self, pairs: Sequence[str], trace: Callable[[str], None]) -> None:
+    def __init__(self, pairs: Sequence[str], led: Pairs, trace: Callable[[str], None]) -> None:
+        self._led = led
         self._chronicles = {pair: Chronicle() for pair in pairs}
         self._trace = trace
 
@@ -41,34 +43,50 @@ class Judge:
     async def look(self, traffic: Sequence[Traffic]) -> Look:
         """Look at everything. `traffic`: the people of either side."""
         look = Look()
-        for pair in self._chronicles:
-            views = [await people.side.view(pair) for people in traffic]
-            look.seen += views
-            look.batches += sum(len(copy.said) > 1 for view in views for copy in view.copies)
+        for place in self._chronicles:
+            look.seen += [await people.side.view(place) for people in traffic]
+        for view in look.seen:
+            look.batches += sum(len(copy.said) > 1 for copy in view.copies)
+        views = [dict(zip(self._chronicles, look.seen[number::2], strict=True)) for number in (0, 1)]
+        for place in self._chronicles:
             for here, there in ((0, 1), (1, 0)):
-                self._judge(look, pair, traffic[here], views[here], traffic[there], views[there])
+                self._judge(look, place, traffic[here], views[here], traffic[there], views[there])
         return look
 
-    def _judge(self, look: Look, pair: str, people: Traffic, here: View, others: Traffic, there: View) -> None:
+    def _judge(
+        self,
+        look: Look,
+        place: str,
+        people: Traffic,
+        here: Mapping[str, View],
+        others: Traffic,
+        there: Mapping[str, View],
+    ) -> None:
         """Everything of one direction: from `people`, who see `here`, to the `others`, who see `there`."""
-        written = people.ledgers[pair].written
+        letter = people.side.letter
+        leads_to = self._led.leads_to(letter, place)
         to_discord = others.side.letter == "d"
-        chronicle = self._chronicles[pair]
-        moved = chronicle.moved(written, there.copies) if to_discord else frozenset()
-        verdict = check(written, there.copies, moved)
+        chronicle = self._chronicles[leads_to if to_discord else place]
+        # Whatever was said before the pair changed is judged by where it stands only.
+        written, written_there = people.tight(place), others.tight(leads_to)
+        copies_here, _ = sorted_out(here[place].copies, others.ledgers, place)
+        copies, strays = sorted_out(there[leads_to].copies, people.ledgers, leads_to)
+        moved = chronicle.moved(written, copies) if to_discord else frozenset()
+        verdict = check(written, copies, moved)
+        verdict.stray += strays
         scene = replies.Scene(
             written=written,
-            copies_here=here.copies,
-            written_there=others.ledgers[pair].written,
-            copies_there=there.copies,
-            there=others.side.place(pair),
+            copies_here=copies_here,
+            written_there=written_there,
+            copies_there=copies,
+            there=others.side.place(leads_to),
             stood_as=chronicle.stood_as if to_discord else lambda _: frozenset(),
         )
         judged, verdict.wrong_reply = replies.check(scene)
         look.replies += judged
         look.moved += len(moved)
-        look.verdict.add(f"{pair} {people.side.letter}", verdict)
-        look.verdict.add(f"{pair} {people.side.letter} at home", check(written, here.originals))
+        look.verdict.add(f"{place} {letter}", verdict)
+        look.verdict.add(f"{place} {letter} at home", check(people.ledgers[place].written, here[place].originals))
 
     def write_down(self, look: Look, traffic: Sequence[Traffic]) -> None:
         """What is wrong, all that readers see and all that was written: for whoever looks for the cause."""

@@ -27,7 +27,8 @@ class Written:
     """One message. `text` is its latest; `id` is its platform's; `at` is when, in seconds.
 
     `reply_to`: the ID of the message that it answers, "" for none; `reply_keys`: what that one said, where it was a
-    copy. `plain_at_first`: its first words did not say who it is.
+    copy. `plain_at_first`: its first words did not say who it is. `led_to`: the place to which its channel led;
+    `loose`: that has changed since, so it need not cross, nor what becomes of it. Elsewhere it may not be.
     """
 
     name: str
@@ -39,6 +40,8 @@ class Written:
     reply_to: str = ""
     reply_keys: tuple[str, ...] = ()
     plain_at_first: bool = False
+    led_to: str = ""
+    loose: bool = False
     deleted: bool = False
 
     @property

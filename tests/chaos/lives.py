@@ -194,6 +194,11 @@ class Lives:
             self._dead.set()
             await self.daemon.kill()
 
+    @property
+    def number(self) -> int:
+        """Which life it is, or was last."""
+        return self._number
+
     # --- Parts --------------------------------------------------------------------------------------------
 
     def _kill_after(self, point: str, milliseconds: int) -> None:

@@ -16,7 +16,9 @@ from relay.sandbox.people import Person
 from relay.sandbox.ratelimits import Limits
 from tests.chaos.judge import Judge, Look
 from tests.chaos.lives import Lives, deaths
+from tests.chaos.operator import Operator
 from tests.chaos.outcome import Outcome, Plan, Trace
+from tests.chaos.pairs import Pairs
 from tests.chaos.proxy import Proxy
 from tests.chaos.reading import discord_copy, files_of
 from tests.chaos.sides import DiscordSide, MatrixSide, Side, View
@@ -58,7 +60,15 @@ class Run:
         self._trace = trace
         self._lives = lives
         self._pairs = tuple(place.channels)
-        self._judge = Judge(self._pairs, trace)
+        self._led = Pairs(self._pairs)
+        self._judge = Judge(self._pairs, self._led, trace)
+        sides: tuple[Side, Side] = (
+            DiscordSide(place.control, place.guild, place.channels, place.people),
+            MatrixSide({"Mia": place.mia, "Noa": noa}, place.rooms, place.relay_user),
+        )
+        self._traffic = tuple(self._people(side) for side in sides)
+        ledgers = [people.ledgers for people in self._traffic]
+        config = place.daemon.config
         self._trouble = Trouble(
             town=place,
             proxy=proxy,
@@ -66,18 +76,14 @@ class Run:
             trace=trace,
             freeze=lives.freeze,
             webhook_deleted=self._judge.webhook_deleted,
+            operator=Operator(self._led, config, config.with_name("relay.db"), ledgers, lives, trace),
         )
-        sides: tuple[Side, Side] = (
-            DiscordSide(place.control, place.guild, place.channels, place.people),
-            MatrixSide({"Mia": place.mia, "Noa": noa}, place.rooms, place.relay_user),
-        )
-        self._traffic = tuple(self._people(side) for side in sides)
         self._provoking: asyncio.Task[None] | None = None
         place.sandbox.state.listeners.append(self._on_dispatch)
 
     def _people(self, side: Side) -> Traffic:
         rng = random.Random(f"traffic {side.letter} {self._plan.seed}")
-        return Traffic(side, rng, self._pairs, Pace(), self._trace)
+        return Traffic(side, rng, self._pairs, Pace(), self._led, self._trace)
 
     def _on_dispatch(self, dispatch: Dispatch) -> None:
         if dispatch.event not in {"MESSAGE_CREATE", "MESSAGE_UPDATE"} or dispatch.user_id is not None:

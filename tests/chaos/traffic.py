@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from tests.chaos.ledger import SAME, Ledger, Written
+from tests.chaos.pairs import Pairs, loose_among
 from tests.chaos.sides import Side, Upload
 
 _WORDS = (
@@ -66,6 +67,7 @@ class Traffic:
     rng: random.Random
     pairs: tuple[str, ...]
     pace: Pace
+    led: Pairs
     trace: Callable[[str], None]
     ledgers: dict[str, Ledger] = field(default_factory=dict)
     over: bool = False
@@ -79,10 +81,15 @@ class Traffic:
         self.ledgers = {pair: Ledger() for pair in self.pairs}
         self._said = {pair: [] for pair in self.pairs}
 
+    def tight(self, place: str) -> list[Written]:
+        """What was written there and has to cross; see `sorted_out`."""
+        unclear = SAME if loose_among(self.ledgers) else ()
+        return [each for each in self.ledgers[place].written if not each.loose and each.key not in unclear]
+
     async def run(self, messages: int) -> None:
         """Until so many messages are written."""
         while self.sent < messages:
-            pair = self.rng.choice(self.pairs)
+            pair = self.rng.choice(self.led.open(self.pairs))
             act = self.rng.choices(list(_ACTS), list(_ACTS.values()))[0]
             author = self.rng.choice(self.side.authors)
             if act in {"edit", "grow"}:
@@ -96,7 +103,7 @@ class Traffic:
 
     async def do(self, act: Act) -> None:
         """Do something out of turn, so that there is something for the relay to do."""
-        pair = self.rng.choice(self.pairs)
+        pair = self.rng.choice(self.led.open(self.pairs))
         match act:
             case "say" if not self.over:
                 self.pace.grant(1)
@@ -110,6 +117,10 @@ class Traffic:
                 await self._delete(pair, 1)
 
     async def _say(self, pair: str, author: str, act: str) -> None:
+        async with self.led.inside(pair):
+            await self._write(pair, author, act)
+
+    async def _write(self, pair: str, author: str, act: str) -> None:
         name = f"{self.side.letter}{self.sent}"
         self.sent += 1
         text = self.rng.choice(SAME) if act == "same" else self._words(name, 0, long=act == "long")
@@ -118,6 +129,7 @@ class Traffic:
             text = ""
         written = Written(name, text, author, None if file is None else file.file, at=time.monotonic())
         written.plain_at_first = act == "same"
+        written.led_to = self.led.leads_to(self.side.letter, pair)
         if act == "reply" and (recent := await self.side.recent(pair)):
             # Often to what has only just appeared, and may not be on record yet.
             target = self.rng.choice(recent[-3:] if self.rng.random() < 0.5 else recent)
@@ -136,9 +148,10 @@ class Traffic:
         said.revision += 1
         text = self._words(said.written.name, said.revision, long=long)
         said.busy = True
-        await self.side.edit(pair, said.author, said.written.id, text)
+        async with self.led.inside(pair):
+            await self.side.edit(pair, said.author, said.written.id, text)
+            said.written.text = text
         said.busy = False
-        said.written.text = text
         self.edited += 1
         self.trace(f"{pair} {said.author} edits {said.written.name} to revision {said.revision}")
 
@@ -149,9 +162,10 @@ class Traffic:
         first = self.rng.choice(choice)
         gone = [first, *(said for said in choice if said.author == first.author and said is not first)][:count]
         self._said[pair] = [said for said in self._said[pair] if said not in gone]
-        await self.side.delete(pair, first.author, [said.written.id for said in gone])
-        for said in gone:
-            said.written.deleted = True
+        async with self.led.inside(pair):
+            await self.side.delete(pair, first.author, [said.written.id for said in gone])
+            for said in gone:
+                said.written.deleted = True
         self.deleted += len(gone)
         self.trace(f"{pair} {first.author} deletes {' '.join(said.written.name for said in gone)}")
 

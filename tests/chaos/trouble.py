@@ -10,6 +10,7 @@ from typing import Any
 
 from relay.sandbox.handshake import FATAL
 from relay.sandbox.people import Refused
+from tests.chaos.operator import Operator
 from tests.chaos.proxy import Fault, Proxy
 from tests.chaos.sides import insist
 from tests.support.town import Town, eventually
@@ -27,7 +28,8 @@ _WRITES = r"^/(webhooks|channels)/.*"
 class Trouble:
     """All kinds of trouble. `counts` says how often each struck.
 
-    `freeze` stops the daemon's process for some seconds; `webhook_deleted` is told in which pair that happened.
+    `freeze` stops the daemon's process for some seconds; `webhook_deleted` is told in which pair that happened;
+    `operator` changes the pairs in the file.
     """
 
     def __init__(
@@ -39,6 +41,7 @@ class Trouble:
         trace: Callable[[str], None],
         freeze: Callable[[float], Awaitable[None]],
         webhook_deleted: Callable[[str], None],
+        operator: Operator,
     ) -> None:
         self._town = town
         self._control = town.control
@@ -51,6 +54,7 @@ class Trouble:
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self.counts: Counter[str] = Counter()
         self._webhook_deleted = webhook_deleted
+        self._operator = operator
 
     async def run(self, names: tuple[str, ...], over: asyncio.Event) -> None:
         """One trouble after the other, often several at once, until `over`; ends when the last has been put right."""
@@ -286,16 +290,19 @@ class Trouble:
     # --- The operator -------------------------------------------------------------------------------------
 
     async def pair_names(self) -> None:
-        """Two pairs swap their names in the file, while whatever else is going on; a lone one gets another name."""
-        one, *more = self._rng.sample(tuple(self._town.channels), min(2, len(self._town.channels)))
-        other = more[0] if more else f"{one}-renamed"
-        names = {f'name = "{one}"': f'name = "{other}"', f'name = "{other}"': f'name = "{one}"'}
-        config = self._town.daemon.config
-        lines = config.read_text().splitlines(keepends=True)
-        new = config.with_suffix(".new")
-        new.write_text("".join(names.get(line.strip(), line.rstrip("\n")) + "\n" for line in lines))
-        new.replace(config)  # never half a file: the daemon reads it by itself
-        self.counts["pair names swapped"] += 1
+        async with self._locks["file"]:
+            self._operator.swap_names(self._rng)
+            self.counts["pair names swapped"] += 1
+
+    async def pair_rooms(self) -> None:
+        if not self._locks["file"].locked():
+            async with self._locks["file"]:
+                self.counts["pair rooms swapped"] += await self._operator.swap_rooms(self._rng)
+
+    async def pair_gone(self) -> None:
+        if not self._locks["file"].locked():
+            async with self._locks["file"]:
+                self.counts["pair taken out"] += await self._operator.take_out(self._rng, self._a_while)
 
 
 _BY_NAME: dict[str, Callable[[Trouble], Coroutine[Any, Any, None]]] = {
@@ -330,6 +337,8 @@ _BY_NAME: dict[str, Callable[[Trouble], Coroutine[Any, Any, None]]] = {
     "homeserver-kill": Trouble.homeserver_kill,
     "freeze": Trouble.frozen,
     "pair-names": Trouble.pair_names,
+    "pair-rooms": Trouble.pair_rooms,
+    "pair-gone": Trouble.pair_gone,
 }
 KINDS = tuple(_BY_NAME)
 """What `--faults` knows."""
