@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from itertools import count
 
 from relay.core.conversions import Conversions
-from relay.core.names import Names
+from relay.core.names import Names, not_the_relay
 from relay.core.pairs import PairDirectory
 from relay.core.ports import Adapter, Delivery, Files, LatestReader, NameReader
 from relay.core.references import References
@@ -143,7 +143,7 @@ class Context:
         return Delivery(
             channel=task.channel,
             key=self.key(task.entry, part, verb),
-            author=author,
+            author=None if author is None else not_the_relay(author, task.adapter.own_names(task.channel)),
             content=content,
             reply_to=task.reply_to if part == 0 else None,
             replied_author=task.replied_author if part == 0 else None,

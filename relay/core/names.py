@@ -78,6 +78,20 @@ class Names:
         return known
 
 
+def not_the_relay(author: Author, own_names: frozenset[str]) -> Author:
+    """`author` under a name that does not look like one under which the relay speaks there itself."""
+    look = skeleton(author.name)
+    if all(skeleton(visible(own)) != look for own in own_names):
+        return author
+    # No part of the ID that somebody else of that name may be told apart by.
+    return replace(author, name=with_suffix(author.name, bracketed(_identifier(author) or _user(author))))
+
+
+def _identifier(author: Author) -> str:
+    identifier = visible(unmarked_name(author.user.id.lstrip("@")))
+    return identifier if len(identifier) <= 2 * _LONGEST_HANDLE else ""
+
+
 def _remembered(known: _Channel, author: Author) -> str | None:
     """The name that was decided for an author, unless somebody else has it by now."""
     key = (author.user.id, author.name)
@@ -129,10 +143,9 @@ def _candidates(owners: OrderedDict[str, str], author: Author, user: str) -> Ite
     parts = name.split(", ")
     if len(parts) == 1 or all(owners.get(_look(part), user) == user for part in parts):
         yield name
-    identifier = unmarked_name(author.user.id.lstrip("@"))
     if handle := shortened(visible(unmarked_name(author.handle)), most=_LONGEST_HANDLE):
         yield with_suffix(name, bracketed(handle))
-    if len(identifier) <= 2 * _LONGEST_HANDLE:
+    if identifier := _identifier(author):
         yield with_suffix(name, bracketed(identifier))
     yield with_suffix(name, bracketed(user))
 

@@ -244,6 +244,10 @@ class Adapter(Protocol):
         """A link that opens `target`. No I/O."""
         ...
 
+    def own_names(self, channel: ChannelRef) -> frozenset[str]:
+        """Under which names the relay's own account speaks in `channel`, as far as is known. No I/O."""
+        ...
+
     async def people(self, channel: ChannelRef, names: frozenset[str]) -> Mapping[str, UserRef]:
         """The people who can be mentioned in `channel` under these names; keys as `core.references.folded` makes them.
 

@@ -61,6 +61,7 @@ STRANGER_NAMES = (
     "⟨Mia⟩",
     "↪ Bob",
     "(via IRC)",
+    "Rеlay",
     "\U000e0041\U000e0042",
 )
 MOST_TIMES_SLOWER = 10.0
@@ -107,10 +108,12 @@ async def test_whoever_is_called_whatever_is_heard_and_told_apart(homeserver: Ho
             await place.until_discord(LOUD, lambda words: words == said)
         here = [message["author"]["username"] for message in place.on_discord(LOUD)]
         assert all(1 <= len(unicodedata.normalize("NFKC", name)) <= 80 for name in here)
+        assert skeleton("relay") not in map(skeleton, here), "the bot's own name"
         _told_apart([(text[0], name) for text, name in zip(said, here, strict=True)])
 
         back: list[str] = []
-        for name in (*NAMES, *STRANGER_NAMES):
+        relay = place.relay_user[1:].partition(":")[0]
+        for name in (*NAMES, *STRANGER_NAMES, relay):
             for who in ("Ada", "Ben"):
                 place.control.rename(place.people[who], place.guild, nick=name[:32])
                 back.append(f"{who} said {len(back)}")
@@ -118,6 +121,7 @@ async def test_whoever_is_called_whatever_is_heard_and_told_apart(homeserver: Ho
         await place.until_matrix(LOUD, lambda words: words[-len(back) :] == back)
         names = [message.name for message in await place.on_matrix(LOUD) if message.name]
         assert all(1 <= len(name.encode()) <= 255 for name in names)
+        assert skeleton(relay) not in map(skeleton, names), "the account's own name"
         _told_apart([(text[0], name) for text, name in zip(back, names, strict=True)])
 
 

@@ -323,6 +323,10 @@ class MemoryAdapter:
         """A link to a message."""
         return f"https://platform.example/{target.id}"
 
+    def own_names(self, channel: ChannelRef) -> frozenset[str]:
+        """The same everywhere."""
+        return frozenset({"The Relay"})
+
     async def people(self, channel: ChannelRef, names: frozenset[str]) -> Mapping[str, UserRef]:
         """Whoever has one of the names alone."""
         await self.before("people")

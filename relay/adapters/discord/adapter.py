@@ -336,6 +336,10 @@ class DiscordAdapter:
         where = target.channel.id if seen is None else seen.channel
         return jump_url(self._guilds.guild_of(target.channel.id) or "@me", where, target.id)
 
+    def own_names(self, channel: ChannelRef) -> frozenset[str]:
+        """See `Adapter.own_names`."""
+        return self._guilds.own_names(channel.id)
+
     async def people(self, channel: ChannelRef, names: frozenset[str]) -> Mapping[str, UserRef]:
         """See `Adapter.people`."""
         guild = self._guilds.guild_of(channel.id)

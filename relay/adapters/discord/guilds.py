@@ -254,6 +254,12 @@ class Guilds:
 
     # --- Names --------------------------------------------------------------------------------------------
 
+    def own_names(self, channel: str) -> frozenset[str]:
+        """What the bot is called where a channel is: its nickname, its display name, its user name."""
+        guild = self._guild(channel)
+        me = None if guild is None else guild.get_member(self._own_id())
+        return frozenset() if me is None else frozenset(filter(None, (me.nick, me.global_name, me.name)))
+
     def remember_nickname(self, guild: str, user: str, nickname: str | None) -> None:
         """Somebody's name in a server; None for somebody who has no other there."""
         self._nicknames[guild, user] = nickname

@@ -207,6 +207,12 @@ class MatrixAdapter:
         """See `Adapter.permalink`."""
         return compose.permalink(target)
 
+    def own_names(self, channel: ChannelRef) -> frozenset[str]:
+        """See `Adapter.own_names`. Without a display name, clients show the user ID or the local part of it."""
+        name = self._rooms.state(channel.id).name_of(self._api.user_id)
+        user = self._api.user_id
+        return frozenset({name} if name else {user, user[1:].partition(":")[0]})
+
     async def people(self, channel: ChannelRef, names: frozenset[str]) -> Mapping[str, UserRef]:
         """See `Adapter.people`."""
         return await self._people.named(channel.id, names)

@@ -129,10 +129,12 @@ async def test_two_people_of_one_name_on_either_side(tmp_path: Path, monkeypatch
         async with bridge.relay():
             bridge.discord.say(here, "ann", "one")
             bridge.discord.say(here, "Ann", "two")
-            await bridge.shows(there, "one", "two")
-    first, second = names
+            bridge.discord.say(here, "THE  rеlay", "three")
+            await bridge.shows(there, "one", "two", "three")
+    first, second, third = names
     assert first == "ann"
     assert skeleton(first) != skeleton(second)
+    assert third == "THE rеlay ⟨THE rеlay⟩", "nobody speaks in the relay's name"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,66 @@
+"""What discord.py's picture of a server says about names."""
+
+from types import SimpleNamespace
+from typing import Any, cast
+
+import discord
+
+from relay.adapters.discord.gateway import intents
+from relay.adapters.discord.guilds import Guilds
+from relay.core.clock import SystemClock
+
+GUILD, ME, HERE, STAFF = "1032000000000000001", "1032000000000000900", "100", "200"
+PLAIN = {"hoist": False, "managed": False, "mentionable": False, "position": 1, "colors": {"primary_color": 0}}
+
+
+def guilds() -> Guilds:
+    client = discord.Client(intents=intents())
+    client._connection.user = cast(discord.ClientUser, SimpleNamespace(id=int(ME)))
+    hidden = [{"id": GUILD, "type": 0, "allow": "0", "deny": "1024"}]
+    bot = {"id": ME, "username": "bridge", "discriminator": "0", "global_name": "The Bridge", "avatar": None}
+    data = {
+        "id": GUILD,
+        "name": "The Guild",
+        "owner_id": "1",
+        "roles": [{"id": GUILD, "name": "@everyone", "permissions": "1024"} | PLAIN],
+        "channels": [
+            {"id": HERE, "name": "here", "type": 0, "position": 0, "permission_overwrites": []},
+            {"id": STAFF, "name": "staff", "type": 0, "position": 1, "permission_overwrites": hidden},
+        ],
+        "members": [{"user": bot, "nick": "Hermes", "roles": [], "flags": 0}],
+    }
+    client._connection._add_guild_from_data(cast(Any, data))
+    made = Guilds(SystemClock())
+    made.session_started(client)
+    return made
+
+
+def thread(number: str, parent: str, kind: int = 11) -> dict[str, Any]:
+    return {"id": number, "parent_id": parent, "type": kind, "guild_id": GUILD, "name": number}
+
+
+def test_the_bot_speaks_under_each_of_its_names() -> None:
+    assert guilds().own_names(HERE) == {"Hermes", "The Bridge", "bridge"}
+    assert guilds().own_names("999") == frozenset()
+
+
+def test_what_may_be_named_where() -> None:
+    known = guilds()
+    known.declare(frozenset({"13", "14", "15"}))
+    for one in (thread("11", HERE), thread("12", STAFF), thread("13", HERE, 12), thread("14", STAFF)):
+        known.observe("THREAD_CREATE", one)
+    told = {channel: known.may_name(HERE, channel) for channel in (HERE, STAFF, "11", "12", "13", "14", "15", "16")}
+    assert told == {
+        HERE: True,
+        STAFF: False,
+        "11": True,
+        "12": False,
+        "13": False,
+        "14": False,
+        "15": False,
+        "16": None,
+    }
+    assert [known.may_name(STAFF, channel) for channel in (HERE, STAFF, "12", "13")] == [True, True, True, False]
+    # Whoever is in a private thread may view its channel, and is told the thread's own name.
+    assert [known.may_name("13", channel) for channel in (HERE, STAFF, "11", "13")] == [True, False, True, True]
+    assert [known.may_name("14", channel) for channel in (HERE, STAFF, "12")] == [True, True, True]
