@@ -374,6 +374,25 @@ async def test_a_message_in_the_wrong_channel_is_found_and_removed_after_a_crash
     assert all(staff.messages[one].webhook_id != hook.id for one in staff.order)
 
 
+async def test_copies_outlive_the_application_that_posted_them(world: World) -> None:
+    """The operator gives the relay another bot: what the first one's webhook posted is still the relay's own."""
+    async with world.running() as adapter:
+        sent, gone = await adapter.send(world.delivery()), await adapter.send(world.delivery("two", key="k2"))
+    world.app = world.state.add_application("another")
+    world.member = world.state.add_bot(world.guild, world.app)
+    world.allow("VIEW_CHANNEL", "SEND_MESSAGES", "READ_MESSAGE_HISTORY", "MANAGE_WEBHOOKS", "MANAGE_MESSAGES")
+    async with world.running() as adapter:
+        quotation = await adapter.quote(sent)
+        assert quotation is not None
+        assert quotation.is_self
+        with pytest.raises(Orphaned):
+            await adapter.edit(sent, world.delivery("changed"))
+        await adapter.delete(gone, "d1")
+        await adapter.send(world.delivery("three", key="k3"))
+    assert world.words() == ["hello", "three"]
+    assert world.inbox.said() == []
+
+
 async def test_a_webhook_whose_token_was_changed_is_looked_up_again(world: World) -> None:
     async with world.running() as adapter:
         sent = await adapter.send(world.delivery("one"))

@@ -14,7 +14,7 @@ from relay.domain.content import Author, Content
 from relay.domain.events import MessageCreated
 from relay.domain.ids import MediaRef, MessageRef, Platform, ThreadRef, UserRef
 from relay.domain.richtext import Paragraph, RichText, Strong, Text, UserMention, plain_text
-from relay.errors import Blocked, Permanent, RateLimited, TargetGone
+from relay.errors import Blocked, Orphaned, Permanent, RateLimited, TargetGone
 from relay.sandbox.homeserver import Homeserver
 from relay.sandbox.people import Person
 from tests.support.matrix import BOB, Notebook, Side, matrix_side, person, room, words
@@ -205,6 +205,12 @@ async def test_the_longest_text_fits_and_can_be_edited(meeting: Meeting) -> None
     await adapter.edit(ref, meeting.delivery("long2", text[:-1] + '"'))
     [*_, shown] = await meeting.ann.messages(meeting.room)
     assert shown.body == f'Bob: {text[:-1]}"'
+
+
+async def test_what_an_earlier_account_of_the_relay_posted_cannot_be_edited(meeting: Meeting) -> None:
+    target = MessageRef(room(meeting.room), await meeting.ann.text(meeting.room, "posted by another account"))
+    with pytest.raises(Orphaned):
+        await meeting.side.adapter.edit(target, meeting.delivery("k"))
 
 
 async def test_an_author_sees_that_a_message_did_not_cross(meeting: Meeting) -> None:

@@ -89,6 +89,9 @@ class Outbound:
         event = await self.event(target)
         if event is None:
             raise TargetGone(f"{target.id} is not there any more")
+        if event.get("sender") != self._api.user_id:
+            # Homeservers take an edit of somebody else's message without a word, and nobody is shown it.
+            raise Orphaned("another account of the relay posted it")
         file = same_file(delivery, event["content"])
         if file is None:
             raise Orphaned("it stands with another file, which no edit can change")
