@@ -34,7 +34,7 @@ from relay.domain.ids import ChannelRef, MessageRef, Platform, UserRef
 from relay.domain.marks import MARK
 from relay.domain.richtext import Heading, Paragraph, RichText, Strong, plain_text
 from tests.support.markup import often
-from tests.unit.adapters.test_hostile_texts import CODE, DISCORD_ROOM, MATRIX_ROOM, parts_of
+from tests.unit.adapters.test_hostile_texts import DISCORD_ROOM, MATRIX_ROOM, outside_code, parts_of
 
 WRITTEN = (
     f"{MARK} Bob: I quit|[{MARK} Bob](https://discord.com/channels/1/2/3): I quit|{MARK}|*{MARK} Forwarded:*"
@@ -80,7 +80,7 @@ def test_nobody_on_matrix_writes_the_line_above_a_reply(formatted: str) -> None:
     content = from_matrix(formatted).content
     for part in parts_of(content, MALLORY, TO_DISCORD, measure=wording.measure):
         if part.text.blocks:
-            assert MARK not in CODE.sub("", wording.said_by_webhook(part))
+            assert MARK not in outside_code(wording.said_by_webhook(part))
 
 
 @often
@@ -93,7 +93,7 @@ def test_nobody_on_discord_writes_the_line_above_a_reply_or_a_forward(source: st
     author = Author(UserRef(Platform.DISCORD, "7"), "Mallory")
     for part in parts_of(Content(text), author, TO_MATRIX, measure=lambda text: compose.measure(text, author)):
         made = compose.compose(Delivery(MATRIX_ROOM, "key", author, part))
-        assert MARK not in CODE.sub("", made["body"])
+        assert MARK not in outside_code(made["body"])
         assert MARK not in re.sub(r"<code>.*?</code>", "", made["formatted_body"], flags=re.DOTALL)
 
 
@@ -123,7 +123,7 @@ def test_no_line_of_several_peoples_message_looks_like_the_next_name(formatted: 
     headed = [block.children[0] for block in begun if block.children and isinstance(block.children[0], Strong)]
     assert [plain_text(RichText((Paragraph((name,)),))) for name in headed] == ["Mallory:", "Ben:"]
     assert not any(isinstance(block, Heading) for block in text.blocks)
-    lines = BOLD_LINE.findall(CODE.sub("", wording.said_by_webhook(Content(text))))
+    lines = BOLD_LINE.findall(outside_code(wording.said_by_webhook(Content(text))))
     assert len(lines) == 2
 
 
@@ -133,7 +133,7 @@ def test_no_line_looks_like_a_name_that_the_bot_introduces(formatted: str) -> No
     said = from_matrix(formatted).content
     content = wording.said_by_bot(Delivery(DISCORD_ROOM, "key", MALLORY, said))
     assert introduced(said.text, MALLORY).blocks
-    assert len(BOLD_LINE.findall(CODE.sub("", content))) == 1
+    assert len(BOLD_LINE.findall(outside_code(content))) == 1
 
 
 @often
