@@ -142,6 +142,7 @@ async def test_a_file_that_keeps_failing_is_given_up(library: Library, clock: Cl
 
 async def test_a_file_that_does_not_come_is_late(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("relay.media.patience._PATIENCE", 0.05)
+    monkeypatch.setattr("relay.media.patience._PATIENCE_AGAIN", 0.05)
     source = Source(b"x" * 20, 20)
     source.pause = asyncio.Event()
     library.serve(Platform.DISCORD, source)

@@ -136,6 +136,7 @@ async def test_time_comes_back(library: Library, clock: Clock) -> None:
     assert (await post(library, file("good")))[1] == ["good/a"]
 
 
+@pytest.mark.slow
 async def test_every_room_and_author_has_time_of_their_own(library: Library) -> None:
     for channel, author in ((HALL, MALLORY), (HALL, ANN), (ATTIC, MALLORY)):
         seconds, _ = await post(library, file(f"dead{author.id}{channel.id}"), author=author, channel=channel)
@@ -151,6 +152,7 @@ async def test_a_slow_no_costs_time_as_well(library: Library, servers: Servers, 
     assert taken < 4 * PATIENCE
 
 
+@pytest.mark.slow
 async def test_a_server_is_slow_once_two_authors_found_it_so(library: Library) -> None:
     assert (await post(library, file("dead", "a")))[0] >= WAITED
     assert (await post(library, file("dead", "b"), author=ANN))[0] >= WAITED
