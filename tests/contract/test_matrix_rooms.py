@@ -85,6 +85,22 @@ async def test_a_room_in_two_addresses_is_used_once(town: Town) -> None:
         assert list(side.inbox.channels) == [place]
 
 
+async def test_a_room_in_two_addresses_is_used_once_after_its_upgrade_too(town: Town) -> None:
+    old = await town.ann.create_room(alias=f"twice{town.number}", version="11")
+    declared = [old, town.alias("twice")]
+    async with matrix_side(town.homeserver, town.bot_id, declared, token=town.token) as side:
+        await town.ann.text(old, "before")
+        await side.until_said("before")
+        new = await upgrade(town.ann, old)
+        await town.ann.text(new, "after")
+        await side.until_said("before", "after")
+        await side.until(lambda: [side.inbox.channels[one].id for one in side.inbox.channels].count(new) == 1)
+        [other] = [one for one in declared if one not in side.inbox.channels or side.inbox.channels[one].id != new]
+        await side.until(lambda: other in side.inbox.problems)
+        await town.ann.text(new, "later")
+        await side.until_said("before", "after", "later")
+
+
 async def test_rooms_can_be_added_and_taken_away_while_it_runs(town: Town) -> None:
     first, second = await town.ann.create_room(), await town.ann.create_room()
     async with (

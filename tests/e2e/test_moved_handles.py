@@ -179,6 +179,36 @@ async def test_edits_and_deletions_reach_copies_in_a_room_that_was_upgraded(
         await eventually(words, lambda shown: "another secret" not in shown)
 
 
+async def test_a_reload_in_the_middle_of_an_upgrade_loses_nothing(homeserver: Homeserver, tmp_path: Path) -> None:
+    async with town(tmp_path, homeserver) as place:
+        place.rooms["help"] = await place.mia.create_room("help", invite=[place.relay_user], version="11")
+        declared = place.rooms["help"]
+        place.write_config()
+        await started(place)
+        channel = place.channels["help"]
+        # What is sent just then is still under way.
+        for number in range(5):
+            place.control.say(channel, place.people["Ada"], f"said meanwhile {number}")
+        await upgrade(place)
+        new, place.rooms["help"] = place.rooms["help"], declared
+        for _ in range(3):
+            place.write_config(extra="[defaults]\nmax_parts = 4")
+            place.daemon.send_signal(signal.SIGHUP)
+            await place.mia.text(new, "said in the new room")
+        place.rooms["help"] = new
+        await place.until_discord("help", lambda words: words.count("said in the new room") == 3)
+        place.say("help", "at last")
+        await place.until_matrix("help", partial(contains, "at last"))
+        crossed = [
+            message.body.rpartition(": ")[2]
+            for room in (declared, new)
+            for message in await place.mia.messages(room)
+            if message.name
+        ]
+        said = [*(f"said meanwhile {number}" for number in range(5)), "at last"]
+        assert [words for words in crossed if words in said] == said
+
+
 async def test_a_replacement_without_an_invitation_is_told_in_the_status(
     homeserver: Homeserver, tmp_path: Path
 ) -> None:
