@@ -6,6 +6,8 @@ from datetime import UTC, datetime, timedelta
 
 from relay.core.ports import Clock
 
+# Where the system has a clock that goes on while the machine sleeps: what was granted for seconds has run out by then.
+_STEADY = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 _TICK = timedelta(microseconds=1)
 
 
@@ -18,7 +20,7 @@ class SystemClock:
 
     def monotonic(self) -> float:
         """Seconds that never jump."""
-        return time.monotonic()
+        return time.clock_gettime(_STEADY)
 
     async def sleep(self, seconds: float) -> None:
         """Wait."""
