@@ -91,7 +91,14 @@ async def play(case: Case, source: Platform) -> Any:
 
 
 async def _from_discord(case: Case) -> list[Event]:
-    context, clock = case.context, SystemClock()
+    translator, feeds = discord_reading(case.context)
+    feeds.offer(case.input["t"], case.input["d"])
+    return list((await translator.batch(await feeds.take(100))).events)
+
+
+def discord_reading(context: Json) -> tuple[Translator, Feeds]:
+    """What reads the payloads of one channel, and its feed."""
+    clock = SystemClock()
     guilds = Guilds(clock)
     guilds.session_started(_picture(context))
     for user, nickname in context.get("nicknames", {}).items():
@@ -117,8 +124,7 @@ async def _from_discord(case: Case) -> list[Event]:
     feeds.add(Feed(ChannelAddress(Platform.DISCORD, CHANNEL), here, place, behind=False))
     for thread in context.get("threads", ()):
         guilds.observe("THREAD_CREATE", {"id": thread, "parent_id": CHANNEL, "type": 11})
-    feeds.offer(case.input["t"], case.input["d"])
-    return list((await translator.batch(await feeds.take(100))).events)
+    return translator, feeds
 
 
 def _picture(context: Json) -> discord.Client:
