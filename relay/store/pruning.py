@@ -36,7 +36,10 @@ _LOOKED_AT = 500
 _MOST_KEPT = 20_000
 """Messages in use that are looked past before the rest counts as young, too: their IDs rise with time."""
 
-_PAUSE = 0.05
+_PAUSE, _LONGEST_PAUSE = 0.05, 5.0  # seconds
+_OTHERS_SHARE = 20
+"""Times as long as a step took the others have before the next one."""
+
 _MOST_SECONDS_BETWEEN, _LEAST_SECONDS_BETWEEN = 3600.0, 1.0
 _STEP = 60.0
 """Seconds by which the wall clock may differ from the monotonic one: beyond that it was set."""
@@ -186,7 +189,6 @@ class Pruner:
             rows = [(*key, before) for key in keys]
             await self._write(partial(_delete, kind.delete, rows))
             count += len(rows)
-            await self._clock.sleep(_PAUSE)
         if count:
             _log.info(f"old {kind.name} forgotten", count=count)
 
@@ -205,7 +207,6 @@ class Pruner:
                 some = old[start : start + _AT_ONCE]
                 await self._write(partial(_delete_messages, some, before, dead))
                 count += len(some)
-                await self._clock.sleep(_PAUSE)
             if len(rows) < _LOOKED_AT:
                 break
             last = rows[-1][0]
@@ -224,20 +225,22 @@ class Pruner:
             await self._clock.sleep(_PAUSE)
         for some in _pieces(channels):
             await self._write(partial(_delete, _DELETE_CHANNEL, some))
-            await self._clock.sleep(_PAUSE)
         known = kept | {tuple(of) for _, *of in await self._read(_CHANNELS, ())}
         names = [(name,) for (name,) in await self._read(_NAMES, ()) if tuple(str(name).split(" ", 2)[1:]) not in known]
         for some in _pieces(names):
             await self._write(partial(_delete, _DELETE_NAME, some))
-            await self._clock.sleep(_PAUSE)
 
     async def _read(self, sql: str, values: Sequence[int]) -> list[Any]:
         async with self._store.read() as unit:
             return await unit.session.direct(lambda connection: connection.execute(sql, values).fetchall())
 
     async def _write(self, step: Step) -> None:
+        began = self._clock.monotonic()
         async with self._store.write() as unit:
             await unit.session.direct(step)
+        # The others have most of the time, also where the disk is slow or much waits for it.
+        taken = self._clock.monotonic() - began
+        await self._clock.sleep(min(_LONGEST_PAUSE, max(_PAUSE, _OTHERS_SHARE * taken)))
 
 
 def _pieces(rows: Sequence[Sequence[object]]) -> Iterator[Sequence[Sequence[object]]]:
