@@ -374,6 +374,23 @@ async def test_a_message_in_the_wrong_channel_is_found_and_removed_after_a_crash
     assert all(staff.messages[one].webhook_id != hook.id for one in staff.order)
 
 
+@pytest.mark.parametrize("restarted", [False, True])
+async def test_a_copy_in_a_channel_that_is_not_declared_any_more_can_be_removed(world: World, restarted: bool) -> None:
+    other = world.state.add_channel(world.guild, "other")
+    async with world.running() as adapter:
+        kept, gone = await adapter.send(world.delivery()), await adapter.send(world.delivery("two", key="k2"))
+        if not restarted:
+            await adapter.watch(frozenset({ChannelAddress(Platform.DISCORD, str(other.id))}))
+            await until(lambda: world.inbox.channels.get(str(other.id)) == "open")
+            await adapter.delete(gone, "d1")
+    if restarted:
+        async with world.running(other) as adapter:
+            await adapter.delete(gone, "d1")
+            with pytest.raises(Blocked):
+                await adapter.edit(kept, world.delivery("changed"))
+    assert world.words() == ["hello"]
+
+
 async def test_copies_outlive_the_application_that_posted_them(world: World) -> None:
     """The operator gives the relay another bot: what the first one's webhook posted is still the relay's own."""
     async with world.running() as adapter:
