@@ -15,7 +15,7 @@ from tests.chaos.lives import Lives
 from tests.chaos.outcome import Trace
 from tests.chaos.pairs import Pairs, PairsFile, value, with_value
 
-_UNTIL_READ = 25.0
+_UNTIL_READ = 45.0
 _UNTIL_TAKEN = 120.0
 _SETTLED = 2.0
 
