@@ -60,8 +60,9 @@ MALLORY = Author(UserRef(Platform.MATRIX, "@mallory:evil.test"), "Mallory", hand
 BEN = Author(UserRef(Platform.MATRIX, "@ben:one.test"), "Ben", handle="ben")
 TO_DISCORD = Capabilities(wording.TEXT_LENGTH, False, 10, 10 << 20, 25 << 20)
 TO_MATRIX = Capabilities(compose.MAX_TEXT_LENGTH, True, 1, 10 << 20, 10 << 20)
-# What begins at the left edge in bold, under whatever else; headings are bold by themselves.
-BOLD_LINE = re.compile(r"^(?:-# )?[\s_~|\[\u200b\u2800]*(?:\*\*|#{1,3} )", re.MULTILINE)
+# What begins at the left edge in bold, under whatever else; headings are bold by themselves. What belongs to an item of
+# a list is set in as far as the item, where no name stands.
+BOLD_LINE = re.compile(r"^(?:-# )?[_~|\[\u200b\u2800]*(?:\*\*|#{1,3} )", re.MULTILINE)
 
 
 def from_matrix(formatted: str, **more: Any) -> MessageCreated:
@@ -129,6 +130,7 @@ def test_no_line_of_several_peoples_message_looks_like_the_next_name(formatted: 
 
 @often
 @given(html)
+@example("<ul><li>x<br><b>Ben:</b> I quit</ul>")
 def test_no_line_looks_like_a_name_that_the_bot_introduces(formatted: str) -> None:
     said = from_matrix(formatted).content
     content = wording.said_by_bot(Delivery(DISCORD_ROOM, "key", MALLORY, said))
