@@ -41,6 +41,7 @@ _OTHERS_SHARE = 20
 """Times as long as a step took the others have before the next one."""
 
 _MOST_SECONDS_BETWEEN, _LEAST_SECONDS_BETWEEN = 3600.0, 1.0
+_LONGEST_AGE = 50 * 365 * 86400.0  # seconds; the calendar ends somewhere
 _STEP = 60.0
 """Seconds by which the wall clock may differ from the monotonic one: beyond that it was set."""
 
@@ -138,8 +139,8 @@ class Pruner:
     ) -> None:
         self._store = store
         self._clock = clock
-        self._messages = messages
-        self._dead_letters = dead_letters
+        self._messages = None if messages is None else min(messages, _LONGEST_AGE)
+        self._dead_letters = None if dead_letters is None else min(dead_letters, _LONGEST_AGE)
         self._discard_undeclared = discard_undeclared
         self._declared = declared
         self._forget_counters = forget_counters
