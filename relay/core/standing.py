@@ -7,7 +7,8 @@ from collections import OrderedDict
 class Standing:
     """The last `most` messages of ours, each by the hash of what the platform has accepted for it.
 
-    Only what was certainly carried out counts: forget a message before it is changed, and put it once it has been.
+    Only what was certainly carried out counts: forget a message before it is changed, and put it once it has been. An
+    answer that may belong to an earlier try does not say that.
     """
 
     def __init__(self, most: int = 2_000) -> None:

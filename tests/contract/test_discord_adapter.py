@@ -493,6 +493,17 @@ async def test_an_edit_that_changes_nothing_is_not_sent(world: World, webhooks: 
         assert await edits("one") == 1
 
 
+async def test_words_that_an_earlier_try_said_are_changed_for_others(world: World) -> None:
+    world.allow("VIEW_CHANNEL", "READ_MESSAGE_HISTORY", "SEND_MESSAGES")
+    world.server.faults.add(Fault("status", "POST", "/messages", when="after", status=502, count=1))
+    async with world.running() as adapter:
+        with pytest.raises(Transient):
+            await adapter.send(world.delivery("secret"))
+        sent = await adapter.send(world.delivery("removed", suspect=True))
+        await adapter.edit(sent, world.delivery("removed", key="k2"))
+    assert [words.rpartition(" ")[2] for words in world.words()] == ["removed"]
+
+
 def _patches(world: World) -> int:
     requests = world.server.api.statistics.requests
     return sum(count for route, count in requests.items() if route.startswith("PATCH"))

@@ -167,6 +167,31 @@ async def test_an_edit_that_changes_nothing_is_not_sent(meeting: Meeting) -> Non
     assert [line.body for line in await meeting.ann.messages(meeting.room)] == ["Bob: one"]
 
 
+async def test_words_that_an_earlier_try_said_are_changed_for_others(meeting: Meeting) -> None:
+    is_lost = True
+
+    async def lose_the_answer(request: web.Request) -> web.Response | None:
+        nonlocal is_lost
+        if request.method != "PUT" or not is_lost:
+            return None
+        is_lost = False
+        await meeting.proxy.carry_out(request)
+        return web.Response(status=502)
+
+    meeting.proxy.answer = lose_the_answer
+    with pytest.raises(Transient):
+        await meeting.send("k1", "secret")
+    ref = await meeting.side.adapter.send(Delivery(room(meeting.room), "k1", BOB, words("removed"), suspect=True))
+    await meeting.edit(ref, "k2", "removed")
+    assert [line.body for line in await meeting.ann.messages(meeting.room)] == ["Bob: removed"]
+    is_lost = True
+    with pytest.raises(Transient):
+        await meeting.edit(ref, "k3", "secret again")
+    for _ in range(2):
+        await meeting.edit(ref, "k3", "removed again")
+    assert [line.body for line in await meeting.ann.messages(meeting.room)] == ["Bob: removed again"]
+
+
 async def test_a_message_that_a_spam_checker_refuses_does_not_hold_up_the_others(meeting: Meeting) -> None:
     async def check(request: web.Request) -> web.Response | None:
         if request.method == "PUT" and b"spam" in await request.read():

@@ -201,9 +201,13 @@ class Interloper:
         await self._session.close()
 
     async def _serve(self, request: web.Request) -> web.StreamResponse:
-        assert self._session is not None
         if (own := await self.answer(request)) is not None:
             return own
+        return await self.carry_out(request)
+
+    async def carry_out(self, request: web.Request) -> web.Response:
+        """Pass a request on. Its answer may be lost after that."""
+        assert self._session is not None
         url = URL(self._behind + request.raw_path, encoded=True)
         headers = {name: value for name, value in request.headers.items() if name in {"Authorization", "Content-Type"}}
         async with self._session.request(request.method, url, data=await request.read(), headers=headers) as answer:

@@ -185,14 +185,17 @@ class Poster:
             body["message_reference"] = {"message_id": delivery.reply_to.id, "fail_if_not_exists": False}
         route = Route("POST", "/channels/{channel}/messages", {"channel": channel}, patience=POSTING_PATIENCE)
         try:
-            message = _id(await self._call(route, body, delivery))
+            answer = await self._call(route, body, delivery)
         except Refused as error:
             if error.status != 400 or "message_reference" not in body:
                 raise
             # Some system messages cannot be replied to.
             del body["message_reference"]
-            message = _id(await self._call(route, body, delivery))
-        self._standing.put(message, content)
+            answer = await self._call(route, body, delivery)
+        message = _id(answer)
+        if answer.get("content") == content:
+            # Else the answer is the message of an earlier try, which had the same nonce.
+            self._standing.put(message, content)
         return message
 
     async def _call(

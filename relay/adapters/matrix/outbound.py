@@ -40,7 +40,7 @@ _LONGEST_AGE = 10**15  # In milliseconds.
 
 
 class Outbound:
-    """Sends, edits and redacts. Safe to repeat: the transaction ID is the delivery's key."""
+    """Sends, edits and redacts. Safe to repeat: the transaction ID is the delivery's key, with an edit's words."""
 
     def __init__(
         self,
@@ -79,7 +79,9 @@ class Outbound:
             # What it answers is not known here: the words matter more.
             content.pop("m.relates_to", None)
             event_id = await self._put(room_id, content, delivery.key)
-        self._standing.put(event_id, _said(content))
+        if not delivery.suspect:
+            # Where an earlier try was carried out, the answer names its event, which may say something else.
+            self._standing.put(event_id, _said(content))
         return MessageRef(delivery.channel, event_id)
 
     async def edit(self, target: MessageRef, delivery: Delivery) -> None:
@@ -102,7 +104,9 @@ class Outbound:
         if self._standing.says(target.id, said):
             return
         self._standing.forget(target.id)
-        await self._put(room_id, replacement(target, content), delivery.key)
+        # Under the transaction ID of an earlier try, which may have said something else, nothing would change.
+        key = f"{delivery.key}.{hashlib.sha256(said.encode()).hexdigest()[:20]}"
+        await self._put(room_id, replacement(target, content), key)
         self._standing.put(target.id, said)
 
     async def delete(self, target: MessageRef, key: str) -> None:
