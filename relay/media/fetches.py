@@ -101,44 +101,53 @@ class Fetches:
         self._clock = clock
         self._sources = sources
         self._turns = _Turns()
-        self._tasks: OrderedDict[MediaRef, asyncio.Task[Spool | None]] = OrderedDict()
+        # By how large it may be: what is too large for one channel is not for another.
+        self._tasks: OrderedDict[MediaRef, dict[int, asyncio.Task[Spool | None]]] = OrderedDict()
 
     async def fetch(self, attachment: Attachment, *, channel: ChannelRef, most: int, patience: float) -> bool | None:
         """See `Files.fetch`."""
         source = attachment.source
-        task = self._tasks.get(source)
+        if self.at_hand(source) is not None:
+            return True
+        task = self._tasks.get(source, {}).get(most)
         if task is None:
             self._let_go()
             task = asyncio.create_task(self._fetched(attachment, channel, most), name="late file")
-            self._tasks[source] = task
+            self._tasks.setdefault(source, {})[most] = task
         await asyncio.wait([task], timeout=patience)
         if not task.done() or task.cancelled():
             return None
         if task.result() is None:
-            self.drop(source)
+            tasks = self._tasks.get(source, {})
+            if tasks.get(most) is task:
+                del tasks[most]
+                if not tasks:
+                    del self._tasks[source]
             return False
         return True
 
     def at_hand(self, source: MediaRef) -> Spool | None:
         """A file that has come."""
-        task = self._tasks.get(source)
-        return task.result() if task is not None and task.done() and not task.cancelled() else None
+        return next(iter(self._spools(source)), None)
 
     def drop(self, source: MediaRef) -> None:
         """Forget a file, and stop fetching it."""
-        spool, task = self.at_hand(source), self._tasks.pop(source, None)
-        if spool is not None:
+        for spool in self._spools(source):
             spool.close()
-        elif task is not None:
+        for task in self._tasks.pop(source, {}).values():
             task.cancel()
 
     async def close(self) -> None:
         """Stop fetching, and let go of what has been fetched: it is fetched again in the next life."""
-        running = [task for task in self._tasks.values() if not task.done()]
+        running = [task for tasks in self._tasks.values() for task in tasks.values() if not task.done()]
         for source in list(self._tasks):
             self.drop(source)
         if running:
             await asyncio.wait(running)
+
+    def _spools(self, source: MediaRef) -> list[Spool]:
+        done = [task for task in self._tasks.get(source, {}).values() if task.done() and not task.cancelled()]
+        return [spool for task in done if (spool := task.result()) is not None]
 
     def _let_go(self) -> None:
         """Make room among what has been fetched and nobody came for."""

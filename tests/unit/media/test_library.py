@@ -225,3 +225,19 @@ async def test_a_late_file_is_tried_again(library: Library, monkeypatch: pytest.
     assert await fetch(library) is False
     library.serve(Platform.DISCORD, Source(b"x" * 20, 20))
     assert await fetch(library)
+
+
+async def test_a_late_file_that_is_too_large_for_one_channel_is_not_for_another(library: Library) -> None:
+    source = Source(b"x" * 20, 20)
+    source.pause = asyncio.Event()
+    library.serve(Platform.DISCORD, source)
+    small, large = [
+        asyncio.create_task(library.fetch(FILE, channel=ROOM, most=most, patience=1.0)) for most in (10, 1000)
+    ]
+    assert await small is False
+    source.pause.set()
+    assert await large is True
+    assert await library.fetch(FILE, channel=ROOM, most=10, patience=1.0) is True, "it is at hand, whoever wanted it"
+    with pytest.raises(Uncarried, match="too large"):
+        await read(library, most=10)
+    assert await read(library) == (20, b"x" * 20)
