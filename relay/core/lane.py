@@ -207,12 +207,15 @@ class Lane:
         if not self._may_send():
             await self._wait(_LEASE_SECONDS)
             return False
+        # Decided once: what is put off now must not send because it is not any more in a moment.
+        put_off = self._is_put_off(entry)
+        looks = put_off or self._deliverer.only_looks(entry)
         try:
-            async with self._turn(entry) as granted:
+            async with nullcontext(True) if looks else self._turn(entry) as granted:
                 if not granted:
                     return False
                 async with self._sending:
-                    return await self._attempt(entry)
+                    return await self._attempt(entry, put_off=put_off)
         except NotDeclared:
             await self._until_declared()
         except Blocked as error:
@@ -222,8 +225,11 @@ class Lane:
         except NotYet as error:
             self._log.debug("waits for its turn", reason=str(error))
             await self._wait(_NOT_YET_SECONDS)
-        except RateLimited:
-            self._status.lane(self._key).retries += 1  # the budget knows when to come back
+        except RateLimited as error:
+            if looks:
+                await self._pause(error, problem=None)
+            else:
+                self._status.lane(self._key).retries += 1  # the budget knows when to come back
         except Transient as error:
             self._suspect = self._suspect or error.ambiguous
             if self._is_hopeless(entry, error):
@@ -240,8 +246,6 @@ class Lane:
         return False
 
     def _turn(self, entry: Entry) -> AbstractAsyncContextManager[bool]:
-        if self._deliverer.only_looks(entry) or self._is_put_off(entry):
-            return nullcontext(True)
         # In a lane that does not cross a quoted line only waits for its turn.
         sends = self._key.crosses or not isinstance(entry.command, RequoteMessage)
         return self._budget.turn(entry.queued_at, is_note=not self._key.crosses, sends=sends)
@@ -273,7 +277,7 @@ class Lane:
         self._complete = False
         return planned
 
-    async def _attempt(self, entry: Entry) -> bool:
+    async def _attempt(self, entry: Entry, *, put_off: bool) -> bool:
         """Carry out the entry, unless it is in another lane by now; whether it is done with."""
         self._again = False
         if self._moved:
@@ -284,7 +288,7 @@ class Lane:
         if self._failing is not None and self._failing.entry == entry.id and self._failing.last_try:
             entry = replace(entry, last_try=True)
         try:
-            if self._is_put_off(entry):
+            if put_off:
                 await self._deliverer.put_off(entry)
                 return True
             entry = await self._together(entry)

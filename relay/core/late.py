@@ -158,10 +158,10 @@ async def forget_late(uow: UnitOfWork, task: Task, attachments: set[str]) -> Non
     """These files of a task's message need not follow any more, or are about to be queued anew."""
     if task.original is None:
         return
-    for lane in (LaneKey.within(task.entry.lane.destination), task.entry.lane):
-        for entry in await uow.outbox.waiting_about(lane, task.original.ref):
-            if isinstance(entry.command, LateFile) and entry.command.attachment.id in attachments:
-                await uow.outbox.done(entry.id)
+    lanes = (LaneKey.within(task.entry.lane.destination), task.entry.lane)
+    for entry in await uow.outbox.late_files(task.original.ref):
+        if isinstance(entry.command, LateFile) and entry.lane in lanes and entry.command.attachment.id in attachments:
+            await uow.outbox.done(entry.id)
 
 
 def _key(late: LateFile) -> tuple[MessageRef, str]:

@@ -187,8 +187,8 @@ class Outbox(Protocol):
         """Whether an entry is still there to be carried out."""
         ...
 
-    async def waiting_about(self, lane: LaneKey, source: MessageRef) -> Sequence[Entry]:
-        """What waits in a lane about one message, oldest first."""
+    async def late_files(self, source: MessageRef) -> Sequence[Entry]:
+        """The files of one message that wait to follow it, in any lane. Costs the same however much else waits."""
         ...
 
     async def expand(self, entry: Entry, commands: Sequence[Command]) -> None:

@@ -15,7 +15,20 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, ScalarSelect, and_, bindparam, delete, func, insert, literal_column, or_, select, update
+from sqlalchemy import (
+    Row,
+    ScalarSelect,
+    and_,
+    bindparam,
+    delete,
+    func,
+    insert,
+    literal_column,
+    or_,
+    select,
+    text,
+    update,
+)
 from sqlalchemy.dialects.sqlite import insert as upsert
 
 from relay.core.storage import DeadLetter, Entry, LaneDepth, Unreadable
@@ -24,7 +37,7 @@ from relay.domain.ids import ChannelRef, MessageRef, Platform
 from relay.domain.pair import LaneKey
 from relay.store import codec
 from relay.store.session import Session
-from relay.store.tables import EPOCH, EntryState, channel, outbox
+from relay.store.tables import EPOCH, LATE_FILE_WAITS, EntryState, channel, outbox
 from relay.store.tables import lane as lane_table
 
 _GAP = 1 << 20
@@ -121,16 +134,16 @@ _AHEAD = (
     .order_by(_o.position, _o.id)
 )
 _WAITS = select(_o.id).where(_is_entry, _waits)
-_WAITING_ABOUT = (
-    select(*_row)
+_LATE_FILES = (
+    select(*_channels, *_row)
+    .join_from(outbox, lane_table, _l.id == _o.lane_id)
     .where(
-        _o.lane_id == _lane_id,
-        _waits,
+        text(LATE_FILE_WAITS),
         _o.source_platform == bindparam("platform"),
         _o.source_channel == bindparam("channel"),
         _o.source_id == bindparam("native_id"),
     )
-    .order_by(_o.position, _o.id)
+    .order_by(_o.id)
 )
 _LOOKED_AT = 100
 """Entries in which one that says the same is looked for."""
@@ -251,10 +264,10 @@ class SqlOutbox:
         """Whether an entry is still there to be carried out."""
         return await self._session.first(_WAITS, {"entry_id": entry_id}) is not None
 
-    async def waiting_about(self, lane: LaneKey, source: MessageRef) -> Sequence[Entry]:
-        """What waits in a lane about one message, oldest first. Looks at each row of the lane, not at the commands."""
-        rows = await self._session.all(_WAITING_ABOUT, {**_of_lane(lane), **_of_source(source)})
-        return [_entry(row, lane) for row in rows]
+    async def late_files(self, source: MessageRef) -> Sequence[Entry]:
+        """The files of one message that wait to follow it, in any lane, oldest first."""
+        rows = await self._session.all(_LATE_FILES, _of_source(source))
+        return [_entry(row, lane) for row in rows if (lane := _lane(row)) is not None]
 
     async def comes_again(self, entry: Entry) -> bool:
         """Whether one of the next entries of its lane says just the same."""

@@ -125,6 +125,10 @@ class Native(UserDefinedType[str]):
         return lambda value: None if value is None else unpacked(value)
 
 
+LATE_FILE_WAITS = """state = 'waiting' AND substr(command, 1, 19) = '{"kind":"late_file"'"""
+"""Of a row of the outbox: a file that follows its message. They are few among many."""
+
+
 class EntryState(StrEnum):
     """What becomes of a row of the outbox. A command that was carried out has no row."""
 
@@ -244,6 +248,13 @@ outbox = Table(
         "source_channel",
         "source_id",
         sqlite_where=text("state = 'dead'"),
+    ),
+    Index(
+        "ix_outbox_late_source",
+        "source_platform",
+        "source_channel",
+        "source_id",
+        sqlite_where=text(LATE_FILE_WAITS),
     ),
     sqlite_autoincrement=True,  # delivery keys come from the ID: it must never be used again
 )

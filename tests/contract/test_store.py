@@ -12,9 +12,9 @@ import pytest
 
 from relay.core.ports import Cursor
 from relay.core.storage import Copy, Entry, LaneDepth, Original, Store
-from relay.domain.commands import Command, SendMessage
-from relay.domain.content import Author, Content
-from relay.domain.ids import ChannelAddress, ChannelRef, MessageRef, Platform, UserRef
+from relay.domain.commands import Command, LateFile, SendMessage
+from relay.domain.content import Attachment, Author, Content
+from relay.domain.ids import ChannelAddress, ChannelRef, MediaRef, MessageRef, Platform, UserRef
 from relay.domain.pair import LaneKey
 from relay.domain.richtext import RichText
 from relay.store import codec
@@ -416,14 +416,21 @@ class TestOutbox:
             waits = [await unit.outbox.waits(entry.id) for entry in (first, second, third)]
         assert waits == [False, False, True]
 
-    async def test_what_waits_about_a_message_is_found_among_all_else(self, store: Store) -> None:
+    async def test_the_files_that_follow_a_message_are_found_among_all_else(self, store: Store) -> None:
         await queue(store, *range(1, 80))
+        picture = Attachment("a", "p.png", "image", MediaRef(Platform.DISCORD, "https://cdn.test/p.png"))
+
+        def late(number: int) -> LateFile:
+            return LateFile(there(number), Author(ANN, "Ann"), picture, NOON)
+
         async with store.write() as unit:
-            again = await unit.outbox.append(LANE, sending(79), NOON)
-            await unit.outbox.append(LANE.back, sending(79), NOON)
+            crosses = await unit.outbox.append(LANE, late(79), NOON)
+            waits = await unit.outbox.append(LaneKey.within(ROOM), late(79), NOON)
+            dead = await unit.outbox.append(LANE, late(79), NOON)
+            await unit.outbox.bury(dead.id, "no", NOON)
+            await unit.outbox.append(LANE, late(78), NOON)
         async with store.read() as unit:
-            found = await unit.outbox.waiting_about(LANE, there(79))
-        assert [entry.id for entry in found] == [again.id - 1, again.id]
+            assert await unit.outbox.late_files(there(79)) == [crosses, waits]
 
     async def test_lanes_keep_their_order_and_their_commands(self, store: Store) -> None:
         other = LANE.back

@@ -9,8 +9,9 @@ import pytest
 
 from relay.core.ports import Delivery
 from relay.core.storage import Entry
-from relay.domain.commands import PostNotice
+from relay.domain.commands import PostNotice, RefreshMessage
 from relay.domain.ids import MessageRef, Platform
+from relay.domain.pair import LaneKey
 from relay.domain.richtext import RichText, plain_text
 from relay.errors import Blocked, RateLimited, Transient
 from tests.support.platform import MemoryPlatform
@@ -117,6 +118,32 @@ async def test_what_waits_in_memory_is_bounded_and_what_is_not_there_crosses_too
         assert sum(entry.size for entry in held) <= 300_000
         release.set()
         await bridge.shows(room, *words)
+
+
+async def test_a_limit_is_kept_to_where_nothing_is_sent(bridge: World) -> None:
+    """The shared budget knows nothing of it: what is only looked at takes no turn there."""
+    discord, room = bridge.channels()
+    asked: list[str] = []
+
+    async def before(call: str) -> None:
+        if call == "latest":
+            asked.append(call)
+            raise RateLimited("slow down", retry_after=60)
+
+    async with bridge.relay(lambda _, matrix: setattr(matrix, "before", before)) as core:
+        source = bridge.matrix.say(room, "ben", "one")
+        await bridge.shows(discord, "one")
+        await bridge.quiet()
+        key = lane(Platform.DISCORD)
+        async with bridge.store.write() as uow:
+            await uow.outbox.append(
+                LaneKey.within(key.source), RefreshMessage(source, bridge.matrix.now()), bridge.matrix.now()
+            )
+        core.courier.wake(LaneKey.within(key.source))
+        await until(lambda: bool(asked))
+        for _ in range(200):
+            await asyncio.sleep(0)
+        assert len(asked) == 1
 
 
 async def test_what_a_platform_asked_for_is_kept_to_whatever_changes(bridge: World) -> None:

@@ -112,6 +112,7 @@ PLANS = {
     "_USE": ["message (rowid=?)", f"message {BY_REF}", NUMBER, f"message_copy {BY_REF}", NUMBER],
     "_WAITING": ["outbox (lane_id=? AND state=?)", BY_CHANNELS],
     "_DEAD_ABOUT": ["outbox (source_platform=? AND source_channel=? AND source_id=?)", "lane (rowid=?)"],
+    "_LATE_FILES": ["outbox (source_platform=? AND source_channel=? AND source_id=?)", "lane (rowid=?)"],
     "_DONE": ["outbox (rowid=?)"],
     "_APPEND": [BY_CHANNELS, "outbox_1 (lane_id=? AND state=?)", BY_CHANNELS],
 }
