@@ -85,7 +85,7 @@ class Deliverer:
                 self._had_turn.discard(entry.id)
             case RefreshMessage() | RequoteMessage() as command if self.only_looks(entry):
                 await self._look_again(entry, command)
-            case RefreshMessage() | RequoteMessage() as command:
+            case RequoteMessage() as command:
                 await self._come_back(entry, command)
             case DeleteMessage() as command:
                 await self._delete(entry, command)
@@ -119,10 +119,12 @@ class Deliverer:
         if entry.lane.crosses:
             return False
         match entry.command:
-            case RefreshMessage(source) | RequoteMessage(source):
-                return source.channel == entry.lane.destination
+            case RequoteMessage(source):
+                # By its platform: the lane of a room that was replaced has become that of another one. What comes from
+                # the other side waits for its turn.
+                return source.platform is entry.lane.destination.platform
             case command:
-                return isinstance(command, LateFile)
+                return isinstance(command, RefreshMessage | LateFile)
 
     def gives_way(self, entry: Entry) -> bool:
         """Whether an entry is worth less than anybody's words, and has not waited among the relay's notes yet."""
@@ -281,7 +283,7 @@ class Deliverer:
         again = _as_edit(command, said) if isinstance(command, RefreshMessage) else command
         await self._move(entry, LaneKey(entry.lane.source, across), again)
 
-    async def _come_back(self, entry: Entry, command: RefreshMessage | RequoteMessage) -> None:
+    async def _come_back(self, entry: Entry, command: RequoteMessage) -> None:
         """What waited among notes has its turn: it is carried out behind all that waits in its own lane by now."""
         across = self._context.across(entry.lane.destination)
         if across is None:

@@ -350,6 +350,39 @@ async def test_what_is_changed_after_its_channel_got_another_room(tmp_path: Path
             assert answer.channel == staff_room
 
 
+async def test_what_follows_from_a_replaced_room_waits_for_its_side_and_follows(tmp_path: Path) -> None:
+    async with world(tmp_path, STAFF) as bridge:
+        staff, staff_room = bridge.channels("staff")
+        other_room = bridge.matrix.channel("another")
+        away = False
+
+        async def before(call: str) -> None:
+            if call == "latest" and away:
+                raise Transient("the homeserver restarts")
+
+        async with bridge.relay(lambda _, matrix: setattr(matrix, "before", before)) as core:
+            question = bridge.discord.say(staff, "ann", "tea?")
+            await bridge.shows(staff_room, "tea?")
+            bridge.matrix.say(staff_room, "ben", "yes", reply_to=bridge.shown(staff_room)[0].ref)
+            secret = bridge.matrix.say(staff_room, "ben", "one")
+            bridge.matrix.edit(secret, "my password")
+            await bridge.shows(staff, "tea?", "↪ ann: tea?\nyes", "my password")
+            await bridge.quiet()
+            away = True
+            bridge.matrix.take_back(secret, 1)
+            await waits(bridge, LaneKey.within(staff_room), 1)
+            await core.bridge.opened(
+                ChannelAddress(Platform.MATRIX, "#staff"), other_room, predecessors=frozenset({staff_room})
+            )
+            bridge.discord.edit(question, "coffee?")
+            await waits(bridge, LaneKey.within(other_room), 2)
+            away = False
+            core.courier.try_again()
+            await bridge.shows(staff, "coffee?", "↪ ann: coffee?\nyes", "one")
+            await bridge.quiet()
+            assert bridge.words(other_room) == []
+
+
 async def test_a_declared_room_that_was_replaced_is_a_note_in_the_status(tmp_path: Path) -> None:
     async with world(tmp_path, STAFF) as bridge:
         staff, other_room = bridge.matrix.channel("#staff"), bridge.matrix.channel("another")
