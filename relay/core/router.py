@@ -83,6 +83,8 @@ class Router:
                 await self._deleted(uow, event, pair, lane, routed)
             case HistorySkipped(count=count):
                 words = f"{count} messages that were written while the relay was away are not shown here."
+                if count is None:
+                    words = "Messages that were written while the relay was away may be missing here."
                 await self._queue(uow, lane, PostNotice(RichText.plain(words)), routed)
             case FeatureUsed(feature=feature, user_is_self=False):
                 routed.dropped.append((lane, feature))

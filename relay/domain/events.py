@@ -65,11 +65,12 @@ class FeatureUsed:
 class HistorySkipped:
     """`count` messages of the channel were written while the relay was away and are too many to catch up.
 
-    `count` is a lower bound where the platform does not tell the number.
+    `count` is a lower bound where the platform does not tell the number, and None where it is not known whether there
+    were any.
     """
 
     channel: ChannelRef
-    count: int
+    count: int | None
 
 
 Event = MessageCreated | MessageEdited | MessageDeleted | FeatureUsed | HistorySkipped

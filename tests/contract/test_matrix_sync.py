@@ -74,7 +74,8 @@ async def test_what_happened_meanwhile_arrives_once_and_in_order(town: Town) -> 
         assert side.said == ["first", *expected]
 
 
-async def test_positions_that_cannot_be_read_do_not_stop_it(town: Town) -> None:
+async def test_positions_that_cannot_be_read_do_not_stop_it(town: Town, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("relay.adapters.matrix.sync._REFUSED_SECONDS", 0.0)
     notebook = Notebook()
     async with matrix_side(town.homeserver, town.bot_id, [town.room], token=town.token, notebook=notebook) as side:
         await town.ann.text(town.room, "first")
@@ -85,6 +86,49 @@ async def test_positions_that_cannot_be_read_do_not_stop_it(town: Town) -> None:
     async with matrix_side(town.homeserver, town.bot_id, [town.room], token=town.token, notebook=notebook) as side:
         await town.ann.text(town.room, "live")
         await side.until_said("first", "missed", "live")
+
+
+async def test_a_lost_position_is_told_where_more_was_missed_than_is_read(
+    town: Town, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("relay.adapters.matrix.sync._REFUSED_SECONDS", 0.0)
+    monkeypatch.setattr("relay.adapters.matrix.sync._TIMELINE", 3)
+    notebook = Notebook()
+    async with matrix_side(town.homeserver, town.bot_id, [town.room], token=town.token, notebook=notebook) as side:
+        await town.ann.text(town.room, "first")
+        await side.until_said("first")
+    for number in range(5):
+        await town.ann.text(town.room, str(number))
+    notebook.cursors["sync"] = "nonsense"
+    async with matrix_side(town.homeserver, town.bot_id, [town.room], token=town.token, notebook=notebook) as side:
+        await side.until_said("first", "2", "3", "4", "skipped None")
+
+
+async def test_a_position_is_kept_while_the_homeserver_is_in_trouble(town: Town) -> None:
+    """A part of it that is being restarted, or a filter that it has forgotten, may be answered with 400 as well."""
+    notebook = Notebook()
+    async with matrix_side(town.homeserver, town.bot_id, [town.room], token=town.token, notebook=notebook) as side:
+        await town.ann.text(town.room, "first")
+        await side.until_said("first")
+    asked: list[str | None] = []
+    filters = 0
+
+    async def trouble(request: web.Request) -> web.Response | None:
+        nonlocal filters
+        filters += request.path.endswith("/filter")
+        if not request.path.endswith("/sync"):
+            return None
+        asked.append(request.query.get("since"))
+        return web.json_response({"errcode": "M_UNKNOWN", "error": "trouble"}, status=400) if len(asked) <= 3 else None
+
+    async with Interloper(town.homeserver.url) as proxy:
+        proxy.answer = trouble
+        async with matrix_side(
+            town.homeserver, town.bot_id, [town.room], token=town.token, notebook=notebook, url=proxy.url
+        ):
+            assert asked[:4] == [asked[0]] * 4
+            assert asked[0] is not None
+            assert filters == 4
 
 
 async def test_somebody_who_wrote_before_the_start_is_quoted_under_their_name(town: Town) -> None:

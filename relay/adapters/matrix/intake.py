@@ -112,6 +112,9 @@ class Intake:
         if _is_inside(position):
             portion.since = since if limited else None
             portion.extras = self._features(room_id, section)
+            if limited and since is None:
+                # The position was lost, and with it where what was missed begins.
+                portion.extras.append(HistorySkipped(ChannelRef(Platform.MATRIX, room_id), None))
             portion.cursors = await self._end(portion, since or token, inbox)
             return portion
         portion.cursors = (at(room_stream(room_id), token),)

@@ -32,7 +32,9 @@ _log = structlog.get_logger(__name__)
 _LONG_POLL = 30.0
 _GRACE = 15.0  # How much longer than it was asked to the homeserver may take before the connection counts as dead.
 _CATCH_UP_TIMEOUT = 300.0  # After weeks of absence an answer takes its time.
-_REFUSALS = 3  # After so many in a row it is the position that the homeserver does not take, not a moment's trouble.
+# After so many in a row, over so many seconds, it is the position that the homeserver does not take: no restart of a
+# part of it, no proxy, and no filter that it has forgotten.
+_REFUSALS, _REFUSED_SECONDS = 5, 120.0
 _TIMELINE = 100  # Synapse gives no more, whatever is asked for.
 
 
@@ -70,6 +72,7 @@ class SyncLoop:
         self._condition = condition
         self._clock = clock
         self._refusals = 0
+        self._first_refusal = 0.0
         self._filter = ""
         self._filtered: frozenset[str] | None = None
         self._backoff = Backoff(rng, first=0.5, most=20.0)
@@ -141,17 +144,26 @@ class SyncLoop:
         if asked.cancelled():
             return None
         if isinstance(failed, Refused) and failed.status == 400 and failed.code and since:
-            self._refusals += 1
-            if self._refusals >= _REFUSALS:
-                self._refusals = 0
-                raise _PositionRefused(str(failed))
+            self._refused(failed)
+        else:
+            self._refusals = 0
         if failed is not None:
             raise failed
-        self._refusals = 0
         answer = asked.result()
         if not isinstance(answer.get("next_batch"), str):
             raise Unreachable("the answer to a sync has no next_batch", sent=True)
         return answer
+
+    def _refused(self, refused: Refused) -> None:
+        """Raise `_PositionRefused` where the homeserver has long said no to everything that can be asked with it."""
+        self._filtered = None  # The next request has a new one.
+        now = self._clock.monotonic()
+        if self._refusals == 0:
+            self._first_refusal = now
+        self._refusals += 1
+        if self._refusals >= _REFUSALS and now - self._first_refusal >= _REFUSED_SECONDS:
+            self._refusals = 0
+            raise _PositionRefused(str(refused))
 
     async def _filter_id(self, rooms: frozenset[str]) -> str:
         """The filter is kept by the homeserver: with many rooms it is longer than a URL may be."""
