@@ -189,7 +189,7 @@ class Batching:
         """What posted the shared copy is gone: post it again, for all that stand in it."""
         shared = task.copies[0]
         anew = self._context.delivery(task, speaker(batch), content_of(batch), "a", suspect=task.suspect)
-        ref = await task.adapter.send(anew)
+        ref = await task.post(anew)
         async with self._context.store.write() as uow:
             sharing = await uow.messages.sharing(shared.ref)
             await uow.messages.record_copy(task.leftover(shared))

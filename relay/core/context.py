@@ -15,7 +15,7 @@ from relay.domain.content import Author, Content
 from relay.domain.events import MessageCreated
 from relay.domain.ids import ChannelRef, MessageRef, Platform, UserRef
 from relay.domain.pair import LaneKey, Pair
-from relay.errors import Blocked, NotDeclared
+from relay.errors import Blocked, NotDeclared, Permanent
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +42,15 @@ class Task:
         """How `copy` is on record once it stands anew elsewhere."""
         taken = {known.part for known in self.superseded}
         return replace(copy, part=next(part for part in count(copy.part + SUPERSEDED, SUPERSEDED) if part not in taken))
+
+    async def post(self, delivery: Delivery) -> MessageRef:
+        """Post something new about its message. Raises `Permanent` where the lane does not lead to.
+
+        What stands there may be changed and removed, but the channel may be another pair's by now, or nobody's.
+        """
+        if self.channel != self.entry.lane.destination:
+            raise Permanent("nothing new is posted where this channel is not mirrored to")
+        return await self.adapter.send(delivery)
 
 
 class Context:

@@ -444,7 +444,7 @@ class Deliverer:
         # Only the part that the earlier try broke off at may have been posted: those before it are on record.
         suspect = task.suspect and number == len(task.copies)
         delivery = self._context.delivery(task, command.author, parts[number], "s", part=number, suspect=suspect)
-        ref = await task.adapter.send(delivery)
+        ref = await task.post(delivery)
         async with self._store.write() as uow:
             if task.original is not None:
                 await uow.messages.record_copy(Copy(task.original.id, number, ref))
@@ -461,7 +461,7 @@ class Deliverer:
             _log.info("edited copy is gone", pair=task.pair.name, direction=task.entry.lane.direction)
         except Orphaned:
             anew = self._context.delivery(task, command.author, content, "a", part=copy.part, suspect=task.suspect)
-            ref = await task.adapter.send(anew)
+            ref = await task.post(anew)
             # Whatever interrupts us from here on, the old one is known to be too many.
             old = task.leftover(copy)
             async with self._store.write() as uow:

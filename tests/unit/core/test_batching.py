@@ -13,7 +13,8 @@ from relay.core.ports import Delivery, Quotation
 from relay.core.storage import UnitOfWork
 from relay.domain.commands import BatchItem, SendBatch
 from relay.domain.content import Author, Content
-from relay.domain.ids import ChannelRef, MessageRef, Platform, UserRef
+from relay.domain.ids import ChannelAddress, ChannelRef, MessageRef, Platform, UserRef
+from relay.domain.pair import LaneKey
 from relay.domain.richtext import RichText, plain_text
 from relay.errors import Orphaned, Permanent, RateLimited, StoreUnavailable
 from relay.store.unit_of_work import SqlStore
@@ -248,6 +249,28 @@ async def test_a_shared_copy_that_nobody_can_edit_any_more_is_posted_anew(
             assert bridge.shown(there)[0].ref != orphan
             bridge.discord.delete(three)
             await bridge.shows(there, "ann: one\nben: deux")
+
+
+async def test_a_shared_copy_that_nobody_can_edit_stays_where_its_channel_is_not_mirrored_any_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with world(tmp_path, pair(batch_when_behind=0.01)) as bridge:
+        here, there = bridge.channels()
+        other_room = bridge.matrix.channel("another")
+        async with bridge.relay(slow_matrix) as core:
+            one, _, _ = await three_together(bridge)
+            await core.bridge.opened(ChannelAddress(Platform.MATRIX, "#help"), other_room)
+
+            def gone(self: MemoryPlatform, target: MessageRef, content: Content) -> None:
+                raise Orphaned("its webhook is gone")
+
+            monkeypatch.setattr(MemoryPlatform, "change", gone)
+            bridge.discord.delete(one)
+            bridge.discord.say(here, "ann", "next")
+            await bridge.shows(other_room, "next")
+            await bridge.quiet()
+            assert bridge.words(there) == ["ann: one\nben: two\nann: three"]
+            assert core.status.lane(LaneKey(here, other_room)).dropped == {"former": 1}
 
 
 async def test_a_shared_copy_that_may_not_be_removed_yet_goes_once_the_channel_opens_again(tmp_path: Path) -> None:

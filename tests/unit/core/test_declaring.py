@@ -18,7 +18,7 @@ from relay.domain.content import Content
 from relay.domain.ids import ChannelAddress, ChannelRef, Platform
 from relay.domain.pair import LaneKey, Pair, PairPolicy
 from relay.domain.richtext import RichText
-from relay.errors import Blocked, Permanent, Transient
+from relay.errors import Blocked, Orphaned, Permanent, Transient
 from relay.store.engine import connect
 from relay.web.page import render
 from tests.support.platform import MemoryAdapter
@@ -380,6 +380,31 @@ async def test_what_follows_from_a_replaced_room_waits_for_its_side_and_follows(
             core.courier.try_again()
             await bridge.shows(staff, "coffee?", "↪ ann: coffee?\nyes", "one")
             await bridge.quiet()
+            assert bridge.words(other_room) == []
+
+
+@pytest.mark.parametrize("orphaned", [True, False])
+async def test_nothing_new_is_said_in_a_room_that_was_replaced(tmp_path: Path, orphaned: bool) -> None:
+    """Whether its copy there can be edited no more, or is not long enough for what it is to say."""
+    async with world(tmp_path, STAFF) as bridge:
+        staff, staff_room = bridge.channels("staff")
+        other_room = bridge.matrix.channel("another")
+
+        async def before(call: str) -> None:
+            if call == "edit" and orphaned:
+                raise Orphaned("another account posted it")
+
+        async with bridge.relay(lambda _, matrix: setattr(matrix, "before", before)) as core:
+            said = bridge.discord.say(staff, "ann", "one")
+            await bridge.shows(staff_room, "one")
+            await bridge.quiet()
+            await core.bridge.opened(
+                ChannelAddress(Platform.MATRIX, "#staff"), other_room, predecessors=frozenset({staff_room})
+            )
+            bridge.discord.edit(said, "one, " * 60)
+            await until(lambda: bridge.discord.reactions == [(said, "⚠️")])
+            await bridge.quiet()
+            assert len(bridge.words(staff_room)) == 1
             assert bridge.words(other_room) == []
 
 
