@@ -1,6 +1,6 @@
 """Carrying out one command: look up where its targets stand by now, degrade, call the adapter, write the receipt."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import structlog
@@ -34,13 +34,13 @@ from relay.domain.events import MessageCreated
 from relay.domain.ids import ChannelRef, MessageRef
 from relay.domain.pair import LaneKey
 from relay.domain.richtext import RichText
-from relay.errors import Blocked, DeliveryError, Orphaned, Permanent, TargetGone, Transient, Uncarried
+from relay.errors import Blocked, Orphaned, Permanent, TargetGone, Transient, Uncarried
 
 _log = structlog.get_logger(__name__)
 
 _STAYS = (
-    "A message that was deleted here still stands where this channel was mirrored to before. "
-    "The relay may not remove it there: ask a moderator of that place."
+    "A message that was deleted here still stands where this channel was mirrored to before, as may others that are "
+    "deleted from now on. The relay may not remove them there: ask a moderator of that place."
 )
 
 
@@ -348,18 +348,33 @@ class Deliverer:
             await self._remove(task, task.superseded)
             await self._context.done(entry)
             return
-        await self._take_out(task)
+        refused = await self._refusal(task)
+        stays: list[ChannelRef] = []
         for place in await self._context.elsewhere(task):
             # Whatever the channel is paired with by now: what somebody deletes is to be read nowhere.
             there = await self._context.task_about(entry, command.source, None, suspect=False, where=place)
-            try:
-                await self._take_out(there)
-            except (Blocked, Permanent) as error:
-                await self._stays_elsewhere(there, error)
+            error = await self._refusal(there)
+            if error is not None:
+                _log.warning("a copy elsewhere cannot be removed", channel=place.id, reason=str(error))
+                stays.append(place)
+        if refused is not None:
+            raise refused
         async with self._store.write() as uow:
             for letter in await uow.outbox.dead_about(command.source):
                 await uow.outbox.discard(letter.entry.id)
+            await self._tell_what_stays(uow, entry.lane, stays)
             await uow.outbox.done(entry.id)
+        if stays:
+            self._status.dropped(entry.lane, "former")
+            self._wake(LaneKey.within(entry.lane.source))
+
+    async def _refusal(self, task: Task) -> Blocked | Permanent | None:
+        """Remove the copies of a task's message; why that is refused, if it is. Raises any other error."""
+        try:
+            await self._take_out(task)
+        except (Blocked, Permanent) as error:
+            return error
+        return None
 
     async def _take_out(self, task: Task) -> None:
         """Remove the copies of a task's message; where it shares one with others, their words stay."""
@@ -372,13 +387,12 @@ class Deliverer:
             await self._remove(task, task.copies)
         await self._remove(task, task.superseded)
 
-    async def _stays_elsewhere(self, task: Task, error: DeliveryError) -> None:
-        _log.warning("a copy elsewhere cannot be removed", channel=task.channel.id, reason=str(error))
-        self._status.dropped(task.entry.lane, "former")
-        here = LaneKey.within(task.entry.lane.source)
-        async with self._store.write() as uow:
-            await uow.outbox.append(here, PostNotice(RichText.plain(_STAYS)), self._clock.now())
-        self._wake(here)
+    async def _tell_what_stays(self, uow: UnitOfWork, lane: LaneKey, places: Sequence[ChannelRef]) -> None:
+        """Say once for each of these places that the copies in it cannot be removed."""
+        claims = [await uow.notices.claim(lane.source, f"former {place.id}") for place in places]
+        if any(claims):
+            notice = PostNotice(RichText.plain(_STAYS))
+            await uow.outbox.append(LaneKey.within(lane.source), notice, self._clock.now())
 
     async def _remove_original(self, entry: Entry, command: RemoveOriginal) -> None:
         """What was written here goes, where we may remove it; then its platform tells, and what is left of it goes."""

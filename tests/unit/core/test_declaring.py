@@ -12,16 +12,16 @@ from relay.core.clock import SystemClock
 from relay.core.keeper import StatusKeeper
 from relay.core.report import read_report
 from relay.core.status import NOTEBOOK_ENTRY
-from relay.core.storage import waiting_under
+from relay.core.storage import Copy, waiting_under
 from relay.domain.commands import SendMessage
 from relay.domain.content import Content
-from relay.domain.ids import ChannelAddress, ChannelRef, Platform
+from relay.domain.ids import ChannelAddress, ChannelRef, MessageRef, Platform
 from relay.domain.pair import LaneKey, Pair, PairPolicy
 from relay.domain.richtext import RichText
 from relay.errors import Blocked, Orphaned, Permanent, Transient
 from relay.store.engine import connect
 from relay.web.page import render
-from tests.support.platform import MemoryAdapter
+from tests.support.platform import MemoryAdapter, MemoryPlatform
 from tests.support.world import World, lane, until, world
 
 
@@ -454,6 +454,76 @@ async def test_what_cannot_be_changed_in_an_upgraded_room_is_told(tmp_path: Path
             [notice] = [words for words in bridge.words(staff) if "was deleted" in words]
             assert "ask a moderator" in notice
             assert core.status.lane(LaneKey(staff, other_room)).dropped == {"former": 2}
+
+
+async def test_what_stays_in_a_former_room_is_told_once_however_often_its_deletion_is_tried(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with world(tmp_path, STAFF) as bridge:
+        staff, staff_room = bridge.channels("staff")
+        second_room, third_room = (bridge.matrix.channel(name) for name in ("second", "third"))
+        remove = MemoryPlatform.remove
+        failures = 2
+
+        def picky(self: MemoryPlatform, target: MessageRef) -> None:
+            nonlocal failures
+            if target.channel == staff_room:
+                raise Blocked("the room is closed")
+            if target.channel == second_room and failures:
+                failures -= 1
+                raise Transient("the homeserver failed")
+            remove(self, target)
+
+        monkeypatch.setattr(MemoryPlatform, "remove", picky)
+
+        async with bridge.relay() as core:
+            said = [bridge.discord.say(staff, "ann", words) for words in ("one", "two")]
+            await bridge.shows(staff_room, "one", "two")
+            await bridge.quiet()
+            async with bridge.store.write() as uow:
+                original = await uow.messages.find(said[0])
+                assert original is not None
+                await uow.messages.record_copy(Copy(original.id, 0, MessageRef(second_room, "1")))
+            await core.bridge.opened(ChannelAddress(Platform.MATRIX, "#staff"), third_room)
+            bridge.discord.delete(said[0])
+            await until(lambda: not failures)
+            core.courier.try_again()
+            bridge.discord.delete(said[1])
+            await until(lambda: core.status.lane(LaneKey(staff, third_room)).dropped == {"former": 2})
+            await bridge.quiet()
+            [notice] = bridge.words(staff)
+            assert "was deleted" in notice
+
+
+async def test_what_was_deleted_goes_from_former_rooms_although_the_present_one_refuses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with world(tmp_path, STAFF) as bridge:
+        staff, staff_room = bridge.channels("staff")
+        other_room = bridge.matrix.channel("another")
+        remove = MemoryPlatform.remove
+
+        def picky(self: MemoryPlatform, target: MessageRef) -> None:
+            if target.channel == other_room:
+                raise Permanent("forbidden")
+            remove(self, target)
+
+        monkeypatch.setattr(MemoryPlatform, "remove", picky)
+        async with bridge.relay() as core:
+            said = bridge.discord.say(staff, "ann", "secret")
+            await bridge.shows(staff_room, "secret")
+            await bridge.quiet()
+            async with bridge.store.write() as uow:
+                original = await uow.messages.find(said)
+                assert original is not None
+                await uow.messages.record_copy(Copy(original.id, 0, MessageRef(other_room, "1")))
+            await core.bridge.opened(ChannelAddress(Platform.MATRIX, "#staff"), other_room)
+            bridge.discord.delete(said)
+            await bridge.shows(staff_room)
+            await bridge.quiet()
+            async with bridge.store.read() as uow:
+                [letter] = await uow.outbox.dead()
+            assert letter.reason == "forbidden"
 
 
 async def test_what_waits_too_long_for_a_pair_to_come_back_is_discarded(tmp_path: Path) -> None:
