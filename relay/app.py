@@ -78,6 +78,7 @@ class Daemon:
             store = await open_store(url, busy_timeout=_BUSY_SECONDS)
             stack.push_async_callback(store.close)
             lease = await stack.enter_async_context(hold(store, self._clock))
+            await store.recount()
             files = Library(store=store, clock=self._clock)
             stack.push_async_callback(files.close)
             adapters = self._adapters(store, files)

@@ -4,9 +4,10 @@ import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import structlog
-from sqlalchemy import bindparam, delete, insert, select, text
+from sqlalchemy import Row, bindparam, delete, insert, select, text
 
 from relay.domain.pair import LaneKey
 from relay.store.batches import SqlBatches
@@ -26,17 +27,13 @@ from relay.store.writer import Writer
 
 _log = structlog.get_logger(__name__)
 
-# What waits in a lane that counts nothing would never be looked at.
-_RECOUNT = text(
-    "UPDATE lane SET waiting = true_waiting, dead = true_dead FROM ("
-    " SELECT l.id AS lane_id, coalesce(sum(o.state = 'waiting'), 0) AS true_waiting,"
+_COUNT = text(
+    "SELECT l.id, l.waiting, l.dead, coalesce(sum(o.state = 'waiting'), 0) AS true_waiting,"
     " coalesce(sum(o.state = 'dead'), 0) AS true_dead"
-    " FROM lane l LEFT JOIN outbox o ON o.lane_id = l.id GROUP BY l.id)"
-    " WHERE lane.id = lane_id AND (waiting IS NOT true_waiting OR dead IS NOT true_dead)"
+    " FROM lane l LEFT JOIN outbox o ON o.lane_id = l.id GROUP BY l.id"
 )
-_WITHOUT_LANE = text(
-    "SELECT (SELECT count(*) FROM outbox) - (SELECT coalesce(sum(waiting + dead), 0) FROM lane) AS number"
-)
+_ENTRIES = text("SELECT count(*) AS number FROM outbox")
+_CORRECT = text("UPDATE lane SET waiting = :waiting, dead = :dead WHERE id = :id")
 _ID_ALPHABET = "abcdefghijklmnopqrstuvwxyz234567"
 _GET_ID = select(store_table.c.id)
 _ID_LENGTH = 6
@@ -115,21 +112,44 @@ class SqlStore:
         await self._readers.dispose()
 
     async def load_id(self) -> None:
-        """Read the store's ID; make one up for a new store. Count again what is in the lanes: a row may be damaged."""
-        async with self._writer.transaction() as session:
-            row = await session.first(_GET_ID, {})
-            known = "" if row is None else str(row.id)
-            if len(known) != _ID_LENGTH or not set(known) <= set(_ID_ALPHABET):
-                if row is not None:
-                    _log.error("the ID of the store cannot be read, it has another one now", id=known[:100])
-                known = "".join(secrets.choice(_ID_ALPHABET) for _ in range(_ID_LENGTH))
-                await session.later(_FORGET_ID, {})
-                await session.later(_PUT_ID, {"id": known})
-            if recounted := await session.count(_RECOUNT, {}):
-                _log.error("lanes were counted wrongly", lanes=recounted)
-            if (row := await session.first(_WITHOUT_LANE, {})) is not None and row.number:
-                _log.error("some entries of the outbox belong to no lane: nobody knows where to", entries=row.number)
+        """Read the store's ID; make one up for a new store. Writes only then: a daemon may be at work on it."""
+        async with self._readers.session() as session:
+            known = _readable(await session.first(_GET_ID, {}))
+        if not known:
+            async with self._writer.transaction() as session:
+                row = await session.first(_GET_ID, {})
+                known = _readable(row)  # somebody else may just have made it up
+                if not known:
+                    if row is not None:
+                        found = str(row.id)[:100]
+                        _log.error("the ID of the store cannot be read, it has another one now", id=found)
+                    known = "".join(secrets.choice(_ID_ALPHABET) for _ in range(_ID_LENGTH))
+                    await session.later(_FORGET_ID, {})
+                    await session.later(_PUT_ID, {"id": known})
         self._id = known
+
+    async def recount(self) -> None:
+        """Count again what is in the lanes, for a row may be damaged. With the lease: nobody else writes meanwhile."""
+        async with self._readers.session() as session:
+            lanes = await session.all(_COUNT, {})
+            entries = await session.first(_ENTRIES, {})
+        wrong = [lane for lane in lanes if (lane.waiting, lane.dead) != (lane.true_waiting, lane.true_dead)]
+        if wrong:
+            # What waits in a lane that counts nothing would never be looked at.
+            async with self._writer.transaction() as session:
+                for lane in wrong:
+                    counts = {"id": lane.id, "waiting": lane.true_waiting, "dead": lane.true_dead}
+                    await session.count(_CORRECT, counts)
+            _log.error("lanes were counted wrongly", lanes=len(wrong))
+        without = (entries.number if entries else 0) - sum(lane.true_waiting + lane.true_dead for lane in lanes)
+        if without:
+            _log.error("some entries of the outbox belong to no lane: nobody knows where to", entries=without)
+
+
+def _readable(row: Row[Any] | None) -> str:
+    """The ID in a row; empty if there is none, or it cannot be one."""
+    known = "" if row is None else str(row.id)
+    return known if len(known) == _ID_LENGTH and set(known) <= set(_ID_ALPHABET) else ""
 
 
 async def open_store(url: str, *, busy_timeout: float = BUSY_TIMEOUT) -> SqlStore:

@@ -67,6 +67,23 @@ async def test_locked_by_another_process(store: SqlStore) -> None:
     assert await queued(store) == [1, 3]
 
 
+async def test_opening_a_store_takes_nobodys_turn_to_write(store: SqlStore, url: str) -> None:
+    """A daemon may be at work on it, whose lease is looked at only after that."""
+    await queue(store, 1)
+    other = sqlite3.connect(store.path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    second = await open_store(url, busy_timeout=0.05)
+    assert second.id == store.id
+    await second.recount()
+    other.execute("ROLLBACK")
+    other.execute("UPDATE lane SET waiting = 0, dead = 'x'")
+    other.close()
+    await second.recount()
+    async with second.read() as unit:
+        assert {lane: (it.waiting, it.dead) for lane, it in (await unit.outbox.depths()).items()} == {LANE: (1, 0)}
+    await second.close()
+
+
 async def test_a_full_disk(store: SqlStore) -> None:
     await queue(store, 1)
     async with store.write() as unit:

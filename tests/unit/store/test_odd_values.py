@@ -135,6 +135,7 @@ async def _goes_on(path: Path) -> None:
     store = await open_store(f"sqlite:///{path}")
     try:
         async with hold(store, QuickClock()):
+            await store.recount()
             discord, matrix = (MemoryPlatform(one, SystemClock().now, numbers=500_000) for one in Platform)
             made = World(store, (pair(),), discord, matrix)
             here, there = made.channels()
