@@ -1,9 +1,9 @@
 """JSON from outside, read whatever is in it: one member's odd value must not cost the answer that it stands in.
 
 `json` gives up a whole document where one value in it is nested some hundred levels deep, or is a whole number of
-thousands of digits; and what it does read may be too deep for everything that goes through it later. Here such a value
-reads as null. It also reads in one go, during which no other thread runs; `levels` is how far down each value is read
-by itself.
+thousands of digits; what it does read may be too deep for everything that goes through it later, or so many lists that
+collecting garbage holds the process. Here such a value reads as null. `json` also reads in one go, during which no
+other thread runs; `levels` is how far down each value is read by itself.
 """
 
 import json
@@ -13,16 +13,30 @@ from typing import Any
 MOST_LEVELS = 64
 """How deep a value may be nested: far deeper than anything that either platform defines."""
 
-_read = json.JSONDecoder().raw_decode
+_HOLDERS = frozenset({dict, list})
 _SPACE = re.compile(r"[ \t\n\r]*")
-_TOKEN = re.compile(r'[\[\]{}]|"(?>(?:[^"\\]|\\.)*)"', re.DOTALL)
-_DIGITS = re.compile(r"[-+0-9.eE]+")
+_TOKEN = re.compile(r'[\[{]|[\]}]|"[^"\\]*(?>(?:\\.[^"\\]*)*)"?', re.DOTALL)
 
 
-def loads(raw: str | bytes, *, levels: int = 0) -> Any:
-    """The value that `raw` holds. Raises ValueError where it is no JSON. Linear."""
+def _integer(digits: str) -> int | None:
+    try:
+        return int(digits)
+    except ValueError:
+        return None  # More digits than Python turns into a number.
+
+
+_read = json.JSONDecoder().raw_decode
+_read_any_number = json.JSONDecoder(parse_int=_integer).raw_decode
+
+
+def loads(raw: str | bytes, *, levels: int = 0, most: int | None = None) -> Any:
+    """The value that `raw` holds. Raises ValueError where it is no JSON. Linear.
+
+    Objects are taken apart as far as `levels` down; what stands in a list is always read in one go. `most`: how many
+    lists and objects are kept of each value that is read in one go, those nearest to its top first.
+    """
     text = raw if isinstance(raw, str) else raw.decode(json.detect_encoding(raw), "surrogatepass")
-    value, end = _value(text, _start(text, 0), levels, MOST_LEVELS + levels)
+    value, end = _value(text, _start(text, 0), levels, len(text) if most is None else most)
     if _start(text, end) != len(text):
         raise json.JSONDecodeError("Extra data", text, end)
     return value
@@ -31,33 +45,37 @@ def loads(raw: str | bytes, *, levels: int = 0) -> Any:
 def _value(text: str, at: int, levels: int, most: int) -> tuple[Any, int]:
     """What stands at `at`, and where it ends. Above `levels` it is taken apart here, below in one go."""
     opening = text[at : at + 1]
-    if levels <= 0:
-        try:
-            value, end = _read(text, at)
-        except json.JSONDecodeError:
-            raise
-        except (RecursionError, ValueError):
-            pass
-        else:
-            if _is_shallow(value, most):
-                return value, end
-        levels = most
-    if most <= 0:
-        return None, _behind(text, at)
-    if opening == "[":
-        return _list(text, at, levels - 1, most - 1)
-    if opening == "{":
-        return _object(text, at, levels - 1, most - 1)
-    return _scalar(text, at)
+    if levels > 0 and opening == "[":
+        return _list(text, at, most)
+    if levels > 0 and opening == "{":
+        return _object(text, at, levels - 1, most)
+    try:
+        value, end = _read_whole(text, at)
+    except RecursionError:
+        shallow, end = _cut(text, at)
+        value, _ = _read_whole(shallow, 0)
+    # Nearly all values hold little, and counting in the text takes no time.
+    if text.count("[", at, end) + text.count("{", at, end) > min(MOST_LEVELS, most):
+        _prune(value, most)
+    return value, end
 
 
-def _list(text: str, at: int, levels: int, most: int) -> tuple[list[Any], int]:
+def _read_whole(text: str, at: int) -> tuple[Any, int]:
+    try:
+        return _read(text, at)
+    except json.JSONDecodeError:
+        raise
+    except ValueError:
+        return _read_any_number(text, at)
+
+
+def _list(text: str, at: int, most: int) -> tuple[list[Any], int]:
     found: list[Any] = []
     at = _start(text, at + 1)
     if text[at : at + 1] == "]":
         return found, at + 1
     while True:
-        value, at = _value(text, at, levels, most)
+        value, at = _value(text, at, 0, most)
         found.append(value)
         at = _start(text, at)
         if text[at : at + 1] == "]":
@@ -82,44 +100,54 @@ def _object(text: str, at: int, levels: int, most: int) -> tuple[dict[str, Any],
         at = _past(text, at, ",")
 
 
-def _scalar(text: str, at: int) -> tuple[Any, int]:
-    try:
-        return _read(text, at)
-    except json.JSONDecodeError:
-        raise
-    except ValueError:
-        # More digits than Python turns into a number.
-        number = _DIGITS.match(text, at)
-        return None, at if number is None else number.end()
-
-
-def _behind(text: str, at: int) -> int:
-    """The end of a value that is not to be read."""
-    if text[at : at + 1] not in ("[", "{"):
-        return _scalar(text, at)[1]
+def _cut(text: str, at: int) -> tuple[str, int]:
+    """The value that stands at `at`, with null for what is too deep in it; and where it ends in `text`."""
+    kept: list[str] = []
     depth = 0
     for token in _TOKEN.finditer(text, at):
-        sign = token.group()
-        depth += 1 if sign in ("[", "{") else -1 if sign in ("]", "}") else 0
-        if depth == 0:
-            return token.end()
+        sign = token[0]
+        if sign in "[{":
+            depth += 1
+            if depth == MOST_LEVELS + 1:
+                kept += text[at : token.start()], "null"
+        elif sign in "]}":
+            if depth == MOST_LEVELS + 1:
+                at = token.end()
+            depth -= 1
+            if depth == 0:
+                kept.append(text[at : token.end()])
+                return "".join(kept), token.end()
     raise json.JSONDecodeError("Expecting an end", text, len(text))
 
 
-def _is_shallow(value: Any, most: int) -> bool:
-    """Whether no more than `most` levels stand in each other."""
+def _prune(value: Any, most: int) -> None:
+    """Put null for what stands too deep in `value`, and for the lists and objects in it that are too many."""
     level = [value]
-    for _ in range(most + 1):
-        level = [
+    for left in range(MOST_LEVELS - 1, -1, -1):
+        most -= len(level)
+        room = most if left else 0
+        inner = [
             child
-            for held in level
-            if isinstance(held, dict | list)
-            for child in (held.values() if isinstance(held, dict) else held)
-            if isinstance(child, dict | list)
+            for holder in level
+            for child in (holder.values() if type(holder) is dict else holder)
+            if type(child) in _HOLDERS
         ]
-        if not level:
-            return True
-    return False
+        if len(inner) > room:
+            _keep(level, room)
+            del inner[room:]
+        if not inner:
+            break
+        level = inner
+
+
+def _keep(holders: list[Any], room: int) -> None:
+    """Leave `room` lists and objects in all `holders` together, the first ones, and put null for the others."""
+    for holder in holders:
+        for key, child in holder.items() if type(holder) is dict else enumerate(holder):
+            if type(child) in _HOLDERS:
+                room -= 1
+                if room < 0:
+                    holder[key] = None
 
 
 def _start(text: str, at: int) -> int:

@@ -25,7 +25,7 @@ from relay.adapters.discord.identifiers import path_segment
 from relay.adapters.discord.limits import LONGEST_WAIT, Bucket, Limits, NotNow
 from relay.core.backoff import asked_for
 from relay.core.clock import ServerTime
-from relay.core.conversions import LONG, Conversions
+from relay.core.conversions import Conversions
 from relay.core.ports import Clock
 from relay.domain.jsontext import loads
 
@@ -40,7 +40,6 @@ LONGEST_PAUSE = 30.0
 BARE = frozenset({404, 405})
 _DATE_STEP = timedelta(seconds=1)  # A Date header has whole seconds.
 _CHUNK = 256 * 1024
-_BYTES_AT_ONCE = 64 * 1024
 _SLOWEST = 64 * 1024  # Bytes a second that an upload makes at least.
 
 
@@ -251,7 +250,7 @@ class Rest:
         self._limits.learn(route.bucket, response.status, response.headers)
         if response.ok and (moment := _moment(response.headers.get("Date"))) is not None:
             self.time.told(moment, within=_DATE_STEP)
-        document = await self._conversions.run(LONG if len(raw) > _BYTES_AT_ONCE else 0, _decode, raw)
+        document = await self._conversions.run(len(raw), _decode, raw)
         return self._answer(route, response.status, response.headers, raw, document)
 
     def _answer(self, route: Route, status: int, headers: Mapping[str, str], raw: bytes, document: Json) -> Json:

@@ -18,7 +18,7 @@ from yarl import URL
 
 from relay.adapters.matrix.elsewhere import Elsewhere, Forbidden
 from relay.core.backoff import asked_for
-from relay.core.conversions import LONG, Conversions
+from relay.core.conversions import Conversions
 from relay.domain.jsontext import loads
 
 Json = dict[str, Any]
@@ -35,7 +35,8 @@ _MOST_REDIRECTS = 3
 _GONE = frozenset({404, 410})
 _EVENT_LEVELS = 6
 """Where events stand in the answer to a sync: rooms, join, the room, timeline, events, the event."""
-_BYTES_AT_ONCE = 64 * 1024
+_MOST_HOLDERS = 2_000
+"""Lists and objects in one event. A message has ten; a list of who has read in a large room has a thousand."""
 
 
 class Refused(Exception):
@@ -165,8 +166,7 @@ class Api:
             )
             async with response:
                 raw = await response.read() if most is None else await _read(response, most)
-        size = LONG if len(raw) > _BYTES_AT_ONCE else 0
-        return await self._conversions.run(size, judge, response.status, response.headers.get("Retry-After"), raw)
+        return await self._conversions.run(len(raw), judge, response.status, response.headers.get("Retry-After"), raw)
 
     async def upload(
         self,
@@ -293,7 +293,7 @@ def _transfer_timeout(size: int) -> aiohttp.ClientTimeout:
 def judge(status: int, retry_after: str | None, raw: bytes) -> Json:
     """The answer as JSON. Raises `Refused` where a homeserver says no, `Unreachable` where none has spoken. Pure."""
     try:
-        answer = loads(raw, levels=_EVENT_LEVELS)
+        answer = loads(raw, levels=_EVENT_LEVELS, most=_MOST_HOLDERS)
     except ValueError:
         answer = None
     if status == 200 and isinstance(answer, dict):

@@ -19,8 +19,8 @@ _FAILURE_SECONDS = 60.0
 _PATIENCE_SECONDS = 10.0
 _REMEMBERED_ROOMS = 16
 _REMEMBERED_NAMES = 60_000  # In all rooms together.
-# Some 20,000 members. JSON is read in one go, during which nothing else happens; so in larger rooms nobody is called by
-# a name that was typed. That is asked anew after an hour.
+# Some 20,000 members, which keep the thread for conversions busy for a fifth of a second; in larger rooms nobody is
+# called by a name that was typed. That is asked anew after an hour.
 _LONGEST_LIST = 2 * 1024 * 1024
 _TOO_LONG_SECONDS = 3600.0
 

@@ -1,6 +1,7 @@
 """The commands, in this process: what they print, and how they exit."""
 
 import asyncio
+import gc
 import json
 import logging
 import sqlite3
@@ -159,6 +160,18 @@ def test_relay_config_names_the_file(cli: Relay, monkeypatch: pytest.MonkeyPatch
     status, _, err = cli("db", "check")
     assert status == 2
     assert err.startswith("error: elsewhere.toml: there is no such file; ")
+
+
+def test_what_the_daemon_imports_is_not_looked_through_for_garbage(cli: Relay, url: str) -> None:
+    assert url
+    at_once = CONFIG + '[store]\nurl = "sqlite:////nowhere/relay.db"\n'
+    Path("relay.toml").write_text(at_once)
+    try:
+        status, _, _ = cli("run")
+        assert status != 0
+        assert gc.get_freeze_count() > 50_000
+    finally:
+        gc.unfreeze()
 
 
 def test_a_bug_is_a_traceback_without_locals_or_secrets(cli: Relay, monkeypatch: pytest.MonkeyPatch) -> None:
