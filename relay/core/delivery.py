@@ -508,12 +508,13 @@ class Deliverer:
     # --- The author ---------------------------------------------------------------------------------------
 
     async def _tell_authors(self, uow: UnitOfWork, entry: Entry, reason: str) -> None:
+        # The channel in which it was said may have been replaced since; the lane has been taken along.
         for source in _sources(entry):
-            await uow.outbox.append(LaneKey.within(source.channel), MarkFailed(source, reason), self._clock.now())
+            await uow.outbox.append(LaneKey.within(entry.lane.source), MarkFailed(source, reason), self._clock.now())
 
     def _wake_sources(self, entry: Entry) -> None:
-        for source in _sources(entry):
-            self._wake(LaneKey.within(source.channel))
+        if _sources(entry):
+            self._wake(LaneKey.within(entry.lane.source))
 
 
 def _as_edit(command: RefreshMessage, said: MessageCreated) -> EditMessage:

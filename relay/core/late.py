@@ -83,7 +83,7 @@ class LateFiles:
 
     async def _look(self, entry: Entry, late: LateFile, *, patience: float) -> bool:
         """Whether a file need not be looked for any more; then its entry has been taken out of the lane."""
-        lane = LaneKey(late.source.channel, entry.lane.destination)
+        lane = self._lane_of(entry, late)
         task = await self._context.task_about(entry, late.source, None, suspect=False)
         files = self._context.files
         if files is None or _is_settled(task, late):
@@ -103,6 +103,13 @@ class LateFiles:
             files.forget(late.attachment)
             await self._end(entry, late)
         return True
+
+    def _lane_of(self, entry: Entry, late: LateFile) -> LaneKey:
+        """The lane in which the words of a file's message are edited by now."""
+        source, across = late.source.channel, self._context.across(entry.lane.destination)
+        if across is not None and self._context.is_replaced(source, LaneKey.within(across)):
+            source = across
+        return LaneKey(source, entry.lane.destination)
 
     def _deadline(self, late: LateFile) -> float:
         """When to give a file up: two hours after it was named in words, also if the process was not there for some."""

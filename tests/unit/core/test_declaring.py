@@ -18,7 +18,7 @@ from relay.domain.content import Content
 from relay.domain.ids import ChannelAddress, ChannelRef, MessageRef, Platform
 from relay.domain.pair import LaneKey, Pair, PairPolicy
 from relay.domain.richtext import RichText
-from relay.errors import Blocked, Orphaned, Permanent, Transient
+from relay.errors import Blocked, DeliveryError, Orphaned, Permanent, Transient
 from relay.store.engine import connect
 from relay.web.page import render
 from tests.support.platform import MemoryAdapter, MemoryPlatform
@@ -454,6 +454,27 @@ async def test_what_cannot_be_changed_in_an_upgraded_room_is_told(tmp_path: Path
             [notice] = [words for words in bridge.words(staff) if "was deleted" in words]
             assert "ask a moderator" in notice
             assert core.status.lane(LaneKey(staff, other_room)).dropped == {"former": 2}
+
+
+async def test_what_fails_from_a_room_that_was_replaced_is_told_to_its_author(tmp_path: Path) -> None:
+    async with world(tmp_path, STAFF) as bridge:
+        _, staff_room = bridge.channels("staff")
+        other_room = bridge.matrix.channel("another")
+        error: DeliveryError = Blocked("the bot may not post")
+
+        async def before(call: str) -> None:
+            if call == "send":
+                raise error
+
+        async with bridge.relay(lambda discord, _: setattr(discord, "before", before)) as core:
+            said = bridge.matrix.say(staff_room, "ben", "hello")
+            await waits(bridge, lane(Platform.DISCORD, "staff"), 1)
+            error = Permanent("rejected as spam")
+            await core.bridge.opened(
+                ChannelAddress(Platform.MATRIX, "#staff"), other_room, predecessors=frozenset({staff_room})
+            )
+            await until(lambda: bridge.matrix.reactions == [(said, "⚠️")])
+            await bridge.quiet()
 
 
 async def test_what_stays_in_a_former_room_is_told_once_however_often_its_deletion_is_tried(

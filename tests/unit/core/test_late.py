@@ -13,7 +13,7 @@ from relay.core.clock import SystemClock
 from relay.core.ports import Delivery, File, Sender
 from relay.domain.commands import PostNotice
 from relay.domain.content import Attachment, Content
-from relay.domain.ids import ChannelRef, MediaRef, MessageRef, Platform
+from relay.domain.ids import ChannelAddress, ChannelRef, MediaRef, MessageRef, Platform
 from relay.domain.pair import LaneKey
 from relay.domain.richtext import RichText
 from relay.errors import Orphaned, Uncarried
@@ -95,6 +95,21 @@ async def test_it_follows_when_it_comes(tmp_path: Path, monkeypatch: pytest.Monk
             assert bridge.shown(there)[2].content.attachments == (PICTURE,)
             bridge.discord.delete(said)
             await bridge.shows(there, "next")
+
+
+async def test_it_follows_from_a_room_that_was_replaced_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with a_late_picture(tmp_path, monkeypatch) as (bridge, files):
+        here, there = bridge.channels()
+        async with bridge.relay(lambda discord, _: setattr(discord, "max_attachments", 1)) as core:
+            bridge.matrix.say(there, "ann", Content(RichText.plain("look"), (PICTURE,)))
+            await bridge.shows(here, WORDS)
+            new = bridge.matrix.channel("another")
+            await core.bridge.opened(ChannelAddress(Platform.MATRIX, "#help"), new, predecessors=frozenset({there}))
+            files.state = True
+            await bridge.shows(here, WORDS, "")
+            await bridge.quiet()
 
 
 async def test_it_does_not_follow_a_message_that_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
