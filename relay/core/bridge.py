@@ -1,7 +1,7 @@
 """What the adapters talk to: the inbox in front of router, catch-up and courier."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 import structlog
 
@@ -13,12 +13,13 @@ from relay.core.router import Router
 from relay.core.status import Status
 from relay.core.storage import Store, UnitOfWork, waiting_under
 from relay.domain.commands import DeleteMessage
-from relay.domain.ids import ChannelAddress, ChannelRef, Platform
+from relay.domain.ids import ChannelAddress, ChannelRef, MessageRef, Platform
 from relay.domain.pair import LaneKey, Pair
 from relay.errors import StoreUnavailable
 
 _log = structlog.get_logger(__name__)
 
+_EVER = datetime(1, 1, 1, tzinfo=UTC)
 _STEP = 200
 """Rows that are discarded in one transaction: nobody waits for its end."""
 
@@ -64,6 +65,12 @@ class Bridge:
         """See `Inbox.cursor`."""
         async with self._store.read() as uow:
             return await uow.cursors.get(platform, stream)
+
+    async def last_original(self, channel: ChannelRef) -> MessageRef | None:
+        """See `Inbox.last_original`."""
+        async with self._store.read() as uow:
+            known = await uow.messages.recent(channel, _EVER, 1)
+        return known[0].ref if known else None
 
     async def begin(self) -> None:
         """Learn from the store what earlier processes knew of the declared channels. Raises `StoreUnavailable`."""

@@ -75,6 +75,13 @@ class Inbox(Protocol):
         """The position last written for a stream, None before the first."""
         ...
 
+    async def last_original(self, channel: ChannelRef) -> MessageRef | None:
+        """The last message on record that was written in `channel`, and not deleted; None if there is none, or no more.
+
+        What came before it has been received.
+        """
+        ...
+
     async def opened(
         self, address: ChannelAddress, channel: ChannelRef, *, predecessors: frozenset[ChannelRef] = frozenset()
     ) -> None:

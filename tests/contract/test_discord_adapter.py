@@ -80,6 +80,9 @@ class RecordingInbox:
     async def closed(self, address: ChannelAddress, problem: str) -> None:
         self.channels[address.value] = problem
 
+    async def last_original(self, channel: ChannelRef) -> MessageRef | None:
+        raise AssertionError("history is read by the core")
+
     async def catch_up(self, channel: ChannelRef) -> None:
         assert self.adapter is not None
         after = self.cursors[f"channel:{channel.id}"]

@@ -88,20 +88,32 @@ async def test_positions_that_cannot_be_read_do_not_stop_it(town: Town, monkeypa
         await side.until_said("first", "missed", "live")
 
 
-async def test_a_lost_position_is_told_where_more_was_missed_than_is_read(
+async def test_without_a_position_it_reads_on_behind_the_last_message_on_record(
     town: Town, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("relay.adapters.matrix.sync._REFUSED_SECONDS", 0.0)
     monkeypatch.setattr("relay.adapters.matrix.sync._TIMELINE", 3)
     notebook = Notebook()
-    async with matrix_side(town.homeserver, town.bot_id, [town.room], token=town.token, notebook=notebook) as side:
-        await town.ann.text(town.room, "first")
-        await side.until_said("first")
+    rooms = [town.room, await town.ann.create_room()]
+    async with matrix_side(town.homeserver, town.bot_id, rooms, token=town.token, notebook=notebook) as side:
+        for text in ("forgotten", "first"):
+            await town.ann.text(town.room, text)
+        await town.ann.text(rooms[1], "forgotten as well")
+        await side.until(lambda: len(side.said) == 3)
     for number in range(5):
         await town.ann.text(town.room, str(number))
     notebook.cursors["sync"] = "nonsense"
-    async with matrix_side(town.homeserver, town.bot_id, [town.room], token=town.token, notebook=notebook) as side:
-        await side.until_said("first", "2", "3", "4", "skipped None")
+    # As pruning does it.
+    notebook.events = [event for event in notebook.events if _line(event) == "first"]
+    async with matrix_side(town.homeserver, town.bot_id, rooms, token=town.token, notebook=notebook) as side:
+        await town.ann.text(rooms[1], "live")
+        await side.until(lambda: "live" in side.said)
+        assert sorted(side.said) == sorted(["first", "0", "1", "2", "3", "4", "skipped None", "live"])
+        assert [line for line in side.said if len(line) == 1] == ["0", "1", "2", "3", "4"]
+
+
+def _line(event: Event) -> str:
+    return plain_text(event.content.text) if isinstance(event, MessageCreated) else ""
 
 
 async def test_a_position_is_kept_while_the_homeserver_is_in_trouble(town: Town) -> None:

@@ -18,7 +18,7 @@ from relay.core.clock import SystemClock
 from relay.core.ports import Batch, Files
 from relay.domain.content import Author, Content
 from relay.domain.events import Event, FeatureUsed, HistorySkipped, MessageCreated, MessageDeleted, MessageEdited
-from relay.domain.ids import ChannelAddress, ChannelRef, Platform, UserRef
+from relay.domain.ids import ChannelAddress, ChannelRef, MessageRef, Platform, UserRef
 from relay.domain.richtext import RichText, plain_text
 from relay.errors import StoreUnavailable
 from relay.sandbox.homeserver import Homeserver
@@ -89,6 +89,10 @@ class Inbox:
     async def closed(self, address: ChannelAddress, problem: str) -> None:
         self.problems[address.value] = problem
         self.news.append(f"closed {address.value}")
+
+    async def last_original(self, channel: ChannelRef) -> MessageRef | None:
+        made = [event.ref for event in self.notebook.events if isinstance(event, MessageCreated)]
+        return next((ref for ref in reversed(made) if ref.channel == channel), None)
 
     async def catch_up(self, channel: ChannelRef) -> None:
         raise AssertionError("the stream of this platform replays by itself")

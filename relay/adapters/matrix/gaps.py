@@ -57,6 +57,8 @@ class GapReader:
     async def survey(self, room_id: str, newest: str, oldest: str, starts: Callable[[Json], bool]) -> Gap:
         """Walk back from the token `newest` to the token `oldest`, or to the event for which `starts` is true.
 
+        Without a token `oldest` ("") the room's beginning ends the walk.
+
         Raises `Refused` or `Unreachable`.
         """
         gap = Gap(room_id)
@@ -117,7 +119,8 @@ class GapReader:
                 self._skip(gap, event)
 
     async def _page(self, room_id: str, token: str, oldest: str) -> tuple[Page, str | None]:
-        query = {"dir": "b", "from": token, "to": oldest, "limit": str(self._size), "filter": _FILTER}
+        query = {"dir": "b", "from": token, "limit": str(self._size), "filter": _FILTER}
+        query |= {"to": oldest} if oldest else {}
         answer = await self._api.call("GET", "rooms", room_id, "messages", query=query)
         chunk = [event for event in as_list(answer.get("chunk")) if isinstance(event, dict)]
         state = [event for event in as_list(answer.get("state")) if isinstance(event, dict)]

@@ -18,7 +18,7 @@ from relay.adapters.matrix.content import string
 from relay.adapters.matrix.creators import Creators
 from relay.adapters.matrix.gaps import Gap, GapReader, Page, after_last, as_list
 from relay.adapters.matrix.handover import hand_over
-from relay.adapters.matrix.inbound import convert, features
+from relay.adapters.matrix.inbound import convert, features, is_message
 from relay.adapters.matrix.patience import PatientInbox, at
 from relay.adapters.matrix.question import Question, Superseded
 from relay.adapters.matrix.rooms import Rooms, departure
@@ -45,7 +45,8 @@ _MUCH = 128 * 1024
 class _Portion:
     """What an answer says of one room. `since` set: there is a gap between there and `prev_batch`.
 
-    `entered`: the room was never open; only what follows our own entrance counts.
+    `entered`: the room was never open; only what follows our own entrance counts. `after`: the position was lost; the
+    gap, without a `since`, begins behind this event.
     """
 
     room_id: str
@@ -55,6 +56,7 @@ class _Portion:
     prev_batch: str = ""
     since: str | None = None
     entered: bool = False
+    after: str = ""
     extras: list[Event] = field(default_factory=list)
     cursors: tuple[Cursor, ...] = ()
 
@@ -112,9 +114,8 @@ class Intake:
         if _is_inside(position):
             portion.since = since if limited else None
             portion.extras = self._features(room_id, section)
-            if limited and since is None:
-                # The position was lost, and with it where what was missed begins.
-                portion.extras.append(HistorySkipped(ChannelRef(Platform.MATRIX, room_id), None))
+            if since is None:
+                await self._find_place(portion, limited, inbox)
             portion.cursors = await self._end(portion, since or token, inbox)
             return portion
         portion.cursors = (at(room_stream(room_id), token),)
@@ -133,6 +134,24 @@ class Intake:
         else:
             portion.timeline = []  # We have been inside since long before it was declared.
         return portion
+
+    async def _find_place(self, portion: _Portion, limited: bool, inbox: PatientInbox) -> None:
+        """Where to read on in an open room, without the position that was lost: behind the last message on record."""
+        channel = ChannelRef(Platform.MATRIX, portion.room_id)
+        last = await inbox.last_original(channel)
+        timeline, found = portion.timeline, False
+        if last is None:
+            # What was received has been forgotten, so that it cannot be told from what was missed.
+            portion.timeline = []
+            if any(is_message(event) and event.get("sender") != self._me for event in timeline):
+                portion.extras.append(HistorySkipped(channel, None))
+        else:
+            portion.after = last.id
+            portion.timeline, found = after_last(timeline, self._starts(portion))
+        for event in timeline[: len(timeline) - len(portion.timeline)]:
+            portion.state.apply(event)
+        if limited and last is not None and not found:
+            portion.since = ""
 
     async def _end(self, portion: _Portion, since: str, inbox: PatientInbox) -> tuple[Cursor, ...]:
         """Where its replacement has to be read from, for a room that has been replaced in this answer."""
@@ -261,7 +280,7 @@ class Intake:
         except Refused as refused:
             if refused.status == 429 or refused.status >= 500 or is_token_refusal(refused):
                 raise
-            if refused.code == "M_FORBIDDEN":
+            if refused.code == "M_FORBIDDEN" and since:
                 _log.info("missed messages wait", room=portion.room_id, reason=str(refused))
                 portion.cursors = () if portion.entered else (at(room_stream(portion.room_id), OUT + since),)
                 return None
@@ -270,6 +289,8 @@ class Intake:
             return Gap(portion.room_id, skipped=1)
 
     def _starts(self, portion: _Portion) -> Callable[[Json], bool]:
+        if portion.after:
+            return lambda event: event.get("event_id") == portion.after
         return self._is_entrance if portion.entered else _never
 
     async def _skip(self, portion: _Portion, gap: Gap, since: str, inbox: PatientInbox) -> None:

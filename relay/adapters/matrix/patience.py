@@ -8,7 +8,7 @@ import structlog
 
 from relay.core.backoff import Backoff
 from relay.core.ports import Batch, Clock, Cursor, Inbox
-from relay.domain.ids import ChannelAddress, ChannelRef, Platform
+from relay.domain.ids import ChannelAddress, ChannelRef, MessageRef, Platform
 from relay.errors import StoreUnavailable
 
 _log = structlog.get_logger(__name__)
@@ -41,6 +41,10 @@ class PatientInbox:
     async def position(self, stream: str) -> str | None:
         """The position of one of Matrix's streams; None before the first."""
         return await self.patiently(lambda: self._inbox.cursor(Platform.MATRIX, stream))
+
+    async def last_original(self, channel: ChannelRef) -> MessageRef | None:
+        """See `Inbox.last_original`."""
+        return await self.patiently(lambda: self._inbox.last_original(channel))
 
     async def patiently(self, call: Callable[[], Awaitable[_T]]) -> _T:
         """The result of `call`, which is made again for as long as it raises `StoreUnavailable`."""

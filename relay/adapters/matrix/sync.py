@@ -100,7 +100,7 @@ class SyncLoop:
                 answer = await self._persist(partial(self._ask, question))
             except _PositionRefused as refused:
                 since, heard = None, None
-                _log.error("position of the sync cannot be used, reading only what is recent", reason=str(refused))
+                _log.error("position of the sync cannot be used, reading behind what is on record", reason=str(refused))
                 continue
             if answer is None:
                 continue

@@ -16,7 +16,7 @@ from relay.core.clock import SystemClock
 from relay.core.conversions import Conversions
 from relay.core.ports import Batch
 from relay.domain.events import MessageCreated
-from relay.domain.ids import ChannelAddress, ChannelRef
+from relay.domain.ids import ChannelAddress, ChannelRef, MessageRef
 
 ME = "@relay:example.org"
 LONG = "<table>" + "<tr><td>a<td>b" * 400
@@ -37,6 +37,9 @@ class Notebook:
         raise AssertionError
 
     async def closed(self, address: ChannelAddress, problem: str) -> None:
+        raise AssertionError
+
+    async def last_original(self, channel: ChannelRef) -> MessageRef | None:
         raise AssertionError
 
     async def catch_up(self, channel: ChannelRef) -> None:
