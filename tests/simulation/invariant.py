@@ -8,7 +8,7 @@ from pathlib import Path
 from relay.domain.ids import ChannelRef, MessageRef, Platform
 from relay.store.tables import unpacked
 from tests.simulation.operator import Operator
-from tests.support.platform import MemoryPlatform, Message
+from tests.support.platform import RELAY, MemoryPlatform, Message
 
 Copies = dict[MessageRef, list[MessageRef]]
 
@@ -75,7 +75,11 @@ def _direction(
     undeclared: Counter[ChannelRef],
 ) -> list[str]:
     found: list[str] = []
-    shown = {it.ref: it for it in target.messages.values() if it.author.is_self and not it.deleted}
+    shown = {
+        it.ref: it
+        for it in target.messages.values()
+        if it.author.is_self and not it.deleted and it.shown_as != RELAY  # what it says itself is of no original
+    }
     accounted: set[MessageRef] = set()
     for link in operator.links:
         here = source.channel(getattr(link, source.platform.value))
