@@ -754,7 +754,7 @@ async def test_says_what_a_message_is_by_now(world: World) -> None:
         assert plain_text(found.content.text) == "in the thread"
         world.server.messages.remove(world.channel, [message.id])
         assert await adapter.latest(world.message_ref(message)) is None
-        world.state.delete_channel(thread)
+        world.server.threads.delete(thread)
         assert await adapter.latest(world.message_ref(aside)) is None
 
 
