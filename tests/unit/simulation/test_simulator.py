@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from relay.core.context import Context
+from relay.core.context import Context, Task
 from relay.core.delivery import Deliverer
 from relay.core.lane import Lane
 from relay.core.pairs import PairDirectory
@@ -101,6 +101,7 @@ def test_it_finds_what_is_delivered_wherever_its_channel_leads_by_now(
 
     monkeypatch.setattr(PairDirectory, "pair_for", lambda self, lane: self.pair_of(lane.source))
     monkeypatch.setattr(Context, "destination", wherever)
+    monkeypatch.setattr(Task, "post", lambda self, delivery: self.adapter.send(delivery))
     for seed in SEEDS:
         if any("in a room where it was not said" in violation for violation in play(seed, template).violations):
             return
@@ -110,7 +111,7 @@ def test_it_finds_what_is_delivered_wherever_its_channel_leads_by_now(
 def test_it_finds_sends_that_are_not_looked_for(template: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where no key exists and nobody adopts what an earlier try posted, messages double."""
 
-    def only_keys(self: MemoryAdapter, delivery: Delivery) -> MessageRef | None:
+    async def only_keys(self: MemoryAdapter, delivery: Delivery) -> MessageRef | None:
         return self.server.by_key(delivery.channel, delivery.key) if self.replays else None
 
     monkeypatch.setattr(MemoryAdapter, "_earlier", only_keys)
