@@ -1,11 +1,11 @@
 """What the adapters talk to: the inbox in front of router, catch-up and courier."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 import structlog
 
-from relay.core.catchup import CatchUp
+from relay.core.catchup import CatchUp, last_original
 from relay.core.courier import Courier
 from relay.core.pairs import PairDirectory
 from relay.core.ports import Batch, HistoryReader
@@ -19,7 +19,6 @@ from relay.errors import StoreUnavailable
 
 _log = structlog.get_logger(__name__)
 
-_EVER = datetime(1, 1, 1, tzinfo=UTC)
 _STEP = 200
 """Rows that are discarded in one transaction: nobody waits for its end."""
 
@@ -69,8 +68,7 @@ class Bridge:
     async def last_original(self, channel: ChannelRef) -> MessageRef | None:
         """See `Inbox.last_original`."""
         async with self._store.read() as uow:
-            known = await uow.messages.recent(channel, _EVER, 1)
-        return known[0].ref if known else None
+            return await last_original(uow, channel)
 
     async def begin(self) -> None:
         """Learn from the store what earlier processes knew of the declared channels. Raises `StoreUnavailable`."""

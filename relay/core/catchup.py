@@ -9,12 +9,12 @@ from relay.core.pairs import PairDirectory
 from relay.core.ports import Batch, HistoryReader
 from relay.core.storage import Original, Store, UnitOfWork
 from relay.domain.events import MessageCreated, MessageDeleted, MessageEdited
-from relay.domain.ids import ChannelRef, Platform
+from relay.domain.ids import ChannelRef, MessageRef, Platform
 from relay.domain.pair import PairPolicy
 
 _log = structlog.get_logger(__name__)
 
-_EVER = datetime(1, 1, 1, tzinfo=UTC)
+_EVER = datetime.min.replace(tzinfo=UTC)
 _RECONCILED_MESSAGES = 500
 """How many of a channel's last messages are read again for what happened to them."""
 
@@ -71,8 +71,11 @@ class CatchUp:
     async def _instead(self, uow: UnitOfWork, channel: ChannelRef, position: str) -> str:
         """From where to read in place of a position that is damaged: the last message on record lay before it."""
         reader = self._readers[channel.platform]
-        known = [original.ref.id for original in await uow.messages.recent(channel, _EVER, 1)]
-        after = known[0] if known and reader.knows(known[0]) else reader.position_at(reader.now() - self._window)
+        last = await last_original(uow, channel)
+        if last is not None and reader.knows(last.id):
+            after = last.id
+        else:
+            after = reader.position_at(reader.now() - self._window)
         _log.error("cursor cannot be read", channel=channel.id, position=position[:100], read_after=after)
         return after
 
@@ -112,3 +115,9 @@ def _edit(original: Original | None, seen: MessageCreated) -> MessageEdited | No
     if original.edited_at is not None and seen.edited_at <= original.edited_at:
         return None
     return MessageEdited(seen.ref, seen.author, seen.content, seen.edited_at)
+
+
+async def last_original(uow: UnitOfWork, channel: ChannelRef) -> MessageRef | None:
+    """The last message on record that was written in `channel`, and not deleted."""
+    known = await uow.messages.recent(channel, _EVER, 1)
+    return known[0].ref if known else None
