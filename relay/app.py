@@ -14,18 +14,18 @@ import structlog
 
 from relay.adapters.discord.adapter import DiscordAdapter
 from relay.adapters.matrix.adapter import MatrixAdapter
-from relay.core.assembly import Core, assemble
+from relay.config.settings import Settings
 from relay.core.backoff import Backoff
+from relay.core.bootstrap import Core, assemble
 from relay.core.clock import SystemClock
 from relay.core.conversions import Conversions
-from relay.core.keeper import StatusKeeper
 from relay.core.ports import Adapter
+from relay.core.status.recorder import StatusKeeper
 from relay.core.storage import Store
 from relay.domain.ids import ChannelAddress
 from relay.domain.pair import Pair
 from relay.errors import ConfigurationError, RelayError, StoreUnavailable, ungrouped
 from relay.media.library import Library
-from relay.settings import Settings
 from relay.store.lease import hold
 from relay.store.migrate import upgrade
 from relay.store.pruning import Pruner

@@ -12,7 +12,7 @@ import typer
 from relay.errors import ConfigurationError, RelayError, StoreError, StoreTooNew
 
 if TYPE_CHECKING:
-    from relay.settings import Settings
+    from relay.config.settings import Settings
     from relay.store.unit_of_work import SqlStore
 
 ConfigOption = Annotated[
@@ -35,7 +35,7 @@ class Invocation:
     def load(self, config: Path | None, *, daemon: bool = False) -> "Settings":
         """The settings; logging is set up with them. Only the daemon says more than warnings."""
         from relay import logs
-        from relay.settings import load
+        from relay.config.settings import load
 
         self.hide = logs.redactor(())
         settings = load(config or self.config, os.environ)
@@ -73,8 +73,8 @@ def print_json(value: object) -> None:
 @asynccontextmanager
 async def opened_store(url: str) -> "AsyncIterator[SqlStore]":
     """The store of a daemon that runs or has run. Nothing is made or migrated. Raises `StoreError`."""
-    from relay.store.engine import database_path
     from relay.store.migrate import check
+    from relay.store.sqlite.engine import database_path
     from relay.store.unit_of_work import SqlStore
 
     path = database_path(url)

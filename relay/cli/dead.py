@@ -10,11 +10,11 @@ import typer
 from relay.cli.common import ConfigOption, JsonOption, invocation_of, opened_store, print_json, printable
 from relay.core.storage import Unreadable
 from relay.domain.commands import BatchItem, EditMessage, PostNotice, SendBatch, SendMessage
-from relay.domain.richtext import plain_text
+from relay.domain.text.nodes import plain_text
 
 if TYPE_CHECKING:
+    from relay.config.settings import Settings
     from relay.core.storage import DeadLetter, Outbox
-    from relay.settings import Settings
 
 commands = typer.Typer(help="List, show, retry or discard what failed for good.", no_args_is_help=True)
 

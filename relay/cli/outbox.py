@@ -9,8 +9,8 @@ import typer
 from relay.cli.common import ConfigOption, invocation_of, opened_store, printable
 
 if TYPE_CHECKING:
+    from relay.config.settings import Settings
     from relay.domain.pair import LaneKey
-    from relay.settings import Settings
 
 commands = typer.Typer(help="What waits for delivery.", no_args_is_help=True)
 

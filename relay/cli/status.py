@@ -11,9 +11,9 @@ from relay.cli.common import ConfigOption, JsonOption, invocation_of, opened_sto
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from relay.core.report import Report
-    from relay.core.status import DirectionStatus
-    from relay.settings import Settings
+    from relay.config.settings import Settings
+    from relay.core.status.counters import DirectionStatus
+    from relay.core.status.report import Report
 
 _DIRECTIONS = {"to_matrix": "to Matrix", "to_discord": "to Discord"}
 _UNITS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
@@ -31,7 +31,7 @@ def status(context: typer.Context, config: ConfigOption = None, as_json: JsonOpt
 
 
 async def _report(settings: "Settings") -> "Report":
-    from relay.core.report import read_report
+    from relay.core.status.report import read_report
     from relay.store.lease import is_running, last_seen
 
     now = datetime.now(UTC)

@@ -14,7 +14,7 @@ from relay.domain.capabilities import Capabilities
 from relay.domain.content import Attachment, Author, Content
 from relay.domain.events import Event, MessageCreated
 from relay.domain.ids import ChannelAddress, ChannelRef, MediaRef, MessageRef, Platform, ThreadRef, UserRef
-from relay.domain.richtext import RichText
+from relay.domain.text.nodes import RichText
 from relay.errors import DeliveryError
 
 

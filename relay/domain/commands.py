@@ -10,7 +10,7 @@ from typing import Literal
 
 from relay.domain.content import Attachment, Author, Content
 from relay.domain.ids import MessageRef, ThreadRef
-from relay.domain.richtext import RichText
+from relay.domain.text.nodes import RichText
 
 
 @dataclass(frozen=True, slots=True)

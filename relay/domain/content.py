@@ -6,7 +6,7 @@ from typing import Literal
 
 from relay.domain.ids import MediaRef, UserRef
 from relay.domain.names import shortened
-from relay.domain.richtext import RichText, Subtext, Text
+from relay.domain.text.nodes import RichText, Subtext, Text
 
 MOST_FILES = 10
 """Of one message: an event of Matrix has room for the addresses of a thousand."""

@@ -6,8 +6,8 @@ the relay says of a message's own author, a file that it names or a poll, anybod
 
 from dataclasses import replace
 
-from relay.domain.richtext import Inline, InlineImage, RichText, Text
-from relay.domain.transform import map_inline
+from relay.domain.text.nodes import Inline, InlineImage, RichText, Text
+from relay.domain.text.rewrite import map_inline
 
 MARK = "↪"
 """Stands in front of whom a message answers, and above what it forwards."""

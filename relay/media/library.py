@@ -12,9 +12,9 @@ from relay.domain.content import Attachment
 from relay.domain.file_names import file_name
 from relay.domain.ids import ChannelRef, MediaRef, Platform
 from relay.errors import DeliveryError, FileTrouble, NoRoom, Permanent, TargetGone, Uncarried
-from relay.media.fetches import Fetches, spooled, too_large
+from relay.media.background import Fetches, spooled, too_large
+from relay.media.deadlines import Budgets, Patience
 from relay.media.kinds import content_type
-from relay.media.patience import Budgets, Patience
 
 _log = structlog.get_logger(__name__)
 

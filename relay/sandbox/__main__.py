@@ -7,7 +7,7 @@ import signal
 import sys
 from typing import Any
 
-from relay.sandbox.ratelimits import Limits
+from relay.sandbox.rest.ratelimits import Limits
 from relay.sandbox.server import SandboxServer
 
 

@@ -1,6 +1,6 @@
 """The control interface from another process: what tests, the demo and chaos use.
 
-Each method is the one of `relay.sandbox.control.Control` of the same name, where its arguments are described.
+Each method is the one of `relay.sandbox.control.http.Control` of the same name, where its arguments are described.
 """
 
 import time

@@ -9,25 +9,25 @@ from typing import Self
 
 from aiohttp import web
 
-from relay.sandbox.api import PREFIX, Api
-from relay.sandbox.cdn import Cdn
-from relay.sandbox.control import Control, ControlRoutes
-from relay.sandbox.control_base import Parts
-from relay.sandbox.faults import Faults
-from relay.sandbox.files import FileStore
-from relay.sandbox.gateway import Gateway
-from relay.sandbox.journal import Journal
-from relay.sandbox.messages import Messages
-from relay.sandbox.ratelimits import Limits
-from relay.sandbox.reactions import Reactions
-from relay.sandbox.rest_bot import BotRoutes
-from relay.sandbox.rest_channels import ChannelRoutes
-from relay.sandbox.rest_guilds import GuildRoutes
-from relay.sandbox.rest_messages import MessageRoutes
-from relay.sandbox.rest_webhooks import WebhookRoutes, Webhooks
-from relay.sandbox.sessions import Sessions
-from relay.sandbox.state import State
-from relay.sandbox.threads import Threads
+from relay.sandbox.control.base import Parts
+from relay.sandbox.control.http import Control, ControlRoutes
+from relay.sandbox.gateway.server import Gateway
+from relay.sandbox.gateway.sessions import Sessions
+from relay.sandbox.messages.files import FileStore
+from relay.sandbox.messages.messages import Messages
+from relay.sandbox.messages.reactions import Reactions
+from relay.sandbox.rest.api import PREFIX, Api
+from relay.sandbox.rest.bot import BotRoutes
+from relay.sandbox.rest.cdn import Cdn
+from relay.sandbox.rest.channels import ChannelRoutes
+from relay.sandbox.rest.faults import Faults
+from relay.sandbox.rest.guilds import GuildRoutes
+from relay.sandbox.rest.messages import MessageRoutes
+from relay.sandbox.rest.ratelimits import Limits
+from relay.sandbox.rest.webhooks import WebhookRoutes, Webhooks
+from relay.sandbox.world.journal import Journal
+from relay.sandbox.world.state import State
+from relay.sandbox.world.threads import Threads
 
 _MAX_JSON = 26 * 1024 * 1024
 

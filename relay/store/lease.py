@@ -23,9 +23,9 @@ from sqlalchemy import Connection, inspect, select
 
 from relay.core.ports import Clock
 from relay.errors import StoreHeld, StoreUnavailable
-from relay.store.failures import translated
-from relay.store.holder import Holder
 from relay.store.lock_file import LockFile
+from relay.store.repositories.leases import Holder
+from relay.store.sqlite.failures import translated
 from relay.store.tables import lease as lease_table
 from relay.store.unit_of_work import SqlStore
 

@@ -21,10 +21,10 @@ from sqlalchemy.pool import NullPool
 
 import relay
 from relay.errors import StoreError, StoreTooNew
-from relay.store.engine import connect, database_path, keep_private
-from relay.store.failures import translated
 from relay.store.lease import WATCH_EVERY, Watch, watch_holder
 from relay.store.lock_file import LockFile
+from relay.store.sqlite.engine import connect, database_path, keep_private
+from relay.store.sqlite.failures import translated
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ from relay.domain.commands import SendBatch
 from relay.domain.ids import ChannelRef
 from relay.errors import StoreUnavailable
 from relay.store import codec
-from relay.store.driver import Step
+from relay.store.sqlite.driver import Step
 from relay.store.tables import EPOCH, MICROSECOND, unpacked
 from relay.store.unit_of_work import SqlStore
 

@@ -9,8 +9,8 @@ from sqlalchemy import Executable, Row, literal, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from relay.domain.ids import ChannelRef, MessageRef
-from relay.store.driver import PipelineConnection
-from relay.store.failures import translated
+from relay.store.sqlite.driver import PipelineConnection
+from relay.store.sqlite.failures import translated
 from relay.store.tables import packed
 
 T = TypeVar("T")

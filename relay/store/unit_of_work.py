@@ -10,20 +10,20 @@ import structlog
 from sqlalchemy import Row, bindparam, delete, insert, select, text
 
 from relay.domain.pair import LaneKey
-from relay.store.batches import SqlBatches
-from relay.store.channels import SqlChannels
-from relay.store.cursors import SqlCursors
-from relay.store.driver import Step
-from relay.store.engine import BUSY_TIMEOUT, database_path
-from relay.store.holder import SqlLeases
-from relay.store.media_cache import SqlMediaCache
-from relay.store.message_map import SqlMessageMap
-from relay.store.notebook import SqlNotebook, SqlNotices
-from relay.store.outbox import SqlOutbox
-from relay.store.readers import Readers
+from relay.store.repositories.batches import SqlBatches
+from relay.store.repositories.channels import SqlChannels
+from relay.store.repositories.cursors import SqlCursors
+from relay.store.repositories.key_values import SqlNotebook, SqlNotices
+from relay.store.repositories.leases import SqlLeases
+from relay.store.repositories.media_cache import SqlMediaCache
+from relay.store.repositories.message_map import SqlMessageMap
+from relay.store.repositories.outbox import SqlOutbox
 from relay.store.session import Session
+from relay.store.sqlite.driver import Step
+from relay.store.sqlite.engine import BUSY_TIMEOUT, database_path
+from relay.store.sqlite.readers import Readers
+from relay.store.sqlite.writer import Writer
 from relay.store.tables import store as store_table
-from relay.store.writer import Writer
 
 _log = structlog.get_logger(__name__)
 

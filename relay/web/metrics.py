@@ -7,7 +7,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from relay.core.status import Histogram, Snapshot
+from relay.core.status.counters import Histogram, Snapshot
 
 _LANE = ("pair", "direction")
 

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from html import escape as html_escape
 
 from relay.core.ports import SideHealth
-from relay.core.status import DirectionStatus, PairStatus, Snapshot
+from relay.core.status.counters import DirectionStatus, PairStatus, Snapshot
 
 REFRESH_SECONDS = 5
 

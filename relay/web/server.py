@@ -11,7 +11,7 @@ import structlog
 from aiohttp import HttpVersion11, web
 from prometheus_client.exposition import choose_encoder
 
-from relay.core.status import Histogram, Snapshot, side_as_json
+from relay.core.status.counters import Histogram, Snapshot, side_as_json
 from relay.errors import FatalError, StoreError
 from relay.web.connections import Connections
 from relay.web.hosts import Hosts

@@ -23,14 +23,14 @@ from pathlib import Path
 
 import structlog
 
-from relay.core.assembly import Core, assemble
+from relay.core.bootstrap import Core, assemble
 from relay.core.clock import SystemClock
-from relay.core.report import read_report
+from relay.core.status.report import read_report
 from relay.domain.commands import SendMessage
 from relay.domain.content import Content
 from relay.domain.ids import ChannelRef, MessageRef, Platform
 from relay.domain.pair import LaneKey
-from relay.domain.richtext import RichText
+from relay.domain.text.nodes import RichText
 from relay.store import codec
 from relay.store.migrate import upgrade
 from relay.store.unit_of_work import SqlStore, open_store

@@ -11,7 +11,7 @@ import statistics
 import tempfile
 from pathlib import Path
 
-from relay.sandbox.homeserver import Homeserver
+from relay.demo.homeserver import Homeserver
 from tests.support.rush import rush
 from tests.support.town import town
 

@@ -20,8 +20,8 @@ from pathlib import Path
 
 import aiohttp
 
-from relay.sandbox.homeserver import Homeserver
-from relay.sandbox.ratelimits import Limits
+from relay.demo.homeserver import Homeserver
+from relay.sandbox.rest.ratelimits import Limits
 from tests.support.town import Town, town
 
 LOUD, QUIET = "loud", "quiet"

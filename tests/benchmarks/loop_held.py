@@ -13,21 +13,21 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from functools import partial
 
-from relay.adapters.discord import wording
-from relay.adapters.matrix import compose
-from relay.adapters.matrix.inbound import convert
-from relay.adapters.matrix.state import RoomState
+from relay.adapters.discord.outbound import body as wording
+from relay.adapters.matrix.inbound.events import convert
+from relay.adapters.matrix.outbound import compose
+from relay.adapters.matrix.rooms.state import RoomState
 from relay.core.conversions import Conversions
-from relay.core.degrade import Dropped, degrade
+from relay.core.convert.degrade import Dropped, degrade
+from relay.core.convert.split import Measure
 from relay.core.ports import Delivery
-from relay.core.split import Measure
 from relay.domain.capabilities import Capabilities
 from relay.domain.commands import SendMessage
 from relay.domain.content import Content
 from relay.domain.events import MessageCreated
 from relay.domain.ids import ChannelRef, Platform
 from relay.domain.pair import PairPolicy
-from relay.domain.weight import weight
+from relay.domain.text.weight import weight
 from relay.store import codec
 from tests.benchmarks.markup_scaling import FAMILIES, TO_DISCORD, sample
 from tests.support.payloads import CHANNEL, GUILD, discord_reading

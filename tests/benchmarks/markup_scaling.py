@@ -11,9 +11,9 @@ import time
 from collections.abc import Callable
 
 from relay.adapters.discord import markup as discord
-from relay.adapters.discord import wording
+from relay.adapters.discord.outbound import body as wording
 from relay.adapters.matrix import markup as matrix
-from relay.core.degrade import Dropped, degrade
+from relay.core.convert.degrade import Dropped, degrade
 from relay.domain.capabilities import Capabilities
 from relay.domain.content import Author, Content
 from relay.domain.ids import Platform, UserRef

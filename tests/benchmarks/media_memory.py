@@ -14,7 +14,7 @@ import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from relay.sandbox.homeserver import Homeserver
+from relay.demo.homeserver import Homeserver
 from tests.support.town import PATIENCE, Town, town
 
 MIB = 1024 * 1024

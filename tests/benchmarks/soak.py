@@ -14,8 +14,8 @@ import random
 import tempfile
 from pathlib import Path
 
-from relay.sandbox.homeserver import Homeserver
-from relay.sandbox.ratelimits import Limits
+from relay.demo.homeserver import Homeserver
+from relay.sandbox.rest.ratelimits import Limits
 from tests.benchmarks.media_memory import memory
 from tests.support.town import Town, eventually, town
 

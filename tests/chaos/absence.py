@@ -11,8 +11,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from relay.sandbox.homeserver import Homeserver
-from relay.sandbox.ratelimits import Limits
+from relay.demo.homeserver import Homeserver
+from relay.sandbox.rest.ratelimits import Limits
 from tests.support.outage import converge, live_without_the_relay, start_and_kill
 from tests.support.town import town
 

@@ -11,7 +11,7 @@ import aiohttp
 from aiohttp import web
 from yarl import URL
 
-from relay.sandbox.api import reset
+from relay.sandbox.rest.api import reset
 
 Failure = Literal["status", "rate_limit", "hang", "reset"]
 _HOP_BY_HOP = frozenset(

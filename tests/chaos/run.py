@@ -10,10 +10,10 @@ from typing import Any
 
 import aiohttp
 
-from relay.sandbox.dispatch import OMNISCIENT, Dispatch
-from relay.sandbox.homeserver import Homeserver
-from relay.sandbox.people import Person
-from relay.sandbox.ratelimits import Limits
+from relay.demo.homeserver import Homeserver
+from relay.demo.people import Person
+from relay.sandbox.gateway.dispatch import OMNISCIENT, Dispatch
+from relay.sandbox.rest.ratelimits import Limits
 from tests.chaos.judge import Judge, Look
 from tests.chaos.lives import Lives, deaths
 from tests.chaos.operator import Operator

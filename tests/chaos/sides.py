@@ -12,8 +12,8 @@ from urllib.parse import quote
 
 import aiohttp
 
-from relay.sandbox.control import Control
-from relay.sandbox.people import Json, Person, Refused, Shown, shown
+from relay.demo.people import Json, Person, Refused, Shown, shown
+from relay.sandbox.control.http import Control
 from tests.chaos import reading
 from tests.chaos.ledger import File
 from tests.chaos.reading import Standing

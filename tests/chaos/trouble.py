@@ -8,8 +8,8 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import suppress
 from typing import Any
 
-from relay.sandbox.handshake import FATAL
-from relay.sandbox.people import Refused
+from relay.demo.people import Refused
+from relay.sandbox.gateway.handshake import FATAL
 from tests.chaos.operator import Operator
 from tests.chaos.proxy import Fault, Proxy
 from tests.chaos.sides import insist

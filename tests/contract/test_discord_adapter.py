@@ -10,7 +10,7 @@ from datetime import timedelta
 import pytest
 
 from relay.adapters.discord.adapter import DiscordAdapter
-from relay.adapters.discord.reading import DECLARED
+from relay.adapters.discord.gateway.translator import DECLARED
 from relay.core.clock import SystemClock
 from relay.core.ports import Batch, Delivery
 from relay.domain.content import Author, Content
@@ -23,15 +23,15 @@ from relay.domain.events import (
     MessageEdited,
 )
 from relay.domain.ids import ChannelAddress, ChannelRef, MediaRef, MessageRef, Platform, ThreadRef, UserRef
-from relay.domain.richtext import RichText, plain_text
+from relay.domain.text.nodes import RichText, plain_text
 from relay.errors import Blocked, FatalError, Orphaned, Permanent, RateLimited, StoreUnavailable, TargetGone, Transient
-from relay.sandbox.drafts import Draft
-from relay.sandbox.faults import Fault, GatewayFault
-from relay.sandbox.models import Channel, Message, Overwrite, User
-from relay.sandbox.permissions import EVERYONE, Permission
-from relay.sandbox.ratelimits import Limits
+from relay.sandbox.messages.drafts import Draft
+from relay.sandbox.rest.faults import Fault, GatewayFault
+from relay.sandbox.rest.ratelimits import Limits
 from relay.sandbox.server import SandboxServer
-from relay.sandbox.snowflakes import Snowflakes
+from relay.sandbox.world.models import Channel, Message, Overwrite, User
+from relay.sandbox.world.permissions import EVERYONE, Permission
+from relay.sandbox.world.snowflakes import Snowflakes
 from tests.support.world import WrongClock
 
 ALICE = Author(UserRef(Platform.MATRIX, "@alice:example.org"), "Alice")

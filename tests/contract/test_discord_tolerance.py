@@ -5,17 +5,17 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from relay.adapters.discord.limits import Limits as Patience
-from relay.adapters.discord.media import Media
-from relay.adapters.discord.people import People
-from relay.adapters.discord.rest import Rest
+from relay.adapters.discord.api.client import Rest
+from relay.adapters.discord.api.rate_limits import Limits as Patience
+from relay.adapters.discord.media.transfer import Media
+from relay.adapters.discord.members import People
 from relay.core.clock import SystemClock
 from relay.domain.events import MessageCreated
 from relay.domain.ids import MediaRef, MessageRef, Platform
-from relay.domain.richtext import plain_text
+from relay.domain.text.nodes import plain_text
 from relay.errors import Permanent, RateLimited, TargetGone, Transient
-from relay.sandbox.faults import Fault, Kind
-from relay.sandbox.ratelimits import Limits
+from relay.sandbox.rest.faults import Fault, Kind
+from relay.sandbox.rest.ratelimits import Limits
 from relay.sandbox.server import SandboxServer
 from tests.contract.test_discord_adapter import World, until
 from tests.support.bare import bare

@@ -10,11 +10,11 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from relay.adapters.discord.limits import Limits
-from relay.adapters.discord.media import Media as DiscordMedia
-from relay.adapters.discord.rest import Rest
-from relay.adapters.matrix.api import Api
-from relay.adapters.matrix.media import Media as MatrixMedia
+from relay.adapters.discord.api.client import Rest
+from relay.adapters.discord.api.rate_limits import Limits
+from relay.adapters.discord.media.transfer import Media as DiscordMedia
+from relay.adapters.matrix.api.client import Api
+from relay.adapters.matrix.media.transfer import Media as MatrixMedia
 from relay.core.clock import SystemClock
 from relay.core.ports import Sender
 from relay.core.storage import Store
@@ -110,7 +110,7 @@ async def server() -> AsyncIterator[FileServer]:
 @pytest.fixture
 async def library(server: FileServer, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Library]:
     for name, seconds in {"_PATIENCE": PATIENCE, "_PATIENCE_AGAIN": 0.1, "_AGAIN_IN_ALL": 0.2}.items():
-        monkeypatch.setattr(f"relay.media.patience.{name}", seconds)
+        monkeypatch.setattr(f"relay.media.deadlines.{name}", seconds)
     clock = SystemClock()
     library = Library(store=cast(Store, None), clock=clock)  # no picture is asked for here
     api = Api(server.url, "@relay:example.org")

@@ -13,8 +13,8 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from relay.demo.homeserver import Homeserver
 from relay.errors import FatalError
-from relay.sandbox.homeserver import Homeserver
 
 
 async def who(url: str, token: str) -> str:
@@ -64,7 +64,7 @@ async def test_it_ends_with_a_parent_that_is_killed(tmp_path: Path) -> None:
     program = textwrap.dedent(
         """
         import asyncio, pathlib, sys
-        from relay.sandbox.homeserver import Homeserver
+        from relay.demo.homeserver import Homeserver
         async def main():
             homeserver = Homeserver(pathlib.Path(sys.argv[1]))
             await homeserver.start()

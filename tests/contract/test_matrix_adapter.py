@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 from relay.core.ports import Delivery
+from relay.demo.homeserver import Homeserver
+from relay.demo.people import Person
 from relay.domain.content import Author, Content
 from relay.domain.events import MessageCreated
 from relay.domain.ids import MediaRef, MessageRef, Platform, ThreadRef, UserRef
-from relay.domain.richtext import Paragraph, RichText, Strong, Text, UserMention, plain_text
+from relay.domain.text.nodes import Paragraph, RichText, Strong, Text, UserMention, plain_text
 from relay.errors import Blocked, Orphaned, Permanent, RateLimited, TargetGone
-from relay.sandbox.homeserver import Homeserver
-from relay.sandbox.people import Person
 from tests.support.matrix import BOB, Notebook, Side, matrix_side, person, room, words
 
 _numbers = itertools.count()

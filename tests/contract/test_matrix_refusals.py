@@ -10,12 +10,12 @@ import pytest
 from aiohttp import web
 
 from relay.core.ports import Delivery, File, Sender
+from relay.demo.homeserver import Homeserver
+from relay.demo.people import Person
 from relay.domain.content import Attachment, Content
 from relay.domain.events import Event, MessageCreated
 from relay.domain.ids import ChannelRef, MediaRef, MessageRef, Platform
 from relay.errors import Blocked, Permanent, Transient
-from relay.sandbox.homeserver import Homeserver
-from relay.sandbox.people import Person
 from tests.support.matrix import BOB, Interloper, Notebook, Side, address, matrix_side, pass_on, person, room, words
 
 _numbers = itertools.count()

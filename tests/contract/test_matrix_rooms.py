@@ -9,13 +9,13 @@ from functools import partial
 
 import pytest
 
-from relay.adapters.matrix.rooms import Door
+from relay.adapters.matrix.rooms.declared import Door
 from relay.core.backoff import Backoff
 from relay.core.ports import Delivery
+from relay.demo.homeserver import Homeserver
+from relay.demo.people import Person
 from relay.domain.ids import ChannelAddress, Platform
 from relay.errors import Blocked
-from relay.sandbox.homeserver import Homeserver
-from relay.sandbox.people import Person
 from tests.support.matrix import BOB, Notebook, address, matrix_side, person, room, words
 
 _numbers = itertools.count()

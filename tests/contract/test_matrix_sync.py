@@ -9,15 +9,15 @@ from dataclasses import dataclass
 import pytest
 from aiohttp import web
 
-from relay.adapters.matrix.api import Api
-from relay.adapters.matrix.gaps import GapReader
+from relay.adapters.matrix.api.client import Api
+from relay.adapters.matrix.sync.backfill import GapReader
 from relay.core.ports import Delivery
+from relay.demo.homeserver import Homeserver
+from relay.demo.people import Person
 from relay.domain.events import Event, MessageCreated
 from relay.domain.ids import MessageRef
-from relay.domain.richtext import plain_text
+from relay.domain.text.nodes import plain_text
 from relay.errors import FatalError, StoreHeld, Transient
-from relay.sandbox.homeserver import Homeserver
-from relay.sandbox.people import Person
 from tests.support.matrix import BOB, Interloper, Notebook, Side, address, matrix_side, person, room, words
 
 _numbers = itertools.count()
@@ -75,7 +75,7 @@ async def test_what_happened_meanwhile_arrives_once_and_in_order(town: Town) -> 
 
 
 async def test_positions_that_cannot_be_read_do_not_stop_it(town: Town, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("relay.adapters.matrix.sync._REFUSED_SECONDS", 0.0)
+    monkeypatch.setattr("relay.adapters.matrix.sync.loop._REFUSED_SECONDS", 0.0)
     notebook = Notebook()
     async with matrix_side(town.homeserver, town.bot_id, [town.room], token=town.token, notebook=notebook) as side:
         await town.ann.text(town.room, "first")
@@ -91,8 +91,8 @@ async def test_positions_that_cannot_be_read_do_not_stop_it(town: Town, monkeypa
 async def test_without_a_position_it_reads_on_behind_the_last_message_on_record(
     town: Town, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("relay.adapters.matrix.sync._REFUSED_SECONDS", 0.0)
-    monkeypatch.setattr("relay.adapters.matrix.sync._TIMELINE", 3)
+    monkeypatch.setattr("relay.adapters.matrix.sync.loop._REFUSED_SECONDS", 0.0)
+    monkeypatch.setattr("relay.adapters.matrix.sync.loop._TIMELINE", 3)
     notebook = Notebook()
     rooms = [town.room, await town.ann.create_room()]
     async with matrix_side(town.homeserver, town.bot_id, rooms, token=town.token, notebook=notebook) as side:

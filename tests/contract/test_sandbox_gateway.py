@@ -9,8 +9,8 @@ import aiohttp
 import pytest
 import zstandard
 
-from relay.sandbox.dispatch import Intent
-from relay.sandbox.ratelimits import Limits
+from relay.sandbox.gateway.dispatch import Intent
+from relay.sandbox.rest.ratelimits import Limits
 from relay.sandbox.server import SandboxServer
 
 ALL_MESSAGES = int(Intent.GUILDS | Intent.GUILD_MESSAGES | Intent.MESSAGE_CONTENT)

@@ -9,9 +9,9 @@ from typing import Any
 import aiohttp
 import pytest
 
-from relay.sandbox.ratelimits import Limits
+from relay.sandbox.rest.ratelimits import Limits
 from relay.sandbox.server import SandboxServer
-from relay.sandbox.snowflakes import at
+from relay.sandbox.world.snowflakes import at
 from tests.support.discord_bot import Raw, raw
 
 

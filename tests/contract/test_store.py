@@ -16,7 +16,7 @@ from relay.domain.commands import Command, LateFile, SendMessage
 from relay.domain.content import Attachment, Author, Content
 from relay.domain.ids import ChannelAddress, ChannelRef, MediaRef, MessageRef, Platform, UserRef
 from relay.domain.pair import LaneKey
-from relay.domain.richtext import RichText
+from relay.domain.text.nodes import RichText
 from relay.store import codec
 from relay.store.unit_of_work import open_store
 from tests.support.store import new_store

@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from relay.sandbox.homeserver import Homeserver
-from relay.sandbox.ratelimits import Limits
+from relay.demo.homeserver import Homeserver
+from relay.sandbox.rest.ratelimits import Limits
 from tests.support.street import House, houses
 from tests.support.town import Town, town
 

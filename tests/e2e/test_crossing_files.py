@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from relay.sandbox.media import flat_png
+from relay.sandbox.messages.media import flat_png
 from tests.support.encrypted import encrypted
 from tests.support.lottie import drawing
 from tests.support.street import House, file, stored

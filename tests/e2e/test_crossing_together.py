@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from relay.sandbox.media import flat_png
+from relay.sandbox.messages.media import flat_png
 from tests.support.street import House, file
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")

@@ -7,7 +7,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from relay.sandbox.homeserver import Homeserver
+from relay.demo.homeserver import Homeserver
 from tests.support.town import Town, town
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from relay.sandbox.homeserver import Homeserver
-from relay.sandbox.people import Shown
+from relay.demo.homeserver import Homeserver
+from relay.demo.people import Shown
 from tests.support.rush import rush
 from tests.support.town import Town, eventually, town
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from relay.sandbox.homeserver import Homeserver
+from relay.demo.homeserver import Homeserver
 from tests.support.town import Town, eventually, town
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from playwright.async_api import expect
 
-from relay.sandbox.demo.script import play, play_line
-from relay.sandbox.demo.stage import raised, script
+from relay.demo.script import play, play_line
+from relay.demo.stage import raised, script
 from tests.support.demo import (
     LAPTOP,
     PHONE,

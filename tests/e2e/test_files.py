@@ -8,8 +8,8 @@ from typing import Any
 import aiohttp
 import pytest
 
-from relay.sandbox.homeserver import Homeserver
-from relay.sandbox.media import GREY_JPEG, flat_png
+from relay.demo.homeserver import Homeserver
+from relay.sandbox.messages.media import GREY_JPEG, flat_png
 from tests.support.town import Town, eventually, town
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")

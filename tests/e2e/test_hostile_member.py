@@ -22,11 +22,11 @@ import pytest
 from aiohttp import web
 from PIL import Image
 
+from relay.demo.homeserver import Homeserver
+from relay.demo.people import Person
 from relay.domain.names import skeleton, visible
-from relay.sandbox.homeserver import Homeserver
-from relay.sandbox.media import flat_png
-from relay.sandbox.people import Person
-from relay.sandbox.ratelimits import Limits
+from relay.sandbox.messages.media import flat_png
+from relay.sandbox.rest.ratelimits import Limits
 from tests.support.lottie import declared_png, drawing, embedded, laborious
 from tests.support.matrix import Interloper
 from tests.support.street import file

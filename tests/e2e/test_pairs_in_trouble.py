@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from relay.sandbox.homeserver import Homeserver
+from relay.demo.homeserver import Homeserver
 from tests.support.gate import Gate
 from tests.support.town import Town, eventually, town
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from relay.sandbox.homeserver import Homeserver
+from relay.demo.homeserver import Homeserver
 from tests.support.town import Town, eventually, town
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")

@@ -19,7 +19,7 @@ from sqlalchemy import Dialect
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.util import LRUCache
 
-import relay.store.engine
+import relay.store.sqlite.engine
 
 Call = tuple["asyncio.Future[Any] | None", Callable[[], Any]]
 
@@ -145,5 +145,5 @@ def threadless(disk: Disk, compiled: Compiled) -> Iterator[None]:
         patch.setattr(aiosqlite.core.Connection, "__init__", made)
         patch.setattr(aiosqlite.core, "SimpleQueue", lambda: _Queue(disk))
         patch.setattr(aiosqlite.core, "Thread", _NoThread)
-        patch.setattr(relay.store.engine, "create_async_engine", compiled.engine)
+        patch.setattr(relay.store.sqlite.engine, "create_async_engine", compiled.engine)
         yield

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from relay.core.assembly import Core, assemble
+from relay.core.bootstrap import Core, assemble
 from relay.core.ports import Adapter, HistoryReader, LatestReader
 from relay.core.storage import Store
 from relay.domain.ids import Platform

@@ -10,7 +10,7 @@ from pathlib import Path
 from relay.domain.commands import PostNotice
 from relay.domain.ids import ChannelAddress, ChannelRef, MessageRef, Platform
 from relay.domain.pair import Pair, PairPolicy
-from relay.domain.richtext import RichText
+from relay.domain.text.nodes import RichText
 from relay.store import codec
 
 GHOST = "ghost"

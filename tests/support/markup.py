@@ -7,9 +7,8 @@ from urllib.parse import unquote
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from relay.domain.links import is_bare, link_bare_urls
-from relay.domain.normalise import normalise
-from relay.domain.richtext import (
+from relay.domain.text.links import is_bare, link_bare_urls
+from relay.domain.text.nodes import (
     Block,
     BroadcastMention,
     BulletList,
@@ -31,6 +30,7 @@ from relay.domain.richtext import (
     Text,
     Underline,
 )
+from relay.domain.text.normalise import normalise
 
 often = settings(max_examples=2 * settings().max_examples)
 """Tried with twice as many texts as other properties: most faults are found here."""

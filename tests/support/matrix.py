@@ -16,13 +16,13 @@ from yarl import URL
 from relay.adapters.matrix.adapter import MatrixAdapter
 from relay.core.clock import SystemClock
 from relay.core.ports import Batch, Files
+from relay.demo.homeserver import Homeserver
+from relay.demo.people import Person
 from relay.domain.content import Author, Content
 from relay.domain.events import Event, FeatureUsed, HistorySkipped, MessageCreated, MessageDeleted, MessageEdited
 from relay.domain.ids import ChannelAddress, ChannelRef, MessageRef, Platform, UserRef
-from relay.domain.richtext import RichText, plain_text
+from relay.domain.text.nodes import RichText, plain_text
 from relay.errors import StoreUnavailable
-from relay.sandbox.homeserver import Homeserver
-from relay.sandbox.people import Person
 
 BOB = Author(UserRef(Platform.DISCORD, "1"), "Bob")
 

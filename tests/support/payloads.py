@@ -24,33 +24,33 @@ from typing import Any, cast
 
 import discord
 
-from relay.adapters.discord import wording
-from relay.adapters.discord.feeds import Feed, Feeds
-from relay.adapters.discord.gateway import intents
-from relay.adapters.discord.guilds import Guilds, Place
+from relay.adapters.discord.api.client import Rest
+from relay.adapters.discord.api.rate_limits import Limits
+from relay.adapters.discord.gateway.buffers import Feed, Feeds
+from relay.adapters.discord.gateway.connection import intents
+from relay.adapters.discord.gateway.guild_cache import Guilds, Place
+from relay.adapters.discord.gateway.message_cache import Recent
+from relay.adapters.discord.gateway.translator import Self, Translator
 from relay.adapters.discord.identity import Webhooks
-from relay.adapters.discord.inbound import jump_url
-from relay.adapters.discord.limits import Limits
+from relay.adapters.discord.inbound.messages import jump_url
 from relay.adapters.discord.markup import Names, parse
-from relay.adapters.discord.media import described
-from relay.adapters.discord.reading import Self, Translator
-from relay.adapters.discord.recent import Recent
-from relay.adapters.discord.rest import Rest
-from relay.adapters.matrix import compose
-from relay.adapters.matrix.inbound import convert
+from relay.adapters.discord.media.transfer import described
+from relay.adapters.discord.outbound import body as wording
+from relay.adapters.matrix.inbound.events import convert
 from relay.adapters.matrix.markup import Names as MatrixNames
-from relay.adapters.matrix.state import RoomState
+from relay.adapters.matrix.outbound import compose
+from relay.adapters.matrix.rooms.state import RoomState
 from relay.core.clock import SystemClock
-from relay.core.degrade import Dropped, degrade
+from relay.core.convert.degrade import Dropped, degrade
+from relay.core.convert.references import Found, folded, named, resolved, unnamed
 from relay.core.ports import Delivery, Quotation
-from relay.core.references import Found, folded, named, resolved, unnamed
 from relay.domain.capabilities import Capabilities
 from relay.domain.content import Author, Content
 from relay.domain.events import Event, FeatureUsed, MessageCreated, MessageDeleted, MessageEdited
 from relay.domain.file_names import file_name
 from relay.domain.ids import ChannelAddress, ChannelRef, MediaRef, MessageRef, Platform, UserRef
 from relay.domain.pair import PairPolicy
-from relay.domain.richtext import CustomEmoji, RichText
+from relay.domain.text.nodes import CustomEmoji, RichText
 
 Json = dict[str, Any]
 

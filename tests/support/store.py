@@ -4,8 +4,8 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
-from relay.store.engine import database_path
 from relay.store.migrate import upgrade
+from relay.store.sqlite.engine import database_path
 
 
 def new_store(folder: Path) -> str:

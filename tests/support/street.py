@@ -7,7 +7,7 @@ from typing import Any
 
 import aiohttp
 
-from relay.sandbox.people import Shown
+from relay.demo.people import Shown
 from tests.support.town import Town
 
 Json = dict[str, Any]

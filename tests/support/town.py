@@ -17,11 +17,11 @@ from typing import Any, TypeVar
 
 import aiohttp
 
-from relay.sandbox.control import Control
-from relay.sandbox.errors import ApiError
-from relay.sandbox.homeserver import Homeserver
-from relay.sandbox.people import Person, Shown
-from relay.sandbox.ratelimits import Limits
+from relay.demo.homeserver import Homeserver
+from relay.demo.people import Person, Shown
+from relay.sandbox.control.http import Control
+from relay.sandbox.rest.errors import ApiError
+from relay.sandbox.rest.ratelimits import Limits
 from relay.sandbox.server import SandboxServer
 
 T = TypeVar("T")

@@ -17,7 +17,7 @@ from relay.domain.commands import (
 )
 from relay.domain.content import Attachment, Author, Content
 from relay.domain.ids import ChannelRef, MediaRef, MessageRef, Platform, ThreadRef, UserRef
-from relay.domain.richtext import (
+from relay.domain.text.nodes import (
     Block,
     BroadcastMention,
     BulletList,

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from relay.core.assembly import Core, assemble
+from relay.core.bootstrap import Core, assemble
 from relay.core.clock import SystemClock
 from relay.core.ports import Clock, Files
 from relay.domain.ids import ChannelAddress, ChannelRef, Platform

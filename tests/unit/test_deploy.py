@@ -8,9 +8,9 @@ from typing import Any, get_args
 import pytest
 from pydantic import BaseModel
 
-from relay.configuration.sources import LISTS
+from relay.config.settings import Settings, load
+from relay.config.sources import LISTS
 from relay.errors import ConfigurationError
-from relay.settings import Settings, load
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "deploy" / "relay.example.toml"

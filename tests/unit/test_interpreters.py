@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from relay.adapters.discord import markup
-from relay.domain.richtext import Paragraph, RichText, Spoiler, Strong, Text
+from relay.domain.text.nodes import Paragraph, RichText, Spoiler, Strong, Text
 from relay.errors import FatalError, RelayError, StoreError, ungrouped
 
 ROOT = Path(__file__).parents[2]

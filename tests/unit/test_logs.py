@@ -44,7 +44,7 @@ def set_up(form: Format = "json", level: Level = "info", stream: io.StringIO | N
 
 def test_json_is_one_object_a_line() -> None:
     stream = set_up("auto")
-    structlog.get_logger("relay.core.courier").info("crossed", pair="help", seconds=0.25)
+    structlog.get_logger("relay.core.delivery.dispatcher").info("crossed", pair="help", seconds=0.25)
     logging.getLogger("discord.gateway").warning("Shard ID %s has %s", None, "stopped")
     lines = stream.getvalue().splitlines()
     assert lines[0].startswith('{"timestamp": "')
@@ -53,7 +53,7 @@ def test_json_is_one_object_a_line() -> None:
     assert first == {
         "event": "crossed",
         "level": "info",
-        "logger": "relay.core.courier",
+        "logger": "relay.core.delivery.dispatcher",
         "pair": "help",
         "seconds": 0.25,
     }

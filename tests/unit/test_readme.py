@@ -11,9 +11,9 @@ import discord
 import typer
 
 from relay import cli, errors
-from relay.core.status import Snapshot
+from relay.config.settings import PairSettings, StoreSettings, load
+from relay.core.status.counters import Snapshot
 from relay.domain.ids import Platform
-from relay.settings import PairSettings, StoreSettings, load
 from relay.web.metrics import registry
 from tests.support.payloads import cases
 

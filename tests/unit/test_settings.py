@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.configuration.mistakes import positions
+from relay.config.mistakes import positions
+from relay.config.settings import load
 from relay.domain.ids import ChannelAddress, Platform
 from relay.domain.pair import SYSTEM_MESSAGES
 from relay.errors import ConfigurationError, Mistake
-from relay.settings import load
 
 TOKEN = "MTk4NjIyNDgzNDcxOTI1MjQ4.Cl2FMQ.secret-discord-token"
 ACCESS = "syt_cmVsYXk_secretaccesstoken_1x2y3z"

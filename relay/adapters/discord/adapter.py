@@ -13,23 +13,23 @@ from urllib.parse import urlsplit
 import discord
 import structlog
 
-from relay.adapters.discord import wording
+from relay.adapters.discord.api.client import Json, Refused, Rest, Route
+from relay.adapters.discord.api.rate_limits import REQUESTS_PER_SECOND, Limits
 from relay.adapters.discord.channels import Channels
-from relay.adapters.discord.feeds import Feed, Feeds
-from relay.adapters.discord.files import OFFICIAL_CDN
-from relay.adapters.discord.gateway import Gateway, refused_token
-from relay.adapters.discord.guilds import CHANGES, Guilds
-from relay.adapters.discord.history import History
+from relay.adapters.discord.gateway.buffers import Feed, Feeds
+from relay.adapters.discord.gateway.connection import Gateway, refused_token
+from relay.adapters.discord.gateway.guild_cache import CHANGES, Guilds
+from relay.adapters.discord.gateway.message_cache import Recent
+from relay.adapters.discord.gateway.translator import Pump, Self, Translator, webhooks_stream
+from relay.adapters.discord.history.reader import History
 from relay.adapters.discord.identifiers import is_snowflake
 from relay.adapters.discord.identity import FALLBACK_LENGTH, Webhooks
-from relay.adapters.discord.inbound import jump_url, snowflake_at
-from relay.adapters.discord.limits import REQUESTS_PER_SECOND, Limits
-from relay.adapters.discord.media import FILE_SIZE, MOST_FILES, REQUEST_SIZE, Media
-from relay.adapters.discord.outbound import Outbound, readable
-from relay.adapters.discord.people import People
-from relay.adapters.discord.reading import Pump, Self, Translator, webhooks_stream
-from relay.adapters.discord.recent import Recent
-from relay.adapters.discord.rest import Json, Refused, Rest, Route
+from relay.adapters.discord.inbound.files import OFFICIAL_CDN
+from relay.adapters.discord.inbound.messages import jump_url, snowflake_at
+from relay.adapters.discord.media.transfer import FILE_SIZE, MOST_FILES, REQUEST_SIZE, Media
+from relay.adapters.discord.members import People
+from relay.adapters.discord.outbound import body as wording
+from relay.adapters.discord.outbound.sender import Outbound, readable
 from relay.core.backoff import Backoff
 from relay.core.conversions import Conversions
 from relay.core.ports import Batch, Clock, Cursor, Delivery, Files, Inbox, MediaStream, Quotation, SideHealth
@@ -37,7 +37,7 @@ from relay.domain.capabilities import Capabilities
 from relay.domain.content import Author
 from relay.domain.events import MessageCreated
 from relay.domain.ids import ChannelAddress, ChannelRef, MediaRef, MessageRef, Platform, UserRef
-from relay.domain.richtext import RichText
+from relay.domain.text.nodes import RichText
 from relay.errors import Blocked, FatalError, StoreUnavailable, Transient, ungrouped
 
 _log = structlog.get_logger(__name__)

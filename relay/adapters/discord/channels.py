@@ -7,15 +7,15 @@ from contextlib import suppress
 
 import structlog
 
-from relay.adapters.discord.feeds import Feed, Feeds
-from relay.adapters.discord.guilds import Guilds, Place
-from relay.adapters.discord.history import History
+from relay.adapters.discord.api.client import ApiError, Refused, Rest, Route
+from relay.adapters.discord.gateway.buffers import Feed, Feeds
+from relay.adapters.discord.gateway.guild_cache import Guilds, Place
+from relay.adapters.discord.gateway.translator import DECLARED, reference, stream, threads_stream, webhooks_stream
+from relay.adapters.discord.history.reader import History
 from relay.adapters.discord.identifiers import snowflakes
 from relay.adapters.discord.identity import Webhooks
-from relay.adapters.discord.outbound import readable
-from relay.adapters.discord.posting import MISSING
-from relay.adapters.discord.reading import DECLARED, reference, stream, threads_stream, webhooks_stream
-from relay.adapters.discord.rest import ApiError, Refused, Rest, Route
+from relay.adapters.discord.outbound.posting import MISSING
+from relay.adapters.discord.outbound.sender import readable
 from relay.core.backoff import Backoff
 from relay.core.ports import Batch, Clock, Cursor, Inbox
 from relay.domain.ids import ChannelAddress, Platform

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 
 import structlog
 
+from relay.adapters.discord.api.client import ApiError, Json, Method, Refused, Rest, Route, Unanswered
+from relay.adapters.discord.api.rate_limits import POSTING_PATIENCE
 from relay.adapters.discord.identifiers import is_snowflake, is_word
-from relay.adapters.discord.limits import POSTING_PATIENCE
-from relay.adapters.discord.rest import ApiError, Json, Method, Refused, Rest, Route, Unanswered
-from relay.core.batch import under_heading
+from relay.core.delivery.digest import under_heading
 from relay.domain.content import Author
 from relay.domain.names import folded_letters, shortened, skeleton, visible
-from relay.domain.richtext import RichText, Strong, Text
+from relay.domain.text.nodes import RichText, Strong, Text
 from relay.errors import StoreUnavailable
 
 _log = structlog.get_logger(__name__)

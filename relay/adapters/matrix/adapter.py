@@ -7,21 +7,21 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from functools import partial
 
-from relay.adapters.matrix import compose
-from relay.adapters.matrix.api import Api, Json
-from relay.adapters.matrix.doorkeeper import Doorkeeper
-from relay.adapters.matrix.gaps import GapReader
-from relay.adapters.matrix.inbound import convert, last_edit
-from relay.adapters.matrix.intake import Intake
+from relay.adapters.matrix.api.client import Api, Json
+from relay.adapters.matrix.api.session import LoadSession, SaveSession, Session
+from relay.adapters.matrix.inbound.events import convert, last_edit
 from relay.adapters.matrix.markup import Names
-from relay.adapters.matrix.media import Media
-from relay.adapters.matrix.outbound import Outbound
-from relay.adapters.matrix.patience import PatientInbox
-from relay.adapters.matrix.people import People
-from relay.adapters.matrix.rooms import Rooms
-from relay.adapters.matrix.session import LoadSession, SaveSession, Session
-from relay.adapters.matrix.state import RoomState
-from relay.adapters.matrix.sync import Condition, SyncLoop
+from relay.adapters.matrix.media.transfer import Media
+from relay.adapters.matrix.members import People
+from relay.adapters.matrix.outbound import compose
+from relay.adapters.matrix.outbound.sender import Outbound
+from relay.adapters.matrix.rooms.declared import Rooms
+from relay.adapters.matrix.rooms.joins import Doorkeeper
+from relay.adapters.matrix.rooms.state import RoomState
+from relay.adapters.matrix.sync.backfill import GapReader
+from relay.adapters.matrix.sync.loop import Condition, SyncLoop
+from relay.adapters.matrix.sync.response import Intake
+from relay.adapters.matrix.sync.retrying_inbox import PatientInbox
 from relay.core.backoff import Backoff
 from relay.core.conversions import Conversions
 from relay.core.ports import Clock, Delivery, Files, Inbox, MediaStream, Quotation, SideHealth
@@ -29,8 +29,8 @@ from relay.domain.capabilities import Capabilities
 from relay.domain.content import Author
 from relay.domain.events import Event, MessageCreated, MessageEdited
 from relay.domain.ids import ChannelAddress, ChannelRef, MediaRef, MessageRef, Platform, UserRef
-from relay.domain.richtext import RichText
-from relay.domain.weight import weight
+from relay.domain.text.nodes import RichText
+from relay.domain.text.weight import weight
 from relay.errors import FatalError, Permanent, StoreError, TargetGone, ungrouped
 
 

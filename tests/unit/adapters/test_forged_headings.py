@@ -15,16 +15,16 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from relay.adapters.discord import wording
-from relay.adapters.discord.embeds import Reader
 from relay.adapters.discord.identity import introduced
+from relay.adapters.discord.inbound.embeds import Reader
 from relay.adapters.discord.markup import Names
-from relay.adapters.matrix import compose
-from relay.adapters.matrix.inbound import convert
-from relay.adapters.matrix.state import RoomState
-from relay.core import batch
-from relay.core.degrade import quoted_line
-from relay.core.names import _decided
+from relay.adapters.discord.outbound import body as wording
+from relay.adapters.matrix.inbound.events import convert
+from relay.adapters.matrix.outbound import compose
+from relay.adapters.matrix.rooms.state import RoomState
+from relay.core.convert.degrade import quoted_line
+from relay.core.delivery import digest as batch
+from relay.core.delivery.author_names import _decided
 from relay.core.ports import Delivery, Quotation
 from relay.domain.capabilities import Capabilities
 from relay.domain.commands import BatchItem, SendBatch
@@ -32,7 +32,7 @@ from relay.domain.content import Author, Content
 from relay.domain.events import MessageCreated
 from relay.domain.ids import ChannelRef, MessageRef, Platform, UserRef
 from relay.domain.marks import MARK
-from relay.domain.richtext import Heading, Paragraph, RichText, Strong, plain_text
+from relay.domain.text.nodes import Heading, Paragraph, RichText, Strong, plain_text
 from tests.support.markup import often
 from tests.unit.adapters.test_hostile_texts import DISCORD_ROOM, MATRIX_ROOM, outside_code, parts_of
 

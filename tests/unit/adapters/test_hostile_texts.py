@@ -12,18 +12,18 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from relay.adapters.discord import markup as discord
-from relay.adapters.discord import wording
 from relay.adapters.discord.identity import FALLBACK_LENGTH
-from relay.adapters.matrix import compose
+from relay.adapters.discord.outbound import body as wording
 from relay.adapters.matrix import markup as matrix
-from relay.core.degrade import Dropped, degrade
+from relay.adapters.matrix.outbound import compose
+from relay.core.convert.degrade import Dropped, degrade
 from relay.core.ports import Delivery, Quotation
 from relay.domain.capabilities import Capabilities
 from relay.domain.content import Attachment, Author, Content
 from relay.domain.ids import ChannelRef, MediaRef, MessageRef, Platform, UserRef
 from relay.domain.pair import PairPolicy
-from relay.domain.richtext import RichText, UserMention
-from relay.domain.transform import map_inline
+from relay.domain.text.nodes import RichText, UserMention
+from relay.domain.text.rewrite import map_inline
 from relay.errors import Unsupported
 from tests.support.markup import often, sources
 from tests.unit.adapters.matrix.test_markup_properties import check

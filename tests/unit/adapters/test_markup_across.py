@@ -4,7 +4,7 @@ from hypothesis import assume, given
 
 from relay.adapters.discord import markup as discord
 from relay.adapters.matrix import markup as matrix
-from relay.domain.richtext import RichText
+from relay.domain.text.nodes import RichText
 from tests.support.markup import common_texts, often, reading, sources
 
 

@@ -14,15 +14,15 @@ import pytest
 import structlog
 
 import relay.cli
-import relay.settings
+import relay.config.settings
 from relay.cli import main
 from relay.cli.common import printable
-from relay.core.status import NOTEBOOK_ENTRY
+from relay.core.status.counters import NOTEBOOK_ENTRY
 from relay.domain.commands import Command, DeleteMessage, PostNotice, SendMessage
 from relay.domain.content import Attachment, Author, Content
 from relay.domain.ids import ChannelRef, MediaRef, MessageRef, Platform, UserRef
 from relay.domain.pair import LaneKey
-from relay.domain.richtext import RichText
+from relay.domain.text.nodes import RichText
 from relay.store.unit_of_work import open_store
 from tests.support.store import new_store
 
@@ -175,11 +175,11 @@ def test_what_the_daemon_imports_is_not_looked_through_for_garbage(cli: Relay, u
 
 
 def test_a_bug_is_a_traceback_without_locals_or_secrets(cli: Relay, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(self: relay.settings.Settings) -> None:
+    def broken(self: relay.config.settings.Settings) -> None:
         secret = self.discord.token.get_secret_value()
         raise ValueError(f"refused {secret}")
 
-    monkeypatch.setattr(relay.settings.Settings, "declared_pairs", broken)
+    monkeypatch.setattr(relay.config.settings.Settings, "declared_pairs", broken)
     status, out, err = cli("status")
     assert (status, out) == (70, "")
     assert "ValueError: refused [hidden]" in err

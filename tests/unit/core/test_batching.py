@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from relay.core.batch import requoted
+from relay.core.delivery.digest import requoted
 from relay.core.ports import Delivery, Quotation
 from relay.core.storage import UnitOfWork
 from relay.domain.commands import BatchItem, SendBatch
 from relay.domain.content import Author, Content
 from relay.domain.ids import ChannelAddress, ChannelRef, MessageRef, Platform, UserRef
 from relay.domain.pair import LaneKey
-from relay.domain.richtext import RichText, plain_text
+from relay.domain.text.nodes import RichText, plain_text
 from relay.errors import Orphaned, Permanent, RateLimited, StoreUnavailable
 from relay.store.unit_of_work import SqlStore
 from tests.support.platform import MemoryAdapter, MemoryPlatform

@@ -15,7 +15,7 @@ from relay.domain.content import Attachment, Content
 from relay.domain.events import HistorySkipped, MessageCreated, MessageEdited
 from relay.domain.ids import MediaRef, MessageRef, Platform, ThreadRef
 from relay.domain.pair import LaneKey
-from relay.domain.richtext import RichText
+from relay.domain.text.nodes import RichText
 from relay.errors import Blocked, Orphaned, Permanent, RateLimited, Transient, Unsupported
 from tests.support.platform import MemoryAdapter
 from tests.support.world import World, WrongClock, lane, pair, until, world

@@ -3,7 +3,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from relay.core.budget import Budget
+from relay.core.delivery.rate_limit import Budget
 from relay.errors import RateLimited
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -34,8 +34,8 @@ async def test_after_a_refusal_whoever_waited_longest_goes_first() -> None:
 
 
 async def test_what_the_relay_says_goes_last(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("relay.core.budget._NOTE_SECONDS", 0.0)
-    monkeypatch.setattr("relay.core.budget._NOTE_INTERVALS", 0)
+    monkeypatch.setattr("relay.core.delivery.rate_limit._NOTE_SECONDS", 0.0)
+    monkeypatch.setattr("relay.core.delivery.rate_limit._NOTE_INTERVALS", 0)
     budget, order = Budget(shared=True), list[int]()
 
     async def note() -> None:
@@ -49,9 +49,9 @@ async def test_what_the_relay_says_goes_last(monkeypatch: pytest.MonkeyPatch) ->
 
 
 async def test_what_the_relay_says_comes_at_last_though_words_never_cease(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("relay.core.budget._NOTE_SECONDS", 0.0)
-    monkeypatch.setattr("relay.core.budget._NOTE_INTERVALS", 0)
-    monkeypatch.setattr("relay.core.budget._WORDS_BEFORE_A_NOTE", 10)
+    monkeypatch.setattr("relay.core.delivery.rate_limit._NOTE_SECONDS", 0.0)
+    monkeypatch.setattr("relay.core.delivery.rate_limit._NOTE_INTERVALS", 0)
+    monkeypatch.setattr("relay.core.delivery.rate_limit._WORDS_BEFORE_A_NOTE", 10)
     budget, order = Budget(shared=True), list[int]()
 
     async def note() -> None:
@@ -82,7 +82,7 @@ async def test_a_turn_that_sends_nothing_teaches_nothing() -> None:
 
 
 async def test_what_the_relay_says_leaves_most_to_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("relay.core.budget._NOTE_SECONDS", 0.2)
+    monkeypatch.setattr("relay.core.delivery.rate_limit._NOTE_SECONDS", 0.2)
     budget, order = Budget(shared=True), list[int]()
 
     async def note() -> None:
@@ -150,7 +150,7 @@ async def test_a_turn_is_not_given_to_who_was_cancelled_at_that_moment() -> None
 
 
 async def test_a_turn_that_takes_long_is_lent(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("relay.core.budget._LONGEST_TURN", 0.02)
+    monkeypatch.setattr("relay.core.delivery.rate_limit._LONGEST_TURN", 0.02)
     budget, order = Budget(), list[int]()
     with pytest.raises(RateLimited):
         await spend(budget, 0, [], refuse=0.01)

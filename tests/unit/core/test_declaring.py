@@ -7,19 +7,19 @@ from pathlib import Path
 
 import pytest
 
-from relay.core.assembly import Core
+from relay.core.bootstrap import Core
 from relay.core.clock import SystemClock
-from relay.core.keeper import StatusKeeper
-from relay.core.report import read_report
-from relay.core.status import NOTEBOOK_ENTRY
+from relay.core.status.counters import NOTEBOOK_ENTRY
+from relay.core.status.recorder import StatusKeeper
+from relay.core.status.report import read_report
 from relay.core.storage import Copy, waiting_under
 from relay.domain.commands import SendMessage
 from relay.domain.content import Content
 from relay.domain.ids import ChannelAddress, ChannelRef, MessageRef, Platform
 from relay.domain.pair import LaneKey, Pair, PairPolicy
-from relay.domain.richtext import RichText
+from relay.domain.text.nodes import RichText
 from relay.errors import Blocked, DeliveryError, Orphaned, Permanent, Transient
-from relay.store.engine import connect
+from relay.store.sqlite.engine import connect
 from relay.web.page import render
 from tests.support.platform import MemoryAdapter, MemoryPlatform
 from tests.support.world import World, lane, until, world

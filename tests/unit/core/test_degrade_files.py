@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 
-from relay.core.degrade import Dropped, all_in_words, degrade, in_words
+from relay.core.convert.degrade import Dropped, all_in_words, degrade, in_words
 from relay.domain.capabilities import Capabilities
 from relay.domain.content import Attachment, Author, Content
 from relay.domain.ids import MediaRef, Platform, UserRef
 from relay.domain.pair import PairPolicy
-from relay.domain.richtext import Link, Paragraph, RichText, Spoiler, plain_text
+from relay.domain.text.nodes import Link, Paragraph, RichText, Spoiler, plain_text
 
 ANN = Author(UserRef(Platform.DISCORD, "1"), "Ann")
 ONE_EACH = Capabilities(100, native_replies=True, max_attachments=1, max_file_size=50, max_request_size=50)

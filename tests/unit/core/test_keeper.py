@@ -9,9 +9,9 @@ import pytest
 from structlog.testing import capture_logs
 
 from relay.core.clock import SystemClock
-from relay.core.keeper import Progress, StatusKeeper
 from relay.core.ports import SideHealth
-from relay.core.status import NOTEBOOK_ENTRY, DirectionStatus, PairStatus, Snapshot
+from relay.core.status.counters import NOTEBOOK_ENTRY, DirectionStatus, PairStatus, Snapshot
+from relay.core.status.recorder import Progress, StatusKeeper
 from relay.errors import Transient
 from tests.support.world import World, until
 

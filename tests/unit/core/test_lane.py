@@ -12,7 +12,7 @@ from relay.core.storage import Entry
 from relay.domain.commands import PostNotice, RefreshMessage
 from relay.domain.ids import MessageRef, Platform
 from relay.domain.pair import LaneKey
-from relay.domain.richtext import RichText, plain_text
+from relay.domain.text.nodes import RichText, plain_text
 from relay.errors import Blocked, RateLimited, Transient
 from tests.support.platform import MemoryPlatform
 from tests.support.world import World, lane, pair, until, world
@@ -180,7 +180,7 @@ class Fails:
             raise self._error
 
         monkeypatch.setattr(MemoryPlatform, "post", failing)
-        monkeypatch.setattr("relay.core.lane._HOPELESS_SECONDS", 0.1)
+        monkeypatch.setattr("relay.core.delivery.lane._HOPELESS_SECONDS", 0.1)
 
 
 @asynccontextmanager
@@ -236,7 +236,7 @@ async def test_what_fails_every_time_while_others_get_through_becomes_a_dead_let
 async def test_what_only_has_to_wait_waits_while_others_get_through(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Transient, silent_seconds: float, *, dies: bool
 ) -> None:
-    monkeypatch.setattr("relay.core.lane._SILENT_SECONDS", silent_seconds)
+    monkeypatch.setattr("relay.core.delivery.lane._SILENT_SECONDS", silent_seconds)
     fails = Fails(monkeypatch, "poison", error)
     async with world(tmp_path, pair(), pair("other")) as bridge:
         here, _ = bridge.channels()
@@ -270,7 +270,7 @@ async def test_what_fails_while_nothing_else_gets_through_waits(
 async def test_commands_that_send_nothing_say_nothing_of_a_platform_that_is_away(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("relay.core.lane._HOPELESS_SECONDS", 0.1)
+    monkeypatch.setattr("relay.core.delivery.lane._HOPELESS_SECONDS", 0.1)
     is_away, tries = False, 0
 
     async def before(call: str) -> None:

@@ -15,7 +15,7 @@ from relay.domain.commands import PostNotice
 from relay.domain.content import Attachment, Content
 from relay.domain.ids import ChannelAddress, ChannelRef, MediaRef, MessageRef, Platform
 from relay.domain.pair import LaneKey
-from relay.domain.richtext import RichText
+from relay.domain.text.nodes import RichText
 from relay.errors import Orphaned, Uncarried
 from tests.support.platform import MemoryAdapter, MemoryPlatform
 from tests.support.world import World, until, world
@@ -39,7 +39,7 @@ class SlowFiles:
             return post(platform, delivery)
 
         monkeypatch.setattr(MemoryPlatform, "post", slow)
-        monkeypatch.setattr("relay.core.late._LOOK_SECONDS", 0.01)
+        monkeypatch.setattr("relay.core.delivery.late_files._LOOK_SECONDS", 0.01)
 
     async def fetch(self, attachment: Attachment, *, channel: ChannelRef, most: int, patience: float) -> bool | None:
         self.looks += 1
@@ -211,8 +211,8 @@ async def test_looking_for_it_writes_nothing_and_holds_up_no_note(
 async def test_a_note_behind_many_of_them_is_not_held_up_and_each_follows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("relay.core.late._MOST", 6)
-    monkeypatch.setattr("relay.core.late._MOST_FILES", 2)
+    monkeypatch.setattr("relay.core.delivery.late_files._MOST", 6)
+    monkeypatch.setattr("relay.core.delivery.late_files._MOST_FILES", 2)
     async with a_late_picture(tmp_path, monkeypatch) as (bridge, files):
         here, there = bridge.channels()
         async with bridge.relay(takes_files):
@@ -233,7 +233,7 @@ async def test_a_note_behind_many_of_them_is_not_held_up_and_each_follows(
 
 
 async def test_a_restart_does_not_prolong_the_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("relay.core.late._LEAST_SECONDS", 0.05)
+    monkeypatch.setattr("relay.core.delivery.late_files._LEAST_SECONDS", 0.05)
     async with a_late_picture(tmp_path, monkeypatch) as (bridge, files):
         here, there = bridge.channels()
         async with bridge.relay(takes_files):

@@ -9,15 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.core.batch import content_of, under_heading
-from relay.core.names import Names, _decided
+from relay.core.delivery.author_names import Names, _decided
+from relay.core.delivery.digest import content_of, under_heading
 from relay.core.ports import Batch, Delivery
 from relay.domain.commands import BatchItem, SendBatch
 from relay.domain.content import Author, Content
 from relay.domain.events import MessageCreated
 from relay.domain.ids import ChannelRef, MessageRef, Platform, UserRef
 from relay.domain.names import skeleton
-from relay.domain.richtext import (
+from relay.domain.text.nodes import (
     Emphasis,
     Inline,
     LineBreak,

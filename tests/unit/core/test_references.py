@@ -3,9 +3,9 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.core.references import Found, Wanted, folded, named, resolved, unnamed, wanted
+from relay.core.convert.references import Found, Wanted, folded, named, resolved, unnamed, wanted
 from relay.domain.ids import ChannelRef, MessageRef, Platform, UserRef
-from relay.domain.richtext import (
+from relay.domain.text.nodes import (
     ChannelMention,
     Code,
     Inline,

@@ -10,12 +10,12 @@ import pytest
 
 from relay.core.pairs import PairDirectory
 from relay.core.ports import SideHealth
-from relay.core.report import read_report
-from relay.core.status import NOTEBOOK_ENTRY, DirectionStatus, PairStatus, Snapshot
+from relay.core.status.counters import NOTEBOOK_ENTRY, DirectionStatus, PairStatus, Snapshot
+from relay.core.status.report import read_report
 from relay.domain.commands import PostNotice
 from relay.domain.ids import ChannelAddress, Platform
 from relay.domain.pair import Pair
-from relay.domain.richtext import RichText
+from relay.domain.text.nodes import RichText
 from relay.store.unit_of_work import SqlStore, open_store
 from tests.support.store import new_store
 

@@ -7,9 +7,9 @@ import regex
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.core.split import split
+from relay.core.convert.split import split
 from relay.domain.ids import MediaRef, Platform
-from relay.domain.richtext import (
+from relay.domain.text.nodes import (
     Block,
     BulletList,
     CodeBlock,

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from relay.core.clock import SystemClock
-from relay.core.keeper import StatusKeeper
-from relay.core.report import read_report
-from relay.core.status import NOTEBOOK_ENTRY
+from relay.core.status.counters import NOTEBOOK_ENTRY
+from relay.core.status.recorder import StatusKeeper
+from relay.core.status.report import read_report
 from relay.core.storage import Unreadable
 from relay.domain.ids import Platform
 from relay.errors import RateLimited, Transient

@@ -8,8 +8,8 @@ import pytest
 
 from relay.adapters.matrix.markup import Names, parse
 from relay.domain.content import Content
-from relay.domain.richtext import Paragraph, RichText, Strong, Text
-from relay.domain.weight import weight
+from relay.domain.text.nodes import Paragraph, RichText, Strong, Text
+from relay.domain.text.weight import weight
 
 
 def test_dense_trees_weigh_more_than_plain_ones() -> None:

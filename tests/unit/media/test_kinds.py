@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.media.kinds import content_type
-from relay.sandbox.media import flat_png
+from relay.sandbox.messages.media import flat_png
 
 
 @pytest.mark.parametrize(

@@ -141,8 +141,8 @@ async def test_a_file_that_keeps_failing_is_given_up(library: Library, clock: Cl
 
 
 async def test_a_file_that_does_not_come_is_late(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("relay.media.patience._PATIENCE", 0.05)
-    monkeypatch.setattr("relay.media.patience._PATIENCE_AGAIN", 0.05)
+    monkeypatch.setattr("relay.media.deadlines._PATIENCE", 0.05)
+    monkeypatch.setattr("relay.media.deadlines._PATIENCE_AGAIN", 0.05)
     source = Source(b"x" * 20, 20)
     source.pause = asyncio.Event()
     library.serve(Platform.DISCORD, source)
@@ -156,7 +156,7 @@ async def test_a_file_that_does_not_come_is_late(library: Library, monkeypatch: 
 async def test_what_the_other_side_takes_is_not_the_files_fault(
     library: Library, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("relay.media.patience._PATIENCE", 0.05)
+    monkeypatch.setattr("relay.media.deadlines._PATIENCE", 0.05)
     library.serve(Platform.DISCORD, Source(b"x" * 100, 100))
     async with library.open([FILE], most=1000, sender=ANN) as [file]:
         async for _ in file.chunks:
@@ -220,7 +220,7 @@ async def test_a_late_file_that_is_gone_is_given_up(library: Library) -> None:
 
 
 async def test_a_late_file_is_tried_again(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("relay.media.fetches._PAUSES", (0.0, 0.0, 0.0))
+    monkeypatch.setattr("relay.media.background._PAUSES", (0.0, 0.0, 0.0))
     library.serve(Platform.DISCORD, Source(error=FileTrouble("502")))
     assert await fetch(library) is False
     library.serve(Platform.DISCORD, Source(b"x" * 20, 20))

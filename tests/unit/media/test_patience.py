@@ -83,7 +83,7 @@ def servers() -> Servers:
 async def library(clock: Clock, servers: Servers, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Library]:
     times = {"_PATIENCE": PATIENCE, "_PATIENCE_AGAIN": AGAIN, "_AGAIN_IN_ALL": AGAIN_IN_ALL, "_FREE": 0.02}
     for name, seconds in times.items():
-        monkeypatch.setattr(f"relay.media.patience.{name}", seconds)
+        monkeypatch.setattr(f"relay.media.deadlines.{name}", seconds)
     library = Library(store=cast(Store, None), clock=clock)  # no picture is asked for here
     library.serve(Platform.MATRIX, servers)
     yield library
@@ -203,7 +203,7 @@ async def test_a_room_full_of_dead_files_keeps_no_other_room_waiting(
 ) -> None:
     await fetch(library, [file(f"dead{number}") for number in range(50)])
     await until(lambda: len(servers.open) == 8)
-    monkeypatch.setattr("relay.media.fetches._TURN_SECONDS", 0.1)
+    monkeypatch.setattr("relay.media.background._TURN_SECONDS", 0.1)
     assert await library.fetch(file("good"), channel=ATTIC, most=1000, patience=10)
     assert len(servers.open) <= 8
 

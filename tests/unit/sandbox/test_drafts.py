@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.sandbox.drafts import Draft, Upload, read_draft, safe_filename
-from relay.sandbox.errors import ApiError
-from relay.sandbox.forms import Form, parse_snowflake, path_snowflake
-from relay.sandbox.models import StoredFile
-from relay.sandbox.rest_webhooks import read_image, read_name
+from relay.sandbox.messages.drafts import Draft, Upload, read_draft, safe_filename
+from relay.sandbox.messages.forms import Form, parse_snowflake, path_snowflake
+from relay.sandbox.rest.errors import ApiError
+from relay.sandbox.rest.webhooks import read_image, read_name
+from relay.sandbox.world.models import StoredFile
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=20),

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.sandbox.mentions import MESSAGE_DEFAULT, WEBHOOK_DEFAULT, AllowedMentions, resolve, without_code
-from relay.sandbox.models import Pinged
+from relay.sandbox.messages.mentions import MESSAGE_DEFAULT, WEBHOOK_DEFAULT, AllowedMentions, resolve, without_code
+from relay.sandbox.world.models import Pinged
 
 USERS, ROLES = {1, 2}, {10, 11}
 NONE = AllowedMentions(frozenset())

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from relay.sandbox.people import shown
+from relay.demo.people import shown
 
 ANN, BOB = "@ann:localhost", "@bob:localhost"
 

@@ -9,14 +9,14 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.sandbox import permissions
-from relay.sandbox.compression import ZlibStream, ZstdStream, compressor_for
-from relay.sandbox.media import describe
-from relay.sandbox.models import Attachment, Overwrite, StoredFile
-from relay.sandbox.permissions import Permission
-from relay.sandbox.signing import UrlSigner
-from relay.sandbox.snowflakes import Snowflakes, at, timestamp_of
-from relay.sandbox.state import State
+from relay.sandbox.gateway.compression import ZlibStream, ZstdStream, compressor_for
+from relay.sandbox.messages.media import describe
+from relay.sandbox.rest.signing import UrlSigner
+from relay.sandbox.world import permissions
+from relay.sandbox.world.models import Attachment, Overwrite, StoredFile
+from relay.sandbox.world.permissions import Permission
+from relay.sandbox.world.snowflakes import Snowflakes, at, timestamp_of
+from relay.sandbox.world.state import State
 
 
 @given(st.lists(st.floats(1_500_000_000, 2_000_000_000), min_size=1, max_size=50))

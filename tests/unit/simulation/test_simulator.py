@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from relay.core.context import Context, Task
-from relay.core.delivery import Deliverer
-from relay.core.lane import Lane
+from relay.core.delivery.execute import Deliverer
+from relay.core.delivery.lane import Lane
+from relay.core.delivery.resolve import Context, Task
 from relay.core.pairs import PairDirectory
 from relay.core.ports import Adapter, Batch, Delivery
 from relay.core.storage import Entry

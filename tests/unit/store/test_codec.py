@@ -9,7 +9,7 @@ from hypothesis import given
 from relay.domain.commands import Command, DeleteMessage, SendMessage
 from relay.domain.content import Author, Content
 from relay.domain.ids import ChannelRef, MessageRef, Platform, UserRef
-from relay.domain.richtext import Block, Inline, Paragraph, Quote, RichText, Strong, Text
+from relay.domain.text.nodes import Block, Inline, Paragraph, Quote, RichText, Strong, Text
 from relay.store.codec import decode, encode
 from tests.support.trees import commands
 

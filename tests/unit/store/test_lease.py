@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 
 from relay.errors import StoreHeld
-from relay.store.holder import Holder
 from relay.store.lease import LENGTH, hold, is_running
 from relay.store.lock_file import LockFile
 from relay.store.migrate import downgrade
+from relay.store.repositories.leases import Holder
 from relay.store.unit_of_work import SqlStore, open_store
 
 

@@ -14,8 +14,8 @@ from relay.domain.commands import BatchItem, DeleteMessage, SendBatch
 from relay.domain.content import Author, Content
 from relay.domain.ids import ChannelRef, MessageRef, Platform, UserRef
 from relay.domain.pair import LaneKey
-from relay.store import message_map, outbox
-from relay.store.engine import connect
+from relay.store.repositories import message_map, outbox
+from relay.store.sqlite.engine import connect
 from relay.store.tables import Moment, packed, unpacked
 from relay.store.unit_of_work import SqlStore
 from tests.benchmarks.map_lookup import fill

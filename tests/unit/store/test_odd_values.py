@@ -16,16 +16,16 @@ from sqlalchemy import Column, Table
 
 from relay.cli import main
 from relay.core.clock import SystemClock
-from relay.core.keeper import StatusKeeper
 from relay.core.ports import Cursor
+from relay.core.status.recorder import StatusKeeper
 from relay.core.storage import Copy
 from relay.domain.commands import BatchItem, DeleteMessage, SendBatch
 from relay.domain.content import Author, Content
 from relay.domain.ids import ChannelAddress, ChannelRef, MediaRef, MessageRef, Platform, UserRef
 from relay.domain.pair import LaneKey
-from relay.store.holder import Holder
 from relay.store.lease import hold, is_running
 from relay.store.pruning import Pruner
+from relay.store.repositories.leases import Holder
 from relay.store.tables import metadata
 from relay.store.unit_of_work import open_store
 from tests.support.platform import MemoryPlatform

@@ -12,9 +12,9 @@ from relay.domain.commands import BatchItem, DeleteMessage, SendBatch
 from relay.domain.content import Author, Content
 from relay.domain.ids import ChannelRef, MediaRef, MessageRef, Platform, UserRef
 from relay.domain.pair import LaneKey
-from relay.domain.richtext import RichText
-from relay.store.engine import connect
+from relay.domain.text.nodes import RichText
 from relay.store.pruning import Pruner
+from relay.store.sqlite.engine import connect
 from relay.store.unit_of_work import SqlStore
 
 DISCORD = ChannelRef(Platform.DISCORD, "1")

@@ -14,7 +14,7 @@ from aiohttp import web
 from prometheus_client.parser import text_string_to_metric_families
 
 from relay.core.ports import SideHealth
-from relay.core.status import DirectionStatus, Histogram, PairStatus, Snapshot, Undeclared
+from relay.core.status.counters import DirectionStatus, Histogram, PairStatus, Snapshot, Undeclared
 from relay.domain.ids import ChannelRef, Platform
 from relay.domain.pair import LaneKey
 from relay.errors import FatalError, StoreUnavailable

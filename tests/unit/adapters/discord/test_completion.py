@@ -3,7 +3,7 @@
 import copy
 from typing import Any
 
-from relay.adapters.discord.completion import complete
+from relay.adapters.discord.gateway.payload_defaults import complete
 
 
 def test_a_guild_of_few_words_gets_roles_and_ourselves() -> None:

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from relay.adapters.discord import embeds
+from relay.adapters.discord.inbound import embeds
 from relay.adapters.discord.markup import Look, Names, render
-from relay.domain.richtext import RichText
+from relay.domain.text.nodes import RichText
 
 READER = embeds.Reader(Names())
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from relay.adapters.discord.feeds import Feed, Feeds, Item
-from relay.adapters.discord.guilds import Place
+from relay.adapters.discord.gateway.buffers import Feed, Feeds, Item
+from relay.adapters.discord.gateway.guild_cache import Place
 from relay.domain.ids import ChannelAddress, ChannelRef, Platform
 
 PLACE = Place("5", webhooks=True, speaks=True, moderates=True, file_size=1)

@@ -5,8 +5,8 @@ from typing import cast
 
 import discord.utils
 
-from relay.adapters.discord.gateway import Gateway
-from relay.adapters.discord.rest import Rest
+from relay.adapters.discord.api.client import Rest
+from relay.adapters.discord.gateway.connection import Gateway
 from relay.core.clock import SystemClock
 
 

@@ -5,8 +5,8 @@ from typing import Any, cast
 
 import discord
 
-from relay.adapters.discord.gateway import intents
-from relay.adapters.discord.guilds import Guilds
+from relay.adapters.discord.gateway.connection import intents
+from relay.adapters.discord.gateway.guild_cache import Guilds
 from relay.core.clock import SystemClock
 
 GUILD, ME, HERE, STAFF = "1032000000000000001", "1032000000000000900", "100", "200"

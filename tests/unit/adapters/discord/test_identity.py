@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from relay.adapters.discord.api.client import Refused, Route
 from relay.adapters.discord.identity import (
     FALLBACK_LENGTH,
     NAME_LENGTH,
@@ -19,14 +20,13 @@ from relay.adapters.discord.identity import (
     usernames,
 )
 from relay.adapters.discord.markup import Look, render
-from relay.adapters.discord.rest import Refused, Route
-from relay.core.names import _decided
+from relay.core.delivery.author_names import _decided
 from relay.domain.content import Author
 from relay.domain.ids import Platform, UserRef
 from relay.domain.names import visible
-from relay.domain.richtext import CodeBlock, RichText
-from relay.sandbox.forms import Form
-from relay.sandbox.rest_webhooks import read_name
+from relay.domain.text.nodes import CodeBlock, RichText
+from relay.sandbox.messages.forms import Form
+from relay.sandbox.rest.webhooks import read_name
 
 FORBIDDEN = ("discord", "clyde", "everyone", "here", "@", "#", ":", "```")
 

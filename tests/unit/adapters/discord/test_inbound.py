@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.adapters.discord import inbound
-from relay.adapters.discord.inbound import View
+from relay.adapters.discord.inbound import messages as inbound
+from relay.adapters.discord.inbound.messages import View
 from relay.adapters.discord.markup import Names
 from relay.domain.content import Content
 from relay.domain.events import FeatureUsed, MessageCreated
 from relay.domain.ids import ChannelRef, MediaRef, MessageRef, Platform, ThreadRef
-from relay.domain.richtext import RichText, plain_text
+from relay.domain.text.nodes import RichText, plain_text
 
 CHANNEL = ChannelRef(Platform.DISCORD, "100")
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

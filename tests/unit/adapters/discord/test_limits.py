@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from relay.adapters.discord.limits import INVALID_ANSWERS, Bucket, Limits, NotNow
+from relay.adapters.discord.api.rate_limits import INVALID_ANSWERS, Bucket, Limits, NotNow
 
 POST = Bucket("POST /channels/{channel}/messages", "1")
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from relay.adapters.discord import lottie, lottie_program
+from relay.adapters.discord.media import lottie, lottie_program
 from relay.errors import Permanent
-from relay.sandbox.media import flat_png
+from relay.sandbox.messages.media import flat_png
 from tests.support.lottie import declared_png, drawing, embedded
 
 # What none of the pictures of a drawing have: this red.

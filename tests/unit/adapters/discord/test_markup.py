@@ -6,7 +6,7 @@ import pytest
 
 from relay.adapters.discord.markup import Look, Names, parse, render
 from relay.domain.ids import ChannelRef, MediaRef, MessageRef, Platform, UserRef
-from relay.domain.richtext import (
+from relay.domain.text.nodes import (
     Block,
     BroadcastMention,
     BulletList,

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.adapters.discord.markup import Look, Names, parse, render
-from relay.domain.normalise import normalise
-from relay.domain.richtext import Paragraph, RichText, Text
+from relay.domain.text.nodes import Paragraph, RichText, Text
+from relay.domain.text.normalise import normalise
 from tests.support.markup import common_texts, often, reading, sources, words
 from tests.support.trees import texts
 

@@ -2,14 +2,14 @@
 
 from dataclasses import replace
 
-from relay.adapters.discord.media import have_same_files
-from relay.adapters.discord.recent import Recent, Seen
-from relay.core.degrade import degrade
+from relay.adapters.discord.gateway.message_cache import Recent, Seen
+from relay.adapters.discord.media.transfer import have_same_files
+from relay.core.convert.degrade import degrade
 from relay.domain.capabilities import Capabilities
 from relay.domain.content import Attachment, Author, Content
 from relay.domain.ids import MediaRef, Platform, UserRef
 from relay.domain.pair import PairPolicy
-from relay.domain.richtext import RichText, plain_text
+from relay.domain.text.nodes import RichText, plain_text
 
 
 def on_matrix(name: str, size: int | None = 7, *, spoiler: bool = False) -> Attachment:

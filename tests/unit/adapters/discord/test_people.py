@@ -6,8 +6,8 @@ from typing import Any, cast
 
 import pytest
 
-from relay.adapters.discord.people import People
-from relay.adapters.discord.rest import ApiError, Json, Limited, Refused, Rest, Route, Unanswered
+from relay.adapters.discord.api.client import ApiError, Json, Limited, Refused, Rest, Route, Unanswered
+from relay.adapters.discord.members import People
 from relay.domain.ids import ChannelRef, Platform, UserRef
 
 GUILD = "100"

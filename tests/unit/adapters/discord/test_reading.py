@@ -5,9 +5,9 @@ from collections.abc import Callable
 
 import pytest
 
-from relay.adapters.discord.feeds import Feed, Feeds, Item
-from relay.adapters.discord.guilds import Place
-from relay.adapters.discord.reading import Pump, reference
+from relay.adapters.discord.gateway.buffers import Feed, Feeds, Item
+from relay.adapters.discord.gateway.guild_cache import Place
+from relay.adapters.discord.gateway.translator import Pump, reference
 from relay.core.ports import Batch, Cursor
 from relay.domain.events import Event, FeatureUsed
 from relay.domain.ids import ChannelAddress, Platform

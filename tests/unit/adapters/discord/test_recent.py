@@ -1,9 +1,9 @@
 """What is remembered of messages is bounded by memory."""
 
-from relay.adapters.discord.recent import Recent, Seen
+from relay.adapters.discord.gateway.message_cache import Recent, Seen
 from relay.domain.content import Content
-from relay.domain.richtext import Paragraph, RichText, Strong, Text
-from relay.domain.weight import weight
+from relay.domain.text.nodes import Paragraph, RichText, Strong, Text
+from relay.domain.text.weight import weight
 
 
 def seen(pieces: int) -> Seen:

@@ -2,14 +2,14 @@
 
 from hypothesis import given
 
-from relay.adapters.discord.wording import allowed_mentions, measure, webhook_body, with_own_emoji
+from relay.adapters.discord.outbound.body import allowed_mentions, measure, webhook_body, with_own_emoji
 from relay.adapters.matrix.markup import Names, parse
-from relay.core.degrade import Dropped, degrade
+from relay.core.convert.degrade import Dropped, degrade
 from relay.domain.capabilities import Capabilities
 from relay.domain.content import Author, Content
 from relay.domain.ids import MediaRef, Platform, UserRef
 from relay.domain.pair import PairPolicy
-from relay.domain.richtext import (
+from relay.domain.text.nodes import (
     BroadcastMention,
     CustomEmoji,
     Inline,
@@ -19,7 +19,7 @@ from relay.domain.richtext import (
     UserMention,
     plain_text,
 )
-from relay.sandbox.mentions import AllowedMentions, resolve
+from relay.sandbox.messages.mentions import AllowedMentions, resolve
 from tests.support.markup import sources
 
 MIA = Author(UserRef(Platform.MATRIX, "@mia:example.org"), "Mia")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from relay.adapters.matrix.api import Refused, Unreachable, judge
+from relay.adapters.matrix.api.client import Refused, Unreachable, judge
 
 
 @pytest.mark.parametrize("status", [301, 400, 401, 403, 404, 405, 410])

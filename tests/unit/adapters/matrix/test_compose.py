@@ -6,11 +6,11 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.adapters.matrix.compose import MAX_TEXT_LENGTH, compose, measure, permalink, replacement
+from relay.adapters.matrix.outbound.compose import MAX_TEXT_LENGTH, compose, measure, permalink, replacement
 from relay.core.ports import Delivery
 from relay.domain.content import Author, Content
 from relay.domain.ids import ChannelRef, MediaRef, MessageRef, Platform, ThreadRef, UserRef
-from relay.domain.richtext import BroadcastMention, Paragraph, RichText, Strong, Text, UserMention
+from relay.domain.text.nodes import BroadcastMention, Paragraph, RichText, Strong, Text, UserMention
 
 ROOM = ChannelRef(Platform.MATRIX, "!room:example.org")
 TARGET = MessageRef(ROOM, "$target")

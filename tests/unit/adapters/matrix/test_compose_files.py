@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from relay.adapters.matrix.compose import Uploaded, compose, earlier_look, replacement, same_file
-from relay.adapters.matrix.content import message_content
+from relay.adapters.matrix.inbound.content import message_content
 from relay.adapters.matrix.markup import Names
+from relay.adapters.matrix.outbound.compose import Uploaded, compose, earlier_look, replacement, same_file
 from relay.core.ports import Delivery
 from relay.domain.content import Attachment, Author, Content, MediaKind
 from relay.domain.ids import ChannelRef, MediaRef, MessageRef, Platform, UserRef
-from relay.domain.richtext import RichText
+from relay.domain.text.nodes import RichText
 
 ROOM = ChannelRef(Platform.MATRIX, "!room:example.org")
 BOB = Author(UserRef(Platform.DISCORD, "7"), "Bob")

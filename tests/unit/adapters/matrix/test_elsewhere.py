@@ -4,7 +4,7 @@ import aiohttp
 import pytest
 from yarl import URL
 
-from relay.adapters.matrix.elsewhere import Elsewhere, Forbidden, is_public
+from relay.adapters.matrix.api.redirects import Elsewhere, Forbidden, is_public
 
 
 @pytest.mark.parametrize(

@@ -7,14 +7,14 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from yarl import URL
 
-from relay.adapters.matrix import api
-from relay.adapters.matrix.content import message_content
+from relay.adapters.matrix.api import client as api
 from relay.adapters.matrix.identifiers import is_alias, is_event_id, is_room_id, is_user_id, read_mxc
-from relay.adapters.matrix.inbound import convert
+from relay.adapters.matrix.inbound.content import message_content
+from relay.adapters.matrix.inbound.events import convert
 from relay.adapters.matrix.markup import Names
-from relay.adapters.matrix.state import RoomState
+from relay.adapters.matrix.rooms.state import RoomState
 from relay.domain.events import FeatureUsed
-from relay.domain.richtext import InlineImage, Paragraph
+from relay.domain.text.nodes import InlineImage, Paragraph
 
 ELSEWHERE = (
     "mxc://../odd",

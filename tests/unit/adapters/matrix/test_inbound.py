@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.adapters.matrix.inbound import convert, features, is_message
-from relay.adapters.matrix.state import RoomState
+from relay.adapters.matrix.inbound.events import convert, features, is_message
+from relay.adapters.matrix.rooms.state import RoomState
 from relay.domain.content import Attachment, Author, Content
 from relay.domain.events import Event, FeatureUsed, MessageCreated, MessageDeleted, MessageEdited
 from relay.domain.ids import ChannelRef, MediaRef, MessageRef, Platform, ThreadRef, UserRef
-from relay.domain.richtext import RichText, plain_text
+from relay.domain.text.nodes import RichText, plain_text
 
 ROOM = ChannelRef(Platform.MATRIX, "!room")
 ANN, ME = "@ann:example.org", "@relay:example.org"

@@ -5,12 +5,12 @@ import random
 from functools import partial
 from typing import Any
 
-from relay.adapters.matrix.api import Api
-from relay.adapters.matrix.gaps import GapReader
-from relay.adapters.matrix.intake import Intake, _Portion
-from relay.adapters.matrix.patience import PatientInbox
-from relay.adapters.matrix.question import Question
-from relay.adapters.matrix.rooms import Rooms
+from relay.adapters.matrix.api.client import Api
+from relay.adapters.matrix.rooms.declared import Rooms
+from relay.adapters.matrix.sync.backfill import GapReader
+from relay.adapters.matrix.sync.request import Question
+from relay.adapters.matrix.sync.response import Intake, _Portion
+from relay.adapters.matrix.sync.retrying_inbox import PatientInbox
 from relay.core.backoff import Backoff
 from relay.core.clock import SystemClock
 from relay.core.conversions import Conversions

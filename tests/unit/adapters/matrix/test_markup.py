@@ -6,9 +6,9 @@ from datetime import UTC, datetime
 import pytest
 
 from relay.adapters.matrix.markup import Look, Names, Rendered, parse, render
-from relay.adapters.matrix.markup_links import Target, read_link, write_link
+from relay.adapters.matrix.markup.links import Target, read_link, write_link
 from relay.domain.ids import ChannelRef, MediaRef, MessageRef, Platform, UserRef
-from relay.domain.richtext import (
+from relay.domain.text.nodes import (
     Block,
     BroadcastMention,
     BulletList,
@@ -44,7 +44,7 @@ from relay.domain.richtext import (
     Underline,
     UserMention,
 )
-from relay.domain.weight import weight
+from relay.domain.text.weight import weight
 from tests.benchmarks.markup_scaling import FAMILIES, sample
 
 NAMES = Names(

@@ -2,8 +2,8 @@
 
 import pytest
 
-from relay.adapters.matrix.api import Refused
-from relay.adapters.matrix.outbound import translate
+from relay.adapters.matrix.api.client import Refused
+from relay.adapters.matrix.outbound.sender import translate
 from relay.errors import Blocked, DeliveryError, Permanent, RateLimited, TargetGone, Transient
 
 

@@ -1,6 +1,6 @@
 """Who of a room goes by a name."""
 
-from relay.adapters.matrix.people import unambiguous
+from relay.adapters.matrix.members import unambiguous
 from relay.domain.ids import Platform, UserRef
 
 ME = "@relay:example.org"

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.adapters.matrix.content import bridged_profile
-from relay.adapters.matrix.state import Profile, RoomState
+from relay.adapters.matrix.inbound.content import bridged_profile
+from relay.adapters.matrix.rooms.state import Profile, RoomState
 from relay.domain.ids import MediaRef, Platform
 
 ANN, BOB, ME = "@ann:a", "@bob:b", "@relay:a"

@@ -1,10 +1,10 @@
 from typing import Any
 
-from relay.sandbox.demo import discord_view, matrix_view
-from relay.sandbox.demo.props import WAVEFORM, prop
-from relay.sandbox.demo.seen import Byline, Seen, letters
-from relay.sandbox.media import describe
-from relay.sandbox.people import shown
+from relay.demo import discord_view, matrix_view
+from relay.demo.people import shown
+from relay.demo.props import WAVEFORM, prop
+from relay.demo.seen import Byline, Seen, letters
+from relay.sandbox.messages.media import describe
 
 Json = dict[str, Any]
 

@@ -1,0 +1,1 @@
+"""The REST API: one client, and the rate limits that it keeps."""

@@ -1,0 +1,210 @@
+"""From what Discord says, live or in a channel's history, to events for the core, in batches."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+
+import structlog
+
+from relay.adapters.discord.api.client import Json
+from relay.adapters.discord.gateway.buffers import Feed, Feeds, Item
+from relay.adapters.discord.gateway.guild_cache import Guilds
+from relay.adapters.discord.gateway.message_cache import Recent, Seen
+from relay.adapters.discord.identifiers import is_snowflake, snowflake
+from relay.adapters.discord.identity import Webhooks
+from relay.adapters.discord.inbound import messages as inbound
+from relay.core.clock import ServerTime
+from relay.core.conversions import LONG
+from relay.core.ports import Batch, Cursor
+from relay.domain.content import Content
+from relay.domain.events import Event, FeatureUsed, MessageCreated, MessageDeleted, MessageEdited
+from relay.domain.ids import ChannelRef, MessageRef, Platform, ThreadRef
+from relay.domain.text.weight import weight
+from relay.errors import FatalError, StoreError
+
+_log = structlog.get_logger(__name__)
+
+# What a payload of a form that we do not know raises when it is looked into.
+_MALFORMED = (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError)
+
+
+def stream(channel: str) -> str:
+    """The cursor of a channel, or of a thread."""
+    return f"channel:{channel}"
+
+
+def threads_stream(channel: str) -> str:
+    """The cursor that holds in which threads of a channel something was said, by ID, with spaces between them."""
+    return f"threads:{channel}"
+
+
+def webhooks_stream(channel: str) -> str:
+    """The cursor that holds which webhooks were used for a channel lately, by ID, with spaces between them."""
+    return f"webhooks:{channel}"
+
+
+DECLARED = "declared"
+"""The cursor that holds which channels were declared last, by ID, with spaces between them."""
+
+
+@dataclass(slots=True)
+class Self:
+    """Who we are; empty until the first READY."""
+
+    user: str = ""
+    application: str = ""
+
+
+class Translator:
+    """Turns payloads into events, with the look-ups that belong to their channel."""
+
+    def __init__(
+        self, *, me: Self, guilds: Guilds, webhooks: Webhooks, recent: Recent, time: ServerTime, cdn_url: str
+    ) -> None:
+        self._me = me
+        self._guilds = guilds
+        self._webhooks = webhooks
+        self._recent = recent
+        self._time = time
+        self._cdn_url = cdn_url
+
+    async def batch(self, items: Iterable[tuple[Feed, Item]]) -> Batch:
+        """Live events, in their order, and how far they bring each channel and thread."""
+        events: list[Event] = []
+        positions: dict[str, str] = {}
+        held = 0
+        for feed, item in items:
+            if (held := held + weight(item.data)) > LONG:
+                held = 0
+                await asyncio.sleep(0)  # Whatever else is due comes between.
+            events.extend(self._events(feed, item))
+            message = str(item.data.get("id", ""))
+            if item.kind == "create" and is_snowflake(message):
+                self._time.told(inbound.created_at(message))
+                known = positions.get(stream(item.channel), "0")
+                positions[stream(item.channel)] = max(known, message, key=int)
+                if item.channel != feed.channel.id:
+                    feed.spoken_in(item.channel)
+                    positions[threads_stream(feed.channel.id)] = " ".join(feed.threads)
+        cursors = (Cursor(Platform.DISCORD, name, position) for name, position in positions.items())
+        return Batch(tuple(events), tuple(cursors))
+
+    async def page(self, feed: Feed, channel: str, messages: Iterable[Mapping[str, Json]]) -> Batch:
+        """A page of the history, oldest first."""
+        return await self.batch((feed, Item("create", channel, message)) for message in messages)
+
+    def seen(self, feed: Feed, message: Mapping[str, Json]) -> Seen:
+        """A message that was looked up by itself."""
+        view = self._view(feed, str(message["channel_id"]))
+        content = inbound.content_of(message, view) or Content()
+        author = inbound.author_of(message, view)
+        seen = Seen(str(message["channel_id"]), author.name, author.user.id, message.get("webhook_id"), content)
+        self._recent.put(str(message["id"]), seen)
+        return seen
+
+    def _events(self, feed: Feed, item: Item) -> Iterable[Event]:
+        view = self._view(feed, item.channel)
+        try:
+            match item.kind:
+                case "create":
+                    return [self._remembered(event, item) for event in inbound.created(item.data, view)]
+                case "update":
+                    event = inbound.edited(item.data, view, self._time.now())
+                    if event is not None:
+                        self._time.told(event.edited_at)
+                    return [] if event is None or self._is_no_news(event, item) else [self._remembered(event, item)]
+                case "delete":
+                    message = snowflake(item.data["id"])
+                    self._recent.forget(message)
+                    is_self = self._recent.removed(message)
+                    return [MessageDeleted(MessageRef(feed.channel, message), by_self=is_self)]
+                case "feature":
+                    is_self = item.data.get("user_id") == self._me.user
+                    return [FeatureUsed(feed.channel, item.word, user_is_self=is_self)]
+        except _MALFORMED as error:
+            _log.error("discord payload not understood", kind=item.kind, error=type(error).__name__)
+        if item.kind == "create" and is_snowflake(item.data.get("id")):
+            return [inbound.unreadable(item.data, view)]
+        return []
+
+    def _view(self, feed: Feed, channel: str) -> inbound.View:
+        guild = feed.place.guild
+        return inbound.View(
+            channel=feed.channel,
+            own_user=self._me.user,
+            own_application=self._me.application,
+            own_webhooks=self._webhooks.ids,
+            names=self._guilds.names(guild, feed.channel.id),
+            nickname=lambda user: self._guilds.nickname(guild, user),
+            cdn_url=self._cdn_url,
+            guild=guild,
+            thread=ThreadRef(feed.channel, channel) if channel != feed.channel.id else None,
+        )
+
+    def _remembered(self, event: Event, item: Item) -> Event:
+        if isinstance(event, MessageCreated | MessageEdited):
+            seen = Seen(
+                channel=item.channel,
+                author=event.author.name,
+                user=event.author.user.id,
+                webhook=item.data.get("webhook_id"),
+                content=event.content,
+            )
+            self._recent.put(event.ref.id, self._with_own_files(seen, event) if event.author.is_self else seen)
+        return event
+
+    def _with_own_files(self, seen: Seen, event: MessageCreated | MessageEdited) -> Seen:
+        """What Discord tells of a message that we posted, with the files as we know them: by where they came from."""
+        known = self._recent.get(event.ref.id)
+        files = () if known is None else known.content.attachments
+        if not files or len(files) != len(seen.content.attachments):
+            return seen
+        return replace(seen, content=replace(seen.content, attachments=files))
+
+    def _is_no_news(self, event: MessageEdited, item: Item) -> bool:
+        """Whether a bot's message was touched without being edited: a preview, a pin."""
+        if item.data.get("edited_timestamp") is not None:
+            return False
+        seen = self._recent.get(event.ref.id)
+        return seen is not None and seen.content == event.content
+
+
+class Pump:
+    """Brings live events to the core, many in one transaction when many wait."""
+
+    def __init__(self, *, feeds: Feeds, translator: Translator, batch_limit: int = 200) -> None:
+        self._feeds = feeds
+        self._translator = translator
+        self._batch_limit = batch_limit
+
+    async def run(self, receive: Callable[[Batch], Awaitable[None]]) -> None:
+        """Work until cancelled. `receive` returns once a batch is on disk."""
+        while True:
+            batch = await self._translator.batch(await self._feeds.take(self._batch_limit))
+            if not batch.events and not batch.cursors:
+                continue
+            try:
+                await receive(batch)
+            except (StoreError, FatalError):
+                raise
+            except Exception as error:  # noqa: BLE001 - the top of this worker: one event must not end all others
+                # Without the traceback, which may quote what people wrote.
+                _log.error("discord batch not taken", events=len(batch.events), error=type(error).__name__)
+                await _one_by_one(batch, receive)
+
+
+async def _one_by_one(batch: Batch, receive: Callable[[Batch], Awaitable[None]]) -> None:
+    """Hand over what can be; what cannot is let go, because it would be the same the next time."""
+    for event in batch.events:
+        try:
+            await receive(Batch((event,)))
+        except (StoreError, FatalError):
+            raise
+        except Exception as error:  # noqa: BLE001 - see `Pump.run`
+            _log.error("discord event not taken", kind=type(event).__name__, error=type(error).__name__)
+    await receive(Batch(cursors=batch.cursors))
+
+
+def reference(channel: str) -> ChannelRef:
+    """A channel of Discord."""
+    return ChannelRef(Platform.DISCORD, channel)

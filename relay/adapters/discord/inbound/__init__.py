@@ -1,0 +1,1 @@
+"""Discord's message objects become domain events. Pure."""

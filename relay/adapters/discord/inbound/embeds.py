@@ -1,0 +1,318 @@
+"""What stands in a Discord message besides its text and files, as text: embeds, components, polls. Pure.
+
+https://docs.discord.com/developers/resources/message#embed-object,
+https://docs.discord.com/developers/components/reference, https://docs.discord.com/developers/resources/poll
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+
+from relay.adapters.discord.markup import Names, link, parse, parse_inline, parse_references
+from relay.domain.ids import MediaRef, Platform
+from relay.domain.marks import unmarked
+from relay.domain.text.nodes import (
+    Block,
+    BulletList,
+    Code,
+    CodeBlock,
+    CustomEmoji,
+    Emphasis,
+    Heading,
+    Inline,
+    LineBreak,
+    ListItem,
+    Paragraph,
+    Quote,
+    RichText,
+    Rule,
+    Spoiler,
+    Strong,
+    Subtext,
+    Text,
+    Timestamp,
+)
+from relay.domain.text.rewrite import map_blocks
+
+Json = Mapping[str, Any]
+
+# Everything else is a preview that Discord made of a link in the text: the link itself crosses.
+OWN_EMBEDS = frozenset({"rich", "poll_result"})
+_DEPTH = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """Reads the texts of one message, each as clients show it in its place.
+
+    Titles and the names of fields have markup and emoji (https://github.com/skyra-project/discord-components/issues/400,
+    https://github.com/skyra-project/discord-components/pull/168), the values of fields all but headings, authors and
+    footers none (https://github.com/Pycord-Development/pycord/issues/96).
+    """
+
+    names: Names
+
+    def blocks(self, text: object, *, headings: bool = True) -> tuple[Block, ...]:
+        """A text of its own."""
+        return _unmarked(parse(_string(text), names=self.names, headings=headings).blocks)
+
+    def line(self, text: object) -> tuple[Inline, ...]:
+        """A title, with its markup."""
+        return _unmarked_line(parse_inline(_string(text), names=self.names))
+
+    def words(self, text: object) -> tuple[Inline, ...]:
+        """Words without markup; emoji and people in them are called by their names all the same."""
+        return _unmarked_line(parse_references(_string(text), names=self.names))
+
+    def linked(self, words: tuple[Inline, ...], url: object) -> tuple[Inline, ...]:
+        """`words` as a link, where `url` is one; one to a message leads to its copy."""
+        if words and isinstance(url, str) and url.startswith(("https://", "http://")):
+            return (link(url, words, self.names, preview=False),)
+        return words
+
+    def emoji(self, item: object) -> tuple[Inline, ...]:
+        """An emoji object (https://docs.discord.com/developers/resources/emoji#emoji-object)."""
+        fields = _mapping(item)
+        name, emoji = _string(fields.get("name")), _string(fields.get("id"))
+        moves = bool(fields.get("animated"))
+        if not emoji:
+            return (Text(name),) if name else ()
+        source = MediaRef(Platform.DISCORD, self.names.emoji_url(emoji, moves))
+        return (CustomEmoji(name or "emoji", emoji, source, moves),)
+
+
+# --- Embeds -------------------------------------------------------------------------------------------------
+
+
+def embeds(items: list[Json], reader: Reader) -> Iterator[Block]:
+    """The embeds that a bot or a webhook wrote, each as a quotation."""
+    for item in items:
+        kind = item.get("type", "rich")
+        if kind == "poll_result":
+            yield from _poll_result(item, reader)
+        elif kind in OWN_EMBEDS and (blocks := tuple(_embed(item, reader))):
+            yield Quote(blocks)
+
+
+def _embed(item: Json, reader: Reader) -> Iterator[Block]:
+    if provider := reader.words(_mapping(item.get("provider")).get("name")):
+        yield Subtext(provider)
+    author = _mapping(item.get("author"))
+    if name := reader.words(author.get("name")):
+        yield Paragraph(reader.linked(name, author.get("url")))
+    if title := reader.line(item.get("title")):
+        yield Paragraph((Strong(reader.linked(title, item.get("url"))),))
+    yield from reader.blocks(item.get("description"))
+    for entry in item.get("fields") or ():
+        yield from _field(reader.line(entry.get("name")), reader.blocks(entry.get("value"), headings=False))
+    shown: set[object] = set()
+    for key in ("image", "video", "thumbnail"):
+        picture = _mapping(item.get(key))
+        if (url := picture.get("url")) and url not in shown:
+            shown.add(url)
+            yield Paragraph(reader.linked(reader.words(picture.get("description")) or (Text(key.capitalize()),), url))
+    yield from _footer(item, reader)
+
+
+def _field(name: tuple[Inline, ...], value: tuple[Block, ...]) -> Iterator[Block]:
+    match value:
+        case (Paragraph(children), *rest) if name:
+            yield Paragraph((Strong(name), LineBreak(), *children))
+            yield from rest
+        case _:
+            yield from (Paragraph((Strong(name),)),) if name else ()
+            yield from value
+
+
+def _footer(item: Json, reader: Reader) -> Iterator[Block]:
+    nodes: list[Inline] = list(reader.words(_mapping(item.get("footer")).get("text")))
+    if moment := moment_of(item.get("timestamp")):
+        nodes += [Text(" • ")] if nodes else []
+        nodes.append(Timestamp(moment))
+    if nodes:
+        yield Subtext(tuple(nodes))
+
+
+def invitations(message: Json, reader: Reader) -> Iterator[Block]:
+    """What a message offers besides its words: to join an activity, to try a theme."""
+    if isinstance(message.get("activity"), Mapping):
+        name = reader.words(_mapping(message.get("application")).get("name")) or (Text("an activity"),)
+        yield Paragraph((Emphasis((Text("Invites to "), *name)),))
+    if isinstance(message.get("shared_client_theme"), Mapping):
+        yield Paragraph((Emphasis((Text("Shares a theme for Discord's client."),)),))
+
+
+# --- Polls --------------------------------------------------------------------------------------------------
+
+
+def _poll_result(item: Json, reader: Reader) -> Iterator[Block]:
+    values = {entry.get("name"): str(entry.get("value", "")) for entry in item.get("fields") or ()}
+    question = reader.words(values.get("poll_question_text"))
+    yield Paragraph((Text("The poll has ended: "), Strong(question)))
+    emoji = {key: values.get(f"victor_answer_emoji_{key}") for key in ("id", "name")}
+    moves = values.get("victor_answer_emoji_animated") == "true"
+    if winner := _answer(reader.emoji(emoji | {"animated": moves}), reader.words(values.get("victor_answer_text"))):
+        votes = f"{values.get('victor_answer_votes', '0')} of {values.get('total_votes', '0')} votes"
+        yield Paragraph((*winner, Text(f" ({votes})")))
+    else:
+        yield Paragraph((Text("No answer won."),))
+
+
+def poll(item: Json, reader: Reader) -> Iterator[Block]:
+    """A poll: its question and its answers, with the votes once it has ended."""
+    yield Paragraph((Text("📊 "), Strong(_media_text(item.get("question"), reader) or (Text("Poll"),))))
+    results = _mapping(item.get("results"))
+    counts = {entry.get("id"): entry.get("count", 0) for entry in results.get("answer_counts") or ()}
+    answers: list[ListItem] = []
+    for answer in item.get("answers") or ():
+        words = _media_text(answer.get("poll_media"), reader) or (Text("–"),)
+        if results.get("is_finalized"):
+            words = (*words, Text(f" ({counts.get(answer.get('answer_id'), 0)})"))
+        answers.append(ListItem((Paragraph(words),)))
+    if answers:
+        yield BulletList(tuple(answers))
+    if not results.get("is_finalized"):
+        notes: list[Inline] = [Text("Several answers are allowed. ")] if item.get("allow_multiselect") else []
+        if end := moment_of(item.get("expiry")):
+            notes += [Text("Ends: "), Timestamp(end)]
+        yield from (Subtext(tuple(notes)),) if notes else ()
+
+
+def has_ended(item: object) -> bool:
+    """Whether a poll's votes are counted."""
+    return bool(_mapping(_mapping(item).get("results")).get("is_finalized"))
+
+
+def _media_text(media: object, reader: Reader) -> tuple[Inline, ...]:
+    fields = _mapping(media)
+    return _answer(reader.emoji(fields.get("emoji")), reader.words(fields.get("text")))
+
+
+def _answer(emoji: tuple[Inline, ...], words: tuple[Inline, ...]) -> tuple[Inline, ...]:
+    return (*emoji, Text(" "), *words) if emoji and words else emoji or words
+
+
+# --- Components ---------------------------------------------------------------------------------------------
+
+
+def components(items: list[Json], reader: Reader, files: frozenset[str], depth: int = 0) -> Iterator[Block]:
+    """Buttons, menus and the layout components that some bots write whole messages with.
+
+    `files`: the IDs of the message's attachments, which cross as files and need no link.
+    """
+    if depth > _DEPTH:
+        return
+    for item in items:
+        inner = [child for child in item.get("components") or () if isinstance(child, Mapping)]
+        match item.get("type"):
+            case 1:
+                if controls := tuple(_joined([_control(child, reader) for child in inner])):
+                    yield Subtext(controls)
+            case 10:
+                yield from reader.blocks(item.get("content"))
+            case 12:
+                for entry in item.get("items") or ():
+                    yield from _media(entry, "media", entry.get("description"), "Image", reader, files)
+            case 11:
+                yield from _media(item, "media", item.get("description"), "Image", reader, files)
+            case 13:
+                yield from _media(item, "file", item.get("name"), "File", reader, files)
+            case 14:
+                yield Rule()
+            case 2 | 3 | 5 | 6 | 7 | 8:
+                yield Subtext(_control(item, reader))
+            case _:
+                blocks = components(inner, reader, files, depth + 1)
+                yield from _hidden(blocks) if item.get("spoiler") else blocks
+                if isinstance(accessory := item.get("accessory"), Mapping):
+                    yield from components([accessory], reader, files, depth + 1)
+
+
+def hidden_files(items: Iterable[Json], depth: int = 0, *, hidden: bool = False) -> Iterator[str]:
+    """The IDs of the attachments that components hide until somebody looks."""
+    if depth > _DEPTH:
+        return
+    for item in items:
+        veiled = hidden or bool(item.get("spoiler"))
+        for key in ("media", "file"):
+            if veiled and (attachment := _string(_mapping(item.get(key)).get("attachment_id"))):
+                yield attachment
+        for key in ("components", "items"):
+            inner = [child for child in item.get(key) or () if isinstance(child, Mapping)]
+            yield from hidden_files(inner, depth + 1, hidden=veiled)
+        if isinstance(accessory := item.get("accessory"), Mapping):
+            yield from hidden_files([accessory], depth + 1, hidden=veiled)
+
+
+def _control(item: Json, reader: Reader) -> tuple[Inline, ...]:
+    emoji = reader.emoji(item.get("emoji"))
+    words = reader.words(item.get("label")) or reader.words(item.get("placeholder"))
+    shown = _answer(emoji, words) or (Text("button" if item.get("type") == 2 else "menu"),)
+    return reader.linked(shown, item.get("url")) if item.get("url") else (Text("["), *shown, Text("]"))
+
+
+def _joined(controls: list[tuple[Inline, ...]]) -> Iterator[Inline]:
+    for number, nodes in enumerate(controls):
+        if number:
+            yield Text(" ")
+        yield from nodes
+
+
+def _media(item: Json, key: str, said: object, kind: str, reader: Reader, files: frozenset[str]) -> Iterator[Block]:
+    media, words = _mapping(item.get(key)), reader.words(said)
+    if _string(media.get("attachment_id")) in files:
+        if words and kind != "File":
+            yield Paragraph(words)
+        return
+    shown = reader.linked(words or (Text(kind),), media.get("url"))
+    yield Paragraph((Spoiler(shown),) if item.get("spoiler") else shown)
+
+
+def _hidden(blocks: Iterable[Block]) -> tuple[Block, ...]:
+    """`blocks` behind spoilers."""
+
+    def hide(block: Block) -> tuple[Block, ...]:
+        match block:
+            case Paragraph(children) | Heading(_, children) | Subtext(children):
+                return (replace(block, children=(Spoiler(children),)),)
+            case CodeBlock(text):
+                # A block of code cannot be hidden; lines of code can.
+                lines = [node for line in text.split("\n") for node in (Code(line), LineBreak())]
+                return (Paragraph((Spoiler(tuple(lines)),)),)
+            case _:
+                return (block,)
+
+    return map_blocks(RichText(tuple(blocks)), hide).blocks
+
+
+# --- Pieces -------------------------------------------------------------------------------------------------
+
+
+def _unmarked(blocks: tuple[Block, ...]) -> tuple[Block, ...]:
+    return unmarked(RichText(blocks)).blocks
+
+
+def _unmarked_line(nodes: tuple[Inline, ...]) -> tuple[Inline, ...]:
+    return tuple(
+        node for block in _unmarked((Paragraph(nodes),)) if isinstance(block, Paragraph) for node in block.children
+    )
+
+
+def _string(value: object) -> str:
+    return "" if value is None else str(value)
+
+
+def _mapping(item: object) -> Json:
+    return item if isinstance(item, Mapping) else {}
+
+
+def moment_of(text: object) -> datetime | None:
+    """A timestamp as Discord writes it; None where there is none."""
+    if not isinstance(text, str):
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return moment if moment.tzinfo is not None else None

@@ -1,0 +1,153 @@
+"""The files of a Discord message, and its stickers, which are files as well. Pure.
+
+https://docs.discord.com/developers/resources/message#attachment-object
+"""
+
+import base64
+import binascii
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+from relay.adapters.discord.identifiers import snowflake
+from relay.adapters.discord.media import lottie
+from relay.domain.content import Attachment, MediaKind
+from relay.domain.ids import MediaRef, Platform
+
+Json = Mapping[str, Any]
+
+OFFICIAL_CDN = "https://cdn.discordapp.com"
+_MEDIA_PROXY = "https://media.discordapp.net"
+_STICKER_FORMATS = {1: "png", 2: "png", 3: "json", 4: "gif"}
+# What reading them gives: a drawing (`lottie.py`) becomes a picture then.
+_STICKER_TYPES = {1: "image/png", 2: "image/apng", 3: lottie.CONTENT_TYPE, 4: "image/gif"}
+_ANIMATED_STICKERS = frozenset({2, 3, 4})
+# As Discord's clients show them, whatever their files measure.
+_STICKER_SIDE = 160
+_VOICE = 1 << 13
+_DEEPEST = 8
+_SPOILER_FILE, _ANIMATED_FILE = 1 << 3, 1 << 5
+
+
+def attachments(message: Json, page: str) -> Iterator[Attachment]:
+    """The files that somebody attached; `page` is where their message is."""
+    voice = bool(message.get("flags", 0) & _VOICE)
+    for item in objects(message, "attachments"):
+        content_type = str(item.get("content_type") or "application/octet-stream").partition(";")[0].strip()
+        flags = item.get("flags", 0)
+        name = _original_name(item)
+        marked = str(item["filename"]).startswith("SPOILER_") or name.startswith("SPOILER_")
+        spoiler = marked or bool(flags & _SPOILER_FILE)
+        yield Attachment(
+            id=snowflake(item["id"]),
+            name=name,
+            kind="voice" if voice else _kind(content_type),
+            source=media(item["url"]),
+            content_type=content_type,
+            size=item.get("size"),
+            width=item.get("width"),
+            height=item.get("height"),
+            duration=item.get("duration_secs"),
+            alt=str(item.get("description") or ""),
+            spoiler=spoiler,
+            animated=content_type == "image/gif" or bool(flags & _ANIMATED_FILE),
+            waveform=_waveform(item.get("waveform")),
+            # Clients that know no spoilers would show it.
+            thumbnail=_still(item) if content_type.startswith("video/") and not spoiler else None,
+            url=str(item["url"]),
+            page=page,
+        )
+
+
+def _original_name(item: Json) -> str:
+    """What the file was called before Discord took all but ASCII out of its name."""
+    name, title = str(item["filename"]), " ".join(str(item.get("title") or "").split())
+    ending = name.rpartition(".")[1:]
+    if not title or not all(ending) or title.endswith("".join(ending)):
+        return title or name
+    return title + "".join(ending)
+
+
+def component_files(items: Iterable[Json], page: str, depth: int = 0) -> Iterator[Attachment]:
+    """The files that stand in components: those are not among the message's attachments.
+
+    https://docs.discord.com/developers/components/reference#unfurled-media-item-structure
+    """
+    if depth > _DEEPEST:
+        return
+    for item in items:
+        for key in ("media", "file"):
+            media_item = item.get(key)
+            if isinstance(media_item, Mapping) and media_item.get("attachment_id") and media_item.get("url"):
+                name = str(item.get("name") or urlsplit(str(media_item["url"])).path.rpartition("/")[2] or "file")
+                fields = {"id": media_item["attachment_id"], "filename": name}
+                fields |= {"size": item.get("size"), "description": item.get("description")}
+                yield from attachments({"attachments": [{**media_item, **fields}]}, page)
+        for key in ("components", "items"):
+            yield from component_files(objects(item, key), page, depth + 1)
+        if isinstance(accessory := item.get("accessory"), Mapping):
+            yield from component_files([accessory], page, depth + 1)
+
+
+def _kind(content_type: str) -> MediaKind:
+    match content_type.partition("/")[0]:
+        case "image":
+            return "image"
+        case "video":
+            return "video"
+        case "audio":
+            return "audio"
+        case _:
+            return "file"
+
+
+def _still(item: Json) -> MediaRef | None:
+    """A picture out of a video: what the media proxy gives to Discord's own clients, as nobody has written down."""
+    proxy = item.get("proxy_url")
+    if not isinstance(proxy, str):
+        return None
+    address = proxy.rstrip("?&")
+    return media(f"{address}{'&' if '?' in address else '?'}format=jpeg")
+
+
+def _waveform(encoded: object) -> tuple[int, ...]:
+    if not isinstance(encoded, str):
+        return ()
+    try:
+        return tuple(base64.b64decode(encoded, validate=True))
+    except (binascii.Error, ValueError):
+        return ()
+
+
+def stickers(message: Json, cdn_url: str) -> Iterator[Attachment]:
+    """The stickers, each as a picture. `cdn_url` has no slash at its end."""
+    for item in objects(message, "sticker_items"):
+        form = item.get("format_type", 1)
+        ending = _STICKER_FORMATS.get(form, "png")
+        sticker = snowflake(item["id"])
+        yield Attachment(
+            id=sticker,
+            name=f"{item.get('name') or 'sticker'}.{lottie.SUFFIX if ending == 'json' else ending}",
+            kind="sticker",
+            source=media(f"{_sticker_host(cdn_url, ending)}/stickers/{sticker}.{ending}"),
+            width=_STICKER_SIDE,
+            height=_STICKER_SIDE,
+            content_type=_STICKER_TYPES.get(form, "image/png"),
+            alt=str(item.get("name") or ""),
+            animated=form in _ANIMATED_STICKERS,
+        )
+
+
+def _sticker_host(cdn_url: str, ending: str) -> str:
+    # https://docs.discord.com/developers/reference#image-formatting: GIF stickers are on the media proxy only.
+    return _MEDIA_PROXY if ending == "gif" and cdn_url == OFFICIAL_CDN else cdn_url
+
+
+def objects(message: Json, key: str) -> list[Json]:
+    """The objects in a list of a message, which need not be there."""
+    return [item for item in message.get(key) or () if isinstance(item, Mapping)]
+
+
+def media(url: str) -> MediaRef:
+    """A file of Discord."""
+    return MediaRef(Platform.DISCORD, url)

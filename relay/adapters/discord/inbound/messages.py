@@ -1,0 +1,239 @@
+"""Discord's message objects -> what happened, as the core understands it. Pure.
+
+https://docs.discord.com/developers/resources/message#message-object. The objects are those of the gateway and of the
+channel's history alike; the history's lack `member` and `guild_id`.
+"""
+
+from collections.abc import Callable, Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any
+
+from relay.adapters.discord.identifiers import is_word, snowflake
+from relay.adapters.discord.inbound import embeds
+from relay.adapters.discord.inbound.files import attachments, component_files, media, objects, stickers
+from relay.adapters.discord.inbound.system_messages import system_kind, system_text
+from relay.adapters.discord.markup import Names
+from relay.domain.content import Author, Content
+from relay.domain.events import Event, FeatureUsed, MessageCreated, MessageEdited
+from relay.domain.ids import ChannelRef, MessageRef, Platform, ThreadRef, UserRef
+from relay.domain.marks import MARK
+from relay.domain.text.nodes import Block, Emphasis, Paragraph, Quote, RichText, Text
+
+Json = Mapping[str, Any]
+
+# https://docs.discord.com/developers/reference#snowflakes: the first second of 2015, in milliseconds.
+_EPOCH = datetime(2015, 1, 1, tzinfo=UTC)
+# default, reply, slash command, context menu command
+_WRITTEN = frozenset({0, 19, 20, 23})
+_THREAD_CREATED = 18
+# A thread's first message, which shows the message that the thread hangs on once more.
+_THREAD_STARTER = 21
+_FORWARD = 1
+_LOADING = 1 << 7
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """Where a message stands and what is known around it.
+
+    `channel` is the paired channel of the server `guild`, `thread` the thread inside it. `names` makes the look-ups
+    for one message's mentions; `nickname` is a person's name in the guild, where it is known; `cdn_url` has no slash
+    at its end.
+    """
+
+    channel: ChannelRef
+    own_user: str
+    own_application: str
+    own_webhooks: AbstractSet[str]
+    names: Callable[[Json], Names]
+    nickname: Callable[[str], str | None]
+    cdn_url: str
+    guild: str = "@me"
+    thread: ThreadRef | None = None
+
+
+def jump_url(guild: str, channel: str, message: str) -> str:
+    """A link that opens a message."""
+    return f"https://discord.com/channels/{guild}/{channel}/{message}"
+
+
+def created_at(snowflake: str) -> datetime:
+    """The moment in an ID."""
+    return _EPOCH + timedelta(milliseconds=int(snowflake) >> 22)
+
+
+def snowflake_at(moment: datetime) -> str:
+    """The smallest ID that a message of that moment may have."""
+    return str(max(0, (moment - _EPOCH) // timedelta(milliseconds=1)) << 22)
+
+
+def created(message: Json, view: View) -> tuple[Event, ...]:
+    """What a new message (or one in the history) is for the core; empty for what shows nothing of its own."""
+    kind = message.get("type", 0)
+    if kind == _THREAD_STARTER:
+        return ()
+    if kind == _THREAD_CREATED:
+        return (FeatureUsed(view.channel, "thread", author_of(message, view).is_self),)
+    content = content_of(message, view)
+    if content is None:
+        return ()
+    event = MessageCreated(
+        ref=MessageRef(view.channel, snowflake(message["id"])),
+        author=author_of(message, view),
+        content=content,
+        created_at=created_at(message["id"]),
+        reply_to=_reply_to(message, view),
+        thread=view.thread,
+        edited_at=embeds.moment_of(message.get("edited_timestamp")),
+        system=system_kind(kind),
+    )
+    return (event,)
+
+
+def edited(message: Json, view: View, now: datetime) -> MessageEdited | None:
+    """What a MESSAGE_UPDATE is; None when nobody edited anything.
+
+    Discord also sends one when it has fetched a link's preview, when a message is pinned, or a thread hangs on it.
+    Those leave `edited_timestamp` alone, but so do a bot that fills in a deferred answer and a poll that ends: for
+    these `now` stands in.
+    """
+    author = message.get("author")
+    if not isinstance(author, Mapping):
+        return None
+    moment = embeds.moment_of(message.get("edited_timestamp"))
+    if moment is None:
+        if not (author.get("bot") or message.get("webhook_id") or embeds.has_ended(message.get("poll"))):
+            return None
+        moment = now
+    content = content_of(message, view)
+    if content is None:
+        return None
+    return MessageEdited(MessageRef(view.channel, snowflake(message["id"])), author_of(message, view), content, moment)
+
+
+def unreadable(message: Json, view: View) -> MessageCreated:
+    """What stands in for a message whose form we do not know, so that it is not missing."""
+    author = message.get("author")
+    fields = author if isinstance(author, Mapping) else {}
+    user = UserRef(Platform.DISCORD, str(fields.get("id", "0")))
+    return MessageCreated(
+        ref=MessageRef(view.channel, snowflake(message["id"])),
+        author=Author(user, str(fields.get("username") or "unknown"), is_self=_is_self(message, fields, view)),
+        content=Content(_aside("A message that the relay could not read.")),
+        created_at=created_at(str(message["id"])),
+        thread=view.thread,
+    )
+
+
+def author_of(message: Json, view: View) -> Author:
+    """Who wrote it. A webhook's messages have the webhook's ID as their author's."""
+    author = message["author"]
+    member = message.get("member") or {}
+    user_id = snowflake(author["id"])
+    is_webhook = "webhook_id" in message
+    nickname = member.get("nick") or (None if is_webhook else view.nickname(user_id))
+    avatar = author.get("avatar")
+    return Author(
+        user=UserRef(Platform.DISCORD, user_id),
+        name=nickname or author.get("global_name") or author["username"],
+        avatar=media(f"{view.cdn_url}/avatars/{user_id}/{avatar}.png?size=256") if is_word(avatar) else None,
+        is_self=_is_self(message, author, view),
+        is_bot=bool(author.get("bot")) or is_webhook,
+        # Discord sets this only where the author was allowed to.
+        may_broadcast=bool(message.get("mention_everyone")),
+        handle="" if is_webhook else str(author["username"]),
+    )
+
+
+def _is_self(message: Json, author: Json, view: View) -> bool:
+    if author.get("id") == view.own_user:
+        return True
+    webhook = message.get("webhook_id")
+    # What our application's webhooks posted names the application, also when the webhook is long gone.
+    ours = webhook in view.own_webhooks or message.get("application_id") == view.own_application
+    return webhook is not None and ours
+
+
+def content_of(message: Json, view: View) -> Content | None:
+    """What a message says; None for a system message that is not worth seeing."""
+    kind = message.get("type", 0)
+    if kind not in _WRITTEN:
+        words = system_text(message, kind)
+        if words is None:
+            return None
+        extra = tuple(embeds.embeds(objects(message, "embeds"), _reader(message, view)))
+        return Content(RichText((*_aside(words).blocks, *extra) if words else extra), style="notice")
+    content = _written(message, view, message)
+    if content:
+        bot = (message.get("author") or {}).get("bot") or "webhook_id" in message
+        return replace(content, style="notice" if bot else "text", calls_answered=_calls_answered(message, view))
+    words = "…" if message.get("flags", 0) & _LOADING else "A message with nothing in it that can be shown here."
+    return Content(_aside(words))
+
+
+def _written(message: Json, view: View, whole: Json) -> Content:
+    reader = _reader(message, view)
+    page = jump_url(view.guild, str(whole.get("channel_id")), str(whole.get("id")))
+    blocks: list[Block] = list(reader.blocks(message.get("content")))
+    attached = list(attachments(message, page))
+    parts = objects(message, "components")
+    listed = {file.id for file in attached}
+    attached += [file for file in component_files(parts, page) if file.id not in listed]
+    if hidden := set(embeds.hidden_files(parts)):
+        attached = [replace(file, spoiler=True, thumbnail=None) if file.id in hidden else file for file in attached]
+    files = [*attached, *stickers(message, view.cdn_url)]
+    author = whole.get("author") or {}
+    written = objects(message, "embeds")
+    if message is not whole:
+        # Whose words a forward brings is not said: what its text does not link to is no preview.
+        written = [item for item in written if not item.get("url") or item["url"] not in str(message.get("content"))]
+    if message is not whole or author.get("bot") or "webhook_id" in whole:
+        blocks.extend(embeds.embeds(written, reader))
+    blocks.extend(embeds.components(parts, reader, frozenset(file.id for file in attached)))
+    blocks.extend(embeds.invitations(message, reader))
+    if isinstance(poll := message.get("poll"), Mapping):
+        blocks.extend(embeds.poll(poll, reader))
+    if (message.get("message_reference") or {}).get("type", 0) == _FORWARD:
+        for snapshot in objects(message, "message_snapshots"):
+            forwarded = _written(snapshot.get("message") or {}, view, whole)
+            blocks.append(Paragraph((Emphasis((Text(f"{MARK} Forwarded:"),)),)))
+            if forwarded.text:
+                blocks.append(Quote(forwarded.text.blocks))
+            files.extend(forwarded.attachments)
+    return Content(RichText(tuple(blocks)), tuple(files))
+
+
+def _reader(message: Json, view: View) -> embeds.Reader:
+    return embeds.Reader(replace(view.names(message), emoji_url=partial(_emoji_url, view.cdn_url)))
+
+
+def _reply_to(message: Json, view: View) -> MessageRef | None:
+    reference = message.get("message_reference") or {}
+    if message.get("type", 0) not in _WRITTEN or reference.get("type", 0) == _FORWARD:
+        return None
+    # A reference into another channel is a crosspost.
+    if not reference.get("message_id") or reference.get("channel_id", message["channel_id"]) != message["channel_id"]:
+        return None
+    return MessageRef(view.channel, reference["message_id"])
+
+
+def _calls_answered(message: Json, view: View) -> bool:
+    """Whether a reply notifies whom it answers. Of whom a webhook spoke for, Discord does not tell."""
+    if _reply_to(message, view) is None:
+        return False
+    answered = message.get("referenced_message")
+    author = answered.get("author") if isinstance(answered, Mapping) else None
+    if not isinstance(answered, Mapping) or not isinstance(author, Mapping) or "webhook_id" in answered:
+        return True
+    return any(person.get("id") == author.get("id") for person in objects(message, "mentions"))
+
+
+def _emoji_url(cdn_url: str, emoji: str, animated: bool) -> str:
+    return f"{cdn_url}/emojis/{emoji}.{'gif' if animated else 'png'}"
+
+
+def _aside(words: str) -> RichText:
+    return RichText((Paragraph((Emphasis((Text(words),)),)),))

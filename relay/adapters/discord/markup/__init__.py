@@ -1,0 +1,12 @@
+"""Discord's markdown <-> the neutral text tree. Pure: what only the guild knows arrives as look-ups.
+
+The front of `markup_parser` (what a client would show of a message's content) and `markup_renderer` (content that makes
+a client show a tree). https://discord.com/developers/docs/reference#message-formatting
+"""
+
+from relay.adapters.discord.markup.look import Look
+from relay.adapters.discord.markup.parser import parse, parse_inline, parse_references
+from relay.adapters.discord.markup.references import Names, link
+from relay.adapters.discord.markup.renderer import render
+
+__all__ = ["Look", "Names", "link", "parse", "parse_inline", "parse_references", "render"]

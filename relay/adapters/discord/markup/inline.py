@@ -1,0 +1,294 @@
+"""Discord's markdown -> the neutral text tree: what stands inside a block.
+
+Each rule is the client's, in a form that needs no backtracking (possessive quantifiers and atomic groups), or a search
+whose failure is remembered, so that the whole is linear. Two deviations keep it so: a run of eight or more delimiters
+is text, and so is markup nested more than sixteen deep.
+"""
+
+import re
+from bisect import bisect_right
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from relay.adapters.discord.markup.references import WEB, Names, link, read_angle, read_broadcast, url_at
+from relay.domain.text.nodes import (
+    Code,
+    Emphasis,
+    Inline,
+    LineBreak,
+    Spoiler,
+    Strike,
+    Strong,
+    Text,
+    Underline,
+)
+
+# What surely is no markup: the beginnings that no rule can go on with are left to it, too.
+_PLAIN = re.compile(
+    r"(?>(?:[^\\*_~|`<\[@\n¯hH]++|h(?!ttps?://)|\\(?=[0-9a-z\s]|\Z)|~(?!~)|\|(?!\|)|<(?![@#:/atihm])|@(?!everyone|here))+)",
+    re.IGNORECASE,
+)
+_ESCAPES = re.compile(r"(?>(?:\\[^0-9A-Za-z\s])+)")
+_SHRUG = "¯\\_(ツ)_/¯"
+_LONG_RUN = re.compile(r"\*{8,}+|_{8,}+|~{8,}+|\|{8,}+")
+_STRONG = re.compile(r"\*\*((?:\\[\s\S]|[^\\])(?>(?:[^\\*]++|\\[\s\S]|\*(?!\*(?!\*)))*))\*\*")
+_UNDERLINE = re.compile(r"__((?:\\[\s\S]|[^\\])(?>(?:[^\\_]++|\\[\s\S]|_(?!_(?!_)))*))__")
+_EM_STAR = re.compile(r"\*(?=\S)((?>(?:[^\s*\\]++|\\[\s\S]|\*\*|\s++(?=\*\*|[^*]))*))(\*(?!\*))?")
+_EM_LINE = re.compile(r"_((?>(?:__|\\[\s\S]|[^\\_]++)*))(_(?!\w))?", re.ASCII)
+_STRIKE_END = re.compile(r"~~(?!_)")
+_LANGUAGE = re.compile(r"([a-z0-9_+\-.#]++)\n", re.IGNORECASE)
+_TARGET = re.compile(
+    r"\]\(\s*+(<?)((?>(?:[^\s\\()<>]++|\([^\s()\\<>]*+\)|\\.)+))(>?)"
+    r"(?:\s++(?:\"[^\"\n]*+\"|'[^'\n]*+'))?\s*+\)"
+)
+_LABEL_URL = re.compile(r"https?://[^\s<]{2}", re.IGNORECASE)
+_BRACKET = re.compile(r"\\\]|[\[\]]")
+_RUN = re.compile(r"`++")
+_DEEPEST = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Fence:
+    """A fenced code block that was found in the text; `end` is the place after it."""
+
+    language: str
+    text: str
+    end: int
+
+
+def is_plain(source: str) -> bool:
+    """Whether `source` is one line and holds nothing that could be markup inside a block."""
+    return _PLAIN.fullmatch(source) is not None
+
+
+class InlineParser:
+    """Reads inline nodes out of `source`."""
+
+    def __init__(self, source: str, names: Names, *, depth: int = 0, escapes: bool = True) -> None:
+        self._source = source
+        self._names = names
+        self._depth = depth
+        self._escapes = escapes
+        self._dead: dict[str, int] = {}
+        self._ticks: dict[int, list[int]] | None = None
+        self._brackets: dict[int, int] | None = None
+
+    def all(self) -> tuple[Inline, ...]:
+        """Everything; fenced code as lines of code, since what holds it is no block."""
+        source = self._source
+        if self._depth > _DEEPEST or is_plain(source):
+            return (Text(source),)
+        nodes: list[Inline] = []
+        place = 0
+        while place < len(source):
+            place = self._read(nodes, place, None)
+            if fence := self.fence(place):
+                for number, line in enumerate(fence.text.split("\n")):
+                    if number:
+                        nodes.append(LineBreak())
+                    nodes.append(Code(line))
+                place = fence.end
+        return tuple(nodes)
+
+    def read(self, place: int, stops: Callable[[int], object]) -> tuple[tuple[Inline, ...], int]:
+        """What stands at `place`, up to fenced code or up to a line break after which `stops` is true of the place.
+
+        Returns the nodes and where they end.
+        """
+        nodes: list[Inline] = []
+        place = self._read(nodes, place, stops)
+        return tuple(nodes), place
+
+    def _read(self, nodes: list[Inline], place: int, stops: Callable[[int], object] | None) -> int:
+        source, end = self._source, len(self._source)
+        words: list[str] = []
+        while place < end:
+            if match := _PLAIN.match(source, place):
+                words.append(match.group())
+                place = match.end()
+                continue
+            if source[place] == "\n":
+                place += 1
+                if stops is not None and stops(place):
+                    break
+                words.append("\n")
+                continue
+            if source.startswith("```", place) and self.fence(place):
+                break
+            if (found := self._markup(place)) is None:
+                words.append(source[place])
+                place += 1
+                continue
+            node, place = found
+            if isinstance(node, str):
+                words.append(node)
+                continue
+            if words:
+                nodes.append(Text("".join(words)))
+                words = []
+            nodes.append(node)
+        if words:
+            nodes.append(Text("".join(words)))
+        return place
+
+    def fence(self, place: int) -> Fence | None:
+        """The fenced code that starts at `place`."""
+        source = self._source
+        if not source.startswith("```", place):
+            return None
+        if match := _LANGUAGE.match(source, place + 3):
+            found = self._fenced(match.end(), match[1])
+            if found:
+                return found
+        return self._fenced(place + 3, "")
+
+    def _fenced(self, start: int, language: str) -> Fence | None:
+        source = self._source
+        while source.startswith("\n", start):
+            start += 1
+        end = self._find("```", start + 1)
+        return None if end is None else Fence(language, source[start:end].rstrip("\n"), end + 3)
+
+    def _find(self, mark: str, start: int) -> int | None:
+        """The next `mark` from `start` on; what is not there once is not looked for again."""
+        if start >= self._dead.get(mark, len(self._source)):
+            return None
+        found = self._source.find(mark, start)
+        if found < 0:
+            self._dead[mark] = start
+            return None
+        return found
+
+    def _markup(self, place: int) -> "tuple[Inline | str, int] | None":
+        """What the markup at `place` means (a string: text) and where it ends; None if there is none."""
+        source = self._source
+        char = source[place]
+        match char:
+            case "\\":
+                escapes = _ESCAPES.match(source, place) if self._escapes else None
+                return (escapes.group()[1::2], escapes.end()) if escapes else None
+            case "*" | "_" | "~" | "|":
+                if match := _LONG_RUN.match(source, place):
+                    return match.group(), match.end()
+                if char == "~":
+                    return self._strike(place)
+                return self._spoiler(place) if char == "|" else self._emphasis(place)
+            case "`":
+                return self._code(place)
+            case "<":
+                return read_angle(source, place, self._names)
+            case "[":
+                return self._masked(place)
+            case "@":
+                return read_broadcast(source, place)
+            case "h" | "H":
+                url = url_at(source, place)
+                return (link(url, (Text(url),), self._names), place + len(url)) if url else None
+            case _:
+                return (_SHRUG, place + len(_SHRUG)) if source.startswith(_SHRUG, place) else None
+
+    def _inner(self, source: str) -> tuple[Inline, ...]:
+        if is_plain(source):
+            return (Text(source),)
+        return InlineParser(source, self._names, depth=self._depth + 1, escapes=self._escapes).all()
+
+    def _emphasis(self, place: int) -> tuple[Inline, int] | None:
+        """Italic, bold or underlined, whichever is longest; italic wins a tie, and so `***x***` is both."""
+        source = self._source
+        star = source[place] == "*"
+        best: tuple[int, str, type[Strong | Emphasis | Underline]] | None = None
+        double = source[place] * 2
+        if source.startswith(double, place) and double not in self._dead:
+            if match := (_STRONG if star else _UNDERLINE).match(source, place):
+                best = match.end(), match[1], Strong if star else Underline
+            else:
+                self._dead[double] = place
+        single = "*" if star else "_"
+        if place >= self._dead.get(single, 0) or source.startswith(double, place):
+            match = (_EM_STAR if star else _EM_LINE).match(source, place)
+            if match and match[1]:
+                if not match[2]:
+                    # Nothing between here and where the search gave up closes italics that open there.
+                    self._dead[single] = max(self._dead.get(single, 0), match.end())
+                elif best is None or match.end() >= best[0]:
+                    best = match.end(), match[1], Emphasis
+        if best is None:
+            return None
+        end, content, node = best
+        return node(self._inner(content)), end
+
+    def _strike(self, place: int) -> tuple[Inline, int] | None:
+        source = self._source
+        if not source.startswith("~~", place) or "~~" in self._dead:
+            return None
+        match = _STRIKE_END.search(source, place + 3)
+        if match is None:
+            self._dead["~~"] = place
+            return None
+        return Strike(self._inner(source[place + 2 : match.start()])), match.end()
+
+    def _spoiler(self, place: int) -> tuple[Inline, int] | None:
+        if not self._source.startswith("||", place) or (end := self._find("||", place + 3)) is None:
+            return None
+        return Spoiler(self._inner(self._source[place + 2 : end])), end + 2
+
+    def _code(self, place: int) -> tuple[Inline, int] | None:
+        source = self._source
+        if self._ticks is None:
+            self._ticks = {}
+            for run in _RUN.finditer(source):
+                self._ticks.setdefault(run.end() - run.start(), []).append(run.start())
+        run_end = place
+        while source.startswith("`", run_end):
+            run_end += 1
+        for length in range(min(run_end - place, 32), 0, -1):
+            starts = self._ticks.get(length, [])
+            index = bisect_right(starts, run_end)
+            if index < len(starts):
+                text = source[place + length : starts[index]]
+                if text.startswith(" ") and text.lstrip(" ").startswith("`"):
+                    text = text[1:]
+                if text.endswith(" ") and text.rstrip(" ").endswith("`"):
+                    text = text[:-1]
+                return Code(text.replace("\n", " ")), starts[index] + length
+        return None
+
+    def _masked(self, place: int) -> tuple[Inline | str, int] | None:
+        """`[words](url)`. Words with a URL in them mask nothing, and escapes do not work in them.
+
+        https://github.com/discord/discord-api-docs/issues/7721, https://github.com/discord/discord-api-docs/issues/6185
+        """
+        source = self._source
+        if self._brackets is None:
+            self._brackets = _pairs(source)
+        close = self._brackets.get(place)
+        if close is None:
+            end = place + 1
+            while source.startswith("[", end) and end not in self._brackets:
+                end += 1
+            return source[place:end], end
+        if (target := _TARGET.match(source, close)) is None:
+            return None
+        label, url = source[place + 1 : close], target[2]
+        if bool(target[1]) != bool(target[3]) or not WEB.match(url) or not label.strip():
+            return None
+        if _LABEL_URL.search(label):
+            return source[place : target.end()], target.end()
+        children = InlineParser(label, self._names, depth=self._depth + 1, escapes=False).all()
+        return link(url, children, self._names, preview=not target[1]), target.end()
+
+
+def _pairs(source: str) -> dict[int, int]:
+    """Where each opening bracket that is closed is closed; only those that a target follows."""
+    pairs: dict[int, int] = {}
+    if "](" not in source:
+        return pairs
+    opened: list[int] = []
+    for match in _BRACKET.finditer(source):
+        if match.group() == "[":
+            opened.append(match.start())
+        elif match.group() == "]" and opened:
+            start = opened.pop()
+            if source.startswith("](", match.start()):
+                pairs[start] = match.start()
+    return pairs

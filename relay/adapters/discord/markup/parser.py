@@ -1,0 +1,256 @@
+"""Discord's markdown -> the neutral text tree: blocks. `markup_inline` reads what stands inside them.
+
+The client's grammar is one flat list of anchored expressions, tried in order at each place; it is
+no CommonMark. https://github.com/discord/SimpleAST shows it for phones, Khan's simple-markdown for the desktop.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from relay.adapters.discord.markup.inline import InlineParser, is_plain
+from relay.adapters.discord.markup.references import Names, read_angle
+from relay.domain.text.nodes import (
+    Block,
+    BulletList,
+    CodeBlock,
+    Heading,
+    Inline,
+    LineBreak,
+    ListItem,
+    Paragraph,
+    Quote,
+    RichText,
+    Subtext,
+    Text,
+)
+from relay.domain.text.normalise import normalise
+from relay.domain.text.normalise_inline import words_of
+
+_MARK = re.compile(r" *+[>#*\d-]")
+_QUOTE_LINE = re.compile(r" *+> ?")
+_QUOTE_START = re.compile(r" *+> ")
+_QUOTE_REST = re.compile(r" *+>>> ")
+_HEADING = re.compile(r" *+(#{1,3})(?!#)[^\S\n]++(?=\S)")
+_SUBTEXT = re.compile(r" *+-#[^\S\n]++(?=\S)")
+_BULLET = re.compile(r"( *+)(?:[*-]|(\d{1,9})\.) +(?=\S)")
+_CONTINUED = re.compile(r" +[^ \n]")
+_DEEPEST_LIST = 10
+
+
+def parse(content: str, *, names: Names, headings: bool = True) -> RichText:
+    """What a client shows of a message's `content`. Never raises; linear in the length of `content`.
+
+    `headings` false: where clients show none (https://github.com/discord/discord-api-docs/issues/7167).
+    """
+    source = content.replace("\r\n", "\n").replace("\r", "\n")
+    return normalise(RichText(tuple(_Blocks(source, names, headings=headings).read())))
+
+
+def parse_inline(content: str, *, names: Names) -> tuple[Inline, ...]:
+    """The same for where clients show markup, but no blocks: an embed's title."""
+    return words_of(InlineParser(content.replace("\r\n", "\n").replace("\r", "\n"), names).all())
+
+
+def parse_references(content: str, *, names: Names) -> tuple[Inline, ...]:
+    """The same for where clients show no markup at all: what stands in angle brackets is still better by its name."""
+    nodes: list[Inline] = []
+    start = place = 0
+    while (place := content.find("<", place)) >= 0:
+        found = read_angle(content, place, names)
+        if found is None:
+            place += 1
+            continue
+        nodes.append(Text(content[start:place]))
+        node, start = found
+        nodes.append(node)
+        place = start
+    return words_of((*nodes, Text(content[start:])))
+
+
+@dataclass(frozen=True, slots=True)
+class _Blocks:
+    """The blocks of `source`. Clients nest neither quotes nor lists-in-the-body-of-an-item otherwise than by indent."""
+
+    source: str
+    names: Names
+    quoted: bool = False
+    listed: bool = False
+    headings: bool = True
+
+    def read(self) -> Iterator[Block]:
+        """Block after block."""
+        inline = InlineParser(self.source, self.names)
+        place, end = 0, len(self.source)
+        blank = 0
+        while place < end:
+            if self.source[place] == "\n":
+                place += 1
+                blank += 1
+                continue
+            if (found := self._marked(place)) is not None:
+                blocks, place = found
+                yield from blocks
+                blank = 0
+                continue
+            nodes, place = inline.read(place, self._starts_block)
+            # One blank line is what separates paragraphs anyway; more of them are shown by the clients, too.
+            if nodes:
+                yield Paragraph((*(LineBreak() for _ in range(blank - 1)), *nodes))
+                blank = 0
+            if fence := inline.fence(place):
+                yield CodeBlock(fence.text, fence.language)
+                blank = 0
+                place = fence.end
+                # The rest of the closing fence's line starts a line of its own.
+                place += self.source.startswith("\n", place)
+
+    def _marked(self, place: int) -> tuple[list[Block], int] | None:
+        """The block whose mark stands at `place`, the start of a line, and where it ends; None for running text."""
+        source = self.source
+        if not _MARK.match(source, place):
+            return None
+        if not self.quoted and (match := _QUOTE_REST.match(source, place)):
+            return [self._quote(source[match.end() :])], len(source)
+        if not self.quoted and _QUOTE_START.match(source, place):
+            return self._quoted_lines(place)
+        if (match := self._heading(place)) or (match := _SUBTEXT.match(source, place)):
+            end = _line_end(source, place)
+            children = self._inline(source[match.end() : end])
+            block = Heading(len(match[1]), children) if match.re is _HEADING else Subtext(children)
+            return [block], end + 1
+        if not self.listed and _BULLET.match(source, place):
+            return self._list(place)
+        return None
+
+    def _starts_block(self, place: int) -> bool:
+        """Whether the line that starts at `place` is no running text."""
+        source = self.source
+        if place >= len(source) or source[place] == "\n":
+            return True
+        # The common case first: most lines begin with no mark at all.
+        if not _MARK.match(source, place):
+            return False
+        return bool(
+            (not self.quoted and (_QUOTE_REST.match(source, place) or _QUOTE_START.match(source, place)))
+            or self._heading(place)
+            or _SUBTEXT.match(source, place)
+            or (not self.listed and _BULLET.match(source, place))
+        )
+
+    def _heading(self, place: int) -> re.Match[str] | None:
+        return _HEADING.match(self.source, place) if self.headings else None
+
+    def _inline(self, source: str) -> tuple[Inline, ...]:
+        return InlineParser(source, self.names).all()
+
+    def _quote(self, source: str) -> Quote:
+        return Quote(tuple(replace(self, source=source, quoted=True).read()))
+
+    def _quoted_lines(self, place: int) -> tuple[list[Block], int]:
+        lines: list[str] = []
+        while place < len(self.source) and (match := _QUOTE_LINE.match(self.source, place)):
+            end = _line_end(self.source, place)
+            # A line with a lone > and nothing after it belongs to the quote only as its blank line.
+            if not _QUOTE_START.match(self.source, place) and match.end() != end:
+                break
+            lines.append(self.source[match.end() : end])
+            place = end + 1
+        return [self._quote("\n".join(lines))], place
+
+    def _list(self, place: int) -> tuple[list[Block], int]:
+        """Consecutive lines of a list: items, nested by their indent, and indented lines that go on with an item."""
+        tree = _ListTree(self)
+        last_fence = self.source.rfind("```")
+        while place < len(self.source):
+            tree.in_fence = tree.in_fence and place <= last_fence
+            match = _BULLET.match(self.source, place)
+            if tree.in_fence:
+                match = None
+            elif not match and not _CONTINUED.match(self.source, place):
+                break
+            end = _line_end(self.source, place)
+            if match:
+                number = None if match[2] is None else int(match[2])
+                tree.add(len(match[1]), match.end() - match.start(), number, self.source[match.end() : end])
+            else:
+                tree.go_on(self.source[place:end])
+            place = end + 1
+        return tree.finish(), place
+
+    def body(self, source: str) -> tuple[Block, ...]:
+        """The blocks of a list item's own text."""
+        if is_plain(source) and not _MARK.match(source):
+            return (Paragraph((Text(source),)),)
+        return tuple(replace(self, source=source, listed=True).read())
+
+
+@dataclass(slots=True)
+class _Item:
+    width: int
+    lines: list[str]
+    nested: "list[_List]"
+
+
+@dataclass(slots=True)
+class _List:
+    indent: int
+    start: int | None
+    items: list[_Item]
+
+
+class _ListTree:
+    """Lines of a list on their way to becoming nested lists."""
+
+    def __init__(self, blocks: _Blocks) -> None:
+        self._blocks = blocks
+        self._roots: list[_List] = []
+        self._open: list[_List] = []
+        self.in_fence = False
+
+    def add(self, indent: int, width: int, number: int | None, text: str) -> None:
+        """A line that starts an item; `width` is how far its text stands from the margin."""
+        while len(self._open) > 1 and indent < self._open[-1].indent:
+            self._open.pop()
+        item = _Item(width, [], [])
+        current = self._open[-1] if self._open else None
+        if current is not None and indent > current.indent and len(self._open) < _DEEPEST_LIST:
+            self._open.append(_List(indent, number, [item]))
+            current.items[-1].nested.append(self._open[-1])
+        elif current is not None and (current.start is None) == (number is None):
+            current.items.append(item)
+        else:
+            siblings = self._open[-2].items[-1].nested if len(self._open) > 1 else self._roots
+            self._open[-1:] = [_List(indent, number, [item])]
+            siblings.append(self._open[-1])
+        self._append(item, text)
+
+    def go_on(self, line: str) -> None:
+        """A further line of the item that was added last."""
+        item = self._open[-1].items[-1]
+        margin = min(item.width, len(line) - len(line.lstrip(" ")))
+        self._append(item, line[margin:])
+
+    def _append(self, item: _Item, text: str) -> None:
+        item.lines.append(text)
+        # Inside fenced code nothing is an item. Code in the middle of a line is left to the body's own parser.
+        if self.in_fence:
+            self.in_fence = "```" not in text
+        elif text.lstrip(" ").startswith("```"):
+            self.in_fence = text.count("```") == 1
+
+    def finish(self) -> list[Block]:
+        """The lists."""
+        return [self._build(root) for root in self._roots]
+
+    def _build(self, found: _List) -> BulletList:
+        items = (
+            ListItem((*self._blocks.body("\n".join(item.lines)), *(self._build(nested) for nested in item.nested)))
+            for item in found.items
+        )
+        return BulletList(tuple(items), found.start)
+
+
+def _line_end(source: str, place: int) -> int:
+    end = source.find("\n", place)
+    return len(source) if end < 0 else end

@@ -1,0 +1,153 @@
+"""Discord's markdown -> the neutral text tree: people, roles, channels, messages, emoji, moments and addresses.
+
+https://discord.com/developers/docs/reference#message-formatting
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from relay.domain.ids import ChannelRef, MediaRef, MessageRef, Platform, UserRef
+from relay.domain.text.nodes import (
+    BroadcastMention,
+    ChannelMention,
+    CustomEmoji,
+    Inline,
+    Link,
+    MessageLink,
+    RoleMention,
+    Text,
+    Timestamp,
+    UserMention,
+)
+
+_URL = re.compile(r"https?://[^\s<]++", re.IGNORECASE)
+WEB = re.compile(r"https?://[^\s/]", re.IGNORECASE)
+_JUMP = re.compile(
+    r"https?://(?:(?:ptb|canary)\.)?discord(?:app)?\.com/channels/(?:\d{1,20}|@me)/(\d{1,20})(?:/(\d{1,20}))?/?"
+)
+_ANGLE = re.compile(
+    r"<(?:@!?(?P<user>\d{1,20})|@&(?P<role>\d{1,20})|#(?P<channel>\d{1,20})"
+    r"|(?P<animated>a?):(?P<emoji>\w{1,64}):(?P<emoji_id>\d{1,20})"
+    r"|t:(?P<at>-?\d{1,13})(?::(?P<style>[tTdDfFsSR]))?"
+    r"|/(?P<command>[^\s:<>][^:<>\n]{0,100}):\d{1,20}"
+    r"|id:(?P<place>customize|browse|guide|home|linked-roles)(?::\d{1,20})?"
+    r"|(?P<url>https?://[^\s<>]++)|(?P<mail>mailto:[^\s<>]++))>",
+    re.ASCII | re.IGNORECASE,
+)
+_PLACES = {
+    "customize": "Channels & Roles",
+    "browse": "Browse Channels",
+    "guide": "Server Guide",
+    "home": "Server Guide",
+    "linked-roles": "Linked Roles",
+}
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+HIDDEN_CHANNEL = "#private-channel"
+"""A channel that not everybody may know of: clients say "No Access" to those who may not."""
+
+
+def _emoji_url(emoji_id: str, animated: bool) -> str:
+    """Where Discord's CDN keeps a custom emoji: https://discord.com/developers/docs/reference#image-formatting."""
+    return f"https://cdn.discordapp.com/emojis/{emoji_id}.{'gif' if animated else 'png'}"
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """What the parser must ask: the display name of a user, role or channel ID, None where it is unknown.
+
+    `hidden`: whether a channel is not for everybody who reads the message, so that nothing is told of it.
+    `home`: the channel that a channel's messages count as being in, which is another one for a thread.
+    `emoji_url` makes the address of a custom emoji's image from its ID and whether it is animated.
+    """
+
+    user: Callable[[str], str | None] = lambda _: None
+    role: Callable[[str], str | None] = lambda _: None
+    channel: Callable[[str], str | None] = lambda _: None
+    hidden: Callable[[str], bool] = lambda _: False
+    home: Callable[[str], str] = lambda channel: channel
+    emoji_url: Callable[[str, bool], str] = _emoji_url
+
+
+def url_at(source: str, place: int) -> str:
+    """The bare URL that clients see at `place`, "" if there is none.
+
+    Closing punctuation is left out, and closing parentheses that none opens.
+    """
+    match = _URL.match(source, place)
+    if match is None:
+        return ""
+    url = match.group().rstrip(".,:;\"']")
+    surplus = url.count(")") - url.count("(")
+    while surplus > 0 and url.endswith(")"):
+        cut = min(surplus, len(url) - len(url.rstrip(")")))
+        url = url[: len(url) - cut]
+        surplus -= cut
+    return url if WEB.match(url) else ""
+
+
+def link(url: str, children: tuple[Inline, ...], names: Names, *, preview: bool = True) -> Inline:
+    """A link; one to a channel or a message of Discord as what it is."""
+    jump = _JUMP.fullmatch(url)
+    if jump and names.hidden(jump[1]):
+        return Link(url, children, preview)
+    bare = children == (Text(url),)
+    if jump and jump[2]:
+        message = MessageRef(ChannelRef(Platform.DISCORD, names.home(jump[1])), jump[2])
+        return MessageLink(message, url, () if bare else children)
+    if jump and (name := names.channel(jump[1])) is not None:
+        shown = (Text(f"#{name}"),) if bare else children
+        return ChannelMention(ChannelRef(Platform.DISCORD, jump[1]), name, url, shown)
+    return Link(url, children, preview)
+
+
+def read_angle(source: str, place: int, names: Names) -> tuple[Inline, int] | None:
+    """The reference, or the address, that stands in angle brackets at `place`, and where it ends."""
+    match = _ANGLE.match(source, place)
+    if match is None:
+        return None
+    found = match.groupdict()
+    node: Inline | None = None
+    if user := found["user"]:
+        name = names.user(user)
+        node = UserMention(UserRef(Platform.DISCORD, user), name or "unknown-user", known=name is not None)
+    elif role := found["role"]:
+        node = RoleMention(names.role(role) or "unknown-role")
+    elif channel := found["channel"]:
+        name = names.channel(channel)
+        node = ChannelMention(ChannelRef(Platform.DISCORD, channel), name or "unknown", known=name is not None)
+        if names.hidden(channel):
+            node = Text(HIDDEN_CHANNEL)
+    elif emoji := found["emoji"]:
+        animated = bool(found["animated"])
+        image = MediaRef(Platform.DISCORD, names.emoji_url(found["emoji_id"], animated))
+        node = CustomEmoji(emoji, found["emoji_id"], image, animated)
+    elif at := found["at"]:
+        node = _timestamp(int(at), found["style"] or "f")
+    elif command := found["command"]:
+        node = Text(f"/{command}")
+    elif place_name := found["place"]:
+        node = Text(_PLACES[place_name.lower()])
+    elif url := found["url"]:
+        node = link(url, (Text(url),), names, preview=False) if WEB.match(url) else None
+    elif mail := found["mail"]:
+        node = Link(mail, (Text(mail.removeprefix("mailto:")),), preview=False)
+    return None if node is None else (node, match.end())
+
+
+def read_broadcast(source: str, place: int) -> tuple[Inline, int] | None:
+    """@everyone or @here, where either stands at `place`, and where it ends."""
+    if source.startswith("@everyone", place):
+        return BroadcastMention("everyone"), place + len("@everyone")
+    if source.startswith("@here", place):
+        return BroadcastMention("here"), place + len("@here")
+    return None
+
+
+def _timestamp(seconds: int, style: str) -> Timestamp | None:
+    try:
+        return Timestamp(_EPOCH + timedelta(seconds=seconds), style)
+    except OverflowError:  # clients show what their calendar does not reach as it was typed
+        return None

@@ -1,0 +1,184 @@
+"""The neutral text tree -> Discord's markdown: blocks. `markup_spans` writes what stands inside them.
+
+What Discord has no markup for is written so that it can be read: tables as aligned code, details under their bold
+summary, formulas as code, a quotation in a quotation behind a `>` of its own.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from unicodedata import east_asian_width
+
+from relay.adapters.discord.markup.escape import ZERO_WIDTH, Place, escape_lines
+from relay.adapters.discord.markup.look import Look
+from relay.adapters.discord.markup.spans import render_inline
+from relay.domain.text.nodes import (
+    Block,
+    BulletList,
+    CodeBlock,
+    Details,
+    Heading,
+    Inline,
+    LineBreak,
+    Link,
+    ListItem,
+    Math,
+    Paragraph,
+    Quote,
+    RichText,
+    Rule,
+    Strong,
+    Subtext,
+    Table,
+    Text,
+    inline_text,
+)
+from relay.domain.text.normalise import normalise
+from relay.domain.text.normalise_inline import normalise_inline, split_lines
+
+_LANGUAGE = re.compile(r"[A-Za-z0-9_+\-.#]+")
+_BLANK_LINES = re.compile(r"\n(?:\s*\n)+")
+# Clients set nothing further in than about that; what stands deeper reads as if it stood there.
+_DEEPEST = 10
+# A column is never padded further, in characters: a wide cell sticks out of it instead. Otherwise one long cell would
+# be paid for in every row, and a table of 60 KiB be written as 71 MB.
+_WIDEST_COLUMN = 60
+_RULE = Paragraph((Text("⎯" * 12),))
+
+
+def render(text: RichText, *, look: Look) -> str:
+    """Message content that makes a client show `text`. Whatever `text` holds: it mentions only what `look` allows."""
+    blocks = normalise(text).blocks
+    content = _Writer(look, Place(lines=True)).blocks(blocks)
+    # Clients pair marks across lines and blocks. Where all underscores are in words, none can pair with them, and they
+    # need no backslash there; where nothing could be the target of a link, nor do brackets.
+    place = Place(lines="_" in content.replace("\\_", ""), brackets="](" in content)
+    if place.brackets or ("_" in content and not place.lines):
+        content = _Writer(look, place).blocks(blocks)
+    return content
+
+
+@dataclass(frozen=True, slots=True)
+class _Writer:
+    """Writes blocks. `place` is what holds of the whole text: clients pair marks across lines and blocks."""
+
+    look: Look
+    place: Place
+    depth: int = 0
+    listed: bool = False
+
+    def blocks(self, blocks: tuple[Block, ...]) -> str:
+        """Blocks one below the other."""
+        done: list[str] = []
+        previous: Block | None = None
+        for block in _supported(blocks):
+            written = self._block(block)
+            if not written:
+                continue
+            if previous is not None:
+                done.append(self._gap(previous, block, written))
+            done.append(written)
+            previous = block
+        return "".join(done)
+
+    def _gap(self, above: Block, below: Block, written: str) -> str:
+        """The line breaks between two blocks: a blank line where clients would otherwise run them together."""
+        if self.listed:
+            return "\n"
+        apart = type(above) is type(below) and isinstance(above, Paragraph | Quote | BulletList)
+        # An indented line below a list belongs to its last item; line breaks of its own set a paragraph further apart.
+        return "\n\n" if apart or (isinstance(below, Paragraph) and written[0] in " \n") else "\n"
+
+    def _block(self, block: Block) -> str:
+        match block:
+            case Paragraph(children):
+                text = escape_lines(render_inline(children, self.look, self.place))
+                # A blank line would end the list that the text stands in.
+                return _BLANK_LINES.sub("\n", text.strip("\n")) if self.listed else text
+            case Heading(level, children):
+                return f"{'#' * min(level, 3)} {self._line(children)}"
+            case Subtext(children):
+                lines = filter(None, (self._line(normalise_inline(line)) for line in split_lines(children)))
+                return "\n".join(f"-# {line}" for line in lines)
+            case CodeBlock(text, language):
+                fenced = text.replace("``", f"`{ZERO_WIDTH}`") if "```" in text else text
+                return f"```{language if _LANGUAGE.fullmatch(language) else ''}\n{fenced.strip(chr(10))}\n```"
+            case Quote(blocks):
+                inner = _Writer(self.look, self.place, self.depth + 1, listed=self.listed).blocks(blocks)
+                if not inner or self.depth >= _DEEPEST:
+                    return inner
+                return "\n".join(f"> {line}" for line in inner.split("\n"))
+            case BulletList(items, start):
+                return self._list(items, start)
+            case _:
+                return ""
+
+    def _line(self, children: tuple[Inline, ...]) -> str:
+        line = tuple(Text(" ") if isinstance(node, LineBreak) else node for node in children)
+        return render_inline(line, self.look, self.place).replace("\n", " ")
+
+    def _list(self, items: tuple[ListItem, ...], start: int | None) -> str:
+        writer = _Writer(self.look, self.place, self.depth + 1, listed=True)
+        done: list[str] = []
+        for number, item in enumerate(items, start=max(start or 0, 0)):
+            mark = "- " if start is None else f"{number}. "
+            body = writer.blocks(item.blocks).lstrip(" ")
+            if item.blocks and isinstance(item.blocks[0], BulletList):
+                body = f"{ZERO_WIDTH}\n{body}"
+            indent = " " * len(mark) if self.depth < _DEEPEST else ""
+            done.append(mark + body.replace("\n", f"\n{indent}"))
+        return "\n".join(done)
+
+
+def _supported(blocks: tuple[Block, ...]) -> Iterator[Block]:
+    """`blocks` with those that Discord lacks turned into those that it has."""
+    for block in blocks:
+        match block:
+            case Details(summary, inner):
+                if summary:
+                    yield Paragraph(normalise_inline((Strong(summary),)))
+                yield from _supported(inner)
+            case Table():
+                if block.caption:
+                    yield Paragraph(normalise_inline((Strong(block.caption),)))
+                yield CodeBlock(_aligned(block))
+            case Rule():
+                yield _RULE
+            case Paragraph((Math(tex, True),)):
+                yield CodeBlock(tex.strip("\n"), "tex")
+            case _:
+                yield block
+
+
+def _aligned(table: Table) -> str:
+    rows = [[_cell_text(cell.children) for cell in row] for row in table.rows]
+    widths = [0] * max(map(len, rows))
+    for cells in rows:
+        for column, cell in enumerate(cells):
+            width = _width(cell)
+            if widths[column] < width <= _WIDEST_COLUMN:
+                widths[column] = width
+    lines: list[str] = []
+    for row, cells in zip(table.rows, rows, strict=True):
+        padded = (cell + " " * (width - _width(cell)) for cell, width in zip(cells, widths, strict=False))
+        lines.append(" | ".join(padded).rstrip())
+        if len(lines) == 1 and all(cell.header for cell in row):
+            lines.append("-+-".join("-" * width for width in widths))
+    return "\n".join(lines)
+
+
+def _cell_text(children: tuple[Inline, ...]) -> str:
+    words = inline_text(children)
+    urls = [node.url for node in children if isinstance(node, Link) and node.children != (Text(node.url),)]
+    return " ".join((*words.split(), *(f"({url})" for url in urls)))
+
+
+def _width(text: str) -> int:
+    """Columns that `text` takes in a fixed-width font: wide characters take two, joiners and marks none."""
+    return sum(_columns(char) for char in text)
+
+
+def _columns(char: str) -> int:
+    if char in "\u200b\u200c\u200d\u2060\ufe0e\ufe0f" or "\u0300" <= char <= "\u036f":
+        return 0
+    return 2 if east_asian_width(char) in "WF" else 1

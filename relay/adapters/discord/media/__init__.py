@@ -1,0 +1,1 @@
+"""Files: read from Discord's CDN, attached to messages, Lottie stickers drawn as pictures."""

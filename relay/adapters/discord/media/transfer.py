@@ -1,0 +1,222 @@
+"""Files on Discord: read from its CDN for the other side, and attached to what is posted.
+
+https://docs.discord.com/developers/reference#uploading-files. A voice message crosses to Discord as an audio file:
+webhooks may not make voice messages (https://docs.discord.com/developers/resources/webhook#execute-webhook).
+"""
+
+import re
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from urllib.parse import urlsplit
+
+from aiohttp import MultipartWriter
+from aiohttp.payload import AsyncIterablePayload, JsonPayload
+
+from relay.adapters.discord.api.client import Answer, Json, Limited, Refused, Rest, Route, Unanswered
+from relay.adapters.discord.media import lottie
+from relay.core.ports import File, Files, MediaStream, Sender
+from relay.domain.content import Attachment
+from relay.domain.ids import MediaRef
+from relay.errors import DeliveryError, FileTrouble, TargetGone, Transient, Uncarried
+
+MOST_FILES = 10
+"""In one message."""
+
+FILE_SIZE = 10 * 1024 * 1024
+"""Bytes of a file that every server takes; those that are boosted take more."""
+
+REQUEST_SIZE = 25 * 1024 * 1024
+"""Bytes of a request with files, where a server is not allowed larger ones."""
+
+_HOSTS = frozenset({("https", "cdn.discordapp.com"), ("https", "media.discordapp.net")})
+_URL = re.compile(r"https?://[0-9A-Za-z.:-]++/[^\s\\\x00-\x1f\x7f]*")
+_SPOILER = "SPOILER_"
+_TOO_LARGE = 40005
+_LONGEST_ALT = 1024
+# What a multipart body has besides the files.
+_ENVELOPE = 64 * 1024
+_GONE = frozenset({403, 404, 410, 415})
+
+
+class Media:
+    """Reads and sends files. `cdn_url`: where this platform keeps its own, besides Discord's media proxy."""
+
+    def __init__(self, rest: Rest, files: Files | None, cdn_url: str) -> None:
+        self._rest = rest
+        self._files = files
+        self._hosts = _HOSTS | {_host(cdn_url)}
+        self._artist = lottie.Artist()
+
+    @property
+    def carries(self) -> bool:
+        """Whether there are files to be had from the other side at all."""
+        return self._files is not None
+
+    # --- To Discord ---------------------------------------------------------------------------------------
+
+    async def call(
+        self,
+        route: Route,
+        *,
+        body: Mapping[str, Json],
+        attachments: Sequence[Attachment],
+        most: int,
+        sender: Sender | None,
+        query: Mapping[str, str] | None = None,
+    ) -> Json:
+        """`Rest.call` with files of `sender`, each of at most `most` bytes. Raises `Uncarried`, `Transient` besides."""
+        if not attachments:
+            return await self._rest.call(route, body=body, query=query)
+        if self._files is None:
+            raise Uncarried(attachments[0].id, "without a way across")
+        self._rest.check(route)
+        async with self._files.open(attachments, most=most, sender=sender) as files:
+            form = _form(body, attachments, files)
+            size = sum(file.size for file in files)
+            try:
+                return await self._rest.call(route, form=form, size=size + _ENVELOPE, query=query)
+            except Unanswered:
+                if failure := next(filter(None, (file.failure for file in files)), None):
+                    raise failure from None
+                raise
+            except Refused as error:
+                if error.status != 413 and error.code != _TOO_LARGE:
+                    raise
+                largest = max(zip(attachments, files, strict=True), key=lambda pair: pair[1].size)[0]
+                raise Uncarried(largest.id, "too large to cross") from None
+
+    # --- From Discord -------------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def open_media(self, media: MediaRef) -> AsyncIterator[MediaStream]:
+        """See `MediaSource.open_media`."""
+        parts = urlsplit(media.locator)
+        if not self._is_ours(media.locator):
+            raise TargetGone("that is no address of a file on Discord")
+        async with AsyncExitStack() as stack:
+            with _readable():
+                answer = await stack.enter_async_context(self._rest.download(media.locator))
+                if answer.status in _GONE and (fresh := await self._refreshed(media.locator)) is not None:
+                    answer = await stack.enter_async_context(self._rest.download(fresh))
+            _check(answer)
+            if not lottie.is_drawing(parts.path):
+                yield MediaStream(answer.size, answer.content_type, _chunks(answer))
+                return
+            picture = await self._artist.picture(_chunks(answer))
+        yield MediaStream(len(picture), lottie.CONTENT_TYPE, _whole(picture))
+
+    def _is_ours(self, url: str) -> bool:
+        # URL parsers disagree about what else may stand in one: none but plain ones are asked for.
+        return _URL.fullmatch(url) is not None and _host(url) in self._hosts
+
+    async def _refreshed(self, url: str) -> str | None:
+        """A URL of an attachment whose signature has expired, signed anew."""
+        if not urlsplit(url).path.startswith(("/attachments/", "/ephemeral-attachments/")):
+            return None
+        route = Route("POST", "/attachments/refresh-urls", {})
+        try:
+            answer = await self._rest.call(route, body={"attachment_urls": [url]})
+        except Refused:
+            return None
+        listed = answer.get("refreshed_urls") if isinstance(answer, dict) else None
+        fresh = listed[0].get("refreshed") if isinstance(listed, list) and listed else None
+        return fresh if isinstance(fresh, str) and self._is_ours(fresh) else None
+
+
+class _SizedStream(AsyncIterablePayload):
+    """A stream whose length is known: the request can say how long it is."""
+
+    def __init__(self, file: File) -> None:
+        super().__init__(file.chunks, content_type=file.content_type)
+        self._size = file.size
+
+
+def _host(url: str) -> tuple[str, str]:
+    """The scheme, and the server with its port."""
+    scheme, _, rest = url.partition("://")
+    return scheme, rest.partition("/")[0]
+
+
+def _form(body: Mapping[str, Json], attachments: Sequence[Attachment], files: Sequence[File]) -> MultipartWriter:
+    form = MultipartWriter("form-data")
+    payload = JsonPayload(dict(body) | {"attachments": described(attachments, [file.name for file in files])})
+    form.append_payload(payload)
+    payload.set_content_disposition("form-data", name="payload_json")
+    for number, file in enumerate(files):
+        part = _SizedStream(file)
+        form.append_payload(part)
+        # What it is called stands in the JSON, in any script.
+        part.set_content_disposition("form-data", name=f"files[{number}]", filename=f"file{number}")
+    return form
+
+
+def described(attachments: Sequence[Attachment], names: Sequence[str]) -> list[dict[str, Json]]:
+    """What a request says of its files, which are called `names`. Pure."""
+    found: list[dict[str, Json]] = []
+    for number, (attachment, name) in enumerate(zip(attachments, names, strict=True)):
+        bare = name.removeprefix(_SPOILER)
+        found.append({"id": number, "filename": f"{_SPOILER}{bare}" if attachment.spoiler else bare})
+        if attachment.alt:
+            found[-1]["description"] = attachment.alt[:_LONGEST_ALT]
+    return found
+
+
+def have_same_files(standing: Sequence[Attachment], wanted: Sequence[Attachment]) -> bool:
+    """Whether a message of `standing` shows the files of `wanted` already. Pure.
+
+    Those that we remember posting are known by where they came from; of others, Discord tells how large they are and,
+    more or less, their names. In doubt a file is sent again: an old picture under new words would be worse.
+    """
+    return len(standing) == len(wanted) and all(map(_is_same_file, standing, wanted))
+
+
+def _is_same_file(standing: Attachment, wanted: Attachment) -> bool:
+    if standing.spoiler != wanted.spoiler:
+        return False
+    if wanted.text:
+        # The ID is made from the text.
+        return standing.id == wanted.id
+    if standing.source.platform is wanted.source.platform:
+        return standing.source == wanted.source
+    return wanted.size is not None and standing.size == wanted.size and _bare(standing.name) == _bare(wanted.name)
+
+
+def _bare(name: str) -> str:
+    """What is left of a name that Discord may have rewritten."""
+    return "".join(filter(str.isalnum, name.removeprefix(_SPOILER))).casefold()
+
+
+def _check(answer: Answer) -> None:
+    if answer.status in _GONE:
+        raise TargetGone(f"Discord's CDN answered HTTP {answer.status}")
+    if answer.status == 429:
+        # Not `RateLimited`: that would stop all that goes to the other side, which asks for nothing.
+        raise FileTrouble("Discord's CDN asks for patience", retry_after=answer.retry_after, about_server=False)
+    if answer.status != 200:
+        raise FileTrouble(f"Discord's CDN answered HTTP {answer.status}")
+
+
+async def _whole(picture: bytes) -> AsyncIterator[bytes]:
+    yield picture
+
+
+async def _chunks(answer: Answer) -> AsyncIterator[bytes]:
+    with _readable():
+        async for chunk in answer.chunks:
+            yield chunk
+
+
+@contextmanager
+def _readable() -> Iterator[None]:
+    """What goes wrong with reading a file, as the core understands it."""
+    try:
+        yield
+    except Limited as error:
+        raise Transient(str(error), retry_after=error.retry_after) from None
+    except Unanswered as error:
+        raise _trouble(error) from None
+
+
+def _trouble(error: Unanswered) -> DeliveryError:
+    # Not connected: it is Discord that is away, and no file is to be given up for that.
+    return FileTrouble(str(error)) if error.sent else Transient(str(error))

@@ -1,0 +1,371 @@
+"""Deliveries -> calls of Discord's API, and what Discord answers -> the relay's errors: here and nowhere else."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
+from functools import partial
+
+import structlog
+
+from relay.adapters.discord.api.client import Json, Limited, Refused, Rest, Route, Unanswered
+from relay.adapters.discord.gateway.buffers import Feeds
+from relay.adapters.discord.gateway.message_cache import Recent, Seen
+from relay.adapters.discord.gateway.translator import Self, Translator
+from relay.adapters.discord.identity import Webhooks, is_gone
+from relay.adapters.discord.inbound.messages import jump_url
+from relay.adapters.discord.media.transfer import Media, have_same_files
+from relay.adapters.discord.outbound.body import TEXT_LENGTH, allowed_mentions, said_by_bot, said_by_webhook
+from relay.adapters.discord.outbound.posting import MISSING, UNKNOWN_CHANNEL, UNKNOWN_MESSAGE, Poster
+from relay.core.ports import Clock, Delivery, Quotation
+from relay.core.standing import Standing
+from relay.domain.ids import MessageRef, Platform, UserRef
+from relay.domain.text.nodes import RichText
+from relay.errors import Blocked, DeliveryError, Orphaned, Permanent, RateLimited, TargetGone, Transient, Uncarried
+
+_log = structlog.get_logger(__name__)
+
+FAILED_SIGN = "⚠️"
+
+# A webhook's token may have been changed since.
+_TOKENS_TRIED = 2
+_TOO_LARGE = 40005
+_THREAD_ARCHIVED, _THREAD_LOCKED = 50083, 160005
+_MISSING_ACCESS = 50001
+# Auto-moderation and the like: what was written is what is refused.
+_FORBIDDEN_WORDS = {200000, 200001, 240000, 20009}
+# Its own network's trouble, and what a banned address is told.
+_NOT_US = {0, 40333}
+_BAN_PAUSE = 60.0
+
+
+@contextmanager
+def translated(channel: str) -> Iterator[None]:
+    """Errors of the API, as the core understands them."""
+    try:
+        yield
+    except Limited as error:
+        raise RateLimited(str(error), retry_after=error.retry_after) from None
+    except Unanswered as error:
+        raise Transient(str(error), ambiguous=error.sent, failed=error.answered) from None
+    except Refused as error:
+        raise _refusal(error, channel) from None
+
+
+@contextmanager
+def readable(channel: str) -> Iterator[None]:
+    """Errors of reading a channel: whatever they are, it is read again later, or the channel closes."""
+    try:
+        with translated(channel):
+            yield
+    except Transient:
+        raise
+    except DeliveryError as error:
+        raise Transient(str(error)) from None
+
+
+def _refusal(error: Refused, channel: str) -> DeliveryError:
+    said = f"Discord said: {error.message}"
+    match error:
+        case Refused(code=code) if code == UNKNOWN_MESSAGE:
+            return TargetGone(said)
+        case Refused(code=code) if code == UNKNOWN_CHANNEL:
+            # Waits rather than dies: the operator may point the pair at another channel, and nothing is lost.
+            return Blocked(f"channel {channel} is gone from Discord: correct discord_channel of this pair")
+        case Refused(code=code) if code == _THREAD_LOCKED:
+            return Blocked(f"the thread {channel} is locked: unlock it, or give the bot's role Manage Threads ({said})")
+        case Refused(code=code) if code == _THREAD_ARCHIVED:
+            return Transient(said)
+        case Refused(code=code) if code in MISSING:
+            needed = "View Channel, Send Messages, Manage Webhooks and Manage Messages"
+            return Blocked(f"the bot may not do that in channel {channel}: give its role {needed} there ({said})")
+        case Refused(code=code) if code in _FORBIDDEN_WORDS:
+            return Permanent(said)
+        case Refused(status=status) if status == 413 or error.code == _TOO_LARGE:
+            return Permanent(f"it is too large for Discord ({said})")
+        case Refused(status=401):
+            return Transient(said)
+        case Refused(bare=True):
+            return Transient(said, failed=True)
+        case Refused(status=403, code=code) if code in _NOT_US:
+            return Transient(said, retry_after=_BAN_PAUSE)
+        case Refused(status=403):
+            return Blocked(f"the bot may not do that in channel {channel} ({said})")
+        case _:
+            return Permanent(said)
+
+
+class Outbound:
+    """Posts, edits and deletes."""
+
+    def __init__(
+        self,
+        *,
+        rest: Rest,
+        media: Media,
+        me: Self,
+        feeds: Feeds,
+        webhooks: Webhooks,
+        translator: Translator,
+        recent: Recent,
+        clock: Clock,
+    ) -> None:
+        self._rest = rest
+        self._media = media
+        self._me = me
+        self._feeds = feeds
+        self._webhooks = webhooks
+        self._translator = translator
+        self._recent = recent
+        self._standing = Standing()
+        self._poster = Poster(
+            rest=rest,
+            media=media,
+            me=me,
+            feeds=feeds,
+            webhooks=webhooks,
+            recent=recent,
+            standing=self._standing,
+            clock=clock,
+        )
+
+    def posts_itself(self, channel: str) -> bool:
+        """Whether the bot has to speak for everybody in a channel."""
+        return self._poster.posts_itself(channel)
+
+    async def send(self, delivery: Delivery) -> MessageRef:
+        """See `Adapter.send`."""
+        try:
+            with translated(delivery.channel.id):
+                message = await self._poster.post(delivery)
+        except (Blocked, Permanent) as error:
+            if delivery.thread is None:
+                raise
+            # Locked or deleted meanwhile: there is nobody to tell any more.
+            raise TargetGone(str(error)) from None
+        return MessageRef(delivery.channel, message)
+
+    # --- Changing -----------------------------------------------------------------------------------------
+
+    async def edit(self, target: MessageRef, delivery: Delivery) -> None:
+        """See `Adapter.edit`."""
+        channel = target.channel.id
+        async with self._changing(target):
+            seen = await self._look(target)
+            await self._awake(target, partial(self._edit, seen, target, delivery))
+        self._recent.put(target.id, Seen(channel, seen.author, seen.user, seen.webhook, delivery.content))
+
+    async def _edit(self, seen: Seen, target: MessageRef, delivery: Delivery) -> None:
+        if seen.webhook is not None:
+            await self._edit_through(seen.webhook, seen, target, delivery)
+            return
+        content = said_by_bot(delivery)
+        if seen.user != self._me.user or len(content) > TEXT_LENGTH:
+            raise Orphaned("it was posted in a way that cannot carry it any more")
+        route = Route("PATCH", "/channels/{channel}/messages/{message}", _where(target))
+        body = {"content": content, "allowed_mentions": allowed_mentions(delivery.content)}
+        await self._change(target, route, body, seen, delivery)
+
+    async def _awake(self, target: MessageRef, call: Callable[[], Awaitable[None]]) -> None:
+        """Do what may not be done in an archived thread: it is opened again first, as posting would do."""
+        try:
+            await call()
+        except Refused as error:
+            if error.code != _THREAD_ARCHIVED:
+                raise
+            route = Route("PATCH", "/channels/{channel}", {"channel": target.channel.id})
+            await self._rest.call(route, body={"archived": False})
+            await call()
+
+    async def _edit_through(self, webhook: str, seen: Seen, target: MessageRef, delivery: Delivery) -> None:
+        body = {"content": said_by_webhook(delivery.content), "allowed_mentions": allowed_mentions(delivery.content)}
+        home, thread = self._feeds.webhook_home(target.channel.id), self._feeds.thread(target.channel.id)
+        for _ in range(_TOKENS_TRIED):
+            hook = await self._webhooks.owner(home, webhook)
+            if hook is None:
+                break
+            try:
+                await self._change(target, hook.message_route("PATCH", target.id, thread), body, seen, delivery)
+            except Refused as error:
+                if error.code in {UNKNOWN_MESSAGE, UNKNOWN_CHANNEL}:
+                    # Unless the message is gone, it is the webhook: one that was moved finds none of its messages.
+                    await self._ask_for(target)
+                    self._webhooks.changed(home)
+                    break
+                if not is_gone(error):
+                    raise
+                if error.bare:
+                    await self._ask_for(target)  # or it is the message that is gone
+                self._webhooks.gone(home, hook)
+            else:
+                return
+        raise Orphaned("the webhook that posted it was deleted or moved")
+
+    async def _change(
+        self, target: MessageRef, route: Route, body: dict[str, Json], seen: Seen, delivery: Delivery
+    ) -> None:
+        """Change a message, its files too, where it is to have others. They stand in place of all that it has."""
+        wanted, content = delivery.content.attachments, body["content"]
+        same_files = have_same_files(seen.content.attachments, wanted)
+        if same_files and self._standing.says(target.id, content):
+            return
+        self._standing.forget(target.id)
+        if same_files:
+            await self._rest.call(route, body=body)
+        else:
+            await self._change_files(target, route, body, delivery)
+        self._standing.put(target.id, content)
+
+    async def _change_files(self, target: MessageRef, route: Route, body: dict[str, Json], delivery: Delivery) -> None:
+        wanted = delivery.content.attachments
+        # Should no answer come, nobody knows which files it stands with.
+        self._recent.forget(target.id)
+        if not wanted:
+            await self._rest.call(route, body=body | {"attachments": []})
+            return
+        feed = self._feeds.get(delivery.channel.id)
+        try:
+            most = 0 if feed is None else feed.place.file_size
+            await self._media.call(route, body=body, attachments=wanted, most=most, sender=delivery.sender)
+        except Uncarried:
+            # Posted anew, with words in the file's place.
+            raise Orphaned("it is to have a file that cannot cross") from None
+
+    async def delete(self, target: MessageRef) -> None:
+        """See `Adapter.delete`."""
+        self._recent.removing(target.id)
+        try:
+            async with self._changing(target):
+                await self._awake(target, partial(self._delete, target))
+        except (Permanent, Blocked):
+            self._recent.not_removed(target.id)
+            raise
+        self._recent.forget(target.id)
+
+    async def _delete(self, target: MessageRef) -> None:
+        if not await self._delete_through_webhook(target):
+            await self._delete_as_bot(target)
+
+    @asynccontextmanager
+    async def _changing(self, target: MessageRef) -> AsyncIterator[None]:
+        """Errors of changing a message: where a bare 404 comes from something that reads channels, it is gone."""
+        channel = target.channel.id
+        with translated(channel):
+            try:
+                yield
+            except Refused as error:
+                if not error.bare:
+                    raise
+                route = Route("GET", "/channels/{channel}/messages", {"channel": channel})
+                await self._rest.call(route, query={"limit": "1"})
+                raise TargetGone("the message is not there any more") from None
+
+    async def _delete_as_bot(self, target: MessageRef) -> None:
+        try:
+            await self._rest.call(Route("DELETE", "/channels/{channel}/messages/{message}", _where(target)))
+        except Refused as error:
+            if error.status != 403 or error.code in {*_NOT_US, _MISSING_ACCESS}:
+                raise
+            # What waits behind one deletion must not wait for a permission that some servers never give.
+            remedy = f"the bot may not delete that in channel {target.channel.id}: give its role Manage Messages there"
+            raise Permanent(f"{remedy} (Discord said: {error.message})") from None
+
+    async def _delete_through_webhook(self, target: MessageRef) -> bool:
+        """Whether its own webhook has deleted it. Only asked where the bot may not delete what others posted."""
+        feed = self._feeds.get(target.channel.id)
+        if feed is None or feed.place.moderates:
+            return False
+        seen = await self._look(target)
+        home, thread = self._feeds.webhook_home(target.channel.id), self._feeds.thread(target.channel.id)
+        hook = await self._webhooks.owner(home, seen.webhook) if seen.webhook is not None else None
+        if hook is None:
+            return False
+        try:
+            await self._rest.call(hook.message_route("DELETE", target.id, thread))
+        except Refused as error:
+            if error.code in {UNKNOWN_MESSAGE, UNKNOWN_CHANNEL}:
+                await self._ask_for(target)
+                self._webhooks.changed(home)
+                return False
+            if not is_gone(error):
+                raise
+            self._webhooks.gone(home, hook)
+            return False
+        return True
+
+    # --- Telling ------------------------------------------------------------------------------------------
+
+    async def quote(self, target: MessageRef) -> Quotation | None:
+        """See `Adapter.quote`."""
+        feed = self._feeds.get(target.channel.id)
+        try:
+            async with self._changing(target):
+                seen = await self._look(target)
+                is_self = await self._is_own(target, seen)
+        except (TargetGone, Permanent):
+            return None
+        guild = feed.place.guild if feed is not None else "@me"
+        url = jump_url(guild, seen.channel, target.id)
+        text = seen.content.text
+        if not text and seen.content.attachments:
+            first = seen.content.attachments[0]
+            text = RichText.plain(f"[{first.kind}] {first.name}")
+        # What a webhook's messages have for an author is the webhook.
+        user = UserRef(Platform.DISCORD, seen.user) if seen.webhook is None and not is_self else None
+        return Quotation(seen.author, text, url, is_self=is_self, user=user)
+
+    async def message(self, target: MessageRef) -> Json | None:
+        """A message as it stands now; None when it is gone."""
+        seen = self._recent.get(target.id)
+        where = target if seen is None else replace(target, channel=replace(target.channel, id=seen.channel))
+        try:
+            async with self._changing(where):
+                return await self._ask_for(where)
+        except (TargetGone, Permanent):
+            return None
+        except Blocked:
+            if where == target:
+                raise
+            return None  # the thread that it was in is gone, or closed to us
+
+    async def _is_own(self, target: MessageRef, seen: Seen) -> bool:
+        if seen.webhook is None:
+            return seen.user == self._me.user
+        known = seen.webhook in self._webhooks.ids
+        home = self._feeds.webhook_home(target.channel.id)
+        return known or await self._webhooks.owner(home, seen.webhook) is not None
+
+    async def mark_failed(self, source: MessageRef) -> bool:
+        """See `Adapter.mark_failed`."""
+        seen = self._recent.get(source.id)
+        where = {"channel": seen.channel if seen is not None else source.channel.id, "message": source.id}
+        route = Route(
+            "PUT", "/channels/{channel}/messages/{message}/reactions/{emoji}/@me", where | {"emoji": FAILED_SIGN}
+        )
+        with translated(source.channel.id):
+            try:
+                await self._rest.call(route)
+            except Refused as error:
+                # Not allowed here, blocked by the author, or too many reactions already.
+                if error.bare or (error.code != UNKNOWN_MESSAGE and error.status in {400, 403}):
+                    return False
+                raise
+        return True
+
+    # --- Pieces -------------------------------------------------------------------------------------------
+
+    async def _look(self, target: MessageRef) -> Seen:
+        """What is known of a message, asked for if need be. Raises an `ApiError`."""
+        seen = self._recent.get(target.id)
+        if seen is not None:
+            return seen
+        feed = self._feeds.get(target.channel.id)
+        if feed is None:
+            raise Blocked(f"channel {target.channel.id} is not open")
+        return self._translator.seen(feed, await self._ask_for(target))
+
+    async def _ask_for(self, target: MessageRef) -> Json:
+        return await self._rest.call(Route("GET", "/channels/{channel}/messages/{message}", _where(target)))
+
+
+def _where(target: MessageRef) -> Mapping[str, str]:
+    return {"channel": target.channel.id, "message": target.id}

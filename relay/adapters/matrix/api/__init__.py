@@ -1,0 +1,1 @@
+"""The client-server API: one client over nio's, the session, and redirected downloads."""

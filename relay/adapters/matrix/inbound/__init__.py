@@ -1,0 +1,1 @@
+"""Matrix events, as JSON, become domain events. Pure."""

@@ -1,0 +1,320 @@
+"""The content of a Matrix message, as JSON, to neutral content. Pure; anything at all may stand in the JSON.
+
+Message types: https://spec.matrix.org/latest/client-server-api/#mroommessage-msgtypes. What has no counterpart
+arrives as text that says what it was.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from relay.adapters.matrix.identifiers import read_mxc
+from relay.adapters.matrix.markup import Names, parse
+from relay.adapters.matrix.media.encrypted import encrypted_source
+from relay.adapters.matrix.rooms.state import LONGEST_NAME
+from relay.domain.content import MOST_FILES, Attachment, Content, MediaKind, with_most_files
+from relay.domain.ids import MediaRef, Platform
+from relay.domain.text.nodes import (
+    BulletList,
+    Emphasis,
+    Inline,
+    InlineImage,
+    LineBreak,
+    Link,
+    ListItem,
+    Paragraph,
+    RichText,
+    Spoiler,
+    Strong,
+    Subtext,
+    Text,
+)
+from relay.domain.text.rewrite import map_inline
+
+Json = dict[str, Any]
+Style = Literal["text", "emote", "notice"]
+
+_STYLES: dict[str, Style] = {"m.text": "text", "m.emote": "emote", "m.notice": "notice"}
+_MEDIA: dict[str, MediaKind] = {"m.image": "image", "m.video": "video", "m.audio": "audio", "m.file": "file"}
+_HTML = "org.matrix.custom.html"
+_VOICE = ("m.voice", "org.matrix.msc3245.voice")
+_SPOILER = ("m.spoiler", "page.codeberg.everypizza.msc4193.spoiler")
+_POLL_STARTS = ("m.poll", "m.poll.start", "org.matrix.msc3381.poll.start")
+_GALLERIES = frozenset({"m.gallery", "dm.filament.gallery"})
+_PROFILES = ("m.per_message_profile", "com.beeper.per_message_profile")
+_TEXTS = ("m.text", "org.matrix.msc1767.text", "body")
+
+
+def message_content(content: Json, names: Names, *, is_reply: bool) -> Content:
+    """The content of an `m.room.message`. `is_reply`: a quotation that old clients put in front is taken off."""
+    kind = string(content.get("msgtype"))
+    if kind in _STYLES:
+        return _with_pictures(Content(_text(content, names, is_reply=is_reply), style=_STYLES[kind]))
+    if kind in _MEDIA:
+        return _with_pictures(_media(content, _MEDIA[kind], names, is_reply=is_reply))
+    if kind == "m.location":
+        return Content(_location(content))
+    if kind in _GALLERIES and isinstance(items := content.get("itemtypes"), list):
+        more = [_name_in_gallery(item) for item in items[MOST_FILES:]]
+        return _with_pictures(_gallery(content, items, names, is_reply=is_reply), more)
+    return _with_pictures(Content(_unknown(content, names, kind, is_reply=is_reply)))
+
+
+def _gallery(content: Json, items: list[Any], names: Names, *, is_reply: bool) -> Content:
+    """Several files in one message (https://github.com/matrix-org/matrix-spec-proposals/pull/4274)."""
+    blocks = [*_text(content, names, is_reply=is_reply).blocks]
+    files: list[Attachment] = []
+    for item in items[:MOST_FILES]:
+        kind = string(item.get("itemtype")) if isinstance(item, dict) else ""
+        if kind not in _MEDIA:
+            blocks.extend(_without_file("file", string(item.get("body")) if kind else "").blocks)
+            continue
+        said = _media(item, _MEDIA[kind], names, is_reply=False)
+        blocks.extend(said.text.blocks)
+        files.extend(said.attachments)
+    return Content(RichText(tuple(blocks)), tuple(files))
+
+
+def _name_in_gallery(item: Any) -> str:
+    """What one of too many files is called; nothing where it is hidden."""
+    if not isinstance(item, dict) or any(key in item for key in _SPOILER):
+        return ""
+    return string(item.get("filename")) or string(item.get("body"))
+
+
+def _with_pictures(said: Content, more: Sequence[str] = ()) -> Content:
+    """`said` with the pictures that stand in its text as files: no other platform has them between words.
+
+    `more`: the names of files that are too many, as the last of these may be.
+    """
+    pictures: dict[MediaRef, InlineImage] = {}
+    hidden: set[MediaRef] = set()
+
+    def look(node: Inline) -> Inline:
+        if isinstance(node, InlineImage):
+            pictures.setdefault(node.source, node)
+        elif isinstance(node, Spoiler):
+            map_inline(RichText((Paragraph(node.children),)), hide)
+        return node
+
+    def hide(node: Inline) -> Inline:
+        if isinstance(node, InlineImage):
+            hidden.add(node.source)
+        return node
+
+    map_inline(said.text, look)
+    for attachment in said.attachments:
+        pictures.pop(attachment.source, None)
+    if not pictures:
+        return with_most_files(said, more)
+    files = [_picture(image, hidden=image.source in hidden) for image in pictures.values()]
+    alone = said.text.blocks == (Paragraph((next(iter(pictures.values())),)),)
+    text = RichText() if alone else said.text
+    return with_most_files(replace(said, text=text, attachments=(*said.attachments, *files)), more)
+
+
+def _picture(image: InlineImage, *, hidden: bool) -> Attachment:
+    # What a hidden picture shows must stand nowhere in the open: not in its file's name, either.
+    alt = "" if hidden else image.alt
+    locator = image.source.locator
+    return Attachment(locator, alt or "image", "image", image.source, alt=alt, spoiler=hidden)
+
+
+@dataclass(frozen=True, slots=True)
+class BridgedProfile:
+    """As whom another bridge's bot says one message (MSC4144). `avatar`: an `mxc://` URI or "".
+
+    `in_text`: the name stands in front of the words as well, for clients that do not know such profiles.
+    """
+
+    name: str
+    avatar: str = ""
+    in_text: bool = False
+
+
+def bridged_profile(content: Json) -> BridgedProfile | None:
+    """The profile that a message brings along, if it does and has a name."""
+    profile: Json = next((content[key] for key in _PROFILES if isinstance(content.get(key), dict)), {})
+    name, avatar = string(profile.get("displayname")).strip()[:LONGEST_NAME], _mxc(profile.get("avatar_url"))
+    if not name:
+        return None
+    return BridgedProfile(name, "" if avatar is None else avatar.locator, profile.get("has_fallback") is True)
+
+
+def sticker_content(content: Json) -> Content:
+    """The content of an `m.sticker`."""
+    name = string(content.get("body"))
+    sticker = _attachment(content, "sticker", name or "sticker")
+    if isinstance(sticker, str):
+        return Content(_without_file("sticker", name, sticker))
+    return Content(RichText(), (sticker,))
+
+
+def poll_content(content: Json) -> Content:
+    """The question and answers of a poll (https://github.com/matrix-org/matrix-spec-proposals/pull/3381)."""
+    poll: Json = next((content[key] for key in _POLL_STARTS if isinstance(content.get(key), dict)), {})
+    question = extensible_text(poll.get("question")) or extensible_text(content) or "a poll"
+    answers = poll.get("answers")
+    words = [extensible_text(answer) for answer in answers] if isinstance(answers, list) else []
+    items = tuple(ListItem((_line(answer),)) for answer in words if answer)
+    title = Paragraph((Strong((Text(f"📊 {_one_line(question)}"),)),))
+    return Content(RichText((title, BulletList(items, start=1)) if items else (title,)))
+
+
+def poll_end_content(content: Json) -> Content:
+    """The end of a poll; its result is in the text that the client of whoever ended it has put there."""
+    return Content(RichText.plain(extensible_text(content) or "The poll has ended."))
+
+
+def extensible_text(value: Any, depth: int = 4) -> str:
+    """The text of an extensible event's field, in any of the forms that it has had (MSC1767), which nest."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list) and depth:
+        return next((text for item in value if (text := extensible_text(item, depth - 1))), "")
+    if isinstance(value, dict) and depth:
+        return next((text for key in _TEXTS if (text := extensible_text(value.get(key), depth - 1))), "")
+    return ""
+
+
+def string(value: Any) -> str:
+    """`value` if it is a string, else ""."""
+    return value if isinstance(value, str) else ""
+
+
+# --- Text ---------------------------------------------------------------------------------------------------
+
+
+def _text(content: Json, names: Names, *, is_reply: bool) -> RichText:
+    body = string(content.get("body"))
+    formatted = string(content.get("formatted_body"))
+    if is_reply:
+        body, formatted = _without_fallback(body), _without_quotation(formatted)
+    profile = bridged_profile(content)
+    in_text = profile is not None and profile.in_text
+    if profile is not None and in_text:
+        body = body.removeprefix(f"{profile.name}: ")
+    html = formatted if content.get("format") == _HTML else None
+    return parse(body, html, names=names, strip_profile_fallback=in_text)
+
+
+def _without_quotation(formatted: str) -> str:
+    # Deprecated since version 1.13 of the specification, and still sent by many:
+    # https://spec.matrix.org/v1.12/client-server-api/#fallbacks-for-rich-replies
+    start = formatted.find("<mx-reply>")
+    end = formatted.find("</mx-reply>", start)
+    return formatted if min(start, end) < 0 else formatted[:start] + formatted[end + len("</mx-reply>") :]
+
+
+def _without_fallback(body: str) -> str:
+    if not body.startswith(("> <@", "> * <@")):
+        return body
+    lines = body.split("\n")
+    first = next((number for number, line in enumerate(lines) if not line.startswith(">")), len(lines))
+    return "\n".join(lines[first:]).removeprefix("\n")
+
+
+def _unknown(content: Json, names: Names, kind: str, *, is_reply: bool) -> RichText:
+    note = Paragraph((Emphasis((Text(f"(a message of the type {_one_line(kind)[:100] or 'unknown'})"),)),))
+    return RichText((*_text(content, names, is_reply=is_reply).blocks, note))
+
+
+def _location(content: Json) -> RichText:
+    place = Text(f"📍 {_one_line(string(content.get('body')) or 'a location')}")
+    uri = string(content.get("geo_uri"))
+    position = uri.removeprefix("geo:").split(";")[0].split(",")
+    try:
+        latitude, longitude = (float(number) for number in position[:2])
+        url = f"https://www.openstreetmap.org/?mlat={latitude:.6f}&mlon={longitude:.6f}#map=16/{latitude:.6f}/{longitude:.6f}"
+    except ValueError:
+        return RichText((Paragraph((place,)),))
+    return RichText((Paragraph((place, LineBreak(), Link(url, (Text(url),)))),))
+
+
+# --- Files --------------------------------------------------------------------------------------------------
+
+
+def _media(content: Json, kind: MediaKind, names: Names, *, is_reply: bool) -> Content:
+    body, filename = string(content.get("body")), string(content.get("filename"))
+    # With a file name of its own, the body is a caption, unless it only repeats the name
+    # (https://spec.matrix.org/latest/client-server-api/#media-captions).
+    has_caption = bool(filename) and filename != body
+    caption = _text(content, names, is_reply=is_reply) if has_caption else RichText()
+    if kind == "audio" and any(key in content for key in _VOICE):
+        kind = "voice"
+    name = filename or body or kind
+    attachment = _attachment(content, kind, name)
+    if isinstance(attachment, str):
+        return Content(RichText((*caption.blocks, *_without_file(kind, name, attachment).blocks)))
+    if attachment.spoiler and (reason := _spoiler_reason(content)):
+        caption = RichText((*caption.blocks, Subtext((Text(f"Spoiler: {reason}"),))))
+    return Content(caption, (attachment,))
+
+
+def _spoiler_reason(content: Json) -> str:
+    """Why a file is hidden, which is there to be read before it is looked at."""
+    return _one_line(next(filter(None, (string(content.get(f"{key}.reason")) for key in _SPOILER)), ""))
+
+
+def _attachment(content: Json, kind: MediaKind, name: str) -> Attachment | str:
+    """The file of a message; or why there is none to be had, in words that follow "that"."""
+    source = _mxc(content.get("url")) or encrypted_source(content.get("file"))
+    if isinstance(source, str):
+        return source
+    info = content.get("info")
+    info = info if isinstance(info, dict) else {}
+    still = _mxc(info.get("thumbnail_url")) or encrypted_source(info.get("thumbnail_file"))
+    audio = content.get("org.matrix.msc1767.audio")
+    audio = audio if isinstance(audio, dict) else {}
+    milliseconds = _number(info.get("duration")) or _number(audio.get("duration"))
+    waveform = audio.get("waveform")
+    return Attachment(
+        id=source.locator.partition("#")[0],
+        name=name,
+        kind=kind,
+        source=source,
+        content_type=string(info.get("mimetype")) or "application/octet-stream",
+        size=_whole(info.get("size")),
+        width=_whole(info.get("w")),
+        height=_whole(info.get("h")),
+        duration=None if milliseconds is None else milliseconds / 1000,
+        alt=string(content.get("body")) if kind == "sticker" else "",
+        spoiler=any(content.get(key) is True for key in _SPOILER),
+        animated=info.get("is_animated") is True or info.get("org.matrix.msc4230.is_animated") is True,
+        waveform=_waveform(waveform) if isinstance(waveform, list) else (),
+        thumbnail=None if isinstance(still, str) else still,
+    )
+
+
+def _waveform(values: list[Any]) -> tuple[int, ...]:
+    """Amplitudes from 0 to 255, as the other platforms have them; MSC3246 has 0 to 1024."""
+    numbers = (_number(value) or 0 for value in values[:256])
+    return tuple(max(0, min(255, int(number * 255 / 1024))) for number in numbers)
+
+
+def _without_file(kind: str, name: str, reason: str = "cannot be read") -> RichText:
+    return RichText.plain(f"📎 {_one_line(name)} ({kind} that {reason})")
+
+
+def _mxc(value: Any) -> MediaRef | None:
+    uri = string(value)
+    return MediaRef(Platform.MATRIX, uri) if read_mxc(uri) is not None else None
+
+
+def _number(value: Any) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if 0 <= value < 2**53 else None
+
+
+def _whole(value: Any) -> int | None:
+    number = _number(value)
+    return None if number is None else int(number)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _line(text: str) -> Paragraph:
+    return Paragraph((Text(_one_line(text)),))

@@ -1,0 +1,209 @@
+"""The content of a Matrix event -> the neutral text tree."""
+
+import html
+import re
+from collections.abc import Iterable, Iterator
+
+from relay.adapters.matrix.markup.flow import Flow, Spoil, Wrap, flat, wrapped
+from relay.adapters.matrix.markup.html import BLOCKS, Element, parse_html
+from relay.adapters.matrix.markup.inline import InlineReader, Names, characters
+from relay.domain.text.nodes import (
+    Block,
+    BulletList,
+    Code,
+    CodeBlock,
+    Details,
+    Heading,
+    Inline,
+    LineBreak,
+    ListItem,
+    Math,
+    Paragraph,
+    Quote,
+    RichText,
+    Rule,
+    Spoiler,
+    Table,
+    TableCell,
+    Text,
+    plain_text,
+)
+from relay.domain.text.normalise import normalise
+
+_LANGUAGE = re.compile(r"(?:^|\s)language-([\w+#.-]+)")
+_NUMBER = re.compile(r"\d{1,9}", re.ASCII)
+_TAG = re.compile(r"</?[a-zA-Z][^<>]*+>")
+# No client writes as many for a text that people read; a tree of them would cost everybody else time and memory.
+_MOST_TAGS = 2_000
+_MOST_REFERENCES = 1_000
+_MOST_LINES = 2_000
+
+
+def parse(body: str, formatted_body: str | None, *, names: Names, strip_profile_fallback: bool = False) -> RichText:
+    """What a client shows of a message: `formatted_body` (HTML), or `body` where there is none.
+
+    `strip_profile_fallback`: leave out the name that stands in the text for clients without per-message profiles.
+    Never raises; linear in the length of the text. Of a text with thousands of tags or links only the words are kept.
+    """
+    if formatted_body is None or not formatted_body.strip():
+        return _parse_plain(body, names)
+    if formatted_body.count("<") > _MOST_TAGS or _references(formatted_body) > _MOST_REFERENCES:
+        return _without_markup(body, formatted_body, names)
+    reader = _Reader(InlineReader(names, strip_fallback=strip_profile_fallback))
+    return normalise(RichText(tuple(reader.blocks(parse_html(formatted_body).children))))
+
+
+def _parse_plain(body: str, names: Names) -> RichText:
+    source = body.replace("\r\n", "\n").replace("\r", "\n").strip("\n")
+    reader = InlineReader(names)
+    linked = _references(source) <= _MOST_REFERENCES
+    *lines, rest = source.split("\n", _MOST_LINES)
+    if "\n" not in rest:
+        lines.append(rest)
+        rest = ""
+    nodes: list[Inline] = []
+    for number, line in enumerate(lines):
+        if number:
+            nodes.append(LineBreak())
+        nodes.extend(reader.words(line) if linked else (Text(line),))
+    return normalise(RichText((Paragraph(tuple(nodes)), *((CodeBlock(rest),) if rest else ()))))
+
+
+def _references(text: str) -> int:
+    return text.count("://") + text.count("@room")
+
+
+def _without_markup(body: str, formatted_body: str, names: Names) -> RichText:
+    words = body if body.strip() else html.unescape(_TAG.sub("", formatted_body))
+    text = _parse_plain(words, names)
+    if "data-mx-spoiler" not in formatted_body.lower():
+        return text
+    # Which of the words are hidden cannot be told any more.
+    return normalise(RichText((Paragraph((Spoiler((Text(" ".join(plain_text(text).split())),)),)),)))
+
+
+class _Reader:
+    """Turns elements into blocks."""
+
+    def __init__(self, inline: InlineReader) -> None:
+        self._inline = inline
+
+    def blocks(self, children: Iterable[Element | str], wraps: tuple[Wrap, ...] = ()) -> list[Block]:
+        """The blocks that `children` make; `wraps` is the markup that surrounds all of them."""
+        flow = Flow()
+        self._inline.spaced = True
+        self._flow(flow, children, wraps)
+        flow.end_run(wraps)
+        return flow.blocks()
+
+    def _flow(self, flow: Flow, children: Iterable[Element | str], wraps: tuple[Wrap, ...]) -> None:
+        for child in children:
+            if isinstance(child, str):
+                flow.run.extend(self._inline.text(child))
+            elif child.tag == "hr":
+                self._break(flow, wraps)
+                flow.add(Rule())
+            elif child.tag in BLOCKS:
+                self._break(flow, wraps)
+                self._block(flow, child, wraps)
+                self._inline.spaced = True
+            elif child.holds_blocks:
+                self._break(flow, wraps)
+                wrap = self._inline.wrapper(child)
+                inner = wraps if wrap is None or wrap in wraps or len(wraps) > 8 else (*wraps, wrap)
+                self._flow(flow, child.children, inner)
+                self._break(flow, inner)
+            else:
+                flow.run.extend(self._inline.element(child))
+
+    def _break(self, flow: Flow, wraps: tuple[Wrap, ...], *, separate: bool = False) -> None:
+        flow.end_run(wraps, separate=separate)
+        self._inline.spaced = True
+
+    def _block(self, flow: Flow, element: Element, wraps: tuple[Wrap, ...]) -> None:
+        children = element.children
+        match element.tag:
+            case "p":
+                flow.part()
+                self._flow(flow, children, wraps)
+                self._break(flow, wraps, separate=True)
+            case "h1" | "h2" | "h3" | "h4" | "h5" | "h6":
+                flow.add(Heading(int(element.tag[1]), flat(self.blocks(children, wraps))))
+            case "pre":
+                self._preformatted(flow, element, wraps)
+            case "blockquote":
+                flow.add(Quote(tuple(self.blocks(children, wraps))))
+            case "ul" | "ol":
+                start = element.attributes.get("start", "1") if element.tag == "ol" else None
+                number = None if start is None else int(start) if _NUMBER.fullmatch(start) else 1
+                flow.add(BulletList(tuple(self._items(children, wraps)), number))
+            case "table":
+                flow.add(self._table(element, wraps))
+            case "details":
+                flow.add(self._details(element, wraps))
+            case "div" if "data-mx-maths" in element.attributes:
+                flow.add(Paragraph(wrapped((Math(element.attributes["data-mx-maths"], display=True),), wraps)))
+            case _:
+                self._flow(flow, children, wraps)
+                self._break(flow, wraps)
+
+    def _preformatted(self, flow: Flow, element: Element, wraps: tuple[Wrap, ...]) -> None:
+        text = "".join(characters(element))
+        code = next((child for child in element.children if isinstance(child, Element) and child.tag == "code"), None)
+        language = _LANGUAGE.search(code.attributes.get("class", "")) if code else None
+        text = text.replace("\r\n", "\n").replace("\r", "\n")
+        if any(isinstance(wrap, Spoil) for wrap in wraps):
+            # A block of code cannot be hidden; lines of code can.
+            nodes: list[Inline] = []
+            for line in text.strip("\n").split("\n"):
+                nodes += (Code(line), LineBreak())
+            flow.add(Paragraph(wrapped(tuple(nodes), wraps)))
+        else:
+            flow.add(CodeBlock(text, language[1] if language else ""))
+
+    def _items(self, children: Iterable[Element | str], wraps: tuple[Wrap, ...]) -> Iterator[ListItem]:
+        """Items; what stands in a list without being in an item goes on with the one before."""
+        current: list[Block] = []
+        for child in children:
+            if isinstance(child, Element) and child.tag == "li":
+                if current:
+                    yield ListItem(tuple(current))
+                current = self.blocks(child.children, wraps)
+            else:
+                current += self.blocks((child,), wraps)
+        if current:
+            yield ListItem(tuple(current))
+
+    def _table(self, table: Element, wraps: tuple[Wrap, ...]) -> Table:
+        rows: list[tuple[TableCell, ...]] = []
+        caption: tuple[Inline, ...] = ()
+        waiting = list(reversed(table.children))
+        while waiting:
+            child = waiting.pop()
+            if isinstance(child, str):
+                if child.strip():
+                    rows.append((self._cell((child,), wraps),))
+            elif child.tag == "tr":
+                cells = (cell for cell in child.children if isinstance(cell, Element) or cell.strip())
+                rows.append(tuple(self._cell((cell,), wraps) for cell in cells))
+            elif child.tag in ("thead", "tbody", "tfoot"):
+                waiting.extend(reversed(child.children))
+            elif child.tag == "caption":
+                caption = flat(self.blocks(child.children, wraps))
+            else:
+                rows.append((self._cell((child,), wraps),))
+        return Table(tuple(rows), caption)
+
+    def _cell(self, content: tuple[Element | str], wraps: tuple[Wrap, ...]) -> TableCell:
+        header = isinstance(content[0], Element) and content[0].tag == "th"
+        return TableCell(flat(self.blocks(content, wraps)), header=header)
+
+    def _details(self, details: Element, wraps: tuple[Wrap, ...]) -> Details:
+        summary: tuple[Inline, ...] = ()
+        rest: list[Element | str] = []
+        for child in details.children:
+            if isinstance(child, Element) and child.tag == "summary" and not summary:
+                summary = flat(self.blocks(child.children, wraps))
+            else:
+                rest.append(child)
+        return Details(summary, tuple(self.blocks(rest, wraps)))

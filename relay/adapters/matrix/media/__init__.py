@@ -1,0 +1,1 @@
+"""Files: read from the homeserver (decrypted where necessary) and uploaded to it."""

@@ -1,0 +1,1 @@
+"""Deliveries become requests, and the homeserver's errors the relay's."""

@@ -1,0 +1,172 @@
+"""The forms that values in `relay.toml` may have, as pydantic types. None of them puts a value into its complaint."""
+
+import re
+from ipaddress import ip_address
+from typing import Annotated
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
+from yarl import URL
+
+from relay.config.mistakes import wrong
+from relay.domain.pair import SYSTEM_MESSAGES
+
+_SERVER = r"(?:\[[0-9A-Fa-f:.]+\]|[0-9A-Za-z-]+(?:\.[0-9A-Za-z-]+)*)(?::[0-9]{1,5})?"
+_HOST_NAME = re.compile(r"[\w-]+(?:\.[\w-]+)*\.?")
+_ALIAS = re.compile(rf"#[^\s:\x00-\x1f]+:{_SERVER}")
+# https://spec.matrix.org/latest/rooms/v12/: from room version 12 on a room ID is the hash of an event, and no server.
+_ROOM_ID = re.compile(rf"!(?:[^\s:\x00-\x1f]+:{_SERVER}|[0-9A-Za-z_-]{{40,}})")
+_USER_ID = re.compile(rf"@[!-9;-~]+:{_SERVER}")
+_DURATION = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*(s|m|h|d)?\s*")
+_UNITS = {None: 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+_MATRIX_ID_LIMIT = 255
+
+
+def _snowflake(value: object) -> str:
+    digits = str(value) if isinstance(value, int | str) and not isinstance(value, bool) else ""
+    if not re.fullmatch(r"[1-9][0-9]{0,19}", digits.strip()) or int(digits) >= 2**64:
+        raise wrong(
+            "is not a channel ID",
+            "write the number that “Copy Channel ID” gives in Discord’s developer mode, like 1234567890123456789",
+        )
+    return digits.strip()
+
+
+def _room(value: str) -> str:
+    valid = _ALIAS.fullmatch(value) or _ROOM_ID.fullmatch(value)
+    if valid and len(value.encode()) <= _MATRIX_ID_LIMIT:
+        return value
+    what = "is neither a room alias nor a room ID"
+    if value[:1] not in ("#", "!"):
+        what += ": it begins with neither # nor !"
+    elif ":" not in value:
+        what += ": it names no server"
+    raise wrong(what, 'write an alias like "#help:example.org", or a room ID like "!opaque:example.org"')
+
+
+def _user_id(value: str) -> str:
+    if not _USER_ID.fullmatch(value) or len(value) > _MATRIX_ID_LIMIT:
+        raise wrong("is not a Matrix user ID", 'write it in full, like "@relay:example.org"')
+    return value
+
+
+def _url(value: str) -> str:
+    try:
+        parts = urlsplit(value)
+        well = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
+        bare = parts.username is None and not parts.query and not parts.fragment
+    except ValueError:
+        well = bare = False
+    if not well or any(character.isspace() for character in value):
+        raise wrong("is not a web address", 'write it with its scheme, like "https://example.org"')
+    if not bare:
+        raise wrong("is more than an address", "leave out the user name, the query and the fragment")
+    return value.rstrip("/")
+
+
+def _store_url(value: str) -> str:
+    path = value.removeprefix("sqlite:///")
+    if path == value or path in ("", "/", ":memory:") or set(path) & set("?#\0"):
+        raise wrong(
+            "is not the address of an SQLite file", 'write "sqlite:///relay.db" or "sqlite:////var/lib/relay/relay.db"'
+        )
+    return value
+
+
+def _listen(value: str) -> str:
+    host, _, port = value.rpartition(":")
+    bracketed = host.startswith("[") and host.endswith("]")
+    if value and not (
+        host and port.isascii() and port.isdigit() and int(port) < 2**16 and (bracketed or ":" not in host)
+    ):
+        raise wrong("is not an address to listen on", 'write "127.0.0.1:9464" or "[::1]:9464", or "" to turn it off')
+    return value
+
+
+def _hosts(value: object) -> object:
+    names = value.replace(",", " ").split() if isinstance(value, str) else value
+    if not isinstance(names, list) or not all(isinstance(name, str) and _is_host(name) for name in names):
+        raise wrong(
+            "is not a list of host names", 'write names without scheme and port, like "relay, status.example.org"'
+        )
+    return ", ".join(names)
+
+
+def _is_host(name: str) -> bool:
+    try:
+        ip_address(name.removeprefix("[").removesuffix("]"))
+    except ValueError:
+        pass
+    else:
+        return True
+    try:
+        return bool(_HOST_NAME.fullmatch(name) and URL.build(scheme="http", host=name).raw_host)  # as DNS writes it
+    except ValueError:
+        return False
+
+
+def _seconds(value: object) -> object:
+    if isinstance(value, str) and (match := _DURATION.fullmatch(value)):
+        return float(match[1]) * _UNITS[match[2]]
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise wrong("is not a length of time", 'write seconds as a number, or with a unit: "90s", "30m", "48h", "7d"')
+    return value
+
+
+def _kept_for(value: object) -> object:
+    if value == "forever":
+        return None
+    seconds = _seconds(value) if isinstance(value, str) and _DURATION.fullmatch(value) else value
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < float("inf"):
+        raise wrong("is not a length of time", 'write a number with a unit: "90d", "36h", or "forever"')
+    return seconds
+
+
+def _system_messages(value: str) -> str:
+    kinds = value.replace(",", " ").split()
+    if set(kinds) - SYSTEM_MESSAGES:
+        raise wrong("is not a list of kinds", 'write some of "join, pin, boost, other", or "" for none')
+    return ", ".join(dict.fromkeys(kinds))
+
+
+def _number(value: object) -> object:
+    if isinstance(value, bool):
+        raise wrong("must be a whole number", "write it in digits")
+    return value
+
+
+def _name(value: str) -> str:
+    if not value.strip() or not value.isprintable():
+        raise wrong("is not a name", "write a few printable characters, or leave the key out")
+    return value.strip()
+
+
+def _token(value: SecretStr) -> SecretStr:
+    text = value.get_secret_value().strip()
+    if not text:
+        raise wrong("is empty", "write the token, or leave the key out and name a file that holds it")
+    if not text.isascii() or not text.isprintable() or " " in text:
+        raise wrong("holds a space, a line break or another character that no token has", "copy the token again")
+    return SecretStr(text)
+
+
+def _password(value: SecretStr) -> SecretStr:
+    if not value.get_secret_value():
+        raise wrong("is empty", "write the password, or leave the key out and use an access token")
+    return value
+
+
+Snowflake = Annotated[str, BeforeValidator(_snowflake)]
+Room = Annotated[str, AfterValidator(_room)]
+Url = Annotated[str, AfterValidator(_url)]
+Seconds = Annotated[float, BeforeValidator(_seconds), Field(ge=0, allow_inf_nan=False)]
+KeptFor = Annotated[float | None, BeforeValidator(_kept_for)]
+Number = Annotated[int, BeforeValidator(_number)]
+SystemMessages = Annotated[str, AfterValidator(_system_messages)]
+Name = Annotated[str, AfterValidator(_name)]
+Token = Annotated[SecretStr, AfterValidator(_token)]
+Password = Annotated[SecretStr, AfterValidator(_password)]
+UserId = Annotated[str, AfterValidator(_user_id)]
+StoreUrl = Annotated[str, AfterValidator(_store_url)]
+HostNames = Annotated[str, BeforeValidator(_hosts)]
+ListenAddress = Annotated[str, AfterValidator(_listen)]

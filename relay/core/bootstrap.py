@@ -1,0 +1,87 @@
+"""Puts the core together around a store and its adapters. The daemon does it once, the simulation for each life."""
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+from relay.core.conversions import Conversions
+from relay.core.delivery.author_names import Names
+from relay.core.delivery.dispatcher import Courier
+from relay.core.delivery.execute import Deliverer
+from relay.core.delivery.rate_limit import Budgets
+from relay.core.delivery.resolve import Context
+from relay.core.intake.inbox import Bridge
+from relay.core.intake.router import Router
+from relay.core.pairs import PairDirectory
+from relay.core.ports import Adapter, Clock, Files, HistoryReader, LatestReader, NameReader
+from relay.core.status.counters import Status
+from relay.core.storage import Store
+from relay.domain.ids import Platform
+from relay.domain.pair import Pair
+
+
+@dataclass(frozen=True, slots=True)
+class Core:
+    """The bridge without its ends."""
+
+    pairs: PairDirectory
+    status: Status
+    courier: Courier
+    bridge: Bridge
+
+
+def assemble(
+    *,
+    store: Store,
+    pairs: Sequence[Pair],
+    adapters: Mapping[Platform, Adapter],
+    readers: Mapping[Platform, HistoryReader],
+    latest: Mapping[Platform, LatestReader],
+    name_readers: Mapping[Platform, NameReader] | None = None,
+    files: Files | None = None,
+    clock: Clock,
+    rng: random.Random,
+    reconcile_window: timedelta = timedelta(hours=48),
+    may_send: Callable[[], bool] = lambda: True,
+    conversions: Conversions | None = None,
+) -> Core:
+    """Wire everything. No I/O."""
+    directory = PairDirectory(pairs)
+    status = Status(
+        clock=clock,
+        pairs=directory,
+        store=store,
+        sides={platform: adapter.health for platform, adapter in adapters.items()},
+    )
+    names = Names()
+    context = Context(
+        store=store,
+        pairs=directory,
+        names=names,
+        adapters=adapters,
+        latest=latest,
+        name_readers=name_readers,
+        files=files,
+        conversions=conversions or Conversions(),
+    )
+    courier = Courier(
+        store=store,
+        pairs=directory,
+        status=status,
+        rng=rng,
+        budgets=Budgets(lambda platform: adapters[platform].shared_limit),
+        may_send=may_send,
+        deliverer=lambda wake: Deliverer(context=context, status=status, clock=clock, wake=wake),
+    )
+    router = Router(store=store, pairs=directory, status=status, clock=clock, names=names)
+    bridge = Bridge(
+        store=store,
+        pairs=directory,
+        status=status,
+        router=router,
+        courier=courier,
+        readers=readers,
+        reconcile_window=reconcile_window,
+    )
+    return Core(directory, status, courier, bridge)

@@ -1,0 +1,245 @@
+"""What a channel cannot carry becomes what it can, or is dropped by name. Pure."""
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from relay.core.convert.split import Measure, beginning, first_part, split
+from relay.core.ports import Quotation
+from relay.domain.capabilities import Capabilities
+from relay.domain.content import Attachment, Author, Content, with_most_files
+from relay.domain.controls import without_controls
+from relay.domain.ids import MediaRef
+from relay.domain.marks import MARK
+from relay.domain.names import shortened
+from relay.domain.pair import PairPolicy
+from relay.domain.text.nodes import (
+    Block,
+    BroadcastMention,
+    ChannelMention,
+    Code,
+    CodeBlock,
+    CustomEmoji,
+    Emphasis,
+    Inline,
+    InlineImage,
+    LineBreak,
+    Link,
+    Math,
+    Paragraph,
+    Quote,
+    RichText,
+    RoleMention,
+    Spoiler,
+    Text,
+    UserMention,
+    plain_text,
+)
+from relay.domain.text.normalise import normalise
+from relay.domain.text.rewrite import map_blocks, map_inline
+from relay.domain.text.weight import weight
+
+_EXCERPT_LENGTH = 120
+_FIRST_LINES = 500
+"""How much of a text stands above the file that it crosses as, as its platform counts."""
+
+_SEPARATOR = 8
+"""What may stand between two blocks as rendered, generously."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """Nothing of a message can cross. `feature` is one word for the counter, `reason` a sentence for its author."""
+
+    feature: str
+    reason: str
+
+
+def degrade(
+    content: Content,
+    *,
+    author: Author,
+    capabilities: Capabilities,
+    policy: PairPolicy,
+    measure: Measure,
+    quotation: Quotation | None = None,
+    as_file: bool = False,
+) -> tuple[Content, ...] | Dropped:
+    """The messages, one or several in a row, that carry `content` to a channel of these capabilities.
+
+    The same arguments give the same parts, so that a delivery that broke off can be taken up at the part it broke
+    off at. `quotation` is what a reply answers, for channels without native replies. `as_file`: a text that takes more
+    than `policy.max_parts` messages crosses as a file under its first lines.
+    """
+    content = with_most_files(content)
+    text = _cleaned(content.text)
+    if not (author.may_broadcast and policy.allow_broadcast):
+        text = map_inline(text, _harmless)
+    carried, left_behind = _attachments(map(_clean_file, content.attachments), capabilities)
+    blocks = (*text.blocks, *(_describe(attachment) for attachment in left_behind))
+    if not blocks and not carried:
+        return Dropped("empty", "there was nothing in it that can cross")
+    above = () if quotation is None else (quoted_line(quotation, call=content.calls_answered),)
+    # The quoted line never stands alone: every part leaves room for it, and the first one has it.
+    room = capabilities.max_text_length - (measure(RichText(above)) + _SEPARATOR if above else 0)
+    as_file = as_file and capabilities.max_attachments > 0
+    whole = RichText(blocks)
+    if written_out := as_file and _is_far_too_long(whole, policy.max_parts * room):
+        first, rest = beginning(whole, _FIRST_LINES), []
+    else:
+        first, *rest = split(whole, limit=room, measure=measure, most=policy.max_parts + 1 if as_file else None)
+        written_out = as_file and len(rest) >= policy.max_parts
+    if written_out:
+        begin, _ = first_part(first, limit=min(room, _FIRST_LINES), measure=measure)
+        first, rest = RichText((*begin.blocks, Paragraph((Text("…"),)))), []
+        carried = (_written_out(blocks, author), *carried)
+    # Files stand before the rest of a long text: an edit of the text then adds or removes messages at the end only.
+    together, *alone = _grouped(carried, capabilities) or [()]
+    return (
+        Content(RichText((*above, *first.blocks)), together, content.style, content.calls_answered),
+        *(Content(RichText(), group, style=content.style) for group in alone),
+        *(Content(part, style=content.style) for part in rest),
+    )
+
+
+def _is_far_too_long(text: RichText, limit: int) -> bool:
+    """Whether the words alone take more than all parts together: nothing need be rendered to know that."""
+    return weight(text) > limit and len(plain_text(text)) > limit
+
+
+def _written_out(blocks: tuple[Block, ...], author: Author) -> Attachment:
+    """A whole text as a file that we make ourselves."""
+    words = plain_text(RichText(blocks))
+    nowhere = MediaRef(author.user.platform, "")
+    data = words.encode()
+    # An edit makes it another file.
+    name = f"text-{hashlib.sha256(data).hexdigest()[:16]}"
+    return Attachment(name, "message.txt", "file", nowhere, "text/plain; charset=utf-8", size=len(data), text=words)
+
+
+def in_words(content: Content, attachment_id: str, reason: str, *, gone: bool) -> Content:
+    """`content` with one file named in its text instead, because it turned out that it cannot cross."""
+    left = [attachment for attachment in content.attachments if attachment.id == attachment_id]
+    words = (_describe(replace(attachment, url="", page="") if gone else attachment, reason) for attachment in left)
+    kept = tuple(attachment for attachment in content.attachments if attachment.id != attachment_id)
+    return replace(content, text=RichText((*content.text.blocks, *words)), attachments=kept)
+
+
+def all_in_words(content: Content) -> Content:
+    """`content` with every file named in its text instead, for a channel that takes none (any more)."""
+    words = map(_describe, content.attachments)
+    return replace(content, text=RichText((*content.text.blocks, *words)), attachments=())
+
+
+def _cleaned(text: RichText) -> RichText:
+    """`text` without control characters; nothing where they were all of it."""
+    found = map_blocks(map_inline(text, _clean), _clean_block)
+    return found if found == text else normalise(found)
+
+
+def _clean(node: Inline) -> Inline:
+    match node:
+        case Text(words) | Code(words):
+            return node if (clean := without_controls(words)) == words else replace(node, text=clean)
+        case UserMention(name=name) | RoleMention(name) | ChannelMention(name=name) | CustomEmoji(name):
+            return node if (clean := without_controls(name)) == name else replace(node, name=clean)
+        case InlineImage(alt):
+            return replace(node, alt=without_controls(alt))
+        case Math(tex):
+            return replace(node, tex=without_controls(tex))
+        case Spoiler(reason=reason) if reason:
+            return replace(node, reason=without_controls(reason))
+        case _:
+            return node
+
+
+def _clean_block(block: Block) -> tuple[Block, ...]:
+    if isinstance(block, CodeBlock):
+        return (replace(block, text=without_controls(block.text), language=without_controls(block.language)),)
+    return (block,)
+
+
+def _clean_file(attachment: Attachment) -> Attachment:
+    name, alt = without_controls(attachment.name), without_controls(attachment.alt)
+    same = (name, alt) == (attachment.name, attachment.alt)
+    return attachment if same else replace(attachment, name=name, alt=alt)
+
+
+def _harmless(node: Inline) -> Inline:
+    return Text(node.written or f"@{node.scope}") if isinstance(node, BroadcastMention) else node
+
+
+def _attachments(
+    attachments: Iterable[Attachment], capabilities: Capabilities
+) -> tuple[tuple[Attachment, ...], tuple[Attachment, ...]]:
+    carried: list[Attachment] = []
+    left_behind: list[Attachment] = []
+    for attachment in attachments:
+        # Where nobody says how large it is, that turns out on the way.
+        fits = attachment.size is None or attachment.size <= capabilities.max_file_size
+        (carried if fits and capabilities.max_attachments else left_behind).append(attachment)
+    return tuple(carried), tuple(left_behind)
+
+
+def _grouped(attachments: Iterable[Attachment], capabilities: Capabilities) -> list[tuple[Attachment, ...]]:
+    """Files by the message that they cross in, in their order."""
+    groups: list[tuple[Attachment, ...]] = []
+    room = 0
+    for attachment in attachments:
+        size = capabilities.max_file_size if attachment.size is None else attachment.size
+        if groups and len(groups[-1]) < capabilities.max_attachments and size <= room:
+            groups[-1] = (*groups[-1], attachment)
+            room -= size
+        else:
+            groups.append((attachment,))
+            room = capabilities.max_request_size - size
+    return groups
+
+
+def _describe(attachment: Attachment, reason: str = "") -> Paragraph:
+    name: Inline = Text(attachment.name)
+    if attachment.url:
+        name = Link(attachment.url, (name,), preview=False)
+    if attachment.spoiler:
+        name = Spoiler((name,))
+    notes = ", ".join(filter(None, ("" if attachment.size is None else human_size(attachment.size), reason)))
+    words: list[Inline] = [Emphasis((Text(f"{attachment.kind}: "),)), name]
+    if notes:
+        words.append(Text(f" ({notes})"))
+    if attachment.page:
+        words += [Text(" · "), Link(attachment.page, (Text("message"),), preview=False)]
+    if attachment.alt:
+        words += [LineBreak(), Text(attachment.alt)]
+    return Paragraph(tuple(words))
+
+
+def human_size(size: int) -> str:
+    """`size` in bytes as people read it: `1.5 MB`."""
+    amount = float(size)
+    for unit in ("B", "kB", "MB", "GB"):
+        if amount < 1000:
+            return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
+        amount /= 1000
+    return f"{amount:.1f} TB"
+
+
+def quoted_line(quotation: Quotation, *, call: bool = False) -> Quote:
+    """What stands above a reply: whom it answers, with a link where there is one, and how that began.
+
+    `call`: who is answered is to be notified, if they can be.
+    """
+    called = quotation.user if call else None
+    author = shortened(quotation.author)
+    # In the words of a link a mention would notify nobody.
+    words = Text(MARK if called else f"{MARK} {author}")
+    link: Inline = Link(quotation.url, (words,), preview=False) if quotation.url else words
+    whom: tuple[Inline, ...] = (Text(" "), UserMention(called, author)) if called else ()
+    excerpt = without_controls(_excerpt(quotation.text.blocks))
+    return Quote((Paragraph((link, *whom, *((Text(f": {excerpt}"),) if excerpt else ()))),))
+
+
+def _excerpt(blocks: tuple[Block, ...]) -> str:
+    """The first line that is the author's own, shortened; spoilers stay hidden, quoted lines are somebody else's."""
+    own = (block for block in blocks if not isinstance(block, Quote))
+    words = next(filter(None, (" ".join(plain_text(RichText((block,))).split()) for block in own)), "")
+    return words if len(words) <= _EXCERPT_LENGTH else words[:_EXCERPT_LENGTH].rstrip() + "…"

@@ -1,0 +1,224 @@
+"""What a text refers to, found on the other side: people by their name, paired channels, the copies of messages.
+
+A reference is looked up when its message is delivered: what it points at has crossed by then. Pure but for
+`References`.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from itertools import islice
+
+from relay.core.pairs import PairDirectory
+from relay.core.ports import Adapter, NameReader
+from relay.core.storage import Store
+from relay.domain.content import Content
+from relay.domain.ids import ChannelRef, MessageRef, Platform, UserRef
+from relay.domain.text.nodes import ChannelMention, Inline, Link, MessageLink, RichText, Text, UserMention
+from relay.domain.text.rewrite import expand_inline, map_inline
+
+# An @ inside a word is an address of something else.
+_AT = re.compile(r"(?<![\w@/.])@(?=\w)")
+_WORDS = re.compile(r"\S+(?: \S+)*")
+_PUNCTUATION = ".,:;!?)]}'\"…"
+_LONGEST_NAME = 100
+_MOST_NAMES = 10
+"""How many names of one message are looked up: each may be a request."""
+
+_MOST_PLACES = 100
+"""How many times an @ in one text is compared with the names that were found."""
+
+# Words that mean everybody, never somebody.
+_EVERYBODY = frozenset({"everyone", "here", "room"})
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a text refers to: names as they are written, channels and messages of the side it was written on."""
+
+    names: frozenset[str] = frozenset()
+    channels: frozenset[ChannelRef] = frozenset()
+    messages: frozenset[MessageRef] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What was found of it on the other side: people by `folded` name, messages with their links."""
+
+    people: Mapping[str, UserRef] = field(default_factory=dict)
+    channels: Mapping[ChannelRef, ChannelRef] = field(default_factory=dict)
+    messages: Mapping[MessageRef, tuple[MessageRef, str]] = field(default_factory=dict)
+
+
+def folded(name: str) -> str:
+    """`name` without what people do not distinguish names by."""
+    return " ".join(name.casefold().split())
+
+
+def unnamed(text: RichText) -> tuple[UserRef | ChannelRef, ...]:
+    """Whose names `text` does not tell."""
+    found: dict[UserRef | ChannelRef, None] = {}
+
+    def look(node: Inline) -> Inline:
+        match node:
+            case UserMention(user, known=False) if len(found) < _MOST_NAMES:
+                found[user] = None
+            case ChannelMention(channel, known=False) if len(found) < _MOST_NAMES:
+                found[channel] = None
+        return node
+
+    map_inline(text, look)
+    return tuple(found)
+
+
+def named(text: RichText, names: Mapping[UserRef | ChannelRef, str]) -> RichText:
+    """`text` with the names that were looked up for it."""
+
+    def settle(node: Inline) -> Inline:
+        match node:
+            case UserMention(user, known=False) if user in names:
+                return replace(node, name=names[user], known=True)
+            case ChannelMention(channel, known=False) if channel in names:
+                return replace(node, name=names[channel], known=True)
+            case _:
+                return node
+
+    return map_inline(text, settle)
+
+
+def wanted(text: RichText, *, typed: bool = True) -> Wanted:
+    """What has to be looked up for `text`. `typed`: somebody may be called by typing @ and the name."""
+    names: dict[str, None] = {}
+    channels: set[ChannelRef] = set()
+    messages: set[MessageRef] = set()
+    places = 0
+
+    def look(node: Inline) -> tuple[Inline, ...] | None:
+        nonlocal places
+        match node:
+            case UserMention(_, name, True) if places < _MOST_NAMES:
+                places += 1
+                names[name] = None
+            case Text(text) if typed:
+                for place in _AT.finditer(text):
+                    if places >= _MOST_NAMES:
+                        break
+                    places += 1
+                    names.update((name, None) for name, _ in _readings(text, place.end()))
+            case ChannelMention(channel):
+                channels.add(channel)
+            case MessageLink(message):
+                messages.add(message)
+            case Link():
+                return (node,)
+            case _:
+                return None
+        return (node,)
+
+    expand_inline(text, look)
+    return Wanted(
+        frozenset(name for name in names if folded(name) not in _EVERYBODY), frozenset(channels), frozenset(messages)
+    )
+
+
+def resolved(text: RichText, found: Found, *, typed: bool = True) -> RichText:
+    """`text` with what was found in place of what it refers to; what was not found stays as it is."""
+
+    def settle(node: Inline) -> tuple[Inline, ...] | None:
+        match node:
+            case UserMention(_, name, True) if (user := found.people.get(folded(name))) is not None:
+                return (replace(node, user=user),)
+            case Text(text) if typed and found.people:
+                return tuple(_with_people(text, found.people))
+            case ChannelMention(channel, _, url, children):
+                if channel in found.channels:
+                    return (replace(node, channel=found.channels[channel]),)
+                return (Link(url, children or (Text(url),)),) if url else (node,)
+            case MessageLink(message):
+                copy, url = found.messages.get(message, (message, node.url))
+                return (replace(node, message=copy, url=url),)
+            case Link():
+                return (node,)
+            case _:
+                return None
+
+    return expand_inline(text, settle)
+
+
+def _with_people(text: str, people: Mapping[str, UserRef]) -> Iterator[Inline]:
+    start = 0
+    for place in islice(_AT.finditer(text), _MOST_PLACES):
+        if place.start() < start:
+            continue
+        for name, end in _readings(text, place.end()):
+            if (user := people.get(folded(name))) is not None:
+                if place.start() > start:
+                    yield Text(text[start : place.start()])
+                yield UserMention(user, name)
+                start = end
+                break
+    if start < len(text):
+        yield Text(text[start:])
+
+
+def _readings(text: str, start: int) -> Iterator[tuple[str, int]]:
+    """The names that may stand at `start`, the longest first, each with its end: one word or several."""
+    match = _WORDS.match(text, start, min(len(text), start + _LONGEST_NAME))
+    if match is None:
+        return
+    words = match.group()
+    seen = set()
+    while words:
+        for name in (words, words.rstrip(_PUNCTUATION)):
+            if name and name not in seen:
+                seen.add(name)
+                yield name, start + len(name)
+        words = words.rpartition(" ")[0]
+
+
+class References:
+    """Looks up, in the pairs, the message map and on the other platform."""
+
+    def __init__(
+        self, *, store: Store, pairs: PairDirectory, name_readers: Mapping[Platform, NameReader] | None = None
+    ) -> None:
+        self._store = store
+        self._pairs = pairs
+        self._name_readers = name_readers or {}
+
+    async def resolve(self, content: Content, adapter: Adapter, channel: ChannelRef) -> Content:
+        """`content` as it is to be shown in `channel`. Raises `StoreUnavailable`."""
+        # A feed that quotes an @ means somebody elsewhere.
+        typed = content.style != "notice"
+        content = await self._named(content, channel)
+        looked_for = wanted(content.text, typed=typed)
+        if looked_for == Wanted():
+            return content
+        found = Found(
+            people=await adapter.people(channel, looked_for.names) if looked_for.names else {},
+            channels={known: across for known in looked_for.channels if (across := self._pairs.across(known))},
+            messages=await self._messages(looked_for.messages, adapter),
+        )
+        return replace(content, text=resolved(content.text, found, typed=typed))
+
+    async def _named(self, content: Content, channel: ChannelRef) -> Content:
+        unknown = unnamed(content.text)
+        source = self._pairs.across(channel) if unknown else None
+        reader = None if source is None else self._name_readers.get(source.platform)
+        if source is None or reader is None:
+            return content
+        return replace(content, text=named(content.text, await reader.names(source, unknown)))
+
+    async def _messages(
+        self, messages: frozenset[MessageRef], adapter: Adapter
+    ) -> Mapping[MessageRef, tuple[MessageRef, str]]:
+        found: dict[MessageRef, tuple[MessageRef, str]] = {}
+        if not messages:
+            return found
+        async with self._store.read() as uow:
+            for message in messages:
+                across = self._pairs.across(message.channel)
+                copy = None if across is None else await uow.messages.counterpart(message, across)
+                if copy is not None and copy.platform is adapter.platform:
+                    found[message] = copy, adapter.permalink(copy)
+        return found

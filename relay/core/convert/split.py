@@ -1,0 +1,433 @@
+"""A text that is too long for the other side becomes several, cut where a reader would pause. Pure.
+
+Positions are counted in *units*: a character of text is one, everything that cannot be cut is one, the end of a block
+is one. A cut closes what is open (bold, a quote, a code block) and opens it again in the next part.
+
+One file, though a long one: sizes, boundaries and cuts have to count units alike for every kind of node.
+"""
+
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass, replace
+from enum import IntEnum
+from typing import Literal
+
+import regex
+
+from relay.domain.text.nodes import (
+    Block,
+    BulletList,
+    ChannelMention,
+    Code,
+    CodeBlock,
+    CustomEmoji,
+    Details,
+    Heading,
+    Inline,
+    LineBreak,
+    Link,
+    ListItem,
+    MessageLink,
+    Paragraph,
+    Quote,
+    RichText,
+    Rule,
+    Spoiler,
+    Subtext,
+    Table,
+    TableCell,
+    Text,
+    inline_text,
+    plain_text,
+)
+from relay.domain.text.rewrite import Container, expand_inline, map_blocks
+
+Measure = Callable[[RichText], int]
+"""The length of a text as its platform renders and counts it."""
+
+_LEAST_FILL = 1 / 3
+"""A better kind of boundary is passed over when taking it would leave a part emptier than this."""
+
+_GRAPHEME = regex.compile(r"\X")
+_SPACE = regex.compile(r"\s+")
+_SENTENCE_END = regex.compile(r"[.!?…。！？][\"'”’)\]]*$")
+_WINDOW = 64
+_CUT = -1
+_LONGEST_NAME = 64
+"""Of an emoji or of a language of code: more than either has on any platform."""
+
+_MOST_WRITTEN = 12
+"""What a character may be written as: four bytes, each as `%F0`."""
+
+_ELLIPSIS = "…"
+_LITTLE = (Text("x"),)
+_SAMPLE = 8
+"""What part of the room for a text is filled first, to see how long it is rendered."""
+
+
+class _Rank(IntEnum):
+    """How good a place is for a cut, worst first."""
+
+    WORD = 1
+    SENTENCE = 2
+    LINE = 3
+    BLOCK = 4
+
+
+@dataclass(frozen=True, slots=True)
+class _Boundary:
+    """A place for a cut; `skip` units after it (the white space) belong to neither part."""
+
+    position: int
+    skip: int
+    rank: _Rank
+
+
+def split(text: RichText, *, limit: int, measure: Measure, most: int | None = None) -> tuple[RichText, ...]:
+    """`text` in parts of which each measures at most `limit`; at least one part. Of more than `most`, the first ones.
+
+    What is around a single unit may measure more than `limit`: then its words remain, without what is around them.
+    """
+    if not _is_too_long(text, limit, measure):
+        return (text,)
+    parts: list[RichText] = []
+    rest = _opened(text, limit, measure)
+    while rest and _is_too_long(rest, limit, measure):
+        head, rest = _first_part(rest, limit, measure)
+        if measure(head) > limit and (bare := RichText.plain(plain_text(head))) != head:
+            head, more = _first_part(bare, limit, measure)
+            rest = RichText((*more.blocks, *rest.blocks))
+        parts.append(head)
+        if len(parts) == most:
+            return tuple(parts)
+    return (*parts, rest) if rest else tuple(parts)
+
+
+def _is_too_long(text: RichText, limit: int, measure: Measure) -> bool:
+    # Where the beginning alone is, the rest, which may be very long, is not to be rendered for each part anew.
+    # A first piece of it is enough for most of what is rendered much longer than it is.
+    for length in (limit // _SAMPLE, 2 * limit):
+        beginning, _, left = _cut_blocks(text.blocks, length)
+        if left != _CUT:
+            break
+        if measure(RichText(beginning)) > limit:
+            return True
+    return measure(text) > limit
+
+
+def beginning(text: RichText, units: int) -> RichText:
+    """The first `units` of `text`."""
+    return _cut(text, units)[0]
+
+
+def first_part(text: RichText, *, limit: int, measure: Measure) -> tuple[RichText, RichText]:
+    """As much of `text` as measures at most `limit`, and the rest; at least one unit."""
+    if not _is_too_long(text, limit, measure):
+        return text, RichText()
+    return _first_part(_opened(text, limit, measure), limit, measure)
+
+
+def _opened(text: RichText, limit: int, measure: Measure) -> RichText:
+    """What is never cut but would fill most of a part as text that can be: an address, a reason, a wide table.
+
+    The name of an emoji, which is one word, is cut short; a language of code as long as that is none.
+    """
+
+    def long(node: Inline, characters: int) -> bool:
+        # Most are short, and are not to be rendered for that.
+        return _MOST_WRITTEN * characters > limit / 2 and measure(RichText((Paragraph((node,)),))) > limit / 2
+
+    def words(node: Inline) -> tuple[Inline, ...] | None:
+        match node:
+            case CustomEmoji(name) if len(name) > _LONGEST_NAME:
+                return (replace(node, name=name[:_LONGEST_NAME] + _ELLIPSIS),)
+            case Spoiler(children, reason) if reason and long(replace(node, children=_LITTLE), len(reason)):
+                return (Text(f"({' '.join(reason.split())}) "), *opened((Spoiler(children),)))
+            case Link(url, children) | MessageLink(_, url, children) if not _is_atom(node):
+                hidden = long(replace(node, children=_LITTLE), len(url))
+                return (*opened(children), Text(f" ({url})")) if hidden else None
+            case Text() | Code() | LineBreak():
+                return None
+            case _ if _is_atom(node):
+                text = inline_text((node,))
+                return (Text(text),) if long(node, len(text)) else None
+            case _:
+                return None
+
+    def opened(nodes: tuple[Inline, ...]) -> tuple[Inline, ...]:
+        done = expand_inline(RichText((Paragraph(nodes),)), words).blocks[0]
+        return done.children if isinstance(done, Paragraph) else ()
+
+    def lines(block: Block) -> tuple[Block, ...]:
+        if isinstance(block, CodeBlock) and len(block.language) > _LONGEST_NAME:
+            return (replace(block, language=""),)
+        if not isinstance(block, Table):
+            return (block,)
+        # A caption, which may be long, is not to be measured with the rows.
+        above = measure(RichText((Paragraph(block.caption),))) if block.caption else 0
+        if _are_short(block.rows, limit // 2 - above, measure):
+            return (block,)
+        return (
+            *((Paragraph(block.caption),) if block.caption else ()),
+            *(Paragraph(tuple(node for cell in row for node in (*cell.children, Text(" ")))) for row in block.rows),
+        )
+
+    return map_blocks(expand_inline(text, words), lines)
+
+
+def _are_short(rows: tuple[tuple[TableCell, ...], ...], limit: int, measure: Measure) -> bool:
+    """Whether each row of a table measures at most `limit`. Measured by the dozen: rows that are short together are
+    short one by one."""
+    start, count = 0, 16
+    while start < len(rows):
+        together = rows[start : start + count]
+        if measure(RichText((Table(together),))) <= limit:
+            start += len(together)
+            count *= 2
+        elif len(together) == 1:
+            return False
+        else:
+            count = max(len(together) // 4, 1)
+    return True
+
+
+def _first_part(text: RichText, limit: int, measure: Measure) -> tuple[RichText, RichText]:
+    most = _longest_fit(text, limit, measure)
+    if most == 0:
+        return _cut(text, 1)
+    while (boundary := _best_boundary(text, most)) is not None:
+        head = _cut(text, boundary.position)[0]
+        if measure(head) <= limit:
+            return head, _cut(text, boundary.position + boundary.skip)[1]
+        most = boundary.position - 1
+    return _cut(text, _grapheme_floor(text, most))
+
+
+def _longest_fit(text: RichText, limit: int, measure: Measure) -> int:
+    # A unit is rarely rendered as less than one: the search can start at `limit` instead of at the text's end.
+    low, high = 0, limit - max(_cut_blocks(text.blocks, limit)[2], 0)
+    fits, exceeds = 0, 0
+    tried, step = max(high // _SAMPLE, 1), 0
+    while low < high:
+        measured = measure(_cut(text, tried)[0])
+        if measured <= limit:
+            low, fits = tried, measured
+        else:
+            high, exceeds = tried - 1, measured
+        # Most texts are rendered about as long everywhere; where one is not, halving gets there, too.
+        step += 1
+        if step % 3 == 0:
+            guess = (low + high + 1) // 2
+        elif exceeds:
+            guess = low + (limit - fits) * (high + 1 - low) // (exceeds - fits)
+        else:
+            guess = tried * limit // max(measured, 1)
+        tried = min(max(guess, low + 1), high)
+    return low
+
+
+def _best_boundary(text: RichText, most: int) -> _Boundary | None:
+    found: dict[_Rank, _Boundary] = {}
+    for boundary in _boundaries(text.blocks, 0, _Rank.BLOCK):
+        if boundary.position > most:
+            break
+        if boundary.position > 0:
+            found[boundary.rank] = boundary
+    well_filled = [found[rank] for rank in sorted(found, reverse=True) if found[rank].position >= most * _LEAST_FILL]
+    return well_filled[0] if well_filled else max(found.values(), key=lambda known: known.position, default=None)
+
+
+# --- Places for a cut -------------------------------------------------------------------------------------
+
+
+def _boundaries(blocks: tuple[Block, ...], start: int, rank: _Rank) -> Generator[_Boundary, None, int]:
+    """In rising order of position; returns where `blocks` end. `rank` is what the end of one of them is worth."""
+    for block in blocks:
+        match block:
+            case Paragraph(children) | Heading(_, children) | Subtext(children):
+                start = yield from _inline_boundaries(children, start)
+            case CodeBlock(text):
+                lines = (match.start() for match in regex.finditer("\n", text))
+                yield from (_Boundary(start + at, 1, _Rank.LINE) for at in lines)
+                start += len(text)
+            case Quote(inner):
+                start = yield from _boundaries(inner, start, _Rank.LINE)
+            case BulletList(items):
+                for item in items:
+                    start = yield from _boundaries(item.blocks, start, _Rank.LINE)
+            case Details(summary, inner):
+                start = _end_of(_inline_boundaries(summary, start)) + 1
+                start = yield from _boundaries(inner, start, _Rank.LINE)
+            case Table(rows):
+                yield from (_Boundary(start + at, 0, _Rank.LINE) for at in range(1, len(rows)))
+                start += len(rows)
+            case Rule():
+                pass
+        start += 1
+        yield _Boundary(start, 0, rank)
+    return start
+
+
+def _inline_boundaries(nodes: tuple[Inline, ...], start: int) -> Generator[_Boundary, None, int]:
+    for node in nodes:
+        if isinstance(node, Text | Code):
+            yield from _word_boundaries(node.text, start)
+            start += len(node.text)
+        elif isinstance(node, Container) and not _is_atom(node):
+            start = yield from _inline_boundaries(node.children, start)
+        else:
+            if isinstance(node, LineBreak):
+                yield _Boundary(start, 1, _Rank.LINE)
+            start += 1
+    return start
+
+
+def _end_of(boundaries: Generator[_Boundary, None, int]) -> int:
+    while True:
+        try:
+            next(boundaries)
+        except StopIteration as end:
+            return int(end.value)
+
+
+def _word_boundaries(text: str, start: int) -> Iterator[_Boundary]:
+    for match in _SPACE.finditer(text):
+        rank = _Rank.SENTENCE if _SENTENCE_END.search(text, max(0, match.start() - 4), match.start()) else _Rank.WORD
+        yield _Boundary(start + match.start(), len(match.group()), rank)
+
+
+def _grapheme_floor(text: RichText, most: int) -> int:
+    """The last position up to `most` that does not tear a character that the reader sees as one."""
+    head, tail = _cut(text, most)
+    before, after = _edge(head.blocks, -1)[-_WINDOW:], _edge(tail.blocks, 0)[:_WINDOW]
+    whole = [end for match in _GRAPHEME.finditer(before + after) if (end := match.end()) <= len(before)]
+    torn = len(before) - max(whole, default=0)
+    return most - torn if torn < len(before) else most
+
+
+def _edge(blocks: tuple[Block, ...], side: Literal[0, -1]) -> str:
+    """The characters next to a cut: of the first (0) or last (-1) leaf; "" where it is no text."""
+    node: object = blocks[side] if blocks else None
+    while True:
+        match node:
+            case Text(text) | Code(text) | CodeBlock(text):
+                return text
+            case Quote(inner) | Details(_, inner) | ListItem(inner):
+                node = inner[side] if inner else None
+            case BulletList(items):
+                node = items[side] if items else None
+            case Paragraph(children) | Heading(_, children) | Subtext(children):
+                node = children[side] if children else None
+            case _ if isinstance(node, Container):
+                node = node.children[side] if node.children else None
+            case _:
+                return ""
+
+
+# --- Cutting ----------------------------------------------------------------------------------------------
+
+# Each of these goes through what it cuts once, up to the cut: what follows may be very long, and stand very deep. The
+# third of what they return is how many units of `at` were left over, or `_CUT`.
+
+
+def _cut(text: RichText, at: int) -> tuple[RichText, RichText]:
+    head, tail, _ = _cut_blocks(text.blocks, at)
+    return RichText(head), RichText(tail)
+
+
+def _cut_blocks(blocks: tuple[Block, ...], at: int) -> tuple[tuple[Block, ...], tuple[Block, ...], int]:
+    for index, block in enumerate(blocks):
+        if at == 0:
+            return blocks[:index], blocks[index:], _CUT
+        head, tail, at = _cut_block(block, at)
+        if at < 0:
+            return (*blocks[:index], *head), (*tail, *blocks[index + 1 :]), _CUT
+    return blocks, (), at
+
+
+def _cut_block(block: Block, at: int) -> tuple[tuple[Block, ...], tuple[Block, ...], int]:
+    head: tuple[Block, ...] = ()
+    tail: tuple[Block, ...] = ()
+    left = at
+    match block:
+        case Paragraph(children) | Heading(_, children) | Subtext(children):
+            before, after, left = _cut_nodes(children, at)
+            if left <= 0:
+                head, tail = _some(block, children=before), _some(block, children=after)
+        case CodeBlock(text):
+            left = at - len(text)
+            head, tail = _some(block, text=text[:at]), _some(block, text=text[at:])
+        case Quote(blocks):
+            before_blocks, after_blocks, left = _cut_blocks(blocks, at)
+            head, tail = _some(block, blocks=before_blocks), _some(block, blocks=after_blocks)
+        case BulletList():
+            head, tail, left = _cut_list(block, at)
+        case Details():
+            head, tail, left = _cut_details(block, at)
+        case Table(rows):
+            left = at - len(rows)
+            head, tail = _some(block, rows=rows[:at]), _some(replace(block, caption=()), rows=rows[at:])
+        case Rule():
+            pass
+    # The end of a block is a unit, too.
+    return ((block,), (), left - 1) if left > 0 else (head, tail, _CUT)
+
+
+def _some(block: Block, **content: object) -> tuple[Block, ...]:
+    """The block with new content, or none if there is no content left."""
+    return (replace(block, **content),) if any(content.values()) else ()  # type: ignore[arg-type]
+
+
+def _cut_details(block: Details, at: int) -> tuple[tuple[Block, ...], tuple[Block, ...], int]:
+    before, after, left = _cut_nodes(block.summary, at)
+    if left <= 0:
+        return (Paragraph(before),), (replace(block, summary=after),), _CUT
+    before_blocks, after_blocks, left = _cut_blocks(block.blocks, left - 1)
+    return (replace(block, blocks=before_blocks),) if block.summary or before_blocks else (), after_blocks, left
+
+
+def _cut_list(block: BulletList, at: int) -> tuple[tuple[Block, ...], tuple[Block, ...], int]:
+    for index, item in enumerate(block.items):
+        before, after, at = _cut_blocks(item.blocks, at)
+        if at < 0:
+            head = (*block.items[:index], *((ListItem(before),) if before else ()))
+            tail = (*((ListItem(after),) if after else ()), *block.items[index + 1 :])
+            start = None if block.start is None else block.start + index
+            return _some(block, items=head), _some(replace(block, start=start), items=tail), _CUT
+    return (block,), (), at
+
+
+def _cut_nodes(nodes: tuple[Inline, ...], at: int) -> tuple[tuple[Inline, ...], tuple[Inline, ...], int]:
+    for index, node in enumerate(nodes):
+        if at == 0 and not _is_nothing(node):
+            return nodes[:index], nodes[index:], _CUT
+        match node:
+            case Text(text) | Code(text):
+                left = at - len(text)
+                if left < 0:
+                    head, tail = replace(node, text=text[:at]), replace(node, text=text[at:])
+                    return (*nodes[:index], head), (tail, *nodes[index + 1 :]), _CUT
+            case _ if isinstance(node, Container) and not _is_atom(node):
+                before, after, left = _cut_nodes(node.children, at)
+                if left < 0:
+                    opened, reopened = replace(node, children=before), replace(node, children=after)
+                    return (*nodes[:index], opened), (reopened, *nodes[index + 1 :]), _CUT
+            case _:
+                left = at - 1
+        at = left
+    return nodes, (), at
+
+
+def _is_nothing(node: Inline) -> bool:
+    """Whether a node takes no units."""
+    if isinstance(node, Text | Code):
+        return not node.text
+    return isinstance(node, Container) and bool(node.children) and all(map(_is_nothing, node.children))
+
+
+def _is_atom(node: Inline) -> bool:
+    """Whether an inline node is never cut. A bare link is none to cut: it would become two dead ones."""
+    if isinstance(node, ChannelMention):
+        return True
+    if isinstance(node, Container):
+        return not node.children or (isinstance(node, Link) and inline_text(node.children) == node.url)
+    return not isinstance(node, Text | Code)

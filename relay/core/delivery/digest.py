@@ -1,0 +1,219 @@
+"""Several waiting messages as one: which may share a copy, and what that copy says. Pure."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from relay.core.convert.degrade import quoted_line
+from relay.core.ports import Quotation
+from relay.core.storage import Entry
+from relay.domain.commands import BatchItem, DeleteMessage, EditMessage, SendBatch, SendMessage
+from relay.domain.content import Author, Content
+from relay.domain.ids import MessageRef
+from relay.domain.marks import bracketed
+from relay.domain.names import shortened, visible
+from relay.domain.text.nodes import (
+    Block,
+    CustomEmoji,
+    Details,
+    Heading,
+    Inline,
+    InlineImage,
+    LineBreak,
+    Paragraph,
+    Quote,
+    RichText,
+    Strong,
+    Subtext,
+    Table,
+    Text,
+)
+from relay.domain.text.rewrite import Container
+
+_NAMED = 3
+"""How many authors a shared copy names above it; the others stand in it."""
+
+_LONGEST_OF_SEVERAL = 22
+"""Characters of each, so that the last one still has room."""
+
+_BOLD_LETTERS = range(0x1D400, 0x1D800)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What of a lane's head can cross together: its messages by source, and every entry that this settles."""
+
+    messages: tuple[SendMessage, ...]
+    settled: tuple[int, ...]
+
+
+def run_of(entries: Sequence[Entry]) -> Run:
+    """The longest run of waiting messages from the head on.
+
+    Edits and deletions of a message in the run are carried out in it. Files break the run: they cross by themselves.
+    So does a message that was cut into parts: some of them may stand already.
+    """
+    found: dict[MessageRef, SendMessage] = {}
+    settled: list[int] = []
+    for entry in entries:
+        match entry.command:
+            case SendMessage(source) as command if not command.content.attachments and not command.parts:
+                found[source] = command
+            case EditMessage(source, _, content) if source in found and not content.attachments:
+                found[source] = replace(found[source], content=content)
+            case DeleteMessage(source) if source in found:
+                del found[source]
+            case _:
+                break
+        settled.append(entry.id)
+    return Run(tuple(found.values()), tuple(settled))
+
+
+def quotation_within(messages: Sequence[SendMessage], target: MessageRef) -> Quotation | None:
+    """What a reply quotes when its target crosses in the same batch, and has no link yet."""
+    quoted = next((message for message in messages if message.source == target), None)
+    return None if quoted is None else Quotation(quoted.author.name, quoted.content.text, "")
+
+
+def item_of(message: SendMessage, content: Content, quotation: Quotation | None) -> BatchItem:
+    """One message of a batch; `content` is what the channel can carry of it."""
+    call = message.content.calls_answered
+    above = RichText() if quotation is None else RichText((quoted_line(quotation, call=call),))
+    return BatchItem(message.source, message.author, content, message.created_at, above)
+
+
+def speaker(batch: SendBatch) -> Author:
+    """Under whose name a shared copy stands: its only author's, or all their names."""
+    if batch.under is not None:
+        return batch.under
+    authors = {item.author.user: item.author for item in batch.items}
+    first, *others = authors.values()
+    if not others:
+        return first
+    names = [shortened(author.name, most=_LONGEST_OF_SEVERAL) for author in authors.values()]
+    more = len(names) - _NAMED
+    joined = ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
+    return Author(first.user, bracketed(joined), is_bot=all(author.is_bot for author in authors.values()))
+
+
+def content_of(batch: SendBatch) -> Content:
+    """What a shared copy says: the messages one after the other, each with its author where there are several."""
+    signed = batch.under is not None or _several(batch)
+    blocks: list[Block] = []
+    for item in batch.items:
+        blocks += item.above.blocks
+        blocks += _signed(item) if signed or item.content.style == "emote" else item.content.text.blocks
+    return Content(RichText(tuple(blocks)))
+
+
+def without(batch: SendBatch, source: MessageRef) -> SendBatch:
+    """The batch after one of its messages was deleted, or left it."""
+    items = tuple(item for item in batch.items if item.source != source)
+    # All the names stand above it for good, also when only one author is left.
+    return SendBatch(items, speaker(batch) if _several(batch) else batch.under)
+
+
+def edited(batch: SendBatch, source: MessageRef, content: Content) -> SendBatch:
+    """The batch after one of its messages was edited."""
+    items = (replace(item, content=content) if item.source == source else item for item in batch.items)
+    return replace(batch, items=tuple(items))
+
+
+def requoted(batch: SendBatch, source: MessageRef, quotation: Quotation) -> SendBatch:
+    """The batch with another quoted line above one of its messages."""
+
+    def above(item: BatchItem) -> RichText:
+        return RichText((quoted_line(quotation, call=item.content.calls_answered),))
+
+    items = (replace(item, above=above(item)) if item.source == source else item for item in batch.items)
+    return replace(batch, items=tuple(items))
+
+
+def _several(batch: SendBatch) -> bool:
+    return len({item.author.user for item in batch.items}) > 1
+
+
+def _signed(item: BatchItem) -> tuple[Block, ...]:
+    emote = item.content.style == "emote"
+    name = Strong((Text(f"* {item.author.name}" if emote else f"{item.author.name}:"),))
+    return under_heading((name,), item.content.text.blocks)
+
+
+def under_heading(heading: tuple[Inline, ...], blocks: Sequence[Block]) -> tuple[Block, ...]:
+    """`blocks` with their author's name in front, on the line of a paragraph and above anything else.
+
+    A line of theirs that begins in bold (as headings do, and what stands above a table) would look like the next
+    author's name: it is set apart as a quotation.
+    """
+    match tuple(blocks):
+        case (Paragraph(children), *rest):
+            first, *lines = _lines(children)
+            begun = (*heading, Text(" "), *first)
+            if not any(map(_begins_in_bold, lines)):
+                return (Paragraph((*heading, Text(" "), *children)), *_set_apart(rest))
+            return (*_paragraphs(lines, [begun]), *_set_apart(rest))
+        case others:
+            return (Paragraph(heading), *_set_apart(others))
+
+
+def _set_apart(blocks: Sequence[Block]) -> tuple[Block, ...]:
+    found: list[Block] = []
+    for block in blocks:
+        match block:
+            case Paragraph(children) if any(map(_begins_in_bold, lines := _lines(children))):
+                found += _paragraphs(lines, [])
+            case Details() | Heading() | Table(caption=(_, *_)):
+                found.append(Quote((block,)))
+            case Subtext(children) if any(map(_begins_in_bold, _lines(children))):
+                found.append(Quote((block,)))
+            case _:
+                found.append(block)
+    return tuple(found)
+
+
+def _paragraphs(lines: Sequence[tuple[Inline, ...]], begun: list[tuple[Inline, ...]]) -> list[Block]:
+    """Lines as paragraphs again, with a quotation wherever one looks like a name of ours; the first has `begun`."""
+    found: list[Block] = []
+    for line in lines:
+        if _begins_in_bold(line):
+            if begun:
+                found.append(Paragraph(_joined(begun)))
+            begun = []
+            found.append(Quote((Paragraph(line),)))
+        else:
+            begun.append(line)
+    return [*found, Paragraph(_joined(begun))] if begun else found
+
+
+def _lines(children: tuple[Inline, ...]) -> list[tuple[Inline, ...]]:
+    lines: list[list[Inline]] = [[]]
+    for node in children:
+        if isinstance(node, LineBreak):
+            lines.append([])
+        elif isinstance(node, Container):
+            first, *others = _lines(node.children)
+            lines[-1].append(replace(node, children=first))
+            lines += ([replace(node, children=other)] for other in others)
+        else:
+            lines[-1].append(node)
+    return [tuple(line) for line in lines]
+
+
+def _joined(lines: Sequence[tuple[Inline, ...]]) -> tuple[Inline, ...]:
+    first, *rest = lines
+    return (*first, *(node for line in rest for node in (LineBreak(), *line)))
+
+
+def _begins_in_bold(line: tuple[Inline, ...]) -> bool:
+    for node in line:
+        match node:
+            case Text(text) if not visible(text):
+                continue
+            case Text(text):
+                return ord(visible(text)[0]) in _BOLD_LETTERS
+            case Strong():
+                return True
+            case CustomEmoji() | InlineImage():
+                continue  # may be transparent
+            case _:
+                return isinstance(node, Container) and _begins_in_bold(node.children)
+    return False

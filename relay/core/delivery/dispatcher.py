@@ -1,0 +1,167 @@
+"""Keeps one ordered lane for each channel and the one it leads to, and starts and stops them together."""
+
+import asyncio
+import random
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import Set as AbstractSet
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from relay.core.backoff import Backoff
+from relay.core.delivery.execute import Deliverer
+from relay.core.delivery.lane import Lane
+from relay.core.delivery.rate_limit import Budgets
+from relay.core.pairs import PairDirectory
+from relay.core.status.counters import Status
+from relay.core.storage import Entry, Store
+from relay.domain.ids import Platform
+from relay.domain.pair import LaneKey
+from relay.errors import StoreUnavailable
+
+
+class Courier:
+    """Delivers what is in the outbox. A lane comes into being when something is first queued in it.
+
+    `may_send`: whether this process still holds the store.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        pairs: PairDirectory,
+        status: Status,
+        rng: random.Random,
+        budgets: Budgets,
+        may_send: Callable[[], bool],
+        deliverer: Callable[[Callable[[LaneKey], None]], Deliverer],
+    ) -> None:
+        self._store = store
+        self._pairs = pairs
+        self._status = status
+        self._rng = rng
+        self._budgets = budgets
+        self._may_send = may_send
+        self._deliverer = deliverer(self.wake)
+        self._lanes: dict[LaneKey, Lane] = {}
+        self._sending: defaultdict[LaneKey, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._movers = 0  # who moves what waits, and may wait for locks of `_sending`
+        self._wanted: asyncio.Queue[tuple[LaneKey, bool] | None] = asyncio.Queue()
+
+    async def run(self) -> None:
+        """Work until `stop`; ends once every lane has finished what it had in flight.
+
+        What was queued in an earlier life counts as possibly sent.
+        """
+        left_over = await self._left_over()
+        async with asyncio.TaskGroup() as group:
+            for key in left_over:
+                self._open(key, group, suspect=True)
+            while (wanted := await self._wanted.get()) is not None:
+                key, suspect = wanted
+                if key in self._lanes:
+                    self._lanes[key].wake(suspect=suspect)
+                else:
+                    self._open(key, group, suspect=suspect)
+            for lane in tuple(self._lanes.values()):
+                lane.stop()
+            self._budgets.close()
+
+    def wake(self, key: LaneKey, *, suspect: bool = False) -> None:
+        """Something was queued in the lane. `suspect`: what is at its head may have been sent."""
+        lane = self._lanes.get(key)
+        if lane is None:
+            self._wanted.put_nowait((key, suspect))
+        else:
+            lane.wake(suspect=suspect)
+
+    def wake_all(self) -> None:
+        """Something may have been queued, nobody knows in which lane."""
+        for lane in self._lanes.values():
+            lane.wake()
+
+    def offer(self, entry: Entry) -> None:
+        """`entry` was queued just now; an idle lane takes it without asking the store."""
+        lane = self._lanes.get(entry.lane)
+        if lane is None:
+            self._wanted.put_nowait((entry.lane, False))
+        else:
+            lane.offer(entry)
+
+    def try_again(self, lanes: Iterable[LaneKey] | None = None) -> None:
+        """Something changed for the better for these lanes (None: for all): they do not wait for their next try."""
+        for key in self._lanes if lanes is None else lanes:
+            if key in self._lanes:
+                self._lanes[key].hurry.set()
+
+    def platform_is_back(self, platform: Platform) -> None:
+        """A platform that was out of reach answers again: no lane to it waits for its next try."""
+        for key, lane in self._lanes.items():
+            if key.destination.platform is platform:
+                lane.hurry.set()
+
+    @asynccontextmanager
+    async def moving(self, lanes: Iterable[LaneKey]) -> AsyncIterator[None]:
+        """What waits in these lanes is moved to others in the block: none of it is being sent meanwhile.
+
+        What a lane was about is finished first, receipt and all.
+        """
+        keys = sorted(set(lanes))
+        self._movers += 1
+        try:
+            async with AsyncExitStack() as held:
+                for key in keys:
+                    await held.enter_async_context(self._sending[key])
+                try:
+                    yield
+                finally:
+                    for key in keys:
+                        if key in self._lanes:
+                            self._lanes[key].moved()
+        finally:
+            self._movers -= 1
+            if not self._movers:
+                for key in self._sending.keys() - self._lanes.keys():
+                    del self._sending[key]
+
+    def rest(self, waiting: AbstractSet[LaneKey]) -> None:
+        """End the lanes in which nothing waits and whose pair is not declared any more."""
+        for key, lane in self._lanes.items():
+            if key not in waiting and self._pairs.pair_for(key) is None:
+                lane.unused()
+
+    def stop(self) -> None:
+        """Let every lane finish what is in flight, and `run` end."""
+        self._wanted.put_nowait(None)
+
+    def _open(self, key: LaneKey, group: asyncio.TaskGroup, *, suspect: bool) -> None:
+        lane = self._lanes[key] = Lane(
+            key,
+            store=self._store,
+            pairs=self._pairs,
+            status=self._status,
+            deliverer=self._deliverer,
+            budget=self._budgets.of(key),
+            backoff=Backoff(self._rng),
+            may_send=self._may_send,
+            suspect=suspect,
+            sending=self._sending[key],
+        )
+        group.create_task(self._run(key, lane), name=f"lane {key.source.id} {key.destination.id}")
+
+    async def _run(self, key: LaneKey, lane: Lane) -> None:
+        await lane.run()
+        # Nothing is awaited in between: whoever wakes it from here on opens it anew.
+        del self._lanes[key]
+        if not self._movers:
+            del self._sending[key]
+
+    async def _left_over(self) -> list[LaneKey]:
+        backoff = Backoff(self._rng)
+        while True:
+            try:
+                async with self._store.read() as uow:
+                    return sorted(await uow.outbox.lanes())
+            except StoreUnavailable as error:
+                self._status.store_problem = str(error)
+                await asyncio.sleep(backoff.next())

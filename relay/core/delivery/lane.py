@@ -1,0 +1,412 @@
+"""From one channel to another: its commands one after the other, retried at the head until they are done."""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, nullcontext, suppress
+from dataclasses import dataclass, replace
+from itertools import islice
+
+import structlog
+
+from relay.core.backoff import Backoff
+from relay.core.convert.degrade import Dropped
+from relay.core.delivery.execute import Deliverer
+from relay.core.delivery.rate_limit import Budget
+from relay.core.pairs import PairDirectory
+from relay.core.status.counters import Status
+from relay.core.storage import Entry, Store
+from relay.domain.commands import DeleteMessage, RequoteMessage
+from relay.domain.ids import MessageRef
+from relay.domain.pair import LaneKey
+from relay.errors import (
+    Blocked,
+    DeliveryError,
+    NotDeclared,
+    NotYet,
+    Permanent,
+    RateLimited,
+    StoreError,
+    StoreUnavailable,
+    TargetGone,
+    Transient,
+    Unsupported,
+)
+
+_LOG: structlog.typing.FilteringBoundLogger = structlog.get_logger(__name__)
+
+_READ_AHEAD = 50
+_READ_AHEAD_BYTES = 256 * 1024
+_TRIES_BEFORE_COMPLAINT = 3
+_TRIES_OF_A_BUG = 3
+_HOPELESS_SECONDS = 180.0  # of answers that say that it failed
+_SILENT_SECONDS = 1800.0  # of requests that nobody answers: that may be the way there
+_HOPELESS_TRIES = 4
+_MOST_DOUBLINGS = 5
+_LEASE_SECONDS = 0.5
+_NOT_YET_SECONDS = 0.3
+
+
+@dataclass(slots=True)
+class _Failing:
+    """An entry at the head that fails again and again. `others`: what other lanes had delivered at its last failure.
+
+    `passed_by`: failures between which others got through. `last_try`: the next one is.
+    """
+
+    entry: int
+    since: float
+    others: int
+    passed_by: int = 0
+    last_try: bool = False
+
+
+class Lane:
+    """Delivers until it is stopped.
+
+    `hurry` is set when there is no point in waiting for the next try any longer. `may_send`: whether this process
+    still holds the store. `suspect`: what is at the head now may have been sent. `sending`: held while it is at its
+    head; whoever moves what waits in the lane holds it meanwhile.
+    """
+
+    def __init__(
+        self,
+        key: LaneKey,
+        *,
+        store: Store,
+        pairs: PairDirectory,
+        status: Status,
+        deliverer: Deliverer,
+        budget: Budget,
+        backoff: Backoff,
+        may_send: Callable[[], bool],
+        suspect: bool,
+        sending: asyncio.Lock,
+    ) -> None:
+        self.hurry = asyncio.Event()
+        self._sending = sending
+        self._moved = False  # what was read may be in another lane by now
+        self._key = key
+        self._store = store
+        self._pairs = pairs
+        self._status = status
+        self._deliverer = deliverer
+        self._budget = budget
+        self._backoff = backoff
+        self._failing: _Failing | None = None
+        self._given_up = 0  # heads in a row, without one that got through
+        self._may_send = may_send
+        self._suspect = suspect
+        self._work = asyncio.Event()
+        self._waiting: deque[Entry] = deque()
+        self._complete = False  # nothing waits in the store that is not in `_waiting`
+        self._newest = 0  # the highest ID that was ever in `_waiting`
+        self._trying = False
+        self._bugs = 0
+        self._one_by_one = 0
+        self._again = False
+        self._stopped = asyncio.Event()
+        self._unused = False
+
+    @property
+    def _log(self) -> structlog.typing.FilteringBoundLogger:
+        """With the name that the operator gives the pair now."""
+        return _LOG.bind(pair=self._pairs.name_of(self._key), direction=self._key.direction)
+
+    def offer(self, entry: Entry) -> None:
+        """`entry` was queued just now at the end of the lane: taken without asking the store, where that is safe."""
+        if self._complete and entry.id <= self._newest:
+            # Two came at once, in the wrong order, or the store has told of it already: that knows better.
+            while len(self._waiting) > self._trying:
+                self._waiting.pop()
+            self._complete = False
+        elif self._complete and self._has_room_for(entry):
+            self._waiting.append(entry)
+            self._newest = entry.id
+        else:
+            self._complete = False
+        self._work.set()
+
+    def _has_room_for(self, entry: Entry) -> bool:
+        """Whether it may be kept here: one member's long texts are no more to wait in memory than in the store."""
+        held = sum(other.size for other in self._waiting)
+        return len(self._waiting) < _READ_AHEAD and (not held or held + entry.size <= _READ_AHEAD_BYTES)
+
+    def wake(self, *, suspect: bool = False) -> None:
+        """Something was queued in the lane, or changed in it: ask the store. `suspect`: it may have been sent."""
+        self._suspect = self._suspect or suspect
+        self._complete = False
+        self._work.set()
+
+    def moved(self) -> None:
+        """What waited here may be in another lane. Only while `sending` is held."""
+        self._moved = True
+        self.wake()
+
+    def stop(self) -> None:
+        """Finish what is in flight, and end `run`."""
+        self._stopped.set()
+        self._work.set()
+        self.hurry.set()
+
+    def unused(self) -> None:
+        """Nothing waits, and no pair is declared for the lane: end `run`, if that is so."""
+        self._unused = True
+        self._complete = False
+        self._work.set()
+        self.hurry.set()
+
+    async def run(self) -> None:
+        """Deliver until `stop`, or until the lane is `unused`."""
+        while not self._stopped.is_set():
+            if self._waiting:
+                self._trying = True
+                done = await self._try(self._waiting[0])
+                self._trying = False
+                if done:
+                    self._waiting.popleft()
+                    self._recovered()
+                elif self._complete:
+                    # Of a message in several parts some may stand by now.
+                    self._waiting[0] = replace(self._waiting[0], original=None)
+                else:
+                    # What the try wrote down about the entry has to be read again.
+                    self._waiting.clear()
+            elif self._complete:
+                if self._unused and self._pairs.pair_for(self._key) is None:
+                    return
+                self._work.clear()
+                await self._work.wait()
+            else:
+                await self._read()
+
+    async def _read(self) -> None:
+        """Ask the store what waits. What is offered meanwhile may be among it, or not."""
+        self._work.clear()
+        self._moved = False
+        try:
+            async with self._store.read() as uow:
+                entries, whole = await uow.outbox.ahead(self._key, _READ_AHEAD, _READ_AHEAD_BYTES)
+        except StoreUnavailable as error:
+            await self._store_failed(error)
+            return
+        self._waiting.extend(entries)
+        self._newest = max(self._newest, *(entry.id for entry in entries), 0)
+        self._complete = whole and not self._work.is_set()
+        if not entries:
+            # Nothing was left over, so nothing can have been sent.
+            self._suspect = False
+
+    async def _try(self, entry: Entry) -> bool:
+        """One try at the head of the lane; whether it is done with. Waits before the next try otherwise."""
+        # What changes for the better from here on may do so behind this try.
+        self.hurry.clear()
+        if not self._pairs.carries(self._key):
+            await self._until_declared()
+            return False
+        if not self._may_send():
+            await self._wait(_LEASE_SECONDS)
+            return False
+        # Decided once: what is put off now must not send because it is not any more in a moment.
+        put_off = self._is_put_off(entry)
+        looks = put_off or self._deliverer.only_looks(entry)
+        try:
+            async with nullcontext(True) if looks else self._turn(entry) as granted:
+                if not granted:
+                    return False
+                async with self._sending:
+                    return await self._attempt(entry, put_off=put_off)
+        except NotDeclared:
+            await self._until_declared()
+        except Blocked as error:
+            # That can last: what waits may have been given to another lane meanwhile.
+            self._complete = False
+            await self._pause(error, problem=f"{self._key.direction} waits: {error}.")
+        except NotYet as error:
+            self._log.debug("waits for its turn", reason=str(error))
+            await self._wait(_NOT_YET_SECONDS)
+        except RateLimited as error:
+            if looks:
+                await self._pause(error, problem=None)
+            else:
+                self._status.lane(self._key).retries += 1  # the budget knows when to come back
+        except Transient as error:
+            self._suspect = self._suspect or error.ambiguous
+            if self._is_hopeless(entry, error):
+                return await self._abandon(entry, f"it fails every time, while other messages get through ({error})")
+            complaint = self._backoff.tries >= _TRIES_BEFORE_COMPLAINT
+            await self._pause(
+                error, problem=f"{self._key.direction} is not getting through: {error}." if complaint else None
+            )
+        except StoreUnavailable as error:
+            # The receipt may be what could not be written, or what could all the same.
+            self._suspect = True
+            self._complete = False
+            await self._store_failed(error)
+        return False
+
+    def _turn(self, entry: Entry) -> AbstractAsyncContextManager[bool]:
+        # In a lane that does not cross a quoted line only waits for its turn.
+        sends = self._key.crosses or not isinstance(entry.command, RequoteMessage)
+        return self._budget.turn(entry.queued_at, is_note=not self._key.crosses, sends=sends)
+
+    def _is_put_off(self, entry: Entry) -> bool:
+        """Whether an entry gives way to words: they do not get through one by one, and it only follows after."""
+        return self._budget.seconds_each() > 0 and not self._suspect and self._deliverer.gives_way(entry)
+
+    def _stands(self, source: MessageRef) -> bool:
+        """Whether nothing behind the head deletes a message that was queued just now."""
+        behind = (entry.command for entry in islice(self._waiting, 1, None))
+        return self._complete and not any(isinstance(it, DeleteMessage) and it.source == source for it in behind)
+
+    async def _together(self, entry: Entry) -> Entry:
+        """The entry to deliver now: with what waits behind it, if the lane cannot keep up one by one."""
+        seconds = self._budget.seconds_each()
+        if not (seconds if self._key.crosses else self._budget.notes_pile_up()) or self._suspect or self._one_by_one:
+            return entry
+        try:
+            lanes = self._budget.waiting + 1
+            planned = await self._deliverer.plan(entry, seconds_each=seconds, lanes=lanes)
+        except (Permanent, TargetGone, Unsupported) as error:
+            self._log.info("messages cross one by one", reason=str(error))
+            return entry
+        if planned is None:
+            return entry
+        self._waiting.clear()
+        self._waiting.append(planned)
+        self._complete = False
+        return planned
+
+    async def _attempt(self, entry: Entry, *, put_off: bool) -> bool:
+        """Carry out the entry, unless it is in another lane by now; whether it is done with."""
+        self._again = False
+        if self._moved:
+            self._complete = False
+            return False
+        if entry.original is not None and not self._stands(entry.original.ref):
+            entry = replace(entry, original=None)
+        if self._failing is not None and self._failing.entry == entry.id and self._failing.last_try:
+            entry = replace(entry, last_try=True)
+        try:
+            if put_off:
+                await self._deliverer.put_off(entry)
+                return True
+            entry = await self._together(entry)
+            await self._deliverer.carry_out(entry, suspect=self._suspect)
+            self._given_up = 0
+        except Unsupported as error:
+            await self._deliverer.drop(entry, Dropped(error.feature, str(error)))
+        except (Permanent, TargetGone) as error:
+            if not self._pairs.carries(self._key):
+                # Its channel was replaced meanwhile: what the old one refuses, the new one may take.
+                self._complete = False
+                return False
+            await self._give_up(entry, str(error))
+        except (DeliveryError, StoreError):
+            raise
+        except Exception as error:
+            # A bug of ours must not hold up the lane for ever, nor lose the message: after a few tries it is kept.
+            self._log.exception("bug while delivering", entry=entry.id)
+            self._bugs += 1
+            if self._bugs < _TRIES_OF_A_BUG:
+                raise Transient(f"internal error ({type(error).__name__})", ambiguous=True) from error
+            await self._give_up(entry, f"internal error ({type(error).__name__})")
+        return not self._again
+
+    def _is_hopeless(self, entry: Entry, error: Transient) -> bool:
+        """Whether to give up the head: its platform fails at it for minutes, and takes what other lanes bring.
+
+        What only has to wait (a closed channel, a limit, no connection) is not meant. Before that, one last try finds
+        out whether an earlier one was carried out, and sends nothing any more. As long as nothing else gets through, it
+        is the platform that is in trouble. Where it fails at the next head as well, that may be the channel's fault:
+        each then has twice the time of the one before.
+        """
+        if not (error.failed or error.ambiguous):
+            return False
+        seconds = (_HOPELESS_SECONDS if error.failed else _SILENT_SECONDS) * 2**self._given_up
+        now = asyncio.get_running_loop().time()
+        others = self._status.accepted(self._key.destination.platform) - self._status.lane(self._key).messages
+        failing = self._failing
+        if failing is None or failing.entry != entry.id:
+            self._failing = _Failing(entry.id, now, others)
+            return False
+        failing.passed_by += others > failing.others
+        failing.others = others
+        if failing.passed_by < _HOPELESS_TRIES or now - failing.since < seconds:
+            return False
+        if not failing.last_try:
+            failing.last_try = self._suspect = True
+            return False
+        return True
+
+    async def _abandon(self, entry: Entry, reason: str) -> bool:
+        """Give up the head outside of a try; whether it is done with."""
+        self._again = False
+        try:
+            async with self._sending:
+                if self._moved:
+                    self._complete = False
+                    return False
+                await self._give_up(entry, reason)
+        except StoreUnavailable as error:
+            self._complete = False
+            await self._store_failed(error)
+            return False
+        return not self._again
+
+    async def _give_up(self, entry: Entry, reason: str) -> None:
+        """No try will bring it across: a dead letter. Of a batch, only the message whose fault it is becomes one."""
+        taken_apart = await self._deliverer.unbatch(entry)
+        if taken_apart:
+            self._one_by_one = taken_apart
+            self._bugs = 0
+            self._failing = None  # what failed was the batch; its first message, which has its ID, has not been tried
+            self._log.info("messages cross one by one", reason=reason)
+            self._again = True
+            self._complete = False
+            return
+        self._given_up = min(self._given_up + 1, _MOST_DOUBLINGS) if self._failing is not None else 0
+        self._log.warning("dead letter", entry=entry.id, reason=reason)
+        await self._deliverer.bury(entry, reason)
+
+    def _recovered(self) -> None:
+        self._suspect = False
+        self._failing = None
+        self._one_by_one = max(0, self._one_by_one - 1)
+        self._bugs = 0
+        self._backoff.reset()
+        self._status.lane(self._key).problem = None
+        self._status.store_problem = None
+
+    async def _pause(self, error: Transient, *, problem: str | None) -> None:
+        counts = self._status.lane(self._key)
+        counts.retries += 1
+        counts.problem = problem
+        seconds = self._backoff.next(at_least=error.retry_after)
+        self._log.info("will try again", reason=str(error), seconds=round(seconds, 1), tries=self._backoff.tries)
+        # Whatever has changed for the better: what the platform asked for is kept to.
+        await self._wait(seconds, at_least=0.0 if isinstance(error, Blocked) else error.retry_after or 0.0)
+
+    async def _until_declared(self) -> None:
+        """What waits for a pair that is not declared is not tried, and is no trouble of another one."""
+        self._complete = False
+        self._status.lane(self._key).problem = None
+        await self.hurry.wait()
+
+    async def _store_failed(self, error: StoreUnavailable) -> None:
+        self._status.store_problem = str(error)
+        self._log.error("store unavailable", reason=error.reason)
+        await self._wait(self._backoff.next())
+
+    async def _wait(self, seconds: float, *, at_least: float = 0.0) -> None:
+        """Until there is no point in waiting any longer, but `at_least` that long, and `seconds` at most."""
+        if at_least:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(at_least):
+                    await self._stopped.wait()
+        if self._stopped.is_set():
+            return
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds - at_least):
+                await self.hurry.wait()
+        self.hurry.clear()

@@ -1,0 +1,236 @@
+"""Lines of the script: long and structured text, who is called, feeds, polls, and the rest of the table."""
+
+from collections.abc import Sequence
+
+from relay.demo.discord_side import FEED
+from relay.demo.script import Line, Scene, Unmet, View, contains, same
+from relay.demo.seen import Seen
+
+_PLAN = """## Saturday’s crossing
+1. Meet at the **old pier** at <t:1781330400:t>
+2. Cast off with the tide
+   - wet gear for everybody
+   - no heroics past the third buoy
+3. Home for chowder
+-# The harbour master’s watch is never wrong."""
+_PLAN_HTML = ("<h2>Saturday’s crossing</h2>", "<ol>", "<strong>old pier</strong>", "<ul>", "UTC", "<sub>")
+
+_TIDES_HTML = """<p>Tides at the pier:</p>
+<table><thead><tr><th>Time</th><th>Height</th></tr></thead>
+<tbody><tr><td>06:12</td><td>4.1 m</td></tr><tr><td>12:25</td><td>0.9 m</td></tr></tbody></table>
+<p>Below the keel: <span data-mx-maths="h - 2.4"><code>h - 2.4</code></span> m.</p>
+<details><summary>Why?</summary><p>The sill lies at 2.4 m.</p></details>"""
+_TIDES_PLAIN = "Tides at the pier: 06:12 4.1 m, 12:25 0.9 m. Below the keel: h - 2.4 m. Why? The sill lies at 2.4 m."
+_TIDES_MARKDOWN = (
+    "```\nTime  | Height\n------+-------\n06:12 | 4.1 m\n12:25 | 0.9 m\n```",
+    "Below the keel: `h - 2.4` m.",
+    "**Why?**",
+    "The sill lies at 2.4 m.",
+)
+_PUSH = {
+    "author": {"name": "mira", "url": "https://github.com/mira"},
+    "title": "[tidewater/almanac:main] 2 new commits",
+    "url": "https://github.com/tidewater/almanac/compare/9e1f...c07a",
+    "color": 0x4078C0,
+    "description": (
+        "[`9e1f27c`](https://github.com/tidewater/almanac/commit/9e1f27c) Correct the spring tides\n"
+        "[`c07ab31`](https://github.com/tidewater/almanac/commit/c07ab31) Add the **third buoy**"
+    ),
+}
+_ANSWERS = ("Clams", "Corn", "Whatever bites")
+
+
+def more() -> Sequence[Line]:
+    """In the order in which they are played."""
+    return (
+        Line("heading, lists, small print", "to_matrix", _plan),
+        Line("table, formula, details", "to_discord", _tides),
+        Line("calling somebody", "to_matrix", _call_to_matrix),
+        Line("calling somebody", "to_discord", _call_to_discord),
+        Line("link to a message", "to_matrix", _link),
+        Line("what somebody does", "to_discord", _emote),
+        Line("place", "to_discord", _place),
+        Line("a feed’s embed", "to_matrix", _feed),
+        Line("poll and its result", "to_matrix", _poll_to_matrix),
+        Line("poll and its end", "to_discord", _poll_to_discord),
+        Line("forwarded message", "to_matrix", _forward),
+        Line("somebody joins", "to_matrix", _welcome),
+    )
+
+
+async def _plan(scene: Scene) -> str:
+    scene.notes["plan"] = await scene.say("discord", "mira", _PLAN)
+
+    def check(view: View) -> Seen:
+        copy = view.only("matrix", "Mira")
+        contains(copy.html, *_PLAN_HTML)
+        return copy
+
+    copy = await scene.until(check)
+    scene.take("matrix", copy)
+    scene.notes["plan copy"] = copy.id
+    return "with its time in UTC"
+
+
+async def _tides(scene: Scene) -> str:
+    await scene.say("matrix", "ines", _TIDES_PLAIN, _TIDES_HTML)
+
+    def check(view: View) -> Seen:
+        copy = view.only("discord", "Ines")
+        contains(copy.body, *_TIDES_MARKDOWN)
+        return copy
+
+    scene.take("discord", await scene.until(check))
+    return "the table aligned in a block of code"
+
+
+async def _call_to_matrix(scene: Scene) -> str:
+    await scene.say("discord", "jonas", "@Ines, can you bring the spare line?")
+    called = scene.matrix.id_of("ines")
+
+    def check(view: View) -> Seen:
+        copy = view.only("matrix", "Jonas")
+        contains(copy.html, f'href="https://matrix.to/#/{called}"')
+        if copy.raw.get("m.mentions") != {"user_ids": [called]}:
+            raise Unmet(f"it mentions {copy.raw.get('m.mentions')}")
+        return copy
+
+    scene.take("matrix", await scene.until(check))
+    return "Ines is mentioned, and nobody else"
+
+
+async def _call_to_discord(scene: Scene) -> str:
+    await scene.say("matrix", "ines", "Packed already, @Jonas.")
+    called = scene.discord.id_of("jonas")
+
+    def check(view: View) -> Seen:
+        copy = view.only("discord", "Ines")
+        same(copy.body, f"Packed already, <@{called}>.")
+        if [user["id"] for user in copy.raw["mentions"]] != [called]:
+            raise Unmet("it does not ping him")
+        return copy
+
+    scene.take("discord", await scene.until(check))
+    return "Jonas is pinged"
+
+
+async def _link(scene: Scene) -> str:
+    plan, copy_of_plan = scene.note("plan"), scene.note("plan copy")
+    guild, channel = scene.discord.guild.id, scene.discord.channel.id
+    await scene.say("discord", "jonas", f"It is all in https://discord.com/channels/{guild}/{channel}/{plan}")
+
+    def check(view: View) -> Seen:
+        copy = view.only("matrix", "Jonas")
+        contains(copy.html, f"https://matrix.to/#/{scene.matrix.room}/{copy_of_plan}")
+        return copy
+
+    scene.take("matrix", await scene.until(check))
+    return "leads to the copy"
+
+
+async def _emote(scene: Scene) -> str:
+    content = {"msgtype": "m.emote", "body": "coils the lines", "m.mentions": {}}
+    scene.spoken("matrix", await scene.matrix.send("yusuf", content))
+    copy = await scene.across("matrix", "Yusuf", "*coils the lines*")
+    return copy.body
+
+
+async def _place(scene: Scene) -> str:
+    content = {"msgtype": "m.location", "body": "The old pier", "geo_uri": "geo:54.3239,10.1347", "m.mentions": {}}
+    scene.spoken("matrix", await scene.matrix.send("ines", content))
+
+    def check(view: View) -> Seen:
+        copy = view.only("discord", "Ines")
+        contains(copy.body, "The old pier", "https://www.openstreetmap.org/?mlat=54.323900&mlon=10.134700")
+        return copy
+
+    scene.take("discord", await scene.until(check))
+    return "with a link to a map"
+
+
+async def _feed(scene: Scene) -> str:
+    scene.spoken("discord", scene.discord.report(_PUSH))
+
+    def check(view: View) -> Seen:
+        copy = view.only("matrix", FEED)
+        contains(copy.html, "<blockquote>", 'href="https://github.com/mira"', "<strong>third buoy</strong>")
+        contains(copy.html, 'commit/9e1f27c"><code>9e1f27c</code></a> Correct the spring tides')
+        return copy
+
+    scene.take("matrix", await scene.until(check))
+    return f"as {FEED}"
+
+
+async def _poll_to_matrix(scene: Scene) -> str:
+    answers = [{"poll_media": {"text": answer}} for answer in _ANSWERS]
+    poll = {"question": {"text": "What goes into the chowder?"}, "answers": answers, "duration": 24}
+    message = scene.spoken("discord", scene.discord.show("jonas", poll=poll))
+
+    def asked(view: View) -> Seen:
+        copy = view.only("matrix", "Jonas")
+        contains(copy.body, "What goes into the chowder?", *_ANSWERS)
+        return copy
+
+    question = await scene.until(asked)
+    scene.take("matrix", question)
+    for who in ("mira", "jonas"):
+        scene.discord.vote(who, message, 1)
+    scene.spoken("discord", scene.discord.end_poll(message))
+
+    def ended(view: View) -> Seen:
+        contains(view.get("matrix", question.id).body, "Clams (2)", "Corn (0)")
+        result = view.only("matrix", "Jonas")
+        contains(result.body, "The poll has ended", "Clams (2 of 2 votes)")
+        return result
+
+    scene.take("matrix", await scene.until(ended))
+    return "question, answers, and who won"
+
+
+async def _poll_to_discord(scene: Scene) -> str:
+    kind, text = "org.matrix.msc3381.poll", "org.matrix.msc1767.text"
+    answers = [{"id": str(number), text: words} for number, words in enumerate(("Six", "Seven"))]
+    question = {"question": {text: "When do we leave?"}, "kind": f"{kind}.disclosed", "answers": answers}
+    start = {f"{kind}.start": question | {"max_selections": 1}, text: "When do we leave?\n1. Six\n2. Seven"}
+    poll = scene.spoken("matrix", await scene.matrix.send("yusuf", start, f"{kind}.start"))
+
+    def asked(view: View) -> Seen:
+        copy = view.only("discord", "Yusuf")
+        contains(copy.body, "When do we leave?", "Six", "Seven")
+        return copy
+
+    scene.take("discord", await scene.until(asked))
+    about = {"m.relates_to": {"rel_type": "m.reference", "event_id": poll}}
+    before = await scene.daemon.counters()
+    for who in ("ines", "yusuf"):
+        await scene.matrix.send(who, about | {f"{kind}.response": {"answers": ["0"]}}, f"{kind}.response")
+    end = about | {f"{kind}.end": {}, text: "The poll has ended. Top answer: Six"}
+    scene.spoken("matrix", await scene.matrix.send("yusuf", end, f"{kind}.end"))
+
+    def ended(view: View) -> Seen:
+        copy = view.only("discord", "Yusuf")
+        contains(copy.body, "The poll has ended. Top answer: Six")
+        return copy
+
+    scene.take("discord", await scene.until(ended))
+    await scene.until_dropped("to_discord", "vote", 2, before)
+    return "votes are counted as dropped, the result crosses"
+
+
+async def _forward(scene: Scene) -> str:
+    original = {"channel": scene.discord.channel.id, "message": scene.note("morning")}
+    scene.spoken("discord", scene.discord.show("mira", forward=original))
+
+    def check(view: View) -> Seen:
+        copy = view.only("matrix", "Mira")
+        same(copy.body, "*↪ Forwarded:*\n> Good morning! Can everybody read this?")
+        return copy
+
+    scene.take("matrix", await scene.until(check))
+    return "quoted, and said to be forwarded"
+
+
+async def _welcome(scene: Scene) -> str:
+    scene.spoken("discord", scene.discord.welcome("Lena"))
+    copy = await scene.across("discord", "Lena", "*joined the server.*")
+    return f"Lena {copy.body.strip('*')}"

@@ -1,0 +1,277 @@
+"""Matrix in the demo: one room on a homeserver of our own, two people in it, and the relay's account."""
+
+import asyncio
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Self
+
+import aiohttp
+import structlog
+
+from relay.demo import matrix_view as view
+from relay.demo.homeserver import Homeserver
+from relay.demo.people import Person, Refused, Shown, shown
+from relay.demo.seen import Byline, Cast, Json, Kind, Quoted, Refusal, Seen, Tally
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ALIAS = "general"
+NAME = "Tidewater: general"
+CAST = (Cast("ines", "Ines"), Cast("yusuf", "Yusuf"))
+RELAY = "relay"
+_SYNC_MS = 25_000
+_EXCERPT = 140
+_MEDIA = re.compile(r"(?!\.)[\w.:-]+/[\w-]+", re.ASCII)
+
+_log = structlog.get_logger(__name__)
+
+
+class MatrixSide:
+    """The room on `homeserver`, which runs; an async context manager. `changed` is called when something happened."""
+
+    def __init__(self, homeserver: Homeserver, changed: Callable[[], None]) -> None:
+        self._homeserver = homeserver
+        self._changed = changed
+        self._stack = AsyncExitStack()
+        self._people: dict[str, Person] = {}
+        self._events: dict[str, Json] = {}
+        self._since = ""
+        self.room = ""
+        self.relay_token = ""
+
+    async def __aenter__(self) -> Self:
+        """Make the accounts and the room."""
+        self.relay_token = await self._homeserver.register(RELAY, displayname="relay")
+        for one in CAST:
+            token = await self._homeserver.register(one.key, displayname=one.name)
+            person = Person(self._homeserver.url, self._id(one.key), token)
+            self._people[one.key] = await self._stack.enter_async_context(person)
+        host, guest = self._people.values()
+        self.room = await host.create_room(NAME, alias=ALIAS)
+        await guest.join(self.room)
+        await self._sync(timeout=0)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._stack.aclose()
+
+    @property
+    def cast(self) -> Sequence[Cast]:
+        """Who can speak."""
+        return CAST
+
+    @property
+    def alias(self) -> str:
+        """The room's whole alias."""
+        return f"#{ALIAS}:{self._homeserver.server_name}"
+
+    @property
+    def relay_id(self) -> str:
+        """The relay's own user ID."""
+        return self._id(RELAY)
+
+    def _id(self, localpart: str) -> str:
+        return f"@{localpart}:{self._homeserver.server_name}"
+
+    # --- What is seen -------------------------------------------------------------------------------------
+
+    async def follow(self) -> None:
+        """Keep up with the room until cancelled."""
+        while True:
+            try:
+                await self._sync(timeout=_SYNC_MS)
+            except (aiohttp.ClientError, TimeoutError, Refused) as error:
+                _log.warning("the demo lost sight of the room; looking again", error=type(error).__name__)
+                await asyncio.sleep(1)
+
+    async def _sync(self, timeout: int) -> None:
+        query = {"timeout": str(timeout), "filter": json.dumps(_filter(self.room))}
+        query |= {"since": self._since} if self._since else {}
+        reader = self._people[CAST[0].key]
+        answer = await reader.call("GET", "client/v3/sync", query=query)
+        self._since = answer["next_batch"]
+        joined = answer.get("rooms", {}).get("join", {}).get(self.room)
+        if joined is None:
+            return
+        if joined["timeline"].get("limited"):
+            self._events = {event["event_id"]: event for event in await reader.events(self.room)}
+        for event in joined["timeline"]["events"]:
+            self._events[event["event_id"]] = event
+            # https://spec.matrix.org/latest/client-server-api/#redactions: `redacts` moved into the content.
+            target = event["content"].get("redacts") or event.get("redacts")
+            if event["type"] == "m.room.redaction" and target in self._events:
+                self._events[target] = self._events[target] | {"content": {}}
+        self._changed()
+
+    def seen(self) -> list[Seen]:
+        """The room as far as the live events tell, oldest first."""
+        return self._assemble(list(self._events.values()))
+
+    async def read(self) -> list[Seen]:
+        """The room as somebody gets it who opens it now."""
+        return self._assemble(await self._people[CAST[0].key].events(self.room))
+
+    def _assemble(self, events: Sequence[Json]) -> list[Seen]:
+        order = {event["event_id"]: number for number, event in enumerate(events)}
+        edits = _edit_times(events)
+        tallies = _tallies(events)
+        visible = [item for item in shown(view.as_messages(events)) if not item.redacted]
+        by_id = {item.event_id: item for item in visible}
+        replies: dict[str, list[Seen]] = {}
+        found: list[tuple[Shown, Seen]] = []
+        for item in visible:
+            reply = None if item.reply_to is None else self._quoted(item.reply_to, by_id)
+            seen = Seen(
+                id=item.event_id,
+                order=order[item.event_id],
+                at=item.at,
+                author=self._byline(item),
+                kind=self._kind(item),
+                body=view.body(item),
+                html=item.formatted_body,
+                emote=item.msgtype == "m.emote",
+                reply=reply,
+                edited_at=edits.get((item.event_id, item.sender)),
+                files=view.files(item),
+                cards=view.cards(item, events),
+                reactions=tallies.get(item.event_id, ()),
+                raw=item.content,
+            )
+            found.append((item, seen))
+            if item.thread is not None:
+                replies.setdefault(item.thread, []).append(seen)
+        return [_with_thread(seen, replies.get(item.event_id)) for item, seen in found if item.thread is None]
+
+    def _byline(self, item: Shown) -> Byline:
+        key = next((one.key for one in CAST if self._id(one.key) == item.sender), None)
+        name = next((one.name for one in CAST if one.key == key), item.name or RELAY)
+        return Byline(name, key, key is None)
+
+    def _kind(self, item: Shown) -> Kind:
+        if item.sender == self.relay_id:
+            return "copy" if item.name else "notice"
+        return "person"
+
+    def _quoted(self, target: str, by_id: Mapping[str, Shown]) -> Quoted:
+        item = by_id.get(target)
+        if item is None:
+            return Quoted(target, "", "")
+        return Quoted(target, self._byline(item).name, view.excerpt(item)[:_EXCERPT])
+
+    # --- What people do -----------------------------------------------------------------------------------
+
+    async def say(self, who: str, body: str, html: str = "", *, reply_to: str | None = None) -> str:
+        """Write, as one of the cast."""
+        relation = {"m.relates_to": {"m.in_reply_to": {"event_id": reply_to}}} if reply_to else {}
+        with _refusals():
+            return await self._person(who).send(self.room, _text(body, html) | relation)
+
+    async def edit(self, who: str, target: str, body: str, html: str = "") -> None:
+        """Replace the words of one's own message."""
+        with _refusals():
+            await self._person(who).edit(self.room, target, body, html)
+
+    async def delete(self, who: str, target: str) -> None:
+        """Redact a message."""
+        with _refusals():
+            await self._person(who).redact(self.room, target)
+
+    async def react(self, who: str, target: str, key: str) -> None:
+        """React with an emoji."""
+        with _refusals():
+            await self._person(who).react(self.room, target, key)
+
+    async def thread(self, who: str, root: str, body: str, html: str = "") -> str:
+        """Write in the thread whose root is `root`."""
+        fallback = {"is_falling_back": True, "m.in_reply_to": {"event_id": root}}
+        relation = {"m.relates_to": {"rel_type": "m.thread", "event_id": root, **fallback}}
+        with _refusals():
+            return await self._person(who).send(self.room, _text(body, html) | relation)
+
+    async def attach(self, who: str, name: str, data: bytes, content_type: str, caption: str) -> str:
+        """Send a file."""
+        with _refusals():
+            uri = await self._person(who).upload(data, content_type, name)
+            info = {"mimetype": content_type, "size": len(data)}
+            kind = "m.image" if content_type.startswith("image/") else "m.file"
+            content = {"msgtype": kind, "body": caption or name, "filename": name, "url": uri, "info": info}
+            return await self._person(who).send(self.room, content)
+
+    async def send(self, who: str, content: Json, kind: str = "m.room.message") -> str:
+        """Send an event of any content; its ID."""
+        with _refusals():
+            return await self._person(who).send(self.room, content, kind)
+
+    async def upload(self, who: str, data: bytes, content_type: str) -> str:
+        """Upload a file; its `mxc://` URI."""
+        with _refusals():
+            return await self._person(who).upload(data, content_type)
+
+    def id_of(self, who: str) -> str:
+        """The user ID of one of the cast."""
+        return self._person(who).user_id
+
+    async def file(self, key: str) -> tuple[bytes, str] | None:
+        """See `Side.file`."""
+        if _MEDIA.fullmatch(key) is None:
+            return None
+        try:
+            return await next(iter(self._people.values())).download(f"mxc://{key}")
+        except Refused:
+            return None
+
+    def _person(self, who: str) -> Person:
+        if who not in self._people:
+            raise Refusal(f"nobody here is called {who}")
+        return self._people[who]
+
+
+@contextmanager
+def _refusals() -> "Iterator[None]":
+    try:
+        yield
+    except Refused as error:
+        raise Refusal(f"Matrix: {error}") from error
+
+
+def _filter(room: str) -> Json:
+    nothing: Json = {"types": []}
+    return {
+        "presence": nothing,
+        "account_data": nothing,
+        "room": {"rooms": [room], "timeline": {"limit": 100}, "ephemeral": nothing, "account_data": nothing},
+    }
+
+
+def _text(body: str, html: str) -> Json:
+    formatted = {"format": "org.matrix.custom.html", "formatted_body": html} if html and html != body else {}
+    return {"msgtype": "m.text", "body": body, "m.mentions": {}} | formatted
+
+
+def _with_thread(seen: Seen, replies: list[Seen] | None) -> Seen:
+    return seen if replies is None else replace(seen, thread=tuple(replies))
+
+
+def _edit_times(events: Sequence[Json]) -> dict[tuple[str, str], int]:
+    """When each message was last edited by each sender."""
+    found: dict[tuple[str, str], int] = {}
+    for event in events:
+        relation = event["content"].get("m.relates_to", {})
+        if relation.get("rel_type") == "m.replace":
+            key = (relation["event_id"], event["sender"])
+            found[key] = max(found.get(key, 0), event["origin_server_ts"])
+    return found
+
+
+def _tallies(events: Sequence[Json]) -> dict[str, tuple[Tally, ...]]:
+    counts: dict[str, dict[str, int]] = {}
+    for event in events:
+        relation = event["content"].get("m.relates_to", {})
+        if event["type"] == "m.reaction" and relation.get("rel_type") == "m.annotation":
+            keys = counts.setdefault(relation["event_id"], {})
+            keys[relation["key"]] = keys.get(relation["key"], 0) + 1
+    return {target: tuple(Tally(key, count) for key, count in keys.items()) for target, keys in counts.items()}

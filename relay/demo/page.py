@@ -1,0 +1,230 @@
+"""The demo's page: static files, one stream of events, and what people do, as JSON. For this machine only."""
+
+import asyncio
+import json
+import os
+from collections.abc import Awaitable, Callable, Sequence
+from importlib.resources import files
+from typing import Any
+
+import structlog
+from aiohttp import web
+
+from relay.demo.discord_side import CHANNEL, GUILD
+from relay.demo.feed import events
+from relay.demo.script import Outcome, play
+from relay.demo.seen import Json, Refusal, Side
+from relay.demo.stage import Stage, script
+from relay.errors import FatalError
+
+_log = structlog.get_logger(__name__)
+
+# Everything comes from this address, and nothing in a message can become a script or load anything.
+HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; media-src 'self'; "
+        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+_SHOWN = frozenset(
+    {"image/png", "image/apng", "image/jpeg", "image/gif", "image/webp"}
+    | {"audio/ogg", "audio/mpeg", "video/webm", "video/mp4"}
+)
+"""Types that the page shows; anything else can only be saved."""
+_PAUSE = 0.4
+"""Seconds between two lines of the script, so that people can watch."""
+
+
+class Page:
+    """Serves `stage` on 127.0.0.1; port 0 lets the system choose."""
+
+    def __init__(self, stage: Stage, port: int) -> None:
+        self._stage = stage
+        self._port = port
+        self._outcomes: Sequence[Outcome] = ()
+        self._playing: asyncio.Task[None] | None = None
+        self._closing = asyncio.Event()
+        self._static = {
+            item.name: item.read_bytes()
+            for item in files("relay.demo").joinpath("static").iterdir()
+            if f".{item.name.rpartition('.')[2]}" in _TYPES
+        }
+        self._runner: web.AppRunner | None = None
+
+    async def start(self) -> str:
+        """Begin to serve; the page's address. Raises `FatalError` where the port cannot be used."""
+        application = web.Application(middlewares=[self._guard])
+        application.router.add_get("/events", self._events)
+        application.router.add_post("/api/play", self._play)
+        application.router.add_post("/api/{side:discord|matrix}", self._act)
+        application.router.add_get("/files/{side:discord|matrix}/{key:[\\w.:/-]+}", self._attachment)
+        application.router.add_get("/{name:[a-z]*(?:\\.[a-z]+)?}", self._file)
+        self._runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.5)
+        await self._runner.setup()
+        try:
+            await web.TCPSite(self._runner, "127.0.0.1", self._port).start()
+        except OSError as error:
+            await self._runner.cleanup()
+            reason = os.strerror(error.errno).lower() if error.errno else str(error)
+            raise FatalError(f"port {self._port} cannot be used ({reason})", "choose another with --port") from error
+        self._port = self._runner.addresses[0][1]
+        return f"http://127.0.0.1:{self._port}/"
+
+    async def close(self) -> None:
+        """Stop serving, and playing."""
+        self._closing.set()
+        if self._playing is not None:
+            self._playing.cancel()
+            await asyncio.wait([self._playing])
+        if self._runner is not None:
+            await self._runner.cleanup()
+
+    @web.middleware
+    async def _guard(
+        self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        """Only this page talks to this server: no other site's script, whatever name it gives this address."""
+        own = {f"127.0.0.1:{self._port}", f"localhost:{self._port}"}
+        origin = request.headers.get("Origin")
+        if request.host not in own or (origin is not None and origin.removeprefix("http://") not in own):
+            return web.json_response({"error": "this is the demo's own address"}, status=403, headers=HEADERS)
+        if request.method == "POST" and request.content_type != "application/json":
+            return web.json_response({"error": "JSON is expected"}, status=415, headers=HEADERS)
+        try:
+            response = await handler(request)
+        except web.HTTPException as refusal:
+            refusal.headers.update(HEADERS)
+            raise
+        if not response.prepared:
+            response.headers.update(HEADERS)
+        return response
+
+    async def _file(self, request: web.Request) -> web.Response:
+        name = request.match_info["name"] or "index.html"
+        if name not in self._static:
+            raise web.HTTPNotFound
+        kind = _TYPES[f".{name.rpartition('.')[2]}"]
+        return web.Response(body=self._static[name], content_type=kind, charset="utf-8")
+
+    async def _attachment(self, request: web.Request) -> web.Response:
+        stage = self._stage
+        side: Side = stage.discord if request.match_info["side"] == "discord" else stage.matrix
+        found = await side.file(request.match_info["key"])
+        if found is None:
+            raise web.HTTPNotFound
+        data, kind = found
+        if kind not in _SHOWN:
+            headers = {"Content-Disposition": "attachment"}
+            return web.Response(body=data, content_type="application/octet-stream", headers=headers)
+        return _part(request, data, kind)
+
+    async def _events(self, request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers=HEADERS | {"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        closing = asyncio.create_task(self._closing.wait())
+        stream = events(self._stage.feed, self._hello())
+        try:
+            while True:
+                item = asyncio.ensure_future(anext(stream))
+                await asyncio.wait((item, closing), return_when=asyncio.FIRST_COMPLETED)
+                if not item.done():
+                    item.cancel()
+                    await asyncio.wait((item,))
+                    return response
+                name, data = item.result()
+                line = f"event: {name}\ndata: {json.dumps(data, ensure_ascii=False)}\n\n" if name else ": alive\n\n"
+                await response.write(line.encode("utf-8", "replace"))
+        except ConnectionResetError:
+            return response
+        finally:
+            closing.cancel()
+            await stream.aclose()
+
+    def _hello(self) -> Json:
+        stage = self._stage
+        discord = {"name": f"#{CHANNEL}", "note": f"{GUILD} · Discord", **stage.discord.names()}
+        matrix = {"name": stage.matrix.alias.partition(":")[0], "note": f"{stage.matrix.alias} · Matrix"}
+        cast = {"discord": stage.discord.cast, "matrix": stage.matrix.cast}
+        return {
+            "places": {"discord": discord, "matrix": matrix},
+            "people": {side: [{"key": one.key, "name": one.name} for one in people] for side, people in cast.items()},
+            "script": self._progress(),
+        }
+
+    # --- What people do -----------------------------------------------------------------------------------
+
+    async def _act(self, request: web.Request) -> web.Response:
+        side: Side = self._stage.discord if request.match_info["side"] == "discord" else self._stage.matrix
+        try:
+            await _carry_out(side, await request.json())
+        except Refusal as refusal:
+            return web.json_response({"error": str(refusal)}, status=409)
+        except (ValueError, KeyError, TypeError):
+            return web.json_response({"error": "that is not something to do"}, status=400)
+        return web.json_response({})
+
+    async def _play(self, _request: web.Request) -> web.Response:
+        if self._playing is not None and not self._playing.done():
+            return web.json_response({"error": "the script is being played already"}, status=409)
+        self._playing = asyncio.create_task(self._perform(), name="demo script")
+        return web.json_response({})
+
+    async def _perform(self) -> None:
+        try:
+            self._tell(await play(self._stage.scene(), script(), self._tell, pause=_PAUSE))
+        except Exception:  # noqa: BLE001 - the top of a worker: logged, and the page goes on
+            _log.exception("the script broke off")
+        finally:
+            self._playing = None
+            self._tell(self._outcomes)
+
+    def _tell(self, outcomes: Sequence[Outcome]) -> None:
+        self._outcomes = tuple(outcomes)
+        self._stage.feed.tell("script", self._progress())
+
+    def _progress(self) -> Json:
+        playing = self._playing is not None and not self._playing.done()
+        return {"playing": playing, "lines": [outcome.as_json() for outcome in self._outcomes]}
+
+
+def _part(request: web.Request, data: bytes, kind: str) -> web.Response:
+    """A file, or the part of it that is asked for: a player learns from the end of it how long it is."""
+    headers = {"Accept-Ranges": "bytes"}
+    try:
+        asked = request.http_range
+    except ValueError:
+        asked = slice(None)
+    if asked == slice(None, None, 1) or asked.start is None:
+        return web.Response(body=data, content_type=kind, headers=headers)
+    start, stop, _ = asked.indices(len(data))
+    if start >= stop:
+        raise web.HTTPRequestRangeNotSatisfiable(headers={"Content-Range": f"bytes */{len(data)}"})
+    headers |= {"Content-Range": f"bytes {start}-{stop - 1}/{len(data)}"}
+    return web.Response(status=206, body=data[start:stop], content_type=kind, headers=headers)
+
+
+async def _carry_out(side: Side, wish: dict[str, Any]) -> None:
+    """Do what the page asks for. Raises `Refusal`, and `KeyError` and the like for what makes no sense."""
+    who = str(wish["as"])
+    body, html = str(wish.get("body") or ""), str(wish.get("html") or "")
+    match wish["act"]:
+        case "say":
+            await side.say(who, body, html)
+        case "reply":
+            await side.say(who, body, html, reply_to=str(wish["target"]))
+        case "edit":
+            await side.edit(who, str(wish["target"]), body, html)
+        case "delete":
+            await side.delete(who, str(wish["target"]))
+        case "react":
+            await side.react(who, str(wish["target"]), str(wish["key"]))
+        case "thread":
+            await side.thread(who, str(wish["target"]), body, html)
+        case _:
+            raise ValueError("act")

@@ -1,0 +1,118 @@
+"""Everything that the demo runs on, started in order and stopped in the reverse one."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from relay.demo.bell import Bell
+from relay.demo.daemon import DaemonProcess
+from relay.demo.discord_side import DiscordSide
+from relay.demo.feed import Feed
+from relay.demo.homeserver import Homeserver
+from relay.demo.lines_edges import edges
+from relay.demo.lines_files import files
+from relay.demo.lines_more import more
+from relay.demo.lines_talk import talk
+from relay.demo.matrix_side import MatrixSide
+from relay.demo.script import Line, Scene
+from relay.sandbox.server import SandboxServer
+
+PAIR = "general"
+
+_log = structlog.get_logger(__name__)
+
+Step = Callable[[str], AbstractContextManager[None]]
+"""Brackets one step of the start; its name is for people."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """What runs."""
+
+    discord: DiscordSide
+    matrix: MatrixSide
+    daemon: DaemonProcess
+    feed: Feed
+    bell: Bell
+
+    def scene(self) -> Scene:
+        """For playing the script once."""
+        return Scene(self.discord, self.matrix, self.daemon, self.bell)
+
+
+def script() -> tuple[Line, ...]:
+    """The whole script."""
+    return (*talk(), *more(), *files(), *edges())
+
+
+@asynccontextmanager
+async def raised(directory: Path, step: Step) -> AsyncIterator[Stage]:
+    """The stage, all of whose files are in `directory`. Raises `FatalError` where a part does not come up."""
+    bell = Bell()
+    async with AsyncExitStack() as stack:
+        with step("Discord sandbox"):
+            server = await stack.enter_async_context(SandboxServer(directory=directory))
+            discord = DiscordSide(server, bell.ring)
+        homeserver = Homeserver(directory / "homeserver")
+        # What is about to be removed need not be put in order first.
+        stack.push_async_callback(homeserver.kill)
+        with step("homeserver (Synapse)"):
+            await homeserver.start()
+        with step("accounts and rooms"):
+            matrix = await stack.enter_async_context(MatrixSide(homeserver, bell.ring))
+        with step("relay.toml"):
+            config = await asyncio.to_thread(_write_configuration, directory, server, discord, matrix, homeserver)
+        with step("daemon (relay run)"):
+            daemon = await stack.enter_async_context(DaemonProcess(config))
+            await daemon.wait_until_ready()
+        feed = Feed({"discord": discord, "matrix": matrix}, daemon, bell)
+        await stack.enter_async_context(_at_work({"demo room": matrix.follow(), "demo feed": feed.run()}))
+        yield Stage(discord, matrix, daemon, feed, bell)
+
+
+@asynccontextmanager
+async def _at_work(works: Mapping[str, Coroutine[None, None, None]]) -> AsyncIterator[None]:
+    """Tasks that last as long as the block. Not a TaskGroup, which would wrap what is raised in the block."""
+    tasks = [asyncio.create_task(work, name=name) for name, work in works.items()]
+    for task in tasks:
+        task.add_done_callback(_report)
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+
+
+def _report(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        _log.error("a part of the demo broke off", part=task.get_name(), exc_info=error)
+
+
+def _write_configuration(
+    directory: Path, server: SandboxServer, discord: DiscordSide, matrix: MatrixSide, homeserver: Homeserver
+) -> Path:
+    """A relay.toml as an operator writes it."""
+    sections: dict[str, dict[str, str]] = {
+        "[discord]": {"token": discord.app.token, "api_url": server.api_url},
+        "[matrix]": {
+            "homeserver_url": homeserver.url,
+            "user_id": matrix.relay_id,
+            "access_token": matrix.relay_token,
+        },
+        "[web]": {"listen": "127.0.0.1:0"},
+        "[log]": {"format": "json"},
+        "[[pairs]]": {"name": PAIR, "discord_channel": str(discord.channel.id), "matrix_room": matrix.alias},
+    }
+    lines: list[str] = []
+    for section, values in sections.items():
+        lines += [section, *(f"{key} = {json.dumps(value)}" for key, value in values.items()), ""]
+    path = directory / "relay.toml"
+    path.touch(mode=0o600)
+    path.write_text("\n".join(lines), encoding="utf-8")
+    return path

@@ -1,0 +1,67 @@
+"""Gateway events before they are sent, and who may see what of them.
+
+Intents: https://discord.com/developers/docs/events/gateway#gateway-intents.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import IntFlag
+
+from relay.sandbox.rest.errors import Json
+from relay.sandbox.world.models import Channel
+
+
+class Intent(IntFlag):
+    """Groups of events that a session asks for."""
+
+    GUILDS = 1 << 0
+    GUILD_MEMBERS = 1 << 1
+    GUILD_MODERATION = 1 << 2
+    GUILD_EXPRESSIONS = 1 << 3
+    GUILD_INTEGRATIONS = 1 << 4
+    GUILD_WEBHOOKS = 1 << 5
+    GUILD_INVITES = 1 << 6
+    GUILD_VOICE_STATES = 1 << 7
+    GUILD_PRESENCES = 1 << 8
+    GUILD_MESSAGES = 1 << 9
+    GUILD_MESSAGE_REACTIONS = 1 << 10
+    GUILD_MESSAGE_TYPING = 1 << 11
+    DIRECT_MESSAGES = 1 << 12
+    DIRECT_MESSAGE_REACTIONS = 1 << 13
+    DIRECT_MESSAGE_TYPING = 1 << 14
+    MESSAGE_CONTENT = 1 << 15
+    GUILD_SCHEDULED_EVENTS = 1 << 16
+    AUTO_MODERATION_CONFIGURATION = 1 << 20
+    AUTO_MODERATION_EXECUTION = 1 << 21
+    GUILD_MESSAGE_POLLS = 1 << 24
+    DIRECT_MESSAGE_POLLS = 1 << 25
+
+
+ALL_INTENTS = Intent(sum(Intent))
+
+
+@dataclass(frozen=True, slots=True)
+class Viewer:
+    """Who looks at a message. `content` false: text, embeds and files are blank unless it concerns them."""
+
+    user_id: int | None
+    content: bool = True
+
+
+OMNISCIENT = Viewer(None)
+
+
+@dataclass(frozen=True, slots=True)
+class Dispatch:
+    """Something that happened.
+
+    `intents`: any of them entitles to it. `channel`: only for those who may view it. `user_id`: for that user only.
+    `render` makes the payload for one viewer.
+    """
+
+    event: str
+    intents: Intent
+    guild_id: int
+    render: Callable[[Viewer], Json]
+    channel: Channel | None = None
+    user_id: int | None = None

@@ -1,0 +1,87 @@
+"""Which IDENTIFY is in order, and the close codes of those that are not."""
+
+from typing import Any
+
+from relay.sandbox.gateway.dispatch import ALL_INTENTS, Intent
+from relay.sandbox.rest.errors import Json
+from relay.sandbox.world import render
+from relay.sandbox.world.models import Application, Guild
+from relay.sandbox.world.state import State
+
+# After these a session is over: https://discord.com/developers/docs/topics/opcodes-and-status-codes#gateway
+FATAL = frozenset({4004, 4006, 4007, 4009, 4010, 4011, 4012, 4013, 4014})
+REASONS = {
+    4000: "Unknown error.",
+    4001: "Unknown opcode.",
+    4002: "Error while decoding payload.",
+    4003: "Not authenticated.",
+    4004: "Authentication failed.",
+    4005: "Already authenticated.",
+    4006: "Session is no longer valid.",
+    4007: "Invalid seq.",
+    4008: "You are being rate limited.",
+    4009: "Session timed out.",
+    4010: "Invalid shard.",
+    4012: "Invalid API version.",
+    4013: "Invalid intent(s).",
+    4014: "Disallowed intent(s).",
+}
+
+
+class Closed(Exception):
+    """The connection is to be closed with a code."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(REASONS.get(code, str(code)))
+        self.code = code
+
+
+def check_identify(state: State, data: Any) -> tuple[Application, Intent]:
+    """Who identifies, and for which events. Raises `Closed` with 4002, 4004, 4010, 4013 or 4014."""
+    if not isinstance(data, dict) or not isinstance(data.get("properties"), dict):
+        raise Closed(4002)
+    app = state.application_of(str(data.get("token", "")).removeprefix("Bot "))
+    if app is None:
+        raise Closed(4004)
+    if not _valid_shard(data.get("shard", [0, 1])):
+        raise Closed(4010)
+    intents = data.get("intents")
+    if isinstance(intents, bool) or not isinstance(intents, int) or intents & ~int(ALL_INTENTS) or intents < 0:
+        raise Closed(4013)
+    enabled = {
+        Intent.GUILD_MEMBERS: app.members,
+        Intent.GUILD_PRESENCES: app.presences,
+        Intent.MESSAGE_CONTENT: app.message_content,
+    }
+    if any(intents & intent and not allowed for intent, allowed in enabled.items()):
+        raise Closed(4014)
+    return app, Intent(intents)
+
+
+def members_chunk(guild: Guild, data: Json) -> Json:
+    """The answer to opcode 8: the members asked for by ID or by the start of their names."""
+    wanted = data.get("user_ids")
+    if wanted is not None:
+        ids = [int(item) for item in (wanted if isinstance(wanted, list) else [wanted])]
+        members = [guild.members[item] for item in ids if item in guild.members]
+        missing = [str(item) for item in ids if item not in guild.members]
+    else:
+        prefix = str(data.get("query") or "").lower()
+        members = [m for m in guild.members.values() if m.user.username.lower().startswith(prefix)]
+        members = members[: data.get("limit") or len(members)]
+        missing = []
+    chunk: Json = {
+        "guild_id": str(guild.id),
+        "members": [render.member(member) for member in members],
+        "chunk_index": 0,
+        "chunk_count": 1,
+        "not_found": missing,
+    }
+    return chunk | ({"nonce": data["nonce"]} if data.get("nonce") else {})
+
+
+def _valid_shard(shard: Any) -> bool:
+    if not isinstance(shard, list) or len(shard) != 2 or not all(isinstance(item, int) for item in shard):
+        return False
+    number, total = shard
+    return bool(0 <= number < total)

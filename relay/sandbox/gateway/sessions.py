@@ -1,0 +1,175 @@
+"""Gateway sessions: what each has been sent, may see, and can still resume. No sockets here.
+
+https://discord.com/developers/docs/events/gateway#connection-lifecycle
+"""
+
+import secrets
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from relay.sandbox.gateway.dispatch import Dispatch, Intent, Viewer
+from relay.sandbox.rest.errors import Json
+from relay.sandbox.rest.ratelimits import Limits
+from relay.sandbox.world import render
+from relay.sandbox.world.models import Application
+from relay.sandbox.world.state import State
+
+Sender = Callable[[Json], None]
+
+
+@dataclass(slots=True)
+class Session:
+    """One session. `buffer` holds what was dispatched, so that it can be replayed; `sender` is None while no
+    connection carries it. `lost_at`: since when, in seconds since 1970.
+    """
+
+    id: str
+    app: Application
+    intents: Intent
+    buffer: "deque[Json]"
+    sequence: int = 0
+    sender: Sender | None = None
+    lost_at: float | None = None
+    closers: list[Callable[[int], None]] = field(default_factory=list)
+
+    @property
+    def viewer(self) -> Viewer:
+        """How this session sees a message."""
+        return Viewer(self.app.user.id, bool(self.intents & Intent.MESSAGE_CONTENT))
+
+    def dispatch(self, event: str, body: Json) -> None:
+        """Number an event, keep it, and send it if somebody listens."""
+        self.sequence += 1
+        payload: Json = {"t": event, "s": self.sequence, "op": 0, "d": body}
+        self.buffer.append(payload)
+        if self.sender is not None:
+            self.sender(payload)
+
+
+class Sessions:
+    """All sessions. `resume_window`: seconds that one without a connection is kept; `buffer_size`: in events."""
+
+    def __init__(self, state: State, limits: Limits, *, resume_window: float, buffer_size: int) -> None:
+        self.state = state
+        self.limits = limits
+        self.resume_window = resume_window
+        self.buffer_size = buffer_size
+        self.gateway_url = ""
+        self.by_id: dict[str, Session] = {}
+        self._identified: dict[int, deque[float]] = {}
+        state.listeners.append(self.on_dispatch)
+
+    # --- Life of a session --------------------------------------------------------------------------------
+
+    def start(self, app: Application, intents: Intent) -> Session:
+        """A new session after an IDENTIFY that was in order."""
+        self._expire()
+        session = Session(secrets.token_hex(16), app, intents, deque(maxlen=self.buffer_size))
+        self.by_id[session.id] = session
+        return session
+
+    def greet(self, session: Session) -> None:
+        """READY, and each guild in turn."""
+        guilds = [guild for guild in self.state.guilds.values() if session.app.user.id in guild.members]
+        session.dispatch(
+            "READY",
+            {
+                "v": 10,
+                "user": render.own_user(session.app),
+                "guilds": [{"id": str(guild.id), "unavailable": True} for guild in guilds],
+                "session_id": session.id,
+                "session_type": "normal",
+                "resume_gateway_url": self.gateway_url,
+                "shard": [0, 1],
+                "application": {"id": str(session.app.id), "flags": render.application_flags(session.app)},
+                "private_channels": [],
+                "relationships": [],
+                "user_settings": {},
+                "presences": [],
+                "geo_ordered_rtc_regions": [],
+                "_trace": ["sandbox"],
+            },
+        )
+        if session.intents & Intent.GUILDS:
+            for guild in guilds:
+                if guild.available:
+                    session.dispatch("GUILD_CREATE", self.state.full_guild(guild, session.app.user.id))
+
+    def find(self, session_id: str, token: str, sequence: int) -> "Session | None":
+        """The session that a RESUME means; None when it cannot be resumed any more."""
+        self._expire()
+        session = self.by_id.get(session_id)
+        if session is None or session.app.token != token:
+            return None
+        oldest = session.buffer[0]["s"] if session.buffer else session.sequence + 1
+        return session if oldest <= sequence + 1 else None
+
+    def replay(self, session: Session, sequence: int) -> list[Json]:
+        """What a client that has seen `sequence` missed."""
+        return [payload for payload in session.buffer if payload["s"] > sequence]
+
+    def lose(self, session: Session) -> None:
+        """Its connection is gone; it can be resumed for a while."""
+        session.sender = None
+        session.lost_at = self.state.clock()
+
+    def end(self, session: Session) -> None:
+        """It can never be resumed."""
+        session.sender = None
+        self.by_id.pop(session.id, None)
+
+    def _expire(self) -> None:
+        now = self.state.clock()
+        for session in list(self.by_id.values()):
+            if session.sender is None and session.lost_at is not None and now - session.lost_at > self.resume_window:
+                self.end(session)
+
+    # --- Starts -------------------------------------------------------------------------------------------
+
+    def may_identify(self, app: Application) -> bool:
+        """Count an IDENTIFY; false when it comes too soon after the last one.
+
+        https://discord.com/developers/docs/events/gateway#session-start-limit-object
+        """
+        now = self.state.clock()
+        times = self._starts(app.user.id)
+        early = bool(times) and self.limits.on and now - times[-1] < self.limits.identify_every
+        times.append(now)
+        return not early
+
+    def used_up(self, app: Application) -> bool:
+        """Whether there were more IDENTIFYs today than are allowed; Discord then resets the bot's token."""
+        return self.limits.on and len(self._starts(app.user.id)) > self.limits.identifies_per_day
+
+    def start_limit(self, user_id: int) -> Json:
+        """How many IDENTIFYs are left today."""
+        times = self._starts(user_id)
+        total = self.limits.identifies_per_day
+        reset = 0.0 if not times else times[0] + 86_400 - self.state.clock()
+        remaining = max(0, total - len(times)) if self.limits.on else total
+        return {"total": total, "remaining": remaining, "reset_after": int(reset * 1000), "max_concurrency": 1}
+
+    def _starts(self, user_id: int) -> "deque[float]":
+        times = self._identified.setdefault(user_id, deque())
+        while times and times[0] < self.state.clock() - 86_400:
+            times.popleft()
+        return times
+
+    # --- Events -------------------------------------------------------------------------------------------
+
+    def on_dispatch(self, dispatch: Dispatch) -> None:
+        """Give an event to every session that asked for it and may see it."""
+        guild = self.state.guilds.get(dispatch.guild_id)
+        for session in tuple(self.by_id.values()):
+            user_id = session.app.user.id
+            if dispatch.user_id is not None and dispatch.user_id != user_id:
+                continue
+            if not dispatch.intents & session.intents:
+                continue
+            if guild is None or user_id not in guild.members:
+                if dispatch.user_id is None:
+                    continue
+            elif dispatch.channel is not None and not self.state.can_view(user_id, dispatch.channel):
+                continue
+            session.dispatch(dispatch.event, dispatch.render(session.viewer))

@@ -1,0 +1,1 @@
+"""Messages: checked, created, edited, deleted, rendered."""

@@ -1,0 +1,149 @@
+"""The CDN, on the same origin: https://discord.com/developers/docs/reference#image-formatting."""
+
+import asyncio
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from aiohttp import web
+
+from relay.sandbox.messages.files import CHUNK
+from relay.sandbox.messages.forms import Form, parse_snowflake
+from relay.sandbox.messages.media import GREY_JPEG, describe, flat_png
+from relay.sandbox.rest.api import Api, cut, reset
+from relay.sandbox.rest.errors import form_error
+from relay.sandbox.rest.faults import Faults
+from relay.sandbox.rest.requests import Call
+from relay.sandbox.rest.signing import MEDIA_PREFIX
+from relay.sandbox.world.models import Attachment, StoredFile
+from relay.sandbox.world.state import State
+
+_STICKER_SUFFIX = {1: "png", 2: "png", 3: "json", 4: "gif"}
+_DEFAULT_COLOURS = (0x5865F2, 0x757E8A, 0x3BA55C, 0xFAA61A, 0xED4245, 0xEB459F)
+_GONE = "This content is no longer available."
+
+
+class Cdn:
+    """Attachments, avatars, emoji and stickers."""
+
+    def __init__(self, api: Api, state: State, faults: Faults) -> None:
+        self.api = api
+        self.state = state
+        self.faults = faults
+
+    def register(self, router: web.UrlDispatcher) -> None:
+        """Add the routes, and the one of the API that renews URLs."""
+        for prefix in ("", MEDIA_PREFIX):
+            router.add_get(prefix + "/attachments/{channel_id}/{attachment_id}/{filename}", self.attachment)
+        router.add_get("/avatars/{user_id}/{file}", self.avatar)
+        router.add_get("/emojis/{file}", self.emoji)
+        router.add_get("/embed/avatars/{file}", self.default_avatar)
+        for prefix in ("", MEDIA_PREFIX):
+            router.add_get(prefix + "/stickers/{file}", self.sticker)
+        self.api.add(router, "POST", "/attachments/refresh-urls", self.refresh)
+
+    async def attachment(self, request: web.Request) -> web.StreamResponse:
+        """A file of a message; 404 once its URL has expired, or if the signature is not ours."""
+        if not self.state.signer.valid(request.raw_path.partition("?")[0].removeprefix(MEDIA_PREFIX), request.query):
+            return web.Response(status=404, text=_GONE)
+        found = self._find(request)
+        if found is None:
+            return web.Response(status=404, text=_GONE)
+        if "format" in request.query and request.path.startswith(MEDIA_PREFIX):
+            return await self._still(request, found)
+        return await self._send(request, found.file, found.content_type)
+
+    async def _still(self, request: web.Request, found: Attachment) -> web.StreamResponse:
+        """A picture out of a video. Discord's media proxy changes pictures, too, but nobody asks us for that."""
+        if self.api.offline:
+            return await cut(request)
+        if request.query["format"] != "jpeg" or not (found.content_type or "").startswith("video/"):
+            return web.Response(status=415)
+        fault = self.faults.strike(request.method, request.path)
+        if fault is not None and fault.kind == "hang":
+            await asyncio.sleep(fault.seconds)
+        elif fault is not None:
+            return web.Response(status=fault.status)
+        return web.Response(body=GREY_JPEG, content_type="image/jpeg")
+
+    async def avatar(self, request: web.Request) -> web.StreamResponse:
+        """A picture that was given by file is sent, one given by URL is pointed to."""
+        source = self.state.avatars.get(PurePosixPath(request.match_info["file"]).stem)
+        if source is None:
+            return web.Response(status=404)
+        if isinstance(source, str):
+            raise web.HTTPFound(source)
+        return await self._send(request, source, None)
+
+    async def default_avatar(self, request: web.Request) -> web.StreamResponse:
+        """The picture of somebody without one: 0.png to 5.png."""
+        number = parse_snowflake(PurePosixPath(request.match_info["file"]).stem)
+        if self.api.offline:
+            return await cut(request)
+        if number is None or number >= len(_DEFAULT_COLOURS):
+            return web.Response(status=404)
+        return web.Response(body=flat_png(_DEFAULT_COLOURS[number]), content_type="image/png")
+
+    async def emoji(self, request: web.Request) -> web.StreamResponse:
+        """An emoji; as a GIF only if it is animated."""
+        name = PurePosixPath(request.match_info["file"])
+        emoji = self.state.emojis.get(parse_snowflake(name.stem) or 0)
+        if emoji is None or (name.suffix == ".gif" and not emoji.animated):
+            return web.Response(status=415 if emoji else 404)
+        return await self._send(request, emoji.file, None)
+
+    async def sticker(self, request: web.Request) -> web.StreamResponse:
+        """A sticker, in its own format only."""
+        name = PurePosixPath(request.match_info["file"])
+        sticker = self.state.stickers.get(parse_snowflake(name.stem) or 0)
+        if sticker is None or name.suffix != f".{_STICKER_SUFFIX[sticker.format]}":
+            return web.Response(status=404)
+        kind = "application/json" if sticker.format == 3 else None
+        return await self._send(request, sticker.file, kind)
+
+    async def refresh(self, call: Call) -> Any:
+        """Fresh URLs for expired ones."""
+        form = Form(await call.json())
+        urls = [str(item) for item in form.items("attachment_urls", most=50)]
+        form.check()
+        renewed = []
+        for index, url in enumerate(urls):
+            fresh = self.state.signer.renew(url)
+            if fresh is None:
+                raise form_error(f"attachment_urls.{index}", "URL_TYPE_INVALID_URL", "Not a well formed URL.")
+            renewed.append({"original": url, "refreshed": fresh})
+        return {"refreshed_urls": renewed}
+
+    def _find(self, request: web.Request) -> Attachment | None:
+        return self.state.attachments.get(parse_snowflake(request.match_info["attachment_id"]) or 0)
+
+    async def _send(self, request: web.Request, file: StoredFile, kind: str | None) -> web.StreamResponse:
+        if self.api.offline:
+            return await cut(request)
+        fault = self.faults.strike(request.method, request.path)
+        if fault is not None:
+            match fault.kind:
+                case "rate_limit":
+                    headers = {"Retry-After": str(int(fault.seconds) + 1)}
+                    return web.Response(status=429, headers=headers)
+                case "status":
+                    return web.Response(status=fault.status)
+                case "delay" | "hang":
+                    await asyncio.sleep(fault.seconds)
+                case _:
+                    return await self._send_half(request, file)
+        kind = kind or describe(file.path, "file", None).content_type or "application/octet-stream"
+        return web.FileResponse(file.path, chunk_size=CHUNK, headers={"Content-Type": kind})
+
+    async def _send_half(self, request: web.Request, file: StoredFile) -> web.StreamResponse:
+        """Announce the whole, send half of it and reset the connection."""
+        response = web.StreamResponse(headers={"Content-Length": str(file.size)})
+        await response.prepare(request)
+        await response.write(await asyncio.to_thread(_first_half, file.path, file.size))
+        if request.transport is not None:
+            reset(request.transport)
+        return response
+
+
+def _first_half(path: Path, size: int) -> bytes:
+    with path.open("rb") as file:
+        return file.read(min(size // 2, 1 << 20))

@@ -1,0 +1,115 @@
+"""Guilds, their channels, members, roles, emoji and stickers: https://discord.com/developers/docs/resources/guild."""
+
+from typing import Any
+
+from aiohttp import web
+
+from relay.sandbox.messages.forms import Form
+from relay.sandbox.rest import errors
+from relay.sandbox.rest.api import Api
+from relay.sandbox.rest.requests import Call
+from relay.sandbox.world import render
+from relay.sandbox.world.models import Emoji
+
+
+class GuildRoutes:
+    """`/guilds/{id}…` and `/stickers/{id}`; reading only."""
+
+    def __init__(self, api: Api) -> None:
+        self.api = api
+        self.state = api.state
+
+    def register(self, router: web.UrlDispatcher) -> None:
+        """Add the routes."""
+        add = self.api.add
+        add(router, "GET", "/guilds/{guild_id}", self.get)
+        add(router, "GET", "/guilds/{guild_id}/channels", self.channels)
+        add(router, "GET", "/guilds/{guild_id}/members", self.members)
+        add(router, "GET", "/guilds/{guild_id}/members/search", self.search)
+        add(router, "GET", "/guilds/{guild_id}/members/{user_id}", self.member)
+        add(router, "GET", "/guilds/{guild_id}/roles", self.roles)
+        add(router, "GET", "/guilds/{guild_id}/roles/{role_id}", self.role)
+        add(router, "GET", "/guilds/{guild_id}/emojis", self.emojis)
+        add(router, "GET", "/guilds/{guild_id}/emojis/{emoji_id}", self.emoji)
+        add(router, "GET", "/guilds/{guild_id}/stickers", self.stickers)
+        add(router, "GET", "/guilds/{guild_id}/stickers/{sticker_id}", self.sticker)
+        add(router, "GET", "/stickers/{sticker_id}", self.sticker)
+
+    async def get(self, call: Call) -> Any:
+        """The guild; with its size if `with_counts` is true."""
+        guild = call.guild()
+        body = render.guild(guild)
+        if call.request.query.get("with_counts", "").lower() in {"1", "true"}:
+            body |= {"approximate_member_count": len(guild.members), "approximate_presence_count": len(guild.members)}
+        return body
+
+    async def channels(self, call: Call) -> Any:
+        """All channels but no threads."""
+        return [render.channel(channel) for channel in call.guild().channels.values()]
+
+    async def members(self, call: Call) -> Any:
+        """A page of members by ID; only with the members intent in the developer portal."""
+        guild = call.guild()
+        if call.app is None or not call.app.members:
+            raise errors.missing_access()
+        query = Form(dict(call.request.query))
+        limit, after = query.integer("limit", least=1, most=1000, default=1), query.snowflake("after") or 0
+        query.check()
+        ids = sorted(user_id for user_id in guild.members if user_id > after)[:limit]
+        return [render.member(guild.members[user_id]) for user_id in ids]
+
+    async def search(self, call: Call) -> Any:
+        """Members whose name or nickname starts with the query."""
+        guild = call.guild()
+        query = Form(dict(call.request.query))
+        text = query.text("query", most=100, least=1, required=True) or ""
+        limit = query.integer("limit", least=1, most=1000, default=1)
+        query.check()
+        wanted = text.lower()
+        found = [
+            member
+            for member in guild.members.values()
+            if any(name and name.lower().startswith(wanted) for name in (member.user.username, member.nick))
+        ]
+        return [render.member(member) for member in found[:limit]]
+
+    async def member(self, call: Call) -> Any:
+        """One member."""
+        guild = call.guild()
+        user_id = call.id("user_id")
+        self.state.user(user_id)
+        if user_id not in guild.members:
+            raise errors.unknown("Member")
+        return render.member(guild.members[user_id])
+
+    async def roles(self, call: Call) -> Any:
+        """All roles."""
+        return [render.role(role) for role in call.guild().roles.values()]
+
+    async def role(self, call: Call) -> Any:
+        """One role."""
+        roles = call.guild().roles
+        role_id = call.id("role_id")
+        if role_id not in roles:
+            raise errors.unknown("Role")
+        return render.role(roles[role_id])
+
+    async def emojis(self, call: Call) -> Any:
+        """The guild's own emoji."""
+        return [render.emoji(emoji) for emoji in call.guild().emojis.values()]
+
+    async def emoji(self, call: Call) -> Any:
+        """One emoji of the guild."""
+        emojis: dict[int, Emoji] = call.guild().emojis
+        emoji_id = call.id("emoji_id")
+        if emoji_id not in emojis:
+            raise errors.unknown("Emoji")
+        return render.emoji(emojis[emoji_id])
+
+    async def stickers(self, call: Call) -> Any:
+        """The guild's own stickers."""
+        return [render.sticker(sticker) for sticker in call.guild().stickers.values()]
+
+    async def sticker(self, call: Call) -> Any:
+        """One sticker."""
+        return render.sticker(self.state.sticker(call.id("sticker_id")))

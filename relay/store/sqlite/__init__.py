@@ -1,0 +1,1 @@
+"""What only SQLite needs: connections, pragmas, the writer that shares commits, and its errors."""
