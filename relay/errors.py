@@ -12,14 +12,14 @@
         │   │                     where the platform answered that it failed at this very command
         │   ├── RateLimited       the platform asks for patience
         │   ├── NotYet            something of ours comes first; nothing is wrong
-        │   ├── FileTrouble       one file cannot be read now, although its platform answers
+        │   ├── FileUnavailable   one file cannot be read now, although its platform answers
         │   │   └── NoRoom        our own disk has no room for it on its way
-        │   └── Blocked           not until somebody does something: a permission, a channel that is not open
-    │       └── NotDeclared   not until the operator declares the pair again
+        │   └── ActionNeeded      not until somebody does something: a permission, a channel that is not open
+        │       └── NotDeclared   not until the operator declares the pair again
         ├── Permanent             never will be: dead letter
         ├── TargetGone            what was to be edited or deleted is not there: done, for an edit or a deletion
-        ├── Orphaned              the copy stands, but nobody can edit it any more: posted anew
-        ├── Uncarried             one file of it cannot cross: said in words instead
+        ├── CopyNotEditable       the copy stands, but nobody can edit it any more: posted anew
+        ├── FileRejected          one file of it cannot cross: said in words instead
         └── Unsupported           the platform cannot carry this: dropped, by name
 
 Adapters translate the errors of discord.py, nio and aiohttp into these, once, in their `outbound.py`.
@@ -118,11 +118,11 @@ class RateLimited(Transient):
     """The platform asks for patience; certainly not carried out."""
 
 
-class Blocked(Transient):
+class ActionNeeded(Transient):
     """Somebody has to do something first (give a permission back, let the relay in); the lane waits, and says so."""
 
 
-class NotDeclared(Blocked):
+class NotDeclared(ActionNeeded):
     """No pair that is declared now joins the two channels; what waits for that stays, and nothing is tried."""
 
 
@@ -130,7 +130,7 @@ class NotYet(Transient):
     """Something of ours has to come first, in a moment; nothing is wrong."""
 
 
-class FileTrouble(Transient):
+class FileUnavailable(Transient):
     """A file cannot be read now, although its platform answers: a remote server that is away, a transfer cut short.
 
     `about_server` false: it says nothing about other files of its server.
@@ -141,7 +141,7 @@ class FileTrouble(Transient):
         self.about_server = about_server
 
 
-class NoRoom(FileTrouble):
+class NoRoom(FileUnavailable):
     """Our own disk has no room for a file on its way."""
 
     def __init__(self, reason: str) -> None:
@@ -156,11 +156,11 @@ class TargetGone(DeliveryError):
     """The message to be edited or deleted is not there any more."""
 
 
-class Orphaned(DeliveryError):
+class CopyNotEditable(DeliveryError):
     """The copy stands, but what posted it is gone, so that nobody can edit it any more."""
 
 
-class Uncarried(DeliveryError):
+class FileRejected(DeliveryError):
     """A file cannot cross, now or later; the message can. `attachment` is its ID; `reason` follows "it is".
 
     `gone`: nobody can open it on its own platform either. `late`: it may still come.

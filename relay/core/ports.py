@@ -338,7 +338,7 @@ class MediaSource(Protocol):
     """An adapter's files, for the other side."""
 
     def open_media(self, media: MediaRef) -> AbstractAsyncContextManager[MediaStream]:
-        """Open a file of this platform. Raises `TargetGone` where there is none, `FileTrouble`, `Transient`.
+        """Open a file of this platform. Raises `TargetGone` where there is none, `FileUnavailable`, `Transient`.
 
         Chunks raise the last two. `Permanent`: it is there, and of no use; its words follow "it is".
         """
@@ -375,7 +375,7 @@ class Files(Protocol):
     ) -> AbstractAsyncContextManager[Sequence[File]]:
         """Open the files of one message side by side, each of at most `most` bytes.
 
-        Raises `Uncarried` for one that never can cross, or not in the time that `sender` has; else `Transient`.
+        Raises `FileRejected` for one that never can cross, or not in the time that `sender` has; else `Transient`.
         `sender` None: the caller sets the time.
         """
         ...

@@ -14,7 +14,7 @@ from relay.core.ports import Clock, MediaSource
 from relay.core.spool import Spool
 from relay.domain.content import Attachment
 from relay.domain.ids import ChannelRef, MediaRef, Platform
-from relay.errors import DeliveryError, FileTrouble, Permanent, TargetGone, Uncarried
+from relay.errors import DeliveryError, FileRejected, FileUnavailable, Permanent, TargetGone
 from relay.media.deadlines import server
 
 _log = structlog.get_logger(__name__)
@@ -162,7 +162,7 @@ class Fetches:
             try:
                 async with self._turns.turn(channel, server(attachment.source)):
                     return await self._whole(attachment, most)
-            except (TargetGone, Permanent, Uncarried) as error:
+            except (TargetGone, Permanent, FileRejected) as error:
                 _log.info("late file is not to be had", reason=str(error))
                 return None
             except (DeliveryError, TimeoutError) as error:
@@ -179,7 +179,7 @@ class Fetches:
 
 
 async def spooled(chunks: AsyncIterator[bytes], attachment: Attachment, *, most: int, size: int | None = None) -> Spool:
-    """All of a file, on disk. Raises `Uncarried` for more than `most` bytes, `FileTrouble` for others than `size`."""
+    """All of a file, on disk. Raises `FileRejected` over `most` bytes, `FileUnavailable` if not `size`."""
     most = min(most, _MOST_BYTES)
     if size is not None and size > most:
         raise too_large(attachment, size)
@@ -187,18 +187,18 @@ async def spooled(chunks: AsyncIterator[bytes], attachment: Attachment, *, most:
     try:
         async for chunk in chunks:
             if spool.size + len(chunk) > most:
-                raise Uncarried(attachment.id, f"larger than {human_size(most)}, too large to cross")
+                raise FileRejected(attachment.id, f"larger than {human_size(most)}, too large to cross")
             await spool.write(chunk)
         if size not in (None, spool.size):
-            raise FileTrouble("the file is not as long as it was said to be")
+            raise FileUnavailable("the file is not as long as it was said to be")
     except BaseException:
         spool.close()
         raise
     return spool
 
 
-def too_large(attachment: Attachment, size: int) -> Uncarried:
+def too_large(attachment: Attachment, size: int) -> FileRejected:
     """Why a file of `size` bytes does not cross."""
     # Where its size was known beforehand, the words say it anyway.
     said = "" if attachment.size == size else f"{human_size(size)}, "
-    return Uncarried(attachment.id, f"{said}too large to cross")
+    return FileRejected(attachment.id, f"{said}too large to cross")

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from relay.core.ports import Clock, Sender
 from relay.domain.ids import ChannelRef, MediaRef, UserRef
-from relay.errors import FileTrouble
+from relay.errors import FileUnavailable
 
 _WINDOW = 300.0
 # Seconds that one author's files may hold up one channel within the window: in one piece, then bit by bit, then not at
@@ -37,12 +37,12 @@ class Patience:
     """
 
     def __init__(
-        self, left: float, *, little: bool = False, trouble: Mapping[MediaRef, FileTrouble] | None = None
+        self, left: float, *, little: bool = False, trouble: Mapping[MediaRef, FileUnavailable] | None = None
     ) -> None:
         self.left = left
         self.used = 0.0
         self.little = little
-        self.trouble: Mapping[MediaRef, FileTrouble] = trouble or {}
+        self.trouble: Mapping[MediaRef, FileUnavailable] = trouble or {}
 
     def spend(self, seconds: float) -> None:
         """They were waited for."""
@@ -50,14 +50,14 @@ class Patience:
         self.used += seconds
 
     async def wait(self, coming: Awaitable[_T]) -> _T:
-        """What is `coming`. Raises `FileTrouble` when there is no patience left."""
+        """What is `coming`. Raises `FileUnavailable` when there is no patience left."""
         now = asyncio.get_running_loop().time
         begun = now()
         try:
             async with asyncio.timeout(max(0.0, self.left)):
                 return await coming
         except TimeoutError:
-            raise FileTrouble("it takes too long to come") from None
+            raise FileUnavailable("it takes too long to come") from None
         finally:
             self.spend(now() - begun)
 
@@ -78,7 +78,7 @@ class _Spent:
 class _Failing:
     """A message whose files could not be read. `left`, `little`: of its patience, at the time `at`."""
 
-    trouble: Mapping[MediaRef, FileTrouble]
+    trouble: Mapping[MediaRef, FileUnavailable]
     at: float
     left: float
     little: bool
@@ -125,13 +125,13 @@ class Budgets:
             spent.waits.append((self._clock.monotonic(), seconds))
             _remember(self._spent, sender, spent)
 
-    def failed(self, sender: Sender, trouble: Mapping[MediaRef, FileTrouble], patience: Patience) -> None:
+    def failed(self, sender: Sender, trouble: Mapping[MediaRef, FileUnavailable], patience: Patience) -> None:
         """The files could not be read; the message is tried again."""
         self.charge(sender, patience.used)
         failing = _Failing(trouble, self._clock.monotonic(), patience.left, patience.little)
         _remember(self._failing, sender, failing)
 
-    def late(self, sender: Sender, trouble: Mapping[MediaRef, FileTrouble], patience: Patience) -> None:
+    def late(self, sender: Sender, trouble: Mapping[MediaRef, FileUnavailable], patience: Patience) -> None:
         """These files are not waited for any longer: when the rest of the message is tried, they need not be."""
         self.charge(sender, patience.used)
         self._failing.pop(sender, None)

@@ -11,14 +11,14 @@ from relay.core.storage import Store
 from relay.domain.content import Attachment
 from relay.domain.file_names import file_name
 from relay.domain.ids import ChannelRef, MediaRef, Platform
-from relay.errors import DeliveryError, FileTrouble, NoRoom, Permanent, TargetGone, Uncarried
+from relay.errors import DeliveryError, FileRejected, FileUnavailable, NoRoom, Permanent, TargetGone
 from relay.media.background import Fetches, spooled, too_large
 from relay.media.deadlines import Budgets, Patience
 from relay.media.kinds import content_type
 
 _log = structlog.get_logger(__name__)
 
-_NOT_AGAIN = FileTrouble("it is not waited for again", about_server=False)
+_NOT_AGAIN = FileUnavailable("it is not waited for again", about_server=False)
 
 
 class Library:
@@ -95,7 +95,7 @@ class Library:
     ) -> list[File | DeliveryError]:
         """Each file, or why not. What fails for good ends the waiting for the others."""
         now = asyncio.get_running_loop().time
-        begun, late = now(), FileTrouble("it takes too long to come")
+        begun, late = now(), FileUnavailable("it takes too long to come")
         tasks: list[asyncio.Task[File]] = []
         for one in attachments:
             own = await stack.enter_async_context(AsyncExitStack())
@@ -105,7 +105,7 @@ class Library:
             while pending and (left := begun + patience.left - now()) > 0:
                 done, pending = await asyncio.wait(pending, timeout=left, return_when=asyncio.FIRST_COMPLETED)
                 errors = [task.exception() for task in done]
-                if any(error is not None and not isinstance(error, FileTrouble) for error in errors):
+                if any(error is not None and not isinstance(error, FileUnavailable) for error in errors):
                     break
         finally:
             for task in pending:
@@ -161,10 +161,10 @@ class Library:
             while (chunk := await patience.wait(anext(chunks, None))) is not None:
                 left -= len(chunk)
                 if left < 0:
-                    raise FileTrouble("the file is longer than it was said to be")
+                    raise FileUnavailable("the file is longer than it was said to be")
                 yield chunk
             if left:
-                raise FileTrouble("the file ended too early")
+                raise FileUnavailable("the file ended too early")
         except DeliveryError as error:
             file.failure = self._judged(sender, [(attachment, error)], patience)
             raise file.failure from None
@@ -176,19 +176,19 @@ class Library:
         patience: Patience,
     ) -> DeliveryError:
         """What is said of files that could not be opened or read: of one at a time, the worst first."""
-        trouble: list[tuple[Attachment, FileTrouble]] = []
+        trouble: list[tuple[Attachment, FileUnavailable]] = []
         for attachment, error in failures:
-            if isinstance(error, FileTrouble):
+            if isinstance(error, FileUnavailable):
                 trouble.append((attachment, error))
                 continue
-            if isinstance(error, TargetGone | Permanent | Uncarried):
+            if isinstance(error, TargetGone | Permanent | FileRejected):
                 # An answer may take its time, too.
                 self._budgets.charge(sender, patience.used)
             match error:
                 case TargetGone():
-                    return Uncarried(attachment.id, "not there any more", gone=True)
+                    return FileRejected(attachment.id, "not there any more", gone=True)
                 case Permanent():
-                    return Uncarried(attachment.id, str(error))
+                    return FileRejected(attachment.id, str(error))
                 case _:
                     return error
         (_, first) = trouble[0]
@@ -204,15 +204,15 @@ class Library:
     def _given_up(
         self,
         sender: Sender | None,
-        trouble: Sequence[tuple[Attachment, FileTrouble]],
+        trouble: Sequence[tuple[Attachment, FileUnavailable]],
         patience: Patience,
         reason: str = "out of reach so far",
-    ) -> Uncarried:
+    ) -> FileRejected:
         (attachment, error), *_ = trouble
         _log.warning("file is late", reason=str(error), seconds=round(patience.used))
         if sender is not None:
             self._budgets.late(sender, {one.source: error for one, error in trouble}, patience)
-        return Uncarried(attachment.id, reason, late=True)
+        return FileRejected(attachment.id, reason, late=True)
 
 
 async def _of(words: bytes) -> AsyncIterator[bytes]:

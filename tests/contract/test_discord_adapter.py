@@ -24,7 +24,16 @@ from relay.domain.events import (
 )
 from relay.domain.ids import ChannelAddress, ChannelRef, MediaRef, MessageRef, Platform, ThreadRef, UserRef
 from relay.domain.text.nodes import RichText, plain_text
-from relay.errors import Blocked, FatalError, Orphaned, Permanent, RateLimited, StoreUnavailable, TargetGone, Transient
+from relay.errors import (
+    ActionNeeded,
+    CopyNotEditable,
+    FatalError,
+    Permanent,
+    RateLimited,
+    StoreUnavailable,
+    TargetGone,
+    Transient,
+)
 from relay.sandbox.messages.drafts import Draft
 from relay.sandbox.rest.faults import Fault, GatewayFault
 from relay.sandbox.rest.ratelimits import Limits
@@ -295,7 +304,7 @@ async def test_remakes_a_webhook_that_somebody_deleted_and_leaves_its_copies_orp
         world.server.webhooks.delete(world.server.webhooks.of_channel(world.channel)[0])
         second = await adapter.send(world.delivery("two", key="k2"))
         await adapter.edit(second, world.delivery("two, mended", key="k3"))
-        with pytest.raises(Orphaned):
+        with pytest.raises(CopyNotEditable):
             await adapter.edit(first, world.delivery("one, mended", key="k4"))
         await adapter.delete(first, "k5")
     assert world.words() == ["two, mended"]
@@ -324,7 +333,7 @@ async def test_a_webhook_that_was_moved_posts_nothing_elsewhere(world: World, an
         assert (world.words(), staff.order) == (["one", "one more", "two"], [])
         # What it has posted is out of its reach now.
         await adapter.edit(second, world.delivery("two, mended", key="k3"))
-        with pytest.raises(Orphaned):
+        with pytest.raises(CopyNotEditable):
             await adapter.edit(first, world.delivery("one, mended", key="k4"))
         await adapter.delete(first, "k5")
     assert world.words() == ["one more", "two, mended"]
@@ -339,7 +348,7 @@ async def test_edits_through_a_moved_webhook_do_not_count_as_gone(world: World) 
         sent, _ = await settled(world, adapter)
         world.server.faults.add_gateway(GatewayFault("drop", "WEBHOOKS_UPDATE", count=3))
         world.server.webhooks.move(world.server.webhooks.of_channel(world.channel)[0], staff)
-        with pytest.raises(Orphaned):
+        with pytest.raises(CopyNotEditable):
             await adapter.edit(sent, world.delivery("one, mended", key="k2"))
 
 
@@ -389,7 +398,7 @@ async def test_a_copy_in_a_channel_that_is_not_declared_any_more_can_be_removed(
     if restarted:
         async with world.running(other) as adapter:
             await adapter.delete(gone, "d1")
-            with pytest.raises(Blocked):
+            with pytest.raises(ActionNeeded):
                 await adapter.edit(kept, world.delivery("changed"))
     assert world.words() == ["hello"]
 
@@ -405,7 +414,7 @@ async def test_copies_outlive_the_application_that_posted_them(world: World) -> 
         quotation = await adapter.quote(sent)
         assert quotation is not None
         assert quotation.is_self
-        with pytest.raises(Orphaned):
+        with pytest.raises(CopyNotEditable):
             await adapter.edit(sent, world.delivery("changed"))
         await adapter.delete(gone, "d1")
         await adapter.send(world.delivery("three", key="k3"))
@@ -449,7 +458,7 @@ async def test_tells_what_it_removed_itself_from_what_a_moderator_removed(world:
         await until(lambda: len(world.inbox.of(MessageDeleted)) == 2)
         # What could not be removed may still be removed by a moderator.
         world.server.faults.add(Fault("status", "DELETE", "/messages/", status=403, code=50013))
-        with pytest.raises((Permanent, Blocked)):
+        with pytest.raises((Permanent, ActionNeeded)):
             await adapter.delete(kept, "k2")
         world.server.messages.remove(world.channel, [int(kept.id)])
         await until(lambda: len(world.inbox.of(MessageDeleted)) == 3)
@@ -719,7 +728,7 @@ async def test_refusals_by_kind(world: World) -> None:
         with pytest.raises(Permanent):
             await adapter.send(world.delivery("x" * 2001, key="k3"))
         world.allow("VIEW_CHANNEL", "READ_MESSAGE_HISTORY", "MANAGE_WEBHOOKS")
-        with pytest.raises(Blocked):
+        with pytest.raises(ActionNeeded):
             await adapter.send(world.delivery("a notice", key="k4", author=None))
 
 

@@ -20,7 +20,7 @@ from relay.core.ports import Sender
 from relay.core.storage import Store
 from relay.domain.content import Attachment
 from relay.domain.ids import ChannelRef, MediaRef, Platform, UserRef
-from relay.errors import FileTrouble, Uncarried
+from relay.errors import FileRejected, FileUnavailable
 from relay.media.library import Library
 
 PATIENCE = 0.6
@@ -142,7 +142,7 @@ async def read(library: Library, file: Attachment, most: int = 100_000) -> bytes
                 found = b"".join([chunk async for chunk in opened.chunks])
                 assert len(found) == opened.size
                 return found
-        except FileTrouble:
+        except FileUnavailable:
             await asyncio.sleep(0.05)
 
 
@@ -154,7 +154,7 @@ async def test_what_comes(library: Library, file: Callable[[str], Attachment], w
 @pytest.mark.parametrize("what", ["drip", "head", "less", "more", "broken"])
 async def test_what_does_not_come_is_late(library: Library, file: Callable[[str], Attachment], what: str) -> None:
     begun = time.monotonic()
-    with pytest.raises(Uncarried, match="out of reach so far") as caught:
+    with pytest.raises(FileRejected, match="out of reach so far") as caught:
         await read(library, file(what))
     assert caught.value.late
     assert time.monotonic() - begun < 3 * PATIENCE
@@ -162,7 +162,7 @@ async def test_what_does_not_come_is_late(library: Library, file: Callable[[str]
 
 @pytest.mark.parametrize("what", ["endless", "bomb"])
 async def test_what_does_not_end_is_too_large(library: Library, file: Callable[[str], Attachment], what: str) -> None:
-    with pytest.raises(Uncarried, match=r"larger than 100.0 kB, too large to cross"):
+    with pytest.raises(FileRejected, match=r"larger than 100.0 kB, too large to cross"):
         await read(library, file(what))
 
 
@@ -190,7 +190,7 @@ async def test_nothing_is_fetched_from_the_network_that_the_relay_is_in(
     other = FileServer()
     async with other.running():
         server.elsewhere = elsewhere.replace("http://127.0.0.1:1", other.url)
-        with pytest.raises(Uncarried, match="kept in a place that the relay does not go to"):
+        with pytest.raises(FileRejected, match="kept in a place that the relay does not go to"):
             await read(library, on_matrix("away"))
     assert other.seen == []
 

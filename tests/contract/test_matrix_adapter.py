@@ -16,7 +16,7 @@ from relay.domain.content import Author, Content
 from relay.domain.events import MessageCreated
 from relay.domain.ids import MediaRef, MessageRef, Platform, ThreadRef, UserRef
 from relay.domain.text.nodes import Paragraph, RichText, Strong, Text, UserMention, plain_text
-from relay.errors import Blocked, Orphaned, Permanent, RateLimited, TargetGone
+from relay.errors import ActionNeeded, CopyNotEditable, Permanent, RateLimited, TargetGone
 from tests.support.matrix import BOB, Notebook, Side, matrix_side, person, room, words
 
 _numbers = itertools.count()
@@ -190,7 +190,7 @@ async def test_what_cannot_be_sent_says_why(meeting: Meeting) -> None:
         await adapter.edit(MessageRef(here, "$never"), meeting.delivery("k"))
     with pytest.raises(TargetGone):
         await adapter.send(meeting.delivery("t", thread=ThreadRef(here, "$never")))
-    with pytest.raises(Blocked):
+    with pytest.raises(ActionNeeded):
         await adapter.send(Delivery(room("!elsewhere:localhost"), "k", BOB, words("hi")))
     assert (await adapter.send(meeting.delivery("r", reply_to=MessageRef(here, "$never")))).id.startswith("$")
 
@@ -209,7 +209,7 @@ async def test_the_longest_text_fits_and_can_be_edited(meeting: Meeting) -> None
 
 async def test_what_an_earlier_account_of_the_relay_posted_cannot_be_edited(meeting: Meeting) -> None:
     target = MessageRef(room(meeting.room), await meeting.ann.text(meeting.room, "posted by another account"))
-    with pytest.raises(Orphaned):
+    with pytest.raises(CopyNotEditable):
         await meeting.side.adapter.edit(target, meeting.delivery("k"))
 
 

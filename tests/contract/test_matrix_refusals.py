@@ -15,7 +15,7 @@ from relay.demo.people import Person
 from relay.domain.content import Attachment, Content
 from relay.domain.events import Event, MessageCreated
 from relay.domain.ids import ChannelRef, MediaRef, MessageRef, Platform
-from relay.errors import Blocked, Permanent, Transient
+from relay.errors import ActionNeeded, Permanent, Transient
 from tests.support.matrix import BOB, Interloper, Notebook, Side, address, matrix_side, pass_on, person, room, words
 
 _numbers = itertools.count()
@@ -219,10 +219,10 @@ async def test_whom_the_room_forbids_to_write_waits(meeting: Meeting) -> None:
     await meeting.ann.text(meeting.room, "ends the request that is under way")
     await meeting.side.until_said("ends the request that is under way")
     await meeting.ann.set_power(meeting.room, events_default=50)
-    with pytest.raises(Blocked, match="allow it to write"):
+    with pytest.raises(ActionNeeded, match="allow it to write"):
         await meeting.send("k1")
     await meeting.ann.kick(meeting.room, meeting.bot_id)
-    with pytest.raises(Blocked, match="into the room"):
+    with pytest.raises(ActionNeeded, match="into the room"):
         await meeting.send("k2")
     syncs.set()
 

@@ -15,7 +15,7 @@ from relay.core.ports import Delivery
 from relay.demo.homeserver import Homeserver
 from relay.demo.people import Person
 from relay.domain.ids import ChannelAddress, Platform
-from relay.errors import Blocked
+from relay.errors import ActionNeeded
 from tests.support.matrix import BOB, Notebook, address, matrix_side, person, room, words
 
 _numbers = itertools.count()
@@ -143,7 +143,7 @@ async def test_a_kick_closes_the_room_and_an_invitation_opens_it_again(town: Tow
         await town.ann.kick(place, town.bot_id)
         await side.until(lambda: place in side.inbox.problems)
         assert f"removed from {place} by {town.ann.user_id}" in side.inbox.problems[place]
-        with pytest.raises(Blocked):
+        with pytest.raises(ActionNeeded):
             await side.adapter.send(Delivery(room(place), "k", BOB, words("anybody?")))
         # More than one sync holds.
         meanwhile = [f"while it was away {number}" for number in range(110)]
@@ -188,7 +188,7 @@ async def test_not_a_word_goes_into_an_encrypted_room(town: Town) -> None:
         await town.ann.set_state(plain, "m.room.encryption", {"algorithm": "m.megolm.v1.aes-sha2"})
         await side.until(lambda: plain in side.inbox.problems)
         for place in (secret, plain):
-            with pytest.raises(Blocked, match="encrypted"):
+            with pytest.raises(ActionNeeded, match="encrypted"):
                 await side.adapter.send(Delivery(room(place), "k2", BOB, words("hi")))
         sent = [line for place in (secret, plain) for line in await town.ann.messages(place)]
         assert len(sent) == 1
@@ -200,7 +200,7 @@ async def test_without_the_power_to_write_the_room_is_closed_but_still_heard(tow
         await town.ann.set_power(place, events_default=50)
         await side.until(lambda: place in side.inbox.problems)
         assert "power level 50" in side.inbox.problems[place]
-        with pytest.raises(Blocked, match="power level 50"):
+        with pytest.raises(ActionNeeded, match="power level 50"):
             await side.adapter.send(Delivery(room(place), "k", BOB, words("hi")))
         await town.ann.text(place, "can you hear me?")
         await side.until_said("can you hear me?")
@@ -233,7 +233,7 @@ async def test_an_upgraded_room_is_followed_and_nothing_is_lost_or_written_into_
         await town.ann.text(new, "later")
         await side.until_said("before", "at once", "later")
         assert side.inbox.predecessors[declared] == {old}
-        with pytest.raises(Blocked):
+        with pytest.raises(ActionNeeded):
             await side.adapter.send(Delivery(room(old), "k", BOB, words("anybody?")))
         await side.adapter.send(Delivery(room(new), "k", BOB, words("yes")))
     # What is said while the relay is away, and a second upgrade on top.
@@ -286,7 +286,7 @@ async def test_a_replacement_that_nobody_may_enter_is_read_from_the_upgrade_once
         await town.ann.text(new, "behind closed doors")
         await side.until(lambda: "invite it" in side.inbox.problems.get(old, ""))
         assert f"upgraded to {new}" in side.inbox.problems[old]
-        with pytest.raises(Blocked):
+        with pytest.raises(ActionNeeded):
             await side.adapter.send(Delivery(room(old), "k", BOB, words("anybody?")))
         await town.ann.invite(new, town.bot_id)
         await side.until(lambda: old not in side.inbox.problems)
@@ -328,7 +328,7 @@ async def test_an_alias_that_is_given_to_another_room_takes_the_pair_there(town:
         await side.until(lambda: side.inbox.channels[town.alias("given")].id == new)
         # Another room, not the old one under a new name: nothing of the one is owed to the other.
         assert side.inbox.predecessors[town.alias("given")] == set()
-        with pytest.raises(Blocked):
+        with pytest.raises(ActionNeeded):
             await side.adapter.send(Delivery(room(old), "k", BOB, words("anybody?")))
         await town.ann.text(new, "in the new one")
         await side.until_said("in the old one", "in the new one")
@@ -360,7 +360,7 @@ async def test_a_room_that_is_declared_by_its_other_name_goes_on_and_stays_close
             # At once, while nothing is known yet, and once all is.
             said += [f"{number} early", f"{number} late"]
             await town.ann.text(plain, f"{number} early")
-            with pytest.raises(Blocked):
+            with pytest.raises(ActionNeeded):
                 await side.adapter.send(Delivery(room(secret), f"s{number}", BOB, words("psst")))
             told = {f"opened {open_one}", f"closed {closed_one}"}
             await side.until(partial(told.issubset, side.inbox.news))
@@ -369,7 +369,7 @@ async def test_a_room_that_is_declared_by_its_other_name_goes_on_and_stays_close
             await side.adapter.send(Delivery(room(plain), f"k{number}", BOB, words(f"copy {number}")))
             await town.ann.text(plain, f"{number} late")
             await side.until_said(*said)
-            with pytest.raises(Blocked, match="encrypted"):
+            with pytest.raises(ActionNeeded, match="encrypted"):
                 await side.adapter.send(Delivery(room(secret), f"s{number}", BOB, words("psst")))
         copies = [line.body for line in await town.ann.messages(plain) if line.name]
         assert copies == ["Bob: copy 0", "Bob: copy 1", "Bob: copy 2"]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from relay.core.ports import Batch
-from relay.errors import Blocked, RateLimited, Transient
+from relay.errors import ActionNeeded, RateLimited, Transient
 
 _WRITES = frozenset({"send", "edit", "delete", "mark_failed"})
 
@@ -58,7 +58,7 @@ class Trouble:
                 self._raise(call, "lost", Transient("connection lost"))
             return
         if self._holds("forbidden"):
-            self._raise(call, "forbidden", Blocked("not allowed"))
+            self._raise(call, "forbidden", ActionNeeded("not allowed"))
         if self._holds("limited"):
             self._raise(call, "limited", RateLimited("slow down", retry_after=self.rng.uniform(0.1, 3)))
         if self._unlucky():

@@ -18,7 +18,7 @@ from relay.domain.content import Author, Content
 from relay.domain.events import Event, FeatureUsed, HistorySkipped, MessageCreated, MessageDeleted, MessageEdited
 from relay.domain.ids import ChannelAddress, ChannelRef, MessageRef, Platform, ThreadRef, UserRef
 from relay.domain.text.nodes import RichText, plain_text
-from relay.errors import Blocked, Permanent, StoreUnavailable, TargetGone, Transient
+from relay.errors import ActionNeeded, Permanent, StoreUnavailable, TargetGone, Transient
 
 RELAY = "relay"
 """The name of the relay's own account on every such platform."""
@@ -411,7 +411,7 @@ class MemoryAdapter:
             channel = ChannelRef(self.platform, address.value.lstrip("#!"))
             try:
                 await self.before("open")
-            except Blocked as error:
+            except ActionNeeded as error:
                 await self.inbox.closed(address, str(error))
                 continue
             await self.inbox.opened(address, channel)

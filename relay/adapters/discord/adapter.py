@@ -38,7 +38,7 @@ from relay.domain.content import Author
 from relay.domain.events import MessageCreated
 from relay.domain.ids import ChannelAddress, ChannelRef, MediaRef, MessageRef, Platform, UserRef
 from relay.domain.text.nodes import RichText
-from relay.errors import Blocked, FatalError, StoreUnavailable, Transient, ungrouped
+from relay.errors import ActionNeeded, FatalError, StoreUnavailable, Transient, ungrouped
 
 _log = structlog.get_logger(__name__)
 
@@ -274,7 +274,7 @@ class DiscordAdapter:
     def _open_feed(self, channel: ChannelRef) -> Feed:
         feed = self._feeds.get(channel.id)
         if feed is None:
-            raise Blocked(f"channel {channel.id} is not open")
+            raise ActionNeeded(f"channel {channel.id} is not open")
         return feed
 
     def capabilities(self, channel: ChannelRef) -> Capabilities:

@@ -24,7 +24,7 @@ from relay.domain.ids import MessageRef
 from relay.domain.pair import LaneKey
 from relay.domain.text.nodes import RichText
 from relay.domain.text.weight import weight
-from relay.errors import Orphaned, Permanent, TargetGone, Transient
+from relay.errors import CopyNotEditable, Permanent, TargetGone, Transient
 
 _log = structlog.get_logger(__name__)
 
@@ -122,7 +122,7 @@ class Batching:
             await task.adapter.edit(shared.ref, delivery)
         except TargetGone:
             _log.info("edited copy is gone", pair=task.pair.name, direction=task.entry.lane.direction)
-        except Orphaned:
+        except CopyNotEditable:
             stands = await self._post_anew(task, batch)
         async with self._context.store.write() as uow:
             # In one transaction: a batch without a message whose copy is still on record would be taken for a message

@@ -34,7 +34,7 @@ from relay.domain.events import MessageCreated
 from relay.domain.ids import ChannelRef, MessageRef
 from relay.domain.pair import LaneKey
 from relay.domain.text.nodes import RichText
-from relay.errors import Blocked, Orphaned, Permanent, TargetGone, Transient, Uncarried
+from relay.errors import ActionNeeded, CopyNotEditable, FileRejected, Permanent, TargetGone, Transient
 
 _log = structlog.get_logger(__name__)
 
@@ -108,7 +108,7 @@ class Deliverer:
         """Let what waits behind `entry` cross together with it if one by one would take too long.
 
         `seconds_each`: what a message takes of late; `lanes`: how many share that. The entry that carries them all
-        now, None if everything stays as it is. Raises `Blocked`, `Transient`, `StoreUnavailable`.
+        now, None if everything stays as it is. Raises `ActionNeeded`, `Transient`, `StoreUnavailable`.
         """
         if isinstance(entry.command, PostNotice | MarkFailed):
             return await self._notes.gathered(entry)
@@ -215,7 +215,7 @@ class Deliverer:
             task = await self._context.task_about(entry, command.source, command.reply_to, suspect=False, where=place)
             try:
                 await self._change(task, command)
-            except (Blocked, Permanent) as error:
+            except (ActionNeeded, Permanent) as error:
                 _log.info("a copy in a replaced channel stays as it is", pair=task.pair.name, reason=str(error))
                 reason = "its copy stands in a room that has been replaced, and cannot be changed there"
             else:
@@ -239,7 +239,7 @@ class Deliverer:
                     await self._batches.say(task, edited(batch, command.source, part))
                 else:
                     await self._edit_part(task, command, copy, part)
-            except Uncarried as error:
+            except FileRejected as error:
                 parts = await self._parts.without_file(task, command, parts, number, error)
             else:
                 number += 1
@@ -368,11 +368,11 @@ class Deliverer:
             self._status.dropped(entry.lane, "former")
             self._wake(LaneKey.within(entry.lane.source))
 
-    async def _refusal(self, task: Task) -> Blocked | Permanent | None:
+    async def _refusal(self, task: Task) -> ActionNeeded | Permanent | None:
         """Remove the copies of a task's message; why that is refused, if it is. Raises any other error."""
         try:
             await self._take_out(task)
-        except (Blocked, Permanent) as error:
+        except (ActionNeeded, Permanent) as error:
             return error
         return None
 
@@ -441,7 +441,7 @@ class Deliverer:
         while number < len(parts):
             try:
                 await self._send_part(task, command, parts, number)
-            except Uncarried as error:
+            except FileRejected as error:
                 parts = await self._parts.without_file(task, command, parts, number, error)
             else:
                 number += 1
@@ -466,14 +466,14 @@ class Deliverer:
                 await uow.outbox.done(task.entry.id)
 
     async def _edit_part(self, task: Task, command: EditMessage, copy: Copy, content: Content) -> None:
-        """Make one copy say `content`. Raises `Uncarried` for a file of it that cannot cross, or not in time."""
+        """Make one copy say `content`. Raises `FileRejected` for a file of it that cannot cross, or not in time."""
         delivery = self._context.delivery(task, command.author, content, "e", part=copy.part)
         try:
             await task.adapter.edit(copy.ref, delivery)
         except TargetGone:
             # Somebody removed the copy on its own side, and meant it.
             _log.info("edited copy is gone", pair=task.pair.name, direction=task.entry.lane.direction)
-        except Orphaned:
+        except CopyNotEditable:
             anew = self._context.delivery(task, command.author, content, "a", part=copy.part, suspect=task.suspect)
             ref = await task.post(anew)
             # Whatever interrupts us from here on, the old one is known to be too many.

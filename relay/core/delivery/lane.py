@@ -20,7 +20,7 @@ from relay.domain.commands import DeleteMessage, RequoteMessage
 from relay.domain.ids import MessageRef
 from relay.domain.pair import LaneKey
 from relay.errors import (
-    Blocked,
+    ActionNeeded,
     DeliveryError,
     NotDeclared,
     NotYet,
@@ -218,7 +218,7 @@ class Lane:
                     return await self._attempt(entry, put_off=put_off)
         except NotDeclared:
             await self._until_declared()
-        except Blocked as error:
+        except ActionNeeded as error:
             # That can last: what waits may have been given to another lane meanwhile.
             self._complete = False
             await self._pause(error, problem=f"{self._key.direction} waits: {error}.")
@@ -385,7 +385,7 @@ class Lane:
         seconds = self._backoff.next(at_least=error.retry_after)
         self._log.info("will try again", reason=str(error), seconds=round(seconds, 1), tries=self._backoff.tries)
         # Whatever has changed for the better: what the platform asked for is kept to.
-        await self._wait(seconds, at_least=0.0 if isinstance(error, Blocked) else error.retry_after or 0.0)
+        await self._wait(seconds, at_least=0.0 if isinstance(error, ActionNeeded) else error.retry_after or 0.0)
 
     async def _until_declared(self) -> None:
         """What waits for a pair that is not declared is not tried, and is no trouble of another one."""

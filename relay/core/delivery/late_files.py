@@ -15,7 +15,7 @@ from relay.domain.content import Content
 from relay.domain.ids import MessageRef
 from relay.domain.pair import LaneKey
 from relay.domain.text.nodes import RichText
-from relay.errors import FileTrouble, NotYet, TargetGone, Uncarried
+from relay.errors import FileRejected, FileUnavailable, NotYet, TargetGone
 
 _log = structlog.get_logger(__name__)
 
@@ -139,8 +139,8 @@ class LateFiles:
             delivery = replace(delivery, reply_to=task.copies[0].ref)
         try:
             ref = await task.adapter.send(delivery)
-        except (Uncarried, FileTrouble, TargetGone) as error:
-            if isinstance(error, FileTrouble) or (isinstance(error, Uncarried) and error.late):
+        except (FileRejected, FileUnavailable, TargetGone) as error:
+            if isinstance(error, FileUnavailable) or (isinstance(error, FileRejected) and error.late):
                 await self._move(entry, late, LaneKey.within(task.entry.lane.destination))
                 return
             _log.info("late file does not cross", pair=task.pair.name, reason=str(error))

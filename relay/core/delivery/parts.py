@@ -17,7 +17,7 @@ from relay.domain.content import Content
 from relay.domain.pair import LaneKey
 from relay.domain.text.nodes import RichText
 from relay.domain.text.weight import weight
-from relay.errors import Uncarried
+from relay.errors import FileRejected
 
 _log = structlog.get_logger(__name__)
 
@@ -58,7 +58,7 @@ class Parts:
         command: SendMessage | EditMessage,
         parts: tuple[Content, ...],
         number: int,
-        error: Uncarried,
+        error: FileRejected,
     ) -> tuple[Content, ...]:
         """The parts, with words for the file that part `number` cannot bring."""
         said = self._said_instead(task, parts[number], error)
@@ -68,7 +68,7 @@ class Parts:
         return await self._write_down(task, command, (*parts[:number], *again, *parts[number + 1 :]), late)
 
     def _late_file(
-        self, task: Task, command: SendMessage | EditMessage, part: Content, error: Uncarried
+        self, task: Task, command: SendMessage | EditMessage, part: Content, error: FileRejected
     ) -> LateFile | None:
         """What brings a file of a part later."""
         attachment = next((one for one in part.attachments if one.id == error.attachment), None)
@@ -80,7 +80,7 @@ class Parts:
         )
         return LateFile(task.original.ref, command.author, attachment, self._clock.now(), edited_at)
 
-    def _said_instead(self, task: Task, content: Content, error: Uncarried) -> Content:
+    def _said_instead(self, task: Task, content: Content, error: FileRejected) -> Content:
         """What is said of a file that cannot cross."""
         _log.info("file does not cross", pair=task.pair.name, direction=task.entry.lane.direction, reason=error.reason)
         if not error.late:

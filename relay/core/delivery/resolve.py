@@ -15,7 +15,7 @@ from relay.domain.content import Author, Content
 from relay.domain.events import MessageCreated
 from relay.domain.ids import ChannelRef, MessageRef, Platform, UserRef
 from relay.domain.pair import LaneKey, Pair
-from relay.errors import Blocked, NotDeclared, Permanent
+from relay.errors import ActionNeeded, NotDeclared, Permanent
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,12 +78,12 @@ class Context:
         self._adapters = adapters
 
     def destination(self, lane: LaneKey) -> tuple[Pair, ChannelRef, Adapter]:
-        """Where a lane leads. Raises `NotDeclared` while it has no pair, `Blocked` while its channel is not open."""
+        """Where a lane leads. Raises `NotDeclared` without a pair, `ActionNeeded` while the channel is closed."""
         pair = self._pairs.pair_for(lane)
         if pair is None or not self._pairs.carries(lane):
             raise NotDeclared("no declared pair carries it")
         if not self._pairs.is_open(lane):
-            raise Blocked("its channel is not open")
+            raise ActionNeeded("its channel is not open")
         return pair, lane.destination, self._adapters[lane.destination.platform]
 
     async def task(self, entry: Entry, *, suspect: bool) -> Task:

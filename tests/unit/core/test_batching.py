@@ -16,7 +16,7 @@ from relay.domain.content import Author, Content
 from relay.domain.ids import ChannelAddress, ChannelRef, MessageRef, Platform, UserRef
 from relay.domain.pair import LaneKey
 from relay.domain.text.nodes import RichText, plain_text
-from relay.errors import Orphaned, Permanent, RateLimited, StoreUnavailable
+from relay.errors import CopyNotEditable, Permanent, RateLimited, StoreUnavailable
 from relay.store.unit_of_work import SqlStore
 from tests.support.platform import MemoryAdapter, MemoryPlatform
 from tests.support.world import World, pair, until, world
@@ -240,7 +240,7 @@ async def test_a_shared_copy_that_nobody_can_edit_any_more_is_posted_anew(
 
             def gone(self: MemoryPlatform, target: MessageRef, content: Content) -> None:
                 if target == orphan:
-                    raise Orphaned("its webhook is gone")
+                    raise CopyNotEditable("its webhook is gone")
                 change(self, target, content)
 
             monkeypatch.setattr(MemoryPlatform, "change", gone)
@@ -262,7 +262,7 @@ async def test_a_shared_copy_that_nobody_can_edit_stays_where_its_channel_is_not
             await core.bridge.opened(ChannelAddress(Platform.MATRIX, "#help"), other_room)
 
             def gone(self: MemoryPlatform, target: MessageRef, content: Content) -> None:
-                raise Orphaned("its webhook is gone")
+                raise CopyNotEditable("its webhook is gone")
 
             monkeypatch.setattr(MemoryPlatform, "change", gone)
             bridge.discord.delete(one)
@@ -274,7 +274,7 @@ async def test_a_shared_copy_that_nobody_can_edit_stays_where_its_channel_is_not
 
 
 async def test_a_shared_copy_that_may_not_be_removed_yet_goes_once_the_channel_opens_again(tmp_path: Path) -> None:
-    orphaned = [Orphaned("its webhook is gone")]
+    orphaned = [CopyNotEditable("its webhook is gone")]
     forbidden = True
     slow = slow_at_first()
 

@@ -16,7 +16,7 @@ from relay.domain.events import HistorySkipped, MessageCreated, MessageEdited
 from relay.domain.ids import MediaRef, MessageRef, Platform, ThreadRef
 from relay.domain.pair import LaneKey
 from relay.domain.text.nodes import RichText
-from relay.errors import Blocked, Orphaned, Permanent, RateLimited, Transient, Unsupported
+from relay.errors import ActionNeeded, CopyNotEditable, Permanent, RateLimited, Transient, Unsupported
 from tests.support.platform import MemoryAdapter
 from tests.support.world import World, WrongClock, lane, pair, until, world
 
@@ -146,7 +146,7 @@ async def test_a_quotation_that_cannot_follow_now_holds_up_nobody_and_follows(br
 async def test_a_copy_that_nobody_can_edit_is_posted_anew_and_the_old_one_goes_whatever_happens(bridge: World) -> None:
     here, there = bridge.channels()
     troubles: dict[str, list[Exception]] = {
-        "edit": [Orphaned("its webhook is gone")],
+        "edit": [CopyNotEditable("its webhook is gone")],
         "delete": [Transient("the server failed")],
     }
 
@@ -170,7 +170,7 @@ async def test_a_copy_that_nobody_can_edit_is_posted_anew_and_the_old_one_goes_w
 
 async def test_what_may_not_be_removed_holds_up_nothing_and_goes_once_the_channel_opens_again(bridge: World) -> None:
     here, there = bridge.channels()
-    orphaned = [Orphaned("its webhook is gone")]
+    orphaned = [CopyNotEditable("its webhook is gone")]
     forbidden = True
 
     async def before(call: str) -> None:
@@ -388,7 +388,7 @@ async def test_what_changes_for_the_better_during_a_try_is_not_waited_for(bridge
             if tries == 1:
                 assert bridge.core is not None
                 bridge.core.courier.try_again()
-                raise Blocked("the permission is only just back", retry_after=3600)
+                raise ActionNeeded("the permission is only just back", retry_after=3600)
 
     def prepare(discord: MemoryAdapter, matrix: MemoryAdapter) -> None:
         matrix.before = before
@@ -649,7 +649,7 @@ async def test_a_blocked_lane_says_so_and_goes_on_by_itself(bridge: World) -> No
 
     async def forbid(call: str) -> None:
         if blocked and call == "send":
-            raise Blocked("give the bot the right to send")
+            raise ActionNeeded("give the bot the right to send")
 
     def prepare(discord: MemoryAdapter, matrix: MemoryAdapter) -> None:
         matrix.before = forbid

@@ -18,7 +18,7 @@ from relay.domain.content import Content
 from relay.domain.ids import ChannelAddress, ChannelRef, MessageRef, Platform
 from relay.domain.pair import LaneKey, Pair, PairPolicy
 from relay.domain.text.nodes import RichText
-from relay.errors import Blocked, DeliveryError, Orphaned, Permanent, Transient
+from relay.errors import ActionNeeded, CopyNotEditable, DeliveryError, Permanent, Transient
 from relay.store.sqlite.engine import connect
 from relay.web.page import render
 from tests.support.platform import MemoryAdapter, MemoryPlatform
@@ -392,7 +392,7 @@ async def test_nothing_new_is_said_in_a_room_that_was_replaced(tmp_path: Path, o
 
         async def before(call: str) -> None:
             if call == "edit" and orphaned:
-                raise Orphaned("another account posted it")
+                raise CopyNotEditable("another account posted it")
 
         async with bridge.relay(lambda _, matrix: setattr(matrix, "before", before)) as core:
             said = bridge.discord.say(staff, "ann", "one")
@@ -432,7 +432,7 @@ async def test_what_cannot_be_changed_in_an_upgraded_room_is_told(tmp_path: Path
 
         async def forbidden(call: str) -> None:
             if call in ("edit", "delete"):
-                raise Blocked("the room is closed")
+                raise ActionNeeded("the room is closed")
 
         async with bridge.relay() as core:
             kept, secret = (bridge.discord.say(staff, "ann", words) for words in ("kept", "secret"))
@@ -460,7 +460,7 @@ async def test_what_fails_from_a_room_that_was_replaced_is_told_to_its_author(tm
     async with world(tmp_path, STAFF) as bridge:
         _, staff_room = bridge.channels("staff")
         other_room = bridge.matrix.channel("another")
-        error: DeliveryError = Blocked("the bot may not post")
+        error: DeliveryError = ActionNeeded("the bot may not post")
 
         async def before(call: str) -> None:
             if call == "send":
@@ -489,7 +489,7 @@ async def test_what_stays_in_a_former_room_is_told_once_however_often_its_deleti
         def picky(self: MemoryPlatform, target: MessageRef) -> None:
             nonlocal failures
             if target.channel == staff_room:
-                raise Blocked("the room is closed")
+                raise ActionNeeded("the room is closed")
             if target.channel == second_room and failures:
                 failures -= 1
                 raise Transient("the homeserver failed")

@@ -13,7 +13,7 @@ from relay.domain.commands import PostNotice, RefreshMessage
 from relay.domain.ids import MessageRef, Platform
 from relay.domain.pair import LaneKey
 from relay.domain.text.nodes import RichText, plain_text
-from relay.errors import Blocked, RateLimited, Transient
+from relay.errors import ActionNeeded, RateLimited, Transient
 from tests.support.platform import MemoryPlatform
 from tests.support.world import World, lane, pair, until, world
 
@@ -224,7 +224,7 @@ async def test_what_fails_every_time_while_others_get_through_becomes_a_dead_let
 @pytest.mark.parametrize(
     ("error", "silent_seconds", "dies"),
     [
-        (Blocked("the bot may not write there"), 0.1, False),
+        (ActionNeeded("the bot may not write there"), 0.1, False),
         (Transient("Discord said: you are banned", retry_after=0.01), 0.1, False),
         (Transient("no connection"), 0.1, False),
         (RateLimited("slow down", retry_after=0.01), 0.1, False),

@@ -16,7 +16,7 @@ from relay.domain.content import Attachment, Content
 from relay.domain.ids import ChannelAddress, ChannelRef, MediaRef, MessageRef, Platform
 from relay.domain.pair import LaneKey
 from relay.domain.text.nodes import RichText
-from relay.errors import Orphaned, Uncarried
+from relay.errors import CopyNotEditable, FileRejected
 from tests.support.platform import MemoryAdapter, MemoryPlatform
 from tests.support.world import World, until, world
 
@@ -35,7 +35,7 @@ class SlowFiles:
 
         def slow(platform: MemoryPlatform, delivery: Delivery) -> MessageRef:
             if delivery.content.attachments and not self.state:
-                raise Uncarried(delivery.content.attachments[0].id, "out of reach so far", late=True)
+                raise FileRejected(delivery.content.attachments[0].id, "out of reach so far", late=True)
             return post(platform, delivery)
 
         monkeypatch.setattr(MemoryPlatform, "post", slow)
@@ -142,7 +142,7 @@ async def test_it_follows_an_edit_of_its_words_as_well(tmp_path: Path, monkeypat
 
     def only_words(platform: MemoryPlatform, target: MessageRef, content: Content) -> None:
         if content.attachments:
-            raise Orphaned("a file cannot be put into what stands")
+            raise CopyNotEditable("a file cannot be put into what stands")
         change(platform, target, content)
 
     monkeypatch.setattr(MemoryPlatform, "change", only_words)

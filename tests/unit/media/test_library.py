@@ -11,7 +11,7 @@ import pytest
 from relay.core.ports import MediaStream, Sender
 from relay.domain.content import Attachment
 from relay.domain.ids import ChannelRef, MediaRef, Platform, UserRef
-from relay.errors import FileTrouble, TargetGone, Transient, Uncarried
+from relay.errors import FileRejected, FileUnavailable, TargetGone, Transient
 from relay.media.library import Library
 from relay.store.unit_of_work import open_store
 from tests.support.store import new_store
@@ -104,7 +104,7 @@ async def test_an_empty_file_is_a_file(library: Library) -> None:
 async def test_what_is_too_large_is_not_carried(library: Library, size: int | None) -> None:
     source = Source(b"x" * 95, size)
     library.serve(Platform.DISCORD, source)
-    with pytest.raises(Uncarried, match="too large to cross") as caught:
+    with pytest.raises(FileRejected, match="too large to cross") as caught:
         await read(library, most=94)
     assert not caught.value.gone
     assert source.opened == source.closed == 1
@@ -114,29 +114,29 @@ async def test_what_is_too_large_is_not_carried(library: Library, size: int | No
 async def test_a_size_that_lies_is_found_out(library: Library, size: int) -> None:
     library.serve(Platform.DISCORD, Source(b"x" * 95, size))
     async with library.open([FILE], most=1000, sender=ANN) as [file]:
-        with pytest.raises(FileTrouble):
+        with pytest.raises(FileUnavailable):
             [chunk async for chunk in file.chunks]
-        assert isinstance(file.failure, FileTrouble)
+        assert isinstance(file.failure, FileUnavailable)
 
 
 async def test_what_is_gone_is_not_carried(library: Library) -> None:
     library.serve(Platform.DISCORD, Source(error=TargetGone("404")))
-    with pytest.raises(Uncarried) as caught:
+    with pytest.raises(FileRejected) as caught:
         await read(library)
     assert caught.value.gone
 
 
 async def test_a_file_that_keeps_failing_is_given_up(library: Library, clock: Clock) -> None:
-    library.serve(Platform.DISCORD, Source(error=FileTrouble("502")))
+    library.serve(Platform.DISCORD, Source(error=FileUnavailable("502")))
     for moment in (0.0, 10.0, 29.0):
         clock.time = moment
-        with pytest.raises(FileTrouble):
+        with pytest.raises(FileUnavailable):
             await read(library)
     clock.time = 30.0
-    with pytest.raises(Uncarried, match="out of reach so far") as caught:
+    with pytest.raises(FileRejected, match="out of reach so far") as caught:
         await read(library)
     assert caught.value.late
-    with pytest.raises(Uncarried):
+    with pytest.raises(FileRejected):
         await read(library)
 
 
@@ -147,7 +147,7 @@ async def test_a_file_that_does_not_come_is_late(library: Library, monkeypatch: 
     source.pause = asyncio.Event()
     library.serve(Platform.DISCORD, source)
     async with library.open([FILE], most=1000, sender=ANN) as [file]:
-        with pytest.raises(Uncarried) as caught:
+        with pytest.raises(FileRejected) as caught:
             [chunk async for chunk in file.chunks]
     assert caught.value.late
     assert file.failure is caught.value
@@ -172,14 +172,14 @@ async def test_a_platform_that_is_away_is_waited_for(library: Library, clock: Cl
 
 
 async def test_a_file_that_recovers_is_forgiven(library: Library, clock: Clock) -> None:
-    library.serve(Platform.DISCORD, Source(error=FileTrouble("502")))
-    with pytest.raises(FileTrouble):
+    library.serve(Platform.DISCORD, Source(error=FileUnavailable("502")))
+    with pytest.raises(FileUnavailable):
         await read(library)
     library.serve(Platform.DISCORD, Source(b"x", 1))
     assert await read(library) == (1, b"x")
     clock.time = 10_000.0
-    library.serve(Platform.DISCORD, Source(error=FileTrouble("502")))
-    with pytest.raises(FileTrouble):
+    library.serve(Platform.DISCORD, Source(error=FileUnavailable("502")))
+    with pytest.raises(FileUnavailable):
         await read(library)
 
 
@@ -221,7 +221,7 @@ async def test_a_late_file_that_is_gone_is_given_up(library: Library) -> None:
 
 async def test_a_late_file_is_tried_again(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("relay.media.background._PAUSES", (0.0, 0.0, 0.0))
-    library.serve(Platform.DISCORD, Source(error=FileTrouble("502")))
+    library.serve(Platform.DISCORD, Source(error=FileUnavailable("502")))
     assert await fetch(library) is False
     library.serve(Platform.DISCORD, Source(b"x" * 20, 20))
     assert await fetch(library)
@@ -238,6 +238,6 @@ async def test_a_late_file_that_is_too_large_for_one_channel_is_not_for_another(
     source.pause.set()
     assert await large is True
     assert await library.fetch(FILE, channel=ROOM, most=10, patience=1.0) is True, "it is at hand, whoever wanted it"
-    with pytest.raises(Uncarried, match="too large"):
+    with pytest.raises(FileRejected, match="too large"):
         await read(library, most=10)
     assert await read(library) == (20, b"x" * 20)

@@ -14,7 +14,7 @@ from relay.core.ports import MediaStream, Sender
 from relay.core.storage import Store
 from relay.domain.content import Attachment
 from relay.domain.ids import ChannelRef, MediaRef, Platform, UserRef
-from relay.errors import DeliveryError, FileTrouble, TargetGone, Uncarried
+from relay.errors import DeliveryError, FileRejected, FileUnavailable, TargetGone
 from relay.media.library import Library
 
 PATIENCE, AGAIN, AGAIN_IN_ALL = 0.6, 0.05, 0.2
@@ -105,9 +105,9 @@ async def post(
                 for one in opened:
                     assert [chunk async for chunk in one.chunks] == [GOOD]
             break
-        except Uncarried as error:
+        except FileRejected as error:
             left = [one for one in left if one.id != error.attachment]
-        except FileTrouble:
+        except FileUnavailable:
             await asyncio.sleep(0.01)
     return time.monotonic() - begun, [one.id for one in left]
 
@@ -143,7 +143,7 @@ async def test_every_room_and_author_has_time_of_their_own(library: Library) -> 
         assert seconds >= WAITED
 
 
-@pytest.mark.parametrize("error", [TargetGone("404"), Uncarried("x", "odd")])
+@pytest.mark.parametrize("error", [TargetGone("404"), FileRejected("x", "odd")])
 async def test_a_slow_no_costs_time_as_well(library: Library, servers: Servers, error: DeliveryError) -> None:
     taken = 0.0
     for number in range(10):
@@ -161,7 +161,7 @@ async def test_a_server_is_slow_once_two_authors_found_it_so(library: Library) -
 
 
 async def test_what_is_the_file_s_own_fault_makes_no_server_slow(library: Library, servers: Servers) -> None:
-    servers.answers["home"] = (0.0, FileTrouble("not yet uploaded", about_server=False, retry_after=60))
+    servers.answers["home"] = (0.0, FileUnavailable("not yet uploaded", about_server=False, retry_after=60))
     for author in (MALLORY, ANN):
         assert (await post(library, file("home"), author=author))[0] < PATIENCE, "asking again helps nobody"
     del servers.answers["home"]
@@ -171,7 +171,7 @@ async def test_what_is_the_file_s_own_fault_makes_no_server_slow(library: Librar
 async def test_a_full_disk_holds_up_nobody(library: Library, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "nowhere"))
     monkeypatch.setattr(Servers, "open_media", _without_size)
-    with pytest.raises(Uncarried, match="held back until the relay has room for it") as caught:
+    with pytest.raises(FileRejected, match="held back until the relay has room for it") as caught:
         async with library.open([file("good")], most=1000, sender=Sender(HALL, ANN)):
             pass
     assert caught.value.late
@@ -210,7 +210,7 @@ async def test_a_room_full_of_dead_files_keeps_no_other_room_waiting(
 
 async def test_a_pause_takes_nobody_s_turn(library: Library, servers: Servers) -> None:
     for number in range(20):
-        servers.answers[f"dead{number}"] = (0.0, FileTrouble("502"))
+        servers.answers[f"dead{number}"] = (0.0, FileUnavailable("502"))
     await fetch(library, [file(f"dead{number}") for number in range(20)])
     await until(lambda: set(servers.opened) == set(servers.answers))
 

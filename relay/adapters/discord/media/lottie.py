@@ -8,7 +8,7 @@ from pathlib import Path
 
 import structlog
 
-from relay.errors import FileTrouble, Permanent
+from relay.errors import FileUnavailable, Permanent
 
 _log = structlog.get_logger(__name__)
 
@@ -35,7 +35,7 @@ class Artist:
         self._free = asyncio.Semaphore(1)
 
     async def picture(self, drawing: AsyncIterator[bytes]) -> bytes:
-        """The picture that a drawing makes. Raises `Permanent` where it makes none, `FileTrouble`."""
+        """The picture that a drawing makes. Raises `Permanent` where it makes none, `FileUnavailable`."""
         read = bytearray()
         async for chunk in drawing:
             read += chunk
@@ -52,7 +52,7 @@ async def _drawn(drawing: bytes) -> bytes:
             sys.executable, "-I", str(_PROGRAM), stdin=pipe, stdout=pipe, stderr=nothing, env={}
         )
     except OSError as error:
-        raise FileTrouble(f"no process to draw a sticker in ({error.strerror})") from None
+        raise FileUnavailable(f"no process to draw a sticker in ({error.strerror})") from None
     try:
         async with asyncio.timeout(_SECONDS):
             picture = await _through(process, drawing)

@@ -17,7 +17,7 @@ from relay.adapters.discord.media import lottie
 from relay.core.ports import File, Files, MediaStream, Sender
 from relay.domain.content import Attachment
 from relay.domain.ids import MediaRef
-from relay.errors import DeliveryError, FileTrouble, TargetGone, Transient, Uncarried
+from relay.errors import DeliveryError, FileRejected, FileUnavailable, TargetGone, Transient
 
 MOST_FILES = 10
 """In one message."""
@@ -64,11 +64,11 @@ class Media:
         sender: Sender | None,
         query: Mapping[str, str] | None = None,
     ) -> Json:
-        """`Rest.call` with files of `sender`, each of at most `most` bytes. Raises `Uncarried`, `Transient` besides."""
+        """`Rest.call` with files of `sender`, each of at most `most` bytes. Also raises `FileRejected`, `Transient`."""
         if not attachments:
             return await self._rest.call(route, body=body, query=query)
         if self._files is None:
-            raise Uncarried(attachments[0].id, "without a way across")
+            raise FileRejected(attachments[0].id, "without a way across")
         self._rest.check(route)
         async with self._files.open(attachments, most=most, sender=sender) as files:
             form = _form(body, attachments, files)
@@ -83,7 +83,7 @@ class Media:
                 if error.status != 413 and error.code != _TOO_LARGE:
                     raise
                 largest = max(zip(attachments, files, strict=True), key=lambda pair: pair[1].size)[0]
-                raise Uncarried(largest.id, "too large to cross") from None
+                raise FileRejected(largest.id, "too large to cross") from None
 
     # --- From Discord -------------------------------------------------------------------------------------
 
@@ -191,9 +191,9 @@ def _check(answer: Answer) -> None:
         raise TargetGone(f"Discord's CDN answered HTTP {answer.status}")
     if answer.status == 429:
         # Not `RateLimited`: that would stop all that goes to the other side, which asks for nothing.
-        raise FileTrouble("Discord's CDN asks for patience", retry_after=answer.retry_after, about_server=False)
+        raise FileUnavailable("Discord's CDN asks for patience", retry_after=answer.retry_after, about_server=False)
     if answer.status != 200:
-        raise FileTrouble(f"Discord's CDN answered HTTP {answer.status}")
+        raise FileUnavailable(f"Discord's CDN answered HTTP {answer.status}")
 
 
 async def _whole(picture: bytes) -> AsyncIterator[bytes]:
@@ -219,4 +219,4 @@ def _readable() -> Iterator[None]:
 
 def _trouble(error: Unanswered) -> DeliveryError:
     # Not connected: it is Discord that is away, and no file is to be given up for that.
-    return FileTrouble(str(error)) if error.sent else Transient(str(error))
+    return FileUnavailable(str(error)) if error.sent else Transient(str(error))

@@ -24,7 +24,7 @@ from relay.core.ports import Clock, Delivery
 from relay.core.standing import Standing
 from relay.domain.content import Author
 from relay.domain.ids import ChannelRef, MessageRef, Platform
-from relay.errors import Blocked, Permanent
+from relay.errors import ActionNeeded, Permanent
 
 _log = structlog.get_logger(__name__)
 
@@ -39,7 +39,7 @@ _NAMES_REMEMBERED = 500
 
 
 class Poster:
-    """Makes messages. Raises `ApiError`s, and `Blocked` for what it need not even ask."""
+    """Makes messages. Raises `ApiError`s, and `ActionNeeded` for what it need not even ask."""
 
     def __init__(
         self,
@@ -176,7 +176,7 @@ class Poster:
         if feed is not None and not feed.place.speaks:
             # Asking would only use up the answers that Discord gives before it bans.
             needed = "Send Messages" if self._feeds.thread(channel) is None else "Send Messages in Threads"
-            raise Blocked(f"the bot may not write in channel {channel}: give its role {needed} there")
+            raise ActionNeeded(f"the bot may not write in channel {channel}: give its role {needed} there")
         content = said_by_bot(delivery)
         if len(content) > TEXT_LENGTH:
             # The permission was lost after the text had been split for a webhook; the next try splits it for a bot.

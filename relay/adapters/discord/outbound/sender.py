@@ -20,7 +20,16 @@ from relay.core.ports import Clock, Delivery, Quotation
 from relay.core.standing import Standing
 from relay.domain.ids import MessageRef, Platform, UserRef
 from relay.domain.text.nodes import RichText
-from relay.errors import Blocked, DeliveryError, Orphaned, Permanent, RateLimited, TargetGone, Transient, Uncarried
+from relay.errors import (
+    ActionNeeded,
+    CopyNotEditable,
+    DeliveryError,
+    FileRejected,
+    Permanent,
+    RateLimited,
+    TargetGone,
+    Transient,
+)
 
 _log = structlog.get_logger(__name__)
 
@@ -70,14 +79,16 @@ def _refusal(error: Refused, channel: str) -> DeliveryError:
             return TargetGone(said)
         case Refused(code=code) if code == UNKNOWN_CHANNEL:
             # Waits rather than dies: the operator may point the pair at another channel, and nothing is lost.
-            return Blocked(f"channel {channel} is gone from Discord: correct discord_channel of this pair")
+            return ActionNeeded(f"channel {channel} is gone from Discord: correct discord_channel of this pair")
         case Refused(code=code) if code == _THREAD_LOCKED:
-            return Blocked(f"the thread {channel} is locked: unlock it, or give the bot's role Manage Threads ({said})")
+            return ActionNeeded(
+                f"the thread {channel} is locked: unlock it, or give the bot's role Manage Threads ({said})"
+            )
         case Refused(code=code) if code == _THREAD_ARCHIVED:
             return Transient(said)
         case Refused(code=code) if code in MISSING:
             needed = "View Channel, Send Messages, Manage Webhooks and Manage Messages"
-            return Blocked(f"the bot may not do that in channel {channel}: give its role {needed} there ({said})")
+            return ActionNeeded(f"the bot may not do that in channel {channel}: give its role {needed} there ({said})")
         case Refused(code=code) if code in _FORBIDDEN_WORDS:
             return Permanent(said)
         case Refused(status=status) if status == 413 or error.code == _TOO_LARGE:
@@ -89,7 +100,7 @@ def _refusal(error: Refused, channel: str) -> DeliveryError:
         case Refused(status=403, code=code) if code in _NOT_US:
             return Transient(said, retry_after=_BAN_PAUSE)
         case Refused(status=403):
-            return Blocked(f"the bot may not do that in channel {channel} ({said})")
+            return ActionNeeded(f"the bot may not do that in channel {channel} ({said})")
         case _:
             return Permanent(said)
 
@@ -137,7 +148,7 @@ class Outbound:
         try:
             with translated(delivery.channel.id):
                 message = await self._poster.post(delivery)
-        except (Blocked, Permanent) as error:
+        except (ActionNeeded, Permanent) as error:
             if delivery.thread is None:
                 raise
             # Locked or deleted meanwhile: there is nobody to tell any more.
@@ -160,7 +171,7 @@ class Outbound:
             return
         content = said_by_bot(delivery)
         if seen.user != self._me.user or len(content) > TEXT_LENGTH:
-            raise Orphaned("it was posted in a way that cannot carry it any more")
+            raise CopyNotEditable("it was posted in a way that cannot carry it any more")
         route = Route("PATCH", "/channels/{channel}/messages/{message}", _where(target))
         body = {"content": content, "allowed_mentions": allowed_mentions(delivery.content)}
         await self._change(target, route, body, seen, delivery)
@@ -198,7 +209,7 @@ class Outbound:
                 self._webhooks.gone(home, hook)
             else:
                 return
-        raise Orphaned("the webhook that posted it was deleted or moved")
+        raise CopyNotEditable("the webhook that posted it was deleted or moved")
 
     async def _change(
         self, target: MessageRef, route: Route, body: dict[str, Json], seen: Seen, delivery: Delivery
@@ -226,9 +237,9 @@ class Outbound:
         try:
             most = 0 if feed is None else feed.place.file_size
             await self._media.call(route, body=body, attachments=wanted, most=most, sender=delivery.sender)
-        except Uncarried:
+        except FileRejected:
             # Posted anew, with words in the file's place.
-            raise Orphaned("it is to have a file that cannot cross") from None
+            raise CopyNotEditable("it is to have a file that cannot cross") from None
 
     async def delete(self, target: MessageRef) -> None:
         """See `Adapter.delete`."""
@@ -236,7 +247,7 @@ class Outbound:
         try:
             async with self._changing(target):
                 await self._awake(target, partial(self._delete, target))
-        except (Permanent, Blocked):
+        except (Permanent, ActionNeeded):
             self._recent.not_removed(target.id)
             raise
         self._recent.forget(target.id)
@@ -322,7 +333,7 @@ class Outbound:
                 return await self._ask_for(where)
         except (TargetGone, Permanent):
             return None
-        except Blocked:
+        except ActionNeeded:
             if where == target:
                 raise
             return None  # the thread that it was in is gone, or closed to us
@@ -360,7 +371,7 @@ class Outbound:
             return seen
         feed = self._feeds.get(target.channel.id)
         if feed is None:
-            raise Blocked(f"channel {target.channel.id} is not open")
+            raise ActionNeeded(f"channel {target.channel.id} is not open")
         return self._translator.seen(feed, await self._ask_for(target))
 
     async def _ask_for(self, target: MessageRef) -> Json:

@@ -24,7 +24,7 @@ from relay.core.spool import Spool
 from relay.domain.content import Attachment, Author
 from relay.domain.file_names import file_name
 from relay.domain.ids import MediaRef, Platform
-from relay.errors import DeliveryError, FileTrouble, Permanent, RateLimited, TargetGone, Transient, Uncarried
+from relay.errors import DeliveryError, FileRejected, FileUnavailable, Permanent, RateLimited, TargetGone, Transient
 
 Json = dict[str, Any]
 
@@ -81,12 +81,12 @@ class Media:
     async def upload(self, attachment: Attachment, key: str, sender: Sender | None) -> Uploaded:
         """Upload a file of the other side, `sender`'s.
 
-        Raises `Uncarried`, `Transient`. A second upload under the same `key` is not made again while this is running.
+        Raises `FileRejected`, `Transient`. Another upload under the same `key` is not started while this one runs.
         """
         if (known := self._uploaded.get(key)) is not None:
             return known
         if self._files is None:
-            raise Uncarried(attachment.id, "without a way across")
+            raise FileRejected(attachment.id, "without a way across")
         made = await self._sticker(attachment, self._files) if attachment.kind == "sticker" else None
         if made is None:
             async with self._files.open([attachment], most=self.limit, sender=sender) as [file]:
@@ -195,7 +195,7 @@ class Media:
             async with turns, files.open([picture], most=min(_SMALL, self.limit)) as [file]:
                 copy = MediaRef(Platform.MATRIX, await self._upload(picture, file))
         except DeliveryError as error:
-            self._do_without(media, _ASK_AGAIN if isinstance(error, Uncarried) else _TRY_AGAIN, str(error))
+            self._do_without(media, _ASK_AGAIN if isinstance(error, FileRejected) else _TRY_AGAIN, str(error))
             return None
         await files.remember(media, copy)
         return self._kept(media, copy)
@@ -262,22 +262,22 @@ def _readable() -> Iterator[None]:
         yield
     except Unreachable as error:
         # Not connected: it is the homeserver that is away, and no file is to be given up for that.
-        raise (FileTrouble if error.sent else Transient)(str(error)) from None
+        raise (FileUnavailable if error.sent else Transient)(str(error)) from None
     except Refused as refused:
         if refused.status == 429:
             # Not `RateLimited`: that would stop all that goes to the other side, which asks for nothing.
             reason = "the homeserver asks for patience"
-            raise FileTrouble(reason, retry_after=refused.retry_after, about_server=False) from None
+            raise FileUnavailable(reason, retry_after=refused.retry_after, about_server=False) from None
         if refused.code == "M_NOT_YET_UPLOADED":
             # It has been waited for there.
-            raise FileTrouble(str(refused), retry_after=_NOT_SOON, about_server=False) from None
+            raise FileUnavailable(str(refused), retry_after=_NOT_SOON, about_server=False) from None
         if is_token_refusal(refused):
             raise Transient("the homeserver refuses the access token") from None
         if 300 <= refused.status < 400:
             raise Permanent("kept in a place that the relay does not go to") from None
         if refused.status in {400, 403, 404, 410}:
             raise TargetGone(str(refused)) from None
-        raise FileTrouble(str(refused)) from None
+        raise FileUnavailable(str(refused)) from None
 
 
 def _refusal(refused: Refused, attachment: Attachment) -> DeliveryError:
@@ -285,11 +285,11 @@ def _refusal(refused: Refused, attachment: Attachment) -> DeliveryError:
     if refused.status == 429:
         return RateLimited("the homeserver asks for patience", retry_after=refused.retry_after)
     if refused.status == 413 or refused.code == "M_TOO_LARGE":
-        return Uncarried(attachment.id, "too large to cross")
+        return FileRejected(attachment.id, "too large to cross")
     if is_token_refusal(refused):
         return Transient("the homeserver refuses the access token")
     if refused.status < 500:
-        return Uncarried(attachment.id, "refused by the homeserver")
+        return FileRejected(attachment.id, "refused by the homeserver")
     return Transient(str(refused), retry_after=refused.retry_after, failed=True)
 
 

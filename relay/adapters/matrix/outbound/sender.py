@@ -25,7 +25,7 @@ from relay.domain.ids import ChannelRef, MediaRef, MessageRef
 from relay.domain.text.nodes import CustomEmoji, Inline
 from relay.domain.text.rewrite import map_inline
 from relay.domain.text.weight import weight
-from relay.errors import Blocked, DeliveryError, Orphaned, Permanent, RateLimited, TargetGone, Transient
+from relay.errors import ActionNeeded, CopyNotEditable, DeliveryError, Permanent, RateLimited, TargetGone, Transient
 
 Json = dict[str, Any]
 
@@ -93,10 +93,10 @@ class Outbound:
             raise TargetGone(f"{target.id} is not there any more")
         if event.get("sender") != self._api.user_id:
             # Homeservers take an edit of somebody else's message without a word, and nobody is shown it.
-            raise Orphaned("another account of the relay posted it")
+            raise CopyNotEditable("another account of the relay posted it")
         file = same_file(delivery, event["content"])
         if file is None:
-            raise Orphaned("it stands with another file, which no edit can change")
+            raise CopyNotEditable("it stands with another file, which no edit can change")
         delivery, pictures = await self._illustrated(delivery)
         content = await self._composed(delivery, None, pictures) | file
         content["body"] = content["body"] or content.get("filename", "")
@@ -122,7 +122,7 @@ class Outbound:
         key = "f" + hashlib.sha256(source.id.encode()).hexdigest()[:20]
         try:
             await self._put(source.channel.id, {"m.relates_to": relation}, key, kind="m.reaction")
-        except (Blocked, Permanent):
+        except (ActionNeeded, Permanent):
             # Permanent: the reaction is there already (M_DUPLICATE_ANNOTATION), or reactions are not allowed.
             return False
         return True
@@ -168,7 +168,7 @@ class Outbound:
         # Asked before each send: into an encrypted room not a word may go in clear.
         problem = self._rooms.hindrance(channel.id)
         if problem is not None:
-            raise Blocked(problem.rstrip("."))
+            raise ActionNeeded(problem.rstrip("."))
         return channel.id
 
     async def _changeable(self, channel: ChannelRef) -> str:
@@ -178,7 +178,7 @@ class Outbound:
             await self._call("GET", "rooms", channel.id, "state", "m.room.encryption", "")
         except TargetGone:
             return channel.id
-        raise Blocked(f"{channel.id} is encrypted by now")
+        raise ActionNeeded(f"{channel.id} is encrypted by now")
 
     async def _put(self, room_id: str, content: Json, key: str, kind: str = "m.room.message") -> str:
         answer = await self._call("PUT", "rooms", room_id, "send", kind, key, body=content)
@@ -237,7 +237,7 @@ class Outbound:
         """Whether it is us who may not write in the room, or only this (a spam checker, a policy server)."""
         problem = self._rooms.hindrance(room_id)
         if problem is not None:
-            return Blocked(problem.rstrip("."))
+            return ActionNeeded(problem.rstrip("."))
         me = self._api.user_id
         state = copy.copy(self._rooms.state(room_id))
         try:
@@ -290,7 +290,7 @@ def translate(refused: Refused, me: str) -> DeliveryError:
             f"the homeserver failed ({reason})", retry_after=refused.retry_after, ambiguous=True, failed=True
         )
     if refused.status == 403:
-        return Blocked(f"the homeserver forbids it ({reason}): let {me} into the room and allow it to write there")
+        return ActionNeeded(f"the homeserver forbids it ({reason}): let {me} into the room and allow it to write there")
     # What Synapse says of a relation to an event that it does not have, with no code of its own.
     if refused.code == "M_NOT_FOUND" or "unknown event" in reason.lower():
         return TargetGone(reason)

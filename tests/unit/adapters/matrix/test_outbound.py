@@ -4,7 +4,7 @@ import pytest
 
 from relay.adapters.matrix.api.client import Refused
 from relay.adapters.matrix.outbound.sender import translate
-from relay.errors import Blocked, DeliveryError, Permanent, RateLimited, TargetGone, Transient
+from relay.errors import ActionNeeded, DeliveryError, Permanent, RateLimited, TargetGone, Transient
 
 
 @pytest.mark.parametrize(
@@ -12,7 +12,7 @@ from relay.errors import Blocked, DeliveryError, Permanent, RateLimited, TargetG
     [
         (429, "M_LIMIT_EXCEEDED", "Too Many Requests", RateLimited, False),
         (401, "M_UNKNOWN_TOKEN", "Invalid access token", Transient, False),
-        (403, "M_FORBIDDEN", "not in room", Blocked, False),
+        (403, "M_FORBIDDEN", "not in room", ActionNeeded, False),
         (404, "M_NOT_FOUND", "Could not find event", TargetGone, False),
         (400, "M_UNKNOWN", "Can't send relation to unknown event", TargetGone, False),
         (404, "M_UNRECOGNIZED", "Unrecognized request", Transient, False),
@@ -31,5 +31,5 @@ def test_translation(status: int, code: str, reason: str, kind: type[DeliveryErr
         assert error.ambiguous == ambiguous
         assert error.failed == (status >= 500 or code == "M_UNRECOGNIZED")
         assert error.retry_after == (2.5 if status == 429 else None)
-    if isinstance(error, Blocked):
+    if isinstance(error, ActionNeeded):
         assert "@relay:example.org" in str(error)
