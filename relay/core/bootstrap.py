@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
+from relay.core.author_names import Names
 from relay.core.conversions import Conversions
-from relay.core.delivery.author_names import Names
 from relay.core.delivery.dispatcher import Courier
 from relay.core.delivery.execute import Deliverer
 from relay.core.delivery.rate_limit import Budgets

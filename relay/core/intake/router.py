@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
-from relay.core.delivery.author_names import Names
+from relay.core.author_names import Names
 from relay.core.pairs import PairDirectory
 from relay.core.ports import Batch, Clock
 from relay.core.status.counters import Status

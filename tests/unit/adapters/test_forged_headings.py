@@ -22,9 +22,9 @@ from relay.adapters.discord.outbound import body as wording
 from relay.adapters.matrix.inbound.events import convert
 from relay.adapters.matrix.outbound import compose
 from relay.adapters.matrix.rooms.state import RoomState
+from relay.core.author_names import _decided
 from relay.core.convert.degrade import quoted_line
 from relay.core.delivery import digest as batch
-from relay.core.delivery.author_names import _decided
 from relay.core.ports import Delivery, Quotation
 from relay.domain.capabilities import Capabilities
 from relay.domain.commands import BatchItem, SendBatch

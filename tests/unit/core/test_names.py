@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.core.delivery.author_names import Names, _decided
+from relay.core.author_names import Names, _decided
 from relay.core.delivery.digest import content_of, under_heading
 from relay.core.ports import Batch, Delivery
 from relay.domain.commands import BatchItem, SendBatch

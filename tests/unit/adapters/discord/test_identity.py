@@ -20,7 +20,7 @@ from relay.adapters.discord.identity import (
     usernames,
 )
 from relay.adapters.discord.markup import Look, render
-from relay.core.delivery.author_names import _decided
+from relay.core.author_names import _decided
 from relay.domain.content import Author
 from relay.domain.ids import Platform, UserRef
 from relay.domain.names import visible
