@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Literal, Protocol
 
 from relay.domain.capabilities import Capabilities
-from relay.domain.content import Attachment, Author, Content
+from relay.domain.content import Attachment, Author, Content, Quotation
 from relay.domain.events import Event, MessageCreated
 from relay.domain.ids import ChannelAddress, ChannelRef, MediaRef, MessageRef, Platform, ThreadRef, UserRef
 from relay.domain.text.nodes import RichText
@@ -163,20 +163,6 @@ class Delivery:
     def sender(self) -> "Sender | None":
         """Whose files it brings."""
         return None if self.author is None else Sender(self.channel, self.author.user)
-
-
-@dataclass(frozen=True, slots=True)
-class Quotation:
-    """What is shown of a message that is replied to, where replies are not native. `is_self`: the relay posted it.
-
-    `user`: its author, where the platform can notify them.
-    """
-
-    author: str
-    text: RichText
-    url: str
-    is_self: bool = False
-    user: UserRef | None = None
 
 
 class Adapter(Protocol):

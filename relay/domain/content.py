@@ -79,6 +79,20 @@ class Content:
         return bool(self.text) or bool(self.attachments)
 
 
+@dataclass(frozen=True, slots=True)
+class Quotation:
+    """What is shown of a message that is replied to, where replies are not native. `is_self`: the relay posted it.
+
+    `user`: its author, where the platform can notify them.
+    """
+
+    author: str
+    text: RichText
+    url: str
+    is_self: bool = False
+    user: UserRef | None = None
+
+
 def with_most_files(content: Content, more: Sequence[str] = ()) -> Content:
     """`content` with as many files as may cross; what is over is named and counted in one line, and so is `more`.
 

@@ -43,9 +43,9 @@ from relay.adapters.matrix.rooms.state import RoomState
 from relay.core.clock import SystemClock
 from relay.core.convert.degrade import Dropped, degrade
 from relay.core.convert.references import Found, folded, named, resolved, unnamed
-from relay.core.ports import Delivery, Quotation
+from relay.core.ports import Delivery
 from relay.domain.capabilities import Capabilities
-from relay.domain.content import Author, Content
+from relay.domain.content import Author, Content, Quotation
 from relay.domain.events import Event, FeatureUsed, MessageCreated, MessageDeleted, MessageEdited
 from relay.domain.file_names import file_name
 from relay.domain.ids import ChannelAddress, ChannelRef, MediaRef, MessageRef, Platform, UserRef

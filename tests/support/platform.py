@@ -12,9 +12,9 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from relay.core.convert.references import folded
-from relay.core.ports import Batch, Cursor, Delivery, Inbox, Quotation, SideHealth
+from relay.core.ports import Batch, Cursor, Delivery, Inbox, SideHealth
 from relay.domain.capabilities import Capabilities
-from relay.domain.content import Author, Content
+from relay.domain.content import Author, Content, Quotation
 from relay.domain.events import Event, FeatureUsed, HistorySkipped, MessageCreated, MessageDeleted, MessageEdited
 from relay.domain.ids import ChannelAddress, ChannelRef, MessageRef, Platform, ThreadRef, UserRef
 from relay.domain.text.nodes import RichText, plain_text

@@ -32,9 +32,9 @@ from relay.adapters.discord.outbound import body as wording
 from relay.adapters.discord.outbound.sender import Outbound, readable
 from relay.core.backoff import Backoff
 from relay.core.conversions import Conversions
-from relay.core.ports import Batch, Clock, Cursor, Delivery, Files, Inbox, MediaStream, Quotation, SideHealth
+from relay.core.ports import Batch, Clock, Cursor, Delivery, Files, Inbox, MediaStream, SideHealth
 from relay.domain.capabilities import Capabilities
-from relay.domain.content import Author
+from relay.domain.content import Author, Quotation
 from relay.domain.events import MessageCreated
 from relay.domain.ids import ChannelAddress, ChannelRef, MediaRef, MessageRef, Platform, UserRef
 from relay.domain.text.nodes import RichText

@@ -24,9 +24,9 @@ from relay.adapters.matrix.sync.response import Intake
 from relay.adapters.matrix.sync.retrying_inbox import PatientInbox
 from relay.core.backoff import Backoff
 from relay.core.conversions import Conversions
-from relay.core.ports import Clock, Delivery, Files, Inbox, MediaStream, Quotation, SideHealth
+from relay.core.ports import Clock, Delivery, Files, Inbox, MediaStream, SideHealth
 from relay.domain.capabilities import Capabilities
-from relay.domain.content import Author
+from relay.domain.content import Author, Quotation
 from relay.domain.events import Event, MessageCreated, MessageEdited
 from relay.domain.ids import ChannelAddress, ChannelRef, MediaRef, MessageRef, Platform, UserRef
 from relay.domain.text.nodes import RichText

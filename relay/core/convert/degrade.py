@@ -5,9 +5,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from relay.core.convert.split import Measure, beginning, first_part, split
-from relay.core.ports import Quotation
 from relay.domain.capabilities import Capabilities
-from relay.domain.content import Attachment, Author, Content, with_most_files
+from relay.domain.content import Attachment, Author, Content, Quotation, with_most_files
 from relay.domain.controls import without_controls
 from relay.domain.ids import MediaRef
 from relay.domain.marks import MARK

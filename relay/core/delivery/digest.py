@@ -4,10 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from relay.core.convert.degrade import quoted_line
-from relay.core.ports import Quotation
 from relay.core.storage import Entry
 from relay.domain.commands import BatchItem, DeleteMessage, EditMessage, SendBatch, SendMessage
-from relay.domain.content import Author, Content
+from relay.domain.content import Author, Content, Quotation
 from relay.domain.ids import MessageRef
 from relay.domain.marks import bracketed
 from relay.domain.names import shortened, visible

@@ -15,11 +15,10 @@ from relay.core.convert.split import first_part, split
 from relay.core.delivery.digest import content_of, edited, item_of, quotation_within, requoted, run_of, speaker
 from relay.core.delivery.reply_gate import Copying
 from relay.core.delivery.resolve import Context, Task
-from relay.core.ports import Quotation
 from relay.core.status.counters import Status
 from relay.core.storage import Copy, Entry
 from relay.domain.commands import BatchItem, EditMessage, RequoteMessage, SendBatch, SendMessage
-from relay.domain.content import Author, Content
+from relay.domain.content import Author, Content, Quotation
 from relay.domain.ids import MessageRef
 from relay.domain.pair import LaneKey
 from relay.domain.text.nodes import RichText

@@ -25,10 +25,10 @@ from relay.adapters.matrix.rooms.state import RoomState
 from relay.core.author_names import _decided
 from relay.core.convert.degrade import quoted_line
 from relay.core.delivery import digest as batch
-from relay.core.ports import Delivery, Quotation
+from relay.core.ports import Delivery
 from relay.domain.capabilities import Capabilities
 from relay.domain.commands import BatchItem, SendBatch
-from relay.domain.content import Author, Content
+from relay.domain.content import Author, Content, Quotation
 from relay.domain.events import MessageCreated
 from relay.domain.ids import ChannelRef, MessageRef, Platform, UserRef
 from relay.domain.marks import MARK

@@ -9,10 +9,10 @@ import pytest
 from structlog.testing import capture_logs
 
 from relay.core.delivery.digest import requoted
-from relay.core.ports import Delivery, Quotation
+from relay.core.ports import Delivery
 from relay.core.storage import UnitOfWork
 from relay.domain.commands import BatchItem, SendBatch
-from relay.domain.content import Author, Content
+from relay.domain.content import Author, Content, Quotation
 from relay.domain.ids import ChannelAddress, ChannelRef, MessageRef, Platform, UserRef
 from relay.domain.pair import LaneKey
 from relay.domain.text.nodes import RichText, plain_text
