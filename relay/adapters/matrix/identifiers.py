@@ -1,11 +1,15 @@
-"""The grammar of Matrix's identifiers: what is none never becomes part of a URL, a key or a log line. Pure.
+"""The grammar of Matrix's identifiers, and of links to what they name. Pure.
 
-https://spec.matrix.org/latest/appendices/#common-identifier-format, and for the addresses of files
+What is no identifier never becomes part of a URL, a key or a log line.
+https://spec.matrix.org/latest/appendices/#common-identifier-format, for links
+https://spec.matrix.org/latest/appendices/#uris, and for the addresses of files
 https://spec.matrix.org/latest/client-server-api/#matrix-content-mxc-uris. Where the grammar is wider than what servers
 make (it allows the server name `..`), this is narrower.
 """
 
 import re
+from dataclasses import dataclass
+from urllib.parse import parse_qsl, quote, unquote
 
 _LONGEST = 255  # Bytes, sigil and server name included.
 _LABEL = r"[0-9A-Za-z_-]++"
@@ -54,3 +58,52 @@ def read_mxc(uri: str) -> tuple[str, str] | None:
 def _is(grammar: re.Pattern[str], text: str) -> bool:
     # A character is a byte at least.
     return len(text) <= _LONGEST and grammar.fullmatch(text) is not None and len(text.encode()) <= _LONGEST
+
+
+_MATRIX_TO = re.compile(r"https?://matrix\.to/#/([^/?]++)(?:/([^/?]++))?(?:\?.*)?", re.IGNORECASE | re.DOTALL)
+_MATRIX_URI = re.compile(
+    r"matrix:(u|user|r|room|roomid)/([^/?#]++)(?:/(?:e|event)/([^/?#]++))?(?:\?([^#]*+))?(?:#.*)?",
+    re.IGNORECASE | re.DOTALL,
+)
+_MOST_SERVERS = 10
+_KINDS = (is_user_id, is_room_id, is_alias)
+_SIGILS = {"u": "@", "user": "@", "r": "#", "room": "#", "roomid": "!"}
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What a link leads to: `id` is a user ID, a room ID or an alias; `event` an event ID in that room, or ""."""
+
+    id: str
+    event: str = ""
+
+
+def read_link(url: str) -> Target | None:
+    """What of Matrix `url` leads to; None if it leads elsewhere."""
+    if match := _MATRIX_TO.fullmatch(url):
+        identifier, event = unquote(match[1]), unquote(match[2] or "")
+    elif match := _MATRIX_URI.fullmatch(url):
+        identifier = _SIGILS[match[1].lower()] + unquote(match[2])
+        event = "$" + unquote(match[3]) if match[3] else ""
+    else:
+        return None
+    if event and (identifier.startswith("@") or not is_event_id(event)):
+        return None
+    return Target(identifier, event) if any(is_one(identifier) for is_one in _KINDS) else None
+
+
+def web_link(url: str) -> str:
+    """`url` as a link that a browser opens: a `matrix:` URI as its matrix.to link, any other as it is."""
+    match = _MATRIX_URI.fullmatch(url)
+    target = read_link(url) if match else None
+    if match is None or target is None:
+        return url
+    servers = [value for key, value in parse_qsl(match[4] or "") if key == "via" and is_server_name(value)]
+    return write_link(target.id, target.event, tuple(servers[:_MOST_SERVERS]))
+
+
+def write_link(identifier: str, event: str = "", via: tuple[str, ...] = ()) -> str:
+    """The matrix.to link of a user, room or alias, or of an event in a room. `via`: servers that know the room."""
+    parts = "/".join(quote(part, safe="@!$:") for part in (identifier, event) if part)
+    servers = "&".join(f"via={quote(server, safe=':')}" for server in via)
+    return f"https://matrix.to/#/{parts}{'?' if servers else ''}{servers}"

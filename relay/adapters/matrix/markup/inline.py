@@ -4,10 +4,9 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from relay.adapters.matrix.identifiers import read_mxc
+from relay.adapters.matrix.identifiers import read_link, read_mxc, web_link
 from relay.adapters.matrix.markup.flow import Linked, Spoil, Wrap
 from relay.adapters.matrix.markup.html import Element
-from relay.adapters.matrix.markup.links import read_link, web_link
 from relay.domain.ids import ChannelRef, MediaRef, MessageRef, Platform, UserRef
 from relay.domain.text.links import link_bare_urls
 from relay.domain.text.nodes import (

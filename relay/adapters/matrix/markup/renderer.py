@@ -5,9 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from html import escape
 
-from relay.adapters.matrix.identifiers import is_alias, is_room_id, is_user_id, read_mxc
+from relay.adapters.matrix.identifiers import is_alias, is_room_id, is_user_id, read_mxc, write_link
 from relay.adapters.matrix.markup.body import Words, moment, write_body
-from relay.adapters.matrix.markup.links import write_link
 from relay.domain.text.links import is_bare
 from relay.domain.text.nodes import (
     Block,

@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from relay.adapters.matrix import identity
+from relay.adapters.matrix.identifiers import write_link
 from relay.adapters.matrix.markup import Look, Rendered, render
-from relay.adapters.matrix.markup.links import write_link
 from relay.core.ports import Delivery
 from relay.domain.content import Attachment, Author, MediaKind
 from relay.domain.ids import ChannelRef, MediaRef, MessageRef, Platform, UserRef

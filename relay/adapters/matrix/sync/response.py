@@ -22,9 +22,8 @@ from relay.adapters.matrix.rooms.declared import Rooms, departure
 from relay.adapters.matrix.rooms.state import RoomState
 from relay.adapters.matrix.rooms.upgrades import TOMBSTONE, room_stream, tombstone_stream
 from relay.adapters.matrix.sync.backfill import Gap, GapReader, Page, after_last, as_list
-from relay.adapters.matrix.sync.handover import hand_over
 from relay.adapters.matrix.sync.request import Question, Superseded
-from relay.adapters.matrix.sync.retrying_inbox import PatientInbox, at
+from relay.adapters.matrix.sync.retrying_inbox import PatientInbox, at, hand_over
 from relay.core.conversions import LONG, Conversions
 from relay.core.ports import Cursor
 from relay.domain.events import Event, FeatureUsed, HistorySkipped, MessageDeleted, MessageEdited

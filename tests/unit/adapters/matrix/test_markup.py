@@ -5,8 +5,8 @@ from datetime import UTC, datetime
 
 import pytest
 
+from relay.adapters.matrix.identifiers import Target, read_link, write_link
 from relay.adapters.matrix.markup import Look, Names, Rendered, parse, render
-from relay.adapters.matrix.markup.links import Target, read_link, write_link
 from relay.domain.ids import ChannelRef, MediaRef, MessageRef, Platform, UserRef
 from relay.domain.text.nodes import (
     Block,
