@@ -14,7 +14,7 @@ from relay.adapters.discord.api.client import Rest
 from relay.adapters.discord.api.rate_limits import Limits
 from relay.adapters.discord.media.transfer import Media as DiscordMedia
 from relay.adapters.matrix.api.client import Api
-from relay.adapters.matrix.media.transfer import Media as MatrixMedia
+from relay.adapters.matrix.media import Media as MatrixMedia
 from relay.core.clock import SystemClock
 from relay.core.ports import Sender
 from relay.core.storage import Store

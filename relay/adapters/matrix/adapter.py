@@ -11,7 +11,7 @@ from relay.adapters.matrix.api.client import Api, Json
 from relay.adapters.matrix.api.session import LoadSession, SaveSession, Session
 from relay.adapters.matrix.inbound.events import convert, last_edit
 from relay.adapters.matrix.markup import Names
-from relay.adapters.matrix.media.transfer import Media
+from relay.adapters.matrix.media import Media
 from relay.adapters.matrix.members import People
 from relay.adapters.matrix.outbound import compose
 from relay.adapters.matrix.outbound.sender import Outbound

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from relay.adapters.matrix.encrypted_files import encrypted_source
 from relay.adapters.matrix.identifiers import read_mxc
 from relay.adapters.matrix.markup import Names, parse
-from relay.adapters.matrix.media.encrypted import encrypted_source
 from relay.adapters.matrix.rooms.state import LONGEST_NAME
 from relay.domain.content import MOST_FILES, Attachment, Content, MediaKind, with_most_files
 from relay.domain.ids import MediaRef, Platform

@@ -14,7 +14,7 @@ from relay.adapters.matrix.api.client import Api, Refused, Unreachable
 from relay.adapters.matrix.api.session import is_token_refusal
 from relay.adapters.matrix.identifiers import is_event_id
 from relay.adapters.matrix.inbound.events import moment
-from relay.adapters.matrix.media.transfer import Media
+from relay.adapters.matrix.media import Media
 from relay.adapters.matrix.outbound.compose import Pictures, Uploaded, compose, earlier_look, replacement, same_file
 from relay.adapters.matrix.rooms.declared import Rooms
 from relay.adapters.matrix.sync.backfill import as_list

@@ -11,9 +11,7 @@ import contextlib
 import structlog
 
 from relay.adapters.matrix.api.client import Api, Json, Refused, Unreachable
-from relay.adapters.matrix.identifiers import is_room_id, is_server_name
-from relay.adapters.matrix.rooms.declared import Door, Rooms
-from relay.adapters.matrix.rooms.upgrades import (
+from relay.adapters.matrix.cursors import (
     TOMBSTONE,
     before,
     chain,
@@ -22,6 +20,8 @@ from relay.adapters.matrix.rooms.upgrades import (
     successor_stream,
     tombstone_stream,
 )
+from relay.adapters.matrix.identifiers import is_room_id, is_server_name
+from relay.adapters.matrix.rooms.declared import Door, Rooms
 from relay.adapters.matrix.sync.response import OUT
 from relay.adapters.matrix.sync.retrying_inbox import PatientInbox, at
 from relay.core.ports import Batch, Clock

@@ -17,8 +17,7 @@ import structlog
 from relay.adapters.matrix.api.client import Api, Refused, Unreachable
 from relay.adapters.matrix.api.session import Session, is_token_refusal
 from relay.adapters.matrix.rooms.declared import Rooms
-from relay.adapters.matrix.sync.request import Question, Superseded
-from relay.adapters.matrix.sync.response import Intake
+from relay.adapters.matrix.sync.response import Intake, Question, Superseded
 from relay.adapters.matrix.sync.retrying_inbox import PatientInbox
 from relay.core.backoff import Backoff
 from relay.core.ports import Clock, SideState

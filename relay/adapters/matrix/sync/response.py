@@ -15,14 +15,13 @@ import structlog
 
 from relay.adapters.matrix.api.client import Api, Refused
 from relay.adapters.matrix.api.session import is_token_refusal
+from relay.adapters.matrix.cursors import TOMBSTONE, room_stream, tombstone_stream
 from relay.adapters.matrix.inbound.content import string
 from relay.adapters.matrix.inbound.events import convert, features, is_message
 from relay.adapters.matrix.rooms.creators import Creators
 from relay.adapters.matrix.rooms.declared import Rooms, departure
 from relay.adapters.matrix.rooms.state import RoomState
-from relay.adapters.matrix.rooms.upgrades import TOMBSTONE, room_stream, tombstone_stream
 from relay.adapters.matrix.sync.backfill import Gap, GapReader, Page, after_last, as_list
-from relay.adapters.matrix.sync.request import Question, Superseded
 from relay.adapters.matrix.sync.retrying_inbox import PatientInbox, at, hand_over
 from relay.core.conversions import LONG, Conversions
 from relay.core.ports import Cursor
@@ -38,6 +37,23 @@ OUT = "out "
 _CLOSING = frozenset({TOMBSTONE, "m.room.encryption"})
 # Bytes of a room's events above which they are handed over piece by piece, in turn with those of other rooms.
 _MUCH = 128 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What a sync asked for: what came after `since` in `rooms`; `full`: all of them, with their whole state.
+
+    `declarations`: how often the operator had changed the rooms when it was asked.
+    """
+
+    since: str | None
+    rooms: frozenset[str]
+    full: bool
+    declarations: int
+
+
+class Superseded(Exception):
+    """The operator declared other rooms meanwhile: the same has to be asked again."""
 
 
 @dataclass(slots=True)

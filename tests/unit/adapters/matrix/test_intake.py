@@ -8,8 +8,7 @@ from typing import Any
 from relay.adapters.matrix.api.client import Api
 from relay.adapters.matrix.rooms.declared import Rooms
 from relay.adapters.matrix.sync.backfill import GapReader
-from relay.adapters.matrix.sync.request import Question
-from relay.adapters.matrix.sync.response import Intake, _Portion
+from relay.adapters.matrix.sync.response import Intake, Question, _Portion
 from relay.adapters.matrix.sync.retrying_inbox import PatientInbox
 from relay.core.backoff import Backoff
 from relay.core.clock import SystemClock

@@ -16,8 +16,8 @@ import structlog
 
 from relay.adapters.matrix.api.client import Api, Download, Refused, Unreachable
 from relay.adapters.matrix.api.session import is_token_refusal
+from relay.adapters.matrix.encrypted_files import decrypted, read_source
 from relay.adapters.matrix.identifiers import read_mxc
-from relay.adapters.matrix.media.encrypted import decrypted, read_source
 from relay.adapters.matrix.outbound.compose import Still, Uploaded
 from relay.core.ports import Clock, File, Files, MediaStream, Sender
 from relay.core.spool import Spool

@@ -1,1 +1,0 @@
-"""Files: read from the homeserver (decrypted where necessary) and uploaded to it."""
