@@ -22,7 +22,7 @@ from relay.domain.text.nodes import (
     Text,
     Underline,
 )
-from relay.domain.text.normalise_inline import normalise_inline
+from relay.domain.text.normalise import normalise_inline
 
 _WEB = re.compile(r"https?://[^\s/]", re.IGNORECASE)
 _LABEL_URL = re.compile(r"https?://[^\s<]{2}", re.IGNORECASE)

@@ -24,8 +24,7 @@ from relay.domain.text.nodes import (
     Subtext,
     Text,
 )
-from relay.domain.text.normalise import normalise
-from relay.domain.text.normalise_inline import words_of
+from relay.domain.text.normalise import normalise, words_of
 
 _MARK = re.compile(r" *+[>#*\d-]")
 _QUOTE_LINE = re.compile(r" *+> ?")

@@ -33,8 +33,7 @@ from relay.domain.text.nodes import (
     Text,
     inline_text,
 )
-from relay.domain.text.normalise import normalise
-from relay.domain.text.normalise_inline import normalise_inline, split_lines
+from relay.domain.text.normalise import normalise, normalise_inline, split_lines
 
 _LANGUAGE = re.compile(r"[A-Za-z0-9_+\-.#]+")
 _BLANK_LINES = re.compile(r"\n(?:\s*\n)+")

@@ -11,7 +11,7 @@ from relay.adapters.discord.markup.look import Look
 from relay.adapters.discord.markup.lower import lower
 from relay.adapters.discord.markup.writer import Spans, hoisted
 from relay.domain.text.nodes import Inline, Text
-from relay.domain.text.normalise_inline import normalise_inline
+from relay.domain.text.normalise import normalise_inline
 
 
 def render_inline(nodes: Sequence[Inline], look: Look, place: Place) -> str:

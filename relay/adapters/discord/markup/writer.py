@@ -22,7 +22,7 @@ from relay.domain.text.nodes import (
     Underline,
     inline_text,
 )
-from relay.domain.text.normalise_inline import normalise_inline
+from relay.domain.text.normalise import normalise_inline
 
 _RUN = re.compile(r"`++")
 # How far to look for the end of a bare URL.
