@@ -6,7 +6,7 @@ the relay says of a message's own author, a file that it names or a poll, anybod
 
 from dataclasses import replace
 
-from relay.domain.text.nodes import Inline, InlineImage, RichText, Text
+from relay.domain.text import nodes as n
 from relay.domain.text.rewrite import map_inline
 
 MARK = "↪"
@@ -17,7 +17,7 @@ _STAND_IN = "→"
 _BRACKETS = str.maketrans("⟨⟩〈〉《》❬❭❰❱" + MARK, "()()()()()" + _STAND_IN)
 
 
-def unmarked(text: RichText) -> RichText:
+def unmarked(text: n.RichText) -> n.RichText:
     """What a member wrote, with another arrow for the relay's own wherever it is not code.
 
     Anywhere, not only where a line begins: a long text is cut between any two words.
@@ -35,11 +35,11 @@ def bracketed(sign: str) -> str:
     return f"⟨{sign}⟩"
 
 
-def _unmarked(node: Inline) -> Inline:
+def _unmarked(node: n.Inline) -> n.Inline:
     match node:
-        case Text(words) if MARK in words:
+        case n.Text(words) if MARK in words:
             return replace(node, text=words.replace(MARK, _STAND_IN))
-        case InlineImage(alt) if MARK in alt:
+        case n.InlineImage(alt) if MARK in alt:
             return replace(node, alt=alt.replace(MARK, _STAND_IN))
         case _:
             return node

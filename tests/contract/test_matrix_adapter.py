@@ -15,7 +15,7 @@ from relay.demo.people import Person
 from relay.domain.content import Author, Content
 from relay.domain.events import MessageCreated
 from relay.domain.ids import MediaRef, MessageRef, Platform, ThreadRef, UserRef
-from relay.domain.text.nodes import Paragraph, RichText, Strong, Text, UserMention, plain_text
+from relay.domain.text import nodes as n
 from relay.errors import ActionNeeded, CopyNotEditable, Permanent, RateLimited, TargetGone
 from tests.support.matrix import BOB, Notebook, Side, matrix_side, person, room, words
 
@@ -81,7 +81,7 @@ async def test_messages_edits_and_deletions_arrive_in_order(meeting: Meeting) ->
     assert messages[0].author.user == UserRef(Platform.MATRIX, ann.user_id)
     assert messages[0].author.name == ann.user_id[1:].split(":")[0].title()
     assert messages[0].author.may_broadcast  # the creator of a version 12 room, who is in no list of levels
-    assert messages[0].content.text == RichText((Paragraph((Strong((Text("hello"),)),)),))
+    assert messages[0].content.text == n.RichText((n.Paragraph((n.Strong((n.Text("hello"),)),)),))
     assert messages[1].reply_to == messages[0].ref
     assert [message.content.style for message in messages[2:]] == ["emote", "notice"]
 
@@ -143,7 +143,7 @@ async def test_replies_threads_mentions_and_notices(meeting: Meeting) -> None:
     adapter, ann = meeting.side.adapter, meeting.ann
     first = await ann.text(meeting.room, "?")
     target = MessageRef(room(meeting.room), first)
-    text = RichText((Paragraph((UserMention(UserRef(Platform.MATRIX, ann.user_id), "Ann"),)),))
+    text = n.RichText((n.Paragraph((n.UserMention(UserRef(Platform.MATRIX, ann.user_id), "Ann"),)),))
     await adapter.send(meeting.delivery("r1", content=Content(text), reply_to=target))
     await adapter.send(meeting.delivery("r2", "psst", author=None, thread=ThreadRef(room(meeting.room), first)))
     await adapter.send(meeting.delivery("r3", "beep", author=Author(BOB.user, "Bot", is_bot=True)))
@@ -199,7 +199,7 @@ async def test_the_longest_text_fits_and_can_be_edited(meeting: Meeting) -> None
     adapter = meeting.side.adapter
     limit = adapter.capabilities(room(meeting.room)).max_text_length
     text = '<"&' * (limit // 20)
-    while adapter.measure(RichText.plain(text + "<&"), BOB) <= limit:
+    while adapter.measure(n.RichText.plain(text + "<&"), BOB) <= limit:
         text += "<&"
     ref = await adapter.send(meeting.delivery("long", text))
     await adapter.edit(ref, meeting.delivery("long2", text[:-1] + '"'))
@@ -226,16 +226,16 @@ async def test_a_message_can_be_quoted(meeting: Meeting) -> None:
     await meeting.side.until_said("wise words")
     quotation = await meeting.side.adapter.quote(target)
     assert quotation is not None
-    assert plain_text(quotation.text) == "wise words"
+    assert n.plain_text(quotation.text) == "wise words"
     assert quotation.url == f"https://matrix.to/#/{meeting.room}/{target.id}"
     edit = await meeting.ann.edit(meeting.room, target.id, "wiser words")
     quotation = await meeting.side.adapter.quote(target)
     assert quotation is not None
-    assert plain_text(quotation.text) == "wiser words"
+    assert n.plain_text(quotation.text) == "wiser words"
     await meeting.ann.redact(meeting.room, edit)
     latest = await meeting.side.adapter.latest(target)
     assert latest is not None
-    assert plain_text(latest.content.text) == "wise words"
+    assert n.plain_text(latest.content.text) == "wise words"
     await meeting.ann.redact(meeting.room, target.id)
     assert await meeting.side.adapter.quote(target) is None
     assert await meeting.side.adapter.latest(target) is None
@@ -250,7 +250,7 @@ async def test_what_the_relay_is_not_shown_is_quoted_by_its_link(meeting: Meetin
     await meeting.bot.call("POST", f"client/v3/join/{place}", {})
     quotation = await meeting.side.adapter.quote(hidden)
     assert quotation is not None
-    assert (quotation.author, quotation.text) == ("a message", RichText())
+    assert (quotation.author, quotation.text) == ("a message", n.RichText())
     assert quotation.url == f"https://matrix.to/#/{place}/{hidden.id}"
     assert await meeting.side.adapter.latest(hidden) is None
 
@@ -261,7 +261,7 @@ async def test_a_file_is_quoted_by_its_name(meeting: Meeting) -> None:
         MessageRef(room(meeting.room), await meeting.ann.send(meeting.room, content))
     )
     assert quotation is not None
-    assert plain_text(quotation.text) == "[image] cat.png"
+    assert n.plain_text(quotation.text) == "[image] cat.png"
 
 
 async def test_limits_are_told_with_the_time_to_wait(tmp_path: Path) -> None:

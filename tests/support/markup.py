@@ -7,29 +7,8 @@ from urllib.parse import unquote
 from hypothesis import settings
 from hypothesis import strategies as st
 
+from relay.domain.text import nodes as n
 from relay.domain.text.links import is_bare, link_bare_urls
-from relay.domain.text.nodes import (
-    Block,
-    BroadcastMention,
-    BulletList,
-    Code,
-    CodeBlock,
-    Emphasis,
-    Heading,
-    Inline,
-    LineBreak,
-    Link,
-    ListItem,
-    Paragraph,
-    Quote,
-    RichText,
-    Spoiler,
-    Strike,
-    Strong,
-    Subtext,
-    Text,
-    Underline,
-)
 from relay.domain.text.normalise import normalise
 
 often = settings(max_examples=2 * settings().max_examples)
@@ -85,49 +64,51 @@ sources = st.lists(
 ).map("".join)
 """What somebody may send."""
 
-_texts = words.filter(lambda text: not re.search(r"[\n\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029\u200b]", text)).map(Text)
-_codes = words.filter(lambda text: not re.search(r"[\n\r\u200b]", text) and bool(text.strip())).map(Code)
+_texts = words.filter(lambda text: not re.search(r"[\n\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029\u200b]", text)).map(n.Text)
+_codes = words.filter(lambda text: not re.search(r"[\n\r\u200b]", text) and bool(text.strip())).map(n.Code)
 _urls = st.sampled_from(
     ("https://a.b", "http://a.b/c_(d)", "https://a.b/*_x_*", "https://a.b/?q=)(", "https://a.b/||~~__**")
 )
 
 
-def _wrap(children: st.SearchStrategy[Inline]) -> st.SearchStrategy[Inline]:
+def _wrap(children: st.SearchStrategy[n.Inline]) -> st.SearchStrategy[n.Inline]:
     many = st.lists(children, min_size=1, max_size=4).map(tuple)
-    return st.one_of(*(st.builds(kind, many) for kind in (Strong, Emphasis, Underline, Strike, Spoiler)))
+    return st.one_of(*(st.builds(kind, many) for kind in (n.Strong, n.Emphasis, n.Underline, n.Strike, n.Spoiler)))
 
 
-_bare_links = st.builds(lambda url, preview: Link(url, (Text(url),), preview), _urls, st.booleans())
-_leaves: st.SearchStrategy[Inline] = st.one_of(_texts, _texts, _codes, _bare_links, st.just(LineBreak()))
+_bare_links = st.builds(lambda url, preview: n.Link(url, (n.Text(url),), preview), _urls, st.booleans())
+_leaves: st.SearchStrategy[n.Inline] = st.one_of(_texts, _texts, _codes, _bare_links, st.just(n.LineBreak()))
 _marked = st.recursive(_leaves, _wrap, max_leaves=6)
-_masked_links = st.builds(Link, _urls, st.lists(_marked, min_size=1, max_size=3).map(tuple), st.booleans())
-inline: st.SearchStrategy[Inline] = st.one_of(_marked, _marked, _masked_links)
+_masked_links = st.builds(n.Link, _urls, st.lists(_marked, min_size=1, max_size=3).map(tuple), st.booleans())
+inline: st.SearchStrategy[n.Inline] = st.one_of(_marked, _marked, _masked_links)
 _line = st.lists(inline, min_size=1, max_size=4).map(tuple)
-_paragraph = st.builds(Paragraph, _line)
+_paragraph = st.builds(n.Paragraph, _line)
 
 
-def _items(blocks: st.SearchStrategy[Block]) -> st.SearchStrategy[Block]:
-    item = st.builds(lambda first, rest: ListItem((first, *rest)), _paragraph, st.lists(blocks, max_size=1))
-    return st.builds(BulletList, st.lists(item, min_size=1, max_size=3).map(tuple), st.none() | st.integers(0, 99))
+def _items(blocks: st.SearchStrategy[n.Block]) -> st.SearchStrategy[n.Block]:
+    item = st.builds(lambda first, rest: n.ListItem((first, *rest)), _paragraph, st.lists(blocks, max_size=1))
+    return st.builds(n.BulletList, st.lists(item, min_size=1, max_size=3).map(tuple), st.none() | st.integers(0, 99))
 
 
-_plain_blocks: st.SearchStrategy[Block] = st.one_of(
+_plain_blocks: st.SearchStrategy[n.Block] = st.one_of(
     _paragraph,
-    st.builds(Heading, st.integers(1, 3), _line),
-    st.builds(Subtext, _line),
-    st.builds(CodeBlock, sources.filter(lambda text: "\r" not in text), st.sampled_from(("", "py", "c++", "bad lang"))),
+    st.builds(n.Heading, st.integers(1, 3), _line),
+    st.builds(n.Subtext, _line),
+    st.builds(
+        n.CodeBlock, sources.filter(lambda text: "\r" not in text), st.sampled_from(("", "py", "c++", "bad lang"))
+    ),
 )
-_lists = st.recursive(_paragraph, _items, max_leaves=3).filter(lambda block: isinstance(block, BulletList))
+_lists = st.recursive(_paragraph, _items, max_leaves=3).filter(lambda block: isinstance(block, n.BulletList))
 _top = st.one_of(_plain_blocks, _lists)
 common_texts = st.lists(
-    st.one_of(_top, st.builds(Quote, st.lists(_top, min_size=1, max_size=3).map(tuple))), max_size=4
-).map(lambda blocks: RichText(tuple(blocks)))
+    st.one_of(_top, st.builds(n.Quote, st.lists(_top, min_size=1, max_size=3).map(tuple))), max_size=4
+).map(lambda blocks: n.RichText(tuple(blocks)))
 """Trees of what both platforms have markup for."""
 
 Run = tuple[str, frozenset[str]]
 
 
-def reading(text: RichText) -> list[object]:
+def reading(text: n.RichText) -> list[object]:
     """What a reader of `text` sees: blocks of characters with the markup they carry.
 
     Left out, because no dialect can say it or nobody can see it: characters without width, markup of white space,
@@ -137,46 +118,46 @@ def reading(text: RichText) -> list[object]:
     return _blocks(normalise(text).blocks)
 
 
-def _blocks(blocks: tuple[Block, ...]) -> list[object]:
+def _blocks(blocks: tuple[n.Block, ...]) -> list[object]:
     """Paragraphs in a row are one text with blank lines in it, wherever these stand."""
     done: list[object] = []
-    words: list[Inline] = []
+    words: list[n.Inline] = []
     for block in blocks:
-        if isinstance(block, Paragraph):
-            words += (*((LineBreak(), LineBreak()) if words else ()), *block.children)
+        if isinstance(block, n.Paragraph):
+            words += (*((n.LineBreak(), n.LineBreak()) if words else ()), *block.children)
             continue
         if words:
-            done.append(_block(Paragraph(tuple(words))))
+            done.append(_block(n.Paragraph(tuple(words))))
             words = []
         done.append(_block(block))
-    return [*done, _block(Paragraph(tuple(words)))] if words else done
+    return [*done, _block(n.Paragraph(tuple(words)))] if words else done
 
 
-def _block(block: Block) -> object:
+def _block(block: n.Block) -> object:
     match block:
-        case Paragraph(children):
+        case n.Paragraph(children):
             return ("Paragraph", _runs(children))
-        case Subtext(children):
+        case n.Subtext(children):
             return ("Subtext", _single_breaks(_runs(children)))
-        case Heading(level, children):
+        case n.Heading(level, children):
             return ("Heading", level, _runs(children, line=True))
-        case CodeBlock(text, language):
+        case n.CodeBlock(text, language):
             return ("CodeBlock", text.replace("\u200b", ""), language if " " not in language else "")
-        case Quote(blocks):
+        case n.Quote(blocks):
             return ("Quote", _blocks(blocks))
-        case BulletList(items, start):
+        case n.BulletList(items, start):
             return ("List", start, [_item(item) for item in items])
         case _:
             return repr(block)
 
 
-def _item(item: ListItem) -> list[object]:
+def _item(item: n.ListItem) -> list[object]:
     """An item is running text, in which a blank line would end the list, and the lists inside it."""
     done: list[object] = []
-    words: list[Inline] = []
+    words: list[n.Inline] = []
     for block in item.blocks:
-        if isinstance(block, Paragraph):
-            words += (LineBreak(), *block.children)
+        if isinstance(block, n.Paragraph):
+            words += (n.LineBreak(), *block.children)
         else:
             done.append(_block(block))
     return [_single_breaks(_runs(tuple(words[1:]))), *done]
@@ -186,7 +167,7 @@ def _single_breaks(runs: list[Run]) -> list[Run]:
     return [(re.sub(r"\n+", "\n", text), marks) for text, marks in runs]
 
 
-def _runs(nodes: tuple[Inline, ...], *, line: bool = False) -> list[Run]:
+def _runs(nodes: tuple[n.Inline, ...], *, line: bool = False) -> list[Run]:
     runs: list[Run] = []
     for text, marks in _pieces(nodes, frozenset()):
         for part in re.split(r"(\s+)", text.replace("\u200b", "")):
@@ -202,26 +183,32 @@ def _runs(nodes: tuple[Inline, ...], *, line: bool = False) -> list[Run]:
     return [(text, marks) for text, marks in runs if text]
 
 
-def _pieces(nodes: tuple[Inline, ...], marks: frozenset[str]) -> Iterator[Run]:
+def _pieces(nodes: tuple[n.Inline, ...], marks: frozenset[str]) -> Iterator[Run]:
     for node in nodes:
         match node:
-            case Text(text):
+            case n.Text(text):
                 for part in link_bare_urls(text):
-                    yield (unquote(part.url) if isinstance(part, Link) else part.text, marks)  # type: ignore[union-attr]
-            case LineBreak():
+                    yield (unquote(part.url) if isinstance(part, n.Link) else part.text, marks)  # type: ignore[union-attr]
+            case n.LineBreak():
                 yield ("\n", frozenset())
-            case BroadcastMention("everyone"):
+            case n.BroadcastMention("everyone"):
                 yield ("@room", marks)
-            case Code(text):
+            case n.Code(text):
                 yield (" ".join(text.split()), marks & {"Spoiler"} | {"Code"})
-            case Link(url, children):
+            case n.Link(url, children):
                 if is_bare(node):
                     yield (unquote(url), marks)
                 else:
                     # Where the words cannot be a link, the address stands behind them.
                     yield from _pieces(children, marks)
                     yield (f" ({unquote(url)})", marks)
-            case Strong(children) | Emphasis(children) | Underline(children) | Strike(children) | Spoiler(children):
+            case (
+                n.Strong(children)
+                | n.Emphasis(children)
+                | n.Underline(children)
+                | n.Strike(children)
+                | n.Spoiler(children)
+            ):
                 yield from _pieces(children, marks | {type(node).__name__})
             case _:
                 yield (repr(node), marks)

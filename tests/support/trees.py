@@ -17,42 +17,7 @@ from relay.domain.commands import (
 )
 from relay.domain.content import Attachment, Author, Content
 from relay.domain.ids import ChannelRef, MediaRef, MessageRef, Platform, ThreadRef, UserRef
-from relay.domain.text.nodes import (
-    Block,
-    BroadcastMention,
-    BulletList,
-    ChannelMention,
-    Code,
-    CodeBlock,
-    Colored,
-    CustomEmoji,
-    Details,
-    Emphasis,
-    Heading,
-    Inline,
-    InlineImage,
-    LineBreak,
-    Link,
-    ListItem,
-    Math,
-    MessageLink,
-    Paragraph,
-    Quote,
-    RichText,
-    RoleMention,
-    Rule,
-    Spoiler,
-    Strike,
-    Strong,
-    Subtext,
-    Superscript,
-    Table,
-    TableCell,
-    Text,
-    Timestamp,
-    Underline,
-    UserMention,
-)
+from relay.domain.text import nodes as n
 
 words = st.text(max_size=12)
 moments = st.datetimes(datetime(2015, 1, 1), datetime(2100, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001 - zone follows
@@ -63,59 +28,61 @@ threads = st.builds(ThreadRef, channels, words)
 users = st.builds(UserRef, platforms, words)
 media = st.builds(MediaRef, platforms, words)
 
-_leaves: st.SearchStrategy[Inline] = st.one_of(
-    st.builds(Text, words),
-    st.just(LineBreak()),
-    st.builds(Code, words),
-    st.builds(Math, words, st.booleans()),
-    st.builds(UserMention, users, words),
-    st.builds(RoleMention, words),
-    st.builds(ChannelMention, channels, words),
-    st.builds(BroadcastMention, st.sampled_from(("everyone", "here"))),
-    st.builds(CustomEmoji, words, words, media, st.booleans()),
-    st.builds(InlineImage, words, media),
-    st.builds(Timestamp, moments, st.sampled_from("tTdDfFsSR")),
+_leaves: st.SearchStrategy[n.Inline] = st.one_of(
+    st.builds(n.Text, words),
+    st.just(n.LineBreak()),
+    st.builds(n.Code, words),
+    st.builds(n.Math, words, st.booleans()),
+    st.builds(n.UserMention, users, words),
+    st.builds(n.RoleMention, words),
+    st.builds(n.ChannelMention, channels, words),
+    st.builds(n.BroadcastMention, st.sampled_from(("everyone", "here"))),
+    st.builds(n.CustomEmoji, words, words, media, st.booleans()),
+    st.builds(n.InlineImage, words, media),
+    st.builds(n.Timestamp, moments, st.sampled_from("tTdDfFsSR")),
 )
 
 
-def _marks(inner: st.SearchStrategy[Inline]) -> st.SearchStrategy[Inline]:
+def _marks(inner: st.SearchStrategy[n.Inline]) -> st.SearchStrategy[n.Inline]:
     children = st.lists(inner, max_size=3).map(tuple)
     colour = st.none() | st.just("#ff0000")
     return st.one_of(
-        *(st.builds(mark, children) for mark in (Strong, Emphasis, Underline, Strike)),
-        st.builds(Spoiler, children, words),
-        st.builds(Link, words, children, st.booleans()),
-        st.builds(Colored, children, colour, colour),
-        st.builds(Superscript, children, st.booleans()),
-        st.builds(MessageLink, messages, words, children),
-        st.builds(ChannelMention, channels, words, words, children),
+        *(st.builds(mark, children) for mark in (n.Strong, n.Emphasis, n.Underline, n.Strike)),
+        st.builds(n.Spoiler, children, words),
+        st.builds(n.Link, words, children, st.booleans()),
+        st.builds(n.Colored, children, colour, colour),
+        st.builds(n.Superscript, children, st.booleans()),
+        st.builds(n.MessageLink, messages, words, children),
+        st.builds(n.ChannelMention, channels, words, words, children),
     )
 
 
-inlines: st.SearchStrategy[Inline] = st.recursive(_leaves, _marks, max_leaves=6)
+inlines: st.SearchStrategy[n.Inline] = st.recursive(_leaves, _marks, max_leaves=6)
 _line = st.lists(inlines, max_size=3).map(tuple)
-_cells = st.lists(st.builds(TableCell, _line, st.booleans()), max_size=2).map(tuple)
-_flat_blocks: st.SearchStrategy[Block] = st.one_of(
-    st.builds(Paragraph, _line),
-    st.builds(Heading, st.integers(1, 6), _line),
-    st.builds(Subtext, _line),
-    st.builds(CodeBlock, words, words),
-    st.builds(Table, st.lists(_cells, max_size=2).map(tuple), _line),
-    st.just(Rule()),
+_cells = st.lists(st.builds(n.TableCell, _line, st.booleans()), max_size=2).map(tuple)
+_flat_blocks: st.SearchStrategy[n.Block] = st.one_of(
+    st.builds(n.Paragraph, _line),
+    st.builds(n.Heading, st.integers(1, 6), _line),
+    st.builds(n.Subtext, _line),
+    st.builds(n.CodeBlock, words, words),
+    st.builds(n.Table, st.lists(_cells, max_size=2).map(tuple), _line),
+    st.just(n.Rule()),
 )
 
 
-def _nests(inner: st.SearchStrategy[Block]) -> st.SearchStrategy[Block]:
+def _nests(inner: st.SearchStrategy[n.Block]) -> st.SearchStrategy[n.Block]:
     blocks = st.lists(inner, max_size=2).map(tuple)
     return st.one_of(
-        st.builds(Quote, blocks),
-        st.builds(Details, _line, blocks),
-        st.builds(BulletList, st.lists(st.builds(ListItem, blocks), max_size=2).map(tuple), st.none() | st.integers(0)),
+        st.builds(n.Quote, blocks),
+        st.builds(n.Details, _line, blocks),
+        st.builds(
+            n.BulletList, st.lists(st.builds(n.ListItem, blocks), max_size=2).map(tuple), st.none() | st.integers(0)
+        ),
     )
 
 
-blocks: st.SearchStrategy[Block] = st.recursive(_flat_blocks, _nests, max_leaves=3)
-texts = st.builds(RichText, st.lists(blocks, max_size=2).map(tuple))
+blocks: st.SearchStrategy[n.Block] = st.recursive(_flat_blocks, _nests, max_leaves=3)
+texts = st.builds(n.RichText, st.lists(blocks, max_size=2).map(tuple))
 authors = st.builds(Author, users, words, st.none() | media, st.booleans(), st.booleans(), st.booleans())
 attachments = st.builds(
     Attachment,

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from relay.adapters.discord import markup
-from relay.domain.text.nodes import Paragraph, RichText, Spoiler, Strong, Text
+from relay.domain.text import nodes as n
 from relay.errors import FatalError, RelayError, StoreError, ungrouped
 
 ROOT = Path(__file__).parents[2]
@@ -95,7 +95,7 @@ def test_nothing_is_raised_inside_except_star() -> None:
 
 def test_bold_words_before_a_spoiler() -> None:
     tree = markup.parse("**b** ||s||", names=markup.Names())
-    assert tree == RichText((Paragraph((Strong((Text("b"),)), Text(" "), Spoiler((Text("s"),)))),))
+    assert tree == n.RichText((n.Paragraph((n.Strong((n.Text("b"),)), n.Text(" "), n.Spoiler((n.Text("s"),)))),))
 
 
 async def fail(error: Exception) -> None:

@@ -12,28 +12,7 @@ from relay.domain.ids import MediaRef
 from relay.domain.marks import MARK
 from relay.domain.names import shortened
 from relay.domain.pair import PairPolicy
-from relay.domain.text.nodes import (
-    Block,
-    BroadcastMention,
-    ChannelMention,
-    Code,
-    CodeBlock,
-    CustomEmoji,
-    Emphasis,
-    Inline,
-    InlineImage,
-    LineBreak,
-    Link,
-    Math,
-    Paragraph,
-    Quote,
-    RichText,
-    RoleMention,
-    Spoiler,
-    Text,
-    UserMention,
-    plain_text,
-)
+from relay.domain.text import nodes as n
 from relay.domain.text.normalise import normalise
 from relay.domain.text.rewrite import map_blocks, map_inline
 from relay.domain.text.weight import weight
@@ -80,9 +59,9 @@ def degrade(
         return Dropped("empty", "there was nothing in it that can cross")
     above = () if quotation is None else (quoted_line(quotation, call=content.calls_answered),)
     # The quoted line never stands alone: every part leaves room for it, and the first one has it.
-    room = capabilities.max_text_length - (measure(RichText(above)) + _SEPARATOR if above else 0)
+    room = capabilities.max_text_length - (measure(n.RichText(above)) + _SEPARATOR if above else 0)
     as_file = as_file and capabilities.max_attachments > 0
-    whole = RichText(blocks)
+    whole = n.RichText(blocks)
     if written_out := as_file and _is_far_too_long(whole, policy.max_parts * room):
         first, rest = beginning(whole, _FIRST_LINES), []
     else:
@@ -90,25 +69,25 @@ def degrade(
         written_out = as_file and len(rest) >= policy.max_parts
     if written_out:
         begin, _ = first_part(first, limit=min(room, _FIRST_LINES), measure=measure)
-        first, rest = RichText((*begin.blocks, Paragraph((Text("…"),)))), []
+        first, rest = n.RichText((*begin.blocks, n.Paragraph((n.Text("…"),)))), []
         carried = (_written_out(blocks, author), *carried)
     # Files stand before the rest of a long text: an edit of the text then adds or removes messages at the end only.
     together, *alone = _grouped(carried, capabilities) or [()]
     return (
-        Content(RichText((*above, *first.blocks)), together, content.style, content.calls_answered),
-        *(Content(RichText(), group, style=content.style) for group in alone),
+        Content(n.RichText((*above, *first.blocks)), together, content.style, content.calls_answered),
+        *(Content(n.RichText(), group, style=content.style) for group in alone),
         *(Content(part, style=content.style) for part in rest),
     )
 
 
-def _is_far_too_long(text: RichText, limit: int) -> bool:
+def _is_far_too_long(text: n.RichText, limit: int) -> bool:
     """Whether the words alone take more than all parts together: nothing need be rendered to know that."""
-    return weight(text) > limit and len(plain_text(text)) > limit
+    return weight(text) > limit and len(n.plain_text(text)) > limit
 
 
-def _written_out(blocks: tuple[Block, ...], author: Author) -> Attachment:
+def _written_out(blocks: tuple[n.Block, ...], author: Author) -> Attachment:
     """A whole text as a file that we make ourselves."""
-    words = plain_text(RichText(blocks))
+    words = n.plain_text(n.RichText(blocks))
     nowhere = MediaRef(author.user.platform, "")
     data = words.encode()
     # An edit makes it another file.
@@ -121,39 +100,39 @@ def in_words(content: Content, attachment_id: str, reason: str, *, gone: bool) -
     left = [attachment for attachment in content.attachments if attachment.id == attachment_id]
     words = (_describe(replace(attachment, url="", page="") if gone else attachment, reason) for attachment in left)
     kept = tuple(attachment for attachment in content.attachments if attachment.id != attachment_id)
-    return replace(content, text=RichText((*content.text.blocks, *words)), attachments=kept)
+    return replace(content, text=n.RichText((*content.text.blocks, *words)), attachments=kept)
 
 
 def all_in_words(content: Content) -> Content:
     """`content` with every file named in its text instead, for a channel that takes none (any more)."""
     words = map(_describe, content.attachments)
-    return replace(content, text=RichText((*content.text.blocks, *words)), attachments=())
+    return replace(content, text=n.RichText((*content.text.blocks, *words)), attachments=())
 
 
-def _cleaned(text: RichText) -> RichText:
+def _cleaned(text: n.RichText) -> n.RichText:
     """`text` without control characters; nothing where they were all of it."""
     found = map_blocks(map_inline(text, _clean), _clean_block)
     return found if found == text else normalise(found)
 
 
-def _clean(node: Inline) -> Inline:
+def _clean(node: n.Inline) -> n.Inline:
     match node:
-        case Text(words) | Code(words):
+        case n.Text(words) | n.Code(words):
             return node if (clean := without_controls(words)) == words else replace(node, text=clean)
-        case UserMention(name=name) | RoleMention(name) | ChannelMention(name=name) | CustomEmoji(name):
+        case n.UserMention(name=name) | n.RoleMention(name) | n.ChannelMention(name=name) | n.CustomEmoji(name):
             return node if (clean := without_controls(name)) == name else replace(node, name=clean)
-        case InlineImage(alt):
+        case n.InlineImage(alt):
             return replace(node, alt=without_controls(alt))
-        case Math(tex):
+        case n.Math(tex):
             return replace(node, tex=without_controls(tex))
-        case Spoiler(reason=reason) if reason:
+        case n.Spoiler(reason=reason) if reason:
             return replace(node, reason=without_controls(reason))
         case _:
             return node
 
 
-def _clean_block(block: Block) -> tuple[Block, ...]:
-    if isinstance(block, CodeBlock):
+def _clean_block(block: n.Block) -> tuple[n.Block, ...]:
+    if isinstance(block, n.CodeBlock):
         return (replace(block, text=without_controls(block.text), language=without_controls(block.language)),)
     return (block,)
 
@@ -164,8 +143,8 @@ def _clean_file(attachment: Attachment) -> Attachment:
     return attachment if same else replace(attachment, name=name, alt=alt)
 
 
-def _harmless(node: Inline) -> Inline:
-    return Text(node.written or f"@{node.scope}") if isinstance(node, BroadcastMention) else node
+def _harmless(node: n.Inline) -> n.Inline:
+    return n.Text(node.written or f"@{node.scope}") if isinstance(node, n.BroadcastMention) else node
 
 
 def _attachments(
@@ -195,21 +174,21 @@ def _grouped(attachments: Iterable[Attachment], capabilities: Capabilities) -> l
     return groups
 
 
-def _describe(attachment: Attachment, reason: str = "") -> Paragraph:
-    name: Inline = Text(attachment.name)
+def _describe(attachment: Attachment, reason: str = "") -> n.Paragraph:
+    name: n.Inline = n.Text(attachment.name)
     if attachment.url:
-        name = Link(attachment.url, (name,), preview=False)
+        name = n.Link(attachment.url, (name,), preview=False)
     if attachment.spoiler:
-        name = Spoiler((name,))
+        name = n.Spoiler((name,))
     notes = ", ".join(filter(None, ("" if attachment.size is None else human_size(attachment.size), reason)))
-    words: list[Inline] = [Emphasis((Text(f"{attachment.kind}: "),)), name]
+    words: list[n.Inline] = [n.Emphasis((n.Text(f"{attachment.kind}: "),)), name]
     if notes:
-        words.append(Text(f" ({notes})"))
+        words.append(n.Text(f" ({notes})"))
     if attachment.page:
-        words += [Text(" · "), Link(attachment.page, (Text("message"),), preview=False)]
+        words += [n.Text(" · "), n.Link(attachment.page, (n.Text("message"),), preview=False)]
     if attachment.alt:
-        words += [LineBreak(), Text(attachment.alt)]
-    return Paragraph(tuple(words))
+        words += [n.LineBreak(), n.Text(attachment.alt)]
+    return n.Paragraph(tuple(words))
 
 
 def human_size(size: int) -> str:
@@ -222,7 +201,7 @@ def human_size(size: int) -> str:
     return f"{amount:.1f} TB"
 
 
-def quoted_line(quotation: Quotation, *, call: bool = False) -> Quote:
+def quoted_line(quotation: Quotation, *, call: bool = False) -> n.Quote:
     """What stands above a reply: whom it answers, with a link where there is one, and how that began.
 
     `call`: who is answered is to be notified, if they can be.
@@ -230,15 +209,15 @@ def quoted_line(quotation: Quotation, *, call: bool = False) -> Quote:
     called = quotation.user if call else None
     author = shortened(quotation.author)
     # In the words of a link a mention would notify nobody.
-    words = Text(MARK if called else f"{MARK} {author}")
-    link: Inline = Link(quotation.url, (words,), preview=False) if quotation.url else words
-    whom: tuple[Inline, ...] = (Text(" "), UserMention(called, author)) if called else ()
+    words = n.Text(MARK if called else f"{MARK} {author}")
+    link: n.Inline = n.Link(quotation.url, (words,), preview=False) if quotation.url else words
+    whom: tuple[n.Inline, ...] = (n.Text(" "), n.UserMention(called, author)) if called else ()
     excerpt = without_controls(_excerpt(quotation.text.blocks))
-    return Quote((Paragraph((link, *whom, *((Text(f": {excerpt}"),) if excerpt else ()))),))
+    return n.Quote((n.Paragraph((link, *whom, *((n.Text(f": {excerpt}"),) if excerpt else ()))),))
 
 
-def _excerpt(blocks: tuple[Block, ...]) -> str:
+def _excerpt(blocks: tuple[n.Block, ...]) -> str:
     """The first line that is the author's own, shortened; spoilers stay hidden, quoted lines are somebody else's."""
-    own = (block for block in blocks if not isinstance(block, Quote))
-    words = next(filter(None, (" ".join(plain_text(RichText((block,))).split()) for block in own)), "")
+    own = (block for block in blocks if not isinstance(block, n.Quote))
+    words = next(filter(None, (" ".join(n.plain_text(n.RichText((block,))).split()) for block in own)), "")
     return words if len(words) <= _EXCERPT_LENGTH else words[:_EXCERPT_LENGTH].rstrip() + "…"

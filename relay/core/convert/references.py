@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 
 from relay.domain.ids import ChannelRef, MessageRef, UserRef
-from relay.domain.text.nodes import ChannelMention, Inline, Link, MessageLink, RichText, Text, UserMention
+from relay.domain.text import nodes as n
 from relay.domain.text.rewrite import expand_inline, map_inline
 
 # An @ inside a word is an address of something else.
@@ -51,15 +51,15 @@ def folded(name: str) -> str:
     return " ".join(name.casefold().split())
 
 
-def unnamed(text: RichText) -> tuple[UserRef | ChannelRef, ...]:
+def unnamed(text: n.RichText) -> tuple[UserRef | ChannelRef, ...]:
     """Whose names `text` does not tell."""
     found: dict[UserRef | ChannelRef, None] = {}
 
-    def look(node: Inline) -> Inline:
+    def look(node: n.Inline) -> n.Inline:
         match node:
-            case UserMention(user, known=False) if len(found) < _MOST_NAMES:
+            case n.UserMention(user, known=False) if len(found) < _MOST_NAMES:
                 found[user] = None
-            case ChannelMention(channel, known=False) if len(found) < _MOST_NAMES:
+            case n.ChannelMention(channel, known=False) if len(found) < _MOST_NAMES:
                 found[channel] = None
         return node
 
@@ -67,14 +67,14 @@ def unnamed(text: RichText) -> tuple[UserRef | ChannelRef, ...]:
     return tuple(found)
 
 
-def named(text: RichText, names: Mapping[UserRef | ChannelRef, str]) -> RichText:
+def named(text: n.RichText, names: Mapping[UserRef | ChannelRef, str]) -> n.RichText:
     """`text` with the names that were looked up for it."""
 
-    def settle(node: Inline) -> Inline:
+    def settle(node: n.Inline) -> n.Inline:
         match node:
-            case UserMention(user, known=False) if user in names:
+            case n.UserMention(user, known=False) if user in names:
                 return replace(node, name=names[user], known=True)
-            case ChannelMention(channel, known=False) if channel in names:
+            case n.ChannelMention(channel, known=False) if channel in names:
                 return replace(node, name=names[channel], known=True)
             case _:
                 return node
@@ -82,30 +82,30 @@ def named(text: RichText, names: Mapping[UserRef | ChannelRef, str]) -> RichText
     return map_inline(text, settle)
 
 
-def wanted(text: RichText, *, typed: bool = True) -> Wanted:
+def wanted(text: n.RichText, *, typed: bool = True) -> Wanted:
     """What has to be looked up for `text`. `typed`: somebody may be called by typing @ and the name."""
     names: dict[str, None] = {}
     channels: set[ChannelRef] = set()
     messages: set[MessageRef] = set()
     places = 0
 
-    def look(node: Inline) -> tuple[Inline, ...] | None:
+    def look(node: n.Inline) -> tuple[n.Inline, ...] | None:
         nonlocal places
         match node:
-            case UserMention(_, name, True) if places < _MOST_NAMES:
+            case n.UserMention(_, name, True) if places < _MOST_NAMES:
                 places += 1
                 names[name] = None
-            case Text(text) if typed:
+            case n.Text(text) if typed:
                 for place in _AT.finditer(text):
                     if places >= _MOST_NAMES:
                         break
                     places += 1
                     names.update((name, None) for name, _ in _readings(text, place.end()))
-            case ChannelMention(channel):
+            case n.ChannelMention(channel):
                 channels.add(channel)
-            case MessageLink(message):
+            case n.MessageLink(message):
                 messages.add(message)
-            case Link():
+            case n.Link():
                 return (node,)
             case _:
                 return None
@@ -117,23 +117,23 @@ def wanted(text: RichText, *, typed: bool = True) -> Wanted:
     )
 
 
-def resolved(text: RichText, found: Found, *, typed: bool = True) -> RichText:
+def resolved(text: n.RichText, found: Found, *, typed: bool = True) -> n.RichText:
     """`text` with what was found in place of what it refers to; what was not found stays as it is."""
 
-    def settle(node: Inline) -> tuple[Inline, ...] | None:
+    def settle(node: n.Inline) -> tuple[n.Inline, ...] | None:
         match node:
-            case UserMention(_, name, True) if (user := found.people.get(folded(name))) is not None:
+            case n.UserMention(_, name, True) if (user := found.people.get(folded(name))) is not None:
                 return (replace(node, user=user),)
-            case Text(text) if typed and found.people:
+            case n.Text(text) if typed and found.people:
                 return tuple(_with_people(text, found.people))
-            case ChannelMention(channel, _, url, children):
+            case n.ChannelMention(channel, _, url, children):
                 if channel in found.channels:
                     return (replace(node, channel=found.channels[channel]),)
-                return (Link(url, children or (Text(url),)),) if url else (node,)
-            case MessageLink(message):
+                return (n.Link(url, children or (n.Text(url),)),) if url else (node,)
+            case n.MessageLink(message):
                 copy, url = found.messages.get(message, (message, node.url))
                 return (replace(node, message=copy, url=url),)
-            case Link():
+            case n.Link():
                 return (node,)
             case _:
                 return None
@@ -141,7 +141,7 @@ def resolved(text: RichText, found: Found, *, typed: bool = True) -> RichText:
     return expand_inline(text, settle)
 
 
-def _with_people(text: str, people: Mapping[str, UserRef]) -> Iterator[Inline]:
+def _with_people(text: str, people: Mapping[str, UserRef]) -> Iterator[n.Inline]:
     start = 0
     for place in islice(_AT.finditer(text), _MOST_PLACES):
         if place.start() < start:
@@ -149,12 +149,12 @@ def _with_people(text: str, people: Mapping[str, UserRef]) -> Iterator[Inline]:
         for name, end in _readings(text, place.end()):
             if (user := people.get(folded(name))) is not None:
                 if place.start() > start:
-                    yield Text(text[start : place.start()])
-                yield UserMention(user, name)
+                    yield n.Text(text[start : place.start()])
+                yield n.UserMention(user, name)
                 start = end
                 break
     if start < len(text):
-        yield Text(text[start:])
+        yield n.Text(text[start:])
 
 
 def _readings(text: str, start: int) -> Iterator[tuple[str, int]]:

@@ -13,35 +13,10 @@ from typing import Literal
 
 import regex
 
-from relay.domain.text.nodes import (
-    Block,
-    BulletList,
-    ChannelMention,
-    Code,
-    CodeBlock,
-    CustomEmoji,
-    Details,
-    Heading,
-    Inline,
-    LineBreak,
-    Link,
-    ListItem,
-    MessageLink,
-    Paragraph,
-    Quote,
-    RichText,
-    Rule,
-    Spoiler,
-    Subtext,
-    Table,
-    TableCell,
-    Text,
-    inline_text,
-    plain_text,
-)
+from relay.domain.text import nodes as n
 from relay.domain.text.rewrite import Container, expand_inline, map_blocks
 
-Measure = Callable[[RichText], int]
+Measure = Callable[[n.RichText], int]
 """The length of a text as its platform renders and counts it."""
 
 _LEAST_FILL = 1 / 3
@@ -59,7 +34,7 @@ _MOST_WRITTEN = 12
 """What a character may be written as: four bytes, each as `%F0`."""
 
 _ELLIPSIS = "…"
-_LITTLE = (Text("x"),)
+_LITTLE = (n.Text("x"),)
 _SAMPLE = 8
 """What part of the room for a text is filled first, to see how long it is rendered."""
 
@@ -82,105 +57,105 @@ class _Boundary:
     rank: _Rank
 
 
-def split(text: RichText, *, limit: int, measure: Measure, most: int | None = None) -> tuple[RichText, ...]:
+def split(text: n.RichText, *, limit: int, measure: Measure, most: int | None = None) -> tuple[n.RichText, ...]:
     """`text` in parts of which each measures at most `limit`; at least one part. Of more than `most`, the first ones.
 
     What is around a single unit may measure more than `limit`: then its words remain, without what is around them.
     """
     if not _is_too_long(text, limit, measure):
         return (text,)
-    parts: list[RichText] = []
+    parts: list[n.RichText] = []
     rest = _opened(text, limit, measure)
     while rest and _is_too_long(rest, limit, measure):
         head, rest = _first_part(rest, limit, measure)
-        if measure(head) > limit and (bare := RichText.plain(plain_text(head))) != head:
+        if measure(head) > limit and (bare := n.RichText.plain(n.plain_text(head))) != head:
             head, more = _first_part(bare, limit, measure)
-            rest = RichText((*more.blocks, *rest.blocks))
+            rest = n.RichText((*more.blocks, *rest.blocks))
         parts.append(head)
         if len(parts) == most:
             return tuple(parts)
     return (*parts, rest) if rest else tuple(parts)
 
 
-def _is_too_long(text: RichText, limit: int, measure: Measure) -> bool:
+def _is_too_long(text: n.RichText, limit: int, measure: Measure) -> bool:
     # Where the beginning alone is, the rest, which may be very long, is not to be rendered for each part anew.
     # A first piece of it is enough for most of what is rendered much longer than it is.
     for length in (limit // _SAMPLE, 2 * limit):
         beginning, _, left = _cut_blocks(text.blocks, length)
         if left != _CUT:
             break
-        if measure(RichText(beginning)) > limit:
+        if measure(n.RichText(beginning)) > limit:
             return True
     return measure(text) > limit
 
 
-def beginning(text: RichText, units: int) -> RichText:
+def beginning(text: n.RichText, units: int) -> n.RichText:
     """The first `units` of `text`."""
     return _cut(text, units)[0]
 
 
-def first_part(text: RichText, *, limit: int, measure: Measure) -> tuple[RichText, RichText]:
+def first_part(text: n.RichText, *, limit: int, measure: Measure) -> tuple[n.RichText, n.RichText]:
     """As much of `text` as measures at most `limit`, and the rest; at least one unit."""
     if not _is_too_long(text, limit, measure):
-        return text, RichText()
+        return text, n.RichText()
     return _first_part(_opened(text, limit, measure), limit, measure)
 
 
-def _opened(text: RichText, limit: int, measure: Measure) -> RichText:
+def _opened(text: n.RichText, limit: int, measure: Measure) -> n.RichText:
     """What is never cut but would fill most of a part as text that can be: an address, a reason, a wide table.
 
     The name of an emoji, which is one word, is cut short; a language of code as long as that is none.
     """
 
-    def long(node: Inline, characters: int) -> bool:
+    def long(node: n.Inline, characters: int) -> bool:
         # Most are short, and are not to be rendered for that.
-        return _MOST_WRITTEN * characters > limit / 2 and measure(RichText((Paragraph((node,)),))) > limit / 2
+        return _MOST_WRITTEN * characters > limit / 2 and measure(n.RichText((n.Paragraph((node,)),))) > limit / 2
 
-    def words(node: Inline) -> tuple[Inline, ...] | None:
+    def words(node: n.Inline) -> tuple[n.Inline, ...] | None:
         match node:
-            case CustomEmoji(name) if len(name) > _LONGEST_NAME:
+            case n.CustomEmoji(name) if len(name) > _LONGEST_NAME:
                 return (replace(node, name=name[:_LONGEST_NAME] + _ELLIPSIS),)
-            case Spoiler(children, reason) if reason and long(replace(node, children=_LITTLE), len(reason)):
-                return (Text(f"({' '.join(reason.split())}) "), *opened((Spoiler(children),)))
-            case Link(url, children) | MessageLink(_, url, children) if not _is_atom(node):
+            case n.Spoiler(children, reason) if reason and long(replace(node, children=_LITTLE), len(reason)):
+                return (n.Text(f"({' '.join(reason.split())}) "), *opened((n.Spoiler(children),)))
+            case n.Link(url, children) | n.MessageLink(_, url, children) if not _is_atom(node):
                 hidden = long(replace(node, children=_LITTLE), len(url))
-                return (*opened(children), Text(f" ({url})")) if hidden else None
-            case Text() | Code() | LineBreak():
+                return (*opened(children), n.Text(f" ({url})")) if hidden else None
+            case n.Text() | n.Code() | n.LineBreak():
                 return None
             case _ if _is_atom(node):
-                text = inline_text((node,))
-                return (Text(text),) if long(node, len(text)) else None
+                text = n.inline_text((node,))
+                return (n.Text(text),) if long(node, len(text)) else None
             case _:
                 return None
 
-    def opened(nodes: tuple[Inline, ...]) -> tuple[Inline, ...]:
-        done = expand_inline(RichText((Paragraph(nodes),)), words).blocks[0]
-        return done.children if isinstance(done, Paragraph) else ()
+    def opened(nodes: tuple[n.Inline, ...]) -> tuple[n.Inline, ...]:
+        done = expand_inline(n.RichText((n.Paragraph(nodes),)), words).blocks[0]
+        return done.children if isinstance(done, n.Paragraph) else ()
 
-    def lines(block: Block) -> tuple[Block, ...]:
-        if isinstance(block, CodeBlock) and len(block.language) > _LONGEST_NAME:
+    def lines(block: n.Block) -> tuple[n.Block, ...]:
+        if isinstance(block, n.CodeBlock) and len(block.language) > _LONGEST_NAME:
             return (replace(block, language=""),)
-        if not isinstance(block, Table):
+        if not isinstance(block, n.Table):
             return (block,)
         # A caption, which may be long, is not to be measured with the rows.
-        above = measure(RichText((Paragraph(block.caption),))) if block.caption else 0
+        above = measure(n.RichText((n.Paragraph(block.caption),))) if block.caption else 0
         if _are_short(block.rows, limit // 2 - above, measure):
             return (block,)
         return (
-            *((Paragraph(block.caption),) if block.caption else ()),
-            *(Paragraph(tuple(node for cell in row for node in (*cell.children, Text(" ")))) for row in block.rows),
+            *((n.Paragraph(block.caption),) if block.caption else ()),
+            *(n.Paragraph(tuple(node for cell in row for node in (*cell.children, n.Text(" ")))) for row in block.rows),
         )
 
     return map_blocks(expand_inline(text, words), lines)
 
 
-def _are_short(rows: tuple[tuple[TableCell, ...], ...], limit: int, measure: Measure) -> bool:
+def _are_short(rows: tuple[tuple[n.TableCell, ...], ...], limit: int, measure: Measure) -> bool:
     """Whether each row of a table measures at most `limit`. Measured by the dozen: rows that are short together are
     short one by one."""
     start, count = 0, 16
     while start < len(rows):
         together = rows[start : start + count]
-        if measure(RichText((Table(together),))) <= limit:
+        if measure(n.RichText((n.Table(together),))) <= limit:
             start += len(together)
             count *= 2
         elif len(together) == 1:
@@ -190,7 +165,7 @@ def _are_short(rows: tuple[tuple[TableCell, ...], ...], limit: int, measure: Mea
     return True
 
 
-def _first_part(text: RichText, limit: int, measure: Measure) -> tuple[RichText, RichText]:
+def _first_part(text: n.RichText, limit: int, measure: Measure) -> tuple[n.RichText, n.RichText]:
     most = _longest_fit(text, limit, measure)
     if most == 0:
         return _cut(text, 1)
@@ -202,7 +177,7 @@ def _first_part(text: RichText, limit: int, measure: Measure) -> tuple[RichText,
     return _cut(text, _grapheme_floor(text, most))
 
 
-def _longest_fit(text: RichText, limit: int, measure: Measure) -> int:
+def _longest_fit(text: n.RichText, limit: int, measure: Measure) -> int:
     # A unit is rarely rendered as less than one: the search can start at `limit` instead of at the text's end.
     low, high = 0, limit - max(_cut_blocks(text.blocks, limit)[2], 0)
     fits, exceeds = 0, 0
@@ -225,7 +200,7 @@ def _longest_fit(text: RichText, limit: int, measure: Measure) -> int:
     return low
 
 
-def _best_boundary(text: RichText, most: int) -> _Boundary | None:
+def _best_boundary(text: n.RichText, most: int) -> _Boundary | None:
     found: dict[_Rank, _Boundary] = {}
     for boundary in _boundaries(text.blocks, 0, _Rank.BLOCK):
         if boundary.position > most:
@@ -239,43 +214,43 @@ def _best_boundary(text: RichText, most: int) -> _Boundary | None:
 # --- Places for a cut -------------------------------------------------------------------------------------
 
 
-def _boundaries(blocks: tuple[Block, ...], start: int, rank: _Rank) -> Generator[_Boundary, None, int]:
+def _boundaries(blocks: tuple[n.Block, ...], start: int, rank: _Rank) -> Generator[_Boundary, None, int]:
     """In rising order of position; returns where `blocks` end. `rank` is what the end of one of them is worth."""
     for block in blocks:
         match block:
-            case Paragraph(children) | Heading(_, children) | Subtext(children):
+            case n.Paragraph(children) | n.Heading(_, children) | n.Subtext(children):
                 start = yield from _inline_boundaries(children, start)
-            case CodeBlock(text):
+            case n.CodeBlock(text):
                 lines = (match.start() for match in regex.finditer("\n", text))
                 yield from (_Boundary(start + at, 1, _Rank.LINE) for at in lines)
                 start += len(text)
-            case Quote(inner):
+            case n.Quote(inner):
                 start = yield from _boundaries(inner, start, _Rank.LINE)
-            case BulletList(items):
+            case n.BulletList(items):
                 for item in items:
                     start = yield from _boundaries(item.blocks, start, _Rank.LINE)
-            case Details(summary, inner):
+            case n.Details(summary, inner):
                 start = _end_of(_inline_boundaries(summary, start)) + 1
                 start = yield from _boundaries(inner, start, _Rank.LINE)
-            case Table(rows):
+            case n.Table(rows):
                 yield from (_Boundary(start + at, 0, _Rank.LINE) for at in range(1, len(rows)))
                 start += len(rows)
-            case Rule():
+            case n.Rule():
                 pass
         start += 1
         yield _Boundary(start, 0, rank)
     return start
 
 
-def _inline_boundaries(nodes: tuple[Inline, ...], start: int) -> Generator[_Boundary, None, int]:
+def _inline_boundaries(nodes: tuple[n.Inline, ...], start: int) -> Generator[_Boundary, None, int]:
     for node in nodes:
-        if isinstance(node, Text | Code):
+        if isinstance(node, n.Text | n.Code):
             yield from _word_boundaries(node.text, start)
             start += len(node.text)
         elif isinstance(node, Container) and not _is_atom(node):
             start = yield from _inline_boundaries(node.children, start)
         else:
-            if isinstance(node, LineBreak):
+            if isinstance(node, n.LineBreak):
                 yield _Boundary(start, 1, _Rank.LINE)
             start += 1
     return start
@@ -295,7 +270,7 @@ def _word_boundaries(text: str, start: int) -> Iterator[_Boundary]:
         yield _Boundary(start + match.start(), len(match.group()), rank)
 
 
-def _grapheme_floor(text: RichText, most: int) -> int:
+def _grapheme_floor(text: n.RichText, most: int) -> int:
     """The last position up to `most` that does not tear a character that the reader sees as one."""
     head, tail = _cut(text, most)
     before, after = _edge(head.blocks, -1)[-_WINDOW:], _edge(tail.blocks, 0)[:_WINDOW]
@@ -304,18 +279,18 @@ def _grapheme_floor(text: RichText, most: int) -> int:
     return most - torn if torn < len(before) else most
 
 
-def _edge(blocks: tuple[Block, ...], side: Literal[0, -1]) -> str:
+def _edge(blocks: tuple[n.Block, ...], side: Literal[0, -1]) -> str:
     """The characters next to a cut: of the first (0) or last (-1) leaf; "" where it is no text."""
     node: object = blocks[side] if blocks else None
     while True:
         match node:
-            case Text(text) | Code(text) | CodeBlock(text):
+            case n.Text(text) | n.Code(text) | n.CodeBlock(text):
                 return text
-            case Quote(inner) | Details(_, inner) | ListItem(inner):
+            case n.Quote(inner) | n.Details(_, inner) | n.ListItem(inner):
                 node = inner[side] if inner else None
-            case BulletList(items):
+            case n.BulletList(items):
                 node = items[side] if items else None
-            case Paragraph(children) | Heading(_, children) | Subtext(children):
+            case n.Paragraph(children) | n.Heading(_, children) | n.Subtext(children):
                 node = children[side] if children else None
             case _ if isinstance(node, Container):
                 node = node.children[side] if node.children else None
@@ -329,12 +304,12 @@ def _edge(blocks: tuple[Block, ...], side: Literal[0, -1]) -> str:
 # third of what they return is how many units of `at` were left over, or `_CUT`.
 
 
-def _cut(text: RichText, at: int) -> tuple[RichText, RichText]:
+def _cut(text: n.RichText, at: int) -> tuple[n.RichText, n.RichText]:
     head, tail, _ = _cut_blocks(text.blocks, at)
-    return RichText(head), RichText(tail)
+    return n.RichText(head), n.RichText(tail)
 
 
-def _cut_blocks(blocks: tuple[Block, ...], at: int) -> tuple[tuple[Block, ...], tuple[Block, ...], int]:
+def _cut_blocks(blocks: tuple[n.Block, ...], at: int) -> tuple[tuple[n.Block, ...], tuple[n.Block, ...], int]:
     for index, block in enumerate(blocks):
         if at == 0:
             return blocks[:index], blocks[index:], _CUT
@@ -344,64 +319,64 @@ def _cut_blocks(blocks: tuple[Block, ...], at: int) -> tuple[tuple[Block, ...], 
     return blocks, (), at
 
 
-def _cut_block(block: Block, at: int) -> tuple[tuple[Block, ...], tuple[Block, ...], int]:
-    head: tuple[Block, ...] = ()
-    tail: tuple[Block, ...] = ()
+def _cut_block(block: n.Block, at: int) -> tuple[tuple[n.Block, ...], tuple[n.Block, ...], int]:
+    head: tuple[n.Block, ...] = ()
+    tail: tuple[n.Block, ...] = ()
     left = at
     match block:
-        case Paragraph(children) | Heading(_, children) | Subtext(children):
+        case n.Paragraph(children) | n.Heading(_, children) | n.Subtext(children):
             before, after, left = _cut_nodes(children, at)
             if left <= 0:
                 head, tail = _some(block, children=before), _some(block, children=after)
-        case CodeBlock(text):
+        case n.CodeBlock(text):
             left = at - len(text)
             head, tail = _some(block, text=text[:at]), _some(block, text=text[at:])
-        case Quote(blocks):
+        case n.Quote(blocks):
             before_blocks, after_blocks, left = _cut_blocks(blocks, at)
             head, tail = _some(block, blocks=before_blocks), _some(block, blocks=after_blocks)
-        case BulletList():
+        case n.BulletList():
             head, tail, left = _cut_list(block, at)
-        case Details():
+        case n.Details():
             head, tail, left = _cut_details(block, at)
-        case Table(rows):
+        case n.Table(rows):
             left = at - len(rows)
             head, tail = _some(block, rows=rows[:at]), _some(replace(block, caption=()), rows=rows[at:])
-        case Rule():
+        case n.Rule():
             pass
     # The end of a block is a unit, too.
     return ((block,), (), left - 1) if left > 0 else (head, tail, _CUT)
 
 
-def _some(block: Block, **content: object) -> tuple[Block, ...]:
+def _some(block: n.Block, **content: object) -> tuple[n.Block, ...]:
     """The block with new content, or none if there is no content left."""
     return (replace(block, **content),) if any(content.values()) else ()  # type: ignore[arg-type]
 
 
-def _cut_details(block: Details, at: int) -> tuple[tuple[Block, ...], tuple[Block, ...], int]:
+def _cut_details(block: n.Details, at: int) -> tuple[tuple[n.Block, ...], tuple[n.Block, ...], int]:
     before, after, left = _cut_nodes(block.summary, at)
     if left <= 0:
-        return (Paragraph(before),), (replace(block, summary=after),), _CUT
+        return (n.Paragraph(before),), (replace(block, summary=after),), _CUT
     before_blocks, after_blocks, left = _cut_blocks(block.blocks, left - 1)
     return (replace(block, blocks=before_blocks),) if block.summary or before_blocks else (), after_blocks, left
 
 
-def _cut_list(block: BulletList, at: int) -> tuple[tuple[Block, ...], tuple[Block, ...], int]:
+def _cut_list(block: n.BulletList, at: int) -> tuple[tuple[n.Block, ...], tuple[n.Block, ...], int]:
     for index, item in enumerate(block.items):
         before, after, at = _cut_blocks(item.blocks, at)
         if at < 0:
-            head = (*block.items[:index], *((ListItem(before),) if before else ()))
-            tail = (*((ListItem(after),) if after else ()), *block.items[index + 1 :])
+            head = (*block.items[:index], *((n.ListItem(before),) if before else ()))
+            tail = (*((n.ListItem(after),) if after else ()), *block.items[index + 1 :])
             start = None if block.start is None else block.start + index
             return _some(block, items=head), _some(replace(block, start=start), items=tail), _CUT
     return (block,), (), at
 
 
-def _cut_nodes(nodes: tuple[Inline, ...], at: int) -> tuple[tuple[Inline, ...], tuple[Inline, ...], int]:
+def _cut_nodes(nodes: tuple[n.Inline, ...], at: int) -> tuple[tuple[n.Inline, ...], tuple[n.Inline, ...], int]:
     for index, node in enumerate(nodes):
         if at == 0 and not _is_nothing(node):
             return nodes[:index], nodes[index:], _CUT
         match node:
-            case Text(text) | Code(text):
+            case n.Text(text) | n.Code(text):
                 left = at - len(text)
                 if left < 0:
                     head, tail = replace(node, text=text[:at]), replace(node, text=text[at:])
@@ -417,17 +392,17 @@ def _cut_nodes(nodes: tuple[Inline, ...], at: int) -> tuple[tuple[Inline, ...], 
     return nodes, (), at
 
 
-def _is_nothing(node: Inline) -> bool:
+def _is_nothing(node: n.Inline) -> bool:
     """Whether a node takes no units."""
-    if isinstance(node, Text | Code):
+    if isinstance(node, n.Text | n.Code):
         return not node.text
     return isinstance(node, Container) and bool(node.children) and all(map(_is_nothing, node.children))
 
 
-def _is_atom(node: Inline) -> bool:
+def _is_atom(node: n.Inline) -> bool:
     """Whether an inline node is never cut. A bare link is none to cut: it would become two dead ones."""
-    if isinstance(node, ChannelMention):
+    if isinstance(node, n.ChannelMention):
         return True
     if isinstance(node, Container):
-        return not node.children or (isinstance(node, Link) and inline_text(node.children) == node.url)
-    return not isinstance(node, Text | Code)
+        return not node.children or (isinstance(node, n.Link) and n.inline_text(node.children) == node.url)
+    return not isinstance(node, n.Text | n.Code)

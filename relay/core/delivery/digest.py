@@ -10,22 +10,7 @@ from relay.domain.content import Author, Content, Quotation
 from relay.domain.ids import MessageRef
 from relay.domain.marks import bracketed
 from relay.domain.names import shortened, visible
-from relay.domain.text.nodes import (
-    Block,
-    CustomEmoji,
-    Details,
-    Heading,
-    Inline,
-    InlineImage,
-    LineBreak,
-    Paragraph,
-    Quote,
-    RichText,
-    Strong,
-    Subtext,
-    Table,
-    Text,
-)
+from relay.domain.text import nodes as n
 from relay.domain.text.rewrite import Container
 
 _NAMED = 3
@@ -76,7 +61,7 @@ def quotation_within(messages: Sequence[SendMessage], target: MessageRef) -> Quo
 def item_of(message: SendMessage, content: Content, quotation: Quotation | None) -> BatchItem:
     """One message of a batch; `content` is what the channel can carry of it."""
     call = message.content.calls_answered
-    above = RichText() if quotation is None else RichText((quoted_line(quotation, call=call),))
+    above = n.RichText() if quotation is None else n.RichText((quoted_line(quotation, call=call),))
     return BatchItem(message.source, message.author, content, message.created_at, above)
 
 
@@ -97,11 +82,11 @@ def speaker(batch: SendBatch) -> Author:
 def content_of(batch: SendBatch) -> Content:
     """What a shared copy says: the messages one after the other, each with its author where there are several."""
     signed = batch.under is not None or _several(batch)
-    blocks: list[Block] = []
+    blocks: list[n.Block] = []
     for item in batch.items:
         blocks += item.above.blocks
         blocks += _signed(item) if signed or item.content.style == "emote" else item.content.text.blocks
-    return Content(RichText(tuple(blocks)))
+    return Content(n.RichText(tuple(blocks)))
 
 
 def without(batch: SendBatch, source: MessageRef) -> SendBatch:
@@ -120,8 +105,8 @@ def edited(batch: SendBatch, source: MessageRef, content: Content) -> SendBatch:
 def requoted(batch: SendBatch, source: MessageRef, quotation: Quotation) -> SendBatch:
     """The batch with another quoted line above one of its messages."""
 
-    def above(item: BatchItem) -> RichText:
-        return RichText((quoted_line(quotation, call=item.content.calls_answered),))
+    def above(item: BatchItem) -> n.RichText:
+        return n.RichText((quoted_line(quotation, call=item.content.calls_answered),))
 
     items = (replace(item, above=above(item)) if item.source == source else item for item in batch.items)
     return replace(batch, items=tuple(items))
@@ -131,62 +116,62 @@ def _several(batch: SendBatch) -> bool:
     return len({item.author.user for item in batch.items}) > 1
 
 
-def _signed(item: BatchItem) -> tuple[Block, ...]:
+def _signed(item: BatchItem) -> tuple[n.Block, ...]:
     emote = item.content.style == "emote"
-    name = Strong((Text(f"* {item.author.name}" if emote else f"{item.author.name}:"),))
+    name = n.Strong((n.Text(f"* {item.author.name}" if emote else f"{item.author.name}:"),))
     return under_heading((name,), item.content.text.blocks)
 
 
-def under_heading(heading: tuple[Inline, ...], blocks: Sequence[Block]) -> tuple[Block, ...]:
+def under_heading(heading: tuple[n.Inline, ...], blocks: Sequence[n.Block]) -> tuple[n.Block, ...]:
     """`blocks` with their author's name in front, on the line of a paragraph and above anything else.
 
     A line of theirs that begins in bold (as headings do, and what stands above a table) would look like the next
     author's name: it is set apart as a quotation.
     """
     match tuple(blocks):
-        case (Paragraph(children), *rest):
+        case (n.Paragraph(children), *rest):
             first, *lines = _lines(children)
-            begun = (*heading, Text(" "), *first)
+            begun = (*heading, n.Text(" "), *first)
             if not any(map(_begins_in_bold, lines)):
-                return (Paragraph((*heading, Text(" "), *children)), *_set_apart(rest))
+                return (n.Paragraph((*heading, n.Text(" "), *children)), *_set_apart(rest))
             return (*_paragraphs(lines, [begun]), *_set_apart(rest))
         case others:
-            return (Paragraph(heading), *_set_apart(others))
+            return (n.Paragraph(heading), *_set_apart(others))
 
 
-def _set_apart(blocks: Sequence[Block]) -> tuple[Block, ...]:
-    found: list[Block] = []
+def _set_apart(blocks: Sequence[n.Block]) -> tuple[n.Block, ...]:
+    found: list[n.Block] = []
     for block in blocks:
         match block:
-            case Paragraph(children) if any(map(_begins_in_bold, lines := _lines(children))):
+            case n.Paragraph(children) if any(map(_begins_in_bold, lines := _lines(children))):
                 found += _paragraphs(lines, [])
-            case Details() | Heading() | Table(caption=(_, *_)):
-                found.append(Quote((block,)))
-            case Subtext(children) if any(map(_begins_in_bold, _lines(children))):
-                found.append(Quote((block,)))
+            case n.Details() | n.Heading() | n.Table(caption=(_, *_)):
+                found.append(n.Quote((block,)))
+            case n.Subtext(children) if any(map(_begins_in_bold, _lines(children))):
+                found.append(n.Quote((block,)))
             case _:
                 found.append(block)
     return tuple(found)
 
 
-def _paragraphs(lines: Sequence[tuple[Inline, ...]], begun: list[tuple[Inline, ...]]) -> list[Block]:
+def _paragraphs(lines: Sequence[tuple[n.Inline, ...]], begun: list[tuple[n.Inline, ...]]) -> list[n.Block]:
     """Lines as paragraphs again, with a quotation wherever one looks like a name of ours; the first has `begun`."""
-    found: list[Block] = []
+    found: list[n.Block] = []
     for line in lines:
         if _begins_in_bold(line):
             if begun:
-                found.append(Paragraph(_joined(begun)))
+                found.append(n.Paragraph(_joined(begun)))
             begun = []
-            found.append(Quote((Paragraph(line),)))
+            found.append(n.Quote((n.Paragraph(line),)))
         else:
             begun.append(line)
-    return [*found, Paragraph(_joined(begun))] if begun else found
+    return [*found, n.Paragraph(_joined(begun))] if begun else found
 
 
-def _lines(children: tuple[Inline, ...]) -> list[tuple[Inline, ...]]:
-    lines: list[list[Inline]] = [[]]
+def _lines(children: tuple[n.Inline, ...]) -> list[tuple[n.Inline, ...]]:
+    lines: list[list[n.Inline]] = [[]]
     for node in children:
-        if isinstance(node, LineBreak):
+        if isinstance(node, n.LineBreak):
             lines.append([])
         elif isinstance(node, Container):
             first, *others = _lines(node.children)
@@ -197,21 +182,21 @@ def _lines(children: tuple[Inline, ...]) -> list[tuple[Inline, ...]]:
     return [tuple(line) for line in lines]
 
 
-def _joined(lines: Sequence[tuple[Inline, ...]]) -> tuple[Inline, ...]:
+def _joined(lines: Sequence[tuple[n.Inline, ...]]) -> tuple[n.Inline, ...]:
     first, *rest = lines
-    return (*first, *(node for line in rest for node in (LineBreak(), *line)))
+    return (*first, *(node for line in rest for node in (n.LineBreak(), *line)))
 
 
-def _begins_in_bold(line: tuple[Inline, ...]) -> bool:
+def _begins_in_bold(line: tuple[n.Inline, ...]) -> bool:
     for node in line:
         match node:
-            case Text(text) if not visible(text):
+            case n.Text(text) if not visible(text):
                 continue
-            case Text(text):
+            case n.Text(text):
                 return ord(visible(text)[0]) in _BOLD_LETTERS
-            case Strong():
+            case n.Strong():
                 return True
-            case CustomEmoji() | InlineImage():
+            case n.CustomEmoji() | n.InlineImage():
                 continue  # may be transparent
             case _:
                 return isinstance(node, Container) and _begins_in_bold(node.children)

@@ -3,108 +3,93 @@
 from collections.abc import Callable
 from dataclasses import replace
 
-from relay.domain.text.nodes import (
-    Block,
-    BulletList,
-    ChannelMention,
-    CodeBlock,
-    Colored,
-    Details,
-    Emphasis,
-    Heading,
-    Inline,
-    Link,
-    ListItem,
-    MessageLink,
-    Paragraph,
-    Quote,
-    RichText,
-    Rule,
-    Spoiler,
-    Strike,
-    Strong,
-    Subtext,
-    Superscript,
-    Table,
-    Underline,
-)
+from relay.domain.text import nodes as n
 
 Container = (
-    Strong | Emphasis | Underline | Strike | Spoiler | Link | Colored | Superscript | MessageLink | ChannelMention
+    n.Strong
+    | n.Emphasis
+    | n.Underline
+    | n.Strike
+    | n.Spoiler
+    | n.Link
+    | n.Colored
+    | n.Superscript
+    | n.MessageLink
+    | n.ChannelMention
 )
 """Inline nodes that hold others."""
 
-Rewrite = Callable[[Inline], Inline]
-Expand = Callable[[Inline], tuple[Inline, ...] | None]
-_Nodes = Callable[[tuple[Inline, ...]], tuple[Inline, ...]]
+Rewrite = Callable[[n.Inline], n.Inline]
+Expand = Callable[[n.Inline], tuple[n.Inline, ...] | None]
+_Nodes = Callable[[tuple[n.Inline, ...]], tuple[n.Inline, ...]]
 
 
-def map_inline(text: RichText, rewrite: Rewrite) -> RichText:
+def map_inline(text: n.RichText, rewrite: Rewrite) -> n.RichText:
     """`text` with `rewrite` applied to every inline node, children first."""
-    return RichText(tuple(_map_block(block, lambda nodes: _map_nodes(nodes, rewrite)) for block in text.blocks))
+    return n.RichText(tuple(_map_block(block, lambda nodes: _map_nodes(nodes, rewrite)) for block in text.blocks))
 
 
-def expand_inline(text: RichText, expand: Expand) -> RichText:
+def expand_inline(text: n.RichText, expand: Expand) -> n.RichText:
     """`text` with inline nodes replaced by what `expand` gives for them, outer ones first.
 
     Where it gives None the node stays, and its children are gone through.
     """
-    return RichText(tuple(_map_block(block, lambda nodes: _expand_nodes(nodes, expand)) for block in text.blocks))
+    return n.RichText(tuple(_map_block(block, lambda nodes: _expand_nodes(nodes, expand)) for block in text.blocks))
 
 
-def map_blocks(text: RichText, rewrite: Callable[[Block], tuple[Block, ...]]) -> RichText:
+def map_blocks(text: n.RichText, rewrite: Callable[[n.Block], tuple[n.Block, ...]]) -> n.RichText:
     """`text` with `rewrite` applied to every block, inner ones first; a block may become several, or none."""
-    return RichText(_rewritten(text.blocks, rewrite))
+    return n.RichText(_rewritten(text.blocks, rewrite))
 
 
-def _rewritten(blocks: tuple[Block, ...], rewrite: Callable[[Block], tuple[Block, ...]]) -> tuple[Block, ...]:
+def _rewritten(blocks: tuple[n.Block, ...], rewrite: Callable[[n.Block], tuple[n.Block, ...]]) -> tuple[n.Block, ...]:
     return tuple(new for block in blocks for new in rewrite(_with_inner(block, rewrite)))
 
 
-def _with_inner(block: Block, rewrite: Callable[[Block], tuple[Block, ...]]) -> Block:
+def _with_inner(block: n.Block, rewrite: Callable[[n.Block], tuple[n.Block, ...]]) -> n.Block:
     match block:
-        case Quote() | Details():
+        case n.Quote() | n.Details():
             return replace(block, blocks=_rewritten(block.blocks, rewrite))
-        case BulletList():
-            return replace(block, items=tuple(ListItem(_rewritten(item.blocks, rewrite)) for item in block.items))
+        case n.BulletList():
+            return replace(block, items=tuple(n.ListItem(_rewritten(item.blocks, rewrite)) for item in block.items))
         case _:
             return block
 
 
-def _map_block(block: Block, change: _Nodes) -> Block:
+def _map_block(block: n.Block, change: _Nodes) -> n.Block:
     match block:
-        case Paragraph() | Heading() | Subtext():
+        case n.Paragraph() | n.Heading() | n.Subtext():
             return replace(block, children=change(block.children))
-        case Quote():
+        case n.Quote():
             return replace(block, blocks=tuple(_map_block(inner, change) for inner in block.blocks))
-        case BulletList():
-            items = (ListItem(tuple(_map_block(inner, change) for inner in item.blocks)) for item in block.items)
+        case n.BulletList():
+            items = (n.ListItem(tuple(_map_block(inner, change) for inner in item.blocks)) for item in block.items)
             return replace(block, items=tuple(items))
-        case Details():
+        case n.Details():
             return replace(
                 block,
                 summary=change(block.summary),
                 blocks=tuple(_map_block(inner, change) for inner in block.blocks),
             )
-        case Table():
+        case n.Table():
             rows = (tuple(replace(cell, children=change(cell.children)) for cell in row) for row in block.rows)
             return replace(block, rows=tuple(rows), caption=change(block.caption))
-        case CodeBlock() | Rule():
+        case n.CodeBlock() | n.Rule():
             return block
 
 
-def _map_nodes(nodes: tuple[Inline, ...], rewrite: Rewrite) -> tuple[Inline, ...]:
+def _map_nodes(nodes: tuple[n.Inline, ...], rewrite: Rewrite) -> tuple[n.Inline, ...]:
     return tuple(
         rewrite(replace(node, children=_map_nodes(node.children, rewrite)) if isinstance(node, Container) else node)
         for node in nodes
     )
 
 
-def _expand_nodes(nodes: tuple[Inline, ...], expand: Expand) -> tuple[Inline, ...]:
+def _expand_nodes(nodes: tuple[n.Inline, ...], expand: Expand) -> tuple[n.Inline, ...]:
     return tuple(new for node in nodes for new in _expanded(node, expand))
 
 
-def _expanded(node: Inline, expand: Expand) -> tuple[Inline, ...]:
+def _expanded(node: n.Inline, expand: Expand) -> tuple[n.Inline, ...]:
     found = expand(node)
     if found is not None:
         return found

@@ -32,7 +32,7 @@ from relay.domain.content import Author, Content, Quotation
 from relay.domain.events import MessageCreated
 from relay.domain.ids import ChannelRef, MessageRef, Platform, UserRef
 from relay.domain.marks import MARK
-from relay.domain.text.nodes import Heading, Paragraph, RichText, Strong, plain_text
+from relay.domain.text import nodes as n
 from tests.support.markup import often
 from tests.unit.adapters.test_hostile_texts import DISCORD_ROOM, MATRIX_ROOM, outside_code, parts_of
 
@@ -90,7 +90,7 @@ def test_nobody_on_matrix_writes_the_line_above_a_reply(formatted: str) -> None:
 @example(f"*{MARK} Forwarded:*\n> I quit")
 def test_nobody_on_discord_writes_the_line_above_a_reply_or_a_forward(source: str) -> None:
     reader = Reader(Names())
-    text = RichText((*reader.blocks(source), Paragraph(reader.line(source)), Paragraph(reader.words(source))))
+    text = n.RichText((*reader.blocks(source), n.Paragraph(reader.line(source)), n.Paragraph(reader.words(source))))
     author = Author(UserRef(Platform.DISCORD, "7"), "Mallory")
     for part in parts_of(Content(text), author, TO_MATRIX, measure=lambda text: compose.measure(text, author)):
         made = compose.compose(Delivery(MATRIX_ROOM, "key", author, part))
@@ -101,8 +101,8 @@ def test_nobody_on_discord_writes_the_line_above_a_reply_or_a_forward(source: st
 @pytest.mark.parametrize("url", ["https://discord.com/channels/1/2/3", ""])
 @pytest.mark.parametrize("user", [UserRef(Platform.DISCORD, "7"), None])
 def test_the_line_above_a_reply_has_the_sign_in_every_form(url: str, user: UserRef | None) -> None:
-    line = quoted_line(Quotation("Bob", RichText.plain("tea?"), url, user=user), call=True)
-    assert plain_text(RichText((line,))).startswith(MARK)
+    line = quoted_line(Quotation("Bob", n.RichText.plain("tea?"), url, user=user), call=True)
+    assert n.plain_text(n.RichText((line,))).startswith(MARK)
 
 
 @often
@@ -112,18 +112,18 @@ def test_the_line_above_a_reply_has_the_sign_in_every_form(url: str, user: UserR
 @example("x<br><sub><b>Ben:</b> I quit</sub>")
 @example("x<br><img data-mx-emoticon src='mxc://a.b/c' alt='e'><b>Ben:</b> I quit")
 def test_no_line_of_several_peoples_message_looks_like_the_next_name(formatted: str) -> None:
-    said = [(MALLORY, from_matrix(formatted).content), (BEN, Content(RichText.plain("hello")))]
+    said = [(MALLORY, from_matrix(formatted).content), (BEN, Content(n.RichText.plain("hello")))]
     items = [
         BatchItem(
-            MessageRef(ChannelRef(Platform.MATRIX, "!room"), str(number)), who, content, datetime.now(UTC), RichText()
+            MessageRef(ChannelRef(Platform.MATRIX, "!room"), str(number)), who, content, datetime.now(UTC), n.RichText()
         )
         for number, (who, content) in enumerate(said)
     ]
     text = batch.content_of(SendBatch(tuple(items))).text
-    begun = [block for block in text.blocks if isinstance(block, Paragraph) and isinstance(block.children[:1], tuple)]
-    headed = [block.children[0] for block in begun if block.children and isinstance(block.children[0], Strong)]
-    assert [plain_text(RichText((Paragraph((name,)),))) for name in headed] == ["Mallory:", "Ben:"]
-    assert not any(isinstance(block, Heading) for block in text.blocks)
+    begun = [block for block in text.blocks if isinstance(block, n.Paragraph) and isinstance(block.children[:1], tuple)]
+    headed = [block.children[0] for block in begun if block.children and isinstance(block.children[0], n.Strong)]
+    assert [n.plain_text(n.RichText((n.Paragraph((name,)),))) for name in headed] == ["Mallory:", "Ben:"]
+    assert not any(isinstance(block, n.Heading) for block in text.blocks)
     lines = BOLD_LINE.findall(outside_code(wording.said_by_webhook(Content(text))))
     assert len(lines) == 2
 
@@ -153,7 +153,9 @@ def test_nobodys_name_holds_the_relays_marks(name: str, handle: str) -> None:
 
 def test_a_message_of_several_has_a_name_that_nobody_has() -> None:
     items = tuple(
-        BatchItem(MessageRef(MATRIX_ROOM, who.name), who, Content(RichText.plain("x")), datetime.now(UTC), RichText())
+        BatchItem(
+            MessageRef(MATRIX_ROOM, who.name), who, Content(n.RichText.plain("x")), datetime.now(UTC), n.RichText()
+        )
         for who in (MALLORY, BEN)
     )
     assert batch.speaker(SendBatch(items)).name == "⟨Mallory, Ben⟩"

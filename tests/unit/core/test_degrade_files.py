@@ -10,7 +10,7 @@ from relay.domain.capabilities import Capabilities
 from relay.domain.content import Attachment, Author, Content
 from relay.domain.ids import MediaRef, Platform, UserRef
 from relay.domain.pair import PairPolicy
-from relay.domain.text.nodes import Link, Paragraph, RichText, Spoiler, plain_text
+from relay.domain.text import nodes as n
 
 ANN = Author(UserRef(Platform.DISCORD, "1"), "Ann")
 ONE_EACH = Capabilities(100, native_replies=True, max_attachments=1, max_file_size=50, max_request_size=50)
@@ -24,14 +24,14 @@ def file(name: str, size: int | None = 10, **more: Any) -> Attachment:
 def cut(text: str, *files: Attachment, to: Capabilities) -> list[tuple[str, str]]:
     """The parts: their words, and the files in each."""
     parts = degrade(
-        Content(RichText.plain(text), files),
+        Content(n.RichText.plain(text), files),
         author=ANN,
         capabilities=to,
         policy=PairPolicy(),
-        measure=lambda said: len(plain_text(said)),
+        measure=lambda said: len(n.plain_text(said)),
     )
     assert not isinstance(parts, Dropped)
-    return [(plain_text(part.text), "".join(one.id for one in part.attachments)) for part in parts]
+    return [(n.plain_text(part.text), "".join(one.id for one in part.attachments)) for part in parts]
 
 
 def test_a_caption_goes_with_the_first_file() -> None:
@@ -71,18 +71,18 @@ def test_what_is_too_large_is_named_with_its_size_and_a_link() -> None:
     [part] = cut("look", large, file("a"), to=THREE)
     assert part == ("look\nfile: film.bin (2.5 MB)\nthe harbour", "a")
     content = degrade(
-        Content(RichText(), (replace(large, spoiler=True),)),
+        Content(n.RichText(), (replace(large, spoiler=True),)),
         author=ANN,
         capabilities=THREE,
         policy=PairPolicy(),
-        measure=lambda said: len(plain_text(said)),
+        measure=lambda said: len(n.plain_text(said)),
     )
     assert not isinstance(content, Dropped)
     [paragraph] = content[0].text.blocks
-    assert isinstance(paragraph, Paragraph)
+    assert isinstance(paragraph, n.Paragraph)
     spoiler = paragraph.children[1]
-    assert isinstance(spoiler, Spoiler)
-    assert isinstance(spoiler.children[0], Link)
+    assert isinstance(spoiler, n.Spoiler)
+    assert isinstance(spoiler.children[0], n.Link)
     assert spoiler.children[0].url == "https://cdn/film"
 
 
@@ -91,11 +91,11 @@ def test_what_is_too_large_is_named_with_its_size_and_a_link() -> None:
 )
 def test_beside_an_address_that_expires_stands_one_that_does_not(gone: bool, words: str) -> None:
     kept = replace(file("a", url="https://cdn/a"), page="https://chat/1/2")
-    said = in_words(Content(RichText(), (kept,)), "a", "lost" if gone else "too large", gone=gone)
-    assert plain_text(said.text) == words
+    said = in_words(Content(n.RichText(), (kept,)), "a", "lost" if gone else "too large", gone=gone)
+    assert n.plain_text(said.text) == words
     [paragraph] = said.text.blocks
-    assert isinstance(paragraph, Paragraph)
-    links = [node.url for node in paragraph.children if isinstance(node, Link)]
+    assert isinstance(paragraph, n.Paragraph)
+    links = [node.url for node in paragraph.children if isinstance(node, n.Link)]
     assert links == ([] if gone else ["https://cdn/a", "https://chat/1/2"])
 
 
@@ -106,23 +106,23 @@ def test_where_no_files_are_taken_they_are_named() -> None:
 
 @pytest.mark.parametrize(("gone", "linked"), [(True, False), (False, True)])
 def test_a_file_that_turns_out_not_to_cross_becomes_words(gone: bool, linked: bool) -> None:
-    content = Content(RichText.plain("look"), (file("a", url="https://cdn/a"), file("b")))
+    content = Content(n.RichText.plain("look"), (file("a", url="https://cdn/a"), file("b")))
     said = in_words(content, "a", "out of reach", gone=gone)
-    assert plain_text(said.text) == "look\nfile: a.bin (10 B, out of reach)"
+    assert n.plain_text(said.text) == "look\nfile: a.bin (10 B, out of reach)"
     assert [one.id for one in said.attachments] == ["b"]
     last = said.text.blocks[-1]
-    assert isinstance(last, Paragraph)
-    assert isinstance(last.children[1], Link) is linked
+    assert isinstance(last, n.Paragraph)
+    assert isinstance(last.children[1], n.Link) is linked
 
 
 def test_a_channel_that_takes_files_no_more_gets_words() -> None:
-    said = all_in_words(Content(RichText.plain("look"), (file("a"), file("b", None))))
-    assert (plain_text(said.text), said.attachments) == ("look\nfile: a.bin (10 B)\nfile: b.bin", ())
+    said = all_in_words(Content(n.RichText.plain("look"), (file("a"), file("b", None))))
+    assert (n.plain_text(said.text), said.attachments) == ("look\nfile: a.bin (10 B)\nfile: b.bin", ())
 
 
 def test_a_very_long_text_crosses_as_a_file_under_its_first_lines() -> None:
     long = "\n".join(f"line {number}" for number in range(200))
-    content = Content(RichText.plain(long), (file("a"),))
+    content = Content(n.RichText.plain(long), (file("a"),))
 
     def parts(*, as_file: bool, to: Capabilities = THREE, max_parts: int = 5) -> tuple[Content, ...]:
         found = degrade(
@@ -130,15 +130,15 @@ def test_a_very_long_text_crosses_as_a_file_under_its_first_lines() -> None:
             author=ANN,
             capabilities=replace(to, max_file_size=10_000, max_request_size=20_000),
             policy=PairPolicy(max_parts=max_parts),
-            measure=lambda said: len(plain_text(said)),
+            measure=lambda said: len(n.plain_text(said)),
             as_file=as_file,
         )
         assert not isinstance(found, Dropped)
         return found
 
     (only,) = parts(as_file=True)
-    assert plain_text(only.text).startswith("line 0\nline 1")
-    assert plain_text(only.text).endswith("…")
+    assert n.plain_text(only.text).startswith("line 0\nline 1")
+    assert n.plain_text(only.text).endswith("…")
     assert [one.name for one in only.attachments] == ["message.txt", "a.bin"]
     assert only.attachments[0].text == long
     assert len(parts(as_file=False)) > 5
@@ -149,13 +149,13 @@ def test_a_very_long_text_crosses_as_a_file_under_its_first_lines() -> None:
 def test_what_becomes_a_file_anyway_is_not_measured_whole() -> None:
     measured = 0
 
-    def measure(text: RichText) -> int:
+    def measure(text: n.RichText) -> int:
         nonlocal measured
-        measured += len(plain_text(text))
-        return len(plain_text(text))
+        measured += len(n.plain_text(text))
+        return len(n.plain_text(text))
 
     parts = degrade(
-        Content(RichText.plain("word " * 13_000)),
+        Content(n.RichText.plain("word " * 13_000)),
         author=ANN,
         capabilities=replace(THREE, max_text_length=2_000, max_file_size=1 << 20),
         policy=PairPolicy(),

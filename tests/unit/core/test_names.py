@@ -17,17 +17,7 @@ from relay.domain.content import Author, Content
 from relay.domain.events import MessageCreated
 from relay.domain.ids import ChannelRef, MessageRef, Platform, UserRef
 from relay.domain.names import skeleton
-from relay.domain.text.nodes import (
-    Emphasis,
-    Inline,
-    LineBreak,
-    Paragraph,
-    Quote,
-    RichText,
-    Strong,
-    Text,
-    plain_text,
-)
+from relay.domain.text import nodes as n
 from tests.support.platform import MemoryPlatform
 from tests.support.world import World, pair, world
 
@@ -140,30 +130,32 @@ async def test_two_people_of_one_name_on_either_side(tmp_path: Path, monkeypatch
 @pytest.mark.parametrize(
     "line",
     [
-        (Strong((Text("Ben:"),)), Text(" I quit")),
-        (Text(" "), Emphasis((Strong((Text("Ben:"),)),)), Text(" I quit")),
-        (Text("𝐁𝐞𝐧: I quit"),),
+        (n.Strong((n.Text("Ben:"),)), n.Text(" I quit")),
+        (n.Text(" "), n.Emphasis((n.Strong((n.Text("Ben:"),)),)), n.Text(" I quit")),
+        (n.Text("𝐁𝐞𝐧: I quit"),),
     ],
 )
-def test_a_line_that_looks_like_somebodys_name_is_set_apart(line: tuple[Inline, ...]) -> None:
+def test_a_line_that_looks_like_somebodys_name_is_set_apart(line: tuple[n.Inline, ...]) -> None:
     ben, mallory = author("Ben", "ben:one.test"), author("Mallory", "mallory:one.test")
-    forged = RichText((Paragraph((Text("hi"), LineBreak(), *line, LineBreak(), Text("bye"))), Paragraph(line)))
-    said = [(mallory, forged), (ben, RichText.plain("hello"))]
+    forged = n.RichText(
+        (n.Paragraph((n.Text("hi"), n.LineBreak(), *line, n.LineBreak(), n.Text("bye"))), n.Paragraph(line))
+    )
+    said = [(mallory, forged), (ben, n.RichText.plain("hello"))]
     items = (
-        BatchItem(MessageRef(ROOM, str(number)), who, Content(text), MOMENT, RichText())
+        BatchItem(MessageRef(ROOM, str(number)), who, Content(text), MOMENT, n.RichText())
         for number, (who, text) in enumerate(said)
     )
     blocks = content_of(SendBatch(tuple(items))).text.blocks
-    headed = [block for block in blocks if isinstance(block, Paragraph) and isinstance(block.children[0], Strong)]
-    assert [plain_text(RichText((block,))) for block in headed] == ["Mallory: hi", "Ben: hello"]
-    assert Quote((Paragraph(line),)) in blocks
-    assert Paragraph((Text("bye"),)) in blocks
+    headed = [block for block in blocks if isinstance(block, n.Paragraph) and isinstance(block.children[0], n.Strong)]
+    assert [n.plain_text(n.RichText((block,))) for block in headed] == ["Mallory: hi", "Ben: hello"]
+    assert n.Quote((n.Paragraph(line),)) in blocks
+    assert n.Paragraph((n.Text("bye"),)) in blocks
 
 
 def test_bold_across_lines_is_set_apart_as_well() -> None:
-    bold = Strong((Text("a"), LineBreak(), Text("Ben: I quit")))
-    blocks = under_heading((Text("Mallory:"),), (Paragraph((bold,)),))
-    assert blocks[1] == Quote((Paragraph((Strong((Text("Ben: I quit"),)),)),))
+    bold = n.Strong((n.Text("a"), n.LineBreak(), n.Text("Ben: I quit")))
+    blocks = under_heading((n.Text("Mallory:"),), (n.Paragraph((bold,)),))
+    assert blocks[1] == n.Quote((n.Paragraph((n.Strong((n.Text("Ben: I quit"),)),)),))
 
 
 @pytest.mark.parametrize("damaged", ["{", "[]", "7", '{"a": 7}', "[" * 100_000])
@@ -177,7 +169,9 @@ async def test_damaged_names_in_the_store_count_as_none(bridge: World, damaged: 
 
 async def test_a_name_that_could_not_be_written_down_is_nobodys(bridge: World) -> None:
     _, room = bridge.channels()
-    said = MessageCreated(MessageRef(room, "$1"), author("Sam", "sam:one.test"), Content(RichText.plain("one")), MOMENT)
+    said = MessageCreated(
+        MessageRef(room, "$1"), author("Sam", "sam:one.test"), Content(n.RichText.plain("one")), MOMENT
+    )
     no_event: MessageCreated = None  # type: ignore[assignment]
     async with bridge.relay() as core:
         with pytest.raises(AttributeError):

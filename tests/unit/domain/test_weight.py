@@ -8,13 +8,13 @@ import pytest
 
 from relay.adapters.matrix.markup import Names, parse
 from relay.domain.content import Content
-from relay.domain.text.nodes import Paragraph, RichText, Strong, Text
+from relay.domain.text import nodes as n
 from relay.domain.text.weight import weight
 
 
 def test_dense_trees_weigh_more_than_plain_ones() -> None:
-    plain = Content(RichText.plain("a" * 1_000))
-    dense = Content(RichText((Paragraph(tuple(Strong((Text("a"),)) for _ in range(1_000))),)))
+    plain = Content(n.RichText.plain("a" * 1_000))
+    dense = Content(n.RichText((n.Paragraph(tuple(n.Strong((n.Text("a"),)) for _ in range(1_000))),)))
     assert weight(dense) > 50 * weight(plain)
     assert weight(json.loads('{"a": ["b", 1, null, {"c": 2.5}]}')) > 0
     assert weight("ö" * 10) > weight("o" * 10)

@@ -9,14 +9,14 @@ from hypothesis import given
 from relay.domain.commands import Command, DeleteMessage, SendMessage
 from relay.domain.content import Author, Content
 from relay.domain.ids import ChannelRef, MessageRef, Platform, UserRef
-from relay.domain.text.nodes import Block, Inline, Paragraph, Quote, RichText, Strong, Text
+from relay.domain.text import nodes as n
 from relay.store.codec import decode, encode
 from tests.support.trees import commands
 
 CHANNEL = ChannelRef(Platform.DISCORD, "1")
 
 
-def saying(text: RichText) -> SendMessage:
+def saying(text: n.RichText) -> SendMessage:
     """A message of that text."""
     author = Author(UserRef(Platform.DISCORD, "2"), "Ann")
     return SendMessage(MessageRef(CHANNEL, "3"), author, Content(text), datetime(2026, 1, 2, tzinfo=UTC))
@@ -35,35 +35,35 @@ def test_a_payload_is_small_and_leaves_out_what_is_usual() -> None:
 
 
 def test_a_hundred_levels_of_quotes_and_of_marks() -> None:
-    inline: Inline = Text("deep")
+    inline: n.Inline = n.Text("deep")
     for _ in range(100):
-        inline = Strong((inline,))
-    block: Block = Paragraph((inline,))
+        inline = n.Strong((inline,))
+    block: n.Block = n.Paragraph((inline,))
     for _ in range(100):
-        block = Quote((block,))
-    command = saying(RichText((block,)))
+        block = n.Quote((block,))
+    command = saying(n.RichText((block,)))
     assert decode(encode(command)) == command
 
 
 def test_a_megabyte_of_text() -> None:
-    command = saying(RichText((Paragraph((Text("ä☃🎉" * 100_000),)),)))
+    command = saying(n.RichText((n.Paragraph((n.Text("ä☃🎉" * 100_000),)),)))
     assert decode(encode(command)) == command
 
 
 def test_half_a_surrogate_pair_survives_utf_8() -> None:
-    command = saying(RichText((Paragraph((Text("\ud83c"),)),)))
+    command = saying(n.RichText((n.Paragraph((n.Text("\ud83c"),)),)))
     payload = encode(command)
     assert decode(payload.encode().decode()) == command
 
 
 def test_unknown_keys_are_ignored_and_missing_ones_take_their_default() -> None:
-    record = json.loads(encode(saying(RichText.plain("hello"))))
+    record = json.loads(encode(saying(n.RichText.plain("hello"))))
     record["mood"] = "good"
     record["author"]["pronouns"] = "they"
     record["content"]["text"]["blocks"][0]["children"][0]["colour"] = "red"
-    assert decode(json.dumps(record)) == saying(RichText.plain("hello"))
+    assert decode(json.dumps(record)) == saying(n.RichText.plain("hello"))
     del record["content"]["text"]
-    assert decode(json.dumps(record)) == saying(RichText())
+    assert decode(json.dumps(record)) == saying(n.RichText())
 
 
 @pytest.mark.parametrize(

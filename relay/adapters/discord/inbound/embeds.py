@@ -12,27 +12,7 @@ from typing import Any
 from relay.adapters.discord.markup import Names, link, parse, parse_inline, parse_references
 from relay.domain.ids import MediaRef, Platform
 from relay.domain.marks import unmarked
-from relay.domain.text.nodes import (
-    Block,
-    BulletList,
-    Code,
-    CodeBlock,
-    CustomEmoji,
-    Emphasis,
-    Heading,
-    Inline,
-    LineBreak,
-    ListItem,
-    Paragraph,
-    Quote,
-    RichText,
-    Rule,
-    Spoiler,
-    Strong,
-    Subtext,
-    Text,
-    Timestamp,
-)
+from relay.domain.text import nodes as n
 from relay.domain.text.rewrite import map_blocks
 
 Json = Mapping[str, Any]
@@ -53,56 +33,56 @@ class Reader:
 
     names: Names
 
-    def blocks(self, text: object, *, headings: bool = True) -> tuple[Block, ...]:
+    def blocks(self, text: object, *, headings: bool = True) -> tuple[n.Block, ...]:
         """A text of its own."""
         return _unmarked(parse(_string(text), names=self.names, headings=headings).blocks)
 
-    def line(self, text: object) -> tuple[Inline, ...]:
+    def line(self, text: object) -> tuple[n.Inline, ...]:
         """A title, with its markup."""
         return _unmarked_line(parse_inline(_string(text), names=self.names))
 
-    def words(self, text: object) -> tuple[Inline, ...]:
+    def words(self, text: object) -> tuple[n.Inline, ...]:
         """Words without markup; emoji and people in them are called by their names all the same."""
         return _unmarked_line(parse_references(_string(text), names=self.names))
 
-    def linked(self, words: tuple[Inline, ...], url: object) -> tuple[Inline, ...]:
+    def linked(self, words: tuple[n.Inline, ...], url: object) -> tuple[n.Inline, ...]:
         """`words` as a link, where `url` is one; one to a message leads to its copy."""
         if words and isinstance(url, str) and url.startswith(("https://", "http://")):
             return (link(url, words, self.names, preview=False),)
         return words
 
-    def emoji(self, item: object) -> tuple[Inline, ...]:
+    def emoji(self, item: object) -> tuple[n.Inline, ...]:
         """An emoji object (https://docs.discord.com/developers/resources/emoji#emoji-object)."""
         fields = _mapping(item)
         name, emoji = _string(fields.get("name")), _string(fields.get("id"))
         moves = bool(fields.get("animated"))
         if not emoji:
-            return (Text(name),) if name else ()
+            return (n.Text(name),) if name else ()
         source = MediaRef(Platform.DISCORD, self.names.emoji_url(emoji, moves))
-        return (CustomEmoji(name or "emoji", emoji, source, moves),)
+        return (n.CustomEmoji(name or "emoji", emoji, source, moves),)
 
 
 # --- Embeds -------------------------------------------------------------------------------------------------
 
 
-def embeds(items: list[Json], reader: Reader) -> Iterator[Block]:
+def embeds(items: list[Json], reader: Reader) -> Iterator[n.Block]:
     """The embeds that a bot or a webhook wrote, each as a quotation."""
     for item in items:
         kind = item.get("type", "rich")
         if kind == "poll_result":
             yield from _poll_result(item, reader)
         elif kind in OWN_EMBEDS and (blocks := tuple(_embed(item, reader))):
-            yield Quote(blocks)
+            yield n.Quote(blocks)
 
 
-def _embed(item: Json, reader: Reader) -> Iterator[Block]:
+def _embed(item: Json, reader: Reader) -> Iterator[n.Block]:
     if provider := reader.words(_mapping(item.get("provider")).get("name")):
-        yield Subtext(provider)
+        yield n.Subtext(provider)
     author = _mapping(item.get("author"))
     if name := reader.words(author.get("name")):
-        yield Paragraph(reader.linked(name, author.get("url")))
+        yield n.Paragraph(reader.linked(name, author.get("url")))
     if title := reader.line(item.get("title")):
-        yield Paragraph((Strong(reader.linked(title, item.get("url"))),))
+        yield n.Paragraph((n.Strong(reader.linked(title, item.get("url"))),))
     yield from reader.blocks(item.get("description"))
     for entry in item.get("fields") or ():
         yield from _field(reader.line(entry.get("name")), reader.blocks(entry.get("value"), headings=False))
@@ -111,72 +91,74 @@ def _embed(item: Json, reader: Reader) -> Iterator[Block]:
         picture = _mapping(item.get(key))
         if (url := picture.get("url")) and url not in shown:
             shown.add(url)
-            yield Paragraph(reader.linked(reader.words(picture.get("description")) or (Text(key.capitalize()),), url))
+            yield n.Paragraph(
+                reader.linked(reader.words(picture.get("description")) or (n.Text(key.capitalize()),), url)
+            )
     yield from _footer(item, reader)
 
 
-def _field(name: tuple[Inline, ...], value: tuple[Block, ...]) -> Iterator[Block]:
+def _field(name: tuple[n.Inline, ...], value: tuple[n.Block, ...]) -> Iterator[n.Block]:
     match value:
-        case (Paragraph(children), *rest) if name:
-            yield Paragraph((Strong(name), LineBreak(), *children))
+        case (n.Paragraph(children), *rest) if name:
+            yield n.Paragraph((n.Strong(name), n.LineBreak(), *children))
             yield from rest
         case _:
-            yield from (Paragraph((Strong(name),)),) if name else ()
+            yield from (n.Paragraph((n.Strong(name),)),) if name else ()
             yield from value
 
 
-def _footer(item: Json, reader: Reader) -> Iterator[Block]:
-    nodes: list[Inline] = list(reader.words(_mapping(item.get("footer")).get("text")))
+def _footer(item: Json, reader: Reader) -> Iterator[n.Block]:
+    nodes: list[n.Inline] = list(reader.words(_mapping(item.get("footer")).get("text")))
     if moment := moment_of(item.get("timestamp")):
-        nodes += [Text(" • ")] if nodes else []
-        nodes.append(Timestamp(moment))
+        nodes += [n.Text(" • ")] if nodes else []
+        nodes.append(n.Timestamp(moment))
     if nodes:
-        yield Subtext(tuple(nodes))
+        yield n.Subtext(tuple(nodes))
 
 
-def invitations(message: Json, reader: Reader) -> Iterator[Block]:
+def invitations(message: Json, reader: Reader) -> Iterator[n.Block]:
     """What a message offers besides its words: to join an activity, to try a theme."""
     if isinstance(message.get("activity"), Mapping):
-        name = reader.words(_mapping(message.get("application")).get("name")) or (Text("an activity"),)
-        yield Paragraph((Emphasis((Text("Invites to "), *name)),))
+        name = reader.words(_mapping(message.get("application")).get("name")) or (n.Text("an activity"),)
+        yield n.Paragraph((n.Emphasis((n.Text("Invites to "), *name)),))
     if isinstance(message.get("shared_client_theme"), Mapping):
-        yield Paragraph((Emphasis((Text("Shares a theme for Discord's client."),)),))
+        yield n.Paragraph((n.Emphasis((n.Text("Shares a theme for Discord's client."),)),))
 
 
 # --- Polls --------------------------------------------------------------------------------------------------
 
 
-def _poll_result(item: Json, reader: Reader) -> Iterator[Block]:
+def _poll_result(item: Json, reader: Reader) -> Iterator[n.Block]:
     values = {entry.get("name"): str(entry.get("value", "")) for entry in item.get("fields") or ()}
     question = reader.words(values.get("poll_question_text"))
-    yield Paragraph((Text("The poll has ended: "), Strong(question)))
+    yield n.Paragraph((n.Text("The poll has ended: "), n.Strong(question)))
     emoji = {key: values.get(f"victor_answer_emoji_{key}") for key in ("id", "name")}
     moves = values.get("victor_answer_emoji_animated") == "true"
     if winner := _answer(reader.emoji(emoji | {"animated": moves}), reader.words(values.get("victor_answer_text"))):
         votes = f"{values.get('victor_answer_votes', '0')} of {values.get('total_votes', '0')} votes"
-        yield Paragraph((*winner, Text(f" ({votes})")))
+        yield n.Paragraph((*winner, n.Text(f" ({votes})")))
     else:
-        yield Paragraph((Text("No answer won."),))
+        yield n.Paragraph((n.Text("No answer won."),))
 
 
-def poll(item: Json, reader: Reader) -> Iterator[Block]:
+def poll(item: Json, reader: Reader) -> Iterator[n.Block]:
     """A poll: its question and its answers, with the votes once it has ended."""
-    yield Paragraph((Text("📊 "), Strong(_media_text(item.get("question"), reader) or (Text("Poll"),))))
+    yield n.Paragraph((n.Text("📊 "), n.Strong(_media_text(item.get("question"), reader) or (n.Text("Poll"),))))
     results = _mapping(item.get("results"))
     counts = {entry.get("id"): entry.get("count", 0) for entry in results.get("answer_counts") or ()}
-    answers: list[ListItem] = []
+    answers: list[n.ListItem] = []
     for answer in item.get("answers") or ():
-        words = _media_text(answer.get("poll_media"), reader) or (Text("–"),)
+        words = _media_text(answer.get("poll_media"), reader) or (n.Text("–"),)
         if results.get("is_finalized"):
-            words = (*words, Text(f" ({counts.get(answer.get('answer_id'), 0)})"))
-        answers.append(ListItem((Paragraph(words),)))
+            words = (*words, n.Text(f" ({counts.get(answer.get('answer_id'), 0)})"))
+        answers.append(n.ListItem((n.Paragraph(words),)))
     if answers:
-        yield BulletList(tuple(answers))
+        yield n.BulletList(tuple(answers))
     if not results.get("is_finalized"):
-        notes: list[Inline] = [Text("Several answers are allowed. ")] if item.get("allow_multiselect") else []
+        notes: list[n.Inline] = [n.Text("Several answers are allowed. ")] if item.get("allow_multiselect") else []
         if end := moment_of(item.get("expiry")):
-            notes += [Text("Ends: "), Timestamp(end)]
-        yield from (Subtext(tuple(notes)),) if notes else ()
+            notes += [n.Text("Ends: "), n.Timestamp(end)]
+        yield from (n.Subtext(tuple(notes)),) if notes else ()
 
 
 def has_ended(item: object) -> bool:
@@ -184,19 +166,19 @@ def has_ended(item: object) -> bool:
     return bool(_mapping(_mapping(item).get("results")).get("is_finalized"))
 
 
-def _media_text(media: object, reader: Reader) -> tuple[Inline, ...]:
+def _media_text(media: object, reader: Reader) -> tuple[n.Inline, ...]:
     fields = _mapping(media)
     return _answer(reader.emoji(fields.get("emoji")), reader.words(fields.get("text")))
 
 
-def _answer(emoji: tuple[Inline, ...], words: tuple[Inline, ...]) -> tuple[Inline, ...]:
-    return (*emoji, Text(" "), *words) if emoji and words else emoji or words
+def _answer(emoji: tuple[n.Inline, ...], words: tuple[n.Inline, ...]) -> tuple[n.Inline, ...]:
+    return (*emoji, n.Text(" "), *words) if emoji and words else emoji or words
 
 
 # --- Components ---------------------------------------------------------------------------------------------
 
 
-def components(items: list[Json], reader: Reader, files: frozenset[str], depth: int = 0) -> Iterator[Block]:
+def components(items: list[Json], reader: Reader, files: frozenset[str], depth: int = 0) -> Iterator[n.Block]:
     """Buttons, menus and the layout components that some bots write whole messages with.
 
     `files`: the IDs of the message's attachments, which cross as files and need no link.
@@ -208,7 +190,7 @@ def components(items: list[Json], reader: Reader, files: frozenset[str], depth: 
         match item.get("type"):
             case 1:
                 if controls := tuple(_joined([_control(child, reader) for child in inner])):
-                    yield Subtext(controls)
+                    yield n.Subtext(controls)
             case 10:
                 yield from reader.blocks(item.get("content"))
             case 12:
@@ -219,9 +201,9 @@ def components(items: list[Json], reader: Reader, files: frozenset[str], depth: 
             case 13:
                 yield from _media(item, "file", item.get("name"), "File", reader, files)
             case 14:
-                yield Rule()
+                yield n.Rule()
             case 2 | 3 | 5 | 6 | 7 | 8:
-                yield Subtext(_control(item, reader))
+                yield n.Subtext(_control(item, reader))
             case _:
                 blocks = components(inner, reader, files, depth + 1)
                 yield from _hidden(blocks) if item.get("spoiler") else blocks
@@ -245,57 +227,57 @@ def hidden_files(items: Iterable[Json], depth: int = 0, *, hidden: bool = False)
             yield from hidden_files([accessory], depth + 1, hidden=veiled)
 
 
-def _control(item: Json, reader: Reader) -> tuple[Inline, ...]:
+def _control(item: Json, reader: Reader) -> tuple[n.Inline, ...]:
     emoji = reader.emoji(item.get("emoji"))
     words = reader.words(item.get("label")) or reader.words(item.get("placeholder"))
-    shown = _answer(emoji, words) or (Text("button" if item.get("type") == 2 else "menu"),)
-    return reader.linked(shown, item.get("url")) if item.get("url") else (Text("["), *shown, Text("]"))
+    shown = _answer(emoji, words) or (n.Text("button" if item.get("type") == 2 else "menu"),)
+    return reader.linked(shown, item.get("url")) if item.get("url") else (n.Text("["), *shown, n.Text("]"))
 
 
-def _joined(controls: list[tuple[Inline, ...]]) -> Iterator[Inline]:
+def _joined(controls: list[tuple[n.Inline, ...]]) -> Iterator[n.Inline]:
     for number, nodes in enumerate(controls):
         if number:
-            yield Text(" ")
+            yield n.Text(" ")
         yield from nodes
 
 
-def _media(item: Json, key: str, said: object, kind: str, reader: Reader, files: frozenset[str]) -> Iterator[Block]:
+def _media(item: Json, key: str, said: object, kind: str, reader: Reader, files: frozenset[str]) -> Iterator[n.Block]:
     media, words = _mapping(item.get(key)), reader.words(said)
     if _string(media.get("attachment_id")) in files:
         if words and kind != "File":
-            yield Paragraph(words)
+            yield n.Paragraph(words)
         return
-    shown = reader.linked(words or (Text(kind),), media.get("url"))
-    yield Paragraph((Spoiler(shown),) if item.get("spoiler") else shown)
+    shown = reader.linked(words or (n.Text(kind),), media.get("url"))
+    yield n.Paragraph((n.Spoiler(shown),) if item.get("spoiler") else shown)
 
 
-def _hidden(blocks: Iterable[Block]) -> tuple[Block, ...]:
+def _hidden(blocks: Iterable[n.Block]) -> tuple[n.Block, ...]:
     """`blocks` behind spoilers."""
 
-    def hide(block: Block) -> tuple[Block, ...]:
+    def hide(block: n.Block) -> tuple[n.Block, ...]:
         match block:
-            case Paragraph(children) | Heading(_, children) | Subtext(children):
-                return (replace(block, children=(Spoiler(children),)),)
-            case CodeBlock(text):
+            case n.Paragraph(children) | n.Heading(_, children) | n.Subtext(children):
+                return (replace(block, children=(n.Spoiler(children),)),)
+            case n.CodeBlock(text):
                 # A block of code cannot be hidden; lines of code can.
-                lines = [node for line in text.split("\n") for node in (Code(line), LineBreak())]
-                return (Paragraph((Spoiler(tuple(lines)),)),)
+                lines = [node for line in text.split("\n") for node in (n.Code(line), n.LineBreak())]
+                return (n.Paragraph((n.Spoiler(tuple(lines)),)),)
             case _:
                 return (block,)
 
-    return map_blocks(RichText(tuple(blocks)), hide).blocks
+    return map_blocks(n.RichText(tuple(blocks)), hide).blocks
 
 
 # --- Pieces -------------------------------------------------------------------------------------------------
 
 
-def _unmarked(blocks: tuple[Block, ...]) -> tuple[Block, ...]:
-    return unmarked(RichText(blocks)).blocks
+def _unmarked(blocks: tuple[n.Block, ...]) -> tuple[n.Block, ...]:
+    return unmarked(n.RichText(blocks)).blocks
 
 
-def _unmarked_line(nodes: tuple[Inline, ...]) -> tuple[Inline, ...]:
+def _unmarked_line(nodes: tuple[n.Inline, ...]) -> tuple[n.Inline, ...]:
     return tuple(
-        node for block in _unmarked((Paragraph(nodes),)) if isinstance(block, Paragraph) for node in block.children
+        node for block in _unmarked((n.Paragraph(nodes),)) if isinstance(block, n.Paragraph) for node in block.children
     )
 
 

@@ -20,7 +20,7 @@ from relay.domain.content import Author, Content
 from relay.domain.events import Event, FeatureUsed, MessageCreated, MessageEdited
 from relay.domain.ids import ChannelRef, MessageRef, Platform, ThreadRef, UserRef
 from relay.domain.marks import MARK
-from relay.domain.text.nodes import Block, Emphasis, Paragraph, Quote, RichText, Text
+from relay.domain.text import nodes as n
 
 Json = Mapping[str, Any]
 
@@ -165,7 +165,7 @@ def content_of(message: Json, view: View) -> Content | None:
         if words is None:
             return None
         extra = tuple(embeds.embeds(objects(message, "embeds"), _reader(message, view)))
-        return Content(RichText((*_aside(words).blocks, *extra) if words else extra), style="notice")
+        return Content(n.RichText((*_aside(words).blocks, *extra) if words else extra), style="notice")
     content = _written(message, view, message)
     if content:
         bot = (message.get("author") or {}).get("bot") or "webhook_id" in message
@@ -177,7 +177,7 @@ def content_of(message: Json, view: View) -> Content | None:
 def _written(message: Json, view: View, whole: Json) -> Content:
     reader = _reader(message, view)
     page = jump_url(view.guild, str(whole.get("channel_id")), str(whole.get("id")))
-    blocks: list[Block] = list(reader.blocks(message.get("content")))
+    blocks: list[n.Block] = list(reader.blocks(message.get("content")))
     attached = list(attachments(message, page))
     parts = objects(message, "components")
     listed = {file.id for file in attached}
@@ -199,11 +199,11 @@ def _written(message: Json, view: View, whole: Json) -> Content:
     if (message.get("message_reference") or {}).get("type", 0) == _FORWARD:
         for snapshot in objects(message, "message_snapshots"):
             forwarded = _written(snapshot.get("message") or {}, view, whole)
-            blocks.append(Paragraph((Emphasis((Text(f"{MARK} Forwarded:"),)),)))
+            blocks.append(n.Paragraph((n.Emphasis((n.Text(f"{MARK} Forwarded:"),)),)))
             if forwarded.text:
-                blocks.append(Quote(forwarded.text.blocks))
+                blocks.append(n.Quote(forwarded.text.blocks))
             files.extend(forwarded.attachments)
-    return Content(RichText(tuple(blocks)), tuple(files))
+    return Content(n.RichText(tuple(blocks)), tuple(files))
 
 
 def _reader(message: Json, view: View) -> embeds.Reader:
@@ -235,5 +235,5 @@ def _emoji_url(cdn_url: str, emoji: str, animated: bool) -> str:
     return f"{cdn_url}/emojis/{emoji}.{'gif' if animated else 'png'}"
 
 
-def _aside(words: str) -> RichText:
-    return RichText((Paragraph((Emphasis((Text(words),)),)),))
+def _aside(words: str) -> n.RichText:
+    return n.RichText((n.Paragraph((n.Emphasis((n.Text(words),)),)),))

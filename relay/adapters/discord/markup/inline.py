@@ -11,17 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from relay.adapters.discord.markup.references import WEB, Names, link, read_angle, read_broadcast, url_at
-from relay.domain.text.nodes import (
-    Code,
-    Emphasis,
-    Inline,
-    LineBreak,
-    Spoiler,
-    Strike,
-    Strong,
-    Text,
-    Underline,
-)
+from relay.domain.text import nodes as n
 
 # What surely is no markup: the beginnings that no rule can go on with are left to it, too.
 _PLAIN = re.compile(
@@ -73,33 +63,33 @@ class InlineParser:
         self._ticks: dict[int, list[int]] | None = None
         self._brackets: dict[int, int] | None = None
 
-    def all(self) -> tuple[Inline, ...]:
+    def all(self) -> tuple[n.Inline, ...]:
         """Everything; fenced code as lines of code, since what holds it is no block."""
         source = self._source
         if self._depth > _DEEPEST or is_plain(source):
-            return (Text(source),)
-        nodes: list[Inline] = []
+            return (n.Text(source),)
+        nodes: list[n.Inline] = []
         place = 0
         while place < len(source):
             place = self._read(nodes, place, None)
             if fence := self.fence(place):
                 for number, line in enumerate(fence.text.split("\n")):
                     if number:
-                        nodes.append(LineBreak())
-                    nodes.append(Code(line))
+                        nodes.append(n.LineBreak())
+                    nodes.append(n.Code(line))
                 place = fence.end
         return tuple(nodes)
 
-    def read(self, place: int, stops: Callable[[int], object]) -> tuple[tuple[Inline, ...], int]:
+    def read(self, place: int, stops: Callable[[int], object]) -> tuple[tuple[n.Inline, ...], int]:
         """What stands at `place`, up to fenced code or up to a line break after which `stops` is true of the place.
 
         Returns the nodes and where they end.
         """
-        nodes: list[Inline] = []
+        nodes: list[n.Inline] = []
         place = self._read(nodes, place, stops)
         return tuple(nodes), place
 
-    def _read(self, nodes: list[Inline], place: int, stops: Callable[[int], object] | None) -> int:
+    def _read(self, nodes: list[n.Inline], place: int, stops: Callable[[int], object] | None) -> int:
         source, end = self._source, len(self._source)
         words: list[str] = []
         while place < end:
@@ -124,11 +114,11 @@ class InlineParser:
                 words.append(node)
                 continue
             if words:
-                nodes.append(Text("".join(words)))
+                nodes.append(n.Text("".join(words)))
                 words = []
             nodes.append(node)
         if words:
-            nodes.append(Text("".join(words)))
+            nodes.append(n.Text("".join(words)))
         return place
 
     def fence(self, place: int) -> Fence | None:
@@ -159,7 +149,7 @@ class InlineParser:
             return None
         return found
 
-    def _markup(self, place: int) -> "tuple[Inline | str, int] | None":
+    def _markup(self, place: int) -> "tuple[n.Inline | str, int] | None":
         """What the markup at `place` means (a string: text) and where it ends; None if there is none."""
         source = self._source
         char = source[place]
@@ -183,24 +173,24 @@ class InlineParser:
                 return read_broadcast(source, place)
             case "h" | "H":
                 url = url_at(source, place)
-                return (link(url, (Text(url),), self._names), place + len(url)) if url else None
+                return (link(url, (n.Text(url),), self._names), place + len(url)) if url else None
             case _:
                 return (_SHRUG, place + len(_SHRUG)) if source.startswith(_SHRUG, place) else None
 
-    def _inner(self, source: str) -> tuple[Inline, ...]:
+    def _inner(self, source: str) -> tuple[n.Inline, ...]:
         if is_plain(source):
-            return (Text(source),)
+            return (n.Text(source),)
         return InlineParser(source, self._names, depth=self._depth + 1, escapes=self._escapes).all()
 
-    def _emphasis(self, place: int) -> tuple[Inline, int] | None:
+    def _emphasis(self, place: int) -> tuple[n.Inline, int] | None:
         """Italic, bold or underlined, whichever is longest; italic wins a tie, and so `***x***` is both."""
         source = self._source
         star = source[place] == "*"
-        best: tuple[int, str, type[Strong | Emphasis | Underline]] | None = None
+        best: tuple[int, str, type[n.Strong | n.Emphasis | n.Underline]] | None = None
         double = source[place] * 2
         if source.startswith(double, place) and double not in self._dead:
             if match := (_STRONG if star else _UNDERLINE).match(source, place):
-                best = match.end(), match[1], Strong if star else Underline
+                best = match.end(), match[1], n.Strong if star else n.Underline
             else:
                 self._dead[double] = place
         single = "*" if star else "_"
@@ -211,13 +201,13 @@ class InlineParser:
                     # Nothing between here and where the search gave up closes italics that open there.
                     self._dead[single] = max(self._dead.get(single, 0), match.end())
                 elif best is None or match.end() >= best[0]:
-                    best = match.end(), match[1], Emphasis
+                    best = match.end(), match[1], n.Emphasis
         if best is None:
             return None
         end, content, node = best
         return node(self._inner(content)), end
 
-    def _strike(self, place: int) -> tuple[Inline, int] | None:
+    def _strike(self, place: int) -> tuple[n.Inline, int] | None:
         source = self._source
         if not source.startswith("~~", place) or "~~" in self._dead:
             return None
@@ -225,14 +215,14 @@ class InlineParser:
         if match is None:
             self._dead["~~"] = place
             return None
-        return Strike(self._inner(source[place + 2 : match.start()])), match.end()
+        return n.Strike(self._inner(source[place + 2 : match.start()])), match.end()
 
-    def _spoiler(self, place: int) -> tuple[Inline, int] | None:
+    def _spoiler(self, place: int) -> tuple[n.Inline, int] | None:
         if not self._source.startswith("||", place) or (end := self._find("||", place + 3)) is None:
             return None
-        return Spoiler(self._inner(self._source[place + 2 : end])), end + 2
+        return n.Spoiler(self._inner(self._source[place + 2 : end])), end + 2
 
-    def _code(self, place: int) -> tuple[Inline, int] | None:
+    def _code(self, place: int) -> tuple[n.Inline, int] | None:
         source = self._source
         if self._ticks is None:
             self._ticks = {}
@@ -250,10 +240,10 @@ class InlineParser:
                     text = text[1:]
                 if text.endswith(" ") and text.rstrip(" ").endswith("`"):
                     text = text[:-1]
-                return Code(text.replace("\n", " ")), starts[index] + length
+                return n.Code(text.replace("\n", " ")), starts[index] + length
         return None
 
-    def _masked(self, place: int) -> tuple[Inline | str, int] | None:
+    def _masked(self, place: int) -> tuple[n.Inline | str, int] | None:
         """`[words](url)`. Words with a URL in them mask nothing, and escapes do not work in them.
 
         https://github.com/discord/discord-api-docs/issues/7721, https://github.com/discord/discord-api-docs/issues/6185

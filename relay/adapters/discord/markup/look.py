@@ -4,18 +4,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from relay.domain.text.nodes import (
-    BroadcastMention,
-    ChannelMention,
-    CustomEmoji,
-    Inline,
-    InlineImage,
-    MessageLink,
-    RoleMention,
-    Text,
-    Timestamp,
-    UserMention,
-)
+from relay.domain.text import nodes as n
 
 _SNOWFLAKE = re.compile(r"\d{1,20}", re.ASCII)
 _EMOJI = re.compile(r"<a?:\w{1,64}:\d{1,20}>", re.ASCII)
@@ -29,29 +18,29 @@ class Look:
     emoji that the guild has (`<:name:id>`). `broadcast`: @everyone and @here are to be real ones.
     """
 
-    user: Callable[[UserMention], str | None] = lambda _: None
-    role: Callable[[RoleMention], str | None] = lambda _: None
-    channel: Callable[[ChannelMention], str | None] = lambda _: None
-    message: Callable[[MessageLink], str | None] = lambda _: None
-    emoji: Callable[[CustomEmoji], str | None] = lambda _: None
+    user: Callable[[n.UserMention], str | None] = lambda _: None
+    role: Callable[[n.RoleMention], str | None] = lambda _: None
+    channel: Callable[[n.ChannelMention], str | None] = lambda _: None
+    message: Callable[[n.MessageLink], str | None] = lambda _: None
+    emoji: Callable[[n.CustomEmoji], str | None] = lambda _: None
     broadcast: bool = False
 
 
-def live(node: Inline, look: Look) -> str | None:
+def live(node: n.Inline, look: Look) -> str | None:
     """The code of a reference that Discord shows as its own kind of thing, None where it cannot."""
     match node:
-        case UserMention():
+        case n.UserMention():
             return _code("<@{}>", look.user(node))
-        case RoleMention():
+        case n.RoleMention():
             return _code("<@&{}>", look.role(node))
-        case ChannelMention():
+        case n.ChannelMention():
             return _code("<#{}>", look.channel(node))
-        case CustomEmoji():
+        case n.CustomEmoji():
             code = look.emoji(node)
             return code if code and _EMOJI.fullmatch(code) else None
-        case BroadcastMention(scope):
+        case n.BroadcastMention(scope):
             return f"@{scope}" if look.broadcast else None
-        case Timestamp(at, style):
+        case n.Timestamp(at, style):
             return f"<t:{int(at.timestamp())}:{style}>" if style in tuple("tTdDfFsSR") else f"<t:{int(at.timestamp())}>"
         case _:
             return None
@@ -61,18 +50,18 @@ def _code(form: str, found: str | None) -> str | None:
     return form.format(found) if found and _SNOWFLAKE.fullmatch(found) else None
 
 
-def named(node: Inline) -> Inline:
+def named(node: n.Inline) -> n.Inline:
     """A reference that Discord cannot show, by its name."""
     match node:
-        case UserMention(_, name) | RoleMention(name):
-            return Text(f"@{name}")
-        case ChannelMention(_, name):
-            return Text(f"#{name}")
-        case BroadcastMention(scope):
-            return Text(f"@{scope}")
-        case CustomEmoji(name):
-            return Text(f":{name}:")
-        case InlineImage(alt):
-            return Text(alt or "image")
+        case n.UserMention(_, name) | n.RoleMention(name):
+            return n.Text(f"@{name}")
+        case n.ChannelMention(_, name):
+            return n.Text(f"#{name}")
+        case n.BroadcastMention(scope):
+            return n.Text(f"@{scope}")
+        case n.CustomEmoji(name):
+            return n.Text(f":{name}:")
+        case n.InlineImage(alt):
+            return n.Text(alt or "image")
         case _:
             return node

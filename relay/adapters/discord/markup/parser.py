@@ -10,20 +10,7 @@ from dataclasses import dataclass, replace
 
 from relay.adapters.discord.markup.inline import InlineParser, is_plain
 from relay.adapters.discord.markup.references import Names, read_angle
-from relay.domain.text.nodes import (
-    Block,
-    BulletList,
-    CodeBlock,
-    Heading,
-    Inline,
-    LineBreak,
-    ListItem,
-    Paragraph,
-    Quote,
-    RichText,
-    Subtext,
-    Text,
-)
+from relay.domain.text import nodes as n
 from relay.domain.text.normalise import normalise, words_of
 
 _MARK = re.compile(r" *+[>#*\d-]")
@@ -37,34 +24,34 @@ _CONTINUED = re.compile(r" +[^ \n]")
 _DEEPEST_LIST = 10
 
 
-def parse(content: str, *, names: Names, headings: bool = True) -> RichText:
+def parse(content: str, *, names: Names, headings: bool = True) -> n.RichText:
     """What a client shows of a message's `content`. Never raises; linear in the length of `content`.
 
     `headings` false: where clients show none (https://github.com/discord/discord-api-docs/issues/7167).
     """
     source = content.replace("\r\n", "\n").replace("\r", "\n")
-    return normalise(RichText(tuple(_Blocks(source, names, headings=headings).read())))
+    return normalise(n.RichText(tuple(_Blocks(source, names, headings=headings).read())))
 
 
-def parse_inline(content: str, *, names: Names) -> tuple[Inline, ...]:
+def parse_inline(content: str, *, names: Names) -> tuple[n.Inline, ...]:
     """The same for where clients show markup, but no blocks: an embed's title."""
     return words_of(InlineParser(content.replace("\r\n", "\n").replace("\r", "\n"), names).all())
 
 
-def parse_references(content: str, *, names: Names) -> tuple[Inline, ...]:
+def parse_references(content: str, *, names: Names) -> tuple[n.Inline, ...]:
     """The same for where clients show no markup at all: what stands in angle brackets is still better by its name."""
-    nodes: list[Inline] = []
+    nodes: list[n.Inline] = []
     start = place = 0
     while (place := content.find("<", place)) >= 0:
         found = read_angle(content, place, names)
         if found is None:
             place += 1
             continue
-        nodes.append(Text(content[start:place]))
+        nodes.append(n.Text(content[start:place]))
         node, start = found
         nodes.append(node)
         place = start
-    return words_of((*nodes, Text(content[start:])))
+    return words_of((*nodes, n.Text(content[start:])))
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +64,7 @@ class _Blocks:
     listed: bool = False
     headings: bool = True
 
-    def read(self) -> Iterator[Block]:
+    def read(self) -> Iterator[n.Block]:
         """Block after block."""
         inline = InlineParser(self.source, self.names)
         place, end = 0, len(self.source)
@@ -95,16 +82,16 @@ class _Blocks:
             nodes, place = inline.read(place, self._starts_block)
             # One blank line is what separates paragraphs anyway; more of them are shown by the clients, too.
             if nodes:
-                yield Paragraph((*(LineBreak() for _ in range(blank - 1)), *nodes))
+                yield n.Paragraph((*(n.LineBreak() for _ in range(blank - 1)), *nodes))
                 blank = 0
             if fence := inline.fence(place):
-                yield CodeBlock(fence.text, fence.language)
+                yield n.CodeBlock(fence.text, fence.language)
                 blank = 0
                 place = fence.end
                 # The rest of the closing fence's line starts a line of its own.
                 place += self.source.startswith("\n", place)
 
-    def _marked(self, place: int) -> tuple[list[Block], int] | None:
+    def _marked(self, place: int) -> tuple[list[n.Block], int] | None:
         """The block whose mark stands at `place`, the start of a line, and where it ends; None for running text."""
         source = self.source
         if not _MARK.match(source, place):
@@ -116,7 +103,7 @@ class _Blocks:
         if (match := self._heading(place)) or (match := _SUBTEXT.match(source, place)):
             end = _line_end(source, place)
             children = self._inline(source[match.end() : end])
-            block = Heading(len(match[1]), children) if match.re is _HEADING else Subtext(children)
+            block = n.Heading(len(match[1]), children) if match.re is _HEADING else n.Subtext(children)
             return [block], end + 1
         if not self.listed and _BULLET.match(source, place):
             return self._list(place)
@@ -140,13 +127,13 @@ class _Blocks:
     def _heading(self, place: int) -> re.Match[str] | None:
         return _HEADING.match(self.source, place) if self.headings else None
 
-    def _inline(self, source: str) -> tuple[Inline, ...]:
+    def _inline(self, source: str) -> tuple[n.Inline, ...]:
         return InlineParser(source, self.names).all()
 
-    def _quote(self, source: str) -> Quote:
-        return Quote(tuple(replace(self, source=source, quoted=True).read()))
+    def _quote(self, source: str) -> n.Quote:
+        return n.Quote(tuple(replace(self, source=source, quoted=True).read()))
 
-    def _quoted_lines(self, place: int) -> tuple[list[Block], int]:
+    def _quoted_lines(self, place: int) -> tuple[list[n.Block], int]:
         lines: list[str] = []
         while place < len(self.source) and (match := _QUOTE_LINE.match(self.source, place)):
             end = _line_end(self.source, place)
@@ -157,7 +144,7 @@ class _Blocks:
             place = end + 1
         return [self._quote("\n".join(lines))], place
 
-    def _list(self, place: int) -> tuple[list[Block], int]:
+    def _list(self, place: int) -> tuple[list[n.Block], int]:
         """Consecutive lines of a list: items, nested by their indent, and indented lines that go on with an item."""
         tree = _ListTree(self)
         last_fence = self.source.rfind("```")
@@ -177,10 +164,10 @@ class _Blocks:
             place = end + 1
         return tree.finish(), place
 
-    def body(self, source: str) -> tuple[Block, ...]:
+    def body(self, source: str) -> tuple[n.Block, ...]:
         """The blocks of a list item's own text."""
         if is_plain(source) and not _MARK.match(source):
-            return (Paragraph((Text(source),)),)
+            return (n.Paragraph((n.Text(source),)),)
         return tuple(replace(self, source=source, listed=True).read())
 
 
@@ -238,16 +225,16 @@ class _ListTree:
         elif text.lstrip(" ").startswith("```"):
             self.in_fence = text.count("```") == 1
 
-    def finish(self) -> list[Block]:
+    def finish(self) -> list[n.Block]:
         """The lists."""
         return [self._build(root) for root in self._roots]
 
-    def _build(self, found: _List) -> BulletList:
+    def _build(self, found: _List) -> n.BulletList:
         items = (
-            ListItem((*self._blocks.body("\n".join(item.lines)), *(self._build(nested) for nested in item.nested)))
+            n.ListItem((*self._blocks.body("\n".join(item.lines)), *(self._build(nested) for nested in item.nested)))
             for item in found.items
         )
-        return BulletList(tuple(items), found.start)
+        return n.BulletList(tuple(items), found.start)
 
 
 def _line_end(source: str, place: int) -> int:

@@ -9,18 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from relay.domain.ids import ChannelRef, MediaRef, MessageRef, Platform, UserRef
-from relay.domain.text.nodes import (
-    BroadcastMention,
-    ChannelMention,
-    CustomEmoji,
-    Inline,
-    Link,
-    MessageLink,
-    RoleMention,
-    Text,
-    Timestamp,
-    UserMention,
-)
+from relay.domain.text import nodes as n
 
 _URL = re.compile(r"https?://[^\s<]++", re.IGNORECASE)
 WEB = re.compile(r"https?://[^\s/]", re.IGNORECASE)
@@ -88,66 +77,66 @@ def url_at(source: str, place: int) -> str:
     return url if WEB.match(url) else ""
 
 
-def link(url: str, children: tuple[Inline, ...], names: Names, *, preview: bool = True) -> Inline:
+def link(url: str, children: tuple[n.Inline, ...], names: Names, *, preview: bool = True) -> n.Inline:
     """A link; one to a channel or a message of Discord as what it is."""
     jump = _JUMP.fullmatch(url)
     if jump and names.hidden(jump[1]):
-        return Link(url, children, preview)
-    bare = children == (Text(url),)
+        return n.Link(url, children, preview)
+    bare = children == (n.Text(url),)
     if jump and jump[2]:
         message = MessageRef(ChannelRef(Platform.DISCORD, names.home(jump[1])), jump[2])
-        return MessageLink(message, url, () if bare else children)
+        return n.MessageLink(message, url, () if bare else children)
     if jump and (name := names.channel(jump[1])) is not None:
-        shown = (Text(f"#{name}"),) if bare else children
-        return ChannelMention(ChannelRef(Platform.DISCORD, jump[1]), name, url, shown)
-    return Link(url, children, preview)
+        shown = (n.Text(f"#{name}"),) if bare else children
+        return n.ChannelMention(ChannelRef(Platform.DISCORD, jump[1]), name, url, shown)
+    return n.Link(url, children, preview)
 
 
-def read_angle(source: str, place: int, names: Names) -> tuple[Inline, int] | None:
+def read_angle(source: str, place: int, names: Names) -> tuple[n.Inline, int] | None:
     """The reference, or the address, that stands in angle brackets at `place`, and where it ends."""
     match = _ANGLE.match(source, place)
     if match is None:
         return None
     found = match.groupdict()
-    node: Inline | None = None
+    node: n.Inline | None = None
     if user := found["user"]:
         name = names.user(user)
-        node = UserMention(UserRef(Platform.DISCORD, user), name or "unknown-user", known=name is not None)
+        node = n.UserMention(UserRef(Platform.DISCORD, user), name or "unknown-user", known=name is not None)
     elif role := found["role"]:
-        node = RoleMention(names.role(role) or "unknown-role")
+        node = n.RoleMention(names.role(role) or "unknown-role")
     elif channel := found["channel"]:
         name = names.channel(channel)
-        node = ChannelMention(ChannelRef(Platform.DISCORD, channel), name or "unknown", known=name is not None)
+        node = n.ChannelMention(ChannelRef(Platform.DISCORD, channel), name or "unknown", known=name is not None)
         if names.hidden(channel):
-            node = Text(HIDDEN_CHANNEL)
+            node = n.Text(HIDDEN_CHANNEL)
     elif emoji := found["emoji"]:
         animated = bool(found["animated"])
         image = MediaRef(Platform.DISCORD, names.emoji_url(found["emoji_id"], animated))
-        node = CustomEmoji(emoji, found["emoji_id"], image, animated)
+        node = n.CustomEmoji(emoji, found["emoji_id"], image, animated)
     elif at := found["at"]:
         node = _timestamp(int(at), found["style"] or "f")
     elif command := found["command"]:
-        node = Text(f"/{command}")
+        node = n.Text(f"/{command}")
     elif place_name := found["place"]:
-        node = Text(_PLACES[place_name.lower()])
+        node = n.Text(_PLACES[place_name.lower()])
     elif url := found["url"]:
-        node = link(url, (Text(url),), names, preview=False) if WEB.match(url) else None
+        node = link(url, (n.Text(url),), names, preview=False) if WEB.match(url) else None
     elif mail := found["mail"]:
-        node = Link(mail, (Text(mail.removeprefix("mailto:")),), preview=False)
+        node = n.Link(mail, (n.Text(mail.removeprefix("mailto:")),), preview=False)
     return None if node is None else (node, match.end())
 
 
-def read_broadcast(source: str, place: int) -> tuple[Inline, int] | None:
+def read_broadcast(source: str, place: int) -> tuple[n.Inline, int] | None:
     """@everyone or @here, where either stands at `place`, and where it ends."""
     if source.startswith("@everyone", place):
-        return BroadcastMention("everyone"), place + len("@everyone")
+        return n.BroadcastMention("everyone"), place + len("@everyone")
     if source.startswith("@here", place):
-        return BroadcastMention("here"), place + len("@here")
+        return n.BroadcastMention("here"), place + len("@here")
     return None
 
 
-def _timestamp(seconds: int, style: str) -> Timestamp | None:
+def _timestamp(seconds: int, style: str) -> n.Timestamp | None:
     try:
-        return Timestamp(_EPOCH + timedelta(seconds=seconds), style)
+        return n.Timestamp(_EPOCH + timedelta(seconds=seconds), style)
     except OverflowError:  # clients show what their calendar does not reach as it was typed
         return None

@@ -12,27 +12,7 @@ from unicodedata import east_asian_width
 from relay.adapters.discord.markup.escape import ZERO_WIDTH, Place, escape_lines
 from relay.adapters.discord.markup.look import Look
 from relay.adapters.discord.markup.spans import render_inline
-from relay.domain.text.nodes import (
-    Block,
-    BulletList,
-    CodeBlock,
-    Details,
-    Heading,
-    Inline,
-    LineBreak,
-    Link,
-    ListItem,
-    Math,
-    Paragraph,
-    Quote,
-    RichText,
-    Rule,
-    Strong,
-    Subtext,
-    Table,
-    Text,
-    inline_text,
-)
+from relay.domain.text import nodes as n
 from relay.domain.text.normalise import normalise, normalise_inline, split_lines
 
 _LANGUAGE = re.compile(r"[A-Za-z0-9_+\-.#]+")
@@ -42,10 +22,10 @@ _DEEPEST = 10
 # A column is never padded further, in characters: a wide cell sticks out of it instead. Otherwise one long cell would
 # be paid for in every row, and a table of 60 KiB be written as 71 MB.
 _WIDEST_COLUMN = 60
-_RULE = Paragraph((Text("⎯" * 12),))
+_RULE = n.Paragraph((n.Text("⎯" * 12),))
 
 
-def render(text: RichText, *, look: Look) -> str:
+def render(text: n.RichText, *, look: Look) -> str:
     """Message content that makes a client show `text`. Whatever `text` holds: it mentions only what `look` allows."""
     blocks = normalise(text).blocks
     content = _Writer(look, Place(lines=True)).blocks(blocks)
@@ -66,10 +46,10 @@ class _Writer:
     depth: int = 0
     listed: bool = False
 
-    def blocks(self, blocks: tuple[Block, ...]) -> str:
+    def blocks(self, blocks: tuple[n.Block, ...]) -> str:
         """Blocks one below the other."""
         done: list[str] = []
-        previous: Block | None = None
+        previous: n.Block | None = None
         for block in _supported(blocks):
             written = self._block(block)
             if not written:
@@ -80,76 +60,76 @@ class _Writer:
             previous = block
         return "".join(done)
 
-    def _gap(self, above: Block, below: Block, written: str) -> str:
+    def _gap(self, above: n.Block, below: n.Block, written: str) -> str:
         """The line breaks between two blocks: a blank line where clients would otherwise run them together."""
         if self.listed:
             return "\n"
-        apart = type(above) is type(below) and isinstance(above, Paragraph | Quote | BulletList)
+        apart = type(above) is type(below) and isinstance(above, n.Paragraph | n.Quote | n.BulletList)
         # An indented line below a list belongs to its last item; line breaks of its own set a paragraph further apart.
-        return "\n\n" if apart or (isinstance(below, Paragraph) and written[0] in " \n") else "\n"
+        return "\n\n" if apart or (isinstance(below, n.Paragraph) and written[0] in " \n") else "\n"
 
-    def _block(self, block: Block) -> str:
+    def _block(self, block: n.Block) -> str:
         match block:
-            case Paragraph(children):
+            case n.Paragraph(children):
                 text = escape_lines(render_inline(children, self.look, self.place))
                 # A blank line would end the list that the text stands in.
                 return _BLANK_LINES.sub("\n", text.strip("\n")) if self.listed else text
-            case Heading(level, children):
+            case n.Heading(level, children):
                 return f"{'#' * min(level, 3)} {self._line(children)}"
-            case Subtext(children):
+            case n.Subtext(children):
                 lines = filter(None, (self._line(normalise_inline(line)) for line in split_lines(children)))
                 return "\n".join(f"-# {line}" for line in lines)
-            case CodeBlock(text, language):
+            case n.CodeBlock(text, language):
                 fenced = text.replace("``", f"`{ZERO_WIDTH}`") if "```" in text else text
                 return f"```{language if _LANGUAGE.fullmatch(language) else ''}\n{fenced.strip(chr(10))}\n```"
-            case Quote(blocks):
+            case n.Quote(blocks):
                 inner = _Writer(self.look, self.place, self.depth + 1, listed=self.listed).blocks(blocks)
                 if not inner or self.depth >= _DEEPEST:
                     return inner
                 return "\n".join(f"> {line}" for line in inner.split("\n"))
-            case BulletList(items, start):
+            case n.BulletList(items, start):
                 return self._list(items, start)
             case _:
                 return ""
 
-    def _line(self, children: tuple[Inline, ...]) -> str:
-        line = tuple(Text(" ") if isinstance(node, LineBreak) else node for node in children)
+    def _line(self, children: tuple[n.Inline, ...]) -> str:
+        line = tuple(n.Text(" ") if isinstance(node, n.LineBreak) else node for node in children)
         return render_inline(line, self.look, self.place).replace("\n", " ")
 
-    def _list(self, items: tuple[ListItem, ...], start: int | None) -> str:
+    def _list(self, items: tuple[n.ListItem, ...], start: int | None) -> str:
         writer = _Writer(self.look, self.place, self.depth + 1, listed=True)
         done: list[str] = []
         for number, item in enumerate(items, start=max(start or 0, 0)):
             mark = "- " if start is None else f"{number}. "
             body = writer.blocks(item.blocks).lstrip(" ")
-            if item.blocks and isinstance(item.blocks[0], BulletList):
+            if item.blocks and isinstance(item.blocks[0], n.BulletList):
                 body = f"{ZERO_WIDTH}\n{body}"
             indent = " " * len(mark) if self.depth < _DEEPEST else ""
             done.append(mark + body.replace("\n", f"\n{indent}"))
         return "\n".join(done)
 
 
-def _supported(blocks: tuple[Block, ...]) -> Iterator[Block]:
+def _supported(blocks: tuple[n.Block, ...]) -> Iterator[n.Block]:
     """`blocks` with those that Discord lacks turned into those that it has."""
     for block in blocks:
         match block:
-            case Details(summary, inner):
+            case n.Details(summary, inner):
                 if summary:
-                    yield Paragraph(normalise_inline((Strong(summary),)))
+                    yield n.Paragraph(normalise_inline((n.Strong(summary),)))
                 yield from _supported(inner)
-            case Table():
+            case n.Table():
                 if block.caption:
-                    yield Paragraph(normalise_inline((Strong(block.caption),)))
-                yield CodeBlock(_aligned(block))
-            case Rule():
+                    yield n.Paragraph(normalise_inline((n.Strong(block.caption),)))
+                yield n.CodeBlock(_aligned(block))
+            case n.Rule():
                 yield _RULE
-            case Paragraph((Math(tex, True),)):
-                yield CodeBlock(tex.strip("\n"), "tex")
+            case n.Paragraph((n.Math(tex, True),)):
+                yield n.CodeBlock(tex.strip("\n"), "tex")
             case _:
                 yield block
 
 
-def _aligned(table: Table) -> str:
+def _aligned(table: n.Table) -> str:
     rows = [[_cell_text(cell.children) for cell in row] for row in table.rows]
     widths = [0] * max(map(len, rows))
     for cells in rows:
@@ -166,9 +146,9 @@ def _aligned(table: Table) -> str:
     return "\n".join(lines)
 
 
-def _cell_text(children: tuple[Inline, ...]) -> str:
-    words = inline_text(children)
-    urls = [node.url for node in children if isinstance(node, Link) and node.children != (Text(node.url),)]
+def _cell_text(children: tuple[n.Inline, ...]) -> str:
+    words = n.inline_text(children)
+    urls = [node.url for node in children if isinstance(node, n.Link) and node.children != (n.Text(node.url),)]
     return " ".join((*words.split(), *(f"({url})" for url in urls)))
 
 

@@ -10,17 +10,7 @@ from relay.core.delivery.digest import under_heading
 from relay.core.ports import Delivery
 from relay.domain.content import Author, Content
 from relay.domain.ids import Platform
-from relay.domain.text.nodes import (
-    Block,
-    BroadcastMention,
-    CustomEmoji,
-    Emphasis,
-    Inline,
-    Paragraph,
-    RichText,
-    Text,
-    UserMention,
-)
+from relay.domain.text import nodes as n
 from relay.domain.text.rewrite import map_inline
 from relay.errors import Unsupported
 
@@ -30,7 +20,7 @@ TEXT_LENGTH = 2_000
 _MOST_MENTIONS = 100
 
 
-def _emoji_code(node: CustomEmoji) -> str | None:
+def _emoji_code(node: n.CustomEmoji) -> str | None:
     if node.source.platform is not Platform.DISCORD or not node.id:
         return None
     return f"<{'a' if node.animated else ''}:{node.name}:{node.id}>"
@@ -46,29 +36,29 @@ _LOOK = markup.Look(
 )
 # Which emoji a server has is known when a message is sent; until then any may turn out to be one of them.
 _ROOMY = replace(_LOOK, emoji=lambda node: _emoji_code(node) or f"<a:{node.name}:{'0' * 20}>")
-_SOMEBODY = (Text("x"),)
+_SOMEBODY = (n.Text("x"),)
 
 
-def measure(text: RichText) -> int:
+def measure(text: n.RichText) -> int:
     """The length of `text` as Discord counts it, at most: also where the bot says it, below its author's name.
 
     The name itself is not counted, but what is set apart because of it.
     """
     length = len(markup.render(text, look=_ROOMY))
     match text.blocks:
-        case (Paragraph(children), *rest):
-            plain: tuple[Block, ...] = (Paragraph((*_SOMEBODY, Text(" "), *children)), *rest)
+        case (n.Paragraph(children), *rest):
+            plain: tuple[n.Block, ...] = (n.Paragraph((*_SOMEBODY, n.Text(" "), *children)), *rest)
         case blocks:
-            plain = (Paragraph(_SOMEBODY), *blocks)
+            plain = (n.Paragraph(_SOMEBODY), *blocks)
     introduced = under_heading(_SOMEBODY, text.blocks)
-    return length if introduced == plain else max(length, len(markup.render(RichText(introduced), look=_ROOMY)))
+    return length if introduced == plain else max(length, len(markup.render(n.RichText(introduced), look=_ROOMY)))
 
 
-def with_own_emoji(content: Content, own: Callable[[str], CustomEmoji | None]) -> Content:
+def with_own_emoji(content: Content, own: Callable[[str], n.CustomEmoji | None]) -> Content:
     """`content` with the server's own emoji, which `own` finds by name, in place of others of that name."""
 
-    def settle(node: Inline) -> Inline:
-        if not isinstance(node, CustomEmoji) or node.source.platform is Platform.DISCORD:
+    def settle(node: n.Inline) -> n.Inline:
+        if not isinstance(node, n.CustomEmoji) or node.source.platform is Platform.DISCORD:
             return node
         return own(node.name) or node
 
@@ -101,11 +91,11 @@ def allowed_mentions(content: Content) -> dict[str, Any]:
     users: dict[str, None] = {}
     everyone = False
 
-    def look(node: Inline) -> Inline:
+    def look(node: n.Inline) -> n.Inline:
         nonlocal everyone
-        if isinstance(node, UserMention) and node.user.platform is Platform.DISCORD:
+        if isinstance(node, n.UserMention) and node.user.platform is Platform.DISCORD:
             users[node.user.id] = None
-        everyone = everyone or isinstance(node, BroadcastMention)
+        everyone = everyone or isinstance(node, n.BroadcastMention)
         return node
 
     map_inline(content.text, look)
@@ -122,17 +112,17 @@ def said_by_bot(delivery: Delivery) -> str:
     return _present(short, delivery.content)
 
 
-def _styled(content: Content) -> RichText:
+def _styled(content: Content) -> n.RichText:
     """`/me` in italics, as Discord's own clients send it."""
     if content.style != "emote" or not content.text.blocks:
         return content.text
     first, *rest = content.text.blocks
-    if not isinstance(first, Paragraph):
+    if not isinstance(first, n.Paragraph):
         return content.text
-    return RichText((Paragraph((Emphasis(first.children),)), *rest))
+    return n.RichText((n.Paragraph((n.Emphasis(first.children),)), *rest))
 
 
-def _written(text: RichText) -> str:
+def _written(text: n.RichText) -> str:
     # Half a character (a lone surrogate) and the null character are no text that a request can carry.
     return markup.render(text, look=_LOOK).replace("\0", "").encode("utf-8", "replace").decode()
 

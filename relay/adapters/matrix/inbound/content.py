@@ -14,21 +14,7 @@ from relay.adapters.matrix.markup import Names, parse
 from relay.adapters.matrix.rooms.state import LONGEST_NAME
 from relay.domain.content import MOST_FILES, Attachment, Content, MediaKind, with_most_files
 from relay.domain.ids import MediaRef, Platform
-from relay.domain.text.nodes import (
-    BulletList,
-    Emphasis,
-    Inline,
-    InlineImage,
-    LineBreak,
-    Link,
-    ListItem,
-    Paragraph,
-    RichText,
-    Spoiler,
-    Strong,
-    Subtext,
-    Text,
-)
+from relay.domain.text import nodes as n
 from relay.domain.text.rewrite import map_inline
 
 Json = dict[str, Any]
@@ -72,7 +58,7 @@ def _gallery(content: Json, items: list[Any], names: Names, *, is_reply: bool) -
         said = _media(item, _MEDIA[kind], names, is_reply=False)
         blocks.extend(said.text.blocks)
         files.extend(said.attachments)
-    return Content(RichText(tuple(blocks)), tuple(files))
+    return Content(n.RichText(tuple(blocks)), tuple(files))
 
 
 def _name_in_gallery(item: Any) -> str:
@@ -87,18 +73,18 @@ def _with_pictures(said: Content, more: Sequence[str] = ()) -> Content:
 
     `more`: the names of files that are too many, as the last of these may be.
     """
-    pictures: dict[MediaRef, InlineImage] = {}
+    pictures: dict[MediaRef, n.InlineImage] = {}
     hidden: set[MediaRef] = set()
 
-    def look(node: Inline) -> Inline:
-        if isinstance(node, InlineImage):
+    def look(node: n.Inline) -> n.Inline:
+        if isinstance(node, n.InlineImage):
             pictures.setdefault(node.source, node)
-        elif isinstance(node, Spoiler):
-            map_inline(RichText((Paragraph(node.children),)), hide)
+        elif isinstance(node, n.Spoiler):
+            map_inline(n.RichText((n.Paragraph(node.children),)), hide)
         return node
 
-    def hide(node: Inline) -> Inline:
-        if isinstance(node, InlineImage):
+    def hide(node: n.Inline) -> n.Inline:
+        if isinstance(node, n.InlineImage):
             hidden.add(node.source)
         return node
 
@@ -108,12 +94,12 @@ def _with_pictures(said: Content, more: Sequence[str] = ()) -> Content:
     if not pictures:
         return with_most_files(said, more)
     files = [_picture(image, hidden=image.source in hidden) for image in pictures.values()]
-    alone = said.text.blocks == (Paragraph((next(iter(pictures.values())),)),)
-    text = RichText() if alone else said.text
+    alone = said.text.blocks == (n.Paragraph((next(iter(pictures.values())),)),)
+    text = n.RichText() if alone else said.text
     return with_most_files(replace(said, text=text, attachments=(*said.attachments, *files)), more)
 
 
-def _picture(image: InlineImage, *, hidden: bool) -> Attachment:
+def _picture(image: n.InlineImage, *, hidden: bool) -> Attachment:
     # What a hidden picture shows must stand nowhere in the open: not in its file's name, either.
     alt = "" if hidden else image.alt
     locator = image.source.locator
@@ -147,7 +133,7 @@ def sticker_content(content: Json) -> Content:
     sticker = _attachment(content, "sticker", name or "sticker")
     if isinstance(sticker, str):
         return Content(_without_file("sticker", name, sticker))
-    return Content(RichText(), (sticker,))
+    return Content(n.RichText(), (sticker,))
 
 
 def poll_content(content: Json) -> Content:
@@ -156,14 +142,14 @@ def poll_content(content: Json) -> Content:
     question = extensible_text(poll.get("question")) or extensible_text(content) or "a poll"
     answers = poll.get("answers")
     words = [extensible_text(answer) for answer in answers] if isinstance(answers, list) else []
-    items = tuple(ListItem((_line(answer),)) for answer in words if answer)
-    title = Paragraph((Strong((Text(f"📊 {_one_line(question)}"),)),))
-    return Content(RichText((title, BulletList(items, start=1)) if items else (title,)))
+    items = tuple(n.ListItem((_line(answer),)) for answer in words if answer)
+    title = n.Paragraph((n.Strong((n.Text(f"📊 {_one_line(question)}"),)),))
+    return Content(n.RichText((title, n.BulletList(items, start=1)) if items else (title,)))
 
 
 def poll_end_content(content: Json) -> Content:
     """The end of a poll; its result is in the text that the client of whoever ended it has put there."""
-    return Content(RichText.plain(extensible_text(content) or "The poll has ended."))
+    return Content(n.RichText.plain(extensible_text(content) or "The poll has ended."))
 
 
 def extensible_text(value: Any, depth: int = 4) -> str:
@@ -185,7 +171,7 @@ def string(value: Any) -> str:
 # --- Text ---------------------------------------------------------------------------------------------------
 
 
-def _text(content: Json, names: Names, *, is_reply: bool) -> RichText:
+def _text(content: Json, names: Names, *, is_reply: bool) -> n.RichText:
     body = string(content.get("body"))
     formatted = string(content.get("formatted_body"))
     if is_reply:
@@ -214,21 +200,21 @@ def _without_fallback(body: str) -> str:
     return "\n".join(lines[first:]).removeprefix("\n")
 
 
-def _unknown(content: Json, names: Names, kind: str, *, is_reply: bool) -> RichText:
-    note = Paragraph((Emphasis((Text(f"(a message of the type {_one_line(kind)[:100] or 'unknown'})"),)),))
-    return RichText((*_text(content, names, is_reply=is_reply).blocks, note))
+def _unknown(content: Json, names: Names, kind: str, *, is_reply: bool) -> n.RichText:
+    note = n.Paragraph((n.Emphasis((n.Text(f"(a message of the type {_one_line(kind)[:100] or 'unknown'})"),)),))
+    return n.RichText((*_text(content, names, is_reply=is_reply).blocks, note))
 
 
-def _location(content: Json) -> RichText:
-    place = Text(f"📍 {_one_line(string(content.get('body')) or 'a location')}")
+def _location(content: Json) -> n.RichText:
+    place = n.Text(f"📍 {_one_line(string(content.get('body')) or 'a location')}")
     uri = string(content.get("geo_uri"))
     position = uri.removeprefix("geo:").split(";")[0].split(",")
     try:
         latitude, longitude = (float(number) for number in position[:2])
         url = f"https://www.openstreetmap.org/?mlat={latitude:.6f}&mlon={longitude:.6f}#map=16/{latitude:.6f}/{longitude:.6f}"
     except ValueError:
-        return RichText((Paragraph((place,)),))
-    return RichText((Paragraph((place, LineBreak(), Link(url, (Text(url),)))),))
+        return n.RichText((n.Paragraph((place,)),))
+    return n.RichText((n.Paragraph((place, n.LineBreak(), n.Link(url, (n.Text(url),)))),))
 
 
 # --- Files --------------------------------------------------------------------------------------------------
@@ -239,15 +225,15 @@ def _media(content: Json, kind: MediaKind, names: Names, *, is_reply: bool) -> C
     # With a file name of its own, the body is a caption, unless it only repeats the name
     # (https://spec.matrix.org/latest/client-server-api/#media-captions).
     has_caption = bool(filename) and filename != body
-    caption = _text(content, names, is_reply=is_reply) if has_caption else RichText()
+    caption = _text(content, names, is_reply=is_reply) if has_caption else n.RichText()
     if kind == "audio" and any(key in content for key in _VOICE):
         kind = "voice"
     name = filename or body or kind
     attachment = _attachment(content, kind, name)
     if isinstance(attachment, str):
-        return Content(RichText((*caption.blocks, *_without_file(kind, name, attachment).blocks)))
+        return Content(n.RichText((*caption.blocks, *_without_file(kind, name, attachment).blocks)))
     if attachment.spoiler and (reason := _spoiler_reason(content)):
-        caption = RichText((*caption.blocks, Subtext((Text(f"Spoiler: {reason}"),))))
+        caption = n.RichText((*caption.blocks, n.Subtext((n.Text(f"Spoiler: {reason}"),))))
     return Content(caption, (attachment,))
 
 
@@ -292,8 +278,8 @@ def _waveform(values: list[Any]) -> tuple[int, ...]:
     return tuple(max(0, min(255, int(number * 255 / 1024))) for number in numbers)
 
 
-def _without_file(kind: str, name: str, reason: str = "cannot be read") -> RichText:
-    return RichText.plain(f"📎 {_one_line(name)} ({kind} that {reason})")
+def _without_file(kind: str, name: str, reason: str = "cannot be read") -> n.RichText:
+    return n.RichText.plain(f"📎 {_one_line(name)} ({kind} that {reason})")
 
 
 def _mxc(value: Any) -> MediaRef | None:
@@ -316,5 +302,5 @@ def _one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-def _line(text: str) -> Paragraph:
-    return Paragraph((Text(_one_line(text)),))
+def _line(text: str) -> n.Paragraph:
+    return n.Paragraph((n.Text(_one_line(text)),))

@@ -8,29 +8,8 @@ from relay.adapters.matrix.identifiers import read_link, read_mxc, web_link
 from relay.adapters.matrix.markup.flow import Linked, Spoil, Wrap
 from relay.adapters.matrix.markup.html import Element
 from relay.domain.ids import ChannelRef, MediaRef, MessageRef, Platform, UserRef
+from relay.domain.text import nodes as n
 from relay.domain.text.links import link_bare_urls
-from relay.domain.text.nodes import (
-    BroadcastMention,
-    ChannelMention,
-    Code,
-    Colored,
-    CustomEmoji,
-    Emphasis,
-    Inline,
-    InlineImage,
-    LineBreak,
-    Link,
-    Math,
-    MessageLink,
-    Spoiler,
-    Strike,
-    Strong,
-    Superscript,
-    Text,
-    Underline,
-    UserMention,
-    inline_text,
-)
 
 _SPACE = re.compile(r"[ \t\n\r\f]+")
 _ROOM = re.compile(r"(?<!\w)@room\b")
@@ -38,16 +17,16 @@ _COLOR = re.compile(r"#[0-9a-fA-F]{6}")
 _SCHEMES = ("https:", "http:", "ftp:", "mailto:", "magnet:")
 
 _SIMPLE: dict[str, Wrap] = {
-    "b": Strong,
-    "strong": Strong,
-    "i": Emphasis,
-    "em": Emphasis,
-    "u": Underline,
-    "s": Strike,
-    "del": Strike,
-    "strike": Strike,
-    "sup": Superscript,
-    "sub": lambda children: Superscript(children, lowered=True),
+    "b": n.Strong,
+    "strong": n.Strong,
+    "i": n.Emphasis,
+    "em": n.Emphasis,
+    "u": n.Underline,
+    "s": n.Strike,
+    "del": n.Strike,
+    "strike": n.Strike,
+    "sup": n.Superscript,
+    "sub": lambda children: n.Superscript(children, lowered=True),
 }
 
 
@@ -88,7 +67,7 @@ class InlineReader:
             return None
         return Linked(web_link(href))
 
-    def element(self, element: Element) -> Iterator[Inline]:
+    def element(self, element: Element) -> Iterator[n.Inline]:
         """What `element` means; it holds no blocks."""
         attributes = element.attributes
         match element.tag:
@@ -96,37 +75,37 @@ class InlineReader:
                 return
             case "br":
                 self.spaced = True
-                yield LineBreak()
+                yield n.LineBreak()
             case "img":
                 yield from self._image(element)
             case "code":
                 text = _SPACE.sub(" ", "".join(characters(element)))
                 self.spaced = False
-                yield Code(text)
+                yield n.Code(text)
             case "a":
                 yield from self._anchor(element)
             case "span" if "data-mx-maths" in attributes:
                 self.spaced = False
-                yield Math(attributes["data-mx-maths"])
+                yield n.Math(attributes["data-mx-maths"])
             case "span" | "font":
                 inner = self._children(element)
                 foreground = _color(attributes.get("data-mx-color") or attributes.get("color"))
                 background = _color(attributes.get("data-mx-bg-color"))
                 if foreground or background:
-                    inner = (Colored(inner, foreground, background),)
+                    inner = (n.Colored(inner, foreground, background),)
                 if "data-mx-spoiler" in attributes:
-                    inner = (Spoiler(inner, attributes["data-mx-spoiler"]),)
+                    inner = (n.Spoiler(inner, attributes["data-mx-spoiler"]),)
                 yield from inner
             case tag:
                 yield _SIMPLE[tag](self._children(element))
 
-    def _children(self, element: Element) -> tuple[Inline, ...]:
-        nodes: list[Inline] = []
+    def _children(self, element: Element) -> tuple[n.Inline, ...]:
+        nodes: list[n.Inline] = []
         for child in element.children:
             nodes.extend(self.text(child) if isinstance(child, str) else self.element(child))
         return tuple(nodes)
 
-    def text(self, text: str) -> Iterator[Inline]:
+    def text(self, text: str) -> Iterator[n.Inline]:
         """`text` as HTML shows it: white space in a row is one space."""
         text = _SPACE.sub(" ", text)
         if self.spaced:
@@ -135,70 +114,70 @@ class InlineReader:
             self.spaced = text.endswith(" ")
             yield from self.words(text)
 
-    def words(self, text: str) -> Iterator[Inline]:
+    def words(self, text: str) -> Iterator[n.Inline]:
         """`text` with the URLs in it as links, and with its mentions of the whole room."""
         if "://" not in text and "@room" not in text:
-            yield Text(text)
+            yield n.Text(text)
             return
         for node in link_bare_urls(text):
             match node:
-                case Link(url, children):
+                case n.Link(url, children):
                     yield self._reference(url, children) or node
-                case Text(words):
+                case n.Text(words):
                     start = 0
                     for found in _ROOM.finditer(words):
-                        yield Text(words[start : found.start()])
-                        yield BroadcastMention("everyone", found.group())
+                        yield n.Text(words[start : found.start()])
+                        yield n.BroadcastMention("everyone", found.group())
                         start = found.end()
-                    yield Text(words[start:])
+                    yield n.Text(words[start:])
 
-    def _anchor(self, element: Element) -> Iterator[Inline]:
+    def _anchor(self, element: Element) -> Iterator[n.Inline]:
         href = element.attributes.get("href", "").strip()
         children = self._children(element)
         if (reference := self._reference(href, children)) is not None:
             self.spaced = False
             yield reference
         elif href.lower().startswith(_SCHEMES):
-            words = inline_text(children)
-            if words.rstrip("/") == href.rstrip("/") and all(isinstance(child, Text | Link) for child in children):
-                children = (Text(href),)
-            yield Link(href, children)
+            words = n.inline_text(children)
+            if words.rstrip("/") == href.rstrip("/") and all(isinstance(child, n.Text | n.Link) for child in children):
+                children = (n.Text(href),)
+            yield n.Link(href, children)
         else:
             yield from children
 
-    def _reference(self, url: str, children: tuple[Inline, ...]) -> Inline | None:
+    def _reference(self, url: str, children: tuple[n.Inline, ...]) -> n.Inline | None:
         """The person, room or message that `url` leads to. What it is called comes from the room, where it is known."""
         target = read_link(url)
         if target is None:
             return None
-        words = " ".join(inline_text(children).split())
+        words = " ".join(n.inline_text(children).split())
         label = "" if words in (url, target.id) else words
         if target.id.startswith("@"):
             name = self._names.user(target.id) or _without_id(label, target.id)
-            return UserMention(UserRef(Platform.MATRIX, target.id), name or target.id[1:])
+            return n.UserMention(UserRef(Platform.MATRIX, target.id), name or target.id[1:])
         room = target.id if target.id.startswith("!") else self._names.room_id(target.id) or target.id
         channel = ChannelRef(Platform.MATRIX, room)
         shown = children if words not in ("", url) else ()
         if target.event:
-            return MessageLink(MessageRef(channel, target.event), web_link(url), shown)
+            return n.MessageLink(MessageRef(channel, target.event), web_link(url), shown)
         alias = target.id[1:] if target.id.startswith("#") else ""
         name = self._names.room_name(room) or alias or label.removeprefix("#") or target.id[1:]
-        return ChannelMention(channel, name, web_link(url), shown)
+        return n.ChannelMention(channel, name, web_link(url), shown)
 
-    def _image(self, element: Element) -> Iterator[Inline]:
+    def _image(self, element: Element) -> Iterator[n.Inline]:
         attributes = element.attributes
         source = attributes.get("src", "")
         words = " ".join((attributes.get("alt") or attributes.get("title") or "").split())
         self.spaced = False
         if source.lower().startswith(("https://", "http://")):
             # Clients do not fetch it, and whoever wants to may.
-            yield Link(source, (Text(words or "image"),), preview=False)
+            yield n.Link(source, (n.Text(words or "image"),), preview=False)
         elif read_mxc(source) is None:
-            yield Text(words or "image")
+            yield n.Text(words or "image")
         elif "data-mx-emoticon" in attributes:
-            yield CustomEmoji(words.strip(":") or "emoji", "", MediaRef(Platform.MATRIX, source))
+            yield n.CustomEmoji(words.strip(":") or "emoji", "", MediaRef(Platform.MATRIX, source))
         else:
-            yield InlineImage(words, MediaRef(Platform.MATRIX, source))
+            yield n.InlineImage(words, MediaRef(Platform.MATRIX, source))
 
 
 def _without_id(label: str, user_id: str) -> str:

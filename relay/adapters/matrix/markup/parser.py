@@ -7,27 +7,7 @@ from collections.abc import Iterable, Iterator
 from relay.adapters.matrix.markup.flow import Flow, Spoil, Wrap, flat, wrapped
 from relay.adapters.matrix.markup.html import BLOCKS, Element, parse_html
 from relay.adapters.matrix.markup.inline import InlineReader, Names, characters
-from relay.domain.text.nodes import (
-    Block,
-    BulletList,
-    Code,
-    CodeBlock,
-    Details,
-    Heading,
-    Inline,
-    LineBreak,
-    ListItem,
-    Math,
-    Paragraph,
-    Quote,
-    RichText,
-    Rule,
-    Spoiler,
-    Table,
-    TableCell,
-    Text,
-    plain_text,
-)
+from relay.domain.text import nodes as n
 from relay.domain.text.normalise import normalise
 
 _LANGUAGE = re.compile(r"(?:^|\s)language-([\w+#.-]+)")
@@ -39,7 +19,7 @@ _MOST_REFERENCES = 1_000
 _MOST_LINES = 2_000
 
 
-def parse(body: str, formatted_body: str | None, *, names: Names, strip_profile_fallback: bool = False) -> RichText:
+def parse(body: str, formatted_body: str | None, *, names: Names, strip_profile_fallback: bool = False) -> n.RichText:
     """What a client shows of a message: `formatted_body` (HTML), or `body` where there is none.
 
     `strip_profile_fallback`: leave out the name that stands in the text for clients without per-message profiles.
@@ -50,10 +30,10 @@ def parse(body: str, formatted_body: str | None, *, names: Names, strip_profile_
     if formatted_body.count("<") > _MOST_TAGS or _references(formatted_body) > _MOST_REFERENCES:
         return _without_markup(body, formatted_body, names)
     reader = _Reader(InlineReader(names, strip_fallback=strip_profile_fallback))
-    return normalise(RichText(tuple(reader.blocks(parse_html(formatted_body).children))))
+    return normalise(n.RichText(tuple(reader.blocks(parse_html(formatted_body).children))))
 
 
-def _parse_plain(body: str, names: Names) -> RichText:
+def _parse_plain(body: str, names: Names) -> n.RichText:
     source = body.replace("\r\n", "\n").replace("\r", "\n").strip("\n")
     reader = InlineReader(names)
     linked = _references(source) <= _MOST_REFERENCES
@@ -61,25 +41,25 @@ def _parse_plain(body: str, names: Names) -> RichText:
     if "\n" not in rest:
         lines.append(rest)
         rest = ""
-    nodes: list[Inline] = []
+    nodes: list[n.Inline] = []
     for number, line in enumerate(lines):
         if number:
-            nodes.append(LineBreak())
-        nodes.extend(reader.words(line) if linked else (Text(line),))
-    return normalise(RichText((Paragraph(tuple(nodes)), *((CodeBlock(rest),) if rest else ()))))
+            nodes.append(n.LineBreak())
+        nodes.extend(reader.words(line) if linked else (n.Text(line),))
+    return normalise(n.RichText((n.Paragraph(tuple(nodes)), *((n.CodeBlock(rest),) if rest else ()))))
 
 
 def _references(text: str) -> int:
     return text.count("://") + text.count("@room")
 
 
-def _without_markup(body: str, formatted_body: str, names: Names) -> RichText:
+def _without_markup(body: str, formatted_body: str, names: Names) -> n.RichText:
     words = body if body.strip() else html.unescape(_TAG.sub("", formatted_body))
     text = _parse_plain(words, names)
     if "data-mx-spoiler" not in formatted_body.lower():
         return text
     # Which of the words are hidden cannot be told any more.
-    return normalise(RichText((Paragraph((Spoiler((Text(" ".join(plain_text(text).split())),)),)),)))
+    return normalise(n.RichText((n.Paragraph((n.Spoiler((n.Text(" ".join(n.plain_text(text).split())),)),)),)))
 
 
 class _Reader:
@@ -88,7 +68,7 @@ class _Reader:
     def __init__(self, inline: InlineReader) -> None:
         self._inline = inline
 
-    def blocks(self, children: Iterable[Element | str], wraps: tuple[Wrap, ...] = ()) -> list[Block]:
+    def blocks(self, children: Iterable[Element | str], wraps: tuple[Wrap, ...] = ()) -> list[n.Block]:
         """The blocks that `children` make; `wraps` is the markup that surrounds all of them."""
         flow = Flow()
         self._inline.spaced = True
@@ -102,7 +82,7 @@ class _Reader:
                 flow.run.extend(self._inline.text(child))
             elif child.tag == "hr":
                 self._break(flow, wraps)
-                flow.add(Rule())
+                flow.add(n.Rule())
             elif child.tag in BLOCKS:
                 self._break(flow, wraps)
                 self._block(flow, child, wraps)
@@ -128,21 +108,21 @@ class _Reader:
                 self._flow(flow, children, wraps)
                 self._break(flow, wraps, separate=True)
             case "h1" | "h2" | "h3" | "h4" | "h5" | "h6":
-                flow.add(Heading(int(element.tag[1]), flat(self.blocks(children, wraps))))
+                flow.add(n.Heading(int(element.tag[1]), flat(self.blocks(children, wraps))))
             case "pre":
                 self._preformatted(flow, element, wraps)
             case "blockquote":
-                flow.add(Quote(tuple(self.blocks(children, wraps))))
+                flow.add(n.Quote(tuple(self.blocks(children, wraps))))
             case "ul" | "ol":
                 start = element.attributes.get("start", "1") if element.tag == "ol" else None
                 number = None if start is None else int(start) if _NUMBER.fullmatch(start) else 1
-                flow.add(BulletList(tuple(self._items(children, wraps)), number))
+                flow.add(n.BulletList(tuple(self._items(children, wraps)), number))
             case "table":
                 flow.add(self._table(element, wraps))
             case "details":
                 flow.add(self._details(element, wraps))
             case "div" if "data-mx-maths" in element.attributes:
-                flow.add(Paragraph(wrapped((Math(element.attributes["data-mx-maths"], display=True),), wraps)))
+                flow.add(n.Paragraph(wrapped((n.Math(element.attributes["data-mx-maths"], display=True),), wraps)))
             case _:
                 self._flow(flow, children, wraps)
                 self._break(flow, wraps)
@@ -154,29 +134,29 @@ class _Reader:
         text = text.replace("\r\n", "\n").replace("\r", "\n")
         if any(isinstance(wrap, Spoil) for wrap in wraps):
             # A block of code cannot be hidden; lines of code can.
-            nodes: list[Inline] = []
+            nodes: list[n.Inline] = []
             for line in text.strip("\n").split("\n"):
-                nodes += (Code(line), LineBreak())
-            flow.add(Paragraph(wrapped(tuple(nodes), wraps)))
+                nodes += (n.Code(line), n.LineBreak())
+            flow.add(n.Paragraph(wrapped(tuple(nodes), wraps)))
         else:
-            flow.add(CodeBlock(text, language[1] if language else ""))
+            flow.add(n.CodeBlock(text, language[1] if language else ""))
 
-    def _items(self, children: Iterable[Element | str], wraps: tuple[Wrap, ...]) -> Iterator[ListItem]:
+    def _items(self, children: Iterable[Element | str], wraps: tuple[Wrap, ...]) -> Iterator[n.ListItem]:
         """Items; what stands in a list without being in an item goes on with the one before."""
-        current: list[Block] = []
+        current: list[n.Block] = []
         for child in children:
             if isinstance(child, Element) and child.tag == "li":
                 if current:
-                    yield ListItem(tuple(current))
+                    yield n.ListItem(tuple(current))
                 current = self.blocks(child.children, wraps)
             else:
                 current += self.blocks((child,), wraps)
         if current:
-            yield ListItem(tuple(current))
+            yield n.ListItem(tuple(current))
 
-    def _table(self, table: Element, wraps: tuple[Wrap, ...]) -> Table:
-        rows: list[tuple[TableCell, ...]] = []
-        caption: tuple[Inline, ...] = ()
+    def _table(self, table: Element, wraps: tuple[Wrap, ...]) -> n.Table:
+        rows: list[tuple[n.TableCell, ...]] = []
+        caption: tuple[n.Inline, ...] = ()
         waiting = list(reversed(table.children))
         while waiting:
             child = waiting.pop()
@@ -192,18 +172,18 @@ class _Reader:
                 caption = flat(self.blocks(child.children, wraps))
             else:
                 rows.append((self._cell((child,), wraps),))
-        return Table(tuple(rows), caption)
+        return n.Table(tuple(rows), caption)
 
-    def _cell(self, content: tuple[Element | str], wraps: tuple[Wrap, ...]) -> TableCell:
+    def _cell(self, content: tuple[Element | str], wraps: tuple[Wrap, ...]) -> n.TableCell:
         header = isinstance(content[0], Element) and content[0].tag == "th"
-        return TableCell(flat(self.blocks(content, wraps)), header=header)
+        return n.TableCell(flat(self.blocks(content, wraps)), header=header)
 
-    def _details(self, details: Element, wraps: tuple[Wrap, ...]) -> Details:
-        summary: tuple[Inline, ...] = ()
+    def _details(self, details: Element, wraps: tuple[Wrap, ...]) -> n.Details:
+        summary: tuple[n.Inline, ...] = ()
         rest: list[Element | str] = []
         for child in details.children:
             if isinstance(child, Element) and child.tag == "summary" and not summary:
                 summary = flat(self.blocks(child.children, wraps))
             else:
                 rest.append(child)
-        return Details(summary, tuple(self.blocks(rest, wraps)))
+        return n.Details(summary, tuple(self.blocks(rest, wraps)))

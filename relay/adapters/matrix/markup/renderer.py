@@ -7,42 +7,8 @@ from html import escape
 
 from relay.adapters.matrix.identifiers import is_alias, is_room_id, is_user_id, read_mxc, write_link
 from relay.adapters.matrix.markup.body import Words, moment, write_body
+from relay.domain.text import nodes as n
 from relay.domain.text.links import is_bare
-from relay.domain.text.nodes import (
-    Block,
-    BroadcastMention,
-    BulletList,
-    ChannelMention,
-    Code,
-    CodeBlock,
-    Colored,
-    CustomEmoji,
-    Details,
-    Emphasis,
-    Heading,
-    Inline,
-    InlineImage,
-    LineBreak,
-    Link,
-    Math,
-    MessageLink,
-    Paragraph,
-    Quote,
-    RichText,
-    RoleMention,
-    Rule,
-    Spoiler,
-    Strike,
-    Strong,
-    Subtext,
-    Superscript,
-    Table,
-    TableCell,
-    Text,
-    Timestamp,
-    Underline,
-    UserMention,
-)
 from relay.domain.text.normalise import normalise
 
 _SCHEME = re.compile(r"(?:https?|ftp|mailto|magnet):", re.IGNORECASE)
@@ -50,7 +16,7 @@ _COLOR = re.compile(r"#[0-9a-fA-F]{6}")
 _LANGUAGE = re.compile(r"[\w+#.-]+")
 _SPACES = re.compile(r"  +")
 _EDGE_SPACES = re.compile(r"^ +")
-_TAGS: dict[type, str] = {Strong: "strong", Emphasis: "em", Underline: "u", Strike: "del"}
+_TAGS: dict[type, str] = {n.Strong: "strong", n.Emphasis: "em", n.Underline: "u", n.Strike: "del"}
 # Tags may stand a hundred deep; a list item takes two, and what is inside it a few more.
 _DEEPEST = 40
 
@@ -64,11 +30,11 @@ class Look:
     to be a real @room.
     """
 
-    user: Callable[[UserMention], str | None] = lambda _: None
-    channel: Callable[[ChannelMention], str | None] = lambda _: None
-    message: Callable[[MessageLink], str | None] = lambda _: None
-    emoji: Callable[[CustomEmoji], str | None] = lambda _: None
-    image: Callable[[InlineImage], str | None] = lambda _: None
+    user: Callable[[n.UserMention], str | None] = lambda _: None
+    channel: Callable[[n.ChannelMention], str | None] = lambda _: None
+    message: Callable[[n.MessageLink], str | None] = lambda _: None
+    emoji: Callable[[n.CustomEmoji], str | None] = lambda _: None
+    image: Callable[[n.InlineImage], str | None] = lambda _: None
     broadcast: bool = False
 
 
@@ -87,7 +53,7 @@ class Rendered:
     html: str = field(default="", compare=False)
 
 
-def render(text: RichText, *, look: Look) -> Rendered:
+def render(text: n.RichText, *, look: Look) -> Rendered:
     """Content that makes a client show `text`. Whatever `text` holds: only permitted tags, links and mentions."""
     tidy = normalise(text)
     html = _Html(look)
@@ -114,73 +80,73 @@ class _Html:
         """How the plain body names what is referred to."""
         return Words(self._user_name, self._channel_name, self._broadcast_name, self._message_url)
 
-    def document(self, blocks: tuple[Block, ...]) -> str:
+    def document(self, blocks: tuple[n.Block, ...]) -> str:
         """The whole text; a lone paragraph needs no tag."""
-        if len(blocks) == 1 and isinstance(only := blocks[0], Paragraph) and not _is_display(only):
+        if len(blocks) == 1 and isinstance(only := blocks[0], n.Paragraph) and not _is_display(only):
             return self._inline(only.children)
-        self.rich = not all(isinstance(block, Paragraph) for block in blocks)
+        self.rich = not all(isinstance(block, n.Paragraph) for block in blocks)
         return self._blocks(blocks, 0)
 
-    def _blocks(self, blocks: tuple[Block, ...], depth: int, *, compact: bool = False) -> str:
+    def _blocks(self, blocks: tuple[n.Block, ...], depth: int, *, compact: bool = False) -> str:
         """`compact`: a first paragraph stands without its tag, as long as no other follows it at once."""
         done: list[str] = []
         for index, block in enumerate(blocks):
-            alone = index == 0 and (len(blocks) == 1 or not isinstance(blocks[1], Paragraph))
-            if compact and alone and isinstance(block, Paragraph):
+            alone = index == 0 and (len(blocks) == 1 or not isinstance(blocks[1], n.Paragraph))
+            if compact and alone and isinstance(block, n.Paragraph):
                 done.append(self._inline(block.children))
             else:
                 done.append(self._block(block, depth))
         return "".join(done)
 
-    def _block(self, block: Block, depth: int) -> str:
+    def _block(self, block: n.Block, depth: int) -> str:
         match block:
-            case Paragraph((Math(tex, display=True),)):
+            case n.Paragraph((n.Math(tex, display=True),)):
                 return self._math(tex, "div")
-            case Paragraph(children):
+            case n.Paragraph(children):
                 return f"<p>{self._inline(children)}</p>"
-            case Heading(level, children):
+            case n.Heading(level, children):
                 return f"<h{level}>{self._inline(children)}</h{level}>"
-            case Subtext(children):
+            case n.Subtext(children):
                 return f"<p><sub>{self._inline(children)}</sub></p>"
-            case CodeBlock(text, language):
+            case n.CodeBlock(text, language):
                 known = f' class="language-{language}"' if _LANGUAGE.fullmatch(language) else ""
                 return f"<pre><code{known}>{escape(text, quote=False)}\n</code></pre>"
-            case Quote(blocks):
+            case n.Quote(blocks):
                 inner = self._blocks(blocks, depth + 1, compact=True)
                 return f"<blockquote>{inner}</blockquote>" if depth < _DEEPEST else inner
-            case BulletList(items, start):
+            case n.BulletList(items, start):
                 if depth >= _DEEPEST:
                     return "".join(self._blocks(item.blocks, depth) for item in items)
                 inner = "".join(f"<li>{self._blocks(item.blocks, depth + 1, compact=True)}</li>" for item in items)
                 if start is None:
                     return f"<ul>{inner}</ul>"
                 return f"<ol>{inner}</ol>" if start == 1 else f'<ol start="{start}">{inner}</ol>'
-            case Table():
+            case n.Table():
                 return self._table(block)
-            case Details(summary, blocks):
+            case n.Details(summary, blocks):
                 inner = self._blocks(blocks, depth + 1)
                 if depth >= _DEEPEST:
                     return f"<p>{self._inline(summary)}</p>{inner}"
                 return f"<details><summary>{self._inline(summary)}</summary>{inner}</details>"
-            case Rule():
+            case n.Rule():
                 return "<hr>"
 
-    def _table(self, table: Table) -> str:
+    def _table(self, table: n.Table) -> str:
         caption = f"<caption>{self._inline(table.caption)}</caption>" if table.caption else ""
         header = table.rows[0] if all(cell.header for cell in table.rows[0]) else None
         head = f"<thead>{self._row(header)}</thead>" if header else ""
         body = "".join(map(self._row, table.rows[1:] if header else table.rows))
         return f"<table>{caption}{head}{f'<tbody>{body}</tbody>' if body else ''}</table>"
 
-    def _row(self, row: tuple[TableCell, ...]) -> str:
+    def _row(self, row: tuple[n.TableCell, ...]) -> str:
         cells = (("th" if cell.header else "td", self._inline(cell.children)) for cell in row)
         return "<tr>" + "".join(f"<{tag}>{inner}</{tag}>" for tag, inner in cells) + "</tr>"
 
-    def _inline(self, nodes: tuple[Inline, ...]) -> str:
+    def _inline(self, nodes: tuple[n.Inline, ...]) -> str:
         done: list[str] = []
         for index, node in enumerate(nodes):
-            if isinstance(node, Text):
-                edge = index == 0 or isinstance(nodes[index - 1], LineBreak)
+            if isinstance(node, n.Text):
+                edge = index == 0 or isinstance(nodes[index - 1], n.LineBreak)
                 done.append(self._text(node.text, edge=edge))
             else:
                 done.append(self._node(node))
@@ -193,33 +159,40 @@ class _Html:
             text = _EDGE_SPACES.sub(lambda found: "\u00a0" * len(found.group()), text)
         return escape(_SPACES.sub(lambda found: "\u00a0" * (len(found.group()) - 1) + " ", text), quote=False)
 
-    def _node(self, node: Inline) -> str:
+    def _node(self, node: n.Inline) -> str:
         match node:
-            case LineBreak():
+            case n.LineBreak():
                 return "<br>"
-            case UserMention() | ChannelMention() | BroadcastMention() | MessageLink() | CustomEmoji() | InlineImage():
+            case (
+                n.UserMention()
+                | n.ChannelMention()
+                | n.BroadcastMention()
+                | n.MessageLink()
+                | n.CustomEmoji()
+                | n.InlineImage()
+            ):
                 return self._reference(node)
-            case RoleMention(name):
+            case n.RoleMention(name):
                 return escape(f"@{name}", quote=False)
-            case Timestamp():
+            case n.Timestamp():
                 return moment(node)
-            case Link(_, children):
+            case n.Link(_, children):
                 return self._link(node, self._inline(children))
         self.rich = True
         match node:
-            case Strong(children) | Emphasis(children) | Underline(children) | Strike(children):
+            case n.Strong(children) | n.Emphasis(children) | n.Underline(children) | n.Strike(children):
                 tag = _TAGS[type(node)]
                 return f"<{tag}>{self._inline(children)}</{tag}>"
-            case Spoiler(children, reason):
+            case n.Spoiler(children, reason):
                 attribute = f'="{escape(reason)}"' if reason else ""
                 return f"<span data-mx-spoiler{attribute}>{self._inline(children)}</span>"
-            case Code(text):
+            case n.Code(text):
                 return f"<code>{escape(text, quote=False)}</code>"
-            case Math(tex):
+            case n.Math(tex):
                 return self._math(tex, "span")
-            case Colored(children, foreground, background):
+            case n.Colored(children, foreground, background):
                 return f"<span{_color('', foreground)}{_color('bg-', background)}>{self._inline(children)}</span>"
-            case Superscript(children, lowered):
+            case n.Superscript(children, lowered):
                 tag = "sub" if lowered else "sup"
                 return f"<{tag}>{self._inline(children)}</{tag}>"
             case _:
@@ -229,7 +202,7 @@ class _Html:
         self.rich = True
         return f'<{tag} data-mx-maths="{escape(tex)}"><code>{escape(tex, quote=False)}</code></{tag}>'
 
-    def _link(self, link: Link, words: str) -> str:
+    def _link(self, link: n.Link, words: str) -> str:
         url = link.url.strip()
         if is_bare(link) and re.match(r"https?:", url, re.IGNORECASE):
             # Clients find these by themselves.
@@ -237,20 +210,21 @@ class _Html:
         if _SCHEME.match(url):
             self.rich = True
             return _anchor(url, words)
-        return words if link.children == (Text(link.url),) else f"{words} ({escape(url, quote=False)})"
+        return words if link.children == (n.Text(link.url),) else f"{words} ({escape(url, quote=False)})"
 
     def _reference(
-        self, node: UserMention | ChannelMention | BroadcastMention | MessageLink | CustomEmoji | InlineImage
+        self,
+        node: n.UserMention | n.ChannelMention | n.BroadcastMention | n.MessageLink | n.CustomEmoji | n.InlineImage,
     ) -> str:
         match node:
-            case UserMention():
+            case n.UserMention():
                 name = escape(self._user_name(node), quote=False)
                 if (user := self._look.user(node)) and is_user_id(user):
                     self.rich = True
                     self.mentions.append(user)
                     return _anchor(write_link(user), name)
                 return name
-            case ChannelMention(children=children):
+            case n.ChannelMention(children=children):
                 name = self._inline(children) if children else escape(self._channel_name(node), quote=False)
                 room = self._look.channel(node)
                 if room and room.startswith("https://matrix.to/#/"):
@@ -260,17 +234,17 @@ class _Html:
                     self.rich = True
                     return _anchor(write_link(room), name)
                 return name
-            case BroadcastMention():
+            case n.BroadcastMention():
                 self.room = self.room or self._look.broadcast
                 return self._broadcast_name(node)
-            case MessageLink(_, _, children):
+            case n.MessageLink(_, _, children):
                 url = self._message_url(node)
-                return self._link(Link(url, children or (Text(url),)), self._inline(children or (Text(url),)))
-            case CustomEmoji(name):
+                return self._link(n.Link(url, children or (n.Text(url),)), self._inline(children or (n.Text(url),)))
+            case n.CustomEmoji(name):
                 words = escape(f":{name}:")
                 image = f'<img data-mx-emoticon alt="{words}" title="{words}" height="32" src="{{}}">'
                 return self._image(self._look.emoji(node), image, escape(f":{name}:", quote=False))
-            case InlineImage(alt):
+            case n.InlineImage(alt):
                 image = f'<img alt="{escape(alt)}" title="{escape(alt)}" src="{{}}">'
                 return self._image(self._look.image(node), image, escape(alt or "image", quote=False))
 
@@ -281,22 +255,22 @@ class _Html:
         head, _, tail = image.rpartition("{}")
         return head + escape(source) + tail
 
-    def _user_name(self, node: UserMention) -> str:
+    def _user_name(self, node: n.UserMention) -> str:
         linked = self._look.user(node)
         return node.name if linked and is_user_id(linked) else f"@{node.name}"
 
-    def _channel_name(self, node: ChannelMention) -> str:
+    def _channel_name(self, node: n.ChannelMention) -> str:
         return f"#{node.name}"
 
-    def _broadcast_name(self, node: BroadcastMention) -> str:
+    def _broadcast_name(self, node: n.BroadcastMention) -> str:
         return "@room" if self._look.broadcast else f"@{node.scope}"
 
-    def _message_url(self, node: MessageLink) -> str:
+    def _message_url(self, node: n.MessageLink) -> str:
         return self._look.message(node) or node.url
 
 
-def _is_display(block: Paragraph) -> bool:
-    return len(block.children) == 1 and isinstance(only := block.children[0], Math) and only.display
+def _is_display(block: n.Paragraph) -> bool:
+    return len(block.children) == 1 and isinstance(only := block.children[0], n.Math) and only.display
 
 
 def _anchor(url: str, words: str) -> str:

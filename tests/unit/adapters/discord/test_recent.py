@@ -2,12 +2,12 @@
 
 from relay.adapters.discord.gateway.message_cache import Recent, Seen
 from relay.domain.content import Content
-from relay.domain.text.nodes import Paragraph, RichText, Strong, Text
+from relay.domain.text import nodes as n
 from relay.domain.text.weight import weight
 
 
 def seen(pieces: int) -> Seen:
-    return Seen("1", "Ann", "2", None, Content(RichText((Paragraph((Strong((Text("a"),)),) * pieces),))))
+    return Seen("1", "Ann", "2", None, Content(n.RichText((n.Paragraph((n.Strong((n.Text("a"),)),) * pieces),))))
 
 
 def test_dense_messages_push_others_out() -> None:

@@ -9,21 +9,12 @@ from relay.domain.capabilities import Capabilities
 from relay.domain.content import Author, Content
 from relay.domain.ids import MediaRef, Platform, UserRef
 from relay.domain.pair import PairPolicy
-from relay.domain.text.nodes import (
-    BroadcastMention,
-    CustomEmoji,
-    Inline,
-    Paragraph,
-    RichText,
-    Spoiler,
-    UserMention,
-    plain_text,
-)
+from relay.domain.text import nodes as n
 from relay.sandbox.messages.mentions import AllowedMentions, resolve
 from tests.support.markup import sources
 
 MIA = Author(UserRef(Platform.MATRIX, "@mia:example.org"), "Mia")
-ADA = UserMention(UserRef(Platform.DISCORD, "7"), "Ada")
+ADA = n.UserMention(UserRef(Platform.DISCORD, "7"), "Ada")
 EVERYTHING = AllowedMentions(frozenset({"users", "roles", "everyone"}))
 
 
@@ -34,28 +25,28 @@ class Everybody:
         return True
 
 
-def content(*nodes: Inline) -> Content:
-    return Content(RichText((Paragraph(nodes),)))
+def content(*nodes: n.Inline) -> Content:
+    return Content(n.RichText((n.Paragraph(nodes),)))
 
 
 def test_people_are_notified_by_id_alone() -> None:
-    said = content(ADA, Spoiler((ADA,)), UserMention(MIA.user, "Mia"))
+    said = content(ADA, n.Spoiler((ADA,)), n.UserMention(MIA.user, "Mia"))
     assert allowed_mentions(said) == {"parse": [], "replied_user": False, "users": ["7"]}
     assert webhook_body(said, MIA)["content"] == "<@7>||<@7>||@Mia"
 
 
 def test_everybody_only_on_purpose() -> None:
-    assert allowed_mentions(content(BroadcastMention("here")))["parse"] == ["everyone"]
+    assert allowed_mentions(content(n.BroadcastMention("here")))["parse"] == ["everyone"]
 
 
 def test_not_more_people_than_discord_takes() -> None:
-    many = content(*(UserMention(UserRef(Platform.DISCORD, str(number)), "x") for number in range(150)))
+    many = content(*(n.UserMention(UserRef(Platform.DISCORD, str(number)), "x") for number in range(150)))
     assert len(allowed_mentions(many)["users"]) == 100
 
 
 def test_room_is_kept_for_emoji_that_the_server_may_have() -> None:
-    named = CustomEmoji("party", "", MediaRef(Platform.MATRIX, "mxc://example.org/party"))
-    own = CustomEmoji("party", "1" * 20, MediaRef(Platform.DISCORD, "https://cdn.discordapp.com/emojis/1.gif"), True)
+    named = n.CustomEmoji("party", "", MediaRef(Platform.MATRIX, "mxc://example.org/party"))
+    own = n.CustomEmoji("party", "1" * 20, MediaRef(Platform.DISCORD, "https://cdn.discordapp.com/emojis/1.gif"), True)
     said = content(named, named)
     settled = with_own_emoji(said, {"party": own}.get)
     assert webhook_body(settled, MIA)["content"] == f"<a:party:{'1' * 20}>" * 2
@@ -71,7 +62,7 @@ def test_nothing_that_somebody_writes_notifies_anybody(source: str) -> None:
         author=MIA,
         capabilities=Capabilities(2_000, native_replies=False),
         policy=PairPolicy(allow_broadcast=True),
-        measure=lambda text: len(plain_text(text)),
+        measure=lambda text: len(n.plain_text(text)),
     )
     if isinstance(parts, Dropped):
         return

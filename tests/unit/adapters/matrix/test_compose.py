@@ -10,21 +10,21 @@ from relay.adapters.matrix.outbound.compose import MAX_TEXT_LENGTH, compose, mea
 from relay.core.ports import Delivery
 from relay.domain.content import Author, Content
 from relay.domain.ids import ChannelRef, MediaRef, MessageRef, Platform, ThreadRef, UserRef
-from relay.domain.text.nodes import BroadcastMention, Paragraph, RichText, Strong, Text, UserMention
+from relay.domain.text import nodes as n
 
 ROOM = ChannelRef(Platform.MATRIX, "!room:example.org")
 TARGET = MessageRef(ROOM, "$target")
 BOB = Author(UserRef(Platform.DISCORD, "7"), "Bob")
 
 
-def delivery(text: RichText | str, author: Author | None = BOB, **changes: Any) -> Delivery:
-    said = RichText.plain(text) if isinstance(text, str) else text
+def delivery(text: n.RichText | str, author: Author | None = BOB, **changes: Any) -> Delivery:
+    said = n.RichText.plain(text) if isinstance(text, str) else text
     style = changes.pop("style", "text")
     return Delivery(ROOM, "key", author, Content(said, style=style), **changes)
 
 
 def test_a_whole_message() -> None:
-    assert compose(delivery(RichText((Paragraph((Strong((Text("hi"),)),)),)))) == {
+    assert compose(delivery(n.RichText((n.Paragraph((n.Strong((n.Text("hi"),)),)),)))) == {
         "msgtype": "m.text",
         "body": "Bob: **hi**",
         "format": "org.matrix.custom.html",
@@ -44,7 +44,7 @@ def test_the_relay_in_its_own_name() -> None:
 
 
 def test_the_name_stands_in_the_line_of_the_first_paragraph() -> None:
-    text = RichText((Paragraph((Strong((Text("one"),)),)), Paragraph((Text("two"),))))
+    text = n.RichText((n.Paragraph((n.Strong((n.Text("one"),)),)), n.Paragraph((n.Text("two"),))))
     fallback = "<strong data-mx-profile-fallback>Bob: </strong>"
     assert compose(delivery(text))["formatted_body"] == f"<p>{fallback}<strong>one</strong></p><p>two</p>"
 
@@ -80,8 +80,8 @@ def test_relations() -> None:
 
 
 def test_an_edit_says_everything_twice_and_notifies_nobody_again() -> None:
-    ann = UserMention(UserRef(Platform.MATRIX, "@ann:example.org"), "Ann")
-    content = compose(delivery(RichText((Paragraph((ann,)),)), reply_to=TARGET))
+    ann = n.UserMention(UserRef(Platform.MATRIX, "@ann:example.org"), "Ann")
+    content = compose(delivery(n.RichText((n.Paragraph((ann,)),)), reply_to=TARGET))
     edit = replacement(TARGET, content)
     assert edit["m.relates_to"] == {"rel_type": "m.replace", "event_id": "$target"}
     assert edit["m.new_content"] == {key: value for key, value in content.items() if key != "m.relates_to"}
@@ -93,7 +93,7 @@ def test_an_edit_says_everything_twice_and_notifies_nobody_again() -> None:
 
 def test_everyone_is_mentioned_only_on_purpose() -> None:
     assert compose(delivery("@room"))["m.mentions"] == {}
-    everyone = RichText((Paragraph((BroadcastMention("everyone"),)),))
+    everyone = n.RichText((n.Paragraph((n.BroadcastMention("everyone"),)),))
     assert compose(delivery(everyone))["m.mentions"] == {"room": True}
 
 
@@ -125,11 +125,11 @@ def test_any_text_is_json_that_a_homeserver_takes_and_is_measured_as_it_is(text:
     assert "\0" not in content["body"]
     bodies = (content["body"], content["formatted_body"])
     size = sum(len(json.dumps(body, ensure_ascii=False).encode()) for body in bodies)
-    assert measure(RichText.plain(text + "\ud800\0"), author) == size
+    assert measure(n.RichText.plain(text + "\ud800\0"), author) == size
 
 
 def test_the_longest_text_leaves_room_for_its_edit() -> None:
-    text = RichText.plain("é" * (MAX_TEXT_LENGTH // 4 - 100))
+    text = n.RichText.plain("é" * (MAX_TEXT_LENGTH // 4 - 100))
     assert measure(text, BOB) <= MAX_TEXT_LENGTH
     edit = replacement(TARGET, compose(delivery(text)))
     assert len(json.dumps(edit, ensure_ascii=False).encode()) < 65_536 - 4_096

@@ -8,42 +8,7 @@ import pytest
 from relay.adapters.matrix.identifiers import Target, read_link, write_link
 from relay.adapters.matrix.markup import Look, Names, Rendered, parse, render
 from relay.domain.ids import ChannelRef, MediaRef, MessageRef, Platform, UserRef
-from relay.domain.text.nodes import (
-    Block,
-    BroadcastMention,
-    BulletList,
-    ChannelMention,
-    Code,
-    CodeBlock,
-    Colored,
-    CustomEmoji,
-    Details,
-    Emphasis,
-    Heading,
-    Inline,
-    InlineImage,
-    LineBreak,
-    Link,
-    ListItem,
-    Math,
-    MessageLink,
-    Paragraph,
-    Quote,
-    RichText,
-    RoleMention,
-    Rule,
-    Spoiler,
-    Strike,
-    Strong,
-    Subtext,
-    Superscript,
-    Table,
-    TableCell,
-    Text,
-    Timestamp,
-    Underline,
-    UserMention,
-)
+from relay.domain.text import nodes as n
 from relay.domain.text.weight import weight
 from tests.benchmarks.markup_scaling import FAMILIES, sample
 
@@ -52,51 +17,54 @@ NAMES = Names(
     room_id={"#help:example.org": "!h:example.org"}.get,
     room_name={"!h:example.org": "help"}.get,
 )
-ALICE = UserMention(UserRef(Platform.MATRIX, "@alice:example.org"), "Alice")
-HELP = ChannelMention(ChannelRef(Platform.MATRIX, "!h:example.org"), "help")
-CAT = CustomEmoji("cat", "", MediaRef(Platform.MATRIX, "mxc://example.org/cat"))
+ALICE = n.UserMention(UserRef(Platform.MATRIX, "@alice:example.org"), "Alice")
+HELP = n.ChannelMention(ChannelRef(Platform.MATRIX, "!h:example.org"), "help")
+CAT = n.CustomEmoji("cat", "", MediaRef(Platform.MATRIX, "mxc://example.org/cat"))
 MOMENT = datetime(2021, 4, 20, 21, 20, 30, tzinfo=UTC)
 
 
-def t(text: str) -> Text:
-    return Text(text)
+def t(text: str) -> n.Text:
+    return n.Text(text)
 
 
-def p(*nodes: Inline) -> Paragraph:
-    return Paragraph(nodes)
+def p(*nodes: n.Inline) -> n.Paragraph:
+    return n.Paragraph(nodes)
 
 
-def item(*blocks: Block) -> ListItem:
-    return ListItem(blocks)
+def item(*blocks: n.Block) -> n.ListItem:
+    return n.ListItem(blocks)
 
 
-INLINE: list[tuple[str, tuple[Inline, ...]]] = [
-    ("<b>a</b><strong>b</strong> <i>c</i><em>d</em>", (Strong((t("ab"),)), t(" "), Emphasis((t("cd"),)))),
-    ("<u>a</u><s>b</s><del>c</del><strike>d</strike>", (Underline((t("a"),)), Strike((t("bcd"),)))),
-    ("<code>a  &lt;b&gt;</code>", (Code("a <b>"),)),
-    ("a<br>b<br/>c", (t("a"), LineBreak(), t("b"), LineBreak(), t("c"))),
+INLINE: list[tuple[str, tuple[n.Inline, ...]]] = [
+    ("<b>a</b><strong>b</strong> <i>c</i><em>d</em>", (n.Strong((t("ab"),)), t(" "), n.Emphasis((t("cd"),)))),
+    ("<u>a</u><s>b</s><del>c</del><strike>d</strike>", (n.Underline((t("a"),)), n.Strike((t("bcd"),)))),
+    ("<code>a  &lt;b&gt;</code>", (n.Code("a <b>"),)),
+    ("a<br>b<br/>c", (t("a"), n.LineBreak(), t("b"), n.LineBreak(), t("c"))),
     (" a \n\t b&nbsp; c ", (t("a b\u00a0 c"),)),
     (
         "x<sup>2</sup> H<sub>2</sub>O",
-        (t("x"), Superscript((t("2"),)), t(" H"), Superscript((t("2"),), lowered=True), t("O")),
+        (t("x"), n.Superscript((t("2"),)), t(" H"), n.Superscript((t("2"),), lowered=True), t("O")),
     ),
-    ("<span data-mx-spoiler>a</span>", (Spoiler((t("a"),)),)),
-    ('<span data-mx-spoiler="film">a</span>', (Spoiler((t("a"),), "film"),)),
-    ('<span data-mx-color="#FF0000" data-mx-bg-color="#00ff00">a</span>', (Colored((t("a"),), "#ff0000", "#00ff00"),)),
-    ('<font color="#ff0000">a</font><font data-mx-color="red">b</font>', (Colored((t("a"),), "#ff0000"), t("b"))),
-    ('<span data-mx-maths="x^2"><code>x^2</code></span>', (Math("x^2"),)),
-    ('<a href="https://a.b">w</a>', (Link("https://a.b", (t("w"),)),)),
-    ('<a href="https://a.b/">https://a.b</a>', (Link("https://a.b/", (t("https://a.b/"),)),)),
+    ("<span data-mx-spoiler>a</span>", (n.Spoiler((t("a"),)),)),
+    ('<span data-mx-spoiler="film">a</span>', (n.Spoiler((t("a"),), "film"),)),
+    (
+        '<span data-mx-color="#FF0000" data-mx-bg-color="#00ff00">a</span>',
+        (n.Colored((t("a"),), "#ff0000", "#00ff00"),),
+    ),
+    ('<font color="#ff0000">a</font><font data-mx-color="red">b</font>', (n.Colored((t("a"),), "#ff0000"), t("b"))),
+    ('<span data-mx-maths="x^2"><code>x^2</code></span>', (n.Math("x^2"),)),
+    ('<a href="https://a.b">w</a>', (n.Link("https://a.b", (t("w"),)),)),
+    ('<a href="https://a.b/">https://a.b</a>', (n.Link("https://a.b/", (t("https://a.b/"),)),)),
     ('<a href="javascript:alert(1)">w</a> <a href="/x">y</a>', (t("w y"),)),
-    ("see https://a.b.", (t("see "), Link("https://a.b", (t("https://a.b"),)), t("."))),
+    ("see https://a.b.", (t("see "), n.Link("https://a.b", (t("https://a.b"),)), t("."))),
     ('<a href="https://matrix.to/#/@alice:example.org">Al</a>', (ALICE,)),
     ('<a href="https://matrix.to/#/%40alice%3Aexample.org">Al</a>', (ALICE,)),
     ('<a href="matrix:u/alice:example.org">Al</a>', (ALICE,)),
     (
         '<a href="https://matrix.to/#/@bob:x.org">@Bob</a>',
-        (UserMention(UserRef(Platform.MATRIX, "@bob:x.org"), "Bob"),),
+        (n.UserMention(UserRef(Platform.MATRIX, "@bob:x.org"), "Bob"),),
     ),
-    ("https://matrix.to/#/@bob:x.org", (UserMention(UserRef(Platform.MATRIX, "@bob:x.org"), "bob:x.org"),)),
+    ("https://matrix.to/#/@bob:x.org", (n.UserMention(UserRef(Platform.MATRIX, "@bob:x.org"), "bob:x.org"),)),
     (
         '<a href="https://matrix.to/#/%23help:example.org">#help:example.org</a>',
         (replace(HELP, url="https://matrix.to/#/%23help:example.org", children=(t("#help:example.org"),)),),
@@ -108,7 +76,7 @@ INLINE: list[tuple[str, tuple[Inline, ...]]] = [
     (
         '<a href="matrix:r/chat:x.org?via=y.org&via=z.org">x</a>',
         (
-            ChannelMention(
+            n.ChannelMention(
                 ChannelRef(Platform.MATRIX, "#chat:x.org"),
                 "chat:x.org",
                 "https://matrix.to/#/%23chat:x.org?via=y.org&via=z.org",
@@ -119,184 +87,184 @@ INLINE: list[tuple[str, tuple[Inline, ...]]] = [
     (
         '<a href="https://matrix.to/#/!h:example.org/$e?via=x">there</a>',
         (
-            MessageLink(
+            n.MessageLink(
                 MessageRef(ChannelRef(Platform.MATRIX, "!h:example.org"), "$e"),
                 "https://matrix.to/#/!h:example.org/$e?via=x",
                 (t("there"),),
             ),
         ),
     ),
-    ("@room: hi", (BroadcastMention("everyone"), t(": hi"))),
+    ("@room: hi", (n.BroadcastMention("everyone"), t(": hi"))),
     ("me@room.org", (t("me@room.org"),)),
     ('<img data-mx-emoticon src="mxc://example.org/cat" alt=":cat:" title=":cat:" height="32">', (CAT,)),
-    ('<img src="mxc://x/y" alt="a cat">', (InlineImage("a cat", MediaRef(Platform.MATRIX, "mxc://x/y")),)),
+    ('<img src="mxc://x/y" alt="a cat">', (n.InlineImage("a cat", MediaRef(Platform.MATRIX, "mxc://x/y")),)),
     (
         '<img src="https://x/y.png" alt="a cat" onerror="x">',
-        (Link("https://x/y.png", (t("a cat"),), preview=False),),
+        (n.Link("https://x/y.png", (t("a cat"),), preview=False),),
     ),
     ("<mx-reply><blockquote>old</blockquote></mx-reply>new", (t("new"),)),
     ("<script>x</script><style>y</style><marquee>a</marquee><!-- c -->b", (t("ab"),)),
     ("a < b && c > d &amp; &#x41;&#65; &bogus;", (t("a < b && c > d & AA &bogus;"),)),
     ("&#99999999999999999999;", (t("\ufffd"),)),
     ('tail <a href="x', (t('tail <a href="x'),)),
-    ("<b>a<i>b</b>c</i>d", (Strong((t("a"), Emphasis((t("b"),)))), Emphasis((t("c"),)), t("d"))),
-    ("<b>open", (Strong((t("open"),)),)),
+    ("<b>a<i>b</b>c</i>d", (n.Strong((t("a"), n.Emphasis((t("b"),)))), n.Emphasis((t("c"),)), t("d"))),
+    ("<b>open", (n.Strong((t("open"),)),)),
     ("</b></p></div>a", (t("a"),)),
-    ("<B CLASS=x>a</B >", (Strong((t("a"),)),)),
+    ("<B CLASS=x>a</B >", (n.Strong((t("a"),)),)),
     ("**not markdown** <b></b>", (t("**not markdown**"),)),
 ]
 
 
 @pytest.mark.parametrize(("source", "nodes"), INLINE)
-def test_inline_html(source: str, nodes: tuple[Inline, ...]) -> None:
-    assert parse("", source, names=NAMES) == RichText((Paragraph(nodes),))
+def test_inline_html(source: str, nodes: tuple[n.Inline, ...]) -> None:
+    assert parse("", source, names=NAMES) == n.RichText((n.Paragraph(nodes),))
 
 
-BLOCKS: list[tuple[str, tuple[Block, ...]]] = [
+BLOCKS: list[tuple[str, tuple[n.Block, ...]]] = [
     ("<p>a</p>\n<p>b</p>", (p(t("a")), p(t("b")))),
-    ("a<br><br>b<br><br><br>c", (p(t("a")), p(t("b")), p(LineBreak(), t("c")))),
-    ("a<div>b</div><div>c</div>", (p(t("a"), LineBreak(), t("b"), LineBreak(), t("c")),)),
+    ("a<br><br>b<br><br><br>c", (p(t("a")), p(t("b")), p(n.LineBreak(), t("c")))),
+    ("a<div>b</div><div>c</div>", (p(t("a"), n.LineBreak(), t("b"), n.LineBreak(), t("c")),)),
     ("<p>a<p>b", (p(t("a")), p(t("b")))),
-    ("<h1>a</h1><h6>b</h6>c", (Heading(1, (t("a"),)), Heading(6, (t("b"),)), p(t("c")))),
-    ('<pre><code class="language-py">\na\n  b\n</code></pre>', (CodeBlock("a\n  b", "py"),)),
-    ("<pre>a<br>b &lt;</pre>", (CodeBlock("a\nb <"),)),
+    ("<h1>a</h1><h6>b</h6>c", (n.Heading(1, (t("a"),)), n.Heading(6, (t("b"),)), p(t("c")))),
+    ('<pre><code class="language-py">\na\n  b\n</code></pre>', (n.CodeBlock("a\n  b", "py"),)),
+    ("<pre>a<br>b &lt;</pre>", (n.CodeBlock("a\nb <"),)),
     (
         "<blockquote><p>a</p><blockquote>b</blockquote></blockquote>c",
-        (Quote((p(t("a")), Quote((p(t("b")),)))), p(t("c"))),
+        (n.Quote((p(t("a")), n.Quote((p(t("b")),)))), p(t("c"))),
     ),
     (
         "<ul><li>a<ul><li>b</li></ul></li><li><p>c</p></li></ul>",
-        (BulletList((item(p(t("a")), BulletList((item(p(t("b"))),))), item(p(t("c"))))),),
+        (n.BulletList((item(p(t("a")), n.BulletList((item(p(t("b"))),))), item(p(t("c"))))),),
     ),
-    ("<ul>\n<li>a\n<li>b</ul>", (BulletList((item(p(t("a"))), item(p(t("b"))))),)),
+    ("<ul>\n<li>a\n<li>b</ul>", (n.BulletList((item(p(t("a"))), item(p(t("b"))))),)),
     (
         '<ol start="3"><li>a</li></ol><ol start="x"><li>b</li></ol>',
         (
-            BulletList((item(p(t("a"))),), 3),
-            BulletList((item(p(t("b"))),), 1),
+            n.BulletList((item(p(t("a"))),), 3),
+            n.BulletList((item(p(t("b"))),), 1),
         ),
     ),
     (
         "<table><caption>c</caption><thead><tr><th>a</th><th>b</th></tr></thead><tbody><tr><td>1<td><b>2</b></table>",
         (
-            Table(
+            n.Table(
                 (
-                    (TableCell((t("a"),), True), TableCell((t("b"),), True)),
-                    (TableCell((t("1"),)), TableCell((Strong((t("2"),)),))),
+                    (n.TableCell((t("a"),), True), n.TableCell((t("b"),), True)),
+                    (n.TableCell((t("1"),)), n.TableCell((n.Strong((t("2"),)),))),
                 ),
                 (t("c"),),
             ),
         ),
     ),
-    ("<details><summary>s</summary><p>a</p>b</details>", (Details((t("s"),), (p(t("a")), p(t("b")))),)),
-    ("a<hr>b", (p(t("a")), Rule(), p(t("b")))),
-    ('<div data-mx-maths="x"><code>x</code></div>', (p(Math("x", display=True)),)),
-    ("<p><sub>a</sub></p>", (Subtext((t("a"),)),)),
-    ("<b>a<p>b</p></b>c", (p(Strong((t("a"),))), p(Strong((t("b"),))), p(t("c")))),
+    ("<details><summary>s</summary><p>a</p>b</details>", (n.Details((t("s"),), (p(t("a")), p(t("b")))),)),
+    ("a<hr>b", (p(t("a")), n.Rule(), p(t("b")))),
+    ('<div data-mx-maths="x"><code>x</code></div>', (p(n.Math("x", display=True)),)),
+    ("<p><sub>a</sub></p>", (n.Subtext((t("a"),)),)),
+    ("<b>a<p>b</p></b>c", (p(n.Strong((t("a"),))), p(n.Strong((t("b"),))), p(t("c")))),
     (
         '<span data-mx-spoiler="x"><p>a</p><pre>b</pre></span>',
         (
-            p(Spoiler((t("a"),), "x")),
-            p(Spoiler((Code("b"),), "x")),
+            p(n.Spoiler((t("a"),), "x")),
+            p(n.Spoiler((n.Code("b"),), "x")),
         ),
     ),
 ]
 
 
 @pytest.mark.parametrize(("source", "blocks"), BLOCKS)
-def test_blocks(source: str, blocks: tuple[Block, ...]) -> None:
-    assert parse("", source, names=NAMES) == RichText(blocks)
+def test_blocks(source: str, blocks: tuple[n.Block, ...]) -> None:
+    assert parse("", source, names=NAMES) == n.RichText(blocks)
 
 
 def test_a_plain_body_is_no_markup() -> None:
     source = "**a** <b>\nhttps://a.b/_x_ @room\n\nb"
-    link = Link("https://a.b/_x_", (t("https://a.b/_x_"),))
-    first = p(t("**a** <b>"), LineBreak(), link, t(" "), BroadcastMention("everyone"))
-    assert parse(source, None, names=NAMES) == RichText((first, p(t("b"))))
-    assert parse(source, " ", names=NAMES) == RichText((first, p(t("b"))))
+    link = n.Link("https://a.b/_x_", (t("https://a.b/_x_"),))
+    first = p(t("**a** <b>"), n.LineBreak(), link, t(" "), n.BroadcastMention("everyone"))
+    assert parse(source, None, names=NAMES) == n.RichText((first, p(t("b"))))
+    assert parse(source, " ", names=NAMES) == n.RichText((first, p(t("b"))))
 
 
 def test_the_name_for_clients_without_profiles_is_left_out_when_asked() -> None:
     source = "<strong data-mx-profile-fallback>Ann: </strong>hi"
-    assert parse("Ann: hi", source, names=NAMES, strip_profile_fallback=True) == RichText.plain("hi")
-    assert parse("Ann: hi", source, names=NAMES) == RichText((p(Strong((t("Ann:"),)), t(" hi")),))
+    assert parse("Ann: hi", source, names=NAMES, strip_profile_fallback=True) == n.RichText.plain("hi")
+    assert parse("Ann: hi", source, names=NAMES) == n.RichText((p(n.Strong((t("Ann:"),)), t(" hi")),))
 
 
-RENDERED: list[tuple[tuple[Block, ...], str, str | None]] = [
-    ((p(t('a <b> & "c"'), LineBreak(), t("**d**")),), 'a <b> & "c"\n**d**', None),
+RENDERED: list[tuple[tuple[n.Block, ...], str, str | None]] = [
+    ((p(t('a <b> & "c"'), n.LineBreak(), t("**d**")),), 'a <b> & "c"\n**d**', None),
     ((p(t("a")), p(t("b"))), "a\n\nb", None),
-    ((p(Link("https://a.b", (t("https://a.b"),))),), "https://a.b", None),
+    ((p(n.Link("https://a.b", (t("https://a.b"),))),), "https://a.b", None),
     (
-        (p(Strong((t("a"),)), Emphasis((t("b"),)), Underline((t("c"),)), Strike((t("d"),))),),
+        (p(n.Strong((t("a"),)), n.Emphasis((t("b"),)), n.Underline((t("c"),)), n.Strike((t("d"),))),),
         "**a***b*c~~d~~",
         "<strong>a</strong><em>b</em><u>c</u><del>d</del>",
     ),
-    ((p(t("<x>"), Code("<y>")),), "<x>`<y>`", "&lt;x&gt;<code>&lt;y&gt;</code>"),
-    ((p(Spoiler((t("a"),))),), "[Spoiler]", "<span data-mx-spoiler>a</span>"),
-    ((p(Spoiler((t("a"),), '"x"')),), '[Spoiler for "x"]', '<span data-mx-spoiler="&quot;x&quot;">a</span>'),
-    ((p(Link("https://a.b/?x&y", (t("w"),))),), "[w](https://a.b/?x&y)", '<a href="https://a.b/?x&amp;y">w</a>'),
-    ((p(Link("javascript:x", (t("w"),))),), "[w](javascript:x)", None),
+    ((p(t("<x>"), n.Code("<y>")),), "<x>`<y>`", "&lt;x&gt;<code>&lt;y&gt;</code>"),
+    ((p(n.Spoiler((t("a"),))),), "[Spoiler]", "<span data-mx-spoiler>a</span>"),
+    ((p(n.Spoiler((t("a"),), '"x"')),), '[Spoiler for "x"]', '<span data-mx-spoiler="&quot;x&quot;">a</span>'),
+    ((p(n.Link("https://a.b/?x&y", (t("w"),))),), "[w](https://a.b/?x&y)", '<a href="https://a.b/?x&amp;y">w</a>'),
+    ((p(n.Link("javascript:x", (t("w"),))),), "[w](javascript:x)", None),
     (
-        (p(Colored((t("a"),), "#ff0000", 'x" onclick="y')), p(Superscript((t("2"),)))),
+        (p(n.Colored((t("a"),), "#ff0000", 'x" onclick="y')), p(n.Superscript((t("2"),)))),
         "a\n\n^(2)",
         '<p><span data-mx-color="#ff0000">a</span></p><p><sup>2</sup></p>',
     ),
-    ((p(Math("a<b")),), "$a<b$", '<span data-mx-maths="a&lt;b"><code>a&lt;b</code></span>'),
-    ((p(Math("x", display=True)),), "$x$", '<div data-mx-maths="x"><code>x</code></div>'),
+    ((p(n.Math("a<b")),), "$a<b$", '<span data-mx-maths="a&lt;b"><code>a&lt;b</code></span>'),
+    ((p(n.Math("x", display=True)),), "$x$", '<div data-mx-maths="x"><code>x</code></div>'),
     (
-        (p(ALICE, t(" "), HELP, t(" "), RoleMention("Mods"), t(" "), BroadcastMention("here")),),
+        (p(ALICE, t(" "), HELP, t(" "), n.RoleMention("Mods"), t(" "), n.BroadcastMention("here")),),
         "@Alice #help @Mods @here",
         None,
     ),
-    ((p(CAT, t(" "), InlineImage("a cat", CAT.source)),), ":cat: a cat", None),
+    ((p(CAT, t(" "), n.InlineImage("a cat", CAT.source)),), ":cat: a cat", None),
     (
-        (p(Timestamp(MOMENT), t("; "), Timestamp(MOMENT, "t"), t("; "), Timestamp(MOMENT, "D")),),
+        (p(n.Timestamp(MOMENT), t("; "), n.Timestamp(MOMENT, "t"), t("; "), n.Timestamp(MOMENT, "D")),),
         ("20 April 2021 21:20 UTC; 21:20 UTC; 20 April 2021"),
         None,
     ),
     (
-        (p(Timestamp(MOMENT, "F"), t("; "), Timestamp(MOMENT, "T"), t("; "), Timestamp(MOMENT, "R")),),
+        (p(n.Timestamp(MOMENT, "F"), t("; "), n.Timestamp(MOMENT, "T"), t("; "), n.Timestamp(MOMENT, "R")),),
         ("Tuesday, 20 April 2021 21:20 UTC; 21:20:30 UTC; 20 April 2021 21:20 UTC"),
         None,
     ),
     (
-        (p(t("a  b"), LineBreak(), t("  c"), Strong((t("d"),))),),
+        (p(t("a  b"), n.LineBreak(), t("  c"), n.Strong((t("d"),))),),
         "a  b\n  c**d**",
         "a\u00a0 b<br>\u00a0\u00a0c<strong>d</strong>",
     ),
-    ((Heading(2, (t("a"),)), Subtext((t("b"),)), Rule()), "## a\nb\n---", "<h2>a</h2><p><sub>b</sub></p><hr>"),
+    ((n.Heading(2, (t("a"),)), n.Subtext((t("b"),)), n.Rule()), "## a\nb\n---", "<h2>a</h2><p><sub>b</sub></p><hr>"),
     (
-        (CodeBlock("a\n <b>", "py"),),
+        (n.CodeBlock("a\n <b>", "py"),),
         "```py\na\n <b>\n```",
         '<pre><code class="language-py">a\n &lt;b&gt;\n</code></pre>',
     ),
-    ((CodeBlock("a", 'x" y'),), '```x" y\na\n```', "<pre><code>a\n</code></pre>"),
+    ((n.CodeBlock("a", 'x" y'),), '```x" y\na\n```', "<pre><code>a\n</code></pre>"),
     (
-        (Quote((p(t("a")), Quote((p(t("b")),)))), p(t("c"))),
+        (n.Quote((p(t("a")), n.Quote((p(t("b")),)))), p(t("c"))),
         "> a\n> > b\nc",
         "<blockquote>a<blockquote>b</blockquote></blockquote><p>c</p>",
     ),
     (
-        (BulletList((item(p(t("a")), BulletList((item(p(t("b"))),), 1)), item(p(t("c")))), 9),),
+        (n.BulletList((item(p(t("a")), n.BulletList((item(p(t("b"))),), 1)), item(p(t("c")))), 9),),
         "9. a\n   1. b\n10. c",
         '<ol start="9"><li>a<ol><li>b</li></ol></li><li>c</li></ol>',
     ),
     (
-        (Table(((TableCell((t("a"),), True),), (TableCell((t("1"),)),)), (t("c"),)),),
+        (n.Table(((n.TableCell((t("a"),), True),), (n.TableCell((t("1"),)),)), (t("c"),)),),
         "c\na\n1",
         "<table><caption>c</caption><thead><tr><th>a</th></tr></thead><tbody><tr><td>1</td></tr></tbody></table>",
     ),
-    ((Details((t("s"),), (p(t("a")),)),), "s\na", "<details><summary>s</summary><p>a</p></details>"),
+    ((n.Details((t("s"),), (p(t("a")),)),), "s\na", "<details><summary>s</summary><p>a</p></details>"),
 ]
 
 
 @pytest.mark.parametrize(("blocks", "body", "formatted_body"), RENDERED)
-def test_rendering_with_no_references(blocks: tuple[Block, ...], body: str, formatted_body: str | None) -> None:
-    assert render(RichText(blocks), look=Look()) == Rendered(body, formatted_body)
+def test_rendering_with_no_references(blocks: tuple[n.Block, ...], body: str, formatted_body: str | None) -> None:
+    assert render(n.RichText(blocks), look=Look()) == Rendered(body, formatted_body)
 
 
 def test_references_become_matrixs_own_where_the_look_up_says_so() -> None:
-    link = MessageLink(
+    link = n.MessageLink(
         MessageRef(ChannelRef(Platform.DISCORD, "1"), "2"), "https://discord.com/channels/0/1/2", (t("there"),)
     )
     everything = Look(
@@ -307,8 +275,8 @@ def test_references_become_matrixs_own_where_the_look_up_says_so() -> None:
         image=lambda _: "mxc://x/z",
         broadcast=True,
     )
-    nodes = (ALICE, HELP, link, CAT, InlineImage("a", CAT.source), BroadcastMention("everyone"), ALICE)
-    assert render(RichText((p(*nodes),)), look=everything) == Rendered(
+    nodes = (ALICE, HELP, link, CAT, n.InlineImage("a", CAT.source), n.BroadcastMention("everyone"), ALICE)
+    assert render(n.RichText((p(*nodes),)), look=everything) == Rendered(
         "Alice#help[there](https://matrix.to/#/!h:example.org/$e):cat:a@roomAlice",
         '<a href="https://matrix.to/#/@alice:example.org">Alice</a>'
         '<a href="https://matrix.to/#/!h:example.org">#help</a>'
@@ -322,7 +290,7 @@ def test_references_become_matrixs_own_where_the_look_up_says_so() -> None:
 
 def test_a_look_up_cannot_smuggle_in_markup() -> None:
     look = Look(user=lambda _: '"><script>', channel=lambda _: "javascript:x", emoji=lambda _: "https://x/y")
-    assert render(RichText((p(ALICE, HELP, CAT),)), look=look) == Rendered("@Alice#help:cat:", None)
+    assert render(n.RichText((p(ALICE, HELP, CAT),)), look=look) == Rendered("@Alice#help:cat:", None)
 
 
 @pytest.mark.parametrize(
@@ -351,10 +319,10 @@ def test_a_written_link_is_read_back() -> None:
 
 def test_of_thousands_of_tags_only_the_words_are_kept() -> None:
     html = "<b>x</b>" * 1_500
-    assert parse("the words", html, names=Names()) == RichText.plain("the words")
-    assert parse("", html + " &lt;y", names=Names()) == RichText.plain("x" * 1_500 + " <y")
+    assert parse("the words", html, names=Names()) == n.RichText.plain("the words")
+    assert parse("", html + " &lt;y", names=Names()) == n.RichText.plain("x" * 1_500 + " <y")
     hidden = html + "<span DATA-MX-SPOILER>secret</span>"
-    assert parse("a\n\nsecret", hidden, names=Names()).blocks == (Paragraph((Spoiler((Text("a secret"),)),)),)
+    assert parse("a\n\nsecret", hidden, names=Names()).blocks == (n.Paragraph((n.Spoiler((n.Text("a secret"),)),)),)
 
 
 @pytest.mark.parametrize("family", [*FAMILIES, "a\n", "https://a.b ", "@room ", "\n\n"])
