@@ -15,9 +15,8 @@ import structlog
 from relay.adapters.discord.adapter import DiscordAdapter
 from relay.adapters.matrix.adapter import MatrixAdapter
 from relay.config.settings import Settings
-from relay.core.backoff import Backoff
 from relay.core.bootstrap import Core, assemble
-from relay.core.clock import SystemClock
+from relay.core.clock import Backoff, SystemClock
 from relay.core.conversions import Conversions
 from relay.core.ports import Adapter
 from relay.core.status.recorder import StatusKeeper

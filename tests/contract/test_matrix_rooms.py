@@ -10,7 +10,7 @@ from functools import partial
 import pytest
 
 from relay.adapters.matrix.rooms.declared import Door
-from relay.core.backoff import Backoff
+from relay.core.clock import Backoff
 from relay.core.ports import Delivery
 from relay.demo.homeserver import Homeserver
 from relay.demo.people import Person

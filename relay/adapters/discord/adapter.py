@@ -30,7 +30,7 @@ from relay.adapters.discord.media.transfer import FILE_SIZE, MOST_FILES, REQUEST
 from relay.adapters.discord.members import People
 from relay.adapters.discord.outbound import body as wording
 from relay.adapters.discord.outbound.sender import Outbound, readable
-from relay.core.backoff import Backoff
+from relay.core.clock import Backoff
 from relay.core.conversions import Conversions
 from relay.core.ports import Batch, Clock, Cursor, Delivery, Files, Inbox, MediaStream, SideHealth
 from relay.domain.capabilities import Capabilities

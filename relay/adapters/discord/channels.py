@@ -16,7 +16,7 @@ from relay.adapters.discord.identifiers import snowflakes
 from relay.adapters.discord.identity import Webhooks
 from relay.adapters.discord.outbound.posting import MISSING
 from relay.adapters.discord.outbound.sender import readable
-from relay.core.backoff import Backoff
+from relay.core.clock import Backoff
 from relay.core.ports import Batch, Clock, Cursor, Inbox
 from relay.domain.ids import ChannelAddress, Platform
 from relay.errors import DeliveryError, StoreError, StoreUnavailable

@@ -22,7 +22,7 @@ from relay.adapters.matrix.sync.backfill import GapReader
 from relay.adapters.matrix.sync.loop import Condition, SyncLoop
 from relay.adapters.matrix.sync.response import Intake
 from relay.adapters.matrix.sync.retrying_inbox import PatientInbox
-from relay.core.backoff import Backoff
+from relay.core.clock import Backoff
 from relay.core.conversions import Conversions
 from relay.core.ports import Clock, Delivery, Files, Inbox, MediaStream, SideHealth
 from relay.domain.capabilities import Capabilities

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from collections.abc import Set as AbstractSet
 from contextlib import AsyncExitStack, asynccontextmanager
 
-from relay.core.backoff import Backoff
+from relay.core.clock import Backoff
 from relay.core.delivery.execute import Deliverer
 from relay.core.delivery.lane import Lane
 from relay.core.delivery.rate_limit import Budgets

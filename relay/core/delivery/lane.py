@@ -9,7 +9,7 @@ from itertools import islice
 
 import structlog
 
-from relay.core.backoff import Backoff
+from relay.core.clock import Backoff
 from relay.core.convert.degrade import Dropped
 from relay.core.delivery.execute import Deliverer
 from relay.core.delivery.rate_limit import Budget

@@ -1,12 +1,44 @@
-"""The machine's clocks."""
+"""The machine's clocks, and how long a platform that asks for patience is heeded."""
 
+import json
 import time
 
 import pytest
 
-from relay.core.clock import SystemClock
+from relay.core.clock import SystemClock, asked_for
 
 
 @pytest.mark.skipif(not hasattr(time, "CLOCK_BOOTTIME"), reason="this system has no clock that goes on while it sleeps")
 def test_what_is_granted_for_seconds_runs_out_while_the_machine_sleeps() -> None:
     assert SystemClock().monotonic() == pytest.approx(time.clock_gettime(time.CLOCK_BOOTTIME), abs=5)
+
+
+@pytest.mark.parametrize(
+    ("told", "seconds"),
+    [
+        (2.5, 2.5),
+        ("7", 7.0),
+        (0, 0.0),
+        (-3, 0.0),
+        ("-1e9", 0.0),
+        (86_400 * 365, 3600.0),
+        (10**400, 3600.0),
+        (json.loads("1e999"), 3600.0),
+        ("inf", 3600.0),
+        (json.loads("NaN"), None),
+        ("nan", None),
+        ("Wed, 21 Oct 2026 07:28:00 GMT", None),
+        ("", None),
+        (None, None),
+        (True, None),
+        ([1], None),
+        ({"s": 1}, None),
+    ],
+)
+def test_a_wait_is_a_number_of_seconds_and_an_hour_at_most(told: object, seconds: float | None) -> None:
+    assert asked_for(told) == seconds
+
+
+def test_milliseconds() -> None:
+    assert asked_for(2500, unit=0.001) == 2.5
+    assert asked_for(10**400, unit=0.001) == 3600.0

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from relay.core.backoff import asked_for
+from relay.core.clock import asked_for
 from relay.core.ports import Clock
 
 # Discord bans an address after 10,000 answers of 401, 403 or 429 within ten minutes. We stop at half of it:

@@ -21,7 +21,7 @@ from discord.gateway import DiscordWebSocket, ReconnectWebSocket
 
 from relay.adapters.discord.api.client import ApiError, Json, Limited, Refused, Rest, Route
 from relay.adapters.discord.gateway.payload_defaults import complete
-from relay.core.backoff import Backoff
+from relay.core.clock import Backoff
 from relay.core.ports import Clock
 from relay.domain.jsontext import loads
 from relay.errors import FatalError

@@ -17,7 +17,7 @@ from nio.client.async_client import AsyncClient, AsyncClientConfig, client_sessi
 from yarl import URL
 
 from relay.adapters.matrix.api.redirects import Elsewhere, Forbidden
-from relay.core.backoff import asked_for
+from relay.core.clock import asked_for
 from relay.core.conversions import Conversions
 from relay.domain.jsontext import loads
 

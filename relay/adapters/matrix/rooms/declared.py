@@ -10,7 +10,7 @@ from relay.adapters.matrix.identifiers import is_user_id
 from relay.adapters.matrix.markup import Names
 from relay.adapters.matrix.rooms.state import RoomState
 from relay.adapters.matrix.sync.retrying_inbox import PatientInbox
-from relay.core.backoff import Backoff
+from relay.core.clock import Backoff
 from relay.domain.ids import ChannelAddress, ChannelRef, Platform
 
 _FIRST_LOOK = 5.0

@@ -19,7 +19,7 @@ from relay.adapters.matrix.api.session import Session, is_token_refusal
 from relay.adapters.matrix.rooms.declared import Rooms
 from relay.adapters.matrix.sync.response import Intake, Question, Superseded
 from relay.adapters.matrix.sync.retrying_inbox import PatientInbox
-from relay.core.backoff import Backoff
+from relay.core.clock import Backoff
 from relay.core.ports import Clock, SideState
 from relay.errors import FatalError, StoreError, StoreUnavailable
 

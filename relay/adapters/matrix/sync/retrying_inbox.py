@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import structlog
 
-from relay.core.backoff import Backoff
+from relay.core.clock import Backoff
 from relay.core.ports import Batch, Clock, Cursor, Inbox
 from relay.domain.events import Event, FeatureUsed, HistorySkipped
 from relay.domain.ids import ChannelAddress, ChannelRef, MessageRef, Platform

@@ -10,8 +10,7 @@ from relay.adapters.matrix.rooms.declared import Rooms
 from relay.adapters.matrix.sync.backfill import GapReader
 from relay.adapters.matrix.sync.response import Intake, Question, _Portion
 from relay.adapters.matrix.sync.retrying_inbox import PatientInbox
-from relay.core.backoff import Backoff
-from relay.core.clock import SystemClock
+from relay.core.clock import Backoff, SystemClock
 from relay.core.conversions import Conversions
 from relay.core.ports import Batch
 from relay.domain.events import MessageCreated
