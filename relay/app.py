@@ -17,7 +17,7 @@ from relay.adapters.matrix.adapter import MatrixAdapter
 from relay.config.settings import Settings
 from relay.core.bootstrap import Core, assemble
 from relay.core.clock import Backoff, SystemClock
-from relay.core.conversions import Conversions
+from relay.core.offload import Conversions
 from relay.core.ports import Adapter
 from relay.core.status.recorder import StatusKeeper
 from relay.core.storage import Store

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from relay.core.author_names import Names
-from relay.core.conversions import Conversions
 from relay.core.delivery.dispatcher import Courier
 from relay.core.delivery.execute import Deliverer
 from relay.core.delivery.rate_limit import Budgets
 from relay.core.delivery.resolve import Context
 from relay.core.intake.inbox import Bridge
 from relay.core.intake.router import Router
+from relay.core.offload import Conversions
 from relay.core.pairs import PairDirectory
 from relay.core.ports import Adapter, Clock, Files, HistoryReader, LatestReader, NameReader
 from relay.core.status.counters import Status

@@ -17,9 +17,9 @@ from relay.adapters.discord.outbound import body as wording
 from relay.adapters.matrix.inbound.events import convert
 from relay.adapters.matrix.outbound import compose
 from relay.adapters.matrix.rooms.state import RoomState
-from relay.core.conversions import Conversions
 from relay.core.convert.degrade import Dropped, degrade
 from relay.core.convert.split import Measure
+from relay.core.offload import Conversions
 from relay.core.ports import Delivery
 from relay.domain.capabilities import Capabilities
 from relay.domain.commands import SendMessage

@@ -31,7 +31,7 @@ from relay.adapters.discord.members import People
 from relay.adapters.discord.outbound import body as wording
 from relay.adapters.discord.outbound.sender import Outbound, readable
 from relay.core.clock import Backoff
-from relay.core.conversions import Conversions
+from relay.core.offload import Conversions
 from relay.core.ports import Batch, Clock, Cursor, Delivery, Files, Inbox, MediaStream, SideHealth
 from relay.domain.capabilities import Capabilities
 from relay.domain.content import Author, Quotation

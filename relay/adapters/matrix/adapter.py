@@ -23,7 +23,7 @@ from relay.adapters.matrix.sync.loop import Condition, SyncLoop
 from relay.adapters.matrix.sync.response import Intake
 from relay.adapters.matrix.sync.retrying_inbox import PatientInbox
 from relay.core.clock import Backoff
-from relay.core.conversions import Conversions
+from relay.core.offload import Conversions
 from relay.core.ports import Clock, Delivery, Files, Inbox, MediaStream, SideHealth
 from relay.domain.capabilities import Capabilities
 from relay.domain.content import Author, Quotation

@@ -17,7 +17,7 @@ from Crypto.Cipher import AES
 from Crypto.Util import Counter
 
 from relay.adapters.matrix.identifiers import read_mxc
-from relay.core.spool import Spool
+from relay.core.offload import Spool
 from relay.domain.ids import MediaRef, Platform
 from relay.errors import Permanent
 

@@ -19,8 +19,8 @@ from relay.adapters.matrix.api.session import is_token_refusal
 from relay.adapters.matrix.encrypted_files import decrypted, read_source
 from relay.adapters.matrix.identifiers import read_mxc
 from relay.adapters.matrix.outbound.compose import Still, Uploaded
+from relay.core.offload import Spool
 from relay.core.ports import Clock, File, Files, MediaStream, Sender
-from relay.core.spool import Spool
 from relay.domain.content import Attachment, Author
 from relay.domain.file_names import file_name
 from relay.domain.ids import MediaRef, Platform

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 import structlog
 
 from relay.adapters.matrix.api.client import Api, Json, Refused, TooLong, Unreachable
-from relay.core.conversions import Conversions
 from relay.core.convert.references import folded
+from relay.core.offload import Conversions
 from relay.core.ports import Clock
 from relay.domain.ids import Platform, UserRef
 

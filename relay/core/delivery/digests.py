@@ -9,12 +9,12 @@ from itertools import takewhile
 
 import structlog
 
-from relay.core.conversions import LONG
 from relay.core.convert.degrade import Dropped, degrade
 from relay.core.convert.split import first_part, split
 from relay.core.delivery.digest import content_of, edited, item_of, quotation_within, requoted, run_of, speaker
 from relay.core.delivery.reply_gate import Copying
 from relay.core.delivery.resolve import Context, Task
+from relay.core.offload import LONG
 from relay.core.status.counters import Status
 from relay.core.storage import Copy, Entry
 from relay.domain.commands import BatchItem, EditMessage, RequoteMessage, SendBatch, SendMessage

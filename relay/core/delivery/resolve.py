@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 from itertools import count
 
 from relay.core.author_names import Names, not_the_relay
-from relay.core.conversions import Conversions
 from relay.core.delivery.references import References
+from relay.core.offload import Conversions
 from relay.core.pairs import PairDirectory
 from relay.core.ports import Adapter, Delivery, Files, LatestReader, NameReader
 from relay.core.storage import SUPERSEDED, Copy, Entry, Original, Store

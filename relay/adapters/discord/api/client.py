@@ -24,7 +24,7 @@ import relay
 from relay.adapters.discord.api.rate_limits import LONGEST_WAIT, Bucket, Limits, NotNow
 from relay.adapters.discord.identifiers import path_segment
 from relay.core.clock import ServerTime, asked_for
-from relay.core.conversions import Conversions
+from relay.core.offload import Conversions
 from relay.core.ports import Clock
 from relay.domain.jsontext import loads
 

@@ -14,7 +14,7 @@ from relay.adapters.discord.identifiers import is_snowflake, snowflake
 from relay.adapters.discord.identity import Webhooks
 from relay.adapters.discord.inbound import messages as inbound
 from relay.core.clock import ServerTime
-from relay.core.conversions import LONG
+from relay.core.offload import LONG
 from relay.core.ports import Batch, Cursor
 from relay.domain.content import Content
 from relay.domain.events import Event, FeatureUsed, MessageCreated, MessageDeleted, MessageEdited

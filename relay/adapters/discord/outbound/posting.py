@@ -20,8 +20,8 @@ from relay.adapters.discord.outbound.body import (
     said_by_webhook,
     webhook_body,
 )
+from relay.core.last_sent import Standing
 from relay.core.ports import Clock, Delivery
-from relay.core.standing import Standing
 from relay.domain.content import Author
 from relay.domain.ids import ChannelRef, MessageRef, Platform
 from relay.errors import ActionNeeded, Permanent

@@ -16,8 +16,8 @@ from relay.adapters.discord.inbound.messages import jump_url
 from relay.adapters.discord.media.transfer import Media, have_same_files
 from relay.adapters.discord.outbound.body import TEXT_LENGTH, allowed_mentions, said_by_bot, said_by_webhook
 from relay.adapters.discord.outbound.posting import MISSING, UNKNOWN_CHANNEL, UNKNOWN_MESSAGE, Poster
+from relay.core.last_sent import Standing
 from relay.core.ports import Clock, Delivery
-from relay.core.standing import Standing
 from relay.domain.content import Quotation
 from relay.domain.ids import MessageRef, Platform, UserRef
 from relay.domain.text.nodes import RichText

@@ -18,7 +18,7 @@ from yarl import URL
 
 from relay.adapters.matrix.api.redirects import Elsewhere, Forbidden
 from relay.core.clock import asked_for
-from relay.core.conversions import Conversions
+from relay.core.offload import Conversions
 from relay.domain.jsontext import loads
 
 Json = dict[str, Any]

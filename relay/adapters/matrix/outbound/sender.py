@@ -18,9 +18,9 @@ from relay.adapters.matrix.media import Media
 from relay.adapters.matrix.outbound.compose import Pictures, Uploaded, compose, earlier_look, replacement, same_file
 from relay.adapters.matrix.rooms.declared import Rooms
 from relay.adapters.matrix.sync.backfill import as_list
-from relay.core.conversions import Conversions
+from relay.core.last_sent import Standing
+from relay.core.offload import Conversions
 from relay.core.ports import Clock, Delivery
-from relay.core.standing import Standing
 from relay.domain.ids import ChannelRef, MediaRef, MessageRef
 from relay.domain.text.nodes import CustomEmoji, Inline
 from relay.domain.text.rewrite import map_inline

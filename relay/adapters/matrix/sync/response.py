@@ -23,7 +23,7 @@ from relay.adapters.matrix.rooms.declared import Rooms, departure
 from relay.adapters.matrix.rooms.state import RoomState
 from relay.adapters.matrix.sync.backfill import Gap, GapReader, Page, after_last, as_list
 from relay.adapters.matrix.sync.retrying_inbox import PatientInbox, at, hand_over
-from relay.core.conversions import LONG, Conversions
+from relay.core.offload import LONG, Conversions
 from relay.core.ports import Cursor
 from relay.domain.events import Event, FeatureUsed, HistorySkipped, MessageDeleted, MessageEdited
 from relay.domain.ids import ChannelRef, Platform

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.adapters.matrix.encrypted_files import decrypted, encrypted_source, read_source
-from relay.core.spool import Spool
+from relay.core.offload import Spool
 from relay.domain.ids import MediaRef
 from relay.errors import Permanent
 from tests.support.encrypted import encrypted

@@ -11,7 +11,7 @@ from relay.adapters.matrix.sync.backfill import GapReader
 from relay.adapters.matrix.sync.response import Intake, Question, _Portion
 from relay.adapters.matrix.sync.retrying_inbox import PatientInbox
 from relay.core.clock import Backoff, SystemClock
-from relay.core.conversions import Conversions
+from relay.core.offload import Conversions
 from relay.core.ports import Batch
 from relay.domain.events import MessageCreated
 from relay.domain.ids import ChannelAddress, ChannelRef, MessageRef

@@ -1,24 +1,55 @@
-"""What has to lie on disk on its way: in a temporary file without a name, which nobody else can read."""
+"""Work that would hold up the event loop, done in threads: converting long texts, and files on their way on disk.
+
+Pure Python lets other threads run every few milliseconds, so the loop is never held for long, however long a text is.
+Short texts, nearly all there are, are converted at once: a hop to another thread would cost more than they do.
+"""
 
 import asyncio
 import os
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from types import TracebackType
-from typing import Self
+from typing import ParamSpec, Self, TypeVar
 
 import structlog
 
 from relay.errors import NoRoom
 
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+LONG = 16 * 1024
+"""What counts as long, as `domain.weight` counts: some 4 KiB of text in ordinary markup."""
+
+_CHUNK = 256 * 1024  # bytes of a file, read at once
+
 _log = structlog.get_logger(__name__)
 
-_CHUNK = 256 * 1024
+
+class Conversions:
+    """One thread, so that whoever writes many long texts takes at most half of the time, and waits in a queue.
+
+    One for the whole daemon: `app.py` hands it to everybody.
+    """
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="conversions")
+
+    async def run(self, size: int, convert: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        """The result of `convert`, which has to be pure; in the thread if `size` is long."""
+        if size < LONG:
+            return convert(*args, **kwargs)
+        return await asyncio.get_running_loop().run_in_executor(self._thread, partial(convert, *args, **kwargs))
 
 
 class Spool:
-    """A temporary file; gone when it is closed. Raises `NoRoom` where the disk is full or read-only."""
+    """A temporary file without a name, which nobody else can read; gone when it is closed.
+
+    Raises `NoRoom` where the disk is full or read-only.
+    """
 
     def __init__(self) -> None:
         self.size = 0

@@ -3,7 +3,7 @@
 import asyncio
 import threading
 
-from relay.core.conversions import LONG, Conversions
+from relay.core.offload import LONG, Conversions
 
 
 async def test_short_texts_are_converted_where_they_are() -> None:
