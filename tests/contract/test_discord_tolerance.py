@@ -15,16 +15,8 @@ from relay.domain.ids import MediaRef, MessageRef, Platform
 from relay.domain.text.nodes import plain_text
 from relay.errors import Permanent, RateLimited, TargetGone, Transient
 from relay.sandbox.rest.faults import Fault, Kind
-from relay.sandbox.rest.ratelimits import Limits
-from relay.sandbox.server import SandboxServer
-from tests.contract.test_discord_adapter import World, until
 from tests.support.bare import bare
-
-
-@pytest.fixture
-async def world() -> AsyncIterator[World]:
-    async with SandboxServer(limits=Limits(factor=0)) as server:
-        yield World(server)
+from tests.support.discord import World, until
 
 
 @pytest.fixture

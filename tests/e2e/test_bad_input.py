@@ -183,7 +183,7 @@ async def test_a_matrix_token_that_is_refused_later(place: Town) -> None:
 
 @pytest.mark.asyncio(loop_scope="session")
 async def test_another_final_close_code_ends_the_daemon_with_a_remedy(place: Town) -> None:
-    # Each of the codes: tests/contract/test_discord_adapter.py.
+    # Each of the codes: tests/contract/test_discord_gateway.py.
     await place.daemon.start()
     place.control.close_gateway(4013)
     assert await place.daemon.exit_status() == 4

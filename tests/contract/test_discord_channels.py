@@ -1,0 +1,108 @@
+"""Declared channels open and close as permissions and the configuration change."""
+
+import pytest
+
+from relay.adapters.discord.gateway.translator import DECLARED
+from relay.domain.ids import ChannelAddress, Platform
+from relay.errors import (
+    Transient,
+)
+from relay.sandbox.world.models import Channel, Overwrite
+from relay.sandbox.world.permissions import Permission
+from tests.support.discord import World, until
+
+
+async def test_a_channel_that_cannot_be_used_is_closed_with_a_remedy_and_stops_nobody_else(world: World) -> None:
+    hidden = world.state.add_channel(world.guild, "hidden")
+    world.state.set_overwrite(hidden, Overwrite(world.guild.id, 0, deny=Permission.VIEW_CHANNEL))
+    forum = world.state.add_channel(world.guild, "forum", kind=15)
+    missing = Channel(12345, world.guild.id, "missing")
+    async with world.running(world.channel, hidden, forum, missing):
+        closed = world.inbox.channels
+        assert closed[str(world.channel.id)] == "open"
+        assert "View Channel" in closed[str(hidden.id)]
+        assert "text channel" in closed[str(forum.id)]
+        assert "no channel 12345" in closed["12345"]
+        world.say("unheard", author=world.owner, channel=hidden)
+        world.state.clear_overwrite(hidden, world.guild.id)
+        await until(lambda: closed[str(hidden.id)] == "open")
+        world.say("heard", channel=hidden)
+        await until(lambda: world.inbox.said() == ["heard"])
+
+
+async def test_a_permission_that_comes_back_brings_what_was_missed(world: World) -> None:
+    async with world.running():
+        world.say("one")
+        await until(lambda: world.inbox.said() == ["one"])
+        world.state.set_overwrite(world.channel, Overwrite(world.guild.id, 0, deny=Permission.VIEW_CHANNEL))
+        await until(lambda: "View Channel" in world.inbox.channels[str(world.channel.id)])
+        world.say("two", author=world.owner)
+        world.state.clear_overwrite(world.channel, world.guild.id)
+        await until(lambda: world.inbox.said() == ["one", "two"])
+        assert world.inbox.channels[str(world.channel.id)] == "open"
+
+
+async def test_a_channel_that_is_deleted_blocks_its_lane_only(world: World) -> None:
+    other = world.state.add_channel(world.guild, "other")
+    async with world.running(world.channel, other) as adapter:
+        await adapter.send(world.delivery())
+        world.state.delete_channel(world.channel)
+        await until(lambda: "no channel" in world.inbox.channels[str(world.channel.id)])
+        with pytest.raises(Transient):
+            await adapter.send(world.delivery("two", key="k2"))
+        # What is planned for a channel that is closing is not cut down for good: a file would cross as words.
+        assert adapter.capabilities(world.ref).max_file_size > 1_000_000
+        world.say("elsewhere", channel=other)
+        await until(lambda: world.inbox.said() == ["elsewhere"])
+
+
+async def test_a_channel_can_be_declared_later(world: World) -> None:
+    other = world.state.add_channel(world.guild, "other")
+    world.say("before", channel=other)
+    async with world.running() as adapter:
+        await adapter.watch(frozenset({ChannelAddress(Platform.DISCORD, str(other.id))}))
+        await until(lambda: adapter.health().state == "ready")
+        world.say("not any more")
+        world.say("hello", channel=other)
+        await until(lambda: world.inbox.said() == ["hello"])
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+async def test_what_was_said_while_a_channel_was_not_declared_does_not_cross(world: World, restarted: bool) -> None:
+    other = world.state.add_channel(world.guild, "other")
+
+    async def say(words: str, *heard: Channel) -> None:
+        ids = " ".join(sorted(str(channel.id) for channel in heard))
+        await until(lambda: world.inbox.cursors.get(DECLARED) == ids)
+        await until(lambda: all(world.inbox.cursors[f"channel:{channel.id}"] for channel in heard))
+        for channel in (other, world.channel):
+            world.say(f"{words} in {channel.name}", channel=channel)
+        await until(lambda: f"{words} in help" in world.inbox.said())
+
+    async with world.running(world.channel, other) as adapter:
+        await say("declared", world.channel, other)
+        await adapter.watch(frozenset({world.address}))
+        await say("archived", world.channel)
+        if not restarted:
+            await adapter.watch(frozenset({world.address, ChannelAddress(Platform.DISCORD, str(other.id))}))
+            await say("back", world.channel, other)
+    if restarted:
+        world.say("nobody there", channel=other)
+        async with world.running(world.channel, other):
+            await say("back", world.channel, other)
+    await until(lambda: len(world.inbox.said()) == 5)
+    assert {text for text in world.inbox.said() if "other" in text} == {"declared in other", "back in other"}
+    assert "nobody there" not in world.inbox.said()
+
+
+async def test_a_channel_that_moves_to_a_category_with_other_permissions_closes_and_opens(world: World) -> None:
+    async with world.running():
+        world.channel.parent_id = world.state.add_channel(world.guild, "staff only", kind=4).id
+        hidden = Overwrite(world.app.id, 1, 0, Permission.VIEW_CHANNEL)
+        world.state.set_overwrite(world.channel, hidden)
+        await until(lambda: "View Channel" in world.inbox.channels[str(world.channel.id)])
+        world.channel.parent_id = None
+        world.state.clear_overwrite(world.channel, world.app.id)
+        await until(lambda: world.inbox.channels[str(world.channel.id)] == "open")
+        world.say("back")
+        await until(lambda: "back" in world.inbox.said())

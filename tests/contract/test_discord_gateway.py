@@ -1,0 +1,133 @@
+"""Connections that break, sessions that end, dispatches that are lost, tokens that are refused."""
+
+import asyncio
+
+import pytest
+
+from relay.adapters.discord.adapter import DiscordAdapter
+from relay.core.clock import SystemClock
+from relay.domain.ids import MessageRef
+from relay.errors import (
+    FatalError,
+    Transient,
+)
+from relay.sandbox.rest.faults import Fault, GatewayFault
+from tests.support.discord import World, until
+
+
+@pytest.mark.parametrize("code", [1000, 1001, 1006, 4000, 4003, 4007, 4008, 4009])
+async def test_survives_every_close_code_that_is_not_final(world: World, code: int) -> None:
+    async with world.running() as adapter:
+        world.say("one")
+        if code == 1006:
+            world.server.gateway.abort()
+        else:
+            world.server.gateway.drop(code)
+        world.say("two")
+        await until(lambda: world.inbox.said() == ["one", "two"], 20)
+        await until(lambda: adapter.health().state == "ready", 20)
+
+
+async def test_survives_an_invalid_session_and_reads_what_it_missed(world: World) -> None:
+    async with world.running() as adapter:
+        message = world.say("one")
+        await until(lambda: world.inbox.said() == ["one"])
+        world.server.gateway.invalidate(resumable=False)
+        world.say("two")
+        world.server.messages.remove(world.channel, [message.id])
+        await until(lambda: world.inbox.said() == ["one", "two"], 20)
+        await until(lambda: adapter.health().state == "ready", 20)
+        assert world.inbox.caught_up == [str(world.channel.id)]
+
+
+async def test_survives_a_dispatch_that_nobody_can_parse(world: World) -> None:
+    async with world.running():
+        for event in ("MESSAGE_CREATE", "GUILD_UPDATE", "CHANNEL_UPDATE", "TYPING_START"):
+            world.server.gateway.send_garbage(event)
+        world.say("still here")
+        await until(lambda: world.inbox.said() == ["still here"])
+
+
+async def test_notices_a_dispatch_that_was_lost(world: World) -> None:
+    async with world.running():
+        world.server.faults.add_gateway(GatewayFault("drop", "MESSAGE_CREATE"))
+        world.say("lost")
+        world.say("next")
+        await until(lambda: world.inbox.said() == ["lost", "next"])
+
+
+async def test_a_doubled_or_reordered_dispatch_loses_nothing(world: World) -> None:
+    async with world.running():
+        world.server.faults.add_gateway(GatewayFault("duplicate", "MESSAGE_CREATE"))
+        world.server.faults.add_gateway(GatewayFault("reorder", "MESSAGE_CREATE", skip=1))
+        for number in range(5):
+            world.say(str(number))
+        await until(lambda: len(world.inbox.said()) == 5)
+    assert sorted(world.inbox.said()) == ["0", "1", "2", "3", "4"]
+
+
+@pytest.mark.parametrize("refusals", [1, 3])
+async def test_survives_a_first_connection_that_fails(world: World, refusals: int) -> None:
+    world.server.gateway.refuse = refusals
+    async with world.running() as adapter:
+        await until(lambda: adapter.health().state == "ready", 20)
+
+
+async def test_waits_for_an_api_that_does_not_answer(world: World) -> None:
+    world.server.api.offline = True
+    async with world.running(ready=False) as adapter:
+        await until(lambda: adapter.health().detail)
+        assert adapter.health().state == "connecting"
+        world.server.api.offline = False
+        await until(lambda: adapter.health().state == "ready", 20)
+
+
+async def test_a_token_that_is_refused_once_is_tried_again(world: World) -> None:
+    async with world.running() as adapter:
+        await adapter.send(world.delivery())
+        world.server.faults.add(Fault("status", "GET", "/messages/", status=401))
+        with pytest.raises(Transient):
+            await adapter.quote(MessageRef(world.ref, "1"))
+        await asyncio.sleep(0.3)
+        await adapter.send(world.delivery("still here", key="k2"))
+
+
+async def test_ends_when_the_token_is_taken_away(world: World) -> None:
+    adapter = DiscordAdapter(token=world.app.token, api_url=world.server.api_url, clock=SystemClock())
+    await adapter.watch(frozenset({world.address}))
+    running = asyncio.create_task(adapter.run(world.inbox))
+    await until(lambda: adapter.health().state == "ready")
+    world.app.token = "another"
+    with pytest.raises(Transient):
+        await adapter.send(world.delivery(author=None))
+    with pytest.raises(FatalError, match="Reset Token"):
+        await running
+    await adapter.close()
+
+
+async def test_ends_when_the_token_is_refused(world: World) -> None:
+    world.app.token = "another"
+    adapter = DiscordAdapter(token="nonsense", api_url=world.server.api_url, clock=SystemClock())
+    with pytest.raises(FatalError, match="Reset Token"):
+        await adapter.run(world.inbox)
+    assert adapter.health().state == "failed"
+    await adapter.close()
+
+
+async def test_ends_when_the_message_content_intent_is_off(world: World) -> None:
+    world.app.message_content = False
+    adapter = DiscordAdapter(token=world.app.token, api_url=world.server.api_url, clock=SystemClock())
+    with pytest.raises(FatalError, match="Message Content Intent"):
+        await adapter.run(world.inbox)
+    await adapter.close()
+
+
+@pytest.mark.parametrize("code", [4004, 4010, 4011, 4012, 4013, 4014])
+async def test_ends_on_a_final_close_code(world: World, code: int) -> None:
+    adapter = DiscordAdapter(token=world.app.token, api_url=world.server.api_url, clock=SystemClock())
+    running = asyncio.create_task(adapter.run(world.inbox))
+    await until(lambda: adapter.health().state == "ready")
+    world.server.gateway.drop(code)
+    with pytest.raises(FatalError, match=str(code)):
+        await running
+    await adapter.close()

@@ -1,0 +1,100 @@
+"""What was missed is read from the history, once, from where the cursors stand."""
+
+import asyncio
+from datetime import timedelta
+
+from relay.domain.events import (
+    HistorySkipped,
+    MessageCreated,
+)
+from relay.domain.text.nodes import plain_text
+from tests.support.discord import World, until
+from tests.support.world import WrongClock
+
+
+async def test_catches_up_after_an_absence(world: World) -> None:
+    async with world.running():
+        world.say("live")
+        await until(lambda: world.inbox.said() == ["live"])
+    missed = [world.say(f"missed {number}") for number in range(250)]
+    world.edit(missed[0], "mended")
+    thread = world.server.threads.open_on(world.channel, missed[1], world.bob, "aside")
+    world.say("in the thread", channel=thread)
+    world.server.threads.archive(thread, archived=True)
+    async with world.running():
+        world.say("live again")
+        await until(lambda: "live again" in world.inbox.said())
+    expected = ["live", "mended", *(f"missed {number}" for number in range(1, 250)), "live again"]
+    assert [text for text in world.inbox.said() if text != "in the thread"] == expected
+    assert "in the thread" in world.inbox.said()
+    names = {event.author.name for event in world.inbox.events if isinstance(event, MessageCreated)}
+    assert names == {"Bobby"}
+
+
+async def test_cursors_that_cannot_be_read_lose_nothing(world: World) -> None:
+    async with world.running():
+        root = world.say("live")
+        thread = world.server.threads.open_on(world.channel, root, world.bob, "aside")
+        world.say("in the thread", channel=thread)
+        await until(lambda: world.inbox.said() == ["live", "in the thread"])
+    world.say("missed")
+    last = world.say("missed there", channel=thread)
+    for stream, position in world.inbox.cursors.items():
+        if stream != f"channel:{world.channel.id}":
+            world.inbox.cursors[stream] = f"\ufffd {position} nonsense"
+    async with world.running() as adapter:
+        await until(lambda: sorted(world.inbox.said()[-2:]) == ["missed", "missed there"])
+        page = [
+            event
+            async for page in adapter.reread(world.message_ref(root), world.message_ref(last))
+            for event in page or ()
+        ]
+    assert "missed there" in [plain_text(event.content.text) for event in page]
+
+
+async def test_skips_what_is_too_much_and_says_how_much(world: World) -> None:
+    async with world.running():
+        pass
+    world.inbox.newest = 120
+    for number in range(300):
+        world.say(str(number))
+    async with world.running():
+        await until(lambda: len(world.inbox.said()) == 120)
+    assert world.inbox.said() == [str(number) for number in range(180, 300)]
+    assert world.inbox.of(HistorySkipped) == [HistorySkipped(world.ref, 180)]
+
+
+async def test_rereads_what_stands_between_two_messages(world: World) -> None:
+    messages = [world.say(str(number)) for number in range(230)]
+    world.server.messages.remove(world.channel, [messages[5].id])
+    world.edit(messages[7], "seven")
+    async with world.running() as adapter:
+        first, last = world.message_ref(messages[2]), world.message_ref(messages[220])
+        found = [event async for page in adapter.reread(first, last) for event in page or ()]
+    expected = [str(number) for number in range(2, 221) if number != 5]
+    expected[expected.index("7")] = "seven"
+    assert [plain_text(event.content.text) for event in found] == expected
+    assert [event.edited_at is not None for event in found].count(True) == 1
+
+
+async def test_a_store_that_fails_loses_nothing(world: World) -> None:
+    async with world.running():
+        world.inbox.broken = True
+        for number in range(20):
+            world.say(str(number))
+        await asyncio.sleep(0.3)
+        world.inbox.broken = False
+        await until(lambda: len(world.inbox.said()) == 20)
+    assert world.inbox.said() == [str(number) for number in range(20)]
+
+
+async def test_a_thread_is_caught_up_though_our_clock_is_weeks_ahead(world: World) -> None:
+    world.clock = WrongClock(timedelta(days=40))
+    async with world.running():
+        world.say("live")
+        await until(lambda: world.inbox.said() == ["live"])
+    thread = world.server.threads.open_on(world.channel, world.say("root"), world.bob, "aside")
+    world.say("in the thread", channel=thread)
+    world.server.threads.archive(thread, archived=True)
+    async with world.running():
+        await until(lambda: "in the thread" in world.inbox.said())

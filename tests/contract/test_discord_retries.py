@@ -1,0 +1,180 @@
+"""Requests without an answer, refused for now, or sent again: what was posted is never posted twice."""
+
+import asyncio
+import time
+from datetime import timedelta
+
+import pytest
+
+from relay.adapters.discord.adapter import DiscordAdapter
+from relay.core.clock import SystemClock
+from relay.core.ports import Delivery
+from relay.domain.content import Content
+from relay.domain.ids import ChannelRef, Platform
+from relay.domain.text.nodes import RichText
+from relay.errors import (
+    RateLimited,
+    Transient,
+)
+from relay.sandbox.rest.faults import Fault
+from relay.sandbox.rest.ratelimits import Limits
+from relay.sandbox.server import SandboxServer
+from relay.sandbox.world.models import Channel
+from relay.sandbox.world.snowflakes import Snowflakes
+from tests.support.discord import ALICE, World, until
+from tests.support.world import WrongClock
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("kind", ["status", "reset", "hang"])
+@pytest.mark.parametrize("webhooks", [True, False])
+async def test_an_ambiguous_send_is_resolved(world: World, when: str, kind: str, webhooks: bool) -> None:
+    if not webhooks:
+        world.allow("VIEW_CHANNEL", "READ_MESSAGE_HISTORY", "SEND_MESSAGES")
+    async with world.running() as adapter:
+        last = await adapter.send(world.delivery("hello"))
+        path = "/webhooks/" if webhooks else "/messages$"
+        fault = Fault(kind, "POST", path, when=when, status=502, seconds=60)  # type: ignore[arg-type]
+        world.server.faults.add(fault)
+        now = SystemClock().now()
+        with pytest.raises(Transient) as caught:
+            await adapter.send(world.delivery("hello", key="k2", queued_at=now))
+        assert caught.value.ambiguous
+        suspect = world.delivery("hello", key="k2", suspect=True, after=last, queued_at=now - timedelta(seconds=1))
+        found = await adapter.send(suspect)
+    assert len(world.words()) == 2
+    assert found.id == str(world.channel.order[-1])
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/webhooks$"),
+        ("POST", "/webhooks/"),
+        ("POST", "/channels/[0-9]+/messages$"),
+        ("PATCH", "/webhooks/.*/messages/"),
+        ("DELETE", "/messages/"),
+        ("GET", "/channels/[0-9]+/messages/[0-9]+$"),
+        ("GET", "/channels/[0-9]+/messages$"),
+    ],
+)
+async def test_a_5xx_says_what_it_was_that_failed(world: World, method: str, path: str) -> None:
+    async with world.running() as adapter:
+        sent = await adapter.send(world.delivery())
+        stream = f"channel:{world.channel.id}"
+        await until(lambda: world.inbox.cursors.get(stream) == sent.id)  # so that the next one has not heard of it
+    catch_up = (method, path) == ("GET", "/channels/[0-9]+/messages$")
+    world.server.faults.add(Fault("status", method, path, count=None, skip=catch_up, status=503))
+    async with world.running() as adapter:
+        errors: list[Transient] = []
+        for call in (
+            adapter.send(world.delivery("two", key="k2")),
+            adapter.send(world.delivery("notice", key="k3", author=None)),
+            adapter.send(world.delivery("four", key="k4", suspect=True, after=sent)),
+            adapter.quote(sent),
+            adapter.edit(sent, world.delivery("five", key="k5")),
+            adapter.delete(sent, "k6"),
+        ):
+            try:
+                await call
+            except Transient as error:
+                errors.append(error)
+    assert errors
+    assert all(error.failed for error in errors)
+
+
+async def test_a_webhook_that_cannot_be_made_for_a_5xx_is_what_failed(world: World) -> None:
+    async with world.running() as adapter:
+        world.server.faults.add(Fault("status", "POST", "/webhooks$", status=500))
+        with pytest.raises(Transient) as caught:
+            await adapter.send(world.delivery())
+        assert caught.value.failed
+
+
+@pytest.mark.parametrize("kind", ["reset", "hang", "rate_limit", "ban"])
+async def test_what_only_has_to_wait_has_not_failed(world: World, kind: str) -> None:
+    async with world.running() as adapter:
+        await adapter.send(world.delivery())
+        fault = Fault(kind, "POST", "/webhooks/", seconds=60)  # type: ignore[arg-type]
+        if kind == "ban":
+            fault = Fault("status", "POST", "/webhooks/", status=403, code=40333)
+        world.server.faults.add(fault)
+        with pytest.raises(Transient) as caught:
+            await adapter.send(world.delivery("two", key="k2"))
+        assert not caught.value.failed
+
+
+@pytest.mark.parametrize("ahead", [timedelta(), timedelta(minutes=10), timedelta(days=40)], ids=str)
+async def test_a_suspect_send_is_found_after_a_restart_whatever_our_clock_says(world: World, ahead: timedelta) -> None:
+    now = SystemClock().now() + ahead
+    async with world.running() as adapter:
+        last = await adapter.send(world.delivery("first"))
+        sent = await adapter.send(world.delivery("second", key="k2"))
+    world.say("second")
+    async with world.running() as adapter:
+        suspect = world.delivery("second", key="k2", suspect=True, after=last, queued_at=now)
+        assert await adapter.send(suspect) == sent
+
+
+@pytest.mark.parametrize("off", [timedelta(), timedelta(days=-1), timedelta(days=1)], ids=str)
+async def test_what_stood_there_long_before_is_no_earlier_try(world: World, off: timedelta) -> None:
+    world.clock = WrongClock(off)
+    now = world.state.snowflakes
+    world.state.snowflakes = Snowflakes(lambda: time.time() - 7200)
+    async with world.running() as adapter:
+        await adapter.send(world.delivery("second"))
+    world.state.snowflakes = now
+    async with world.running() as adapter:  # a new store: no copy is on record
+        queued_at = world.clock.now()
+        sent = await adapter.send(world.delivery("second", key="k2", suspect=True, queued_at=queued_at))
+        assert world.words() == ["second", "second"]
+    async with world.running() as adapter:
+        assert await adapter.send(world.delivery("second", key="k2", suspect=True, queued_at=queued_at)) == sent
+
+
+async def test_rate_limits_are_told_at_once_and_not_sent_twice(world: World) -> None:
+    async with world.running() as adapter:
+        await adapter.send(world.delivery())
+        world.server.faults.add(Fault("rate_limit", "POST", "/webhooks/", seconds=0.7))
+        with pytest.raises(RateLimited) as caught:
+            await adapter.send(world.delivery("two", key="k2"))
+        assert caught.value.retry_after == pytest.approx(0.7, abs=0.1)
+        assert not caught.value.ambiguous
+        with pytest.raises(RateLimited):
+            await adapter.send(world.delivery("two", key="k2"))
+        await asyncio.sleep(caught.value.retry_after or 0)
+        await adapter.send(world.delivery("two", key="k2"))
+    posts = world.server.api.statistics.requests["POST /webhooks/{webhook_id}/{webhook_token}"]
+    assert posts == 3, "what would be refused is not even asked"
+    assert world.words() == ["hello", "two"]
+
+
+async def patiently(adapter: DiscordAdapter, delivery: Delivery) -> None:
+    """Send as a lane does: again as soon as it may."""
+    while True:
+        try:
+            await adapter.send(delivery)
+        except RateLimited as error:
+            await asyncio.sleep(error.retry_after or 0)
+        else:
+            return
+
+
+async def test_keeps_to_the_limits_by_itself() -> None:
+    async with SandboxServer(limits=Limits()) as server:
+        world = World(server)
+        others = [world.state.add_channel(world.guild, f"other {number}") for number in range(3)]
+        async with world.running(world.channel, *others) as adapter:
+
+            async def talk(channel: Channel) -> None:
+                for number in range(11):
+                    ref = ChannelRef(Platform.DISCORD, str(channel.id))
+                    delivery = Delivery(
+                        ref, f"{channel.id}.{number}"[-25:], ALICE, Content(RichText.plain(str(number)))
+                    )
+                    await patiently(adapter, delivery)
+
+            await asyncio.gather(*(talk(channel) for channel in (world.channel, *others)))
+        for channel in (world.channel, *others):
+            assert [channel.messages[message].content for message in channel.order] == [str(n) for n in range(11)]
+        assert set(server.api.statistics.statuses) == {200}
