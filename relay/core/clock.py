@@ -72,7 +72,7 @@ class ServerTime:
         return moment + timedelta(seconds=self._clock.monotonic() - at)
 
 
-def asked_for(value: object, *, unit: float = 1.0) -> float | None:
+def retry_after_seconds(value: object, *, unit: float = 1.0) -> float | None:
     """The seconds that a platform asks to wait, an hour at most; None where it tells no number of them.
 
     `unit`: seconds in one of what it counts in.

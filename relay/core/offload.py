@@ -45,7 +45,7 @@ class Conversions:
         return await asyncio.get_running_loop().run_in_executor(self._thread, partial(convert, *args, **kwargs))
 
 
-class Spool:
+class TemporaryFile:
     """A temporary file without a name, which nobody else can read; gone when it is closed.
 
     Raises `NoRoom` where the disk is full or read-only.

@@ -10,7 +10,7 @@ from itertools import count
 import structlog
 
 from relay.core.convert.degrade import human_size
-from relay.core.offload import Spool
+from relay.core.offload import TemporaryFile
 from relay.core.ports import Clock, MediaSource
 from relay.domain.content import Attachment
 from relay.domain.ids import ChannelRef, MediaRef, Platform
@@ -102,7 +102,7 @@ class Fetches:
         self._sources = sources
         self._turns = _Turns()
         # By how large it may be: what is too large for one channel is not for another.
-        self._tasks: OrderedDict[MediaRef, dict[int, asyncio.Task[Spool | None]]] = OrderedDict()
+        self._tasks: OrderedDict[MediaRef, dict[int, asyncio.Task[TemporaryFile | None]]] = OrderedDict()
 
     async def fetch(self, attachment: Attachment, *, channel: ChannelRef, most: int, patience: float) -> bool | None:
         """See `Files.fetch`."""
@@ -126,7 +126,7 @@ class Fetches:
             return False
         return True
 
-    def at_hand(self, source: MediaRef) -> Spool | None:
+    def at_hand(self, source: MediaRef) -> TemporaryFile | None:
         """A file that has come."""
         return next(iter(self._spools(source)), None)
 
@@ -145,7 +145,7 @@ class Fetches:
         if running:
             await asyncio.wait(running)
 
-    def _spools(self, source: MediaRef) -> list[Spool]:
+    def _spools(self, source: MediaRef) -> list[TemporaryFile]:
         done = [task for task in self._tasks.get(source, {}).values() if task.done() and not task.cancelled()]
         return [spool for task in done if (spool := task.result()) is not None]
 
@@ -155,7 +155,7 @@ class Fetches:
         for source in ready[: max(0, len(ready) - _MOST_READY + 1)]:
             self.drop(source)
 
-    async def _fetched(self, attachment: Attachment, channel: ChannelRef, most: int) -> Spool | None:
+    async def _fetched(self, attachment: Attachment, channel: ChannelRef, most: int) -> TemporaryFile | None:
         """A file on disk, however slowly it comes; None if it does not."""
         for pause in _PAUSES:
             await self._clock.sleep(pause)
@@ -169,7 +169,7 @@ class Fetches:
                 _log.info("late file does not come yet", reason=str(error) or "it takes too long")
         return None
 
-    async def _whole(self, attachment: Attachment, most: int) -> Spool:
+    async def _whole(self, attachment: Attachment, most: int) -> TemporaryFile:
         platform = attachment.source.platform
         if platform not in self._sources:
             raise TargetGone("nobody has such files")
@@ -178,12 +178,14 @@ class Fetches:
             return await spooled(stream.chunks, attachment, most=most, size=stream.size)
 
 
-async def spooled(chunks: AsyncIterator[bytes], attachment: Attachment, *, most: int, size: int | None = None) -> Spool:
+async def spooled(
+    chunks: AsyncIterator[bytes], attachment: Attachment, *, most: int, size: int | None = None
+) -> TemporaryFile:
     """All of a file, on disk. Raises `FileRejected` over `most` bytes, `FileUnavailable` if not `size`."""
     most = min(most, _MOST_BYTES)
     if size is not None and size > most:
         raise too_large(attachment, size)
-    spool = Spool()
+    spool = TemporaryFile()
     try:
         async for chunk in chunks:
             if spool.size + len(chunk) > most:

@@ -17,7 +17,7 @@ from Crypto.Cipher import AES
 from Crypto.Util import Counter
 
 from relay.adapters.matrix.identifiers import read_mxc
-from relay.core.offload import Spool
+from relay.core.offload import TemporaryFile
 from relay.domain.ids import MediaRef, Platform
 from relay.errors import Permanent
 
@@ -84,7 +84,7 @@ def _decoded(words: str) -> bytes:
         return b""
 
 
-async def decrypted(chunks: AsyncIterator[bytes], key: Key, spool: Spool) -> AsyncIterator[bytes]:
+async def decrypted(chunks: AsyncIterator[bytes], key: Key, spool: TemporaryFile) -> AsyncIterator[bytes]:
     """What `chunks` say, once all of them are in `spool` and are what their sender encrypted.
 
     Raises `Permanent` where they are not.

@@ -19,7 +19,7 @@ from relay.adapters.matrix.api.session import is_token_refusal
 from relay.adapters.matrix.encrypted_files import decrypted, read_source
 from relay.adapters.matrix.identifiers import read_mxc
 from relay.adapters.matrix.outbound.compose import Still, Uploaded
-from relay.core.offload import Spool
+from relay.core.offload import TemporaryFile
 from relay.core.ports import Clock, File, Files, MediaStream, Sender
 from relay.domain.content import Attachment, Author
 from relay.domain.file_names import file_name
@@ -234,7 +234,7 @@ class Media:
                     download = await stack.enter_async_context(self._download(server, media_id, _OLD))
             chunks = _chunks(download)
             if key is not None:
-                chunks = decrypted(chunks, key, stack.enter_context(Spool()))
+                chunks = decrypted(chunks, key, stack.enter_context(TemporaryFile()))
             yield MediaStream(download.size, download.content_type, chunks)
 
     def _download(self, server: str, media_id: str, root: str) -> AbstractAsyncContextManager[Download]:

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from relay.core.clock import SystemClock, asked_for
+from relay.core.clock import SystemClock, retry_after_seconds
 
 
 @pytest.mark.skipif(not hasattr(time, "CLOCK_BOOTTIME"), reason="this system has no clock that goes on while it sleeps")
@@ -36,9 +36,9 @@ def test_what_is_granted_for_seconds_runs_out_while_the_machine_sleeps() -> None
     ],
 )
 def test_a_wait_is_a_number_of_seconds_and_an_hour_at_most(told: object, seconds: float | None) -> None:
-    assert asked_for(told) == seconds
+    assert retry_after_seconds(told) == seconds
 
 
 def test_milliseconds() -> None:
-    assert asked_for(2500, unit=0.001) == 2.5
-    assert asked_for(10**400, unit=0.001) == 3600.0
+    assert retry_after_seconds(2500, unit=0.001) == 2.5
+    assert retry_after_seconds(10**400, unit=0.001) == 3600.0

@@ -23,7 +23,7 @@ import structlog
 import relay
 from relay.adapters.discord.api.rate_limits import LONGEST_WAIT, Bucket, Limits, NotNow
 from relay.adapters.discord.identifiers import path_segment
-from relay.core.clock import ServerTime, asked_for
+from relay.core.clock import ServerTime, retry_after_seconds
 from relay.core.offload import Conversions
 from relay.core.ports import Clock
 from relay.domain.jsontext import loads
@@ -325,7 +325,7 @@ def _moment(date: str | None) -> datetime | None:
 
 
 def _seconds(*candidates: object) -> float:
-    waits = (wait for wait in map(asked_for, candidates) if wait is not None)
+    waits = (wait for wait in map(retry_after_seconds, candidates) if wait is not None)
     return max(0.05, next(waits, 5.0))
 
 

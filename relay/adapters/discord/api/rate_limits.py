@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from relay.core.clock import asked_for
+from relay.core.clock import retry_after_seconds
 from relay.core.ports import Clock
 
 # Discord bans an address after 10,000 answers of 401, 403 or 429 within ten minutes. We stop at half of it:
@@ -110,7 +110,7 @@ class Limits:
             state = self._state(bucket)
             state.in_flight = max(state.in_flight, in_flight)
         remaining = _number(headers.get("X-RateLimit-Remaining"))
-        reset_after = asked_for(headers.get("X-RateLimit-Reset-After"))
+        reset_after = retry_after_seconds(headers.get("X-RateLimit-Reset-After"))
         if remaining is None or reset_after is None:
             return
         state = self._state(bucket)

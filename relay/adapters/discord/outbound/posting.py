@@ -20,7 +20,7 @@ from relay.adapters.discord.outbound.body import (
     said_by_webhook,
     webhook_body,
 )
-from relay.core.last_sent import Standing
+from relay.core.last_sent import LastSent
 from relay.core.ports import Clock, Delivery
 from relay.domain.content import Author
 from relay.domain.ids import ChannelRef, MessageRef, Platform
@@ -50,7 +50,7 @@ class Poster:
         feeds: Feeds,
         webhooks: Webhooks,
         recent: Recent,
-        standing: Standing,
+        last_sent: LastSent,
         clock: Clock,
     ) -> None:
         self._clock = clock
@@ -60,7 +60,7 @@ class Poster:
         self._feeds = feeds
         self._webhooks = webhooks
         self._recent = recent
-        self._standing = standing
+        self._last_sent = last_sent
         self._posted = adoption.Posted()
         self._without_webhook: dict[str, float] = {}
         self._accepted: dict[str, str] = {}  # for names that Discord refused: those that it took instead
@@ -168,7 +168,7 @@ class Poster:
                 self._accepted[first] = body["username"]
                 if len(self._accepted) > _NAMES_REMEMBERED:
                     self._accepted.pop(next(iter(self._accepted)))
-            self._standing.put(_id(answer), body["content"])
+            self._last_sent.put(_id(answer), body["content"])
             return answer
 
     async def _post_as_bot(self, delivery: Delivery, channel: str) -> str:
@@ -201,7 +201,7 @@ class Poster:
         message = _id(answer)
         if answer.get("content") == content:
             # Else the answer is the message of an earlier try, which had the same nonce.
-            self._standing.put(message, content)
+            self._last_sent.put(message, content)
         return message
 
     async def _call(

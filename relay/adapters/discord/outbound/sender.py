@@ -16,7 +16,7 @@ from relay.adapters.discord.inbound.messages import jump_url
 from relay.adapters.discord.media.transfer import Media, have_same_files
 from relay.adapters.discord.outbound.body import TEXT_LENGTH, allowed_mentions, said_by_bot, said_by_webhook
 from relay.adapters.discord.outbound.posting import MISSING, UNKNOWN_CHANNEL, UNKNOWN_MESSAGE, Poster
-from relay.core.last_sent import Standing
+from relay.core.last_sent import LastSent
 from relay.core.ports import Clock, Delivery
 from relay.domain.content import Quotation
 from relay.domain.ids import MessageRef, Platform, UserRef
@@ -128,7 +128,7 @@ class Outbound:
         self._webhooks = webhooks
         self._translator = translator
         self._recent = recent
-        self._standing = Standing()
+        self._last_sent = LastSent()
         self._poster = Poster(
             rest=rest,
             media=media,
@@ -136,7 +136,7 @@ class Outbound:
             feeds=feeds,
             webhooks=webhooks,
             recent=recent,
-            standing=self._standing,
+            last_sent=self._last_sent,
             clock=clock,
         )
 
@@ -218,14 +218,14 @@ class Outbound:
         """Change a message, its files too, where it is to have others. They stand in place of all that it has."""
         wanted, content = delivery.content.attachments, body["content"]
         same_files = have_same_files(seen.content.attachments, wanted)
-        if same_files and self._standing.says(target.id, content):
+        if same_files and self._last_sent.says(target.id, content):
             return
-        self._standing.forget(target.id)
+        self._last_sent.forget(target.id)
         if same_files:
             await self._rest.call(route, body=body)
         else:
             await self._change_files(target, route, body, delivery)
-        self._standing.put(target.id, content)
+        self._last_sent.put(target.id, content)
 
     async def _change_files(self, target: MessageRef, route: Route, body: dict[str, Json], delivery: Delivery) -> None:
         wanted = delivery.content.attachments

@@ -17,7 +17,7 @@ from nio.client.async_client import AsyncClient, AsyncClientConfig, client_sessi
 from yarl import URL
 
 from relay.adapters.matrix.api.redirects import Elsewhere, Forbidden
-from relay.core.clock import asked_for
+from relay.core.clock import retry_after_seconds
 from relay.core.offload import Conversions
 from relay.domain.jsontext import loads
 
@@ -318,9 +318,9 @@ def judge(status: int, retry_after: str | None, raw: bytes) -> Json:
 
 def _patience(status: int, header: str | None, told: Json) -> float | None:
     """Seconds to wait. `retry_after_ms` is deprecated for the header, but most servers still send only that."""
-    wait = asked_for(told.get("retry_after_ms"), unit=0.001)
+    wait = retry_after_seconds(told.get("retry_after_ms"), unit=0.001)
     if wait is None:
-        wait = asked_for(header)
+        wait = retry_after_seconds(header)
     return 5.0 if wait is None and status == 429 else wait
 
 

@@ -18,7 +18,7 @@ from relay.adapters.matrix.media import Media
 from relay.adapters.matrix.outbound.compose import Pictures, Uploaded, compose, earlier_look, replacement, same_file
 from relay.adapters.matrix.rooms.declared import Rooms
 from relay.adapters.matrix.sync.backfill import as_list
-from relay.core.last_sent import Standing
+from relay.core.last_sent import LastSent
 from relay.core.offload import Conversions
 from relay.core.ports import Clock, Delivery
 from relay.domain.ids import ChannelRef, MediaRef, MessageRef
@@ -57,7 +57,7 @@ class Outbound:
         self._rooms = rooms
         self._clock = clock
         self._token_refused = token_refused
-        self._standing = Standing()
+        self._last_sent = LastSent()
 
     async def send(self, delivery: Delivery) -> MessageRef:
         """See `Adapter.send`."""
@@ -81,7 +81,7 @@ class Outbound:
             event_id = await self._put(room_id, content, delivery.key)
         if not delivery.suspect:
             # Where an earlier try was carried out, the answer names its event, which may say something else.
-            self._standing.put(event_id, _said(content))
+            self._last_sent.put(event_id, _said(content))
         return MessageRef(delivery.channel, event_id)
 
     async def edit(self, target: MessageRef, delivery: Delivery) -> None:
@@ -101,13 +101,13 @@ class Outbound:
         content = await self._composed(delivery, None, pictures) | file
         content["body"] = content["body"] or content.get("filename", "")
         said = _said(content)
-        if self._standing.says(target.id, said):
+        if self._last_sent.says(target.id, said):
             return
-        self._standing.forget(target.id)
+        self._last_sent.forget(target.id)
         # Under the transaction ID of an earlier try, which may have said something else, nothing would change.
         key = f"{delivery.key}.{hashlib.sha256(said.encode()).hexdigest()[:20]}"
         await self._put(room_id, replacement(target, content), key)
-        self._standing.put(target.id, said)
+        self._last_sent.put(target.id, said)
 
     async def delete(self, target: MessageRef, key: str) -> None:
         """See `Adapter.delete`."""

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.adapters.matrix.encrypted_files import decrypted, encrypted_source, read_source
-from relay.core.offload import Spool
+from relay.core.offload import TemporaryFile
 from relay.domain.ids import MediaRef
 from relay.errors import Permanent
 from tests.support.encrypted import encrypted
@@ -28,7 +28,7 @@ async def read(secret: bytes, file: dict[str, Any], size: int = 7) -> list[bytes
     assert uri == URI
     assert key is not None
     assert "secret" not in repr(key)
-    with Spool() as spool:
+    with TemporaryFile() as spool:
         return [chunk async for chunk in decrypted(pieces(secret, size), key, spool)]
 
 
@@ -48,7 +48,7 @@ async def test_nothing_is_passed_on_of_what_was_changed_on_the_way(data: bytes, 
     assert isinstance(source, MediaRef)
     key = read_source(source.locator)[1]
     assert key is not None
-    with Spool() as spool:
+    with TemporaryFile() as spool:
         passed_on = decrypted(pieces(bytes(changed), 9), key, spool)
         with pytest.raises(Permanent):
             await anext(passed_on)
