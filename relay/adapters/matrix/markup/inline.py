@@ -5,11 +5,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from relay.adapters.matrix.identifiers import read_link, read_mxc, web_link
-from relay.adapters.matrix.markup.flow import Linked, Spoil, Wrap
 from relay.adapters.matrix.markup.html import Element
 from relay.domain.ids import ChannelRef, MediaRef, MessageRef, Platform, UserRef
 from relay.domain.text import nodes as n
 from relay.domain.text.links import link_bare_urls
+
+Wrap = Callable[[tuple[n.Inline, ...]], n.Inline]
 
 _SPACE = re.compile(r"[ \t\n\r\f]+")
 _ROOM = re.compile(r"(?<!\w)@room\b")
@@ -28,6 +29,33 @@ _SIMPLE: dict[str, Wrap] = {
     "sup": n.Superscript,
     "sub": lambda children: n.Superscript(children, lowered=True),
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Spoil:
+    """Hides what is inside."""
+
+    reason: str
+
+    def __call__(self, children: tuple[n.Inline, ...]) -> n.Inline:
+        return n.Spoiler(children, self.reason)
+
+
+@dataclass(frozen=True, slots=True)
+class Linked:
+    """Makes a link of what is inside."""
+
+    url: str
+
+    def __call__(self, children: tuple[n.Inline, ...]) -> n.Inline:
+        return n.Link(self.url, children)
+
+
+def wrapped(nodes: tuple[n.Inline, ...], wraps: tuple[Wrap, ...]) -> tuple[n.Inline, ...]:
+    """`nodes` with all of `wraps` around them, the first outermost."""
+    for wrap in reversed(wraps):
+        nodes = (wrap(nodes),)
+    return nodes
 
 
 @dataclass(frozen=True, slots=True)
