@@ -26,7 +26,7 @@ from relay.domain.text.nodes import RichText, UserMention
 from relay.domain.text.rewrite import map_inline
 from relay.errors import Unsupported
 from tests.support.markup import often, sources
-from tests.unit.adapters.matrix.test_markup_properties import check
+from tests.unit.adapters.matrix.markup.test_markup_properties import check
 
 MENTION = re.compile(r"@(?:everyone|here)|<@[!&]?\d+>")
 # A backtick behind a backslash begins no code.

@@ -228,7 +228,7 @@ def test_the_private_attributes_that_the_driver_uses_are_there() -> None:
     theirs = set(re.findall(r"self\.(_[a-z_]+)\b", source)) - own
     assert theirs == {"_conn", "_connection", "_running", "_thread", "_tx"}
     assert theirs <= set(dir(aiosqlite.Connection(lambda: sqlite3.connect(":memory:"), 64)))
-    declared = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text(encoding="utf-8"))["project"][
+    declared = tomllib.loads((Path(__file__).parents[4] / "pyproject.toml").read_text(encoding="utf-8"))["project"][
         "dependencies"
     ]
     assert "aiosqlite>=0.22,<0.23" in declared

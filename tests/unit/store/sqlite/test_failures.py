@@ -220,7 +220,7 @@ _LIMITED = """
 import asyncio, resource, signal, sys
 from relay.errors import StoreUnavailable
 from relay.store.unit_of_work import open_store
-from tests.unit.store.test_failures import queue, queued
+from tests.unit.store.sqlite.test_failures import queue, queued
 
 async def main(url: str) -> None:
     store = await open_store(url)
@@ -256,7 +256,7 @@ def test_a_disk_that_is_full_for_a_while(url: str) -> None:
 _WRITER = """
 import asyncio, sys
 from relay.store.unit_of_work import open_store
-from tests.unit.store.test_failures import queue
+from tests.unit.store.sqlite.test_failures import queue
 
 async def main(url: str, start: int) -> None:
     store = await open_store(url)
