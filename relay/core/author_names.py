@@ -16,8 +16,7 @@ import structlog
 from relay.core.storage import UnitOfWork
 from relay.domain.content import Author
 from relay.domain.ids import ChannelRef
-from relay.domain.marks import bracketed, unmarked_name
-from relay.domain.names import shortened, skeleton, visible, with_suffix
+from relay.domain.names import bracketed, shortened, skeleton, unmarked_name, visible, with_suffix
 
 _log = structlog.get_logger(__name__)
 

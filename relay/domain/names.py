@@ -3,8 +3,14 @@
 The one table of characters that show nothing is here.
 """
 
+import mimetypes
+import re
 import unicodedata
+from dataclasses import replace
 from functools import lru_cache
+
+from relay.domain.text import nodes as n
+from relay.domain.text.rewrite import map_inline
 
 # Control and formatting characters (invisible and bidirectional ones among them), surrogates, private ones, what is
 # no character, line and paragraph separators.
@@ -193,3 +199,104 @@ _TWINS = _twins(
     (":", "꞉"),
     ("'", "`ˋ"),
 )
+
+
+# --- Control characters: they steer a terminal or a printer, and say nothing to a reader ---------------------
+
+
+# Sequences that colour text, move the cursor or set a window's title (ECMA-48); then C0 and C1 alone, but for line
+# breaks and tabs.
+_CONTROLS = re.compile(
+    r"(?:\x1b\[|\x9b)[0-?]*+[ -/]*+[@-~]"
+    r"|(?:\x1b\]|\x9d)[^\x07\x1b\x9c\n]*+(?:\x07|\x1b\\|\x9c)"
+    r"|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]"
+)
+
+
+def without_controls(text: str) -> str:
+    """`text` without them; linear in its length."""
+    return text if _CONTROLS.search(text) is None else _CONTROLS.sub("", text)
+
+
+# --- The signs that only the relay makes: what a member writes can never look like its headings --------------
+
+# What stands under a quoted line, a forward's heading or the names of several is taken for somebody else's words. (What
+# the relay says of a message's own author, a file that it names or a poll, anybody may say of themselves.)
+
+
+MARK = "↪"
+"""Stands in front of whom a message answers, and above what it forwards."""
+
+_STAND_IN = "→"
+
+_BRACKETS = str.maketrans("⟨⟩〈〉《》❬❭❰❱" + MARK, "()()()()()" + _STAND_IN)
+
+
+def unmarked(text: n.RichText) -> n.RichText:
+    """What a member wrote, with another arrow for the relay's own wherever it is not code.
+
+    Anywhere, not only where a line begins: a long text is cut between any two words.
+    """
+    return map_inline(text, _unmarked)
+
+
+def unmarked_name(name: str) -> str:
+    """A member's name without the relay's signs."""
+    return name.translate(_BRACKETS)
+
+
+def bracketed(sign: str) -> str:
+    """`sign` in brackets that no member's name can hold."""
+    return f"⟨{sign}⟩"
+
+
+def _unmarked(node: n.Inline) -> n.Inline:
+    match node:
+        case n.Text(words) if MARK in words:
+            return replace(node, text=words.replace(MARK, _STAND_IN))
+        case n.InlineImage(alt) if MARK in alt:
+            return replace(node, alt=alt.replace(MARK, _STAND_IN))
+        case _:
+            return node
+
+
+# --- What a file may be called -------------------------------------------------------------------------------
+
+
+_UNKNOWN = "application/octet-stream"
+_LONGEST_NAME = 120
+# `mimetypes` depends on the machine for these.
+_SUFFIXES = {
+    "image/png": ".png",
+    "image/apng": ".png",
+    "image/jpeg": ".jpg",
+    "image/gif": ".gif",
+    "image/webp": ".webp",
+    "image/avif": ".avif",
+    "audio/ogg": ".ogg",
+    "audio/mpeg": ".mp3",
+    "audio/mp4": ".m4a",
+    "video/mp4": ".mp4",
+    "video/webm": ".webm",
+    "application/pdf": ".pdf",
+    "text/plain": ".txt",
+}
+# Not in a name on one system or another.
+_FORBIDDEN = frozenset('/\\:*?"<>|')
+
+
+def file_name(name: str, kind: str) -> str:
+    """`name` as any system takes it: one path segment, no hidden characters, an ending where it had none."""
+    shown = "".join(
+        "_" if char in _FORBIDDEN else char for char in unicodedata.normalize("NFC", name) if not is_hidden(char)
+    )
+    shown = " ".join(shown.split()).strip(". ") or "file"
+    stem, dot, ending = shown.rpartition(".")
+    if not (dot and stem and ending.isalnum() and len(ending) <= 10):
+        stem, ending = shown, _suffix(kind).removeprefix(".")
+    stem = stem[: _LONGEST_NAME - len(ending) - 1].rstrip(". ") or "file"
+    return f"{stem}.{ending}" if ending else stem
+
+
+def _suffix(kind: str) -> str:
+    return _SUFFIXES.get(kind) or ("" if kind == _UNKNOWN else mimetypes.guess_extension(kind) or "")

@@ -9,8 +9,8 @@ import structlog
 from relay.core.ports import Clock, File, MediaSource, Sender
 from relay.core.storage import Store
 from relay.domain.content import Attachment
-from relay.domain.file_names import file_name
 from relay.domain.ids import ChannelRef, MediaRef, Platform
+from relay.domain.names import file_name
 from relay.errors import DeliveryError, FileRejected, FileUnavailable, NoRoom, Permanent, TargetGone
 from relay.media.background import Fetches, spooled, too_large
 from relay.media.deadlines import Budgets, Patience

@@ -47,8 +47,8 @@ from relay.core.ports import Delivery
 from relay.domain.capabilities import Capabilities
 from relay.domain.content import Author, Content, Quotation
 from relay.domain.events import Event, FeatureUsed, MessageCreated, MessageDeleted, MessageEdited
-from relay.domain.file_names import file_name
 from relay.domain.ids import ChannelAddress, ChannelRef, MediaRef, MessageRef, Platform, UserRef
+from relay.domain.names import file_name
 from relay.domain.pair import PairPolicy
 from relay.domain.text.nodes import CustomEmoji, RichText
 

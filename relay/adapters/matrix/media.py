@@ -22,8 +22,8 @@ from relay.adapters.matrix.outbound.compose import Still, Uploaded
 from relay.core.offload import TemporaryFile
 from relay.core.ports import Clock, File, Files, MediaStream, Sender
 from relay.domain.content import Attachment, Author
-from relay.domain.file_names import file_name
 from relay.domain.ids import MediaRef, Platform
+from relay.domain.names import file_name
 from relay.errors import DeliveryError, FileRejected, FileUnavailable, Permanent, RateLimited, TargetGone, Transient
 
 Json = dict[str, Any]

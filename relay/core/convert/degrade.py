@@ -7,10 +7,8 @@ from dataclasses import dataclass, replace
 from relay.core.convert.split import Measure, beginning, first_part, split
 from relay.domain.capabilities import Capabilities
 from relay.domain.content import Attachment, Author, Content, Quotation, with_most_files
-from relay.domain.controls import without_controls
 from relay.domain.ids import MediaRef
-from relay.domain.marks import MARK
-from relay.domain.names import shortened
+from relay.domain.names import MARK, shortened, without_controls
 from relay.domain.pair import PairPolicy
 from relay.domain.text import nodes as n
 from relay.domain.text.normalise import normalise

@@ -8,8 +8,7 @@ from relay.core.storage import Entry
 from relay.domain.commands import BatchItem, DeleteMessage, EditMessage, SendBatch, SendMessage
 from relay.domain.content import Author, Content, Quotation
 from relay.domain.ids import MessageRef
-from relay.domain.marks import bracketed
-from relay.domain.names import shortened, visible
+from relay.domain.names import bracketed, shortened, visible
 from relay.domain.text import nodes as n
 from relay.domain.text.rewrite import Container
 

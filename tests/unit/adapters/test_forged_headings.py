@@ -31,7 +31,7 @@ from relay.domain.commands import BatchItem, SendBatch
 from relay.domain.content import Author, Content, Quotation
 from relay.domain.events import MessageCreated
 from relay.domain.ids import ChannelRef, MessageRef, Platform, UserRef
-from relay.domain.marks import MARK
+from relay.domain.names import MARK
 from relay.domain.text import nodes as n
 from tests.support.markup import often
 from tests.unit.adapters.test_hostile_texts import DISCORD_ROOM, MATRIX_ROOM, outside_code, parts_of

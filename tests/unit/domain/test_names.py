@@ -1,10 +1,21 @@
-"""What a name shows, and which names look the same."""
+"""What a name shows, which names look the same, what steers a terminal, and what a file may be called."""
+
+import unicodedata
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.domain.names import LONGEST, LONGEST_IN_BYTES, shortened, skeleton, visible, with_suffix
+from relay.domain.names import (
+    LONGEST,
+    LONGEST_IN_BYTES,
+    file_name,
+    shortened,
+    skeleton,
+    visible,
+    with_suffix,
+    without_controls,
+)
 
 
 @pytest.mark.parametrize(
@@ -80,3 +91,54 @@ def test_a_name_is_cut_between_what_is_seen_as_characters(character: str, kept: 
 
 def test_a_name_of_one_endless_emoji_is_cut_all_the_same() -> None:
     assert 60 < len(shortened("👨\u200d" * 50)) <= LONGEST
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("\x1b[1;31mred\x1b[0m", "red"),
+        ("\x9b31mred", "red"),
+        ("\x1b]0;title\x07words\x1b]8;;https://example.org\x1b\\link", "wordslink"),
+        ("\x1b]0;never ends", "]0;never ends"),
+        ("\x1b[", "["),
+        ("a\x00b\x07c\x08d\x7fe\x85f", "abcdef"),
+        ("two\nlines\tand a tab\r\n", "two\nlines\tand a tab\r\n"),
+        ("[31m is text", "[31m is text"),
+    ],
+)
+def test_what_is_left(text: str, shown: str) -> None:
+    assert without_controls(text) == shown
+
+
+@given(st.text(st.sampled_from("\x1b[]0;m\x07\\a\n\x9b\x9c")))
+def test_no_control_is_left(text: str) -> None:
+    assert not set(without_controls(text)) & set("\x1b\x07\x9b\x9c")
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "expected"),
+    [
+        ("cat.png", "image/png", "cat.png"),
+        ("wave", "image/png", "wave.png"),
+        ("../../etc/passwd", "text/plain", "_.._etc_passwd.txt"),
+        ("a\u202egnp.exe", "application/octet-stream", "agnp.exe"),
+        ("  two   words .txt", "text/plain", "two words.txt"),
+        ("", "image/jpeg", "file.jpg"),
+        ("...", "application/octet-stream", "file"),
+        (".profile", "text/plain", "profile.txt"),
+        ("日本語.pdf", "application/pdf", "日本語.pdf"),
+        ("x" * 300 + ".png", "image/png", "x" * 116 + ".png"),
+    ],
+)
+def test_safe_names(name: str, kind: str, expected: str) -> None:
+    assert file_name(name, kind) == expected
+
+
+@given(st.text(max_size=400), st.sampled_from(["image/png", "application/octet-stream", "text/plain"]))
+def test_any_name_is_one_visible_segment(name: str, kind: str) -> None:
+    safe = file_name(name, kind)
+    assert 0 < len(safe) <= 120
+    assert not set('/\\:*?"<>|') & set(safe)
+    assert safe not in {".", ".."}
+    assert not any(unicodedata.category(char) in {"Cc", "Cf", "Cs"} for char in safe)
+    assert file_name(safe, kind) == safe

@@ -11,7 +11,7 @@ from typing import Any
 
 from relay.adapters.discord.markup import Names, link, parse, parse_inline, parse_references
 from relay.domain.ids import MediaRef, Platform
-from relay.domain.marks import unmarked
+from relay.domain.names import unmarked
 from relay.domain.text import nodes as n
 from relay.domain.text.rewrite import map_blocks
 

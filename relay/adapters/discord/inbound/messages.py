@@ -19,7 +19,7 @@ from relay.adapters.discord.markup import Names
 from relay.domain.content import Author, Content
 from relay.domain.events import Event, FeatureUsed, MessageCreated, MessageEdited
 from relay.domain.ids import ChannelRef, MessageRef, Platform, ThreadRef, UserRef
-from relay.domain.marks import MARK
+from relay.domain.names import MARK
 from relay.domain.text import nodes as n
 
 Json = Mapping[str, Any]

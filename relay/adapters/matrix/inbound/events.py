@@ -26,8 +26,7 @@ from relay.adapters.matrix.rooms.state import Profile, RoomState
 from relay.domain.content import Author, Content
 from relay.domain.events import Event, FeatureUsed, MessageCreated, MessageDeleted, MessageEdited
 from relay.domain.ids import ChannelRef, MediaRef, MessageRef, Platform, ThreadRef, UserRef
-from relay.domain.marks import unmarked
-from relay.domain.names import shortened, visible, with_suffix
+from relay.domain.names import shortened, unmarked, visible, with_suffix
 
 Json = dict[str, Any]
 
