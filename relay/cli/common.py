@@ -35,7 +35,7 @@ class Invocation:
     def load(self, config: Path | None, *, daemon: bool = False) -> "Settings":
         """The settings; logging is set up with them. Only the daemon says more than warnings."""
         from relay import logs
-        from relay.config.settings import load
+        from relay.config.loading import load
 
         self.hide = logs.redactor(())
         settings = load(config or self.config, os.environ)

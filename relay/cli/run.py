@@ -20,7 +20,7 @@ def run(context: typer.Context, config: ConfigOption = None) -> None:
     invocation = invocation_of(context)
     settings = invocation.load(config, daemon=True)
     from relay import app
-    from relay.config.settings import load, locate
+    from relay.config.loading import load, locate
 
     path = locate(config or invocation.config, os.environ)
     # What was imported stays. Looking through it for garbage, which strangers can bring about with events of a thousand

@@ -8,8 +8,8 @@ from typing import Any, get_args
 import pytest
 from pydantic import BaseModel
 
-from relay.config.settings import Settings, load
-from relay.config.sources import LISTS
+from relay.config.loading import LISTS, load
+from relay.config.settings import Settings
 from relay.errors import ConfigurationError
 
 ROOT = Path(__file__).parents[2]

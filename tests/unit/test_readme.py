@@ -11,7 +11,8 @@ import discord
 import typer
 
 from relay import cli, errors
-from relay.config.settings import PairSettings, StoreSettings, load
+from relay.config.loading import load
+from relay.config.settings import PairSettings, StoreSettings
 from relay.core.status.counters import Snapshot
 from relay.domain.ids import Platform
 from relay.web.metrics import registry

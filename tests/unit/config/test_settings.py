@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from relay.config.loading import load
 from relay.config.mistakes import positions
-from relay.config.settings import load
 from relay.domain.ids import ChannelAddress, Platform
 from relay.domain.pair import SYSTEM_MESSAGES
 from relay.errors import ConfigurationError, Mistake

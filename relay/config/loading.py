@@ -1,19 +1,33 @@
-"""Where settings come from: the file, the environment, and the files that hold secrets."""
+"""Reads `relay.toml`, the environment and the files that hold secrets, and checks them. Nothing else in the relay does.
+
+Each key of the file is also an environment variable, `RELAY_<SECTION>__<KEY>`, which wins over the file; lists
+(`RELAY_PAIRS`, `RELAY_ROOMS`) are JSON there. Relative paths count from the directory of the file.
+"""
 
 import json
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 from pydantic_settings import BaseSettings, EnvSettingsSource
 
-from relay.config.mistakes import Location, Origin, did_you_mean, find_field, holds_keys, positions, shown
-from relay.errors import Mistake
+from relay.config.mistakes import (
+    Location,
+    Origin,
+    did_you_mean,
+    explain,
+    find_field,
+    holds_keys,
+    positions,
+    shown,
+)
+from relay.config.settings import PairSettings, Settings
+from relay.errors import ConfigurationError, Mistake
 
 PREFIX = "RELAY_"
 CONFIG_VARIABLE = "RELAY_CONFIG"
@@ -42,6 +56,87 @@ class Source:
     folder: Path
     broken: bool
     mistakes: list[Mistake] = field(default_factory=list)
+
+
+def locate(path: Path | None, environ: Mapping[str, str]) -> Path:
+    """The file that counts: `path`, else what `RELAY_CONFIG` names, else `./relay.toml`."""
+    return path or Path(environ.get(CONFIG_VARIABLE) or DEFAULT_FILE)
+
+
+def load(path: Path | None, environ: Mapping[str, str]) -> Settings:
+    """The settings of the file (see `locate`) and of the environment.
+
+    Raises `ConfigurationError` with everything that is wrong. No value of the operator's is in it.
+    """
+    source = gather(locate(path, environ), environ, Settings)
+    settings, mistakes = _validate(source)
+    found = [*source.mistakes, *mistakes, *_contradictions(source)]
+    if settings is None or found:
+        # Raised here and not where pydantic's error is at hand: that one holds the values.
+        raise ConfigurationError(tuple(dict.fromkeys(found)))
+    return settings
+
+
+def _validate(source: Source) -> tuple[Settings | None, list[Mistake]]:
+    if source.broken:
+        return None, []
+    # An empty table for each section that is not there: what is missing from it is then said by name. Keys that begin
+    # with an underscore would be arguments of pydantic-settings' own.
+    tables = {name: {} for name in Settings.model_fields if name not in LISTS} | source.values
+    odd = [name for name in tables if name.startswith("_")]
+    mistakes = [Mistake(source.origin.where((name,)), "there is no such section", "remove it") for name in odd]
+    try:
+        settings = Settings(**{name: table for name, table in tables.items() if name not in odd})
+    except ValidationError as error:
+        details = error.errors(include_url=False, include_input=False)
+        return None, [*mistakes, *(explain(detail, Settings, source.origin) for detail in details)]
+    common = settings.defaults.model_dump(exclude_unset=True)
+    pairs = tuple(PairSettings(**_merged(common, pair.model_dump(exclude_unset=True))) for pair in settings.pairs)
+    store = settings.store.model_copy(update={"url": _anchored(settings.store.url, source.folder)})
+    return settings.model_copy(update={"pairs": pairs, "store": store}), mistakes
+
+
+def _merged(common: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """A pair's own settings over those of `[defaults]`, key by key also within a table."""
+    within = {key: {**common[key], **own[key]} for key in common.keys() & own.keys() if isinstance(own[key], dict)}
+    return {**common, **own, **within}
+
+
+def _anchored(url: str, folder: Path) -> str:
+    scheme = "sqlite:///"
+    return f"{scheme}{(folder / url.removeprefix(scheme)).resolve()}"
+
+
+def _contradictions(source: Source) -> Iterator[Mistake]:
+    """What is wrong between keys. Looks at the values unchecked, so that this is said along with all the rest."""
+    values, origin = source.values, source.origin
+    matrix = values.get("matrix", {})
+    if not source.broken and isinstance(matrix, dict) and not {"access_token", "password"} & matrix.keys():
+        remedy = 'write access_token = "…" or password = "…" (or access_token_file, password_file)'
+        yield Mistake(
+            origin.where(("matrix", "access_token")), "there is neither an access token nor a password", remedy
+        )
+    for sections, key, remedy in (
+        (("pairs",), "discord_channel", "a channel can be in one pair only: remove one of the two"),
+        (LISTS, "matrix_room", "a room can be listed once only: remove one of the two"),
+        (("pairs",), "name", "give each pair a name of its own (a room's alias is the name of a pair without one)"),
+    ):
+        seen: dict[str, Location] = {}
+        for location, value in _column(values, sections, key):
+            first = seen.setdefault(value, location)
+            if first[:2] != location[:2] and (key != "name" or key in (first[2], location[2])):
+                line = f" (line {number})" if (number := origin.line(first)) else ""
+                yield Mistake(origin.where(location), f"stands in {origin.label(first[:2])}{line} too", remedy)
+
+
+def _column(values: Mapping[str, Any], sections: tuple[str, ...], key: str) -> Iterator[tuple[Location, str]]:
+    """All values of a key in lists of tables, as text."""
+    for section in sections:
+        tables = values.get(section)
+        for number, table in enumerate(tables if isinstance(tables, list | tuple) else ()):
+            used = "matrix_room" if key == "name" and isinstance(table, dict) and not table.get(key) else key
+            if isinstance(table, dict) and isinstance(value := table.get(used), str | int):
+                yield (section, number, used), str(value).strip()
 
 
 def gather(file: Path, environ: Mapping[str, str], model: type[BaseSettings]) -> Source:
