@@ -116,21 +116,16 @@ class Daemon:
                 _log.error("the last status could not be written", reason=error.reason)
 
     def _adapters(self, store: Store, files: Library) -> tuple[DiscordAdapter, MatrixAdapter]:
-        discord, matrix = self._settings.discord, self._settings.matrix
         adapters = (
             DiscordAdapter(
-                token=discord.token.get_secret_value(),
-                api_url=discord.api_url,
+                settings=self._settings.discord,
                 clock=self._clock,
                 rng=self._rng,
                 files=files,
                 conversions=self._conversions,
             ),
             MatrixAdapter(
-                homeserver_url=matrix.homeserver_url,
-                user_id=matrix.user_id,
-                access_token=None if matrix.access_token is None else matrix.access_token.get_secret_value(),
-                password=None if matrix.password is None else matrix.password.get_secret_value(),
+                settings=self._settings.matrix,
                 load_session=partial(_read_note, store, "matrix session"),
                 save_session=partial(_write_note, store, "matrix session"),
                 clock=self._clock,

@@ -12,7 +12,7 @@ from relay.errors import (
     Transient,
 )
 from relay.sandbox.rest.faults import Fault, GatewayFault
-from tests.support.discord import World, until
+from tests.support.discord import World, discord_settings, until
 
 
 @pytest.mark.parametrize("code", [1000, 1001, 1006, 4000, 4003, 4007, 4008, 4009])
@@ -93,7 +93,7 @@ async def test_a_token_that_is_refused_once_is_tried_again(world: World) -> None
 
 
 async def test_ends_when_the_token_is_taken_away(world: World) -> None:
-    adapter = DiscordAdapter(token=world.app.token, api_url=world.server.api_url, clock=SystemClock())
+    adapter = DiscordAdapter(settings=discord_settings(world.app.token, world.server.api_url), clock=SystemClock())
     await adapter.watch(frozenset({world.address}))
     running = asyncio.create_task(adapter.run(world.inbox))
     await until(lambda: adapter.health().state == "ready")
@@ -107,7 +107,7 @@ async def test_ends_when_the_token_is_taken_away(world: World) -> None:
 
 async def test_ends_when_the_token_is_refused(world: World) -> None:
     world.app.token = "another"
-    adapter = DiscordAdapter(token="nonsense", api_url=world.server.api_url, clock=SystemClock())
+    adapter = DiscordAdapter(settings=discord_settings("nonsense", world.server.api_url), clock=SystemClock())
     with pytest.raises(FatalError, match="Reset Token"):
         await adapter.run(world.inbox)
     assert adapter.health().state == "failed"
@@ -116,7 +116,7 @@ async def test_ends_when_the_token_is_refused(world: World) -> None:
 
 async def test_ends_when_the_message_content_intent_is_off(world: World) -> None:
     world.app.message_content = False
-    adapter = DiscordAdapter(token=world.app.token, api_url=world.server.api_url, clock=SystemClock())
+    adapter = DiscordAdapter(settings=discord_settings(world.app.token, world.server.api_url), clock=SystemClock())
     with pytest.raises(FatalError, match="Message Content Intent"):
         await adapter.run(world.inbox)
     await adapter.close()
@@ -124,7 +124,7 @@ async def test_ends_when_the_message_content_intent_is_off(world: World) -> None
 
 @pytest.mark.parametrize("code", [4004, 4010, 4011, 4012, 4013, 4014])
 async def test_ends_on_a_final_close_code(world: World, code: int) -> None:
-    adapter = DiscordAdapter(token=world.app.token, api_url=world.server.api_url, clock=SystemClock())
+    adapter = DiscordAdapter(settings=discord_settings(world.app.token, world.server.api_url), clock=SystemClock())
     running = asyncio.create_task(adapter.run(world.inbox))
     await until(lambda: adapter.health().state == "ready")
     world.server.gateway.drop(code)

@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from relay.adapters.discord.adapter import DiscordAdapter
+from relay.config.settings import DiscordSettings
 from relay.core.clock import SystemClock
 from relay.core.ports import Batch, Delivery
 from relay.domain.content import Author, Content
@@ -30,6 +31,11 @@ async def until(condition: Callable[[], object], seconds: float = 10.0) -> None:
     async with asyncio.timeout(seconds):
         while not condition():  # noqa: ASYNC110 - what is waited for happens in a server, which has no event to offer
             await asyncio.sleep(0.01)
+
+
+def discord_settings(token: str, api_url: str) -> DiscordSettings:
+    """What a relay on the sandbox is told."""
+    return DiscordSettings.model_validate({"token": token, "api_url": api_url})
 
 
 @dataclass
@@ -154,7 +160,7 @@ class World:
     @asynccontextmanager
     async def running(self, *channels: Channel, ready: bool = True) -> AsyncIterator[DiscordAdapter]:
         api_url = self.api_url or self.server.api_url
-        adapter = DiscordAdapter(token=self.app.token, api_url=api_url, clock=self.clock, timeout=3.0)
+        adapter = DiscordAdapter(settings=discord_settings(self.app.token, api_url), clock=self.clock, timeout=3.0)
         self.inbox.adapter = adapter
         addresses = (ChannelAddress(Platform.DISCORD, str(channel.id)) for channel in channels or (self.channel,))
         await adapter.watch(frozenset(addresses))

@@ -14,6 +14,7 @@ from aiohttp import web
 from yarl import URL
 
 from relay.adapters.matrix.adapter import MatrixAdapter
+from relay.config.settings import MatrixSettings
 from relay.core.clock import SystemClock
 from relay.core.ports import Batch, Files
 from relay.demo.homeserver import Homeserver
@@ -250,10 +251,14 @@ async def matrix_side(
     """
     kept = notebook or Notebook()
     adapter = MatrixAdapter(
-        homeserver_url=url or homeserver.url,
-        user_id=user_id,
-        access_token=token,
-        password=password,
+        settings=MatrixSettings.model_validate(
+            {
+                "homeserver_url": url or homeserver.url,
+                "user_id": user_id,
+                "access_token": token,
+                "password": password,
+            }
+        ),
         load_session=kept.load,
         save_session=kept.save,
         clock=SystemClock(),

@@ -30,6 +30,7 @@ from relay.adapters.discord.media.transfer import FILE_SIZE, MOST_FILES, REQUEST
 from relay.adapters.discord.members import People
 from relay.adapters.discord.outbound import body as wording
 from relay.adapters.discord.outbound.sender import Outbound, readable
+from relay.config.settings import DiscordSettings
 from relay.core.clock import Backoff
 from relay.core.offload import Conversions
 from relay.core.ports import Batch, Clock, Cursor, Delivery, Files, Inbox, MediaStream, SideHealth
@@ -48,7 +49,7 @@ _OFFICIAL_HOSTS = frozenset({"discord.com", "discordapp.com"})
 class DiscordAdapter:
     """Implements `Adapter`, `HistoryReader`, `LatestReader` and `NameReader`.
 
-    `api_url` is the API's address with its version, for example `https://discord.com/api/v10`. `requests_per_second`
+    `requests_per_second`
     bounds all requests together; `timeout` is how many seconds one may take, without the time for files. `files`: those
     of the other side; without them they cross as words. `conversions`: the thread that everybody shares; without it one
     of its own.
@@ -57,8 +58,7 @@ class DiscordAdapter:
     def __init__(
         self,
         *,
-        token: str,
-        api_url: str,
+        settings: DiscordSettings,
         clock: Clock,
         rng: random.Random | None = None,
         requests_per_second: int = REQUESTS_PER_SECOND,
@@ -67,6 +67,7 @@ class DiscordAdapter:
         conversions: Conversions | None = None,
     ) -> None:
         conversions = conversions or Conversions()
+        token = settings.token.get_secret_value()
         self._rng = rng if rng is not None else random.Random()
         self._clock = clock
         self._me = Self()
@@ -76,14 +77,14 @@ class DiscordAdapter:
         limits = Limits(clock, requests_per_second=requests_per_second)
         self._rest = Rest(
             token=token,
-            api_url=api_url,
+            api_url=settings.api_url,
             clock=clock,
             limits=limits,
             timeout=timeout,
             on_refused_token=self._token_refused.set,
             conversions=conversions,
         )
-        cdn_url = _cdn_of(api_url)
+        cdn_url = _cdn_of(settings.api_url)
         self._media = Media(self._rest, files, cdn_url)
         self._guilds = Guilds(clock)
         self._people = People(self._rest, clock)
@@ -123,7 +124,7 @@ class DiscordAdapter:
             recent=recent,
             clock=clock,
         )
-        self._gateway = Gateway(token=token, api_url=api_url, rest=self._rest, clock=clock, rng=self._rng)
+        self._gateway = Gateway(token=token, api_url=settings.api_url, rest=self._rest, clock=clock, rng=self._rng)
 
     @property
     def platform(self) -> Platform:

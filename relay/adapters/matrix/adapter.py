@@ -22,6 +22,7 @@ from relay.adapters.matrix.sync.backfill import GapReader
 from relay.adapters.matrix.sync.loop import Condition, SyncLoop
 from relay.adapters.matrix.sync.response import Intake
 from relay.adapters.matrix.sync.retrying_inbox import PatientInbox
+from relay.config.settings import MatrixSettings
 from relay.core.clock import Backoff
 from relay.core.offload import Conversions
 from relay.core.ports import Clock, Delivery, Files, Inbox, MediaStream, SideHealth
@@ -37,7 +38,7 @@ from relay.errors import FatalError, Permanent, StoreError, TargetGone, ungroupe
 class MatrixAdapter:
     """One account of the relay.
 
-    `access_token` comes before `password`. With a password alone the account logs in once; what it then gets is
+    The access token comes before the password. With a password alone the account logs in once; what it then gets is
     kept through `save_session` and given back by `load_session` (one string, a secret). `catchup_limit`: messages
     per room that are still read after an absence; `catchup_limits`, where it is given, says it for each declared
     address, asked anew each time. `retry_interval`: seconds before a room that could not be
@@ -48,10 +49,7 @@ class MatrixAdapter:
     def __init__(
         self,
         *,
-        homeserver_url: str,
-        user_id: str,
-        access_token: str | None,
-        password: str | None,
+        settings: MatrixSettings,
         load_session: LoadSession,
         save_session: SaveSession,
         clock: Clock,
@@ -67,10 +65,10 @@ class MatrixAdapter:
         self._rng = rng
         self._inbox: PatientInbox | None = None
         self._condition = Condition(detail="Not started.")
-        self._api = Api(homeserver_url, user_id, conversions)
-        session = Session(self._api, access_token=access_token, password=password, load=load_session, save=save_session)
+        self._api = Api(settings.homeserver_url, settings.user_id, conversions)
+        session = Session(self._api, settings, load=load_session, save=save_session)
         self._rooms = Rooms(
-            user_id,
+            settings.user_id,
             backoff=partial(Backoff, rng, first=retry_interval, most=20 * retry_interval),
             now=clock.monotonic,
         )

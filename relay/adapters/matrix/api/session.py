@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 import structlog
 
 from relay.adapters.matrix.api.client import Api, Refused
+from relay.config.settings import MatrixSettings
 from relay.errors import FatalError
 
 _log = structlog.get_logger(__name__)
@@ -36,15 +37,14 @@ class Session:
     def __init__(
         self,
         api: Api,
+        settings: MatrixSettings,
         *,
-        access_token: str | None,
-        password: str | None,
         load: LoadSession,
         save: SaveSession,
     ) -> None:
         self._api = api
-        self._token = access_token
-        self._password = password
+        self._token = settings.access_token
+        self._password = settings.password
         self._load = load
         self._save = save
         self._unsaved: _Kept | None = None
@@ -59,7 +59,7 @@ class Session:
         `Unreachable` and `StoreUnavailable` where another try is worth it.
         """
         if self._token is not None:
-            self._api.use_token(self._token)
+            self._api.use_token(self._token.get_secret_value())
             await self._check("matrix.access_token", "make a new one and put it into matrix.access_token")
             return
         if self._unsaved is None:
@@ -107,7 +107,7 @@ class Session:
         body = {
             "type": "m.login.password",
             "identifier": {"type": "m.id.user", "user": self._api.user_id},
-            "password": self._password,
+            "password": self._password.get_secret_value(),
             "initial_device_display_name": "relay",
         }
         # The same device again: what was sent under a transaction ID before is then still recognised.
