@@ -16,7 +16,7 @@ import structlog
 from relay.core.storage import UnitOfWork
 from relay.domain.content import Author
 from relay.domain.ids import ChannelRef
-from relay.domain.names import bracketed, shortened, skeleton, unmarked_name, visible, with_suffix
+from relay.domain.names import bracketed, shortened, skeleton, visible, with_suffix, without_relay_signs
 
 _log = structlog.get_logger(__name__)
 
@@ -87,7 +87,7 @@ def not_the_relay(author: Author, own_names: frozenset[str]) -> Author:
 
 
 def _identifier(author: Author) -> str:
-    identifier = visible(unmarked_name(author.user.id.lstrip("@")))
+    identifier = visible(without_relay_signs(author.user.id.lstrip("@")))
     return identifier if len(identifier) <= 2 * _LONGEST_HANDLE else ""
 
 
@@ -137,12 +137,12 @@ def _decided(owners: OrderedDict[str, str], author: Author) -> tuple[str, bool]:
 
 
 def _candidates(owners: OrderedDict[str, str], author: Author, user: str) -> Iterator[str]:
-    name = shortened(unmarked_name(visible(author.name) or visible(author.handle) or author.user.id))
+    name = shortened(without_relay_signs(visible(author.name) or visible(author.handle) or author.user.id))
     # Almost what a message of both is headed with.
     parts = name.split(", ")
     if len(parts) == 1 or all(owners.get(_look(part), user) == user for part in parts):
         yield name
-    if handle := shortened(visible(unmarked_name(author.handle)), most=_LONGEST_HANDLE):
+    if handle := shortened(visible(without_relay_signs(author.handle)), most=_LONGEST_HANDLE):
         yield with_suffix(name, bracketed(handle))
     if identifier := _identifier(author):
         yield with_suffix(name, bracketed(identifier))

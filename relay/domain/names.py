@@ -1,6 +1,6 @@
-"""What a name shows, and when two names look the same: for every place where people are told apart by their names.
+"""What a name shows, when two names look the same, and which characters never cross.
 
-The one table of characters that show nothing is here.
+The one table of hidden characters is here.
 """
 
 import mimetypes
@@ -12,29 +12,31 @@ from functools import lru_cache
 from relay.domain.text import nodes as n
 from relay.domain.text.rewrite import map_inline
 
-# Control and formatting characters (invisible and bidirectional ones among them), surrogates, private ones, what is
-# no character, line and paragraph separators.
+# --- Hidden characters ------------------------------------------------------------------------------------
+
+# Control and format characters (also invisible and bidirectional ones), surrogates, private use, unassigned, line and
+# paragraph separators.
 _HIDDEN_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
-# Letters, marks and symbols that show nothing although their category says that they do.
+# Letters, marks and symbols that show nothing, although their category says otherwise.
 _BLANKS = frozenset(
     "\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180e\u180f\u2800\u3164\uffa0\U00016fe4\U0001d159"
 )
 _JOINER = "\u200d"
 _EMOJI_STYLE = "\ufe0f"
-# More marks on one letter than any script needs cover the lines around it.
+# No script needs more marks on one letter; more of them cover the lines above and below.
 _MOST_MARKS = 3
-# Characters of the longest emoji that there are: two people, each with a skin, a heart, and what joins them.
+# Characters of the longest emoji: two people, each with a skin colour, a heart, and the joiners between them.
 _LONGEST_SEQUENCE = 12
 
 LONGEST = 80
-"""Characters that a name has at most: what the strictest platform takes."""
+"""The most characters of a name: the strictest platform's limit."""
 
 LONGEST_IN_BYTES = 255
-"""The same in UTF-8, for the platforms that count so."""
+"""The most bytes of a name in UTF-8, for platforms that count bytes."""
 
 
 def is_hidden(char: str) -> bool:
-    """Whether `char` shows nothing and is no ordinary space."""
+    """Whether `char` shows nothing, and is not an ordinary space."""
     return (
         unicodedata.category(char) in _HIDDEN_CATEGORIES
         or char in _BLANKS
@@ -44,9 +46,9 @@ def is_hidden(char: str) -> bool:
 
 
 def visible(name: str) -> str:
-    """`name` in one line, without what shows nothing; "" where nothing is left to see.
+    """`name` on one line, without hidden characters; "" if nothing visible is left.
 
-    What holds an emoji together stays.
+    Joiners inside an emoji stay.
     """
     if name.isascii() and name.isprintable():
         return " ".join(name.split())
@@ -71,9 +73,10 @@ def visible(name: str) -> str:
 
 
 def shortened(name: str, *, most: int = LONGEST, most_bytes: int = LONGEST_IN_BYTES) -> str:
-    """The beginning of `name` that has room, also after a platform has written it in compatibility forms (NFKC).
+    """As much of `name` as fits, also after a platform has normalised it to NFKC.
 
-    Of U+FDFA, one character that becomes eighteen, four have room. So nothing has to be cut where names are shown.
+    U+FDFA, for example, is one character that NFKC makes eighteen of: four of them fit. So no name has to be cut again
+    where it is shown.
     """
     if name.isascii():
         cut = name[: min(most, most_bytes)]
@@ -90,15 +93,15 @@ def shortened(name: str, *, most: int = LONGEST, most_bytes: int = LONGEST_IN_BY
 
 
 def _between_characters(name: str, index: int) -> int:
-    """Where to cut at or before `index`, so that no emoji and no letter loses a part that it is joined with."""
+    """Where to cut, at or before `index`, so that no emoji and no letter loses a part."""
     for place in range(index, max(index - _LONGEST_SEQUENCE, 0), -1):
         if name[place - 1] != _JOINER and not _joins(name[place]):
             return place
-    return index  # whoever joins more than any emoji does
+    return index  # more characters are joined here than in any emoji
 
 
 def _joins(char: str) -> bool:
-    """Whether `char` belongs to what stands before it."""
+    """Whether `char` belongs to the character before it."""
     return (
         char in (_JOINER, _EMOJI_STYLE) or "\U0001f3fb" <= char <= "\U0001f3ff" or unicodedata.category(char)[0] == "M"
     )
@@ -106,22 +109,22 @@ def _joins(char: str) -> bool:
 
 @lru_cache(maxsize=2_000)
 def _size(char: str) -> tuple[int, int]:
-    """Characters and bytes that `char` takes at most, as it is or in its compatibility form."""
+    """How many characters and bytes `char` takes at most, as it is or in NFKC."""
     forms = (char, unicodedata.normalize("NFKC", char))
     return max(map(len, forms)), max(len(form.encode("utf-8", "replace")) for form in forms)
 
 
 def with_suffix(name: str, suffix: str) -> str:
-    """`name` and `suffix`, which stays in sight: where both do not fit, the name is cut."""
+    """`name` and `suffix`. If both do not fit, the name is cut, never the suffix."""
     room, room_in_bytes = LONGEST - len(suffix) - 1, LONGEST_IN_BYTES - len(suffix.encode("utf-8", "replace")) - 1
     return f"{shortened(name, most=room, most_bytes=room_in_bytes)} {suffix}"
 
 
 @lru_cache(maxsize=2_000)
 def skeleton(name: str) -> str:
-    """What `name` looks like: two names with the same skeleton cannot be told apart at a glance.
+    """What `name` looks like: readers mix up two names that have the same skeleton.
 
-    Case, accents, spaces and punctuation do not count, nor do letters of other scripts that look like Latin ones.
+    Case, accents, spaces and punctuation do not count; letters of other scripts count as the Latin ones they look like.
     """
     looks = "".join(_look(char) for char in visible(name) if char != " ").replace(" ", "")
     bare = "".join(char for char in looks if unicodedata.category(char)[0] in "LNS")
@@ -129,7 +132,7 @@ def skeleton(name: str) -> str:
 
 
 def folded_letters(name: str) -> list[tuple[int, str]]:
-    """`name` without case, accents and styles of letters: each letter with the place in `name` that it comes from."""
+    """The letters of `name` without case, accents and styles, each with its place in `name`."""
     return [(index, letter) for index, char in enumerate(name) for letter in _folded(char)]
 
 
@@ -148,7 +151,7 @@ def _bare(char: str) -> str:
 
 @lru_cache(maxsize=2_000)
 def _folded(char: str) -> str:
-    # Up and down again: a dotless i and a long s have capitals that are everybody's.
+    # Upper case first, then lower: a dotless i and a long s share their capitals with i and s.
     return _bare(_bare(char).upper().lower())
 
 
@@ -162,8 +165,8 @@ def _twins(*rows: tuple[str, str]) -> dict[int, str]:
     return {ord(twin): letter for letter, twins in rows for twin in twins}
 
 
-# After https://www.unicode.org/reports/tr39/#Confusable_Detection, as far as it is about Latin letters in everyday
-# fonts. Capitals first: some look like a letter that their small form does not look like.
+# After https://www.unicode.org/reports/tr39/#Confusable_Detection, for Latin letters in everyday fonts. Capitals first:
+# some look like a letter that their small form does not look like.
 _CAPITAL_TWINS = _twins(("b", "ВΒ"), ("h", "НΗ"), ("n", "Ν"), ("y", "ΥҮ"), ("p", "РΡ"), ("x", "ХΧ"), ("m", "МΜ")) | {
     first + number: letter
     for first in (0x1F150, 0x1F170, 0x1F1E6)  # letters in black circles, in black squares, of flags
@@ -195,17 +198,16 @@ _TWINS = _twins(
     ("x", "хχ"),
     ("y", "уγүყʏ"),
     ("z", "ᴢ"),
-    # Letters and symbols by what they look like, punctuation, which does not count.
+    # What looks like punctuation, which does not count.
     (":", "꞉"),
     ("'", "`ˋ"),
 )
 
 
-# --- Control characters: they steer a terminal or a printer, and say nothing to a reader ---------------------
+# --- Control characters: they steer a terminal or a printer, and show nothing ------------------------------
 
-
-# Sequences that colour text, move the cursor or set a window's title (ECMA-48); then C0 and C1 alone, but for line
-# breaks and tabs.
+# Sequences that colour text, move the cursor or set a window's title (ECMA-48); then single C0 and C1 characters, but
+# not line breaks and tabs.
 _CONTROLS = re.compile(
     r"(?:\x1b\[|\x9b)[0-?]*+[ -/]*+[@-~]"
     r"|(?:\x1b\]|\x9d)[^\x07\x1b\x9c\n]*+(?:\x07|\x1b\\|\x9c)"
@@ -214,35 +216,44 @@ _CONTROLS = re.compile(
 
 
 def without_controls(text: str) -> str:
-    """`text` without them; linear in its length."""
+    """`text` without control characters. Linear in its length."""
     return text if _CONTROLS.search(text) is None else _CONTROLS.sub("", text)
 
 
-# --- The signs that only the relay makes: what a member writes can never look like its headings --------------
+# --- Signs that only the relay makes ----------------------------------------------------------------------
 
-# What stands under a quoted line, a forward's heading or the names of several is taken for somebody else's words. (What
-# the relay says of a message's own author, a file that it names or a poll, anybody may say of themselves.)
+# Readers take what is under a quoted line, under the heading of a forward or under several names for somebody else's
+# words. So nothing that a member writes may look like these headings. (What the relay says about the author of a
+# message itself, about a file or a poll, anybody may say about themselves.)
+
+REPLY_ARROW = "↪"
+"""In front of the name that a message replies to, and above a forwarded message."""
+
+_OTHER_ARROW = "→"
+_SIGNS = str.maketrans("⟨⟩〈〉《》❬❭❰❱" + REPLY_ARROW, "()()()()()" + _OTHER_ARROW)
 
 
-MARK = "↪"
-"""Stands in front of whom a message answers, and above what it forwards."""
+def without_reply_arrow(text: n.RichText) -> n.RichText:
+    """What a member wrote, with another arrow instead of the relay's, except in code.
 
-_STAND_IN = "→"
-
-_BRACKETS = str.maketrans("⟨⟩〈〉《》❬❭❰❱" + MARK, "()()()()()" + _STAND_IN)
-
-
-def unmarked(text: n.RichText) -> n.RichText:
-    """What a member wrote, with another arrow for the relay's own wherever it is not code.
-
-    Anywhere, not only where a line begins: a long text is cut between any two words.
+    Everywhere, not only at the beginning of a line: a long text is cut between any two words.
     """
-    return map_inline(text, _unmarked)
+    return map_inline(text, _without_reply_arrow)
 
 
-def unmarked_name(name: str) -> str:
-    """A member's name without the relay's signs."""
-    return name.translate(_BRACKETS)
+def _without_reply_arrow(node: n.Inline) -> n.Inline:
+    match node:
+        case n.Text(words) if REPLY_ARROW in words:
+            return replace(node, text=words.replace(REPLY_ARROW, _OTHER_ARROW))
+        case n.InlineImage(alt) if REPLY_ARROW in alt:
+            return replace(node, alt=alt.replace(REPLY_ARROW, _OTHER_ARROW))
+        case _:
+            return node
+
+
+def without_relay_signs(name: str) -> str:
+    """A member's name without the relay's brackets and arrow."""
+    return name.translate(_SIGNS)
 
 
 def bracketed(sign: str) -> str:
@@ -250,22 +261,11 @@ def bracketed(sign: str) -> str:
     return f"⟨{sign}⟩"
 
 
-def _unmarked(node: n.Inline) -> n.Inline:
-    match node:
-        case n.Text(words) if MARK in words:
-            return replace(node, text=words.replace(MARK, _STAND_IN))
-        case n.InlineImage(alt) if MARK in alt:
-            return replace(node, alt=alt.replace(MARK, _STAND_IN))
-        case _:
-            return node
-
-
-# --- What a file may be called -------------------------------------------------------------------------------
-
+# --- File names -------------------------------------------------------------------------------------------
 
 _UNKNOWN = "application/octet-stream"
-_LONGEST_NAME = 120
-# `mimetypes` depends on the machine for these.
+_LONGEST_FILE_NAME = 120
+# For these types `mimetypes` gives different endings on different machines.
 _SUFFIXES = {
     "image/png": ".png",
     "image/apng": ".png",
@@ -281,12 +281,12 @@ _SUFFIXES = {
     "application/pdf": ".pdf",
     "text/plain": ".txt",
 }
-# Not in a name on one system or another.
+# Not allowed in file names, on one system or another.
 _FORBIDDEN = frozenset('/\\:*?"<>|')
 
 
 def file_name(name: str, kind: str) -> str:
-    """`name` as any system takes it: one path segment, no hidden characters, an ending where it had none."""
+    """`name` as every system takes it: one path segment, no hidden characters, an ending (by `kind` if missing)."""
     shown = "".join(
         "_" if char in _FORBIDDEN else char for char in unicodedata.normalize("NFC", name) if not is_hidden(char)
     )
@@ -294,7 +294,7 @@ def file_name(name: str, kind: str) -> str:
     stem, dot, ending = shown.rpartition(".")
     if not (dot and stem and ending.isalnum() and len(ending) <= 10):
         stem, ending = shown, _suffix(kind).removeprefix(".")
-    stem = stem[: _LONGEST_NAME - len(ending) - 1].rstrip(". ") or "file"
+    stem = stem[: _LONGEST_FILE_NAME - len(ending) - 1].rstrip(". ") or "file"
     return f"{stem}.{ending}" if ending else stem
 
 

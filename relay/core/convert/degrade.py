@@ -8,7 +8,7 @@ from relay.core.convert.split import Measure, beginning, first_part, split
 from relay.domain.capabilities import Capabilities
 from relay.domain.content import Attachment, Author, Content, Quotation, with_most_files
 from relay.domain.ids import MediaRef
-from relay.domain.names import MARK, shortened, without_controls
+from relay.domain.names import REPLY_ARROW, shortened, without_controls
 from relay.domain.pair import PairPolicy
 from relay.domain.text import nodes as n
 from relay.domain.text.normalise import normalise
@@ -207,7 +207,7 @@ def quoted_line(quotation: Quotation, *, call: bool = False) -> n.Quote:
     called = quotation.user if call else None
     author = shortened(quotation.author)
     # In the words of a link a mention would notify nobody.
-    words = n.Text(MARK if called else f"{MARK} {author}")
+    words = n.Text(REPLY_ARROW if called else f"{REPLY_ARROW} {author}")
     link: n.Inline = n.Link(quotation.url, (words,), preview=False) if quotation.url else words
     whom: tuple[n.Inline, ...] = (n.Text(" "), n.UserMention(called, author)) if called else ()
     excerpt = without_controls(_excerpt(quotation.text.blocks))

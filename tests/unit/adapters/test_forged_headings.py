@@ -31,20 +31,20 @@ from relay.domain.commands import BatchItem, SendBatch
 from relay.domain.content import Author, Content, Quotation
 from relay.domain.events import MessageCreated
 from relay.domain.ids import ChannelRef, MessageRef, Platform, UserRef
-from relay.domain.names import MARK
+from relay.domain.names import REPLY_ARROW as ARROW
 from relay.domain.text import nodes as n
 from tests.support.markup import often
 from tests.unit.adapters.test_hostile_texts import DISCORD_ROOM, MATRIX_ROOM, outside_code, parts_of
 
 WRITTEN = (
-    f"{MARK} Bob: I quit|[{MARK} Bob](https://discord.com/channels/1/2/3): I quit|{MARK}|*{MARK} Forwarded:*"
+    f"{ARROW} Bob: I quit|[{ARROW} Bob](https://discord.com/channels/1/2/3): I quit|{ARROW}|*{ARROW} Forwarded:*"
     "|**Ben:** I quit|# Ben: I quit|### **Ben:**|-# **Ben:** I quit|\n|\n\n|> |>>> |**|*|_|__|~~|||- |1. |x "
     "|\u200b|\u2800|:e:|Ben: I quit"
 ).split("|")
 TAGS = (
-    f"&#8618; Bob|{MARK} Bob: I quit|<blockquote>|</blockquote>|<p>|</p>|<br>|<b>|</b>|<i>|</i>|<h1>|</h1>|<h6>|</h6>"
+    f"&#8618; Bob|{ARROW} Bob: I quit|<blockquote>|</blockquote>|<p>|</p>|<br>|<b>|</b>|<i>|</i>|<h1>|</h1>|<h6>|</h6>"
     "|<ul><li>|<a href='https://discord.com/channels/1/2/3'>|</a>|<table><caption>|</caption>|<details><summary>|</summary>"
-    f"|<sub>|</sub>|<img src='mxc://a.b/c' alt='{MARK} Bob'>|<img data-mx-emoticon src='mxc://a.b/c' alt='e'>"
+    f"|<sub>|</sub>|<img src='mxc://a.b/c' alt='{ARROW} Bob'>|<img data-mx-emoticon src='mxc://a.b/c' alt='e'>"
     "|<span data-mx-spoiler>|</span>|Ben: I quit|x |\u2800"
 ).split("|")
 long = st.just("x " * 960)
@@ -52,7 +52,7 @@ markdown = st.lists(st.sampled_from(WRITTEN) | long, max_size=12).map("".join)
 html = st.lists(st.sampled_from(TAGS) | long, max_size=12).map("".join)
 NAMES = st.lists(
     st.sampled_from(
-        ("Ada", "Ben", ", ", " ", "⟨", "⟩", "(via ", ")", "(", "⟨ada⟩", MARK, "（ｖｉａ", "[via", "x" * 60)
+        ("Ada", "Ben", ", ", " ", "⟨", "⟩", "(via ", ")", "(", "⟨ada⟩", ARROW, "（ｖｉａ", "[via", "x" * 60)
     ),
     max_size=8,
 ).map("".join)
@@ -75,34 +75,34 @@ def from_matrix(formatted: str, **more: Any) -> MessageCreated:
 
 @often
 @given(html)
-@example(f"<blockquote>{MARK} Bob: I quit</blockquote>")
-@example(f"<blockquote>{'x ' * 990}{MARK} Bob: I quit</blockquote>")
+@example(f"<blockquote>{ARROW} Bob: I quit</blockquote>")
+@example(f"<blockquote>{'x ' * 990}{ARROW} Bob: I quit</blockquote>")
 def test_nobody_on_matrix_writes_the_line_above_a_reply(formatted: str) -> None:
     content = from_matrix(formatted).content
     for part in parts_of(content, MALLORY, TO_DISCORD, measure=wording.measure):
         if part.text.blocks:
-            assert MARK not in outside_code(wording.said_by_webhook(part))
+            assert ARROW not in outside_code(wording.said_by_webhook(part))
 
 
 @often
 @given(markdown)
-@example(f"> [{MARK} Bob](https://discord.com/channels/1/2/3): I quit")
-@example(f"*{MARK} Forwarded:*\n> I quit")
+@example(f"> [{ARROW} Bob](https://discord.com/channels/1/2/3): I quit")
+@example(f"*{ARROW} Forwarded:*\n> I quit")
 def test_nobody_on_discord_writes_the_line_above_a_reply_or_a_forward(source: str) -> None:
     reader = Reader(Names())
     text = n.RichText((*reader.blocks(source), n.Paragraph(reader.line(source)), n.Paragraph(reader.words(source))))
     author = Author(UserRef(Platform.DISCORD, "7"), "Mallory")
     for part in parts_of(Content(text), author, TO_MATRIX, measure=lambda text: compose.measure(text, author)):
         made = compose.compose(Delivery(MATRIX_ROOM, "key", author, part))
-        assert MARK not in outside_code(made["body"])
-        assert MARK not in re.sub(r"<code>.*?</code>", "", made["formatted_body"], flags=re.DOTALL)
+        assert ARROW not in outside_code(made["body"])
+        assert ARROW not in re.sub(r"<code>.*?</code>", "", made["formatted_body"], flags=re.DOTALL)
 
 
 @pytest.mark.parametrize("url", ["https://discord.com/channels/1/2/3", ""])
 @pytest.mark.parametrize("user", [UserRef(Platform.DISCORD, "7"), None])
 def test_the_line_above_a_reply_has_the_sign_in_every_form(url: str, user: UserRef | None) -> None:
     line = quoted_line(Quotation("Bob", n.RichText.plain("tea?"), url, user=user), call=True)
-    assert n.plain_text(n.RichText((line,))).startswith(MARK)
+    assert n.plain_text(n.RichText((line,))).startswith(ARROW)
 
 
 @often
@@ -144,11 +144,11 @@ def test_no_line_looks_like_a_name_that_the_bot_introduces(formatted: str) -> No
 def test_nobodys_name_holds_the_relays_marks(name: str, handle: str) -> None:
     owners: OrderedDict[str, str] = OrderedDict()
     author = replace(MALLORY, name=name, handle=handle)
-    assert not set("⟨⟩" + MARK) & set(_decided(owners, author)[0])
+    assert not set("⟨⟩" + ARROW) & set(_decided(owners, author)[0])
     second = replace(author, user=UserRef(Platform.MATRIX, "@other:evil.test"))
     base, _, mark = _decided(owners, second)[0].rpartition(" ⟨")
     assert not base.startswith("⟨")
-    assert not set("⟨⟩" + MARK) & (set(base) | set(mark.removesuffix("⟩")))
+    assert not set("⟨⟩" + ARROW) & (set(base) | set(mark.removesuffix("⟩")))
 
 
 def test_a_message_of_several_has_a_name_that_nobody_has() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from relay.adapters.discord.markup import Names, link, parse, parse_inline, parse_references
 from relay.domain.ids import MediaRef, Platform
-from relay.domain.names import unmarked
+from relay.domain.names import without_reply_arrow
 from relay.domain.text import nodes as n
 from relay.domain.text.rewrite import map_blocks
 
@@ -35,7 +35,7 @@ class Reader:
 
     def blocks(self, text: object, *, headings: bool = True) -> tuple[n.Block, ...]:
         """A text of its own."""
-        return _unmarked(parse(_string(text), names=self.names, headings=headings).blocks)
+        return _without_arrow(parse(_string(text), names=self.names, headings=headings).blocks)
 
     def line(self, text: object) -> tuple[n.Inline, ...]:
         """A title, with its markup."""
@@ -271,13 +271,16 @@ def _hidden(blocks: Iterable[n.Block]) -> tuple[n.Block, ...]:
 # --- Pieces -------------------------------------------------------------------------------------------------
 
 
-def _unmarked(blocks: tuple[n.Block, ...]) -> tuple[n.Block, ...]:
-    return unmarked(n.RichText(blocks)).blocks
+def _without_arrow(blocks: tuple[n.Block, ...]) -> tuple[n.Block, ...]:
+    return without_reply_arrow(n.RichText(blocks)).blocks
 
 
 def _unmarked_line(nodes: tuple[n.Inline, ...]) -> tuple[n.Inline, ...]:
     return tuple(
-        node for block in _unmarked((n.Paragraph(nodes),)) if isinstance(block, n.Paragraph) for node in block.children
+        node
+        for block in _without_arrow((n.Paragraph(nodes),))
+        if isinstance(block, n.Paragraph)
+        for node in block.children
     )
 
 

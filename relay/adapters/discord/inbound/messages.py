@@ -19,7 +19,7 @@ from relay.adapters.discord.markup import Names
 from relay.domain.content import Author, Content
 from relay.domain.events import Event, FeatureUsed, MessageCreated, MessageEdited
 from relay.domain.ids import ChannelRef, MessageRef, Platform, ThreadRef, UserRef
-from relay.domain.names import MARK
+from relay.domain.names import REPLY_ARROW
 from relay.domain.text import nodes as n
 
 Json = Mapping[str, Any]
@@ -199,7 +199,7 @@ def _written(message: Json, view: View, whole: Json) -> Content:
     if (message.get("message_reference") or {}).get("type", 0) == _FORWARD:
         for snapshot in objects(message, "message_snapshots"):
             forwarded = _written(snapshot.get("message") or {}, view, whole)
-            blocks.append(n.Paragraph((n.Emphasis((n.Text(f"{MARK} Forwarded:"),)),)))
+            blocks.append(n.Paragraph((n.Emphasis((n.Text(f"{REPLY_ARROW} Forwarded:"),)),)))
             if forwarded.text:
                 blocks.append(n.Quote(forwarded.text.blocks))
             files.extend(forwarded.attachments)

@@ -7,7 +7,7 @@ summary, formulas as code, a quotation in a quotation behind a `>` of its own.
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from unicodedata import east_asian_width
+from unicodedata import category, east_asian_width
 
 from relay.adapters.discord.markup.escape import ZERO_WIDTH, Place, escape_lines
 from relay.adapters.discord.markup.look import Look
@@ -158,6 +158,6 @@ def _width(text: str) -> int:
 
 
 def _columns(char: str) -> int:
-    if char in "\u200b\u200c\u200d\u2060\ufe0e\ufe0f" or "\u0300" <= char <= "\u036f":
+    if category(char) in {"Mn", "Me", "Cf"}:
         return 0
     return 2 if east_asian_width(char) in "WF" else 1

@@ -26,7 +26,7 @@ from relay.adapters.matrix.rooms.state import Profile, RoomState
 from relay.domain.content import Author, Content
 from relay.domain.events import Event, FeatureUsed, MessageCreated, MessageDeleted, MessageEdited
 from relay.domain.ids import ChannelRef, MediaRef, MessageRef, Platform, ThreadRef, UserRef
-from relay.domain.names import shortened, unmarked, visible, with_suffix
+from relay.domain.names import shortened, visible, with_suffix, without_reply_arrow
 
 Json = dict[str, Any]
 
@@ -153,7 +153,7 @@ def _content(event: Json, content: Json, names: Names, ref: MessageRef, me: str,
     url = permalink(ref)
     return replace(
         said,
-        text=unmarked(said.text),
+        text=without_reply_arrow(said.text),
         attachments=tuple(replace(attachment, url=url) for attachment in said.attachments),
         # Copies of what people on Discord wrote are ours: who means them names us.
         calls_answered=me in _mentioned(content),
