@@ -32,12 +32,12 @@ _NOT_WORTH_SEEING = frozenset({1, 2, 5, 14, 15, 16, 17, 22, 24, 26, 31, 32})
 
 _KINDS: Mapping[int, SystemMessage] = {6: "pin", 7: "join", 8: "boost", 9: "boost", 10: "boost", 11: "boost"}
 # default, reply, slash command, context menu command; and a poll's result, which belongs to the poll
-_WRITTEN = frozenset({0, 19, 20, 23, 46})
+_NOT_SYSTEM = frozenset({0, 19, 20, 23, 46})
 
 
 def system_kind(kind: int) -> SystemMessage | None:
     """Which of the kinds that a pair can choose from; None for what people and bots write themselves."""
-    return None if kind in _WRITTEN else _KINDS.get(kind, "other")
+    return None if kind in _NOT_SYSTEM else _KINDS.get(kind, "other")
 
 
 def system_text(message: Mapping[str, Any], kind: int) -> str | None:

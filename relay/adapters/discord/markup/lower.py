@@ -78,7 +78,7 @@ def _link(link: n.Link, look: Look) -> Iterator[n.Inline]:
     )
     words = hoisted(children, look)
     label = Spans(look, LABEL).write(words)
-    plain = label == _escaped(words, look) and "\\]" not in label and _BALANCED_LABEL.fullmatch(label)
+    plain = label == _with_escapes(words, look) and "\\]" not in label and _BALANCED_LABEL.fullmatch(label)
     if plain and label.strip() and not _LABEL_URL.search(label):
         if not _BALANCED_URL.fullmatch(url):
             url = url.replace("(", "%28").replace(")", "%29")
@@ -90,7 +90,7 @@ def _link(link: n.Link, look: Look) -> Iterator[n.Inline]:
     yield n.Text(")")
 
 
-def _escaped(words: tuple[n.Inline, ...], look: Look) -> str:
+def _with_escapes(words: tuple[n.Inline, ...], look: Look) -> str:
     """`words` as they would have to be written where clients honour escapes: not in a masked link."""
     written = Spans(look, Place(lines=True)).write(words)
     # Where all underscores are in words, none can pair with them.
