@@ -7,7 +7,7 @@ import pytest
 
 from relay.adapters.discord.api.client import Rest
 from relay.adapters.discord.api.rate_limits import Limits as Patience
-from relay.adapters.discord.media.transfer import Media
+from relay.adapters.discord.media import Media
 from relay.adapters.discord.members import People
 from relay.core.clock import SystemClock
 from relay.domain.events import MessageCreated

@@ -12,7 +12,7 @@ import pytest
 
 from relay.adapters.discord.api.client import Rest
 from relay.adapters.discord.api.rate_limits import Limits
-from relay.adapters.discord.media.transfer import Media as DiscordMedia
+from relay.adapters.discord.media import Media as DiscordMedia
 from relay.adapters.matrix.api.client import Api
 from relay.adapters.matrix.media import Media as MatrixMedia
 from relay.core.clock import SystemClock

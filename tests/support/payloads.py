@@ -34,7 +34,7 @@ from relay.adapters.discord.gateway.translator import Self, Translator
 from relay.adapters.discord.identity import Webhooks
 from relay.adapters.discord.inbound.messages import jump_url
 from relay.adapters.discord.markup import Names, parse
-from relay.adapters.discord.media.transfer import described
+from relay.adapters.discord.media import described
 from relay.adapters.discord.outbound import body as wording
 from relay.adapters.matrix.inbound.events import convert
 from relay.adapters.matrix.markup import Names as MatrixNames

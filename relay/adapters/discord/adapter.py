@@ -21,12 +21,12 @@ from relay.adapters.discord.gateway.connection import Gateway, refused_token
 from relay.adapters.discord.gateway.guild_cache import CHANGES, Guilds
 from relay.adapters.discord.gateway.message_cache import Recent
 from relay.adapters.discord.gateway.translator import Pump, Self, Translator, webhooks_stream
-from relay.adapters.discord.history.reader import History
+from relay.adapters.discord.history import History
 from relay.adapters.discord.identifiers import is_snowflake
 from relay.adapters.discord.identity import FALLBACK_LENGTH, Webhooks
 from relay.adapters.discord.inbound.files import OFFICIAL_CDN
 from relay.adapters.discord.inbound.messages import jump_url, snowflake_at
-from relay.adapters.discord.media.transfer import FILE_SIZE, MOST_FILES, REQUEST_SIZE, Media
+from relay.adapters.discord.media import FILE_SIZE, MOST_FILES, REQUEST_SIZE, Media
 from relay.adapters.discord.members import People
 from relay.adapters.discord.outbound import body as wording
 from relay.adapters.discord.outbound.sender import Outbound, readable

@@ -11,7 +11,7 @@ from relay.adapters.discord.api.client import ApiError, Refused, Rest, Route
 from relay.adapters.discord.gateway.buffers import Feed, Feeds
 from relay.adapters.discord.gateway.guild_cache import Guilds, Place
 from relay.adapters.discord.gateway.translator import DECLARED, reference, stream, threads_stream, webhooks_stream
-from relay.adapters.discord.history.reader import History
+from relay.adapters.discord.history import History
 from relay.adapters.discord.identifiers import snowflakes
 from relay.adapters.discord.identity import Webhooks
 from relay.adapters.discord.outbound.posting import MISSING

@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from relay.adapters.discord.identifiers import snowflake
-from relay.adapters.discord.media import lottie
+from relay.adapters.discord.media import STICKER_CONTENT_TYPE, STICKER_SUFFIX
 from relay.domain.content import Attachment, MediaKind
 from relay.domain.ids import MediaRef, Platform
 
@@ -19,8 +19,8 @@ Json = Mapping[str, Any]
 OFFICIAL_CDN = "https://cdn.discordapp.com"
 _MEDIA_PROXY = "https://media.discordapp.net"
 _STICKER_FORMATS = {1: "png", 2: "png", 3: "json", 4: "gif"}
-# What reading them gives: a drawing (`lottie.py`) becomes a picture then.
-_STICKER_TYPES = {1: "image/png", 2: "image/apng", 3: lottie.CONTENT_TYPE, 4: "image/gif"}
+# What reading them gives: a Lottie animation becomes a picture then.
+_STICKER_TYPES = {1: "image/png", 2: "image/apng", 3: STICKER_CONTENT_TYPE, 4: "image/gif"}
 _ANIMATED_STICKERS = frozenset({2, 3, 4})
 # As Discord's clients show them, whatever their files measure.
 _STICKER_SIDE = 160
@@ -127,7 +127,7 @@ def stickers(message: Json, cdn_url: str) -> Iterator[Attachment]:
         sticker = snowflake(item["id"])
         yield Attachment(
             id=sticker,
-            name=f"{item.get('name') or 'sticker'}.{lottie.SUFFIX if ending == 'json' else ending}",
+            name=f"{item.get('name') or 'sticker'}.{STICKER_SUFFIX if ending == 'json' else ending}",
             kind="sticker",
             source=media(f"{_sticker_host(cdn_url, ending)}/stickers/{sticker}.{ending}"),
             width=_STICKER_SIDE,

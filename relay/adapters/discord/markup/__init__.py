@@ -4,9 +4,8 @@ The front of `markup_parser` (what a client would show of a message's content) a
 a client show a tree). https://discord.com/developers/docs/reference#message-formatting
 """
 
-from relay.adapters.discord.markup.look import Look
-from relay.adapters.discord.markup.parser import parse, parse_inline, parse_references
-from relay.adapters.discord.markup.references import Names, link
-from relay.adapters.discord.markup.renderer import render
+from relay.adapters.discord.markup.block_parser import parse, parse_inline, parse_references
+from relay.adapters.discord.markup.block_renderer import render
+from relay.adapters.discord.markup.references import Look, Names, link
 
 __all__ = ["Look", "Names", "link", "parse", "parse_inline", "parse_references", "render"]

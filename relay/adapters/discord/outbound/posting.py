@@ -9,10 +9,10 @@ from relay.adapters.discord.api.rate_limits import POSTING_PATIENCE
 from relay.adapters.discord.gateway.buffers import Feeds
 from relay.adapters.discord.gateway.message_cache import Recent, Seen
 from relay.adapters.discord.gateway.translator import Self
-from relay.adapters.discord.history import find_sent as adoption
 from relay.adapters.discord.identifiers import is_snowflake
 from relay.adapters.discord.identity import TOO_MANY_WEBHOOKS, Webhook, Webhooks, is_gone, usernames
-from relay.adapters.discord.media.transfer import Media
+from relay.adapters.discord.media import Media
+from relay.adapters.discord.outbound import find_sent as adoption
 from relay.adapters.discord.outbound.body import (
     TEXT_LENGTH,
     allowed_mentions,

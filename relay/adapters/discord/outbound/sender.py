@@ -13,7 +13,7 @@ from relay.adapters.discord.gateway.message_cache import Recent, Seen
 from relay.adapters.discord.gateway.translator import Self, Translator
 from relay.adapters.discord.identity import Webhooks, is_gone
 from relay.adapters.discord.inbound.messages import jump_url
-from relay.adapters.discord.media.transfer import Media, have_same_files
+from relay.adapters.discord.media import Media, have_same_files
 from relay.adapters.discord.outbound.body import TEXT_LENGTH, allowed_mentions, said_by_bot, said_by_webhook
 from relay.adapters.discord.outbound.posting import MISSING, UNKNOWN_CHANNEL, UNKNOWN_MESSAGE, Poster
 from relay.core.last_sent import LastSent

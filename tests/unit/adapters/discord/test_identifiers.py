@@ -6,7 +6,7 @@ from relay.adapters.discord.api.client import Rest, Route
 from relay.adapters.discord.api.rate_limits import Limits
 from relay.adapters.discord.identifiers import is_snowflake, is_word, snowflake
 from relay.adapters.discord.inbound.files import OFFICIAL_CDN, attachments, stickers
-from relay.adapters.discord.media.transfer import Media
+from relay.adapters.discord.media import Media
 from relay.core.clock import SystemClock
 from relay.domain.ids import MediaRef, Platform
 from relay.errors import TargetGone

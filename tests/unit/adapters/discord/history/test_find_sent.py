@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from relay.adapters.discord.history.find_sent import Expected, Posted
+from relay.adapters.discord.outbound.find_sent import Expected, Posted
 
 EXPECTED = Expected(usernames=frozenset({"Alice"}), content="hello", bot_content="**Alice**: hello")
 OURS = {"id": "5", "content": "hello", "webhook_id": "11", "author": {"id": "11", "username": "Alice"}}

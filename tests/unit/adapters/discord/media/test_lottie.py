@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from relay.adapters.discord.media import lottie, lottie_program
+from relay.adapters.discord import lottie_program, media
 from relay.errors import Permanent
 from relay.sandbox.messages.media import flat_png
 from tests.support.lottie import declared_png, drawing, embedded
@@ -27,7 +27,7 @@ async def drawn(data: bytes) -> Image.Image:
         for start in range(0, len(data), 1000):
             yield data[start : start + 1000]
 
-    picture = Image.open(io.BytesIO(await lottie.Artist().picture(chunks())))
+    picture = Image.open(io.BytesIO(await media.StickerRenderer().picture(chunks())))
     assert picture.format == "WEBP"
     return picture
 
@@ -89,8 +89,8 @@ async def test_no_file_of_ours_is_drawn(tmp_path: Path) -> None:
 async def test_what_takes_too_long_is_given_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     program = tmp_path / "endless.py"
     program.write_text("import sys; sys.stdin.read()\nwhile True: pass\n")
-    monkeypatch.setattr(lottie, "_PROGRAM", program)
-    monkeypatch.setattr(lottie, "_SECONDS", 0.3)
+    monkeypatch.setattr(media, "_PROGRAM", program)
+    monkeypatch.setattr(media, "_SECONDS", 0.3)
     started = time.monotonic()
     with pytest.raises(Permanent, match="impossible to draw"):
         await drawn(drawing())
@@ -98,8 +98,8 @@ async def test_what_takes_too_long_is_given_up(monkeypatch: pytest.MonkeyPatch, 
 
 
 def test_addresses_of_drawings() -> None:
-    assert lottie.is_drawing("/stickers/123.json")
-    assert not any(map(lottie.is_drawing, ("/stickers/123.png", "/x/stickers/1.json", "/attachments/1/2/3.json")))
+    assert media.is_drawing("/stickers/123.json")
+    assert not any(map(media.is_drawing, ("/stickers/123.png", "/x/stickers/1.json", "/attachments/1/2/3.json")))
 
 
 async def test_a_picture_inside_a_drawing_is_drawn() -> None:

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from relay.adapters.discord.gateway.message_cache import Recent, Seen
-from relay.adapters.discord.media.transfer import have_same_files
+from relay.adapters.discord.media import have_same_files
 from relay.core.convert.degrade import degrade
 from relay.domain.capabilities import Capabilities
 from relay.domain.content import Attachment, Author, Content

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from relay.adapters.discord.markup.inline import InlineParser, is_plain
+from relay.adapters.discord.markup.inline_parser import InlineParser, is_plain
 from relay.adapters.discord.markup.references import Names, read_angle
 from relay.domain.text import nodes as n
 from relay.domain.text.normalise import normalise, words_of

@@ -4,20 +4,25 @@ https://docs.discord.com/developers/reference#uploading-files. A voice message c
 webhooks may not make voice messages (https://docs.discord.com/developers/resources/webhook#execute-webhook).
 """
 
+import asyncio
 import re
+import sys
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from pathlib import Path
 from urllib.parse import urlsplit
 
+import structlog
 from aiohttp import MultipartWriter
 from aiohttp.payload import AsyncIterablePayload, JsonPayload
 
 from relay.adapters.discord.api.client import Answer, Json, Limited, Refused, Rest, Route, Unanswered
-from relay.adapters.discord.media import lottie
 from relay.core.ports import File, Files, MediaStream, Sender
 from relay.domain.content import Attachment
 from relay.domain.ids import MediaRef
-from relay.errors import DeliveryError, FileRejected, FileUnavailable, TargetGone, Transient
+from relay.errors import DeliveryError, FileRejected, FileUnavailable, Permanent, TargetGone, Transient
+
+_log = structlog.get_logger(__name__)
 
 MOST_FILES = 10
 """In one message."""
@@ -37,6 +42,17 @@ _LONGEST_ALT = 1024
 _ENVELOPE = 64 * 1024
 _GONE = frozenset({403, 404, 410, 415})
 
+# Only Discord's own clients play Lottie stickers: they cross as moving pictures of this kind.
+STICKER_CONTENT_TYPE = "image/webp"
+STICKER_SUFFIX = "webp"
+
+_PROGRAM = Path(__file__).with_name("lottie_program.py")
+_ADDRESS = re.compile(r"/stickers/\d{1,20}\.json", re.ASCII)
+# Discord takes half of it: https://docs.discord.com/developers/resources/sticker#create-guild-sticker
+_LARGEST_DRAWING = 1024 * 1024
+_LARGEST_PICTURE = 8 * 1024 * 1024
+_SECONDS = 20.0
+
 
 class Media:
     """Reads and sends files. `cdn_url`: where this platform keeps its own, besides Discord's media proxy."""
@@ -45,7 +61,7 @@ class Media:
         self._rest = rest
         self._files = files
         self._hosts = _HOSTS | {_host(cdn_url)}
-        self._artist = lottie.Artist()
+        self._artist = StickerRenderer()
 
     @property
     def carries(self) -> bool:
@@ -99,11 +115,11 @@ class Media:
                 if answer.status in _GONE and (fresh := await self._refreshed(media.locator)) is not None:
                     answer = await stack.enter_async_context(self._rest.download(fresh))
             _check(answer)
-            if not lottie.is_drawing(parts.path):
+            if not is_drawing(parts.path):
                 yield MediaStream(answer.size, answer.content_type, _chunks(answer))
                 return
             picture = await self._artist.picture(_chunks(answer))
-        yield MediaStream(len(picture), lottie.CONTENT_TYPE, _whole(picture))
+        yield MediaStream(len(picture), STICKER_CONTENT_TYPE, _whole(picture))
 
     def _is_ours(self, url: str) -> bool:
         # URL parsers disagree about what else may stand in one: none but plain ones are asked for.
@@ -220,3 +236,64 @@ def _readable() -> Iterator[None]:
 def _trouble(error: Unanswered) -> DeliveryError:
     # Not connected: it is Discord that is away, and no file is to be given up for that.
     return FileUnavailable(str(error)) if error.sent else Transient(str(error))
+
+
+# --- Lottie stickers ----------------------------------------------------------------------------------------
+
+
+def is_drawing(path: str) -> bool:
+    """Whether a path on Discord's CDN is that of a Lottie sticker."""
+    return _ADDRESS.fullmatch(path) is not None
+
+
+class StickerRenderer:
+    """Draws, one at a time: what others send must not take both hands of a small machine."""
+
+    def __init__(self) -> None:
+        self._free = asyncio.Semaphore(1)
+
+    async def picture(self, drawing: AsyncIterator[bytes]) -> bytes:
+        """The picture that a drawing makes. Raises `Permanent` where it makes none, `FileUnavailable`."""
+        read = bytearray()
+        async for chunk in drawing:
+            read += chunk
+            if len(read) > _LARGEST_DRAWING:
+                raise Permanent("too large to be drawn")
+        async with self._free:
+            return await _drawn(bytes(read))
+
+
+async def _drawn(drawing: bytes) -> bytes:
+    pipe, nothing = asyncio.subprocess.PIPE, asyncio.subprocess.DEVNULL
+    try:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-I", str(_PROGRAM), stdin=pipe, stdout=pipe, stderr=nothing, env={}
+        )
+    except OSError as error:
+        raise FileUnavailable(f"no process to draw a sticker in ({error.strerror})") from None
+    try:
+        async with asyncio.timeout(_SECONDS):
+            picture = await _through(process, drawing)
+            status = await process.wait()
+    except (TimeoutError, OSError):
+        picture, status = b"", -1
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    if status != 0 or not 0 < len(picture) <= _LARGEST_PICTURE:
+        _log.warning("sticker not drawn", status=status, size=len(picture))
+        raise Permanent("impossible to draw")
+    return picture
+
+
+async def _through(process: asyncio.subprocess.Process, drawing: bytes) -> bytes:
+    """What the program says to `drawing`, as much of it as may be."""
+    assert process.stdin is not None  # noqa: S101 - both were asked for
+    assert process.stdout is not None  # noqa: S101
+    process.stdin.write(drawing)
+    process.stdin.write_eof()
+    picture = bytearray()
+    while len(picture) <= _LARGEST_PICTURE and (chunk := await process.stdout.read(65_536)):
+        picture += chunk
+    return bytes(picture)

@@ -9,9 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from unicodedata import category, east_asian_width
 
-from relay.adapters.discord.markup.escape import ZERO_WIDTH, Place, escape_lines
-from relay.adapters.discord.markup.look import Look
-from relay.adapters.discord.markup.spans import render_inline
+from relay.adapters.discord.markup.inline_renderer import ZERO_WIDTH, Place, escape_lines, render_inline
+from relay.adapters.discord.markup.references import Look
 from relay.domain.text import nodes as n
 from relay.domain.text.normalise import normalise, normalise_inline, split_lines
 

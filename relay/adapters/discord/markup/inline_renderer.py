@@ -1,0 +1,397 @@
+"""The neutral text tree -> Discord's markdown: what stands inside a block.
+
+Three passes: what Discord cannot show becomes text (`markup_lower`); literal code that would close the markup around it
+moves outside (`hoisted`); then the rest is written down (`markup_writer`).
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from relay.adapters.discord.markup.references import Look, live, named, url_at
+from relay.domain.text import nodes as n
+from relay.domain.text.links import is_bare, link_bare_urls
+from relay.domain.text.normalise import normalise_inline
+
+ZERO_WIDTH = "\u200b"
+
+_SPECIAL = re.compile(r"([\\*_~|`<\[@:])(?>\1*)")
+_ANGLE = re.compile(r"<(?:[#:/]|a:|t:|id:|https?:|mailto:)", re.IGNORECASE)
+_MENTION = re.compile(r"@(?=everyone|here|[!&]?\d)")
+_SHORTCODE = re.compile(r":(?!\d++:)[\w+-]+:|:1(?:00|234):", re.ASCII)
+_LINE_MARK = re.compile(r"^( *)(?=#{1,3}\s|-#\s|[-*]\s|>(?:\s|$|>>\s))", re.MULTILINE)
+_LINE_NUMBER = re.compile(r"^( *\d{1,9})(?=\.\s)", re.MULTILINE)
+
+_RUN = re.compile(r"`++")
+# How far to look for the end of a bare URL.
+_AHEAD = 64
+_CLOSING = frozenset("*_~")
+_MOST_PASSES = 5
+_DELIMITERS: dict[type, str] = {n.Strong: "**", n.Underline: "__", n.Strike: "~~"}
+
+_WEB = re.compile(r"https?://[^\s/]", re.IGNORECASE)
+_LABEL_URL = re.compile(r"https?://[^\s<]{2}", re.IGNORECASE)
+_BALANCED_LABEL = re.compile(r"(?>(?:[^\[\]]|\[[^\[\]]*+\])*)")
+_BALANCED_URL = re.compile(r"(?>(?:[^()]|\([^()]*+\))*)")
+_RAISED = str.maketrans("0123456789+-=()ni", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁼⁽⁾ⁿⁱ")
+_LOWERED = str.maketrans("0123456789+-=()", "₀₁₂₃₄₅₆₇₈₉₊₋₌₍₎")
+# The server looks for mentions in addresses, too.
+_UNSAFE_IN_URL = re.compile(r"[\s<>\\]|@(?=everyone|here)")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a text stands.
+
+    `joined_before`, `joined_after`: something other than a line's edge is there. `stars`, `lines`: inside italics that
+    `*` or `_` delimits. `brackets`: an opening bracket could begin a masked link. `escapes`: clients honour
+    backslashes there.
+    """
+
+    joined_before: bool = False
+    joined_after: bool = False
+    stars: bool = False
+    lines: bool = False
+    brackets: bool = False
+    escapes: bool = True
+
+
+# In the words of a masked link.
+LABEL = Place(escapes=False)
+
+
+def render_inline(nodes: Sequence[n.Inline], look: Look, place: Place) -> str:
+    """Inline markdown for `nodes`."""
+    if len(nodes) == 1 and isinstance(only := nodes[0], n.Text) and not may_be_markup(only.text):
+        return only.text
+    return Spans(look, place).write(hoisted(normalise_inline(lower(nodes, look)), look))
+
+
+# --- What Discord has no markup for, in the markup and words that it has ------------------------------------
+
+
+def lower(nodes: Sequence[n.Inline], look: Look) -> Iterator[n.Inline]:
+    """`nodes` without what Discord has no markup for."""
+    for node in nodes:
+        if live(node, look) is not None:
+            yield node
+            continue
+        match node:
+            case n.Text(text):
+                yield from link_bare_urls(text) if "://" in text else (node,)
+            case n.Strong() | n.Emphasis() | n.Underline() | n.Strike():
+                yield type(node)(tuple(lower(node.children, look)))
+            case n.Spoiler(children, reason):
+                if reason:
+                    yield n.Text(f"({' '.join(reason.split())}) ")
+                yield n.Spoiler(tuple(lower(children, look)))
+            case n.Colored(children):
+                yield from lower(children, look)
+            case n.Superscript(children, lowered):
+                yield from _superscript(tuple(lower(children, look)), lowered=lowered)
+            case n.Math(tex):
+                yield n.Code(tex)
+            case n.Link():
+                yield from _link(node, look)
+            case n.MessageLink(_, url, children):
+                target = look.message(node) or url
+                yield from _link(n.Link(target, children or (n.Text(target),)), look)
+            case _:
+                yield named(node)
+
+
+def _superscript(children: tuple[n.Inline, ...], *, lowered: bool) -> Iterator[n.Inline]:
+    table = _LOWERED if lowered else _RAISED
+    if len(children) == 1 and isinstance(only := children[0], n.Text) and all(ord(char) in table for char in only.text):
+        yield n.Text(only.text.translate(table))
+    else:
+        yield n.Text("_(" if lowered else "^(")
+        yield from children
+        yield n.Text(")")
+
+
+def _link(link: n.Link, look: Look) -> Iterator[n.Inline]:
+    """A link as Discord takes it: bare, masked, or its words with the address behind them."""
+    if not _WEB.match(link.url):
+        address = link.url.removeprefix("mailto:")
+        words = tuple(lower(link.children, look))
+        yield from words
+        if words not in ((n.Text(address),), (n.Text(link.url),)):
+            yield n.Text(f" ({address})")
+        return
+    url = _UNSAFE_IN_URL.sub(lambda found: "".join(f"%{byte:02X}" for byte in found.group().encode()), link.url)
+    if is_bare(link):
+        yield n.Link(url, (n.Text(url),), link.preview)
+        return
+    children = normalise_inline(
+        node for child in link.children for node in ((child,) if isinstance(child, n.Text) else lower((child,), look))
+    )
+    words = hoisted(children, look)
+    label = Spans(look, LABEL).write(words)
+    plain = label == _with_escapes(words, look) and "\\]" not in label and _BALANCED_LABEL.fullmatch(label)
+    if plain and label.strip() and not _LABEL_URL.search(label):
+        if not _BALANCED_URL.fullmatch(url):
+            url = url.replace("(", "%28").replace(")", "%29")
+        yield n.Link(url, words, link.preview)
+        return
+    yield from normalise_inline(lower(children, look))
+    yield n.Text(" (")
+    yield n.Link(url, (n.Text(url),), link.preview)
+    yield n.Text(")")
+
+
+def _with_escapes(words: tuple[n.Inline, ...], look: Look) -> str:
+    """`words` as they would have to be written where clients honour escapes: not in a masked link."""
+    written = Spans(look, Place(lines=True)).write(words)
+    # Where all underscores are in words, none can pair with them.
+    return written if "_" in written.replace("\\_", "") else Spans(look, Place()).write(words)
+
+
+# --- Literal code that would close the markup around it moves outside ---------------------------------------
+
+
+def literals(node: n.Inline, look: Look) -> str:
+    """The characters inside `node` that cannot be escaped."""
+    match node:
+        case n.Code(text):
+            return text
+        case (
+            n.Strong(children) | n.Emphasis(children) | n.Underline(children) | n.Strike(children) | n.Spoiler(children)
+        ):
+            return "\n".join(literals(child, look) for child in children)
+        case n.Link(_, children) if not is_bare(node):
+            return "\n".join((n.inline_text(children), *(literals(child, look) for child in children)))
+        case n.CustomEmoji():
+            return live(node, look) or ""
+        case _:
+            return ""
+
+
+def hoisted(nodes: tuple[n.Inline, ...], look: Look) -> tuple[n.Inline, ...]:
+    """`nodes` with markup cut open around literals that would close it.
+
+    It takes several passes: what was cut apart may run together with what stands beside it.
+    """
+    if all(_CLOSING.isdisjoint(literals(node, look)) for node in nodes):
+        return nodes
+    for _ in range(_MOST_PASSES):
+        before, nodes = nodes, normalise_inline(_hoist(nodes, look))
+        if nodes == before:
+            break
+    return nodes
+
+
+def _hoist(nodes: Sequence[n.Inline], look: Look) -> Iterator[n.Inline]:
+    """Markup cut open around literals that would close it. A spoiler never is: its literals are broken instead."""
+    for node in nodes:
+        if isinstance(node, n.Link):
+            yield node if is_bare(node) else replace(node, children=normalise_inline(_hoist(node.children, look)))
+            continue
+        if not isinstance(node, n.Strong | n.Emphasis | n.Underline | n.Strike | n.Spoiler):
+            yield node
+            continue
+        inside: list[n.Inline] = []
+        held = ""
+        for child in _hoist(node.children, look):
+            verbatim = literals(child, look)
+            if not _clashes(node, held + verbatim):
+                inside.append(child)
+                held = _remembered(node, held + verbatim)
+                continue
+            yield replace(node, children=tuple(inside))
+            inside, held = [], ""
+            if isinstance(child, n.Strong | n.Emphasis | n.Underline | n.Strike | n.Spoiler):
+                # The markup moves into the child, to everything but the literals.
+                yield replace(child, children=tuple(_hoist((replace(node, children=child.children),), look)))
+            else:
+                yield child
+        yield replace(node, children=tuple(inside))
+
+
+def _remembered(node: n.Inline, verbatim: str) -> str:
+    """As much of `verbatim` as may clash together with what follows it."""
+    return "".join(_CLOSING.intersection(verbatim)) if isinstance(node, n.Emphasis) else verbatim[-1:]
+
+
+def _clashes(node: n.Inline, verbatim: str) -> bool:
+    if isinstance(node, n.Emphasis):
+        # Italics have two delimiters to choose from.
+        return "*" in verbatim and "_" in verbatim
+    delimiter = _DELIMITERS.get(type(node))
+    return delimiter is not None and delimiter in verbatim
+
+
+# --- Writing down nodes that are all Discord's own ----------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Spans:
+    """Writes nodes that are all Discord's own.
+
+    `url_escapes`: what may not stand in a URL because of what surrounds it. `hidden`: inside a spoiler.
+    """
+
+    look: Look
+    place: Place
+    url_escapes: str = ""
+    hidden: bool = False
+
+    def write(self, nodes: Sequence[n.Inline]) -> str:
+        """The markdown."""
+        done: list[str] = []
+        following = ""
+        for index in range(len(nodes) - 1, -1, -1):
+            before = nodes[index - 1] if index else None
+            after = nodes[index + 1] if index + 1 < len(nodes) else None
+            done.append(self._node(nodes[index], before, after, following))
+            following = (done[-1][:_AHEAD] + following)[:_AHEAD]
+        return "".join(reversed(done))
+
+    def _node(self, node: n.Inline, before: n.Inline | None, after: n.Inline | None, following: str) -> str:
+        """One node; `following` is the beginning of what was written after it."""
+        match node:
+            case n.Text(text):
+                if not may_be_markup(text):
+                    return text
+                place = replace(
+                    self.place,
+                    joined_before=before is not None and not isinstance(before, n.LineBreak),
+                    joined_after=after is not None and not isinstance(after, n.LineBreak),
+                )
+                return escape(text, place)
+            case n.LineBreak():
+                return "\n"
+            case n.Code(text):
+                return self._fenced(text) + (ZERO_WIDTH if isinstance(after, n.Code) else "")
+            case n.Emphasis():
+                return self._italic(node, before, after, following)
+            case n.Strong(children):
+                return f"**{self._inside('*').write(children)}**"
+            case n.Underline(children):
+                return f"__{self._inside('_').write(children)}__"
+            case n.Strike(children):
+                inner = self._inside("~").write(children)
+                # Clients take no `~~` for a closing one when a `_` follows it.
+                end = ZERO_WIDTH if following.startswith("_") else ""
+                return f"~~{inner}{ZERO_WIDTH if inner.endswith('~') else ''}~~{end}"
+            case n.Spoiler(children):
+                inner = replace(self._inside("|"), hidden=True).write(children)
+                return f"||{inner}{ZERO_WIDTH if inner.endswith('|') else ''}||"
+            case n.Link():
+                return self._link(node, following)
+            case _:
+                return live(node, self.look) or ""
+
+    def _inside(self, character: str) -> "Spans":
+        return Spans(self.look, self.place, self.url_escapes + character, self.hidden)
+
+    def _italic(self, node: n.Emphasis, before: n.Inline | None, after: n.Inline | None, following: str) -> str:
+        """`*…*`, or `_…_` where stars would run together with others; as a last resort with a space of no width."""
+        verbatim = literals(node, self.look)
+        beside = (before, after)
+        stars_run = any(isinstance(other, n.Strong) for other in beside)
+        lines_run = any(isinstance(other, n.Underline) for other in beside)
+        use_lines = "*" in verbatim or (stars_run and not lines_run and "_" not in verbatim)
+        mark = "_" if use_lines else "*"
+        place = replace(self.place, stars=not use_lines, lines=use_lines or self.place.lines)
+        inner = replace(self, place=place, url_escapes=self.url_escapes + mark).write(node.children)
+        runs = (
+            isinstance(before, n.Underline if use_lines else n.Strong),
+            isinstance(after, n.Underline if use_lines else n.Strong),
+        )
+        word = use_lines and following[:1].isascii() and (following[:1].isalnum() or following.startswith("_"))
+        return f"{ZERO_WIDTH * runs[0]}{mark}{inner}{mark}{ZERO_WIDTH * (runs[1] or word)}"
+
+    def _fenced(self, text: str) -> str:
+        if self.hidden:
+            text = re.sub(r"\|(?=\|)", f"|{ZERO_WIDTH}", text)
+        runs = {len(run) for run in _RUN.findall(text)}
+        length = next((length for length in (1, 2) if length not in runs), 2)
+        if length in runs:
+            # Three backticks would begin a block.
+            text = _RUN.sub(lambda run: ZERO_WIDTH.join(run.group()), text)
+        before = " " if text.startswith("`") else ""
+        after = " " if text.endswith("`") else ""
+        return f"{'`' * length}{before}{text}{after}{'`' * length}"
+
+    def _link(self, link: n.Link, following: str) -> str:
+        url = link.url
+        for character in self.url_escapes:
+            if character != "_" or "__" in url or self.place.lines:
+                url = url.replace(character, f"%{ord(character):02X}")
+        if is_bare(link):
+            upcoming = following.split(maxsplit=1)[0] if following[:1].strip() else ""
+            bare = link.preview and len(upcoming) < _AHEAD and url_at(url + upcoming, 0) == url
+            return url if bare else f"<{url}>"
+        label = replace(self, place=LABEL).write(link.children)
+        return f"[{' '.join(label.split(chr(10)))}]({url if link.preview else f'<{url}>'})"
+
+
+# --- Escaping -----------------------------------------------------------------------------------------------
+#
+# A backslash is enough for what only clients read. It is not for what the *server* reads: it finds mentions without
+# looking at backslashes (discord.py's `escape_mentions` does not use them either), so a zero-width space goes into
+# those. Clients also honour no escape inside `||` and `~~`, nor in the words of a masked link.
+
+
+def may_be_markup(text: str) -> bool:
+    """Whether there is anything in `text` that `escape` might change."""
+    return _SPECIAL.search(text) is not None
+
+
+def escape(text: str, place: Place) -> str:
+    """`text` so that a client shows these very characters, and the server finds no mention in them."""
+    done: list[str] = []
+    start = 0
+    for match in _SPECIAL.finditer(text):
+        index = match.start()
+        done.append(text[start:index])
+        start = match.end()
+        if start - index > 1:
+            # In a run, what decides about all but the last is the next one.
+            done.append((start - index - 1) * _escaped(text, index, place))
+        done.append(_escaped(text, start - 1, place))
+    done.append(text[start:])
+    return "".join(done)
+
+
+def escape_lines(text: str) -> str:
+    """`text`, finished otherwise, with what would make a line of it a heading, a quote or a list item escaped."""
+    return _LINE_NUMBER.sub(r"\1\\", _LINE_MARK.sub(r"\1\\", text))
+
+
+def _escaped(text: str, index: int, place: Place) -> str:
+    char = text[index]
+    if char == "@":
+        return "@" + ZERO_WIDTH if _MENTION.match(text, index) else "@"
+    return "\\" + char if place.escapes and _is_markup(text, index, place) else char
+
+
+def _is_markup(text: str, index: int, place: Place) -> bool:
+    char = text[index]
+    before = text[index - 1] if index else ""
+    after = text[index + 1] if index + 1 < len(text) else ""
+    match char:
+        case "\\":
+            return not after or not ((after.isascii() and after.isalnum()) or after.isspace())
+        case "*":
+            return place.stars or not (before.isspace() and after.isspace())
+        case "_":
+            return place.lines or not (_is_word(before) and _is_word(after))
+        case "~" | "|":
+            joined = (not before and place.joined_before) or (not after and place.joined_after)
+            return joined or char in (before, after)
+        case "<":
+            return bool(_ANGLE.match(text, index)) or (not after and place.joined_after)
+        case "[":
+            return place.brackets
+        case ":":
+            return bool(_SHORTCODE.match(text, index)) or (
+                text.startswith("://", index) and text[max(0, index - 5) : index].lower().endswith(("http", "https"))
+            )
+        case _:
+            return True
+
+
+def _is_word(char: str) -> bool:
+    return char.isascii() and char.isalnum()

@@ -1,1 +1,0 @@
-"""Files: read from Discord's CDN, attached to messages, Lottie stickers drawn as pictures."""
