@@ -73,7 +73,7 @@ TO_DISCORD = Capabilities(wording.TEXT_LENGTH, False, 10, 10 << 20, 25 << 20)
 def cross_to_discord(text: str) -> None:
     """All that becomes of an event's text, up to what is posted."""
     parts = degrade(
-        Content(matrix.parse("", text, names=matrix.Names())),
+        Content(matrix.parse("", text, names=matrix.NameLookup())),
         author=ADA,
         capabilities=TO_DISCORD,
         policy=PairPolicy(),
@@ -86,10 +86,12 @@ def cross_to_discord(text: str) -> None:
 
 PARSERS: dict[str, Callable[[str], object]] = {
     "discord": lambda text: discord.parse(text, names=discord.Names()),
-    "matrix": lambda text: matrix.parse("", text, names=matrix.Names()),
+    "matrix": lambda text: matrix.parse("", text, names=matrix.NameLookup()),
     "discord, back": lambda text: discord.render(discord.parse(text, names=discord.Names()), look=discord.Look()),
-    "matrix, back": lambda text: matrix.render(matrix.parse("", text, names=matrix.Names()), look=matrix.Look()),
-    "to matrix": lambda text: matrix.render(discord.parse(text, names=discord.Names()), look=matrix.Look()),
+    "matrix, back": lambda text: matrix.render(
+        matrix.parse("", text, names=matrix.NameLookup()), resolver=matrix.Resolver()
+    ),
+    "to matrix": lambda text: matrix.render(discord.parse(text, names=discord.Names()), resolver=matrix.Resolver()),
     "all of it": cross_to_discord,
 }
 

@@ -14,7 +14,7 @@ from relay.adapters.discord.api.client import Rest
 from relay.adapters.discord.api.rate_limits import Limits
 from relay.adapters.discord.media import Media as DiscordMedia
 from relay.adapters.matrix.api.client import Api
-from relay.adapters.matrix.media import Media as MatrixMedia
+from relay.adapters.matrix.media import MediaRepository
 from relay.core.clock import SystemClock
 from relay.core.ports import Sender
 from relay.core.storage import Store
@@ -116,7 +116,7 @@ async def library(server: FileServer, monkeypatch: pytest.MonkeyPatch) -> AsyncI
     api = Api(server.url, "@relay:example.org")
     api.use_token("the-token")
     rest = Rest(token="the-token", api_url=server.url, clock=clock, limits=Limits(clock))
-    library.serve(Platform.MATRIX, MatrixMedia(api, None, clock))
+    library.serve(Platform.MATRIX, MediaRepository(api, None, clock))
     library.serve(Platform.DISCORD, DiscordMedia(rest, None, server.url))
     yield library
     await library.close()

@@ -9,7 +9,7 @@ from functools import partial
 
 import pytest
 
-from relay.adapters.matrix.rooms.declared import Door
+from relay.adapters.matrix.rooms.declared import DeclaredRoom
 from relay.core.clock import Backoff
 from relay.core.ports import Delivery
 from relay.demo.homeserver import Homeserver
@@ -267,7 +267,7 @@ async def test_a_room_that_is_upgraded_again_at_once_is_followed_later_and_nothi
 
 
 def test_the_pause_between_two_replacements_doubles_and_is_forgotten() -> None:
-    door = Door(ChannelAddress(Platform.MATRIX, "!a:b"), Backoff(random.Random(1)))
+    door = DeclaredRoom(ChannelAddress(Platform.MATRIX, "!a:b"), Backoff(random.Random(1)))
     now = 1_000.0
     for pause in (60, 120, 240):
         door.followed(now)

@@ -10,7 +10,7 @@ import pytest
 from aiohttp import web
 
 from relay.adapters.matrix.api.client import Api
-from relay.adapters.matrix.sync.backfill import GapReader
+from relay.adapters.matrix.sync.backfill import Backfiller
 from relay.core.ports import Delivery
 from relay.demo.homeserver import Homeserver
 from relay.demo.people import Person
@@ -163,13 +163,13 @@ async def test_what_was_missed_is_read_once_we_are_let_in_again_if_we_are_put_ou
     lines = [str(number) for number in range(160)]
     for line in lines:
         await town.ann.text(town.room, line)
-    put_out = asyncio.Event()
+    removed = asyncio.Event()
 
     async def put_us_out(request: web.Request) -> web.StreamResponse | None:
-        if put_out.is_set() or not request.path.endswith("/messages"):
+        if removed.is_set() or not request.path.endswith("/messages"):
             return None
         await town.ann.kick(town.room, town.bot_id)
-        put_out.set()
+        removed.set()
         return web.json_response({"errcode": "M_FORBIDDEN", "error": "not in room"}, status=403)
 
     async with Interloper(town.homeserver.url) as proxy:
@@ -183,7 +183,7 @@ async def test_what_was_missed_is_read_once_we_are_let_in_again_if_we_are_put_ou
             url=proxy.url,
             ready=False,
         ) as side:
-            await put_out.wait()
+            await removed.wait()
             await town.ann.invite(town.room, town.bot_id)
             await side.until_said("first", *lines)
 
@@ -333,8 +333,8 @@ async def test_a_gap_is_walked_page_by_page_and_ends_where_it_should(town: Town)
     api.use_token(town.token)
 
     async def walk(limit: int, start: str | None = None) -> tuple[list[str], int]:
-        reader = GapReader(api, lambda _: limit, page=4)
-        gap = await reader.survey(town.room, newest, since, lambda event: event["event_id"] == start)
+        reader = Backfiller(api, lambda _: limit, page=4)
+        gap = await reader.plan(town.room, newest, since, lambda event: event["event_id"] == start)
         assert gap.found_start == (start is not None)
         # A long gap is not held in memory.
         assert sum(page.events is not None for page in gap.pages) <= 4

@@ -37,7 +37,7 @@ from relay.adapters.discord.markup import Names, parse
 from relay.adapters.discord.media import described
 from relay.adapters.discord.outbound import body as wording
 from relay.adapters.matrix.inbound.events import convert
-from relay.adapters.matrix.markup import Names as MatrixNames
+from relay.adapters.matrix.markup import NameLookup as MatrixNames
 from relay.adapters.matrix.outbound import compose
 from relay.adapters.matrix.rooms.state import RoomState
 from relay.core.clock import SystemClock
@@ -264,19 +264,19 @@ def _matrix_event(event: MessageCreated | MessageEdited, part: Content, number: 
     )
     said = compose.compose(delivery, _uploaded(part, context), _pictures(context))
     if isinstance(event, MessageEdited):
-        return compose.replacement(MessageRef(delivery.channel, where[event.ref.id]), said)
+        return compose.edit_content(MessageRef(delivery.channel, where[event.ref.id]), said)
     return said
 
 
-def _uploaded(part: Content, context: Json) -> compose.Uploaded | None:
+def _uploaded(part: Content, context: Json) -> compose.UploadedFile | None:
     if not part.attachments:
         return None
     [attachment] = part.attachments
     uri = context["uploads"][attachment.id]
     name = file_name(attachment.name, attachment.content_type)
     still = _pictures(context).get(attachment.thumbnail) if attachment.thumbnail is not None else None
-    picture = None if still is None else compose.Still(still.locator, "image/jpeg", 0)
-    return compose.Uploaded(attachment, uri, name, attachment.content_type, attachment.size or 0, picture)
+    picture = None if still is None else compose.Thumbnail(still.locator, "image/jpeg", 0)
+    return compose.UploadedFile(attachment, uri, name, attachment.content_type, attachment.size or 0, picture)
 
 
 def _pictures(context: Json) -> dict[MediaRef, MediaRef]:

@@ -8,20 +8,20 @@ from dataclasses import replace
 from functools import partial
 
 from relay.adapters.matrix.api.client import Api, Json
-from relay.adapters.matrix.api.session import LoadSession, SaveSession, Session
-from relay.adapters.matrix.inbound.events import convert, last_edit
-from relay.adapters.matrix.markup import Names
-from relay.adapters.matrix.media import Media
-from relay.adapters.matrix.members import People
+from relay.adapters.matrix.api.session import LoadSession, MatrixSession, SaveSession
+from relay.adapters.matrix.inbound.events import convert, latest_edit
+from relay.adapters.matrix.markup import NameLookup
+from relay.adapters.matrix.media import MediaRepository
+from relay.adapters.matrix.members import MemberDirectory
 from relay.adapters.matrix.outbound import compose
-from relay.adapters.matrix.outbound.sender import Outbound
-from relay.adapters.matrix.rooms.declared import Rooms
-from relay.adapters.matrix.rooms.joins import Doorkeeper
+from relay.adapters.matrix.outbound.sender import MessageSender
+from relay.adapters.matrix.rooms.declared import DeclaredRooms
+from relay.adapters.matrix.rooms.joins import RoomJoiner
 from relay.adapters.matrix.rooms.state import RoomState
-from relay.adapters.matrix.sync.backfill import GapReader
-from relay.adapters.matrix.sync.loop import Condition, SyncLoop
-from relay.adapters.matrix.sync.response import Intake
-from relay.adapters.matrix.sync.retrying_inbox import PatientInbox
+from relay.adapters.matrix.sync.backfill import Backfiller
+from relay.adapters.matrix.sync.loop import ConnectionStatus, SyncLoop
+from relay.adapters.matrix.sync.response import ResponseHandler
+from relay.adapters.matrix.sync.retrying_inbox import RetryingInbox
 from relay.config.settings import MatrixSettings
 from relay.core.clock import Backoff
 from relay.core.offload import Conversions
@@ -63,11 +63,11 @@ class MatrixAdapter:
         self._conversions = conversions = conversions or Conversions()
         self._clock = clock
         self._rng = rng
-        self._inbox: PatientInbox | None = None
-        self._condition = Condition(detail="Not started.")
+        self._inbox: RetryingInbox | None = None
+        self._status = ConnectionStatus(detail="Not started.")
         self._api = Api(settings.homeserver_url, settings.user_id, conversions)
-        session = Session(self._api, settings, load=load_session, save=save_session)
-        self._rooms = Rooms(
+        session = MatrixSession(self._api, settings, load=load_session, save=save_session)
+        self._rooms = DeclaredRooms(
             settings.user_id,
             backoff=partial(Backoff, rng, first=retry_interval, most=20 * retry_interval),
             now=clock.monotonic,
@@ -77,19 +77,19 @@ class MatrixAdapter:
             door = self._rooms.door(room_id)
             return catchup_limit if door is None or catchup_limits is None else catchup_limits(door.address)
 
-        self._doorkeeper = Doorkeeper(self._api, self._rooms, clock, self._condition.caught_up)
+        self._joiner = RoomJoiner(self._api, self._rooms, clock, self._status.caught_up)
         self._loop = SyncLoop(
             api=self._api,
             session=session,
             rooms=self._rooms,
-            intake=Intake(self._api, self._rooms, GapReader(self._api, limit), conversions),
-            condition=self._condition,
+            intake=ResponseHandler(self._api, self._rooms, Backfiller(self._api, limit), conversions),
+            status=self._status,
             clock=clock,
             rng=rng,
         )
-        self._people = People(self._api, clock, conversions)
-        self._media = Media(self._api, files, clock)
-        self._outbound = Outbound(self._api, self._rooms, self._media, clock, self._loop.interrupt, conversions)
+        self._members = MemberDirectory(self._api, clock, conversions)
+        self._media = MediaRepository(self._api, files, clock)
+        self._sender = MessageSender(self._api, self._rooms, self._media, clock, self._loop.interrupt, conversions)
 
     @property
     def platform(self) -> Platform:
@@ -103,13 +103,13 @@ class MatrixAdapter:
 
     async def run(self, inbox: Inbox) -> None:
         """See `Adapter.run`."""
-        patient = self._inbox = PatientInbox(inbox, self._clock, self._rng)
-        self._condition.state, self._condition.detail = "connecting", "Logging in."
+        patient = self._inbox = RetryingInbox(inbox, self._clock, self._rng)
+        self._status.state, self._status.detail = "connecting", "Logging in."
         try:
             await self._loop.connect()
             await self._work(patient)
         except (FatalError, StoreError) as error:
-            self._condition.state, self._condition.detail = "failed", str(error)
+            self._status.state, self._status.detail = "failed", str(error)
             raise
 
     async def watch(self, addresses: frozenset[ChannelAddress]) -> None:
@@ -125,9 +125,9 @@ class MatrixAdapter:
         if self._inbox is not None and self._inbox.trouble:
             return SideHealth("catching_up", self._inbox.trouble)
         pending = self._rooms.pending
-        if self._condition.state == "ready" and pending:
+        if self._status.state == "ready" and pending:
             return SideHealth("catching_up", f"Entering rooms: {pending} to go.")
-        return SideHealth(self._condition.state, self._condition.detail)
+        return SideHealth(self._status.state, self._status.detail)
 
     def capabilities(self, channel: ChannelRef) -> Capabilities:
         """See `Adapter.capabilities`."""
@@ -146,15 +146,15 @@ class MatrixAdapter:
 
     async def send(self, delivery: Delivery) -> MessageRef:
         """See `Adapter.send`."""
-        return await self._outbound.send(delivery)
+        return await self._sender.send(delivery)
 
     async def edit(self, target: MessageRef, delivery: Delivery) -> None:
         """See `Adapter.edit`."""
-        await self._outbound.edit(target, delivery)
+        await self._sender.edit(target, delivery)
 
     async def delete(self, target: MessageRef, key: str) -> None:
         """See `Adapter.delete`."""
-        await self._outbound.delete(target, key)
+        await self._sender.delete(target, key)
 
     async def quote(self, target: MessageRef) -> Quotation | None:
         """See `Adapter.quote`. Replies are native here: for whoever wants to show a message elsewhere.
@@ -185,19 +185,19 @@ class MatrixAdapter:
 
         https://spec.matrix.org/latest/client-server-api/#server-side-aggregation-of-mreplace-relationships
         """
-        event = await self._outbound.event(ref)
+        event = await self._sender.event(ref)
         if event is None:
             return None
-        await self._outbound.introduce(ref.channel.id, str(event.get("sender")))
+        await self._sender.load_member(ref.channel.id, str(event.get("sender")))
         state, names = self._rooms.state(ref.channel.id), self._rooms.names()
         said = await self._converted(event, state, names)
-        edit = last_edit(event)
+        edit = latest_edit(event)
         edited = None if edit is None else await self._converted(edit, state, names)
         if isinstance(said, MessageCreated) and isinstance(edited, MessageEdited):
             said = replace(said, content=edited.content, edited_at=edited.edited_at)
         return said if isinstance(said, MessageCreated) else None
 
-    async def _converted(self, event: Json, state: RoomState, names: Names) -> Event | None:
+    async def _converted(self, event: Json, state: RoomState, names: NameLookup) -> Event | None:
         size = weight(event.get("content"))
         return await self._conversions.run(size, convert, event, state, self._api.user_id, names)
 
@@ -213,19 +213,19 @@ class MatrixAdapter:
 
     async def people(self, channel: ChannelRef, names: frozenset[str]) -> Mapping[str, UserRef]:
         """See `Adapter.people`."""
-        return await self._people.named(channel.id, names)
+        return await self._members.named(channel.id, names)
 
     async def mark_failed(self, source: MessageRef, reason: str) -> bool:
         """See `Adapter.mark_failed`. The reason is not shown: a reaction has no room for it."""
-        return await self._outbound.mark_failed(source)
+        return await self._sender.mark_failed(source)
 
     def open_media(self, media: MediaRef) -> AbstractAsyncContextManager[MediaStream]:
         """See `MediaSource.open_media`."""
         return self._media.open_media(media)
 
-    async def _work(self, inbox: PatientInbox) -> None:
+    async def _work(self, inbox: RetryingInbox) -> None:
         with ungrouped(FatalError, StoreError):
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._doorkeeper.run(inbox), name="matrix rooms")
+                group.create_task(self._joiner.run(inbox), name="matrix rooms")
                 group.create_task(self._loop.run(inbox), name="matrix sync loop")
                 group.create_task(self._media.keep_limit(), name="matrix upload limit")

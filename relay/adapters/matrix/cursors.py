@@ -6,7 +6,7 @@ both together count. A replacement is the same place as the room before it: it i
 """
 
 from relay.adapters.matrix.identifiers import is_room_id
-from relay.adapters.matrix.sync.retrying_inbox import PatientInbox
+from relay.adapters.matrix.sync.retrying_inbox import RetryingInbox
 
 TOMBSTONE = "m.room.tombstone"
 # No room has been upgraded more often than this; a ring of tombstones ends here.
@@ -33,7 +33,7 @@ def predecessor_stream(room_id: str) -> str:
     return f"predecessor:{room_id}"
 
 
-async def before(room_id: str, inbox: PatientInbox) -> tuple[str, ...]:
+async def before(room_id: str, inbox: RetryingInbox) -> tuple[str, ...]:
     """The rooms that a room has replaced one after the other, as far as we have followed that; the oldest first."""
     rooms = [room_id]
     while len(rooms) < _LONGEST_CHAIN:
@@ -44,7 +44,7 @@ async def before(room_id: str, inbox: PatientInbox) -> tuple[str, ...]:
     return tuple(rooms[:-1])
 
 
-async def chain(room_id: str, inbox: PatientInbox) -> tuple[str, ...]:
+async def chain(room_id: str, inbox: RetryingInbox) -> tuple[str, ...]:
     """A room and those that have replaced it one after the other, as far as we have followed them; the last counts."""
     rooms = [room_id]
     while len(rooms) < _LONGEST_CHAIN:

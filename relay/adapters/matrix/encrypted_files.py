@@ -16,7 +16,7 @@ from urllib.parse import parse_qs, urlencode
 from Crypto.Cipher import AES
 from Crypto.Util import Counter
 
-from relay.adapters.matrix.identifiers import read_mxc
+from relay.adapters.matrix.identifiers import parse_mxc
 from relay.core.offload import TemporaryFile
 from relay.domain.ids import MediaRef, Platform
 from relay.errors import Permanent
@@ -43,7 +43,7 @@ class Key:
 
 def encrypted_source(file: Any) -> MediaRef | str:
     """The address of an `EncryptedFile`, with its key in it; or why it cannot be read, in words that follow "that"."""
-    if not isinstance(file, dict) or read_mxc(uri := str(file.get("url"))) is None:
+    if not isinstance(file, dict) or parse_mxc(uri := str(file.get("url"))) is None:
         return "cannot be read"
     if file.get("v") != _VERSION:
         return "is encrypted in a way that the relay does not know"

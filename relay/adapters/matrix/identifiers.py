@@ -49,7 +49,7 @@ def is_user_id(text: str) -> bool:
     return _is(_USER_ID, text)
 
 
-def read_mxc(uri: str) -> tuple[str, str] | None:
+def parse_mxc(uri: str) -> tuple[str, str] | None:
     """The server name and the media ID in an `mxc://` URI; None for anything else."""
     match = _MXC.fullmatch(uri)
     return (match[1], match[2]) if match is not None and len(match[1]) <= _LONGEST else None
@@ -71,14 +71,14 @@ _SIGILS = {"u": "@", "user": "@", "r": "#", "room": "#", "roomid": "!"}
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class LinkTarget:
     """What a link leads to: `id` is a user ID, a room ID or an alias; `event` an event ID in that room, or ""."""
 
     id: str
     event: str = ""
 
 
-def read_link(url: str) -> Target | None:
+def parse_link(url: str) -> LinkTarget | None:
     """What of Matrix `url` leads to; None if it leads elsewhere."""
     if match := _MATRIX_TO.fullmatch(url):
         identifier, event = unquote(match[1]), unquote(match[2] or "")
@@ -89,20 +89,20 @@ def read_link(url: str) -> Target | None:
         return None
     if event and (identifier.startswith("@") or not is_event_id(event)):
         return None
-    return Target(identifier, event) if any(is_one(identifier) for is_one in _KINDS) else None
+    return LinkTarget(identifier, event) if any(is_one(identifier) for is_one in _KINDS) else None
 
 
-def web_link(url: str) -> str:
+def browser_link(url: str) -> str:
     """`url` as a link that a browser opens: a `matrix:` URI as its matrix.to link, any other as it is."""
     match = _MATRIX_URI.fullmatch(url)
-    target = read_link(url) if match else None
+    target = parse_link(url) if match else None
     if match is None or target is None:
         return url
     servers = [value for key, value in parse_qsl(match[4] or "") if key == "via" and is_server_name(value)]
-    return write_link(target.id, target.event, tuple(servers[:_MOST_SERVERS]))
+    return matrix_to_link(target.id, target.event, tuple(servers[:_MOST_SERVERS]))
 
 
-def write_link(identifier: str, event: str = "", via: tuple[str, ...] = ()) -> str:
+def matrix_to_link(identifier: str, event: str = "", via: tuple[str, ...] = ()) -> str:
     """The matrix.to link of a user, room or alias, or of an event in a room. `via`: servers that know the room."""
     parts = "/".join(quote(part, safe="@!$:") for part in (identifier, event) if part)
     servers = "&".join(f"via={quote(server, safe=':')}" for server in via)

@@ -17,8 +17,8 @@ import structlog
 from relay.adapters.matrix.api.client import Api, Download, Refused, Unreachable
 from relay.adapters.matrix.api.session import is_token_refusal
 from relay.adapters.matrix.encrypted_files import decrypted, read_source
-from relay.adapters.matrix.identifiers import read_mxc
-from relay.adapters.matrix.outbound.compose import Still, Uploaded
+from relay.adapters.matrix.identifiers import parse_mxc
+from relay.adapters.matrix.outbound.compose import Thumbnail, UploadedFile
 from relay.core.offload import TemporaryFile
 from relay.core.ports import Clock, File, Files, MediaStream, Sender
 from relay.domain.content import Attachment, Author
@@ -45,14 +45,14 @@ _REMEMBERED = 100
 _AT_HAND = 2_000
 
 
-class Media:
+class MediaRepository:
     """The content repository of our homeserver. `limit` in bytes: the largest file that it takes."""
 
     def __init__(self, api: Api, files: Files | None, clock: Clock) -> None:
         self._api = api
         self._files = files
         self._clock = clock
-        self._uploaded: OrderedDict[str, Uploaded] = OrderedDict()
+        self._uploaded: OrderedDict[str, UploadedFile] = OrderedDict()
         self._copies: OrderedDict[MediaRef, MediaRef] = OrderedDict()
         self._without_copy: OrderedDict[MediaRef, float] = OrderedDict()
         # Until the homeserver has told: it says so, too, when something is too large.
@@ -78,7 +78,7 @@ class Media:
 
     # --- To the homeserver --------------------------------------------------------------------------------
 
-    async def upload(self, attachment: Attachment, key: str, sender: Sender | None) -> Uploaded:
+    async def upload(self, attachment: Attachment, key: str, sender: Sender | None) -> UploadedFile:
         """Upload a file of the other side, `sender`'s.
 
         Raises `FileRejected`, `Transient`. Another upload under the same `key` is not started while this one runs.
@@ -91,7 +91,7 @@ class Media:
         if made is None:
             async with self._files.open([attachment], most=self.limit, sender=sender) as [file]:
                 uri = await self._upload(attachment, file)
-                made = Uploaded(attachment, uri, file.name, file.content_type, file.size)
+                made = UploadedFile(attachment, uri, file.name, file.content_type, file.size)
             made = replace(made, still=await self._still(attachment, self._files))
             if attachment.kind == "sticker":
                 await self._files.remember(attachment.source, MediaRef(Platform.MATRIX, uri))
@@ -100,15 +100,15 @@ class Media:
             self._uploaded.popitem(last=False)
         return made
 
-    async def _sticker(self, attachment: Attachment, files: Files) -> Uploaded | None:
+    async def _sticker(self, attachment: Attachment, files: Files) -> UploadedFile | None:
         """A sticker that has been uploaded before: the same ones are sent again and again."""
         copy = await _copy_of(attachment.source, files)
         if copy is None:
             return None
         name = file_name(attachment.name, attachment.content_type)
-        return Uploaded(attachment, copy.locator, name, attachment.content_type, None)
+        return UploadedFile(attachment, copy.locator, name, attachment.content_type, None)
 
-    async def _still(self, attachment: Attachment, files: Files) -> Still | None:
+    async def _still(self, attachment: Attachment, files: Files) -> Thumbnail | None:
         """A video's picture; a video never waits long or fails for it."""
         if attachment.thumbnail is None:
             return None
@@ -120,7 +120,7 @@ class Media:
             ):
                 if not file.content_type.startswith("image/"):
                     return None
-                return Still(await self._upload(picture, file), file.content_type, file.size)
+                return Thumbnail(await self._upload(picture, file), file.content_type, file.size)
         except (DeliveryError, TimeoutError) as error:
             _log.info("a video crosses without its picture", reason=str(error) or "it takes too long")
             return None
@@ -141,7 +141,7 @@ class Media:
         except Refused as refused:
             raise file.failure or _refusal(refused, attachment) from refused
         uri = answer.get("content_uri")
-        if not isinstance(uri, str) or read_mxc(uri) is None:
+        if not isinstance(uri, str) or parse_mxc(uri) is None:
             raise Transient("the homeserver did not say where it keeps the file", failed=True)
         return uri
 
@@ -220,7 +220,7 @@ class Media:
     async def open_media(self, media: MediaRef) -> AsyncIterator[MediaStream]:
         """See `MediaSource.open_media`."""
         uri, key = read_source(media.locator)
-        address = read_mxc(uri)
+        address = parse_mxc(uri)
         if address is None:
             raise TargetGone("that is no address of a file")
         server, media_id = address
@@ -296,4 +296,4 @@ def _refusal(refused: Refused, attachment: Attachment) -> DeliveryError:
 async def _copy_of(source: MediaRef, files: Files) -> MediaRef | None:
     """Where a picture was uploaded to, as the store remembers it; None where that can be no file's address."""
     copy = await files.copy_of(source, Platform.MATRIX)
-    return copy if copy is not None and read_mxc(copy.locator) is not None else None
+    return copy if copy is not None and parse_mxc(copy.locator) is not None else None

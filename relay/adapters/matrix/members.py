@@ -25,7 +25,7 @@ _LONGEST_LIST = 2 * 1024 * 1024
 _TOO_LONG_SECONDS = 3600.0
 
 
-class People:
+class MemberDirectory:
     """Looks members up by display name."""
 
     def __init__(self, api: Api, clock: Clock, conversions: Conversions) -> None:
@@ -58,7 +58,7 @@ class People:
             _log.info("members not listed", room=room_id, reason=str(error))
             seconds = _FAILURE_SECONDS
         else:
-            members = await self._conversions.run(_size(answer), unambiguous, answer, self._api.user_id)
+            members = await self._conversions.run(_size(answer), unique_names, answer, self._api.user_id)
         self._rooms[room_id] = (self._clock.monotonic() + seconds, members)
         self._rooms.move_to_end(room_id)
         while len(self._rooms) > _REMEMBERED_ROOMS or self._held > _REMEMBERED_NAMES:
@@ -75,7 +75,7 @@ def _size(answer: Json) -> int:
     return 256 * len(joined) if isinstance(joined, dict) else 0
 
 
-def unambiguous(answer: Json, me: str) -> Mapping[str, UserRef]:
+def unique_names(answer: Json, me: str) -> Mapping[str, UserRef]:
     """The members that a `joined_members` answer lists, by the names that nobody else there has. Pure."""
     joined = answer.get("joined")
     users: dict[str, set[str]] = {}

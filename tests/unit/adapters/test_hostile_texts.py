@@ -181,7 +181,7 @@ def test_what_is_written_on_matrix_fits_on_discord(
     body: str, formatted: str, name: str, quoted: str | None, as_file: bool, style: Any
 ) -> None:
     author = Author(UserRef(Platform.MATRIX, "@ada:example.org"), name)
-    content = Content(matrix.parse(body, formatted, names=matrix.Names()), style=style)
+    content = Content(matrix.parse(body, formatted, names=matrix.NameLookup()), style=style)
     quotation = None if quoted is None else Quotation(quoted, content.text, "https://discord.com/channels/1/2/3")
     for by_bot in (False, True):
         room = wording.TEXT_LENGTH - (FALLBACK_LENGTH if by_bot else 0)
@@ -230,7 +230,7 @@ def called(node: Any) -> Any:
 
 def check_event(content: dict[str, Any]) -> None:
     target = MessageRef(MATRIX_ROOM, "$" + "e" * 43)
-    for made in (content, compose.replacement(target, content)):
+    for made in (content, compose.edit_content(target, content)):
         assert len(json.dumps(made, ensure_ascii=False).encode()) <= EVENT_BYTES
     check(content.get("formatted_body", "").replace(" data-mx-profile-fallback", "", 1))
     assert content["m.mentions"].keys() <= {"user_ids"}

@@ -10,8 +10,8 @@ from tests.support.markup import common_texts, often, reading, sources
 
 def across(tree: RichText) -> RichText:
     """`tree` as it comes back from Matrix."""
-    rendered = matrix.render(tree, look=matrix.Look())
-    return matrix.parse(rendered.body, rendered.formatted_body, names=matrix.Names())
+    rendered = matrix.render(tree, resolver=matrix.Resolver())
+    return matrix.parse(rendered.body, rendered.formatted_body, names=matrix.NameLookup())
 
 
 @often

@@ -16,7 +16,7 @@ import aiohttp
 from nio.client.async_client import AsyncClient, AsyncClientConfig, client_session
 from yarl import URL
 
-from relay.adapters.matrix.api.redirects import Elsewhere, Forbidden
+from relay.adapters.matrix.api.redirects import ForbiddenAddress, RedirectClient
 from relay.core.clock import retry_after_seconds
 from relay.core.offload import Conversions
 from relay.domain.jsontext import loads
@@ -119,7 +119,7 @@ class Api:
     def __init__(self, homeserver_url: str, user_id: str, conversions: Conversions | None = None) -> None:
         self.user_id = user_id
         self.homeserver_url = homeserver_url.rstrip("/")
-        self._elsewhere = Elsewhere()
+        self._redirects = RedirectClient()
         self._client = _Transport(
             self.homeserver_url,
             user_id,
@@ -141,7 +141,7 @@ class Api:
     async def close(self) -> None:
         """Close the connections."""
         await self._client.close()  # type: ignore[no-untyped-call]
-        await self._elsewhere.close()
+        await self._redirects.close()
 
     async def call(
         self,
@@ -166,7 +166,9 @@ class Api:
             )
             async with response:
                 raw = await response.read() if most is None else await _read(response, most)
-        return await self._conversions.run(len(raw), judge, response.status, response.headers.get("Retry-After"), raw)
+        return await self._conversions.run(
+            len(raw), parse_response, response.status, response.headers.get("Retry-After"), raw
+        )
 
     async def upload(
         self,
@@ -191,7 +193,7 @@ class Api:
             )
             async with response:
                 raw = await response.read()
-        return judge(response.status, response.headers.get("Retry-After"), raw)
+        return parse_response(response.status, response.headers.get("Retry-After"), raw)
 
     @asynccontextmanager
     async def download(self, *path: str, query: Mapping[str, str], root: str) -> AsyncIterator[Download]:
@@ -212,7 +214,7 @@ class Api:
             if response.status != 200:
                 with self._translated(_SILENCE):
                     raw = await response.content.read(_LONGEST_ERROR)
-                judge(response.status, response.headers.get("Retry-After"), raw)
+                parse_response(response.status, response.headers.get("Retry-After"), raw)
             plain = "Content-Encoding" not in response.headers
             yield Download(
                 response.content_length if plain else None,
@@ -230,9 +232,9 @@ class Api:
             redirects += 1
             try:
                 url = response.url.join(URL(response.headers.get("Location", "")))
-                get = self._client.read if url.origin() == URL(self.homeserver_url).origin() else self._elsewhere.get
+                get = self._client.read if url.origin() == URL(self.homeserver_url).origin() else self._redirects.get
                 response = await get(url, headers=_PLAIN, timeout=timeout)
-            except (ValueError, Forbidden):
+            except (ValueError, ForbiddenAddress):
                 break
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
                 # Not "not sent": the homeserver itself is not away.
@@ -290,7 +292,7 @@ def _transfer_timeout(size: int) -> aiohttp.ClientTimeout:
     return aiohttp.ClientTimeout(total=REQUEST_TIMEOUT + size / _SLOWEST, sock_connect=10.0)
 
 
-def judge(status: int, retry_after: str | None, raw: bytes) -> Json:
+def parse_response(status: int, retry_after: str | None, raw: bytes) -> Json:
     """The answer as JSON. Raises `Refused` where a homeserver says no, `Unreachable` where none has spoken. Pure."""
     try:
         answer = loads(raw, levels=_EVENT_LEVELS, most=_MOST_HOLDERS)

@@ -17,15 +17,15 @@ from yarl import URL
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 
 
-class Forbidden(Exception):
+class ForbiddenAddress(Exception):
     """No place to fetch a file from."""
 
 
-class _Private(OSError):
+class _PrivateAddress(OSError):
     """A name that leads into a private network."""
 
 
-class Elsewhere:
+class RedirectClient:
     """Other servers than the homeserver."""
 
     def __init__(self) -> None:
@@ -34,19 +34,19 @@ class Elsewhere:
     async def get(
         self, url: URL, *, headers: Mapping[str, str], timeout: aiohttp.ClientTimeout
     ) -> aiohttp.ClientResponse:
-        """GET what is at `url`. Raises `Forbidden`, and what aiohttp raises."""
+        """GET what is at `url`. Raises `ForbiddenAddress`, and what aiohttp raises."""
         if not _is_allowed(url):
-            raise Forbidden
+            raise ForbiddenAddress
         if self._session is None:
             connector = aiohttp.TCPConnector(resolver=_PublicResolver(), limit=64)
             self._session = aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
         try:
             return await self._session.get(url, headers=headers, timeout=timeout, allow_redirects=False)
         except aiohttp.InvalidURL:
-            raise Forbidden from None  # an IP address in a form that is hard to tell
+            raise ForbiddenAddress from None  # an IP address in a form that is hard to tell
         except aiohttp.ClientConnectorError as error:
-            if isinstance(error.os_error, _Private):
-                raise Forbidden from None
+            if isinstance(error.os_error, _PrivateAddress):
+                raise ForbiddenAddress from None
             raise
 
     async def close(self) -> None:
@@ -89,7 +89,7 @@ class _PublicResolver(AbstractResolver):
         found = await self._resolver.resolve(host, port, family)
         public = [one for one in found if is_public(one["host"])]
         if not public:
-            raise _Private("not a public address")
+            raise _PrivateAddress("not a public address")
         return public
 
     async def close(self) -> None:

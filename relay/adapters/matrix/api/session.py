@@ -19,7 +19,7 @@ _TOKEN_REFUSED = frozenset({"M_UNKNOWN_TOKEN", "M_MISSING_TOKEN", "M_USER_DEACTI
 
 
 @dataclass(frozen=True, slots=True)
-class _Kept:
+class StoredSession:
     """What outlives the process. The device matters as much as the token: transaction IDs count within it."""
 
     homeserver_url: str
@@ -28,10 +28,10 @@ class _Kept:
     device_id: str
 
     def __repr__(self) -> str:
-        return f"_Kept({self.user_id}, device {self.device_id})"
+        return f"StoredSession({self.user_id}, device {self.device_id})"
 
 
-class Session:
+class MatrixSession:
     """Logs in, and again where that is possible. A token of the operator's comes before the password."""
 
     def __init__(
@@ -47,10 +47,10 @@ class Session:
         self._password = settings.password
         self._load = load
         self._save = save
-        self._unsaved: _Kept | None = None
+        self._unsaved: StoredSession | None = None
 
     def __repr__(self) -> str:
-        return f"Session({self._api.user_id})"
+        return f"MatrixSession({self._api.user_id})"
 
     async def establish(self) -> None:
         """Make the API speak for the account.
@@ -83,7 +83,7 @@ class Session:
                 "correct matrix.user_id or the token",
             )
 
-    async def _still_good(self, kept: _Kept) -> bool:
+    async def _still_good(self, kept: StoredSession) -> bool:
         self._api.use_token(kept.access_token)
         try:
             await self._check("the kept token", "")
@@ -93,15 +93,15 @@ class Session:
             return False
         return True
 
-    async def _kept(self) -> _Kept | None:
+    async def _kept(self) -> StoredSession | None:
         try:
-            found = _Kept(**json.loads(await self._load() or "null"))
+            found = StoredSession(**json.loads(await self._load() or "null"))
         except (TypeError, ValueError, RecursionError):
             return None
         same = (found.homeserver_url, found.user_id) == (self._api.homeserver_url, self._api.user_id)
         return found if same else None
 
-    async def _log_in(self, device_id: str | None) -> _Kept:
+    async def _log_in(self, device_id: str | None) -> StoredSession:
         if self._password is None:
             raise FatalError("there is neither a token nor a password", "set matrix.access_token or matrix.password")
         body = {
@@ -125,7 +125,9 @@ class Session:
             raise FatalError(f"the login is {answer.get('user_id')}, not {self._api.user_id}", "correct matrix.user_id")
         self._api.use_token(str(answer["access_token"]))
         _log.info("logged in", user=self._api.user_id, device=answer.get("device_id"))
-        return _Kept(self._api.homeserver_url, self._api.user_id, str(answer["access_token"]), str(answer["device_id"]))
+        return StoredSession(
+            self._api.homeserver_url, self._api.user_id, str(answer["access_token"]), str(answer["device_id"])
+        )
 
 
 def is_token_refusal(refused: Refused) -> bool:

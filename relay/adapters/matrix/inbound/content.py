@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from relay.adapters.matrix.encrypted_files import encrypted_source
-from relay.adapters.matrix.identifiers import read_mxc
-from relay.adapters.matrix.markup import Names, parse
+from relay.adapters.matrix.identifiers import parse_mxc
+from relay.adapters.matrix.markup import NameLookup, parse
 from relay.adapters.matrix.rooms.state import LONGEST_NAME
 from relay.domain.content import MOST_FILES, Attachment, Content, MediaKind, with_most_files
 from relay.domain.ids import MediaRef, Platform
@@ -31,9 +31,9 @@ _PROFILES = ("m.per_message_profile", "com.beeper.per_message_profile")
 _TEXTS = ("m.text", "org.matrix.msc1767.text", "body")
 
 
-def message_content(content: Json, names: Names, *, is_reply: bool) -> Content:
+def message_content(content: Json, names: NameLookup, *, is_reply: bool) -> Content:
     """The content of an `m.room.message`. `is_reply`: a quotation that old clients put in front is taken off."""
-    kind = string(content.get("msgtype"))
+    kind = as_string(content.get("msgtype"))
     if kind in _STYLES:
         return _with_pictures(Content(_text(content, names, is_reply=is_reply), style=_STYLES[kind]))
     if kind in _MEDIA:
@@ -46,14 +46,14 @@ def message_content(content: Json, names: Names, *, is_reply: bool) -> Content:
     return _with_pictures(Content(_unknown(content, names, kind, is_reply=is_reply)))
 
 
-def _gallery(content: Json, items: list[Any], names: Names, *, is_reply: bool) -> Content:
+def _gallery(content: Json, items: list[Any], names: NameLookup, *, is_reply: bool) -> Content:
     """Several files in one message (https://github.com/matrix-org/matrix-spec-proposals/pull/4274)."""
     blocks = [*_text(content, names, is_reply=is_reply).blocks]
     files: list[Attachment] = []
     for item in items[:MOST_FILES]:
-        kind = string(item.get("itemtype")) if isinstance(item, dict) else ""
+        kind = as_string(item.get("itemtype")) if isinstance(item, dict) else ""
         if kind not in _MEDIA:
-            blocks.extend(_without_file("file", string(item.get("body")) if kind else "").blocks)
+            blocks.extend(_without_file("file", as_string(item.get("body")) if kind else "").blocks)
             continue
         said = _media(item, _MEDIA[kind], names, is_reply=False)
         blocks.extend(said.text.blocks)
@@ -65,7 +65,7 @@ def _name_in_gallery(item: Any) -> str:
     """What one of too many files is called; nothing where it is hidden."""
     if not isinstance(item, dict) or any(key in item for key in _SPOILER):
         return ""
-    return string(item.get("filename")) or string(item.get("body"))
+    return as_string(item.get("filename")) or as_string(item.get("body"))
 
 
 def _with_pictures(said: Content, more: Sequence[str] = ()) -> Content:
@@ -121,7 +121,7 @@ class BridgedProfile:
 def bridged_profile(content: Json) -> BridgedProfile | None:
     """The profile that a message brings along, if it does and has a name."""
     profile: Json = next((content[key] for key in _PROFILES if isinstance(content.get(key), dict)), {})
-    name, avatar = string(profile.get("displayname")).strip()[:LONGEST_NAME], _mxc(profile.get("avatar_url"))
+    name, avatar = as_string(profile.get("displayname")).strip()[:LONGEST_NAME], _mxc(profile.get("avatar_url"))
     if not name:
         return None
     return BridgedProfile(name, "" if avatar is None else avatar.locator, profile.get("has_fallback") is True)
@@ -129,7 +129,7 @@ def bridged_profile(content: Json) -> BridgedProfile | None:
 
 def sticker_content(content: Json) -> Content:
     """The content of an `m.sticker`."""
-    name = string(content.get("body"))
+    name = as_string(content.get("body"))
     sticker = _attachment(content, "sticker", name or "sticker")
     if isinstance(sticker, str):
         return Content(_without_file("sticker", name, sticker))
@@ -163,7 +163,7 @@ def extensible_text(value: Any, depth: int = 4) -> str:
     return ""
 
 
-def string(value: Any) -> str:
+def as_string(value: Any) -> str:
     """`value` if it is a string, else ""."""
     return value if isinstance(value, str) else ""
 
@@ -171,9 +171,9 @@ def string(value: Any) -> str:
 # --- Text ---------------------------------------------------------------------------------------------------
 
 
-def _text(content: Json, names: Names, *, is_reply: bool) -> n.RichText:
-    body = string(content.get("body"))
-    formatted = string(content.get("formatted_body"))
+def _text(content: Json, names: NameLookup, *, is_reply: bool) -> n.RichText:
+    body = as_string(content.get("body"))
+    formatted = as_string(content.get("formatted_body"))
     if is_reply:
         body, formatted = _without_fallback(body), _without_quotation(formatted)
     profile = bridged_profile(content)
@@ -200,14 +200,14 @@ def _without_fallback(body: str) -> str:
     return "\n".join(lines[first:]).removeprefix("\n")
 
 
-def _unknown(content: Json, names: Names, kind: str, *, is_reply: bool) -> n.RichText:
+def _unknown(content: Json, names: NameLookup, kind: str, *, is_reply: bool) -> n.RichText:
     note = n.Paragraph((n.Emphasis((n.Text(f"(a message of the type {_one_line(kind)[:100] or 'unknown'})"),)),))
     return n.RichText((*_text(content, names, is_reply=is_reply).blocks, note))
 
 
 def _location(content: Json) -> n.RichText:
-    place = n.Text(f"📍 {_one_line(string(content.get('body')) or 'a location')}")
-    uri = string(content.get("geo_uri"))
+    place = n.Text(f"📍 {_one_line(as_string(content.get('body')) or 'a location')}")
+    uri = as_string(content.get("geo_uri"))
     position = uri.removeprefix("geo:").split(";")[0].split(",")
     try:
         latitude, longitude = (float(number) for number in position[:2])
@@ -220,8 +220,8 @@ def _location(content: Json) -> n.RichText:
 # --- Files --------------------------------------------------------------------------------------------------
 
 
-def _media(content: Json, kind: MediaKind, names: Names, *, is_reply: bool) -> Content:
-    body, filename = string(content.get("body")), string(content.get("filename"))
+def _media(content: Json, kind: MediaKind, names: NameLookup, *, is_reply: bool) -> Content:
+    body, filename = as_string(content.get("body")), as_string(content.get("filename"))
     # With a file name of its own, the body is a caption, unless it only repeats the name
     # (https://spec.matrix.org/latest/client-server-api/#media-captions).
     has_caption = bool(filename) and filename != body
@@ -239,7 +239,7 @@ def _media(content: Json, kind: MediaKind, names: Names, *, is_reply: bool) -> C
 
 def _spoiler_reason(content: Json) -> str:
     """Why a file is hidden, which is there to be read before it is looked at."""
-    return _one_line(next(filter(None, (string(content.get(f"{key}.reason")) for key in _SPOILER)), ""))
+    return _one_line(next(filter(None, (as_string(content.get(f"{key}.reason")) for key in _SPOILER)), ""))
 
 
 def _attachment(content: Json, kind: MediaKind, name: str) -> Attachment | str:
@@ -259,12 +259,12 @@ def _attachment(content: Json, kind: MediaKind, name: str) -> Attachment | str:
         name=name,
         kind=kind,
         source=source,
-        content_type=string(info.get("mimetype")) or "application/octet-stream",
+        content_type=as_string(info.get("mimetype")) or "application/octet-stream",
         size=_whole(info.get("size")),
         width=_whole(info.get("w")),
         height=_whole(info.get("h")),
         duration=None if milliseconds is None else milliseconds / 1000,
-        alt=string(content.get("body")) if kind == "sticker" else "",
+        alt=as_string(content.get("body")) if kind == "sticker" else "",
         spoiler=any(content.get(key) is True for key in _SPOILER),
         animated=info.get("is_animated") is True or info.get("org.matrix.msc4230.is_animated") is True,
         waveform=_waveform(waveform) if isinstance(waveform, list) else (),
@@ -283,8 +283,8 @@ def _without_file(kind: str, name: str, reason: str = "cannot be read") -> n.Ric
 
 
 def _mxc(value: Any) -> MediaRef | None:
-    uri = string(value)
-    return MediaRef(Platform.MATRIX, uri) if read_mxc(uri) is not None else None
+    uri = as_string(value)
+    return MediaRef(Platform.MATRIX, uri) if parse_mxc(uri) is not None else None
 
 
 def _number(value: Any) -> float | None:

@@ -13,14 +13,14 @@ from typing import Any
 
 from relay.adapters.matrix.identifiers import is_event_id, is_user_id
 from relay.adapters.matrix.inbound.content import (
+    as_string,
     bridged_profile,
     message_content,
     poll_content,
     poll_end_content,
     sticker_content,
-    string,
 )
-from relay.adapters.matrix.markup import Names
+from relay.adapters.matrix.markup import NameLookup
 from relay.adapters.matrix.outbound.compose import permalink
 from relay.adapters.matrix.rooms.state import Profile, RoomState
 from relay.domain.content import Author, Content
@@ -45,15 +45,15 @@ _CALLS = ("m.call.", "org.matrix.call.", "org.matrix.msc3401.", "org.matrix.msc4
 _VERIFICATION = "m.key.verification."
 _VIA = re.compile(r"[(\[{⟨<]\s*via\b", re.IGNORECASE)
 _LONGEST_VIA = 32
-_NO_ROOMS = Names()
+_NO_ROOMS = NameLookup()
 
 
-def convert(event: Json, state: RoomState, me: str, rooms: Names = _NO_ROOMS) -> Event | None:
+def convert(event: Json, state: RoomState, me: str, rooms: NameLookup = _NO_ROOMS) -> Event | None:
     """What an event of the timeline says; None for nothing.
 
     `me` is the relay's own user ID; `rooms` knows the IDs and names of other rooms.
     """
-    kind, sender, event_id = (string(event.get(key)) for key in ("type", "sender", "event_id"))
+    kind, sender, event_id = (as_string(event.get(key)) for key in ("type", "sender", "event_id"))
     content = event.get("content")
     if "state_key" in event or not isinstance(content, dict) or not (kind and sender and event_id):
         return None
@@ -63,7 +63,7 @@ def convert(event: Json, state: RoomState, me: str, rooms: Names = _NO_ROOMS) ->
         return unreadable
     if kind == "m.room.redaction":
         # At the top in rooms up to version 10, in the content from version 11 on.
-        target = string(content.get("redacts")) or string(event.get("redacts"))
+        target = as_string(content.get("redacts")) or as_string(event.get("redacts"))
         if target and not is_event_id(target):
             return unreadable
         return MessageDeleted(MessageRef(channel, target), by_self=sender == me) if target else None
@@ -85,7 +85,7 @@ def is_message(event: Json) -> bool:
     return not _is_edit(content)
 
 
-def last_edit(event: Json) -> Json | None:
+def latest_edit(event: Json) -> Json | None:
     """The edit of an event that stands, as the homeserver aggregates it; None if there is none."""
     relations = _unsigned(event).get("m.relations")
     edit = relations.get("m.replace") if isinstance(relations, dict) else None
@@ -118,13 +118,13 @@ def features(section: Json, channel: ChannelRef, me: str, was_typing: frozenset[
     return found, typing
 
 
-def _message(event: Json, content: Json, state: RoomState, names: Names, me: str) -> Event:
+def _message(event: Json, content: Json, state: RoomState, names: NameLookup, me: str) -> Event:
     channel = ChannelRef(Platform.MATRIX, state.room_id)
-    ref = MessageRef(channel, string(event.get("event_id")))
-    author = _author(string(event.get("sender")), content, state, me)
+    ref = MessageRef(channel, as_string(event.get("event_id")))
+    author = _author(as_string(event.get("sender")), content, state, me)
     at = moment(event.get("origin_server_ts"))
     relation = _relation(content)
-    related = string(relation.get("rel_type"))
+    related = as_string(relation.get("rel_type"))
     target = _target(relation)
     if related == "m.replace" and target:
         new = content.get("m.new_content")
@@ -148,7 +148,7 @@ def _message(event: Json, content: Json, state: RoomState, names: Names, me: str
     )
 
 
-def _content(event: Json, content: Json, names: Names, ref: MessageRef, me: str, *, is_reply: bool) -> Content:
+def _content(event: Json, content: Json, names: NameLookup, ref: MessageRef, me: str, *, is_reply: bool) -> Content:
     said = _converted(event, content, names, is_reply=is_reply)
     url = permalink(ref)
     return replace(
@@ -167,7 +167,7 @@ def _mentioned(content: Json) -> list[Any]:
     return users if isinstance(users, list) else []
 
 
-def _converted(event: Json, content: Json, names: Names, *, is_reply: bool) -> Content:
+def _converted(event: Json, content: Json, names: NameLookup, *, is_reply: bool) -> Content:
     kind = event.get("type")
     if kind == "m.sticker":
         return sticker_content(content)
@@ -221,7 +221,7 @@ def _feature(kind: str, content: Json) -> str:
 
 
 def _is_verification(content: Json) -> bool:
-    return string(content.get("msgtype")).startswith(_VERIFICATION)
+    return as_string(content.get("msgtype")).startswith(_VERIFICATION)
 
 
 def _relation(content: Json) -> Json:
@@ -230,12 +230,12 @@ def _relation(content: Json) -> Json:
 
 
 def _is_edit(content: Json) -> bool:
-    return string(_relation(content).get("rel_type")) == "m.replace"
+    return as_string(_relation(content).get("rel_type")) == "m.replace"
 
 
 def _target(relation: Json) -> str:
     """The event that a relation is to; "" for none, and for one that cannot be."""
-    target = string(relation.get("event_id"))
+    target = as_string(relation.get("event_id"))
     return target if is_event_id(target) else ""
 
 

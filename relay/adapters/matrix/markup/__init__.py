@@ -4,8 +4,8 @@ The front of `markup_parser` (what a client would show of an event's content) an
 a client show a tree). https://spec.matrix.org/latest/client-server-api/#mroommessage-msgtypes
 """
 
-from relay.adapters.matrix.markup.inline import Names
+from relay.adapters.matrix.markup.inline import NameLookup
 from relay.adapters.matrix.markup.parser import parse
-from relay.adapters.matrix.markup.renderer import Look, Rendered, render
+from relay.adapters.matrix.markup.renderer import Rendered, Resolver, render
 
-__all__ = ["Look", "Names", "Rendered", "parse", "render"]
+__all__ = ["NameLookup", "Rendered", "Resolver", "parse", "render"]

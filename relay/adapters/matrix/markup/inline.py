@@ -4,20 +4,20 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from relay.adapters.matrix.identifiers import read_link, read_mxc, web_link
+from relay.adapters.matrix.identifiers import browser_link, parse_link, parse_mxc
 from relay.adapters.matrix.markup.html import Element
 from relay.domain.ids import ChannelRef, MediaRef, MessageRef, Platform, UserRef
 from relay.domain.text import nodes as n
 from relay.domain.text.links import link_bare_urls
 
-Wrap = Callable[[tuple[n.Inline, ...]], n.Inline]
+Wrapper = Callable[[tuple[n.Inline, ...]], n.Inline]
 
 _SPACE = re.compile(r"[ \t\n\r\f]+")
 _ROOM = re.compile(r"(?<!\w)@room\b")
 _COLOR = re.compile(r"#[0-9a-fA-F]{6}")
 _SCHEMES = ("https:", "http:", "ftp:", "mailto:", "magnet:")
 
-_SIMPLE: dict[str, Wrap] = {
+_SIMPLE: dict[str, Wrapper] = {
     "b": n.Strong,
     "strong": n.Strong,
     "i": n.Emphasis,
@@ -32,7 +32,7 @@ _SIMPLE: dict[str, Wrap] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Spoil:
+class SpoilerWrapper:
     """Hides what is inside."""
 
     reason: str
@@ -42,7 +42,7 @@ class Spoil:
 
 
 @dataclass(frozen=True, slots=True)
-class Linked:
+class LinkWrapper:
     """Makes a link of what is inside."""
 
     url: str
@@ -51,7 +51,7 @@ class Linked:
         return n.Link(self.url, children)
 
 
-def wrapped(nodes: tuple[n.Inline, ...], wraps: tuple[Wrap, ...]) -> tuple[n.Inline, ...]:
+def wrapped(nodes: tuple[n.Inline, ...], wraps: tuple[Wrapper, ...]) -> tuple[n.Inline, ...]:
     """`nodes` with all of `wraps` around them, the first outermost."""
     for wrap in reversed(wraps):
         nodes = (wrap(nodes),)
@@ -59,7 +59,7 @@ def wrapped(nodes: tuple[n.Inline, ...], wraps: tuple[Wrap, ...]) -> tuple[n.Inl
 
 
 @dataclass(frozen=True, slots=True)
-class Names:
+class NameLookup:
     """What the parser must ask; None where it is unknown.
 
     `user`: the display name of a user ID. `room_id`: the ID of the room that an alias names. `room_name`: the name of
@@ -71,29 +71,29 @@ class Names:
     room_name: Callable[[str], str | None] = lambda _: None
 
 
-class InlineReader:
+class InlineParser:
     """Turns elements that hold no blocks, and texts, into inline nodes.
 
     `spaced`: whether the text so far ends in white space, so that more of it does not show.
     """
 
-    def __init__(self, names: Names, *, strip_fallback: bool = False) -> None:
+    def __init__(self, names: NameLookup, *, strip_fallback: bool = False) -> None:
         self._names = names
         self._strip_fallback = strip_fallback
         self.spaced = True
 
-    def wrapper(self, element: Element) -> Wrap | None:
+    def wrapper(self, element: Element) -> Wrapper | None:
         """The markup that an element which holds blocks puts on what is inside."""
         attributes = element.attributes
         if element.tag in _SIMPLE:
             return _SIMPLE[element.tag]
         if "data-mx-spoiler" in attributes:
-            return Spoil(attributes["data-mx-spoiler"])
+            return SpoilerWrapper(attributes["data-mx-spoiler"])
         href = attributes.get("href", "").strip()
-        target = read_link(href)
+        target = parse_link(href)
         if target.id.startswith("@") if target is not None else not href.lower().startswith(_SCHEMES):
             return None
-        return Linked(web_link(href))
+        return LinkWrapper(browser_link(href))
 
     def element(self, element: Element) -> Iterator[n.Inline]:
         """What `element` means; it holds no blocks."""
@@ -107,7 +107,7 @@ class InlineReader:
             case "img":
                 yield from self._image(element)
             case "code":
-                text = _SPACE.sub(" ", "".join(characters(element)))
+                text = _SPACE.sub(" ", "".join(text_content(element)))
                 self.spaced = False
                 yield n.Code(text)
             case "a":
@@ -175,7 +175,7 @@ class InlineReader:
 
     def _reference(self, url: str, children: tuple[n.Inline, ...]) -> n.Inline | None:
         """The person, room or message that `url` leads to. What it is called comes from the room, where it is known."""
-        target = read_link(url)
+        target = parse_link(url)
         if target is None:
             return None
         words = " ".join(n.inline_text(children).split())
@@ -187,10 +187,10 @@ class InlineReader:
         channel = ChannelRef(Platform.MATRIX, room)
         shown = children if words not in ("", url) else ()
         if target.event:
-            return n.MessageLink(MessageRef(channel, target.event), web_link(url), shown)
+            return n.MessageLink(MessageRef(channel, target.event), browser_link(url), shown)
         alias = target.id[1:] if target.id.startswith("#") else ""
         name = self._names.room_name(room) or alias or label.removeprefix("#") or target.id[1:]
-        return n.ChannelMention(channel, name, web_link(url), shown)
+        return n.ChannelMention(channel, name, browser_link(url), shown)
 
     def _image(self, element: Element) -> Iterator[n.Inline]:
         attributes = element.attributes
@@ -200,7 +200,7 @@ class InlineReader:
         if source.lower().startswith(("https://", "http://")):
             # Clients do not fetch it, and whoever wants to may.
             yield n.Link(source, (n.Text(words or "image"),), preview=False)
-        elif read_mxc(source) is None:
+        elif parse_mxc(source) is None:
             yield n.Text(words or "image")
         elif "data-mx-emoticon" in attributes:
             yield n.CustomEmoji(words.strip(":") or "emoji", "", MediaRef(Platform.MATRIX, source))
@@ -219,7 +219,7 @@ def _color(value: str | None) -> str | None:
     return value.lower() if value and _COLOR.fullmatch(value) else None
 
 
-def characters(element: Element) -> Iterator[str]:
+def text_content(element: Element) -> Iterator[str]:
     """What stands in `element`, literally."""
     for child in element.children:
         if isinstance(child, str):
@@ -229,4 +229,4 @@ def characters(element: Element) -> Iterator[str]:
         elif child.tag == "img":
             yield child.attributes.get("alt", "")
         else:
-            yield from characters(child)
+            yield from text_content(child)

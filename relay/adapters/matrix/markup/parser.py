@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable, Iterator
 
 from relay.adapters.matrix.markup.html import BLOCKS, Element, parse_html
-from relay.adapters.matrix.markup.inline import InlineReader, Names, Spoil, Wrap, characters, wrapped
+from relay.adapters.matrix.markup.inline import InlineParser, NameLookup, SpoilerWrapper, Wrapper, text_content, wrapped
 from relay.domain.text import nodes as n
 from relay.domain.text.normalise import normalise
 
@@ -18,7 +18,9 @@ _MOST_REFERENCES = 1_000
 _MOST_LINES = 2_000
 
 
-def parse(body: str, formatted_body: str | None, *, names: Names, strip_profile_fallback: bool = False) -> n.RichText:
+def parse(
+    body: str, formatted_body: str | None, *, names: NameLookup, strip_profile_fallback: bool = False
+) -> n.RichText:
     """What a client shows of a message: `formatted_body` (HTML), or `body` where there is none.
 
     `strip_profile_fallback`: leave out the name that stands in the text for clients without per-message profiles.
@@ -28,13 +30,13 @@ def parse(body: str, formatted_body: str | None, *, names: Names, strip_profile_
         return _parse_plain(body, names)
     if formatted_body.count("<") > _MOST_TAGS or _references(formatted_body) > _MOST_REFERENCES:
         return _without_markup(body, formatted_body, names)
-    reader = _Reader(InlineReader(names, strip_fallback=strip_profile_fallback))
+    reader = _BlockParser(InlineParser(names, strip_fallback=strip_profile_fallback))
     return normalise(n.RichText(tuple(reader.blocks(parse_html(formatted_body).children))))
 
 
-def _parse_plain(body: str, names: Names) -> n.RichText:
+def _parse_plain(body: str, names: NameLookup) -> n.RichText:
     source = body.replace("\r\n", "\n").replace("\r", "\n").strip("\n")
-    reader = InlineReader(names)
+    reader = InlineParser(names)
     linked = _references(source) <= _MOST_REFERENCES
     *lines, rest = source.split("\n", _MOST_LINES)
     if "\n" not in rest:
@@ -52,7 +54,7 @@ def _references(text: str) -> int:
     return text.count("://") + text.count("@room")
 
 
-def _without_markup(body: str, formatted_body: str, names: Names) -> n.RichText:
+def _without_markup(body: str, formatted_body: str, names: NameLookup) -> n.RichText:
     words = body if body.strip() else html.unescape(_TAG.sub("", formatted_body))
     text = _parse_plain(words, names)
     if "data-mx-spoiler" not in formatted_body.lower():
@@ -61,7 +63,7 @@ def _without_markup(body: str, formatted_body: str, names: Names) -> n.RichText:
     return normalise(n.RichText((n.Paragraph((n.Spoiler((n.Text(" ".join(n.plain_text(text).split())),)),)),)))
 
 
-class Flow:
+class BlockBuilder:
     """Blocks on their way: a run of inline nodes that has not become a paragraph yet, and what stands above it.
 
     Of runs that nothing separates, each goes on in the same paragraph on a new line, as a browser shows it.
@@ -72,7 +74,7 @@ class Flow:
         self._blocks: list[n.Block] = []
         self._loose: list[n.Inline] = []
 
-    def end_run(self, wraps: tuple[Wrap, ...], *, separate: bool = False) -> None:
+    def end_run(self, wraps: tuple[Wrapper, ...], *, separate: bool = False) -> None:
         """Make a paragraph of the run, or a line of the one that is still open."""
         nodes, self.run = tuple(self.run), []
         if not any(not (isinstance(node, n.Text) and not node.text.strip()) for node in nodes):
@@ -102,21 +104,21 @@ class Flow:
         return self._blocks
 
 
-class _Reader:
+class _BlockParser:
     """Turns elements into blocks."""
 
-    def __init__(self, inline: InlineReader) -> None:
+    def __init__(self, inline: InlineParser) -> None:
         self._inline = inline
 
-    def blocks(self, children: Iterable[Element | str], wraps: tuple[Wrap, ...] = ()) -> list[n.Block]:
+    def blocks(self, children: Iterable[Element | str], wraps: tuple[Wrapper, ...] = ()) -> list[n.Block]:
         """The blocks that `children` make; `wraps` is the markup that surrounds all of them."""
-        flow = Flow()
+        flow = BlockBuilder()
         self._inline.spaced = True
         self._flow(flow, children, wraps)
         flow.end_run(wraps)
         return flow.blocks()
 
-    def _flow(self, flow: Flow, children: Iterable[Element | str], wraps: tuple[Wrap, ...]) -> None:
+    def _flow(self, flow: BlockBuilder, children: Iterable[Element | str], wraps: tuple[Wrapper, ...]) -> None:
         for child in children:
             if isinstance(child, str):
                 flow.run.extend(self._inline.text(child))
@@ -136,11 +138,11 @@ class _Reader:
             else:
                 flow.run.extend(self._inline.element(child))
 
-    def _break(self, flow: Flow, wraps: tuple[Wrap, ...], *, separate: bool = False) -> None:
+    def _break(self, flow: BlockBuilder, wraps: tuple[Wrapper, ...], *, separate: bool = False) -> None:
         flow.end_run(wraps, separate=separate)
         self._inline.spaced = True
 
-    def _block(self, flow: Flow, element: Element, wraps: tuple[Wrap, ...]) -> None:
+    def _block(self, flow: BlockBuilder, element: Element, wraps: tuple[Wrapper, ...]) -> None:
         children = element.children
         match element.tag:
             case "p":
@@ -167,12 +169,12 @@ class _Reader:
                 self._flow(flow, children, wraps)
                 self._break(flow, wraps)
 
-    def _preformatted(self, flow: Flow, element: Element, wraps: tuple[Wrap, ...]) -> None:
-        text = "".join(characters(element))
+    def _preformatted(self, flow: BlockBuilder, element: Element, wraps: tuple[Wrapper, ...]) -> None:
+        text = "".join(text_content(element))
         code = next((child for child in element.children if isinstance(child, Element) and child.tag == "code"), None)
         language = _LANGUAGE.search(code.attributes.get("class", "")) if code else None
         text = text.replace("\r\n", "\n").replace("\r", "\n")
-        if any(isinstance(wrap, Spoil) for wrap in wraps):
+        if any(isinstance(wrap, SpoilerWrapper) for wrap in wraps):
             # A block of code cannot be hidden; lines of code can.
             nodes: list[n.Inline] = []
             for line in text.strip("\n").split("\n"):
@@ -181,7 +183,7 @@ class _Reader:
         else:
             flow.add(n.CodeBlock(text, language[1] if language else ""))
 
-    def _items(self, children: Iterable[Element | str], wraps: tuple[Wrap, ...]) -> Iterator[n.ListItem]:
+    def _items(self, children: Iterable[Element | str], wraps: tuple[Wrapper, ...]) -> Iterator[n.ListItem]:
         """Items; what stands in a list without being in an item goes on with the one before."""
         current: list[n.Block] = []
         for child in children:
@@ -194,7 +196,7 @@ class _Reader:
         if current:
             yield n.ListItem(tuple(current))
 
-    def _table(self, table: Element, wraps: tuple[Wrap, ...]) -> n.Table:
+    def _table(self, table: Element, wraps: tuple[Wrapper, ...]) -> n.Table:
         rows: list[tuple[n.TableCell, ...]] = []
         caption: tuple[n.Inline, ...] = ()
         waiting = list(reversed(table.children))
@@ -214,11 +216,11 @@ class _Reader:
                 rows.append((self._cell((child,), wraps),))
         return n.Table(tuple(rows), caption)
 
-    def _cell(self, content: tuple[Element | str], wraps: tuple[Wrap, ...]) -> n.TableCell:
+    def _cell(self, content: tuple[Element | str], wraps: tuple[Wrapper, ...]) -> n.TableCell:
         header = isinstance(content[0], Element) and content[0].tag == "th"
         return n.TableCell(flat(self.blocks(content, wraps)), header=header)
 
-    def _details(self, details: Element, wraps: tuple[Wrap, ...]) -> n.Details:
+    def _details(self, details: Element, wraps: tuple[Wrapper, ...]) -> n.Details:
         summary: tuple[n.Inline, ...] = ()
         rest: list[Element | str] = []
         for child in details.children:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from html import escape
 
-from relay.adapters.matrix.identifiers import is_alias, is_room_id, is_user_id, read_mxc, write_link
+from relay.adapters.matrix.identifiers import is_alias, is_room_id, is_user_id, matrix_to_link, parse_mxc
 from relay.domain.text import nodes as n
 from relay.domain.text.links import is_bare
 from relay.domain.text.normalise import normalise
@@ -25,8 +25,8 @@ _DEEPEST = 40
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
-    """How references look on Matrix; None where they are to be read as plain words.
+class Resolver:
+    """What references become on Matrix; None where they are to be read as plain words.
 
     `user`: the user ID to mention. `channel`: the room ID or alias to link, or a whole matrix.to link. `message`: the
     link to the message's copy. `emoji`, `image`: the `mxc://` URI of the picture. `broadcast`: @everyone and @here are
@@ -46,7 +46,7 @@ class Rendered:
     """`body` and `formatted_body` of an event; None where the text needs no HTML: `html` says the same in any case.
 
     `mentions`: the user IDs for `m.mentions`; `room`: its `room`. They go into each event, also when they are
-    empty: without them homeservers look for names and `@room` in the body.
+    empty: without them homeservers resolver for names and `@room` in the body.
     """
 
     body: str
@@ -56,10 +56,10 @@ class Rendered:
     html: str = field(default="", compare=False)
 
 
-def render(text: n.RichText, *, look: Look) -> Rendered:
+def render(text: n.RichText, *, resolver: Resolver) -> Rendered:
     """Content that makes a client show `text`. Whatever `text` holds: only permitted tags, links and mentions."""
     tidy = normalise(text)
-    html = _Html(look)
+    html = _HtmlWriter(resolver)
     formatted = html.document(tidy.blocks)
     return Rendered(
         write_body(tidy, html.words()),
@@ -71,7 +71,7 @@ def render(text: n.RichText, *, look: Look) -> Rendered:
 
 
 @dataclass(frozen=True, slots=True)
-class Words:
+class ReferenceNames:
     """How references are called."""
 
     user: Callable[[n.UserMention], str]
@@ -80,18 +80,18 @@ class Words:
     message: Callable[[n.MessageLink], str]
 
 
-class _Html:
+class _HtmlWriter:
     """Writes HTML, and notes what was mentioned and whether any markup was needed."""
 
-    def __init__(self, look: Look) -> None:
-        self._look = look
+    def __init__(self, resolver: Resolver) -> None:
+        self._resolver = resolver
         self.mentions: list[str] = []
         self.room = False
         self.rich = False
 
-    def words(self) -> Words:
+    def words(self) -> ReferenceNames:
         """How the plain body names what is referred to."""
-        return Words(self._user_name, self._channel_name, self._broadcast_name, self._message_url)
+        return ReferenceNames(self._user_name, self._channel_name, self._broadcast_name, self._message_url)
 
     def document(self, blocks: tuple[n.Block, ...]) -> str:
         """The whole text; a lone paragraph needs no tag."""
@@ -188,7 +188,7 @@ class _Html:
             case n.RoleMention(name):
                 return escape(f"@{name}", quote=False)
             case n.Timestamp():
-                return moment(node)
+                return format_timestamp(node)
             case n.Link(_, children):
                 return self._link(node, self._inline(children))
         self.rich = True
@@ -232,23 +232,23 @@ class _Html:
         match node:
             case n.UserMention():
                 name = escape(self._user_name(node), quote=False)
-                if (user := self._look.user(node)) and is_user_id(user):
+                if (user := self._resolver.user(node)) and is_user_id(user):
                     self.rich = True
                     self.mentions.append(user)
-                    return _anchor(write_link(user), name)
+                    return _anchor(matrix_to_link(user), name)
                 return name
             case n.ChannelMention(children=children):
                 name = self._inline(children) if children else escape(self._channel_name(node), quote=False)
-                room = self._look.channel(node)
+                room = self._resolver.channel(node)
                 if room and room.startswith("https://matrix.to/#/"):
                     self.rich = True
                     return _anchor(room, name)
                 if room and (is_room_id(room) or is_alias(room)):
                     self.rich = True
-                    return _anchor(write_link(room), name)
+                    return _anchor(matrix_to_link(room), name)
                 return name
             case n.BroadcastMention():
-                self.room = self.room or self._look.broadcast
+                self.room = self.room or self._resolver.broadcast
                 return self._broadcast_name(node)
             case n.MessageLink(_, _, children):
                 url = self._message_url(node)
@@ -256,30 +256,30 @@ class _Html:
             case n.CustomEmoji(name):
                 words = escape(f":{name}:")
                 image = f'<img data-mx-emoticon alt="{words}" title="{words}" height="32" src="{{}}">'
-                return self._image(self._look.emoji(node), image, escape(f":{name}:", quote=False))
+                return self._image(self._resolver.emoji(node), image, escape(f":{name}:", quote=False))
             case n.InlineImage(alt):
                 image = f'<img alt="{escape(alt)}" title="{escape(alt)}" src="{{}}">'
-                return self._image(self._look.image(node), image, escape(alt or "image", quote=False))
+                return self._image(self._resolver.image(node), image, escape(alt or "image", quote=False))
 
     def _image(self, source: str | None, image: str, words: str) -> str:
-        if not source or read_mxc(source) is None:
+        if not source or parse_mxc(source) is None:
             return words
         self.rich = True
         head, _, tail = image.rpartition("{}")
         return head + escape(source) + tail
 
     def _user_name(self, node: n.UserMention) -> str:
-        linked = self._look.user(node)
+        linked = self._resolver.user(node)
         return node.name if linked and is_user_id(linked) else f"@{node.name}"
 
     def _channel_name(self, node: n.ChannelMention) -> str:
         return f"#{node.name}"
 
     def _broadcast_name(self, node: n.BroadcastMention) -> str:
-        return "@room" if self._look.broadcast else f"@{node.scope}"
+        return "@room" if self._resolver.broadcast else f"@{node.scope}"
 
     def _message_url(self, node: n.MessageLink) -> str:
-        return self._look.message(node) or node.url
+        return self._resolver.message(node) or node.url
 
 
 def _is_display(block: n.Paragraph) -> bool:
@@ -301,13 +301,13 @@ _MONTHS = (
 )
 
 
-def write_body(text: n.RichText, words: Words) -> str:
+def write_body(text: n.RichText, words: ReferenceNames) -> str:
     """`text` as plain text."""
-    return _Body(words).blocks(text.blocks)
+    return _PlainWriter(words).blocks(text.blocks)
 
 
-def moment(node: n.Timestamp) -> str:
-    """A moment in words. Matrix has no time of the reader's own, so it is said in UTC, and never as "in an hour"."""
+def format_timestamp(node: n.Timestamp) -> str:
+    """A moment in words, in UTC: Matrix cannot show it in the reader's own time, so "in an hour" would be wrong."""
     at = node.at
     time = f"{at:%H:%M:%S} UTC" if node.style in "TS" else f"{at:%H:%M} UTC"
     day = f"{at.day} {_MONTHS[at.month - 1]} {at.year}"
@@ -323,8 +323,8 @@ def moment(node: n.Timestamp) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class _Body:
-    words: Words
+class _PlainWriter:
+    words: ReferenceNames
 
     def blocks(self, blocks: tuple[n.Block, ...]) -> str:
         """Blocks one below the other, paragraphs set apart."""
@@ -411,6 +411,6 @@ class _Body:
             case n.InlineImage(alt):
                 return alt or "image"
             case n.Timestamp():
-                return moment(node)
+                return format_timestamp(node)
             case _:
                 return ""

@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from relay.adapters.matrix import identity
-from relay.adapters.matrix.identifiers import write_link
-from relay.adapters.matrix.markup import Look, Rendered, render
+from relay.adapters.matrix.identifiers import matrix_to_link
+from relay.adapters.matrix.markup import Rendered, Resolver, render
 from relay.core.ports import Delivery
 from relay.domain.content import Attachment, Author, MediaKind
 from relay.domain.ids import ChannelRef, MediaRef, MessageRef, Platform, UserRef
@@ -49,7 +49,7 @@ _CUT_DESCRIPTION = 100
 
 
 @dataclass(frozen=True, slots=True)
-class Still:
+class Thumbnail:
     """A picture out of a video, as large as that, as this homeserver has it. `size` in bytes."""
 
     uri: str
@@ -58,7 +58,7 @@ class Still:
 
 
 @dataclass(frozen=True, slots=True)
-class Uploaded:
+class UploadedFile:
     """A file as this homeserver has it: `uri` is its `mxc://` address, `size` in bytes, None where nobody knows."""
 
     attachment: Attachment
@@ -66,14 +66,14 @@ class Uploaded:
     name: str
     content_type: str
     size: int | None
-    still: Still | None = None
+    still: Thumbnail | None = None
 
 
 Pictures = Mapping[MediaRef, MediaRef]
 """Where pictures of the other side stand on this homeserver."""
 
 
-def compose(delivery: Delivery, uploaded: Uploaded | None = None, pictures: Pictures = _NO_PICTURES) -> Json:
+def compose(delivery: Delivery, uploaded: UploadedFile | None = None, pictures: Pictures = _NO_PICTURES) -> Json:
     """The content of the message that a delivery makes; `uploaded` is the file of one that has any."""
     content = _said(delivery, pictures)
     if uploaded is not None:
@@ -84,7 +84,7 @@ def compose(delivery: Delivery, uploaded: Uploaded | None = None, pictures: Pict
     return content | {"m.relates_to": relation} if relation else content
 
 
-def same_file(delivery: Delivery, standing: Json) -> Json | None:
+def file_content(delivery: Delivery, standing: Json) -> Json | None:
     """What of a standing message's content makes the file in it, for saying something else beside it.
 
     Empty for a message without one; None where it is not the file that the delivery is about.
@@ -95,12 +95,12 @@ def same_file(delivery: Delivery, standing: Json) -> Json | None:
     return {} if wanted is None else {key: standing[key] for key in (*_FILE_KEYS, "msgtype") if key in standing}
 
 
-def earlier_look(content: Json) -> Json:
+def fingerprint(content: Json) -> Json:
     """By what an earlier try of the same delivery is recognised, wherever its file has been uploaded to."""
     return {key: content.get(key) for key in ("body", "formatted_body", _FILE)}
 
 
-def replacement(target: MessageRef, content: Json) -> Json:
+def edit_content(target: MessageRef, content: Json) -> Json:
     """The content of the event that makes `target` say `content`; its relations stay as they were."""
     new = {key: value for key, value in content.items() if key != "m.relates_to"}
     fallback = {"body": f"* {new['body']}"}
@@ -131,7 +131,7 @@ def _said(delivery: Delivery, pictures: Pictures) -> Json:
     for attachment in delivery.content.attachments:
         if attachment.alt:
             text = _described(text, " ".join(attachment.alt.split()), author)
-    rendered = _rendered(text, author, _look(lambda source: _on_matrix(source, pictures)))
+    rendered = _rendered(text, author, _resolver(lambda source: _on_matrix(source, pictures)))
     content: Json = {"msgtype": _msgtype(delivery), "body": rendered.body}
     if rendered.formatted_body is not None:
         content |= {"format": _HTML, "formatted_body": rendered.formatted_body}
@@ -157,7 +157,7 @@ def _described(text: RichText, words: str, author: Author | None) -> RichText:
         words = words[: len(words) * 3 // 4].rstrip("…") + "…"
 
 
-def _file(uploaded: Uploaded) -> Json:
+def _file(uploaded: UploadedFile) -> Json:
     """What makes a message one with a file (https://spec.matrix.org/latest/client-server-api/#mroommessage-msgtypes)."""
     attachment = uploaded.attachment
     info: Json = {"mimetype": uploaded.content_type} | ({} if uploaded.size is None else {"size": uploaded.size})
@@ -199,8 +199,8 @@ def _kind(told: MediaKind, content_type: str) -> MediaKind:
     return next((kind for kind in _SHOWN if kind == major), "file")
 
 
-def _rendered(text: RichText, author: Author | None, look: Look) -> Rendered:
-    rendered = render(text, look=look)
+def _rendered(text: RichText, author: Author | None, resolver: Resolver) -> Rendered:
+    rendered = render(text, resolver=resolver)
     body, formatted = rendered.body, rendered.formatted_body
     if author is not None:
         # Where the words need no HTML, the name still does.
@@ -247,10 +247,10 @@ def _on_matrix(source: MediaRef, pictures: Pictures) -> str | None:
     return None if found is None else found.locator
 
 
-def _look(media: Callable[[MediaRef], str | None]) -> Look:
+def _resolver(media: Callable[[MediaRef], str | None]) -> Resolver:
     # What is still a broadcast here is one that its author may make and that the pair allows: `core.degrade` sees to
     # it.
-    return Look(
+    return Resolver(
         user=lambda node: _ours(node.user),
         channel=lambda node: None if (room := _ours(node.channel)) is None else _room_link(room),
         message=lambda node: permalink(node.message) if node.message.platform is Platform.MATRIX else None,
@@ -261,16 +261,18 @@ def _look(media: Callable[[MediaRef], str | None]) -> Look:
 
 
 # Each picture counts as one that has been uploaded: where it will stand is not known yet.
-_MEASURED = _look(lambda source: source.locator if source.platform is Platform.MATRIX else "mxc://" + "x/" + "x" * 64)
+_MEASURED = _resolver(
+    lambda source: source.locator if source.platform is Platform.MATRIX else "mxc://" + "x/" + "x" * 64
+)
 
 
 def permalink(message: MessageRef) -> str:
     """A link to a message that any client opens (https://spec.matrix.org/latest/appendices/#matrixto-navigation)."""
-    return write_link(message.channel.id, message.id, via=_servers(message.channel.id))
+    return matrix_to_link(message.channel.id, message.id, via=_servers(message.channel.id))
 
 
 def _room_link(room_id: str) -> str:
-    return write_link(room_id, via=_servers(room_id))
+    return matrix_to_link(room_id, via=_servers(room_id))
 
 
 def _servers(room_id: str) -> tuple[str, ...]:

@@ -14,9 +14,16 @@ from relay.adapters.matrix.api.client import Api, Refused, Unreachable
 from relay.adapters.matrix.api.session import is_token_refusal
 from relay.adapters.matrix.identifiers import is_event_id
 from relay.adapters.matrix.inbound.events import moment
-from relay.adapters.matrix.media import Media
-from relay.adapters.matrix.outbound.compose import Pictures, Uploaded, compose, earlier_look, replacement, same_file
-from relay.adapters.matrix.rooms.declared import Rooms
+from relay.adapters.matrix.media import MediaRepository
+from relay.adapters.matrix.outbound.compose import (
+    Pictures,
+    UploadedFile,
+    compose,
+    edit_content,
+    file_content,
+    fingerprint,
+)
+from relay.adapters.matrix.rooms.declared import DeclaredRooms
 from relay.adapters.matrix.sync.backfill import as_list
 from relay.core.last_sent import LastSent
 from relay.core.offload import Conversions
@@ -39,14 +46,14 @@ _CLOCKS_DIFFER = timedelta(hours=1)
 _LONGEST_AGE = 10**15  # In milliseconds.
 
 
-class Outbound:
+class MessageSender:
     """Sends, edits and redacts. Safe to repeat: the transaction ID is the delivery's key, with an edit's words."""
 
     def __init__(
         self,
         api: Api,
-        rooms: Rooms,
-        media: Media,
+        rooms: DeclaredRooms,
+        media: MediaRepository,
         clock: Clock,
         token_refused: Callable[[], None],
         conversions: Conversions,
@@ -94,7 +101,7 @@ class Outbound:
         if event.get("sender") != self._api.user_id:
             # Homeservers take an edit of somebody else's message without a word, and nobody is shown it.
             raise CopyNotEditable("another account of the relay posted it")
-        file = same_file(delivery, event["content"])
+        file = file_content(delivery, event["content"])
         if file is None:
             raise CopyNotEditable("it stands with another file, which no edit can change")
         delivery, pictures = await self._illustrated(delivery)
@@ -106,7 +113,7 @@ class Outbound:
         self._last_sent.forget(target.id)
         # Under the transaction ID of an earlier try, which may have said something else, nothing would change.
         key = f"{delivery.key}.{hashlib.sha256(said.encode()).hexdigest()[:20]}"
-        await self._put(room_id, replacement(target, content), key)
+        await self._put(room_id, edit_content(target, content), key)
         self._last_sent.put(target.id, said)
 
     async def delete(self, target: MessageRef, key: str) -> None:
@@ -116,7 +123,7 @@ class Outbound:
     async def mark_failed(self, source: MessageRef) -> bool:
         """React to a message that did not cross. False where we may not."""
         state = self._rooms.state(source.channel.id)
-        if self._rooms.hindrance(source.channel.id) or not state.may_send(self._api.user_id, "m.reaction"):
+        if self._rooms.send_blocker(source.channel.id) or not state.may_send(self._api.user_id, "m.reaction"):
             return False
         relation = {"rel_type": "m.annotation", "event_id": source.id, "key": _FAILED}
         key = "f" + hashlib.sha256(source.id.encode()).hexdigest()[:20]
@@ -134,7 +141,7 @@ class Outbound:
         redacted = isinstance(unsigned, dict) and "redacted_because" in unsigned
         return None if redacted or not event.get("content") else event
 
-    async def introduce(self, room_id: str, user_id: str) -> None:
+    async def load_member(self, room_id: str, user_id: str) -> None:
         """Learn the name of a member of whom nothing has been heard since the start. It is not worth waiting for."""
         state = self._rooms.state(room_id)
         if state.knows(user_id):
@@ -146,7 +153,7 @@ class Outbound:
         else:
             state.apply({"type": "m.room.member", "state_key": user_id, "content": content})
 
-    async def _composed(self, delivery: Delivery, uploaded: Uploaded | None, pictures: Pictures) -> Json:
+    async def _composed(self, delivery: Delivery, uploaded: UploadedFile | None, pictures: Pictures) -> Json:
         return await self._conversions.run(weight(delivery.content), compose, delivery, uploaded, pictures)
 
     async def _illustrated(self, delivery: Delivery) -> tuple[Delivery, Pictures]:
@@ -166,7 +173,7 @@ class Outbound:
 
     def _writable(self, channel: ChannelRef) -> str:
         # Asked before each send: into an encrypted room not a word may go in clear.
-        problem = self._rooms.hindrance(channel.id)
+        problem = self._rooms.send_blocker(channel.id)
         if problem is not None:
             raise ActionNeeded(problem.rstrip("."))
         return channel.id
@@ -194,7 +201,7 @@ class Outbound:
         now = self._clock.now()
         if timedelta() <= now - delivery.queued_at < _REMEMBERED and not delivery.last_try:
             return None  # a clock that was set back says nothing
-        wanted = earlier_look(content)
+        wanted = fingerprint(content)
         ours = json.dumps({"senders": [self._api.user_id], "types": ["m.room.message"]})
         query: dict[str, str | list[str]] = {"dir": "b", "limit": "100", "filter": ours}
         for _ in range(_PAGES_SEARCHED):
@@ -203,7 +210,7 @@ class Outbound:
                 if delivery.after is not None and event.get("event_id") == delivery.after.id:
                     return None
                 said = event.get("content") or {}
-                if earlier_look(said) == wanted and "m.new_content" not in said:
+                if fingerprint(said) == wanted and "m.new_content" not in said:
                     found = MessageRef(delivery.channel, str(event["event_id"]))
                     if not await delivery.on_record(found):
                         _log.info("adopted an earlier try", event_id=found.id)
@@ -235,7 +242,7 @@ class Outbound:
 
     async def _forbidden(self, room_id: str, refused: Refused) -> DeliveryError:
         """Whether it is us who may not write in the room, or only this (a spam checker, a policy server)."""
-        problem = self._rooms.hindrance(room_id)
+        problem = self._rooms.send_blocker(room_id)
         if problem is not None:
             return ActionNeeded(problem.rstrip("."))
         me = self._api.user_id

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 import structlog
 
 from relay.adapters.matrix.api.client import Api, Refused, Unreachable
-from relay.adapters.matrix.rooms.declared import Rooms
+from relay.adapters.matrix.rooms.declared import DeclaredRooms
 
 _log = structlog.get_logger(__name__)
 
@@ -21,7 +21,7 @@ _ASKED_AT_ONCE = 8
 class Creators:
     """Asks once for each room that is new to us."""
 
-    def __init__(self, api: Api, rooms: Rooms) -> None:
+    def __init__(self, api: Api, rooms: DeclaredRooms) -> None:
         self._api = api
         self._rooms = rooms
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 from relay.adapters.matrix.api.client import Json
 from relay.adapters.matrix.identifiers import is_user_id
-from relay.adapters.matrix.markup import Names
+from relay.adapters.matrix.markup import NameLookup
 from relay.adapters.matrix.rooms.state import RoomState
-from relay.adapters.matrix.sync.retrying_inbox import PatientInbox
+from relay.adapters.matrix.sync.retrying_inbox import RetryingInbox
 from relay.core.clock import Backoff
 from relay.domain.ids import ChannelAddress, ChannelRef, Platform
 
@@ -19,10 +19,10 @@ _FOLLOWS_REMEMBERED = 3600.0
 
 
 @dataclass(slots=True, eq=False)
-class Door:
+class DeclaredRoom:
     """One declared address, and what is known about its room.
 
-    `joined` None: the homeserver has not said yet. `put_out`: how we came to be outside, as a sentence.
+    `joined` None: the homeserver has not said yet. `removed_reason`: how we came to be outside, as a sentence.
     `bound`: the core knows which room it is. `problem`: what the core was told; None = that it works, or nothing.
     `wake` is set when there may be something to do for its keeper, `looked` once it is known which room it is, or
     that this is not easily known. `servers` are in the room.
@@ -38,7 +38,7 @@ class Door:
     room_id: str | None = None
     joined: bool | None = None
     invited: bool = False
-    put_out: str | None = None
+    removed_reason: str | None = None
     not_before: float = 0.0
     resolved: bool = False
     bound: bool = False
@@ -79,11 +79,11 @@ class Door:
     def lead_to(self, room_id: str) -> None:
         """From now on the address names `room_id`."""
         self.room_id = room_id
-        self.joined, self.invited, self.put_out, self.bound = None, False, None, False
+        self.joined, self.invited, self.removed_reason, self.bound = None, False, None, False
         self.predecessors, self.not_followed, self.awaited, self.aliases = (), None, None, None
 
 
-class Rooms:
+class DeclaredRooms:
     """All doors. `changed`: there are other rooms to listen to now. `redeclared`: there are other doors.
 
     `version` counts whatever may have left a room without its state: other doors, or a door that leads elsewhere;
@@ -94,7 +94,7 @@ class Rooms:
         self._me = me
         self._backoff = backoff
         self._now = now
-        self._doors: dict[ChannelAddress, Door] = {}
+        self._doors: dict[ChannelAddress, DeclaredRoom] = {}
         self._states: dict[str, RoomState] = {}
         self._tried = False
         self.version = 0
@@ -108,7 +108,7 @@ class Rooms:
         for address in self._doors.keys() - wanted:
             self._states.pop(self._doors.pop(address).room_id or "", None)
         for address in sorted(wanted - self._doors.keys()):
-            door = Door(address, self._backoff())
+            door = DeclaredRoom(address, self._backoff())
             if not door.is_alias:
                 door.room_id = door.name
             self._doors[address] = door
@@ -117,7 +117,7 @@ class Rooms:
         self.redeclared.set()
         self.changed.set()
 
-    def lead(self, door: Door, room_id: str, predecessors: tuple[str, ...] = ()) -> None:
+    def lead(self, door: DeclaredRoom, room_id: str, predecessors: tuple[str, ...] = ()) -> None:
         """From now on `door` names `room_id`, which has replaced `predecessors`."""
         self._states.pop(door.room_id or "", None)
         door.lead_to(room_id)
@@ -125,12 +125,12 @@ class Rooms:
         self.version += 1
         self.changed.set()
 
-    def succeed(self, door: Door, room_id: str) -> None:
+    def succeed(self, door: DeclaredRoom, room_id: str) -> None:
         """From now on `door` names `room_id`, which has replaced the room that it named so far."""
         before = door.room_id
         self.lead(door, room_id, (*door.predecessors, before) if before is not None else door.predecessors)
 
-    def let_go(self, door: Door) -> None:
+    def let_go(self, door: DeclaredRoom) -> None:
         """It is not known any more which room `door` names."""
         self._states.pop(door.room_id or "", None)
         door.lead_to("")
@@ -138,19 +138,19 @@ class Rooms:
         self.version += 1
         self.changed.set()
 
-    def wait_for(self, door: Door, room_id: str, problem: str) -> None:
+    def wait_for(self, door: DeclaredRoom, room_id: str, problem: str) -> None:
         """The replacement of the door's room cannot be entered yet; whether we are invited is listened for."""
         door.not_followed = problem
         if door.awaited != room_id:
             door.awaited = room_id
             self.changed.set()
 
-    def not_followed(self, door: Door, problem: str) -> None:
+    def not_followed(self, door: DeclaredRoom, problem: str) -> None:
         """The replacement of the door's room is not to be entered."""
         door.awaited, door.not_followed = None, problem
 
     @property
-    def doors(self) -> tuple[Door, ...]:
+    def doors(self) -> tuple[DeclaredRoom, ...]:
         """All of them."""
         return tuple(self._doors.values())
 
@@ -171,7 +171,7 @@ class Rooms:
         named = {door.room_id for door in self._doors.values()}
         return frozenset(door.awaited for door in self._doors.values() if door.awaited is not None) - named
 
-    def door(self, room_id: str) -> Door | None:
+    def door(self, room_id: str) -> DeclaredRoom | None:
         """The address that names a room."""
         return next((door for door in self._doors.values() if door.room_id == room_id), None)
 
@@ -181,9 +181,9 @@ class Rooms:
             self._states[room_id] = RoomState(room_id)
         return self._states[room_id]
 
-    def names(self) -> Names:
+    def names(self) -> NameLookup:
         """What the declared rooms are called, and which room is meant. May be asked from another thread."""
-        return Names(room_id=self._room_id, room_name=self._room_name)
+        return NameLookup(room_id=self._room_id, room_name=self._room_name)
 
     def _room_id(self, alias: str) -> str | None:
         declared = next((door.room_id for door in list(self._doors.values()) if door.name == alias), None)
@@ -211,10 +211,10 @@ class Rooms:
             # (https://spec.matrix.org/latest/client-server-api/#get_matrixclientv3sync).
             self.state(room_id).whole = True
         if door is not None and not door.joined:
-            if door.put_out is None:
+            if door.removed_reason is None:
                 # Somebody who is put out again and again comes back later each time.
                 door.backoff.reset()
-            door.joined, door.invited, door.put_out = True, False, None
+            door.joined, door.invited, door.removed_reason = True, False, None
             door.wake.set()
 
     def seen_invited(self, room_id: str, inviters: Iterable[str]) -> None:
@@ -229,19 +229,19 @@ class Rooms:
             door.backoff.reset()
             door.wake.set()
 
-    def seen_outside(self, room_id: str, put_out: str | None = None) -> None:
-        """We are not in the room. `put_out`, a sentence, if we were: then a moderator has the first word."""
+    def seen_outside(self, room_id: str, removed_reason: str | None = None) -> None:
+        """We are not in the room. `removed_reason`, a sentence, if we were: then a moderator has the first word."""
         if door := self.door(room_id):
             door.joined, door.invited = False, False
-            if put_out is not None:
-                door.put_out = put_out
+            if removed_reason is not None:
+                door.removed_reason = removed_reason
                 door.not_before = self._now() + door.backoff.next()
             self._states.pop(room_id, None)
             door.wake.set()
 
     # --- What the core is told ----------------------------------------------------------------------------
 
-    async def bind(self, room_id: str, inbox: PatientInbox) -> None:
+    async def bind(self, room_id: str, inbox: RetryingInbox) -> None:
         """Let the core know which room the address is, before events of it are handed over."""
         door = self.door(room_id)
         if door is not None and not door.bound:
@@ -252,7 +252,7 @@ class Rooms:
         door = self.door(room_id)
         return door is not None and door.bound
 
-    async def settle(self, room_id: str, inbox: PatientInbox) -> None:
+    async def settle(self, room_id: str, inbox: RetryingInbox) -> None:
         """Tell the core whether a room works, if that is news."""
         door = self.door(room_id)
         if door is None or (door.joined and not self.state(room_id).whole):
@@ -262,7 +262,7 @@ class Rooms:
             door.resolved = False
             door.wake.set()
         door.aliases = aliases
-        problem = self.hindrance(room_id)
+        problem = self.send_blocker(room_id)
         if problem is not None:
             if door.joined:
                 await self.bind(room_id, inbox)
@@ -272,14 +272,14 @@ class Rooms:
         elif not door.bound or door.problem is not None:
             await self._open(door, room_id, inbox)
 
-    async def refuse(self, door: Door, problem: str, inbox: PatientInbox) -> None:
+    async def refuse(self, door: DeclaredRoom, problem: str, inbox: RetryingInbox) -> None:
         """Tell the core that an address does not work, if that is news."""
         if door.problem != problem:
             await inbox.closed(door.address, problem)
             door.problem = problem
             self._count()
 
-    async def _open(self, door: Door, room_id: str, inbox: PatientInbox) -> None:
+    async def _open(self, door: DeclaredRoom, room_id: str, inbox: RetryingInbox) -> None:
         before = frozenset(ChannelRef(Platform.MATRIX, one) for one in door.predecessors)
         await inbox.opened(door.address, ChannelRef(Platform.MATRIX, room_id), predecessors=before)
         door.bound, door.problem = True, None
@@ -288,13 +288,13 @@ class Rooms:
     def _count(self) -> None:
         self._tried = self._tried or all(door.settled for door in self._doors.values())
 
-    def hindrance(self, room_id: str) -> str | None:
+    def send_blocker(self, room_id: str) -> str | None:
         """What keeps us from sending into a room now, as a sentence with the remedy; None if nothing does."""
         door = self.door(room_id)
         if door is None:
             return f"{room_id} is not declared: put it back into the configuration."
         if not door.joined:
-            return door.put_out or door.problem or f"{self._me} is not in {door.name} yet: it is being joined."
+            return door.removed_reason or door.problem or f"{self._me} is not in {door.name} yet: it is being joined."
         state = self.state(room_id)
         if not state.whole:
             return f"{door.name} is not known yet: the homeserver is being asked for its state."
@@ -314,7 +314,7 @@ class Rooms:
         return None
 
 
-def departure(event: Json, me: str, name: str) -> str:
+def removal_reason(event: Json, me: str, name: str) -> str:
     """How we came to be outside, from our own membership event: a sentence with the remedy."""
     sender, content = str(event.get("sender", "")), event.get("content")
     told = content if isinstance(content, dict) else {}

@@ -21,9 +21,9 @@ from relay.adapters.matrix.cursors import (
     tombstone_stream,
 )
 from relay.adapters.matrix.identifiers import is_room_id, is_server_name
-from relay.adapters.matrix.rooms.declared import Door, Rooms
+from relay.adapters.matrix.rooms.declared import DeclaredRoom, DeclaredRooms
 from relay.adapters.matrix.sync.response import OUT
-from relay.adapters.matrix.sync.retrying_inbox import PatientInbox, at
+from relay.adapters.matrix.sync.retrying_inbox import RetryingInbox, at
 from relay.core.ports import Batch, Clock
 from relay.errors import StoreError
 
@@ -40,19 +40,19 @@ _ALIAS_ASKED_EVERY = 600.0
 _DECLARE = "matrix_room may name the new room"
 
 
-class Doorkeeper:
+class RoomJoiner:
     """Works until every declared address leads into a room, and whenever one does not any more."""
 
-    def __init__(self, api: Api, rooms: Rooms, clock: Clock, connected: asyncio.Event) -> None:
+    def __init__(self, api: Api, rooms: DeclaredRooms, clock: Clock, connected: asyncio.Event) -> None:
         self._api = api
         self._connected = connected
         self._rooms = rooms
         self._clock = clock
         self._joins = asyncio.Semaphore(_JOINS_AT_ONCE)
 
-    async def run(self, inbox: PatientInbox) -> None:
+    async def run(self, inbox: RetryingInbox) -> None:
         """One task for each door, until cancelled."""
-        keepers: dict[Door, asyncio.Task[None]] = {}
+        keepers: dict[DeclaredRoom, asyncio.Task[None]] = {}
         async with asyncio.TaskGroup() as group:
             group.create_task(self._wait_no_longer(inbox), name="doors that take long")
             while True:
@@ -64,7 +64,7 @@ class Doorkeeper:
                     keepers[door] = group.create_task(self._tend(door, inbox), name=f"door {door.name}")
                 await self._rooms.redeclared.wait()
 
-    async def _wait_no_longer(self, inbox: PatientInbox) -> None:
+    async def _wait_no_longer(self, inbox: RetryingInbox) -> None:
         """After a while the rooms that are still to be entered are pairs in trouble, and hold nobody up."""
         await self._connected.wait()
         await self._clock.sleep(_PATIENCE)
@@ -73,7 +73,7 @@ class Doorkeeper:
                 problem = f"{door.name} is still to be entered: the homeserver limits how often an account may join."
                 await self._rooms.refuse(door, problem, inbox)
 
-    async def _tend(self, door: Door, inbox: PatientInbox) -> None:
+    async def _tend(self, door: DeclaredRoom, inbox: RetryingInbox) -> None:
         known = await inbox.position(_alias_stream(door)) if door.is_alias else door.room_id
         if known and is_room_id(known):
             # The room that the alias named last time: listened to from the very start, so that the first sync
@@ -93,7 +93,7 @@ class Doorkeeper:
                 async with asyncio.timeout(seconds):
                     await door.wake.wait()
 
-    async def _advance(self, door: Door, inbox: PatientInbox) -> float | None:
+    async def _advance(self, door: DeclaredRoom, inbox: RetryingInbox) -> float | None:
         """Do what can be done now; seconds until it is worth coming back, None if there is nothing more to do."""
         if door.is_alias and door.resolved and self._clock.monotonic() >= door.ask_again_at:
             door.resolved = False
@@ -124,7 +124,7 @@ class Doorkeeper:
 
     # --- Which room it is ---------------------------------------------------------------------------------
 
-    async def _resolve(self, door: Door, inbox: PatientInbox) -> bool:
+    async def _resolve(self, door: DeclaredRoom, inbox: RetryingInbox) -> bool:
         """Ask which room the alias names; whether that is known now."""
         try:
             answer = await self._looked_up(door, inbox)
@@ -169,7 +169,7 @@ class Doorkeeper:
             return None
         return tombstone.get("replacement_room")
 
-    async def _lead(self, door: Door, room_id: str, inbox: PatientInbox) -> None:
+    async def _lead(self, door: DeclaredRoom, room_id: str, inbox: RetryingInbox) -> None:
         """The address names `room_id`, or what has replaced that room since."""
         first, *others = await chain(room_id, inbox)
         predecessors = await before(first, inbox)
@@ -183,7 +183,7 @@ class Doorkeeper:
                 "declared room was upgraded and is followed", room=door.name, successor=others[-1], remedy=_DECLARE
             )
 
-    async def _looked_up(self, door: Door, inbox: PatientInbox) -> Json:
+    async def _looked_up(self, door: DeclaredRoom, inbox: RetryingInbox) -> Json:
         """What the directory says. The server that made an alias may be away, and ours waits long for its answer."""
         call = asyncio.create_task(self._api.call("GET", "directory", "room", door.name), name=f"alias {door.name}")
         try:
@@ -194,7 +194,7 @@ class Doorkeeper:
         finally:
             call.cancel()
 
-    async def _unanswered(self, door: Door, reason: str, inbox: PatientInbox) -> None:
+    async def _unanswered(self, door: DeclaredRoom, reason: str, inbox: RetryingInbox) -> None:
         """A pair in trouble, for now: tried again all the same."""
         if door.room_id is None and not door.settled:
             problem = f"The alias {door.name} could not be looked up yet ({reason}): its server may be away; trying on."
@@ -203,7 +203,7 @@ class Doorkeeper:
 
     # --- Upgrades -----------------------------------------------------------------------------------------
 
-    async def _follow(self, door: Door, room_id: str, inbox: PatientInbox) -> float | None:
+    async def _follow(self, door: DeclaredRoom, room_id: str, inbox: RetryingInbox) -> float | None:
         """Go on in the room that has replaced the door's."""
         state = self._rooms.state(room_id)
         successor = state.successor
@@ -256,14 +256,14 @@ class Doorkeeper:
         await self._succeed(door, room_id, successor, inbox)
         return None
 
-    def _stay(self, door: Door) -> float | None:
+    def _stay(self, door: DeclaredRoom) -> float | None:
         # Its alias may be about to name another room.
         if door.is_alias:
             door.ask_again_at = 0.0
             return door.backoff.next()
         return None
 
-    async def _succeed(self, door: Door, room_id: str, successor: str, inbox: PatientInbox) -> None:
+    async def _succeed(self, door: DeclaredRoom, room_id: str, successor: str, inbox: RetryingInbox) -> None:
         """Write down that one room has replaced the other, and from where it is to be read; then listen to it."""
         since = await inbox.position(tombstone_stream(room_id)) or await inbox.position("sync") or ""
         cursors = [at(successor_stream(room_id), successor), at(predecessor_stream(successor), room_id)]
@@ -280,7 +280,7 @@ class Doorkeeper:
         self._rooms.succeed(door, successor)
 
     async def _refuse_successor(
-        self, door: Door, room_id: str, successor: str, inbox: PatientInbox, why: str, *, leave: bool
+        self, door: DeclaredRoom, room_id: str, successor: str, inbox: RetryingInbox, why: str, *, leave: bool
     ) -> float | None:
         """A tombstone that names a room which does not replace this one. `leave`: it was joined just to find out."""
         _log.warning("tombstone not followed", room=door.name, successor=successor)
@@ -296,7 +296,7 @@ class Doorkeeper:
 
     # --- Getting in ---------------------------------------------------------------------------------------
 
-    async def _join(self, door: Door, room_id: str, inbox: PatientInbox) -> float:
+    async def _join(self, door: DeclaredRoom, room_id: str, inbox: RetryingInbox) -> float:
         while not door.joined:
             try:
                 await self._api.call("POST", "join", room_id, query=_via(door), body={}, timeout=_JOIN_TIMEOUT)
@@ -319,24 +319,24 @@ class Doorkeeper:
         return _JOIN_SHOWS_WITHIN
 
 
-def _alias_stream(door: Door) -> str:
+def _alias_stream(door: DeclaredRoom) -> str:
     return f"alias:{door.name}"
 
 
-def _via(door: Door) -> dict[str, str | list[str]]:
+def _via(door: DeclaredRoom) -> dict[str, str | list[str]]:
     """Servers that may know the room. The second name is the one before version 1.12 of the specification."""
     known = {door.name.partition(":")[2], (door.room_id or "").partition(":")[2]} | door.servers
     servers = sorted(known - {""})[:_SERVERS_ASKED]
     return {"via": servers, "server_name": servers} if servers else {}
 
 
-def _unresolved(door: Door, refused: Refused) -> str:
+def _unresolved(door: DeclaredRoom, refused: Refused) -> str:
     if refused.status == 404:
         return f"No room has the alias {door.name}: correct matrix_room, or give the room that alias."
     return f"The alias {door.name} cannot be looked up ({refused.reason or refused.code}): correct matrix_room."
 
 
-def _not_joined(door: Door, refused: Refused, me: str) -> str:
+def _not_joined(door: DeclaredRoom, refused: Refused, me: str) -> str:
     if "banned" in refused.reason.lower():
         return f"{me} is banned from {door.name}: lift the ban."
     if refused.status == 403:

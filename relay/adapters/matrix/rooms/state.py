@@ -4,7 +4,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any
 
-from relay.adapters.matrix.identifiers import is_alias, is_room_id, read_mxc
+from relay.adapters.matrix.identifiers import is_alias, is_room_id, parse_mxc
 from relay.domain.ids import MediaRef, Platform
 
 Json = dict[str, Any]
@@ -164,7 +164,7 @@ class RoomState:
         url = content.get("avatar_url")
         self._members[user_id] = Profile(
             name[:LONGEST_NAME] if isinstance(name, str) and name[:LONGEST_NAME].strip() else user_id,
-            MediaRef(Platform.MATRIX, url) if isinstance(url, str) and read_mxc(url) is not None else None,
+            MediaRef(Platform.MATRIX, url) if isinstance(url, str) and parse_mxc(url) is not None else None,
         )
         self._members.move_to_end(user_id)
         while len(self._members) > _MEMBERS_REMEMBERED:

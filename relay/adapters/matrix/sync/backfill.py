@@ -43,7 +43,7 @@ class Gap:
     corrections: list[Json] = field(default_factory=list)
 
 
-class GapReader:
+class Backfiller:
     """Walks gaps. Keeps a few pages in memory and fetches the others again when their turn comes.
 
     `limit`: how many messages of a room, given by its ID, are handed over at most.
@@ -54,7 +54,7 @@ class GapReader:
         self._limit = limit
         self._size = page
 
-    async def survey(self, room_id: str, newest: str, oldest: str, starts: Callable[[Json], bool]) -> Gap:
+    async def plan(self, room_id: str, newest: str, oldest: str, starts: Callable[[Json], bool]) -> Gap:
         """Walk back from the token `newest` to the token `oldest`, or to the event for which `starts` is true.
 
         Without a token `oldest` ("") the room's beginning ends the walk.

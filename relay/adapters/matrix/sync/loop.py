@@ -15,10 +15,10 @@ from typing import Any, TypeVar
 import structlog
 
 from relay.adapters.matrix.api.client import Api, Refused, Unreachable
-from relay.adapters.matrix.api.session import Session, is_token_refusal
-from relay.adapters.matrix.rooms.declared import Rooms
-from relay.adapters.matrix.sync.response import Intake, Question, Superseded
-from relay.adapters.matrix.sync.retrying_inbox import PatientInbox
+from relay.adapters.matrix.api.session import MatrixSession, is_token_refusal
+from relay.adapters.matrix.rooms.declared import DeclaredRooms
+from relay.adapters.matrix.sync.response import ResponseHandler, Superseded, SyncRequest
+from relay.adapters.matrix.sync.retrying_inbox import RetryingInbox
 from relay.core.clock import Backoff
 from relay.core.ports import Clock, SideState
 from relay.errors import FatalError, StoreError, StoreUnavailable
@@ -38,7 +38,7 @@ _TIMELINE = 100  # Synapse gives no more, whatever is asked for.
 
 
 @dataclass(slots=True)
-class Condition:
+class ConnectionStatus:
     """How the connection is; see `core.ports.SideHealth`."""
 
     state: SideState = "connecting"
@@ -57,10 +57,10 @@ class SyncLoop:
         self,
         *,
         api: Api,
-        session: Session,
-        rooms: Rooms,
-        intake: Intake,
-        condition: Condition,
+        session: MatrixSession,
+        rooms: DeclaredRooms,
+        intake: ResponseHandler,
+        status: ConnectionStatus,
         clock: Clock,
         rng: random.Random,
     ) -> None:
@@ -68,7 +68,7 @@ class SyncLoop:
         self._session = session
         self._rooms = rooms
         self._intake = intake
-        self._condition = condition
+        self._status = status
         self._clock = clock
         self._refusals = 0
         self._first_refusal = 0.0
@@ -80,7 +80,7 @@ class SyncLoop:
         """Log in, however long the homeserver takes to answer. Raises `FatalError` where it refuses us."""
         await self._persist(self._session.establish)
 
-    async def run(self, inbox: PatientInbox) -> None:
+    async def run(self, inbox: RetryingInbox) -> None:
         """Sync until cancelled.
 
         Raises `FatalError` once the homeserver refuses us for good, `StoreError` once the store is not ours any more.
@@ -94,7 +94,7 @@ class SyncLoop:
             self._rooms.changed.clear()
             version = self._rooms.version
             # State is asked for in full when there are rooms whose state is not known; after that it comes in parts.
-            question = Question(since, self._rooms.room_ids, version != heard, self._rooms.declarations)
+            question = SyncRequest(since, self._rooms.room_ids, version != heard, self._rooms.declarations)
             try:
                 answer = await self._persist(partial(self._ask, question))
             except _PositionRefused as refused:
@@ -103,24 +103,24 @@ class SyncLoop:
                 continue
             if answer is None:
                 continue
-            if not self._condition.caught_up.is_set():
-                self._condition.state, self._condition.detail = "catching_up", "Reading what was missed."
+            if not self._status.caught_up.is_set():
+                self._status.state, self._status.detail = "catching_up", "Reading what was missed."
             try:
                 await self._persist(partial(self._intake.take, answer, question, inbox))
             except Superseded:
                 continue
             since, heard = answer["next_batch"], version
-            self._condition.state, self._condition.detail = "ready", ""
-            self._condition.caught_up.set()
+            self._status.state, self._status.detail = "ready", ""
+            self._status.caught_up.set()
 
     def interrupt(self) -> None:
         """Ask again at once: what is being waited for may never come."""
         self._rooms.changed.set()
 
-    async def _ask(self, question: Question) -> Json | None:
+    async def _ask(self, question: SyncRequest) -> Json | None:
         """One sync request; None if there are other rooms to ask for before it was answered."""
         since, full = question.since, question.full
-        at_once = full or not self._condition.caught_up.is_set()
+        at_once = full or not self._status.caught_up.is_set()
         query: dict[str, str | list[str]] = {"set_presence": "offline"}
         query["filter"] = await self._filter_id(question.rooms)
         # Synapse answers a request like an earlier one from memory for two minutes; a first sync must not be as old
@@ -193,8 +193,8 @@ class SyncLoop:
             else:
                 self._backoff.reset()
                 return result
-            self._condition.state, self._condition.detail = "connecting", problem[:1].upper() + problem[1:]
-            self._condition.caught_up.clear()
+            self._status.state, self._status.detail = "connecting", problem[:1].upper() + problem[1:]
+            self._status.caught_up.clear()
             _log.warning("no connection to the homeserver", reason=problem, seconds=round(wait, 1))
             await self._clock.sleep(wait)
 

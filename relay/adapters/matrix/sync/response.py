@@ -16,13 +16,13 @@ import structlog
 from relay.adapters.matrix.api.client import Api, Refused
 from relay.adapters.matrix.api.session import is_token_refusal
 from relay.adapters.matrix.cursors import TOMBSTONE, room_stream, tombstone_stream
-from relay.adapters.matrix.inbound.content import string
+from relay.adapters.matrix.inbound.content import as_string
 from relay.adapters.matrix.inbound.events import convert, features, is_message
 from relay.adapters.matrix.rooms.creators import Creators
-from relay.adapters.matrix.rooms.declared import Rooms, departure
+from relay.adapters.matrix.rooms.declared import DeclaredRooms, removal_reason
 from relay.adapters.matrix.rooms.state import RoomState
-from relay.adapters.matrix.sync.backfill import Gap, GapReader, Page, after_last, as_list
-from relay.adapters.matrix.sync.retrying_inbox import PatientInbox, at, hand_over
+from relay.adapters.matrix.sync.backfill import Backfiller, Gap, Page, after_last, as_list
+from relay.adapters.matrix.sync.retrying_inbox import RetryingInbox, at, hand_over
 from relay.core.offload import LONG, Conversions
 from relay.core.ports import Cursor
 from relay.domain.events import Event, FeatureUsed, HistorySkipped, MessageDeleted, MessageEdited
@@ -40,7 +40,7 @@ _MUCH = 128 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class SyncRequest:
     """What a sync asked for: what came after `since` in `rooms`; `full`: all of them, with their whole state.
 
     `declarations`: how often the operator had changed the rooms when it was asked.
@@ -57,7 +57,7 @@ class Superseded(Exception):
 
 
 @dataclass(slots=True)
-class _Portion:
+class RoomUpdate:
     """What an answer says of one room. `since` set: there is a gap between there and `prev_batch`.
 
     `entered`: the room was never open; only what follows our own entrance counts. `after`: the position was lost; the
@@ -76,10 +76,10 @@ class _Portion:
     cursors: tuple[Cursor, ...] = ()
 
 
-class Intake:
+class ResponseHandler:
     """Hands answers over. What it remembers between them is only what saves questions to the store."""
 
-    def __init__(self, api: Api, rooms: Rooms, gaps: GapReader, conversions: Conversions) -> None:
+    def __init__(self, api: Api, rooms: DeclaredRooms, gaps: Backfiller, conversions: Conversions) -> None:
         self._conversions = conversions
         self._me = api.user_id
         self._rooms = rooms
@@ -88,7 +88,7 @@ class Intake:
         self._positions: dict[str, str] = {}
         self._typing: dict[str, frozenset[str]] = {}
 
-    async def take(self, answer: Json, question: Question, inbox: PatientInbox) -> None:
+    async def take(self, answer: Json, question: SyncRequest, inbox: RetryingInbox) -> None:
         """Take in one whole answer; doing it again does no harm.
 
         Raises `Refused` or `Unreachable` where a gap could not be read, `Superseded`.
@@ -120,8 +120,8 @@ class Intake:
     # --- One room -----------------------------------------------------------------------------------------
 
     async def _joined(
-        self, room_id: str, section: Json, question: Question, token: str, inbox: PatientInbox
-    ) -> _Portion:
+        self, room_id: str, section: Json, question: SyncRequest, token: str, inbox: RetryingInbox
+    ) -> RoomUpdate:
         since = question.since
         portion, limited = self._portion(room_id, section)
         self._rooms.seen_inside(room_id, whole=question.full)
@@ -150,7 +150,7 @@ class Intake:
             portion.timeline = []  # We have been inside since long before it was declared.
         return portion
 
-    async def _find_place(self, portion: _Portion, limited: bool, inbox: PatientInbox) -> None:
+    async def _find_place(self, portion: RoomUpdate, limited: bool, inbox: RetryingInbox) -> None:
         """Where to read on in an open room, without the position that was lost: behind the last message on record."""
         channel = ChannelRef(Platform.MATRIX, portion.room_id)
         last = await inbox.last_original(channel)
@@ -168,7 +168,7 @@ class Intake:
         if limited and last is not None and not found:
             portion.since = ""
 
-    async def _end(self, portion: _Portion, since: str, inbox: PatientInbox) -> tuple[Cursor, ...]:
+    async def _end(self, portion: RoomUpdate, since: str, inbox: RetryingInbox) -> tuple[Cursor, ...]:
         """Where its replacement has to be read from, for a room that has been replaced in this answer."""
         events = (*portion.members, *portion.timeline)
         if not any(event.get("type") == TOMBSTONE and event.get("state_key") == "" for event in events):
@@ -176,19 +176,19 @@ class Intake:
         stream = tombstone_stream(portion.room_id)
         return () if await inbox.position(stream) else (at(stream, since),)
 
-    async def _left(self, room_id: str, section: Json, since: str | None, inbox: PatientInbox) -> _Portion:
+    async def _left(self, room_id: str, section: Json, since: str | None, inbox: RetryingInbox) -> RoomUpdate:
         """The last words that we heard in a room."""
         portion, limited = self._portion(room_id, section)
         position = await self._position(room_id, inbox)
         if not _is_inside(position):
             portion.timeline = []
             return portion
-        # What this answer tells ends with our departure, and its token may lie behind what was said after that.
+        # What this answer tells ends when we left, and its token may lie behind what was said after that.
         portion.cursors = (at(room_stream(room_id), f"{OUT}{since or position}"),)
         portion.since = since if limited else None
         return portion
 
-    def _portion(self, room_id: str, section: Json) -> tuple[_Portion, bool]:
+    def _portion(self, room_id: str, section: Json) -> tuple[RoomUpdate, bool]:
         timeline = _dict(section.get("timeline"))
         members = _events(section.get("state"))
         state = self._rooms.state(room_id)
@@ -198,8 +198,8 @@ class Intake:
             # Nothing more may be sent into such a room, from the moment at which it opens.
             if event.get("type") in _CLOSING:
                 state.apply(event)
-        prev_batch = string(timeline.get("prev_batch"))
-        portion = _Portion(room_id, state, _events(timeline), members, prev_batch)
+        prev_batch = as_string(timeline.get("prev_batch"))
+        portion = RoomUpdate(room_id, state, _events(timeline), members, prev_batch)
         return portion, timeline.get("limited") is True and prev_batch != ""
 
     def _features(self, room_id: str, section: Json) -> list[Event]:
@@ -209,7 +209,7 @@ class Intake:
         self._typing[room_id] = frozenset(typing)
         return found
 
-    async def _position(self, room_id: str, inbox: PatientInbox) -> str:
+    async def _position(self, room_id: str, inbox: RetryingInbox) -> str:
         stream = room_stream(room_id)
         if stream not in self._positions:
             self._positions[stream] = await inbox.position(stream) or ""
@@ -229,11 +229,13 @@ class Intake:
             return None
         events = (*_events(section.get("state")), *_events(section.get("timeline")))
         own = [e for e in events if e.get("type") == "m.room.member" and e.get("state_key") == self._me]
-        return departure(own[-1] if own else {}, self._me, door.name)
+        return removal_reason(own[-1] if own else {}, self._me, door.name)
 
     # --- Handing over -------------------------------------------------------------------------------------
 
-    async def _deliver(self, portions: list[_Portion], token: str, question: Question, inbox: PatientInbox) -> None:
+    async def _deliver(
+        self, portions: list[RoomUpdate], token: str, question: SyncRequest, inbox: RetryingInbox
+    ) -> None:
         """The rooms with little to tell first, then page by page in turn the others, and the token at the very end.
 
         Much to tell have those with a gap, and those with long texts: they shall not keep the others waiting.
@@ -251,7 +253,7 @@ class Intake:
         cursors = (*(cursor for portion in portions for cursor in portion.cursors), at("sync", token))
         await hand_over([*events, *extras], cursors, inbox)
 
-    async def _deliver_pages(self, portions: list[_Portion], question: Question, inbox: PatientInbox) -> None:
+    async def _deliver_pages(self, portions: list[RoomUpdate], question: SyncRequest, inbox: RetryingInbox) -> None:
         waiting = deque((portion, self._pages(portion, inbox)) for portion in portions)
         while waiting:
             portion, pages = waiting.popleft()
@@ -264,21 +266,21 @@ class Intake:
                 await hand_over(events, (), inbox)
                 waiting.append((portion, pages))
 
-    def _check(self, portions: list[_Portion], question: Question) -> None:
+    def _check(self, portions: list[RoomUpdate], question: SyncRequest) -> None:
         """Nothing of a room may go to a core that does not know it: it would be passed over, and never come again."""
         if self._rooms.declarations != question.declarations:
             for portion in portions:
                 if (portion.timeline or portion.since) and not self._rooms.is_bound(portion.room_id):
                     raise Superseded(portion.room_id)
 
-    async def _pages(self, portion: _Portion, inbox: PatientInbox) -> AsyncIterator[Page]:
+    async def _pages(self, portion: RoomUpdate, inbox: RetryingInbox) -> AsyncIterator[Page]:
         """The gap, oldest page first, and the timeline as the last page; without a gap, the timeline piece by piece."""
         if portion.since is None:
             for piece in _pieces(portion.timeline):
                 yield Page("", piece, [])
             return
         since = portion.since
-        gap = await self._survey(portion, since)
+        gap = await self._plan_backfill(portion, since)
         if gap is not None and (not portion.entered or gap.found_start):
             if gap.skipped:
                 await self._skip(portion, gap, since, inbox)
@@ -288,10 +290,10 @@ class Intake:
             for part in _split(Page("", portion.timeline, portion.members)):
                 yield part
 
-    async def _survey(self, portion: _Portion, since: str) -> Gap | None:
+    async def _plan_backfill(self, portion: RoomUpdate, since: str) -> Gap | None:
         """The gap; None where we have been put out of the room meanwhile: it is read once we are let in again."""
         try:
-            return await self._gaps.survey(portion.room_id, portion.prev_batch, since, self._starts(portion))
+            return await self._gaps.plan(portion.room_id, portion.prev_batch, since, self._starts(portion))
         except Refused as refused:
             if refused.status == 429 or refused.status >= 500 or is_token_refusal(refused):
                 raise
@@ -303,12 +305,12 @@ class Intake:
             _log.warning("missed messages cannot be read", room=portion.room_id, reason=str(refused))
             return Gap(portion.room_id, skipped=1)
 
-    def _starts(self, portion: _Portion) -> Callable[[Json], bool]:
+    def _starts(self, portion: RoomUpdate) -> Callable[[Json], bool]:
         if portion.after:
             return lambda event: event.get("event_id") == portion.after
         return self._is_entrance if portion.entered else _never
 
-    async def _skip(self, portion: _Portion, gap: Gap, since: str, inbox: PatientInbox) -> None:
+    async def _skip(self, portion: RoomUpdate, gap: Gap, since: str, inbox: RetryingInbox) -> None:
         """Say once how many messages are left out; their edits and deletions count all the same."""
         stream = f"gap:{portion.room_id}"
         told = await inbox.position(stream) == since
@@ -318,7 +320,7 @@ class Intake:
         events += [event for event in corrections if isinstance(event, MessageEdited | MessageDeleted)]
         await hand_over(events, (at(stream, since),), inbox)
 
-    async def _converted(self, portion: _Portion, events: Iterable[Json]) -> list[Event]:
+    async def _converted(self, portion: RoomUpdate, events: Iterable[Json]) -> list[Event]:
         found: list[Event] = []
         state = portion.state
         held = 0

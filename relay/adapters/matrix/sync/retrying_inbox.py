@@ -20,7 +20,7 @@ _log = structlog.get_logger(__name__)
 _T = TypeVar("_T")
 
 
-class PatientInbox:
+class RetryingInbox:
     """Calls an `Inbox` until the store takes it. `trouble` says why it does not, "" while it does."""
 
     def __init__(self, inbox: Inbox, clock: Clock, rng: random.Random) -> None:
@@ -74,7 +74,7 @@ def at(stream: str, position: str) -> Cursor:
 _BATCH = 500
 
 
-async def hand_over(events: Sequence[Event], cursors: tuple[Cursor, ...], inbox: PatientInbox) -> None:
+async def hand_over(events: Sequence[Event], cursors: tuple[Cursor, ...], inbox: RetryingInbox) -> None:
     """Returns once all is on disk; the cursors are written with the last bite.
 
     Raises `StoreError` where the store cannot be used any more.
@@ -96,7 +96,7 @@ async def hand_over(events: Sequence[Event], cursors: tuple[Cursor, ...], inbox:
             await inbox.receive(Batch((), behind))
 
 
-async def _hand_over_alone(event: Event, inbox: PatientInbox) -> None:
+async def _hand_over_alone(event: Event, inbox: RetryingInbox) -> None:
     try:
         await inbox.receive(Batch((event,)))
     except RelayError:

@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 from yarl import URL
 
 from relay.adapters.matrix.api import client as api
-from relay.adapters.matrix.identifiers import is_alias, is_event_id, is_room_id, is_user_id, read_mxc
+from relay.adapters.matrix.identifiers import is_alias, is_event_id, is_room_id, is_user_id, parse_mxc
 from relay.adapters.matrix.inbound.content import message_content
 from relay.adapters.matrix.inbound.events import convert
-from relay.adapters.matrix.markup import Names
+from relay.adapters.matrix.markup import NameLookup
 from relay.adapters.matrix.rooms.state import RoomState
 from relay.domain.events import FeatureUsed
 from relay.domain.text.nodes import InlineImage, Paragraph
@@ -35,11 +35,11 @@ ELSEWHERE = (
 
 @pytest.mark.parametrize("uri", ELSEWHERE)
 def test_no_file_is_read_from_another_path(uri: str) -> None:
-    assert read_mxc(uri) is None
+    assert parse_mxc(uri) is None
     image = {"msgtype": "m.image", "body": "cat.png", "url": uri}
-    assert message_content(image, Names(), is_reply=False).attachments == ()
+    assert message_content(image, NameLookup(), is_reply=False).attachments == ()
     html = {"msgtype": "m.text", "body": "", "format": "org.matrix.custom.html", "formatted_body": f'<img src="{uri}">'}
-    said = message_content(html, Names(), is_reply=False).text
+    said = message_content(html, NameLookup(), is_reply=False).text
     assert not any(isinstance(n, InlineImage) for b in said.blocks if isinstance(b, Paragraph) for n in b.children)
     state = RoomState("!room:example.org")
     content = {"membership": "join", "displayname": "Ann", "avatar_url": uri}
@@ -52,7 +52,7 @@ def test_no_file_is_read_from_another_path(uri: str) -> None:
     ["mxc://example.org/abc-_1", "mxc://localhost:8448/x", "mxc://[::1]:8448/x", "mxc://1.2.3.4/x"],
 )
 def test_addresses_of_files_are_read(uri: str) -> None:
-    assert read_mxc(uri) is not None
+    assert parse_mxc(uri) is not None
 
 
 _PIECES = st.lists(
@@ -65,7 +65,7 @@ _PIECES = st.lists(
 @given(_PIECES.map("mxc://".__add__) | _PIECES)
 @example("mxc://[..]/a")
 def test_what_is_taken_for_a_file_stands_where_files_are(uri: str) -> None:
-    address = read_mxc(uri)
+    address = parse_mxc(uri)
     if address is None:
         return
     path = api._address("/_matrix/client/v1/media/", ("download", *address), None)

@@ -1,6 +1,6 @@
 """Who of a room goes by a name."""
 
-from relay.adapters.matrix.members import unambiguous
+from relay.adapters.matrix.members import unique_names
 from relay.domain.ids import Platform, UserRef
 
 ME = "@relay:example.org"
@@ -15,7 +15,7 @@ def user(local: str) -> UserRef:
 
 
 def test_a_name_that_one_member_has() -> None:
-    found = unambiguous(members(mia="Mia Lee", bob=None, relay="relay"), ME)
+    found = unique_names(members(mia="Mia Lee", bob=None, relay="relay"), ME)
     assert found["mia lee"] == user("mia")
     assert found["bob"] == user("bob")
     assert found["mia:example.org"] == found["@mia:example.org"] == user("mia")
@@ -24,17 +24,17 @@ def test_a_name_that_one_member_has() -> None:
 
 
 def test_a_local_part_calls_nobody_who_is_shown_under_another_s_name() -> None:
-    found = unambiguous(members(mia="Lee", lee="Mia", bob="Amy", rob="Amy", amy="Rob"), ME)
+    found = unique_names(members(mia="Lee", lee="Mia", bob="Amy", rob="Amy", amy="Rob"), ME)
     assert (found["mia"], found["lee"]) == (user("lee"), user("mia"))
     assert "amy" not in found
     assert found["bob"] == user("bob")
 
 
 def test_a_name_that_several_have_is_nobody_s() -> None:
-    assert "mia" not in unambiguous(members(a="Mia", b="MIA"), ME)
+    assert "mia" not in unique_names(members(a="Mia", b="MIA"), ME)
 
 
 def test_answers_of_any_form() -> None:
-    assert unambiguous({}, ME) == {}
-    assert unambiguous({"joined": []}, ME) == {}
-    assert unambiguous({"joined": {"@a:example.org": None}}, ME)["a"] == user("a")
+    assert unique_names({}, ME) == {}
+    assert unique_names({"joined": []}, ME) == {}
+    assert unique_names({"joined": {"@a:example.org": None}}, ME)["a"] == user("a")

@@ -6,7 +6,7 @@ import tracemalloc
 
 import pytest
 
-from relay.adapters.matrix.markup import Names, parse
+from relay.adapters.matrix.markup import NameLookup, parse
 from relay.domain.content import Content
 from relay.domain.text import nodes as n
 from relay.domain.text.weight import weight
@@ -22,9 +22,9 @@ def test_dense_trees_weigh_more_than_plain_ones() -> None:
 
 @pytest.mark.parametrize("piece", ["<b>a</b> ", "<p>ab</p>", "<ul><li>a</li></ul>", "<table><tr><td>a</table>"])
 def test_it_is_about_what_python_takes(piece: str) -> None:
-    parse("", piece, names=Names())
+    parse("", piece, names=NameLookup())
     tracemalloc.start()
-    tree = parse("", piece * 100, names=Names())
+    tree = parse("", piece * 100, names=NameLookup())
     taken, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert taken / 4 < weight(tree) < taken * 4

@@ -3,7 +3,7 @@
 from hypothesis import given
 
 from relay.adapters.discord.outbound.body import allowed_mentions, measure, webhook_body, with_own_emoji
-from relay.adapters.matrix.markup import Names, parse
+from relay.adapters.matrix.markup import NameLookup, parse
 from relay.core.convert.degrade import Dropped, degrade
 from relay.domain.capabilities import Capabilities
 from relay.domain.content import Author, Content
@@ -56,7 +56,7 @@ def test_room_is_kept_for_emoji_that_the_server_may_have() -> None:
 
 @given(sources)
 def test_nothing_that_somebody_writes_notifies_anybody(source: str) -> None:
-    said = Content(parse(source, source, names=Names()))
+    said = Content(parse(source, source, names=NameLookup()))
     parts = degrade(
         said,
         author=MIA,

@@ -2,7 +2,7 @@
 
 import pytest
 
-from relay.adapters.matrix.api.client import Refused, Unreachable, judge
+from relay.adapters.matrix.api.client import Refused, Unreachable, parse_response
 
 
 @pytest.mark.parametrize("status", [301, 400, 401, 403, 404, 405, 410])
@@ -11,27 +11,27 @@ from relay.adapters.matrix.api.client import Refused, Unreachable, judge
 )
 def test_a_refusal_without_a_code_is_not_the_homeservers(status: int, page: bytes) -> None:
     with pytest.raises(Unreachable, match=f"status {status}") as error:
-        judge(status, None, page)
+        parse_response(status, None, page)
     assert error.value.sent
 
 
 @pytest.mark.parametrize(("status", "retry_after"), [(413, None), (429, 7.0), (500, 7.0), (502, 7.0), (503, 7.0)])
 def test_what_a_proxy_means_as_a_homeserver_does_is_taken_as_said(status: int, retry_after: float | None) -> None:
     with pytest.raises(Refused) as refused:
-        judge(status, None if retry_after is None else "7", b"<html>")
+        parse_response(status, None if retry_after is None else "7", b"<html>")
     assert (refused.value.status, refused.value.code, refused.value.retry_after) == (status, "", retry_after)
 
 
 def test_a_refusal_with_a_code_is_the_homeservers() -> None:
     with pytest.raises(Refused) as refused:
-        judge(404, None, b'{"errcode": "M_NOT_FOUND", "error": "gone"}')
+        parse_response(404, None, b'{"errcode": "M_NOT_FOUND", "error": "gone"}')
     assert (refused.value.code, refused.value.reason) == ("M_NOT_FOUND", "gone")
 
 
 @pytest.mark.parametrize("page", [b"<html>", b"[]", b""])
 def test_a_page_that_claims_success_is_no_answer(page: bytes) -> None:
     with pytest.raises(Unreachable):
-        judge(200, None, page)
+        parse_response(200, None, page)
 
 
 @pytest.mark.parametrize(
@@ -40,5 +40,5 @@ def test_a_page_that_claims_success_is_no_answer(page: bytes) -> None:
 )
 def test_no_server_is_waited_for_longer_than_an_hour(told: str, seconds: float) -> None:
     with pytest.raises(Refused) as refused:
-        judge(429, None, b'{"errcode": "M_LIMIT_EXCEEDED", "retry_after_ms": %s}' % told.encode())
+        parse_response(429, None, b'{"errcode": "M_LIMIT_EXCEEDED", "retry_after_ms": %s}' % told.encode())
     assert refused.value.retry_after == seconds

@@ -4,7 +4,7 @@ import aiohttp
 import pytest
 from yarl import URL
 
-from relay.adapters.matrix.api.redirects import Elsewhere, Forbidden, is_public
+from relay.adapters.matrix.api.redirects import ForbiddenAddress, RedirectClient, is_public
 
 
 @pytest.mark.parametrize(
@@ -55,9 +55,9 @@ def test_addresses_of_the_internet(address: str) -> None:
     ],
 )
 async def test_places_that_nothing_is_fetched_from(url: str) -> None:
-    elsewhere = Elsewhere()
+    elsewhere = RedirectClient()
     try:
-        with pytest.raises(Forbidden):
+        with pytest.raises(ForbiddenAddress):
             await elsewhere.get(URL(url), headers={}, timeout=aiohttp.ClientTimeout(total=5))
     finally:
         await elsewhere.close()

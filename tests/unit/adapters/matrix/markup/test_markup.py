@@ -5,14 +5,14 @@ from datetime import UTC, datetime
 
 import pytest
 
-from relay.adapters.matrix.identifiers import Target, read_link, write_link
-from relay.adapters.matrix.markup import Look, Names, Rendered, parse, render
+from relay.adapters.matrix.identifiers import LinkTarget, matrix_to_link, parse_link
+from relay.adapters.matrix.markup import NameLookup, Rendered, Resolver, parse, render
 from relay.domain.ids import ChannelRef, MediaRef, MessageRef, Platform, UserRef
 from relay.domain.text import nodes as n
 from relay.domain.text.weight import weight
 from tests.benchmarks.markup_scaling import FAMILIES, sample
 
-NAMES = Names(
+NAMES = NameLookup(
     user={"@alice:example.org": "Alice"}.get,
     room_id={"#help:example.org": "!h:example.org"}.get,
     room_name={"!h:example.org": "help"}.get,
@@ -260,14 +260,14 @@ RENDERED: list[tuple[tuple[n.Block, ...], str, str | None]] = [
 
 @pytest.mark.parametrize(("blocks", "body", "formatted_body"), RENDERED)
 def test_rendering_with_no_references(blocks: tuple[n.Block, ...], body: str, formatted_body: str | None) -> None:
-    assert render(n.RichText(blocks), look=Look()) == Rendered(body, formatted_body)
+    assert render(n.RichText(blocks), resolver=Resolver()) == Rendered(body, formatted_body)
 
 
 def test_references_become_matrixs_own_where_the_look_up_says_so() -> None:
     link = n.MessageLink(
         MessageRef(ChannelRef(Platform.DISCORD, "1"), "2"), "https://discord.com/channels/0/1/2", (t("there"),)
     )
-    everything = Look(
+    everything = Resolver(
         user=lambda mention: mention.user.id,
         channel=lambda mention: mention.channel.id,
         message=lambda _: "https://matrix.to/#/!h:example.org/$e",
@@ -276,7 +276,7 @@ def test_references_become_matrixs_own_where_the_look_up_says_so() -> None:
         broadcast=True,
     )
     nodes = (ALICE, HELP, link, CAT, n.InlineImage("a", CAT.source), n.BroadcastMention("everyone"), ALICE)
-    assert render(n.RichText((p(*nodes),)), look=everything) == Rendered(
+    assert render(n.RichText((p(*nodes),)), resolver=everything) == Rendered(
         "Alice#help[there](https://matrix.to/#/!h:example.org/$e):cat:a@roomAlice",
         '<a href="https://matrix.to/#/@alice:example.org">Alice</a>'
         '<a href="https://matrix.to/#/!h:example.org">#help</a>'
@@ -289,46 +289,48 @@ def test_references_become_matrixs_own_where_the_look_up_says_so() -> None:
 
 
 def test_a_look_up_cannot_smuggle_in_markup() -> None:
-    look = Look(user=lambda _: '"><script>', channel=lambda _: "javascript:x", emoji=lambda _: "https://x/y")
-    assert render(n.RichText((p(ALICE, HELP, CAT),)), look=look) == Rendered("@Alice#help:cat:", None)
+    look = Resolver(user=lambda _: '"><script>', channel=lambda _: "javascript:x", emoji=lambda _: "https://x/y")
+    assert render(n.RichText((p(ALICE, HELP, CAT),)), resolver=look) == Rendered("@Alice#help:cat:", None)
 
 
 @pytest.mark.parametrize(
     ("url", "target"),
     [
-        ("https://matrix.to/#/@a:b", Target("@a:b")),
-        ("https://matrix.to/#/#r:b?via=b&via=c", Target("#r:b")),
-        ("https://matrix.to/#/!r/$e", Target("!r", "$e")),
-        ("matrix:roomid/r:b/e/e1?via=b", Target("!r:b", "$e1")),
-        ("matrix:u/a:b?action=chat", Target("@a:b")),
+        ("https://matrix.to/#/@a:b", LinkTarget("@a:b")),
+        ("https://matrix.to/#/#r:b?via=b&via=c", LinkTarget("#r:b")),
+        ("https://matrix.to/#/!r/$e", LinkTarget("!r", "$e")),
+        ("matrix:roomid/r:b/e/e1?via=b", LinkTarget("!r:b", "$e1")),
+        ("matrix:u/a:b?action=chat", LinkTarget("@a:b")),
         ("https://matrix.to/#/x", None),
         ("https://matrix.to/", None),
         ("matrix:x/y", None),
         ("https://matrix.org/#/@a:b", None),
     ],
 )
-def test_links_to_what_is_on_matrix(url: str, target: Target | None) -> None:
-    assert read_link(url) == target
+def test_links_to_what_is_on_matrix(url: str, target: LinkTarget | None) -> None:
+    assert parse_link(url) == target
 
 
 def test_a_written_link_is_read_back() -> None:
-    url = write_link("!r/x:b", "$e/1+2", via=("b", "c:8448"))
+    url = matrix_to_link("!r/x:b", "$e/1+2", via=("b", "c:8448"))
     assert url == "https://matrix.to/#/!r%2Fx:b/$e%2F1%2B2?via=b&via=c:8448"
-    assert read_link(url) == Target("!r/x:b", "$e/1+2")
+    assert parse_link(url) == LinkTarget("!r/x:b", "$e/1+2")
 
 
 def test_of_thousands_of_tags_only_the_words_are_kept() -> None:
     html = "<b>x</b>" * 1_500
-    assert parse("the words", html, names=Names()) == n.RichText.plain("the words")
-    assert parse("", html + " &lt;y", names=Names()) == n.RichText.plain("x" * 1_500 + " <y")
+    assert parse("the words", html, names=NameLookup()) == n.RichText.plain("the words")
+    assert parse("", html + " &lt;y", names=NameLookup()) == n.RichText.plain("x" * 1_500 + " <y")
     hidden = html + "<span DATA-MX-SPOILER>secret</span>"
-    assert parse("a\n\nsecret", hidden, names=Names()).blocks == (n.Paragraph((n.Spoiler((n.Text("a secret"),)),)),)
+    assert parse("a\n\nsecret", hidden, names=NameLookup()).blocks == (
+        n.Paragraph((n.Spoiler((n.Text("a secret"),)),)),
+    )
 
 
 @pytest.mark.parametrize("family", [*FAMILIES, "a\n", "https://a.b ", "@room ", "\n\n"])
 def test_no_message_becomes_a_large_tree(family: str) -> None:
     text = sample(family, 60_000) if family in FAMILIES else (family * 60_000)[:60_000]
     for body, html in ((text, None), ("", text)):
-        tree = parse(body, html, names=Names())
+        tree = parse(body, html, names=NameLookup())
         assert weight(tree) < 1_000_000
         assert len(repr(tree)) < 2_000_000

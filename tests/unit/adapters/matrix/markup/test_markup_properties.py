@@ -5,14 +5,14 @@ import re
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.adapters.matrix.markup import Look, Names, parse, render
+from relay.adapters.matrix.markup import NameLookup, Resolver, parse, render
 from relay.domain.text.nodes import Paragraph, RichText, Text
 from relay.domain.text.normalise import normalise
 from tests.support.markup import common_texts, often, reading, sources, words
 from tests.support.trees import texts
 
-NAMES = Names()
-NOTHING = Look()
+NAMES = NameLookup()
+NOTHING = Resolver()
 # https://spec.matrix.org/latest/client-server-api/#mroommessage-msgtypes
 PERMITTED = {
     "span": {"data-mx-bg-color", "data-mx-color", "data-mx-spoiler", "data-mx-maths"},
@@ -49,8 +49,8 @@ TAG = re.compile(r'<(/?)([a-z0-9]+)((?: [a-z-]+(?:="[^"<>]*")?)*)>')
 ATTRIBUTE = re.compile(r' ([a-z-]+)(?:="([^"]*)")?')
 
 
-def html(text: RichText, look: Look = NOTHING) -> str:
-    rendered = render(text, look=look)
+def html(text: RichText, look: Resolver = NOTHING) -> str:
+    rendered = render(text, resolver=look)
     return rendered.formatted_body or ""
 
 
@@ -82,7 +82,7 @@ def test_any_source_becomes_a_tree_in_its_one_form(source: str) -> None:
 @often
 @given(texts)
 def test_only_permitted_tags_come_out_of_any_tree(tree: RichText) -> None:
-    everything = Look(
+    everything = Resolver(
         user=lambda mention: mention.user.id,
         channel=lambda mention: mention.channel.id,
         message=lambda link: link.url,
@@ -103,8 +103,8 @@ def test_only_permitted_tags_come_out_of_any_source(source: str) -> None:
 @often
 @given(texts)
 def test_nobody_is_mentioned_whom_the_look_up_does_not_name(tree: RichText) -> None:
-    assert render(tree, look=NOTHING).mentions == ()
-    assert not render(tree, look=NOTHING).room
+    assert render(tree, resolver=NOTHING).mentions == ()
+    assert not render(tree, resolver=NOTHING).room
     assert "matrix.to" not in html(tree)
 
 
@@ -112,14 +112,14 @@ def test_nobody_is_mentioned_whom_the_look_up_does_not_name(tree: RichText) -> N
 @given(words)
 def test_text_that_looks_like_markup_is_read_as_the_same_characters(text: str) -> None:
     tree = RichText((Paragraph((Text(text),)),))
-    rendered = render(tree, look=NOTHING)
+    rendered = render(tree, resolver=NOTHING)
     assert reading(parse(rendered.body, rendered.formatted_body, names=NAMES)) == reading(tree)
 
 
 @often
 @given(common_texts)
 def test_a_tree_reads_the_same_after_matrix(tree: RichText) -> None:
-    rendered = render(tree, look=NOTHING)
+    rendered = render(tree, resolver=NOTHING)
     again = parse(rendered.body, rendered.formatted_body, names=NAMES)
     assert reading(again) == reading(tree), rendered
 
@@ -127,7 +127,7 @@ def test_a_tree_reads_the_same_after_matrix(tree: RichText) -> None:
 @often
 @given(texts)
 def test_a_second_pass_changes_nothing_that_is_read(tree: RichText) -> None:
-    first = render(tree, look=NOTHING)
+    first = render(tree, resolver=NOTHING)
     once = parse(first.body, first.formatted_body, names=NAMES)
-    second = render(once, look=NOTHING)
+    second = render(once, resolver=NOTHING)
     assert reading(parse(second.body, second.formatted_body, names=NAMES)) == reading(once)

@@ -1,4 +1,4 @@
-"""What deliveries look like as events."""
+"""What deliveries resolver like as events."""
 
 import json
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.adapters.matrix.outbound.compose import MAX_TEXT_LENGTH, compose, measure, permalink, replacement
+from relay.adapters.matrix.outbound.compose import MAX_TEXT_LENGTH, compose, edit_content, measure, permalink
 from relay.core.ports import Delivery
 from relay.domain.content import Author, Content
 from relay.domain.ids import ChannelRef, MediaRef, MessageRef, Platform, ThreadRef, UserRef
@@ -82,7 +82,7 @@ def test_relations() -> None:
 def test_an_edit_says_everything_twice_and_notifies_nobody_again() -> None:
     ann = n.UserMention(UserRef(Platform.MATRIX, "@ann:example.org"), "Ann")
     content = compose(delivery(n.RichText((n.Paragraph((ann,)),)), reply_to=TARGET))
-    edit = replacement(TARGET, content)
+    edit = edit_content(TARGET, content)
     assert edit["m.relates_to"] == {"rel_type": "m.replace", "event_id": "$target"}
     assert edit["m.new_content"] == {key: value for key, value in content.items() if key != "m.relates_to"}
     assert edit["body"] == f"* {content['body']}"
@@ -131,5 +131,5 @@ def test_any_text_is_json_that_a_homeserver_takes_and_is_measured_as_it_is(text:
 def test_the_longest_text_leaves_room_for_its_edit() -> None:
     text = n.RichText.plain("é" * (MAX_TEXT_LENGTH // 4 - 100))
     assert measure(text, BOB) <= MAX_TEXT_LENGTH
-    edit = replacement(TARGET, compose(delivery(text)))
+    edit = edit_content(TARGET, compose(delivery(text)))
     assert len(json.dumps(edit, ensure_ascii=False).encode()) < 65_536 - 4_096

@@ -1,4 +1,4 @@
-"""What files look like as events."""
+"""What files resolver like as events."""
 
 import json
 from dataclasses import replace
@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from relay.adapters.matrix.inbound.content import message_content
-from relay.adapters.matrix.markup import Names
-from relay.adapters.matrix.outbound.compose import Uploaded, compose, earlier_look, replacement, same_file
+from relay.adapters.matrix.markup import NameLookup
+from relay.adapters.matrix.outbound.compose import UploadedFile, compose, edit_content, file_content, fingerprint
 from relay.core.ports import Delivery
 from relay.domain.content import Attachment, Author, Content, MediaKind
 from relay.domain.ids import ChannelRef, MediaRef, MessageRef, Platform, UserRef
@@ -26,17 +26,17 @@ def delivery(text: str, *files: Attachment, author: Author | None = BOB) -> Deli
     return Delivery(ROOM, "key", author, Content(RichText.plain(text), files))
 
 
-def uploaded(file: Attachment) -> Uploaded:
-    return Uploaded(file, "mxc://example.org/1", "cat.png", "image/png", 99)
+def uploaded(file: Attachment) -> UploadedFile:
+    return UploadedFile(file, "mxc://example.org/1", "cat.png", "image/png", 99)
 
 
 def test_a_whole_image() -> None:
     file = attachment(width=2, height=3, spoiler=True, animated=True, alt="a cat")
-    assert compose(delivery("look", file), uploaded(file)) == {
+    assert compose(delivery("resolver", file), uploaded(file)) == {
         "msgtype": "m.image",
-        "body": "Bob: look\na cat",
+        "body": "Bob: resolver\na cat",
         "format": "org.matrix.custom.html",
-        "formatted_body": ("<p><strong data-mx-profile-fallback>Bob: </strong>look</p><p><sub>a cat</sub></p>"),
+        "formatted_body": ("<p><strong data-mx-profile-fallback>Bob: </strong>resolver</p><p><sub>a cat</sub></p>"),
         "filename": "cat.png",
         "url": "mxc://example.org/1",
         "info": {
@@ -70,17 +70,17 @@ def test_no_number_is_a_float() -> None:
     content = compose(delivery("", file), uploaded(file))
     assert json.loads(json.dumps(content), parse_float=lambda found: 1 / 0) == content
     assert content["info"] == {"mimetype": "image/png", "size": 99, "duration": 1250}
-    read = message_content(content, Names(), is_reply=False).attachments[0]
+    read = message_content(content, NameLookup(), is_reply=False).attachments[0]
     assert (read.kind, read.duration, read.waveform) == ("voice", 1.25, (0, 7, 255))
 
 
 def test_an_edit_keeps_the_file() -> None:
     file = attachment()
     standing = compose(delivery("before", file), uploaded(file))
-    kept = same_file(delivery("after", file), standing)
+    kept = file_content(delivery("after", file), standing)
     assert kept is not None
     new = compose(delivery("after", file)) | kept
-    content = replacement(MessageRef(ROOM, "$1"), new)
+    content = edit_content(MessageRef(ROOM, "$1"), new)
     assert content["m.new_content"] == compose(delivery("after", file), uploaded(file))
     assert (content["url"], content["msgtype"]) == ("mxc://example.org/1", "m.image")
 
@@ -89,17 +89,17 @@ def test_an_edit_cannot_give_or_take_or_change_a_file() -> None:
     file = attachment()
     other = Attachment("42", "dog.png", "image", MediaRef(Platform.DISCORD, "https://cdn/dog.png"))
     standing = compose(delivery("", file), uploaded(file))
-    assert same_file(delivery("x"), standing) is None
-    assert same_file(delivery("x", other), standing) is None
-    assert same_file(delivery("x", file), compose(delivery("x"))) is None
-    assert same_file(delivery("x"), compose(delivery("y"))) == {}
+    assert file_content(delivery("x"), standing) is None
+    assert file_content(delivery("x", other), standing) is None
+    assert file_content(delivery("x", file), compose(delivery("x"))) is None
+    assert file_content(delivery("x"), compose(delivery("y"))) == {}
 
 
 def test_an_earlier_try_is_recognised_before_the_file_is_uploaded() -> None:
     file = attachment()
     posted = compose(delivery("", file), uploaded(file))
-    assert earlier_look(compose(delivery("", file))) == earlier_look(posted)
-    assert earlier_look(compose(delivery(""))) != earlier_look(posted)
+    assert fingerprint(compose(delivery("", file))) == fingerprint(posted)
+    assert fingerprint(compose(delivery(""))) != fingerprint(posted)
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,10 @@ from functools import partial
 from typing import Any
 
 from relay.adapters.matrix.api.client import Api
-from relay.adapters.matrix.rooms.declared import Rooms
-from relay.adapters.matrix.sync.backfill import GapReader
-from relay.adapters.matrix.sync.response import Intake, Question, _Portion
-from relay.adapters.matrix.sync.retrying_inbox import PatientInbox
+from relay.adapters.matrix.rooms.declared import DeclaredRooms
+from relay.adapters.matrix.sync.backfill import Backfiller
+from relay.adapters.matrix.sync.response import ResponseHandler, RoomUpdate, SyncRequest
+from relay.adapters.matrix.sync.retrying_inbox import RetryingInbox
 from relay.core.clock import Backoff, SystemClock
 from relay.core.offload import Conversions
 from relay.core.ports import Batch
@@ -61,11 +61,13 @@ def message(number: int, html: str) -> dict[str, Any]:
 async def delivered(timelines: dict[str, list[dict[str, Any]]]) -> tuple[list[Batch], int]:
     """The batches, and how often the loop turned meanwhile."""
     api = Api("http://127.0.0.1:9", ME)
-    rooms = Rooms(ME, backoff=partial(Backoff, random.Random(0), first=1.0, most=2.0), now=SystemClock().monotonic)
-    intake = Intake(api, rooms, GapReader(api, lambda _: 100), Conversions())
+    rooms = DeclaredRooms(
+        ME, backoff=partial(Backoff, random.Random(0), first=1.0, most=2.0), now=SystemClock().monotonic
+    )
+    intake = ResponseHandler(api, rooms, Backfiller(api, lambda _: 100), Conversions())
     notebook = Notebook()
-    inbox = PatientInbox(notebook, SystemClock(), random.Random(0))
-    portions = [_Portion(room, rooms.state(room), timeline, []) for room, timeline in timelines.items()]
+    inbox = RetryingInbox(notebook, SystemClock(), random.Random(0))
+    portions = [RoomUpdate(room, rooms.state(room), timeline, []) for room, timeline in timelines.items()]
     turns = 0
 
     async def count() -> None:
@@ -75,7 +77,7 @@ async def delivered(timelines: dict[str, list[dict[str, Any]]]) -> tuple[list[Ba
             await asyncio.sleep(0)
 
     counting = asyncio.create_task(count())
-    await intake._deliver(portions, "t2", Question("t1", frozenset(timelines), False, rooms.declarations), inbox)
+    await intake._deliver(portions, "t2", SyncRequest("t1", frozenset(timelines), False, rooms.declarations), inbox)
     counting.cancel()
     await api.close()
     return notebook.batches, turns
