@@ -1,6 +1,7 @@
 """For all tests: their marks, and how Hypothesis chooses. Where everything has to run, nothing may be skipped."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,10 @@ FOLDERS = {
     "e2e": "the whole daemon as a process",
 }
 """The folders of tests; each test has its folder's name as a marker."""
+
+# Containers and CI often set this; then, in a new environment, each worker and each daemon compiles all libraries again.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 # How long an example takes says more about the machine than about the example.
 settings.register_profile("quiet", deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow])
