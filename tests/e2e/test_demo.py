@@ -169,6 +169,30 @@ async def test_page_on_a_phone_in_the_dark(address: str, tmp_path: Path) -> None
         await picture(page, "phone-light")
 
 
+_GROW = """async () => {
+  const scroller = document.querySelector("#matrix .scroller");
+  const grow = (by) => { document.querySelector("#matrix .message").style.paddingBottom = `${by}px`; };
+  const frames = () => new Promise((go) => requestAnimationFrame(() => requestAnimationFrame(go)));
+  const gap = () => scroller.scrollHeight - scroller.scrollTop - scroller.clientHeight;
+  grow(2000); await frames();
+  scroller.scrollTop -= 50; await frames();
+  // Outside of a frame, as a picture that has loaded: the event of the scrolling comes after it has grown.
+  await new Promise((go) => setTimeout(go));
+  scroller.scrollTop += 50; grow(2500); await frames();
+  const followed = gap();
+  scroller.scrollTop -= 500; await frames();
+  grow(3000); await frames();
+  return [followed, gap()];
+}"""
+
+
+async def test_newest_message_stays_in_sight_until_its_reader_scrolls_up(address: str, tmp_path: Path) -> None:
+    async with browsing(address, tmp_path) as page:
+        await say(page, "discord", "plankton")
+        await expect(message(page, "matrix", "plankton")).to_have_count(1, timeout=SECONDS)
+        assert await page.evaluate(_GROW) == [0, 1000]
+
+
 async def test_script_plays_on_the_page(address: str, tmp_path: Path) -> None:
     async with browsing(address, tmp_path, LAPTOP, "dark") as page:
         await page.locator("#play").click()

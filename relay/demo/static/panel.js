@@ -11,6 +11,7 @@ export function createPanel(side, { people, place, alert, show, badge }) {
   const messages = new Map();
   const names = { users: place.users ?? {}, channels: place.channels ?? {} };
   let stuck = true; // whether the newest message is in sight, and is to stay there
+  let top = 0; // how far it was scrolled last
 
   root.querySelector("h2").textContent = place.name;
   root.querySelector("header p").textContent = place.note;
@@ -52,7 +53,12 @@ export function createPanel(side, { people, place, alert, show, badge }) {
     empty.hidden = messages.size > 0;
   }
 
-  scroller.addEventListener("scroll", () => { stuck = scroller.scrollHeight - scroller.scrollTop - scroller.clientHeight < NEAR; }, { passive: true });
+  // A picture that loads before this event moves the end away, not the reader: who lets go of the end scrolls up.
+  scroller.addEventListener("scroll", () => {
+    const near = scroller.scrollHeight - scroller.scrollTop - scroller.clientHeight < NEAR;
+    if (near || scroller.scrollTop < top) stuck = near;
+    top = scroller.scrollTop;
+  }, { passive: true });
   const watch = new ResizeObserver(() => { if (stuck) bottom(); });
   watch.observe(scroller);
   watch.observe(list);
