@@ -14,7 +14,7 @@ FOLDERS = {
 }
 """The folders of tests; each test has its folder's name as a marker."""
 
-# Containers and CI often set this; then, in a new environment, each worker and each daemon compiles all libraries again.
+# Containers and CI often set this, and in a new environment each worker and daemon would compile all libraries again.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 

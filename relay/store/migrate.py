@@ -1,6 +1,7 @@
 """Makes and changes the tables, with Alembic; the revisions are in `migrations/`.
 
 All revisions of one call run in one transaction: the store is afterwards as it was, or as it should be.
+Alembic is imported where something is migrated only: it costs a quarter of a second, and most starts need none of it.
 These functions block; where an event loop runs, call them through `asyncio.to_thread`.
 """
 
@@ -9,13 +10,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from alembic import command
-from alembic.config import Config
-from alembic.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from alembic.util import CommandError
 from sqlalchemy import Connection, Engine, create_engine, event, inspect
 from sqlalchemy.pool import NullPool
 
@@ -25,6 +21,9 @@ from relay.store.lease import WATCH_EVERY, Watch, watch_holder
 from relay.store.lock_file import LockFile
 from relay.store.sqlite.engine import connect, database_path, keep_private
 from relay.store.sqlite.failures import translated
+
+if TYPE_CHECKING:
+    from alembic.config import Config
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +48,8 @@ def upgrade(url: str) -> Schema:
             return True
         if not free():
             return False
+        from alembic import command
+
         command.upgrade(_config(connection), "head")
         return True
 
@@ -65,10 +66,13 @@ def downgrade(url: str, revision: str) -> Schema:
         _refuse_newer(path, _schema(connection))
         if not free():
             return False
+        from alembic import command
+        from alembic.util import CommandError
+
         try:
             command.downgrade(_config(connection), revision)
         except CommandError as error:
-            known = ", ".join(["base", *sorted(step.revision for step in _scripts().walk_revisions())])
+            known = ", ".join(["base", *known_revisions()])
             raise StoreError(path, f"cannot go back to {revision!r}", f"choose one of: {known}") from error
         except ValueError as refusal:  # a revision that would lose something: why, and what to do
             match refusal.args:
@@ -84,7 +88,7 @@ def check(url: str) -> Schema:
     """How the store stands; changes nothing. Raises `StoreError` when it cannot be read."""
     path = database_path(url)
     if not path.exists():
-        return Schema("missing", None, _head())
+        return Schema("missing", None, known_revisions()[-1])
     with _opened(path, create=False) as connection:
         return _schema(connection)
 
@@ -117,6 +121,15 @@ def migrations_directory() -> Path:
     raise StoreError(package, "the migrations are missing from this installation", "install the relay again")
 
 
+def known_revisions() -> list[str]:
+    """The revisions of this relay, the first one first: each file's name begins with its own."""
+    folder = migrations_directory() / "versions"
+    found = sorted(file.name.partition("_")[0] for file in folder.glob("[0-9]*_*.py"))
+    if not found:
+        raise StoreError(folder, "there are no migrations", "install the relay again")
+    return found
+
+
 def _migrate(path: Path, work: Callable[[Connection, Callable[[], bool]], bool], *, create: bool) -> Schema:
     """Do `work` in one transaction, once the function that it is given says that no daemon runs on the store."""
     with LockFile(path) as lock:
@@ -135,7 +148,9 @@ def _opened(path: Path, *, create: bool) -> Iterator[Connection]:
         yield connection
 
 
-def _config(connection: Connection | None = None) -> Config:
+def _config(connection: Connection) -> "Config":
+    from alembic.config import Config
+
     config = Config()
     config.set_main_option("script_location", str(migrations_directory()).replace("%", "%%"))
     config.set_main_option("path_separator", "os")
@@ -143,26 +158,16 @@ def _config(connection: Connection | None = None) -> Config:
     return config
 
 
-def _scripts() -> ScriptDirectory:
-    return ScriptDirectory.from_config(_config())
-
-
-def _head() -> str:
-    head = _scripts().get_current_head()
-    if head is None:
-        raise StoreError(migrations_directory(), "there are no migrations", "install the relay again")
-    return head
-
-
 def _schema(connection: Connection) -> Schema:
-    head = _head()
-    revision = MigrationContext.configure(connection).get_current_revision()
+    known = known_revisions()
+    revision = None
+    if inspect(connection).has_table("alembic_version"):
+        revision = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar_one_or_none()
     if revision is None:
-        return Schema("empty", None, head)
-    if revision == head:
-        return Schema("current", revision, head)
-    known = {step.revision for step in _scripts().walk_revisions()}
-    return Schema("outdated" if revision in known else "too_new", revision, head)
+        return Schema("empty", None, known[-1])
+    if revision == known[-1]:
+        return Schema("current", revision, known[-1])
+    return Schema("outdated" if revision in known else "too_new", revision, known[-1])
 
 
 def _refuse_newer(path: Path, schema: Schema) -> None:
