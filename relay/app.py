@@ -98,7 +98,7 @@ class Daemon:
                 conversions=self._conversions,
             )
             await core.bridge.begin()
-            keeper = StatusKeeper(store=store, status=core.status, courier=core.courier, clock=self._clock)
+            keeper = StatusKeeper(store=store, status=core.status, dispatcher=core.dispatcher, clock=self._clock)
             await keeper.restore()
             pruner = Pruner(
                 store=store,
@@ -147,7 +147,7 @@ class Daemon:
         """Everything that runs side by side, until it is stopped or one part cannot go on."""
         self._starting = False
         async with asyncio.TaskGroup() as group:
-            courier = group.create_task(core.courier.run(), name="courier")
+            dispatcher = group.create_task(core.dispatcher.run(), name="dispatcher")
             others = [
                 group.create_task(keeper.run(), name="status"),
                 group.create_task(pruner.run(), name="pruning"),
@@ -162,8 +162,8 @@ class Daemon:
             await self._stopped.wait()
             for task in others:
                 task.cancel()
-            core.courier.stop()
-            _, unfinished = await asyncio.wait((courier,), timeout=_SHUTDOWN_SECONDS)
+            core.dispatcher.stop()
+            _, unfinished = await asyncio.wait((dispatcher,), timeout=_SHUTDOWN_SECONDS)
             for task in unfinished:
                 _log.warning("gave up waiting for what was in flight", seconds=_SHUTDOWN_SECONDS)
                 task.cancel()
@@ -271,9 +271,9 @@ def _stamp(path: Path) -> tuple[int, int] | None:
 
 async def _read_note(store: Store, name: str) -> str | None:
     async with store.read() as uow:
-        return await uow.notebook.get(name)
+        return await uow.key_values.get(name)
 
 
 async def _write_note(store: Store, name: str, value: str) -> None:
     async with store.write() as uow:
-        await uow.notebook.put(name, value)
+        await uow.key_values.put(name, value)

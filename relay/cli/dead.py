@@ -9,7 +9,7 @@ import typer
 
 from relay.cli.common import ConfigOption, JsonOption, invocation_of, opened_store, print_json, printable
 from relay.core.storage import Unreadable
-from relay.domain.commands import BatchItem, EditMessage, PostNotice, SendBatch, SendMessage
+from relay.domain.commands import Digest, DigestItem, EditMessage, PostNotice, SendMessage
 from relay.domain.text.nodes import plain_text
 
 if TYPE_CHECKING:
@@ -122,10 +122,10 @@ def _unknown(entry: int) -> None:
 
 def _summary(letter: "DeadLetter") -> dict[str, Any]:
     command = letter.entry.command
-    about = command.items[0] if isinstance(command, SendBatch) else command
+    about = command.items[0] if isinstance(command, Digest) else command
     kind = "unreadable" if isinstance(command, Unreadable) else command.kind
     source = None if isinstance(about, PostNotice) else about.source
-    author = about.author.name if isinstance(about, SendMessage | EditMessage | BatchItem) else None
+    author = about.author.name if isinstance(about, SendMessage | EditMessage | DigestItem) else None
     return {
         "id": letter.entry.id,
         "pair": letter.pair,
@@ -146,7 +146,7 @@ def _text(letter: "DeadLetter") -> str | None:
         return command.payload
     if isinstance(command, PostNotice):
         return plain_text(command.text)
-    if isinstance(command, SendBatch):
+    if isinstance(command, Digest):
         return "\n".join(plain_text(item.content.text) for item in command.items)
     if not isinstance(command, SendMessage | EditMessage):
         return None

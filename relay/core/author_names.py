@@ -43,7 +43,7 @@ class _Channel:
     shown: OrderedDict[tuple[str, str], tuple[str, str, str]] = field(default_factory=OrderedDict)
 
 
-class Names:
+class AuthorNames:
     """Decides under which name somebody appears."""
 
     def __init__(self) -> None:
@@ -62,7 +62,7 @@ class Names:
             if len(known.shown) > _MOST_NAMES:
                 known.shown.popitem(last=False)
         if is_new:
-            await uow.notebook.put(_place(channel), json.dumps(known.owners, separators=(",", ":")))
+            await uow.key_values.put(_place(channel), json.dumps(known.owners, separators=(",", ":")))
         return author if name == author.name else replace(author, name=name)
 
     def forget(self) -> None:
@@ -70,7 +70,7 @@ class Names:
         self._channels.clear()
 
     async def _read(self, uow: UnitOfWork, channel: ChannelRef) -> _Channel:
-        written = await uow.notebook.get(_place(channel))
+        written = await uow.key_values.get(_place(channel))
         known = self._channels[channel] = _Channel(_saved(written))
         if len(self._channels) > _MOST_CHANNELS:
             self._channels.popitem(last=False)

@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
-from relay.core.author_names import Names
-from relay.core.delivery.dispatcher import Courier
+from relay.core.author_names import AuthorNames
+from relay.core.delivery.dispatcher import Dispatcher
 from relay.core.delivery.execute import Deliverer
 from relay.core.delivery.rate_limit import Budgets
 from relay.core.delivery.resolve import Context
@@ -27,7 +27,7 @@ class Core:
 
     pairs: PairDirectory
     status: Status
-    courier: Courier
+    dispatcher: Dispatcher
     bridge: Bridge
 
 
@@ -54,7 +54,7 @@ def assemble(
         store=store,
         sides={platform: adapter.health for platform, adapter in adapters.items()},
     )
-    names = Names()
+    names = AuthorNames()
     context = Context(
         store=store,
         pairs=directory,
@@ -65,7 +65,7 @@ def assemble(
         files=files,
         conversions=conversions or Conversions(),
     )
-    courier = Courier(
+    dispatcher = Dispatcher(
         store=store,
         pairs=directory,
         status=status,
@@ -80,8 +80,8 @@ def assemble(
         pairs=directory,
         status=status,
         router=router,
-        courier=courier,
+        dispatcher=dispatcher,
         readers=readers,
         reconcile_window=reconcile_window,
     )
-    return Core(directory, status, courier, bridge)
+    return Core(directory, status, dispatcher, bridge)

@@ -50,7 +50,7 @@ class Cursor:
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class EventBatch:
     """Events in the order of the platform, and the cursors that stand behind them.
 
     The core writes both in one transaction: a cursor never runs ahead of what it stands for.
@@ -63,7 +63,7 @@ class Batch:
 class Inbox(Protocol):
     """What an adapter may call."""
 
-    async def receive(self, batch: Batch) -> None:
+    async def receive(self, batch: EventBatch) -> None:
         """Take a batch. Returns once it is on disk.
 
         Events that were received before are recognised and ignored. Raises `StoreUnavailable` when nothing was
@@ -274,7 +274,7 @@ class HistoryReader(Protocol):
         """The time of day by the platform's own clock, as far as it is known. No I/O."""
         ...
 
-    def history(self, channel: ChannelRef, after: str, *, newest: int) -> AsyncIterator[Batch]:
+    def history(self, channel: ChannelRef, after: str, *, newest: int) -> AsyncIterator[EventBatch]:
         """What was written after the cursor position `after`, oldest first, a page at a time, each with its cursor.
 
         At most the `newest` last messages; where there are more, the first batch says how many were passed over

@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Protocol
 
 from relay.core.ports import Cursor
-from relay.domain.commands import Command, SendBatch
+from relay.domain.commands import Command, Digest
 from relay.domain.ids import ChannelAddress, ChannelRef, MediaRef, MessageRef, Platform, UserRef
 from relay.domain.pair import LaneKey
 
@@ -191,7 +191,7 @@ class Outbox(Protocol):
         """The files of one message that wait to follow it, in any lane. Costs the same however much else waits."""
         ...
 
-    async def expand(self, entry: Entry, commands: Sequence[Command]) -> None:
+    async def replace(self, entry: Entry, commands: Sequence[Command]) -> None:
         """Several commands take the place of one, in its place in the lane; the first keeps its ID."""
         ...
 
@@ -199,7 +199,7 @@ class Outbox(Protocol):
         """The command has been carried out (or dropped): forget it."""
         ...
 
-    async def bury(self, entry_id: int, reason: str, died_at: datetime) -> None:
+    async def dead_letter(self, entry_id: int, reason: str, died_at: datetime) -> None:
         """The command failed for good: make it a dead letter."""
         ...
 
@@ -300,7 +300,7 @@ class Channels(Protocol):
         ...
 
 
-class Notices(Protocol):
+class OnceKeys(Protocol):
     """Which one-time notices have been posted."""
 
     async def claim(self, destination: ChannelRef, key: str) -> bool:
@@ -308,14 +308,14 @@ class Notices(Protocol):
         ...
 
 
-class Batches(Protocol):
+class Digests(Protocol):
     """What stands in the copies that several originals share."""
 
-    async def get(self, copy: MessageRef) -> SendBatch | None:
+    async def get(self, copy: MessageRef) -> Digest | None:
         """The messages of a shared copy; None for a copy of one original. Raises ValueError if it cannot be read."""
         ...
 
-    async def put(self, copy: MessageRef, batch: SendBatch) -> None:
+    async def put(self, copy: MessageRef, batch: Digest) -> None:
         """Remember what stands in a shared copy now."""
         ...
 
@@ -336,7 +336,7 @@ class MediaCache(Protocol):
         ...
 
 
-class Notebook(Protocol):
+class KeyValues(Protocol):
     """Small named values that outlive the process: a session's token, the last status snapshot."""
 
     async def get(self, name: str) -> str | None:
@@ -358,15 +358,15 @@ class UnitOfWork(Protocol):
     @property
     def cursors(self) -> Cursors: ...
     @property
-    def batches(self) -> Batches: ...
+    def digests(self) -> Digests: ...
     @property
     def media(self) -> MediaCache: ...
     @property
     def channels(self) -> Channels: ...
     @property
-    def notices(self) -> Notices: ...
+    def once_keys(self) -> OnceKeys: ...
     @property
-    def notebook(self) -> Notebook: ...
+    def key_values(self) -> KeyValues: ...
 
 
 class Store(Protocol):

@@ -1,4 +1,4 @@
-"""What to do on the other side. The outbox keeps commands; the courier carries them out, in order, per lane.
+"""What to do on the other side. The outbox keeps commands; the dispatcher carries them out, in order, per lane.
 
 A command names messages by their *originals*: where their copies are is looked up when it is delivered, because
 only then have the commands before it been carried out.
@@ -92,7 +92,7 @@ class PostNotice:
 
 
 @dataclass(frozen=True, slots=True)
-class BatchItem:
+class DigestItem:
     """One message among those that cross together. `above` is the quoted line of a reply, if it is one."""
 
     source: MessageRef
@@ -103,13 +103,13 @@ class BatchItem:
 
 
 @dataclass(frozen=True, slots=True)
-class SendBatch:
+class Digest:
     """Copy several messages to the other side as one, because it does not take them one by one in time.
 
     `under`: the names that it stands under, where some of their messages have left it since.
     """
 
-    items: tuple[BatchItem, ...]
+    items: tuple[DigestItem, ...]
     under: Author | None = None
     kind: Literal["send_batch"] = field(default="send_batch", kw_only=True, repr=False)
 
@@ -148,6 +148,6 @@ Command = (
     | RemoveOriginal
     | PostNotice
     | MarkFailed
-    | SendBatch
+    | Digest
     | LateFile
 )

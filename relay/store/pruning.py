@@ -19,7 +19,7 @@ from typing import Any
 import structlog
 
 from relay.core.ports import Clock
-from relay.domain.commands import SendBatch
+from relay.domain.commands import Digest
 from relay.domain.ids import ChannelRef
 from relay.errors import StoreUnavailable
 from relay.store import codec
@@ -258,7 +258,7 @@ def _sources(batches: Sequence[str]) -> frozenset[_Name]:
     for payload in batches:
         with suppress(ValueError):
             command = codec.decode(payload)
-            if isinstance(command, SendBatch):
+            if isinstance(command, Digest):
                 sources = (item.source for item in command.items)
                 found |= {(str(one.channel.platform), one.channel.id, one.id) for one in sources}
     return frozenset(found)

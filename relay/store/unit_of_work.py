@@ -10,10 +10,10 @@ import structlog
 from sqlalchemy import Row, bindparam, delete, insert, select, text
 
 from relay.domain.pair import LaneKey
-from relay.store.repositories.batches import SqlBatches
 from relay.store.repositories.channels import SqlChannels
 from relay.store.repositories.cursors import SqlCursors
-from relay.store.repositories.key_values import SqlNotebook, SqlNotices
+from relay.store.repositories.digests import SqlDigests
+from relay.store.repositories.key_values import SqlKeyValues, SqlOnceKeys
 from relay.store.repositories.leases import SqlLeases
 from relay.store.repositories.media_cache import SqlMediaCache
 from relay.store.repositories.message_map import SqlMessageMap
@@ -49,11 +49,11 @@ class SqlUnitOfWork:
         self.messages = SqlMessageMap(session)
         self.outbox = SqlOutbox(session, lanes)
         self.channels = SqlChannels(session)
-        self.batches = SqlBatches(session)
+        self.digests = SqlDigests(session)
         self.cursors = SqlCursors(session)
         self.media = SqlMediaCache(session)
-        self.notices = SqlNotices(session)
-        self.notebook = SqlNotebook(session)
+        self.once_keys = SqlOnceKeys(session)
+        self.key_values = SqlKeyValues(session)
         self.leases = SqlLeases(session)
 
 

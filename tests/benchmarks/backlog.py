@@ -127,7 +127,7 @@ async def measure(path: Path, times: int) -> list[float]:
     async def apart() -> None:
         async with store.write() as unit:
             entry = await unit.outbox.append(lane(Platform.MATRIX), said(1), START)
-            await unit.outbox.expand(entry, [said(number) for number in range(10)])
+            await unit.outbox.replace(entry, [said(number) for number in range(10)])
             await unit.outbox.clear(lane(Platform.MATRIX), 10)
 
     try:

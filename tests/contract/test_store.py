@@ -116,7 +116,7 @@ class TestTransactions:
                 await unit.messages.add(there(1), ANN, NOON, None)
                 await unit.outbox.append(LANE, sending(1), NOON)
                 await unit.cursors.put(Cursor(Platform.DISCORD, "channel:1", "1"))
-                await unit.notebook.put("a", "b")
+                await unit.key_values.put("a", "b")
                 raise KeyError("x")
 
         with pytest.raises(KeyError):
@@ -125,7 +125,7 @@ class TestTransactions:
             assert await unit.messages.find(there(1)) is None
             assert await unit.outbox.lanes() == frozenset()
             assert await unit.cursors.get(Platform.DISCORD, "channel:1") is None
-            assert await unit.notebook.get("a") is None
+            assert await unit.key_values.get("a") is None
 
     async def test_a_transaction_sees_what_it_wrote_and_others_do_not(self, store: Store) -> None:
         async with store.write() as unit:
@@ -134,13 +134,13 @@ class TestTransactions:
             await unit.messages.record_copy(Copy(message_id, 0, here(1)))
             await unit.messages.mark_deleted(message_id)
             await unit.cursors.put(Cursor(Platform.DISCORD, "s", "1"))
-            await unit.notebook.put("a", "b")
+            await unit.key_values.put("a", "b")
             assert await unit.messages.is_copy(here(1))
             found = await unit.messages.find(there(1))
             assert found is not None
             assert found.deleted
             assert await unit.cursors.get(Platform.DISCORD, "s") == "1"
-            assert await unit.notebook.get("a") == "b"
+            assert await unit.key_values.get("a") == "b"
             async with store.read() as other:
                 assert not await other.messages.is_copy(here(1))
         async with store.read() as unit:
@@ -148,10 +148,10 @@ class TestTransactions:
 
     async def test_a_view_is_consistent(self, store: Store) -> None:
         async with store.read() as unit:
-            assert await unit.notebook.get("a") is None
+            assert await unit.key_values.get("a") is None
             async with store.write() as other:
-                await other.notebook.put("a", "b")
-            assert await unit.notebook.get("a") is None
+                await other.key_values.put("a", "b")
+            assert await unit.key_values.get("a") is None
 
     async def test_a_view_changes_nothing(self, store: Store) -> None:
         with pytest.raises(TypeError):
@@ -159,36 +159,36 @@ class TestTransactions:
                 await unit.outbox.append(LANE, sending(1), NOON)
         with pytest.raises(TypeError):
             async with store.read() as unit:
-                await unit.notebook.put("a", "b")
+                await unit.key_values.put("a", "b")
         assert await waiting(store) == []
 
     async def test_no_update_is_lost_among_many_writers(self, store: Store) -> None:
         async def count() -> None:
             for _ in range(10):
                 async with store.write() as unit:
-                    seen = int(await unit.notebook.get("counter") or 0)
+                    seen = int(await unit.key_values.get("counter") or 0)
                     await asyncio.sleep(0)
-                    await unit.notebook.put("counter", str(seen + 1))
+                    await unit.key_values.put("counter", str(seen + 1))
 
         async def look() -> None:
             for _ in range(20):
                 async with store.read() as unit:
-                    await unit.notebook.get("counter")
+                    await unit.key_values.get("counter")
 
         async with asyncio.TaskGroup() as group:
             for _ in range(12):
                 group.create_task(count())
                 group.create_task(look())
         async with store.read() as unit:
-            assert await unit.notebook.get("counter") == "120"
+            assert await unit.key_values.get("counter") == "120"
 
     async def test_a_cancelled_transaction_writes_nothing_and_blocks_nobody(self, store: Store) -> None:
         inside = asyncio.Event()
 
         async def writer() -> None:
             async with store.write() as unit:
-                await unit.notebook.put("a", "b")
-                await unit.notebook.get("a")
+                await unit.key_values.put("a", "b")
+                await unit.key_values.get("a")
                 inside.set()
                 await asyncio.Event().wait()
 
@@ -198,8 +198,8 @@ class TestTransactions:
         with pytest.raises(asyncio.CancelledError):
             await task
         async with store.write() as unit:
-            assert await unit.notebook.get("a") is None
-            await unit.notebook.put("a", "c")
+            assert await unit.key_values.get("a") is None
+            await unit.key_values.put("a", "c")
 
     async def test_cancelled_at_any_await_all_or_nothing(self, store: Store) -> None:
         async def writer(number: int) -> None:
@@ -410,7 +410,7 @@ class TestOutbox:
         first, second = await queue(store, 1, 2)
         async with store.write() as unit:
             await unit.outbox.done(first.id)
-            await unit.outbox.bury(second.id, "no", NOON)
+            await unit.outbox.dead_letter(second.id, "no", NOON)
             third = await unit.outbox.append(LANE, sending(3), NOON)
         async with store.read() as unit:
             waits = [await unit.outbox.waits(entry.id) for entry in (first, second, third)]
@@ -427,7 +427,7 @@ class TestOutbox:
             crosses = await unit.outbox.append(LANE, late(79), NOON)
             waits = await unit.outbox.append(LaneKey.within(ROOM), late(79), NOON)
             dead = await unit.outbox.append(LANE, late(79), NOON)
-            await unit.outbox.bury(dead.id, "no", NOON)
+            await unit.outbox.dead_letter(dead.id, "no", NOON)
             await unit.outbox.append(LANE, late(78), NOON)
         async with store.read() as unit:
             assert await unit.outbox.late_files(there(79)) == [crosses, waits]
@@ -477,8 +477,8 @@ class TestOutbox:
         first, second, third = await queue(store, 1, 2, 3)
         died = NOON + timedelta(minutes=1)
         async with store.write() as unit:
-            await unit.outbox.bury(first.id, "forbidden", died)
-            await unit.outbox.bury(third.id, "too large", died)
+            await unit.outbox.dead_letter(first.id, "forbidden", died)
+            await unit.outbox.dead_letter(third.id, "too large", died)
         assert await waiting(store) == [second]
         async with store.read() as unit:
             letters = await unit.outbox.dead()
@@ -503,9 +503,9 @@ class TestOutbox:
             await unit.outbox.append(LANE, sending(1), NOON)
             await unit.outbox.append(LANE, sending(2), NOON + timedelta(1))
             dead = await unit.outbox.append(LANE, sending(3), NOON - timedelta(1))
-            await unit.outbox.bury(dead.id, "forbidden", NOON)
+            await unit.outbox.dead_letter(dead.id, "forbidden", NOON)
             only_dead = await unit.outbox.append(ELSEWHERE, sending(4), NOON)
-            await unit.outbox.bury(only_dead.id, "forbidden", NOON)
+            await unit.outbox.dead_letter(only_dead.id, "forbidden", NOON)
             await unit.outbox.name(ELSEWHERE, "old")
             await unit.outbox.name(LANE.back, "help")
         async with store.read() as unit:
@@ -525,15 +525,15 @@ class TestOutbox:
 
         assert await counted() == (3, 0)
         async with store.write() as unit:
-            await unit.outbox.bury(first.id, "forbidden", NOON)
-            await unit.outbox.bury(second.id, "forbidden", NOON)
+            await unit.outbox.dead_letter(first.id, "forbidden", NOON)
+            await unit.outbox.dead_letter(second.id, "forbidden", NOON)
             await unit.outbox.done(third.id)
             await unit.outbox.done(third.id)
         assert await counted() == (0, 2)
         async with store.write() as unit:
             await unit.outbox.retry(first.id)
             await unit.outbox.discard(second.id)
-            await unit.outbox.expand(first, [sending(4), sending(5)])
+            await unit.outbox.replace(first, [sending(4), sending(5)])
         assert await counted() == (2, 0)
         async with store.write() as unit:
             for entry in await unit.outbox.waiting(LANE, 9):
@@ -547,7 +547,7 @@ class TestOutbox:
             await queue(store, 4, lane=LANE.back),
         )
         async with store.write() as unit:
-            await unit.outbox.bury(before[0].id, "forbidden", NOON)
+            await unit.outbox.dead_letter(before[0].id, "forbidden", NOON)
             assert await unit.outbox.move(ELSEWHERE, LANE)
             assert not await unit.outbox.move(ELSEWHERE, LANE)
             assert await unit.outbox.move(LANE.back, LANE)
@@ -561,7 +561,7 @@ class TestOutbox:
         first, _, _, last = await queue(store, 1, 2, 3, 4)
         (elsewhere,) = await queue(store, 5, lane=ELSEWHERE)
         async with store.write() as unit:
-            await unit.outbox.bury(first.id, "forbidden", NOON)
+            await unit.outbox.dead_letter(first.id, "forbidden", NOON)
             assert await unit.outbox.clear(LANE, 2) == 2
             assert await unit.outbox.waiting(LANE, 9) == [last]
             assert await unit.outbox.clear(LANE, 2) == 1
@@ -574,7 +574,7 @@ class TestOutbox:
         async with store.write() as unit:
             await unit.outbox.name(LANE, "help")
             await unit.outbox.name(LANE, "support")
-            await unit.outbox.bury(entry.id, "forbidden", NOON)
+            await unit.outbox.dead_letter(entry.id, "forbidden", NOON)
         async with store.read() as unit:
             assert [letter.pair for letter in await unit.outbox.dead()] == ["support"]
 
@@ -603,12 +603,12 @@ class TestSmallThings:
 
     async def test_a_notice_is_claimed_once(self, store: Store) -> None:
         async with store.write() as unit:
-            assert await unit.notices.claim(ROOM, "thread 1")
-            assert not await unit.notices.claim(ROOM, "thread 1")
-            assert await unit.notices.claim(DISCORD, "thread 1")
+            assert await unit.once_keys.claim(ROOM, "thread 1")
+            assert not await unit.once_keys.claim(ROOM, "thread 1")
+            assert await unit.once_keys.claim(DISCORD, "thread 1")
         async with store.write() as unit:
-            assert not await unit.notices.claim(ROOM, "thread 1")
-            assert await unit.notices.claim(ELSEWHERE.destination, "thread 1")
+            assert not await unit.once_keys.claim(ROOM, "thread 1")
+            assert await unit.once_keys.claim(ELSEWHERE.destination, "thread 1")
 
     async def test_what_an_address_stands_for(self, store: Store) -> None:
         alias, other = (ChannelAddress(Platform.MATRIX, f"#{name}:b") for name in ("one", "two"))
@@ -625,17 +625,17 @@ class TestSmallThings:
 
     async def test_the_notebook(self, store: Store) -> None:
         async with store.write() as unit:
-            await unit.notebook.put("a", "1")
-            await unit.notebook.put("a", "☃" * 100_000)
+            await unit.key_values.put("a", "1")
+            await unit.key_values.put("a", "☃" * 100_000)
         async with store.read() as unit:
-            assert await unit.notebook.get("a") == "☃" * 100_000
-            assert await unit.notebook.get("b") is None
+            assert await unit.key_values.get("a") == "☃" * 100_000
+            assert await unit.key_values.get("b") is None
 
 
 async def test_several_commands_take_the_place_of_one(store: Store) -> None:
     first, second, third = await queue(store, 1, 2, 3)
     async with store.write() as unit:
-        await unit.outbox.expand(second, [sending(21), sending(22), sending(23)])
+        await unit.outbox.replace(second, [sending(21), sending(22), sending(23)])
     async with store.read() as unit:
         waiting = await unit.outbox.waiting(LANE, 9)
     assert [entry.command for entry in waiting] == [sending(number) for number in (1, 21, 22, 23, 3)]

@@ -171,7 +171,7 @@ class History:
         )
         await core.bridge.begin()
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(core.courier.run())]
+            tasks = [group.create_task(core.dispatcher.run())]
             for adapter in adapters:
                 await adapter.watch(core.pairs.watched(adapter.platform))
                 tasks.append(group.create_task(adapter.run(core.bridge)))

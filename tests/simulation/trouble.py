@@ -5,7 +5,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from relay.core.ports import Batch
+from relay.core.ports import EventBatch
 from relay.errors import ActionNeeded, RateLimited, Transient
 
 _WRITES = frozenset({"send", "edit", "delete", "mark_failed"})
@@ -72,7 +72,7 @@ class Trouble:
                 await asyncio.sleep(self.rng.uniform(1, 15))
             self._raise(call, "failed after", Transient("time-out", ambiguous=True))
 
-    def doubled(self, batches: Sequence[Batch]) -> Batch | None:
+    def doubled(self, batches: Sequence[EventBatch]) -> EventBatch | None:
         """Some events come twice, the second time after newer ones."""
         return self.rng.choice(batches) if self._unlucky() else None
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from relay.adapters.discord.adapter import DiscordAdapter
 from relay.config.settings import DiscordSettings
 from relay.core.clock import SystemClock
-from relay.core.ports import Batch, Delivery
+from relay.core.ports import Delivery, EventBatch
 from relay.domain.content import Author, Content
 from relay.domain.events import (
     Event,
@@ -52,7 +52,7 @@ class RecordingInbox:
     caught_up: list[str] = field(default_factory=list)
     seen: set[object] = field(default_factory=set)
 
-    async def receive(self, batch: Batch) -> None:
+    async def receive(self, batch: EventBatch) -> None:
         await asyncio.sleep(0)
         if self.broken:
             raise StoreUnavailable("relay.db", "the disk is full", "make room")

@@ -16,7 +16,7 @@ from yarl import URL
 from relay.adapters.matrix.adapter import MatrixAdapter
 from relay.config.settings import MatrixSettings
 from relay.core.clock import SystemClock
-from relay.core.ports import Batch, Files
+from relay.core.ports import EventBatch, Files
 from relay.demo.homeserver import Homeserver
 from relay.demo.people import Person
 from relay.domain.content import Author, Content
@@ -60,7 +60,7 @@ class Inbox:
         self.stumbles: Callable[[Event], None] = lambda event: None
         self._seen = {event.ref.id for event in notebook.events if isinstance(event, MessageCreated)}
 
-    async def receive(self, batch: Batch) -> None:
+    async def receive(self, batch: EventBatch) -> None:
         self.batches += 1
         if self.broken:
             self.broken -= 1

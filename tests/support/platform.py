@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from relay.core.convert.references import folded
-from relay.core.ports import Batch, Cursor, Delivery, Inbox, SideHealth
+from relay.core.ports import Cursor, Delivery, EventBatch, Inbox, SideHealth
 from relay.domain.capabilities import Capabilities
 from relay.domain.content import Author, Content, Quotation
 from relay.domain.events import Event, FeatureUsed, HistorySkipped, MessageCreated, MessageDeleted, MessageEdited
@@ -200,7 +200,7 @@ async def nothing(call: str) -> None:
     """No trouble at all."""
 
 
-def never(batches: Sequence[Batch]) -> Batch | None:
+def never(batches: Sequence[EventBatch]) -> EventBatch | None:
     """Nothing is delivered twice."""
     return None
 
@@ -220,8 +220,8 @@ class MemoryAdapter:
     max_attachments: int = 0
     before: Callable[[str], Awaitable[None]] = nothing
     after: Callable[[str], Awaitable[None]] = nothing
-    doubled: Callable[[Sequence[Batch]], Batch | None] = never
-    recent: deque[Batch] = field(default_factory=lambda: deque(maxlen=5))
+    doubled: Callable[[Sequence[EventBatch]], EventBatch | None] = never
+    recent: deque[EventBatch] = field(default_factory=lambda: deque(maxlen=5))
     addresses: frozenset[ChannelAddress] = frozenset()
     opened: set[ChannelAddress] = field(default_factory=set)
     state: SideHealth = field(default_factory=lambda: SideHealth("connecting"))
@@ -357,7 +357,7 @@ class MemoryAdapter:
         """The platform's time."""
         return self.server.now()
 
-    async def history(self, channel: ChannelRef, after: str, *, newest: int) -> AsyncIterator[Batch]:
+    async def history(self, channel: ChannelRef, after: str, *, newest: int) -> AsyncIterator[EventBatch]:
         """Pages of what still stands, oldest first."""
         await self.before("history")
         missed = [message for message in self.server.shown(channel) if message.ref.id > after]
@@ -365,11 +365,11 @@ class MemoryAdapter:
         if skipped > 0:
             after = missed[skipped - 1].ref.id
             cursor = Cursor(self.platform, f"channel:{channel.id}", after)
-            yield Batch((HistorySkipped(channel, skipped),), (cursor,))
+            yield EventBatch((HistorySkipped(channel, skipped),), (cursor,))
         while page := [message for message in self.server.shown(channel) if message.ref.id > after][:PAGE]:
             after = page[-1].ref.id
             cursor = Cursor(self.platform, f"channel:{channel.id}", after)
-            yield Batch(tuple(map(_created, page)), (cursor,))
+            yield EventBatch(tuple(map(_created, page)), (cursor,))
             await self.before("history")
 
     async def reread(self, first: MessageRef, last: MessageRef) -> AsyncIterator[Sequence[MessageCreated] | None]:
@@ -422,7 +422,7 @@ class MemoryAdapter:
         at = len(self.server.log) if position is None else int(position) if position.isdecimal() else 0
         at = min(at, len(self.server.log))
         if position is None:
-            await self._hand_over(Batch((), (Cursor(self.platform, "sync", str(at)),)))
+            await self._hand_over(EventBatch((), (Cursor(self.platform, "sync", str(at)),)))
         self.state = SideHealth("ready")
         self.unread = lambda: at < len(self.server.log) or reading
         reading = False
@@ -431,7 +431,7 @@ class MemoryAdapter:
             if events := tuple(self.server.log[at : at + PAGE]):
                 at += len(events)
                 reading = True
-                await self._hand_over(Batch(events, (Cursor(self.platform, "sync", str(at)),)))
+                await self._hand_over(EventBatch(events, (Cursor(self.platform, "sync", str(at)),)))
                 reading = False
             else:
                 await queue.get()
@@ -442,7 +442,7 @@ class MemoryAdapter:
             stream = f"channel:{channel.id}"
             if await inbox.cursor(self.platform, stream) is None:
                 start = max((message.ref.id for message in self.server.shown(channel)), default="")
-                await self._hand_over(Batch((), (Cursor(self.platform, stream, start),)))
+                await self._hand_over(EventBatch((), (Cursor(self.platform, stream, start),)))
             await inbox.catch_up(channel)
         self.state = SideHealth("ready")
         reading = False
@@ -455,10 +455,10 @@ class MemoryAdapter:
             if isinstance(event, MessageCreated):
                 stream = f"channel:{event.ref.channel.id}"
                 cursors = (Cursor(self.platform, stream, event.ref.id),)
-            await self._hand_over(Batch((event,), cursors))
+            await self._hand_over(EventBatch((event,), cursors))
             reading = False
 
-    async def _hand_over(self, batch: Batch) -> None:
+    async def _hand_over(self, batch: EventBatch) -> None:
         assert self.inbox is not None
         while True:
             try:
@@ -469,4 +469,4 @@ class MemoryAdapter:
                 break
         self.recent.append(batch)
         if (again := self.doubled(self.recent)) is not None:
-            await self.inbox.receive(Batch(again.events))
+            await self.inbox.receive(EventBatch(again.events))

@@ -5,14 +5,14 @@ from datetime import UTC, datetime
 from hypothesis import strategies as st
 
 from relay.domain.commands import (
-    BatchItem,
     Command,
     DeleteMessage,
+    Digest,
+    DigestItem,
     EditMessage,
     MarkFailed,
     PostNotice,
     RemoveOriginal,
-    SendBatch,
     SendMessage,
 )
 from relay.domain.content import Attachment, Author, Content
@@ -101,9 +101,9 @@ attachments = st.builds(
 contents = st.builds(
     Content, texts, st.lists(attachments, max_size=2).map(tuple), st.sampled_from(("text", "emote", "notice"))
 )
-_items = st.builds(BatchItem, messages, authors, contents, moments, texts)
+_items = st.builds(DigestItem, messages, authors, contents, moments, texts)
 commands: st.SearchStrategy[Command] = st.one_of(
-    st.builds(SendBatch, st.lists(_items, min_size=1, max_size=2).map(tuple)),
+    st.builds(Digest, st.lists(_items, min_size=1, max_size=2).map(tuple)),
     st.builds(SendMessage, messages, authors, contents, moments, st.none() | messages),
     st.builds(EditMessage, messages, authors, contents, moments, st.none() | messages),
     st.builds(DeleteMessage, messages),

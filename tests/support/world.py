@@ -82,7 +82,7 @@ class World:
         for adapter in (discord, matrix):
             await adapter.watch(core.pairs.watched(adapter.platform))
         tasks = [
-            asyncio.create_task(core.courier.run()),
+            asyncio.create_task(core.dispatcher.run()),
             asyncio.create_task(discord.run(core.bridge)),
             asyncio.create_task(matrix.run(core.bridge)),
         ]

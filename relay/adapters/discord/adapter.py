@@ -33,7 +33,7 @@ from relay.adapters.discord.outbound.sender import Outbound, readable
 from relay.config.settings import DiscordSettings
 from relay.core.clock import Backoff
 from relay.core.offload import Conversions
-from relay.core.ports import Batch, Clock, Cursor, Delivery, Files, Inbox, MediaStream, SideHealth
+from relay.core.ports import Clock, Cursor, Delivery, EventBatch, Files, Inbox, MediaStream, SideHealth
 from relay.domain.capabilities import Capabilities
 from relay.domain.content import Author, Quotation
 from relay.domain.events import MessageCreated
@@ -180,7 +180,7 @@ class DiscordAdapter:
             # Discord has been known to refuse good tokens while it had troubles of its own.
             _log.warning("discord refused token once")
 
-    async def _receive(self, batch: Batch) -> None:
+    async def _receive(self, batch: EventBatch) -> None:
         """Hand a batch over, for as long as it takes: what is behind it waits."""
         backoff = Backoff(self._rng, first=0.2, most=10.0)
         while True:
@@ -194,7 +194,7 @@ class DiscordAdapter:
 
     async def _keep_webhooks(self, channel: str, webhooks: tuple[str, ...]) -> None:
         await self._connected().receive(
-            Batch(cursors=(Cursor(Platform.DISCORD, webhooks_stream(channel), " ".join(webhooks)),))
+            EventBatch(cursors=(Cursor(Platform.DISCORD, webhooks_stream(channel), " ".join(webhooks)),))
         )
 
     def _connected(self) -> Inbox:
@@ -256,7 +256,7 @@ class DiscordAdapter:
         """See `HistoryReader.now`."""
         return self._rest.time.now()
 
-    async def history(self, channel: ChannelRef, after: str, *, newest: int) -> AsyncIterator[Batch]:
+    async def history(self, channel: ChannelRef, after: str, *, newest: int) -> AsyncIterator[EventBatch]:
         """See `HistoryReader.history`."""
         inbox, feed = self._connected(), self._open_feed(channel)
         with readable(channel.id):

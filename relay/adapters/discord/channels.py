@@ -17,7 +17,7 @@ from relay.adapters.discord.identity import Webhooks
 from relay.adapters.discord.outbound.posting import MISSING
 from relay.adapters.discord.outbound.sender import readable
 from relay.core.clock import Backoff
-from relay.core.ports import Batch, Clock, Cursor, Inbox
+from relay.core.ports import Clock, Cursor, EventBatch, Inbox
 from relay.domain.ids import ChannelAddress, Platform
 from relay.errors import DeliveryError, StoreError, StoreUnavailable
 
@@ -165,7 +165,7 @@ class Channels:
             threads = await self._threads(inbox, channel)
             streams = (stream(channel), threads_stream(channel), *map(stream, threads))
             cursors += (Cursor(Platform.DISCORD, name, "") for name in streams)
-        await inbox.receive(Batch(cursors=tuple(cursors)))
+        await inbox.receive(EventBatch(cursors=tuple(cursors)))
         for channel in names:
             await self._remember_webhooks(inbox, channel)
         self._recorded = declared
@@ -264,4 +264,4 @@ class Channels:
         # Nothing older than the first start crosses. What has been said since then is held back.
         with readable(feed.channel.id):
             newest = await self._history.newest(feed.channel.id)
-        await inbox.receive(Batch(cursors=(Cursor(Platform.DISCORD, name, newest),)))
+        await inbox.receive(EventBatch(cursors=(Cursor(Platform.DISCORD, name, newest),)))

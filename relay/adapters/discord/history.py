@@ -15,7 +15,7 @@ from relay.adapters.discord.gateway.translator import Translator, stream
 from relay.adapters.discord.identifiers import is_snowflake
 from relay.adapters.discord.inbound.embeds import moment_of
 from relay.adapters.discord.inbound.messages import created_at
-from relay.core.ports import Batch, Clock, Cursor
+from relay.core.ports import Clock, Cursor, EventBatch
 from relay.domain.events import HistorySkipped, MessageCreated
 from relay.domain.ids import Platform
 
@@ -77,7 +77,7 @@ class History:
         events = (await self._translator.page(feed, str(message["channel_id"]), [message])).events
         return next((event for event in events if isinstance(event, MessageCreated)), None)
 
-    async def read(self, feed: Feed, after: str, *, newest: int, cursor: CursorLookup) -> AsyncIterator[Batch]:
+    async def read(self, feed: Feed, after: str, *, newest: int, cursor: CursorLookup) -> AsyncIterator[EventBatch]:
         """Everything after `after` in the channel, then in its threads, but at most the `newest` last of each.
 
         `cursor` looks up how far a stream was read. IDs are moments, so what was read of the channel goes for a thread
@@ -129,14 +129,14 @@ class History:
             if len(within) < len(messages):
                 break
 
-    async def _read_one(self, feed: Feed, channel: str, after: str, newest: int | None) -> AsyncIterator[Batch]:
+    async def _read_one(self, feed: Feed, channel: str, after: str, newest: int | None) -> AsyncIterator[EventBatch]:
         async for messages in self._pages(channel, after):
             # The first page is nearly always the only one; only where it is not do we have to count.
             if newest is not None and (len(messages) == PAGE or len(messages) > newest):
                 start, skipped = await self._beginning(channel, after, newest)
                 if skipped:
                     position = Cursor(Platform.DISCORD, stream(channel), start)
-                    yield Batch((HistorySkipped(feed.channel, skipped),), (position,))
+                    yield EventBatch((HistorySkipped(feed.channel, skipped),), (position,))
                     async for batch in self._read_one(feed, channel, start, None):
                         yield batch
                     return

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from relay.core.convert.degrade import quoted_line
 from relay.core.storage import Entry
-from relay.domain.commands import BatchItem, DeleteMessage, EditMessage, SendBatch, SendMessage
+from relay.domain.commands import DeleteMessage, Digest, DigestItem, EditMessage, SendMessage
 from relay.domain.content import Author, Content, Quotation
 from relay.domain.ids import MessageRef
 from relay.domain.names import bracketed, shortened, visible
@@ -57,14 +57,14 @@ def quotation_within(messages: Sequence[SendMessage], target: MessageRef) -> Quo
     return None if quoted is None else Quotation(quoted.author.name, quoted.content.text, "")
 
 
-def item_of(message: SendMessage, content: Content, quotation: Quotation | None) -> BatchItem:
+def item_of(message: SendMessage, content: Content, quotation: Quotation | None) -> DigestItem:
     """One message of a batch; `content` is what the channel can carry of it."""
     call = message.content.calls_answered
     above = n.RichText() if quotation is None else n.RichText((quoted_line(quotation, call=call),))
-    return BatchItem(message.source, message.author, content, message.created_at, above)
+    return DigestItem(message.source, message.author, content, message.created_at, above)
 
 
-def speaker(batch: SendBatch) -> Author:
+def speaker(batch: Digest) -> Author:
     """Under whose name a shared copy stands: its only author's, or all their names."""
     if batch.under is not None:
         return batch.under
@@ -78,7 +78,7 @@ def speaker(batch: SendBatch) -> Author:
     return Author(first.user, bracketed(joined), is_bot=all(author.is_bot for author in authors.values()))
 
 
-def content_of(batch: SendBatch) -> Content:
+def content_of(batch: Digest) -> Content:
     """What a shared copy says: the messages one after the other, each with its author where there are several."""
     signed = batch.under is not None or _several(batch)
     blocks: list[n.Block] = []
@@ -88,34 +88,34 @@ def content_of(batch: SendBatch) -> Content:
     return Content(n.RichText(tuple(blocks)))
 
 
-def without(batch: SendBatch, source: MessageRef) -> SendBatch:
+def without(batch: Digest, source: MessageRef) -> Digest:
     """The batch after one of its messages was deleted, or left it."""
     items = tuple(item for item in batch.items if item.source != source)
     # All the names stand above it for good, also when only one author is left.
-    return SendBatch(items, speaker(batch) if _several(batch) else batch.under)
+    return Digest(items, speaker(batch) if _several(batch) else batch.under)
 
 
-def edited(batch: SendBatch, source: MessageRef, content: Content) -> SendBatch:
+def edited(batch: Digest, source: MessageRef, content: Content) -> Digest:
     """The batch after one of its messages was edited."""
     items = (replace(item, content=content) if item.source == source else item for item in batch.items)
     return replace(batch, items=tuple(items))
 
 
-def requoted(batch: SendBatch, source: MessageRef, quotation: Quotation) -> SendBatch:
+def requoted(batch: Digest, source: MessageRef, quotation: Quotation) -> Digest:
     """The batch with another quoted line above one of its messages."""
 
-    def above(item: BatchItem) -> n.RichText:
+    def above(item: DigestItem) -> n.RichText:
         return n.RichText((quoted_line(quotation, call=item.content.calls_answered),))
 
     items = (replace(item, above=above(item)) if item.source == source else item for item in batch.items)
     return replace(batch, items=tuple(items))
 
 
-def _several(batch: SendBatch) -> bool:
+def _several(batch: Digest) -> bool:
     return len({item.author.user for item in batch.items}) > 1
 
 
-def _signed(item: BatchItem) -> tuple[n.Block, ...]:
+def _signed(item: DigestItem) -> tuple[n.Block, ...]:
     emote = item.content.style == "emote"
     name = n.Strong((n.Text(f"* {item.author.name}" if emote else f"{item.author.name}:"),))
     return under_heading((name,), item.content.text.blocks)

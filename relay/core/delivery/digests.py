@@ -17,7 +17,7 @@ from relay.core.delivery.resolve import Context, Task
 from relay.core.offload import LONG
 from relay.core.status.counters import Status
 from relay.core.storage import Copy, Entry
-from relay.domain.commands import BatchItem, EditMessage, RequoteMessage, SendBatch, SendMessage
+from relay.domain.commands import Digest, DigestItem, EditMessage, RequoteMessage, SendMessage
 from relay.domain.content import Author, Content, Quotation
 from relay.domain.ids import MessageRef
 from relay.domain.pair import LaneKey
@@ -72,7 +72,7 @@ class Batching:
             waiting = _before(waiting, run.messages[len(items)].source)
         if len(items) < 2:
             return None
-        batch = SendBatch(items)
+        batch = Digest(items)
         async with self._context.store.write() as uow:
             await uow.outbox.amend(entry.id, batch)
             for entry_id in run.settled:
@@ -80,7 +80,7 @@ class Batching:
                     await uow.outbox.done(entry_id)
         return Entry(entry.id, entry.lane, batch, entry.queued_at)
 
-    async def send(self, entry: Entry, batch: SendBatch, *, suspect: bool) -> None:
+    async def send(self, entry: Entry, batch: Digest, *, suspect: bool) -> None:
         """Post a batch and write the receipt of all its messages."""
         task = await self._context.task(entry, suspect=suspect)
         delivery = self._context.delivery(task, speaker(batch), content_of(batch), "b", suspect=suspect)
@@ -90,18 +90,18 @@ class Batching:
                 original = await uow.messages.find(item.source)
                 if original is not None:
                     await uow.messages.record_copy(Copy(original.id, 0, ref))
-            await uow.batches.put(ref, batch)
+            await uow.digests.put(ref, batch)
             await uow.outbox.done(entry.id)
         for item in batch.items:
             self._status.crossed(entry.lane, written_at=item.created_at, received_at=_received(entry, item))
 
-    async def of(self, task: Task) -> SendBatch | None:
+    async def of(self, task: Task) -> Digest | None:
         """The batch that a task's message stands in, together with others; None if it stands alone."""
         if not task.copies or task.original is None:
             return None
         async with self._context.store.read() as uow:
             try:
-                batch = await uow.batches.get(task.copies[0].ref)
+                batch = await uow.digests.get(task.copies[0].ref)
             except ValueError as error:
                 # Taken for a copy of this message alone, it would lose the words of the others.
                 raise Permanent(f"what stands in the copy it shares with others cannot be read ({error})") from error
@@ -109,7 +109,7 @@ class Batching:
             return None
         return batch
 
-    async def say(self, task: Task, batch: SendBatch, *, leaving: bool = False) -> None:
+    async def say(self, task: Task, batch: Digest, *, leaving: bool = False) -> None:
         """Make the shared copy of a task's message say `batch`, and remember it.
 
         `leaving`: the task's message is in it no more.
@@ -126,7 +126,7 @@ class Batching:
         async with self._context.store.write() as uow:
             # In one transaction: a batch without a message whose copy is still on record would be taken for a message
             # that stands alone, and its deletion would take the others along.
-            await uow.batches.put(stands, batch)
+            await uow.digests.put(stands, batch)
             if leaving:
                 await uow.messages.forget_copy(replace(shared, ref=stands))
         if stands != shared.ref:
@@ -142,7 +142,7 @@ class Batching:
             return await self._without_copy(task, target)
         try:
             async with self._context.store.read() as uow:
-                batch = await uow.batches.get(stands)
+                batch = await uow.digests.get(stands)
         except ValueError:
             batch = None
         item = next((item for item in batch.items if item.source == target), None) if batch is not None else None
@@ -150,7 +150,7 @@ class Batching:
             return await task.adapter.quote(stands) or _NOT_HERE
         return Quotation(item.author.name, item.content.text, task.adapter.permalink(stands))
 
-    async def requoted(self, task: Task, batch: SendBatch, command: RequoteMessage) -> SendBatch:
+    async def requoted(self, task: Task, batch: Digest, command: RequoteMessage) -> Digest:
         """The batch with what a message answers quoted as that stands by now, wherever it is answered in it."""
         quotation = await self.quotation(task, command.reply_to, task.reply_to)
         async with self._context.store.read() as uow:
@@ -173,7 +173,7 @@ class Batching:
         # Whom it names on its own side nobody can call over here.
         return replace(seen, text=said.text, user=None)
 
-    async def unbatch(self, entry: Entry, batch: SendBatch) -> int:
+    async def unbatch(self, entry: Entry, batch: Digest) -> int:
         """Its messages cross one by one instead: the platform refused them together. How many they are."""
         async with self._context.store.write() as uow:
             commands = []
@@ -181,10 +181,10 @@ class Batching:
                 original = await uow.messages.find(item.source)
                 reply_to = None if original is None else original.reply_to
                 commands.append(SendMessage(item.source, item.author, item.content, item.created_at, reply_to))
-            await uow.outbox.expand(entry, commands)
+            await uow.outbox.replace(entry, commands)
         return len(batch.items)
 
-    async def _post_anew(self, task: Task, batch: SendBatch) -> MessageRef:
+    async def _post_anew(self, task: Task, batch: Digest) -> MessageRef:
         """What posted the shared copy is gone: post it again, for all that stand in it."""
         shared = task.copies[0]
         anew = self._context.delivery(task, speaker(batch), content_of(batch), "a", suspect=task.suspect)
@@ -194,8 +194,8 @@ class Batching:
             await uow.messages.record_copy(task.leftover(shared))
             for original in sharing:
                 await uow.messages.record_copy(Copy(original.id, 0, ref))
-            await uow.batches.put(ref, batch)
-            await uow.batches.forget(shared.ref)
+            await uow.digests.put(ref, batch)
+            await uow.digests.forget(shared.ref)
         return ref
 
     async def _remove_old(self, task: Task, old: Copy) -> None:
@@ -210,7 +210,7 @@ class Batching:
         async with self._context.store.write() as uow:
             await uow.messages.forget_copy(old)
 
-    def parts_in(self, task: Task, batch: SendBatch, command: EditMessage) -> tuple[Content, ...] | Dropped:
+    def parts_in(self, task: Task, batch: Digest, command: EditMessage) -> tuple[Content, ...] | Dropped:
         """The new words of one message of a batch: as much as has room there, and the rest by itself."""
         capabilities = task.adapter.capabilities(task.channel)
         whole = degrade(
@@ -238,9 +238,9 @@ class Batching:
 
     # --- What fits ----------------------------------------------------------------------------------------
 
-    async def _fitting(self, task: Task, messages: tuple[SendMessage, ...]) -> tuple[BatchItem, ...]:
+    async def _fitting(self, task: Task, messages: tuple[SendMessage, ...]) -> tuple[DigestItem, ...]:
         """As many of the messages as one copy can hold, from the first on."""
-        items: tuple[BatchItem, ...] = ()
+        items: tuple[DigestItem, ...] = ()
         for message in messages:
             resolved = await self._context.resolved(task, message.content)
             await asyncio.sleep(0)  # Whatever else is due comes between.
@@ -248,7 +248,7 @@ class Batching:
             if content is None or await self._may_have_to_wait(task, messages, message.reply_to):
                 break
             item = item_of(message, content, await self._quotation(task, messages, message.reply_to))
-            batch = SendBatch((*items, item))
+            batch = Digest((*items, item))
             if not await self._context.conversions.run(weight(batch), self._fits, task, batch):
                 break
             items = (*items, item)
@@ -288,7 +288,7 @@ class Batching:
         )
         return None if isinstance(parts, Dropped) or len(parts) > 1 or parts[0].attachments else parts[0]
 
-    def _fits(self, task: Task, batch: SendBatch) -> bool:
+    def _fits(self, task: Task, batch: Digest) -> bool:
         author = speaker(batch)
         room = task.adapter.capabilities(task.channel).max_text_length * _FILLED
         return task.adapter.measure(content_of(batch).text, author) <= room
@@ -303,5 +303,5 @@ def _sends(entry: Entry) -> MessageRef | None:
     return entry.command.source if isinstance(entry.command, SendMessage) else None
 
 
-def _received(entry: Entry, item: BatchItem) -> datetime:
+def _received(entry: Entry, item: DigestItem) -> datetime:
     return max(entry.queued_at, item.created_at)

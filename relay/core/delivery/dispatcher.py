@@ -19,7 +19,7 @@ from relay.domain.pair import LaneKey
 from relay.errors import StoreUnavailable
 
 
-class Courier:
+class Dispatcher:
     """Delivers what is in the outbox. A lane comes into being when something is first queued in it.
 
     `may_send`: whether this process still holds the store.
@@ -80,25 +80,25 @@ class Courier:
         for lane in self._lanes.values():
             lane.wake()
 
-    def offer(self, entry: Entry) -> None:
+    def enqueue(self, entry: Entry) -> None:
         """`entry` was queued just now; an idle lane takes it without asking the store."""
         lane = self._lanes.get(entry.lane)
         if lane is None:
             self._wanted.put_nowait((entry.lane, False))
         else:
-            lane.offer(entry)
+            lane.enqueue(entry)
 
-    def try_again(self, lanes: Iterable[LaneKey] | None = None) -> None:
+    def retry_now(self, lanes: Iterable[LaneKey] | None = None) -> None:
         """Something changed for the better for these lanes (None: for all): they do not wait for their next try."""
         for key in self._lanes if lanes is None else lanes:
             if key in self._lanes:
-                self._lanes[key].hurry.set()
+                self._lanes[key].retry_now.set()
 
     def platform_is_back(self, platform: Platform) -> None:
         """A platform that was out of reach answers again: no lane to it waits for its next try."""
         for key, lane in self._lanes.items():
             if key.destination.platform is platform:
-                lane.hurry.set()
+                lane.retry_now.set()
 
     @asynccontextmanager
     async def moving(self, lanes: Iterable[LaneKey]) -> AsyncIterator[None]:

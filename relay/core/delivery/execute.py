@@ -19,6 +19,7 @@ from relay.core.storage import Copy, Entry, UnitOfWork, Unreadable
 from relay.domain.commands import (
     Command,
     DeleteMessage,
+    Digest,
     EditMessage,
     LateFile,
     MarkFailed,
@@ -26,7 +27,6 @@ from relay.domain.commands import (
     RefreshMessage,
     RemoveOriginal,
     RequoteMessage,
-    SendBatch,
     SendMessage,
 )
 from relay.domain.content import Content
@@ -95,7 +95,7 @@ class Deliverer:
                 await self._notes.post(entry, notice, suspect=suspect)
             case MarkFailed() as failed:
                 await self._notes.mark_failed(entry, failed, suspect=suspect)
-            case SendBatch() as batch:
+            case Digest() as batch:
                 await self._batches.send(entry, batch, suspect=suspect)
             case LateFile() as late if entry.lane.crosses:
                 await self._late.send(entry, late, suspect=suspect)
@@ -143,15 +143,15 @@ class Deliverer:
     async def unbatch(self, entry: Entry) -> int:
         """Let the messages of a batch that was refused cross one by one; how many they are, 0 if it is none."""
         command = entry.command
-        return await self._batches.unbatch(entry, command) if isinstance(command, SendBatch) else 0
+        return await self._batches.unbatch(entry, command) if isinstance(command, Digest) else 0
 
-    async def bury(self, entry: Entry, reason: str) -> None:
+    async def dead_letter(self, entry: Entry, reason: str) -> None:
         """The command failed for good: keep it as a dead letter, and let its author know."""
         async with self._store.write() as uow:
             if isinstance(entry.command, PostNotice | MarkFailed | RequoteMessage):
                 await uow.outbox.done(entry.id)
             else:
-                await uow.outbox.bury(entry.id, reason, self._clock.now())
+                await uow.outbox.dead_letter(entry.id, reason, self._clock.now())
                 await self._tell_authors(uow, entry, reason)
         self._wake_sources(entry)
 
@@ -325,7 +325,7 @@ class Deliverer:
 
     async def _requotes(
         self, entry: Entry, command: RequoteMessage, *, suspect: bool
-    ) -> tuple[Task, SendBatch | None] | None:
+    ) -> tuple[Task, Digest | None] | None:
         """What a quoted line is to be changed in, with the batch that says it then; None where nothing changes."""
         task = await self._context.task_about(entry, command.source, command.reply_to, suspect=suspect)
         if not task.copies or task.original is None or task.original.deleted or await self._comes_again(entry):
@@ -389,7 +389,7 @@ class Deliverer:
 
     async def _tell_what_stays(self, uow: UnitOfWork, lane: LaneKey, places: Sequence[ChannelRef]) -> None:
         """Say once for each of these places that the copies in it cannot be removed."""
-        claims = [await uow.notices.claim(lane.source, f"former {place.id}") for place in places]
+        claims = [await uow.once_keys.claim(lane.source, f"former {place.id}") for place in places]
         if any(claims):
             notice = PostNotice(RichText.plain(_STAYS))
             await uow.outbox.append(LaneKey.within(lane.source), notice, self._clock.now())
@@ -497,7 +497,7 @@ class Deliverer:
             await self._delete_copy(task, copy)
             async with self._store.write() as uow:
                 await uow.messages.forget_copy(copy)
-                await uow.batches.forget(copy.ref)
+                await uow.digests.forget(copy.ref)
 
     async def _delete_copy(self, task: Task, copy: Copy) -> None:
         try:
@@ -526,7 +526,7 @@ def _sources(entry: Entry) -> tuple[MessageRef, ...]:
     match entry.command:
         case SendMessage(source) | EditMessage(source) | RefreshMessage(source):
             return (source,)
-        case SendBatch(items):
+        case Digest(items):
             return tuple(item.source for item in items)
         case Unreadable(source=MessageRef() as source) if entry.lane.crosses:
             return (source,)

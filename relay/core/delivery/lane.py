@@ -64,7 +64,7 @@ class _Failing:
 class Lane:
     """Delivers until it is stopped.
 
-    `hurry` is set when there is no point in waiting for the next try any longer. `may_send`: whether this process
+    `retry_now` is set when there is no point in waiting for the next try any longer. `may_send`: whether this process
     still holds the store. `suspect`: what is at the head now may have been sent. `sending`: held while it is at its
     head; whoever moves what waits in the lane holds it meanwhile.
     """
@@ -83,7 +83,7 @@ class Lane:
         suspect: bool,
         sending: asyncio.Lock,
     ) -> None:
-        self.hurry = asyncio.Event()
+        self.retry_now = asyncio.Event()
         self._sending = sending
         self._moved = False  # what was read may be in another lane by now
         self._key = key
@@ -113,7 +113,7 @@ class Lane:
         """With the name that the operator gives the pair now."""
         return _LOG.bind(pair=self._pairs.name_of(self._key), direction=self._key.direction)
 
-    def offer(self, entry: Entry) -> None:
+    def enqueue(self, entry: Entry) -> None:
         """`entry` was queued just now at the end of the lane: taken without asking the store, where that is safe."""
         if self._complete and entry.id <= self._newest:
             # Two came at once, in the wrong order, or the store has told of it already: that knows better.
@@ -147,14 +147,14 @@ class Lane:
         """Finish what is in flight, and end `run`."""
         self._stopped.set()
         self._work.set()
-        self.hurry.set()
+        self.retry_now.set()
 
     def unused(self) -> None:
         """Nothing waits, and no pair is declared for the lane: end `run`, if that is so."""
         self._unused = True
         self._complete = False
         self._work.set()
-        self.hurry.set()
+        self.retry_now.set()
 
     async def run(self) -> None:
         """Deliver until `stop`, or until the lane is `unused`."""
@@ -181,7 +181,7 @@ class Lane:
                 await self._read()
 
     async def _read(self) -> None:
-        """Ask the store what waits. What is offered meanwhile may be among it, or not."""
+        """Ask the store what waits. What is enqueued meanwhile may be among it, or not."""
         self._work.clear()
         self._moved = False
         try:
@@ -200,7 +200,7 @@ class Lane:
     async def _try(self, entry: Entry) -> bool:
         """One try at the head of the lane; whether it is done with. Waits before the next try otherwise."""
         # What changes for the better from here on may do so behind this try.
-        self.hurry.clear()
+        self.retry_now.clear()
         if not self._pairs.carries(self._key):
             await self._until_declared()
             return False
@@ -367,7 +367,7 @@ class Lane:
             return
         self._given_up = min(self._given_up + 1, _MOST_DOUBLINGS) if self._failing is not None else 0
         self._log.warning("dead letter", entry=entry.id, reason=reason)
-        await self._deliverer.bury(entry, reason)
+        await self._deliverer.dead_letter(entry, reason)
 
     def _recovered(self) -> None:
         self._suspect = False
@@ -391,7 +391,7 @@ class Lane:
         """What waits for a pair that is not declared is not tried, and is no trouble of another one."""
         self._complete = False
         self._status.lane(self._key).problem = None
-        await self.hurry.wait()
+        await self.retry_now.wait()
 
     async def _store_failed(self, error: StoreUnavailable) -> None:
         self._status.store_problem = str(error)
@@ -408,5 +408,5 @@ class Lane:
             return
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds - at_least):
-                await self.hurry.wait()
-        self.hurry.clear()
+                await self.retry_now.wait()
+        self.retry_now.clear()

@@ -12,7 +12,7 @@ from relay.core.delivery.late_files import forget_late
 from relay.core.delivery.resolve import Context, Task
 from relay.core.ports import Clock
 from relay.core.status.counters import Status
-from relay.domain.commands import EditMessage, LateFile, SendBatch, SendMessage
+from relay.domain.commands import Digest, EditMessage, LateFile, SendMessage
 from relay.domain.content import Content
 from relay.domain.pair import LaneKey
 from relay.domain.text.nodes import RichText
@@ -37,7 +37,7 @@ class Parts:
         self._conversions = context.conversions
 
     async def of(
-        self, task: Task, command: SendMessage | EditMessage, batch: SendBatch | None = None
+        self, task: Task, command: SendMessage | EditMessage, batch: Digest | None = None
     ) -> tuple[Content, ...] | Dropped:
         """The parts of a message, written down if there are several. `batch`: what it stands in with others."""
         if command.parts:

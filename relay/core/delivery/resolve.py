@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import count
 
-from relay.core.author_names import Names, not_the_relay
+from relay.core.author_names import AuthorNames, not_the_relay
 from relay.core.delivery.references import References
 from relay.core.offload import Conversions
 from relay.core.pairs import PairDirectory
@@ -61,7 +61,7 @@ class Context:
         *,
         store: Store,
         pairs: PairDirectory,
-        names: Names,
+        names: AuthorNames,
         adapters: Mapping[Platform, Adapter],
         latest: Mapping[Platform, LatestReader],
         name_readers: Mapping[Platform, NameReader] | None = None,

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 import structlog
 
 from relay.core.pairs import PairDirectory
-from relay.core.ports import Batch, HistoryReader
+from relay.core.ports import EventBatch, HistoryReader
 from relay.core.storage import Original, Store, UnitOfWork
 from relay.domain.events import MessageCreated, MessageDeleted, MessageEdited
 from relay.domain.ids import ChannelRef, MessageRef, Platform
@@ -36,7 +36,7 @@ class CatchUp:
         store: Store,
         pairs: PairDirectory,
         readers: Mapping[Platform, HistoryReader],
-        receive: Callable[[Batch], Awaitable[None]],
+        receive: Callable[[EventBatch], Awaitable[None]],
         window: timedelta,
     ) -> None:
         self._store = store
@@ -105,7 +105,7 @@ class CatchUp:
 
     async def _tell(self, events: list[MessageEdited] | list[MessageDeleted]) -> int:
         if events:
-            await self._receive(Batch(tuple(events)))
+            await self._receive(EventBatch(tuple(events)))
         return len(events)
 
 

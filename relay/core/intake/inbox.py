@@ -1,15 +1,15 @@
-"""What the adapters talk to: the inbox in front of router, catch-up and courier."""
+"""What the adapters talk to: the inbox in front of router, catch-up and dispatcher."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 
 import structlog
 
-from relay.core.delivery.dispatcher import Courier
+from relay.core.delivery.dispatcher import Dispatcher
 from relay.core.intake.catchup import CatchUp, last_original
 from relay.core.intake.router import Router
 from relay.core.pairs import PairDirectory
-from relay.core.ports import Batch, HistoryReader
+from relay.core.ports import EventBatch, HistoryReader
 from relay.core.status.counters import Status
 from relay.core.storage import Store, UnitOfWork, waiting_under
 from relay.domain.commands import DeleteMessage
@@ -33,7 +33,7 @@ class Bridge:
         pairs: PairDirectory,
         status: Status,
         router: Router,
-        courier: Courier,
+        dispatcher: Dispatcher,
         readers: Mapping[Platform, HistoryReader],
         reconcile_window: timedelta,
     ) -> None:
@@ -41,7 +41,7 @@ class Bridge:
         self._pairs = pairs
         self._status = status
         self._router = router
-        self._courier = courier
+        self._courier = dispatcher
         self._bound: set[ChannelAddress] = set()  # addresses whose channel is in the store
         self._opened: set[ChannelAddress] = set()  # in this process, whatever became of them since
         self._names: dict[LaneKey, str] = {}  # as they are in the store, of lanes with an open channel
@@ -49,7 +49,7 @@ class Bridge:
             store=store, pairs=pairs, readers=readers, receive=self.receive, window=reconcile_window
         )
 
-    async def receive(self, batch: Batch) -> None:
+    async def receive(self, batch: EventBatch) -> None:
         """See `Inbox.receive`."""
         try:
             entries = await self._router.receive(batch)
@@ -58,7 +58,7 @@ class Bridge:
             self._courier.wake_all()
             raise
         for entry in entries:
-            self._courier.offer(entry)
+            self._courier.enqueue(entry)
 
     async def cursor(self, platform: Platform, stream: str) -> str | None:
         """See `Inbox.cursor`."""
@@ -85,7 +85,7 @@ class Bridge:
         then `keep_names`.
         """
         self._pairs.replace(pairs)
-        self._courier.try_again()
+        self._courier.retry_now()
 
     async def keep_names(self) -> None:
         """Write down what the pair of each lane is called now, for the day on which it is not declared any more."""
@@ -165,7 +165,7 @@ class Bridge:
         for lane in lanes:
             # What was queued for another channel may have been sent there.
             self._courier.wake(lane, suspect=moved)
-        self._courier.try_again(lanes)
+        self._courier.retry_now(lanes)
 
     def _moves(
         self, address: ChannelAddress, channel: ChannelRef, pair: Pair, predecessors: frozenset[ChannelRef]

@@ -1,15 +1,15 @@
 """Events to commands: which pair an event belongs to, whether it is our own echo or a replay, and what is to be done.
 
-Nothing is delivered here. A batch becomes outbox rows and cursors in one transaction; the courier takes it from there.
+Nothing is delivered here. Events become outbox rows, in one transaction with their cursors; delivery does the rest.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
-from relay.core.author_names import Names
+from relay.core.author_names import AuthorNames
 from relay.core.pairs import PairDirectory
-from relay.core.ports import Batch, Clock
+from relay.core.ports import Clock, EventBatch
 from relay.core.status.counters import Status
 from relay.core.storage import SUPERSEDED, Entry, Original, Store, UnitOfWork
 from relay.domain.commands import (
@@ -43,14 +43,14 @@ class _Routed:
 class Router:
     """Turns batches of events into commands in the outbox."""
 
-    def __init__(self, *, store: Store, pairs: PairDirectory, status: Status, clock: Clock, names: Names) -> None:
+    def __init__(self, *, store: Store, pairs: PairDirectory, status: Status, clock: Clock, names: AuthorNames) -> None:
         self._store = store
         self._pairs = pairs
         self._status = status
         self._clock = clock
         self._names = names
 
-    async def receive(self, batch: Batch) -> Sequence[Entry]:
+    async def receive(self, batch: EventBatch) -> Sequence[Entry]:
         """Write a batch down; what there is to deliver now. Raises `StoreUnavailable`."""
         routed = _Routed()
         try:
@@ -215,7 +215,7 @@ class Router:
             await self._queue(uow, LaneKey.within(event.ref.channel), failed, routed)
 
     async def _thread_dropped(self, uow: UnitOfWork, thread: ThreadRef, lane: LaneKey, routed: _Routed) -> None:
-        if not await uow.notices.claim(lane.destination, f"thread {thread.id}"):
+        if not await uow.once_keys.claim(lane.destination, f"thread {thread.id}"):
             return
         platform, other = lane.source.platform.title(), lane.destination.platform.title()
         there = RichText.plain(f"A thread goes on over on {platform}. Threads do not cross.")

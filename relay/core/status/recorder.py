@@ -9,7 +9,7 @@ from typing import Any
 
 import structlog
 
-from relay.core.delivery.dispatcher import Courier
+from relay.core.delivery.dispatcher import Dispatcher
 from relay.core.ports import Clock, SideHealth
 from relay.core.status.counters import NOTEBOOK_ENTRY, Snapshot, Status, read_saved, side_as_json
 from relay.core.storage import Store
@@ -33,10 +33,10 @@ class StatusKeeper:
     Where a platform is back, it lets nothing wait for its next try any longer.
     """
 
-    def __init__(self, *, store: Store, status: Status, courier: Courier, clock: Clock) -> None:
+    def __init__(self, *, store: Store, status: Status, dispatcher: Dispatcher, clock: Clock) -> None:
         self._store = store
         self._status = status
-        self._courier = courier
+        self._courier = dispatcher
         self._clock = clock
         self._since = clock.now()
         self._progress = Progress()
@@ -45,7 +45,7 @@ class StatusKeeper:
     async def restore(self) -> None:
         """Go on counting where the last process stopped. Raises `StoreUnavailable`."""
         async with self._store.read() as uow:
-            saved = await uow.notebook.get(NOTEBOOK_ENTRY)
+            saved = await uow.key_values.get(NOTEBOOK_ENTRY)
         self._status.restore(read_saved(saved))
 
     async def run(self) -> None:
@@ -85,7 +85,7 @@ class StatusKeeper:
         }
         saved = json.dumps({"daemon": process, **lasting})
         async with self._store.write() as uow:
-            await uow.notebook.put(NOTEBOOK_ENTRY, saved)
+            await uow.key_values.put(NOTEBOOK_ENTRY, saved)
         self._written = lasting
 
     async def look(self) -> None:

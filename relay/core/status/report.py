@@ -87,7 +87,7 @@ async def read_report(
     directory = PairDirectory(pairs)
     if store is not None:
         async with store.read() as uow:
-            saved = read_saved(await uow.notebook.get(NOTEBOOK_ENTRY))
+            saved = read_saved(await uow.key_values.get(NOTEBOOK_ENTRY))
             depths = await uow.outbox.depths()
             directory = PairDirectory(pairs, await uow.channels.known())
     counts = saved_lanes(saved, directory)

@@ -34,8 +34,8 @@ _insert = insert(notebook).values({name: bindparam(name) for name in ("name", "v
 _PUT = _insert.on_conflict_do_update(index_elements=["name"], set_={"value": _insert.excluded.value})
 
 
-class SqlNotices:
-    """`core.storage.Notices`."""
+class SqlOnceKeys:
+    """`core.storage.OnceKeys`."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -47,8 +47,8 @@ class SqlNotices:
         return await self._session.first(_CLAIM, values) is not None
 
 
-class SqlNotebook:
-    """`core.storage.Notebook`."""
+class SqlKeyValues:
+    """`core.storage.KeyValues`."""
 
     def __init__(self, session: Session) -> None:
         self._session = session

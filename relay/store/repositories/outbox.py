@@ -32,7 +32,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.sqlite import insert as upsert
 
 from relay.core.storage import DeadLetter, Entry, LaneDepth, Unreadable
-from relay.domain.commands import Command, PostNotice, SendBatch
+from relay.domain.commands import Command, Digest, PostNotice
 from relay.domain.ids import ChannelRef, MessageRef, Platform
 from relay.domain.pair import LaneKey
 from relay.store import codec
@@ -280,7 +280,7 @@ class SqlOutbox:
         """The command has been carried out (or dropped): forget it."""
         await self._session.later(_DONE, {"entry_id": entry_id})
 
-    async def expand(self, entry: Entry, commands: Sequence[Command]) -> None:
+    async def replace(self, entry: Entry, commands: Sequence[Command]) -> None:
         """Several commands take the place of one, in its place in the lane; the first keeps its ID.
 
         There is room: they are no more than the entries that the one was made of.
@@ -294,7 +294,7 @@ class SqlOutbox:
             added = await self.append(entry.lane, command, entry.queued_at)
             await self._session.later(_PUT, {"entry_id": added.id, "place": row.position + number})
 
-    async def bury(self, entry_id: int, reason: str, died_at: datetime) -> None:
+    async def dead_letter(self, entry_id: int, reason: str, died_at: datetime) -> None:
         """The command failed for good: make it a dead letter."""
         await self._session.later(_BURY, {"entry_id": entry_id, "why": reason, "at": died_at})
 
@@ -391,7 +391,7 @@ def _source(command: Command) -> MessageRef | None:
     match command:
         case PostNotice():
             return None
-        case SendBatch(items):
+        case Digest(items):
             return items[0].source
         case _:
             return command.source
@@ -442,7 +442,7 @@ def _entry(row: Row[Any], lane: LaneKey) -> Entry:
     command: Command | Unreadable
     try:
         command = codec.decode(row.command)
-        if isinstance(command, SendBatch) and not command.items:
+        if isinstance(command, Digest) and not command.items:
             raise ValueError("no command: a batch of nothing")
     except ValueError as error:
         command = Unreadable(row.command, str(error), _about(row))

@@ -27,7 +27,7 @@ from relay.core.convert.degrade import quoted_line
 from relay.core.delivery import digest as batch
 from relay.core.ports import Delivery
 from relay.domain.capabilities import Capabilities
-from relay.domain.commands import BatchItem, SendBatch
+from relay.domain.commands import Digest, DigestItem
 from relay.domain.content import Author, Content, Quotation
 from relay.domain.events import MessageCreated
 from relay.domain.ids import ChannelRef, MessageRef, Platform, UserRef
@@ -114,12 +114,12 @@ def test_the_line_above_a_reply_has_the_sign_in_every_form(url: str, user: UserR
 def test_no_line_of_several_peoples_message_looks_like_the_next_name(formatted: str) -> None:
     said = [(MALLORY, from_matrix(formatted).content), (BEN, Content(n.RichText.plain("hello")))]
     items = [
-        BatchItem(
+        DigestItem(
             MessageRef(ChannelRef(Platform.MATRIX, "!room"), str(number)), who, content, datetime.now(UTC), n.RichText()
         )
         for number, (who, content) in enumerate(said)
     ]
-    text = batch.content_of(SendBatch(tuple(items))).text
+    text = batch.content_of(Digest(tuple(items))).text
     begun = [block for block in text.blocks if isinstance(block, n.Paragraph) and isinstance(block.children[:1], tuple)]
     headed = [block.children[0] for block in begun if block.children and isinstance(block.children[0], n.Strong)]
     assert [n.plain_text(n.RichText((n.Paragraph((name,)),))) for name in headed] == ["Mallory:", "Ben:"]
@@ -153,12 +153,12 @@ def test_nobodys_name_holds_the_relays_marks(name: str, handle: str) -> None:
 
 def test_a_message_of_several_has_a_name_that_nobody_has() -> None:
     items = tuple(
-        BatchItem(
+        DigestItem(
             MessageRef(MATRIX_ROOM, who.name), who, Content(n.RichText.plain("x")), datetime.now(UTC), n.RichText()
         )
         for who in (MALLORY, BEN)
     )
-    assert batch.speaker(SendBatch(items)).name == "⟨Mallory, Ben⟩"
+    assert batch.speaker(Digest(items)).name == "⟨Mallory, Ben⟩"
 
 
 @often

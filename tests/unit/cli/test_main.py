@@ -94,7 +94,7 @@ def url(tmp_path: Path) -> str:
         async with store.write() as unit:
             for command in commands:
                 entry = await unit.outbox.append(LANE, command, NOW)
-                await unit.outbox.bury(entry.id, "forbidden: no permission", NOW)
+                await unit.outbox.dead_letter(entry.id, "forbidden: no permission", NOW)
             await unit.outbox.name(LANE, "help")
         await store.close()
 
@@ -233,7 +233,7 @@ def test_status_of_a_stopped_daemon(cli: Relay, url: str) -> None:
         "discord": {"connected": True, "state": "ready", "problem": None},
         "matrix": {"connected": True, "state": "ready", "problem": None},
     }
-    in_store(url, lambda unit: unit.notebook.put(NOTEBOOK_ENTRY, json.dumps(saved)))
+    in_store(url, lambda unit: unit.key_values.put(NOTEBOOK_ENTRY, json.dumps(saved)))
     status, out, _ = cli("status")
     assert status == 1
     assert "The daemon is not running; it was last seen " in out

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from relay.core.ports import Batch, Delivery
+from relay.core.ports import Delivery, EventBatch
 from relay.domain.commands import RequoteMessage
 from relay.domain.content import Attachment, Content
 from relay.domain.events import HistorySkipped, MessageCreated, MessageEdited
@@ -87,7 +87,7 @@ async def test_an_edit_taken_back_while_its_side_is_away_holds_up_nobody_and_fol
         await bridge.shows(here, "two", "next")
     async with bridge.relay(lambda _, matrix: setattr(matrix, "before", before)) as core:
         away = False
-        core.courier.try_again()
+        core.dispatcher.retry_now()
         await bridge.shows(here, "one", "next")
         await bridge.quiet()
 
@@ -138,7 +138,7 @@ async def test_a_quotation_that_cannot_follow_now_holds_up_nobody_and_follows(br
         bridge.matrix.say(there, "ben", "next")
         await bridge.shows(here, "↪ ben: tea?\nyes", "next")
         away = False
-        core.courier.try_again()
+        core.dispatcher.retry_now()
         await bridge.shows(here, "↪ a message that is not here\nyes", "next")
         await bridge.quiet()
 
@@ -387,7 +387,7 @@ async def test_what_changes_for_the_better_during_a_try_is_not_waited_for(bridge
             tries += 1
             if tries == 1:
                 assert bridge.core is not None
-                bridge.core.courier.try_again()
+                bridge.core.dispatcher.retry_now()
                 raise ActionNeeded("the permission is only just back", retry_after=3600)
 
     def prepare(discord: MemoryAdapter, matrix: MemoryAdapter) -> None:
@@ -575,7 +575,7 @@ async def test_a_send_that_broke_after_it_was_carried_out_is_not_doubled(bridge:
         platform.say(channel, "ann", "other")
 
         def hurried_through() -> bool:
-            core.courier.try_again()
+            core.dispatcher.retry_now()
             return len(bridge.words(other)) >= 3
 
         await until(hurried_through)
@@ -664,7 +664,7 @@ async def test_a_blocked_lane_says_so_and_goes_on_by_itself(bridge: World) -> No
         bridge.matrix.say(there, "ben", "the other way")
         await bridge.shows(here, "one", "the other way")
         blocked = False
-        core.courier.try_again()
+        core.dispatcher.retry_now()
         await bridge.shows(there, "the other way", "one")
         await until(lambda: core.status.cached_snapshot().pairs[0].problem is None)
 
@@ -717,7 +717,7 @@ async def test_a_message_with_nothing_in_it_is_counted_and_marked(bridge: World)
 async def test_skipped_history_is_told_on_the_other_side(bridge: World) -> None:
     here, there = bridge.channels()
     async with bridge.relay() as core:
-        await core.bridge.receive(Batch((HistorySkipped(here, 7000), HistorySkipped(here, None))))
+        await core.bridge.receive(EventBatch((HistorySkipped(here, 7000), HistorySkipped(here, None))))
         await bridge.shows(
             there,
             "7000 messages that were written while the relay was away are not shown here.",
@@ -744,7 +744,7 @@ async def test_a_replayed_batch_changes_nothing(bridge: World) -> None:
         await bridge.shows(there, "once")
         message = bridge.discord.messages[ref]
         again = MessageCreated(ref, message.author, message.content, message.created_at)
-        await core.bridge.receive(Batch((again, again)))
+        await core.bridge.receive(EventBatch((again, again)))
         await bridge.quiet()
     assert bridge.words(there) == ["once"]
 
@@ -759,7 +759,7 @@ async def test_an_edit_older_than_the_last_one_is_ignored(bridge: World) -> None
         assert isinstance(latest, MessageEdited)
         earlier = latest.edited_at - timedelta(seconds=1)
         stale = replace(latest, content=Content(RichText.plain("two")), edited_at=earlier)
-        await core.bridge.receive(Batch((stale,)))
+        await core.bridge.receive(EventBatch((stale,)))
         await bridge.quiet()
     assert bridge.words(there) == ["three"]
 
@@ -800,7 +800,7 @@ async def test_what_was_left_out_is_told_once_and_crosses_once_there_is_somethin
         await bridge.quiet()
         message = bridge.discord.messages[said]
         again = MessageCreated(said, message.author, Content(), message.created_at)
-        await core.bridge.receive(Batch((again,)))
+        await core.bridge.receive(EventBatch((again,)))
         await bridge.quiet()
         assert core.status.cached_snapshot().pairs[0].directions["to_matrix"].dropped == {"empty": 1}
         bridge.discord.edit(said, "words")
@@ -821,7 +821,7 @@ async def test_of_two_edits_with_one_time_stamp_the_later_one_counts(bridge: Wor
             for words in ("two", "three")
         ]
         for edit in (*edits, edits[0]):  # the first one again: a replay
-            await core.bridge.receive(Batch((edit,)))
+            await core.bridge.receive(EventBatch((edit,)))
         await bridge.shows(here, "three")
 
 

@@ -172,8 +172,8 @@ async def test_a_pair_is_taken_out_and_comes_back(tmp_path: Path) -> None:
             await declare(bridge, PUBLIC)
             tried = gate.tried
             gate.closed = False
-            core.courier.try_again()
-            core.courier.platform_is_back(Platform.MATRIX)
+            core.dispatcher.retry_now()
+            core.dispatcher.platform_is_back(Platform.MATRIX)
             bridge.discord.say(public, "ben", "hello")
             await bridge.shows(public_room, "hello")
             assert bridge.words(staff_room) == []
@@ -226,7 +226,7 @@ async def test_what_waits_for_a_room_that_was_never_found_goes_to_it_once_it_is(
                     bridge.discord.now(),
                 )
                 await uow.outbox.append(key, command, bridge.discord.now())
-            core.courier.wake(key)
+            core.dispatcher.wake(key)
             core.status.dropped(key, "reaction")
             core.bridge.declare((joined("staff", "staff", "upgraded"),))
             assert core.pairs.pair_for(key) is not None
@@ -377,7 +377,7 @@ async def test_what_follows_from_a_replaced_room_waits_for_its_side_and_follows(
             bridge.discord.edit(question, "coffee?")
             await waits(bridge, LaneKey.within(other_room), 2)
             away = False
-            core.courier.try_again()
+            core.dispatcher.retry_now()
             await bridge.shows(staff, "coffee?", "↪ ann: coffee?\nyes", "one")
             await bridge.quiet()
             assert bridge.words(other_room) == []
@@ -420,7 +420,7 @@ async def test_a_declared_room_that_was_replaced_is_a_note_in_the_status(tmp_pat
             assert str(pair.note).startswith("#staff has been replaced by another")
             assert "replaced by another" in render(core.status.cached_snapshot())
             async with bridge.store.write() as uow:
-                await uow.notebook.put(NOTEBOOK_ENTRY, json.dumps(core.status.as_json()))
+                await uow.key_values.put(NOTEBOOK_ENTRY, json.dumps(core.status.as_json()))
             report = await read_report(bridge.store, bridge.pairs, running=True, now=bridge.clock.now())
             assert report.pairs[0].note == pair.note
 
@@ -508,7 +508,7 @@ async def test_what_stays_in_a_former_room_is_told_once_however_often_its_deleti
             await core.bridge.opened(ChannelAddress(Platform.MATRIX, "#staff"), third_room)
             bridge.discord.delete(said[0])
             await until(lambda: not failures)
-            core.courier.try_again()
+            core.dispatcher.retry_now()
             bridge.discord.delete(said[1])
             await until(lambda: core.status.lane(LaneKey(staff, third_room)).dropped == {"former": 2})
             await bridge.quiet()
@@ -623,7 +623,7 @@ async def test_a_lane_that_nobody_uses_any_more_ends_and_begins_again(bridge: Wo
     pairs = bridge.pairs
     here, there = bridge.channels()
     async with bridge.relay() as core:
-        keeper = StatusKeeper(store=bridge.store, status=core.status, courier=core.courier, clock=SystemClock())
+        keeper = StatusKeeper(store=bridge.store, status=core.status, dispatcher=core.dispatcher, clock=SystemClock())
         bridge.discord.say(here, "ann", "one")
         await bridge.shows(there, "one")
         await bridge.quiet()

@@ -131,10 +131,10 @@ async def test_a_lane_to_a_platform_of_the_future_is_nobody_s_trouble(bridge: Wo
 )
 async def test_a_status_that_cannot_be_read_is_begun_anew(bridge: World, saved: str | bytes) -> None:
     async with bridge.store.write() as uow:
-        await uow.notebook.put(NOTEBOOK_ENTRY, "{}")
+        await uow.key_values.put(NOTEBOOK_ENTRY, "{}")
     damage(bridge, "UPDATE notebook SET value = ?", saved)
     async with bridge.relay() as core:
-        kept = StatusKeeper(store=bridge.store, status=core.status, courier=core.courier, clock=SystemClock())
+        kept = StatusKeeper(store=bridge.store, status=core.status, dispatcher=core.dispatcher, clock=SystemClock())
         await kept.restore()
         report = await read_report(bridge.store, bridge.pairs, running=True, now=SystemClock().now())
         assert [pair.name for pair in report.pairs] == ["help"]

@@ -10,7 +10,7 @@ from relay.core.delivery.execute import Deliverer
 from relay.core.delivery.lane import Lane
 from relay.core.delivery.resolve import Context, Task
 from relay.core.pairs import PairDirectory
-from relay.core.ports import Adapter, Batch, Delivery
+from relay.core.ports import Adapter, Delivery, EventBatch
 from relay.core.storage import Entry
 from relay.domain.commands import SendMessage
 from relay.domain.ids import ChannelRef, MessageRef
@@ -79,9 +79,9 @@ def test_it_finds_a_cursor_ahead_of_the_outbox(template: Path, monkeypatch: pyte
     """A cursor that is written before the rows it stands for skips them after a kill."""
     hand_over = MemoryAdapter._hand_over
 
-    async def cursor_first(self: MemoryAdapter, batch: Batch) -> None:
-        await hand_over(self, Batch((), batch.cursors))
-        await hand_over(self, Batch(batch.events))
+    async def cursor_first(self: MemoryAdapter, batch: EventBatch) -> None:
+        await hand_over(self, EventBatch((), batch.cursors))
+        await hand_over(self, EventBatch(batch.events))
 
     monkeypatch.setattr(MemoryAdapter, "_hand_over", cursor_first)
     assert any("lost" in violation for violation in first_broken(template))

@@ -264,7 +264,7 @@ async def test_who_lost_the_lease_writes_nothing_more_and_is_stopped(
             await put(second, process(host="usurper.example"))
             with pytest.raises(StoreHeld, match=r"usurper\.example has it"):
                 async with store.write() as unit:
-                    await unit.notebook.put("a", "b")
+                    await unit.key_values.put("a", "b")
             assert lease.valid()  # it cannot know by the clock alone
             lost.set()
             await asyncio.Event().wait()
@@ -279,7 +279,7 @@ async def test_who_lost_the_lease_writes_nothing_more_and_is_stopped(
     assert holder is not None
     assert holder.host == "usurper.example"
     async with second.read() as unit:
-        assert await unit.notebook.get("a") is None
+        assert await unit.key_values.get("a") is None
 
 
 async def test_a_holder_that_was_suspended_for_long_knows(store: SqlStore, clock: ManualClock) -> None:

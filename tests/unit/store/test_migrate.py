@@ -247,7 +247,7 @@ async def test_nobody_else_may_read_a_store(tmp_path: Path, umask: int) -> None:
         await asyncio.to_thread(upgrade, new)
         store = await open_store(new)
         async with store.write() as unit:
-            await unit.notebook.put("a", "b")
+            await unit.key_values.put("a", "b")
         modes = {path.name: f"{path.stat().st_mode & 0o777:o}" for path in tmp_path.iterdir()}
         await store.close()
     finally:

@@ -19,7 +19,7 @@ from relay.core.clock import SystemClock
 from relay.core.ports import Cursor
 from relay.core.status.recorder import StatusKeeper
 from relay.core.storage import Copy
-from relay.domain.commands import BatchItem, DeleteMessage, SendBatch
+from relay.domain.commands import DeleteMessage, Digest, DigestItem
 from relay.domain.content import Author, Content
 from relay.domain.ids import ChannelAddress, ChannelRef, MediaRef, MessageRef, Platform, UserRef
 from relay.domain.pair import LaneKey
@@ -74,7 +74,7 @@ async def _populate(made: World) -> None:
         made.matrix.edit(reply, "two, mended")
         await made.shows(there, "one, mended", "two, mended")
         await made.quiet()
-        keeper = StatusKeeper(store=made.store, status=core.status, courier=core.courier, clock=SystemClock())
+        keeper = StatusKeeper(store=made.store, status=core.status, dispatcher=core.dispatcher, clock=SystemClock())
         await keeper.save(running=True)
     async with made.store.write() as unit:
         for number in range(len(ODD)):
@@ -84,16 +84,16 @@ async def _populate(made: World) -> None:
             for part in range(2):
                 await unit.messages.record_copy(Copy(message, part, copy))
             await unit.messages.record_edit(MessageRef(here, f"edit {number}"), message)
-            await unit.batches.put(copy, SendBatch((BatchItem(ref, AUTHOR, Content(), NOW),)))
+            await unit.digests.put(copy, Digest((DigestItem(ref, AUTHOR, Content(), NOW),)))
             await unit.media.put(MediaRef(Platform.DISCORD, f"x{number}"), MediaRef(Platform.MATRIX, "mxc://x/y"))
-            await unit.notices.claim(there, f"thread {number}")
+            await unit.once_keys.claim(there, f"thread {number}")
             await unit.cursors.put(Cursor(Platform.DISCORD, f"threads:{number}", "1"))
             await unit.channels.bind(ChannelAddress(Platform.MATRIX, f"#{number}"), there)
-            await unit.notebook.put(f"names {number}", "{}")
+            await unit.key_values.put(f"names {number}", "{}")
             lane = LaneKey(ChannelRef(Platform.DISCORD, f"gone {number}"), there)
             await unit.outbox.append(lane, DeleteMessage(ref), NOW)
             dead = await unit.outbox.append(lane, DeleteMessage(ref), NOW)
-            await unit.outbox.bury(dead.id, "no permission", NOW)
+            await unit.outbox.dead_letter(dead.id, "no permission", NOW)
             await unit.outbox.name(lane, f"gone {number}")
         ended = replace(Holder.this_process("token", NOW), pid=2**22 + 1, host="elsewhere")
         await unit.leases.put(ended)
@@ -140,7 +140,7 @@ async def _goes_on(path: Path) -> None:
             made = World(store, (pair(),), discord, matrix)
             here, there = made.channels()
             async with made.relay() as core:
-                keeper = StatusKeeper(store=store, status=core.status, courier=core.courier, clock=SystemClock())
+                keeper = StatusKeeper(store=store, status=core.status, dispatcher=core.dispatcher, clock=SystemClock())
                 await keeper.restore()
                 await Pruner(store=store, clock=SystemClock(), messages=1e12, dead_letters=1e12).sweep()
                 await keeper.look()

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 
 from relay.core.storage import Copy
-from relay.domain.commands import BatchItem, DeleteMessage, SendBatch
+from relay.domain.commands import DeleteMessage, Digest, DigestItem
 from relay.domain.content import Author, Content
 from relay.domain.ids import ChannelRef, MediaRef, MessageRef, Platform, UserRef
 from relay.domain.pair import LaneKey
@@ -86,7 +86,7 @@ async def test_channels_that_no_pair_has_any_more_are_forgotten_with_all_that_is
         for channel in (kept, gone, ROOM):
             await unit.messages.add(MessageRef(channel, "$x"), ANN, NOW, None)
             await unit.outbox.name(LaneKey(DISCORD, channel), "help")
-            await unit.notebook.put(f"names matrix {channel.id}", "{}")
+            await unit.key_values.put(f"names matrix {channel.id}", "{}")
         await unit.outbox.append(LANE, DeleteMessage(there(1)), NOW)
     forgotten: list[datetime] = []
     sweeper = Pruner(
@@ -147,10 +147,10 @@ def age(store: SqlStore, days: float, table: str) -> None:
 
 async def test_everything_goes_with_what_it_belongs_to(store: SqlStore) -> None:
     await fill(store, *range(1, 121))
-    items = tuple(BatchItem(there(number), Author(ANN, "Ann"), Content(), datetime.now(UTC)) for number in (1, 2))
+    items = tuple(DigestItem(there(number), Author(ANN, "Ann"), Content(), datetime.now(UTC)) for number in (1, 2))
     async with store.write() as unit:
-        await unit.batches.put(here(1), SendBatch(items))
-        await unit.notices.claim(ROOM, "thread 1")
+        await unit.digests.put(here(1), Digest(items))
+        await unit.once_keys.claim(ROOM, "thread 1")
         await unit.media.put(MediaRef(Platform.DISCORD, "a"), MediaRef(Platform.MATRIX, "b"))
     whole = dict.fromkeys(("message", "message_copy", "message_edit"), 120)
     whole |= dict.fromkeys(("batch", "notice", "media_cache"), 1)
@@ -164,10 +164,10 @@ async def test_everything_goes_with_what_it_belongs_to(store: SqlStore) -> None:
 
 async def test_what_is_in_use_stays(store: SqlStore) -> None:
     rows = await fill(store, *range(1, 8))
-    shared = SendBatch((BatchItem(there(1), Author(ANN, "Ann"), Content(), datetime.now(UTC)),))
+    shared = Digest((DigestItem(there(1), Author(ANN, "Ann"), Content(), datetime.now(UTC)),))
     async with store.write() as unit:
         await unit.messages.record_copy(Copy(rows[2], 0, here(1)))  # 1 and 2 share a copy
-        await unit.batches.put(here(1), shared)
+        await unit.digests.put(here(1), shared)
     age(store, 91, "message")
     now = datetime.now(UTC)
     async with store.write() as unit:
@@ -179,7 +179,7 @@ async def test_what_is_in_use_stays(store: SqlStore) -> None:
     async with store.read() as unit:
         left = [number for number in rows if await unit.messages.find(there(number)) is not None]
         assert left == [2, 3, 4, 5]
-        assert await unit.batches.get(here(1)) is not None
+        assert await unit.digests.get(here(1)) is not None
 
 
 async def test_what_a_command_may_be_about_stays(store: SqlStore) -> None:
@@ -194,8 +194,8 @@ async def test_dead_letters_go_by_the_day_they_died(store: SqlStore) -> None:
     now = datetime.now(UTC)
     async with store.write() as unit:
         entries = [await unit.outbox.append(LANE, DeleteMessage(there(number)), now) for number in (1, 2, 3)]
-        await unit.outbox.bury(entries[0].id, "forbidden", now - timedelta(days=31))
-        await unit.outbox.bury(entries[1].id, "forbidden", now - timedelta(days=29))
+        await unit.outbox.dead_letter(entries[0].id, "forbidden", now - timedelta(days=31))
+        await unit.outbox.dead_letter(entries[1].id, "forbidden", now - timedelta(days=29))
     await pruner(store, Clock()).sweep()
     async with store.read() as unit:
         assert [letter.entry.id for letter in await unit.outbox.dead()] == [entries[1].id]
@@ -205,13 +205,13 @@ async def test_dead_letters_go_by_the_day_they_died(store: SqlStore) -> None:
 
 async def test_a_thread_that_goes_on_is_told_of_once(store: SqlStore) -> None:
     async with store.write() as unit:
-        assert await unit.notices.claim(ROOM, "thread 1")
+        assert await unit.once_keys.claim(ROOM, "thread 1")
     age(store, 80, "notice")
     async with store.write() as unit:
-        assert not await unit.notices.claim(ROOM, "thread 1")
+        assert not await unit.once_keys.claim(ROOM, "thread 1")
     await pruner(store, Clock(days=80)).sweep()
     async with store.write() as unit:
-        assert not await unit.notices.claim(ROOM, "thread 1")
+        assert not await unit.once_keys.claim(ROOM, "thread 1")
 
 
 async def test_for_ever(store: SqlStore) -> None:
@@ -266,7 +266,7 @@ async def test_the_steps_are_small_and_let_others_in_between(store: SqlStore) ->
     while not sweeping.done():
         before = time.perf_counter()
         async with store.write() as unit:
-            await unit.notebook.put("a", "b")
+            await unit.key_values.put("a", "b")
         waited.append(time.perf_counter() - before)
     await sweeping
     assert "message" not in counts(store)
@@ -324,7 +324,7 @@ async def test_a_dead_letter_keeps_its_own_message_and_no_other(store: SqlStore)
     now = datetime.now(UTC)
     async with store.write() as unit:
         entry = await unit.outbox.append(LANE, DeleteMessage(there(1)), now - timedelta(days=1))
-        await unit.outbox.bury(entry.id, "forbidden", now)
+        await unit.outbox.dead_letter(entry.id, "forbidden", now)
     made = Pruner(store=store, clock=Clock(days=400), messages=90 * DAY, dead_letters=None)
     await made.sweep()
     async with store.read() as unit:
@@ -335,10 +335,10 @@ async def test_a_dead_batch_keeps_all_of_its_messages(store: SqlStore) -> None:
     rows = await fill(store, 1, 2, 3)
     now = datetime.now(UTC)
     content = Content(RichText.plain("x"))
-    items = tuple(BatchItem(there(number), Author(ANN, "Ann"), content, now) for number in (1, 3))
+    items = tuple(DigestItem(there(number), Author(ANN, "Ann"), content, now) for number in (1, 3))
     async with store.write() as unit:
-        entry = await unit.outbox.append(LANE, SendBatch(items), now - timedelta(days=1))
-        await unit.outbox.bury(entry.id, "forbidden", now)
+        entry = await unit.outbox.append(LANE, Digest(items), now - timedelta(days=1))
+        await unit.outbox.dead_letter(entry.id, "forbidden", now)
     await Pruner(store=store, clock=Clock(days=400), messages=90 * DAY, dead_letters=None).sweep()
     async with store.read() as unit:
         assert [number for number in rows if await unit.messages.find(there(number)) is not None] == [1, 3]

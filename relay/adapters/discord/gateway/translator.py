@@ -15,7 +15,7 @@ from relay.adapters.discord.identity import Webhooks
 from relay.adapters.discord.inbound import messages as inbound
 from relay.core.clock import ServerTime
 from relay.core.offload import LONG
-from relay.core.ports import Batch, Cursor
+from relay.core.ports import Cursor, EventBatch
 from relay.domain.content import Content
 from relay.domain.events import Event, FeatureUsed, MessageCreated, MessageDeleted, MessageEdited
 from relay.domain.ids import ChannelRef, MessageRef, Platform, ThreadRef
@@ -68,7 +68,7 @@ class Translator:
         self._time = time
         self._cdn_url = cdn_url
 
-    async def batch(self, items: Iterable[tuple[Feed, Item]]) -> Batch:
+    async def batch(self, items: Iterable[tuple[Feed, Item]]) -> EventBatch:
         """Live events, in their order, and how far they bring each channel and thread."""
         events: list[Event] = []
         positions: dict[str, str] = {}
@@ -87,9 +87,9 @@ class Translator:
                     feed.spoken_in(item.channel)
                     positions[threads_stream(feed.channel.id)] = " ".join(feed.threads)
         cursors = (Cursor(Platform.DISCORD, name, position) for name, position in positions.items())
-        return Batch(tuple(events), tuple(cursors))
+        return EventBatch(tuple(events), tuple(cursors))
 
-    async def page(self, feed: Feed, channel: str, messages: Iterable[Mapping[str, Json]]) -> Batch:
+    async def page(self, feed: Feed, channel: str, messages: Iterable[Mapping[str, Json]]) -> EventBatch:
         """A page of the history, oldest first."""
         return await self.batch((feed, Item("create", channel, message)) for message in messages)
 
@@ -177,7 +177,7 @@ class Pump:
         self._translator = translator
         self._batch_limit = batch_limit
 
-    async def run(self, receive: Callable[[Batch], Awaitable[None]]) -> None:
+    async def run(self, receive: Callable[[EventBatch], Awaitable[None]]) -> None:
         """Work until cancelled. `receive` returns once a batch is on disk."""
         while True:
             batch = await self._translator.batch(await self._feeds.take(self._batch_limit))
@@ -193,16 +193,16 @@ class Pump:
                 await _one_by_one(batch, receive)
 
 
-async def _one_by_one(batch: Batch, receive: Callable[[Batch], Awaitable[None]]) -> None:
+async def _one_by_one(batch: EventBatch, receive: Callable[[EventBatch], Awaitable[None]]) -> None:
     """Hand over what can be; what cannot is let go, because it would be the same the next time."""
     for event in batch.events:
         try:
-            await receive(Batch((event,)))
+            await receive(EventBatch((event,)))
         except (StoreError, FatalError):
             raise
         except Exception as error:  # noqa: BLE001 - see `Pump.run`
             _log.error("discord event not taken", kind=type(event).__name__, error=type(error).__name__)
-    await receive(Batch(cursors=batch.cursors))
+    await receive(EventBatch(cursors=batch.cursors))
 
 
 def reference(channel: str) -> ChannelRef:

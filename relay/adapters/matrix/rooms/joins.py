@@ -24,7 +24,7 @@ from relay.adapters.matrix.identifiers import is_room_id, is_server_name
 from relay.adapters.matrix.rooms.declared import DeclaredRoom, DeclaredRooms
 from relay.adapters.matrix.sync.response import OUT
 from relay.adapters.matrix.sync.retrying_inbox import RetryingInbox, at
-from relay.core.ports import Batch, Clock
+from relay.core.ports import Clock, EventBatch
 from relay.errors import StoreError
 
 _log = structlog.get_logger(__name__)
@@ -158,7 +158,7 @@ class RoomJoiner:
             if door.room_id is not None:
                 _log.info("alias names another room now", alias=door.name, room=now)
             await self._lead(door, room_id, inbox)
-            await inbox.receive(Batch(cursors=(at(_alias_stream(door), room_id),)))
+            await inbox.receive(EventBatch(cursors=(at(_alias_stream(door), room_id),)))
         return True
 
     async def _replacement(self, room_id: str) -> str | None:
@@ -269,7 +269,7 @@ class RoomJoiner:
         cursors = [at(successor_stream(room_id), successor), at(predecessor_stream(successor), room_id)]
         if not await inbox.position(room_stream(successor)):
             cursors.append(at(room_stream(successor), OUT + since))
-        await inbox.receive(Batch(cursors=tuple(cursors)))
+        await inbox.receive(EventBatch(cursors=tuple(cursors)))
         _log.warning("room upgraded, going on in its replacement", room=door.name, old=room_id, new=successor)
         if not door.is_alias:
             _log.warning(

@@ -11,7 +11,7 @@ from typing import TypeVar
 import structlog
 
 from relay.core.clock import Backoff
-from relay.core.ports import Batch, Clock, Cursor, Inbox
+from relay.core.ports import Clock, Cursor, EventBatch, Inbox
 from relay.domain.events import Event, FeatureUsed, HistorySkipped
 from relay.domain.ids import ChannelAddress, ChannelRef, MessageRef, Platform
 from relay.errors import RelayError, StoreUnavailable
@@ -29,7 +29,7 @@ class RetryingInbox:
         self._rng = rng
         self.trouble = ""
 
-    async def receive(self, batch: Batch) -> None:
+    async def receive(self, batch: EventBatch) -> None:
         """See `Inbox.receive`."""
         await self.patiently(lambda: self._inbox.receive(batch))
 
@@ -85,7 +85,7 @@ async def hand_over(events: Sequence[Event], cursors: tuple[Cursor, ...], inbox:
         if not bite and not behind:
             continue
         try:
-            await inbox.receive(Batch(bite, behind))
+            await inbox.receive(EventBatch(bite, behind))
         except RelayError:
             raise
         except Exception as error:  # noqa: BLE001 - the top of a worker: a bug, see below
@@ -93,12 +93,12 @@ async def hand_over(events: Sequence[Event], cursors: tuple[Cursor, ...], inbox:
             _complain("bug while receiving a batch; event by event now", error, events=len(bite))
             for event in bite:
                 await _hand_over_alone(event, inbox)
-            await inbox.receive(Batch((), behind))
+            await inbox.receive(EventBatch((), behind))
 
 
 async def _hand_over_alone(event: Event, inbox: RetryingInbox) -> None:
     try:
-        await inbox.receive(Batch((event,)))
+        await inbox.receive(EventBatch((event,)))
     except RelayError:
         raise
     except Exception as error:  # noqa: BLE001 - as above
@@ -108,7 +108,7 @@ async def _hand_over_alone(event: Event, inbox: RetryingInbox) -> None:
             # As ASCII: an ID that no text can hold may be what is wrong with it.
             channel, event_id = event.ref.channel, ascii(event.ref.id)
         _complain("bug while receiving an event; it is left out", error, kind=type(event).__name__, event_id=event_id)
-        await inbox.receive(Batch((FeatureUsed(channel, "unreadable"),)))
+        await inbox.receive(EventBatch((FeatureUsed(channel, "unreadable"),)))
 
 
 def _complain(what: str, error: Exception, **facts: object) -> None:

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.core.author_names import Names, _decided
+from relay.core.author_names import AuthorNames, _decided
 from relay.core.delivery.digest import content_of, under_heading
-from relay.core.ports import Batch, Delivery
-from relay.domain.commands import BatchItem, SendBatch
+from relay.core.ports import Delivery, EventBatch
+from relay.domain.commands import Digest, DigestItem
 from relay.domain.content import Author, Content
 from relay.domain.events import MessageCreated
 from relay.domain.ids import ChannelRef, MessageRef, Platform, UserRef
@@ -29,23 +29,23 @@ def author(name: str, user: str) -> Author:
     return Author(UserRef(Platform.MATRIX, f"@{user}"), name, handle=user.partition(":")[0])
 
 
-async def shown(names: Names, made: World, name: str, user: str) -> str:
+async def shown(names: AuthorNames, made: World, name: str, user: str) -> str:
     async with made.store.write() as uow:
         return (await names.told_apart(uow, ROOM, author(name, user))).name
 
 
 async def test_who_comes_second_is_marked_and_stays_so(bridge: World) -> None:
-    names = Names()
+    names = AuthorNames()
     for _ in range(2):
         assert await shown(names, bridge, "Sam", "sam:one.test") == "Sam"
         assert await shown(names, bridge, "Sam", "sam2:two.test") == "Sam ⟨sam2⟩"
         assert await shown(names, bridge, "Ѕаm", "mallory:evil.test") == "Ѕаm ⟨mallory⟩"
         assert await shown(names, bridge, "Sam", "sam2:three.test") == "Sam ⟨sam2:three.test⟩"
-        names = Names()  # after a restart nobody has taken over anybody's name
+        names = AuthorNames()  # after a restart nobody has taken over anybody's name
 
 
 async def test_marks_and_headings_of_several_cannot_be_copied(bridge: World) -> None:
-    names = Names()
+    names = AuthorNames()
     assert await shown(names, bridge, "Sam ⟨sam2⟩", "mallory:evil.test") == "Sam (sam2)"
     assert await shown(names, bridge, "Sam", "sam:one.test") == "Sam"
     assert await shown(names, bridge, "Ben", "ben:one.test") == "Ben"
@@ -55,7 +55,7 @@ async def test_marks_and_headings_of_several_cannot_be_copied(bridge: World) -> 
 
 
 async def test_a_name_that_its_owner_gave_up_long_ago_is_free(bridge: World) -> None:
-    names = Names()
+    names = AuthorNames()
     assert await shown(names, bridge, "Sam", "ada:one.test") == "Sam"
     for number in range(5):
         await shown(names, bridge, f"Ada {number}", "ada:one.test")
@@ -63,7 +63,7 @@ async def test_a_name_that_its_owner_gave_up_long_ago_is_free(bridge: World) -> 
 
 
 async def test_who_speaks_keeps_the_name_however_many_come(bridge: World) -> None:
-    names = Names()
+    names = AuthorNames()
     for number in range(320):
         assert await shown(names, bridge, "Sam", "sam:one.test") == "Sam"
         assert await shown(names, bridge, f"guest {number}", f"guest{number}:one.test") == f"guest {number}"
@@ -71,7 +71,7 @@ async def test_who_speaks_keeps_the_name_however_many_come(bridge: World) -> Non
 
 
 async def test_a_name_that_somebody_else_has_by_now_is_not_taken_back(bridge: World) -> None:
-    names = Names()
+    names = AuthorNames()
     for name in ("Sam", "1", "2", "3", "4", "5"):
         assert await shown(names, bridge, name, "ada:one.test") == name
     assert await shown(names, bridge, "Sam", "sam:one.test") == "Sam"
@@ -81,8 +81,8 @@ async def test_a_name_that_somebody_else_has_by_now_is_not_taken_back(bridge: Wo
 async def test_names_that_an_earlier_version_wrote_down_count_as_none(bridge: World) -> None:
     look = next(iter(_owned("Sam")))
     async with bridge.store.write() as uow:
-        await uow.notebook.put(f"names {ROOM.platform} {ROOM.id}", json.dumps({look: "0123456789"}))
-    assert await shown(Names(), bridge, "Sam", "sam:one.test") == "Sam"
+        await uow.key_values.put(f"names {ROOM.platform} {ROOM.id}", json.dumps({look: "0123456789"}))
+    assert await shown(AuthorNames(), bridge, "Sam", "sam:one.test") == "Sam"
 
 
 def _owned(name: str) -> OrderedDict[str, str]:
@@ -142,10 +142,10 @@ def test_a_line_that_looks_like_somebodys_name_is_set_apart(line: tuple[n.Inline
     )
     said = [(mallory, forged), (ben, n.RichText.plain("hello"))]
     items = (
-        BatchItem(MessageRef(ROOM, str(number)), who, Content(text), MOMENT, n.RichText())
+        DigestItem(MessageRef(ROOM, str(number)), who, Content(text), MOMENT, n.RichText())
         for number, (who, text) in enumerate(said)
     )
-    blocks = content_of(SendBatch(tuple(items))).text.blocks
+    blocks = content_of(Digest(tuple(items))).text.blocks
     headed = [block for block in blocks if isinstance(block, n.Paragraph) and isinstance(block.children[0], n.Strong)]
     assert [n.plain_text(n.RichText((block,))) for block in headed] == ["Mallory: hi", "Ben: hello"]
     assert n.Quote((n.Paragraph(line),)) in blocks
@@ -161,8 +161,8 @@ def test_bold_across_lines_is_set_apart_as_well() -> None:
 @pytest.mark.parametrize("damaged", ["{", "[]", "7", '{"a": 7}', "[" * 100_000])
 async def test_damaged_names_in_the_store_count_as_none(bridge: World, damaged: str) -> None:
     async with bridge.store.write() as uow:
-        await uow.notebook.put(f"names {ROOM.platform} {ROOM.id}", damaged)
-    for names in (Names(), Names()):
+        await uow.key_values.put(f"names {ROOM.platform} {ROOM.id}", damaged)
+    for names in (AuthorNames(), AuthorNames()):
         assert await shown(names, bridge, "Sam", "sam:one.test") == "Sam"
         assert await shown(names, bridge, "Sam", "sam2:two.test") == "Sam ⟨sam2⟩"
 
@@ -175,7 +175,7 @@ async def test_a_name_that_could_not_be_written_down_is_nobodys(bridge: World) -
     no_event: MessageCreated = None  # type: ignore[assignment]
     async with bridge.relay() as core:
         with pytest.raises(AttributeError):
-            await core.bridge.receive(Batch((said, no_event)))
-        await core.bridge.receive(Batch((said,)))
+            await core.bridge.receive(EventBatch((said, no_event)))
+        await core.bridge.receive(EventBatch((said,)))
     async with bridge.store.read() as uow:
-        assert await uow.notebook.get(f"names {room.platform} {room.id}")
+        assert await uow.key_values.get(f"names {room.platform} {room.id}")

@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 from relay.core.delivery.digest import requoted
 from relay.core.ports import Delivery
 from relay.core.storage import UnitOfWork
-from relay.domain.commands import BatchItem, SendBatch
+from relay.domain.commands import Digest, DigestItem
 from relay.domain.content import Author, Content, Quotation
 from relay.domain.ids import ChannelAddress, ChannelRef, MessageRef, Platform, UserRef
 from relay.domain.pair import LaneKey
@@ -113,10 +113,10 @@ def test_what_is_quoted_in_a_batch_follows_its_source() -> None:
     channel = ChannelRef(Platform.MATRIX, "!a")
     author = Author(UserRef(Platform.MATRIX, "@d"), "dave")
     first, second = (
-        BatchItem(MessageRef(channel, ref), author, Content(RichText.plain(ref)), datetime(2026, 11, 20, tzinfo=UTC))
+        DigestItem(MessageRef(channel, ref), author, Content(RichText.plain(ref)), datetime(2026, 11, 20, tzinfo=UTC))
         for ref in ("$1", "$2")
     )
-    batch = SendBatch((first, second))
+    batch = Digest((first, second))
     changed = requoted(batch, MessageRef(channel, "$2"), Quotation("carol", RichText.plain("corrected"), ""))
     assert changed.items[0] == first
     assert plain_text(changed.items[1].above) == "↪ carol: corrected"
@@ -189,7 +189,7 @@ async def test_a_deletion_that_is_interrupted_takes_nobody_along(
             monkeypatch.setattr(SqlStore, "write", full)
             bridge.discord.delete(two)
             await until(lambda: not failures)
-            core.courier.try_again()
+            core.dispatcher.retry_now()
             await bridge.quiet()
         assert bridge.words(there) == ["ann: one\nann: three"]
 
@@ -217,7 +217,7 @@ async def test_a_batch_that_is_refused_crosses_one_by_one(
                 refs = [bridge.discord.say(here, "ann", text) for text in ("one", "two", "three", "four")]
 
                 def crossed() -> bool:
-                    core.courier.try_again()  # no waiting for the next try
+                    core.dispatcher.retry_now()  # no waiting for the next try
                     return bridge.words(there) == ["one", "three", "four"]
 
                 await until(crossed)
@@ -323,6 +323,6 @@ async def test_an_old_edit_that_is_retried_does_not_bring_back_old_words(tmp_pat
             async with bridge.store.write() as uow:
                 (letter,) = await uow.outbox.dead()
                 assert await uow.outbox.retry(letter.entry.id)
-            core.courier.wake(letter.entry.lane)
+            core.dispatcher.wake(letter.entry.lane)
             await bridge.quiet()
         assert bridge.words(there) == ["third"]

@@ -1,4 +1,4 @@
-"""A lane takes what is offered without asking the store, and asks it wherever that could be wrong."""
+"""A lane takes what is enqueued without asking the store, and asks it wherever that could be wrong."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -26,26 +26,26 @@ async def queued(bridge: World, *words: str) -> list[Entry]:
         return [await uow.outbox.append(LANE, PostNotice(RichText.plain(word)), bridge.discord.now()) for word in words]
 
 
-async def test_what_is_offered_is_delivered_in_the_order_of_the_outbox(bridge: World) -> None:
+async def test_what_is_enqueued_is_delivered_in_the_order_of_the_outbox(bridge: World) -> None:
     _, room = bridge.channels()
     async with bridge.relay() as core:
         first, second, third = await queued(bridge, "one", "two", "three")
         for entry in (second, first, third):
-            core.courier.offer(entry)
+            core.dispatcher.enqueue(entry)
         await bridge.shows(room, "one", "two", "three")
 
 
-async def test_what_was_delivered_before_it_is_offered_is_not_delivered_again(bridge: World) -> None:
+async def test_what_was_delivered_before_it_is_enqueued_is_not_delivered_again(bridge: World) -> None:
     _, room = bridge.channels()
     async with bridge.relay() as core:
         first, second = await queued(bridge, "one", "two")
-        core.courier.wake(LANE)
+        core.dispatcher.wake(LANE)
         await bridge.shows(room, "one", "two")
         for message in list(bridge.matrix.messages.values()):
             message.key = ""  # the platform does not recognise them either
-        core.courier.offer(first)
-        core.courier.offer(second)
-        core.courier.offer((await queued(bridge, "three"))[0])
+        core.dispatcher.enqueue(first)
+        core.dispatcher.enqueue(second)
+        core.dispatcher.enqueue((await queued(bridge, "three"))[0])
         await bridge.shows(room, "one", "two", "three")
         await bridge.quiet()
 
@@ -56,8 +56,8 @@ async def test_what_the_lane_was_never_told_of_goes_first(bridge: World) -> None
         bridge.discord.say(discord, "mira", "zero")
         await bridge.shows(room, "zero")
         await queued(bridge, "one")
-        core.courier.wake(LANE)
-        core.courier.offer((await queued(bridge, "two"))[0])
+        core.dispatcher.wake(LANE)
+        core.dispatcher.enqueue((await queued(bridge, "two"))[0])
         await bridge.shows(room, "zero", "one", "two")
 
 
@@ -66,9 +66,9 @@ async def test_a_backlog_longer_than_one_reading_keeps_its_order(bridge: World) 
     words = [str(number) for number in range(120)]
     async with bridge.relay() as core:
         for entry in await queued(bridge, *words):
-            core.courier.offer(entry)
-        core.courier.wake(LANE)
-        core.courier.offer((await queued(bridge, "last"))[0])
+            core.dispatcher.enqueue(entry)
+        core.dispatcher.wake(LANE)
+        core.dispatcher.enqueue((await queued(bridge, "last"))[0])
         await bridge.shows(room, *words, "last")
 
 
@@ -112,8 +112,8 @@ async def test_what_waits_in_memory_is_bounded_and_what_is_not_there_crosses_too
     release = asyncio.Event()
     async with bridge.relay(lambda _, matrix: setattr(matrix, "before", before)) as core:
         for word in words:
-            core.courier.offer((await queued(bridge, word))[0])
-        held = core.courier._lanes[LANE]._waiting
+            core.dispatcher.enqueue((await queued(bridge, word))[0])
+        held = core.dispatcher._lanes[LANE]._waiting
         assert len(held) <= 50
         assert sum(entry.size for entry in held) <= 300_000
         release.set()
@@ -139,7 +139,7 @@ async def test_a_limit_is_kept_to_where_nothing_is_sent(bridge: World) -> None:
             await uow.outbox.append(
                 LaneKey.within(key.source), RefreshMessage(source, bridge.matrix.now()), bridge.matrix.now()
             )
-        core.courier.wake(LaneKey.within(key.source))
+        core.dispatcher.wake(LaneKey.within(key.source))
         await until(lambda: bool(asked))
         for _ in range(200):
             await asyncio.sleep(0)
@@ -159,8 +159,8 @@ async def test_what_a_platform_asked_for_is_kept_to_whatever_changes(bridge: Wor
     async with bridge.relay(lambda _, matrix: setattr(matrix, "before", before)) as core:
         bridge.discord.say(discord, "mira", "one")
         await until(lambda: bool(tries))
-        core.courier.platform_is_back(Platform.MATRIX)
-        core.courier.try_again()
+        core.dispatcher.platform_is_back(Platform.MATRIX)
+        core.dispatcher.retry_now()
         await bridge.shows(room, "one")
     assert tries[1] - tries[0] >= 0.5
 
@@ -188,13 +188,13 @@ async def chatter(bridge: World) -> AsyncIterator[None]:
     """Another pair's talk while the block runs, and no waiting for the next try of anything."""
     assert bridge.core is not None
     here, _ = bridge.channels("other")
-    courier = bridge.core.courier
+    dispatcher = bridge.core.dispatcher
 
     async def talk() -> None:
         while True:
             bridge.discord.say(here, "ann", "…")
             await asyncio.sleep(0.02)
-            courier.try_again()
+            dispatcher.retry_now()
 
     talking = asyncio.create_task(talk())
     try:
@@ -258,7 +258,7 @@ async def test_what_fails_while_nothing_else_gets_through_waits(
                 bridge.discord.say(here, "mira", text)
 
             def tried() -> bool:
-                core.courier.try_again()
+                core.dispatcher.retry_now()
                 return fails.tries > 20
 
             await until(tried)
@@ -292,7 +292,7 @@ async def test_commands_that_send_nothing_say_nothing_of_a_platform_that_is_away
 
             def tried() -> bool:
                 bridge.discord.edit(old, f"status {tries}")
-                core.courier.try_again()
+                core.dispatcher.retry_now()
                 return tries > 30 and asyncio.get_running_loop().time() > since + 0.3
 
             await until(tried)

@@ -201,7 +201,7 @@ async def test_looking_for_it_writes_nothing_and_holds_up_no_note(
                 notice = PostNotice(RichText.plain("a note"))
                 await uow.outbox.append(LaneKey.within(there), notice, bridge.discord.now())
             assert bridge.core is not None
-            bridge.core.courier.wake(LaneKey.within(there))
+            bridge.core.dispatcher.wake(LaneKey.within(there))
             await bridge.shows(there, WORDS, WORDS.replace("look", "and"), "a note")
             files.state = True
             await bridge.shows(there, WORDS, WORDS.replace("look", "and"), "a note", "", "")
@@ -224,7 +224,7 @@ async def test_a_note_behind_many_of_them_is_not_held_up_and_each_follows(
                 notice = PostNotice(RichText.plain("a note"))
                 await uow.outbox.append(LaneKey.within(there), notice, bridge.discord.now())
             assert bridge.core is not None
-            bridge.core.courier.wake(LaneKey.within(there))
+            bridge.core.dispatcher.wake(LaneKey.within(there))
             await until(lambda: bridge.words(there)[-1] == "a note")
             files.state = True
             await bridge.quiet()

@@ -61,13 +61,13 @@ def test_what_keeps_up_is_not_worth_a_line(lines: list[dict[str, object]]) -> No
 async def test_the_status_outlives_the_process(bridge: World) -> None:
     discord, room = bridge.channels()
     async with bridge.relay() as core:
-        kept = StatusKeeper(store=bridge.store, status=core.status, courier=core.courier, clock=SystemClock())
+        kept = StatusKeeper(store=bridge.store, status=core.status, dispatcher=core.dispatcher, clock=SystemClock())
         bridge.discord.say(discord, "mira", "one")
         await bridge.shows(room, "one")
         await until(lambda: core.status.cached_snapshot().pairs[0].directions["to_matrix"].messages == 1)
         await kept.save(running=False)
     async with bridge.relay() as core:
-        later = StatusKeeper(store=bridge.store, status=core.status, courier=core.courier, clock=SystemClock())
+        later = StatusKeeper(store=bridge.store, status=core.status, dispatcher=core.dispatcher, clock=SystemClock())
         await later.restore()
         assert core.status.cached_snapshot().pairs[0].directions["to_matrix"].messages == 1
 
@@ -82,11 +82,11 @@ async def test_nothing_waits_for_its_next_try_once_its_platform_is_back(bridge: 
             raise Transient("nobody answers")
 
     async with bridge.relay(lambda _, matrix: setattr(matrix, "before", before)) as core:
-        kept = StatusKeeper(store=bridge.store, status=core.status, courier=core.courier, clock=SystemClock())
+        kept = StatusKeeper(store=bridge.store, status=core.status, dispatcher=core.dispatcher, clock=SystemClock())
         keeping = asyncio.create_task(kept.run())
         bridge.discord.say(discord, "mira", "one")
         while len(tries) < 9:  # by then it waits for half a minute at least
-            core.courier.try_again()
+            core.dispatcher.retry_now()
             await asyncio.sleep(0)
         assert bridge.matrix_adapter is not None
         bridge.matrix_adapter.state = SideHealth("connecting")
@@ -99,7 +99,7 @@ async def test_nothing_waits_for_its_next_try_once_its_platform_is_back(bridge: 
 async def test_nothing_is_written_while_nothing_happens(bridge: World) -> None:
     discord, room = bridge.channels()
     async with bridge.relay() as core:
-        kept = StatusKeeper(store=bridge.store, status=core.status, courier=core.courier, clock=SystemClock())
+        kept = StatusKeeper(store=bridge.store, status=core.status, dispatcher=core.dispatcher, clock=SystemClock())
         bridge.discord.say(discord, "mira", "one")
         await bridge.shows(room, "one")
         await until(lambda: core.status.cached_snapshot().pairs[0].directions["to_matrix"].messages == 1)
@@ -117,14 +117,14 @@ async def test_nothing_is_written_while_nothing_happens(bridge: World) -> None:
 async def written(bridge: World) -> str | None:
     """The status in the store."""
     async with bridge.store.read() as uow:
-        return await uow.notebook.get(NOTEBOOK_ENTRY)
+        return await uow.key_values.get(NOTEBOOK_ENTRY)
 
 
 async def until_saved(bridge: World, *, connected: bool) -> None:
     """Wait until the store knows how Matrix is."""
     while True:
         async with bridge.store.read() as uow:
-            saved = json.loads(await uow.notebook.get(NOTEBOOK_ENTRY) or "{}")
+            saved = json.loads(await uow.key_values.get(NOTEBOOK_ENTRY) or "{}")
         if saved.get("matrix", {}).get("connected") is connected:
             return
         await asyncio.sleep(0.01)

@@ -45,7 +45,7 @@ async def save(store: SqlStore, *, problem: str | None = None, matrix: SideHealt
     daemon = {"running": True, "pid": 7, "host": "h", "since": "2026-11-20T11:00:00+00:00", "updated_at": "…"}
 
     async with store.write() as unit:
-        await unit.notebook.put(NOTEBOOK_ENTRY, json.dumps({"daemon": daemon, **snapshot.as_json()}))
+        await unit.key_values.put(NOTEBOOK_ENTRY, json.dumps({"daemon": daemon, **snapshot.as_json()}))
 
 
 IDLE: dict[str, Any] = {
@@ -79,7 +79,7 @@ async def test_the_last_word_of_the_daemon_with_the_outbox_of_now(store: SqlStor
         for seconds in (90, 10):
             await unit.outbox.append(lane, PostNotice(RichText.plain("x")), NOW - timedelta(seconds=seconds))
         dead = await unit.outbox.append(lane, PostNotice(RichText.plain("x")), NOW)
-        await unit.outbox.bury(dead.id, "forbidden", NOW)
+        await unit.outbox.dead_letter(dead.id, "forbidden", NOW)
     report = await read_report(store, [pair("new"), pair("help")], running=True, now=NOW)
     assert report.well
     new, known = report.as_json()["pairs"]

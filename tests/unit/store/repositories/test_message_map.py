@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sqlalchemy.dialects.sqlite import dialect
 
 from relay.core.storage import Copy
-from relay.domain.commands import BatchItem, DeleteMessage, SendBatch
+from relay.domain.commands import DeleteMessage, Digest, DigestItem
 from relay.domain.content import Author, Content
 from relay.domain.ids import ChannelRef, MessageRef, Platform, UserRef
 from relay.domain.pair import LaneKey
@@ -59,23 +59,23 @@ async def test_who_shares_a_copy(store: SqlStore) -> None:
 
 
 async def test_what_stands_in_a_shared_copy_is_remembered(store: SqlStore) -> None:
-    items = tuple(BatchItem(there(number), Author(ANN, "Ann"), Content(), NOON) for number in (1, 2))
+    items = tuple(DigestItem(there(number), Author(ANN, "Ann"), Content(), NOON) for number in (1, 2))
     shared = MessageRef(ROOM, "$batch")
     async with store.write() as unit:
-        assert await unit.batches.get(shared) is None
-        await unit.batches.put(shared, SendBatch(items))
-        assert await unit.batches.get(shared) == SendBatch(items)
-        await unit.batches.put(shared, SendBatch(items[:1]))
-        assert await unit.batches.get(shared) == SendBatch(items[:1])
-        await unit.batches.forget(shared)
-        assert await unit.batches.get(shared) is None
+        assert await unit.digests.get(shared) is None
+        await unit.digests.put(shared, Digest(items))
+        assert await unit.digests.get(shared) == Digest(items)
+        await unit.digests.put(shared, Digest(items[:1]))
+        assert await unit.digests.get(shared) == Digest(items[:1])
+        await unit.digests.forget(shared)
+        assert await unit.digests.get(shared) is None
 
 
 async def test_dead_letters_about_a_message_are_found_and_amended(store: SqlStore) -> None:
     async with store.write() as unit:
         entries = [await unit.outbox.append(LANE, DeleteMessage(there(number)), NOON) for number in (1, 2, 1)]
         for entry in entries[:2]:
-            await unit.outbox.bury(entry.id, "forbidden", NOON)
+            await unit.outbox.dead_letter(entry.id, "forbidden", NOON)
         assert [letter.entry for letter in await unit.outbox.dead_about(there(1))] == [entries[0]]
         await unit.outbox.amend(entries[0].id, DeleteMessage(there(9)))
         await unit.outbox.amend(entries[2].id, DeleteMessage(there(8)))

@@ -87,14 +87,14 @@ async def test_opening_a_store_takes_nobodys_turn_to_write(store: SqlStore, url:
 async def test_a_full_disk(store: SqlStore) -> None:
     await queue(store, 1)
     async with store.write() as unit:
-        await unit.notebook.put("a", "b")
+        await unit.key_values.put("a", "b")
     assert store._writer._opened is not None
     await store._writer._opened.driver.submit(lambda connection: connection.execute("PRAGMA max_page_count = 1"))
 
     async def write_much() -> None:
         async with store.write() as unit:
             await unit.cursors.put(Cursor(Platform.DISCORD, "channel:1", "2"))
-            await unit.notebook.put("large", "x" * 1_000_000)
+            await unit.key_values.put("large", "x" * 1_000_000)
             await unit.outbox.append(LANE, deletion(2), datetime.now(UTC))
 
     with pytest.raises(StoreUnavailable, match=r"the disk is full .*; make room"):
@@ -107,15 +107,15 @@ async def test_a_full_disk(store: SqlStore) -> None:
 async def test_nothing_is_written_after_a_failure_that_was_swallowed(store: SqlStore) -> None:
     """SQLite ends a transaction by itself when the disk is full: what follows must not be written on its own."""
     async with store.write() as unit:
-        await unit.notebook.put("a", "b")
+        await unit.key_values.put("a", "b")
     assert store._writer._opened is not None
     await store._writer._opened.driver.submit(lambda connection: connection.execute("PRAGMA max_page_count = 1"))
 
     async def careless() -> None:
         async with store.write() as unit:
-            await unit.notebook.put("large", "x" * 1_000_000)
+            await unit.key_values.put("large", "x" * 1_000_000)
             with pytest.raises(StoreUnavailable):
-                await unit.notebook.get("large")
+                await unit.key_values.get("large")
             await unit.cursors.put(Cursor(Platform.DISCORD, "channel:1", "2"))
 
     with pytest.raises(StoreUnavailable):

@@ -30,9 +30,9 @@ NOW = datetime(2026, 3, 1, tzinfo=UTC)
 async def write(store: SqlStore, number: int, error: Exception | None = None, size: int = 1) -> int:
     """One transaction of several statements; raises `error` in its middle."""
     async with store.write() as unit:
-        await unit.notebook.put("last", str(number) * size)
+        await unit.key_values.put("last", str(number) * size)
         entry = await unit.outbox.append(LANE, DeleteMessage(MessageRef(ChannelRef(Platform.DISCORD, "1"), "1")), NOW)
-        await unit.notebook.get("last")
+        await unit.key_values.get("last")
         if error is not None:
             raise error
         await unit.cursors.put(Cursor(Platform.DISCORD, str(number), str(entry.id)))
@@ -82,7 +82,7 @@ async def test_one_that_raises_is_undone_alone(store: SqlStore) -> None:
     found = await kept(store, range(20))
     assert found == {number: outcome for number, outcome in enumerate(outcomes) if number % 3}
     async with store.read() as unit:
-        assert await unit.notebook.get("last") == "19"
+        assert await unit.key_values.get("last") == "19"
 
 
 async def write_at_fault(store: SqlStore, number: int, *, asked: bool) -> None:
@@ -91,7 +91,7 @@ async def write_at_fault(store: SqlStore, number: int, *, asked: bool) -> None:
         await unit.cursors.put(Cursor(Platform.DISCORD, str(number), "0"))
         await unit.messages.record_copy(Copy(404, 0, MessageRef(LANE.destination, "$copy")))
         if asked:
-            await unit.notebook.get("last")
+            await unit.key_values.get("last")
 
 
 @pytest.mark.parametrize("asked", [False, True])
@@ -120,7 +120,7 @@ async def test_one_that_goes_on_after_a_failure_is_not_kept(store: SqlStore) -> 
             await unit.cursors.put(Cursor(Platform.DISCORD, str(number), "0"))
             with suppress(IntegrityError):
                 await unit.messages.record_copy(Copy(404, 0, MessageRef(LANE.destination, "$copy")))
-                await unit.notebook.get("last")
+                await unit.key_values.get("last")
 
     outcomes = await asyncio.gather(
         *(goes_on(n) if n == 2 else write(store, n) for n in range(5)), return_exceptions=True
@@ -171,7 +171,7 @@ async def test_the_end_of_whoever_was_to_come_next_does_not_strand_those_before(
 
     async def first() -> None:
         async with store.write() as unit:
-            await unit.notebook.put("a", "b")
+            await unit.key_values.put("a", "b")
             inside.set()
             await leave.wait()
 
@@ -185,7 +185,7 @@ async def test_the_end_of_whoever_was_to_come_next_does_not_strand_those_before(
         waiters[cancelled].cancel()
         await asyncio.wait(waiters)
     async with store.read() as unit:
-        assert await unit.notebook.get("a") == "b"
+        assert await unit.key_values.get("a") == "b"
 
 
 async def test_a_cancellation_counts_whatever_its_undoing_meets(store: SqlStore) -> None:
@@ -194,8 +194,8 @@ async def test_a_cancellation_counts_whatever_its_undoing_meets(store: SqlStore)
 
     async def stuck() -> None:
         async with store.write() as unit:
-            await unit.notebook.put("a", "b")
-            await unit.notebook.get("a")
+            await unit.key_values.put("a", "b")
+            await unit.key_values.get("a")
             opened = store._writer._opened
             assert opened is not None
             await opened.driver.close()

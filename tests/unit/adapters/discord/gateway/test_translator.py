@@ -8,7 +8,7 @@ import pytest
 from relay.adapters.discord.gateway.buffers import Feed, Feeds, Item
 from relay.adapters.discord.gateway.guild_cache import Place
 from relay.adapters.discord.gateway.translator import Pump, reference
-from relay.core.ports import Batch, Cursor
+from relay.core.ports import Cursor, EventBatch
 from relay.domain.events import Event, FeatureUsed
 from relay.domain.ids import ChannelAddress, Platform
 from relay.errors import StoreHeld
@@ -20,8 +20,8 @@ CURSOR = Cursor(Platform.DISCORD, "channel:1", "9")
 class Words:
     """A translator that makes an event of every item."""
 
-    async def batch(self, items: list[tuple[Feed, Item]]) -> Batch:
-        return Batch(tuple(FeatureUsed(CHANNEL, item.word) for _, item in items), (CURSOR,))
+    async def batch(self, items: list[tuple[Feed, Item]]) -> EventBatch:
+        return EventBatch(tuple(FeatureUsed(CHANNEL, item.word) for _, item in items), (CURSOR,))
 
 
 def pump(*words: str) -> Pump:
@@ -35,8 +35,8 @@ def pump(*words: str) -> Pump:
     return Pump(feeds=feeds, translator=Words())  # type: ignore[arg-type]
 
 
-def refusing(word: str, error: Exception, got: list[Event | Cursor]) -> Callable[[Batch], asyncio.Future[None]]:
-    async def receive(batch: Batch) -> None:
+def refusing(word: str, error: Exception, got: list[Event | Cursor]) -> Callable[[EventBatch], asyncio.Future[None]]:
+    async def receive(batch: EventBatch) -> None:
         if any(isinstance(event, FeatureUsed) and event.feature == word for event in batch.events):
             raise error
         got.extend(batch.events)

@@ -12,7 +12,7 @@ from relay.adapters.matrix.sync.response import ResponseHandler, RoomUpdate, Syn
 from relay.adapters.matrix.sync.retrying_inbox import RetryingInbox
 from relay.core.clock import Backoff, SystemClock
 from relay.core.offload import Conversions
-from relay.core.ports import Batch
+from relay.core.ports import EventBatch
 from relay.domain.events import MessageCreated
 from relay.domain.ids import ChannelAddress, ChannelRef, MessageRef
 
@@ -24,9 +24,9 @@ class Notebook:
     """An inbox that remembers what it was given."""
 
     def __init__(self) -> None:
-        self.batches: list[Batch] = []
+        self.batches: list[EventBatch] = []
 
-    async def receive(self, batch: Batch) -> None:
+    async def receive(self, batch: EventBatch) -> None:
         self.batches.append(batch)
 
     async def opened(
@@ -58,7 +58,7 @@ def message(number: int, html: str) -> dict[str, Any]:
     }
 
 
-async def delivered(timelines: dict[str, list[dict[str, Any]]]) -> tuple[list[Batch], int]:
+async def delivered(timelines: dict[str, list[dict[str, Any]]]) -> tuple[list[EventBatch], int]:
     """The batches, and how often the loop turned meanwhile."""
     api = Api("http://127.0.0.1:9", ME)
     rooms = DeclaredRooms(
@@ -83,7 +83,7 @@ async def delivered(timelines: dict[str, list[dict[str, Any]]]) -> tuple[list[Ba
     return notebook.batches, turns
 
 
-def told(batch: Batch) -> list[str]:
+def told(batch: EventBatch) -> list[str]:
     return [event.ref.id for event in batch.events if isinstance(event, MessageCreated)]
 
 

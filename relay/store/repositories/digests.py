@@ -3,7 +3,7 @@
 from sqlalchemy import and_, bindparam, delete, select
 from sqlalchemy.dialects.sqlite import insert
 
-from relay.domain.commands import SendBatch
+from relay.domain.commands import Digest
 from relay.domain.ids import MessageRef
 from relay.store import codec
 from relay.store.session import Session
@@ -21,23 +21,23 @@ _PUT = (
 )
 
 
-class SqlBatches:
-    """`core.storage.Batches`."""
+class SqlDigests:
+    """`core.storage.Digests`."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
 
-    async def get(self, copy: MessageRef) -> SendBatch | None:
+    async def get(self, copy: MessageRef) -> Digest | None:
         """The messages of a shared copy; None for a copy of one original. Raises ValueError if it cannot be read."""
         row = await self._session.first(_GET, _of(copy))
         if row is None:
             return None
         command = codec.decode(row.command)
-        if not isinstance(command, SendBatch):
+        if not isinstance(command, Digest):
             raise ValueError(f"no shared copy: {command.kind}")
         return command
 
-    async def put(self, copy: MessageRef, batch: SendBatch) -> None:
+    async def put(self, copy: MessageRef, batch: Digest) -> None:
         """Remember what stands in a shared copy now."""
         await self._session.record_channel(copy.channel)
         await self._session.later(_PUT, {**_of(copy), "command": codec.encode(batch)})
