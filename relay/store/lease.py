@@ -25,7 +25,7 @@ from relay.core.ports import Clock
 from relay.errors import StoreHeld, StoreUnavailable
 from relay.store.lock_file import LockFile
 from relay.store.repositories.leases import Holder
-from relay.store.sqlite.failures import translated
+from relay.store.sqlite.engine import translated
 from relay.store.tables import lease as lease_table
 from relay.store.unit_of_work import SqlStore
 

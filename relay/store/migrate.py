@@ -19,8 +19,7 @@ import relay
 from relay.errors import StoreError, StoreTooNew
 from relay.store.lease import WATCH_EVERY, Watch, watch_holder
 from relay.store.lock_file import LockFile
-from relay.store.sqlite.engine import connect, database_path, keep_private
-from relay.store.sqlite.failures import translated
+from relay.store.sqlite.engine import connect, database_path, keep_private, translated
 
 if TYPE_CHECKING:
     from alembic.config import Config

@@ -18,11 +18,9 @@ from relay.store.repositories.leases import SqlLeases
 from relay.store.repositories.media_cache import SqlMediaCache
 from relay.store.repositories.message_map import SqlMessageMap
 from relay.store.repositories.outbox import SqlOutbox
-from relay.store.session import Session
 from relay.store.sqlite.driver import Step
 from relay.store.sqlite.engine import BUSY_TIMEOUT, database_path
-from relay.store.sqlite.readers import Readers
-from relay.store.sqlite.writer import Writer
+from relay.store.sqlite.transactions import Readers, Session, Writer
 from relay.store.tables import store as store_table
 
 _log = structlog.get_logger(__name__)

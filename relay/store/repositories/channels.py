@@ -6,7 +6,7 @@ from sqlalchemy import and_, bindparam, delete, exists, or_, select
 from sqlalchemy.dialects.sqlite import insert
 
 from relay.domain.ids import ChannelAddress, ChannelRef, Platform
-from relay.store.session import Session
+from relay.store.sqlite.transactions import Session
 from relay.store.tables import address as address_table
 from relay.store.tables import lane as lane_table
 

@@ -5,7 +5,7 @@ from sqlalchemy.dialects.sqlite import insert
 
 from relay.core.ports import Cursor
 from relay.domain.ids import Platform
-from relay.store.session import Session
+from relay.store.sqlite.transactions import Session
 from relay.store.tables import cursor
 
 _GET = select(cursor.c.position).where(

@@ -6,7 +6,7 @@ from sqlalchemy.dialects.sqlite import insert
 from relay.domain.commands import Digest
 from relay.domain.ids import MessageRef
 from relay.store import codec
-from relay.store.session import Session
+from relay.store.sqlite.transactions import Session
 from relay.store.tables import batch, channel_id
 
 _b = batch.c

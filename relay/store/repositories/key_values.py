@@ -4,7 +4,7 @@ from sqlalchemy import ColumnElement, bindparam, exists, literal_column, select,
 from sqlalchemy.dialects.sqlite import insert
 
 from relay.domain.ids import ChannelRef
-from relay.store.session import Session
+from relay.store.sqlite.transactions import Session
 from relay.store.tables import SECONDS_NOW, notebook, notice
 
 # A claim from before notices belonged to channels names its pair, after a question mark: it holds for every channel.

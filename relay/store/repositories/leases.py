@@ -10,7 +10,7 @@ from typing import Any, Literal, Self
 from sqlalchemy import Row, bindparam, delete, select
 from sqlalchemy.dialects.sqlite import insert
 
-from relay.store.session import Session
+from relay.store.sqlite.transactions import Session
 from relay.store.tables import lease
 
 _MOST_PROCESSES = 1 << 31

@@ -4,7 +4,7 @@ from sqlalchemy import and_, bindparam, literal_column, select
 from sqlalchemy.dialects.sqlite import insert
 
 from relay.domain.ids import MediaRef, Platform
-from relay.store.session import Session
+from relay.store.sqlite.transactions import Session
 from relay.store.tables import SECONDS_NOW, media_cache
 
 _c = media_cache.c

@@ -27,7 +27,7 @@ from sqlalchemy.sql.operators import custom_op
 
 from relay.core.storage import SUPERSEDED, Copy, Original
 from relay.domain.ids import ChannelRef, MessageRef, Platform, UserRef
-from relay.store.session import Session
+from relay.store.sqlite.transactions import Session
 from relay.store.tables import SECONDS_NOW, channel, channel_id, message, message_copy, message_edit
 
 _PLATFORMS = frozenset(map(str, Platform))

@@ -36,7 +36,7 @@ from relay.domain.commands import Command, Digest, PostNotice
 from relay.domain.ids import ChannelRef, MessageRef, Platform
 from relay.domain.pair import LaneKey
 from relay.store import codec
-from relay.store.session import Session
+from relay.store.sqlite.transactions import Session
 from relay.store.tables import EPOCH, LATE_FILE_WAITS, EntryState, channel, outbox
 from relay.store.tables import lane as lane_table
 

@@ -1,12 +1,14 @@
-"""How the database file is opened.
+"""How the database file is opened, and what its errors mean for the operator.
 
 `synchronous=FULL`: a commit is on the disk when it returns; see CONTRIBUTING, "Decisions".
 """
 
+import asyncio
 import os
 import sqlite3
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
@@ -14,10 +16,10 @@ import sqlalchemy
 import structlog
 from sqlalchemy import event, make_url
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from relay.errors import StoreError
+from relay.errors import StoreError, StoreUnavailable
 from relay.store.sqlite.driver import PipelineConnection, Step
 
 BUSY_TIMEOUT = 5.0  # seconds that a statement waits for another process's transaction
@@ -185,3 +187,61 @@ async def driver_of(connection: AsyncConnection) -> PipelineConnection:
     if not isinstance(driver, PipelineConnection):
         raise TypeError(f"{driver!r} was not opened by this engine")
     return driver
+
+
+# https://www.sqlite.org/rescode.html: by primary result code, which extended codes begin with.
+_REASONS = {
+    "SQLITE_FULL": ("the disk is full", "make room; the relay goes on by itself"),
+    "SQLITE_BUSY": ("it is locked by another process", "end that process (a backup? an sqlite3 shell?)"),
+    "SQLITE_LOCKED": ("it is locked", "end whatever else uses it"),
+    "SQLITE_READONLY": ("it cannot be written", "let the relay's user write to the file and to its directory"),
+    "SQLITE_PERM": ("access was refused", "let the relay's user read and write the file and its directory"),
+    "SQLITE_AUTH": ("access was refused", "let the relay's user read and write the file and its directory"),
+    "SQLITE_CANTOPEN": ("it cannot be opened", "see that its directory exists and the relay's user may write there"),
+    "SQLITE_CORRUPT": (
+        "the file is damaged",
+        "stop the relay, then restore a backup or try `sqlite3 FILE .recover`; keep the damaged file",
+    ),
+    "SQLITE_NOTADB": ("it is not a store", "name another file in [store] url, or move this one away"),
+    "SQLITE_IOERR": ("the disk reports an error", "look at the system's log and at the disk"),
+    "SQLITE_NOMEM": ("there is no memory left", "give the relay more memory"),
+    "SQLITE_PROTOCOL": ("its lock files are in disorder", "put it on a local disk: network file systems do not do"),
+}
+_OTHER = ("it does not answer", "look at the disk and at the system's log")
+
+
+@contextmanager
+def translated(path: Path) -> Iterator[None]:
+    """Turn the errors of SQLite and SQLAlchemy in the block into `StoreError`s that name `path`.
+
+    A violated constraint is a mistake of the program, not of the disk: it goes through unchanged. What went wrong
+    while a cancelled statement was cleaned up does not hide that it was cancelled: its task would go on for ever.
+    """
+    try:
+        yield
+    except (IntegrityError, sqlite3.IntegrityError):
+        raise
+    except (DBAPIError, sqlite3.Error, OSError) as error:
+        if _was_cancelled(error):
+            raise asyncio.CancelledError from error
+        if isinstance(error, OSError):
+            raise StoreUnavailable(path, error.strerror or str(error), _OTHER[1]) from error
+        orig = error.orig if isinstance(error, DBAPIError) else error
+        raise failure(path, orig if isinstance(orig, sqlite3.Error) else error) from error
+
+
+def _was_cancelled(error: BaseException) -> bool:
+    """Whether `error` came up while a cancellation was handled."""
+    earlier = error.__context__
+    return earlier is not None and (isinstance(earlier, asyncio.CancelledError) or _was_cancelled(earlier))
+
+
+def failure(path: Path, error: BaseException) -> StoreError:
+    """What `error` means for the operator."""
+    message = str(error)
+    if "no such table" in message or "no such column" in message:
+        return StoreError(path, "its tables are missing or outdated", "run `relay db upgrade`")
+    name = getattr(error, "sqlite_errorname", "") or ""
+    primary = next((code for code in _REASONS if name == code or name.startswith(f"{code}_")), "")
+    reason, remedy = _REASONS.get(primary, _OTHER)
+    return StoreUnavailable(path, f"{reason} ({message})", remedy)

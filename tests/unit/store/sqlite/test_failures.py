@@ -19,7 +19,7 @@ from relay.domain.ids import ChannelRef, MessageRef, Platform
 from relay.domain.pair import LaneKey
 from relay.errors import StoreError, StoreUnavailable
 from relay.store.migrate import upgrade
-from relay.store.sqlite.failures import failure
+from relay.store.sqlite.engine import failure
 from relay.store.unit_of_work import SqlStore, open_store
 
 LANE = LaneKey(ChannelRef(Platform.DISCORD, "1"), ChannelRef(Platform.MATRIX, "!room"))

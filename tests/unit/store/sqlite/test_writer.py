@@ -20,7 +20,7 @@ from relay.domain.ids import ChannelRef, MessageRef, Platform
 from relay.domain.pair import LaneKey
 from relay.errors import StoreUnavailable
 from relay.store.sqlite.driver import PipelineConnection
-from relay.store.sqlite.failures import translated
+from relay.store.sqlite.engine import translated
 from relay.store.unit_of_work import SqlStore
 
 LANE = LaneKey(ChannelRef(Platform.DISCORD, "1"), ChannelRef(Platform.MATRIX, "!room"))
