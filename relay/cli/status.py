@@ -32,7 +32,7 @@ def status(context: typer.Context, config: ConfigOption = None, as_json: JsonOpt
 
 async def _report(settings: "Settings") -> "Report":
     from relay.core.status.report import read_report
-    from relay.store.lease import is_running, last_seen
+    from relay.store.lease import SqlLeases, is_running, last_seen
 
     now = datetime.now(UTC)
     pairs = settings.declared_pairs()
@@ -40,7 +40,7 @@ async def _report(settings: "Settings") -> "Report":
         return await read_report(None, pairs, running=False, now=now)
     async with opened_store(settings.store.url) as store:
         async with store.read() as unit:
-            holder = await unit.leases.get()
+            holder = await SqlLeases(unit.session).get()
         running = is_running(holder, store.path)
         return await read_report(store, pairs, running=running, now=now, seen=last_seen(store.path))
 

@@ -10,14 +10,16 @@ import structlog
 from sqlalchemy import Row, bindparam, delete, insert, select, text
 
 from relay.domain.pair import LaneKey
-from relay.store.repositories.channels import SqlChannels
-from relay.store.repositories.cursors import SqlCursors
-from relay.store.repositories.digests import SqlDigests
-from relay.store.repositories.key_values import SqlKeyValues, SqlOnceKeys
-from relay.store.repositories.leases import SqlLeases
-from relay.store.repositories.media_cache import SqlMediaCache
 from relay.store.repositories.message_map import SqlMessageMap
 from relay.store.repositories.outbox import SqlOutbox
+from relay.store.repositories.small_tables import (
+    SqlChannels,
+    SqlCursors,
+    SqlDigests,
+    SqlKeyValues,
+    SqlMediaCache,
+    SqlOnceKeys,
+)
 from relay.store.sqlite.driver import Step
 from relay.store.sqlite.engine import BUSY_TIMEOUT, database_path
 from relay.store.sqlite.transactions import Readers, Session, Writer
@@ -52,7 +54,6 @@ class SqlUnitOfWork:
         self.media = SqlMediaCache(session)
         self.once_keys = SqlOnceKeys(session)
         self.key_values = SqlKeyValues(session)
-        self.leases = SqlLeases(session)
 
 
 class SqlStore:

@@ -14,10 +14,9 @@ from typing import Any
 import pytest
 
 from relay.errors import StoreHeld
-from relay.store.lease import LENGTH, hold, is_running
+from relay.store.lease import LENGTH, Holder, SqlLeases, hold, is_running
 from relay.store.lock_file import LockFile
 from relay.store.migrate import downgrade
-from relay.store.repositories.leases import Holder
 from relay.store.unit_of_work import SqlStore, open_store
 
 
@@ -84,13 +83,13 @@ def process(**changes: object) -> Holder:
 async def put(store: SqlStore, holder: Holder) -> None:
     """The lease is that holder's."""
     async with store.write() as unit:
-        await unit.leases.put(holder)
+        await SqlLeases(unit.session).put(holder)
 
 
 async def holder_of(store: SqlStore) -> Holder | None:
     """Who has the lease."""
     async with store.read() as unit:
-        return await unit.leases.get()
+        return await SqlLeases(unit.session).get()
 
 
 async def test_a_second_daemon_is_told_who_holds_the_store(

@@ -23,9 +23,8 @@ from relay.domain.commands import DeleteMessage, Digest, DigestItem
 from relay.domain.content import Author, Content
 from relay.domain.ids import ChannelAddress, ChannelRef, MediaRef, MessageRef, Platform, UserRef
 from relay.domain.pair import LaneKey
-from relay.store.lease import hold, is_running
+from relay.store.lease import Holder, SqlLeases, hold, is_running
 from relay.store.pruning import Pruner
-from relay.store.repositories.leases import Holder
 from relay.store.tables import metadata
 from relay.store.unit_of_work import open_store
 from tests.support.platform import MemoryPlatform
@@ -96,7 +95,7 @@ async def _populate(made: World) -> None:
             await unit.outbox.dead_letter(dead.id, "no permission", NOW)
             await unit.outbox.name(lane, f"gone {number}")
         ended = replace(Holder.this_process("token", NOW), pid=2**22 + 1, host="elsewhere")
-        await unit.leases.put(ended)
+        await SqlLeases(unit.session).put(ended)
 
 
 @pytest.fixture(scope="module")
@@ -202,7 +201,7 @@ def test_an_odd_lease_is_a_lease_that_can_be_taken(populated: bytes, tmp_path: P
         store = await open_store(f"sqlite:///{path}")
         try:
             async with store.read() as unit:
-                is_running(await unit.leases.get(), path)
+                is_running(await SqlLeases(unit.session).get(), path)
             async with hold(store, QuickClock()):
                 pass
         finally:

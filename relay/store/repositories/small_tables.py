@@ -1,0 +1,249 @@
+"""The small tables, each of which is looked up by a key: one class for each protocol of `core/storage.py`."""
+
+from collections.abc import Mapping
+
+from sqlalchemy import ColumnElement, and_, bindparam, delete, exists, literal_column, or_, select, update
+from sqlalchemy.dialects.sqlite import insert
+
+from relay.core.ports import Cursor
+from relay.domain.commands import Digest
+from relay.domain.ids import ChannelAddress, ChannelRef, MediaRef, MessageRef, Platform
+from relay.store import codec
+from relay.store.sqlite.transactions import Session
+from relay.store.tables import SECONDS_NOW, batch, channel_id, cursor, lane, media_cache, notebook, notice
+from relay.store.tables import address as address_table
+
+# --- Cursors ----------------------------------------------------------------------------------------------
+
+_GET_CURSOR = select(cursor.c.position).where(
+    cursor.c.platform == bindparam("of_platform"), cursor.c.stream == bindparam("of_stream")
+)
+_cursor_insert = insert(cursor).values({name: bindparam(name) for name in ("platform", "stream", "position")})
+_PUT_CURSOR = _cursor_insert.on_conflict_do_update(
+    index_elements=["platform", "stream"], set_={"position": _cursor_insert.excluded.position}
+)
+
+
+class SqlCursors:
+    """`core.storage.Cursors`: how far each stream has been read."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    async def get(self, platform: Platform, stream: str) -> str | None:
+        """The last position, None before the first."""
+        row = await self._session.first(_GET_CURSOR, {"of_platform": platform, "of_stream": stream})
+        return None if row is None else str(row.position)
+
+    async def put(self, cursor: Cursor) -> None:
+        """Remember a position."""
+        values = {"platform": cursor.platform, "stream": cursor.stream, "position": cursor.position}
+        await self._session.later(_PUT_CURSOR, values)
+
+
+# --- Addresses --------------------------------------------------------------------------------------------
+
+_a = address_table.c
+_l = lane.c
+_ALL_ADDRESSES = select(address_table)
+_address_is = and_(_a.platform == bindparam("of_platform"), _a.value == bindparam("of_value"))
+_GET_ADDRESS = select(_a.channel).where(_address_is)
+_address_in_use = exists().where(
+    _l.waiting + _l.dead > 0,
+    or_(
+        and_(_l.source_platform == _a.platform, _l.source_channel == _a.channel),
+        and_(
+            _l.destination_platform == _a.platform,
+            _l.destination_channel == _a.channel,
+        ),
+    ),
+)
+_FORGET_ADDRESS = delete(address_table).where(_address_is, ~_address_in_use)
+_address_insert = insert(address_table).values({name: bindparam(name) for name in ("platform", "value", "channel")})
+_BIND_ADDRESS = _address_insert.on_conflict_do_update(
+    index_elements=["platform", "value"],
+    set_={"channel": _address_insert.excluded.channel},
+    where=_a.channel != _address_insert.excluded.channel,
+)
+
+
+class SqlChannels:
+    """`core.storage.Channels`: which channel each declared address stood for when it was last opened."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    async def get(self, address: ChannelAddress) -> ChannelRef | None:
+        """The channel of one address, None if it was never opened."""
+        row = await self._session.first(_GET_ADDRESS, _of_address(address))
+        return None if row is None else ChannelRef(address.platform, row.channel)
+
+    async def known(self) -> Mapping[ChannelAddress, ChannelRef]:
+        """All of them."""
+        found = {}
+        for row in await self._session.all(_ALL_ADDRESSES, {}):
+            if row.platform not in frozenset(Platform):
+                continue  # one that this relay does not know
+            platform = Platform(row.platform)
+            found[ChannelAddress(platform, row.value)] = ChannelRef(platform, row.channel)
+        return found
+
+    async def bind(self, address: ChannelAddress, channel: ChannelRef) -> None:
+        """`address` stands for `channel` from now on."""
+        values = {"platform": address.platform, "value": address.value, "channel": channel.id}
+        await self._session.later(_BIND_ADDRESS, values)
+
+    async def forget(self, address: ChannelAddress) -> None:
+        """`address` is not declared any more. While a lane of its channel holds anything, what it stood for is kept."""
+        await self._session.later(_FORGET_ADDRESS, _of_address(address))
+
+
+def _of_address(address: ChannelAddress) -> dict[str, str]:
+    return {"of_platform": address.platform, "of_value": address.value}
+
+
+# --- Copies that several originals share ------------------------------------------------------------------
+
+_digest_is = and_(batch.c.channel_id == channel_id("of_"), batch.c.native_id == bindparam("of_id"))
+_GET_DIGEST = select(batch.c.command).where(_digest_is)
+_FORGET_DIGEST = delete(batch).where(_digest_is)
+_PUT_DIGEST = (
+    insert(batch)
+    .prefix_with("OR REPLACE")
+    .values(channel_id=channel_id("of_"), native_id=bindparam("of_id"), command=bindparam("command"))
+    .inline()
+)
+
+
+class SqlDigests:
+    """`core.storage.Digests`: the messages in a shared copy. An edit of one of them posts all of them again."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    async def get(self, copy: MessageRef) -> Digest | None:
+        """The messages of a shared copy; None for a copy of one original. Raises ValueError if it cannot be read."""
+        row = await self._session.first(_GET_DIGEST, _of_digest(copy))
+        if row is None:
+            return None
+        command = codec.decode(row.command)
+        if not isinstance(command, Digest):
+            raise ValueError(f"no shared copy: {command.kind}")
+        return command
+
+    async def put(self, copy: MessageRef, digest: Digest) -> None:
+        """Remember what stands in a shared copy now."""
+        await self._session.record_channel(copy.channel)
+        await self._session.later(_PUT_DIGEST, {**_of_digest(copy), "command": codec.encode(digest)})
+
+    async def forget(self, copy: MessageRef) -> None:
+        """The copy is gone."""
+        await self._session.later(_FORGET_DIGEST, _of_digest(copy))
+
+
+def _of_digest(copy: MessageRef) -> dict[str, str]:
+    return {"of_platform": copy.platform, "of_channel": copy.channel.id, "of_id": copy.id}
+
+
+# --- Uploaded pictures ------------------------------------------------------------------------------------
+
+_GET_PICTURE = select(media_cache.c.copy_locator).where(
+    and_(
+        media_cache.c.platform == bindparam("of_platform"),
+        media_cache.c.locator == bindparam("of_locator"),
+        media_cache.c.copy_platform == bindparam("on_platform"),
+    )
+)
+_PUT_PICTURE = (
+    insert(media_cache)
+    .prefix_with("OR REPLACE")
+    .values(
+        {name: bindparam(name) for name in ("platform", "locator", "copy_platform", "copy_locator")}
+        | {"used": literal_column(SECONDS_NOW)}
+    )
+    .inline()
+)
+
+
+class SqlMediaCache:
+    """`core.storage.MediaCache`: where pictures that many messages show (emoji, avatars) have been uploaded to."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    async def get(self, source: MediaRef, destination: Platform) -> MediaRef | None:
+        """The copy of `source` on a platform, None if there is none."""
+        row = await self._session.first(
+            _GET_PICTURE, {"of_platform": source.platform, "of_locator": source.locator, "on_platform": destination}
+        )
+        return None if row is None else MediaRef(destination, row.copy_locator)
+
+    async def put(self, source: MediaRef, copy: MediaRef) -> None:
+        """Remember a copy; it replaces an earlier one on the same platform."""
+        await self._session.later(
+            _PUT_PICTURE,
+            {
+                "platform": source.platform,
+                "locator": source.locator,
+                "copy_platform": copy.platform,
+                "copy_locator": copy.locator,
+            },
+        )
+
+
+# --- Notices and named values -----------------------------------------------------------------------------
+
+# A claim from before notices belonged to channels names its pair, after a question mark: it holds for every channel.
+_claimed_by_pair = exists().where(
+    notice.c.platform == bindparam("platform"), notice.c.key == bindparam("key"), notice.c.channel.startswith("?")
+)
+_now: ColumnElement[int] = literal_column(SECONDS_NOW)
+# As long as a thread goes on, it is not forgotten that it was told of.
+_USE_KEY = (
+    update(notice)
+    .where(
+        notice.c.platform == bindparam("of_platform"), notice.c.key == bindparam("of_key"), notice.c.used < _now - 3600
+    )
+    .values(used=_now)
+)
+_CLAIM_KEY = (
+    insert(notice)
+    .from_select(
+        ["platform", "key", "channel", "used"],
+        select(bindparam("platform"), bindparam("key"), bindparam("channel"), _now).where(~_claimed_by_pair),
+    )
+    .on_conflict_do_nothing()
+    .returning(notice.c.key)
+)
+_GET_VALUE = select(notebook.c.value).where(notebook.c.name == bindparam("of_name"))
+_value_insert = insert(notebook).values({name: bindparam(name) for name in ("name", "value")})
+_PUT_VALUE = _value_insert.on_conflict_do_update(index_elements=["name"], set_={"value": _value_insert.excluded.value})
+
+
+class SqlOnceKeys:
+    """`core.storage.OnceKeys`: which notices that are posted once only have been posted."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    async def claim(self, destination: ChannelRef, key: str) -> bool:
+        """True the first time that `key` is claimed for the channel, False ever after."""
+        values = {"platform": destination.platform, "key": key, "channel": destination.id}
+        await self._session.later(_USE_KEY, {"of_platform": destination.platform, "of_key": key})
+        return await self._session.first(_CLAIM_KEY, values) is not None
+
+
+class SqlKeyValues:
+    """`core.storage.KeyValues`: named values."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    async def get(self, name: str) -> str | None:
+        """The value, None if there is none."""
+        row = await self._session.first(_GET_VALUE, {"of_name": name})
+        return None if row is None else str(row.value)
+
+    async def put(self, name: str, value: str) -> None:
+        """Remember a value under a name."""
+        await self._session.later(_PUT_VALUE, {"name": name, "value": value})
