@@ -27,7 +27,7 @@ from relay.domain.content import Content
 from relay.domain.events import MessageCreated
 from relay.domain.ids import ChannelRef, Platform
 from relay.domain.pair import PairPolicy
-from relay.domain.text.weight import weight
+from relay.domain.text.rewrite import weight
 from relay.store import codec
 from tests.benchmarks.markup_scaling import FAMILIES, TO_DISCORD, sample
 from tests.support.payloads import CHANNEL, GUILD, discord_reading

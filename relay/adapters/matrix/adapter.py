@@ -31,7 +31,7 @@ from relay.domain.content import Author, Quotation
 from relay.domain.events import Event, MessageCreated, MessageEdited
 from relay.domain.ids import ChannelAddress, ChannelRef, MediaRef, MessageRef, Platform, UserRef
 from relay.domain.text.nodes import RichText
-from relay.domain.text.weight import weight
+from relay.domain.text.rewrite import weight
 from relay.errors import FatalError, Permanent, StoreError, TargetGone, ungrouped
 
 

@@ -12,8 +12,7 @@ from relay.domain.names import REPLY_ARROW, shortened, without_controls
 from relay.domain.pair import PairPolicy
 from relay.domain.text import nodes as n
 from relay.domain.text.normalise import normalise
-from relay.domain.text.rewrite import map_blocks, map_inline
-from relay.domain.text.weight import weight
+from relay.domain.text.rewrite import map_blocks, map_inline, weight
 
 _EXCERPT_LENGTH = 120
 _FIRST_LINES = 500

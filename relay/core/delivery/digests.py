@@ -22,7 +22,7 @@ from relay.domain.content import Author, Content, Quotation
 from relay.domain.ids import MessageRef
 from relay.domain.pair import LaneKey
 from relay.domain.text.nodes import RichText
-from relay.domain.text.weight import weight
+from relay.domain.text.rewrite import weight
 from relay.errors import CopyNotEditable, Permanent, TargetGone, Transient
 
 _log = structlog.get_logger(__name__)

@@ -16,7 +16,7 @@ from relay.domain.commands import Digest, EditMessage, LateFile, SendMessage
 from relay.domain.content import Content
 from relay.domain.pair import LaneKey
 from relay.domain.text.nodes import RichText
-from relay.domain.text.weight import weight
+from relay.domain.text.rewrite import weight
 from relay.errors import FileRejected
 
 _log = structlog.get_logger(__name__)

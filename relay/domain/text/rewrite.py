@@ -1,7 +1,11 @@
 """Rewriting a text tree: the same shape with some inline nodes replaced."""
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
+from operator import attrgetter
+from typing import Any
 
 from relay.domain.text import nodes as n
 
@@ -94,3 +98,43 @@ def _expanded(node: n.Inline, expand: Expand) -> tuple[n.Inline, ...]:
     if found is not None:
         return found
     return (replace(node, children=_expand_nodes(node.children, expand)) if isinstance(node, Container) else node,)
+
+
+_OBJECT = 48
+_POINTER = 8
+
+
+def weight(value: Any) -> int:
+    """Bytes of a tree of dataclasses, tuples, lists, dictionaries and strings. Linear in the number of nodes."""
+    total = 0
+    waiting = [value]
+    while waiting:
+        item = waiting.pop()
+        total += _OBJECT
+        kind: type = type(item)
+        if kind is str:
+            # Without a look at each character: others than ASCII's take two or four bytes.
+            total += len(item) if item.isascii() else 4 * len(item)
+        elif kind is tuple or kind is list:
+            total += _POINTER * len(item)
+            waiting.extend(item)
+        elif kind is dict:
+            total += 4 * _POINTER * len(item)
+            waiting.extend(item)
+            waiting.extend(item.values())
+        elif (held := _held(kind)) is not None:
+            values = held(item)
+            total += _POINTER * len(values)
+            waiting.extend(values)
+    return total
+
+
+@cache
+def _held(kind: type) -> Callable[[Any], tuple[Any, ...]] | None:
+    """What reads the fields of a dataclass that are not the same in all of its kind."""
+    if not dataclasses.is_dataclass(kind):
+        return None
+    names = [field.name for field in dataclasses.fields(kind) if field.name != "kind"]
+    if len(names) > 1:
+        return attrgetter(*names)
+    return (lambda item: (getattr(item, names[0]),)) if names else None

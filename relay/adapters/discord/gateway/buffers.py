@@ -15,7 +15,7 @@ import structlog
 from relay.adapters.discord.api.client import Json
 from relay.adapters.discord.gateway.guild_cache import Place
 from relay.domain.ids import ChannelAddress, ChannelRef
-from relay.domain.text.weight import weight
+from relay.domain.text.rewrite import weight
 
 _log = structlog.get_logger(__name__)
 

@@ -7,7 +7,7 @@ from collections import OrderedDict
 from dataclasses import dataclass, replace
 
 from relay.domain.content import Content
-from relay.domain.text.weight import weight
+from relay.domain.text.rewrite import weight
 
 
 @dataclass(frozen=True, slots=True)

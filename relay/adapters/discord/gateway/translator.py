@@ -19,7 +19,7 @@ from relay.core.ports import Cursor, EventBatch
 from relay.domain.content import Content
 from relay.domain.events import Event, FeatureUsed, MessageCreated, MessageDeleted, MessageEdited
 from relay.domain.ids import ChannelRef, MessageRef, Platform, ThreadRef
-from relay.domain.text.weight import weight
+from relay.domain.text.rewrite import weight
 from relay.errors import FatalError, StoreError
 
 _log = structlog.get_logger(__name__)

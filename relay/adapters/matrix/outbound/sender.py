@@ -30,8 +30,7 @@ from relay.core.offload import Conversions
 from relay.core.ports import Clock, Delivery
 from relay.domain.ids import ChannelRef, MediaRef, MessageRef
 from relay.domain.text.nodes import CustomEmoji, Inline
-from relay.domain.text.rewrite import map_inline
-from relay.domain.text.weight import weight
+from relay.domain.text.rewrite import map_inline, weight
 from relay.errors import ActionNeeded, CopyNotEditable, DeliveryError, Permanent, RateLimited, TargetGone, Transient
 
 Json = dict[str, Any]

@@ -27,7 +27,7 @@ from relay.core.offload import LONG, Conversions
 from relay.core.ports import Cursor
 from relay.domain.events import Event, FeatureUsed, HistorySkipped, MessageDeleted, MessageEdited
 from relay.domain.ids import ChannelRef, Platform
-from relay.domain.text.weight import weight
+from relay.domain.text.rewrite import weight
 
 Json = dict[str, Any]
 

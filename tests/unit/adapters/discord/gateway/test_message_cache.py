@@ -3,7 +3,7 @@
 from relay.adapters.discord.gateway.message_cache import Recent, Seen
 from relay.domain.content import Content
 from relay.domain.text import nodes as n
-from relay.domain.text.weight import weight
+from relay.domain.text.rewrite import weight
 
 
 def seen(pieces: int) -> Seen:

@@ -9,7 +9,7 @@ from relay.adapters.matrix.identifiers import LinkTarget, matrix_to_link, parse_
 from relay.adapters.matrix.markup import NameLookup, Rendered, Resolver, parse, render
 from relay.domain.ids import ChannelRef, MediaRef, MessageRef, Platform, UserRef
 from relay.domain.text import nodes as n
-from relay.domain.text.weight import weight
+from relay.domain.text.rewrite import weight
 from tests.benchmarks.markup_scaling import FAMILIES, sample
 
 NAMES = NameLookup(

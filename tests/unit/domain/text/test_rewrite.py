@@ -9,7 +9,7 @@ import pytest
 from relay.adapters.matrix.markup import NameLookup, parse
 from relay.domain.content import Content
 from relay.domain.text import nodes as n
-from relay.domain.text.weight import weight
+from relay.domain.text.rewrite import weight
 
 
 def test_dense_trees_weigh_more_than_plain_ones() -> None:
