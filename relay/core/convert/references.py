@@ -11,7 +11,7 @@ from itertools import islice
 
 from relay.domain.ids import ChannelRef, MessageRef, UserRef
 from relay.domain.text import nodes as n
-from relay.domain.text.rewrite import expand_inline, map_inline
+from relay.domain.text.rewrite import expand_inline, map_inline, walk
 
 # An @ inside a word is an address of something else.
 _AT = re.compile(r"(?<![\w@/.])@(?=\w)")
@@ -54,16 +54,14 @@ def folded(name: str) -> str:
 def unnamed(text: n.RichText) -> tuple[UserRef | ChannelRef, ...]:
     """Whose names `text` does not tell."""
     found: dict[UserRef | ChannelRef, None] = {}
-
-    def look(node: n.Inline) -> n.Inline:
+    for node in walk(text.blocks):
         match node:
-            case n.UserMention(user, known=False) if len(found) < _MOST_NAMES:
+            case n.UserMention(user, known=False):
                 found[user] = None
-            case n.ChannelMention(channel, known=False) if len(found) < _MOST_NAMES:
+            case n.ChannelMention(channel, known=False):
                 found[channel] = None
-        return node
-
-    map_inline(text, look)
+        if len(found) == _MOST_NAMES:
+            break
     return tuple(found)
 
 
@@ -89,29 +87,21 @@ def wanted(text: n.RichText, *, typed: bool = True) -> Wanted:
     messages: set[MessageRef] = set()
     places = 0
 
-    def look(node: n.Inline) -> tuple[n.Inline, ...] | None:
-        nonlocal places
+    for node in walk(text.blocks, closed=(n.Link, n.MessageLink, n.ChannelMention)):
         match node:
             case n.UserMention(_, name, True) if places < _MOST_NAMES:
                 places += 1
                 names[name] = None
-            case n.Text(text) if typed:
-                for place in _AT.finditer(text):
+            case n.Text(words) if typed:
+                for place in _AT.finditer(words):
                     if places >= _MOST_NAMES:
                         break
                     places += 1
-                    names.update((name, None) for name, _ in _readings(text, place.end()))
+                    names.update((name, None) for name, _ in _readings(words, place.end()))
             case n.ChannelMention(channel):
                 channels.add(channel)
             case n.MessageLink(message):
                 messages.add(message)
-            case n.Link():
-                return (node,)
-            case _:
-                return None
-        return (node,)
-
-    expand_inline(text, look)
     return Wanted(
         frozenset(name for name in names if folded(name) not in _EVERYBODY), frozenset(channels), frozenset(messages)
     )

@@ -14,7 +14,7 @@ from typing import Literal
 import regex
 
 from relay.domain.text import nodes as n
-from relay.domain.text.rewrite import Container, expand_inline, map_blocks
+from relay.domain.text.rewrite import expand_inline, map_blocks
 
 Measure = Callable[[n.RichText], int]
 """The length of a text as its platform renders and counts it."""
@@ -247,7 +247,7 @@ def _inline_boundaries(nodes: tuple[n.Inline, ...], start: int) -> Generator[_Bo
         if isinstance(node, n.Text | n.Code):
             yield from _word_boundaries(node.text, start)
             start += len(node.text)
-        elif isinstance(node, Container) and not _is_atom(node):
+        elif isinstance(node, n.Container) and not _is_atom(node):
             start = yield from _inline_boundaries(node.children, start)
         else:
             if isinstance(node, n.LineBreak):
@@ -292,7 +292,7 @@ def _edge(blocks: tuple[n.Block, ...], side: Literal[0, -1]) -> str:
                 node = items[side] if items else None
             case n.Paragraph(children) | n.Heading(_, children) | n.Subtext(children):
                 node = children[side] if children else None
-            case _ if isinstance(node, Container):
+            case _ if isinstance(node, n.Container):
                 node = node.children[side] if node.children else None
             case _:
                 return ""
@@ -381,7 +381,7 @@ def _cut_nodes(nodes: tuple[n.Inline, ...], at: int) -> tuple[tuple[n.Inline, ..
                 if left < 0:
                     head, tail = replace(node, text=text[:at]), replace(node, text=text[at:])
                     return (*nodes[:index], head), (tail, *nodes[index + 1 :]), _CUT
-            case _ if isinstance(node, Container) and not _is_atom(node):
+            case _ if isinstance(node, n.Container) and not _is_atom(node):
                 before, after, left = _cut_nodes(node.children, at)
                 if left < 0:
                     opened, reopened = replace(node, children=before), replace(node, children=after)
@@ -396,13 +396,13 @@ def _is_nothing(node: n.Inline) -> bool:
     """Whether a node takes no units."""
     if isinstance(node, n.Text | n.Code):
         return not node.text
-    return isinstance(node, Container) and bool(node.children) and all(map(_is_nothing, node.children))
+    return isinstance(node, n.Container) and bool(node.children) and all(map(_is_nothing, node.children))
 
 
 def _is_atom(node: n.Inline) -> bool:
     """Whether an inline node is never cut. A bare link is none to cut: it would become two dead ones."""
     if isinstance(node, n.ChannelMention):
         return True
-    if isinstance(node, Container):
+    if isinstance(node, n.Container):
         return not node.children or (isinstance(node, n.Link) and n.inline_text(node.children) == node.url)
     return not isinstance(node, n.Text | n.Code)

@@ -10,7 +10,6 @@ from relay.domain.content import Author, Content, Quotation
 from relay.domain.ids import MessageRef
 from relay.domain.names import bracketed, shortened, visible
 from relay.domain.text import nodes as n
-from relay.domain.text.rewrite import Container
 
 _NAMED = 3
 """How many authors a shared copy names above it; the others stand in it."""
@@ -172,7 +171,7 @@ def _lines(children: tuple[n.Inline, ...]) -> list[tuple[n.Inline, ...]]:
     for node in children:
         if isinstance(node, n.LineBreak):
             lines.append([])
-        elif isinstance(node, Container):
+        elif isinstance(node, n.Container):
             first, *others = _lines(node.children)
             lines[-1].append(replace(node, children=first))
             lines += ([replace(node, children=other)] for other in others)
@@ -198,5 +197,5 @@ def _begins_in_bold(line: tuple[n.Inline, ...]) -> bool:
             case n.CustomEmoji() | n.InlineImage():
                 continue  # may be transparent
             case _:
-                return isinstance(node, Container) and _begins_in_bold(node.children)
+                return isinstance(node, n.Container) and _begins_in_bold(node.children)
     return False

@@ -237,6 +237,11 @@ Inline = (
     | Timestamp
 )
 
+Container = (
+    Strong | Emphasis | Underline | Strike | Spoiler | Link | Colored | Superscript | MessageLink | ChannelMention
+)
+"""Inline nodes that hold others."""
+
 
 @dataclass(frozen=True, slots=True)
 class Paragraph:

@@ -1,7 +1,7 @@
-"""Rewriting a text tree: the same shape with some inline nodes replaced."""
+"""Going through a text tree: looking at every node, replacing some, weighing the whole."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cache
 from operator import attrgetter
@@ -9,23 +9,38 @@ from typing import Any
 
 from relay.domain.text import nodes as n
 
-Container = (
-    n.Strong
-    | n.Emphasis
-    | n.Underline
-    | n.Strike
-    | n.Spoiler
-    | n.Link
-    | n.Colored
-    | n.Superscript
-    | n.MessageLink
-    | n.ChannelMention
-)
-"""Inline nodes that hold others."""
-
 Rewrite = Callable[[n.Inline], n.Inline]
 Expand = Callable[[n.Inline], tuple[n.Inline, ...] | None]
 _Nodes = Callable[[tuple[n.Inline, ...]], tuple[n.Inline, ...]]
+
+
+def walk(nodes: Sequence[n.Block | n.Inline], *, closed: tuple[type, ...] = ()) -> Iterator[n.Inline]:
+    """Every inline node in blocks or inline nodes, in reading order, each before its children.
+
+    The children of `closed` types are left out.
+    """
+    waiting: list[n.Block | n.Inline] = list(reversed(nodes))
+    while waiting:
+        node = waiting.pop()
+        match node:
+            case n.Paragraph(children) | n.Heading(_, children) | n.Subtext(children):
+                waiting += reversed(children)
+            case n.Quote(blocks):
+                waiting += reversed(blocks)
+            case n.BulletList(items):
+                waiting += (block for item in reversed(items) for block in reversed(item.blocks))
+            case n.Details(summary, blocks):
+                waiting += (*reversed(blocks), *reversed(summary))
+            case n.Table(rows, caption):
+                cells = [cell for row in rows for cell in row]
+                waiting += (child for cell in reversed(cells) for child in reversed(cell.children))
+                waiting += reversed(caption)
+            case n.CodeBlock() | n.Rule():
+                pass
+            case _:
+                yield node
+                if isinstance(node, n.Container) and not isinstance(node, closed):
+                    waiting += reversed(node.children)
 
 
 def map_inline(text: n.RichText, rewrite: Rewrite) -> n.RichText:
@@ -34,9 +49,9 @@ def map_inline(text: n.RichText, rewrite: Rewrite) -> n.RichText:
 
 
 def expand_inline(text: n.RichText, expand: Expand) -> n.RichText:
-    """`text` with inline nodes replaced by what `expand` gives for them, outer ones first.
+    """`text` with inline nodes replaced by what `expand` returns for them, outer ones first.
 
-    Where it gives None the node stays, and its children are gone through.
+    Where it returns None, the node stays, and `expand` is asked about its children.
     """
     return n.RichText(tuple(_map_block(block, lambda nodes: _expand_nodes(nodes, expand)) for block in text.blocks))
 
@@ -84,7 +99,7 @@ def _map_block(block: n.Block, change: _Nodes) -> n.Block:
 
 def _map_nodes(nodes: tuple[n.Inline, ...], rewrite: Rewrite) -> tuple[n.Inline, ...]:
     return tuple(
-        rewrite(replace(node, children=_map_nodes(node.children, rewrite)) if isinstance(node, Container) else node)
+        rewrite(replace(node, children=_map_nodes(node.children, rewrite)) if isinstance(node, n.Container) else node)
         for node in nodes
     )
 
@@ -97,7 +112,7 @@ def _expanded(node: n.Inline, expand: Expand) -> tuple[n.Inline, ...]:
     found = expand(node)
     if found is not None:
         return found
-    return (replace(node, children=_expand_nodes(node.children, expand)) if isinstance(node, Container) else node,)
+    return (replace(node, children=_expand_nodes(node.children, expand)) if isinstance(node, n.Container) else node,)
 
 
 _OBJECT = 48
@@ -113,7 +128,7 @@ def weight(value: Any) -> int:
         total += _OBJECT
         kind: type = type(item)
         if kind is str:
-            # Without a look at each character: others than ASCII's take two or four bytes.
+            # Without looking at each character: outside of ASCII they take two or four bytes.
             total += len(item) if item.isascii() else 4 * len(item)
         elif kind is tuple or kind is list:
             total += _POINTER * len(item)
@@ -131,7 +146,7 @@ def weight(value: Any) -> int:
 
 @cache
 def _held(kind: type) -> Callable[[Any], tuple[Any, ...]] | None:
-    """What reads the fields of a dataclass that are not the same in all of its kind."""
+    """What reads the fields of a dataclass, except its constant `kind`."""
     if not dataclasses.is_dataclass(kind):
         return None
     names = [field.name for field in dataclasses.fields(kind) if field.name != "kind"]

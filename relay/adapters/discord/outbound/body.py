@@ -11,7 +11,7 @@ from relay.core.ports import Delivery
 from relay.domain.content import Author, Content
 from relay.domain.ids import Platform
 from relay.domain.text import nodes as n
-from relay.domain.text.rewrite import map_inline
+from relay.domain.text.rewrite import map_inline, walk
 from relay.errors import Unsupported
 
 # Code points, as Discord counts: https://github.com/discord/discord-api-docs/issues/1315
@@ -90,15 +90,10 @@ def allowed_mentions(content: Content) -> dict[str, Any]:
     """
     users: dict[str, None] = {}
     everyone = False
-
-    def look(node: n.Inline) -> n.Inline:
-        nonlocal everyone
+    for node in walk(content.text.blocks):
         if isinstance(node, n.UserMention) and node.user.platform is Platform.DISCORD:
             users[node.user.id] = None
         everyone = everyone or isinstance(node, n.BroadcastMention)
-        return node
-
-    map_inline(content.text, look)
     allowed: dict[str, Any] = {"parse": ["everyone"] if everyone else [], "replied_user": False}
     return allowed | ({"users": list(users)[:_MOST_MENTIONS]} if users else {})
 

@@ -15,7 +15,7 @@ from relay.adapters.matrix.rooms.state import LONGEST_NAME
 from relay.domain.content import MOST_FILES, Attachment, Content, MediaKind, with_most_files
 from relay.domain.ids import MediaRef, Platform
 from relay.domain.text import nodes as n
-from relay.domain.text.rewrite import map_inline
+from relay.domain.text.rewrite import walk
 
 Json = dict[str, Any]
 Style = Literal["text", "emote", "notice"]
@@ -75,20 +75,11 @@ def _with_pictures(said: Content, more: Sequence[str] = ()) -> Content:
     """
     pictures: dict[MediaRef, n.InlineImage] = {}
     hidden: set[MediaRef] = set()
-
-    def look(node: n.Inline) -> n.Inline:
+    for node in walk(said.text.blocks):
         if isinstance(node, n.InlineImage):
             pictures.setdefault(node.source, node)
         elif isinstance(node, n.Spoiler):
-            map_inline(n.RichText((n.Paragraph(node.children),)), hide)
-        return node
-
-    def hide(node: n.Inline) -> n.Inline:
-        if isinstance(node, n.InlineImage):
-            hidden.add(node.source)
-        return node
-
-    map_inline(said.text, look)
+            hidden.update(inner.source for inner in walk(node.children) if isinstance(inner, n.InlineImage))
     for attachment in said.attachments:
         pictures.pop(attachment.source, None)
     if not pictures:

@@ -28,9 +28,9 @@ from relay.adapters.matrix.sync.backfill import as_list
 from relay.core.last_sent import LastSent
 from relay.core.offload import Conversions
 from relay.core.ports import Clock, Delivery
-from relay.domain.ids import ChannelRef, MediaRef, MessageRef
-from relay.domain.text.nodes import CustomEmoji, Inline
-from relay.domain.text.rewrite import map_inline, weight
+from relay.domain.ids import ChannelRef, MessageRef
+from relay.domain.text.nodes import CustomEmoji
+from relay.domain.text.rewrite import walk, weight
 from relay.errors import ActionNeeded, CopyNotEditable, DeliveryError, Permanent, RateLimited, TargetGone, Transient
 
 Json = dict[str, Any]
@@ -157,14 +157,7 @@ class MessageSender:
 
     async def _illustrated(self, delivery: Delivery) -> tuple[Delivery, Pictures]:
         """The delivery with its author's avatar, and where the emoji in it stand."""
-        sources: list[MediaRef] = []
-
-        def look(node: Inline) -> Inline:
-            if isinstance(node, CustomEmoji):
-                sources.append(node.source)
-            return node
-
-        map_inline(delivery.content.text, look)
+        sources = [node.source for node in walk(delivery.content.text.blocks) if isinstance(node, CustomEmoji)]
         pictures = await self._media.pictures(sources)
         if delivery.author is not None:
             delivery = replace(delivery, author=await self._media.author(delivery.author))

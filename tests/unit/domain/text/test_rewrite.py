@@ -1,4 +1,4 @@
-"""What is heavier in memory weighs more."""
+"""Every node of a text is looked at in reading order, and what is heavier in memory weighs more."""
 
 import json
 import sys
@@ -9,7 +9,7 @@ import pytest
 from relay.adapters.matrix.markup import NameLookup, parse
 from relay.domain.content import Content
 from relay.domain.text import nodes as n
-from relay.domain.text.rewrite import weight
+from relay.domain.text.rewrite import walk, weight
 
 
 def test_dense_trees_weigh_more_than_plain_ones() -> None:
@@ -29,3 +29,22 @@ def test_it_is_about_what_python_takes(piece: str) -> None:
     tracemalloc.stop()
     assert taken / 4 < weight(tree) < taken * 4
     assert sys.getrefcount(tree)
+
+
+def _word(text: str) -> tuple[n.Text]:
+    return (n.Text(text),)
+
+
+def test_nodes_come_in_reading_order_each_before_its_children() -> None:
+    bold, link = n.Strong(_word("b")), n.Link("https://example.org", _word("c"))
+    blocks = (
+        n.Paragraph((*_word("a"), bold, link)),
+        n.Quote((n.BulletList((n.ListItem((n.Paragraph(_word("d")),)), n.ListItem((n.Heading(1, _word("e")),)))),)),
+        n.Details(_word("f"), (n.CodeBlock("none"), n.Subtext(_word("g")), n.Rule())),
+        n.Table(((n.TableCell(_word("i")), n.TableCell(_word("j"))), (n.TableCell(_word("k")),)), caption=_word("h")),
+    )
+    seen = list(walk(blocks))
+    assert "".join(node.text for node in seen if isinstance(node, n.Text)) == "abcdefghijk"
+    assert seen.index(bold) < seen.index(n.Text("b")) < seen.index(link) < seen.index(n.Text("c"))
+    assert n.Text("c") not in list(walk(blocks, closed=(n.Link,)))
+    assert list(walk((bold,))) == [bold, n.Text("b")]
