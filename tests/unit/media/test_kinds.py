@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.media.kinds import content_type
+from relay.media.library import content_type
 from relay.sandbox.messages.media import flat_png
 
 

@@ -19,8 +19,7 @@ from relay.domain.ids import ChannelRef, Platform
 from relay.domain.pair import LaneKey
 from relay.errors import FatalError, StoreUnavailable
 from relay.web.connections import Connections
-from relay.web.hosts import Hosts
-from relay.web.server import HEADERS, WebServer
+from relay.web.server import HEADERS, Hosts, WebServer
 
 NOW = datetime(2026, 11, 20, 12, 0, 30, tzinfo=UTC)
 READY = SideHealth("ready")
@@ -325,7 +324,7 @@ def test_the_address_at_which_it_is_asked(listen: str) -> None:
 async def test_a_server_at_a_name_answers_at_the_address(monkeypatch: pytest.MonkeyPatch) -> None:
     # The name's address is looked up once, when the server starts. 127.0.0.1 would be answered to in any case.
     server = WebServer(FakeStatus(snapshot()), "localhost:0")
-    monkeypatch.setattr("relay.web.hosts.IPv4Address.is_loopback", False)
+    monkeypatch.setattr("relay.web.server.IPv4Address.is_loopback", False)
     async with aiohttp.ClientSession() as client:
         try:
             port = (await server.start()).rstrip("/").rpartition(":")[2]
