@@ -17,8 +17,8 @@ from relay.errors import FatalError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from relay.demo.script import Outcome
-    from relay.demo.stage import Stage
+    from relay.demo.environment import Stage
+    from relay.demo.script.runner import Outcome
 
 _ARROWS = {"to_matrix": "Discord → Matrix", "to_discord": "Matrix → Discord", "both": "both ways"}
 _MARKS = {"ok": "✓", "failed": "✗"}
@@ -40,7 +40,7 @@ def demo(
     from rich.console import Console
 
     from relay import logs
-    from relay.demo.leash import temporary_directory
+    from relay.demo.processes import temporary_directory
 
     logs.configure("warning", "auto", ())
     console = Console(highlight=False, markup=False, emoji=False)
@@ -69,8 +69,8 @@ async def _until_stopped(work: Coroutine[None, None, int]) -> int | None:
 
 
 async def _page(console: "Console", directory: Path, port: int) -> int:
+    from relay.demo.environment import raised
     from relay.demo.page import Page
-    from relay.demo.stage import raised
 
     step = _steps(console)
     async with raised(directory, step) as stage:
@@ -89,8 +89,8 @@ async def _page(console: "Console", directory: Path, port: int) -> int:
 
 
 async def _once(console: "Console", directory: Path) -> int:
-    from relay.demo.script import play
-    from relay.demo.stage import raised, script
+    from relay.demo.environment import raised, script
+    from relay.demo.script.runner import play
 
     async with raised(directory, _steps(console)) as stage:
         with console.status("the script") if console.is_terminal else nullcontext() as status:

@@ -14,7 +14,7 @@ from typing import Any, Self
 import aiohttp
 from prometheus_client.parser import text_string_to_metric_families
 
-from relay.demo.leash import LeashedProcess
+from relay.demo.processes import LeashedProcess
 from relay.errors import FatalError
 
 _START_SECONDS = 60.0

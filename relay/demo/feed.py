@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import aiohttp
 
-from relay.demo.bell import Bell
-from relay.demo.crossings import Crossings, Entry
+from relay.demo.copy_tracker import Crossings, Entry
 from relay.demo.daemon import Counters, DaemonProcess
-from relay.demo.seen import DIRECTION, Json, Seen, Side, SideName
+from relay.demo.sides.base import DIRECTION, Bell, Json, Seen, Side, SideName
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

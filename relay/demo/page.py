@@ -10,11 +10,11 @@ from typing import Any
 import structlog
 from aiohttp import web
 
-from relay.demo.discord_side import CHANNEL, GUILD
+from relay.demo.environment import Stage, script
 from relay.demo.feed import events
-from relay.demo.script import Outcome, play
-from relay.demo.seen import Json, Refusal, Side
-from relay.demo.stage import Stage, script
+from relay.demo.script.runner import Outcome, play
+from relay.demo.sides.base import Json, Refusal, Side
+from relay.demo.sides.discord import CHANNEL, GUILD
 from relay.errors import FatalError
 
 _log = structlog.get_logger(__name__)

@@ -7,7 +7,7 @@ import signal
 import sys
 from typing import Any
 
-from relay.sandbox.rest.ratelimits import Limits
+from relay.sandbox.rate_limits import Limits
 from relay.sandbox.server import SandboxServer
 
 

@@ -11,23 +11,22 @@ from aiohttp import web
 
 from relay.sandbox.control.base import Parts
 from relay.sandbox.control.http import Control, ControlRoutes
+from relay.sandbox.control.journal import Journal
+from relay.sandbox.faults import Faults
 from relay.sandbox.gateway.server import Gateway
 from relay.sandbox.gateway.sessions import Sessions
-from relay.sandbox.messages.files import FileStore
 from relay.sandbox.messages.messages import Messages
 from relay.sandbox.messages.reactions import Reactions
+from relay.sandbox.messages.threads import Threads
+from relay.sandbox.rate_limits import Limits
 from relay.sandbox.rest.api import PREFIX, Api
-from relay.sandbox.rest.bot import BotRoutes
 from relay.sandbox.rest.cdn import Cdn
 from relay.sandbox.rest.channels import ChannelRoutes
-from relay.sandbox.rest.faults import Faults
-from relay.sandbox.rest.guilds import GuildRoutes
+from relay.sandbox.rest.guilds import BotRoutes, GuildRoutes
 from relay.sandbox.rest.messages import MessageRoutes
-from relay.sandbox.rest.ratelimits import Limits
 from relay.sandbox.rest.webhooks import WebhookRoutes, Webhooks
-from relay.sandbox.world.journal import Journal
+from relay.sandbox.world.files import FileStore
 from relay.sandbox.world.state import State
-from relay.sandbox.world.threads import Threads
 
 _MAX_JSON = 26 * 1024 * 1024
 

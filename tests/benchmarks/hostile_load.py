@@ -21,7 +21,7 @@ from pathlib import Path
 import aiohttp
 
 from relay.demo.homeserver import Homeserver
-from relay.sandbox.rest.ratelimits import Limits
+from relay.sandbox.rate_limits import Limits
 from tests.support.town import Town, town
 
 LOUD, QUIET = "loud", "quiet"

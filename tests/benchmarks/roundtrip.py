@@ -28,9 +28,9 @@ from typing import Any
 import aiohttp
 
 from relay.demo.homeserver import Homeserver
-from relay.demo.people import Person
-from relay.sandbox.gateway.dispatch import OMNISCIENT, Dispatch
-from relay.sandbox.rest.ratelimits import Limits
+from relay.demo.matrix_client import Person
+from relay.sandbox.rate_limits import Limits
+from relay.sandbox.world.dispatch import OMNISCIENT, Dispatch
 from tests.support.town import Town, town
 
 _TAG = re.compile(r"#([a-z0-9-]+)")

@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 
 from relay.demo.homeserver import Homeserver
-from relay.sandbox.rest.ratelimits import Limits
+from relay.sandbox.rate_limits import Limits
 from tests.benchmarks.media_memory import memory
 from tests.support.town import Town, eventually, town
 

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from relay.demo.homeserver import Homeserver
-from relay.sandbox.rest.ratelimits import Limits
+from relay.sandbox.rate_limits import Limits
 from tests.support.outage import converge, live_without_the_relay, start_and_kill
 from tests.support.town import town
 

@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from relay.sandbox.gateway.dispatch import OMNISCIENT, Dispatch
+from relay.sandbox.world.dispatch import OMNISCIENT, Dispatch
 from tests.support.town import Daemon, eventually
 
 # Between the send and the record, and everywhere before and after: what happens where the daemon cannot see it yet.

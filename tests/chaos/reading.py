@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from relay.demo.people import Shown
+from relay.demo.matrix_client import Shown
 from tests.chaos.ledger import File, key_of
 
 _SIGNED = re.compile(r"\A\*\*([^*\n]{1,100}):\*\* ?")

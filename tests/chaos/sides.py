@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 import aiohttp
 
-from relay.demo.people import Json, Person, Refused, Shown, shown
+from relay.demo.matrix_client import Json, Person, Refused, Shown, shown
 from relay.sandbox.control.http import Control
 from tests.chaos import reading
 from tests.chaos.ledger import File

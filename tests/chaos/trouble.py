@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import suppress
 from typing import Any
 
-from relay.demo.people import Refused
+from relay.demo.matrix_client import Refused
 from relay.sandbox.gateway.handshake import FATAL
 from tests.chaos.operator import Operator
 from tests.chaos.proxy import Fault, Proxy

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from relay.sandbox.rest.ratelimits import Limits
+from relay.sandbox.rate_limits import Limits
 from relay.sandbox.server import SandboxServer
 from tests.support.discord import World
 

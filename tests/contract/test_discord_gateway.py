@@ -11,7 +11,7 @@ from relay.errors import (
     FatalError,
     Transient,
 )
-from relay.sandbox.rest.faults import Fault, GatewayFault
+from relay.sandbox.faults import Fault, GatewayFault
 from tests.support.discord import World, discord_settings, until
 
 

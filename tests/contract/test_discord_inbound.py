@@ -17,8 +17,8 @@ from relay.errors import (
     ActionNeeded,
     Permanent,
 )
+from relay.sandbox.faults import Fault
 from relay.sandbox.messages.drafts import Draft
-from relay.sandbox.rest.faults import Fault
 from tests.support.discord import World, until
 from tests.support.world import WrongClock
 

@@ -11,8 +11,8 @@ from relay.errors import (
     TargetGone,
     Transient,
 )
+from relay.sandbox.faults import Fault
 from relay.sandbox.messages.drafts import Draft
-from relay.sandbox.rest.faults import Fault
 from tests.support.discord import ALICE, World, until
 
 

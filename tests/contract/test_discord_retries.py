@@ -16,11 +16,10 @@ from relay.errors import (
     RateLimited,
     Transient,
 )
-from relay.sandbox.rest.faults import Fault
-from relay.sandbox.rest.ratelimits import Limits
+from relay.sandbox.faults import Fault
+from relay.sandbox.rate_limits import Limits
 from relay.sandbox.server import SandboxServer
-from relay.sandbox.world.models import Channel
-from relay.sandbox.world.snowflakes import Snowflakes
+from relay.sandbox.world.models import Channel, Snowflakes
 from tests.support.discord import ALICE, World, until
 from tests.support.world import WrongClock
 

@@ -14,7 +14,7 @@ from relay.domain.events import MessageCreated
 from relay.domain.ids import MediaRef, MessageRef, Platform
 from relay.domain.text.nodes import plain_text
 from relay.errors import Permanent, RateLimited, TargetGone, Transient
-from relay.sandbox.rest.faults import Fault, Kind
+from relay.sandbox.faults import Fault, Kind
 from tests.support.bare import bare
 from tests.support.discord import World, until
 

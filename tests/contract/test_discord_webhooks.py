@@ -17,8 +17,8 @@ from relay.errors import (
     CopyNotEditable,
     Transient,
 )
+from relay.sandbox.faults import Fault, GatewayFault
 from relay.sandbox.messages.drafts import Draft
-from relay.sandbox.rest.faults import Fault, GatewayFault
 from tests.support.discord import ALICE, World, until
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from relay.core.ports import Delivery
 from relay.demo.homeserver import Homeserver
-from relay.demo.people import Person
+from relay.demo.matrix_client import Person
 from relay.domain.content import Author, Content
 from relay.domain.events import MessageCreated
 from relay.domain.ids import MediaRef, MessageRef, Platform, ThreadRef, UserRef

@@ -11,7 +11,7 @@ from aiohttp import web
 
 from relay.core.ports import Delivery, File, Sender
 from relay.demo.homeserver import Homeserver
-from relay.demo.people import Person
+from relay.demo.matrix_client import Person
 from relay.domain.content import Attachment, Content
 from relay.domain.events import Event, MessageCreated
 from relay.domain.ids import ChannelRef, MediaRef, MessageRef, Platform

@@ -13,7 +13,7 @@ from relay.adapters.matrix.rooms.declared import DeclaredRoom
 from relay.core.clock import Backoff
 from relay.core.ports import Delivery
 from relay.demo.homeserver import Homeserver
-from relay.demo.people import Person
+from relay.demo.matrix_client import Person
 from relay.domain.ids import ChannelAddress, Platform
 from relay.errors import ActionNeeded
 from tests.support.matrix import BOB, Notebook, address, matrix_side, person, room, words

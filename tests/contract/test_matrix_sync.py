@@ -13,7 +13,7 @@ from relay.adapters.matrix.api.client import Api
 from relay.adapters.matrix.sync.backfill import Backfiller
 from relay.core.ports import Delivery
 from relay.demo.homeserver import Homeserver
-from relay.demo.people import Person
+from relay.demo.matrix_client import Person
 from relay.domain.events import Event, MessageCreated
 from relay.domain.ids import MessageRef
 from relay.domain.text.nodes import plain_text

@@ -13,7 +13,7 @@ import aiohttp
 import discord
 import pytest
 
-from relay.sandbox.rest.ratelimits import Limits
+from relay.sandbox.rate_limits import Limits
 from relay.sandbox.server import SandboxServer
 from tests.support.discord_bot import Bot, logged_in, pointed_at, running
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import aiohttp
 
-from relay.sandbox.rest.ratelimits import Limits
+from relay.sandbox.rate_limits import Limits
 from relay.sandbox.server import SandboxServer
 from tests.support.discord_bot import raw
 

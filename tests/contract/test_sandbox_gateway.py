@@ -9,9 +9,9 @@ import aiohttp
 import pytest
 import zstandard
 
-from relay.sandbox.gateway.dispatch import Intent
-from relay.sandbox.rest.ratelimits import Limits
+from relay.sandbox.rate_limits import Limits
 from relay.sandbox.server import SandboxServer
+from relay.sandbox.world.dispatch import Intent
 
 ALL_MESSAGES = int(Intent.GUILDS | Intent.GUILD_MESSAGES | Intent.MESSAGE_CONTENT)
 PROPERTIES = {"os": "linux", "browser": "test", "device": "test"}

@@ -9,9 +9,9 @@ from typing import Any
 import aiohttp
 import pytest
 
-from relay.sandbox.rest.ratelimits import Limits
+from relay.sandbox.rate_limits import Limits
 from relay.sandbox.server import SandboxServer
-from relay.sandbox.world.snowflakes import at
+from relay.sandbox.world.models import at
 from tests.support.discord_bot import Raw, raw
 
 

@@ -5,7 +5,7 @@ import pytest
 import pytest_asyncio
 
 from relay.demo.homeserver import Homeserver
-from relay.sandbox.rest.ratelimits import Limits
+from relay.sandbox.rate_limits import Limits
 from tests.support.street import House, houses
 from tests.support.town import Town, town
 

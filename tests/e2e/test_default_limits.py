@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from relay.demo.homeserver import Homeserver
-from relay.demo.people import Shown
+from relay.demo.matrix_client import Shown
 from tests.support.rush import rush
 from tests.support.town import Town, eventually, town
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from playwright.async_api import expect
 
-from relay.demo.script import play, play_line
-from relay.demo.stage import raised, script
+from relay.demo.environment import raised, script
+from relay.demo.script.runner import play, play_line
 from tests.support.demo import (
     LAPTOP,
     PHONE,

@@ -23,10 +23,10 @@ from aiohttp import web
 from PIL import Image
 
 from relay.demo.homeserver import Homeserver
-from relay.demo.people import Person
+from relay.demo.matrix_client import Person
 from relay.domain.names import skeleton, visible
 from relay.sandbox.messages.media import flat_png
-from relay.sandbox.rest.ratelimits import Limits
+from relay.sandbox.rate_limits import Limits
 from tests.support.lottie import declared_png, drawing, embedded, laborious
 from tests.support.matrix import Interloper
 from tests.support.street import file

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from relay.demo.homeserver import Homeserver
-from relay.sandbox.rest.ratelimits import Limits
+from relay.sandbox.rate_limits import Limits
 from tests.support.outage import converge, live_without_the_relay, start_and_kill
 from tests.support.town import town
 

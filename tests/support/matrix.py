@@ -18,7 +18,7 @@ from relay.config.settings import MatrixSettings
 from relay.core.clock import SystemClock
 from relay.core.ports import EventBatch, Files
 from relay.demo.homeserver import Homeserver
-from relay.demo.people import Person
+from relay.demo.matrix_client import Person
 from relay.domain.content import Author, Content
 from relay.domain.events import Event, FeatureUsed, HistorySkipped, MessageCreated, MessageDeleted, MessageEdited
 from relay.domain.ids import ChannelAddress, ChannelRef, MessageRef, Platform, UserRef

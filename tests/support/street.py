@@ -7,7 +7,7 @@ from typing import Any
 
 import aiohttp
 
-from relay.demo.people import Shown
+from relay.demo.matrix_client import Shown
 from tests.support.town import Town
 
 Json = dict[str, Any]

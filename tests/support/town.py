@@ -18,10 +18,10 @@ from typing import Any, TypeVar
 import aiohttp
 
 from relay.demo.homeserver import Homeserver
-from relay.demo.people import Person, Shown
+from relay.demo.matrix_client import Person, Shown
 from relay.sandbox.control.http import Control
-from relay.sandbox.rest.errors import ApiError
-from relay.sandbox.rest.ratelimits import Limits
+from relay.sandbox.errors import ApiError
+from relay.sandbox.rate_limits import Limits
 from relay.sandbox.server import SandboxServer
 
 T = TypeVar("T")

@@ -3,20 +3,20 @@
 import base64
 from dataclasses import dataclass, field
 
+from relay.sandbox.control.journal import Journal
+from relay.sandbox.errors import Json
 from relay.sandbox.gateway.server import Gateway
 from relay.sandbox.messages.drafts import Draft, NewFile, Upload, read_draft, safe_filename
-from relay.sandbox.messages.files import FileStore
 from relay.sandbox.messages.messages import Messages
 from relay.sandbox.messages.reactions import Reactions
 from relay.sandbox.messages.render import message as render_message
+from relay.sandbox.messages.threads import Threads
+from relay.sandbox.rate_limits import Limits
 from relay.sandbox.rest.api import Api
-from relay.sandbox.rest.errors import Json
-from relay.sandbox.rest.ratelimits import Limits
 from relay.sandbox.rest.webhooks import Webhooks
-from relay.sandbox.world.journal import Journal
+from relay.sandbox.world.files import FileStore
 from relay.sandbox.world.models import Attachment, Channel, Guild, Message, StoredFile, User
 from relay.sandbox.world.state import State
-from relay.sandbox.world.threads import Threads
 
 Id = int | str
 

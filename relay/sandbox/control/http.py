@@ -12,11 +12,11 @@ from typing import Any
 from aiohttp import web
 
 from relay.sandbox.control.base import Parts
-from relay.sandbox.control.mischief import MischiefControl
-from relay.sandbox.control.talk import TalkControl
+from relay.sandbox.control.faults import MischiefControl
+from relay.sandbox.control.people import TalkControl
 from relay.sandbox.control.world import WorldControl
-from relay.sandbox.messages.files import CHUNK
-from relay.sandbox.rest.errors import ApiError
+from relay.sandbox.errors import ApiError
+from relay.sandbox.world.files import CHUNK
 
 MAX_UPLOAD = 1 << 30
 _KEEP_ALIVE = 15.0

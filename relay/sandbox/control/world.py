@@ -1,11 +1,11 @@
 """Control: who and what there is. Every method is also `POST /_sandbox/<name>`; IDs may be numbers or strings."""
 
+from relay.sandbox import errors
 from relay.sandbox.control.base import ControlBase, Id
-from relay.sandbox.gateway.dispatch import Dispatch, Intent
-from relay.sandbox.rest import errors
-from relay.sandbox.rest.errors import Json
+from relay.sandbox.errors import Json
 from relay.sandbox.rest.webhooks import new_webhook_token
 from relay.sandbox.world import permissions, render
+from relay.sandbox.world.dispatch import Dispatch, Intent
 from relay.sandbox.world.models import Overwrite
 from relay.sandbox.world.state import new_token
 

@@ -1,10 +1,12 @@
 """Which IDENTIFY is in order, and the close codes of those that are not."""
 
-from typing import Any
+import zlib
+from collections.abc import Callable
+from typing import Any, Protocol
 
-from relay.sandbox.gateway.dispatch import ALL_INTENTS, Intent
-from relay.sandbox.rest.errors import Json
+from relay.sandbox.errors import Json
 from relay.sandbox.world import render
+from relay.sandbox.world.dispatch import ALL_INTENTS, Intent
 from relay.sandbox.world.models import Application, Guild
 from relay.sandbox.world.state import State
 
@@ -85,3 +87,49 @@ def _valid_shard(shard: Any) -> bool:
         return False
     number, total = shard
     return bool(0 <= number < total)
+
+
+# MERGED: Transport compression: https://discord.com/developers/docs/events/gateway#transport-compression.
+#
+# One stream for a whole connection, flushed after each payload.
+
+
+class Compressor(Protocol):
+    """A stream."""
+
+    def compress(self, text: str) -> bytes:
+        """The next payload, complete."""
+        ...
+
+
+class ZlibStream:
+    """`compress=zlib-stream`."""
+
+    def __init__(self) -> None:
+        self._stream = zlib.compressobj()
+
+    def compress(self, text: str) -> bytes:
+        """Ends with 00 00 FF FF."""
+        return self._stream.compress(text.encode()) + self._stream.flush(zlib.Z_SYNC_FLUSH)
+
+
+class ZstdStream:
+    """`compress=zstd-stream`. Needs `zstandard`, which a client of Python below 3.14 needs too before it asks."""
+
+    def __init__(self) -> None:
+        import zstandard
+
+        self._flush = zstandard.COMPRESSOBJ_FLUSH_BLOCK
+        self._stream = zstandard.ZstdCompressor().compressobj()
+
+    def compress(self, text: str) -> bytes:
+        """One or more blocks of the one frame."""
+        return self._stream.compress(text.encode()) + self._stream.flush(self._flush)
+
+
+def compressor_for(name: str) -> Compressor | None:
+    """The stream that a connection asks for; None for none. Raises `KeyError` for one that does not exist."""
+    if not name:
+        return None
+    kinds: dict[str, Callable[[], Compressor]] = {"zlib-stream": ZlibStream, "zstd-stream": ZstdStream}
+    return kinds[name]()

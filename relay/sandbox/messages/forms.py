@@ -6,7 +6,7 @@ https://discord.com/developers/docs/reference#error-messages
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from relay.sandbox.rest.errors import Json, form_error, invalid_form, put_error
+from relay.sandbox.errors import Json, form_error, invalid_form, put_error
 
 MAX_SNOWFLAKE = (1 << 64) - 1
 

@@ -2,12 +2,12 @@
 
 import re
 
-from relay.sandbox.gateway.dispatch import Intent
+from relay.sandbox import errors
+from relay.sandbox.errors import Json
 from relay.sandbox.messages.events import where
 from relay.sandbox.messages.messages import Messages
-from relay.sandbox.rest import errors
-from relay.sandbox.rest.errors import Json
 from relay.sandbox.world import render
+from relay.sandbox.world.dispatch import Intent
 from relay.sandbox.world.models import Channel, Message, Reaction, User
 from relay.sandbox.world.permissions import Permission
 

@@ -2,9 +2,9 @@
 
 from typing import TYPE_CHECKING
 
-from relay.sandbox.gateway.dispatch import OMNISCIENT, Viewer
-from relay.sandbox.rest.errors import Json
+from relay.sandbox.errors import Json
 from relay.sandbox.world import render
+from relay.sandbox.world.dispatch import OMNISCIENT, Viewer
 from relay.sandbox.world.models import Attachment, Message, Reaction
 
 if TYPE_CHECKING:

@@ -12,12 +12,12 @@ from typing import Any
 import structlog
 from aiohttp import web
 
-from relay.sandbox.messages.files import FileStore
-from relay.sandbox.rest import errors
-from relay.sandbox.rest.errors import ApiError, Json
-from relay.sandbox.rest.faults import Fault, Faults
-from relay.sandbox.rest.ratelimits import InvalidRequests, Limits, RateLimiter, Refusal
+from relay.sandbox import errors
+from relay.sandbox.errors import ApiError, Json
+from relay.sandbox.faults import Fault, Faults
+from relay.sandbox.rate_limits import InvalidRequests, Limits, RateLimiter, Refusal
 from relay.sandbox.rest.requests import Call
+from relay.sandbox.world.files import FileStore
 from relay.sandbox.world.models import Application
 from relay.sandbox.world.state import State
 

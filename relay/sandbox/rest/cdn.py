@@ -6,14 +6,13 @@ from typing import Any
 
 from aiohttp import web
 
-from relay.sandbox.messages.files import CHUNK
+from relay.sandbox.errors import form_error
+from relay.sandbox.faults import Faults
 from relay.sandbox.messages.forms import Form, parse_snowflake
 from relay.sandbox.messages.media import GREY_JPEG, describe, flat_png
 from relay.sandbox.rest.api import Api, cut, reset
-from relay.sandbox.rest.errors import form_error
-from relay.sandbox.rest.faults import Faults
 from relay.sandbox.rest.requests import Call
-from relay.sandbox.rest.signing import MEDIA_PREFIX
+from relay.sandbox.world.files import CHUNK, MEDIA_PREFIX
 from relay.sandbox.world.models import Attachment, StoredFile
 from relay.sandbox.world.state import State
 

@@ -4,14 +4,14 @@ from typing import Any
 
 from aiohttp import web
 
+from relay.sandbox import errors
 from relay.sandbox.messages.forms import Form
-from relay.sandbox.rest import errors
+from relay.sandbox.messages.threads import Threads
 from relay.sandbox.rest.api import Api, Reply
 from relay.sandbox.rest.requests import Call
 from relay.sandbox.world import render
 from relay.sandbox.world.models import Channel
 from relay.sandbox.world.permissions import Permission
-from relay.sandbox.world.threads import Threads
 
 _ARCHIVE_AFTER = frozenset({60, 1440, 4320, 10080})
 

@@ -5,17 +5,17 @@ from urllib.parse import unquote
 
 from aiohttp import web
 
-from relay.sandbox.gateway.dispatch import Viewer
+from relay.sandbox import errors
+from relay.sandbox.errors import Json, form_error
 from relay.sandbox.messages.events import Anchor
 from relay.sandbox.messages.forms import Form, parse_snowflake
 from relay.sandbox.messages.messages import Messages
 from relay.sandbox.messages.reactions import Reactions
 from relay.sandbox.messages.render import message as render_message
-from relay.sandbox.rest import errors
 from relay.sandbox.rest.api import Api
-from relay.sandbox.rest.errors import Json, form_error
 from relay.sandbox.rest.requests import Call
 from relay.sandbox.world import render
+from relay.sandbox.world.dispatch import Viewer
 from relay.sandbox.world.models import Channel, Message
 from relay.sandbox.world.permissions import Permission
 

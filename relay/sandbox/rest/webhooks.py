@@ -7,19 +7,19 @@ from typing import Any
 
 from aiohttp import web
 
-from relay.sandbox.gateway.dispatch import Intent
-from relay.sandbox.messages.embeds import check_url
+from relay.sandbox import errors
+from relay.sandbox.messages.drafts import check_url
 from relay.sandbox.messages.forms import Form, parse_snowflake, path_snowflake
 from relay.sandbox.messages.messages import Messages
 from relay.sandbox.messages.render import message as render_message
-from relay.sandbox.rest import errors
+from relay.sandbox.messages.threads import FORUMS
 from relay.sandbox.rest.api import Api, TooFast
 from relay.sandbox.rest.requests import Call
 from relay.sandbox.world import render
+from relay.sandbox.world.dispatch import Intent
 from relay.sandbox.world.models import Channel, Message, User, Webhook
 from relay.sandbox.world.permissions import Permission
 from relay.sandbox.world.state import State
-from relay.sandbox.world.threads import FORUMS
 
 MAX_WEBHOOKS = 15
 MAX_NAME = 80

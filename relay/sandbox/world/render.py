@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime
 
-from relay.sandbox.rest.errors import Json
+from relay.sandbox.errors import Json
 from relay.sandbox.world.models import Application, Channel, Emoji, Guild, Member, Role, Sticker, User, Webhook
 
 

@@ -9,12 +9,12 @@ import secrets
 import time
 from collections.abc import Callable
 
-from relay.sandbox.gateway.dispatch import Dispatch, Intent, Viewer
-from relay.sandbox.rest import errors
-from relay.sandbox.rest.errors import Json
-from relay.sandbox.rest.signing import UrlSigner
+from relay.sandbox import errors
+from relay.sandbox.errors import Json
 from relay.sandbox.world import permissions as rules
 from relay.sandbox.world import render
+from relay.sandbox.world.dispatch import Dispatch, Intent, Viewer
+from relay.sandbox.world.files import UrlSigner
 from relay.sandbox.world.models import (
     Application,
     Attachment,
@@ -25,13 +25,13 @@ from relay.sandbox.world.models import (
     Message,
     Overwrite,
     Role,
+    Snowflakes,
     Sticker,
     StoredFile,
     User,
     Webhook,
 )
 from relay.sandbox.world.permissions import Permission
-from relay.sandbox.world.snowflakes import Snowflakes
 
 Listener = Callable[[Dispatch], None]
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from relay.demo.people import Shown
+from relay.demo.matrix_client import Shown
 from tests.chaos.ledger import File
 from tests.chaos.reading import Quote, Said, discord_copy, discord_original, matrix_copy, matrix_original
 

@@ -9,13 +9,12 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.sandbox.gateway.compression import ZlibStream, ZstdStream, compressor_for
+from relay.sandbox.gateway.handshake import ZlibStream, ZstdStream, compressor_for
 from relay.sandbox.messages.media import describe
-from relay.sandbox.rest.signing import UrlSigner
 from relay.sandbox.world import permissions
-from relay.sandbox.world.models import Attachment, Overwrite, StoredFile
+from relay.sandbox.world.files import UrlSigner
+from relay.sandbox.world.models import Attachment, Overwrite, Snowflakes, StoredFile, at, timestamp_of
 from relay.sandbox.world.permissions import Permission
-from relay.sandbox.world.snowflakes import Snowflakes, at, timestamp_of
 from relay.sandbox.world.state import State
 
 

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from relay.sandbox.errors import ApiError
 from relay.sandbox.messages.drafts import Draft, Upload, read_draft, safe_filename
 from relay.sandbox.messages.forms import Form, parse_snowflake, path_snowflake
-from relay.sandbox.rest.errors import ApiError
 from relay.sandbox.rest.webhooks import read_image, read_name
 from relay.sandbox.world.models import StoredFile
 

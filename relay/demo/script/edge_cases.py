@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from functools import partial
 
-from relay.demo.discord_side import BOT
-from relay.demo.script import Line, Scene, Unmet, View, contains, quoted
-from relay.demo.seen import DIRECTION, OTHER, Kind, Seen, SideName
+from relay.demo.script.runner import Line, Scene, Unmet, View, contains, quoted
+from relay.demo.sides.base import DIRECTION, OTHER, Kind, Seen, SideName
+from relay.demo.sides.discord import BOT
 
 _OURS: tuple[Kind, ...] = ("copy", "notice")
 _SCRIPT = "<b>not bold</b> <img src=x onerror=alert(1)> <script>alert(1)</script> @room"

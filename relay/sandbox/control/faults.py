@@ -4,8 +4,8 @@ from dataclasses import asdict
 from typing import Any
 
 from relay.sandbox.control.base import ControlBase, Id
-from relay.sandbox.rest.errors import ApiError, Json
-from relay.sandbox.rest.faults import GATEWAY_KINDS, KINDS, Fault, GatewayFault
+from relay.sandbox.errors import ApiError, Json
+from relay.sandbox.faults import GATEWAY_KINDS, KINDS, Fault, GatewayFault
 
 
 class MischiefControl(ControlBase):
@@ -14,7 +14,7 @@ class MischiefControl(ControlBase):
     # --- The REST API and the CDN -------------------------------------------------------------------------
 
     def add_fault(self, kind: str, **options: Any) -> Json:
-        """Arm a fault: `Fault` of `relay.sandbox.rest.faults` says what `kind` and `options` there are. Returns it."""
+        """Arm a fault: `Fault` of `relay.sandbox.faults` says what `kind` and `options` there are. Returns it."""
         if kind not in KINDS:
             raise ApiError(400, 0, f"kind is one of {', '.join(KINDS)}")
         return asdict(self._parts.api.faults.add(Fault(kind, **options)))

@@ -1,7 +1,7 @@
 from dataclasses import replace
 
-from relay.demo.crossings import Crossings, Entry
-from relay.demo.seen import Byline, File, Kind, Quoted, Seen
+from relay.demo.copy_tracker import Crossings, Entry
+from relay.demo.sides.base import Byline, File, Kind, Quoted, Seen
 
 NOW = 1_000_000.0
 

@@ -3,9 +3,9 @@
 import asyncio
 from collections import deque
 
-from relay.sandbox.gateway.dispatch import OMNISCIENT, Dispatch
-from relay.sandbox.rest.errors import Json
+from relay.sandbox.errors import Json
 from relay.sandbox.world import render
+from relay.sandbox.world.dispatch import OMNISCIENT, Dispatch
 from relay.sandbox.world.state import State
 
 KEPT = 20_000

@@ -4,10 +4,10 @@ import base64
 from collections.abc import Sequence
 from functools import partial
 
-from relay.demo import props
-from relay.demo.props import Prop, prop
-from relay.demo.script import Line, Scene, Unmet, View, contains
-from relay.demo.seen import OTHER, File, Json, Seen, SideName
+from relay.demo import sample_files as props
+from relay.demo.sample_files import Prop, prop
+from relay.demo.script.runner import Line, Scene, Unmet, View, contains
+from relay.demo.sides.base import OTHER, File, Json, Seen, SideName
 from relay.domain.content import MediaKind
 
 _MAP_SHOWS = "A map: from the old pier along a dashed line out to sea"

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Self
 import aiohttp
 import structlog
 
-from relay.demo import matrix_view as view
 from relay.demo.homeserver import Homeserver
-from relay.demo.people import Person, Refused, Shown, shown
-from relay.demo.seen import Byline, Cast, Json, Kind, Quoted, Refusal, Seen, Tally
+from relay.demo.matrix_client import Person, Refused, Shown, shown
+from relay.demo.sides import matrix_view as view
+from relay.demo.sides.base import Byline, Cast, Json, Kind, Quoted, Refusal, Seen, Tally
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

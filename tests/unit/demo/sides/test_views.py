@@ -1,9 +1,9 @@
 from typing import Any
 
-from relay.demo import discord_view, matrix_view
-from relay.demo.people import shown
-from relay.demo.props import WAVEFORM, prop
-from relay.demo.seen import Byline, Seen, letters
+from relay.demo.matrix_client import shown
+from relay.demo.sample_files import WAVEFORM, prop
+from relay.demo.sides import discord_view, matrix_view
+from relay.demo.sides.base import Byline, Seen, letters
 from relay.sandbox.messages.media import describe
 
 Json = dict[str, Any]

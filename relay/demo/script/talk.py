@@ -3,8 +3,8 @@
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 
-from relay.demo.script import Line, Scene, Unmet, View, contains, same
-from relay.demo.seen import OTHER, Seen, SideName
+from relay.demo.script.runner import Line, Scene, Unmet, View, contains, same
+from relay.demo.sides.base import OTHER, Seen, SideName
 
 _NAMES = {"mira": "Mira", "jonas": "Jonas", "ines": "Ines", "yusuf": "Yusuf"}
 _DISCORD_LIMIT = 2000

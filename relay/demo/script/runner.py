@@ -8,12 +8,11 @@ from typing import Literal, TypeVar
 
 import aiohttp
 
-from relay.demo.bell import Bell
 from relay.demo.daemon import Counters, DaemonProcess
-from relay.demo.discord_side import DiscordSide
-from relay.demo.matrix_side import MatrixSide
-from relay.demo.people import Refused
-from relay.demo.seen import OTHER, Json, Kind, Refusal, Seen, Side, SideName, letters
+from relay.demo.matrix_client import Refused
+from relay.demo.sides.base import OTHER, Bell, Json, Kind, Refusal, Seen, Side, SideName, letters
+from relay.demo.sides.discord import DiscordSide
+from relay.demo.sides.matrix import MatrixSide
 
 DEADLINE = 15.0
 """Seconds that a line may take until what it expects is there."""

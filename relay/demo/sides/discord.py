@@ -5,12 +5,12 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from relay.demo import discord_view as view
-from relay.demo.props import prop
-from relay.demo.seen import Byline, Cast, Json, Kind, Refusal, Seen, Tally
+from relay.demo.sample_files import prop
+from relay.demo.sides import discord_view as view
+from relay.demo.sides.base import Byline, Cast, Json, Kind, Refusal, Seen, Tally
+from relay.sandbox.errors import ApiError
 from relay.sandbox.messages.drafts import Upload, read_draft
 from relay.sandbox.messages.render import message as render_message
-from relay.sandbox.rest.errors import ApiError
 from relay.sandbox.server import SandboxServer
 from relay.sandbox.world.models import Channel, Message, StoredFile, User
 

@@ -1,5 +1,6 @@
 """What a reader sees: one form for the messages of both sides."""
 
+import asyncio
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Protocol
@@ -175,3 +176,22 @@ class Side(Protocol):
     async def file(self, key: str) -> tuple[bytes, str] | None:
         """A file as the platform hands it out, and its type; None if there is none."""
         ...
+
+
+# MERGED: Waking whoever waits for something to happen.
+
+
+class Bell:
+    """Rings for all who hold an event of `next`; who looks first and waits then takes the event before looking."""
+
+    def __init__(self) -> None:
+        self._event = asyncio.Event()
+
+    def ring(self) -> None:
+        """Something happened."""
+        self._event.set()
+        self._event = asyncio.Event()
+
+    def next(self) -> asyncio.Event:
+        """Set at the next ring."""
+        return self._event

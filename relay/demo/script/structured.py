@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from relay.demo.discord_side import FEED
-from relay.demo.script import Line, Scene, Unmet, View, contains, same
-from relay.demo.seen import Seen
+from relay.demo.script.runner import Line, Scene, Unmet, View, contains, same
+from relay.demo.sides.base import Seen
+from relay.demo.sides.discord import FEED
 
 _PLAN = """## Saturday’s crossing
 1. Meet at the **old pier** at <t:1781330400:t>

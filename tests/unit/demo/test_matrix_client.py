@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from relay.demo.people import shown
+from relay.demo.matrix_client import shown
 
 ANN, BOB = "@ann:localhost", "@bob:localhost"
 

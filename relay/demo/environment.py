@@ -9,17 +9,17 @@ from pathlib import Path
 
 import structlog
 
-from relay.demo.bell import Bell
 from relay.demo.daemon import DaemonProcess
-from relay.demo.discord_side import DiscordSide
 from relay.demo.feed import Feed
 from relay.demo.homeserver import Homeserver
-from relay.demo.lines_edges import edges
-from relay.demo.lines_files import files
-from relay.demo.lines_more import more
-from relay.demo.lines_talk import talk
-from relay.demo.matrix_side import MatrixSide
-from relay.demo.script import Line, Scene
+from relay.demo.script.edge_cases import edges
+from relay.demo.script.files import files
+from relay.demo.script.runner import Line, Scene
+from relay.demo.script.structured import more
+from relay.demo.script.talk import talk
+from relay.demo.sides.base import Bell
+from relay.demo.sides.discord import DiscordSide
+from relay.demo.sides.matrix import MatrixSide
 from relay.sandbox.server import SandboxServer
 
 PAIR = "general"

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from relay.demo.seen import DIRECTION, OTHER, Json, Seen, SideName, letters
+from relay.demo.sides.base import DIRECTION, OTHER, Json, Seen, SideName, letters
 
 _KEPT = 200
 _LOOK_BACK = 60

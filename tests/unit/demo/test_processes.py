@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from relay.demo.leash import LeashedProcess, temporary_directory
+from relay.demo.processes import LeashedProcess, temporary_directory
 
 SLEEPER = "import os, time; open('pid', 'w').write(str(os.getpid())); os.replace('pid', 'ready'); time.sleep(60)"
 STUBBORN = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); {SLEEPER}"
@@ -63,7 +63,7 @@ async def test_it_is_asked_to_stop_and_then_made_to(tmp_path: Path, code: str, g
 def test_both_go_when_their_owner_is_killed(tmp_path: Path) -> None:
     owner = f"""
 import os, pathlib, sys, time
-from relay.demo.leash import LeashedProcess, temporary_directory
+from relay.demo.processes import LeashedProcess, temporary_directory
 with temporary_directory() as directory:
     here = pathlib.Path({str(tmp_path)!r})
     (directory / "file").touch()

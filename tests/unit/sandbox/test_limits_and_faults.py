@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.sandbox.rest.faults import Fault, Faults, GatewayFault
-from relay.sandbox.rest.ratelimits import InvalidRequests, Limits, RateLimiter, Refusal
+from relay.sandbox.faults import Fault, Faults, GatewayFault
+from relay.sandbox.rate_limits import InvalidRequests, Limits, RateLimiter, Refusal
 
 ROUTE = "/channels/{channel_id}/messages"
 

@@ -4,7 +4,7 @@ import base64
 from dataclasses import dataclass
 from importlib.resources import files
 
-from relay.demo.seen import Json
+from relay.demo.sides.base import Json
 
 TYPES = {
     ".png": "image/png",
@@ -42,4 +42,4 @@ class Prop:
 
 def prop(file: str, name: str = "") -> Prop:
     """One of the files in `props`, under another name if one is given."""
-    return Prop(name or file, files("relay.demo").joinpath("props", file).read_bytes())
+    return Prop(name or file, files("relay.demo").joinpath("sample_files", file).read_bytes())

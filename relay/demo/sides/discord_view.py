@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 
-from relay.demo.seen import File, Json, Quoted
+from relay.demo.sides.base import File, Json, Quoted
 from relay.domain.content import MediaKind
 
 _EXCERPT = 140

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from relay.demo.people import Shown
-from relay.demo.seen import File, Json
+from relay.demo.matrix_client import Shown
+from relay.demo.sides.base import File, Json
 from relay.domain.content import MediaKind
 
 PROFILE = "com.beeper.per_message_profile"
