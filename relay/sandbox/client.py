@@ -11,7 +11,8 @@ from typing import Any, Self
 
 import aiohttp
 
-Json = dict[str, Any]
+from relay.sandbox.world.models import Json
+
 Id = int | str
 
 

@@ -1,8 +1,6 @@
 """Discord's errors: https://discord.com/developers/docs/topics/opcodes-and-status-codes#json."""
 
-from typing import Any
-
-Json = dict[str, Any]
+from relay.sandbox.world.models import Json
 
 
 class ApiError(Exception):

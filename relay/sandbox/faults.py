@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Literal
 
-from relay.sandbox.errors import Json
+from relay.sandbox.world.models import Json
 
 Kind = Literal["rate_limit", "status", "hang", "reset", "delay", "malformed"]
 KINDS: tuple[Kind, ...] = ("rate_limit", "status", "hang", "reset", "delay", "malformed")

@@ -1,1 +1,1 @@
-"""TODO."""
+"""The scripted conversation that `relay demo --once` plays and checks, line by line."""

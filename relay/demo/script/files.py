@@ -4,7 +4,7 @@ import base64
 from collections.abc import Sequence
 from functools import partial
 
-from relay.demo import sample_files as props
+from relay.demo import sample_files
 from relay.demo.sample_files import Prop, prop
 from relay.demo.script.runner import Line, Scene, Unmet, View, contains
 from relay.demo.sides.base import OTHER, File, Json, Seen, SideName
@@ -80,14 +80,14 @@ async def _hidden_picture(scene: Scene) -> str:
 
 async def _three_files(scene: Scene) -> str:
     sent = (prop("sunset.jpg", "SPOILER_last-time.jpg"), prop("waves.webm"), _TIDES)
-    width, height = props.FILM_SIZE
-    film = sent[1].upload(width=width, height=height, duration_secs=props.FILM_SECONDS)
+    width, height = sample_files.FILM_SIZE
+    film = sent[1].upload(width=width, height=height, duration_secs=sample_files.FILM_SECONDS)
     attachments = [sent[0].upload(), film, sent[2].upload()]
     message = scene.discord.show("mira", "What you need to know about the sea:", attachments=attachments)
     scene.spoken("discord", message)
     copies = await _arrive(scene, "matrix", "Mira", ("image", sent[0]), ("video", sent[1]), ("file", sent[2]))
     hidden, moving, _ = _files(copies)
-    if not hidden.spoiler or moving.duration != props.FILM_SECONDS:
+    if not hidden.spoiler or moving.duration != sample_files.FILM_SECONDS:
         raise Unmet("the first is not hidden" if not hidden.spoiler else f"the film lasts {moving.duration} s")
     contains(copies[0].body, "What you need to know about the sea:")
     return "three messages in a row, the first one hidden"
@@ -95,8 +95,8 @@ async def _three_files(scene: Scene) -> str:
 
 async def _film(scene: Scene) -> str:
     film = prop("waves.webm", "out-there.webm")
-    width, height = props.FILM_SIZE
-    info = {"w": width, "h": height, "duration": round(props.FILM_SECONDS * 1000)}
+    width, height = sample_files.FILM_SIZE
+    info = {"w": width, "h": height, "duration": round(sample_files.FILM_SECONDS * 1000)}
     content = await _content(scene, "yusuf", film, "m.video", info, "Out there right now:")
     scene.spoken("matrix", await scene.matrix.send("yusuf", content))
     (copy,) = await _arrive(scene, "discord", "Yusuf", ("video", film))
@@ -106,20 +106,20 @@ async def _film(scene: Scene) -> str:
 
 async def _voice_to_matrix(scene: Scene) -> str:
     voice = prop("voice.ogg", "voice-message.ogg")
-    waveform = base64.b64encode(props.WAVEFORM).decode()
-    upload = voice.upload(duration_secs=props.VOICE_SECONDS, waveform=waveform)
+    waveform = base64.b64encode(sample_files.WAVEFORM).decode()
+    upload = voice.upload(duration_secs=sample_files.VOICE_SECONDS, waveform=waveform)
     scene.spoken("discord", scene.discord.show("mira", attachments=[upload], raw={"flags": 1 << 13}))
     (copy,) = await _arrive(scene, "matrix", "Mira", ("voice", voice))
     (file,) = copy.files
-    if (file.duration, len(file.waveform)) != (props.VOICE_SECONDS, len(props.WAVEFORM)):
+    if (file.duration, len(file.waveform)) != (sample_files.VOICE_SECONDS, len(sample_files.WAVEFORM)):
         raise Unmet(f"it lasts {file.duration} s and has {len(file.waveform)} moments")
     return f"a voice message of {file.duration} s with its waveform"
 
 
 async def _voice_to_discord(scene: Scene) -> str:
     voice = prop("voice.ogg", "Voice message.ogg")
-    duration = round(props.VOICE_SECONDS * 1000)
-    waveform = [byte * _LOUDEST // 255 for byte in props.WAVEFORM]
+    duration = round(sample_files.VOICE_SECONDS * 1000)
+    waveform = [byte * _LOUDEST // 255 for byte in sample_files.WAVEFORM]
     content = await _content(scene, "yusuf", voice, "m.audio", {"duration": duration})
     sound = {"org.matrix.msc3245.voice": {}, "org.matrix.msc1767.audio": {"duration": duration, "waveform": waveform}}
     scene.spoken("matrix", await scene.matrix.send("yusuf", content | sound))

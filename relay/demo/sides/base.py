@@ -1,4 +1,4 @@
-"""What a reader sees: one form for the messages of both sides."""
+"""What the two sides of the demo have in common: messages as a reader sees them, and what people can do."""
 
 import asyncio
 from collections.abc import Iterator, Sequence
@@ -176,9 +176,6 @@ class Side(Protocol):
     async def file(self, key: str) -> tuple[bytes, str] | None:
         """A file as the platform hands it out, and its type; None if there is none."""
         ...
-
-
-# MERGED: Waking whoever waits for something to happen.
 
 
 class Bell:

@@ -4,7 +4,6 @@ import base64
 from dataclasses import dataclass, field
 
 from relay.sandbox.control.journal import Journal
-from relay.sandbox.errors import Json
 from relay.sandbox.gateway.server import Gateway
 from relay.sandbox.messages.drafts import Draft, NewFile, Upload, read_draft, safe_filename
 from relay.sandbox.messages.messages import Messages
@@ -15,7 +14,7 @@ from relay.sandbox.rate_limits import Limits
 from relay.sandbox.rest.api import Api
 from relay.sandbox.rest.webhooks import Webhooks
 from relay.sandbox.world.files import FileStore
-from relay.sandbox.world.models import Attachment, Channel, Guild, Message, StoredFile, User
+from relay.sandbox.world.models import Attachment, Channel, Guild, Json, Message, StoredFile, User
 from relay.sandbox.world.state import State
 
 Id = int | str

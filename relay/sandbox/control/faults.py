@@ -4,8 +4,9 @@ from dataclasses import asdict
 from typing import Any
 
 from relay.sandbox.control.base import ControlBase, Id
-from relay.sandbox.errors import ApiError, Json
+from relay.sandbox.errors import ApiError
 from relay.sandbox.faults import GATEWAY_KINDS, KINDS, Fault, GatewayFault
+from relay.sandbox.world.models import Json
 
 
 class MischiefControl(ControlBase):

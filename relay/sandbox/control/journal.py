@@ -3,9 +3,9 @@
 import asyncio
 from collections import deque
 
-from relay.sandbox.errors import Json
 from relay.sandbox.world import render
 from relay.sandbox.world.dispatch import OMNISCIENT, Dispatch
+from relay.sandbox.world.models import Json
 from relay.sandbox.world.state import State
 
 KEPT = 20_000

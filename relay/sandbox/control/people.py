@@ -1,11 +1,10 @@
 """Control: what people say and do. Every method is also `POST /_sandbox/<name>`; IDs may be numbers or strings."""
 
 from relay.sandbox.control.base import ControlBase, Id
-from relay.sandbox.errors import Json
 from relay.sandbox.messages.drafts import Draft
 from relay.sandbox.messages.messages import Finish
 from relay.sandbox.world import render
-from relay.sandbox.world.models import Message
+from relay.sandbox.world.models import Json, Message
 
 
 class TalkControl(ControlBase):

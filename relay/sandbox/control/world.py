@@ -2,11 +2,10 @@
 
 from relay.sandbox import errors
 from relay.sandbox.control.base import ControlBase, Id
-from relay.sandbox.errors import Json
 from relay.sandbox.rest.webhooks import new_webhook_token
 from relay.sandbox.world import permissions, render
 from relay.sandbox.world.dispatch import Dispatch, Intent
-from relay.sandbox.world.models import Overwrite
+from relay.sandbox.world.models import Json, Overwrite
 from relay.sandbox.world.state import new_token
 
 

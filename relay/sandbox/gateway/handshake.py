@@ -1,13 +1,12 @@
-"""Which IDENTIFY is in order, and the close codes of those that are not."""
+"""What a connection asks for at its start: its compression and its IDENTIFY; and the close codes of what is wrong."""
 
 import zlib
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from relay.sandbox.errors import Json
 from relay.sandbox.world import render
 from relay.sandbox.world.dispatch import ALL_INTENTS, Intent
-from relay.sandbox.world.models import Application, Guild
+from relay.sandbox.world.models import Application, Guild, Json
 from relay.sandbox.world.state import State
 
 # After these a session is over: https://discord.com/developers/docs/topics/opcodes-and-status-codes#gateway
@@ -89,13 +88,14 @@ def _valid_shard(shard: Any) -> bool:
     return bool(0 <= number < total)
 
 
-# MERGED: Transport compression: https://discord.com/developers/docs/events/gateway#transport-compression.
-#
-# One stream for a whole connection, flushed after each payload.
+# --- Compression ------------------------------------------------------------------------------------------
 
 
 class Compressor(Protocol):
-    """A stream."""
+    """One stream for a whole connection, flushed after each payload.
+
+    https://discord.com/developers/docs/events/gateway#transport-compression
+    """
 
     def compress(self, text: str) -> bytes:
         """The next payload, complete."""

@@ -1,14 +1,13 @@
-"""The gateway: https://discord.com/developers/docs/events/gateway. One connection is in `connection.py`."""
+"""The gateway and its connections: https://discord.com/developers/docs/events/gateway."""
 
 import asyncio
 import json
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from aiohttp import WSMsgType, web
 
-from relay.sandbox.errors import Json
 from relay.sandbox.faults import Faults, GatewayFault
 from relay.sandbox.gateway.handshake import (
     FATAL,
@@ -23,7 +22,10 @@ from relay.sandbox.gateway.sessions import Session, Sessions
 from relay.sandbox.rest.api import reset
 from relay.sandbox.world import render
 from relay.sandbox.world.dispatch import Intent
+from relay.sandbox.world.models import Json
 from relay.sandbox.world.state import new_token
+
+MAX_PAYLOAD = 4096
 
 
 class Gateway:
@@ -104,19 +106,10 @@ class Gateway:
         return len(self.sessions.by_id)
 
 
-# MERGED: One WebSocket of the gateway: https://discord.com/developers/docs/events/gateway.
-
-
-if TYPE_CHECKING:
-    from relay.sandbox.gateway.server import Gateway
-
-MAX_PAYLOAD = 4096
-
-
 class Connection:
     """One WebSocket."""
 
-    def __init__(self, gateway: "Gateway", socket: web.WebSocketResponse, request: web.Request) -> None:
+    def __init__(self, gateway: Gateway, socket: web.WebSocketResponse, request: web.Request) -> None:
         self.gateway = gateway
         self.sessions = gateway.sessions
         self.socket = socket

@@ -8,11 +8,10 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from relay.sandbox.errors import Json
 from relay.sandbox.rate_limits import Limits
 from relay.sandbox.world import render
 from relay.sandbox.world.dispatch import Dispatch, Intent, Viewer
-from relay.sandbox.world.models import Application
+from relay.sandbox.world.models import Application, Json
 from relay.sandbox.world.state import State
 
 Sender = Callable[[Json], None]

@@ -9,15 +9,16 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from relay.sandbox import errors
-from relay.sandbox.errors import Json
 from relay.sandbox.messages.forms import Form, parse_snowflake
 from relay.sandbox.messages.mentions import AllowedMentions
-from relay.sandbox.world.models import StoredFile
+from relay.sandbox.world.models import Json, StoredFile
 
 MAX_CONTENT = 2000
 MAX_FILES = 10
 MAX_NONCE = 25
 MAX_STICKERS = 3
+MAX_EMBEDS = 10
+MAX_TOTAL = 6000
 SUPPRESS_EMBEDS = 1 << 2
 SUPPRESS_NOTIFICATIONS = 1 << 12
 VOICE_MESSAGE = 1 << 13
@@ -234,11 +235,7 @@ def safe_filename(name: str) -> tuple[str, str | None]:
     return cleaned, (stem or base) if cleaned != base else None
 
 
-# MERGED: Embeds and their limits: https://discord.com/developers/docs/resources/message#embed-object-embed-limits. Pure.
-
-
-MAX_EMBEDS = 10
-MAX_TOTAL = 6000
+# --- Embeds and their limits: https://discord.com/developers/docs/resources/message#embed-object-embed-limits
 
 
 def read_embeds(form: Form) -> list[Json]:

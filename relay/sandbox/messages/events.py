@@ -6,11 +6,10 @@ What Discord checks before anything is written or changed is in `messages.py`.
 from bisect import bisect_left, insort
 from typing import Literal
 
-from relay.sandbox.errors import Json
 from relay.sandbox.messages.render import message as render_message
 from relay.sandbox.world import render
 from relay.sandbox.world.dispatch import Dispatch, Intent, Viewer
-from relay.sandbox.world.models import Attachment, Channel, Message, User, timestamp_of
+from relay.sandbox.world.models import Attachment, Channel, Json, Message, User, timestamp_of
 from relay.sandbox.world.state import State
 
 _MESSAGES = Intent.GUILD_MESSAGES

@@ -6,7 +6,8 @@ https://discord.com/developers/docs/reference#error-messages
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from relay.sandbox.errors import Json, form_error, invalid_form, put_error
+from relay.sandbox.errors import form_error, invalid_form, put_error
+from relay.sandbox.world.models import Json
 
 MAX_SNOWFLAKE = (1 << 64) - 1
 

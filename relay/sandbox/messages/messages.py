@@ -3,14 +3,13 @@
 from collections.abc import Callable
 
 from relay.sandbox import errors
-from relay.sandbox.errors import Json
 from relay.sandbox.messages.drafts import HAS_SNAPSHOT, SUPPRESS_EMBEDS, VOICE_MESSAGE, Draft, NewFile
 from relay.sandbox.messages.events import MessageEvents
 from relay.sandbox.messages.media import describe
 from relay.sandbox.messages.mentions import MESSAGE_DEFAULT, WEBHOOK_DEFAULT, resolve
 from relay.sandbox.messages.render import message as render_message
 from relay.sandbox.world import render
-from relay.sandbox.world.models import Attachment, Channel, Message, Pinged, User, Webhook, timestamp_of
+from relay.sandbox.world.models import Attachment, Channel, Json, Message, Pinged, User, Webhook, timestamp_of
 from relay.sandbox.world.permissions import Permission
 from relay.sandbox.world.state import State
 

@@ -3,12 +3,11 @@
 import re
 
 from relay.sandbox import errors
-from relay.sandbox.errors import Json
 from relay.sandbox.messages.events import where
 from relay.sandbox.messages.messages import Messages
 from relay.sandbox.world import render
 from relay.sandbox.world.dispatch import Intent
-from relay.sandbox.world.models import Channel, Message, Reaction, User
+from relay.sandbox.world.models import Channel, Json, Message, Reaction, User
 from relay.sandbox.world.permissions import Permission
 
 MAX_KINDS = 20

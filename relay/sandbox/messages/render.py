@@ -2,10 +2,9 @@
 
 from typing import TYPE_CHECKING
 
-from relay.sandbox.errors import Json
 from relay.sandbox.world import render
 from relay.sandbox.world.dispatch import OMNISCIENT, Viewer
-from relay.sandbox.world.models import Attachment, Message, Reaction
+from relay.sandbox.world.models import Attachment, Json, Message, Reaction
 
 if TYPE_CHECKING:
     from relay.sandbox.world.state import State

@@ -1,13 +1,12 @@
 """Threads: https://discord.com/developers/docs/topics/threads."""
 
 from relay.sandbox import errors
-from relay.sandbox.errors import Json
 from relay.sandbox.messages.drafts import Draft
 from relay.sandbox.messages.events import where
 from relay.sandbox.messages.messages import Messages
 from relay.sandbox.world import render
 from relay.sandbox.world.dispatch import Dispatch, Intent, Viewer
-from relay.sandbox.world.models import Channel, Message, Thread, User
+from relay.sandbox.world.models import Channel, Json, Message, Thread, User
 from relay.sandbox.world.permissions import Permission
 
 HAS_THREAD = 1 << 5

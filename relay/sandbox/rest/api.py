@@ -13,12 +13,12 @@ import structlog
 from aiohttp import web
 
 from relay.sandbox import errors
-from relay.sandbox.errors import ApiError, Json
+from relay.sandbox.errors import ApiError
 from relay.sandbox.faults import Fault, Faults
 from relay.sandbox.rate_limits import InvalidRequests, Limits, RateLimiter, Refusal
 from relay.sandbox.rest.requests import Call
 from relay.sandbox.world.files import FileStore
-from relay.sandbox.world.models import Application
+from relay.sandbox.world.models import Application, Json
 from relay.sandbox.world.state import State
 
 PREFIX = "/api/v10"

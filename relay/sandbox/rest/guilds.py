@@ -1,4 +1,4 @@
-"""Guilds, their channels, members, roles, emoji and stickers: https://discord.com/developers/docs/resources/guild."""
+"""The bot itself, and the guilds it is in: their channels, members, roles, emoji and stickers. Reading only."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ from relay.sandbox.world.models import Emoji
 
 
 class GuildRoutes:
-    """`/guilds/{id}…` and `/stickers/{id}`; reading only."""
+    """`/guilds/{id}…` and `/stickers/{id}`: https://discord.com/developers/docs/resources/guild."""
 
     def __init__(self, api: Api) -> None:
         self.api = api
@@ -114,9 +114,6 @@ class GuildRoutes:
     async def sticker(self, call: Call) -> Any:
         """One sticker."""
         return render.sticker(self.state.sticker(call.id("sticker_id")))
-
-
-# MERGED: The bot itself: who it is, its application, and where its gateway is.
 
 
 class BotRoutes:

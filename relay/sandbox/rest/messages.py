@@ -6,7 +6,7 @@ from urllib.parse import unquote
 from aiohttp import web
 
 from relay.sandbox import errors
-from relay.sandbox.errors import Json, form_error
+from relay.sandbox.errors import form_error
 from relay.sandbox.messages.events import Anchor
 from relay.sandbox.messages.forms import Form, parse_snowflake
 from relay.sandbox.messages.messages import Messages
@@ -16,7 +16,7 @@ from relay.sandbox.rest.api import Api
 from relay.sandbox.rest.requests import Call
 from relay.sandbox.world import render
 from relay.sandbox.world.dispatch import Viewer
-from relay.sandbox.world.models import Channel, Message
+from relay.sandbox.world.models import Channel, Json, Message
 from relay.sandbox.world.permissions import Permission
 
 _ANCHORS: tuple[Anchor, ...] = ("before", "after", "around")

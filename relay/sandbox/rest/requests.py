@@ -11,11 +11,10 @@ from typing import Any
 from aiohttp import BodyPartReader, MultipartReader, web
 
 from relay.sandbox import errors
-from relay.sandbox.errors import Json
 from relay.sandbox.messages.drafts import Draft, Upload, read_draft
 from relay.sandbox.messages.forms import path_snowflake
 from relay.sandbox.world.files import FileStore
-from relay.sandbox.world.models import Application, Channel, Guild, User
+from relay.sandbox.world.models import Application, Channel, Guild, Json, User
 from relay.sandbox.world.permissions import Permission
 from relay.sandbox.world.state import State
 

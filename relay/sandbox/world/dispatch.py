@@ -7,8 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntFlag
 
-from relay.sandbox.errors import Json
-from relay.sandbox.world.models import Channel
+from relay.sandbox.world.models import Channel, Json
 
 
 class Intent(IntFlag):

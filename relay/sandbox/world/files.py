@@ -1,4 +1,4 @@
-"""Where uploaded files lie: a temporary directory that goes when the server does."""
+"""Where uploaded files are kept, and the signed URLs of those that are attachments."""
 
 import hashlib
 import hmac
@@ -13,6 +13,7 @@ from urllib.parse import quote, urlsplit
 from relay.sandbox.world.models import Attachment, StoredFile
 
 CHUNK = 256 * 1024
+MEDIA_PREFIX = "/media"
 
 
 class Readable(Protocol):
@@ -24,7 +25,10 @@ class Readable(Protocol):
 
 
 class FileStore:
-    """Files by number, in a directory of their own inside `parent` (the system's for temporary files by default)."""
+    """Files by number, in a temporary directory that is removed when the server stops.
+
+    It is made inside `parent`, by default the system's directory for temporary files.
+    """
 
     def __init__(self, parent: Path | None = None) -> None:
         self._directory = tempfile.TemporaryDirectory(prefix="relay-sandbox-", dir=parent)
@@ -73,17 +77,12 @@ class FileStore:
         return Path(self._directory.name) / str(next(self._numbers))
 
 
-# MERGED: Signed, expiring URLs of attachments.
-#
-# https://discord.com/developers/docs/reference#signed-attachment-cdn-urls: `ex` and `is` are hexadecimal seconds, `hm` is
-# the signature. An attachment's URL is signed anew each time the message is read.
-
-
-MEDIA_PREFIX = "/media"
-
-
 class UrlSigner:
-    """Makes and checks the URLs. `origin` is set once the server knows its port; `lifetime` in seconds."""
+    """Makes and checks signed, expiring URLs of attachments; each time a message is read, its URLs are signed again.
+
+    https://discord.com/developers/docs/reference#signed-attachment-cdn-urls: `ex` and `is` are hexadecimal seconds,
+    `hm` is the signature. `origin` is set once the server knows its port; `lifetime` in seconds.
+    """
 
     def __init__(self, clock: Callable[[], float], lifetime: float) -> None:
         self.origin = "http://127.0.0.1"

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 Json = dict[str, Any]
+DISCORD_EPOCH_MS = 1_420_070_400_000
 
 
 @dataclass(slots=True)
@@ -240,14 +241,11 @@ class Guild:
     stickers: dict[int, Sticker] = field(default_factory=dict)
 
 
-# MERGED: Snowflakes: https://discord.com/developers/docs/reference#snowflakes.
-
-
-DISCORD_EPOCH_MS = 1_420_070_400_000
-
-
 class Snowflakes:
-    """Mints IDs that rise strictly, whatever the clock does. `clock` gives seconds since 1970."""
+    """Makes IDs that always rise, whatever the clock does. `clock` gives seconds since 1970.
+
+    https://discord.com/developers/docs/reference#snowflakes
+    """
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock

@@ -2,8 +2,7 @@
 
 from datetime import UTC, datetime
 
-from relay.sandbox.errors import Json
-from relay.sandbox.world.models import Application, Channel, Emoji, Guild, Member, Role, Sticker, User, Webhook
+from relay.sandbox.world.models import Application, Channel, Emoji, Guild, Json, Member, Role, Sticker, User, Webhook
 
 
 def iso(seconds: float) -> str:

@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable
 
 from relay.sandbox import errors
-from relay.sandbox.errors import Json
 from relay.sandbox.world import permissions as rules
 from relay.sandbox.world import render
 from relay.sandbox.world.dispatch import Dispatch, Intent, Viewer
@@ -21,6 +20,7 @@ from relay.sandbox.world.models import (
     Channel,
     Emoji,
     Guild,
+    Json,
     Member,
     Message,
     Overwrite,
