@@ -2,7 +2,7 @@
 
 import pytest
 
-from relay.adapters.discord.gateway.translator import DECLARED
+from relay.adapters.discord.identifiers import DECLARED
 from relay.domain.ids import ChannelAddress, Platform
 from relay.errors import (
     Transient,

@@ -31,11 +31,11 @@ from relay.adapters.discord.gateway.connection import intents
 from relay.adapters.discord.gateway.guild_cache import Guilds, Place
 from relay.adapters.discord.gateway.message_cache import Recent
 from relay.adapters.discord.gateway.translator import Self, Translator
-from relay.adapters.discord.identity import Webhooks
-from relay.adapters.discord.inbound.messages import jump_url
+from relay.adapters.discord.identifiers import jump_url
 from relay.adapters.discord.markup import Names, parse
 from relay.adapters.discord.media import described
 from relay.adapters.discord.outbound import body as wording
+from relay.adapters.discord.outbound.webhooks import Webhooks
 from relay.adapters.matrix.inbound.events import convert
 from relay.adapters.matrix.markup import NameLookup as MatrixNames
 from relay.adapters.matrix.outbound import compose

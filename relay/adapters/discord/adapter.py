@@ -13,23 +13,24 @@ from urllib.parse import urlsplit
 import discord
 import structlog
 
-from relay.adapters.discord.api.client import Json, Refused, Rest, Route
+from relay.adapters.discord.api.client import Json, Rest, Route
+from relay.adapters.discord.api.errors import Refused, readable
 from relay.adapters.discord.api.rate_limits import REQUESTS_PER_SECOND, Limits
 from relay.adapters.discord.channels import Channels
 from relay.adapters.discord.gateway.buffers import Feed, Feeds
 from relay.adapters.discord.gateway.connection import Gateway, refused_token
 from relay.adapters.discord.gateway.guild_cache import CHANGES, Guilds
 from relay.adapters.discord.gateway.message_cache import Recent
-from relay.adapters.discord.gateway.translator import Pump, Self, Translator, webhooks_stream
+from relay.adapters.discord.gateway.translator import Pump, Self, Translator
 from relay.adapters.discord.history import History
-from relay.adapters.discord.identifiers import is_snowflake
-from relay.adapters.discord.identity import FALLBACK_LENGTH, Webhooks
+from relay.adapters.discord.identifiers import is_snowflake, jump_url, snowflake_at, webhooks_stream
 from relay.adapters.discord.inbound.files import OFFICIAL_CDN
-from relay.adapters.discord.inbound.messages import jump_url, snowflake_at
 from relay.adapters.discord.media import FILE_SIZE, MOST_FILES, REQUEST_SIZE, Media
 from relay.adapters.discord.members import People
 from relay.adapters.discord.outbound import body as wording
-from relay.adapters.discord.outbound.sender import Outbound, readable
+from relay.adapters.discord.outbound.sender import Outbound
+from relay.adapters.discord.outbound.usernames import FALLBACK_LENGTH
+from relay.adapters.discord.outbound.webhooks import Webhooks
 from relay.config.settings import DiscordSettings
 from relay.core.clock import Backoff
 from relay.core.offload import Conversions

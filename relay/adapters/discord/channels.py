@@ -7,15 +7,13 @@ from contextlib import suppress
 
 import structlog
 
-from relay.adapters.discord.api.client import ApiError, Refused, Rest, Route
+from relay.adapters.discord.api.client import Rest, Route
+from relay.adapters.discord.api.errors import MISSING, ApiError, Refused, readable
 from relay.adapters.discord.gateway.buffers import Feed, Feeds
 from relay.adapters.discord.gateway.guild_cache import Guilds, Place
-from relay.adapters.discord.gateway.translator import DECLARED, reference, stream, threads_stream, webhooks_stream
 from relay.adapters.discord.history import History
-from relay.adapters.discord.identifiers import snowflakes
-from relay.adapters.discord.identity import Webhooks
-from relay.adapters.discord.outbound.posting import MISSING
-from relay.adapters.discord.outbound.sender import readable
+from relay.adapters.discord.identifiers import DECLARED, reference, snowflakes, stream, threads_stream, webhooks_stream
+from relay.adapters.discord.outbound.webhooks import Webhooks
 from relay.core.clock import Backoff
 from relay.core.ports import Clock, Cursor, EventBatch, Inbox
 from relay.domain.ids import ChannelAddress, Platform

@@ -8,13 +8,13 @@ from weakref import WeakValueDictionary
 
 import structlog
 
-from relay.adapters.discord.api.client import ApiError, Json, Limited, Refused, Rest, Route
+from relay.adapters.discord.api.client import Json, Rest, Route
+from relay.adapters.discord.api.errors import ApiError, ErrorCode, Limited, Refused
 from relay.adapters.discord.gateway.buffers import MOST_THREADS, Feed
 from relay.adapters.discord.gateway.guild_cache import Guilds
-from relay.adapters.discord.gateway.translator import Translator, stream
-from relay.adapters.discord.identifiers import is_snowflake
+from relay.adapters.discord.gateway.translator import Translator
+from relay.adapters.discord.identifiers import created_at, is_snowflake, stream
 from relay.adapters.discord.inbound.embeds import moment_of
-from relay.adapters.discord.inbound.messages import created_at
 from relay.core.ports import Clock, Cursor, EventBatch
 from relay.domain.events import HistorySkipped, MessageCreated
 from relay.domain.ids import Platform
@@ -36,7 +36,6 @@ _LIST_GOOD_FOR = 30.0
 # Beyond the limit, messages are only counted, and no further than this.
 _COUNTED = 10_000
 
-_UNKNOWN_CHANNEL = 10003
 _EVER = datetime.min.replace(tzinfo=UTC)
 
 CursorLookup = Callable[[str], Awaitable[str | None]]
@@ -111,7 +110,7 @@ class History:
                 async for page in self._between(feed, thread, first, last):
                     yield page
             except Refused as error:
-                if error.code != _UNKNOWN_CHANNEL:
+                if error.code != ErrorCode.UNKNOWN_CHANNEL:
                     _log.info("discord thread not read", thread=thread, status=error.status, code=error.code)
                     yield None
         if len(spoken_in) == MOST_THREADS:

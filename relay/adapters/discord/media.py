@@ -16,7 +16,8 @@ import structlog
 from aiohttp import MultipartWriter
 from aiohttp.payload import AsyncIterablePayload, JsonPayload
 
-from relay.adapters.discord.api.client import Answer, Json, Limited, Refused, Rest, Route, Unanswered
+from relay.adapters.discord.api.client import Answer, Json, Rest, Route
+from relay.adapters.discord.api.errors import ErrorCode, Limited, Refused, Unanswered
 from relay.core.ports import File, Files, MediaStream, Sender
 from relay.domain.content import Attachment
 from relay.domain.ids import MediaRef
@@ -36,7 +37,6 @@ REQUEST_SIZE = 25 * 1024 * 1024
 _HOSTS = frozenset({("https", "cdn.discordapp.com"), ("https", "media.discordapp.net")})
 _URL = re.compile(r"https?://[0-9A-Za-z.:-]++/[^\s\\\x00-\x1f\x7f]*")
 _SPOILER = "SPOILER_"
-_TOO_LARGE = 40005
 _LONGEST_ALT = 1024
 # What a multipart body has besides the files.
 _ENVELOPE = 64 * 1024
@@ -96,7 +96,7 @@ class Media:
                     raise failure from None
                 raise
             except Refused as error:
-                if error.status != 413 and error.code != _TOO_LARGE:
+                if error.status != 413 and error.code != ErrorCode.TOO_LARGE:
                     raise
                 largest = max(zip(attachments, files, strict=True), key=lambda pair: pair[1].size)[0]
                 raise FileRejected(largest.id, "too large to cross") from None

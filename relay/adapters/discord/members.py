@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import structlog
 
-from relay.adapters.discord.api.client import Json, Limited, Refused, Rest, Route, Unanswered
+from relay.adapters.discord.api.client import Json, Rest, Route
+from relay.adapters.discord.api.errors import Limited, Refused, Unanswered
 from relay.core.convert.references import folded
 from relay.core.ports import Clock
 from relay.domain.ids import ChannelRef, Platform, UserRef

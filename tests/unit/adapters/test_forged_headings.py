@@ -15,10 +15,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from relay.adapters.discord.identity import introduced
 from relay.adapters.discord.inbound.embeds import Reader
 from relay.adapters.discord.markup import Names
 from relay.adapters.discord.outbound import body as wording
+from relay.adapters.discord.outbound.usernames import introduced
 from relay.adapters.matrix.inbound.events import convert
 from relay.adapters.matrix.outbound import compose
 from relay.adapters.matrix.rooms.state import RoomState

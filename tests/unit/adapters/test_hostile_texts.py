@@ -12,8 +12,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from relay.adapters.discord import markup as discord
-from relay.adapters.discord.identity import FALLBACK_LENGTH
 from relay.adapters.discord.outbound import body as wording
+from relay.adapters.discord.outbound.usernames import FALLBACK_LENGTH
 from relay.adapters.matrix import markup as matrix
 from relay.adapters.matrix.outbound import compose
 from relay.core.convert.degrade import Dropped, degrade

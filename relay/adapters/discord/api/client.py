@@ -21,6 +21,7 @@ import aiohttp
 import structlog
 
 import relay
+from relay.adapters.discord.api.errors import NOT_FOUND, Limited, Refused, Unanswered
 from relay.adapters.discord.api.rate_limits import LONGEST_WAIT, Bucket, Limits, NotNow
 from relay.adapters.discord.identifiers import path_segment
 from relay.core.clock import ServerTime, retry_after_seconds
@@ -36,7 +37,6 @@ Json = Any  # whatever a JSON document may be
 # What Discord asks bots to call themselves: https://docs.discord.com/developers/reference#user-agent
 USER_AGENT = f"DiscordBot (discord-matrix-relay, {relay.__version__})"
 LONGEST_PAUSE = 30.0
-BARE = frozenset({404, 405})
 _DATE_STEP = timedelta(seconds=1)  # A Date header has whole seconds.
 _CHUNK = 256 * 1024
 _SLOWEST = 64 * 1024  # Bytes a second that an upload makes at least.
@@ -67,46 +67,6 @@ class Route:
     def bucket(self) -> Bucket:
         """What it is limited with."""
         return Bucket(f"{self.method} {self.path}", next(iter(self.ids.values()), ""))
-
-
-class ApiError(Exception):
-    """A request that brought no good answer; `str()` never holds a secret or the text of a message."""
-
-
-class Refused(ApiError):
-    """Discord said no: an HTTP status, Discord's own code (0 = none), its words, and the `fields` that it names."""
-
-    def __init__(self, status: int, code: int, message: str, fields: frozenset[str] = frozenset()) -> None:
-        super().__init__(f"HTTP {status}, code {code}: {message}")
-        self.status = status
-        self.code = code
-        self.message = message
-        self.fields = fields
-
-    @property
-    def bare(self) -> bool:
-        """Whether something is not there, without a word about what: a message, a webhook, or the route itself."""
-        return self.status in BARE and self.code == 0
-
-
-class Limited(ApiError):
-    """Too many requests; certainly not carried out. `retry_after` in seconds."""
-
-    def __init__(self, retry_after: float, reason: str = "Discord's rate limit") -> None:
-        super().__init__(reason)
-        self.retry_after = retry_after
-
-
-class Unanswered(ApiError):
-    """No answer, or one that says nothing. `sent`: the request may have been carried out.
-
-    `answered`: there was one, to this very request.
-    """
-
-    def __init__(self, reason: str, *, sent: bool, answered: bool = False) -> None:
-        super().__init__(reason)
-        self.sent = sent
-        self.answered = answered
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,7 +226,7 @@ class Rest:
             raise Limited(retry_after)
         if status >= 500 or status < 400:
             raise Unanswered(f"Discord answered HTTP {status}", sent=True, answered=True)
-        if not fields and status in BARE:
+        if not fields and status in NOT_FOUND:
             # A server that is not Discord's own need not give a reason, nor have every route.
             raise Refused(status, 0, "no reason given")
         if not fields:

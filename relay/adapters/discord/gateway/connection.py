@@ -19,7 +19,8 @@ import structlog
 import yarl
 from discord.gateway import DiscordWebSocket, ReconnectWebSocket
 
-from relay.adapters.discord.api.client import ApiError, Json, Limited, Refused, Rest, Route
+from relay.adapters.discord.api.client import Json, Rest, Route
+from relay.adapters.discord.api.errors import ApiError, Limited, Refused
 from relay.adapters.discord.gateway.payload_defaults import complete
 from relay.core.clock import Backoff
 from relay.core.ports import Clock

@@ -10,15 +10,15 @@ from relay.adapters.discord.api.client import Json
 from relay.adapters.discord.gateway.buffers import Feed, Feeds, Item
 from relay.adapters.discord.gateway.guild_cache import Guilds
 from relay.adapters.discord.gateway.message_cache import Recent, Seen
-from relay.adapters.discord.identifiers import is_snowflake, snowflake
-from relay.adapters.discord.identity import Webhooks
+from relay.adapters.discord.identifiers import created_at, is_snowflake, snowflake, stream, threads_stream
 from relay.adapters.discord.inbound import messages as inbound
+from relay.adapters.discord.outbound.webhooks import Webhooks
 from relay.core.clock import ServerTime
 from relay.core.offload import LONG
 from relay.core.ports import Cursor, EventBatch
 from relay.domain.content import Content
 from relay.domain.events import Event, FeatureUsed, MessageCreated, MessageDeleted, MessageEdited
-from relay.domain.ids import ChannelRef, MessageRef, Platform, ThreadRef
+from relay.domain.ids import MessageRef, Platform, ThreadRef
 from relay.domain.text.rewrite import weight
 from relay.errors import FatalError, StoreError
 
@@ -26,25 +26,6 @@ _log = structlog.get_logger(__name__)
 
 # What a payload of a form that we do not know raises when it is looked into.
 _MALFORMED = (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError)
-
-
-def stream(channel: str) -> str:
-    """The cursor of a channel, or of a thread."""
-    return f"channel:{channel}"
-
-
-def threads_stream(channel: str) -> str:
-    """The cursor that holds in which threads of a channel something was said, by ID, with spaces between them."""
-    return f"threads:{channel}"
-
-
-def webhooks_stream(channel: str) -> str:
-    """The cursor that holds which webhooks were used for a channel lately, by ID, with spaces between them."""
-    return f"webhooks:{channel}"
-
-
-DECLARED = "declared"
-"""The cursor that holds which channels were declared last, by ID, with spaces between them."""
 
 
 @dataclass(slots=True)
@@ -80,7 +61,7 @@ class Translator:
             events.extend(self._events(feed, item))
             message = str(item.data.get("id", ""))
             if item.kind == "create" and is_snowflake(message):
-                self._time.told(inbound.created_at(message))
+                self._time.told(created_at(message))
                 known = positions.get(stream(item.channel), "0")
                 positions[stream(item.channel)] = max(known, message, key=int)
                 if item.channel != feed.channel.id:
@@ -203,8 +184,3 @@ async def _one_by_one(batch: EventBatch, receive: Callable[[EventBatch], Awaitab
         except Exception as error:  # noqa: BLE001 - see `Pump.run`
             _log.error("discord event not taken", kind=type(event).__name__, error=type(error).__name__)
     await receive(EventBatch(cursors=batch.cursors))
-
-
-def reference(channel: str) -> ChannelRef:
-    """A channel of Discord."""
-    return ChannelRef(Platform.DISCORD, channel)

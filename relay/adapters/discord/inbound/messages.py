@@ -7,11 +7,11 @@ channel's history alike; the history's lack `member` and `guild_id`.
 from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from functools import partial
 from typing import Any
 
-from relay.adapters.discord.identifiers import is_word, snowflake
+from relay.adapters.discord.identifiers import created_at, is_word, jump_url, snowflake
 from relay.adapters.discord.inbound import embeds
 from relay.adapters.discord.inbound.files import attachments, component_files, media, objects, stickers
 from relay.adapters.discord.markup import Names
@@ -24,8 +24,6 @@ from relay.domain.text import nodes as n
 
 Json = Mapping[str, Any]
 
-# https://docs.discord.com/developers/reference#snowflakes: the first second of 2015, in milliseconds.
-_EPOCH = datetime(2015, 1, 1, tzinfo=UTC)
 # default, reply, slash command, context menu command
 _WRITTEN = frozenset({0, 19, 20, 23})
 _THREAD_CREATED = 18
@@ -78,21 +76,6 @@ class View:
     cdn_url: str
     guild: str = "@me"
     thread: ThreadRef | None = None
-
-
-def jump_url(guild: str, channel: str, message: str) -> str:
-    """A link that opens a message."""
-    return f"https://discord.com/channels/{guild}/{channel}/{message}"
-
-
-def created_at(snowflake: str) -> datetime:
-    """The moment in an ID."""
-    return _EPOCH + timedelta(milliseconds=int(snowflake) >> 22)
-
-
-def snowflake_at(moment: datetime) -> str:
-    """The smallest ID that a message of that moment may have."""
-    return str(max(0, (moment - _EPOCH) // timedelta(milliseconds=1)) << 22)
 
 
 def created(message: Json, view: View) -> tuple[Event, ...]:

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from relay.adapters.discord import markup
-from relay.adapters.discord.identity import introduced, username
+from relay.adapters.discord.outbound.usernames import introduced, username
 from relay.core.delivery.digest import under_heading
 from relay.core.ports import Delivery
 from relay.domain.content import Author, Content

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from relay.adapters.discord.api.client import Json, Rest, Route
-from relay.adapters.discord.identifiers import is_snowflake
-from relay.adapters.discord.inbound.messages import created_at
+from relay.adapters.discord.identifiers import created_at, is_snowflake
 from relay.core.ports import Delivery
 
 _PAGE = 100

@@ -4,13 +4,13 @@ from collections.abc import Mapping
 
 import structlog
 
-from relay.adapters.discord.api.client import ApiError, Json, Refused, Rest, Route, Unanswered
+from relay.adapters.discord.api.client import Json, Rest, Route
+from relay.adapters.discord.api.errors import MISSING, ApiError, ErrorCode, Refused, Unanswered
 from relay.adapters.discord.api.rate_limits import POSTING_PATIENCE
 from relay.adapters.discord.gateway.buffers import Feeds
 from relay.adapters.discord.gateway.message_cache import Recent, Seen
 from relay.adapters.discord.gateway.translator import Self
 from relay.adapters.discord.identifiers import is_snowflake
-from relay.adapters.discord.identity import TOO_MANY_WEBHOOKS, Webhook, Webhooks, is_gone, usernames
 from relay.adapters.discord.media import Media
 from relay.adapters.discord.outbound import find_sent as adoption
 from relay.adapters.discord.outbound.body import (
@@ -20,6 +20,8 @@ from relay.adapters.discord.outbound.body import (
     said_by_webhook,
     webhook_body,
 )
+from relay.adapters.discord.outbound.usernames import usernames
+from relay.adapters.discord.outbound.webhooks import Webhook, Webhooks, is_gone
 from relay.core.last_sent import LastSent
 from relay.core.ports import Clock, Delivery
 from relay.domain.content import Author
@@ -28,11 +30,8 @@ from relay.errors import ActionNeeded, Permanent
 
 _log = structlog.get_logger(__name__)
 
-UNKNOWN_CHANNEL, UNKNOWN_MESSAGE = 10003, 10008
 # Each of them may be deleted or moved by somebody just before it is used.
 _WEBHOOKS_TRIED = 3
-# Missing Access, Missing Permissions
-MISSING = frozenset({50001, 50013})
 # Seconds until a webhook is asked for again: a permission comes back with an announcement, room for one does not.
 _FORBIDDEN, _FULL = 10.0, 300.0
 _NAMES_REMEMBERED = 500
@@ -96,7 +95,7 @@ class Poster:
                 answer = await self._post_through(hook, delivery, author)
             except Refused as error:
                 # A webhook that was moved knows no thread of the channel that it was made for.
-                if not is_gone(error) and not (home != channel and error.code == UNKNOWN_CHANNEL):
+                if not is_gone(error) and not (home != channel and error.code == ErrorCode.UNKNOWN_CHANNEL):
                     raise
                 # Nothing was posted, so the message goes on through another one.
                 if is_gone(error):
@@ -124,7 +123,7 @@ class Poster:
             try:
                 await self._rest.call(route)
             except Refused as error:
-                if error.code == UNKNOWN_MESSAGE:
+                if error.code == ErrorCode.UNKNOWN_MESSAGE:
                     break
                 reason = error.message
             except ApiError as error:
@@ -222,7 +221,7 @@ class Poster:
         try:
             hook = await self._webhooks.of(self._feeds.webhook_home(channel))
         except Refused as error:
-            if error.code not in {*MISSING, TOO_MANY_WEBHOOKS} and not error.bare:
+            if error.code not in {*MISSING, ErrorCode.TOO_MANY_WEBHOOKS} and not error.bare:
                 raise
             _log.warning("webhook not possible", channel=channel, code=error.code)
             pause = _FORBIDDEN if error.code in MISSING else _FULL

@@ -1,21 +1,22 @@
 """Deliveries -> calls of Discord's API, and what Discord answers -> the relay's errors: here and nowhere else."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
 
 import structlog
 
-from relay.adapters.discord.api.client import Json, Limited, Refused, Rest, Route, Unanswered
+from relay.adapters.discord.api.client import Json, Rest, Route
+from relay.adapters.discord.api.errors import NOT_US, ErrorCode, Refused, translated
 from relay.adapters.discord.gateway.buffers import Feeds
 from relay.adapters.discord.gateway.message_cache import Recent, Seen
 from relay.adapters.discord.gateway.translator import Self, Translator
-from relay.adapters.discord.identity import Webhooks, is_gone
-from relay.adapters.discord.inbound.messages import jump_url
+from relay.adapters.discord.identifiers import jump_url
 from relay.adapters.discord.media import Media, have_same_files
 from relay.adapters.discord.outbound.body import TEXT_LENGTH, allowed_mentions, said_by_bot, said_by_webhook
-from relay.adapters.discord.outbound.posting import MISSING, UNKNOWN_CHANNEL, UNKNOWN_MESSAGE, Poster
+from relay.adapters.discord.outbound.posting import Poster
+from relay.adapters.discord.outbound.webhooks import Webhooks, is_gone
 from relay.core.last_sent import LastSent
 from relay.core.ports import Clock, Delivery
 from relay.domain.content import Quotation
@@ -24,12 +25,9 @@ from relay.domain.text.nodes import RichText
 from relay.errors import (
     ActionNeeded,
     CopyNotEditable,
-    DeliveryError,
     FileRejected,
     Permanent,
-    RateLimited,
     TargetGone,
-    Transient,
 )
 
 _log = structlog.get_logger(__name__)
@@ -38,72 +36,6 @@ FAILED_SIGN = "⚠️"
 
 # A webhook's token may have been changed since.
 _TOKENS_TRIED = 2
-_TOO_LARGE = 40005
-_THREAD_ARCHIVED, _THREAD_LOCKED = 50083, 160005
-_MISSING_ACCESS = 50001
-# Auto-moderation and the like: what was written is what is refused.
-_FORBIDDEN_WORDS = {200000, 200001, 240000, 20009}
-# Its own network's trouble, and what a banned address is told.
-_NOT_US = {0, 40333}
-_BAN_PAUSE = 60.0
-
-
-@contextmanager
-def translated(channel: str) -> Iterator[None]:
-    """Errors of the API, as the core understands them."""
-    try:
-        yield
-    except Limited as error:
-        raise RateLimited(str(error), retry_after=error.retry_after) from None
-    except Unanswered as error:
-        raise Transient(str(error), ambiguous=error.sent, failed=error.answered) from None
-    except Refused as error:
-        raise _refusal(error, channel) from None
-
-
-@contextmanager
-def readable(channel: str) -> Iterator[None]:
-    """Errors of reading a channel: whatever they are, it is read again later, or the channel closes."""
-    try:
-        with translated(channel):
-            yield
-    except Transient:
-        raise
-    except DeliveryError as error:
-        raise Transient(str(error)) from None
-
-
-def _refusal(error: Refused, channel: str) -> DeliveryError:
-    said = f"Discord said: {error.message}"
-    match error:
-        case Refused(code=code) if code == UNKNOWN_MESSAGE:
-            return TargetGone(said)
-        case Refused(code=code) if code == UNKNOWN_CHANNEL:
-            # Waits rather than dies: the operator may point the pair at another channel, and nothing is lost.
-            return ActionNeeded(f"channel {channel} is gone from Discord: correct discord_channel of this pair")
-        case Refused(code=code) if code == _THREAD_LOCKED:
-            return ActionNeeded(
-                f"the thread {channel} is locked: unlock it, or give the bot's role Manage Threads ({said})"
-            )
-        case Refused(code=code) if code == _THREAD_ARCHIVED:
-            return Transient(said)
-        case Refused(code=code) if code in MISSING:
-            needed = "View Channel, Send Messages, Manage Webhooks and Manage Messages"
-            return ActionNeeded(f"the bot may not do that in channel {channel}: give its role {needed} there ({said})")
-        case Refused(code=code) if code in _FORBIDDEN_WORDS:
-            return Permanent(said)
-        case Refused(status=status) if status == 413 or error.code == _TOO_LARGE:
-            return Permanent(f"it is too large for Discord ({said})")
-        case Refused(status=401):
-            return Transient(said)
-        case Refused(bare=True):
-            return Transient(said, failed=True)
-        case Refused(status=403, code=code) if code in _NOT_US:
-            return Transient(said, retry_after=_BAN_PAUSE)
-        case Refused(status=403):
-            return ActionNeeded(f"the bot may not do that in channel {channel} ({said})")
-        case _:
-            return Permanent(said)
 
 
 class Outbound:
@@ -182,7 +114,7 @@ class Outbound:
         try:
             await call()
         except Refused as error:
-            if error.code != _THREAD_ARCHIVED:
+            if error.code != ErrorCode.THREAD_ARCHIVED:
                 raise
             route = Route("PATCH", "/channels/{channel}", {"channel": target.channel.id})
             await self._rest.call(route, body={"archived": False})
@@ -198,7 +130,7 @@ class Outbound:
             try:
                 await self._change(target, hook.message_route("PATCH", target.id, thread), body, seen, delivery)
             except Refused as error:
-                if error.code in {UNKNOWN_MESSAGE, UNKNOWN_CHANNEL}:
+                if error.code in {ErrorCode.UNKNOWN_MESSAGE, ErrorCode.UNKNOWN_CHANNEL}:
                     # Unless the message is gone, it is the webhook: one that was moved finds none of its messages.
                     await self._ask_for(target)
                     self._webhooks.changed(home)
@@ -275,7 +207,7 @@ class Outbound:
         try:
             await self._rest.call(Route("DELETE", "/channels/{channel}/messages/{message}", _where(target)))
         except Refused as error:
-            if error.status != 403 or error.code in {*_NOT_US, _MISSING_ACCESS}:
+            if error.status != 403 or error.code in {*NOT_US, ErrorCode.MISSING_ACCESS}:
                 raise
             # What waits behind one deletion must not wait for a permission that some servers never give.
             remedy = f"the bot may not delete that in channel {target.channel.id}: give its role Manage Messages there"
@@ -294,7 +226,7 @@ class Outbound:
         try:
             await self._rest.call(hook.message_route("DELETE", target.id, thread))
         except Refused as error:
-            if error.code in {UNKNOWN_MESSAGE, UNKNOWN_CHANNEL}:
+            if error.code in {ErrorCode.UNKNOWN_MESSAGE, ErrorCode.UNKNOWN_CHANNEL}:
                 await self._ask_for(target)
                 self._webhooks.changed(home)
                 return False
@@ -358,7 +290,7 @@ class Outbound:
                 await self._rest.call(route)
             except Refused as error:
                 # Not allowed here, blocked by the author, or too many reactions already.
-                if error.bare or (error.code != UNKNOWN_MESSAGE and error.status in {400, 403}):
+                if error.bare or (error.code != ErrorCode.UNKNOWN_MESSAGE and error.status in {400, 403}):
                     return False
                 raise
         return True

@@ -1,10 +1,14 @@
 """What is no identifier of Discord becomes no part of anything, and files come from its CDN only."""
 
+from datetime import UTC, datetime, timedelta
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from relay.adapters.discord.api.client import Rest, Route
 from relay.adapters.discord.api.rate_limits import Limits
-from relay.adapters.discord.identifiers import is_snowflake, is_word, snowflake
+from relay.adapters.discord.identifiers import created_at, is_snowflake, is_word, snowflake
 from relay.adapters.discord.inbound.files import OFFICIAL_CDN, attachments, stickers
 from relay.adapters.discord.media import Media
 from relay.core.clock import SystemClock
@@ -63,3 +67,10 @@ async def test_only_the_platforms_files_are_fetched(url: str) -> None:
     with pytest.raises(TargetGone):
         async with media.open_media(MediaRef(Platform.DISCORD, url)):
             pass
+
+
+@given(st.datetimes(min_value=datetime(2015, 1, 2), max_value=datetime(2100, 1, 1)))  # noqa: DTZ001
+def test_ids_are_moments(moment: datetime) -> None:
+    exact = moment.replace(tzinfo=UTC)
+    snowflake = (exact - datetime(2015, 1, 1, tzinfo=UTC)) // timedelta(milliseconds=1) << 22
+    assert timedelta() <= exact - created_at(str(snowflake)) < timedelta(milliseconds=1)

@@ -6,7 +6,8 @@ from typing import Any, cast
 
 import pytest
 
-from relay.adapters.discord.api.client import ApiError, Json, Limited, Refused, Rest, Route, Unanswered
+from relay.adapters.discord.api.client import Json, Rest, Route
+from relay.adapters.discord.api.errors import ApiError, Limited, Refused, Unanswered
 from relay.adapters.discord.members import People
 from relay.domain.ids import ChannelRef, Platform, UserRef
 

@@ -7,7 +7,8 @@ import pytest
 
 from relay.adapters.discord.gateway.buffers import Feed, Feeds, Item
 from relay.adapters.discord.gateway.guild_cache import Place
-from relay.adapters.discord.gateway.translator import Pump, reference
+from relay.adapters.discord.gateway.translator import Pump
+from relay.adapters.discord.identifiers import reference
 from relay.core.ports import Cursor, EventBatch
 from relay.domain.events import Event, FeatureUsed
 from relay.domain.ids import ChannelAddress, Platform

@@ -1,7 +1,7 @@
 """Discord's payloads -> events."""
 
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -240,13 +240,6 @@ def test_previews_are_not_shown_and_a_bots_own_embeds_are() -> None:
 def test_a_message_of_an_unknown_form_is_not_missing() -> None:
     event = inbound.unreadable({"id": "175928847299117063", "author": None}, VIEW)
     assert plain_text(event.content.text) == "A message that the relay could not read."
-
-
-@given(st.datetimes(min_value=datetime(2015, 1, 2), max_value=datetime(2100, 1, 1)))  # noqa: DTZ001
-def test_ids_are_moments(moment: datetime) -> None:
-    exact = moment.replace(tzinfo=UTC)
-    snowflake = (exact - datetime(2015, 1, 1, tzinfo=UTC)) // timedelta(milliseconds=1) << 22
-    assert timedelta() <= exact - inbound.created_at(str(snowflake)) < timedelta(milliseconds=1)
 
 
 JSON = st.recursive(

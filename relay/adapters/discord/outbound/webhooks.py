@@ -1,116 +1,22 @@
-"""How an author from elsewhere appears on Discord: under a webhook's name, or named in front of the bot's own text.
-
-`username` and `introduced` are pure; `Webhooks` finds, makes and remakes the one webhook of each channel.
-"""
+"""The one webhook of each channel that the relay posts through: found, made, and made again."""
 
 import asyncio
-import hashlib
-import re
-import unicodedata
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 import structlog
 
-from relay.adapters.discord.api.client import ApiError, Json, Method, Refused, Rest, Route, Unanswered
+from relay.adapters.discord.api.client import Json, Method, Rest, Route
+from relay.adapters.discord.api.errors import ApiError, ErrorCode, Refused, Unanswered
 from relay.adapters.discord.api.rate_limits import POSTING_PATIENCE
 from relay.adapters.discord.identifiers import is_snowflake, is_word
-from relay.core.delivery.digest import under_heading
-from relay.domain.content import Author
-from relay.domain.names import folded_letters, shortened, skeleton, visible
-from relay.domain.text.nodes import RichText, Strong, Text
 from relay.errors import StoreUnavailable
 
 _log = structlog.get_logger(__name__)
 
 WEBHOOK_NAME = "relay"
-NAME_LENGTH = 80
-# What `introduced` puts in front takes at most: each character of the name escaped, `****: `.
-FALLBACK_LENGTH = 2 * NAME_LENGTH + 8
-UNKNOWN_WEBHOOK = 10015
-INVALID_WEBHOOK_TOKEN = 50027
-TOO_MANY_WEBHOOKS = 30007
-# What a webhook answers once somebody has moved it to a forum.
-THREAD_NEEDED = 220001
 # Of how many webhooks it is remembered for which channel they were made.
 _REMEMBERED_IN_A_CHANNEL = 5
-
-# https://docs.discord.com/developers/resources/user#usernames-and-nicknames and …/resources/webhook#create-webhook.
-# One letter of each becomes its Cyrillic twin: it looks the same, and is neither refused nor the word.
-_TWINS = {
-    "discord": (1, "і", "І"),
-    "clyde": (2, "у", "У"),
-    "everyone": (2, "е", "Е"),
-    "here": (1, "е", "Е"),
-    "system message": (4, "е", "Е"),
-}
-_WORDS = re.compile("|".join(_TWINS))
-_SIGNS = {"@": "＠", "#": "＃", ":": "꞉"}
-_TICKS = str.maketrans({"`": "ˋ", "｀": "ˋ"})
-_BREAK = "·"
-_STAND_IN_DIGITS = 16
-
-
-def username(author: Author) -> str:
-    """The name that `author` gets on Discord: 1 to 80 characters that Discord takes and that fool nobody.
-
-    An author whose name shows nothing is called by the local part of the user ID.
-    """
-    local_part = author.user.id.lstrip("@").partition(":")[0]
-    name = _presentable(author.name) or _presentable(local_part) or "user"
-    return visible(shortened(name, most=NAME_LENGTH, most_bytes=4 * NAME_LENGTH))
-
-
-def usernames(author: Author) -> tuple[str, ...]:
-    """What to call `author`, one after the other, for as long as Discord refuses the name.
-
-    It keeps some of its rules to itself, and makes new ones: that must not cost anybody a message.
-    """
-    first = username(author)
-    torn = _presentable(_broken(first))
-    digest = hashlib.sha256(author.user.id.encode("utf-8", "replace")).hexdigest()[:_STAND_IN_DIGITS]
-    # What tells the author from others stands at the end of the name.
-    names = (first, torn, f"member-{digest}") if len(torn) <= NAME_LENGTH else (first, f"member-{digest}")
-    return tuple(dict.fromkeys(names))
-
-
-def _presentable(name: str) -> str:
-    """`name` in words and signs that Discord takes; no longer than Discord's limit, because the core has cut it."""
-    shown = _without_words(visible(name))
-    for sign, twin in _SIGNS.items():
-        shown = shown.replace(sign, twin)
-    if "```" in shown.translate({ord("｀"): "`"}):
-        shown = shown.translate(_TICKS)
-    return shown
-
-
-def _without_words(name: str) -> str:
-    """`name` with a twin in each word that Discord refuses, in whatever letters: it folds them before it looks."""
-    while True:
-        letters = folded_letters(name)
-        match = _WORDS.search("".join(letter for _, letter in letters))
-        if match is None:
-            return name
-        if (plain := visible(unicodedata.normalize("NFKC", name))) != name:
-            name = plain  # written in full-width or other letters: the twin stands among plain ones
-            continue
-        place, lower, upper = _TWINS[match.group()]
-        index = letters[match.start() + place][0]
-        name = name[:index] + (upper if name[index].isupper() else lower) + name[index + 1 :]
-
-
-def _broken(name: str) -> str:
-    """`name` with the words torn apart, for a platform that does not take their twins either."""
-    plain = map(skeleton, _TWINS)
-    looks = [(index, look) for index, char in enumerate(name) for look in skeleton(char)]
-    text = "".join(look for _, look in looks)
-    breaks = {looks[match.start() + 1][0] for word in plain for match in re.finditer(word, text)}
-    return "".join(f"{_BREAK}{char}" if index in breaks else char for index, char in enumerate(name))
-
-
-def introduced(text: RichText, author: Author) -> RichText:
-    """`text` with its author's name in front, for where the bot itself has to post it."""
-    return RichText(under_heading((Strong((Text(username(author)),)), Text(":")), text.blocks))
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,7 +188,7 @@ class Webhooks:
 
     async def _make(self, channel: str) -> Webhook:
         if channel in self._tokenless:
-            raise Refused(403, TOO_MANY_WEBHOOKS, "webhooks come without a token here")
+            raise Refused(403, ErrorCode.TOO_MANY_WEBHOOKS, "webhooks come without a token here")
         made = await self._rest.call(
             Route("POST", "/channels/{channel}/webhooks", {"channel": channel}),
             body={"name": WEBHOOK_NAME},
@@ -293,7 +199,7 @@ class Webhooks:
         if not is_word(made.get("token")):
             # The next one would be no better.
             self._tokenless.add(channel)
-            raise Refused(403, TOO_MANY_WEBHOOKS, "a webhook came without a token")
+            raise Refused(403, ErrorCode.TOO_MANY_WEBHOOKS, "a webhook came without a token")
         _log.info("webhook made", channel=channel, webhook=made["id"])
         return Webhook(str(made["id"]), str(made["token"]))
 
@@ -326,5 +232,5 @@ def _age(item: dict[str, Json]) -> int:
 
 def is_gone(error: Refused) -> bool:
     """Whether the answer says that the webhook itself is not there (any more), or that its token is not valid."""
-    gone = error.code in {UNKNOWN_WEBHOOK, INVALID_WEBHOOK_TOKEN, THREAD_NEEDED}
+    gone = error.code in {ErrorCode.UNKNOWN_WEBHOOK, ErrorCode.INVALID_WEBHOOK_TOKEN, ErrorCode.THREAD_NEEDED}
     return gone or (error.status == 401 and error.code == 0) or error.bare

@@ -1,0 +1,91 @@
+"""The name that an author from elsewhere gets on Discord: a webhook's, or in front of the bot's own text. Pure."""
+
+import hashlib
+import re
+import unicodedata
+
+from relay.core.delivery.digest import under_heading
+from relay.domain.content import Author
+from relay.domain.names import folded_letters, shortened, skeleton, visible
+from relay.domain.text import nodes as n
+
+NAME_LENGTH = 80
+# What `introduced` puts in front takes at most: each character of the name escaped, `****: `.
+FALLBACK_LENGTH = 2 * NAME_LENGTH + 8
+
+# https://docs.discord.com/developers/resources/user#usernames-and-nicknames and …/resources/webhook#create-webhook.
+# One letter of each becomes its Cyrillic twin: it looks the same, and is neither refused nor the word.
+_TWINS = {
+    "discord": (1, "і", "І"),
+    "clyde": (2, "у", "У"),
+    "everyone": (2, "е", "Е"),
+    "here": (1, "е", "Е"),
+    "system message": (4, "е", "Е"),
+}
+_WORDS = re.compile("|".join(_TWINS))
+_SIGNS = {"@": "＠", "#": "＃", ":": "꞉"}
+_TICKS = str.maketrans({"`": "ˋ", "｀": "ˋ"})
+_BREAK = "·"
+_STAND_IN_DIGITS = 16
+
+
+def username(author: Author) -> str:
+    """The name that `author` gets on Discord: 1 to 80 characters that Discord takes and that fool nobody.
+
+    An author whose name shows nothing is called by the local part of the user ID.
+    """
+    local_part = author.user.id.lstrip("@").partition(":")[0]
+    name = _presentable(author.name) or _presentable(local_part) or "user"
+    return visible(shortened(name, most=NAME_LENGTH, most_bytes=4 * NAME_LENGTH))
+
+
+def usernames(author: Author) -> tuple[str, ...]:
+    """What to call `author`, one after the other, for as long as Discord refuses the name.
+
+    It keeps some of its rules to itself, and makes new ones: that must not cost anybody a message.
+    """
+    first = username(author)
+    torn = _presentable(_broken(first))
+    digest = hashlib.sha256(author.user.id.encode("utf-8", "replace")).hexdigest()[:_STAND_IN_DIGITS]
+    # What tells the author from others stands at the end of the name.
+    names = (first, torn, f"member-{digest}") if len(torn) <= NAME_LENGTH else (first, f"member-{digest}")
+    return tuple(dict.fromkeys(names))
+
+
+def _presentable(name: str) -> str:
+    """`name` in words and signs that Discord takes; no longer than Discord's limit, because the core has cut it."""
+    shown = _without_words(visible(name))
+    for sign, twin in _SIGNS.items():
+        shown = shown.replace(sign, twin)
+    if "```" in shown.translate({ord("｀"): "`"}):
+        shown = shown.translate(_TICKS)
+    return shown
+
+
+def _without_words(name: str) -> str:
+    """`name` with a twin in each word that Discord refuses, in whatever letters: it folds them before it looks."""
+    while True:
+        letters = folded_letters(name)
+        match = _WORDS.search("".join(letter for _, letter in letters))
+        if match is None:
+            return name
+        if (plain := visible(unicodedata.normalize("NFKC", name))) != name:
+            name = plain  # written in full-width or other letters: the twin stands among plain ones
+            continue
+        place, lower, upper = _TWINS[match.group()]
+        index = letters[match.start() + place][0]
+        name = name[:index] + (upper if name[index].isupper() else lower) + name[index + 1 :]
+
+
+def _broken(name: str) -> str:
+    """`name` with the words torn apart, for a platform that does not take their twins either."""
+    plain = map(skeleton, _TWINS)
+    looks = [(index, look) for index, char in enumerate(name) for look in skeleton(char)]
+    text = "".join(look for _, look in looks)
+    breaks = {looks[match.start() + 1][0] for word in plain for match in re.finditer(word, text)}
+    return "".join(f"{_BREAK}{char}" if index in breaks else char for index, char in enumerate(name))
+
+
+def introduced(text: n.RichText, author: Author) -> n.RichText:
+    """`text` with its author's name in front, for where the bot itself has to post it."""
+    return n.RichText(under_heading((n.Strong((n.Text(username(author)),)), n.Text(":")), text.blocks))
