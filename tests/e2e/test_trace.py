@@ -1,0 +1,27 @@
+"""The house must not grow back: how many files of relay/ one plain line of chat passes (`python -m tests.trace`)."""
+
+import json
+import subprocess
+import sys
+
+GOAL = 28
+"""Files from Discord's JSON to the Matrix request, where the house is to be (issue 9)."""
+
+BAR = {"to_matrix": 59, "to_discord": 69}
+"""Files today (71 and 82 before the house was rebuilt). Lower it when the count falls; do not raise it."""
+
+
+def test_one_line_of_chat_passes_no_more_files_than_it_did() -> None:
+    command = [sys.executable, "-m", "tests.trace", "--to", "both", "--lines", "3", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    lines = json.loads(done.stdout)["lines"]
+    counts = {direction: way["totals"]["files"] for direction, way in lines.items()}
+    assert counts.keys() == BAR.keys()
+    for direction, way in lines.items():
+        assert GOAL / 2 < counts[direction] <= BAR[direction], "\n".join(file["file"] for file in way["files"])
+        # Fewer than that would mean that the tracer lost sight of the line.
+        assert {"core", "store", "adapters/discord", "adapters/matrix"} <= {
+            "/".join(part.split("/")[:2]) if part.startswith("adapters") else part.split("/")[0]
+            for part in way["files_by_part"]
+        }
