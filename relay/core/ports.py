@@ -366,10 +366,10 @@ class Files(Protocol):
         """
         ...
 
-    async def fetch(self, attachment: Attachment, *, channel: ChannelRef, most: int, patience: float) -> bool | None:
+    async def fetch(self, attachment: Attachment, *, channel: ChannelRef, most: int, wait: float) -> bool | None:
         """Whether a late file is at hand by now, for `open`; False if it never will be, None while it is being fetched.
 
-        Fetching goes on in the background; `channel`: where it is wanted. `patience`: seconds to wait for it here.
+        Fetching goes on in the background. `channel`: where the file is wanted. `wait`: how long to wait here.
         """
         ...
 

@@ -1,4 +1,4 @@
-"""Late files, fetched in the background: a few at a time, and no channel or server keeps the others from their turn."""
+"""Late files, fetched in the background: a few at a time, in turns that are fair between channels and servers."""
 
 import asyncio
 from collections import Counter, OrderedDict
@@ -19,53 +19,56 @@ from relay.media.deadlines import server
 
 _log = structlog.get_logger(__name__)
 
-# On disk, for a file that may be as large as it likes.
+# On disk, for a file without another limit.
 _MOST_BYTES = 1024 * 1024 * 1024
 _MOST_TURNS = 8
-# Fetched, and not yet taken: they lie on disk.
+# Files that are fetched and not yet used. They are on disk.
 _MOST_READY = 8
 _TRY_SECONDS = 900.0
-# Of a try, while others wait for a turn.
+# How long one try may last while others wait for a turn.
 _TURN_SECONDS = 60.0
+# Before the first try, the second, …
 _PAUSES = (0.0, 5.0, 15.0, 30.0, 60.0, 120.0, 240.0, 480.0)
 
 
 @dataclass(slots=True, eq=False)
 class _Turn:
-    """One try, for a channel, from a server. `end`: when it is over at the latest, once it has begun."""
+    """One try to fetch a file."""
 
     channel: ChannelRef
     server: str
     begin: asyncio.Event = field(default_factory=asyncio.Event)
     begun: float = 0.0
+    # Ends the try. None before it has begun.
     end: asyncio.Timeout | None = None
 
 
-class _Turns:
-    """Who may fetch now: whose channel and server have the fewest turns, and whose channel has waited longest."""
+class _Scheduler:
+    """Who may fetch next: the channel and server with the fewest turns now, then the one that waited longest."""
 
     def __init__(self) -> None:
         self._running: list[_Turn] = []
         self._waiting: list[_Turn] = []
         self._number = count(1)
+        # The number of each channel's last turn.
         self._last: OrderedDict[ChannelRef, int] = OrderedDict()
 
     @asynccontextmanager
     async def turn(self, channel: ChannelRef, server: str) -> AsyncIterator[None]:
-        """Wait for a turn, and have it. Raises `TimeoutError` when it is over, sooner where others wait."""
+        """Wait for a turn, which the block then uses. Raises `TimeoutError` at its end, sooner if others wait."""
         turn = _Turn(channel, server)
         self._waiting.append(turn)
         try:
-            self._give()
+            self._start_waiting()
             await turn.begin.wait()
             async with asyncio.timeout(_TRY_SECONDS) as turn.end:
-                self._hurry()
+                self._shorten_running()
                 yield
         finally:
             (self._running if turn in self._running else self._waiting).remove(turn)
-            self._give()
+            self._start_waiting()
 
-    def _give(self) -> None:
+    def _start_waiting(self) -> None:
         while self._waiting and len(self._running) < _MOST_TURNS:
             channels = Counter(turn.channel for turn in self._running)
             servers = Counter(turn.server for turn in self._running)
@@ -81,10 +84,10 @@ class _Turns:
                 self._last.popitem(last=False)
             turn.begun = asyncio.get_running_loop().time()
             turn.begin.set()
-        self._hurry()
+        self._shorten_running()
 
-    def _hurry(self) -> None:
-        """Let those that have had theirs for long make room."""
+    def _shorten_running(self) -> None:
+        """If others wait, end the turns that have lasted long enough."""
         if not self._waiting:
             return
         now = asyncio.get_running_loop().time()
@@ -94,27 +97,27 @@ class _Turns:
                 turn.end.reschedule(soon)
 
 
-class Fetches:
-    """What is being fetched, and what has been."""
+class BackgroundFetches:
+    """The late files that are being fetched, and those that have arrived."""
 
     def __init__(self, clock: Clock, sources: Mapping[Platform, MediaSource]) -> None:
         self._clock = clock
         self._sources = sources
-        self._turns = _Turns()
-        # By how large it may be: what is too large for one channel is not for another.
+        self._scheduler = _Scheduler()
+        # By file and size limit: a file that is too large for one channel may not be for another.
         self._tasks: OrderedDict[MediaRef, dict[int, asyncio.Task[TemporaryFile | None]]] = OrderedDict()
 
-    async def fetch(self, attachment: Attachment, *, channel: ChannelRef, most: int, patience: float) -> bool | None:
+    async def fetch(self, attachment: Attachment, *, channel: ChannelRef, most: int, wait: float) -> bool | None:
         """See `Files.fetch`."""
         source = attachment.source
-        if self.at_hand(source) is not None:
+        if self.arrived(source) is not None:
             return True
         task = self._tasks.get(source, {}).get(most)
         if task is None:
-            self._let_go()
-            task = asyncio.create_task(self._fetched(attachment, channel, most), name="late file")
+            self._make_room()
+            task = asyncio.create_task(self._fetch_with_retries(attachment, channel, most), name="late file")
             self._tasks.setdefault(source, {})[most] = task
-        await asyncio.wait([task], timeout=patience)
+        await asyncio.wait([task], timeout=wait)
         if not task.done() or task.cancelled():
             return None
         if task.result() is None:
@@ -126,8 +129,8 @@ class Fetches:
             return False
         return True
 
-    def at_hand(self, source: MediaRef) -> TemporaryFile | None:
-        """A file that has come."""
+    def arrived(self, source: MediaRef) -> TemporaryFile | None:
+        """A file that has arrived; None if it has not."""
         return next(iter(self._spools(source)), None)
 
     def drop(self, source: MediaRef) -> None:
@@ -138,7 +141,7 @@ class Fetches:
             task.cancel()
 
     async def close(self) -> None:
-        """Stop fetching, and let go of what has been fetched: it is fetched again in the next life."""
+        """Stop fetching, and delete what has arrived. The next process fetches it again."""
         running = [task for tasks in self._tasks.values() for task in tasks.values() if not task.done()]
         for source in list(self._tasks):
             self.drop(source)
@@ -149,30 +152,30 @@ class Fetches:
         done = [task for task in self._tasks.get(source, {}).values() if task.done() and not task.cancelled()]
         return [spool for task in done if (spool := task.result()) is not None]
 
-    def _let_go(self) -> None:
-        """Make room among what has been fetched and nobody came for."""
-        ready = [source for source in self._tasks if self.at_hand(source) is not None]
+    def _make_room(self) -> None:
+        """Drop the oldest files that have arrived and that nobody has used."""
+        ready = [source for source in self._tasks if self.arrived(source) is not None]
         for source in ready[: max(0, len(ready) - _MOST_READY + 1)]:
             self.drop(source)
 
-    async def _fetched(self, attachment: Attachment, channel: ChannelRef, most: int) -> TemporaryFile | None:
-        """A file on disk, however slowly it comes; None if it does not."""
+    async def _fetch_with_retries(self, attachment: Attachment, channel: ChannelRef, most: int) -> TemporaryFile | None:
+        """The file on disk, however slowly it arrives; None if it does not arrive."""
         for pause in _PAUSES:
             await self._clock.sleep(pause)
             try:
-                async with self._turns.turn(channel, server(attachment.source)):
-                    return await self._whole(attachment, most)
+                async with self._scheduler.turn(channel, server(attachment.source)):
+                    return await self._download(attachment, most)
             except (TargetGone, Permanent, FileRejected) as error:
-                _log.info("late file is not to be had", reason=str(error))
+                _log.info("late file cannot be fetched", reason=str(error))
                 return None
             except (DeliveryError, TimeoutError) as error:
-                _log.info("late file does not come yet", reason=str(error) or "it takes too long")
+                _log.info("late file has not arrived yet", reason=str(error) or "it takes too long")
         return None
 
-    async def _whole(self, attachment: Attachment, most: int) -> TemporaryFile:
+    async def _download(self, attachment: Attachment, most: int) -> TemporaryFile:
         platform = attachment.source.platform
         if platform not in self._sources:
-            raise TargetGone("nobody has such files")
+            raise TargetGone("no platform serves such files")
         async with AsyncExitStack() as stack:
             stream = await stack.enter_async_context(self._sources[platform].open_media(attachment.source))
             return await spooled(stream.chunks, attachment, most=most, size=stream.size)
@@ -181,7 +184,7 @@ class Fetches:
 async def spooled(
     chunks: AsyncIterator[bytes], attachment: Attachment, *, most: int, size: int | None = None
 ) -> TemporaryFile:
-    """All of a file, on disk. Raises `FileRejected` over `most` bytes, `FileUnavailable` if not `size`."""
+    """The whole file, on disk. Raises `FileRejected` over `most` bytes, `FileUnavailable` if not `size`."""
     most = min(most, _MOST_BYTES)
     if size is not None and size > most:
         raise too_large(attachment, size)
@@ -192,7 +195,7 @@ async def spooled(
                 raise FileRejected(attachment.id, f"larger than {human_size(most)}, too large to cross")
             await spool.write(chunk)
         if size not in (None, spool.size):
-            raise FileUnavailable("the file is not as long as it was said to be")
+            raise FileUnavailable("the file is not as long as its platform said")
     except BaseException:
         spool.close()
         raise
@@ -201,6 +204,6 @@ async def spooled(
 
 def too_large(attachment: Attachment, size: int) -> FileRejected:
     """Why a file of `size` bytes does not cross."""
-    # Where its size was known beforehand, the words say it anyway.
-    said = "" if attachment.size == size else f"{human_size(size)}, "
-    return FileRejected(attachment.id, f"{said}too large to cross")
+    # If its size was known before, the text that replaces the file states it anyway.
+    stated = "" if attachment.size == size else f"{human_size(size)}, "
+    return FileRejected(attachment.id, f"{stated}too large to cross")

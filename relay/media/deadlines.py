@@ -1,4 +1,4 @@
-"""How long a lane waits for files: so that nobody can hold up a channel, however many files and servers they name."""
+"""How long a message's files may hold up its lane, so that nobody can block a channel with slow files or servers."""
 
 import asyncio
 from collections import OrderedDict, deque
@@ -12,16 +12,16 @@ from relay.domain.ids import ChannelRef, MediaRef, UserRef
 from relay.errors import FileUnavailable
 
 _WINDOW = 300.0
-# Seconds that one author's files may hold up one channel within the window: in one piece, then bit by bit, then not at
-# all: they are named in words at once, and follow when they have come.
-_PATIENCE = 30.0
-_PATIENCE_AGAIN = 1.0
-_AGAIN_IN_ALL = 5.0
-# What a message with a file takes anyway, and is nobody's fault.
+# Seconds that one author's files may hold up one channel within the window: once for long, then a little each time,
+# then not at all. A file that is out of time is named in words at once, and follows when it has arrived.
+_BUDGET = 30.0
+_SHORT_BUDGET = 1.0
+_ALL_SHORT_BUDGETS = 5.0
+# What a message with a file takes anyway is not counted.
 _FREE = 0.5
-# Where the files of so many authors from one server were late in a channel, the server is slow.
+# When the files of so many authors from one server were late in a channel, the server counts as slow.
 _AUTHORS = 2
-# A try so long after the last one is about something else.
+# A try that comes so long after the last one is about another message.
 _SAME_MESSAGE = 60.0
 _REMEMBERED = 500
 
@@ -30,41 +30,43 @@ _K = TypeVar("_K")
 _V = TypeVar("_V")
 
 
-class Patience:
-    """How long the files of a message are still waited for, and have been (`used`). `little`: it never was much.
+@dataclass(slots=True)
+class Deadline:
+    """How long the files of one message are still waited for.
 
-    What their own platform takes counts, not what the other one does with them. `trouble`: at the last try.
+    Only the time that their own platform takes is counted, not what the other platform does with them.
     """
 
-    def __init__(
-        self, left: float, *, little: bool = False, trouble: Mapping[MediaRef, FileUnavailable] | None = None
-    ) -> None:
-        self.left = left
-        self.used = 0.0
-        self.little = little
-        self.trouble: Mapping[MediaRef, FileUnavailable] = trouble or {}
+    # Seconds left.
+    left: float
+    # From the start there was only a short budget.
+    short: bool = False
+    # What went wrong at the last try, by file.
+    last_errors: Mapping[MediaRef, FileUnavailable] = field(default_factory=dict)
+    # Seconds waited so far.
+    used: float = 0.0
 
     def spend(self, seconds: float) -> None:
-        """They were waited for."""
+        """Count seconds that the files were waited for."""
         self.left -= seconds
         self.used += seconds
 
-    async def wait(self, coming: Awaitable[_T]) -> _T:
-        """What is `coming`. Raises `FileUnavailable` when there is no patience left."""
+    async def wait(self, result: Awaitable[_T]) -> _T:
+        """Await `result` until the deadline. Raises `FileUnavailable` after it."""
         now = asyncio.get_running_loop().time
         begun = now()
         try:
             async with asyncio.timeout(max(0.0, self.left)):
-                return await coming
+                return await result
         except TimeoutError:
-            raise FileUnavailable("it takes too long to come") from None
+            raise FileUnavailable("it takes too long to arrive") from None
         finally:
             self.spend(now() - begun)
 
 
 @dataclass(slots=True)
-class _Spent:
-    """What the files of a sender have cost: when, and how many seconds."""
+class _Waits:
+    """How long the files of a sender were waited for: when, and how many seconds."""
 
     waits: deque[tuple[float, float]] = field(default_factory=deque)
 
@@ -75,81 +77,83 @@ class _Spent:
 
 
 @dataclass(frozen=True, slots=True)
-class _Failing:
-    """A message whose files could not be read. `left`, `little`: of its patience, at the time `at`."""
+class _FailedTry:
+    """The last try of a message whose files could not be read."""
 
-    trouble: Mapping[MediaRef, FileUnavailable]
+    errors: Mapping[MediaRef, FileUnavailable]
     at: float
     left: float
-    little: bool
+    short: bool
 
 
-class Budgets:
-    """Everybody's budget of patience, for each channel that waits."""
+@dataclass(slots=True)
+class WaitBudgets:
+    """How long each author's files may still hold up each channel."""
 
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self._spent: OrderedDict[Sender, _Spent] = OrderedDict()
-        self._failing: OrderedDict[Sender, _Failing] = OrderedDict()
-        self._slow: OrderedDict[tuple[ChannelRef, str], dict[UserRef, float]] = OrderedDict()
-        self._late: OrderedDict[tuple[Sender, MediaRef], float] = OrderedDict()
+    clock: Clock
+    _spent: OrderedDict[Sender, _Waits] = field(init=False, default_factory=OrderedDict)
+    _failing: OrderedDict[Sender, _FailedTry] = field(init=False, default_factory=OrderedDict)
+    # When each author's files from a server were late in a channel.
+    _slow: OrderedDict[tuple[ChannelRef, str], dict[UserRef, float]] = field(init=False, default_factory=OrderedDict)
+    # When a file was given up.
+    _late: OrderedDict[tuple[Sender, MediaRef], float] = field(init=False, default_factory=OrderedDict)
 
-    def patience(self, sender: Sender | None, sources: Sequence[MediaRef]) -> Patience:
-        """What is left for a message with these files: of the message's own patience, if it was tried before."""
+    def deadline(self, sender: Sender | None, sources: Sequence[MediaRef]) -> Deadline:
+        """The deadline of a message with these files. A message that is tried again keeps the one it had."""
         if sender is None:
-            return Patience(_PATIENCE)
-        now = self._clock.monotonic()
+            return Deadline(_BUDGET)
+        now = self.clock.monotonic()
         failing = self._failing.get(sender)
-        if failing is not None and now - failing.at < _SAME_MESSAGE and failing.trouble.keys() & set(sources):
-            # Its lane stood still meanwhile.
-            patience = Patience(failing.left, little=failing.little, trouble=failing.trouble)
-            patience.spend(now - failing.at)
-            return patience
+        if failing is not None and now - failing.at < _SAME_MESSAGE and failing.errors.keys() & set(sources):
+            # The time between the two tries counts: the lane was held up.
+            deadline = Deadline(failing.left, failing.short, failing.errors)
+            deadline.spend(now - failing.at)
+            return deadline
         self._failing.pop(sender, None)
         spent = self._spent[sender].since(now - _WINDOW) if sender in self._spent else 0.0
-        again = min(_PATIENCE_AGAIN, max(0.0, _PATIENCE + _AGAIN_IN_ALL - spent))
+        short = min(_SHORT_BUDGET, max(0.0, _BUDGET + _ALL_SHORT_BUDGETS - spent))
         slow = any(self._is_slow(sender.channel, source) for source in sources)
-        return Patience(again, little=True) if slow or again >= _PATIENCE - spent else Patience(_PATIENCE - spent)
+        return Deadline(short, short=True) if slow or short >= _BUDGET - spent else Deadline(_BUDGET - spent)
 
-    def came(self, sender: Sender | None, sources: Sequence[MediaRef]) -> None:
-        """The files have come."""
+    def arrived(self, sender: Sender | None, sources: Sequence[MediaRef]) -> None:
+        """Record that the files have arrived."""
         if sender is not None:
             self._failing.pop(sender, None)
             for source in sources:
                 self._late.pop((sender, source), None)
 
     def charge(self, sender: Sender | None, seconds: float) -> None:
-        """The messages to a channel stood still for so long, for a sender's files."""
+        """Record that a sender's files held up the channel for so long."""
         if sender is not None and seconds > _FREE:
-            spent = self._spent.get(sender, _Spent())
-            spent.waits.append((self._clock.monotonic(), seconds))
+            spent = self._spent.get(sender, _Waits())
+            spent.waits.append((self.clock.monotonic(), seconds))
             _remember(self._spent, sender, spent)
 
-    def failed(self, sender: Sender, trouble: Mapping[MediaRef, FileUnavailable], patience: Patience) -> None:
-        """The files could not be read; the message is tried again."""
-        self.charge(sender, patience.used)
-        failing = _Failing(trouble, self._clock.monotonic(), patience.left, patience.little)
-        _remember(self._failing, sender, failing)
+    def failed(self, sender: Sender, errors: Mapping[MediaRef, FileUnavailable], deadline: Deadline) -> None:
+        """Record that the files could not be read. The message is tried again."""
+        self.charge(sender, deadline.used)
+        failed = _FailedTry(errors, self.clock.monotonic(), deadline.left, deadline.short)
+        _remember(self._failing, sender, failed)
 
-    def late(self, sender: Sender, trouble: Mapping[MediaRef, FileUnavailable], patience: Patience) -> None:
-        """These files are not waited for any longer: when the rest of the message is tried, they need not be."""
-        self.charge(sender, patience.used)
+    def late(self, sender: Sender, errors: Mapping[MediaRef, FileUnavailable], deadline: Deadline) -> None:
+        """Record that these files are given up for now. The rest of the message does not wait for them again."""
+        self.charge(sender, deadline.used)
         self._failing.pop(sender, None)
-        now = self._clock.monotonic()
-        for source, error in trouble.items():
+        now = self.clock.monotonic()
+        for source, error in errors.items():
             _remember(self._late, (sender, source), now)
-            if error.about_server and not patience.little:
-                place = (sender.channel, server(source))
-                lately = {author: at for author, at in self._slow.get(place, {}).items() if now - at < _WINDOW}
-                _remember(self._slow, place, lately | {sender.author: now})
+            if error.about_server and not deadline.short:
+                key = (sender.channel, server(source))
+                lately = {author: at for author, at in self._slow.get(key, {}).items() if now - at < _WINDOW}
+                _remember(self._slow, key, lately | {sender.author: now})
 
     def is_late(self, sender: Sender | None, source: MediaRef) -> bool:
         """Whether a file was given up just now."""
         at = None if sender is None else self._late.get((sender, source))
-        return at is not None and self._clock.monotonic() - at < _SAME_MESSAGE
+        return at is not None and self.clock.monotonic() - at < _SAME_MESSAGE
 
     def _is_slow(self, channel: ChannelRef, source: MediaRef) -> bool:
-        since = self._clock.monotonic() - _WINDOW
+        since = self.clock.monotonic() - _WINDOW
         authors = self._slow.get((channel, server(source)), {})
         return sum(at >= since for at in authors.values()) >= _AUTHORS
 
@@ -162,5 +166,5 @@ def _remember(kept: OrderedDict[_K, _V], key: _K, value: _V) -> None:
 
 
 def server(media: MediaRef) -> str:
-    """What a file comes from. Not the port: a server may have one for each file."""
+    """The server that a file comes from, without the port: a server may use another port for each file."""
     return f"{media.platform} {urlsplit(media.locator).netloc.rpartition('@')[2].partition(':')[0]}"

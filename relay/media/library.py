@@ -13,12 +13,12 @@ from relay.domain.content import Attachment
 from relay.domain.ids import ChannelRef, MediaRef, Platform
 from relay.domain.names import file_name
 from relay.errors import DeliveryError, FileRejected, FileUnavailable, NoRoom, Permanent, TargetGone
-from relay.media.background import Fetches, spooled, too_large
-from relay.media.deadlines import Budgets, Patience
+from relay.media.background import BackgroundFetches, spooled, too_large
+from relay.media.deadlines import Deadline, WaitBudgets
 
 _log = structlog.get_logger(__name__)
 
-_NOT_AGAIN = FileUnavailable("it is not waited for again", about_server=False)
+_NOT_AGAIN = FileUnavailable("it was late before, and is not waited for again", about_server=False)
 
 
 class Library:
@@ -27,8 +27,8 @@ class Library:
     def __init__(self, *, store: Store, clock: Clock) -> None:
         self._store = store
         self._sources: dict[Platform, MediaSource] = {}
-        self._budgets = Budgets(clock)
-        self._fetches = Fetches(clock, self._sources)
+        self._budgets = WaitBudgets(clock)
+        self._fetches = BackgroundFetches(clock, self._sources)
 
     def serve(self, platform: Platform, source: MediaSource) -> None:
         """Files of `platform` come from `source`."""
@@ -39,38 +39,38 @@ class Library:
         self, attachments: Sequence[Attachment], *, most: int, sender: Sender | None = None
     ) -> AsyncIterator[Sequence[File]]:
         """See `Files.open`."""
-        far = [one for one in attachments if not one.text and self._fetches.at_hand(one.source) is None]
-        sources = [one.source for one in far]
-        patience = self._budgets.patience(sender, sources)
-        if late := [one for one in far if self._budgets.is_late(sender, one.source)]:
-            raise self._given_up(sender, [(late[0], _NOT_AGAIN)], patience)
-        if sender is not None and far and patience.left <= 0:
-            tried = [one for one in far if one.source in patience.trouble] or far
-            trouble = [(one, patience.trouble.get(one.source, _NOT_AGAIN)) for one in tried]
-            raise self._given_up(sender, trouble, patience)
+        remote = [one for one in attachments if not one.text and self._fetches.arrived(one.source) is None]
+        sources = [one.source for one in remote]
+        deadline = self._budgets.deadline(sender, sources)
+        if late := [one for one in remote if self._budgets.is_late(sender, one.source)]:
+            raise self._late(sender, [(late[0], _NOT_AGAIN)], deadline)
+        if sender is not None and remote and deadline.left <= 0:
+            tried = [one for one in remote if one.source in deadline.last_errors] or remote
+            errors = [(one, deadline.last_errors.get(one.source, _NOT_AGAIN)) for one in tried]
+            raise self._late(sender, errors, deadline)
         async with AsyncExitStack() as stack:
-            opened = await self._side_by_side(stack, attachments, most, patience)
+            opened = await self._open_all(stack, attachments, most, deadline)
             failures = [(one, it) for one, it in zip(attachments, opened, strict=True) if not isinstance(it, File)]
             if failures:
-                raise self._judged(sender, failures, patience)
+                raise self._error_for(sender, failures, deadline)
             files = [it for it in opened if isinstance(it, File)]
             for one, file in zip(attachments, files, strict=True):
                 if one.source in sources:
-                    file.chunks = self._in_time(file, file.chunks, one, sender, patience)
+                    file.chunks = self._in_time(file, file.chunks, one, sender, deadline)
             try:
                 yield files
             finally:
                 whole = not any(file.failure for file in files)
                 if whole:
-                    self._budgets.charge(sender, patience.used)
+                    self._budgets.charge(sender, deadline.used)
             if whole:
-                self._budgets.came(sender, sources)
+                self._budgets.arrived(sender, sources)
                 for one in attachments:
                     self._fetches.drop(one.source)
 
-    async def fetch(self, attachment: Attachment, *, channel: ChannelRef, most: int, patience: float) -> bool | None:
+    async def fetch(self, attachment: Attachment, *, channel: ChannelRef, most: int, wait: float) -> bool | None:
         """See `Files.fetch`."""
-        return await self._fetches.fetch(attachment, channel=channel, most=most, patience=patience)
+        return await self._fetches.fetch(attachment, channel=channel, most=most, wait=wait)
 
     def forget(self, attachment: Attachment) -> None:
         """See `Files.forget`."""
@@ -90,19 +90,19 @@ class Library:
         async with self._store.write() as uow:
             await uow.media.put(media, copy)
 
-    async def _side_by_side(
-        self, stack: AsyncExitStack, attachments: Sequence[Attachment], most: int, patience: Patience
+    async def _open_all(
+        self, stack: AsyncExitStack, attachments: Sequence[Attachment], most: int, deadline: Deadline
     ) -> list[File | DeliveryError]:
-        """Each file, or why not. What fails for good ends the waiting for the others."""
+        """Each file, or its error. An error that no retry can change ends the waiting for the others."""
         now = asyncio.get_running_loop().time
-        begun, late = now(), FileUnavailable("it takes too long to come")
+        begun, late = now(), FileUnavailable("it takes too long to arrive")
         tasks: list[asyncio.Task[File]] = []
         for one in attachments:
             own = await stack.enter_async_context(AsyncExitStack())
             tasks.append(asyncio.create_task(self._opened(own, one, most), name="file"))
         pending = set(tasks)
         try:
-            while pending and (left := begun + patience.left - now()) > 0:
+            while pending and (left := begun + deadline.left - now()) > 0:
                 done, pending = await asyncio.wait(pending, timeout=left, return_when=asyncio.FIRST_COMPLETED)
                 errors = [task.exception() for task in done]
                 if any(error is not None and not isinstance(error, FileUnavailable) for error in errors):
@@ -110,9 +110,9 @@ class Library:
         finally:
             for task in pending:
                 task.cancel()
-            # Whatever they were about to open is closed by the stack.
+            # The stack closes whatever they were about to open.
             outcomes = await asyncio.gather(*tasks, return_exceptions=True)
-            patience.spend(now() - begun)
+            deadline.spend(now() - begun)
         found: list[File | DeliveryError] = []
         for outcome in outcomes:
             if isinstance(outcome, asyncio.CancelledError):
@@ -127,7 +127,7 @@ class Library:
         if attachment.text:
             words = attachment.text.encode()
             return File(attachment.name, attachment.content_type, len(words), _of(words))
-        if (spool := self._fetches.at_hand(attachment.source)) is not None:
+        if (spool := self._fetches.arrived(attachment.source)) is not None:
             stack.enter_context(spool.held())
             if spool.size > most:
                 raise too_large(attachment, spool.size)
@@ -135,7 +135,7 @@ class Library:
             return File(file_name(attachment.name, kind), kind, spool.size, spool.chunks())
         source = self._sources.get(attachment.source.platform)
         if source is None:
-            raise TargetGone("nobody has such files")
+            raise TargetGone("no platform serves such files")
         stream = await stack.enter_async_context(source.open_media(attachment.source))
         if stream.size is not None and stream.size > most:
             raise too_large(attachment, stream.size)
@@ -153,37 +153,37 @@ class Library:
         chunks: AsyncIterator[bytes],
         attachment: Attachment,
         sender: Sender | None,
-        patience: Patience,
+        deadline: Deadline,
     ) -> AsyncIterator[bytes]:
-        """The chunks of a file, which have to come to its size, and in time; what went wrong is noted in it."""
+        """The chunks of a file. An error is also noted in `file`: too slow, or not as long as its platform said."""
         left = file.size
         try:
-            while (chunk := await patience.wait(anext(chunks, None))) is not None:
+            while (chunk := await deadline.wait(anext(chunks, None))) is not None:
                 left -= len(chunk)
                 if left < 0:
-                    raise FileUnavailable("the file is longer than it was said to be")
+                    raise FileUnavailable("the file is longer than its platform said")
                 yield chunk
             if left:
                 raise FileUnavailable("the file ended too early")
         except DeliveryError as error:
-            file.failure = self._judged(sender, [(attachment, error)], patience)
+            file.failure = self._error_for(sender, [(attachment, error)], deadline)
             raise file.failure from None
 
-    def _judged(
+    def _error_for(
         self,
         sender: Sender | None,
         failures: Sequence[tuple[Attachment, DeliveryError]],
-        patience: Patience,
+        deadline: Deadline,
     ) -> DeliveryError:
-        """What is said of files that could not be opened or read: of one at a time, the worst first."""
-        trouble: list[tuple[Attachment, FileUnavailable]] = []
+        """The error that stands for files that could not be opened or read: that of the worst of them."""
+        errors: list[tuple[Attachment, FileUnavailable]] = []
         for attachment, error in failures:
             if isinstance(error, FileUnavailable):
-                trouble.append((attachment, error))
+                errors.append((attachment, error))
                 continue
             if isinstance(error, TargetGone | Permanent | FileRejected):
-                # An answer may take its time, too.
-                self._budgets.charge(sender, patience.used)
+                # The answer that says so may have taken long, too.
+                self._budgets.charge(sender, deadline.used)
             match error:
                 case TargetGone():
                     return FileRejected(attachment.id, "not there any more", gone=True)
@@ -191,27 +191,27 @@ class Library:
                     return FileRejected(attachment.id, str(error))
                 case _:
                     return error
-        (_, first) = trouble[0]
+        (_, first) = errors[0]
         if sender is None:
             return first
-        if full := [one for one in trouble if isinstance(one[1], NoRoom)]:
-            return self._given_up(sender, full, patience, "held back until the relay has room for it")
-        if patience.left > (first.retry_after or 0.0):
-            self._budgets.failed(sender, {one.source: error for one, error in trouble}, patience)
+        if full := [one for one in errors if isinstance(one[1], NoRoom)]:
+            return self._late(sender, full, deadline, "held back until the relay has room for it")
+        if deadline.left > (first.retry_after or 0.0):
+            self._budgets.failed(sender, {one.source: error for one, error in errors}, deadline)
             return first
-        return self._given_up(sender, trouble, patience)
+        return self._late(sender, errors, deadline)
 
-    def _given_up(
+    def _late(
         self,
         sender: Sender | None,
-        trouble: Sequence[tuple[Attachment, FileUnavailable]],
-        patience: Patience,
+        errors: Sequence[tuple[Attachment, FileUnavailable]],
+        deadline: Deadline,
         reason: str = "out of reach so far",
     ) -> FileRejected:
-        (attachment, error), *_ = trouble
-        _log.warning("file is late", reason=str(error), seconds=round(patience.used))
+        (attachment, error), *_ = errors
+        _log.warning("file is late", reason=str(error), seconds=round(deadline.used))
         if sender is not None:
-            self._budgets.late(sender, {one.source: error for one, error in trouble}, patience)
+            self._budgets.late(sender, {one.source: error for one, error in errors}, deadline)
         return FileRejected(attachment.id, reason, late=True)
 
 

@@ -109,7 +109,7 @@ async def server() -> AsyncIterator[FileServer]:
 
 @pytest.fixture
 async def library(server: FileServer, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Library]:
-    for name, seconds in {"_PATIENCE": PATIENCE, "_PATIENCE_AGAIN": 0.1, "_AGAIN_IN_ALL": 0.2}.items():
+    for name, seconds in {"_BUDGET": PATIENCE, "_SHORT_BUDGET": 0.1, "_ALL_SHORT_BUDGETS": 0.2}.items():
         monkeypatch.setattr(f"relay.media.deadlines.{name}", seconds)
     clock = SystemClock()
     library = Library(store=cast(Store, None), clock=clock)  # no picture is asked for here

@@ -88,7 +88,7 @@ class Photographs:
 
         yield [File(attachment.name, "image/png", 5, chunks()) for attachment in attachments]
 
-    async def fetch(self, attachment: Attachment, *, channel: ChannelRef, most: int, patience: float) -> bool | None:
+    async def fetch(self, attachment: Attachment, *, channel: ChannelRef, most: int, wait: float) -> bool | None:
         return True
 
     def forget(self, attachment: Attachment) -> None: ...

@@ -54,13 +54,13 @@ class LateFiles:
         """
         async with self._context.store.read() as uow:
             waiting = await uow.outbox.waiting(entry.lane, _MOST)
-        if await self._look(entry, late, patience=_LOOK_SECONDS):
+        if await self._look(entry, late, wait=_LOOK_SECONDS):
             return
         behind = [other for other in waiting if other.id != entry.id]
         for other in self._some(entry.lane, behind):
             if isinstance(other.command, LateFile):
                 # It is out of the lane then; whoever has read the lane has to read it again.
-                await self._look(other, other.command, patience=0)
+                await self._look(other, other.command, wait=0)
         self._wake(entry.lane)
         in_front = list(takewhile(lambda other: isinstance(other.command, LateFile), behind))
         if len(waiting) == _MOST:
@@ -81,7 +81,7 @@ class LateFiles:
         self._last_looked_for[lane] = some[-1].id if some else 0
         return some
 
-    async def _look(self, entry: Entry, late: LateFile, *, patience: float) -> bool:
+    async def _look(self, entry: Entry, late: LateFile, *, wait: float) -> bool:
         """Whether a file need not be looked for any more; then its entry has been taken out of the lane."""
         lane = self._lane_of(entry, late)
         task = await self._context.task_about(entry, late.source, None, suspect=False)
@@ -92,7 +92,7 @@ class LateFiles:
             await self._end(entry, late)
             return True
         most = task.adapter.capabilities(task.channel).max_file_size
-        here = await files.fetch(late.attachment, channel=task.channel, most=most, patience=patience)
+        here = await files.fetch(late.attachment, channel=task.channel, most=most, wait=wait)
         if here is None and self._clock.monotonic() <= self._deadline(late):
             return False
         if here:

@@ -81,7 +81,7 @@ def servers() -> Servers:
 
 @pytest.fixture
 async def library(clock: Clock, servers: Servers, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Library]:
-    times = {"_PATIENCE": PATIENCE, "_PATIENCE_AGAIN": AGAIN, "_AGAIN_IN_ALL": AGAIN_IN_ALL, "_FREE": 0.02}
+    times = {"_BUDGET": PATIENCE, "_SHORT_BUDGET": AGAIN, "_ALL_SHORT_BUDGETS": AGAIN_IN_ALL, "_FREE": 0.02}
     for name, seconds in times.items():
         monkeypatch.setattr(f"relay.media.deadlines.{name}", seconds)
     library = Library(store=cast(Store, None), clock=clock)  # no picture is asked for here
@@ -175,9 +175,9 @@ async def test_a_full_disk_holds_up_nobody(library: Library, monkeypatch: pytest
         async with library.open([file("good")], most=1000, sender=Sender(HALL, ANN)):
             pass
     assert caught.value.late
-    assert await library.fetch(file("good"), channel=HALL, most=1000, patience=0.01) is None
+    assert await library.fetch(file("good"), channel=HALL, most=1000, wait=0.01) is None
     monkeypatch.undo()
-    assert await library.fetch(file("good"), channel=HALL, most=1000, patience=5)
+    assert await library.fetch(file("good"), channel=HALL, most=1000, wait=5)
 
 
 @asynccontextmanager
@@ -195,7 +195,7 @@ async def until(true: Callable[[], bool]) -> None:
 
 
 async def fetch(library: Library, files: Sequence[Attachment], channel: ChannelRef = HALL) -> list[bool | None]:
-    return [await library.fetch(one, channel=channel, most=1000, patience=0) for one in files]
+    return [await library.fetch(one, channel=channel, most=1000, wait=0) for one in files]
 
 
 async def test_a_room_full_of_dead_files_keeps_no_other_room_waiting(
@@ -204,7 +204,7 @@ async def test_a_room_full_of_dead_files_keeps_no_other_room_waiting(
     await fetch(library, [file(f"dead{number}") for number in range(50)])
     await until(lambda: len(servers.open) == 8)
     monkeypatch.setattr("relay.media.background._TURN_SECONDS", 0.1)
-    assert await library.fetch(file("good"), channel=ATTIC, most=1000, patience=10)
+    assert await library.fetch(file("good"), channel=ATTIC, most=1000, wait=10)
     assert len(servers.open) <= 8
 
 
@@ -223,7 +223,7 @@ async def test_what_is_given_up_is_not_fetched_any_longer(library: Library, serv
 
 
 async def test_a_late_file_is_read_by_two_rooms_at_once(library: Library) -> None:
-    assert await library.fetch(file("good"), channel=HALL, most=1000, patience=2)
+    assert await library.fetch(file("good"), channel=HALL, most=1000, wait=2)
     async with library.open([file("good")], most=1000, sender=Sender(HALL, ANN)) as [one]:
         async with library.open([file("good")], most=1000, sender=Sender(ATTIC, ANN)) as [other]:
             assert [chunk async for chunk in other.chunks] == [GOOD]

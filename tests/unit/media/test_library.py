@@ -84,7 +84,7 @@ async def read(library: Library, most: int = 1000, file: Attachment = FILE) -> t
 
 
 async def fetch(library: Library, file: Attachment = FILE, patience: float = 1.0) -> bool | None:
-    return await library.fetch(file, channel=ROOM, most=1000, patience=patience)
+    return await library.fetch(file, channel=ROOM, most=1000, wait=patience)
 
 
 @pytest.mark.parametrize("size", [95, None])
@@ -141,8 +141,8 @@ async def test_a_file_that_keeps_failing_is_given_up(library: Library, clock: Cl
 
 
 async def test_a_file_that_does_not_come_is_late(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("relay.media.deadlines._PATIENCE", 0.05)
-    monkeypatch.setattr("relay.media.deadlines._PATIENCE_AGAIN", 0.05)
+    monkeypatch.setattr("relay.media.deadlines._BUDGET", 0.05)
+    monkeypatch.setattr("relay.media.deadlines._SHORT_BUDGET", 0.05)
     source = Source(b"x" * 20, 20)
     source.pause = asyncio.Event()
     library.serve(Platform.DISCORD, source)
@@ -156,7 +156,7 @@ async def test_a_file_that_does_not_come_is_late(library: Library, monkeypatch: 
 async def test_what_the_other_side_takes_is_not_the_files_fault(
     library: Library, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("relay.media.deadlines._PATIENCE", 0.05)
+    monkeypatch.setattr("relay.media.deadlines._BUDGET", 0.05)
     library.serve(Platform.DISCORD, Source(b"x" * 100, 100))
     async with library.open([FILE], most=1000, sender=ANN) as [file]:
         async for _ in file.chunks:
@@ -231,13 +231,11 @@ async def test_a_late_file_that_is_too_large_for_one_channel_is_not_for_another(
     source = Source(b"x" * 20, 20)
     source.pause = asyncio.Event()
     library.serve(Platform.DISCORD, source)
-    small, large = [
-        asyncio.create_task(library.fetch(FILE, channel=ROOM, most=most, patience=1.0)) for most in (10, 1000)
-    ]
+    small, large = [asyncio.create_task(library.fetch(FILE, channel=ROOM, most=most, wait=1.0)) for most in (10, 1000)]
     assert await small is False
     source.pause.set()
     assert await large is True
-    assert await library.fetch(FILE, channel=ROOM, most=10, patience=1.0) is True, "it is at hand, whoever wanted it"
+    assert await library.fetch(FILE, channel=ROOM, most=10, wait=1.0) is True, "it is at hand, whoever wanted it"
     with pytest.raises(FileRejected, match="too large"):
         await read(library, most=10)
     assert await read(library) == (20, b"x" * 20)

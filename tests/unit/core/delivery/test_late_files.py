@@ -41,9 +41,9 @@ class SlowFiles:
         monkeypatch.setattr(MemoryPlatform, "post", slow)
         monkeypatch.setattr("relay.core.delivery.late_files._LOOK_SECONDS", 0.01)
 
-    async def fetch(self, attachment: Attachment, *, channel: ChannelRef, most: int, patience: float) -> bool | None:
+    async def fetch(self, attachment: Attachment, *, channel: ChannelRef, most: int, wait: float) -> bool | None:
         self.looks += 1
-        await asyncio.sleep(patience)
+        await asyncio.sleep(wait)
         return self.state
 
     def forget(self, attachment: Attachment) -> None:
