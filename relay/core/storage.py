@@ -29,10 +29,6 @@ class Original:
     left_out: bool = False  # there was nothing in it that can cross
 
 
-SUPERSEDED = 1_000
-"""A copy that was posted anew is on record under its part and this (or twice this, …), until it has been removed."""
-
-
 @dataclass(frozen=True, slots=True)
 class Copy:
     """Where a part of an original stands on the other side. Several originals may share one copy."""
@@ -40,6 +36,8 @@ class Copy:
     message_id: int
     part: int
     ref: MessageRef
+    # 0: it stands. Else: the first, second … copy of its part that was posted again elsewhere and must be deleted.
+    superseded: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +131,7 @@ class MessageMap(Protocol):
         ...
 
     async def copies(self, message_id: int, channel: ChannelRef) -> tuple[Copy, ...]:
-        """The copies of an original in a channel, by part."""
+        """The copies of an original in a channel, by part; those that are superseded after the others."""
         ...
 
     async def places(self, message_id: int, platform: Platform) -> frozenset[ChannelRef]:
@@ -142,6 +140,10 @@ class MessageMap(Protocol):
 
     async def record_copy(self, copy: Copy) -> None:
         """Remember a copy; a replay of the same (message, channel, part) replaces it."""
+        ...
+
+    async def supersede(self, copy: Copy) -> Copy:
+        """The copy was posted again: it stays on record until `forget_copy`, as what is returned."""
         ...
 
     async def forget_copy(self, copy: Copy) -> None:

@@ -5,6 +5,7 @@ import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
+from itertools import pairwise
 from pathlib import Path
 from typing import Protocol
 
@@ -305,6 +306,32 @@ class TestMessageMap:
             assert await unit.messages.is_copy(here("new"))
             await unit.messages.forget_copy(Copy(message_id, 0, here("new")))
             assert await unit.messages.copies(message_id, ROOM) == ()
+
+    async def test_a_copy_that_was_posted_again_stays_on_record_until_it_is_forgotten(self, store: Store) -> None:
+        message_id = await add(store, 1)
+        await copy(store, message_id, here("b"), part=1)
+        posted = "first", "second", "third"
+        await copy(store, message_id, here("first"))
+        for number, (before, after) in enumerate(pairwise(posted), start=1):
+            async with store.write() as unit:
+                stands = Copy(message_id, 0, here(before))
+                assert await unit.messages.supersede(stands) == replace(stands, superseded=number)
+                await unit.messages.record_copy(Copy(message_id, 0, here(after)))
+        async with store.write() as unit:
+            assert await unit.messages.counterpart(there(1), ROOM) == here("third")
+            assert await unit.messages.is_copy(here("first"))
+            assert await unit.messages.copies(message_id, ROOM) == (
+                Copy(message_id, 0, here("third")),
+                Copy(message_id, 1, here("b")),
+                Copy(message_id, 0, here("first"), superseded=1),
+                Copy(message_id, 0, here("second"), superseded=2),
+            )
+            await unit.messages.forget_copy(Copy(message_id, 0, here("first"), superseded=1))
+            assert [one.ref.id for one in await unit.messages.copies(message_id, ROOM)] == [
+                here("third").id,
+                here("b").id,
+                here("second").id,
+            ]
 
     async def test_a_second_copy_elsewhere_leaves_the_first_on_record(self, store: Store) -> None:
         message_id = await add(store, 1)

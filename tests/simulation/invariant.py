@@ -182,7 +182,8 @@ def _copies(store: Path) -> Copies:
         rows = connection.execute(
             "SELECT f.platform, f.native_id, m.native_id, t.platform, t.native_id, c.native_id"
             " FROM message m JOIN message_copy c ON c.message_id = m.id"
-            " JOIN channel f ON f.id = m.channel_id JOIN channel t ON t.id = c.channel_id ORDER BY m.id, c.part"
+            " JOIN channel f ON f.id = m.channel_id JOIN channel t ON t.id = c.channel_id"
+            " ORDER BY m.id, c.superseded, c.part"
         ).fetchall()
     connection.close()
     copies: Copies = defaultdict(list)

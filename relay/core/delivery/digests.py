@@ -116,21 +116,21 @@ class Batching:
         """
         shared = task.copies[0]
         delivery = self._context.delivery(task, speaker(batch), content_of(batch), "e")
-        stands = shared.ref
+        stands, old = shared.ref, None
         try:
             await task.adapter.edit(shared.ref, delivery)
         except TargetGone:
             _log.info("edited copy is gone", pair=task.pair.name, direction=task.entry.lane.direction)
         except CopyNotEditable:
-            stands = await self._post_anew(task, batch)
+            stands, old = await self._post_anew(task, batch)
         async with self._context.store.write() as uow:
             # In one transaction: a batch without a message whose copy is still on record would be taken for a message
             # that stands alone, and its deletion would take the others along.
             await uow.digests.put(stands, batch)
             if leaving:
                 await uow.messages.forget_copy(replace(shared, ref=stands))
-        if stands != shared.ref:
-            await self._remove_old(task, task.leftover(shared))
+        if old is not None:
+            await self._remove_old(task, old)
 
     async def quotation(self, task: Task, target: MessageRef, stands: MessageRef | None) -> Quotation:
         """What a reply to `target` quotes, which is at `stands` over there, maybe together with others.
@@ -184,23 +184,23 @@ class Batching:
             await uow.outbox.replace(entry, commands)
         return len(batch.items)
 
-    async def _post_anew(self, task: Task, batch: Digest) -> MessageRef:
+    async def _post_anew(self, task: Task, batch: Digest) -> tuple[MessageRef, Copy]:
         """What posted the shared copy is gone: post it again, for all that stand in it."""
         shared = task.copies[0]
         anew = self._context.delivery(task, speaker(batch), content_of(batch), "a", suspect=task.suspect)
         ref = await task.post(anew)
         async with self._context.store.write() as uow:
             sharing = await uow.messages.sharing(shared.ref)
-            await uow.messages.record_copy(task.leftover(shared))
+            old = await uow.messages.supersede(shared)
             for original in sharing:
                 await uow.messages.record_copy(Copy(original.id, 0, ref))
             await uow.digests.put(ref, batch)
             await uow.digests.forget(shared.ref)
-        return ref
+        return ref, old
 
     async def _remove_old(self, task: Task, old: Copy) -> None:
         try:
-            await task.adapter.delete(old.ref, self._context.key(task.entry, old.part, "d"))
+            await task.adapter.delete(old.ref, self._context.key(task.entry, old.part, "d", superseded=old.superseded))
         except TargetGone:
             pass
         except Permanent:

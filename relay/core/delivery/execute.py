@@ -477,9 +477,8 @@ class Deliverer:
             anew = self._context.delivery(task, command.author, content, "a", part=copy.part, suspect=task.suspect)
             ref = await task.post(anew)
             # Whatever interrupts us from here on, the old one is known to be too many.
-            old = task.leftover(copy)
             async with self._store.write() as uow:
-                await uow.messages.record_copy(old)
+                old = await uow.messages.supersede(copy)
                 await uow.messages.record_copy(replace(copy, ref=ref))
             await self._clear_away(task, (old,))
 
@@ -501,7 +500,9 @@ class Deliverer:
 
     async def _delete_copy(self, task: Task, copy: Copy) -> None:
         try:
-            await task.adapter.delete(copy.ref, self._context.key(task.entry, copy.part, "d"))
+            await task.adapter.delete(
+                copy.ref, self._context.key(task.entry, copy.part, "d", superseded=copy.superseded)
+            )
         except TargetGone:
             _log.debug("copy was gone already", pair=task.pair.name, direction=task.entry.lane.direction)
 

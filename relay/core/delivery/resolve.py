@@ -2,14 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from itertools import count
 
 from relay.core.author_names import AuthorNames, not_the_relay
 from relay.core.delivery.references import References
 from relay.core.offload import Conversions
 from relay.core.pairs import PairDirectory
 from relay.core.ports import Adapter, Delivery, Files, LatestReader, NameReader
-from relay.core.storage import SUPERSEDED, Copy, Entry, Original, Store
+from relay.core.storage import Copy, Entry, Original, Store
 from relay.domain.commands import DeleteMessage
 from relay.domain.content import Author, Content
 from relay.domain.events import MessageCreated
@@ -37,11 +36,6 @@ class Task:
     replied_author: UserRef | None = None
     last_copy: MessageRef | None = None
     alone: bool = True
-
-    def leftover(self, copy: Copy) -> Copy:
-        """How `copy` is on record once it stands anew elsewhere."""
-        taken = {known.part for known in self.superseded}
-        return replace(copy, part=next(part for part in count(copy.part + SUPERSEDED, SUPERSEDED) if part not in taken))
 
     async def post(self, delivery: Delivery) -> MessageRef:
         """Post something new about its message. Raises `Permanent` where the lane does not lead to.
@@ -125,8 +119,8 @@ class Context:
                 adapter,
                 suspect,
                 original=original,
-                copies=tuple(copy for copy in copies if copy.part < SUPERSEDED),
-                superseded=tuple(copy for copy in copies if copy.part >= SUPERSEDED),
+                copies=tuple(copy for copy in copies if not copy.superseded),
+                superseded=tuple(copy for copy in copies if copy.superseded),
                 reply_to=answered,
                 replied_author=None if theirs is None else theirs.author,
                 last_copy=await uow.outbox.last_copy(entry.lane) if suspect else None,
@@ -169,13 +163,14 @@ class Context:
         async with self.store.read() as uow:
             return await uow.messages.is_copy(message)
 
-    def key(self, entry: Entry, part: int, verb: str) -> str:
+    def key(self, entry: Entry, part: int, verb: str, *, superseded: int = 0) -> str:
         """The idempotency key of one call."""
         # The verb is part of the key because a homeserver's transaction IDs ignore what is being done: a redaction
         # under the ID of a message does nothing. The store's ID tells our rows from those of a store made anew, the
         # second (of twelve days) those of a store that was restored from a backup from those that it has forgotten.
         second = int(entry.queued_at.timestamp()) & 0xFFFFF
-        return f"{self.store.id}{entry.id:x}{second:05x}.{part}{verb}"
+        number = f"{part}.{superseded}" if superseded else part
+        return f"{self.store.id}{entry.id:x}{second:05x}.{number}{verb}"
 
     async def resolved(self, task: Task, content: Content) -> Content:
         """`content` with what it refers to found on the other side. Raises `StoreUnavailable`."""

@@ -11,7 +11,7 @@ from relay.core.author_names import AuthorNames
 from relay.core.pairs import PairDirectory
 from relay.core.ports import Clock, EventBatch
 from relay.core.status.counters import Status
-from relay.core.storage import SUPERSEDED, Entry, Original, Store, UnitOfWork
+from relay.core.storage import Entry, Original, Store, UnitOfWork
 from relay.domain.commands import (
     Command,
     DeleteMessage,
@@ -166,7 +166,7 @@ class Router:
             return
         for original in originals:
             copies = await uow.messages.copies(original.id, copy.channel)
-            stood = any(one.ref == copy and one.part < SUPERSEDED for one in copies)
+            stood = any(one.ref == copy and not one.superseded for one in copies)
             if stood and not original.deleted and original.ref.channel == lane.destination:
                 await self._queue(uow, lane, RemoveOriginal(original.ref), routed)
 

@@ -4,6 +4,7 @@ Every look-up is one search in an index, so that its cost does not grow with the
 (`tests/benchmarks/map_lookup.py`). Statements are built once: SQLAlchemy then finds their SQL by identity.
 """
 
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -15,6 +16,7 @@ from sqlalchemy import (
     bindparam,
     delete,
     exists,
+    func,
     literal,
     literal_column,
     select,
@@ -25,7 +27,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.sql.operators import custom_op
 
-from relay.core.storage import SUPERSEDED, Copy, Original
+from relay.core.storage import Copy, Original
 from relay.domain.ids import ChannelRef, MessageRef, Platform, UserRef
 from relay.store.sqlite.transactions import Session
 from relay.store.tables import SECONDS_NOW, channel, channel_id, message, message_copy, message_edit
@@ -75,9 +77,9 @@ _MARK_DELETED = update(message).where(_m.id == bindparam("message_id")).values(d
 _LEAVE_OUT = update(message).where(_m.id == bindparam("message_id")).values(left_out=bindparam("so"))
 _IS_COPY = select(_c.message_id).where(_is_copy).limit(1)
 _COPIES = (
-    select(_c.message_id, _c.part, _c.native_id)
+    select(_c.message_id, _c.part, _c.native_id, _c.superseded)
     .where(_c.message_id == bindparam("message_id"), _c.channel_id == channel_id())
-    .order_by(_c.part)
+    .order_by(_c.superseded, _c.part)
 )
 _PLACES = (
     select(channel.c.native_id)
@@ -92,9 +94,21 @@ _RECORD = (
         message_id=bindparam("message_id"),
         channel_id=channel_id("ref_"),
         part=bindparam("part"),
+        superseded=0,
         native_id=bindparam("ref_id"),
     )
     .inline()
+)
+_other = message_copy.alias()
+_SUPERSEDE = (
+    update(message_copy)
+    .where(_c.message_id == bindparam("of_message"), _c.part == bindparam("of_part"), _c.superseded == 0, _is_copy)
+    .values(
+        superseded=select(func.max(_other.c.superseded) + 1)
+        .where(_other.c.message_id == _c.message_id, _other.c.channel_id == _c.channel_id, _other.c.part == _c.part)
+        .scalar_subquery()
+    )
+    .returning(_c.superseded)
 )
 _FORGET = delete(message_copy).where(
     _c.message_id == bindparam("message_id"), _c.part == bindparam("of_part"), _is_copy
@@ -103,7 +117,7 @@ _first_copy = (
     select(_c.native_id.label("native_id"))
     .join(message, _m.id == _c.message_id)
     .where(_is_message, _c.channel_id == channel_id())
-    .order_by(_c.part)
+    .order_by(_c.superseded, _c.part)
     .limit(1)
     .subquery()
 )
@@ -227,10 +241,14 @@ class SqlMessageMap:
         return await self._session.first(_IS_COPY, _of_ref(ref)) is not None
 
     async def copies(self, message_id: int, channel: ChannelRef) -> tuple[Copy, ...]:
-        """The copies of an original in a channel, by part."""
+        """The copies of an original in a channel, by part; those that are superseded after the others."""
         rows = await self._session.all(_COPIES, {"message_id": message_id, **_of_channel(channel)})
-        whole = (row for row in rows if isinstance(row.part, int) and row.part >= 0)  # not a damaged one
-        return tuple(Copy(row.message_id, row.part, MessageRef(channel, row.native_id)) for row in whole)
+        return tuple(
+            Copy(row.message_id, row.part, MessageRef(channel, row.native_id), row.superseded)
+            for row in rows
+            # A damaged row names no part.
+            if all(isinstance(number, int) and number >= 0 for number in (row.part, row.superseded))
+        )
 
     async def places(self, message_id: int, platform: Platform) -> frozenset[ChannelRef]:
         """The channels of a platform in which an original has copies."""
@@ -239,11 +257,15 @@ class SqlMessageMap:
 
     async def record_copy(self, copy: Copy) -> None:
         """Remember a copy; a replay of the same (message, channel, part) replaces it."""
-        if copy.part < SUPERSEDED:
-            await self._session.record_last_copy(copy.message_id, copy.ref)
-        else:
-            await self._session.record_channel(copy.ref.channel)
+        await self._session.record_last_copy(copy.message_id, copy.ref)
         await self._session.later(_RECORD, {"message_id": copy.message_id, "part": copy.part, **_of_ref(copy.ref)})
+
+    async def supersede(self, copy: Copy) -> Copy:
+        """The copy was posted again: it stays on record until `forget_copy`, as what is returned."""
+        row = await self._session.first(
+            _SUPERSEDE, {"of_message": copy.message_id, "of_part": copy.part, **_of_ref(copy.ref)}
+        )
+        return replace(copy, superseded=1 if row is None else row.superseded)
 
     async def forget_copy(self, copy: Copy) -> None:
         """The copy is gone from its platform. One that was replaced meanwhile stays."""

@@ -239,6 +239,35 @@ def test_the_map_becomes_small_and_large_again(url: str) -> None:
     upgrade(url)
 
 
+def test_old_copies_are_still_known_as_such_after_the_revision_of_their_column(url: str) -> None:
+    downgrade(url, "0012")
+    copies = [(1, 1, 0, "$new"), (1, 1, 1000, "$old"), (1, 1, 1001, "$part"), (1, 1, 2000, "$older"), (1, 1, 1, "$1")]
+    with migration_engine(url, create=False).begin() as connection:
+        for statement in (
+            "INSERT INTO channel (id, platform, native_id) VALUES (1, 'matrix', '!r')",
+            "INSERT INTO message (id, channel_id, native_id, author, created_at) VALUES (1, 1, '$0', '@a', 1)",
+        ):
+            connection.exec_driver_sql(statement)
+        for row in copies:
+            connection.exec_driver_sql("INSERT INTO message_copy VALUES (?, ?, ?, ?)", row)
+    upgrade(url)
+    assert rows(url, "SELECT part, superseded, native_id FROM message_copy ORDER BY superseded, part") == [
+        (0, 0, "$new"),
+        (1, 0, "$1"),
+        (0, 1, "$old"),
+        (1, 1, "$part"),
+        (0, 2, "$older"),
+    ]
+    downgrade(url, "0012")
+    assert sorted(rows(url, "SELECT * FROM message_copy")) == sorted(copies)
+    upgrade(url)
+    with migration_engine(url, create=False).begin() as connection:
+        connection.exec_driver_sql("UPDATE message_copy SET part = 1000 WHERE native_id = '$1'")
+    with pytest.raises(StoreError, match="more than 1000 parts; go back no further than 0013"):
+        downgrade(url, "0012")
+    assert check(url).state == "current"
+
+
 @pytest.mark.parametrize("umask", [0o000, 0o022, 0o777])
 async def test_nobody_else_may_read_a_store(tmp_path: Path, umask: int) -> None:
     new = f"sqlite:///{tmp_path / 'relay.db'}"

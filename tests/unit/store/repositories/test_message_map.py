@@ -108,7 +108,7 @@ PLANS = {
     "_LAST_OF_LANE": [BY_CHANNELS],
     "_SHARING": [f"message_copy {BY_REF}", NUMBER, "message (rowid=?)", "channel (rowid=?)"],
     "_RECENT": ["message (channel_id=?)", NUMBER],
-    "_FORGET": ["message_copy (message_id=? AND channel_id=? AND part=?)", NUMBER],
+    "_FORGET": ["message_copy (channel_id=? AND native_id=? AND message_id=? AND part=?)", NUMBER],
     "_USE": ["message (rowid=?)", f"message {BY_REF}", NUMBER, f"message_copy {BY_REF}", NUMBER],
     "_WAITING": ["outbox (lane_id=? AND state=?)", BY_CHANNELS],
     "_DEAD_ABOUT": ["outbox (source_platform=? AND source_channel=? AND source_id=?)", "lane (rowid=?)"],
