@@ -87,9 +87,6 @@ class Daemon:
                 store=store,
                 pairs=self._pairs,
                 adapters={adapter.platform: adapter for adapter in adapters},
-                readers={adapters[0].platform: adapters[0]},
-                latest={adapter.platform: adapter for adapter in adapters},
-                name_readers={adapters[0].platform: adapters[0]},
                 files=files,
                 clock=self._clock,
                 rng=self._rng,
@@ -97,7 +94,7 @@ class Daemon:
                 may_send=lease.valid,
                 conversions=self._conversions,
             )
-            await core.bridge.begin()
+            await core.inbox.begin()
             keeper = StatusKeeper(store=store, status=core.status, dispatcher=core.dispatcher, clock=self._clock)
             await keeper.restore()
             pruner = Pruner(
@@ -105,7 +102,7 @@ class Daemon:
                 clock=self._clock,
                 messages=self._settings.store.retention,
                 dead_letters=self._settings.store.dead_letter_retention,
-                discard_undeclared=core.bridge.discard_undeclared,
+                discard_undeclared=core.inbox.discard_undeclared,
                 declared=core.pairs.declared_channels,
                 forget_counters=core.status.forget_undeclared,
             )
@@ -173,7 +170,7 @@ class Daemon:
         backoff = Backoff(self._rng)
         while True:
             try:
-                await adapter.run(core.bridge)
+                await adapter.run(core.inbox)
             except RelayError:
                 raise
             except Exception:  # noqa: BLE001 - the top of a worker: it is logged, and the adapter starts again
@@ -209,10 +206,10 @@ class Daemon:
         if settings.model_copy(update=aside) != self._settings.model_copy(update=aside):
             _log.warning("settings other than pairs changed; they take effect when the daemon is started again")
         self._pairs = settings.declared_pairs()
-        core.bridge.declare(self._pairs)
+        core.inbox.declare(self._pairs)
         for adapter in adapters:
             await adapter.watch(core.pairs.watched(adapter.platform))
-        await core.bridge.keep_names()
+        await core.inbox.keep_names()
 
     # --- Signals ------------------------------------------------------------------------------------------
 

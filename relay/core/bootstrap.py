@@ -10,7 +10,7 @@ from relay.core.delivery.dispatcher import Dispatcher
 from relay.core.delivery.execute import Deliverer
 from relay.core.delivery.rate_limit import Budgets
 from relay.core.delivery.resolve import Context
-from relay.core.intake.inbox import Bridge
+from relay.core.intake.inbox import CoreInbox
 from relay.core.intake.router import Router
 from relay.core.offload import Conversions
 from relay.core.pairs import PairDirectory
@@ -23,12 +23,12 @@ from relay.domain.pair import Pair
 
 @dataclass(frozen=True, slots=True)
 class Core:
-    """The bridge without its ends."""
+    """The bridge without its adapters and its store."""
 
     pairs: PairDirectory
     status: Status
     dispatcher: Dispatcher
-    bridge: Bridge
+    inbox: CoreInbox
 
 
 def assemble(
@@ -36,9 +36,6 @@ def assemble(
     store: Store,
     pairs: Sequence[Pair],
     adapters: Mapping[Platform, Adapter],
-    readers: Mapping[Platform, HistoryReader],
-    latest: Mapping[Platform, LatestReader],
-    name_readers: Mapping[Platform, NameReader] | None = None,
     files: Files | None = None,
     clock: Clock,
     rng: random.Random,
@@ -46,7 +43,7 @@ def assemble(
     may_send: Callable[[], bool] = lambda: True,
     conversions: Conversions | None = None,
 ) -> Core:
-    """Wire everything. No I/O."""
+    """Put everything together, with whatever optional protocols the adapters implement. No I/O."""
     directory = PairDirectory(pairs)
     status = Status(
         clock=clock,
@@ -60,8 +57,8 @@ def assemble(
         pairs=directory,
         names=names,
         adapters=adapters,
-        latest=latest,
-        name_readers=name_readers,
+        latest={platform: adapter for platform, adapter in adapters.items() if isinstance(adapter, LatestReader)},
+        name_readers={platform: adapter for platform, adapter in adapters.items() if isinstance(adapter, NameReader)},
         files=files,
         conversions=conversions or Conversions(),
     )
@@ -75,13 +72,13 @@ def assemble(
         deliverer=lambda wake: Deliverer(context=context, status=status, clock=clock, wake=wake),
     )
     router = Router(store=store, pairs=directory, status=status, clock=clock, names=names)
-    bridge = Bridge(
+    inbox = CoreInbox(
         store=store,
         pairs=directory,
         status=status,
         router=router,
-        dispatcher=dispatcher,
-        readers=readers,
+        lanes=dispatcher,
+        readers={platform: adapter for platform, adapter in adapters.items() if isinstance(adapter, HistoryReader)},
         reconcile_window=reconcile_window,
     )
-    return Core(directory, status, dispatcher, bridge)
+    return Core(directory, status, dispatcher, inbox)

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from relay.domain.capabilities import Capabilities
 from relay.domain.content import Attachment, Author, Content, Quotation
@@ -96,10 +96,10 @@ class Inbox(Protocol):
         """The declared channel cannot be used now: a sentence with the remedy. `opened` ends it."""
         ...
 
-    async def catch_up(self, channel: ChannelRef) -> None:
-        """Read what was missed in `channel` through the adapter's `HistoryReader`, from its cursor on.
+    async def catch_up(self, channel: ChannelRef, after: str) -> None:
+        """Read what was missed in `channel` since the cursor position `after`, through the adapter's `HistoryReader`.
 
-        Returns once it has all been received; the adapter holds that channel's live events back meanwhile.
+        Returns once all of it has been received; the adapter holds that channel's live events back meanwhile.
         """
         ...
 
@@ -256,6 +256,7 @@ class Adapter(Protocol):
         ...
 
 
+@runtime_checkable
 class HistoryReader(Protocol):
     """An adapter whose platform's stream does not replay what was missed. Its readings raise only `Transient`.
 
@@ -290,6 +291,7 @@ class HistoryReader(Protocol):
         ...
 
 
+@runtime_checkable
 class LatestReader(Protocol):
     """An adapter that can be asked for one message: an edit of it was taken back, or what it quotes has changed."""
 
@@ -298,6 +300,7 @@ class LatestReader(Protocol):
         ...
 
 
+@runtime_checkable
 class NameReader(Protocol):
     """An adapter on whose platform a text may refer to somebody whose name does not come along with it."""
 

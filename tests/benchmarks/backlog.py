@@ -84,9 +84,7 @@ def core_on(store: SqlStore) -> Core:
         platform: MemoryAdapter(MemoryPlatform(platform, clock.now), replays=platform is Platform.MATRIX)
         for platform in Platform
     }
-    return assemble(
-        store=store, pairs=(pair(),), adapters=adapters, readers={}, latest={}, clock=clock, rng=random.Random(1)
-    )
+    return assemble(store=store, pairs=(pair(),), adapters=adapters, clock=clock, rng=random.Random(1))
 
 
 async def milliseconds(act: Callable[[], Awaitable[object]], times: int) -> float:
@@ -103,7 +101,7 @@ async def measure(path: Path, times: int) -> list[float]:
     """The columns, in milliseconds."""
     store = await open_store(f"sqlite:///{path}")
     core = core_on(store)
-    await core.bridge.begin()
+    await core.inbox.begin()
     numbers = iter(range(1_000_000, 2_000_000))
 
     async def message() -> None:
@@ -122,7 +120,7 @@ async def measure(path: Path, times: int) -> list[float]:
 
     async def opened() -> None:
         for side in pair().sides:
-            await core.bridge.opened(side, ChannelRef(side.platform, "help"))
+            await core.inbox.opened(side, ChannelRef(side.platform, "help"))
 
     async def apart() -> None:
         async with store.write() as unit:

@@ -164,17 +164,15 @@ class History:
             store=store,
             pairs=people.operator.pairs(),
             adapters={adapter.platform: adapter for adapter in adapters},
-            readers={adapter.platform: adapter for adapter in adapters if not adapter.replays},
-            latest={adapter.platform: adapter for adapter in adapters},
             clock=_WrongClock(self.clock, people.operator),
             rng=rng,
         )
-        await core.bridge.begin()
+        await core.inbox.begin()
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(core.dispatcher.run())]
             for adapter in adapters:
                 await adapter.watch(core.pairs.watched(adapter.platform))
-                tasks.append(group.create_task(adapter.run(core.bridge)))
+                tasks.append(group.create_task(adapter.run(core.inbox)))
             await _ready(adapters)
             self.ready_at = self.ready_at or self.clock.now()
             changes = people.operator.changes
@@ -224,7 +222,7 @@ async def _reload(core: Core, adapters: list[MemoryAdapter], operator: Operator)
         await asyncio.sleep(0.1)
     operator.changes.pop(0)
     operator.change()
-    core.bridge.declare(operator.pairs())
+    core.inbox.declare(operator.pairs())
     for adapter in adapters:
         while True:
             try:
@@ -233,7 +231,7 @@ async def _reload(core: Core, adapters: list[MemoryAdapter], operator: Operator)
                 await asyncio.sleep(1)
             else:
                 break
-    await core.bridge.keep_names()
+    await core.inbox.keep_names()
 
 
 def _adapter(platform: MemoryPlatform, trouble: Trouble) -> MemoryAdapter:

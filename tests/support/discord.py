@@ -78,9 +78,8 @@ class RecordingInbox:
     async def last_original(self, channel: ChannelRef) -> MessageRef | None:
         raise AssertionError("history is read by the core")
 
-    async def catch_up(self, channel: ChannelRef) -> None:
+    async def catch_up(self, channel: ChannelRef, after: str) -> None:
         assert self.adapter is not None
-        after = self.cursors[f"channel:{channel.id}"]
         async for batch in self.adapter.history(channel, after, newest=self.newest):
             await self.receive(batch)
         self.caught_up.append(channel.id)

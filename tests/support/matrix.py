@@ -95,7 +95,7 @@ class Inbox:
         made = [event.ref for event in self.notebook.events if isinstance(event, MessageCreated)]
         return next((ref for ref in reversed(made) if ref.channel == channel), None)
 
-    async def catch_up(self, channel: ChannelRef) -> None:
+    async def catch_up(self, channel: ChannelRef, after: str) -> None:
         raise AssertionError("the stream of this platform replays by itself")
 
 

@@ -440,10 +440,11 @@ class MemoryAdapter:
         for address in sorted(self.opened):
             channel = ChannelRef(self.platform, address.value.lstrip("#!"))
             stream = f"channel:{channel.id}"
-            if await inbox.cursor(self.platform, stream) is None:
-                start = max((message.ref.id for message in self.server.shown(channel)), default="")
-                await self._hand_over(EventBatch((), (Cursor(self.platform, stream, start),)))
-            await inbox.catch_up(channel)
+            position = await inbox.cursor(self.platform, stream)
+            if position is None:
+                position = max((message.ref.id for message in self.server.shown(channel)), default="")
+                await self._hand_over(EventBatch((), (Cursor(self.platform, stream, position),)))
+            await inbox.catch_up(channel, position)
         self.state = SideHealth("ready")
         reading = False
         self.unread = lambda: reading or not queue.empty()

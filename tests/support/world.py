@@ -72,19 +72,17 @@ class World:
             store=self.store,
             pairs=self.pairs,
             adapters={Platform.DISCORD: discord, Platform.MATRIX: matrix},
-            readers={Platform.DISCORD: discord},
-            latest={Platform.DISCORD: discord, Platform.MATRIX: matrix},
             files=self.files,
             clock=self.clock,
             rng=random.Random(self.seed),
         )
-        await core.bridge.begin()
+        await core.inbox.begin()
         for adapter in (discord, matrix):
             await adapter.watch(core.pairs.watched(adapter.platform))
         tasks = [
             asyncio.create_task(core.dispatcher.run()),
-            asyncio.create_task(discord.run(core.bridge)),
-            asyncio.create_task(matrix.run(core.bridge)),
+            asyncio.create_task(discord.run(core.inbox)),
+            asyncio.create_task(matrix.run(core.inbox)),
         ]
         try:
             await until(lambda: all(adapter.health().state == "ready" for adapter in (discord, matrix)), tasks)

@@ -256,8 +256,8 @@ class Channels:
 
     async def _read(self, inbox: Inbox, feed: Feed) -> None:
         name = stream(feed.channel.id)
-        if await inbox.cursor(Platform.DISCORD, name):
-            await inbox.catch_up(feed.channel)
+        if position := await inbox.cursor(Platform.DISCORD, name):
+            await inbox.catch_up(feed.channel, position)
             return
         # Nothing older than the first start crosses. What has been said since then is held back.
         with readable(feed.channel.id):

@@ -1,6 +1,7 @@
-"""What was missed while the relay was away, where the stream does not replay it: messages, edits, deletions."""
+"""Catching up: messages, edits and deletions from the time that the relay was away, where no stream replays them."""
 
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import structlog
@@ -16,50 +17,29 @@ _log = structlog.get_logger(__name__)
 
 _EVER = datetime.min.replace(tzinfo=UTC)
 _RECONCILED_MESSAGES = 500
-"""How many of a channel's last messages are read again for what happened to them."""
+"""How many of a channel's last messages are read again, to find edits and deletions."""
 
 
-def channel_stream(channel: ChannelRef) -> str:
-    """The name of a channel's own stream, for its cursor."""
-    return f"channel:{channel.id}"
-
-
+@dataclass(slots=True, kw_only=True)
 class CatchUp:
-    """Reads a channel's history from its cursor on, and hands it over like live events.
+    """Reads the history of a channel from a position on, and hands it over like live events."""
 
-    `window`: how old a message may be whose edits and deletions are still looked for.
-    """
+    store: Store
+    pairs: PairDirectory
+    readers: Mapping[Platform, HistoryReader]
+    receive: Callable[[EventBatch], Awaitable[None]]
+    # How old a message may be whose edits and deletions are still looked for.
+    window: timedelta
 
-    def __init__(
-        self,
-        *,
-        store: Store,
-        pairs: PairDirectory,
-        readers: Mapping[Platform, HistoryReader],
-        receive: Callable[[EventBatch], Awaitable[None]],
-        window: timedelta,
-    ) -> None:
-        self._store = store
-        self._pairs = pairs
-        self._readers = readers
-        self._receive = receive
-        self._window = window
-
-    async def channel(self, channel: ChannelRef) -> None:
-        """Everything after the cursor, then what happened to the messages before it.
-
-        A channel without a cursor has nothing to catch up on.
-        """
-        reader = self._readers[channel.platform]
-        async with self._store.read() as uow:
-            position = await uow.cursors.get(channel.platform, channel_stream(channel))
-            # By the platform's clock, as the messages are dated: ours may be a day off.
-            since = reader.now() - self._window
+    async def channel(self, channel: ChannelRef, position: str) -> None:
+        """Receive everything after `position`, then what happened to the messages before it."""
+        reader = self.readers[channel.platform]
+        async with self.store.read() as uow:
+            # By the platform's clock, which also dates the messages: ours may be a day off.
+            since = reader.now() - self.window
             known = await uow.messages.recent(channel, since, _RECONCILED_MESSAGES)
-            if position is not None and not reader.knows(position):
+            if not reader.knows(position):
                 position = await self._instead(uow, channel, position)
-        if position is None:
-            return
         known = tuple(original for original in known if reader.knows(original.ref.id))
         messages = await self._missed(channel, position)
         changes = await self._changed(channel.platform, known) if known else 0
@@ -69,22 +49,22 @@ class CatchUp:
             )
 
     async def _instead(self, uow: UnitOfWork, channel: ChannelRef, position: str) -> str:
-        """From where to read in place of a position that is damaged: the last message on record lay before it."""
-        reader = self._readers[channel.platform]
+        """Where to read on if a position is damaged: behind the last message on record."""
+        reader = self.readers[channel.platform]
         last = await last_original(uow, channel)
         if last is not None and reader.knows(last.id):
             after = last.id
         else:
-            after = reader.position_at(reader.now() - self._window)
+            after = reader.position_at(reader.now() - self.window)
         _log.error("cursor cannot be read", channel=channel.id, position=position[:100], read_after=after)
         return after
 
     async def _missed(self, channel: ChannelRef, position: str) -> int:
-        pair = self._pairs.pair_of(channel)
+        pair = self.pairs.pair_of(channel)
         newest = (pair.policy if pair else PairPolicy()).catchup_limit
         events = 0
-        async for batch in self._readers[channel.platform].history(channel, position, newest=newest):
-            await self._receive(batch)
+        async for batch in self.readers[channel.platform].history(channel, position, newest=newest):
+            await self.receive(batch)
             events += len(batch.events)
         return events
 
@@ -92,7 +72,7 @@ class CatchUp:
         expected = {original.ref: original for original in known}
         changes = 0
         complete = True
-        async for page in self._readers[platform].reread(known[0].ref, known[-1].ref):
+        async for page in self.readers[platform].reread(known[0].ref, known[-1].ref):
             if page is None:
                 complete = False
                 continue
@@ -105,7 +85,7 @@ class CatchUp:
 
     async def _tell(self, events: list[MessageEdited] | list[MessageDeleted]) -> int:
         if events:
-            await self._receive(EventBatch(tuple(events)))
+            await self.receive(EventBatch(tuple(events)))
         return len(events)
 
 
@@ -118,6 +98,6 @@ def _edit(original: Original | None, seen: MessageCreated) -> MessageEdited | No
 
 
 async def last_original(uow: UnitOfWork, channel: ChannelRef) -> MessageRef | None:
-    """The last message on record that was written in `channel`, and not deleted."""
+    """The last message on record that was written in `channel` and is not deleted."""
     known = await uow.messages.recent(channel, _EVER, 1)
     return known[0].ref if known else None

@@ -175,7 +175,7 @@ async def test_a_name_that_could_not_be_written_down_is_nobodys(bridge: World) -
     no_event: MessageCreated = None  # type: ignore[assignment]
     async with bridge.relay() as core:
         with pytest.raises(AttributeError):
-            await core.bridge.receive(EventBatch((said, no_event)))
-        await core.bridge.receive(EventBatch((said,)))
+            await core.inbox.receive(EventBatch((said, no_event)))
+        await core.inbox.receive(EventBatch((said,)))
     async with bridge.store.read() as uow:
         assert await uow.key_values.get(f"names {room.platform} {room.id}")

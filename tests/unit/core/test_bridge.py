@@ -717,7 +717,7 @@ async def test_a_message_with_nothing_in_it_is_counted_and_marked(bridge: World)
 async def test_skipped_history_is_told_on_the_other_side(bridge: World) -> None:
     here, there = bridge.channels()
     async with bridge.relay() as core:
-        await core.bridge.receive(EventBatch((HistorySkipped(here, 7000), HistorySkipped(here, None))))
+        await core.inbox.receive(EventBatch((HistorySkipped(here, 7000), HistorySkipped(here, None))))
         await bridge.shows(
             there,
             "7000 messages that were written while the relay was away are not shown here.",
@@ -728,13 +728,13 @@ async def test_skipped_history_is_told_on_the_other_side(bridge: World) -> None:
 async def test_the_last_original_is_told_to_whom_has_lost_its_position(bridge: World) -> None:
     here, there = bridge.channels()
     async with bridge.relay() as core:
-        assert await core.bridge.last_original(here) is None
+        assert await core.inbox.last_original(here) is None
         bridge.discord.say(here, "ann", "first")
         last = bridge.discord.say(here, "ann", "last")
         await bridge.shows(there, "first", "last")
         bridge.matrix.say(there, "ben", "elsewhere")
         await bridge.shows(here, "first", "last", "elsewhere")
-        assert await core.bridge.last_original(here) == last
+        assert await core.inbox.last_original(here) == last
 
 
 async def test_a_replayed_batch_changes_nothing(bridge: World) -> None:
@@ -744,7 +744,7 @@ async def test_a_replayed_batch_changes_nothing(bridge: World) -> None:
         await bridge.shows(there, "once")
         message = bridge.discord.messages[ref]
         again = MessageCreated(ref, message.author, message.content, message.created_at)
-        await core.bridge.receive(EventBatch((again, again)))
+        await core.inbox.receive(EventBatch((again, again)))
         await bridge.quiet()
     assert bridge.words(there) == ["once"]
 
@@ -759,7 +759,7 @@ async def test_an_edit_older_than_the_last_one_is_ignored(bridge: World) -> None
         assert isinstance(latest, MessageEdited)
         earlier = latest.edited_at - timedelta(seconds=1)
         stale = replace(latest, content=Content(RichText.plain("two")), edited_at=earlier)
-        await core.bridge.receive(EventBatch((stale,)))
+        await core.inbox.receive(EventBatch((stale,)))
         await bridge.quiet()
     assert bridge.words(there) == ["three"]
 
@@ -800,7 +800,7 @@ async def test_what_was_left_out_is_told_once_and_crosses_once_there_is_somethin
         await bridge.quiet()
         message = bridge.discord.messages[said]
         again = MessageCreated(said, message.author, Content(), message.created_at)
-        await core.bridge.receive(EventBatch((again,)))
+        await core.inbox.receive(EventBatch((again,)))
         await bridge.quiet()
         assert core.status.cached_snapshot().pairs[0].directions["to_matrix"].dropped == {"empty": 1}
         bridge.discord.edit(said, "words")
@@ -821,7 +821,7 @@ async def test_of_two_edits_with_one_time_stamp_the_later_one_counts(bridge: Wor
             for words in ("two", "three")
         ]
         for edit in (*edits, edits[0]):  # the first one again: a replay
-            await core.bridge.receive(EventBatch((edit,)))
+            await core.inbox.receive(EventBatch((edit,)))
         await bridge.shows(here, "three")
 
 

@@ -54,11 +54,11 @@ async def declare(bridge: World, *pairs: Pair) -> None:
     """As the daemon does after SIGHUP."""
     bridge.pairs = pairs
     assert bridge.core is not None
-    bridge.core.bridge.declare(pairs)
+    bridge.core.inbox.declare(pairs)
     for adapter in (bridge.discord_adapter, bridge.matrix_adapter):
         assert adapter is not None
         await adapter.watch(bridge.core.pairs.watched(adapter.platform))
-    await bridge.core.bridge.keep_names()
+    await bridge.core.inbox.keep_names()
 
 
 async def depth(bridge: World, key: LaneKey) -> int:
@@ -228,9 +228,9 @@ async def test_what_waits_for_a_room_that_was_never_found_goes_to_it_once_it_is(
                 await uow.outbox.append(key, command, bridge.discord.now())
             core.dispatcher.wake(key)
             core.status.dropped(key, "reaction")
-            core.bridge.declare((joined("staff", "staff", "upgraded"),))
+            core.inbox.declare((joined("staff", "staff", "upgraded"),))
             assert core.pairs.pair_for(key) is not None
-            await core.bridge.opened(ChannelAddress(Platform.MATRIX, "#upgraded"), staff_room)
+            await core.inbox.opened(ChannelAddress(Platform.MATRIX, "#upgraded"), staff_room)
             await bridge.shows(staff_room, "one")
             await until(lambda: core.status.lane(lane(Platform.MATRIX, "staff")).messages == 1)
             assert core.status.lane(lane(Platform.MATRIX, "staff")).dropped == {"reaction": 1}
@@ -285,7 +285,7 @@ async def test_what_is_on_its_way_when_its_room_is_upgraded_arrives_once(tmp_pat
             bridge.discord.say(staff, "ann", "on its way")
             await under_way.wait()
             opening = asyncio.create_task(
-                core.bridge.opened(
+                core.inbox.opened(
                     ChannelAddress(Platform.MATRIX, "#staff"), other_room, predecessors=frozenset({staff_room})
                 )
             )
@@ -313,7 +313,7 @@ async def test_what_waits_follows_a_room_into_its_successor_and_into_no_other_ro
             await waits(bridge, lane(Platform.MATRIX, "staff"), 1)
             before = frozenset({staff_room}) if upgraded else frozenset[ChannelRef]()
             alias = ChannelAddress(Platform.MATRIX, "#staff")
-            await core.bridge.opened(alias, other_room, predecessors=before)
+            await core.inbox.opened(alias, other_room, predecessors=before)
             gate.closed = False
             if upgraded:
                 await bridge.shows(other_room, "said while it was the old room")
@@ -337,7 +337,7 @@ async def test_what_is_changed_after_its_channel_got_another_room(tmp_path: Path
             await bridge.shows(staff, "kept", "secret", "↪ ann: secret\nwhat?")
             await bridge.quiet()
             before = frozenset({staff_room}) if upgraded else frozenset[ChannelRef]()
-            await core.bridge.opened(ChannelAddress(Platform.MATRIX, "#staff"), other_room, predecessors=before)
+            await core.inbox.opened(ChannelAddress(Platform.MATRIX, "#staff"), other_room, predecessors=before)
             bridge.discord.edit(kept, "mended")
             bridge.discord.delete(secret)
             await bridge.shows(staff_room, "mended" if upgraded else "kept", "what?")
@@ -371,7 +371,7 @@ async def test_what_follows_from_a_replaced_room_waits_for_its_side_and_follows(
             away = True
             bridge.matrix.take_back(secret, 1)
             await waits(bridge, LaneKey.within(staff_room), 1)
-            await core.bridge.opened(
+            await core.inbox.opened(
                 ChannelAddress(Platform.MATRIX, "#staff"), other_room, predecessors=frozenset({staff_room})
             )
             bridge.discord.edit(question, "coffee?")
@@ -398,7 +398,7 @@ async def test_nothing_new_is_said_in_a_room_that_was_replaced(tmp_path: Path, o
             said = bridge.discord.say(staff, "ann", "one")
             await bridge.shows(staff_room, "one")
             await bridge.quiet()
-            await core.bridge.opened(
+            await core.inbox.opened(
                 ChannelAddress(Platform.MATRIX, "#staff"), other_room, predecessors=frozenset({staff_room})
             )
             bridge.discord.edit(said, "one, " * 60)
@@ -414,7 +414,7 @@ async def test_a_declared_room_that_was_replaced_is_a_note_in_the_status(tmp_pat
         async with bridge.relay() as core:
             assert core.status.cached_snapshot().pairs[0].note is None
             address = ChannelAddress(Platform.MATRIX, "#staff")
-            await core.bridge.opened(address, other_room, predecessors=frozenset({staff}))
+            await core.inbox.opened(address, other_room, predecessors=frozenset({staff}))
             [pair] = core.status.cached_snapshot().pairs
             assert pair.problem is None
             assert str(pair.note).startswith("#staff has been replaced by another")
@@ -438,7 +438,7 @@ async def test_what_cannot_be_changed_in_an_upgraded_room_is_told(tmp_path: Path
             kept, secret = (bridge.discord.say(staff, "ann", words) for words in ("kept", "secret"))
             await bridge.shows(staff_room, "kept", "secret")
             await bridge.quiet()
-            opened = core.bridge.opened(
+            opened = core.inbox.opened(
                 ChannelAddress(Platform.MATRIX, "#staff"), other_room, predecessors=frozenset({staff_room})
             )
             await opened
@@ -470,7 +470,7 @@ async def test_what_fails_from_a_room_that_was_replaced_is_told_to_its_author(tm
             said = bridge.matrix.say(staff_room, "ben", "hello")
             await waits(bridge, lane(Platform.DISCORD, "staff"), 1)
             error = Permanent("rejected as spam")
-            await core.bridge.opened(
+            await core.inbox.opened(
                 ChannelAddress(Platform.MATRIX, "#staff"), other_room, predecessors=frozenset({staff_room})
             )
             await until(lambda: bridge.matrix.reactions == [(said, "⚠️")])
@@ -505,7 +505,7 @@ async def test_what_stays_in_a_former_room_is_told_once_however_often_its_deleti
                 original = await uow.messages.find(said[0])
                 assert original is not None
                 await uow.messages.record_copy(Copy(original.id, 0, MessageRef(second_room, "1")))
-            await core.bridge.opened(ChannelAddress(Platform.MATRIX, "#staff"), third_room)
+            await core.inbox.opened(ChannelAddress(Platform.MATRIX, "#staff"), third_room)
             bridge.discord.delete(said[0])
             await until(lambda: not failures)
             core.dispatcher.retry_now()
@@ -538,7 +538,7 @@ async def test_what_was_deleted_goes_from_former_rooms_although_the_present_one_
                 original = await uow.messages.find(said)
                 assert original is not None
                 await uow.messages.record_copy(Copy(original.id, 0, MessageRef(other_room, "1")))
-            await core.bridge.opened(ChannelAddress(Platform.MATRIX, "#staff"), other_room)
+            await core.inbox.opened(ChannelAddress(Platform.MATRIX, "#staff"), other_room)
             bridge.discord.delete(said)
             await bridge.shows(staff_room)
             await bridge.quiet()
@@ -560,8 +560,8 @@ async def test_what_waits_too_long_for_a_pair_to_come_back_is_discarded(tmp_path
             bridge.discord.say(staff, "ann", "young")
             await waits(bridge, lane(Platform.MATRIX, "staff"), 2)
             await declare(bridge, PUBLIC)
-            assert await core.bridge.discard_undeclared(between) == 1
-            assert await core.bridge.discard_undeclared(between) == 0
+            assert await core.inbox.discard_undeclared(between) == 1
+            assert await core.inbox.discard_undeclared(between) == 0
             assert await depth(bridge, lane(Platform.MATRIX, "public")) == 1
             gate.closed = False
             await declare(bridge, PUBLIC, STAFF)
@@ -578,10 +578,10 @@ async def test_nothing_counts_as_undeclared_before_the_channels_of_its_pair_have
             await uow.outbox.append(key, command, bridge.discord.now())
         async with bridge.relay() as core:
             now = bridge.discord.now()
-            core.bridge.declare((PUBLIC, STAFF))
-            assert await core.bridge.discard_undeclared(now) == 0
-            core.bridge.declare((PUBLIC,))
-            assert await core.bridge.discard_undeclared(now) == 1
+            core.inbox.declare((PUBLIC, STAFF))
+            assert await core.inbox.discard_undeclared(now) == 0
+            core.inbox.declare((PUBLIC,))
+            assert await core.inbox.discard_undeclared(now) == 1
 
 
 async def test_lanes_are_those_of_channels_and_of_no_address(tmp_path: Path) -> None:
@@ -590,9 +590,9 @@ async def test_lanes_are_those_of_channels_and_of_no_address(tmp_path: Path) -> 
         async with bridge.relay() as core:
             async with bridge.store.write() as uow:
                 await uow.outbox.name(LaneKey(staff, waiting_under("staff", Platform.MATRIX)), "staff")
-            core.bridge.declare((PUBLIC, STAFF))
-            await core.bridge.opened(ChannelAddress(Platform.DISCORD, "staff"), staff)
-            await core.bridge.opened(ChannelAddress(Platform.MATRIX, "#staff"), staff_room)
+            core.inbox.declare((PUBLIC, STAFF))
+            await core.inbox.opened(ChannelAddress(Platform.DISCORD, "staff"), staff)
+            await core.inbox.opened(ChannelAddress(Platform.MATRIX, "#staff"), staff_room)
         connection = connect(bridge.store.path)
         found = connection.execute("SELECT destination_channel FROM lane WHERE pair = 'staff'").fetchall()
         connection.close()
@@ -611,7 +611,7 @@ async def test_a_pair_that_is_back_has_what_waits_for_it_before_its_room_is_foun
             await waits(bridge, lane(Platform.MATRIX, "staff"), 1)
             await declare(bridge, PUBLIC)
             if not restart:
-                core.bridge.declare((PUBLIC, STAFF))
+                core.inbox.declare((PUBLIC, STAFF))
                 assert core.pairs.pair_for(lane(Platform.MATRIX, "staff")) == STAFF
         async with bridge.relay(gate.prepare):
             async with bridge.store.read() as uow:

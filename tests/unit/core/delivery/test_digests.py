@@ -259,7 +259,7 @@ async def test_a_shared_copy_that_nobody_can_edit_stays_where_its_channel_is_not
         other_room = bridge.matrix.channel("another")
         async with bridge.relay(slow_matrix) as core:
             one, _, _ = await three_together(bridge)
-            await core.bridge.opened(ChannelAddress(Platform.MATRIX, "#help"), other_room)
+            await core.inbox.opened(ChannelAddress(Platform.MATRIX, "#help"), other_room)
 
             def gone(self: MemoryPlatform, target: MessageRef, content: Content) -> None:
                 raise CopyNotEditable("its webhook is gone")

@@ -106,7 +106,7 @@ async def test_it_follows_from_a_room_that_was_replaced_meanwhile(
             bridge.matrix.say(there, "ann", Content(RichText.plain("look"), (PICTURE,)))
             await bridge.shows(here, WORDS)
             new = bridge.matrix.channel("another")
-            await core.bridge.opened(ChannelAddress(Platform.MATRIX, "#help"), new, predecessors=frozenset({there}))
+            await core.inbox.opened(ChannelAddress(Platform.MATRIX, "#help"), new, predecessors=frozenset({there}))
             files.state = True
             await bridge.shows(here, WORDS, "")
             await bridge.quiet()

@@ -40,7 +40,7 @@ class Notebook:
     async def last_original(self, channel: ChannelRef) -> MessageRef | None:
         raise AssertionError
 
-    async def catch_up(self, channel: ChannelRef) -> None:
+    async def catch_up(self, channel: ChannelRef, after: str) -> None:
         raise AssertionError
 
     async def cursor(self, platform: object, stream: str) -> str | None:
