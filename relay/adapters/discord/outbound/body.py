@@ -6,7 +6,7 @@ from typing import Any
 
 from relay.adapters.discord import markup
 from relay.adapters.discord.outbound.usernames import introduced, username
-from relay.core.delivery.digest import under_heading
+from relay.core.convert.headings import under_heading
 from relay.core.ports import Delivery
 from relay.domain.content import Author, Content
 from relay.domain.ids import Platform

@@ -4,7 +4,7 @@ import hashlib
 import re
 import unicodedata
 
-from relay.core.delivery.digest import under_heading
+from relay.core.convert.headings import under_heading
 from relay.domain.content import Author
 from relay.domain.names import folded_letters, shortened, skeleton, visible
 from relay.domain.text import nodes as n
