@@ -10,6 +10,9 @@ import json
 import re
 from typing import Any
 
+Json = dict[str, Any]
+"""A JSON object."""
+
 MOST_LEVELS = 64
 """How deep a value may be nested: far deeper than anything that either platform defines."""
 
@@ -40,6 +43,21 @@ def loads(raw: str | bytes, *, levels: int = 0, most: int | None = None) -> Any:
     if _start(text, end) != len(text):
         raise json.JSONDecodeError("Extra data", text, end)
     return value
+
+
+def as_dict(value: Any) -> Json:
+    """`value` if it is an object, else an empty one."""
+    return value if isinstance(value, dict) else {}
+
+
+def as_list(value: Any) -> list[Any]:
+    """`value` if it is a list, else an empty one."""
+    return value if isinstance(value, list) else []
+
+
+def as_string(value: Any) -> str:
+    """`value` if it is a string, else ""."""
+    return value if isinstance(value, str) else ""
 
 
 def _value(text: str, at: int, levels: int, most: int) -> tuple[Any, int]:

@@ -267,14 +267,14 @@ async def test_a_room_that_is_upgraded_again_at_once_is_followed_later_and_nothi
 
 
 def test_the_pause_between_two_replacements_doubles_and_is_forgotten() -> None:
-    door = DeclaredRoom(ChannelAddress(Platform.MATRIX, "!a:b"), Backoff(random.Random(1)))
+    room = DeclaredRoom(ChannelAddress(Platform.MATRIX, "!a:b"), Backoff(random.Random(1)))
     now = 1_000.0
     for pause in (60, 120, 240):
-        door.followed(now)
-        assert door.follow_at == now + pause
-        now = door.follow_at
-    door.followed(now + 3600)
-    assert door.follow_at == now + 3600 + 60
+        room.upgraded(now)
+        assert room.upgrade_at == now + pause
+        now = room.upgrade_at
+    room.upgraded(now + 3600)
+    assert room.upgrade_at == now + 3600 + 60
 
 
 async def test_a_replacement_that_nobody_may_enter_is_read_from_the_upgrade_once_we_are_invited(town: Town) -> None:

@@ -338,7 +338,7 @@ async def test_a_gap_is_walked_page_by_page_and_ends_where_it_should(town: Town)
         assert gap.found_start == (start is not None)
         # A long gap is not held in memory.
         assert sum(page.events is not None for page in gap.pages) <= 4
-        pages = [page async for page in reader.events(gap, since, lambda event: event["event_id"] == start)]
+        pages = [page async for page in reader.pages(gap, since, lambda event: event["event_id"] == start)]
         return [event["event_id"] for page in pages for event in page.events or []], gap.skipped
 
     try:

@@ -74,15 +74,15 @@ class MatrixAdapter:
         )
 
         def limit(room_id: str) -> int:
-            door = self._rooms.door(room_id)
-            return catchup_limit if door is None or catchup_limits is None else catchup_limits(door.address)
+            room = self._rooms.find(room_id)
+            return catchup_limit if room is None or catchup_limits is None else catchup_limits(room.address)
 
-        self._joiner = RoomJoiner(self._api, self._rooms, clock, self._status.caught_up)
+        self._joins = RoomJoiner(api=self._api, rooms=self._rooms, clock=clock, connected=self._status.caught_up)
         self._loop = SyncLoop(
             api=self._api,
             session=session,
             rooms=self._rooms,
-            intake=ResponseHandler(self._api, self._rooms, Backfiller(self._api, limit), conversions),
+            responses=ResponseHandler(self._api, self._rooms, Backfiller(self._api, limit), conversions),
             status=self._status,
             clock=clock,
             rng=rng,
@@ -103,13 +103,13 @@ class MatrixAdapter:
 
     async def run(self, inbox: Inbox) -> None:
         """See `Adapter.run`."""
-        patient = self._inbox = RetryingInbox(inbox, self._clock, self._rng)
-        self._status.state, self._status.detail = "connecting", "Logging in."
+        retrying = self._inbox = RetryingInbox(inbox, self._clock, self._rng)
+        self._status.set("connecting", "Logging in.")
         try:
             await self._loop.connect()
-            await self._work(patient)
+            await self._work(retrying)
         except (FatalError, StoreError) as error:
-            self._status.state, self._status.detail = "failed", str(error)
+            self._status.set("failed", str(error))
             raise
 
     async def watch(self, addresses: frozenset[ChannelAddress]) -> None:
@@ -226,6 +226,6 @@ class MatrixAdapter:
     async def _work(self, inbox: RetryingInbox) -> None:
         with ungrouped(FatalError, StoreError):
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._joiner.run(inbox), name="matrix rooms")
+                group.create_task(self._joins.run(inbox), name="matrix rooms")
                 group.create_task(self._loop.run(inbox), name="matrix sync loop")
                 group.create_task(self._media.keep_limit(), name="matrix upload limit")

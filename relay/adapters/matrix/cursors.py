@@ -1,40 +1,73 @@
-"""Which room has replaced which: a room upgrade, as the store remembers it.
+"""The cursors of the Matrix side: what each is called, and what the store remembers in it.
 
-https://spec.matrix.org/latest/client-server-api/#room-upgrades: an upgrade leaves a tombstone in the old room, which
-names the new one, and the new one names the old one as its predecessor. Anybody can write one half of that, so only
-both together count. A replacement is the same place as the room before it: it is read from the moment of the upgrade.
+A cursor is a stream's name and a position (`core.ports.Cursor`). Both are only of this adapter's making.
 """
 
 from relay.adapters.matrix.identifiers import is_room_id
 from relay.adapters.matrix.sync.retrying_inbox import RetryingInbox
+from relay.core.ports import Cursor
+from relay.domain.ids import Platform
 
-TOMBSTONE = "m.room.tombstone"
-# No room has been upgraded more often than this; a ring of tombstones ends here.
+SYNC = "sync"
+"""Holds the `next_batch` token of the last sync response that is on disk."""
+
+OUTSIDE = "out "
+"""Stands before the token in a room's cursor while we are out of that room."""
+
+# No room has been upgraded more often than this. Tombstones that lead round in a ring end here, too.
 _LONGEST_CHAIN = 50
 
 
+def cursor(stream: str, position: str) -> Cursor:
+    """A cursor of this platform."""
+    return Cursor(Platform.MATRIX, stream, position)
+
+
 def room_stream(room_id: str) -> str:
-    """The cursor of a room; see `intake.py`."""
+    """Holds the token from which a room has been read; none before we first came in.
+
+    With `OUTSIDE` before it: we are out of the room, and read on from there once we are let in again.
+    """
     return f"room:{room_id}"
 
 
+def is_inside(position: str) -> bool:
+    """Whether the position of a room's cursor says that we are in the room."""
+    return position != "" and not position.startswith(OUTSIDE)
+
+
+def gap_stream(room_id: str) -> str:
+    """Holds the token at which the last gap of a room began whose skipped messages were reported."""
+    return f"gap:{room_id}"
+
+
+def alias_stream(alias: str) -> str:
+    """Holds the ID of the room that an alias named last."""
+    return f"alias:{alias}"
+
+
+# A room upgrade leaves a tombstone in the old room, which names the new one, and the new one names the old one as its
+# predecessor (https://spec.matrix.org/latest/client-server-api/#room-upgrades). Anybody can write one half of that, so
+# only both together count. For users the new room is the same place, so it is read from the moment of the upgrade on.
+
+
 def tombstone_stream(room_id: str) -> str:
-    """The cursor that holds the token before which a room had not been replaced yet."""
+    """Holds the last token before a room was upgraded."""
     return f"tombstone:{room_id}"
 
 
 def successor_stream(room_id: str) -> str:
-    """The cursor that holds which room has replaced a room."""
+    """Holds the ID of the room that has replaced a room."""
     return f"successor:{room_id}"
 
 
 def predecessor_stream(room_id: str) -> str:
-    """The cursor that holds which room a room has replaced."""
+    """Holds the ID of the room that a room has replaced."""
     return f"predecessor:{room_id}"
 
 
-async def before(room_id: str, inbox: RetryingInbox) -> tuple[str, ...]:
-    """The rooms that a room has replaced one after the other, as far as we have followed that; the oldest first."""
+async def predecessors_of(room_id: str, inbox: RetryingInbox) -> tuple[str, ...]:
+    """The rooms that were upgraded one after the other, the last one to `room_id`; the oldest first."""
     rooms = [room_id]
     while len(rooms) < _LONGEST_CHAIN:
         earlier = await inbox.position(predecessor_stream(rooms[0]))
@@ -44,8 +77,8 @@ async def before(room_id: str, inbox: RetryingInbox) -> tuple[str, ...]:
     return tuple(rooms[:-1])
 
 
-async def chain(room_id: str, inbox: RetryingInbox) -> tuple[str, ...]:
-    """A room and those that have replaced it one after the other, as far as we have followed them; the last counts."""
+async def upgrade_chain(room_id: str, inbox: RetryingInbox) -> tuple[str, ...]:
+    """A room and those that have replaced it one after the other; the last one is in use now."""
     rooms = [room_id]
     while len(rooms) < _LONGEST_CHAIN:
         following = await inbox.position(successor_stream(rooms[-1]))

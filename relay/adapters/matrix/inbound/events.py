@@ -22,7 +22,7 @@ from relay.adapters.matrix.inbound.content import (
 )
 from relay.adapters.matrix.markup import NameLookup
 from relay.adapters.matrix.outbound.compose import permalink
-from relay.adapters.matrix.rooms.state import Profile, RoomState
+from relay.adapters.matrix.rooms.state import MemberProfile, RoomState
 from relay.domain.content import Author, Content
 from relay.domain.events import Event, FeatureUsed, MessageCreated, MessageDeleted, MessageEdited
 from relay.domain.ids import ChannelRef, MediaRef, MessageRef, Platform, ThreadRef, UserRef
@@ -96,7 +96,9 @@ _MOST_TYPING = 100
 """People of a room who are counted as typing; others are not remembered."""
 
 
-def features(section: Json, channel: ChannelRef, me: str, was_typing: frozenset[str]) -> tuple[list[Event], set[str]]:
+def ephemeral_events(
+    section: Json, channel: ChannelRef, me: str, was_typing: frozenset[str]
+) -> tuple[list[Event], set[str]]:
     """What the `ephemeral` events of a room come to, and who is typing now.
 
     Each person who begins to type and each receipt is one `FeatureUsed`.
@@ -187,10 +189,10 @@ def _author(user_id: str, content: Json, state: RoomState, me: str) -> Author:
         avatar = MediaRef(Platform.MATRIX, bridged.avatar) if bridged.avatar else None
         via = shortened(visible(profile.name) or handle, most=_LONGEST_VIA, most_bytes=2 * _LONGEST_VIA)
         name = bridged.name if user_id == me else with_suffix(visible(bridged.name) or "somebody", f"(via {via})")
-        profile = Profile(name, avatar)
+        profile = MemberProfile(name, avatar)
     elif _VIA.search(unicodedata.normalize("NFKC", visible(profile.name))):
         # Nobody may look like somebody whom another bridge brings.
-        profile = Profile(with_suffix(visible(profile.name) or handle, f"({handle})"), profile.avatar)
+        profile = MemberProfile(with_suffix(visible(profile.name) or handle, f"({handle})"), profile.avatar)
     mentions = content.get("m.mentions")
     # Who says whom it mentions, and does not say the room, only wrote the word.
     meant = not isinstance(mentions, dict) or mentions.get("room") is True

@@ -6,7 +6,6 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Any
 
 import structlog
 
@@ -24,16 +23,14 @@ from relay.adapters.matrix.outbound.compose import (
     fingerprint,
 )
 from relay.adapters.matrix.rooms.declared import DeclaredRooms
-from relay.adapters.matrix.sync.backfill import as_list
 from relay.core.last_sent import LastSent
 from relay.core.offload import Conversions
 from relay.core.ports import Clock, Delivery
 from relay.domain.ids import ChannelRef, MessageRef
+from relay.domain.jsontext import Json, as_list
 from relay.domain.text.nodes import CustomEmoji
 from relay.domain.text.rewrite import walk, weight
 from relay.errors import ActionNeeded, CopyNotEditable, DeliveryError, Permanent, RateLimited, TargetGone, Transient
-
-Json = dict[str, Any]
 
 _log = structlog.get_logger(__name__)
 
@@ -143,7 +140,7 @@ class MessageSender:
     async def load_member(self, room_id: str, user_id: str) -> None:
         """Learn the name of a member of whom nothing has been heard since the start. It is not worth waiting for."""
         state = self._rooms.state(room_id)
-        if state.knows(user_id):
+        if state.knows_member(user_id):
             return
         try:
             content = await self._call("GET", "rooms", room_id, "state", "m.room.member", user_id)
@@ -171,7 +168,7 @@ class MessageSender:
         return channel.id
 
     async def _changeable(self, channel: ChannelRef) -> str:
-        if self._rooms.door(channel.id) is not None:
+        if self._rooms.find(channel.id) is not None:
             return self._writable(channel)
         try:
             await self._call("GET", "rooms", channel.id, "state", "m.room.encryption", "")

@@ -1,346 +1,355 @@
-"""Getting into the declared rooms: resolving aliases, joining, and trying again.
+"""Getting into the declared rooms: looking aliases up, joining, following upgrades, and trying again.
 
 A homeserver lets an ordinary account join one room in ten seconds, or one remote room in a hundred (`rc_joins` in
 https://element-hq.github.io/synapse/latest/usage/configuration/config_documentation.html). So a few joins are made
-at a time, each waits as long as it is told to, and rooms that are joined already do not wait for them.
+at a time, each waits as long as the homeserver asks for, and rooms that are joined already do not wait for them.
 """
 
 import asyncio
 import contextlib
+from dataclasses import dataclass, field
 
 import structlog
 
-from relay.adapters.matrix.api.client import Api, Json, Refused, Unreachable
+from relay.adapters.matrix.api.client import Api, Refused, Unreachable
 from relay.adapters.matrix.cursors import (
-    TOMBSTONE,
-    before,
-    chain,
+    OUTSIDE,
+    SYNC,
+    alias_stream,
+    cursor,
     predecessor_stream,
+    predecessors_of,
     room_stream,
     successor_stream,
     tombstone_stream,
+    upgrade_chain,
 )
 from relay.adapters.matrix.identifiers import is_room_id, is_server_name
 from relay.adapters.matrix.rooms.declared import DeclaredRoom, DeclaredRooms
-from relay.adapters.matrix.sync.response import OUT
-from relay.adapters.matrix.sync.retrying_inbox import RetryingInbox, at
+from relay.adapters.matrix.rooms.state import TOMBSTONE
+from relay.adapters.matrix.sync.retrying_inbox import RetryingInbox
 from relay.core.ports import Clock, EventBatch
+from relay.domain.jsontext import Json, as_dict, as_list
 from relay.errors import StoreError
 
 _log = structlog.get_logger(__name__)
 
 _JOINS_AT_ONCE = 3
 _JOIN_TIMEOUT = 180.0  # A remote room with many servers in it takes minutes.
-_JOIN_SHOWS_WITHIN = 60.0
-_PATIENCE = 60.0
-_UNANSWERED_TRIES = 3
-_ANSWERED_WITHIN = 5.0  # A look-up that takes longer is still waited for, but holds up nobody else.
-_SERVERS_ASKED = 10
-_ALIAS_ASKED_EVERY = 600.0
-_DECLARE = "matrix_room may name the new room"
+_JOIN_SHOWS_WITHIN = 60.0  # Seconds until sync has told of a join; after that it is tried again.
+_REPORT_PENDING_AFTER = 60.0
+_UNANSWERED_TRIES = 3  # After so many a join without an answer is reported.
+_LOOKUP_ANSWERED_WITHIN = 5.0  # A look-up that takes longer is still waited for, but other rooms go on without it.
+_MOST_SERVERS = 10
+_LOOK_UP_EVERY = 600.0
+_DEFAULT_RETRY = 5.0  # Seconds, where the homeserver limits joins and does not say for how long.
 
 
+@dataclass(slots=True, kw_only=True)
 class RoomJoiner:
-    """Works until every declared address leads into a room, and whenever one does not any more."""
+    """Works on each declared address until it names a room that we are in, and again when that ends."""
 
-    def __init__(self, api: Api, rooms: DeclaredRooms, clock: Clock, connected: asyncio.Event) -> None:
-        self._api = api
-        self._connected = connected
-        self._rooms = rooms
-        self._clock = clock
-        self._joins = asyncio.Semaphore(_JOINS_AT_ONCE)
+    api: Api
+    rooms: DeclaredRooms
+    clock: Clock
+    # Set once the first sync is answered.
+    connected: asyncio.Event
+    _joins: asyncio.Semaphore = field(init=False, default_factory=lambda: asyncio.Semaphore(_JOINS_AT_ONCE))
 
     async def run(self, inbox: RetryingInbox) -> None:
-        """One task for each door, until cancelled."""
-        keepers: dict[DeclaredRoom, asyncio.Task[None]] = {}
+        """One task for each declared room, until cancelled."""
+        tasks: dict[DeclaredRoom, asyncio.Task[None]] = {}
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._wait_no_longer(inbox), name="doors that take long")
+            group.create_task(self._report_pending(inbox), name="matrix rooms pending")
             while True:
-                self._rooms.redeclared.clear()
-                doors = set(self._rooms.doors)
-                for gone in keepers.keys() - doors:
-                    keepers.pop(gone).cancel()
-                for door in doors - keepers.keys():
-                    keepers[door] = group.create_task(self._tend(door, inbox), name=f"door {door.name}")
-                await self._rooms.redeclared.wait()
+                self.rooms.redeclared.clear()
+                rooms = set(self.rooms.all)
+                for gone in tasks.keys() - rooms:
+                    tasks.pop(gone).cancel()
+                for room in rooms - tasks.keys():
+                    tasks[room] = group.create_task(self._keep_joined(room, inbox), name=f"room {room.name}")
+                await self.rooms.redeclared.wait()
 
-    async def _wait_no_longer(self, inbox: RetryingInbox) -> None:
-        """After a while the rooms that are still to be entered are pairs in trouble, and hold nobody up."""
-        await self._connected.wait()
-        await self._clock.sleep(_PATIENCE)
-        for door in self._rooms.doors:
-            if not door.settled:
-                problem = f"{door.name} is still to be entered: the homeserver limits how often an account may join."
-                await self._rooms.refuse(door, problem, inbox)
+    async def _report_pending(self, inbox: RetryingInbox) -> None:
+        """Rooms that still are to be joined after a minute are reported, so that the start does not wait for them."""
+        await self.connected.wait()
+        await self.clock.sleep(_REPORT_PENDING_AFTER)
+        for room in self.rooms.all:
+            if not room.reported:
+                problem = f"{room.name} is still to be entered: the homeserver limits how often an account may join."
+                await self.rooms.report_problem(room, problem, inbox)
 
-    async def _tend(self, door: DeclaredRoom, inbox: RetryingInbox) -> None:
-        known = await inbox.position(_alias_stream(door)) if door.is_alias else door.room_id
+    async def _keep_joined(self, room: DeclaredRoom, inbox: RetryingInbox) -> None:
+        known = await inbox.position(alias_stream(room.name)) if room.is_alias else room.room_id
         if known and is_room_id(known):
-            # The room that the alias named last time: listened to from the very start, so that the first sync
-            # covers it. Whether the alias has moved meanwhile is asked next.
-            await self._lead(door, known, inbox)
-            door.looked.set()
+            # The room that the alias named last time. It is synced from the very start, so that the first sync covers
+            # it. Whether the alias names another one by now is asked next.
+            await self._point(room, known, inbox)
+            room.looked_up.set()
         while True:
-            door.wake.clear()
+            # Clear before the attempt, so that a wake-up during it is not lost.
+            room.wake.clear()
             try:
-                seconds = await self._advance(door, inbox)
+                seconds = await self._advance(room, inbox)
             except StoreError:
                 raise
             except Exception:  # noqa: BLE001 - the top of this worker
-                _log.exception("bug while entering a room", room=door.name)
-                seconds = door.backoff.next()
+                _log.exception("bug while entering a room", room=room.name)
+                seconds = room.backoff.next()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
-                    await door.wake.wait()
+                    await room.wake.wait()
 
-    async def _advance(self, door: DeclaredRoom, inbox: RetryingInbox) -> float | None:
-        """Do what can be done now; seconds until it is worth coming back, None if there is nothing more to do."""
-        if door.is_alias and door.resolved and self._clock.monotonic() >= door.ask_again_at:
-            door.resolved = False
+    async def _advance(self, room: DeclaredRoom, inbox: RetryingInbox) -> float | None:
+        """Do what can be done now. Returns the seconds until the next attempt; None if there is nothing more to do."""
+        if room.is_alias and room.resolved and self.clock.monotonic() >= room.resolve_at:
+            room.resolved = False
         unresolved = False
-        if door.is_alias and not door.resolved:
+        if room.is_alias and not room.resolved:
             try:
-                door.resolved = await self._resolve(door, inbox)
+                room.resolved = await self._resolve(room, inbox)
             except Unreachable:
-                door.resolved = False
-            door.ask_again_at = self._clock.monotonic() + _ALIAS_ASKED_EVERY
-            door.looked.set()
-            unresolved = not door.resolved
-        if door.room_id is None:
-            return door.backoff.next() if unresolved else None
-        if door.joined is None:
+                room.resolved = False
+            room.resolve_at = self.clock.monotonic() + _LOOK_UP_EVERY
+            room.looked_up.set()
+            unresolved = not room.resolved
+        if room.room_id is None:
+            return room.backoff.next() if unresolved else None
+        if room.joined is None:
             return None
-        if door.joined:
-            if self._rooms.state(door.room_id).upgraded:
-                return await self._follow(door, door.room_id, inbox)
+        if room.joined:
+            if self.rooms.state(room.room_id).upgraded:
+                return await self._follow_upgrade(room, room.room_id, inbox)
             if unresolved:
-                return door.backoff.next()
-            return _ALIAS_ASKED_EVERY if door.is_alias else None
-        patience = door.not_before - self._clock.monotonic()
-        if patience > 0 and not door.invited:
-            return patience
+                return room.backoff.next()
+            return _LOOK_UP_EVERY if room.is_alias else None
+        wait = room.rejoin_at - self.clock.monotonic()
+        if wait > 0 and not room.invited:
+            return wait
         async with self._joins:
-            return await self._join(door, door.room_id, inbox)
+            return await self._join(room, room.room_id, inbox)
 
-    # --- Which room it is ---------------------------------------------------------------------------------
+    # --- Which room an alias names ------------------------------------------------------------------------
 
-    async def _resolve(self, door: DeclaredRoom, inbox: RetryingInbox) -> bool:
-        """Ask which room the alias names; whether that is known now."""
+    async def _resolve(self, room: DeclaredRoom, inbox: RetryingInbox) -> bool:
+        """Look the alias up. Returns whether it is known now which room it names."""
         try:
-            answer = await self._looked_up(door, inbox)
+            answer = await self._look_up(room, inbox)
         except Unreachable as error:
-            await self._unanswered(door, str(error), inbox)
+            await self._report_unanswered(room, str(error), inbox)
             return False
         except Refused as refused:
-            # A room that is known already goes on working without its alias.
-            if door.room_id is None and refused.status != 429:
-                await self._rooms.refuse(door, _unresolved(door, refused), inbox)
+            # If we know the room from an earlier look-up, it goes on working without its alias.
+            if room.room_id is None and refused.status != 429:
+                await self.rooms.report_problem(room, _lookup_problem(room, refused), inbox)
             return False
-        room_id, servers = answer.get("room_id"), answer.get("servers")
+        room_id = answer.get("room_id")
         if not isinstance(room_id, str) or not is_room_id(room_id):
             return False
-        named = servers if isinstance(servers, list) else ()
-        door.servers |= {server for server in named if isinstance(server, str) and is_server_name(server)}
-        now = (await chain(room_id, inbox))[-1]
-        other = self._rooms.door(now)
-        if other is not None and other is not door:
-            problem = f"{door.name} names the same room as {other.name}: declare the room in one pair only."
-            if door.room_id is not None:
-                # It is not the old one any more, and the other alias may be about to name that.
-                self._rooms.let_go(door)
+        servers = as_list(answer.get("servers"))
+        room.servers |= {server for server in servers if isinstance(server, str) and is_server_name(server)}
+        current = (await upgrade_chain(room_id, inbox))[-1]
+        other = self.rooms.find(current)
+        if other is not None and other is not room:
+            problem = f"{room.name} names the same room as {other.name}: declare the room in one pair only."
+            if room.room_id is not None:
+                # The alias does not name its old room any more, and the other alias may be about to name that one.
+                self.rooms.point(room, None)
             other.resolved = False
             other.wake.set()
-            await self._rooms.refuse(door, problem, inbox)
+            await self.rooms.report_problem(room, problem, inbox)
             return False
-        if now != door.room_id:
-            if door.room_id is not None and now not in door.refused and now == await self._replacement(door.room_id):
-                return True  # Followed as what it is, the same place, once a sync has told of the upgrade.
-            if door.room_id is not None:
-                _log.info("alias names another room now", alias=door.name, room=now)
-            await self._lead(door, room_id, inbox)
-            await inbox.receive(EventBatch(cursors=(at(_alias_stream(door), room_id),)))
+        if current != room.room_id:
+            if (
+                room.room_id is not None
+                and current not in room.rejected_successors
+                and current == await self._replacement(room.room_id)
+            ):
+                # The room was upgraded. It is followed as an upgrade, so that nothing is lost, once sync tells of it.
+                return True
+            if room.room_id is not None:
+                _log.info("alias names another room now", alias=room.name, room=current)
+            await self._point(room, room_id, inbox)
+            await inbox.receive(EventBatch(cursors=(cursor(alias_stream(room.name), room_id),)))
         return True
 
     async def _replacement(self, room_id: str) -> str | None:
-        """The room that has replaced a room, as that says itself. Raises `Unreachable`."""
+        """The room that the tombstone of a room names; None without one. Raises `Unreachable`."""
         try:
-            tombstone = await self._api.call("GET", "rooms", room_id, "state", TOMBSTONE, "")
+            tombstone = await self.api.call("GET", "rooms", room_id, "state", TOMBSTONE, "")
         except Refused:
             return None
         return tombstone.get("replacement_room")
 
-    async def _lead(self, door: DeclaredRoom, room_id: str, inbox: RetryingInbox) -> None:
+    async def _point(self, room: DeclaredRoom, room_id: str, inbox: RetryingInbox) -> None:
         """The address names `room_id`, or what has replaced that room since."""
-        first, *others = await chain(room_id, inbox)
-        predecessors = await before(first, inbox)
-        if door.room_id != first or others:
-            self._rooms.lead(door, first, predecessors)
-        door.predecessors = predecessors
-        for following in others:
-            self._rooms.succeed(door, following)
-        if others and not door.is_alias:
-            _log.warning(
-                "declared room was upgraded and is followed", room=door.name, successor=others[-1], remedy=_DECLARE
-            )
+        first, *successors = await upgrade_chain(room_id, inbox)
+        predecessors = await predecessors_of(first, inbox)
+        if room.room_id != first or successors:
+            self.rooms.point(room, first, predecessors)
+        room.predecessors = predecessors
+        for successor in successors:
+            self.rooms.point_to_successor(room, successor)
+        if successors and not room.is_alias:
+            _warn_of_new_room(room, successors[-1])
 
-    async def _looked_up(self, door: DeclaredRoom, inbox: RetryingInbox) -> Json:
-        """What the directory says. The server that made an alias may be away, and ours waits long for its answer."""
-        call = asyncio.create_task(self._api.call("GET", "directory", "room", door.name), name=f"alias {door.name}")
+    async def _look_up(self, room: DeclaredRoom, inbox: RetryingInbox) -> Json:
+        """What the room directory says of the alias. Its server may be away, and ours waits long for the answer."""
+        call = asyncio.create_task(self.api.call("GET", "directory", "room", room.name), name=f"alias {room.name}")
         try:
-            answered, _ = await asyncio.wait({call}, timeout=_ANSWERED_WITHIN)
+            answered, _ = await asyncio.wait({call}, timeout=_LOOKUP_ANSWERED_WITHIN)
             if not answered:
-                await self._unanswered(door, f"no answer within {_ANSWERED_WITHIN:.0f} s", inbox)
+                await self._report_unanswered(room, f"no answer within {_LOOKUP_ANSWERED_WITHIN:.0f} s", inbox)
             return await call
         finally:
             call.cancel()
 
-    async def _unanswered(self, door: DeclaredRoom, reason: str, inbox: RetryingInbox) -> None:
-        """A pair in trouble, for now: tried again all the same."""
-        if door.room_id is None and not door.settled:
-            problem = f"The alias {door.name} could not be looked up yet ({reason}): its server may be away; trying on."
-            await self._rooms.refuse(door, problem, inbox)
-        door.looked.set()
+    async def _report_unanswered(self, room: DeclaredRoom, reason: str, inbox: RetryingInbox) -> None:
+        """The pair does not work for now. The look-up goes on, but other rooms do not wait for it."""
+        if room.room_id is None and not room.reported:
+            problem = f"The alias {room.name} could not be looked up yet ({reason}): its server may be away; trying on."
+            await self.rooms.report_problem(room, problem, inbox)
+        room.looked_up.set()
 
     # --- Upgrades -----------------------------------------------------------------------------------------
 
-    async def _follow(self, door: DeclaredRoom, room_id: str, inbox: RetryingInbox) -> float | None:
-        """Go on in the room that has replaced the door's."""
-        state = self._rooms.state(room_id)
+    async def _follow_upgrade(self, room: DeclaredRoom, room_id: str, inbox: RetryingInbox) -> float | None:
+        """Go on in the room that has replaced this one. Returns what `_advance` does."""
+        state = self.rooms.state(room_id)
         successor = state.successor
-        if not state.created:
-            return door.backoff.next()  # It is not known yet what the creator may do.
-        if successor is None or successor in door.refused or not state.may_upgrade(state.upgrader):
-            return self._stay(door)
-        if successor in {room_id, *door.predecessors}:
-            # Rooms that name each other in a ring: followed, that would never end.
-            return await self._refuse_successor(door, room_id, successor, inbox, "which it has replaced", leave=False)
-        other = self._rooms.door(successor)
+        if not state.creator_known:
+            return room.backoff.next()  # Whether its creator may upgrade it is not known yet.
+        if successor is None or successor in room.rejected_successors or not state.may_upgrade(state.upgrader):
+            return self._stay(room)
+        if successor in {room_id, *room.predecessors}:
+            # The rooms name each other in a ring: following that would never end.
+            return await self._reject_successor(room, room_id, successor, inbox, "which it has replaced", leave=False)
+        other = self.rooms.find(successor)
         if other is not None:
             problem = (
-                f"{door.name} has been upgraded to {successor}, which {other.name} names: remove one of the pairs."
+                f"{room.name} has been upgraded to {successor}, which {other.name} names: remove one of the pairs."
             )
-            self._rooms.not_followed(door, problem)
-            await self._rooms.settle(room_id, inbox)
-            return self._stay(door) or _ALIAS_ASKED_EVERY
-        # The state of all rooms is asked for each time: nobody's room may make the others pay for that in a row.
-        if (patience := door.follow_at - self._clock.monotonic()) > 0:
-            problem = f"{door.name} has been upgraded once more, to {successor}: it is followed in some minutes."
-            if door.not_followed != problem:
-                self._rooms.not_followed(door, problem)
-                await self._rooms.settle(room_id, inbox)
-            return patience
+            self.rooms.reject_upgrade(room, problem)
+            await self.rooms.report(room_id, inbox)
+            return self._stay(room) or _LOOK_UP_EVERY
+        # Each upgrade makes sync send the state of all rooms again: nobody may cause that many times in a row.
+        if (wait := room.upgrade_at - self.clock.monotonic()) > 0:
+            problem = f"{room.name} has been upgraded once more, to {successor}: it is followed in some minutes."
+            if room.upgrade_problem != problem:
+                self.rooms.reject_upgrade(room, problem)
+                await self.rooms.report(room_id, inbox)
+            return wait
         named = {state.upgrader.partition(":")[2], successor.partition(":")[2]}
-        via = sorted({server for server in named if is_server_name(server)} | door.servers)[:_SERVERS_ASKED]
+        via = sorted({server for server in named if is_server_name(server)} | room.servers)[:_MOST_SERVERS]
         try:
-            joined = (await self._api.call("GET", "joined_rooms")).get("joined_rooms")
+            joined = (await self.api.call("GET", "joined_rooms")).get("joined_rooms")
             async with self._joins:
                 query: dict[str, str | list[str]] = {"via": via, "server_name": via}
-                await self._api.call("POST", "join", successor, query=query, body={}, timeout=_JOIN_TIMEOUT)
-            created = await self._api.call("GET", "rooms", successor, "state", "m.room.create")
+                await self.api.call("POST", "join", successor, query=query, body={}, timeout=_JOIN_TIMEOUT)
+            created = await self.api.call("GET", "rooms", successor, "state", "m.room.create")
         except Unreachable as error:
-            _log.info("replacement not entered yet", room=door.name, successor=successor, reason=str(error))
-            return door.backoff.next()
+            _log.info("replacement not entered yet", room=room.name, successor=successor, reason=str(error))
+            return room.backoff.next()
         except Refused as refused:
             if refused.status == 429:
-                return max(refused.retry_after or 5.0, 0.1)
-            why = f"{self._api.user_id} is not let in there ({refused.reason or refused.code}): invite it"
-            self._rooms.wait_for(door, successor, f"{door.name} has been upgraded to {successor}, and {why}.")
-            await self._rooms.settle(room_id, inbox)
-            door.ask_again_at = 0.0
-            return door.backoff.next(refused.retry_after)
-        predecessor = created.get("predecessor")
-        if not isinstance(predecessor, dict) or predecessor.get("room_id") != room_id:
-            # A room that the relay was in before is somebody's, whoever names it in a tombstone.
-            leave = isinstance(joined, list) and successor not in joined and self._rooms.door(successor) is None
-            return await self._refuse_successor(door, room_id, successor, inbox, "which does not say so", leave=leave)
-        await self._succeed(door, room_id, successor, inbox)
+                return max(refused.retry_after or _DEFAULT_RETRY, 0.1)
+            why = f"{self.api.user_id} is not let in there ({refused.reason or refused.code}): invite it"
+            problem = f"{room.name} has been upgraded to {successor}, and {why}."
+            self.rooms.await_invitation(room, successor, problem)
+            await self.rooms.report(room_id, inbox)
+            room.resolve_at = 0.0
+            return room.backoff.next(refused.retry_after)
+        if as_dict(created.get("predecessor")).get("room_id") != room_id:
+            # Leave it only if we were not in it before: anybody's room can be named in a tombstone.
+            leave = isinstance(joined, list) and successor not in joined and self.rooms.find(successor) is None
+            return await self._reject_successor(room, room_id, successor, inbox, "which does not say so", leave=leave)
+        await self._move_to_successor(room, room_id, successor, inbox)
         return None
 
-    def _stay(self, door: DeclaredRoom) -> float | None:
-        # Its alias may be about to name another room.
-        if door.is_alias:
-            door.ask_again_at = 0.0
-            return door.backoff.next()
+    def _stay(self, room: DeclaredRoom) -> float | None:
+        # The alias may be about to name another room.
+        if room.is_alias:
+            room.resolve_at = 0.0
+            return room.backoff.next()
         return None
 
-    async def _succeed(self, door: DeclaredRoom, room_id: str, successor: str, inbox: RetryingInbox) -> None:
-        """Write down that one room has replaced the other, and from where it is to be read; then listen to it."""
-        since = await inbox.position(tombstone_stream(room_id)) or await inbox.position("sync") or ""
-        cursors = [at(successor_stream(room_id), successor), at(predecessor_stream(successor), room_id)]
+    async def _move_to_successor(self, room: DeclaredRoom, room_id: str, successor: str, inbox: RetryingInbox) -> None:
+        """Store that one room has replaced the other, and from where the new one is read; then sync it."""
+        since = await inbox.position(tombstone_stream(room_id)) or await inbox.position(SYNC) or ""
+        cursors = [cursor(successor_stream(room_id), successor), cursor(predecessor_stream(successor), room_id)]
         if not await inbox.position(room_stream(successor)):
-            cursors.append(at(room_stream(successor), OUT + since))
+            cursors.append(cursor(room_stream(successor), OUTSIDE + since))
         await inbox.receive(EventBatch(cursors=tuple(cursors)))
-        _log.warning("room upgraded, going on in its replacement", room=door.name, old=room_id, new=successor)
-        if not door.is_alias:
-            _log.warning(
-                "declared room was upgraded and is followed", room=door.name, successor=successor, remedy=_DECLARE
-            )
-        door.backoff.reset()
-        door.followed(self._clock.monotonic())
-        self._rooms.succeed(door, successor)
+        _log.warning("room upgraded, going on in its replacement", room=room.name, old=room_id, new=successor)
+        if not room.is_alias:
+            _warn_of_new_room(room, successor)
+        room.backoff.reset()
+        room.upgraded(self.clock.monotonic())
+        self.rooms.point_to_successor(room, successor)
 
-    async def _refuse_successor(
-        self, door: DeclaredRoom, room_id: str, successor: str, inbox: RetryingInbox, why: str, *, leave: bool
+    async def _reject_successor(
+        self, room: DeclaredRoom, room_id: str, successor: str, inbox: RetryingInbox, why: str, *, leave: bool
     ) -> float | None:
-        """A tombstone that names a room which does not replace this one. `leave`: it was joined just to find out."""
-        _log.warning("tombstone not followed", room=door.name, successor=successor)
-        door.refused |= {successor}
+        """The tombstone names a room that does not replace this one. `leave`: it was joined just to find out."""
+        _log.warning("tombstone not followed", room=room.name, successor=successor)
+        room.rejected_successors |= {successor}
         if leave:
-            door.followed(self._clock.monotonic())
+            room.upgraded(self.clock.monotonic())
             with contextlib.suppress(Refused, Unreachable):
-                await self._api.call("POST", "rooms", successor, "leave", body={})
-        problem = f"{door.name} is said to be upgraded to {successor}, {why}: declare the right room."
-        self._rooms.not_followed(door, problem)
-        await self._rooms.settle(room_id, inbox)
-        return self._stay(door)
+                await self.api.call("POST", "rooms", successor, "leave", body={})
+        problem = f"{room.name} is said to be upgraded to {successor}, {why}: declare the right room."
+        self.rooms.reject_upgrade(room, problem)
+        await self.rooms.report(room_id, inbox)
+        return self._stay(room)
 
-    # --- Getting in ---------------------------------------------------------------------------------------
+    # --- Joining ------------------------------------------------------------------------------------------
 
-    async def _join(self, door: DeclaredRoom, room_id: str, inbox: RetryingInbox) -> float:
-        while not door.joined:
+    async def _join(self, room: DeclaredRoom, room_id: str, inbox: RetryingInbox) -> float:
+        while not room.joined:
             try:
-                await self._api.call("POST", "join", room_id, query=_via(door), body={}, timeout=_JOIN_TIMEOUT)
+                await self.api.call("POST", "join", room_id, query=_via(room), body={}, timeout=_JOIN_TIMEOUT)
             except Unreachable as error:
-                if door.backoff.tries >= _UNANSWERED_TRIES:
-                    await self._rooms.refuse(door, f"{door.name} could not be joined yet: {error}.", inbox)
-                return door.backoff.next()
+                if room.backoff.tries >= _UNANSWERED_TRIES:
+                    await self.rooms.report_problem(room, f"{room.name} could not be joined yet: {error}.", inbox)
+                return room.backoff.next()
             except Refused as refused:
                 if refused.status == 429:
-                    # Waited for with the place in the queue kept: the limit is the account's, not the room's.
-                    _log.info("joins are limited, waiting", room=door.name, seconds=refused.retry_after)
-                    await self._clock.sleep(refused.retry_after or 5.0)
+                    # Keep the place in the queue while waiting: the limit is the account's, not the room's.
+                    _log.info("joins are limited, waiting", room=room.name, seconds=refused.retry_after)
+                    await self.clock.sleep(refused.retry_after or _DEFAULT_RETRY)
                     continue
-                door.invited = False
-                door.resolved = False  # Perhaps the alias has moved on.
-                await self._rooms.refuse(door, _not_joined(door, refused, self._api.user_id), inbox)
-                return door.backoff.next(refused.retry_after)
-            _log.info("room joined", room=door.name)
+                room.invited = False
+                room.resolved = False  # The alias may name another room by now.
+                await self.rooms.report_problem(room, _join_problem(room, refused, self.api.user_id), inbox)
+                return room.backoff.next(refused.retry_after)
+            _log.info("room joined", room=room.name)
             break
         return _JOIN_SHOWS_WITHIN
 
 
-def _alias_stream(door: DeclaredRoom) -> str:
-    return f"alias:{door.name}"
+def _warn_of_new_room(room: DeclaredRoom, successor: str) -> None:
+    remedy = "matrix_room may name the new room"
+    _log.warning("declared room was upgraded and is followed", room=room.name, successor=successor, remedy=remedy)
 
 
-def _via(door: DeclaredRoom) -> dict[str, str | list[str]]:
-    """Servers that may know the room. The second name is the one before version 1.12 of the specification."""
-    known = {door.name.partition(":")[2], (door.room_id or "").partition(":")[2]} | door.servers
-    servers = sorted(known - {""})[:_SERVERS_ASKED]
+def _via(room: DeclaredRoom) -> dict[str, str | list[str]]:
+    """Servers that may know the room. Before version 1.12 of the specification `via` was called `server_name`."""
+    known = {room.name.partition(":")[2], (room.room_id or "").partition(":")[2]} | room.servers
+    servers = sorted(known - {""})[:_MOST_SERVERS]
     return {"via": servers, "server_name": servers} if servers else {}
 
 
-def _unresolved(door: DeclaredRoom, refused: Refused) -> str:
+def _lookup_problem(room: DeclaredRoom, refused: Refused) -> str:
     if refused.status == 404:
-        return f"No room has the alias {door.name}: correct matrix_room, or give the room that alias."
-    return f"The alias {door.name} cannot be looked up ({refused.reason or refused.code}): correct matrix_room."
+        return f"No room has the alias {room.name}: correct matrix_room, or give the room that alias."
+    return f"The alias {room.name} cannot be looked up ({refused.reason or refused.code}): correct matrix_room."
 
 
-def _not_joined(door: DeclaredRoom, refused: Refused, me: str) -> str:
+def _join_problem(room: DeclaredRoom, refused: Refused, me: str) -> str:
     if "banned" in refused.reason.lower():
-        return f"{me} is banned from {door.name}: lift the ban."
+        return f"{me} is banned from {room.name}: lift the ban."
     if refused.status == 403:
-        return f"{me} is not let into {door.name} ({refused.reason or refused.code}): invite it, or open the room."
+        return f"{me} is not let into {room.name} ({refused.reason or refused.code}): invite it, or open the room."
     if refused.status == 404:
-        return f"{door.name} cannot be found ({refused.reason}): correct matrix_room, or invite {me} into it."
-    return f"{door.name} cannot be joined ({refused.reason or refused.status}): invite {me} into it."
+        return f"{room.name} cannot be found ({refused.reason}): correct matrix_room, or invite {me} into it."
+    return f"{room.name} cannot be joined ({refused.reason or refused.status}): invite {me} into it."

@@ -1,4 +1,4 @@
-"""What the relay knows of a room: who may do what in it, and what its people are called."""
+"""What the relay knows of a room: who may do what in it, and what its members are called. Pure."""
 
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -6,51 +6,50 @@ from typing import Any
 
 from relay.adapters.matrix.identifiers import is_alias, is_room_id, parse_mxc
 from relay.domain.ids import MediaRef, Platform
+from relay.domain.jsontext import Json, as_dict, as_list, as_string
 
-Json = dict[str, Any]
-
-# From room version 12 on creators stand above every level and are not in the list
-# (https://spec.matrix.org/latest/rooms/v12/). Older rooms without the event: the creator has 100, others 0.
-_CREATOR = 2**53
+TOMBSTONE = "m.room.tombstone"
+# From room version 12 on creators are above every power level, and the event of power levels does not list them
+# (https://spec.matrix.org/latest/rooms/v12/). Before, in rooms without that event the creator has 100 and others 0.
+_CREATOR_LEVEL = 2**53
 _FIRST_VERSION_WITH_PRIVILEGED_CREATORS = 12
 _MEMBERS_REMEMBERED = 2_000
 LONGEST_NAME = 500
-"""Characters of a display name that are looked at. An event may hold 60,000, and many places remember names."""
+"""Characters of a display name that are kept. An event may hold 60,000, and names are remembered in many places."""
 
 
 @dataclass(frozen=True, slots=True)
-class Profile:
-    """How somebody appears in a room."""
+class MemberProfile:
+    """How a member appears in a room."""
 
     name: str
     avatar: MediaRef | None = None
 
 
 class RoomState:
-    """The state of one room, as far as it matters here. Members are remembered while they speak, not all of them.
-
-    `name` "" = none; `aliases` are those that the room itself lists.
-    `whole`: all of the state has been told, and what is not known is not so.
-    `public`: whoever wants may join, as the specification has it for `join_rules` alone.
-    `created`: it is known who made the room, and as which version. `upgraded`: it has been replaced, by `successor`, as
-    `upgrader` says.
-    """
+    """The state of one room, as far as it matters here. Of its members only those who speak are remembered."""
 
     def __init__(self, room_id: str) -> None:
         self.room_id = room_id
-        self.whole = False
-        self.created = False
+        # Whether all of the state has been received: what is not known then does not exist.
+        self.complete = False
         self.encrypted = False
+        # Whether anybody may join without an invitation, as far as `join_rules` say.
+        self.public = False
+        # "" for none.
+        self.name = ""
+        # Those that the room itself lists.
+        self.aliases: frozenset[str] = frozenset()
+        # Whether the room has been replaced by another one, by which, and who did it.
         self.upgraded = False
         self.successor: str | None = None
         self.upgrader = ""
-        self.public = False
-        self.name = ""
-        self.aliases: frozenset[str] = frozenset()
+        # Whether the event that made the room is known, which says who is above all power levels.
+        self.creator_known = False
         self._creators: frozenset[str] = frozenset()
         self._creators_are_privileged = False
         self._power: Json | None = None
-        self._members: OrderedDict[str, Profile] = OrderedDict()
+        self._members: OrderedDict[str, MemberProfile] = OrderedDict()
 
     def apply(self, event: Json) -> None:
         """Take in a state event; any other is ignored."""
@@ -63,48 +62,45 @@ class RoomState:
         elif key == "":
             self._apply(str(event.get("type")), str(event.get("sender")), content)
 
-    def profile(self, user_id: str) -> Profile:
-        """The display name (the user ID where there is none) and avatar of a member."""
-        return self._members.get(user_id) or Profile(user_id)
+    def profile(self, user_id: str) -> MemberProfile:
+        """The avatar of a member, and the display name; without one, the user ID."""
+        return self._members.get(user_id) or MemberProfile(user_id)
 
     def name_of(self, user_id: str) -> str | None:
-        """The display name of a member; None where there is none, or none is remembered."""
+        """The display name of a member; None if there is none, or the member is not remembered."""
         name = self.profile(user_id).name
         return None if name == user_id else name
 
     @property
-    def name_elsewhere(self) -> str:
-        """What other rooms may be told that this one is called: "" where one has to be invited to know it."""
+    def public_name(self) -> str:
+        """The name as other rooms may show it: "" where only invited people may know it."""
         return self.name if self.public else ""
 
-    def knows(self, user_id: str) -> bool:
+    def knows_member(self, user_id: str) -> bool:
         """Whether the profile of a member is remembered."""
         return user_id in self._members
 
     def level(self, user_id: str) -> int:
         """The power level of a user."""
         if self._creators_are_privileged and user_id in self._creators:
-            return _CREATOR
+            return _CREATOR_LEVEL
         if self._power is None:
             return 100 if user_id in self._creators else 0
-        users = self._power.get("users")
         default = _level(self._power.get("users_default"), 0)
-        return _level(users.get(user_id), default) if isinstance(users, dict) else default
+        return _level(as_dict(self._power.get("users")).get(user_id), default)
 
     def level_to_send(self, kind: str) -> int:
-        """The power level that sending an event of type `kind` (not a state event) takes."""
+        """The power level that is needed to send an event of type `kind` (not a state event)."""
         if self._power is None:
             return 0
-        events = self._power.get("events")
         default = _level(self._power.get("events_default"), 0)
-        return _level(events.get(kind), default) if isinstance(events, dict) else default
+        return _level(as_dict(self._power.get("events")).get(kind), default)
 
     def may_upgrade(self, user_id: str) -> bool:
         """Whether a user may replace the room by another one."""
         power = self._power or {}
-        events = power.get("events")
         default = _level(power.get("state_default"), 50 if self._power is not None else 0)
-        needed = _level(events.get("m.room.tombstone"), default) if isinstance(events, dict) else default
+        needed = _level(as_dict(power.get("events")).get(TOMBSTONE), default)
         return self.level(user_id) >= needed
 
     def may_send(self, user_id: str, kind: str = "m.room.message") -> bool:
@@ -113,8 +109,8 @@ class RoomState:
 
     def may_broadcast(self, user_id: str) -> bool:
         """Whether a user may notify the whole room (`@room`)."""
-        notifications = (self._power or {}).get("notifications")
-        needed = _level(notifications.get("room"), 50) if isinstance(notifications, dict) else 50
+        notifications = as_dict((self._power or {}).get("notifications"))
+        needed = _level(notifications.get("room"), 50)
         return self.level(user_id) >= needed
 
     def _apply(self, kind: str, sender: str, content: Json) -> None:
@@ -124,15 +120,14 @@ class RoomState:
             case "m.room.power_levels":
                 self._power = content
             case "m.room.encryption":
-                # An event without an algorithm does not take encryption back: nothing does.
+                # Whatever the event says: encryption cannot be switched off again.
                 self.encrypted = True
             case "m.room.join_rules":
                 self.public = content.get("join_rule") == "public"
             case "m.room.name":
-                self.name = _words(content.get("name"))[:LONGEST_NAME]
+                self.name = " ".join(as_string(content.get("name")).split())[:LONGEST_NAME]
             case "m.room.canonical_alias":
-                others = content.get("alt_aliases")
-                listed = [content.get("alias"), *(others if isinstance(others, list) else ())]
+                listed = [content.get("alias"), *as_list(content.get("alt_aliases"))]
                 self.aliases = frozenset(alias for alias in listed if isinstance(alias, str) and is_alias(alias))
             case "m.room.tombstone":
                 self.upgraded = True
@@ -143,26 +138,25 @@ class RoomState:
                 pass
 
     def _apply_create(self, sender: str, content: Json) -> None:
-        self.created = True
+        self.creator_known = True
         version = str(content.get("room_version", "1"))
         self._creators_are_privileged = (
             version.isdecimal() and int(version) >= _FIRST_VERSION_WITH_PRIVILEGED_CREATORS
         ) or version.startswith("org.matrix.hydra")
         creators = {sender}
         if self._creators_are_privileged:
-            more = content.get("additional_creators")
-            creators |= {user for user in more if isinstance(user, str)} if isinstance(more, list) else set()
+            creators |= {user for user in as_list(content.get("additional_creators")) if isinstance(user, str)}
         elif isinstance(content.get("creator"), str):
             creators = {content["creator"]}
         self._creators = frozenset(creators)
 
     def _apply_member(self, user_id: str, content: Json) -> None:
         if content.get("membership") not in {"join", "invite"}:
-            # The last words of somebody who left still carry their name.
+            # Keep the profile of a member who left: their last messages may still be read.
             return
         name = content.get("displayname")
         url = content.get("avatar_url")
-        self._members[user_id] = Profile(
+        self._members[user_id] = MemberProfile(
             name[:LONGEST_NAME] if isinstance(name, str) and name[:LONGEST_NAME].strip() else user_id,
             MediaRef(Platform.MATRIX, url) if isinstance(url, str) and parse_mxc(url) is not None else None,
         )
@@ -171,12 +165,8 @@ class RoomState:
             self._members.popitem(last=False)
 
 
-def _words(value: Any) -> str:
-    return " ".join(value.split()) if isinstance(value, str) else ""
-
-
 def _level(value: Any, default: int) -> int:
-    """A power level. Rooms up to version 9 may hold levels as strings (https://spec.matrix.org/latest/rooms/v10/)."""
+    """A power level. In rooms up to version 9 it may be a string (https://spec.matrix.org/latest/rooms/v10/)."""
     if isinstance(value, bool):
         return default
     if isinstance(value, int):

@@ -1,18 +1,16 @@
-"""What a sync left out of a busy room: read backwards until where we were, handed over forwards.
+"""What sync left out of a busy room: read backwards to where we were, and handed over forwards.
 
-https://spec.matrix.org/latest/client-server-api/#syncing: a `limited` timeline starts at `prev_batch`; `/messages`
-from there back to the `since` of the request returns what is missing.
+https://spec.matrix.org/latest/client-server-api/#syncing: a `limited` timeline begins at its `prev_batch`; what is
+missing is what `/messages` returns from there back to the `since` of the request.
 """
 
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 from relay.adapters.matrix.api.client import Api
 from relay.adapters.matrix.inbound.events import is_message
-
-Json = dict[str, Any]
+from relay.domain.jsontext import Json, as_list
 
 _PAGES_IN_MEMORY = 4
 _PAGES_COUNTED = 200
@@ -21,45 +19,44 @@ _FILTER = '{"lazy_load_members":true}'
 
 @dataclass(slots=True)
 class Page:
-    """A stretch of a timeline, oldest event first; `state` holds the members who speak in it."""
+    """A part of a timeline."""
 
+    # Where it begins, seen from its end: `/messages` returns it again from there.
     token: str
+    # The oldest first; None: not kept in memory.
     events: list[Json] | None
+    # The members who wrote in it.
     state: list[Json]
 
 
 @dataclass(slots=True)
 class Gap:
-    """What is missing in one room.
-
-    `pages`, oldest first, are what will be handed over. `found_start`: the walk met the event that ends it.
-    `skipped` messages are too many; `corrections` are the edits and redactions among them, which still count.
-    """
+    """What is missing of one room."""
 
     room_id: str
+    # What will be handed over, the oldest first.
     pages: deque[Page] = field(default_factory=deque)
+    # Whether the event was found after which the gap begins.
     found_start: bool = False
+    # How many messages are left out, because there are too many.
     skipped: int = 0
+    # The edits and redactions among what is left out: they may be of messages that crossed.
     corrections: list[Json] = field(default_factory=list)
 
 
 class Backfiller:
-    """Walks gaps. Keeps a few pages in memory and fetches the others again when their turn comes.
-
-    `limit`: how many messages of a room, given by its ID, are handed over at most.
-    """
+    """Reads gaps. It keeps a few pages in memory; the others are read again when they are handed over."""
 
     def __init__(self, api: Api, limit: Callable[[str], int], *, page: int = 250) -> None:
+        """`limit`: how many messages of a room (its ID) are handed over at most. `page`: events in one request."""
         self._api = api
         self._limit = limit
-        self._size = page
+        self._page_size = page
 
     async def plan(self, room_id: str, newest: str, oldest: str, starts: Callable[[Json], bool]) -> Gap:
-        """Walk back from the token `newest` to the token `oldest`, or to the event for which `starts` is true.
+        """Read back from the token `newest` to the token `oldest`, or to the event for which `starts` is true.
 
-        Without a token `oldest` ("") the room's beginning ends the walk.
-
-        Raises `Refused` or `Unreachable`.
+        With "" as `oldest`, to the beginning of the room. Raises `Refused` or `Unreachable`.
         """
         gap = Gap(room_id)
         messages, limit = 0, self._limit(room_id)
@@ -80,8 +77,8 @@ class Backfiller:
             await self._count(gap, token, oldest, starts)
         return gap
 
-    async def events(self, gap: Gap, oldest: str, starts: Callable[[Json], bool]) -> AsyncIterator[Page]:
-        """The pages of a gap, oldest first."""
+    async def pages(self, gap: Gap, oldest: str, starts: Callable[[Json], bool]) -> AsyncIterator[Page]:
+        """The pages of a planned gap, the oldest first."""
         while gap.pages:
             page = gap.pages.popleft()
             if page.events is None:
@@ -90,7 +87,7 @@ class Backfiller:
             yield page
 
     def _trim(self, gap: Gap, excess: int) -> None:
-        # Only the page that was read last, the oldest, can be over the limit, and that one is in memory.
+        # Only the oldest page, the one read last, goes beyond the limit, and that one is in memory.
         kept = deque(gap.pages[0].events or [])
         while excess:
             event = kept.popleft()
@@ -98,7 +95,7 @@ class Backfiller:
         gap.pages[0].events = list(kept)
 
     def _skip(self, gap: Gap, event: Json) -> bool:
-        """Leave an event out; whether it is a message."""
+        """Leave an event out. Returns whether it is a message."""
         if is_message(event):
             gap.skipped += 1
             return True
@@ -119,7 +116,7 @@ class Backfiller:
                 self._skip(gap, event)
 
     async def _page(self, room_id: str, token: str, oldest: str) -> tuple[Page, str | None]:
-        query = {"dir": "b", "from": token, "limit": str(self._size), "filter": _FILTER}
+        query = {"dir": "b", "from": token, "limit": str(self._page_size), "filter": _FILTER}
         query |= {"to": oldest} if oldest else {}
         answer = await self._api.call("GET", "rooms", room_id, "messages", query=query)
         chunk = [event for event in as_list(answer.get("chunk")) if isinstance(event, dict)]
@@ -135,8 +132,3 @@ def after_last(events: list[Json], starts: Callable[[Json], bool]) -> tuple[list
         if starts(events[number]):
             return events[number + 1 :], True
     return events, False
-
-
-def as_list(value: Any) -> list[Any]:
-    """`value` if it is a list, else an empty one."""
-    return value if isinstance(value, list) else []

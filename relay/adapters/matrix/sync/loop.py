@@ -1,7 +1,7 @@
-"""The sync loop: one request after the other, each answer on disk before the next is asked for.
+"""The sync loop: one request after the other, each response on disk before the next request.
 
-https://spec.matrix.org/latest/client-server-api/#syncing. The token of an answer is written together with the
-events it stands for, so that whatever ends the process, the next one asks again for what was not written.
+https://spec.matrix.org/latest/client-server-api/#syncing. The token of a response is written together with its
+events. So however the process ends, the next one asks again for what was not written.
 """
 
 import asyncio
@@ -10,31 +10,32 @@ import secrets
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import structlog
 
 from relay.adapters.matrix.api.client import Api, Refused, Unreachable
 from relay.adapters.matrix.api.session import MatrixSession, is_token_refusal
+from relay.adapters.matrix.cursors import SYNC
 from relay.adapters.matrix.rooms.declared import DeclaredRooms
 from relay.adapters.matrix.sync.response import ResponseHandler, Superseded, SyncRequest
 from relay.adapters.matrix.sync.retrying_inbox import RetryingInbox
 from relay.core.clock import Backoff
 from relay.core.ports import Clock, SideState
+from relay.domain.jsontext import Json
 from relay.errors import FatalError, StoreError, StoreUnavailable
 
-Json = dict[str, Any]
 _T = TypeVar("_T")
 
 _log = structlog.get_logger(__name__)
 
 _LONG_POLL = 30.0
-_GRACE = 15.0  # How much longer than it was asked to the homeserver may take before the connection counts as dead.
-_CATCH_UP_TIMEOUT = 300.0  # After weeks of absence an answer takes its time.
-# After so many in a row, over so many seconds, it is the position that the homeserver does not take: no restart of a
-# part of it, no proxy, and no filter that it has forgotten.
+_GRACE = 15.0  # If the answer takes so much longer than it was asked to, the connection counts as dead.
+_CATCH_UP_TIMEOUT = 300.0  # After weeks of absence a response takes its time.
+# After so many refusals in a row, over so many seconds, it must be the position that the homeserver does not accept:
+# not a restart of some part of it, a proxy, or a filter that it has forgotten.
 _REFUSALS, _REFUSED_SECONDS = 5, 120.0
-_TIMELINE = 100  # Synapse gives no more, whatever is asked for.
+_TIMELINE = 100  # Synapse sends no more events of a room than that, whatever is asked for.
 
 
 @dataclass(slots=True)
@@ -45,118 +46,120 @@ class ConnectionStatus:
     detail: str = ""
     caught_up: asyncio.Event = field(default_factory=asyncio.Event)
 
+    def set(self, state: SideState, detail: str = "") -> None:
+        """Change the state, and the sentence that explains it."""
+        self.state, self.detail = state, detail
+
 
 class _PositionRefused(Exception):
     """The homeserver does not know the position to read on from: its row in the store may be damaged."""
 
 
+@dataclass(slots=True, kw_only=True)
 class SyncLoop:
-    """Asks, hands over to the intake, asks again; backs off while the homeserver does not answer."""
+    """Asks, hands the response over, asks again. Backs off while the homeserver does not answer."""
 
-    def __init__(
-        self,
-        *,
-        api: Api,
-        session: MatrixSession,
-        rooms: DeclaredRooms,
-        intake: ResponseHandler,
-        status: ConnectionStatus,
-        clock: Clock,
-        rng: random.Random,
-    ) -> None:
-        self._api = api
-        self._session = session
-        self._rooms = rooms
-        self._intake = intake
-        self._status = status
-        self._clock = clock
-        self._refusals = 0
-        self._first_refusal = 0.0
-        self._filter = ""
-        self._filtered: frozenset[str] | None = None
-        self._backoff = Backoff(rng, first=0.5, most=20.0)
+    api: Api
+    session: MatrixSession
+    rooms: DeclaredRooms
+    responses: ResponseHandler
+    status: ConnectionStatus
+    clock: Clock
+    rng: random.Random
+
+    # Of the position, in a row.
+    _refusals: int = field(init=False, default=0)
+    _first_refusal: float = field(init=False, default=0.0)
+    # The ID of the filter, and the rooms that it names.
+    _filter: str = field(init=False, default="")
+    _filtered: frozenset[str] | None = field(init=False, default=None)
+    _backoff: Backoff = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._backoff = Backoff(self.rng, first=0.5, most=20.0)
 
     async def connect(self) -> None:
-        """Log in, however long the homeserver takes to answer. Raises `FatalError` where it refuses us."""
-        await self._persist(self._session.establish)
+        """Log in, however long the homeserver takes to answer. Raises `FatalError` if it refuses us."""
+        await self._retry(self.session.establish)
 
     async def run(self, inbox: RetryingInbox) -> None:
         """Sync until cancelled.
 
         Raises `FatalError` once the homeserver refuses us for good, `StoreError` once the store is not ours any more.
         """
-        since = await inbox.position("sync")
-        heard: int | None = None
+        since = await inbox.position(SYNC)
+        # The version of the declared rooms for which a full sync has been handed over.
+        synced: int | None = None
         while True:
-            if heard != self._rooms.version:
-                # Until it is known which room an address names, what is said there would be passed over.
-                await self._rooms.looked()
-            self._rooms.changed.clear()
-            version = self._rooms.version
-            # State is asked for in full when there are rooms whose state is not known; after that it comes in parts.
-            question = SyncRequest(since, self._rooms.room_ids, version != heard, self._rooms.declarations)
+            if synced != self.rooms.version:
+                # As long as it is not known which room an address names, messages in it would be missed.
+                await self.rooms.looked_up()
+            self.rooms.changed.clear()
+            version = self.rooms.version
+            # The whole state is asked for when it is not known for some room; after that only what changes.
+            request = SyncRequest(since, self.rooms.to_sync, version != synced, self.rooms.declarations)
             try:
-                answer = await self._persist(partial(self._ask, question))
+                response = await self._retry(partial(self._sync, request))
             except _PositionRefused as refused:
-                since, heard = None, None
+                since, synced = None, None
                 _log.error("position of the sync cannot be used, reading behind what is on record", reason=str(refused))
                 continue
-            if answer is None:
+            if response is None:
                 continue
-            if not self._status.caught_up.is_set():
-                self._status.state, self._status.detail = "catching_up", "Reading what was missed."
+            if not self.status.caught_up.is_set():
+                self.status.set("catching_up", "Reading what was missed.")
             try:
-                await self._persist(partial(self._intake.take, answer, question, inbox))
+                await self._retry(partial(self.responses.handle, response, request, inbox))
             except Superseded:
                 continue
-            since, heard = answer["next_batch"], version
-            self._status.state, self._status.detail = "ready", ""
-            self._status.caught_up.set()
+            since, synced = response["next_batch"], version
+            self.status.set("ready")
+            self.status.caught_up.set()
 
     def interrupt(self) -> None:
-        """Ask again at once: what is being waited for may never come."""
-        self._rooms.changed.set()
+        """End the request that is waiting and make a new one: its response may never come."""
+        self.rooms.changed.set()
 
-    async def _ask(self, question: SyncRequest) -> Json | None:
-        """One sync request; None if there are other rooms to ask for before it was answered."""
-        since, full = question.since, question.full
-        at_once = full or not self._status.caught_up.is_set()
+    async def _sync(self, request: SyncRequest) -> Json | None:
+        """One sync request; None if there were other rooms to ask for before it was answered."""
+        since, full = request.since, request.full
+        at_once = full or not self.status.caught_up.is_set()
         query: dict[str, str | list[str]] = {"set_presence": "offline"}
-        query["filter"] = await self._filter_id(question.rooms)
-        # Synapse answers a request like an earlier one from memory for two minutes; a first sync must not be as old
-        # as that. Such a request is answered at once, whatever time-out it carries.
+        query["filter"] = await self._filter_id(request.rooms)
+        # For two minutes Synapse answers the same request from its cache, and a first response must not be that old.
+        # So a full sync gets a random time-out, which makes it differ. It is answered at once whatever that is.
         milliseconds = secrets.randbelow(60_000) + 1 if full else 0 if at_once else int(_LONG_POLL * 1000)
         query["timeout"] = str(milliseconds)
         query |= {"since": since} if since else {}
         query |= {"full_state": "true"} if full and since else {}
         timeout = _CATCH_UP_TIMEOUT if at_once else _LONG_POLL + _GRACE
-        asked = asyncio.create_task(self._api.call("GET", "sync", query=query, timeout=timeout), name="matrix sync")
-        changed = asyncio.create_task(self._rooms.changed.wait(), name="matrix rooms changed")
+        asked = asyncio.create_task(self.api.call("GET", "sync", query=query, timeout=timeout), name="matrix sync")
+        changed = asyncio.create_task(self.rooms.changed.wait(), name="matrix rooms changed")
         try:
             await asyncio.wait({asked, changed}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             changed.cancel()
             asked.cancel()
-            # An error that nobody asks for any more is not worth a warning.
+            # Taken here, so that asyncio does not warn of an exception that nobody looked at.
             await asyncio.wait({asked})
             failed = None if asked.cancelled() else asked.exception()
         if asked.cancelled():
             return None
         if isinstance(failed, Refused) and failed.status == 400 and failed.code and since:
-            self._refused(failed)
+            self._count_refusal(failed)
         else:
             self._refusals = 0
         if failed is not None:
             raise failed
-        answer = asked.result()
-        if not isinstance(answer.get("next_batch"), str):
+        response = asked.result()
+        if not isinstance(response.get("next_batch"), str):
             raise Unreachable("the answer to a sync has no next_batch", sent=True)
-        return answer
+        return response
 
-    def _refused(self, refused: Refused) -> None:
-        """Raise `_PositionRefused` where the homeserver has long said no to everything that can be asked with it."""
-        self._filtered = None  # The next request has a new one.
-        now = self._clock.monotonic()
+    def _count_refusal(self, refused: Refused) -> None:
+        """Raise `_PositionRefused` if the homeserver has long refused every request with this position."""
+        self._filtered = None  # The next request has a new filter.
+        now = self.clock.monotonic()
         if self._refusals == 0:
             self._first_refusal = now
         self._refusals += 1
@@ -165,14 +168,14 @@ class SyncLoop:
             raise _PositionRefused(str(refused))
 
     async def _filter_id(self, rooms: frozenset[str]) -> str:
-        """The filter is kept by the homeserver: with many rooms it is longer than a URL may be."""
+        """Store the filter on the homeserver, and return its ID: with many rooms it is too long for a URL."""
         if self._filtered != rooms:
             body = _filter(rooms)
-            answer = await self._api.call("POST", "user", self._api.user_id, "filter", body=body)
+            answer = await self.api.call("POST", "user", self.api.user_id, "filter", body=body)
             self._filter, self._filtered = str(answer.get("filter_id", "")), rooms
         return self._filter
 
-    async def _persist(self, call: Callable[[], Awaitable[_T]]) -> _T:
+    async def _retry(self, call: Callable[[], Awaitable[_T]]) -> _T:
         """The result of `call`, which is made again after a while for as long as it fails."""
         while True:
             try:
@@ -186,17 +189,17 @@ class SyncLoop:
             except (FatalError, StoreError, Superseded, _PositionRefused):
                 raise
             except Exception as error:  # noqa: BLE001 - the top of this worker
-                # A bug of ours must not end the daemon; what it stumbled over is still there for the next try.
+                # A bug of ours must not end the daemon. What it failed at is still there for the next attempt.
                 _log.exception("bug while syncing")
                 wait = self._backoff.next()
                 problem = f"internal error ({type(error).__name__}); trying again."
             else:
                 self._backoff.reset()
                 return result
-            self._status.state, self._status.detail = "connecting", problem[:1].upper() + problem[1:]
-            self._status.caught_up.clear()
+            self.status.set("connecting", problem[:1].upper() + problem[1:])
+            self.status.caught_up.clear()
             _log.warning("no connection to the homeserver", reason=problem, seconds=round(wait, 1))
-            await self._clock.sleep(wait)
+            await self.clock.sleep(wait)
 
     async def _once(self, call: Callable[[], Awaitable[_T]]) -> _T:
         try:
@@ -204,17 +207,17 @@ class SyncLoop:
         except Refused as refused:
             if not is_token_refusal(refused):
                 raise
-            # Fatal where the operator gave the token; with a password a new one is to be had.
+            # Fatal if the operator gave the token; with a password we log in and get a new one.
             _log.warning("the access token is refused", code=refused.code)
-            await self._session.establish()
+            await self.session.establish()
             return await call()
 
 
 def _filter(rooms: frozenset[str]) -> Json:
-    """What to be told about: everything in the declared rooms, with the members that speak, and nothing else.
+    """What sync sends: everything in `rooms`, with the members who write there, and nothing else.
 
-    Not restricted by event type: kicks and bans have to be seen. `include_redundant_members`: each answer has all
-    that is needed to read it, whatever an earlier process has been sent.
+    Event types are not restricted, because kicks and bans have to be seen. `include_redundant_members`: each response
+    has all the members that are needed to read it, whatever an earlier process was sent.
     """
     nothing = {"not_types": ["*"]}
     lazy = {"lazy_load_members": True, "include_redundant_members": True}

@@ -1,8 +1,8 @@
-"""One answer to a sync, taken apart room by room and handed to the core, with its token in the last batch.
+"""One sync response: taken apart room by room and handed to the core, with the response's token in the last batch.
 
-A room has a cursor of its own, `room:<id>`: none before it is open, `out <token>` while we are out of it again, with
-the token from which we shall have to read. Nothing crosses that was said before we first came in, or before the room
-was declared; after that everything does, also what was said, edited or deleted while we were out.
+Nothing is copied that was written before we first came into a room, or before the room was declared. After that
+everything is, also what was written, edited or deleted while we were out of the room; `cursors.room_stream` says from
+where it is read.
 """
 
 import asyncio
@@ -13,199 +13,198 @@ from typing import Any
 
 import structlog
 
-from relay.adapters.matrix.api.client import Api, Refused
+from relay.adapters.matrix.api.client import Api, Refused, Unreachable
 from relay.adapters.matrix.api.session import is_token_refusal
-from relay.adapters.matrix.cursors import TOMBSTONE, room_stream, tombstone_stream
-from relay.adapters.matrix.inbound.content import as_string
-from relay.adapters.matrix.inbound.events import convert, features, is_message
-from relay.adapters.matrix.rooms.creators import Creators
+from relay.adapters.matrix.cursors import OUTSIDE, SYNC, cursor, gap_stream, is_inside, room_stream, tombstone_stream
+from relay.adapters.matrix.inbound.events import convert, ephemeral_events, is_message
 from relay.adapters.matrix.rooms.declared import DeclaredRooms, removal_reason
-from relay.adapters.matrix.rooms.state import RoomState
-from relay.adapters.matrix.sync.backfill import Backfiller, Gap, Page, after_last, as_list
-from relay.adapters.matrix.sync.retrying_inbox import RetryingInbox, at, hand_over
+from relay.adapters.matrix.rooms.state import TOMBSTONE, RoomState
+from relay.adapters.matrix.sync.backfill import Backfiller, Gap, Page, after_last
+from relay.adapters.matrix.sync.retrying_inbox import RetryingInbox
 from relay.core.offload import LONG, Conversions
 from relay.core.ports import Cursor
 from relay.domain.events import Event, FeatureUsed, HistorySkipped, MessageDeleted, MessageEdited
 from relay.domain.ids import ChannelRef, Platform
+from relay.domain.jsontext import Json, as_dict, as_list, as_string
 from relay.domain.text.rewrite import weight
-
-Json = dict[str, Any]
 
 _log = structlog.get_logger(__name__)
 
-OUT = "out "
-_CLOSING = frozenset({TOMBSTONE, "m.room.encryption"})
-# Bytes of a room's events above which they are handed over piece by piece, in turn with those of other rooms.
-_MUCH = 128 * 1024
+_STOPS_SENDING = frozenset({TOMBSTONE, "m.room.encryption"})
+# Bytes of a room's events above which they are handed to the core in pieces, in turn with those of other rooms.
+_LARGE = 128 * 1024
+_CREATE_REQUESTS_AT_ONCE = 8
 
 
 @dataclass(frozen=True, slots=True)
 class SyncRequest:
-    """What a sync asked for: what came after `since` in `rooms`; `full`: all of them, with their whole state.
-
-    `declarations`: how often the operator had changed the rooms when it was asked.
-    """
+    """What was asked for: everything in `rooms` after the token `since`."""
 
     since: str | None
     rooms: frozenset[str]
+    # Asked for all the rooms, with their whole state.
     full: bool
+    # How often the operator had changed the declared rooms at that time.
     declarations: int
 
 
 class Superseded(Exception):
-    """The operator declared other rooms meanwhile: the same has to be asked again."""
+    """The operator has declared other rooms meanwhile, so the same has to be asked again."""
 
 
 @dataclass(slots=True)
 class RoomUpdate:
-    """What an answer says of one room. `since` set: there is a gap between there and `prev_batch`.
-
-    `entered`: the room was never open; only what follows our own entrance counts. `after`: the position was lost; the
-    gap, without a `since`, begins behind this event.
-    """
+    """What a response says of one room."""
 
     room_id: str
     state: RoomState
     timeline: list[Json]
+    # State events: with lazy loading, the members who wrote in the timeline.
     members: list[Json]
+    # Where the timeline begins.
     prev_batch: str = ""
+    # Where the gap before the timeline begins; None: no gap. "": the token was lost, it begins after `last_on_record`.
     since: str | None = None
-    entered: bool = False
-    after: str = ""
+    # The last message on record, where the token was lost.
+    last_on_record: str = ""
+    # We came into the room only now: nothing counts that was before our own join.
+    first_join: bool = False
+    # Typing, receipts, and what was found out about gaps: goes to the core after the messages.
     extras: list[Event] = field(default_factory=list)
+    # Written once all of it is on disk.
     cursors: tuple[Cursor, ...] = ()
 
 
 class ResponseHandler:
-    """Hands answers over. What it remembers between them is only what saves questions to the store."""
+    """Hands responses to the core. What it keeps between them only saves reads of the store."""
 
-    def __init__(self, api: Api, rooms: DeclaredRooms, gaps: Backfiller, conversions: Conversions) -> None:
+    def __init__(self, api: Api, rooms: DeclaredRooms, backfiller: Backfiller, conversions: Conversions) -> None:
+        self._api = api
         self._conversions = conversions
         self._me = api.user_id
         self._rooms = rooms
-        self._gaps = gaps
-        self._creators = Creators(api, rooms)
+        self._backfiller = backfiller
         self._positions: dict[str, str] = {}
         self._typing: dict[str, frozenset[str]] = {}
 
-    async def take(self, answer: Json, question: SyncRequest, inbox: RetryingInbox) -> None:
-        """Take in one whole answer; doing it again does no harm.
+    async def handle(self, response: Json, request: SyncRequest, inbox: RetryingInbox) -> None:
+        """Hand over one whole response. To do it again does no harm.
 
-        Raises `Refused` or `Unreachable` where a gap could not be read, `Superseded`.
+        Raises `Refused` or `Unreachable` if a gap could not be read, `Superseded`.
         """
-        since, wanted = question.since, question.rooms
-        token = str(answer["next_batch"])
-        sections = _dict(answer.get("rooms"))
-        heard = wanted - self._rooms.awaited
-        joined, left = (_rooms(sections.get(kind), heard) for kind in ("join", "leave"))
-        invited = _rooms(sections.get("invite"), wanted)
-        await self._creators.learn(joined)
-        portions = [await self._joined(room_id, section, question, token, inbox) for room_id, section in joined.items()]
-        portions += [await self._left(room_id, section, since, inbox) for room_id, section in left.items()]
-        for portion in portions:
-            if portion.timeline or portion.room_id in joined:
-                await self._rooms.bind(portion.room_id, inbox)
-        await self._deliver(portions, token, question, inbox)
+        token = str(response["next_batch"])
+        sections = as_dict(response.get("rooms"))
+        known = request.rooms - self._rooms.awaited
+        joined, left = (_sections(sections.get(kind), known) for kind in ("join", "leave"))
+        invited = _sections(sections.get("invite"), request.rooms)
+        await _learn_creators(self._api, map(self._rooms.state, joined))
+        updates = [await self._joined(room_id, section, request, token, inbox) for room_id, section in joined.items()]
+        updates += [await self._left(room_id, section, request.since, inbox) for room_id, section in left.items()]
+        for update in updates:
+            if update.timeline or update.room_id in joined:
+                await self._rooms.open(update.room_id, inbox)
+        await self._hand_over(updates, token, request, inbox)
         for room_id, section in left.items():
-            self._rooms.seen_outside(room_id, self._departure(room_id, section))
-        self._positions |= {cursor.stream: cursor.position for portion in portions for cursor in portion.cursors}
+            self._rooms.mark_outside(room_id, self._removed_reason(room_id, section))
+        self._positions |= {made.stream: made.position for update in updates for made in update.cursors}
         for room_id, section in invited.items():
-            self._rooms.seen_invited(room_id, _inviters(section))
-        if question.full:
-            for room_id in heard - joined.keys() - left.keys() - invited.keys():
-                self._rooms.seen_outside(room_id)
+            self._rooms.mark_invited(room_id, _inviters(section))
+        if request.full:
+            for room_id in known - joined.keys() - left.keys() - invited.keys():
+                self._rooms.mark_outside(room_id)
         for room_id in (*joined, *left):
-            await self._rooms.settle(room_id, inbox)
+            await self._rooms.report(room_id, inbox)
 
     # --- One room -----------------------------------------------------------------------------------------
 
     async def _joined(
-        self, room_id: str, section: Json, question: SyncRequest, token: str, inbox: RetryingInbox
+        self, room_id: str, section: Json, request: SyncRequest, token: str, inbox: RetryingInbox
     ) -> RoomUpdate:
-        since = question.since
-        portion, limited = self._portion(room_id, section)
-        self._rooms.seen_inside(room_id, whole=question.full)
+        since = request.since
+        update, limited = self._update(room_id, section)
+        self._rooms.mark_joined(room_id, complete=request.full)
         position = await self._position(room_id, inbox)
-        if _is_inside(position):
-            portion.since = since if limited else None
-            portion.extras = self._features(room_id, section)
+        if is_inside(position):
+            update.since = since if limited else None
+            update.extras = self._ephemeral(room_id, section)
             if since is None:
-                await self._find_place(portion, limited, inbox)
-            portion.cursors = await self._end(portion, since or token, inbox)
-            return portion
-        portion.cursors = (at(room_stream(room_id), token),)
+                await self._resume_after_last_message(update, limited, inbox)
+            update.cursors = await self._tombstone_cursor(update, since or token, inbox)
+            return update
+        update.cursors = (cursor(room_stream(room_id), token),)
         if position:
-            portion.since = position.removeprefix(OUT)
-            return portion
-        portion.entered = True
-        for event in portion.timeline:
+            update.since = position.removeprefix(OUTSIDE)
+            return update
+        update.first_join = True
+        for event in update.timeline:
             # What is not handed over still changes the room.
-            portion.state.apply(event)
-        since_entrance, found = after_last(portion.timeline, self._is_entrance)
+            update.state.apply(event)
+        after_join, found = after_last(update.timeline, self._is_own_join)
         if found and since is not None:
-            portion.timeline = since_entrance
+            update.timeline = after_join
         elif limited and since is not None:
-            portion.since = since
+            update.since = since
         else:
-            portion.timeline = []  # We have been inside since long before it was declared.
-        return portion
+            update.timeline = []  # We were in the room long before it was declared.
+        return update
 
-    async def _find_place(self, portion: RoomUpdate, limited: bool, inbox: RetryingInbox) -> None:
-        """Where to read on in an open room, without the position that was lost: behind the last message on record."""
-        channel = ChannelRef(Platform.MATRIX, portion.room_id)
+    async def _resume_after_last_message(self, update: RoomUpdate, limited: bool, inbox: RetryingInbox) -> None:
+        """The sync token was lost: read a room that we are in from its last message on record."""
+        channel = ChannelRef(Platform.MATRIX, update.room_id)
         last = await inbox.last_original(channel)
-        timeline, found = portion.timeline, False
+        timeline, found = update.timeline, False
         if last is None:
-            # What was received has been forgotten, so that it cannot be told from what was missed.
-            portion.timeline = []
+            # Received messages are not on record any more, so nobody can tell them from missed ones.
+            update.timeline = []
             if any(is_message(event) and event.get("sender") != self._me for event in timeline):
-                portion.extras.append(HistorySkipped(channel, None))
+                update.extras.append(HistorySkipped(channel, None))
         else:
-            portion.after = last.id
-            portion.timeline, found = after_last(timeline, self._starts(portion))
-        for event in timeline[: len(timeline) - len(portion.timeline)]:
-            portion.state.apply(event)
+            update.last_on_record = last.id
+            update.timeline, found = after_last(timeline, self._start_of_gap(update))
+        for event in timeline[: len(timeline) - len(update.timeline)]:
+            update.state.apply(event)
         if limited and last is not None and not found:
-            portion.since = ""
+            update.since = ""
 
-    async def _end(self, portion: RoomUpdate, since: str, inbox: RetryingInbox) -> tuple[Cursor, ...]:
-        """Where its replacement has to be read from, for a room that has been replaced in this answer."""
-        events = (*portion.members, *portion.timeline)
+    async def _tombstone_cursor(self, update: RoomUpdate, since: str, inbox: RetryingInbox) -> tuple[Cursor, ...]:
+        """If the room was upgraded in this response: from where the new room is read."""
+        events = (*update.members, *update.timeline)
         if not any(event.get("type") == TOMBSTONE and event.get("state_key") == "" for event in events):
             return ()
-        stream = tombstone_stream(portion.room_id)
-        return () if await inbox.position(stream) else (at(stream, since),)
+        stream = tombstone_stream(update.room_id)
+        return () if await inbox.position(stream) else (cursor(stream, since),)
 
     async def _left(self, room_id: str, section: Json, since: str | None, inbox: RetryingInbox) -> RoomUpdate:
-        """The last words that we heard in a room."""
-        portion, limited = self._portion(room_id, section)
+        """The last that we were sent of a room."""
+        update, limited = self._update(room_id, section)
         position = await self._position(room_id, inbox)
-        if not _is_inside(position):
-            portion.timeline = []
-            return portion
-        # What this answer tells ends when we left, and its token may lie behind what was said after that.
-        portion.cursors = (at(room_stream(room_id), f"{OUT}{since or position}"),)
-        portion.since = since if limited else None
-        return portion
+        if not is_inside(position):
+            update.timeline = []
+            return update
+        # The response ends where we left the room, but its token may be after what was written since then.
+        update.cursors = (cursor(room_stream(room_id), f"{OUTSIDE}{since or position}"),)
+        update.since = since if limited else None
+        return update
 
-    def _portion(self, room_id: str, section: Json) -> tuple[RoomUpdate, bool]:
-        timeline = _dict(section.get("timeline"))
+    def _update(self, room_id: str, section: Json) -> tuple[RoomUpdate, bool]:
+        """What a section of the response says, and whether the timeline is `limited`."""
+        timeline = as_dict(section.get("timeline"))
         members = _events(section.get("state"))
         state = self._rooms.state(room_id)
         for event in members:
             state.apply(event)
         for event in _events(timeline):
-            # Nothing more may be sent into such a room, from the moment at which it opens.
-            if event.get("type") in _CLOSING:
+            # Applied before the room is opened: nothing may be sent into an encrypted or upgraded room.
+            if event.get("type") in _STOPS_SENDING:
                 state.apply(event)
         prev_batch = as_string(timeline.get("prev_batch"))
-        portion = RoomUpdate(room_id, state, _events(timeline), members, prev_batch)
-        return portion, timeline.get("limited") is True and prev_batch != ""
+        update = RoomUpdate(room_id, state, _events(timeline), members, prev_batch)
+        return update, timeline.get("limited") is True and prev_batch != ""
 
-    def _features(self, room_id: str, section: Json) -> list[Event]:
+    def _ephemeral(self, room_id: str, section: Json) -> list[Event]:
         before = self._typing.get(room_id, frozenset())
         channel = ChannelRef(Platform.MATRIX, room_id)
-        found, typing = features(_dict(section.get("ephemeral")), channel, self._me, before)
+        found, typing = ephemeral_events(as_dict(section.get("ephemeral")), channel, self._me, before)
         self._typing[room_id] = frozenset(typing)
         return found
 
@@ -215,127 +214,129 @@ class ResponseHandler:
             self._positions[stream] = await inbox.position(stream) or ""
         return self._positions[stream]
 
-    def _is_entrance(self, event: Json) -> bool:
-        """Whether an event is our own coming into the room."""
+    def _is_own_join(self, event: Json) -> bool:
         if event.get("type") != "m.room.member" or event.get("state_key") != self._me:
             return False
-        before = _dict(_dict(event.get("unsigned")).get("prev_content")).get("membership")
-        return _dict(event.get("content")).get("membership") == "join" and before != "join"
+        before = as_dict(as_dict(event.get("unsigned")).get("prev_content")).get("membership")
+        return as_dict(event.get("content")).get("membership") == "join" and before != "join"
 
-    def _departure(self, room_id: str, section: Json) -> str | None:
-        """How we left, if we were inside at all: a room that we only were invited to is left as well."""
-        door = self._rooms.door(room_id)
-        if door is None or not (door.joined or door.bound or _is_inside(self._positions.get(room_stream(room_id), ""))):
+    def _removed_reason(self, room_id: str, section: Json) -> str | None:
+        """How we left; None if we never were in the room: a declined invitation also counts as leaving."""
+        room = self._rooms.find(room_id)
+        if room is None:
+            return None
+        if not (room.joined or room.opened or is_inside(self._positions.get(room_stream(room_id), ""))):
             return None
         events = (*_events(section.get("state")), *_events(section.get("timeline")))
         own = [e for e in events if e.get("type") == "m.room.member" and e.get("state_key") == self._me]
-        return removal_reason(own[-1] if own else {}, self._me, door.name)
+        return removal_reason(own[-1] if own else {}, self._me, room.name)
 
-    # --- Handing over -------------------------------------------------------------------------------------
+    # --- To the core --------------------------------------------------------------------------------------
 
-    async def _deliver(
-        self, portions: list[RoomUpdate], token: str, question: SyncRequest, inbox: RetryingInbox
+    async def _hand_over(
+        self, updates: list[RoomUpdate], token: str, request: SyncRequest, inbox: RetryingInbox
     ) -> None:
-        """The rooms with little to tell first, then page by page in turn the others, and the token at the very end.
+        """First the rooms with few events, then the others in turn, a page each, and at the very end the token.
 
-        Much to tell have those with a gap, and those with long texts: they shall not keep the others waiting.
+        Rooms with a gap or with long texts come second, so that the others do not wait for them.
         """
-        much = [portion for portion in portions if portion.since is not None or weight(portion.timeline) > _MUCH]
-        little = [portion for portion in portions if portion not in much]
-        events = [event for portion in little for event in await self._converted(portion, portion.timeline)]
-        extras = [event for portion in portions for event in portion.extras]
-        self._check(portions, question)
-        if much:
-            await hand_over(events, (), inbox)
-            await self._deliver_pages(much, question, inbox)
-            self._check(portions, question)
+        large = [update for update in updates if update.since is not None or weight(update.timeline) > _LARGE]
+        small = [update for update in updates if update not in large]
+        events = [event for update in small for event in await self._converted(update, update.timeline)]
+        extras = [event for update in updates for event in update.extras]
+        self._check(updates, request)
+        if large:
+            await inbox.receive_all(events, ())
+            await self._hand_over_pages(large, request, inbox)
+            self._check(updates, request)
             events = []
-        cursors = (*(cursor for portion in portions for cursor in portion.cursors), at("sync", token))
-        await hand_over([*events, *extras], cursors, inbox)
+        cursors = (*(made for update in updates for made in update.cursors), cursor(SYNC, token))
+        await inbox.receive_all([*events, *extras], cursors)
 
-    async def _deliver_pages(self, portions: list[RoomUpdate], question: SyncRequest, inbox: RetryingInbox) -> None:
-        waiting = deque((portion, self._pages(portion, inbox)) for portion in portions)
+    async def _hand_over_pages(self, updates: list[RoomUpdate], request: SyncRequest, inbox: RetryingInbox) -> None:
+        waiting = deque((update, self._pages(update, inbox)) for update in updates)
         while waiting:
-            portion, pages = waiting.popleft()
+            update, pages = waiting.popleft()
             page = await anext(pages, None)
             if page is not None:
                 for event in page.state:
-                    portion.state.apply(event)
-                events = await self._converted(portion, page.events or [])
-                self._check([portion], question)
-                await hand_over(events, (), inbox)
-                waiting.append((portion, pages))
+                    update.state.apply(event)
+                events = await self._converted(update, page.events or [])
+                self._check([update], request)
+                await inbox.receive_all(events, ())
+                waiting.append((update, pages))
 
-    def _check(self, portions: list[RoomUpdate], question: SyncRequest) -> None:
-        """Nothing of a room may go to a core that does not know it: it would be passed over, and never come again."""
-        if self._rooms.declarations != question.declarations:
-            for portion in portions:
-                if (portion.timeline or portion.since) and not self._rooms.is_bound(portion.room_id):
-                    raise Superseded(portion.room_id)
+    def _check(self, updates: list[RoomUpdate], request: SyncRequest) -> None:
+        """Raise `Superseded` rather than hand over events of a room that the core does not know: it would drop them."""
+        if self._rooms.declarations != request.declarations:
+            for update in updates:
+                if (update.timeline or update.since) and not self._rooms.is_open(update.room_id):
+                    raise Superseded(update.room_id)
 
-    async def _pages(self, portion: RoomUpdate, inbox: RetryingInbox) -> AsyncIterator[Page]:
-        """The gap, oldest page first, and the timeline as the last page; without a gap, the timeline piece by piece."""
-        if portion.since is None:
-            for piece in _pieces(portion.timeline):
+    async def _pages(self, update: RoomUpdate, inbox: RetryingInbox) -> AsyncIterator[Page]:
+        """The gap, oldest page first, then the timeline; all in pieces."""
+        if update.since is None:
+            for piece in _pieces(update.timeline):
                 yield Page("", piece, [])
             return
-        since = portion.since
-        gap = await self._plan_backfill(portion, since)
-        if gap is not None and (not portion.entered or gap.found_start):
+        since = update.since
+        gap = await self._plan_backfill(update, since)
+        if gap is not None and (not update.first_join or gap.found_start):
             if gap.skipped:
-                await self._skip(portion, gap, since, inbox)
-            async for page in self._gaps.events(gap, since, self._starts(portion)):
+                await self._report_skipped(update, gap, since, inbox)
+            async for page in self._backfiller.pages(gap, since, self._start_of_gap(update)):
                 for part in _split(page):
                     yield part
-            for part in _split(Page("", portion.timeline, portion.members)):
+            for part in _split(Page("", update.timeline, update.members)):
                 yield part
 
-    async def _plan_backfill(self, portion: RoomUpdate, since: str) -> Gap | None:
-        """The gap; None where we have been put out of the room meanwhile: it is read once we are let in again."""
+    async def _plan_backfill(self, update: RoomUpdate, since: str) -> Gap | None:
+        """The gap; None if we have been removed from the room meanwhile: then it is read once we are back in."""
         try:
-            return await self._gaps.plan(portion.room_id, portion.prev_batch, since, self._starts(portion))
+            return await self._backfiller.plan(update.room_id, update.prev_batch, since, self._start_of_gap(update))
         except Refused as refused:
             if refused.status == 429 or refused.status >= 500 or is_token_refusal(refused):
                 raise
             if refused.code == "M_FORBIDDEN" and since:
-                _log.info("missed messages wait", room=portion.room_id, reason=str(refused))
-                portion.cursors = () if portion.entered else (at(room_stream(portion.room_id), OUT + since),)
+                _log.info("missed messages wait", room=update.room_id, reason=str(refused))
+                update.cursors = () if update.first_join else (cursor(room_stream(update.room_id), OUTSIDE + since),)
                 return None
-            # Not to be had, and at least one message is missing.
-            _log.warning("missed messages cannot be read", room=portion.room_id, reason=str(refused))
-            return Gap(portion.room_id, skipped=1)
+            # The homeserver does not give them to us: at least one message is missing.
+            _log.warning("missed messages cannot be read", room=update.room_id, reason=str(refused))
+            return Gap(update.room_id, skipped=1)
 
-    def _starts(self, portion: RoomUpdate) -> Callable[[Json], bool]:
-        if portion.after:
-            return lambda event: event.get("event_id") == portion.after
-        return self._is_entrance if portion.entered else _never
+    def _start_of_gap(self, update: RoomUpdate) -> Callable[[Json], bool]:
+        """Tells the event after which the gap begins, where that is not a token."""
+        if update.last_on_record:
+            return lambda event: event.get("event_id") == update.last_on_record
+        return self._is_own_join if update.first_join else _never
 
-    async def _skip(self, portion: RoomUpdate, gap: Gap, since: str, inbox: RetryingInbox) -> None:
-        """Say once how many messages are left out; their edits and deletions count all the same."""
-        stream = f"gap:{portion.room_id}"
-        told = await inbox.position(stream) == since
-        channel = ChannelRef(Platform.MATRIX, portion.room_id)
-        events: list[Event] = [] if told else [HistorySkipped(channel, gap.skipped)]
-        corrections = await self._converted(portion, reversed(gap.corrections))
+    async def _report_skipped(self, update: RoomUpdate, gap: Gap, since: str, inbox: RetryingInbox) -> None:
+        """Say once how many messages are left out. Their edits and deletions are handed over all the same."""
+        stream = gap_stream(update.room_id)
+        reported = await inbox.position(stream) == since
+        channel = ChannelRef(Platform.MATRIX, update.room_id)
+        events: list[Event] = [] if reported else [HistorySkipped(channel, gap.skipped)]
+        corrections = await self._converted(update, reversed(gap.corrections))
         events += [event for event in corrections if isinstance(event, MessageEdited | MessageDeleted)]
-        await hand_over(events, (at(stream, since),), inbox)
+        await inbox.receive_all(events, (cursor(stream, since),))
 
-    async def _converted(self, portion: RoomUpdate, events: Iterable[Json]) -> list[Event]:
+    async def _converted(self, update: RoomUpdate, events: Iterable[Json]) -> list[Event]:
         found: list[Event] = []
-        state = portion.state
-        held = 0
+        state = update.state
+        since_pause = 0
         for event in events:
             state.apply(event)
-            if portion.entered and not _was_said_to_us(event):
+            if update.first_join and not _was_sent_to_us(event):
                 continue
             try:
                 size = weight(event.get("content"))
-                if (held := held + size) > LONG:
-                    held = 0
-                    await asyncio.sleep(0)  # Whatever else is due comes between.
+                if (since_pause := since_pause + size) > LONG:
+                    since_pause = 0
+                    await asyncio.sleep(0)  # Let other tasks run.
                 converted = await self._conversions.run(size, convert, event, state, self._me, self._rooms.names())
             except Exception:  # noqa: BLE001 - the top of this worker: see below
-                # One event that we cannot read must not stop every room for ever.
+                # One event that we cannot read must not stop all rooms for ever.
                 _log.exception("bug while reading an event", room=state.room_id, event_id=ascii(event.get("event_id")))
                 converted = FeatureUsed(ChannelRef(Platform.MATRIX, state.room_id), "unreadable")
             if converted is not None:
@@ -343,8 +344,38 @@ class ResponseHandler:
         return found
 
 
+async def _learn_creators(api: Api, states: Iterable[RoomState]) -> None:
+    """Ask who made the rooms of which that is not known. Returns once all are known, or cannot be asked for now.
+
+    A filter by room hides the `m.room.create` of a room of version 12 from sync, because that event has no room ID
+    (ran, Synapse 1.163); and from that version on creators are above all power levels.
+    """
+    unknown = deque(state for state in states if not state.creator_known)
+
+    async def ask() -> None:
+        while unknown:
+            await _learn_creator(api, unknown.popleft())
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(min(_CREATE_REQUESTS_AT_ONCE, len(unknown))):
+            group.create_task(ask(), name="matrix creators")
+
+
+async def _learn_creator(api: Api, state: RoomState) -> None:
+    path = ("rooms", state.room_id, "state", "m.room.create")
+    try:
+        answer = await api.call("GET", *path, query={"format": "event"})
+    except (Refused, Unreachable) as error:
+        # Until it is asked again, the creator has no more rights than others.
+        _log.warning("the creator of a room is not known", room=state.room_id, reason=str(error))
+        return
+    # A homeserver that does not know `format` answers with the content alone.
+    event = answer if isinstance(answer.get("content"), dict) else {"content": answer}
+    state.apply(event | {"type": "m.room.create", "state_key": ""})
+
+
 def _split(page: Page) -> Iterator[Page]:
-    """A page piece by piece: its trees are not to be in memory all at once. The first brings the state."""
+    """A page in pieces, so that not all of it is in memory as converted text. The first one holds the state."""
     yield Page(page.token, [], page.state)
     for piece in _pieces(page.events or []):
         yield Page(page.token, piece, [])
@@ -352,24 +383,20 @@ def _split(page: Page) -> Iterator[Page]:
 
 def _pieces(timeline: list[Json]) -> Iterator[list[Json]]:
     piece: list[Json] = []
-    held = 0
+    size = 0
     for event in timeline:
         piece.append(event)
-        held += weight(event)
-        if held > _MUCH:
+        size += weight(event)
+        if size > _LARGE:
             yield piece
-            piece, held = [], 0
+            piece, size = [], 0
     if piece:
         yield piece
 
 
-def _is_inside(position: str) -> bool:
-    return position != "" and not position.startswith(OUT)
-
-
-def _was_said_to_us(event: Json) -> bool:
-    """Whether we were in the room when it was said, where the homeserver tells (MSC4115, version 1.11)."""
-    membership = _dict(event.get("unsigned")).get("membership")
+def _was_sent_to_us(event: Json) -> bool:
+    """Whether we were in the room at that time, if the homeserver says so (MSC4115, version 1.11)."""
+    membership = as_dict(event.get("unsigned")).get("membership")
     return membership in {None, "join"} or event.get("type") == "m.room.redaction"
 
 
@@ -377,18 +404,14 @@ def _never(event: Json) -> bool:
     return False
 
 
-def _dict(value: Any) -> Json:
-    return value if isinstance(value, dict) else {}
-
-
-def _rooms(value: Any, wanted: frozenset[str]) -> dict[str, Json]:
-    return {room_id: _dict(section) for room_id, section in _dict(value).items() if room_id in wanted}
+def _sections(value: Any, wanted: frozenset[str]) -> dict[str, Json]:
+    return {room_id: as_dict(section) for room_id, section in as_dict(value).items() if room_id in wanted}
 
 
 def _events(section: Any) -> list[Json]:
-    return [event for event in as_list(_dict(section).get("events")) if isinstance(event, dict)]
+    return [event for event in as_list(as_dict(section).get("events")) if isinstance(event, dict)]
 
 
 def _inviters(section: Json) -> list[str]:
     events = _events(section.get("invite_state"))
-    return [str(e.get("sender")) for e in events if _dict(e.get("content")).get("membership") == "invite"]
+    return [str(e.get("sender")) for e in events if as_dict(e.get("content")).get("membership") == "invite"]

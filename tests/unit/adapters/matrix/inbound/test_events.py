@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.adapters.matrix.inbound.events import convert, features, is_message
+from relay.adapters.matrix.inbound.events import convert, ephemeral_events, is_message
 from relay.adapters.matrix.rooms.state import RoomState
 from relay.domain.content import Attachment, Author, Content
 from relay.domain.events import Event, FeatureUsed, MessageCreated, MessageDeleted, MessageEdited
@@ -235,11 +235,11 @@ def test_typing_and_receipts_count_once_for_each_person() -> None:
     def typing(*users: str) -> dict[str, Any]:
         return {"events": [{"type": "m.typing", "content": {"user_ids": list(users)}}]}
 
-    found, now = features(typing(ANN, ME), ROOM, ME, frozenset())
+    found, now = ephemeral_events(typing(ANN, ME), ROOM, ME, frozenset())
     assert (found, now) == ([FeatureUsed(ROOM, "typing")], {ANN, ME})
-    assert features(typing(ANN), ROOM, ME, frozenset(now)) == ([], {ANN})
+    assert ephemeral_events(typing(ANN), ROOM, ME, frozenset(now)) == ([], {ANN})
     receipts = {"$1": {"m.read": {ANN: {"ts": 1}, ME: {"ts": 1}}}}
-    found, _ = features({"events": [{"type": "m.receipt", "content": receipts}]}, ROOM, ME, frozenset())
+    found, _ = ephemeral_events({"events": [{"type": "m.receipt", "content": receipts}]}, ROOM, ME, frozenset())
     assert found == [FeatureUsed(ROOM, "receipt")]
 
 

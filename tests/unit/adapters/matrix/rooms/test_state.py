@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.adapters.matrix.inbound.content import bridged_profile
-from relay.adapters.matrix.rooms.state import Profile, RoomState
+from relay.adapters.matrix.rooms.state import MemberProfile, RoomState
 from relay.domain.ids import MediaRef, Platform
 
 ANN, BOB, ME = "@ann:a", "@bob:b", "@relay:a"
@@ -47,9 +47,9 @@ def test_who_may_send_what() -> None:
 @pytest.mark.parametrize(("rule", "told"), [("public", "Tea"), ("invite", ""), ("restricted", ""), ({}, "")])
 def test_only_a_public_room_is_named_in_others(rule: Any, told: str) -> None:
     state = room(("m.room.name", {"name": "Tea"}))
-    assert state.name_elsewhere == ""
+    assert state.public_name == ""
     state = room(("m.room.join_rules", {"join_rule": rule}), ("m.room.name", {"name": "Tea"}))
-    assert (state.name, state.name_elsewhere) == ("Tea", told)
+    assert (state.name, state.public_name) == ("Tea", told)
 
 
 def test_encryption_is_for_ever_and_an_upgrade_names_the_successor() -> None:
@@ -62,8 +62,8 @@ def test_people_are_called_by_their_names_also_after_they_left() -> None:
     joined = {"membership": "join", "displayname": "Ann", "avatar_url": "mxc://a/b"}
     state.apply({"type": "m.room.member", "state_key": ANN, "content": joined})
     state.apply({"type": "m.room.member", "state_key": ANN, "content": {"membership": "leave"}})
-    assert state.profile(ANN) == Profile("Ann", MediaRef(Platform.MATRIX, "mxc://a/b"))
-    assert state.profile(BOB) == Profile(BOB)
+    assert state.profile(ANN) == MemberProfile("Ann", MediaRef(Platform.MATRIX, "mxc://a/b"))
+    assert state.profile(BOB) == MemberProfile(BOB)
     state.apply({"type": "m.room.member", "state_key": BOB, "content": {"membership": "join", "displayname": " "}})
     assert state.profile(BOB).name == BOB
 
@@ -73,8 +73,8 @@ def test_memory_is_bounded() -> None:
     for number in range(5_000):
         content = {"membership": "join", "displayname": str(number)}
         state.apply({"type": "m.room.member", "state_key": f"@{number}:a", "content": content})
-    assert not state.knows("@0:a")
-    assert state.knows("@4999:a")
+    assert not state.knows_member("@0:a")
+    assert state.knows_member("@4999:a")
     assert len(state._members) <= 2_000
 
 

@@ -64,10 +64,10 @@ async def delivered(timelines: dict[str, list[dict[str, Any]]]) -> tuple[list[Ev
     rooms = DeclaredRooms(
         ME, backoff=partial(Backoff, random.Random(0), first=1.0, most=2.0), now=SystemClock().monotonic
     )
-    intake = ResponseHandler(api, rooms, Backfiller(api, lambda _: 100), Conversions())
+    handler = ResponseHandler(api, rooms, Backfiller(api, lambda _: 100), Conversions())
     notebook = Notebook()
     inbox = RetryingInbox(notebook, SystemClock(), random.Random(0))
-    portions = [RoomUpdate(room, rooms.state(room), timeline, []) for room, timeline in timelines.items()]
+    updates = [RoomUpdate(room, rooms.state(room), timeline, []) for room, timeline in timelines.items()]
     turns = 0
 
     async def count() -> None:
@@ -77,7 +77,7 @@ async def delivered(timelines: dict[str, list[dict[str, Any]]]) -> tuple[list[Ev
             await asyncio.sleep(0)
 
     counting = asyncio.create_task(count())
-    await intake._deliver(portions, "t2", SyncRequest("t1", frozenset(timelines), False, rooms.declarations), inbox)
+    await handler._hand_over(updates, "t2", SyncRequest("t1", frozenset(timelines), False, rooms.declarations), inbox)
     counting.cancel()
     await api.close()
     return notebook.batches, turns
