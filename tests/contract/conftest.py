@@ -1,9 +1,11 @@
-"""For tests of adapters: a Discord-compatible server for each of them."""
+"""Fixtures of the adapters' tests: a Discord-compatible server for each test, a homeserver for each file."""
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
+from relay.demo.homeserver import Homeserver
 from relay.sandbox.rate_limits import Limits
 from relay.sandbox.server import SandboxServer
 from tests.support.discord import World
@@ -13,3 +15,12 @@ from tests.support.discord import World
 async def world() -> AsyncIterator[World]:
     async with SandboxServer(limits=Limits(factor=0)) as server:
         yield World(server)
+
+
+@pytest.fixture(scope="module")
+def homeserver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Homeserver]:
+    """One for all tests of a file: each makes its own people and rooms, and leaves it running."""
+    server = Homeserver(tmp_path_factory.mktemp("homeserver"))
+    asyncio.run(server.start())
+    yield server
+    asyncio.run(server.kill())

@@ -1,8 +1,7 @@
 """What people say on a real homeserver reaches the core, and what the core sends reaches them."""
 
-import asyncio
 import itertools
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -20,15 +19,6 @@ from relay.errors import ActionNeeded, CopyNotEditable, Permanent, RateLimited, 
 from tests.support.matrix import BOB, Notebook, Side, matrix_side, person, room, words
 
 _numbers = itertools.count()
-
-
-@pytest.fixture(scope="module")
-def homeserver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Homeserver]:
-    """One for all tests here: each makes its own people and rooms."""
-    server = Homeserver(tmp_path_factory.mktemp("homeserver"))
-    asyncio.run(server.start())
-    yield server
-    asyncio.run(server.kill())
 
 
 @dataclass

@@ -2,7 +2,7 @@
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -19,15 +19,6 @@ from relay.errors import ActionNeeded, Permanent, Transient
 from tests.support.matrix import BOB, Interloper, Notebook, Side, address, matrix_side, pass_on, person, room, words
 
 _numbers = itertools.count()
-
-
-@pytest.fixture(scope="module")
-def homeserver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Homeserver]:
-    """One for all tests here: each makes its own people and rooms."""
-    server = Homeserver(tmp_path_factory.mktemp("homeserver"))
-    asyncio.run(server.start())
-    yield server
-    asyncio.run(server.kill())
 
 
 @dataclass

@@ -1,9 +1,8 @@
 """Getting into rooms, being put out of them, and rooms that cannot be used; on a real homeserver."""
 
-import asyncio
 import itertools
 import random
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -19,15 +18,6 @@ from relay.errors import ActionNeeded
 from tests.support.matrix import BOB, Notebook, address, matrix_side, person, room, words
 
 _numbers = itertools.count()
-
-
-@pytest.fixture(scope="module")
-def homeserver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Homeserver]:
-    """One for all tests here: each makes its own people and rooms."""
-    server = Homeserver(tmp_path_factory.mktemp("homeserver"))
-    asyncio.run(server.start())
-    yield server
-    asyncio.run(server.kill())
 
 
 @dataclass

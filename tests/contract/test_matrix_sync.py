@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 import pytest
@@ -21,15 +21,6 @@ from relay.errors import FatalError, StoreHeld, Transient
 from tests.support.matrix import BOB, Interloper, Notebook, Side, address, matrix_side, person, room, words
 
 _numbers = itertools.count()
-
-
-@pytest.fixture(scope="module")
-def homeserver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Homeserver]:
-    """One for all tests here: each makes its own people and rooms, and leaves it running."""
-    server = Homeserver(tmp_path_factory.mktemp("homeserver"))
-    asyncio.run(server.start())
-    yield server
-    asyncio.run(server.kill())
 
 
 @dataclass
