@@ -1,0 +1,197 @@
+"""Edits and deletions of what has a copy: which edit counts, and what becomes of a copy that cannot be edited."""
+
+import asyncio
+from dataclasses import replace
+from datetime import timedelta
+
+from relay.core.ports import EventBatch
+from relay.domain.content import Content
+from relay.domain.events import MessageCreated, MessageEdited
+from relay.domain.ids import MessageRef, Platform
+from relay.domain.text.nodes import RichText
+from relay.errors import CopyNotEditable, Permanent, Transient, Unsupported
+from tests.support.platform import MemoryAdapter
+from tests.support.world import World, lane, until
+
+
+async def test_an_edit_that_is_taken_back_brings_the_earlier_words_back(bridge: World) -> None:
+    here, there = bridge.channels()
+    async with bridge.relay():
+        said = bridge.matrix.say(there, "ben", "one")
+        for words in ("two", "three"):
+            bridge.matrix.edit(said, words)
+            await bridge.shows(here, words)
+        bridge.matrix.take_back(said, 1)
+        await bridge.quiet()
+        await bridge.shows(here, "three")
+        bridge.matrix.take_back(said, 1)
+        await bridge.shows(here, "one")
+        bridge.matrix.edit(said, "four")
+        bridge.matrix.take_back(said, 1)
+        bridge.matrix.edit(said, "five")
+        await bridge.quiet()
+        await bridge.shows(here, "five")
+        bridge.matrix.take_back(said, 1)
+        bridge.matrix.delete(said)
+        await bridge.shows(here)
+        await bridge.quiet()
+
+
+async def test_an_edit_taken_back_while_its_side_is_away_holds_up_nobody_and_follows(bridge: World) -> None:
+    here, there = bridge.channels()
+    away = False
+
+    async def before(call: str) -> None:
+        if call == "latest" and away:
+            raise Transient("the server failed", ambiguous=True)
+
+    async with bridge.relay(lambda _, matrix: setattr(matrix, "before", before)):
+        said = bridge.matrix.say(there, "ben", "one")
+        bridge.matrix.edit(said, "two")
+        await bridge.shows(here, "two")
+        away = True
+        bridge.matrix.take_back(said, 1)
+        bridge.matrix.say(there, "ben", "next")
+        await bridge.shows(here, "two", "next")
+    async with bridge.relay(lambda _, matrix: setattr(matrix, "before", before)) as core:
+        away = False
+        core.dispatcher.retry_now()
+        await bridge.shows(here, "one", "next")
+        await bridge.quiet()
+
+
+async def test_a_copy_that_nobody_can_edit_is_posted_anew_and_the_old_one_goes_whatever_happens(bridge: World) -> None:
+    here, there = bridge.channels()
+    troubles: dict[str, list[Exception]] = {
+        "edit": [CopyNotEditable("its webhook is gone")],
+        "delete": [Transient("the server failed")],
+    }
+
+    async def before(call: str) -> None:
+        if troubles.get(call):
+            raise troubles[call].pop()
+
+    def prepare(discord: MemoryAdapter, matrix: MemoryAdapter) -> None:
+        matrix.before = before
+
+    async with bridge.relay(prepare):
+        ref = bridge.discord.say(here, "ann", "frist")
+        await bridge.shows(there, "frist")
+        bridge.discord.edit(ref, "first")
+        await bridge.shows(there, "first")
+        await bridge.quiet()
+        bridge.discord.delete(ref)
+        await bridge.shows(there)
+    assert not any(troubles.values())
+
+
+async def test_what_may_not_be_removed_holds_up_nothing_and_goes_once_the_channel_opens_again(bridge: World) -> None:
+    here, there = bridge.channels()
+    orphaned = [CopyNotEditable("its webhook is gone")]
+    forbidden = True
+
+    async def before(call: str) -> None:
+        if call == "edit" and orphaned:
+            raise orphaned.pop()
+        if call == "delete" and forbidden:
+            raise Permanent("the bot may not delete that")
+
+    def prepare(discord: MemoryAdapter, matrix: MemoryAdapter) -> None:
+        matrix.before = before
+
+    async with bridge.relay(prepare):
+        first, second = (bridge.discord.say(here, "ann", text) for text in ("frist", "second"))
+        await bridge.shows(there, "frist", "second")
+        bridge.discord.edit(first, "first")
+        bridge.discord.delete(second)
+        bridge.discord.say(here, "ann", "third")
+        await bridge.shows(there, "frist", "second", "first", "third")
+        await bridge.quiet()
+    forbidden = False
+    async with bridge.relay(prepare):
+        await bridge.shows(there, "first", "third")
+        await bridge.quiet()
+        async with bridge.store.read() as uow:
+            assert not await uow.outbox.dead()
+
+
+async def test_an_edit_by_somebody_else_is_dropped_and_counted(bridge: World) -> None:
+    here, there = bridge.channels()
+    async with bridge.relay() as core:
+        ref = bridge.matrix.say(there, "ben", "mine")
+        await bridge.shows(here, "mine")
+        bridge.matrix.edit(ref, "stolen", by="eve")
+        await until(lambda: core.status.lane(lane(Platform.DISCORD)).dropped["foreign"] == 1)
+    assert bridge.words(here) == ["mine"]
+
+
+async def test_an_edit_older_than_the_last_one_is_ignored(bridge: World) -> None:
+    here, there = bridge.channels()
+    async with bridge.relay() as core:
+        ref = bridge.discord.say(here, "ann", "one")
+        bridge.discord.edit(ref, "three")
+        await bridge.shows(there, "three")
+        latest = bridge.discord.log[-1]
+        assert isinstance(latest, MessageEdited)
+        earlier = latest.edited_at - timedelta(seconds=1)
+        stale = replace(latest, content=Content(RichText.plain("two")), edited_at=earlier)
+        await core.inbox.receive(EventBatch((stale,)))
+        await bridge.quiet()
+    assert bridge.words(there) == ["three"]
+
+
+async def test_what_was_left_out_is_told_once_and_crosses_once_there_is_something_in_it(bridge: World) -> None:
+    here, there = bridge.channels()
+    async with bridge.relay() as core:
+        said = bridge.discord.say(here, "ann", Content())
+        await bridge.quiet()
+        message = bridge.discord.messages[said]
+        again = MessageCreated(said, message.author, Content(), message.created_at)
+        await core.inbox.receive(EventBatch((again,)))
+        await bridge.quiet()
+        assert core.status.cached_snapshot().pairs[0].directions["to_matrix"].dropped == {"empty": 1}
+        bridge.discord.edit(said, "words")
+        await bridge.shows(there, "words")
+        bridge.discord.edit(said, "better words")
+        await bridge.shows(there, "better words")
+
+
+async def test_of_two_edits_with_one_time_stamp_the_later_one_counts(bridge: World) -> None:
+    here, there = bridge.channels()
+    async with bridge.relay() as core:
+        said = bridge.matrix.say(there, "ben", "one")
+        await bridge.shows(here, "one")
+        message = bridge.matrix.messages[said]
+        at = message.created_at + timedelta(seconds=1)
+        edits = [
+            MessageEdited(said, message.author, Content(RichText.plain(words)), at, MessageRef(there, words))
+            for words in ("two", "three")
+        ]
+        for edit in (*edits, edits[0]):  # the first one again: a replay
+            await core.inbox.receive(EventBatch((edit,)))
+        await bridge.shows(here, "three")
+
+
+async def test_an_edit_queued_before_its_message_was_left_out_crosses_as_the_message(bridge: World) -> None:
+    here, there = bridge.channels()
+    queued = asyncio.Event()
+
+    async def before(call: str) -> None:
+        if call == "send" and not queued.is_set():
+            await queued.wait()
+            raise Unsupported("sculpture")
+
+    async with bridge.relay(lambda _, matrix: setattr(matrix, "before", before)):
+        said = bridge.discord.say(here, "ann", "a sculpture")
+        bridge.discord.edit(said, "a picture of it")
+        bridge.discord.say(here, "ann", "next")
+        waiting = 0
+        async with asyncio.timeout(5):
+            while waiting < 3:
+                async with bridge.store.read() as uow:
+                    waiting = len(await uow.outbox.waiting(lane(Platform.MATRIX), 3))
+        queued.set()
+        await bridge.shows(there, "a picture of it", "next")
+        bridge.discord.edit(said, "a better picture of it")
+        await bridge.shows(there, "a better picture of it", "next")
+        await bridge.quiet()
