@@ -1,0 +1,1 @@
+"""The tests; `tests/unit` mirrors `relay/`, folder by folder."""

@@ -1,3 +1,5 @@
+"""Fixtures: a real homeserver for each worker, and the daemon between it and a sandbox."""
+
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 

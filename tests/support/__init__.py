@@ -1,0 +1,1 @@
+"""What several tests need: platforms in memory, real servers, and helpers."""

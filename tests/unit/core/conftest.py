@@ -1,3 +1,5 @@
+"""Fixture: the real core and store between two platforms in memory."""
+
 from collections.abc import AsyncIterator
 from pathlib import Path
 

@@ -1,3 +1,5 @@
+"""The demo finds out which message is a copy of which, and how long each took."""
+
 from dataclasses import replace
 
 from relay.demo.copy_tracker import Crossings, Entry

@@ -1,3 +1,5 @@
+"""The demo's processes and its directory never outlive it, however it ends."""
+
 import asyncio
 import os
 import signal

@@ -1,3 +1,5 @@
+"""Fixtures: a new store for each test."""
+
 from collections.abc import AsyncIterator
 from pathlib import Path
 

@@ -1,3 +1,5 @@
+"""Long texts are split into messages that each fit, and nothing is lost."""
+
 import sys
 from collections.abc import Callable
 from types import FrameType

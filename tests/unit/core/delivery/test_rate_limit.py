@@ -1,3 +1,5 @@
+"""How fast a lane may send, and how it adapts to what the platform refuses."""
+
 import asyncio
 from datetime import UTC, datetime, timedelta
 

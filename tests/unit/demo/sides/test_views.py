@@ -1,3 +1,5 @@
+"""What a reader of the demo sees of Discord's messages and of Matrix's events."""
+
 from typing import Any
 
 from relay.demo.matrix_client import shown
