@@ -80,7 +80,7 @@ async def from_matrix(said: dict[str, object], conversions: Conversions) -> list
 
 async def from_discord(text: str, conversions: Conversions) -> list[float]:
     """What a message from Discord goes through: its content, and ten embeds that share the last 6,000 characters."""
-    translator, feeds = discord_reading({})
+    translator, buffers = discord_reading({})
     embeds = [{"type": "rich", "description": text[4_000 + 600 * number :][:600]} for number in range(10)]
     author = {"id": "1132000000000000003", "username": "ann", "discriminator": "0"}
     payload = {
@@ -92,8 +92,8 @@ async def from_discord(text: str, conversions: Conversions) -> list[float]:
     }
     payload |= {"timestamp": "2026-11-20T10:00:00+00:00", "author": author, "embeds": embeds, "attachments": []}
     step = Steps()
-    feeds.offer("MESSAGE_CREATE", payload)
-    (found,) = (await translator.batch(await feeds.take(1))).events
+    buffers.offer("MESSAGE_CREATE", payload)
+    (found,) = (await translator.batch(await buffers.take(1))).events
     step()
     assert isinstance(found, MessageCreated)
     parts = await cross(found, conversions, step, TO_MATRIX, lambda text: compose.measure(text, found.author))

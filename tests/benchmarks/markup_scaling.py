@@ -85,13 +85,17 @@ def cross_to_discord(text: str) -> None:
 
 
 PARSERS: dict[str, Callable[[str], object]] = {
-    "discord": lambda text: discord.parse(text, names=discord.Names()),
+    "discord": lambda text: discord.parse(text, names=discord.NameLookup()),
     "matrix": lambda text: matrix.parse("", text, names=matrix.NameLookup()),
-    "discord, back": lambda text: discord.render(discord.parse(text, names=discord.Names()), look=discord.Look()),
+    "discord, back": lambda text: discord.render(
+        discord.parse(text, names=discord.NameLookup()), codes=discord.ReferenceCodes()
+    ),
     "matrix, back": lambda text: matrix.render(
         matrix.parse("", text, names=matrix.NameLookup()), resolver=matrix.Resolver()
     ),
-    "to matrix": lambda text: matrix.render(discord.parse(text, names=discord.Names()), resolver=matrix.Resolver()),
+    "to matrix": lambda text: matrix.render(
+        discord.parse(text, names=discord.NameLookup()), resolver=matrix.Resolver()
+    ),
     "all of it": cross_to_discord,
 }
 

@@ -5,10 +5,10 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from relay.adapters.discord.api.client import Rest
-from relay.adapters.discord.api.rate_limits import Limits as Patience
+from relay.adapters.discord.api.client import RestClient
+from relay.adapters.discord.api.rate_limits import RateLimits
 from relay.adapters.discord.media import Media
-from relay.adapters.discord.members import People
+from relay.adapters.discord.members import Members
 from relay.core.clock import SystemClock
 from relay.domain.events import MessageCreated
 from relay.domain.ids import MediaRef, MessageRef, Platform
@@ -20,9 +20,9 @@ from tests.support.discord import World, until
 
 
 @pytest.fixture
-async def rest(world: World) -> AsyncIterator[Rest]:
+async def rest(world: World) -> AsyncIterator[RestClient]:
     clock = SystemClock()
-    client = Rest(token=world.app.token, api_url=world.server.api_url, clock=clock, limits=Patience(clock))
+    client = RestClient(token=world.app.token, api_url=world.server.api_url, clock=clock, limits=RateLimits(clock))
     yield client
     await client.close()
 
@@ -35,7 +35,7 @@ async def test_a_deletion_that_is_not_allowed_does_not_hold_up_the_lane(world: W
             await adapter.delete(world.message_ref(message), "k1")
 
 
-async def test_a_busy_cdn_does_not_look_like_a_limit_of_the_other_side(world: World, rest: Rest) -> None:
+async def test_a_busy_cdn_does_not_look_like_a_limit_of_the_other_side(world: World, rest: RestClient) -> None:
     world.state.avatars["pic"] = world.server.files.put(b"a picture")
     world.server.faults.add(Fault("rate_limit", "GET", "/avatars/", seconds=2))
     media = Media(rest, None, world.server.origin)
@@ -54,9 +54,9 @@ async def test_a_token_that_is_refused_once_while_connecting_is_tried_again(worl
         assert world.inbox.channels == {world.address.value: "open"}
 
 
-async def test_made_up_names_do_not_wait(world: World, rest: Rest) -> None:
+async def test_made_up_names_do_not_wait(world: World, rest: RestClient) -> None:
     world.server.faults.add(Fault("rate_limit", "GET", "/members/search", seconds=5))
-    people = People(rest, SystemClock())
+    people = Members(rest, SystemClock())
     async with asyncio.timeout(2):
         assert await people.named(str(world.guild.id), [f"a{number}" for number in range(10)]) == {}
     assert world.server.faults.rest[0].seen == 1

@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from relay.adapters.discord.api.client import Rest
-from relay.adapters.discord.api.rate_limits import Limits
+from relay.adapters.discord.api.client import RestClient
+from relay.adapters.discord.api.rate_limits import RateLimits
 from relay.adapters.discord.media import Media as DiscordMedia
 from relay.adapters.matrix.api.client import Api
 from relay.adapters.matrix.media import MediaRepository
@@ -115,7 +115,7 @@ async def library(server: FileServer, monkeypatch: pytest.MonkeyPatch) -> AsyncI
     library = Library(store=cast(Store, None), clock=clock)  # no picture is asked for here
     api = Api(server.url, "@relay:example.org")
     api.use_token("the-token")
-    rest = Rest(token="the-token", api_url=server.url, clock=clock, limits=Limits(clock))
+    rest = RestClient(token="the-token", api_url=server.url, clock=clock, limits=RateLimits(clock))
     library.serve(Platform.MATRIX, MediaRepository(api, None, clock))
     library.serve(Platform.DISCORD, DiscordMedia(rest, None, server.url))
     yield library

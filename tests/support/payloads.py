@@ -24,15 +24,15 @@ from typing import Any, cast
 
 import discord
 
-from relay.adapters.discord.api.client import Rest
-from relay.adapters.discord.api.rate_limits import Limits
-from relay.adapters.discord.gateway.buffers import Feed, Feeds
+from relay.adapters.discord.api.client import RestClient
+from relay.adapters.discord.api.rate_limits import RateLimits
+from relay.adapters.discord.gateway.buffers import ChannelBuffer, ChannelBuffers
 from relay.adapters.discord.gateway.connection import intents
-from relay.adapters.discord.gateway.guild_cache import Guilds, Place
-from relay.adapters.discord.gateway.message_cache import Recent
-from relay.adapters.discord.gateway.translator import Self, Translator
+from relay.adapters.discord.gateway.guild_cache import GuildCache, Place
+from relay.adapters.discord.gateway.message_cache import MessageCache
+from relay.adapters.discord.gateway.translator import BotIdentity, Translator
 from relay.adapters.discord.identifiers import jump_url
-from relay.adapters.discord.markup import Names, parse
+from relay.adapters.discord.markup import NameLookup, parse
 from relay.adapters.discord.media import described
 from relay.adapters.discord.outbound import body as wording
 from relay.adapters.discord.outbound.webhooks import Webhooks
@@ -91,15 +91,15 @@ async def play(case: Case, source: Platform) -> Any:
 
 
 async def _from_discord(case: Case) -> list[Event]:
-    translator, feeds = discord_reading(case.context)
-    feeds.offer(case.input["t"], case.input["d"])
-    return list((await translator.batch(await feeds.take(100))).events)
+    translator, buffers = discord_reading(case.context)
+    buffers.offer(case.input["t"], case.input["d"])
+    return list((await translator.batch(await buffers.take(100))).events)
 
 
-def discord_reading(context: Json) -> tuple[Translator, Feeds]:
+def discord_reading(context: Json) -> tuple[Translator, ChannelBuffers]:
     """What reads the payloads of one channel, and its feed."""
     clock = SystemClock()
-    guilds = Guilds(clock)
+    guilds = GuildCache(clock)
     guilds.session_started(_picture(context))
     for user, nickname in context.get("nicknames", {}).items():
         guilds.remember_nickname(GUILD, user, nickname)
@@ -107,24 +107,26 @@ def discord_reading(context: Json) -> tuple[Translator, Feeds]:
     async def keep(channel: str, webhooks: tuple[str, ...]) -> None:
         """Nothing is posted here."""
 
-    rest = Rest(token="", api_url="http://127.0.0.1:9/api/v10", clock=clock, limits=Limits(clock))
+    rest = RestClient(token="", api_url="http://127.0.0.1:9/api/v10", clock=clock, limits=RateLimits(clock))
     webhooks = Webhooks(rest, keep)
     webhooks.ids.add(OUR_WEBHOOK)
     translator = Translator(
-        me=Self(ME_ON_DISCORD, ME_ON_DISCORD),
+        me=BotIdentity(ME_ON_DISCORD, ME_ON_DISCORD),
         guilds=guilds,
         webhooks=webhooks,
-        recent=Recent(),
+        recent=MessageCache(),
         time=rest.time,
         cdn_url="https://cdn.discordapp.com",
     )
-    feeds = Feeds(parent_of=guilds.parent_of, private_parent_of=guilds.private_parent_of, on_gap=lambda: None)
+    buffers = ChannelBuffers(
+        parent_of=guilds.parent_of, private_parent_of=guilds.private_parent_of, on_gap=lambda: None
+    )
     place = Place(GUILD, webhooks=True, speaks=True, moderates=True, file_size=10 << 20)
     here = ChannelRef(Platform.DISCORD, CHANNEL)
-    feeds.add(Feed(ChannelAddress(Platform.DISCORD, CHANNEL), here, place, behind=False))
+    buffers.add(ChannelBuffer(ChannelAddress(Platform.DISCORD, CHANNEL), here, place, behind=False))
     for thread in context.get("threads", ()):
         guilds.observe("THREAD_CREATE", {"id": thread, "parent_id": CHANNEL, "type": 11})
-    return translator, feeds
+    return translator, buffers
 
 
 def _picture(context: Json) -> discord.Client:
@@ -235,7 +237,7 @@ def _looked_up(text: RichText, context: Json) -> dict[UserRef | ChannelRef, str]
 
 
 def _own_emoji(context: Json) -> Callable[[str], CustomEmoji | None]:
-    guilds = Guilds(SystemClock())
+    guilds = GuildCache(SystemClock())
     guilds.session_started(_picture(context))
     return partial(guilds.emoji, CHANNEL)
 
@@ -304,4 +306,4 @@ def _quotation(context: Mapping[str, Any]) -> Quotation | None:
     if "text" not in reply:
         return None
     user = UserRef(Platform.DISCORD, reply["user"]) if "user" in reply else None
-    return Quotation(reply["author"], parse(reply["text"], names=Names()), reply["url"], user=user)
+    return Quotation(reply["author"], parse(reply["text"], names=NameLookup()), reply["url"], user=user)

@@ -94,7 +94,7 @@ def test_nothing_is_raised_inside_except_star() -> None:
 
 
 def test_bold_words_before_a_spoiler() -> None:
-    tree = markup.parse("**b** ||s||", names=markup.Names())
+    tree = markup.parse("**b** ||s||", names=markup.NameLookup())
     assert tree == n.RichText((n.Paragraph((n.Strong((n.Text("b"),)), n.Text(" "), n.Spoiler((n.Text("s"),)))),))
 
 

@@ -13,22 +13,22 @@ from urllib.parse import urlsplit
 import discord
 import structlog
 
-from relay.adapters.discord.api.client import Json, Rest, Route
+from relay.adapters.discord.api.client import Json, RestClient, Route
 from relay.adapters.discord.api.errors import Refused, readable
-from relay.adapters.discord.api.rate_limits import REQUESTS_PER_SECOND, Limits
+from relay.adapters.discord.api.rate_limits import REQUESTS_PER_SECOND, RateLimits
 from relay.adapters.discord.channels import Channels
-from relay.adapters.discord.gateway.buffers import Feed, Feeds
+from relay.adapters.discord.gateway.buffers import ChannelBuffer, ChannelBuffers
 from relay.adapters.discord.gateway.connection import Gateway, refused_token
-from relay.adapters.discord.gateway.guild_cache import CHANGES, Guilds
-from relay.adapters.discord.gateway.message_cache import Recent
-from relay.adapters.discord.gateway.translator import Pump, Self, Translator
+from relay.adapters.discord.gateway.guild_cache import CHANGES, GuildCache
+from relay.adapters.discord.gateway.message_cache import MessageCache
+from relay.adapters.discord.gateway.translator import BotIdentity, EventPump, Translator
 from relay.adapters.discord.history import History
 from relay.adapters.discord.identifiers import is_snowflake, jump_url, snowflake_at, webhooks_stream
 from relay.adapters.discord.inbound.files import OFFICIAL_CDN
 from relay.adapters.discord.media import FILE_SIZE, MOST_FILES, REQUEST_SIZE, Media
-from relay.adapters.discord.members import People
+from relay.adapters.discord.members import Members
 from relay.adapters.discord.outbound import body as wording
-from relay.adapters.discord.outbound.sender import Outbound
+from relay.adapters.discord.outbound.sender import MessageSender
 from relay.adapters.discord.outbound.usernames import FALLBACK_LENGTH
 from relay.adapters.discord.outbound.webhooks import Webhooks
 from relay.config.settings import DiscordSettings
@@ -71,12 +71,12 @@ class DiscordAdapter:
         token = settings.token.get_secret_value()
         self._rng = rng if rng is not None else random.Random()
         self._clock = clock
-        self._me = Self()
+        self._me = BotIdentity()
         self._health = SideHealth("connecting")
         self._token_refused = asyncio.Event()
         self._inbox: Inbox | None = None
-        limits = Limits(clock, requests_per_second=requests_per_second)
-        self._rest = Rest(
+        limits = RateLimits(clock, requests_per_second=requests_per_second)
+        self._rest = RestClient(
             token=token,
             api_url=settings.api_url,
             clock=clock,
@@ -87,10 +87,10 @@ class DiscordAdapter:
         )
         cdn_url = _cdn_of(settings.api_url)
         self._media = Media(self._rest, files, cdn_url)
-        self._guilds = Guilds(clock)
-        self._people = People(self._rest, clock)
+        self._guilds = GuildCache(clock)
+        self._people = Members(self._rest, clock)
         self._webhooks = Webhooks(self._rest, self._keep_webhooks)
-        self._recent = recent = Recent()
+        self._recent = recent = MessageCache()
         translator = Translator(
             me=self._me,
             guilds=self._guilds,
@@ -100,26 +100,26 @@ class DiscordAdapter:
             cdn_url=cdn_url,
         )
         self._history = History(rest=self._rest, guilds=self._guilds, translator=translator, clock=clock)
-        self._feeds = Feeds(
+        self._buffers = ChannelBuffers(
             parent_of=self._guilds.parent_of,
             private_parent_of=self._guilds.private_parent_of,
             on_gap=self._look_again,
         )
-        self._pump = Pump(feeds=self._feeds, translator=translator)
+        self._pump = EventPump(buffers=self._buffers, translator=translator)
         self._channels = Channels(
             clock=clock,
             rng=self._rng,
             rest=self._rest,
             guilds=self._guilds,
-            feeds=self._feeds,
+            buffers=self._buffers,
             webhooks=self._webhooks,
             history=self._history,
         )
-        self._outbound = Outbound(
+        self._outbound = MessageSender(
             rest=self._rest,
             media=self._media,
             me=self._me,
-            feeds=self._feeds,
+            buffers=self._buffers,
             webhooks=self._webhooks,
             translator=translator,
             recent=recent,
@@ -236,7 +236,7 @@ class DiscordAdapter:
         if event == "WEBHOOKS_UPDATE":
             self._webhooks.changed(str(data["channel_id"]))
         self._guilds.observe(event, data)
-        self._feeds.offer(event, data)
+        self._buffers.offer(event, data)
         if event in CHANGES or self._guilds.is_about_declared(event, data):
             self._look_again()
 
@@ -259,34 +259,34 @@ class DiscordAdapter:
 
     async def history(self, channel: ChannelRef, after: str, *, newest: int) -> AsyncIterator[EventBatch]:
         """See `HistoryReader.history`."""
-        inbox, feed = self._connected(), self._open_feed(channel)
+        inbox, buffer = self._connected(), self._open_buffer(channel)
         with readable(channel.id):
             cursor = partial(inbox.cursor, Platform.DISCORD)
-            async for batch in self._history.read(feed, after, newest=newest, cursor=cursor):
+            async for batch in self._history.read(buffer, after, newest=newest, cursor=cursor):
                 yield batch
 
     async def reread(self, first: MessageRef, last: MessageRef) -> AsyncIterator[Sequence[MessageCreated] | None]:
         """See `HistoryReader.reread`."""
-        inbox, feed = self._connected(), self._open_feed(first.channel)
+        inbox, buffer = self._connected(), self._open_buffer(first.channel)
         with readable(first.channel.id):
             cursor = partial(inbox.cursor, Platform.DISCORD)
-            async for page in self._history.reread(feed, first.id, last.id, cursor=cursor):
+            async for page in self._history.reread(buffer, first.id, last.id, cursor=cursor):
                 yield page
 
-    def _open_feed(self, channel: ChannelRef) -> Feed:
-        feed = self._feeds.get(channel.id)
-        if feed is None:
+    def _open_buffer(self, channel: ChannelRef) -> ChannelBuffer:
+        buffer = self._buffers.get(channel.id)
+        if buffer is None:
             raise ActionNeeded(f"channel {channel.id} is not open")
-        return feed
+        return buffer
 
     def capabilities(self, channel: ChannelRef) -> Capabilities:
         """See `Adapter.capabilities`."""
-        feed = self._feeds.get(channel.id)
+        buffer = self._buffers.get(channel.id)
         by_bot = self._outbound.posts_itself(channel.id)
         # In a channel that is just closing nothing is sent. What is planned for it then must not be cut down for good.
-        limit = feed.place.file_size if feed is not None else FILE_SIZE
+        limit = buffer.place.file_size if buffer is not None else FILE_SIZE
         # A webhook's messages are not asked for the bot's permissions.
-        may_attach = self._media.carries and (not by_bot or feed is None or feed.place.attaches)
+        may_attach = self._media.carries and (not by_bot or buffer is None or buffer.place.attaches)
         return Capabilities(
             max_text_length=wording.TEXT_LENGTH - FALLBACK_LENGTH if by_bot else wording.TEXT_LENGTH,
             native_replies=False,
@@ -326,10 +326,10 @@ class DiscordAdapter:
     async def latest(self, ref: MessageRef) -> MessageCreated | None:
         """See `LatestReader`."""
         self._check_identity()
-        feed = self._open_feed(ref.channel)
+        buffer = self._open_buffer(ref.channel)
         message = await self._outbound.message(ref)
         with readable(ref.channel.id):
-            return None if message is None else await self._history.one(feed, message)
+            return None if message is None else await self._history.one(buffer, message)
 
     def permalink(self, target: MessageRef) -> str:
         """See `Adapter.permalink`."""

@@ -7,10 +7,10 @@ from contextlib import suppress
 
 import structlog
 
-from relay.adapters.discord.api.client import Rest, Route
+from relay.adapters.discord.api.client import RestClient, Route
 from relay.adapters.discord.api.errors import MISSING, ApiError, Refused, readable
-from relay.adapters.discord.gateway.buffers import Feed, Feeds
-from relay.adapters.discord.gateway.guild_cache import Guilds, Place
+from relay.adapters.discord.gateway.buffers import ChannelBuffer, ChannelBuffers
+from relay.adapters.discord.gateway.guild_cache import GuildCache, Place
 from relay.adapters.discord.history import History
 from relay.adapters.discord.identifiers import DECLARED, reference, snowflakes, stream, threads_stream, webhooks_stream
 from relay.adapters.discord.outbound.webhooks import Webhooks
@@ -37,9 +37,9 @@ class Channels:
         *,
         clock: Clock,
         rng: random.Random,
-        rest: Rest,
-        guilds: Guilds,
-        feeds: Feeds,
+        rest: RestClient,
+        guilds: GuildCache,
+        buffers: ChannelBuffers,
         webhooks: Webhooks,
         history: History,
     ) -> None:
@@ -47,7 +47,7 @@ class Channels:
         self._rng = rng
         self._rest = rest
         self._guilds = guilds
-        self._feeds = feeds
+        self._buffers = buffers
         self._webhooks = webhooks
         self._history = history
         self._declared: frozenset[ChannelAddress] = frozenset()
@@ -73,7 +73,7 @@ class Channels:
 
     def something_missed(self) -> None:
         """Have every channel's history read."""
-        self._feeds.hold_all()
+        self._buffers.hold_all()
         self._changed.set()
 
     def look_again(self) -> None:
@@ -87,8 +87,8 @@ class Channels:
     def _is_settled(self, address: ChannelAddress) -> bool:
         if address in self._problems:
             return True
-        feed = self._feeds.get(address.value)
-        return feed is not None and (not feed.behind or feed.stuck)
+        buffer = self._buffers.get(address.value)
+        return buffer is not None and (not buffer.behind or buffer.stuck)
 
     async def run(self, inbox: Inbox, group: asyncio.TaskGroup) -> None:
         """Work until cancelled; what is read runs in tasks of `group`."""
@@ -108,8 +108,8 @@ class Channels:
 
     async def _look(self, inbox: Inbox, group: asyncio.TaskGroup) -> bool:
         """Look at every channel once; whether something certain could be said of each."""
-        for feed in [feed for feed in self._feeds if feed.address not in self._declared]:
-            self._feeds.remove(feed)
+        for buffer in [buffer for buffer in self._buffers if buffer.address not in self._declared]:
+            self._buffers.remove(buffer)
         await self._record(inbox)
         certain = True
         for address in sorted(self._declared):
@@ -180,28 +180,28 @@ class Channels:
 
     async def _open(self, inbox: Inbox, group: asyncio.TaskGroup, address: ChannelAddress, place: Place) -> None:
         await self._survey(place.guild)
-        feed = self._feeds.get(address.value)
-        if feed is None:
+        buffer = self._buffers.get(address.value)
+        if buffer is None:
             if place.parent is not None:
                 await self._remember_webhooks(inbox, place.parent)
             if place.private:
                 await self._join(address.value)
             spoken_in = await self._threads(inbox, address.value)
-            feed = Feed(address, reference(address.value), place, threads=spoken_in)
+            buffer = ChannelBuffer(address, reference(address.value), place, threads=spoken_in)
             # From here on its events are kept, so nothing falls between this and the reading.
-            self._feeds.add(feed)
+            self._buffers.add(buffer)
             try:
-                await inbox.opened(address, feed.channel)
+                await inbox.opened(address, buffer.channel)
             except StoreUnavailable:
-                self._feeds.remove(feed)
+                self._buffers.remove(buffer)
                 raise
             self._problems.pop(address, None)
-        elif feed.place != place:
-            feed.place = place
+        elif buffer.place != place:
+            buffer.place = place
             # A lane may be waiting for just this permission.
-            await inbox.opened(address, feed.channel)
-        if feed.behind and (feed.task is None or feed.task.done()):
-            feed.task = group.create_task(self._catch_up(inbox, feed), name=f"discord catch-up {feed.channel.id}")
+            await inbox.opened(address, buffer.channel)
+        if buffer.behind and (buffer.task is None or buffer.task.done()):
+            buffer.task = group.create_task(self._catch_up(inbox, buffer), name=f"discord catch-up {buffer.channel.id}")
 
     async def _join(self, thread: str) -> None:
         """Come into a private thread: who is not in it is not told what is said there."""
@@ -214,9 +214,9 @@ class Channels:
             _log.info("discord thread not joined", thread=thread, reason=str(error) or type(error).__name__)
 
     async def _close(self, inbox: Inbox, address: ChannelAddress, problem: str) -> None:
-        feed = self._feeds.get(address.value)
-        if feed is not None:
-            self._feeds.remove(feed)
+        buffer = self._buffers.get(address.value)
+        if buffer is not None:
+            self._buffers.remove(buffer)
         if self._problems.get(address) != problem:
             await inbox.closed(address, problem)
             self._problems[address] = problem
@@ -233,33 +233,33 @@ class Channels:
             # Each channel's own is looked up when it is needed, and messages name the application too.
             _log.info("webhooks not listed", guild=guild, reason=str(error) or type(error).__name__)
 
-    async def _catch_up(self, inbox: Inbox, feed: Feed) -> None:
+    async def _catch_up(self, inbox: Inbox, buffer: ChannelBuffer) -> None:
         """Read what was missed in a channel, then let its live events go. Tries until it has worked."""
         backoff = Backoff(self._rng, first=0.5, most=30.0)
         while True:
             try:
-                feed.again = False
-                await self._read(inbox, feed)
+                buffer.again = False
+                await self._read(inbox, buffer)
             except (StoreUnavailable, DeliveryError) as error:
-                _log.warning("discord catch up waits", channel=feed.channel.id, reason=str(error))
+                _log.warning("discord catch up waits", channel=buffer.channel.id, reason=str(error))
             except StoreError:
                 raise
             except Exception:  # noqa: BLE001 - the top of this worker: tried again, and logged
-                _log.exception("discord catch up failed", channel=feed.channel.id)
+                _log.exception("discord catch up failed", channel=buffer.channel.id)
             else:
-                if self._feeds.release(feed):
+                if self._buffers.release(buffer):
                     return
                 continue
             # What was held back stays held back; whatever was let go meanwhile is in the next reading.
-            feed.stuck = True
+            buffer.stuck = True
             await self._clock.sleep(backoff.next())
 
-    async def _read(self, inbox: Inbox, feed: Feed) -> None:
-        name = stream(feed.channel.id)
+    async def _read(self, inbox: Inbox, buffer: ChannelBuffer) -> None:
+        name = stream(buffer.channel.id)
         if position := await inbox.cursor(Platform.DISCORD, name):
-            await inbox.catch_up(feed.channel, position)
+            await inbox.catch_up(buffer.channel, position)
             return
         # Nothing older than the first start crosses. What has been said since then is held back.
-        with readable(feed.channel.id):
-            newest = await self._history.newest(feed.channel.id)
+        with readable(buffer.channel.id):
+            newest = await self._history.newest(buffer.channel.id)
         await inbox.receive(EventBatch(cursors=(Cursor(Platform.DISCORD, name, newest),)))

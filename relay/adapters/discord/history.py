@@ -8,10 +8,10 @@ from weakref import WeakValueDictionary
 
 import structlog
 
-from relay.adapters.discord.api.client import Json, Rest, Route
+from relay.adapters.discord.api.client import Json, RestClient, Route
 from relay.adapters.discord.api.errors import ApiError, ErrorCode, Limited, Refused
-from relay.adapters.discord.gateway.buffers import MOST_THREADS, Feed
-from relay.adapters.discord.gateway.guild_cache import Guilds
+from relay.adapters.discord.gateway.buffers import MAX_ACTIVE_THREADS, ChannelBuffer
+from relay.adapters.discord.gateway.guild_cache import GuildCache
 from relay.adapters.discord.gateway.translator import Translator
 from relay.adapters.discord.identifiers import created_at, is_snowflake, stream
 from relay.adapters.discord.inbound.embeds import moment_of
@@ -55,7 +55,7 @@ class _Sleepers:
 class History:
     """Reads channels and their threads. Waits for an API that does not answer; all methods raise `Refused`."""
 
-    def __init__(self, *, rest: Rest, guilds: Guilds, translator: Translator, clock: Clock) -> None:
+    def __init__(self, *, rest: RestClient, guilds: GuildCache, translator: Translator, clock: Clock) -> None:
         self._rest = rest
         self._guilds = guilds
         self._translator = translator
@@ -70,78 +70,82 @@ class History:
         found = await self._page(channel, limit="1")
         return str(found[0]["id"]) if found else "0"
 
-    async def one(self, feed: Feed, message: Message) -> MessageCreated | None:
+    async def one(self, buffer: ChannelBuffer, message: Message) -> MessageCreated | None:
         """A message that was asked for by itself."""
-        await self._learn_names(feed.place.guild, [message])
-        events = (await self._translator.page(feed, str(message["channel_id"]), [message])).events
+        await self._learn_names(buffer.place.guild, [message])
+        events = (await self._translator.page(buffer, str(message["channel_id"]), [message])).events
         return next((event for event in events if isinstance(event, MessageCreated)), None)
 
-    async def read(self, feed: Feed, after: str, *, newest: int, cursor: CursorLookup) -> AsyncIterator[EventBatch]:
+    async def read(
+        self, buffer: ChannelBuffer, after: str, *, newest: int, cursor: CursorLookup
+    ) -> AsyncIterator[EventBatch]:
         """Everything after `after` in the channel, then in its threads, but at most the `newest` last of each.
 
         `cursor` looks up how far a stream was read. IDs are moments, so what was read of the channel goes for a thread
         of which nothing was ever read.
         """
-        async for batch in self._read_one(feed, feed.channel.id, after, newest):
+        async for batch in self._read_one(buffer, buffer.channel.id, after, newest):
             yield batch
-        for thread, last in (await self._threads(feed, since=after)).items():
+        for thread, last in (await self._threads(buffer, since=after)).items():
             position = await _position(cursor, thread) or after
             if last is None or int(last) > int(position):
                 try:
-                    async for batch in self._read_one(feed, thread, position, newest):
+                    async for batch in self._read_one(buffer, thread, position, newest):
                         yield batch
                 except Refused as error:
                     _log.info("discord thread not read", thread=thread, status=error.status, code=error.code)
 
     async def reread(
-        self, feed: Feed, first: str, last: str, *, cursor: CursorLookup
+        self, buffer: ChannelBuffer, first: str, last: str, *, cursor: CursorLookup
     ) -> AsyncIterator[Sequence[MessageCreated] | None]:
         """What stands between two messages, both included, in the channel and then in its threads.
 
         None for what could not be looked at. `cursor` as with `read`.
         """
-        async for page in self._between(feed, feed.channel.id, first, last):
+        async for page in self._between(buffer, buffer.channel.id, first, last):
             yield page
-        threads = dict.fromkeys(await self._threads(feed, since=first))
-        own = [thread for thread in feed.threads if not self._guilds.is_declared(thread)]
+        threads = dict.fromkeys(await self._threads(buffer, since=first))
+        own = [thread for thread in buffer.threads if not self._guilds.is_declared(thread)]
         spoken_in = [thread for thread in own if int(await _position(cursor, thread) or "0") >= int(first)]
         for thread in threads | dict.fromkeys(spoken_in):
             try:
-                async for page in self._between(feed, thread, first, last):
+                async for page in self._between(buffer, thread, first, last):
                     yield page
             except Refused as error:
                 if error.code != ErrorCode.UNKNOWN_CHANNEL:
                     _log.info("discord thread not read", thread=thread, status=error.status, code=error.code)
                     yield None
-        if len(spoken_in) == MOST_THREADS:
+        if len(spoken_in) == MAX_ACTIVE_THREADS:
             # There may have been more.
             yield None
 
     async def _between(
-        self, feed: Feed, channel: str, first: str, last: str
+        self, buffer: ChannelBuffer, channel: str, first: str, last: str
     ) -> AsyncIterator[Sequence[MessageCreated]]:
         async for messages in self._pages(channel, str(int(first) - 1)):
             within = [message for message in messages if int(message["id"]) <= int(last)]
-            await self._learn_names(feed.place.guild, within)
-            events = (await self._translator.page(feed, channel, within)).events
+            await self._learn_names(buffer.place.guild, within)
+            events = (await self._translator.page(buffer, channel, within)).events
             yield [event for event in events if isinstance(event, MessageCreated)]
             if len(within) < len(messages):
                 break
 
-    async def _read_one(self, feed: Feed, channel: str, after: str, newest: int | None) -> AsyncIterator[EventBatch]:
+    async def _read_one(
+        self, buffer: ChannelBuffer, channel: str, after: str, newest: int | None
+    ) -> AsyncIterator[EventBatch]:
         async for messages in self._pages(channel, after):
             # The first page is nearly always the only one; only where it is not do we have to count.
             if newest is not None and (len(messages) == PAGE or len(messages) > newest):
                 start, skipped = await self._beginning(channel, after, newest)
                 if skipped:
                     position = Cursor(Platform.DISCORD, stream(channel), start)
-                    yield EventBatch((HistorySkipped(feed.channel, skipped),), (position,))
-                    async for batch in self._read_one(feed, channel, start, None):
+                    yield EventBatch((HistorySkipped(buffer.channel, skipped),), (position,))
+                    async for batch in self._read_one(buffer, channel, start, None):
                         yield batch
                     return
             newest = None
-            await self._learn_names(feed.place.guild, messages)
-            yield await self._translator.page(feed, channel, messages)
+            await self._learn_names(buffer.place.guild, messages)
+            yield await self._translator.page(buffer, channel, messages)
 
     async def _pages(self, channel: str, after: str) -> AsyncIterator[list[Message]]:
         while True:
@@ -178,15 +182,15 @@ class History:
             found: list[Message] = await self._rest.read(route, query=query)
         return found
 
-    async def _threads(self, feed: Feed, *, since: str) -> dict[str, str | None]:
+    async def _threads(self, buffer: ChannelBuffer, *, since: str) -> dict[str, str | None]:
         """The channel's threads in which something may have been said since a message, and their last messages."""
-        threads = self._guilds.threads_of(feed.channel.id)
+        threads = self._guilds.threads_of(buffer.channel.id)
         if threads is None:
             return {}
         earliest = max(created_at(since), self._rest.time.now() - _LONGEST_SLEEP)
-        sleepers = await self._sleeping(feed.channel.id, earliest)
+        sleepers = await self._sleeping(buffer.channel.id, earliest)
         if not sleepers.whole:
-            for known in feed.threads:
+            for known in buffer.threads:
                 if not self._guilds.is_declared(known):
                     threads.setdefault(known, None)
         for thread in sleepers.threads:

@@ -16,7 +16,7 @@ import structlog
 from aiohttp import MultipartWriter
 from aiohttp.payload import AsyncIterablePayload, JsonPayload
 
-from relay.adapters.discord.api.client import Answer, Json, Rest, Route
+from relay.adapters.discord.api.client import Download, Json, RestClient, Route
 from relay.adapters.discord.api.errors import ErrorCode, Limited, Refused, Unanswered
 from relay.core.ports import File, Files, MediaStream, Sender
 from relay.domain.content import Attachment
@@ -57,7 +57,7 @@ _SECONDS = 20.0
 class Media:
     """Reads and sends files. `cdn_url`: where this platform keeps its own, besides Discord's media proxy."""
 
-    def __init__(self, rest: Rest, files: Files | None, cdn_url: str) -> None:
+    def __init__(self, rest: RestClient, files: Files | None, cdn_url: str) -> None:
         self._rest = rest
         self._files = files
         self._hosts = _HOSTS | {_host(cdn_url)}
@@ -80,7 +80,7 @@ class Media:
         sender: Sender | None,
         query: Mapping[str, str] | None = None,
     ) -> Json:
-        """`Rest.call` with files of `sender`, each of at most `most` bytes. Also raises `FileRejected`, `Transient`."""
+        """`RestClient.call` with files, each of at most `most` bytes. Also raises `FileRejected`, `Transient`."""
         if not attachments:
             return await self._rest.call(route, body=body, query=query)
         if self._files is None:
@@ -202,7 +202,7 @@ def _bare(name: str) -> str:
     return "".join(filter(str.isalnum, name.removeprefix(_SPOILER))).casefold()
 
 
-def _check(answer: Answer) -> None:
+def _check(answer: Download) -> None:
     if answer.status in _GONE:
         raise TargetGone(f"Discord's CDN answered HTTP {answer.status}")
     if answer.status == 429:
@@ -216,7 +216,7 @@ async def _whole(picture: bytes) -> AsyncIterator[bytes]:
     yield picture
 
 
-async def _chunks(answer: Answer) -> AsyncIterator[bytes]:
+async def _chunks(answer: Download) -> AsyncIterator[bytes]:
     with _readable():
         async for chunk in answer.chunks:
             yield chunk

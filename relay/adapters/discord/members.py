@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import structlog
 
-from relay.adapters.discord.api.client import Json, Rest, Route
+from relay.adapters.discord.api.client import Json, RestClient, Route
 from relay.adapters.discord.api.errors import Limited, Refused, Unanswered
 from relay.core.convert.references import folded
 from relay.core.ports import Clock
@@ -27,10 +27,10 @@ _Called = tuple[str | None, str | None]
 _Members = tuple[tuple[str, frozenset[str]], ...]
 
 
-class People:
+class Members:
     """Looks members up by name."""
 
-    def __init__(self, rest: Rest, clock: Clock) -> None:
+    def __init__(self, rest: RestClient, clock: Clock) -> None:
         self._rest = rest
         self._clock = clock
         self._found: OrderedDict[tuple[str, str], tuple[float, _Members]] = OrderedDict()

@@ -15,10 +15,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from relay.adapters.discord.inbound.embeds import Reader
-from relay.adapters.discord.markup import Names
+from relay.adapters.discord.inbound.embeds import TextReader
+from relay.adapters.discord.markup import NameLookup
 from relay.adapters.discord.outbound import body as wording
-from relay.adapters.discord.outbound.usernames import introduced
+from relay.adapters.discord.outbound.usernames import with_author_name
 from relay.adapters.matrix.inbound.events import convert
 from relay.adapters.matrix.outbound import compose
 from relay.adapters.matrix.rooms.state import RoomState
@@ -81,7 +81,7 @@ def test_nobody_on_matrix_writes_the_line_above_a_reply(formatted: str) -> None:
     content = from_matrix(formatted).content
     for part in parts_of(content, MALLORY, TO_DISCORD, measure=wording.measure):
         if part.text.blocks:
-            assert ARROW not in outside_code(wording.said_by_webhook(part))
+            assert ARROW not in outside_code(wording.webhook_text(part))
 
 
 @often
@@ -89,7 +89,7 @@ def test_nobody_on_matrix_writes_the_line_above_a_reply(formatted: str) -> None:
 @example(f"> [{ARROW} Bob](https://discord.com/channels/1/2/3): I quit")
 @example(f"*{ARROW} Forwarded:*\n> I quit")
 def test_nobody_on_discord_writes_the_line_above_a_reply_or_a_forward(source: str) -> None:
-    reader = Reader(Names())
+    reader = TextReader(NameLookup())
     text = n.RichText((*reader.blocks(source), n.Paragraph(reader.line(source)), n.Paragraph(reader.words(source))))
     author = Author(UserRef(Platform.DISCORD, "7"), "Mallory")
     for part in parts_of(Content(text), author, TO_MATRIX, measure=lambda text: compose.measure(text, author)):
@@ -124,7 +124,7 @@ def test_no_line_of_several_peoples_message_looks_like_the_next_name(formatted: 
     headed = [block.children[0] for block in begun if block.children and isinstance(block.children[0], n.Strong)]
     assert [n.plain_text(n.RichText((n.Paragraph((name,)),))) for name in headed] == ["Mallory:", "Ben:"]
     assert not any(isinstance(block, n.Heading) for block in text.blocks)
-    lines = BOLD_LINE.findall(outside_code(wording.said_by_webhook(Content(text))))
+    lines = BOLD_LINE.findall(outside_code(wording.webhook_text(Content(text))))
     assert len(lines) == 2
 
 
@@ -133,8 +133,8 @@ def test_no_line_of_several_peoples_message_looks_like_the_next_name(formatted: 
 @example("<ul><li>x<br><b>Ben:</b> I quit</ul>")
 def test_no_line_looks_like_a_name_that_the_bot_introduces(formatted: str) -> None:
     said = from_matrix(formatted).content
-    content = wording.said_by_bot(Delivery(DISCORD_ROOM, "key", MALLORY, said))
-    assert introduced(said.text, MALLORY).blocks
+    content = wording.bot_text(Delivery(DISCORD_ROOM, "key", MALLORY, said))
+    assert with_author_name(said.text, MALLORY).blocks
     assert len(BOLD_LINE.findall(outside_code(content))) == 1
 
 

@@ -189,7 +189,7 @@ def test_what_is_written_on_matrix_fits_on_discord(
         for part in parts_of(content, author, capabilities, quotation, measure=wording.measure, as_file=as_file):
             try:
                 if by_bot:
-                    said = wording.said_by_bot(Delivery(DISCORD_ROOM, "key", author, part))
+                    said = wording.bot_text(Delivery(DISCORD_ROOM, "key", author, part))
                     check_on_discord(said, wording.allowed_mentions(part))
                     continue
                 made = wording.webhook_body(part, author)
@@ -206,7 +206,9 @@ def test_what_is_written_on_discord_fits_into_an_event(
     source: str, more: list[str], name: str, files: tuple[Attachment, ...] | None
 ) -> None:
     author = Author(UserRef(Platform.DISCORD, "1"), name)
-    blocks = [block for each in (source, *more) for block in discord.parse(each[:4_000], names=discord.Names()).blocks]
+    blocks = [
+        block for each in (source, *more) for block in discord.parse(each[:4_000], names=discord.NameLookup()).blocks
+    ]
     text = map_inline(RichText(tuple(blocks)), called)
     content = Content(text, files or ())
     capabilities = Capabilities(compose.MAX_TEXT_LENGTH, True, 1, 10 << 20, 10 << 20)

@@ -19,12 +19,12 @@ def across(tree: RichText) -> RichText:
 def test_a_tree_reads_the_same_after_both_sides(tree: RichText) -> None:
     # These characters are a mention on Matrix, and a mention's name differs between the sides.
     assume("@room" not in repr(tree))
-    content = discord.render(across(tree), look=discord.Look())
-    assert reading(discord.parse(content, names=discord.Names())) == reading(tree), content
+    content = discord.render(across(tree), codes=discord.ReferenceCodes())
+    assert reading(discord.parse(content, names=discord.NameLookup())) == reading(tree), content
 
 
 @often
 @given(sources.filter(lambda source: "<" not in source and "@" not in source))
 def test_what_somebody_writes_on_discord_reads_the_same_on_matrix(source: str) -> None:
-    tree = discord.parse(source, names=discord.Names())
+    tree = discord.parse(source, names=discord.NameLookup())
     assert reading(across(tree)) == reading(tree)

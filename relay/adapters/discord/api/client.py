@@ -22,7 +22,7 @@ import structlog
 
 import relay
 from relay.adapters.discord.api.errors import NOT_FOUND, Limited, Refused, Unanswered
-from relay.adapters.discord.api.rate_limits import LONGEST_WAIT, Bucket, Limits, NotNow
+from relay.adapters.discord.api.rate_limits import MAX_WAIT, Bucket, RateLimits, WaitTooLong
 from relay.adapters.discord.identifiers import path_segment
 from relay.core.clock import ServerTime, retry_after_seconds
 from relay.core.offload import Conversions
@@ -36,7 +36,7 @@ Json = Any  # whatever a JSON document may be
 
 # What Discord asks bots to call themselves: https://docs.discord.com/developers/reference#user-agent
 USER_AGENT = f"DiscordBot (discord-matrix-relay, {relay.__version__})"
-LONGEST_PAUSE = 30.0
+MAX_RETRY_PAUSE = 30.0
 _DATE_STEP = timedelta(seconds=1)  # A Date header has whole seconds.
 _CHUNK = 256 * 1024
 _SLOWEST = 64 * 1024  # Bytes a second that an upload makes at least.
@@ -55,7 +55,7 @@ class Route:
     path: str
     ids: Mapping[str, str]
     token: bool = True
-    patience: float = LONGEST_WAIT
+    patience: float = MAX_WAIT
     query: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -70,7 +70,7 @@ class Route:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Download:
     """A file that is being answered, or why not: `status`. `size` in bytes, None where it is not announced."""
 
     status: int
@@ -80,7 +80,7 @@ class Answer:
     chunks: AsyncIterator[bytes]
 
 
-class Rest:
+class RestClient:
     """Requests to one API with one token. `timeout` in seconds, for each request.
 
     `on_refused_token` is called when the API no longer takes the token. `time` is Discord's own.
@@ -92,7 +92,7 @@ class Rest:
         token: str,
         api_url: str,
         clock: Clock,
-        limits: Limits,
+        limits: RateLimits,
         timeout: float = 30.0,
         on_refused_token: Callable[[], None] = lambda: None,
         conversions: Conversions | None = None,
@@ -119,7 +119,7 @@ class Rest:
         """Raise `Limited` if `call` would for want of time: before anything is fetched for it."""
         try:
             self._limits.check(route.bucket, route.patience)
-        except NotNow as error:
+        except WaitTooLong as error:
             raise Limited(error.retry_after, error.reason) from None
 
     async def call(
@@ -139,7 +139,7 @@ class Rest:
         bucket = route.bucket
         try:
             await self._limits.enter(bucket, route.patience)
-        except NotNow as error:
+        except WaitTooLong as error:
             raise Limited(error.retry_after, error.reason) from None
         try:
             return await self._send(route, body, query, reason, form=form, timeout=self._timeout_for(size))
@@ -156,12 +156,12 @@ class Rest:
                 wait = error.retry_after
             except Unanswered as error:
                 wait = pause * random.uniform(0.5, 1.0)
-                pause = min(pause * 2, LONGEST_PAUSE)
+                pause = min(pause * 2, MAX_RETRY_PAUSE)
                 _log.warning("discord not answering", request=route.bucket.route, reason=str(error))
             await self._clock.sleep(wait)
 
     @asynccontextmanager
-    async def download(self, url: str) -> AsyncIterator[Answer]:
+    async def download(self, url: str) -> AsyncIterator[Download]:
         """GET a file, without our token. Raises `Unanswered`, also while its chunks are read."""
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=10.0, sock_read=self._seconds)
         # Compressed, its length would not be known.
@@ -170,7 +170,7 @@ class Rest:
             response = await self._connect().get(url, headers=headers, timeout=timeout, allow_redirects=False)
         async with response:
             plain = "Content-Encoding" not in response.headers
-            yield Answer(
+            yield Download(
                 response.status,
                 response.content_length if plain else None,
                 response.headers.get("Content-Type", ""),

@@ -20,10 +20,10 @@ INVALID_WINDOW = 600.0
 # Documented as 50 requests in a second. A little below, because a network may press two seconds' into one.
 REQUESTS_PER_SECOND = 48
 # A longer wait is better spent in the lane, where `relay status` shows it.
-LONGEST_WAIT = 15.0
+MAX_WAIT = 15.0
 # What is posted waits in the lane whenever it has to: the core learns from it how much a channel takes, and lets
 # what waits cross together.
-POSTING_PATIENCE = 0.25
+POSTING_MAX_WAIT = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class Bucket:
     major: str
 
 
-class NotNow(Exception):
+class WaitTooLong(Exception):
     """No request may be made for `retry_after` seconds; none was."""
 
     def __init__(self, reason: str, retry_after: float) -> None:
@@ -52,7 +52,7 @@ class _State:
     in_flight: int = 0
 
 
-class Limits:
+class RateLimits:
     """All limits of one process towards one API.
 
     `requests_per_second` bounds requests of all kinds together.
@@ -67,8 +67,8 @@ class Limits:
         self._names: dict[str, str] = {}
         self._states: dict[tuple[str, str], _State] = {}
 
-    async def enter(self, bucket: Bucket, patience: float = LONGEST_WAIT) -> None:
-        """Wait until a request of `bucket` may be sent, and count it. Raises `NotNow` for a long wait.
+    async def enter(self, bucket: Bucket, patience: float = MAX_WAIT) -> None:
+        """Wait until a request of `bucket` may be sent, and count it. Raises `WaitTooLong` for a long wait.
 
         `patience`: seconds that the bucket itself is waited for. `leave` has to follow, whatever becomes of the
         request.
@@ -85,11 +85,11 @@ class Limits:
         state.remaining -= 1
         state.in_flight += 1
 
-    def check(self, bucket: Bucket, patience: float = LONGEST_WAIT) -> float:
-        """How long `enter` would wait. Raises `NotNow` where it would."""
+    def check(self, bucket: Bucket, patience: float = MAX_WAIT) -> float:
+        """How long `enter` would wait. Raises `WaitTooLong` where it would."""
         wait = self._wait(bucket)
-        if wait > LONGEST_WAIT or self._refills_in(bucket) > patience:
-            raise NotNow("Discord's rate limit", wait)
+        if wait > MAX_WAIT or self._refills_in(bucket) > patience:
+            raise WaitTooLong("Discord's rate limit", wait)
         return wait
 
     def leave(self, bucket: Bucket) -> None:

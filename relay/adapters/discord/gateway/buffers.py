@@ -19,7 +19,7 @@ from relay.domain.text.rewrite import weight
 
 _log = structlog.get_logger(__name__)
 
-MOST_THREADS = 100
+MAX_ACTIVE_THREADS = 100
 
 Kind = Literal["create", "update", "delete", "feature"]
 
@@ -35,7 +35,7 @@ _FEATURES = {"MESSAGE_REACTION_ADD": "reaction", "TYPING_START": "typing"}
 
 
 @dataclass(frozen=True, slots=True)
-class Item:
+class GatewayEvent:
     """One event. `channel` is where it happened, which may be a thread; `word` names a feature; `size` in memory."""
 
     kind: Kind
@@ -46,12 +46,12 @@ class Item:
 
 
 @dataclass(slots=True, eq=False)
-class Feed:
+class ChannelBuffer:
     """One mirrored channel. `behind`: its history is being read, live events wait in `held`.
 
     `again`: something was missed since the reading began, so that it has to be read once more. `stuck`: reading
     fails for now, which is no reason to call the whole side not ready. `threads`: those in which something was said,
-    the latest last, at most `MOST_THREADS`.
+    the latest last, at most `MAX_ACTIVE_THREADS`.
     """
 
     address: ChannelAddress
@@ -60,7 +60,7 @@ class Feed:
     behind: bool = True
     again: bool = False
     stuck: bool = False
-    held: deque[Item] = field(default_factory=deque)
+    held: deque[GatewayEvent] = field(default_factory=deque)
     held_size: int = 0
     task: asyncio.Task[None] | None = None
     threads: list[str] = field(default_factory=list)
@@ -69,10 +69,10 @@ class Feed:
         """Remember a thread in which something was said."""
         if thread in self.threads:
             self.threads.remove(thread)
-        self.threads = [*self.threads, thread][-MOST_THREADS:]
+        self.threads = [*self.threads, thread][-MAX_ACTIVE_THREADS:]
 
 
-class Feeds:
+class ChannelBuffers:
     """All mirrored channels, and the one queue of their live events.
 
     `parent_of`, `private_parent_of`: the channel of a thread that everybody may read, of one that not everybody may.
@@ -99,52 +99,52 @@ class Feeds:
         self._queue_size = queue_size
         self._held_size = held_size
         self._queued_size = 0
-        self._feeds: dict[str, Feed] = {}
-        self._queue: deque[tuple[Feed, Item]] = deque()
+        self._buffers: dict[str, ChannelBuffer] = {}
+        self._queue: deque[tuple[ChannelBuffer, GatewayEvent]] = deque()
         self._filled = asyncio.Event()
 
-    def __iter__(self) -> Iterator[Feed]:
-        return iter(self._feeds.values())
+    def __iter__(self) -> Iterator[ChannelBuffer]:
+        return iter(self._buffers.values())
 
-    def get(self, channel: str) -> Feed | None:
+    def get(self, channel: str) -> ChannelBuffer | None:
         """The feed of a channel."""
-        return self._feeds.get(channel)
+        return self._buffers.get(channel)
 
     def webhook_home(self, channel: str) -> str:
         """The channel whose webhooks post into `channel`: another one for a thread."""
-        feed = self._feeds.get(channel)
-        return channel if feed is None or feed.place.parent is None else feed.place.parent
+        buffer = self._buffers.get(channel)
+        return channel if buffer is None or buffer.place.parent is None else buffer.place.parent
 
     def thread(self, channel: str) -> str | None:
         """`channel` itself where it is a thread, as requests through a webhook have to name it."""
-        feed = self._feeds.get(channel)
-        return None if feed is None or feed.place.parent is None else channel
+        buffer = self._buffers.get(channel)
+        return None if buffer is None or buffer.place.parent is None else channel
 
-    def add(self, feed: Feed) -> None:
+    def add(self, buffer: ChannelBuffer) -> None:
         """Keep this channel's events from now on."""
-        self._feeds[feed.channel.id] = feed
+        self._buffers[buffer.channel.id] = buffer
 
-    def remove(self, feed: Feed) -> None:
+    def remove(self, buffer: ChannelBuffer) -> None:
         """Keep no more; what waits is let go, since nobody takes it any more."""
-        self._feeds.pop(feed.channel.id, None)
-        if feed.task is not None:
-            feed.task.cancel()
+        self._buffers.pop(buffer.channel.id, None)
+        if buffer.task is not None:
+            buffer.task.cancel()
 
     def hold_all(self) -> None:
         """A new session: something may have been missed in every channel."""
-        for feed in self._feeds.values():
-            feed.behind = True
-            feed.again = True
+        for buffer in self._buffers.values():
+            buffer.behind = True
+            buffer.again = True
 
-    def release(self, feed: Feed) -> bool:
+    def release(self, buffer: ChannelBuffer) -> bool:
         """The history has been read. False if it has to be read again; else live events flow from now on."""
-        if feed.again:
+        if buffer.again:
             return False
-        feed.behind = feed.stuck = False
-        self._queue.extend((feed, item) for item in feed.held)
-        self._queued_size += feed.held_size
-        feed.held.clear()
-        feed.held_size = 0
+        buffer.behind = buffer.stuck = False
+        self._queue.extend((buffer, item) for item in buffer.held)
+        self._queued_size += buffer.held_size
+        buffer.held.clear()
+        buffer.held_size = 0
         if self._queue:
             self._filled.set()
         return True
@@ -155,64 +155,64 @@ class Feeds:
         if kind is None:
             return
         channel = str(data["channel_id"])
-        feed = self._feeds.get(channel) or self._feeds.get(self._parent_of(channel) or "")
-        if feed is None:
-            feed = self._feeds.get(self._private_parent_of(channel) or "")
-            if feed is not None and kind == "create":
-                self._take_in(feed, Item("feature", channel, {}, "thread"))
+        buffer = self._buffers.get(channel) or self._buffers.get(self._parent_of(channel) or "")
+        if buffer is None:
+            buffer = self._buffers.get(self._private_parent_of(channel) or "")
+            if buffer is not None and kind == "create":
+                self._take_in(buffer, GatewayEvent("feature", channel, {}, "thread"))
             return
-        for item in _items(kind, event, channel, data):
-            self._take_in(feed, item)
+        for item in _events_of(kind, event, channel, data):
+            self._take_in(buffer, item)
 
-    async def take(self, limit: int) -> list[tuple[Feed, Item]]:
+    async def take(self, limit: int) -> list[tuple[ChannelBuffer, GatewayEvent]]:
         """The oldest events, at least one; waits for it."""
         while not self._queue:
             self._filled.clear()
             await self._filled.wait()
         taken = [self._queue.popleft() for _ in range(min(limit, len(self._queue)))]
         self._queued_size -= sum(item.size for _, item in taken)
-        return [(feed, item) for feed, item in taken if self._feeds.get(feed.channel.id) is feed]
+        return [(buffer, item) for buffer, item in taken if self._buffers.get(buffer.channel.id) is buffer]
 
-    def _take_in(self, feed: Feed, item: Item) -> None:
-        if feed.behind:
-            self._hold(feed, item)
+    def _take_in(self, buffer: ChannelBuffer, item: GatewayEvent) -> None:
+        if buffer.behind:
+            self._hold(buffer, item)
         else:
-            self._enqueue(feed, item)
+            self._enqueue(buffer, item)
 
-    def _enqueue(self, feed: Feed, item: Item) -> None:
+    def _enqueue(self, buffer: ChannelBuffer, item: GatewayEvent) -> None:
         if len(self._queue) < self._queue_limit and self._queued_size + item.size <= self._queue_size:
-            self._queue.append((feed, item))
+            self._queue.append((buffer, item))
             self._queued_size += item.size
             self._filled.set()
         elif item.kind != "feature":
-            _log.warning("discord queue full", channel=feed.channel.id)
-            feed.behind = True
-            self._hold(feed, item)
-            feed.again = True
+            _log.warning("discord queue full", channel=buffer.channel.id)
+            buffer.behind = True
+            self._hold(buffer, item)
+            buffer.again = True
             self._on_gap()
 
-    def _hold(self, feed: Feed, item: Item) -> None:
+    def _hold(self, buffer: ChannelBuffer, item: GatewayEvent) -> None:
         # What the history is going to say anyway need not be kept once something has been let go.
-        if item.kind == "feature" or (feed.again and item.kind == "create"):
+        if item.kind == "feature" or (buffer.again and item.kind == "create"):
             return
-        if self._is_full(feed, item):
-            feed.again = True
-            feed.held = deque(kept for kept in feed.held if kept.kind != "create")
-            feed.held_size = sum(kept.size for kept in feed.held)
+        if self._is_full(buffer, item):
+            buffer.again = True
+            buffer.held = deque(kept for kept in buffer.held if kept.kind != "create")
+            buffer.held_size = sum(kept.size for kept in buffer.held)
             if item.kind == "create":
                 return
-        if self._is_full(feed, item):
-            _log.warning("discord too many changes held", channel=feed.channel.id)
+        if self._is_full(buffer, item):
+            _log.warning("discord too many changes held", channel=buffer.channel.id)
             return
-        feed.held.append(item)
-        feed.held_size += item.size
+        buffer.held.append(item)
+        buffer.held_size += item.size
 
-    def _is_full(self, feed: Feed, item: Item) -> bool:
-        return len(feed.held) >= self._held_limit or feed.held_size + item.size > self._held_size
+    def _is_full(self, buffer: ChannelBuffer, item: GatewayEvent) -> bool:
+        return len(buffer.held) >= self._held_limit or buffer.held_size + item.size > self._held_size
 
 
-def _items(kind: Kind, event: str, channel: str, data: Mapping[str, Json]) -> Iterable[Item]:
+def _events_of(kind: Kind, event: str, channel: str, data: Mapping[str, Json]) -> Iterable[GatewayEvent]:
     if event == "MESSAGE_DELETE_BULK":
-        return [Item("delete", channel, {"id": message, "channel_id": channel}) for message in data["ids"]]
+        return [GatewayEvent("delete", channel, {"id": message, "channel_id": channel}) for message in data["ids"]]
     size = weight(data) if kind in {"create", "update"} else 0
-    return [Item(kind, channel, data, _FEATURES.get(event, ""), size)]
+    return [GatewayEvent(kind, channel, data, _FEATURES.get(event, ""), size)]

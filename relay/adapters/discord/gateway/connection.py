@@ -19,7 +19,7 @@ import structlog
 import yarl
 from discord.gateway import DiscordWebSocket, ReconnectWebSocket
 
-from relay.adapters.discord.api.client import Json, Rest, Route
+from relay.adapters.discord.api.client import Json, RestClient, Route
 from relay.adapters.discord.api.errors import ApiError, Limited, Refused
 from relay.adapters.discord.gateway.payload_defaults import complete
 from relay.core.clock import Backoff
@@ -257,7 +257,7 @@ async def _shut(client: discord.Client) -> None:
 class Gateway:
     """Keeps one session after another alive."""
 
-    def __init__(self, *, token: str, api_url: str, rest: Rest, clock: Clock, rng: random.Random) -> None:
+    def __init__(self, *, token: str, api_url: str, rest: RestClient, clock: Clock, rng: random.Random) -> None:
         self._token = token
         self._api_url = api_url.rstrip("/")
         self._rest = rest

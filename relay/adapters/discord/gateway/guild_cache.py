@@ -12,7 +12,7 @@ import structlog
 
 from relay.adapters.discord.api.client import Json
 from relay.adapters.discord.identifiers import is_snowflake
-from relay.adapters.discord.markup import Names
+from relay.adapters.discord.markup import NameLookup
 from relay.core.ports import Clock
 from relay.domain.ids import MediaRef, Platform
 from relay.domain.text.nodes import CustomEmoji
@@ -75,7 +75,7 @@ class _Thread:
     locked: bool
 
 
-class Guilds:
+class GuildCache:
     """The servers of the current session."""
 
     def __init__(self, clock: Clock) -> None:
@@ -290,7 +290,7 @@ class Guilds:
             return False if channel in self._declared else None
         return is_open(shown) if here is None else readers_see(here, shown)
 
-    def names(self, guild: str, source: str) -> Callable[[Mapping[str, Json]], Names]:
+    def names(self, guild: str, source: str) -> Callable[[Mapping[str, Json]], NameLookup]:
         """Makes the look-ups for the mentions in a message that is said in `source`, or in a thread there."""
         found = self._client.get_guild(int(guild)) if self._client is not None else None
 
@@ -305,7 +305,7 @@ class Guilds:
         def home(channel_id: str) -> str:
             return self.parent_of(channel_id) or channel_id
 
-        def for_message(message: Mapping[str, Json]) -> Names:
+        def for_message(message: Mapping[str, Json]) -> NameLookup:
             told = message.get("resolved") or {}
             people = {**(told.get("users") or {}), **{one["id"]: one for one in message.get("mentions") or ()}}
             # Of other servers, for the most part: a message that was followed from there tells them. Everybody may
@@ -338,7 +338,7 @@ class Guilds:
             def hidden(channel_id: str) -> bool:
                 return self.may_name(source, channel_id) is False
 
-            return Names(user=user, role=told_role, channel=told_channel, hidden=hidden, home=home)
+            return NameLookup(user=user, role=told_role, channel=told_channel, hidden=hidden, home=home)
 
         return for_message
 

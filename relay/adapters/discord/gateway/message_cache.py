@@ -11,7 +11,7 @@ from relay.domain.text.rewrite import weight
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class CachedMessage:
     """One message. `channel` is where it really is (a thread's own ID inside a thread); `author` its shown name.
 
     `webhook` is the ID of the webhook that posted it, None for a user or bot, whose ID is `user` then.
@@ -24,17 +24,17 @@ class Seen:
     content: Content
 
 
-class Recent:
+class MessageCache:
     """The last `limit` messages by ID, or fewer where those take `memory` bytes."""
 
     def __init__(self, limit: int = 2_000, memory: int = 8 * 1024 * 1024) -> None:
         self._limit = limit
         self._memory = memory
-        self._seen: OrderedDict[str, tuple[Seen, int]] = OrderedDict()
+        self._seen: OrderedDict[str, tuple[CachedMessage, int]] = OrderedDict()
         self._removed: dict[str, None] = {}
         self.held = 0
 
-    def put(self, message: str, seen: Seen) -> None:
+    def put(self, message: str, seen: CachedMessage) -> None:
         """Remember a message, or what it says now; not the texts that were written out as files, which are long."""
         if any(attachment.text for attachment in seen.content.attachments):
             short = tuple(replace(attachment, text="") for attachment in seen.content.attachments)
@@ -46,7 +46,7 @@ class Recent:
         while len(self._seen) > self._limit or self.held > self._memory:
             self.forget(next(iter(self._seen)))
 
-    def get(self, message: str) -> Seen | None:
+    def get(self, message: str) -> CachedMessage | None:
         """A message, if it is remembered."""
         known = self._seen.get(message)
         return None if known is None else known[0]

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 import structlog
 
 from relay.adapters.discord.api.client import Json
-from relay.adapters.discord.gateway.buffers import Feed, Feeds, Item
-from relay.adapters.discord.gateway.guild_cache import Guilds
-from relay.adapters.discord.gateway.message_cache import Recent, Seen
+from relay.adapters.discord.gateway.buffers import ChannelBuffer, ChannelBuffers, GatewayEvent
+from relay.adapters.discord.gateway.guild_cache import GuildCache
+from relay.adapters.discord.gateway.message_cache import CachedMessage, MessageCache
 from relay.adapters.discord.identifiers import created_at, is_snowflake, snowflake, stream, threads_stream
 from relay.adapters.discord.inbound import messages as inbound
 from relay.adapters.discord.outbound.webhooks import Webhooks
@@ -29,7 +29,7 @@ _MALFORMED = (KeyError, TypeError, ValueError, AttributeError, IndexError, Overf
 
 
 @dataclass(slots=True)
-class Self:
+class BotIdentity:
     """Who we are; empty until the first READY."""
 
     user: str = ""
@@ -40,7 +40,14 @@ class Translator:
     """Turns payloads into events, with the look-ups that belong to their channel."""
 
     def __init__(
-        self, *, me: Self, guilds: Guilds, webhooks: Webhooks, recent: Recent, time: ServerTime, cdn_url: str
+        self,
+        *,
+        me: BotIdentity,
+        guilds: GuildCache,
+        webhooks: Webhooks,
+        recent: MessageCache,
+        time: ServerTime,
+        cdn_url: str,
     ) -> None:
         self._me = me
         self._guilds = guilds
@@ -49,42 +56,44 @@ class Translator:
         self._time = time
         self._cdn_url = cdn_url
 
-    async def batch(self, items: Iterable[tuple[Feed, Item]]) -> EventBatch:
+    async def batch(self, items: Iterable[tuple[ChannelBuffer, GatewayEvent]]) -> EventBatch:
         """Live events, in their order, and how far they bring each channel and thread."""
         events: list[Event] = []
         positions: dict[str, str] = {}
         held = 0
-        for feed, item in items:
+        for buffer, item in items:
             if (held := held + weight(item.data)) > LONG:
                 held = 0
                 await asyncio.sleep(0)  # Whatever else is due comes between.
-            events.extend(self._events(feed, item))
+            events.extend(self._events(buffer, item))
             message = str(item.data.get("id", ""))
             if item.kind == "create" and is_snowflake(message):
                 self._time.told(created_at(message))
                 known = positions.get(stream(item.channel), "0")
                 positions[stream(item.channel)] = max(known, message, key=int)
-                if item.channel != feed.channel.id:
-                    feed.spoken_in(item.channel)
-                    positions[threads_stream(feed.channel.id)] = " ".join(feed.threads)
+                if item.channel != buffer.channel.id:
+                    buffer.spoken_in(item.channel)
+                    positions[threads_stream(buffer.channel.id)] = " ".join(buffer.threads)
         cursors = (Cursor(Platform.DISCORD, name, position) for name, position in positions.items())
         return EventBatch(tuple(events), tuple(cursors))
 
-    async def page(self, feed: Feed, channel: str, messages: Iterable[Mapping[str, Json]]) -> EventBatch:
+    async def page(self, buffer: ChannelBuffer, channel: str, messages: Iterable[Mapping[str, Json]]) -> EventBatch:
         """A page of the history, oldest first."""
-        return await self.batch((feed, Item("create", channel, message)) for message in messages)
+        return await self.batch((buffer, GatewayEvent("create", channel, message)) for message in messages)
 
-    def seen(self, feed: Feed, message: Mapping[str, Json]) -> Seen:
+    def seen(self, buffer: ChannelBuffer, message: Mapping[str, Json]) -> CachedMessage:
         """A message that was looked up by itself."""
-        view = self._view(feed, str(message["channel_id"]))
+        view = self._view(buffer, str(message["channel_id"]))
         content = inbound.content_of(message, view) or Content()
         author = inbound.author_of(message, view)
-        seen = Seen(str(message["channel_id"]), author.name, author.user.id, message.get("webhook_id"), content)
+        seen = CachedMessage(
+            str(message["channel_id"]), author.name, author.user.id, message.get("webhook_id"), content
+        )
         self._recent.put(str(message["id"]), seen)
         return seen
 
-    def _events(self, feed: Feed, item: Item) -> Iterable[Event]:
-        view = self._view(feed, item.channel)
+    def _events(self, buffer: ChannelBuffer, item: GatewayEvent) -> Iterable[Event]:
+        view = self._view(buffer, item.channel)
         try:
             match item.kind:
                 case "create":
@@ -98,33 +107,33 @@ class Translator:
                     message = snowflake(item.data["id"])
                     self._recent.forget(message)
                     is_self = self._recent.removed(message)
-                    return [MessageDeleted(MessageRef(feed.channel, message), by_self=is_self)]
+                    return [MessageDeleted(MessageRef(buffer.channel, message), by_self=is_self)]
                 case "feature":
                     is_self = item.data.get("user_id") == self._me.user
-                    return [FeatureUsed(feed.channel, item.word, user_is_self=is_self)]
+                    return [FeatureUsed(buffer.channel, item.word, user_is_self=is_self)]
         except _MALFORMED as error:
             _log.error("discord payload not understood", kind=item.kind, error=type(error).__name__)
         if item.kind == "create" and is_snowflake(item.data.get("id")):
             return [inbound.unreadable(item.data, view)]
         return []
 
-    def _view(self, feed: Feed, channel: str) -> inbound.View:
-        guild = feed.place.guild
-        return inbound.View(
-            channel=feed.channel,
+    def _view(self, buffer: ChannelBuffer, channel: str) -> inbound.MessageContext:
+        guild = buffer.place.guild
+        return inbound.MessageContext(
+            channel=buffer.channel,
             own_user=self._me.user,
             own_application=self._me.application,
             own_webhooks=self._webhooks.ids,
-            names=self._guilds.names(guild, feed.channel.id),
+            names=self._guilds.names(guild, buffer.channel.id),
             nickname=lambda user: self._guilds.nickname(guild, user),
             cdn_url=self._cdn_url,
             guild=guild,
-            thread=ThreadRef(feed.channel, channel) if channel != feed.channel.id else None,
+            thread=ThreadRef(buffer.channel, channel) if channel != buffer.channel.id else None,
         )
 
-    def _remembered(self, event: Event, item: Item) -> Event:
+    def _remembered(self, event: Event, item: GatewayEvent) -> Event:
         if isinstance(event, MessageCreated | MessageEdited):
-            seen = Seen(
+            seen = CachedMessage(
                 channel=item.channel,
                 author=event.author.name,
                 user=event.author.user.id,
@@ -134,7 +143,7 @@ class Translator:
             self._recent.put(event.ref.id, self._with_own_files(seen, event) if event.author.is_self else seen)
         return event
 
-    def _with_own_files(self, seen: Seen, event: MessageCreated | MessageEdited) -> Seen:
+    def _with_own_files(self, seen: CachedMessage, event: MessageCreated | MessageEdited) -> CachedMessage:
         """What Discord tells of a message that we posted, with the files as we know them: by where they came from."""
         known = self._recent.get(event.ref.id)
         files = () if known is None else known.content.attachments
@@ -142,7 +151,7 @@ class Translator:
             return seen
         return replace(seen, content=replace(seen.content, attachments=files))
 
-    def _is_no_news(self, event: MessageEdited, item: Item) -> bool:
+    def _is_no_news(self, event: MessageEdited, item: GatewayEvent) -> bool:
         """Whether a bot's message was touched without being edited: a preview, a pin."""
         if item.data.get("edited_timestamp") is not None:
             return False
@@ -150,18 +159,18 @@ class Translator:
         return seen is not None and seen.content == event.content
 
 
-class Pump:
+class EventPump:
     """Brings live events to the core, many in one transaction when many wait."""
 
-    def __init__(self, *, feeds: Feeds, translator: Translator, batch_limit: int = 200) -> None:
-        self._feeds = feeds
+    def __init__(self, *, buffers: ChannelBuffers, translator: Translator, batch_limit: int = 200) -> None:
+        self._buffers = buffers
         self._translator = translator
         self._batch_limit = batch_limit
 
     async def run(self, receive: Callable[[EventBatch], Awaitable[None]]) -> None:
         """Work until cancelled. `receive` returns once a batch is on disk."""
         while True:
-            batch = await self._translator.batch(await self._feeds.take(self._batch_limit))
+            batch = await self._translator.batch(await self._buffers.take(self._batch_limit))
             if not batch.events and not batch.cursors:
                 continue
             try:
@@ -181,6 +190,6 @@ async def _one_by_one(batch: EventBatch, receive: Callable[[EventBatch], Awaitab
             await receive(EventBatch((event,)))
         except (StoreError, FatalError):
             raise
-        except Exception as error:  # noqa: BLE001 - see `Pump.run`
+        except Exception as error:  # noqa: BLE001 - see `EventPump.run`
             _log.error("discord event not taken", kind=type(event).__name__, error=type(error).__name__)
     await receive(EventBatch(cursors=batch.cursors))

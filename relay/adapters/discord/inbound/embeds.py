@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from relay.adapters.discord.markup import Names, link, parse, parse_inline, parse_references
+from relay.adapters.discord.markup import NameLookup, link, parse, parse_inline, parse_references
 from relay.domain.ids import MediaRef, Platform
 from relay.domain.names import without_reply_arrow
 from relay.domain.text import nodes as n
@@ -23,7 +23,7 @@ _DEPTH = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Reader:
+class TextReader:
     """Reads the texts of one message, each as clients show it in its place.
 
     Titles and the names of fields have markup and emoji (https://github.com/skyra-project/discord-components/issues/400,
@@ -31,7 +31,7 @@ class Reader:
     footers none (https://github.com/Pycord-Development/pycord/issues/96).
     """
 
-    names: Names
+    names: NameLookup
 
     def blocks(self, text: object, *, headings: bool = True) -> tuple[n.Block, ...]:
         """A text of its own."""
@@ -65,7 +65,7 @@ class Reader:
 # --- Embeds -------------------------------------------------------------------------------------------------
 
 
-def embeds(items: list[Json], reader: Reader) -> Iterator[n.Block]:
+def embeds(items: list[Json], reader: TextReader) -> Iterator[n.Block]:
     """The embeds that a bot or a webhook wrote, each as a quotation."""
     for item in items:
         kind = item.get("type", "rich")
@@ -75,7 +75,7 @@ def embeds(items: list[Json], reader: Reader) -> Iterator[n.Block]:
             yield n.Quote(blocks)
 
 
-def _embed(item: Json, reader: Reader) -> Iterator[n.Block]:
+def _embed(item: Json, reader: TextReader) -> Iterator[n.Block]:
     if provider := reader.words(_mapping(item.get("provider")).get("name")):
         yield n.Subtext(provider)
     author = _mapping(item.get("author"))
@@ -107,7 +107,7 @@ def _field(name: tuple[n.Inline, ...], value: tuple[n.Block, ...]) -> Iterator[n
             yield from value
 
 
-def _footer(item: Json, reader: Reader) -> Iterator[n.Block]:
+def _footer(item: Json, reader: TextReader) -> Iterator[n.Block]:
     nodes: list[n.Inline] = list(reader.words(_mapping(item.get("footer")).get("text")))
     if moment := moment_of(item.get("timestamp")):
         nodes += [n.Text(" • ")] if nodes else []
@@ -116,7 +116,7 @@ def _footer(item: Json, reader: Reader) -> Iterator[n.Block]:
         yield n.Subtext(tuple(nodes))
 
 
-def invitations(message: Json, reader: Reader) -> Iterator[n.Block]:
+def invitations(message: Json, reader: TextReader) -> Iterator[n.Block]:
     """What a message offers besides its words: to join an activity, to try a theme."""
     if isinstance(message.get("activity"), Mapping):
         name = reader.words(_mapping(message.get("application")).get("name")) or (n.Text("an activity"),)
@@ -128,7 +128,7 @@ def invitations(message: Json, reader: Reader) -> Iterator[n.Block]:
 # --- Polls --------------------------------------------------------------------------------------------------
 
 
-def _poll_result(item: Json, reader: Reader) -> Iterator[n.Block]:
+def _poll_result(item: Json, reader: TextReader) -> Iterator[n.Block]:
     values = {entry.get("name"): str(entry.get("value", "")) for entry in item.get("fields") or ()}
     question = reader.words(values.get("poll_question_text"))
     yield n.Paragraph((n.Text("The poll has ended: "), n.Strong(question)))
@@ -141,7 +141,7 @@ def _poll_result(item: Json, reader: Reader) -> Iterator[n.Block]:
         yield n.Paragraph((n.Text("No answer won."),))
 
 
-def poll(item: Json, reader: Reader) -> Iterator[n.Block]:
+def poll(item: Json, reader: TextReader) -> Iterator[n.Block]:
     """A poll: its question and its answers, with the votes once it has ended."""
     yield n.Paragraph((n.Text("📊 "), n.Strong(_media_text(item.get("question"), reader) or (n.Text("Poll"),))))
     results = _mapping(item.get("results"))
@@ -166,7 +166,7 @@ def has_ended(item: object) -> bool:
     return bool(_mapping(_mapping(item).get("results")).get("is_finalized"))
 
 
-def _media_text(media: object, reader: Reader) -> tuple[n.Inline, ...]:
+def _media_text(media: object, reader: TextReader) -> tuple[n.Inline, ...]:
     fields = _mapping(media)
     return _answer(reader.emoji(fields.get("emoji")), reader.words(fields.get("text")))
 
@@ -178,7 +178,7 @@ def _answer(emoji: tuple[n.Inline, ...], words: tuple[n.Inline, ...]) -> tuple[n
 # --- Components ---------------------------------------------------------------------------------------------
 
 
-def components(items: list[Json], reader: Reader, files: frozenset[str], depth: int = 0) -> Iterator[n.Block]:
+def components(items: list[Json], reader: TextReader, files: frozenset[str], depth: int = 0) -> Iterator[n.Block]:
     """Buttons, menus and the layout components that some bots write whole messages with.
 
     `files`: the IDs of the message's attachments, which cross as files and need no link.
@@ -227,7 +227,7 @@ def hidden_files(items: Iterable[Json], depth: int = 0, *, hidden: bool = False)
             yield from hidden_files([accessory], depth + 1, hidden=veiled)
 
 
-def _control(item: Json, reader: Reader) -> tuple[n.Inline, ...]:
+def _control(item: Json, reader: TextReader) -> tuple[n.Inline, ...]:
     emoji = reader.emoji(item.get("emoji"))
     words = reader.words(item.get("label")) or reader.words(item.get("placeholder"))
     shown = _answer(emoji, words) or (n.Text("button" if item.get("type") == 2 else "menu"),)
@@ -241,7 +241,9 @@ def _joined(controls: list[tuple[n.Inline, ...]]) -> Iterator[n.Inline]:
         yield from nodes
 
 
-def _media(item: Json, key: str, said: object, kind: str, reader: Reader, files: frozenset[str]) -> Iterator[n.Block]:
+def _media(
+    item: Json, key: str, said: object, kind: str, reader: TextReader, files: frozenset[str]
+) -> Iterator[n.Block]:
     media, words = _mapping(item.get(key)), reader.words(said)
     if _string(media.get("attachment_id")) in files:
         if words and kind != "File":

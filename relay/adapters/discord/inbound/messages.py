@@ -14,7 +14,7 @@ from typing import Any
 from relay.adapters.discord.identifiers import created_at, is_word, jump_url, snowflake
 from relay.adapters.discord.inbound import embeds
 from relay.adapters.discord.inbound.files import attachments, component_files, media, objects, stickers
-from relay.adapters.discord.markup import Names
+from relay.adapters.discord.markup import NameLookup
 from relay.domain.content import Author, Content
 from relay.domain.events import Event, FeatureUsed, MessageCreated, MessageEdited
 from relay.domain.ids import ChannelRef, MessageRef, Platform, ThreadRef, UserRef
@@ -59,7 +59,7 @@ _NOT_SYSTEM = frozenset({0, 19, 20, 23, 46})
 
 
 @dataclass(frozen=True, slots=True)
-class View:
+class MessageContext:
     """Where a message stands and what is known around it.
 
     `channel` is the paired channel of the server `guild`, `thread` the thread inside it. `names` makes the look-ups
@@ -71,14 +71,14 @@ class View:
     own_user: str
     own_application: str
     own_webhooks: AbstractSet[str]
-    names: Callable[[Json], Names]
+    names: Callable[[Json], NameLookup]
     nickname: Callable[[str], str | None]
     cdn_url: str
     guild: str = "@me"
     thread: ThreadRef | None = None
 
 
-def created(message: Json, view: View) -> tuple[Event, ...]:
+def created(message: Json, view: MessageContext) -> tuple[Event, ...]:
     """What a new message (or one in the history) is for the core; empty for what shows nothing of its own."""
     kind = message.get("type", 0)
     if kind == _THREAD_STARTER:
@@ -101,7 +101,7 @@ def created(message: Json, view: View) -> tuple[Event, ...]:
     return (event,)
 
 
-def edited(message: Json, view: View, now: datetime) -> MessageEdited | None:
+def edited(message: Json, view: MessageContext, now: datetime) -> MessageEdited | None:
     """What a MESSAGE_UPDATE is; None when nobody edited anything.
 
     Discord also sends one when it has fetched a link's preview, when a message is pinned, or a thread hangs on it.
@@ -122,7 +122,7 @@ def edited(message: Json, view: View, now: datetime) -> MessageEdited | None:
     return MessageEdited(MessageRef(view.channel, snowflake(message["id"])), author_of(message, view), content, moment)
 
 
-def unreadable(message: Json, view: View) -> MessageCreated:
+def unreadable(message: Json, view: MessageContext) -> MessageCreated:
     """What stands in for a message whose form we do not know, so that it is not missing."""
     author = message.get("author")
     fields = author if isinstance(author, Mapping) else {}
@@ -136,7 +136,7 @@ def unreadable(message: Json, view: View) -> MessageCreated:
     )
 
 
-def author_of(message: Json, view: View) -> Author:
+def author_of(message: Json, view: MessageContext) -> Author:
     """Who wrote it. A webhook's messages have the webhook's ID as their author's."""
     author = message["author"]
     member = message.get("member") or {}
@@ -156,7 +156,7 @@ def author_of(message: Json, view: View) -> Author:
     )
 
 
-def _is_self(message: Json, author: Json, view: View) -> bool:
+def _is_self(message: Json, author: Json, view: MessageContext) -> bool:
     if author.get("id") == view.own_user:
         return True
     webhook = message.get("webhook_id")
@@ -165,7 +165,7 @@ def _is_self(message: Json, author: Json, view: View) -> bool:
     return webhook is not None and ours
 
 
-def content_of(message: Json, view: View) -> Content | None:
+def content_of(message: Json, view: MessageContext) -> Content | None:
     """What a message says; None for a system message that is not worth seeing."""
     kind = message.get("type", 0)
     if kind not in _WRITTEN:
@@ -182,7 +182,7 @@ def content_of(message: Json, view: View) -> Content | None:
     return Content(_aside(words))
 
 
-def _written(message: Json, view: View, whole: Json) -> Content:
+def _written(message: Json, view: MessageContext, whole: Json) -> Content:
     reader = _reader(message, view)
     page = jump_url(view.guild, str(whole.get("channel_id")), str(whole.get("id")))
     blocks: list[n.Block] = list(reader.blocks(message.get("content")))
@@ -214,11 +214,11 @@ def _written(message: Json, view: View, whole: Json) -> Content:
     return Content(n.RichText(tuple(blocks)), tuple(files))
 
 
-def _reader(message: Json, view: View) -> embeds.Reader:
-    return embeds.Reader(replace(view.names(message), emoji_url=partial(_emoji_url, view.cdn_url)))
+def _reader(message: Json, view: MessageContext) -> embeds.TextReader:
+    return embeds.TextReader(replace(view.names(message), emoji_url=partial(_emoji_url, view.cdn_url)))
 
 
-def _reply_to(message: Json, view: View) -> MessageRef | None:
+def _reply_to(message: Json, view: MessageContext) -> MessageRef | None:
     reference = message.get("message_reference") or {}
     if message.get("type", 0) not in _WRITTEN or reference.get("type", 0) == _FORWARD:
         return None
@@ -228,7 +228,7 @@ def _reply_to(message: Json, view: View) -> MessageRef | None:
     return MessageRef(view.channel, reference["message_id"])
 
 
-def _calls_answered(message: Json, view: View) -> bool:
+def _calls_answered(message: Json, view: MessageContext) -> bool:
     """Whether a reply notifies whom it answers. Of whom a webhook spoke for, Discord does not tell."""
     if _reply_to(message, view) is None:
         return False

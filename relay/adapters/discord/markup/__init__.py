@@ -6,6 +6,6 @@ a client show a tree). https://discord.com/developers/docs/reference#message-for
 
 from relay.adapters.discord.markup.block_parser import parse, parse_inline, parse_references
 from relay.adapters.discord.markup.block_renderer import render
-from relay.adapters.discord.markup.references import Look, Names, link
+from relay.adapters.discord.markup.references import NameLookup, ReferenceCodes, link
 
-__all__ = ["Look", "Names", "link", "parse", "parse_inline", "parse_references", "render"]
+__all__ = ["NameLookup", "ReferenceCodes", "link", "parse", "parse_inline", "parse_references", "render"]

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from relay.adapters.discord.markup.inline_parser import InlineParser, is_plain
-from relay.adapters.discord.markup.references import Names, read_angle
+from relay.adapters.discord.markup.references import NameLookup, read_angle
 from relay.domain.text import nodes as n
 from relay.domain.text.normalise import normalise, words_of
 
@@ -24,7 +24,7 @@ _CONTINUED = re.compile(r" +[^ \n]")
 _DEEPEST_LIST = 10
 
 
-def parse(content: str, *, names: Names, headings: bool = True) -> n.RichText:
+def parse(content: str, *, names: NameLookup, headings: bool = True) -> n.RichText:
     """What a client shows of a message's `content`. Never raises; linear in the length of `content`.
 
     `headings` false: where clients show none (https://github.com/discord/discord-api-docs/issues/7167).
@@ -33,12 +33,12 @@ def parse(content: str, *, names: Names, headings: bool = True) -> n.RichText:
     return normalise(n.RichText(tuple(_Blocks(source, names, headings=headings).read())))
 
 
-def parse_inline(content: str, *, names: Names) -> tuple[n.Inline, ...]:
+def parse_inline(content: str, *, names: NameLookup) -> tuple[n.Inline, ...]:
     """The same for where clients show markup, but no blocks: an embed's title."""
     return words_of(InlineParser(content.replace("\r\n", "\n").replace("\r", "\n"), names).all())
 
 
-def parse_references(content: str, *, names: Names) -> tuple[n.Inline, ...]:
+def parse_references(content: str, *, names: NameLookup) -> tuple[n.Inline, ...]:
     """The same for where clients show no markup at all: what stands in angle brackets is still better by its name."""
     nodes: list[n.Inline] = []
     start = place = 0
@@ -59,7 +59,7 @@ class _Blocks:
     """The blocks of `source`. Clients nest neither quotes nor lists-in-the-body-of-an-item otherwise than by indent."""
 
     source: str
-    names: Names
+    names: NameLookup
     quoted: bool = False
     listed: bool = False
     headings: bool = True

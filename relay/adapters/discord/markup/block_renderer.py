@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from unicodedata import category, east_asian_width
 
 from relay.adapters.discord.markup.inline_renderer import ZERO_WIDTH, Place, escape_lines, render_inline
-from relay.adapters.discord.markup.references import Look
+from relay.adapters.discord.markup.references import ReferenceCodes
 from relay.domain.text import nodes as n
 from relay.domain.text.normalise import normalise, normalise_inline, split_lines
 
@@ -24,15 +24,15 @@ _WIDEST_COLUMN = 60
 _RULE = n.Paragraph((n.Text("⎯" * 12),))
 
 
-def render(text: n.RichText, *, look: Look) -> str:
-    """Message content that makes a client show `text`. Whatever `text` holds: it mentions only what `look` allows."""
+def render(text: n.RichText, *, codes: ReferenceCodes) -> str:
+    """Message content that makes a client show `text`. Whatever `text` holds: it mentions only what `codes` allows."""
     blocks = normalise(text).blocks
-    content = _Writer(look, Place(lines=True)).blocks(blocks)
+    content = _Writer(codes, Place(lines=True)).blocks(blocks)
     # Clients pair marks across lines and blocks. Where all underscores are in words, none can pair with them, and they
     # need no backslash there; where nothing could be the target of a link, nor do brackets.
     place = Place(lines="_" in content.replace("\\_", ""), brackets="](" in content)
     if place.brackets or ("_" in content and not place.lines):
-        content = _Writer(look, place).blocks(blocks)
+        content = _Writer(codes, place).blocks(blocks)
     return content
 
 
@@ -40,7 +40,7 @@ def render(text: n.RichText, *, look: Look) -> str:
 class _Writer:
     """Writes blocks. `place` is what holds of the whole text: clients pair marks across lines and blocks."""
 
-    look: Look
+    codes: ReferenceCodes
     place: Place
     depth: int = 0
     listed: bool = False
@@ -70,7 +70,7 @@ class _Writer:
     def _block(self, block: n.Block) -> str:
         match block:
             case n.Paragraph(children):
-                text = escape_lines(render_inline(children, self.look, self.place))
+                text = escape_lines(render_inline(children, self.codes, self.place))
                 # A blank line would end the list that the text stands in.
                 return _BLANK_LINES.sub("\n", text.strip("\n")) if self.listed else text
             case n.Heading(level, children):
@@ -82,7 +82,7 @@ class _Writer:
                 fenced = text.replace("``", f"`{ZERO_WIDTH}`") if "```" in text else text
                 return f"```{language if _LANGUAGE.fullmatch(language) else ''}\n{fenced.strip(chr(10))}\n```"
             case n.Quote(blocks):
-                inner = _Writer(self.look, self.place, self.depth + 1, listed=self.listed).blocks(blocks)
+                inner = _Writer(self.codes, self.place, self.depth + 1, listed=self.listed).blocks(blocks)
                 if not inner or self.depth >= _DEEPEST:
                     return inner
                 return "\n".join(f"> {line}" for line in inner.split("\n"))
@@ -93,10 +93,10 @@ class _Writer:
 
     def _line(self, children: tuple[n.Inline, ...]) -> str:
         line = tuple(n.Text(" ") if isinstance(node, n.LineBreak) else node for node in children)
-        return render_inline(line, self.look, self.place).replace("\n", " ")
+        return render_inline(line, self.codes, self.place).replace("\n", " ")
 
     def _list(self, items: tuple[n.ListItem, ...], start: int | None) -> str:
-        writer = _Writer(self.look, self.place, self.depth + 1, listed=True)
+        writer = _Writer(self.codes, self.place, self.depth + 1, listed=True)
         done: list[str] = []
         for number, item in enumerate(items, start=max(start or 0, 0)):
             mark = "- " if start is None else f"{number}. "

@@ -10,7 +10,7 @@ from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from relay.adapters.discord.markup.references import WEB, Names, link, read_angle, read_broadcast, url_at
+from relay.adapters.discord.markup.references import WEB, NameLookup, link, read_angle, read_broadcast, url_at
 from relay.domain.text import nodes as n
 
 # What surely is no markup: the beginnings that no rule can go on with are left to it, too.
@@ -54,7 +54,7 @@ def is_plain(source: str) -> bool:
 class InlineParser:
     """Reads inline nodes out of `source`."""
 
-    def __init__(self, source: str, names: Names, *, depth: int = 0, escapes: bool = True) -> None:
+    def __init__(self, source: str, names: NameLookup, *, depth: int = 0, escapes: bool = True) -> None:
         self._source = source
         self._names = names
         self._depth = depth

@@ -1,14 +1,14 @@
 """The neutral text tree -> Discord's markdown: what stands inside a block.
 
 Three passes: what Discord cannot show becomes text (`markup_lower`); literal code that would close the markup around it
-moves outside (`hoisted`); then the rest is written down (`markup_writer`).
+moves outside (`hoist_literals`); then the rest is written down (`markup_writer`).
 """
 
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from relay.adapters.discord.markup.references import Look, live, named, url_at
+from relay.adapters.discord.markup.references import ReferenceCodes, live, named, url_at
 from relay.domain.text import nodes as n
 from relay.domain.text.links import is_bare, link_bare_urls
 from relay.domain.text.normalise import normalise_inline
@@ -60,42 +60,42 @@ class Place:
 LABEL = Place(escapes=False)
 
 
-def render_inline(nodes: Sequence[n.Inline], look: Look, place: Place) -> str:
+def render_inline(nodes: Sequence[n.Inline], codes: ReferenceCodes, place: Place) -> str:
     """Inline markdown for `nodes`."""
     if len(nodes) == 1 and isinstance(only := nodes[0], n.Text) and not may_be_markup(only.text):
         return only.text
-    return Spans(look, place).write(hoisted(normalise_inline(lower(nodes, look)), look))
+    return _InlineWriter(codes, place).write(hoist_literals(normalise_inline(lower(nodes, codes)), codes))
 
 
 # --- What Discord has no markup for, in the markup and words that it has ------------------------------------
 
 
-def lower(nodes: Sequence[n.Inline], look: Look) -> Iterator[n.Inline]:
+def lower(nodes: Sequence[n.Inline], codes: ReferenceCodes) -> Iterator[n.Inline]:
     """`nodes` without what Discord has no markup for."""
     for node in nodes:
-        if live(node, look) is not None:
+        if live(node, codes) is not None:
             yield node
             continue
         match node:
             case n.Text(text):
                 yield from link_bare_urls(text) if "://" in text else (node,)
             case n.Strong() | n.Emphasis() | n.Underline() | n.Strike():
-                yield type(node)(tuple(lower(node.children, look)))
+                yield type(node)(tuple(lower(node.children, codes)))
             case n.Spoiler(children, reason):
                 if reason:
                     yield n.Text(f"({' '.join(reason.split())}) ")
-                yield n.Spoiler(tuple(lower(children, look)))
+                yield n.Spoiler(tuple(lower(children, codes)))
             case n.Colored(children):
-                yield from lower(children, look)
+                yield from lower(children, codes)
             case n.Superscript(children, lowered):
-                yield from _superscript(tuple(lower(children, look)), lowered=lowered)
+                yield from _superscript(tuple(lower(children, codes)), lowered=lowered)
             case n.Math(tex):
                 yield n.Code(tex)
             case n.Link():
-                yield from _link(node, look)
+                yield from _link(node, codes)
             case n.MessageLink(_, url, children):
-                target = look.message(node) or url
-                yield from _link(n.Link(target, children or (n.Text(target),)), look)
+                target = codes.message(node) or url
+                yield from _link(n.Link(target, children or (n.Text(target),)), codes)
             case _:
                 yield named(node)
 
@@ -110,11 +110,11 @@ def _superscript(children: tuple[n.Inline, ...], *, lowered: bool) -> Iterator[n
         yield n.Text(")")
 
 
-def _link(link: n.Link, look: Look) -> Iterator[n.Inline]:
+def _link(link: n.Link, codes: ReferenceCodes) -> Iterator[n.Inline]:
     """A link as Discord takes it: bare, masked, or its words with the address behind them."""
     if not _WEB.match(link.url):
         address = link.url.removeprefix("mailto:")
-        words = tuple(lower(link.children, look))
+        words = tuple(lower(link.children, codes))
         yield from words
         if words not in ((n.Text(address),), (n.Text(link.url),)):
             yield n.Text(f" ({address})")
@@ -124,33 +124,33 @@ def _link(link: n.Link, look: Look) -> Iterator[n.Inline]:
         yield n.Link(url, (n.Text(url),), link.preview)
         return
     children = normalise_inline(
-        node for child in link.children for node in ((child,) if isinstance(child, n.Text) else lower((child,), look))
+        node for child in link.children for node in ((child,) if isinstance(child, n.Text) else lower((child,), codes))
     )
-    words = hoisted(children, look)
-    label = Spans(look, LABEL).write(words)
-    plain = label == _with_escapes(words, look) and "\\]" not in label and _BALANCED_LABEL.fullmatch(label)
+    words = hoist_literals(children, codes)
+    label = _InlineWriter(codes, LABEL).write(words)
+    plain = label == _with_escapes(words, codes) and "\\]" not in label and _BALANCED_LABEL.fullmatch(label)
     if plain and label.strip() and not _LABEL_URL.search(label):
         if not _BALANCED_URL.fullmatch(url):
             url = url.replace("(", "%28").replace(")", "%29")
         yield n.Link(url, words, link.preview)
         return
-    yield from normalise_inline(lower(children, look))
+    yield from normalise_inline(lower(children, codes))
     yield n.Text(" (")
     yield n.Link(url, (n.Text(url),), link.preview)
     yield n.Text(")")
 
 
-def _with_escapes(words: tuple[n.Inline, ...], look: Look) -> str:
+def _with_escapes(words: tuple[n.Inline, ...], codes: ReferenceCodes) -> str:
     """`words` as they would have to be written where clients honour escapes: not in a masked link."""
-    written = Spans(look, Place(lines=True)).write(words)
+    written = _InlineWriter(codes, Place(lines=True)).write(words)
     # Where all underscores are in words, none can pair with them.
-    return written if "_" in written.replace("\\_", "") else Spans(look, Place()).write(words)
+    return written if "_" in written.replace("\\_", "") else _InlineWriter(codes, Place()).write(words)
 
 
 # --- Literal code that would close the markup around it moves outside ---------------------------------------
 
 
-def literals(node: n.Inline, look: Look) -> str:
+def literals(node: n.Inline, codes: ReferenceCodes) -> str:
     """The characters inside `node` that cannot be escaped."""
     match node:
         case n.Code(text):
@@ -158,42 +158,42 @@ def literals(node: n.Inline, look: Look) -> str:
         case (
             n.Strong(children) | n.Emphasis(children) | n.Underline(children) | n.Strike(children) | n.Spoiler(children)
         ):
-            return "\n".join(literals(child, look) for child in children)
+            return "\n".join(literals(child, codes) for child in children)
         case n.Link(_, children) if not is_bare(node):
-            return "\n".join((n.inline_text(children), *(literals(child, look) for child in children)))
+            return "\n".join((n.inline_text(children), *(literals(child, codes) for child in children)))
         case n.CustomEmoji():
-            return live(node, look) or ""
+            return live(node, codes) or ""
         case _:
             return ""
 
 
-def hoisted(nodes: tuple[n.Inline, ...], look: Look) -> tuple[n.Inline, ...]:
+def hoist_literals(nodes: tuple[n.Inline, ...], codes: ReferenceCodes) -> tuple[n.Inline, ...]:
     """`nodes` with markup cut open around literals that would close it.
 
     It takes several passes: what was cut apart may run together with what stands beside it.
     """
-    if all(_CLOSING.isdisjoint(literals(node, look)) for node in nodes):
+    if all(_CLOSING.isdisjoint(literals(node, codes)) for node in nodes):
         return nodes
     for _ in range(_MOST_PASSES):
-        before, nodes = nodes, normalise_inline(_hoist(nodes, look))
+        before, nodes = nodes, normalise_inline(_hoist(nodes, codes))
         if nodes == before:
             break
     return nodes
 
 
-def _hoist(nodes: Sequence[n.Inline], look: Look) -> Iterator[n.Inline]:
+def _hoist(nodes: Sequence[n.Inline], codes: ReferenceCodes) -> Iterator[n.Inline]:
     """Markup cut open around literals that would close it. A spoiler never is: its literals are broken instead."""
     for node in nodes:
         if isinstance(node, n.Link):
-            yield node if is_bare(node) else replace(node, children=normalise_inline(_hoist(node.children, look)))
+            yield node if is_bare(node) else replace(node, children=normalise_inline(_hoist(node.children, codes)))
             continue
         if not isinstance(node, n.Strong | n.Emphasis | n.Underline | n.Strike | n.Spoiler):
             yield node
             continue
         inside: list[n.Inline] = []
         held = ""
-        for child in _hoist(node.children, look):
-            verbatim = literals(child, look)
+        for child in _hoist(node.children, codes):
+            verbatim = literals(child, codes)
             if not _clashes(node, held + verbatim):
                 inside.append(child)
                 held = _remembered(node, held + verbatim)
@@ -202,7 +202,7 @@ def _hoist(nodes: Sequence[n.Inline], look: Look) -> Iterator[n.Inline]:
             inside, held = [], ""
             if isinstance(child, n.Strong | n.Emphasis | n.Underline | n.Strike | n.Spoiler):
                 # The markup moves into the child, to everything but the literals.
-                yield replace(child, children=tuple(_hoist((replace(node, children=child.children),), look)))
+                yield replace(child, children=tuple(_hoist((replace(node, children=child.children),), codes)))
             else:
                 yield child
         yield replace(node, children=tuple(inside))
@@ -225,13 +225,13 @@ def _clashes(node: n.Inline, verbatim: str) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Spans:
+class _InlineWriter:
     """Writes nodes that are all Discord's own.
 
     `url_escapes`: what may not stand in a URL because of what surrounds it. `hidden`: inside a spoiler.
     """
 
-    look: Look
+    codes: ReferenceCodes
     place: Place
     url_escapes: str = ""
     hidden: bool = False
@@ -280,14 +280,14 @@ class Spans:
             case n.Link():
                 return self._link(node, following)
             case _:
-                return live(node, self.look) or ""
+                return live(node, self.codes) or ""
 
-    def _inside(self, character: str) -> "Spans":
-        return Spans(self.look, self.place, self.url_escapes + character, self.hidden)
+    def _inside(self, character: str) -> "_InlineWriter":
+        return _InlineWriter(self.codes, self.place, self.url_escapes + character, self.hidden)
 
     def _italic(self, node: n.Emphasis, before: n.Inline | None, after: n.Inline | None, following: str) -> str:
         """`*…*`, or `_…_` where stars would run together with others; as a last resort with a space of no width."""
-        verbatim = literals(node, self.look)
+        verbatim = literals(node, self.codes)
         beside = (before, after)
         stars_run = any(isinstance(other, n.Strong) for other in beside)
         lines_run = any(isinstance(other, n.Underline) for other in beside)

@@ -46,7 +46,7 @@ def _emoji_url(emoji_id: str, animated: bool) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Names:
+class NameLookup:
     """What the parser must ask: the display name of a user, role or channel ID, None where it is unknown.
 
     `hidden`: whether a channel is not for everybody who reads the message, so that nothing is told of it.
@@ -79,7 +79,7 @@ def url_at(source: str, place: int) -> str:
     return url if WEB.match(url) else ""
 
 
-def link(url: str, children: tuple[n.Inline, ...], names: Names, *, preview: bool = True) -> n.Inline:
+def link(url: str, children: tuple[n.Inline, ...], names: NameLookup, *, preview: bool = True) -> n.Inline:
     """A link; one to a channel or a message of Discord as what it is."""
     jump = _JUMP.fullmatch(url)
     if jump and names.hidden(jump[1]):
@@ -94,7 +94,7 @@ def link(url: str, children: tuple[n.Inline, ...], names: Names, *, preview: boo
     return n.Link(url, children, preview)
 
 
-def read_angle(source: str, place: int, names: Names) -> tuple[n.Inline, int] | None:
+def read_angle(source: str, place: int, names: NameLookup) -> tuple[n.Inline, int] | None:
     """The reference, or the address, that stands in angle brackets at `place`, and where it ends."""
     match = _ANGLE.match(source, place)
     if match is None:
@@ -148,7 +148,7 @@ def _timestamp(seconds: int, style: str) -> n.Timestamp | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class ReferenceCodes:
     """How references look on Discord; None where they are to be read as plain words.
 
     `user`, `role`, `channel`: the ID to mention. `message`: the jump URL of the message's copy. `emoji`: the code of an
@@ -163,20 +163,20 @@ class Look:
     broadcast: bool = False
 
 
-def live(node: n.Inline, look: Look) -> str | None:
+def live(node: n.Inline, codes: ReferenceCodes) -> str | None:
     """The code of a reference that Discord shows as its own kind of thing, None where it cannot."""
     match node:
         case n.UserMention():
-            return _code("<@{}>", look.user(node))
+            return _code("<@{}>", codes.user(node))
         case n.RoleMention():
-            return _code("<@&{}>", look.role(node))
+            return _code("<@&{}>", codes.role(node))
         case n.ChannelMention():
-            return _code("<#{}>", look.channel(node))
+            return _code("<#{}>", codes.channel(node))
         case n.CustomEmoji():
-            code = look.emoji(node)
+            code = codes.emoji(node)
             return code if code and _EMOJI.fullmatch(code) else None
         case n.BroadcastMention(scope):
-            return f"@{scope}" if look.broadcast else None
+            return f"@{scope}" if codes.broadcast else None
         case n.Timestamp(at, style):
             return f"<t:{int(at.timestamp())}:{style}>" if style in tuple("tTdDfFsSR") else f"<t:{int(at.timestamp())}>"
         case _:

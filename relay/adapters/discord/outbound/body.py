@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from relay.adapters.discord import markup
-from relay.adapters.discord.outbound.usernames import introduced, username
+from relay.adapters.discord.outbound.usernames import username, with_author_name
 from relay.core.convert.headings import under_heading
 from relay.core.ports import Delivery
 from relay.domain.content import Author, Content
@@ -28,14 +28,14 @@ def _emoji_code(node: n.CustomEmoji) -> str | None:
 
 # A broadcast that is still one here is one that its author may make and that the pair allows: `core.degrade` sees to
 # it. People and channels of Discord come from `core.references` alone: nobody elsewhere can write one.
-_LOOK = markup.Look(
+_CODES = markup.ReferenceCodes(
     user=lambda node: node.user.id if node.user.platform is Platform.DISCORD else None,
     channel=lambda node: node.channel.id if node.channel.platform is Platform.DISCORD else None,
     emoji=_emoji_code,
     broadcast=True,
 )
 # Which emoji a server has is known when a message is sent; until then any may turn out to be one of them.
-_ROOMY = replace(_LOOK, emoji=lambda node: _emoji_code(node) or f"<a:{node.name}:{'0' * 20}>")
+_LONGEST_CODES = replace(_CODES, emoji=lambda node: _emoji_code(node) or f"<a:{node.name}:{'0' * 20}>")
 _SOMEBODY = (n.Text("x"),)
 
 
@@ -44,14 +44,14 @@ def measure(text: n.RichText) -> int:
 
     The name itself is not counted, but what is set apart because of it.
     """
-    length = len(markup.render(text, look=_ROOMY))
+    length = len(markup.render(text, codes=_LONGEST_CODES))
     match text.blocks:
         case (n.Paragraph(children), *rest):
             plain: tuple[n.Block, ...] = (n.Paragraph((*_SOMEBODY, n.Text(" "), *children)), *rest)
         case blocks:
             plain = (n.Paragraph(_SOMEBODY), *blocks)
-    introduced = under_heading(_SOMEBODY, text.blocks)
-    return length if introduced == plain else max(length, len(markup.render(n.RichText(introduced), look=_ROOMY)))
+    headed = under_heading(_SOMEBODY, text.blocks)
+    return length if headed == plain else max(length, len(markup.render(n.RichText(headed), codes=_LONGEST_CODES)))
 
 
 def with_own_emoji(content: Content, own: Callable[[str], n.CustomEmoji | None]) -> Content:
@@ -65,7 +65,7 @@ def with_own_emoji(content: Content, own: Callable[[str], n.CustomEmoji | None])
     return replace(content, text=map_inline(content.text, settle))
 
 
-def said_by_webhook(content: Content) -> str:
+def webhook_text(content: Content) -> str:
     """The text of a message that shows its author's name above it. Raises `Unsupported` for nothing at all."""
     text = _written(_styled(content))
     return _present(text if len(text) <= TEXT_LENGTH else _written(content.text), content)
@@ -74,7 +74,7 @@ def said_by_webhook(content: Content) -> str:
 def webhook_body(content: Content, author: Author) -> dict[str, Any]:
     """What to post through a webhook for `author`. Raises `Unsupported` for nothing at all."""
     body: dict[str, Any] = {
-        "content": said_by_webhook(content),
+        "content": webhook_text(content),
         "username": username(author),
         "allowed_mentions": allowed_mentions(content),
     }
@@ -98,12 +98,12 @@ def allowed_mentions(content: Content) -> dict[str, Any]:
     return allowed | ({"users": list(users)[:_MOST_MENTIONS]} if users else {})
 
 
-def said_by_bot(delivery: Delivery) -> str:
+def bot_text(delivery: Delivery) -> str:
     """What the bot says for somebody, or in its own name. Raises `Unsupported` for nothing at all."""
     if delivery.author is None:
-        return said_by_webhook(delivery.content)
-    text = _written(introduced(_styled(delivery.content), delivery.author))
-    short = text if len(text) <= TEXT_LENGTH else _written(introduced(delivery.content.text, delivery.author))
+        return webhook_text(delivery.content)
+    text = _written(with_author_name(_styled(delivery.content), delivery.author))
+    short = text if len(text) <= TEXT_LENGTH else _written(with_author_name(delivery.content.text, delivery.author))
     return _present(short, delivery.content)
 
 
@@ -119,7 +119,7 @@ def _styled(content: Content) -> n.RichText:
 
 def _written(text: n.RichText) -> str:
     # Half a character (a lone surrogate) and the null character are no text that a request can carry.
-    return markup.render(text, look=_LOOK).replace("\0", "").encode("utf-8", "replace").decode()
+    return markup.render(text, codes=_CODES).replace("\0", "").encode("utf-8", "replace").decode()
 
 
 def _present(text: str, content: Content) -> str:

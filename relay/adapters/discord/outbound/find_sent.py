@@ -12,7 +12,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from datetime import timedelta
 
-from relay.adapters.discord.api.client import Json, Rest, Route
+from relay.adapters.discord.api.client import Json, RestClient, Route
 from relay.adapters.discord.identifiers import created_at, is_snowflake
 from relay.core.ports import Delivery
 
@@ -24,7 +24,7 @@ _PAGES_AT_LEAST = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Expected:
+class ExpectedMessage:
     """What the earlier try would have posted: through a webhook of ours, or as the bot; `files` is how many.
 
     `usernames`: the one that the author has, and those that stand in for it where Discord refuses it.
@@ -62,7 +62,7 @@ class Expected:
         return len(message.get("attachments") or ()) == self.files
 
 
-class Posted:
+class PostedMessages:
     """What this process has posted: the message of each delivery's key."""
 
     def __init__(self) -> None:
@@ -85,7 +85,7 @@ class Posted:
         return message in self._messages
 
 
-async def candidates(rest: Rest, channel: str, delivery: Delivery) -> list[Mapping[str, Json]]:
+async def candidates(rest: RestClient, channel: str, delivery: Delivery) -> list[Mapping[str, Json]]:
     """The messages among which an earlier try of `delivery` has to be, oldest first. Raises an `ApiError`.
 
     Read from the newest back to the lane's last copy: our clock says nothing about Discord's IDs. How long ago the

@@ -4,21 +4,21 @@ from collections.abc import Mapping
 
 import structlog
 
-from relay.adapters.discord.api.client import Json, Rest, Route
+from relay.adapters.discord.api.client import Json, RestClient, Route
 from relay.adapters.discord.api.errors import MISSING, ApiError, ErrorCode, Refused, Unanswered
-from relay.adapters.discord.api.rate_limits import POSTING_PATIENCE
-from relay.adapters.discord.gateway.buffers import Feeds
-from relay.adapters.discord.gateway.message_cache import Recent, Seen
-from relay.adapters.discord.gateway.translator import Self
+from relay.adapters.discord.api.rate_limits import POSTING_MAX_WAIT
+from relay.adapters.discord.gateway.buffers import ChannelBuffers
+from relay.adapters.discord.gateway.message_cache import CachedMessage, MessageCache
+from relay.adapters.discord.gateway.translator import BotIdentity
 from relay.adapters.discord.identifiers import is_snowflake
 from relay.adapters.discord.media import Media
 from relay.adapters.discord.outbound import find_sent as adoption
 from relay.adapters.discord.outbound.body import (
     TEXT_LENGTH,
     allowed_mentions,
-    said_by_bot,
-    said_by_webhook,
+    bot_text,
     webhook_body,
+    webhook_text,
 )
 from relay.adapters.discord.outbound.usernames import usernames
 from relay.adapters.discord.outbound.webhooks import Webhook, Webhooks, is_gone
@@ -37,18 +37,18 @@ _FORBIDDEN, _FULL = 10.0, 300.0
 _NAMES_REMEMBERED = 500
 
 
-class Poster:
+class MessagePoster:
     """Makes messages. Raises `ApiError`s, and `ActionNeeded` for what it need not even ask."""
 
     def __init__(
         self,
         *,
-        rest: Rest,
+        rest: RestClient,
         media: Media,
-        me: Self,
-        feeds: Feeds,
+        me: BotIdentity,
+        buffers: ChannelBuffers,
         webhooks: Webhooks,
-        recent: Recent,
+        recent: MessageCache,
         last_sent: LastSent,
         clock: Clock,
     ) -> None:
@@ -56,23 +56,23 @@ class Poster:
         self._rest = rest
         self._media = media
         self._me = me
-        self._feeds = feeds
+        self._buffers = buffers
         self._webhooks = webhooks
         self._recent = recent
         self._last_sent = last_sent
-        self._posted = adoption.Posted()
+        self._posted = adoption.PostedMessages()
         self._without_webhook: dict[str, float] = {}
         self._accepted: dict[str, str] = {}  # for names that Discord refused: those that it took instead
 
     def posts_itself(self, channel: str) -> bool:
         """Whether the bot has to speak for everybody in a channel."""
-        feed = self._feeds.get(channel)
+        buffer = self._buffers.get(channel)
         tried_lately = self._clock.monotonic() < self._without_webhook.get(channel, 0.0)
-        return tried_lately or (feed is not None and not feed.place.webhooks)
+        return tried_lately or (buffer is not None and not buffer.place.webhooks)
 
     async def post(self, delivery: Delivery) -> str:
         """The message that `delivery` has become, by this try or an earlier one."""
-        if self._feeds.get(delivery.channel.id) is None:
+        if self._buffers.get(delivery.channel.id) is None:
             # A webhook would take it, but nobody would hear what becomes of the channel meanwhile.
             raise Unanswered("the channel is not open", sent=False)
         channel = self._destination(delivery)
@@ -86,7 +86,7 @@ class Poster:
 
     async def _post(self, delivery: Delivery, channel: str) -> str:
         author = delivery.author
-        home = self._feeds.webhook_home(channel)
+        home = self._buffers.webhook_home(channel)
         for _ in range(_WEBHOOKS_TRIED):
             hook = await self._webhook(channel) if author is not None else None
             if author is None or hook is None:
@@ -106,7 +106,7 @@ class Poster:
                 continue
             message, where = _id(answer), answer.get("channel_id")
             if str(where) == channel or not is_snowflake(where):
-                self._recent.put(message, Seen(channel, author.name, hook.id, hook.id, delivery.content))
+                self._recent.put(message, CachedMessage(channel, author.name, hook.id, hook.id, delivery.content))
                 return message
             self._webhooks.moved(home, hook, str(where))
             await self._take_back(hook.id, str(where), message, hook)
@@ -145,7 +145,7 @@ class Poster:
     async def _post_through(self, hook: Webhook, delivery: Delivery, author: Author) -> Json:
         """Post through a webhook. A name or a picture that Discord does not take is no reason to lose the message."""
         body: dict[str, Json] = webhook_body(delivery.content, author)
-        route = hook.route(self._feeds.thread(delivery.channel.id))
+        route = hook.route(self._buffers.thread(delivery.channel.id))
         first, *others = usernames(author)
         if (accepted := self._accepted.get(first)) in others:
             body["username"], others = accepted, others[others.index(accepted) + 1 :]
@@ -171,12 +171,12 @@ class Poster:
             return answer
 
     async def _post_as_bot(self, delivery: Delivery, channel: str) -> str:
-        feed = self._feeds.get(channel)
-        if feed is not None and not feed.place.speaks:
+        buffer = self._buffers.get(channel)
+        if buffer is not None and not buffer.place.speaks:
             # Asking would only use up the answers that Discord gives before it bans.
-            needed = "Send Messages" if self._feeds.thread(channel) is None else "Send Messages in Threads"
+            needed = "Send Messages" if self._buffers.thread(channel) is None else "Send Messages in Threads"
             raise ActionNeeded(f"the bot may not write in channel {channel}: give its role {needed} there")
-        content = said_by_bot(delivery)
+        content = bot_text(delivery)
         if len(content) > TEXT_LENGTH:
             # The permission was lost after the text had been split for a webhook; the next try splits it for a bot.
             raise Unanswered("the bot has to post this itself, and it does not fit", sent=False)
@@ -188,7 +188,7 @@ class Poster:
         }
         if delivery.author is None and delivery.reply_to is not None:
             body["message_reference"] = {"message_id": delivery.reply_to.id, "fail_if_not_exists": False}
-        route = Route("POST", "/channels/{channel}/messages", {"channel": channel}, patience=POSTING_PATIENCE)
+        route = Route("POST", "/channels/{channel}/messages", {"channel": channel}, patience=POSTING_MAX_WAIT)
         try:
             answer = await self._call(route, body, delivery)
         except Refused as error:
@@ -206,12 +206,12 @@ class Poster:
     async def _call(
         self, route: Route, body: Mapping[str, Json], delivery: Delivery, query: Mapping[str, str] | None = None
     ) -> Json:
-        feed = self._feeds.get(delivery.channel.id)
-        if feed is None:
+        buffer = self._buffers.get(delivery.channel.id)
+        if buffer is None:
             # It was open a moment ago. Files must not count as too large for that.
             raise Unanswered("the channel is not open", sent=False)
         files = delivery.content.attachments
-        most, sender = feed.place.file_size, delivery.sender
+        most, sender = buffer.place.file_size, delivery.sender
         return await self._media.call(route, body=body, attachments=files, most=most, sender=sender, query=query)
 
     async def _webhook(self, channel: str) -> Webhook | None:
@@ -219,7 +219,7 @@ class Poster:
         if self.posts_itself(channel):
             return None
         try:
-            hook = await self._webhooks.of(self._feeds.webhook_home(channel))
+            hook = await self._webhooks.of(self._buffers.webhook_home(channel))
         except Refused as error:
             if error.code not in {*MISSING, ErrorCode.TOO_MANY_WEBHOOKS} and not error.bare:
                 raise
@@ -235,10 +235,10 @@ class Poster:
         if (known := self._posted.get(delivery.key)) is not None:
             return known
         author = delivery.author
-        expected = adoption.Expected(
+        expected = adoption.ExpectedMessage(
             usernames=frozenset() if author is None else frozenset(usernames(author)),
-            content=said_by_webhook(delivery.content) if author is not None else "",
-            bot_content=said_by_bot(delivery),
+            content=webhook_text(delivery.content) if author is not None else "",
+            bot_content=bot_text(delivery),
             files=len(delivery.content.attachments),
         )
         if author is not None:
@@ -262,7 +262,7 @@ class Poster:
 
     async def _take_back_strays(self, delivery: Delivery, channel: str, author: Author) -> None:
         """Remove what an earlier try has posted through a webhook of this channel that was moved to another one."""
-        if self._feeds.thread(channel) is not None:
+        if self._buffers.thread(channel) is not None:
             return  # what names its thread is posted there, or nowhere
         for webhook in self._webhooks.used_in(channel):
             where = await self._webhooks.whereabouts(webhook)
@@ -283,7 +283,7 @@ class Poster:
                 if not await delivery.on_record(MessageRef(ChannelRef(Platform.DISCORD, where), str(message["id"]))):
                     await self._take_back(webhook, where, str(message["id"]))
 
-    def _is(self, expected: adoption.Expected, message: Mapping[str, Json], *, exactly: bool) -> bool:
+    def _is(self, expected: adoption.ExpectedMessage, message: Mapping[str, Json], *, exactly: bool) -> bool:
         return expected.is_met_by(
             message,
             user=self._me.user,

@@ -7,15 +7,15 @@ from functools import partial
 
 import structlog
 
-from relay.adapters.discord.api.client import Json, Rest, Route
+from relay.adapters.discord.api.client import Json, RestClient, Route
 from relay.adapters.discord.api.errors import NOT_US, ErrorCode, Refused, translated
-from relay.adapters.discord.gateway.buffers import Feeds
-from relay.adapters.discord.gateway.message_cache import Recent, Seen
-from relay.adapters.discord.gateway.translator import Self, Translator
+from relay.adapters.discord.gateway.buffers import ChannelBuffers
+from relay.adapters.discord.gateway.message_cache import CachedMessage, MessageCache
+from relay.adapters.discord.gateway.translator import BotIdentity, Translator
 from relay.adapters.discord.identifiers import jump_url
 from relay.adapters.discord.media import Media, have_same_files
-from relay.adapters.discord.outbound.body import TEXT_LENGTH, allowed_mentions, said_by_bot, said_by_webhook
-from relay.adapters.discord.outbound.posting import Poster
+from relay.adapters.discord.outbound.body import TEXT_LENGTH, allowed_mentions, bot_text, webhook_text
+from relay.adapters.discord.outbound.posting import MessagePoster
 from relay.adapters.discord.outbound.webhooks import Webhooks, is_gone
 from relay.core.last_sent import LastSent
 from relay.core.ports import Clock, Delivery
@@ -38,34 +38,34 @@ FAILED_SIGN = "⚠️"
 _TOKENS_TRIED = 2
 
 
-class Outbound:
+class MessageSender:
     """Posts, edits and deletes."""
 
     def __init__(
         self,
         *,
-        rest: Rest,
+        rest: RestClient,
         media: Media,
-        me: Self,
-        feeds: Feeds,
+        me: BotIdentity,
+        buffers: ChannelBuffers,
         webhooks: Webhooks,
         translator: Translator,
-        recent: Recent,
+        recent: MessageCache,
         clock: Clock,
     ) -> None:
         self._rest = rest
         self._media = media
         self._me = me
-        self._feeds = feeds
+        self._buffers = buffers
         self._webhooks = webhooks
         self._translator = translator
         self._recent = recent
         self._last_sent = LastSent()
-        self._poster = Poster(
+        self._poster = MessagePoster(
             rest=rest,
             media=media,
             me=me,
-            feeds=feeds,
+            buffers=buffers,
             webhooks=webhooks,
             recent=recent,
             last_sent=self._last_sent,
@@ -96,13 +96,13 @@ class Outbound:
         async with self._changing(target):
             seen = await self._look(target)
             await self._awake(target, partial(self._edit, seen, target, delivery))
-        self._recent.put(target.id, Seen(channel, seen.author, seen.user, seen.webhook, delivery.content))
+        self._recent.put(target.id, CachedMessage(channel, seen.author, seen.user, seen.webhook, delivery.content))
 
-    async def _edit(self, seen: Seen, target: MessageRef, delivery: Delivery) -> None:
+    async def _edit(self, seen: CachedMessage, target: MessageRef, delivery: Delivery) -> None:
         if seen.webhook is not None:
             await self._edit_through(seen.webhook, seen, target, delivery)
             return
-        content = said_by_bot(delivery)
+        content = bot_text(delivery)
         if seen.user != self._me.user or len(content) > TEXT_LENGTH:
             raise CopyNotEditable("it was posted in a way that cannot carry it any more")
         route = Route("PATCH", "/channels/{channel}/messages/{message}", _where(target))
@@ -120,9 +120,9 @@ class Outbound:
             await self._rest.call(route, body={"archived": False})
             await call()
 
-    async def _edit_through(self, webhook: str, seen: Seen, target: MessageRef, delivery: Delivery) -> None:
-        body = {"content": said_by_webhook(delivery.content), "allowed_mentions": allowed_mentions(delivery.content)}
-        home, thread = self._feeds.webhook_home(target.channel.id), self._feeds.thread(target.channel.id)
+    async def _edit_through(self, webhook: str, seen: CachedMessage, target: MessageRef, delivery: Delivery) -> None:
+        body = {"content": webhook_text(delivery.content), "allowed_mentions": allowed_mentions(delivery.content)}
+        home, thread = self._buffers.webhook_home(target.channel.id), self._buffers.thread(target.channel.id)
         for _ in range(_TOKENS_TRIED):
             hook = await self._webhooks.owner(home, webhook)
             if hook is None:
@@ -145,7 +145,7 @@ class Outbound:
         raise CopyNotEditable("the webhook that posted it was deleted or moved")
 
     async def _change(
-        self, target: MessageRef, route: Route, body: dict[str, Json], seen: Seen, delivery: Delivery
+        self, target: MessageRef, route: Route, body: dict[str, Json], seen: CachedMessage, delivery: Delivery
     ) -> None:
         """Change a message, its files too, where it is to have others. They stand in place of all that it has."""
         wanted, content = delivery.content.attachments, body["content"]
@@ -166,9 +166,9 @@ class Outbound:
         if not wanted:
             await self._rest.call(route, body=body | {"attachments": []})
             return
-        feed = self._feeds.get(delivery.channel.id)
+        buffer = self._buffers.get(delivery.channel.id)
         try:
-            most = 0 if feed is None else feed.place.file_size
+            most = 0 if buffer is None else buffer.place.file_size
             await self._media.call(route, body=body, attachments=wanted, most=most, sender=delivery.sender)
         except FileRejected:
             # Posted anew, with words in the file's place.
@@ -215,11 +215,11 @@ class Outbound:
 
     async def _delete_through_webhook(self, target: MessageRef) -> bool:
         """Whether its own webhook has deleted it. Only asked where the bot may not delete what others posted."""
-        feed = self._feeds.get(target.channel.id)
-        if feed is None or feed.place.moderates:
+        buffer = self._buffers.get(target.channel.id)
+        if buffer is None or buffer.place.moderates:
             return False
         seen = await self._look(target)
-        home, thread = self._feeds.webhook_home(target.channel.id), self._feeds.thread(target.channel.id)
+        home, thread = self._buffers.webhook_home(target.channel.id), self._buffers.thread(target.channel.id)
         hook = await self._webhooks.owner(home, seen.webhook) if seen.webhook is not None else None
         if hook is None:
             return False
@@ -240,14 +240,14 @@ class Outbound:
 
     async def quote(self, target: MessageRef) -> Quotation | None:
         """See `Adapter.quote`."""
-        feed = self._feeds.get(target.channel.id)
+        buffer = self._buffers.get(target.channel.id)
         try:
             async with self._changing(target):
                 seen = await self._look(target)
                 is_self = await self._is_own(target, seen)
         except (TargetGone, Permanent):
             return None
-        guild = feed.place.guild if feed is not None else "@me"
+        guild = buffer.place.guild if buffer is not None else "@me"
         url = jump_url(guild, seen.channel, target.id)
         text = seen.content.text
         if not text and seen.content.attachments:
@@ -271,11 +271,11 @@ class Outbound:
                 raise
             return None  # the thread that it was in is gone, or closed to us
 
-    async def _is_own(self, target: MessageRef, seen: Seen) -> bool:
+    async def _is_own(self, target: MessageRef, seen: CachedMessage) -> bool:
         if seen.webhook is None:
             return seen.user == self._me.user
         known = seen.webhook in self._webhooks.ids
-        home = self._feeds.webhook_home(target.channel.id)
+        home = self._buffers.webhook_home(target.channel.id)
         return known or await self._webhooks.owner(home, seen.webhook) is not None
 
     async def mark_failed(self, source: MessageRef) -> bool:
@@ -297,15 +297,15 @@ class Outbound:
 
     # --- Pieces -------------------------------------------------------------------------------------------
 
-    async def _look(self, target: MessageRef) -> Seen:
+    async def _look(self, target: MessageRef) -> CachedMessage:
         """What is known of a message, asked for if need be. Raises an `ApiError`."""
         seen = self._recent.get(target.id)
         if seen is not None:
             return seen
-        feed = self._feeds.get(target.channel.id)
-        if feed is None:
+        buffer = self._buffers.get(target.channel.id)
+        if buffer is None:
             raise ActionNeeded(f"channel {target.channel.id} is not open")
-        return self._translator.seen(feed, await self._ask_for(target))
+        return self._translator.seen(buffer, await self._ask_for(target))
 
     async def _ask_for(self, target: MessageRef) -> Json:
         return await self._rest.call(Route("GET", "/channels/{channel}/messages/{message}", _where(target)))

@@ -10,7 +10,7 @@ from relay.domain.names import folded_letters, shortened, skeleton, visible
 from relay.domain.text import nodes as n
 
 NAME_LENGTH = 80
-# What `introduced` puts in front takes at most: each character of the name escaped, `****: `.
+# What `with_author_name` puts in front takes at most: each character of the name escaped, `****: `.
 FALLBACK_LENGTH = 2 * NAME_LENGTH + 8
 
 # https://docs.discord.com/developers/resources/user#usernames-and-nicknames and …/resources/webhook#create-webhook.
@@ -80,12 +80,12 @@ def _without_words(name: str) -> str:
 def _broken(name: str) -> str:
     """`name` with the words torn apart, for a platform that does not take their twins either."""
     plain = map(skeleton, _TWINS)
-    looks = [(index, look) for index, char in enumerate(name) for look in skeleton(char)]
-    text = "".join(look for _, look in looks)
+    looks = [(index, codes) for index, char in enumerate(name) for codes in skeleton(char)]
+    text = "".join(codes for _, codes in looks)
     breaks = {looks[match.start() + 1][0] for word in plain for match in re.finditer(word, text)}
     return "".join(f"{_BREAK}{char}" if index in breaks else char for index, char in enumerate(name))
 
 
-def introduced(text: n.RichText, author: Author) -> n.RichText:
+def with_author_name(text: n.RichText, author: Author) -> n.RichText:
     """`text` with its author's name in front, for where the bot itself has to post it."""
     return n.RichText(under_heading((n.Strong((n.Text(username(author)),)), n.Text(":")), text.blocks))

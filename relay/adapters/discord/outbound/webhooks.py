@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import structlog
 
-from relay.adapters.discord.api.client import Json, Method, Rest, Route
+from relay.adapters.discord.api.client import Json, Method, RestClient, Route
 from relay.adapters.discord.api.errors import ApiError, ErrorCode, Refused, Unanswered
-from relay.adapters.discord.api.rate_limits import POSTING_PATIENCE
+from relay.adapters.discord.api.rate_limits import POSTING_MAX_WAIT
 from relay.adapters.discord.identifiers import is_snowflake, is_word
 from relay.errors import StoreUnavailable
 
@@ -33,7 +33,7 @@ class Webhook:
         """Where to post; `thread`: in a thread of the webhook's channel."""
         ids = {"webhook": self.id, "token": self.token}
         path = "/webhooks/{webhook}/{token}"
-        return Route("POST", path, ids, token=False, patience=POSTING_PATIENCE, query=_in_thread(thread))
+        return Route("POST", path, ids, token=False, patience=POSTING_MAX_WAIT, query=_in_thread(thread))
 
     def message_route(self, method: Method, message: str, thread: str | None = None) -> Route:
         """Where to change or delete what it posted."""
@@ -58,7 +58,7 @@ class Webhooks:
     `ids` holds every webhook known to be ours: what they post is an echo.
     """
 
-    def __init__(self, rest: Rest, keep: Callable[[str, tuple[str, ...]], Awaitable[None]]) -> None:
+    def __init__(self, rest: RestClient, keep: Callable[[str, tuple[str, ...]], Awaitable[None]]) -> None:
         self._rest = rest
         self._keep_homes = keep
         self._application = ""

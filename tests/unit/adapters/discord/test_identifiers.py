@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.adapters.discord.api.client import Rest, Route
-from relay.adapters.discord.api.rate_limits import Limits
+from relay.adapters.discord.api.client import RestClient, Route
+from relay.adapters.discord.api.rate_limits import RateLimits
 from relay.adapters.discord.identifiers import created_at, is_snowflake, is_word, snowflake
 from relay.adapters.discord.inbound.files import OFFICIAL_CDN, attachments, stickers
 from relay.adapters.discord.media import Media
@@ -62,7 +62,7 @@ def test_no_route_leaves_its_path(odd: str) -> None:
 )
 async def test_only_the_platforms_files_are_fetched(url: str) -> None:
     clock = SystemClock()
-    rest = Rest(token="t", api_url="https://discord.com/api/v10", clock=clock, limits=Limits(clock))
+    rest = RestClient(token="t", api_url="https://discord.com/api/v10", clock=clock, limits=RateLimits(clock))
     media = Media(rest, None, OFFICIAL_CDN)
     with pytest.raises(TargetGone):
         async with media.open_media(MediaRef(Platform.DISCORD, url)):

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from relay.adapters.discord.gateway.message_cache import Recent, Seen
+from relay.adapters.discord.gateway.message_cache import CachedMessage, MessageCache
 from relay.adapters.discord.media import have_same_files
 from relay.core.convert.degrade import degrade
 from relay.domain.capabilities import Capabilities
@@ -60,8 +60,8 @@ def as_file(words: str) -> Content:
 
 
 def test_a_text_that_crossed_as_a_file_is_known_again_though_it_is_not_kept() -> None:
-    recent = Recent()
-    recent.put("1", Seen("7", "Ada", "8", "8", as_file("tide " * 2_000)))
+    recent = MessageCache()
+    recent.put("1", CachedMessage("7", "Ada", "8", "8", as_file("tide " * 2_000)))
     seen = recent.get("1")
     assert seen is not None
     assert [attachment.text for attachment in seen.content.attachments] == [""]

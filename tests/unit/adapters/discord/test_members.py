@@ -6,9 +6,9 @@ from typing import Any, cast
 
 import pytest
 
-from relay.adapters.discord.api.client import Json, Rest, Route
+from relay.adapters.discord.api.client import Json, RestClient, Route
 from relay.adapters.discord.api.errors import ApiError, Limited, Refused, Unanswered
-from relay.adapters.discord.members import People
+from relay.adapters.discord.members import Members
 from relay.domain.ids import ChannelRef, Platform, UserRef
 
 GUILD = "100"
@@ -30,7 +30,7 @@ class Clock:
         self.time += seconds
 
 
-class Members:
+class Server:
     """A server whose members are found by how their names begin; or one that answers with an error."""
 
     def __init__(self, *members: Mapping[str, Json], error: ApiError | None = None, answer: Json = None) -> None:
@@ -58,8 +58,8 @@ ADA = member("1", "ada", "Ada Lovelace", "The Countess")
 BEN, OTHER_BEN = member("2", "ben", "Ben"), member("3", "benny", "Ben")
 
 
-def people(members: Members, clock: Clock | None = None) -> People:
-    return People(cast(Rest, members), clock or Clock())
+def people(members: Server, clock: Clock | None = None) -> Members:
+    return Members(cast(RestClient, members), clock or Clock())
 
 
 def user(number: str) -> UserRef:
@@ -68,33 +68,33 @@ def user(number: str) -> UserRef:
 
 @pytest.mark.parametrize("name", ["ada", "Ada Lovelace", "ADA  lovelace", "the countess"])
 async def test_somebody_goes_by_each_of_their_names(name: str) -> None:
-    found = await people(Members(ADA, BEN)).named(GUILD, [name])
+    found = await people(Server(ADA, BEN)).named(GUILD, [name])
     assert list(found.values()) == [user("1")]
 
 
 async def test_a_name_that_two_have_is_nobody_s() -> None:
-    found = await people(Members(BEN, OTHER_BEN)).named(GUILD, ["Ben", "benny"])
+    found = await people(Server(BEN, OTHER_BEN)).named(GUILD, ["Ben", "benny"])
     assert found == {"benny": user("3")}
 
 
 async def test_the_beginning_of_a_name_is_no_name() -> None:
-    assert await people(Members(ADA)).named(GUILD, ["the", "Ada L", "  ", ""]) == {}
+    assert await people(Server(ADA)).named(GUILD, ["the", "Ada L", "  ", ""]) == {}
 
 
 async def test_names_that_begin_alike_take_one_search() -> None:
-    members = Members(ADA, BEN)
+    members = Server(ADA, BEN)
     found = await people(members).named(GUILD, ["Ada Lovelace said", "Ada Lovelace", "ada,", "Ada"])
     assert found == {"ada lovelace": user("1"), "ada": user("1")}
     assert members.queries == ["ada"]
 
 
 async def test_where_not_everybody_was_listed_nobody_is_the_only_one() -> None:
-    many = Members(*(member(str(number), f"ada{number}", "Ada") for number in range(2, 101)), ADA)
+    many = Server(*(member(str(number), f"ada{number}", "Ada") for number in range(2, 101)), ADA)
     assert await people(many).named(GUILD, ["Ada Lovelace"]) == {}
 
 
 async def test_answers_are_remembered_for_a_while() -> None:
-    members, clock = Members(ADA), Clock()
+    members, clock = Server(ADA), Clock()
     known = people(members, clock)
     for _ in range(3):
         assert await known.named(GUILD, ["ada"]) == {"ada": user("1")}
@@ -106,7 +106,7 @@ async def test_answers_are_remembered_for_a_while() -> None:
 
 @pytest.mark.parametrize("error", [Limited(5.0), Unanswered("nothing", sent=True)])
 async def test_no_message_waits_for_a_name_and_the_next_one_asks_again(error: ApiError) -> None:
-    members = Members(ADA, error=error)
+    members = Server(ADA, error=error)
     known = people(members)
     assert await known.named(GUILD, ["ada"]) == {}
     members.error = None
@@ -114,7 +114,7 @@ async def test_no_message_waits_for_a_name_and_the_next_one_asks_again(error: Ap
 
 
 async def test_a_refusal_is_remembered() -> None:
-    members = Members(ADA, error=Refused(403, 50001, "Missing Access"))
+    members = Server(ADA, error=Refused(403, 50001, "Missing Access"))
     known = people(members)
     for _ in range(3):
         assert await known.named(GUILD, ["ada"]) == {}
@@ -122,8 +122,8 @@ async def test_a_refusal_is_remembered() -> None:
 
 
 async def test_an_answer_of_another_form_names_nobody() -> None:
-    assert await people(Members(answer={"message": "?"})).named(GUILD, ["ada"]) == {}
-    assert await people(Members(answer=[None, ADA])).named(GUILD, ["ada"]) == {"ada": user("1")}
+    assert await people(Server(answer={"message": "?"})).named(GUILD, ["ada"]) == {}
+    assert await people(Server(answer=[None, ADA])).named(GUILD, ["ada"]) == {"ada": user("1")}
 
 
 # --- How somebody is called -----------------------------------------------------------------------------------
@@ -157,7 +157,7 @@ def nowhere(_: str) -> bool:
 async def test_a_member_has_a_nickname_and_who_has_left_a_name_of_their_own() -> None:
     gone = {"id": "3", "username": "ben", "global_name": None}
     discord = Objects({f"/guilds/{GUILD}/members/1": ADA, f"/guilds/{GUILD}/members/2": BEN, "/users/3": gone})
-    known = People(cast(Rest, discord), Clock())
+    known = Members(cast(RestClient, discord), Clock())
     found = await known.names(GUILD, [user("1"), user("2"), user("3"), user("4")], nowhere)
     assert found == {user("1"): "The Countess", user("2"): "Ben", user("3"): "ben"}
     asked = len(discord.asked)
@@ -174,7 +174,7 @@ async def test_a_channel_s_name_is_told_only_where_everybody_may_know_it() -> No
         "5": {"name": "not told by the gateway", "guild_id": GUILD, "type": 0, "parent_id": "20"},
     }
     discord = Objects({f"/channels/{number}": thread for number, thread in threads.items()})
-    known = People(cast(Rest, discord), Clock())
+    known = Members(cast(RestClient, discord), Clock())
     wanted = [channel(number) for number in threads]
     assert await known.names(GUILD, wanted, lambda parent: parent == "20") == {channel("1"): "asleep"}
     # Another pair's room may know another one.
@@ -184,7 +184,7 @@ async def test_a_channel_s_name_is_told_only_where_everybody_may_know_it() -> No
 @pytest.mark.parametrize("error", [Limited(5.0), Unanswered("nothing", sent=True)])
 async def test_nothing_more_is_asked_of_a_discord_that_does_not_answer(error: ApiError) -> None:
     discord = Objects({f"/guilds/{GUILD}/members/1": ADA}, error=error)
-    known = People(cast(Rest, discord), Clock())
+    known = Members(cast(RestClient, discord), Clock())
     assert await known.names(GUILD, [user("1"), user("2")], nowhere) == {}
     assert len(discord.asked) == 1
     discord.error = None

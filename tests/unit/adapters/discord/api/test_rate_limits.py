@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from relay.adapters.discord.api.rate_limits import INVALID_ANSWERS, Bucket, Limits, NotNow
+from relay.adapters.discord.api.rate_limits import INVALID_ANSWERS, Bucket, RateLimits, WaitTooLong
 
 POST = Bucket("POST /channels/{channel}/messages", "1")
 
@@ -34,7 +34,7 @@ def headers(remaining: int, reset_after: float, bucket: str = "b", limit: int = 
     }
 
 
-async def waits(limits: Limits, clock: FakeClock, bucket: Bucket = POST) -> float:
+async def waits(limits: RateLimits, clock: FakeClock, bucket: Bucket = POST) -> float:
     before = clock.seconds
     await limits.enter(bucket)
     limits.leave(bucket)
@@ -47,12 +47,12 @@ def clock() -> FakeClock:
 
 
 async def test_an_unknown_bucket_is_free(clock: FakeClock) -> None:
-    limits = Limits(clock)
+    limits = RateLimits(clock)
     assert [await waits(limits, clock) for _ in range(10)] == [0.0] * 10
 
 
 async def test_an_empty_bucket_is_waited_for_and_full_again_then(clock: FakeClock) -> None:
-    limits = Limits(clock)
+    limits = RateLimits(clock)
     await limits.enter(POST)
     limits.learn(POST, 200, headers(0, 2.0))
     limits.leave(POST)
@@ -62,7 +62,7 @@ async def test_an_empty_bucket_is_waited_for_and_full_again_then(clock: FakeCloc
 
 
 async def test_requests_in_flight_count(clock: FakeClock) -> None:
-    limits = Limits(clock)
+    limits = RateLimits(clock)
     await limits.enter(POST)
     await limits.enter(POST)
     limits.learn(POST, 200, headers(1, 2.0))
@@ -71,7 +71,7 @@ async def test_requests_in_flight_count(clock: FakeClock) -> None:
 
 
 async def test_routes_share_a_bucket_and_channels_do_not(clock: FakeClock) -> None:
-    limits = Limits(clock)
+    limits = RateLimits(clock)
     patch = Bucket("PATCH …", "1")
     for bucket in (POST, patch):
         await limits.enter(bucket)
@@ -86,15 +86,15 @@ async def test_routes_share_a_bucket_and_channels_do_not(clock: FakeClock) -> No
 
 
 async def test_all_requests_together_are_paced(clock: FakeClock) -> None:
-    limits = Limits(clock, requests_per_second=10)
+    limits = RateLimits(clock, requests_per_second=10)
     total = sum([await waits(limits, clock, Bucket("r", str(number))) for number in range(40)])
     assert total == pytest.approx(3.0)
 
 
 async def test_a_long_wait_is_not_sat_out(clock: FakeClock) -> None:
-    limits = Limits(clock)
+    limits = RateLimits(clock)
     limits.exhausted(POST, 600.0, everywhere=False)
-    with pytest.raises(NotNow) as caught:
+    with pytest.raises(WaitTooLong) as caught:
         await limits.enter(POST)
     assert caught.value.retry_after == pytest.approx(600.0)
     assert await waits(limits, clock, Bucket("other", "1")) == 0.0
@@ -103,24 +103,24 @@ async def test_a_long_wait_is_not_sat_out(clock: FakeClock) -> None:
 
 
 async def test_stops_long_before_a_ban(clock: FakeClock) -> None:
-    limits = Limits(clock, requests_per_second=10**6)
+    limits = RateLimits(clock, requests_per_second=10**6)
     for _ in range(INVALID_ANSWERS * 2):
         limits.learn(POST, 429, {"X-RateLimit-Scope": "shared"})
     await limits.enter(POST)
     for _ in range(INVALID_ANSWERS):
         limits.learn(POST, 403, {})
-    with pytest.raises(NotNow):
+    with pytest.raises(WaitTooLong):
         await limits.enter(POST)
     clock.seconds += 601
     await limits.enter(POST)
 
 
 async def test_whoever_has_no_patience_is_told_at_once(clock: FakeClock) -> None:
-    limits = Limits(clock)
+    limits = RateLimits(clock)
     await limits.enter(POST)
     limits.learn(POST, 200, headers(0, 2.0))
     limits.leave(POST)
-    with pytest.raises(NotNow) as refused:
+    with pytest.raises(WaitTooLong) as refused:
         await limits.enter(POST, 0.25)
     assert refused.value.retry_after == pytest.approx(2.0)
     clock.seconds += 1.9
@@ -128,19 +128,19 @@ async def test_whoever_has_no_patience_is_told_at_once(clock: FakeClock) -> None
 
 
 async def test_asking_how_long_it_takes_uses_nothing_up(clock: FakeClock) -> None:
-    limits = Limits(clock)
+    limits = RateLimits(clock)
     await limits.enter(POST)
     limits.learn(POST, 200, headers(1, 2.0))
     limits.leave(POST)
     assert [limits.check(POST, 0.25) for _ in range(3)] == [0.0] * 3
     await limits.enter(POST, 0.25)
-    with pytest.raises(NotNow):
+    with pytest.raises(WaitTooLong):
         limits.check(POST, 0.25)
 
 
 @pytest.mark.parametrize("number", ["inf", "nan", "1e400", "-1", "soon"])
 async def test_headers_that_are_no_numbers_teach_nothing_lasting(clock: FakeClock, number: str) -> None:
-    limits = Limits(clock)
+    limits = RateLimits(clock)
     for name in ("X-RateLimit-Remaining", "X-RateLimit-Limit", "X-RateLimit-Reset-After"):
         limits.learn(POST, 200, headers(0, 2.0) | {name: number})
     clock.seconds += 3601

@@ -6,14 +6,14 @@ from typing import Any, cast
 import discord
 
 from relay.adapters.discord.gateway.connection import intents
-from relay.adapters.discord.gateway.guild_cache import Guilds
+from relay.adapters.discord.gateway.guild_cache import GuildCache
 from relay.core.clock import SystemClock
 
 GUILD, ME, HERE, STAFF = "1032000000000000001", "1032000000000000900", "100", "200"
 PLAIN = {"hoist": False, "managed": False, "mentionable": False, "position": 1, "colors": {"primary_color": 0}}
 
 
-def guilds() -> Guilds:
+def guilds() -> GuildCache:
     client = discord.Client(intents=intents())
     client._connection.user = cast(discord.ClientUser, SimpleNamespace(id=int(ME)))
     hidden = [{"id": GUILD, "type": 0, "allow": "0", "deny": "1024"}]
@@ -30,7 +30,7 @@ def guilds() -> Guilds:
         "members": [{"user": bot, "nick": "Hermes", "roles": [], "flags": 0}],
     }
     client._connection._add_guild_from_data(cast(Any, data))
-    made = Guilds(SystemClock())
+    made = GuildCache(SystemClock())
     made.session_started(client)
     return made
 

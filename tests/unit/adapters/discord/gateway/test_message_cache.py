@@ -1,17 +1,19 @@
 """What is remembered of messages is bounded by memory."""
 
-from relay.adapters.discord.gateway.message_cache import Recent, Seen
+from relay.adapters.discord.gateway.message_cache import CachedMessage, MessageCache
 from relay.domain.content import Content
 from relay.domain.text import nodes as n
 from relay.domain.text.rewrite import weight
 
 
-def seen(pieces: int) -> Seen:
-    return Seen("1", "Ann", "2", None, Content(n.RichText((n.Paragraph((n.Strong((n.Text("a"),)),) * pieces),))))
+def seen(pieces: int) -> CachedMessage:
+    return CachedMessage(
+        "1", "Ann", "2", None, Content(n.RichText((n.Paragraph((n.Strong((n.Text("a"),)),) * pieces),)))
+    )
 
 
 def test_dense_messages_push_others_out() -> None:
-    recent = Recent(memory=200_000)
+    recent = MessageCache(memory=200_000)
     for number in range(2_000):
         recent.put(str(number), seen(200))
     kept = [number for number in range(2_000) if recent.get(str(number)) is not None]
@@ -20,7 +22,7 @@ def test_dense_messages_push_others_out() -> None:
 
 
 def test_what_is_edited_or_gone_is_not_counted_twice() -> None:
-    recent = Recent()
+    recent = MessageCache()
     recent.put("1", seen(50))
     recent.put("1", seen(5))
     assert recent.held == weight(seen(5))
@@ -30,7 +32,7 @@ def test_what_is_edited_or_gone_is_not_counted_twice() -> None:
 
 
 def test_a_message_larger_than_all_room_is_not_kept() -> None:
-    recent = Recent(memory=1_000)
+    recent = MessageCache(memory=1_000)
     recent.put("1", seen(1))
     recent.put("2", seen(1_000))
     assert recent.held == 0

@@ -5,9 +5,9 @@ from collections.abc import Callable
 
 import pytest
 
-from relay.adapters.discord.gateway.buffers import Feed, Feeds, Item
+from relay.adapters.discord.gateway.buffers import ChannelBuffer, ChannelBuffers, GatewayEvent
 from relay.adapters.discord.gateway.guild_cache import Place
-from relay.adapters.discord.gateway.translator import Pump
+from relay.adapters.discord.gateway.translator import EventPump
 from relay.adapters.discord.identifiers import reference
 from relay.core.ports import Cursor, EventBatch
 from relay.domain.events import Event, FeatureUsed
@@ -21,19 +21,19 @@ CURSOR = Cursor(Platform.DISCORD, "channel:1", "9")
 class Words:
     """A translator that makes an event of every item."""
 
-    async def batch(self, items: list[tuple[Feed, Item]]) -> EventBatch:
+    async def batch(self, items: list[tuple[ChannelBuffer, GatewayEvent]]) -> EventBatch:
         return EventBatch(tuple(FeatureUsed(CHANNEL, item.word) for _, item in items), (CURSOR,))
 
 
-def pump(*words: str) -> Pump:
-    feeds = Feeds(parent_of=lambda _: None, private_parent_of=lambda _: None, on_gap=lambda: None)
+def pump(*words: str) -> EventPump:
+    buffers = ChannelBuffers(parent_of=lambda _: None, private_parent_of=lambda _: None, on_gap=lambda: None)
     place = Place("g", webhooks=True, speaks=True, moderates=True, file_size=1)
-    feed = Feed(ChannelAddress(Platform.DISCORD, "1"), CHANNEL, place)
-    feeds.add(feed)
-    feeds.release(feed)
-    feed.held.extend(Item("feature", "1", {}, word) for word in words)
-    feeds.release(feed)
-    return Pump(feeds=feeds, translator=Words())  # type: ignore[arg-type]
+    buffer = ChannelBuffer(ChannelAddress(Platform.DISCORD, "1"), CHANNEL, place)
+    buffers.add(buffer)
+    buffers.release(buffer)
+    buffer.held.extend(GatewayEvent("feature", "1", {}, word) for word in words)
+    buffers.release(buffer)
+    return EventPump(buffers=buffers, translator=Words())  # type: ignore[arg-type]
 
 
 def refusing(word: str, error: Exception, got: list[Event | Cursor]) -> Callable[[EventBatch], asyncio.Future[None]]:

@@ -3,14 +3,14 @@
 from typing import Any
 
 from relay.adapters.discord.inbound import embeds
-from relay.adapters.discord.markup import Look, Names, render
+from relay.adapters.discord.markup import NameLookup, ReferenceCodes, render
 from relay.domain.text.nodes import RichText
 
-READER = embeds.Reader(Names())
+READER = embeds.TextReader(NameLookup())
 
 
 def shown(blocks: Any) -> str:
-    return render(RichText(tuple(blocks)), look=Look())
+    return render(RichText(tuple(blocks)), codes=ReferenceCodes())
 
 
 def test_a_feed_entry_reads_well() -> None:

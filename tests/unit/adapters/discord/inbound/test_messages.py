@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.adapters.discord.inbound import messages as inbound
-from relay.adapters.discord.inbound.messages import View
-from relay.adapters.discord.markup import Names
+from relay.adapters.discord.inbound.messages import MessageContext
+from relay.adapters.discord.markup import NameLookup
 from relay.domain.content import Content
 from relay.domain.events import FeatureUsed, MessageCreated
 from relay.domain.ids import ChannelRef, MediaRef, MessageRef, Platform, ThreadRef
@@ -18,12 +18,12 @@ from relay.domain.text.nodes import RichText, plain_text
 
 CHANNEL = ChannelRef(Platform.DISCORD, "100")
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
-VIEW = View(
+VIEW = MessageContext(
     channel=CHANNEL,
     own_user="1",
     own_application="1",
     own_webhooks={"11"},
-    names=lambda _: Names(),
+    names=lambda _: NameLookup(),
     nickname=lambda _: None,
     cdn_url="https://cdn.example",
 )

@@ -4,11 +4,11 @@ from datetime import UTC, datetime
 
 import pytest
 
-from relay.adapters.discord.markup import Look, Names, parse, render
+from relay.adapters.discord.markup import NameLookup, ReferenceCodes, parse, render
 from relay.domain.ids import ChannelRef, MediaRef, MessageRef, Platform, UserRef
 from relay.domain.text import nodes as n
 
-NAMES = Names(
+NAMES = NameLookup(
     user={"80351110224678912": "Nelly"}.get,
     role={"165511591545143296": "Mods"}.get,
     channel={"103735883630395392": "help"}.get,
@@ -233,11 +233,11 @@ RENDERED: list[tuple[tuple[n.Block, ...], str]] = [
 
 @pytest.mark.parametrize(("blocks", "content"), RENDERED)
 def test_rendering_with_no_references(blocks: tuple[n.Block, ...], content: str) -> None:
-    assert render(n.RichText(blocks), look=Look()) == content
+    assert render(n.RichText(blocks), codes=ReferenceCodes()) == content
 
 
 def test_references_become_discords_own_where_the_look_up_says_so() -> None:
-    look = Look(
+    codes = ReferenceCodes(
         user=lambda mention: mention.user.id,
         role=lambda _: "7",
         channel=lambda mention: mention.channel.id,
@@ -257,16 +257,16 @@ def test_references_become_discords_own_where_the_look_up_says_so() -> None:
         t(" "),
         link,
     )
-    content = render(n.RichText((p(*nodes),)), look=look)
+    content = render(n.RichText((p(*nodes),)), codes=codes)
     assert content == (
         "<@80351110224678912><@&7><#103735883630395392><a:mmLol:5>@here<t:1618953630:R> https://discord.com/channels/1/2/9"
     )
 
 
 def test_a_look_up_cannot_smuggle_in_anything_but_an_id() -> None:
-    look = Look(user=lambda _: "1> @everyone <@2", channel=lambda _: "x", emoji=lambda _: "@everyone")
+    codes = ReferenceCodes(user=lambda _: "1> @everyone <@2", channel=lambda _: "x", emoji=lambda _: "@everyone")
     assert (
-        render(n.RichText((p(NELLY, n.ChannelMention(CHANNEL, "help"), EMOJI),)), look=look) == "@Nelly#help\\:mmLol:"
+        render(n.RichText((p(NELLY, n.ChannelMention(CHANNEL, "help"), EMOJI),)), codes=codes) == "@Nelly#help\\:mmLol:"
     )
 
 
@@ -274,16 +274,16 @@ def test_nothing_is_set_in_further_than_clients_show() -> None:
     blocks: tuple[n.Block, ...] = (p(t("a")),)
     for _ in range(40):
         blocks = (n.Quote(blocks),)
-    assert render(n.RichText(blocks), look=Look()) == "> " * 10 + "a"
+    assert render(n.RichText(blocks), codes=ReferenceCodes()) == "> " * 10 + "a"
     blocks = (p(t("a")),)
     for _ in range(40):
         blocks = (p(t("b")), n.BulletList((item(*blocks),)))
-    lines = render(n.RichText(blocks), look=Look()).split("\n")
+    lines = render(n.RichText(blocks), codes=ReferenceCodes()).split("\n")
     assert [len(line) - len(line.lstrip()) for line in lines] == [0, *range(0, 20, 2), *[20] * 30]
     assert [line.lstrip() for line in lines] == ["b", *["- b"] * 39, "- a"]
 
 
 def test_one_long_cell_is_not_paid_for_in_every_row() -> None:
     rows = tuple((n.TableCell((t("a"),)), n.TableCell((t("b"),))) for _ in range(2_000))
-    content = render(n.RichText((n.Table(((n.TableCell((t("x" * 20_000),)),), *rows)),)), look=Look())
+    content = render(n.RichText((n.Table(((n.TableCell((t("x" * 20_000),)),), *rows)),)), codes=ReferenceCodes())
     assert len(content) < 50_000

@@ -5,14 +5,14 @@ import re
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.adapters.discord.markup import Look, Names, parse, render
+from relay.adapters.discord.markup import NameLookup, ReferenceCodes, parse, render
 from relay.domain.text.nodes import Paragraph, RichText, Text
 from relay.domain.text.normalise import normalise
 from tests.support.markup import common_texts, often, reading, sources, words
 from tests.support.trees import texts
 
-NAMES = Names()
-NOTHING = Look()
+NAMES = NameLookup()
+NOTHING = ReferenceCodes()
 MENTION = re.compile(r"@(?:everyone|here)|<@[!&]?\d+>")
 
 
@@ -27,20 +27,20 @@ def test_any_source_becomes_a_tree_in_its_one_form(source: str) -> None:
 @given(words)
 def test_text_that_looks_like_markup_is_read_as_the_same_characters(text: str) -> None:
     tree = RichText((Paragraph((Text(text),)),))
-    assert reading(parse(render(tree, look=NOTHING), names=NAMES)) == reading(tree)
+    assert reading(parse(render(tree, codes=NOTHING), names=NAMES)) == reading(tree)
 
 
 @often
 @given(common_texts)
 def test_a_tree_reads_the_same_after_discord(tree: RichText) -> None:
-    content = render(tree, look=NOTHING)
+    content = render(tree, codes=NOTHING)
     assert reading(parse(content, names=NAMES)) == reading(tree), content
 
 
 @often
 @given(texts)
 def test_no_tree_mentions_anybody_whom_the_look_up_does_not_name(tree: RichText) -> None:
-    content = render(tree, look=NOTHING)
+    content = render(tree, codes=NOTHING)
     # What stands in code mentions nobody; it has to stay as it is.
     assert not MENTION.search(re.sub(r"```[\s\S]*?```|(`+)(?!`).*?(?<!`)\1(?!`)", "", content)), content
 
@@ -48,5 +48,5 @@ def test_no_tree_mentions_anybody_whom_the_look_up_does_not_name(tree: RichText)
 @often
 @given(texts)
 def test_a_second_pass_changes_nothing_that_is_read(tree: RichText) -> None:
-    once = parse(render(tree, look=NOTHING), names=NAMES)
-    assert reading(parse(render(once, look=NOTHING), names=NAMES)) == reading(once)
+    once = parse(render(tree, codes=NOTHING), names=NAMES)
+    assert reading(parse(render(once, codes=NOTHING), names=NAMES)) == reading(once)

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from relay.adapters.discord.outbound.find_sent import Expected, Posted
+from relay.adapters.discord.outbound.find_sent import ExpectedMessage, PostedMessages
 
-EXPECTED = Expected(usernames=frozenset({"Alice"}), content="hello", bot_content="**Alice**: hello")
+EXPECTED = ExpectedMessage(usernames=frozenset({"Alice"}), content="hello", bot_content="**Alice**: hello")
 OURS = {"id": "5", "content": "hello", "webhook_id": "11", "author": {"id": "11", "username": "Alice"}}
 BOT = {"id": "5", "content": "**Alice**: hello", "author": {"id": "1", "username": "relay"}}
 
@@ -44,12 +44,12 @@ def test_what_a_reply_quotes_may_have_changed_since() -> None:
 
 
 def test_discord_strips_what_surrounds_a_text() -> None:
-    expected = Expected(frozenset({"Alice"}), "  hello\n", "")
+    expected = ExpectedMessage(frozenset({"Alice"}), "  hello\n", "")
     assert expected.is_met_by(OURS, user="1", application="1", webhooks={"11"})
 
 
 def test_posted_is_bounded() -> None:
-    posted = Posted()
+    posted = PostedMessages()
     for number in range(3_000):
         posted.put(f"k{number}", str(number))
     assert posted.get("k2999") == "2999"

@@ -9,8 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.adapters.discord.markup import Look, render
-from relay.adapters.discord.outbound.usernames import FALLBACK_LENGTH, NAME_LENGTH, introduced, username, usernames
+from relay.adapters.discord.markup import ReferenceCodes, render
+from relay.adapters.discord.outbound.usernames import (
+    FALLBACK_LENGTH,
+    NAME_LENGTH,
+    username,
+    usernames,
+    with_author_name,
+)
 from relay.core.author_names import _decided
 from relay.domain.content import Author
 from relay.domain.ids import Platform, UserRef
@@ -164,10 +170,13 @@ def test_username_of_what_is_nearly_a_forbidden_word(name: str) -> None:
 @given(st.text(max_size=200))
 def test_an_introduction_fits_into_what_is_reserved_for_it(name: str) -> None:
     text = RichText.plain("hello")
-    assert len(render(introduced(text, author(name)), look=Look())) <= len("hello") + FALLBACK_LENGTH
+    assert len(render(with_author_name(text, author(name)), codes=ReferenceCodes())) <= len("hello") + FALLBACK_LENGTH
 
 
 def test_an_introduction_stands_on_the_line_of_a_paragraph_and_above_anything_else() -> None:
-    assert render(introduced(RichText.plain("hello"), author("Al*ce")), look=Look()) == r"**Al\*ce**: hello"
+    assert (
+        render(with_author_name(RichText.plain("hello"), author("Al*ce")), codes=ReferenceCodes())
+        == r"**Al\*ce**: hello"
+    )
     block = RichText((CodeBlock("x = 1"),))
-    assert render(introduced(block, author("Alice")), look=Look()) == "**Alice**:\n```\nx = 1\n```"
+    assert render(with_author_name(block, author("Alice")), codes=ReferenceCodes()) == "**Alice**:\n```\nx = 1\n```"
