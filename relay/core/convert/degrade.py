@@ -18,9 +18,6 @@ _EXCERPT_LENGTH = 120
 _FIRST_LINES = 500
 """How much of a text stands above the file that it crosses as, as its platform counts."""
 
-_SEPARATOR = 8
-"""What may stand between two blocks as rendered, generously."""
-
 
 @dataclass(frozen=True, slots=True)
 class Dropped:
@@ -56,13 +53,18 @@ def degrade(
         return Dropped("empty", "there was nothing in it that can cross")
     above = () if quotation is None else (quoted_line(quotation, call=content.calls_answered),)
     # The quoted line never stands alone: every part leaves room for it, and the first one has it.
-    room = capabilities.max_text_length - (measure(n.RichText(above)) + _SEPARATOR if above else 0)
+    room = capabilities.max_text_length
+
+    def below_quotation(part: n.RichText) -> int:
+        """The length of a part below the quoted line: together they may take more than one by one."""
+        return measure(n.RichText((*above, *part.blocks)) if above else part)
+
     as_file = as_file and capabilities.max_attachments > 0
     whole = n.RichText(blocks)
     if written_out := as_file and _is_far_too_long(whole, policy.max_parts * room):
         first, rest = beginning(whole, _FIRST_LINES), []
     else:
-        first, *rest = split(whole, limit=room, measure=measure, most=policy.max_parts + 1 if as_file else None)
+        first, *rest = split(whole, limit=room, measure=below_quotation, most=policy.max_parts + 1 if as_file else None)
         written_out = as_file and len(rest) >= policy.max_parts
     if written_out:
         begin, _ = first_part(first, limit=min(room, _FIRST_LINES), measure=measure)

@@ -177,6 +177,8 @@ def check_on_discord(body: str, mentions: dict[str, Any]) -> None:
 @example("", "<details><summary>x</summary>" * 100 + "a" * 5_000, "Ada", None, False, "text")
 @example("", "`<pre>` @everyone</pre>", "Ada", None, False, "text")
 @example("", "x" * 1_700 + "<br><b>b</b>" * 9, "Ada", None, False, "text")
+# Brackets need no backslash, but for the link in the quoted line above them.
+@example("", "<b>" + "[" * 1_828 + "</b>", "Ada", "", False, "text")
 def test_what_is_written_on_matrix_fits_on_discord(
     body: str, formatted: str, name: str, quoted: str | None, as_file: bool, style: Any
 ) -> None:
