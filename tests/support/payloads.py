@@ -28,7 +28,7 @@ from relay.adapters.discord.api.client import RestClient
 from relay.adapters.discord.api.rate_limits import RateLimits
 from relay.adapters.discord.gateway.buffers import ChannelBuffer, ChannelBuffers
 from relay.adapters.discord.gateway.connection import intents
-from relay.adapters.discord.gateway.guild_cache import GuildCache, Place
+from relay.adapters.discord.gateway.guild_cache import ChannelAccess, GuildCache
 from relay.adapters.discord.gateway.message_cache import MessageCache
 from relay.adapters.discord.gateway.translator import BotIdentity, Translator
 from relay.adapters.discord.identifiers import jump_url
@@ -111,19 +111,19 @@ def discord_reading(context: Json) -> tuple[Translator, ChannelBuffers]:
     webhooks = Webhooks(rest, keep)
     webhooks.ids.add(OUR_WEBHOOK)
     translator = Translator(
-        me=BotIdentity(ME_ON_DISCORD, ME_ON_DISCORD),
+        identity=BotIdentity(ME_ON_DISCORD, ME_ON_DISCORD),
         guilds=guilds,
         webhooks=webhooks,
-        recent=MessageCache(),
+        cache=MessageCache(),
         time=rest.time,
         cdn_url="https://cdn.discordapp.com",
     )
     buffers = ChannelBuffers(
         parent_of=guilds.parent_of, private_parent_of=guilds.private_parent_of, on_gap=lambda: None
     )
-    place = Place(GUILD, webhooks=True, speaks=True, moderates=True, file_size=10 << 20)
+    access = ChannelAccess(GUILD, may_use_webhooks=True, may_send=True, may_delete=True, max_file_size=10 << 20)
     here = ChannelRef(Platform.DISCORD, CHANNEL)
-    buffers.add(ChannelBuffer(ChannelAddress(Platform.DISCORD, CHANNEL), here, place, behind=False))
+    buffers.add(ChannelBuffer(ChannelAddress(Platform.DISCORD, CHANNEL), here, access, behind=False))
     for thread in context.get("threads", ()):
         guilds.observe("THREAD_CREATE", {"id": thread, "parent_id": CHANNEL, "type": 11})
     return translator, buffers

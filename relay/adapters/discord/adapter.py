@@ -71,7 +71,7 @@ class DiscordAdapter:
         token = settings.token.get_secret_value()
         self._rng = rng if rng is not None else random.Random()
         self._clock = clock
-        self._me = BotIdentity()
+        self._identity = BotIdentity()
         self._health = SideHealth("connecting")
         self._token_refused = asyncio.Event()
         self._inbox: Inbox | None = None
@@ -90,12 +90,12 @@ class DiscordAdapter:
         self._guilds = GuildCache(clock)
         self._people = Members(self._rest, clock)
         self._webhooks = Webhooks(self._rest, self._keep_webhooks)
-        self._recent = recent = MessageCache()
+        self._message_cache = message_cache = MessageCache()
         translator = Translator(
-            me=self._me,
+            identity=self._identity,
             guilds=self._guilds,
             webhooks=self._webhooks,
-            recent=recent,
+            cache=message_cache,
             time=self._rest.time,
             cdn_url=cdn_url,
         )
@@ -118,11 +118,11 @@ class DiscordAdapter:
         self._outbound = MessageSender(
             rest=self._rest,
             media=self._media,
-            me=self._me,
+            identity=self._identity,
             buffers=self._buffers,
             webhooks=self._webhooks,
             translator=translator,
-            recent=recent,
+            cache=message_cache,
             clock=clock,
         )
         self._gateway = Gateway(token=token, api_url=settings.api_url, rest=self._rest, clock=clock, rng=self._rng)
@@ -207,15 +207,15 @@ class DiscordAdapter:
 
     def session_started(self, client: discord.Client) -> None:
         """See `gateway.Listener`."""
-        self._me.user = str(client.user.id) if client.user is not None else ""
+        self._identity.user = str(client.user.id) if client.user is not None else ""
         # They are the same but for the oldest bots.
-        self._me.application = str(client.application_id or self._me.user)
-        self._webhooks.belong_to(self._me.application, self._me.user)
+        self._identity.application = str(client.application_id or self._identity.user)
+        self._webhooks.belong_to(self._identity.application, self._identity.user)
         self._webhooks.something_missed()
         self._guilds.session_started(client)
         self._channels.session_started()
         self._health = SideHealth("ready")
-        _log.info("discord connected", user=self._me.user, guilds=len(client.guilds))
+        _log.info("discord connected", user=self._identity.user, guilds=len(client.guilds))
 
     def session_resumed(self) -> None:
         """See `gateway.Listener`."""
@@ -284,9 +284,9 @@ class DiscordAdapter:
         buffer = self._buffers.get(channel.id)
         by_bot = self._outbound.posts_itself(channel.id)
         # In a channel that is just closing nothing is sent. What is planned for it then must not be cut down for good.
-        limit = buffer.place.file_size if buffer is not None else FILE_SIZE
+        limit = buffer.access.max_file_size if buffer is not None else FILE_SIZE
         # A webhook's messages are not asked for the bot's permissions.
-        may_attach = self._media.carries and (not by_bot or buffer is None or buffer.place.attaches)
+        may_attach = self._media.carries and (not by_bot or buffer is None or buffer.access.may_attach)
         return Capabilities(
             max_text_length=wording.TEXT_LENGTH - FALLBACK_LENGTH if by_bot else wording.TEXT_LENGTH,
             native_replies=False,
@@ -334,7 +334,7 @@ class DiscordAdapter:
     def permalink(self, target: MessageRef) -> str:
         """See `Adapter.permalink`."""
         # What was said in a thread counts as said in its channel.
-        seen = self._recent.get(target.id)
+        seen = self._message_cache.get(target.id)
         where = target.channel.id if seen is None else seen.channel
         return jump_url(self._guilds.guild_of(target.channel.id) or "@me", where, target.id)
 
@@ -367,7 +367,7 @@ class DiscordAdapter:
 
     def _check_identity(self) -> None:
         # Without knowing who we are, our own webhooks could not be told from others'.
-        if not self._me.application:
+        if not self._identity.application:
             raise Transient("Discord is not connected yet")
 
 

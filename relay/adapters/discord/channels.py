@@ -10,7 +10,7 @@ import structlog
 from relay.adapters.discord.api.client import RestClient, Route
 from relay.adapters.discord.api.errors import MISSING, ApiError, Refused, readable
 from relay.adapters.discord.gateway.buffers import ChannelBuffer, ChannelBuffers
-from relay.adapters.discord.gateway.guild_cache import GuildCache, Place
+from relay.adapters.discord.gateway.guild_cache import ChannelAccess, GuildCache
 from relay.adapters.discord.history import History
 from relay.adapters.discord.identifiers import DECLARED, reference, snowflakes, stream, threads_stream, webhooks_stream
 from relay.adapters.discord.outbound.webhooks import Webhooks
@@ -119,13 +119,13 @@ class Channels:
             match found:
                 case None:
                     certain = False
-                case Place() as place:
-                    await self._open(inbox, group, address, place)
+                case ChannelAccess() as access:
+                    await self._open(inbox, group, address, access)
                 case problem:
                     await self._close(inbox, address, problem)
         return certain
 
-    async def _look_up(self, channel: str, absent: str) -> Place | str | None:
+    async def _look_up(self, channel: str, absent: str) -> ChannelAccess | str | None:
         """A channel that the gateway does not tell of: an archived thread, or none. `absent` says the latter."""
         if self._clock.monotonic() < self._looked_up.get(channel, 0.0):
             return self._absent.get(channel, absent)
@@ -178,16 +178,18 @@ class Channels:
         name = threads_stream(channel)
         return snowflakes(await inbox.cursor(Platform.DISCORD, name), what=name)
 
-    async def _open(self, inbox: Inbox, group: asyncio.TaskGroup, address: ChannelAddress, place: Place) -> None:
-        await self._survey(place.guild)
+    async def _open(
+        self, inbox: Inbox, group: asyncio.TaskGroup, address: ChannelAddress, access: ChannelAccess
+    ) -> None:
+        await self._survey(access.guild)
         buffer = self._buffers.get(address.value)
         if buffer is None:
-            if place.parent is not None:
-                await self._remember_webhooks(inbox, place.parent)
-            if place.private:
+            if access.parent is not None:
+                await self._remember_webhooks(inbox, access.parent)
+            if access.private:
                 await self._join(address.value)
             spoken_in = await self._threads(inbox, address.value)
-            buffer = ChannelBuffer(address, reference(address.value), place, threads=spoken_in)
+            buffer = ChannelBuffer(address, reference(address.value), access, threads=spoken_in)
             # From here on its events are kept, so nothing falls between this and the reading.
             self._buffers.add(buffer)
             try:
@@ -196,8 +198,8 @@ class Channels:
                 self._buffers.remove(buffer)
                 raise
             self._problems.pop(address, None)
-        elif buffer.place != place:
-            buffer.place = place
+        elif buffer.access != access:
+            buffer.access = access
             # A lane may be waiting for just this permission.
             await inbox.opened(address, buffer.channel)
         if buffer.behind and (buffer.task is None or buffer.task.done()):

@@ -72,7 +72,7 @@ class History:
 
     async def one(self, buffer: ChannelBuffer, message: Message) -> MessageCreated | None:
         """A message that was asked for by itself."""
-        await self._learn_names(buffer.place.guild, [message])
+        await self._learn_names(buffer.access.guild, [message])
         events = (await self._translator.page(buffer, str(message["channel_id"]), [message])).events
         return next((event for event in events if isinstance(event, MessageCreated)), None)
 
@@ -124,7 +124,7 @@ class History:
     ) -> AsyncIterator[Sequence[MessageCreated]]:
         async for messages in self._pages(channel, str(int(first) - 1)):
             within = [message for message in messages if int(message["id"]) <= int(last)]
-            await self._learn_names(buffer.place.guild, within)
+            await self._learn_names(buffer.access.guild, within)
             events = (await self._translator.page(buffer, channel, within)).events
             yield [event for event in events if isinstance(event, MessageCreated)]
             if len(within) < len(messages):
@@ -144,7 +144,7 @@ class History:
                         yield batch
                     return
             newest = None
-            await self._learn_names(buffer.place.guild, messages)
+            await self._learn_names(buffer.access.guild, messages)
             yield await self._translator.page(buffer, channel, messages)
 
     async def _pages(self, channel: str, after: str) -> AsyncIterator[list[Message]]:

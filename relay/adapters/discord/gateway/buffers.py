@@ -13,7 +13,7 @@ from typing import Literal
 import structlog
 
 from relay.adapters.discord.api.client import Json
-from relay.adapters.discord.gateway.guild_cache import Place
+from relay.adapters.discord.gateway.guild_cache import ChannelAccess
 from relay.domain.ids import ChannelAddress, ChannelRef
 from relay.domain.text.rewrite import weight
 
@@ -56,7 +56,7 @@ class ChannelBuffer:
 
     address: ChannelAddress
     channel: ChannelRef
-    place: Place
+    access: ChannelAccess
     behind: bool = True
     again: bool = False
     stuck: bool = False
@@ -113,12 +113,12 @@ class ChannelBuffers:
     def webhook_home(self, channel: str) -> str:
         """The channel whose webhooks post into `channel`: another one for a thread."""
         buffer = self._buffers.get(channel)
-        return channel if buffer is None or buffer.place.parent is None else buffer.place.parent
+        return channel if buffer is None or buffer.access.parent is None else buffer.access.parent
 
     def thread(self, channel: str) -> str | None:
         """`channel` itself where it is a thread, as requests through a webhook have to name it."""
         buffer = self._buffers.get(channel)
-        return None if buffer is None or buffer.place.parent is None else channel
+        return None if buffer is None or buffer.access.parent is None else channel
 
     def add(self, buffer: ChannelBuffer) -> None:
         """Keep this channel's events from now on."""

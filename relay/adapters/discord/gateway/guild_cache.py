@@ -46,21 +46,23 @@ _VIEW = discord.Permissions(view_channel=True).value
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """A channel that can be mirrored. `webhooks`: the bot may make and use them there; `speaks`: it may post itself;
-    `moderates`: it may delete what others posted; `attaches`: it may post files itself. `file_size` in bytes.
-
-    `parent`: the channel of a thread, or the forum of a post; its webhooks are used. `private`: only those who are in
-    the thread hear what is said there.
-    """
+class ChannelAccess:
+    """A channel that can be mirrored, and what the bot may do in it."""
 
     guild: str
-    webhooks: bool
-    speaks: bool
-    moderates: bool
-    file_size: int
-    attaches: bool = True
+    # The bot may make webhooks there, and post through them.
+    may_use_webhooks: bool
+    # It may post messages itself.
+    may_send: bool
+    # It may delete what others posted.
+    may_delete: bool
+    # In bytes.
+    max_file_size: int
+    # It may post files itself.
+    may_attach: bool = True
+    # The channel of a thread, or the forum of a post: its webhooks are used.
     parent: str | None = None
+    # A thread of which only its members hear what is said there.
     private: bool = False
 
 
@@ -151,14 +153,14 @@ class GuildCache:
             return False
         return not self._awaited or self._clock.monotonic() - self._since > _GUILDS_ARRIVE
 
-    def find(self, channel: str) -> Place | str | None:
+    def find(self, channel: str) -> ChannelAccess | str | None:
         """The channel; or why it cannot be mirrored, with the remedy; None while that cannot be told."""
         if not (channel.isascii() and channel.isdecimal() and channel[0] != "0"):
             return f"{channel!r} is no channel ID: copy it with Discord's developer mode (right click, Copy Channel ID)"
         found = self._channel(channel)
         thread = _known(found) if isinstance(found, discord.Thread) else self._archived.get(channel)
         if thread is not None:
-            return self._find_thread(thread)
+            return self._thread_access(thread)
         if found is None:
             absent = f"there is no channel {channel}, or the bot is not in its server: correct the ID or invite the bot"
             return absent if self.settled() else None
@@ -178,16 +180,16 @@ class GuildCache:
         if not may.manage_webhooks and not may.send_messages:
             return f"the bot may not write in #{found.name}: give its role Manage Webhooks and Send Messages there"
         self._mind_moderation(channel, found.name, may_moderate=may.manage_messages)
-        return Place(
+        return ChannelAccess(
             guild=str(guild.id),
-            webhooks=may.manage_webhooks,
-            speaks=may.send_messages,
-            moderates=may.manage_messages,
-            file_size=guild.filesize_limit,
-            attaches=may.attach_files,
+            may_use_webhooks=may.manage_webhooks,
+            may_send=may.send_messages,
+            may_delete=may.manage_messages,
+            max_file_size=guild.filesize_limit,
+            may_attach=may.attach_files,
         )
 
-    def _find_thread(self, thread: _Thread) -> Place | str | None:
+    def _thread_access(self, thread: _Thread) -> ChannelAccess | str | None:
         """A declared thread: permissions are those of the channel that it belongs to."""
         guild = self._client.get_guild(int(thread.guild)) if self._client is not None else None
         parent = guild.get_channel(int(thread.parent)) if guild is not None else None
@@ -203,14 +205,14 @@ class GuildCache:
             return f"the bot may not write in threads of #{parent.name}: give its role {needed} there"
         if thread.locked and not may.manage_threads:
             return f"the thread #{thread.name} is locked: unlock it, or give the bot's role Manage Threads there"
-        return Place(
+        return ChannelAccess(
             guild=str(guild.id),
             # Through a webhook nobody writes in a locked thread.
-            webhooks=may.manage_webhooks and not thread.locked,
-            speaks=may.send_messages_in_threads,
-            moderates=may.manage_messages,
-            file_size=guild.filesize_limit,
-            attaches=may.attach_files,
+            may_use_webhooks=may.manage_webhooks and not thread.locked,
+            may_send=may.send_messages_in_threads,
+            may_delete=may.manage_messages,
+            max_file_size=guild.filesize_limit,
+            may_attach=may.attach_files,
             parent=thread.parent,
             private=thread.private,
         )

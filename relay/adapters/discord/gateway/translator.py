@@ -42,17 +42,17 @@ class Translator:
     def __init__(
         self,
         *,
-        me: BotIdentity,
+        identity: BotIdentity,
         guilds: GuildCache,
         webhooks: Webhooks,
-        recent: MessageCache,
+        cache: MessageCache,
         time: ServerTime,
         cdn_url: str,
     ) -> None:
-        self._me = me
+        self._identity = identity
         self._guilds = guilds
         self._webhooks = webhooks
-        self._recent = recent
+        self._cache = cache
         self._time = time
         self._cdn_url = cdn_url
 
@@ -89,7 +89,7 @@ class Translator:
         seen = CachedMessage(
             str(message["channel_id"]), author.name, author.user.id, message.get("webhook_id"), content
         )
-        self._recent.put(str(message["id"]), seen)
+        self._cache.put(str(message["id"]), seen)
         return seen
 
     def _events(self, buffer: ChannelBuffer, item: GatewayEvent) -> Iterable[Event]:
@@ -105,11 +105,11 @@ class Translator:
                     return [] if event is None or self._is_no_news(event, item) else [self._remembered(event, item)]
                 case "delete":
                     message = snowflake(item.data["id"])
-                    self._recent.forget(message)
-                    is_self = self._recent.removed(message)
+                    self._cache.forget(message)
+                    is_self = self._cache.removed(message)
                     return [MessageDeleted(MessageRef(buffer.channel, message), by_self=is_self)]
                 case "feature":
-                    is_self = item.data.get("user_id") == self._me.user
+                    is_self = item.data.get("user_id") == self._identity.user
                     return [FeatureUsed(buffer.channel, item.word, user_is_self=is_self)]
         except _MALFORMED as error:
             _log.error("discord payload not understood", kind=item.kind, error=type(error).__name__)
@@ -118,11 +118,11 @@ class Translator:
         return []
 
     def _view(self, buffer: ChannelBuffer, channel: str) -> inbound.MessageContext:
-        guild = buffer.place.guild
+        guild = buffer.access.guild
         return inbound.MessageContext(
             channel=buffer.channel,
-            own_user=self._me.user,
-            own_application=self._me.application,
+            own_user=self._identity.user,
+            own_application=self._identity.application,
             own_webhooks=self._webhooks.ids,
             names=self._guilds.names(guild, buffer.channel.id),
             nickname=lambda user: self._guilds.nickname(guild, user),
@@ -140,12 +140,12 @@ class Translator:
                 webhook=item.data.get("webhook_id"),
                 content=event.content,
             )
-            self._recent.put(event.ref.id, self._with_own_files(seen, event) if event.author.is_self else seen)
+            self._cache.put(event.ref.id, self._with_own_files(seen, event) if event.author.is_self else seen)
         return event
 
     def _with_own_files(self, seen: CachedMessage, event: MessageCreated | MessageEdited) -> CachedMessage:
         """What Discord tells of a message that we posted, with the files as we know them: by where they came from."""
-        known = self._recent.get(event.ref.id)
+        known = self._cache.get(event.ref.id)
         files = () if known is None else known.content.attachments
         if not files or len(files) != len(seen.content.attachments):
             return seen
@@ -155,7 +155,7 @@ class Translator:
         """Whether a bot's message was touched without being edited: a preview, a pin."""
         if item.data.get("edited_timestamp") is not None:
             return False
-        seen = self._recent.get(event.ref.id)
+        seen = self._cache.get(event.ref.id)
         return seen is not None and seen.content == event.content
 
 

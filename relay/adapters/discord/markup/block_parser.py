@@ -41,16 +41,16 @@ def parse_inline(content: str, *, names: NameLookup) -> tuple[n.Inline, ...]:
 def parse_references(content: str, *, names: NameLookup) -> tuple[n.Inline, ...]:
     """The same for where clients show no markup at all: what stands in angle brackets is still better by its name."""
     nodes: list[n.Inline] = []
-    start = place = 0
-    while (place := content.find("<", place)) >= 0:
-        found = read_angle(content, place, names)
+    start = position = 0
+    while (position := content.find("<", position)) >= 0:
+        found = read_angle(content, position, names)
         if found is None:
-            place += 1
+            position += 1
             continue
-        nodes.append(n.Text(content[start:place]))
+        nodes.append(n.Text(content[start:position]))
         node, start = found
         nodes.append(node)
-        place = start
+        position = start
     return words_of((*nodes, n.Text(content[start:])))
 
 
@@ -67,65 +67,65 @@ class _Blocks:
     def read(self) -> Iterator[n.Block]:
         """Block after block."""
         inline = InlineParser(self.source, self.names)
-        place, end = 0, len(self.source)
+        position, end = 0, len(self.source)
         blank = 0
-        while place < end:
-            if self.source[place] == "\n":
-                place += 1
+        while position < end:
+            if self.source[position] == "\n":
+                position += 1
                 blank += 1
                 continue
-            if (found := self._marked(place)) is not None:
-                blocks, place = found
+            if (found := self._marked(position)) is not None:
+                blocks, position = found
                 yield from blocks
                 blank = 0
                 continue
-            nodes, place = inline.read(place, self._starts_block)
+            nodes, position = inline.read(position, self._starts_block)
             # One blank line is what separates paragraphs anyway; more of them are shown by the clients, too.
             if nodes:
                 yield n.Paragraph((*(n.LineBreak() for _ in range(blank - 1)), *nodes))
                 blank = 0
-            if fence := inline.fence(place):
+            if fence := inline.fence(position):
                 yield n.CodeBlock(fence.text, fence.language)
                 blank = 0
-                place = fence.end
+                position = fence.end
                 # The rest of the closing fence's line starts a line of its own.
-                place += self.source.startswith("\n", place)
+                position += self.source.startswith("\n", position)
 
-    def _marked(self, place: int) -> tuple[list[n.Block], int] | None:
-        """The block whose mark stands at `place`, the start of a line, and where it ends; None for running text."""
+    def _marked(self, position: int) -> tuple[list[n.Block], int] | None:
+        """The block whose mark stands at `position`, the start of a line, and where it ends; None for running text."""
         source = self.source
-        if not _MARK.match(source, place):
+        if not _MARK.match(source, position):
             return None
-        if not self.quoted and (match := _QUOTE_REST.match(source, place)):
+        if not self.quoted and (match := _QUOTE_REST.match(source, position)):
             return [self._quote(source[match.end() :])], len(source)
-        if not self.quoted and _QUOTE_START.match(source, place):
-            return self._quoted_lines(place)
-        if (match := self._heading(place)) or (match := _SUBTEXT.match(source, place)):
-            end = _line_end(source, place)
+        if not self.quoted and _QUOTE_START.match(source, position):
+            return self._quoted_lines(position)
+        if (match := self._heading(position)) or (match := _SUBTEXT.match(source, position)):
+            end = _line_end(source, position)
             children = self._inline(source[match.end() : end])
             block = n.Heading(len(match[1]), children) if match.re is _HEADING else n.Subtext(children)
             return [block], end + 1
-        if not self.listed and _BULLET.match(source, place):
-            return self._list(place)
+        if not self.listed and _BULLET.match(source, position):
+            return self._list(position)
         return None
 
-    def _starts_block(self, place: int) -> bool:
-        """Whether the line that starts at `place` is no running text."""
+    def _starts_block(self, position: int) -> bool:
+        """Whether the line that starts at `position` is no running text."""
         source = self.source
-        if place >= len(source) or source[place] == "\n":
+        if position >= len(source) or source[position] == "\n":
             return True
         # The common case first: most lines begin with no mark at all.
-        if not _MARK.match(source, place):
+        if not _MARK.match(source, position):
             return False
         return bool(
-            (not self.quoted and (_QUOTE_REST.match(source, place) or _QUOTE_START.match(source, place)))
-            or self._heading(place)
-            or _SUBTEXT.match(source, place)
-            or (not self.listed and _BULLET.match(source, place))
+            (not self.quoted and (_QUOTE_REST.match(source, position) or _QUOTE_START.match(source, position)))
+            or self._heading(position)
+            or _SUBTEXT.match(source, position)
+            or (not self.listed and _BULLET.match(source, position))
         )
 
-    def _heading(self, place: int) -> re.Match[str] | None:
-        return _HEADING.match(self.source, place) if self.headings else None
+    def _heading(self, position: int) -> re.Match[str] | None:
+        return _HEADING.match(self.source, position) if self.headings else None
 
     def _inline(self, source: str) -> tuple[n.Inline, ...]:
         return InlineParser(source, self.names).all()
@@ -133,36 +133,36 @@ class _Blocks:
     def _quote(self, source: str) -> n.Quote:
         return n.Quote(tuple(replace(self, source=source, quoted=True).read()))
 
-    def _quoted_lines(self, place: int) -> tuple[list[n.Block], int]:
+    def _quoted_lines(self, position: int) -> tuple[list[n.Block], int]:
         lines: list[str] = []
-        while place < len(self.source) and (match := _QUOTE_LINE.match(self.source, place)):
-            end = _line_end(self.source, place)
+        while position < len(self.source) and (match := _QUOTE_LINE.match(self.source, position)):
+            end = _line_end(self.source, position)
             # A line with a lone > and nothing after it belongs to the quote only as its blank line.
-            if not _QUOTE_START.match(self.source, place) and match.end() != end:
+            if not _QUOTE_START.match(self.source, position) and match.end() != end:
                 break
             lines.append(self.source[match.end() : end])
-            place = end + 1
-        return [self._quote("\n".join(lines))], place
+            position = end + 1
+        return [self._quote("\n".join(lines))], position
 
-    def _list(self, place: int) -> tuple[list[n.Block], int]:
+    def _list(self, position: int) -> tuple[list[n.Block], int]:
         """Consecutive lines of a list: items, nested by their indent, and indented lines that go on with an item."""
         tree = _ListTree(self)
         last_fence = self.source.rfind("```")
-        while place < len(self.source):
-            tree.in_fence = tree.in_fence and place <= last_fence
-            match = _BULLET.match(self.source, place)
+        while position < len(self.source):
+            tree.in_fence = tree.in_fence and position <= last_fence
+            match = _BULLET.match(self.source, position)
             if tree.in_fence:
                 match = None
-            elif not match and not _CONTINUED.match(self.source, place):
+            elif not match and not _CONTINUED.match(self.source, position):
                 break
-            end = _line_end(self.source, place)
+            end = _line_end(self.source, position)
             if match:
                 number = None if match[2] is None else int(match[2])
                 tree.add(len(match[1]), match.end() - match.start(), number, self.source[match.end() : end])
             else:
-                tree.go_on(self.source[place:end])
-            place = end + 1
-        return tree.finish(), place
+                tree.go_on(self.source[position:end])
+            position = end + 1
+        return tree.finish(), position
 
     def body(self, source: str) -> tuple[n.Block, ...]:
         """The blocks of a list item's own text."""
@@ -237,6 +237,6 @@ class _ListTree:
         return n.BulletList(tuple(items), found.start)
 
 
-def _line_end(source: str, place: int) -> int:
-    end = source.find("\n", place)
+def _line_end(source: str, position: int) -> int:
+    end = source.find("\n", position)
     return len(source) if end < 0 else end

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from unicodedata import category, east_asian_width
 
-from relay.adapters.discord.markup.inline_renderer import ZERO_WIDTH, Place, escape_lines, render_inline
+from relay.adapters.discord.markup.inline_renderer import ZERO_WIDTH, EscapeContext, escape_lines, render_inline
 from relay.adapters.discord.markup.references import ReferenceCodes
 from relay.domain.text import nodes as n
 from relay.domain.text.normalise import normalise, normalise_inline, split_lines
@@ -27,21 +27,21 @@ _RULE = n.Paragraph((n.Text("⎯" * 12),))
 def render(text: n.RichText, *, codes: ReferenceCodes) -> str:
     """Message content that makes a client show `text`. Whatever `text` holds: it mentions only what `codes` allows."""
     blocks = normalise(text).blocks
-    content = _Writer(codes, Place(lines=True)).blocks(blocks)
+    content = _BlockWriter(codes, EscapeContext(lines=True)).blocks(blocks)
     # Clients pair marks across lines and blocks. Where all underscores are in words, none can pair with them, and they
     # need no backslash there; where nothing could be the target of a link, nor do brackets.
-    place = Place(lines="_" in content.replace("\\_", ""), brackets="](" in content)
-    if place.brackets or ("_" in content and not place.lines):
-        content = _Writer(codes, place).blocks(blocks)
+    context = EscapeContext(lines="_" in content.replace("\\_", ""), brackets="](" in content)
+    if context.brackets or ("_" in content and not context.lines):
+        content = _BlockWriter(codes, context).blocks(blocks)
     return content
 
 
 @dataclass(frozen=True, slots=True)
-class _Writer:
-    """Writes blocks. `place` is what holds of the whole text: clients pair marks across lines and blocks."""
+class _BlockWriter:
+    """Writes blocks. `context` is what holds of the whole text: clients pair marks across lines and blocks."""
 
     codes: ReferenceCodes
-    place: Place
+    context: EscapeContext
     depth: int = 0
     listed: bool = False
 
@@ -49,7 +49,7 @@ class _Writer:
         """Blocks one below the other."""
         done: list[str] = []
         previous: n.Block | None = None
-        for block in _supported(blocks):
+        for block in _without_unsupported(blocks):
             written = self._block(block)
             if not written:
                 continue
@@ -70,7 +70,7 @@ class _Writer:
     def _block(self, block: n.Block) -> str:
         match block:
             case n.Paragraph(children):
-                text = escape_lines(render_inline(children, self.codes, self.place))
+                text = escape_lines(render_inline(children, self.codes, self.context))
                 # A blank line would end the list that the text stands in.
                 return _BLANK_LINES.sub("\n", text.strip("\n")) if self.listed else text
             case n.Heading(level, children):
@@ -82,7 +82,7 @@ class _Writer:
                 fenced = text.replace("``", f"`{ZERO_WIDTH}`") if "```" in text else text
                 return f"```{language if _LANGUAGE.fullmatch(language) else ''}\n{fenced.strip(chr(10))}\n```"
             case n.Quote(blocks):
-                inner = _Writer(self.codes, self.place, self.depth + 1, listed=self.listed).blocks(blocks)
+                inner = _BlockWriter(self.codes, self.context, self.depth + 1, listed=self.listed).blocks(blocks)
                 if not inner or self.depth >= _DEEPEST:
                     return inner
                 return "\n".join(f"> {line}" for line in inner.split("\n"))
@@ -93,10 +93,10 @@ class _Writer:
 
     def _line(self, children: tuple[n.Inline, ...]) -> str:
         line = tuple(n.Text(" ") if isinstance(node, n.LineBreak) else node for node in children)
-        return render_inline(line, self.codes, self.place).replace("\n", " ")
+        return render_inline(line, self.codes, self.context).replace("\n", " ")
 
     def _list(self, items: tuple[n.ListItem, ...], start: int | None) -> str:
-        writer = _Writer(self.codes, self.place, self.depth + 1, listed=True)
+        writer = _BlockWriter(self.codes, self.context, self.depth + 1, listed=True)
         done: list[str] = []
         for number, item in enumerate(items, start=max(start or 0, 0)):
             mark = "- " if start is None else f"{number}. "
@@ -108,14 +108,14 @@ class _Writer:
         return "\n".join(done)
 
 
-def _supported(blocks: tuple[n.Block, ...]) -> Iterator[n.Block]:
+def _without_unsupported(blocks: tuple[n.Block, ...]) -> Iterator[n.Block]:
     """`blocks` with those that Discord lacks turned into those that it has."""
     for block in blocks:
         match block:
             case n.Details(summary, inner):
                 if summary:
                     yield n.Paragraph(normalise_inline((n.Strong(summary),)))
-                yield from _supported(inner)
+                yield from _without_unsupported(inner)
             case n.Table():
                 if block.caption:
                     yield n.Paragraph(normalise_inline((n.Strong(block.caption),)))

@@ -69,47 +69,47 @@ class InlineParser:
         if self._depth > _DEEPEST or is_plain(source):
             return (n.Text(source),)
         nodes: list[n.Inline] = []
-        place = 0
-        while place < len(source):
-            place = self._read(nodes, place, None)
-            if fence := self.fence(place):
+        position = 0
+        while position < len(source):
+            position = self._read(nodes, position, None)
+            if fence := self.fence(position):
                 for number, line in enumerate(fence.text.split("\n")):
                     if number:
                         nodes.append(n.LineBreak())
                     nodes.append(n.Code(line))
-                place = fence.end
+                position = fence.end
         return tuple(nodes)
 
-    def read(self, place: int, stops: Callable[[int], object]) -> tuple[tuple[n.Inline, ...], int]:
-        """What stands at `place`, up to fenced code or up to a line break after which `stops` is true of the place.
+    def read(self, position: int, stops: Callable[[int], object]) -> tuple[tuple[n.Inline, ...], int]:
+        """What stands at `position`, up to fenced code or up to a line break after which `stops` is true of the place.
 
         Returns the nodes and where they end.
         """
         nodes: list[n.Inline] = []
-        place = self._read(nodes, place, stops)
-        return tuple(nodes), place
+        position = self._read(nodes, position, stops)
+        return tuple(nodes), position
 
-    def _read(self, nodes: list[n.Inline], place: int, stops: Callable[[int], object] | None) -> int:
+    def _read(self, nodes: list[n.Inline], position: int, stops: Callable[[int], object] | None) -> int:
         source, end = self._source, len(self._source)
         words: list[str] = []
-        while place < end:
-            if match := _PLAIN.match(source, place):
+        while position < end:
+            if match := _PLAIN.match(source, position):
                 words.append(match.group())
-                place = match.end()
+                position = match.end()
                 continue
-            if source[place] == "\n":
-                place += 1
-                if stops is not None and stops(place):
+            if source[position] == "\n":
+                position += 1
+                if stops is not None and stops(position):
                     break
                 words.append("\n")
                 continue
-            if source.startswith("```", place) and self.fence(place):
+            if source.startswith("```", position) and self.fence(position):
                 break
-            if (found := self._markup(place)) is None:
-                words.append(source[place])
-                place += 1
+            if (found := self._markup(position)) is None:
+                words.append(source[position])
+                position += 1
                 continue
-            node, place = found
+            node, position = found
             if isinstance(node, str):
                 words.append(node)
                 continue
@@ -119,18 +119,18 @@ class InlineParser:
             nodes.append(node)
         if words:
             nodes.append(n.Text("".join(words)))
-        return place
+        return position
 
-    def fence(self, place: int) -> Fence | None:
-        """The fenced code that starts at `place`."""
+    def fence(self, position: int) -> Fence | None:
+        """The fenced code that starts at `position`."""
         source = self._source
-        if not source.startswith("```", place):
+        if not source.startswith("```", position):
             return None
-        if match := _LANGUAGE.match(source, place + 3):
+        if match := _LANGUAGE.match(source, position + 3):
             found = self._fenced(match.end(), match[1])
             if found:
                 return found
-        return self._fenced(place + 3, "")
+        return self._fenced(position + 3, "")
 
     def _fenced(self, start: int, language: str) -> Fence | None:
         source = self._source
@@ -149,53 +149,53 @@ class InlineParser:
             return None
         return found
 
-    def _markup(self, place: int) -> "tuple[n.Inline | str, int] | None":
-        """What the markup at `place` means (a string: text) and where it ends; None if there is none."""
+    def _markup(self, position: int) -> "tuple[n.Inline | str, int] | None":
+        """What the markup at `position` means (a string: text) and where it ends; None if there is none."""
         source = self._source
-        char = source[place]
+        char = source[position]
         match char:
             case "\\":
-                escapes = _ESCAPES.match(source, place) if self._escapes else None
+                escapes = _ESCAPES.match(source, position) if self._escapes else None
                 return (escapes.group()[1::2], escapes.end()) if escapes else None
             case "*" | "_" | "~" | "|":
-                if match := _LONG_RUN.match(source, place):
+                if match := _LONG_RUN.match(source, position):
                     return match.group(), match.end()
                 if char == "~":
-                    return self._strike(place)
-                return self._spoiler(place) if char == "|" else self._emphasis(place)
+                    return self._strike(position)
+                return self._spoiler(position) if char == "|" else self._emphasis(position)
             case "`":
-                return self._code(place)
+                return self._code(position)
             case "<":
-                return read_angle(source, place, self._names)
+                return read_angle(source, position, self._names)
             case "[":
-                return self._masked(place)
+                return self._masked(position)
             case "@":
-                return read_broadcast(source, place)
+                return read_broadcast(source, position)
             case "h" | "H":
-                url = url_at(source, place)
-                return (link(url, (n.Text(url),), self._names), place + len(url)) if url else None
+                url = url_at(source, position)
+                return (link(url, (n.Text(url),), self._names), position + len(url)) if url else None
             case _:
-                return (_SHRUG, place + len(_SHRUG)) if source.startswith(_SHRUG, place) else None
+                return (_SHRUG, position + len(_SHRUG)) if source.startswith(_SHRUG, position) else None
 
     def _inner(self, source: str) -> tuple[n.Inline, ...]:
         if is_plain(source):
             return (n.Text(source),)
         return InlineParser(source, self._names, depth=self._depth + 1, escapes=self._escapes).all()
 
-    def _emphasis(self, place: int) -> tuple[n.Inline, int] | None:
+    def _emphasis(self, position: int) -> tuple[n.Inline, int] | None:
         """Italic, bold or underlined, whichever is longest; italic wins a tie, and so `***x***` is both."""
         source = self._source
-        star = source[place] == "*"
+        star = source[position] == "*"
         best: tuple[int, str, type[n.Strong | n.Emphasis | n.Underline]] | None = None
-        double = source[place] * 2
-        if source.startswith(double, place) and double not in self._dead:
-            if match := (_STRONG if star else _UNDERLINE).match(source, place):
+        double = source[position] * 2
+        if source.startswith(double, position) and double not in self._dead:
+            if match := (_STRONG if star else _UNDERLINE).match(source, position):
                 best = match.end(), match[1], n.Strong if star else n.Underline
             else:
-                self._dead[double] = place
+                self._dead[double] = position
         single = "*" if star else "_"
-        if place >= self._dead.get(single, 0) or source.startswith(double, place):
-            match = (_EM_STAR if star else _EM_LINE).match(source, place)
+        if position >= self._dead.get(single, 0) or source.startswith(double, position):
+            match = (_EM_STAR if star else _EM_LINE).match(source, position)
             if match and match[1]:
                 if not match[2]:
                     # Nothing between here and where the search gave up closes italics that open there.
@@ -207,35 +207,35 @@ class InlineParser:
         end, content, node = best
         return node(self._inner(content)), end
 
-    def _strike(self, place: int) -> tuple[n.Inline, int] | None:
+    def _strike(self, position: int) -> tuple[n.Inline, int] | None:
         source = self._source
-        if not source.startswith("~~", place) or "~~" in self._dead:
+        if not source.startswith("~~", position) or "~~" in self._dead:
             return None
-        match = _STRIKE_END.search(source, place + 3)
+        match = _STRIKE_END.search(source, position + 3)
         if match is None:
-            self._dead["~~"] = place
+            self._dead["~~"] = position
             return None
-        return n.Strike(self._inner(source[place + 2 : match.start()])), match.end()
+        return n.Strike(self._inner(source[position + 2 : match.start()])), match.end()
 
-    def _spoiler(self, place: int) -> tuple[n.Inline, int] | None:
-        if not self._source.startswith("||", place) or (end := self._find("||", place + 3)) is None:
+    def _spoiler(self, position: int) -> tuple[n.Inline, int] | None:
+        if not self._source.startswith("||", position) or (end := self._find("||", position + 3)) is None:
             return None
-        return n.Spoiler(self._inner(self._source[place + 2 : end])), end + 2
+        return n.Spoiler(self._inner(self._source[position + 2 : end])), end + 2
 
-    def _code(self, place: int) -> tuple[n.Inline, int] | None:
+    def _code(self, position: int) -> tuple[n.Inline, int] | None:
         source = self._source
         if self._ticks is None:
             self._ticks = {}
             for run in _RUN.finditer(source):
                 self._ticks.setdefault(run.end() - run.start(), []).append(run.start())
-        run_end = place
+        run_end = position
         while source.startswith("`", run_end):
             run_end += 1
-        for length in range(min(run_end - place, 32), 0, -1):
+        for length in range(min(run_end - position, 32), 0, -1):
             starts = self._ticks.get(length, [])
             index = bisect_right(starts, run_end)
             if index < len(starts):
-                text = source[place + length : starts[index]]
+                text = source[position + length : starts[index]]
                 if text.startswith(" ") and text.lstrip(" ").startswith("`"):
                     text = text[1:]
                 if text.endswith(" ") and text.rstrip(" ").endswith("`"):
@@ -243,7 +243,7 @@ class InlineParser:
                 return n.Code(text.replace("\n", " ")), starts[index] + length
         return None
 
-    def _masked(self, place: int) -> tuple[n.Inline | str, int] | None:
+    def _masked(self, position: int) -> tuple[n.Inline | str, int] | None:
         """`[words](url)`. Words with a URL in them mask nothing, and escapes do not work in them.
 
         https://github.com/discord/discord-api-docs/issues/7721, https://github.com/discord/discord-api-docs/issues/6185
@@ -251,19 +251,19 @@ class InlineParser:
         source = self._source
         if self._brackets is None:
             self._brackets = _pairs(source)
-        close = self._brackets.get(place)
+        close = self._brackets.get(position)
         if close is None:
-            end = place + 1
+            end = position + 1
             while source.startswith("[", end) and end not in self._brackets:
                 end += 1
-            return source[place:end], end
+            return source[position:end], end
         if (target := _TARGET.match(source, close)) is None:
             return None
-        label, url = source[place + 1 : close], target[2]
+        label, url = source[position + 1 : close], target[2]
         if bool(target[1]) != bool(target[3]) or not WEB.match(url) or not label.strip():
             return None
         if _LABEL_URL.search(label):
-            return source[place : target.end()], target.end()
+            return source[position : target.end()], target.end()
         children = InlineParser(label, self._names, depth=self._depth + 1, escapes=False).all()
         return link(url, children, self._names, preview=not target[1]), target.end()
 

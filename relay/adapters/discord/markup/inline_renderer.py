@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from relay.adapters.discord.markup.references import ReferenceCodes, live, named, url_at
+from relay.adapters.discord.markup.references import ReferenceCodes, reference_code, reference_name, url_at
 from relay.domain.text import nodes as n
 from relay.domain.text.links import is_bare, link_bare_urls
 from relay.domain.text.normalise import normalise_inline
@@ -40,7 +40,7 @@ _UNSAFE_IN_URL = re.compile(r"[\s<>\\]|@(?=everyone|here)")
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class EscapeContext:
     """Where a text stands.
 
     `joined_before`, `joined_after`: something other than a line's edge is there. `stars`, `lines`: inside italics that
@@ -57,38 +57,40 @@ class Place:
 
 
 # In the words of a masked link.
-LABEL = Place(escapes=False)
+LABEL = EscapeContext(escapes=False)
 
 
-def render_inline(nodes: Sequence[n.Inline], codes: ReferenceCodes, place: Place) -> str:
+def render_inline(nodes: Sequence[n.Inline], codes: ReferenceCodes, context: EscapeContext) -> str:
     """Inline markdown for `nodes`."""
     if len(nodes) == 1 and isinstance(only := nodes[0], n.Text) and not may_be_markup(only.text):
         return only.text
-    return _InlineWriter(codes, place).write(hoist_literals(normalise_inline(lower(nodes, codes)), codes))
+    return _InlineWriter(codes, context).write(
+        hoist_literals(normalise_inline(replace_unsupported(nodes, codes)), codes)
+    )
 
 
 # --- What Discord has no markup for, in the markup and words that it has ------------------------------------
 
 
-def lower(nodes: Sequence[n.Inline], codes: ReferenceCodes) -> Iterator[n.Inline]:
+def replace_unsupported(nodes: Sequence[n.Inline], codes: ReferenceCodes) -> Iterator[n.Inline]:
     """`nodes` without what Discord has no markup for."""
     for node in nodes:
-        if live(node, codes) is not None:
+        if reference_code(node, codes) is not None:
             yield node
             continue
         match node:
             case n.Text(text):
                 yield from link_bare_urls(text) if "://" in text else (node,)
             case n.Strong() | n.Emphasis() | n.Underline() | n.Strike():
-                yield type(node)(tuple(lower(node.children, codes)))
+                yield type(node)(tuple(replace_unsupported(node.children, codes)))
             case n.Spoiler(children, reason):
                 if reason:
                     yield n.Text(f"({' '.join(reason.split())}) ")
-                yield n.Spoiler(tuple(lower(children, codes)))
+                yield n.Spoiler(tuple(replace_unsupported(children, codes)))
             case n.Colored(children):
-                yield from lower(children, codes)
+                yield from replace_unsupported(children, codes)
             case n.Superscript(children, lowered):
-                yield from _superscript(tuple(lower(children, codes)), lowered=lowered)
+                yield from _superscript(tuple(replace_unsupported(children, codes)), lowered=lowered)
             case n.Math(tex):
                 yield n.Code(tex)
             case n.Link():
@@ -97,7 +99,7 @@ def lower(nodes: Sequence[n.Inline], codes: ReferenceCodes) -> Iterator[n.Inline
                 target = codes.message(node) or url
                 yield from _link(n.Link(target, children or (n.Text(target),)), codes)
             case _:
-                yield named(node)
+                yield reference_name(node)
 
 
 def _superscript(children: tuple[n.Inline, ...], *, lowered: bool) -> Iterator[n.Inline]:
@@ -114,7 +116,7 @@ def _link(link: n.Link, codes: ReferenceCodes) -> Iterator[n.Inline]:
     """A link as Discord takes it: bare, masked, or its words with the address behind them."""
     if not _WEB.match(link.url):
         address = link.url.removeprefix("mailto:")
-        words = tuple(lower(link.children, codes))
+        words = tuple(replace_unsupported(link.children, codes))
         yield from words
         if words not in ((n.Text(address),), (n.Text(link.url),)):
             yield n.Text(f" ({address})")
@@ -124,7 +126,9 @@ def _link(link: n.Link, codes: ReferenceCodes) -> Iterator[n.Inline]:
         yield n.Link(url, (n.Text(url),), link.preview)
         return
     children = normalise_inline(
-        node for child in link.children for node in ((child,) if isinstance(child, n.Text) else lower((child,), codes))
+        node
+        for child in link.children
+        for node in ((child,) if isinstance(child, n.Text) else replace_unsupported((child,), codes))
     )
     words = hoist_literals(children, codes)
     label = _InlineWriter(codes, LABEL).write(words)
@@ -134,7 +138,7 @@ def _link(link: n.Link, codes: ReferenceCodes) -> Iterator[n.Inline]:
             url = url.replace("(", "%28").replace(")", "%29")
         yield n.Link(url, words, link.preview)
         return
-    yield from normalise_inline(lower(children, codes))
+    yield from normalise_inline(replace_unsupported(children, codes))
     yield n.Text(" (")
     yield n.Link(url, (n.Text(url),), link.preview)
     yield n.Text(")")
@@ -142,9 +146,9 @@ def _link(link: n.Link, codes: ReferenceCodes) -> Iterator[n.Inline]:
 
 def _with_escapes(words: tuple[n.Inline, ...], codes: ReferenceCodes) -> str:
     """`words` as they would have to be written where clients honour escapes: not in a masked link."""
-    written = _InlineWriter(codes, Place(lines=True)).write(words)
+    written = _InlineWriter(codes, EscapeContext(lines=True)).write(words)
     # Where all underscores are in words, none can pair with them.
-    return written if "_" in written.replace("\\_", "") else _InlineWriter(codes, Place()).write(words)
+    return written if "_" in written.replace("\\_", "") else _InlineWriter(codes, EscapeContext()).write(words)
 
 
 # --- Literal code that would close the markup around it moves outside ---------------------------------------
@@ -162,7 +166,7 @@ def literals(node: n.Inline, codes: ReferenceCodes) -> str:
         case n.Link(_, children) if not is_bare(node):
             return "\n".join((n.inline_text(children), *(literals(child, codes) for child in children)))
         case n.CustomEmoji():
-            return live(node, codes) or ""
+            return reference_code(node, codes) or ""
         case _:
             return ""
 
@@ -232,7 +236,7 @@ class _InlineWriter:
     """
 
     codes: ReferenceCodes
-    place: Place
+    context: EscapeContext
     url_escapes: str = ""
     hidden: bool = False
 
@@ -253,12 +257,12 @@ class _InlineWriter:
             case n.Text(text):
                 if not may_be_markup(text):
                     return text
-                place = replace(
-                    self.place,
+                context = replace(
+                    self.context,
                     joined_before=before is not None and not isinstance(before, n.LineBreak),
                     joined_after=after is not None and not isinstance(after, n.LineBreak),
                 )
-                return escape(text, place)
+                return escape(text, context)
             case n.LineBreak():
                 return "\n"
             case n.Code(text):
@@ -280,10 +284,10 @@ class _InlineWriter:
             case n.Link():
                 return self._link(node, following)
             case _:
-                return live(node, self.codes) or ""
+                return reference_code(node, self.codes) or ""
 
     def _inside(self, character: str) -> "_InlineWriter":
-        return _InlineWriter(self.codes, self.place, self.url_escapes + character, self.hidden)
+        return _InlineWriter(self.codes, self.context, self.url_escapes + character, self.hidden)
 
     def _italic(self, node: n.Emphasis, before: n.Inline | None, after: n.Inline | None, following: str) -> str:
         """`*…*`, or `_…_` where stars would run together with others; as a last resort with a space of no width."""
@@ -293,8 +297,8 @@ class _InlineWriter:
         lines_run = any(isinstance(other, n.Underline) for other in beside)
         use_lines = "*" in verbatim or (stars_run and not lines_run and "_" not in verbatim)
         mark = "_" if use_lines else "*"
-        place = replace(self.place, stars=not use_lines, lines=use_lines or self.place.lines)
-        inner = replace(self, place=place, url_escapes=self.url_escapes + mark).write(node.children)
+        context = replace(self.context, stars=not use_lines, lines=use_lines or self.context.lines)
+        inner = replace(self, context=context, url_escapes=self.url_escapes + mark).write(node.children)
         runs = (
             isinstance(before, n.Underline if use_lines else n.Strong),
             isinstance(after, n.Underline if use_lines else n.Strong),
@@ -317,13 +321,13 @@ class _InlineWriter:
     def _link(self, link: n.Link, following: str) -> str:
         url = link.url
         for character in self.url_escapes:
-            if character != "_" or "__" in url or self.place.lines:
+            if character != "_" or "__" in url or self.context.lines:
                 url = url.replace(character, f"%{ord(character):02X}")
         if is_bare(link):
             upcoming = following.split(maxsplit=1)[0] if following[:1].strip() else ""
             bare = link.preview and len(upcoming) < _AHEAD and url_at(url + upcoming, 0) == url
             return url if bare else f"<{url}>"
-        label = replace(self, place=LABEL).write(link.children)
+        label = replace(self, context=LABEL).write(link.children)
         return f"[{' '.join(label.split(chr(10)))}]({url if link.preview else f'<{url}>'})"
 
 
@@ -339,7 +343,7 @@ def may_be_markup(text: str) -> bool:
     return _SPECIAL.search(text) is not None
 
 
-def escape(text: str, place: Place) -> str:
+def escape(text: str, context: EscapeContext) -> str:
     """`text` so that a client shows these very characters, and the server finds no mention in them."""
     done: list[str] = []
     start = 0
@@ -349,8 +353,8 @@ def escape(text: str, place: Place) -> str:
         start = match.end()
         if start - index > 1:
             # In a run, what decides about all but the last is the next one.
-            done.append((start - index - 1) * _escaped(text, index, place))
-        done.append(_escaped(text, start - 1, place))
+            done.append((start - index - 1) * _escaped(text, index, context))
+        done.append(_escaped(text, start - 1, context))
     done.append(text[start:])
     return "".join(done)
 
@@ -360,14 +364,14 @@ def escape_lines(text: str) -> str:
     return _LINE_NUMBER.sub(r"\1\\", _LINE_MARK.sub(r"\1\\", text))
 
 
-def _escaped(text: str, index: int, place: Place) -> str:
+def _escaped(text: str, index: int, context: EscapeContext) -> str:
     char = text[index]
     if char == "@":
         return "@" + ZERO_WIDTH if _MENTION.match(text, index) else "@"
-    return "\\" + char if place.escapes and _is_markup(text, index, place) else char
+    return "\\" + char if context.escapes and _is_markup(text, index, context) else char
 
 
-def _is_markup(text: str, index: int, place: Place) -> bool:
+def _is_markup(text: str, index: int, context: EscapeContext) -> bool:
     char = text[index]
     before = text[index - 1] if index else ""
     after = text[index + 1] if index + 1 < len(text) else ""
@@ -375,16 +379,16 @@ def _is_markup(text: str, index: int, place: Place) -> bool:
         case "\\":
             return not after or not ((after.isascii() and after.isalnum()) or after.isspace())
         case "*":
-            return place.stars or not (before.isspace() and after.isspace())
+            return context.stars or not (before.isspace() and after.isspace())
         case "_":
-            return place.lines or not (_is_word(before) and _is_word(after))
+            return context.lines or not (_is_word(before) and _is_word(after))
         case "~" | "|":
-            joined = (not before and place.joined_before) or (not after and place.joined_after)
+            joined = (not before and context.joined_before) or (not after and context.joined_after)
             return joined or char in (before, after)
         case "<":
-            return bool(_ANGLE.match(text, index)) or (not after and place.joined_after)
+            return bool(_ANGLE.match(text, index)) or (not after and context.joined_after)
         case "[":
-            return place.brackets
+            return context.brackets
         case ":":
             return bool(_SHORTCODE.match(text, index)) or (
                 text.startswith("://", index) and text[max(0, index - 5) : index].lower().endswith(("http", "https"))

@@ -21,11 +21,11 @@ _ANGLE = re.compile(
     r"|(?P<animated>a?):(?P<emoji>\w{1,64}):(?P<emoji_id>\d{1,20})"
     r"|t:(?P<at>-?\d{1,13})(?::(?P<style>[tTdDfFsSR]))?"
     r"|/(?P<command>[^\s:<>][^:<>\n]{0,100}):\d{1,20}"
-    r"|id:(?P<place>customize|browse|guide|home|linked-roles)(?::\d{1,20})?"
+    r"|id:(?P<page>customize|browse|guide|home|linked-roles)(?::\d{1,20})?"
     r"|(?P<url>https?://[^\s<>]++)|(?P<mail>mailto:[^\s<>]++))>",
     re.ASCII | re.IGNORECASE,
 )
-_PLACES = {
+_GUILD_PAGES = {
     "customize": "Channels & Roles",
     "browse": "Browse Channels",
     "guide": "Server Guide",
@@ -62,12 +62,12 @@ class NameLookup:
     emoji_url: Callable[[str, bool], str] = _emoji_url
 
 
-def url_at(source: str, place: int) -> str:
-    """The bare URL that clients see at `place`, "" if there is none.
+def url_at(source: str, position: int) -> str:
+    """The bare URL that clients see at `position`, "" if there is none.
 
     Closing punctuation is left out, and closing parentheses that none opens.
     """
-    match = _URL.match(source, place)
+    match = _URL.match(source, position)
     if match is None:
         return ""
     url = match.group().rstrip(".,:;\"']")
@@ -94,9 +94,9 @@ def link(url: str, children: tuple[n.Inline, ...], names: NameLookup, *, preview
     return n.Link(url, children, preview)
 
 
-def read_angle(source: str, place: int, names: NameLookup) -> tuple[n.Inline, int] | None:
-    """The reference, or the address, that stands in angle brackets at `place`, and where it ends."""
-    match = _ANGLE.match(source, place)
+def read_angle(source: str, position: int, names: NameLookup) -> tuple[n.Inline, int] | None:
+    """The reference, or the address, that stands in angle brackets at `position`, and where it ends."""
+    match = _ANGLE.match(source, position)
     if match is None:
         return None
     found = match.groupdict()
@@ -119,8 +119,8 @@ def read_angle(source: str, place: int, names: NameLookup) -> tuple[n.Inline, in
         node = _timestamp(int(at), found["style"] or "f")
     elif command := found["command"]:
         node = n.Text(f"/{command}")
-    elif place_name := found["place"]:
-        node = n.Text(_PLACES[place_name.lower()])
+    elif page := found["page"]:
+        node = n.Text(_GUILD_PAGES[page.lower()])
     elif url := found["url"]:
         node = link(url, (n.Text(url),), names, preview=False) if WEB.match(url) else None
     elif mail := found["mail"]:
@@ -128,12 +128,12 @@ def read_angle(source: str, place: int, names: NameLookup) -> tuple[n.Inline, in
     return None if node is None else (node, match.end())
 
 
-def read_broadcast(source: str, place: int) -> tuple[n.Inline, int] | None:
-    """@everyone or @here, where either stands at `place`, and where it ends."""
-    if source.startswith("@everyone", place):
-        return n.BroadcastMention("everyone"), place + len("@everyone")
-    if source.startswith("@here", place):
-        return n.BroadcastMention("here"), place + len("@here")
+def read_broadcast(source: str, position: int) -> tuple[n.Inline, int] | None:
+    """@everyone or @here, where either stands at `position`, and where it ends."""
+    if source.startswith("@everyone", position):
+        return n.BroadcastMention("everyone"), position + len("@everyone")
+    if source.startswith("@here", position):
+        return n.BroadcastMention("here"), position + len("@here")
     return None
 
 
@@ -163,7 +163,7 @@ class ReferenceCodes:
     broadcast: bool = False
 
 
-def live(node: n.Inline, codes: ReferenceCodes) -> str | None:
+def reference_code(node: n.Inline, codes: ReferenceCodes) -> str | None:
     """The code of a reference that Discord shows as its own kind of thing, None where it cannot."""
     match node:
         case n.UserMention():
@@ -187,7 +187,7 @@ def _code(form: str, found: str | None) -> str | None:
     return form.format(found) if found and _SNOWFLAKE.fullmatch(found) else None
 
 
-def named(node: n.Inline) -> n.Inline:
+def reference_name(node: n.Inline) -> n.Inline:
     """A reference that Discord cannot show, by its name."""
     match node:
         case n.UserMention(_, name) | n.RoleMention(name):

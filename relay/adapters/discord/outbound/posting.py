@@ -45,20 +45,20 @@ class MessagePoster:
         *,
         rest: RestClient,
         media: Media,
-        me: BotIdentity,
+        identity: BotIdentity,
         buffers: ChannelBuffers,
         webhooks: Webhooks,
-        recent: MessageCache,
+        cache: MessageCache,
         last_sent: LastSent,
         clock: Clock,
     ) -> None:
         self._clock = clock
         self._rest = rest
         self._media = media
-        self._me = me
+        self._identity = identity
         self._buffers = buffers
         self._webhooks = webhooks
-        self._recent = recent
+        self._cache = cache
         self._last_sent = last_sent
         self._posted = adoption.PostedMessages()
         self._without_webhook: dict[str, float] = {}
@@ -68,7 +68,7 @@ class MessagePoster:
         """Whether the bot has to speak for everybody in a channel."""
         buffer = self._buffers.get(channel)
         tried_lately = self._clock.monotonic() < self._without_webhook.get(channel, 0.0)
-        return tried_lately or (buffer is not None and not buffer.place.webhooks)
+        return tried_lately or (buffer is not None and not buffer.access.may_use_webhooks)
 
     async def post(self, delivery: Delivery) -> str:
         """The message that `delivery` has become, by this try or an earlier one."""
@@ -106,7 +106,7 @@ class MessagePoster:
                 continue
             message, where = _id(answer), answer.get("channel_id")
             if str(where) == channel or not is_snowflake(where):
-                self._recent.put(message, CachedMessage(channel, author.name, hook.id, hook.id, delivery.content))
+                self._cache.put(message, CachedMessage(channel, author.name, hook.id, hook.id, delivery.content))
                 return message
             self._webhooks.moved(home, hook, str(where))
             await self._take_back(hook.id, str(where), message, hook)
@@ -172,7 +172,7 @@ class MessagePoster:
 
     async def _post_as_bot(self, delivery: Delivery, channel: str) -> str:
         buffer = self._buffers.get(channel)
-        if buffer is not None and not buffer.place.speaks:
+        if buffer is not None and not buffer.access.may_send:
             # Asking would only use up the answers that Discord gives before it bans.
             needed = "Send Messages" if self._buffers.thread(channel) is None else "Send Messages in Threads"
             raise ActionNeeded(f"the bot may not write in channel {channel}: give its role {needed} there")
@@ -211,7 +211,7 @@ class MessagePoster:
             # It was open a moment ago. Files must not count as too large for that.
             raise Unanswered("the channel is not open", sent=False)
         files = delivery.content.attachments
-        most, sender = buffer.place.file_size, delivery.sender
+        most, sender = buffer.access.max_file_size, delivery.sender
         return await self._media.call(route, body=body, attachments=files, most=most, sender=sender, query=query)
 
     async def _webhook(self, channel: str) -> Webhook | None:
@@ -286,8 +286,8 @@ class MessagePoster:
     def _is(self, expected: adoption.ExpectedMessage, message: Mapping[str, Json], *, exactly: bool) -> bool:
         return expected.is_met_by(
             message,
-            user=self._me.user,
-            application=self._me.application,
+            user=self._identity.user,
+            application=self._identity.application,
             webhooks=self._webhooks.ids,
             exactly=exactly,
         )
@@ -296,7 +296,7 @@ class MessagePoster:
         if delivery.thread is not None:
             return delivery.thread.id
         if delivery.author is None and delivery.reply_to is not None:
-            seen = self._recent.get(delivery.reply_to.id)
+            seen = self._cache.get(delivery.reply_to.id)
             if seen is not None:
                 return seen.channel
         return delivery.channel.id

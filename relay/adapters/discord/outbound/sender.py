@@ -46,28 +46,28 @@ class MessageSender:
         *,
         rest: RestClient,
         media: Media,
-        me: BotIdentity,
+        identity: BotIdentity,
         buffers: ChannelBuffers,
         webhooks: Webhooks,
         translator: Translator,
-        recent: MessageCache,
+        cache: MessageCache,
         clock: Clock,
     ) -> None:
         self._rest = rest
         self._media = media
-        self._me = me
+        self._identity = identity
         self._buffers = buffers
         self._webhooks = webhooks
         self._translator = translator
-        self._recent = recent
+        self._cache = cache
         self._last_sent = LastSent()
         self._poster = MessagePoster(
             rest=rest,
             media=media,
-            me=me,
+            identity=identity,
             buffers=buffers,
             webhooks=webhooks,
-            recent=recent,
+            cache=cache,
             last_sent=self._last_sent,
             clock=clock,
         )
@@ -96,14 +96,14 @@ class MessageSender:
         async with self._changing(target):
             seen = await self._look(target)
             await self._awake(target, partial(self._edit, seen, target, delivery))
-        self._recent.put(target.id, CachedMessage(channel, seen.author, seen.user, seen.webhook, delivery.content))
+        self._cache.put(target.id, CachedMessage(channel, seen.author, seen.user, seen.webhook, delivery.content))
 
     async def _edit(self, seen: CachedMessage, target: MessageRef, delivery: Delivery) -> None:
         if seen.webhook is not None:
             await self._edit_through(seen.webhook, seen, target, delivery)
             return
         content = bot_text(delivery)
-        if seen.user != self._me.user or len(content) > TEXT_LENGTH:
+        if seen.user != self._identity.user or len(content) > TEXT_LENGTH:
             raise CopyNotEditable("it was posted in a way that cannot carry it any more")
         route = Route("PATCH", "/channels/{channel}/messages/{message}", _where(target))
         body = {"content": content, "allowed_mentions": allowed_mentions(delivery.content)}
@@ -162,13 +162,13 @@ class MessageSender:
     async def _change_files(self, target: MessageRef, route: Route, body: dict[str, Json], delivery: Delivery) -> None:
         wanted = delivery.content.attachments
         # Should no answer come, nobody knows which files it stands with.
-        self._recent.forget(target.id)
+        self._cache.forget(target.id)
         if not wanted:
             await self._rest.call(route, body=body | {"attachments": []})
             return
         buffer = self._buffers.get(delivery.channel.id)
         try:
-            most = 0 if buffer is None else buffer.place.file_size
+            most = 0 if buffer is None else buffer.access.max_file_size
             await self._media.call(route, body=body, attachments=wanted, most=most, sender=delivery.sender)
         except FileRejected:
             # Posted anew, with words in the file's place.
@@ -176,14 +176,14 @@ class MessageSender:
 
     async def delete(self, target: MessageRef) -> None:
         """See `Adapter.delete`."""
-        self._recent.removing(target.id)
+        self._cache.removing(target.id)
         try:
             async with self._changing(target):
                 await self._awake(target, partial(self._delete, target))
         except (Permanent, ActionNeeded):
-            self._recent.not_removed(target.id)
+            self._cache.not_removed(target.id)
             raise
-        self._recent.forget(target.id)
+        self._cache.forget(target.id)
 
     async def _delete(self, target: MessageRef) -> None:
         if not await self._delete_through_webhook(target):
@@ -216,7 +216,7 @@ class MessageSender:
     async def _delete_through_webhook(self, target: MessageRef) -> bool:
         """Whether its own webhook has deleted it. Only asked where the bot may not delete what others posted."""
         buffer = self._buffers.get(target.channel.id)
-        if buffer is None or buffer.place.moderates:
+        if buffer is None or buffer.access.may_delete:
             return False
         seen = await self._look(target)
         home, thread = self._buffers.webhook_home(target.channel.id), self._buffers.thread(target.channel.id)
@@ -247,7 +247,7 @@ class MessageSender:
                 is_self = await self._is_own(target, seen)
         except (TargetGone, Permanent):
             return None
-        guild = buffer.place.guild if buffer is not None else "@me"
+        guild = buffer.access.guild if buffer is not None else "@me"
         url = jump_url(guild, seen.channel, target.id)
         text = seen.content.text
         if not text and seen.content.attachments:
@@ -259,7 +259,7 @@ class MessageSender:
 
     async def message(self, target: MessageRef) -> Json | None:
         """A message as it stands now; None when it is gone."""
-        seen = self._recent.get(target.id)
+        seen = self._cache.get(target.id)
         where = target if seen is None else replace(target, channel=replace(target.channel, id=seen.channel))
         try:
             async with self._changing(where):
@@ -273,14 +273,14 @@ class MessageSender:
 
     async def _is_own(self, target: MessageRef, seen: CachedMessage) -> bool:
         if seen.webhook is None:
-            return seen.user == self._me.user
+            return seen.user == self._identity.user
         known = seen.webhook in self._webhooks.ids
         home = self._buffers.webhook_home(target.channel.id)
         return known or await self._webhooks.owner(home, seen.webhook) is not None
 
     async def mark_failed(self, source: MessageRef) -> bool:
         """See `Adapter.mark_failed`."""
-        seen = self._recent.get(source.id)
+        seen = self._cache.get(source.id)
         where = {"channel": seen.channel if seen is not None else source.channel.id, "message": source.id}
         route = Route(
             "PUT", "/channels/{channel}/messages/{message}/reactions/{emoji}/@me", where | {"emoji": FAILED_SIGN}
@@ -299,7 +299,7 @@ class MessageSender:
 
     async def _look(self, target: MessageRef) -> CachedMessage:
         """What is known of a message, asked for if need be. Raises an `ApiError`."""
-        seen = self._recent.get(target.id)
+        seen = self._cache.get(target.id)
         if seen is not None:
             return seen
         buffer = self._buffers.get(target.channel.id)

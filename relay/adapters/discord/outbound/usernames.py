@@ -15,15 +15,15 @@ FALLBACK_LENGTH = 2 * NAME_LENGTH + 8
 
 # https://docs.discord.com/developers/resources/user#usernames-and-nicknames and …/resources/webhook#create-webhook.
 # One letter of each becomes its Cyrillic twin: it looks the same, and is neither refused nor the word.
-_TWINS = {
+_LOOKALIKES = {
     "discord": (1, "і", "І"),
     "clyde": (2, "у", "У"),
     "everyone": (2, "е", "Е"),
     "here": (1, "е", "Е"),
     "system message": (4, "е", "Е"),
 }
-_WORDS = re.compile("|".join(_TWINS))
-_SIGNS = {"@": "＠", "#": "＃", ":": "꞉"}
+_FORBIDDEN = re.compile("|".join(_LOOKALIKES))
+_SIGN_LOOKALIKES = {"@": "＠", "#": "＃", ":": "꞉"}
 _TICKS = str.maketrans({"`": "ˋ", "｀": "ˋ"})
 _BREAK = "·"
 _STAND_IN_DIGITS = 16
@@ -45,41 +45,41 @@ def usernames(author: Author) -> tuple[str, ...]:
     It keeps some of its rules to itself, and makes new ones: that must not cost anybody a message.
     """
     first = username(author)
-    torn = _presentable(_broken(first))
+    broken = _presentable(_with_words_broken(first))
     digest = hashlib.sha256(author.user.id.encode("utf-8", "replace")).hexdigest()[:_STAND_IN_DIGITS]
     # What tells the author from others stands at the end of the name.
-    names = (first, torn, f"member-{digest}") if len(torn) <= NAME_LENGTH else (first, f"member-{digest}")
+    names = (first, broken, f"member-{digest}") if len(broken) <= NAME_LENGTH else (first, f"member-{digest}")
     return tuple(dict.fromkeys(names))
 
 
 def _presentable(name: str) -> str:
     """`name` in words and signs that Discord takes; no longer than Discord's limit, because the core has cut it."""
-    shown = _without_words(visible(name))
-    for sign, twin in _SIGNS.items():
+    shown = _without_forbidden_words(visible(name))
+    for sign, twin in _SIGN_LOOKALIKES.items():
         shown = shown.replace(sign, twin)
     if "```" in shown.translate({ord("｀"): "`"}):
         shown = shown.translate(_TICKS)
     return shown
 
 
-def _without_words(name: str) -> str:
+def _without_forbidden_words(name: str) -> str:
     """`name` with a twin in each word that Discord refuses, in whatever letters: it folds them before it looks."""
     while True:
         letters = folded_letters(name)
-        match = _WORDS.search("".join(letter for _, letter in letters))
+        match = _FORBIDDEN.search("".join(letter for _, letter in letters))
         if match is None:
             return name
         if (plain := visible(unicodedata.normalize("NFKC", name))) != name:
             name = plain  # written in full-width or other letters: the twin stands among plain ones
             continue
-        place, lower, upper = _TWINS[match.group()]
-        index = letters[match.start() + place][0]
+        position, lower, upper = _LOOKALIKES[match.group()]
+        index = letters[match.start() + position][0]
         name = name[:index] + (upper if name[index].isupper() else lower) + name[index + 1 :]
 
 
-def _broken(name: str) -> str:
+def _with_words_broken(name: str) -> str:
     """`name` with the words torn apart, for a platform that does not take their twins either."""
-    plain = map(skeleton, _TWINS)
+    plain = map(skeleton, _LOOKALIKES)
     looks = [(index, codes) for index, char in enumerate(name) for codes in skeleton(char)]
     text = "".join(codes for _, codes in looks)
     breaks = {looks[match.start() + 1][0] for word in plain for match in re.finditer(word, text)}

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 
 from relay.adapters.discord.gateway.buffers import ChannelBuffer, ChannelBuffers, GatewayEvent
-from relay.adapters.discord.gateway.guild_cache import Place
+from relay.adapters.discord.gateway.guild_cache import ChannelAccess
 from relay.domain.ids import ChannelAddress, ChannelRef, Platform
 
-PLACE = Place("5", webhooks=True, speaks=True, moderates=True, file_size=1)
+ACCESS = ChannelAccess("5", may_use_webhooks=True, may_send=True, may_delete=True, max_file_size=1)
 
 
 class Setting:
@@ -32,7 +32,7 @@ class Setting:
         self.gaps += 1
 
     def add(self, channel: str) -> ChannelBuffer:
-        buffer = ChannelBuffer(ChannelAddress(Platform.DISCORD, channel), ChannelRef(Platform.DISCORD, channel), PLACE)
+        buffer = ChannelBuffer(ChannelAddress(Platform.DISCORD, channel), ChannelRef(Platform.DISCORD, channel), ACCESS)
         self.buffers.add(buffer)
         return buffer
 

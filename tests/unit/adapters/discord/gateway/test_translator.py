@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from relay.adapters.discord.gateway.buffers import ChannelBuffer, ChannelBuffers, GatewayEvent
-from relay.adapters.discord.gateway.guild_cache import Place
+from relay.adapters.discord.gateway.guild_cache import ChannelAccess
 from relay.adapters.discord.gateway.translator import EventPump
 from relay.adapters.discord.identifiers import reference
 from relay.core.ports import Cursor, EventBatch
@@ -27,8 +27,8 @@ class Words:
 
 def pump(*words: str) -> EventPump:
     buffers = ChannelBuffers(parent_of=lambda _: None, private_parent_of=lambda _: None, on_gap=lambda: None)
-    place = Place("g", webhooks=True, speaks=True, moderates=True, file_size=1)
-    buffer = ChannelBuffer(ChannelAddress(Platform.DISCORD, "1"), CHANNEL, place)
+    access = ChannelAccess("g", may_use_webhooks=True, may_send=True, may_delete=True, max_file_size=1)
+    buffer = ChannelBuffer(ChannelAddress(Platform.DISCORD, "1"), CHANNEL, access)
     buffers.add(buffer)
     buffers.release(buffer)
     buffer.held.extend(GatewayEvent("feature", "1", {}, word) for word in words)
