@@ -14,7 +14,7 @@ import discord
 import structlog
 
 from relay.adapters.discord.api.client import Json, RestClient, Route
-from relay.adapters.discord.api.errors import Refused, readable
+from relay.adapters.discord.api.errors import Refused, translate_read_errors
 from relay.adapters.discord.api.rate_limits import REQUESTS_PER_SECOND, RateLimits
 from relay.adapters.discord.channels import Channels
 from relay.adapters.discord.gateway.buffers import ChannelBuffer, ChannelBuffers
@@ -260,7 +260,7 @@ class DiscordAdapter:
     async def history(self, channel: ChannelRef, after: str, *, newest: int) -> AsyncIterator[EventBatch]:
         """See `HistoryReader.history`."""
         inbox, buffer = self._connected(), self._open_buffer(channel)
-        with readable(channel.id):
+        with translate_read_errors(channel.id):
             cursor = partial(inbox.cursor, Platform.DISCORD)
             async for batch in self._history.read(buffer, after, newest=newest, cursor=cursor):
                 yield batch
@@ -268,7 +268,7 @@ class DiscordAdapter:
     async def reread(self, first: MessageRef, last: MessageRef) -> AsyncIterator[Sequence[MessageCreated] | None]:
         """See `HistoryReader.reread`."""
         inbox, buffer = self._connected(), self._open_buffer(first.channel)
-        with readable(first.channel.id):
+        with translate_read_errors(first.channel.id):
             cursor = partial(inbox.cursor, Platform.DISCORD)
             async for page in self._history.reread(buffer, first.id, last.id, cursor=cursor):
                 yield page
@@ -328,7 +328,7 @@ class DiscordAdapter:
         self._check_identity()
         buffer = self._open_buffer(ref.channel)
         message = await self._outbound.message(ref)
-        with readable(ref.channel.id):
+        with translate_read_errors(ref.channel.id):
             return None if message is None else await self._history.one(buffer, message)
 
     def permalink(self, target: MessageRef) -> str:

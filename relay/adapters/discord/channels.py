@@ -8,7 +8,7 @@ from contextlib import suppress
 import structlog
 
 from relay.adapters.discord.api.client import RestClient, Route
-from relay.adapters.discord.api.errors import MISSING, ApiError, Refused, readable
+from relay.adapters.discord.api.errors import MISSING, ApiError, Refused, translate_read_errors
 from relay.adapters.discord.gateway.buffers import ChannelBuffer, ChannelBuffers
 from relay.adapters.discord.gateway.guild_cache import ChannelAccess, GuildCache
 from relay.adapters.discord.history import History
@@ -262,6 +262,6 @@ class Channels:
             await inbox.catch_up(buffer.channel, position)
             return
         # Nothing older than the first start crosses. What has been said since then is held back.
-        with readable(buffer.channel.id):
+        with translate_read_errors(buffer.channel.id):
             newest = await self._history.newest(buffer.channel.id)
         await inbox.receive(EventBatch(cursors=(Cursor(Platform.DISCORD, name, newest),)))

@@ -272,7 +272,7 @@ class History:
         """Ask once. Their own name will do where that fails: no message waits for it."""
         if self._clock.monotonic() < self._no_names_until:
             return
-        route = Route("GET", "/guilds/{guild}/members/{user}", {"guild": guild, "user": user}, patience=1.0)
+        route = Route("GET", "/guilds/{guild}/members/{user}", {"guild": guild, "user": user}, max_wait=1.0)
         try:
             async with asyncio.timeout(_NAME_TIMEOUT):
                 member = await self._rest.call(route)

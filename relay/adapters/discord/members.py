@@ -87,7 +87,7 @@ class Members:
     async def _asked(self, route: Route) -> Mapping[str, Json] | None:
         """The object that Discord answers with; None for one that is not there, or not for us."""
         try:
-            answer = await self._rest.call(replace(route, patience=0.0))
+            answer = await self._rest.call(replace(route, max_wait=0.0))
         except Refused as error:
             _log.debug("name refused", status=error.status, code=error.code)
             return None
@@ -112,7 +112,7 @@ class Members:
         known = self._found.get((guild, query))
         if known is not None and self._clock.monotonic() - known[0] < _REMEMBERED_SECONDS:
             return known[1]
-        route = Route("GET", "/guilds/{guild}/members/search", {"guild": guild}, patience=0.0)
+        route = Route("GET", "/guilds/{guild}/members/search", {"guild": guild}, max_wait=0.0)
         try:
             answer = await self._rest.call(route, query={"query": query, "limit": str(_MOST)})
         except (Limited, Unanswered) as error:

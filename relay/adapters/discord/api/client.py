@@ -1,11 +1,10 @@
-"""Discord's REST API over a small client of our own.
+"""Discord's REST API: one call is one request, and what became of it is known at once.
 
-Why not discord.py's: it sends a webhook message again by itself after a 5xx, although the first may have been
-posted (webhooks know no idempotency key), and where a bucket is used up it keeps the answer to itself until the
-bucket refills, so that a cancelled caller never learns the ID of what it posted. Here each call is one request,
-and what becomes of it is known at once. The gateway, which is the hard part, stays with discord.py.
+Why not discord.py's client: after a 5xx it sends a webhook message again by itself, although the first may have been
+posted (webhooks have no idempotency key). And where a bucket is used up, it returns an answer only when the bucket has
+refilled, so a caller that is cancelled never learns the ID of what it posted. The gateway stays with discord.py.
 
-Everything raised here is an `ApiError`; `outbound.py` turns it into the relay's errors.
+Everything raised here is an `ApiError`; see `api/errors.py`.
 """
 
 import random
@@ -34,79 +33,75 @@ _log = structlog.get_logger(__name__)
 Method = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
 Json = Any  # whatever a JSON document may be
 
-# What Discord asks bots to call themselves: https://docs.discord.com/developers/reference#user-agent
+# The form that Discord asks bots to use: https://docs.discord.com/developers/reference#user-agent
 USER_AGENT = f"DiscordBot (discord-matrix-relay, {relay.__version__})"
 MAX_RETRY_PAUSE = 30.0
 _DATE_STEP = timedelta(seconds=1)  # A Date header has whole seconds.
 _CHUNK = 256 * 1024
-_SLOWEST = 64 * 1024  # Bytes a second that an upload makes at least.
+_SLOWEST = 64 * 1024  # Bytes per second: a slower upload times out.
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One request's address. `path` holds `{names}`, which `ids` fills in.
-
-    The first of `ids` is what Discord limits by (a channel, a guild, a webhook with its token). `token` false:
-    the address itself is the credential, as it is with webhooks. `patience`: seconds for which its bucket is waited
-    for here, rather than by whoever asked. `query`: what always stands behind the `?`.
-    """
+    """The address of a request."""
 
     method: Method
+    # With `{names}` in it, which `ids` fills in.
     path: str
+    # The first is the one that Discord limits by: a channel, a guild, or a webhook with its token.
     ids: Mapping[str, str]
+    # Send the bot's token. Not for webhooks, whose address is the credential itself.
     token: bool = True
-    patience: float = MAX_WAIT
+    # Seconds that the client waits for the bucket. If it takes longer, it raises `Limited`, and the caller waits.
+    max_wait: float = MAX_WAIT
+    # What always follows the `?`.
     query: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def url(self) -> str:
-        """The path with the IDs in it. A secret, for a webhook."""
+        """The path with the IDs filled in. Secret for a webhook."""
         return self.path.format_map({name: quote(path_segment(value), safe="") for name, value in self.ids.items()})
 
     @property
     def bucket(self) -> Bucket:
-        """What it is limited with."""
+        """The bucket whose limit it counts against."""
         return Bucket(f"{self.method} {self.path}", next(iter(self.ids.values()), ""))
 
 
 @dataclass(frozen=True, slots=True)
 class Download:
-    """A file that is being answered, or why not: `status`. `size` in bytes, None where it is not announced."""
+    """The answer to a request for a file."""
 
     status: int
+    # In bytes; None where the server does not tell.
     size: int | None
     content_type: str
+    # Seconds, for a status 429.
     retry_after: float
     chunks: AsyncIterator[bytes]
 
 
+@dataclass(slots=True, kw_only=True)
 class RestClient:
-    """Requests to one API with one token. `timeout` in seconds, for each request.
+    """Sends requests to one API with one token."""
 
-    `on_refused_token` is called when the API no longer takes the token. `time` is Discord's own.
-    """
+    token: str = field(repr=False)
+    api_url: str
+    clock: Clock
+    limits: RateLimits
+    # Seconds for each request, without the time that files take.
+    timeout: float = 30.0
+    # Called when the API refuses the token.
+    on_refused_token: Callable[[], None] = lambda: None
+    conversions: Conversions = field(default_factory=Conversions)
+    # Discord's clock, as its answers tell it.
+    time: ServerTime = field(init=False)
+    _session: aiohttp.ClientSession | None = field(init=False, default=None)
+    _closed: bool = field(init=False, default=False)
 
-    def __init__(
-        self,
-        *,
-        token: str,
-        api_url: str,
-        clock: Clock,
-        limits: RateLimits,
-        timeout: float = 30.0,
-        on_refused_token: Callable[[], None] = lambda: None,
-        conversions: Conversions | None = None,
-    ) -> None:
-        self._token = token
-        self._api_url = api_url.rstrip("/")
-        self._clock = clock
-        self._limits = limits
-        self._seconds = timeout
-        self._on_refused_token = on_refused_token
-        self._conversions = conversions or Conversions()
-        self._session: aiohttp.ClientSession | None = None
-        self._closed = False
-        self.time = ServerTime(clock)
+    def __post_init__(self) -> None:
+        self.api_url = self.api_url.rstrip("/")
+        self.time = ServerTime(self.clock)
 
     async def close(self) -> None:
         """Close the connections, for good."""
@@ -116,9 +111,9 @@ class RestClient:
             self._session = None
 
     def check(self, route: Route) -> None:
-        """Raise `Limited` if `call` would for want of time: before anything is fetched for it."""
+        """Raise `Limited` if `call` would. Used before a file is fetched to be sent with it."""
         try:
-            self._limits.check(route.bucket, route.patience)
+            self.limits.check(route.bucket, route.max_wait)
         except WaitTooLong as error:
             raise Limited(error.retry_after, error.reason) from None
 
@@ -132,22 +127,22 @@ class RestClient:
         query: Mapping[str, str] | None = None,
         reason: str | None = None,
     ) -> Json:
-        """Send one request, once; the answer's JSON (None for an empty one). Raises an `ApiError`.
+        """Send one request, once. Returns the answer's JSON, None for an empty one. Raises `ApiError`.
 
-        `form`: sent instead of `body`, about `size` bytes. `reason` is shown in the guild's audit log.
+        `form` is sent instead of `body`, and has about `size` bytes. `reason` is shown in the guild's audit log.
         """
         bucket = route.bucket
         try:
-            await self._limits.enter(bucket, route.patience)
+            await self.limits.acquire(bucket, route.max_wait)
         except WaitTooLong as error:
             raise Limited(error.retry_after, error.reason) from None
         try:
             return await self._send(route, body, query, reason, form=form, timeout=self._timeout_for(size))
         finally:
-            self._limits.leave(bucket)
+            self.limits.release(bucket)
 
     async def read(self, route: Route, *, query: Mapping[str, str] | None = None) -> Json:
-        """`call` for what changes nothing: tried until there is an answer. Raises `Refused` only."""
+        """`call` for requests that change nothing: tries until there is an answer. Raises only `Refused`."""
         pause = 0.5
         while True:
             try:
@@ -158,13 +153,13 @@ class RestClient:
                 wait = pause * random.uniform(0.5, 1.0)
                 pause = min(pause * 2, MAX_RETRY_PAUSE)
                 _log.warning("discord not answering", request=route.bucket.route, reason=str(error))
-            await self._clock.sleep(wait)
+            await self.clock.sleep(wait)
 
     @asynccontextmanager
     async def download(self, url: str) -> AsyncIterator[Download]:
-        """GET a file, without our token. Raises `Unanswered`, also while its chunks are read."""
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=10.0, sock_read=self._seconds)
-        # Compressed, its length would not be known.
+        """GET a file, without our token. Raises `Unanswered`, also while the chunks are read."""
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=10.0, sock_read=self.timeout)
+        # The length of a compressed answer would not be known.
         headers = {"Accept-Encoding": "identity"}
         with _unanswered():
             response = await self._connect().get(url, headers=headers, timeout=timeout, allow_redirects=False)
@@ -174,12 +169,12 @@ class RestClient:
                 response.status,
                 response.content_length if plain else None,
                 response.headers.get("Content-Type", ""),
-                _seconds(response.headers.get("Retry-After")),
+                _retry_after(response.headers.get("Retry-After")),
                 _chunks(response),
             )
 
     def _timeout_for(self, size: int) -> aiohttp.ClientTimeout:
-        return aiohttp.ClientTimeout(total=self._seconds + size / _SLOWEST, sock_connect=10.0)
+        return aiohttp.ClientTimeout(total=self.timeout + size / _SLOWEST, sock_connect=10.0)
 
     async def _send(
         self,
@@ -191,13 +186,13 @@ class RestClient:
         form: aiohttp.MultipartWriter | None,
         timeout: aiohttp.ClientTimeout,
     ) -> Json:
-        headers = {"Authorization": f"Bot {self._token}"} if route.token else {}
+        headers = {"Authorization": f"Bot {self.token}"} if route.token else {}
         if reason is not None:
             headers["X-Audit-Log-Reason"] = quote(reason, safe=" ")
         with _unanswered():
             async with self._connect().request(
                 route.method,
-                self._api_url + route.url,
+                self.api_url + route.url,
                 json=body,
                 data=form,
                 params={**route.query, **(query or {})},
@@ -206,38 +201,38 @@ class RestClient:
                 allow_redirects=False,
             ) as response:
                 raw = await response.read()
-        self._limits.learn(route.bucket, response.status, response.headers)
+        self.limits.update(route.bucket, response.status, response.headers)
         if response.ok and (moment := _moment(response.headers.get("Date"))) is not None:
             self.time.told(moment, within=_DATE_STEP)
-        document = await self._conversions.run(len(raw), _decode, raw)
+        document = await self.conversions.run(len(raw), _decode, raw)
         return self._answer(route, response.status, response.headers, raw, document)
 
     def _answer(self, route: Route, status: int, headers: Mapping[str, str], raw: bytes, document: Json) -> Json:
         if 200 <= status < 300:
             if raw and document is None:
-                raise Unanswered("an answer from Discord that is no JSON", sent=True, answered=True)
+                raise Unanswered("Discord's answer is not JSON", sent=True, answered=True)
             return document
         fields = document if isinstance(document, dict) else {}
         if status == 429:
-            retry_after = _seconds(fields.get("retry_after"), headers.get("Retry-After"))
-            # Without JSON it comes from Cloudflare, which blocks the address, not a route.
+            retry_after = _retry_after(fields.get("retry_after"), headers.get("Retry-After"))
+            # An answer without JSON comes from Cloudflare, which blocks our address and not one route.
             everywhere = bool(fields.get("global")) or "X-RateLimit-Global" in headers or not fields
-            self._limits.exhausted(route.bucket, retry_after, everywhere=everywhere)
+            self.limits.limit_reached(route.bucket, retry_after, everywhere=everywhere)
             raise Limited(retry_after)
         if status >= 500 or status < 400:
             raise Unanswered(f"Discord answered HTTP {status}", sent=True, answered=True)
         if not fields and status in NOT_FOUND:
-            # A server that is not Discord's own need not give a reason, nor have every route.
+            # Other servers that speak Discord's API may give no reason, and may not have every route.
             raise Refused(status, 0, "no reason given")
         if not fields:
-            # Discord always says why; this came from something in between.
+            # Discord always gives a reason, so this came from a proxy in between.
             raise Unanswered(f"HTTP {status} from something that is not Discord's API", sent=True, answered=True)
         code = fields.get("code")
-        mistakes = _mistakes(fields)
-        named = frozenset(path.partition(".")[0] for path, _ in mistakes)
-        refused = Refused(status, code if isinstance(code, int) else 0, _words(fields, mistakes), named)
+        field_errors = _all_field_errors(fields)
+        named = frozenset(path.partition(".")[0] for path, _ in field_errors)
+        refused = Refused(status, code if isinstance(code, int) else 0, _reason(fields, field_errors), named)
         if status == 401 and route.token:
-            self._on_refused_token()
+            self.on_refused_token()
         raise refused
 
     def _connect(self) -> aiohttp.ClientSession:
@@ -252,8 +247,8 @@ class RestClient:
 
 @contextmanager
 def _unanswered() -> Iterator[None]:
-    # These say nothing about what the server did: the request may have been carried out. Their own words
-    # may hold the address, and so a webhook's token.
+    """Turn aiohttp's errors into `Unanswered`."""
+    # The texts of these errors are left out: they may contain the address, and so a webhook's token.
     try:
         yield
     except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
@@ -270,13 +265,13 @@ async def _chunks(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
 
 def _decode(raw: bytes) -> Json:
     try:
-        return loads(raw, levels=1) if raw else None  # lists are of messages, each of them as long as it may be
+        return loads(raw, levels=1) if raw else None  # a list may hold many messages, each of the full length
     except ValueError:
         return None
 
 
 def _moment(date: str | None) -> datetime | None:
-    """A moment as HTTP tells it (https://www.rfc-editor.org/rfc/rfc9110#name-date-origination)."""
+    """The `Date` header (https://www.rfc-editor.org/rfc/rfc9110#name-date-origination)."""
     try:
         found = None if date is None else parsedate_to_datetime(date)
     except ValueError:
@@ -284,22 +279,22 @@ def _moment(date: str | None) -> datetime | None:
     return found if found is None or found.tzinfo is not None else found.replace(tzinfo=UTC)
 
 
-def _seconds(*candidates: object) -> float:
+def _retry_after(*candidates: object) -> float:
     waits = (wait for wait in map(retry_after_seconds, candidates) if wait is not None)
     return max(0.05, next(waits, 5.0))
 
 
-def _mistakes(fields: Mapping[str, Json]) -> list[tuple[str, str]]:
-    """The fields of a request that Discord finds fault with, each with its code."""
+def _all_field_errors(fields: Mapping[str, Json]) -> list[tuple[str, str]]:
+    """The fields of the request that Discord complains about, each with the code of its error."""
     errors = fields.get("errors")
     return _field_errors(errors, "") if isinstance(errors, dict) else []
 
 
-def _words(fields: Mapping[str, Json], mistakes: list[tuple[str, str]]) -> str:
-    """Discord's message and the fields that it names: never what was in them."""
+def _reason(fields: Mapping[str, Json], field_errors: list[tuple[str, str]]) -> str:
+    """Discord's message and the fields that it names, but never their contents."""
     message = fields.get("message")
     words = [message if isinstance(message, str) else "no reason given"]
-    words.extend(f"{path} {code}" for path, code in mistakes)
+    words.extend(f"{path} {code}" for path, code in field_errors)
     return "; ".join(words[:6])[:500]
 
 

@@ -1,7 +1,4 @@
-"""What Discord answers instead of what was asked for, and what that means for the relay: here and nowhere else.
-
-The client raises an `ApiError`; `translated` turns it into the relay's own errors.
-"""
+"""Discord's error codes, the errors that the REST client raises, and which of the relay's errors they become."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,9 +6,9 @@ from enum import IntEnum
 
 from relay.errors import ActionNeeded, DeliveryError, Permanent, RateLimited, TargetGone, Transient
 
-# The answers that a server gives for what is not there, or for a route that it does not have.
+# How a server answers a request for something, or for a route, that it does not have.
 NOT_FOUND = frozenset({404, 405})
-# Auto-moderation and the like: what was written is what is refused.
+# Auto-moderation and the like refuse a message because of its words.
 _FORBIDDEN_WORDS = frozenset({200000, 200001, 240000, 20009})
 _BAN_PAUSE = 60.0
 
@@ -30,37 +27,39 @@ class ErrorCode(IntEnum):
     INVALID_WEBHOOK_TOKEN = 50027
     THREAD_ARCHIVED = 50083
     THREAD_LOCKED = 160005
-    # What a webhook answers once somebody has moved it to a forum.
+    # A webhook answers this after somebody has moved it to a forum.
     THREAD_NEEDED = 220001
 
 
 MISSING = frozenset({ErrorCode.MISSING_ACCESS, ErrorCode.MISSING_PERMISSIONS})
-# Its own network's trouble, and what a banned address is told.
-NOT_US = frozenset({0, ErrorCode.BLOCKED_BY_CLOUDFLARE})
+# What Cloudflare in front of Discord answers when it has problems, or has banned our address.
+FROM_CLOUDFLARE = frozenset({0, ErrorCode.BLOCKED_BY_CLOUDFLARE})
 
 
 class ApiError(Exception):
-    """A request that brought no good answer; `str()` never holds a secret or the text of a message."""
+    """A request failed. `str()` never contains a secret or the text of a message."""
 
 
 class Refused(ApiError):
-    """Discord said no: an HTTP status, Discord's own code (0 = none), its words, and the `fields` that it names."""
+    """Discord refused a request."""
 
     def __init__(self, status: int, code: int, message: str, fields: frozenset[str] = frozenset()) -> None:
         super().__init__(f"HTTP {status}, code {code}: {message}")
         self.status = status
+        # Discord's own code, see `ErrorCode`; 0 where it gave none.
         self.code = code
         self.message = message
+        # The fields of the request that Discord complains about.
         self.fields = fields
 
     @property
-    def bare(self) -> bool:
-        """Whether something is not there, without a word about what: a message, a webhook, or the route itself."""
+    def unexplained(self) -> bool:
+        """Whether it is a 404 that does not say what was not found: a message, a webhook, or the route itself."""
         return self.status in NOT_FOUND and self.code == 0
 
 
 class Limited(ApiError):
-    """Too many requests; certainly not carried out. `retry_after` in seconds."""
+    """Too many requests. This one was not carried out; try again in `retry_after` seconds."""
 
     def __init__(self, retry_after: float, reason: str = "Discord's rate limit") -> None:
         super().__init__(reason)
@@ -68,20 +67,19 @@ class Limited(ApiError):
 
 
 class Unanswered(ApiError):
-    """No answer, or one that says nothing. `sent`: the request may have been carried out.
-
-    `answered`: there was one, to this very request.
-    """
+    """No answer came, or one that does not tell whether the request was carried out."""
 
     def __init__(self, reason: str, *, sent: bool, answered: bool = False) -> None:
         super().__init__(reason)
+        # The request was sent, so it may have been carried out.
         self.sent = sent
+        # An answer to this request came, for example a 5xx.
         self.answered = answered
 
 
 @contextmanager
-def translated(channel: str) -> Iterator[None]:
-    """Errors of the API, as the core understands them."""
+def translate_errors(channel: str) -> Iterator[None]:
+    """Turn errors of the API into the relay's own."""
     try:
         yield
     except Limited as error:
@@ -93,10 +91,10 @@ def translated(channel: str) -> Iterator[None]:
 
 
 @contextmanager
-def readable(channel: str) -> Iterator[None]:
-    """Errors of reading a channel: whatever they are, it is read again later, or the channel closes."""
+def translate_read_errors(channel: str) -> Iterator[None]:
+    """Turn errors of the API into `Transient`: a channel that cannot be read now is read again later, or closed."""
     try:
-        with translated(channel):
+        with translate_errors(channel):
             yield
     except Transient:
         raise
@@ -110,7 +108,7 @@ def _refusal(error: Refused, channel: str) -> DeliveryError:
         case Refused(code=ErrorCode.UNKNOWN_MESSAGE):
             return TargetGone(said)
         case Refused(code=ErrorCode.UNKNOWN_CHANNEL):
-            # Waits rather than dies: the operator may point the pair at another channel, and nothing is lost.
+            # Not `Permanent`, so that nothing is lost: the operator may give the pair another channel.
             return ActionNeeded(f"channel {channel} is gone from Discord: correct discord_channel of this pair")
         case Refused(code=ErrorCode.THREAD_LOCKED):
             return ActionNeeded(
@@ -127,9 +125,9 @@ def _refusal(error: Refused, channel: str) -> DeliveryError:
             return Permanent(f"it is too large for Discord ({said})")
         case Refused(status=401):
             return Transient(said)
-        case Refused(bare=True):
+        case Refused(unexplained=True):
             return Transient(said, failed=True)
-        case Refused(status=403, code=code) if code in NOT_US:
+        case Refused(status=403, code=code) if code in FROM_CLOUDFLARE:
             return Transient(said, retry_after=_BAN_PAUSE)
         case Refused(status=403):
             return ActionNeeded(f"the bot may not do that in channel {channel} ({said})")

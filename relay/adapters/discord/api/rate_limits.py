@@ -1,8 +1,8 @@
-"""Discord's rate limits, kept on our side: per bucket, for the whole bot, and for answers that lead to a ban.
+"""Discord's rate limits, counted on our side: per bucket, for the whole bot, and for answers that lead to a ban.
 
-https://docs.discord.com/developers/topics/rate-limits. Nothing here sends anything: a caller asks for
-leave before each request (`enter`) and hands in the answer's headers afterwards (`learn`). Waiting happens
-before a request only, so whoever is cancelled while waiting has sent nothing.
+https://docs.discord.com/developers/topics/rate-limits. Nothing here sends a request. The client calls `acquire` before
+each request, which is the only place that waits, and `update` with the headers of the answer. So a caller that is
+cancelled while it waits has sent nothing.
 """
 
 import math
@@ -13,29 +13,30 @@ from dataclasses import dataclass
 from relay.core.clock import retry_after_seconds
 from relay.core.ports import Clock
 
-# Discord bans an address after 10,000 answers of 401, 403 or 429 within ten minutes. We stop at half of it:
-# other programs behind the same address count too.
+# Discord bans an IP address after 10,000 answers of 401, 403 or 429 within ten minutes. We stop at half of that,
+# because other programs behind the same address count too.
 INVALID_ANSWERS = 5_000
 INVALID_WINDOW = 600.0
-# Documented as 50 requests in a second. A little below, because a network may press two seconds' into one.
+# Documented as 50 requests per second. A little less, because the network may deliver those of two seconds in one.
 REQUESTS_PER_SECOND = 48
-# A longer wait is better spent in the lane, where `relay status` shows it.
+# Seconds that are waited here at most. A longer wait belongs to the lane, where `relay status` shows it.
 MAX_WAIT = 15.0
-# What is posted waits in the lane whenever it has to: the core learns from it how much a channel takes, and lets
-# what waits cross together.
+# For posting messages. The lane waits instead: the core learns from that how much a channel takes, and sends the
+# messages that wait together.
 POSTING_MAX_WAIT = 0.25
 
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
-    """What a request counts against until Discord names the bucket: a route, and the ID it is limited by."""
+    """What a request counts against until Discord tells the name of the bucket."""
 
     route: str
+    # The ID that Discord limits the route by: of a channel, a guild or a webhook.
     major: str
 
 
 class WaitTooLong(Exception):
-    """No request may be made for `retry_after` seconds; none was."""
+    """No request may be sent for `retry_after` seconds, which is longer than the caller waits. None was sent."""
 
     def __init__(self, reason: str, retry_after: float) -> None:
         super().__init__(reason)
@@ -44,10 +45,12 @@ class WaitTooLong(Exception):
 
 
 @dataclass(slots=True)
-class _State:
+class _BucketState:
     limit: int = 1
     remaining: int = 1
+    # On the monotonic clock.
     resets_at: float = 0.0
+    # Seconds between two resets.
     window: float = 0.0
     in_flight: int = 0
 
@@ -55,96 +58,96 @@ class _State:
 class RateLimits:
     """All limits of one process towards one API.
 
-    `requests_per_second` bounds requests of all kinds together.
+    `requests_per_second` limits requests of all kinds together.
     """
 
     def __init__(self, clock: Clock, *, requests_per_second: int = REQUESTS_PER_SECOND) -> None:
         self._clock = clock
-        self._recent: deque[float] = deque(maxlen=requests_per_second)
-        self._invalid: deque[float] = deque(maxlen=INVALID_ANSWERS)
+        self._sent_at: deque[float] = deque(maxlen=requests_per_second)
+        self._invalid_at: deque[float] = deque(maxlen=INVALID_ANSWERS)
         self._paused_until = 0.0
-        # Several routes may share a bucket, which only an answer tells (X-RateLimit-Bucket).
-        self._names: dict[str, str] = {}
-        self._states: dict[tuple[str, str], _State] = {}
+        # Several routes may share a bucket. Only an answer tells which (X-RateLimit-Bucket).
+        self._bucket_names: dict[str, str] = {}
+        self._bucket_states: dict[tuple[str, str], _BucketState] = {}
 
-    async def enter(self, bucket: Bucket, patience: float = MAX_WAIT) -> None:
-        """Wait until a request of `bucket` may be sent, and count it. Raises `WaitTooLong` for a long wait.
+    async def acquire(self, bucket: Bucket, max_wait: float = MAX_WAIT) -> None:
+        """Wait until a request of `bucket` may be sent, and count it. Raises `WaitTooLong`.
 
-        `patience`: seconds that the bucket itself is waited for. `leave` has to follow, whatever becomes of the
-        request.
+        `max_wait`: how many seconds to wait for the bucket at most. The caller must call `release` when the request
+        has ended, whatever its result.
         """
-        while (wait := self.check(bucket, patience)) > 0:
+        while (wait := self.check(bucket, max_wait)) > 0:
             await self._clock.sleep(wait)
         now = self._clock.monotonic()
-        self._recent.append(now)
-        state = self._state(bucket)
+        self._sent_at.append(now)
+        state = self._bucket_state(bucket)
         if now >= state.resets_at:
-            # Until an answer says better; or all who waited for this moment would go at once.
+            # A guess until an answer tells. Without it, all that waited for this moment would be sent at once.
             state.remaining = state.limit
             state.resets_at = now + state.window
         state.remaining -= 1
         state.in_flight += 1
 
-    def check(self, bucket: Bucket, patience: float = MAX_WAIT) -> float:
-        """How long `enter` would wait. Raises `WaitTooLong` where it would."""
+    def check(self, bucket: Bucket, max_wait: float = MAX_WAIT) -> float:
+        """How many seconds `acquire` would wait. Raises `WaitTooLong` where `acquire` would."""
         wait = self._wait(bucket)
-        if wait > MAX_WAIT or self._refills_in(bucket) > patience:
+        if wait > MAX_WAIT or self._bucket_wait(bucket) > max_wait:
             raise WaitTooLong("Discord's rate limit", wait)
         return wait
 
-    def leave(self, bucket: Bucket) -> None:
-        """The request has ended."""
-        state = self._state(bucket)
+    def release(self, bucket: Bucket) -> None:
+        """Count a request as ended."""
+        state = self._bucket_state(bucket)
         state.in_flight = max(0, state.in_flight - 1)
 
-    def learn(self, bucket: Bucket, status: int, headers: Mapping[str, str]) -> None:
-        """Take in what an answer says about the limits."""
+    def update(self, bucket: Bucket, status: int, headers: Mapping[str, str]) -> None:
+        """Learn the limits from the headers of an answer."""
         now = self._clock.monotonic()
-        # A shared limit is not the bot's doing, and not counted by Discord either.
+        # The bot is not to blame for a shared limit, and Discord does not count it either.
         if status in {401, 403} or (status == 429 and headers.get("X-RateLimit-Scope") != "shared"):
-            self._invalid.append(now)
+            self._invalid_at.append(now)
         name = headers.get("X-RateLimit-Bucket")
-        if name is not None and self._names.get(bucket.route) != name:
-            in_flight = self._state(bucket).in_flight
-            self._names[bucket.route] = name
-            state = self._state(bucket)
+        if name is not None and self._bucket_names.get(bucket.route) != name:
+            in_flight = self._bucket_state(bucket).in_flight
+            self._bucket_names[bucket.route] = name
+            state = self._bucket_state(bucket)
             state.in_flight = max(state.in_flight, in_flight)
         remaining = _number(headers.get("X-RateLimit-Remaining"))
         reset_after = retry_after_seconds(headers.get("X-RateLimit-Reset-After"))
         if remaining is None or reset_after is None:
             return
-        state = self._state(bucket)
+        state = self._bucket_state(bucket)
         state.limit = max(1, int(_number(headers.get("X-RateLimit-Limit")) or 1))
         state.remaining = int(remaining) - max(0, state.in_flight - 1)
         state.resets_at = now + reset_after
         state.window = max(state.window, reset_after)
 
-    def exhausted(self, bucket: Bucket, retry_after: float, *, everywhere: bool) -> None:
-        """Discord answered 429: nothing in the bucket (`everywhere`: nothing at all) for `retry_after` seconds."""
+    def limit_reached(self, bucket: Bucket, retry_after: float, *, everywhere: bool) -> None:
+        """Discord answered 429: send nothing in this bucket for `retry_after` seconds (`everywhere`: in any bucket)."""
         until = self._clock.monotonic() + retry_after
         if everywhere:
             self._paused_until = max(self._paused_until, until)
         else:
-            state = self._state(bucket)
+            state = self._bucket_state(bucket)
             state.remaining = 0
             state.resets_at = max(state.resets_at, until)
 
     def _wait(self, bucket: Bucket) -> float:
         now = self._clock.monotonic()
         waits = [self._paused_until - now]
-        if len(self._recent) == self._recent.maxlen:
-            waits.append(self._recent[0] + 1.0 - now)
-        if len(self._invalid) == self._invalid.maxlen:
-            waits.append(self._invalid[0] + INVALID_WINDOW - now)
-        return max(*waits, self._refills_in(bucket))
+        if len(self._sent_at) == self._sent_at.maxlen:
+            waits.append(self._sent_at[0] + 1.0 - now)
+        if len(self._invalid_at) == self._invalid_at.maxlen:
+            waits.append(self._invalid_at[0] + INVALID_WINDOW - now)
+        return max(*waits, self._bucket_wait(bucket))
 
-    def _refills_in(self, bucket: Bucket) -> float:
-        state = self._state(bucket)
+    def _bucket_wait(self, bucket: Bucket) -> float:
+        state = self._bucket_state(bucket)
         return state.resets_at - self._clock.monotonic() if state.remaining <= 0 else 0.0
 
-    def _state(self, bucket: Bucket) -> _State:
-        key = (self._names.get(bucket.route, bucket.route), bucket.major)
-        return self._states.setdefault(key, _State())
+    def _bucket_state(self, bucket: Bucket) -> _BucketState:
+        key = (self._bucket_names.get(bucket.route, bucket.route), bucket.major)
+        return self._bucket_states.setdefault(key, _BucketState())
 
 
 def _number(text: str | None) -> float | None:

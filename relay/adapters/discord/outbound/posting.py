@@ -188,7 +188,7 @@ class MessagePoster:
         }
         if delivery.author is None and delivery.reply_to is not None:
             body["message_reference"] = {"message_id": delivery.reply_to.id, "fail_if_not_exists": False}
-        route = Route("POST", "/channels/{channel}/messages", {"channel": channel}, patience=POSTING_MAX_WAIT)
+        route = Route("POST", "/channels/{channel}/messages", {"channel": channel}, max_wait=POSTING_MAX_WAIT)
         try:
             answer = await self._call(route, body, delivery)
         except Refused as error:
@@ -221,7 +221,7 @@ class MessagePoster:
         try:
             hook = await self._webhooks.of(self._buffers.webhook_home(channel))
         except Refused as error:
-            if error.code not in {*MISSING, ErrorCode.TOO_MANY_WEBHOOKS} and not error.bare:
+            if error.code not in {*MISSING, ErrorCode.TOO_MANY_WEBHOOKS} and not error.unexplained:
                 raise
             _log.warning("webhook not possible", channel=channel, code=error.code)
             pause = _FORBIDDEN if error.code in MISSING else _FULL

@@ -8,7 +8,7 @@ from functools import partial
 import structlog
 
 from relay.adapters.discord.api.client import Json, RestClient, Route
-from relay.adapters.discord.api.errors import NOT_US, ErrorCode, Refused, translated
+from relay.adapters.discord.api.errors import FROM_CLOUDFLARE, ErrorCode, Refused, translate_errors
 from relay.adapters.discord.gateway.buffers import ChannelBuffers
 from relay.adapters.discord.gateway.message_cache import CachedMessage, MessageCache
 from relay.adapters.discord.gateway.translator import BotIdentity, Translator
@@ -79,7 +79,7 @@ class MessageSender:
     async def send(self, delivery: Delivery) -> MessageRef:
         """See `Adapter.send`."""
         try:
-            with translated(delivery.channel.id):
+            with translate_errors(delivery.channel.id):
                 message = await self._poster.post(delivery)
         except (ActionNeeded, Permanent) as error:
             if delivery.thread is None:
@@ -137,7 +137,7 @@ class MessageSender:
                     break
                 if not is_gone(error):
                     raise
-                if error.bare:
+                if error.unexplained:
                     await self._ask_for(target)  # or it is the message that is gone
                 self._webhooks.gone(home, hook)
             else:
@@ -193,11 +193,11 @@ class MessageSender:
     async def _changing(self, target: MessageRef) -> AsyncIterator[None]:
         """Errors of changing a message: where a bare 404 comes from something that reads channels, it is gone."""
         channel = target.channel.id
-        with translated(channel):
+        with translate_errors(channel):
             try:
                 yield
             except Refused as error:
-                if not error.bare:
+                if not error.unexplained:
                     raise
                 route = Route("GET", "/channels/{channel}/messages", {"channel": channel})
                 await self._rest.call(route, query={"limit": "1"})
@@ -207,7 +207,7 @@ class MessageSender:
         try:
             await self._rest.call(Route("DELETE", "/channels/{channel}/messages/{message}", _where(target)))
         except Refused as error:
-            if error.status != 403 or error.code in {*NOT_US, ErrorCode.MISSING_ACCESS}:
+            if error.status != 403 or error.code in {*FROM_CLOUDFLARE, ErrorCode.MISSING_ACCESS}:
                 raise
             # What waits behind one deletion must not wait for a permission that some servers never give.
             remedy = f"the bot may not delete that in channel {target.channel.id}: give its role Manage Messages there"
@@ -285,12 +285,12 @@ class MessageSender:
         route = Route(
             "PUT", "/channels/{channel}/messages/{message}/reactions/{emoji}/@me", where | {"emoji": FAILED_SIGN}
         )
-        with translated(source.channel.id):
+        with translate_errors(source.channel.id):
             try:
                 await self._rest.call(route)
             except Refused as error:
                 # Not allowed here, blocked by the author, or too many reactions already.
-                if error.bare or (error.code != ErrorCode.UNKNOWN_MESSAGE and error.status in {400, 403}):
+                if error.unexplained or (error.code != ErrorCode.UNKNOWN_MESSAGE and error.status in {400, 403}):
                     return False
                 raise
         return True

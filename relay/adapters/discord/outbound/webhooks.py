@@ -33,7 +33,7 @@ class Webhook:
         """Where to post; `thread`: in a thread of the webhook's channel."""
         ids = {"webhook": self.id, "token": self.token}
         path = "/webhooks/{webhook}/{token}"
-        return Route("POST", path, ids, token=False, patience=POSTING_MAX_WAIT, query=_in_thread(thread))
+        return Route("POST", path, ids, token=False, max_wait=POSTING_MAX_WAIT, query=_in_thread(thread))
 
     def message_route(self, method: Method, message: str, thread: str | None = None) -> Route:
         """Where to change or delete what it posted."""
@@ -177,7 +177,7 @@ class Webhooks:
         try:
             listed = await self._rest.call(Route("GET", "/channels/{channel}/webhooks", {"channel": channel}))
         except Refused as error:
-            if not error.bare:
+            if not error.unexplained:
                 self._changed.add(channel)
                 raise
             return  # what was made here is known all the same
@@ -233,4 +233,4 @@ def _age(item: dict[str, Json]) -> int:
 def is_gone(error: Refused) -> bool:
     """Whether the answer says that the webhook itself is not there (any more), or that its token is not valid."""
     gone = error.code in {ErrorCode.UNKNOWN_WEBHOOK, ErrorCode.INVALID_WEBHOOK_TOKEN, ErrorCode.THREAD_NEEDED}
-    return gone or (error.status == 401 and error.code == 0) or error.bare
+    return gone or (error.status == 401 and error.code == 0) or error.unexplained

@@ -137,7 +137,7 @@ class Objects:
         self.asked: list[str] = []
 
     async def call(self, route: Route) -> Json:
-        assert route.patience == 0.0
+        assert route.max_wait == 0.0
         self.asked.append(route.url)
         if self.error is not None:
             raise self.error

@@ -36,8 +36,8 @@ def headers(remaining: int, reset_after: float, bucket: str = "b", limit: int = 
 
 async def waits(limits: RateLimits, clock: FakeClock, bucket: Bucket = POST) -> float:
     before = clock.seconds
-    await limits.enter(bucket)
-    limits.leave(bucket)
+    await limits.acquire(bucket)
+    limits.release(bucket)
     return clock.seconds - before
 
 
@@ -53,9 +53,9 @@ async def test_an_unknown_bucket_is_free(clock: FakeClock) -> None:
 
 async def test_an_empty_bucket_is_waited_for_and_full_again_then(clock: FakeClock) -> None:
     limits = RateLimits(clock)
-    await limits.enter(POST)
-    limits.learn(POST, 200, headers(0, 2.0))
-    limits.leave(POST)
+    await limits.acquire(POST)
+    limits.update(POST, 200, headers(0, 2.0))
+    limits.release(POST)
     assert await waits(limits, clock) == pytest.approx(2.0)
     assert [await waits(limits, clock) for _ in range(4)] == [0.0] * 4
     assert await waits(limits, clock) == pytest.approx(2.0), "no answer has come since, so this is as much as is sure"
@@ -63,10 +63,10 @@ async def test_an_empty_bucket_is_waited_for_and_full_again_then(clock: FakeCloc
 
 async def test_requests_in_flight_count(clock: FakeClock) -> None:
     limits = RateLimits(clock)
-    await limits.enter(POST)
-    await limits.enter(POST)
-    limits.learn(POST, 200, headers(1, 2.0))
-    limits.leave(POST)
+    await limits.acquire(POST)
+    await limits.acquire(POST)
+    limits.update(POST, 200, headers(1, 2.0))
+    limits.release(POST)
     assert await waits(limits, clock) == pytest.approx(2.0), "the one that is left belongs to the one in flight"
 
 
@@ -74,13 +74,13 @@ async def test_routes_share_a_bucket_and_channels_do_not(clock: FakeClock) -> No
     limits = RateLimits(clock)
     patch = Bucket("PATCH …", "1")
     for bucket in (POST, patch):
-        await limits.enter(bucket)
-        limits.learn(bucket, 200, headers(0, 3.0))
-        limits.leave(bucket)
+        await limits.acquire(bucket)
+        limits.update(bucket, 200, headers(0, 3.0))
+        limits.release(bucket)
         clock.seconds += 3
-    await limits.enter(POST)
-    limits.learn(POST, 200, headers(0, 3.0))
-    limits.leave(POST)
+    await limits.acquire(POST)
+    limits.update(POST, 200, headers(0, 3.0))
+    limits.release(POST)
     assert await waits(limits, clock, Bucket(POST.route, "2")) == 0.0
     assert await waits(limits, clock, patch) == pytest.approx(3.0)
 
@@ -93,47 +93,47 @@ async def test_all_requests_together_are_paced(clock: FakeClock) -> None:
 
 async def test_a_long_wait_is_not_sat_out(clock: FakeClock) -> None:
     limits = RateLimits(clock)
-    limits.exhausted(POST, 600.0, everywhere=False)
+    limits.limit_reached(POST, 600.0, everywhere=False)
     with pytest.raises(WaitTooLong) as caught:
-        await limits.enter(POST)
+        await limits.acquire(POST)
     assert caught.value.retry_after == pytest.approx(600.0)
     assert await waits(limits, clock, Bucket("other", "1")) == 0.0
-    limits.exhausted(POST, 5.0, everywhere=True)
+    limits.limit_reached(POST, 5.0, everywhere=True)
     assert await waits(limits, clock, Bucket("other", "1")) == pytest.approx(5.0)
 
 
 async def test_stops_long_before_a_ban(clock: FakeClock) -> None:
     limits = RateLimits(clock, requests_per_second=10**6)
     for _ in range(INVALID_ANSWERS * 2):
-        limits.learn(POST, 429, {"X-RateLimit-Scope": "shared"})
-    await limits.enter(POST)
+        limits.update(POST, 429, {"X-RateLimit-Scope": "shared"})
+    await limits.acquire(POST)
     for _ in range(INVALID_ANSWERS):
-        limits.learn(POST, 403, {})
+        limits.update(POST, 403, {})
     with pytest.raises(WaitTooLong):
-        await limits.enter(POST)
+        await limits.acquire(POST)
     clock.seconds += 601
-    await limits.enter(POST)
+    await limits.acquire(POST)
 
 
 async def test_whoever_has_no_patience_is_told_at_once(clock: FakeClock) -> None:
     limits = RateLimits(clock)
-    await limits.enter(POST)
-    limits.learn(POST, 200, headers(0, 2.0))
-    limits.leave(POST)
+    await limits.acquire(POST)
+    limits.update(POST, 200, headers(0, 2.0))
+    limits.release(POST)
     with pytest.raises(WaitTooLong) as refused:
-        await limits.enter(POST, 0.25)
+        await limits.acquire(POST, 0.25)
     assert refused.value.retry_after == pytest.approx(2.0)
     clock.seconds += 1.9
-    await limits.enter(POST, 0.25)
+    await limits.acquire(POST, 0.25)
 
 
 async def test_asking_how_long_it_takes_uses_nothing_up(clock: FakeClock) -> None:
     limits = RateLimits(clock)
-    await limits.enter(POST)
-    limits.learn(POST, 200, headers(1, 2.0))
-    limits.leave(POST)
+    await limits.acquire(POST)
+    limits.update(POST, 200, headers(1, 2.0))
+    limits.release(POST)
     assert [limits.check(POST, 0.25) for _ in range(3)] == [0.0] * 3
-    await limits.enter(POST, 0.25)
+    await limits.acquire(POST, 0.25)
     with pytest.raises(WaitTooLong):
         limits.check(POST, 0.25)
 
@@ -142,6 +142,6 @@ async def test_asking_how_long_it_takes_uses_nothing_up(clock: FakeClock) -> Non
 async def test_headers_that_are_no_numbers_teach_nothing_lasting(clock: FakeClock, number: str) -> None:
     limits = RateLimits(clock)
     for name in ("X-RateLimit-Remaining", "X-RateLimit-Limit", "X-RateLimit-Reset-After"):
-        limits.learn(POST, 200, headers(0, 2.0) | {name: number})
+        limits.update(POST, 200, headers(0, 2.0) | {name: number})
     clock.seconds += 3601
     assert await waits(limits, clock, POST) == 0.0
