@@ -2,7 +2,7 @@
 
 import pytest
 
-from relay.adapters.discord.identifiers import DECLARED
+from relay.adapters.discord.identifiers import DECLARED_STREAM
 from relay.domain.ids import ChannelAddress, Platform
 from relay.errors import (
     Transient,
@@ -73,7 +73,7 @@ async def test_what_was_said_while_a_channel_was_not_declared_does_not_cross(wor
 
     async def say(words: str, *heard: Channel) -> None:
         ids = " ".join(sorted(str(channel.id) for channel in heard))
-        await until(lambda: world.inbox.cursors.get(DECLARED) == ids)
+        await until(lambda: world.inbox.cursors.get(DECLARED_STREAM) == ids)
         await until(lambda: all(world.inbox.cursors[f"channel:{channel.id}"] for channel in heard))
         for channel in (other, world.channel):
             world.say(f"{words} in {channel.name}", channel=channel)

@@ -58,7 +58,7 @@ async def test_made_up_names_do_not_wait(world: World, rest: RestClient) -> None
     world.server.faults.add(Fault("rate_limit", "GET", "/members/search", seconds=5))
     people = Members(rest, SystemClock())
     async with asyncio.timeout(2):
-        assert await people.named(str(world.guild.id), [f"a{number}" for number in range(10)]) == {}
+        assert await people.find(str(world.guild.id), [f"a{number}" for number in range(10)]) == {}
     assert world.server.faults.rest[0].seen == 1
 
 

@@ -33,7 +33,7 @@ from relay.adapters.discord.gateway.message_cache import MessageCache
 from relay.adapters.discord.gateway.translator import BotIdentity, Translator
 from relay.adapters.discord.identifiers import jump_url
 from relay.adapters.discord.markup import NameLookup, parse
-from relay.adapters.discord.media import described
+from relay.adapters.discord.media import attachment_fields
 from relay.adapters.discord.outbound import body as wording
 from relay.adapters.discord.outbound.webhooks import Webhooks
 from relay.adapters.matrix.inbound.events import convert
@@ -245,7 +245,7 @@ def _own_emoji(context: Json) -> Callable[[str], CustomEmoji | None]:
 def _webhook_body(part: Content, author: Author) -> Json:
     body = wording.webhook_body(part, author)
     names = [file_name(attachment.name, attachment.content_type) for attachment in part.attachments]
-    return body | ({"attachments": described(part.attachments, names)} if names else {})
+    return body | ({"attachments": attachment_fields(part.attachments, names)} if names else {})
 
 
 def _matrix_event(event: MessageCreated | MessageEdited, part: Content, number: int, context: Json) -> Json:

@@ -25,7 +25,7 @@ from relay.adapters.discord.gateway.translator import BotIdentity, EventPump, Tr
 from relay.adapters.discord.history import History
 from relay.adapters.discord.identifiers import is_snowflake, jump_url, snowflake_at, webhooks_stream
 from relay.adapters.discord.inbound.files import OFFICIAL_CDN
-from relay.adapters.discord.media import FILE_SIZE, MOST_FILES, REQUEST_SIZE, Media
+from relay.adapters.discord.media import MAX_FILE_SIZE, MAX_FILES, MAX_REQUEST_SIZE, Media
 from relay.adapters.discord.members import Members
 from relay.adapters.discord.outbound import body as wording
 from relay.adapters.discord.outbound.sender import MessageSender
@@ -284,15 +284,15 @@ class DiscordAdapter:
         buffer = self._buffers.get(channel.id)
         by_bot = self._outbound.posts_itself(channel.id)
         # In a channel that is just closing nothing is sent. What is planned for it then must not be cut down for good.
-        limit = buffer.access.max_file_size if buffer is not None else FILE_SIZE
+        limit = buffer.access.max_file_size if buffer is not None else MAX_FILE_SIZE
         # A webhook's messages are not asked for the bot's permissions.
         may_attach = self._media.carries and (not by_bot or buffer is None or buffer.access.may_attach)
         return Capabilities(
             max_text_length=wording.TEXT_LENGTH - FALLBACK_LENGTH if by_bot else wording.TEXT_LENGTH,
             native_replies=False,
-            max_attachments=MOST_FILES if may_attach else 0,
+            max_attachments=MAX_FILES if may_attach else 0,
             max_file_size=limit,
-            max_request_size=max(limit, REQUEST_SIZE),
+            max_request_size=max(limit, MAX_REQUEST_SIZE),
         )
 
     def open_media(self, media: MediaRef) -> AbstractAsyncContextManager[MediaStream]:
@@ -345,7 +345,7 @@ class DiscordAdapter:
     async def people(self, channel: ChannelRef, names: frozenset[str]) -> Mapping[str, UserRef]:
         """See `Adapter.people`."""
         guild = self._guilds.guild_of(channel.id)
-        return {} if guild is None else await self._people.named(guild, names)
+        return {} if guild is None else await self._people.find(guild, names)
 
     async def names(
         self, channel: ChannelRef, wanted: Sequence[UserRef | ChannelRef]

@@ -12,7 +12,14 @@ from relay.adapters.discord.api.errors import MISSING, ApiError, Refused, transl
 from relay.adapters.discord.gateway.buffers import ChannelBuffer, ChannelBuffers
 from relay.adapters.discord.gateway.guild_cache import ChannelAccess, GuildCache
 from relay.adapters.discord.history import History
-from relay.adapters.discord.identifiers import DECLARED, reference, snowflakes, stream, threads_stream, webhooks_stream
+from relay.adapters.discord.identifiers import (
+    DECLARED_STREAM,
+    channel_ref,
+    messages_stream,
+    parse_ids,
+    threads_stream,
+    webhooks_stream,
+)
 from relay.adapters.discord.outbound.webhooks import Webhooks
 from relay.core.clock import Backoff
 from relay.core.ports import Clock, Cursor, EventBatch, Inbox
@@ -154,14 +161,14 @@ class Channels:
             return
         declared = self._declared
         names = {address.value for address in declared}
-        position = await inbox.cursor(Platform.DISCORD, DECLARED)
-        before = snowflakes(position, what=DECLARED)
+        position = await inbox.cursor(Platform.DISCORD, DECLARED_STREAM)
+        before = parse_ids(position, stream=DECLARED_STREAM)
         if len(before) < len((position or "").split()):
             position = None  # Who was declared last is not known: nobody starts anew for that.
-        cursors = [Cursor(Platform.DISCORD, DECLARED, " ".join(sorted(names)))]
+        cursors = [Cursor(Platform.DISCORD, DECLARED_STREAM, " ".join(sorted(names)))]
         for channel in sorted(names.difference(names if position is None else before)):
             threads = await self._threads(inbox, channel)
-            streams = (stream(channel), threads_stream(channel), *map(stream, threads))
+            streams = (messages_stream(channel), threads_stream(channel), *map(messages_stream, threads))
             cursors += (Cursor(Platform.DISCORD, name, "") for name in streams)
         await inbox.receive(EventBatch(cursors=tuple(cursors)))
         for channel in names:
@@ -171,12 +178,12 @@ class Channels:
     async def _remember_webhooks(self, inbox: Inbox, channel: str) -> None:
         if not self._webhooks.remembers(channel):
             name = webhooks_stream(channel)
-            used = snowflakes(await inbox.cursor(Platform.DISCORD, name), what=name)
+            used = parse_ids(await inbox.cursor(Platform.DISCORD, name), stream=name)
             self._webhooks.remember(channel, tuple(used))
 
     async def _threads(self, inbox: Inbox, channel: str) -> list[str]:
         name = threads_stream(channel)
-        return snowflakes(await inbox.cursor(Platform.DISCORD, name), what=name)
+        return parse_ids(await inbox.cursor(Platform.DISCORD, name), stream=name)
 
     async def _open(
         self, inbox: Inbox, group: asyncio.TaskGroup, address: ChannelAddress, access: ChannelAccess
@@ -189,7 +196,7 @@ class Channels:
             if access.private:
                 await self._join(address.value)
             spoken_in = await self._threads(inbox, address.value)
-            buffer = ChannelBuffer(address, reference(address.value), access, threads=spoken_in)
+            buffer = ChannelBuffer(address, channel_ref(address.value), access, threads=spoken_in)
             # From here on its events are kept, so nothing falls between this and the reading.
             self._buffers.add(buffer)
             try:
@@ -257,7 +264,7 @@ class Channels:
             await self._clock.sleep(backoff.next())
 
     async def _read(self, inbox: Inbox, buffer: ChannelBuffer) -> None:
-        name = stream(buffer.channel.id)
+        name = messages_stream(buffer.channel.id)
         if position := await inbox.cursor(Platform.DISCORD, name):
             await inbox.catch_up(buffer.channel, position)
             return

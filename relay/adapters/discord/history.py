@@ -13,7 +13,7 @@ from relay.adapters.discord.api.errors import ApiError, ErrorCode, Limited, Refu
 from relay.adapters.discord.gateway.buffers import MAX_ACTIVE_THREADS, ChannelBuffer
 from relay.adapters.discord.gateway.guild_cache import GuildCache
 from relay.adapters.discord.gateway.translator import Translator
-from relay.adapters.discord.identifiers import created_at, is_snowflake, stream
+from relay.adapters.discord.identifiers import created_at, is_snowflake, messages_stream
 from relay.adapters.discord.inbound.embeds import moment_of
 from relay.core.ports import Clock, Cursor, EventBatch
 from relay.domain.events import HistorySkipped, MessageCreated
@@ -138,7 +138,7 @@ class History:
             if newest is not None and (len(messages) == PAGE or len(messages) > newest):
                 start, skipped = await self._beginning(channel, after, newest)
                 if skipped:
-                    position = Cursor(Platform.DISCORD, stream(channel), start)
+                    position = Cursor(Platform.DISCORD, messages_stream(channel), start)
                     yield EventBatch((HistorySkipped(buffer.channel, skipped),), (position,))
                     async for batch in self._read_one(buffer, channel, start, None):
                         yield batch
@@ -290,7 +290,7 @@ class History:
 
 async def _position(cursor: CursorLookup, thread: str) -> str | None:
     """How far a thread was read; None where nothing ever was, or that cannot be read."""
-    position = await cursor(stream(thread))
+    position = await cursor(messages_stream(thread))
     if position and not is_snowflake(position):
         _log.error("cursor cannot be read", thread=thread, position=position[:100])
         return None

@@ -1,5 +1,6 @@
-"""The grammar of Discord's identifiers: what is none never becomes part of a URL, a key or a log line.
+"""Discord's IDs and what is made from them: dates, links, and the names of our cursors.
 
+What is not a valid ID never gets into a URL, a key or a log line.
 https://docs.discord.com/developers/reference#snowflakes
 """
 
@@ -16,8 +17,8 @@ _SNOWFLAKE = re.compile(r"[0-9]{1,20}")
 _LARGEST = (1 << 64) - 1
 # https://docs.discord.com/developers/reference#snowflakes: the first second of 2015, in milliseconds.
 _EPOCH = datetime(2015, 1, 1, tzinfo=UTC)
-# A webhook's token, the hash of a picture: letters, digits, and what Base64 in URLs has besides.
-_WORD = re.compile(r"[0-9A-Za-z_.-]{0,199}[0-9A-Za-z_-]")
+# A webhook's token or the hash of a picture: the characters of Base64 in URLs, and dots.
+_TOKEN = re.compile(r"[0-9A-Za-z_.-]{0,199}[0-9A-Za-z_-]")
 
 
 def is_snowflake(value: object) -> bool:
@@ -27,31 +28,31 @@ def is_snowflake(value: object) -> bool:
 
 
 def snowflake(value: object) -> str:
-    """`value` as an ID. Raises `ValueError` where it is none."""
+    """`value` as an ID. Raises `ValueError` if it is not one."""
     if not is_snowflake(value):
         raise ValueError("not a snowflake")
     return str(value)
 
 
-def is_word(value: object) -> bool:
+def is_token(value: object) -> bool:
     """Whether `value` may be a webhook's token or the hash of a picture."""
-    return isinstance(value, str) and _WORD.fullmatch(value) is not None
+    return isinstance(value, str) and _TOKEN.fullmatch(value) is not None
 
 
 def path_segment(value: str) -> str:
-    """`value`, which is to be one segment of a path. Raises `ValueError` where it would be read as another place."""
+    """`value` as one segment of a URL's path. Raises `ValueError` if it would lead to another path."""
     if value.strip(".") == "" or "/" in value or "\\" in value:
         raise ValueError("not a segment of a path")
     return value
 
 
 def created_at(snowflake: str) -> datetime:
-    """The moment in an ID."""
+    """When the message, or whatever else, with this ID was created: IDs contain the time."""
     return _EPOCH + timedelta(milliseconds=int(snowflake) >> 22)
 
 
 def snowflake_at(moment: datetime) -> str:
-    """The smallest ID that a message of that moment may have."""
+    """The smallest ID that a message created at that moment can have."""
     return str(max(0, (moment - _EPOCH) // timedelta(milliseconds=1)) << 22)
 
 
@@ -60,37 +61,37 @@ def jump_url(guild: str, channel: str, message: str) -> str:
     return f"https://discord.com/channels/{guild}/{channel}/{message}"
 
 
-def reference(channel: str) -> ChannelRef:
-    """A channel of Discord."""
+def channel_ref(channel: str) -> ChannelRef:
+    """A channel or thread of Discord, as the core names it."""
     return ChannelRef(Platform.DISCORD, channel)
 
 
 # --- Names of our cursors ------------------------------------------------------------------------------------
 
 
-DECLARED = "declared"
-"""The cursor that holds which channels were declared last, by ID, with spaces between them."""
+DECLARED_STREAM = "declared"
+"""Holds the IDs of the channels that were declared last, with spaces between them."""
 
 
-def stream(channel: str) -> str:
-    """The cursor of a channel, or of a thread."""
+def messages_stream(channel: str) -> str:
+    """Holds the ID of the last message that was read in a channel or thread."""
     return f"channel:{channel}"
 
 
 def threads_stream(channel: str) -> str:
-    """The cursor that holds in which threads of a channel something was said, by ID, with spaces between them."""
+    """Holds the IDs of a channel's threads in which somebody wrote lately, with spaces between them."""
     return f"threads:{channel}"
 
 
 def webhooks_stream(channel: str) -> str:
-    """The cursor that holds which webhooks were used for a channel lately, by ID, with spaces between them."""
+    """Holds the IDs of the webhooks that were used lately to post into a channel, with spaces between them."""
     return f"webhooks:{channel}"
 
 
-def snowflakes(text: str | None, *, what: str) -> list[str]:
-    """The IDs in a cursor that holds some, with spaces between them; what is none is left out, and said."""
+def parse_ids(text: str | None, *, stream: str) -> list[str]:
+    """The IDs in a cursor's position. What is not an ID is left out and logged."""
     words = (text or "").split()
     found = [word for word in words if is_snowflake(word)]
     if len(found) < len(words):
-        _log.error("cursor cannot be read", stream=what, position=(text or "")[:100])
+        _log.error("cursor cannot be read", stream=stream, position=(text or "")[:100])
     return found

@@ -1,7 +1,7 @@
-"""Files on Discord: read from its CDN for the other side, and attached to what is posted.
+"""Files on Discord: reading them from its CDN, attaching them to messages, and drawing its Lottie stickers.
 
 https://docs.discord.com/developers/reference#uploading-files. A voice message crosses to Discord as an audio file:
-webhooks may not make voice messages (https://docs.discord.com/developers/resources/webhook#execute-webhook).
+webhooks cannot post voice messages (https://docs.discord.com/developers/resources/webhook#execute-webhook).
 """
 
 import asyncio
@@ -21,51 +21,54 @@ from relay.adapters.discord.api.errors import ErrorCode, Limited, Refused, Unans
 from relay.core.ports import File, Files, MediaStream, Sender
 from relay.domain.content import Attachment
 from relay.domain.ids import MediaRef
-from relay.errors import DeliveryError, FileRejected, FileUnavailable, Permanent, TargetGone, Transient
+from relay.errors import FileRejected, FileUnavailable, Permanent, TargetGone, Transient
 
 _log = structlog.get_logger(__name__)
 
-MOST_FILES = 10
+MAX_FILES = 10
 """In one message."""
 
-FILE_SIZE = 10 * 1024 * 1024
-"""Bytes of a file that every server takes; those that are boosted take more."""
+MAX_FILE_SIZE = 10 * 1024 * 1024
+"""In bytes, in a server without boosts; boosted servers take larger files."""
 
-REQUEST_SIZE = 25 * 1024 * 1024
-"""Bytes of a request with files, where a server is not allowed larger ones."""
+MAX_REQUEST_SIZE = 25 * 1024 * 1024
+"""In bytes, for a request with all its files. More where a single file may be larger."""
 
 _HOSTS = frozenset({("https", "cdn.discordapp.com"), ("https", "media.discordapp.net")})
 _URL = re.compile(r"https?://[0-9A-Za-z.:-]++/[^\s\\\x00-\x1f\x7f]*")
 _SPOILER = "SPOILER_"
-_LONGEST_ALT = 1024
-# What a multipart body has besides the files.
+_MAX_ALT_LENGTH = 1024
+# Bytes of a multipart body besides the files.
 _ENVELOPE = 64 * 1024
 _GONE = frozenset({403, 404, 410, 415})
 
-# Only Discord's own clients play Lottie stickers: they cross as moving pictures of this kind.
+# Only Discord's own clients play Lottie stickers, so they cross as animated pictures of this type.
 STICKER_CONTENT_TYPE = "image/webp"
 STICKER_SUFFIX = "webp"
 
-_PROGRAM = Path(__file__).with_name("lottie_program.py")
-_ADDRESS = re.compile(r"/stickers/\d{1,20}\.json", re.ASCII)
-# Discord takes half of it: https://docs.discord.com/developers/resources/sticker#create-guild-sticker
-_LARGEST_DRAWING = 1024 * 1024
-_LARGEST_PICTURE = 8 * 1024 * 1024
-_SECONDS = 20.0
+_LOTTIE_PROGRAM = Path(__file__).with_name("lottie_program.py")
+_LOTTIE_PATH = re.compile(r"/stickers/\d{1,20}\.json", re.ASCII)
+# Discord accepts half of it: https://docs.discord.com/developers/resources/sticker#create-guild-sticker
+_MAX_LOTTIE_SIZE = 1024 * 1024
+_MAX_PICTURE_SIZE = 8 * 1024 * 1024
+_LOTTIE_TIMEOUT = 20.0
 
 
 class Media:
-    """Reads and sends files. `cdn_url`: where this platform keeps its own, besides Discord's media proxy."""
+    """Reads and sends files. `cdn_url` is the server of this platform's files, besides Discord's media proxy.
+
+    Without `files`, the other platform's files, none can be sent.
+    """
 
     def __init__(self, rest: RestClient, files: Files | None, cdn_url: str) -> None:
         self._rest = rest
         self._files = files
         self._hosts = _HOSTS | {_host(cdn_url)}
-        self._artist = StickerRenderer()
+        self._stickers = StickerRenderer()
 
     @property
     def carries(self) -> bool:
-        """Whether there are files to be had from the other side at all."""
+        """Whether files of the other platform can be sent at all."""
         return self._files is not None
 
     # --- To Discord ---------------------------------------------------------------------------------------
@@ -108,25 +111,25 @@ class Media:
         """See `MediaSource.open_media`."""
         parts = urlsplit(media.locator)
         if not self._is_ours(media.locator):
-            raise TargetGone("that is no address of a file on Discord")
+            raise TargetGone("that is not the address of a file on Discord")
         async with AsyncExitStack() as stack:
-            with _readable():
+            with _translate_errors():
                 answer = await stack.enter_async_context(self._rest.download(media.locator))
                 if answer.status in _GONE and (fresh := await self._refreshed(media.locator)) is not None:
                     answer = await stack.enter_async_context(self._rest.download(fresh))
             _check(answer)
-            if not is_drawing(parts.path):
+            if not is_lottie(parts.path):
                 yield MediaStream(answer.size, answer.content_type, _chunks(answer))
                 return
-            picture = await self._artist.picture(_chunks(answer))
+            picture = await self._stickers.picture(_chunks(answer))
         yield MediaStream(len(picture), STICKER_CONTENT_TYPE, _whole(picture))
 
     def _is_ours(self, url: str) -> bool:
-        # URL parsers disagree about what else may stand in one: none but plain ones are asked for.
+        # URL parsers disagree about unusual characters, so only plain URLs are fetched.
         return _URL.fullmatch(url) is not None and _host(url) in self._hosts
 
     async def _refreshed(self, url: str) -> str | None:
-        """A URL of an attachment whose signature has expired, signed anew."""
+        """The URL of an attachment with a new signature, after the old one has expired."""
         if not urlsplit(url).path.startswith(("/attachments/", "/ephemeral-attachments/")):
             return None
         route = Route("POST", "/attachments/refresh-urls", {})
@@ -140,7 +143,7 @@ class Media:
 
 
 class _SizedStream(AsyncIterablePayload):
-    """A stream whose length is known: the request can say how long it is."""
+    """A stream of known length, so that the request can have a Content-Length."""
 
     def __init__(self, file: File) -> None:
         super().__init__(file.chunks, content_type=file.content_type)
@@ -148,40 +151,40 @@ class _SizedStream(AsyncIterablePayload):
 
 
 def _host(url: str) -> tuple[str, str]:
-    """The scheme, and the server with its port."""
+    """The scheme, and the host with its port."""
     scheme, _, rest = url.partition("://")
     return scheme, rest.partition("/")[0]
 
 
 def _form(body: Mapping[str, Json], attachments: Sequence[Attachment], files: Sequence[File]) -> MultipartWriter:
     form = MultipartWriter("form-data")
-    payload = JsonPayload(dict(body) | {"attachments": described(attachments, [file.name for file in files])})
+    payload = JsonPayload(dict(body) | {"attachments": attachment_fields(attachments, [file.name for file in files])})
     form.append_payload(payload)
     payload.set_content_disposition("form-data", name="payload_json")
     for number, file in enumerate(files):
         part = _SizedStream(file)
         form.append_payload(part)
-        # What it is called stands in the JSON, in any script.
+        # The real name, in any script, is in the JSON.
         part.set_content_disposition("form-data", name=f"files[{number}]", filename=f"file{number}")
     return form
 
 
-def described(attachments: Sequence[Attachment], names: Sequence[str]) -> list[dict[str, Json]]:
-    """What a request says of its files, which are called `names`. Pure."""
+def attachment_fields(attachments: Sequence[Attachment], names: Sequence[str]) -> list[dict[str, Json]]:
+    """The `attachments` of a request whose files are called `names`. Pure."""
     found: list[dict[str, Json]] = []
     for number, (attachment, name) in enumerate(zip(attachments, names, strict=True)):
         bare = name.removeprefix(_SPOILER)
         found.append({"id": number, "filename": f"{_SPOILER}{bare}" if attachment.spoiler else bare})
         if attachment.alt:
-            found[-1]["description"] = attachment.alt[:_LONGEST_ALT]
+            found[-1]["description"] = attachment.alt[:_MAX_ALT_LENGTH]
     return found
 
 
 def have_same_files(standing: Sequence[Attachment], wanted: Sequence[Attachment]) -> bool:
-    """Whether a message of `standing` shows the files of `wanted` already. Pure.
+    """Whether a message with the files `standing` already shows the files `wanted`. Pure.
 
-    Those that we remember posting are known by where they came from; of others, Discord tells how large they are and,
-    more or less, their names. In doubt a file is sent again: an old picture under new words would be worse.
+    A file that we remember posting is recognised by its source. Of other files, Discord tells the size and roughly the
+    name. In doubt a file is sent again, because an old picture under a new text would be worse.
     """
     return len(standing) == len(wanted) and all(map(_is_same_file, standing, wanted))
 
@@ -190,7 +193,7 @@ def _is_same_file(standing: Attachment, wanted: Attachment) -> bool:
     if standing.spoiler != wanted.spoiler:
         return False
     if wanted.text:
-        # The ID is made from the text.
+        # A text that became a file: its ID is made from the text.
         return standing.id == wanted.id
     if standing.source.platform is wanted.source.platform:
         return standing.source == wanted.source
@@ -198,7 +201,7 @@ def _is_same_file(standing: Attachment, wanted: Attachment) -> bool:
 
 
 def _bare(name: str) -> str:
-    """What is left of a name that Discord may have rewritten."""
+    """What Discord keeps of a name when it rewrites it."""
     return "".join(filter(str.isalnum, name.removeprefix(_SPOILER))).casefold()
 
 
@@ -206,8 +209,8 @@ def _check(answer: Download) -> None:
     if answer.status in _GONE:
         raise TargetGone(f"Discord's CDN answered HTTP {answer.status}")
     if answer.status == 429:
-        # Not `RateLimited`: that would stop all that goes to the other side, which asks for nothing.
-        raise FileUnavailable("Discord's CDN asks for patience", retry_after=answer.retry_after, about_server=False)
+        # Not `RateLimited`: that would stop the lane to the other platform, which has no limit.
+        raise FileUnavailable("Discord's CDN asks to wait", retry_after=answer.retry_after, about_server=False)
     if answer.status != 200:
         raise FileUnavailable(f"Discord's CDN answered HTTP {answer.status}")
 
@@ -217,63 +220,62 @@ async def _whole(picture: bytes) -> AsyncIterator[bytes]:
 
 
 async def _chunks(answer: Download) -> AsyncIterator[bytes]:
-    with _readable():
+    with _translate_errors():
         async for chunk in answer.chunks:
             yield chunk
 
 
 @contextmanager
-def _readable() -> Iterator[None]:
-    """What goes wrong with reading a file, as the core understands it."""
+def _translate_errors() -> Iterator[None]:
+    """Turn errors of reading a file into the relay's own."""
     try:
         yield
     except Limited as error:
         raise Transient(str(error), retry_after=error.retry_after) from None
     except Unanswered as error:
-        raise _trouble(error) from None
-
-
-def _trouble(error: Unanswered) -> DeliveryError:
-    # Not connected: it is Discord that is away, and no file is to be given up for that.
-    return FileUnavailable(str(error)) if error.sent else Transient(str(error))
+        # Not connected: Discord itself is away, and no file is given up for that.
+        raise (FileUnavailable(str(error)) if error.sent else Transient(str(error))) from None
 
 
 # --- Lottie stickers ----------------------------------------------------------------------------------------
 
 
-def is_drawing(path: str) -> bool:
+def is_lottie(path: str) -> bool:
     """Whether a path on Discord's CDN is that of a Lottie sticker."""
-    return _ADDRESS.fullmatch(path) is not None
+    return _LOTTIE_PATH.fullmatch(path) is not None
 
 
 class StickerRenderer:
-    """Draws, one at a time: what others send must not take both hands of a small machine."""
+    """Renders Lottie stickers in a confined process (`lottie_program.py`).
+
+    One at a time, so that stickers never take all CPUs of a small machine.
+    """
 
     def __init__(self) -> None:
         self._free = asyncio.Semaphore(1)
 
-    async def picture(self, drawing: AsyncIterator[bytes]) -> bytes:
-        """The picture that a drawing makes. Raises `Permanent` where it makes none, `FileUnavailable`."""
+    async def picture(self, animation: AsyncIterator[bytes]) -> bytes:
+        """A Lottie animation as a picture. Raises `Permanent` if it cannot be rendered, `FileUnavailable`."""
         read = bytearray()
-        async for chunk in drawing:
+        async for chunk in animation:
             read += chunk
-            if len(read) > _LARGEST_DRAWING:
+            if len(read) > _MAX_LOTTIE_SIZE:
                 raise Permanent("too large to be drawn")
         async with self._free:
-            return await _drawn(bytes(read))
+            return await _render(bytes(read))
 
 
-async def _drawn(drawing: bytes) -> bytes:
+async def _render(animation: bytes) -> bytes:
     pipe, nothing = asyncio.subprocess.PIPE, asyncio.subprocess.DEVNULL
     try:
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-I", str(_PROGRAM), stdin=pipe, stdout=pipe, stderr=nothing, env={}
+            sys.executable, "-I", str(_LOTTIE_PROGRAM), stdin=pipe, stdout=pipe, stderr=nothing, env={}
         )
     except OSError as error:
-        raise FileUnavailable(f"no process to draw a sticker in ({error.strerror})") from None
+        raise FileUnavailable(f"a process to draw the sticker cannot be started ({error.strerror})") from None
     try:
-        async with asyncio.timeout(_SECONDS):
-            picture = await _through(process, drawing)
+        async with asyncio.timeout(_LOTTIE_TIMEOUT):
+            picture = await _run(process, animation)
             status = await process.wait()
     except (TimeoutError, OSError):
         picture, status = b"", -1
@@ -281,19 +283,19 @@ async def _drawn(drawing: bytes) -> bytes:
         if process.returncode is None:
             process.kill()
             await process.wait()
-    if status != 0 or not 0 < len(picture) <= _LARGEST_PICTURE:
+    if status != 0 or not 0 < len(picture) <= _MAX_PICTURE_SIZE:
         _log.warning("sticker not drawn", status=status, size=len(picture))
         raise Permanent("impossible to draw")
     return picture
 
 
-async def _through(process: asyncio.subprocess.Process, drawing: bytes) -> bytes:
-    """What the program says to `drawing`, as much of it as may be."""
-    assert process.stdin is not None  # noqa: S101 - both were asked for
+async def _run(process: asyncio.subprocess.Process, animation: bytes) -> bytes:
+    """The output of the program for the input `animation`, up to the allowed size."""
+    assert process.stdin is not None  # noqa: S101 - both are pipes
     assert process.stdout is not None  # noqa: S101
-    process.stdin.write(drawing)
+    process.stdin.write(animation)
     process.stdin.write_eof()
     picture = bytearray()
-    while len(picture) <= _LARGEST_PICTURE and (chunk := await process.stdout.read(65_536)):
+    while len(picture) <= _MAX_PICTURE_SIZE and (chunk := await process.stdout.read(65_536)):
         picture += chunk
     return bytes(picture)

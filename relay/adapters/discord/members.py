@@ -1,8 +1,8 @@
-"""Who of a server goes by a name, and how somebody is called: asked of Discord, and remembered for a while."""
+"""Looks up a server's members by name, and the names of members and channels by ID. Remembers answers for a while."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 import structlog
 
@@ -14,41 +14,52 @@ from relay.domain.ids import ChannelRef, Platform, UserRef
 
 _log = structlog.get_logger(__name__)
 
-# https://docs.discord.com/developers/resources/guild#search-guild-members: whose names begin with the query.
-_MOST = 100
+# https://docs.discord.com/developers/resources/guild#search-guild-members: those whose names begin with the query.
+_MAX_FOUND = 100
 _LONGEST_QUERY = 100
 _REMEMBERED_SECONDS = 300.0
 _REMEMBERED = 500
 _REMEMBERED_NAMES = 2_000
-# https://docs.discord.com/developers/resources/channel#channel-object-channel-types: all but private ones.
-_OPEN_THREADS = frozenset({10, 11})
-# A name, and the channel whose readers may know it; None: anybody.
-_Called = tuple[str | None, str | None]
-_Members = tuple[tuple[str, frozenset[str]], ...]
+# https://docs.discord.com/developers/resources/channel#channel-object-channel-types: all but private threads.
+_PUBLIC_THREADS = frozenset({10, 11})
+# A member's ID and names.
+_Member = tuple[str, frozenset[str]]
 
 
+@dataclass(frozen=True, slots=True)
+class _KnownName:
+    name: str | None
+    # The channel whose readers may see the name; None: everybody may.
+    visible_with: str | None = None
+
+
+@dataclass(slots=True)
 class Members:
-    """Looks members up by name."""
+    """Asks Discord for members and names. What Discord does not answer at once is not waited for."""
 
-    def __init__(self, rest: RestClient, clock: Clock) -> None:
-        self._rest = rest
-        self._clock = clock
-        self._found: OrderedDict[tuple[str, str], tuple[float, _Members]] = OrderedDict()
-        self._names: OrderedDict[tuple[str, UserRef | ChannelRef], tuple[float, _Called]] = OrderedDict()
+    rest: RestClient
+    clock: Clock
+    # Per server and search.
+    _found: OrderedDict[tuple[str, str], tuple[float, tuple[_Member, ...]]] = field(
+        init=False, default_factory=OrderedDict
+    )
+    _names: OrderedDict[tuple[str, UserRef | ChannelRef], tuple[float, _KnownName]] = field(
+        init=False, default_factory=OrderedDict
+    )
 
     async def names(
         self, guild: str, wanted: Iterable[UserRef | ChannelRef], may_name: Callable[[str], bool | None]
     ) -> Mapping[UserRef | ChannelRef, str]:
-        """How members, others and channels are called, each asked for once; nobody's message waits for a limit.
+        """The names of people and channels. When a rate limit is reached, the remaining names are left out.
 
-        `may_name`: whether a channel's name is for those who will read it.
+        `may_name` tells whether everybody who will read the message may know the name of a channel.
         """
         found: dict[UserRef | ChannelRef, str] = {}
         for ref in wanted:
             known = self._names.get((guild, ref))
-            if known is None or self._clock.monotonic() - known[0] >= _REMEMBERED_SECONDS:
+            if known is None or self.clock.monotonic() - known[0] >= _REMEMBERED_SECONDS:
                 try:
-                    known = self._clock.monotonic(), await self._look(guild, ref)
+                    known = self.clock.monotonic(), await self._fetch_name(guild, ref)
                 except (Limited, Unanswered) as error:
                     _log.info("name not looked up", guild=guild, reason=str(error))
                     break
@@ -56,77 +67,80 @@ class Members:
                 self._names.move_to_end((guild, ref))
                 if len(self._names) > _REMEMBERED_NAMES:
                     self._names.popitem(last=False)
-            name, gate = known[1]
-            if name is not None and (gate is None or may_name(gate)):
+            name, channel = known[1].name, known[1].visible_with
+            if name is not None and (channel is None or may_name(channel)):
                 found[ref] = name
         return found
 
-    async def _look(self, guild: str, ref: UserRef | ChannelRef) -> _Called:
-        return (
-            await self._channel(guild, ref) if isinstance(ref, ChannelRef) else (await self._person(guild, ref), None)
-        )
+    async def _fetch_name(self, guild: str, ref: UserRef | ChannelRef) -> _KnownName:
+        if isinstance(ref, ChannelRef):
+            return await self._fetch_thread_name(guild, ref)
+        return _KnownName(await self._fetch_person_name(guild, ref))
 
-    async def _person(self, guild: str, user: UserRef) -> str | None:
-        """A member's name in the server, or the own name of somebody who is not there (any more)."""
-        member = await self._asked(Route("GET", "/guilds/{guild}/members/{user}", {"guild": guild, "user": user.id}))
-        person = member.get("user") if member is not None else await self._asked(_user_route(user))
+    async def _fetch_person_name(self, guild: str, user: UserRef) -> str | None:
+        """A member's name in the server. For somebody who is not a member: their global name."""
+        member = await self._fetch(Route("GET", "/guilds/{guild}/members/{user}", {"guild": guild, "user": user.id}))
+        person = member.get("user") if member is not None else await self._fetch(_user_route(user))
         own = person if isinstance(person, Mapping) else {}
         names = ((member or {}).get("nick"), own.get("global_name"), own.get("username"))
         return next((str(name) for name in names if name), None)
 
-    async def _channel(self, guild: str, channel: ChannelRef) -> _Called:
-        """A thread that has been archived: Discord tells of all other channels by itself.
+    async def _fetch_thread_name(self, guild: str, channel: ChannelRef) -> _KnownName:
+        """The name of an archived thread. All other channels are known from the gateway.
 
-        Not one of another server, and no private one: their names are not for everybody here.
+        Not of one in another server, and not of a private one: not everybody here may know those names.
         """
-        found = await self._asked(Route("GET", "/channels/{channel}", {"channel": channel.id})) or {}
-        if found.get("guild_id") != guild or found.get("type") not in _OPEN_THREADS or not found.get("name"):
-            return None, None
-        return str(found["name"]), str(found.get("parent_id"))
+        found = await self._fetch(Route("GET", "/channels/{channel}", {"channel": channel.id})) or {}
+        if found.get("guild_id") != guild or found.get("type") not in _PUBLIC_THREADS or not found.get("name"):
+            return _KnownName(None)
+        return _KnownName(str(found["name"]), visible_with=str(found.get("parent_id")))
 
-    async def _asked(self, route: Route) -> Mapping[str, Json] | None:
-        """The object that Discord answers with; None for one that is not there, or not for us."""
+    async def _fetch(self, route: Route) -> Mapping[str, Json] | None:
+        """The object that Discord answers with; None if there is none, or the bot may not see it."""
         try:
-            answer = await self._rest.call(replace(route, max_wait=0.0))
+            answer = await self.rest.call(replace(route, max_wait=0.0))
         except Refused as error:
             _log.debug("name refused", status=error.status, code=error.code)
             return None
         return answer if isinstance(answer, Mapping) else None
 
-    async def named(self, guild: str, names: Iterable[str]) -> Mapping[str, UserRef]:
-        """Those of `names` that exactly one member has, as nickname, display name or user name. Bots count too."""
+    async def find(self, guild: str, names: Iterable[str]) -> Mapping[str, UserRef]:
+        """The members that go by `names`, as nickname, display name or user name. Bots count too.
+
+        A name that several members have is left out.
+        """
         searches: dict[str, set[str]] = {}
         for name in names:
             if wanted := folded(name):
                 searches.setdefault(wanted.split(" ")[0].rstrip(".,:;!?)]}'\"…") or wanted, set()).add(wanted)
         found: dict[str, UserRef] = {}
         for query, wanted_names in searches.items():
-            members = await self._members(guild, query[:_LONGEST_QUERY])
+            members = await self._search(guild, query[:_LONGEST_QUERY])
             for wanted in wanted_names:
                 matching = [user for user, called in members if wanted in called]
                 if len(matching) == 1:
                     found[wanted] = UserRef(Platform.DISCORD, matching[0])
         return found
 
-    async def _members(self, guild: str, query: str) -> _Members:
+    async def _search(self, guild: str, query: str) -> tuple[_Member, ...]:
         known = self._found.get((guild, query))
-        if known is not None and self._clock.monotonic() - known[0] < _REMEMBERED_SECONDS:
+        if known is not None and self.clock.monotonic() - known[0] < _REMEMBERED_SECONDS:
             return known[1]
         route = Route("GET", "/guilds/{guild}/members/search", {"guild": guild}, max_wait=0.0)
         try:
-            answer = await self._rest.call(route, query={"query": query, "limit": str(_MOST)})
+            answer = await self.rest.call(route, query={"query": query, "limit": str(_MAX_FOUND)})
         except (Limited, Unanswered) as error:
-            # Whoever makes up names must not be able to make everybody in the server wait.
+            # Not waited for: somebody who writes made-up names must not delay everybody in the server.
             _log.info("members not searched", guild=guild, reason=str(error))
             return ()
         except Refused as error:
-            # Remembered as well: refusals are counted against us.
+            # Remembered as well, because Discord counts refusals against us.
             _log.warning("members must not be searched", guild=guild, reason=str(error))
             answer = None
         listed = [item for item in answer if isinstance(item, Mapping)] if isinstance(answer, list) else []
-        # Where not everybody was listed, nobody can be told to be the only one.
-        members = tuple(map(_member, listed)) if len(listed) < _MOST else ()
-        self._found[guild, query] = (self._clock.monotonic(), members)
+        # A full page may not be everybody, so that nobody is certain to be the only one of that name.
+        members = tuple(map(_member, listed)) if len(listed) < _MAX_FOUND else ()
+        self._found[guild, query] = (self.clock.monotonic(), members)
         self._found.move_to_end((guild, query))
         if len(self._found) > _REMEMBERED:
             self._found.popitem(last=False)
@@ -137,7 +151,7 @@ def _user_route(user: UserRef) -> Route:
     return Route("GET", "/users/{user}", {"user": user.id})
 
 
-def _member(item: Mapping[str, Json]) -> tuple[str, frozenset[str]]:
+def _member(item: Mapping[str, Json]) -> _Member:
     user = item["user"]
     names = (item.get("nick"), user.get("global_name"), user.get("username"))
     return str(user["id"]), frozenset(folded(str(name)) for name in names if name)

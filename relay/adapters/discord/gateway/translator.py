@@ -10,7 +10,7 @@ from relay.adapters.discord.api.client import Json
 from relay.adapters.discord.gateway.buffers import ChannelBuffer, ChannelBuffers, GatewayEvent
 from relay.adapters.discord.gateway.guild_cache import GuildCache
 from relay.adapters.discord.gateway.message_cache import CachedMessage, MessageCache
-from relay.adapters.discord.identifiers import created_at, is_snowflake, snowflake, stream, threads_stream
+from relay.adapters.discord.identifiers import created_at, is_snowflake, messages_stream, snowflake, threads_stream
 from relay.adapters.discord.inbound import messages as inbound
 from relay.adapters.discord.outbound.webhooks import Webhooks
 from relay.core.clock import ServerTime
@@ -69,8 +69,8 @@ class Translator:
             message = str(item.data.get("id", ""))
             if item.kind == "create" and is_snowflake(message):
                 self._time.told(created_at(message))
-                known = positions.get(stream(item.channel), "0")
-                positions[stream(item.channel)] = max(known, message, key=int)
+                known = positions.get(messages_stream(item.channel), "0")
+                positions[messages_stream(item.channel)] = max(known, message, key=int)
                 if item.channel != buffer.channel.id:
                     buffer.spoken_in(item.channel)
                     positions[threads_stream(buffer.channel.id)] = " ".join(buffer.threads)

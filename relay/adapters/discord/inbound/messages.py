@@ -11,7 +11,7 @@ from datetime import datetime
 from functools import partial
 from typing import Any
 
-from relay.adapters.discord.identifiers import created_at, is_word, jump_url, snowflake
+from relay.adapters.discord.identifiers import created_at, is_token, jump_url, snowflake
 from relay.adapters.discord.inbound import embeds
 from relay.adapters.discord.inbound.files import attachments, component_files, media, objects, stickers
 from relay.adapters.discord.markup import NameLookup
@@ -147,7 +147,7 @@ def author_of(message: Json, view: MessageContext) -> Author:
     return Author(
         user=UserRef(Platform.DISCORD, user_id),
         name=nickname or author.get("global_name") or author["username"],
-        avatar=media(f"{view.cdn_url}/avatars/{user_id}/{avatar}.png?size=256") if is_word(avatar) else None,
+        avatar=media(f"{view.cdn_url}/avatars/{user_id}/{avatar}.png?size=256") if is_token(avatar) else None,
         is_self=_is_self(message, author, view),
         is_bot=bool(author.get("bot")) or is_webhook,
         # Discord sets this only where the author was allowed to.

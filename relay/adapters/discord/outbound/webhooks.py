@@ -9,7 +9,7 @@ import structlog
 from relay.adapters.discord.api.client import Json, Method, RestClient, Route
 from relay.adapters.discord.api.errors import ApiError, ErrorCode, Refused, Unanswered
 from relay.adapters.discord.api.rate_limits import POSTING_MAX_WAIT
-from relay.adapters.discord.identifiers import is_snowflake, is_word
+from relay.adapters.discord.identifiers import is_snowflake, is_token
 from relay.errors import StoreUnavailable
 
 _log = structlog.get_logger(__name__)
@@ -196,7 +196,7 @@ class Webhooks:
         )
         if not isinstance(made, dict) or not is_snowflake(made.get("id")):
             raise Unanswered("an answer from Discord without the webhook's ID", sent=True, answered=True)
-        if not is_word(made.get("token")):
+        if not is_token(made.get("token")):
             # The next one would be no better.
             self._tokenless.add(channel)
             raise Refused(403, ErrorCode.TOO_MANY_WEBHOOKS, "a webhook came without a token")
@@ -216,7 +216,7 @@ class Webhooks:
 
     def _is_ours(self, item: dict[str, Json]) -> bool:
         # Webhooks that follow a channel, and those of other applications, come without a token.
-        if not (is_word(item.get("token")) and is_snowflake(item.get("id"))):
+        if not (is_token(item.get("token")) and is_snowflake(item.get("id"))):
             return False
         user = item.get("user")
         made_by = str(user.get("id", "")) if isinstance(user, dict) else ""

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from relay.adapters.discord.api.client import RestClient, Route
 from relay.adapters.discord.api.rate_limits import RateLimits
-from relay.adapters.discord.identifiers import created_at, is_snowflake, is_word, snowflake
+from relay.adapters.discord.identifiers import created_at, is_snowflake, is_token, snowflake
 from relay.adapters.discord.inbound.files import OFFICIAL_CDN, attachments, stickers
 from relay.adapters.discord.media import Media
 from relay.core.clock import SystemClock
@@ -25,9 +25,9 @@ def test_what_is_no_snowflake_is_refused(value: object) -> None:
 
 def test_snowflakes_and_words() -> None:
     assert snowflake(175928847299117063) == snowflake("175928847299117063") == "175928847299117063"
-    assert is_word("a_1269e74af4df7417b13759eae50c83dc")
-    assert is_word("aB3-_x")
-    assert not any(map(is_word, ["", "..", "a/b", "a?b", "a\nb", None, 5, "x" * 201]))
+    assert is_token("a_1269e74af4df7417b13759eae50c83dc")
+    assert is_token("aB3-_x")
+    assert not any(map(is_token, ["", "..", "a/b", "a?b", "a\nb", None, 5, "x" * 201]))
 
 
 def test_odd_ids_make_no_address() -> None:

@@ -89,8 +89,8 @@ async def test_no_file_of_ours_is_drawn(tmp_path: Path) -> None:
 async def test_what_takes_too_long_is_given_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     program = tmp_path / "endless.py"
     program.write_text("import sys; sys.stdin.read()\nwhile True: pass\n")
-    monkeypatch.setattr(media, "_PROGRAM", program)
-    monkeypatch.setattr(media, "_SECONDS", 0.3)
+    monkeypatch.setattr(media, "_LOTTIE_PROGRAM", program)
+    monkeypatch.setattr(media, "_LOTTIE_TIMEOUT", 0.3)
     started = time.monotonic()
     with pytest.raises(Permanent, match="impossible to draw"):
         await drawn(drawing())
@@ -98,8 +98,8 @@ async def test_what_takes_too_long_is_given_up(monkeypatch: pytest.MonkeyPatch, 
 
 
 def test_addresses_of_drawings() -> None:
-    assert media.is_drawing("/stickers/123.json")
-    assert not any(map(media.is_drawing, ("/stickers/123.png", "/x/stickers/1.json", "/attachments/1/2/3.json")))
+    assert media.is_lottie("/stickers/123.json")
+    assert not any(map(media.is_lottie, ("/stickers/123.png", "/x/stickers/1.json", "/attachments/1/2/3.json")))
 
 
 async def test_a_picture_inside_a_drawing_is_drawn() -> None:

@@ -68,39 +68,39 @@ def user(number: str) -> UserRef:
 
 @pytest.mark.parametrize("name", ["ada", "Ada Lovelace", "ADA  lovelace", "the countess"])
 async def test_somebody_goes_by_each_of_their_names(name: str) -> None:
-    found = await people(Server(ADA, BEN)).named(GUILD, [name])
+    found = await people(Server(ADA, BEN)).find(GUILD, [name])
     assert list(found.values()) == [user("1")]
 
 
 async def test_a_name_that_two_have_is_nobody_s() -> None:
-    found = await people(Server(BEN, OTHER_BEN)).named(GUILD, ["Ben", "benny"])
+    found = await people(Server(BEN, OTHER_BEN)).find(GUILD, ["Ben", "benny"])
     assert found == {"benny": user("3")}
 
 
 async def test_the_beginning_of_a_name_is_no_name() -> None:
-    assert await people(Server(ADA)).named(GUILD, ["the", "Ada L", "  ", ""]) == {}
+    assert await people(Server(ADA)).find(GUILD, ["the", "Ada L", "  ", ""]) == {}
 
 
 async def test_names_that_begin_alike_take_one_search() -> None:
     members = Server(ADA, BEN)
-    found = await people(members).named(GUILD, ["Ada Lovelace said", "Ada Lovelace", "ada,", "Ada"])
+    found = await people(members).find(GUILD, ["Ada Lovelace said", "Ada Lovelace", "ada,", "Ada"])
     assert found == {"ada lovelace": user("1"), "ada": user("1")}
     assert members.queries == ["ada"]
 
 
 async def test_where_not_everybody_was_listed_nobody_is_the_only_one() -> None:
     many = Server(*(member(str(number), f"ada{number}", "Ada") for number in range(2, 101)), ADA)
-    assert await people(many).named(GUILD, ["Ada Lovelace"]) == {}
+    assert await people(many).find(GUILD, ["Ada Lovelace"]) == {}
 
 
 async def test_answers_are_remembered_for_a_while() -> None:
     members, clock = Server(ADA), Clock()
     known = people(members, clock)
     for _ in range(3):
-        assert await known.named(GUILD, ["ada"]) == {"ada": user("1")}
+        assert await known.find(GUILD, ["ada"]) == {"ada": user("1")}
     assert members.queries == ["ada"]
     clock.time += 301
-    await known.named(GUILD, ["ada"])
+    await known.find(GUILD, ["ada"])
     assert members.queries == ["ada", "ada"]
 
 
@@ -108,22 +108,22 @@ async def test_answers_are_remembered_for_a_while() -> None:
 async def test_no_message_waits_for_a_name_and_the_next_one_asks_again(error: ApiError) -> None:
     members = Server(ADA, error=error)
     known = people(members)
-    assert await known.named(GUILD, ["ada"]) == {}
+    assert await known.find(GUILD, ["ada"]) == {}
     members.error = None
-    assert await known.named(GUILD, ["ada"]) == {"ada": user("1")}
+    assert await known.find(GUILD, ["ada"]) == {"ada": user("1")}
 
 
 async def test_a_refusal_is_remembered() -> None:
     members = Server(ADA, error=Refused(403, 50001, "Missing Access"))
     known = people(members)
     for _ in range(3):
-        assert await known.named(GUILD, ["ada"]) == {}
+        assert await known.find(GUILD, ["ada"]) == {}
     assert members.queries == ["ada"]
 
 
 async def test_an_answer_of_another_form_names_nobody() -> None:
-    assert await people(Server(answer={"message": "?"})).named(GUILD, ["ada"]) == {}
-    assert await people(Server(answer=[None, ADA])).named(GUILD, ["ada"]) == {"ada": user("1")}
+    assert await people(Server(answer={"message": "?"})).find(GUILD, ["ada"]) == {}
+    assert await people(Server(answer=[None, ADA])).find(GUILD, ["ada"]) == {"ada": user("1")}
 
 
 # --- How somebody is called -----------------------------------------------------------------------------------

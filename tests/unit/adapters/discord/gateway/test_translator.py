@@ -8,13 +8,13 @@ import pytest
 from relay.adapters.discord.gateway.buffers import ChannelBuffer, ChannelBuffers, GatewayEvent
 from relay.adapters.discord.gateway.guild_cache import ChannelAccess
 from relay.adapters.discord.gateway.translator import EventPump
-from relay.adapters.discord.identifiers import reference
+from relay.adapters.discord.identifiers import channel_ref
 from relay.core.ports import Cursor, EventBatch
 from relay.domain.events import Event, FeatureUsed
 from relay.domain.ids import ChannelAddress, Platform
 from relay.errors import StoreHeld
 
-CHANNEL = reference("1")
+CHANNEL = channel_ref("1")
 CURSOR = Cursor(Platform.DISCORD, "channel:1", "9")
 
 
