@@ -1,11 +1,18 @@
 """For all tests: their marks, and how Hypothesis chooses. Where everything has to run, nothing may be skipped."""
 
+import asyncio
 import os
+import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling, Scheduling
+
+from relay.demo.homeserver import Homeserver
 
 FOLDERS = {
     "unit": "pure and quick",
@@ -37,12 +44,33 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Each test gets its folder's name as a marker."""
-    here = Path(__file__).parent
+    """Each test gets its folder's name as a marker. Long tests come first: no worker is left alone with one."""
+    here, longest_first = Path(__file__).parent, ["e2e", "contract"]
+
+    def folder(item: pytest.Item) -> str:
+        return item.path.relative_to(here).parts[0]
+
     for item in items:
-        folder = item.path.relative_to(here).parts[0]
-        if folder in FOLDERS:
-            item.add_marker(folder)
+        if folder(item) in FOLDERS:
+            item.add_marker(folder(item))
+    items.sort(key=lambda item: longest_first.index(folder(item)) if folder(item) in longest_first else 2)
+
+
+class _Scheduling(LoadScopeScheduling):
+    """Hands out long tests one by one, short ones by the file, and those together for whom something is started."""
+
+    _BY_FILE = re.compile(r"tests/(unit/|e2e/test_(crossing_|demo))")
+
+    def _split_scope(self, nodeid: str) -> str:
+        return nodeid.partition("::")[0] if self._BY_FILE.match(nodeid) else nodeid
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Scheduling | None:
+    """How tests are spread over workers, unless `--dist` asks for another way."""
+    if config.getoption("dist") != "load":
+        return None
+    config.option.loadscopereorder = False  # else files with many tests would come first
+    return _Scheduling(config, log)
 
 
 def pytest_xdist_auto_num_workers() -> int:
@@ -58,3 +86,12 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
         report.outcome = "failed"
         report.longrepr = f"{item.nodeid} was skipped: {report.longrepr}"
     return report
+
+
+@pytest.fixture(scope="session")
+def homeserver() -> Iterator[Homeserver]:
+    """One real Synapse for all tests of a worker; each makes accounts and rooms of its own, and leaves it running."""
+    server = Homeserver(start_timeout=180.0)
+    asyncio.run(server.start())
+    yield server
+    asyncio.run(server.close())

@@ -1,11 +1,9 @@
-"""Fixtures: a Discord-compatible server for each test, a homeserver for each file."""
+"""Fixtures: a Discord-compatible server for each test."""
 
-import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 import pytest
 
-from relay.demo.homeserver import Homeserver
 from relay.sandbox.rate_limits import Limits
 from relay.sandbox.server import SandboxServer
 from tests.support.discord import World
@@ -25,12 +23,3 @@ async def place() -> AsyncIterator[Place]:
         made = sandbox.control.bootstrap()
         async with raw(sandbox, made["token"]) as call:
             yield Place(sandbox, call, made)
-
-
-@pytest.fixture(scope="module")
-def homeserver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Homeserver]:
-    """One for all tests of a file: each makes its own people and rooms, and leaves it running."""
-    server = Homeserver(tmp_path_factory.mktemp("homeserver"))
-    asyncio.run(server.start())
-    yield server
-    asyncio.run(server.kill())

@@ -1,6 +1,5 @@
 """What people say on a real homeserver reaches the core, and what the core sends reaches them."""
 
-import itertools
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -16,9 +15,7 @@ from relay.domain.events import MessageCreated
 from relay.domain.ids import MediaRef, MessageRef, Platform, ThreadRef, UserRef
 from relay.domain.text import nodes as n
 from relay.errors import ActionNeeded, CopyNotEditable, Permanent, RateLimited, TargetGone
-from tests.support.matrix import BOB, Notebook, Side, matrix_side, person, room, words
-
-_numbers = itertools.count()
+from tests.support.matrix import BOB, Notebook, Side, matrix_side, numbers, person, room, words
 
 
 @dataclass
@@ -39,7 +36,7 @@ class Meeting:
 
 @pytest.fixture
 async def meeting(homeserver: Homeserver) -> AsyncIterator[Meeting]:
-    number = next(_numbers)
+    number = next(numbers)
     async with person(homeserver, f"ann{number}") as ann:
         token = await homeserver.register(f"bot{number}")
         bot_id = f"@bot{number}:{homeserver.server_name}"

@@ -1,7 +1,6 @@
 """What stands between the relay and a real homeserver, and what either of them refuses."""
 
 import asyncio
-import itertools
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -16,9 +15,19 @@ from relay.domain.content import Attachment, Content
 from relay.domain.events import Event, MessageCreated
 from relay.domain.ids import ChannelRef, MediaRef, MessageRef, Platform
 from relay.errors import ActionNeeded, Permanent, Transient
-from tests.support.matrix import BOB, Interloper, Notebook, Side, address, matrix_side, pass_on, person, room, words
-
-_numbers = itertools.count()
+from tests.support.matrix import (
+    BOB,
+    Interloper,
+    Notebook,
+    Side,
+    address,
+    matrix_side,
+    numbers,
+    pass_on,
+    person,
+    room,
+    words,
+)
 
 
 @dataclass
@@ -40,7 +49,7 @@ class Meeting:
 
 @pytest.fixture
 async def meeting(homeserver: Homeserver) -> AsyncIterator[Meeting]:
-    number = next(_numbers)
+    number = next(numbers)
     async with person(homeserver, f"ann{number}") as ann, Interloper(homeserver.url) as proxy:
         token = await homeserver.register(f"bot{number}")
         place = await ann.create_room()
@@ -95,7 +104,7 @@ class Photographs:
     [(500, ""), (503, '{"errcode": "M_UNKNOWN", "error": "Internal server error"}'), (403, "<html>a firewall's page")],
 )
 async def test_an_answer_that_something_failed_says_what_it_was(homeserver: Homeserver, status: int, body: str) -> None:
-    number = next(_numbers)
+    number = next(numbers)
     photo = Attachment("1", "photo.png", "image", MediaRef(Platform.DISCORD, "https://cdn.example/photo.png"), size=5)
     async with person(homeserver, f"ann{number}") as ann, Interloper(homeserver.url) as proxy:
         token = await homeserver.register(f"bot{number}")
@@ -226,7 +235,7 @@ async def test_a_deletion_that_the_room_forbids_does_not_hold_up_the_others(meet
 
 
 async def test_an_alias_whose_server_does_not_answer_holds_up_nobody_and_is_waited_for(homeserver: Homeserver) -> None:
-    number = next(_numbers)
+    number = next(numbers)
     alias = f"#slow{number}:localhost"
     async with person(homeserver, f"ann{number}") as ann, Interloper(homeserver.url) as proxy:
         token = await homeserver.register(f"bot{number}")
@@ -253,7 +262,7 @@ async def test_an_alias_whose_server_does_not_answer_holds_up_nobody_and_is_wait
 
 
 async def test_a_reload_during_a_catch_up_loses_nothing(homeserver: Homeserver) -> None:
-    number = next(_numbers)
+    number = next(numbers)
     alias, bot_id = f"#both{number}:localhost", f"@bot{number}:{homeserver.server_name}"
     async with person(homeserver, f"ann{number}") as ann, Interloper(homeserver.url) as proxy:
         token = await homeserver.register(f"bot{number}")

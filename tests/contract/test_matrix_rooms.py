@@ -1,6 +1,5 @@
 """Getting into rooms, being put out of them, and rooms that cannot be used; on a real homeserver."""
 
-import itertools
 import random
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -15,9 +14,7 @@ from relay.demo.homeserver import Homeserver
 from relay.demo.matrix_client import Person
 from relay.domain.ids import ChannelAddress, Platform
 from relay.errors import ActionNeeded
-from tests.support.matrix import BOB, Notebook, address, matrix_side, person, room, words
-
-_numbers = itertools.count()
+from tests.support.matrix import BOB, Notebook, address, matrix_side, numbers, person, room, words
 
 
 @dataclass
@@ -36,7 +33,7 @@ class Town:
 
 @pytest.fixture
 async def town(homeserver: Homeserver) -> AsyncIterator[Town]:
-    number = next(_numbers)
+    number = next(numbers)
     async with person(homeserver, f"ann{number}") as ann:
         token = await homeserver.register(f"bot{number}")
         yield Town(homeserver, ann, f"@bot{number}:localhost", token, number)

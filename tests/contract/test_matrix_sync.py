@@ -1,7 +1,6 @@
 """Absences, outages and refusals on a real homeserver: nothing is lost or comes twice, and what is fatal says so."""
 
 import asyncio
-import itertools
 import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -18,9 +17,7 @@ from relay.domain.events import Event, MessageCreated
 from relay.domain.ids import MessageRef
 from relay.domain.text.nodes import plain_text
 from relay.errors import FatalError, StoreHeld, Transient
-from tests.support.matrix import BOB, Interloper, Notebook, Side, address, matrix_side, person, room, words
-
-_numbers = itertools.count()
+from tests.support.matrix import BOB, Interloper, Notebook, Side, address, matrix_side, numbers, person, room, words
 
 
 @dataclass
@@ -36,7 +33,7 @@ class Town:
 
 @pytest.fixture
 async def town(homeserver: Homeserver) -> AsyncIterator[Town]:
-    number = next(_numbers)
+    number = next(numbers)
     async with person(homeserver, f"ann{number}") as ann:
         token = await homeserver.register(f"bot{number}", password="rosebud")
         yield Town(homeserver, ann, f"@bot{number}:localhost", token, await ann.create_room())

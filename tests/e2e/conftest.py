@@ -12,13 +12,6 @@ from tests.support.street import House, houses
 from tests.support.town import Town, town
 
 
-@pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def homeserver() -> AsyncIterator[Homeserver]:
-    """One real Synapse for all tests of a worker; each test has accounts and rooms of its own."""
-    async with Homeserver() as server:
-        yield server
-
-
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     return tmp_path

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
@@ -26,6 +27,9 @@ from relay.domain.text.nodes import RichText, plain_text
 from relay.errors import StoreUnavailable
 
 BOB = Author(UserRef(Platform.DISCORD, "1"), "Bob")
+
+numbers = itertools.count()
+"""For the names of accounts and aliases: all tests of a worker share one homeserver."""
 
 
 @dataclass

@@ -23,10 +23,11 @@ from relay.sandbox.control.http import Control
 from relay.sandbox.errors import ApiError
 from relay.sandbox.rate_limits import Limits
 from relay.sandbox.server import SandboxServer
+from tests.support.store import new_store
 
 T = TypeVar("T")
 
-PATIENCE = 30.0
+PATIENCE = 60.0
 """Seconds after which what has not happened is taken not to happen; no test asserts how long anything takes."""
 
 
@@ -311,6 +312,7 @@ async def town(
         made = server.control.bootstrap(channels=list(pairs), people=["Ada", "Ben"])
         mia = await stack.enter_async_context(Person(homeserver.url, mia_user, mia_token))
         rooms = {name: await mia.create_room(name, invite=[relay_user]) for name in pairs}
+        new_store(folder)
         daemon = Daemon(folder / "relay.toml", folder / "relay.log")
         found = Town(
             folder=folder,
