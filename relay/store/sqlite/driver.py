@@ -1,9 +1,9 @@
-"""The aiosqlite connection that the engine opens: as few trips to its thread as can be.
+"""The aiosqlite connection that the engine opens. It makes as few trips to the connection's thread as possible.
 
-aiosqlite carries out every call on a thread of the connection, and SQLAlchemy makes four calls of each statement. A
-trip there and back costs more than SQLite's own work, and much more while the event loop is busy. So here a
-statement is one trip, results included, and what nobody waits for (BEGIN, statements under `deferring`) travels with
-the next one.
+aiosqlite runs every call on the connection's own thread, and SQLAlchemy makes four calls for each statement. One trip
+to the thread and back costs more than SQLite's own work, and much more while the event loop is busy. So a statement
+with its results is one trip here. What nobody waits for (BEGIN, statements under `deferring`) runs in the trip of the
+next one.
 """
 
 import asyncio
@@ -21,33 +21,34 @@ Step = Callable[[sqlite3.Connection], object]
 
 
 class PipelineConnection(aiosqlite.Connection):
-    """A connection in whose transactions statements may be deferred, and whose transactions consist of units.
+    """A connection whose statements may be deferred, and whose transactions consist of units.
 
-    A unit (one, unless `next_unit` begins others) stands behind a savepoint. Of its deferred statements it may be
-    known only in the trip of a later one that they cannot be carried out: see `end_unit`.
+    Each unit has its own savepoint. A transaction has one unit, unless `next_unit` begins another. An error in deferred
+    statements may come to light only in a later trip: see `end_unit`.
 
-    `opener` opens the database, on the thread. `first_steps` begin each transaction. `read_only` connections do
-    not wait for the end of a transaction.
+    `opener` opens the database, on the thread. `first_steps` begin each transaction. `read_only` connections do not
+    wait for the end of a transaction.
     """
 
     def __init__(
         self, opener: Callable[[], sqlite3.Connection], first_steps: Callable[[], tuple[Step, ...]], *, read_only: bool
     ) -> None:
         super().__init__(opener, iter_chunk_size=64)
-        # A daemon thread: a connection that was not closed must not keep the process from ending.
+        # A daemon thread, so that a connection that was not closed cannot keep the process from exiting.
         self._thread.daemon = True
         self._first_steps = first_steps
         self._read_only = read_only
         self._deferred: list[Step] = []
         self._first = 0
-        self._unit: int | None = None  # where in what is deferred the unit begins; None: it has begun on the thread
+        # Where the unit begins in `_deferred`. None: it has begun on the thread.
+        self._unit: int | None = None
         self._begun = False
         self._failure: BaseException | None = None
         self._lost = False
         self._deferring = False
 
     def begin(self) -> None:
-        """Start a transaction: BEGIN travels with its first statement."""
+        """Start a transaction. BEGIN runs in the trip of its first statement."""
         self._deferred = list(self._first_steps())
         if not self._read_only:
             self._unit = len(self._deferred)
@@ -57,15 +58,15 @@ class PipelineConnection(aiosqlite.Connection):
         self._failure, self._lost = None, False
 
     def next_unit(self) -> None:
-        """The unit has ended; what follows belongs to the next one of the same transaction."""
+        """Begin the next unit of the same transaction."""
         self._unit = len(self._deferred)
         self._deferred.append(_next_savepoint)
 
-    def end_unit(self, refused: Callable[[Exception], None]) -> None:
-        """Nothing more comes of this unit. Raises what failed in it, if it went on after that.
+    def end_unit(self, on_error: Callable[[Exception], None]) -> None:
+        """End the unit. Raises the error of an earlier statement, if the unit went on after it.
 
-        Where what it deferred turns out to be at fault, it alone is undone, and `refused` told on the connection's
-        thread.
+        If a deferred statement of the unit fails later, only this unit is undone, and `on_error` is called on the
+        connection's thread.
         """
         if self._failure is not None:
             raise self._failure
@@ -79,16 +80,16 @@ class PipelineConnection(aiosqlite.Connection):
                 for step in steps:
                     step(connection)
             except Exception as error:
-                if not _is_own_fault(error, connection):
+                if not _is_own_error(error, connection):
                     raise
                 _undo(connection)
-                refused(error)
+                on_error(error)
 
         self._deferred = [*first, whole]
         self._first = len(first)
 
     async def undo_unit(self) -> None:
-        """Take back what was done since the unit began, and let the next one begin."""
+        """Undo everything since the unit began. The next one can then begin."""
         self._failure = None
         if self._unit is not None:
             del self._deferred[self._unit + 1 :]
@@ -98,7 +99,7 @@ class PipelineConnection(aiosqlite.Connection):
 
     @property
     def active(self) -> bool:
-        """Whether something has been done, or is to be done, since `begin`."""
+        """Whether there has been any statement since `begin`, deferred ones included."""
         return self._begun or len(self._deferred) > self._first
 
     @property
@@ -107,12 +108,12 @@ class PipelineConnection(aiosqlite.Connection):
         return self._lost
 
     def defer(self, step: Step) -> None:
-        """Carry out `step` with the next statement, or the commit."""
+        """Run `step` in the trip of the next statement, or of the commit."""
         self._deferred.append(step)
 
     @contextmanager
     def deferring(self) -> Iterator[None]:
-        """Statements executed in this block are not carried out before the next one outside, or the commit."""
+        """Defer the statements of this block: they run with the next statement outside it, or with the commit."""
         self._deferring = True
         try:
             yield
@@ -124,10 +125,10 @@ class PipelineConnection(aiosqlite.Connection):
         return PipelineCursor(self)
 
     async def submit(self, step: Callable[[sqlite3.Connection], T]) -> T | None:
-        """Carry out what was deferred and `step`, in one trip; None at once under `deferring`.
+        """Run the deferred steps and `step` in one trip. Under `deferring`, return None at once.
 
-        After a failure the unit can only be undone. SQLite itself ends the transaction after some errors, and what came
-        after would be written on its own: then the transaction is `lost`.
+        After an error the unit can only be undone. After some errors SQLite ends the whole transaction by itself, and
+        any later statement would be written outside of it: the transaction is then `lost`.
         """
         if self._failure is not None:
             raise sqlite3.OperationalError("an earlier statement of this transaction failed")
@@ -145,13 +146,13 @@ class PipelineConnection(aiosqlite.Connection):
                     earlier(connection)
                 return step(connection)
             except BaseException as error:
-                self._failure, self._lost = error, not _is_own_fault(error, connection)
+                self._failure, self._lost = error, not _is_own_error(error, connection)
                 raise
 
         return await self._trip(trip)
 
     async def commit(self) -> None:
-        """Commit; no trip for a transaction in which nothing happened."""
+        """Commit. An empty transaction needs no trip."""
         if self.active or self._failure is not None:
             await self.submit(sqlite3.Connection.commit)
         self._deferred = []
@@ -159,7 +160,7 @@ class PipelineConnection(aiosqlite.Connection):
         self._begun = False
 
     async def rollback(self) -> None:
-        """Roll back; no trip for a transaction in which nothing happened."""
+        """Roll back. An empty transaction needs no trip."""
         self._deferred = []
         self._first, self._unit = 0, None
         if self._begun:
@@ -171,7 +172,7 @@ class PipelineConnection(aiosqlite.Connection):
         self._failure, self._lost = None, False
 
     def _roll_back(self) -> None:
-        """On the thread: a connection that is closed has no `_conn`."""
+        """Runs on the thread: a closed connection has no `_conn`."""
         self._conn.rollback()
 
     async def _trip(self, work: Callable[[], T]) -> T:
@@ -180,11 +181,12 @@ class PipelineConnection(aiosqlite.Connection):
             raise sqlite3.OperationalError("connection closed")
         done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._tx.put_nowait((done, work))
-        return await settled(done)  # the thread is at it: who comes next must find the connection in a known state
+        # The thread is working on it: whoever uses the connection next must find it in a known state.
+        return await settled(done)
 
 
 async def settled(future: asyncio.Future[T]) -> T:
-    """The outcome of `future`; a cancellation is passed on only once there is one."""
+    """The result of `future`. A cancellation is raised only when there is a result."""
     try:
         return await asyncio.shield(future)
     except asyncio.CancelledError:
@@ -194,7 +196,7 @@ async def settled(future: asyncio.Future[T]) -> T:
             except asyncio.CancelledError:
                 continue
         if not future.cancelled():
-            future.exception()  # seen: the cancellation goes first
+            future.exception()  # marks it as retrieved: the cancellation is raised instead
         raise
 
 
@@ -211,17 +213,17 @@ def _undo(connection: sqlite3.Connection) -> None:
     connection.execute("ROLLBACK TO unit")
 
 
-def _is_own_fault(error: BaseException, connection: sqlite3.Connection) -> bool:
-    """Whether only the unit has failed whose statement raised `error`: a constraint, say, or a value of no use.
+def _is_own_error(error: BaseException, connection: sqlite3.Connection) -> bool:
+    """Whether `error` concerns only the unit whose statement raised it: a violated constraint, say, or a wrong value.
 
-    Of the disk, and of whether we may write at all, all units have to hear.
+    Errors of the disk, and a lost right to write, concern all units.
     """
     of_all = sqlite3.OperationalError | sqlite3.InternalError | StoreError
     return connection.in_transaction and not isinstance(error, of_all) and type(error) is not sqlite3.DatabaseError
 
 
 class PipelineCursor:
-    """What SQLAlchemy's adapter needs of a cursor; all rows arrive with the execution."""
+    """What SQLAlchemy's adapter needs of a cursor. All rows are fetched when a statement runs."""
 
     def __init__(self, connection: PipelineConnection) -> None:
         self._connection = connection
@@ -235,12 +237,12 @@ class PipelineCursor:
         return self
 
     async def execute(self, sql: str, parameters: Sequence[Any] = ()) -> Self:
-        """Execute, and fetch every row."""
+        """Run a statement and fetch all of its rows."""
         self._take(await self._connection.submit(lambda connection: _execute(connection, sql, parameters)))
         return self
 
     async def executemany(self, sql: str, parameters: Sequence[Sequence[Any]]) -> Self:
-        """Execute once for each set of parameters."""
+        """Run a statement once for each set of parameters."""
         self._take(await self._connection.submit(lambda connection: _execute_many(connection, sql, parameters)))
         return self
 

@@ -22,7 +22,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from relay.errors import StoreError, StoreUnavailable
 from relay.store.sqlite.driver import PipelineConnection, Step
 
-BUSY_TIMEOUT = 5.0  # seconds that a statement waits for another process's transaction
+BUSY_TIMEOUT = 5.0  # seconds that a statement waits for the transaction of another process
 READERS = 4
 
 _log = structlog.get_logger(__name__)
@@ -35,7 +35,7 @@ _PRAGMAS = (
     "PRAGMA synchronous = FULL",
     "PRAGMA foreign_keys = ON",
     "PRAGMA temp_store = MEMORY",
-    "PRAGMA journal_size_limit = 67108864",  # bytes: after a burst the log shrinks again
+    "PRAGMA journal_size_limit = 67108864",  # bytes: the log shrinks again after a burst
 )
 
 
@@ -47,21 +47,21 @@ def database_path(url: str) -> Path:
     try:
         parsed: URL = make_url(url)
     except ArgumentError as error:
-        raise StoreError(url, "this is no database URL", "write it like sqlite:///relay.db") from error
+        raise StoreError(url, "this is not a database URL", "write it like sqlite:///relay.db") from error
     if parsed.get_backend_name() != "sqlite":
         raise StoreError(parsed.render_as_string(), "only SQLite is supported", "write it like sqlite:///relay.db")
     if not parsed.database or parsed.database.startswith((":memory:", "file:")):
-        raise StoreError(url, "the store has to be a file", "write it like sqlite:///relay.db")
+        raise StoreError(url, "the store must be a file", "write it like sqlite:///relay.db")
     return Path(parsed.database).absolute()
 
 
 def connect(
     path: Path, *, create: bool = False, read_only: bool = False, busy_timeout: float = BUSY_TIMEOUT
 ) -> sqlite3.Connection:
-    """A connection with our settings, in autocommit mode. May be used on any thread, one at a time.
+    """A connection with our settings, in autocommit mode. Any thread may use it, but only one at a time.
 
-    A file that is not there is made only with `create`: a store that vanishes under a running daemon must not come
-    back empty.
+    A missing file is created only with `create`: if the store disappears while the daemon runs, it must not come back
+    empty.
     """
     if create:
         _make_private(path)
@@ -70,11 +70,11 @@ def connect(
         f"file:{quote(str(path))}?mode={mode}",
         uri=True,
         timeout=busy_timeout,
-        isolation_level=None,  # we say BEGIN ourselves: Python's own comes too late for reads that precede a write
+        isolation_level=None,  # we send BEGIN ourselves: Python's comes too late for reads before a write
         check_same_thread=False,
         cached_statements=256,
     )
-    # One damaged word must not hide the rows that are read together with it.
+    # One damaged text must not make the other rows of a result unreadable.
     connection.text_factory = _text
     try:
         for pragma in _PRAGMAS:
@@ -88,9 +88,9 @@ def connect(
 
 
 def keep_private(path: Path) -> None:
-    """See that nobody else on the machine may read the store, and say so where somebody could.
+    """Make the store unreadable for other users of the machine, and log a warning where it was not.
 
-    It holds an access token, and what people wrote. Refuses nothing: an operator may have meant it.
+    It holds an access token and people's messages. Nothing is refused: the operator may have opened it on purpose.
     """
     for suffix in ("", "-wal", "-shm", "-journal", "-lock"):
         file = path.with_name(f"{path.name}{suffix}")
@@ -114,11 +114,11 @@ def keep_private(path: Path) -> None:
 
 
 def _make_private(path: Path) -> None:
-    """Make the file if it is not there. SQLite gives its own files beside it the same mode."""
+    """Create the file if it is missing. SQLite gives its own files beside it the same mode."""
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _PRIVATE)
     except OSError:
-        return  # it is there; or SQLite says better than we do why it cannot be made
+        return  # it exists; or SQLite reports better than we do why it cannot be created
     os.fchmod(descriptor, _PRIVATE)  # whatever the umask
     os.close(descriptor)
 
@@ -128,12 +128,12 @@ def _text(value: bytes) -> str:
 
 
 def begin_immediate(connection: sqlite3.Connection) -> None:
-    """Take the write lock at once: two readers that both went on to write would lose an update."""
+    """Take the write lock at once: two transactions that read first and write later would lose an update."""
     connection.execute("BEGIN IMMEDIATE")
 
 
 def begin_snapshot(connection: sqlite3.Connection) -> None:
-    """A read transaction: all its statements see one state."""
+    """Begin a read transaction: all of its statements see the same state."""
     connection.execute("BEGIN")
 
 
@@ -168,7 +168,7 @@ def _engine(
         pool_size=READERS if read_only else 1,
         max_overflow=0,
         pool_timeout=60,
-        hide_parameters=True,  # they are what people wrote
+        hide_parameters=True,  # they hold people's messages
     )
 
     @event.listens_for(engine.sync_engine, "begin")
@@ -191,31 +191,34 @@ async def driver_of(connection: AsyncConnection) -> PipelineConnection:
 
 # https://www.sqlite.org/rescode.html: by primary result code, which extended codes begin with.
 _REASONS = {
-    "SQLITE_FULL": ("the disk is full", "make room; the relay goes on by itself"),
-    "SQLITE_BUSY": ("it is locked by another process", "end that process (a backup? an sqlite3 shell?)"),
-    "SQLITE_LOCKED": ("it is locked", "end whatever else uses it"),
-    "SQLITE_READONLY": ("it cannot be written", "let the relay's user write to the file and to its directory"),
-    "SQLITE_PERM": ("access was refused", "let the relay's user read and write the file and its directory"),
-    "SQLITE_AUTH": ("access was refused", "let the relay's user read and write the file and its directory"),
-    "SQLITE_CANTOPEN": ("it cannot be opened", "see that its directory exists and the relay's user may write there"),
+    "SQLITE_FULL": ("the disk is full", "free some space; the relay then continues by itself"),
+    "SQLITE_BUSY": ("it is locked by another process", "stop that process (a backup? an sqlite3 shell?)"),
+    "SQLITE_LOCKED": ("it is locked", "stop whatever else uses it"),
+    "SQLITE_READONLY": ("it cannot be written", "give the relay's user write access to the file and its directory"),
+    "SQLITE_PERM": ("access was refused", "give the relay's user read and write access to the file and its directory"),
+    "SQLITE_AUTH": ("access was refused", "give the relay's user read and write access to the file and its directory"),
+    "SQLITE_CANTOPEN": (
+        "it cannot be opened",
+        "make sure that its directory exists and that the relay's user can write there",
+    ),
     "SQLITE_CORRUPT": (
         "the file is damaged",
         "stop the relay, then restore a backup or try `sqlite3 FILE .recover`; keep the damaged file",
     ),
-    "SQLITE_NOTADB": ("it is not a store", "name another file in [store] url, or move this one away"),
-    "SQLITE_IOERR": ("the disk reports an error", "look at the system's log and at the disk"),
+    "SQLITE_NOTADB": ("it is not a store", "set another file in [store] url, or move this one away"),
+    "SQLITE_IOERR": ("the disk reports an error", "check the system's log and the disk"),
     "SQLITE_NOMEM": ("there is no memory left", "give the relay more memory"),
-    "SQLITE_PROTOCOL": ("its lock files are in disorder", "put it on a local disk: network file systems do not do"),
+    "SQLITE_PROTOCOL": ("its lock files do not work", "put it on a local disk: network file systems are not supported"),
 }
-_OTHER = ("it does not answer", "look at the disk and at the system's log")
+_OTHER = ("it does not answer", "check the disk and the system's log")
 
 
 @contextmanager
 def translated(path: Path) -> Iterator[None]:
     """Turn the errors of SQLite and SQLAlchemy in the block into `StoreError`s that name `path`.
 
-    A violated constraint is a mistake of the program, not of the disk: it goes through unchanged. What went wrong
-    while a cancelled statement was cleaned up does not hide that it was cancelled: its task would go on for ever.
+    A violated constraint is a bug of the program, not a problem of the disk: it is raised unchanged. An error while a
+    cancelled statement is cleaned up becomes the cancellation again: otherwise its task would go on for ever.
     """
     try:
         yield
@@ -231,7 +234,7 @@ def translated(path: Path) -> Iterator[None]:
 
 
 def _was_cancelled(error: BaseException) -> bool:
-    """Whether `error` came up while a cancellation was handled."""
+    """Whether `error` was raised while a cancellation was handled."""
     earlier = error.__context__
     return earlier is not None and (isinstance(earlier, asyncio.CancelledError) or _was_cancelled(earlier))
 

@@ -34,14 +34,14 @@ T = TypeVar("T")
 
 _log = structlog.get_logger(__name__)
 
-# As SQLite itself counts: whatever became of the row of the sequence, no ID is given out that is there. A damaged ID at
-# the end of all numbers is not counted on from.
+# The last ID that was ever used, found as SQLite itself does. If the row of `sqlite_sequence` is damaged or gone, the
+# largest ID of the table is taken, so that no ID is used twice. A damaged ID close to the largest number is ignored.
 _LAST_ENTRY = (
     "SELECT max(coalesce((SELECT max(seq) FROM sqlite_sequence WHERE name = 'outbox' AND typeof(seq) = 'integer'"
     " AND seq < 1 << 62), 0), coalesce((SELECT max(id) FROM outbox WHERE id < 1 << 62), 0))"
 )
 _NOTHING = select(literal(1))
-# As text: with each message, and SQLAlchemy takes longer over it than SQLite.
+# As text: they run with each message, and SQLAlchemy's expressions would take longer than SQLite itself.
 _CHANNEL = "INSERT INTO channel (platform, native_id) VALUES (?, ?) ON CONFLICT DO NOTHING"
 _LAST_COPY = (
     "INSERT INTO channel (platform, native_id, last_copy) VALUES (?, ?, ?)"
@@ -54,21 +54,21 @@ _LAST_COPY_OF_LANE = (
 )
 
 
-class EntryNumbers:
-    """The IDs of the outbox, given out here: a row whose ID is known needs no trip of its own.
+class EntryIds:
+    """Gives out the IDs of new outbox rows. A row whose ID is known before it is written needs no trip of its own.
 
-    `read` is one of the first steps of each write transaction: under the write lock nobody else gives any out.
+    `read` is one of the first steps of each write transaction: while we hold the write lock, nobody else uses IDs.
     """
 
     def __init__(self) -> None:
         self._last: int | None = None
 
     def forget(self) -> None:
-        """A transaction begins: `read` has not been carried out yet."""
+        """Forget the last ID when a transaction begins: another process may have used some since."""
         self._last = None
 
     def read(self, connection: sqlite3.Connection) -> None:
-        """Learn the last ID that was ever given out. On the connection's thread."""
+        """Read the last ID that was ever used. Runs on the connection's thread."""
         (self._last,) = connection.execute(_LAST_ENTRY).fetchone()
 
     def next(self) -> int | None:
@@ -79,17 +79,17 @@ class EntryNumbers:
 
 
 class Session:
-    """Executes statements in the transaction of `connection`; raises only `StoreError`s for what the disk does.
+    """Runs statements in one transaction of `connection`. Errors of SQLite and of the disk become `StoreError`s.
 
-    `numbers` None: a transaction that changes nothing.
+    `entry_ids` is None in a transaction that only reads.
     """
 
     def __init__(
-        self, connection: AsyncConnection, driver: PipelineConnection, numbers: EntryNumbers | None, path: Path
+        self, connection: AsyncConnection, driver: PipelineConnection, entry_ids: EntryIds | None, path: Path
     ) -> None:
         self._connection = connection
         self._driver = driver
-        self._numbers = numbers
+        self._entry_ids = entry_ids
         self._path = path
 
     async def all(self, statement: Executable, values: Mapping[str, Any]) -> Sequence[Row[Any]]:
@@ -108,34 +108,34 @@ class Session:
             return (await self._connection.execute(statement, values)).rowcount
 
     async def entry_id(self) -> int:
-        """An ID for a new row of the outbox."""
-        numbers = self._writable()
-        number = numbers.next()
+        """The ID of a new row of the outbox."""
+        entry_ids = self._writable()
+        number = entry_ids.next()
         if number is None:
             with translated(self._path):
-                # The first statement of the transaction brings the numbers along.
+                # `EntryIds.read` runs with the first statement of the transaction.
                 await self._connection.execute(_NOTHING)
-            number = numbers.next()
+            number = entry_ids.next()
         if number is None:
-            raise RuntimeError("the transaction began without its numbers")
+            raise RuntimeError("the transaction began without reading the last entry ID")
         return number
 
     async def direct(self, step: Callable[[sqlite3.Connection], T]) -> T:
-        """Carry out `step` on the connection's thread, in the transaction."""
+        """Run `step` on the connection's thread, in the transaction."""
         with translated(self._path):
             if not self._connection.in_transaction():
                 await self._connection.begin()
             return cast("T", await self._driver.submit(step))
 
     async def record_channel(self, channel: ChannelRef) -> None:
-        """Give a channel its number, if it has none yet; with the next statement."""
+        """Give a channel its row, if it has none yet. Runs with the next statement."""
         await self._defer(_CHANNEL, (channel.platform.value, channel.id))
 
     async def record_last_copy(self, message_id: int, copy: MessageRef) -> None:
-        """`copy`, of an original, is the last one in its channel and of its lane; with the next statement."""
-        place, copied = (copy.platform.value, copy.channel.id), packed(copy.id)
-        await self._defer(_LAST_COPY, (*place, copied))
-        await self._defer(_LAST_COPY_OF_LANE, (copied, *place, message_id))
+        """Record the copy of an original as the last one in its channel and lane. Runs with the next statement."""
+        channel, copied = (copy.platform.value, copy.channel.id), packed(copy.id)
+        await self._defer(_LAST_COPY, (*channel, copied))
+        await self._defer(_LAST_COPY_OF_LANE, (copied, *channel, message_id))
 
     async def _defer(self, statement: str, values: tuple[int | bytes | str, ...]) -> None:
         self._writable()
@@ -144,37 +144,39 @@ class Session:
         self._driver.defer(lambda connection: connection.execute(statement, values))
 
     async def later(self, statement: Executable, values: Mapping[str, Any]) -> None:
-        """Change something whose outcome nobody asks for: carried out with the next statement, or the commit."""
+        """Change something without waiting for the result: it runs with the next statement, or with the commit."""
         self._writable()
         with translated(self._path), self._driver.deferring():
             await self._connection.execute(statement, values)
 
-    def _writable(self) -> EntryNumbers:
-        if self._numbers is None:
-            raise TypeError("a read transaction changes nothing")
-        return self._numbers
+    def _writable(self) -> EntryIds:
+        if self._entry_ids is None:
+            raise TypeError("a read transaction cannot change anything")
+        return self._entry_ids
 
 
 @dataclass(frozen=True, slots=True)
-class Opened:
-    """A connection, and what is under it."""
+class OpenConnection:
+    """A connection of SQLAlchemy, and the driver's connection under it."""
 
     connection: AsyncConnection
     driver: PipelineConnection
 
 
 @dataclass(slots=True)
-class _Group:
-    """Transactions that share a commit. `members` have written something; `failure` is why none of them is kept."""
+class _CommitGroup:
+    """Transactions that share a commit."""
 
-    opened: Opened
+    opened: OpenConnection
     path: Path
+    # How many of them have written something.
     members: int = 0
     ended: bool = False
+    # Why all of them were rolled back.
     failure: BaseException | None = None
 
     def raise_failure(self) -> None:
-        """Raise what went wrong, anew for each member."""
+        """Raise the failure, as a new error for each member."""
         if isinstance(self.failure, StoreError):
             raise type(self.failure)(self.path, self.failure.reason, self.failure.remedy)
         if self.failure is not None:
@@ -182,73 +184,76 @@ class _Group:
 
 
 class Writer:
-    """Write transactions, one at a time. `replaced` is called when the store's name stands for another file."""
+    """Write transactions, one at a time.
+
+    `replaced` is called when there is another file under the store's name.
+    """
 
     def __init__(self, path: Path, busy_timeout: float, replaced: Callable[[], Awaitable[None]]) -> None:
         self.fence: Step | None = None
         self._path = path
         self._replaced = replaced
         self._engine = writer_engine(path, self._first_steps, busy_timeout)
-        self._numbers = EntryNumbers()
-        self._turn = asyncio.Lock()
+        self._entry_ids = EntryIds()
+        self._lock = asyncio.Lock()
         self._queued = 0
-        self._opened: Opened | None = None
+        self._opened: OpenConnection | None = None
         self._file: tuple[int, int] | None = None
-        self._group: _Group | None = None
+        self._group: _CommitGroup | None = None
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Session]:
-        """Commits when its block ends, and rolls back when it raises."""
+        """A transaction that commits when its block ends and rolls back when it raises."""
         self._queued += 1
         try:
-            await self._turn.acquire()
+            await self._lock.acquire()
         finally:
             self._queued -= 1
         try:
-            group = await self._join()
+            group = await self._join_group()
             driver = group.opened.driver
-            refused: list[Exception] = []
+            late_errors: list[Exception] = []
             try:
-                yield Session(group.opened.connection, driver, self._numbers, self._path)
+                yield Session(group.opened.connection, driver, self._entry_ids, self._path)
                 with translated(self._path):
-                    driver.end_unit(refused.append)
+                    driver.end_unit(late_errors.append)
             except BaseException as error:
-                await settled(asyncio.create_task(self._leave(group, error), name="rollback"))
+                await settled(asyncio.create_task(self._undo(group, error), name="rollback"))
                 raise
             group.members += driver.active
             if not self._queued:
                 await settled(asyncio.create_task(self._commit(group), name="commit"))
         finally:
-            self._turn.release()
+            self._lock.release()
         if not group.ended:
             await settled(asyncio.create_task(self._commit_in_turn(group), name="commit"))
         group.raise_failure()
-        if refused:
-            raise refused[0]
+        if late_errors:
+            raise late_errors[0]
 
     async def close(self) -> None:
-        """Close the connection once the transactions under way have ended."""
-        async with self._turn:
+        """Close the connection when the running transactions have ended."""
+        async with self._lock:
             if self._group is not None:
                 await self._commit(self._group)
             await self._drop()
             await self._engine.dispose()
 
     def _first_steps(self) -> tuple[Step, ...]:
-        steps = (begin_immediate, self._numbers.read)
+        steps = (begin_immediate, self._entry_ids.read)
         return steps if self.fence is None else (*steps, self.fence)
 
-    async def _join(self) -> _Group:
+    async def _join_group(self) -> _CommitGroup:
         group = self._group
         if group is None:
-            group = self._group = _Group(await self._open(), self._path)
-            self._numbers.forget()
+            group = self._group = _CommitGroup(await self._open(), self._path)
+            self._entry_ids.forget()
         elif group.members:
             group.opened.driver.next_unit()
         return group
 
-    async def _open(self) -> Opened:
-        """The connection to the file that has the store's name now."""
+    async def _open(self) -> OpenConnection:
+        """A connection to the file that is under the store's name now."""
         with translated(self._path):
             status = self._path.stat()
         file = (status.st_dev, status.st_ino)
@@ -256,16 +261,16 @@ class Writer:
             await self._drop()
             await self._replaced()
         if self._opened is None:
-            self._opened = await opened(self._engine, self._path)
+            self._opened = await open_connection(self._engine, self._path)
             self._file = file
         return self._opened
 
-    async def _commit_in_turn(self, group: _Group) -> None:
-        async with self._turn:
+    async def _commit_in_turn(self, group: _CommitGroup) -> None:
+        async with self._lock:
             await self._commit(group)
 
-    async def _commit(self, group: _Group) -> None:
-        """End the group, well or badly; its members look which."""
+    async def _commit(self, group: _CommitGroup) -> None:
+        """Commit the group. If that fails, every member raises the error."""
         if group.ended:
             return
         try:
@@ -276,8 +281,8 @@ class Writer:
         else:
             self._end(group)
 
-    async def _leave(self, group: _Group, error: BaseException) -> None:
-        """Undo one transaction, and those before it in the group only when they cannot be kept."""
+    async def _undo(self, group: _CommitGroup, error: BaseException) -> None:
+        """Undo one transaction. The earlier ones of the group are undone only if they cannot be kept."""
         driver = group.opened.driver
         if group.members and not driver.lost and not group.opened.connection.invalidated:
             try:
@@ -288,19 +293,19 @@ class Writer:
                 return
         await self._fail(group, error)
 
-    async def _fail(self, group: _Group, error: BaseException) -> None:
-        """Roll everything back. After a failure of the disk, or of a statement cut short, drop the connection."""
+    async def _fail(self, group: _CommitGroup, error: BaseException) -> None:
+        """Roll back the whole group. After an error of the disk or a cut-off statement, drop the connection too."""
         if isinstance(error, StoreError | SQLAlchemyError):
             group.failure = error
         else:
-            why = f"a transaction that shared its commit failed ({type(error).__name__})"
-            group.failure = StoreUnavailable(self._path, why, "the relay tries again by itself")
+            reason = f"a transaction that shared its commit failed ({type(error).__name__})"
+            group.failure = StoreUnavailable(self._path, reason, "the relay tries again by itself")
         self._end(group)
         connection = group.opened.connection
         try:
             await connection.rollback()
             if not connection.invalidated:
-                # SQLAlchemy holds a failed commit for the end of its transaction.
+                # After a failed commit SQLAlchemy believes that its transaction has ended, and rolls nothing back.
                 await group.opened.driver.rollback()
         except (SQLAlchemyError, sqlite3.Error) as failure:
             _log.warning("store_rollback_failed", reason=str(failure))
@@ -309,7 +314,7 @@ class Writer:
         if isinstance(error, StoreUnavailable) or connection.invalidated:
             await self._drop()
 
-    def _end(self, group: _Group) -> None:
+    def _end(self, group: _CommitGroup) -> None:
         group.ended = True
         if self._group is group:
             self._group = None
@@ -321,11 +326,11 @@ class Writer:
             await dropped.connection.close()
 
 
-async def opened(engine: AsyncEngine, path: Path) -> Opened:
+async def open_connection(engine: AsyncEngine, path: Path) -> OpenConnection:
     """A connection of `engine`. Raises `StoreError`."""
     with translated(path):
         connection = await engine.connect()
-        return Opened(connection, await driver_of(connection))
+        return OpenConnection(connection, await driver_of(connection))
 
 
 class Readers:
@@ -337,21 +342,21 @@ class Readers:
     def __init__(self, path: Path, busy_timeout: float) -> None:
         self._path = path
         self._engine = reader_engine(path, busy_timeout)
-        self._turn = asyncio.Semaphore(READERS)
-        self._free: list[Opened] = []
+        self._slots = asyncio.Semaphore(READERS)
+        self._free: list[OpenConnection] = []
         self._generation = 0
 
     @asynccontextmanager
     async def session(self) -> AsyncIterator[Session]:
         """A consistent view that changes nothing. Raises `StoreError`."""
-        async with self._turn:
+        async with self._slots:
             generation = self._generation
-            reader = self._free.pop() if self._free else await opened(self._engine, self._path)
+            reader = self._free.pop() if self._free else await open_connection(self._engine, self._path)
             try:
                 yield Session(reader.connection, reader.driver, None, self._path)
                 await reader.connection.rollback()
             except StoreError:
-                await reader.connection.invalidate()  # whatever it was may be over for a new connection
+                await reader.connection.invalidate()  # a new connection may work again
                 await reader.connection.close()
                 raise
             except BaseException:
@@ -363,7 +368,7 @@ class Readers:
                 await reader.connection.close()
 
     async def dispose(self) -> None:
-        """Close them all; those that are in use, when they are done."""
+        """Close all of them. Those in use are closed when their reader is done."""
         self._generation += 1
         free, self._free = self._free, []
         for reader in free:

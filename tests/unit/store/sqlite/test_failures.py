@@ -58,7 +58,7 @@ async def test_locked_by_another_process(store: SqlStore) -> None:
     await queue(store, 1)
     other = sqlite3.connect(store.path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
-    with pytest.raises(StoreUnavailable, match=r"relay\.db: it is locked by another process .*; end that process"):
+    with pytest.raises(StoreUnavailable, match=r"relay\.db: it is locked by another process .*; stop that process"):
         await queue(store, 2)
     assert await queued(store) == [1]
     other.execute("ROLLBACK")
@@ -97,7 +97,7 @@ async def test_a_full_disk(store: SqlStore) -> None:
             await unit.key_values.put("large", "x" * 1_000_000)
             await unit.outbox.append(LANE, deletion(2), datetime.now(UTC))
 
-    with pytest.raises(StoreUnavailable, match=r"the disk is full .*; make room"):
+    with pytest.raises(StoreUnavailable, match=r"the disk is full .*; free some space"):
         await write_much()
     assert await queued(store) == [1]
     await write_much()
@@ -172,16 +172,16 @@ async def test_a_file_that_is_no_database(tmp_path: Path) -> None:
     content = b"not a database at all, " * 100
     (tmp_path / "relay.db").write_bytes(content)
     url = f"sqlite:///{tmp_path / 'relay.db'}"
-    with pytest.raises(StoreUnavailable, match=r"it is not a store .*; name another file"):
+    with pytest.raises(StoreUnavailable, match=r"it is not a store .*; set another file"):
         await open_store(url)
-    with pytest.raises(StoreUnavailable, match=r"it is not a store .*; name another file"):
+    with pytest.raises(StoreUnavailable, match=r"it is not a store .*; set another file"):
         await asyncio.to_thread(upgrade, url)
     assert (tmp_path / "relay.db").read_bytes() == content
 
 
 async def test_a_directory_that_is_missing(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'nowhere' / 'relay.db'}"
-    with pytest.raises(StoreUnavailable, match=r"nowhere/relay\.db: it cannot be opened .*; see that its directory"):
+    with pytest.raises(StoreUnavailable, match=r"nowhere/relay\.db: it cannot be opened .*; make sure that its directory"):
         await asyncio.to_thread(upgrade, url)
     with pytest.raises(StoreError, match=r"relay\.db"):
         await open_store(url)
@@ -213,7 +213,7 @@ def test_a_store_that_may_only_be_read(url: str) -> None:
     connection.close()
     error = failure(Path("relay.db"), caught.value)
     assert isinstance(error, StoreUnavailable)
-    assert "let the relay's user write" in str(error)
+    assert "give the relay's user write access" in str(error)
 
 
 _LIMITED = """
