@@ -40,7 +40,7 @@ async def _report(settings: "Settings") -> "Report":
         return await read_report(None, pairs, running=False, now=now)
     async with opened_store(settings.store.url) as store:
         async with store.read() as unit:
-            holder = await SqlLeases(unit.session).get()
+            holder = await SqlLeases(unit.transaction).get()
         running = is_running(holder, store.path)
         return await read_report(store, pairs, running=running, now=now, seen=last_seen(store.path))
 

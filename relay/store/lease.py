@@ -29,8 +29,8 @@ from relay.core.ports import Clock
 from relay.errors import StoreHeld, StoreUnavailable
 from relay.store.lock_file import LockFile
 from relay.store.sqlite.engine import translated
-from relay.store.sqlite.transactions import Session
 from relay.store.tables import lease as lease_table
+from relay.store.transaction import Transaction
 from relay.store.unit_of_work import SqlStore
 
 LENGTH = timedelta(seconds=30)
@@ -93,20 +93,20 @@ class Holder:
         return "alive" if _started(self.pid) == self.started else "ended"
 
 
+@dataclass(slots=True)
 class SqlLeases:
     """The table `lease`, of one row at most."""
 
-    def __init__(self, session: Session) -> None:
-        self._session = session
+    transaction: Transaction
 
     async def get(self) -> Holder | None:
         """Who holds it, alive or not."""
-        row = await self._session.first(_GET_LEASE, {})
+        row = await self.transaction.first(_GET_LEASE, {})
         return None if row is None else Holder.of_row(row)
 
     async def put(self, holder: Holder) -> None:
         """It is `holder`'s from now on."""
-        await self._session.later(
+        await self.transaction.defer(
             _PUT_LEASE,
             {
                 "slot": 1,
@@ -121,7 +121,7 @@ class SqlLeases:
 
     async def remove(self, token: str) -> None:
         """The holder of `token` gives it back."""
-        await self._session.later(_REMOVE_LEASE, {"token": token})
+        await self.transaction.defer(_REMOVE_LEASE, {"token": token})
 
 
 _GET_LEASE = select(lease_table)
@@ -196,7 +196,7 @@ class Lease:
             try:
                 asked = self._clock.monotonic()
                 async with self._store.write() as unit:
-                    await SqlLeases(unit.session).get()  # the transaction begins with the fence
+                    await SqlLeases(unit.transaction).get()  # the transaction begins with the fence
                 with translated(self._lock.path):
                     self._lock.beat(self._holder.token)
                 self._renewed = asked
@@ -330,14 +330,14 @@ async def _acquire(store: SqlStore, clock: Clock, lock: LockFile) -> Holder:
     watch = Watch(lock, clock.monotonic)
     while True:
         async with store.write() as unit:
-            other = await SqlLeases(unit.session).get()
+            other = await SqlLeases(unit.transaction).get()
             with translated(lock.path):
                 verdict = watch.look(other)
             if verdict == "free":
                 mine = Holder.this_process(secrets.token_hex(8), clock.now())
                 with translated(lock.path):
                     lock.sign(mine.token)
-                await SqlLeases(unit.session).put(mine)
+                await SqlLeases(unit.transaction).put(mine)
                 if other is not None:
                     _log.warning("lease_taken_over", host=other.host, pid=other.pid, since=other.since.isoformat())
                 return mine
@@ -349,6 +349,6 @@ async def _acquire(store: SqlStore, clock: Clock, lock: LockFile) -> Holder:
 async def _release(store: SqlStore, holder: Holder) -> None:
     try:
         async with store.write() as unit:
-            await SqlLeases(unit.session).remove(holder.token)
+            await SqlLeases(unit.transaction).remove(holder.token)
     except (StoreUnavailable, StoreHeld) as error:
         _log.warning("lease_not_released", reason=str(error))

@@ -222,7 +222,7 @@ class Pruner:
         for some in _pieces([(key,) for key in lanes]):
             async with self._store.write() as unit:
                 self._store.forget_lanes()
-                await unit.session.direct(partial(_delete, _DELETE_LANE, some))
+                await unit.transaction.run(partial(_delete, _DELETE_LANE, some))
             await self._clock.sleep(_PAUSE)
         for some in _pieces(channels):
             await self._write(partial(_delete, _DELETE_CHANNEL, some))
@@ -233,12 +233,12 @@ class Pruner:
 
     async def _read(self, sql: str, values: Sequence[int]) -> list[Any]:
         async with self._store.read() as unit:
-            return await unit.session.direct(lambda connection: connection.execute(sql, values).fetchall())
+            return await unit.transaction.run(lambda connection: connection.execute(sql, values).fetchall())
 
     async def _write(self, step: Step) -> None:
         began = self._clock.monotonic()
         async with self._store.write() as unit:
-            await unit.session.direct(step)
+            await unit.transaction.run(step)
         # The others have most of the time, also where the disk is slow or much waits for it.
         taken = self._clock.monotonic() - began
         await self._clock.sleep(min(_LONGEST_PAUSE, max(_PAUSE, _OTHERS_SHARE * taken)))

@@ -22,7 +22,7 @@ from relay.store.repositories.small_tables import (
 )
 from relay.store.sqlite.driver import Step
 from relay.store.sqlite.engine import BUSY_TIMEOUT, database_path
-from relay.store.sqlite.transactions import Readers, Session, Writer
+from relay.store.sqlite.transactions import Readers, SqliteTransaction, Writer
 from relay.store.tables import store as store_table
 
 _log = structlog.get_logger(__name__)
@@ -44,16 +44,16 @@ _PUT_ID = insert(store_table).values(id=bindparam("id")).inline()
 class SqlUnitOfWork:
     """`core.storage.UnitOfWork` on one connection. `lanes`: those that are known to have a row."""
 
-    def __init__(self, session: Session, lanes: set[LaneKey]) -> None:
-        self.session = session
-        self.messages = SqlMessageMap(session)
-        self.outbox = SqlOutbox(session, lanes)
-        self.channels = SqlChannels(session)
-        self.digests = SqlDigests(session)
-        self.cursors = SqlCursors(session)
-        self.media = SqlMediaCache(session)
-        self.once_keys = SqlOnceKeys(session)
-        self.key_values = SqlKeyValues(session)
+    def __init__(self, transaction: SqliteTransaction, lanes: set[LaneKey]) -> None:
+        self.transaction = transaction
+        self.messages = SqlMessageMap(transaction)
+        self.outbox = SqlOutbox(transaction, lanes)
+        self.channels = SqlChannels(transaction)
+        self.digests = SqlDigests(transaction)
+        self.cursors = SqlCursors(transaction)
+        self.media = SqlMediaCache(transaction)
+        self.once_keys = SqlOnceKeys(transaction)
+        self.key_values = SqlKeyValues(transaction)
 
 
 class SqlStore:
@@ -84,17 +84,17 @@ class SqlStore:
     @asynccontextmanager
     async def write(self) -> AsyncIterator[SqlUnitOfWork]:
         """A transaction that commits when its block ends and rolls back when it raises. One at a time."""
-        async with self._writer.transaction() as session:
+        async with self._writer.transaction() as transaction:
             lanes = self._lanes
-            unit = SqlUnitOfWork(session, lanes)
+            unit = SqlUnitOfWork(transaction, lanes)
             yield unit
         lanes |= unit.outbox.made
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[SqlUnitOfWork]:
         """A consistent view that changes nothing."""
-        async with self._readers.session() as session:
-            yield SqlUnitOfWork(session, set())
+        async with self._readers.transaction() as transaction:
+            yield SqlUnitOfWork(transaction, set())
 
     def forget_lanes(self) -> None:
         """Some have no row any more. Call it in the transaction that deletes them: the next one makes them again."""
@@ -112,33 +112,33 @@ class SqlStore:
 
     async def load_id(self) -> None:
         """Read the store's ID; make one up for a new store. Writes only then: a daemon may be at work on it."""
-        async with self._readers.session() as session:
-            known = _readable(await session.first(_GET_ID, {}))
+        async with self._readers.transaction() as transaction:
+            known = _readable(await transaction.first(_GET_ID, {}))
         if not known:
-            async with self._writer.transaction() as session:
-                row = await session.first(_GET_ID, {})
+            async with self._writer.transaction() as transaction:
+                row = await transaction.first(_GET_ID, {})
                 known = _readable(row)  # somebody else may just have made it up
                 if not known:
                     if row is not None:
                         found = str(row.id)[:100]
                         _log.error("the ID of the store cannot be read, it has another one now", id=found)
                     known = "".join(secrets.choice(_ID_ALPHABET) for _ in range(_ID_LENGTH))
-                    await session.later(_FORGET_ID, {})
-                    await session.later(_PUT_ID, {"id": known})
+                    await transaction.defer(_FORGET_ID, {})
+                    await transaction.defer(_PUT_ID, {"id": known})
         self._id = known
 
     async def recount(self) -> None:
         """Count again what is in the lanes, for a row may be damaged. With the lease: nobody else writes meanwhile."""
-        async with self._readers.session() as session:
-            lanes = await session.all(_COUNT, {})
-            entries = await session.first(_ENTRIES, {})
+        async with self._readers.transaction() as transaction:
+            lanes = await transaction.all(_COUNT, {})
+            entries = await transaction.first(_ENTRIES, {})
         wrong = [lane for lane in lanes if (lane.waiting, lane.dead) != (lane.true_waiting, lane.true_dead)]
         if wrong:
             # What waits in a lane that counts nothing would never be looked at.
-            async with self._writer.transaction() as session:
+            async with self._writer.transaction() as transaction:
                 for lane in wrong:
                     counts = {"id": lane.id, "waiting": lane.true_waiting, "dead": lane.true_dead}
-                    await session.count(_CORRECT, counts)
+                    await transaction.execute(_CORRECT, counts)
             _log.error("lanes were counted wrongly", lanes=len(wrong))
         without = (entries.number if entries else 0) - sum(lane.true_waiting + lane.true_dead for lane in lanes)
         if without:

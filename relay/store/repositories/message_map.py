@@ -4,7 +4,7 @@ Every look-up is one search in an index, so that its cost does not grow with the
 (`tests/benchmarks/map_lookup.py`). Statements are built once: SQLAlchemy then finds their SQL by identity.
 """
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -29,8 +29,8 @@ from sqlalchemy.sql.operators import custom_op
 
 from relay.core.storage import Copy, Original
 from relay.domain.ids import ChannelRef, MessageRef, Platform, UserRef
-from relay.store.sqlite.transactions import Session
 from relay.store.tables import SECONDS_NOW, channel, channel_id, message, message_copy, message_edit
+from relay.store.transaction import Transaction
 
 _PLATFORMS = frozenset(map(str, Platform))
 
@@ -177,11 +177,11 @@ _RECENT = (
 )
 
 
+@dataclass(slots=True)
 class SqlMessageMap:
     """`core.storage.MessageMap`, and what reconciliation and batches ask of it besides."""
 
-    def __init__(self, session: Session) -> None:
-        self._session = session
+    transaction: Transaction
 
     async def add(
         self, ref: MessageRef, author: UserRef, created_at: datetime, reply_to: MessageRef | None
@@ -190,10 +190,10 @@ class SqlMessageMap:
 
         Of `reply_to` only the ID is kept: its channel is `ref`'s.
         """
-        await self._session.record_channel(ref.channel)
+        await self.transaction.record_channel(ref.channel)
         if reply_to is not None:
-            await self._session.later(_USE, _of_ref(reply_to))
-        row = await self._session.first(
+            await self.transaction.defer(_USE, _of_ref(reply_to))
+        row = await self.transaction.first(
             _ADD,
             {
                 **_of_ref(ref),
@@ -207,42 +207,42 @@ class SqlMessageMap:
 
     async def find(self, ref: MessageRef) -> Original | None:
         """The original that `ref` is; None if it is none."""
-        row = await self._session.first(_FIND, _of_ref(ref))
+        row = await self.transaction.first(_FIND, _of_ref(ref))
         return None if row is None else _original(row, ref.channel)
 
     async def mark_edited(self, message_id: int, edited_at: datetime) -> None:
         """Remember the latest edit."""
-        await self._session.later(_MARK_EDITED, {"message_id": message_id, "at": edited_at})
+        await self.transaction.defer(_MARK_EDITED, {"message_id": message_id, "at": edited_at})
 
     async def mark_deleted(self, message_id: int) -> None:
         """Remember that the original is gone."""
-        await self._session.later(_MARK_DELETED, {"message_id": message_id})
+        await self.transaction.defer(_MARK_DELETED, {"message_id": message_id})
 
     async def leave_out(self, message_id: int, left_out: bool) -> None:
         """Remember whether the original was left out because there was nothing in it that can cross."""
-        await self._session.later(_LEAVE_OUT, {"message_id": message_id, "so": left_out})
+        await self.transaction.defer(_LEAVE_OUT, {"message_id": message_id, "so": left_out})
 
     async def record_edit(self, edit: MessageRef, message_id: int) -> None:
         """Remember that `edit` is an edit of an original."""
-        await self._session.later(_RECORD_EDIT, {**_of_ref(edit), "of_message": message_id})
+        await self.transaction.defer(_RECORD_EDIT, {**_of_ref(edit), "of_message": message_id})
 
     async def answers(self, ref: MessageRef, limit: int) -> tuple[Original, ...]:
         """The newest originals that answer `ref` and are not deleted, oldest first."""
-        rows = await self._session.all(_ANSWERS, {**_of_ref(ref), "at_most": limit})
+        rows = await self.transaction.all(_ANSWERS, {**_of_ref(ref), "at_most": limit})
         return tuple(_original(row, ref.channel) for row in rows)
 
     async def edited_by(self, edit: MessageRef) -> Original | None:
         """The original that `edit` is an edit of; None if it is none."""
-        row = await self._session.first(_EDITED_BY, _of_ref(edit))
+        row = await self.transaction.first(_EDITED_BY, _of_ref(edit))
         return None if row is None else _original(row, edit.channel)
 
     async def is_copy(self, ref: MessageRef) -> bool:
         """Whether we made it."""
-        return await self._session.first(_IS_COPY, _of_ref(ref)) is not None
+        return await self.transaction.first(_IS_COPY, _of_ref(ref)) is not None
 
     async def copies(self, message_id: int, channel: ChannelRef) -> tuple[Copy, ...]:
         """The copies of an original in a channel, by part; those that are superseded after the others."""
-        rows = await self._session.all(_COPIES, {"message_id": message_id, **_of_channel(channel)})
+        rows = await self.transaction.all(_COPIES, {"message_id": message_id, **_of_channel(channel)})
         return tuple(
             Copy(row.message_id, row.part, MessageRef(channel, row.native_id), row.superseded)
             for row in rows
@@ -252,42 +252,42 @@ class SqlMessageMap:
 
     async def places(self, message_id: int, platform: Platform) -> frozenset[ChannelRef]:
         """The channels of a platform in which an original has copies."""
-        rows = await self._session.all(_PLACES, {"message_id": message_id, "platform": platform})
+        rows = await self.transaction.all(_PLACES, {"message_id": message_id, "platform": platform})
         return frozenset(ChannelRef(platform, row.native_id) for row in rows)
 
     async def record_copy(self, copy: Copy) -> None:
         """Remember a copy; a replay of the same (message, channel, part) replaces it."""
-        await self._session.record_last_copy(copy.message_id, copy.ref)
-        await self._session.later(_RECORD, {"message_id": copy.message_id, "part": copy.part, **_of_ref(copy.ref)})
+        await self.transaction.record_last_copy(copy.message_id, copy.ref)
+        await self.transaction.defer(_RECORD, {"message_id": copy.message_id, "part": copy.part, **_of_ref(copy.ref)})
 
     async def supersede(self, copy: Copy) -> Copy:
         """The copy was posted again: it stays on record until `forget_copy`, as what is returned."""
-        row = await self._session.first(
+        row = await self.transaction.first(
             _SUPERSEDE, {"of_message": copy.message_id, "of_part": copy.part, **_of_ref(copy.ref)}
         )
         return replace(copy, superseded=1 if row is None else row.superseded)
 
     async def forget_copy(self, copy: Copy) -> None:
         """The copy is gone from its platform. One that was replaced meanwhile stays."""
-        await self._session.later(
+        await self.transaction.defer(
             _FORGET,
             {"message_id": copy.message_id, "of_part": copy.part, **_of_ref(copy.ref)},
         )
 
     async def counterpart(self, ref: MessageRef, channel: ChannelRef) -> MessageRef | None:
         """The first copy in `channel` of an original, or the (last) original in `channel` of a copy."""
-        row = await self._session.first(_COUNTERPART, {**_of_ref(ref), **_of_channel(channel)})
+        row = await self.transaction.first(_COUNTERPART, {**_of_ref(ref), **_of_channel(channel)})
         return None if row is None else MessageRef(channel, row.native_id)
 
     async def sharing(self, copy: MessageRef) -> tuple[Original, ...]:
         """The originals that stand in `copy`, in the order in which they were routed; empty if it is no copy."""
-        rows = await self._session.all(_SHARING, _of_ref(copy))
+        rows = await self.transaction.all(_SHARING, _of_ref(copy))
         known = [(row, Platform(row.platform)) for row in rows if row.platform in _PLATFORMS]
         return tuple(_original(row, ChannelRef(platform, row.channel)) for row, platform in known)
 
     async def recent(self, channel: ChannelRef, since: datetime, limit: int) -> tuple[Original, ...]:
         """Of the last `limit` originals of `channel` that are not deleted those written since, oldest first."""
-        rows = await self._session.all(_RECENT, {**_of_channel(channel), "since": since, "at_most": limit})
+        rows = await self.transaction.all(_RECENT, {**_of_channel(channel), "since": since, "at_most": limit})
         return tuple(_original(row, channel) for row in rows)
 
 

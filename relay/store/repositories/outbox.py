@@ -12,6 +12,7 @@ count within a lane, with room between them; triggers count the rows (`tables.py
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -36,9 +37,9 @@ from relay.domain.commands import Command, Digest, PostNotice
 from relay.domain.ids import ChannelRef, MessageRef, Platform
 from relay.domain.pair import LaneKey
 from relay.store import codec
-from relay.store.sqlite.transactions import Session
 from relay.store.tables import EPOCH, LATE_FILE_WAITS, EntryState, channel, outbox
 from relay.store.tables import lane as lane_table
+from relay.store.transaction import Transaction
 
 _GAP = 1 << 20
 """Between two positions: what takes the place of a batch has room there."""
@@ -223,20 +224,22 @@ _MOVE = (
 )
 
 
+@dataclass(slots=True)
 class SqlOutbox:
-    """`core.storage.Outbox`. `lanes`: those that are known to have a row; `made` in this transaction."""
+    """`core.storage.Outbox`."""
 
-    def __init__(self, session: Session, lanes: set[LaneKey]) -> None:
-        self._session = session
-        self._lanes = lanes
-        self.made: set[LaneKey] = set()
+    transaction: Transaction
+    # The lanes that are known to have a row.
+    lanes_with_row: set[LaneKey]
+    # The lanes that got their row in this transaction.
+    made: set[LaneKey] = field(init=False, default_factory=set)
 
     async def append(self, lane: LaneKey, command: Command, queued_at: datetime) -> Entry:
         """Queue a command at the end of its lane."""
         source = _source(command)
-        entry_id = await self._session.entry_id()
+        entry_id = await self.transaction.entry_id()
         await self._make(lane)
-        await self._session.later(
+        await self.transaction.defer(
             _APPEND,
             {
                 **_of_lane(lane),
@@ -252,21 +255,21 @@ class SqlOutbox:
 
     async def waiting(self, lane: LaneKey, limit: int) -> Sequence[Entry]:
         """The head of a lane, oldest first."""
-        return await _read(lane, await self._session.all(_WAITING, {**_of_lane(lane), "at_most": limit}))
+        return await _read(lane, await self.transaction.all(_WAITING, {**_of_lane(lane), "at_most": limit}))
 
     async def ahead(self, lane: LaneKey, limit: int, size: int) -> tuple[Sequence[Entry], bool]:
         """The head of a lane, at least one entry and no more when they come to `size` bytes; whether that is all."""
-        rows = await self._session.all(_AHEAD, {**_of_lane(lane), "at_most": limit, "size": size})
+        rows = await self.transaction.all(_AHEAD, {**_of_lane(lane), "at_most": limit, "size": size})
         whole = not rows or len(rows) == rows[0].of < limit
         return await _read(lane, rows), whole
 
     async def waits(self, entry_id: int) -> bool:
         """Whether an entry is still there to be carried out."""
-        return await self._session.first(_WAITS, {"entry_id": entry_id}) is not None
+        return await self.transaction.first(_WAITS, {"entry_id": entry_id}) is not None
 
     async def late_files(self, source: MessageRef) -> Sequence[Entry]:
         """The files of one message that wait to follow it, in any lane, oldest first."""
-        rows = await self._session.all(_LATE_FILES, _of_source(source))
+        rows = await self.transaction.all(_LATE_FILES, _of_source(source))
         return [_entry(row, lane) for row in rows if (lane := _lane(row)) is not None]
 
     async def comes_again(self, entry: Entry) -> bool:
@@ -274,11 +277,11 @@ class SqlOutbox:
         if isinstance(entry.command, Unreadable):
             return False
         values = {**_of_lane(entry.lane), "entry_id": entry.id, "payload": codec.encode(entry.command)}
-        return await self._session.first(_AGAIN, values) is not None
+        return await self.transaction.first(_AGAIN, values) is not None
 
     async def done(self, entry_id: int) -> None:
         """The command has been carried out (or dropped): forget it."""
-        await self._session.later(_DONE, {"entry_id": entry_id})
+        await self.transaction.defer(_DONE, {"entry_id": entry_id})
 
     async def replace(self, entry: Entry, commands: Sequence[Command]) -> None:
         """Several commands take the place of one, in its place in the lane; the first keeps its ID.
@@ -286,25 +289,25 @@ class SqlOutbox:
         There is room: they are no more than the entries that the one was made of.
         """
         first, *others = commands
-        row = await self._session.first(_PLACE, {"entry_id": entry.id})
+        row = await self.transaction.first(_PLACE, {"entry_id": entry.id})
         if row is None:
             return
         await self.amend(entry.id, first)
         for number, command in enumerate(others, start=1):
             added = await self.append(entry.lane, command, entry.queued_at)
-            await self._session.later(_PUT, {"entry_id": added.id, "place": row.position + number})
+            await self.transaction.defer(_PUT, {"entry_id": added.id, "place": row.position + number})
 
     async def dead_letter(self, entry_id: int, reason: str, died_at: datetime) -> None:
         """The command failed for good: make it a dead letter."""
-        await self._session.later(_BURY, {"entry_id": entry_id, "why": reason, "at": died_at})
+        await self.transaction.defer(_BURY, {"entry_id": entry_id, "why": reason, "at": died_at})
 
     async def lanes(self) -> frozenset[LaneKey]:
         """Every lane in which something waits, whether its pair is still declared or not."""
-        return frozenset(filter(None, map(_lane, await self._session.all(_LANES, {}))))
+        return frozenset(filter(None, map(_lane, await self.transaction.all(_LANES, {}))))
 
     async def depths(self) -> Mapping[LaneKey, LaneDepth]:
         """What waits and what is dead, for each lane in which there is something."""
-        rows = await self._session.all(_DEPTHS, {})
+        rows = await self.transaction.all(_DEPTHS, {})
         return {
             lane: LaneDepth(row.waiting, row.oldest, row.dead, row.pair)
             for row in rows
@@ -313,77 +316,77 @@ class SqlOutbox:
 
     async def clear(self, lane: LaneKey, limit: int) -> int:
         """Forget what waits in a lane, at most `limit` of it, the oldest first; how much that was."""
-        return await self._session.count(_CLEAR, {**_of_lane(lane), "at_most": limit})
+        return await self.transaction.execute(_CLEAR, {**_of_lane(lane), "at_most": limit})
 
     async def last_copy(self, lane: LaneKey) -> MessageRef | None:
         """The copy that was recorded last for a message of the lane, or in its channel before the lane was made."""
-        row = await self._session.first(_LAST_OF_LANE if lane.crosses else _LAST_IN_CHANNEL, _of_lane(lane))
+        row = await self.transaction.first(_LAST_OF_LANE if lane.crosses else _LAST_IN_CHANNEL, _of_lane(lane))
         return None if row is None or row.last_copy is None else MessageRef(lane.destination, row.last_copy)
 
     async def is_alone(self, lane: LaneKey) -> bool:
         """Whether nothing waits in any other lane from another channel to the one that `lane` leads to."""
-        return await self._session.first(_OTHER, _of_lane(lane)) is None
+        return await self.transaction.first(_OTHER, _of_lane(lane)) is None
 
     async def name(self, lane: LaneKey, pair: str) -> None:
         """Remember what the operator calls the pair of a lane."""
         await self._make(lane)
-        await self._session.later(_NAME, {**_of_lane(lane), "name": pair})
+        await self.transaction.defer(_NAME, {**_of_lane(lane), "name": pair})
 
     async def move(self, lane: LaneKey, to: LaneKey) -> bool:
         """What is in `lane` belongs to the lane `to` from now on, the older first; False if there was nothing.
 
         The lane and its name are forgotten.
         """
-        moved = await self._session.first(_CONTENT, _of_lane(lane))
+        moved = await self.transaction.first(_CONTENT, _of_lane(lane))
         if moved is None:
             return False
-        self._lanes.discard(lane)
+        self.lanes_with_row.discard(lane)
         self.made.discard(lane)
         if moved.oldest is None:
-            await self._session.count(_DELETE_LANE, {"of_lane": moved.id})
+            await self.transaction.execute(_DELETE_LANE, {"of_lane": moved.id})
             return False
         await self._make(to)
-        there = await self._session.first(_CONTENT, _of_lane(to))
+        there = await self.transaction.first(_CONTENT, _of_lane(to))
         if there is None:
             raise RuntimeError("the lane was made just now")
         shift = 0
         if there.oldest is not None:
             before = moved.oldest < there.oldest
             shift = there.lowest - moved.highest - _GAP if before else there.highest - moved.lowest + _GAP
-        await self._session.count(_MOVE, {"of_lane": moved.id, "to_lane": there.id, "shift": shift})
+        await self.transaction.execute(_MOVE, {"of_lane": moved.id, "to_lane": there.id, "shift": shift})
         if lane.destination == to.destination:
             # What was sent of it, and is not on record, stands behind this.
-            await self._session.count(_SET_LAST, {"of_lane": there.id, "copy": moved.last_copy})
-        await self._session.count(_DELETE_LANE, {"of_lane": moved.id})
+            await self.transaction.execute(_SET_LAST, {"of_lane": there.id, "copy": moved.last_copy})
+        await self.transaction.execute(_DELETE_LANE, {"of_lane": moved.id})
         return True
 
     async def dead(self) -> Sequence[DeadLetter]:
         """All dead letters, oldest first."""
-        return _read_letters(await self._session.all(_DEAD, {}))
+        return _read_letters(await self.transaction.all(_DEAD, {}))
 
     async def dead_in(self, lane: LaneKey) -> Sequence[DeadLetter]:
         """The dead letters of one lane, oldest first."""
-        return _read_letters(await self._session.all(_DEAD_IN, _of_lane(lane)))
+        return _read_letters(await self.transaction.all(_DEAD_IN, _of_lane(lane)))
 
     async def dead_about(self, source: MessageRef) -> Sequence[DeadLetter]:
         """The dead letters about one message, in any lane: what an edit or a deletion of it has to reach, too."""
-        return _read_letters(await self._session.all(_DEAD_ABOUT, _of_source(source)))
+        return _read_letters(await self.transaction.all(_DEAD_ABOUT, _of_source(source)))
 
     async def amend(self, entry_id: int, command: Command) -> None:
         """An entry, waiting or dead, says `command` from now on. Its source stays what it was."""
-        await self._session.later(_AMEND, {"entry_id": entry_id, "payload": codec.encode(command)})
+        await self.transaction.defer(_AMEND, {"entry_id": entry_id, "payload": codec.encode(command)})
 
     async def retry(self, entry_id: int) -> bool:
         """Put a dead letter back at the end of its lane; False if there is none of that ID."""
-        return await self._session.count(_RETRY, {"entry_id": entry_id}) > 0
+        return await self.transaction.execute(_RETRY, {"entry_id": entry_id}) > 0
 
     async def discard(self, entry_id: int) -> bool:
         """Forget a dead letter; False if there is none of that ID."""
-        return await self._session.count(_DISCARD, {"entry_id": entry_id}) > 0
+        return await self.transaction.execute(_DISCARD, {"entry_id": entry_id}) > 0
 
     async def _make(self, lane: LaneKey) -> None:
-        if lane not in self._lanes and lane not in self.made:
-            await self._session.later(_MAKE_LANE, _of_lane(lane))
+        if lane not in self.lanes_with_row and lane not in self.made:
+            await self.transaction.defer(_MAKE_LANE, _of_lane(lane))
             self.made.add(lane)
 
 

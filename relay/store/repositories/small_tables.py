@@ -1,6 +1,7 @@
 """The small tables, each of which is looked up by a key: one class for each protocol of `core/storage.py`."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from sqlalchemy import ColumnElement, and_, bindparam, delete, exists, literal_column, or_, select, update
 from sqlalchemy.dialects.sqlite import insert
@@ -9,9 +10,9 @@ from relay.core.ports import Cursor
 from relay.domain.commands import Digest
 from relay.domain.ids import ChannelAddress, ChannelRef, MediaRef, MessageRef, Platform
 from relay.store import codec
-from relay.store.sqlite.transactions import Session
 from relay.store.tables import SECONDS_NOW, batch, channel_id, cursor, lane, media_cache, notebook, notice
 from relay.store.tables import address as address_table
+from relay.store.transaction import Transaction
 
 # --- Cursors ----------------------------------------------------------------------------------------------
 
@@ -24,21 +25,21 @@ _PUT_CURSOR = _cursor_insert.on_conflict_do_update(
 )
 
 
+@dataclass(slots=True)
 class SqlCursors:
     """`core.storage.Cursors`: how far each stream has been read."""
 
-    def __init__(self, session: Session) -> None:
-        self._session = session
+    transaction: Transaction
 
     async def get(self, platform: Platform, stream: str) -> str | None:
         """The last position, None before the first."""
-        row = await self._session.first(_GET_CURSOR, {"of_platform": platform, "of_stream": stream})
+        row = await self.transaction.first(_GET_CURSOR, {"of_platform": platform, "of_stream": stream})
         return None if row is None else str(row.position)
 
     async def put(self, cursor: Cursor) -> None:
         """Remember a position."""
         values = {"platform": cursor.platform, "stream": cursor.stream, "position": cursor.position}
-        await self._session.later(_PUT_CURSOR, values)
+        await self.transaction.defer(_PUT_CURSOR, values)
 
 
 # --- Addresses --------------------------------------------------------------------------------------------
@@ -67,21 +68,21 @@ _BIND_ADDRESS = _address_insert.on_conflict_do_update(
 )
 
 
+@dataclass(slots=True)
 class SqlChannels:
     """`core.storage.Channels`: which channel each declared address stood for when it was last opened."""
 
-    def __init__(self, session: Session) -> None:
-        self._session = session
+    transaction: Transaction
 
     async def get(self, address: ChannelAddress) -> ChannelRef | None:
         """The channel of one address, None if it was never opened."""
-        row = await self._session.first(_GET_ADDRESS, _of_address(address))
+        row = await self.transaction.first(_GET_ADDRESS, _of_address(address))
         return None if row is None else ChannelRef(address.platform, row.channel)
 
     async def known(self) -> Mapping[ChannelAddress, ChannelRef]:
         """All of them."""
         found = {}
-        for row in await self._session.all(_ALL_ADDRESSES, {}):
+        for row in await self.transaction.all(_ALL_ADDRESSES, {}):
             if row.platform not in frozenset(Platform):
                 continue  # one that this relay does not know
             platform = Platform(row.platform)
@@ -91,11 +92,11 @@ class SqlChannels:
     async def bind(self, address: ChannelAddress, channel: ChannelRef) -> None:
         """`address` stands for `channel` from now on."""
         values = {"platform": address.platform, "value": address.value, "channel": channel.id}
-        await self._session.later(_BIND_ADDRESS, values)
+        await self.transaction.defer(_BIND_ADDRESS, values)
 
     async def forget(self, address: ChannelAddress) -> None:
         """`address` is not declared any more. While a lane of its channel holds anything, what it stood for is kept."""
-        await self._session.later(_FORGET_ADDRESS, _of_address(address))
+        await self.transaction.defer(_FORGET_ADDRESS, _of_address(address))
 
 
 def _of_address(address: ChannelAddress) -> dict[str, str]:
@@ -115,15 +116,15 @@ _PUT_DIGEST = (
 )
 
 
+@dataclass(slots=True)
 class SqlDigests:
     """`core.storage.Digests`: the messages in a shared copy. An edit of one of them posts all of them again."""
 
-    def __init__(self, session: Session) -> None:
-        self._session = session
+    transaction: Transaction
 
     async def get(self, copy: MessageRef) -> Digest | None:
         """The messages of a shared copy; None for a copy of one original. Raises ValueError if it cannot be read."""
-        row = await self._session.first(_GET_DIGEST, _of_digest(copy))
+        row = await self.transaction.first(_GET_DIGEST, _of_digest(copy))
         if row is None:
             return None
         command = codec.decode(row.command)
@@ -133,12 +134,12 @@ class SqlDigests:
 
     async def put(self, copy: MessageRef, digest: Digest) -> None:
         """Remember what stands in a shared copy now."""
-        await self._session.record_channel(copy.channel)
-        await self._session.later(_PUT_DIGEST, {**_of_digest(copy), "command": codec.encode(digest)})
+        await self.transaction.record_channel(copy.channel)
+        await self.transaction.defer(_PUT_DIGEST, {**_of_digest(copy), "command": codec.encode(digest)})
 
     async def forget(self, copy: MessageRef) -> None:
         """The copy is gone."""
-        await self._session.later(_FORGET_DIGEST, _of_digest(copy))
+        await self.transaction.defer(_FORGET_DIGEST, _of_digest(copy))
 
 
 def _of_digest(copy: MessageRef) -> dict[str, str]:
@@ -165,22 +166,22 @@ _PUT_PICTURE = (
 )
 
 
+@dataclass(slots=True)
 class SqlMediaCache:
     """`core.storage.MediaCache`: where pictures that many messages show (emoji, avatars) have been uploaded to."""
 
-    def __init__(self, session: Session) -> None:
-        self._session = session
+    transaction: Transaction
 
     async def get(self, source: MediaRef, destination: Platform) -> MediaRef | None:
         """The copy of `source` on a platform, None if there is none."""
-        row = await self._session.first(
+        row = await self.transaction.first(
             _GET_PICTURE, {"of_platform": source.platform, "of_locator": source.locator, "on_platform": destination}
         )
         return None if row is None else MediaRef(destination, row.copy_locator)
 
     async def put(self, source: MediaRef, copy: MediaRef) -> None:
         """Remember a copy; it replaces an earlier one on the same platform."""
-        await self._session.later(
+        await self.transaction.defer(
             _PUT_PICTURE,
             {
                 "platform": source.platform,
@@ -220,30 +221,30 @@ _value_insert = insert(notebook).values({name: bindparam(name) for name in ("nam
 _PUT_VALUE = _value_insert.on_conflict_do_update(index_elements=["name"], set_={"value": _value_insert.excluded.value})
 
 
+@dataclass(slots=True)
 class SqlOnceKeys:
     """`core.storage.OnceKeys`: which notices that are posted once only have been posted."""
 
-    def __init__(self, session: Session) -> None:
-        self._session = session
+    transaction: Transaction
 
     async def claim(self, destination: ChannelRef, key: str) -> bool:
         """True the first time that `key` is claimed for the channel, False ever after."""
         values = {"platform": destination.platform, "key": key, "channel": destination.id}
-        await self._session.later(_USE_KEY, {"of_platform": destination.platform, "of_key": key})
-        return await self._session.first(_CLAIM_KEY, values) is not None
+        await self.transaction.defer(_USE_KEY, {"of_platform": destination.platform, "of_key": key})
+        return await self.transaction.first(_CLAIM_KEY, values) is not None
 
 
+@dataclass(slots=True)
 class SqlKeyValues:
     """`core.storage.KeyValues`: named values."""
 
-    def __init__(self, session: Session) -> None:
-        self._session = session
+    transaction: Transaction
 
     async def get(self, name: str) -> str | None:
         """The value, None if there is none."""
-        row = await self._session.first(_GET_VALUE, {"of_name": name})
+        row = await self.transaction.first(_GET_VALUE, {"of_name": name})
         return None if row is None else str(row.value)
 
     async def put(self, name: str, value: str) -> None:
         """Remember a value under a name."""
-        await self._session.later(_PUT_VALUE, {"name": name, "value": value})
+        await self.transaction.defer(_PUT_VALUE, {"name": name, "value": value})

@@ -1,1 +1,3 @@
-"""What only SQLite needs: connections, pragmas, the writer that shares commits, and its errors."""
+"""What only SQLite needs. `driver`: few trips to its thread. `engine`: how the file is opened, and its errors.
+`transactions`: the writer whose transactions share commits, and the readers.
+"""

@@ -78,7 +78,7 @@ class EntryIds:
         return self._last
 
 
-class Session:
+class SqliteTransaction:
     """Runs statements in one transaction of `connection`. Errors of SQLite and of the disk become `StoreError`s.
 
     `entry_ids` is None in a transaction that only reads.
@@ -102,8 +102,8 @@ class Session:
         with translated(self._path):
             return (await self._connection.execute(statement, values)).first()
 
-    async def count(self, statement: Executable, values: Mapping[str, Any]) -> int:
-        """How many rows the statement changed."""
+    async def execute(self, statement: Executable, values: Mapping[str, Any]) -> int:
+        """Change rows. Returns how many were changed."""
         with translated(self._path):
             return (await self._connection.execute(statement, values)).rowcount
 
@@ -120,7 +120,7 @@ class Session:
             raise RuntimeError("the transaction began without reading the last entry ID")
         return number
 
-    async def direct(self, step: Callable[[sqlite3.Connection], T]) -> T:
+    async def run(self, step: Callable[[sqlite3.Connection], T]) -> T:
         """Run `step` on the connection's thread, in the transaction."""
         with translated(self._path):
             if not self._connection.in_transaction():
@@ -129,21 +129,21 @@ class Session:
 
     async def record_channel(self, channel: ChannelRef) -> None:
         """Give a channel its row, if it has none yet. Runs with the next statement."""
-        await self._defer(_CHANNEL, (channel.platform.value, channel.id))
+        await self._defer_text(_CHANNEL, (channel.platform.value, channel.id))
 
     async def record_last_copy(self, message_id: int, copy: MessageRef) -> None:
         """Record the copy of an original as the last one in its channel and lane. Runs with the next statement."""
         channel, copied = (copy.platform.value, copy.channel.id), packed(copy.id)
-        await self._defer(_LAST_COPY, (*channel, copied))
-        await self._defer(_LAST_COPY_OF_LANE, (copied, *channel, message_id))
+        await self._defer_text(_LAST_COPY, (*channel, copied))
+        await self._defer_text(_LAST_COPY_OF_LANE, (copied, *channel, message_id))
 
-    async def _defer(self, statement: str, values: tuple[int | bytes | str, ...]) -> None:
+    async def _defer_text(self, statement: str, values: tuple[int | bytes | str, ...]) -> None:
         self._writable()
         if not self._connection.in_transaction():
             await self._connection.begin()
         self._driver.defer(lambda connection: connection.execute(statement, values))
 
-    async def later(self, statement: Executable, values: Mapping[str, Any]) -> None:
+    async def defer(self, statement: Executable, values: Mapping[str, Any]) -> None:
         """Change something without waiting for the result: it runs with the next statement, or with the commit."""
         self._writable()
         with translated(self._path), self._driver.deferring():
@@ -202,7 +202,7 @@ class Writer:
         self._group: _CommitGroup | None = None
 
     @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[Session]:
+    async def transaction(self) -> AsyncIterator[SqliteTransaction]:
         """A transaction that commits when its block ends and rolls back when it raises."""
         self._queued += 1
         try:
@@ -214,7 +214,7 @@ class Writer:
             driver = group.opened.driver
             late_errors: list[Exception] = []
             try:
-                yield Session(group.opened.connection, driver, self._entry_ids, self._path)
+                yield SqliteTransaction(group.opened.connection, driver, self._entry_ids, self._path)
                 with translated(self._path):
                     driver.end_unit(late_errors.append)
             except BaseException as error:
@@ -347,13 +347,13 @@ class Readers:
         self._generation = 0
 
     @asynccontextmanager
-    async def session(self) -> AsyncIterator[Session]:
+    async def transaction(self) -> AsyncIterator[SqliteTransaction]:
         """A consistent view that changes nothing. Raises `StoreError`."""
         async with self._slots:
             generation = self._generation
             reader = self._free.pop() if self._free else await open_connection(self._engine, self._path)
             try:
-                yield Session(reader.connection, reader.driver, None, self._path)
+                yield SqliteTransaction(reader.connection, reader.driver, None, self._path)
                 await reader.connection.rollback()
             except StoreError:
                 await reader.connection.invalidate()  # a new connection may work again

@@ -83,13 +83,13 @@ def process(**changes: object) -> Holder:
 async def put(store: SqlStore, holder: Holder) -> None:
     """The lease is that holder's."""
     async with store.write() as unit:
-        await SqlLeases(unit.session).put(holder)
+        await SqlLeases(unit.transaction).put(holder)
 
 
 async def holder_of(store: SqlStore) -> Holder | None:
     """Who has the lease."""
     async with store.read() as unit:
-        return await SqlLeases(unit.session).get()
+        return await SqlLeases(unit.transaction).get()
 
 
 async def test_a_second_daemon_is_told_who_holds_the_store(

@@ -95,7 +95,7 @@ async def _populate(made: World) -> None:
             await unit.outbox.dead_letter(dead.id, "no permission", NOW)
             await unit.outbox.name(lane, f"gone {number}")
         ended = replace(Holder.this_process("token", NOW), pid=2**22 + 1, host="elsewhere")
-        await SqlLeases(unit.session).put(ended)
+        await SqlLeases(unit.transaction).put(ended)
 
 
 @pytest.fixture(scope="module")
@@ -201,7 +201,7 @@ def test_an_odd_lease_is_a_lease_that_can_be_taken(populated: bytes, tmp_path: P
         store = await open_store(f"sqlite:///{path}")
         try:
             async with store.read() as unit:
-                is_running(await SqlLeases(unit.session).get(), path)
+                is_running(await SqlLeases(unit.transaction).get(), path)
             async with hold(store, QuickClock()):
                 pass
         finally:

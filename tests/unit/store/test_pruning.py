@@ -104,7 +104,7 @@ async def test_channels_that_no_pair_has_any_more_are_forgotten_with_all_that_is
     async def left() -> list[list[str]]:
         async with store.read() as unit:
             return [
-                await unit.session.direct(partial(names, sql))
+                await unit.transaction.run(partial(names, sql))
                 for sql in (
                     "SELECT destination_channel FROM lane ORDER BY 1",
                     "SELECT native_id FROM channel ORDER BY 1",

@@ -181,7 +181,7 @@ async def test_a_file_that_is_no_database(tmp_path: Path) -> None:
 
 async def test_a_directory_that_is_missing(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'nowhere' / 'relay.db'}"
-    with pytest.raises(StoreUnavailable, match=r"nowhere/relay\.db: it cannot be opened .*; make sure that its directory"):
+    with pytest.raises(StoreUnavailable, match=r"nowhere/relay\.db: it cannot be opened .*; make sure that its dir"):
         await asyncio.to_thread(upgrade, url)
     with pytest.raises(StoreError, match=r"relay\.db"):
         await open_store(url)

@@ -1,0 +1,40 @@
+"""What the repositories need of one transaction. To support a database, implement this in a folder beside `sqlite/`."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from sqlalchemy import Executable, Row
+
+from relay.domain.ids import ChannelRef, MessageRef
+
+
+class Transaction(Protocol):
+    """Runs statements in one transaction. Every method may raise `StoreError`."""
+
+    async def all(self, statement: Executable, values: Mapping[str, Any]) -> Sequence[Row[Any]]:
+        """Every row."""
+        ...
+
+    async def first(self, statement: Executable, values: Mapping[str, Any]) -> Row[Any] | None:
+        """The first row, None if there is none."""
+        ...
+
+    async def execute(self, statement: Executable, values: Mapping[str, Any]) -> int:
+        """Change rows. Returns how many were changed."""
+        ...
+
+    async def defer(self, statement: Executable, values: Mapping[str, Any]) -> None:
+        """Change something without waiting for the result: it runs with the next statement, or with the commit."""
+        ...
+
+    async def entry_id(self) -> int:
+        """The ID of a new row of the outbox. It was never used before."""
+        ...
+
+    async def record_channel(self, channel: ChannelRef) -> None:
+        """Give a channel its row, if it has none yet. Deferred."""
+        ...
+
+    async def record_last_copy(self, message_id: int, copy: MessageRef) -> None:
+        """Record the copy of an original as the last one in its channel and lane. Deferred."""
+        ...
