@@ -92,7 +92,7 @@ async def from_discord(text: str, conversions: Conversions) -> list[float]:
     }
     payload |= {"timestamp": "2026-11-20T10:00:00+00:00", "author": author, "embeds": embeds, "attachments": []}
     step = Steps()
-    buffers.offer("MESSAGE_CREATE", payload)
+    buffers.put("MESSAGE_CREATE", payload)
     (found,) = (await translator.batch(await buffers.take(1))).events
     step()
     assert isinstance(found, MessageCreated)

@@ -92,7 +92,7 @@ async def play(case: Case, source: Platform) -> Any:
 
 async def _from_discord(case: Case) -> list[Event]:
     translator, buffers = discord_reading(case.context)
-    buffers.offer(case.input["t"], case.input["d"])
+    buffers.put(case.input["t"], case.input["d"])
     return list((await translator.batch(await buffers.take(100))).events)
 
 

@@ -236,7 +236,7 @@ class DiscordAdapter:
         if event == "WEBHOOKS_UPDATE":
             self._webhooks.changed(str(data["channel_id"]))
         self._guilds.observe(event, data)
-        self._buffers.offer(event, data)
+        self._buffers.put(event, data)
         if event in CHANGES or self._guilds.is_about_declared(event, data):
             self._look_again()
 

@@ -195,8 +195,8 @@ class Channels:
                 await self._remember_webhooks(inbox, access.parent)
             if access.private:
                 await self._join(address.value)
-            spoken_in = await self._threads(inbox, address.value)
-            buffer = ChannelBuffer(address, channel_ref(address.value), access, threads=spoken_in)
+            active_threads = await self._threads(inbox, address.value)
+            buffer = ChannelBuffer(address, channel_ref(address.value), access, active_threads=active_threads)
             # From here on its events are kept, so nothing falls between this and the reading.
             self._buffers.add(buffer)
             try:
@@ -247,7 +247,7 @@ class Channels:
         backoff = Backoff(self._rng, first=0.5, most=30.0)
         while True:
             try:
-                buffer.again = False
+                buffer.read_again = False
                 await self._read(inbox, buffer)
             except (StoreUnavailable, DeliveryError) as error:
                 _log.warning("discord catch up waits", channel=buffer.channel.id, reason=str(error))

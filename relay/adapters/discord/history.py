@@ -105,7 +105,7 @@ class History:
         async for page in self._between(buffer, buffer.channel.id, first, last):
             yield page
         threads = dict.fromkeys(await self._threads(buffer, since=first))
-        own = [thread for thread in buffer.threads if not self._guilds.is_declared(thread)]
+        own = [thread for thread in buffer.active_threads if not self._guilds.is_declared(thread)]
         spoken_in = [thread for thread in own if int(await _position(cursor, thread) or "0") >= int(first)]
         for thread in threads | dict.fromkeys(spoken_in):
             try:
@@ -190,7 +190,7 @@ class History:
         earliest = max(created_at(since), self._rest.time.now() - _LONGEST_SLEEP)
         sleepers = await self._sleeping(buffer.channel.id, earliest)
         if not sleepers.whole:
-            for known in buffer.threads:
+            for known in buffer.active_threads:
                 if not self._guilds.is_declared(known):
                     threads.setdefault(known, None)
         for thread in sleepers.threads:

@@ -1,7 +1,7 @@
-"""What the gateway says about the mirrored channels, kept in order until it is on disk. Synchronous but for `take`.
+"""The gateway's events about the mirrored channels, kept in order until they are on disk. Only `take` waits.
 
-A channel whose history has to be read first holds its live events back meanwhile. Memory is bounded: where there is
-no room left, new messages are let go, because the history has them, and the channel is marked to be read from there.
+While the history of a channel is read, its live events are held back. Memory is bounded: where there is no room left,
+new messages are dropped, because the history has them, and the channel is marked to be read from the history.
 """
 
 import asyncio
@@ -36,109 +36,101 @@ _FEATURES = {"MESSAGE_REACTION_ADD": "reaction", "TYPING_START": "typing"}
 
 @dataclass(frozen=True, slots=True)
 class GatewayEvent:
-    """One event. `channel` is where it happened, which may be a thread; `word` names a feature; `size` in memory."""
+    """One event about a message or a feature."""
 
     kind: Kind
+    # Where it happened: a channel, or a thread in it.
     channel: str
     data: Mapping[str, Json]
-    word: str = ""
+    # The name of the feature, for the kind "feature".
+    feature: str = ""
+    # Bytes in memory.
     size: int = field(default=0, compare=False)
 
 
 @dataclass(slots=True, eq=False)
 class ChannelBuffer:
-    """One mirrored channel. `behind`: its history is being read, live events wait in `held`.
-
-    `again`: something was missed since the reading began, so that it has to be read once more. `stuck`: reading
-    fails for now, which is no reason to call the whole side not ready. `threads`: those in which something was said,
-    the latest last, at most `MAX_ACTIVE_THREADS`.
-    """
+    """One mirrored channel, and the live events that it holds back."""
 
     address: ChannelAddress
     channel: ChannelRef
     access: ChannelAccess
+    # The history is being read; live events wait in `held`.
     behind: bool = True
-    again: bool = False
+    # Something was missed since the reading began, so the history has to be read once more.
+    read_again: bool = False
+    # The history cannot be read for now. This alone does not make the adapter count as not ready.
     stuck: bool = False
     held: deque[GatewayEvent] = field(default_factory=deque)
     held_size: int = 0
+    # Reads the history.
     task: asyncio.Task[None] | None = None
-    threads: list[str] = field(default_factory=list)
+    # The threads in which somebody wrote, the latest last.
+    active_threads: list[str] = field(default_factory=list)
 
-    def spoken_in(self, thread: str) -> None:
-        """Remember a thread in which something was said."""
-        if thread in self.threads:
-            self.threads.remove(thread)
-        self.threads = [*self.threads, thread][-MAX_ACTIVE_THREADS:]
+    def thread_is_active(self, thread: str) -> None:
+        """Remember that somebody wrote in a thread."""
+        if thread in self.active_threads:
+            self.active_threads.remove(thread)
+        self.active_threads = [*self.active_threads, thread][-MAX_ACTIVE_THREADS:]
 
 
+@dataclass(slots=True, kw_only=True)
 class ChannelBuffers:
-    """All mirrored channels, and the one queue of their live events.
+    """All mirrored channels, and the one queue of their live events."""
 
-    `parent_of`, `private_parent_of`: the channel of a thread that everybody may read, of one that not everybody may.
-    `queue_limit`, `held_limit`: events that wait at most, in the queue and per channel; `queue_size`, `held_size`: how
-    many bytes of them. `on_gap` is called when a channel that was up to date no longer is.
-    """
-
-    def __init__(
-        self,
-        *,
-        parent_of: Callable[[str], str | None],
-        private_parent_of: Callable[[str], str | None],
-        on_gap: Callable[[], None],
-        queue_limit: int = 10_000,
-        held_limit: int = 1_000,
-        queue_size: int = 32 << 20,
-        held_size: int = 4 << 20,
-    ) -> None:
-        self._parent_of = parent_of
-        self._private_parent_of = private_parent_of
-        self._on_gap = on_gap
-        self._queue_limit = queue_limit
-        self._held_limit = held_limit
-        self._queue_size = queue_size
-        self._held_size = held_size
-        self._queued_size = 0
-        self._buffers: dict[str, ChannelBuffer] = {}
-        self._queue: deque[tuple[ChannelBuffer, GatewayEvent]] = deque()
-        self._filled = asyncio.Event()
+    # The channel of a public thread.
+    parent_of: Callable[[str], str | None]
+    # The channel of a private thread, in which not everybody may read.
+    private_parent_of: Callable[[str], str | None]
+    # Called when a channel that was up to date no longer is.
+    on_gap: Callable[[], None]
+    # How many events the queue, and each channel, may hold, and how many bytes they may take.
+    queue_limit: int = 10_000
+    held_limit: int = 1_000
+    queue_size: int = 32 << 20
+    held_size: int = 4 << 20
+    _queued_size: int = field(init=False, default=0)
+    _buffers: dict[str, ChannelBuffer] = field(init=False, default_factory=dict)
+    _queue: deque[tuple[ChannelBuffer, GatewayEvent]] = field(init=False, default_factory=deque)
+    _filled: asyncio.Event = field(init=False, default_factory=asyncio.Event)
 
     def __iter__(self) -> Iterator[ChannelBuffer]:
         return iter(self._buffers.values())
 
     def get(self, channel: str) -> ChannelBuffer | None:
-        """The feed of a channel."""
+        """The buffer of a mirrored channel."""
         return self._buffers.get(channel)
 
     def webhook_home(self, channel: str) -> str:
-        """The channel whose webhooks post into `channel`: another one for a thread."""
+        """The channel whose webhooks post into `channel`: for a thread, its parent."""
         buffer = self._buffers.get(channel)
         return channel if buffer is None or buffer.access.parent is None else buffer.access.parent
 
     def thread(self, channel: str) -> str | None:
-        """`channel` itself where it is a thread, as requests through a webhook have to name it."""
+        """`channel` if it is a thread, which requests through a webhook have to name; otherwise None."""
         buffer = self._buffers.get(channel)
         return None if buffer is None or buffer.access.parent is None else channel
 
     def add(self, buffer: ChannelBuffer) -> None:
-        """Keep this channel's events from now on."""
+        """Keep the events of this channel from now on."""
         self._buffers[buffer.channel.id] = buffer
 
     def remove(self, buffer: ChannelBuffer) -> None:
-        """Keep no more; what waits is let go, since nobody takes it any more."""
+        """Keep no events of this channel any longer, and drop those that wait."""
         self._buffers.pop(buffer.channel.id, None)
         if buffer.task is not None:
             buffer.task.cancel()
 
     def hold_all(self) -> None:
-        """A new session: something may have been missed in every channel."""
+        """Hold back all live events: something may have been missed in every channel, so it is read first."""
         for buffer in self._buffers.values():
             buffer.behind = True
-            buffer.again = True
+            buffer.read_again = True
 
     def release(self, buffer: ChannelBuffer) -> bool:
-        """The history has been read. False if it has to be read again; else live events flow from now on."""
-        if buffer.again:
+        """Let the live events go, after the history has been read. False if it has to be read again first."""
+        if buffer.read_again:
             return False
         buffer.behind = buffer.stuck = False
         self._queue.extend((buffer, item) for item in buffer.held)
@@ -149,70 +141,70 @@ class ChannelBuffers:
             self._filled.set()
         return True
 
-    def offer(self, event: str, data: Mapping[str, Json]) -> None:
-        """Take an event of the gateway, if it is about a mirrored channel."""
-        kind = _KINDS.get(event)
+    def put(self, name: str, data: Mapping[str, Json]) -> None:
+        """Keep an event of the gateway if it is about a mirrored channel."""
+        kind = _KINDS.get(name)
         if kind is None:
             return
         channel = str(data["channel_id"])
-        buffer = self._buffers.get(channel) or self._buffers.get(self._parent_of(channel) or "")
+        buffer = self._buffers.get(channel) or self._buffers.get(self.parent_of(channel) or "")
         if buffer is None:
-            buffer = self._buffers.get(self._private_parent_of(channel) or "")
+            buffer = self._buffers.get(self.private_parent_of(channel) or "")
             if buffer is not None and kind == "create":
-                self._take_in(buffer, GatewayEvent("feature", channel, {}, "thread"))
+                self._put(buffer, GatewayEvent("feature", channel, {}, "thread"))
             return
-        for item in _events_of(kind, event, channel, data):
-            self._take_in(buffer, item)
+        for event in _events_of(kind, name, channel, data):
+            self._put(buffer, event)
 
     async def take(self, limit: int) -> list[tuple[ChannelBuffer, GatewayEvent]]:
-        """The oldest events, at least one; waits for it."""
+        """Remove and return the oldest events. Waits for the first one."""
         while not self._queue:
             self._filled.clear()
             await self._filled.wait()
         taken = [self._queue.popleft() for _ in range(min(limit, len(self._queue)))]
-        self._queued_size -= sum(item.size for _, item in taken)
-        return [(buffer, item) for buffer, item in taken if self._buffers.get(buffer.channel.id) is buffer]
+        self._queued_size -= sum(event.size for _, event in taken)
+        return [(buffer, event) for buffer, event in taken if self._buffers.get(buffer.channel.id) is buffer]
 
-    def _take_in(self, buffer: ChannelBuffer, item: GatewayEvent) -> None:
+    def _put(self, buffer: ChannelBuffer, event: GatewayEvent) -> None:
         if buffer.behind:
-            self._hold(buffer, item)
+            self._hold(buffer, event)
         else:
-            self._enqueue(buffer, item)
+            self._enqueue(buffer, event)
 
-    def _enqueue(self, buffer: ChannelBuffer, item: GatewayEvent) -> None:
-        if len(self._queue) < self._queue_limit and self._queued_size + item.size <= self._queue_size:
-            self._queue.append((buffer, item))
-            self._queued_size += item.size
+    def _enqueue(self, buffer: ChannelBuffer, event: GatewayEvent) -> None:
+        if len(self._queue) < self.queue_limit and self._queued_size + event.size <= self.queue_size:
+            self._queue.append((buffer, event))
+            self._queued_size += event.size
             self._filled.set()
-        elif item.kind != "feature":
+        elif event.kind != "feature":
             _log.warning("discord queue full", channel=buffer.channel.id)
             buffer.behind = True
-            self._hold(buffer, item)
-            buffer.again = True
-            self._on_gap()
+            self._hold(buffer, event)
+            buffer.read_again = True
+            self.on_gap()
 
-    def _hold(self, buffer: ChannelBuffer, item: GatewayEvent) -> None:
-        # What the history is going to say anyway need not be kept once something has been let go.
-        if item.kind == "feature" or (buffer.again and item.kind == "create"):
+    def _hold(self, buffer: ChannelBuffer, event: GatewayEvent) -> None:
+        # The history will be read again and has the new messages, so they need not be kept.
+        if event.kind == "feature" or (buffer.read_again and event.kind == "create"):
             return
-        if self._is_full(buffer, item):
-            buffer.again = True
+        if self._is_full(buffer, event):
+            buffer.read_again = True
             buffer.held = deque(kept for kept in buffer.held if kept.kind != "create")
             buffer.held_size = sum(kept.size for kept in buffer.held)
-            if item.kind == "create":
+            if event.kind == "create":
                 return
-        if self._is_full(buffer, item):
+        if self._is_full(buffer, event):
             _log.warning("discord too many changes held", channel=buffer.channel.id)
             return
-        buffer.held.append(item)
-        buffer.held_size += item.size
+        buffer.held.append(event)
+        buffer.held_size += event.size
 
-    def _is_full(self, buffer: ChannelBuffer, item: GatewayEvent) -> bool:
-        return len(buffer.held) >= self._held_limit or buffer.held_size + item.size > self._held_size
+    def _is_full(self, buffer: ChannelBuffer, event: GatewayEvent) -> bool:
+        return len(buffer.held) >= self.held_limit or buffer.held_size + event.size > self.held_size
 
 
-def _events_of(kind: Kind, event: str, channel: str, data: Mapping[str, Json]) -> Iterable[GatewayEvent]:
-    if event == "MESSAGE_DELETE_BULK":
+def _events_of(kind: Kind, name: str, channel: str, data: Mapping[str, Json]) -> Iterable[GatewayEvent]:
+    if name == "MESSAGE_DELETE_BULK":
         return [GatewayEvent("delete", channel, {"id": message, "channel_id": channel}) for message in data["ids"]]
     size = weight(data) if kind in {"create", "update"} else 0
-    return [GatewayEvent(kind, channel, data, _FEATURES.get(event, ""), size)]
+    return [GatewayEvent(kind, channel, data, _FEATURES.get(name, ""), size)]

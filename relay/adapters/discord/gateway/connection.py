@@ -21,7 +21,7 @@ from discord.gateway import DiscordWebSocket, ReconnectWebSocket
 
 from relay.adapters.discord.api.client import Json, RestClient, Route
 from relay.adapters.discord.api.errors import ApiError, Limited, Refused
-from relay.adapters.discord.gateway.payload_defaults import complete
+from relay.adapters.discord.gateway.payload_defaults import fill_in_defaults
 from relay.core.clock import Backoff
 from relay.core.ports import Clock
 from relay.domain.jsontext import loads
@@ -160,7 +160,7 @@ class _Client(discord.Client):
         self._check_sequence(event)
         try:
             if event not in RAW_EVENTS:
-                complete(event, data, str(self.user.id) if self.user is not None else "")
+                fill_in_defaults(event, data, str(self.user.id) if self.user is not None else "")
                 parser(data)
             match event:
                 case "READY":
@@ -195,7 +195,7 @@ class _Client(discord.Client):
             # The library reads JSON only from what calls itself just that, without a charset.
             me = json.loads(me)
         ready = {"user": dict(me)}
-        complete("READY", ready, str(me["id"]))
+        fill_in_defaults("READY", ready, str(me["id"]))
         self._connection.user = discord.ClientUser(state=self._connection, data=cast(Any, ready["user"]))
 
     async def before_identify_hook(self, shard_id: int | None, *, initial: bool = False) -> None:

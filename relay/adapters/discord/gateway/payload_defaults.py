@@ -1,7 +1,7 @@
-"""What discord.py insists on in a dispatch although nothing here needs it, put in where a server leaves it out.
+"""Fields that discord.py requires in a dispatch, filled in where a server leaves them out.
 
-It would fail on the whole guild, or the whole session, for one field. Discord itself sends all of them; other servers
-that speak its protocol need not. Pure but for filling in what it is given.
+For one missing field, discord.py would fail on a whole guild or session. Discord sends all of them; other servers that
+speak its protocol may not. Pure, but for changing the payload itself.
 """
 
 from collections.abc import Callable, Mapping, MutableMapping
@@ -16,15 +16,15 @@ _USER: dict[str, Json] = {"username": "", "discriminator": "0", "avatar": None}
 _CHANNEL: Mapping[str, Json] = {"type": 0, "name": "", "position": 0, "bitrate": 64_000, "user_limit": 0}
 _MEMBER: dict[str, Json] = {"roles": (), "flags": 0}
 _THREAD: Mapping[str, Json] = {"owner_id": "0", "name": "", "type": 11, "message_count": 0, "member_count": 0}
-_SLEEP: dict[str, Json] = {
+_THREAD_METADATA: dict[str, Json] = {
     "archived": False,
     "auto_archive_duration": 1440,
     "archive_timestamp": "2015-01-01T00:00:00+00:00",
 }
 
 
-def complete(event: str, data: Json, own_user: str) -> None:
-    """Fill in what is missing. `own_user`: the bot's ID."""
+def fill_in_defaults(event: str, data: Json, own_user: str) -> None:
+    """Fill in missing fields. `own_user` is the bot's ID."""
     if not isinstance(data, dict):
         return
     match event:
@@ -55,11 +55,11 @@ def _guild(data: Payload, own_user: str, *, whole: bool) -> None:
     _each(data, "threads", _thread)
     _each(data, "members", _member)
     _emojis(data)
-    # Nobody asks for a server's stickers: those of a message bring with them what is needed.
+    # Not needed: a message's stickers bring all that the relay needs.
     data.pop("stickers", None)
     if not whole:
         return
-    # Where nothing is said about permissions, the platform's own answers have to tell.
+    # Without roles nothing is known about permissions: allow everything, and let the platform's answers tell.
     if not data.get("roles"):
         data["roles"] = [{"id": data["id"], "name": "@everyone", "permissions": _ALL_PERMISSIONS}]
     if not any(str(member["user"]["id"]) == own_user for member in data["members"]):
@@ -68,7 +68,7 @@ def _guild(data: Payload, own_user: str, *, whole: bool) -> None:
 
 def _each(data: Payload, name: str, do: Callable[[Json], None]) -> None:
     listed = data.get(name)
-    # A list with `null` for nothing is common; so is no list at all.
+    # Some servers put `null` into a list, or leave the list out.
     data[name] = [item for item in listed if isinstance(item, dict)] if isinstance(listed, list) else []
     for item in data[name]:
         do(item)
@@ -92,7 +92,7 @@ def _channel(channel: Payload) -> None:
 
 def _thread(thread: Payload) -> None:
     _fill(thread, _THREAD)
-    thread["thread_metadata"] = _SLEEP | (thread.get("thread_metadata") or {})
+    thread["thread_metadata"] = _THREAD_METADATA | (thread.get("thread_metadata") or {})
 
 
 def _member(member: Payload) -> None:

@@ -176,12 +176,12 @@ class MessageSender:
 
     async def delete(self, target: MessageRef) -> None:
         """See `Adapter.delete`."""
-        self._cache.removing(target.id)
+        self._cache.mark_deleted_by_us(target.id)
         try:
             async with self._changing(target):
                 await self._awake(target, partial(self._delete, target))
         except (Permanent, ActionNeeded):
-            self._cache.not_removed(target.id)
+            self._cache.unmark_deleted_by_us(target.id)
             raise
         self._cache.forget(target.id)
 
@@ -305,7 +305,7 @@ class MessageSender:
         buffer = self._buffers.get(target.channel.id)
         if buffer is None:
             raise ActionNeeded(f"channel {target.channel.id} is not open")
-        return self._translator.seen(buffer, await self._ask_for(target))
+        return self._translator.cached(buffer, await self._ask_for(target))
 
     async def _ask_for(self, target: MessageRef) -> Json:
         return await self._rest.call(Route("GET", "/channels/{channel}/messages/{message}", _where(target)))

@@ -37,10 +37,10 @@ class Setting:
         return buffer
 
     def create(self, message: int, channel: str = "100") -> None:
-        self.buffers.offer("MESSAGE_CREATE", {"id": str(message), "channel_id": channel})
+        self.buffers.put("MESSAGE_CREATE", {"id": str(message), "channel_id": channel})
 
     def change(self, event: str, message: int) -> None:
-        self.buffers.offer(event, {"id": str(message), "channel_id": "100"})
+        self.buffers.put(event, {"id": str(message), "channel_id": "100"})
 
     async def taken(self) -> list[tuple[str, Any]]:
         return [(item.kind, item.data.get("id")) for _, item in await self.buffers.take(1000)]
@@ -73,14 +73,14 @@ async def test_what_is_held_back_is_bounded_by_bytes() -> None:
     for number in range(1, 100):
         setting.create(number)
     setting.change("MESSAGE_DELETE", 1)
-    assert setting.buffer.again
+    assert setting.buffer.read_again
     assert [item.kind for item in setting.buffer.held] == ["delete"]
 
 
 async def test_a_bulk_deletion_is_one_deletion_for_each() -> None:
     setting = Setting()
     setting.buffers.release(setting.buffer)
-    setting.buffers.offer("MESSAGE_DELETE_BULK", {"ids": ["1", "2"], "channel_id": "100"})
+    setting.buffers.put("MESSAGE_DELETE_BULK", {"ids": ["1", "2"], "channel_id": "100"})
     assert await setting.taken() == [("delete", "1"), ("delete", "2")]
 
 
@@ -104,7 +104,7 @@ async def test_too_much_held_back_is_read_from_the_history_instead() -> None:
     setting.change("MESSAGE_DELETE", 3)
     assert not setting.buffers.release(setting.buffer)
     # The history is read again from here on, and what comes now is not in it.
-    setting.buffer.again = False
+    setting.buffer.read_again = False
     setting.create(20)
     assert setting.buffers.release(setting.buffer)
     assert await setting.taken() == [("delete", "3"), ("create", "20")]
@@ -145,6 +145,6 @@ async def test_what_waits_of_a_channel_that_is_closed_is_let_go() -> None:
 async def test_features_are_named(event: str) -> None:
     setting = Setting()
     setting.buffers.release(setting.buffer)
-    setting.buffers.offer(event, {"channel_id": "100", "user_id": "7"})
+    setting.buffers.put(event, {"channel_id": "100", "user_id": "7"})
     [(_, item)] = await setting.buffers.take(10)
-    assert item.word == {"TYPING_START": "typing", "MESSAGE_REACTION_ADD": "reaction"}[event]
+    assert item.feature == {"TYPING_START": "typing", "MESSAGE_REACTION_ADD": "reaction"}[event]

@@ -22,7 +22,7 @@ class Words:
     """A translator that makes an event of every item."""
 
     async def batch(self, items: list[tuple[ChannelBuffer, GatewayEvent]]) -> EventBatch:
-        return EventBatch(tuple(FeatureUsed(CHANNEL, item.word) for _, item in items), (CURSOR,))
+        return EventBatch(tuple(FeatureUsed(CHANNEL, item.feature) for _, item in items), (CURSOR,))
 
 
 def pump(*words: str) -> EventPump:
