@@ -127,7 +127,7 @@ class Daemon:
                 save_session=partial(_write_note, store, "matrix session"),
                 clock=self._clock,
                 rng=self._rng,
-                catchup_limits=self._catchup_limit,
+                catchup_limit=self._catchup_limit,
                 files=files,
                 conversions=self._conversions,
             ),

@@ -267,8 +267,7 @@ async def matrix_side(
         save_session=kept.save,
         clock=SystemClock(),
         rng=random.Random(1),
-        catchup_limit=catchup_limit,
-        catchup_limits=catchup_limits,
+        catchup_limit=catchup_limits or (lambda _: catchup_limit),
         retry_interval=retry_interval,
         files=files,
     )

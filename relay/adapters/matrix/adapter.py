@@ -7,7 +7,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from functools import partial
 
-from relay.adapters.matrix.api.client import Api, Json
+from relay.adapters.matrix.api.client import Api
 from relay.adapters.matrix.api.session import LoadSession, MatrixSession, SaveSession
 from relay.adapters.matrix.inbound.events import convert, latest_edit
 from relay.adapters.matrix.markup import NameLookup
@@ -30,33 +30,29 @@ from relay.domain.capabilities import Capabilities
 from relay.domain.content import Author, Quotation
 from relay.domain.events import Event, MessageCreated, MessageEdited
 from relay.domain.ids import ChannelAddress, ChannelRef, MediaRef, MessageRef, Platform, UserRef
+from relay.domain.jsontext import Json
 from relay.domain.text.nodes import RichText
 from relay.domain.text.rewrite import weight
 from relay.errors import FatalError, Permanent, StoreError, TargetGone, ungrouped
 
 
 class MatrixAdapter:
-    """One account of the relay.
-
-    The access token comes before the password. With a password alone the account logs in once; what it then gets is
-    kept through `save_session` and given back by `load_session` (one string, a secret). `catchup_limit`: messages
-    per room that are still read after an absence; `catchup_limits`, where it is given, says it for each declared
-    address, asked anew each time. `retry_interval`: seconds before a room that could not be
-    entered is tried again; it doubles up to twenty times as much. `files`: those of the other side; without them they
-    cross as words. `conversions`: the thread that everybody shares; without it one of its own.
-    """
+    """One account of the relay, and the rooms that it is in."""
 
     def __init__(
         self,
         *,
         settings: MatrixSettings,
+        # Keep what a login with the password returns (one string, a secret) beyond the end of the process.
         load_session: LoadSession,
         save_session: SaveSession,
         clock: Clock,
         rng: random.Random,
-        catchup_limit: int = 5000,
-        catchup_limits: Callable[[ChannelAddress], int] | None = None,
+        # How many messages of a declared room are read after an absence; asked anew each time.
+        catchup_limit: Callable[[ChannelAddress], int],
+        # Seconds until a room that could not be entered is tried again; it doubles up to twenty times as much.
         retry_interval: float = 30.0,
+        # The files of the other side; without them files cross as text.
         files: Files | None = None,
         conversions: Conversions | None = None,
     ) -> None:
@@ -65,31 +61,37 @@ class MatrixAdapter:
         self._rng = rng
         self._inbox: RetryingInbox | None = None
         self._status = ConnectionStatus(detail="Not started.")
-        self._api = Api(settings.homeserver_url, settings.user_id, conversions)
-        session = MatrixSession(self._api, settings, load=load_session, save=save_session)
-        self._rooms = DeclaredRooms(
+        self._api = api = Api(settings.homeserver_url, settings.user_id, conversions)
+        self._rooms = rooms = DeclaredRooms(
             settings.user_id,
             backoff=partial(Backoff, rng, first=retry_interval, most=20 * retry_interval),
             now=clock.monotonic,
         )
 
         def limit(room_id: str) -> int:
-            room = self._rooms.find(room_id)
-            return catchup_limit if room is None or catchup_limits is None else catchup_limits(room.address)
+            room = rooms.find(room_id)
+            return 0 if room is None else catchup_limit(room.address)
 
-        self._joins = RoomJoiner(api=self._api, rooms=self._rooms, clock=clock, connected=self._status.caught_up)
+        self._joins = RoomJoiner(api=api, rooms=rooms, clock=clock, connected=self._status.caught_up)
         self._loop = SyncLoop(
-            api=self._api,
-            session=session,
-            rooms=self._rooms,
-            responses=ResponseHandler(self._api, self._rooms, Backfiller(self._api, limit), conversions),
+            api=api,
+            session=MatrixSession(api=api, settings=settings, load=load_session, save=save_session),
+            rooms=rooms,
+            responses=ResponseHandler(api, rooms, Backfiller(api, limit), conversions),
             status=self._status,
             clock=clock,
             rng=rng,
         )
-        self._members = MemberDirectory(self._api, clock, conversions)
-        self._media = MediaRepository(self._api, files, clock)
-        self._sender = MessageSender(self._api, self._rooms, self._media, clock, self._loop.interrupt, conversions)
+        self._members = MemberDirectory(api, clock, conversions)
+        self._media = MediaRepository(api, files, clock)
+        self._sender = MessageSender(
+            api=api,
+            rooms=rooms,
+            media=self._media,
+            clock=clock,
+            token_refused=self._loop.interrupt,
+            conversions=conversions,
+        )
 
     @property
     def platform(self) -> Platform:
@@ -131,11 +133,11 @@ class MatrixAdapter:
 
     def capabilities(self, channel: ChannelRef) -> Capabilities:
         """See `Adapter.capabilities`."""
-        limit = self._media.limit
+        limit = self._media.max_file_size
         return Capabilities(
             max_text_length=compose.MAX_TEXT_LENGTH,
             native_replies=True,
-            max_attachments=1 if self._media.carries else 0,
+            max_attachments=1 if self._media.has_source else 0,
             max_file_size=limit,
             max_request_size=limit,
         )
@@ -157,31 +159,32 @@ class MatrixAdapter:
         await self._sender.delete(target, key)
 
     async def quote(self, target: MessageRef) -> Quotation | None:
-        """See `Adapter.quote`. Replies are native here: for whoever wants to show a message elsewhere.
+        """See `Adapter.quote`. Replies are native on Matrix; this is for the other side.
 
-        What the relay is not shown (it may be older than its membership) others may well see: there is the link.
+        A message that the homeserver does not show to us (it may be older than our membership) is quoted by its link
+        alone: others may see it.
         """
         try:
-            said = await self._said(target)
+            message = await self._current(target)
         except (TargetGone, Permanent):
             return Quotation("a message", RichText(), compose.permalink(target))
-        if said is None:
+        if message is None:
             return None
-        text = said.content.text
-        if not text and said.content.attachments:
-            first = said.content.attachments[0]
+        text = message.content.text
+        if not text and message.content.attachments:
+            first = message.content.attachments[0]
             text = RichText.plain(f"[{first.kind}] {first.name}")
-        return Quotation(said.author.name, text, compose.permalink(target), is_self=said.author.is_self)
+        return Quotation(message.author.name, text, compose.permalink(target), is_self=message.author.is_self)
 
     async def latest(self, ref: MessageRef) -> MessageCreated | None:
         """See `LatestReader`."""
         try:
-            return await self._said(ref)
+            return await self._current(ref)
         except (TargetGone, Permanent):
             return None
 
-    async def _said(self, ref: MessageRef) -> MessageCreated | None:
-        """What a message says now. A homeserver adds the last edit that stands to the event itself.
+    async def _current(self, ref: MessageRef) -> MessageCreated | None:
+        """A message as it is now. The homeserver adds the latest edit to the event itself.
 
         https://spec.matrix.org/latest/client-server-api/#server-side-aggregation-of-mreplace-relationships
         """
@@ -190,12 +193,12 @@ class MatrixAdapter:
             return None
         await self._sender.load_member(ref.channel.id, str(event.get("sender")))
         state, names = self._rooms.state(ref.channel.id), self._rooms.names()
-        said = await self._converted(event, state, names)
+        message = await self._converted(event, state, names)
         edit = latest_edit(event)
         edited = None if edit is None else await self._converted(edit, state, names)
-        if isinstance(said, MessageCreated) and isinstance(edited, MessageEdited):
-            said = replace(said, content=edited.content, edited_at=edited.edited_at)
-        return said if isinstance(said, MessageCreated) else None
+        if isinstance(message, MessageCreated) and isinstance(edited, MessageEdited):
+            message = replace(message, content=edited.content, edited_at=edited.edited_at)
+        return message if isinstance(message, MessageCreated) else None
 
     async def _converted(self, event: Json, state: RoomState, names: NameLookup) -> Event | None:
         size = weight(event.get("content"))
@@ -213,7 +216,7 @@ class MatrixAdapter:
 
     async def people(self, channel: ChannelRef, names: frozenset[str]) -> Mapping[str, UserRef]:
         """See `Adapter.people`."""
-        return await self._members.named(channel.id, names)
+        return await self._members.find(channel.id, names)
 
     async def mark_failed(self, source: MessageRef, reason: str) -> bool:
         """See `Adapter.mark_failed`. The reason is not shown: a reaction has no room for it."""
@@ -228,4 +231,4 @@ class MatrixAdapter:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._joins.run(inbox), name="matrix rooms")
                 group.create_task(self._loop.run(inbox), name="matrix sync loop")
-                group.create_task(self._media.keep_limit(), name="matrix upload limit")
+                group.create_task(self._media.keep_max_file_size(), name="matrix upload limit")

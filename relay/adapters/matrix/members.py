@@ -1,28 +1,28 @@
-"""Who of a room goes by a name: asked of the homeserver, and remembered for a while."""
+"""The members of a room by name: asked of the homeserver, and remembered for a while."""
 
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 
 import structlog
 
-from relay.adapters.matrix.api.client import Api, Json, Refused, TooLong, Unreachable
+from relay.adapters.matrix.api.client import Api, Refused, TooLong, Unreachable
 from relay.core.convert.references import folded
 from relay.core.offload import Conversions
 from relay.core.ports import Clock
 from relay.domain.ids import Platform, UserRef
+from relay.domain.jsontext import Json, as_dict
 
 _log = structlog.get_logger(__name__)
 
 _REMEMBERED_SECONDS = 300.0
-# After a failure, and how long a look-up may hold up a message.
-_FAILURE_SECONDS = 60.0
-_PATIENCE_SECONDS = 10.0
-_REMEMBERED_ROOMS = 16
-_REMEMBERED_NAMES = 60_000  # In all rooms together.
-# Some 20,000 members, which keep the thread for conversions busy for a fifth of a second; in larger rooms nobody is
-# called by a name that was typed. That is asked anew after an hour.
-_LONGEST_LIST = 2 * 1024 * 1024
-_TOO_LONG_SECONDS = 3600.0
+_REMEMBERED_AFTER_FAILURE = 60.0
+_REQUEST_TIMEOUT = 10.0  # A message waits for the answer.
+_MOST_ROOMS = 16
+_MOST_NAMES = 60_000  # In all rooms together.
+# Some 20,000 members, which keep the thread for conversions busy for a fifth of a second. In larger rooms typed names
+# mention nobody; whether a room has become smaller is asked again after an hour.
+_MOST_BYTES = 2 * 1024 * 1024
+_REMEMBERED_AS_TOO_LARGE = 3600.0
 
 
 class MemberDirectory:
@@ -32,12 +32,13 @@ class MemberDirectory:
         self._api = api
         self._clock = clock
         self._conversions = conversions
+        # For each room: until when it is remembered, and its members by folded name.
         self._rooms: OrderedDict[str, tuple[float, Mapping[str, UserRef]]] = OrderedDict()
 
-    async def named(self, room_id: str, names: Iterable[str]) -> Mapping[str, UserRef]:
-        """Those of `names` that exactly one other member of the room has.
+    async def find(self, room_id: str, names: Iterable[str]) -> Mapping[str, UserRef]:
+        """The members whom `names` mean, as far as exactly one other member has that name.
 
-        As display name, as user ID, or as local part of it where nobody there is shown under that name.
+        A name is a display name or a user ID, or the local part of a user ID if it is nobody's display name.
         """
         members = await self._members(room_id)
         return {wanted: members[wanted] for name in names if (wanted := folded(name)) in members}
@@ -50,44 +51,42 @@ class MemberDirectory:
         members: Mapping[str, UserRef] = {}
         try:
             path = ("rooms", room_id, "joined_members")
-            answer = await self._api.call("GET", *path, timeout=_PATIENCE_SECONDS, most=_LONGEST_LIST)
+            answer = await self._api.call("GET", *path, timeout=_REQUEST_TIMEOUT, most=_MOST_BYTES)
         except TooLong:
             _log.info("room too large for names that are typed", room=room_id)
-            seconds = _TOO_LONG_SECONDS
+            seconds = _REMEMBERED_AS_TOO_LARGE
         except (Refused, Unreachable) as error:
             _log.info("members not listed", room=room_id, reason=str(error))
-            seconds = _FAILURE_SECONDS
+            seconds = _REMEMBERED_AFTER_FAILURE
         else:
             members = await self._conversions.run(_size(answer), unique_names, answer, self._api.user_id)
         self._rooms[room_id] = (self._clock.monotonic() + seconds, members)
         self._rooms.move_to_end(room_id)
-        while len(self._rooms) > _REMEMBERED_ROOMS or self._held > _REMEMBERED_NAMES:
+        while len(self._rooms) > _MOST_ROOMS or self._names_held > _MOST_NAMES:
             self._rooms.popitem(last=False)
         return members
 
     @property
-    def _held(self) -> int:
+    def _names_held(self) -> int:
         return sum(len(members) for _, members in self._rooms.values())
 
 
 def _size(answer: Json) -> int:
-    joined = answer.get("joined")
-    return 256 * len(joined) if isinstance(joined, dict) else 0
+    return 256 * len(as_dict(answer.get("joined")))
 
 
 def unique_names(answer: Json, me: str) -> Mapping[str, UserRef]:
-    """The members that a `joined_members` answer lists, by the names that nobody else there has. Pure."""
-    joined = answer.get("joined")
+    """The members in an answer to `joined_members`, by each folded name that only one of them has. Pure."""
     users: dict[str, set[str]] = {}
     local_parts: dict[str, set[str]] = {}
-    for user_id, profile in joined.items() if isinstance(joined, dict) else ():
+    for user_id, profile in as_dict(answer.get("joined")).items():
         if user_id == me:
             continue
         shown = profile.get("display_name") if isinstance(profile, dict) else None
         local_part = user_id[1:].partition(":")[0]
         local_parts.setdefault(folded(local_part), set()).add(user_id)
         name = shown if isinstance(shown, str) and shown.strip() else local_part
-        for called in {folded(name), folded(user_id), folded(user_id[1:])}:
-            users.setdefault(called, set()).add(user_id)
+        for known_as in {folded(name), folded(user_id), folded(user_id[1:])}:
+            users.setdefault(known_as, set()).add(user_id)
     users = local_parts | users
     return {name: UserRef(Platform.MATRIX, min(found)) for name, found in users.items() if len(found) == 1}

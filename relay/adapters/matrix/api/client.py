@@ -1,8 +1,8 @@
-"""Requests to the homeserver: nio carries them, this module looks at every answer.
+"""Requests to the homeserver: nio sends them, and this module reads every answer.
 
-nio's own wrappers parse answers into objects that lose what they do not know, keep a model of each room that costs
-half a second for ten thousand members, save the sync token before anything was handled, and retry for ever. So
-only its transport is used, and answers stay JSON. Nothing is retried here: callers know what may be.
+nio's own methods parse answers into objects that lose the fields they do not know, keep a model of each room that
+costs half a second for ten thousand members, save the sync token before anything was handled, and retry for ever. So
+only its transport is used, and answers stay JSON. Nothing is retried here: the callers know what may be.
 """
 
 import json
@@ -19,30 +19,29 @@ from yarl import URL
 from relay.adapters.matrix.api.redirects import ForbiddenAddress, RedirectClient
 from relay.core.clock import retry_after_seconds
 from relay.core.offload import Conversions
-from relay.domain.jsontext import loads
-
-Json = dict[str, Any]
+from relay.domain.jsontext import Json, as_dict, as_string, loads
 
 CLIENT = "/_matrix/client/v3/"
 REQUEST_TIMEOUT = 30.0
 CHUNK = 256 * 1024
-_SILENCE = 30.0  # Seconds without a byte after which a download counts as broken off.
-_SLOWEST = 64 * 1024  # Bytes a second that an upload makes at least.
-_LONGEST_ERROR = 64 * 1024
-_PLAIN = {"Accept-Encoding": "identity"}  # Compressed, the length of a file would not be known.
+_READ_TIMEOUT = 30.0  # Seconds without a byte after which a download has failed.
+_MIN_UPLOAD_RATE = 64 * 1024  # In bytes per second: slower uploads time out.
+_MOST_ERROR_BYTES = 64 * 1024
+_UNCOMPRESSED = {"Accept-Encoding": "identity"}  # The length of a compressed file would not be known.
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _MOST_REDIRECTS = 3
 _GONE = frozenset({404, 410})
 _EVENT_LEVELS = 6
-"""Where events stand in the answer to a sync: rooms, join, the room, timeline, events, the event."""
+"""How deep an event is in a sync response: rooms, join, the room, timeline, events, the event."""
 _MOST_HOLDERS = 2_000
-"""Lists and objects in one event. A message has ten; a list of who has read in a large room has a thousand."""
+"""Lists and objects in one event. A message has ten; the read receipts of a large room have a thousand."""
 
 
 class Refused(Exception):
-    """The homeserver answered with an error. `code` is its `errcode`; `retry_after` in seconds.
+    """The homeserver answered with an error.
 
-    Only 413, 429 and 5xx come without a code: whatever stands in front of a homeserver means the same by them.
+    `code` is its `errcode`, `retry_after` is in seconds. The code is "" only for 413, 429 and 5xx: these mean the same
+    when they come from a proxy in front of the homeserver.
     """
 
     def __init__(self, status: int, code: str, reason: str, retry_after: float | None = None) -> None:
@@ -56,9 +55,9 @@ class Refused(Exception):
 
 
 class Unreachable(Exception):
-    """No answer, or none that a homeserver gives. `sent`: the request may have been carried out all the same.
+    """No answer, or not a homeserver's.
 
-    `answered`: there was one, to this very request.
+    `sent`: the request may have been carried out all the same. `answered`: this request did get an answer.
     """
 
     def __init__(self, reason: str, *, sent: bool, answered: bool = False) -> None:
@@ -76,15 +75,16 @@ class TooLong(Unreachable):
 
 @dataclass(frozen=True, slots=True)
 class Download:
-    """A file that is being answered. `size` in bytes, None where it is not announced."""
+    """A file on its way from the homeserver."""
 
+    # In bytes; None: not known yet.
     size: int | None
     content_type: str
     chunks: AsyncIterator[bytes]
 
 
 class _Transport(AsyncClient):
-    """nio's, which would follow redirects: with what was said, to wherever whoever runs the homeserver likes."""
+    """nio's transport, but without redirects: they would take our token and messages to any address."""
 
     @client_session  # type: ignore[untyped-decorator]
     async def send(
@@ -153,14 +153,14 @@ class Api:
         root: str = CLIENT,
         most: int | None = None,
     ) -> Json:
-        """One request; the segments of `path` stand behind `root`, not yet percent-encoded.
+        """One request. The segments of `path` follow `root`; they are percent-encoded here.
 
-        Raises `Refused` or `Unreachable`; `TooLong` for an answer of more than `most` bytes. `timeout` in seconds, over
-        all.
+        `timeout`: for the whole request, in seconds. Raises `Refused` or `Unreachable`; `TooLong` if the answer has
+        more than `most` bytes.
         """
         data = None if body is None else json.dumps(body, ensure_ascii=False, separators=(",", ":"))
         headers = {"Content-Type": "application/json"}
-        with self._translated(timeout):
+        with self._translated_errors(timeout):
             response = await self._client.send(
                 method, _address(root, path, query), data, self._authorised(headers), None, timeout
             )
@@ -179,10 +179,10 @@ class Api:
         size: int,
         content_type: str,
     ) -> Json:
-        """POST `size` bytes as they come. Raises `Refused` or `Unreachable`."""
+        """POST `size` bytes, as they arrive. Raises `Refused` or `Unreachable`."""
         timeout = _transfer_timeout(size)
         headers = {"Content-Type": content_type, "Content-Length": str(size)}
-        with self._translated(timeout.total or 0.0):
+        with self._translated_errors(timeout.total or 0.0):
             response = await self._client.send(
                 "POST",
                 _address(root, path, query),
@@ -197,10 +197,10 @@ class Api:
 
     @asynccontextmanager
     async def download(self, *path: str, query: Mapping[str, str], root: str) -> AsyncIterator[Download]:
-        """GET a file. Raises `Refused` or `Unreachable`, the latter also while its chunks are read."""
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=10.0, sock_read=_SILENCE)
-        headers = self._authorised(_PLAIN)
-        with self._translated(_SILENCE):
+        """GET a file. Raises `Refused` or `Unreachable`, and `Unreachable` also while its chunks are read."""
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=10.0, sock_read=_READ_TIMEOUT)
+        headers = self._authorised(_UNCOMPRESSED)
+        with self._translated_errors(_READ_TIMEOUT):
             response = await self._client.send(
                 "GET",
                 _address(root, path, query),
@@ -210,10 +210,10 @@ class Api:
                 timeout,
             )
         async with AsyncExitStack() as stack:
-            response = await stack.enter_async_context(await self._followed(response, timeout))
+            response = await stack.enter_async_context(await self._follow_redirects(response, timeout))
             if response.status != 200:
-                with self._translated(_SILENCE):
-                    raw = await response.content.read(_LONGEST_ERROR)
+                with self._translated_errors(_READ_TIMEOUT):
+                    raw = await response.content.read(_MOST_ERROR_BYTES)
                 parse_response(response.status, response.headers.get("Retry-After"), raw)
             plain = "Content-Encoding" not in response.headers
             yield Download(
@@ -222,10 +222,10 @@ class Api:
                 self._chunks(response),
             )
 
-    async def _followed(
+    async def _follow_redirects(
         self, response: aiohttp.ClientResponse, timeout: aiohttp.ClientTimeout
     ) -> aiohttp.ClientResponse:
-        """`response`, or what stands where it leads to: asked for without our token, and only where that is safe."""
+        """`response`, or the file that it redirects to: asked for without our token, and only where that is safe."""
         redirects = 0
         while response.status in _REDIRECTS and redirects < _MOST_REDIRECTS:
             response.release()
@@ -233,11 +233,11 @@ class Api:
             try:
                 url = response.url.join(URL(response.headers.get("Location", "")))
                 get = self._client.read if url.origin() == URL(self.homeserver_url).origin() else self._redirects.get
-                response = await get(url, headers=_PLAIN, timeout=timeout)
+                response = await get(url, headers=_UNCOMPRESSED, timeout=timeout)
             except (ValueError, ForbiddenAddress):
                 break
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
-                # Not "not sent": the homeserver itself is not away.
+                # `sent`, because the homeserver itself can be reached.
                 raise Unreachable(f"where it is kept is out of reach ({_cause(error)})", sent=True) from error
         if response.status in _REDIRECTS:
             response.release()
@@ -250,7 +250,7 @@ class Api:
         return response
 
     async def _chunks(self, response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
-        with self._translated(_SILENCE):
+        with self._translated_errors(_READ_TIMEOUT):
             async for chunk in response.content.iter_chunked(CHUNK):
                 yield chunk
 
@@ -258,7 +258,7 @@ class Api:
         return headers | {"Authorization": f"Bearer {self._token}"} if self._token else headers
 
     @contextmanager
-    def _translated(self, timeout: float) -> Iterator[None]:
+    def _translated_errors(self, timeout: float) -> Iterator[None]:
         here = f"the homeserver at {self.homeserver_url}"
         try:
             yield
@@ -282,18 +282,18 @@ async def _read(response: aiohttp.ClientResponse, most: int) -> bytes:
 
 def _address(root: str, path: tuple[str, ...], query: Mapping[str, str | list[str]] | None) -> str:
     if "." in path or ".." in path:
-        # Percent-encoding does not help: URLs are normalised on the way, and this would be another place.
+        # Percent-encoding does not help: URLs are normalised on the way, and this would be another path.
         raise ValueError("not a segment of a path")
     url = root + "/".join(quote(segment, safe="") for segment in path)
     return f"{url}?{urlencode(query, doseq=True)}" if query else url
 
 
 def _transfer_timeout(size: int) -> aiohttp.ClientTimeout:
-    return aiohttp.ClientTimeout(total=REQUEST_TIMEOUT + size / _SLOWEST, sock_connect=10.0)
+    return aiohttp.ClientTimeout(total=REQUEST_TIMEOUT + size / _MIN_UPLOAD_RATE, sock_connect=10.0)
 
 
 def parse_response(status: int, retry_after: str | None, raw: bytes) -> Json:
-    """The answer as JSON. Raises `Refused` where a homeserver says no, `Unreachable` where none has spoken. Pure."""
+    """The answer as JSON. Raises `Refused` if a homeserver refuses, `Unreachable` if it is no homeserver's. Pure."""
     try:
         answer = loads(raw, levels=_EVENT_LEVELS, most=_MOST_HOLDERS)
     except ValueError:
@@ -302,31 +302,26 @@ def parse_response(status: int, retry_after: str | None, raw: bytes) -> Json:
         return answer
     if status == 200:
         raise Unreachable("what answers there does not speak Matrix", sent=True, answered=True)
-    told: Json = answer if isinstance(answer, dict) else {}
-    code = told.get("errcode")
-    if (not isinstance(code, str) or not code) and status < 500 and status not in {413, 429}:
-        # A proxy's page, while the homeserver behind it is restarted: it says nothing about what was asked.
-        words = f"what answers there does not speak Matrix (status {status})"
+    error = as_dict(answer)
+    code = as_string(error.get("errcode"))
+    if not code and status < 500 and status not in {413, 429}:
+        # For example a proxy's page, while the homeserver behind it restarts: it says nothing about the request.
+        reason = f"what answers there does not speak Matrix (status {status})"
         if 300 <= status < 400:
-            words += "; it leads elsewhere: set matrix.homeserver_url to where"
-        raise Unreachable(words, sent=True, answered=True)
-    raise Refused(
-        status,
-        code if isinstance(code, str) else "",
-        str(told.get("error", ""))[:300],
-        _patience(status, retry_after, told),
-    )
+            reason += "; it redirects: set matrix.homeserver_url to the new address"
+        raise Unreachable(reason, sent=True, answered=True)
+    raise Refused(status, code, str(error.get("error", ""))[:300], _retry_after(status, retry_after, error))
 
 
-def _patience(status: int, header: str | None, told: Json) -> float | None:
-    """Seconds to wait. `retry_after_ms` is deprecated for the header, but most servers still send only that."""
-    wait = retry_after_seconds(told.get("retry_after_ms"), unit=0.001)
+def _retry_after(status: int, header: str | None, error: Json) -> float | None:
+    """Seconds to wait. The header replaces the deprecated `retry_after_ms`, but most servers still send only that."""
+    wait = retry_after_seconds(error.get("retry_after_ms"), unit=0.001)
     if wait is None:
         wait = retry_after_seconds(header)
     return 5.0 if wait is None and status == 429 else wait
 
 
 def _cause(error: Exception) -> str:
-    # The request's headers, and so the token, are in the `repr` of some of aiohttp's errors: never print that.
+    # Never the `repr`: for some of aiohttp's errors it shows the headers of the request, and so the token.
     cause = getattr(error, "os_error", None)
     return str(cause.strerror or cause) if isinstance(cause, OSError) else type(error).__name__

@@ -1,8 +1,8 @@
-"""Files that the homeserver keeps somewhere else: it may answer a download with the address of another server.
+"""Files that the homeserver keeps on another server: it may answer a download with a redirect to it.
 
 https://spec.matrix.org/latest/client-server-api/#get_matrixclientv1mediadownloadservernamemediaid (307, 308).
-Whoever runs the homeserver could make the relay read from the network that it runs in, and what it reads ends up in a
-room. So nothing is fetched from there but over HTTPS from public addresses, and never with the access token.
+With a redirect, whoever runs the homeserver could make the relay read from its own private network and copy that into
+a room. So redirects are followed only over HTTPS and to public addresses, and never with the access token.
 """
 
 import ipaddress
@@ -18,15 +18,15 @@ _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 
 
 class ForbiddenAddress(Exception):
-    """No place to fetch a file from."""
+    """The relay does not fetch files from this address."""
 
 
 class _PrivateAddress(OSError):
-    """A name that leads into a private network."""
+    """A host name whose addresses are all private."""
 
 
 class RedirectClient:
-    """Other servers than the homeserver."""
+    """Fetches from servers other than the homeserver."""
 
     def __init__(self) -> None:
         self._session: aiohttp.ClientSession | None = None
@@ -43,7 +43,7 @@ class RedirectClient:
         try:
             return await self._session.get(url, headers=headers, timeout=timeout, allow_redirects=False)
         except aiohttp.InvalidURL:
-            raise ForbiddenAddress from None  # an IP address in a form that is hard to tell
+            raise ForbiddenAddress from None  # for example an IP address in an unusual form
         except aiohttp.ClientConnectorError as error:
             if isinstance(error.os_error, _PrivateAddress):
                 raise ForbiddenAddress from None
@@ -56,29 +56,29 @@ class RedirectClient:
 
 
 def _is_allowed(url: URL) -> bool:
-    """Whether an address is worth looking up. Pure."""
+    """Whether the URL may be fetched, as far as it says itself. Pure."""
     if url.scheme != "https" or not url.host or url.user is not None or url.password is not None:
         return False
     try:
-        # The resolver is not asked about these.
+        # An IP address is not resolved, so `_PublicResolver` does not see it.
         return is_public(url.host)
     except ValueError:
         return True
 
 
 def is_public(address: str) -> bool:
-    """Whether an IP address is one of the internet's. Raises `ValueError` for what is none. Pure."""
+    """Whether an IP address is public. Raises `ValueError` if it is no IP address. Pure."""
     ip = ipaddress.ip_address(address)
     if isinstance(ip, ipaddress.IPv6Address):
-        within = ip.ipv4_mapped or ip.sixtofour
+        embedded = ip.ipv4_mapped or ip.sixtofour
         if ip in _NAT64:
-            within = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
-        ip = within or ip
+            embedded = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
+        ip = embedded or ip
     return ip.is_global and not ip.is_multicast
 
 
 class _PublicResolver(AbstractResolver):
-    """Tells of public addresses only: what a name leads to is looked at when it is connected to, not before."""
+    """Returns public addresses only. The check is made when connecting: before that, the name could still change."""
 
     def __init__(self) -> None:
         self._resolver = DefaultResolver()

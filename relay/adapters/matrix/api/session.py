@@ -1,8 +1,8 @@
-"""Who the relay is on the homeserver: a token from the operator, or one that a password got once and that is kept."""
+"""The login: with the operator's access token, or with a password once, after which the token is kept in the store."""
 
 import json
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 import structlog
 
@@ -20,7 +20,7 @@ _TOKEN_REFUSED = frozenset({"M_UNKNOWN_TOKEN", "M_MISSING_TOKEN", "M_USER_DEACTI
 
 @dataclass(frozen=True, slots=True)
 class StoredSession:
-    """What outlives the process. The device matters as much as the token: transaction IDs count within it."""
+    """What is kept in the store. With the device as well: transaction IDs are known per device."""
 
     homeserver_url: str
     user_id: str
@@ -31,105 +31,98 @@ class StoredSession:
         return f"StoredSession({self.user_id}, device {self.device_id})"
 
 
+@dataclass(slots=True, kw_only=True, repr=False)
 class MatrixSession:
-    """Logs in, and again where that is possible. A token of the operator's comes before the password."""
+    """Logs in, and again when that becomes necessary. The operator's token is used before the password."""
 
-    def __init__(
-        self,
-        api: Api,
-        settings: MatrixSettings,
-        *,
-        load: LoadSession,
-        save: SaveSession,
-    ) -> None:
-        self._api = api
-        self._token = settings.access_token
-        self._password = settings.password
-        self._load = load
-        self._save = save
-        self._unsaved: StoredSession | None = None
+    api: Api
+    settings: MatrixSettings
+    load: LoadSession
+    save: SaveSession
+    # From a login that is not in the store yet.
+    _unsaved: StoredSession | None = field(init=False, default=None)
 
     def __repr__(self) -> str:
-        return f"MatrixSession({self._api.user_id})"
+        return f"MatrixSession({self.api.user_id})"
 
     async def establish(self) -> None:
-        """Make the API speak for the account.
+        """Give the API a valid token.
 
-        Raises `FatalError` where the token or password is refused or belongs to somebody else; `Refused`,
-        `Unreachable` and `StoreUnavailable` where another try is worth it.
+        Raises `FatalError` if the token or password is refused or belongs to another account; `Refused`,
+        `Unreachable` and `StoreUnavailable` if it is worth trying again.
         """
-        if self._token is not None:
-            self._api.use_token(self._token.get_secret_value())
+        if self.settings.access_token is not None:
+            self.api.use_token(self.settings.access_token.get_secret_value())
             await self._check("matrix.access_token", "make a new one and put it into matrix.access_token")
             return
         if self._unsaved is None:
-            kept = await self._kept()
-            if kept is not None and await self._still_good(kept):
+            stored = await self._stored()
+            if stored is not None and await self._is_valid(stored):
                 return
-            self._unsaved = await self._log_in(kept.device_id if kept else None)
-        await self._save(json.dumps(asdict(self._unsaved)))
+            self._unsaved = await self._log_in(stored.device_id if stored else None)
+        await self.save(json.dumps(asdict(self._unsaved)))
         self._unsaved = None
 
     async def _check(self, what: str, remedy: str) -> None:
         try:
-            answer = await self._api.call("GET", "account", "whoami")
+            answer = await self.api.call("GET", "account", "whoami")
         except Refused as refused:
             if is_token_refusal(refused):
                 raise FatalError(f"the homeserver refuses {what} ({refused.code})", remedy) from refused
             raise
-        if answer.get("user_id") != self._api.user_id:
+        if answer.get("user_id") != self.api.user_id:
             raise FatalError(
-                f"{what} belongs to {answer.get('user_id')}, not to {self._api.user_id}",
+                f"{what} belongs to {answer.get('user_id')}, not to {self.api.user_id}",
                 "correct matrix.user_id or the token",
             )
 
-    async def _still_good(self, kept: StoredSession) -> bool:
-        self._api.use_token(kept.access_token)
+    async def _is_valid(self, stored: StoredSession) -> bool:
+        self.api.use_token(stored.access_token)
         try:
             await self._check("the kept token", "")
         except FatalError as refused:
-            self._api.use_token("")
+            self.api.use_token("")
             _log.warning("the kept token is refused, logging in again", reason=refused.reason)
             return False
         return True
 
-    async def _kept(self) -> StoredSession | None:
+    async def _stored(self) -> StoredSession | None:
         try:
-            found = StoredSession(**json.loads(await self._load() or "null"))
+            found = StoredSession(**json.loads(await self.load() or "null"))
         except (TypeError, ValueError, RecursionError):
             return None
-        same = (found.homeserver_url, found.user_id) == (self._api.homeserver_url, self._api.user_id)
+        same = (found.homeserver_url, found.user_id) == (self.api.homeserver_url, self.api.user_id)
         return found if same else None
 
     async def _log_in(self, device_id: str | None) -> StoredSession:
-        if self._password is None:
+        password = self.settings.password
+        if password is None:
             raise FatalError("there is neither a token nor a password", "set matrix.access_token or matrix.password")
         body = {
             "type": "m.login.password",
-            "identifier": {"type": "m.id.user", "user": self._api.user_id},
-            "password": self._password.get_secret_value(),
+            "identifier": {"type": "m.id.user", "user": self.api.user_id},
+            "password": password.get_secret_value(),
             "initial_device_display_name": "relay",
         }
-        # The same device again: what was sent under a transaction ID before is then still recognised.
+        # The same device again: the homeserver then still knows the transaction IDs of what was sent before.
         body |= {"device_id": device_id} if device_id else {}
         try:
-            answer = await self._api.call("POST", "login", body=body)
+            answer = await self.api.call("POST", "login", body=body)
         except Refused as refused:
             if refused.status in {400, 401, 403}:
                 raise FatalError(
-                    f"the homeserver refuses the password of {self._api.user_id} ({refused.code or refused.status})",
+                    f"the homeserver refuses the password of {self.api.user_id} ({refused.code or refused.status})",
                     "correct matrix.user_id and matrix.password, or set matrix.access_token instead",
                 ) from refused
             raise
-        if answer.get("user_id") != self._api.user_id:
-            raise FatalError(f"the login is {answer.get('user_id')}, not {self._api.user_id}", "correct matrix.user_id")
-        self._api.use_token(str(answer["access_token"]))
-        _log.info("logged in", user=self._api.user_id, device=answer.get("device_id"))
-        return StoredSession(
-            self._api.homeserver_url, self._api.user_id, str(answer["access_token"]), str(answer["device_id"])
-        )
+        if answer.get("user_id") != self.api.user_id:
+            raise FatalError(f"the login is {answer.get('user_id')}, not {self.api.user_id}", "correct matrix.user_id")
+        token, device = str(answer["access_token"]), str(answer["device_id"])
+        self.api.use_token(token)
+        _log.info("logged in", user=self.api.user_id, device=device)
+        return StoredSession(self.api.homeserver_url, self.api.user_id, token, device)
 
 
 def is_token_refusal(refused: Refused) -> bool:
-    """Whether the answer means that the access token is not good (any more)."""
+    """Whether the answer means that the access token is not valid (any more)."""
     return refused.code in _TOKEN_REFUSED

@@ -124,7 +124,7 @@ def _message(event: Json, content: Json, state: RoomState, names: NameLookup, me
     channel = ChannelRef(Platform.MATRIX, state.room_id)
     ref = MessageRef(channel, as_string(event.get("event_id")))
     author = _author(as_string(event.get("sender")), content, state, me)
-    at = moment(event.get("origin_server_ts"))
+    at = timestamp(event.get("origin_server_ts"))
     relation = _relation(content)
     related = as_string(relation.get("rel_type"))
     target = _target(relation)
@@ -206,7 +206,7 @@ def _author(user_id: str, content: Json, state: RoomState, me: str) -> Author:
     )
 
 
-def moment(milliseconds: Any) -> datetime:
+def timestamp(milliseconds: Any) -> datetime:
     """A time stamp of an event. Any server can write any number there; what is no time is the epoch."""
     try:
         return datetime.fromtimestamp(milliseconds / 1000, UTC)

@@ -1,13 +1,12 @@
-"""What a delivery looks like as the content of an event. Pure.
+"""The content of the event that a delivery makes. Pure.
 
-Every message says explicitly whom it mentions, so that no name in it notifies anybody by accident
+Every message says explicitly whom it mentions, so that a name in the text notifies nobody by accident
 (https://spec.matrix.org/latest/client-server-api/#user-and-room-mentions).
 """
 
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 from relay.adapters.matrix import identity
 from relay.adapters.matrix.identifiers import matrix_to_link
@@ -15,98 +14,100 @@ from relay.adapters.matrix.markup import Rendered, Resolver, render
 from relay.core.ports import Delivery
 from relay.domain.content import Attachment, Author, MediaKind
 from relay.domain.ids import ChannelRef, MediaRef, MessageRef, Platform, UserRef
+from relay.domain.jsontext import Json
 from relay.domain.text.nodes import RichText, Subtext, Text
-
-Json = dict[str, Any]
 
 _HTML = "org.matrix.custom.html"
 _SPOILER = "page.codeberg.everypizza.msc4193.spoiler"
 _VOICE = "org.matrix.msc3245.voice"
 _AUDIO = "org.matrix.msc1767.audio"
-# Our own: which attachment of the original a message carries, so that an edit can tell.
+# Our own key: the ID of the original's attachment. An edit compares it with the attachment that it has.
 _FILE = "relay.attachment"
 _FILE_KEYS = (_FILE, "filename", "url", "info", _SPOILER, _VOICE, _AUDIO)
 _MSGTYPES: dict[MediaKind, str] = {
     "image": "m.image",
-    # Not `m.sticker`: it has no room for the author's name, which many clients show only as a part of the text.
+    # Not `m.sticker`: that has no place for the author's name, which many clients show only as a part of the text.
     "sticker": "m.image",
     "video": "m.video",
     "audio": "m.audio",
     "voice": "m.audio",
     "file": "m.file",
 }
-_SHOWN: tuple[MediaKind, ...] = ("image", "video", "audio")
-_NO_PICTURES: Mapping[MediaRef, MediaRef] = {}
+_BY_CONTENT_TYPE: tuple[MediaKind, ...] = ("image", "video", "audio")
 
 MAX_TEXT_LENGTH = 28_000
-"""In bytes of both bodies as JSON. An event may have 65,536 in all, and an edit says everything twice; the rest is for
-the envelope that servers put around the content."""
+"""In bytes of both bodies as JSON. An event may have 65,536 bytes, and an edit holds both bodies twice. The rest is for
+what servers add to the content."""
 
-# With the description of a file.
-_MOST_DESCRIBED = 29_000
-# A description that is shorter than that fits everywhere.
-_CUT_DESCRIPTION = 100
+_MAX_WITH_DESCRIPTION = 29_000  # For the text and a file's description together.
+_SHORT_DESCRIPTION = 100  # In characters: a shorter description always fits.
 
 
 @dataclass(frozen=True, slots=True)
 class Thumbnail:
-    """A picture out of a video, as large as that, as this homeserver has it. `size` in bytes."""
+    """An image for a video, as large as the video, on this homeserver."""
 
+    # An `mxc://` URI.
     uri: str
     content_type: str
+    # In bytes.
     size: int
 
 
 @dataclass(frozen=True, slots=True)
 class UploadedFile:
-    """A file as this homeserver has it: `uri` is its `mxc://` address, `size` in bytes, None where nobody knows."""
+    """A file on this homeserver."""
 
     attachment: Attachment
+    # An `mxc://` URI.
     uri: str
     name: str
     content_type: str
+    # In bytes; None: unknown.
     size: int | None
-    still: Thumbnail | None = None
+    thumbnail: Thumbnail | None = None
 
 
-Pictures = Mapping[MediaRef, MediaRef]
-"""Where pictures of the other side stand on this homeserver."""
+ImageCopies = Mapping[MediaRef, MediaRef]
+"""Where images of the other side are on this homeserver."""
+
+_NO_IMAGES: ImageCopies = {}
 
 
-def compose(delivery: Delivery, uploaded: UploadedFile | None = None, pictures: Pictures = _NO_PICTURES) -> Json:
-    """The content of the message that a delivery makes; `uploaded` is the file of one that has any."""
-    content = _said(delivery, pictures)
+def compose(delivery: Delivery, uploaded: UploadedFile | None = None, images: ImageCopies = _NO_IMAGES) -> Json:
+    """The content of the message that a delivery makes; `uploaded` is its file, if it has one."""
+    content = _text_content(delivery, images)
     if uploaded is not None:
         content |= _file(uploaded)
-        # With nobody's name in front and nothing said, the name of the file is all there is to say.
+        # Without an author and a text, the body is the name of the file.
         content["body"] = content["body"] or uploaded.name
     relation = _relation(delivery)
     return content | {"m.relates_to": relation} if relation else content
 
 
-def file_content(delivery: Delivery, standing: Json) -> Json | None:
-    """What of a standing message's content makes the file in it, for saying something else beside it.
+def file_content(delivery: Delivery, current: Json) -> Json | None:
+    """The part of a message's `current` content that is about its file, which an edit of the text keeps.
 
-    Empty for a message without one; None where it is not the file that the delivery is about.
+    Empty for a message without a file; None if its file is not the one of the delivery.
     """
     wanted = delivery.content.attachments[0].id if delivery.content.attachments else None
-    if standing.get(_FILE) != wanted:
+    if current.get(_FILE) != wanted:
         return None
-    return {} if wanted is None else {key: standing[key] for key in (*_FILE_KEYS, "msgtype") if key in standing}
+    return {} if wanted is None else {key: current[key] for key in (*_FILE_KEYS, "msgtype") if key in current}
 
 
 def fingerprint(content: Json) -> Json:
-    """By what an earlier try of the same delivery is recognised, wherever its file has been uploaded to."""
+    """What is the same in every attempt of a delivery. Not the address of the file: it may be uploaded again."""
     return {key: content.get(key) for key in ("body", "formatted_body", _FILE)}
 
 
 def edit_content(target: MessageRef, content: Json) -> Json:
-    """The content of the event that makes `target` say `content`; its relations stay as they were."""
+    """The content of the event that changes `target` to `content`; the relations of `target` stay as they are."""
     new = {key: value for key, value in content.items() if key != "m.relates_to"}
     fallback = {"body": f"* {new['body']}"}
     if "formatted_body" in new:
         fallback["formatted_body"] = f"* {new['formatted_body']}"
-    # Who was mentioned before is not to be notified again.
+    # Without mentions: the original has notified people already.
     return (
         new
         | fallback
@@ -119,19 +120,19 @@ def edit_content(target: MessageRef, content: Json) -> Json:
 
 
 def measure(text: RichText, author: Author | None) -> int:
-    """Bytes of both bodies and of whom they mention as JSON, with what is put in front of them for the author."""
+    """Bytes of both bodies and of the mentions as JSON, with the author's name in front."""
     rendered = _rendered(text, author, _MEASURED)
     mentions = sum(map(_bytes, rendered.mentions)) + 2 * len(rendered.mentions)
     return _bytes(rendered.body) + _bytes(rendered.formatted_body or "") + mentions
 
 
-def _said(delivery: Delivery, pictures: Pictures) -> Json:
+def _text_content(delivery: Delivery, images: ImageCopies) -> Json:
     author = delivery.author
     text = delivery.content.text
     for attachment in delivery.content.attachments:
         if attachment.alt:
             text = _described(text, " ".join(attachment.alt.split()), author)
-    rendered = _rendered(text, author, _resolver(lambda source: _on_matrix(source, pictures)))
+    rendered = _rendered(text, author, _resolver(lambda source: _on_matrix(source, images)))
     content: Json = {"msgtype": _msgtype(delivery), "body": rendered.body}
     if rendered.formatted_body is not None:
         content |= {"format": _HTML, "formatted_body": rendered.formatted_body}
@@ -148,28 +149,28 @@ def _said(delivery: Delivery, pictures: Pictures) -> Json:
     return content | {"m.mentions": mentions | ({"room": True} if rendered.room else {})}
 
 
-def _described(text: RichText, words: str, author: Author | None) -> RichText:
-    """`text` with the description of a file below it, cut to what is left of the event."""
+def _described(text: RichText, description: str, author: Author | None) -> RichText:
+    """`text` with the description of a file below it, cut to what fits into the event."""
     while True:
-        described = RichText((*text.blocks, Subtext((Text(words),))))
-        if len(words) < _CUT_DESCRIPTION or measure(described, author) <= _MOST_DESCRIBED:
+        described = RichText((*text.blocks, Subtext((Text(description),))))
+        if len(description) < _SHORT_DESCRIPTION or measure(described, author) <= _MAX_WITH_DESCRIPTION:
             return described
-        words = words[: len(words) * 3 // 4].rstrip("…") + "…"
+        description = description[: len(description) * 3 // 4].rstrip("…") + "…"
 
 
 def _file(uploaded: UploadedFile) -> Json:
-    """What makes a message one with a file (https://spec.matrix.org/latest/client-server-api/#mroommessage-msgtypes)."""
+    """The part of the content that is about the file (https://spec.matrix.org/latest/client-server-api/#mroommessage-msgtypes)."""
     attachment = uploaded.attachment
     info: Json = {"mimetype": uploaded.content_type} | ({} if uploaded.size is None else {"size": uploaded.size})
     kind = _kind(attachment.kind, uploaded.content_type)
-    measures = {key: size for key, size in (("w", attachment.width), ("h", attachment.height)) if size}
+    dimensions = {key: size for key, size in (("w", attachment.width), ("h", attachment.height)) if size}
     if kind in {"image", "video", "sticker"}:
-        info |= measures
-    if (still := uploaded.still) is not None:
-        info["thumbnail_url"] = still.uri
-        info["thumbnail_info"] = {"mimetype": still.content_type, "size": still.size} | measures
+        info |= dimensions
+    if (thumbnail := uploaded.thumbnail) is not None:
+        info["thumbnail_url"] = thumbnail.uri
+        info["thumbnail_info"] = {"mimetype": thumbnail.content_type, "size": thumbnail.size} | dimensions
     if attachment.animated:
-        # Stable since version 1.18 of the specification; older clients know the other.
+        # The first is stable since version 1.18 of the specification; older clients know only the second.
         info |= {"is_animated": True, "org.matrix.msc4230.is_animated": True}
     milliseconds = None if attachment.duration is None else round(attachment.duration * 1000)
     if milliseconds is not None and kind in {"audio", "voice", "video"}:
@@ -191,32 +192,32 @@ def _file(uploaded: UploadedFile) -> Json:
     return content
 
 
-def _kind(told: MediaKind, content_type: str) -> MediaKind:
-    """What a file is shown as: what it is, where its name or its sender's client said another thing."""
-    if told not in {"image", "video", "audio"}:
-        return told
+def _kind(announced: MediaKind, content_type: str) -> MediaKind:
+    """As what a file is shown: what it really is, even if its name or the sender's client said something else."""
+    if announced not in {"image", "video", "audio"}:
+        return announced
     major = content_type.partition("/")[0]
-    return next((kind for kind in _SHOWN if kind == major), "file")
+    return next((kind for kind in _BY_CONTENT_TYPE if kind == major), "file")
 
 
 def _rendered(text: RichText, author: Author | None, resolver: Resolver) -> Rendered:
     rendered = render(text, resolver=resolver)
     body, formatted = rendered.body, rendered.formatted_body
     if author is not None:
-        # Where the words need no HTML, the name still does.
+        # Even if the text needs no HTML, the name does.
         body = identity.plain_fallback(author) + body
-        formatted = _in_front(identity.html_fallback(author), rendered.html)
+        formatted = _with_prefix(identity.html_fallback(author), rendered.html)
     return replace(rendered, body=_clean(body), formatted_body=None if formatted is None else _clean(formatted))
 
 
-def _in_front(fallback: str, formatted: str) -> str:
-    """The name in the first paragraph's line, where there is one, rather than above it."""
+def _with_prefix(fallback: str, formatted: str) -> str:
+    """`formatted` with the name in front; if it begins with a paragraph, inside that, so that both are on one line."""
     return f"<p>{fallback}{formatted[3:]}" if formatted.startswith("<p>") else fallback + formatted
 
 
 def _msgtype(delivery: Delivery) -> str:
-    # Bots do not answer notices (https://spec.matrix.org/latest/client-server-api/#mnotice): what the relay says
-    # itself, and what bots of the other side say, must not start a conversation between machines.
+    # Bots do not answer notices (https://spec.matrix.org/latest/client-server-api/#mnotice). So a message of the relay
+    # itself, or of a bot of the other side, starts no endless conversation between bots.
     author = delivery.author
     if author is None or author.is_bot or delivery.content.style == "notice":
         return "m.notice"
@@ -238,21 +239,20 @@ def _relation(delivery: Delivery) -> Json:
     return {}
 
 
-def _ours(ref: ChannelRef | UserRef) -> str | None:
+def _matrix_id(ref: ChannelRef | UserRef) -> str | None:
     return ref.id if ref.platform is Platform.MATRIX else None
 
 
-def _on_matrix(source: MediaRef, pictures: Pictures) -> str | None:
-    found = source if source.platform is Platform.MATRIX else pictures.get(source)
+def _on_matrix(source: MediaRef, images: ImageCopies) -> str | None:
+    found = source if source.platform is Platform.MATRIX else images.get(source)
     return None if found is None else found.locator
 
 
 def _resolver(media: Callable[[MediaRef], str | None]) -> Resolver:
-    # What is still a broadcast here is one that its author may make and that the pair allows: `core.degrade` sees to
-    # it.
+    # Only broadcasts that the author may make and that the pair allows get here: `core/convert` turns others into text.
     return Resolver(
-        user=lambda node: _ours(node.user),
-        channel=lambda node: None if (room := _ours(node.channel)) is None else _room_link(room),
+        user=lambda node: _matrix_id(node.user),
+        channel=lambda node: None if (room := _matrix_id(node.channel)) is None else _room_link(room),
         message=lambda node: permalink(node.message) if node.message.platform is Platform.MATRIX else None,
         emoji=lambda node: media(node.source),
         image=lambda node: media(node.source),
@@ -260,7 +260,7 @@ def _resolver(media: Callable[[MediaRef], str | None]) -> Resolver:
     )
 
 
-# Each picture counts as one that has been uploaded: where it will stand is not known yet.
+# To measure, every image counts as uploaded: where it will be is not known yet.
 _MEASURED = _resolver(
     lambda source: source.locator if source.platform is Platform.MATRIX else "mxc://" + "x/" + "x" * 64
 )
@@ -276,13 +276,13 @@ def _room_link(room_id: str) -> str:
 
 
 def _servers(room_id: str) -> tuple[str, ...]:
-    """The server that surely knows a room. IDs name none from room version 12 on; aliases find it by themselves."""
+    """The server in a room's ID, which knows the room; from room version 12 on there is none. An alias needs none."""
     server = room_id.partition(":")[2]
     return (server,) if server and room_id.startswith("!") else ()
 
 
 def _clean(text: str) -> str:
-    """Without what no homeserver stores: lone surrogates and the null character."""
+    """`text` without what no homeserver stores: lone surrogates and the null character."""
     return text.replace("\0", "").encode("utf-8", "replace").decode()
 
 

@@ -1,10 +1,10 @@
-"""Deliveries to requests, and what the homeserver says against them to errors of ours: here and nowhere else."""
+"""Deliveries become requests, and the homeserver's errors the core's (`delivery_error`): here and nowhere else."""
 
 import copy
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 import structlog
@@ -12,10 +12,10 @@ import structlog
 from relay.adapters.matrix.api.client import Api, Refused, Unreachable
 from relay.adapters.matrix.api.session import is_token_refusal
 from relay.adapters.matrix.identifiers import is_event_id
-from relay.adapters.matrix.inbound.events import moment
+from relay.adapters.matrix.inbound.events import timestamp
 from relay.adapters.matrix.media import MediaRepository
 from relay.adapters.matrix.outbound.compose import (
-    Pictures,
+    ImageCopies,
     UploadedFile,
     compose,
     edit_content,
@@ -27,7 +27,7 @@ from relay.core.last_sent import LastSent
 from relay.core.offload import Conversions
 from relay.core.ports import Clock, Delivery
 from relay.domain.ids import ChannelRef, MessageRef
-from relay.domain.jsontext import Json, as_list
+from relay.domain.jsontext import Json, as_dict, as_list
 from relay.domain.text.nodes import CustomEmoji
 from relay.domain.text.rewrite import walk, weight
 from relay.errors import ActionNeeded, CopyNotEditable, DeliveryError, Permanent, RateLimited, TargetGone, Transient
@@ -36,90 +36,86 @@ _log = structlog.get_logger(__name__)
 
 _FAILED = "❌"
 # Synapse remembers a transaction ID for a day.
-_REMEMBERED = timedelta(hours=20)
+_TRANSACTION_ID_REMEMBERED = timedelta(hours=20)
 _PAGES_SEARCHED = 20
-_CLOCKS_DIFFER = timedelta(hours=1)
+_CLOCK_SKEW = timedelta(hours=1)
 _LONGEST_AGE = 10**15  # In milliseconds.
 
 
+@dataclass(slots=True, kw_only=True)
 class MessageSender:
-    """Sends, edits and redacts. Safe to repeat: the transaction ID is the delivery's key, with an edit's words."""
+    """Sends, edits and redacts messages.
 
-    def __init__(
-        self,
-        api: Api,
-        rooms: DeclaredRooms,
-        media: MediaRepository,
-        clock: Clock,
-        token_refused: Callable[[], None],
-        conversions: Conversions,
-    ) -> None:
-        self._conversions = conversions
-        self._api = api
-        self._media = media
-        self._rooms = rooms
-        self._clock = clock
-        self._token_refused = token_refused
-        self._last_sent = LastSent()
+    All of it can be repeated: the transaction ID is the delivery's key, and for an edit a hash of its content as well.
+    """
+
+    api: Api
+    rooms: DeclaredRooms
+    media: MediaRepository
+    clock: Clock
+    # Called when the homeserver refuses the access token.
+    token_refused: Callable[[], None]
+    conversions: Conversions
+    _last_sent: LastSent = field(init=False, default_factory=LastSent)
 
     async def send(self, delivery: Delivery) -> MessageRef:
         """See `Adapter.send`."""
-        room_id = self._writable(delivery.channel)
-        delivery, pictures = await self._illustrated(delivery)
-        content = await self._composed(delivery, None, pictures)
-        if delivery.suspect and (found := await self._earlier_try(delivery, content)) is not None:
+        room_id = self._check_sendable(delivery.channel)
+        delivery, images = await self._with_images(delivery)
+        content = await self._compose(delivery, None, images)
+        if delivery.suspect and (found := await self._find_earlier_attempt(delivery, content)) is not None:
             return MessageRef(delivery.channel, found)
         if delivery.suspect and delivery.last_try:
             raise Permanent("the homeserver fails at it every time, while it takes other messages")
         if delivery.content.attachments:
-            uploaded = await self._media.upload(delivery.content.attachments[0], delivery.key, delivery.sender)
-            content = await self._composed(delivery, uploaded, pictures)
+            uploaded = await self.media.upload(delivery.content.attachments[0], delivery.key, delivery.sender)
+            content = await self._compose(delivery, uploaded, images)
         try:
             event_id = await self._put(room_id, content, delivery.key)
         except TargetGone:
             if delivery.thread is not None or delivery.reply_to is None:
                 raise
-            # What it answers is not known here: the words matter more.
+            # The homeserver does not know the message that this one replies to. The text matters more than the reply.
             content.pop("m.relates_to", None)
             event_id = await self._put(room_id, content, delivery.key)
         if not delivery.suspect:
-            # Where an earlier try was carried out, the answer names its event, which may say something else.
-            self._last_sent.put(event_id, _said(content))
+            # After an earlier attempt, `event_id` may be that attempt's event, with other content.
+            self._last_sent.put(event_id, _serialised(content))
         return MessageRef(delivery.channel, event_id)
 
     async def edit(self, target: MessageRef, delivery: Delivery) -> None:
         """See `Adapter.edit`. The room may be one that was declared before, or has been replaced."""
-        room_id = await self._changeable(delivery.channel)
-        # A homeserver takes an edit of a redacted message without a word, and keeps its text.
+        room_id = await self._check_editable(delivery.channel)
+        # Asked first, because a homeserver accepts an edit of a redacted message, and keeps the new text.
         event = await self.event(target)
         if event is None:
             raise TargetGone(f"{target.id} is not there any more")
-        if event.get("sender") != self._api.user_id:
-            # Homeservers take an edit of somebody else's message without a word, and nobody is shown it.
+        if event.get("sender") != self.api.user_id:
+            # Homeservers accept an edit of somebody else's message, but no client shows it.
             raise CopyNotEditable("another account of the relay posted it")
         file = file_content(delivery, event["content"])
         if file is None:
             raise CopyNotEditable("it stands with another file, which no edit can change")
-        delivery, pictures = await self._illustrated(delivery)
-        content = await self._composed(delivery, None, pictures) | file
+        delivery, images = await self._with_images(delivery)
+        content = await self._compose(delivery, None, images) | file
         content["body"] = content["body"] or content.get("filename", "")
-        said = _said(content)
-        if self._last_sent.says(target.id, said):
+        serialised = _serialised(content)
+        if self._last_sent.says(target.id, serialised):
             return
         self._last_sent.forget(target.id)
-        # Under the transaction ID of an earlier try, which may have said something else, nothing would change.
-        key = f"{delivery.key}.{hashlib.sha256(said.encode()).hexdigest()[:20]}"
+        # An earlier attempt may have had other content. With its transaction ID, nothing would change.
+        key = f"{delivery.key}.{hashlib.sha256(serialised.encode()).hexdigest()[:20]}"
         await self._put(room_id, edit_content(target, content), key)
-        self._last_sent.put(target.id, said)
+        self._last_sent.put(target.id, serialised)
 
     async def delete(self, target: MessageRef, key: str) -> None:
         """See `Adapter.delete`."""
         await self._call("PUT", "rooms", target.channel.id, "redact", target.id, key, body={})
 
     async def mark_failed(self, source: MessageRef) -> bool:
-        """React to a message that did not cross. False where we may not."""
-        state = self._rooms.state(source.channel.id)
-        if self._rooms.send_blocker(source.channel.id) or not state.may_send(self._api.user_id, "m.reaction"):
+        """React to a message that was not copied. False if we may not react."""
+        state = self.rooms.state(source.channel.id)
+        if self.rooms.send_blocker(source.channel.id) or not state.may_send(self.api.user_id, "m.reaction"):
             return False
         relation = {"rel_type": "m.annotation", "event_id": source.id, "key": _FAILED}
         key = "f" + hashlib.sha256(source.id.encode()).hexdigest()[:20]
@@ -131,15 +127,14 @@ class MessageSender:
         return True
 
     async def event(self, ref: MessageRef) -> Json | None:
-        """An event; None if it is redacted. Raises `TargetGone` where it is unknown, or hidden: nobody tells which."""
+        """An event; None if it is redacted. Raises `TargetGone` if it is unknown or hidden: the answer is the same."""
         event = await self._call("GET", "rooms", ref.channel.id, "event", ref.id)
-        unsigned = event.get("unsigned")
-        redacted = isinstance(unsigned, dict) and "redacted_because" in unsigned
+        redacted = "redacted_because" in as_dict(event.get("unsigned"))
         return None if redacted or not event.get("content") else event
 
     async def load_member(self, room_id: str, user_id: str) -> None:
-        """Learn the name of a member of whom nothing has been heard since the start. It is not worth waiting for."""
-        state = self._rooms.state(room_id)
+        """Learn the name of a member who has not written since the start; not worth a second attempt."""
+        state = self.rooms.state(room_id)
         if state.knows_member(user_id):
             return
         try:
@@ -149,27 +144,27 @@ class MessageSender:
         else:
             state.apply({"type": "m.room.member", "state_key": user_id, "content": content})
 
-    async def _composed(self, delivery: Delivery, uploaded: UploadedFile | None, pictures: Pictures) -> Json:
-        return await self._conversions.run(weight(delivery.content), compose, delivery, uploaded, pictures)
+    async def _compose(self, delivery: Delivery, uploaded: UploadedFile | None, images: ImageCopies) -> Json:
+        return await self.conversions.run(weight(delivery.content), compose, delivery, uploaded, images)
 
-    async def _illustrated(self, delivery: Delivery) -> tuple[Delivery, Pictures]:
-        """The delivery with its author's avatar, and where the emoji in it stand."""
+    async def _with_images(self, delivery: Delivery) -> tuple[Delivery, ImageCopies]:
+        """The delivery with its author's avatar, and where the emoji in it are; both on this homeserver."""
         sources = [node.source for node in walk(delivery.content.text.blocks) if isinstance(node, CustomEmoji)]
-        pictures = await self._media.pictures(sources)
+        images = await self.media.copies(sources)
         if delivery.author is not None:
-            delivery = replace(delivery, author=await self._media.author(delivery.author))
-        return delivery, pictures
+            delivery = replace(delivery, author=await self.media.with_avatar(delivery.author))
+        return delivery, images
 
-    def _writable(self, channel: ChannelRef) -> str:
-        # Asked before each send: into an encrypted room not a word may go in clear.
-        problem = self._rooms.send_blocker(channel.id)
+    def _check_sendable(self, channel: ChannelRef) -> str:
+        """The ID of the room. Raises `ActionNeeded` if we cannot send there: never unencrypted to an encrypted room."""
+        problem = self.rooms.send_blocker(channel.id)
         if problem is not None:
             raise ActionNeeded(problem.rstrip("."))
         return channel.id
 
-    async def _changeable(self, channel: ChannelRef) -> str:
-        if self._rooms.find(channel.id) is not None:
-            return self._writable(channel)
+    async def _check_editable(self, channel: ChannelRef) -> str:
+        if self.rooms.find(channel.id) is not None:
+            return self._check_sendable(channel)
         try:
             await self._call("GET", "rooms", channel.id, "state", "m.room.encryption", "")
         except TargetGone:
@@ -183,28 +178,28 @@ class MessageSender:
             raise Transient("the homeserver did not say which event it made", ambiguous=True, failed=True)
         return event_id
 
-    async def _earlier_try(self, delivery: Delivery, content: Json) -> str | None:
-        """The event that an earlier try made, where the homeserver may have forgotten its transaction ID."""
+    async def _find_earlier_attempt(self, delivery: Delivery, content: Json) -> str | None:
+        """The event that an earlier attempt made, if the homeserver may have forgotten its transaction ID."""
         if delivery.queued_at is None:
             return None
-        now = self._clock.now()
-        if timedelta() <= now - delivery.queued_at < _REMEMBERED and not delivery.last_try:
-            return None  # a clock that was set back says nothing
+        now = self.clock.now()
+        if timedelta() <= now - delivery.queued_at < _TRANSACTION_ID_REMEMBERED and not delivery.last_try:
+            return None  # It knows the ID. (Only a positive age counts: the clock may have been set back.)
         wanted = fingerprint(content)
-        ours = json.dumps({"senders": [self._api.user_id], "types": ["m.room.message"]})
-        query: dict[str, str | list[str]] = {"dir": "b", "limit": "100", "filter": ours}
+        own = json.dumps({"senders": [self.api.user_id], "types": ["m.room.message"]})
+        query: dict[str, str | list[str]] = {"dir": "b", "limit": "100", "filter": own}
         for _ in range(_PAGES_SEARCHED):
             page = await self._call("GET", "rooms", delivery.channel.id, "messages", query=query)
             for event in as_list(page.get("chunk")):
                 if delivery.after is not None and event.get("event_id") == delivery.after.id:
                     return None
-                said = event.get("content") or {}
-                if fingerprint(said) == wanted and "m.new_content" not in said:
+                found_content = event.get("content") or {}
+                if fingerprint(found_content) == wanted and "m.new_content" not in found_content:
                     found = MessageRef(delivery.channel, str(event["event_id"]))
                     if not await delivery.on_record(found):
                         _log.info("adopted an earlier try", event_id=found.id)
                         return found.id
-                if delivery.after is None and _age(event, now) > now - delivery.queued_at + _CLOCKS_DIFFER:
+                if delivery.after is None and _age(event, now) > now - delivery.queued_at + _CLOCK_SKEW:
                     return None
             if not page.get("end"):
                 return None
@@ -219,63 +214,62 @@ class MessageSender:
         query: dict[str, str | list[str]] | None = None,
     ) -> Json:
         try:
-            return await self._api.call(method, *path, body=body, query=query)
+            return await self.api.call(method, *path, body=body, query=query)
         except Unreachable as error:
             raise Transient(str(error), ambiguous=error.sent, failed=error.answered) from error
         except Refused as refused:
             if is_token_refusal(refused):
-                self._token_refused()
+                self.token_refused()
             if refused.code == "M_FORBIDDEN" and path[0] == "rooms":
                 raise await self._forbidden(path[1], refused) from refused
-            raise translate(refused, self._api.user_id) from refused
+            raise delivery_error(refused, self.api.user_id) from refused
 
     async def _forbidden(self, room_id: str, refused: Refused) -> DeliveryError:
-        """Whether it is us who may not write in the room, or only this (a spam checker, a policy server)."""
-        problem = self._rooms.send_blocker(room_id)
+        """Whether we may not write in the room, or only this message is forbidden (a spam checker, a policy server)."""
+        problem = self.rooms.send_blocker(room_id)
         if problem is not None:
             return ActionNeeded(problem.rstrip("."))
-        me = self._api.user_id
-        state = copy.copy(self._rooms.state(room_id))
+        me = self.api.user_id
+        state = copy.copy(self.rooms.state(room_id))
         try:
-            # What the last sync told may be a moment old.
+            # Asked again, because our state of the room may be a moment old.
             member = await self._state_event(room_id, "m.room.member", me)
             power = await self._state_event(room_id, "m.room.power_levels", "")
         except Unreachable as error:
             return Transient(str(error), failed=error.answered)
         except Refused as unknown:
-            return translate(unknown, me)
+            return delivery_error(unknown, me)
         state.apply({"type": "m.room.power_levels", "state_key": "", "content": power})
         if member.get("membership") != "join" or not state.may_send(me):
-            return translate(refused, me)
-        # Our own messages can be redacted as a rule; where the room forbids that, it must not hold up what follows.
+            return delivery_error(refused, me)
+        # Usually we may redact our own messages. If the room forbids that, what follows must not wait for it.
         return Permanent(f"the homeserver forbids it ({refused.reason or refused.code})")
 
     async def _state_event(self, room_id: str, kind: str, key: str) -> Json:
-        """The content of an event of the room's state; empty where there is none."""
+        """The content of a state event; empty if the room has none of that kind."""
         try:
-            return await self._api.call("GET", "rooms", room_id, "state", kind, key)
+            return await self.api.call("GET", "rooms", room_id, "state", kind, key)
         except Refused as refused:
             if refused.code != "M_NOT_FOUND":
                 raise
             return {}
 
 
-def _said(content: Json) -> str:
-    """What a message says, wherever it stands."""
+def _serialised(content: Json) -> str:
+    """The content of a message without its relations, to compare it with another one."""
     return json.dumps({key: value for key, value in content.items() if key != "m.relates_to"}, sort_keys=True)
 
 
 def _age(event: Json, now: datetime) -> timedelta:
-    """How old an event is by the homeserver's clock; by ours where it does not say."""
-    unsigned = event.get("unsigned")
-    age = unsigned.get("age") if isinstance(unsigned, dict) else None
+    """How old an event is, as the homeserver says; else by its time stamp and our clock."""
+    age = as_dict(event.get("unsigned")).get("age")
     if isinstance(age, int) and not isinstance(age, bool) and abs(age) < _LONGEST_AGE:
         return timedelta(milliseconds=age)
-    return now - moment(event.get("origin_server_ts"))
+    return now - timestamp(event.get("origin_server_ts"))
 
 
-def translate(refused: Refused, me: str) -> DeliveryError:
-    """An error of the homeserver as one of ours (https://spec.matrix.org/latest/client-server-api/#standard-error-response)."""
+def delivery_error(refused: Refused, me: str) -> DeliveryError:
+    """The homeserver's error as one of the core's (https://spec.matrix.org/latest/client-server-api/#standard-error-response)."""
     reason = refused.reason or refused.code or f"status {refused.status}"
     if refused.status == 429:
         return RateLimited("the homeserver asks for patience", retry_after=refused.retry_after)
@@ -287,10 +281,10 @@ def translate(refused: Refused, me: str) -> DeliveryError:
         )
     if refused.status == 403:
         return ActionNeeded(f"the homeserver forbids it ({reason}): let {me} into the room and allow it to write there")
-    # What Synapse says of a relation to an event that it does not have, with no code of its own.
+    # "unknown event": Synapse's text for a relation to an event that it does not have; it has no code for that.
     if refused.code == "M_NOT_FOUND" or "unknown event" in reason.lower():
         return TargetGone(reason)
     if refused.code == "M_UNRECOGNIZED":
-        # The request did not get to where requests of its kind are answered: nothing against this message.
+        # For example a proxy sent the request to the wrong place: this says nothing against the message.
         return Transient(f"the homeserver does not know such a request ({reason})", failed=True)
     return Permanent(f"the homeserver refuses it ({reason})")

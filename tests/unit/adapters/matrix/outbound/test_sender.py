@@ -3,7 +3,7 @@
 import pytest
 
 from relay.adapters.matrix.api.client import Refused
-from relay.adapters.matrix.outbound.sender import translate
+from relay.adapters.matrix.outbound.sender import delivery_error
 from relay.errors import ActionNeeded, DeliveryError, Permanent, RateLimited, TargetGone, Transient
 
 
@@ -25,7 +25,7 @@ from relay.errors import ActionNeeded, DeliveryError, Permanent, RateLimited, Ta
     ],
 )
 def test_translation(status: int, code: str, reason: str, kind: type[DeliveryError], *, ambiguous: bool) -> None:
-    error = translate(Refused(status, code, reason, 2.5 if status == 429 else None), "@relay:example.org")
+    error = delivery_error(Refused(status, code, reason, 2.5 if status == 429 else None), "@relay:example.org")
     assert type(error) is kind
     if isinstance(error, Transient):
         assert error.ambiguous == ambiguous
