@@ -125,7 +125,7 @@ def discord_reading(context: Json) -> tuple[Translator, ChannelBuffers]:
     here = ChannelRef(Platform.DISCORD, CHANNEL)
     buffers.add(ChannelBuffer(ChannelAddress(Platform.DISCORD, CHANNEL), here, access, behind=False))
     for thread in context.get("threads", ()):
-        guilds.observe("THREAD_CREATE", {"id": thread, "parent_id": CHANNEL, "type": 11})
+        guilds.update("THREAD_CREATE", {"id": thread, "parent_id": CHANNEL, "type": 11})
     return translator, buffers
 
 

@@ -19,7 +19,7 @@ from relay.adapters.discord.api.rate_limits import REQUESTS_PER_SECOND, RateLimi
 from relay.adapters.discord.channels import Channels
 from relay.adapters.discord.gateway.buffers import ChannelBuffer, ChannelBuffers
 from relay.adapters.discord.gateway.connection import Gateway, refused_token
-from relay.adapters.discord.gateway.guild_cache import CHANGES, GuildCache
+from relay.adapters.discord.gateway.guild_cache import PERMISSION_EVENTS, GuildCache
 from relay.adapters.discord.gateway.message_cache import MessageCache
 from relay.adapters.discord.gateway.translator import BotIdentity, EventPump, Translator
 from relay.adapters.discord.history import History
@@ -222,7 +222,7 @@ class DiscordAdapter:
         self._health = SideHealth("ready")
         _log.info("discord resumed")
 
-    def something_missed(self) -> None:
+    def dispatch_lost(self) -> None:
         """See `gateway.Listener`."""
         self._webhooks.something_missed()
         self._channels.something_missed()
@@ -235,9 +235,9 @@ class DiscordAdapter:
         """See `gateway.Listener`."""
         if event == "WEBHOOKS_UPDATE":
             self._webhooks.changed(str(data["channel_id"]))
-        self._guilds.observe(event, data)
+        self._guilds.update(event, data)
         self._buffers.put(event, data)
-        if event in CHANGES or self._guilds.is_about_declared(event, data):
+        if event in PERMISSION_EVENTS or self._guilds.is_about_declared(event, data):
             self._look_again()
 
     def _look_again(self) -> None:

@@ -120,7 +120,7 @@ class Channels:
         await self._record(inbox)
         certain = True
         for address in sorted(self._declared):
-            found = self._guilds.find(address.value)
+            found = self._guilds.access(address.value)
             if isinstance(found, str) and address.value.isdecimal() and self._guilds.guild_of(address.value) is None:
                 found = await self._look_up(address.value, found)
             match found:
@@ -147,8 +147,8 @@ class Channels:
             _log.info("discord channel not looked up", channel=channel, reason=str(error) or type(error).__name__)
             again = _LOOK_UP_SOON
         else:
-            if isinstance(found, Mapping) and self._guilds.learn(found):
-                return self._guilds.find(channel)
+            if isinstance(found, Mapping) and self._guilds.remember_thread(found):
+                return self._guilds.access(channel)
         self._looked_up[channel] = self._clock.monotonic() + again
         return self._absent[channel]
 
@@ -232,7 +232,7 @@ class Channels:
 
     async def _survey(self, guild: str) -> None:
         """Learn which webhooks are ours before the first event, in one request where that is allowed."""
-        if guild in self._surveyed or not self._guilds.surveyable(guild):
+        if guild in self._surveyed or not self._guilds.may_list_webhooks(guild):
             return
         self._surveyed.add(guild)
         try:

@@ -1,15 +1,16 @@
-"""The gateway connection: discord.py's, under supervision.
+"""The connection to Discord's gateway: discord.py's, under supervision.
 
-discord.py brings the protocol (compression, heartbeats, IDENTIFY, RESUME) and the picture of guilds, roles and
-channels. What it does badly is done here: it ends on a first connection that fails and on a dispatch that it cannot
-parse, waits up to a quarter of an hour between tries, and starts a task for each event, so that they may finish out
-of order.
+discord.py implements the protocol (compression, heartbeats, IDENTIFY, RESUME) and keeps guilds, roles and channels.
+Four things are done here instead, because it does them badly: it gives up when the first connection fails, it ends the
+connection on a dispatch that it cannot parse, it waits up to a quarter of an hour between tries, and it starts a task
+for each event, so that they may finish out of order.
 """
 
 import asyncio
 import json
 import random
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NoReturn, Protocol, cast
 
@@ -33,11 +34,11 @@ PORTAL = "https://discord.com/developers/applications"
 _CONNECT_TIMEOUT = 60.0
 _CLOSE_TIMEOUT = 2.0
 _RESUME_TRIES = 5
-# A bot may IDENTIFY once in five seconds; one that comes too soon is answered with an invalid session, and counts.
+# A bot may IDENTIFY once in five seconds. Too early, it gets an invalid session, and it counts against the day's limit.
 # https://docs.discord.com/developers/events/gateway#rate-limiting (max_concurrency is 1 without shards)
 _IDENTIFY_EVERY = 5.2
 
-# Taken as they come and never shown to discord.py: it would build, and fail on, objects that nobody needs.
+# Never given to discord.py: it would build objects that nobody needs, and might fail on them.
 RAW_EVENTS = frozenset(
     {
         "MESSAGE_CREATE",
@@ -65,20 +66,20 @@ _FATAL_CLOSES = {
 }
 
 
-def fatal(code: int) -> FatalError:
-    """The end, for a close code that no reconnecting mends."""
+def fatal_close(code: int) -> FatalError:
+    """The error for a close code after which reconnecting is no use."""
     reason, remedy = _FATAL_CLOSES[code]
     return FatalError(f"{reason} (close code {code})", remedy)
 
 
 def refused_token() -> FatalError:
-    """The end, for a token that the API does not take."""
+    """The error for a token that the API refuses."""
     reason, remedy = _FATAL_CLOSES[4004]
     return FatalError(reason, f"{remedy} and write it to [discord] token or RELAY_DISCORD__TOKEN")
 
 
 def intents() -> discord.Intents:
-    """What is needed and no more. Reactions and typing only to be counted; no members, no presences."""
+    """The intents that are needed. Reactions and typing are only counted; no members, no presences."""
     return discord.Intents(
         guilds=True,
         emojis_and_stickers=True,
@@ -91,35 +92,35 @@ def intents() -> discord.Intents:
 
 
 class Listener(Protocol):
-    """Who is told what the gateway says. All calls are made in the gateway's order and must not wait."""
+    """Receives what the gateway says, in the gateway's order. The methods must not wait."""
 
     def session_started(self, client: discord.Client) -> None:
-        """A new session: what was said before it has not been, and will not be, dispatched."""
+        """A new session has begun. What was said before it will not be dispatched."""
         ...
 
     def session_resumed(self) -> None:
-        """The old session goes on, without a gap."""
+        """The old session continues, and nothing was missed."""
         ...
 
-    def something_missed(self) -> None:
-        """A dispatch of this session has been lost."""
+    def dispatch_lost(self) -> None:
+        """A dispatch of this session did not arrive."""
         ...
 
     def disconnected(self, reason: str) -> None:
-        """Nothing comes in now; the gateway is being connected to again."""
+        """The connection is lost; the gateway is reconnecting."""
         ...
 
     def dispatched(self, event: str, data: Mapping[str, Json]) -> None:
-        """An event, after discord.py has taken it into its picture of the guilds."""
+        """A dispatch, after discord.py has updated its cache of guilds with it."""
         ...
 
 
 class SessionLost(Exception):
-    """Discord has forgotten the session, or it cannot be resumed: a new one is needed."""
+    """The session cannot be resumed: a new one is needed."""
 
 
 class _Parsers(dict[str, Callable[[Any], None]]):
-    """What to do with each dispatch: always `parse`, with the library's own parser as an argument."""
+    """discord.py's table of parsers by event. Calls `parse` for each, with the library's own parser as an argument."""
 
     def __init__(
         self, library: Mapping[str, Callable[[Any], None]], parse: Callable[[str, Callable[[Any], None], Any], None]
@@ -128,16 +129,16 @@ class _Parsers(dict[str, Callable[[Any], None]]):
         self._parse = parse
 
     def __missing__(self, event: str) -> Callable[[Any], None]:
-        # Newer than the library. It counts in the sequence all the same.
+        # An event that is newer than the library. It counts in the sequence as well.
         return partial(self._parse, event, _ignore)
 
 
 def _ignore(_: object) -> None:
-    """Nothing is to be done."""
+    """Do nothing."""
 
 
 class _Client(discord.Client):
-    """One session, from IDENTIFY to where it can no longer be resumed."""
+    """One session, from IDENTIFY until it can no longer be resumed."""
 
     def __init__(self, *, listener: Listener, clock: Clock, backoff: Backoff, on_identify: Callable[[], None]) -> None:
         super().__init__(
@@ -150,9 +151,9 @@ class _Client(discord.Client):
         self._clock = clock
         self._backoff = backoff
         self._on_identify = on_identify
-        self._alive = False
-        # The library's table of what to do with each dispatch is the one place where events are still in order and
-        # where a parser that fails can be kept from ending the connection.
+        self._connected = False
+        # The library's table of parsers is the one place where events are still in order, and where the failure of a
+        # parser can be kept from ending the connection.
         self._connection.parsers = _Parsers(self._connection.parsers, self._parse)
         self._sequence = 0
 
@@ -164,10 +165,10 @@ class _Client(discord.Client):
                 parser(data)
             match event:
                 case "READY":
-                    self._became_alive()
+                    self._became_connected()
                     self._listener.session_started(self)
                 case "RESUMED":
-                    self._became_alive()
+                    self._became_connected()
                     self._listener.session_resumed()
             self._listener.dispatched(event, data)
         except Exception as error:
@@ -180,49 +181,48 @@ class _Client(discord.Client):
         sequence = self.ws.sequence or 0
         if event != "READY" and sequence > self._sequence + 1:
             _log.warning("discord dispatch lost", dispatch=event, missing=sequence - self._sequence - 1)
-            self._listener.something_missed()
+            self._listener.dispatch_lost()
         self._sequence = sequence if event == "READY" else max(sequence, self._sequence)
 
-    def _became_alive(self) -> None:
-        self._alive = True
+    def _became_connected(self) -> None:
+        self._connected = True
         self._backoff.reset()
 
     async def login(self, token: str) -> None:
-        """Ask who we are. The library also asks for the application, which READY names anyway."""
+        """Ask for the bot's user. The library would also ask for the application, which READY tells anyway."""
         await self._async_setup_hook()
         me: Any = await self.http.static_login(token.strip())
         if isinstance(me, str):
-            # The library reads JSON only from what calls itself just that, without a charset.
+            # Where the Content-Type has a charset, the library returns the JSON as text.
             me = json.loads(me)
         ready = {"user": dict(me)}
         fill_in_defaults("READY", ready, str(me["id"]))
         self._connection.user = discord.ClientUser(state=self._connection, data=cast(Any, ready["user"]))
 
     async def before_identify_hook(self, shard_id: int | None, *, initial: bool = False) -> None:
-        """Take note of the moment; the library would wait here, with the connection already open."""
+        """Only note the time. The library would wait here, with the connection already open."""
         self._on_identify()
 
     async def connect(self, *, reconnect: bool = True) -> NoReturn:
         """Connect, and resume for as long as Discord knows the session.
 
-        Raises `SessionLost`, the errors of a connection that could not be made, and `discord.ConnectionClosed`
-        for the close codes that are final.
+        Raises `SessionLost`, and `discord.ConnectionClosed` for the close codes that are final.
         """
         session: dict[str, Any] = {}
         failures = 0
         while True:
-            reason, lost = await self._converse(session)
+            reason, lost = await self._run_connection(session)
             self._listener.disconnected(reason)
-            failures = 0 if self._alive else failures + 1
-            session = self._session() or session
+            failures = 0 if self._connected else failures + 1
+            session = self._resume_data() or session
             if lost or not session or failures >= _RESUME_TRIES:
                 raise SessionLost(reason)
             if failures:
                 await self._clock.sleep(self._backoff.next())
 
-    async def _converse(self, session: dict[str, Any]) -> tuple[str, bool]:
-        """One connection, until it ends: why, and whether the session ended with it."""
-        self._alive = False
+    async def _run_connection(self, session: dict[str, Any]) -> tuple[str, bool]:
+        """Run one connection until it ends. Returns why it ended, and whether the session ended with it."""
+        self._connected = False
         try:
             async with asyncio.timeout(_CONNECT_TIMEOUT):
                 self.ws = await DiscordWebSocket.from_client(self, initial=not session, **session)
@@ -237,93 +237,97 @@ class _Client(discord.Client):
         except (OSError, TimeoutError, aiohttp.ClientError) as error:
             return f"the connection broke ({type(error).__name__})", False
 
-    def _session(self) -> dict[str, Any]:
-        # None until the first connection stands, whatever its annotation says.
+    def _resume_data(self) -> dict[str, Any]:
+        # None until the first connection is open, although it is annotated otherwise.
         ws: DiscordWebSocket | None = self.ws
         if ws is None or ws.session_id is None:
             return {}
         return {"resume": True, "session": ws.session_id, "sequence": ws.sequence, "gateway": ws.gateway}
 
 
-async def _shut(client: discord.Client) -> None:
+async def _close(client: discord.Client) -> None:
     try:
         async with asyncio.timeout(_CLOSE_TIMEOUT):
             await client.close()
     except TimeoutError:
-        # The library waits half a minute for the other side's goodbye.
+        # The library would wait half a minute for the server to close the connection.
         await client.http.close()
 
 
+@dataclass(slots=True, kw_only=True)
 class Gateway:
-    """Keeps one session after another alive."""
+    """Keeps a session running: starts a new one whenever the last has ended."""
 
-    def __init__(self, *, token: str, api_url: str, rest: RestClient, clock: Clock, rng: random.Random) -> None:
-        self._token = token
-        self._api_url = api_url.rstrip("/")
-        self._rest = rest
-        self._clock = clock
-        self._rng = rng
-        self._backoff = Backoff(rng, first=1.0, most=30.0)
-        self._may_identify_at = 0.0
+    token: str = field(repr=False)
+    api_url: str
+    rest: RestClient
+    clock: Clock
+    rng: random.Random
+    _backoff: Backoff = field(init=False)
+    # On the monotonic clock.
+    _may_identify_at: float = field(init=False, default=0.0)
+
+    def __post_init__(self) -> None:
+        self._backoff = Backoff(self.rng, first=1.0, most=30.0)
 
     async def run(self, listener: Listener) -> NoReturn:
         """Stay connected until cancelled. Raises `FatalError`."""
         while True:
-            reason = await self._once(listener)
+            reason = await self._run_session(listener)
             listener.disconnected(reason)
             wait = self._backoff.next()
             _log.warning("discord session ended", reason=reason, next_try_in=round(wait, 1))
-            await self._clock.sleep(wait)
+            await self.clock.sleep(wait)
 
-    async def _once(self, listener: Listener) -> str:
-        """One session; why it ended."""
+    async def _run_session(self, listener: Listener) -> str:
+        """Run one session. Returns why it ended."""
         try:
-            url = await self._address(listener)
+            url = await self._gateway_url(listener)
             self._point_library_at(url)
-            await self._clock.sleep(max(0.0, self._may_identify_at - self._clock.monotonic()))
-            client = _Client(listener=listener, clock=self._clock, backoff=self._backoff, on_identify=self._identified)
+            await self.clock.sleep(max(0.0, self._may_identify_at - self.clock.monotonic()))
+            client = _Client(listener=listener, clock=self.clock, backoff=self._backoff, on_identify=self._identified)
             try:
-                await client.start(self._token)
+                await client.start(self.token)
             finally:
-                await _shut(client)
+                await _close(client)
         except SessionLost as error:
             return str(error)
         except Limited as error:
-            await self._clock.sleep(error.retry_after)
+            await self.clock.sleep(error.retry_after)
             return str(error)
         except discord.LoginFailure:
-            return await self._ask_again()
+            return await self._check_token()
         except discord.ConnectionClosed as error:
             if error.code in _FATAL_CLOSES:
-                raise fatal(error.code) from None
+                raise fatal_close(error.code) from None
             return f"the gateway closed with code {error.code}"
         except ApiError as error:
             if isinstance(error, Refused) and error.status == 401:
-                return await self._ask_again()
+                return await self._check_token()
             return f"Discord does not answer: {error}"
         except (discord.DiscordException, aiohttp.ClientError, OSError, TimeoutError) as error:
             return f"Discord cannot be reached ({type(error).__name__})"
         except FatalError:
             raise
         except Exception as error:  # noqa: BLE001 - the top of the supervised work
-            # A bug in the library must not end the daemon; the next session starts from nothing.
+            # A bug in the library must not end the daemon. The next session starts afresh.
             _log.exception("discord session failed")
             return f"the connection failed ({type(error).__name__})"
         return "the connection ended"
 
-    async def _ask_again(self) -> str:
-        """Discord has been known to refuse good tokens while it had troubles of its own. Raises `FatalError`."""
+    async def _check_token(self) -> str:
+        """Ask once more, since Discord sometimes refuses valid tokens during an outage. Raises `FatalError`."""
         try:
-            await self._rest.read(Route("GET", "/users/@me", {}))
+            await self.rest.read(Route("GET", "/users/@me", {}))
         except Refused as error:
             if error.status == 401:
                 raise refused_token() from None
         return "Discord refused the token once"
 
-    async def _address(self, listener: Listener) -> str:
-        """Where the gateway is. Waits where no more sessions may be started today."""
+    async def _gateway_url(self, listener: Listener) -> str:
+        """The URL of the gateway. Waits while no more sessions may be started today."""
         while True:
-            answer = await self._rest.call(Route("GET", "/gateway/bot", {}))
+            answer = await self.rest.call(Route("GET", "/gateway/bot", {}))
             limit = answer.get("session_start_limit") or {}
             if limit.get("remaining", 1) > 0:
                 return str(answer["url"])
@@ -331,14 +335,14 @@ class Gateway:
             reason = f"no more sessions may be started for {wait:.0f} s (Discord's limit of IDENTIFYs in a day)"
             listener.disconnected(reason)
             _log.error("discord session limit", wait=round(wait))
-            await self._clock.sleep(wait)
+            await self.clock.sleep(wait)
 
     def _identified(self) -> None:
-        self._may_identify_at = self._clock.monotonic() + _IDENTIFY_EVERY
+        self._may_identify_at = self.clock.monotonic() + _IDENTIFY_EVERY
 
     def _point_library_at(self, gateway_url: str) -> None:
-        # The library knows these only as settings of the process. One payload that its own reader cannot read would end
-        # the connection, and come again with every session that is resumed.
+        # The library has these only as globals. Its own JSON parser fails on some payloads, which would end the
+        # connection, and again with every RESUME, so ours is used.
         discord.utils._from_json = loads
-        discord.http.Route.BASE = self._api_url
+        discord.http.Route.BASE = self.api_url.rstrip("/")
         DiscordWebSocket.DEFAULT_GATEWAY = yarl.URL(gateway_url)

@@ -1,11 +1,11 @@
-"""What the bot sees of its servers: channels, threads, permissions, names. A reading glass over discord.py's picture.
+"""What the bot sees of its servers: channels, threads, permissions and names, from discord.py's cache.
 
-No I/O. The picture is as fresh as the last dispatch, and gone until the next READY has been followed by the guilds.
+No I/O. The cache is as fresh as the last dispatch. After a READY it is empty until the guilds have arrived.
 """
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import discord
 import structlog
@@ -19,14 +19,14 @@ from relay.domain.text.nodes import CustomEmoji
 
 _log = structlog.get_logger(__name__)
 
-# How long after READY guilds may take to arrive before a channel counts as not there.
-_GUILDS_ARRIVE = 5.0
+# Seconds after READY in which the guilds may arrive. After that, a channel that is not there does not exist.
+_GUILDS_TIMEOUT = 5.0
 _REMEMBERED_NAMES = 5_000
 _REMEMBERED_THREADS = 20_000
 _PRIVATE_THREAD = 12
 
-# What may have changed who can do what where.
-CHANGES = frozenset(
+# The events that may change permissions.
+PERMISSION_EVENTS = frozenset(
     {
         "GUILD_CREATE",
         "GUILD_UPDATE",
@@ -67,8 +67,8 @@ class ChannelAccess:
 
 
 @dataclass(frozen=True, slots=True)
-class _Thread:
-    """A thread that is declared as a side of a pair: a channel of its own, and none of its parent's threads."""
+class _DeclaredThread:
+    """A thread that is in a pair itself. It is treated as a channel, and not as a thread of its parent."""
 
     name: str
     guild: str
@@ -77,67 +77,74 @@ class _Thread:
     locked: bool
 
 
+@dataclass(slots=True)
 class GuildCache:
     """The servers of the current session."""
 
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self._client: discord.Client | None = None
-        self._awaited: set[str] = set()
-        self._since = 0.0
-        self._parents: OrderedDict[str, str] = OrderedDict()
-        self._private: OrderedDict[str, str] = OrderedDict()
-        self._nicknames: OrderedDict[tuple[str, str], str | None] = OrderedDict()
-        self._unmoderated: set[str] = set()
-        self._declared: frozenset[str] = frozenset()
-        self._archived: dict[str, _Thread] = {}
+    clock: Clock
+    _client: discord.Client | None = field(init=False, default=None)
+    # The guilds that READY announced and that have not arrived yet.
+    _awaited_guilds: set[str] = field(init=False, default_factory=set)
+    # When the session began, on the monotonic clock.
+    _since: float = field(init=False, default=0.0)
+    # The channel of each thread, of public and of private ones.
+    _parents: OrderedDict[str, str] = field(init=False, default_factory=OrderedDict)
+    _private_parents: OrderedDict[str, str] = field(init=False, default_factory=OrderedDict)
+    _nicknames: OrderedDict[tuple[str, str], str | None] = field(init=False, default_factory=OrderedDict)
+    # The channels for which a missing Manage Messages was logged.
+    _warned: set[str] = field(init=False, default_factory=set)
+    _declared: frozenset[str] = field(init=False, default=frozenset())
+    # Declared threads that are archived, or may be.
+    _declared_threads: dict[str, _DeclaredThread] = field(init=False, default_factory=dict)
 
     def declare(self, channels: frozenset[str]) -> None:
-        """These are the declared channels from now on; threads among them are no longer their parents' threads."""
+        """Set the declared channels. Threads among them no longer count as threads of their parents."""
         self._declared = channels
-        self._archived = {thread: known for thread, known in self._archived.items() if thread in channels}
+        self._declared_threads = {
+            thread: known for thread, known in self._declared_threads.items() if thread in channels
+        }
 
     def is_declared(self, channel: str) -> bool:
-        """Whether a channel or thread is a side of a pair of its own."""
+        """Whether a channel or thread is in a pair itself."""
         return channel in self._declared
 
     def session_started(self, client: discord.Client) -> None:
-        """Look at a new session's picture from now on."""
+        """Use the cache of a new session from now on."""
         self._client = client
-        self._since = self._clock.monotonic()
-        self._archived.clear()
+        self._since = self.clock.monotonic()
+        self._declared_threads.clear()
 
-    def observe(self, event: str, data: Mapping[str, Json]) -> None:
-        """Take in what discord.py does not keep: which guilds are awaited, and threads that have gone to sleep."""
+    def update(self, event: str, data: Mapping[str, Json]) -> None:
+        """Remember what discord.py does not keep: the guilds that have not arrived, nicknames, and archived threads."""
         match event:
             case "READY":
-                self._awaited = {guild["id"] for guild in data["guilds"]}
+                self._awaited_guilds = {guild["id"] for guild in data["guilds"]}
             case "GUILD_CREATE":
-                self._awaited.discard(data["id"])
+                self._awaited_guilds.discard(data["id"])
                 for thread in data.get("threads") or ():
-                    self._thread(thread)
+                    self._remember_thread(thread)
             case "GUILD_DELETE":
-                self._awaited.discard(data["id"])
+                self._awaited_guilds.discard(data["id"])
             case "THREAD_CREATE" | "THREAD_UPDATE":
-                self._thread(data)
+                self._remember_thread(data)
             case "THREAD_DELETE":
-                self._archived.pop(str(data["id"]), None)
+                self._declared_threads.pop(str(data["id"]), None)
             case "THREAD_LIST_SYNC":
                 for thread in data.get("threads") or ():
-                    self._thread(thread)
+                    self._remember_thread(thread)
             case "MESSAGE_CREATE" if "guild_id" in data and "member" in data and "webhook_id" not in data:
                 self.remember_nickname(data["guild_id"], data["author"]["id"], data["member"].get("nick"))
 
     def parent_of(self, channel: str) -> str | None:
-        """The channel that a thread belongs to; None for what is no known thread, or a private or declared one."""
+        """The channel of a thread. None for a private or declared thread, and for what is not a known thread."""
         return None if channel in self._declared else self._parents.get(channel)
 
     def private_parent_of(self, channel: str) -> str | None:
-        """The channel that a private thread belongs to: what is said there is not for everybody in the channel."""
-        return None if channel in self._declared else self._private.get(channel)
+        """The channel of a private thread, in which not everybody in the channel may read."""
+        return None if channel in self._declared else self._private_parents.get(channel)
 
     def threads_of(self, channel: str) -> dict[str, str | None] | None:
-        """The open threads of a channel and the last message of each; None for a channel that has no threads."""
+        """The active public threads of a channel, each with its last message; None where there can be no threads."""
         found = self._channel(channel)
         if not isinstance(found, discord.TextChannel):
             return None
@@ -147,31 +154,31 @@ class GuildCache:
             if not thread.is_private() and str(thread.id) not in self._declared
         }
 
-    def settled(self) -> bool:
+    def guilds_arrived(self) -> bool:
         """Whether all guilds have arrived, or have had the time to."""
         if self._client is None:
             return False
-        return not self._awaited or self._clock.monotonic() - self._since > _GUILDS_ARRIVE
+        return not self._awaited_guilds or self.clock.monotonic() - self._since > _GUILDS_TIMEOUT
 
-    def find(self, channel: str) -> ChannelAccess | str | None:
-        """The channel; or why it cannot be mirrored, with the remedy; None while that cannot be told."""
+    def access(self, channel: str) -> ChannelAccess | str | None:
+        """What the bot may do in a channel; or why it cannot be mirrored, with the remedy; None if unknown yet."""
         if not (channel.isascii() and channel.isdecimal() and channel[0] != "0"):
             return f"{channel!r} is no channel ID: copy it with Discord's developer mode (right click, Copy Channel ID)"
         found = self._channel(channel)
-        thread = _known(found) if isinstance(found, discord.Thread) else self._archived.get(channel)
+        thread = _declared_thread(found) if isinstance(found, discord.Thread) else self._declared_threads.get(channel)
         if thread is not None:
             return self._thread_access(thread)
         if found is None:
             absent = f"there is no channel {channel}, or the bot is not in its server: correct the ID or invite the bot"
-            return absent if self.settled() else None
+            return absent if self.guilds_arrived() else None
         if not isinstance(found, _Writable):
             kind = str(found.type).replace("_", " ")
             others = "one of its posts" if found.type is discord.ChannelType.forum else "a thread"
             return f"#{found.name} is a {kind}, which cannot be mirrored: name a text channel, or {others}"
         guild = found.guild
-        # Both happen while a server is having an outage.
+        # Both are so while a server has an outage.
         if guild.unavailable or guild.get_member(self._own_id()) is None:
-            return f"Discord says that the server of #{found.name} has an outage" if self.settled() else None
+            return f"Discord says that the server of #{found.name} has an outage" if self.guilds_arrived() else None
         may = found.permissions_for(guild.me)
         if not may.view_channel:
             return f"the bot may not see #{found.name}: give its role View Channel there"
@@ -179,7 +186,7 @@ class GuildCache:
             return f"the bot may not read the history of #{found.name}: give its role Read Message History there"
         if not may.manage_webhooks and not may.send_messages:
             return f"the bot may not write in #{found.name}: give its role Manage Webhooks and Send Messages there"
-        self._mind_moderation(channel, found.name, may_moderate=may.manage_messages)
+        self._warn_about_deletions(channel, found.name, may_delete=may.manage_messages)
         return ChannelAccess(
             guild=str(guild.id),
             may_use_webhooks=may.manage_webhooks,
@@ -189,12 +196,12 @@ class GuildCache:
             may_attach=may.attach_files,
         )
 
-    def _thread_access(self, thread: _Thread) -> ChannelAccess | str | None:
-        """A declared thread: permissions are those of the channel that it belongs to."""
+    def _thread_access(self, thread: _DeclaredThread) -> ChannelAccess | str | None:
+        """`access` for a declared thread: the permissions are those of its channel."""
         guild = self._client.get_guild(int(thread.guild)) if self._client is not None else None
         parent = guild.get_channel(int(thread.parent)) if guild is not None else None
         if guild is None or parent is None or guild.unavailable or guild.get_member(self._own_id()) is None:
-            return f"the channel of the thread #{thread.name} cannot be seen" if self.settled() else None
+            return f"the channel of the thread #{thread.name} cannot be seen" if self.guilds_arrived() else None
         may = parent.permissions_for(guild.me)
         if not may.view_channel:
             return f"the bot may not see #{parent.name}: give its role View Channel there"
@@ -207,7 +214,7 @@ class GuildCache:
             return f"the thread #{thread.name} is locked: unlock it, or give the bot's role Manage Threads there"
         return ChannelAccess(
             guild=str(guild.id),
-            # Through a webhook nobody writes in a locked thread.
+            # Webhooks cannot post in a locked thread.
             may_use_webhooks=may.manage_webhooks and not thread.locked,
             may_send=may.send_messages_in_threads,
             may_delete=may.manage_messages,
@@ -217,24 +224,24 @@ class GuildCache:
             private=thread.private,
         )
 
-    def learn(self, thread: Mapping[str, Json]) -> bool:
-        """Take in a thread that the API tells of, because it was archived; whether it is one."""
+    def remember_thread(self, thread: Mapping[str, Json]) -> bool:
+        """Remember an archived thread, which only the API tells of. False if it is not a thread."""
         if thread.get("type") not in _THREAD_TYPES:
             return False
-        self._thread(thread)
+        self._remember_thread(thread)
         return True
 
     def is_about_declared(self, event: str, data: Mapping[str, Json]) -> bool:
-        """Whether an event may change what is known of a declared thread."""
+        """Whether an event is about a declared thread."""
         if not event.startswith("THREAD_"):
             return False
         return event == "THREAD_LIST_SYNC" or str(data.get("id")) in self._declared
 
-    def _mind_moderation(self, channel: str, name: str, *, may_moderate: bool) -> None:
-        if may_moderate:
-            self._unmoderated.discard(channel)
-        elif channel not in self._unmoderated:
-            self._unmoderated.add(channel)
+    def _warn_about_deletions(self, channel: str, name: str, *, may_delete: bool) -> None:
+        if may_delete:
+            self._warned.discard(channel)
+        elif channel not in self._warned:
+            self._warned.add(channel)
             _log.warning(
                 "discord messages of others cannot be deleted",
                 channel=channel,
@@ -247,8 +254,8 @@ class GuildCache:
         found = self._guild(channel)
         return None if found is None else str(found.id)
 
-    def surveyable(self, guild: str) -> bool:
-        """Whether the bot may look at all webhooks of a server at once."""
+    def may_list_webhooks(self, guild: str) -> bool:
+        """Whether the bot may list all webhooks of a server."""
         found = self._client.get_guild(int(guild)) if self._client is not None else None
         if found is None or found.get_member(self._own_id()) is None:
             return False
@@ -257,43 +264,43 @@ class GuildCache:
     # --- Names --------------------------------------------------------------------------------------------
 
     def own_names(self, channel: str) -> frozenset[str]:
-        """What the bot is called where a channel is: its nickname, its display name, its user name."""
+        """The bot's names in the server of a channel: nickname, display name and user name."""
         guild = self._guild(channel)
         me = None if guild is None else guild.get_member(self._own_id())
         return frozenset() if me is None else frozenset(filter(None, (me.nick, me.global_name, me.name)))
 
     def remember_nickname(self, guild: str, user: str, nickname: str | None) -> None:
-        """Somebody's name in a server; None for somebody who has no other there."""
+        """Remember somebody's nickname in a server; None: they have none."""
         self._nicknames[guild, user] = nickname
         self._nicknames.move_to_end((guild, user))
         if len(self._nicknames) > _REMEMBERED_NAMES:
             self._nicknames.popitem(last=False)
 
     def knows_nickname(self, guild: str, user: str) -> bool:
-        """Whether `nickname` can tell."""
+        """Whether it is known which nickname somebody has, if any."""
         return (guild, user) in self._nicknames
 
     def nickname(self, guild: str, user: str) -> str | None:
-        """Somebody's name in a server, if they are known to have one."""
+        """Somebody's nickname in a server, if it is known that they have one."""
         return self._nicknames.get((guild, user))
 
     def may_name(self, source: str, channel: str) -> bool | None:
-        """Whether everybody who reads `source` may know what `channel` is called; None for one that is not known.
+        """Whether everybody who reads `source` may know the name of `channel`; None for an unknown channel.
 
-        As on Discord, a name is for those who may view the channel: what is said in `source` crosses, and whoever
-        reads it elsewhere has no roles here.
+        On Discord, only those who may view a channel see its name. On the other platform nobody has roles, and
+        everybody there reads what is said in `source`.
         """
         if channel == source:
             return True
         if self._is_private_thread(channel):
             return False
-        shown, here = self._seen_through(channel), self._seen_through(source)
+        shown, here = self._permission_channel(channel), self._permission_channel(source)
         if shown is None:
             return False if channel in self._declared else None
         return is_open(shown) if here is None else readers_see(here, shown)
 
-    def names(self, guild: str, source: str) -> Callable[[Mapping[str, Json]], NameLookup]:
-        """Makes the look-ups for the mentions in a message that is said in `source`, or in a thread there."""
+    def name_lookup(self, guild: str, source: str) -> Callable[[Mapping[str, Json]], NameLookup]:
+        """Returns what makes the look-ups for the mentions in one message in `source`, or in a thread there."""
         found = self._client.get_guild(int(guild)) if self._client is not None else None
 
         def role(role_id: str) -> str | None:
@@ -308,70 +315,70 @@ class GuildCache:
             return self.parent_of(channel_id) or channel_id
 
         def for_message(message: Mapping[str, Json]) -> NameLookup:
-            told = message.get("resolved") or {}
-            people = {**(told.get("users") or {}), **{one["id"]: one for one in message.get("mentions") or ()}}
-            # Of other servers, for the most part: a message that was followed from there tells them. Everybody may
-            # view those (https://docs.discord.com/developers/resources/message#message-object).
+            resolved = message.get("resolved") or {}
+            people = {**(resolved.get("users") or {}), **{one["id"]: one for one in message.get("mentions") or ()}}
+            # Mostly channels of other servers, in messages of announcement channels that are followed there. Everybody
+            # may view those (https://docs.discord.com/developers/resources/message#message-object).
             channels = {one["id"]: one for one in message.get("mention_channels") or ()}
-            chosen = told.get("channels") or {}
-            roles = told.get("roles") or {}
+            chosen = resolved.get("channels") or {}
+            roles = resolved.get("roles") or {}
 
             def user(user_id: str) -> str | None:
                 person = people.get(user_id)
                 nickname = self.nickname(guild, user_id)
                 if person is None:
                     return nickname
-                member = person.get("member") or (told.get("members") or {}).get(user_id) or {}
+                member = person.get("member") or (resolved.get("members") or {}).get(user_id) or {}
                 return str(member.get("nick") or nickname or person.get("global_name") or person["username"])
 
-            def told_role(role_id: str) -> str | None:
+            def resolved_role(role_id: str) -> str | None:
                 return role(role_id) or _name(roles.get(role_id))
 
-            def told_channel(channel_id: str) -> str | None:
+            def resolved_channel(channel_id: str) -> str | None:
                 allowed = self.may_name(source, channel_id)
                 if allowed is None:
-                    return _name(channels.get(channel_id)) or told_thread(chosen.get(channel_id) or {})
+                    return _name(channels.get(channel_id)) or resolved_thread(chosen.get(channel_id) or {})
                 return channel(channel_id) if allowed else None
 
-            def told_thread(thread: Mapping[str, Json]) -> str | None:
+            def resolved_thread(thread: Mapping[str, Json]) -> str | None:
                 is_open_thread = thread.get("type") in _THREAD_TYPES - {_PRIVATE_THREAD}
                 return _name(thread) if is_open_thread and self.may_name(source, str(thread.get("parent_id"))) else None
 
             def hidden(channel_id: str) -> bool:
                 return self.may_name(source, channel_id) is False
 
-            return NameLookup(user=user, role=told_role, channel=told_channel, hidden=hidden, home=home)
+            return NameLookup(user=user, role=resolved_role, channel=resolved_channel, hidden=hidden, home=home)
 
         return for_message
 
     def emoji(self, channel: str, name: str) -> CustomEmoji | None:
-        """The emoji of that name of a channel's server, if it has one that anybody may use there, webhooks too.
+        """The emoji of that name in a channel's server, if everybody may use it there, webhooks too.
 
-        https://docs.discord.com/developers/resources/emoji#emoji-object: not those that are kept for some roles, that
-        another service manages, or that the server has lost with its boosts. Of two with one name, the older one.
+        https://docs.discord.com/developers/resources/emoji#emoji-object: not one that only some roles may use, that
+        another service manages, or that the server has lost with its boosts. Of two with the same name, the older one.
         """
         found = self._guild(channel)
         called = [one for one in found.emojis if one.name == name] if found is not None else []
         usable = [one for one in called if one.available and not one.managed and not one.roles]
         return _emoji(min(usable, key=lambda one: one.id)) if usable else None
 
-    # --- The picture --------------------------------------------------------------------------------------
+    # --- The cache --------------------------------------------------------------------------------------
 
     def _channel(self, channel: str) -> discord.abc.GuildChannel | discord.Thread | None:
         found = self._client.get_channel(int(channel)) if self._client is not None else None
         return None if isinstance(found, discord.abc.PrivateChannel) else found
 
     def _guild(self, channel: str) -> discord.Guild | None:
-        found, archived = self._channel(channel), self._archived.get(channel)
+        found, archived = self._channel(channel), self._declared_threads.get(channel)
         if found is not None:
             return found.guild
         return self._client.get_guild(int(archived.guild)) if self._client is not None and archived else None
 
-    def _seen_through(self, channel: str) -> discord.abc.GuildChannel | None:
-        """The channel whose permissions say who may view a channel: of a thread the one that it belongs to."""
+    def _permission_channel(self, channel: str) -> discord.abc.GuildChannel | None:
+        """The channel whose permissions tell who may view a channel: for a thread, its parent."""
         found = self._channel(channel)
         if found is None:
-            archived = self._archived.get(channel)
+            archived = self._declared_threads.get(channel)
             parent = self._parents.get(channel) if archived is None else archived.parent
             found = None if parent is None else self._channel(parent)
         elif isinstance(found, discord.Thread):
@@ -379,22 +386,22 @@ class GuildCache:
         return None if isinstance(found, discord.Thread) else found
 
     def _is_private_thread(self, channel: str) -> bool:
-        found, archived = self._channel(channel), self._archived.get(channel)
+        found, archived = self._channel(channel), self._declared_threads.get(channel)
         if isinstance(found, discord.Thread):
             return found.is_private()
-        return channel in self._private or (archived is not None and archived.private)
+        return channel in self._private_parents or (archived is not None and archived.private)
 
     def _own_id(self) -> int:
         return self._client.user.id if self._client is not None and self._client.user is not None else 0
 
-    def _thread(self, thread: Mapping[str, Json]) -> None:
+    def _remember_thread(self, thread: Mapping[str, Json]) -> None:
         parent = thread.get("parent_id")
         if parent is None:
             return
-        parents = self._private if thread.get("type") == _PRIVATE_THREAD else self._parents
+        parents = self._private_parents if thread.get("type") == _PRIVATE_THREAD else self._parents
         parents[thread["id"]] = parent
         if thread["id"] in self._declared and is_snowflake(parent) and is_snowflake(thread.get("guild_id")):
-            self._archived[thread["id"]] = _Thread(
+            self._declared_threads[thread["id"]] = _DeclaredThread(
                 name=str(thread.get("name", thread["id"])),
                 guild=str(thread["guild_id"]),
                 parent=str(parent),
@@ -405,9 +412,9 @@ class GuildCache:
             parents.popitem(last=False)
 
 
-def _known(thread: discord.Thread) -> _Thread:
+def _declared_thread(thread: discord.Thread) -> _DeclaredThread:
     parent = str(thread.parent_id)
-    return _Thread(thread.name, str(thread.guild.id), parent, thread.is_private(), thread.locked)
+    return _DeclaredThread(thread.name, str(thread.guild.id), parent, thread.is_private(), thread.locked)
 
 
 def _emoji(found: discord.Emoji) -> CustomEmoji:
@@ -424,8 +431,8 @@ def _text(snowflake: int | None) -> str | None:
 
 # --- Who may view a channel, and so know its name -----------------------------------------------------------
 #
-# https://docs.discord.com/developers/topics/permissions#permission-overwrites: what counts are a channel's own
-# overwrites; a category's are copied into the channels that are synchronised with it.
+# https://docs.discord.com/developers/topics/permissions#permission-overwrites: only a channel's own overwrites count.
+# Those of its category are copied into the channel if it is synchronised.
 
 
 def is_open(channel: discord.abc.GuildChannel) -> bool:
@@ -435,10 +442,10 @@ def is_open(channel: discord.abc.GuildChannel) -> bool:
 
 
 def readers_see(source: discord.abc.GuildChannel, channel: discord.abc.GuildChannel) -> bool:
-    """Whether whoever may view `source` may view `channel`, of whatever roles they are.
+    """Whether everybody who may view `source` may view `channel`, whatever their roles.
 
-    Sufficient, not necessary: each overwrite that lets somebody into `source` does so in `channel`, and each that
-    keeps somebody out of `channel` keeps them out of `source`.
+    Sufficient, not necessary: each overwrite that lets somebody view `source` must let them view `channel`, and each
+    that hides `channel` from somebody must hide `source` from them.
     """
     if is_open(channel):
         return True
@@ -450,11 +457,11 @@ def readers_see(source: discord.abc.GuildChannel, channel: discord.abc.GuildChan
 
 
 def _overwrites(channel: discord.abc.GuildChannel) -> tuple[int, set[int], set[int]]:
-    """What @everyone's overwrite says (1: may view, 0: as elsewhere, -1: may not), and which others allow and deny."""
+    """For viewing: what @everyone's overwrite says (1: allow, 0: nothing, -1: deny); which others allow; which deny."""
     everyone = 0
     allowed: set[int] = set()
     denied: set[int] = set()
-    # `overwrites` takes 6 ms for a hundred of them, and one message may mention ninety channels.
+    # Not `channel.overwrites`, which takes 6 ms for a hundred of them: one message may mention ninety channels.
     for overwrite in channel._overwrites:
         allows, denies = overwrite.allow & _VIEW, overwrite.deny & _VIEW
         if overwrite.id == channel.guild.id:

@@ -117,7 +117,7 @@ class Translator:
             own_user=self.identity.user,
             own_application=self.identity.application,
             own_webhooks=self.webhooks.ids,
-            names=self.guilds.names(guild, buffer.channel.id),
+            names=self.guilds.name_lookup(guild, buffer.channel.id),
             nickname=lambda user: self.guilds.nickname(guild, user),
             cdn_url=self.cdn_url,
             guild=guild,

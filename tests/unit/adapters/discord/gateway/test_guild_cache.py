@@ -48,7 +48,7 @@ def test_what_may_be_named_where() -> None:
     known = guilds()
     known.declare(frozenset({"13", "14", "15"}))
     for one in (thread("11", HERE), thread("12", STAFF), thread("13", HERE, 12), thread("14", STAFF)):
-        known.observe("THREAD_CREATE", one)
+        known.update("THREAD_CREATE", one)
     told = {channel: known.may_name(HERE, channel) for channel in (HERE, STAFF, "11", "12", "13", "14", "15", "16")}
     assert told == {
         HERE: True,
