@@ -329,7 +329,7 @@ class DiscordAdapter:
         buffer = self._open_buffer(ref.channel)
         message = await self._outbound.message(ref)
         with translate_read_errors(ref.channel.id):
-            return None if message is None else await self._history.one(buffer, message)
+            return None if message is None else await self._history.event_of(buffer, message)
 
     def permalink(self, target: MessageRef) -> str:
         """See `Adapter.permalink`."""
