@@ -1,7 +1,7 @@
-"""Matrix's HTML and plain bodies <-> the neutral text tree. Pure: what only the room knows arrives as look-ups.
+"""Matrix's HTML and plain bodies <-> the neutral text tree. Pure: what only the room knows is passed in as look-ups.
 
-The front of `markup_parser` (what a client would show of an event's content) and `markup_renderer` (content that makes
-a client show a tree). https://spec.matrix.org/latest/client-server-api/#mroommessage-msgtypes
+`parse` reads what a client shows of an event; `render` writes content that makes a client show a tree. Other modules
+import them from here. https://spec.matrix.org/latest/client-server-api/#mroommessage-msgtypes
 """
 
 from relay.adapters.matrix.markup.inline import NameLookup

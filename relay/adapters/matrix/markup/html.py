@@ -1,8 +1,8 @@
-"""HTML as it comes from anywhere -> a tree of the elements that the specification permits.
+"""Any HTML -> a tree of the elements that the specification permits.
 
-A tokeniser of our own, because of what others do with 60 KiB of unfinished tags under Python 3.11: the standard
-library's takes half a minute (CVE-2025-6069), html5lib half a second, and three times as long as this one for ordinary
-text. This one never goes back: a tag or comment that does not end is not searched for its end again.
+It has its own tokeniser because others are slow with 60 KiB of unfinished tags: under Python 3.11 the standard
+library's takes half a minute (CVE-2025-6069) and html5lib half a second; html5lib also takes three times as long for
+ordinary text. This one never goes back: the end of a tag or comment is searched for only once.
 """
 
 import html
@@ -24,7 +24,7 @@ BLOCKS = _names(
     "table thead tbody tfoot tr th td caption",
 )
 _VOID = _names("br hr img")
-# Structure that is not permitted, but that separates what it holds.
+# Blocks that are not permitted, but that separate their content from the rest.
 _LIKE_DIV = _names(
     "address article aside body center dd dl dt figure figcaption footer form header main nav section",
 )
@@ -39,7 +39,7 @@ _CELLS = _names("td th caption")
 _ROWS = _CELLS | _names("tr")
 _SECTIONS = _ROWS | _names("thead tbody tfoot")
 _TABLE = _names("table")
-# A tag on the left ends the elements in the middle, up to the nearest one on the right.
+# Key: a start tag. Value: the elements that it ends, and those beyond which it ends none.
 _IMPLIED_END: dict[str, tuple[frozenset[str], frozenset[str]]] = {
     "li": (_names("li"), _names("ul ol")),
     "td": (_CELLS, _TABLE),
@@ -50,7 +50,7 @@ _IMPLIED_END: dict[str, tuple[frozenset[str], frozenset[str]]] = {
     "tfoot": (_SECTIONS, _TABLE),
 }
 _DEEPEST = 100
-_REOPENED = 4
+_MOST_REOPENED = 4
 
 _TEXT = re.compile(r"[^<]++")
 _TAG = re.compile(r"<(/?)([a-zA-Z][^\s/>]*+)(>?)")
@@ -58,17 +58,18 @@ _ATTRIBUTE = re.compile(
     r"[\s/]*+(?:(?P<end>>)|(?P<name>[^\s/>][^\s/>=]*+)"
     r"(?:\s*+=\s*+(?:\"(?P<double>[^\"]*+)\"|'(?P<single>[^']*+)'|(?P<bare>[^\s>\"'][^\s>]*+)?))?)"
 )
-# More digits than Unicode has; int() refuses thousands of them.
+# Longer than any number in Unicode; int() raises for thousands of digits.
 _HUGE_REFERENCE = re.compile(r"&#(?:[0-9]{8,}+|[xX][0-9a-fA-F]{8,}+);?")
 
 
 @dataclass(slots=True)
 class Element:
-    """An element; `children` are elements and texts. `holds_blocks`: a block is somewhere inside."""
+    """An element of the tree."""
 
     tag: str
     attributes: dict[str, str] = field(default_factory=dict)
     children: "list[Element | str]" = field(default_factory=list)
+    # Whether there is a block somewhere inside.
     holds_blocks: bool = False
 
 
@@ -82,8 +83,8 @@ class _End(NamedTuple):
 
 
 def parse_html(source: str) -> Element:
-    """The tree of `source`: a root without a tag, at most a hundred elements deep. Never raises."""
-    builder = _Builder()
+    """The tree of `source`, at most a hundred elements deep; the root has no tag. Never raises."""
+    builder = _TreeBuilder()
     for token in _tokens(source):
         if isinstance(token, str):
             builder.text(token)
@@ -108,7 +109,7 @@ def _tokens(source: str) -> Iterator[_Start | _End | str]:
             tag = match[2].lower()
             attributes, after = ({}, match.end()) if match[3] else _attributes(source, match.end())
             if after is None:
-                # A tag that never ends: better shown than swallowed with all that follows.
+                # The tag never ends. Shown as text, so that what follows is not lost.
                 yield unescape(source[place:])
                 return
             place = after
@@ -127,7 +128,7 @@ def _tokens(source: str) -> Iterator[_Start | _End | str]:
 
 
 def _attributes(source: str, place: int) -> tuple[dict[str, str], int | None]:
-    """The attributes that matter, and the place after the tag; None if it never ends."""
+    """The attributes that matter, and the place after the tag; None if the tag never ends."""
     found: dict[str, str] = {}
     while match := _ATTRIBUTE.match(source, place):
         place = match.end()
@@ -140,14 +141,14 @@ def _attributes(source: str, place: int) -> tuple[dict[str, str], int | None]:
 
 
 def unescape(text: str) -> str:
-    """`text` with its character references resolved."""
+    """`text` with character references (`&amp;`) replaced by what they stand for."""
     if "&" not in text:
         return text
     return html.unescape(_HUGE_REFERENCE.sub("\ufffd", text))
 
 
-class _Builder:
-    """Puts tokens into a tree, mending what is misnested the way browsers do where that matters."""
+class _TreeBuilder:
+    """Builds the tree. Wrongly nested tags are corrected as browsers do, where that matters."""
 
     def __init__(self) -> None:
         self.root = Element("")
@@ -157,7 +158,7 @@ class _Builder:
         self._dropping = 0
 
     def text(self, text: str) -> None:
-        """Characters."""
+        """Text."""
         if not self._dropping:
             self._stack[-1].children.append(text)
 
@@ -184,7 +185,7 @@ class _Builder:
             self._push(Element(tag, token.attributes))
 
     def end(self, tag: str) -> None:
-        """An end tag. One that ends nothing is ignored."""
+        """An end tag; ignored if it ends nothing."""
         tag = "div" if tag in _LIKE_DIV else tag
         if tag in _DROPPED:
             self._dropping = max(0, self._dropping - 1)
@@ -208,7 +209,7 @@ class _Builder:
         return element
 
     def _close(self, tag: str) -> None:
-        """End the innermost `tag`; formatting neither ends beyond its block nor takes other formatting with it."""
+        """End the innermost `tag`. Formatting ends only inside its block, and formatting inside it goes on after it."""
         reopened: list[Element] = []
         if tag in FORMATTING:
             for element in reversed(self._stack):
@@ -217,7 +218,7 @@ class _Builder:
                 if element.tag in BLOCKS:
                     return
         while (element := self._pop()).tag != tag:
-            if tag in FORMATTING and len(reopened) < _REOPENED:
+            if tag in FORMATTING and len(reopened) < _MOST_REOPENED:
                 reopened.append(element)
         for element in reversed(reopened):
             self._push(Element(element.tag, element.attributes))

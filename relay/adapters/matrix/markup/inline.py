@@ -1,4 +1,4 @@
-"""The content of a Matrix event -> the neutral text tree: what stands inside a block."""
+"""HTML elements inside a block -> inline nodes of the neutral text tree."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -11,6 +11,7 @@ from relay.domain.text import nodes as n
 from relay.domain.text.links import link_bare_urls
 
 Wrapper = Callable[[tuple[n.Inline, ...]], n.Inline]
+"""Puts markup around nodes. In HTML, markup may surround whole blocks; in the tree it goes around what is in them."""
 
 _SPACE = re.compile(r"[ \t\n\r\f]+")
 _ROOM = re.compile(r"(?<!\w)@room\b")
@@ -33,7 +34,7 @@ _SIMPLE: dict[str, Wrapper] = {
 
 @dataclass(frozen=True, slots=True)
 class SpoilerWrapper:
-    """Hides what is inside."""
+    """Makes a spoiler."""
 
     reason: str
 
@@ -43,7 +44,7 @@ class SpoilerWrapper:
 
 @dataclass(frozen=True, slots=True)
 class LinkWrapper:
-    """Makes a link of what is inside."""
+    """Makes a link."""
 
     url: str
 
@@ -51,39 +52,36 @@ class LinkWrapper:
         return n.Link(self.url, children)
 
 
-def wrapped(nodes: tuple[n.Inline, ...], wraps: tuple[Wrapper, ...]) -> tuple[n.Inline, ...]:
-    """`nodes` with all of `wraps` around them, the first outermost."""
-    for wrap in reversed(wraps):
-        nodes = (wrap(nodes),)
+def wrap_all(nodes: tuple[n.Inline, ...], wrappers: tuple[Wrapper, ...]) -> tuple[n.Inline, ...]:
+    """`nodes` with all of `wrappers` around them, the first outermost."""
+    for wrapper in reversed(wrappers):
+        nodes = (wrapper(nodes),)
     return nodes
 
 
 @dataclass(frozen=True, slots=True)
 class NameLookup:
-    """What the parser must ask; None where it is unknown.
+    """What the parser has to ask. Each returns None for what is unknown."""
 
-    `user`: the display name of a user ID. `room_id`: the ID of the room that an alias names. `room_name`: the name of
-    a room by its ID, without a #.
-    """
-
+    # The display name of a user ID.
     user: Callable[[str], str | None] = lambda _: None
+    # The ID of the room that an alias names.
     room_id: Callable[[str], str | None] = lambda _: None
+    # The name of a room by its ID, without a #.
     room_name: Callable[[str], str | None] = lambda _: None
 
 
 class InlineParser:
-    """Turns elements that hold no blocks, and texts, into inline nodes.
-
-    `spaced`: whether the text so far ends in white space, so that more of it does not show.
-    """
+    """Turns text, and elements without blocks in them, into inline nodes."""
 
     def __init__(self, names: NameLookup, *, strip_fallback: bool = False) -> None:
         self._names = names
         self._strip_fallback = strip_fallback
+        # Whether the text so far ends in white space: HTML does not show more of it.
         self.spaced = True
 
     def wrapper(self, element: Element) -> Wrapper | None:
-        """The markup that an element which holds blocks puts on what is inside."""
+        """The markup that an element with blocks in it puts around them."""
         attributes = element.attributes
         if element.tag in _SIMPLE:
             return _SIMPLE[element.tag]
@@ -96,7 +94,7 @@ class InlineParser:
         return LinkWrapper(browser_link(href))
 
     def element(self, element: Element) -> Iterator[n.Inline]:
-        """What `element` means; it holds no blocks."""
+        """What an element without blocks in it means."""
         attributes = element.attributes
         match element.tag:
             case _ if self._strip_fallback and "data-mx-profile-fallback" in attributes:
@@ -143,7 +141,7 @@ class InlineParser:
             yield from self.words(text)
 
     def words(self, text: str) -> Iterator[n.Inline]:
-        """`text` with the URLs in it as links, and with its mentions of the whole room."""
+        """`text`, with URLs as links and `@room` as a mention of the whole room."""
         if "://" not in text and "@room" not in text:
             yield n.Text(text)
             return
@@ -174,7 +172,7 @@ class InlineParser:
             yield from children
 
     def _reference(self, url: str, children: tuple[n.Inline, ...]) -> n.Inline | None:
-        """The person, room or message that `url` leads to. What it is called comes from the room, where it is known."""
+        """The person, room or message that `url` is a link to. Its name is the one in the room, if that is known."""
         target = parse_link(url)
         if target is None:
             return None
@@ -198,7 +196,7 @@ class InlineParser:
         words = " ".join((attributes.get("alt") or attributes.get("title") or "").split())
         self.spaced = False
         if source.lower().startswith(("https://", "http://")):
-            # Clients do not fetch it, and whoever wants to may.
+            # Clients do not load images from other servers. A link lets the reader decide.
             yield n.Link(source, (n.Text(words or "image"),), preview=False)
         elif parse_mxc(source) is None:
             yield n.Text(words or "image")
@@ -209,7 +207,7 @@ class InlineParser:
 
 
 def _without_id(label: str, user_id: str) -> str:
-    """A person as a pill calls them, without the ID that clients put behind a name which several people have."""
+    """The name in a mention, without the user ID that clients add when several people have that name."""
     for ending in (f"({user_id})", user_id):
         label = label.removesuffix(ending)
     return label.strip().removeprefix("@")
@@ -220,7 +218,7 @@ def _color(value: str | None) -> str | None:
 
 
 def text_content(element: Element) -> Iterator[str]:
-    """What stands in `element`, literally."""
+    """The text in `element`, like `textContent` in a browser."""
     for child in element.children:
         if isinstance(child, str):
             yield child

@@ -1,42 +1,50 @@
-"""The content of a Matrix event -> the neutral text tree."""
+"""The content of a Matrix event -> the neutral text tree: the plain body, and the blocks of the HTML."""
 
 import html
 import re
 from collections.abc import Iterable, Iterator
 
 from relay.adapters.matrix.markup.html import BLOCKS, Element, parse_html
-from relay.adapters.matrix.markup.inline import InlineParser, NameLookup, SpoilerWrapper, Wrapper, text_content, wrapped
+from relay.adapters.matrix.markup.inline import (
+    InlineParser,
+    NameLookup,
+    SpoilerWrapper,
+    Wrapper,
+    text_content,
+    wrap_all,
+)
 from relay.domain.text import nodes as n
 from relay.domain.text.normalise import normalise
 
 _LANGUAGE = re.compile(r"(?:^|\s)language-([\w+#.-]+)")
 _NUMBER = re.compile(r"\d{1,9}", re.ASCII)
 _TAG = re.compile(r"</?[a-zA-Z][^<>]*+>")
-# No client writes as many for a text that people read; a tree of them would cost everybody else time and memory.
+# No client writes more for a text that people read. A tree of more would cost the other rooms time and memory.
 _MOST_TAGS = 2_000
 _MOST_REFERENCES = 1_000
 _MOST_LINES = 2_000
+_MOST_WRAPPERS = 8
 
 
 def parse(
     body: str, formatted_body: str | None, *, names: NameLookup, strip_profile_fallback: bool = False
 ) -> n.RichText:
-    """What a client shows of a message: `formatted_body` (HTML), or `body` where there is none.
+    """What a client shows of a message: `formatted_body` (HTML), or `body` if there is none.
 
-    `strip_profile_fallback`: leave out the name that stands in the text for clients without per-message profiles.
-    Never raises; linear in the length of the text. Of a text with thousands of tags or links only the words are kept.
+    `strip_profile_fallback`: leave out the name that is in the text for clients without per-message profiles.
+    Never raises; linear in the length of the text. A text with thousands of tags or links is read as plain text.
     """
     if formatted_body is None or not formatted_body.strip():
         return _parse_plain(body, names)
     if formatted_body.count("<") > _MOST_TAGS or _references(formatted_body) > _MOST_REFERENCES:
         return _without_markup(body, formatted_body, names)
-    reader = _BlockParser(InlineParser(names, strip_fallback=strip_profile_fallback))
-    return normalise(n.RichText(tuple(reader.blocks(parse_html(formatted_body).children))))
+    parser = _BlockParser(InlineParser(names, strip_fallback=strip_profile_fallback))
+    return normalise(n.RichText(tuple(parser.blocks(parse_html(formatted_body).children))))
 
 
 def _parse_plain(body: str, names: NameLookup) -> n.RichText:
     source = body.replace("\r\n", "\n").replace("\r", "\n").strip("\n")
-    reader = InlineParser(names)
+    parser = InlineParser(names)
     linked = _references(source) <= _MOST_REFERENCES
     *lines, rest = source.split("\n", _MOST_LINES)
     if "\n" not in rest:
@@ -46,7 +54,7 @@ def _parse_plain(body: str, names: NameLookup) -> n.RichText:
     for number, line in enumerate(lines):
         if number:
             nodes.append(n.LineBreak())
-        nodes.extend(reader.words(line) if linked else (n.Text(line),))
+        nodes.extend(parser.words(line) if linked else (n.Text(line),))
     return normalise(n.RichText((n.Paragraph(tuple(nodes)), *((n.CodeBlock(rest),) if rest else ()))))
 
 
@@ -59,48 +67,50 @@ def _without_markup(body: str, formatted_body: str, names: NameLookup) -> n.Rich
     text = _parse_plain(words, names)
     if "data-mx-spoiler" not in formatted_body.lower():
         return text
-    # Which of the words are hidden cannot be told any more.
+    # Nobody can tell any more which words are hidden, so all of them are.
     return normalise(n.RichText((n.Paragraph((n.Spoiler((n.Text(" ".join(n.plain_text(text).split())),)),)),)))
 
 
 class BlockBuilder:
-    """Blocks on their way: a run of inline nodes that has not become a paragraph yet, and what stands above it.
+    """Collects inline nodes and blocks, in the order of the HTML, and makes paragraphs of the inline nodes.
 
-    Of runs that nothing separates, each goes on in the same paragraph on a new line, as a browser shows it.
+    Runs of inline nodes become lines of one paragraph, as in a browser, unless something separates them.
     """
 
     def __init__(self) -> None:
+        # Inline nodes since the last block or break.
         self.run: list[n.Inline] = []
         self._blocks: list[n.Block] = []
-        self._loose: list[n.Inline] = []
+        # The paragraph that may get more lines.
+        self._open: list[n.Inline] = []
 
-    def end_run(self, wraps: tuple[Wrapper, ...], *, separate: bool = False) -> None:
-        """Make a paragraph of the run, or a line of the one that is still open."""
+    def end_run(self, wrappers: tuple[Wrapper, ...], *, separate: bool = False) -> None:
+        """Make the run a line of the open paragraph, or a paragraph of its own."""
         nodes, self.run = tuple(self.run), []
         if not any(not (isinstance(node, n.Text) and not node.text.strip()) for node in nodes):
             return
-        nodes = wrapped(nodes, wraps)
-        if self._loose and not separate:
-            self._loose += (n.LineBreak(), *nodes)
+        nodes = wrap_all(nodes, wrappers)
+        if self._open and not separate:
+            self._open += (n.LineBreak(), *nodes)
         elif isinstance(block := paragraph(nodes), n.Paragraph) and not separate:
-            self._loose = list(nodes)
+            self._open = list(nodes)
         else:
             self.add(block)
 
     def add(self, block: n.Block) -> None:
-        """A block that is no running text."""
-        self.part()
+        """Add a block that is complete."""
+        self.close_paragraph()
         self._blocks.append(block)
 
-    def part(self) -> None:
-        """What follows does not go on in the paragraph above it."""
-        if self._loose:
-            self._blocks.append(n.Paragraph(tuple(self._loose)))
-            self._loose = []
+    def close_paragraph(self) -> None:
+        """End the open paragraph: what follows is a new one."""
+        if self._open:
+            self._blocks.append(n.Paragraph(tuple(self._open)))
+            self._open = []
 
     def blocks(self) -> list[n.Block]:
-        """All of them."""
-        self.part()
+        """All blocks."""
+        self.close_paragraph()
         return self._blocks
 
 
@@ -110,93 +120,96 @@ class _BlockParser:
     def __init__(self, inline: InlineParser) -> None:
         self._inline = inline
 
-    def blocks(self, children: Iterable[Element | str], wraps: tuple[Wrapper, ...] = ()) -> list[n.Block]:
-        """The blocks that `children` make; `wraps` is the markup that surrounds all of them."""
-        flow = BlockBuilder()
+    def blocks(self, children: Iterable[Element | str], wrappers: tuple[Wrapper, ...] = ()) -> list[n.Block]:
+        """The blocks that `children` make, with `wrappers` around the content of each."""
+        builder = BlockBuilder()
         self._inline.spaced = True
-        self._flow(flow, children, wraps)
-        flow.end_run(wraps)
-        return flow.blocks()
+        self._walk(builder, children, wrappers)
+        builder.end_run(wrappers)
+        return builder.blocks()
 
-    def _flow(self, flow: BlockBuilder, children: Iterable[Element | str], wraps: tuple[Wrapper, ...]) -> None:
+    def _walk(self, builder: BlockBuilder, children: Iterable[Element | str], wrappers: tuple[Wrapper, ...]) -> None:
         for child in children:
             if isinstance(child, str):
-                flow.run.extend(self._inline.text(child))
+                builder.run.extend(self._inline.text(child))
             elif child.tag == "hr":
-                self._break(flow, wraps)
-                flow.add(n.Rule())
+                self._break(builder, wrappers)
+                builder.add(n.Rule())
             elif child.tag in BLOCKS:
-                self._break(flow, wraps)
-                self._block(flow, child, wraps)
+                self._break(builder, wrappers)
+                self._block(builder, child, wrappers)
                 self._inline.spaced = True
             elif child.holds_blocks:
-                self._break(flow, wraps)
-                wrap = self._inline.wrapper(child)
-                inner = wraps if wrap is None or wrap in wraps or len(wraps) > 8 else (*wraps, wrap)
-                self._flow(flow, child.children, inner)
-                self._break(flow, inner)
+                self._break(builder, wrappers)
+                wrapper = self._inline.wrapper(child)
+                inner = wrappers
+                if wrapper is not None and wrapper not in wrappers and len(wrappers) <= _MOST_WRAPPERS:
+                    inner = (*wrappers, wrapper)
+                self._walk(builder, child.children, inner)
+                self._break(builder, inner)
             else:
-                flow.run.extend(self._inline.element(child))
+                builder.run.extend(self._inline.element(child))
 
-    def _break(self, flow: BlockBuilder, wraps: tuple[Wrapper, ...], *, separate: bool = False) -> None:
-        flow.end_run(wraps, separate=separate)
+    def _break(self, builder: BlockBuilder, wrappers: tuple[Wrapper, ...], *, separate: bool = False) -> None:
+        builder.end_run(wrappers, separate=separate)
         self._inline.spaced = True
 
-    def _block(self, flow: BlockBuilder, element: Element, wraps: tuple[Wrapper, ...]) -> None:
+    def _block(self, builder: BlockBuilder, element: Element, wrappers: tuple[Wrapper, ...]) -> None:
         children = element.children
         match element.tag:
             case "p":
-                flow.part()
-                self._flow(flow, children, wraps)
-                self._break(flow, wraps, separate=True)
+                builder.close_paragraph()
+                self._walk(builder, children, wrappers)
+                self._break(builder, wrappers, separate=True)
             case "h1" | "h2" | "h3" | "h4" | "h5" | "h6":
-                flow.add(n.Heading(int(element.tag[1]), flat(self.blocks(children, wraps))))
+                builder.add(n.Heading(int(element.tag[1]), flatten(self.blocks(children, wrappers))))
             case "pre":
-                self._preformatted(flow, element, wraps)
+                self._preformatted(builder, element, wrappers)
             case "blockquote":
-                flow.add(n.Quote(tuple(self.blocks(children, wraps))))
+                builder.add(n.Quote(tuple(self.blocks(children, wrappers))))
             case "ul" | "ol":
                 start = element.attributes.get("start", "1") if element.tag == "ol" else None
                 number = None if start is None else int(start) if _NUMBER.fullmatch(start) else 1
-                flow.add(n.BulletList(tuple(self._items(children, wraps)), number))
+                builder.add(n.BulletList(tuple(self._items(children, wrappers)), number))
             case "table":
-                flow.add(self._table(element, wraps))
+                builder.add(self._table(element, wrappers))
             case "details":
-                flow.add(self._details(element, wraps))
+                builder.add(self._details(element, wrappers))
             case "div" if "data-mx-maths" in element.attributes:
-                flow.add(n.Paragraph(wrapped((n.Math(element.attributes["data-mx-maths"], display=True),), wraps)))
+                formula = n.Math(element.attributes["data-mx-maths"], display=True)
+                builder.add(n.Paragraph(wrap_all((formula,), wrappers)))
             case _:
-                self._flow(flow, children, wraps)
-                self._break(flow, wraps)
+                self._walk(builder, children, wrappers)
+                self._break(builder, wrappers)
 
-    def _preformatted(self, flow: BlockBuilder, element: Element, wraps: tuple[Wrapper, ...]) -> None:
+    def _preformatted(self, builder: BlockBuilder, element: Element, wrappers: tuple[Wrapper, ...]) -> None:
         text = "".join(text_content(element))
         code = next((child for child in element.children if isinstance(child, Element) and child.tag == "code"), None)
         language = _LANGUAGE.search(code.attributes.get("class", "")) if code else None
         text = text.replace("\r\n", "\n").replace("\r", "\n")
-        if any(isinstance(wrap, SpoilerWrapper) for wrap in wraps):
-            # A block of code cannot be hidden; lines of code can.
+        if any(isinstance(wrapper, SpoilerWrapper) for wrapper in wrappers):
+            # In the tree, lines of code can be a spoiler, but a code block cannot.
             nodes: list[n.Inline] = []
             for line in text.strip("\n").split("\n"):
                 nodes += (n.Code(line), n.LineBreak())
-            flow.add(n.Paragraph(wrapped(tuple(nodes), wraps)))
+            builder.add(n.Paragraph(wrap_all(tuple(nodes), wrappers)))
         else:
-            flow.add(n.CodeBlock(text, language[1] if language else ""))
+            builder.add(n.CodeBlock(text, language[1] if language else ""))
 
-    def _items(self, children: Iterable[Element | str], wraps: tuple[Wrapper, ...]) -> Iterator[n.ListItem]:
-        """Items; what stands in a list without being in an item goes on with the one before."""
+    def _items(self, children: Iterable[Element | str], wrappers: tuple[Wrapper, ...]) -> Iterator[n.ListItem]:
+        """The items of a list. Content between items becomes part of the item before it."""
         current: list[n.Block] = []
         for child in children:
             if isinstance(child, Element) and child.tag == "li":
                 if current:
                     yield n.ListItem(tuple(current))
-                current = self.blocks(child.children, wraps)
+                current = self.blocks(child.children, wrappers)
             else:
-                current += self.blocks((child,), wraps)
+                current += self.blocks((child,), wrappers)
         if current:
             yield n.ListItem(tuple(current))
 
-    def _table(self, table: Element, wraps: tuple[Wrapper, ...]) -> n.Table:
+    def _table(self, table: Element, wrappers: tuple[Wrapper, ...]) -> n.Table:
         rows: list[tuple[n.TableCell, ...]] = []
         caption: tuple[n.Inline, ...] = ()
         waiting = list(reversed(table.children))
@@ -204,43 +217,43 @@ class _BlockParser:
             child = waiting.pop()
             if isinstance(child, str):
                 if child.strip():
-                    rows.append((self._cell((child,), wraps),))
+                    rows.append((self._cell((child,), wrappers),))
             elif child.tag == "tr":
                 cells = (cell for cell in child.children if isinstance(cell, Element) or cell.strip())
-                rows.append(tuple(self._cell((cell,), wraps) for cell in cells))
+                rows.append(tuple(self._cell((cell,), wrappers) for cell in cells))
             elif child.tag in ("thead", "tbody", "tfoot"):
                 waiting.extend(reversed(child.children))
             elif child.tag == "caption":
-                caption = flat(self.blocks(child.children, wraps))
+                caption = flatten(self.blocks(child.children, wrappers))
             else:
-                rows.append((self._cell((child,), wraps),))
+                rows.append((self._cell((child,), wrappers),))
         return n.Table(tuple(rows), caption)
 
-    def _cell(self, content: tuple[Element | str], wraps: tuple[Wrapper, ...]) -> n.TableCell:
+    def _cell(self, content: tuple[Element | str], wrappers: tuple[Wrapper, ...]) -> n.TableCell:
         header = isinstance(content[0], Element) and content[0].tag == "th"
-        return n.TableCell(flat(self.blocks(content, wraps)), header=header)
+        return n.TableCell(flatten(self.blocks(content, wrappers)), header=header)
 
-    def _details(self, details: Element, wraps: tuple[Wrapper, ...]) -> n.Details:
+    def _details(self, details: Element, wrappers: tuple[Wrapper, ...]) -> n.Details:
         summary: tuple[n.Inline, ...] = ()
         rest: list[Element | str] = []
         for child in details.children:
             if isinstance(child, Element) and child.tag == "summary" and not summary:
-                summary = flat(self.blocks(child.children, wraps))
+                summary = flatten(self.blocks(child.children, wrappers))
             else:
                 rest.append(child)
-        return n.Details(summary, tuple(self.blocks(rest, wraps)))
+        return n.Details(summary, tuple(self.blocks(rest, wrappers)))
 
 
 def paragraph(nodes: tuple[n.Inline, ...]) -> n.Block:
-    """A paragraph; one that is all lowered is how small print crosses."""
+    """A paragraph; if all of it is subscript, a subtext: that is how `render` writes one."""
     kept = [node for node in nodes if not (isinstance(node, n.Text) and not node.text.strip())]
     if len(kept) == 1 and isinstance(only := kept[0], n.Superscript) and only.lowered:
         return n.Subtext(only.children)
     return n.Paragraph(nodes)
 
 
-def flat(blocks: Iterable[n.Block]) -> tuple[n.Inline, ...]:
-    """The inline nodes of `blocks`, a line each, where no block can stand."""
+def flatten(blocks: Iterable[n.Block]) -> tuple[n.Inline, ...]:
+    """The inline nodes of `blocks`, a line for each block, for places that cannot hold blocks."""
     nodes: list[n.Inline] = []
     for block in blocks:
         if nodes:
@@ -251,12 +264,12 @@ def flat(blocks: Iterable[n.Block]) -> tuple[n.Inline, ...]:
             case n.CodeBlock(text):
                 nodes.append(n.Code(" ".join(text.split("\n"))))
             case n.Quote(inner):
-                nodes.extend(flat(inner))
+                nodes.extend(flatten(inner))
             case n.BulletList(items):
-                nodes.extend(flat(inner for item in items for inner in item.blocks))
+                nodes.extend(flatten(inner for item in items for inner in item.blocks))
             case n.Details(summary, inner):
                 nodes.extend(summary)
-                nodes.extend(flat(inner))
+                nodes.extend(flatten(inner))
             case n.Table(rows):
                 nodes.extend(node for row in rows for cell in row for node in (*cell.children, n.Text(" ")))
             case n.Rule():

@@ -1,7 +1,7 @@
-"""The neutral text tree -> the content of a Matrix event: HTML, and a plain body for who shows no HTML.
+"""The neutral text tree -> the content of a Matrix event: HTML, and a plain body.
 
-The body is for bots, notifications and some clients. It looks like markdown to the eye and is not meant to be parsed.
-What a spoiler hides is not in it: https://spec.matrix.org/latest/client-server-api/#spoiler-messages
+The body is for bots, notifications and clients without HTML. It looks like markdown, but is not meant to be parsed.
+The content of spoilers is not in it: https://spec.matrix.org/latest/client-server-api/#spoiler-messages
 """
 
 import re
@@ -20,49 +20,49 @@ _LANGUAGE = re.compile(r"[\w+#.-]+")
 _SPACES = re.compile(r"  +")
 _EDGE_SPACES = re.compile(r"^ +")
 _TAGS: dict[type, str] = {n.Strong: "strong", n.Emphasis: "em", n.Underline: "u", n.Strike: "del"}
-# Tags may stand a hundred deep; a list item takes two, and what is inside it a few more.
+# Tags may be nested a hundred deep. A list item takes two levels, and its content a few more.
 _DEEPEST = 40
 
 
 @dataclass(frozen=True, slots=True)
 class Resolver:
-    """What references become on Matrix; None where they are to be read as plain words.
+    """What references become on Matrix. Each returns None for what is to be shown as plain text."""
 
-    `user`: the user ID to mention. `channel`: the room ID or alias to link, or a whole matrix.to link. `message`: the
-    link to the message's copy. `emoji`, `image`: the `mxc://` URI of the picture. `broadcast`: @everyone and @here are
-    to be a real @room.
-    """
-
+    # The user ID to mention.
     user: Callable[[n.UserMention], str | None] = lambda _: None
+    # The room ID or alias to link to, or a whole matrix.to link.
     channel: Callable[[n.ChannelMention], str | None] = lambda _: None
+    # The link to the message's copy.
     message: Callable[[n.MessageLink], str | None] = lambda _: None
+    # The `mxc://` URI of the image.
     emoji: Callable[[n.CustomEmoji], str | None] = lambda _: None
     image: Callable[[n.InlineImage], str | None] = lambda _: None
+    # Whether @everyone and @here become a real @room.
     broadcast: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """`body` and `formatted_body` of an event; None where the text needs no HTML: `html` says the same in any case.
-
-    `mentions`: the user IDs for `m.mentions`; `room`: its `room`. They go into each event, also when they are
-    empty: without them homeservers resolver for names and `@room` in the body.
-    """
+    """The text of an event."""
 
     body: str
+    # HTML; None if the text needs none.
     formatted_body: str | None
+    # For `m.mentions`: the user IDs, and whether the whole room is mentioned. Every event has that key, even if it is
+    # empty: without it homeservers look for names and `@room` in the body.
     mentions: tuple[str, ...] = ()
     room: bool = False
+    # The HTML in any case, also where `formatted_body` is None.
     html: str = field(default="", compare=False)
 
 
 def render(text: n.RichText, *, resolver: Resolver) -> Rendered:
-    """Content that makes a client show `text`. Whatever `text` holds: only permitted tags, links and mentions."""
-    tidy = normalise(text)
+    """Content that makes a client show `text`, with permitted tags, links and mentions only."""
+    normal = normalise(text)
     html = _HtmlWriter(resolver)
-    formatted = html.document(tidy.blocks)
+    formatted = html.document(normal.blocks)
     return Rendered(
-        write_body(tidy, html.words()),
+        write_body(normal, html.reference_names()),
         formatted if html.rich else None,
         tuple(dict.fromkeys(html.mentions)),
         html.room,
@@ -72,7 +72,7 @@ def render(text: n.RichText, *, resolver: Resolver) -> Rendered:
 
 @dataclass(frozen=True, slots=True)
 class ReferenceNames:
-    """How references are called."""
+    """How the plain body names what is referred to."""
 
     user: Callable[[n.UserMention], str]
     channel: Callable[[n.ChannelMention], str]
@@ -81,7 +81,7 @@ class ReferenceNames:
 
 
 class _HtmlWriter:
-    """Writes HTML, and notes what was mentioned and whether any markup was needed."""
+    """Writes HTML. Collects the mentions, and whether any markup was needed."""
 
     def __init__(self, resolver: Resolver) -> None:
         self._resolver = resolver
@@ -89,19 +89,19 @@ class _HtmlWriter:
         self.room = False
         self.rich = False
 
-    def words(self) -> ReferenceNames:
-        """How the plain body names what is referred to."""
+    def reference_names(self) -> ReferenceNames:
+        """The names for the plain body."""
         return ReferenceNames(self._user_name, self._channel_name, self._broadcast_name, self._message_url)
 
     def document(self, blocks: tuple[n.Block, ...]) -> str:
-        """The whole text; a lone paragraph needs no tag."""
+        """The whole text. A single paragraph needs no tag."""
         if len(blocks) == 1 and isinstance(only := blocks[0], n.Paragraph) and not _is_display(only):
             return self._inline(only.children)
         self.rich = not all(isinstance(block, n.Paragraph) for block in blocks)
         return self._blocks(blocks, 0)
 
     def _blocks(self, blocks: tuple[n.Block, ...], depth: int, *, compact: bool = False) -> str:
-        """`compact`: a first paragraph stands without its tag, as long as no other follows it at once."""
+        """`compact`: the first paragraph has no tag, unless another paragraph follows it."""
         done: list[str] = []
         for index, block in enumerate(blocks):
             alone = index == 0 and (len(blocks) == 1 or not isinstance(blocks[1], n.Paragraph))
@@ -166,7 +166,7 @@ class _HtmlWriter:
         return "".join(done)
 
     def _text(self, text: str, *, edge: bool) -> str:
-        """Text, with the spaces that HTML would swallow made to stay."""
+        """Text, with non-breaking spaces where HTML would drop spaces."""
         text = text.replace("\t", "    ")
         if edge:
             text = _EDGE_SPACES.sub(lambda found: "\u00a0" * len(found.group()), text)
@@ -218,7 +218,7 @@ class _HtmlWriter:
     def _link(self, link: n.Link, words: str) -> str:
         url = link.url.strip()
         if is_bare(link) and re.match(r"https?:", url, re.IGNORECASE):
-            # Clients find these by themselves.
+            # Clients make a link of a bare URL themselves, so it needs no HTML.
             return _anchor(url, words)
         if _SCHEME.match(url):
             self.rich = True
@@ -301,9 +301,9 @@ _MONTHS = (
 )
 
 
-def write_body(text: n.RichText, words: ReferenceNames) -> str:
+def write_body(text: n.RichText, names: ReferenceNames) -> str:
     """`text` as plain text."""
-    return _PlainWriter(words).blocks(text.blocks)
+    return _PlainWriter(names).blocks(text.blocks)
 
 
 def format_timestamp(node: n.Timestamp) -> str:
@@ -324,10 +324,10 @@ def format_timestamp(node: n.Timestamp) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _PlainWriter:
-    words: ReferenceNames
+    names: ReferenceNames
 
     def blocks(self, blocks: tuple[n.Block, ...]) -> str:
-        """Blocks one below the other, paragraphs set apart."""
+        """Blocks one below the other, with an empty line between paragraphs."""
         done: list[str] = []
         for index, block in enumerate(blocks):
             above = blocks[index - 1] if index else None
@@ -396,15 +396,15 @@ class _PlainWriter:
             case n.Math(tex):
                 return f"${tex}$"
             case n.UserMention():
-                return self.words.user(node)
+                return self.names.user(node)
             case n.RoleMention(name):
                 return f"@{name}"
             case n.ChannelMention(children=children):
-                return self._inline(children) if children else self.words.channel(node)
+                return self._inline(children) if children else self.names.channel(node)
             case n.BroadcastMention():
-                return self.words.broadcast(node)
+                return self.names.broadcast(node)
             case n.MessageLink(_, _, children):
-                url = self.words.message(node)
+                url = self.names.message(node)
                 return f"[{self._inline(children)}]({url})" if children else url
             case n.CustomEmoji(name):
                 return f":{name}:"
