@@ -4,8 +4,8 @@
 import them from here. https://spec.matrix.org/latest/client-server-api/#mroommessage-msgtypes
 """
 
-from relay.adapters.matrix.markup.inline import NameLookup
-from relay.adapters.matrix.markup.parser import parse
+from relay.adapters.matrix.markup.block_parser import parse
+from relay.adapters.matrix.markup.inline_parser import NameLookup
 from relay.adapters.matrix.markup.renderer import Rendered, Resolver, render
 
 __all__ = ["NameLookup", "Rendered", "Resolver", "parse", "render"]

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable, Iterator
 
 from relay.adapters.matrix.markup.html import BLOCKS, Element, parse_html
-from relay.adapters.matrix.markup.inline import (
+from relay.adapters.matrix.markup.inline_parser import (
     InlineParser,
     NameLookup,
     SpoilerWrapper,
