@@ -165,7 +165,7 @@ class DiscordAdapter:
         """See `Adapter.health`."""
         if self._health.state != "ready":
             return self._health
-        if waiting := self._channels.unsettled():
+        if waiting := self._channels.catching_up():
             return SideHealth("catching_up", f"{waiting} channels are being caught up")
         return self._health
 
@@ -210,8 +210,8 @@ class DiscordAdapter:
         self._identity.user = str(client.user.id) if client.user is not None else ""
         # They are the same but for the oldest bots.
         self._identity.application = str(client.application_id or self._identity.user)
-        self._webhooks.belong_to(self._identity.application, self._identity.user)
-        self._webhooks.something_missed()
+        self._webhooks.set_owner(self._identity.application, self._identity.user)
+        self._webhooks.all_changed()
         self._guilds.session_started(client)
         self._channels.session_started()
         self._health = SideHealth("ready")
@@ -224,8 +224,8 @@ class DiscordAdapter:
 
     def dispatch_lost(self) -> None:
         """See `gateway.Listener`."""
-        self._webhooks.something_missed()
-        self._channels.something_missed()
+        self._webhooks.all_changed()
+        self._channels.read_all_again()
 
     def disconnected(self, reason: str) -> None:
         """See `gateway.Listener`."""
@@ -241,7 +241,7 @@ class DiscordAdapter:
             self._look_again()
 
     def _look_again(self) -> None:
-        self._channels.look_again()
+        self._channels.check_again()
 
     # --- What the core asks -------------------------------------------------------------------------------
 

@@ -100,7 +100,7 @@ class MessagePoster:
                 # Nothing was posted, so the message goes on through another one.
                 if is_gone(error):
                     self._webhooks.gone(home, hook)
-                elif await self._webhooks.whereabouts(hook.id) == home:
+                elif await self._webhooks.current_channel(hook.id) == home:
                     raise  # it is the thread that is gone
                 self._webhooks.changed(home)
                 continue
@@ -219,7 +219,7 @@ class MessagePoster:
         if self.posts_itself(channel):
             return None
         try:
-            hook = await self._webhooks.of(self._buffers.webhook_home(channel))
+            hook = await self._webhooks.get_or_make(self._buffers.webhook_home(channel))
         except Refused as error:
             if error.code not in {*MISSING, ErrorCode.TOO_MANY_WEBHOOKS} and not error.unexplained:
                 raise
@@ -264,8 +264,8 @@ class MessagePoster:
         """Remove what an earlier try has posted through a webhook of this channel that was moved to another one."""
         if self._buffers.thread(channel) is not None:
             return  # what names its thread is posted there, or nowhere
-        for webhook in self._webhooks.used_in(channel):
-            where = await self._webhooks.whereabouts(webhook)
+        for webhook in self._webhooks.used_for(channel):
+            where = await self._webhooks.current_channel(webhook)
             if where is None or where == channel:
                 continue
             try:

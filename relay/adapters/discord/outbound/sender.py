@@ -124,7 +124,7 @@ class MessageSender:
         body = {"content": webhook_text(delivery.content), "allowed_mentions": allowed_mentions(delivery.content)}
         home, thread = self._buffers.webhook_home(target.channel.id), self._buffers.thread(target.channel.id)
         for _ in range(_TOKENS_TRIED):
-            hook = await self._webhooks.owner(home, webhook)
+            hook = await self._webhooks.find(home, webhook)
             if hook is None:
                 break
             try:
@@ -220,7 +220,7 @@ class MessageSender:
             return False
         seen = await self._look(target)
         home, thread = self._buffers.webhook_home(target.channel.id), self._buffers.thread(target.channel.id)
-        hook = await self._webhooks.owner(home, seen.webhook) if seen.webhook is not None else None
+        hook = await self._webhooks.find(home, seen.webhook) if seen.webhook is not None else None
         if hook is None:
             return False
         try:
@@ -276,7 +276,7 @@ class MessageSender:
             return seen.user == self._identity.user
         known = seen.webhook in self._webhooks.ids
         home = self._buffers.webhook_home(target.channel.id)
-        return known or await self._webhooks.owner(home, seen.webhook) is not None
+        return known or await self._webhooks.find(home, seen.webhook) is not None
 
     async def mark_failed(self, source: MessageRef) -> bool:
         """See `Adapter.mark_failed`."""

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import structlog
 
@@ -15,28 +15,29 @@ from relay.errors import StoreUnavailable
 _log = structlog.get_logger(__name__)
 
 WEBHOOK_NAME = "relay"
-# Of how many webhooks it is remembered for which channel they were made.
-_REMEMBERED_IN_A_CHANNEL = 5
+# How many webhooks are remembered for a channel.
+_MAX_HOMES = 5
 
 
 @dataclass(frozen=True, slots=True)
 class Webhook:
-    """A webhook that we may post through. `token` is its credential."""
+    """A webhook that we may post through."""
 
     id: str
+    # Its credential.
     token: str
 
     def __repr__(self) -> str:
         return f"Webhook(id={self.id!r})"
 
     def route(self, thread: str | None = None) -> Route:
-        """Where to post; `thread`: in a thread of the webhook's channel."""
+        """Where to post: in the webhook's channel, or in a thread there."""
         ids = {"webhook": self.id, "token": self.token}
         path = "/webhooks/{webhook}/{token}"
         return Route("POST", path, ids, token=False, max_wait=POSTING_MAX_WAIT, query=_in_thread(thread))
 
     def message_route(self, method: Method, message: str, thread: str | None = None) -> Route:
-        """Where to change or delete what it posted."""
+        """Where to change or delete a message that it posted."""
         ids = {"webhook": self.id, "token": self.token, "message": message}
         path = "/webhooks/{webhook}/{token}/messages/{message}"
         return Route(method, path, ids, token=False, query=_in_thread(thread))
@@ -46,56 +47,59 @@ def _in_thread(thread: str | None) -> dict[str, str]:
     return {} if thread is None else {"thread_id": thread}
 
 
+@dataclass(slots=True)
 class Webhooks:
-    """The webhooks of our application: one for each channel, found again after a restart by who owns it.
+    """The webhooks of our application: one for each channel, found again after a restart by their owner.
 
-    A moderator may move a webhook to another channel at any time
-    (https://docs.discord.com/developers/resources/webhook#modify-webhook). It keeps its token, so what is posted
-    through it would go there without an error. So what is known of a channel is looked up again after each
-    WEBHOOKS_UPDATE, and the home of each webhook, the channel that it was first used for, is remembered in the store
-    through `keep`: one that is away from home is never used.
-
-    `ids` holds every webhook known to be ours: what they post is an echo.
+    A moderator may move a webhook to another channel at any time, and it keeps its token
+    (https://docs.discord.com/developers/resources/webhook#modify-webhook). What is posted through it would then appear
+    there, without an error. So the webhooks of a channel are listed again after each WEBHOOKS_UPDATE. And the *home* of
+    each webhook, the channel that it was first used for, is kept in the store: a webhook that is not at home is never
+    used.
     """
 
-    def __init__(self, rest: RestClient, keep: Callable[[str, tuple[str, ...]], Awaitable[None]]) -> None:
-        self._rest = rest
-        self._keep_homes = keep
-        self._application = ""
-        self._user = ""
-        self._tokenless: set[str] = set()
-        self._by_channel: dict[str, tuple[Webhook, ...]] = {}
-        self._tokens: dict[str, str] = {}
-        self._homes: dict[str, tuple[str, ...]] = {}
-        self._changed: set[str] = set()
-        self._locks: dict[str, asyncio.Lock] = {}
-        self.ids: set[str] = set()
+    rest: RestClient
+    # Writes the homes to the store: a channel, and the webhooks that were used for it.
+    keep_homes: Callable[[str, tuple[str, ...]], Awaitable[None]]
+    # Every webhook known to be ours. What they post is an echo.
+    ids: set[str] = field(init=False, default_factory=set)
+    _application: str = field(init=False, default="")
+    _user: str = field(init=False, default="")
+    # The channels in which webhooks come without a token.
+    _tokenless: set[str] = field(init=False, default_factory=set)
+    _by_channel: dict[str, tuple[Webhook, ...]] = field(init=False, default_factory=dict)
+    _tokens: dict[str, str] = field(init=False, default_factory=dict)
+    # The webhooks that were used for a channel, the latest last.
+    _homes: dict[str, tuple[str, ...]] = field(init=False, default_factory=dict)
+    # The channels whose webhooks have to be listed again.
+    _changed: set[str] = field(init=False, default_factory=set)
+    _locks: dict[str, asyncio.Lock] = field(init=False, default_factory=dict)
 
-    def belong_to(self, application: str, user: str) -> None:
-        """Our application's and our user's ID, by which ours are told from those of others with the same name."""
+    def set_owner(self, application: str, user: str) -> None:
+        """Set the IDs of our application and our user, by which our webhooks are recognised."""
         self._application = application
         self._user = user
 
-    def remembers(self, channel: str) -> bool:
-        """Whether `remember` has been called for a channel."""
+    def is_restored(self, channel: str) -> bool:
+        """Whether `restore` has been called for a channel."""
         return channel in self._homes
 
-    def remember(self, channel: str, webhooks: tuple[str, ...]) -> None:
-        """These webhooks were used for a channel in an earlier life."""
+    def restore(self, channel: str, webhooks: tuple[str, ...]) -> None:
+        """Set the webhooks that were used for a channel before the restart."""
         self._homes.setdefault(channel, webhooks)
         self.ids.update(webhooks)
 
     def changed(self, channel: str) -> None:
-        """A webhook of the channel was made, deleted or moved, by whomever."""
+        """A webhook of the channel was made, deleted or moved: list them again before the next use."""
         self._changed.add(channel)
 
-    def something_missed(self) -> None:
-        """There may have been changes everywhere."""
+    def all_changed(self) -> None:
+        """The same for every channel, after events were missed."""
         self._changed.update(self._by_channel)
 
-    async def survey(self, guild: str) -> None:
-        """Look at all webhooks of a guild in one request. The bot needs Manage Webhooks in the whole guild."""
-        listed = await self._rest.call(Route("GET", "/guilds/{guild}/webhooks", {"guild": guild}))
+    async def list_guild(self, guild: str) -> None:
+        """List all webhooks of a guild in one request. The bot needs Manage Webhooks in the whole guild."""
+        listed = await self.rest.call(Route("GET", "/guilds/{guild}/webhooks", {"guild": guild}))
         if not isinstance(listed, list):
             return
         channels = {item["channel_id"] for item in listed if item.get("channel_id")}
@@ -103,48 +107,48 @@ class Webhooks:
             self._changed.discard(channel)
             self._learn(channel, [item for item in listed if item.get("channel_id") == channel])
 
-    async def of(self, channel: str) -> Webhook:
-        """The channel's webhook, made if there is none. Raises an `ApiError`."""
+    async def get_or_make(self, channel: str) -> Webhook:
+        """The channel's webhook, made if there is none. Raises `ApiError`."""
         async with self._lock(channel):
             if not self._by_channel.get(channel) or channel in self._changed:
-                await self._look(channel)
+                await self._list_channel(channel)
             if not self._by_channel.get(channel):
                 self._keep(channel, [await self._make(channel)])
             hook = self._by_channel[channel][0]
-            await self._settle(channel, hook)
+            await self._record_home(channel, hook)
             return hook
 
-    def used_in(self, channel: str) -> tuple[str, ...]:
+    def used_for(self, channel: str) -> tuple[str, ...]:
         """The webhooks that were used for a channel lately, wherever they are now."""
         return self._homes.get(channel, ())
 
-    async def whereabouts(self, webhook: str) -> str | None:
-        """The channel that one of our webhooks posts into now; None where that cannot be said. Raises an `ApiError`."""
+    async def current_channel(self, webhook: str) -> str | None:
+        """The channel that one of our webhooks posts into now; None if that is not known. Raises `ApiError`."""
         token = self._tokens.get(webhook)
         route = Route("GET", "/webhooks/{webhook}", {"webhook": webhook})
         if token is not None:
             ids = {"webhook": webhook, "token": token}
             route = Route("GET", "/webhooks/{webhook}/{token}", ids, token=False)
         try:
-            found = await self._rest.call(route)
+            found = await self.rest.call(route)
         except Refused as error:
-            # Deleted, or moved to where the bot may not manage webhooks.
+            # It was deleted, or moved to a channel where the bot may not manage webhooks.
             _log.info("webhook not looked up", webhook=webhook, status=error.status, code=error.code)
             return None
         where = found.get("channel_id") if isinstance(found, dict) else None
         return str(where) if is_snowflake(where) else None
 
-    async def owner(self, channel: str, webhook: str) -> Webhook | None:
-        """The webhook of that ID, if it is ours and still there. Raises an `ApiError`."""
+    async def find(self, channel: str, webhook: str) -> Webhook | None:
+        """The webhook of that ID, if it is ours and still in the channel. Raises `ApiError`."""
         async with self._lock(channel):
             known = None if channel in self._changed else self._known(channel, webhook)
             if known is None:
-                await self._look(channel)
+                await self._list_channel(channel)
                 known = self._known(channel, webhook)
             return known
 
     def gone(self, channel: str, webhook: Webhook) -> None:
-        """Somebody has deleted it, or given it another token. Discord asks not to use it again."""
+        """Somebody has deleted it, or changed its token. Discord demands that it is not used again."""
         _log.warning("webhook deleted by somebody", channel=channel, webhook=webhook.id)
         self._forget(channel, webhook)
 
@@ -156,14 +160,14 @@ class Webhooks:
     def _forget(self, channel: str, webhook: Webhook) -> None:
         self._by_channel[channel] = tuple(one for one in self._by_channel.get(channel, ()) if one.id != webhook.id)
 
-    async def _settle(self, channel: str, hook: Webhook) -> None:
-        """Have it on disk that the webhook is at home here, before anything is posted through it."""
+    async def _record_home(self, channel: str, hook: Webhook) -> None:
+        """Write to the store that this channel is the webhook's home, before anything is posted through it."""
         known = self._homes.get(channel, ())
         if hook.id in known:
             return
-        homes = (*known, hook.id)[-_REMEMBERED_IN_A_CHANNEL:]
+        homes = (*known, hook.id)[-_MAX_HOMES:]
         try:
-            await self._keep_homes(channel, homes)
+            await self.keep_homes(channel, homes)
         except StoreUnavailable as error:
             raise Unanswered(f"the webhook's channel cannot be remembered ({error.reason})", sent=False) from error
         self._homes[channel] = homes
@@ -171,16 +175,16 @@ class Webhooks:
     def _known(self, channel: str, webhook: str) -> Webhook | None:
         return next((one for one in self._by_channel.get(channel, ()) if one.id == webhook), None)
 
-    async def _look(self, channel: str) -> None:
-        # Cleared before the question, so that a change meanwhile is not lost.
+    async def _list_channel(self, channel: str) -> None:
+        # Cleared before the request, so that a change during it is not lost.
         self._changed.discard(channel)
         try:
-            listed = await self._rest.call(Route("GET", "/channels/{channel}/webhooks", {"channel": channel}))
+            listed = await self.rest.call(Route("GET", "/channels/{channel}/webhooks", {"channel": channel}))
         except Refused as error:
             if not error.unexplained:
                 self._changed.add(channel)
                 raise
-            return  # what was made here is known all the same
+            return  # a server without this route: the webhooks that we made are known
         except ApiError:
             self._changed.add(channel)
             raise
@@ -189,22 +193,22 @@ class Webhooks:
     async def _make(self, channel: str) -> Webhook:
         if channel in self._tokenless:
             raise Refused(403, ErrorCode.TOO_MANY_WEBHOOKS, "webhooks come without a token here")
-        made = await self._rest.call(
+        made = await self.rest.call(
             Route("POST", "/channels/{channel}/webhooks", {"channel": channel}),
             body={"name": WEBHOOK_NAME},
             reason="Mirrors messages of the paired Matrix room",
         )
         if not isinstance(made, dict) or not is_snowflake(made.get("id")):
-            raise Unanswered("an answer from Discord without the webhook's ID", sent=True, answered=True)
+            raise Unanswered("Discord's answer does not contain the webhook's ID", sent=True, answered=True)
         if not is_token(made.get("token")):
-            # The next one would be no better.
+            # The next webhook would have no token either.
             self._tokenless.add(channel)
             raise Refused(403, ErrorCode.TOO_MANY_WEBHOOKS, "a webhook came without a token")
         _log.info("webhook made", channel=channel, webhook=made["id"])
         return Webhook(str(made["id"]), str(made["token"]))
 
     def _learn(self, channel: str, listed: list[dict[str, Json]]) -> None:
-        # The oldest first: two daemons that each made one end up using the same.
+        # The oldest first, so that two daemons that each made one end up using the same.
         away = {one for home, used in self._homes.items() if home != channel for one in used}
         ours = [item for item in sorted(listed, key=_age) if self._is_ours(item) and str(item["id"]) not in away]
         self._keep(channel, [Webhook(str(item["id"]), str(item["token"])) for item in ours])
@@ -215,7 +219,7 @@ class Webhooks:
         self._tokens.update((webhook.id, webhook.token) for webhook in ours)
 
     def _is_ours(self, item: dict[str, Json]) -> bool:
-        # Webhooks that follow a channel, and those of other applications, come without a token.
+        # Webhooks that follow an announcement channel, and those of other applications, come without a token.
         if not (is_token(item.get("token")) and is_snowflake(item.get("id"))):
             return False
         user = item.get("user")
@@ -231,6 +235,6 @@ def _age(item: dict[str, Json]) -> int:
 
 
 def is_gone(error: Refused) -> bool:
-    """Whether the answer says that the webhook itself is not there (any more), or that its token is not valid."""
+    """Whether the answer tells that the webhook does not exist any more, or that its token is invalid."""
     gone = error.code in {ErrorCode.UNKNOWN_WEBHOOK, ErrorCode.INVALID_WEBHOOK_TOKEN, ErrorCode.THREAD_NEEDED}
     return gone or (error.status == 401 and error.code == 0) or error.unexplained

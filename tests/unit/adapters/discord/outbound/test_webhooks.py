@@ -31,14 +31,14 @@ def webhooks(answers: Answers) -> Webhooks:
         """Remembered nowhere."""
 
     hooks = Webhooks(answers, keep)  # type: ignore[arg-type]
-    hooks.belong_to("7", "8")
+    hooks.set_owner("7", "8")
     return hooks
 
 
 async def test_a_webhook_that_we_made_is_ours_whatever_it_says() -> None:
     answers = Answers([], {"id": "5", "token": "t", "application_id": None})
     hooks = webhooks(answers)
-    assert await hooks.of("1") == await hooks.of("1") == Webhook("5", "t")
+    assert await hooks.get_or_make("1") == await hooks.get_or_make("1") == Webhook("5", "t")
     assert (answers.posts, hooks.ids) == (1, {"5"})
 
 
@@ -54,7 +54,7 @@ async def test_a_webhook_that_we_made_is_ours_whatever_it_says() -> None:
 )
 async def test_a_listed_webhook_is_ours_by_application_or_user(item: dict[str, object], *, ours: bool) -> None:
     hooks = webhooks(Answers([{"id": "5", "token": "t"} | item], {"id": "6", "token": "u"}))
-    assert (await hooks.of("1")).id == ("5" if ours else "6")
+    assert (await hooks.get_or_make("1")).id == ("5" if ours else "6")
 
 
 async def test_where_webhooks_have_no_token_only_one_is_made() -> None:
@@ -62,5 +62,5 @@ async def test_where_webhooks_have_no_token_only_one_is_made() -> None:
     hooks = webhooks(answers)
     for _ in range(3):
         with pytest.raises(Refused):
-            await hooks.of("1")
+            await hooks.get_or_make("1")
     assert answers.posts == 1
