@@ -1,11 +1,11 @@
-"""The composition root: builds everything, owns the tasks and the shutdown. Only here are concrete classes seen."""
+"""The composition root: builds everything, owns the tasks and the shutdown. Only this module knows concrete classes."""
 
 import asyncio
 import random
 import signal
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AsyncExitStack, contextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,7 @@ from relay.config.settings import Settings
 from relay.core.bootstrap import Core, assemble
 from relay.core.clock import Backoff, SystemClock
 from relay.core.offload import Conversions
-from relay.core.ports import Adapter
+from relay.core.ports import Adapter, Clock
 from relay.core.status.recorder import StatusKeeper
 from relay.core.storage import Store
 from relay.domain.ids import ChannelAddress
@@ -34,34 +34,43 @@ from relay.web.server import WebServer
 _log = structlog.get_logger(__name__)
 
 _SHUTDOWN_SECONDS = 5.0
-"""What is in flight may take this long after SIGTERM; the contract gives the whole shutdown ten seconds."""
+"""How long messages in flight may take after SIGTERM. The whole shutdown may take ten seconds."""
 
 _BUSY_SECONDS = 1.5
-"""How long one statement waits for another process's transaction; a few of them have to fit into the shutdown."""
+"""How long one statement waits for the transaction of another process. Several such waits must fit into a shutdown."""
 
 _RELOAD_SECONDS = 1.0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Parts:
+    """What runs side by side in the daemon."""
+
+    core: Core
+    adapters: tuple[Adapter, ...]
+    recorder: StatusKeeper
+    pruner: Pruner
+    web: WebServer | None
+
+
+@dataclass(slots=True, kw_only=True)
 class Daemon:
-    """One life of the daemon, from the settings to the last transaction.
+    """The daemon's life, from the settings to the last transaction."""
 
-    `reload` reads the configuration again; it raises `ConfigurationError`.
-    """
-
-    def __init__(self, settings: Settings, *, config: Path, reload: Callable[[], Settings]) -> None:
-        self._settings = settings
-        self._config = config
-        self._reload = reload
-        self._clock = SystemClock()
-        self._rng = random.Random()
-        self._conversions = Conversions()
-        self._pairs = settings.declared_pairs()
-        self._starting = True
-        self._stopped = asyncio.Event()
-        self._reload_now = asyncio.Event()
+    settings: Settings
+    # The file with the pairs, which is read again when somebody saves it.
+    config: Path
+    # Reads the configuration again. Raises `ConfigurationError`.
+    reload: Callable[[], Settings]
+    _clock: Clock = field(init=False, default_factory=SystemClock)
+    _rng: random.Random = field(init=False, default_factory=random.Random)
+    _pairs: tuple[Pair, ...] = field(init=False, default=())
+    _starting: bool = field(init=False, default=True)
+    _stopped: asyncio.Event = field(init=False, default_factory=asyncio.Event)
+    _reload_now: asyncio.Event = field(init=False, default_factory=asyncio.Event)
 
     async def run(self) -> None:
-        """Work until SIGTERM or SIGINT. Raises `RelayError` for what it cannot go on with."""
+        """Work until SIGTERM or SIGINT. Raises `RelayError` for an error that ends the daemon."""
         with self._signals():
             try:
                 await self._live()
@@ -71,89 +80,92 @@ class Daemon:
                 _log.info("stopped before it had begun")
 
     async def _live(self) -> None:
-        url = self._settings.store.url
-        await asyncio.to_thread(upgrade, url)
+        await asyncio.to_thread(upgrade, self.settings.store.url)
         async with AsyncExitStack() as stack:
-            store = await open_store(url, busy_timeout=_BUSY_SECONDS)
-            stack.push_async_callback(store.close)
-            lease = await stack.enter_async_context(hold(store, self._clock))
-            await store.recount()
-            files = Library(store=store, clock=self._clock)
-            stack.push_async_callback(files.close)
-            adapters = self._adapters(store, files)
-            for adapter in adapters:
-                stack.push_async_callback(adapter.close)
-            core = assemble(
-                store=store,
-                pairs=self._pairs,
-                adapters={adapter.platform: adapter for adapter in adapters},
-                files=files,
-                clock=self._clock,
-                rng=self._rng,
-                reconcile_window=timedelta(seconds=self._settings.store.reconcile_window),
-                may_send=lease.valid,
-                conversions=self._conversions,
-            )
-            await core.inbox.begin()
-            keeper = StatusKeeper(store=store, status=core.status, dispatcher=core.dispatcher, clock=self._clock)
-            await keeper.restore()
-            pruner = Pruner(
-                store=store,
-                clock=self._clock,
-                messages=self._settings.store.retention,
-                dead_letters=self._settings.store.dead_letter_retention,
-                discard_undeclared=core.inbox.discard_undeclared,
-                declared=core.pairs.declared_channels,
-                forget_counters=core.status.forget_undeclared,
-            )
-            await self._work(core, keeper, pruner, adapters)
+            parts = await self._build(stack)
+            await parts.core.inbox.begin()
+            await parts.recorder.restore()
+            await self._work(parts)
             try:
-                await keeper.save(running=False)
+                await parts.recorder.save(running=False)
             except StoreUnavailable as error:
                 _log.error("the last status could not be written", reason=error.reason)
 
-    def _adapters(self, store: Store, files: Library) -> tuple[DiscordAdapter, MatrixAdapter]:
-        adapters = (
-            DiscordAdapter(
-                settings=self._settings.discord,
-                clock=self._clock,
-                rng=self._rng,
-                files=files,
-                conversions=self._conversions,
-            ),
-            MatrixAdapter(
-                settings=self._settings.matrix,
-                load_session=partial(_read_note, store, "matrix session"),
-                save_session=partial(_write_note, store, "matrix session"),
-                clock=self._clock,
-                rng=self._rng,
-                catchup_limit=self._catchup_limit,
-                files=files,
-                conversions=self._conversions,
-            ),
+    # --- What is built from what --------------------------------------------------------------------------
+
+    async def _build(self, stack: AsyncExitStack) -> _Parts:
+        """Build everything. `stack` closes it in reverse order."""
+        settings, clock, rng = self.settings, self._clock, self._rng
+        self._pairs = settings.declared_pairs()
+        store = await open_store(settings.store.url, busy_timeout=_BUSY_SECONDS)
+        stack.push_async_callback(store.close)
+        lease = await stack.enter_async_context(hold(store, clock))
+        await store.recount()
+        files = Library(store=store, clock=clock)
+        stack.push_async_callback(files.close)
+        conversions = Conversions()
+        discord = DiscordAdapter(settings=settings.discord, clock=clock, rng=rng, files=files, conversions=conversions)
+        stack.push_async_callback(discord.close)
+        matrix = MatrixAdapter(
+            settings=settings.matrix,
+            load_session=partial(_load_value, store, "matrix session"),
+            save_session=partial(_save_value, store, "matrix session"),
+            catchup_limit=self._catchup_limit,
+            clock=clock,
+            rng=rng,
+            files=files,
+            conversions=conversions,
         )
-        for adapter in adapters:
-            files.serve(adapter.platform, adapter)
-        return adapters
+        stack.push_async_callback(matrix.close)
+        files.serve(discord.platform, discord)
+        files.serve(matrix.platform, matrix)
+        core = assemble(
+            store=store,
+            pairs=self._pairs,
+            adapters={discord.platform: discord, matrix.platform: matrix},
+            files=files,
+            clock=clock,
+            rng=rng,
+            reconcile_window=timedelta(seconds=settings.store.reconcile_window),
+            may_send=lease.valid,
+            conversions=conversions,
+        )
+        return _Parts(
+            core=core,
+            adapters=(discord, matrix),
+            recorder=StatusKeeper(store=store, status=core.status, dispatcher=core.dispatcher, clock=clock),
+            pruner=Pruner(
+                store=store,
+                clock=clock,
+                messages=settings.store.retention,
+                dead_letters=settings.store.dead_letter_retention,
+                discard_undeclared=core.inbox.discard_undeclared,
+                declared=core.pairs.declared_channels,
+                forget_counters=core.status.forget_undeclared,
+            ),
+            web=WebServer(status=core.status, settings=settings.web) if settings.web.listen else None,
+        )
 
     def _catchup_limit(self, address: ChannelAddress) -> int:
         """How many missed messages a declared channel still catches up on."""
         return next((pair.policy.catchup_limit for pair in self._pairs if address in pair.sides), 0)
 
-    async def _work(self, core: Core, keeper: StatusKeeper, pruner: Pruner, adapters: tuple[Adapter, ...]) -> None:
-        """Everything that runs side by side, until it is stopped or one part cannot go on."""
+    # --- What runs side by side ---------------------------------------------------------------------------
+
+    async def _work(self, parts: _Parts) -> None:
+        """Run everything until the daemon is stopped, or one part raises an error that ends it."""
         self._starting = False
+        core = parts.core
         async with asyncio.TaskGroup() as group:
             dispatcher = group.create_task(core.dispatcher.run(), name="dispatcher")
             others = [
-                group.create_task(keeper.run(), name="status"),
-                group.create_task(pruner.run(), name="pruning"),
-                group.create_task(self._keep_pairs(core, adapters), name="pairs"),
+                group.create_task(parts.recorder.run(), name="status"),
+                group.create_task(parts.pruner.run(), name="pruning"),
+                group.create_task(self._reload_pairs(parts), name="pairs"),
             ]
-            if self._settings.web.listen:
-                web = WebServer(core.status, self._settings.web.listen, self._settings.web.hosts.split(", "))
-                others.append(group.create_task(web.run(), name="web"))
-            for adapter in adapters:
+            if parts.web is not None:
+                others.append(group.create_task(parts.web.run(), name="web"))
+            for adapter in parts.adapters:
                 await adapter.watch(core.pairs.watched(adapter.platform))
                 others.append(group.create_task(self._supervise(adapter, core), name=str(adapter.platform)))
             await self._stopped.wait()
@@ -166,48 +178,49 @@ class Daemon:
                 task.cancel()
 
     async def _supervise(self, adapter: Adapter, core: Core) -> None:
-        """Run an adapter; what it cannot explain must not end the daemon."""
+        """Run an adapter. An unexpected error does not end the daemon: it is logged, and the adapter starts again."""
         backoff = Backoff(self._rng)
         while True:
             try:
                 await adapter.run(core.inbox)
             except RelayError:
                 raise
-            except Exception:  # noqa: BLE001 - the top of a worker: it is logged, and the adapter starts again
+            except Exception:  # noqa: BLE001 - the top of a worker
                 _log.exception("adapter failed; starting it again", platform=str(adapter.platform))
             await self._clock.sleep(backoff.next())
 
     # --- The pairs ----------------------------------------------------------------------------------------
 
-    async def _keep_pairs(self, core: Core, adapters: tuple[Adapter, ...]) -> None:
-        """Take over the pairs of a saved file; keep those that run when the file is broken."""
-        known = seen = _stamp(self._config)
+    async def _reload_pairs(self, parts: _Parts) -> None:
+        """Use the pairs of the file whenever it is saved. A file with mistakes is refused, and the old pairs stay."""
+        known = seen = _stamp(self.config)
         while True:
             with suppress(TimeoutError):
                 async with asyncio.timeout(_RELOAD_SECONDS):
                     await self._reload_now.wait()
-            # A file that still changes is being written: half of it would be the end of half of the pairs.
-            before, seen = seen, _stamp(self._config)
+            # Wait until the file stops changing. Half of a file would remove half of the pairs.
+            before, seen = seen, _stamp(self.config)
             if not self._reload_now.is_set() and (seen == known or seen != before):
                 continue
             self._reload_now.clear()
             known = seen
             try:
-                settings = await asyncio.to_thread(self._reload)
+                settings = await asyncio.to_thread(self.reload)
             except ConfigurationError as error:
                 for mistake in error.mistakes:
                     _log.error("configuration refused; the pairs stay as they are", mistake=str(mistake))
                 continue
-            await self._take_over(settings, core, adapters)
+            await self._use_pairs(settings, parts)
 
-    async def _take_over(self, settings: Settings, core: Core, adapters: tuple[Adapter, ...]) -> None:
+    async def _use_pairs(self, settings: Settings, parts: _Parts) -> None:
+        core = parts.core
         _log_difference(core.pairs.pairs, settings.declared_pairs())
-        aside = {"pairs": (), "rooms": (), "defaults": self._settings.defaults}
-        if settings.model_copy(update=aside) != self._settings.model_copy(update=aside):
+        without_pairs = {"pairs": (), "rooms": (), "defaults": self.settings.defaults}
+        if settings.model_copy(update=without_pairs) != self.settings.model_copy(update=without_pairs):
             _log.warning("settings other than pairs changed; they take effect when the daemon is started again")
         self._pairs = settings.declared_pairs()
         core.inbox.declare(self._pairs)
-        for adapter in adapters:
+        for adapter in parts.adapters:
             await adapter.watch(core.pairs.watched(adapter.platform))
         await core.inbox.keep_names()
 
@@ -216,13 +229,13 @@ class Daemon:
     @contextmanager
     def _signals(self) -> Iterator[None]:
         loop = asyncio.get_running_loop()
-        whole = asyncio.current_task()
+        main = asyncio.current_task()
 
         def stop() -> None:
             self._stopped.set()
-            # Nothing is in flight yet: whatever it is waiting for (a migration, another daemon's lease) can be left.
-            if self._starting and whole is not None:
-                whole.cancel()
+            # Nothing is in flight yet. Whatever it waits for (a migration, another daemon's lease) can be abandoned.
+            if self._starting and main is not None:
+                main.cancel()
 
         handlers = {signal.SIGTERM: stop, signal.SIGINT: stop, signal.SIGHUP: self._reload_now.set}
         for number, handler in handlers.items():
@@ -235,13 +248,13 @@ class Daemon:
 
 
 async def run(settings: Settings, *, config: Path, reload: Callable[[], Settings]) -> None:
-    """Run the daemon until SIGTERM or SIGINT. Raises `RelayError` for what it cannot go on with."""
+    """Run the daemon until SIGTERM or SIGINT. Raises `RelayError` for an error that ends the daemon."""
     with ungrouped(RelayError):
-        await Daemon(settings, config=config, reload=reload).run()
+        await Daemon(settings=settings, config=config, reload=reload).run()
 
 
 def _log_difference(before: Iterable[Pair], after: Iterable[Pair]) -> None:
-    """A pair is its two channels: with another name it is renamed, and the name may be another pair's by now."""
+    """Log what changed. A pair is identified by its two channels: under another name it was renamed."""
     known = {pair.sides: pair for pair in before}
     declared = {pair.sides: pair for pair in after}
     for sides, pair in declared.items():
@@ -258,7 +271,7 @@ def _log_difference(before: Iterable[Pair], after: Iterable[Pair]) -> None:
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:
-    """What changes when somebody saves the file."""
+    """A value that changes when somebody saves the file."""
     try:
         status = path.stat()
     except OSError:
@@ -266,11 +279,11 @@ def _stamp(path: Path) -> tuple[int, int] | None:
     return status.st_mtime_ns, status.st_ino
 
 
-async def _read_note(store: Store, name: str) -> str | None:
+async def _load_value(store: Store, key: str) -> str | None:
     async with store.read() as uow:
-        return await uow.key_values.get(name)
+        return await uow.key_values.get(key)
 
 
-async def _write_note(store: Store, name: str, value: str) -> None:
+async def _save_value(store: Store, key: str, value: str) -> None:
     async with store.write() as uow:
-        await uow.key_values.put(name, value)
+        await uow.key_values.put(key, value)

@@ -1,6 +1,6 @@
-"""Who is connected to the web server: few at a time, and nobody who says nothing.
+"""Limits the web server's connections: how many there are, and how long each may wait.
 
-aiohttp waits for the first request on a connection for ever, and takes as many connections as there are.
+aiohttp itself accepts any number of connections, and waits for the first request of each for ever.
 """
 
 import asyncio
@@ -8,20 +8,20 @@ from collections.abc import Callable
 
 _MOST = 64
 _SECONDS = 10.0
-"""From one moment to the next: connected, request read, answer written."""
+"""From connecting to the end of the request, and from there to the end of the answer."""
 
 _IDLE_SECONDS = 75.0
-"""Between an answer and the next request: longer than Prometheus scrapes apart."""
+"""Between an answer and the next request. Prometheus usually asks each minute."""
 
 
 class Connections:
-    """Makes the protocols of a server, each of which ends when its time is up, or when others need its place."""
+    """Makes a server's protocols. A connection is closed when its time is up, or when there are too many."""
 
     def __init__(self, inner: Callable[[], asyncio.Protocol], *, most: int = _MOST, seconds: float = _SECONDS) -> None:
         self._inner = inner
         self._most = most
         self._seconds = seconds
-        # In the order in which they began to wait.
+        # In the order in which they began to wait. Each handle closes its connection.
         self._waiting: dict[asyncio.BaseTransport, asyncio.TimerHandle] = {}
         self._answering: dict[asyncio.BaseTransport, asyncio.TimerHandle] = {}
 
@@ -30,12 +30,12 @@ class Connections:
         return _Connection(self._inner(), self)
 
     def opened(self, transport: asyncio.BaseTransport) -> None:
-        """Somebody connected. With too many, the one that has waited longest for its request goes."""
+        """A client connected. If there are too many, the one that has been silent for longest is closed."""
         self._wait(transport, self._seconds)
         if len(self._waiting) + len(self._answering) > self._most:
-            longest = next(iter(self._waiting))
-            self.closed(longest)
-            _end(longest)
+            oldest = next(iter(self._waiting))
+            self.closed(oldest)
+            _end(oldest)
 
     def asked(self, transport: asyncio.BaseTransport | None) -> None:
         """A request was read."""
@@ -64,13 +64,13 @@ def _after(seconds: float, transport: asyncio.BaseTransport) -> asyncio.TimerHan
 
 
 def _end(transport: asyncio.BaseTransport) -> None:
-    # Not `close`: that would wait until what was written is read.
+    # Not `close`: that would wait until the client has read everything.
     assert isinstance(transport, asyncio.WriteTransport)  # noqa: S101 - connections of TCP are
     transport.abort()
 
 
 class _Connection(asyncio.Protocol):
-    """aiohttp's protocol, and when it begins and ends."""
+    """aiohttp's protocol, which also tells `Connections` when it begins and ends."""
 
     def __init__(self, inner: asyncio.Protocol, connections: Connections) -> None:
         self._inner = inner

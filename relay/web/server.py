@@ -5,6 +5,7 @@ import errno
 import os
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib.resources import files
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Protocol
@@ -14,6 +15,7 @@ from aiohttp import HttpVersion11, web
 from prometheus_client.exposition import choose_encoder
 from yarl import URL
 
+from relay.config.settings import WebSettings
 from relay.core.status.counters import Histogram, Snapshot, side_as_json
 from relay.errors import FatalError, StoreError
 from relay.web.connections import Connections
@@ -22,7 +24,7 @@ from relay.web.page import render
 
 _log = structlog.get_logger(__name__)
 
-# The page has one style sheet of its own, no script, and nothing in it comes from elsewhere.
+# The page has one style sheet of its own and no script, and loads nothing from other sites.
 HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; style-src 'self'; img-src data:; "
@@ -34,7 +36,7 @@ HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-store",
-    # Not which versions of what we run on.
+    # Instead of the names and versions of our libraries.
     "Server": "relay",
 }
 _SHUTDOWN_SECONDS = 1.0
@@ -42,8 +44,62 @@ _SHUTDOWN_SECONDS = 1.0
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
+# --- Which host names the server answers to ---------------------------------------------------------------
+
+# https://www.rfc-editor.org/rfc/rfc9110#field.host; some clients leave the zone of a link-local address in it.
+_FIELD = re.compile(
+    r"(\[[0-9A-Fa-f:.]{2,45}(?:%[0-9A-Za-z_.~%-]{1,40})?\]|[0-9A-Za-z_.-]{1,254})(?::[0-9]{0,5})?", re.ASCII
+)
+
+
+class AllowedHosts:
+    """The names of loopback, the host in `listen`, and `more`. The port does not matter: it may be forwarded."""
+
+    def __init__(self, listen: str, more: Sequence[str] = ()) -> None:
+        self._names = {_normalised(name) for name in ("localhost", listen.rpartition(":")[0], *more)}
+        # If we listen on all addresses, any address may be asked for: another machine may forward the port.
+        self._every_address = any(name in {"0.0.0.0", "::"} for name in self._names)  # noqa: S104 - it is not bound
+
+    def allows(self, host: str, local_address: str = "") -> bool:
+        """Whether to answer a request with this `Host` header. `local_address`: the one on which it arrived."""
+        match = _FIELD.fullmatch(host.strip())
+        if match is None:
+            return False
+        name = _normalised(match[1])
+        if name in self._names or name.endswith(".localhost"):
+            return True
+        # A page that was opened by an IP address belongs to no other site.
+        address, local = _address(name), _normalised(local_address)
+        return address is not None and (self._every_address or address.is_loopback or name == local)
+
+
+def _normalised(name: str) -> str:
+    """`name` in normal form: as DNS writes it in lower case, or an address without its zone."""
+    plain = name.strip().strip("[]").lower().removesuffix(".")
+    address = _address(plain)
+    if address is not None:
+        return str(address)
+    if plain.isascii():
+        return plain
+    try:
+        return (URL.build(scheme="http", host=plain).raw_host or plain).removesuffix(".")
+    except ValueError:  # not a possible host name
+        return plain
+
+
+def _address(name: str) -> IPv4Address | IPv6Address | None:
+    try:
+        address = ip_address(name.partition("%")[0])
+    except ValueError:
+        return None
+    return getattr(address, "ipv4_mapped", None) or address
+
+
+# --- The server -------------------------------------------------------------------------------------------
+
+
 class StatusSource(Protocol):
-    """What is shown; `core.status.Status` is one."""
+    """Where the shown values come from. `core.status.Status` is one."""
 
     async def snapshot(self) -> Snapshot:
         """How things are now. Raises `StoreError` when the store cannot be read."""
@@ -58,23 +114,25 @@ class StatusSource(Protocol):
         ...
 
 
+@dataclass(slots=True, kw_only=True)
 class WebServer:
-    """Serves the status on `listen`, `host:port`; port 0 lets the system choose one.
+    """Serves the status page, the metrics and the health checks."""
 
-    `hosts`: names it answers to besides those of this machine's loopback and that in `listen`.
-    """
+    status: StatusSource
+    # With port 0 in `listen`, the system chooses one.
+    settings: WebSettings
+    _hosts: AllowedHosts = field(init=False)
+    _style: str = field(init=False)
+    _connections: Connections | None = field(init=False, default=None)
+    _server: asyncio.Server | None = field(init=False, default=None)
+    _runner: web.AppRunner | None = field(init=False, default=None)
 
-    def __init__(self, status: StatusSource, listen: str, hosts: Sequence[str] = ()) -> None:
-        self._status = status
-        self._listen = listen
-        self._hosts = Hosts(listen, hosts)
-        self._connections: Connections | None = None
-        self._server: asyncio.Server | None = None
+    def __post_init__(self) -> None:
+        self._hosts = AllowedHosts(self.settings.listen, self.settings.hosts.split(", "))
         self._style = files("relay.web").joinpath("page.css").read_text(encoding="utf-8")
-        self._runner: web.AppRunner | None = None
 
     async def run(self) -> None:
-        """Serve until cancelled. Raises `FatalError` where the address cannot be used."""
+        """Serve until cancelled. Raises `FatalError` if the address cannot be used."""
         _log.info("status page is up", url=await self.start())
         try:
             await asyncio.Event().wait()
@@ -82,8 +140,8 @@ class WebServer:
             await self.close()
 
     async def start(self) -> str:
-        """Begin to serve, and return the page's URL. Raises `FatalError` where the address cannot be used."""
-        host, _, port = self._listen.rpartition(":")
+        """Start serving, and return the page's URL. Raises `FatalError` if the address cannot be used."""
+        host, _, port = self.settings.listen.rpartition(":")
         self._runner = web.AppRunner(self._application(), access_log=None, shutdown_timeout=_SHUTDOWN_SECONDS)
         await self._runner.setup()
         assert self._runner.server is not None  # noqa: S101 - it was set up
@@ -93,8 +151,8 @@ class WebServer:
             self._server = await loop.create_server(self._connections, host.strip("[]"), int(port), reuse_address=True)
         except OSError as error:
             await self.close()
-            raise FatalError(*_unusable(self._listen, error)) from error
-        # A host that resolves to several addresses gets a socket for each; with port 0 the first one's is shown.
+            raise FatalError(*_unusable(self.settings.listen, error)) from error
+        # There is one socket for each address of the host. With port 0, the first one's port is returned.
         bound = self._server.sockets[0].getsockname()[1]
         return f"http://{host}:{bound}/"
 
@@ -108,7 +166,7 @@ class WebServer:
             self._runner = None
 
     def _application(self) -> web.Application:
-        application = web.Application(middlewares=[self._watched, _secure, self._for_us])
+        application = web.Application(middlewares=[self._timed, _add_security_headers, self._check_host])
         application.router.add_get("/", self._page)
         application.router.add_get("/page.css", self._style_sheet)
         application.router.add_get("/metrics", self._metrics)
@@ -117,8 +175,8 @@ class WebServer:
         return application
 
     @web.middleware
-    async def _watched(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Each connection has its time."""
+    async def _timed(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Tell the connection when its request was read and when it was answered: it has a limited time."""
         assert self._connections is not None  # noqa: S101 - the server has started
         transport = request.transport
         self._connections.asked(transport)
@@ -128,35 +186,35 @@ class WebServer:
             self._connections.answered(transport)
 
     @web.middleware
-    async def _for_us(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Another site's name that leads here would let that site's scripts read us (DNS rebinding)."""
+    async def _check_host(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Refuse unknown host names: a web site whose own name points here could read our answers (DNS rebinding)."""
         named = request.headers.getall("Host", [])
         if not named and request.version >= HttpVersion11:
-            raise web.HTTPBadRequest(text="The request names no host.")
-        # Before HTTP/1.1 a request need not name one; no browser is that old.
+            raise web.HTTPBadRequest(text="The request has no Host header.")
+        # Before HTTP/1.1 the header is optional, but every browser sends it.
         socket_name = request.get_extra_info("sockname") or ("",)
-        if len(named) > 1 or not all(self._hosts.answer_to(name, socket_name[0]) for name in named):
-            raise web.HTTPMisdirectedRequest(text="Not here. Names that are served stand in [web] hosts.")
+        if len(named) > 1 or not all(self._hosts.allows(name, socket_name[0]) for name in named):
+            raise web.HTTPMisdirectedRequest(text="This host name is not served. Add it to [web] hosts.")
         return await handler(request)
 
     async def _snapshot(self) -> Snapshot:
         try:
-            return await self._status.snapshot()
+            return await self.status.snapshot()
         except StoreError:
-            return self._status.cached_snapshot()
+            return self.status.cached_snapshot()
 
     async def _healthz(self, _request: web.Request) -> web.Response:
         return web.json_response({"alive": True})
 
     async def _readyz(self, _request: web.Request) -> web.Response:
-        snapshot = self._status.cached_snapshot()
+        snapshot = self.status.cached_snapshot()
         reasons = {name: side_as_json(side) for name, side in snapshot.sides.items()}
         body = {"ready": snapshot.ready, **reasons, "store": {"problem": snapshot.store_problem}}
         return web.json_response(body, status=200 if snapshot.ready else 503)
 
     async def _metrics(self, request: web.Request) -> web.Response:
         encode, content_type = choose_encoder(request.headers.get("Accept", ""))
-        body = encode(registry(await self._snapshot(), self._status.delivery_seconds()))
+        body = encode(registry(await self._snapshot(), self.status.delivery_seconds()))
         return web.Response(body=body, headers={"Content-Type": content_type})
 
     async def _page(self, _request: web.Request) -> web.Response:
@@ -167,7 +225,7 @@ class WebServer:
 
 
 @web.middleware
-async def _secure(request: web.Request, handler: Handler) -> web.StreamResponse:
+async def _add_security_headers(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
         response = await handler(request)
     except web.HTTPException as refusal:
@@ -178,7 +236,7 @@ async def _secure(request: web.Request, handler: Handler) -> web.StreamResponse:
 
 
 def _unusable(listen: str, error: OSError) -> tuple[str, str]:
-    """Why an address cannot be listened on, and what to do about it."""
+    """Why the relay cannot listen on an address, and the fix."""
     remedy = 'choose another address in [web] listen, or "" to do without'
     if error.errno == errno.EADDRINUSE:
         return f"another program listens on {listen} already", f"stop it, {remedy}"
@@ -186,54 +244,3 @@ def _unusable(listen: str, error: OSError) -> tuple[str, str]:
         return f"this user may not listen on {listen}", f"use a port above 1023: {remedy}"
     reason = os.strerror(error.errno).lower() if error.errno and error.errno > 0 else "the host is not known"
     return f"cannot listen on {listen} ({reason})", remedy
-
-
-# --- Which host names the server answers to ---------------------------------------------------------------
-
-# https://www.rfc-editor.org/rfc/rfc9110#field.host; some clients leave the zone of a link-local address in it.
-_FIELD = re.compile(
-    r"(\[[0-9A-Fa-f:.]{2,45}(?:%[0-9A-Za-z_.~%-]{1,40})?\]|[0-9A-Za-z_.-]{1,254})(?::[0-9]{0,5})?", re.ASCII
-)
-
-
-class Hosts:
-    """Loopback names, what `listen` says, and `more`. The port is not looked at: it may be forwarded."""
-
-    def __init__(self, listen: str, more: Sequence[str] = ()) -> None:
-        self._names = {_bare(name) for name in ("localhost", listen.rpartition(":")[0], *more)}
-        # Whoever listens on all addresses answers to each: it may be another machine's that forwards the port.
-        self._every_address = any(name in {"0.0.0.0", "::"} for name in self._names)  # noqa: S104 - it is not bound
-
-    def answer_to(self, host: str, asked_at: str = "") -> bool:
-        """Whether a request with this `Host` is for us. `asked_at`: the address of ours at which it came in."""
-        match = _FIELD.fullmatch(host.strip())
-        if match is None:
-            return False
-        name = _bare(match[1])
-        if name in self._names or name.endswith(".localhost"):
-            return True
-        # A page that was opened by an address is no other site's: no name led there.
-        address = _address(name)
-        return address is not None and (self._every_address or address.is_loopback or name == _bare(asked_at))
-
-
-def _bare(name: str) -> str:
-    """`name` in the one form that is compared: that of DNS in lower case, or an address without its zone."""
-    plain = name.strip().strip("[]").lower().removesuffix(".")
-    address = _address(plain)
-    if address is not None:
-        return str(address)
-    if plain.isascii():
-        return plain
-    try:
-        return (URL.build(scheme="http", host=plain).raw_host or plain).removesuffix(".")
-    except ValueError:  # no name that anybody could ask for
-        return plain
-
-
-def _address(name: str) -> IPv4Address | IPv6Address | None:
-    try:
-        address = ip_address(name.partition("%")[0])
-    except ValueError:
-        return None
-    return getattr(address, "ipv4_mapped", None) or address

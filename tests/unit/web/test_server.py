@@ -13,13 +13,14 @@ import pytest
 from aiohttp import web
 from prometheus_client.parser import text_string_to_metric_families
 
+from relay.config.settings import WebSettings
 from relay.core.ports import SideHealth
 from relay.core.status.counters import DirectionStatus, Histogram, PairStatus, Snapshot, Undeclared
 from relay.domain.ids import ChannelRef, Platform
 from relay.domain.pair import LaneKey
 from relay.errors import FatalError, StoreUnavailable
 from relay.web.connections import Connections
-from relay.web.server import HEADERS, Hosts, WebServer
+from relay.web.server import HEADERS, AllowedHosts, WebServer
 
 NOW = datetime(2026, 11, 20, 12, 0, 30, tzinfo=UTC)
 READY = SideHealth("ready")
@@ -80,7 +81,7 @@ class FakeStatus:
 
 @asynccontextmanager
 async def serving(status: FakeStatus, hosts: Sequence[str] = ()) -> AsyncIterator[aiohttp.ClientSession]:
-    server = WebServer(status, "127.0.0.1:0", hosts)
+    server = WebServer(status=status, settings=WebSettings(listen="127.0.0.1:0", hosts=", ".join(hosts)))
     async with aiohttp.ClientSession(base_url=await server.start()) as client:
         try:
             yield client
@@ -217,13 +218,13 @@ async def test_a_port_in_use_is_one_sentence_with_a_remedy() -> None:
         other.listen()
         listen = f"127.0.0.1:{other.getsockname()[1]}"
         with pytest.raises(FatalError, match=f"another program listens on {listen} already; .*listen") as caught:
-            await WebServer(FakeStatus(snapshot()), listen).run()
+            await WebServer(status=FakeStatus(snapshot()), settings=WebSettings(listen=listen)).run()
     assert caught.value.exit_status == 4
 
 
 async def test_an_unknown_host() -> None:
     with pytest.raises(FatalError, match=r"cannot listen on 203\.0\.113\.1:0"):
-        await WebServer(FakeStatus(snapshot()), "203.0.113.1:0").start()
+        await WebServer(status=FakeStatus(snapshot()), settings=WebSettings(listen="203.0.113.1:0")).start()
 
 
 async def test_cancelling_run_frees_the_port() -> None:
@@ -231,7 +232,9 @@ async def test_cancelling_run_frees_the_port() -> None:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     for _ in range(2):
-        task = asyncio.create_task(WebServer(FakeStatus(snapshot()), f"127.0.0.1:{port}").run())
+        task = asyncio.create_task(
+            WebServer(status=FakeStatus(snapshot()), settings=WebSettings(listen=f"127.0.0.1:{port}")).run()
+        )
         async with asyncio.timeout(5), aiohttp.ClientSession() as client:
             while True:
                 try:
@@ -299,31 +302,31 @@ async def test_another_sites_name_is_not_answered_to(path: str) -> None:
     ],
 )
 def test_names(listen: str, host: str, answered: bool) -> None:
-    assert Hosts(listen).answer_to(host) is answered
+    assert AllowedHosts(listen).allows(host) is answered
 
 
 @pytest.mark.parametrize("name", ["Büro.Example", "xn--bro-hoa.example", "XN--bro-hoa.example."])
 def test_more_names(name: str) -> None:
-    hosts = Hosts("127.0.0.1:9464", ["relay", name])
-    assert hosts.answer_to("xn--bro-hoa.example:443")
-    assert hosts.answer_to("RELAY.")
-    assert not hosts.answer_to("bro-hoa.example")
+    hosts = AllowedHosts("127.0.0.1:9464", ["relay", name])
+    assert hosts.allows("xn--bro-hoa.example:443")
+    assert hosts.allows("RELAY.")
+    assert not hosts.allows("bro-hoa.example")
 
 
 @pytest.mark.parametrize("listen", ["status.example:9464", "[fe80::7%eth0]:9464", "[::ffff:192.0.2.7]:9464"])
 def test_the_address_at_which_it_is_asked(listen: str) -> None:
     """Whoever listens at a host's name is asked at its addresses, too."""
-    hosts = Hosts(listen)
-    assert hosts.answer_to("192.0.2.7:9464", "192.0.2.7")
-    assert hosts.answer_to("192.0.2.7", "::ffff:192.0.2.7")
-    assert hosts.answer_to("[fe80::7]:9464", "fe80::7%eth0")
-    assert not hosts.answer_to("192.0.2.8", "192.0.2.7")
-    assert not hosts.answer_to("evil.example", "192.0.2.7")
+    hosts = AllowedHosts(listen)
+    assert hosts.allows("192.0.2.7:9464", "192.0.2.7")
+    assert hosts.allows("192.0.2.7", "::ffff:192.0.2.7")
+    assert hosts.allows("[fe80::7]:9464", "fe80::7%eth0")
+    assert not hosts.allows("192.0.2.8", "192.0.2.7")
+    assert not hosts.allows("evil.example", "192.0.2.7")
 
 
 async def test_a_server_at_a_name_answers_at_the_address(monkeypatch: pytest.MonkeyPatch) -> None:
     # The name's address is looked up once, when the server starts. 127.0.0.1 would be answered to in any case.
-    server = WebServer(FakeStatus(snapshot()), "localhost:0")
+    server = WebServer(status=FakeStatus(snapshot()), settings=WebSettings(listen="localhost:0"))
     monkeypatch.setattr("relay.web.server.IPv4Address.is_loopback", False)
     async with aiohttp.ClientSession() as client:
         try:
