@@ -1,7 +1,7 @@
-"""Files that were encrypted before they were uploaded, in a room that is not: their key stands beside their address.
+"""Files that were encrypted before the upload, in an unencrypted room: the message has the key beside the address.
 
-https://spec.matrix.org/latest/client-server-api/#sending-encrypted-attachments. The key travels in the fragment of the
-file's address, as everything else that it takes to read it. Nothing of a file goes further before its hash is right.
+https://spec.matrix.org/latest/client-server-api/#sending-encrypted-attachments. In the core, the key and all else that
+is needed to read the file are in the fragment of its address. A file is passed on only after its hash was checked.
 """
 
 import asyncio
@@ -25,24 +25,24 @@ Json = dict[str, Any]
 
 _VERSION = "v2"
 _ALGORITHM = "A256CTR"
-# On disk, for a file whose size nobody tells; where one is told, it was looked at before this.
+# For a file whose size is not announced. An announced size has been checked before.
 _MOST = 1024 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Key:
-    """What a file is read with."""
+class FileKey:
+    """What is needed to decrypt a file."""
 
     key: bytes
     iv: bytes
     sha256: bytes
 
     def __repr__(self) -> str:
-        return "Key(…)"
+        return "FileKey(…)"
 
 
 def encrypted_source(file: Any) -> MediaRef | str:
-    """The address of an `EncryptedFile`, with its key in it; or why it cannot be read, in words that follow "that"."""
+    """The address of an `EncryptedFile` with its key; or why it cannot be read, in words that follow "that"."""
     if not isinstance(file, dict) or parse_mxc(uri := str(file.get("url"))) is None:
         return "cannot be read"
     if file.get("v") != _VERSION:
@@ -53,14 +53,14 @@ def encrypted_source(file: Any) -> MediaRef | str:
     if jwk.get("alg", _ALGORITHM) != _ALGORITHM:
         return "is encrypted in a way that the relay does not know"
     given = {"key": jwk.get("k"), "iv": file.get("iv"), "sha256": hashes.get("sha256")}
-    words = {name: value for name, value in given.items() if isinstance(value, str)}
-    if _key(words) is None:
+    parts = {name: value for name, value in given.items() if isinstance(value, str)}
+    if _key(parts) is None:
         return "is encrypted with a broken key"
-    return MediaRef(Platform.MATRIX, f"{uri}#{urlencode(words)}")
+    return MediaRef(Platform.MATRIX, f"{uri}#{urlencode(parts)}")
 
 
-def read_source(locator: str) -> tuple[str, Key | None]:
-    """The address of a file, and its key where it is encrypted. The address is "" where the key is none."""
+def read_source(locator: str) -> tuple[str, FileKey | None]:
+    """The address of a file, and its key if it is encrypted. The address is "" if the key is invalid."""
     uri, mark, fragment = locator.partition("#")
     if not mark:
         return uri, None
@@ -68,24 +68,24 @@ def read_source(locator: str) -> tuple[str, Key | None]:
     return (uri if key is not None else ""), key
 
 
-def _key(words: dict[str, str]) -> Key | None:
-    found = {name: _decoded(words.get(name, "")) for name in ("key", "iv", "sha256")}
+def _key(parts: dict[str, str]) -> FileKey | None:
+    found = {name: _decoded(parts.get(name, "")) for name in ("key", "iv", "sha256")}
     if [len(found[name]) for name in ("key", "iv", "sha256")] != [32, 16, 32]:
         return None
-    return Key(**found)
+    return FileKey(**found)
 
 
-def _decoded(words: str) -> bytes:
-    """Base64 without padding, in either alphabet: keys are written in the one, all else in the other."""
+def _decoded(text: str) -> bytes:
+    """Unpadded Base64 in either alphabet: the key is in the URL-safe one, the rest in the standard one."""
     try:
-        standard = words.rstrip("=").replace("-", "+").replace("_", "/")
+        standard = text.rstrip("=").replace("-", "+").replace("_", "/")
         return base64.b64decode(standard + "=" * (-len(standard) % 4), validate=True)
     except (ValueError, binascii.Error):
         return b""
 
 
-async def decrypted(chunks: AsyncIterator[bytes], key: Key, spool: TemporaryFile) -> AsyncIterator[bytes]:
-    """What `chunks` say, once all of them are in `spool` and are what their sender encrypted.
+async def decrypted(chunks: AsyncIterator[bytes], key: FileKey, spool: TemporaryFile) -> AsyncIterator[bytes]:
+    """The decrypted file, once all of `chunks` are in `spool` and are what their sender encrypted.
 
     Raises `Permanent` where they are not.
     """

@@ -1,10 +1,10 @@
 """The grammar of Matrix's identifiers, and of links to what they name. Pure.
 
-What is no identifier never becomes part of a URL, a key or a log line.
+Everything from outside is checked here before it becomes part of a URL, a key or a log line. The grammars:
 https://spec.matrix.org/latest/appendices/#common-identifier-format, for links
 https://spec.matrix.org/latest/appendices/#uris, and for the addresses of files
-https://spec.matrix.org/latest/client-server-api/#matrix-content-mxc-uris. Where the grammar is wider than what servers
-make (it allows the server name `..`), this is narrower.
+https://spec.matrix.org/latest/client-server-api/#matrix-content-mxc-uris. Where they allow more than servers make (for
+example the server name `..`), this is stricter.
 """
 
 import re
@@ -16,7 +16,7 @@ _LABEL = r"[0-9A-Za-z_-]++"
 _SERVER = rf"(?:{_LABEL}(?:\.{_LABEL})*\.?|\[[0-9A-Fa-f:.]{{2,45}}\])(?::[0-9]{{1,5}})?"
 _SERVER_NAME = re.compile(_SERVER)
 _MXC = re.compile(rf"mxc://({_SERVER})/([0-9A-Za-z_-]{{1,{_LONGEST}}})")
-# Older room versions put the server's name into event and room IDs. What stands before it is anybody's choice.
+# In older room versions, event and room IDs contain a server name; the server may choose any characters before it.
 _OPAQUE = r"[^\s\x00-\x1f\x7f-\x9f\ud800-\udfff]+"
 _EVENT_ID = re.compile(rf"\${_OPAQUE}")
 _ROOM_ID = re.compile(rf"!{_OPAQUE}")
@@ -45,7 +45,7 @@ def is_alias(text: str) -> bool:
 
 
 def is_user_id(text: str) -> bool:
-    """Whether `text` is the ID of a user. Old ones may have any characters but those that nobody can see."""
+    """Whether `text` is the ID of a user. Old ones may have any visible characters."""
     return _is(_USER_ID, text)
 
 
@@ -56,7 +56,7 @@ def parse_mxc(uri: str) -> tuple[str, str] | None:
 
 
 def _is(grammar: re.Pattern[str], text: str) -> bool:
-    # A character is a byte at least.
+    # The length in characters first, because it is cheap: no text has fewer bytes than characters.
     return len(text) <= _LONGEST and grammar.fullmatch(text) is not None and len(text.encode()) <= _LONGEST
 
 
@@ -72,14 +72,16 @@ _SIGILS = {"u": "@", "user": "@", "r": "#", "room": "#", "roomid": "!"}
 
 @dataclass(frozen=True, slots=True)
 class LinkTarget:
-    """What a link leads to: `id` is a user ID, a room ID or an alias; `event` an event ID in that room, or ""."""
+    """What a link leads to."""
 
+    # A user ID, a room ID or an alias.
     id: str
+    # The ID of an event in that room, or "".
     event: str = ""
 
 
 def parse_link(url: str) -> LinkTarget | None:
-    """What of Matrix `url` leads to; None if it leads elsewhere."""
+    """The user, room or event that `url` leads to; None if it is not a link of Matrix."""
     if match := _MATRIX_TO.fullmatch(url):
         identifier, event = unquote(match[1]), unquote(match[2] or "")
     elif match := _MATRIX_URI.fullmatch(url):
@@ -93,7 +95,7 @@ def parse_link(url: str) -> LinkTarget | None:
 
 
 def browser_link(url: str) -> str:
-    """`url` as a link that a browser opens: a `matrix:` URI as its matrix.to link, any other as it is."""
+    """`url` as a link that a browser can open: a `matrix:` URI becomes a matrix.to link, any other stays."""
     match = _MATRIX_URI.fullmatch(url)
     target = parse_link(url) if match else None
     if match is None or target is None:

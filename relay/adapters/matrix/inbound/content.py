@@ -1,7 +1,7 @@
-"""The content of a Matrix message, as JSON, to neutral content. Pure; anything at all may stand in the JSON.
+"""The content of a Matrix message, as JSON -> neutral content. Pure; the JSON may hold anything.
 
-Message types: https://spec.matrix.org/latest/client-server-api/#mroommessage-msgtypes. What has no counterpart
-arrives as text that says what it was.
+Message types: https://spec.matrix.org/latest/client-server-api/#mroommessage-msgtypes. What the neutral content cannot
+hold becomes text that says what it was.
 """
 
 from collections.abc import Sequence
@@ -14,10 +14,10 @@ from relay.adapters.matrix.markup import NameLookup, parse
 from relay.adapters.matrix.rooms.state import LONGEST_NAME
 from relay.domain.content import MOST_FILES, Attachment, Content, MediaKind, with_most_files
 from relay.domain.ids import MediaRef, Platform
+from relay.domain.jsontext import Json, as_dict, as_list, as_string
 from relay.domain.text import nodes as n
 from relay.domain.text.rewrite import walk
 
-Json = dict[str, Any]
 Style = Literal["text", "emote", "notice"]
 
 _STYLES: dict[str, Style] = {"m.text": "text", "m.emote": "emote", "m.notice": "notice"}
@@ -32,18 +32,18 @@ _TEXTS = ("m.text", "org.matrix.msc1767.text", "body")
 
 
 def message_content(content: Json, names: NameLookup, *, is_reply: bool) -> Content:
-    """The content of an `m.room.message`. `is_reply`: a quotation that old clients put in front is taken off."""
+    """The content of an `m.room.message`. `is_reply`: without the quotation that old clients put in front."""
     kind = as_string(content.get("msgtype"))
     if kind in _STYLES:
-        return _with_pictures(Content(_text(content, names, is_reply=is_reply), style=_STYLES[kind]))
+        return _with_inline_images(Content(_text(content, names, is_reply=is_reply), style=_STYLES[kind]))
     if kind in _MEDIA:
-        return _with_pictures(_media(content, _MEDIA[kind], names, is_reply=is_reply))
+        return _with_inline_images(_media(content, _MEDIA[kind], names, is_reply=is_reply))
     if kind == "m.location":
         return Content(_location(content))
     if kind in _GALLERIES and isinstance(items := content.get("itemtypes"), list):
         more = [_name_in_gallery(item) for item in items[MOST_FILES:]]
-        return _with_pictures(_gallery(content, items, names, is_reply=is_reply), more)
-    return _with_pictures(Content(_unknown(content, names, kind, is_reply=is_reply)))
+        return _with_inline_images(_gallery(content, items, names, is_reply=is_reply), more)
+    return _with_inline_images(Content(_unknown(content, names, kind, is_reply=is_reply)))
 
 
 def _gallery(content: Json, items: list[Any], names: NameLookup, *, is_reply: bool) -> Content:
@@ -62,36 +62,36 @@ def _gallery(content: Json, items: list[Any], names: NameLookup, *, is_reply: bo
 
 
 def _name_in_gallery(item: Any) -> str:
-    """What one of too many files is called; nothing where it is hidden."""
+    """The name of a file that is too many; "" if it is a spoiler."""
     if not isinstance(item, dict) or any(key in item for key in _SPOILER):
         return ""
     return as_string(item.get("filename")) or as_string(item.get("body"))
 
 
-def _with_pictures(said: Content, more: Sequence[str] = ()) -> Content:
-    """`said` with the pictures that stand in its text as files: no other platform has them between words.
+def _with_inline_images(content: Content, more: Sequence[str] = ()) -> Content:
+    """`content` with the images in its text added as files: no other platform has images between words.
 
-    `more`: the names of files that are too many, as the last of these may be.
+    `more`: the names of files that are too many already.
     """
-    pictures: dict[MediaRef, n.InlineImage] = {}
+    images: dict[MediaRef, n.InlineImage] = {}
     hidden: set[MediaRef] = set()
-    for node in walk(said.text.blocks):
+    for node in walk(content.text.blocks):
         if isinstance(node, n.InlineImage):
-            pictures.setdefault(node.source, node)
+            images.setdefault(node.source, node)
         elif isinstance(node, n.Spoiler):
             hidden.update(inner.source for inner in walk(node.children) if isinstance(inner, n.InlineImage))
-    for attachment in said.attachments:
-        pictures.pop(attachment.source, None)
-    if not pictures:
-        return with_most_files(said, more)
-    files = [_picture(image, hidden=image.source in hidden) for image in pictures.values()]
-    alone = said.text.blocks == (n.Paragraph((next(iter(pictures.values())),)),)
-    text = n.RichText() if alone else said.text
-    return with_most_files(replace(said, text=text, attachments=(*said.attachments, *files)), more)
+    for attachment in content.attachments:
+        images.pop(attachment.source, None)
+    if not images:
+        return with_most_files(content, more)
+    files = [_image_file(image, hidden=image.source in hidden) for image in images.values()]
+    alone = content.text.blocks == (n.Paragraph((next(iter(images.values())),)),)
+    text = n.RichText() if alone else content.text
+    return with_most_files(replace(content, text=text, attachments=(*content.attachments, *files)), more)
 
 
-def _picture(image: n.InlineImage, *, hidden: bool) -> Attachment:
-    # What a hidden picture shows must stand nowhere in the open: not in its file's name, either.
+def _image_file(image: n.InlineImage, *, hidden: bool) -> Attachment:
+    # The description of a spoiler must not be visible anywhere, and so not in the name of the file.
     alt = "" if hidden else image.alt
     locator = image.source.locator
     return Attachment(locator, alt or "image", "image", image.source, alt=alt, spoiler=hidden)
@@ -99,18 +99,17 @@ def _picture(image: n.InlineImage, *, hidden: bool) -> Attachment:
 
 @dataclass(frozen=True, slots=True)
 class BridgedProfile:
-    """As whom another bridge's bot says one message (MSC4144). `avatar`: an `mxc://` URI or "".
-
-    `in_text`: the name stands in front of the words as well, for clients that do not know such profiles.
-    """
+    """The per-message profile (MSC4144) with which another bridge's bot writes for somebody."""
 
     name: str
+    # An `mxc://` URI or "".
     avatar: str = ""
+    # Whether the text has the name in front as well, for clients that do not know such profiles.
     in_text: bool = False
 
 
 def bridged_profile(content: Json) -> BridgedProfile | None:
-    """The profile that a message brings along, if it does and has a name."""
+    """The profile that a message has; None if it has none, or one without a name."""
     profile: Json = next((content[key] for key in _PROFILES if isinstance(content.get(key), dict)), {})
     name, avatar = as_string(profile.get("displayname")).strip()[:LONGEST_NAME], _mxc(profile.get("avatar_url"))
     if not name:
@@ -131,20 +130,19 @@ def poll_content(content: Json) -> Content:
     """The question and answers of a poll (https://github.com/matrix-org/matrix-spec-proposals/pull/3381)."""
     poll: Json = next((content[key] for key in _POLL_STARTS if isinstance(content.get(key), dict)), {})
     question = extensible_text(poll.get("question")) or extensible_text(content) or "a poll"
-    answers = poll.get("answers")
-    words = [extensible_text(answer) for answer in answers] if isinstance(answers, list) else []
-    items = tuple(n.ListItem((_line(answer),)) for answer in words if answer)
+    answers = [extensible_text(answer) for answer in as_list(poll.get("answers"))]
+    items = tuple(n.ListItem((_line(answer),)) for answer in answers if answer)
     title = n.Paragraph((n.Strong((n.Text(f"📊 {_one_line(question)}"),)),))
     return Content(n.RichText((title, n.BulletList(items, start=1)) if items else (title,)))
 
 
 def poll_end_content(content: Json) -> Content:
-    """The end of a poll; its result is in the text that the client of whoever ended it has put there."""
+    """The end of a poll. The client that ended it has put the result into the text."""
     return Content(n.RichText.plain(extensible_text(content) or "The poll has ended."))
 
 
 def extensible_text(value: Any, depth: int = 4) -> str:
-    """The text of an extensible event's field, in any of the forms that it has had (MSC1767), which nest."""
+    """The text of a field of an extensible event, in any form that MSC1767 has had; they can be nested."""
     if isinstance(value, str):
         return value
     if isinstance(value, list) and depth:
@@ -152,11 +150,6 @@ def extensible_text(value: Any, depth: int = 4) -> str:
     if isinstance(value, dict) and depth:
         return next((text for key in _TEXTS if (text := extensible_text(value.get(key), depth - 1))), "")
     return ""
-
-
-def as_string(value: Any) -> str:
-    """`value` if it is a string, else ""."""
-    return value if isinstance(value, str) else ""
 
 
 # --- Text ---------------------------------------------------------------------------------------------------
@@ -229,20 +222,18 @@ def _media(content: Json, kind: MediaKind, names: NameLookup, *, is_reply: bool)
 
 
 def _spoiler_reason(content: Json) -> str:
-    """Why a file is hidden, which is there to be read before it is looked at."""
+    """Why a file is hidden: for the reader, who decides by it whether to open the file."""
     return _one_line(next(filter(None, (as_string(content.get(f"{key}.reason")) for key in _SPOILER)), ""))
 
 
 def _attachment(content: Json, kind: MediaKind, name: str) -> Attachment | str:
-    """The file of a message; or why there is none to be had, in words that follow "that"."""
+    """The file of a message; or why it cannot be read, in words that follow "that"."""
     source = _mxc(content.get("url")) or encrypted_source(content.get("file"))
     if isinstance(source, str):
         return source
-    info = content.get("info")
-    info = info if isinstance(info, dict) else {}
-    still = _mxc(info.get("thumbnail_url")) or encrypted_source(info.get("thumbnail_file"))
-    audio = content.get("org.matrix.msc1767.audio")
-    audio = audio if isinstance(audio, dict) else {}
+    info = as_dict(content.get("info"))
+    thumbnail = _mxc(info.get("thumbnail_url")) or encrypted_source(info.get("thumbnail_file"))
+    audio = as_dict(content.get("org.matrix.msc1767.audio"))
     milliseconds = _number(info.get("duration")) or _number(audio.get("duration"))
     waveform = audio.get("waveform")
     return Attachment(
@@ -259,12 +250,12 @@ def _attachment(content: Json, kind: MediaKind, name: str) -> Attachment | str:
         spoiler=any(content.get(key) is True for key in _SPOILER),
         animated=info.get("is_animated") is True or info.get("org.matrix.msc4230.is_animated") is True,
         waveform=_waveform(waveform) if isinstance(waveform, list) else (),
-        thumbnail=None if isinstance(still, str) else still,
+        thumbnail=None if isinstance(thumbnail, str) else thumbnail,
     )
 
 
 def _waveform(values: list[Any]) -> tuple[int, ...]:
-    """Amplitudes from 0 to 255, as the other platforms have them; MSC3246 has 0 to 1024."""
+    """Amplitudes from 0 to 255; MSC3246 has 0 to 1024."""
     numbers = (_number(value) or 0 for value in values[:256])
     return tuple(max(0, min(255, int(number * 255 / 1024))) for number in numbers)
 

@@ -1,7 +1,6 @@
-"""Events of a room, as JSON, to domain events. Pure.
+"""Events of a room, as JSON -> domain events. Pure.
 
-Events of state (names, topics, comings and goings) say nothing and come to nothing; everything else that is not
-a message is a `FeatureUsed`.
+State events (names, topics, joins and leaves) are ignored. Everything else that is not a message is a `FeatureUsed`.
 """
 
 import re
@@ -13,7 +12,6 @@ from typing import Any
 
 from relay.adapters.matrix.identifiers import is_event_id, is_user_id
 from relay.adapters.matrix.inbound.content import (
-    as_string,
     bridged_profile,
     message_content,
     poll_content,
@@ -26,9 +24,8 @@ from relay.adapters.matrix.rooms.state import MemberProfile, RoomState
 from relay.domain.content import Author, Content
 from relay.domain.events import Event, FeatureUsed, MessageCreated, MessageDeleted, MessageEdited
 from relay.domain.ids import ChannelRef, MediaRef, MessageRef, Platform, ThreadRef, UserRef
+from relay.domain.jsontext import Json, as_dict, as_list, as_string
 from relay.domain.names import shortened, visible, with_suffix, without_reply_arrow
-
-Json = dict[str, Any]
 
 _POLL_STARTS = frozenset({"m.poll.start", "org.matrix.msc3381.poll.start"})
 _POLL_ENDS = frozenset({"m.poll.end", "org.matrix.msc3381.poll.end"})
@@ -46,12 +43,13 @@ _VERIFICATION = "m.key.verification."
 _VIA = re.compile(r"[(\[{⟨<]\s*via\b", re.IGNORECASE)
 _LONGEST_VIA = 32
 _NO_ROOMS = NameLookup()
+_MOST_TYPING = 100  # People in a room of whom it is remembered that they are typing.
 
 
 def convert(event: Json, state: RoomState, me: str, rooms: NameLookup = _NO_ROOMS) -> Event | None:
-    """What an event of the timeline says; None for nothing.
+    """The domain event of an event in the timeline; None if it has none.
 
-    `me` is the relay's own user ID; `rooms` knows the IDs and names of other rooms.
+    `me`: the relay's own user ID. `rooms`: looks up the IDs and names of other rooms.
     """
     kind, sender, event_id = (as_string(event.get(key)) for key in ("type", "sender", "event_id"))
     content = event.get("content")
@@ -62,7 +60,7 @@ def convert(event: Json, state: RoomState, me: str, rooms: NameLookup = _NO_ROOM
     if not (is_event_id(event_id) and is_user_id(sender)):
         return unreadable
     if kind == "m.room.redaction":
-        # At the top in rooms up to version 10, in the content from version 11 on.
+        # Beside the content in rooms up to version 10, inside it from version 11 on.
         target = as_string(content.get("redacts")) or as_string(event.get("redacts"))
         if target and not is_event_id(target):
             return unreadable
@@ -78,7 +76,7 @@ def convert(event: Json, state: RoomState, me: str, rooms: NameLookup = _NO_ROOM
 
 
 def is_message(event: Json) -> bool:
-    """Whether an event is one that people would call a message: not an edit, not redacted."""
+    """Whether people would call an event a message: it is not an edit, and not redacted."""
     content = event.get("content")
     if event.get("type") not in _MESSAGES or not isinstance(content, dict) or not content:
         return False
@@ -86,34 +84,27 @@ def is_message(event: Json) -> bool:
 
 
 def latest_edit(event: Json) -> Json | None:
-    """The edit of an event that stands, as the homeserver aggregates it; None if there is none."""
-    relations = _unsigned(event).get("m.relations")
-    edit = relations.get("m.replace") if isinstance(relations, dict) else None
+    """The latest edit of an event, as the homeserver adds it to the event; None if there is none."""
+    edit = as_dict(_unsigned(event).get("m.relations")).get("m.replace")
     return edit if isinstance(edit, dict) and edit.get("sender") == event.get("sender") else None
-
-
-_MOST_TYPING = 100
-"""People of a room who are counted as typing; others are not remembered."""
 
 
 def ephemeral_events(
     section: Json, channel: ChannelRef, me: str, was_typing: frozenset[str]
 ) -> tuple[list[Event], set[str]]:
-    """What the `ephemeral` events of a room come to, and who is typing now.
+    """One `FeatureUsed` for each person who begins to type and for each receipt; and who is typing now.
 
-    Each person who begins to type and each receipt is one `FeatureUsed`.
+    `section`: the `ephemeral` part of the room in a sync response.
     """
     found: list[Event] = []
     typing = set(was_typing)
-    events = section.get("events")
-    for event in events if isinstance(events, list) else []:
+    for event in as_list(section.get("events")):
         content = event.get("content") if isinstance(event, dict) else None
         if not isinstance(content, dict):
             continue
         if event.get("type") == "m.typing":
-            users = content.get("user_ids")
-            named = (user for user in users if isinstance(user, str)) if isinstance(users, list) else ()
-            typing = set(islice(named, _MOST_TYPING))
+            users = (user for user in as_list(content.get("user_ids")) if isinstance(user, str))
+            typing = set(islice(users, _MOST_TYPING))
             found += [FeatureUsed(channel, "typing") for user in sorted(typing - was_typing - {me})]
         elif event.get("type") == "m.receipt":
             found += [FeatureUsed(channel, "receipt") for user in _readers(content) if user != me]
@@ -130,13 +121,13 @@ def _message(event: Json, content: Json, state: RoomState, names: NameLookup, me
     target = _target(relation)
     if related == "m.replace" and target:
         new = content.get("m.new_content")
-        said = _content(event, new if isinstance(new, dict) else content, names, ref, me, is_reply=False)
-        return MessageEdited(MessageRef(channel, target), author, said, at, edit=ref)
+        edited = _content(event, new if isinstance(new, dict) else content, names, ref, me, is_reply=False)
+        return MessageEdited(MessageRef(channel, target), author, edited, at, edit=ref)
     answered = relation.get("m.in_reply_to")
     answered_id = _target(answered) if isinstance(answered, dict) else ""
     thread = ThreadRef(channel, target) if related == "m.thread" and target else None
     if thread is not None and relation.get("is_falling_back") is True:
-        # For clients without threads, every message in one "replies" to the one before it.
+        # Not a real reply: for clients without threads, each message in a thread "replies" to the one before it.
         answered_id = ""
     if related == "m.reference" and event.get("type") in _POLL_ENDS:
         answered_id = target
@@ -151,22 +142,20 @@ def _message(event: Json, content: Json, state: RoomState, names: NameLookup, me
 
 
 def _content(event: Json, content: Json, names: NameLookup, ref: MessageRef, me: str, *, is_reply: bool) -> Content:
-    said = _converted(event, content, names, is_reply=is_reply)
+    converted = _converted(event, content, names, is_reply=is_reply)
     url = permalink(ref)
     return replace(
-        said,
-        text=without_reply_arrow(said.text),
-        attachments=tuple(replace(attachment, url=url) for attachment in said.attachments),
-        # Copies of what people on Discord wrote are ours: who means them names us.
+        converted,
+        text=without_reply_arrow(converted.text),
+        attachments=tuple(replace(attachment, url=url) for attachment in converted.attachments),
+        # The copies of what people on the other side wrote are ours, so a reply to one of them mentions us.
         calls_answered=me in _mentioned(content),
     )
 
 
 def _mentioned(content: Json) -> list[Any]:
     """Whom a message mentions (https://spec.matrix.org/latest/client-server-api/#user-and-room-mentions)."""
-    mentions = content.get("m.mentions")
-    users = mentions.get("user_ids") if isinstance(mentions, dict) else None
-    return users if isinstance(users, list) else []
+    return as_list(as_dict(content.get("m.mentions")).get("user_ids"))
 
 
 def _converted(event: Json, content: Json, names: NameLookup, *, is_reply: bool) -> Content:
@@ -185,16 +174,16 @@ def _author(user_id: str, content: Json, state: RoomState, me: str) -> Author:
     handle = user_id.removeprefix("@").partition(":")[0]
     bridged = bridged_profile(content)
     if bridged is not None:
-        # Another bridge's bot speaks for somebody. Whose bot it is stays visible: anybody can write such a profile.
+        # Another bridge's bot writes for somebody. Say whose bot it is, because anybody can write such a profile.
         avatar = MediaRef(Platform.MATRIX, bridged.avatar) if bridged.avatar else None
         via = shortened(visible(profile.name) or handle, most=_LONGEST_VIA, most_bytes=2 * _LONGEST_VIA)
         name = bridged.name if user_id == me else with_suffix(visible(bridged.name) or "somebody", f"(via {via})")
         profile = MemberProfile(name, avatar)
     elif _VIA.search(unicodedata.normalize("NFKC", visible(profile.name))):
-        # Nobody may look like somebody whom another bridge brings.
+        # The name looks like that of somebody whom another bridge writes for: add who it really is.
         profile = MemberProfile(with_suffix(visible(profile.name) or handle, f"({handle})"), profile.avatar)
     mentions = content.get("m.mentions")
-    # Who says whom it mentions, and does not say the room, only wrote the word.
+    # A message that lists its mentions, but not the room, only has the word `@room` in its text.
     meant = not isinstance(mentions, dict) or mentions.get("room") is True
     return Author(
         user=UserRef(Platform.MATRIX, user_id),
@@ -207,7 +196,7 @@ def _author(user_id: str, content: Json, state: RoomState, me: str) -> Author:
 
 
 def timestamp(milliseconds: Any) -> datetime:
-    """A time stamp of an event. Any server can write any number there; what is no time is the epoch."""
+    """The time stamp of an event. Any server can write anything there; what is not a time becomes the epoch."""
     try:
         return datetime.fromtimestamp(milliseconds / 1000, UTC)
     except (TypeError, ValueError, OverflowError, OSError):
@@ -227,8 +216,7 @@ def _is_verification(content: Json) -> bool:
 
 
 def _relation(content: Json) -> Json:
-    relation = content.get("m.relates_to")
-    return relation if isinstance(relation, dict) else {}
+    return as_dict(content.get("m.relates_to"))
 
 
 def _is_edit(content: Json) -> bool:
@@ -236,14 +224,13 @@ def _is_edit(content: Json) -> bool:
 
 
 def _target(relation: Json) -> str:
-    """The event that a relation is to; "" for none, and for one that cannot be."""
+    """The ID of the event that a relation is to; "" if there is none, or if it is not an ID."""
     target = as_string(relation.get("event_id"))
     return target if is_event_id(target) else ""
 
 
 def _unsigned(event: Json) -> Json:
-    unsigned = event.get("unsigned")
-    return unsigned if isinstance(unsigned, dict) else {}
+    return as_dict(event.get("unsigned"))
 
 
 def _readers(content: Json) -> list[str]:
