@@ -28,6 +28,7 @@ from relay.adapters.discord.inbound.files import OFFICIAL_CDN
 from relay.adapters.discord.media import MAX_FILE_SIZE, MAX_FILES, MAX_REQUEST_SIZE, Media
 from relay.adapters.discord.members import Members
 from relay.adapters.discord.outbound import body as wording
+from relay.adapters.discord.outbound.posting import MessagePoster
 from relay.adapters.discord.outbound.sender import MessageSender
 from relay.adapters.discord.outbound.usernames import FALLBACK_LENGTH
 from relay.adapters.discord.outbound.webhooks import Webhooks
@@ -115,15 +116,25 @@ class DiscordAdapter:
             webhooks=self._webhooks,
             history=self._history,
         )
-        self._outbound = MessageSender(
+        self._poster = MessagePoster(
             rest=self._rest,
             media=self._media,
             identity=self._identity,
             buffers=self._buffers,
             webhooks=self._webhooks,
-            translator=translator,
             cache=message_cache,
             clock=clock,
+        )
+        self._sender = MessageSender(
+            poster=self._poster,
+            translator=translator,
+            rest=self._rest,
+            media=self._media,
+            identity=self._identity,
+            buffers=self._buffers,
+            webhooks=self._webhooks,
+            cache=message_cache,
+            last_sent=self._poster.last_sent,
         )
         self._gateway = Gateway(token=token, api_url=settings.api_url, rest=self._rest, clock=clock, rng=self._rng)
 
@@ -282,7 +293,7 @@ class DiscordAdapter:
     def capabilities(self, channel: ChannelRef) -> Capabilities:
         """See `Adapter.capabilities`."""
         buffer = self._buffers.get(channel.id)
-        by_bot = self._outbound.posts_itself(channel.id)
+        by_bot = self._poster.posts_as_bot(channel.id)
         # In a channel that is just closing nothing is sent. What is planned for it then must not be cut down for good.
         limit = buffer.access.max_file_size if buffer is not None else MAX_FILE_SIZE
         # A webhook's messages are not asked for the bot's permissions.
@@ -306,28 +317,28 @@ class DiscordAdapter:
     async def send(self, delivery: Delivery) -> MessageRef:
         """See `Adapter.send`."""
         self._check_identity()
-        return await self._outbound.send(self._with_own_emoji(delivery))
+        return await self._sender.send(self._with_own_emoji(delivery))
 
     async def edit(self, target: MessageRef, delivery: Delivery) -> None:
         """See `Adapter.edit`."""
         self._check_identity()
-        await self._outbound.edit(target, self._with_own_emoji(delivery))
+        await self._sender.edit(target, self._with_own_emoji(delivery))
 
     async def delete(self, target: MessageRef, key: str) -> None:
         """See `Adapter.delete`. Deleting twice is harmless here, so `key` is not needed."""
         self._check_identity()
-        await self._outbound.delete(target)
+        await self._sender.delete(target)
 
     async def quote(self, target: MessageRef) -> Quotation | None:
         """See `Adapter.quote`."""
         self._check_identity()
-        return await self._outbound.quote(target)
+        return await self._sender.quote(target)
 
     async def latest(self, ref: MessageRef) -> MessageCreated | None:
         """See `LatestReader`."""
         self._check_identity()
         buffer = self._open_buffer(ref.channel)
-        message = await self._outbound.message(ref)
+        message = await self._sender.message(ref)
         with translate_read_errors(ref.channel.id):
             return None if message is None else await self._history.event_of(buffer, message)
 
@@ -359,7 +370,7 @@ class DiscordAdapter:
     async def mark_failed(self, source: MessageRef, reason: str) -> bool:
         """See `Adapter.mark_failed`. The reason is not shown: a reaction has no words."""
         self._check_identity()
-        return await self._outbound.mark_failed(source)
+        return await self._sender.mark_failed(source)
 
     def _with_own_emoji(self, delivery: Delivery) -> Delivery:
         own = partial(self._guilds.emoji, delivery.channel.id)

@@ -1,6 +1,7 @@
-"""Posting a delivery: through the channel's webhook, or as the bot where that is not possible; never twice."""
+"""Posts a delivery: through the channel's webhook, or as the bot where that is not possible, and never twice."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import structlog
 
@@ -12,7 +13,6 @@ from relay.adapters.discord.gateway.message_cache import CachedMessage, MessageC
 from relay.adapters.discord.gateway.translator import BotIdentity
 from relay.adapters.discord.identifiers import is_snowflake
 from relay.adapters.discord.media import Media
-from relay.adapters.discord.outbound import find_sent as adoption
 from relay.adapters.discord.outbound.body import (
     TEXT_LENGTH,
     allowed_mentions,
@@ -20,6 +20,7 @@ from relay.adapters.discord.outbound.body import (
     webhook_body,
     webhook_text,
 )
+from relay.adapters.discord.outbound.find_sent import ExpectedMessage, PostedMessages, candidates
 from relay.adapters.discord.outbound.usernames import usernames
 from relay.adapters.discord.outbound.webhooks import Webhook, Webhooks, is_gone
 from relay.core.last_sent import LastSent
@@ -30,53 +31,45 @@ from relay.errors import ActionNeeded, Permanent
 
 _log = structlog.get_logger(__name__)
 
-# Each of them may be deleted or moved by somebody just before it is used.
+# Somebody may delete or move each of them just before it is used.
 _WEBHOOKS_TRIED = 3
-# Seconds until a webhook is asked for again: a permission comes back with an announcement, room for one does not.
-_FORBIDDEN, _FULL = 10.0, 300.0
-_NAMES_REMEMBERED = 500
+# Seconds until the next try to make a webhook: without the permission, whose return Discord announces, and where the
+# channel has too many webhooks, which it does not announce.
+_FORBIDDEN_PAUSE, _FULL_PAUSE = 10.0, 300.0
+_MAX_ACCEPTED = 500
 
 
+@dataclass(slots=True, kw_only=True)
 class MessagePoster:
-    """Makes messages. Raises `ApiError`s, and `ActionNeeded` for what it need not even ask."""
+    """Posts messages. Raises `ApiError`, and `ActionNeeded` where it is certain that Discord would refuse."""
 
-    def __init__(
-        self,
-        *,
-        rest: RestClient,
-        media: Media,
-        identity: BotIdentity,
-        buffers: ChannelBuffers,
-        webhooks: Webhooks,
-        cache: MessageCache,
-        last_sent: LastSent,
-        clock: Clock,
-    ) -> None:
-        self._clock = clock
-        self._rest = rest
-        self._media = media
-        self._identity = identity
-        self._buffers = buffers
-        self._webhooks = webhooks
-        self._cache = cache
-        self._last_sent = last_sent
-        self._posted = adoption.PostedMessages()
-        self._without_webhook: dict[str, float] = {}
-        self._accepted: dict[str, str] = {}  # for names that Discord refused: those that it took instead
+    rest: RestClient
+    media: Media
+    identity: BotIdentity
+    buffers: ChannelBuffers
+    webhooks: Webhooks
+    cache: MessageCache
+    clock: Clock
+    last_sent: LastSent = field(init=False, default_factory=LastSent)
+    _posted: PostedMessages = field(init=False, default_factory=PostedMessages)
+    # The channels in which a webhook could not be made, and until when that is not tried again (monotonic).
+    _without_webhook: dict[str, float] = field(init=False, default_factory=dict)
+    # For usernames that Discord refused: those that it accepted instead.
+    _accepted: dict[str, str] = field(init=False, default_factory=dict)
 
-    def posts_itself(self, channel: str) -> bool:
-        """Whether the bot has to speak for everybody in a channel."""
-        buffer = self._buffers.get(channel)
-        tried_lately = self._clock.monotonic() < self._without_webhook.get(channel, 0.0)
+    def posts_as_bot(self, channel: str) -> bool:
+        """Whether the bot has to post for everybody in a channel, because it cannot use a webhook there."""
+        buffer = self.buffers.get(channel)
+        tried_lately = self.clock.monotonic() < self._without_webhook.get(channel, 0.0)
         return tried_lately or (buffer is not None and not buffer.access.may_use_webhooks)
 
     async def post(self, delivery: Delivery) -> str:
-        """The message that `delivery` has become, by this try or an earlier one."""
-        if self._buffers.get(delivery.channel.id) is None:
-            # A webhook would take it, but nobody would hear what becomes of the channel meanwhile.
+        """Returns the ID of the message that `delivery` has become, by this try or an earlier one."""
+        if self.buffers.get(delivery.channel.id) is None:
+            # A webhook would accept it, but the relay would not learn what happens in the channel meanwhile.
             raise Unanswered("the channel is not open", sent=False)
         channel = self._destination(delivery)
-        message = await self._earlier(delivery, channel) if delivery.suspect else None
+        message = await self._find_earlier_try(delivery, channel) if delivery.suspect else None
         if message is None:
             if delivery.suspect and delivery.last_try:
                 raise Permanent("Discord fails at it every time, while it takes other messages")
@@ -86,7 +79,7 @@ class MessagePoster:
 
     async def _post(self, delivery: Delivery, channel: str) -> str:
         author = delivery.author
-        home = self._buffers.webhook_home(channel)
+        home = self.buffers.webhook_home(channel)
         for _ in range(_WEBHOOKS_TRIED):
             hook = await self._webhook(channel) if author is not None else None
             if author is None or hook is None:
@@ -94,26 +87,26 @@ class MessagePoster:
             try:
                 answer = await self._post_through(hook, delivery, author)
             except Refused as error:
-                # A webhook that was moved knows no thread of the channel that it was made for.
+                # For a webhook that was moved, the threads of its old channel are unknown channels.
                 if not is_gone(error) and not (home != channel and error.code == ErrorCode.UNKNOWN_CHANNEL):
                     raise
-                # Nothing was posted, so the message goes on through another one.
+                # Nothing was posted, so the message is posted through another webhook.
                 if is_gone(error):
-                    self._webhooks.gone(home, hook)
-                elif await self._webhooks.current_channel(hook.id) == home:
-                    raise  # it is the thread that is gone
-                self._webhooks.changed(home)
+                    self.webhooks.gone(home, hook)
+                elif await self.webhooks.current_channel(hook.id) == home:
+                    raise  # the thread itself is gone
+                self.webhooks.changed(home)
                 continue
             message, where = _id(answer), answer.get("channel_id")
             if str(where) == channel or not is_snowflake(where):
-                self._cache.put(message, CachedMessage(channel, author.name, hook.id, hook.id, delivery.content))
+                self.cache.put(message, CachedMessage(channel, author.name, hook.id, hook.id, delivery.content))
                 return message
-            self._webhooks.moved(home, hook, str(where))
-            await self._take_back(hook.id, str(where), message, hook)
+            self.webhooks.moved(home, hook, str(where))
+            await self._delete_misplaced(hook.id, str(where), message, hook)
         raise Unanswered("the webhooks of this channel keep disappearing", sent=False)
 
-    async def _take_back(self, webhook: str, where: str, message: str, hook: Webhook | None = None) -> None:
-        """Remove what was posted in a channel where it was not meant to be. Raises `Unanswered`, and is tried again."""
+    async def _delete_misplaced(self, webhook: str, where: str, message: str, hook: Webhook | None = None) -> None:
+        """Delete a message that was posted into the wrong channel. Raises `Unanswered`, so that it is tried again."""
         ids = {"channel": where, "message": message}
         routes = [Route("DELETE", "/channels/{channel}/messages/{message}", ids)]
         if hook is not None:
@@ -121,13 +114,13 @@ class MessagePoster:
         reason = ""
         for route in routes:
             try:
-                await self._rest.call(route)
+                await self.rest.call(route)
             except Refused as error:
                 if error.code == ErrorCode.UNKNOWN_MESSAGE:
                     break
                 reason = error.message
             except ApiError as error:
-                # The next try finds it, and posts nothing before it is gone.
+                # The next try finds the message, and posts nothing before it is deleted.
                 raise Unanswered(f"a message in the wrong channel is still there ({error})", sent=True) from error
             else:
                 break
@@ -143,9 +136,9 @@ class MessagePoster:
         _log.warning("message taken back from the wrong channel", channel=where, webhook=webhook, message=message)
 
     async def _post_through(self, hook: Webhook, delivery: Delivery, author: Author) -> Json:
-        """Post through a webhook. A name or a picture that Discord does not take is no reason to lose the message."""
+        """Post through a webhook. If Discord refuses the name or the avatar, post under another name or without it."""
         body: dict[str, Json] = webhook_body(delivery.content, author)
-        route = hook.route(self._buffers.thread(delivery.channel.id))
+        route = hook.route(self.buffers.thread(delivery.channel.id))
         first, *others = usernames(author)
         if (accepted := self._accepted.get(first)) in others:
             body["username"], others = accepted, others[others.index(accepted) + 1 :]
@@ -165,21 +158,21 @@ class MessagePoster:
                 continue
             if body["username"] != first:
                 self._accepted[first] = body["username"]
-                if len(self._accepted) > _NAMES_REMEMBERED:
+                if len(self._accepted) > _MAX_ACCEPTED:
                     self._accepted.pop(next(iter(self._accepted)))
-            self._last_sent.put(_id(answer), body["content"])
+            self.last_sent.put(_id(answer), body["content"])
             return answer
 
     async def _post_as_bot(self, delivery: Delivery, channel: str) -> str:
-        buffer = self._buffers.get(channel)
+        buffer = self.buffers.get(channel)
         if buffer is not None and not buffer.access.may_send:
-            # Asking would only use up the answers that Discord gives before it bans.
-            needed = "Send Messages" if self._buffers.thread(channel) is None else "Send Messages in Threads"
+            # A request would be refused, and Discord bans an address after too many refusals.
+            needed = "Send Messages" if self.buffers.thread(channel) is None else "Send Messages in Threads"
             raise ActionNeeded(f"the bot may not write in channel {channel}: give its role {needed} there")
         content = bot_text(delivery)
         if len(content) > TEXT_LENGTH:
-            # The permission was lost after the text had been split for a webhook; the next try splits it for a bot.
-            raise Unanswered("the bot has to post this itself, and it does not fit", sent=False)
+            # The text was split for a webhook, before the permission was lost. The next try splits it for the bot.
+            raise Unanswered("the bot has to post this itself, and it is too long for that", sent=False)
         body: dict[str, Json] = {
             "content": content,
             "nonce": delivery.key,
@@ -194,65 +187,65 @@ class MessagePoster:
         except Refused as error:
             if error.status != 400 or "message_reference" not in body:
                 raise
-            # Some system messages cannot be replied to.
+            # Discord allows no replies to some system messages.
             del body["message_reference"]
             answer = await self._call(route, body, delivery)
         message = _id(answer)
         if answer.get("content") == content:
-            # Else the answer is the message of an earlier try, which had the same nonce.
-            self._last_sent.put(message, content)
+            # Otherwise the answer is the message of an earlier try with the same nonce.
+            self.last_sent.put(message, content)
         return message
 
     async def _call(
         self, route: Route, body: Mapping[str, Json], delivery: Delivery, query: Mapping[str, str] | None = None
     ) -> Json:
-        buffer = self._buffers.get(delivery.channel.id)
+        buffer = self.buffers.get(delivery.channel.id)
         if buffer is None:
-            # It was open a moment ago. Files must not count as too large for that.
+            # It was open a moment ago. Without this, its files would count as too large.
             raise Unanswered("the channel is not open", sent=False)
         files = delivery.content.attachments
         most, sender = buffer.access.max_file_size, delivery.sender
-        return await self._media.call(route, body=body, attachments=files, most=most, sender=sender, query=query)
+        return await self.media.call(route, body=body, attachments=files, most=most, sender=sender, query=query)
 
     async def _webhook(self, channel: str) -> Webhook | None:
-        """The channel's webhook; None where the bot has to speak for everybody."""
-        if self.posts_itself(channel):
+        """The channel's webhook; None where the bot has to post for everybody."""
+        if self.posts_as_bot(channel):
             return None
         try:
-            hook = await self._webhooks.get_or_make(self._buffers.webhook_home(channel))
+            hook = await self.webhooks.get_or_make(self.buffers.webhook_home(channel))
         except Refused as error:
             if error.code not in {*MISSING, ErrorCode.TOO_MANY_WEBHOOKS} and not error.unexplained:
                 raise
             _log.warning("webhook not possible", channel=channel, code=error.code)
-            pause = _FORBIDDEN if error.code in MISSING else _FULL
-            self._without_webhook[channel] = self._clock.monotonic() + pause
+            pause = _FORBIDDEN_PAUSE if error.code in MISSING else _FULL_PAUSE
+            self._without_webhook[channel] = self.clock.monotonic() + pause
             return None
         self._without_webhook.pop(channel, None)
         return hook
 
-    async def _earlier(self, delivery: Delivery, channel: str) -> str | None:
-        """The message that an earlier try of `delivery` has made, if it has."""
+    async def _find_earlier_try(self, delivery: Delivery, channel: str) -> str | None:
+        """The message that an earlier try of `delivery` has posted, if it has."""
         if (known := self._posted.get(delivery.key)) is not None:
             return known
         author = delivery.author
-        expected = adoption.ExpectedMessage(
+        expected = ExpectedMessage(
             usernames=frozenset() if author is None else frozenset(usernames(author)),
             content=webhook_text(delivery.content) if author is not None else "",
             bot_content=bot_text(delivery),
             files=len(delivery.content.attachments),
         )
         if author is not None:
-            # Finding it tells which webhooks are ours.
+            # This learns which webhooks are ours.
             await self._webhook(channel)
-            await self._take_back_strays(delivery, channel, author)
+            await self._delete_misplaced_by_earlier_try(delivery, channel, author)
         found = [
             message
-            for message in await adoption.candidates(self._rest, channel, delivery)
+            for message in await candidates(self.rest, channel, delivery)
             if str(message["id"]) not in self._posted
         ]
         for exactly in (True, False) if delivery.alone else (True,):
             for message in found:
-                if not self._is(expected, message, exactly=exactly):
+                if not self._is_expected(expected, message, exactly=exactly):
                     continue
                 if await delivery.on_record(MessageRef(delivery.channel, str(message["id"]))):
                     continue
@@ -260,49 +253,50 @@ class MessagePoster:
                 return str(message["id"])
         return None
 
-    async def _take_back_strays(self, delivery: Delivery, channel: str, author: Author) -> None:
-        """Remove what an earlier try has posted through a webhook of this channel that was moved to another one."""
-        if self._buffers.thread(channel) is not None:
-            return  # what names its thread is posted there, or nowhere
-        for webhook in self._webhooks.used_for(channel):
-            where = await self._webhooks.current_channel(webhook)
+    async def _delete_misplaced_by_earlier_try(self, delivery: Delivery, channel: str, author: Author) -> None:
+        """Delete what an earlier try posted into another channel, to which this channel's webhook was moved."""
+        if self.buffers.thread(channel) is not None:
+            return  # a request that names a thread is posted there or nowhere
+        for webhook in self.webhooks.used_for(channel):
+            where = await self.webhooks.current_channel(webhook)
             if where is None or where == channel:
                 continue
             try:
-                there = await adoption.candidates(self._rest, where, delivery)
+                there = await candidates(self.rest, where, delivery)
             except Refused as error:
-                # Where the bot may not read, it cannot know.
+                # The bot may not read there, so it cannot know.
                 _log.warning("no look where a webhook was moved to", channel=where, webhook=webhook, code=error.code)
                 continue
             for message in there:
-                # Nobody else posts through it, and each lane has one message on its way.
+                # Nobody else posts through this webhook, and each lane sends one message at a time.
                 shown = (message.get("author") or {}).get("username")
                 if str(message.get("webhook_id")) != webhook or shown not in usernames(author):
                     continue
-                # Where a pair leads to that channel as well, it may stand there by right.
+                # If that channel is in a pair as well, the message may belong there.
                 if not await delivery.on_record(MessageRef(ChannelRef(Platform.DISCORD, where), str(message["id"]))):
-                    await self._take_back(webhook, where, str(message["id"]))
+                    await self._delete_misplaced(webhook, where, str(message["id"]))
 
-    def _is(self, expected: adoption.ExpectedMessage, message: Mapping[str, Json], *, exactly: bool) -> bool:
+    def _is_expected(self, expected: ExpectedMessage, message: Mapping[str, Json], *, exactly: bool) -> bool:
         return expected.is_met_by(
             message,
-            user=self._identity.user,
-            application=self._identity.application,
-            webhooks=self._webhooks.ids,
+            user=self.identity.user,
+            application=self.identity.application,
+            webhooks=self.webhooks.ids,
             exactly=exactly,
         )
 
     def _destination(self, delivery: Delivery) -> str:
+        """The channel or thread to post into."""
         if delivery.thread is not None:
             return delivery.thread.id
         if delivery.author is None and delivery.reply_to is not None:
-            seen = self._cache.get(delivery.reply_to.id)
-            if seen is not None:
-                return seen.channel
+            cached = self.cache.get(delivery.reply_to.id)
+            if cached is not None:
+                return cached.channel
         return delivery.channel.id
 
 
 def _id(answer: Json) -> str:
     if not isinstance(answer, Mapping) or not is_snowflake(answer.get("id")):
-        raise Unanswered("an answer from Discord without the message's ID", sent=True, answered=True)
+        raise Unanswered("Discord's answer does not contain the message's ID", sent=True, answered=True)
     return str(answer["id"])

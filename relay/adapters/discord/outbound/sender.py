@@ -1,8 +1,8 @@
-"""Deliveries -> calls of Discord's API, and what Discord answers -> the relay's errors: here and nowhere else."""
+"""Carries out the core's deliveries on Discord: sends, edits, deletes, quotes and marks messages."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 import structlog
@@ -18,7 +18,7 @@ from relay.adapters.discord.outbound.body import TEXT_LENGTH, allowed_mentions, 
 from relay.adapters.discord.outbound.posting import MessagePoster
 from relay.adapters.discord.outbound.webhooks import Webhooks, is_gone
 from relay.core.last_sent import LastSent
-from relay.core.ports import Clock, Delivery
+from relay.core.ports import Delivery
 from relay.domain.content import Quotation
 from relay.domain.ids import MessageRef, Platform, UserRef
 from relay.domain.text.nodes import RichText
@@ -34,57 +34,33 @@ _log = structlog.get_logger(__name__)
 
 FAILED_SIGN = "⚠️"
 
-# A webhook's token may have been changed since.
+# Somebody may have changed a webhook's token.
 _TOKENS_TRIED = 2
 
 
+@dataclass(slots=True, kw_only=True)
 class MessageSender:
-    """Posts, edits and deletes."""
+    """Sends, edits and deletes messages."""
 
-    def __init__(
-        self,
-        *,
-        rest: RestClient,
-        media: Media,
-        identity: BotIdentity,
-        buffers: ChannelBuffers,
-        webhooks: Webhooks,
-        translator: Translator,
-        cache: MessageCache,
-        clock: Clock,
-    ) -> None:
-        self._rest = rest
-        self._media = media
-        self._identity = identity
-        self._buffers = buffers
-        self._webhooks = webhooks
-        self._translator = translator
-        self._cache = cache
-        self._last_sent = LastSent()
-        self._poster = MessagePoster(
-            rest=rest,
-            media=media,
-            identity=identity,
-            buffers=buffers,
-            webhooks=webhooks,
-            cache=cache,
-            last_sent=self._last_sent,
-            clock=clock,
-        )
-
-    def posts_itself(self, channel: str) -> bool:
-        """Whether the bot has to speak for everybody in a channel."""
-        return self._poster.posts_itself(channel)
+    poster: MessagePoster
+    translator: Translator
+    rest: RestClient
+    media: Media
+    identity: BotIdentity
+    buffers: ChannelBuffers
+    webhooks: Webhooks
+    cache: MessageCache
+    last_sent: LastSent
 
     async def send(self, delivery: Delivery) -> MessageRef:
         """See `Adapter.send`."""
         try:
             with translate_errors(delivery.channel.id):
-                message = await self._poster.post(delivery)
+                message = await self.poster.post(delivery)
         except (ActionNeeded, Permanent) as error:
             if delivery.thread is None:
                 raise
-            # Locked or deleted meanwhile: there is nobody to tell any more.
+            # A notice for a thread that was locked or deleted meanwhile: nobody can be told any more.
             raise TargetGone(str(error)) from None
         return MessageRef(delivery.channel, message)
 
@@ -93,105 +69,108 @@ class MessageSender:
     async def edit(self, target: MessageRef, delivery: Delivery) -> None:
         """See `Adapter.edit`."""
         channel = target.channel.id
-        async with self._changing(target):
-            seen = await self._look(target)
-            await self._awake(target, partial(self._edit, seen, target, delivery))
-        self._cache.put(target.id, CachedMessage(channel, seen.author, seen.user, seen.webhook, delivery.content))
+        async with self._translated_errors(target):
+            cached = await self._cached(target)
+            await self._reopen_and_retry(target, partial(self._edit, cached, target, delivery))
+        self.cache.put(target.id, CachedMessage(channel, cached.author, cached.user, cached.webhook, delivery.content))
 
-    async def _edit(self, seen: CachedMessage, target: MessageRef, delivery: Delivery) -> None:
-        if seen.webhook is not None:
-            await self._edit_through(seen.webhook, seen, target, delivery)
+    async def _edit(self, cached: CachedMessage, target: MessageRef, delivery: Delivery) -> None:
+        if cached.webhook is not None:
+            await self._edit_through(cached.webhook, cached, target, delivery)
             return
         content = bot_text(delivery)
-        if seen.user != self._identity.user or len(content) > TEXT_LENGTH:
-            raise CopyNotEditable("it was posted in a way that cannot carry it any more")
-        route = Route("PATCH", "/channels/{channel}/messages/{message}", _where(target))
+        if cached.user != self.identity.user or len(content) > TEXT_LENGTH:
+            raise CopyNotEditable("it was posted by another user, or the new text is too long for it")
+        route = Route("PATCH", "/channels/{channel}/messages/{message}", _ids(target))
         body = {"content": content, "allowed_mentions": allowed_mentions(delivery.content)}
-        await self._change(target, route, body, seen, delivery)
+        await self._change(target, route, body, cached, delivery)
 
-    async def _awake(self, target: MessageRef, call: Callable[[], Awaitable[None]]) -> None:
-        """Do what may not be done in an archived thread: it is opened again first, as posting would do."""
+    async def _reopen_and_retry(self, target: MessageRef, call: Callable[[], Awaitable[None]]) -> None:
+        """Make `call`. In an archived thread it is refused: reopen the thread, as posting would, and try again."""
         try:
             await call()
         except Refused as error:
             if error.code != ErrorCode.THREAD_ARCHIVED:
                 raise
             route = Route("PATCH", "/channels/{channel}", {"channel": target.channel.id})
-            await self._rest.call(route, body={"archived": False})
+            await self.rest.call(route, body={"archived": False})
             await call()
 
-    async def _edit_through(self, webhook: str, seen: CachedMessage, target: MessageRef, delivery: Delivery) -> None:
+    async def _edit_through(self, webhook: str, cached: CachedMessage, target: MessageRef, delivery: Delivery) -> None:
         body = {"content": webhook_text(delivery.content), "allowed_mentions": allowed_mentions(delivery.content)}
-        home, thread = self._buffers.webhook_home(target.channel.id), self._buffers.thread(target.channel.id)
+        home, thread = self.buffers.webhook_home(target.channel.id), self.buffers.thread(target.channel.id)
         for _ in range(_TOKENS_TRIED):
-            hook = await self._webhooks.find(home, webhook)
+            hook = await self.webhooks.find(home, webhook)
             if hook is None:
                 break
             try:
-                await self._change(target, hook.message_route("PATCH", target.id, thread), body, seen, delivery)
+                await self._change(target, hook.message_route("PATCH", target.id, thread), body, cached, delivery)
             except Refused as error:
                 if error.code in {ErrorCode.UNKNOWN_MESSAGE, ErrorCode.UNKNOWN_CHANNEL}:
-                    # Unless the message is gone, it is the webhook: one that was moved finds none of its messages.
-                    await self._ask_for(target)
-                    self._webhooks.changed(home)
+                    # If the message is still there, the webhook was moved: then it finds none of its messages.
+                    await self._fetch(target)
+                    self.webhooks.changed(home)
                     break
                 if not is_gone(error):
                     raise
                 if error.unexplained:
-                    await self._ask_for(target)  # or it is the message that is gone
-                self._webhooks.gone(home, hook)
+                    await self._fetch(target)  # raises if it is the message that is gone
+                self.webhooks.gone(home, hook)
             else:
                 return
         raise CopyNotEditable("the webhook that posted it was deleted or moved")
 
     async def _change(
-        self, target: MessageRef, route: Route, body: dict[str, Json], seen: CachedMessage, delivery: Delivery
+        self, target: MessageRef, route: Route, body: dict[str, Json], cached: CachedMessage, delivery: Delivery
     ) -> None:
-        """Change a message, its files too, where it is to have others. They stand in place of all that it has."""
+        """Change a message, and its files if it is to have others: the new ones replace all of them."""
         wanted, content = delivery.content.attachments, body["content"]
-        same_files = have_same_files(seen.content.attachments, wanted)
-        if same_files and self._last_sent.says(target.id, content):
+        same_files = have_same_files(cached.content.attachments, wanted)
+        if same_files and self.last_sent.says(target.id, content):
             return
-        self._last_sent.forget(target.id)
+        self.last_sent.forget(target.id)
         if same_files:
-            await self._rest.call(route, body=body)
+            await self.rest.call(route, body=body)
         else:
             await self._change_files(target, route, body, delivery)
-        self._last_sent.put(target.id, content)
+        self.last_sent.put(target.id, content)
 
     async def _change_files(self, target: MessageRef, route: Route, body: dict[str, Json], delivery: Delivery) -> None:
         wanted = delivery.content.attachments
-        # Should no answer come, nobody knows which files it stands with.
-        self._cache.forget(target.id)
+        # If no answer comes, it is not known which files it has.
+        self.cache.forget(target.id)
         if not wanted:
-            await self._rest.call(route, body=body | {"attachments": []})
+            await self.rest.call(route, body=body | {"attachments": []})
             return
-        buffer = self._buffers.get(delivery.channel.id)
+        buffer = self.buffers.get(delivery.channel.id)
         try:
             most = 0 if buffer is None else buffer.access.max_file_size
-            await self._media.call(route, body=body, attachments=wanted, most=most, sender=delivery.sender)
+            await self.media.call(route, body=body, attachments=wanted, most=most, sender=delivery.sender)
         except FileRejected:
-            # Posted anew, with words in the file's place.
+            # It is posted again, with a text in place of the file.
             raise CopyNotEditable("it is to have a file that cannot cross") from None
 
     async def delete(self, target: MessageRef) -> None:
         """See `Adapter.delete`."""
-        self._cache.mark_deleted_by_us(target.id)
+        self.cache.mark_deleted_by_us(target.id)
         try:
-            async with self._changing(target):
-                await self._awake(target, partial(self._delete, target))
+            async with self._translated_errors(target):
+                await self._reopen_and_retry(target, partial(self._delete, target))
         except (Permanent, ActionNeeded):
-            self._cache.unmark_deleted_by_us(target.id)
+            self.cache.unmark_deleted_by_us(target.id)
             raise
-        self._cache.forget(target.id)
+        self.cache.forget(target.id)
 
     async def _delete(self, target: MessageRef) -> None:
         if not await self._delete_through_webhook(target):
             await self._delete_as_bot(target)
 
     @asynccontextmanager
-    async def _changing(self, target: MessageRef) -> AsyncIterator[None]:
-        """Errors of changing a message: where a bare 404 comes from something that reads channels, it is gone."""
+    async def _translated_errors(self, target: MessageRef) -> AsyncIterator[None]:
+        """Turn errors of a request for a message into the relay's own.
+
+        A 404 without a reason means that the message is gone, if the channel itself can still be read.
+        """
         channel = target.channel.id
         with translate_errors(channel):
             try:
@@ -200,96 +179,96 @@ class MessageSender:
                 if not error.unexplained:
                     raise
                 route = Route("GET", "/channels/{channel}/messages", {"channel": channel})
-                await self._rest.call(route, query={"limit": "1"})
+                await self.rest.call(route, query={"limit": "1"})
                 raise TargetGone("the message is not there any more") from None
 
     async def _delete_as_bot(self, target: MessageRef) -> None:
         try:
-            await self._rest.call(Route("DELETE", "/channels/{channel}/messages/{message}", _where(target)))
+            await self.rest.call(Route("DELETE", "/channels/{channel}/messages/{message}", _ids(target)))
         except Refused as error:
             if error.status != 403 or error.code in {*FROM_CLOUDFLARE, ErrorCode.MISSING_ACCESS}:
                 raise
-            # What waits behind one deletion must not wait for a permission that some servers never give.
+            # Not `ActionNeeded`: the lane must not wait for a permission that some servers never give.
             remedy = f"the bot may not delete that in channel {target.channel.id}: give its role Manage Messages there"
             raise Permanent(f"{remedy} (Discord said: {error.message})") from None
 
     async def _delete_through_webhook(self, target: MessageRef) -> bool:
-        """Whether its own webhook has deleted it. Only asked where the bot may not delete what others posted."""
-        buffer = self._buffers.get(target.channel.id)
+        """Let its webhook delete it, where the bot may not delete messages of others. Returns whether it did."""
+        buffer = self.buffers.get(target.channel.id)
         if buffer is None or buffer.access.may_delete:
             return False
-        seen = await self._look(target)
-        home, thread = self._buffers.webhook_home(target.channel.id), self._buffers.thread(target.channel.id)
-        hook = await self._webhooks.find(home, seen.webhook) if seen.webhook is not None else None
+        cached = await self._cached(target)
+        home, thread = self.buffers.webhook_home(target.channel.id), self.buffers.thread(target.channel.id)
+        hook = await self.webhooks.find(home, cached.webhook) if cached.webhook is not None else None
         if hook is None:
             return False
         try:
-            await self._rest.call(hook.message_route("DELETE", target.id, thread))
+            await self.rest.call(hook.message_route("DELETE", target.id, thread))
         except Refused as error:
             if error.code in {ErrorCode.UNKNOWN_MESSAGE, ErrorCode.UNKNOWN_CHANNEL}:
-                await self._ask_for(target)
-                self._webhooks.changed(home)
+                await self._fetch(target)
+                self.webhooks.changed(home)
                 return False
             if not is_gone(error):
                 raise
-            self._webhooks.gone(home, hook)
+            self.webhooks.gone(home, hook)
             return False
         return True
 
-    # --- Telling ------------------------------------------------------------------------------------------
+    # --- Reading ------------------------------------------------------------------------------------------
 
     async def quote(self, target: MessageRef) -> Quotation | None:
         """See `Adapter.quote`."""
-        buffer = self._buffers.get(target.channel.id)
+        buffer = self.buffers.get(target.channel.id)
         try:
-            async with self._changing(target):
-                seen = await self._look(target)
-                is_self = await self._is_own(target, seen)
+            async with self._translated_errors(target):
+                cached = await self._cached(target)
+                is_self = await self._is_own(target, cached)
         except (TargetGone, Permanent):
             return None
         guild = buffer.access.guild if buffer is not None else "@me"
-        url = jump_url(guild, seen.channel, target.id)
-        text = seen.content.text
-        if not text and seen.content.attachments:
-            first = seen.content.attachments[0]
+        url = jump_url(guild, cached.channel, target.id)
+        text = cached.content.text
+        if not text and cached.content.attachments:
+            first = cached.content.attachments[0]
             text = RichText.plain(f"[{first.kind}] {first.name}")
-        # What a webhook's messages have for an author is the webhook.
-        user = UserRef(Platform.DISCORD, seen.user) if seen.webhook is None and not is_self else None
-        return Quotation(seen.author, text, url, is_self=is_self, user=user)
+        # The author of a webhook's message is the webhook, and no user.
+        user = UserRef(Platform.DISCORD, cached.user) if cached.webhook is None and not is_self else None
+        return Quotation(cached.author, text, url, is_self=is_self, user=user)
 
     async def message(self, target: MessageRef) -> Json | None:
-        """A message as it stands now; None when it is gone."""
-        seen = self._cache.get(target.id)
-        where = target if seen is None else replace(target, channel=replace(target.channel, id=seen.channel))
+        """A message as it is now; None if it is gone."""
+        cached = self.cache.get(target.id)
+        where = target if cached is None else replace(target, channel=replace(target.channel, id=cached.channel))
         try:
-            async with self._changing(where):
-                return await self._ask_for(where)
+            async with self._translated_errors(where):
+                return await self._fetch(where)
         except (TargetGone, Permanent):
             return None
         except ActionNeeded:
             if where == target:
                 raise
-            return None  # the thread that it was in is gone, or closed to us
+            return None  # its thread is gone, or the bot may not see it
 
-    async def _is_own(self, target: MessageRef, seen: CachedMessage) -> bool:
-        if seen.webhook is None:
-            return seen.user == self._identity.user
-        known = seen.webhook in self._webhooks.ids
-        home = self._buffers.webhook_home(target.channel.id)
-        return known or await self._webhooks.find(home, seen.webhook) is not None
+    async def _is_own(self, target: MessageRef, cached: CachedMessage) -> bool:
+        if cached.webhook is None:
+            return cached.user == self.identity.user
+        known = cached.webhook in self.webhooks.ids
+        home = self.buffers.webhook_home(target.channel.id)
+        return known or await self.webhooks.find(home, cached.webhook) is not None
 
     async def mark_failed(self, source: MessageRef) -> bool:
         """See `Adapter.mark_failed`."""
-        seen = self._cache.get(source.id)
-        where = {"channel": seen.channel if seen is not None else source.channel.id, "message": source.id}
+        cached = self.cache.get(source.id)
+        where = {"channel": cached.channel if cached is not None else source.channel.id, "message": source.id}
         route = Route(
             "PUT", "/channels/{channel}/messages/{message}/reactions/{emoji}/@me", where | {"emoji": FAILED_SIGN}
         )
         with translate_errors(source.channel.id):
             try:
-                await self._rest.call(route)
+                await self.rest.call(route)
             except Refused as error:
-                # Not allowed here, blocked by the author, or too many reactions already.
+                # Reactions are not allowed here, the author has blocked the bot, or there are too many already.
                 if error.unexplained or (error.code != ErrorCode.UNKNOWN_MESSAGE and error.status in {400, 403}):
                     return False
                 raise
@@ -297,19 +276,19 @@ class MessageSender:
 
     # --- Pieces -------------------------------------------------------------------------------------------
 
-    async def _look(self, target: MessageRef) -> CachedMessage:
-        """What is known of a message, asked for if need be. Raises an `ApiError`."""
-        seen = self._cache.get(target.id)
-        if seen is not None:
-            return seen
-        buffer = self._buffers.get(target.channel.id)
+    async def _cached(self, target: MessageRef) -> CachedMessage:
+        """A message from the cache, or from Discord if it is not there. Raises `ApiError`."""
+        cached = self.cache.get(target.id)
+        if cached is not None:
+            return cached
+        buffer = self.buffers.get(target.channel.id)
         if buffer is None:
             raise ActionNeeded(f"channel {target.channel.id} is not open")
-        return self._translator.cached(buffer, await self._ask_for(target))
+        return self.translator.cached(buffer, await self._fetch(target))
 
-    async def _ask_for(self, target: MessageRef) -> Json:
-        return await self._rest.call(Route("GET", "/channels/{channel}/messages/{message}", _where(target)))
+    async def _fetch(self, target: MessageRef) -> Json:
+        return await self.rest.call(Route("GET", "/channels/{channel}/messages/{message}", _ids(target)))
 
 
-def _where(target: MessageRef) -> Mapping[str, str]:
+def _ids(target: MessageRef) -> Mapping[str, str]:
     return {"channel": target.channel.id, "message": target.id}
