@@ -1,6 +1,6 @@
 """What the core needs of the store, as protocols: one transaction at a time, and its repositories.
 
-`relay.store` implements them on SQLite; every implementation passes `tests/contract/test_store.py`.
+`relay.store` implements them on SQLite; every implementation passes `tests/contract/store`.
 """
 
 from collections.abc import Mapping, Sequence

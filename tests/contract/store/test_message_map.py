@@ -1,0 +1,145 @@
+"""What every implementation of `core.storage.MessageMap` does."""
+
+from dataclasses import replace
+from datetime import UTC, timedelta, timezone
+from itertools import pairwise
+
+from relay.core.storage import Copy, Original, Store
+from relay.domain.ids import ChannelRef, MessageRef, Platform
+from tests.support.store_contract import ANN, DISCORD, NOON, ROOM, add, copy, here, there
+
+
+class TestMessageMap:
+    async def test_an_original_comes_back_as_it_was(self, store: Store) -> None:
+        async with store.write() as unit:
+            first = await unit.messages.add(there(1), ANN, NOON, None)
+            second = await unit.messages.add(there(2), ANN, NOON, there(1))
+        async with store.read() as unit:
+            assert first is not None
+            assert await unit.messages.find(there(1)) == Original(first, there(1), ANN, NOON)
+            assert second is not None
+            assert await unit.messages.find(there(2)) == Original(second, there(2), ANN, NOON, reply_to=there(1))
+            assert await unit.messages.find(here(1)) is None
+
+    async def test_a_replay_is_recognised(self, store: Store) -> None:
+        await add(store, 1)
+        async with store.write() as unit:
+            assert await unit.messages.add(there(1), ANN, NOON + timedelta(1), None) is None
+            assert await unit.messages.add(MessageRef(ChannelRef(Platform.DISCORD, "2"), "1"), ANN, NOON, None)
+
+    async def test_a_copy_is_no_original(self, store: Store) -> None:
+        await copy(store, await add(store, 1), here("a"))
+        async with store.write() as unit:
+            assert await unit.messages.add(here("a"), ANN, NOON, None) is None
+            assert await unit.messages.add(here("b"), ANN, NOON, None) is not None
+
+    async def test_an_edit_leads_to_its_original(self, store: Store) -> None:
+        message_id = await add(store, 1)
+        async with store.write() as unit:
+            await unit.messages.record_edit(there(2), message_id)
+            await unit.messages.record_edit(there(2), message_id)
+        async with store.read() as unit:
+            found = await unit.messages.edited_by(there(2))
+            assert found == await unit.messages.find(there(1))
+            assert await unit.messages.edited_by(there(1)) is None
+
+    async def test_marks(self, store: Store) -> None:
+        message_id = await add(store, 1)
+        later = NOON + timedelta(seconds=1)
+        async with store.write() as unit:
+            await unit.messages.mark_edited(message_id, later)
+            await unit.messages.mark_deleted(message_id)
+        async with store.read() as unit:
+            found = await unit.messages.find(there(1))
+        assert found == Original(message_id, there(1), ANN, NOON, edited_at=later, deleted=True)
+
+    async def test_times_come_back_with_their_zone(self, store: Store) -> None:
+        there_it_is = NOON.astimezone(timezone(timedelta(hours=5)))
+        await add(store, 1, there_it_is)
+        async with store.read() as unit:
+            found = await unit.messages.find(there(1))
+        assert found is not None
+        assert found.created_at == NOON
+        assert found.created_at.tzinfo is UTC
+
+    async def test_copies_by_part_in_their_channel(self, store: Store) -> None:
+        message_id = await add(store, 1)
+        await copy(store, message_id, here("b"), part=1)
+        await copy(store, message_id, here("a"), part=0)
+        elsewhere = MessageRef(ChannelRef(Platform.MATRIX, "!other"), "$c")
+        await copy(store, message_id, elsewhere)
+        async with store.read() as unit:
+            assert await unit.messages.copies(message_id, ROOM) == (
+                Copy(message_id, 0, here("a")),
+                Copy(message_id, 1, here("b")),
+            )
+            assert await unit.messages.is_copy(elsewhere)
+            assert not await unit.messages.is_copy(there(1))
+            assert await unit.messages.places(message_id, Platform.MATRIX) == {ROOM, elsewhere.channel}
+            assert await unit.messages.places(message_id, Platform.DISCORD) == frozenset()
+
+    async def test_a_replayed_copy_replaces_and_a_forgotten_one_is_gone(self, store: Store) -> None:
+        message_id = await add(store, 1)
+        await copy(store, message_id, here("old"))
+        await copy(store, message_id, here("new"))
+        async with store.read() as unit:
+            assert await unit.messages.copies(message_id, ROOM) == (Copy(message_id, 0, here("new")),)
+            assert not await unit.messages.is_copy(here("old"))
+        async with store.write() as unit:
+            await unit.messages.forget_copy(Copy(message_id, 0, here("old")))
+            assert await unit.messages.is_copy(here("new"))
+            await unit.messages.forget_copy(Copy(message_id, 0, here("new")))
+            assert await unit.messages.copies(message_id, ROOM) == ()
+
+    async def test_a_copy_that_was_posted_again_stays_on_record_until_it_is_forgotten(self, store: Store) -> None:
+        message_id = await add(store, 1)
+        await copy(store, message_id, here("b"), part=1)
+        posted = "first", "second", "third"
+        await copy(store, message_id, here("first"))
+        for number, (before, after) in enumerate(pairwise(posted), start=1):
+            async with store.write() as unit:
+                stands = Copy(message_id, 0, here(before))
+                assert await unit.messages.supersede(stands) == replace(stands, superseded=number)
+                await unit.messages.record_copy(Copy(message_id, 0, here(after)))
+        async with store.write() as unit:
+            assert await unit.messages.counterpart(there(1), ROOM) == here("third")
+            assert await unit.messages.is_copy(here("first"))
+            assert await unit.messages.copies(message_id, ROOM) == (
+                Copy(message_id, 0, here("third")),
+                Copy(message_id, 1, here("b")),
+                Copy(message_id, 0, here("first"), superseded=1),
+                Copy(message_id, 0, here("second"), superseded=2),
+            )
+            await unit.messages.forget_copy(Copy(message_id, 0, here("first"), superseded=1))
+            assert [one.ref.id for one in await unit.messages.copies(message_id, ROOM)] == [
+                here("third").id,
+                here("b").id,
+                here("second").id,
+            ]
+
+    async def test_a_second_copy_elsewhere_leaves_the_first_on_record(self, store: Store) -> None:
+        message_id = await add(store, 1)
+        elsewhere = MessageRef(ChannelRef(Platform.MATRIX, "!other"), "$b")
+        await copy(store, message_id, here("a"))
+        await copy(store, message_id, elsewhere)
+        async with store.read() as unit:
+            assert await unit.messages.is_copy(here("a"))
+            assert await unit.messages.is_copy(elsewhere)
+
+    async def test_counterparts_both_ways(self, store: Store) -> None:
+        message_id = await add(store, 1)
+        await copy(store, message_id, here("b"), part=1)
+        await copy(store, message_id, here("a"), part=0)
+        async with store.read() as unit:
+            assert await unit.messages.counterpart(there(1), ROOM) == here("a")
+            assert await unit.messages.counterpart(here("a"), DISCORD) == there(1)
+            assert await unit.messages.counterpart(here("b"), DISCORD) == there(1)
+            assert await unit.messages.counterpart(there(1), DISCORD) is None
+            assert await unit.messages.counterpart(there(2), ROOM) is None
+
+    async def test_several_originals_in_one_copy(self, store: Store) -> None:
+        for number in (1, 2, 3):
+            await copy(store, await add(store, number), here("batch"))
+        async with store.read() as unit:
+            assert await unit.messages.counterpart(here("batch"), DISCORD) == there(3)
+            assert await unit.messages.counterpart(there(1), ROOM) == here("batch")

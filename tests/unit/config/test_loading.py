@@ -1,0 +1,103 @@
+"""What is read from `relay.toml` and the environment, and what each pair's settings then are."""
+
+from pathlib import Path
+
+import pytest
+
+from relay.config.loading import load
+from relay.domain.ids import ChannelAddress, Platform
+from relay.errors import ConfigurationError
+from tests.support.settings import PAIRS, PASSWORD, SIDES, TOKEN, pair, write
+
+
+def test_the_whole_file(tmp_path: Path) -> None:
+    settings = load(write(tmp_path, SIDES + PAIRS), {})
+    assert settings.discord.token.get_secret_value() == TOKEN
+    assert settings.discord.api_url == "https://discord.com/api/v10"
+    assert settings.matrix.homeserver_url == "https://matrix.example.org"
+    assert settings.web.listen == "127.0.0.1:9464"
+    assert settings.store.path == tmp_path.resolve() / "relay.db"
+    assert settings.store.reconcile_window == 48 * 3600
+    assert settings.rooms[0].matrix_room == "#general:unredacted.org"
+    first, second, third = settings.declared_pairs()
+    assert first.name == "help"
+    assert first.sides == (
+        ChannelAddress(Platform.DISCORD, "1234567890123456789"),
+        ChannelAddress(Platform.MATRIX, "#stash-help:unredacted.org"),
+    )
+    assert first.destinations == {Platform.DISCORD, Platform.MATRIX}
+    assert (first.policy.thread_messages, first.policy.max_parts) == ("flatten", 7)
+    assert (first.policy.batch_when_behind, first.policy.catchup_limit) == (20.0, 5000)
+    assert (second.name, second.destinations) == ("#old:unredacted.org", frozenset())
+    assert third.name == third.sides[1].value
+    assert third.destinations == {Platform.MATRIX}
+    assert (second.policy.max_parts, third.policy.max_parts) == (3, 3)
+
+
+def test_a_pair_s_moderation_goes_before_the_default_and_is_read_from_the_environment(tmp_path: Path) -> None:
+    pairs = pair() + pair(7, "#b:example.org", "moderation.deletions = false")
+    settings = load(write(tmp_path, SIDES + "[defaults]\nmoderation.deletions = true\n" + pairs), {})
+    assert [found.policy.moderate_deletions for found in settings.declared_pairs()] == [True, False]
+    settings = load(write(tmp_path, SIDES + pairs), {"RELAY_DEFAULTS__MODERATION__DELETIONS": "true"})
+    assert [found.policy.moderate_deletions for found in settings.declared_pairs()] == [True, False]
+    with pytest.raises(ConfigurationError, match="did you mean deletions"):
+        load(write(tmp_path, SIDES + pair(more="moderation.deletion = true")), {})
+
+
+def test_settings_are_frozen(tmp_path: Path) -> None:
+    settings = load(write(tmp_path, SIDES), {})
+    with pytest.raises(ValueError, match="frozen"):
+        settings.web.listen = ""
+    with pytest.raises(ValueError, match="frozen"):
+        settings.pairs = ()
+
+
+def test_the_environment_wins_and_may_hold_everything(tmp_path: Path) -> None:
+    environ = {
+        "RELAY_DISCORD__TOKEN": "from-the-environment",
+        "RELAY_MATRIX__HOMESERVER_URL": "http://127.0.0.1:8008",
+        "RELAY_MATRIX__USER_ID": "@other:example.org",
+        "RELAY_MATRIX__PASSWORD": PASSWORD,
+        "RELAY_STORE__URL": "sqlite:////var/lib/relay/relay.db",
+        "RELAY_STORE__RECONCILE_WINDOW": "2d",
+        "RELAY_WEB__LISTEN": "",
+        "RELAY_LOG__LEVEL": "debug",
+        "RELAY_DEFAULTS__ALLOW_BROADCAST": "true",
+        "RELAY_DEFAULTS__BATCH_WHEN_BEHIND": "0",
+        "RELAY_STORE__RETENTION": "36h",
+        "RELAY_STORE__DEAD_LETTER_RETENTION": "forever",
+        "RELAY_PAIRS": '[{"discord_channel": 1, "matrix_room": "#a:b"}]',
+        "PATH": "/bin",
+    }
+    settings = load(write(tmp_path, ""), environ)
+    assert settings.discord.token.get_secret_value() == "from-the-environment"
+    assert settings.matrix.password is not None
+    assert settings.store.url == "sqlite:////var/lib/relay/relay.db"
+    assert settings.store.reconcile_window == 2 * 86400
+    assert (settings.store.retention, settings.store.dead_letter_retention) == (36 * 3600, None)
+    assert settings.web.listen == ""
+    (only_pair,) = settings.declared_pairs()
+    assert (only_pair.policy.allow_broadcast, only_pair.policy.batch_when_behind) == (True, 0)
+    assert load(write(tmp_path, SIDES), {"RELAY_DISCORD__TOKEN": "x"}).discord.token.get_secret_value() == "x"
+
+
+def test_the_file_is_the_argument_or_relay_config_or_relay_toml(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path, SIDES)
+    other = tmp_path / "other.toml"
+    other.write_text(SIDES + '[web]\nlisten = ""\n')
+    assert load(None, {}).web.listen
+    assert not load(None, {"RELAY_CONFIG": str(other)}).web.listen
+    assert load(tmp_path / "relay.toml", {"RELAY_CONFIG": str(other)}).web.listen
+
+
+def test_the_process_environment_is_not_read_behind_our_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RELAY_WEB__LISTEN", "0.0.0.0:1")
+    assert load(write(tmp_path, SIDES), {}).web.listen == "127.0.0.1:9464"
+
+
+def test_kubernetes_puts_variables_of_its_own(tmp_path: Path) -> None:
+    environ = {"RELAY_SERVICE_HOST": "10.0.0.1", "RELAY_PORT": "tcp://x", "RELAY_PORT_9464_TCP_ADDR": "10.0.0.1"}
+    assert load(write(tmp_path, SIDES), {**environ, "RELAY_SERVICE_PORT_HTTP": "1"}).pairs == ()
