@@ -36,6 +36,7 @@ from relay.adapters.discord.markup import NameLookup, parse
 from relay.adapters.discord.media import attachment_fields
 from relay.adapters.discord.outbound import body as wording
 from relay.adapters.discord.outbound.webhooks import Webhooks
+from relay.adapters.matrix.identifiers import permalink
 from relay.adapters.matrix.inbound.events import convert
 from relay.adapters.matrix.markup import NameLookup as MatrixNames
 from relay.adapters.matrix.outbound import compose
@@ -295,7 +296,7 @@ def _found(context: Json, source: Platform) -> Found:
     for known, copy in context.get("messages", {}).items():
         for here, there in channels.items():
             ref = MessageRef(there, copy)
-            url = compose.permalink(ref) if other is Platform.MATRIX else jump_url(GUILD, there.id, copy)
+            url = permalink(ref) if other is Platform.MATRIX else jump_url(GUILD, there.id, copy)
             messages[MessageRef(here, known)] = ref, url
     people = {folded(name): UserRef(other, user) for name, user in context.get("people", {}).items()}
     return Found(people, channels, messages)

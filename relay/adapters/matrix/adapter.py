@@ -9,6 +9,7 @@ from functools import partial
 
 from relay.adapters.matrix.api.client import Api
 from relay.adapters.matrix.api.session import LoadSession, MatrixSession, SaveSession
+from relay.adapters.matrix.identifiers import permalink
 from relay.adapters.matrix.inbound.events import convert, latest_edit
 from relay.adapters.matrix.markup import NameLookup
 from relay.adapters.matrix.media import MediaRepository
@@ -167,14 +168,14 @@ class MatrixAdapter:
         try:
             message = await self._current(target)
         except (TargetGone, Permanent):
-            return Quotation("a message", RichText(), compose.permalink(target))
+            return Quotation("a message", RichText(), permalink(target))
         if message is None:
             return None
         text = message.content.text
         if not text and message.content.attachments:
             first = message.content.attachments[0]
             text = RichText.plain(f"[{first.kind}] {first.name}")
-        return Quotation(message.author.name, text, compose.permalink(target), is_self=message.author.is_self)
+        return Quotation(message.author.name, text, permalink(target), is_self=message.author.is_self)
 
     async def latest(self, ref: MessageRef) -> MessageCreated | None:
         """See `LatestReader`."""
@@ -206,7 +207,7 @@ class MatrixAdapter:
 
     def permalink(self, target: MessageRef) -> str:
         """See `Adapter.permalink`."""
-        return compose.permalink(target)
+        return permalink(target)
 
     def own_names(self, channel: ChannelRef) -> frozenset[str]:
         """See `Adapter.own_names`. Without a display name, clients show the user ID or the local part of it."""

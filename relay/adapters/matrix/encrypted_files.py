@@ -84,10 +84,10 @@ def _decoded(text: str) -> bytes:
         return b""
 
 
-async def decrypted(chunks: AsyncIterator[bytes], key: FileKey, spool: TemporaryFile) -> AsyncIterator[bytes]:
-    """The decrypted file, once all of `chunks` are in `spool` and are what their sender encrypted.
+async def decrypted(chunks: AsyncIterator[bytes], key: FileKey, file: TemporaryFile) -> AsyncIterator[bytes]:
+    """The decrypted file, once all of `chunks` are in `file` and their hash is right.
 
-    Raises `Permanent` where they are not.
+    Raises `Permanent` if it is not.
     """
     counter = Counter.new(64, prefix=key.iv[:8], initial_value=int.from_bytes(key.iv[8:], "big"))
     cipher, digest = AES.new(key.key, AES.MODE_CTR, counter=counter), hashlib.sha256()
@@ -98,12 +98,12 @@ async def decrypted(chunks: AsyncIterator[bytes], key: FileKey, spool: Temporary
 
     try:
         async for chunk in chunks:
-            if spool.size + len(chunk) > _MOST:
+            if file.size + len(chunk) > _MOST:
                 raise Permanent("too large to be decrypted")
-            await spool.write(await asyncio.to_thread(take, chunk))
+            await file.write(await asyncio.to_thread(take, chunk))
     except OverflowError:
         raise Permanent("not what its sender encrypted") from None
     if digest.digest() != key.sha256:
         raise Permanent("not what its sender encrypted")
-    async for piece in spool.chunks():
+    async for piece in file.chunks():
         yield piece

@@ -11,6 +11,8 @@ import re
 from dataclasses import dataclass
 from urllib.parse import parse_qsl, quote, unquote
 
+from relay.domain.ids import MessageRef
+
 _LONGEST = 255  # Bytes, sigil and server name included.
 _LABEL = r"[0-9A-Za-z_-]++"
 _SERVER = rf"(?:{_LABEL}(?:\.{_LABEL})*\.?|\[[0-9A-Fa-f:.]{{2,45}}\])(?::[0-9]{{1,5}})?"
@@ -109,3 +111,19 @@ def matrix_to_link(identifier: str, event: str = "", via: tuple[str, ...] = ()) 
     parts = "/".join(quote(part, safe="@!$:") for part in (identifier, event) if part)
     servers = "&".join(f"via={quote(server, safe=':')}" for server in via)
     return f"https://matrix.to/#/{parts}{'?' if servers else ''}{servers}"
+
+
+def permalink(message: MessageRef) -> str:
+    """The link to a message (https://spec.matrix.org/latest/appendices/#matrixto-navigation)."""
+    return matrix_to_link(message.channel.id, message.id, via=_servers(message.channel.id))
+
+
+def room_link(room_id: str) -> str:
+    """The link to a room."""
+    return matrix_to_link(room_id, via=_servers(room_id))
+
+
+def _servers(room_id: str) -> tuple[str, ...]:
+    """The server in a room's ID, which knows the room; from room version 12 on there is none. An alias needs none."""
+    server = room_id.partition(":")[2]
+    return (server,) if server and room_id.startswith("!") else ()

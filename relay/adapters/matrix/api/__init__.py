@@ -1,1 +1,1 @@
-"""The client-server API: one client over nio's, the session, and redirected downloads."""
+"""The client-server API: requests, the login, and redirected downloads. Only here is nio used."""

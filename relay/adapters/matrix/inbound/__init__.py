@@ -1,1 +1,1 @@
-"""Matrix events, as JSON, become domain events. Pure."""
+"""From Matrix to the core: events, as JSON, become domain events. Pure."""

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from itertools import islice
 from typing import Any
 
-from relay.adapters.matrix.identifiers import is_event_id, is_user_id
+from relay.adapters.matrix.identifiers import is_event_id, is_user_id, permalink
 from relay.adapters.matrix.inbound.content import (
     bridged_profile,
     message_content,
@@ -19,7 +19,6 @@ from relay.adapters.matrix.inbound.content import (
     sticker_content,
 )
 from relay.adapters.matrix.markup import NameLookup
-from relay.adapters.matrix.outbound.compose import permalink
 from relay.adapters.matrix.rooms.state import MemberProfile, RoomState
 from relay.domain.content import Author, Content
 from relay.domain.events import Event, FeatureUsed, MessageCreated, MessageDeleted, MessageEdited

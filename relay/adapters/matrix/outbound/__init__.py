@@ -1,1 +1,1 @@
-"""Deliveries become requests, and the homeserver's errors the relay's."""
+"""From the core to Matrix: deliveries become events and requests, and the homeserver's errors the core's."""

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from relay.adapters.matrix import identity
-from relay.adapters.matrix.identifiers import matrix_to_link
+from relay.adapters.matrix.identifiers import permalink, room_link
 from relay.adapters.matrix.markup import Rendered, Resolver, render
 from relay.core.ports import Delivery
 from relay.domain.content import Attachment, Author, MediaKind
@@ -252,7 +252,7 @@ def _resolver(media: Callable[[MediaRef], str | None]) -> Resolver:
     # Only broadcasts that the author may make and that the pair allows get here: `core/convert` turns others into text.
     return Resolver(
         user=lambda node: _matrix_id(node.user),
-        channel=lambda node: None if (room := _matrix_id(node.channel)) is None else _room_link(room),
+        channel=lambda node: None if (room := _matrix_id(node.channel)) is None else room_link(room),
         message=lambda node: permalink(node.message) if node.message.platform is Platform.MATRIX else None,
         emoji=lambda node: media(node.source),
         image=lambda node: media(node.source),
@@ -264,21 +264,6 @@ def _resolver(media: Callable[[MediaRef], str | None]) -> Resolver:
 _MEASURED = _resolver(
     lambda source: source.locator if source.platform is Platform.MATRIX else "mxc://" + "x/" + "x" * 64
 )
-
-
-def permalink(message: MessageRef) -> str:
-    """A link to a message that any client opens (https://spec.matrix.org/latest/appendices/#matrixto-navigation)."""
-    return matrix_to_link(message.channel.id, message.id, via=_servers(message.channel.id))
-
-
-def _room_link(room_id: str) -> str:
-    return matrix_to_link(room_id, via=_servers(room_id))
-
-
-def _servers(room_id: str) -> tuple[str, ...]:
-    """The server in a room's ID, which knows the room; from room version 12 on there is none. An alias needs none."""
-    server = room_id.partition(":")[2]
-    return (server,) if server and room_id.startswith("!") else ()
 
 
 def _clean(text: str) -> str:

@@ -1,1 +1,1 @@
-"""The declared rooms: aliases, joins, upgrades, and the state that is known of each."""
+"""The rooms that the operator declared: which room each address names, how we join it, and what is known of it."""

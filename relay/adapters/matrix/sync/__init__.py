@@ -1,1 +1,1 @@
-"""/sync: the loop, its requests and responses, and timelines that it left incomplete. Hands batches to the inbox."""
+"""/sync: the loop of requests, their responses, and the gaps in them. Hands batches of events to the inbox."""

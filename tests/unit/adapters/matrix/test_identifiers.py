@@ -1,4 +1,4 @@
-"""What is no identifier of Matrix becomes no part of anything."""
+"""The identifiers of Matrix: what is not one gets into no URL, key or text."""
 
 from urllib.parse import unquote
 

@@ -1,4 +1,4 @@
-"""The name of an author of the other side: never empty, never longer than a profile takes."""
+"""The name of an author of the other side: never empty, never longer than a profile may hold."""
 
 import pytest
 from hypothesis import given

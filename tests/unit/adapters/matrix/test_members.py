@@ -1,4 +1,4 @@
-"""Who of a room goes by a name."""
+"""Which member of a room a typed name means."""
 
 from relay.adapters.matrix.members import unique_names
 from relay.domain.ids import Platform, UserRef

@@ -1,4 +1,4 @@
-"""Which answers are a homeserver's, and which only stand in front of one."""
+"""Which answers are a homeserver's, and which come from something in front of it."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""From where files are fetched that the homeserver keeps somewhere else."""
+"""Redirected downloads: from which addresses files are fetched."""
 
 import aiohttp
 import pytest

@@ -1,4 +1,4 @@
-"""Events as homeservers send them, and the domain events that they are."""
+"""Events as homeservers send them, and the domain events that they become."""
 
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass

@@ -1,4 +1,4 @@
-"""What holds of Matrix's HTML whatever somebody writes."""
+"""Properties of Matrix's parser and renderer, for any text."""
 
 import re
 

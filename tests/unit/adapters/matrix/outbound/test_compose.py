@@ -1,4 +1,4 @@
-"""What deliveries resolver like as events."""
+"""The events that deliveries become."""
 
 import json
 from typing import Any
@@ -6,7 +6,8 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.adapters.matrix.outbound.compose import MAX_TEXT_LENGTH, compose, edit_content, measure, permalink
+from relay.adapters.matrix.identifiers import permalink
+from relay.adapters.matrix.outbound.compose import MAX_TEXT_LENGTH, compose, edit_content, measure
 from relay.core.ports import Delivery
 from relay.domain.content import Author, Content
 from relay.domain.ids import ChannelRef, MediaRef, MessageRef, Platform, ThreadRef, UserRef

@@ -1,4 +1,4 @@
-"""What files resolver like as events."""
+"""The events that files become."""
 
 import json
 from dataclasses import replace

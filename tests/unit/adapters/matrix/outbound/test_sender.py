@@ -1,4 +1,4 @@
-"""Each answer of a homeserver against us is one of our errors."""
+"""Which of the core's errors each error of a homeserver becomes."""
 
 import pytest
 

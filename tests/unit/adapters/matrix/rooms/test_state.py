@@ -1,4 +1,4 @@
-"""Power in rooms of every version, and what people are called."""
+"""The state of a room: power levels in rooms of every version, and the names of members."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Rooms with much to tell do not keep the others waiting, and nobody's events hold the loop."""
+"""Rooms with many or long events do not make other rooms wait, and do not hold the event loop."""
 
 import asyncio
 import random

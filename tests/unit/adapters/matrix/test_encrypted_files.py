@@ -1,4 +1,4 @@
-"""Files that come encrypted: read only with the right key, and only when all of them is what was sent."""
+"""Encrypted files: read only with the right key, and only if nothing in them was changed."""
 
 from collections.abc import AsyncIterator
 from typing import Any
