@@ -1,4 +1,4 @@
-"""The Discord side of the bridge: its lifecycle, and `core.ports.Adapter` and `HistoryReader` over the other files."""
+"""The Discord adapter: its lifecycle, and the core's `Adapter`, `HistoryReader`, `LatestReader` and `NameReader`."""
 
 import asyncio
 import random
@@ -27,7 +27,7 @@ from relay.adapters.discord.identifiers import is_snowflake, jump_url, snowflake
 from relay.adapters.discord.inbound.files import OFFICIAL_CDN
 from relay.adapters.discord.media import MAX_FILE_SIZE, MAX_FILES, MAX_REQUEST_SIZE, Media
 from relay.adapters.discord.members import Members
-from relay.adapters.discord.outbound import body as wording
+from relay.adapters.discord.outbound.body import TEXT_LENGTH, measure, with_own_emoji
 from relay.adapters.discord.outbound.posting import MessagePoster
 from relay.adapters.discord.outbound.sender import MessageSender
 from relay.adapters.discord.outbound.usernames import FALLBACK_LENGTH
@@ -51,10 +51,8 @@ _OFFICIAL_HOSTS = frozenset({"discord.com", "discordapp.com"})
 class DiscordAdapter:
     """Implements `Adapter`, `HistoryReader`, `LatestReader` and `NameReader`.
 
-    `requests_per_second`
-    bounds all requests together; `timeout` is how many seconds one may take, without the time for files. `files`: those
-    of the other side; without them they cross as words. `conversions`: the thread that everybody shares; without it one
-    of its own.
+    Without `files`, those of the other platform, none are posted. `timeout` is in seconds, for each request, and does
+    not include the time that files take.
     """
 
     def __init__(
@@ -89,7 +87,7 @@ class DiscordAdapter:
         cdn_url = _cdn_of(settings.api_url)
         self._media = Media(self._rest, files, cdn_url)
         self._guilds = GuildCache(clock)
-        self._people = Members(self._rest, clock)
+        self._members = Members(self._rest, clock)
         self._webhooks = Webhooks(self._rest, self._keep_webhooks)
         self._message_cache = message_cache = MessageCache()
         translator = Translator(
@@ -104,7 +102,7 @@ class DiscordAdapter:
         self._buffers = ChannelBuffers(
             parent_of=self._guilds.parent_of,
             private_parent_of=self._guilds.private_parent_of,
-            on_gap=self._look_again,
+            on_gap=self._check_channels_again,
         )
         self._pump = EventPump(buffers=self._buffers, translator=translator)
         self._channels = Channels(
@@ -189,11 +187,11 @@ class DiscordAdapter:
             except Refused as error:
                 if error.status == 401:
                     raise refused_token() from None
-            # Discord has been known to refuse good tokens while it had troubles of its own.
+            # Discord sometimes refuses valid tokens during an outage.
             _log.warning("discord refused token once")
 
     async def _receive(self, batch: EventBatch) -> None:
-        """Hand a batch over, for as long as it takes: what is behind it waits."""
+        """Hand a batch to the core. Tries until it is on disk; later batches wait."""
         backoff = Backoff(self._rng, first=0.2, most=10.0)
         while True:
             try:
@@ -214,12 +212,12 @@ class DiscordAdapter:
             raise Transient("Discord is not connected yet")
         return self._inbox
 
-    # --- What the gateway says ----------------------------------------------------------------------------
+    # --- From the gateway ----------------------------------------------------------------------------
 
     def session_started(self, client: discord.Client) -> None:
         """See `gateway.Listener`."""
         self._identity.user = str(client.user.id) if client.user is not None else ""
-        # They are the same but for the oldest bots.
+        # Both IDs are the same, except for very old bots.
         self._identity.application = str(client.application_id or self._identity.user)
         self._webhooks.set_owner(self._identity.application, self._identity.user)
         self._webhooks.all_changed()
@@ -249,12 +247,12 @@ class DiscordAdapter:
         self._guilds.update(event, data)
         self._buffers.put(event, data)
         if event in PERMISSION_EVENTS or self._guilds.is_about_declared(event, data):
-            self._look_again()
+            self._check_channels_again()
 
-    def _look_again(self) -> None:
+    def _check_channels_again(self) -> None:
         self._channels.check_again()
 
-    # --- What the core asks -------------------------------------------------------------------------------
+    # --- From the core -------------------------------------------------------------------------------
 
     def knows(self, position: str) -> bool:
         """See `HistoryReader.knows`."""
@@ -294,12 +292,12 @@ class DiscordAdapter:
         """See `Adapter.capabilities`."""
         buffer = self._buffers.get(channel.id)
         by_bot = self._poster.posts_as_bot(channel.id)
-        # In a channel that is just closing nothing is sent. What is planned for it then must not be cut down for good.
+        # If the channel is just being closed, assume the usual limits: what is planned for it now must not be reduced.
         limit = buffer.access.max_file_size if buffer is not None else MAX_FILE_SIZE
-        # A webhook's messages are not asked for the bot's permissions.
+        # The bot's permissions do not matter for messages through a webhook.
         may_attach = self._media.carries and (not by_bot or buffer is None or buffer.access.may_attach)
         return Capabilities(
-            max_text_length=wording.TEXT_LENGTH - FALLBACK_LENGTH if by_bot else wording.TEXT_LENGTH,
+            max_text_length=TEXT_LENGTH - FALLBACK_LENGTH if by_bot else TEXT_LENGTH,
             native_replies=False,
             max_attachments=MAX_FILES if may_attach else 0,
             max_file_size=limit,
@@ -311,8 +309,8 @@ class DiscordAdapter:
         return self._media.open_media(media)
 
     def measure(self, text: RichText, author: Author | None) -> int:
-        """See `Adapter.measure`. What a name in front takes is in `capabilities` already."""
-        return wording.measure(text)
+        """See `Adapter.measure`. `capabilities` leaves room for the author's name."""
+        return measure(text)
 
     async def send(self, delivery: Delivery) -> MessageRef:
         """See `Adapter.send`."""
@@ -325,7 +323,7 @@ class DiscordAdapter:
         await self._sender.edit(target, self._with_own_emoji(delivery))
 
     async def delete(self, target: MessageRef, key: str) -> None:
-        """See `Adapter.delete`. Deleting twice is harmless here, so `key` is not needed."""
+        """See `Adapter.delete`. `key` is not needed, because deleting twice is harmless."""
         self._check_identity()
         await self._sender.delete(target)
 
@@ -344,9 +342,9 @@ class DiscordAdapter:
 
     def permalink(self, target: MessageRef) -> str:
         """See `Adapter.permalink`."""
-        # What was said in a thread counts as said in its channel.
-        seen = self._message_cache.get(target.id)
-        where = target.channel.id if seen is None else seen.channel
+        # The core has the paired channel as the place of a message in a thread.
+        cached = self._message_cache.get(target.id)
+        where = target.channel.id if cached is None else cached.channel
         return jump_url(self._guilds.guild_of(target.channel.id) or "@me", where, target.id)
 
     def own_names(self, channel: ChannelRef) -> frozenset[str]:
@@ -356,7 +354,7 @@ class DiscordAdapter:
     async def people(self, channel: ChannelRef, names: frozenset[str]) -> Mapping[str, UserRef]:
         """See `Adapter.people`."""
         guild = self._guilds.guild_of(channel.id)
-        return {} if guild is None else await self._people.find(guild, names)
+        return {} if guild is None else await self._members.find(guild, names)
 
     async def names(
         self, channel: ChannelRef, wanted: Sequence[UserRef | ChannelRef]
@@ -365,24 +363,24 @@ class DiscordAdapter:
         guild = self._guilds.guild_of(channel.id)
         if guild is None:
             return {}
-        return await self._people.names(guild, wanted, partial(self._guilds.may_name, channel.id))
+        return await self._members.names(guild, wanted, partial(self._guilds.may_name, channel.id))
 
     async def mark_failed(self, source: MessageRef, reason: str) -> bool:
-        """See `Adapter.mark_failed`. The reason is not shown: a reaction has no words."""
+        """See `Adapter.mark_failed`. The reason is not shown, because a reaction has no text."""
         self._check_identity()
         return await self._sender.mark_failed(source)
 
     def _with_own_emoji(self, delivery: Delivery) -> Delivery:
         own = partial(self._guilds.emoji, delivery.channel.id)
-        return replace(delivery, content=wording.with_own_emoji(delivery.content, own))
+        return replace(delivery, content=with_own_emoji(delivery.content, own))
 
     def _check_identity(self) -> None:
-        # Without knowing who we are, our own webhooks could not be told from others'.
+        # Until the bot's IDs are known, our own webhooks cannot be told from others'.
         if not self._identity.application:
             raise Transient("Discord is not connected yet")
 
 
 def _cdn_of(api_url: str) -> str:
-    """Where avatars and stickers are: a server of its own at Discord, the same one elsewhere."""
+    """The server of avatars and stickers: at Discord another one than the API's, elsewhere the same."""
     parts = urlsplit(api_url)
     return OFFICIAL_CDN if parts.hostname in _OFFICIAL_HOSTS else f"{parts.scheme}://{parts.netloc}"

@@ -90,7 +90,7 @@ def test_nobody_on_matrix_writes_the_line_above_a_reply(formatted: str) -> None:
 @example(f"*{ARROW} Forwarded:*\n> I quit")
 def test_nobody_on_discord_writes_the_line_above_a_reply_or_a_forward(source: str) -> None:
     reader = TextReader(NameLookup())
-    text = n.RichText((*reader.blocks(source), n.Paragraph(reader.line(source)), n.Paragraph(reader.words(source))))
+    text = n.RichText((*reader.blocks(source), n.Paragraph(reader.inline(source)), n.Paragraph(reader.words(source))))
     author = Author(UserRef(Platform.DISCORD, "7"), "Mallory")
     for part in parts_of(Content(text), author, TO_MATRIX, measure=lambda text: compose.measure(text, author)):
         made = compose.compose(Delivery(MATRIX_ROOM, "key", author, part))

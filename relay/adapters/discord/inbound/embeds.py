@@ -1,4 +1,4 @@
-"""What stands in a Discord message besides its text and files, as text: embeds, components, polls. Pure.
+"""Embeds, components and polls of a Discord message as text. Pure.
 
 https://docs.discord.com/developers/resources/message#embed-object,
 https://docs.discord.com/developers/components/reference, https://docs.discord.com/developers/resources/poll
@@ -17,36 +17,36 @@ from relay.domain.text.rewrite import map_blocks
 
 Json = Mapping[str, Any]
 
-# Everything else is a preview that Discord made of a link in the text: the link itself crosses.
+# Discord makes all others as previews of links in the text. Only the link itself crosses.
 OWN_EMBEDS = frozenset({"rich", "poll_result"})
 _DEPTH = 8
 
 
 @dataclass(frozen=True, slots=True)
 class TextReader:
-    """Reads the texts of one message, each as clients show it in its place.
+    """Parses the texts of one message, each as clients show it in its place.
 
     Titles and the names of fields have markup and emoji (https://github.com/skyra-project/discord-components/issues/400,
-    https://github.com/skyra-project/discord-components/pull/168), the values of fields all but headings, authors and
-    footers none (https://github.com/Pycord-Development/pycord/issues/96).
+    https://github.com/skyra-project/discord-components/pull/168). The values of fields have everything but headings;
+    authors and footers have no markup (https://github.com/Pycord-Development/pycord/issues/96).
     """
 
     names: NameLookup
 
     def blocks(self, text: object, *, headings: bool = True) -> tuple[n.Block, ...]:
-        """A text of its own."""
+        """A text with all markup."""
         return _without_arrow(parse(_string(text), names=self.names, headings=headings).blocks)
 
-    def line(self, text: object) -> tuple[n.Inline, ...]:
-        """A title, with its markup."""
+    def inline(self, text: object) -> tuple[n.Inline, ...]:
+        """A title: markup, but no blocks."""
         return _unmarked_line(parse_inline(_string(text), names=self.names))
 
     def words(self, text: object) -> tuple[n.Inline, ...]:
-        """Words without markup; emoji and people in them are called by their names all the same."""
+        """Text without markup. Emoji and mentions in it are still shown by their names."""
         return _unmarked_line(parse_references(_string(text), names=self.names))
 
     def linked(self, words: tuple[n.Inline, ...], url: object) -> tuple[n.Inline, ...]:
-        """`words` as a link, where `url` is one; one to a message leads to its copy."""
+        """`words` as a link, if `url` is one. A link to a message leads to its copy."""
         if words and isinstance(url, str) and url.startswith(("https://", "http://")):
             return (link(url, words, self.names, preview=False),)
         return words
@@ -81,11 +81,11 @@ def _embed(item: Json, reader: TextReader) -> Iterator[n.Block]:
     author = _mapping(item.get("author"))
     if name := reader.words(author.get("name")):
         yield n.Paragraph(reader.linked(name, author.get("url")))
-    if title := reader.line(item.get("title")):
+    if title := reader.inline(item.get("title")):
         yield n.Paragraph((n.Strong(reader.linked(title, item.get("url"))),))
     yield from reader.blocks(item.get("description"))
     for entry in item.get("fields") or ():
-        yield from _field(reader.line(entry.get("name")), reader.blocks(entry.get("value"), headings=False))
+        yield from _field(reader.inline(entry.get("name")), reader.blocks(entry.get("value"), headings=False))
     shown: set[object] = set()
     for key in ("image", "video", "thumbnail"):
         picture = _mapping(item.get(key))
@@ -117,7 +117,7 @@ def _footer(item: Json, reader: TextReader) -> Iterator[n.Block]:
 
 
 def invitations(message: Json, reader: TextReader) -> Iterator[n.Block]:
-    """What a message offers besides its words: to join an activity, to try a theme."""
+    """What a message offers besides its text: to join an activity, to try a theme."""
     if isinstance(message.get("activity"), Mapping):
         name = reader.words(_mapping(message.get("application")).get("name")) or (n.Text("an activity"),)
         yield n.Paragraph((n.Emphasis((n.Text("Invites to "), *name)),))
@@ -142,7 +142,7 @@ def _poll_result(item: Json, reader: TextReader) -> Iterator[n.Block]:
 
 
 def poll(item: Json, reader: TextReader) -> Iterator[n.Block]:
-    """A poll: its question and its answers, with the votes once it has ended."""
+    """A poll: question and answers; the votes only after it has ended."""
     yield n.Paragraph((n.Text("📊 "), n.Strong(_media_text(item.get("question"), reader) or (n.Text("Poll"),))))
     results = _mapping(item.get("results"))
     counts = {entry.get("id"): entry.get("count", 0) for entry in results.get("answer_counts") or ()}
@@ -162,7 +162,7 @@ def poll(item: Json, reader: TextReader) -> Iterator[n.Block]:
 
 
 def has_ended(item: object) -> bool:
-    """Whether a poll's votes are counted."""
+    """Whether a poll has ended and its votes are counted."""
     return bool(_mapping(_mapping(item).get("results")).get("is_finalized"))
 
 
@@ -179,9 +179,9 @@ def _answer(emoji: tuple[n.Inline, ...], words: tuple[n.Inline, ...]) -> tuple[n
 
 
 def components(items: list[Json], reader: TextReader, files: frozenset[str], depth: int = 0) -> Iterator[n.Block]:
-    """Buttons, menus and the layout components that some bots write whole messages with.
+    """Buttons, menus and the layout components, with which some bots write whole messages.
 
-    `files`: the IDs of the message's attachments, which cross as files and need no link.
+    `files` are the IDs of the message's attachments, which cross as files and need no link.
     """
     if depth > _DEPTH:
         return
@@ -212,19 +212,19 @@ def components(items: list[Json], reader: TextReader, files: frozenset[str], dep
 
 
 def hidden_files(items: Iterable[Json], depth: int = 0, *, hidden: bool = False) -> Iterator[str]:
-    """The IDs of the attachments that components hide until somebody looks."""
+    """The IDs of the attachments that components hide as spoilers."""
     if depth > _DEPTH:
         return
     for item in items:
-        veiled = hidden or bool(item.get("spoiler"))
+        is_hidden = hidden or bool(item.get("spoiler"))
         for key in ("media", "file"):
-            if veiled and (attachment := _string(_mapping(item.get(key)).get("attachment_id"))):
+            if is_hidden and (attachment := _string(_mapping(item.get(key)).get("attachment_id"))):
                 yield attachment
         for key in ("components", "items"):
             inner = [child for child in item.get(key) or () if isinstance(child, Mapping)]
-            yield from hidden_files(inner, depth + 1, hidden=veiled)
+            yield from hidden_files(inner, depth + 1, hidden=is_hidden)
         if isinstance(accessory := item.get("accessory"), Mapping):
-            yield from hidden_files([accessory], depth + 1, hidden=veiled)
+            yield from hidden_files([accessory], depth + 1, hidden=is_hidden)
 
 
 def _control(item: Json, reader: TextReader) -> tuple[n.Inline, ...]:
@@ -254,14 +254,14 @@ def _media(
 
 
 def _hidden(blocks: Iterable[n.Block]) -> tuple[n.Block, ...]:
-    """`blocks` behind spoilers."""
+    """`blocks` as spoilers."""
 
     def hide(block: n.Block) -> tuple[n.Block, ...]:
         match block:
             case n.Paragraph(children) | n.Heading(_, children) | n.Subtext(children):
                 return (replace(block, children=(n.Spoiler(children),)),)
             case n.CodeBlock(text):
-                # A block of code cannot be hidden; lines of code can.
+                # A code block cannot be a spoiler, but inline code can.
                 lines = [node for line in text.split("\n") for node in (n.Code(line), n.LineBreak())]
                 return (n.Paragraph((n.Spoiler(tuple(lines)),)),)
             case _:
@@ -295,7 +295,7 @@ def _mapping(item: object) -> Json:
 
 
 def moment_of(text: object) -> datetime | None:
-    """A timestamp as Discord writes it; None where there is none."""
+    """Discord's form of a timestamp; None if it is not one."""
     if not isinstance(text, str):
         return None
     try:

@@ -1,4 +1,4 @@
-"""The files of a Discord message, and its stickers, which are files as well. Pure.
+"""Turns the attachments and stickers of a Discord message into the core's attachments. Pure.
 
 https://docs.discord.com/developers/resources/message#attachment-object
 """
@@ -19,10 +19,10 @@ Json = Mapping[str, Any]
 OFFICIAL_CDN = "https://cdn.discordapp.com"
 _MEDIA_PROXY = "https://media.discordapp.net"
 _STICKER_FORMATS = {1: "png", 2: "png", 3: "json", 4: "gif"}
-# What reading them gives: a Lottie animation becomes a picture then.
+# As they are when they have been read: a Lottie animation becomes a picture.
 _STICKER_TYPES = {1: "image/png", 2: "image/apng", 3: STICKER_CONTENT_TYPE, 4: "image/gif"}
 _ANIMATED_STICKERS = frozenset({2, 3, 4})
-# As Discord's clients show them, whatever their files measure.
+# Pixels in Discord's clients, whatever the size of the picture.
 _STICKER_SIDE = 160
 _VOICE = 1 << 13
 _DEEPEST = 8
@@ -30,7 +30,7 @@ _SPOILER_FILE, _ANIMATED_FILE = 1 << 3, 1 << 5
 
 
 def attachments(message: Json, page: str) -> Iterator[Attachment]:
-    """The files that somebody attached; `page` is where their message is."""
+    """The attachments of a message. `page` is the address of the message."""
     voice = bool(message.get("flags", 0) & _VOICE)
     for item in objects(message, "attachments"):
         content_type = str(item.get("content_type") or "application/octet-stream").partition(";")[0].strip()
@@ -42,7 +42,7 @@ def attachments(message: Json, page: str) -> Iterator[Attachment]:
             id=snowflake(item["id"]),
             name=name,
             kind="voice" if voice else _kind(content_type),
-            source=media(item["url"]),
+            source=media_ref(item["url"]),
             content_type=content_type,
             size=item.get("size"),
             width=item.get("width"),
@@ -52,7 +52,7 @@ def attachments(message: Json, page: str) -> Iterator[Attachment]:
             spoiler=spoiler,
             animated=content_type == "image/gif" or bool(flags & _ANIMATED_FILE),
             waveform=_waveform(item.get("waveform")),
-            # Clients that know no spoilers would show it.
+            # Clients that know no spoilers would show the thumbnail.
             thumbnail=_still(item) if content_type.startswith("video/") and not spoiler else None,
             url=str(item["url"]),
             page=page,
@@ -60,7 +60,7 @@ def attachments(message: Json, page: str) -> Iterator[Attachment]:
 
 
 def _original_name(item: Json) -> str:
-    """What the file was called before Discord took all but ASCII out of its name."""
+    """The name of the file before Discord removed all characters but ASCII from it."""
     name, title = str(item["filename"]), " ".join(str(item.get("title") or "").split())
     ending = name.rpartition(".")[1:]
     if not title or not all(ending) or title.endswith("".join(ending)):
@@ -69,7 +69,7 @@ def _original_name(item: Json) -> str:
 
 
 def component_files(items: Iterable[Json], page: str, depth: int = 0) -> Iterator[Attachment]:
-    """The files that stand in components: those are not among the message's attachments.
+    """The files in components, which are not among the message's attachments.
 
     https://docs.discord.com/developers/components/reference#unfurled-media-item-structure
     """
@@ -102,12 +102,12 @@ def _kind(content_type: str) -> MediaKind:
 
 
 def _still(item: Json) -> MediaRef | None:
-    """A picture out of a video: what the media proxy gives to Discord's own clients, as nobody has written down."""
+    """A picture from a video, as the media proxy gives it to Discord's own clients. This is not documented."""
     proxy = item.get("proxy_url")
     if not isinstance(proxy, str):
         return None
     address = proxy.rstrip("?&")
-    return media(f"{address}{'&' if '?' in address else '?'}format=jpeg")
+    return media_ref(f"{address}{'&' if '?' in address else '?'}format=jpeg")
 
 
 def _waveform(encoded: object) -> tuple[int, ...]:
@@ -129,7 +129,7 @@ def stickers(message: Json, cdn_url: str) -> Iterator[Attachment]:
             id=sticker,
             name=f"{item.get('name') or 'sticker'}.{STICKER_SUFFIX if ending == 'json' else ending}",
             kind="sticker",
-            source=media(f"{_sticker_host(cdn_url, ending)}/stickers/{sticker}.{ending}"),
+            source=media_ref(f"{_sticker_host(cdn_url, ending)}/stickers/{sticker}.{ending}"),
             width=_STICKER_SIDE,
             height=_STICKER_SIDE,
             content_type=_STICKER_TYPES.get(form, "image/png"),
@@ -144,10 +144,10 @@ def _sticker_host(cdn_url: str, ending: str) -> str:
 
 
 def objects(message: Json, key: str) -> list[Json]:
-    """The objects in a list of a message, which need not be there."""
+    """The objects in a list of a message; empty if there is no list."""
     return [item for item in message.get(key) or () if isinstance(item, Mapping)]
 
 
-def media(url: str) -> MediaRef:
+def media_ref(url: str) -> MediaRef:
     """A file of Discord."""
     return MediaRef(Platform.DISCORD, url)

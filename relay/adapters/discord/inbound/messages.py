@@ -1,7 +1,7 @@
-"""Discord's message objects -> what happened, as the core understands it. Pure.
+"""Turns Discord's message objects into the events and contents of the core. Pure.
 
-https://docs.discord.com/developers/resources/message#message-object. The objects are those of the gateway and of the
-channel's history alike; the history's lack `member` and `guild_id`.
+https://docs.discord.com/developers/resources/message#message-object. The objects of the gateway and of the history are
+the same, but those of the history lack `member` and `guild_id`.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,7 +13,7 @@ from typing import Any
 
 from relay.adapters.discord.identifiers import created_at, is_token, jump_url, snowflake
 from relay.adapters.discord.inbound import embeds
-from relay.adapters.discord.inbound.files import attachments, component_files, media, objects, stickers
+from relay.adapters.discord.inbound.files import attachments, component_files, media_ref, objects, stickers
 from relay.adapters.discord.markup import NameLookup
 from relay.domain.content import Author, Content
 from relay.domain.events import Event, FeatureUsed, MessageCreated, MessageEdited
@@ -27,7 +27,7 @@ Json = Mapping[str, Any]
 # default, reply, slash command, context menu command
 _WRITTEN = frozenset({0, 19, 20, 23})
 _THREAD_CREATED = 18
-# A thread's first message, which shows the message that the thread hangs on once more.
+# A thread's first message: it only shows the message again from which the thread was started.
 _THREAD_STARTER = 21
 _FORWARD = 1
 _LOADING = 1 << 7
@@ -51,7 +51,7 @@ _WORDS = {
     39: "said that there was no raid.",
     44: "bought something in the server's shop.",
 }
-# For moderators or for nobody: group chats, discovery warnings, reminders, auto-moderation's own log.
+# For moderators or nobody: group chats, warnings about Discovery, reminders, the log of auto-moderation.
 _NOT_WORTH_SEEING = frozenset({1, 2, 5, 14, 15, 16, 17, 22, 24, 26, 31, 32})
 _KINDS: Mapping[int, SystemMessage] = {6: "pin", 7: "join", 8: "boost", 9: "boost", 10: "boost", 11: "boost"}
 # default, reply, slash command, context menu command; and a poll's result, which belongs to the poll
@@ -60,53 +60,53 @@ _NOT_SYSTEM = frozenset({0, 19, 20, 23, 46})
 
 @dataclass(frozen=True, slots=True)
 class MessageContext:
-    """Where a message stands and what is known around it.
+    """Where a message is, and what is known around it."""
 
-    `channel` is the paired channel of the server `guild`, `thread` the thread inside it. `names` makes the look-ups
-    for one message's mentions; `nickname` is a person's name in the guild, where it is known; `cdn_url` has no slash
-    at its end.
-    """
-
+    # The paired channel.
     channel: ChannelRef
     own_user: str
     own_application: str
     own_webhooks: AbstractSet[str]
+    # Makes the look-ups for the mentions of one message.
     names: Callable[[Json], NameLookup]
+    # Somebody's nickname in the guild, if it is known.
     nickname: Callable[[str], str | None]
+    # Without a slash at its end.
     cdn_url: str
     guild: str = "@me"
+    # The thread in the channel.
     thread: ThreadRef | None = None
 
 
-def created(message: Json, view: MessageContext) -> tuple[Event, ...]:
-    """What a new message (or one in the history) is for the core; empty for what shows nothing of its own."""
+def created(message: Json, context: MessageContext) -> tuple[Event, ...]:
+    """The events for a new message, or one in the history. None for a message that shows nothing of its own."""
     kind = message.get("type", 0)
     if kind == _THREAD_STARTER:
         return ()
     if kind == _THREAD_CREATED:
-        return (FeatureUsed(view.channel, "thread", author_of(message, view).is_self),)
-    content = content_of(message, view)
+        return (FeatureUsed(context.channel, "thread", author_of(message, context).is_self),)
+    content = content_of(message, context)
     if content is None:
         return ()
     event = MessageCreated(
-        ref=MessageRef(view.channel, snowflake(message["id"])),
-        author=author_of(message, view),
+        ref=MessageRef(context.channel, snowflake(message["id"])),
+        author=author_of(message, context),
         content=content,
         created_at=created_at(message["id"]),
-        reply_to=_reply_to(message, view),
-        thread=view.thread,
+        reply_to=_reply_to(message, context),
+        thread=context.thread,
         edited_at=embeds.moment_of(message.get("edited_timestamp")),
         system=system_kind(kind),
     )
     return (event,)
 
 
-def edited(message: Json, view: MessageContext, now: datetime) -> MessageEdited | None:
-    """What a MESSAGE_UPDATE is; None when nobody edited anything.
+def edited(message: Json, context: MessageContext, now: datetime) -> MessageEdited | None:
+    """The event for a MESSAGE_UPDATE; None if nothing was edited.
 
-    Discord also sends one when it has fetched a link's preview, when a message is pinned, or a thread hangs on it.
-    Those leave `edited_timestamp` alone, but so do a bot that fills in a deferred answer and a poll that ends: for
-    these `now` stands in.
+    Discord also sends one for the preview of a link, for a pin, and for a thread that is started from the message.
+    These do not change `edited_timestamp`. A bot's deferred answer and the end of a poll do not change it either, but
+    they are edits: `now` is used as their date.
     """
     author = message.get("author")
     if not isinstance(author, Mapping):
@@ -116,75 +116,77 @@ def edited(message: Json, view: MessageContext, now: datetime) -> MessageEdited 
         if not (author.get("bot") or message.get("webhook_id") or embeds.has_ended(message.get("poll"))):
             return None
         moment = now
-    content = content_of(message, view)
+    content = content_of(message, context)
     if content is None:
         return None
-    return MessageEdited(MessageRef(view.channel, snowflake(message["id"])), author_of(message, view), content, moment)
+    return MessageEdited(
+        MessageRef(context.channel, snowflake(message["id"])), author_of(message, context), content, moment
+    )
 
 
-def unreadable(message: Json, view: MessageContext) -> MessageCreated:
-    """What stands in for a message whose form we do not know, so that it is not missing."""
+def unreadable(message: Json, context: MessageContext) -> MessageCreated:
+    """The event for a message of an unknown form, so that it is not missing."""
     author = message.get("author")
     fields = author if isinstance(author, Mapping) else {}
     user = UserRef(Platform.DISCORD, str(fields.get("id", "0")))
     return MessageCreated(
-        ref=MessageRef(view.channel, snowflake(message["id"])),
-        author=Author(user, str(fields.get("username") or "unknown"), is_self=_is_self(message, fields, view)),
-        content=Content(_aside("A message that the relay could not read.")),
+        ref=MessageRef(context.channel, snowflake(message["id"])),
+        author=Author(user, str(fields.get("username") or "unknown"), is_self=_is_self(message, fields, context)),
+        content=Content(_italic("A message that the relay could not read.")),
         created_at=created_at(str(message["id"])),
-        thread=view.thread,
+        thread=context.thread,
     )
 
 
-def author_of(message: Json, view: MessageContext) -> Author:
-    """Who wrote it. A webhook's messages have the webhook's ID as their author's."""
+def author_of(message: Json, context: MessageContext) -> Author:
+    """The author of a message. In a webhook's message, it is the webhook."""
     author = message["author"]
     member = message.get("member") or {}
     user_id = snowflake(author["id"])
     is_webhook = "webhook_id" in message
-    nickname = member.get("nick") or (None if is_webhook else view.nickname(user_id))
+    nickname = member.get("nick") or (None if is_webhook else context.nickname(user_id))
     avatar = author.get("avatar")
     return Author(
         user=UserRef(Platform.DISCORD, user_id),
         name=nickname or author.get("global_name") or author["username"],
-        avatar=media(f"{view.cdn_url}/avatars/{user_id}/{avatar}.png?size=256") if is_token(avatar) else None,
-        is_self=_is_self(message, author, view),
+        avatar=media_ref(f"{context.cdn_url}/avatars/{user_id}/{avatar}.png?size=256") if is_token(avatar) else None,
+        is_self=_is_self(message, author, context),
         is_bot=bool(author.get("bot")) or is_webhook,
-        # Discord sets this only where the author was allowed to.
+        # Discord sets this only if the author was allowed to mention everyone.
         may_broadcast=bool(message.get("mention_everyone")),
         handle="" if is_webhook else str(author["username"]),
     )
 
 
-def _is_self(message: Json, author: Json, view: MessageContext) -> bool:
-    if author.get("id") == view.own_user:
+def _is_self(message: Json, author: Json, context: MessageContext) -> bool:
+    if author.get("id") == context.own_user:
         return True
     webhook = message.get("webhook_id")
-    # What our application's webhooks posted names the application, also when the webhook is long gone.
-    ours = webhook in view.own_webhooks or message.get("application_id") == view.own_application
+    # The messages of our application's webhooks name the application, also after the webhook was deleted.
+    ours = webhook in context.own_webhooks or message.get("application_id") == context.own_application
     return webhook is not None and ours
 
 
-def content_of(message: Json, view: MessageContext) -> Content | None:
-    """What a message says; None for a system message that is not worth seeing."""
+def content_of(message: Json, context: MessageContext) -> Content | None:
+    """The content of a message; None for a system message that nobody needs to see."""
     kind = message.get("type", 0)
     if kind not in _WRITTEN:
         words = system_text(message, kind)
         if words is None:
             return None
-        extra = tuple(embeds.embeds(objects(message, "embeds"), _reader(message, view)))
-        return Content(n.RichText((*_aside(words).blocks, *extra) if words else extra), style="notice")
-    content = _written(message, view, message)
+        extra = tuple(embeds.embeds(objects(message, "embeds"), _reader(message, context)))
+        return Content(n.RichText((*_italic(words).blocks, *extra) if words else extra), style="notice")
+    content = _written(message, context, message)
     if content:
         bot = (message.get("author") or {}).get("bot") or "webhook_id" in message
-        return replace(content, style="notice" if bot else "text", calls_answered=_calls_answered(message, view))
+        return replace(content, style="notice" if bot else "text", calls_answered=_calls_answered(message, context))
     words = "…" if message.get("flags", 0) & _LOADING else "A message with nothing in it that can be shown here."
-    return Content(_aside(words))
+    return Content(_italic(words))
 
 
-def _written(message: Json, view: MessageContext, whole: Json) -> Content:
-    reader = _reader(message, view)
-    page = jump_url(view.guild, str(whole.get("channel_id")), str(whole.get("id")))
+def _written(message: Json, context: MessageContext, whole: Json) -> Content:
+    reader = _reader(message, context)
+    page = jump_url(context.guild, str(whole.get("channel_id")), str(whole.get("id")))
     blocks: list[n.Block] = list(reader.blocks(message.get("content")))
     attached = list(attachments(message, page))
     parts = objects(message, "components")
@@ -192,11 +194,11 @@ def _written(message: Json, view: MessageContext, whole: Json) -> Content:
     attached += [file for file in component_files(parts, page) if file.id not in listed]
     if hidden := set(embeds.hidden_files(parts)):
         attached = [replace(file, spoiler=True, thumbnail=None) if file.id in hidden else file for file in attached]
-    files = [*attached, *stickers(message, view.cdn_url)]
+    files = [*attached, *stickers(message, context.cdn_url)]
     author = whole.get("author") or {}
     written = objects(message, "embeds")
     if message is not whole:
-        # Whose words a forward brings is not said: what its text does not link to is no preview.
+        # A forward does not tell its author. An embed whose URL is in the text is a preview; others were written.
         written = [item for item in written if not item.get("url") or item["url"] not in str(message.get("content"))]
     if message is not whole or author.get("bot") or "webhook_id" in whole:
         blocks.extend(embeds.embeds(written, reader))
@@ -206,7 +208,7 @@ def _written(message: Json, view: MessageContext, whole: Json) -> Content:
         blocks.extend(embeds.poll(poll, reader))
     if (message.get("message_reference") or {}).get("type", 0) == _FORWARD:
         for snapshot in objects(message, "message_snapshots"):
-            forwarded = _written(snapshot.get("message") or {}, view, whole)
+            forwarded = _written(snapshot.get("message") or {}, context, whole)
             blocks.append(n.Paragraph((n.Emphasis((n.Text(f"{REPLY_ARROW} Forwarded:"),)),)))
             if forwarded.text:
                 blocks.append(n.Quote(forwarded.text.blocks))
@@ -214,23 +216,23 @@ def _written(message: Json, view: MessageContext, whole: Json) -> Content:
     return Content(n.RichText(tuple(blocks)), tuple(files))
 
 
-def _reader(message: Json, view: MessageContext) -> embeds.TextReader:
-    return embeds.TextReader(replace(view.names(message), emoji_url=partial(_emoji_url, view.cdn_url)))
+def _reader(message: Json, context: MessageContext) -> embeds.TextReader:
+    return embeds.TextReader(replace(context.names(message), emoji_url=partial(_emoji_url, context.cdn_url)))
 
 
-def _reply_to(message: Json, view: MessageContext) -> MessageRef | None:
+def _reply_to(message: Json, context: MessageContext) -> MessageRef | None:
     reference = message.get("message_reference") or {}
     if message.get("type", 0) not in _WRITTEN or reference.get("type", 0) == _FORWARD:
         return None
-    # A reference into another channel is a crosspost.
+    # A reference to another channel is a crosspost.
     if not reference.get("message_id") or reference.get("channel_id", message["channel_id"]) != message["channel_id"]:
         return None
-    return MessageRef(view.channel, reference["message_id"])
+    return MessageRef(context.channel, reference["message_id"])
 
 
-def _calls_answered(message: Json, view: MessageContext) -> bool:
-    """Whether a reply notifies whom it answers. Of whom a webhook spoke for, Discord does not tell."""
-    if _reply_to(message, view) is None:
+def _calls_answered(message: Json, context: MessageContext) -> bool:
+    """Whether a reply notifies the author of the answered message. For a webhook's message Discord does not tell."""
+    if _reply_to(message, context) is None:
         return False
     answered = message.get("referenced_message")
     author = answered.get("author") if isinstance(answered, Mapping) else None
@@ -243,7 +245,7 @@ def _emoji_url(cdn_url: str, emoji: str, animated: bool) -> str:
     return f"{cdn_url}/emojis/{emoji}.{'gif' if animated else 'png'}"
 
 
-def _aside(words: str) -> n.RichText:
+def _italic(words: str) -> n.RichText:
     return n.RichText((n.Paragraph((n.Emphasis((n.Text(words),)),)),))
 
 
@@ -251,12 +253,12 @@ def _aside(words: str) -> n.RichText:
 
 
 def system_kind(kind: int) -> SystemMessage | None:
-    """Which of the kinds that a pair can choose from; None for what people and bots write themselves."""
+    """The kind of a system message, by which a pair chooses; None for messages of people and bots."""
     return None if kind in _NOT_SYSTEM else _KINDS.get(kind, "other")
 
 
 def system_text(message: Mapping[str, Any], kind: int) -> str | None:
-    """A sentence without its subject; "" where the message's embeds say it; None for what nobody needs to see."""
+    """A sentence without its subject; "" if the embeds tell it; None for what nobody needs to see."""
     detail = " ".join(str(message.get("content") or "").split())
     match kind:
         case _ if kind in _NOT_WORTH_SEEING:

@@ -1,4 +1,4 @@
-"""The text of a delivery in Discord's markdown, as a webhook or the bot itself says it. Pure."""
+"""The body of a request to post or change a message: text in Discord's markdown, name and allowed mentions. Pure."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -26,53 +26,53 @@ def _emoji_code(node: n.CustomEmoji) -> str | None:
     return f"<{'a' if node.animated else ''}:{node.name}:{node.id}>"
 
 
-# A broadcast that is still one here is one that its author may make and that the pair allows: `core.degrade` sees to
-# it. People and channels of Discord come from `core.references` alone: nobody elsewhere can write one.
+# A broadcast mention that is still here is allowed to its author and in its pair: see `core/convert/degrade.py`. Only
+# `core/delivery/references.py` makes mentions of Discord's people and channels: nobody elsewhere can write one.
 _CODES = markup.ReferenceCodes(
     user=lambda node: node.user.id if node.user.platform is Platform.DISCORD else None,
     channel=lambda node: node.channel.id if node.channel.platform is Platform.DISCORD else None,
     emoji=_emoji_code,
     broadcast=True,
 )
-# Which emoji a server has is known when a message is sent; until then any may turn out to be one of them.
+# Until a message is sent, any custom emoji may turn out to be one of the server's, which have the longest code.
 _LONGEST_CODES = replace(_CODES, emoji=lambda node: _emoji_code(node) or f"<a:{node.name}:{'0' * 20}>")
-_SOMEBODY = (n.Text("x"),)
+_SOME_NAME = (n.Text("x"),)
 
 
 def measure(text: n.RichText) -> int:
-    """The length of `text` as Discord counts it, at most: also where the bot says it, below its author's name.
+    """The greatest length, as Discord counts, that `text` may have, also where the bot posts it under a name.
 
-    The name itself is not counted, but what is set apart because of it.
+    The name itself is not counted, but the line break after it is.
     """
     length = len(markup.render(text, codes=_LONGEST_CODES))
     match text.blocks:
         case (n.Paragraph(children), *rest):
-            plain: tuple[n.Block, ...] = (n.Paragraph((*_SOMEBODY, n.Text(" "), *children)), *rest)
+            plain: tuple[n.Block, ...] = (n.Paragraph((*_SOME_NAME, n.Text(" "), *children)), *rest)
         case blocks:
-            plain = (n.Paragraph(_SOMEBODY), *blocks)
-    headed = under_heading(_SOMEBODY, text.blocks)
+            plain = (n.Paragraph(_SOME_NAME), *blocks)
+    headed = under_heading(_SOME_NAME, text.blocks)
     return length if headed == plain else max(length, len(markup.render(n.RichText(headed), codes=_LONGEST_CODES)))
 
 
 def with_own_emoji(content: Content, own: Callable[[str], n.CustomEmoji | None]) -> Content:
-    """`content` with the server's own emoji, which `own` finds by name, in place of others of that name."""
+    """`content` with the server's own emoji, which `own` finds by name, in place of other platforms' emoji."""
 
-    def settle(node: n.Inline) -> n.Inline:
+    def replaced(node: n.Inline) -> n.Inline:
         if not isinstance(node, n.CustomEmoji) or node.source.platform is Platform.DISCORD:
             return node
         return own(node.name) or node
 
-    return replace(content, text=map_inline(content.text, settle))
+    return replace(content, text=map_inline(content.text, replaced))
 
 
 def webhook_text(content: Content) -> str:
-    """The text of a message that shows its author's name above it. Raises `Unsupported` for nothing at all."""
-    text = _written(_styled(content))
-    return _present(text if len(text) <= TEXT_LENGTH else _written(content.text), content)
+    """The text of a message through a webhook, without the author's name. Raises `Unsupported` if empty."""
+    text = _rendered(_with_style(content))
+    return _not_empty(text if len(text) <= TEXT_LENGTH else _rendered(content.text), content)
 
 
 def webhook_body(content: Content, author: Author) -> dict[str, Any]:
-    """What to post through a webhook for `author`. Raises `Unsupported` for nothing at all."""
+    """The body of a request through a webhook, for `author`. Raises `Unsupported` if empty."""
     body: dict[str, Any] = {
         "content": webhook_text(content),
         "username": username(author),
@@ -84,9 +84,9 @@ def webhook_body(content: Content, author: Author) -> dict[str, Any]:
 
 
 def allowed_mentions(content: Content) -> dict[str, Any]:
-    """Whom a message may notify: the people it mentions by ID and nobody else, whatever its text looks like.
+    """Whom a message may notify: the people that it mentions by ID and nobody else, whatever its text looks like.
 
-    It goes into every message: without it, Discord would notify whomever the text names.
+    Every message needs this. Without it, Discord would notify everybody whom the text seems to mention.
     """
     users: dict[str, None] = {}
     everyone = False
@@ -99,16 +99,16 @@ def allowed_mentions(content: Content) -> dict[str, Any]:
 
 
 def bot_text(delivery: Delivery) -> str:
-    """What the bot says for somebody, or in its own name. Raises `Unsupported` for nothing at all."""
+    """The text of a message of the bot itself, for an author or in its own name. Raises `Unsupported` if empty."""
     if delivery.author is None:
         return webhook_text(delivery.content)
-    text = _written(with_author_name(_styled(delivery.content), delivery.author))
-    short = text if len(text) <= TEXT_LENGTH else _written(with_author_name(delivery.content.text, delivery.author))
-    return _present(short, delivery.content)
+    text = _rendered(with_author_name(_with_style(delivery.content), delivery.author))
+    short = text if len(text) <= TEXT_LENGTH else _rendered(with_author_name(delivery.content.text, delivery.author))
+    return _not_empty(short, delivery.content)
 
 
-def _styled(content: Content) -> n.RichText:
-    """`/me` in italics, as Discord's own clients send it."""
+def _with_style(content: Content) -> n.RichText:
+    """The text of `/me` in italics, as Discord's own clients send it."""
     if content.style != "emote" or not content.text.blocks:
         return content.text
     first, *rest = content.text.blocks
@@ -117,12 +117,12 @@ def _styled(content: Content) -> n.RichText:
     return n.RichText((n.Paragraph((n.Emphasis(first.children),)), *rest))
 
 
-def _written(text: n.RichText) -> str:
-    # Half a character (a lone surrogate) and the null character are no text that a request can carry.
+def _rendered(text: n.RichText) -> str:
+    # A request cannot contain half a character (a lone surrogate) or the null character.
     return markup.render(text, codes=_CODES).replace("\0", "").encode("utf-8", "replace").decode()
 
 
-def _present(text: str, content: Content) -> str:
+def _not_empty(text: str, content: Content) -> str:
     if not text.strip() and not content.attachments:
         raise Unsupported("empty")
     return text

@@ -10,11 +10,12 @@ from relay.domain.names import folded_letters, shortened, skeleton, visible
 from relay.domain.text import nodes as n
 
 NAME_LENGTH = 80
-# What `with_author_name` puts in front takes at most: each character of the name escaped, `****: `.
+# What `with_author_name` adds at most: each character of the name escaped, `****: `.
 FALLBACK_LENGTH = 2 * NAME_LENGTH + 8
 
 # https://docs.discord.com/developers/resources/user#usernames-and-nicknames and …/resources/webhook#create-webhook.
-# One letter of each becomes its Cyrillic twin: it looks the same, and is neither refused nor the word.
+# One letter of each word becomes the Cyrillic one that looks the same, so that Discord accepts the name. Here: the
+# position of the letter, and its look-alike in lower and in upper case.
 _LOOKALIKES = {
     "discord": (1, "і", "І"),
     "clyde": (2, "у", "У"),
@@ -30,9 +31,9 @@ _STAND_IN_DIGITS = 16
 
 
 def username(author: Author) -> str:
-    """The name that `author` gets on Discord: 1 to 80 characters that Discord takes and that fool nobody.
+    """The name of `author` on Discord: 1 to 80 characters that Discord accepts and that fool nobody.
 
-    An author whose name shows nothing is called by the local part of the user ID.
+    If nothing of the author's name can be seen, it is the local part of the user ID.
     """
     local_part = author.user.id.lstrip("@").partition(":")[0]
     name = _presentable(author.name) or _presentable(local_part) or "user"
@@ -40,37 +41,37 @@ def username(author: Author) -> str:
 
 
 def usernames(author: Author) -> tuple[str, ...]:
-    """What to call `author`, one after the other, for as long as Discord refuses the name.
+    """Names for `author`, to be tried in this order while Discord refuses them.
 
-    It keeps some of its rules to itself, and makes new ones: that must not cost anybody a message.
+    Some of its rules are not documented, and it makes new ones. No message must be lost because of them.
     """
     first = username(author)
     broken = _presentable(_with_words_broken(first))
     digest = hashlib.sha256(author.user.id.encode("utf-8", "replace")).hexdigest()[:_STAND_IN_DIGITS]
-    # What tells the author from others stands at the end of the name.
+    # The broken name is left out if it is too long: it would be cut at its end, where authors of one name differ.
     names = (first, broken, f"member-{digest}") if len(broken) <= NAME_LENGTH else (first, f"member-{digest}")
     return tuple(dict.fromkeys(names))
 
 
 def _presentable(name: str) -> str:
-    """`name` in words and signs that Discord takes; no longer than Discord's limit, because the core has cut it."""
+    """`name` without what Discord refuses. The core has cut it to Discord's limit already."""
     shown = _without_forbidden_words(visible(name))
-    for sign, twin in _SIGN_LOOKALIKES.items():
-        shown = shown.replace(sign, twin)
+    for sign, lookalike in _SIGN_LOOKALIKES.items():
+        shown = shown.replace(sign, lookalike)
     if "```" in shown.translate({ord("｀"): "`"}):
         shown = shown.translate(_TICKS)
     return shown
 
 
 def _without_forbidden_words(name: str) -> str:
-    """`name` with a twin in each word that Discord refuses, in whatever letters: it folds them before it looks."""
+    """`name` with a look-alike in each word that Discord refuses, compared as Discord does: with folded letters."""
     while True:
         letters = folded_letters(name)
         match = _FORBIDDEN.search("".join(letter for _, letter in letters))
         if match is None:
             return name
         if (plain := visible(unicodedata.normalize("NFKC", name))) != name:
-            name = plain  # written in full-width or other letters: the twin stands among plain ones
+            name = plain  # in full-width or other special letters, between which the look-alike would be visible
             continue
         position, lower, upper = _LOOKALIKES[match.group()]
         index = letters[match.start() + position][0]
@@ -78,7 +79,7 @@ def _without_forbidden_words(name: str) -> str:
 
 
 def _with_words_broken(name: str) -> str:
-    """`name` with the words torn apart, for a platform that does not take their twins either."""
+    """`name` with those words broken up, for when Discord refuses the look-alikes too."""
     plain = map(skeleton, _LOOKALIKES)
     looks = [(index, codes) for index, char in enumerate(name) for codes in skeleton(char)]
     text = "".join(codes for _, codes in looks)
@@ -87,5 +88,5 @@ def _with_words_broken(name: str) -> str:
 
 
 def with_author_name(text: n.RichText, author: Author) -> n.RichText:
-    """`text` with its author's name in front, for where the bot itself has to post it."""
+    """`text` with its author's name in front, for when the bot itself has to post it."""
     return n.RichText(under_heading((n.Strong((n.Text(username(author)),)), n.Text(":")), text.blocks))
