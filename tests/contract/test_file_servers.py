@@ -190,7 +190,7 @@ async def test_nothing_is_fetched_from_the_network_that_the_relay_is_in(
     other = FileServer()
     async with other.running():
         server.elsewhere = elsewhere.replace("http://127.0.0.1:1", other.url)
-        with pytest.raises(FileRejected, match="kept in a place that the relay does not go to"):
+        with pytest.raises(FileRejected, match="kept on a server that the relay does not read from"):
             await read(library, on_matrix("away"))
     assert other.seen == []
 

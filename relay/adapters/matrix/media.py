@@ -52,10 +52,11 @@ class MediaRepository:
         self._clock = clock
         # By the key of the delivery.
         self._uploaded: OrderedDict[str, UploadedFile] = OrderedDict()
-        # Where images of the other side are on this homeserver; until when those that cannot be had are not tried.
+        # Where images of the other side are on this homeserver.
         self._copies: OrderedDict[MediaRef, MediaRef] = OrderedDict()
+        # When an image that could not be copied is tried again.
         self._retry_at: OrderedDict[MediaRef, float] = OrderedDict()
-        # Of the largest file that the homeserver takes, in bytes. Not known yet: it also refuses what is too large.
+        # In bytes, as the homeserver says. Until it has said so, any size: it refuses files that are too large.
         self.max_file_size = sys.maxsize
 
     @property
@@ -268,7 +269,7 @@ def _translated_errors() -> Iterator[None]:
     except Refused as refused:
         if refused.status == 429:
             # Not `RateLimited`: that would stop everything that goes to the other side, which has no limit now.
-            reason = "the homeserver asks for patience"
+            reason = "the homeserver limits our requests"
             raise FileUnavailable(reason, retry_after=refused.retry_after, about_server=False) from None
         if refused.code == "M_NOT_YET_UPLOADED":
             # The homeserver has already waited for it.
@@ -276,7 +277,7 @@ def _translated_errors() -> Iterator[None]:
         if is_token_refusal(refused):
             raise Transient("the homeserver refuses the access token") from None
         if 300 <= refused.status < 400:
-            raise Permanent("kept in a place that the relay does not go to") from None
+            raise Permanent("kept on a server that the relay does not read from") from None
         if refused.status in {400, 403, 404, 410}:
             raise TargetGone(str(refused)) from None
         raise FileUnavailable(str(refused)) from None
@@ -285,7 +286,7 @@ def _translated_errors() -> Iterator[None]:
 def _upload_error(refused: Refused, attachment: Attachment) -> DeliveryError:
     """Why the homeserver did not take a file, as one of the core's errors."""
     if refused.status == 429:
-        return RateLimited("the homeserver asks for patience", retry_after=refused.retry_after)
+        return RateLimited("the homeserver limits our requests", retry_after=refused.retry_after)
     if refused.status == 413 or refused.code == "M_TOO_LARGE":
         return FileRejected(attachment.id, "too large to cross")
     if is_token_refusal(refused):

@@ -21,9 +21,9 @@ from relay.core.clock import retry_after_seconds
 from relay.core.offload import Conversions
 from relay.domain.jsontext import Json, as_dict, as_string, loads
 
-CLIENT = "/_matrix/client/v3/"
-REQUEST_TIMEOUT = 30.0
-CHUNK = 256 * 1024
+_CLIENT = "/_matrix/client/v3/"
+_REQUEST_TIMEOUT = 30.0
+_CHUNK = 256 * 1024
 _READ_TIMEOUT = 30.0  # Seconds without a byte after which a download has failed.
 _MIN_UPLOAD_RATE = 64 * 1024  # In bytes per second: slower uploads time out.
 _MOST_ERROR_BYTES = 64 * 1024
@@ -31,10 +31,10 @@ _UNCOMPRESSED = {"Accept-Encoding": "identity"}  # The length of a compressed fi
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _MOST_REDIRECTS = 3
 _GONE = frozenset({404, 410})
+# How deep an event is in a sync response: rooms, join, the room, timeline, events, the event.
 _EVENT_LEVELS = 6
-"""How deep an event is in a sync response: rooms, join, the room, timeline, events, the event."""
-_MOST_HOLDERS = 2_000
-"""Lists and objects in one event. A message has ten; the read receipts of a large room have a thousand."""
+# Lists and objects in one event. A message has ten; the read receipts of a large room have a thousand.
+_MOST_CONTAINERS = 2_000
 
 
 class Refused(Exception):
@@ -126,7 +126,7 @@ class Api:
             config=AsyncClientConfig(
                 max_limit_exceeded=0,
                 max_timeouts=0,
-                request_timeout=REQUEST_TIMEOUT,
+                request_timeout=_REQUEST_TIMEOUT,
                 encryption_enabled=False,
                 store_sync_tokens=False,
             ),
@@ -149,8 +149,8 @@ class Api:
         *path: str,
         query: Mapping[str, str | list[str]] | None = None,
         body: Json | None = None,
-        timeout: float = REQUEST_TIMEOUT,
-        root: str = CLIENT,
+        timeout: float = _REQUEST_TIMEOUT,
+        root: str = _CLIENT,
         most: int | None = None,
     ) -> Json:
         """One request. The segments of `path` follow `root`; they are percent-encoded here.
@@ -238,20 +238,20 @@ class Api:
                 break
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
                 # `sent`, because the homeserver itself can be reached.
-                raise Unreachable(f"where it is kept is out of reach ({_cause(error)})", sent=True) from error
+                raise Unreachable(f"the server that keeps it cannot be reached ({_cause(error)})", sent=True) from error
         if response.status in _REDIRECTS:
             response.release()
-            raise Refused(response.status, "", "it leads to a place that files are not fetched from")
+            raise Refused(response.status, "", "it redirects to an address from which files are not fetched")
         if redirects and response.status != 200:
             response.release()
             if response.status in _GONE:
-                raise Refused(response.status, "", "it leads to where the file is not")
-            raise Unreachable(f"where the homeserver keeps it answered HTTP {response.status}", sent=True)
+                raise Refused(response.status, "", "it redirects to where the file is not")
+            raise Unreachable(f"the server that keeps it answered HTTP {response.status}", sent=True)
         return response
 
     async def _chunks(self, response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
         with self._translated_errors(_READ_TIMEOUT):
-            async for chunk in response.content.iter_chunked(CHUNK):
+            async for chunk in response.content.iter_chunked(_CHUNK):
                 yield chunk
 
     def _authorised(self, headers: dict[str, str]) -> dict[str, str]:
@@ -272,7 +272,7 @@ class Api:
 
 async def _read(response: aiohttp.ClientResponse, most: int) -> bytes:
     raw = bytearray()
-    async for chunk in response.content.iter_chunked(CHUNK):
+    async for chunk in response.content.iter_chunked(_CHUNK):
         raw += chunk
         if len(raw) > most:
             response.close()
@@ -289,13 +289,13 @@ def _address(root: str, path: tuple[str, ...], query: Mapping[str, str | list[st
 
 
 def _transfer_timeout(size: int) -> aiohttp.ClientTimeout:
-    return aiohttp.ClientTimeout(total=REQUEST_TIMEOUT + size / _MIN_UPLOAD_RATE, sock_connect=10.0)
+    return aiohttp.ClientTimeout(total=_REQUEST_TIMEOUT + size / _MIN_UPLOAD_RATE, sock_connect=10.0)
 
 
 def parse_response(status: int, retry_after: str | None, raw: bytes) -> Json:
     """The answer as JSON. Raises `Refused` if a homeserver refuses, `Unreachable` if it is no homeserver's. Pure."""
     try:
-        answer = loads(raw, levels=_EVENT_LEVELS, most=_MOST_HOLDERS)
+        answer = loads(raw, levels=_EVENT_LEVELS, most=_MOST_CONTAINERS)
     except ValueError:
         answer = None
     if status == 200 and isinstance(answer, dict):

@@ -55,9 +55,9 @@ def _gallery(content: Json, items: list[Any], names: NameLookup, *, is_reply: bo
         if kind not in _MEDIA:
             blocks.extend(_without_file("file", as_string(item.get("body")) if kind else "").blocks)
             continue
-        said = _media(item, _MEDIA[kind], names, is_reply=False)
-        blocks.extend(said.text.blocks)
-        files.extend(said.attachments)
+        file = _media(item, _MEDIA[kind], names, is_reply=False)
+        blocks.extend(file.text.blocks)
+        files.extend(file.attachments)
     return Content(n.RichText(tuple(blocks)), tuple(files))
 
 

@@ -54,7 +54,7 @@ def _parse_plain(body: str, names: NameLookup) -> n.RichText:
     for number, line in enumerate(lines):
         if number:
             nodes.append(n.LineBreak())
-        nodes.extend(parser.words(line) if linked else (n.Text(line),))
+        nodes.extend(parser.linked(line) if linked else (n.Text(line),))
     return normalise(n.RichText((n.Paragraph(tuple(nodes)), *((n.CodeBlock(rest),) if rest else ()))))
 
 
@@ -71,7 +71,7 @@ def _without_markup(body: str, formatted_body: str, names: NameLookup) -> n.Rich
     return normalise(n.RichText((n.Paragraph((n.Spoiler((n.Text(" ".join(n.plain_text(text).split())),)),)),)))
 
 
-class BlockBuilder:
+class _BlockBuilder:
     """Collects inline nodes and blocks, in the order of the HTML, and makes paragraphs of the inline nodes.
 
     Runs of inline nodes become lines of one paragraph, as in a browser, unless something separates them.
@@ -92,7 +92,7 @@ class BlockBuilder:
         nodes = wrap_all(nodes, wrappers)
         if self._open and not separate:
             self._open += (n.LineBreak(), *nodes)
-        elif isinstance(block := paragraph(nodes), n.Paragraph) and not separate:
+        elif isinstance(block := _paragraph(nodes), n.Paragraph) and not separate:
             self._open = list(nodes)
         else:
             self.add(block)
@@ -122,13 +122,13 @@ class _BlockParser:
 
     def blocks(self, children: Iterable[Element | str], wrappers: tuple[Wrapper, ...] = ()) -> list[n.Block]:
         """The blocks that `children` make, with `wrappers` around the content of each."""
-        builder = BlockBuilder()
+        builder = _BlockBuilder()
         self._inline.spaced = True
         self._walk(builder, children, wrappers)
         builder.end_run(wrappers)
         return builder.blocks()
 
-    def _walk(self, builder: BlockBuilder, children: Iterable[Element | str], wrappers: tuple[Wrapper, ...]) -> None:
+    def _walk(self, builder: _BlockBuilder, children: Iterable[Element | str], wrappers: tuple[Wrapper, ...]) -> None:
         for child in children:
             if isinstance(child, str):
                 builder.run.extend(self._inline.text(child))
@@ -150,11 +150,11 @@ class _BlockParser:
             else:
                 builder.run.extend(self._inline.element(child))
 
-    def _break(self, builder: BlockBuilder, wrappers: tuple[Wrapper, ...], *, separate: bool = False) -> None:
+    def _break(self, builder: _BlockBuilder, wrappers: tuple[Wrapper, ...], *, separate: bool = False) -> None:
         builder.end_run(wrappers, separate=separate)
         self._inline.spaced = True
 
-    def _block(self, builder: BlockBuilder, element: Element, wrappers: tuple[Wrapper, ...]) -> None:
+    def _block(self, builder: _BlockBuilder, element: Element, wrappers: tuple[Wrapper, ...]) -> None:
         children = element.children
         match element.tag:
             case "p":
@@ -162,7 +162,7 @@ class _BlockParser:
                 self._walk(builder, children, wrappers)
                 self._break(builder, wrappers, separate=True)
             case "h1" | "h2" | "h3" | "h4" | "h5" | "h6":
-                builder.add(n.Heading(int(element.tag[1]), flatten(self.blocks(children, wrappers))))
+                builder.add(n.Heading(int(element.tag[1]), _flatten(self.blocks(children, wrappers))))
             case "pre":
                 self._preformatted(builder, element, wrappers)
             case "blockquote":
@@ -182,7 +182,7 @@ class _BlockParser:
                 self._walk(builder, children, wrappers)
                 self._break(builder, wrappers)
 
-    def _preformatted(self, builder: BlockBuilder, element: Element, wrappers: tuple[Wrapper, ...]) -> None:
+    def _preformatted(self, builder: _BlockBuilder, element: Element, wrappers: tuple[Wrapper, ...]) -> None:
         text = "".join(text_content(element))
         code = next((child for child in element.children if isinstance(child, Element) and child.tag == "code"), None)
         language = _LANGUAGE.search(code.attributes.get("class", "")) if code else None
@@ -224,27 +224,27 @@ class _BlockParser:
             elif child.tag in ("thead", "tbody", "tfoot"):
                 waiting.extend(reversed(child.children))
             elif child.tag == "caption":
-                caption = flatten(self.blocks(child.children, wrappers))
+                caption = _flatten(self.blocks(child.children, wrappers))
             else:
                 rows.append((self._cell((child,), wrappers),))
         return n.Table(tuple(rows), caption)
 
     def _cell(self, content: tuple[Element | str], wrappers: tuple[Wrapper, ...]) -> n.TableCell:
         header = isinstance(content[0], Element) and content[0].tag == "th"
-        return n.TableCell(flatten(self.blocks(content, wrappers)), header=header)
+        return n.TableCell(_flatten(self.blocks(content, wrappers)), header=header)
 
     def _details(self, details: Element, wrappers: tuple[Wrapper, ...]) -> n.Details:
         summary: tuple[n.Inline, ...] = ()
         rest: list[Element | str] = []
         for child in details.children:
             if isinstance(child, Element) and child.tag == "summary" and not summary:
-                summary = flatten(self.blocks(child.children, wrappers))
+                summary = _flatten(self.blocks(child.children, wrappers))
             else:
                 rest.append(child)
         return n.Details(summary, tuple(self.blocks(rest, wrappers)))
 
 
-def paragraph(nodes: tuple[n.Inline, ...]) -> n.Block:
+def _paragraph(nodes: tuple[n.Inline, ...]) -> n.Block:
     """A paragraph; if all of it is subscript, a subtext: that is how `render` writes one."""
     kept = [node for node in nodes if not (isinstance(node, n.Text) and not node.text.strip())]
     if len(kept) == 1 and isinstance(only := kept[0], n.Superscript) and only.lowered:
@@ -252,7 +252,7 @@ def paragraph(nodes: tuple[n.Inline, ...]) -> n.Block:
     return n.Paragraph(nodes)
 
 
-def flatten(blocks: Iterable[n.Block]) -> tuple[n.Inline, ...]:
+def _flatten(blocks: Iterable[n.Block]) -> tuple[n.Inline, ...]:
     """The inline nodes of `blocks`, a line for each block, for places that cannot hold blocks."""
     nodes: list[n.Inline] = []
     for block in blocks:
@@ -264,12 +264,12 @@ def flatten(blocks: Iterable[n.Block]) -> tuple[n.Inline, ...]:
             case n.CodeBlock(text):
                 nodes.append(n.Code(" ".join(text.split("\n"))))
             case n.Quote(inner):
-                nodes.extend(flatten(inner))
+                nodes.extend(_flatten(inner))
             case n.BulletList(items):
-                nodes.extend(flatten(inner for item in items for inner in item.blocks))
+                nodes.extend(_flatten(inner for item in items for inner in item.blocks))
             case n.Details(summary, inner):
                 nodes.extend(summary)
-                nodes.extend(flatten(inner))
+                nodes.extend(_flatten(inner))
             case n.Table(rows):
                 nodes.extend(node for row in rows for cell in row for node in (*cell.children, n.Text(" ")))
             case n.Rule():

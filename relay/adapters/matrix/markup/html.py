@@ -100,17 +100,17 @@ def _tokens(source: str) -> Iterator[_Start | _End | str]:
     last_bracket = source.rfind(">")
     while place < end:
         if match := _TEXT.match(source, place):
-            yield unescape(match.group())
+            yield _unescape(match.group())
             place = match.end()
         elif place > last_bracket:
-            yield unescape(source[place:])
+            yield _unescape(source[place:])
             return
         elif match := _TAG.match(source, place):
             tag = match[2].lower()
             attributes, after = ({}, match.end()) if match[3] else _attributes(source, match.end())
             if after is None:
                 # The tag never ends. Shown as text, so that what follows is not lost.
-                yield unescape(source[place:])
+                yield _unescape(source[place:])
                 return
             place = after
             yield _End(tag) if match[1] else _Start(tag, attributes)
@@ -136,11 +136,11 @@ def _attributes(source: str, place: int) -> tuple[dict[str, str], int | None]:
             return found, place
         name = match["name"].lower()
         if name in _ATTRIBUTES and name not in found:
-            found[name] = unescape(match["double"] or match["single"] or match["bare"] or "")
+            found[name] = _unescape(match["double"] or match["single"] or match["bare"] or "")
     return found, None
 
 
-def unescape(text: str) -> str:
+def _unescape(text: str) -> str:
     """`text` with character references (`&amp;`) replaced by what they stand for."""
     if "&" not in text:
         return text

@@ -138,9 +138,9 @@ class InlineParser:
             text = text.removeprefix(" ")
         if text:
             self.spaced = text.endswith(" ")
-            yield from self.words(text)
+            yield from self.linked(text)
 
-    def words(self, text: str) -> Iterator[n.Inline]:
+    def linked(self, text: str) -> Iterator[n.Inline]:
         """`text`, with URLs as links and `@room` as a mention of the whole room."""
         if "://" not in text and "@room" not in text:
             yield n.Text(text)

@@ -22,6 +22,11 @@ _EDGE_SPACES = re.compile(r"^ +")
 _TAGS: dict[type, str] = {n.Strong: "strong", n.Emphasis: "em", n.Underline: "u", n.Strike: "del"}
 # Tags may be nested a hundred deep. A list item takes two levels, and its content a few more.
 _DEEPEST = 40
+_DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
+_MONTHS = (
+    *("January", "February", "March", "April", "May", "June"),
+    *("July", "August", "September", "October", "November", "December"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +67,7 @@ def render(text: n.RichText, *, resolver: Resolver) -> Rendered:
     html = _HtmlWriter(resolver)
     formatted = html.document(normal.blocks)
     return Rendered(
-        write_body(normal, html.reference_names()),
+        _write_body(normal, html.reference_names()),
         formatted if html.rich else None,
         tuple(dict.fromkeys(html.mentions)),
         html.room,
@@ -71,7 +76,7 @@ def render(text: n.RichText, *, resolver: Resolver) -> Rendered:
 
 
 @dataclass(frozen=True, slots=True)
-class ReferenceNames:
+class _ReferenceNames:
     """How the plain body names what is referred to."""
 
     user: Callable[[n.UserMention], str]
@@ -89,9 +94,9 @@ class _HtmlWriter:
         self.room = False
         self.rich = False
 
-    def reference_names(self) -> ReferenceNames:
+    def reference_names(self) -> _ReferenceNames:
         """The names for the plain body."""
-        return ReferenceNames(self._user_name, self._channel_name, self._broadcast_name, self._message_url)
+        return _ReferenceNames(self._user_name, self._channel_name, self._broadcast_name, self._message_url)
 
     def document(self, blocks: tuple[n.Block, ...]) -> str:
         """The whole text. A single paragraph needs no tag."""
@@ -188,7 +193,7 @@ class _HtmlWriter:
             case n.RoleMention(name):
                 return escape(f"@{name}", quote=False)
             case n.Timestamp():
-                return format_timestamp(node)
+                return _format_timestamp(node)
             case n.Link(_, children):
                 return self._link(node, self._inline(children))
         self.rich = True
@@ -294,19 +299,12 @@ def _color(which: str, value: str | None) -> str:
     return f' data-mx-{which}color="{value}"' if value and _COLOR.fullmatch(value) else ""
 
 
-_DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
-_MONTHS = (
-    *("January", "February", "March", "April", "May", "June"),
-    *("July", "August", "September", "October", "November", "December"),
-)
-
-
-def write_body(text: n.RichText, names: ReferenceNames) -> str:
+def _write_body(text: n.RichText, names: _ReferenceNames) -> str:
     """`text` as plain text."""
     return _PlainWriter(names).blocks(text.blocks)
 
 
-def format_timestamp(node: n.Timestamp) -> str:
+def _format_timestamp(node: n.Timestamp) -> str:
     """A moment in words, in UTC: Matrix cannot show it in the reader's own time, so "in an hour" would be wrong."""
     at = node.at
     time = f"{at:%H:%M:%S} UTC" if node.style in "TS" else f"{at:%H:%M} UTC"
@@ -324,7 +322,7 @@ def format_timestamp(node: n.Timestamp) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _PlainWriter:
-    names: ReferenceNames
+    names: _ReferenceNames
 
     def blocks(self, blocks: tuple[n.Block, ...]) -> str:
         """Blocks one below the other, with an empty line between paragraphs."""
@@ -411,6 +409,6 @@ class _PlainWriter:
             case n.InlineImage(alt):
                 return alt or "image"
             case n.Timestamp():
-                return format_timestamp(node)
+                return _format_timestamp(node)
             case _:
                 return ""

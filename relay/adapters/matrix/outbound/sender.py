@@ -66,7 +66,7 @@ class MessageSender:
         if delivery.suspect and (found := await self._find_earlier_attempt(delivery, content)) is not None:
             return MessageRef(delivery.channel, found)
         if delivery.suspect and delivery.last_try:
-            raise Permanent("the homeserver fails at it every time, while it takes other messages")
+            raise Permanent("the homeserver fails with this message every time, while it takes others")
         if delivery.content.attachments:
             uploaded = await self.media.upload(delivery.content.attachments[0], delivery.key, delivery.sender)
             content = await self._compose(delivery, uploaded, images)
@@ -95,7 +95,7 @@ class MessageSender:
             raise CopyNotEditable("another account of the relay posted it")
         file = file_content(delivery, event["content"])
         if file is None:
-            raise CopyNotEditable("it stands with another file, which no edit can change")
+            raise CopyNotEditable("it was posted with another file, which no edit can change")
         delivery, images = await self._with_images(delivery)
         content = await self._compose(delivery, None, images) | file
         content["body"] = content["body"] or content.get("filename", "")
@@ -184,7 +184,7 @@ class MessageSender:
             return None
         now = self.clock.now()
         if timedelta() <= now - delivery.queued_at < _TRANSACTION_ID_REMEMBERED and not delivery.last_try:
-            return None  # It knows the ID. (Only a positive age counts: the clock may have been set back.)
+            return None  # It still knows the ID. A negative age does not count: the clock was set back.
         wanted = fingerprint(content)
         own = json.dumps({"senders": [self.api.user_id], "types": ["m.room.message"]})
         query: dict[str, str | list[str]] = {"dir": "b", "limit": "100", "filter": own}
@@ -272,7 +272,7 @@ def delivery_error(refused: Refused, me: str) -> DeliveryError:
     """The homeserver's error as one of the core's (https://spec.matrix.org/latest/client-server-api/#standard-error-response)."""
     reason = refused.reason or refused.code or f"status {refused.status}"
     if refused.status == 429:
-        return RateLimited("the homeserver asks for patience", retry_after=refused.retry_after)
+        return RateLimited("the homeserver limits our requests", retry_after=refused.retry_after)
     if is_token_refusal(refused):
         return Transient("the homeserver refuses the access token")
     if refused.status >= 500 or refused.status == 408:
