@@ -182,11 +182,6 @@ class InvalidRequests:
         """Whether the address is shut out."""
         return now < self.banned_until
 
-    def lift(self) -> None:
-        """Let the address in again, with a clean record."""
-        self.banned_until = 0.0
-        self._times.clear()
-
     def _forget(self, now: float) -> None:
         while self._times and self._times[0] < now - 600:
             self._times.popleft()

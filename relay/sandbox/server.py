@@ -32,11 +32,11 @@ _MAX_JSON = 26 * 1024 * 1024
 
 
 class SandboxServer:
-    """A Discord-compatible server on loopback; an async context manager.
+    """A Discord-compatible server; an async context manager.
 
-    `port` 0: the system chooses. `limits`: `Limits(factor=0)` turns rate limits off. `heartbeat_interval`,
-    `resume_window` and `attachment_lifetime` in seconds; `event_buffer` in events for each session. Uploads lie
-    in `directory`, by default a temporary one.
+    `port` 0: the system chooses. `limits`: `Limits(factor=0)` turns rate limits off. `heartbeat_interval` and
+    `resume_window` are in seconds; each session keeps `event_buffer` events for a resume. Uploaded files are kept in
+    `directory`, by default a temporary one.
     """
 
     def __init__(
@@ -44,19 +44,17 @@ class SandboxServer:
         host: str = "127.0.0.1",
         port: int = 0,
         *,
-        state: State | None = None,
         limits: Limits | None = None,
         clock: Callable[[], float] = time.time,
         heartbeat_interval: float = 41.25,
         resume_window: float = 180.0,
         event_buffer: int = 5000,
-        attachment_lifetime: float = 86_400,
         directory: Path | None = None,
     ) -> None:
         self.host = host
         self.port = port
         self.limits = limits if limits is not None else Limits()
-        self.state = state if state is not None else State(clock, attachment_lifetime)
+        self.state = State(clock)
         self.files = FileStore(directory)
         self.faults = Faults()
         self.api = Api(self.state, self.files, self.faults, self.limits)

@@ -43,7 +43,7 @@ async def test_survives_an_invalid_session_and_reads_what_it_missed(world: World
 async def test_survives_a_dispatch_that_nobody_can_parse(world: World) -> None:
     async with world.running():
         for event in ("MESSAGE_CREATE", "GUILD_UPDATE", "CHANNEL_UPDATE", "TYPING_START"):
-            world.server.gateway.send_garbage(event)
+            world.server.gateway.send_unparseable(event)
         world.say("still here")
         await until(lambda: world.inbox.said() == ["still here"])
 

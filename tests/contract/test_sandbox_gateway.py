@@ -267,7 +267,7 @@ async def test_events_come_only_with_their_intents(place: Place) -> None:
         message = place.control.say(place.channel, place.ada, "hello")
         place.control.react(place.channel, message["id"], place.ada, "👍")
         place.control.create_webhook(place.channel, "hook", place.ada)
-        place.control.edit_channel(place.channel, name="renamed")
+        place.control.create_channel(place.guild, "other")
         place.control.typing(place.channel, place.ada)
         place.control.delete(place.channel, message["id"])
         found = await keen.until("MESSAGE_DELETE")

@@ -30,33 +30,37 @@ async def test_a_conversation_from_another_process(client: SandboxClient) -> Non
     world = await client.bootstrap(["general", "other"], ["Ada", "Ben"])
     assert isinstance(world, World)
     general, ada, ben = world.channels["general"], world.people["Ada"], world.people["Ben"]
-    first = await client.say(general, ada, f"hello <@{ben}>")
+    first = await client.call("say", channel=general, author=ada, content=f"hello <@{ben}>")
     assert first["pinged"] == {"everyone": False, "users": [str(ben)], "roles": []}
-    await client.say(general, ben, "hi", reply_to=first["id"], allowed_mentions={"parse": []})
-    await client.edit(general, first["id"], "hello!")
-    await client.react(general, first["id"], ben, "👍")
+    reply = {"channel": general, "author": ben, "content": "hi", "reply_to": first["id"]}
+    await client.call("say", **reply, allowed_mentions={"parse": []})
+    await client.call("edit", channel=general, message=first["id"], content="hello!")
+    await client.call("react", channel=general, message=first["id"], user=ben, emoji="👍")
     upload = await client.upload(b"\x89PNG\r\n\x1a\n" + bytes(8) + bytes([0, 0, 0, 5, 0, 0, 0, 7]))
-    picture = await client.say(general, ada, attachments=[{"filename": "a.png", "upload": upload, "spoiler": True}])
+    image = {"filename": "a.png", "upload": upload, "spoiler": True}
+    picture = await client.call("say", channel=general, author=ada, attachments=[image])
     found = picture["attachments"][0]
     assert (found["width"], found["height"], found["content_type"], found["flags"]) == (5, 7, "image/png", 8)
     video = {"filename": "v.mp4", "zeros": 10, "width": 640, "height": 360, "duration_secs": 2.5}
-    shown = (await client.say(general, ada, attachments=[video]))["attachments"][0]
+    shown = (await client.call("say", channel=general, author=ada, attachments=[video]))["attachments"][0]
     assert (shown["size"], shown["width"], shown["duration_secs"]) == (10, 640, 2.5)
-    thread = await client.open_thread(general, ada, "aside", first["id"])
-    await client.say(thread, ben, "aside")
-    hook, _ = await client.create_webhook(general, "feed", ada)
-    await client.say_as_webhook(hook, "news", username="Feed", raw={"embeds": [{"type": "article", "title": "t"}]})
-    messages = await client.messages(general)
+    thread = await client.call("open_thread", channel=general, user=ada, name="aside", message=first["id"])
+    await client.call("say", channel=thread["id"], author=ben, content="aside")
+    hook = (await client.call("create_webhook", channel=general, name="feed", creator=ada))["id"]
+    raw = {"embeds": [{"type": "article", "title": "t"}]}
+    await client.call("say_as_webhook", webhook=hook, content="news", username="Feed", raw=raw)
+    messages = await client.call("messages", channel=general)
     assert [message["content"] for message in messages] == ["hello!", "hi", "", "", "news"]
     assert messages[1]["pinged"]["users"] == []
     assert messages[4]["embeds"] == [{"type": "article", "title": "t"}]
-    await client.bulk_delete(general, [int(message["id"]) for message in messages[2:]])
-    await client.delete(general, messages[1]["id"])
-    assert len(await client.messages(general)) == 1
-    ids = await client.say_many(world.channels["other"], ben, ["a", "b"])
-    assert [int(message["id"]) for message in await client.messages(world.channels["other"])] == ids
+    await client.call("bulk_delete", channel=general, messages=[message["id"] for message in messages[2:]])
+    await client.call("delete", channel=general, message=messages[1]["id"])
+    assert len(await client.call("messages", channel=general)) == 1
+    other = world.channels["other"]
+    ids = await client.call("say_many", channel=other, author=ben, contents=["a", "b"])
+    assert [message["id"] for message in await client.call("messages", channel=other)] == ids
     with pytest.raises(SandboxError) as refused:
-        await client.say(general, ada, "x" * 2001)
+        await client.call("say", channel=general, author=ada, content="x" * 2001)
     assert (refused.value.status, refused.value.code) == (400, 50035)
 
 
@@ -72,10 +76,10 @@ async def test_events_can_be_waited_for_and_streamed(client: SandboxClient) -> N
     query = {"after": str(last), "channel": str(general)}
     async with aiohttp.ClientSession() as session, session.get(url, params=query) as stream:
         assert stream.content_type == "text/event-stream"
-        await client.say(general, ada, "first")
-        await client.say(general, ada, "second")
-        third = await client.say(general, ada, "third")
-        await client.edit(general, third["id"], "third!")
+        for words in ("first", "second"):
+            await client.call("say", channel=general, author=ada, content=words)
+        third = await client.call("say", channel=general, author=ada, content="third")
+        await client.call("edit", channel=general, message=third["id"], content="third!")
         assert (await waiting)["seq"] == last + 2
         assert (await seen)["id"] == third["id"]
         heard = []
@@ -99,7 +103,8 @@ async def test_events_can_be_waited_for_and_streamed(client: SandboxClient) -> N
 
 async def test_faults_and_outages_from_another_process(client: SandboxClient) -> None:
     world = await client.bootstrap()
-    fault = await client.add_fault("status", method="GET", path="/users/@me", status=503, count=2, skip=1)
+    wanted = {"kind": "status", "method": "GET", "path": "/users/@me", "status": 503, "count": 2, "skip": 1}
+    fault = (await client.call("add_fault", **wanted))["id"]
     statuses = []
     headers = {"Authorization": f"Bot {world.token}"}
     async with aiohttp.ClientSession() as session:
@@ -107,18 +112,18 @@ async def test_faults_and_outages_from_another_process(client: SandboxClient) ->
             async with session.get(f"{client.api_url}/users/@me", headers=headers) as response:
                 statuses.append(response.status)
         assert statuses == [200, 503, 503, 200]
-        found = await client.faults()
+        found = await client.call("faults")
         assert [(item["id"], item["fired"]) for item in found["rest"]] == [(fault, 2)]
-        await client.go_offline()
+        await client.call("go_offline")
         with pytest.raises(aiohttp.ClientError):
             await session.get(f"{client.api_url}/users/@me", headers=headers)
-        await client.clear_faults()
+        await client.call("clear_faults")
         async with session.get(f"{client.api_url}/users/@me", headers=headers) as response:
             assert response.status == 200
-    statistics = await client.statistics()
+    statistics = await client.call("statistics")
     assert statistics["requests"]["GET /users/@me"] == 5
     assert statistics["faults"] == {"status_before": 2, "offline": 1}
-    assert (await client.set_limits(factor=0))["factor"] == 0
+    assert (await client.call("set_limits", factor=0))["factor"] == 0
 
 
 async def test_control_says_what_is_wrong(client: SandboxClient) -> None:

@@ -42,10 +42,6 @@ class MischiefControl(ControlBase):
         gateway = self._parts.gateway
         gateway.offline, gateway.refuse, gateway.acknowledge = False, 0, True
 
-    def seed_faults(self, seed: int) -> None:
-        """Faults with a `probability` strike the same requests again after the same seed."""
-        self._parts.api.faults.rng.seed(seed)
-
     # --- The gateway --------------------------------------------------------------------------------------
 
     def close_gateway(self, code: int = 4000) -> int:
@@ -66,7 +62,7 @@ class MischiefControl(ControlBase):
 
     def send_unparseable(self, event: str = "MESSAGE_CREATE") -> int:
         """A dispatch that no client can parse, to every session."""
-        return self._parts.gateway.send_garbage(event)
+        return self._parts.gateway.send_unparseable(event)
 
     def acknowledge_heartbeats(self, on: bool) -> None:
         """Stop acknowledging heartbeats, or go on."""
@@ -123,10 +119,6 @@ class MischiefControl(ControlBase):
             "faults": api.faults.fired(),
             "limits": asdict(self._parts.limits),
         }
-
-    def lift_ban(self) -> None:
-        """Let clients in again that made too many invalid requests."""
-        self._parts.api.invalid.lift()
 
     def connected(self, bot: Id) -> bool:
         """Whether a session of the bot has a connection now."""

@@ -101,27 +101,25 @@ class TalkControl(ControlBase):
         content: str | None = None,
         embeds: list[Json] | None = None,
         attachments: list[Json] | None = None,
+        keep: list[Id] | None = None,
     ) -> Json:
-        """The author edits; `attachments` are added, as bots may. Returns the message."""
+        """The author edits. Returns the message.
+
+        `attachments` are added, as bots may; of those that are there only `keep` stay, all by default.
+        """
         where, target = self._message(channel, message)
         body: Json = {}
         if content is not None:
             body["content"] = content
         if embeds is not None:
             body["embeds"] = embeds
+        if keep is not None:
+            body["attachments"] = [{"id": str(item)} for item in keep]
         draft = self._draft(body, attachments or [])
         if target.webhook_id is None:
             self._parts.messages.edit(where, target, target.author_id, draft)
         else:
             self._parts.messages.apply_edit(where, target, draft)
-        return self._view(target)
-
-    def remove_attachment(self, channel: Id, message: Id, attachment: Id) -> Json:
-        """The author takes one file away. Returns the message."""
-        where, target = self._message(channel, message)
-        keep: dict[int, str | None] = {item.id: None for item in target.attachments if item.id != int(attachment)}
-        draft = Draft(given=frozenset({"attachments"}), keep=keep)
-        self._parts.messages.apply_edit(where, target, draft)
         return self._view(target)
 
     def unfurl(self, channel: Id, message: Id, embeds: list[Json]) -> Json:
@@ -149,10 +147,6 @@ class TalkControl(ControlBase):
             self._parts.reactions.add(where, target, self._user(user), emoji)
         else:
             self._parts.reactions.remove(where, target, int(user), emoji)
-
-    def clear_reactions(self, channel: Id, message: Id) -> None:
-        """A moderator removes all reactions."""
-        self._parts.reactions.clear(*self._message(channel, message))
 
     def typing(self, channel: Id, user: Id) -> None:
         """Somebody starts typing."""

@@ -2,7 +2,6 @@
 
 from relay.sandbox import errors
 from relay.sandbox.control.base import ControlBase, Id
-from relay.sandbox.rest.webhooks import new_webhook_token
 from relay.sandbox.world import permissions, render
 from relay.sandbox.world.dispatch import Dispatch, Intent
 from relay.sandbox.world.models import Json, Overwrite
@@ -148,12 +147,6 @@ class WorldControl(ControlBase):
         role.permissions = _bits(permissions)
         self._state.role_changed(where, role)
 
-    def set_everyone_permissions(self, guild: Id, permissions: list[str]) -> None:
-        """What @everyone may do in the guild."""
-        where = self._guild(guild)
-        where.roles[where.id].permissions = _bits(permissions)
-        self._state.role_changed(where, where.roles[where.id])
-
     def set_intents(
         self,
         bot: Id,
@@ -175,23 +168,6 @@ class WorldControl(ControlBase):
             if connection.session is not None and connection.session.app is app:
                 connection.close(4004)
         return {"token": app.token}
-
-    def edit_channel(
-        self,
-        channel: Id,
-        name: str | None = None,
-        topic: str | None = None,
-        nsfw: bool | None = None,
-        slowmode: int | None = None,
-    ) -> Json:
-        """Change a channel. Returns it."""
-        where = self._channel(channel)
-        where.name = name or where.name
-        where.topic = where.topic if topic is None else topic
-        where.nsfw = where.nsfw if nsfw is None else nsfw
-        where.slowmode = where.slowmode if slowmode is None else slowmode
-        self._state.channel_changed(where)
-        return render.channel(where)
 
     def delete_channel(self, channel: Id) -> None:
         """Remove a channel or a thread."""
@@ -238,12 +214,6 @@ class WorldControl(ControlBase):
         hook, where = self._state.webhook(int(webhook)), self._channel(channel)
         self._parts.webhooks.move(hook, where)
         self._parts.webhooks.changed(where)
-
-    def reset_webhook_token(self, webhook: Id) -> None:
-        """A webhook gets another token, as after it has leaked."""
-        hook = self._state.webhook(int(webhook))
-        hook.token = new_webhook_token()
-        self._parts.webhooks.changed(self._channel(hook.channel_id))
 
     def webhooks(self, channel: Id) -> list[Json]:
         """The webhooks of a channel, with their tokens."""

@@ -98,7 +98,7 @@ class Gateway:
             connection.invalidate(resumable=resumable)
         return len(self.connections)
 
-    def send_garbage(self, event: str = "MESSAGE_CREATE") -> int:
+    def send_unparseable(self, event: str = "MESSAGE_CREATE") -> int:
         """A dispatch that no client can parse, to every session."""
         for session in self.sessions.by_id.values():
             self.faults.note("gateway_unparseable")

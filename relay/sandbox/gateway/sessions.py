@@ -6,7 +6,7 @@ https://discord.com/developers/docs/events/gateway#connection-lifecycle
 import secrets
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from relay.sandbox.rate_limits import Limits
 from relay.sandbox.world import render
@@ -30,7 +30,6 @@ class Session:
     sequence: int = 0
     sender: Sender | None = None
     lost_at: float | None = None
-    closers: list[Callable[[int], None]] = field(default_factory=list)
 
     @property
     def viewer(self) -> Viewer:

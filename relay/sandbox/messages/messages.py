@@ -82,9 +82,7 @@ class Messages(MessageEvents):
             raise errors.ApiError(400, 50008, "Cannot send messages in a non-text channel")
 
     def _check_may_post(self, channel: Channel, user_id: int, draft: Draft) -> None:
-        granted = self.state.permissions(user_id, channel)
-        if not granted & Permission.VIEW_CHANNEL:
-            raise errors.missing_access()
+        self.state.require(user_id, channel, Permission.VIEW_CHANNEL)
         self._check_channel(channel)
         send = Permission.SEND_MESSAGES if channel.thread is None else Permission.SEND_MESSAGES_IN_THREADS
         needed = send
@@ -98,8 +96,7 @@ class Messages(MessageEvents):
             needed |= Permission.SEND_VOICE_MESSAGES
         if draft.tts:
             needed |= Permission.SEND_TTS_MESSAGES
-        if granted & needed != needed:
-            raise errors.missing_permissions()
+        granted = self.state.require(user_id, channel, needed)
         if channel.thread is not None and channel.thread.locked and not granted & Permission.MANAGE_THREADS:
             raise errors.thread_locked()
         for sticker_id in draft.sticker_ids:
@@ -278,22 +275,15 @@ class Messages(MessageEvents):
 
     def delete(self, channel: Channel, message: Message, user_id: int) -> None:
         """A deletion by a person or a bot."""
-        granted = self.state.permissions(user_id, channel)
-        if not granted & Permission.VIEW_CHANNEL:
-            raise errors.missing_access()
-        if message.author_id != user_id and not granted & Permission.MANAGE_MESSAGES:
-            raise errors.missing_permissions()
+        own = message.author_id == user_id
+        self.state.require(user_id, channel, Permission.VIEW_CHANNEL if own else Permission.MANAGE_MESSAGES)
         if channel.thread is not None and channel.thread.archived:
             raise errors.thread_archived()
         self.remove(channel, [message.id])
 
     def bulk_delete(self, channel: Channel, ids: list[int], user_id: int) -> None:
         """Many at once; what does not exist is passed over, as Discord does."""
-        granted = self.state.permissions(user_id, channel)
-        if not granted & Permission.VIEW_CHANNEL:
-            raise errors.missing_access()
-        if not granted & Permission.MANAGE_MESSAGES:
-            raise errors.missing_permissions()
+        self.state.require(user_id, channel, Permission.MANAGE_MESSAGES)
         oldest = self.state.clock() - FOURTEEN_DAYS
         if any(timestamp_of(message_id) < oldest for message_id in ids):
             raise errors.too_old_to_bulk_delete()

@@ -5,6 +5,7 @@ import re
 from relay.sandbox import errors
 from relay.sandbox.messages.events import where
 from relay.sandbox.messages.messages import Messages
+from relay.sandbox.messages.render import reaction_emoji
 from relay.sandbox.world import render
 from relay.sandbox.world.dispatch import Intent
 from relay.sandbox.world.models import Channel, Json, Message, Reaction, User
@@ -128,16 +129,10 @@ class Reactions:
     def _body(self, channel: Channel, message: Message, reaction: Reaction, user_id: int) -> Json:
         return where(channel, message) | {
             "user_id": str(user_id),
-            "emoji": render_emoji(reaction),
+            "emoji": {"animated": reaction.animated} | reaction_emoji(reaction),
             "burst": False,
             "type": 0,
         }
 
     def _tell(self, event: str, channel: Channel, body: Json) -> None:
         self.state.emit_fixed(event, _INTENT, channel.guild_id, body, channel)
-
-
-def render_emoji(reaction: Reaction) -> Json:
-    """The emoji as it stands in an event."""
-    emoji_id = None if reaction.emoji_id is None else str(reaction.emoji_id)
-    return {"id": emoji_id, "name": reaction.name, "animated": reaction.animated}

@@ -52,11 +52,7 @@ class Threads:
         """
         if forum.type not in FORUMS:
             raise errors.wrong_channel_type()
-        granted = self.state.permissions(user.id, forum)
-        if not granted & Permission.VIEW_CHANNEL:
-            raise errors.missing_access()
-        if not granted & Permission.SEND_MESSAGES:
-            raise errors.missing_permissions()
+        self.state.require(user.id, forum, Permission.SEND_MESSAGES)
         thread = self._make(forum, self.state.snowflakes.next(), 11, user, name, archive_after)
 
         def first(message: Message) -> None:
@@ -111,13 +107,10 @@ class Threads:
         return {"id": str(thread.id), "user_id": str(user_id), "join_timestamp": joined, "flags": 1}
 
     def _check(self, channel: Channel, user: User, needed: Permission) -> None:
-        granted = self.state.permissions(user.id, channel)
-        if not granted & Permission.VIEW_CHANNEL:
-            raise errors.missing_access()
+        self.state.require(user.id, channel, Permission.VIEW_CHANNEL)
         if channel.type not in _PARENTS:
             raise errors.wrong_channel_type()
-        if not granted & needed:
-            raise errors.missing_permissions()
+        self.state.require(user.id, channel, needed)
 
     def _make(self, parent: Channel, thread_id: int, kind: int, user: User, name: str, archive_after: int) -> Channel:
         now = self.state.clock()

@@ -40,7 +40,7 @@ class GuildRoutes:
         """The guild; with its size if `with_counts` is true."""
         guild = call.guild()
         body = render.guild(guild)
-        if call.request.query.get("with_counts", "").lower() in {"1", "true"}:
+        if call.switch("with_counts"):
             body |= {"approximate_member_count": len(guild.members), "approximate_presence_count": len(guild.members)}
         return body
 

@@ -63,11 +63,7 @@ class Call:
 
     def need(self, channel: Channel, needed: Permission) -> None:
         """Raise Missing Access or Missing Permissions unless the bot has all of these."""
-        granted = self.state.permissions(self.user.id, channel)
-        if not granted & Permission.VIEW_CHANNEL:
-            raise errors.missing_access()
-        if granted & needed != needed:
-            raise errors.missing_permissions()
+        self.state.require(self.user.id, channel, needed)
 
     def guild(self) -> Guild:
         """The guild of the path, of which the bot is a member."""
@@ -75,6 +71,10 @@ class Call:
         if self.user.id not in guild.members:
             raise errors.missing_access()
         return guild
+
+    def switch(self, name: str) -> bool:
+        """Whether a parameter of the query, false by default, is true."""
+        return self.request.query.get(name, "").lower() in {"1", "true"}
 
     async def draft(self, guild: Guild) -> tuple[Draft, Json]:
         """The body as a message, and the JSON as it came."""

@@ -41,10 +41,7 @@ class Webhooks:
 
     def create(self, channel: Channel, name: str, creator: User, avatar: str | None = None) -> Webhook:
         """A webhook; of an application if its creator is a bot."""
-        if channel.type not in WEBHOOK_CHANNELS:
-            raise errors.wrong_channel_type()
-        if len(self.of_channel(channel)) >= MAX_WEBHOOKS:
-            raise errors.too_many_webhooks()
+        self._check_channel(channel)
         hook = Webhook(
             id=self.state.snowflakes.next(),
             channel_id=channel.id,
@@ -68,13 +65,16 @@ class Webhooks:
         """To another channel of its guild; its messages stay where they are, out of its reach."""
         if channel.guild_id != hook.guild_id:
             raise errors.unknown("Channel")
+        self._check_channel(channel)
+        before = self.state.channel(hook.channel_id)
+        hook.channel_id = channel.id
+        self.changed(before)
+
+    def _check_channel(self, channel: Channel) -> None:
         if channel.type not in WEBHOOK_CHANNELS:
             raise errors.wrong_channel_type()
         if len(self.of_channel(channel)) >= MAX_WEBHOOKS:
             raise errors.too_many_webhooks()
-        before = self.state.channel(hook.channel_id)
-        hook.channel_id = channel.id
-        self.changed(before)
 
     def of_channel(self, channel: Channel) -> list[Webhook]:
         """The webhooks of a channel."""
@@ -196,8 +196,7 @@ class WebhookRoutes:
         if channel.type in FORUMS:
             raise errors.forum_without_thread()
         message = self.messages.post_as_webhook(channel, hook, draft, username, avatar_url)
-        waits = call.request.query.get("wait", "").lower() in {"1", "true"}
-        return render_message(self.state, message) if waits else None
+        return render_message(self.state, message) if call.switch("wait") else None
 
     async def get_message(self, call: Call) -> Any:
         """A message of this webhook."""

@@ -84,7 +84,7 @@ class UrlSigner:
     `hm` is the signature. `origin` is set once the server knows its port; `lifetime` in seconds.
     """
 
-    def __init__(self, clock: Callable[[], float], lifetime: float) -> None:
+    def __init__(self, clock: Callable[[], float], lifetime: float = 86_400) -> None:
         self.origin = "http://127.0.0.1"
         self.lifetime = lifetime
         self._clock = clock

@@ -43,12 +43,12 @@ def new_token(user_id: int) -> str:
 
 
 class State:
-    """`clock` gives seconds since 1970; `attachment_lifetime` is that of a signed URL, in seconds."""
+    """`clock` gives seconds since 1970."""
 
-    def __init__(self, clock: Callable[[], float] = time.time, attachment_lifetime: float = 86_400) -> None:
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self.clock = clock
         self.snowflakes = Snowflakes(clock)
-        self.signer = UrlSigner(clock, attachment_lifetime)
+        self.signer = UrlSigner(clock)
         self.users: dict[int, User] = {}
         self.applications: dict[int, Application] = {}
         self.guilds: dict[int, Guild] = {}
@@ -128,6 +128,18 @@ class State:
         bits = rules.in_channel(guild, user_id, self.parent(channel))
         hidden = channel.type == 12 and channel.thread is not None and user_id not in channel.thread.members
         return rules.NONE if hidden and not bits & Permission.MANAGE_THREADS else bits
+
+    def require(self, user_id: int, channel: Channel, needed: Permission) -> Permission:
+        """What a user may do in a channel.
+
+        Raises Missing Access where the channel cannot be seen, Missing Permissions unless all of `needed` is granted.
+        """
+        granted = self.permissions(user_id, channel)
+        if not granted & Permission.VIEW_CHANNEL:
+            raise errors.missing_access()
+        if granted & needed != needed:
+            raise errors.missing_permissions()
+        return granted
 
     def can_view(self, user_id: int, channel: Channel) -> bool:
         """Whether a user sees a channel."""
