@@ -1,12 +1,13 @@
-"""One daemon per store: whoever holds the lease writes, and nobody else sends.
+"""One daemon per store: only the holder of the lease writes to the store and sends messages.
 
-The holder locks a file beside the store (`lock_file.py`), and stands in a row of the store. A process that lives keeps
-the lease, stopped or not, whatever any clock says: the lock shows it on this machine, and its process ID *with*
-the moment at which it started, for IDs are used again. A holder of which neither tells (another machine) is
-watched: one that gives no sign of life for `LENGTH`, by a clock that does not jump, has lost the lease.
+The holder locks a file beside the store (`lock_file.py`), and the store has a row that describes it. A holder that is
+alive keeps the lease, even if it is stopped, and whatever any clock says. On the same machine this is seen by the lock
+and by the process ID *with* the time at which the process started (process IDs are used again). On another machine
+neither can be seen. Such a holder is watched: if it shows no sign of life for `LENGTH`, measured by a monotonic clock,
+it has lost the lease.
 
-Such a holder may come back without knowing. So each write transaction first looks whether the lease is still its own
-(`SqlStore.fence`): a few microseconds under a lock that is held anyway.
+A holder that was only stopped may continue without knowing that it lost the lease. So every write transaction first
+checks the row (`SqlStore.fence`). That takes a few microseconds, under a lock that is needed anyway.
 """
 
 import asyncio
@@ -16,7 +17,7 @@ import socket
 import sqlite3
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -36,7 +37,7 @@ from relay.store.unit_of_work import SqlStore
 LENGTH = timedelta(seconds=30)
 RENEW_EVERY = 5.0  # seconds
 WATCH_EVERY = 1.0  # seconds
-_PATIENCE = 30  # looks at a lock that nobody is known to have
+_MOST_LOOKS = 30  # at a lock whose holder is not known
 
 _log = structlog.get_logger(__name__)
 _MOST_PROCESSES = 1 << 31
@@ -45,41 +46,41 @@ _ENDED_STATES = frozenset("ZXx")  # zombie, dead: proc_pid_stat(5)
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """A process that holds the lease.
+    """A process that holds the lease."""
 
-    `token` is unique to one holding. `pid` 0: a damaged row does not tell. `started` names the process among all
-    that ever had its ID: the machine's boot, the PID namespace and the tick at which it began; empty where the system
-    does not tell. `renewed_at`: an earlier relay wrote each renewal there, this one only when it took the lease.
-    """
-
+    # Unique: another one each time that a process takes the lease.
     token: str
     host: str
+    # 0 if the row is damaged.
     pid: int
+    # Tells the process from all others with its ID: the machine's boot, the PID namespace and the tick at which the
+    # process started. Empty if the system does not know these.
     started: str
     since: datetime
+    # The same as `since`. Earlier versions of the relay wrote each renewal here.
     renewed_at: datetime
 
     @classmethod
     def this_process(cls, token: str, now: datetime) -> Self:
-        """The process that asks."""
+        """This process as a holder."""
         pid = os.getpid()
         return cls(token, socket.gethostname(), pid, _started(pid), since=now, renewed_at=now)
 
     @classmethod
     def of_row(cls, row: Row[Any]) -> Self:
-        """The holder that a row of the table describes."""
+        """The holder in a row of the table."""
         pid = row.pid if 0 < row.pid < _MOST_PROCESSES else 0
         return cls(row.holder, row.host, pid, row.started, row.since, row.renewed_at)
 
     def on_this_kernel(self) -> bool:
-        """Whether the process runs, or ran, under the same boot of the same machine, in whatever container."""
+        """Whether the process runs or ran on this machine since its last boot, in any container."""
         here = _surroundings()
         if here is None or not self.started:
             return self.host == socket.gethostname()
         return self.started.split(" ")[0] == here[0]
 
     def process_state(self) -> Literal["alive", "ended", "unknown"]:
-        """Whether the process runs, as far as that can be seen from this one."""
+        """Whether the process is alive, as far as this process can see."""
         if self.host != socket.gethostname():
             return "unknown"
         if not self.started:
@@ -95,17 +96,17 @@ class Holder:
 
 @dataclass(slots=True)
 class SqlLeases:
-    """The table `lease`, of one row at most."""
+    """The table `lease`, which has at most one row."""
 
     transaction: Transaction
 
     async def get(self) -> Holder | None:
-        """Who holds it, alive or not."""
+        """The holder, alive or not."""
         row = await self.transaction.first(_GET_LEASE, {})
         return None if row is None else Holder.of_row(row)
 
     async def put(self, holder: Holder) -> None:
-        """It is `holder`'s from now on."""
+        """Make `holder` the holder."""
         await self.transaction.defer(
             _PUT_LEASE,
             {
@@ -120,7 +121,7 @@ class SqlLeases:
         )
 
     async def remove(self, token: str) -> None:
-        """The holder of `token` gives it back."""
+        """Remove the row, if the holder has this token."""
         await self.transaction.defer(_REMOVE_LEASE, {"token": token})
 
 
@@ -145,7 +146,7 @@ def _exists(pid: int) -> bool:
 
 
 def _surroundings() -> tuple[str, str] | None:
-    """This boot of the machine and this PID namespace; None where the system does not tell (not Linux)."""
+    """The machine's boot ID and our PID namespace. None if the system has no such things (not Linux)."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
         # "pid:[4026531836]": namespaces(7)
@@ -155,71 +156,70 @@ def _surroundings() -> tuple[str, str] | None:
 
 
 def _started(pid: int) -> str:
-    """`Holder.started` of a process that runs; empty if it does not, or the system does not tell."""
+    """`Holder.started` of a running process. Empty if it does not run, or if the system does not know."""
     here = _surroundings()
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ""
-    fields = stat.rpartition(")")[2].split()  # the name before it may hold anything; field 3 is the first after it
+    fields = stat.rpartition(")")[2].split()  # the name in front may contain anything; then comes field 3
     if here is None or fields[0] in _ENDED_STATES:
         return ""
     return f"{here[0]} {here[1]} {fields[19]}"  # field 22: start time in ticks since boot
 
 
+@dataclass(slots=True, kw_only=True)
 class Lease:
     """The right to write and to send."""
 
-    def __init__(self, store: SqlStore, clock: Clock, lock: LockFile, holder: Holder) -> None:
-        self._store = store
-        self._clock = clock
-        self._lock = lock
-        self._holder = holder
-        self._renewed = clock.monotonic()
+    store: SqlStore
+    clock: Clock
+    lock: LockFile
+    # This process.
+    holder: Holder
+    _renewed: float = field(init=False)
 
-    @property
-    def holder(self) -> Holder:
-        """Who: this process."""
-        return self._holder
+    def __post_init__(self) -> None:
+        self._renewed = self.clock.monotonic()
 
     def valid(self) -> bool:
-        """Whether nobody else can have taken the lease yet, as far as the clock tells. No I/O."""
-        return self._clock.monotonic() - self._renewed < LENGTH.total_seconds()
+        """Whether the lease is certainly still ours, by the monotonic clock. No I/O."""
+        return self.clock.monotonic() - self._renewed < LENGTH.total_seconds()
 
     async def keep(self) -> None:
-        """Look after it for ever; `hold` runs it. Raises `StoreHeld` when the lease was lost. Writes nothing.
+        """Renew the lease until cancelled; `hold` runs this. Raises `StoreHeld` when the lease is lost.
 
-        Goes on while the store is unavailable: nobody else can take the lease then.
+        Writes nothing to the store. Continues while the store is unavailable: nobody else can take the lease then.
         """
         while True:
-            await self._clock.sleep(RENEW_EVERY)
+            await self.clock.sleep(RENEW_EVERY)
             try:
-                asked = self._clock.monotonic()
-                async with self._store.write() as unit:
-                    await SqlLeases(unit.transaction).get()  # the transaction begins with the fence
-                with translated(self._lock.path):
-                    self._lock.beat(self._holder.token)
+                asked = self.clock.monotonic()
+                async with self.store.write() as unit:
+                    await SqlLeases(unit.transaction).get()  # every write transaction begins with the fence
+                with translated(self.lock.path):
+                    self.lock.beat(self.holder.token)
                 self._renewed = asked
             except StoreUnavailable as error:
                 _log.warning("lease_not_renewed", reason=str(error))
 
     def fence(self, connection: sqlite3.Connection) -> None:
-        """Raise `StoreHeld` unless the lease is ours. A first step of write transactions."""
+        """Raise `StoreHeld` unless the lease is ours. One of the first steps of each write transaction."""
         row = connection.execute("SELECT holder, host, pid FROM lease").fetchone()
-        if row is None or row[0] != self._holder.token:
+        if row is None or row[0] != self.holder.token:
             now = "nobody has it" if row is None else f"process {row[2]} on {row[1]} has it"
-            raise StoreHeld(self._store.path, f"this daemon has lost its lease; {now}", "run one daemon only")
+            raise StoreHeld(self.store.path, f"this daemon has lost its lease; {now}", "run one daemon only")
 
 
 @asynccontextmanager
 async def hold(store: SqlStore, clock: Clock) -> AsyncIterator[Lease]:
-    """Acquire the lease, renew it while the block runs, and give it back when it ends. Raises `StoreHeld`.
+    """Take the lease, renew it while the block runs, and give it back at the end. Raises `StoreHeld`.
 
-    When the lease is lost, the block is cancelled and `StoreHeld` raised.
+    If the lease is lost meanwhile, the block is cancelled and `StoreHeld` is raised.
     """
     with LockFile(store.path) as lock:
         store.fence(None)
-        lease = Lease(store, clock, lock, await _acquire(store, clock, lock))
+        lease = Lease(store=store, clock=clock, lock=lock, holder=await _acquire(store, clock, lock))
         store.fence(lease.fence)
         keeping = asyncio.create_task(lease.keep(), name="lease")
         try:
@@ -233,15 +233,15 @@ async def hold(store: SqlStore, clock: Clock) -> AsyncIterator[Lease]:
 
 @asynccontextmanager
 async def _cancelled_by(keeper: asyncio.Task[None]) -> AsyncIterator[None]:
-    """Cancel the block when `keeper` fails, and raise its error; as `asyncio.timeout` does with the time."""
+    """Cancel the block when `keeper` fails, and raise its error, as `asyncio.timeout` raises `TimeoutError`."""
     owner = asyncio.current_task()
     if owner is None:
-        raise RuntimeError("a lease is held by a task")
+        raise RuntimeError("only a task can hold a lease")
     before = owner.cancelling()
     inside = True
 
     def failed(task: asyncio.Task[None]) -> None:
-        # The loop may have taken note of this call before the block ended.
+        # The loop may have scheduled this call before the block ended.
         if inside and not task.cancelled() and task.exception() is not None:
             owner.cancel()
 
@@ -258,7 +258,7 @@ async def _cancelled_by(keeper: asyncio.Task[None]) -> AsyncIterator[None]:
 
 
 class Watch:
-    """Judges the holder of a lease, look by look."""
+    """Finds out, in several looks, whether the holder of a lease is alive."""
 
     def __init__(self, lock: LockFile, monotonic: Callable[[], float]) -> None:
         self._lock = lock
@@ -268,15 +268,15 @@ class Watch:
         self._refused = 0
 
     def look(self, holder: Holder | None) -> Literal["free", "held", "wait"]:
-        """Whether the lease can be taken; `wait`: look again in a second. Takes the lock. Raises `OSError`."""
+        """Whether the lease can be taken. `wait`: look again in a second. Takes the lock. Raises `OSError`."""
         locked = self._lock.take()
         state = "ended" if holder is None else holder.process_state()
         if state == "alive":
             return "held"
         if not locked:
-            # Whoever locks it without being known as the holder is just starting, migrates, or asks for the status.
+            # A process without a row holds the lock: it is starting, migrating, or asking for the status.
             self._refused += 1
-            return "wait" if self._refused < (2 if state == "unknown" else _PATIENCE) else "held"
+            return "wait" if self._refused < (2 if state == "unknown" else _MOST_LOOKS) else "held"
         if holder is None or state == "ended":
             return "free"
         if holder.on_this_kernel() and self._lock.signed_by(holder.token):
@@ -291,7 +291,7 @@ class Watch:
 
 
 def watch_holder(connection: Connection, path: Path, watch: Watch) -> bool:
-    """Whether no daemon runs on this store; False: look again in a second. Raises `StoreHeld`. For migrations."""
+    """Whether no daemon uses the store. False: look again in a second. Raises `StoreHeld`. For migrations."""
     row = None
     if inspect(connection).has_table(lease_table.name):
         row = connection.execute(select(lease_table)).first()
@@ -310,7 +310,7 @@ def held(path: Path, holder: Holder | None) -> StoreHeld:
 
 
 def is_running(holder: Holder | None, path: Path) -> bool:
-    """Whether a daemon runs on the store at `path`, as far as can be known at once."""
+    """Whether a daemon runs on the store at `path`, as far as one look can tell."""
     lock = LockFile(path)
     if holder is None:
         return False
@@ -321,7 +321,7 @@ def is_running(holder: Holder | None, path: Path) -> bool:
 
 
 def last_seen(path: Path) -> datetime | None:
-    """When the holder of the store at `path` last showed that it is there; None if none ever did."""
+    """When a holder of the store at `path` last showed that it was alive. None: never."""
     beat = LockFile(path).last_beat()
     return datetime.fromtimestamp(beat / 1e9, UTC) if beat else None
 

@@ -1,7 +1,7 @@
-"""The file beside the store that its holder keeps locked: the kernel knows whether the holder lives, no clock has to.
+"""The lock file beside the store. Its holder keeps it locked, so the kernel knows whether the holder is alive.
 
-https://man7.org/linux/man-pages/man2/flock.2.html: the lock ends with the process, holds across containers that share
-the directory, and costs no write. For processes on other machines the holder sets the file's time now and then.
+https://man7.org/linux/man-pages/man2/flock.2.html: the lock ends with the process, works between containers that share
+the directory, and costs no write. For processes on other machines the holder also updates the file's time.
 """
 
 import errno
@@ -21,7 +21,7 @@ _UNSUPPORTED = frozenset((errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EI
 
 
 class LockFile:
-    """The lock of one store, seen from one process. `close` gives it back."""
+    """The lock of one store, as one process sees it. `close` releases it."""
 
     def __init__(self, store: Path) -> None:
         self.path = store.with_name(f"{store.name}-lock")
@@ -37,9 +37,9 @@ class LockFile:
         self.close()
 
     def take(self) -> bool:
-        """Lock the file, if no other process of this machine has; True also when it is ours already.
+        """Lock the file, unless another process of this machine has locked it. True if the lock is ours.
 
-        Where the file system knows no locks, everybody gets it: then only `beat` tells. Raises `OSError`.
+        On a file system without locks every process gets True: then only `beat` shows who is alive. Raises `OSError`.
         """
         if self._open is not None:
             return True
@@ -61,13 +61,13 @@ class LockFile:
         return True
 
     def sign(self, token: str) -> None:
-        """Write down which holder of the store locks the file. Raises `OSError`."""
+        """Write the token of the store's holder into the locked file. Raises `OSError`."""
         if self._open is not None and self._works:
             os.ftruncate(self._open, 0)
             os.pwrite(self._open, token.encode(), 0)
 
     def signed_by(self, token: str) -> bool:
-        """Whether that holder of the store locked the file: where it is not locked any more, that one has ended."""
+        """Whether this holder locked the file. If so, and the file is not locked now, the holder has ended."""
         if not self._works:
             return False
         try:
@@ -76,30 +76,30 @@ class LockFile:
             return False
 
     def beat(self, token: str) -> None:
-        """Show that the holder is there; make the file again if somebody removed it. Raises `OSError`."""
+        """Show that the holder is alive. Create the file again if somebody removed it. Raises `OSError`."""
         try:
             os.utime(self.path)
         except FileNotFoundError:
             self.close()
-        # Also where the beat before made the file, and somebody who only looked at it had the lock just then.
+        # Also if the last beat created the file, but another process held the lock for a moment to look at it.
         if self._open is None and self.take():
             self.sign(token)
 
     def last_beat(self) -> int:
-        """Changes with each `beat`."""
+        """A number that changes with each `beat`."""
         try:
             return self.path.stat().st_mtime_ns
         except OSError:
             return 0
 
     def is_taken(self) -> bool:
-        """Whether another process of this machine has the lock; False where that cannot be seen."""
+        """Whether another process of this machine holds the lock. False if that cannot be found out."""
         try:
             descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError:
             return False
         try:
-            # Shared: two who ask do not disturb each other.
+            # A shared lock, so that two processes that ask do not disturb each other.
             fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             return True
@@ -110,7 +110,7 @@ class LockFile:
         return False
 
     def close(self) -> None:
-        """Let go of it. The file stays: whoever removed it would let two processes lock two files of one name."""
+        """Release the lock. The file stays: if it were removed, two processes could lock two files of the same name."""
         if self._open is not None:
             with suppress(OSError):
                 os.close(self._open)

@@ -1,8 +1,8 @@
-"""Makes and changes the tables, with Alembic; the revisions are in `migrations/`.
+"""Creates and changes the tables with Alembic. The revisions are in `migrations/`.
 
-All revisions of one call run in one transaction: the store is afterwards as it was, or as it should be.
-Alembic is imported where something is migrated only: it costs a quarter of a second, and most starts need none of it.
-These functions block; where an event loop runs, call them through `asyncio.to_thread`.
+All revisions of one call run in one transaction: either all of them are applied, or the store stays as it was.
+Alembic is imported only when something is migrated: the import takes a quarter of a second, and most starts need no
+migration. These functions block. Where an event loop runs, call them through `asyncio.to_thread`.
 """
 
 import time
@@ -27,22 +27,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Schema:
-    """What tables a store has. `revision`: its own, None before the first; `head`: what this relay needs."""
+    """Which tables a store has."""
 
     state: Literal["missing", "empty", "outdated", "current", "too_new"]
+    # The store's revision. None: it has no tables yet.
     revision: str | None
+    # The revision that this relay needs.
     head: str
 
 
 def upgrade(url: str) -> Schema:
-    """Make the store if need be and bring it to this relay's revision. Raises `StoreTooNew`, `StoreError`."""
+    """Create the store if it is missing, and bring it to this relay's revision. Raises `StoreTooNew`, `StoreError`."""
     path = database_path(url)
 
     def bring_up(connection: Connection, free: Callable[[], bool]) -> bool:
         schema = _schema(connection)
         _refuse_newer(path, schema)
         if schema.state == "empty" and set(inspect(connection).get_table_names()) - {"alembic_version"}:
-            raise StoreError(path, "it holds somebody else's tables", "name another file in [store] url")
+            raise StoreError(path, "it holds the tables of another program", "set another file in [store] url")
         if schema.state == "current":
             return True
         if not free():
@@ -53,12 +55,12 @@ def upgrade(url: str) -> Schema:
         return True
 
     schema = _migrate(path, bring_up, create=True)
-    keep_private(path)  # not before it is known to be ours
+    keep_private(path)  # only once it is known to be ours
     return schema
 
 
 def downgrade(url: str, revision: str) -> Schema:
-    """Take the store back to `revision` (`base` = no tables). Raises `StoreTooNew`, `StoreError`."""
+    """Downgrade the store to `revision` (`base` = no tables). Raises `StoreTooNew`, `StoreError`."""
     path = database_path(url)
 
     def take_back(connection: Connection, free: Callable[[], bool]) -> bool:
@@ -73,7 +75,7 @@ def downgrade(url: str, revision: str) -> Schema:
         except CommandError as error:
             known = ", ".join(["base", *known_revisions()])
             raise StoreError(path, f"cannot go back to {revision!r}", f"choose one of: {known}") from error
-        except ValueError as refusal:  # a revision that would lose something: why, and what to do
+        except ValueError as refusal:  # a revision that would lose data: the reason and the fix
             match refusal.args:
                 case (str(why), str(remedy)):
                     raise StoreError(path, f"cannot go back to {revision!r}: {why}", remedy) from refusal
@@ -84,7 +86,7 @@ def downgrade(url: str, revision: str) -> Schema:
 
 
 def check(url: str) -> Schema:
-    """How the store stands; changes nothing. Raises `StoreError` when it cannot be read."""
+    """Look at the store without changing it. Raises `StoreError` if it cannot be read."""
     path = database_path(url)
     if not path.exists():
         return Schema("missing", None, known_revisions()[-1])
@@ -93,12 +95,12 @@ def check(url: str) -> Schema:
 
 
 def migration_engine(url: str, *, create: bool) -> Engine:
-    """An engine whose transactions are SQLite's own, so that a failed migration leaves nothing behind."""
+    """An engine that sends BEGIN itself, so that a failed migration is rolled back completely."""
     path = database_path(url)
 
     def open_connection() -> object:
         connection = connect(path, create=create)
-        # A table that is rebuilt is dropped meanwhile: that must not take the rows that refer to it along.
+        # To rebuild a table, Alembic drops it. That must not delete the rows that refer to it.
         connection.execute("PRAGMA foreign_keys = OFF")
         return connection
 
@@ -112,7 +114,7 @@ def migration_engine(url: str, *, create: bool) -> Engine:
 
 
 def migrations_directory() -> Path:
-    """Where the revisions are: inside an installed wheel, or next to the package in a checkout."""
+    """The revisions' directory: inside an installed wheel, or beside the package in a checkout."""
     package = Path(relay.__file__).parent
     for candidate in (package / "_migrations", package.parent / "migrations"):
         if (candidate / "env.py").is_file():
@@ -130,7 +132,7 @@ def known_revisions() -> list[str]:
 
 
 def _migrate(path: Path, work: Callable[[Connection, Callable[[], bool]], bool], *, create: bool) -> Schema:
-    """Do `work` in one transaction, once the function that it is given says that no daemon runs on the store."""
+    """Run `work` in one transaction, when no daemon uses the store: its second argument tells."""
     with LockFile(path) as lock:
         watch = Watch(lock, time.monotonic)
         while True:

@@ -1,10 +1,10 @@
-"""Forgets what is old: messages with their copies, edits and shared copies; dead letters; notices; uploaded pictures;
-and what is kept about channels that no pair has any more.
+"""Deletes what is old: messages with their copies, edits and digests; dead letters; once-only keys; uploaded pictures;
+and what is stored about channels that are in no pair any more.
 
-Steps are small, with pauses between them: what is delivered meanwhile waits for the write lock a few milliseconds at
-most. What to delete is looked for in read transactions, which nobody waits for. A message counts from when anything
-came of it last (an edit, an answer), and nothing goes that is younger than the oldest command that waits: that may be
-about it. Of what lies dead only the messages stay that it is about.
+It works in small steps with pauses, so that deliveries wait for the write lock a few milliseconds at most. It looks for
+old rows in read transactions, for which nobody waits. The age of a message counts from its last edit or answer. A
+message that is younger than the oldest waiting command stays, because the command may be about it. A message also
+stays while a dead letter is about it, because that may be retried.
 """
 
 import asyncio
@@ -29,34 +29,34 @@ from relay.store.unit_of_work import SqlStore
 
 _log = structlog.get_logger(__name__)
 
-_AT_ONCE = 50
-_LOOKED_AT = 500
-"""Rows that are looked at in one read."""
+_DELETED_AT_ONCE = 50
+_READ_AT_ONCE = 500
+"""Rows in one read."""
 
-_MOST_KEPT = 20_000
-"""Messages in use that are looked past before the rest counts as young, too: their IDs rise with time."""
+_MOST_YOUNG = 20_000
+"""After so many messages in a row that are not old, the search ends: later IDs are younger."""
 
 _PAUSE, _LONGEST_PAUSE = 0.05, 5.0  # seconds
 _OTHERS_SHARE = 20
-"""Times as long as a step took the others have before the next one."""
+"""The pause after a step is so many times as long as the step took."""
 
 _MOST_SECONDS_BETWEEN, _LEAST_SECONDS_BETWEEN = 3600.0, 1.0
 _LONGEST_AGE = 50 * 365 * 86400.0  # seconds; the calendar ends somewhere
-_STEP = 60.0
-"""Seconds by which the wall clock may differ from the monotonic one: beyond that it was set."""
+_CLOCK_TOLERANCE = 60.0
+"""If the wall clock differs from the monotonic clock by more seconds, somebody has set it."""
 
-# A column keeps whatever was written into it: what is no number in a damaged row says nothing about its age.
+# A column may hold any type in a damaged row. A value that is not a number says nothing about the row's age.
 _OLDEST_COMMAND = (
     "SELECT queued_at FROM outbox WHERE state = 'waiting' AND typeof(queued_at) = 'integer' ORDER BY id LIMIT 1"
 )
 _NAME = (
     "SELECT c.platform, c.native_id, m.native_id FROM message m JOIN channel c ON c.id = m.channel_id WHERE m.id = ?"
 )
-_LIES_DEAD = (
+_HAS_DEAD_LETTER = (
     "SELECT 1 FROM outbox WHERE state = 'dead' AND source_platform = ? AND source_channel = ? AND source_id = ? LIMIT 1"
 )
-# A batch has the source of its first message only. None dies any more: it is taken apart before.
-_DEAD_BATCHES = (
+# The row of a digest names only its first message. Today a digest is split before it can become a dead letter.
+_DEAD_DIGESTS = (
     "SELECT command FROM outbox WHERE state = 'dead' AND typeof(command) = 'text'"
     """ AND substr(command, 1, 20) = '{"kind":"send_batch"'"""
 )
@@ -72,7 +72,7 @@ _DELETE_SHARED = (
 
 
 _Name = tuple[str, str, str]
-"""A message: its platform, its channel and its ID there."""
+"""A message's platform, channel and ID."""
 
 
 _EMPTY_LANES = (
@@ -93,10 +93,11 @@ _DELETE_NAME = "DELETE FROM notebook WHERE name = ?"
 
 @dataclass(frozen=True, slots=True)
 class _Kind:
-    """Rows that are found by their age alone. `delete` has the key's parameters and then the limit."""
+    """Rows that are found by their age alone."""
 
     name: str
     find: str
+    # Its parameters are those of the key, and then the age.
     delete: str
 
 
@@ -117,46 +118,40 @@ _PICTURES = _Kind(
 )
 
 
+@dataclass(slots=True, kw_only=True)
 class Pruner:
-    """Forgets for as long as it runs. `messages`, `dead_letters`: seconds that they are kept, None for ever.
+    """Deletes what is old for as long as it runs."""
 
-    `discard_undeclared`: forgets some of what has waited since before a moment for pairs that are not declared, and
-    returns how much that was. It is kept for as long as dead letters. `declared`: the channels of all pairs; None: what
-    is kept about channels (their row, their lanes, who has which name there) stays. `forget_counters`: forgets what
-    lanes that are not declared had done before a moment.
-    """
+    store: SqlStore
+    clock: Clock
+    # How many seconds messages are kept. None: for ever.
+    messages: float | None
+    # How many seconds dead letters are kept. None: for ever.
+    dead_letters: float | None
+    # Deletes some entries that have waited since before a moment for pairs that are not declared, and returns how many
+    # there were. They are kept for as long as dead letters.
+    discard_undeclared: Callable[[datetime], Awaitable[int]] | None = None
+    # The channels of all pairs. None: what is stored about channels (their rows, lanes and names) stays.
+    declared: Callable[[], frozenset[ChannelRef]] | None = None
+    # Forgets what was counted before a moment for lanes that are not declared.
+    forget_counters: Callable[[datetime], None] = lambda _: None
 
-    def __init__(
-        self,
-        *,
-        store: SqlStore,
-        clock: Clock,
-        messages: float | None,
-        dead_letters: float | None,
-        discard_undeclared: Callable[[datetime], Awaitable[int]] | None = None,
-        declared: Callable[[], frozenset[ChannelRef]] | None = None,
-        forget_counters: Callable[[datetime], None] = lambda _: None,
-    ) -> None:
-        self._store = store
-        self._clock = clock
-        self._messages = None if messages is None else min(messages, _LONGEST_AGE)
-        self._dead_letters = None if dead_letters is None else min(dead_letters, _LONGEST_AGE)
-        self._discard_undeclared = discard_undeclared
-        self._declared = declared
-        self._forget_counters = forget_counters
+    def __post_init__(self) -> None:
+        self.messages = None if self.messages is None else min(self.messages, _LONGEST_AGE)
+        self.dead_letters = None if self.dead_letters is None else min(self.dead_letters, _LONGEST_AGE)
 
     async def run(self) -> None:
         """Work until cancelled."""
-        ages = [age for age in (self._messages, self._dead_letters) if age is not None]
+        ages = [age for age in (self.messages, self.dead_letters) if age is not None]
         if not ages:
             return
         pause = min(_MOST_SECONDS_BETWEEN, max(_LEAST_SECONDS_BETWEEN, min(ages) / 10))
         while True:
-            now, running = self._clock.now(), self._clock.monotonic()
-            await self._clock.sleep(pause)
-            passed = (self._clock.now() - now).total_seconds()
-            if abs(passed - (self._clock.monotonic() - running)) > _STEP:
-                # Whatever it says now may be taken back in a moment, and what is deleted is gone.
+            now, running = self.clock.now(), self.clock.monotonic()
+            await self.clock.sleep(pause)
+            passed = (self.clock.now() - now).total_seconds()
+            if abs(passed - (self.clock.monotonic() - running)) > _CLOCK_TOLERANCE:
+                # It may be set back in a moment, but a deletion cannot be undone.
                 _log.warning("nothing forgotten: the clock was set", seconds=round(passed))
                 continue
             try:
@@ -167,26 +162,26 @@ class Pruner:
                 _log.exception("nothing forgotten for now")
 
     async def sweep(self) -> None:
-        """Forget everything that is old enough now. Raises `StoreUnavailable`."""
-        now = self._clock.now()
-        if self._dead_letters is not None:
-            at = (now - EPOCH) // MICROSECOND - int(self._dead_letters * 1e6)
+        """Delete everything that is old enough now. Raises `StoreUnavailable`."""
+        now = self.clock.now()
+        if self.dead_letters is not None:
+            at = (now - EPOCH) // MICROSECOND - int(self.dead_letters * 1e6)
             await self._by_age(_DEAD, at)
-            if self._discard_undeclared is not None:
-                while await self._discard_undeclared(now - timedelta(seconds=self._dead_letters)):
-                    await self._clock.sleep(_PAUSE)
-        if self._messages is not None:
-            before = int(now.timestamp() - self._messages)
+            if self.discard_undeclared is not None:
+                while await self.discard_undeclared(now - timedelta(seconds=self.dead_letters)):
+                    await self.clock.sleep(_PAUSE)
+        if self.messages is not None:
+            before = int(now.timestamp() - self.messages)
             for kind in (_NOTICES, _PICTURES):
                 await self._by_age(kind, before)
             await self._old_messages(now, before)
-            if self._declared is not None:
-                await self._channels_without_use(self._declared)
-            self._forget_counters(now - timedelta(seconds=self._messages))
+            if self.declared is not None:
+                await self._channels_without_use(self.declared)
+            self.forget_counters(now - timedelta(seconds=self.messages))
 
     async def _by_age(self, kind: _Kind, before: int) -> None:
         count = 0
-        while keys := await self._read(kind.find, (before, _AT_ONCE)):
+        while keys := await self._read(kind.find, (before, _DELETED_AT_ONCE)):
             rows = [(*key, before) for key in keys]
             await self._write(partial(_delete, kind.delete, rows))
             count += len(rows)
@@ -197,33 +192,33 @@ class Pruner:
         oldest = await self._read(_OLDEST_COMMAND, ())
         if oldest:
             before = min(before, oldest[0][0] // 1_000_000)
-        batches = [row[0] for row in await self._read(_DEAD_BATCHES, ())]
-        dead = await asyncio.to_thread(_sources, batches) if batches else frozenset[_Name]()
+        digests = [row[0] for row in await self._read(_DEAD_DIGESTS, ())]
+        dead = await asyncio.to_thread(_sources, digests) if digests else frozenset[_Name]()
         count, last, kept = 0, 0, 0
-        while kept < _MOST_KEPT:
-            rows = await self._read(_MESSAGES, (last, _LOOKED_AT))
+        while kept < _MOST_YOUNG:
+            rows = await self._read(_MESSAGES, (last, _READ_AT_ONCE))
             old = [key for key, used in rows if used is not None and used < before]
             kept = 0 if old else kept + len(rows)
-            for start in range(0, len(old), _AT_ONCE):
-                some = old[start : start + _AT_ONCE]
+            for start in range(0, len(old), _DELETED_AT_ONCE):
+                some = old[start : start + _DELETED_AT_ONCE]
                 await self._write(partial(_delete_messages, some, before, dead))
                 count += len(some)
-            if len(rows) < _LOOKED_AT:
+            if len(rows) < _READ_AT_ONCE:
                 break
             last = rows[-1][0]
         if count:
-            _log.info("old messages forgotten", count=count, seconds=round((self._clock.now() - now).total_seconds()))
+            _log.info("old messages forgotten", count=count, seconds=round((self.clock.now() - now).total_seconds()))
 
     async def _channels_without_use(self, declared: Callable[[], frozenset[ChannelRef]]) -> None:
-        """Forget channels that no pair has any more, once nothing is left of what was said there."""
+        """Delete channels that are in no pair any more, when no message of theirs is left."""
         kept = {(str(channel.platform), channel.id) for channel in declared()}
         lanes = [key for key, *of in await self._read(_EMPTY_LANES, ()) if not {(of[0], of[1]), (of[2], of[3])} <= kept]
         channels = [(key,) for key, *of in await self._read(_CHANNELS, ()) if tuple(of) not in kept]
         for some in _pieces([(key,) for key in lanes]):
-            async with self._store.write() as unit:
-                self._store.forget_lanes()
+            async with self.store.write() as unit:
+                self.store.forget_lanes()
                 await unit.transaction.run(partial(_delete, _DELETE_LANE, some))
-            await self._clock.sleep(_PAUSE)
+            await self.clock.sleep(_PAUSE)
         for some in _pieces(channels):
             await self._write(partial(_delete, _DELETE_CHANNEL, some))
         known = kept | {tuple(of) for _, *of in await self._read(_CHANNELS, ())}
@@ -232,30 +227,30 @@ class Pruner:
             await self._write(partial(_delete, _DELETE_NAME, some))
 
     async def _read(self, sql: str, values: Sequence[int]) -> list[Any]:
-        async with self._store.read() as unit:
+        async with self.store.read() as unit:
             return await unit.transaction.run(lambda connection: connection.execute(sql, values).fetchall())
 
     async def _write(self, step: Step) -> None:
-        began = self._clock.monotonic()
-        async with self._store.write() as unit:
+        began = self.clock.monotonic()
+        async with self.store.write() as unit:
             await unit.transaction.run(step)
-        # The others have most of the time, also where the disk is slow or much waits for it.
-        taken = self._clock.monotonic() - began
-        await self._clock.sleep(min(_LONGEST_PAUSE, max(_PAUSE, _OTHERS_SHARE * taken)))
+        # Leave most of the time to others, also if the disk is slow or busy.
+        taken = self.clock.monotonic() - began
+        await self.clock.sleep(min(_LONGEST_PAUSE, max(_PAUSE, _OTHERS_SHARE * taken)))
 
 
 def _pieces(rows: Sequence[Sequence[object]]) -> Iterator[Sequence[Sequence[object]]]:
-    return (rows[start : start + _AT_ONCE] for start in range(0, len(rows), _AT_ONCE))
+    return (rows[start : start + _DELETED_AT_ONCE] for start in range(0, len(rows), _DELETED_AT_ONCE))
 
 
 def _delete(statement: str, rows: Sequence[Sequence[object]], connection: sqlite3.Connection) -> None:
     connection.executemany(statement, rows)
 
 
-def _sources(batches: Sequence[str]) -> frozenset[_Name]:
-    """The messages that batches are made of; one that cannot be read sends nothing when it is retried."""
+def _sources(digests: Sequence[str]) -> frozenset[_Name]:
+    """The messages in digests. A digest that cannot be read is skipped: a retry of it would send nothing."""
     found: set[_Name] = set()
-    for payload in batches:
+    for payload in digests:
         with suppress(ValueError):
             command = codec.decode(payload)
             if isinstance(command, Digest):
@@ -265,20 +260,20 @@ def _sources(batches: Sequence[str]) -> frozenset[_Name]:
 
 
 def _delete_messages(
-    ids: Sequence[int], before: int, in_batches: frozenset[_Name], connection: sqlite3.Connection
+    ids: Sequence[int], before: int, in_digests: frozenset[_Name], connection: sqlite3.Connection
 ) -> None:
-    ids = [one for one in ids if not _lies_dead(one, in_batches, connection)]
+    ids = [one for one in ids if not _has_dead_letter(one, in_digests, connection)]
     shared = {row for one in ids for row in connection.execute(_SHARED, (one,))}
-    # Copies and edits go along: ON DELETE CASCADE.
+    # Copies and edits are deleted with them: ON DELETE CASCADE.
     connection.executemany("DELETE FROM message WHERE id = ? AND used < ?", [(one, before) for one in ids])
     connection.executemany(_DELETE_SHARED, sorted(shared, key=repr))
 
 
-def _lies_dead(message: int, in_batches: frozenset[_Name], connection: sqlite3.Connection) -> bool:
-    """Whether a dead letter is about the message: it may be retried."""
+def _has_dead_letter(message: int, in_digests: frozenset[_Name], connection: sqlite3.Connection) -> bool:
+    """Whether a dead letter is about the message. It may be retried."""
     found = connection.execute(_NAME, (message,)).fetchone()
     if found is None:
         return False
     platform, channel, native = found
     name = (platform, channel, unpacked(native))
-    return name in in_batches or connection.execute(_LIES_DEAD, name).fetchone() is not None
+    return name in in_digests or connection.execute(_HAS_DEAD_LETTER, name).fetchone() is not None

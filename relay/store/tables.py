@@ -1,4 +1,4 @@
-"""The tables. `migrations/` makes them; a test holds the two together."""
+"""The tables. `migrations/` creates them; a test compares the two."""
 
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Callable
@@ -31,17 +31,17 @@ from sqlalchemy.types import TypeDecorator, UserDefinedType
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
-_LAST_MOMENT = (datetime(9999, 12, 30, tzinfo=UTC) - EPOCH) // MICROSECOND  # in every zone
+_LAST_MOMENT = (datetime(9999, 12, 30, tzinfo=UTC) - EPOCH) // MICROSECOND  # in every time zone
 _HASH_LENGTH = 44
 
 SECONDS_NOW = "CAST(strftime('%s', 'now') AS INTEGER)"
-"""Whole seconds since 1970: when something was used last, as far as pruning wants to know."""
+"""AnyInteger seconds since 1970. Pruning compares with it when something was used last."""
 
 
-class Moment(TypeDecorator[datetime]):
-    """A moment as whole microseconds since 1970 in UTC: exact, sorted, and never without its zone.
+class Timestamp(TypeDecorator[datetime]):
+    """A moment as whole microseconds since 1970 in UTC: exact, sortable, and always with its time zone.
 
-    SQLite's own date type drops the zone. A damaged one reads as 1970.
+    SQLAlchemy's date type for SQLite drops the zone. A damaged value is read as 1970.
     """
 
     impl = BigInteger
@@ -64,8 +64,8 @@ class Moment(TypeDecorator[datetime]):
         return EPOCH + timedelta(microseconds=value)
 
 
-class Words(TypeDecorator[str]):
-    """Text. Whatever else a damaged row holds in its place reads as text, too."""
+class AnyText(TypeDecorator[str]):
+    """Text. Any other value, in a damaged row, is also read as text."""
 
     impl = Text
     cache_ok = True
@@ -77,8 +77,8 @@ class Words(TypeDecorator[str]):
         return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
 
-class Whole(TypeDecorator[int]):
-    """A whole number. A damaged one reads as 0."""
+class AnyInteger(TypeDecorator[int]):
+    """A whole number. Any other value, in a damaged row, is read as 0."""
 
     impl = Integer
     cache_ok = True
@@ -89,7 +89,7 @@ class Whole(TypeDecorator[int]):
 
 
 def packed(native_id: str) -> int | bytes | str:
-    """A platform's ID in few bytes: a plain number as one, an event ID that is a hash as its 32 bytes."""
+    """A platform's ID in few bytes: an ID of digits as a number, an event ID that is a hash as its 32 bytes."""
     if native_id.isascii() and native_id.isdigit() and len(native_id) < 20:
         number = int(native_id)
         if str(number) == native_id and number < 2**63:
@@ -103,17 +103,17 @@ def packed(native_id: str) -> int | bytes | str:
 
 
 def unpacked(value: int | bytes | str) -> str:
-    """The ID that `packed` made this of."""
+    """The ID that `packed` was given."""
     return f"${urlsafe_b64encode(value).decode().rstrip('=')}" if isinstance(value, bytes) else str(value)
 
 
-class Native(UserDefinedType[str]):
-    """A platform's ID, `packed`: https://spec.matrix.org/latest/appendices/#event-ids. The column keeps any type."""
+class NativeId(UserDefinedType[str]):
+    """A platform's ID, `packed`: https://spec.matrix.org/latest/appendices/#event-ids. The column accepts any type."""
 
     cache_ok = True
 
     def get_col_spec(self, **_: Any) -> str:
-        """The one type that SQLite converts nothing for."""
+        """The only column type for which SQLite converts no values."""
         return "BLOB"
 
     def bind_processor(self, dialect: Dialect) -> Callable[[str | None], int | bytes | str | None]:
@@ -126,11 +126,11 @@ class Native(UserDefinedType[str]):
 
 
 LATE_FILE_WAITS = """state = 'waiting' AND substr(command, 1, 19) = '{"kind":"late_file"'"""
-"""Of a row of the outbox: a file that follows its message. They are few among many."""
+"""The condition for the outbox rows of files that follow their message. There are few of them."""
 
 
 class EntryState(StrEnum):
-    """What becomes of a row of the outbox. A command that was carried out has no row."""
+    """The state of a row of the outbox. A command that was delivered has no row any more."""
 
     WAITING = "waiting"
     DEAD = "dead"
@@ -150,15 +150,15 @@ channel = Table(
     "channel",
     metadata,
     Column("id", Integer, primary_key=True),
-    Column("platform", Words, nullable=False),
-    Column("native_id", Words, nullable=False),
-    Column("last_copy", Native),  # the copy that was recorded last, also after it was forgotten
+    Column("platform", AnyText, nullable=False),
+    Column("native_id", AnyText, nullable=False),
+    Column("last_copy", NativeId),  # the copy that was recorded last, even if it was deleted since
     UniqueConstraint("platform", "native_id"),
 )
 
 
 def channel_id(prefix: str = "") -> ScalarSelect[int]:
-    """The number of a channel, in a statement: that of the parameters `<prefix>platform` and `<prefix>channel`."""
+    """A subquery for the ID of the channel in the parameters `<prefix>platform` and `<prefix>channel`."""
     return (
         select(channel.c.id)
         .where(
@@ -169,21 +169,20 @@ def channel_id(prefix: str = "") -> ScalarSelect[int]:
     )
 
 
-# The map: 250 bytes a message, indexes included (tests/benchmarks/map_lookup.py).
+# The message map takes 250 bytes a message, with its indexes (tests/benchmarks/map_lookup.py).
 message = Table(
     "message",
     metadata,
-    Column("id", Integer, primary_key=True),  # rises: the order in which messages were routed
+    Column("id", Integer, primary_key=True),  # rises in the order in which messages were routed
     Column("channel_id", Integer, nullable=False),
-    Column("native_id", Native, nullable=False),
-    Column("author", Native, nullable=False),
-    Column("created_at", Moment, nullable=False),
-    Column("edited_at", Moment),
-    Column("reply_to", Native),  # in the same channel
+    Column("native_id", NativeId, nullable=False),
+    Column("author", NativeId, nullable=False),
+    Column("created_at", Timestamp, nullable=False),
+    Column("edited_at", Timestamp),
+    Column("reply_to", NativeId),  # in the same channel
     Column("deleted", Boolean, nullable=False, server_default=text("0")),
-    Column(
-        "used", Integer, nullable=False, server_default=text("0")
-    ),  # seconds since 1970, when last anything came of it
+    # When it was last edited, answered or routed, in seconds since 1970.
+    Column("used", Integer, nullable=False, server_default=text("0")),
     Column("left_out", Boolean, nullable=False, server_default=text("0")),
     UniqueConstraint("channel_id", "native_id"),
     Index("ix_message_standing", "channel_id", sqlite_where=text("deleted = 0")),
@@ -198,7 +197,7 @@ message_copy = Table(
     Column("part", Integer, primary_key=True),
     # 0: it stands. Else: the first, second … copy of its part that was posted again elsewhere and must be deleted.
     Column("superseded", Integer, primary_key=True, server_default=text("0")),
-    Column("native_id", Native, nullable=False),
+    Column("native_id", NativeId, nullable=False),
     Index(None, "channel_id", "native_id"),  # not unique: several originals may share one copy
     sqlite_with_rowid=False,
 )
@@ -207,7 +206,7 @@ message_edit = Table(
     "message_edit",
     metadata,
     Column("channel_id", Integer, primary_key=True),
-    Column("native_id", Native, primary_key=True),
+    Column("native_id", NativeId, primary_key=True),
     Column("message_id", Integer, ForeignKey("message.id", ondelete="CASCADE"), nullable=False),
     Index(None, "message_id"),
     sqlite_with_rowid=False,
@@ -217,14 +216,14 @@ lane = Table(
     "lane",
     metadata,
     Column("id", Integer, primary_key=True),
-    Column("source_platform", Words, nullable=False),
-    Column("source_channel", Words, nullable=False),
-    Column("destination_platform", Words, nullable=False),
-    Column("destination_channel", Words, nullable=False),
-    Column("pair", Words),  # what its pair was called when it was last declared
-    Column("last_copy", Native),  # recorded last for one of its messages, or in its channel before the lane was made
-    Column("waiting", Whole, nullable=False, server_default=text("0")),  # kept by the triggers below
-    Column("dead", Whole, nullable=False, server_default=text("0")),
+    Column("source_platform", AnyText, nullable=False),
+    Column("source_channel", AnyText, nullable=False),
+    Column("destination_platform", AnyText, nullable=False),
+    Column("destination_channel", AnyText, nullable=False),
+    Column("pair", AnyText),  # the name of its pair when that was last declared
+    Column("last_copy", NativeId),  # recorded last for one of its messages; at first, the last one of its channel
+    Column("waiting", AnyInteger, nullable=False, server_default=text("0")),  # kept by the triggers below
+    Column("dead", AnyInteger, nullable=False, server_default=text("0")),
     UniqueConstraint("source_platform", "source_channel", "destination_platform", "destination_channel"),
 )
 
@@ -233,15 +232,15 @@ outbox = Table(
     metadata,
     Column("id", Integer, primary_key=True),
     Column("lane_id", Integer, ForeignKey("lane.id"), nullable=False),
-    Column("position", Whole, nullable=False),  # within its lane
-    Column("state", Words, nullable=False),
-    Column("queued_at", Moment, nullable=False),
-    Column("source_platform", Words),  # of the message that the command is about
-    Column("source_channel", Words),
-    Column("source_id", Words),
-    Column("reason", Words),
-    Column("died_at", Moment),
-    Column("command", Words, nullable=False),  # last: what is read without it does not touch its pages
+    Column("position", AnyInteger, nullable=False),  # within its lane
+    Column("state", AnyText, nullable=False),
+    Column("queued_at", Timestamp, nullable=False),
+    Column("source_platform", AnyText),  # of the message that the command is about
+    Column("source_channel", AnyText),
+    Column("source_id", AnyText),
+    Column("reason", AnyText),
+    Column("died_at", Timestamp),
+    Column("command", AnyText, nullable=False),  # the last column: reading the others does not touch its pages
     CheckConstraint("state IN ('waiting', 'dead')", name="state"),
     Index(None, "lane_id", "state", "position"),
     Index(
@@ -261,7 +260,7 @@ outbox = Table(
     sqlite_autoincrement=True,  # delivery keys come from the ID: it must never be used again
 )
 
-# How much is in a lane is asked each second, and counting a million rows takes longer than that.
+# The counts of each lane are read every second. Counting a million rows would take longer than that.
 _COUNTS = (
     """
     CREATE TRIGGER outbox_row_came AFTER INSERT ON outbox BEGIN
@@ -291,18 +290,18 @@ batch = Table(
     "batch",
     metadata,
     Column("channel_id", Integer, primary_key=True),
-    Column("native_id", Native, primary_key=True),
-    Column("command", Words, nullable=False),
+    Column("native_id", NativeId, primary_key=True),
+    Column("command", AnyText, nullable=False),
     sqlite_with_rowid=False,
 )
 
 media_cache = Table(
     "media_cache",
     metadata,
-    Column("platform", Words, primary_key=True),
-    Column("locator", Words, primary_key=True),
-    Column("copy_platform", Words, primary_key=True),
-    Column("copy_locator", Words, nullable=False),
+    Column("platform", AnyText, primary_key=True),
+    Column("locator", AnyText, primary_key=True),
+    Column("copy_platform", AnyText, primary_key=True),
+    Column("copy_locator", AnyText, nullable=False),
     Column("used", Integer, nullable=False, server_default=text("0")),
     sqlite_with_rowid=False,
 )
@@ -310,27 +309,27 @@ media_cache = Table(
 cursor = Table(
     "cursor",
     metadata,
-    Column("platform", Words, primary_key=True),
-    Column("stream", Words, primary_key=True),
-    Column("position", Words, nullable=False),
+    Column("platform", AnyText, primary_key=True),
+    Column("stream", AnyText, primary_key=True),
+    Column("position", AnyText, nullable=False),
     sqlite_with_rowid=False,
 )
 
 address = Table(
     "address",
     metadata,
-    Column("platform", Words, primary_key=True),
-    Column("value", Words, primary_key=True),  # as the operator wrote it
-    Column("channel", Words, nullable=False),  # on the same platform
+    Column("platform", AnyText, primary_key=True),
+    Column("value", AnyText, primary_key=True),  # as the operator wrote it
+    Column("channel", AnyText, nullable=False),  # on the same platform
     sqlite_with_rowid=False,
 )
 
 notice = Table(
     "notice",
     metadata,
-    Column("platform", Words, primary_key=True),
-    Column("key", Words, primary_key=True),
-    Column("channel", Words, primary_key=True),
+    Column("platform", AnyText, primary_key=True),
+    Column("key", AnyText, primary_key=True),
+    Column("channel", AnyText, primary_key=True),
     Column("used", Integer, nullable=False, server_default=text("0")),
     sqlite_with_rowid=False,
 )
@@ -338,25 +337,25 @@ notice = Table(
 notebook = Table(
     "notebook",
     metadata,
-    Column("name", Words, primary_key=True),
-    Column("value", Words, nullable=False),
+    Column("name", AnyText, primary_key=True),
+    Column("value", AnyText, nullable=False),
 )
 
 store = Table(
     "store",
     metadata,
-    Column("id", Words, primary_key=True),
+    Column("id", AnyText, primary_key=True),
 )
 
 lease = Table(
     "lease",
     metadata,
     Column("slot", Integer, primary_key=True),  # always 1: there is one lease
-    Column("holder", Words, nullable=False),
-    Column("host", Words, nullable=False),
-    Column("pid", Whole, nullable=False),
-    Column("started", Words, nullable=False),
-    Column("since", Moment, nullable=False),
-    Column("renewed_at", Moment, nullable=False),
+    Column("holder", AnyText, nullable=False),
+    Column("host", AnyText, nullable=False),
+    Column("pid", AnyInteger, nullable=False),
+    Column("started", AnyText, nullable=False),
+    Column("since", Timestamp, nullable=False),
+    Column("renewed_at", Timestamp, nullable=False),
     CheckConstraint("slot = 1", name="slot"),
 )

@@ -1,4 +1,4 @@
-"""The store: transactions and their repositories."""
+"""The store: transactions, each with its repositories."""
 
 import secrets
 from collections.abc import AsyncIterator
@@ -42,7 +42,7 @@ _PUT_ID = insert(store_table).values(id=bindparam("id")).inline()
 
 
 class SqlUnitOfWork:
-    """`core.storage.UnitOfWork` on one connection. `lanes`: those that are known to have a row."""
+    """`core.storage.UnitOfWork`. `lanes`: the lanes that are known to have a row."""
 
     def __init__(self, transaction: SqliteTransaction, lanes: set[LaneKey]) -> None:
         self.transaction = transaction
@@ -59,7 +59,7 @@ class SqlUnitOfWork:
 class SqlStore:
     """`core.storage.Store` on one SQLite file: one connection that writes, a few that read.
 
-    Made by `open_store`, ended by `close`.
+    `open_store` opens it, and `close` closes it.
     """
 
     def __init__(self, path: Path, busy_timeout: float = BUSY_TIMEOUT) -> None:
@@ -71,13 +71,13 @@ class SqlStore:
 
     @property
     def id(self) -> str:
-        """Six characters that tell this store from every other."""
+        """Six characters that identify this store."""
         return self._id
 
     def fence(self, check: Step | None) -> None:
-        """From now on every write transaction begins with `check`, on the connection's thread; None ends that.
+        """Begin every later write transaction with `check`, on the connection's thread. None: no longer.
 
-        It raises when this process may not write any more (`lease.py`).
+        `check` raises if this process may not write any more (`lease.py`).
         """
         self._writer.fence = check
 
@@ -97,27 +97,27 @@ class SqlStore:
             yield SqlUnitOfWork(transaction, set())
 
     def forget_lanes(self) -> None:
-        """Some have no row any more. Call it in the transaction that deletes them: the next one makes them again."""
+        """Forget which lanes have a row. For a transaction that deletes lanes: later ones make the rows again."""
         self._lanes = set()
 
     async def close(self) -> None:
-        """Close every connection, once the transactions under way have ended."""
+        """Close every connection when the running transactions have ended."""
         await self._writer.close()
         await self._readers.dispose()
 
     async def _replaced(self) -> None:
-        """The store's name stands for another file."""
+        """There is another file under the store's name: forget what was known of the old one."""
         self._lanes = set()
         await self._readers.dispose()
 
     async def load_id(self) -> None:
-        """Read the store's ID; make one up for a new store. Writes only then: a daemon may be at work on it."""
+        """Read the store's ID, or create it for a new store. Writes nothing else: a daemon may be using the store."""
         async with self._readers.transaction() as transaction:
-            known = _readable(await transaction.first(_GET_ID, {}))
+            known = _valid_id(await transaction.first(_GET_ID, {}))
         if not known:
             async with self._writer.transaction() as transaction:
                 row = await transaction.first(_GET_ID, {})
-                known = _readable(row)  # somebody else may just have made it up
+                known = _valid_id(row)  # another process may have created it just now
                 if not known:
                     if row is not None:
                         found = str(row.id)[:100]
@@ -128,13 +128,13 @@ class SqlStore:
         self._id = known
 
     async def recount(self) -> None:
-        """Count again what is in the lanes, for a row may be damaged. With the lease: nobody else writes meanwhile."""
+        """Count the entries of all lanes again, in case a row is damaged. Needs the lease: nobody else may write."""
         async with self._readers.transaction() as transaction:
             lanes = await transaction.all(_COUNT, {})
             entries = await transaction.first(_ENTRIES, {})
         wrong = [lane for lane in lanes if (lane.waiting, lane.dead) != (lane.true_waiting, lane.true_dead)]
         if wrong:
-            # What waits in a lane that counts nothing would never be looked at.
+            # Entries of a lane whose count is 0 would never be read.
             async with self._writer.transaction() as transaction:
                 for lane in wrong:
                     counts = {"id": lane.id, "waiting": lane.true_waiting, "dead": lane.true_dead}
@@ -145,17 +145,17 @@ class SqlStore:
             _log.error("some entries of the outbox belong to no lane: nobody knows where to", entries=without)
 
 
-def _readable(row: Row[Any] | None) -> str:
-    """The ID in a row; empty if there is none, or it cannot be one."""
+def _valid_id(row: Row[Any] | None) -> str:
+    """The ID in a row. Empty if there is no row, or if its value cannot be an ID."""
     known = "" if row is None else str(row.id)
     return known if len(known) == _ID_LENGTH and set(known) <= set(_ID_ALPHABET) else ""
 
 
 async def open_store(url: str, *, busy_timeout: float = BUSY_TIMEOUT) -> SqlStore:
-    """Open the store that `url` (`sqlite:///relay.db`) names; it must exist and be migrated (`store.migrate`).
+    """Open the store at `url` (`sqlite:///relay.db`). It must exist and be migrated (`store.migrate`).
 
     `busy_timeout`: seconds to wait for another process's transaction before the store counts as locked. Raises
-    `StoreError` when it cannot be used.
+    `StoreError` if the store cannot be used.
     """
     store = SqlStore(database_path(url), busy_timeout)
     try:

@@ -139,7 +139,7 @@ def test_somebody_elses_database_is_left_alone(tmp_path: Path) -> None:
     connection.execute("CREATE TABLE recipe (name TEXT)")
     connection.close()
     url = f"sqlite:///{tmp_path / 'relay.db'}"
-    with pytest.raises(StoreError, match="somebody else's tables; name another file"):
+    with pytest.raises(StoreError, match="the tables of another program; set another file"):
         upgrade(url)
     assert list(tables(url)) == ["recipe"]
 

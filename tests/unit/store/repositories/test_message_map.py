@@ -16,7 +16,7 @@ from relay.domain.ids import ChannelRef, MessageRef, Platform, UserRef
 from relay.domain.pair import LaneKey
 from relay.store.repositories import message_map, outbox
 from relay.store.sqlite.engine import connect
-from relay.store.tables import Moment, packed, unpacked
+from relay.store.tables import Timestamp, packed, unpacked
 from relay.store.unit_of_work import SqlStore
 from tests.benchmarks.map_lookup import fill
 
@@ -177,7 +177,7 @@ def test_nothing_goes_through_the_whole_outbox(store: SqlStore, name: str) -> No
 
 
 def test_moments_are_exact_and_never_naive() -> None:
-    moment = Moment()
+    moment = Timestamp()
     exact = datetime(2026, 3, 1, 12, 0, 0, 1, tzinfo=UTC)
     stored = moment.process_bind_param(exact, dialect())
     assert moment.process_result_value(stored, dialect()) == exact
