@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from functools import partial
 
-from relay.adapters.discord.outbound import body as wording
+from relay.adapters.discord.outbound.body import measure
 from relay.adapters.matrix.inbound.events import convert
 from relay.adapters.matrix.outbound import compose
 from relay.adapters.matrix.rooms.state import RoomState
@@ -74,7 +74,7 @@ async def from_matrix(said: dict[str, object], conversions: Conversions) -> list
     found = await conversions.run(weight(said["content"]), convert, said, state, ME)
     step()
     if isinstance(found, MessageCreated):
-        await cross(found, conversions, step, TO_DISCORD, wording.measure)
+        await cross(found, conversions, step, TO_DISCORD, measure)
     return step
 
 

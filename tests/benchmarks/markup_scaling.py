@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 
 from relay.adapters.discord import markup as discord
-from relay.adapters.discord.outbound import body as wording
+from relay.adapters.discord.outbound import body
 from relay.adapters.matrix import markup as matrix
 from relay.core.convert.degrade import Dropped, degrade
 from relay.domain.capabilities import Capabilities
@@ -67,7 +67,7 @@ FAMILIES: dict[str, tuple[str, str, str]] = {
     "long caption": (f"<table><caption>{'a ' * 450}</caption>", "<tr><td>b", ""),
 }
 ADA = Author(UserRef(Platform.MATRIX, "@ada:example.org"), "Ada")
-TO_DISCORD = Capabilities(wording.TEXT_LENGTH, False, 10, 10 << 20, 25 << 20)
+TO_DISCORD = Capabilities(body.TEXT_LENGTH, False, 10, 10 << 20, 25 << 20)
 
 
 def cross_to_discord(text: str) -> None:
@@ -77,11 +77,11 @@ def cross_to_discord(text: str) -> None:
         author=ADA,
         capabilities=TO_DISCORD,
         policy=PairPolicy(),
-        measure=wording.measure,
+        measure=body.measure,
         as_file=True,
     )
     for part in () if isinstance(parts, Dropped) else parts:
-        wording.webhook_body(part, ADA)
+        body.webhook_body(part, ADA)
 
 
 PARSERS: dict[str, Callable[[str], object]] = {

@@ -34,7 +34,7 @@ from relay.adapters.discord.gateway.translator import BotIdentity, Translator
 from relay.adapters.discord.identifiers import jump_url
 from relay.adapters.discord.markup import NameLookup, parse
 from relay.adapters.discord.media import attachment_fields
-from relay.adapters.discord.outbound import body as wording
+from relay.adapters.discord.outbound.body import TEXT_LENGTH, measure, webhook_body, with_own_emoji
 from relay.adapters.discord.outbound.webhooks import Webhooks
 from relay.adapters.matrix.identifiers import permalink
 from relay.adapters.matrix.inbound.events import convert
@@ -59,7 +59,7 @@ GUILD, CHANNEL, ROOM = "1032000000000000001", "1032000000000000100", "!help:exam
 ME_ON_DISCORD, ME_ON_MATRIX, OUR_WEBHOOK = "1032000000000000900", "@relay:example.org", "1032000000000000901"
 
 TO_MATRIX = Capabilities(compose.MAX_TEXT_LENGTH, True, 1, 50 << 20, 50 << 20)
-TO_DISCORD = Capabilities(wording.TEXT_LENGTH, False, 10, 10 << 20, 25 << 20)
+TO_DISCORD = Capabilities(TEXT_LENGTH, False, 10, 10 << 20, 25 << 20)
 
 FOLDER = Path(__file__).parent.parent / "payloads"
 
@@ -218,7 +218,7 @@ def _copies(event: MessageCreated | MessageEdited, context: Json, source: Platfo
         author=author,
         capabilities=TO_MATRIX if to_matrix else TO_DISCORD,
         policy=policy,
-        measure=lambda text: compose.measure(text, author) if to_matrix else wording.measure(text),
+        measure=lambda text: compose.measure(text, author) if to_matrix else measure(text),
         quotation=_quotation(context),
     )
     if isinstance(parts, Dropped):
@@ -226,7 +226,7 @@ def _copies(event: MessageCreated | MessageEdited, context: Json, source: Platfo
     if to_matrix:
         return [_matrix_event(event, part, number, context) for number, part in enumerate(parts)]
     own = _own_emoji(context)
-    bodies = [_webhook_body(wording.with_own_emoji(part, own), author) for part in parts]
+    bodies = [_webhook_body(with_own_emoji(part, own), author) for part in parts]
     if isinstance(event, MessageEdited):
         return [{key: body[key] for key in ("content", "allowed_mentions")} for body in bodies]
     return bodies
@@ -244,7 +244,7 @@ def _own_emoji(context: Json) -> Callable[[str], CustomEmoji | None]:
 
 
 def _webhook_body(part: Content, author: Author) -> Json:
-    body = wording.webhook_body(part, author)
+    body = webhook_body(part, author)
     names = [file_name(attachment.name, attachment.content_type) for attachment in part.attachments]
     return body | ({"attachments": attachment_fields(part.attachments, names)} if names else {})
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from relay.adapters.discord.inbound.embeds import TextReader
 from relay.adapters.discord.markup import NameLookup
-from relay.adapters.discord.outbound import body as wording
+from relay.adapters.discord.outbound.body import TEXT_LENGTH, bot_text, measure, webhook_text
 from relay.adapters.discord.outbound.usernames import with_author_name
 from relay.adapters.matrix.inbound.events import convert
 from relay.adapters.matrix.outbound import compose
@@ -58,7 +58,7 @@ NAMES = st.lists(
 ).map("".join)
 MALLORY = Author(UserRef(Platform.MATRIX, "@mallory:evil.test"), "Mallory", handle="mallory")
 BEN = Author(UserRef(Platform.MATRIX, "@ben:one.test"), "Ben", handle="ben")
-TO_DISCORD = Capabilities(wording.TEXT_LENGTH, False, 10, 10 << 20, 25 << 20)
+TO_DISCORD = Capabilities(TEXT_LENGTH, False, 10, 10 << 20, 25 << 20)
 TO_MATRIX = Capabilities(compose.MAX_TEXT_LENGTH, True, 1, 10 << 20, 10 << 20)
 # What begins at the left edge in bold, under whatever else; headings are bold by themselves. What belongs to an item of
 # a list is set in as far as the item, where no name stands.
@@ -79,9 +79,9 @@ def from_matrix(formatted: str, **more: Any) -> MessageCreated:
 @example(f"<blockquote>{'x ' * 990}{ARROW} Bob: I quit</blockquote>")
 def test_nobody_on_matrix_writes_the_line_above_a_reply(formatted: str) -> None:
     content = from_matrix(formatted).content
-    for part in parts_of(content, MALLORY, TO_DISCORD, measure=wording.measure):
+    for part in parts_of(content, MALLORY, TO_DISCORD, measure=measure):
         if part.text.blocks:
-            assert ARROW not in outside_code(wording.webhook_text(part))
+            assert ARROW not in outside_code(webhook_text(part))
 
 
 @often
@@ -124,7 +124,7 @@ def test_no_line_of_several_peoples_message_looks_like_the_next_name(formatted: 
     headed = [block.children[0] for block in begun if block.children and isinstance(block.children[0], n.Strong)]
     assert [n.plain_text(n.RichText((n.Paragraph((name,)),))) for name in headed] == ["Mallory:", "Ben:"]
     assert not any(isinstance(block, n.Heading) for block in text.blocks)
-    lines = BOLD_LINE.findall(outside_code(wording.webhook_text(Content(text))))
+    lines = BOLD_LINE.findall(outside_code(webhook_text(Content(text))))
     assert len(lines) == 2
 
 
@@ -133,7 +133,7 @@ def test_no_line_of_several_peoples_message_looks_like_the_next_name(formatted: 
 @example("<ul><li>x<br><b>Ben:</b> I quit</ul>")
 def test_no_line_looks_like_a_name_that_the_bot_introduces(formatted: str) -> None:
     said = from_matrix(formatted).content
-    content = wording.bot_text(Delivery(DISCORD_ROOM, "key", MALLORY, said))
+    content = bot_text(Delivery(DISCORD_ROOM, "key", MALLORY, said))
     assert with_author_name(said.text, MALLORY).blocks
     assert len(BOLD_LINE.findall(outside_code(content))) == 1
 

@@ -12,7 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from relay.adapters.discord import markup as discord
-from relay.adapters.discord.outbound import body as wording
+from relay.adapters.discord.outbound.body import TEXT_LENGTH, allowed_mentions, bot_text, measure, webhook_body
 from relay.adapters.discord.outbound.usernames import FALLBACK_LENGTH
 from relay.adapters.matrix import markup as matrix
 from relay.adapters.matrix.outbound import compose
@@ -161,7 +161,7 @@ def parts_of(
 
 
 def check_on_discord(body: str, mentions: dict[str, Any]) -> None:
-    assert len(body) <= wording.TEXT_LENGTH
+    assert len(body) <= TEXT_LENGTH
     assert mentions == {"parse": [], "replied_user": False}
     assert not MENTION.search(outside_code(body)), body
     body.encode()
@@ -186,15 +186,15 @@ def test_what_is_written_on_matrix_fits_on_discord(
     content = Content(matrix.parse(body, formatted, names=matrix.NameLookup()), style=style)
     quotation = None if quoted is None else Quotation(quoted, content.text, "https://discord.com/channels/1/2/3")
     for by_bot in (False, True):
-        room = wording.TEXT_LENGTH - (FALLBACK_LENGTH if by_bot else 0)
+        room = TEXT_LENGTH - (FALLBACK_LENGTH if by_bot else 0)
         capabilities = Capabilities(room, False, 10, 10 << 20, 25 << 20)
-        for part in parts_of(content, author, capabilities, quotation, measure=wording.measure, as_file=as_file):
+        for part in parts_of(content, author, capabilities, quotation, measure=measure, as_file=as_file):
             try:
                 if by_bot:
-                    said = wording.bot_text(Delivery(DISCORD_ROOM, "key", author, part))
-                    check_on_discord(said, wording.allowed_mentions(part))
+                    said = bot_text(Delivery(DISCORD_ROOM, "key", author, part))
+                    check_on_discord(said, allowed_mentions(part))
                     continue
-                made = wording.webhook_body(part, author)
+                made = webhook_body(part, author)
             except Unsupported:
                 continue  # it shows nothing at all
             check_on_discord(made["content"], made["allowed_mentions"])

@@ -1,7 +1,7 @@
-"""Discord's markdown <-> the neutral text tree. Pure: what only the guild knows arrives as look-ups.
+"""Discord's markdown <-> the neutral text tree. Pure: what only the guild knows is asked through look-ups.
 
-The front of `markup_parser` (what a client would show of a message's content) and `markup_renderer` (content that makes
-a client show a tree). https://discord.com/developers/docs/reference#message-formatting
+`block_parser` gives what a client would show of a message's content, `block_renderer` the content that makes a client
+show a tree. https://discord.com/developers/docs/reference#message-formatting
 """
 
 from relay.adapters.discord.markup.block_parser import parse, parse_inline, parse_references

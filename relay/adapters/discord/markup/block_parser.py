@@ -1,7 +1,7 @@
-"""Discord's markdown -> the neutral text tree: blocks. `markup_inline` reads what stands inside them.
+"""Discord's markdown -> the neutral text tree: blocks. `inline_parser` reads what is inside them.
 
-The client's grammar is one flat list of anchored expressions, tried in order at each place; it is
-no CommonMark. https://github.com/discord/SimpleAST shows it for phones, Khan's simple-markdown for the desktop.
+The client's grammar is not CommonMark. It is one flat list of anchored expressions, which are tried in order at each
+position: see https://github.com/discord/SimpleAST for phones, and Khan's simple-markdown for the desktop.
 """
 
 import re
@@ -25,21 +25,21 @@ _DEEPEST_LIST = 10
 
 
 def parse(content: str, *, names: NameLookup, headings: bool = True) -> n.RichText:
-    """What a client shows of a message's `content`. Never raises; linear in the length of `content`.
+    """What a client shows of a message's `content`. Never raises. Takes linear time.
 
-    `headings` false: where clients show none (https://github.com/discord/discord-api-docs/issues/7167).
+    `headings` is false where clients show none (https://github.com/discord/discord-api-docs/issues/7167).
     """
     source = content.replace("\r\n", "\n").replace("\r", "\n")
     return normalise(n.RichText(tuple(_Blocks(source, names, headings=headings).read())))
 
 
 def parse_inline(content: str, *, names: NameLookup) -> tuple[n.Inline, ...]:
-    """The same for where clients show markup, but no blocks: an embed's title."""
+    """The same where clients show markup but no blocks, as in an embed's title."""
     return words_of(InlineParser(content.replace("\r\n", "\n").replace("\r", "\n"), names).all())
 
 
 def parse_references(content: str, *, names: NameLookup) -> tuple[n.Inline, ...]:
-    """The same for where clients show no markup at all: what stands in angle brackets is still better by its name."""
+    """The same where clients show no markup. References in angle brackets are shown by their names all the same."""
     nodes: list[n.Inline] = []
     start = position = 0
     while (position := content.find("<", position)) >= 0:
@@ -56,7 +56,7 @@ def parse_references(content: str, *, names: NameLookup) -> tuple[n.Inline, ...]
 
 @dataclass(frozen=True, slots=True)
 class _Blocks:
-    """The blocks of `source`. Clients nest neither quotes nor lists-in-the-body-of-an-item otherwise than by indent."""
+    """Reads the blocks of `source`. Clients do not nest quotes, and nest lists only by their indent."""
 
     source: str
     names: NameLookup
@@ -65,7 +65,7 @@ class _Blocks:
     headings: bool = True
 
     def read(self) -> Iterator[n.Block]:
-        """Block after block."""
+        """Yields the blocks."""
         inline = InlineParser(self.source, self.names)
         position, end = 0, len(self.source)
         blank = 0
@@ -80,7 +80,7 @@ class _Blocks:
                 blank = 0
                 continue
             nodes, position = inline.read(position, self._starts_block)
-            # One blank line is what separates paragraphs anyway; more of them are shown by the clients, too.
+            # One blank line only separates paragraphs. Clients show further blank lines.
             if nodes:
                 yield n.Paragraph((*(n.LineBreak() for _ in range(blank - 1)), *nodes))
                 blank = 0
@@ -88,11 +88,11 @@ class _Blocks:
                 yield n.CodeBlock(fence.text, fence.language)
                 blank = 0
                 position = fence.end
-                # The rest of the closing fence's line starts a line of its own.
+                # What follows the closing fence begins a new line.
                 position += self.source.startswith("\n", position)
 
     def _marked(self, position: int) -> tuple[list[n.Block], int] | None:
-        """The block whose mark stands at `position`, the start of a line, and where it ends; None for running text."""
+        """The blocks that begin with a mark at `position`, the start of a line, and where they end; None for text."""
         source = self.source
         if not _MARK.match(source, position):
             return None
@@ -110,11 +110,11 @@ class _Blocks:
         return None
 
     def _starts_block(self, position: int) -> bool:
-        """Whether the line that starts at `position` is no running text."""
+        """Whether the line at `position` starts a block with a mark, or is blank."""
         source = self.source
         if position >= len(source) or source[position] == "\n":
             return True
-        # The common case first: most lines begin with no mark at all.
+        # The usual case first: most lines begin without a mark.
         if not _MARK.match(source, position):
             return False
         return bool(
@@ -137,7 +137,7 @@ class _Blocks:
         lines: list[str] = []
         while position < len(self.source) and (match := _QUOTE_LINE.match(self.source, position)):
             end = _line_end(self.source, position)
-            # A line with a lone > and nothing after it belongs to the quote only as its blank line.
+            # A line with `>` and no space after it belongs to the quote only if it is otherwise empty.
             if not _QUOTE_START.match(self.source, position) and match.end() != end:
                 break
             lines.append(self.source[match.end() : end])
@@ -145,7 +145,7 @@ class _Blocks:
         return [self._quote("\n".join(lines))], position
 
     def _list(self, position: int) -> tuple[list[n.Block], int]:
-        """Consecutive lines of a list: items, nested by their indent, and indented lines that go on with an item."""
+        """Consecutive lines of a list: items, nested by their indent, and indented lines that continue an item."""
         tree = _ListTree(self)
         last_fence = self.source.rfind("```")
         while position < len(self.source):
@@ -160,7 +160,7 @@ class _Blocks:
                 number = None if match[2] is None else int(match[2])
                 tree.add(len(match[1]), match.end() - match.start(), number, self.source[match.end() : end])
             else:
-                tree.go_on(self.source[position:end])
+                tree.continue_item(self.source[position:end])
             position = end + 1
         return tree.finish(), position
 
@@ -186,7 +186,7 @@ class _List:
 
 
 class _ListTree:
-    """Lines of a list on their way to becoming nested lists."""
+    """Builds nested lists from the lines of a list."""
 
     def __init__(self, blocks: _Blocks) -> None:
         self._blocks = blocks
@@ -195,7 +195,7 @@ class _ListTree:
         self.in_fence = False
 
     def add(self, indent: int, width: int, number: int | None, text: str) -> None:
-        """A line that starts an item; `width` is how far its text stands from the margin."""
+        """Add a line that starts an item. `width` is the indent of its text."""
         while len(self._open) > 1 and indent < self._open[-1].indent:
             self._open.pop()
         item = _Item(width, [], [])
@@ -211,15 +211,15 @@ class _ListTree:
             siblings.append(self._open[-1])
         self._append(item, text)
 
-    def go_on(self, line: str) -> None:
-        """A further line of the item that was added last."""
+    def continue_item(self, line: str) -> None:
+        """Add a further line to the last item."""
         item = self._open[-1].items[-1]
         margin = min(item.width, len(line) - len(line.lstrip(" ")))
         self._append(item, line[margin:])
 
     def _append(self, item: _Item, text: str) -> None:
         item.lines.append(text)
-        # Inside fenced code nothing is an item. Code in the middle of a line is left to the body's own parser.
+        # Nothing in fenced code starts an item. Code that begins within a line is read with the item's text.
         if self.in_fence:
             self.in_fence = "```" not in text
         elif text.lstrip(" ").startswith("```"):

@@ -1,7 +1,7 @@
-"""The neutral text tree -> Discord's markdown: blocks. `markup_spans` writes what stands inside them.
+"""The neutral text tree -> Discord's markdown: blocks. `inline_renderer` writes what is inside them.
 
 What Discord has no markup for is written so that it can be read: tables as aligned code, details under their bold
-summary, formulas as code, a quotation in a quotation behind a `>` of its own.
+summary, formulas as code, a quote in a quote with a `>` of its own.
 """
 
 import re
@@ -16,20 +16,20 @@ from relay.domain.text.normalise import normalise, normalise_inline, split_lines
 
 _LANGUAGE = re.compile(r"[A-Za-z0-9_+\-.#]+")
 _BLANK_LINES = re.compile(r"\n(?:\s*\n)+")
-# Clients set nothing further in than about that; what stands deeper reads as if it stood there.
+# Clients indent no further than about that.
 _DEEPEST = 10
-# A column is never padded further, in characters: a wide cell sticks out of it instead. Otherwise one long cell would
-# be paid for in every row, and a table of 60 KiB be written as 71 MB.
+# A column is not padded further, in characters: a wider cell sticks out. Otherwise one long cell would widen every row,
+# and a table of 60 KiB would be written as 71 MB.
 _WIDEST_COLUMN = 60
 _RULE = n.Paragraph((n.Text("⎯" * 12),))
 
 
 def render(text: n.RichText, *, codes: ReferenceCodes) -> str:
-    """Message content that makes a client show `text`. Whatever `text` holds: it mentions only what `codes` allows."""
+    """Message content that makes a client show `text`. It mentions nobody but those whom `codes` gives."""
     blocks = normalise(text).blocks
     content = _BlockWriter(codes, EscapeContext(lines=True)).blocks(blocks)
-    # Clients pair marks across lines and blocks. Where all underscores are in words, none can pair with them, and they
-    # need no backslash there; where nothing could be the target of a link, nor do brackets.
+    # Clients pair marks across lines and blocks. If all underscores are within words, none of them pairs with another,
+    # and they need no backslash. Brackets need none if nothing could be the target of a link.
     context = EscapeContext(lines="_" in content.replace("\\_", ""), brackets="](" in content)
     if context.brackets or ("_" in content and not context.lines):
         content = _BlockWriter(codes, context).blocks(blocks)
@@ -60,18 +60,18 @@ class _BlockWriter:
         return "".join(done)
 
     def _gap(self, above: n.Block, below: n.Block, written: str) -> str:
-        """The line breaks between two blocks: a blank line where clients would otherwise run them together."""
+        """The line breaks between two blocks: a blank line where clients would otherwise join them."""
         if self.listed:
             return "\n"
         apart = type(above) is type(below) and isinstance(above, n.Paragraph | n.Quote | n.BulletList)
-        # An indented line below a list belongs to its last item; line breaks of its own set a paragraph further apart.
+        # An indented line below a list would belong to its last item, and line breaks of a paragraph need a blank line.
         return "\n\n" if apart or (isinstance(below, n.Paragraph) and written[0] in " \n") else "\n"
 
     def _block(self, block: n.Block) -> str:
         match block:
             case n.Paragraph(children):
                 text = escape_lines(render_inline(children, self.codes, self.context))
-                # A blank line would end the list that the text stands in.
+                # A blank line would end the list that contains the text.
                 return _BLANK_LINES.sub("\n", text.strip("\n")) if self.listed else text
             case n.Heading(level, children):
                 return f"{'#' * min(level, 3)} {self._line(children)}"
@@ -109,7 +109,7 @@ class _BlockWriter:
 
 
 def _without_unsupported(blocks: tuple[n.Block, ...]) -> Iterator[n.Block]:
-    """`blocks` with those that Discord lacks turned into those that it has."""
+    """`blocks` with those that Discord does not have turned into those that it has."""
     for block in blocks:
         match block:
             case n.Details(summary, inner):

@@ -1,8 +1,8 @@
-"""Discord's markdown -> the neutral text tree: what stands inside a block.
+"""Discord's markdown -> the neutral text tree: what is inside a block.
 
-Each rule is the client's, in a form that needs no backtracking (possessive quantifiers and atomic groups), or a search
-whose failure is remembered, so that the whole is linear. Two deviations keep it so: a run of eight or more delimiters
-is text, and so is markup nested more than sixteen deep.
+The rules are the client's, in a form that takes linear time: expressions without backtracking (possessive quantifiers
+and atomic groups), and searches that are not repeated once they have failed. This makes two differences: a run of eight
+or more delimiters is text, and so is markup that is nested more than sixteen deep.
 """
 
 import re
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from relay.adapters.discord.markup.references import WEB, NameLookup, link, read_angle, read_broadcast, url_at
 from relay.domain.text import nodes as n
 
-# What surely is no markup: the beginnings that no rule can go on with are left to it, too.
+# What is certainly not markup. This includes the first characters of a rule where the next ones do not fit it.
 _PLAIN = re.compile(
     r"(?>(?:[^\\*_~|`<\[@\n¯hH]++|h(?!ttps?://)|\\(?=[0-9a-z\s]|\Z)|~(?!~)|\|(?!\|)|<(?![@#:/atihm])|@(?!everyone|here))+)",
     re.IGNORECASE,
@@ -39,15 +39,16 @@ _DEEPEST = 16
 
 @dataclass(frozen=True, slots=True)
 class Fence:
-    """A fenced code block that was found in the text; `end` is the place after it."""
+    """A fenced code block in the text."""
 
     language: str
     text: str
+    # The position after it.
     end: int
 
 
 def is_plain(source: str) -> bool:
-    """Whether `source` is one line and holds nothing that could be markup inside a block."""
+    """Whether `source` is one line without anything that could be inline markup."""
     return _PLAIN.fullmatch(source) is not None
 
 
@@ -59,12 +60,12 @@ class InlineParser:
         self._names = names
         self._depth = depth
         self._escapes = escapes
-        self._dead: dict[str, int] = {}
+        self._failed_at: dict[str, int] = {}
         self._ticks: dict[int, list[int]] | None = None
         self._brackets: dict[int, int] | None = None
 
     def all(self) -> tuple[n.Inline, ...]:
-        """Everything; fenced code as lines of code, since what holds it is no block."""
+        """Read all of it. Fenced code becomes lines of inline code, because there can be no block here."""
         source = self._source
         if self._depth > _DEEPEST or is_plain(source):
             return (n.Text(source),)
@@ -81,7 +82,7 @@ class InlineParser:
         return tuple(nodes)
 
     def read(self, position: int, stops: Callable[[int], object]) -> tuple[tuple[n.Inline, ...], int]:
-        """What stands at `position`, up to fenced code or up to a line break after which `stops` is true of the place.
+        """Read from `position` to fenced code, or to a line break after which `stops` is true.
 
         Returns the nodes and where they end.
         """
@@ -140,17 +141,17 @@ class InlineParser:
         return None if end is None else Fence(language, source[start:end].rstrip("\n"), end + 3)
 
     def _find(self, mark: str, start: int) -> int | None:
-        """The next `mark` from `start` on; what is not there once is not looked for again."""
-        if start >= self._dead.get(mark, len(self._source)):
+        """The next `mark` from `start` on. One that was not found is not searched again."""
+        if start >= self._failed_at.get(mark, len(self._source)):
             return None
         found = self._source.find(mark, start)
         if found < 0:
-            self._dead[mark] = start
+            self._failed_at[mark] = start
             return None
         return found
 
     def _markup(self, position: int) -> "tuple[n.Inline | str, int] | None":
-        """What the markup at `position` means (a string: text) and where it ends; None if there is none."""
+        """The node of the markup at `position` (a string: plain text) and where it ends; None if there is none."""
         source = self._source
         char = source[position]
         match char:
@@ -183,23 +184,23 @@ class InlineParser:
         return InlineParser(source, self._names, depth=self._depth + 1, escapes=self._escapes).all()
 
     def _emphasis(self, position: int) -> tuple[n.Inline, int] | None:
-        """Italic, bold or underlined, whichever is longest; italic wins a tie, and so `***x***` is both."""
+        """Italic, bold or underlined, whichever is longest. Italic wins if equal, so that `***x***` is both."""
         source = self._source
         star = source[position] == "*"
         best: tuple[int, str, type[n.Strong | n.Emphasis | n.Underline]] | None = None
         double = source[position] * 2
-        if source.startswith(double, position) and double not in self._dead:
+        if source.startswith(double, position) and double not in self._failed_at:
             if match := (_STRONG if star else _UNDERLINE).match(source, position):
                 best = match.end(), match[1], n.Strong if star else n.Underline
             else:
-                self._dead[double] = position
+                self._failed_at[double] = position
         single = "*" if star else "_"
-        if position >= self._dead.get(single, 0) or source.startswith(double, position):
+        if position >= self._failed_at.get(single, 0) or source.startswith(double, position):
             match = (_EM_STAR if star else _EM_LINE).match(source, position)
             if match and match[1]:
                 if not match[2]:
-                    # Nothing between here and where the search gave up closes italics that open there.
-                    self._dead[single] = max(self._dead.get(single, 0), match.end())
+                    # No italics that begin between here and the end of the match are closed.
+                    self._failed_at[single] = max(self._failed_at.get(single, 0), match.end())
                 elif best is None or match.end() >= best[0]:
                     best = match.end(), match[1], n.Emphasis
         if best is None:
@@ -209,11 +210,11 @@ class InlineParser:
 
     def _strike(self, position: int) -> tuple[n.Inline, int] | None:
         source = self._source
-        if not source.startswith("~~", position) or "~~" in self._dead:
+        if not source.startswith("~~", position) or "~~" in self._failed_at:
             return None
         match = _STRIKE_END.search(source, position + 3)
         if match is None:
-            self._dead["~~"] = position
+            self._failed_at["~~"] = position
             return None
         return n.Strike(self._inner(source[position + 2 : match.start()])), match.end()
 
@@ -244,7 +245,7 @@ class InlineParser:
         return None
 
     def _masked(self, position: int) -> tuple[n.Inline | str, int] | None:
-        """`[words](url)`. Words with a URL in them mask nothing, and escapes do not work in them.
+        """`[words](url)`. With a URL in its words it is no link, and escapes do not work in the words.
 
         https://github.com/discord/discord-api-docs/issues/7721, https://github.com/discord/discord-api-docs/issues/6185
         """
@@ -269,7 +270,7 @@ class InlineParser:
 
 
 def _pairs(source: str) -> dict[int, int]:
-    """Where each opening bracket that is closed is closed; only those that a target follows."""
+    """The closing bracket of each opening one, if `(` follows it."""
     pairs: dict[int, int] = {}
     if "](" not in source:
         return pairs

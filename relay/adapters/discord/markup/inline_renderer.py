@@ -1,7 +1,7 @@
-"""The neutral text tree -> Discord's markdown: what stands inside a block.
+"""The neutral text tree -> Discord's markdown: what is inside a block.
 
-Three passes: what Discord cannot show becomes text (`markup_lower`); literal code that would close the markup around it
-moves outside (`hoist_literals`); then the rest is written down (`markup_writer`).
+Three passes: what Discord cannot show becomes text (`replace_unsupported`), literal code that would close the markup
+around it moves out of that markup (`hoist_literals`), and the rest is written down (`_InlineWriter`).
 """
 
 import re
@@ -35,29 +35,28 @@ _BALANCED_LABEL = re.compile(r"(?>(?:[^\[\]]|\[[^\[\]]*+\])*)")
 _BALANCED_URL = re.compile(r"(?>(?:[^()]|\([^()]*+\))*)")
 _RAISED = str.maketrans("0123456789+-=()ni", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁼⁽⁾ⁿⁱ")
 _LOWERED = str.maketrans("0123456789+-=()", "₀₁₂₃₄₅₆₇₈₉₊₋₌₍₎")
-# The server looks for mentions in addresses, too.
+# Discord's server finds mentions in addresses as well.
 _UNSAFE_IN_URL = re.compile(r"[\s<>\\]|@(?=everyone|here)")
 
 
 @dataclass(frozen=True, slots=True)
 class EscapeContext:
-    """Where a text stands.
+    """Where a text is, which decides what has to be escaped in it."""
 
-    `joined_before`, `joined_after`: something other than a line's edge is there. `stars`, `lines`: inside italics that
-    `*` or `_` delimits. `brackets`: an opening bracket could begin a masked link. `escapes`: clients honour
-    backslashes there.
-    """
-
+    # Something other than the edge of a line is before it, and after it.
     joined_before: bool = False
     joined_after: bool = False
+    # It is inside italics with `*`, and with `_`.
     stars: bool = False
     lines: bool = False
+    # An opening bracket could begin a masked link.
     brackets: bool = False
+    # Clients honour backslashes there.
     escapes: bool = True
 
 
-# In the words of a masked link.
-LABEL = EscapeContext(escapes=False)
+# For the words of a masked link.
+_LABEL = EscapeContext(escapes=False)
 
 
 def render_inline(nodes: Sequence[n.Inline], codes: ReferenceCodes, context: EscapeContext) -> str:
@@ -69,11 +68,11 @@ def render_inline(nodes: Sequence[n.Inline], codes: ReferenceCodes, context: Esc
     )
 
 
-# --- What Discord has no markup for, in the markup and words that it has ------------------------------------
+# --- Pass 1: what Discord has no markup for -------------------------------------------------------------------
 
 
 def replace_unsupported(nodes: Sequence[n.Inline], codes: ReferenceCodes) -> Iterator[n.Inline]:
-    """`nodes` without what Discord has no markup for."""
+    """`nodes` with what Discord has no markup for in the markup and words that it has."""
     for node in nodes:
         if reference_code(node, codes) is not None:
             yield node
@@ -113,7 +112,7 @@ def _superscript(children: tuple[n.Inline, ...], *, lowered: bool) -> Iterator[n
 
 
 def _link(link: n.Link, codes: ReferenceCodes) -> Iterator[n.Inline]:
-    """A link as Discord takes it: bare, masked, or its words with the address behind them."""
+    """A link in a form that Discord has: bare, masked, or its words with the address behind them."""
     if not _WEB.match(link.url):
         address = link.url.removeprefix("mailto:")
         words = tuple(replace_unsupported(link.children, codes))
@@ -131,7 +130,7 @@ def _link(link: n.Link, codes: ReferenceCodes) -> Iterator[n.Inline]:
         for node in ((child,) if isinstance(child, n.Text) else replace_unsupported((child,), codes))
     )
     words = hoist_literals(children, codes)
-    label = _InlineWriter(codes, LABEL).write(words)
+    label = _InlineWriter(codes, _LABEL).write(words)
     plain = label == _with_escapes(words, codes) and "\\]" not in label and _BALANCED_LABEL.fullmatch(label)
     if plain and label.strip() and not _LABEL_URL.search(label):
         if not _BALANCED_URL.fullmatch(url):
@@ -145,17 +144,17 @@ def _link(link: n.Link, codes: ReferenceCodes) -> Iterator[n.Inline]:
 
 
 def _with_escapes(words: tuple[n.Inline, ...], codes: ReferenceCodes) -> str:
-    """`words` as they would have to be written where clients honour escapes: not in a masked link."""
+    """`words` as they are written where clients honour escapes, which they do not in a masked link."""
     written = _InlineWriter(codes, EscapeContext(lines=True)).write(words)
-    # Where all underscores are in words, none can pair with them.
+    # If all underscores are within words, none of them pairs with another.
     return written if "_" in written.replace("\\_", "") else _InlineWriter(codes, EscapeContext()).write(words)
 
 
-# --- Literal code that would close the markup around it moves outside ---------------------------------------
+# --- Pass 2: literals that would close the markup around them -------------------------------------------------
 
 
 def literals(node: n.Inline, codes: ReferenceCodes) -> str:
-    """The characters inside `node` that cannot be escaped."""
+    """The characters in `node` that cannot be escaped."""
     match node:
         case n.Code(text):
             return text
@@ -172,9 +171,9 @@ def literals(node: n.Inline, codes: ReferenceCodes) -> str:
 
 
 def hoist_literals(nodes: tuple[n.Inline, ...], codes: ReferenceCodes) -> tuple[n.Inline, ...]:
-    """`nodes` with markup cut open around literals that would close it.
+    """`nodes` with markup split around literals that would close it.
 
-    It takes several passes: what was cut apart may run together with what stands beside it.
+    This takes several rounds: a piece that was split off may have to be joined with its neighbour, and split again.
     """
     if all(_CLOSING.isdisjoint(literals(node, codes)) for node in nodes):
         return nodes
@@ -186,7 +185,7 @@ def hoist_literals(nodes: tuple[n.Inline, ...], codes: ReferenceCodes) -> tuple[
 
 
 def _hoist(nodes: Sequence[n.Inline], codes: ReferenceCodes) -> Iterator[n.Inline]:
-    """Markup cut open around literals that would close it. A spoiler never is: its literals are broken instead."""
+    """One round. A spoiler is never split: its literals are broken up instead."""
     for node in nodes:
         if isinstance(node, n.Link):
             yield node if is_bare(node) else replace(node, children=normalise_inline(_hoist(node.children, codes)))
@@ -213,31 +212,30 @@ def _hoist(nodes: Sequence[n.Inline], codes: ReferenceCodes) -> Iterator[n.Inlin
 
 
 def _remembered(node: n.Inline, verbatim: str) -> str:
-    """As much of `verbatim` as may clash together with what follows it."""
+    """The end of `verbatim`, as far as it may clash together with what follows."""
     return "".join(_CLOSING.intersection(verbatim)) if isinstance(node, n.Emphasis) else verbatim[-1:]
 
 
 def _clashes(node: n.Inline, verbatim: str) -> bool:
     if isinstance(node, n.Emphasis):
-        # Italics have two delimiters to choose from.
+        # Italics can use either of two delimiters.
         return "*" in verbatim and "_" in verbatim
     delimiter = _DELIMITERS.get(type(node))
     return delimiter is not None and delimiter in verbatim
 
 
-# --- Writing down nodes that are all Discord's own ----------------------------------------------------------
+# --- Pass 3: writing down --------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class _InlineWriter:
-    """Writes nodes that are all Discord's own.
-
-    `url_escapes`: what may not stand in a URL because of what surrounds it. `hidden`: inside a spoiler.
-    """
+    """Writes nodes that Discord has markup for."""
 
     codes: ReferenceCodes
     context: EscapeContext
+    # The characters that must not be in a URL because of the markup around it.
     url_escapes: str = ""
+    # Inside a spoiler.
     hidden: bool = False
 
     def write(self, nodes: Sequence[n.Inline]) -> str:
@@ -252,7 +250,7 @@ class _InlineWriter:
         return "".join(reversed(done))
 
     def _node(self, node: n.Inline, before: n.Inline | None, after: n.Inline | None, following: str) -> str:
-        """One node; `following` is the beginning of what was written after it."""
+        """Write one node. `following` is the beginning of what is written after it."""
         match node:
             case n.Text(text):
                 if not may_be_markup(text):
@@ -275,7 +273,7 @@ class _InlineWriter:
                 return f"__{self._inside('_').write(children)}__"
             case n.Strike(children):
                 inner = self._inside("~").write(children)
-                # Clients take no `~~` for a closing one when a `_` follows it.
+                # To clients, `~~` does not close anything if a `_` follows it.
                 end = ZERO_WIDTH if following.startswith("_") else ""
                 return f"~~{inner}{ZERO_WIDTH if inner.endswith('~') else ''}~~{end}"
             case n.Spoiler(children):
@@ -290,7 +288,7 @@ class _InlineWriter:
         return _InlineWriter(self.codes, self.context, self.url_escapes + character, self.hidden)
 
     def _italic(self, node: n.Emphasis, before: n.Inline | None, after: n.Inline | None, following: str) -> str:
-        """`*…*`, or `_…_` where stars would run together with others; as a last resort with a space of no width."""
+        """`*…*`, or `_…_` next to other stars. If neither works, a zero-width space keeps the delimiters apart."""
         verbatim = literals(node, self.codes)
         beside = (before, after)
         stars_run = any(isinstance(other, n.Strong) for other in beside)
@@ -327,24 +325,24 @@ class _InlineWriter:
             upcoming = following.split(maxsplit=1)[0] if following[:1].strip() else ""
             bare = link.preview and len(upcoming) < _AHEAD and url_at(url + upcoming, 0) == url
             return url if bare else f"<{url}>"
-        label = replace(self, context=LABEL).write(link.children)
+        label = replace(self, context=_LABEL).write(link.children)
         return f"[{' '.join(label.split(chr(10)))}]({url if link.preview else f'<{url}>'})"
 
 
 # --- Escaping -----------------------------------------------------------------------------------------------
 #
-# A backslash is enough for what only clients read. It is not for what the *server* reads: it finds mentions without
-# looking at backslashes (discord.py's `escape_mentions` does not use them either), so a zero-width space goes into
-# those. Clients also honour no escape inside `||` and `~~`, nor in the words of a masked link.
+# A backslash is enough for what only clients read. It is not enough for mentions: Discord's server ignores backslashes
+# when it looks for them (so discord.py's `escape_mentions` uses none either), and they get a zero-width space instead.
+# Clients also ignore escapes inside `||` and `~~`, and in the words of a masked link.
 
 
 def may_be_markup(text: str) -> bool:
-    """Whether there is anything in `text` that `escape` might change."""
+    """Whether `escape` might change anything in `text`."""
     return _SPECIAL.search(text) is not None
 
 
 def escape(text: str, context: EscapeContext) -> str:
-    """`text` so that a client shows these very characters, and the server finds no mention in them."""
+    """`text` so that a client shows exactly these characters, and the server finds no mention in them."""
     done: list[str] = []
     start = 0
     for match in _SPECIAL.finditer(text):
@@ -352,7 +350,7 @@ def escape(text: str, context: EscapeContext) -> str:
         done.append(text[start:index])
         start = match.end()
         if start - index > 1:
-            # In a run, what decides about all but the last is the next one.
+            # In a run of one character, whether it is escaped depends on the next one, for all but the last.
             done.append((start - index - 1) * _escaped(text, index, context))
         done.append(_escaped(text, start - 1, context))
     done.append(text[start:])
@@ -360,7 +358,7 @@ def escape(text: str, context: EscapeContext) -> str:
 
 
 def escape_lines(text: str) -> str:
-    """`text`, finished otherwise, with what would make a line of it a heading, a quote or a list item escaped."""
+    """`text`, escaped already, so that no line of it is a heading, a quote or a list item."""
     return _LINE_NUMBER.sub(r"\1\\", _LINE_MARK.sub(r"\1\\", text))
 
 

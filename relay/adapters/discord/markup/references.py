@@ -1,4 +1,4 @@
-"""Discord's markdown -> the neutral text tree: people, roles, channels, messages, emoji, moments and addresses.
+"""Mentions, emoji, timestamps and links to messages, from Discord's markdown and to it.
 
 https://discord.com/developers/docs/reference#message-formatting
 """
@@ -37,7 +37,7 @@ _EMOJI = re.compile(r"<a?:\w{1,64}:\d{1,20}>", re.ASCII)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 HIDDEN_CHANNEL = "#private-channel"
-"""A channel that not everybody may know of: clients say "No Access" to those who may not."""
+"""Shown for a channel that not everybody may see. Discord's clients show "No Access" to those who may not."""
 
 
 def _emoji_url(emoji_id: str, animated: bool) -> str:
@@ -47,25 +47,24 @@ def _emoji_url(emoji_id: str, animated: bool) -> str:
 
 @dataclass(frozen=True, slots=True)
 class NameLookup:
-    """What the parser must ask: the display name of a user, role or channel ID, None where it is unknown.
+    """What the parser has to look up. A name is None where it is unknown."""
 
-    `hidden`: whether a channel is not for everybody who reads the message, so that nothing is told of it.
-    `home`: the channel that a channel's messages count as being in, which is another one for a thread.
-    `emoji_url` makes the address of a custom emoji's image from its ID and whether it is animated.
-    """
-
+    # The names of a user, a role and a channel, by ID.
     user: Callable[[str], str | None] = lambda _: None
     role: Callable[[str], str | None] = lambda _: None
     channel: Callable[[str], str | None] = lambda _: None
+    # Whether somebody who reads the message may not see a channel, so that nothing is told about it.
     hidden: Callable[[str], bool] = lambda _: False
+    # The paired channel of a channel: for a thread, its parent.
     home: Callable[[str], str] = lambda channel: channel
+    # The address of a custom emoji, by its ID and whether it is animated.
     emoji_url: Callable[[str, bool], str] = _emoji_url
 
 
 def url_at(source: str, position: int) -> str:
     """The bare URL that clients see at `position`, "" if there is none.
 
-    Closing punctuation is left out, and closing parentheses that none opens.
+    Without punctuation at its end, and without closing parentheses that are not opened in it.
     """
     match = _URL.match(source, position)
     if match is None:
@@ -80,7 +79,7 @@ def url_at(source: str, position: int) -> str:
 
 
 def link(url: str, children: tuple[n.Inline, ...], names: NameLookup, *, preview: bool = True) -> n.Inline:
-    """A link; one to a channel or a message of Discord as what it is."""
+    """A link. One to a channel or message of Discord becomes a mention or a link to the message's copy."""
     jump = _JUMP.fullmatch(url)
     if jump and names.hidden(jump[1]):
         return n.Link(url, children, preview)
@@ -95,7 +94,7 @@ def link(url: str, children: tuple[n.Inline, ...], names: NameLookup, *, preview
 
 
 def read_angle(source: str, position: int, names: NameLookup) -> tuple[n.Inline, int] | None:
-    """The reference, or the address, that stands in angle brackets at `position`, and where it ends."""
+    """The reference or address in angle brackets at `position`, and where it ends; None if there is none."""
     match = _ANGLE.match(source, position)
     if match is None:
         return None
@@ -129,7 +128,7 @@ def read_angle(source: str, position: int, names: NameLookup) -> tuple[n.Inline,
 
 
 def read_broadcast(source: str, position: int) -> tuple[n.Inline, int] | None:
-    """@everyone or @here, where either stands at `position`, and where it ends."""
+    """@everyone or @here at `position`, and where it ends; None if neither is there."""
     if source.startswith("@everyone", position):
         return n.BroadcastMention("everyone"), position + len("@everyone")
     if source.startswith("@here", position):
@@ -140,7 +139,7 @@ def read_broadcast(source: str, position: int) -> tuple[n.Inline, int] | None:
 def _timestamp(seconds: int, style: str) -> n.Timestamp | None:
     try:
         return n.Timestamp(_EPOCH + timedelta(seconds=seconds), style)
-    except OverflowError:  # clients show what their calendar does not reach as it was typed
+    except OverflowError:  # clients show a date that is out of range as it was typed
         return None
 
 
@@ -149,22 +148,22 @@ def _timestamp(seconds: int, style: str) -> n.Timestamp | None:
 
 @dataclass(frozen=True, slots=True)
 class ReferenceCodes:
-    """How references look on Discord; None where they are to be read as plain words.
+    """What references become on Discord. None where they are to be shown as plain words."""
 
-    `user`, `role`, `channel`: the ID to mention. `message`: the jump URL of the message's copy. `emoji`: the code of an
-    emoji that the guild has (`<:name:id>`). `broadcast`: @everyone and @here are to be real ones.
-    """
-
+    # The ID to mention.
     user: Callable[[n.UserMention], str | None] = lambda _: None
     role: Callable[[n.RoleMention], str | None] = lambda _: None
     channel: Callable[[n.ChannelMention], str | None] = lambda _: None
+    # The address of the message's copy.
     message: Callable[[n.MessageLink], str | None] = lambda _: None
+    # The code of an emoji that the guild has: `<:name:id>`.
     emoji: Callable[[n.CustomEmoji], str | None] = lambda _: None
+    # Whether @everyone and @here are to notify.
     broadcast: bool = False
 
 
 def reference_code(node: n.Inline, codes: ReferenceCodes) -> str | None:
-    """The code of a reference that Discord shows as its own kind of thing, None where it cannot."""
+    """The code that Discord shows as a mention, emoji or date; None if there is none for this node."""
     match node:
         case n.UserMention():
             return _code("<@{}>", codes.user(node))
@@ -188,7 +187,7 @@ def _code(form: str, found: str | None) -> str | None:
 
 
 def reference_name(node: n.Inline) -> n.Inline:
-    """A reference that Discord cannot show, by its name."""
+    """A reference by its name, where Discord has no code for it."""
     match node:
         case n.UserMention(_, name) | n.RoleMention(name):
             return n.Text(f"@{name}")
