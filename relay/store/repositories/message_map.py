@@ -1,7 +1,7 @@
 """Which message is a copy of which: the tables `message`, `message_copy` and `message_edit`.
 
 Every look-up is one search in an index, so that its cost does not grow with the map
-(`tests/benchmarks/map_lookup.py`). Statements are built once: SQLAlchemy then finds their SQL by identity.
+(`tests/benchmarks/map_lookup.py`). Statements are built once, so that SQLAlchemy does not compile them again.
 """
 
 from dataclasses import dataclass, replace
@@ -42,10 +42,10 @@ _is_copy = and_(_c.channel_id == channel_id("ref_"), _c.native_id == bindparam("
 _now: ColumnElement[int] = literal_column(SECONDS_NOW)
 
 
-def _aside(column: ColumnElement[int]) -> ColumnElement[int]:
-    """The column under a `+`, which keeps SQLite from searching by it: https://www.sqlite.org/optoverview.html.
+def _without_index(column: ColumnElement[int]) -> ColumnElement[int]:
+    """The column with a `+` in front, so that SQLite uses no index on it: https://www.sqlite.org/optoverview.html.
 
-    Without statistics it might take an index of all messages of a channel over one that names the message.
+    SQLite has no statistics here, and might prefer the index of all messages of a channel to that of one message.
     """
     return UnaryExpression(column, operator=custom_op("+"), type_=column.type)
 
@@ -62,7 +62,7 @@ _ADD = (
     .on_conflict_do_nothing()
     .returning(_m.id)
 )
-# What is answered is still in use.
+# A message that is answered is still in use.
 _USE = (
     update(message)
     .where(
@@ -84,7 +84,7 @@ _COPIES = (
 _PLACES = (
     select(channel.c.native_id)
     .distinct()
-    .join(message_copy, channel.c.id == _aside(_c.channel_id))
+    .join(message_copy, channel.c.id == _without_index(_c.channel_id))
     .where(_c.message_id == bindparam("message_id"), channel.c.platform == bindparam("platform"))
 )
 _RECORD = (
@@ -124,7 +124,7 @@ _first_copy = (
 _last_original = (
     select(_m.native_id.label("native_id"))
     .join(message_copy, _m.id == _c.message_id)
-    .where(_is_copy, _aside(_m.channel_id) == channel_id())
+    .where(_is_copy, _without_index(_m.channel_id) == channel_id())
     .order_by(_m.id.desc())
     .limit(1)
     .subquery()
@@ -153,16 +153,16 @@ _EDITED_BY = (
     .join(message_edit, _m.id == _e.message_id)
     .where(_e.channel_id == channel_id("ref_"), _e.native_id == bindparam("ref_id"))
 )
-# The channel's own index would walk through all of its messages; that of answers leads to a few.
+# The index of the channel would read all of its messages; the index of answers reads a few.
 _newest_answers = (
     select(message)
-    .where(_aside(_m.channel_id) == channel_id("ref_"), _m.reply_to == bindparam("ref_id"), text("deleted = 0"))
+    .where(_without_index(_m.channel_id) == channel_id("ref_"), _m.reply_to == bindparam("ref_id"), text("deleted = 0"))
     .order_by(_m.id.desc())
     .limit(bindparam("at_most"))
     .subquery()
 )
 _ANSWERS = select(_newest_answers).order_by(_newest_answers.c.id)
-# The last ones that were routed, and of these the ones that are young enough: no more is read than that.
+# First the last messages that were routed, then those of them that are young enough: so few rows are read.
 _standing = (
     select(message)
     .where(_m.channel_id == channel_id(), text("deleted = 0"))
@@ -179,16 +179,16 @@ _RECENT = (
 
 @dataclass(slots=True)
 class SqlMessageMap:
-    """`core.storage.MessageMap`, and what reconciliation and batches ask of it besides."""
+    """`core.storage.MessageMap`."""
 
     transaction: Transaction
 
     async def add(
         self, ref: MessageRef, author: UserRef, created_at: datetime, reply_to: MessageRef | None
     ) -> int | None:
-        """Remember an original; None if it was known, or is a copy.
+        """See `MessageMap.add`.
 
-        Of `reply_to` only the ID is kept: its channel is `ref`'s.
+        Of `reply_to` only the ID is stored: its channel is that of `ref`.
         """
         await self.transaction.record_channel(ref.channel)
         if reply_to is not None:
@@ -206,42 +206,42 @@ class SqlMessageMap:
         return None if row is None else int(row.id)
 
     async def find(self, ref: MessageRef) -> Original | None:
-        """The original that `ref` is; None if it is none."""
+        """See `MessageMap.find`."""
         row = await self.transaction.first(_FIND, _of_ref(ref))
         return None if row is None else _original(row, ref.channel)
 
     async def mark_edited(self, message_id: int, edited_at: datetime) -> None:
-        """Remember the latest edit."""
+        """See `MessageMap.mark_edited`."""
         await self.transaction.defer(_MARK_EDITED, {"message_id": message_id, "at": edited_at})
 
     async def mark_deleted(self, message_id: int) -> None:
-        """Remember that the original is gone."""
+        """See `MessageMap.mark_deleted`."""
         await self.transaction.defer(_MARK_DELETED, {"message_id": message_id})
 
     async def leave_out(self, message_id: int, left_out: bool) -> None:
-        """Remember whether the original was left out because there was nothing in it that can cross."""
+        """See `MessageMap.leave_out`."""
         await self.transaction.defer(_LEAVE_OUT, {"message_id": message_id, "so": left_out})
 
     async def record_edit(self, edit: MessageRef, message_id: int) -> None:
-        """Remember that `edit` is an edit of an original."""
+        """See `MessageMap.record_edit`."""
         await self.transaction.defer(_RECORD_EDIT, {**_of_ref(edit), "of_message": message_id})
 
     async def answers(self, ref: MessageRef, limit: int) -> tuple[Original, ...]:
-        """The newest originals that answer `ref` and are not deleted, oldest first."""
+        """See `MessageMap.answers`."""
         rows = await self.transaction.all(_ANSWERS, {**_of_ref(ref), "at_most": limit})
         return tuple(_original(row, ref.channel) for row in rows)
 
     async def edited_by(self, edit: MessageRef) -> Original | None:
-        """The original that `edit` is an edit of; None if it is none."""
+        """See `MessageMap.edited_by`."""
         row = await self.transaction.first(_EDITED_BY, _of_ref(edit))
         return None if row is None else _original(row, edit.channel)
 
     async def is_copy(self, ref: MessageRef) -> bool:
-        """Whether we made it."""
+        """See `MessageMap.is_copy`."""
         return await self.transaction.first(_IS_COPY, _of_ref(ref)) is not None
 
     async def copies(self, message_id: int, channel: ChannelRef) -> tuple[Copy, ...]:
-        """The copies of an original in a channel, by part; those that are superseded after the others."""
+        """See `MessageMap.copies`."""
         rows = await self.transaction.all(_COPIES, {"message_id": message_id, **_of_channel(channel)})
         return tuple(
             Copy(row.message_id, row.part, MessageRef(channel, row.native_id), row.superseded)
@@ -251,42 +251,45 @@ class SqlMessageMap:
         )
 
     async def places(self, message_id: int, platform: Platform) -> frozenset[ChannelRef]:
-        """The channels of a platform in which an original has copies."""
+        """See `MessageMap.places`."""
         rows = await self.transaction.all(_PLACES, {"message_id": message_id, "platform": platform})
         return frozenset(ChannelRef(platform, row.native_id) for row in rows)
 
     async def record_copy(self, copy: Copy) -> None:
-        """Remember a copy; a replay of the same (message, channel, part) replaces it."""
+        """See `MessageMap.record_copy`."""
         await self.transaction.record_last_copy(copy.message_id, copy.ref)
         await self.transaction.defer(_RECORD, {"message_id": copy.message_id, "part": copy.part, **_of_ref(copy.ref)})
 
     async def supersede(self, copy: Copy) -> Copy:
-        """The copy was posted again: it stays on record until `forget_copy`, as what is returned."""
+        """See `MessageMap.supersede`."""
         row = await self.transaction.first(
             _SUPERSEDE, {"of_message": copy.message_id, "of_part": copy.part, **_of_ref(copy.ref)}
         )
         return replace(copy, superseded=1 if row is None else row.superseded)
 
     async def forget_copy(self, copy: Copy) -> None:
-        """The copy is gone from its platform. One that was replaced meanwhile stays."""
+        """See `MessageMap.forget_copy`.
+
+        A row whose copy was replaced meanwhile stays.
+        """
         await self.transaction.defer(
             _FORGET,
             {"message_id": copy.message_id, "of_part": copy.part, **_of_ref(copy.ref)},
         )
 
     async def counterpart(self, ref: MessageRef, channel: ChannelRef) -> MessageRef | None:
-        """The first copy in `channel` of an original, or the (last) original in `channel` of a copy."""
+        """See `MessageMap.counterpart`."""
         row = await self.transaction.first(_COUNTERPART, {**_of_ref(ref), **_of_channel(channel)})
         return None if row is None else MessageRef(channel, row.native_id)
 
     async def sharing(self, copy: MessageRef) -> tuple[Original, ...]:
-        """The originals that stand in `copy`, in the order in which they were routed; empty if it is no copy."""
+        """See `MessageMap.sharing`."""
         rows = await self.transaction.all(_SHARING, _of_ref(copy))
         known = [(row, Platform(row.platform)) for row in rows if row.platform in _PLATFORMS]
         return tuple(_original(row, ChannelRef(platform, row.channel)) for row, platform in known)
 
     async def recent(self, channel: ChannelRef, since: datetime, limit: int) -> tuple[Original, ...]:
-        """Of the last `limit` originals of `channel` that are not deleted those written since, oldest first."""
+        """See `MessageMap.recent`."""
         rows = await self.transaction.all(_RECENT, {**_of_channel(channel), "since": since, "at_most": limit})
         return tuple(_original(row, channel) for row in rows)
 

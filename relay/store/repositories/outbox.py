@@ -1,13 +1,12 @@
 """Commands that wait for delivery, and those that failed for good.
 
-A row's ID is its identity: delivery keys come from it, it rises and is never used again (AUTOINCREMENT). Its place in
-the lane is `position`. A dead letter that is retried takes a new position, at the end, and keeps its ID: if one of
-its tries was carried out after all, the same key lets the platform recognise the next one. What was queued behind it
-has gone out meanwhile, so its old place would not restore the order. An edit or a deletion of a message that lies
-dead finds it through `dead_about`: a retry must not bring back the old words.
+A row's ID is never used again (AUTOINCREMENT), and delivery keys are made from it. Its place in the lane is `position`.
+A dead letter that is retried gets a new position, at the end of its lane: what was behind it has been sent meanwhile.
+It keeps its ID: if an earlier try did succeed, the platform recognises the key. An edit or a deletion of the message
+finds the dead letter through `dead_about`, so that a retry does not post the old text.
 
-Nothing here costs more for what waits in other lanes, and next to nothing for what waits in the same one: positions
-count within a lane, with room between them; triggers count the rows (`tables.py`).
+Entries in other lanes cost nothing here, and entries in the same lane almost nothing: positions are counted within a
+lane, with room between them, and triggers count the rows (`tables.py`).
 """
 
 import asyncio
@@ -42,13 +41,13 @@ from relay.store.tables import lane as lane_table
 from relay.store.transaction import Transaction
 
 _GAP = 1 << 20
-"""Between two positions: what takes the place of a batch has room there."""
+"""Between two positions. The messages of a digest that is split fit in there."""
 
 _o = outbox.c
 _l = lane_table.c
 
-_READ_AT_ONCE = 64 * 1024  # Characters of commands that are decoded in one step of the event loop.
-# Written out: SQLite uses a partial index only when it can see that the condition holds.
+_READ_AT_ONCE = 64 * 1024  # characters of commands that are decoded in one step of the event loop
+# As literals, not parameters: SQLite uses a partial index only if it sees that its condition holds.
 _waits = _o.state == literal_column(f"'{EntryState.WAITING}'")
 _dead = _o.state == literal_column(f"'{EntryState.DEAD}'")
 _is_entry = _o.id == bindparam("entry_id")
@@ -72,7 +71,7 @@ _row = (
 
 
 def _end_of(lane_id: Any) -> ScalarSelect[int]:
-    """Behind everything that waits in a lane: SQLite finds the maximum at the end of its index."""
+    """A position behind everything that waits in a lane. SQLite reads the maximum from the end of the index."""
     highest = func.coalesce(func.max(_there.c.position), 0) + _GAP
     waits = _there.c.state == literal_column(f"'{EntryState.WAITING}'")
     return select(highest).where(_there.c.lane_id == lane_id, waits).scalar_subquery()
@@ -146,14 +145,14 @@ _LATE_FILES = (
     )
     .order_by(_o.id)
 )
-_LOOKED_AT = 100
-"""Entries in which one that says the same is looked for."""
+_COMPARED = 100
+"""How many of the next entries `comes_again` compares."""
 
 _next = (
     select(_o.id.label("id"), _o.command.label("command"))
     .where(_o.lane_id == _lane_id, _waits)
     .order_by(_o.position, _o.id)
-    .limit(_LOOKED_AT)
+    .limit(_COMPARED)
     .subquery()
 )
 _AGAIN = select(_next.c.id).where(_next.c.id != bindparam("entry_id"), _next.c.command == bindparam("payload")).limit(1)
@@ -235,7 +234,7 @@ class SqlOutbox:
     made: set[LaneKey] = field(init=False, default_factory=set)
 
     async def append(self, lane: LaneKey, command: Command, queued_at: datetime) -> Entry:
-        """Queue a command at the end of its lane."""
+        """See `Outbox.append`."""
         source = _source(command)
         entry_id = await self.transaction.entry_id()
         await self._make(lane)
@@ -254,39 +253,39 @@ class SqlOutbox:
         return Entry(entry_id, lane, command, queued_at, size=len(payload))
 
     async def waiting(self, lane: LaneKey, limit: int) -> Sequence[Entry]:
-        """The head of a lane, oldest first."""
-        return await _read(lane, await self.transaction.all(_WAITING, {**_of_lane(lane), "at_most": limit}))
+        """See `Outbox.waiting`."""
+        return await _entries(lane, await self.transaction.all(_WAITING, {**_of_lane(lane), "at_most": limit}))
 
     async def ahead(self, lane: LaneKey, limit: int, size: int) -> tuple[Sequence[Entry], bool]:
-        """The head of a lane, at least one entry and no more when they come to `size` bytes; whether that is all."""
+        """See `Outbox.ahead`."""
         rows = await self.transaction.all(_AHEAD, {**_of_lane(lane), "at_most": limit, "size": size})
         whole = not rows or len(rows) == rows[0].of < limit
-        return await _read(lane, rows), whole
+        return await _entries(lane, rows), whole
 
     async def waits(self, entry_id: int) -> bool:
-        """Whether an entry is still there to be carried out."""
+        """See `Outbox.waits`."""
         return await self.transaction.first(_WAITS, {"entry_id": entry_id}) is not None
 
     async def late_files(self, source: MessageRef) -> Sequence[Entry]:
-        """The files of one message that wait to follow it, in any lane, oldest first."""
+        """See `Outbox.late_files`."""
         rows = await self.transaction.all(_LATE_FILES, _of_source(source))
         return [_entry(row, lane) for row in rows if (lane := _lane(row)) is not None]
 
     async def comes_again(self, entry: Entry) -> bool:
-        """Whether one of the next entries of its lane says just the same."""
+        """See `Outbox.comes_again`."""
         if isinstance(entry.command, Unreadable):
             return False
         values = {**_of_lane(entry.lane), "entry_id": entry.id, "payload": codec.encode(entry.command)}
         return await self.transaction.first(_AGAIN, values) is not None
 
     async def done(self, entry_id: int) -> None:
-        """The command has been carried out (or dropped): forget it."""
+        """See `Outbox.done`."""
         await self.transaction.defer(_DONE, {"entry_id": entry_id})
 
     async def replace(self, entry: Entry, commands: Sequence[Command]) -> None:
-        """Several commands take the place of one, in its place in the lane; the first keeps its ID.
+        """See `Outbox.replace`.
 
-        There is room: they are no more than the entries that the one was made of.
+        There is room between two positions: one command stands for no more than so many others.
         """
         first, *others = commands
         row = await self.transaction.first(_PLACE, {"entry_id": entry.id})
@@ -298,15 +297,15 @@ class SqlOutbox:
             await self.transaction.defer(_PUT, {"entry_id": added.id, "place": row.position + number})
 
     async def dead_letter(self, entry_id: int, reason: str, died_at: datetime) -> None:
-        """The command failed for good: make it a dead letter."""
+        """See `Outbox.dead_letter`."""
         await self.transaction.defer(_BURY, {"entry_id": entry_id, "why": reason, "at": died_at})
 
     async def lanes(self) -> frozenset[LaneKey]:
-        """Every lane in which something waits, whether its pair is still declared or not."""
+        """See `Outbox.lanes`."""
         return frozenset(filter(None, map(_lane, await self.transaction.all(_LANES, {}))))
 
     async def depths(self) -> Mapping[LaneKey, LaneDepth]:
-        """What waits and what is dead, for each lane in which there is something."""
+        """See `Outbox.depths`."""
         rows = await self.transaction.all(_DEPTHS, {})
         return {
             lane: LaneDepth(row.waiting, row.oldest, row.dead, row.pair)
@@ -315,27 +314,27 @@ class SqlOutbox:
         }
 
     async def clear(self, lane: LaneKey, limit: int) -> int:
-        """Forget what waits in a lane, at most `limit` of it, the oldest first; how much that was."""
+        """See `Outbox.clear`."""
         return await self.transaction.execute(_CLEAR, {**_of_lane(lane), "at_most": limit})
 
     async def last_copy(self, lane: LaneKey) -> MessageRef | None:
-        """The copy that was recorded last for a message of the lane, or in its channel before the lane was made."""
+        """See `Outbox.last_copy`."""
         row = await self.transaction.first(_LAST_OF_LANE if lane.crosses else _LAST_IN_CHANNEL, _of_lane(lane))
         return None if row is None or row.last_copy is None else MessageRef(lane.destination, row.last_copy)
 
     async def is_alone(self, lane: LaneKey) -> bool:
-        """Whether nothing waits in any other lane from another channel to the one that `lane` leads to."""
+        """See `Outbox.is_alone`."""
         return await self.transaction.first(_OTHER, _of_lane(lane)) is None
 
     async def name(self, lane: LaneKey, pair: str) -> None:
-        """Remember what the operator calls the pair of a lane."""
+        """See `Outbox.name`."""
         await self._make(lane)
         await self.transaction.defer(_NAME, {**_of_lane(lane), "name": pair})
 
     async def move(self, lane: LaneKey, to: LaneKey) -> bool:
-        """What is in `lane` belongs to the lane `to` from now on, the older first; False if there was nothing.
+        """See `Outbox.move`.
 
-        The lane and its name are forgotten.
+        The row of `lane`, with its name, is deleted.
         """
         moved = await self.transaction.first(_CONTENT, _of_lane(lane))
         if moved is None:
@@ -355,33 +354,36 @@ class SqlOutbox:
             shift = there.lowest - moved.highest - _GAP if before else there.highest - moved.lowest + _GAP
         await self.transaction.execute(_MOVE, {"of_lane": moved.id, "to_lane": there.id, "shift": shift})
         if lane.destination == to.destination:
-            # What was sent of it, and is not on record, stands behind this.
+            # A message that was sent but not recorded comes after this copy in the channel.
             await self.transaction.execute(_SET_LAST, {"of_lane": there.id, "copy": moved.last_copy})
         await self.transaction.execute(_DELETE_LANE, {"of_lane": moved.id})
         return True
 
     async def dead(self) -> Sequence[DeadLetter]:
-        """All dead letters, oldest first."""
+        """See `Outbox.dead`."""
         return _read_letters(await self.transaction.all(_DEAD, {}))
 
     async def dead_in(self, lane: LaneKey) -> Sequence[DeadLetter]:
-        """The dead letters of one lane, oldest first."""
+        """See `Outbox.dead_in`."""
         return _read_letters(await self.transaction.all(_DEAD_IN, _of_lane(lane)))
 
     async def dead_about(self, source: MessageRef) -> Sequence[DeadLetter]:
-        """The dead letters about one message, in any lane: what an edit or a deletion of it has to reach, too."""
+        """See `Outbox.dead_about`."""
         return _read_letters(await self.transaction.all(_DEAD_ABOUT, _of_source(source)))
 
     async def amend(self, entry_id: int, command: Command) -> None:
-        """An entry, waiting or dead, says `command` from now on. Its source stays what it was."""
+        """See `Outbox.amend`.
+
+        The source of the row stays what it was.
+        """
         await self.transaction.defer(_AMEND, {"entry_id": entry_id, "payload": codec.encode(command)})
 
     async def retry(self, entry_id: int) -> bool:
-        """Put a dead letter back at the end of its lane; False if there is none of that ID."""
+        """See `Outbox.retry`."""
         return await self.transaction.execute(_RETRY, {"entry_id": entry_id}) > 0
 
     async def discard(self, entry_id: int) -> bool:
-        """Forget a dead letter; False if there is none of that ID."""
+        """See `Outbox.discard`."""
         return await self.transaction.execute(_DISCARD, {"entry_id": entry_id}) > 0
 
     async def _make(self, lane: LaneKey) -> None:
@@ -414,7 +416,7 @@ def _of_source(source: MessageRef) -> dict[str, Any]:
 
 
 def _lane(row: Row[Any]) -> LaneKey | None:
-    """None for a lane to a platform that this relay does not know."""
+    """The lane of a row. None if this relay does not know one of its platforms."""
     try:
         return LaneKey(
             ChannelRef(Platform(row.source_platform), row.source_channel),
@@ -424,24 +426,24 @@ def _lane(row: Row[Any]) -> LaneKey | None:
         return None
 
 
-async def _read(lane: LaneKey, rows: Sequence[Row[Any]]) -> list[Entry]:
+async def _entries(lane: LaneKey, rows: Sequence[Row[Any]]) -> list[Entry]:
     entries: list[Entry] = []
     read = 0
     for row in rows:
         size = len(str(row.command))
         if size > _READ_AT_ONCE:
-            # A deep tree takes longer than the loop may be held for.
+            # Decoding a deep tree would block the event loop for too long.
             entries.append(await asyncio.to_thread(_entry, row, lane))
             continue
         if (read := read + size) > _READ_AT_ONCE:
             read = 0
-            await asyncio.sleep(0)  # Whatever else is due comes between.
+            await asyncio.sleep(0)  # let other tasks run
         entries.append(_entry(row, lane))
     return entries
 
 
 def _entry(row: Row[Any], lane: LaneKey) -> Entry:
-    """Each row by itself: one that cannot be read keeps nobody from the others."""
+    """The entry of a row. One that cannot be read becomes `Unreadable`, so that the others can still be read."""
     command: Command | Unreadable
     try:
         command = codec.decode(row.command)

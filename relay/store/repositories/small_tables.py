@@ -32,12 +32,12 @@ class SqlCursors:
     transaction: Transaction
 
     async def get(self, platform: Platform, stream: str) -> str | None:
-        """The last position, None before the first."""
+        """See `Cursors.get`."""
         row = await self.transaction.first(_GET_CURSOR, {"of_platform": platform, "of_stream": stream})
         return None if row is None else str(row.position)
 
     async def put(self, cursor: Cursor) -> None:
-        """Remember a position."""
+        """See `Cursors.put`."""
         values = {"platform": cursor.platform, "stream": cursor.stream, "position": cursor.position}
         await self.transaction.defer(_PUT_CURSOR, values)
 
@@ -75,12 +75,12 @@ class SqlChannels:
     transaction: Transaction
 
     async def get(self, address: ChannelAddress) -> ChannelRef | None:
-        """The channel of one address, None if it was never opened."""
+        """See `Channels.get`."""
         row = await self.transaction.first(_GET_ADDRESS, _of_address(address))
         return None if row is None else ChannelRef(address.platform, row.channel)
 
     async def known(self) -> Mapping[ChannelAddress, ChannelRef]:
-        """All of them."""
+        """See `Channels.known`."""
         found = {}
         for row in await self.transaction.all(_ALL_ADDRESSES, {}):
             if row.platform not in frozenset(Platform):
@@ -90,12 +90,12 @@ class SqlChannels:
         return found
 
     async def bind(self, address: ChannelAddress, channel: ChannelRef) -> None:
-        """`address` stands for `channel` from now on."""
+        """See `Channels.bind`."""
         values = {"platform": address.platform, "value": address.value, "channel": channel.id}
         await self.transaction.defer(_BIND_ADDRESS, values)
 
     async def forget(self, address: ChannelAddress) -> None:
-        """`address` is not declared any more. While a lane of its channel holds anything, what it stood for is kept."""
+        """See `Channels.forget`."""
         await self.transaction.defer(_FORGET_ADDRESS, _of_address(address))
 
 
@@ -123,7 +123,7 @@ class SqlDigests:
     transaction: Transaction
 
     async def get(self, copy: MessageRef) -> Digest | None:
-        """The messages of a shared copy; None for a copy of one original. Raises ValueError if it cannot be read."""
+        """See `Digests.get`."""
         row = await self.transaction.first(_GET_DIGEST, _of_digest(copy))
         if row is None:
             return None
@@ -133,12 +133,12 @@ class SqlDigests:
         return command
 
     async def put(self, copy: MessageRef, digest: Digest) -> None:
-        """Remember what stands in a shared copy now."""
+        """See `Digests.put`."""
         await self.transaction.record_channel(copy.channel)
         await self.transaction.defer(_PUT_DIGEST, {**_of_digest(copy), "command": codec.encode(digest)})
 
     async def forget(self, copy: MessageRef) -> None:
-        """The copy is gone."""
+        """See `Digests.forget`."""
         await self.transaction.defer(_FORGET_DIGEST, _of_digest(copy))
 
 
@@ -173,14 +173,14 @@ class SqlMediaCache:
     transaction: Transaction
 
     async def get(self, source: MediaRef, destination: Platform) -> MediaRef | None:
-        """The copy of `source` on a platform, None if there is none."""
+        """See `MediaCache.get`."""
         row = await self.transaction.first(
             _GET_PICTURE, {"of_platform": source.platform, "of_locator": source.locator, "on_platform": destination}
         )
         return None if row is None else MediaRef(destination, row.copy_locator)
 
     async def put(self, source: MediaRef, copy: MediaRef) -> None:
-        """Remember a copy; it replaces an earlier one on the same platform."""
+        """See `MediaCache.put`."""
         await self.transaction.defer(
             _PUT_PICTURE,
             {
@@ -194,12 +194,12 @@ class SqlMediaCache:
 
 # --- Notices and named values -----------------------------------------------------------------------------
 
-# A claim from before notices belonged to channels names its pair, after a question mark: it holds for every channel.
+# Earlier versions claimed a key for a pair: `?` and its name in place of a channel. That counts for every channel.
 _claimed_by_pair = exists().where(
     notice.c.platform == bindparam("platform"), notice.c.key == bindparam("key"), notice.c.channel.startswith("?")
 )
 _now: ColumnElement[int] = literal_column(SECONDS_NOW)
-# As long as a thread goes on, it is not forgotten that it was told of.
+# A key that is still claimed is still in use: pruning keeps it.
 _USE_KEY = (
     update(notice)
     .where(
@@ -228,7 +228,7 @@ class SqlOnceKeys:
     transaction: Transaction
 
     async def claim(self, destination: ChannelRef, key: str) -> bool:
-        """True the first time that `key` is claimed for the channel, False ever after."""
+        """See `OnceKeys.claim`."""
         values = {"platform": destination.platform, "key": key, "channel": destination.id}
         await self.transaction.defer(_USE_KEY, {"of_platform": destination.platform, "of_key": key})
         return await self.transaction.first(_CLAIM_KEY, values) is not None
@@ -241,10 +241,10 @@ class SqlKeyValues:
     transaction: Transaction
 
     async def get(self, name: str) -> str | None:
-        """The value, None if there is none."""
+        """See `KeyValues.get`."""
         row = await self.transaction.first(_GET_VALUE, {"of_name": name})
         return None if row is None else str(row.value)
 
     async def put(self, name: str, value: str) -> None:
-        """Remember a value under a name."""
+        """See `KeyValues.put`."""
         await self.transaction.defer(_PUT_VALUE, {"name": name, "value": value})
