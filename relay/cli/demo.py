@@ -17,7 +17,7 @@ from relay.errors import FatalError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from relay.demo.environment import Stage
+    from relay.demo.environment import Environment
     from relay.demo.script.runner import Outcome
 
 _ARROWS = {"to_matrix": "Discord → Matrix", "to_discord": "Matrix → Discord", "both": "both ways"}
@@ -69,18 +69,18 @@ async def _until_stopped(work: Coroutine[None, None, int]) -> int | None:
 
 
 async def _page(console: "Console", directory: Path, port: int) -> int:
-    from relay.demo.environment import raised
+    from relay.demo.environment import running_environment
     from relay.demo.page import Page
 
     step = _steps(console)
-    async with raised(directory, step) as stage:
-        page = Page(stage, port)
+    async with running_environment(directory, step) as environment:
+        page = Page(environment, port)
         with step("page"):
             address = await page.start()
         try:
             console.print()
             console.print("  The demo is here:     ", address, style="bold")
-            console.print("  The daemon's own page: ", stage.daemon.url)
+            console.print("  The daemon's own page: ", environment.daemon.url)
             console.print("  Ctrl-C ends it and leaves nothing behind.")
             await asyncio.Event().wait()
         finally:
@@ -89,10 +89,10 @@ async def _page(console: "Console", directory: Path, port: int) -> int:
 
 
 async def _once(console: "Console", directory: Path) -> int:
-    from relay.demo.environment import raised, script
+    from relay.demo.environment import running_environment, script
     from relay.demo.script.runner import play
 
-    async with raised(directory, _steps(console)) as stage:
+    async with running_environment(directory, _steps(console)) as environment:
         with console.status("the script") if console.is_terminal else nullcontext() as status:
 
             def tell(outcomes: "Sequence[Outcome]") -> None:
@@ -101,10 +101,10 @@ async def _once(console: "Console", directory: Path) -> int:
                     done = sum(item.state in _MARKS for item in outcomes)
                     status.update(f"{done + 1} of {len(outcomes)}: {now.title}, {_ARROWS[now.way]}")
 
-            outcomes = await play(stage.scene(), script(), tell)
+            outcomes = await play(environment.new_run(), script(), tell)
         console.print()
         _print_table(console, outcomes)
-        await _print_sum(console, stage, outcomes)
+        await _print_sum(console, environment, outcomes)
     return 0 if all(outcome.state == "ok" for outcome in outcomes) else 1
 
 
@@ -136,13 +136,13 @@ def _print_table(console: "Console", outcomes: "Sequence[Outcome]") -> None:
     console.print(table)
 
 
-async def _print_sum(console: "Console", stage: "Stage", outcomes: "Sequence[Outcome]") -> None:
-    counters = await stage.daemon.counters()
+async def _print_sum(console: "Console", environment: "Environment", outcomes: "Sequence[Outcome]") -> None:
+    counters = await environment.daemon.counters()
     dropped: dict[str, int] = {}
     for (_, feature), count in counters.dropped.items():
         dropped[feature] = dropped.get(feature, 0) + count
     well = sum(outcome.state == "ok" for outcome in outcomes)
-    median = stage.feed.now()["status"]["median"]
+    median = environment.feed.now()["status"]["median"]
     words = [
         f"{well} of {len(outcomes)} lines check out",
         f"{sum(counters.messages.values())} messages crossed",

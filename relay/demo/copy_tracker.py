@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from relay.demo.sides.base import DIRECTION, OTHER, Json, Seen, SideName, letters
+from relay.demo.sides.base import DIRECTION, OTHER, DisplayedMessage, Json, SideName, letters
 
 _KEPT = 200
 _LOOK_BACK = 60
@@ -37,7 +37,7 @@ class Entry:
 class _Link:
     """A message and what became of it. Times in milliseconds since 1970."""
 
-    source: Seen
+    source: DisplayedMessage
     copies: list[str] = field(default_factory=list)
     ms: float | None = None
     changes: list[Json] = field(default_factory=list)
@@ -45,7 +45,7 @@ class _Link:
     gone_at: float | None = None
 
 
-class Crossings:
+class CopyTracker:
     """Follows both sides from one look to the next."""
 
     def __init__(self) -> None:
@@ -64,10 +64,10 @@ class Crossings:
         """Something about a message stayed where it was."""
         self._stays.setdefault((side, message), []).append(what)
 
-    def look(self, sides: Mapping[SideName, Sequence[Seen]], now: float) -> list[Entry]:
+    def look(self, sides: Mapping[SideName, Sequence[DisplayedMessage]], now: float) -> list[Entry]:
         """Take in both sides as they are at `now` (milliseconds since 1970); what has crossed since the last look."""
         entries: list[Entry] = []
-        here: dict[SideName, dict[str, Seen]] = {
+        here: dict[SideName, dict[str, DisplayedMessage]] = {
             side: {seen.id: seen for seen in messages} for side, messages in sides.items()
         }
         for side, messages in sides.items():
@@ -83,7 +83,7 @@ class Crossings:
             entries += self._deletion(side, link, here, now)
         return entries
 
-    def of(self, side: SideName, seen: Seen) -> Json | None:
+    def of(self, side: SideName, seen: DisplayedMessage) -> Json | None:
         """What the page says under a message; None for what the relay has nothing to do with."""
         stays = self._stays.get((side, seen.id), [])
         link = self._links.get((side, seen.id))
@@ -99,7 +99,7 @@ class Crossings:
 
     # --- One kind of thing each ---------------------------------------------------------------------------
 
-    def _arrivals(self, source: SideName, side: SideName, messages: Iterable[Seen]) -> Iterable[Entry]:
+    def _arrivals(self, source: SideName, side: SideName, messages: Iterable[DisplayedMessage]) -> Iterable[Entry]:
         for seen in messages:
             if seen.kind != "copy" or (side, seen.id) in self._origins:
                 continue
@@ -116,7 +116,7 @@ class Crossings:
                     DIRECTION[source], _kind(link.source), link.source.author.name, ms=link.ms, source=link.source.id
                 )
 
-    def _match(self, source: SideName, copy: Seen) -> _Link | None:
+    def _match(self, source: SideName, copy: DisplayedMessage) -> _Link | None:
         candidates = [
             link
             for (side, _), link in list(self._links.items())[-_LOOK_BACK * 2 :]
@@ -129,13 +129,13 @@ class Crossings:
         fresh = [link for link in alike if not link.copies]
         return next(iter(fresh), None) or next(reversed(alike), None) or next(iter(waiting), None)
 
-    def _prune(self, side: SideName, link: _Link, here: Mapping[SideName, Mapping[str, Seen]]) -> None:
+    def _prune(self, side: SideName, link: _Link, here: Mapping[SideName, Mapping[str, DisplayedMessage]]) -> None:
         """An edit may have taken parts back."""
         left = [copy for copy in link.copies if copy in here[OTHER[side]]]
         if left and link.source.id in here[side]:
             link.copies = left
 
-    def _edit(self, side: SideName, link: _Link, there: Mapping[str, Seen]) -> Iterable[Entry]:
+    def _edit(self, side: SideName, link: _Link, there: Mapping[str, DisplayedMessage]) -> Iterable[Entry]:
         edited = link.source.edited_at
         if edited is None or not link.copies or edited <= link.followed_to:
             return
@@ -148,7 +148,7 @@ class Crossings:
         yield Entry(DIRECTION[side], "edit", link.source.author.name, ms=latest - edited, source=link.source.id)
 
     def _deletion(
-        self, side: SideName, link: _Link, here: Mapping[SideName, Mapping[str, Seen]], now: float
+        self, side: SideName, link: _Link, here: Mapping[SideName, Mapping[str, DisplayedMessage]], now: float
     ) -> Iterable[Entry]:
         if link.source.id in here[side]:
             return
@@ -162,7 +162,7 @@ class Crossings:
             yield Entry(DIRECTION[side], "deletion", link.source.author.name, ms=round(now - link.gone_at, 1))
 
 
-def _kind(seen: Seen) -> str:
+def _kind(seen: DisplayedMessage) -> str:
     """One word for the journal."""
     if seen.files:
         return seen.files[0].kind
@@ -175,7 +175,7 @@ def _same_name(name: str, shown: str) -> bool:
     return name.casefold() == shown.casefold()
 
 
-def _is_like(source: Seen, copy: Seen) -> bool:
+def _is_like(source: DisplayedMessage, copy: DisplayedMessage) -> bool:
     """Whether the words of the copy are among those of the source, markup and quoted lines aside; or its file is."""
     words = letters("\n".join(line for line in copy.body.split("\n") if not (source.reply and line.startswith("> "))))
     if copy.files:

@@ -14,7 +14,7 @@ from typing import Any, Self
 import aiohttp
 from prometheus_client.parser import text_string_to_metric_families
 
-from relay.demo.processes import LeashedProcess
+from relay.demo.processes import ChildProcess
 from relay.errors import FatalError
 
 _START_SECONDS = 60.0
@@ -41,7 +41,7 @@ class DaemonProcess:
         # The operator's own settings must not leak into the demo.
         environ = {name: value for name, value in os.environ.items() if not name.startswith("RELAY_")}
         self._log = config.with_name("relay.log")
-        self._process = LeashedProcess(
+        self._process = ChildProcess(
             [sys.executable, "-m", "relay", "run", "--config", str(config)],
             log=self._log,
             directory=config.parent,

@@ -14,10 +14,10 @@ from relay.demo.feed import Feed
 from relay.demo.homeserver import Homeserver
 from relay.demo.script.edge_cases import edges
 from relay.demo.script.files import files
-from relay.demo.script.runner import Line, Scene
+from relay.demo.script.runner import Line, ScriptRun
 from relay.demo.script.structured import more
 from relay.demo.script.talk import talk
-from relay.demo.sides.base import Bell
+from relay.demo.sides.base import ChangeSignal
 from relay.demo.sides.discord import DiscordSide
 from relay.demo.sides.matrix import MatrixSide
 from relay.sandbox.server import SandboxServer
@@ -31,18 +31,18 @@ Step = Callable[[str], AbstractContextManager[None]]
 
 
 @dataclass(frozen=True, slots=True)
-class Stage:
-    """What runs."""
+class Environment:
+    """What the demo runs on."""
 
     discord: DiscordSide
     matrix: MatrixSide
     daemon: DaemonProcess
     feed: Feed
-    bell: Bell
+    changes: ChangeSignal
 
-    def scene(self) -> Scene:
-        """For playing the script once."""
-        return Scene(self.discord, self.matrix, self.daemon, self.bell)
+    def new_run(self) -> ScriptRun:
+        """What playing the script once needs."""
+        return ScriptRun(self.discord, self.matrix, self.daemon, self.changes)
 
 
 def script() -> tuple[Line, ...]:
@@ -51,33 +51,33 @@ def script() -> tuple[Line, ...]:
 
 
 @asynccontextmanager
-async def raised(directory: Path, step: Step) -> AsyncIterator[Stage]:
-    """The stage, all of whose files are in `directory`. Raises `FatalError` where a part does not come up."""
-    bell = Bell()
+async def running_environment(directory: Path, step: Step) -> AsyncIterator[Environment]:
+    """Start everything, with all its files in `directory`. Raises `FatalError` where a part does not come up."""
+    changes = ChangeSignal()
     async with AsyncExitStack() as stack:
         with step("Discord sandbox"):
             server = await stack.enter_async_context(SandboxServer(directory=directory))
-            discord = DiscordSide(server, bell.ring)
+            discord = DiscordSide(server, changes.notify)
         homeserver = Homeserver(directory / "homeserver")
         # What is about to be removed need not be put in order first.
         stack.push_async_callback(homeserver.kill)
         with step("homeserver (Synapse)"):
             await homeserver.start()
         with step("accounts and rooms"):
-            matrix = await stack.enter_async_context(MatrixSide(homeserver, bell.ring))
+            matrix = await stack.enter_async_context(MatrixSide(homeserver, changes.notify))
         with step("relay.toml"):
             config = await asyncio.to_thread(_write_configuration, directory, server, discord, matrix, homeserver)
         with step("daemon (relay run)"):
             daemon = await stack.enter_async_context(DaemonProcess(config))
             await daemon.wait_until_ready()
-        feed = Feed({"discord": discord, "matrix": matrix}, daemon, bell)
+        feed = Feed({"discord": discord, "matrix": matrix}, daemon, changes)
         await stack.enter_async_context(_at_work({"demo room": matrix.follow(), "demo feed": feed.run()}))
-        yield Stage(discord, matrix, daemon, feed, bell)
+        yield Environment(discord, matrix, daemon, feed, changes)
 
 
 @asynccontextmanager
 async def _at_work(works: Mapping[str, Coroutine[None, None, None]]) -> AsyncIterator[None]:
-    """Tasks that last as long as the block. Not a TaskGroup, which would wrap what is raised in the block."""
+    """Tasks that last as long as the block. No TaskGroup: that would wrap an error of the block in a group."""
     tasks = [asyncio.create_task(work, name=name) for name, work in works.items()]
     for task in tasks:
         task.add_done_callback(_report)

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import aiohttp
 
-from relay.demo.copy_tracker import Crossings, Entry
+from relay.demo.copy_tracker import CopyTracker, Entry
 from relay.demo.daemon import Counters, DaemonProcess
-from relay.demo.sides.base import DIRECTION, Bell, Json, Seen, Side, SideName
+from relay.demo.sides.base import DIRECTION, ChangeSignal, DisplayedMessage, Json, Side, SideName
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -49,11 +49,11 @@ class _Act:
 class Feed:
     """Looks at both sides whenever one of them changed, and tells the listeners the difference."""
 
-    def __init__(self, sides: Mapping[SideName, Side], daemon: DaemonProcess, bell: Bell) -> None:
+    def __init__(self, sides: Mapping[SideName, Side], daemon: DaemonProcess, changes: ChangeSignal) -> None:
         self._sides = sides
         self._daemon = daemon
-        self._bell = bell
-        self._crossings = Crossings()
+        self._changes = changes
+        self._tracker = CopyTracker()
         self._shown: dict[SideName, dict[str, Json]] = {side: {} for side in _SIDES}
         self._journal: deque[Json] = deque(maxlen=_JOURNAL)
         self._listeners: set[asyncio.Queue[tuple[str, Any]]] = set()
@@ -93,7 +93,7 @@ class Feed:
 
     async def _follow(self) -> None:
         while True:
-            happened = self._bell.next()
+            happened = self._changes.next()
             self._look()
             await happened.wait()
 
@@ -102,16 +102,16 @@ class Feed:
         for side in _SIDES:
             for message in seen[side]:
                 self._note_acts(side, message)
-        entries = self._crossings.look(seen, time.time() * 1000)
+        entries = self._tracker.look(seen, time.time() * 1000)
         for side in _SIDES:
             self._show(side, seen[side])
         for entry in entries:
             self._write(entry)
-        self._say_status(median=self._crossings.median)
+        self._say_status(median=self._tracker.median)
 
-    def _show(self, side: SideName, messages: list[Seen]) -> None:
+    def _show(self, side: SideName, messages: list[DisplayedMessage]) -> None:
         before = self._shown[side]
-        after = {item.id: item.as_json() | {"cross": self._crossings.of(side, item)} for item in messages}
+        after = {item.id: item.as_json() | {"cross": self._tracker.of(side, item)} for item in messages}
         self._shown[side] = after
         for gone in before.keys() - after.keys():
             self.tell("gone", {"side": side, "id": gone})
@@ -123,7 +123,7 @@ class Feed:
         self._journal.append(entry.as_json())
         self.tell("journal", entry.as_json())
 
-    def _note_acts(self, side: SideName, message: Seen) -> None:
+    def _note_acts(self, side: SideName, message: DisplayedMessage) -> None:
         """Remember what people did that will be dropped: which message a counter's next step is about."""
         reactions = sum(tally.count for tally in message.reactions)
         replies = sum(1 for reply in message.thread or () if reply.kind == "person")
@@ -137,7 +137,7 @@ class Feed:
             self._act(side, "thread", message, "thread", words, replies - known_replies)
         self._stays[side, message.id] = (max(reactions, known_reactions), max(replies, known_replies))
 
-    def _act(self, side: SideName, feature: str, message: Seen, what: str, words: str, count: int) -> None:
+    def _act(self, side: SideName, feature: str, message: DisplayedMessage, what: str, words: str, count: int) -> None:
         act = _Act(side, message.id, what, words, time.monotonic())
         self._acts.setdefault((DIRECTION[side], feature), deque()).extend([act] * count)
 
@@ -176,9 +176,9 @@ class Feed:
             self._write(Entry(way, feature, "", "dropped", why=why))
             return
         act = acts.popleft()
-        self._crossings.dropped(act.side, act.message, act.what)
+        self._tracker.dropped(act.side, act.message, act.what)
         self._write(Entry(way, feature, act.words, "dropped", why=why, source=act.message))
-        self._bell.ring()
+        self._changes.notify()
 
     def _say_status(self, **values: Any) -> None:
         after = self._status | values

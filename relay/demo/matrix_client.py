@@ -19,7 +19,7 @@ import aiohttp
 Json = dict[str, Any]
 
 
-class Refused(Exception):
+class MatrixError(Exception):
     """The homeserver said no. `code` is its `errcode`."""
 
     def __init__(self, status: int, body: Json) -> None:
@@ -51,7 +51,7 @@ class Shown:
 
 
 class Person:
-    """One account. Use as `async with`; each call waits out the homeserver's rate limits and raises `Refused`."""
+    """One account. Use as `async with`; each call waits out the homeserver's rate limits and raises `MatrixError`."""
 
     def __init__(self, homeserver_url: str, user_id: str, access_token: str) -> None:
         self.user_id = user_id
@@ -87,7 +87,7 @@ class Person:
             if answer.status == 429:
                 await asyncio.sleep(int(result.get("retry_after_ms", 1000)) / 1000)
             elif answer.status != 200:
-                raise Refused(answer.status, result)
+                raise MatrixError(answer.status, result)
             else:
                 return result
 
@@ -126,7 +126,7 @@ class Person:
         """Let a whole alias (`#name:server`) name `room`, taking it from the room that it named before."""
         try:
             await self._client("PUT", "directory", "room", alias, body={"room_id": room})
-        except Refused as refused:
+        except MatrixError as refused:
             if refused.status != 409:
                 raise
             await self._client("DELETE", "directory", "room", alias)
@@ -237,7 +237,7 @@ class Person:
         async with self._session.post(url, data=io.BytesIO(data), headers=headers, params=params) as answer:
             result: Json = await answer.json(content_type=None)
             if answer.status != 200:
-                raise Refused(answer.status, result)
+                raise MatrixError(answer.status, result)
         return str(result["content_uri"])
 
     async def download(self, uri: str) -> tuple[bytes, str]:
@@ -247,7 +247,7 @@ class Person:
         url = f"{self._url}/_matrix/client/v1/media/download/{uri.removeprefix('mxc://')}"
         async with self._session.get(url) as answer:
             if answer.status != 200:
-                raise Refused(answer.status, await answer.json(content_type=None))
+                raise MatrixError(answer.status, await answer.json(content_type=None))
             return await answer.read(), answer.content_type
 
     # --- What a client shows ------------------------------------------------------------------------------

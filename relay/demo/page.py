@@ -10,10 +10,10 @@ from typing import Any
 import structlog
 from aiohttp import web
 
-from relay.demo.environment import Stage, script
+from relay.demo.environment import Environment, script
 from relay.demo.feed import events
 from relay.demo.script.runner import Outcome, play
-from relay.demo.sides.base import Json, Refusal, Side
+from relay.demo.sides.base import ActionRefused, Json, Side
 from relay.demo.sides.discord import CHANNEL, GUILD
 from relay.errors import FatalError
 
@@ -42,10 +42,10 @@ _PAUSE = 0.4
 
 
 class Page:
-    """Serves `stage` on 127.0.0.1; port 0 lets the system choose."""
+    """Serves `environment` on 127.0.0.1; port 0 lets the system choose."""
 
-    def __init__(self, stage: Stage, port: int) -> None:
-        self._stage = stage
+    def __init__(self, environment: Environment, port: int) -> None:
+        self._environment = environment
         self._port = port
         self._outcomes: Sequence[Outcome] = ()
         self._playing: asyncio.Task[None] | None = None
@@ -113,8 +113,8 @@ class Page:
         return web.Response(body=self._static[name], content_type=kind, charset="utf-8")
 
     async def _attachment(self, request: web.Request) -> web.Response:
-        stage = self._stage
-        side: Side = stage.discord if request.match_info["side"] == "discord" else stage.matrix
+        environment = self._environment
+        side: Side = environment.discord if request.match_info["side"] == "discord" else environment.matrix
         found = await side.file(request.match_info["key"])
         if found is None:
             raise web.HTTPNotFound
@@ -128,7 +128,7 @@ class Page:
         response = web.StreamResponse(headers=HEADERS | {"Content-Type": "text/event-stream"})
         await response.prepare(request)
         closing = asyncio.create_task(self._closing.wait())
-        stream = events(self._stage.feed, self._hello())
+        stream = events(self._environment.feed, self._hello())
         try:
             while True:
                 item = asyncio.ensure_future(anext(stream))
@@ -147,23 +147,25 @@ class Page:
             await stream.aclose()
 
     def _hello(self) -> Json:
-        stage = self._stage
-        discord = {"name": f"#{CHANNEL}", "note": f"{GUILD} · Discord", **stage.discord.names()}
-        matrix = {"name": stage.matrix.alias.partition(":")[0], "note": f"{stage.matrix.alias} · Matrix"}
-        cast = {"discord": stage.discord.cast, "matrix": stage.matrix.cast}
+        environment = self._environment
+        discord = {"name": f"#{CHANNEL}", "note": f"{GUILD} · Discord", **environment.discord.names()}
+        matrix = {"name": environment.matrix.alias.partition(":")[0], "note": f"{environment.matrix.alias} · Matrix"}
+        participants = {"discord": environment.discord.participants, "matrix": environment.matrix.participants}
         return {
             "places": {"discord": discord, "matrix": matrix},
-            "people": {side: [{"key": one.key, "name": one.name} for one in people] for side, people in cast.items()},
+            "people": {
+                side: [{"key": one.key, "name": one.name} for one in people] for side, people in participants.items()
+            },
             "script": self._progress(),
         }
 
     # --- What people do -----------------------------------------------------------------------------------
 
     async def _act(self, request: web.Request) -> web.Response:
-        side: Side = self._stage.discord if request.match_info["side"] == "discord" else self._stage.matrix
+        side: Side = self._environment.discord if request.match_info["side"] == "discord" else self._environment.matrix
         try:
             await _carry_out(side, await request.json())
-        except Refusal as refusal:
+        except ActionRefused as refusal:
             return web.json_response({"error": str(refusal)}, status=409)
         except (ValueError, KeyError, TypeError):
             return web.json_response({"error": "that is not something to do"}, status=400)
@@ -177,7 +179,7 @@ class Page:
 
     async def _perform(self) -> None:
         try:
-            self._tell(await play(self._stage.scene(), script(), self._tell, pause=_PAUSE))
+            self._tell(await play(self._environment.new_run(), script(), self._tell, pause=_PAUSE))
         except Exception:  # noqa: BLE001 - the top of a worker: logged, and the page goes on
             _log.exception("the script broke off")
         finally:
@@ -186,7 +188,7 @@ class Page:
 
     def _tell(self, outcomes: Sequence[Outcome]) -> None:
         self._outcomes = tuple(outcomes)
-        self._stage.feed.tell("script", self._progress())
+        self._environment.feed.tell("script", self._progress())
 
     def _progress(self) -> Json:
         playing = self._playing is not None and not self._playing.done()
@@ -210,7 +212,7 @@ def _part(request: web.Request, data: bytes, kind: str) -> web.Response:
 
 
 async def _carry_out(side: Side, wish: dict[str, Any]) -> None:
-    """Do what the page asks for. Raises `Refusal`, and `KeyError` and the like for what makes no sense."""
+    """Do what the page asks for. Raises `ActionRefused`, and `KeyError` and the like for what makes no sense."""
     who = str(wish["as"])
     body, html = str(wish.get("body") or ""), str(wish.get("html") or "")
     match wish["act"]:

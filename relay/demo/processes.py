@@ -17,7 +17,7 @@ from pathlib import Path
 _TERMINATE = b"t"
 
 # Runs its arguments as a process. A byte on the standard input is SIGTERM, the end of it SIGKILL.
-_HOLDER = """
+_SUPERVISOR = """
 import os, signal, subprocess, sys, threading
 
 child = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL, start_new_session=True)
@@ -33,7 +33,7 @@ sys.exit(status if status >= 0 else 128 - status)
 """
 
 # Removes a directory at the end of its standard input. What still writes there is being killed at the same moment.
-_SWEEPER = """
+_CLEANER = """
 import os, shutil, sys, time
 
 print(flush=True)
@@ -51,7 +51,7 @@ def temporary_directory() -> Iterator[Path]:
     """A directory that is removed at the end of the block, and also when this process is killed."""
     # The name is made here and the directory only once somebody watches over it.
     path = Path(tempfile.gettempdir()) / f"relay-demo-{os.getpid()}-{os.urandom(4).hex()}"
-    command = [sys.executable, "-I", "-S", "-c", _SWEEPER, str(path)]
+    command = [sys.executable, "-I", "-S", "-c", _CLEANER, str(path)]
     with subprocess.Popen(  # noqa: S603 - our own program and arguments
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
     ) as sweeper:
@@ -64,7 +64,7 @@ def temporary_directory() -> Iterator[Path]:
             shutil.rmtree(path, ignore_errors=True)
 
 
-class LeashedProcess:
+class ChildProcess:
     """A process whose output goes to the file `log`. It works in `directory`."""
 
     def __init__(self, command: Sequence[str], *, log: Path, directory: Path, environ: Mapping[str, str]) -> None:
@@ -78,7 +78,7 @@ class LeashedProcess:
         """Start it."""
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(  # noqa: S603 - our own program and arguments
-                [sys.executable, "-I", "-S", "-c", _HOLDER, *self._command],
+                [sys.executable, "-I", "-S", "-c", _SUPERVISOR, *self._command],
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,

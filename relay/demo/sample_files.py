@@ -24,7 +24,7 @@ WAVEFORM = bytes.fromhex(
 
 
 @dataclass(frozen=True, slots=True)
-class Prop:
+class SampleFile:
     """A file to send. `name` as people see it."""
 
     name: str
@@ -40,6 +40,6 @@ class Prop:
         return {"filename": self.name, "data": base64.b64encode(self.data).decode(), **more}
 
 
-def prop(file: str, name: str = "") -> Prop:
+def sample_file(file: str, name: str = "") -> SampleFile:
     """One of the files in `props`, under another name if one is given."""
-    return Prop(name or file, files("relay.demo").joinpath("sample_files", file).read_bytes())
+    return SampleFile(name or file, files("relay.demo").joinpath("sample_files", file).read_bytes())

@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 import aiohttp
 
-from relay.demo.matrix_client import Json, Person, Refused, Shown, shown
+from relay.demo.matrix_client import Json, MatrixError, Person, Shown, shown
 from relay.sandbox.control.http import Control
 from tests.chaos import reading
 from tests.chaos.ledger import File
@@ -255,7 +255,7 @@ async def insist(call: Callable[[], Awaitable[Any]]) -> Any:
     while True:
         try:
             return await call()
-        except Refused as refused:
+        except MatrixError as refused:
             if refused.status < 500:
                 raise
         except (aiohttp.ClientError, TimeoutError, ValueError):

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import suppress
 from typing import Any
 
-from relay.demo.matrix_client import Refused
+from relay.demo.matrix_client import MatrixError
 from relay.sandbox.gateway.handshake import FATAL
 from tests.chaos.operator import Operator
 from tests.chaos.proxy import Fault, Proxy
@@ -258,13 +258,13 @@ class Trouble:
 
     async def _out(self, pair: str) -> None:
         room, relay = self._town.rooms[pair], self._town.relay_user
-        with suppress(Refused):  # it is out already
+        with suppress(MatrixError):  # it is out already
             await insist(lambda: self._town.mia.kick(room, relay))
 
     async def let_in(self, pair: str) -> None:
         """Invite the relay; it may have come back by itself."""
         room, relay = self._town.rooms[pair], self._town.relay_user
-        with suppress(Refused):  # it is in already
+        with suppress(MatrixError):  # it is in already
             await insist(lambda: self._town.mia.invite(room, relay))
 
     async def homeserver_stop(self) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from playwright.async_api import expect
 
-from relay.demo.environment import raised, script
+from relay.demo.environment import running_environment, script
 from relay.demo.script.runner import play, play_line
 from tests.support.demo import (
     LAPTOP,
@@ -250,13 +250,13 @@ def test_once_checks_every_line(tmp_path: Path) -> None:
 
 
 async def test_line_fails_where_nothing_crosses(tmp_path: Path) -> None:
-    async with raised(tmp_path, lambda _: nullcontext()) as stage:
-        scene = stage.scene()
-        await scene.begin()
-        await stage.daemon.stop()
-        scene.deadline = 0.2
-        outcome = await play_line(scene, script()[0])
-        others = await play(stage.scene(), script()[:2], lambda _: None)
+    async with running_environment(tmp_path, lambda _: nullcontext()) as environment:
+        run = environment.new_run()
+        await run.begin()
+        await environment.daemon.stop()
+        run.deadline = 0.2
+        outcome = await play_line(run, script()[0])
+        others = await play(environment.new_run(), script()[:2], lambda _: None)
     assert (outcome.state, outcome.seen) == ("failed", "nothing from Mira has arrived")
     assert [other.state for other in others] == ["failed", "failed"]
 

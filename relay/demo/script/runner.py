@@ -9,8 +9,18 @@ from typing import Literal, TypeVar
 import aiohttp
 
 from relay.demo.daemon import Counters, DaemonProcess
-from relay.demo.matrix_client import Refused
-from relay.demo.sides.base import OTHER, Bell, Json, Kind, Refusal, Seen, Side, SideName, letters
+from relay.demo.matrix_client import MatrixError
+from relay.demo.sides.base import (
+    OTHER,
+    ActionRefused,
+    ChangeSignal,
+    DisplayedMessage,
+    Json,
+    Kind,
+    Side,
+    SideName,
+    letters,
+)
 from relay.demo.sides.discord import DiscordSide
 from relay.demo.sides.matrix import MatrixSide
 
@@ -25,7 +35,7 @@ T = TypeVar("T")
 Way = Literal["to_matrix", "to_discord", "both"]
 
 
-class Unmet(Exception):
+class Mismatch(Exception):
     """What a line expects is not there (yet): what is seen instead."""
 
 
@@ -33,10 +43,10 @@ class Unmet(Exception):
 class View:
     """Both sides as a reader gets them; `known` are the messages that the script has accounted for."""
 
-    sides: dict[SideName, list[Seen]]
+    sides: dict[SideName, list[DisplayedMessage]]
     known: frozenset[tuple[SideName, str]]
 
-    def fresh(self, side: SideName, kind: Kind = "copy", name: str = "") -> list[Seen]:
+    def fresh(self, side: SideName, kind: Kind = "copy", name: str = "") -> list[DisplayedMessage]:
         """Messages that nothing has accounted for yet; no copies of what others write meanwhile."""
         others = {letters(seen.words) for seen in self._unknown(OTHER[side]) if seen.kind == "person"}
         return [
@@ -47,41 +57,41 @@ class View:
             and not (kind == "copy" and letters(seen.body) in others)
         ]
 
-    def _unknown(self, side: SideName) -> list[Seen]:
+    def _unknown(self, side: SideName) -> list[DisplayedMessage]:
         return [seen for seen in self.sides[side] if (side, seen.id) not in self.known]
 
-    def only(self, side: SideName, name: str) -> Seen:
-        """The one new copy under a name. Raises `Unmet`."""
+    def only(self, side: SideName, name: str) -> DisplayedMessage:
+        """The one new copy under a name. Raises `Mismatch`."""
         found = self.fresh(side, "copy", name)
         if len(found) != 1:
-            raise Unmet(f"{len(found)} new messages from {name}" if found else f"nothing from {name} has arrived")
+            raise Mismatch(f"{len(found)} new messages from {name}" if found else f"nothing from {name} has arrived")
         return found[0]
 
-    def get(self, side: SideName, message: str) -> Seen:
-        """A message by its ID. Raises `Unmet` where it is gone."""
+    def get(self, side: SideName, message: str) -> DisplayedMessage:
+        """A message by its ID. Raises `Mismatch` where it is gone."""
         for seen in self.sides[side]:
             if seen.id == message:
                 return seen
-        raise Unmet("the message is not there")
+        raise Mismatch("the message is not there")
 
     def absent(self, side: SideName, messages: Sequence[str]) -> None:
-        """Raises `Unmet` while one of them is there."""
+        """Raises `Mismatch` while one of them is there."""
         left = [seen for seen in self.sides[side] if seen.id in messages]
         if left:
-            raise Unmet(f"still there: {quoted(left[0].body)}")
+            raise Mismatch(f"still there: {quoted(left[0].body)}")
 
 
 def same(seen: str, expected: str) -> None:
-    """Raises `Unmet` where a text is not the expected one."""
+    """Raises `Mismatch` where a text is not the expected one."""
     if seen != expected:
-        raise Unmet(f"it says {quoted(seen)}")
+        raise Mismatch(f"it says {quoted(seen)}")
 
 
 def contains(seen: str, *expected: str) -> None:
-    """Raises `Unmet` where a text lacks one of these."""
+    """Raises `Mismatch` where a text lacks one of these."""
     missing = [words for words in expected if words not in seen]
     if missing:
-        raise Unmet(f"no {missing[0]} in {quoted(seen)}")
+        raise Mismatch(f"no {missing[0]} in {quoted(seen)}")
 
 
 def quoted(text: str) -> str:
@@ -91,13 +101,13 @@ def quoted(text: str) -> str:
 
 
 @dataclass(slots=True)
-class Scene:
+class ScriptRun:
     """What the lines of a script share: the sides, the daemon, and what has been said so far."""
 
     discord: DiscordSide
     matrix: MatrixSide
     daemon: DaemonProcess
-    bell: Bell
+    changes: ChangeSignal
     known: set[tuple[SideName, str]] = field(default_factory=set)
     notes: dict[str, str] = field(default_factory=dict)
     said: dict[SideName, int] = field(default_factory=lambda: {"discord": 0, "matrix": 0})
@@ -116,30 +126,33 @@ class Scene:
 
     async def look(self) -> View:
         """Both sides, read anew."""
-        sides: dict[SideName, list[Seen]] = {"discord": await self.discord.read(), "matrix": await self.matrix.read()}
+        sides: dict[SideName, list[DisplayedMessage]] = {
+            "discord": await self.discord.read(),
+            "matrix": await self.matrix.read(),
+        }
         return View(sides, frozenset(self.known))
 
     async def until(self, check: Callable[[View], T]) -> T:
-        """Look whenever something happens until `check` raises no `Unmet`. Raises the last after `deadline` seconds."""
+        """Look at each change until `check` raises no `Mismatch`; after `deadline` seconds, raise the last one."""
         deadline = time.monotonic() + self.deadline
         while True:
-            happened = self.bell.next()
+            happened = self.changes.next()
             try:
                 return check(await self.look())
-            except Unmet:
+            except Mismatch:
                 if time.monotonic() > deadline:
                     raise
             await _wait(happened, _LOOK_AGAIN)
 
     async def until_dropped(self, way: str, feature: str, count: int, before: Counters) -> None:
-        """Wait until the daemon has counted `count` more drops. Raises `Unmet` after `deadline` seconds."""
+        """Wait until the daemon has counted `count` more drops. Raises `Mismatch` after `deadline` seconds."""
         deadline = time.monotonic() + self.deadline
         while True:
             counted = (await self.daemon.counters()).drops(way, feature) - before.drops(way, feature)
             if counted == count:
                 return
             if time.monotonic() > deadline or counted > count:
-                raise Unmet(f"relay_dropped_total rose by {counted}, not {count}")
+                raise Mismatch(f"relay_dropped_total rose by {counted}, not {count}")
             await asyncio.sleep(_COUNT_AGAIN)
 
     def act(self) -> None:
@@ -156,7 +169,7 @@ class Scene:
         self.known.add((side, message))
         return message
 
-    def take(self, side: SideName, *messages: Seen) -> None:
+    def take(self, side: SideName, *messages: DisplayedMessage) -> None:
         """These are accounted for."""
         self.known |= {(side, seen.id) for seen in messages}
 
@@ -165,10 +178,10 @@ class Scene:
         view = await self.look()
         self.known |= {(side, seen.id) for side, messages in view.sides.items() for seen in messages}
 
-    async def across(self, side: SideName, name: str, body: str) -> Seen:
+    async def across(self, side: SideName, name: str, body: str) -> DisplayedMessage:
         """The copy on the other side of what somebody just wrote, word for word."""
 
-        def check(view: View) -> Seen:
+        def check(view: View) -> DisplayedMessage:
             copy = view.only(OTHER[side], name)
             same(copy.body, body)
             return copy
@@ -178,9 +191,9 @@ class Scene:
         return copy
 
     def note(self, name: str) -> str:
-        """What an earlier line has left under a name. Raises `Unmet` where that line failed."""
+        """What an earlier line has left under a name. Raises `Mismatch` where that line failed."""
         if name not in self.notes:
-            raise Unmet("an earlier line that it builds on failed")
+            raise Mismatch("an earlier line that it builds on failed")
         return self.notes[name]
 
 
@@ -194,11 +207,11 @@ async def _wait(event: asyncio.Event, seconds: float) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A line of the script. `play` acts, waits until it shows, and returns what was seen; or raises `Unmet`."""
+    """A line of the script. `play` acts, waits until it shows, and returns what was seen; or raises `Mismatch`."""
 
     title: str
     way: Way
-    play: Callable[[Scene], Awaitable[str]]
+    play: Callable[[ScriptRun], Awaitable[str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,30 +230,30 @@ class Outcome:
 
 
 async def play(
-    scene: Scene, lines: Sequence[Line], tell: Callable[[Sequence[Outcome]], None], *, pause: float = 0.0
+    run: ScriptRun, lines: Sequence[Line], tell: Callable[[Sequence[Outcome]], None], *, pause: float = 0.0
 ) -> Sequence[Outcome]:
     """Play the lines, telling how far it is; `pause` seconds between them let people watch."""
     outcomes = [Outcome(line.title, line.way) for line in lines]
     try:
-        await scene.begin()
-    except (Refused, aiohttp.ClientError, TimeoutError) as problem:
+        await run.begin()
+    except (MatrixError, aiohttp.ClientError, TimeoutError) as problem:
         return [replace(outcome, state="failed", seen=f"not played: {problem}") for outcome in outcomes]
     for number, line in enumerate(lines):
         outcomes[number] = replace(outcomes[number], state="playing")
         tell(outcomes)
-        outcomes[number] = await play_line(scene, line)
+        outcomes[number] = await play_line(run, line)
         tell(outcomes)
         await asyncio.sleep(pause)
     return outcomes
 
 
-async def play_line(scene: Scene, line: Line) -> Outcome:
-    """Play one line of a scene that has begun."""
-    scene.act()
+async def play_line(run: ScriptRun, line: Line) -> Outcome:
+    """Play one line of a run that has begun."""
+    run.act()
     try:
-        remark = await line.play(scene)
-    except (Unmet, Refusal, Refused, aiohttp.ClientError, TimeoutError) as problem:
+        remark = await line.play(run)
+    except (Mismatch, ActionRefused, MatrixError, aiohttp.ClientError, TimeoutError) as problem:
         words = str(problem) or type(problem).__name__
-        await scene.take_all()
+        await run.take_all()
         return Outcome(line.title, line.way, "failed", None, words)
-    return Outcome(line.title, line.way, "ok", (time.monotonic() - scene.acted_at) * 1000, remark)
+    return Outcome(line.title, line.way, "ok", (time.monotonic() - run.acted_at) * 1000, remark)

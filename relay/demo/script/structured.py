@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 
-from relay.demo.script.runner import Line, Scene, Unmet, View, contains, same
-from relay.demo.sides.base import Seen
+from relay.demo.script.runner import Line, Mismatch, ScriptRun, View, contains, same
+from relay.demo.sides.base import DisplayedMessage
 from relay.demo.sides.discord import FEED
 
 _PLAN = """## Saturday’s crossing
 1. Meet at the **old pier** at <t:1781330400:t>
-2. Cast off with the tide
+2. Participant off with the tide
    - wet gear for everybody
    - no heroics past the third buoy
 3. Home for chowder
@@ -58,179 +58,179 @@ def more() -> Sequence[Line]:
     )
 
 
-async def _plan(scene: Scene) -> str:
-    scene.notes["plan"] = await scene.say("discord", "mira", _PLAN)
+async def _plan(run: ScriptRun) -> str:
+    run.notes["plan"] = await run.say("discord", "mira", _PLAN)
 
-    def check(view: View) -> Seen:
+    def check(view: View) -> DisplayedMessage:
         copy = view.only("matrix", "Mira")
         contains(copy.html, *_PLAN_HTML)
         return copy
 
-    copy = await scene.until(check)
-    scene.take("matrix", copy)
-    scene.notes["plan copy"] = copy.id
+    copy = await run.until(check)
+    run.take("matrix", copy)
+    run.notes["plan copy"] = copy.id
     return "with its time in UTC"
 
 
-async def _tides(scene: Scene) -> str:
-    await scene.say("matrix", "ines", _TIDES_PLAIN, _TIDES_HTML)
+async def _tides(run: ScriptRun) -> str:
+    await run.say("matrix", "ines", _TIDES_PLAIN, _TIDES_HTML)
 
-    def check(view: View) -> Seen:
+    def check(view: View) -> DisplayedMessage:
         copy = view.only("discord", "Ines")
         contains(copy.body, *_TIDES_MARKDOWN)
         return copy
 
-    scene.take("discord", await scene.until(check))
+    run.take("discord", await run.until(check))
     return "the table aligned in a block of code"
 
 
-async def _call_to_matrix(scene: Scene) -> str:
-    await scene.say("discord", "jonas", "@Ines, can you bring the spare line?")
-    called = scene.matrix.id_of("ines")
+async def _call_to_matrix(run: ScriptRun) -> str:
+    await run.say("discord", "jonas", "@Ines, can you bring the spare line?")
+    called = run.matrix.id_of("ines")
 
-    def check(view: View) -> Seen:
+    def check(view: View) -> DisplayedMessage:
         copy = view.only("matrix", "Jonas")
         contains(copy.html, f'href="https://matrix.to/#/{called}"')
         if copy.raw.get("m.mentions") != {"user_ids": [called]}:
-            raise Unmet(f"it mentions {copy.raw.get('m.mentions')}")
+            raise Mismatch(f"it mentions {copy.raw.get('m.mentions')}")
         return copy
 
-    scene.take("matrix", await scene.until(check))
+    run.take("matrix", await run.until(check))
     return "Ines is mentioned, and nobody else"
 
 
-async def _call_to_discord(scene: Scene) -> str:
-    await scene.say("matrix", "ines", "Packed already, @Jonas.")
-    called = scene.discord.id_of("jonas")
+async def _call_to_discord(run: ScriptRun) -> str:
+    await run.say("matrix", "ines", "Packed already, @Jonas.")
+    called = run.discord.id_of("jonas")
 
-    def check(view: View) -> Seen:
+    def check(view: View) -> DisplayedMessage:
         copy = view.only("discord", "Ines")
         same(copy.body, f"Packed already, <@{called}>.")
         if [user["id"] for user in copy.raw["mentions"]] != [called]:
-            raise Unmet("it does not ping him")
+            raise Mismatch("it does not ping him")
         return copy
 
-    scene.take("discord", await scene.until(check))
+    run.take("discord", await run.until(check))
     return "Jonas is pinged"
 
 
-async def _link(scene: Scene) -> str:
-    plan, copy_of_plan = scene.note("plan"), scene.note("plan copy")
-    guild, channel = scene.discord.guild.id, scene.discord.channel.id
-    await scene.say("discord", "jonas", f"It is all in https://discord.com/channels/{guild}/{channel}/{plan}")
+async def _link(run: ScriptRun) -> str:
+    plan, copy_of_plan = run.note("plan"), run.note("plan copy")
+    guild, channel = run.discord.guild.id, run.discord.channel.id
+    await run.say("discord", "jonas", f"It is all in https://discord.com/channels/{guild}/{channel}/{plan}")
 
-    def check(view: View) -> Seen:
+    def check(view: View) -> DisplayedMessage:
         copy = view.only("matrix", "Jonas")
-        contains(copy.html, f"https://matrix.to/#/{scene.matrix.room}/{copy_of_plan}")
+        contains(copy.html, f"https://matrix.to/#/{run.matrix.room}/{copy_of_plan}")
         return copy
 
-    scene.take("matrix", await scene.until(check))
+    run.take("matrix", await run.until(check))
     return "leads to the copy"
 
 
-async def _emote(scene: Scene) -> str:
+async def _emote(run: ScriptRun) -> str:
     content = {"msgtype": "m.emote", "body": "coils the lines", "m.mentions": {}}
-    scene.spoken("matrix", await scene.matrix.send("yusuf", content))
-    copy = await scene.across("matrix", "Yusuf", "*coils the lines*")
+    run.spoken("matrix", await run.matrix.send("yusuf", content))
+    copy = await run.across("matrix", "Yusuf", "*coils the lines*")
     return copy.body
 
 
-async def _place(scene: Scene) -> str:
+async def _place(run: ScriptRun) -> str:
     content = {"msgtype": "m.location", "body": "The old pier", "geo_uri": "geo:54.3239,10.1347", "m.mentions": {}}
-    scene.spoken("matrix", await scene.matrix.send("ines", content))
+    run.spoken("matrix", await run.matrix.send("ines", content))
 
-    def check(view: View) -> Seen:
+    def check(view: View) -> DisplayedMessage:
         copy = view.only("discord", "Ines")
         contains(copy.body, "The old pier", "https://www.openstreetmap.org/?mlat=54.323900&mlon=10.134700")
         return copy
 
-    scene.take("discord", await scene.until(check))
+    run.take("discord", await run.until(check))
     return "with a link to a map"
 
 
-async def _feed(scene: Scene) -> str:
-    scene.spoken("discord", scene.discord.report(_PUSH))
+async def _feed(run: ScriptRun) -> str:
+    run.spoken("discord", run.discord.report(_PUSH))
 
-    def check(view: View) -> Seen:
+    def check(view: View) -> DisplayedMessage:
         copy = view.only("matrix", FEED)
         contains(copy.html, "<blockquote>", 'href="https://github.com/mira"', "<strong>third buoy</strong>")
         contains(copy.html, 'commit/9e1f27c"><code>9e1f27c</code></a> Correct the spring tides')
         return copy
 
-    scene.take("matrix", await scene.until(check))
+    run.take("matrix", await run.until(check))
     return f"as {FEED}"
 
 
-async def _poll_to_matrix(scene: Scene) -> str:
+async def _poll_to_matrix(run: ScriptRun) -> str:
     answers = [{"poll_media": {"text": answer}} for answer in _ANSWERS]
     poll = {"question": {"text": "What goes into the chowder?"}, "answers": answers, "duration": 24}
-    message = scene.spoken("discord", scene.discord.show("jonas", poll=poll))
+    message = run.spoken("discord", run.discord.show("jonas", poll=poll))
 
-    def asked(view: View) -> Seen:
+    def asked(view: View) -> DisplayedMessage:
         copy = view.only("matrix", "Jonas")
         contains(copy.body, "What goes into the chowder?", *_ANSWERS)
         return copy
 
-    question = await scene.until(asked)
-    scene.take("matrix", question)
+    question = await run.until(asked)
+    run.take("matrix", question)
     for who in ("mira", "jonas"):
-        scene.discord.vote(who, message, 1)
-    scene.spoken("discord", scene.discord.end_poll(message))
+        run.discord.vote(who, message, 1)
+    run.spoken("discord", run.discord.end_poll(message))
 
-    def ended(view: View) -> Seen:
+    def ended(view: View) -> DisplayedMessage:
         contains(view.get("matrix", question.id).body, "Clams (2)", "Corn (0)")
         result = view.only("matrix", "Jonas")
         contains(result.body, "The poll has ended", "Clams (2 of 2 votes)")
         return result
 
-    scene.take("matrix", await scene.until(ended))
+    run.take("matrix", await run.until(ended))
     return "question, answers, and who won"
 
 
-async def _poll_to_discord(scene: Scene) -> str:
+async def _poll_to_discord(run: ScriptRun) -> str:
     kind, text = "org.matrix.msc3381.poll", "org.matrix.msc1767.text"
     answers = [{"id": str(number), text: words} for number, words in enumerate(("Six", "Seven"))]
     question = {"question": {text: "When do we leave?"}, "kind": f"{kind}.disclosed", "answers": answers}
     start = {f"{kind}.start": question | {"max_selections": 1}, text: "When do we leave?\n1. Six\n2. Seven"}
-    poll = scene.spoken("matrix", await scene.matrix.send("yusuf", start, f"{kind}.start"))
+    poll = run.spoken("matrix", await run.matrix.send("yusuf", start, f"{kind}.start"))
 
-    def asked(view: View) -> Seen:
+    def asked(view: View) -> DisplayedMessage:
         copy = view.only("discord", "Yusuf")
         contains(copy.body, "When do we leave?", "Six", "Seven")
         return copy
 
-    scene.take("discord", await scene.until(asked))
+    run.take("discord", await run.until(asked))
     about = {"m.relates_to": {"rel_type": "m.reference", "event_id": poll}}
-    before = await scene.daemon.counters()
+    before = await run.daemon.counters()
     for who in ("ines", "yusuf"):
-        await scene.matrix.send(who, about | {f"{kind}.response": {"answers": ["0"]}}, f"{kind}.response")
+        await run.matrix.send(who, about | {f"{kind}.response": {"answers": ["0"]}}, f"{kind}.response")
     end = about | {f"{kind}.end": {}, text: "The poll has ended. Top answer: Six"}
-    scene.spoken("matrix", await scene.matrix.send("yusuf", end, f"{kind}.end"))
+    run.spoken("matrix", await run.matrix.send("yusuf", end, f"{kind}.end"))
 
-    def ended(view: View) -> Seen:
+    def ended(view: View) -> DisplayedMessage:
         copy = view.only("discord", "Yusuf")
         contains(copy.body, "The poll has ended. Top answer: Six")
         return copy
 
-    scene.take("discord", await scene.until(ended))
-    await scene.until_dropped("to_discord", "vote", 2, before)
+    run.take("discord", await run.until(ended))
+    await run.until_dropped("to_discord", "vote", 2, before)
     return "votes are counted as dropped, the result crosses"
 
 
-async def _forward(scene: Scene) -> str:
-    original = {"channel": scene.discord.channel.id, "message": scene.note("morning")}
-    scene.spoken("discord", scene.discord.show("mira", forward=original))
+async def _forward(run: ScriptRun) -> str:
+    original = {"channel": run.discord.channel.id, "message": run.note("morning")}
+    run.spoken("discord", run.discord.show("mira", forward=original))
 
-    def check(view: View) -> Seen:
+    def check(view: View) -> DisplayedMessage:
         copy = view.only("matrix", "Mira")
         same(copy.body, "*↪ Forwarded:*\n> Good morning! Can everybody read this?")
         return copy
 
-    scene.take("matrix", await scene.until(check))
+    run.take("matrix", await run.until(check))
     return "quoted, and said to be forwarded"
 
 
-async def _welcome(scene: Scene) -> str:
-    scene.spoken("discord", scene.discord.welcome("Lena"))
-    copy = await scene.across("discord", "Lena", "*joined the server.*")
+async def _welcome(run: ScriptRun) -> str:
+    run.spoken("discord", run.discord.welcome("Lena"))
+    copy = await run.across("discord", "Lena", "*joined the server.*")
     return f"Lena {copy.body.strip('*')}"

@@ -3,8 +3,8 @@
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 
-from relay.demo.script.runner import Line, Scene, Unmet, View, contains, same
-from relay.demo.sides.base import OTHER, Seen, SideName
+from relay.demo.script.runner import Line, Mismatch, ScriptRun, View, contains, same
+from relay.demo.sides.base import OTHER, DisplayedMessage, SideName
 
 _NAMES = {"mira": "Mira", "jonas": "Jonas", "ines": "Ines", "yusuf": "Yusuf"}
 _DISCORD_LIMIT = 2000
@@ -46,42 +46,42 @@ def talk() -> Sequence[Line]:
 
 
 def _text(side: SideName, who: str, body: str, note: str) -> Line:
-    async def act(scene: Scene) -> str:
-        original = await scene.say(side, who, body)
-        copy = await scene.across(side, _NAMES[who], body)
-        scene.notes |= {note: original, f"{note} copy": copy.id}
+    async def act(run: ScriptRun) -> str:
+        original = await run.say(side, who, body)
+        copy = await run.across(side, _NAMES[who], body)
+        run.notes |= {note: original, f"{note} copy": copy.id}
         return ""
 
     return Line("text", "to_matrix" if side == "discord" else "to_discord", act)
 
 
-def _both(title: str, act: Callable[[SideName, str, Scene], Awaitable[str]], side: SideName = "discord") -> Line:
-    """A line that is the same on both sides, played by the second of the cast."""
+def _both(title: str, act: Callable[[SideName, str, ScriptRun], Awaitable[str]], side: SideName = "discord") -> Line:
+    """A line that is the same on both sides, played by the second participant."""
     who = "jonas" if side == "discord" else "yusuf"
     return Line(title, "to_matrix" if side == "discord" else "to_discord", partial(act, side, who))
 
 
-async def _formatted(side: SideName, who: str, body: str, html: str, expected: str, scene: Scene) -> str:
-    await scene.say(side, who, body, html)
+async def _formatted(side: SideName, who: str, body: str, html: str, expected: str, run: ScriptRun) -> str:
+    await run.say(side, who, body, html)
 
-    def check(view: View) -> Seen:
+    def check(view: View) -> DisplayedMessage:
         copy = view.only(OTHER[side], _NAMES[who])
         shown = copy.html.replace('data-mx-spoiler=""', "data-mx-spoiler") if copy.html else copy.body
         # There are several ways to write the same: `*` or `_` for italics, `<del>` or `<s>`.
         for word in expected.replace(" and ", ", ").split(", "):
             alternatives = (word, word.replace("*italic*", "_italic_"), word.replace("del>", "s>"))
             if not any(alternative in shown for alternative in alternatives):
-                raise Unmet(f"no {word} in {shown}")
+                raise Mismatch(f"no {word} in {shown}")
         return copy
 
-    scene.take(OTHER[side], await scene.until(check))
+    run.take(OTHER[side], await run.until(check))
     return ""
 
 
-async def _blocks_to_matrix(scene: Scene) -> str:
-    await scene.say("discord", "mira", _BLOCKS)
+async def _blocks_to_matrix(run: ScriptRun) -> str:
+    await run.say("discord", "mira", _BLOCKS)
 
-    def check(view: View) -> Seen:
+    def check(view: View) -> DisplayedMessage:
         copy = view.only("matrix", "Mira")
         contains(
             copy.html, "<blockquote>", "High water at six.", 'href="https://wiki.example/tides"', ">in the wiki</a>"
@@ -89,92 +89,92 @@ async def _blocks_to_matrix(scene: Scene) -> str:
         contains(copy.html, "<pre><code", "language-python", "ebb")
         return copy
 
-    scene.take("matrix", await scene.until(check))
+    run.take("matrix", await run.until(check))
     return ""
 
 
-async def _blocks_to_discord(scene: Scene) -> str:
-    await scene.say("matrix", "ines", _BLOCKS_PLAIN, _BLOCKS_HTML)
+async def _blocks_to_discord(run: ScriptRun) -> str:
+    await run.say("matrix", "ines", _BLOCKS_PLAIN, _BLOCKS_HTML)
 
-    def check(view: View) -> Seen:
+    def check(view: View) -> DisplayedMessage:
         copy = view.only("discord", "Ines")
         contains(copy.body, "> High water at six.", "[in the wiki](", "https://wiki.example/tides")
         contains(copy.body, "```python\nprint('ebb')\n```")
         return copy
 
-    scene.take("discord", await scene.until(check))
+    run.take("discord", await run.until(check))
     return ""
 
 
-async def _reply_to_matrix(scene: Scene) -> str:
-    target, answered = scene.note("clear copy"), scene.note("clear")
+async def _reply_to_matrix(run: ScriptRun) -> str:
+    target, answered = run.note("clear copy"), run.note("clear")
     body = "Same here. The tide table is up to date."
-    await scene.say("discord", "jonas", body, reply_to=target)
-    copy = await scene.across("discord", "Jonas", body)
+    await run.say("discord", "jonas", body, reply_to=target)
+    copy = await run.across("discord", "Jonas", body)
     if copy.reply is None or copy.reply.id != answered:
-        raise Unmet("it arrived, but not as a reply to Ines")
+        raise Mismatch("it arrived, but not as a reply to Ines")
     return "a native reply"
 
 
-async def _reply_to_discord(scene: Scene) -> str:
-    target, answered = scene.note("morning copy"), scene.note("morning")
+async def _reply_to_discord(run: ScriptRun) -> str:
+    target, answered = run.note("morning copy"), run.note("morning")
     body = "Yes, every word."
-    await scene.say("matrix", "yusuf", body, reply_to=target)
-    link = f"https://discord.com/channels/{scene.discord.guild.id}/{scene.discord.channel.id}/{answered}"
+    await run.say("matrix", "yusuf", body, reply_to=target)
+    link = f"https://discord.com/channels/{run.discord.guild.id}/{run.discord.channel.id}/{answered}"
 
-    def check(view: View) -> Seen:
+    def check(view: View) -> DisplayedMessage:
         copy = view.only("discord", "Yusuf")
         quote, _, words = copy.body.partition("\n")
         contains(quote, "> ", link, "Mira", "Good morning!")
         same(words.strip(), body)
         return copy
 
-    scene.take("discord", await scene.until(check))
+    run.take("discord", await run.until(check))
     return "a quoted line with a jump link"
 
 
-async def _edit(side: SideName, who: str, scene: Scene) -> str:
+async def _edit(side: SideName, who: str, run: ScriptRun) -> str:
     before, after = "The meeting is at fife.", "The meeting is at five."
-    original = await scene.say(side, who, before)
-    copy = await scene.across(side, _NAMES[who], before)
-    scene.act()
-    await scene.side(side).edit(who, original, after)
+    original = await run.say(side, who, before)
+    copy = await run.across(side, _NAMES[who], before)
+    run.act()
+    await run.side(side).edit(who, original, after)
 
     def check(view: View) -> None:
         edited = view.get(OTHER[side], copy.id)
         same(edited.body, after)
         if edited.edited_at is None:
-            raise Unmet("it is not marked as edited")
+            raise Mismatch("it is not marked as edited")
 
-    await scene.until(check)
+    await run.until(check)
     return ""
 
 
-async def _deletion(side: SideName, who: str, scene: Scene) -> str:
+async def _deletion(side: SideName, who: str, run: ScriptRun) -> str:
     body = "Wrong window, sorry."
-    original = await scene.say(side, who, body)
-    copy = await scene.across(side, _NAMES[who], body)
-    scene.act()
-    await scene.side(side).delete(who, original)
-    await scene.until(lambda view: view.absent(OTHER[side], [copy.id]))
+    original = await run.say(side, who, body)
+    copy = await run.across(side, _NAMES[who], body)
+    run.act()
+    await run.side(side).delete(who, original)
+    await run.until(lambda view: view.absent(OTHER[side], [copy.id]))
     return ""
 
 
-async def _bulk_deletion(scene: Scene) -> str:
+async def _bulk_deletion(run: ScriptRun) -> str:
     bodies = ["Buy now!", "Cheap anchors!", "Last chance!"]
-    originals = [await scene.say("discord", "jonas", body) for body in bodies]
+    originals = [await run.say("discord", "jonas", body) for body in bodies]
 
-    def arrived(view: View) -> list[Seen]:
+    def arrived(view: View) -> list[DisplayedMessage]:
         copies = view.fresh("matrix", "copy", "Jonas")
         if [copy.body for copy in copies] != bodies:
-            raise Unmet(f"{len(copies)} of 3 have arrived")
+            raise Mismatch(f"{len(copies)} of 3 have arrived")
         return copies
 
-    copies = await scene.until(arrived)
-    scene.take("matrix", *copies)
-    scene.act()
-    scene.discord.bulk_delete(originals)
-    await scene.until(lambda view: view.absent("matrix", [copy.id for copy in copies]))
+    copies = await run.until(arrived)
+    run.take("matrix", *copies)
+    run.act()
+    run.discord.bulk_delete(originals)
+    await run.until(lambda view: view.absent("matrix", [copy.id for copy in copies]))
     return ""
 
 
@@ -186,38 +186,38 @@ def _essay(length: int) -> str:
     return " ".join(sentences)[:length].rstrip()
 
 
-async def _long_to_matrix(scene: Scene) -> str:
+async def _long_to_matrix(run: ScriptRun) -> str:
     essay = _essay(_DISCORD_LIMIT)
-    await scene.say("discord", "mira", essay)
-    await scene.across("discord", "Mira", essay)
+    await run.say("discord", "mira", essay)
+    await run.across("discord", "Mira", essay)
     return f"{len(essay):,} characters"
 
 
-async def _long_to_discord(scene: Scene) -> str:
+async def _long_to_discord(run: ScriptRun) -> str:
     essay = _essay(4_500)
-    original = await scene.say("matrix", "ines", essay)
+    original = await run.say("matrix", "ines", essay)
 
-    def check(view: View) -> list[Seen]:
+    def check(view: View) -> list[DisplayedMessage]:
         parts = view.fresh("discord", "copy", "Ines")
         if " ".join(part.body.strip() for part in parts) != essay:
-            raise Unmet(f"{len(parts)} parts that are not the text")
+            raise Mismatch(f"{len(parts)} parts that are not the text")
         return parts
 
-    parts = await scene.until(check)
-    scene.take("discord", *parts)
-    scene.notes |= {"essay": original} | {f"part {number}": part.id for number, part in enumerate(parts)}
+    parts = await run.until(check)
+    run.take("discord", *parts)
+    run.notes |= {"essay": original} | {f"part {number}": part.id for number, part in enumerate(parts)}
     return f"{len(essay):,} characters in {len(parts)} parts"
 
 
-async def _long_edit(scene: Scene) -> str:
-    original = scene.note("essay")
-    parts = [value for name, value in scene.notes.items() if name.startswith("part ")]
+async def _long_edit(run: ScriptRun) -> str:
+    original = run.note("essay")
+    parts = [value for name, value in run.notes.items() if name.startswith("part ")]
     body = "In short: waves come in and go out again."
-    await scene.matrix.edit("ines", original, body)
+    await run.matrix.edit("ines", original, body)
 
     def check(view: View) -> None:
         same(view.get("discord", parts[0]).body, body)
         view.absent("discord", parts[1:])
 
-    await scene.until(check)
+    await run.until(check)
     return f"{len(parts)} parts became one"

@@ -18,7 +18,7 @@ OTHER: dict[SideName, SideName] = {"discord": "matrix", "matrix": "discord"}
 
 
 @dataclass(frozen=True, slots=True)
-class Cast:
+class Participant:
     """Somebody whom the demo lets speak. `key` is what the page calls them."""
 
     key: str
@@ -26,8 +26,8 @@ class Cast:
 
 
 @dataclass(frozen=True, slots=True)
-class Byline:
-    """Who a message is from as its platform shows it. `key` for one of the cast; `badge`: marked as an app or bot."""
+class MessageAuthor:
+    """Who a message is from as its platform shows it. `key`: which participant; `badge`: an app or bot."""
 
     name: str
     key: str | None = None
@@ -64,7 +64,7 @@ class File:
 
 
 @dataclass(frozen=True, slots=True)
-class Tally:
+class ReactionCount:
     """A reaction and how many people gave it."""
 
     key: str
@@ -72,7 +72,7 @@ class Tally:
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class DisplayedMessage:
     """A message as a client shows it now.
 
     `order` sorts a side's messages. `at` and `edited_at` in milliseconds since 1970, by the platform's clock. `body`
@@ -85,7 +85,7 @@ class Seen:
     id: str
     order: int
     at: int
-    author: Byline
+    author: MessageAuthor
     kind: Kind
     body: str
     html: str = ""
@@ -94,8 +94,8 @@ class Seen:
     emote: bool = False
     files: tuple[File, ...] = ()
     cards: tuple[Json, ...] = ()
-    reactions: tuple[Tally, ...] = ()
-    thread: "tuple[Seen, ...] | None" = None
+    reactions: tuple[ReactionCount, ...] = ()
+    thread: "tuple[DisplayedMessage, ...] | None" = None
     raw: Json = field(default_factory=dict, compare=False, repr=False)
 
     @property
@@ -139,21 +139,21 @@ def letters(text: str) -> str:
     return "".join(filter(str.isalnum, text)).casefold()
 
 
-class Refusal(Exception):
+class ActionRefused(Exception):
     """A platform did not let somebody do something; `str()` is its own sentence."""
 
 
 class Side(Protocol):
-    """One platform as its people use it. `who` is a key of the cast. Raises `Refusal`."""
+    """One platform as its people use it. `who` is the key of a participant. Raises `ActionRefused`."""
 
     @property
-    def cast(self) -> Sequence[Cast]: ...
+    def participants(self) -> Sequence[Participant]: ...
 
-    def seen(self) -> list[Seen]:
+    def seen(self) -> list[DisplayedMessage]:
         """The channel now, as far as the live events tell. No I/O."""
         ...
 
-    async def read(self) -> list[Seen]:
+    async def read(self) -> list[DisplayedMessage]:
         """The channel as somebody gets it who opens it now."""
         ...
 
@@ -178,17 +178,17 @@ class Side(Protocol):
         ...
 
 
-class Bell:
-    """Rings for all who hold an event of `next`; who looks first and waits then takes the event before looking."""
+class ChangeSignal:
+    """Wakes everybody who waits for a change. Take the event of `next` before looking: then no change is missed."""
 
     def __init__(self) -> None:
         self._event = asyncio.Event()
 
-    def ring(self) -> None:
+    def notify(self) -> None:
         """Something happened."""
         self._event.set()
         self._event = asyncio.Event()
 
     def next(self) -> asyncio.Event:
-        """Set at the next ring."""
+        """An event that the next `notify` sets."""
         return self._event

@@ -5,9 +5,9 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from relay.demo.sample_files import prop
+from relay.demo.sample_files import sample_file
 from relay.demo.sides import discord_view as view
-from relay.demo.sides.base import Byline, Cast, Json, Kind, Refusal, Seen, Tally
+from relay.demo.sides.base import ActionRefused, DisplayedMessage, Json, Kind, MessageAuthor, Participant, ReactionCount
 from relay.sandbox.errors import ApiError
 from relay.sandbox.messages.drafts import Upload, read_draft
 from relay.sandbox.messages.render import message as render_message
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 GUILD = "Tidewater"
 CHANNEL = "general"
-CAST = (Cast("mira", "Mira"), Cast("jonas", "Jonas"))
+PARTICIPANTS = (Participant("mira", "Mira"), Participant("jonas", "Jonas"))
 BOT = "Buildbot"
 FEED = "GitHub"
 _APNG = 2
@@ -31,9 +31,9 @@ class DiscordSide:
     def __init__(self, server: SandboxServer, changed: Callable[[], None]) -> None:
         self._server = server
         self._state = server.state
-        self._people = {one.key: self._state.add_user(one.key, display_name=one.name) for one in CAST}
+        self._people = {one.key: self._state.add_user(one.key, display_name=one.name) for one in PARTICIPANTS}
         self._keys = {user.id: key for key, user in self._people.items()}
-        owner = self._people[CAST[0].key]
+        owner = self._people[PARTICIPANTS[0].key]
         self.guild = self._state.add_guild(GUILD, owner)
         for user in self._people.values():
             if user is not owner:
@@ -52,9 +52,9 @@ class DiscordSide:
         self._state.listeners.append(lambda _: changed())
 
     @property
-    def cast(self) -> Sequence[Cast]:
+    def participants(self) -> Sequence[Participant]:
         """Who can speak."""
-        return CAST
+        return PARTICIPANTS
 
     def names(self) -> Json:
         """How the page resolves mentions: display names and channel names by ID."""
@@ -65,18 +65,18 @@ class DiscordSide:
 
     # --- What is seen -------------------------------------------------------------------------------------
 
-    def seen(self) -> list[Seen]:
+    def seen(self) -> list[DisplayedMessage]:
         """The channel now, oldest first."""
         return [self._seen(self.channel.messages[item]) for item in self.channel.order]
 
-    async def read(self) -> list[Seen]:
+    async def read(self) -> list[DisplayedMessage]:
         """The same: the sandbox is in this process, and what it shows is what is."""
         return self.seen()
 
-    def _seen(self, message: Message) -> Seen:
+    def _seen(self, message: Message) -> DisplayedMessage:
         raw = render_message(self._state, message)
         thread = self._state.channels.get(message.id)
-        return Seen(
+        return DisplayedMessage(
             id=str(message.id),
             order=message.id,
             at=view.milliseconds(raw["timestamp"]),
@@ -87,17 +87,17 @@ class DiscordSide:
             edited_at=view.milliseconds(raw["edited_timestamp"]) if raw["edited_timestamp"] else None,
             files=view.files(raw),
             cards=view.cards(raw),
-            reactions=tuple(Tally(item["emoji"]["name"], item["count"]) for item in raw.get("reactions", ())),
+            reactions=tuple(ReactionCount(item["emoji"]["name"], item["count"]) for item in raw.get("reactions", ())),
             thread=None if thread is None else self._replies(thread),
             raw=raw,
         )
 
-    def _replies(self, thread: Channel) -> tuple[Seen, ...]:
+    def _replies(self, thread: Channel) -> tuple[DisplayedMessage, ...]:
         return tuple(self._seen(thread.messages[item]) for item in thread.order if thread.messages[item].type != 21)
 
-    def _byline(self, message: Message, raw: Json) -> Byline:
+    def _byline(self, message: Message, raw: Json) -> MessageAuthor:
         author = raw["author"]
-        return Byline(
+        return MessageAuthor(
             author.get("global_name") or author["username"],
             self._keys.get(message.author_id) if message.webhook_id is None else None,
             bool(author.get("bot")),
@@ -115,7 +115,7 @@ class DiscordSide:
     # --- What people do -----------------------------------------------------------------------------------
 
     async def say(self, who: str, body: str, html: str = "", *, reply_to: str | None = None) -> str:
-        """Write, as one of the cast."""
+        """Write, as a participant."""
         return self._post(self.channel, self._person(who), {"content": body}, reply_to)
 
     def say_as_bot(self, body: str) -> str:
@@ -183,7 +183,7 @@ class DiscordSide:
         return str(self._server.control.say_as_system(self.channel.id, user.id, 7)["id"])
 
     def id_of(self, who: str) -> str:
-        """The user ID of one of the cast."""
+        """The user ID of a participant."""
         return str(self._person(who).id)
 
     async def file(self, key: str) -> tuple[bytes, str] | None:
@@ -201,7 +201,7 @@ class DiscordSide:
         return None if found is None else (await asyncio.to_thread(found[0].path.read_bytes), found[1])
 
     def _stored(self, file: str) -> StoredFile:
-        return self._server.files.put(prop(file).data)
+        return self._server.files.put(sample_file(file).data)
 
     def _post(
         self,
@@ -218,12 +218,12 @@ class DiscordSide:
 
     def _person(self, who: str) -> User:
         if who not in self._people:
-            raise Refusal(f"nobody here is called {who}")
+            raise ActionRefused(f"nobody here is called {who}")
         return self._people[who]
 
     def _message(self, target: str) -> Message:
         if not target.isascii() or not target.isdigit():
-            raise Refusal("there is no such message")
+            raise ActionRefused("there is no such message")
         return self._state.message(self.channel, int(target))
 
 
@@ -232,7 +232,7 @@ def _refusals() -> "Iterator[None]":
     try:
         yield
     except ApiError as error:
-        raise Refusal(f"Discord: {_first_mistake(error.errors) or error.message} ({error.code})") from error
+        raise ActionRefused(f"Discord: {_first_mistake(error.errors) or error.message} ({error.code})") from error
 
 
 def _first_mistake(errors: Json | None) -> str:

@@ -12,16 +12,25 @@ import aiohttp
 import structlog
 
 from relay.demo.homeserver import Homeserver
-from relay.demo.matrix_client import Person, Refused, Shown, shown
+from relay.demo.matrix_client import MatrixError, Person, Shown, shown
 from relay.demo.sides import matrix_view as view
-from relay.demo.sides.base import Byline, Cast, Json, Kind, Quoted, Refusal, Seen, Tally
+from relay.demo.sides.base import (
+    ActionRefused,
+    DisplayedMessage,
+    Json,
+    Kind,
+    MessageAuthor,
+    Participant,
+    Quoted,
+    ReactionCount,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ALIAS = "general"
 NAME = "Tidewater: general"
-CAST = (Cast("ines", "Ines"), Cast("yusuf", "Yusuf"))
+PARTICIPANTS = (Participant("ines", "Ines"), Participant("yusuf", "Yusuf"))
 RELAY = "relay"
 _SYNC_MS = 25_000
 _EXCERPT = 140
@@ -46,7 +55,7 @@ class MatrixSide:
     async def __aenter__(self) -> Self:
         """Make the accounts and the room."""
         self.relay_token = await self._homeserver.register(RELAY, displayname="relay")
-        for one in CAST:
+        for one in PARTICIPANTS:
             token = await self._homeserver.register(one.key, displayname=one.name)
             person = Person(self._homeserver.url, self._id(one.key), token)
             self._people[one.key] = await self._stack.enter_async_context(person)
@@ -60,9 +69,9 @@ class MatrixSide:
         await self._stack.aclose()
 
     @property
-    def cast(self) -> Sequence[Cast]:
+    def participants(self) -> Sequence[Participant]:
         """Who can speak."""
-        return CAST
+        return PARTICIPANTS
 
     @property
     def alias(self) -> str:
@@ -84,14 +93,14 @@ class MatrixSide:
         while True:
             try:
                 await self._sync(timeout=_SYNC_MS)
-            except (aiohttp.ClientError, TimeoutError, Refused) as error:
+            except (aiohttp.ClientError, TimeoutError, MatrixError) as error:
                 _log.warning("the demo lost sight of the room; looking again", error=type(error).__name__)
                 await asyncio.sleep(1)
 
     async def _sync(self, timeout: int) -> None:
         query = {"timeout": str(timeout), "filter": json.dumps(_filter(self.room))}
         query |= {"since": self._since} if self._since else {}
-        reader = self._people[CAST[0].key]
+        reader = self._people[PARTICIPANTS[0].key]
         answer = await reader.call("GET", "client/v3/sync", query=query)
         self._since = answer["next_batch"]
         joined = answer.get("rooms", {}).get("join", {}).get(self.room)
@@ -107,25 +116,25 @@ class MatrixSide:
                 self._events[target] = self._events[target] | {"content": {}}
         self._changed()
 
-    def seen(self) -> list[Seen]:
+    def seen(self) -> list[DisplayedMessage]:
         """The room as far as the live events tell, oldest first."""
         return self._assemble(list(self._events.values()))
 
-    async def read(self) -> list[Seen]:
+    async def read(self) -> list[DisplayedMessage]:
         """The room as somebody gets it who opens it now."""
-        return self._assemble(await self._people[CAST[0].key].events(self.room))
+        return self._assemble(await self._people[PARTICIPANTS[0].key].events(self.room))
 
-    def _assemble(self, events: Sequence[Json]) -> list[Seen]:
+    def _assemble(self, events: Sequence[Json]) -> list[DisplayedMessage]:
         order = {event["event_id"]: number for number, event in enumerate(events)}
         edits = _edit_times(events)
         tallies = _tallies(events)
         visible = [item for item in shown(view.as_messages(events)) if not item.redacted]
         by_id = {item.event_id: item for item in visible}
-        replies: dict[str, list[Seen]] = {}
-        found: list[tuple[Shown, Seen]] = []
+        replies: dict[str, list[DisplayedMessage]] = {}
+        found: list[tuple[Shown, DisplayedMessage]] = []
         for item in visible:
             reply = None if item.reply_to is None else self._quoted(item.reply_to, by_id)
-            seen = Seen(
+            seen = DisplayedMessage(
                 id=item.event_id,
                 order=order[item.event_id],
                 at=item.at,
@@ -146,10 +155,10 @@ class MatrixSide:
                 replies.setdefault(item.thread, []).append(seen)
         return [_with_thread(seen, replies.get(item.event_id)) for item, seen in found if item.thread is None]
 
-    def _byline(self, item: Shown) -> Byline:
-        key = next((one.key for one in CAST if self._id(one.key) == item.sender), None)
-        name = next((one.name for one in CAST if one.key == key), item.name or RELAY)
-        return Byline(name, key, key is None)
+    def _byline(self, item: Shown) -> MessageAuthor:
+        key = next((one.key for one in PARTICIPANTS if self._id(one.key) == item.sender), None)
+        name = next((one.name for one in PARTICIPANTS if one.key == key), item.name or RELAY)
+        return MessageAuthor(name, key, key is None)
 
     def _kind(self, item: Shown) -> Kind:
         if item.sender == self.relay_id:
@@ -165,7 +174,7 @@ class MatrixSide:
     # --- What people do -----------------------------------------------------------------------------------
 
     async def say(self, who: str, body: str, html: str = "", *, reply_to: str | None = None) -> str:
-        """Write, as one of the cast."""
+        """Write, as a participant."""
         relation = {"m.relates_to": {"m.in_reply_to": {"event_id": reply_to}}} if reply_to else {}
         with _refusals():
             return await self._person(who).send(self.room, _text(body, html) | relation)
@@ -212,7 +221,7 @@ class MatrixSide:
             return await self._person(who).upload(data, content_type)
 
     def id_of(self, who: str) -> str:
-        """The user ID of one of the cast."""
+        """The user ID of a participant."""
         return self._person(who).user_id
 
     async def file(self, key: str) -> tuple[bytes, str] | None:
@@ -221,12 +230,12 @@ class MatrixSide:
             return None
         try:
             return await next(iter(self._people.values())).download(f"mxc://{key}")
-        except Refused:
+        except MatrixError:
             return None
 
     def _person(self, who: str) -> Person:
         if who not in self._people:
-            raise Refusal(f"nobody here is called {who}")
+            raise ActionRefused(f"nobody here is called {who}")
         return self._people[who]
 
 
@@ -234,8 +243,8 @@ class MatrixSide:
 def _refusals() -> "Iterator[None]":
     try:
         yield
-    except Refused as error:
-        raise Refusal(f"Matrix: {error}") from error
+    except MatrixError as error:
+        raise ActionRefused(f"Matrix: {error}") from error
 
 
 def _filter(room: str) -> Json:
@@ -252,7 +261,7 @@ def _text(body: str, html: str) -> Json:
     return {"msgtype": "m.text", "body": body, "m.mentions": {}} | formatted
 
 
-def _with_thread(seen: Seen, replies: list[Seen] | None) -> Seen:
+def _with_thread(seen: DisplayedMessage, replies: list[DisplayedMessage] | None) -> DisplayedMessage:
     return seen if replies is None else replace(seen, thread=tuple(replies))
 
 
@@ -267,11 +276,11 @@ def _edit_times(events: Sequence[Json]) -> dict[tuple[str, str], int]:
     return found
 
 
-def _tallies(events: Sequence[Json]) -> dict[str, tuple[Tally, ...]]:
+def _tallies(events: Sequence[Json]) -> dict[str, tuple[ReactionCount, ...]]:
     counts: dict[str, dict[str, int]] = {}
     for event in events:
         relation = event["content"].get("m.relates_to", {})
         if event["type"] == "m.reaction" and relation.get("rel_type") == "m.annotation":
             keys = counts.setdefault(relation["event_id"], {})
             keys[relation["key"]] = keys.get(relation["key"], 0) + 1
-    return {target: tuple(Tally(key, count) for key, count in keys.items()) for target, keys in counts.items()}
+    return {target: tuple(ReactionCount(key, count) for key, count in keys.items()) for target, keys in counts.items()}

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from relay.demo.processes import LeashedProcess, temporary_directory
+from relay.demo.processes import ChildProcess, temporary_directory
 
 SLEEPER = "import os, time; open('pid', 'w').write(str(os.getpid())); os.replace('pid', 'ready'); time.sleep(60)"
 STUBBORN = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); {SLEEPER}"
@@ -24,8 +24,8 @@ def wait_for(path: Path) -> str:
     return path.read_text()
 
 
-def leashed(folder: Path, code: str) -> LeashedProcess:
-    process = LeashedProcess(
+def leashed(folder: Path, code: str) -> ChildProcess:
+    process = ChildProcess(
         [sys.executable, "-c", code], log=folder / "log", directory=folder, environ={"PATH": os.environ["PATH"]}
     )
     process.start()
@@ -65,11 +65,11 @@ async def test_it_is_asked_to_stop_and_then_made_to(tmp_path: Path, code: str, g
 def test_both_go_when_their_owner_is_killed(tmp_path: Path) -> None:
     owner = f"""
 import os, pathlib, sys, time
-from relay.demo.processes import LeashedProcess, temporary_directory
+from relay.demo.processes import ChildProcess, temporary_directory
 with temporary_directory() as directory:
     here = pathlib.Path({str(tmp_path)!r})
     (directory / "file").touch()
-    process = LeashedProcess([sys.executable, "-c", {SLEEPER!r}], log=here / "log", directory=here, environ={{}})
+    process = ChildProcess([sys.executable, "-c", {SLEEPER!r}], log=here / "log", directory=here, environ={{}})
     process.start()
     print(directory, flush=True)
     time.sleep(60)

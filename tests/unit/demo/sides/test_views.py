@@ -3,9 +3,9 @@
 from typing import Any
 
 from relay.demo.matrix_client import shown
-from relay.demo.sample_files import WAVEFORM, prop
+from relay.demo.sample_files import WAVEFORM, sample_file
 from relay.demo.sides import discord_view, matrix_view
-from relay.demo.sides.base import Byline, Seen, letters
+from relay.demo.sides.base import DisplayedMessage, MessageAuthor, letters
 from relay.sandbox.messages.media import describe
 
 Json = dict[str, Any]
@@ -40,7 +40,7 @@ def test_cards_of_discord_and_their_words() -> None:
     assert [card["kind"] for card in found] == ["forward", "poll", "embed", "buttons"]
     assert found[1]["answers"] == [{"text": "Soup", "votes": 0}, {"text": "Salad", "votes": 3}]
     assert found[2]["colour"] == "#0000ff"
-    seen = Seen("1", 1, 1, Byline("Mira"), "person", "look", cards=found[1:3])
+    seen = DisplayedMessage("1", 1, 1, MessageAuthor("Mira"), "person", "look", cards=found[1:3])
     assert letters(seen.words) == "looklunchsoupsaladpushbranchmain"
 
 
@@ -103,10 +103,10 @@ def test_files_of_matrix_and_the_words_beside_them() -> None:
 
 def test_props_are_what_their_names_say(tmp_path: Any) -> None:
     for name in ("harbour-map.png", "sunset.jpg", "crab.png", "dance.gif", "ahoy.png", "rocking.png"):
-        found = prop(name)
+        found = sample_file(name)
         path = tmp_path / name
         path.write_bytes(found.data)
         assert describe(path, name, None).content_type == found.content_type
-    assert prop("voice.ogg").data.startswith(b"OggS")
-    assert prop("waves.webm", "film.webm").content_type == "video/webm"
+    assert sample_file("voice.ogg").data.startswith(b"OggS")
+    assert sample_file("waves.webm", "film.webm").content_type == "video/webm"
     assert len(WAVEFORM) == 48
