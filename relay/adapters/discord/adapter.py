@@ -27,10 +27,9 @@ from relay.adapters.discord.identifiers import is_snowflake, jump_url, snowflake
 from relay.adapters.discord.inbound.files import OFFICIAL_CDN
 from relay.adapters.discord.media import MAX_FILE_SIZE, MAX_FILES, MAX_REQUEST_SIZE, Media
 from relay.adapters.discord.members import Members
-from relay.adapters.discord.outbound.body import TEXT_LENGTH, measure, with_own_emoji
+from relay.adapters.discord.outbound.body import FALLBACK_LENGTH, TEXT_LENGTH, measure, with_own_emoji
 from relay.adapters.discord.outbound.posting import MessagePoster
 from relay.adapters.discord.outbound.sender import MessageSender
-from relay.adapters.discord.outbound.usernames import FALLBACK_LENGTH
 from relay.adapters.discord.outbound.webhooks import Webhooks
 from relay.config.settings import DiscordSettings
 from relay.core.clock import Backoff

@@ -17,8 +17,7 @@ from hypothesis import strategies as st
 
 from relay.adapters.discord.inbound.embeds import TextReader
 from relay.adapters.discord.markup import NameLookup
-from relay.adapters.discord.outbound.body import TEXT_LENGTH, bot_text, measure, webhook_text
-from relay.adapters.discord.outbound.usernames import with_author_name
+from relay.adapters.discord.outbound.body import TEXT_LENGTH, bot_text, measure, webhook_text, with_author_name
 from relay.adapters.matrix.inbound.events import convert
 from relay.adapters.matrix.outbound import compose
 from relay.adapters.matrix.rooms.state import RoomState

@@ -12,8 +12,14 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from relay.adapters.discord import markup as discord
-from relay.adapters.discord.outbound.body import TEXT_LENGTH, allowed_mentions, bot_text, measure, webhook_body
-from relay.adapters.discord.outbound.usernames import FALLBACK_LENGTH
+from relay.adapters.discord.outbound.body import (
+    FALLBACK_LENGTH,
+    TEXT_LENGTH,
+    allowed_mentions,
+    bot_text,
+    measure,
+    webhook_body,
+)
 from relay.adapters.matrix import markup as matrix
 from relay.adapters.matrix.outbound import compose
 from relay.core.convert.degrade import Dropped, degrade

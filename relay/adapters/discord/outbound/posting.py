@@ -1,7 +1,13 @@
-"""Posts a delivery: through the channel's webhook, or as the bot where that is not possible, and never twice."""
+"""Posts a delivery: through the channel's webhook, or as the bot where that is not possible, and never twice.
 
+After a request without an answer, the channel's history tells whether the message was posted.
+"""
+
+from collections import OrderedDict
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
+from datetime import timedelta
 
 import structlog
 
@@ -11,17 +17,16 @@ from relay.adapters.discord.api.rate_limits import POSTING_MAX_WAIT
 from relay.adapters.discord.gateway.buffers import ChannelBuffers
 from relay.adapters.discord.gateway.message_cache import CachedMessage, MessageCache
 from relay.adapters.discord.gateway.translator import BotIdentity
-from relay.adapters.discord.identifiers import is_snowflake
+from relay.adapters.discord.identifiers import created_at, is_snowflake
 from relay.adapters.discord.media import Media
 from relay.adapters.discord.outbound.body import (
     TEXT_LENGTH,
     allowed_mentions,
     bot_text,
+    usernames,
     webhook_body,
     webhook_text,
 )
-from relay.adapters.discord.outbound.find_sent import ExpectedMessage, PostedMessages, candidates
-from relay.adapters.discord.outbound.usernames import usernames
 from relay.adapters.discord.outbound.webhooks import Webhook, Webhooks, is_gone
 from relay.core.last_sent import LastSent
 from relay.core.ports import Clock, Delivery
@@ -37,6 +42,115 @@ _WEBHOOKS_TRIED = 3
 # channel has too many webhooks, which it does not announce.
 _FORBIDDEN_PAUSE, _FULL_PAUSE = 10.0, 300.0
 _MAX_ACCEPTED = 500
+_PAGE = 100
+_MAX_REMEMBERED = 1_000
+# How wrong the time since an entry was queued may be, if our clock was set meanwhile.
+_CLOCKS_DIFFER = timedelta(hours=1)
+_MIN_PAGES = 10
+
+
+# --- Finding what an earlier try has posted -----------------------------------------------------------------
+#
+# Webhook messages have no idempotency key: https://docs.discord.com/developers/resources/webhook#execute-webhook. But a
+# lane sends one message at a time, so after its last recorded copy there is at most one message that is not on record.
+# That one need not have the same text: the message that it quotes may have been deleted since, or a name may belong to
+# somebody else now. The text must be the same only where another lane may have left a message there as well, because
+# its pair was removed while it was sending.
+
+
+@dataclass(frozen=True, slots=True)
+class ExpectedMessage:
+    """What the earlier try would have posted: through a webhook of ours, or as the bot."""
+
+    # The author's name, and those that replace it where Discord refuses it.
+    usernames: AbstractSet[str]
+    content: str
+    bot_content: str
+    # The number of files.
+    files: int = 0
+
+    def is_met_by(
+        self,
+        message: Mapping[str, Json],
+        *,
+        user: str,
+        application: str,
+        webhooks: AbstractSet[str],
+        exactly: bool = True,
+    ) -> bool:
+        """Whether `message` is the expected one. `user`, `application` and `webhooks` are our own IDs.
+
+        Not `exactly`: any message through a webhook of ours under the same name.
+        """
+        # Discord strips the white space around the text.
+        said = str(message.get("content", "")).strip()
+        author = message.get("author") or {}
+        webhook = message.get("webhook_id")
+        if webhook is None:
+            return author.get("id") == user and said == self.bot_content.strip() and self._has_files(message)
+        ours = webhook in webhooks or message.get("application_id") == application
+        same = not exactly or (said == self.content.strip() and self._has_files(message))
+        return ours and author.get("username") in self.usernames and same
+
+    def _has_files(self, message: Mapping[str, Json]) -> bool:
+        return len(message.get("attachments") or ()) == self.files
+
+
+@dataclass(slots=True)
+class PostedMessages:
+    """The messages that this process has posted, by the key of their delivery."""
+
+    _by_key: OrderedDict[str, str] = field(init=False, default_factory=OrderedDict)
+    _messages: dict[str, str] = field(init=False, default_factory=dict)
+
+    def put(self, key: str, message: str) -> None:
+        """Remember the message of a delivery."""
+        self._by_key[key] = message
+        self._messages[message] = key
+        if len(self._by_key) > _MAX_REMEMBERED:
+            _, oldest = self._by_key.popitem(last=False)
+            self._messages.pop(oldest, None)
+
+    def get(self, key: str) -> str | None:
+        """The message of a delivery, if it is remembered."""
+        return self._by_key.get(key)
+
+    def __contains__(self, message: object) -> bool:
+        return message in self._messages
+
+
+async def candidates(rest: RestClient, channel: str, delivery: Delivery) -> list[Mapping[str, Json]]:
+    """The messages that may be an earlier try of `delivery`, oldest first. Raises `ApiError`.
+
+    They are read from the newest back to the lane's last copy, because our clock cannot be compared with Discord's IDs.
+    The time since the entry was queued is used only where no copy is on record yet, or where very many messages have
+    been written since the last copy.
+    """
+    after = int(delivery.after.id) if delivery.after is not None and is_snowflake(delivery.after.id) else 0
+    earliest = None if delivery.queued_at is None else rest.time.of(delivery.queued_at) - _CLOCKS_DIFFER
+    found: list[Mapping[str, Json]] = []
+    route = Route("GET", "/channels/{channel}/messages", {"channel": channel})
+    before: dict[str, str] = {}
+    pages = 0
+    while True:
+        page = await rest.call(route, query={"limit": str(_PAGE), **before})
+        messages = sorted(page, key=lambda message: int(message["id"]), reverse=True)
+        found.extend(message for message in messages if int(message["id"]) > after)
+        pages += 1
+        if len(messages) < _PAGE or int(messages[-1]["id"]) <= after:
+            break
+        oldest = str(messages[-1]["id"])
+        enough = not after or pages >= _MIN_PAGES
+        if enough and earliest is not None and created_at(oldest) < earliest:
+            break
+        before = {"before": oldest}
+    if not after and earliest is not None:
+        # Without a copy on record, an older message may come from an earlier store.
+        found = [message for message in found if created_at(str(message["id"])) >= earliest]
+    return found[::-1]
+
+
+# --- Posting ------------------------------------------------------------------------------------------------
 
 
 @dataclass(slots=True, kw_only=True)
@@ -97,7 +211,7 @@ class MessagePoster:
                     raise  # the thread itself is gone
                 self.webhooks.changed(home)
                 continue
-            message, where = _id(answer), answer.get("channel_id")
+            message, where = _message_id(answer), answer.get("channel_id")
             if str(where) == channel or not is_snowflake(where):
                 self.cache.put(message, CachedMessage(channel, author.name, hook.id, hook.id, delivery.content))
                 return message
@@ -160,7 +274,7 @@ class MessagePoster:
                 self._accepted[first] = body["username"]
                 if len(self._accepted) > _MAX_ACCEPTED:
                     self._accepted.pop(next(iter(self._accepted)))
-            self.last_sent.put(_id(answer), body["content"])
+            self.last_sent.put(_message_id(answer), body["content"])
             return answer
 
     async def _post_as_bot(self, delivery: Delivery, channel: str) -> str:
@@ -190,7 +304,7 @@ class MessagePoster:
             # Discord allows no replies to some system messages.
             del body["message_reference"]
             answer = await self._call(route, body, delivery)
-        message = _id(answer)
+        message = _message_id(answer)
         if answer.get("content") == content:
             # Otherwise the answer is the message of an earlier try with the same nonce.
             self.last_sent.put(message, content)
@@ -296,7 +410,7 @@ class MessagePoster:
         return delivery.channel.id
 
 
-def _id(answer: Json) -> str:
+def _message_id(answer: Json) -> str:
     if not isinstance(answer, Mapping) or not is_snowflake(answer.get("id")):
         raise Unanswered("Discord's answer does not contain the message's ID", sent=True, answered=True)
     return str(answer["id"])

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.adapters.discord.markup import ReferenceCodes, render
-from relay.adapters.discord.outbound.usernames import (
+from relay.adapters.discord.outbound.body import (
     FALLBACK_LENGTH,
     NAME_LENGTH,
     username,
