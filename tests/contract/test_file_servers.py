@@ -1,4 +1,4 @@
-"""Servers that send files in any way but the usual, read through both adapters as a message's files are."""
+"""Downloads of a message's files through both adapters, from servers that answer in unusual ways."""
 
 import asyncio
 import gzip

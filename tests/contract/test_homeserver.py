@@ -1,4 +1,4 @@
-"""The homeserver of the sandbox is a real one, keeps its data over restarts, and never outlives its owner."""
+"""The demo's homeserver is a real one, keeps its data when it restarts, and stops when its owner does."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""What people say on a real homeserver reaches the core, and what the core sends reaches them."""
+"""Messages on a real homeserver reach the core, and what the core sends appears in the room."""
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from relay.domain.events import MessageCreated
 from relay.domain.ids import MediaRef, MessageRef, Platform, ThreadRef, UserRef
 from relay.domain.text import nodes as n
 from relay.errors import ActionNeeded, CopyNotEditable, Permanent, RateLimited, TargetGone
-from tests.support.matrix import BOB, Notebook, Side, matrix_side, numbers, person, room, words
+from tests.support.matrix import BOB, SavedState, Side, matrix_side, numbers, person, room, words
 
 
 @dataclass
@@ -27,7 +27,7 @@ class Meeting:
     token: str
     room: str
     side: Side
-    notebook: Notebook
+    saved: SavedState
 
     def delivery(self, key: str, text: str = "hi", **changes: object) -> Delivery:
         known: dict[str, object] = {"author": BOB, "content": words(text)}
@@ -42,12 +42,12 @@ async def meeting(homeserver: Homeserver) -> AsyncIterator[Meeting]:
         bot_id = f"@bot{number}:{homeserver.server_name}"
         place = await ann.create_room(alias=f"room{number}")
         await ann.text(place, "said before the relay came")
-        notebook = Notebook()
+        saved = SavedState()
         async with (
             Person(homeserver.url, bot_id, token) as bot,
-            matrix_side(homeserver, bot_id, [f"#room{number}:localhost"], token=token, notebook=notebook) as side,
+            matrix_side(homeserver, bot_id, [f"#room{number}:localhost"], token=token, saved=saved) as side,
         ):
-            yield Meeting(ann, bot, token, place, side, notebook)
+            yield Meeting(ann, bot, token, place, side, saved)
 
 
 # --- What people say ----------------------------------------------------------------------------------------
@@ -63,7 +63,7 @@ async def test_messages_edits_and_deletions_arrive_in_order(meeting: Meeting) ->
     await ann.text(place, "beep", msgtype="m.notice")
     await meeting.side.until_said("hello", "yes", "edit: hello again", "deletion", "waves", "beep")
 
-    messages = [event for event in meeting.notebook.events if isinstance(event, MessageCreated)]
+    messages = [event for event in meeting.saved.events if isinstance(event, MessageCreated)]
     assert messages[0].ref == MessageRef(room(place), first)
     assert messages[0].author.user == UserRef(Platform.MATRIX, ann.user_id)
     assert messages[0].author.name == ann.user_id[1:].split(":")[0].title()
@@ -84,8 +84,8 @@ async def test_what_does_not_cross_is_named(meeting: Meeting) -> None:
     await meeting.side.until_said("root", "in the thread")
     await meeting.side.until(lambda: len(meeting.side.features) >= 4)
     assert sorted(meeting.side.features) == ["reaction", "receipt", "typing", "unknown"]
-    inside = meeting.notebook.events[-1] if isinstance(meeting.notebook.events[-1], MessageCreated) else None
-    threads = [event.thread for event in meeting.notebook.events if isinstance(event, MessageCreated)]
+    inside = meeting.saved.events[-1] if isinstance(meeting.saved.events[-1], MessageCreated) else None
+    threads = [event.thread for event in meeting.saved.events if isinstance(event, MessageCreated)]
     assert threads == [None, ThreadRef(room(place), first)]
     assert inside is None or inside.reply_to is None
 
@@ -96,7 +96,7 @@ async def test_files_arrive_with_everything_that_is_known_of_them(meeting: Meeti
     content = {"msgtype": "m.image", "body": "my cat", "filename": "cat.png", "url": uri, "info": info}
     await meeting.ann.send(meeting.room, content)
     await meeting.side.until_said("my cat")
-    [event] = [event for event in meeting.notebook.events if isinstance(event, MessageCreated)]
+    [event] = [event for event in meeting.saved.events if isinstance(event, MessageCreated)]
     [file] = event.content.attachments
     assert (file.name, file.kind, file.source) == ("cat.png", "image", MediaRef(Platform.MATRIX, uri))
     assert (file.content_type, file.size, file.width, file.height) == ("image/png", 4, 2, 3)
@@ -122,8 +122,8 @@ async def test_a_message_carries_its_author_and_can_be_edited_and_deleted(meetin
     assert (shown.event_id, shown.redacted) == (ref.id, True)
     with pytest.raises(TargetGone):
         await meeting.side.adapter.edit(ref, meeting.delivery("k4", "four"))
-    await meeting.side.adapter.delete(ref, "k5")  # as often as one likes
-    assert meeting.side.said in (["deletion"], [])  # our own words are not news
+    await meeting.side.adapter.delete(ref, "k5")  # can be repeated
+    assert meeting.side.said in (["deletion"], [])  # our own messages are not reported as new
 
 
 async def test_replies_threads_mentions_and_notices(meeting: Meeting) -> None:
@@ -153,7 +153,7 @@ async def test_the_same_key_is_the_same_message_after_every_restart(meeting: Mee
     assert len([line for line in await meeting.ann.messages(meeting.room) if line.name]) == 1
 
 
-async def test_an_earlier_try_is_found_after_the_homeserver_forgot_its_transaction(meeting: Meeting) -> None:
+async def test_an_earlier_attempt_is_found_after_the_homeserver_forgot_its_transaction(meeting: Meeting) -> None:
     adapter = meeting.side.adapter
     before = await adapter.send(meeting.delivery("a", "hi"))
     made = await adapter.send(meeting.delivery("b", "hi"))
@@ -162,7 +162,7 @@ async def test_an_earlier_try_is_found_after_the_homeserver_forgot_its_transacti
     for queued_at in (long_ago, datetime.now(UTC) + timedelta(hours=30)):  # the clock was set back since
         again = meeting.delivery(f"b{queued_at.day}", "hi", suspect=True, after=before, queued_at=queued_at)
         assert await adapter.send(again) == made
-    # Nothing of ours stands after the last one that is accounted for: it was never made.
+    # After the last message on record there is none of ours: this one was never posted.
     new = await adapter.send(meeting.delivery("c", "hi", suspect=True, after=made, queued_at=long_ago))
     assert new not in {before, made}
 
@@ -200,7 +200,7 @@ async def test_what_an_earlier_account_of_the_relay_posted_cannot_be_edited(meet
         await meeting.side.adapter.edit(target, meeting.delivery("k"))
 
 
-async def test_an_author_sees_that_a_message_did_not_cross(meeting: Meeting) -> None:
+async def test_an_author_sees_that_a_message_was_not_copied(meeting: Meeting) -> None:
     target = MessageRef(room(meeting.room), await meeting.ann.text(meeting.room, "too much"))
     assert await meeting.side.adapter.mark_failed(target, "it is too long")
     await meeting.side.adapter.mark_failed(target, "it is too long")
@@ -228,7 +228,7 @@ async def test_a_message_can_be_quoted(meeting: Meeting) -> None:
     assert await meeting.side.adapter.latest(target) is None
 
 
-async def test_what_the_relay_is_not_shown_is_quoted_by_its_link(meeting: Meeting) -> None:
+async def test_a_message_hidden_from_the_relay_is_quoted_by_its_link(meeting: Meeting) -> None:
     """A homeserver answers the same for what is hidden and what does not exist."""
     place = await meeting.ann.create_room(public=True)
     visibility = {"history_visibility": "joined"}
@@ -251,7 +251,7 @@ async def test_a_file_is_quoted_by_its_name(meeting: Meeting) -> None:
     assert n.plain_text(quotation.text) == "[image] cat.png"
 
 
-async def test_limits_are_told_with_the_time_to_wait(tmp_path: Path) -> None:
+async def test_rate_limits_say_how_long_to_wait(tmp_path: Path) -> None:
     async with (
         Homeserver(tmp_path, default_limits=True) as strict,
         person(strict, "ann") as ann,

@@ -1,4 +1,4 @@
-"""What stands between the relay and a real homeserver, and what either of them refuses."""
+"""Refusals and odd answers of a real homeserver, and of a proxy in front of it."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -17,8 +17,8 @@ from relay.domain.ids import ChannelRef, MediaRef, MessageRef, Platform
 from relay.errors import ActionNeeded, Permanent, Transient
 from tests.support.matrix import (
     BOB,
-    Interloper,
-    Notebook,
+    HomeserverProxy,
+    SavedState,
     Side,
     address,
     matrix_side,
@@ -38,7 +38,7 @@ class Meeting:
     bot_id: str
     room: str
     side: Side
-    proxy: Interloper
+    proxy: HomeserverProxy
 
     async def send(self, key: str, text: str = "hi") -> MessageRef:
         return await self.side.adapter.send(Delivery(room(self.room), key, BOB, words(text)))
@@ -50,7 +50,7 @@ class Meeting:
 @pytest.fixture
 async def meeting(homeserver: Homeserver) -> AsyncIterator[Meeting]:
     number = next(numbers)
-    async with person(homeserver, f"ann{number}") as ann, Interloper(homeserver.url) as proxy:
+    async with person(homeserver, f"ann{number}") as ann, HomeserverProxy(homeserver.url) as proxy:
         token = await homeserver.register(f"bot{number}")
         place = await ann.create_room()
         bot_id = f"@bot{number}:{homeserver.server_name}"
@@ -58,7 +58,7 @@ async def meeting(homeserver: Homeserver) -> AsyncIterator[Meeting]:
             yield Meeting(ann, bot_id, place, side, proxy)
 
 
-async def test_a_proxys_page_means_that_nobody_knows_what_became_of_it(meeting: Meeting) -> None:
+async def test_after_a_proxys_error_page_the_outcome_is_unknown(meeting: Meeting) -> None:
     ref = await meeting.send("k1", "one")
 
     async def page(request: web.Request) -> web.Response | None:
@@ -77,7 +77,7 @@ async def test_a_proxys_page_means_that_nobody_knows_what_became_of_it(meeting: 
 
 
 class Photographs:
-    """Files of the other side: the same picture, whatever is asked for."""
+    """Files of the other side: always the same image."""
 
     @asynccontextmanager
     async def open(
@@ -103,10 +103,12 @@ class Photographs:
     ("status", "body"),
     [(500, ""), (503, '{"errcode": "M_UNKNOWN", "error": "Internal server error"}'), (403, "<html>a firewall's page")],
 )
-async def test_an_answer_that_something_failed_says_what_it_was(homeserver: Homeserver, status: int, body: str) -> None:
+async def test_an_error_answer_counts_as_failed_and_a_lost_connection_does_not(
+    homeserver: Homeserver, status: int, body: str
+) -> None:
     number = next(numbers)
     photo = Attachment("1", "photo.png", "image", MediaRef(Platform.DISCORD, "https://cdn.example/photo.png"), size=5)
-    async with person(homeserver, f"ann{number}") as ann, Interloper(homeserver.url) as proxy:
+    async with person(homeserver, f"ann{number}") as ann, HomeserverProxy(homeserver.url) as proxy:
         token = await homeserver.register(f"bot{number}")
         place = await ann.create_room()
         bot_id = f"@bot{number}:{homeserver.server_name}"
@@ -163,11 +165,11 @@ async def test_an_edit_that_changes_nothing_is_not_sent(meeting: Meeting) -> Non
         await meeting.edit(ref, "k3", "three")
     is_lost = False
     await meeting.edit(ref, "k4", "one")
-    assert len(puts) == 5, "nobody knew what it said"
+    assert len(puts) == 5, "after a lost answer its content is unknown"
     assert [line.body for line in await meeting.ann.messages(meeting.room)] == ["Bob: one"]
 
 
-async def test_words_that_an_earlier_try_said_are_changed_for_others(meeting: Meeting) -> None:
+async def test_content_that_an_earlier_attempt_posted_is_replaced(meeting: Meeting) -> None:
     is_lost = True
 
     async def lose_the_answer(request: web.Request) -> web.Response | None:
@@ -206,8 +208,8 @@ async def test_a_message_that_a_spam_checker_refuses_does_not_hold_up_the_others
         await meeting.edit(ref, "k3", "spam")
 
 
-async def test_whom_the_room_forbids_to_write_waits(meeting: Meeting) -> None:
-    """Also where the last sync does not tell that yet."""
+async def test_without_permission_to_write_messages_wait(meeting: Meeting) -> None:
+    """Also when the last sync has not told it yet."""
     syncs = asyncio.Event()
 
     async def no_sync(request: web.Request) -> web.Response | None:
@@ -234,10 +236,10 @@ async def test_a_deletion_that_the_room_forbids_does_not_hold_up_the_others(meet
         await meeting.side.adapter.delete(ref, "k2")
 
 
-async def test_an_alias_whose_server_does_not_answer_holds_up_nobody_and_is_waited_for(homeserver: Homeserver) -> None:
+async def test_an_alias_whose_server_does_not_answer_delays_no_other_room(homeserver: Homeserver) -> None:
     number = next(numbers)
     alias = f"#slow{number}:localhost"
-    async with person(homeserver, f"ann{number}") as ann, Interloper(homeserver.url) as proxy:
+    async with person(homeserver, f"ann{number}") as ann, HomeserverProxy(homeserver.url) as proxy:
         token = await homeserver.register(f"bot{number}")
         quick, slow = await ann.create_room(), await ann.create_room(alias=f"slow{number}")
         answered = asyncio.Event()
@@ -264,11 +266,11 @@ async def test_an_alias_whose_server_does_not_answer_holds_up_nobody_and_is_wait
 async def test_a_reload_during_a_catch_up_loses_nothing(homeserver: Homeserver) -> None:
     number = next(numbers)
     alias, bot_id = f"#both{number}:localhost", f"@bot{number}:{homeserver.server_name}"
-    async with person(homeserver, f"ann{number}") as ann, Interloper(homeserver.url) as proxy:
+    async with person(homeserver, f"ann{number}") as ann, HomeserverProxy(homeserver.url) as proxy:
         token = await homeserver.register(f"bot{number}")
         place = await ann.create_room(alias=f"both{number}")
-        notebook = Notebook()
-        async with matrix_side(homeserver, bot_id, [place], token=token, notebook=notebook):
+        saved = SavedState()
+        async with matrix_side(homeserver, bot_id, [place], token=token, saved=saved):
             pass
         lines = [str(line) for line in range(110)]
         for line in lines:
@@ -282,19 +284,19 @@ async def test_a_reload_during_a_catch_up_loses_nothing(homeserver: Homeserver) 
             return None
 
         proxy.answer = hold_history
-        starting = matrix_side(homeserver, bot_id, [place], token=token, url=proxy.url, notebook=notebook, ready=False)
+        starting = matrix_side(homeserver, bot_id, [place], token=token, url=proxy.url, saved=saved, ready=False)
         async with starting as side:
-            passed_over: list[str] = []
+            dropped: list[str] = []
 
             def route(event: Event) -> None:
                 if isinstance(event, MessageCreated) and event.ref.channel not in side.inbox.channels.values():
-                    passed_over.append(event.ref.id)
+                    dropped.append(event.ref.id)
 
-            side.inbox.stumbles = route
+            side.inbox.fail_on = route
             await asyncio.wait_for(asked.wait(), 20)
             side.inbox.channels.clear()
             await side.adapter.watch(frozenset({address(alias)}))
             answered.set()
             await side.until_said(*lines)
-            assert passed_over == []
+            assert dropped == []
             assert set(side.inbox.channels) == {alias}

@@ -1,4 +1,4 @@
-"""Getting into rooms, being put out of them, and rooms that cannot be used; on a real homeserver."""
+"""Joining rooms, being removed from them, upgrades, and rooms that cannot be used; on a real homeserver."""
 
 import random
 from collections.abc import AsyncIterator
@@ -14,7 +14,7 @@ from relay.demo.homeserver import Homeserver
 from relay.demo.matrix_client import Person
 from relay.domain.ids import ChannelAddress, Platform
 from relay.errors import ActionNeeded
-from tests.support.matrix import BOB, Notebook, address, matrix_side, numbers, person, room, words
+from tests.support.matrix import BOB, SavedState, address, matrix_side, numbers, person, room, words
 
 
 @dataclass
@@ -94,7 +94,7 @@ async def test_rooms_can_be_added_and_taken_away_while_it_runs(town: Town) -> No
         matrix_side(town.homeserver, town.bot_id, [first], token=town.token) as side,
         Person(town.homeserver.url, town.bot_id, town.token) as bot,
     ):
-        await bot.join(second)  # Long before it is declared: nothing of that time crosses.
+        await bot.join(second)  # Long before it is declared: nothing from that time is copied.
         await town.ann.text(second, "private")
         await side.adapter.watch(frozenset({address(first), address(second)}))
         await side.until(lambda: second in side.inbox.channels)
@@ -106,19 +106,19 @@ async def test_rooms_can_be_added_and_taken_away_while_it_runs(town: Town) -> No
         await side.until_said("public", "still public")
 
 
-async def test_nothing_said_before_the_relay_came_crosses_and_all_that_is_said_after_does(town: Town) -> None:
+async def test_messages_from_before_the_relay_joined_are_not_copied_and_all_later_ones_are(town: Town) -> None:
     place = await town.ann.create_room()
     await town.ann.text(place, "before")
-    notebook = Notebook()
-    async with matrix_side(town.homeserver, town.bot_id, [], token=town.token, notebook=notebook):
+    saved = SavedState()
+    async with matrix_side(town.homeserver, town.bot_id, [], token=town.token, saved=saved):
         pass
     async with Person(town.homeserver.url, town.bot_id, town.token) as bot:
         await bot.join(place)
-    # More than one sync holds, so that our own entrance lies in the gap.
+    # More than one sync holds, so that our own join is in the gap.
     lines = [str(number) for number in range(130)]
     for line in lines:
         await town.ann.text(place, line)
-    async with matrix_side(town.homeserver, town.bot_id, [place], token=town.token, notebook=notebook) as side:
+    async with matrix_side(town.homeserver, town.bot_id, [place], token=town.token, saved=saved) as side:
         await side.until_said(*lines)
 
 
@@ -149,12 +149,12 @@ async def test_a_kick_closes_the_room_and_an_invitation_opens_it_again(town: Tow
 
 async def test_a_kick_while_the_relay_is_down_is_noticed(town: Town) -> None:
     place = await town.ann.create_room(public=False, invite=[town.bot_id])
-    notebook = Notebook()
-    async with matrix_side(town.homeserver, town.bot_id, [place], token=town.token, notebook=notebook):
+    saved = SavedState()
+    async with matrix_side(town.homeserver, town.bot_id, [place], token=town.token, saved=saved):
         pass
     await town.ann.text(place, "farewell")
     await town.ann.ban(place, town.bot_id)
-    async with matrix_side(town.homeserver, town.bot_id, [place], token=town.token, notebook=notebook) as side:
+    async with matrix_side(town.homeserver, town.bot_id, [place], token=town.token, saved=saved) as side:
         await side.until(lambda: place in side.inbox.problems)
         assert "banned" in side.inbox.problems[place]
         assert side.said == ["farewell"]
@@ -166,7 +166,7 @@ async def test_a_kick_while_the_relay_is_down_is_noticed(town: Town) -> None:
         await side.until_said("farewell", "welcome")
 
 
-async def test_not_a_word_goes_into_an_encrypted_room(town: Town) -> None:
+async def test_nothing_is_sent_into_an_encrypted_room(town: Town) -> None:
     secret = await town.ann.create_room(encrypted=True)
     plain = await town.ann.create_room()
     async with matrix_side(town.homeserver, town.bot_id, [secret, plain], token=town.token) as side:
@@ -181,7 +181,7 @@ async def test_not_a_word_goes_into_an_encrypted_room(town: Town) -> None:
         assert len(sent) == 1
 
 
-async def test_without_the_power_to_write_the_room_is_closed_but_still_heard(town: Town) -> None:
+async def test_without_the_power_to_write_the_room_is_closed_but_still_read(town: Town) -> None:
     place = await town.ann.create_room()
     async with matrix_side(town.homeserver, town.bot_id, [place], token=town.token) as side:
         await town.ann.set_power(place, events_default=50)
@@ -210,8 +210,8 @@ async def test_an_upgraded_room_is_followed_and_nothing_is_lost_or_written_into_
     declared = town.alias("moves") if named else old
     # With this power a bot could go on writing into the old room.
     await town.ann.set_power(old, users={town.ann.user_id: 100, town.bot_id: 50})
-    notebook = Notebook()
-    async with matrix_side(town.homeserver, town.bot_id, [declared], token=town.token, notebook=notebook) as side:
+    saved = SavedState()
+    async with matrix_side(town.homeserver, town.bot_id, [declared], token=town.token, saved=saved) as side:
         await town.ann.text(old, "before")
         await side.until_said("before")
         new = await upgrade(town.ann, old)
@@ -223,17 +223,17 @@ async def test_an_upgraded_room_is_followed_and_nothing_is_lost_or_written_into_
         with pytest.raises(ActionNeeded):
             await side.adapter.send(Delivery(room(old), "k", BOB, words("anybody?")))
         await side.adapter.send(Delivery(room(new), "k", BOB, words("yes")))
-    # What is said while the relay is away, and a second upgrade on top.
+    # Messages and a second upgrade while the relay is away.
     await town.ann.text(new, "while it was away")
     newer = await upgrade(town.ann, new)
     await town.ann.text(newer, "in the newer one")
-    async with matrix_side(town.homeserver, town.bot_id, [declared], token=town.token, notebook=notebook) as side:
+    async with matrix_side(town.homeserver, town.bot_id, [declared], token=town.token, saved=saved) as side:
         await side.until(lambda: side.inbox.channels[declared].id == newer)
         await side.until_said("before", "at once", "later", "while it was away", "in the newer one")
         assert side.inbox.predecessors[declared] == {old, new}
     assert [line.body for line in await town.ann.messages(old) if line.name] == []
-    # The operator may declare the new room itself: nothing is lost, nothing comes twice.
-    async with matrix_side(town.homeserver, town.bot_id, [newer], token=town.token, notebook=notebook) as side:
+    # The operator may declare the new room itself: nothing is lost or copied twice.
+    async with matrix_side(town.homeserver, town.bot_id, [newer], token=town.token, saved=saved) as side:
         await town.ann.text(newer, "by its own name")
         await side.until(lambda: side.said[-1] == "by its own name")
         assert side.said.count("in the newer one") == 1
@@ -241,15 +241,15 @@ async def test_an_upgraded_room_is_followed_and_nothing_is_lost_or_written_into_
 
 async def test_a_room_that_is_upgraded_again_at_once_is_followed_later_and_nothing_is_lost(town: Town) -> None:
     old = await town.ann.create_room(version="11")
-    notebook = Notebook()
-    async with matrix_side(town.homeserver, town.bot_id, [old], token=town.token, notebook=notebook) as side:
+    saved = SavedState()
+    async with matrix_side(town.homeserver, town.bot_id, [old], token=town.token, saved=saved) as side:
         new = await upgrade(town.ann, old)
         await side.until(lambda: side.inbox.channels[old].id == new)
         newer = await upgrade(town.ann, new)
         await town.ann.text(newer, "in the newer one")
         await side.until(lambda: "followed in some minutes" in side.inbox.problems.get(old, ""))
         assert side.inbox.channels[old].id == new
-    async with matrix_side(town.homeserver, town.bot_id, [old], token=town.token, notebook=notebook) as side:
+    async with matrix_side(town.homeserver, town.bot_id, [old], token=town.token, saved=saved) as side:
         await side.until_said("in the newer one")
 
 
@@ -264,7 +264,7 @@ def test_the_pause_between_two_replacements_doubles_and_is_forgotten() -> None:
     assert room.upgrade_at == now + 3600 + 60
 
 
-async def test_a_replacement_that_nobody_may_enter_is_read_from_the_upgrade_once_we_are_invited(town: Town) -> None:
+async def test_a_replacement_that_needs_an_invitation_is_read_from_the_upgrade_on(town: Town) -> None:
     old = await town.ann.create_room(public=False, invite=[town.bot_id], version="11")
     async with matrix_side(town.homeserver, town.bot_id, [old], token=town.token) as side:
         await town.ann.text(old, "before")
@@ -291,7 +291,7 @@ async def test_a_tombstone_that_its_successor_does_not_confirm_is_not_followed(t
         assert side.said == []
 
 
-async def test_a_tombstone_takes_the_relay_out_of_no_room_that_it_was_in(town: Town) -> None:
+async def test_a_false_tombstone_does_not_make_the_relay_leave_a_room_that_it_was_in(town: Town) -> None:
     old, other = await town.ann.create_room(), await town.ann.create_room(public=False)
     await town.ann.invite(other, town.bot_id)
     async with matrix_side(town.homeserver, town.bot_id, [other], token=town.token):
@@ -313,7 +313,7 @@ async def test_an_alias_that_is_given_to_another_room_takes_the_pair_there(town:
         await town.ann.set_alias(town.alias("given"), new)
         await town.ann.set_state(old, "m.room.canonical_alias", {})
         await side.until(lambda: side.inbox.channels[town.alias("given")].id == new)
-        # Another room, not the old one under a new name: nothing of the one is owed to the other.
+        # It is another room, not an upgrade of the old one.
         assert side.inbox.predecessors[town.alias("given")] == set()
         with pytest.raises(ActionNeeded):
             await side.adapter.send(Delivery(room(old), "k", BOB, words("anybody?")))
@@ -363,7 +363,7 @@ async def test_a_room_that_is_declared_by_its_other_name_goes_on_and_stays_close
         assert await town.ann.messages(secret) == []
 
 
-async def test_what_is_said_while_a_room_is_not_declared_does_not_cross(town: Town) -> None:
+async def test_messages_from_while_a_room_was_not_declared_are_not_copied(town: Town) -> None:
     first, second = await town.ann.create_room(), await town.ann.create_room()
     async with matrix_side(town.homeserver, town.bot_id, [first, second], token=town.token) as side:
         await side.adapter.watch(frozenset({address(second)}))

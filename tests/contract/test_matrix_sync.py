@@ -1,4 +1,4 @@
-"""Absences, outages and refusals on a real homeserver: nothing is lost or comes twice, and what is fatal says so."""
+"""Sync on a real homeserver: nothing is lost or read twice through absences and outages; and the login."""
 
 import asyncio
 import json
@@ -17,7 +17,18 @@ from relay.domain.events import Event, MessageCreated
 from relay.domain.ids import MessageRef
 from relay.domain.text.nodes import plain_text
 from relay.errors import FatalError, StoreHeld, Transient
-from tests.support.matrix import BOB, Interloper, Notebook, Side, address, matrix_side, numbers, person, room, words
+from tests.support.matrix import (
+    BOB,
+    HomeserverProxy,
+    SavedState,
+    Side,
+    address,
+    matrix_side,
+    numbers,
+    person,
+    room,
+    words,
+)
 
 
 @dataclass
@@ -43,10 +54,10 @@ async def town(homeserver: Homeserver) -> AsyncIterator[Town]:
 
 
 async def test_what_happened_meanwhile_arrives_once_and_in_order(town: Town) -> None:
-    notebook = Notebook()
+    saved = SavedState()
     other = await town.ann.create_room()
     rooms = [town.room, other]
-    async with matrix_side(town.homeserver, town.bot_id, rooms, token=town.token, notebook=notebook) as side:
+    async with matrix_side(town.homeserver, town.bot_id, rooms, token=town.token, saved=saved) as side:
         first = await town.ann.text(town.room, "first")
         await side.until_said("first")
     lines = [str(number) for number in range(160)]
@@ -57,43 +68,43 @@ async def test_what_happened_meanwhile_arrives_once_and_in_order(town: Town) -> 
     await town.ann.redact(town.room, first)
     await town.ann.text(other, "elsewhere")
     expected = ["elsewhere", *lines[:101], "edit: changed", *lines[101:], "deletion"]
-    async with matrix_side(town.homeserver, town.bot_id, rooms, token=town.token, notebook=notebook) as side:
+    async with matrix_side(town.homeserver, town.bot_id, rooms, token=town.token, saved=saved) as side:
         # `ready` means caught up: everything is there by now.
         assert side.said == ["first", *expected]
 
 
 async def test_positions_that_cannot_be_read_do_not_stop_it(town: Town, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("relay.adapters.matrix.sync.loop._REFUSED_SECONDS", 0.0)
-    notebook = Notebook()
-    async with matrix_side(town.homeserver, town.bot_id, [town.room], token=town.token, notebook=notebook) as side:
+    saved = SavedState()
+    async with matrix_side(town.homeserver, town.bot_id, [town.room], token=town.token, saved=saved) as side:
         await town.ann.text(town.room, "first")
         await side.until_said("first")
     await town.ann.text(town.room, "missed")
-    notebook.cursors |= dict.fromkeys(notebook.cursors, "nonsense")
-    notebook.cursors[f"successor:{town.room}"] = "nonsense"
-    async with matrix_side(town.homeserver, town.bot_id, [town.room], token=town.token, notebook=notebook) as side:
+    saved.cursors |= dict.fromkeys(saved.cursors, "nonsense")
+    saved.cursors[f"successor:{town.room}"] = "nonsense"
+    async with matrix_side(town.homeserver, town.bot_id, [town.room], token=town.token, saved=saved) as side:
         await town.ann.text(town.room, "live")
         await side.until_said("first", "missed", "live")
 
 
-async def test_without_a_position_it_reads_on_behind_the_last_message_on_record(
+async def test_without_a_position_it_reads_on_after_the_last_message_on_record(
     town: Town, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("relay.adapters.matrix.sync.loop._REFUSED_SECONDS", 0.0)
     monkeypatch.setattr("relay.adapters.matrix.sync.loop._TIMELINE", 3)
-    notebook = Notebook()
+    saved = SavedState()
     rooms = [town.room, await town.ann.create_room()]
-    async with matrix_side(town.homeserver, town.bot_id, rooms, token=town.token, notebook=notebook) as side:
+    async with matrix_side(town.homeserver, town.bot_id, rooms, token=town.token, saved=saved) as side:
         for text in ("forgotten", "first"):
             await town.ann.text(town.room, text)
         await town.ann.text(rooms[1], "forgotten as well")
         await side.until(lambda: len(side.said) == 3)
     for number in range(5):
         await town.ann.text(town.room, str(number))
-    notebook.cursors["sync"] = "nonsense"
+    saved.cursors["sync"] = "nonsense"
     # As pruning does it.
-    notebook.events = [event for event in notebook.events if _line(event) == "first"]
-    async with matrix_side(town.homeserver, town.bot_id, rooms, token=town.token, notebook=notebook) as side:
+    saved.events = [event for event in saved.events if _line(event) == "first"]
+    async with matrix_side(town.homeserver, town.bot_id, rooms, token=town.token, saved=saved) as side:
         await town.ann.text(rooms[1], "live")
         await side.until(lambda: "live" in side.said)
         assert sorted(side.said) == sorted(["first", "0", "1", "2", "3", "4", "skipped None", "live"])
@@ -106,8 +117,8 @@ def _line(event: Event) -> str:
 
 async def test_a_position_is_kept_while_the_homeserver_is_in_trouble(town: Town) -> None:
     """A part of it that is being restarted, or a filter that it has forgotten, may be answered with 400 as well."""
-    notebook = Notebook()
-    async with matrix_side(town.homeserver, town.bot_id, [town.room], token=town.token, notebook=notebook) as side:
+    saved = SavedState()
+    async with matrix_side(town.homeserver, town.bot_id, [town.room], token=town.token, saved=saved) as side:
         await town.ann.text(town.room, "first")
         await side.until_said("first")
     asked: list[str | None] = []
@@ -121,31 +132,29 @@ async def test_a_position_is_kept_while_the_homeserver_is_in_trouble(town: Town)
         asked.append(request.query.get("since"))
         return web.json_response({"errcode": "M_UNKNOWN", "error": "trouble"}, status=400) if len(asked) <= 3 else None
 
-    async with Interloper(town.homeserver.url) as proxy:
+    async with HomeserverProxy(town.homeserver.url) as proxy:
         proxy.answer = trouble
-        async with matrix_side(
-            town.homeserver, town.bot_id, [town.room], token=town.token, notebook=notebook, url=proxy.url
-        ):
+        async with matrix_side(town.homeserver, town.bot_id, [town.room], token=town.token, saved=saved, url=proxy.url):
             assert asked[:4] == [asked[0]] * 4
             assert asked[0] is not None
             assert filters == 4
 
 
 async def test_somebody_who_wrote_before_the_start_is_quoted_under_their_name(town: Town) -> None:
-    notebook = Notebook()
-    async with matrix_side(town.homeserver, town.bot_id, [town.room], token=town.token, notebook=notebook) as side:
+    saved = SavedState()
+    async with matrix_side(town.homeserver, town.bot_id, [town.room], token=town.token, saved=saved) as side:
         ref = MessageRef(room(town.room), await town.ann.text(town.room, "wise words"))
         await side.until_said("wise words")
         before = await side.adapter.quote(ref)
-    async with matrix_side(town.homeserver, town.bot_id, [town.room], token=town.token, notebook=notebook) as side:
+    async with matrix_side(town.homeserver, town.bot_id, [town.room], token=town.token, saved=saved) as side:
         assert before is not None
         assert await side.adapter.quote(ref) == before
         assert not before.author.startswith("@")
 
 
-async def test_what_was_missed_is_read_once_we_are_let_in_again_if_we_are_put_out_before(town: Town) -> None:
-    notebook = Notebook()
-    async with matrix_side(town.homeserver, town.bot_id, [town.room], token=town.token, notebook=notebook) as side:
+async def test_missed_messages_are_read_after_a_removal_and_a_new_invitation(town: Town) -> None:
+    saved = SavedState()
+    async with matrix_side(town.homeserver, town.bot_id, [town.room], token=town.token, saved=saved) as side:
         await town.ann.text(town.room, "first")
         await side.until_said("first")
     lines = [str(number) for number in range(160)]
@@ -153,21 +162,21 @@ async def test_what_was_missed_is_read_once_we_are_let_in_again_if_we_are_put_ou
         await town.ann.text(town.room, line)
     removed = asyncio.Event()
 
-    async def put_us_out(request: web.Request) -> web.StreamResponse | None:
+    async def remove_us(request: web.Request) -> web.StreamResponse | None:
         if removed.is_set() or not request.path.endswith("/messages"):
             return None
         await town.ann.kick(town.room, town.bot_id)
         removed.set()
         return web.json_response({"errcode": "M_FORBIDDEN", "error": "not in room"}, status=403)
 
-    async with Interloper(town.homeserver.url) as proxy:
-        proxy.answer = put_us_out
+    async with HomeserverProxy(town.homeserver.url) as proxy:
+        proxy.answer = remove_us
         async with matrix_side(
             town.homeserver,
             town.bot_id,
             [town.room],
             token=town.token,
-            notebook=notebook,
+            saved=saved,
             url=proxy.url,
             ready=False,
         ) as side:
@@ -177,23 +186,23 @@ async def test_what_was_missed_is_read_once_we_are_let_in_again_if_we_are_put_ou
 
 
 @pytest.mark.parametrize("odd", [b"[" * 1_000 + b"]" * 1_000, b"[" * 99_999 + b"]" * 99_999, b"9" * 5_000])
-async def test_what_no_json_reader_reads_stops_nothing(town: Town, odd: bytes) -> None:
-    # Synapse takes no such event; other homeservers, which may be in the room, do.
+async def test_json_that_cannot_be_parsed_stops_nothing(town: Town, odd: bytes) -> None:
+    # Synapse refuses such events, but another homeserver in the room may accept them.
     async with (
-        Interloper(town.homeserver.url) as proxy,
+        HomeserverProxy(town.homeserver.url) as proxy,
         matrix_side(town.homeserver, town.bot_id, [town.room], token=town.token, url=proxy.url) as side,
     ):
         proxy.alter = lambda answer: answer.replace(b'"odd"', odd)
         await town.ann.send(town.room, {"msgtype": "m.text", "body": "with something odd", "org.example.odd": "odd"})
         await town.ann.send(town.room, {"msgtype": "m.text", "body": "odd"})
         await town.ann.text(town.room, "behind it")
-        # The one that says nothing any more is left out later, and its author told.
+        # The one that has become empty is left out later by the core, which tells its author.
         await side.until_said("with something odd", "", "behind it")
 
 
 async def test_beyond_the_limit_only_the_newest_arrive_and_the_number_of_the_others(town: Town) -> None:
-    notebook = Notebook()
-    side_of = {"token": town.token, "notebook": notebook}
+    saved = SavedState()
+    side_of = {"token": town.token, "saved": saved}
     async with matrix_side(town.homeserver, town.bot_id, [town.room], **side_of) as side:  # type: ignore[arg-type]
         first = await town.ann.text(town.room, "first")
         await side.until_said("first")
@@ -202,25 +211,23 @@ async def test_beyond_the_limit_only_the_newest_arrive_and_the_number_of_the_oth
     await town.ann.edit(town.room, first, "changed")
     for number in range(130):
         await town.ann.text(town.room, str(number))
-    inbox_of = matrix_side(
-        town.homeserver, town.bot_id, [town.room], token=town.token, notebook=notebook, catchup_limit=20
-    )
+    inbox_of = matrix_side(town.homeserver, town.bot_id, [town.room], token=town.token, saved=saved, catchup_limit=20)
     async with inbox_of as side:
         # The sync itself brings a hundred; twenty more are read.
         assert side.said == ["first", "skipped 20", "edit: changed", *map(str, range(10, 130))]
 
 
 async def test_each_room_has_a_limit_of_its_own(town: Town) -> None:
-    notebook = Notebook()
+    saved = SavedState()
     other = await town.ann.create_room()
     rooms = [town.room, other]
-    async with matrix_side(town.homeserver, town.bot_id, rooms, token=town.token, notebook=notebook):
+    async with matrix_side(town.homeserver, town.bot_id, rooms, token=town.token, saved=saved):
         pass
     for number in range(110):
         await asyncio.gather(town.ann.text(town.room, f"a{number}"), town.ann.text(other, f"b{number}"))
     limits = {address(town.room): 4, address(other): 7}
     starting = matrix_side(
-        town.homeserver, town.bot_id, rooms, token=town.token, notebook=notebook, catchup_limits=limits.__getitem__
+        town.homeserver, town.bot_id, rooms, token=town.token, saved=saved, catchup_limits=limits.__getitem__
     )
     async with starting as side:
         for letter, skipped in (("a", 6), ("b", 3)):
@@ -228,7 +235,7 @@ async def test_each_room_has_a_limit_of_its_own(town: Town) -> None:
             assert [line for line in side.said if line[0] == letter] == [f"{letter}{n}" for n in range(skipped, 110)]
 
 
-async def test_a_store_that_takes_nothing_is_waited_for(town: Town) -> None:
+async def test_while_the_store_is_unavailable_the_adapter_waits(town: Town) -> None:
     async with matrix_side(town.homeserver, town.bot_id, [town.room], token=town.token) as side:
         side.inbox.broken = 3
         await town.ann.text(town.room, "one")
@@ -239,21 +246,19 @@ async def test_a_store_that_takes_nothing_is_waited_for(town: Town) -> None:
         await side.until_ready()
 
 
-async def test_an_event_that_the_core_stumbles_over_is_left_out_by_name(
-    town: Town, capsys: pytest.CaptureFixture[str]
-) -> None:
+async def test_an_event_on_which_the_core_fails_is_left_out(town: Town, capsys: pytest.CaptureFixture[str]) -> None:
     def stumble(event: Event) -> None:
         if isinstance(event, MessageCreated) and "poison" in plain_text(event.content.text):
             raise ValueError(plain_text(event.content.text))
 
-    notebook = Notebook()
-    async with matrix_side(town.homeserver, town.bot_id, [town.room], token=town.token, notebook=notebook):
+    saved = SavedState()
+    async with matrix_side(town.homeserver, town.bot_id, [town.room], token=town.token, saved=saved):
         pass
     for text in ("before", "poison", "after"):
         await town.ann.text(town.room, text)
-    starting = matrix_side(town.homeserver, town.bot_id, [town.room], token=town.token, notebook=notebook, ready=False)
+    starting = matrix_side(town.homeserver, town.bot_id, [town.room], token=town.token, saved=saved, ready=False)
     async with starting as side:
-        side.inbox.stumbles = stumble
+        side.inbox.fail_on = stumble
         await side.until_said("before", "after")
         await side.until_ready()
         assert side.features == ["unreadable"]
@@ -282,22 +287,22 @@ async def test_a_store_that_is_lost_for_good_ends_it(town: Town, where: str, mon
         assert side.adapter.health().state == "failed"
 
 
-async def test_ended_at_any_moment_of_a_catch_up_nothing_is_lost_or_doubled(town: Town) -> None:
-    notebook = Notebook()
-    async with matrix_side(town.homeserver, town.bot_id, [town.room], token=town.token, notebook=notebook):
+async def test_ended_at_any_moment_of_a_catch_up_nothing_is_lost_or_read_twice(town: Town) -> None:
+    saved = SavedState()
+    async with matrix_side(town.homeserver, town.bot_id, [town.room], token=town.token, saved=saved):
         pass
     lines = [str(number) for number in range(150)]
     for line in lines:
         await town.ann.text(town.room, line)
     for batches in range(3):
-        once = matrix_side(town.homeserver, town.bot_id, [town.room], token=town.token, notebook=notebook, ready=False)
+        once = matrix_side(town.homeserver, town.bot_id, [town.room], token=town.token, saved=saved, ready=False)
         async with once as side:
 
             async def enough(running: Side = side, number: int = batches) -> None:
                 await running.until(lambda: running.inbox.batches > number or running.adapter.health().state == "ready")
 
             await enough()
-    async with matrix_side(town.homeserver, town.bot_id, [town.room], token=town.token, notebook=notebook) as side:
+    async with matrix_side(town.homeserver, town.bot_id, [town.room], token=town.token, saved=saved) as side:
         assert side.said == lines
 
 
@@ -310,17 +315,17 @@ async def test_a_first_start_looks_at_the_room_as_it_is_now(town: Town) -> None:
         await side.until_said("after")
 
 
-async def test_a_gap_is_walked_page_by_page_and_ends_where_it_should(town: Town) -> None:
+async def test_a_gap_is_read_page_by_page_and_ends_where_it_should(town: Town) -> None:
     async with Person(town.homeserver.url, town.bot_id, town.token) as bot:
         await bot.join(town.room)
         since = (await bot.call("GET", "client/v3/sync", query={"timeout": "0"}))["next_batch"]
         ids = [await town.ann.text(town.room, str(number)) for number in range(47)]
-        # Not the same request: Synapse answers that one from its memory for two minutes.
+        # Not the same request: Synapse answers that one from its cache for two minutes.
         newest = (await bot.call("GET", "client/v3/sync", query={"timeout": "1"}))["next_batch"]
     api = Api(town.homeserver.url, town.bot_id)
     api.use_token(town.token)
 
-    async def walk(limit: int, start: str | None = None) -> tuple[list[str], int]:
+    async def read_gap(limit: int, start: str | None = None) -> tuple[list[str], int]:
         reader = Backfiller(api, lambda _: limit, page=4)
         gap = await reader.plan(town.room, newest, since, lambda event: event["event_id"] == start)
         assert gap.found_start == (start is not None)
@@ -330,10 +335,10 @@ async def test_a_gap_is_walked_page_by_page_and_ends_where_it_should(town: Town)
         return [event["event_id"] for page in pages for event in page.events or []], gap.skipped
 
     try:
-        assert await walk(1000) == (ids, 0)
-        assert await walk(10) == (ids[-10:], 37)
-        assert await walk(1000, start=ids[20]) == (ids[21:], 0)
-        assert await walk(10, start=ids[20]) == (ids[-10:], 16)
+        assert await read_gap(1000) == (ids, 0)
+        assert await read_gap(10) == (ids[-10:], 37)
+        assert await read_gap(1000, start=ids[20]) == (ids[21:], 0)
+        assert await read_gap(10, start=ids[20]) == (ids[-10:], 16)
     finally:
         await api.close()
 
@@ -355,7 +360,7 @@ async def test_a_homeserver_that_goes_away_is_waited_for(town: Town) -> None:
         await side.until_said("before", "while it finds out", "after")
 
 
-async def test_messages_sent_through_a_crash_of_the_homeserver_stand_there_once(town: Town) -> None:
+async def test_messages_sent_through_a_crash_of_the_homeserver_are_posted_once(town: Town) -> None:
     async with matrix_side(town.homeserver, town.bot_id, [town.room], token=town.token) as side:
 
         async def talk() -> int:
@@ -388,7 +393,7 @@ async def test_a_homeserver_that_is_not_there_yet_is_waited_for(town: Town) -> N
         assert town.room in side.inbox.channels
 
 
-# --- Who the relay is ---------------------------------------------------------------------------------------
+# --- Login --------------------------------------------------------------------------------------------------
 
 
 async def test_a_refused_token_and_somebody_elses_token_are_fatal(town: Town) -> None:
@@ -413,13 +418,13 @@ async def test_a_token_that_is_taken_back_while_it_runs_is_fatal(town: Town) -> 
 
 
 async def test_a_password_logs_in_once_and_keeps_the_device(town: Town) -> None:
-    notebook = Notebook()
+    saved = SavedState()
 
     async def device(key: str) -> tuple[str, str, MessageRef]:
-        using = matrix_side(town.homeserver, town.bot_id, [town.room], password="rosebud", notebook=notebook)
+        using = matrix_side(town.homeserver, town.bot_id, [town.room], password="rosebud", saved=saved)
         async with using as side:
             ref = await side.adapter.send(Delivery(room(town.room), key, BOB, words("hi")))
-        kept = json.loads(notebook.session or "{}")
+        kept = json.loads(saved.session or "{}")
         return kept["device_id"], kept["access_token"], ref
 
     first_device, first_token, first_ref = await device("k")
@@ -432,18 +437,16 @@ async def test_a_password_logs_in_once_and_keeps_the_device(town: Town) -> None:
 
 
 async def test_a_kept_token_that_is_taken_back_while_it_runs_is_replaced(town: Town) -> None:
-    notebook = Notebook()
-    using = matrix_side(town.homeserver, town.bot_id, [town.room], password="rosebud", notebook=notebook)
+    saved = SavedState()
+    using = matrix_side(town.homeserver, town.bot_id, [town.room], password="rosebud", saved=saved)
     async with using as side:
-        async with Person(
-            town.homeserver.url, town.bot_id, json.loads(notebook.session or "{}")["access_token"]
-        ) as bot:
+        async with Person(town.homeserver.url, town.bot_id, json.loads(saved.session or "{}")["access_token"]) as bot:
             await bot.call("POST", "client/v3/logout")
         await town.ann.text(town.room, "still there?")
         await side.until_said("still there?")
 
 
-async def test_a_wrong_password_is_fatal_and_not_told(town: Town, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_wrong_password_is_fatal_and_not_logged(town: Town, caplog: pytest.LogCaptureFixture) -> None:
     failing = matrix_side(town.homeserver, town.bot_id, [], password="rosebus", ready=False, failing=True)
     async with failing as side:
         with pytest.raises(FatalError, match="refuses the password") as refused:

@@ -28,7 +28,7 @@ from relay.domain.names import skeleton, visible
 from relay.sandbox.messages.media import flat_png
 from relay.sandbox.rate_limits import Limits
 from tests.support.lottie import declared_png, drawing, embedded, laborious
-from tests.support.matrix import Interloper
+from tests.support.matrix import HomeserverProxy
 from tests.support.street import file
 from tests.support.town import Town, eventually, town
 
@@ -167,7 +167,7 @@ async def test_dead_files_on_many_servers_hold_up_a_room_once(homeserver: Homese
             await asyncio.Event().wait()
         return None
 
-    async with town(tmp_path, homeserver, (LOUD, QUIET)) as place, Interloper(homeserver.url) as proxy:
+    async with town(tmp_path, homeserver, (LOUD, QUIET)) as place, HomeserverProxy(homeserver.url) as proxy:
         place.write_config(homeserver_url=proxy.url)
         proxy.answer = silent
         await place.daemon.start()

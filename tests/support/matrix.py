@@ -33,7 +33,7 @@ numbers = itertools.count()
 
 
 @dataclass
-class Notebook:
+class SavedState:
     """What outlives a process: cursors, events that were received, the session."""
 
     cursors: dict[str, str] = field(default_factory=dict)
@@ -50,19 +50,19 @@ class Notebook:
 class Inbox:
     """Implements `core.ports.Inbox`. `broken` makes the next so many batches fail, as a full disk would.
 
-    `stumbles` raises for an event what a bug of the core would.
+    `fail_on` raises for an event, as a bug of the core would.
     """
 
-    def __init__(self, notebook: Notebook) -> None:
-        self.notebook = notebook
+    def __init__(self, saved: SavedState) -> None:
+        self.saved = saved
         self.channels: dict[str, ChannelRef] = {}
         self.problems: dict[str, str] = {}
         self.predecessors: dict[str, set[str]] = {}
         self.news: list[str] = []
         self.batches = 0
         self.broken = 0
-        self.stumbles: Callable[[Event], None] = lambda event: None
-        self._seen = {event.ref.id for event in notebook.events if isinstance(event, MessageCreated)}
+        self.fail_on: Callable[[Event], None] = lambda event: None
+        self._seen = {event.ref.id for event in saved.events if isinstance(event, MessageCreated)}
 
     async def receive(self, batch: EventBatch) -> None:
         self.batches += 1
@@ -70,18 +70,18 @@ class Inbox:
             self.broken -= 1
             raise StoreUnavailable("x", "the disk is full", "make room")
         for event in batch.events:
-            self.stumbles(event)
+            self.fail_on(event)
         for event in batch.events:
             # Like the store, which knows a message by its ID and takes it once.
             if isinstance(event, MessageCreated):
                 if event.ref.id in self._seen:
                     continue
                 self._seen.add(event.ref.id)
-            self.notebook.events.append(event)
-        self.notebook.cursors |= {cursor.stream: cursor.position for cursor in batch.cursors}
+            self.saved.events.append(event)
+        self.saved.cursors |= {cursor.stream: cursor.position for cursor in batch.cursors}
 
     async def cursor(self, platform: Platform, stream: str) -> str | None:
-        return self.notebook.cursors.get(stream)
+        return self.saved.cursors.get(stream)
 
     async def opened(
         self, address: ChannelAddress, channel: ChannelRef, *, predecessors: frozenset[ChannelRef] = frozenset()
@@ -96,7 +96,7 @@ class Inbox:
         self.news.append(f"closed {address.value}")
 
     async def last_original(self, channel: ChannelRef) -> MessageRef | None:
-        made = [event.ref for event in self.notebook.events if isinstance(event, MessageCreated)]
+        made = [event.ref for event in self.saved.events if isinstance(event, MessageCreated)]
         return next((ref for ref in reversed(made) if ref.channel == channel), None)
 
     async def catch_up(self, channel: ChannelRef, after: str) -> None:
@@ -114,12 +114,12 @@ class Side:
     @property
     def said(self) -> list[str]:
         """What others said, in order, edits and deletions included."""
-        return [line for event in self.inbox.notebook.events if (line := _line(event)) is not None]
+        return [line for event in self.inbox.saved.events if (line := _line(event)) is not None]
 
     @property
     def features(self) -> list[str]:
         """What was used that does not cross, by others."""
-        events = self.inbox.notebook.events
+        events = self.inbox.saved.events
         return [event.feature for event in events if isinstance(event, FeatureUsed) and not event.user_is_self]
 
     async def until(self, condition: Callable[[], object], seconds: float = 20.0) -> None:
@@ -176,7 +176,7 @@ async def person(homeserver: Homeserver, localpart: str, **options: str) -> Asyn
         yield someone
 
 
-class Interloper:
+class HomeserverProxy:
     """A proxy in front of a homeserver; `url` is where it listens.
 
     `answer` looks at each request and returns what to answer in the homeserver's place, None to pass it on; while it
@@ -228,7 +228,7 @@ Answer = Callable[[web.Request], Awaitable[web.StreamResponse | None]]
 
 
 async def pass_on(request: web.Request) -> web.StreamResponse | None:
-    """An `Interloper` that does nothing."""
+    """An `HomeserverProxy` that does nothing."""
     return None
 
 
@@ -240,7 +240,7 @@ async def matrix_side(
     *,
     token: str | None = None,
     password: str | None = None,
-    notebook: Notebook | None = None,
+    saved: SavedState | None = None,
     ready: bool = True,
     failing: bool = False,
     catchup_limit: int = 5000,
@@ -249,11 +249,11 @@ async def matrix_side(
     url: str = "",
     files: Files | None = None,
 ) -> AsyncIterator[Side]:
-    """An adapter that runs until the end of the block; `notebook` carries over what an earlier one knew.
+    """An adapter that runs until the end of the block; `saved` carries over what an earlier one knew.
 
     `failing`: that it ends with an error is what the test is about. `url`: where the adapter finds the homeserver.
     """
-    kept = notebook or Notebook()
+    kept = saved or SavedState()
     adapter = MatrixAdapter(
         settings=MatrixSettings.model_validate(
             {

@@ -20,7 +20,7 @@ ME = "@relay:example.org"
 LONG = "<table>" + "<tr><td>a<td>b" * 400
 
 
-class Notebook:
+class RecordingInbox:
     """An inbox that remembers what it was given."""
 
     def __init__(self) -> None:
@@ -65,8 +65,8 @@ async def delivered(timelines: dict[str, list[dict[str, Any]]]) -> tuple[list[Ev
         ME, backoff=partial(Backoff, random.Random(0), first=1.0, most=2.0), now=SystemClock().monotonic
     )
     handler = ResponseHandler(api, rooms, Backfiller(api, lambda _: 100), Conversions())
-    notebook = Notebook()
-    inbox = RetryingInbox(notebook, SystemClock(), random.Random(0))
+    recorded = RecordingInbox()
+    inbox = RetryingInbox(recorded, SystemClock(), random.Random(0))
     updates = [RoomUpdate(room, rooms.state(room), timeline, []) for room, timeline in timelines.items()]
     turns = 0
 
@@ -80,7 +80,7 @@ async def delivered(timelines: dict[str, list[dict[str, Any]]]) -> tuple[list[Ev
     await handler._hand_over(updates, "t2", SyncRequest("t1", frozenset(timelines), False, rooms.declarations), inbox)
     counting.cancel()
     await api.close()
-    return notebook.batches, turns
+    return recorded.batches, turns
 
 
 def told(batch: EventBatch) -> list[str]:
