@@ -228,7 +228,7 @@ Answer = Callable[[web.Request], Awaitable[web.StreamResponse | None]]
 
 
 async def pass_on(request: web.Request) -> web.StreamResponse | None:
-    """An `HomeserverProxy` that does nothing."""
+    """The `answer` of a proxy that only passes requests on."""
     return None
 
 
