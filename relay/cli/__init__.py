@@ -1,6 +1,6 @@
-"""The command line: one file per command; parsing and printing only.
+"""The command line: one file per command, for parsing and printing only. Nothing imports it but `__main__`.
 
-What takes long to import (discord.py, nio, SQLAlchemy) is imported by the commands that need it, when they run.
+Libraries with long import times (discord.py, nio, SQLAlchemy) are imported inside the commands that need them.
 """
 
 import sys
@@ -14,7 +14,7 @@ import typer
 
 import relay
 from relay.cli import db, dead, outbox, run, status
-from relay.cli.common import ConfigOption, Invocation, complain
+from relay.cli.common import ConfigOption, Invocation, print_error
 from relay.errors import RelayError
 
 _BUG_STATUS = 70  # EX_SOFTWARE of sysexits.h
@@ -26,7 +26,7 @@ def application() -> typer.Typer:
         name="relay",
         help="Mirror Discord channels and Matrix rooms into each other.",
         no_args_is_help=True,
-        # Errors are ours to print (`main`); no traceback shows local variables, which hold messages and tokens.
+        # `main` prints the errors. Typer's tracebacks would show local variables, which hold messages and tokens.
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
@@ -42,17 +42,17 @@ def application() -> typer.Typer:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run one command and exit with its status: 0 well, 1 something is wrong, 2 misuse, 3 the store is held."""
+    """Run one command and exit with its status: 0 ok, 1 a problem, 2 wrong usage, 3 the store is held."""
     invocation = Invocation()
     try:
         application()(args=arguments, prog_name="relay", obj=invocation)
     except RelayError as error:
-        complain(error, invocation.hide)
+        print_error(error, invocation.redact)
         sys.exit(error.exit_status)
     except Exception as error:  # noqa: BLE001
-        # The top of the program. The traceback is made by hand: without local variables, and with secrets hidden.
+        # The top of the program. We format the traceback ourselves: no local variables, no secrets.
         text = "".join(traceback.format_exception(error))
-        typer.echo(invocation.hide(text), err=True, nl=False)
+        typer.echo(invocation.redact(text), err=True, nl=False)
         typer.echo(f"error: {type(error).__name__}: this is a bug in relay; please report the lines above", err=True)
         sys.exit(_BUG_STATUS)
 

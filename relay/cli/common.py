@@ -1,4 +1,4 @@
-"""What every command needs: the settings, the store, and a way to complain."""
+"""What every command needs: the settings, the store, and how to print."""
 
 import os
 import sys
@@ -23,56 +23,55 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 class Invocation:
-    """One run of the program. `config` is what was given before the command's name; `hide` hides the secrets.
-
-    Typer keeps it as the context's object.
-    """
+    """One run of the program. Typer keeps it as the context's object."""
 
     def __init__(self) -> None:
+        # `--config` before the command's name.
         self.config: Path | None = None
-        self.hide: Callable[[str], str] = str
+        # Replaces secrets in a text.
+        self.redact: Callable[[str], str] = str
 
     def load(self, config: Path | None, *, daemon: bool = False) -> "Settings":
-        """The settings; logging is set up with them. Only the daemon says more than warnings."""
+        """Load the settings, and configure logging with them. Only the daemon logs more than warnings."""
         from relay import logs
         from relay.config.loading import load
 
-        self.hide = logs.redactor(())
+        self.redact = logs.redactor(())
         settings = load(config or self.config, os.environ)
-        self.hide = logs.redactor(settings.secrets())
+        self.redact = logs.redactor(settings.secrets())
         level = settings.log.level if daemon or settings.log.level == "error" else "warning"
         logs.configure(level, settings.log.format if daemon else "console", settings.secrets())
         return settings
 
 
 def invocation_of(context: typer.Context) -> Invocation:
-    """The invocation that a command belongs to."""
+    """The invocation of a command's context."""
     return context.ensure_object(Invocation)
 
 
-def complain(error: RelayError, hide: Callable[[str], str] = str) -> None:
-    """Say on standard error what is wrong, a line for each mistake."""
+def print_error(error: RelayError, redact: Callable[[str], str] = str) -> None:
+    """Print to standard error what is wrong, one line for each mistake."""
     mistakes = error.mistakes if isinstance(error, ConfigurationError) else (error,)
     for mistake in mistakes:
         typer.secho("error: ", err=True, nl=False, fg=typer.colors.RED)
-        typer.echo(printable(hide(str(mistake))), err=True)
+        typer.echo(printable(redact(str(mistake))), err=True)
 
 
 def printable(text: str) -> str:
-    """`text` on one line and without anything that steers a terminal: other people wrote it."""
+    """`text` on one line and without control characters for the terminal: other people wrote it."""
     return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
 
 
 def print_json(value: object) -> None:
-    """Print JSON. Nothing in it steers a terminal."""
+    """Print JSON without control characters for the terminal."""
     from relay.logs import readable_json
 
     typer.echo(readable_json(value, indent=2))
 
 
 @asynccontextmanager
-async def opened_store(url: str) -> "AsyncIterator[SqlStore]":
-    """The store of a daemon that runs or has run. Nothing is made or migrated. Raises `StoreError`."""
+async def existing_store(url: str) -> "AsyncIterator[SqlStore]":
+    """Open the store of a daemon that runs or has run. It is not created or migrated. Raises `StoreError`."""
     from relay.store.migrate import check
     from relay.store.sqlite.engine import database_path
     from relay.store.unit_of_work import SqlStore
@@ -81,11 +80,11 @@ async def opened_store(url: str) -> "AsyncIterator[SqlStore]":
     schema = check(url)
     match schema.state:
         case "missing" | "empty":
-            raise StoreError(path, "there is none yet", "start the daemon once with `relay run`")
+            raise StoreError(path, "it does not exist yet", "start the daemon once with `relay run`")
         case "outdated":
             raise StoreError(path, "it was made by an older relay", "run `relay db upgrade`, or start the daemon")
         case "too_new":
-            raise StoreTooNew(path, "it was made by a newer relay", "use that version")
+            raise StoreTooNew(path, "it was made by a newer relay", "use that version of the relay")
     store = SqlStore(path)
     try:
         yield store

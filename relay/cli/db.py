@@ -1,4 +1,4 @@
-"""`relay db`: the store's tables. `relay run` upgrades them by itself."""
+"""`relay db`: create, change and check the store's tables. `relay run` upgrades them by itself."""
 
 from typing import Annotated
 
@@ -6,20 +6,20 @@ import typer
 
 from relay.cli.common import ConfigOption, invocation_of
 
-commands = typer.Typer(help="Make, change or check the store's tables.", no_args_is_help=True)
+commands = typer.Typer(help="Create, change or check the store's tables.", no_args_is_help=True)
 
 _STATES = {
-    "missing": "there is none yet; `relay run` or `relay db upgrade` makes it",
-    "empty": "it has no tables yet; `relay run` or `relay db upgrade` makes them",
+    "missing": "it does not exist yet; `relay run` or `relay db upgrade` creates it",
+    "empty": "it has no tables yet; `relay run` or `relay db upgrade` creates them",
     "outdated": "it was made by an older relay; `relay run` or `relay db upgrade` brings it up to date",
     "current": "it is up to date",
-    "too_new": "it was made by a newer relay; use that version",
+    "too_new": "it was made by a newer relay; use that version of the relay",
 }
 
 
 @commands.command()
 def upgrade(context: typer.Context, config: ConfigOption = None) -> None:
-    """Make the store if there is none, and bring its tables up to date."""
+    """Create the store if it does not exist, and bring its tables up to date."""
     settings = invocation_of(context).load(config)
     from relay.store.migrate import upgrade
 
@@ -31,11 +31,11 @@ def upgrade(context: typer.Context, config: ConfigOption = None) -> None:
 def downgrade(
     context: typer.Context,
     revision: Annotated[
-        str, typer.Argument(help="Where to go back to; `base` removes every table. Else one step back.")
+        str, typer.Argument(help="The revision to go back to; `base` removes all tables. Default: one step back.")
     ] = "-1",
     config: ConfigOption = None,
 ) -> None:
-    """Take the tables back, for an older relay. What the older tables cannot hold is lost."""
+    """Downgrade the tables for an older relay. Data that the older tables cannot hold is lost."""
     settings = invocation_of(context).load(config)
     from relay.store.migrate import downgrade
 
@@ -45,7 +45,7 @@ def downgrade(
 
 @commands.command()
 def check(context: typer.Context, config: ConfigOption = None) -> None:
-    """Say whether the tables are up to date. Exit status 1 if not."""
+    """Tell whether the tables are up to date. Exit status 1 if not."""
     settings = invocation_of(context).load(config)
     from relay.store.migrate import check
 

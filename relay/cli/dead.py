@@ -1,4 +1,4 @@
-"""`relay dead`: commands that failed for good, kept until somebody decides."""
+"""`relay dead`: dead letters, which are commands that failed for good. They are kept until somebody decides."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from relay.cli.common import ConfigOption, JsonOption, invocation_of, opened_store, print_json, printable
+from relay.cli.common import ConfigOption, JsonOption, existing_store, invocation_of, print_json, printable
 from relay.core.storage import Unreadable
 from relay.domain.commands import Digest, DigestItem, EditMessage, PostNotice, SendMessage
 from relay.domain.text.nodes import plain_text
@@ -68,7 +68,7 @@ def retry(
 def discard(
     context: typer.Context, entries: IdsArgument = None, every: AllOption = False, config: ConfigOption = None
 ) -> None:
-    """Forget dead letters for good."""
+    """Delete dead letters."""
     _each(context, config, entries, every, lambda outbox, entry: outbox.discard(entry), "discarded")
 
 
@@ -80,9 +80,9 @@ def _each(
     act: "Callable[[Outbox, int], Awaitable[bool]]",
     done: str,
 ) -> None:
-    """Do one thing to the dead letters that were named. Exit status 1 if one of them is not there."""
+    """Apply `act` to the named dead letters. Exit status 1 if one of them does not exist."""
     if bool(entries) == every:
-        raise typer.BadParameter("name some IDs, or --all", ctx=context)
+        raise typer.BadParameter("give some IDs, or --all", ctx=context)
     url = invocation_of(context).load(config).store.url
     results = asyncio.run(_act(url, None if every else list(dict.fromkeys(entries or ())), act))
     for entry, there in results.items():
@@ -98,16 +98,16 @@ def _each(
 async def _act(
     url: str, entries: Sequence[int] | None, act: "Callable[[Outbox, int], Awaitable[bool]]"
 ) -> dict[int, bool]:
-    async with opened_store(url) as store, store.write() as unit:
+    async with existing_store(url) as store, store.write() as unit:
         wanted = [letter.entry.id for letter in await unit.outbox.dead()] if entries is None else entries
         return {entry: await act(unit.outbox, entry) for entry in wanted}
 
 
 async def _letters(settings: "Settings") -> "Sequence[DeadLetter]":
-    """All dead letters, each under the name that its pair has now, or had last."""
+    """All dead letters, each with the current or last name of its pair."""
     from relay.core.pairs import PairDirectory
 
-    async with opened_store(settings.store.url) as store, store.read() as unit:
+    async with existing_store(settings.store.url) as store, store.read() as unit:
         letters = await unit.outbox.dead()
         declared = PairDirectory(settings.declared_pairs(), await unit.channels.known())
     pairs = (declared.pair_for(letter.entry.lane) for letter in letters)
@@ -117,7 +117,7 @@ async def _letters(settings: "Settings") -> "Sequence[DeadLetter]":
 
 
 def _unknown(entry: int) -> None:
-    typer.echo(f"error: there is no dead letter {entry}; `relay dead list` shows those there are", err=True)
+    typer.echo(f"error: there is no dead letter {entry}; `relay dead list` shows them", err=True)
 
 
 def _summary(letter: "DeadLetter") -> dict[str, Any]:
@@ -140,7 +140,7 @@ def _summary(letter: "DeadLetter") -> dict[str, Any]:
 
 
 def _text(letter: "DeadLetter") -> str | None:
-    """The words, and the names of the files; what stands in the store, where that cannot be read."""
+    """The text and the names of the files. For an unreadable entry, what is in the store."""
     command = letter.entry.command
     if isinstance(command, Unreadable):
         return command.payload

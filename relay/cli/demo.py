@@ -1,4 +1,4 @@
-"""`relay demo`: the whole thing on loopback, no accounts."""
+"""`relay demo`: the whole system on loopback, without accounts."""
 
 import asyncio
 import signal
@@ -30,7 +30,7 @@ def demo(
     ] = False,
     port: Annotated[int, typer.Option(min=0, max=65535, help="The page's port; 0: one that is free.")] = 0,
     _config: Annotated[
-        Path | None, typer.Option("--config", hidden=True, help="Not read: the demo writes one of its own.")
+        Path | None, typer.Option("--config", hidden=True, help="Not used: the demo writes its own file.")
     ] = None,
 ) -> None:
     """Show the relay at work between a Discord sandbox and a homeserver of its own. Needs no accounts."""
@@ -53,12 +53,12 @@ def demo(
         for line in error.remedy.splitlines():
             console.print(f"  {printable(line)}", soft_wrap=True)
         status = error.exit_status
-    # Ended by Ctrl-C: that is how the page is meant to end, but a script that was broken off proves nothing.
+    # Ctrl-C is the normal end of the page. A script that was interrupted has proved nothing.
     raise typer.Exit(int(once) if status is None else status)
 
 
 async def _until_stopped(work: Coroutine[None, None, int]) -> int | None:
-    """What `work` returns; None where Ctrl-C, SIGTERM or a closed terminal ended it."""
+    """What `work` returns. None if Ctrl-C, SIGTERM or a closed terminal ended it."""
     task = asyncio.ensure_future(work)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, task.cancel)
@@ -153,7 +153,7 @@ async def _print_sum(console: "Console", environment: "Environment", outcomes: "
 
 
 def _steps(console: "Console") -> Callable[[str], AbstractContextManager[None]]:
-    """Shows each step of the start while it lasts, and then how long it took."""
+    """A context manager that shows each step of the start, and then how long it took."""
 
     @contextmanager
     def step(title: str) -> Iterator[None]:

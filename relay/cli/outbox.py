@@ -1,4 +1,4 @@
-"""`relay outbox`: what waits for delivery."""
+"""`relay outbox`: the messages that wait for delivery."""
 
 import asyncio
 from collections.abc import Sequence
@@ -6,38 +6,38 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from relay.cli.common import ConfigOption, invocation_of, opened_store, printable
+from relay.cli.common import ConfigOption, existing_store, invocation_of, printable
 
 if TYPE_CHECKING:
     from relay.config.settings import Settings
     from relay.domain.pair import LaneKey
 
-commands = typer.Typer(help="What waits for delivery.", no_args_is_help=True)
+commands = typer.Typer(help="Messages that wait for delivery.", no_args_is_help=True)
 
 PairOption = Annotated[
-    str | None, typer.Option("--pair", metavar="NAME", help="The pair, as it was called last; `relay status` shows it.")
+    str | None, typer.Option("--pair", metavar="NAME", help="The pair's last name; `relay status` shows it.")
 ]
 ChannelsOption = Annotated[
     tuple[str, str] | None,
-    typer.Option("--channels", metavar="ID ID", help="Its two channels instead, where the name says too little."),
+    typer.Option("--channels", metavar="ID ID", help="Its two channels instead, if the name is not enough."),
 ]
 
 _STEP = 1000
-"""Rows that are discarded in one transaction: a daemon that runs is not kept from its work."""
+"""Rows that are deleted in one transaction. They are few, so that a running daemon does not have to wait."""
 
 
 @commands.callback()
 def _group() -> None:
-    """A group of one command is still a group."""
+    """Without a callback, Typer would turn a group of one command into that command."""
 
 
 @commands.command()
 def discard(
     context: typer.Context, pair: PairOption = None, channels: ChannelsOption = None, config: ConfigOption = None
 ) -> None:
-    """Discard what waits for a pair that is not declared any more. It never crosses then."""
+    """Discard what waits for a pair that is not declared any more. It will never cross."""
     if (pair is None) == (channels is None):
-        raise typer.BadParameter("name the pair with --pair, or its channels with --channels", ctx=context)
+        raise typer.BadParameter("give the pair with --pair, or its channels with --channels", ctx=context)
     settings = invocation_of(context).load(config)
     if pair is not None and any(pair == one.name for one in settings.declared_pairs()):
         typer.echo(
@@ -57,7 +57,7 @@ def discard(
 async def _discard(settings: "Settings", pair: str | None, channels: Sequence[str] | None) -> "dict[LaneKey, int]":
     from relay.core.pairs import PairDirectory
 
-    async with opened_store(settings.store.url) as store:
+    async with existing_store(settings.store.url) as store:
         async with store.read() as unit:
             depths = await unit.outbox.depths()
             declared = PairDirectory(settings.declared_pairs(), await unit.channels.known())

@@ -14,7 +14,7 @@ from relay.cli.common import ConfigOption, invocation_of
 
 def run(context: typer.Context, config: ConfigOption = None) -> None:
     """Run the daemon until SIGTERM or Ctrl-C. SIGHUP reads the pairs again."""
-    # Until the daemon takes the signals over: there is nothing to finish yet, and no pairs to read again.
+    # Until the daemon handles the signals itself: it has nothing to finish yet, and no pairs to read again.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     invocation = invocation_of(context)
@@ -23,8 +23,8 @@ def run(context: typer.Context, config: ConfigOption = None) -> None:
     from relay.config.loading import load, locate
 
     path = locate(config or invocation.config, os.environ)
-    # What was imported stays. Looking through it for garbage, which strangers can bring about with events of a thousand
-    # lists, would hold the loop for a tenth of a second each time.
+    # Imported modules are never garbage. Scanning them would block the event loop for 0.1 s each time, and strangers
+    # can trigger a scan with events that contain a thousand lists.
     gc.collect()
     gc.freeze()
     asyncio.run(app.run(settings, config=path, reload=partial(load, path, os.environ)))

@@ -1,4 +1,4 @@
-"""`relay status`: what the store knows, whether the daemon runs or not."""
+"""`relay status`: what is in the store. It works whether the daemon runs or not."""
 
 import asyncio
 from datetime import UTC, datetime
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from relay.cli.common import ConfigOption, JsonOption, invocation_of, opened_store, print_json, printable
+from relay.cli.common import ConfigOption, JsonOption, existing_store, invocation_of, print_json, printable
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -38,7 +38,7 @@ async def _report(settings: "Settings") -> "Report":
     pairs = settings.declared_pairs()
     if not settings.store.path.exists():
         return await read_report(None, pairs, running=False, now=now)
-    async with opened_store(settings.store.url) as store:
+    async with existing_store(settings.store.url) as store:
         async with store.read() as unit:
             holder = await SqlLeases(unit.transaction).get()
         running = is_running(holder, store.path)

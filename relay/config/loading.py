@@ -33,7 +33,7 @@ PREFIX = "RELAY_"
 CONFIG_VARIABLE = "RELAY_CONFIG"
 DEFAULT_FILE = Path("relay.toml")
 SECRETS = (("discord", "token"), ("matrix", "access_token"), ("matrix", "password"))
-"""Each may instead be named by a key of the same name with `_file`."""
+"""Secrets. Each can also be in a file, which the key `<name>_file` names."""
 LISTS = ("pairs", "rooms")
 """The sections that are arrays of tables."""
 
@@ -45,34 +45,33 @@ _SECRET_LIMIT = 65536
 
 @dataclass(slots=True)
 class Source:
-    """The values as they stand, not checked yet, with where each came from and what is wrong already.
-
-    `folder`: what relative paths count from. `broken`: the file could not be read, so that nothing is known to be
-    missing from it.
-    """
+    """The values before they are checked, and where each comes from."""
 
     values: dict[str, Any]
     origin: Origin
+    # Relative paths start here.
     folder: Path
+    # The file could not be read, so nobody knows what is missing from it.
     broken: bool
+    # What is already known to be wrong.
     mistakes: list[Mistake] = field(default_factory=list)
 
 
 def locate(path: Path | None, environ: Mapping[str, str]) -> Path:
-    """The file that counts: `path`, else what `RELAY_CONFIG` names, else `./relay.toml`."""
+    """The configuration file: `path`, else the one in `RELAY_CONFIG`, else `./relay.toml`."""
     return path or Path(environ.get(CONFIG_VARIABLE) or DEFAULT_FILE)
 
 
 def load(path: Path | None, environ: Mapping[str, str]) -> Settings:
-    """The settings of the file (see `locate`) and of the environment.
+    """The settings from the file (see `locate`) and the environment.
 
-    Raises `ConfigurationError` with everything that is wrong. No value of the operator's is in it.
+    Raises `ConfigurationError` with everything that is wrong. It contains no values, because they may be secrets.
     """
     source = gather(locate(path, environ), environ, Settings)
     settings, mistakes = _validate(source)
     found = [*source.mistakes, *mistakes, *_contradictions(source)]
     if settings is None or found:
-        # Raised here and not where pydantic's error is at hand: that one holds the values.
+        # Not raised inside the handler of pydantic's error, because that error contains the values.
         raise ConfigurationError(tuple(dict.fromkeys(found)))
     return settings
 
@@ -80,8 +79,8 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Settings:
 def _validate(source: Source) -> tuple[Settings | None, list[Mistake]]:
     if source.broken:
         return None, []
-    # An empty table for each section that is not there: what is missing from it is then said by name. Keys that begin
-    # with an underscore would be arguments of pydantic-settings' own.
+    # A missing section becomes an empty table, so that its missing keys are named. Keys that begin with an underscore
+    # would be taken for arguments of pydantic-settings.
     tables = {name: {} for name in Settings.model_fields if name not in LISTS} | source.values
     odd = [name for name in tables if name.startswith("_")]
     mistakes = [Mistake(source.origin.where((name,)), "there is no such section", "remove it") for name in odd]
@@ -108,7 +107,7 @@ def _anchored(url: str, folder: Path) -> str:
 
 
 def _contradictions(source: Source) -> Iterator[Mistake]:
-    """What is wrong between keys. Looks at the values unchecked, so that this is said along with all the rest."""
+    """Mistakes between several keys. They are found in the unchecked values, to be reported with all others."""
     values, origin = source.values, source.origin
     matrix = values.get("matrix", {})
     if not source.broken and isinstance(matrix, dict) and not {"access_token", "password"} & matrix.keys():
@@ -126,11 +125,11 @@ def _contradictions(source: Source) -> Iterator[Mistake]:
             first = seen.setdefault(value, location)
             if first[:2] != location[:2] and (key != "name" or key in (first[2], location[2])):
                 line = f" (line {number})" if (number := origin.line(first)) else ""
-                yield Mistake(origin.where(location), f"stands in {origin.label(first[:2])}{line} too", remedy)
+                yield Mistake(origin.where(location), f"is already in {origin.label(first[:2])}{line}", remedy)
 
 
 def _column(values: Mapping[str, Any], sections: tuple[str, ...], key: str) -> Iterator[tuple[Location, str]]:
-    """All values of a key in lists of tables, as text."""
+    """All values of a key in the tables of these lists, as text."""
     for section in sections:
         tables = values.get(section)
         for number, table in enumerate(tables if isinstance(tables, list | tuple) else ()):
@@ -140,7 +139,7 @@ def _column(values: Mapping[str, Any], sections: tuple[str, ...], key: str) -> I
 
 
 def gather(file: Path, environ: Mapping[str, str], model: type[BaseSettings]) -> Source:
-    """The file's values with the environment's laid over them, and secrets read from the files that hold them."""
+    """The values of the file, of the environment (which wins) and of the secrets' files."""
     text, unread = _read_file(file)
     document, broken = _parse(text, file)
     environment, variables, unknown = _read_environment(environ, model)
@@ -156,11 +155,11 @@ def _read_file(file: Path) -> tuple[str, list[Mistake]]:
     try:
         return file.read_text(encoding="utf-8-sig"), []
     except FileNotFoundError:
-        remedy = "create it (deploy/relay.example.toml shows how), or name another with --config or RELAY_CONFIG"
+        remedy = "create it (deploy/relay.example.toml is an example), or set another with --config or RELAY_CONFIG"
         return "", [Mistake(str(file), "there is no such file", remedy)]
     except OSError as error:
         reason = (error.strerror or "unknown error").lower()
-        return "", [Mistake(str(file), f"cannot be read: {reason}", "make it a file that the relay's user may read")]
+        return "", [Mistake(str(file), f"cannot be read: {reason}", "let the relay's user read it")]
     except UnicodeDecodeError:
         return "", [Mistake(str(file), "is not UTF-8 text", "save it as UTF-8")]
 
@@ -175,7 +174,7 @@ def _parse(text: str, file: Path) -> tuple[dict[str, Any], list[Mistake]]:
         reason = "nested too deeply"
     except ValueError:
         reason = "a number has too many digits"
-    remedy = "mend the TOML there (texts in quotes, one key = value to a line, lists in [ ])"
+    remedy = "correct the TOML there (text in quotes, one key = value per line, lists in [ ])"
     return {}, [Mistake(str(file), f"is not valid TOML: {reason[:1].lower()}{reason[1:]}", remedy)]
 
 
@@ -201,7 +200,7 @@ def _read_environment(
 
 
 def _problem_of_variable(location: Location, value: str, model: type[BaseModel]) -> tuple[str, str] | None:
-    """What is wrong with a variable's name, or with the JSON in it."""
+    """The mistake and the fix, if a variable's name or its JSON is wrong."""
     section, *keys = map(str, location)
     if section not in model.model_fields:
         return "there is no such section", did_you_mean(section, model.model_fields, _variable)
@@ -248,15 +247,15 @@ def _pair_names(values: Mapping[str, Any]) -> list[str]:
 
 
 def _open_secret(source: Source, environment: Mapping[str, Any], section: str, key: str, folder: Path) -> None:
-    """Put the content of `<key>_file` in the place of `key`; what the environment says of either wins."""
+    """Set `key` to the content of `<key>_file`. If the environment sets one of the two, that one wins."""
     table, name = source.values.get(section), f"{key}_file"
     if not isinstance(table, dict) or not isinstance(table.get(name), str):
         return
     outside = environment.get(section, {})
     if key in table:
         if (key in outside) == (name in outside):
-            remedy = f"keep one of {key} and {name}"
-            source.mistakes.append(Mistake(source.origin.where((section, name)), f"{key} is set too", remedy))
+            remedy = f"keep only one of {key} and {name}"
+            source.mistakes.append(Mistake(source.origin.where((section, name)), f"{key} is also set", remedy))
             return
         if key in outside:
             return
@@ -268,7 +267,7 @@ def _open_secret(source: Source, environment: Mapping[str, Any], section: str, k
     except (OSError, UnicodeDecodeError, ValueError) as error:
         text, problem = "", f"the file cannot be read: {getattr(error, 'strerror', None) or 'not a text file'}"
     if problem:
-        remedy = f"let it name a file that holds nothing but the {key} and that the relay's user may read"
+        remedy = f"set it to a file that contains only the {key} and that the relay's user may read"
         source.mistakes.append(Mistake(source.origin.where((section, name)), problem, remedy))
-    # Where there is none, something stands in for it: that it is missing too would be the same mistake twice.
+    # A placeholder if there is no secret: otherwise the same mistake would be reported again, as a missing key.
     table[key] = text or "-"

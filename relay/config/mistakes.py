@@ -1,6 +1,6 @@
-"""Where a key stands in a TOML file, and pydantic's complaints as sentences for the operator.
+"""The line of each key in a TOML file, and pydantic's errors as sentences for the operator.
 
-Values are never repeated: what stands under the wrong key may be a secret.
+They never contain a value: it may be a secret under the wrong key.
 """
 
 import json
@@ -17,7 +17,7 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 from relay.errors import Mistake
 
 Location = tuple[str | int, ...]
-"""The way to a value: `("discord", "token")`, `("pairs", 0, "name")`."""
+"""The path to a value: `("discord", "token")`, `("pairs", 0, "name")`."""
 
 _HEADER = re.compile(r"\s*(\[\[?)\s*([^\[\]#]+?)\s*\]\]?\s*(?:#.*)?$")
 _KEY = re.compile(r"\s*([A-Za-z0-9_-]+|\"[^\"]*\"|'[^']*')\s*[=.]")
@@ -25,14 +25,14 @@ _LONGEST_KEY = 32
 
 
 def wrong(what: str, remedy: str) -> PydanticCustomError:
-    """What a validator raises: both halves of a `Mistake`, none of them holding the value."""
+    """The error that a validator raises. It becomes a `Mistake`, and does not contain the value."""
     return PydanticCustomError("relay", "{what}; {remedy}", {"what": what, "remedy": remedy})
 
 
 def positions(text: str) -> dict[Location, int]:
-    """The line (from 1) of each table and key of a TOML document, as far as a line-by-line reading can tell.
+    """The line (from 1) of each table and key in a TOML document, which `tomllib` does not tell.
 
-    `tomllib` does not say. Keys inside inline tables are not found; `Origin.where` then names the enclosing key.
+    Keys inside inline tables are not found; `Origin.where` then names the key around them.
     """
     found: dict[Location, int] = {}
     counts: dict[str, int] = {}
@@ -57,10 +57,12 @@ def positions(text: str) -> dict[Location, int]:
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where the values came from: `file` as the operator named it, and the environment variables that were used."""
+    """Where the values come from."""
 
+    # As the operator wrote it.
     file: str
     lines: Mapping[Location, int] = field(default_factory=dict)
+    # The environment variables that were used.
     variables: Mapping[Location, str] = field(default_factory=dict)
     pair_names: Sequence[str] = ()
 
@@ -73,11 +75,11 @@ class Origin:
         return f"{self.file}:{line}: {self.label(location)}" if line else f"{self.file}: {self.label(location)}"
 
     def line(self, location: Location) -> int:
-        """The line of a key, or of what encloses it; 0 if neither is in the file."""
+        """The line of a key, or of the table around it. 0 if neither is in the file."""
         return next((self.lines[location[:n]] for n in range(len(location), 0, -1) if location[:n] in self.lines), 0)
 
     def label(self, location: Location) -> str:
-        """How the operator would name the key."""
+        """The key as the operator would write it."""
         section, *keys = location
         if not keys or not isinstance(index := keys[0], int):
             return " ".join([f"[{shown(section)}]", *map(shown, keys)])
@@ -87,7 +89,7 @@ class Origin:
 
 
 def shown(key: object) -> str:
-    """A key as it may be printed: short, and on one line."""
+    """A key in printable form: short, and on one line."""
     text = str(key)
     if len(text) > _LONGEST_KEY:
         text = f"{text[:8]}…"
@@ -95,21 +97,21 @@ def shown(key: object) -> str:
 
 
 def did_you_mean(key: str, known: Iterable[str], written: Callable[[str], str] = str) -> str:
-    """The remedy for an unknown key; `written` is how the operator writes a known one."""
+    """The fix for an unknown key. `written` turns a known key into what the operator would write."""
     names = sorted(known)
     close = get_close_matches(key.lower(), names, n=1)
     return f"did you mean {written(close[0])}?" if close else f"write one of {', '.join(map(written, names))}"
 
 
 def explain(error: ErrorDetails, model: type[BaseModel], origin: Origin) -> Mistake:
-    """One of pydantic's complaints about `model`, as a mistake."""
+    """One of pydantic's errors about `model`, as a mistake."""
     location: Location = tuple(error["loc"])
     what, remedy = _words(error, model, location)
     return Mistake(origin.where(location), what, remedy)
 
 
 def find_field(model: type[BaseModel], location: Location) -> tuple[type[BaseModel], FieldInfo | None]:
-    """The model that `location` leads into and its field there; None for an unknown key."""
+    """The model at `location`, and its field. None for an unknown key."""
     info: FieldInfo | None = None
     for part in location:
         if isinstance(part, int):
@@ -123,7 +125,7 @@ def find_field(model: type[BaseModel], location: Location) -> tuple[type[BaseMod
 
 
 def holds_keys(info: FieldInfo) -> bool:
-    """Whether a field is a table of its own."""
+    """Whether a field is itself a table."""
     return bool(_models(info.annotation))
 
 
@@ -157,14 +159,14 @@ def _words(error: ErrorDetails, model: type[BaseModel], location: Location) -> t
         case "int_type" | "int_parsing" | "int_from_float" | "int_parsing_size":
             return "must be a whole number", write
         case "literal_error":
-            return "is none of the values it can have", f"write {context['expected']}"
+            return "is not an allowed value", f"write {context['expected']}"
         case "greater_than_equal":
             return "is too small", f"write at least {context['ge']}"
         case "less_than_equal":
             return "is too large", f"write at most {context['le']}"
         case "tuple_type" if len(location) == 1:
-            return f"must be a list of {key}", f"begin each of them with [[{key}]], in double brackets"
+            return f"must be a list of {key}", f"start each of them with [[{key}]], in double brackets"
         case "model_type" | "model_attributes_type" | "dict_type":
             head = f"[{key}]" if len(location) == 1 else f"[[{location[0]}]]"
-            return "must be a table", f"begin it with {head} and write its keys below, one to a line"
+            return "must be a table", f"start it with {head} and write its keys below, one per line"
     return "is not valid", write

@@ -30,13 +30,13 @@ from relay.domain.pair import SYSTEM_MESSAGES, Pair, PairPolicy, ThreadPolicy
 
 
 class Section(BaseModel):
-    """A table of the file: frozen, nothing in it that is not a key, and no value in an error."""
+    """A table of the file. It is frozen, refuses unknown keys, and shows no values in errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
 class DiscordSettings(Section):
-    """`[discord]`. `token` is there even where the file names `token_file`."""
+    """`[discord]`. `token` is always set: if the file has `token_file`, it is read from there."""
 
     token: Token = Field(examples=['"…"'])
     token_file: Path | None = Field(default=None, examples=['"/run/secrets/discord_token"'])
@@ -44,7 +44,7 @@ class DiscordSettings(Section):
 
 
 class MatrixSettings(Section):
-    """`[matrix]`. At least one of `access_token` and `password` is there; the token is used where both are."""
+    """`[matrix]`. At least one of `access_token` and `password` is set. If both are, the token is used."""
 
     homeserver_url: Url = Field(examples=['"https://matrix.example.org"'])
     user_id: UserId = Field(examples=['"@relay:example.org"'])
@@ -55,7 +55,7 @@ class MatrixSettings(Section):
 
 
 class StoreSettings(Section):
-    """`[store]`. `url` holds an absolute path once it is loaded; the others in seconds, None for ever."""
+    """`[store]`. After loading, the path in `url` is absolute, and the others are seconds, or None for ever."""
 
     url: StoreUrl = Field(default="sqlite:///relay.db", examples=['"sqlite:///relay.db"'])
     reconcile_window: Seconds = Field(default=48 * 3600.0, examples=['"48h"'])
@@ -69,7 +69,7 @@ class StoreSettings(Section):
 
 
 class WebSettings(Section):
-    """`[web]`. `listen` is `host:port`, empty for off; `hosts` are names besides its own, with commas between them."""
+    """`[web]`. `listen` is `host:port`, or empty for off. `hosts` are further host names, separated by commas."""
 
     listen: ListenAddress = Field(default="127.0.0.1:9464", examples=['"127.0.0.1:9464"'])
     hosts: HostNames = Field(default="", examples=['"relay, status.example.org"'])
@@ -83,13 +83,13 @@ class LogSettings(Section):
 
 
 class ModerationSettings(Section):
-    """`moderation`: what moderators of one side do to what was written on the other."""
+    """`moderation`: what moderators of one side may do to messages of the other."""
 
     deletions: bool = Field(default=False, examples=["false"])
 
 
 class DefaultSettings(Section):
-    """`[defaults]`: what holds for every pair that does not say otherwise. `batch_when_behind` in seconds."""
+    """`[defaults]`: the values for every pair that sets no own. `batch_when_behind` is in seconds."""
 
     direction: Literal["both", "to_matrix", "to_discord"] = Field(default="both", examples=['"both"'])
     purpose: str = Field(default="", examples=['"Help with the software"'])
@@ -106,7 +106,7 @@ class DefaultSettings(Section):
 
 
 class PairSettings(DefaultSettings):
-    """`[[pairs]]`, with `[defaults]` filled in once it is loaded."""
+    """`[[pairs]]`. After loading, it includes the values of `[defaults]`."""
 
     name: Name | None = Field(default=None, examples=['"help"'])
     discord_channel: Snowflake = Field(examples=["1234567890123456789"])
@@ -118,7 +118,7 @@ class PairSettings(DefaultSettings):
         return self.name or self.matrix_room
 
     def as_pair(self) -> Pair:
-        """The pair as the core knows it; an archived one leads nowhere."""
+        """The pair as the core knows it. An archived one has no destinations."""
         sides = (
             ChannelAddress(Platform.DISCORD, self.discord_channel),
             ChannelAddress(Platform.MATRIX, self.matrix_room),
@@ -149,7 +149,7 @@ class RoomSettings(Section):
 
 
 class Settings(BaseSettings):
-    """Everything that the operator decided."""
+    """The whole configuration."""
 
     model_config = SettingsConfigDict(
         env_prefix="RELAY_", env_nested_delimiter="__", extra="forbid", frozen=True, hide_input_in_errors=True
@@ -168,7 +168,7 @@ class Settings(BaseSettings):
     def settings_customise_sources(
         cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, *_: object, **__: object
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Only what `load` hands over: the process's own environment is not looked at behind its back."""
+        """Use only what `load` passes in. Pydantic must not read the environment by itself."""
         return (init_settings,)
 
     def declared_pairs(self) -> tuple[Pair, ...]:
@@ -176,6 +176,6 @@ class Settings(BaseSettings):
         return tuple(pair.as_pair() for pair in self.pairs)
 
     def secrets(self) -> frozenset[str]:
-        """What must never be printed."""
+        """The values that must never be printed."""
         values = (self.discord.token, self.matrix.access_token, self.matrix.password)
         return frozenset(value.get_secret_value() for value in values if value is not None)

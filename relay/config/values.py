@@ -1,4 +1,4 @@
-"""The forms that values in `relay.toml` may have, as pydantic types. None of them puts a value into its complaint."""
+"""The forms that values in `relay.toml` may have, as pydantic types. Their errors never contain the value."""
 
 import re
 from ipaddress import ip_address
@@ -60,7 +60,7 @@ def _url(value: str) -> str:
     if not well or any(character.isspace() for character in value):
         raise wrong("is not a web address", 'write it with its scheme, like "https://example.org"')
     if not bare:
-        raise wrong("is more than an address", "leave out the user name, the query and the fragment")
+        raise wrong("has more than the address", "remove the user name, the query and the fragment")
     return value.rstrip("/")
 
 
@@ -146,7 +146,7 @@ def _token(value: SecretStr) -> SecretStr:
     if not text:
         raise wrong("is empty", "write the token, or leave the key out and name a file that holds it")
     if not text.isascii() or not text.isprintable() or " " in text:
-        raise wrong("holds a space, a line break or another character that no token has", "copy the token again")
+        raise wrong("contains a space, a line break or another character that no token has", "copy the token again")
     return SecretStr(text)
 
 

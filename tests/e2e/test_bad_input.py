@@ -40,7 +40,7 @@ def run(folder: Path, *arguments: str) -> tuple[int, list[str]]:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("[discord\n", ("relay.toml: ", "line 1, column 9", "mend the TOML there")),
+        ("[discord\n", ("relay.toml: ", "line 1, column 9", "correct the TOML there")),
         (COMPLETE + 'colour = "red"\n', ("relay.toml:12: ", "colour", "no such key", "write one of")),
         (
             COMPLETE

@@ -192,7 +192,7 @@ def test_a_bug_is_a_traceback_without_locals_or_secrets(cli: Relay, monkeypatch:
 def test_db(cli: Relay, tmp_path: Path) -> None:
     store = f"store {tmp_path}/relay.db"
     status, out, _ = cli("db", "check")
-    assert (status, out.partition(";")[0]) == (1, f"{store}: there is none yet")
+    assert (status, out.partition(";")[0]) == (1, f"{store}: it does not exist yet")
     assert not (tmp_path / "relay.db").exists()
     status, out, _ = cli("db", "upgrade")
     assert (status, out.startswith(f"{store}: at revision ")) == (0, True)
@@ -266,7 +266,7 @@ def test_a_file_that_is_no_store(cli: Relay, tmp_path: Path) -> None:
 
 def test_dead_without_a_store(cli: Relay) -> None:
     status, _, err = cli("dead", "list")
-    assert (status, "there is none yet" in err) == (1, True)
+    assert (status, "it does not exist yet" in err) == (1, True)
 
 
 def test_dead_list(cli: Relay, url: str) -> None:

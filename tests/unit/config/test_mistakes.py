@@ -67,11 +67,11 @@ def test_broken_toml_names_line_and_column(tmp_path: Path) -> None:
         (SIDES + "[web]\nport = 1", "relay.toml:9: [web] port: there is no such key; write one of hosts, listen"),
         (
             SIDES + '[pairs]\nname = "x"',
-            ("relay.toml:8: [pairs]: must be a list of pairs; begin each of them with [[pairs]], in double brackets"),
+            ("relay.toml:8: [pairs]: must be a list of pairs; start each of them with [[pairs]], in double brackets"),
         ),
         (
             "store = 1\n" + SIDES,
-            ("relay.toml:1: [store]: must be a table; begin it with [store] and write its keys below, one to a line"),
+            ("relay.toml:1: [store]: must be a table; start it with [store] and write its keys below, one per line"),
         ),
         (
             SIDES + '[store]\nurl = "postgresql://u:p@h/d"',
@@ -109,7 +109,7 @@ def test_broken_toml_names_line_and_column(tmp_path: Path) -> None:
         ),
         (
             SIDES + '[defaults]\nthread_messages = "keep"',
-            ("relay.toml:9: [defaults] thread_messages: is none of the values it can have; write 'drop' or 'flatten'"),
+            ("relay.toml:9: [defaults] thread_messages: is not an allowed value; write 'drop' or 'flatten'"),
         ),
         (
             SIDES + pair(more='nsfw = "maybe"'),
@@ -138,7 +138,7 @@ def test_broken_toml_names_line_and_column(tmp_path: Path) -> None:
             SIDES + pair() + pair(1234567890123456789, "#b:example.org"),
             (
                 'relay.toml:13: [[pairs]] 2 "#b:example.org" '
-                'discord_channel: stands in [[pairs]] 1 "#a:example.org" (line 9) too; a channel can be in '
+                'discord_channel: is already in [[pairs]] 1 "#a:example.org" (line 9); a channel can be in '
                 "one pair only: "
                 "remove one of the two"
             ),
@@ -146,15 +146,15 @@ def test_broken_toml_names_line_and_column(tmp_path: Path) -> None:
         (
             SIDES + pair() + pair(1),
             (
-                'relay.toml:14: [[pairs]] 2 "#a:example.org" matrix_room: stands in [[pairs]] 1 '
-                '"#a:example.org" (line 10) too; a room can be listed once only: remove one of the two'
+                'relay.toml:14: [[pairs]] 2 "#a:example.org" matrix_room: is already in [[pairs]] 1 '
+                '"#a:example.org" (line 10); a room can be listed once only: remove one of the two'
             ),
         ),
         (
             SIDES + pair(more='name = "x"') + pair(1, "#b:c", 'name = "x"'),
             (
                 'relay.toml:15: [[pairs]] 2 "x" name: '
-                'stands in [[pairs]] 1 "x" (line 11) too; give each pair a name of its own (a room\'s alias '
+                'is already in [[pairs]] 1 "x" (line 11); give each pair a name of its own (a room\'s alias '
                 "is the name of "
                 "a pair without one)"
             ),
@@ -195,8 +195,8 @@ discord_channel = 1
         "[matrix] access_token: there is neither an access token nor a password",
         '[[pairs]] 1 "#a" matrix_room: is neither a room alias nor a room ID: it names no server',
         "[[pairs]] 2 matrix_room: is missing",
-        "[[pairs]] 2 discord_channel: stands in [[pairs]] 1",
-        "environment variable RELAY_LOG__LEVEL: is none of the values it can have",
+        "[[pairs]] 2 discord_channel: is already in [[pairs]] 1",
+        "environment variable RELAY_LOG__LEVEL: is not an allowed value",
         "environment variable RELAY_WEB__LISTN: there is no such key; did you mean RELAY_WEB__LISTEN?",
     ):
         assert words in found

@@ -33,7 +33,12 @@ def test_secrets_from_files(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [(None, "no such file"), ("", "the file is empty"), (b"\xff\xfe\xff", "not a text file"), ("a b", "holds a space")],
+    [
+        (None, "no such file"),
+        ("", "the file is empty"),
+        (b"\xff\xfe\xff", "not a text file"),
+        ("a b", "contains a space"),
+    ],
 )
 def test_a_secret_file_that_is_no_use(tmp_path: Path, content: str | bytes | None, words: str) -> None:
     if content is not None:
@@ -47,7 +52,7 @@ def test_a_secret_file_that_is_no_use(tmp_path: Path, content: str | bytes | Non
 
 def test_a_secret_and_its_file(tmp_path: Path) -> None:
     found = only(tmp_path, SIDES.replace("[matrix]", 'token_file = "x"\n[matrix]'))
-    assert found == "relay.toml:4: [discord] token_file: token is set too; keep one of token and token_file"
+    assert found == "relay.toml:4: [discord] token_file: token is also set; keep only one of token and token_file"
 
 
 def all_text_of(value: BaseException | object) -> str:

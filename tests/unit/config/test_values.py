@@ -23,7 +23,7 @@ def test_system_messages_are_chosen_for_each_pair(tmp_path: Path) -> None:
     [
         ("x = " + "1" * 5000, "is not valid TOML: a number has too many digits"),
         ("x = " + "[" * 5000, "is not valid TOML"),
-        ("pairs = [1]\n" + SIDES, "relay.toml:1: [[pairs]] 1: must be a table; begin it with [[pairs]]"),
+        ("pairs = [1]\n" + SIDES, "relay.toml:1: [[pairs]] 1: must be a table; start it with [[pairs]]"),
         (SIDES + pair(channel=10**30), "discord_channel: is not a channel ID"),
         (SIDES + pair(channel=-5), "discord_channel: is not a channel ID"),
         (SIDES + pair(channel=True), "discord_channel: is not a channel ID"),
@@ -31,7 +31,7 @@ def test_system_messages_are_chosen_for_each_pair(tmp_path: Path) -> None:
         ("_cli_parse_args = true\n" + SIDES, "relay.toml:1: [_cli_parse_args]: there is no such section"),
         ("__pydantic_self__ = 1\n" + SIDES, "there is no such section"),
         ("self = 1\n" + SIDES, "there is no such section"),
-        (SIDES.replace(TOKEN, "…"), "[discord] token: holds a space, a line break or another character"),
+        (SIDES.replace(TOKEN, "…"), "[discord] token: contains a space, a line break or another character"),
     ],
     ids=range(11),
 )
