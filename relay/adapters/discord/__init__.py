@@ -1,1 +1,1 @@
-"""Discord, through discord.py, which does not leave this folder."""
+"""The Discord adapter. discord.py is used in this folder only."""

@@ -1,9 +1,9 @@
-"""A program of its own: a Lottie drawing on standard input, a moving WebP picture on standard output.
+"""A program of its own: reads a Lottie animation from standard input, writes an animated WebP picture to the output.
 
-What it reads comes from anybody, and rlottie is C++. So the process gives up what it could do harm with before it reads
-the first byte (`confine`): it opens no file and no socket, starts no program, and has little memory and time.
-A drawing may name picture files beside it: such parts are left out. Those inside it must be small enough to be decoded.
-Whatever it cannot draw ends it with a status other than 0.
+Anybody may have made the animation, and rlottie is written in C++. So before it reads the first byte, the process gives
+up what could do harm (`confine`): it can open no file and no socket and start no program, and it has little memory and
+time. An animation may refer to picture files beside it, which are left out; pictures inside it must be small. If the
+animation cannot be drawn, the exit status is not 0.
 """
 
 import base64
@@ -32,13 +32,13 @@ _LONGEST_SECONDS = 10.0
 # Of all pictures inside a drawing together: 64 MiB of memory.
 _MOST_PIXELS = 16 * 1024**2
 _PICTURE_FORMATS = ("PNG", "JPEG", "GIF")
-# What homeservers take without ado; most are a tenth of it.
+# Bytes that every homeserver accepts. Most pictures are a tenth of it.
 _MOST_BYTES = 2 * 1024**2
 
 
 def main() -> None:
     """Read, draw, write."""
-    # Pillow loads what it writes pictures with when it writes the first one: that needs files.
+    # Pillow loads its plugins, which are files, when it writes the first picture. So write one now.
     blank = Image.new("RGBA", (1, 1))
     _moving(blank, [Image.new("RGBA", (1, 1), "red")], 10, lossless=True)
     Image.init()
@@ -53,14 +53,14 @@ def main() -> None:
 
 
 def confine() -> None:
-    """Give up files, sockets, other processes, privileges, and all but some memory and time. Raises OSError."""
+    """Give up files, sockets, processes, privileges, and most memory and time. Raises OSError."""
     os.nice(10)
     limits = {
         resource.RLIMIT_CPU: _CPU_SECONDS,
         resource.RLIMIT_AS: _MEMORY,
         resource.RLIMIT_FSIZE: 0,
         resource.RLIMIT_CORE: 0,
-        # None at all, also in the place of one that was closed. Those that are open stay usable.
+        # No file can be opened, not even after one was closed. Those that are open stay usable.
         resource.RLIMIT_NOFILE: 0,
     }
     for limit, most in limits.items():
@@ -94,9 +94,9 @@ class _Program(ctypes.Structure):
 
 
 def _filter_system_calls() -> None:
-    """Let the kernel refuse all system calls but a few. On other machines than these the limits alone have to do."""
+    """Let the kernel refuse all system calls but a few. On other architectures only the limits apply."""
     _prctl(_NO_NEW_PRIVILEGES, 1)
-    # Another process of the same user could look into this one otherwise.
+    # Otherwise another process of the same user could read this one's memory.
     _prctl(_DUMPABLE, 0)
     machine = _MACHINES.get(platform.machine())
     if machine is None or sys.maxsize < 2**32:
@@ -123,12 +123,12 @@ def _filter(machine: int, clone: int, allowed: tuple[int, ...]) -> bytes:
         # Reached by nothing else: neither allowed nor a clone.
         (answer, 0, 0, refuse | errno.EPERM),
         (answer, 0, 0, allow),
-        # rlottie draws with threads; a process is none.
+        # rlottie draws in threads, so threads are allowed, and processes are not.
         (load, 0, 0, first_argument),
         (has_bits, 0, 1, _CLONE_THREAD),
         (answer, 0, 0, allow),
         (answer, 0, 0, refuse | errno.EPERM),
-        # What clone3 is asked for stands in memory, where no filter looks: the C library takes clone instead.
+        # The arguments of clone3 are in memory, which a filter cannot read. The C library then uses clone.
         (answer, 0, 0, refuse | errno.ENOSYS),
     ]
     return b"".join(struct.pack("=HBBI", *line) for line in lines)
@@ -138,15 +138,15 @@ def _prctl(option: int, *values: int) -> None:
     library = ctypes.CDLL(None, use_errno=True)
     padded = (*values, 0, 0, 0, 0)[:4]
     if library.prctl(ctypes.c_int(option), *map(ctypes.c_ulong, padded)) != 0:
-        raise OSError(ctypes.get_errno(), "the system does not let the process be confined")
+        raise OSError(ctypes.get_errno(), "the system does not allow the process to be confined")
 
 
 # --- Drawing ------------------------------------------------------------------------------------------------
 
 
-def draw(drawing: bytes) -> bytes:
-    """The picture. Raises ValueError for what is no drawing."""
-    animation = LottieAnimation.from_data(json.dumps(_without_files(json.loads(drawing))))
+def draw(document: bytes) -> bytes:
+    """The picture of an animation. Raises ValueError if it is not one."""
+    animation = LottieAnimation.from_data(json.dumps(_without_files(json.loads(document))))
     total, rate = animation.lottie_animation_get_totalframe(), animation.lottie_animation_get_framerate()
     if total < 1 or not 0 < rate <= 1000:
         raise ValueError("nothing to be drawn")
@@ -170,18 +170,18 @@ def _frame(animation: LottieAnimation, number: int) -> Image.Image:
     return Image.frombytes("RGBA", (_SIDE, _SIDE), pixels, "raw", "BGRa", 0, 1)
 
 
-def _without_files(drawing: Any) -> Any:
-    """The drawing with the pictures that are inside it. Raises ValueError where these are too large."""
-    assets = drawing.get("assets") or []
-    drawing["assets"] = [asset for asset in assets if "p" not in asset or str(asset["p"]).startswith("data:")]
-    pixels = sum(_pixels(str(asset["p"])) for asset in drawing["assets"] if "p" in asset)
+def _without_files(animation: Any) -> Any:
+    """The animation with only the pictures inside it. Raises ValueError if these are too large."""
+    assets = animation.get("assets") or []
+    animation["assets"] = [asset for asset in assets if "p" not in asset or str(asset["p"]).startswith("data:")]
+    pixels = sum(_pixels(str(asset["p"])) for asset in animation["assets"] if "p" in asset)
     if pixels > _MOST_PIXELS:
         raise ValueError("too large pictures")
-    return drawing
+    return animation
 
 
 def _pixels(picture: str) -> int:
-    """How many a picture will have once it is decoded, as its first bytes say. Raises ValueError."""
+    """The pixels of a picture when it is decoded, as its header tells. Raises ValueError."""
     data = io.BytesIO(base64.b64decode(picture.partition(",")[2]))
     try:
         with Image.open(data, formats=_PICTURE_FORMATS) as opened:

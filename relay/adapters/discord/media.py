@@ -79,17 +79,17 @@ class Media:
         *,
         body: Mapping[str, Json],
         attachments: Sequence[Attachment],
-        most: int,
+        max_size: int,
         sender: Sender | None,
         query: Mapping[str, str] | None = None,
     ) -> Json:
-        """`RestClient.call` with files, each of at most `most` bytes. Also raises `FileRejected`, `Transient`."""
+        """`RestClient.call` with files, each of at most `max_size` bytes. Also raises `FileRejected`, `Transient`."""
         if not attachments:
             return await self._rest.call(route, body=body, query=query)
         if self._files is None:
             raise FileRejected(attachments[0].id, "without a way across")
         self._rest.check(route)
-        async with self._files.open(attachments, most=most, sender=sender) as files:
+        async with self._files.open(attachments, most=max_size, sender=sender) as files:
             form = _form(body, attachments, files)
             size = sum(file.size for file in files)
             try:

@@ -1,1 +1,1 @@
-"""The REST API: one client, and the rate limits that it keeps."""
+"""Discord's REST API: the client, its rate limits and its errors."""

@@ -1,1 +1,1 @@
-"""The gateway's dispatches become batches of events, in Discord's order. discord.py's objects stay in this folder."""
+"""Discord's gateway: the connection, what it tells about guilds, and live events on their way to the core."""

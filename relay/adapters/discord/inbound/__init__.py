@@ -1,1 +1,1 @@
-"""Discord's message objects become domain events. Pure."""
+"""Discord's message objects -> the core's events and contents. Pure."""

@@ -1,1 +1,1 @@
-"""Deliveries become calls of the REST API, and its errors the relay's."""
+"""The core's deliveries -> requests to Discord."""

@@ -318,8 +318,8 @@ class MessagePoster:
             # It was open a moment ago. Without this, its files would count as too large.
             raise Unanswered("the channel is not open", sent=False)
         files = delivery.content.attachments
-        most, sender = buffer.access.max_file_size, delivery.sender
-        return await self.media.call(route, body=body, attachments=files, most=most, sender=sender, query=query)
+        max_size, sender = buffer.access.max_file_size, delivery.sender
+        return await self.media.call(route, body=body, attachments=files, max_size=max_size, sender=sender, query=query)
 
     async def _webhook(self, channel: str) -> Webhook | None:
         """The channel's webhook; None where the bot has to post for everybody."""

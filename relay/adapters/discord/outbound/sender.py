@@ -144,8 +144,8 @@ class MessageSender:
             return
         buffer = self.buffers.get(delivery.channel.id)
         try:
-            most = 0 if buffer is None else buffer.access.max_file_size
-            await self.media.call(route, body=body, attachments=wanted, most=most, sender=delivery.sender)
+            max_size = 0 if buffer is None else buffer.access.max_file_size
+            await self.media.call(route, body=body, attachments=wanted, max_size=max_size, sender=delivery.sender)
         except FileRejected:
             # It is posted again, with a text in place of the file.
             raise CopyNotEditable("it is to have a file that cannot cross") from None
