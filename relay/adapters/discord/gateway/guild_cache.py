@@ -180,10 +180,8 @@ class GuildCache:
         if guild.unavailable or guild.get_member(self._own_id()) is None:
             return f"Discord says that the server of #{found.name} has an outage" if self.guilds_arrived() else None
         may = found.permissions_for(guild.me)
-        if not may.view_channel:
-            return f"the bot may not see #{found.name}: give its role View Channel there"
-        if not may.read_message_history:
-            return f"the bot may not read the history of #{found.name}: give its role Read Message History there"
+        if (problem := _reading_problem(found.name, may)) is not None:
+            return problem
         if not may.manage_webhooks and not may.send_messages:
             return f"the bot may not write in #{found.name}: give its role Manage Webhooks and Send Messages there"
         self._warn_about_deletions(channel, found.name, may_delete=may.manage_messages)
@@ -203,10 +201,8 @@ class GuildCache:
         if guild is None or parent is None or guild.unavailable or guild.get_member(self._own_id()) is None:
             return f"the channel of the thread #{thread.name} cannot be seen" if self.guilds_arrived() else None
         may = parent.permissions_for(guild.me)
-        if not may.view_channel:
-            return f"the bot may not see #{parent.name}: give its role View Channel there"
-        if not may.read_message_history:
-            return f"the bot may not read the history of #{parent.name}: give its role Read Message History there"
+        if (problem := _reading_problem(parent.name, may)) is not None:
+            return problem
         if not may.manage_webhooks and not may.send_messages_in_threads:
             needed = "Manage Webhooks and Send Messages in Threads"
             return f"the bot may not write in threads of #{parent.name}: give its role {needed} there"
@@ -410,6 +406,15 @@ class GuildCache:
             )
         if len(parents) > _REMEMBERED_THREADS:
             parents.popitem(last=False)
+
+
+def _reading_problem(channel: str, may: discord.Permissions) -> str | None:
+    """Why the bot may not read a channel, with the remedy."""
+    if not may.view_channel:
+        return f"the bot may not see #{channel}: give its role View Channel there"
+    if not may.read_message_history:
+        return f"the bot may not read the history of #{channel}: give its role Read Message History there"
+    return None
 
 
 def _declared_thread(thread: discord.Thread) -> _DeclaredThread:
