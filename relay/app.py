@@ -19,7 +19,7 @@ from relay.core.bootstrap import Core, assemble
 from relay.core.clock import Backoff, SystemClock
 from relay.core.offload import Conversions
 from relay.core.ports import Adapter, Clock
-from relay.core.status.recorder import StatusKeeper
+from relay.core.status.recorder import StatusRecorder
 from relay.core.storage import Store
 from relay.domain.ids import ChannelAddress
 from relay.domain.pair import Pair
@@ -48,7 +48,7 @@ class _Parts:
 
     core: Core
     adapters: tuple[Adapter, ...]
-    recorder: StatusKeeper
+    recorder: StatusRecorder
     pruner: Pruner
     web: WebServer | None
 
@@ -133,7 +133,7 @@ class Daemon:
         return _Parts(
             core=core,
             adapters=(discord, matrix),
-            recorder=StatusKeeper(store=store, status=core.status, dispatcher=core.dispatcher, clock=clock),
+            recorder=StatusRecorder(store=store, status=core.status, clock=clock),
             pruner=Pruner(
                 store=store,
                 clock=clock,
@@ -159,6 +159,7 @@ class Daemon:
         async with asyncio.TaskGroup() as group:
             dispatcher = group.create_task(core.dispatcher.run(), name="dispatcher")
             others = [
+                group.create_task(core.dispatcher.watch(), name="watch"),
                 group.create_task(parts.recorder.run(), name="status"),
                 group.create_task(parts.pruner.run(), name="pruning"),
                 group.create_task(self._reload_pairs(parts), name="pairs"),

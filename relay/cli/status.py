@@ -12,8 +12,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from relay.config.settings import Settings
-    from relay.core.status.counters import DirectionStatus
-    from relay.core.status.report import Report
+    from relay.core.status.report import DirectionStatus, Report
 
 _DIRECTIONS = {"to_matrix": "to Matrix", "to_discord": "to Discord"}
 _UNITS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
@@ -58,8 +57,8 @@ def _print(report: "Report") -> None:
     else:
         console.print(f"The daemon is not running; it was last seen {_when(daemon.updated_at)}.", style="red")
     for name, side in report.sides.items():
-        style = "green" if side["connected"] else "red"
-        words = side["problem"] or side["state"]
+        style = "green" if side.connected else "red"
+        words = side.problem or side.state
         console.print(f"{name.capitalize()}: {printable(words)}", style=style)
     if report.pairs:
         console.print(_table(report), soft_wrap=False)
@@ -109,14 +108,13 @@ def _cells(direction: "DirectionStatus") -> tuple[str, ...]:
     )
 
 
-def _since(moment: str | None) -> str:
+def _since(moment: datetime | None) -> str:
     return f" since {_when(moment)}" if moment else ""
 
 
-def _when(moment: datetime | str) -> str:
+def _when(moment: datetime) -> str:
     """In the operator's own zone."""
-    at = datetime.fromisoformat(moment) if isinstance(moment, str) else moment
-    return f"{at.astimezone():%Y-%m-%d %H:%M:%S}"
+    return f"{moment.astimezone():%Y-%m-%d %H:%M:%S}"
 
 
 def _age(seconds: float) -> str:

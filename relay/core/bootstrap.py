@@ -49,7 +49,7 @@ def assemble(
         clock=clock,
         pairs=directory,
         store=store,
-        sides={platform: adapter.health for platform, adapter in adapters.items()},
+        health={platform: adapter.health for platform, adapter in adapters.items()},
     )
     names = AuthorNames()
     context = Context(
@@ -66,6 +66,7 @@ def assemble(
         store=store,
         pairs=directory,
         status=status,
+        clock=clock,
         rng=rng,
         budgets=Budgets(lambda platform: adapters[platform].shared_limit),
         may_send=may_send,

@@ -106,23 +106,27 @@ class Inbox(Protocol):
 
 # --- From the core to the adapters ------------------------------------------------------------------------
 
-SideState = Literal["connecting", "catching_up", "ready", "failed"]
+SideState = Literal["connecting", "catching_up", "ready", "failed", "stopped"]
+"""`ready`: everything said from now on will cross. `stopped`: no daemon runs; only `relay status` says so."""
 
 
 @dataclass(frozen=True, slots=True)
 class SideHealth:
-    """How an adapter is. `detail` is a sentence for the operator, empty when there is nothing to say.
-
-    `ready` = connected, and everything said from now on will cross.
-    """
+    """How an adapter is."""
 
     state: SideState
+    # A sentence for the operator, "" if there is nothing to say.
     detail: str = ""
 
     @property
     def connected(self) -> bool:
         """Whether the platform answers."""
         return self.state in ("ready", "catching_up")
+
+    @property
+    def problem(self) -> str | None:
+        """Why it is not ready; None while it is."""
+        return None if self.state == "ready" else self.detail or self.state.replace("_", " ")
 
 
 async def _not_on_record(_: MessageRef) -> bool:

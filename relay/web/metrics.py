@@ -1,4 +1,4 @@
-"""The snapshot as Prometheus metrics. The names and labels are part of the operator's contract."""
+"""The report as Prometheus metrics. The names and labels are part of the operator's contract."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -7,21 +7,22 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from relay.core.status.counters import Histogram, Snapshot
+from relay.core.status.counters import Histogram
+from relay.core.status.report import Report
 
 _LANE = ("pair", "direction")
 
 
-def registry(snapshot: Snapshot, delivery: Mapping[str, Histogram]) -> CollectorRegistry:
+def registry(report: Report, delivery: Mapping[str, Histogram]) -> CollectorRegistry:
     """Everything there is to scrape at one moment."""
     result = CollectorRegistry(auto_describe=False)
-    result.register(_Snapshot(snapshot, delivery))
+    result.register(_ReportCollector(report, delivery))
     return result
 
 
-class _Snapshot(Collector):
-    def __init__(self, snapshot: Snapshot, delivery: Mapping[str, Histogram]) -> None:
-        self._snapshot = snapshot
+class _ReportCollector(Collector):
+    def __init__(self, report: Report, delivery: Mapping[str, Histogram]) -> None:
+        self._report = report
         self._delivery = delivery
 
     def collect(self) -> Iterator[Metric]:
@@ -31,7 +32,7 @@ class _Snapshot(Collector):
         retries = CounterMetricFamily("relay_retries", "Deliveries that were tried again.", labels=_LANE)
         depth = GaugeMetricFamily("relay_outbox_depth", "Commands that wait for delivery.", labels=_LANE)
         dead = GaugeMetricFamily("relay_dead_letters", "Commands that failed for good and are kept.", labels=_LANE)
-        for pair in self._snapshot.pairs:
+        for pair in self._report.pairs:
             for name, direction in pair.directions.items():
                 lane = (pair.name, name)
                 messages.add_metric(lane, direction.messages)
@@ -47,7 +48,7 @@ class _Snapshot(Collector):
             "relay_undeclared_depth", "Commands that wait for a pair that is not declared.", labels=_LANE
         )
         waiting: Counter[tuple[str, str]] = Counter()
-        for lane in self._snapshot.undeclared:
+        for lane in self._report.undeclared:
             waiting[lane.pair or "", lane.lane.direction] += lane.waiting
         for labels, count in waiting.items():
             family.add_metric(labels, count)
@@ -60,7 +61,7 @@ class _Snapshot(Collector):
             labels=("direction",),
         )
         # Both directions are there from the start: a rate over a series that appears later misses its first value.
-        directions = {name for pair in self._snapshot.pairs for name in pair.directions}
+        directions = {name for pair in self._report.pairs for name in pair.directions}
         for name in sorted(directions | self._delivery.keys()):
             histogram = self._delivery.get(name) or Histogram()
             family.add_metric((name,), buckets=histogram.cumulative(), sum_value=histogram.total)

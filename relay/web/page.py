@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from html import escape as html_escape
 
 from relay.core.ports import SideHealth
-from relay.core.status.counters import DirectionStatus, PairStatus, Snapshot
+from relay.core.status.report import DirectionStatus, PairStatus, Report
 
 REFRESH_SECONDS = 5
 
@@ -28,11 +28,11 @@ def _escape(text: str) -> str:
     return html_escape("".join(it if it.isprintable() else repr(it)[1:-1] for it in shown))
 
 
-def render(snapshot: Snapshot) -> str:
+def render(report: Report) -> str:
     """The document."""
-    troubled = [pair for pair in snapshot.pairs if pair.problem]
-    well = snapshot.ready and not troubled
-    verdict = "All is well" if well else "Something needs attention" if snapshot.ready else "Not ready"
+    troubled = [pair for pair in report.pairs if pair.problem]
+    well = report.ready and not troubled
+    verdict = "All is well" if well else "Something needs attention" if report.ready else "Not ready"
     return "\n".join(
         (
             '<!doctype html><html lang="en"><head><meta charset="utf-8">',
@@ -41,22 +41,22 @@ def render(snapshot: Snapshot) -> str:
             f"<title>{_escape(verdict)} · relay</title>",
             '<link rel="icon" href="data:,"><link rel="stylesheet" href="page.css"></head><body>',
             f'<header><h1>relay</h1><p class="{"good" if well else "bad"}">{_escape(verdict)}</p></header><main>',
-            _sides(snapshot),
+            _sides(report),
             _problems(troubled),
-            _notes(snapshot.pairs),
-            _pairs(snapshot),
-            _undeclared(snapshot),
-            _drops(snapshot.pairs),
-            f"</main><footer>As of {_moment(snapshot.taken_at)}, renewed every {REFRESH_SECONDS} seconds.</footer>",
+            _notes(report.pairs),
+            _pairs(report),
+            _undeclared(report),
+            _drops(report.pairs),
+            f"</main><footer>As of {_moment(report.taken_at)}, renewed every {REFRESH_SECONDS} seconds.</footer>",
             "</body></html>",
         )
     )
 
 
-def _sides(snapshot: Snapshot) -> str:
-    cards = [_side(name, side) for name, side in snapshot.sides.items()]
-    if snapshot.store_problem:
-        cards.append(_card("Store", "bad", "not usable", snapshot.store_problem))
+def _sides(report: Report) -> str:
+    cards = [_side(name, side) for name, side in report.sides.items()]
+    if report.store_problem:
+        cards.append(_card("Store", "bad", "not usable", report.store_problem))
     return f'<section class="sides" aria-label="The two sides">{"".join(cards)}</section>'
 
 
@@ -80,28 +80,28 @@ def _problems(troubled: Iterable[PairStatus]) -> str:
     return f'<section class="problems"><h2>Problems</h2><ul>{items}</ul></section>' if items else ""
 
 
-def _pairs(snapshot: Snapshot) -> str:
-    if not snapshot.pairs:
+def _pairs(report: Report) -> str:
+    if not report.pairs:
         return "<p>No pairs are declared.</p>"
     heads = ("Pair", "Way", "Last", "Longest wait", "Crossed", "Waiting", "Retries", "Dropped", "Dead letters")
     head = "".join(f'<th scope="col"{_numeric(place >= _FIRST_NUMBER)}>{text}</th>' for place, text in enumerate(heads))
-    groups = "".join(_group(pair, heads[1:], snapshot.taken_at) for pair in snapshot.pairs)
+    groups = "".join(_group(pair, heads[1:], report.taken_at) for pair in report.pairs)
     return (
         '<section><h2>Pairs</h2><div class="scroll" tabindex="0" role="region" aria-label="Pairs">'
         f'<table class="pairs"><thead><tr>{head}</tr></thead>{groups}</table></div></section>'
     )
 
 
-def _undeclared(snapshot: Snapshot) -> str:
+def _undeclared(report: Report) -> str:
     """What waits for pairs that are not declared, and is not tried."""
-    if not snapshot.undeclared:
+    if not report.undeclared:
         return ""
     rows = "".join(
         f'<tr><th scope="row">{_escape(lane.pair or "")}</th>'
         f"<td>{_escape(_DIRECTIONS.get(lane.lane.direction, ''))}</td>"
         f"<td>{_escape(lane.lane.source.id)} → {_escape(lane.lane.destination.id)}</td>"
         f"{_number(lane.waiting, notable=True)}{_number(lane.dead)}</tr>"
-        for lane in snapshot.undeclared
+        for lane in report.undeclared
     )
     return (
         '<section class="undeclared"><h2>Not declared</h2><p>This waits for pairs that are not in the file, and is not'

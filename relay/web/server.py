@@ -16,7 +16,8 @@ from prometheus_client.exposition import choose_encoder
 from yarl import URL
 
 from relay.config.settings import WebSettings
-from relay.core.status.counters import Histogram, Snapshot, side_as_json
+from relay.core.status.counters import Histogram
+from relay.core.status.report import Report, side_as_json
 from relay.errors import FatalError, StoreError
 from relay.web.connections import Connections
 from relay.web.metrics import registry
@@ -101,12 +102,12 @@ def _address(name: str) -> IPv4Address | IPv6Address | None:
 class StatusSource(Protocol):
     """Where the shown values come from. `core.status.Status` is one."""
 
-    async def snapshot(self) -> Snapshot:
+    async def report(self) -> Report:
         """How things are now. Raises `StoreError` when the store cannot be read."""
         ...
 
-    def cached_snapshot(self) -> Snapshot:
-        """As `snapshot`, without I/O; the outbox as it was when it was last read."""
+    def last_report(self) -> Report:
+        """As `report`, without I/O; the outbox as it was when it was last read."""
         ...
 
     def delivery_seconds(self) -> Mapping[str, Histogram]:
@@ -197,28 +198,28 @@ class WebServer:
             raise web.HTTPMisdirectedRequest(text="This host name is not served. Add it to [web] hosts.")
         return await handler(request)
 
-    async def _snapshot(self) -> Snapshot:
+    async def _report(self) -> Report:
         try:
-            return await self.status.snapshot()
+            return await self.status.report()
         except StoreError:
-            return self.status.cached_snapshot()
+            return self.status.last_report()
 
     async def _healthz(self, _request: web.Request) -> web.Response:
         return web.json_response({"alive": True})
 
     async def _readyz(self, _request: web.Request) -> web.Response:
-        snapshot = self.status.cached_snapshot()
-        reasons = {name: side_as_json(side) for name, side in snapshot.sides.items()}
-        body = {"ready": snapshot.ready, **reasons, "store": {"problem": snapshot.store_problem}}
-        return web.json_response(body, status=200 if snapshot.ready else 503)
+        report = self.status.last_report()
+        reasons = {name: side_as_json(side) for name, side in report.sides.items()}
+        body = {"ready": report.ready, **reasons, "store": {"problem": report.store_problem}}
+        return web.json_response(body, status=200 if report.ready else 503)
 
     async def _metrics(self, request: web.Request) -> web.Response:
         encode, content_type = choose_encoder(request.headers.get("Accept", ""))
-        body = encode(registry(await self._snapshot(), self.status.delivery_seconds()))
+        body = encode(registry(await self._report(), self.status.delivery_seconds()))
         return web.Response(body=body, headers={"Content-Type": content_type})
 
     async def _page(self, _request: web.Request) -> web.Response:
-        return web.Response(text=render(await self._snapshot()), content_type="text/html")
+        return web.Response(text=render(await self._report()), content_type="text/html")
 
     async def _style_sheet(self, _request: web.Request) -> web.Response:
         return web.Response(text=self._style, content_type="text/css")

@@ -129,7 +129,7 @@ async def measure(path: Path, times: int) -> list[float]:
             await unit.outbox.clear(lane(Platform.MATRIX), 10)
 
     try:
-        return [await milliseconds(act, times) for act in (message, status, core.status.snapshot, opened, apart)]
+        return [await milliseconds(act, times) for act in (message, status, core.status.report, opened, apart)]
     finally:
         await store.close()
 

@@ -13,7 +13,7 @@ import typer
 from relay import cli, errors
 from relay.config.loading import load
 from relay.config.settings import PairSettings, StoreSettings
-from relay.core.status.counters import Snapshot
+from relay.core.status.report import Report
 from relay.domain.ids import Platform
 from relay.web.metrics import registry
 from tests.support.payloads import cases
@@ -185,7 +185,7 @@ def test_it_names_every_command_and_no_other() -> None:
 
 
 def test_it_names_every_metric_and_no_other() -> None:
-    nothing = Snapshot((), {}, datetime.fromtimestamp(0, UTC), None)
+    nothing = Report((), {}, datetime.fromtimestamp(0, UTC))
     families = list(registry(nothing, {}).collect())
     # Prometheus's text format adds the suffix.
     there = {f"{family.name}_total" if family.type == "counter" else family.name for family in families}

@@ -12,11 +12,15 @@ from relay.core.delivery.execute import Deliverer
 from relay.core.delivery.lane import Lane
 from relay.core.delivery.rate_limit import Budgets
 from relay.core.pairs import PairDirectory
+from relay.core.ports import Clock
 from relay.core.status.counters import Status
 from relay.core.storage import Entry, Store
 from relay.domain.ids import Platform
 from relay.domain.pair import LaneKey
 from relay.errors import StoreUnavailable
+
+_LOOK_SECONDS = 0.2
+_CHECK_SECONDS = 1.0
 
 
 class Dispatcher:
@@ -31,6 +35,7 @@ class Dispatcher:
         store: Store,
         pairs: PairDirectory,
         status: Status,
+        clock: Clock,
         rng: random.Random,
         budgets: Budgets,
         may_send: Callable[[], bool],
@@ -39,6 +44,7 @@ class Dispatcher:
         self._store = store
         self._pairs = pairs
         self._status = status
+        self._clock = clock
         self._rng = rng
         self._budgets = budgets
         self._may_send = may_send
@@ -124,7 +130,34 @@ class Dispatcher:
                 for key in self._sending.keys() - self._lanes.keys():
                     del self._sending[key]
 
-    def rest(self, waiting: AbstractSet[LaneKey]) -> None:
+    async def watch(self) -> None:
+        """Wake lanes when a platform is back, or when another process has queued something. Works until cancelled."""
+        before, checked = self._status.sides(), 0.0
+        while True:
+            now = self._status.sides()
+            for name, side in now.items():
+                if side.connected and not before[name].connected:
+                    self.platform_is_back(Platform(name))
+            before = now
+            if self._clock.monotonic() - checked >= _CHECK_SECONDS:
+                checked = self._clock.monotonic()
+                await self.check_outbox()
+            await self._clock.sleep(_LOOK_SECONDS)
+
+    async def check_outbox(self) -> None:
+        """Wake the lanes in which something waits, and end those that nothing needs any more."""
+        try:
+            # `relay dead retry` is another process: only the outbox tells us that it queued something.
+            async with self._store.read() as uow:
+                waiting = await uow.outbox.lanes()
+        except StoreUnavailable as error:
+            self._status.store_problem = str(error)
+            return
+        for key in waiting:
+            self.wake(key)
+        self._end_unused(waiting)
+
+    def _end_unused(self, waiting: AbstractSet[LaneKey]) -> None:
         """End the lanes in which nothing waits and whose pair is not declared any more."""
         for key, lane in self._lanes.items():
             if key not in waiting and self._pairs.pair_for(key) is None:

@@ -1,151 +1,424 @@
-"""What `relay status` says: read from the store alone, so that it can be said while the daemon is down."""
+"""The status in one shape: what the daemon saves, and what `relay status`, the page and the metrics show.
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+A `StatusRecord` is what a daemon knows by itself; together with the outbox it becomes a `Report`. The daemon takes the
+record from its counters, `relay status` from the store, where the last daemon saved it: so it can also answer while no
+daemon runs.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, get_args
+
+import structlog
 
 from relay.core.pairs import PairDirectory
-from relay.core.status.counters import (
-    NOTEBOOK_ENTRY,
-    PairStatus,
-    SavedLane,
-    Undeclared,
-    directions,
-    read_saved,
-    saved_lanes,
-    undeclared,
-)
+from relay.core.ports import SideHealth, SideState
 from relay.core.storage import LaneDepth, Store
-from relay.domain.ids import Platform
+from relay.domain.ids import ChannelRef, Platform
 from relay.domain.pair import LaneKey, Pair
 
-_NEVER_RAN = "the daemon has never run on this store"
-_NOT_RUNNING = "the daemon is not running"
+STATUS_KEY = "status"
+"""The key of the saved record in the store's key-value table."""
+
+_log = structlog.get_logger(__name__)
+
+# --- What the daemon saves --------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class LaneCounts:
+    """What a lane has done since the store was made."""
+
+    messages: int = 0
+    retries: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+    last_message_at: datetime | None = None
+    # Why the lane waits now; not saved.
+    problem: str | None = None
+
+    def add(self, other: "LaneCounts") -> None:
+        """Count what another lane has done, too."""
+        self.messages += other.messages
+        self.retries += other.retries
+        self.dropped.update(other.dropped)
+        self.last_message_at = max(filter(None, (self.last_message_at, other.last_message_at)), default=None)
+
+
+@dataclass(frozen=True, slots=True)
+class LaneRecord:
+    """One lane."""
+
+    counts: LaneCounts
+    # What keeps the lane's pair from working, and what the operator may do although it works.
+    problem: str | None = None
+    note: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class DaemonStatus:
-    """The process that holds the store, or held it last. Times as ISO 8601; None where nothing is known."""
+    """The process that holds the store, or held it last. None where nothing is known."""
 
     running: bool
     pid: int | None = None
     host: str | None = None
-    since: str | None = None
-    updated_at: str | None = None
+    since: datetime | None = None
+    updated_at: datetime | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """For `relay status --json`."""
+        """As it is saved, and as `relay status --json` shows it."""
         return {
             "running": self.running,
             "pid": self.pid,
             "host": self.host,
-            "since": self.since,
-            "updated_at": self.updated_at,
+            "since": _iso(self.since),
+            "updated_at": _iso(self.updated_at),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class StatusRecord:
+    """What a daemon knows by itself: everything but the outbox."""
+
+    daemon: DaemonStatus
+    # By the platform's name.
+    sides: Mapping[str, SideHealth]
+    lanes: Mapping[LaneKey, LaneRecord]
+
+    def lasting(self) -> dict[str, Any]:
+        """What does not change by itself, as it is saved."""
+        return {
+            **{name: side_as_json(side) for name, side in self.sides.items()},
+            "lanes": [
+                {
+                    "source": [lane.source.platform, lane.source.id],
+                    "destination": [lane.destination.platform, lane.destination.id],
+                    "problem": record.problem,
+                    "note": record.note,
+                    "messages": record.counts.messages,
+                    "retries": record.counts.retries,
+                    "dropped": dict(sorted(record.counts.dropped.items())),
+                    "last_message_at": _iso(record.counts.last_message_at),
+                }
+                for lane, record in self.lanes.items()
+            ],
+        }
+
+    def as_json(self) -> dict[str, Any]:
+        """As it is saved."""
+        return {"daemon": self.daemon.as_json(), **self.lasting()}
+
+    def report(
+        self,
+        pairs: PairDirectory,
+        depths: Mapping[LaneKey, LaneDepth],
+        now: datetime,
+        store_problem: str | None = None,
+    ) -> "Report":
+        """The declared pairs with this record and the outbox."""
+        return Report(
+            pairs=tuple(_pair(pair, pairs, self.lanes, depths, now) for pair in pairs.pairs),
+            sides=self.sides,
+            taken_at=now,
+            daemon=self.daemon,
+            undeclared=tuple(
+                UndeclaredLane(lane, depth.pair, depth.waiting, _age(depth.oldest, now), depth.dead)
+                for lane, depth in sorted(depths.items())
+                if pairs.pair_for(lane) is None
+            ),
+            store_problem=store_problem,
+        )
+
+
+def side_as_json(side: SideHealth) -> dict[str, Any]:
+    """How one platform is, as the record, `relay status --json` and the readiness check show it."""
+    return {"connected": side.connected, "state": side.state, "problem": side.problem}
+
+
+# --- What is shown ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class DirectionStatus:
+    """One direction of a pair now. Times with UTC as zone, ages in seconds."""
+
+    messages: int
+    last_message_at: datetime | None
+    backlog: int
+    oldest_undelivered_seconds: float | None
+    retries: int
+    dropped: Mapping[str, int]
+    dead_letters: int
+
+    def as_json(self) -> dict[str, Any]:
+        """The object of the operator's contract."""
+        return {
+            "last_message_at": _iso(self.last_message_at),
+            "backlog": self.backlog,
+            "oldest_undelivered_seconds": self.oldest_undelivered_seconds,
+            "retries": self.retries,
+            "dropped": dict(sorted(self.dropped.items())),
+            "dead_letters": self.dead_letters,
+            "messages": self.messages,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class PairStatus:
+    """A pair now."""
+
+    name: str
+    # What keeps it from working.
+    problem: str | None
+    # By `to_matrix`, `to_discord`.
+    directions: Mapping[str, DirectionStatus]
+    # What the operator may do although it works.
+    note: str | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """For `relay status --json`."""
+        directions = {name: direction.as_json() for name, direction in self.directions.items()}
+        return {"name": self.name, "problem": self.problem, "note": self.note, **directions}
+
+
+@dataclass(frozen=True, slots=True)
+class UndeclaredLane:
+    """What waits, or is dead, in a lane whose pair is not declared."""
+
+    lane: LaneKey
+    # What its pair was called last, None if that is not known.
+    pair: str | None
+    waiting: int
+    oldest_seconds: float | None
+    dead: int
+
+    def as_json(self) -> dict[str, Any]:
+        """For `relay status --json`."""
+        return {
+            "name": self.pair,
+            "direction": self.lane.direction,
+            "source": self.lane.source.id,
+            "destination": self.lane.destination.id,
+            "backlog": self.waiting,
+            "oldest_undelivered_seconds": self.oldest_seconds,
+            "dead_letters": self.dead,
         }
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """The pairs that are declared, with the daemon's last word on each and the outbox as it is now.
-
-    `sides`: for each platform what the status snapshot says of it (`connected`, `state`, `problem`).
-    """
+    """Everything that the relay says about itself at one moment."""
 
     pairs: tuple[PairStatus, ...]
-    sides: Mapping[str, Mapping[str, Any]]
-    daemon: DaemonStatus
-    undeclared: tuple[Undeclared, ...]
+    # By the platform's name.
+    sides: Mapping[str, SideHealth]
     taken_at: datetime = field(compare=False)
+    daemon: DaemonStatus = DaemonStatus(running=False)
+    undeclared: tuple[UndeclaredLane, ...] = ()
+    store_problem: str | None = None
+
+    @property
+    def ready(self) -> bool:
+        """Both sides are connected, and everything said from now on will cross. A pair in trouble changes nothing."""
+        return self.store_problem is None and all(side.state == "ready" for side in self.sides.values())
 
     @property
     def well(self) -> bool:
         """The daemon runs, both sides are connected, and no pair is in trouble."""
-        connected = all(side["connected"] for side in self.sides.values())
+        connected = all(side.connected for side in self.sides.values())
         return self.daemon.running and connected and not any(pair.problem for pair in self.pairs)
 
     def as_json(self) -> dict[str, Any]:
-        """The object of the operator's contract."""
+        """The object of the operator's contract, as `relay status --json` prints it."""
         return {
             "pairs": [pair.as_json() for pair in self.pairs],
             "undeclared": [lane.as_json() for lane in self.undeclared],
-            **{name: dict(side) for name, side in self.sides.items()},
+            **{name: side_as_json(side) for name, side in self.sides.items()},
             "daemon": self.daemon.as_json(),
         }
-
-
-async def read_report(
-    store: Store | None, pairs: Sequence[Pair], *, running: bool, now: datetime, seen: datetime | None = None
-) -> Report:
-    """Put the report together. `store` None: there is none yet. `running`: a daemon holds the store; `seen`: when
-    it last showed that.
-
-    Raises `StoreError`.
-    """
-    saved: Mapping[str, Any] = {}
-    depths: Mapping[LaneKey, LaneDepth] = {}
-    directory = PairDirectory(pairs)
-    if store is not None:
-        async with store.read() as uow:
-            saved = read_saved(await uow.key_values.get(NOTEBOOK_ENTRY))
-            depths = await uow.outbox.depths()
-            directory = PairDirectory(pairs, await uow.channels.known())
-    counts = saved_lanes(saved, directory)
-    process = saved.get("daemon")
-    process = process if isinstance(process, dict) else {}
-    return Report(
-        pairs=tuple(_pair(pair, directory, counts, depths, now) for pair in pairs),
-        sides={str(platform): _side(saved.get(str(platform)), running=running) for platform in Platform},
-        daemon=DaemonStatus(
-            running,
-            pid=pid if isinstance(pid := process.get("pid"), int) else None,
-            host=host if isinstance(host := process.get("host"), str) else None,
-            since=_moment(process.get("since")),
-            updated_at=_later(_moment(process.get("updated_at")), seen),
-        ),
-        undeclared=undeclared(directory, depths, now),
-        taken_at=now,
-    )
-
-
-def _later(saved: str | None, seen: datetime | None) -> str | None:
-    if saved is None or seen is None:
-        return saved
-    return max(datetime.fromisoformat(saved), seen).isoformat()
-
-
-def _moment(text: Any) -> str | None:
-    try:
-        moment = datetime.fromisoformat(text)
-    except (TypeError, ValueError):
-        return None
-    return None if moment.tzinfo is None or not 1970 < moment.year < 9999 else moment.astimezone(UTC).isoformat()
-
-
-def _side(saved: Any, *, running: bool) -> Mapping[str, Any]:
-    if not isinstance(saved, dict) or not (
-        isinstance(saved.get("connected"), bool)
-        and isinstance(saved.get("state"), str)
-        and isinstance(saved.get("problem"), str | None)
-    ):
-        saved = None
-    if running and saved is not None:
-        return dict(saved)
-    if running:
-        return {"connected": False, "state": "connecting", "problem": "the daemon is starting"}
-    reason = _NEVER_RAN if saved is None else _NOT_RUNNING
-    return {"connected": False, "state": "stopped", "problem": reason}
 
 
 def _pair(
     pair: Pair,
     directory: PairDirectory,
-    saved: Mapping[LaneKey, SavedLane],
+    records: Mapping[LaneKey, LaneRecord],
     depths: Mapping[LaneKey, LaneDepth],
     now: datetime,
 ) -> PairStatus:
-    counts = {lane: known.counts for lane, known in saved.items()}
-    own = [saved[lane] for lane in directory.lanes(pair) if lane in saved]
-    problem = next((known.problem for known in own if known.problem), None)
-    note = next((known.note for known in own if known.note), None)
-    return PairStatus(pair.name, problem, directions(directory, pair, counts, depths, now), note)
+    known = [records[lane] for lane in directory.lanes(pair) if lane in records]
+    return PairStatus(
+        pair.name,
+        next((record.problem for record in known if record.problem), None),
+        {
+            f"to_{side.platform}": _direction(directory.lanes(pair, towards=side.platform), records, depths, now)
+            for side in pair.sides
+        },
+        next((record.note for record in known if record.note), None),
+    )
+
+
+def _direction(
+    lanes: Sequence[LaneKey], records: Mapping[LaneKey, LaneRecord], depths: Mapping[LaneKey, LaneDepth], now: datetime
+) -> DirectionStatus:
+    """What crosses to one side, together with what the relay has to say to the people there."""
+    total = LaneCounts()
+    for lane in lanes:
+        if lane in records:
+            total.add(records[lane].counts)
+    here = [depths[lane] for lane in lanes if lane in depths]
+    oldest = min((depth.oldest for depth in here if depth.oldest), default=None)
+    return DirectionStatus(
+        messages=total.messages,
+        last_message_at=total.last_message_at,
+        backlog=sum(depth.waiting for depth in here),
+        oldest_undelivered_seconds=_age(oldest, now),
+        retries=total.retries,
+        dropped=dict(total.dropped),
+        dead_letters=sum(depth.dead for depth in here),
+    )
+
+
+# --- Read from the store ----------------------------------------------------------------------------------
+
+_NEVER_RAN = "the daemon has never run on this store"
+_NOT_RUNNING = "the daemon is not running"
+_STARTING = "the daemon is starting"
+
+
+async def read_report(
+    store: Store | None, pairs: Sequence[Pair], *, running: bool, now: datetime, seen: datetime | None = None
+) -> Report:
+    """The report from the store alone. Raises `StoreError`.
+
+    `store` None: there is none yet. `running`: a daemon holds the store; `seen`: when it last showed that.
+    """
+    saved: str | None = None
+    depths: Mapping[LaneKey, LaneDepth] = {}
+    directory = PairDirectory(pairs)
+    if store is not None:
+        async with store.read() as uow:
+            saved = await uow.key_values.get(STATUS_KEY)
+            depths = await uow.outbox.depths()
+            directory = PairDirectory(pairs, await uow.channels.known())
+    record = read_record(saved, directory)
+    updated_at = record.daemon.updated_at
+    if updated_at is not None and seen is not None:
+        updated_at = max(updated_at, seen)
+    record = replace(
+        record,
+        daemon=replace(record.daemon, running=running, updated_at=updated_at),
+        sides={str(platform): _now(record.sides.get(str(platform)), running=running) for platform in Platform},
+    )
+    return record.report(directory, depths, now)
+
+
+def _now(saved: SideHealth | None, *, running: bool) -> SideHealth:
+    """How a platform is now, by what the last daemon saved."""
+    if running:
+        return saved or SideHealth("connecting", _STARTING)
+    return SideHealth("stopped", _NEVER_RAN if saved is None else _NOT_RUNNING)
+
+
+def read_record(text: str | None, directory: PairDirectory) -> StatusRecord:
+    """A saved record. What cannot be read in it is left out."""
+    try:
+        saved = json.loads(text or "{}")
+    except (ValueError, RecursionError):
+        saved = None
+    if not isinstance(saved, dict):
+        _log.warning("the status in the store cannot be read")
+        saved = {}
+    daemon = saved.get("daemon")
+    return StatusRecord(
+        daemon=_daemon(daemon if isinstance(daemon, dict) else {}),
+        sides={str(platform): side for platform in Platform if (side := _side(saved.get(str(platform)))) is not None},
+        lanes=_lanes(saved, directory),
+    )
+
+
+def _daemon(saved: Mapping[str, Any]) -> DaemonStatus:
+    pid = saved.get("pid")
+    moments = []
+    for name in ("since", "updated_at"):
+        try:
+            moments.append(_moment(saved.get(name)))
+        except (TypeError, ValueError):
+            moments.append(None)
+    return DaemonStatus(False, pid if isinstance(pid, int) else None, _words(saved.get("host")), *moments)
+
+
+def _side(saved: Any) -> SideHealth | None:
+    if not isinstance(saved, dict) or saved.get("state") not in get_args(SideState):
+        return None
+    return SideHealth(saved["state"], _words(saved.get("problem")) or "")
+
+
+def _lanes(saved: Mapping[str, Any], directory: PairDirectory) -> Mapping[LaneKey, LaneRecord]:
+    found = {}
+    lanes = saved.get("lanes")
+    for record in lanes if isinstance(lanes, list) else _lanes_by_pair(saved, directory):
+        try:
+            lane = LaneKey(_channel(record["source"]), _channel(record["destination"]))
+            found[lane] = LaneRecord(_counts(record), _words(record.get("problem")), _words(record.get("note")))
+        except (TypeError, ValueError, KeyError, AttributeError, OverflowError):
+            _log.warning("counters cannot be read", record=repr(record)[:200])
+    return found
+
+
+def _lanes_by_pair(saved: Mapping[str, Any], directory: PairDirectory) -> Iterator[Any]:
+    """The lanes as an earlier relay saved them: under the names of pairs."""
+    declared = {pair.name: pair for pair in directory.pairs}
+    pairs = saved.get("pairs")
+    for record in pairs if isinstance(pairs, list) else ():
+        pair = declared.get(str(record.get("name"))) if isinstance(record, dict) else None
+        for lane in () if pair is None else directory.lanes(pair):
+            if lane.crosses and isinstance(record.get(lane.direction), dict):
+                yield {
+                    **record[lane.direction],
+                    "problem": record.get("problem"),
+                    "source": [lane.source.platform, lane.source.id],
+                    "destination": [lane.destination.platform, lane.destination.id],
+                }
+
+
+def _channel(record: Sequence[str]) -> ChannelRef:
+    platform, native = record
+    if not isinstance(native, str):
+        raise TypeError("a channel's ID is text")
+    return ChannelRef(Platform(platform), native)
+
+
+def _counts(record: Mapping[str, Any]) -> LaneCounts:
+    dropped = {str(feature): _number(count) for feature, count in record.get("dropped", {}).items()}
+    return LaneCounts(
+        messages=_number(record.get("messages", 0)),
+        retries=_number(record.get("retries", 0)),
+        dropped=Counter(dropped),
+        last_message_at=_moment(record.get("last_message_at")),
+    )
+
+
+def _words(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _number(value: Any) -> int:
+    return max(0, int(value))
+
+
+def _moment(value: Any) -> datetime | None:
+    """None also for what no clock shows: a moment without a zone, or at the end of time."""
+    moment = None if value is None else datetime.fromisoformat(value)
+    if moment is None or moment.tzinfo is None or not 1970 < moment.year < 9999:
+        return None
+    return moment.astimezone(UTC)
+
+
+def _iso(moment: datetime | None) -> str | None:
+    return None if moment is None else moment.isoformat()
+
+
+def _age(since: datetime | None, now: datetime) -> float | None:
+    return None if since is None else max(0.0, (now - since).total_seconds())

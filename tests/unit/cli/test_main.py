@@ -17,7 +17,7 @@ import relay.cli
 import relay.config.settings
 from relay.cli import main
 from relay.cli.common import printable
-from relay.core.status.counters import NOTEBOOK_ENTRY
+from relay.core.status.report import STATUS_KEY
 from relay.domain.commands import Command, DeleteMessage, PostNotice, SendMessage
 from relay.domain.content import Attachment, Author, Content
 from relay.domain.ids import ChannelRef, MediaRef, MessageRef, Platform, UserRef
@@ -233,7 +233,7 @@ def test_status_of_a_stopped_daemon(cli: Relay, url: str) -> None:
         "discord": {"connected": True, "state": "ready", "problem": None},
         "matrix": {"connected": True, "state": "ready", "problem": None},
     }
-    in_store(url, lambda unit: unit.key_values.put(NOTEBOOK_ENTRY, json.dumps(saved)))
+    in_store(url, lambda unit: unit.key_values.put(STATUS_KEY, json.dumps(saved)))
     status, out, _ = cli("status")
     assert status == 1
     assert "The daemon is not running; it was last seen " in out

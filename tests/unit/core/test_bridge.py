@@ -220,7 +220,7 @@ async def test_a_blocked_lane_says_so_and_goes_on_by_itself(bridge: World) -> No
     async with bridge.relay(prepare) as core:
         bridge.discord.say(here, "ann", "one")
         await until(lambda: core.status.lane(lane(Platform.MATRIX)).problem is not None)
-        snapshot = await core.status.snapshot()
+        snapshot = await core.status.report()
         assert snapshot.pairs[0].problem == "to_matrix waits: give the bot the right to send."
         assert snapshot.pairs[0].directions["to_matrix"].backlog == 1
         assert snapshot.ready
@@ -229,7 +229,7 @@ async def test_a_blocked_lane_says_so_and_goes_on_by_itself(bridge: World) -> No
         blocked = False
         core.dispatcher.retry_now()
         await bridge.shows(there, "the other way", "one")
-        await until(lambda: core.status.cached_snapshot().pairs[0].problem is None)
+        await until(lambda: core.status.last_report().pairs[0].problem is None)
 
 
 async def test_a_slow_pair_does_not_slow_another(tmp_path: Path) -> None:

@@ -7,8 +7,6 @@ from pathlib import Path
 import pytest
 
 from relay.core.bootstrap import Core
-from relay.core.clock import SystemClock
-from relay.core.status.recorder import StatusKeeper
 from relay.core.storage import waiting_under
 from relay.domain.commands import SendMessage
 from relay.domain.content import Content
@@ -24,7 +22,7 @@ from tests.support.world import World, lane, until, world
 
 def crossed(core: Core) -> list[str]:
     """The pairs that have carried something to Matrix, by name."""
-    pairs = core.status.cached_snapshot().pairs
+    pairs = core.status.last_report().pairs
     return [pair.name for pair in pairs if pair.directions["to_matrix"].messages]
 
 
@@ -97,7 +95,7 @@ async def test_two_pairs_swap_their_rooms(tmp_path: Path) -> None:
             await bridge.shows(public_room, "said to all")
             await bridge.shows(staff_room, "said to the staff")
             retries = core.status.lane(lane(Platform.MATRIX, "staff")).retries
-            (waiting,) = (await core.status.snapshot()).undeclared
+            (waiting,) = (await core.status.report()).undeclared
             assert (waiting.lane, waiting.pair, waiting.waiting) == (lane(Platform.MATRIX, "staff"), "staff", 1)
             await declare(bridge, STAFF, PUBLIC)
             await bridge.shows(staff_room, "said to the staff", "secret")
@@ -288,15 +286,14 @@ async def test_a_lane_that_nobody_uses_any_more_ends_and_begins_again(bridge: Wo
     pairs = bridge.pairs
     here, there = bridge.channels()
     async with bridge.relay() as core:
-        keeper = StatusKeeper(store=bridge.store, status=core.status, dispatcher=core.dispatcher, clock=SystemClock())
         bridge.discord.say(here, "ann", "one")
         await bridge.shows(there, "one")
         await bridge.quiet()
         assert [task for task in asyncio.all_tasks() if task.get_name() == "lane help help"]
-        await keeper.look()
+        await core.dispatcher.check_outbox()
         assert [task for task in asyncio.all_tasks() if task.get_name() == "lane help help"]
         await declare(bridge)
-        await keeper.look()
+        await core.dispatcher.check_outbox()
         await until(lambda: not [task for task in asyncio.all_tasks() if task.get_name() == "lane help help"])
         await declare(bridge, *pairs)
         bridge.discord.say(here, "ann", "two")

@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 
 from relay.core.clock import SystemClock
-from relay.core.status.counters import NOTEBOOK_ENTRY
-from relay.core.status.recorder import StatusKeeper
-from relay.core.status.report import read_report
+from relay.core.status.recorder import StatusRecorder
+from relay.core.status.report import STATUS_KEY, read_report
 from relay.core.storage import Unreadable
 from relay.domain.ids import Platform
 from relay.errors import RateLimited, Transient
@@ -100,7 +99,7 @@ async def test_a_row_whose_time_is_damaged_crosses_all_the_same(bridge: World, m
     damage(bridge, "UPDATE outbox SET queued_at = ?", moment)
     _, there = bridge.channels()
     async with bridge.relay() as core:
-        await core.status.snapshot()
+        await core.status.report()
         await bridge.shows(there, "one", "two", "three")
 
 
@@ -115,7 +114,7 @@ async def test_a_lane_to_a_platform_of_the_future_is_nobody_s_trouble(bridge: Wo
     _, there = bridge.channels()
     async with bridge.relay() as core:
         await bridge.shows(there, "one", "two", "three")
-        assert (await core.status.snapshot()).undeclared == ()
+        assert (await core.status.report()).undeclared == ()
 
 
 @pytest.mark.parametrize(
@@ -131,10 +130,10 @@ async def test_a_lane_to_a_platform_of_the_future_is_nobody_s_trouble(bridge: Wo
 )
 async def test_a_status_that_cannot_be_read_is_begun_anew(bridge: World, saved: str | bytes) -> None:
     async with bridge.store.write() as uow:
-        await uow.key_values.put(NOTEBOOK_ENTRY, "{}")
+        await uow.key_values.put(STATUS_KEY, "{}")
     damage(bridge, "UPDATE notebook SET value = ?", saved)
     async with bridge.relay() as core:
-        kept = StatusKeeper(store=bridge.store, status=core.status, dispatcher=core.dispatcher, clock=SystemClock())
+        kept = StatusRecorder(store=bridge.store, status=core.status, clock=SystemClock())
         await kept.restore()
         report = await read_report(bridge.store, bridge.pairs, running=True, now=SystemClock().now())
         assert [pair.name for pair in report.pairs] == ["help"]

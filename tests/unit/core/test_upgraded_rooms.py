@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from relay.core.status.counters import NOTEBOOK_ENTRY
-from relay.core.status.report import read_report
+from relay.core.status.report import STATUS_KEY, read_report
 from relay.core.storage import Copy
 from relay.domain.ids import ChannelAddress, ChannelRef, MessageRef, Platform
 from relay.domain.pair import LaneKey
@@ -163,15 +162,15 @@ async def test_a_declared_room_that_was_replaced_is_a_note_in_the_status(tmp_pat
     async with world(tmp_path, STAFF) as bridge:
         staff, other_room = bridge.matrix.channel("#staff"), bridge.matrix.channel("another")
         async with bridge.relay() as core:
-            assert core.status.cached_snapshot().pairs[0].note is None
+            assert core.status.last_report().pairs[0].note is None
             address = ChannelAddress(Platform.MATRIX, "#staff")
             await core.inbox.opened(address, other_room, predecessors=frozenset({staff}))
-            [pair] = core.status.cached_snapshot().pairs
+            [pair] = core.status.last_report().pairs
             assert pair.problem is None
             assert str(pair.note).startswith("#staff has been replaced by another")
-            assert "replaced by another" in render(core.status.cached_snapshot())
+            assert "replaced by another" in render(core.status.last_report())
             async with bridge.store.write() as uow:
-                await uow.key_values.put(NOTEBOOK_ENTRY, json.dumps(core.status.as_json()))
+                await uow.key_values.put(STATUS_KEY, json.dumps(core.status.record().as_json()))
             report = await read_report(bridge.store, bridge.pairs, running=True, now=bridge.clock.now())
             assert report.pairs[0].note == pair.note
 

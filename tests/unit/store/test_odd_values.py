@@ -17,7 +17,7 @@ from sqlalchemy import Column, Table
 from relay.cli import main
 from relay.core.clock import SystemClock
 from relay.core.ports import Cursor
-from relay.core.status.recorder import StatusKeeper
+from relay.core.status.recorder import StatusRecorder
 from relay.core.storage import Copy
 from relay.domain.commands import DeleteMessage, Digest, DigestItem
 from relay.domain.content import Author, Content
@@ -73,8 +73,8 @@ async def _populate(made: World) -> None:
         made.matrix.edit(reply, "two, mended")
         await made.shows(there, "one, mended", "two, mended")
         await made.quiet()
-        keeper = StatusKeeper(store=made.store, status=core.status, dispatcher=core.dispatcher, clock=SystemClock())
-        await keeper.save(running=True)
+        recorder = StatusRecorder(store=made.store, status=core.status, clock=SystemClock())
+        await recorder.save(running=True)
     async with made.store.write() as unit:
         for number in range(len(ODD)):
             ref, copy = MessageRef(here, f"{900000 + number}"), MessageRef(there, f"{900000 + number}")
@@ -139,15 +139,15 @@ async def _goes_on(path: Path) -> None:
             made = World(store, (pair(),), discord, matrix)
             here, there = made.channels()
             async with made.relay() as core:
-                keeper = StatusKeeper(store=store, status=core.status, dispatcher=core.dispatcher, clock=SystemClock())
-                await keeper.restore()
+                recorder = StatusRecorder(store=store, status=core.status, clock=SystemClock())
+                await recorder.restore()
                 await Pruner(store=store, clock=SystemClock(), messages=1e12, dead_letters=1e12).sweep()
-                await keeper.look()
+                await recorder.look()
                 made.discord.say(here, "ann", "goes on")
                 await made.shows(there, "goes on")
                 made.matrix.say(there, "ben", "here too")
                 await made.shows(here, "goes on", "here too")
-                await keeper.look()
+                await recorder.look()
                 assert core.status.store_problem is None
     finally:
         await store.close()

@@ -15,7 +15,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from relay.config.settings import WebSettings
 from relay.core.ports import SideHealth
-from relay.core.status.counters import DirectionStatus, Histogram, PairStatus, Snapshot, Undeclared
+from relay.core.status.counters import Histogram
+from relay.core.status.report import DirectionStatus, PairStatus, Report, UndeclaredLane
 from relay.domain.ids import ChannelRef, Platform
 from relay.domain.pair import LaneKey
 from relay.errors import FatalError, StoreUnavailable
@@ -52,27 +53,27 @@ def idle() -> DirectionStatus:
     )
 
 
-def snapshot(name: str = "help", problem: str | None = None, store: str | None = None, **sides: SideHealth) -> Snapshot:
+def report(name: str = "help", problem: str | None = None, store: str | None = None, **sides: SideHealth) -> Report:
     pair = PairStatus(name, problem, {"to_matrix": direction(), "to_discord": idle()})
-    return Snapshot((pair,), {"discord": READY, "matrix": READY, **sides}, NOW, store)
+    return Report((pair,), {"discord": READY, "matrix": READY, **sides}, NOW, store_problem=store)
 
 
 class FakeStatus:
     """A status that says what it is told."""
 
-    def __init__(self, answer: Snapshot, *, store_broken: bool = False) -> None:
+    def __init__(self, answer: Report, *, store_broken: bool = False) -> None:
         self.answer = answer
         self._store_broken = store_broken
         self._histogram = Histogram()
         self._histogram.observe(0.2)
         self._histogram.observe(1000)
 
-    async def snapshot(self) -> Snapshot:
+    async def report(self) -> Report:
         if self._store_broken:
             raise StoreUnavailable("relay.db", "the disk is full", "make room")
         return self.answer
 
-    def cached_snapshot(self) -> Snapshot:
+    def last_report(self) -> Report:
         return self.answer
 
     def delivery_seconds(self) -> Mapping[str, Histogram]:
@@ -95,7 +96,7 @@ async def get(client: aiohttp.ClientSession, path: str, **headers: str) -> tuple
 
 
 async def test_alive_and_ready() -> None:
-    async with serving(FakeStatus(snapshot(problem="No permission."))) as client:
+    async with serving(FakeStatus(report(problem="No permission."))) as client:
         response, _ = await get(client, "/healthz")
         assert response.status == 200
         response, _ = await get(client, "/readyz")
@@ -106,12 +107,12 @@ async def test_alive_and_ready() -> None:
 @pytest.mark.parametrize(
     ("answer", "side", "reason"),
     [
-        (snapshot(matrix=SideHealth("connecting", "no answer from https://x")), "matrix", "no answer from https://x"),
-        (snapshot(discord=SideHealth("catching_up")), "discord", "catching up"),
-        (snapshot(store="the disk is full"), "store", "the disk is full"),
+        (report(matrix=SideHealth("connecting", "no answer from https://x")), "matrix", "no answer from https://x"),
+        (report(discord=SideHealth("catching_up")), "discord", "catching up"),
+        (report(store="the disk is full"), "store", "the disk is full"),
     ],
 )
-async def test_not_ready_says_why(answer: Snapshot, side: str, reason: str) -> None:
+async def test_not_ready_says_why(answer: Report, side: str, reason: str) -> None:
     async with serving(FakeStatus(answer)) as client, client.get("/readyz") as response:
         assert response.status == 503
         body = await response.json()
@@ -123,11 +124,11 @@ async def test_not_ready_says_why(answer: Snapshot, side: str, reason: str) -> N
 async def test_what_waits_for_pairs_that_are_not_declared() -> None:
     channel, room = ChannelRef(Platform.DISCORD, "77"), ChannelRef(Platform.MATRIX, "!gone:b")
     undeclared = (
-        Undeclared(LaneKey(channel, room), "<staff>", 3, 60.0, 1),
-        Undeclared(LaneKey(channel, ChannelRef(Platform.MATRIX, "!other:b")), "<staff>", 2, None, 0),
-        Undeclared(LaneKey(room, channel), None, 1, 60.0, 0),
+        UndeclaredLane(LaneKey(channel, room), "<staff>", 3, 60.0, 1),
+        UndeclaredLane(LaneKey(channel, ChannelRef(Platform.MATRIX, "!other:b")), "<staff>", 2, None, 0),
+        UndeclaredLane(LaneKey(room, channel), None, 1, 60.0, 0),
     )
-    async with serving(FakeStatus(replace(snapshot(), undeclared=undeclared))) as client:
+    async with serving(FakeStatus(replace(report(), undeclared=undeclared))) as client:
         _, page = await get(client, "/")
         _, metrics = await get(client, "/metrics")
     assert "Not declared" in page
@@ -139,7 +140,7 @@ async def test_what_waits_for_pairs_that_are_not_declared() -> None:
 
 @pytest.mark.parametrize("broken", [False, True])
 async def test_metrics(broken: bool) -> None:
-    async with serving(FakeStatus(snapshot(), store_broken=broken)) as client:
+    async with serving(FakeStatus(report(), store_broken=broken)) as client:
         response, text = await get(client, "/metrics")
     assert response.status == 200
     assert response.headers["Content-Type"].startswith("text/plain; version=0.0.4")
@@ -169,14 +170,14 @@ async def test_metrics(broken: bool) -> None:
 
 
 async def test_metrics_as_openmetrics() -> None:
-    async with serving(FakeStatus(snapshot())) as client:
+    async with serving(FakeStatus(report())) as client:
         response, text = await get(client, "/metrics", Accept="application/openmetrics-text; version=1.0.0")
     assert response.headers["Content-Type"].startswith("application/openmetrics-text")
     assert text.endswith("# EOF\n")
 
 
 async def test_the_page() -> None:
-    async with serving(FakeStatus(snapshot())) as client:
+    async with serving(FakeStatus(report())) as client:
         response, text = await get(client, "/")
         _, style = await get(client, "/page.css")
     assert response.content_type == "text/html"
@@ -188,7 +189,7 @@ async def test_the_page() -> None:
 
 
 async def test_the_page_says_what_is_wrong_and_escapes_it() -> None:
-    answer = snapshot(HOSTILE, HOSTILE, HOSTILE, matrix=SideHealth("failed", HOSTILE))
+    answer = report(HOSTILE, HOSTILE, HOSTILE, matrix=SideHealth("failed", HOSTILE))
     async with serving(FakeStatus(answer, store_broken=True)) as client:
         _, text = await get(client, "/")
     assert "Not ready" in text
@@ -197,14 +198,14 @@ async def test_the_page_says_what_is_wrong_and_escapes_it() -> None:
 
 
 async def test_the_page_without_pairs() -> None:
-    async with serving(FakeStatus(Snapshot((), {"discord": READY, "matrix": READY}, NOW))) as client:
+    async with serving(FakeStatus(Report((), {"discord": READY, "matrix": READY}, NOW))) as client:
         _, text = await get(client, "/")
     assert "No pairs are declared" in text
 
 
 @pytest.mark.parametrize("path", ["/", "/page.css", "/metrics", "/healthz", "/readyz", "/nowhere"])
 async def test_every_answer_has_the_headers(path: str) -> None:
-    async with serving(FakeStatus(snapshot())) as client:
+    async with serving(FakeStatus(report())) as client:
         response, _ = await get(client, path)
         assert HEADERS.items() <= dict(response.headers).items()
         async with client.post(path) as refused:
@@ -218,13 +219,13 @@ async def test_a_port_in_use_is_one_sentence_with_a_remedy() -> None:
         other.listen()
         listen = f"127.0.0.1:{other.getsockname()[1]}"
         with pytest.raises(FatalError, match=f"another program listens on {listen} already; .*listen") as caught:
-            await WebServer(status=FakeStatus(snapshot()), settings=WebSettings(listen=listen)).run()
+            await WebServer(status=FakeStatus(report()), settings=WebSettings(listen=listen)).run()
     assert caught.value.exit_status == 4
 
 
 async def test_an_unknown_host() -> None:
     with pytest.raises(FatalError, match=r"cannot listen on 203\.0\.113\.1:0"):
-        await WebServer(status=FakeStatus(snapshot()), settings=WebSettings(listen="203.0.113.1:0")).start()
+        await WebServer(status=FakeStatus(report()), settings=WebSettings(listen="203.0.113.1:0")).start()
 
 
 async def test_cancelling_run_frees_the_port() -> None:
@@ -233,7 +234,7 @@ async def test_cancelling_run_frees_the_port() -> None:
         port = probe.getsockname()[1]
     for _ in range(2):
         task = asyncio.create_task(
-            WebServer(status=FakeStatus(snapshot()), settings=WebSettings(listen=f"127.0.0.1:{port}")).run()
+            WebServer(status=FakeStatus(report()), settings=WebSettings(listen=f"127.0.0.1:{port}")).run()
         )
         async with asyncio.timeout(5), aiohttp.ClientSession() as client:
             while True:
@@ -253,7 +254,7 @@ async def test_cancelling_run_frees_the_port() -> None:
 
 @pytest.mark.parametrize("path", ["/", "/page.css", "/healthz", "/readyz", "/metrics", "/nothing"])
 async def test_another_sites_name_is_not_answered_to(path: str) -> None:
-    async with serving(FakeStatus(snapshot()), ["relay"]) as client:
+    async with serving(FakeStatus(report()), ["relay"]) as client:
         for host in (
             "evil.example",
             "evil.example:9464",
@@ -326,7 +327,7 @@ def test_the_address_at_which_it_is_asked(listen: str) -> None:
 
 async def test_a_server_at_a_name_answers_at_the_address(monkeypatch: pytest.MonkeyPatch) -> None:
     # The name's address is looked up once, when the server starts. 127.0.0.1 would be answered to in any case.
-    server = WebServer(status=FakeStatus(snapshot()), settings=WebSettings(listen="localhost:0"))
+    server = WebServer(status=FakeStatus(report()), settings=WebSettings(listen="localhost:0"))
     monkeypatch.setattr("relay.web.server.IPv4Address.is_loopback", False)
     async with aiohttp.ClientSession() as client:
         try:
@@ -351,7 +352,7 @@ async def raw(client: aiohttp.ClientSession, request: bytes) -> bytes:
 
 
 async def test_requests_without_a_host_or_with_two() -> None:
-    async with serving(FakeStatus(snapshot())) as client:
+    async with serving(FakeStatus(report())) as client:
         assert b" 200 " in await raw(client, b"GET /healthz HTTP/1.0\r\n\r\n")
         assert b" 400 " in await raw(client, b"GET /healthz HTTP/1.1\r\n\r\n")
         twice = await raw(client, b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nHost: evil.example\r\n\r\n")
@@ -359,7 +360,7 @@ async def test_requests_without_a_host_or_with_two() -> None:
 
 
 async def test_silent_connections_leave_room_for_others() -> None:
-    async with serving(FakeStatus(snapshot())) as client:
+    async with serving(FakeStatus(report())) as client:
         base = client._base_url
         assert base is not None
         silent = [await asyncio.open_connection(base.host, base.port) for _ in range(200)]
@@ -402,7 +403,7 @@ async def test_a_request_that_does_not_come_is_not_waited_for() -> None:
 
 async def test_names_that_steer_the_page_do_not() -> None:
     name = "a\u202eb\x9b\x00" + "w" * 300
-    async with serving(FakeStatus(snapshot(name, problem="\u2066" + "x" * 5000))) as client:
+    async with serving(FakeStatus(report(name, problem="\u2066" + "x" * 5000))) as client:
         _, page = await get(client, "/")
     assert not {"\u202e", "\x9b", "\x00", "\u2066"} & set(page)
     assert "x" * 1001 not in page

@@ -149,7 +149,7 @@ async def test_what_was_left_out_is_told_once_and_crosses_once_there_is_somethin
         again = MessageCreated(said, message.author, Content(), message.created_at)
         await core.inbox.receive(EventBatch((again,)))
         await bridge.quiet()
-        assert core.status.cached_snapshot().pairs[0].directions["to_matrix"].dropped == {"empty": 1}
+        assert core.status.last_report().pairs[0].directions["to_matrix"].dropped == {"empty": 1}
         bridge.discord.edit(said, "words")
         await bridge.shows(there, "words")
         bridge.discord.edit(said, "better words")

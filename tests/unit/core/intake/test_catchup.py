@@ -146,7 +146,7 @@ async def test_the_last_message_is_none_of_the_future(bridge: World) -> None:
         now = datetime.now(UTC)
         for written_at in (now, datetime(9000, 1, 1, tzinfo=UTC)):
             core.status.crossed(lane(Platform.MATRIX), written_at=written_at, received_at=now)
-        last = core.status.cached_snapshot().pairs[0].directions["to_matrix"].last_message_at
+        last = core.status.last_report().pairs[0].directions["to_matrix"].last_message_at
         assert last is not None
         assert now <= last <= datetime.now(UTC)
 

@@ -10,8 +10,7 @@ import pytest
 
 from relay.core.pairs import PairDirectory
 from relay.core.ports import SideHealth
-from relay.core.status.counters import NOTEBOOK_ENTRY, DirectionStatus, PairStatus, Snapshot
-from relay.core.status.report import read_report
+from relay.core.status.report import STATUS_KEY, DirectionStatus, PairStatus, Report, read_report
 from relay.domain.commands import PostNotice
 from relay.domain.ids import ChannelAddress, Platform
 from relay.domain.pair import Pair
@@ -41,11 +40,11 @@ async def save(store: SqlStore, *, problem: str | None = None, matrix: SideHealt
     carried = DirectionStatus(7, LAST, 0, None, 2, {"reaction": 3}, 0)
     idle = DirectionStatus(0, None, 0, None, 0, {}, 0)
     pairs = tuple(PairStatus(name, problem, {"to_matrix": carried, "to_discord": idle}) for name in ("help", "gone"))
-    snapshot = Snapshot(pairs, {"discord": READY, "matrix": matrix}, NOW)
+    shown = Report(pairs, {"discord": READY, "matrix": matrix}, NOW)
     daemon = {"running": True, "pid": 7, "host": "h", "since": "2026-11-20T11:00:00+00:00", "updated_at": "…"}
 
     async with store.write() as unit:
-        await unit.key_values.put(NOTEBOOK_ENTRY, json.dumps({"daemon": daemon, **snapshot.as_json()}))
+        await unit.key_values.put(STATUS_KEY, json.dumps({**shown.as_json(), "daemon": daemon}))
 
 
 IDLE: dict[str, Any] = {
@@ -111,15 +110,12 @@ async def test_well_or_not(store: SqlStore, left: dict[str, Any], running: bool,
     report = await read_report(store, [pair("help")], running=running, now=NOW)
     assert report.well is well
     if not running:
-        assert report.sides["matrix"]["problem"] == "the daemon is not running"
+        assert report.sides["matrix"].problem == "the daemon is not running"
         assert report.daemon.pid == 7
 
 
 async def test_a_daemon_that_is_starting(store: SqlStore) -> None:
     report = await read_report(store, [pair("help")], running=True, now=NOW)
-    assert report.sides["discord"] == {
-        "connected": False,
-        "state": "connecting",
-        "problem": "the daemon is starting",
-    }
+    assert report.sides["discord"] == SideHealth("connecting", "the daemon is starting")
+    assert not report.sides["discord"].connected
     assert not report.well
