@@ -86,7 +86,7 @@ def test_a_file_that_is_no_store_is_one_line_and_stays_as_it_is(tmp_path: Path) 
     status, lines = run(tmp_path)
     assert status == 1
     assert lines[0].startswith(f"error: store {tmp_path}/relay.db: it is not a store")
-    assert lines[0].endswith("name another file in [store] url, or move this one away")
+    assert lines[0].endswith("set another file in [store] url, or move this one away")
     assert (tmp_path / "relay.db").read_bytes().startswith(b"not a database")
 
 
