@@ -18,15 +18,15 @@ _CLOCKS = 5
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A line of the journal: something crossed in `ms` milliseconds, or was dropped, and `why`."""
+    """A line of the journal: something crossed or was dropped."""
 
     way: str
     what: str
     who: str
     state: Literal["crossed", "dropped"] = "crossed"
-    ms: float | None = None
-    why: str = ""
-    source: str = ""
+    ms: float | None = None  # how long it took
+    why: str = ""  # it was dropped
+    source: str = ""  # the ID of the message
 
     def as_json(self) -> Json:
         """For the page."""

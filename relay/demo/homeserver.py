@@ -28,9 +28,9 @@ import aiohttp
 
 from relay.errors import FatalError
 
-# Read by the homeserver's process from its standard input: the end of it means that whoever started it is gone,
-# however they went. A parent-death signal would follow the thread that started it, not the process.
-_LEASHED = """
+# The homeserver's process reads its standard input: at the end of it, the process that started it is gone, in whatever
+# way. A parent-death signal would follow the thread that started it, not the process.
+_SUPERVISED = """
 import os, runpy, signal, sys, threading
 
 def watch():
@@ -245,7 +245,7 @@ class Homeserver:
     def _launch(self) -> None:
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(  # noqa: S603 - our own program and arguments
-                [sys.executable, "-c", _LEASHED, "-c", str(self.directory / "homeserver.yaml")],
+                [sys.executable, "-c", _SUPERVISED, "-c", str(self.directory / "homeserver.yaml")],
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,

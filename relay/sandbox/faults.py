@@ -1,4 +1,4 @@
-"""Misbehaviour to order, of the REST API and of the gateway. Each fault counts how often it struck."""
+"""Faults of the REST API and of the gateway, as the control interface asks for them. Each counts how often it fired."""
 
 import itertools
 import random
@@ -17,26 +17,21 @@ GATEWAY_KINDS: tuple[GatewayKind, ...] = ("delay", "duplicate", "reorder", "drop
 
 @dataclass(slots=True)
 class Fault:
-    """A fault of the REST API or the CDN.
-
-    `method` (`*` for any) and `path` (a regular expression, found anywhere after `/api/v10`) choose the requests;
-    `skip` of them pass first, then `count` (None: all) are struck, each with `probability`. `when`: before or after
-    the request is carried out. `seconds`: Retry-After of a rate limit, or how long a delay or a hang lasts.
-    """
+    """A fault of the REST API or the CDN."""
 
     kind: Kind
-    method: str = "*"
-    path: str = ""
-    count: int | None = 1
-    skip: int = 0
+    method: str = "*"  # of the requests that are meant; `*`: any
+    path: str = ""  # a regular expression, found anywhere after `/api/v10`
+    count: int | None = 1  # how many of these requests fail; None: all
+    skip: int = 0  # how many pass first
     probability: float = 1.0
-    when: When = "before"
+    when: When = "before"  # or after the request has been carried out
     status: int = 500
-    code: int = 0
+    code: int = 0  # Discord's error code
     message: str | None = None
-    seconds: float = 1.0
-    scope: Literal["user", "global", "shared"] = "user"
-    id: int = 0
+    seconds: float = 1.0  # Retry-After of a rate limit, or how long a delay or a hang lasts
+    scope: Literal["user", "global", "shared"] = "user"  # of a rate limit
+    id: int = 0  # given by `Faults.add`, as the next two are counted there
     fired: int = 0
     seen: int = 0
 
@@ -45,15 +40,15 @@ class Fault:
 class GatewayFault:
     """A fault of dispatches on their way to a client.
 
-    `event` (empty for any); the next `count` are struck. `delay` holds one, and those behind it, back for `seconds`;
-    `duplicate` sends it twice under one sequence number; `reorder` lets the next one overtake it; `drop` loses it.
+    `delay` holds one and all behind it back; `duplicate` sends it twice under one sequence number; `reorder` lets the
+    next one overtake it; `drop` loses it.
     """
 
     kind: GatewayKind
-    event: str = ""
-    count: int | None = 1
-    skip: int = 0
-    seconds: float = 0.5
+    event: str = ""  # of the dispatches that are meant; empty: any
+    count: int | None = 1  # how many of these dispatches fail; None: all
+    skip: int = 0  # how many pass first
+    seconds: float = 0.5  # of a delay
     id: int = 0
     fired: int = 0
     seen: int = 0
@@ -61,7 +56,7 @@ class GatewayFault:
 
 @dataclass(slots=True)
 class Faults:
-    """All faults, those that are spent too."""
+    """All faults, also those that are used up."""
 
     rng: random.Random = field(default_factory=lambda: random.Random(0))
     rest: list[Fault] = field(default_factory=list)

@@ -1,7 +1,7 @@
 """Rate limits: https://discord.com/developers/docs/topics/rate-limits. Pure; time is an argument.
 
-The numbers of the buckets are not documented: they are those that the headers of the real API are known to show. What
-is documented is that clients must read them from the headers.
+Discord does not document the numbers of the buckets: those here are what the headers of the real API are known to show.
+Clients must read them from the headers.
 """
 
 import hashlib
@@ -16,19 +16,16 @@ Scope = Literal["user", "global", "shared"]
 
 @dataclass(slots=True)
 class Limits:
-    """`factor` multiplies every allowance; 0 turns all limits off. `identify_every`: seconds between two IDENTIFYs.
-    May be changed while the server runs.
+    """May be changed while the server runs."""
 
-    `webhooks_per_minute`: an allowance of all webhooks of a channel together that no header shows, which some channels
-    are known to have (https://github.com/discord/discord-api-docs/issues/1454); 0 for none.
-    """
-
-    factor: float = 1.0
+    factor: float = 1.0  # multiplies every allowance; 0 turns all limits off
     global_per_second: int = 50
     invalid_per_ten_minutes: int = 10_000
-    identify_every: float = 5.0
+    identify_every: float = 5.0  # seconds between two IDENTIFYs
     identifies_per_day: int = 1000
     gateway_sends_per_minute: int = 120
+    # All webhooks of a channel together, shown in no header: some channels are known to have such a limit
+    # (https://github.com/discord/discord-api-docs/issues/1454). 0: none.
     webhooks_per_minute: int = 0
 
     @property
@@ -64,7 +61,7 @@ _RULES = {
     ("GET", "/webhooks/{webhook_id}/{webhook_token}/messages/{message_id}"): Rule("webhook-message-get", 5, 2),
     ("GET", "/gateway/bot"): Rule("gateway", 2, 5),
 }
-# These have a per-route limit of their own in practice so wide that no header is sent.
+# In practice their limits are so wide that no header is sent.
 _UNLIMITED = frozenset({("GET", "/users/@me"), ("GET", "/oauth2/applications/@me"), ("GET", "/applications/@me")})
 
 
@@ -76,10 +73,10 @@ class _Window:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A 429. `retry_after` in seconds."""
+    """A 429."""
 
     scope: Scope
-    retry_after: float
+    retry_after: float  # seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +149,7 @@ def _headers(rule: Rule, limit: int, remaining: int, resets_at: float, now: floa
 
 
 class InvalidRequests:
-    """Answers of 401, 403 and 429 (but for the shared scope): too many in ten minutes, and the address is shut out.
+    """Counts answers of 401, 403 and 429 (but for the shared scope): too many in ten minutes ban the address.
 
     https://discord.com/developers/docs/topics/rate-limits#invalid-request-limit-aka-cloudflare-bans
     """
@@ -164,7 +161,7 @@ class InvalidRequests:
         self._times: deque[float] = deque()
 
     def count(self, status: int, scope: str | None, now: float) -> None:
-        """Take note of an answer."""
+        """Count an answer, if it is one of these."""
         if status not in {401, 403, 429} or scope == "shared":
             return
         self._times.append(now)
@@ -179,7 +176,7 @@ class InvalidRequests:
         return len(self._times)
 
     def banned(self, now: float) -> bool:
-        """Whether the address is shut out."""
+        """Whether the address is banned."""
         return now < self.banned_until
 
     def _forget(self, now: float) -> None:

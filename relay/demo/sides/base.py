@@ -19,48 +19,44 @@ OTHER: dict[SideName, SideName] = {"discord": "matrix", "matrix": "discord"}
 
 @dataclass(frozen=True, slots=True)
 class Participant:
-    """Somebody whom the demo lets speak. `key` is what the page calls them."""
+    """Somebody in whose name the demo can write."""
 
-    key: str
+    key: str  # what the page calls them
     name: str
 
 
 @dataclass(frozen=True, slots=True)
 class MessageAuthor:
-    """Who a message is from as its platform shows it. `key`: which participant; `badge`: an app or bot."""
+    """Who a message is from, as its platform shows it."""
 
     name: str
-    key: str | None = None
-    badge: bool = False
+    key: str | None = None  # of a participant
+    badge: bool = False  # marked as an app or bot
 
 
 @dataclass(frozen=True, slots=True)
 class Quoted:
-    """What a reply answers; `author` and `body` are empty when that is gone."""
+    """What a reply answers."""
 
     id: str
-    author: str
+    author: str  # empty, as the body is, if the message is gone
     body: str
 
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """An attachment; `size` in bytes, `width` and `height` in pixels, `duration` in seconds; 0 for what nobody tells.
-
-    `source`: what `Side.file` knows it by. `waveform`: the loudness of a voice message from one moment to the next, 0
-    to 1. `alt`: what a picture shows, in words.
-    """
+    """An attachment. A number is 0 where nobody tells it."""
 
     name: str
-    size: int
+    size: int  # bytes
     kind: MediaKind = "file"
-    source: str = ""
-    width: int = 0
+    source: str = ""  # the key for `Side.file`
+    width: int = 0  # pixels
     height: int = 0
-    duration: float = 0.0
+    duration: float = 0.0  # seconds
     spoiler: bool = False
-    alt: str = ""
-    waveform: tuple[float, ...] = ()
+    alt: str = ""  # what a picture shows, in words
+    waveform: tuple[float, ...] = ()  # the loudness of a voice message over time, 0 to 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,30 +69,24 @@ class ReactionCount:
 
 @dataclass(frozen=True, slots=True)
 class DisplayedMessage:
-    """A message as a client shows it now.
-
-    `order` sorts a side's messages. `at` and `edited_at` in milliseconds since 1970, by the platform's clock. `body`
-    is Discord's markdown, or Matrix's plain body; `html` is Matrix's. `kind` "copy": carried here by the relay;
-    "notice": said by it; "system": said by Discord of somebody. `emote`: it says what its author does.
-    `cards` are what stands below the words: embeds, polls, forwards, places, each with its `kind`. `thread`: the
-    replies in the thread that starts here. `raw` is the platform's own JSON.
-    """
+    """A message as a client shows it now."""
 
     id: str
-    order: int
-    at: int
+    order: int  # sorts a side's messages
+    at: int  # milliseconds since 1970, by the platform's clock
     author: MessageAuthor
+    # "copy": written by somebody on the other side; "notice": by the relay itself; "system": by Discord.
     kind: Kind
-    body: str
-    html: str = ""
+    body: str  # Discord's markdown, or Matrix's plain body
+    html: str = ""  # Matrix only
     reply: Quoted | None = None
     edited_at: int | None = None
-    emote: bool = False
+    emote: bool = False  # it says what its author does
     files: tuple[File, ...] = ()
-    cards: tuple[Json, ...] = ()
+    cards: tuple[Json, ...] = ()  # what stands below the words: embeds, polls, forwards, places, each with its `kind`
     reactions: tuple[ReactionCount, ...] = ()
-    thread: "tuple[DisplayedMessage, ...] | None" = None
-    raw: Json = field(default_factory=dict, compare=False, repr=False)
+    thread: "tuple[DisplayedMessage, ...] | None" = None  # the replies in the thread that starts here
+    raw: Json = field(default_factory=dict, compare=False, repr=False)  # the platform's own JSON
 
     @property
     def words(self) -> str:

@@ -19,17 +19,15 @@ Sender = Callable[[Json], None]
 
 @dataclass(slots=True)
 class Session:
-    """One session. `buffer` holds what was dispatched, so that it can be replayed; `sender` is None while no
-    connection carries it. `lost_at`: since when, in seconds since 1970.
-    """
+    """One session, which may outlive several connections."""
 
     id: str
     app: Application
     intents: Intent
-    buffer: "deque[Json]"
+    buffer: "deque[Json]"  # what was dispatched last, for a replay
     sequence: int = 0
-    sender: Sender | None = None
-    lost_at: float | None = None
+    sender: Sender | None = None  # None while it has no connection
+    lost_at: float | None = None  # since when it has none, in seconds since 1970
 
     @property
     def viewer(self) -> Viewer:
@@ -95,7 +93,7 @@ class Sessions:
                     session.dispatch("GUILD_CREATE", self.state.full_guild(guild, session.app.user.id))
 
     def find(self, session_id: str, token: str, sequence: int) -> "Session | None":
-        """The session that a RESUME means; None when it cannot be resumed any more."""
+        """The session that a RESUME asks for; None if it can no longer be resumed."""
         self._expire()
         session = self.by_id.get(session_id)
         if session is None or session.app.token != token:

@@ -51,12 +51,9 @@ class NewFile:
 
 @dataclass(slots=True)
 class Draft:
-    """What a request asks for. `given` names the fields that it has at all, which is what an edit changes.
+    """What a request asks for."""
 
-    `keep`: which present attachments an edit keeps, by ID, with a new description; None for all.
-    """
-
-    given: frozenset[str] = frozenset()
+    given: frozenset[str] = frozenset()  # the fields that it names: what an edit changes
     content: str = ""
     embeds: list[Json] = field(default_factory=list)
     components: list[Json] = field(default_factory=list)
@@ -69,6 +66,7 @@ class Draft:
     flags: int = 0
     tts: bool = False
     files: list[NewFile] = field(default_factory=list)
+    # Which attachments an edit keeps, by ID, with a new description; None: all.
     keep: dict[int, str | None] | None = None
 
     def is_empty(self) -> bool:

@@ -41,10 +41,10 @@ ALL_INTENTS = Intent(sum(Intent))
 
 @dataclass(frozen=True, slots=True)
 class Viewer:
-    """Who looks at a message. `content` false: text, embeds and files are blank unless it concerns them."""
+    """Who looks at a message."""
 
-    user_id: int | None
-    content: bool = True
+    user_id: int | None  # None: somebody who may see everything
+    content: bool = True  # False: text, embeds and files are blank in messages that do not concern them
 
 
 OMNISCIENT = Viewer(None)
@@ -52,15 +52,11 @@ OMNISCIENT = Viewer(None)
 
 @dataclass(frozen=True, slots=True)
 class Dispatch:
-    """Something that happened.
-
-    `intents`: any of them entitles to it. `channel`: only for those who may view it. `user_id`: for that user only.
-    `render` makes the payload for one viewer.
-    """
+    """Something that happened."""
 
     event: str
-    intents: Intent
+    intents: Intent  # a session needs one of them
     guild_id: int
-    render: Callable[[Viewer], Json]
-    channel: Channel | None = None
-    user_id: int | None = None
+    render: Callable[[Viewer], Json]  # makes the payload for one viewer
+    channel: Channel | None = None  # only for those who may view it
+    user_id: int | None = None  # only for this user

@@ -11,24 +11,25 @@ DISCORD_EPOCH_MS = 1_420_070_400_000
 
 @dataclass(slots=True)
 class User:
-    """A person or a bot. `avatar` is a hash, not a URL."""
+    """A person or a bot."""
 
     id: int
     username: str
     global_name: str | None = None
     bot: bool = False
-    avatar: str | None = None
+    avatar: str | None = None  # a hash, not a URL
     discriminator: str = "0"
 
 
 @dataclass(slots=True)
 class Application:
-    """A bot's application. The three flags are the switches of the developer portal."""
+    """A bot's application."""
 
     id: int
     name: str
     user: User
     token: str
+    # The switches of the developer portal.
     message_content: bool = True
     members: bool = True
     presences: bool = False
@@ -49,20 +50,20 @@ class Role:
 
 @dataclass(slots=True)
 class Member:
-    """A user in a guild. `joined_at` in seconds since 1970."""
+    """A user in a guild."""
 
     user: User
-    joined_at: float
+    joined_at: float  # seconds since 1970
     nick: str | None = None
     roles: list[int] = field(default_factory=list)
 
 
 @dataclass(slots=True)
 class Overwrite:
-    """What a role (type 0) or a member (type 1) may do in one channel beyond, or short of, the guild's rules."""
+    """What a role or a member may do in one channel, beyond or short of the guild's rules."""
 
     id: int
-    type: int
+    type: int  # 0 a role, 1 a member
     allow: int = 0
     deny: int = 0
 
@@ -79,11 +80,11 @@ class Emoji:
 
 @dataclass(slots=True)
 class Sticker:
-    """A sticker; `format` 1 PNG, 2 APNG, 3 Lottie, 4 GIF."""
+    """A sticker of a guild."""
 
     id: int
     name: str
-    format: int
+    format: int  # 1 PNG, 2 APNG, 3 Lottie, 4 GIF
     file: "StoredFile"
     description: str = ""
     tags: str = ""
@@ -100,7 +101,7 @@ class StoredFile:
 
 @dataclass(slots=True)
 class Attachment:
-    """A file of a message. Its URLs are signed anew each time it is rendered. `holders`: messages that show it."""
+    """A file of a message. Each time it is rendered, its URLs are signed again."""
 
     id: int
     channel_id: int
@@ -114,7 +115,7 @@ class Attachment:
     duration_secs: float | None = None
     waveform: str | None = None
     flags: int = 0
-    holders: int = 1
+    holders: int = 1  # how many messages show it
 
 
 @dataclass(slots=True)
@@ -128,24 +129,21 @@ class Pinged:
 
 @dataclass(slots=True)
 class Reaction:
-    """An emoji under a message and who put it there. `emoji_id` None: a Unicode emoji."""
+    """An emoji under a message and who put it there."""
 
     name: str
-    emoji_id: int | None
+    emoji_id: int | None  # None: a Unicode emoji
     animated: bool = False
     users: list[int] = field(default_factory=list)
 
 
 @dataclass(slots=True)
 class Message:
-    """A message. `author_id` is a user's or a webhook's; `webhook_author` is the author object of the latter.
-
-    `created_at`, `edited_at` and `pinned_at` in seconds since 1970. `poll_votes`: answer ID -> user IDs.
-    """
+    """A message. Times are in seconds since 1970."""
 
     id: int
     channel_id: int
-    author_id: int
+    author_id: int  # a user's or a webhook's
     content: str
     created_at: float
     type: int = 0
@@ -154,7 +152,7 @@ class Message:
     pinned_at: float | None = None
     tts: bool = False
     webhook_id: int | None = None
-    webhook_author: Json | None = None
+    webhook_author: Json | None = None  # the author object of a webhook's message
     webhook_avatar_url: str | None = None
     application_id: int | None = None
     nonce: str | int | None = None
@@ -168,43 +166,40 @@ class Message:
     snapshots: list[Json] = field(default_factory=list)
     snapshot_attachments: list[Attachment] = field(default_factory=list)
     poll: Json | None = None
-    poll_votes: dict[int, list[int]] = field(default_factory=dict)
+    poll_votes: dict[int, list[int]] = field(default_factory=dict)  # answer ID -> user IDs
     poll_over: bool = False
-    extra: Json = field(default_factory=dict)
+    extra: Json = field(default_factory=dict)  # replaces fields of the message object
 
 
 @dataclass(slots=True)
 class Thread:
-    """What a channel has in addition when it is a thread. `archived_at` in seconds since 1970."""
+    """What a channel has in addition when it is a thread."""
 
     owner_id: int
     archived: bool = False
     locked: bool = False
     auto_archive_duration: int = 4320
-    archived_at: float = 0.0
+    archived_at: float = 0.0  # seconds since 1970
     members: list[int] = field(default_factory=list)
     total_sent: int = 0
 
 
 @dataclass(slots=True)
 class Channel:
-    """A channel, or a thread (types 10, 11, 12), in which `parent_id` is the channel that it belongs to.
-
-    `order` holds the IDs of `messages`, oldest first.
-    """
+    """A channel or a thread (types 10, 11, 12)."""
 
     id: int
     guild_id: int
     name: str
     type: int = 0
-    parent_id: int | None = None
+    parent_id: int | None = None  # the channel that a thread belongs to
     topic: str | None = None
     nsfw: bool = False
     position: int = 0
     slowmode: int = 0
     overwrites: dict[int, Overwrite] = field(default_factory=dict)
     messages: dict[int, Message] = field(default_factory=dict)
-    order: list[int] = field(default_factory=list)
+    order: list[int] = field(default_factory=list)  # the IDs of `messages`, oldest first
     last_message_id: int | None = None
     last_pin_at: float | None = None
     thread: Thread | None = None
@@ -212,7 +207,7 @@ class Channel:
 
 @dataclass(slots=True)
 class Webhook:
-    """An incoming webhook. `application_id` is that of the bot that made it, None for one made by a person."""
+    """An incoming webhook."""
 
     id: int
     channel_id: int
@@ -220,18 +215,18 @@ class Webhook:
     name: str
     token: str
     creator_id: int
-    application_id: int | None = None
+    application_id: int | None = None  # of the bot that made it; None: a person made it
     avatar: str | None = None
 
 
 @dataclass(slots=True)
 class Guild:
-    """A server. `boost_tier` 0 to 3 sets the size of files."""
+    """A server."""
 
     id: int
     name: str
     owner_id: int
-    boost_tier: int = 0
+    boost_tier: int = 0  # 0 to 3: how large files may be
     available: bool = True
     roles: dict[int, Role] = field(default_factory=dict)
     members: dict[int, Member] = field(default_factory=dict)
