@@ -1,7 +1,7 @@
-"""Which message is a copy of which, and how long each took: found out by looking at both sides, as a person would.
+"""Which message is a copy of which, and how long each took: found by comparing both sides, as a person would.
 
-Nothing of the daemon's own is read here. A copy belongs to the oldest message of that author that is still without one
-and says the same or has the same file; a further copy of that kind is another part of it.
+Nothing of the daemon is read here. A copy belongs to the author's oldest message that has the same words or file and no
+copy yet; a further copy of the same kind is another part of that message.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -46,7 +46,7 @@ class _Link:
 
 
 class CopyTracker:
-    """Follows both sides from one look to the next."""
+    """Compares both sides each time they are read."""
 
     def __init__(self) -> None:
         self._links: dict[tuple[SideName, str], _Link] = {}
@@ -61,11 +61,11 @@ class CopyTracker:
         return ordered[len(ordered) // 2] if ordered else None
 
     def dropped(self, side: SideName, message: str, what: str) -> None:
-        """Something about a message stayed where it was."""
+        """Note that something about a message was dropped."""
         self._stays.setdefault((side, message), []).append(what)
 
     def look(self, sides: Mapping[SideName, Sequence[DisplayedMessage]], now: float) -> list[Entry]:
-        """Take in both sides as they are at `now` (milliseconds since 1970); what has crossed since the last look."""
+        """Read both sides as they are at `now` (milliseconds since 1970); what has crossed since the last time."""
         entries: list[Entry] = []
         here: dict[SideName, dict[str, DisplayedMessage]] = {
             side: {seen.id: seen for seen in messages} for side, messages in sides.items()
@@ -84,7 +84,7 @@ class CopyTracker:
         return entries
 
     def of(self, side: SideName, seen: DisplayedMessage) -> Json | None:
-        """What the page says under a message; None for what the relay has nothing to do with."""
+        """What the page shows under a message; None if the relay has nothing to do with it."""
         stays = self._stays.get((side, seen.id), [])
         link = self._links.get((side, seen.id))
         if link is not None:

@@ -34,20 +34,17 @@ _SIDES: tuple[SideName, ...] = ("discord", "matrix")
 
 @dataclass(frozen=True, slots=True)
 class _Act:
-    """Something that somebody did and that will not cross: `what` under the message, `words` in the journal.
-
-    `at` by the monotonic clock.
-    """
+    """Something that somebody did and that will not cross."""
 
     side: SideName
     message: str
-    what: str
-    words: str
-    at: float
+    what: str  # shown under the message
+    words: str  # shown in the journal
+    at: float  # by the monotonic clock
 
 
 class Feed:
-    """Looks at both sides whenever one of them changed, and tells the listeners the difference."""
+    """Reads both sides whenever one of them changed, and sends the differences to the listeners."""
 
     def __init__(self, sides: Mapping[SideName, Side], daemon: DaemonProcess, changes: ChangeSignal) -> None:
         self._sides = sides
@@ -71,7 +68,7 @@ class Feed:
 
     @contextmanager
     def listen(self) -> "Iterator[asyncio.Queue[tuple[str, Any]]]":
-        """A queue of (event, data) that begins now."""
+        """A queue of (event, data), from now on."""
         queue: asyncio.Queue[tuple[str, Any]] = asyncio.Queue()
         self._listeners.add(queue)
         try:
@@ -124,7 +121,7 @@ class Feed:
         self.tell("journal", entry.as_json())
 
     def _note_acts(self, side: SideName, message: DisplayedMessage) -> None:
-        """Remember what people did that will be dropped: which message a counter's next step is about."""
+        """Remember what people did that will be dropped, so that the next increase of a counter has its message."""
         reactions = sum(tally.count for tally in message.reactions)
         replies = sum(1 for reply in message.thread or () if reply.kind == "person")
         known_reactions, known_replies = self._stays.get((side, message.id), (0, 0))
@@ -149,7 +146,7 @@ class Feed:
             for acts in self._acts.values():
                 while acts and time.monotonic() - acts[0].at > _PATIENCE_SECONDS:
                     acts.popleft()
-            # Right after something happened it counts soon; otherwise there is nothing to hurry for.
+            # What just happened is counted soon; otherwise there is no hurry.
             await asyncio.sleep(_SETTLED_SECONDS if any(self._acts.values()) else _STATUS_SECONDS)
 
     async def _ask_daemon(self) -> None:
@@ -188,7 +185,7 @@ class Feed:
 
 
 async def events(feed: Feed, hello: Json) -> AsyncGenerator[tuple[str, Any]]:
-    """Everything there is, and then what happens; None now and then, so that a lost connection shows."""
+    """The whole state, then each change. After 15 seconds without one an empty event, to detect a lost connection."""
     with feed.listen() as queue:
         yield "hello", feed.now() | hello
         while True:

@@ -97,7 +97,7 @@ class Homeserver:
 
     @property
     def server_name(self) -> str:
-        """What stands behind the colon in its user IDs and aliases."""
+        """The part behind the colon in its user IDs and aliases."""
         return self._server_name
 
     @property
@@ -144,7 +144,7 @@ class Homeserver:
                 await self._answering()
             except FatalError:
                 await self.kill()
-                # Between choosing a port and binding it somebody else may have taken it.
+                # Another process may have taken the port between choosing and binding it.
                 if attempt == 2 or self._port_is_given or "Address already in use" not in self.last_lines(40):
                     raise
             except BaseException:
@@ -155,7 +155,7 @@ class Homeserver:
                 return
 
     async def stop(self) -> None:
-        """End it in good order (SIGTERM; SIGKILL after 15 s). Its data stays."""
+        """Stop it (SIGTERM; SIGKILL after 15 s). Its data stays."""
         if self._process is None:
             return
         with contextlib.suppress(ProcessLookupError):
@@ -177,7 +177,7 @@ class Homeserver:
 
     async def close(self) -> None:
         """Stop it, and remove its directory if that is a temporary one."""
-        # What is about to be removed need not be put in order first.
+        # Its data is removed anyway: no need for an orderly stop.
         await (self.kill() if self._given is None else self.stop())
         if self._temporary is not None:
             await asyncio.to_thread(self._temporary.cleanup)

@@ -89,7 +89,7 @@ class Page:
     async def _guard(
         self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
-        """Only this page talks to this server: no other site's script, whatever name it gives this address."""
+        """Refuse requests from other sites' scripts, also from those that reach this address under another name."""
         own = {f"127.0.0.1:{self._port}", f"localhost:{self._port}"}
         origin = request.headers.get("Origin")
         if request.host not in own or (origin is not None and origin.removeprefix("http://") not in own):
@@ -196,7 +196,7 @@ class Page:
 
 
 def _part(request: web.Request, data: bytes, kind: str) -> web.Response:
-    """A file, or the part of it that is asked for: a player learns from the end of it how long it is."""
+    """A file, or the requested range of it: a player reads the end of a file to know how long it is."""
     headers = {"Accept-Ranges": "bytes"}
     try:
         asked = request.http_range

@@ -1,7 +1,7 @@
-"""Processes and a directory that do not outlive us, however we end.
+"""Child processes and a directory that do not outlive this process, however it ends.
 
-Each hangs on a pipe whose other end only this process holds: when that end closes, be it because we say so or
-because we were killed, what hangs on it goes.
+Each reads from a pipe whose other end only this process holds. When that end is closed, on purpose or because this
+process was killed, the child is killed and the directory removed.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ status = child.wait()
 sys.exit(status if status >= 0 else 128 - status)
 """
 
-# Removes a directory at the end of its standard input. What still writes there is being killed at the same moment.
+# Removes a directory at the end of its standard input; again and again, while dying processes still write there.
 _CLEANER = """
 import os, shutil, sys, time
 
@@ -49,7 +49,7 @@ while os.path.lexists(sys.argv[1]) and time.monotonic() < until:
 @contextmanager
 def temporary_directory() -> Iterator[Path]:
     """A directory that is removed at the end of the block, and also when this process is killed."""
-    # The name is made here and the directory only once somebody watches over it.
+    # The directory is made only once the process that will remove it runs.
     path = Path(tempfile.gettempdir()) / f"relay-demo-{os.getpid()}-{os.urandom(4).hex()}"
     command = [sys.executable, "-I", "-S", "-c", _CLEANER, str(path)]
     with subprocess.Popen(  # noqa: S603 - our own program and arguments
@@ -65,7 +65,7 @@ def temporary_directory() -> Iterator[Path]:
 
 
 class ChildProcess:
-    """A process whose output goes to the file `log`. It works in `directory`."""
+    """A process that ends with this one. Its output goes to the file `log`, its working directory is `directory`."""
 
     def __init__(self, command: Sequence[str], *, log: Path, directory: Path, environ: Mapping[str, str]) -> None:
         self._command = list(command)

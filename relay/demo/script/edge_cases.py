@@ -99,7 +99,7 @@ async def _thread(side: SideName, who: str, target: str, run: ScriptRun) -> str:
 
 
 async def _nothing_else(run: ScriptRun) -> str:
-    """A last message each way: each lane is in order, so whatever came before it has arrived by then."""
+    """A last message each way: a lane keeps the order, so that everything before it has arrived by then."""
     goodbyes: tuple[tuple[SideName, str, str, str], ...] = (
         ("discord", "mira", "Mira", "That was all from our side."),
         ("matrix", "ines", "Ines", "And from ours. See you at high tide!"),
@@ -108,7 +108,7 @@ async def _nothing_else(run: ScriptRun) -> str:
         await run.say(side, who, body)
         await run.across(side, name, body)
     view = await run.look()
-    # Whoever writes on the page while the script is played is none of its business.
+    # What people write on the page while the script is played is ignored.
     others = sum(len(view.fresh(side, "person")) for side in view.sides)
     strangers = [seen for side in view.sides for kind in _OURS for seen in view.fresh(side, kind)]
     if len(strangers) > others:

@@ -41,13 +41,13 @@ class Mismatch(Exception):
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """Both sides as a reader gets them; `known` are the messages that the script has accounted for."""
+    """Both sides as a reader gets them; `known`: messages that the script expected or has seen before."""
 
     sides: dict[SideName, list[DisplayedMessage]]
     known: frozenset[tuple[SideName, str]]
 
     def fresh(self, side: SideName, kind: Kind = "copy", name: str = "") -> list[DisplayedMessage]:
-        """Messages that nothing has accounted for yet; no copies of what others write meanwhile."""
+        """New messages, without copies of what people write on the page meanwhile."""
         others = {letters(seen.words) for seen in self._unknown(OTHER[side]) if seen.kind == "person"}
         return [
             seen
@@ -68,7 +68,7 @@ class View:
         return found[0]
 
     def get(self, side: SideName, message: str) -> DisplayedMessage:
-        """A message by its ID. Raises `Mismatch` where it is gone."""
+        """A message by its ID. Raises `Mismatch` if it was deleted."""
         for seen in self.sides[side]:
             if seen.id == message:
                 return seen
@@ -116,7 +116,7 @@ class ScriptRun:
     deadline: float = DEADLINE
 
     async def begin(self) -> None:
-        """What is there already is none of the script's business."""
+        """Ignore what is there already, and remember the counters."""
         await self.take_all()
         self.before = await self.daemon.counters()
 
@@ -125,7 +125,7 @@ class ScriptRun:
         return self.discord if name == "discord" else self.matrix
 
     async def look(self) -> View:
-        """Both sides, read anew."""
+        """Both sides, read again."""
         sides: dict[SideName, list[DisplayedMessage]] = {
             "discord": await self.discord.read(),
             "matrix": await self.matrix.read(),
@@ -156,11 +156,11 @@ class ScriptRun:
             await asyncio.sleep(_COUNT_AGAIN)
 
     def act(self) -> None:
-        """From here on the time counts: what was done before only prepared the line."""
+        """Start the clock of the line: everything before was preparation."""
         self.acted_at = time.monotonic()
 
     async def say(self, side: SideName, who: str, body: str, html: str = "", *, reply_to: str | None = None) -> str:
-        """Let somebody write; the message's ID."""
+        """Write as a participant; the message's ID."""
         return self.spoken(side, await self.side(side).say(who, body, html, reply_to=reply_to))
 
     def spoken(self, side: SideName, message: str) -> str:
@@ -170,11 +170,11 @@ class ScriptRun:
         return message
 
     def take(self, side: SideName, *messages: DisplayedMessage) -> None:
-        """These are accounted for."""
+        """Mark these messages as expected."""
         self.known |= {(side, seen.id) for seen in messages}
 
     async def take_all(self) -> None:
-        """What a failed line has left behind must not be held against the lines after it."""
+        """Mark everything as expected: what a failed line has left must not make the lines after it fail."""
         view = await self.look()
         self.known |= {(side, seen.id) for side, messages in view.sides.items() for seen in messages}
 
@@ -191,7 +191,7 @@ class ScriptRun:
         return copy
 
     def note(self, name: str) -> str:
-        """What an earlier line has left under a name. Raises `Mismatch` where that line failed."""
+        """What an earlier line has stored under a name. Raises `Mismatch` if that line failed."""
         if name not in self.notes:
             raise Mismatch("an earlier line that it builds on failed")
         return self.notes[name]
@@ -232,7 +232,7 @@ class Outcome:
 async def play(
     run: ScriptRun, lines: Sequence[Line], tell: Callable[[Sequence[Outcome]], None], *, pause: float = 0.0
 ) -> Sequence[Outcome]:
-    """Play the lines, telling how far it is; `pause` seconds between them let people watch."""
+    """Play the lines, and report each step to `tell`; `pause` seconds between them let people watch."""
     outcomes = [Outcome(line.title, line.way) for line in lines]
     try:
         await run.begin()

@@ -179,7 +179,7 @@ async def _bulk_deletion(run: ScriptRun) -> str:
 
 
 def _essay(length: int) -> str:
-    """Sentences that tell where they stand, so that nothing can be missing or change places unseen."""
+    """Numbered sentences: none can be missing or in another place without being noticed."""
     sentences: list[str] = []
     while sum(map(len, sentences)) + len(sentences) < length:
         sentences.append(f"Wave number {len(sentences) + 1} comes in and goes out again.")

@@ -125,12 +125,12 @@ def _texts(card: Json) -> Iterator[str]:
 
 
 def letters(text: str) -> str:
-    """What is left of a text when its markup is gone: for comparing what was written with what arrived."""
+    """The letters and digits of a text: to compare without markup what was written with what arrived."""
     return "".join(filter(str.isalnum, text)).casefold()
 
 
 class ActionRefused(Exception):
-    """A platform did not let somebody do something; `str()` is its own sentence."""
+    """A platform refused an action; `str()` is the platform's own message."""
 
 
 class Side(Protocol):
@@ -140,11 +140,11 @@ class Side(Protocol):
     def participants(self) -> Sequence[Participant]: ...
 
     def seen(self) -> list[DisplayedMessage]:
-        """The channel now, as far as the live events tell. No I/O."""
+        """The channel now, from the live events. No I/O."""
         ...
 
     async def read(self) -> list[DisplayedMessage]:
-        """The channel as somebody gets it who opens it now."""
+        """The channel, read again from the platform."""
         ...
 
     async def say(self, who: str, body: str, html: str = "", *, reply_to: str | None = None) -> str:

@@ -68,7 +68,7 @@ def files(raw: Json) -> tuple[File, ...]:
 
 
 def cards(raw: Json) -> tuple[Json, ...]:
-    """What stands below the text."""
+    """What is shown below the text."""
     found: list[Json] = []
     for snapshot in raw.get("message_snapshots", ()):
         message = {"flags": 0, "type": 0} | snapshot["message"]

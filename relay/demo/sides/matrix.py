@@ -117,11 +117,11 @@ class MatrixSide:
         self._changed()
 
     def seen(self) -> list[DisplayedMessage]:
-        """The room as far as the live events tell, oldest first."""
+        """The room now, from the live events, oldest first."""
         return self._assemble(list(self._events.values()))
 
     async def read(self) -> list[DisplayedMessage]:
-        """The room as somebody gets it who opens it now."""
+        """The room, read again from the homeserver."""
         return self._assemble(await self._people[PARTICIPANTS[0].key].events(self.room))
 
     def _assemble(self, events: Sequence[Json]) -> list[DisplayedMessage]:

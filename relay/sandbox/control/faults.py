@@ -10,7 +10,7 @@ from relay.sandbox.world.models import Json
 
 
 class MischiefControl(ControlBase):
-    """Faults, outages and limits."""
+    """Faults, outages, limits and statistics."""
 
     # --- The REST API and the CDN -------------------------------------------------------------------------
 

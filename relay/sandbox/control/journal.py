@@ -1,4 +1,4 @@
-"""Everything that happened, in order, as somebody sees it who may see all: for tests and for the demo's page."""
+"""Everything that happened, in order, as a viewer who may see everything gets it."""
 
 import asyncio
 from collections import deque
@@ -22,7 +22,7 @@ class Journal:
         state.listeners.append(self._note)
 
     def _note(self, dispatch: Dispatch) -> None:
-        if dispatch.user_id is not None:  # what only one bot is told is nothing that happened
+        if dispatch.user_id is not None:  # only one bot is told, of something that did not happen now
             return
         data = dispatch.render(OMNISCIENT)
         channel = data.get("channel_id") or (str(dispatch.channel.id) if dispatch.channel else None)

@@ -79,7 +79,7 @@ class TalkControl(ControlBase):
         thread: Id | None = None,
         raw: Json | None = None,
     ) -> Json:
-        """Somebody else's webhook posts. Returns the message."""
+        """A webhook posts. Returns the message."""
         hook = self._state.webhook(int(webhook))
         where = self._channel(thread if thread is not None else hook.channel_id)
         draft = self._draft({"content": content, "embeds": embeds or []}, attachments or [])
@@ -130,7 +130,7 @@ class TalkControl(ControlBase):
         return self._view(target)
 
     def delete(self, channel: Id, message: Id) -> None:
-        """Somebody who may deletes a message."""
+        """A message is deleted, by anybody who may."""
         where, target = self._message(channel, message)
         self._parts.messages.remove(where, [target.id])
 

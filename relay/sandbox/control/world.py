@@ -49,7 +49,7 @@ class WorldControl(ControlBase):
         return {"id": str(app.id), "token": app.token}
 
     def invite(self, bot: Id, guild: Id, permissions: list[str] | None = None) -> Json:
-        """A bot comes into a guild. Returns its member."""
+        """Add a bot to a guild. Returns its member."""
         app = self._state.applications[int(bot)]
         return render.member(self._state.add_bot(self._guild(guild), app, _bits(permissions)))
 
@@ -201,7 +201,7 @@ class WorldControl(ControlBase):
         return render.sticker(self._state.add_sticker(where, name, format, stored, description=description))
 
     def create_webhook(self, channel: Id, name: str, creator: Id) -> Json:
-        """A webhook that somebody else made. Returns it with its token."""
+        """A webhook that `creator` made. Returns it with its token."""
         user = self._user(creator)
         return render.webhook(self._parts.webhooks.create(self._channel(channel), name, user), user)
 

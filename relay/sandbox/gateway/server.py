@@ -123,7 +123,7 @@ class Connection:
         self._closed_here = False
 
     async def run(self) -> None:
-        """Talk until one side has enough."""
+        """Serve the connection until one side closes it."""
         try:
             self._check_query()
         except Closed as closed:

@@ -35,7 +35,7 @@ class Session:
         return Viewer(self.app.user.id, bool(self.intents & Intent.MESSAGE_CONTENT))
 
     def dispatch(self, event: str, body: Json) -> None:
-        """Number an event, keep it, and send it if somebody listens."""
+        """Number an event, keep it for a replay, and send it if there is a connection."""
         self.sequence += 1
         payload: Json = {"t": event, "s": self.sequence, "op": 0, "d": body}
         self.buffer.append(payload)
@@ -106,12 +106,12 @@ class Sessions:
         return [payload for payload in session.buffer if payload["s"] > sequence]
 
     def lose(self, session: Session) -> None:
-        """Its connection is gone; it can be resumed for a while."""
+        """Note that it has no connection now; it can be resumed for a while."""
         session.sender = None
         session.lost_at = self.state.clock()
 
     def end(self, session: Session) -> None:
-        """It can never be resumed."""
+        """Forget it: it can never be resumed."""
         session.sender = None
         self.by_id.pop(session.id, None)
 

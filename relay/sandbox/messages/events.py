@@ -1,4 +1,4 @@
-"""What surrounds messages: finding, publishing and removing them, pins and typing, and the events that tell of it.
+"""Publishing, listing and removing messages, pins and typing, and the events of all these, without any checks.
 
 What Discord checks before anything is written or changed is in `messages.py`.
 """
@@ -17,7 +17,7 @@ Anchor = Literal["before", "after", "around"]
 
 
 class MessageEvents:
-    """The messages of a `State`, without any question of who may do what."""
+    """The messages of a `State`, without checks of permissions."""
 
     def __init__(self, state: State) -> None:
         self.state = state
@@ -38,7 +38,7 @@ class MessageEvents:
         channel.last_message_id = channel.order[-1]
         if channel.thread is not None:
             channel.thread.total_sent += 1
-            if channel.thread.archived:  # whoever writes in an archived thread opens it again
+            if channel.thread.archived:  # a new message opens an archived thread again
                 channel.thread.archived = False
                 self.state.channel_changed(channel)
         self.emit("MESSAGE_CREATE", channel, message)
@@ -118,7 +118,7 @@ class MessageEvents:
         return [channel.messages[message_id] for message_id in reversed(ids)]
 
     def emit(self, event: str, channel: Channel, message: Message, *, nonce: bool | None = None) -> None:
-        """Tell of a message; its nonce goes with its creation only."""
+        """Emit an event of a message. Its nonce is sent with its creation only."""
         with_nonce = event == "MESSAGE_CREATE" if nonce is None else nonce
 
         def body(viewer: Viewer) -> Json:

@@ -240,7 +240,7 @@ class Messages(MessageEvents):
         self.apply_edit(channel, message, draft, everyone=bool(granted & Permission.MENTION_EVERYONE))
 
     def apply_edit(self, channel: Channel, message: Message, draft: Draft, *, everyone: bool = True) -> None:
-        """Change what the draft names, and tell everybody. Who was notified is worked out anew."""
+        """Change what the draft names, and tell everybody. Who was notified is computed again."""
         attachments = self._kept(message, draft) + [self.attach(channel, file) for file in draft.files]
         content = draft.content if "content" in draft.given else message.content
         embeds = draft.embeds if "embeds" in draft.given else message.embeds

@@ -1,4 +1,4 @@
-"""Reactions and votes, and the events that tell of them."""
+"""Reactions and votes, and their events."""
 
 import re
 

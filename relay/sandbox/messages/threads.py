@@ -124,7 +124,7 @@ class Threads:
         return thread
 
     def _tell_of(self, thread: Channel, user_id: int | None = None, *, new: bool = True) -> None:
-        """THREAD_CREATE: to everybody who sees it, or to somebody who comes into a private one."""
+        """THREAD_CREATE: for everybody who sees the thread, or for one user who was added to a private one."""
 
         def created(viewer: Viewer) -> Json:
             body = render.channel(thread) | ({"newly_created": True} if new else {})

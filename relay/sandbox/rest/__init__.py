@@ -1,1 +1,1 @@
-"""The REST API and the CDN: routes, rate limits, errors, faults to order."""
+"""The REST API and the CDN."""

@@ -1,4 +1,4 @@
-"""What stands around every route of the REST API: authentication, rate limits, faults, and the form of the answers."""
+"""What every route of the REST API has in common: authentication, rate limits, faults, and the form of the answers."""
 
 import asyncio
 import json
@@ -53,7 +53,7 @@ class Statistics:
 
 
 class Api:
-    """The routes and their surroundings."""
+    """Registers routes, and answers their requests."""
 
     def __init__(self, state: State, files: FileStore, faults: Faults, limits: Limits) -> None:
         self.state = state
@@ -206,7 +206,7 @@ class TooFast(Exception):
 
 
 class _Cut(web.Response):
-    """The connection is gone: nothing of this is sent."""
+    """The connection was reset: nothing of this is sent."""
 
 
 async def _drain(request: web.Request) -> None:

@@ -151,7 +151,7 @@ class MessageRoutes:
         self.reactions.add(channel, message, call.user, _emoji(call))
 
     async def unreact(self, call: Call) -> Any:
-        """Take the bot's, or with MANAGE_MESSAGES somebody's, reaction away."""
+        """Remove a reaction: the bot's own, or with MANAGE_MESSAGES anybody's."""
         channel, message = self._message(call)
         user_id = call.id("user_id") if "user_id" in call.request.match_info else call.user.id
         if user_id != call.user.id:

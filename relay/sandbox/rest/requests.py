@@ -32,7 +32,7 @@ def file_limit(guild: Guild) -> int:
 
 @dataclass(slots=True)
 class Call:
-    """A request that has been let in. `app` is None for what only a webhook's token entitles to."""
+    """An authenticated request. `app` is None where only a webhook's token was given."""
 
     request: web.Request
     state: State

@@ -57,12 +57,12 @@ class Webhooks:
         return hook
 
     def delete(self, hook: Webhook) -> None:
-        """Gone; its messages stay."""
+        """Delete a webhook; its messages stay."""
         del self.state.webhooks[hook.id]
         self.changed(self.state.channel(hook.channel_id))
 
     def move(self, hook: Webhook, channel: Channel) -> None:
-        """To another channel of its guild; its messages stay where they are, out of its reach."""
+        """Move a webhook to another channel of its guild. Its messages stay, and it can no longer edit them."""
         if channel.guild_id != hook.guild_id:
             raise errors.unknown("Channel")
         self._check_channel(channel)
@@ -81,7 +81,7 @@ class Webhooks:
         return [hook for hook in self.state.webhooks.values() if hook.channel_id == channel.id]
 
     def changed(self, channel: Channel) -> None:
-        """Tell that a channel's webhooks are others now, not which."""
+        """Announce that a channel's webhooks have changed, not which."""
         body = {"guild_id": str(channel.guild_id), "channel_id": str(channel.id)}
         self.state.emit_fixed("WEBHOOKS_UPDATE", Intent.GUILD_WEBHOOKS, channel.guild_id, body, channel)
 
@@ -187,7 +187,7 @@ class WebhookRoutes:
         if avatar_url:
             check_url(form, "avatar_url", avatar_url)
         form.check()
-        # Neither exists for webhooks, and Discord passes over them in silence.
+        # Neither exists for webhooks: Discord ignores them without an error.
         draft.nonce, draft.reference = None, None
         self._own(call)  # it may have been deleted while the body arrived
         channel = self._target(call, hook)

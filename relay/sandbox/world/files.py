@@ -70,7 +70,7 @@ class FileStore:
         file.path.unlink(missing_ok=True)
 
     def listing(self) -> list[Path]:
-        """What lies there now."""
+        """All files that are kept now."""
         return sorted(Path(self._directory.name).iterdir())
 
     def _new_path(self) -> Path:

@@ -57,10 +57,10 @@ EVERYONE = (
     | Permission.SEND_POLLS
     | Permission.CHANGE_NICKNAME
 )
-# What somebody who invites a relay gives it.
+# What a relay is given when it is invited.
 BOT = EVERYONE | Permission.MANAGE_WEBHOOKS | Permission.MANAGE_MESSAGES
 
-# Without these, the rest of what is given for the channel is worth nothing:
+# Without SEND_MESSAGES these have no effect:
 # https://discord.com/developers/docs/topics/permissions#implicit-permissions
 _NEED_SEND = (
     Permission.MENTION_EVERYONE | Permission.SEND_TTS_MESSAGES | Permission.ATTACH_FILES | Permission.EMBED_LINKS
@@ -76,7 +76,7 @@ def parse(names: Iterable[str]) -> Permission:
 
 
 def in_guild(guild: Guild, user_id: int) -> Permission:
-    """What a member may do in the guild as such; nothing for somebody who is no member."""
+    """What a member may do in the whole guild; nothing for anybody else."""
     member = guild.members.get(user_id)
     if member is None:
         return NONE

@@ -146,7 +146,7 @@ def sticker(subject: Sticker) -> Json:
 
 
 def sticker_item(subject: Sticker) -> Json:
-    """The sticker as it stands in a message."""
+    """A sticker as a message shows it."""
     return {"id": str(subject.id), "name": subject.name, "format_type": subject.format}
 
 

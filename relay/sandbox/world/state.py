@@ -99,7 +99,7 @@ class State:
         return self.stickers[sticker_id]
 
     def find_message(self, reference: Json) -> Message | None:
-        """What a `message_reference` points to; None when it is gone."""
+        """The message that a `message_reference` points to; None if it was deleted."""
         channel = self.channels.get(int(reference["channel_id"]))
         return None if channel is None else channel.messages.get(int(reference.get("message_id", 0)))
 
@@ -148,21 +148,21 @@ class State:
     # --- Events -------------------------------------------------------------------------------------------
 
     def emit(self, dispatch: Dispatch) -> None:
-        """Tell everybody."""
+        """Give a dispatch to all listeners."""
         for listener in tuple(self.listeners):
             listener(dispatch)
 
     def emit_fixed(
         self, event: str, intents: Intent, guild_id: int, body: Json, channel: Channel | None = None
     ) -> None:
-        """Tell what looks the same to everybody."""
+        """Emit an event whose body is the same for every viewer."""
 
         def render_fixed(viewer: Viewer) -> Json:
             return dict(body)
 
         self.emit(Dispatch(event, intents, guild_id, render_fixed, channel))
 
-    # --- Coming into being --------------------------------------------------------------------------------
+    # --- Creating ---------------------------------------------------------------------------------------
 
     def add_user(self, name: str, *, display_name: str | None = None, bot: bool = False) -> User:
         """A person, or the user of a bot."""
@@ -253,14 +253,14 @@ class State:
         self.channel_changed(channel)
 
     def channel_changed(self, channel: Channel) -> None:
-        """Tell that a channel or thread looks different now."""
+        """Announce that a channel or thread has changed."""
         if channel.thread is None:
             self.emit_fixed("CHANNEL_UPDATE", Intent.GUILDS, channel.guild_id, render.channel(channel))
         else:
             self.emit_fixed("THREAD_UPDATE", Intent.GUILDS, channel.guild_id, render.channel(channel), channel)
 
     def delete_channel(self, channel: Channel) -> None:
-        """A channel goes, with its threads and webhooks."""
+        """Delete a channel with its threads and webhooks."""
         guild = self.guilds[channel.guild_id]
         for thread in [item for item in guild.threads.values() if item.parent_id == channel.id]:
             del guild.threads[thread.id], self.channels[thread.id]
@@ -270,17 +270,17 @@ class State:
         self.emit_fixed("CHANNEL_DELETE", Intent.GUILDS, guild.id, render.channel(channel))
 
     def role_changed(self, guild: Guild, role: Role) -> None:
-        """Tell that a role looks different now."""
+        """Announce that a role has changed."""
         body = {"guild_id": str(guild.id), "role": render.role(role)}
         self.emit_fixed("GUILD_ROLE_UPDATE", Intent.GUILDS, guild.id, body)
 
     def tell_member(self, event: str, guild: Guild, member: Member) -> None:
-        """Tell of a member, new or changed."""
+        """Announce a new or changed member."""
         body = render.member(member) | {"guild_id": str(guild.id)}
         self.emit_fixed(event, Intent.GUILD_MEMBERS, guild.id, body)
 
     def tell_availability(self, guild: Guild, user_id: int) -> None:
-        """Tell one bot that a guild is there, or, in an outage, that it is not for now."""
+        """Tell one bot that a guild is available, or unavailable in an outage."""
 
         def body(viewer: Viewer) -> Json:
             if guild.available:
