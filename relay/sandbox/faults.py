@@ -1,8 +1,11 @@
 """Faults of the REST API and of the gateway, as the control interface asks for them. Each counts how often it fired."""
 
+import asyncio
 import itertools
 import random
 import re
+import socket
+import struct
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -122,3 +125,12 @@ class Faults:
             return False
         fault.seen += 1
         return fault.seen > fault.skip
+
+
+def reset(transport: asyncio.BaseTransport) -> None:
+    """Abort with RST rather than FIN."""
+    sock: socket.socket | None = transport.get_extra_info("socket")
+    if sock is not None:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    if isinstance(transport, asyncio.WriteTransport):
+        transport.abort()

@@ -11,7 +11,7 @@ import aiohttp
 from aiohttp import web
 from yarl import URL
 
-from relay.sandbox.rest.api import reset
+from relay.sandbox.faults import reset
 
 Failure = Literal["status", "rate_limit", "hang", "reset"]
 _HOP_BY_HOP = frozenset(

@@ -1,1 +1,1 @@
-"""The control interface (`POST /_sandbox/<method>`): what people do, who exists, what goes wrong."""
+"""The control interface, `POST /_sandbox/<method>`: who there is, what they do, what goes wrong. Imports all rooms."""

@@ -1,1 +1,1 @@
-"""The gateway: connections, sessions that can be resumed, and who is sent which event."""
+"""The gateway: connections, sessions that can be resumed, faults of dispatches. Imports `world`."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from aiohttp import WSMsgType, web
 
-from relay.sandbox.faults import Faults, GatewayFault
+from relay.sandbox.faults import Faults, GatewayFault, reset
 from relay.sandbox.gateway.handshake import (
     FATAL,
     REASONS,
@@ -19,7 +19,6 @@ from relay.sandbox.gateway.handshake import (
     members_chunk,
 )
 from relay.sandbox.gateway.sessions import Session, Sessions
-from relay.sandbox.rest.api import reset
 from relay.sandbox.world import render
 from relay.sandbox.world.dispatch import Intent
 from relay.sandbox.world.models import Json

@@ -1,1 +1,1 @@
-"""Messages: checked, created, edited, deleted, rendered."""
+"""Messages, threads and reactions: checked as Discord checks them, written, and rendered as JSON. Imports `world`."""

@@ -1,1 +1,1 @@
-"""The REST API and the CDN."""
+"""The REST API and the CDN. Imports `gateway` for the address and the session limits, `messages` and `world`."""

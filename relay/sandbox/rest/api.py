@@ -2,8 +2,6 @@
 
 import asyncio
 import json
-import socket
-import struct
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from math import ceil
@@ -14,7 +12,7 @@ from aiohttp import web
 
 from relay.sandbox import errors
 from relay.sandbox.errors import ApiError
-from relay.sandbox.faults import Fault, Faults
+from relay.sandbox.faults import Fault, Faults, reset
 from relay.sandbox.rate_limits import InvalidRequests, Limits, RateLimiter, Refusal
 from relay.sandbox.rest.requests import Call
 from relay.sandbox.world.files import FileStore
@@ -221,15 +219,6 @@ async def cut(request: web.Request) -> web.StreamResponse:
     if transport is not None:
         reset(transport)
     return _Cut(status=500)
-
-
-def reset(transport: asyncio.BaseTransport) -> None:
-    """Abort with RST rather than FIN."""
-    sock: socket.socket | None = transport.get_extra_info("socket")
-    if sock is not None:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    if isinstance(transport, asyncio.WriteTransport):
-        transport.abort()
 
 
 def _banned(seconds: float) -> web.Response:

@@ -7,10 +7,10 @@ from typing import Any
 from aiohttp import web
 
 from relay.sandbox.errors import form_error
-from relay.sandbox.faults import Faults
+from relay.sandbox.faults import Faults, reset
 from relay.sandbox.messages.forms import Form, parse_snowflake
 from relay.sandbox.messages.media import GREY_JPEG, describe, flat_png
-from relay.sandbox.rest.api import Api, cut, reset
+from relay.sandbox.rest.api import Api, cut
 from relay.sandbox.rest.requests import Call
 from relay.sandbox.world.files import CHUNK, MEDIA_PREFIX
 from relay.sandbox.world.models import Attachment, StoredFile

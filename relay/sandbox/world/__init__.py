@@ -1,1 +1,1 @@
-"""Who and what exists: guilds, channels, threads, members, permissions, and how each is rendered as JSON."""
+"""What exists: guilds, channels, members, messages, files, permissions, and who is told what. Imports no other room."""
