@@ -257,10 +257,10 @@ def test_the_pause_between_two_replacements_doubles_and_is_forgotten() -> None:
     room = DeclaredRoom(ChannelAddress(Platform.MATRIX, "!a:b"), Backoff(random.Random(1)))
     now = 1_000.0
     for pause in (60, 120, 240):
-        room.upgraded(now)
+        room.start_upgrade_pause(now)
         assert room.upgrade_at == now + pause
         now = room.upgrade_at
-    room.upgraded(now + 3600)
+    room.start_upgrade_pause(now + 3600)
     assert room.upgrade_at == now + 3600 + 60
 
 

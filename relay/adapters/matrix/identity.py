@@ -51,10 +51,10 @@ def profile(author: Author) -> Json:
 
 
 def plain_fallback(author: Author) -> str:
-    """What stands in front of the plain text."""
+    """The author's name, for the start of the plain text."""
     return f"{display_name(author)}: "
 
 
 def html_fallback(author: Author) -> str:
-    """What stands in front of the formatted text."""
+    """The author's name, for the start of the formatted text."""
     return f"<strong data-mx-profile-fallback>{html.escape(display_name(author))}: </strong>"

@@ -56,7 +56,7 @@ class RedirectClient:
 
 
 def _is_allowed(url: URL) -> bool:
-    """Whether the URL may be fetched, as far as it says itself. Pure."""
+    """Whether the URL may be fetched, before its host is looked up. Pure."""
     if url.scheme != "https" or not url.host or url.user is not None or url.password is not None:
         return False
     try:

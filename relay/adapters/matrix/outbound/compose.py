@@ -193,7 +193,7 @@ def _file(uploaded: UploadedFile) -> Json:
 
 
 def _kind(announced: MediaKind, content_type: str) -> MediaKind:
-    """As what a file is shown: what it really is, even if its name or the sender's client said something else."""
+    """How to show a file: by its real type, even if its name or the sender's client announced another one."""
     if announced not in {"image", "video", "audio"}:
         return announced
     major = content_type.partition("/")[0]

@@ -14,7 +14,7 @@ from relay.adapters.matrix.rooms.state import RoomState
 from relay.adapters.matrix.sync.retrying_inbox import RetryingInbox
 from relay.core.clock import Backoff
 from relay.domain.ids import ChannelAddress, ChannelRef, Platform
-from relay.domain.jsontext import Json
+from relay.domain.jsontext import Json, as_dict, as_string
 
 _LOOKUP_WAIT = 5.0
 """Seconds that the first sync waits for aliases to be looked up."""
@@ -53,7 +53,7 @@ class DeclaredRoom:
 
     # Whether the core knows which room the address names.
     opened: bool = False
-    # What the core was told last that is wrong with the room; None if that was nothing.
+    # What the core knows to be wrong with the room; None if nothing.
     problem: str | None = None
 
     # The rooms that this one has replaced, the oldest first.
@@ -86,8 +86,8 @@ class DeclaredRoom:
         """Whether the core has been told that the room works, or why it does not."""
         return self.opened or self.problem is not None
 
-    def upgraded(self, now: float) -> None:
-        """A replacement was entered. Of a room that is upgraded again and again, each pause is longer."""
+    def start_upgrade_pause(self, now: float) -> None:
+        """Enter no other replacement for a while. If the room is upgraded again and again, each pause is longer."""
         again = now < self.upgrade_at + _UPGRADES_REMEMBERED
         longer = min(2 * self.upgrade_pause, _LONGEST_UPGRADE_PAUSE)
         self.upgrade_pause = longer if again and self.upgrade_pause else _FIRST_UPGRADE_PAUSE
@@ -210,7 +210,7 @@ class DeclaredRooms:
                 for room in self.all:
                     await room.looked_up.wait()
 
-    # --- What sync tells ----------------------------------------------------------------------------------
+    # --- From sync ----------------------------------------------------------------------------------------
 
     def mark_joined(self, room_id: str, *, complete: bool) -> None:
         """We are in the room. `complete`: all of its state was asked for."""
@@ -239,7 +239,7 @@ class DeclaredRooms:
             room.wake.set()
 
     def mark_outside(self, room_id: str, removed_reason: str | None = None) -> None:
-        """We are not in the room. `removed_reason` if we were: then we wait before we join, a moderator decided it."""
+        """We are not in the room. `removed_reason` if we were: a moderator decided that, so we wait before we join."""
         if room := self.find(room_id):
             room.joined, room.invited = False, False
             if removed_reason is not None:
@@ -248,7 +248,7 @@ class DeclaredRooms:
             self._states.pop(room_id, None)
             room.wake.set()
 
-    # --- What the core is told ----------------------------------------------------------------------------
+    # --- To the core --------------------------------------------------------------------------------------
 
     async def open(self, room_id: str, inbox: RetryingInbox) -> None:
         """Tell the core which room the address names, unless it knows. Events of the room may follow then."""
@@ -325,10 +325,9 @@ class DeclaredRooms:
 
 def removal_reason(event: Json, me: str, name: str) -> str:
     """How we came to be out of a room, from our own membership event: a sentence with the remedy."""
-    sender, content = str(event.get("sender", "")), event.get("content")
-    told = content if isinstance(content, dict) else {}
-    reason = f" ({told['reason']})" if isinstance(told.get("reason"), str) and told["reason"] else ""
-    if told.get("membership") == "ban":
+    sender, content = str(event.get("sender", "")), as_dict(event.get("content"))
+    reason = f" ({given})" if (given := as_string(content.get("reason"))) else ""
+    if content.get("membership") == "ban":
         return f"{me} has been banned from {name} by {sender}{reason}: lift the ban and invite it."
     if sender == me:
         return f"{me} has left {name}: invite it again."

@@ -284,7 +284,7 @@ class RoomJoiner:
         if not room.is_alias:
             _warn_of_new_room(room, successor)
         room.backoff.reset()
-        room.upgraded(self.clock.monotonic())
+        room.start_upgrade_pause(self.clock.monotonic())
         self.rooms.point_to_successor(room, successor)
 
     async def _reject_successor(
@@ -294,7 +294,7 @@ class RoomJoiner:
         _log.warning("tombstone not followed", room=room.name, successor=successor)
         room.rejected_successors |= {successor}
         if leave:
-            room.upgraded(self.clock.monotonic())
+            room.start_upgrade_pause(self.clock.monotonic())
             with contextlib.suppress(Refused, Unreachable):
                 await self.api.call("POST", "rooms", successor, "leave", body={})
         problem = f"{room.name} is said to be upgraded to {successor}, {why}: declare the right room."

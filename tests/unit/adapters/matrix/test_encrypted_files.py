@@ -33,13 +33,13 @@ async def read(secret: bytes, file: dict[str, Any], size: int = 7) -> list[bytes
 
 
 @given(st.binary(max_size=200), st.integers(1, 50))
-async def test_what_was_encrypted_is_read_whatever_it_arrives_in(data: bytes, size: int) -> None:
+async def test_a_file_is_decrypted_whatever_its_chunks_are(data: bytes, size: int) -> None:
     secret, file = encrypted(data)
     assert b"".join(await read(secret, file, size)) == data
 
 
 @given(st.binary(min_size=1, max_size=100), st.data())
-async def test_nothing_is_passed_on_of_what_was_changed_on_the_way(data: bytes, draw: st.DataObject) -> None:
+async def test_nothing_of_a_changed_file_is_passed_on(data: bytes, draw: st.DataObject) -> None:
     secret, file = encrypted(data)
     place = draw.draw(st.integers(0, len(secret) - 1))
     changed = bytearray(secret)
@@ -71,7 +71,7 @@ async def test_nothing_is_passed_on_of_what_was_changed_on_the_way(data: bytes, 
         ({"url": None}, "cannot be read"),
     ],
 )
-def test_what_cannot_be_read_is_said(change: dict[str, Any], words: str) -> None:
+def test_why_an_encrypted_file_cannot_be_read(change: dict[str, Any], words: str) -> None:
     _, file = encrypted(b"x")
     found = encrypted_source({"url": URI, **file, **change})
     assert isinstance(found, str)
@@ -79,10 +79,10 @@ def test_what_cannot_be_read_is_said(change: dict[str, Any], words: str) -> None
 
 
 @pytest.mark.parametrize("file", [None, [], "mxc://a/b", 7])
-def test_what_is_no_file_at_all(file: object) -> None:
+def test_values_that_are_no_encrypted_file(file: object) -> None:
     assert encrypted_source(file) == "cannot be read"
 
 
-def test_an_address_with_a_broken_key_leads_nowhere() -> None:
+def test_an_address_with_a_broken_key_is_no_address() -> None:
     assert read_source(f"{URI}#key=AA&iv=AA&sha256=AA") == ("", None)
     assert read_source(URI) == (URI, None)

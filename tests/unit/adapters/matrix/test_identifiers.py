@@ -64,7 +64,7 @@ _PIECES = st.lists(
 
 @given(_PIECES.map("mxc://".__add__) | _PIECES)
 @example("mxc://[..]/a")
-def test_what_is_taken_for_a_file_stands_where_files_are(uri: str) -> None:
+def test_what_is_read_as_an_address_is_under_the_path_of_files(uri: str) -> None:
     address = parse_mxc(uri)
     if address is None:
         return
@@ -82,7 +82,7 @@ def test_no_path_leaves_its_root(segment: str) -> None:
         api._address("/_matrix/client/v3/", ("rooms", segment, "messages"), None)
 
 
-def test_ids_are_told_from_what_is_none() -> None:
+def test_valid_and_invalid_ids() -> None:
     assert is_event_id("$143273582443PhrSn:example.org")
     assert is_event_id("$Rqnc-F-dvnEYJTyHq_iKxU2bZ1CI92-kuZq3a5lr5Zg")
     assert is_event_id("$acR1l0raoZnm60CBwAVgqbZqoO/mYU81xysh1u7XcJk")

@@ -19,6 +19,6 @@ def test_a_name_that_is_one_long_character(name: str) -> None:
 
 
 @given(st.text(max_size=300))
-def test_a_name_of_anything(name: str) -> None:
+def test_any_name(name: str) -> None:
     assert 0 < len(shown(name).encode("utf-8", "replace")) <= 255
     assert shown(name).strip() == shown(name)

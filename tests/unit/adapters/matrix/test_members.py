@@ -14,7 +14,7 @@ def user(local: str) -> UserRef:
     return UserRef(Platform.MATRIX, f"@{local}:example.org")
 
 
-def test_a_name_that_one_member_has() -> None:
+def test_a_name_that_one_member_has_means_that_member() -> None:
     found = unique_names(members(mia="Mia Lee", bob=None, relay="relay"), ME)
     assert found["mia lee"] == user("mia")
     assert found["bob"] == user("bob")
@@ -23,18 +23,18 @@ def test_a_name_that_one_member_has() -> None:
     assert "relay" not in found
 
 
-def test_a_local_part_calls_nobody_who_is_shown_under_another_s_name() -> None:
+def test_a_local_part_that_is_the_display_name_of_another_means_that_other() -> None:
     found = unique_names(members(mia="Lee", lee="Mia", bob="Amy", rob="Amy", amy="Rob"), ME)
     assert (found["mia"], found["lee"]) == (user("lee"), user("mia"))
     assert "amy" not in found
     assert found["bob"] == user("bob")
 
 
-def test_a_name_that_several_have_is_nobody_s() -> None:
+def test_a_name_that_several_members_have_means_nobody() -> None:
     assert "mia" not in unique_names(members(a="Mia", b="MIA"), ME)
 
 
-def test_answers_of_any_form() -> None:
+def test_odd_answers_to_joined_members() -> None:
     assert unique_names({}, ME) == {}
     assert unique_names({"joined": []}, ME) == {}
     assert unique_names({"joined": {"@a:example.org": None}}, ME)["a"] == user("a")

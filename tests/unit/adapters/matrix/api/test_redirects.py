@@ -30,12 +30,12 @@ from relay.adapters.matrix.api.redirects import ForbiddenAddress, RedirectClient
         "2002:7f00:1::",
     ],
 )
-def test_addresses_that_are_nobody_else_s_business(address: str) -> None:
+def test_addresses_that_are_not_public(address: str) -> None:
     assert not is_public(address)
 
 
 @pytest.mark.parametrize("address", ["8.8.8.8", "2606:4700::1111", "::ffff:8.8.8.8", "64:ff9b::808:808"])
-def test_addresses_of_the_internet(address: str) -> None:
+def test_public_addresses(address: str) -> None:
     assert is_public(address)
 
 
@@ -54,7 +54,7 @@ def test_addresses_of_the_internet(address: str) -> None:
         "ftp://cdn.example/a",
     ],
 )
-async def test_places_that_nothing_is_fetched_from(url: str) -> None:
+async def test_urls_that_are_not_fetched(url: str) -> None:
     elsewhere = RedirectClient()
     try:
         with pytest.raises(ForbiddenAddress):

@@ -56,7 +56,7 @@ def test_a_message_with_its_author_and_time() -> None:
     )
 
 
-def test_our_own_messages_are_marked_and_strangers_have_their_id_as_name() -> None:
+def test_our_own_messages_are_marked_and_unknown_members_have_their_id_as_name() -> None:
     own = read(text("x"), sender=ME)
     assert isinstance(own, MessageCreated)
     assert (own.author.is_self, own.author.name) == (True, ME)
@@ -70,7 +70,7 @@ def test_our_own_messages_are_marked_and_strangers_have_their_id_as_name() -> No
 @pytest.mark.parametrize(
     "via", ["(via Bridge)", "(v\u200bia Bridge)", "(\u2060via Bridge)", "（via Bridge）", "[via Bridge]"]
 )
-def test_nobody_looks_like_somebody_whom_another_bridge_brings(via: str) -> None:
+def test_a_name_that_imitates_another_bridge_gets_a_suffix(via: str) -> None:
     state = RoomState(ROOM.id)
     content = {"membership": "join", "displayname": f"Alice {via}"}
     state.apply({"type": "m.room.member", "state_key": ANN, "content": content})
@@ -79,7 +79,7 @@ def test_nobody_looks_like_somebody_whom_another_bridge_brings(via: str) -> None
     assert found.author.name.endswith("(ann)")
 
 
-def test_a_gallery_brings_as_many_files_as_a_message_holds_and_counts_the_rest() -> None:
+def test_a_gallery_has_as_many_files_as_a_message_may_hold_and_counts_the_rest() -> None:
     items = [{"itemtype": "m.file", "body": f"{n}.txt", "url": f"mxc://e.t/{n}"} for n in range(1300)]
     found = said({"msgtype": "m.gallery", "body": "", "itemtypes": items}).content
     assert len(found.attachments) == 10
@@ -87,7 +87,7 @@ def test_a_gallery_brings_as_many_files_as_a_message_holds_and_counts_the_rest()
     assert plain_text(found.text).endswith(words)
 
 
-def test_the_files_of_a_gallery_and_the_pictures_in_its_words_are_counted_together() -> None:
+def test_the_files_of_a_gallery_and_the_images_in_its_text_are_counted_together() -> None:
     items: list[Any] = [{"itemtype": "m.file", "body": f"{n}.txt", "url": f"mxc://e.t/{n}"} for n in range(10)]
     items += [{"itemtype": "m.image", "body": "hidden.png", "url": "mxc://e.t/h", "m.spoiler": True}, 7, {"body": " "}]
     html = {"format": "org.matrix.custom.html", "formatted_body": 'look <img src="mxc://e.t/p" alt="a cat">'}
@@ -104,7 +104,7 @@ def test_a_reply_without_the_quotation_that_old_clients_put_in_front() -> None:
     for content in (text(body, **relates(**reply)), text(body, **relates(**reply), **extra)):
         found = said(content)
         assert (found.reply_to, plain_text(found.content.text)) == (MessageRef(ROOM, "$0"), "three")
-    # Somebody who quotes by hand is not a client.
+    # A quotation that somebody typed is kept.
     assert "one" in plain_text(said(text("> one\n\ntwo", **relates(**reply))).content.text)
 
 
@@ -115,7 +115,7 @@ def test_a_message_in_a_thread_is_no_reply_unless_it_says_so() -> None:
     assert said(text("x", **relates(**falling))).reply_to == MessageRef(ROOM, "$0")
 
 
-def test_an_edit_says_what_the_message_says_now() -> None:
+def test_an_edit_has_the_new_content() -> None:
     found = read(text("* new", **relates(rel_type="m.replace", event_id="$0"), **{"m.new_content": text("new")}))
     assert isinstance(found, MessageEdited)
     assert (found.ref, plain_text(found.content.text)) == (MessageRef(ROOM, "$0"), "new")
@@ -127,7 +127,7 @@ def test_a_redaction_in_old_and_in_new_rooms(content: dict[str, Any], top: dict[
     assert read(content, "m.room.redaction", **top) == MessageDeleted(MessageRef(ROOM, "$0"))
 
 
-def test_a_message_that_is_redacted_already_says_nothing() -> None:
+def test_a_message_that_is_redacted_already_is_ignored() -> None:
     assert read({}) is None
     assert read(text("x"), unsigned={"redacted_because": {}}) is None
     assert not is_message(event({}))
@@ -144,11 +144,11 @@ def test_a_message_that_is_redacted_already_says_nothing() -> None:
         ("com.example.game", {"move": "e4"}, "unknown"),
     ],
 )
-def test_what_does_not_cross_has_a_name(kind: str, content: dict[str, Any], feature: str) -> None:
+def test_features_that_are_not_copied_have_names(kind: str, content: dict[str, Any], feature: str) -> None:
     assert read(content, kind) == FeatureUsed(ROOM, feature)
 
 
-def test_state_says_nothing() -> None:
+def test_state_events_are_ignored() -> None:
     assert read({"name": "x"}, "m.room.name", state_key="") is None
 
 
@@ -227,7 +227,7 @@ def test_a_sticker() -> None:
         ({"m.text": [{"body": "Yes won"}]}, "m.poll.end", "Yes won"),
     ],
 )
-def test_what_has_no_counterpart_is_readable(content: dict[str, Any], kind: str, words: str) -> None:
+def test_other_messages_become_text(content: dict[str, Any], kind: str, words: str) -> None:
     assert plain_text(said(content, kind).content.text) == words
 
 
@@ -247,7 +247,7 @@ HALF = "$half\ud800"
 UNREADABLE = FeatureUsed(ROOM, "unreadable")
 
 
-def test_an_id_that_is_no_text_is_not_handed_on() -> None:
+def test_an_id_that_is_not_valid_text_is_unreadable() -> None:
     """JSON can hold half a surrogate pair; a database that is given one refuses everything around it."""
     assert read(text("x"), event_id=HALF) == UNREADABLE
     assert read(text("x"), sender="@half\ud800:example.org") == UNREADABLE
@@ -264,7 +264,7 @@ def test_an_id_that_is_no_text_is_not_handed_on() -> None:
         assert (found.reply_to, found.thread, plain_text(found.content.text)) == (None, None, "x")
 
 
-def test_a_picture_whose_address_is_no_text_is_left_out() -> None:
+def test_an_image_whose_address_is_not_valid_text_is_left_out() -> None:
     half = "mxc://example.org/half\ud800"
     html = f'<img data-mx-emoticon src="{half}" alt=":a:"><img src="{half}" alt="b">'
     state = RoomState("!room")
@@ -282,7 +282,7 @@ def test_a_picture_whose_address_is_no_text_is_left_out() -> None:
 
 
 def _ids(node: object) -> Iterator[str]:
-    """The IDs and addresses of files in an event, wherever they stand."""
+    """All IDs and addresses of files in an event."""
     if isinstance(node, UserRef | ChannelRef | MessageRef):
         yield node.id
     if isinstance(node, MediaRef):
@@ -333,7 +333,7 @@ def test_anything_at_all_can_be_read(content: Any, kind: str, extra: dict[str, A
     target=st.text(st.sampled_from("@#!$:/?%ED0a\ud800\udc00"), max_size=12).map("https://matrix.to/#/{}".format),
     before=st.sampled_from(["@a", "#a", "!a", "!a:b/$"]),
 )
-def test_no_link_leads_to_an_id_that_is_no_text(target: str, before: str) -> None:
+def test_no_link_leads_to_an_id_that_is_not_valid_text(target: str, before: str) -> None:
     url = target.replace("#/", f"#/{before}", 1)
     html = {"format": "org.matrix.custom.html", "formatted_body": f'<a href="{url}">x</a>'}
     for content in (text(url), text("x", **html)):
@@ -342,5 +342,5 @@ def test_no_link_leads_to_an_id_that_is_no_text(target: str, before: str) -> Non
 
 
 @given(timestamp=_JSON)
-def test_any_number_can_stand_for_the_time(timestamp: Any) -> None:
+def test_any_number_is_read_as_a_time(timestamp: Any) -> None:
     assert isinstance(read(text("x"), origin_server_ts=timestamp), MessageCreated)

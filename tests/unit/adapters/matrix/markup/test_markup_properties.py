@@ -74,7 +74,7 @@ def check(formatted: str) -> None:
 
 @often
 @given(sources | st.text())
-def test_any_source_becomes_a_tree_in_its_one_form(source: str) -> None:
+def test_any_source_becomes_a_normal_tree(source: str) -> None:
     for tree in (parse(source, None, names=NAMES), parse("", source, names=NAMES)):
         assert normalise(tree) == tree
 
@@ -102,7 +102,7 @@ def test_only_permitted_tags_come_out_of_any_source(source: str) -> None:
 
 @often
 @given(texts)
-def test_nobody_is_mentioned_whom_the_look_up_does_not_name(tree: RichText) -> None:
+def test_nobody_is_mentioned_whom_the_resolver_does_not_name(tree: RichText) -> None:
     assert render(tree, resolver=NOTHING).mentions == ()
     assert not render(tree, resolver=NOTHING).room
     assert "matrix.to" not in html(tree)

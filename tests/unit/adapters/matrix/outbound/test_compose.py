@@ -44,19 +44,19 @@ def test_the_relay_in_its_own_name() -> None:
     assert compose(delivery("hi", None)) == {"msgtype": "m.notice", "body": "hi", "m.mentions": {}}
 
 
-def test_the_name_stands_in_the_line_of_the_first_paragraph() -> None:
+def test_the_name_is_on_the_line_of_the_first_paragraph() -> None:
     text = n.RichText((n.Paragraph((n.Strong((n.Text("one"),)),)), n.Paragraph((n.Text("two"),))))
     fallback = "<strong data-mx-profile-fallback>Bob: </strong>"
     assert compose(delivery(text))["formatted_body"] == f"<p>{fallback}<strong>one</strong></p><p>two</p>"
 
 
-def test_lines_survive_where_the_words_need_no_html() -> None:
+def test_line_breaks_survive_in_text_that_needs_no_html() -> None:
     content = compose(delivery("a < b\nc"))
     assert content["formatted_body"] == "<strong data-mx-profile-fallback>Bob: </strong>a &lt; b<br>c"
     assert content["body"] == "Bob: a < b\nc"
 
 
-def test_bots_and_notices_speak_so_that_no_bot_answers() -> None:
+def test_messages_of_bots_are_notices() -> None:
     bot = Author(BOB.user, "Bot", is_bot=True)
     kinds = [compose(delivery("x", bot)), compose(delivery("x", style="notice")), compose(delivery("x", style="emote"))]
     assert [content["msgtype"] for content in kinds] == ["m.notice", "m.notice", "m.emote"]
@@ -80,7 +80,7 @@ def test_relations() -> None:
     }
 
 
-def test_an_edit_says_everything_twice_and_notifies_nobody_again() -> None:
+def test_an_edit_holds_everything_twice_and_notifies_nobody_again() -> None:
     ann = n.UserMention(UserRef(Platform.MATRIX, "@ann:example.org"), "Ann")
     content = compose(delivery(n.RichText((n.Paragraph((ann,)),)), reply_to=TARGET))
     edit = edit_content(TARGET, content)
@@ -98,7 +98,7 @@ def test_everyone_is_mentioned_only_on_purpose() -> None:
     assert compose(delivery(everyone))["m.mentions"] == {"room": True}
 
 
-def test_names_cannot_deceive() -> None:
+def test_a_name_is_escaped_and_has_no_hidden_characters() -> None:
     hostile = Author(BOB.user, "\u202eEvil\u202c<b>\n\u200bx")
     content = compose(delivery("hi", hostile))
     assert content["com.beeper.per_message_profile"]["displayname"] == "Evil<b> x"

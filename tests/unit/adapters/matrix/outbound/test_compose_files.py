@@ -59,7 +59,7 @@ def test_a_whole_image() -> None:
     }
 
 
-def test_a_file_of_the_relay_s_own_has_its_name_as_words() -> None:
+def test_a_file_without_author_and_text_has_its_name_as_body() -> None:
     file = attachment("file")
     content = compose(delivery("", file, author=None), uploaded(file))
     assert (content["msgtype"], content["body"]) == ("m.file", "cat.png")
@@ -85,7 +85,7 @@ def test_an_edit_keeps_the_file() -> None:
     assert (content["url"], content["msgtype"]) == ("mxc://example.org/1", "m.image")
 
 
-def test_an_edit_cannot_give_or_take_or_change_a_file() -> None:
+def test_an_edit_cannot_add_remove_or_change_a_file() -> None:
     file = attachment()
     other = Attachment("42", "dog.png", "image", MediaRef(Platform.DISCORD, "https://cdn/dog.png"))
     standing = compose(delivery("", file), uploaded(file))
@@ -95,7 +95,7 @@ def test_an_edit_cannot_give_or_take_or_change_a_file() -> None:
     assert file_content(delivery("x"), compose(delivery("y"))) == {}
 
 
-def test_an_earlier_try_is_recognised_before_the_file_is_uploaded() -> None:
+def test_an_earlier_attempt_is_recognised_before_the_file_is_uploaded() -> None:
     file = attachment()
     posted = compose(delivery("", file), uploaded(file))
     assert fingerprint(compose(delivery("", file))) == fingerprint(posted)
@@ -106,7 +106,7 @@ def test_an_earlier_try_is_recognised_before_the_file_is_uploaded() -> None:
     ("content_type", "msgtype"),
     [("image/png", "m.image"), ("video/mp4", "m.video"), ("text/html", "m.file"), ("application/pdf", "m.file")],
 )
-def test_a_file_is_shown_as_what_it_is_rather_than_as_what_it_was_called(content_type: str, msgtype: str) -> None:
+def test_a_file_is_shown_by_its_real_type(content_type: str, msgtype: str) -> None:
     file = attachment()
     content = compose(delivery("", file), replace(uploaded(file), content_type=content_type))
     assert (content["msgtype"], content["info"]["mimetype"]) == (msgtype, content_type)

@@ -24,7 +24,9 @@ from relay.errors import ActionNeeded, DeliveryError, Permanent, RateLimited, Ta
         (502, "", "", Transient, True),
     ],
 )
-def test_translation(status: int, code: str, reason: str, kind: type[DeliveryError], *, ambiguous: bool) -> None:
+def test_each_refusal_becomes_an_error_of_the_core(
+    status: int, code: str, reason: str, kind: type[DeliveryError], *, ambiguous: bool
+) -> None:
     error = delivery_error(Refused(status, code, reason, 2.5 if status == 429 else None), "@relay:example.org")
     assert type(error) is kind
     if isinstance(error, Transient):

@@ -20,7 +20,7 @@ def room(*events: tuple[str, dict[str, Any]], creator: str = ANN) -> RoomState:
     return state
 
 
-def test_the_creators_of_a_version_12_room_stand_above_all_levels() -> None:
+def test_the_creators_of_a_version_12_room_are_above_all_levels() -> None:
     create = {"room_version": "12", "additional_creators": [BOB]}
     state = room(
         ("m.room.create", create), ("m.room.power_levels", {"notifications": {"room": 100}, "users": {ME: 99}})
@@ -45,19 +45,19 @@ def test_who_may_send_what() -> None:
 
 
 @pytest.mark.parametrize(("rule", "told"), [("public", "Tea"), ("invite", ""), ("restricted", ""), ({}, "")])
-def test_only_a_public_room_is_named_in_others(rule: Any, told: str) -> None:
+def test_only_the_name_of_a_public_room_is_shown_in_other_rooms(rule: Any, told: str) -> None:
     state = room(("m.room.name", {"name": "Tea"}))
     assert state.public_name == ""
     state = room(("m.room.join_rules", {"join_rule": rule}), ("m.room.name", {"name": "Tea"}))
     assert (state.name, state.public_name) == ("Tea", told)
 
 
-def test_encryption_is_for_ever_and_an_upgrade_names_the_successor() -> None:
+def test_encryption_stays_and_an_upgrade_names_the_successor() -> None:
     state = room(("m.room.encryption", {}), ("m.room.tombstone", {"replacement_room": "!new"}))
     assert (state.encrypted, state.upgraded, state.successor) == (True, True, "!new")
 
 
-def test_people_are_called_by_their_names_also_after_they_left() -> None:
+def test_members_keep_their_names_after_they_left() -> None:
     state = RoomState("!room")
     joined = {"membership": "join", "displayname": "Ann", "avatar_url": "mxc://a/b"}
     state.apply({"type": "m.room.member", "state_key": ANN, "content": joined})
@@ -104,7 +104,7 @@ def test_malformed_levels_are_the_defaults(levels: dict[str, Any]) -> None:
     assert not state.may_broadcast(ME)
 
 
-def test_no_name_fills_the_memory() -> None:
+def test_a_long_name_is_cut() -> None:
     state = RoomState("!room")
     for name, shown in (("x" * 60_000, "x" * 500), (" " * 600 + "x", ANN)):
         state.apply({"type": "m.room.member", "state_key": ANN, "content": {"membership": "join", "displayname": name}})

@@ -59,7 +59,7 @@ def message(number: int, html: str) -> dict[str, Any]:
 
 
 async def delivered(timelines: dict[str, list[dict[str, Any]]]) -> tuple[list[EventBatch], int]:
-    """The batches, and how often the loop turned meanwhile."""
+    """The batches, and how many turns the event loop had meanwhile."""
     api = Api("http://127.0.0.1:9", ME)
     rooms = DeclaredRooms(
         ME, backoff=partial(Backoff, random.Random(0), first=1.0, most=2.0), now=SystemClock().monotonic
@@ -93,7 +93,7 @@ async def test_small_rooms_come_before_those_with_long_texts() -> None:
     assert told(batches[0]) == ["$99"]
     assert [one for batch in batches for one in told(batch)] == ["$99", *(f"${number}" for number in range(40))]
     assert len(batches) > 5
-    # The token comes when everything else is on disk.
+    # The token is written after everything else.
     assert [bool(batch.cursors) for batch in batches] == [False] * (len(batches) - 1) + [True]
     assert turns > 40
 
@@ -107,7 +107,7 @@ async def test_rooms_with_long_texts_take_turns() -> None:
     assert len(first) < 20
 
 
-async def test_what_is_short_crosses_in_one_batch() -> None:
+async def test_short_timelines_are_one_batch() -> None:
     rooms = {f"!{number}:a": [message(number, "hello")] for number in range(20)}
     (batch,), _ = await delivered(rooms)
     assert told(batch) == [f"${number}" for number in range(20)]
