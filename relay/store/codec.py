@@ -1,9 +1,9 @@
 """Commands as JSON and back.
 
-The domain's dataclasses are read by their annotations, once per type. Fields at their default are left out, unknown
-keys are ignored and missing ones take their default: a field may be added to the domain without a migration. The
-members of a union are told apart by `kind`. (pydantic, without annotations of its own in the domain, tries every
-member of a recursive union: exponential in the depth.)
+It reads the annotations of the domain's dataclasses, once per type. Fields with their default value are left out,
+unknown keys are ignored, and missing ones get their default: so a field can be added without a migration. The members
+of a union are told apart by `kind`. (pydantic would try every member of a recursive union, which takes exponential time
+in the depth, unless the domain had annotations for pydantic.)
 """
 
 import dataclasses
@@ -22,12 +22,12 @@ Decoder = Callable[[Any], Any]
 
 
 def encode(command: Command) -> str:
-    """`command` as one line of JSON."""
+    """`command` as JSON, on one line."""
     return _dumps(command)
 
 
 def decode(payload: str) -> Command:
-    """The command that `payload` holds. Raises ValueError when it holds none."""
+    """The command in `payload`. Raises ValueError if there is none."""
     try:
         return cast(Command, _decoder(Command)(json.loads(payload)))
     except KeyError as error:
@@ -37,7 +37,7 @@ def decode(payload: str) -> Command:
 
 
 def _plain(value: object) -> object:
-    """What `json` does not know, one level deep."""
+    """Convert one value that `json` does not know, without the values inside it."""
     if isinstance(value, datetime):
         return value.isoformat()
     if dataclasses.is_dataclass(value):
@@ -48,10 +48,10 @@ def _plain(value: object) -> object:
             if held != default or type(held) is not type(default):
                 record[name] = held
         return record
-    raise TypeError(f"{type(value).__name__} has no place in a command")
+    raise TypeError(f"{type(value).__name__} cannot be part of a command")
 
 
-# ASCII: half a surrogate pair, which JSON may hold and UTF-8 may not, survives.
+# As ASCII: half a surrogate pair is possible in JSON, but not in UTF-8.
 _dumps = json.JSONEncoder(separators=(",", ":"), check_circular=False, default=_plain).encode
 
 
@@ -91,7 +91,7 @@ def _decoder(annotation: Any) -> Decoder:
         return _tuple_decoder(arguments[0])
     if origin in (Union, types.UnionType):
         return _union_decoder(arguments)
-    raise TypeError(f"{annotation!r} has no place in a command")
+    raise TypeError(f"{annotation!r} cannot be part of a command")
 
 
 def _instance_of(cls: type) -> Decoder:
@@ -129,7 +129,7 @@ def _tuple_decoder(item: Any) -> Decoder:
     def decode_tuple(values: Any) -> tuple[Any, ...]:
         if not isinstance(values, list):
             raise TypeError(f"{type(values).__name__} instead of a list")
-        return tuple(map(_decoder(item), values))  # looked up late: types refer to themselves
+        return tuple(map(_decoder(item), values))  # looked up late, because types refer to themselves
 
     return decode_tuple
 
@@ -146,9 +146,9 @@ def _union_decoder(members: tuple[Any, ...]) -> Decoder:
 
 
 def _record_decoder(by_kind: Mapping[str | None, type]) -> Decoder:
-    """Reads a JSON object as the class of its `kind`; a lone class under None is read without looking at it.
+    """Reads a JSON object as the class of its `kind`. A single class, under None, needs no `kind`.
 
-    One frame for each object: two for each level of a tree, as deep as `json` itself can go.
+    It uses one stack frame for each object, two for each level of a tree, so that it can go as deep as `json` itself.
     """
     lone = by_kind.get(None)
 

@@ -14,7 +14,7 @@ _LANE = ("pair", "direction")
 
 
 def registry(report: Report, delivery: Mapping[str, Histogram]) -> CollectorRegistry:
-    """Everything there is to scrape at one moment."""
+    """All metrics of one moment."""
     result = CollectorRegistry(auto_describe=False)
     result.register(_ReportCollector(report, delivery))
     return result
@@ -60,7 +60,7 @@ class _ReportCollector(Collector):
             "From an event's arrival here to its copy's acceptance on the other side.",
             labels=("direction",),
         )
-        # Both directions are there from the start: a rate over a series that appears later misses its first value.
+        # Show both directions from the start. If a series appears later, `rate` misses its first value.
         directions = {name for pair in self._report.pairs for name in pair.directions}
         for name in sorted(directions | self._delivery.keys()):
             histogram = self._delivery.get(name) or Histogram()

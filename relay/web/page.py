@@ -23,13 +23,13 @@ _AGES = (
 
 
 def _escape(text: str) -> str:
-    """`text` as it may stand on the page: of a sensible length, and without what steers how the rest is shown."""
+    """`text` as safe HTML: not too long, and without control characters that change how the rest is shown."""
     shown = text if len(text) <= _LONGEST_TEXT else f"{text[:_LONGEST_TEXT]}…"
     return html_escape("".join(it if it.isprintable() else repr(it)[1:-1] for it in shown))
 
 
 def render(report: Report) -> str:
-    """The document."""
+    """The HTML document."""
     troubled = [pair for pair in report.pairs if pair.problem]
     well = report.ready and not troubled
     verdict = "All is well" if well else "Something needs attention" if report.ready else "Not ready"
@@ -93,7 +93,7 @@ def _pairs(report: Report) -> str:
 
 
 def _undeclared(report: Report) -> str:
-    """What waits for pairs that are not declared, and is not tried."""
+    """What waits for pairs that are not declared. It is not delivered."""
     if not report.undeclared:
         return ""
     rows = "".join(
@@ -113,13 +113,13 @@ def _undeclared(report: Report) -> str:
 
 
 def _group(pair: PairStatus, heads: Iterable[str], now: datetime) -> str:
-    """A pair: a row for each direction under one name."""
+    """One pair: a row for each direction, with one name cell."""
     tone = ' class="bad"' if pair.problem else ""
     name = f'<th scope="rowgroup" rowspan="{len(pair.directions)}"{tone}>{_escape(pair.name)}</th>'
     rows = []
     for direction, values in pair.directions.items():
         cells = (f"<td>{_escape(_DIRECTIONS.get(direction, direction))}</td>", *_cells(values, now))
-        # On a narrow screen each cell stands on a line of its own, after its label.
+        # On a narrow screen each cell is on a line of its own, behind its label.
         labelled = (cell.replace("<td", f'<td data-label="{head}"', 1) for cell, head in zip(cells, heads, strict=True))
         rows.append(f"<tr>{name}{''.join(labelled)}</tr>")
         name = ""
