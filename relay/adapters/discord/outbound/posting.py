@@ -195,36 +195,38 @@ class MessagePoster:
         author = delivery.author
         home = self.buffers.webhook_home(channel)
         for _ in range(_WEBHOOKS_TRIED):
-            hook = await self._webhook(channel) if author is not None else None
-            if author is None or hook is None:
+            webhook = await self._webhook(channel) if author is not None else None
+            if author is None or webhook is None:
                 return await self._post_as_bot(delivery, channel)
             try:
-                answer = await self._post_through(hook, delivery, author)
+                answer = await self._post_through(webhook, delivery, author)
             except Refused as error:
                 # For a webhook that was moved, the threads of its old channel are unknown channels.
                 if not is_gone(error) and not (home != channel and error.code == ErrorCode.UNKNOWN_CHANNEL):
                     raise
                 # Nothing was posted, so the message is posted through another webhook.
                 if is_gone(error):
-                    self.webhooks.gone(home, hook)
-                elif await self.webhooks.current_channel(hook.id) == home:
+                    self.webhooks.gone(home, webhook)
+                elif await self.webhooks.current_channel(webhook.id) == home:
                     raise  # the thread itself is gone
                 self.webhooks.changed(home)
                 continue
             message, where = _message_id(answer), answer.get("channel_id")
             if str(where) == channel or not is_snowflake(where):
-                self.cache.put(message, CachedMessage(channel, author.name, hook.id, hook.id, delivery.content))
+                self.cache.put(message, CachedMessage(channel, author.name, webhook.id, webhook.id, delivery.content))
                 return message
-            self.webhooks.moved(home, hook, str(where))
-            await self._delete_misplaced(hook.id, str(where), message, hook)
+            self.webhooks.moved(home, webhook, str(where))
+            await self._delete_misplaced(webhook.id, str(where), message, webhook)
         raise Unanswered("the webhooks of this channel keep disappearing", sent=False)
 
-    async def _delete_misplaced(self, webhook: str, where: str, message: str, hook: Webhook | None = None) -> None:
+    async def _delete_misplaced(
+        self, webhook_id: str, where: str, message: str, webhook: Webhook | None = None
+    ) -> None:
         """Delete a message that was posted into the wrong channel. Raises `Unanswered`, so that it is tried again."""
         ids = {"channel": where, "message": message}
         routes = [Route("DELETE", "/channels/{channel}/messages/{message}", ids)]
-        if hook is not None:
-            routes.insert(0, hook.message_route("DELETE", message))
+        if webhook is not None:
+            routes.insert(0, webhook.message_route("DELETE", message))
         reason = ""
         for route in routes:
             try:
@@ -247,12 +249,12 @@ class MessagePoster:
                 remedy="delete it, and give the bot's role Manage Messages there",
             )
             return
-        _log.warning("message taken back from the wrong channel", channel=where, webhook=webhook, message=message)
+        _log.warning("message taken back from the wrong channel", channel=where, webhook=webhook_id, message=message)
 
-    async def _post_through(self, hook: Webhook, delivery: Delivery, author: Author) -> Json:
+    async def _post_through(self, webhook: Webhook, delivery: Delivery, author: Author) -> Json:
         """Post through a webhook. If Discord refuses the name or the avatar, post under another name or without it."""
         body: dict[str, Json] = webhook_body(delivery.content, author)
-        route = hook.route(self.buffers.thread(delivery.channel.id))
+        route = webhook.route(self.buffers.thread(delivery.channel.id))
         first, *others = usernames(author)
         if (accepted := self._accepted.get(first)) in others:
             body["username"], others = accepted, others[others.index(accepted) + 1 :]
@@ -326,7 +328,7 @@ class MessagePoster:
         if self.posts_as_bot(channel):
             return None
         try:
-            hook = await self.webhooks.get_or_make(self.buffers.webhook_home(channel))
+            webhook = await self.webhooks.get_or_make(self.buffers.webhook_home(channel))
         except Refused as error:
             if error.code not in {*MISSING, ErrorCode.TOO_MANY_WEBHOOKS} and not error.unexplained:
                 raise
@@ -335,7 +337,7 @@ class MessagePoster:
             self._without_webhook[channel] = self.clock.monotonic() + pause
             return None
         self._without_webhook.pop(channel, None)
-        return hook
+        return webhook
 
     async def _find_earlier_try(self, delivery: Delivery, channel: str) -> str | None:
         """The message that an earlier try of `delivery` has posted, if it has."""
@@ -371,24 +373,24 @@ class MessagePoster:
         """Delete what an earlier try posted into another channel, to which this channel's webhook was moved."""
         if self.buffers.thread(channel) is not None:
             return  # a request that names a thread is posted there or nowhere
-        for webhook in self.webhooks.used_for(channel):
-            where = await self.webhooks.current_channel(webhook)
+        for webhook_id in self.webhooks.used_for(channel):
+            where = await self.webhooks.current_channel(webhook_id)
             if where is None or where == channel:
                 continue
             try:
                 there = await candidates(self.rest, where, delivery)
             except Refused as error:
                 # The bot may not read there, so it cannot know.
-                _log.warning("no look where a webhook was moved to", channel=where, webhook=webhook, code=error.code)
+                _log.warning("no look where a webhook was moved to", channel=where, webhook=webhook_id, code=error.code)
                 continue
             for message in there:
                 # Nobody else posts through this webhook, and each lane sends one message at a time.
                 shown = (message.get("author") or {}).get("username")
-                if str(message.get("webhook_id")) != webhook or shown not in usernames(author):
+                if str(message.get("webhook_id")) != webhook_id or shown not in usernames(author):
                     continue
                 # If that channel is in a pair as well, the message may belong there.
                 if not await delivery.on_record(MessageRef(ChannelRef(Platform.DISCORD, where), str(message["id"]))):
-                    await self._delete_misplaced(webhook, where, str(message["id"]))
+                    await self._delete_misplaced(webhook_id, where, str(message["id"]))
 
     def _is_expected(self, expected: ExpectedMessage, message: Mapping[str, Json], *, exactly: bool) -> bool:
         return expected.is_met_by(

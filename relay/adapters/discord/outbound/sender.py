@@ -96,15 +96,17 @@ class MessageSender:
             await self.rest.call(route, body={"archived": False})
             await call()
 
-    async def _edit_through(self, webhook: str, cached: CachedMessage, target: MessageRef, delivery: Delivery) -> None:
+    async def _edit_through(
+        self, webhook_id: str, cached: CachedMessage, target: MessageRef, delivery: Delivery
+    ) -> None:
         body = {"content": webhook_text(delivery.content), "allowed_mentions": allowed_mentions(delivery.content)}
         home, thread = self.buffers.webhook_home(target.channel.id), self.buffers.thread(target.channel.id)
         for _ in range(_TOKENS_TRIED):
-            hook = await self.webhooks.find(home, webhook)
-            if hook is None:
+            webhook = await self.webhooks.find(home, webhook_id)
+            if webhook is None:
                 break
             try:
-                await self._change(target, hook.message_route("PATCH", target.id, thread), body, cached, delivery)
+                await self._change(target, webhook.message_route("PATCH", target.id, thread), body, cached, delivery)
             except Refused as error:
                 if error.code in {ErrorCode.UNKNOWN_MESSAGE, ErrorCode.UNKNOWN_CHANNEL}:
                     # If the message is still there, the webhook was moved: then it finds none of its messages.
@@ -115,7 +117,7 @@ class MessageSender:
                     raise
                 if error.unexplained:
                     await self._fetch(target)  # raises if it is the message that is gone
-                self.webhooks.gone(home, hook)
+                self.webhooks.gone(home, webhook)
             else:
                 return
         raise CopyNotEditable("the webhook that posted it was deleted or moved")
@@ -199,11 +201,11 @@ class MessageSender:
             return False
         cached = await self._cached(target)
         home, thread = self.buffers.webhook_home(target.channel.id), self.buffers.thread(target.channel.id)
-        hook = await self.webhooks.find(home, cached.webhook) if cached.webhook is not None else None
-        if hook is None:
+        webhook = await self.webhooks.find(home, cached.webhook) if cached.webhook is not None else None
+        if webhook is None:
             return False
         try:
-            await self.rest.call(hook.message_route("DELETE", target.id, thread))
+            await self.rest.call(webhook.message_route("DELETE", target.id, thread))
         except Refused as error:
             if error.code in {ErrorCode.UNKNOWN_MESSAGE, ErrorCode.UNKNOWN_CHANNEL}:
                 await self._fetch(target)
@@ -211,7 +213,7 @@ class MessageSender:
                 return False
             if not is_gone(error):
                 raise
-            self.webhooks.gone(home, hook)
+            self.webhooks.gone(home, webhook)
             return False
         return True
 

@@ -114,37 +114,37 @@ class Webhooks:
                 await self._list_channel(channel)
             if not self._by_channel.get(channel):
                 self._keep(channel, [await self._make(channel)])
-            hook = self._by_channel[channel][0]
-            await self._record_home(channel, hook)
-            return hook
+            webhook = self._by_channel[channel][0]
+            await self._record_home(channel, webhook)
+            return webhook
 
     def used_for(self, channel: str) -> tuple[str, ...]:
         """The webhooks that were used for a channel lately, wherever they are now."""
         return self._homes.get(channel, ())
 
-    async def current_channel(self, webhook: str) -> str | None:
+    async def current_channel(self, webhook_id: str) -> str | None:
         """The channel that one of our webhooks posts into now; None if that is not known. Raises `ApiError`."""
-        token = self._tokens.get(webhook)
-        route = Route("GET", "/webhooks/{webhook}", {"webhook": webhook})
+        token = self._tokens.get(webhook_id)
+        route = Route("GET", "/webhooks/{webhook}", {"webhook": webhook_id})
         if token is not None:
-            ids = {"webhook": webhook, "token": token}
+            ids = {"webhook": webhook_id, "token": token}
             route = Route("GET", "/webhooks/{webhook}/{token}", ids, token=False)
         try:
             found = await self.rest.call(route)
         except Refused as error:
             # It was deleted, or moved to a channel where the bot may not manage webhooks.
-            _log.info("webhook not looked up", webhook=webhook, status=error.status, code=error.code)
+            _log.info("webhook not looked up", webhook=webhook_id, status=error.status, code=error.code)
             return None
         where = found.get("channel_id") if isinstance(found, dict) else None
         return str(where) if is_snowflake(where) else None
 
-    async def find(self, channel: str, webhook: str) -> Webhook | None:
+    async def find(self, channel: str, webhook_id: str) -> Webhook | None:
         """The webhook of that ID, if it is ours and still in the channel. Raises `ApiError`."""
         async with self._lock(channel):
-            known = None if channel in self._changed else self._known(channel, webhook)
+            known = None if channel in self._changed else self._known(channel, webhook_id)
             if known is None:
                 await self._list_channel(channel)
-                known = self._known(channel, webhook)
+                known = self._known(channel, webhook_id)
             return known
 
     def gone(self, channel: str, webhook: Webhook) -> None:
@@ -160,20 +160,20 @@ class Webhooks:
     def _forget(self, channel: str, webhook: Webhook) -> None:
         self._by_channel[channel] = tuple(one for one in self._by_channel.get(channel, ()) if one.id != webhook.id)
 
-    async def _record_home(self, channel: str, hook: Webhook) -> None:
+    async def _record_home(self, channel: str, webhook: Webhook) -> None:
         """Write to the store that this channel is the webhook's home, before anything is posted through it."""
         known = self._homes.get(channel, ())
-        if hook.id in known:
+        if webhook.id in known:
             return
-        homes = (*known, hook.id)[-_MAX_HOMES:]
+        homes = (*known, webhook.id)[-_MAX_HOMES:]
         try:
             await self.keep_homes(channel, homes)
         except StoreUnavailable as error:
             raise Unanswered(f"the webhook's channel cannot be remembered ({error.reason})", sent=False) from error
         self._homes[channel] = homes
 
-    def _known(self, channel: str, webhook: str) -> Webhook | None:
-        return next((one for one in self._by_channel.get(channel, ()) if one.id == webhook), None)
+    def _known(self, channel: str, webhook_id: str) -> Webhook | None:
+        return next((one for one in self._by_channel.get(channel, ()) if one.id == webhook_id), None)
 
     async def _list_channel(self, channel: str) -> None:
         # Cleared before the request, so that a change during it is not lost.
