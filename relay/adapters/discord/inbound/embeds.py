@@ -7,6 +7,7 @@ https://docs.discord.com/developers/components/reference, https://docs.discord.c
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
+from enum import IntEnum
 from typing import Any
 
 from relay.adapters.discord.markup import NameLookup, link, parse, parse_inline, parse_references
@@ -20,6 +21,23 @@ Json = Mapping[str, Any]
 # Discord makes all others as previews of links in the text. Only the link itself crosses.
 OWN_EMBEDS = frozenset({"rich", "poll_result"})
 _DEPTH = 8
+
+
+class _Component(IntEnum):
+    """https://docs.discord.com/developers/components/reference#component-object-component-types"""
+
+    ACTION_ROW = 1
+    BUTTON = 2
+    STRING_SELECT = 3
+    USER_SELECT = 5
+    ROLE_SELECT = 6
+    MENTIONABLE_SELECT = 7
+    CHANNEL_SELECT = 8
+    TEXT_DISPLAY = 10
+    THUMBNAIL = 11
+    MEDIA_GALLERY = 12
+    FILE = 13
+    SEPARATOR = 14
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +57,11 @@ class TextReader:
 
     def inline(self, text: object) -> tuple[n.Inline, ...]:
         """A title: markup, but no blocks."""
-        return _unmarked_line(parse_inline(_string(text), names=self.names))
+        return _without_arrow_inline(parse_inline(_string(text), names=self.names))
 
     def words(self, text: object) -> tuple[n.Inline, ...]:
         """Text without markup. Emoji and mentions in it are still shown by their names."""
-        return _unmarked_line(parse_references(_string(text), names=self.names))
+        return _without_arrow_inline(parse_references(_string(text), names=self.names))
 
     def linked(self, words: tuple[n.Inline, ...], url: object) -> tuple[n.Inline, ...]:
         """`words` as a link, if `url` is one. A link to a message leads to its copy."""
@@ -188,21 +206,28 @@ def components(items: list[Json], reader: TextReader, files: frozenset[str], dep
     for item in items:
         inner = [child for child in item.get("components") or () if isinstance(child, Mapping)]
         match item.get("type"):
-            case 1:
+            case _Component.ACTION_ROW:
                 if controls := tuple(_joined([_control(child, reader) for child in inner])):
                     yield n.Subtext(controls)
-            case 10:
+            case _Component.TEXT_DISPLAY:
                 yield from reader.blocks(item.get("content"))
-            case 12:
+            case _Component.MEDIA_GALLERY:
                 for entry in item.get("items") or ():
                     yield from _media(entry, "media", entry.get("description"), "Image", reader, files)
-            case 11:
+            case _Component.THUMBNAIL:
                 yield from _media(item, "media", item.get("description"), "Image", reader, files)
-            case 13:
+            case _Component.FILE:
                 yield from _media(item, "file", item.get("name"), "File", reader, files)
-            case 14:
+            case _Component.SEPARATOR:
                 yield n.Rule()
-            case 2 | 3 | 5 | 6 | 7 | 8:
+            case (
+                _Component.BUTTON
+                | _Component.STRING_SELECT
+                | _Component.USER_SELECT
+                | _Component.ROLE_SELECT
+                | _Component.MENTIONABLE_SELECT
+                | _Component.CHANNEL_SELECT
+            ):
                 yield n.Subtext(_control(item, reader))
             case _:
                 blocks = components(inner, reader, files, depth + 1)
@@ -230,7 +255,7 @@ def hidden_files(items: Iterable[Json], depth: int = 0, *, hidden: bool = False)
 def _control(item: Json, reader: TextReader) -> tuple[n.Inline, ...]:
     emoji = reader.emoji(item.get("emoji"))
     words = reader.words(item.get("label")) or reader.words(item.get("placeholder"))
-    shown = _answer(emoji, words) or (n.Text("button" if item.get("type") == 2 else "menu"),)
+    shown = _answer(emoji, words) or (n.Text("button" if item.get("type") == _Component.BUTTON else "menu"),)
     return reader.linked(shown, item.get("url")) if item.get("url") else (n.Text("["), *shown, n.Text("]"))
 
 
@@ -270,14 +295,14 @@ def _hidden(blocks: Iterable[n.Block]) -> tuple[n.Block, ...]:
     return map_blocks(n.RichText(tuple(blocks)), hide).blocks
 
 
-# --- Pieces -------------------------------------------------------------------------------------------------
+# --- Parts -------------------------------------------------------------------------------------------------
 
 
 def _without_arrow(blocks: tuple[n.Block, ...]) -> tuple[n.Block, ...]:
     return without_reply_arrow(n.RichText(blocks)).blocks
 
 
-def _unmarked_line(nodes: tuple[n.Inline, ...]) -> tuple[n.Inline, ...]:
+def _without_arrow_inline(nodes: tuple[n.Inline, ...]) -> tuple[n.Inline, ...]:
     return tuple(
         node
         for block in _without_arrow((n.Paragraph(nodes),))

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from datetime import datetime
+from enum import IntEnum
 from functools import partial
 from typing import Any
 
@@ -24,38 +25,100 @@ from relay.domain.text import nodes as n
 
 Json = Mapping[str, Any]
 
-# default, reply, slash command, context menu command
-_WRITTEN = frozenset({0, 19, 20, 23})
-_THREAD_CREATED = 18
-# A thread's first message: it only shows the message again from which the thread was started.
-_THREAD_STARTER = 21
+# A message reference of this type is a forward.
 _FORWARD = 1
+# A flag: a bot's answer that is not there yet.
 _LOADING = 1 << 7
 
-# What Discord's clients say of a system message, behind the name of its author: who joined, who pinned.
-# https://docs.discord.com/developers/resources/message#message-object-message-types
-_WORDS = {
-    3: "started a call.",
-    6: "pinned a message to this channel.",
-    7: "joined the server.",
-    8: "boosted the server.",
-    9: "boosted the server: it has reached level 1.",
-    10: "boosted the server: it has reached level 2.",
-    11: "boosted the server: it has reached level 3.",
-    27: "started a stage.",
-    28: "ended the stage.",
-    29: "is now a speaker on the stage.",
-    36: "turned on the server's security alert mode.",
-    37: "turned off the server's security alert mode.",
-    38: "reported a raid.",
-    39: "said that there was no raid.",
-    44: "bought something in the server's shop.",
+
+class _Type(IntEnum):
+    """https://docs.discord.com/developers/resources/message#message-object-message-types"""
+
+    DEFAULT = 0
+    RECIPIENT_ADD = 1
+    RECIPIENT_REMOVE = 2
+    CALL = 3
+    CHANNEL_NAME_CHANGE = 4
+    CHANNEL_ICON_CHANGE = 5
+    CHANNEL_PINNED_MESSAGE = 6
+    USER_JOIN = 7
+    GUILD_BOOST = 8
+    GUILD_BOOST_TIER_1 = 9
+    GUILD_BOOST_TIER_2 = 10
+    GUILD_BOOST_TIER_3 = 11
+    CHANNEL_FOLLOW_ADD = 12
+    GUILD_DISCOVERY_DISQUALIFIED = 14
+    GUILD_DISCOVERY_REQUALIFIED = 15
+    GUILD_DISCOVERY_GRACE_PERIOD_INITIAL_WARNING = 16
+    GUILD_DISCOVERY_GRACE_PERIOD_FINAL_WARNING = 17
+    THREAD_CREATED = 18
+    REPLY = 19
+    CHAT_INPUT_COMMAND = 20
+    # A thread's first message: it only shows the message again from which the thread was started.
+    THREAD_STARTER_MESSAGE = 21
+    GUILD_INVITE_REMINDER = 22
+    CONTEXT_MENU_COMMAND = 23
+    AUTO_MODERATION_ACTION = 24
+    ROLE_SUBSCRIPTION_PURCHASE = 25
+    INTERACTION_PREMIUM_UPSELL = 26
+    STAGE_START = 27
+    STAGE_END = 28
+    STAGE_SPEAKER = 29
+    STAGE_TOPIC = 31
+    GUILD_APPLICATION_PREMIUM_SUBSCRIPTION = 32
+    GUILD_INCIDENT_ALERT_MODE_ENABLED = 36
+    GUILD_INCIDENT_ALERT_MODE_DISABLED = 37
+    GUILD_INCIDENT_REPORT_RAID = 38
+    GUILD_INCIDENT_REPORT_FALSE_ALARM = 39
+    PURCHASE_NOTIFICATION = 44
+    POLL_RESULT = 46
+
+
+# What people and bots write.
+_WRITTEN = frozenset({_Type.DEFAULT, _Type.REPLY, _Type.CHAT_INPUT_COMMAND, _Type.CONTEXT_MENU_COMMAND})
+# What follows the name of its author in a system message.
+_SYSTEM_TEXTS: Mapping[int, str] = {
+    _Type.CALL: "started a call.",
+    _Type.CHANNEL_PINNED_MESSAGE: "pinned a message to this channel.",
+    _Type.USER_JOIN: "joined the server.",
+    _Type.GUILD_BOOST: "boosted the server.",
+    _Type.GUILD_BOOST_TIER_1: "boosted the server: it has reached level 1.",
+    _Type.GUILD_BOOST_TIER_2: "boosted the server: it has reached level 2.",
+    _Type.GUILD_BOOST_TIER_3: "boosted the server: it has reached level 3.",
+    _Type.STAGE_START: "started a stage.",
+    _Type.STAGE_END: "ended the stage.",
+    _Type.STAGE_SPEAKER: "is now a speaker on the stage.",
+    _Type.GUILD_INCIDENT_ALERT_MODE_ENABLED: "turned on the server's security alert mode.",
+    _Type.GUILD_INCIDENT_ALERT_MODE_DISABLED: "turned off the server's security alert mode.",
+    _Type.GUILD_INCIDENT_REPORT_RAID: "reported a raid.",
+    _Type.GUILD_INCIDENT_REPORT_FALSE_ALARM: "said that there was no raid.",
+    _Type.PURCHASE_NOTIFICATION: "bought something in the server's shop.",
 }
-# For moderators or nobody: group chats, warnings about Discovery, reminders, the log of auto-moderation.
-_NOT_WORTH_SEEING = frozenset({1, 2, 5, 14, 15, 16, 17, 22, 24, 26, 31, 32})
-_KINDS: Mapping[int, SystemMessage] = {6: "pin", 7: "join", 8: "boost", 9: "boost", 10: "boost", 11: "boost"}
-# default, reply, slash command, context menu command; and a poll's result, which belongs to the poll
-_NOT_SYSTEM = frozenset({0, 19, 20, 23, 46})
+# For moderators or nobody.
+_NOT_WORTH_SEEING = frozenset(
+    {
+        _Type.RECIPIENT_ADD,
+        _Type.RECIPIENT_REMOVE,
+        _Type.CHANNEL_ICON_CHANGE,
+        _Type.GUILD_DISCOVERY_DISQUALIFIED,
+        _Type.GUILD_DISCOVERY_REQUALIFIED,
+        _Type.GUILD_DISCOVERY_GRACE_PERIOD_INITIAL_WARNING,
+        _Type.GUILD_DISCOVERY_GRACE_PERIOD_FINAL_WARNING,
+        _Type.GUILD_INVITE_REMINDER,
+        _Type.AUTO_MODERATION_ACTION,
+        _Type.INTERACTION_PREMIUM_UPSELL,
+        _Type.STAGE_TOPIC,
+        _Type.GUILD_APPLICATION_PREMIUM_SUBSCRIPTION,
+    }
+)
+_SYSTEM_KINDS: Mapping[int, SystemMessage] = {
+    _Type.CHANNEL_PINNED_MESSAGE: "pin",
+    _Type.USER_JOIN: "join",
+    _Type.GUILD_BOOST: "boost",
+    _Type.GUILD_BOOST_TIER_1: "boost",
+    _Type.GUILD_BOOST_TIER_2: "boost",
+    _Type.GUILD_BOOST_TIER_3: "boost",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +144,9 @@ class MessageContext:
 def created(message: Json, context: MessageContext) -> tuple[Event, ...]:
     """The events for a new message, or one in the history. None for a message that shows nothing of its own."""
     kind = message.get("type", 0)
-    if kind == _THREAD_STARTER:
+    if kind == _Type.THREAD_STARTER_MESSAGE:
         return ()
-    if kind == _THREAD_CREATED:
+    if kind == _Type.THREAD_CREATED:
         return (FeatureUsed(context.channel, "thread", author_of(message, context).is_self),)
     content = content_of(message, context)
     if content is None:
@@ -254,7 +317,10 @@ def _italic(words: str) -> n.RichText:
 
 def system_kind(kind: int) -> SystemMessage | None:
     """The kind of a system message, by which a pair chooses; None for messages of people and bots."""
-    return None if kind in _NOT_SYSTEM else _KINDS.get(kind, "other")
+    # A poll's result belongs to the poll.
+    if kind in _WRITTEN or kind == _Type.POLL_RESULT:
+        return None
+    return _SYSTEM_KINDS.get(kind, "other")
 
 
 def system_text(message: Mapping[str, Any], kind: int) -> str | None:
@@ -263,15 +329,15 @@ def system_text(message: Mapping[str, Any], kind: int) -> str | None:
     match kind:
         case _ if kind in _NOT_WORTH_SEEING:
             return None
-        case _ if kind in _WORDS:
-            return _WORDS[kind]
-        case 4:
+        case _ if kind in _SYSTEM_TEXTS:
+            return _SYSTEM_TEXTS[kind]
+        case _Type.CHANNEL_NAME_CHANGE:
             return f"changed the channel's name: {detail}"
-        case 12:
+        case _Type.CHANNEL_FOLLOW_ADD:
             return f"added {detail or 'a channel'} to this channel: its announcements will show up here."
-        case 25:
+        case _Type.ROLE_SUBSCRIPTION_PURCHASE:
             return _subscribed(message.get("role_subscription_data"))
-        case 46:
+        case _Type.POLL_RESULT:
             return "" if message.get("embeds") else "ended a poll."
         case _:
             return detail or f"did something that Discord shows as a system message (type {kind})."
