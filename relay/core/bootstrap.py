@@ -7,9 +7,12 @@ from datetime import timedelta
 
 from relay.core.author_names import AuthorNames
 from relay.core.delivery.dispatcher import Dispatcher
-from relay.core.delivery.execute import Deliverer
+from relay.core.delivery.entries import Entries
+from relay.core.delivery.execute import Executor
+from relay.core.delivery.late_files import LateFiles
+from relay.core.delivery.lookups import Lookups
 from relay.core.delivery.rate_limit import Budgets
-from relay.core.delivery.resolve import Context
+from relay.core.delivery.resolve import ReplyGate, Resolver
 from relay.core.intake.inbox import CoreInbox
 from relay.core.intake.router import Router
 from relay.core.offload import Conversions
@@ -18,7 +21,7 @@ from relay.core.ports import Adapter, Clock, Files, HistoryReader, LatestReader,
 from relay.core.status.counters import Status
 from relay.core.storage import Store
 from relay.domain.ids import Platform
-from relay.domain.pair import Pair
+from relay.domain.pair import LaneKey, Pair
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,16 +55,21 @@ def assemble(
         health={platform: adapter.health for platform, adapter in adapters.items()},
     )
     names = AuthorNames()
-    context = Context(
+    lookups = Lookups(
         store=store,
         pairs=directory,
-        names=names,
         adapters=adapters,
-        latest={platform: adapter for platform, adapter in adapters.items() if isinstance(adapter, LatestReader)},
-        name_readers={platform: adapter for platform, adapter in adapters.items() if isinstance(adapter, NameReader)},
-        files=files,
-        conversions=conversions or Conversions(),
+        author_names=names,
+        latest_readers={platform: one for platform, one in adapters.items() if isinstance(one, LatestReader)},
+        name_readers={platform: one for platform, one in adapters.items() if isinstance(one, NameReader)},
     )
+    late_files = LateFiles(lookups=lookups, files=files, clock=clock)
+    conversions = conversions or Conversions()
+
+    def wake(lane: LaneKey) -> None:
+        dispatcher.wake(lane)
+
+    entries = Entries(store=store, late_files=late_files, status=status, clock=clock, wake=wake)
     dispatcher = Dispatcher(
         store=store,
         pairs=directory,
@@ -70,7 +78,14 @@ def assemble(
         rng=rng,
         budgets=Budgets(lambda platform: adapters[platform].shared_limit),
         may_send=may_send,
-        deliverer=lambda wake: Deliverer(context=context, status=status, clock=clock, wake=wake),
+        resolver=Resolver(
+            lookups=lookups,
+            reply_gate=ReplyGate(lookups=lookups, clock=clock),
+            late_files=late_files,
+            conversions=conversions,
+        ),
+        executor=Executor(store=store, entries=entries, conversions=conversions, status=status, clock=clock),
+        entries=entries,
     )
     router = Router(store=store, pairs=directory, status=status, clock=clock, names=names)
     inbox = CoreInbox(

@@ -6,11 +6,14 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterable
 from collections.abc import Set as AbstractSet
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
 
 from relay.core.clock import Backoff
-from relay.core.delivery.execute import Deliverer
+from relay.core.delivery.entries import Entries
+from relay.core.delivery.execute import Executor
 from relay.core.delivery.lane import Lane
 from relay.core.delivery.rate_limit import Budgets
+from relay.core.delivery.resolve import Resolver
 from relay.core.pairs import PairDirectory
 from relay.core.ports import Clock
 from relay.core.status.counters import Status
@@ -23,36 +26,25 @@ _LOOK_SECONDS = 0.2
 _CHECK_SECONDS = 1.0
 
 
+@dataclass(slots=True, kw_only=True)
 class Dispatcher:
-    """Delivers what is in the outbox. A lane comes into being when something is first queued in it.
+    """Delivers what is in the outbox. A lane comes into being when something is first queued in it."""
 
-    `may_send`: whether this process still holds the store.
-    """
-
-    def __init__(
-        self,
-        *,
-        store: Store,
-        pairs: PairDirectory,
-        status: Status,
-        clock: Clock,
-        rng: random.Random,
-        budgets: Budgets,
-        may_send: Callable[[], bool],
-        deliverer: Callable[[Callable[[LaneKey], None]], Deliverer],
-    ) -> None:
-        self._store = store
-        self._pairs = pairs
-        self._status = status
-        self._clock = clock
-        self._rng = rng
-        self._budgets = budgets
-        self._may_send = may_send
-        self._deliverer = deliverer(self.wake)
-        self._lanes: dict[LaneKey, Lane] = {}
-        self._sending: defaultdict[LaneKey, asyncio.Lock] = defaultdict(asyncio.Lock)
-        self._movers = 0  # who moves what waits, and may wait for locks of `_sending`
-        self._wanted: asyncio.Queue[tuple[LaneKey, bool] | None] = asyncio.Queue()
+    store: Store
+    pairs: PairDirectory
+    status: Status
+    clock: Clock
+    rng: random.Random
+    budgets: Budgets
+    may_send: Callable[[], bool]  # whether this process still holds the store
+    resolver: Resolver
+    executor: Executor
+    entries: Entries
+    _lanes: dict[LaneKey, Lane] = field(default_factory=dict, init=False)
+    _sending: defaultdict[LaneKey, asyncio.Lock] = field(default_factory=lambda: defaultdict(asyncio.Lock), init=False)
+    _movers: int = field(default=0, init=False)  # who moves what waits, and may wait for locks of `_sending`
+    # Lanes to open or to wake, and whether what is at their head may have been sent. None: stop.
+    _wanted: asyncio.Queue[tuple[LaneKey, bool] | None] = field(default_factory=asyncio.Queue, init=False)
 
     async def run(self) -> None:
         """Work until `stop`; ends once every lane has finished what it had in flight.
@@ -71,7 +63,7 @@ class Dispatcher:
                     self._open(key, group, suspect=suspect)
             for lane in tuple(self._lanes.values()):
                 lane.stop()
-            self._budgets.close()
+            self.budgets.close()
 
     def wake(self, key: LaneKey, *, suspect: bool = False) -> None:
         """Something was queued in the lane. `suspect`: what is at its head may have been sent."""
@@ -132,26 +124,26 @@ class Dispatcher:
 
     async def watch(self) -> None:
         """Wake lanes when a platform is back, or when another process has queued something. Works until cancelled."""
-        before, checked = self._status.sides(), 0.0
+        before, checked = self.status.sides(), 0.0
         while True:
-            now = self._status.sides()
+            now = self.status.sides()
             for name, side in now.items():
                 if side.connected and not before[name].connected:
                     self.platform_is_back(Platform(name))
             before = now
-            if self._clock.monotonic() - checked >= _CHECK_SECONDS:
-                checked = self._clock.monotonic()
+            if self.clock.monotonic() - checked >= _CHECK_SECONDS:
+                checked = self.clock.monotonic()
                 await self.check_outbox()
-            await self._clock.sleep(_LOOK_SECONDS)
+            await self.clock.sleep(_LOOK_SECONDS)
 
     async def check_outbox(self) -> None:
         """Wake the lanes in which something waits, and end those that nothing needs any more."""
         try:
             # `relay dead retry` is another process: only the outbox tells us that it queued something.
-            async with self._store.read() as uow:
+            async with self.store.read() as uow:
                 waiting = await uow.outbox.lanes()
         except StoreUnavailable as error:
-            self._status.store_problem = str(error)
+            self.status.store_problem = str(error)
             return
         for key in waiting:
             self.wake(key)
@@ -160,7 +152,7 @@ class Dispatcher:
     def _end_unused(self, waiting: AbstractSet[LaneKey]) -> None:
         """End the lanes in which nothing waits and whose pair is not declared any more."""
         for key, lane in self._lanes.items():
-            if key not in waiting and self._pairs.pair_for(key) is None:
+            if key not in waiting and self.pairs.pair_for(key) is None:
                 lane.unused()
 
     def stop(self) -> None:
@@ -169,14 +161,16 @@ class Dispatcher:
 
     def _open(self, key: LaneKey, group: asyncio.TaskGroup, *, suspect: bool) -> None:
         lane = self._lanes[key] = Lane(
-            key,
-            store=self._store,
-            pairs=self._pairs,
-            status=self._status,
-            deliverer=self._deliverer,
-            budget=self._budgets.of(key),
-            backoff=Backoff(self._rng),
-            may_send=self._may_send,
+            key=key,
+            store=self.store,
+            pairs=self.pairs,
+            status=self.status,
+            resolver=self.resolver,
+            executor=self.executor,
+            entries=self.entries,
+            budget=self.budgets.of(key),
+            backoff=Backoff(self.rng),
+            may_send=self.may_send,
             suspect=suspect,
             sending=self._sending[key],
         )
@@ -190,11 +184,11 @@ class Dispatcher:
             del self._sending[key]
 
     async def _left_over(self) -> list[LaneKey]:
-        backoff = Backoff(self._rng)
+        backoff = Backoff(self.rng)
         while True:
             try:
-                async with self._store.read() as uow:
+                async with self.store.read() as uow:
                     return sorted(await uow.outbox.lanes())
             except StoreUnavailable as error:
-                self._status.store_problem = str(error)
+                self.status.store_problem = str(error)
                 await asyncio.sleep(backoff.next())

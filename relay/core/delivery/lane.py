@@ -4,15 +4,17 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, nullcontext, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 
 import structlog
 
 from relay.core.clock import Backoff
 from relay.core.convert.degrade import Dropped
-from relay.core.delivery.execute import Deliverer
+from relay.core.delivery.entries import Entries
+from relay.core.delivery.execute import Executor
 from relay.core.delivery.rate_limit import Budget
+from relay.core.delivery.resolve import Resolver, only_looks
 from relay.core.pairs import PairDirectory
 from relay.core.status.counters import Status
 from relay.core.storage import Entry, Store
@@ -61,57 +63,42 @@ class _Failing:
     last_try: bool = False
 
 
+@dataclass(slots=True, kw_only=True)
 class Lane:
-    """Delivers until it is stopped.
+    """Delivers until it is stopped: resolves the entry at its head, and executes the plan."""
 
-    `retry_now` is set when there is no point in waiting for the next try any longer. `may_send`: whether this process
-    still holds the store. `suspect`: what is at the head now may have been sent. `sending`: held while it is at its
-    head; whoever moves what waits in the lane holds it meanwhile.
-    """
-
-    def __init__(
-        self,
-        key: LaneKey,
-        *,
-        store: Store,
-        pairs: PairDirectory,
-        status: Status,
-        deliverer: Deliverer,
-        budget: Budget,
-        backoff: Backoff,
-        may_send: Callable[[], bool],
-        suspect: bool,
-        sending: asyncio.Lock,
-    ) -> None:
-        self.retry_now = asyncio.Event()
-        self._sending = sending
-        self._moved = False  # what was read may be in another lane by now
-        self._key = key
-        self._store = store
-        self._pairs = pairs
-        self._status = status
-        self._deliverer = deliverer
-        self._budget = budget
-        self._backoff = backoff
-        self._failing: _Failing | None = None
-        self._given_up = 0  # heads in a row, without one that got through
-        self._may_send = may_send
-        self._suspect = suspect
-        self._work = asyncio.Event()
-        self._waiting: deque[Entry] = deque()
-        self._complete = False  # nothing waits in the store that is not in `_waiting`
-        self._newest = 0  # the highest ID that was ever in `_waiting`
-        self._trying = False
-        self._bugs = 0
-        self._one_by_one = 0
-        self._again = False
-        self._stopped = asyncio.Event()
-        self._unused = False
+    key: LaneKey
+    store: Store
+    pairs: PairDirectory
+    status: Status
+    resolver: Resolver
+    executor: Executor
+    entries: Entries
+    budget: Budget
+    backoff: Backoff
+    may_send: Callable[[], bool]  # whether this process still holds the store
+    suspect: bool  # what is at the head now may have been sent
+    sending: asyncio.Lock  # held during each try; whoever moves what waits here holds it meanwhile
+    # Set when there is no point in waiting for the next try any longer.
+    retry_now: asyncio.Event = field(default_factory=asyncio.Event, init=False)
+    _work: asyncio.Event = field(default_factory=asyncio.Event, init=False)
+    _stopped: asyncio.Event = field(default_factory=asyncio.Event, init=False)
+    _unused: bool = field(default=False, init=False)
+    _waiting: deque[Entry] = field(default_factory=deque, init=False)  # read ahead of the store
+    _complete: bool = field(default=False, init=False)  # nothing waits in the store that is not in `_waiting`
+    _newest: int = field(default=0, init=False)  # the highest ID that was ever in `_waiting`
+    _moved: bool = field(default=False, init=False)  # what was read may be in another lane by now
+    _trying: bool = field(default=False, init=False)
+    _again: bool = field(default=False, init=False)  # the head was taken apart: what is in its place is tried next
+    _one_by_one: int = field(default=0, init=False)  # messages of a digest that was refused, which cross by themselves
+    _failing: _Failing | None = field(default=None, init=False)
+    _given_up: int = field(default=0, init=False)  # heads in a row, without one that got through
+    _bugs: int = field(default=0, init=False)  # tries of the head that ended with a bug of ours
 
     @property
     def _log(self) -> structlog.typing.FilteringBoundLogger:
         """With the name that the operator gives the pair now."""
-        return _LOG.bind(pair=self._pairs.name_of(self._key), direction=self._key.direction)
+        return _LOG.bind(pair=self.pairs.name_of(self.key), direction=self.key.direction)
 
     def enqueue(self, entry: Entry) -> None:
         """`entry` was queued just now at the end of the lane: taken without asking the store, where that is safe."""
@@ -134,7 +121,7 @@ class Lane:
 
     def wake(self, *, suspect: bool = False) -> None:
         """Something was queued in the lane, or changed in it: ask the store. `suspect`: it may have been sent."""
-        self._suspect = self._suspect or suspect
+        self.suspect = self.suspect or suspect
         self._complete = False
         self._work.set()
 
@@ -173,7 +160,7 @@ class Lane:
                     # What the try wrote down about the entry has to be read again.
                     self._waiting.clear()
             elif self._complete:
-                if self._unused and self._pairs.pair_for(self._key) is None:
+                if self._unused and self.pairs.pair_for(self.key) is None:
                     return
                 self._work.clear()
                 await self._work.wait()
@@ -185,8 +172,8 @@ class Lane:
         self._work.clear()
         self._moved = False
         try:
-            async with self._store.read() as uow:
-                entries, whole = await uow.outbox.ahead(self._key, _READ_AHEAD, _READ_AHEAD_BYTES)
+            async with self.store.read() as uow:
+                entries, whole = await uow.outbox.ahead(self.key, _READ_AHEAD, _READ_AHEAD_BYTES)
         except StoreUnavailable as error:
             await self._store_failed(error)
             return
@@ -195,33 +182,33 @@ class Lane:
         self._complete = whole and not self._work.is_set()
         if not entries:
             # Nothing was left over, so nothing can have been sent.
-            self._suspect = False
+            self.suspect = False
 
     async def _try(self, entry: Entry) -> bool:
         """One try at the head of the lane; whether it is done with. Waits before the next try otherwise."""
         # What changes for the better from here on may do so behind this try.
         self.retry_now.clear()
-        if not self._pairs.carries(self._key):
+        if not self.pairs.carries(self.key):
             await self._until_declared()
             return False
-        if not self._may_send():
+        if not self.may_send():
             await self._wait(_LEASE_SECONDS)
             return False
         # Decided once: what is put off now must not send because it is not any more in a moment.
         put_off = self._is_put_off(entry)
-        looks = put_off or self._deliverer.only_looks(entry)
+        looks = put_off or only_looks(entry)
         try:
             async with nullcontext(True) if looks else self._turn(entry) as granted:
                 if not granted:
                     return False
-                async with self._sending:
+                async with self.sending:
                     return await self._attempt(entry, put_off=put_off)
         except NotDeclared:
             await self._until_declared()
         except ActionNeeded as error:
             # That can last: what waits may have been given to another lane meanwhile.
             self._complete = False
-            await self._pause(error, problem=f"{self._key.direction} waits: {error}.")
+            await self._pause(error, problem=f"{self.key.direction} waits: {error}.")
         except NotYet as error:
             self._log.debug("waits for its turn", reason=str(error))
             await self._wait(_NOT_YET_SECONDS)
@@ -229,30 +216,30 @@ class Lane:
             if looks:
                 await self._pause(error, problem=None)
             else:
-                self._status.lane(self._key).retries += 1  # the budget knows when to come back
+                self.status.lane(self.key).retries += 1  # the budget knows when to come back
         except Transient as error:
-            self._suspect = self._suspect or error.ambiguous
+            self.suspect = self.suspect or error.ambiguous
             if self._is_hopeless(entry, error):
                 return await self._abandon(entry, f"it fails every time, while other messages get through ({error})")
-            complaint = self._backoff.tries >= _TRIES_BEFORE_COMPLAINT
+            complaint = self.backoff.tries >= _TRIES_BEFORE_COMPLAINT
             await self._pause(
-                error, problem=f"{self._key.direction} is not getting through: {error}." if complaint else None
+                error, problem=f"{self.key.direction} is not getting through: {error}." if complaint else None
             )
         except StoreUnavailable as error:
             # The receipt may be what could not be written, or what could all the same.
-            self._suspect = True
+            self.suspect = True
             self._complete = False
             await self._store_failed(error)
         return False
 
     def _turn(self, entry: Entry) -> AbstractAsyncContextManager[bool]:
         # In a lane that does not cross a quoted line only waits for its turn.
-        sends = self._key.crosses or not isinstance(entry.command, RequoteMessage)
-        return self._budget.turn(entry.queued_at, is_note=not self._key.crosses, sends=sends)
+        sends = self.key.crosses or not isinstance(entry.command, RequoteMessage)
+        return self.budget.turn(entry.queued_at, is_note=not self.key.crosses, sends=sends)
 
     def _is_put_off(self, entry: Entry) -> bool:
         """Whether an entry gives way to words: they do not get through one by one, and it only follows after."""
-        return self._budget.seconds_each() > 0 and not self._suspect and self._deliverer.gives_way(entry)
+        return self.budget.seconds_each() > 0 and not self.suspect and self.entries.gives_way(entry)
 
     def _stands(self, source: MessageRef) -> bool:
         """Whether nothing behind the head deletes a message that was queued just now."""
@@ -261,21 +248,22 @@ class Lane:
 
     async def _together(self, entry: Entry) -> Entry:
         """The entry to deliver now: with what waits behind it, if the lane cannot keep up one by one."""
-        seconds = self._budget.seconds_each()
-        if not (seconds if self._key.crosses else self._budget.notes_pile_up()) or self._suspect or self._one_by_one:
+        seconds = self.budget.seconds_each()
+        if not (seconds if self.key.crosses else self.budget.notes_pile_up()) or self.suspect or self._one_by_one:
             return entry
         try:
-            lanes = self._budget.waiting + 1
-            planned = await self._deliverer.plan(entry, seconds_each=seconds, lanes=lanes)
+            lanes = self.budget.waiting + 1
+            merge = await self.resolver.together(entry, seconds_each=seconds, lanes=lanes)
         except (Permanent, TargetGone, Unsupported) as error:
             self._log.info("messages cross one by one", reason=str(error))
             return entry
-        if planned is None:
+        if merge is None:
             return entry
+        merged = await self.entries.merge(merge)
         self._waiting.clear()
-        self._waiting.append(planned)
+        self._waiting.append(merged)
         self._complete = False
-        return planned
+        return merged
 
     async def _attempt(self, entry: Entry, *, put_off: bool) -> bool:
         """Carry out the entry, unless it is in another lane by now; whether it is done with."""
@@ -289,15 +277,16 @@ class Lane:
             entry = replace(entry, last_try=True)
         try:
             if put_off:
-                await self._deliverer.put_off(entry)
+                await self.executor.execute(await self.resolver.postpone(entry))
                 return True
             entry = await self._together(entry)
-            await self._deliverer.carry_out(entry, suspect=self._suspect)
+            plan = await self.resolver.resolve(entry, suspect=self.suspect)
+            await self.executor.execute(plan)
             self._given_up = 0
         except Unsupported as error:
-            await self._deliverer.drop(entry, Dropped(error.feature, str(error)))
+            await self.entries.drop(entry, Dropped(error.feature, str(error)))
         except (Permanent, TargetGone) as error:
-            if not self._pairs.carries(self._key):
+            if not self.pairs.carries(self.key):
                 # Its channel was replaced meanwhile: what the old one refuses, the new one may take.
                 self._complete = False
                 return False
@@ -325,7 +314,7 @@ class Lane:
             return False
         seconds = (_HOPELESS_SECONDS if error.failed else _SILENT_SECONDS) * 2**self._given_up
         now = asyncio.get_running_loop().time()
-        others = self._status.accepted(self._key.destination.platform) - self._status.lane(self._key).messages
+        others = self.status.accepted(self.key.destination.platform) - self.status.lane(self.key).messages
         failing = self._failing
         if failing is None or failing.entry != entry.id:
             self._failing = _Failing(entry.id, now, others)
@@ -335,7 +324,7 @@ class Lane:
         if failing.passed_by < _HOPELESS_TRIES or now - failing.since < seconds:
             return False
         if not failing.last_try:
-            failing.last_try = self._suspect = True
+            failing.last_try = self.suspect = True
             return False
         return True
 
@@ -343,7 +332,7 @@ class Lane:
         """Give up the head outside of a try; whether it is done with."""
         self._again = False
         try:
-            async with self._sending:
+            async with self.sending:
                 if self._moved:
                     self._complete = False
                     return False
@@ -356,9 +345,10 @@ class Lane:
 
     async def _give_up(self, entry: Entry, reason: str) -> None:
         """No try will bring it across: a dead letter. Of a batch, only the message whose fault it is becomes one."""
-        taken_apart = await self._deliverer.unbatch(entry)
-        if taken_apart:
-            self._one_by_one = taken_apart
+        messages = await self.resolver.one_by_one(entry)
+        if messages:
+            await self.entries.replace(entry, messages)
+            self._one_by_one = len(messages)
             self._bugs = 0
             self._failing = None  # what failed was the batch; its first message, which has its ID, has not been tried
             self._log.info("messages cross one by one", reason=reason)
@@ -367,36 +357,36 @@ class Lane:
             return
         self._given_up = min(self._given_up + 1, _MOST_DOUBLINGS) if self._failing is not None else 0
         self._log.warning("dead letter", entry=entry.id, reason=reason)
-        await self._deliverer.dead_letter(entry, reason)
+        await self.entries.dead_letter(entry, reason)
 
     def _recovered(self) -> None:
-        self._suspect = False
+        self.suspect = False
         self._failing = None
         self._one_by_one = max(0, self._one_by_one - 1)
         self._bugs = 0
-        self._backoff.reset()
-        self._status.lane(self._key).problem = None
-        self._status.store_problem = None
+        self.backoff.reset()
+        self.status.lane(self.key).problem = None
+        self.status.store_problem = None
 
     async def _pause(self, error: Transient, *, problem: str | None) -> None:
-        counts = self._status.lane(self._key)
+        counts = self.status.lane(self.key)
         counts.retries += 1
         counts.problem = problem
-        seconds = self._backoff.next(at_least=error.retry_after)
-        self._log.info("will try again", reason=str(error), seconds=round(seconds, 1), tries=self._backoff.tries)
+        seconds = self.backoff.next(at_least=error.retry_after)
+        self._log.info("will try again", reason=str(error), seconds=round(seconds, 1), tries=self.backoff.tries)
         # Whatever has changed for the better: what the platform asked for is kept to.
         await self._wait(seconds, at_least=0.0 if isinstance(error, ActionNeeded) else error.retry_after or 0.0)
 
     async def _until_declared(self) -> None:
         """What waits for a pair that is not declared is not tried, and is no trouble of another one."""
         self._complete = False
-        self._status.lane(self._key).problem = None
+        self.status.lane(self.key).problem = None
         await self.retry_now.wait()
 
     async def _store_failed(self, error: StoreUnavailable) -> None:
-        self._status.store_problem = str(error)
+        self.status.store_problem = str(error)
         self._log.error("store unavailable", reason=error.reason)
-        await self._wait(self._backoff.next())
+        await self._wait(self.backoff.next())
 
     async def _wait(self, seconds: float, *, at_least: float = 0.0) -> None:
         """Until there is no point in waiting any longer, but `at_least` that long, and `seconds` at most."""

@@ -1,220 +1,445 @@
-"""What every delivery has to look up first: where its lane leads, and where its message stands by now."""
+"""What a command means by now: every look-up is made here, and the plan that comes of it needs none."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+import asyncio
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from itertools import takewhile
 
-from relay.core.author_names import AuthorNames, not_the_relay
-from relay.core.delivery.references import References
+import structlog
+
+from relay.core.delivery import digest as digests
+from relay.core.delivery.late_files import LateFiles
+from relay.core.delivery.lookups import Lookups
+from relay.core.delivery.plan import (
+    Delete,
+    DeleteOriginal,
+    DeleteSuperseded,
+    Edit,
+    EditDigest,
+    EditFormer,
+    Merge,
+    Move,
+    Nothing,
+    Plan,
+    Send,
+    SendDigest,
+    SendNotice,
+    ShowFailure,
+    Target,
+    UpdateDeadLetters,
+)
 from relay.core.offload import Conversions
-from relay.core.pairs import PairDirectory
-from relay.core.ports import Adapter, Delivery, Files, LatestReader, NameReader
-from relay.core.storage import Copy, Entry, Original, Store
-from relay.domain.commands import DeleteMessage
-from relay.domain.content import Author, Content
+from relay.core.ports import Clock
+from relay.core.storage import Entry, Unreadable
+from relay.domain.commands import (
+    DeleteMessage,
+    Digest,
+    DigestItem,
+    EditMessage,
+    LateFile,
+    MarkFailed,
+    PostNotice,
+    RefreshMessage,
+    RemoveOriginal,
+    RequoteMessage,
+    SendMessage,
+)
+from relay.domain.content import Content, Quotation
 from relay.domain.events import MessageCreated
-from relay.domain.ids import ChannelRef, MessageRef, Platform, UserRef
-from relay.domain.pair import LaneKey, Pair
-from relay.errors import ActionNeeded, NotDeclared, Permanent
+from relay.domain.ids import ChannelRef, MessageRef
+from relay.domain.pair import LaneKey
+from relay.domain.text.rewrite import weight
+from relay.errors import ActionNeeded, NotYet, Permanent, Transient
+
+_log = structlog.get_logger(__name__)
+
+_MOST_IN_A_DIGEST = 50
+_MOST_BYTES_FOR_A_DIGEST = 256 * 1024  # of what waits that are read for a digest, which holds far less
+
+_LONGEST_WAIT = 35.0
+"""Seconds that replies wait for one copy to be on record."""
+
+
+def only_looks(entry: Entry) -> bool:
+    """Whether an entry waits in a channel's lane to itself for what can be read there, and sends nothing."""
+    if entry.lane.crosses:
+        return False
+    match entry.command:
+        case RequoteMessage(source):
+            # By its platform: the lane of a room that was replaced has become that of another one. What comes from
+            # the other side waits for its turn.
+            return source.platform is entry.lane.destination.platform
+        case command:
+            return isinstance(command, RefreshMessage | LateFile)
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
-    """An entry together with all that was looked up for it. `suspect`: it may have been sent before.
+class _Awaited:
+    """What a lane's head answers, and what was at the head of the lane that makes copies there."""
 
-    `superseded`: copies that have been posted anew and still have to go.
+    answered: MessageRef
+    head: int
+
+
+@dataclass(slots=True, kw_only=True)
+class ReplyGate:
+    """Delays a reply whose target is a copy that we posted but have not recorded yet.
+
+    People are quick, and a process may die between a send and its receipt. Only replies to a copy of ours that the
+    other lane is about are worth a short wait.
     """
 
-    entry: Entry
-    pair: Pair
-    channel: ChannelRef
-    adapter: Adapter
-    suspect: bool
-    original: Original | None = None
-    copies: tuple[Copy, ...] = ()
-    superseded: tuple[Copy, ...] = ()
-    reply_to: MessageRef | None = None
-    replied_author: UserRef | None = None
-    last_copy: MessageRef | None = None
-    alone: bool = True
+    lookups: Lookups
+    clock: Clock
+    _awaited: dict[LaneKey, _Awaited] = field(default_factory=dict, init=False)
+    # What was at the head of a lane when it was last asked for, and since when.
+    _heads: dict[LaneKey, tuple[int, float]] = field(default_factory=dict, init=False)
 
-    async def post(self, delivery: Delivery) -> MessageRef:
-        """Post something new about its message. Raises `Permanent` where the lane does not lead to.
+    async def wait_for(self, lane: LaneKey, answered: MessageRef) -> None:
+        """Raises `NotYet` where what is answered is a copy that is just being made.
 
-        What stands there may be changed and removed, but the channel may be another pair's by now, or nobody's.
+        A lane makes one copy at a time: once its head has changed, what people could see is on record.
         """
-        if self.channel != self.entry.lane.destination:
-            raise Permanent("nothing new is posted where this channel is not mirrored to")
-        return await self.adapter.send(delivery)
+        awaited = self._awaited.pop(lane, None)
+        head = await self.under_way(lane, answered)
+        if head is None:
+            return
+        if awaited is None or awaited.answered != answered:
+            if not await self._is_ours(answered):
+                return
+        elif awaited.head != head:
+            return
+        self._awaited[lane] = _Awaited(answered, head)
+        raise NotYet("what it answers is a copy that is just being made")
+
+    async def under_way(self, lane: LaneKey, answered: MessageRef) -> int | None:
+        """The entry whose copy `answered`, of which nothing is on record, may be; None if it can be none."""
+        other = lane.back
+        async with self.lookups.store.read() as uow:
+            if await uow.messages.find(answered) is not None:
+                return None
+            waiting = await uow.outbox.waiting(other, 1)
+        if not waiting:
+            return None
+        head, now = waiting[0].id, self.clock.monotonic()
+        known, since = self._heads.get(other, (None, now))
+        self._heads[other] = (head, since if known == head else now)
+        return head if known != head or now - since < _LONGEST_WAIT else None
+
+    async def _is_ours(self, answered: MessageRef) -> bool:
+        with suppress(Transient):
+            seen = await self.lookups.adapters[answered.platform].quote(answered)
+            return seen is not None and seen.is_self
+        return False
 
 
-class Context:
-    """Looks up, in the pairs and in the message map."""
+@dataclass(slots=True, kw_only=True)
+class Resolver:
+    """Makes plans of entries."""
 
-    def __init__(
-        self,
-        *,
-        store: Store,
-        pairs: PairDirectory,
-        names: AuthorNames,
-        adapters: Mapping[Platform, Adapter],
-        latest: Mapping[Platform, LatestReader],
-        name_readers: Mapping[Platform, NameReader] | None = None,
-        files: Files | None = None,
-        conversions: Conversions,
-    ) -> None:
-        self.store = store
-        self.files = files
-        self.conversions = conversions
-        self._names = names
-        self._latest = latest
-        self._references = References(store=store, pairs=pairs, name_readers=name_readers)
-        self._pairs = pairs
-        self._adapters = adapters
+    lookups: Lookups
+    reply_gate: ReplyGate
+    late_files: LateFiles
+    conversions: Conversions
 
-    def destination(self, lane: LaneKey) -> tuple[Pair, ChannelRef, Adapter]:
-        """Where a lane leads. Raises `NotDeclared` without a pair, `ActionNeeded` while the channel is closed."""
-        pair = self._pairs.pair_for(lane)
-        if pair is None or not self._pairs.carries(lane):
-            raise NotDeclared("no declared pair carries it")
-        if not self._pairs.is_open(lane):
-            raise ActionNeeded("its channel is not open")
-        return pair, lane.destination, self._adapters[lane.destination.platform]
+    async def resolve(self, entry: Entry, *, suspect: bool) -> Plan:
+        """What is to be done about an entry now.
 
-    async def task(self, entry: Entry, *, suspect: bool) -> Task:
-        """An entry that is about no message in particular."""
-        pair, channel, adapter = self.destination(entry.lane)
-        if not suspect:
-            return Task(entry, pair, channel, adapter, suspect)
-        async with self.store.read() as uow:
-            last_copy, alone = await uow.outbox.last_copy(entry.lane), await uow.outbox.is_alone(entry.lane)
-        return Task(entry, pair, channel, adapter, suspect, last_copy=last_copy, alone=alone)
-
-    async def task_about(
-        self,
-        entry: Entry,
-        source: MessageRef,
-        reply_to: MessageRef | None,
-        *,
-        suspect: bool,
-        where: ChannelRef | None = None,
-    ) -> Task:
-        """An entry about one original, which may reply to `reply_to`.
-
-        `where`: the channel in which its copies are to be changed, where that is not the one to which the lane leads.
+        `suspect`: an earlier try may have reached the platform. Raises a `DeliveryError` or `StoreUnavailable`.
         """
-        pair, channel, adapter = self.destination(entry.lane)
-        channel = where or channel
-        if entry.original is not None and reply_to is None and not suspect:
-            return Task(entry, pair, channel, adapter, suspect, original=entry.original)
-        async with self.store.read() as uow:
-            original = await uow.messages.find(source)
-            copies = () if original is None else await uow.messages.copies(original.id, channel)
-            answered = None if reply_to is None else await uow.messages.counterpart(reply_to, channel)
-            # Known only where the message is an original: a copy's author is on the other side.
-            theirs = None if answered is None else await uow.messages.find(answered)
-            return Task(
-                entry,
-                pair,
-                channel,
-                adapter,
-                suspect,
-                original=original,
-                copies=tuple(copy for copy in copies if not copy.superseded),
-                superseded=tuple(copy for copy in copies if copy.superseded),
-                reply_to=answered,
-                replied_author=None if theirs is None else theirs.author,
-                last_copy=await uow.outbox.last_copy(entry.lane) if suspect else None,
-                alone=not suspect or await uow.outbox.is_alone(entry.lane),
+        match entry.command:
+            case SendMessage() as command:
+                return await self._send(entry, command, suspect=suspect)
+            case EditMessage() as command:
+                return await self._edit(entry, command, suspect=suspect)
+            case RefreshMessage() | RequoteMessage() as command:
+                return await self._read_again(entry, command, suspect=suspect)
+            case DeleteMessage() as command:
+                return await self._delete(entry, command)
+            case RemoveOriginal(source):
+                return DeleteOriginal(await self.lookups.target(entry, suspect=False), source)
+            case PostNotice() as notice:
+                return SendNotice(await self.lookups.target(entry, suspect=suspect), notice)
+            case MarkFailed() as failed:
+                return ShowFailure(await self.lookups.target(entry, suspect=suspect), failed)
+            case Digest() as digest:
+                return SendDigest(await self.lookups.target(entry, suspect=suspect), digest)
+            case LateFile() as late if entry.lane.crosses:
+                return await self.late_files.sending(entry, late, suspect=suspect)
+            case LateFile() as late:
+                return await self.late_files.look(entry, late)
+            case Unreadable(why=why):
+                raise Permanent(f"it cannot be read ({why})")
+
+    # --- Messages and edits ---------------------------------------------------------------------------
+
+    async def _send(
+        self, entry: Entry, command: SendMessage, *, suspect: bool, first_words: EditMessage | None = None
+    ) -> Send | Nothing:
+        target = await self.lookups.target_about(entry, command.source, command.reply_to, suspect=suspect)
+        if target.original is not None and target.original.deleted and not suspect and not target.copies:
+            return Nothing(entry)
+        if command.reply_to is not None and target.reply_to is None and not target.copies:
+            await self.reply_gate.wait_for(entry.lane, command.reply_to)
+        content, quotation = await self._words(target, command)
+        return Send(target=target, command=command, content=content, quotation=quotation, first_words=first_words)
+
+    async def _edit(self, entry: Entry, command: EditMessage, *, suspect: bool) -> Plan:
+        target = await self.lookups.target_about(entry, command.source, command.reply_to, suspect=suspect)
+        if not target.copies and (former := await self.lookups.former_channels(target)):
+            return await self._edit_former(entry, command, former)
+        original = target.original
+        if not target.copies or original is None or (original.deleted and not suspect):
+            if original is None or original.deleted or not original.left_out or not command.content:
+                return UpdateDeadLetters(entry, command)
+            # It was queued before it was known that there was nothing in the message that can cross. An edit that came
+            # later has been made a message by the router.
+            sent = SendMessage(command.source, command.author, command.content, original.created_at, original.reply_to)
+            return await self._send(replace(entry, command=sent), sent, suspect=suspect, first_words=command)
+        if not suspect and original.edited_at is not None and command.edited_at < original.edited_at:
+            # A later edit waits behind this one, or has crossed before it: its words are the ones that count.
+            return Nothing(entry)
+        return await self._edit_at(target, command)
+
+    async def _edit_at(self, target: Target, command: EditMessage) -> Edit:
+        content, quotation = await self._words(target, command)
+        return Edit(target=target, command=command, content=content, quotation=quotation)
+
+    async def _edit_former(self, entry: Entry, command: EditMessage, former: frozenset[ChannelRef]) -> EditFormer:
+        """The copies stand in a channel that the lane does not lead to any more.
+
+        One that the lane's has replaced is the same place. What the operator has put in the place of another is not.
+        """
+        reason = "its copy stands where this channel is not mirrored to any more"
+        edits = []
+        for place in former:
+            if not self.lookups.is_replaced(place, entry.lane):
+                continue
+            reason = "its copy stands in a room that has been replaced, and cannot be changed there"
+            target = await self.lookups.target_about(
+                entry, command.source, command.reply_to, suspect=False, where=place
             )
+            try:
+                edits.append(await self._edit_at(target, command))
+            except (ActionNeeded, Permanent) as error:
+                _log.info("a copy in a replaced channel stays as it is", pair=target.pair.name, reason=str(error))
+        return EditFormer(entry, tuple(edits), reason)
 
-    async def elsewhere(self, task: Task) -> frozenset[ChannelRef]:
-        """Where else on its platform a task's message has copies: the lanes from its channel led there before."""
-        if task.original is None:
-            return frozenset()
-        async with self.store.read() as uow:
-            places = await uow.messages.places(task.original.id, task.channel.platform)
-        return places - {task.channel}
+    async def _words(self, target: Target, command: SendMessage | EditMessage) -> tuple[Content, Quotation | None]:
+        """What a message says in its channel, and what stands above it of what it answers."""
+        if command.parts:
+            return command.content, None  # it has been cut already, with all that was found then
+        content = await self.lookups.content(target, command.content)
+        if isinstance(command, EditMessage) and target.shared is not None:
+            return content, None  # a digest keeps its quoted lines
+        if command.reply_to is None or target.replies_natively:
+            return content, None
+        return content, await self.lookups.quotation(target, command.reply_to, target.reply_to)
 
-    def is_replaced(self, channel: ChannelRef, lane: LaneKey) -> bool:
-        """Whether the channel that `lane` leads to has replaced `channel`, and is the same place."""
-        return channel in self._pairs.predecessors(lane.destination)
+    async def _delete(self, entry: Entry, command: DeleteMessage) -> Delete | DeleteSuperseded:
+        target = await self.lookups.target_about(entry, command.source, None, suspect=False)
+        if command.leftovers:
+            return DeleteSuperseded(target)
+        # Whatever the channel is paired with by now: what somebody deletes is to be read nowhere.
+        former = [
+            await self.lookups.target_about(entry, command.source, None, suspect=False, where=place)
+            for place in await self.lookups.former_channels(target)
+        ]
+        return Delete(target, command.source, tuple(former))
 
-    def delivery(
-        self, task: Task, author: Author | None, content: Content, verb: str, *, part: int = 0, suspect: bool = False
-    ) -> Delivery:
-        """One message of a task. `verb`: one letter for what is done with it."""
-        return Delivery(
-            channel=task.channel,
-            key=self.key(task.entry, part, verb),
-            author=None if author is None else not_the_relay(author, task.adapter.own_names(task.channel)),
-            content=content,
-            reply_to=task.reply_to if part == 0 else None,
-            replied_author=task.replied_author if part == 0 else None,
-            part=part,
-            suspect=suspect,
-            after=task.last_copy if suspect else None,
-            on_record=self._on_record,
-            alone=task.alone,
-            queued_at=task.entry.queued_at,
-            last_try=task.entry.last_try,
+    # --- What is read again ---------------------------------------------------------------------------
+
+    async def _read_again(self, entry: Entry, command: RefreshMessage | RequoteMessage, *, suspect: bool) -> Plan:
+        if only_looks(entry):
+            return await self._look_again(entry, command)
+        if isinstance(command, RefreshMessage):
+            return await self._refresh(entry, command, suspect=suspect)
+        if entry.lane.crosses:
+            return await self._requote(entry, command, suspect=suspect)
+        return self._come_back(entry, command)
+
+    async def _refresh(self, entry: Entry, command: RefreshMessage, *, suspect: bool) -> Plan:
+        try:
+            said = await self.lookups.latest(command.source)
+        except Transient as error:
+            if suspect:
+                raise  # what may have been posted anew is found again by this entry alone
+            return self._wait_for_source(entry, command, error)
+        if said is None:
+            return Nothing(entry)  # it was deleted, and that waits behind this
+        return await self._edit(entry, _as_edit(command, said), suspect=suspect)
+
+    async def _requote(self, entry: Entry, command: RequoteMessage, *, suspect: bool) -> Plan:
+        found = await self._requoted(entry, command, suspect=suspect)
+        if found is None:
+            return Nothing(entry)
+        target, digest = found
+        if digest is not None:
+            return EditDigest(target, digest)
+        try:
+            said = await self.lookups.latest(command.source)
+        except Transient as error:
+            if suspect:
+                raise
+            return self._wait_for_source(entry, command, error)
+        if said is None or target.original is None:
+            return Nothing(entry)
+        edited_at = target.original.edited_at or said.created_at
+        edit = EditMessage(command.source, said.author, said.content, edited_at, command.reply_to)
+        return await self._edit(entry, edit, suspect=suspect)
+
+    async def _requoted(
+        self, entry: Entry, command: RequoteMessage, *, suspect: bool
+    ) -> tuple[Target, Digest | None] | None:
+        """Where a quoted line is to be changed, with the digest that says it then; None where nothing changes."""
+        target = await self.lookups.target_about(entry, command.source, command.reply_to, suspect=suspect)
+        if not target.copies or target.original is None or target.original.deleted:
+            return None
+        async with self.lookups.store.read() as uow:
+            if await uow.outbox.comes_again(entry):
+                return None  # once is enough, however often somebody edits what many answer
+        digest = target.digest
+        if digest is None:
+            return None if target.replies_natively else (target, None)
+        quotation = await self.lookups.quotation(target, command.reply_to, target.reply_to)
+        async with self.lookups.store.read() as uow:
+            originals = [await uow.messages.find(item.source) for item in digest.items]
+        changed = digest
+        for original in originals:
+            if original is not None and original.reply_to == command.reply_to:
+                changed = digests.requoted(changed, original.ref, quotation)
+        return None if changed == digest else (target, changed)
+
+    def _wait_for_source(self, entry: Entry, command: RefreshMessage | RequoteMessage, error: Transient) -> Move:
+        """What a message says cannot be asked now: wait with all that waits for its platform, and hold up nobody."""
+        _log.info("waits for its own side", direction=entry.lane.direction, reason=str(error))
+        return Move(entry, LaneKey.within(entry.lane.source), command)
+
+    async def _look_again(self, entry: Entry, command: RefreshMessage | RequoteMessage) -> Move | Nothing:
+        """What could not be read when it was its turn crosses once it can. Raises `Transient`."""
+        said = await self.lookups.latest(command.source)
+        across = self.lookups.pairs.across(entry.lane.source)
+        async with self.lookups.store.read() as uow:
+            original = await uow.messages.find(command.source)
+        # The pair may be another one by now: what is in no copy yet is not to be sent to its channel.
+        if said is None or across is None or original is None or original.left_out:
+            return Nothing(entry)
+        again = _as_edit(command, said) if isinstance(command, RefreshMessage) else command
+        return Move(entry, LaneKey(entry.lane.source, across), again)
+
+    # --- Quoted lines give way ------------------------------------------------------------------------
+
+    async def postpone(self, entry: Entry) -> Move | Nothing:
+        """Let a quoted line wait for its turn among notices; it comes back to the end of its lane then.
+
+        What would change nothing is done. Raises a `DeliveryError` or `StoreUnavailable`.
+        """
+        if isinstance(entry.command, RequoteMessage) and await self._requoted(entry, entry.command, suspect=False):
+            return Move(entry, LaneKey.within(entry.lane.destination), entry.command)
+        return Nothing(entry)
+
+    def _come_back(self, entry: Entry, command: RequoteMessage) -> Move | Nothing:
+        """What waited among notices has its turn: it is carried out behind all that waits in its own lane by now."""
+        across = self.lookups.pairs.across(entry.lane.destination)
+        if across is None:
+            return Nothing(entry)
+        return Move(entry, LaneKey(across, entry.lane.destination), command, had_turn=True)
+
+    # --- Several as one -------------------------------------------------------------------------------
+
+    async def together(self, entry: Entry, *, seconds_each: float, lanes: int) -> Merge | None:
+        """How what waits behind `entry` crosses together with it, if one by one would take too long; None if not.
+
+        `seconds_each`: what a message takes of late; `lanes`: how many share that. Raises as `resolve` does.
+        """
+        match entry.command:
+            case PostNotice() | MarkFailed():
+                async with self.lookups.store.read() as uow:
+                    waiting = await uow.outbox.waiting(entry.lane, digests.MOST_NOTICES)
+                return digests.notices_together(entry, waiting)
+            case SendMessage():
+                return await self._digest(entry, seconds_each=seconds_each, lanes=lanes)
+        return None
+
+    async def _digest(self, entry: Entry, *, seconds_each: float, lanes: int) -> Merge | None:
+        target = await self.lookups.target(entry, suspect=False)
+        limit = target.pair.policy.batch_when_behind
+        async with self.lookups.store.read() as uow:
+            waiting, whole = await uow.outbox.ahead(entry.lane, _MOST_IN_A_DIGEST, _MOST_BYTES_FOR_A_DIGEST)
+        count = len(waiting) if whole else _MOST_IN_A_DIGEST
+        if not limit or count * seconds_each * lanes <= limit:
+            return None
+        while True:
+            run = digests.run_of(waiting)
+            items = await self._fitting(target, run.messages)
+            if len(items) == len(run.messages):
+                break
+            waiting = _before(waiting, run.messages[len(items)].source)
+        if len(items) < 2:
+            return None
+        return Merge(entry, Digest(items), tuple(other for other in run.settled if other != entry.id))
+
+    async def _fitting(self, target: Target, messages: tuple[SendMessage, ...]) -> tuple[DigestItem, ...]:
+        """As many of the messages as one copy can hold, from the first on."""
+        items: tuple[DigestItem, ...] = ()
+        for message in messages:
+            found = await self.lookups.content(target, message.content)
+            await asyncio.sleep(0)  # Whatever else is due comes between.
+            content = digests.short_text(target, message.author, found)
+            if content is None or await self._may_have_to_wait(target, messages, message.reply_to):
+                break
+            item = digests.item_of(message, content, await self._quoted(target, messages, message.reply_to))
+            digest = Digest((*items, item))
+            if not await self.conversions.run(weight(digest), digests.fits, target, digest):
+                break
+            items = (*items, item)
+        return items
+
+    async def _may_have_to_wait(
+        self, target: Target, messages: tuple[SendMessage, ...], answered: MessageRef | None
+    ) -> bool:
+        """Whether a message answers what may be a copy that is just being made: it crosses by itself."""
+        if answered is None or digests.quotation_within(messages, answered) is not None:
+            return False
+        async with self.lookups.store.read() as uow:
+            if await uow.messages.counterpart(answered, target.channel) is not None:
+                return False
+        return await self.reply_gate.under_way(target.entry.lane, answered) is not None
+
+    async def _quoted(
+        self, target: Target, messages: tuple[SendMessage, ...], answered: MessageRef | None
+    ) -> Quotation | None:
+        if answered is None:
+            return None
+        if (within := digests.quotation_within(messages, answered)) is not None:
+            return within
+        async with self.lookups.store.read() as uow:
+            stands = await uow.messages.counterpart(answered, target.channel)
+        return await self.lookups.quotation(target, answered, stands)
+
+    async def one_by_one(self, entry: Entry) -> tuple[SendMessage, ...]:
+        """The messages of a digest that was refused, to be sent one by one; empty if it is none."""
+        if not isinstance(entry.command, Digest):
+            return ()
+        async with self.lookups.store.read() as uow:
+            originals = [await uow.messages.find(item.source) for item in entry.command.items]
+        return tuple(
+            SendMessage(
+                item.source, item.author, item.content, item.created_at, None if original is None else original.reply_to
+            )
+            for item, original in zip(entry.command.items, originals, strict=True)
         )
 
-    async def _on_record(self, message: MessageRef) -> bool:
-        async with self.store.read() as uow:
-            return await uow.messages.is_copy(message)
 
-    def key(self, entry: Entry, part: int, verb: str, *, superseded: int = 0) -> str:
-        """The idempotency key of one call."""
-        # The verb is part of the key because a homeserver's transaction IDs ignore what is being done: a redaction
-        # under the ID of a message does nothing. The store's ID tells our rows from those of a store made anew, the
-        # second (of twelve days) those of a store that was restored from a backup from those that it has forgotten.
-        second = int(entry.queued_at.timestamp()) & 0xFFFFF
-        number = f"{part}.{superseded}" if superseded else part
-        return f"{self.store.id}{entry.id:x}{second:05x}.{number}{verb}"
+def _as_edit(command: RefreshMessage, said: MessageCreated) -> EditMessage:
+    return EditMessage(command.source, said.author, said.content, command.edited_at, command.reply_to)
 
-    async def resolved(self, task: Task, content: Content) -> Content:
-        """`content` with what it refers to found on the other side. Raises `StoreUnavailable`."""
-        return await self._references.resolve(content, task.adapter, task.entry.lane.destination)
 
-    def across(self, channel: ChannelRef) -> ChannelRef | None:
-        """The channel that `channel` is paired with now."""
-        return self._pairs.across(channel)
+def _before(waiting: Sequence[Entry], source: MessageRef) -> Sequence[Entry]:
+    """What waits before the message `source`, which does not fit any more."""
+    return list(takewhile(lambda entry: _sent_by(entry) != source, waiting))
 
-    def adapter(self, platform: Platform) -> Adapter:
-        """The adapter to a platform."""
-        return self._adapters[platform]
 
-    async def remove_later(self, task: Task) -> None:
-        """Queue the removal of what stands anew elsewhere: it may not be removed now, and what follows must not wait.
-
-        It dies like any other command that is forbidden, and is tried again when its channel opens.
-        """
-        if task.original is None:
-            return
-        command = DeleteMessage(task.original.ref, leftovers=True)
-        async with self.store.write() as uow:
-            letters = await uow.outbox.dead_about(task.original.ref)
-            if not any(letter.entry.lane == task.entry.lane and letter.entry.command == command for letter in letters):
-                await uow.outbox.append(task.entry.lane, command, task.entry.queued_at)
-
-    async def latest(self, source: MessageRef) -> MessageCreated | None:
-        """What an original says now; None when it is gone, or its platform is not asked. Raises `Transient`.
-
-        Its author is told apart from others, as in what the router queues.
-        """
-        reader = self._latest.get(source.channel.platform)
-        said = None if reader is None else await reader.latest(source)
-        if said is None:
-            return None
-        try:
-            async with self.store.write() as uow:
-                author = await self._names.told_apart(uow, source.channel, said.author)
-        except BaseException:
-            self._names.forget()  # as in the router
-            raise
-        return replace(said, author=author)
-
-    async def done(self, entry: Entry) -> None:
-        """The entry has been carried out."""
-        async with self.store.write() as uow:
-            await uow.outbox.done(entry.id)
+def _sent_by(entry: Entry) -> MessageRef | None:
+    return entry.command.source if isinstance(entry.command, SendMessage) else None

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from relay.core.delivery.execute import Deliverer
+from relay.core.delivery.execute import Executor
 from relay.core.delivery.lane import Lane
-from relay.core.delivery.resolve import Context, Task
+from relay.core.delivery.lookups import Lookups
+from relay.core.delivery.plan import Plan, Send, Target
 from relay.core.pairs import PairDirectory
 from relay.core.ports import Adapter, Delivery, EventBatch
 from relay.core.storage import Entry
-from relay.domain.commands import SendMessage
 from relay.domain.ids import ChannelRef, MessageRef
 from relay.domain.pair import LaneKey, Pair
 from relay.errors import NotDeclared
@@ -64,14 +64,14 @@ def test_a_seed_gives_the_same_history_again(template: Path) -> None:
 
 def test_it_finds_a_record_before_the_send(template: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A receipt that is written before the message is sent loses what a kill comes between."""
-    carry_out = Deliverer.carry_out
+    execute = Executor.execute
 
-    async def record_first(self: Deliverer, entry: Entry, *, suspect: bool) -> None:
-        if isinstance(entry.command, SendMessage):
-            await self._context.done(entry)
-        await carry_out(self, entry, suspect=suspect)
+    async def record_first(self: Executor, plan: Plan) -> None:
+        if isinstance(plan, Send):
+            await self.entries.done(plan.entry)
+        await execute(self, plan)
 
-    monkeypatch.setattr(Deliverer, "carry_out", record_first)
+    monkeypatch.setattr(Executor, "execute", record_first)
     assert any("lost" in violation for violation in first_broken(template))
 
 
@@ -92,16 +92,16 @@ def test_it_finds_what_is_delivered_wherever_its_channel_leads_by_now(
 ) -> None:
     """What waits while rooms are swapped is then said in the wrong one."""
 
-    def wherever(self: Context, lane: LaneKey) -> tuple[Pair, ChannelRef, Adapter]:
-        pair = self._pairs.pair_of(lane.source)
+    def wherever(self: Lookups, lane: LaneKey) -> tuple[Pair, ChannelRef, Adapter]:
+        pair = self.pairs.pair_of(lane.source)
         if pair is None:
             raise NotDeclared("no pair")
-        channel = self._pairs.lane_from(lane.source, pair).destination if lane.crosses else lane.destination
-        return pair, channel, self._adapters[channel.platform]
+        channel = self.pairs.lane_from(lane.source, pair).destination if lane.crosses else lane.destination
+        return pair, channel, self.adapters[channel.platform]
 
     monkeypatch.setattr(PairDirectory, "pair_for", lambda self, lane: self.pair_of(lane.source))
-    monkeypatch.setattr(Context, "destination", wherever)
-    monkeypatch.setattr(Task, "post", lambda self, delivery: self.adapter.send(delivery))
+    monkeypatch.setattr(Lookups, "destination", wherever)
+    monkeypatch.setattr(Executor, "_post", lambda _, target, delivery: target.adapter.send(delivery))
     for seed in SEEDS:
         if any("in a room where it was not said" in violation for violation in play(seed, template).violations):
             return
@@ -136,8 +136,8 @@ def test_it_finds_a_lane_that_is_not_serial(template: Path, monkeypatch: pytest.
 def test_it_finds_keys_that_are_used_again(template: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A platform takes a second message under the key of a first for the same message, and drops it."""
 
-    def key(self: Context, entry: Entry, part: int, verb: str) -> str:
-        return f"{self.store.id}{entry.id % 3}.{part}{verb}"
+    def key(target: Target, part: int, verb: str, *, superseded: int = 0) -> str:
+        return f"{target.store_id}{target.entry.id % 3}.{part}.{superseded}{verb}"
 
-    monkeypatch.setattr(Context, "key", key)
+    monkeypatch.setattr("relay.core.delivery.render.key", key)
     assert any("lost" in violation or "wrong" in violation for violation in first_broken(template))

@@ -211,7 +211,7 @@ async def test_looking_for_it_writes_nothing_and_holds_up_no_note(
 async def test_a_note_behind_many_of_them_is_not_held_up_and_each_follows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("relay.core.delivery.late_files._MOST", 6)
+    monkeypatch.setattr("relay.core.delivery.late_files._MOST_ENTRIES", 6)
     monkeypatch.setattr("relay.core.delivery.late_files._MOST_FILES", 2)
     async with a_late_picture(tmp_path, monkeypatch) as (bridge, files):
         here, there = bridge.channels()

@@ -1,0 +1,223 @@
+"""The look-ups of delivery: where a lane leads, what is on record there, what words mean there, what a reply quotes."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from relay.core.author_names import AuthorNames
+from relay.core.convert.references import Found, Wanted, named, resolved, unnamed, wanted
+from relay.core.delivery.plan import Target
+from relay.core.pairs import PairDirectory
+from relay.core.ports import Adapter, LatestReader, NameReader
+from relay.core.storage import Copy, Entry, Original, Store, UnitOfWork
+from relay.domain.commands import Digest
+from relay.domain.content import Content, Quotation
+from relay.domain.events import MessageCreated
+from relay.domain.ids import ChannelRef, MessageRef, Platform
+from relay.domain.pair import LaneKey, Pair
+from relay.domain.text import nodes as n
+from relay.errors import ActionNeeded, NotDeclared, Transient
+
+_NOT_HERE = Quotation("a message that is not here", n.RichText(), "")
+"""What stands above an answer to what was deleted, or cannot be read."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Lookups:
+    """Asks the pairs, the store and the adapters. Changes nothing, but for the names that authors get."""
+
+    store: Store
+    pairs: PairDirectory
+    adapters: Mapping[Platform, Adapter]
+    author_names: AuthorNames
+    latest_readers: Mapping[Platform, LatestReader]
+    name_readers: Mapping[Platform, NameReader]
+
+    # --- Where ----------------------------------------------------------------------------------------
+
+    def destination(self, lane: LaneKey) -> tuple[Pair, ChannelRef, Adapter]:
+        """Where a lane leads. Raises `NotDeclared` without a pair, `ActionNeeded` while the channel is closed."""
+        pair = self.pairs.pair_for(lane)
+        if pair is None or not self.pairs.carries(lane):
+            raise NotDeclared("no declared pair carries it")
+        if not self.pairs.is_open(lane):
+            raise ActionNeeded("its channel is not open")
+        return pair, lane.destination, self.adapters[lane.destination.platform]
+
+    def is_replaced(self, channel: ChannelRef, lane: LaneKey) -> bool:
+        """Whether the channel that `lane` leads to has replaced `channel`, and is the same place."""
+        return channel in self.pairs.predecessors(lane.destination)
+
+    async def target(self, entry: Entry, *, suspect: bool) -> Target:
+        """Where an entry goes that is about no message in particular."""
+        target = self._target(entry, suspect=suspect)
+        if not suspect:
+            return target
+        async with self.store.read() as uow:
+            return await self._with_earlier_try(uow, target)
+
+    async def target_about(
+        self,
+        entry: Entry,
+        source: MessageRef,
+        reply_to: MessageRef | None,
+        *,
+        suspect: bool,
+        where: ChannelRef | None = None,
+    ) -> Target:
+        """Where an entry goes that is about one original, which may reply to `reply_to`.
+
+        `where`: the channel in which its copies are to be changed, where that is not the one to which the lane leads.
+        """
+        target = self._target(entry, suspect=suspect, where=where)
+        if entry.original is not None and reply_to is None and not suspect:
+            return replace(target, original=entry.original)
+        async with self.store.read() as uow:
+            original = await uow.messages.find(source)
+            copies = () if original is None else await uow.messages.copies(original.id, target.channel)
+            standing = tuple(copy for copy in copies if not copy.superseded)
+            answered = None if reply_to is None else await uow.messages.counterpart(reply_to, target.channel)
+            # Known only where the message is an original: a copy's author is on the other side.
+            theirs = None if answered is None else await uow.messages.find(answered)
+            target = replace(
+                target,
+                original=original,
+                copies=standing,
+                superseded=tuple(copy for copy in copies if copy.superseded),
+                shared=await _shared(uow, original, standing),
+                reply_to=answered,
+                replied_author=None if theirs is None else theirs.author,
+            )
+            return await self._with_earlier_try(uow, target) if suspect else target
+
+    async def former_channels(self, target: Target) -> frozenset[ChannelRef]:
+        """Where else on its platform a message has copies: the lanes from its channel led there before."""
+        if target.original is None:
+            return frozenset()
+        async with self.store.read() as uow:
+            places = await uow.messages.places(target.original.id, target.channel.platform)
+        return places - {target.channel}
+
+    def _target(self, entry: Entry, *, suspect: bool, where: ChannelRef | None = None) -> Target:
+        pair, channel, adapter = self.destination(entry.lane)
+        channel = where or channel
+        return Target(
+            entry=entry,
+            pair=pair,
+            channel=channel,
+            adapter=adapter,
+            capabilities=adapter.capabilities(channel),
+            own_names=adapter.own_names(channel),
+            store_id=self.store.id,
+            is_on_record=self._is_on_record,
+            suspect=suspect,
+        )
+
+    async def _with_earlier_try(self, uow: UnitOfWork, target: Target) -> Target:
+        """With what an earlier try is looked for by."""
+        lane = target.entry.lane
+        return replace(target, last_copy=await uow.outbox.last_copy(lane), alone=await uow.outbox.is_alone(lane))
+
+    async def _is_on_record(self, message: MessageRef) -> bool:
+        async with self.store.read() as uow:
+            return await uow.messages.is_copy(message)
+
+    # --- What -----------------------------------------------------------------------------------------
+
+    async def latest(self, source: MessageRef) -> MessageCreated | None:
+        """What an original says now; None when it is gone, or its platform is not asked. Raises `Transient`.
+
+        Its author is told apart from others, as in what the router queues.
+        """
+        reader = self.latest_readers.get(source.channel.platform)
+        said = None if reader is None else await reader.latest(source)
+        if said is None:
+            return None
+        try:
+            async with self.store.write() as uow:
+                author = await self.author_names.told_apart(uow, source.channel, said.author)
+        except BaseException:
+            self.author_names.forget()  # as in the router
+            raise
+        return replace(said, author=author)
+
+    async def content(self, target: Target, content: Content) -> Content:
+        """`content` with what it refers to found on the other side. Raises `StoreUnavailable`."""
+        # A feed that quotes an @ means somebody elsewhere.
+        typed = content.style != "notice"
+        channel, adapter = target.entry.lane.destination, target.adapter
+        content = await self._with_names(content, channel)
+        looked_for = wanted(content.text, typed=typed)
+        if looked_for == Wanted():
+            return content
+        found = Found(
+            people=await adapter.people(channel, looked_for.names) if looked_for.names else {},
+            channels={known: across for known in looked_for.channels if (across := self.pairs.across(known))},
+            messages=await self._messages(looked_for.messages, adapter),
+        )
+        return replace(content, text=resolved(content.text, found, typed=typed))
+
+    async def quotation(self, target: Target, answered: MessageRef, stands: MessageRef | None) -> Quotation:
+        """What a reply to `answered` quotes, which is at `stands` over there, maybe together with others.
+
+        `stands` None: it has no copy (it is older than the relay, or was left out), so that it is quoted from its own
+        side.
+        """
+        if stands is None:
+            return await self._quotation_from_its_side(target, answered)
+        try:
+            async with self.store.read() as uow:
+                digest = await uow.digests.get(stands)
+        except ValueError:
+            digest = None
+        item = next((item for item in digest.items if item.source == answered), None) if digest is not None else None
+        if item is None:
+            return await target.adapter.quote(stands) or _NOT_HERE
+        return Quotation(item.author.name, item.content.text, target.adapter.permalink(stands))
+
+    async def _quotation_from_its_side(self, target: Target, answered: MessageRef) -> Quotation:
+        source = self.adapters[answered.platform]
+        try:
+            seen = await source.quote(answered)
+        except Transient:
+            # The other side need not answer for a message to cross: who wants to know what it answers follows the link.
+            return Quotation("a message", n.RichText(), source.permalink(answered))
+        if seen is None:
+            return _NOT_HERE
+        said = await self.content(target, Content(seen.text))
+        # Whom it names on its own side nobody can call over here.
+        return replace(seen, text=said.text, user=None)
+
+    async def _with_names(self, content: Content, channel: ChannelRef) -> Content:
+        unknown = unnamed(content.text)
+        source = self.pairs.across(channel) if unknown else None
+        reader = None if source is None else self.name_readers.get(source.platform)
+        if source is None or reader is None:
+            return content
+        return replace(content, text=named(content.text, await reader.names(source, unknown)))
+
+    async def _messages(
+        self, messages: frozenset[MessageRef], adapter: Adapter
+    ) -> Mapping[MessageRef, tuple[MessageRef, str]]:
+        found: dict[MessageRef, tuple[MessageRef, str]] = {}
+        if not messages:
+            return found
+        async with self.store.read() as uow:
+            for message in messages:
+                across = self.pairs.across(message.channel)
+                copy = None if across is None else await uow.messages.counterpart(message, across)
+                if copy is not None and copy.platform is adapter.platform:
+                    found[message] = copy, adapter.permalink(copy)
+        return found
+
+
+async def _shared(uow: UnitOfWork, original: Original | None, copies: tuple[Copy, ...]) -> Digest | ValueError | None:
+    """See `Target.shared`."""
+    if original is None or not copies:
+        return None
+    try:
+        digest = await uow.digests.get(copies[0].ref)
+    except ValueError as error:
+        return error
+    if digest is None or not any(item.source == original.ref for item in digest.items):
+        return None
+    return digest
