@@ -1,6 +1,6 @@
-"""What to do on the other side. The outbox keeps commands; the dispatcher carries them out, in order, per lane.
+"""What to do on the other side. Commands wait in the outbox, and the lanes carry them out in order.
 
-A command names messages by their *originals*: where their copies are is looked up when it is delivered, because
+A command names messages by their *originals*. Where their copies are is looked up when the command is delivered:
 only then have the commands before it been carried out.
 """
 
@@ -15,42 +15,39 @@ from relay.domain.text.nodes import RichText
 
 @dataclass(frozen=True, slots=True)
 class SendMessage:
-    """Copy `source` to the other side.
-
-    `parts`: how it was cut when it was first tried, where it takes several messages. A later try has to go on with the
-    same parts, whatever has changed since (what the reply quotes, what the channel takes).
-    """
+    """Copy `source` to the other side."""
 
     source: MessageRef
     author: Author
     content: Content
     created_at: datetime
     reply_to: MessageRef | None = None
+    # If it takes several messages: how it was cut at the first try. Later tries have to go on with the same parts,
+    # whatever has changed since (the quoted message, the channel's limits).
     parts: tuple[Content, ...] = ()
     kind: Literal["send"] = field(default="send", kw_only=True, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class EditMessage:
-    """Make the copy of `source` say `content`. `parts` as in `SendMessage`."""
+    """Make the copy of `source` say `content`."""
 
     source: MessageRef
     author: Author
     content: Content
     edited_at: datetime
     reply_to: MessageRef | None = None
+    # As in `SendMessage`.
     parts: tuple[Content, ...] = ()
     kind: Literal["edit"] = field(default="edit", kw_only=True, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class RefreshMessage:
-    """Make the copy of `source` say what `source` says by now: an edit of it was taken back.
-
-    `edited_at` is that of the last edit that is known; the words are looked up when this is delivered.
-    """
+    """An edit of `source` was deleted: make the copy say what `source` says now, which is looked up at delivery."""
 
     source: MessageRef
+    # The time of the last edit that is known.
     edited_at: datetime
     reply_to: MessageRef | None = None
     kind: Literal["refresh"] = field(default="refresh", kw_only=True, repr=False)
@@ -58,7 +55,7 @@ class RefreshMessage:
 
 @dataclass(frozen=True, slots=True)
 class RequoteMessage:
-    """Make what the copy of `source`, an answer to `reply_to`, quotes say what stands there by now, if it quotes."""
+    """`reply_to` has changed: update the quoted line in the copy of `source`, a reply to it, if it has one."""
 
     source: MessageRef
     reply_to: MessageRef
@@ -67,16 +64,17 @@ class RequoteMessage:
 
 @dataclass(frozen=True, slots=True)
 class DeleteMessage:
-    """Remove every copy of `source`; only those that have been posted anew elsewhere, if `leftovers`."""
+    """Remove every copy of `source`."""
 
     source: MessageRef
+    # Remove only the old copies, which have been posted again elsewhere.
     leftovers: bool = False
     kind: Literal["delete"] = field(default="delete", kw_only=True, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class RemoveOriginal:
-    """Remove `source`, an original where this is delivered: a moderator has removed its copy on the other side."""
+    """Remove `source`, an original on the side where this is delivered: a moderator removed its copy on the other."""
 
     source: MessageRef
     kind: Literal["remove"] = field(default="remove", kw_only=True, repr=False)
@@ -84,57 +82,59 @@ class RemoveOriginal:
 
 @dataclass(frozen=True, slots=True)
 class PostNotice:
-    """Say something in the relay's own name. `thread`: inside that thread rather than in the channel itself."""
+    """Say something in the relay's own name."""
 
     text: RichText
+    # Post it inside this thread instead of the channel itself.
     thread: ThreadRef | None = None
     kind: Literal["notice"] = field(default="notice", kw_only=True, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class DigestItem:
-    """One message among those that cross together. `above` is the quoted line of a reply, if it is one."""
+    """One message of a digest."""
 
     source: MessageRef
     author: Author
     content: Content
     created_at: datetime
+    # The quoted line, if it is a reply.
     above: RichText = field(default_factory=RichText)
 
 
 @dataclass(frozen=True, slots=True)
 class Digest:
-    """Copy several messages to the other side as one, because it does not take them one by one in time.
-
-    `under`: the names that it stands under, where some of their messages have left it since.
-    """
+    """Copy several messages to the other side as one, because its rate limit is too low for one by one."""
 
     items: tuple[DigestItem, ...]
+    # The names above it. Set once messages of some of these people have been taken out of it.
     under: Author | None = None
     kind: Literal["send_batch"] = field(default="send_batch", kw_only=True, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class MarkFailed:
-    """Show the author of `source`, where they wrote it, that it did not cross; `reason` is a sentence."""
+    """Show the author of `source`, where they wrote it, that it did not cross."""
 
     source: MessageRef
+    # A sentence.
     reason: str
     kind: Literal["mark_failed"] = field(default="mark_failed", kw_only=True, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class LateFile:
-    """A file of `source` that did not come in time, and was named in words: it follows as a message of its own.
+    """A file of `source` that did not arrive in time, and was described in words: it follows as its own message.
 
-    In the lane of a channel to itself: see whether it has come. In the lane that crosses: send it. `edited_at`: when
-    the message had been edited last; a later edit brings its files by itself. `since`: when the file was given up.
+    In the lane of a channel to itself: check whether the file has arrived. In the lane that crosses: send it.
     """
 
     source: MessageRef
     author: Author
     attachment: Attachment
+    # When we stopped waiting for it.
     since: datetime
+    # When the message had last been edited. A later edit brings its files by itself.
     edited_at: datetime | None = None
     kind: Literal["late_file"] = field(default="late_file", kw_only=True, repr=False)
 

@@ -1,4 +1,4 @@
-"""What a message consists of, whoever wrote it and wherever."""
+"""What a message consists of, on any platform."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -9,7 +9,7 @@ from relay.domain.names import shortened
 from relay.domain.text.nodes import RichText, Subtext, Text
 
 MOST_FILES = 10
-"""Of one message: an event of Matrix has room for the addresses of a thousand."""
+"""The most files of one message that cross: one event of Matrix can name a thousand."""
 
 _MOST_NAMED = 5
 
@@ -18,61 +18,59 @@ MediaKind = Literal["image", "video", "audio", "voice", "file", "sticker"]
 
 @dataclass(frozen=True, slots=True)
 class Author:
-    """Who wrote a message.
-
-    `name` is the display name as the platform shows it, unchecked; `handle` is what tells this author from others of
-    that name, shorter than the ID ("" where there is no such thing); `avatar` is None for none. `is_self` marks the
-    relay's own accounts and webhooks, by ID, never by name. `may_broadcast`: the platform lets this author ping
-    everyone in the channel.
-    """
+    """Who wrote a message."""
 
     user: UserRef
+    # The display name as the platform shows it, unchecked.
     name: str
     avatar: MediaRef | None = None
+    # One of the relay's own accounts and webhooks: known by ID, never by name.
     is_self: bool = False
     is_bot: bool = False
+    # The platform lets this author ping everyone in the channel.
     may_broadcast: bool = False
+    # Tells this author from others of the same name, and is shorter than the ID; "" where there is no such thing.
     handle: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Attachment:
-    """A file of a message, not its bytes.
-
-    `size` in bytes, None where unknown; `width`, `height` in pixels; `duration` in seconds. `url` is where a reader can
-    open it on its own platform, "" for nowhere; where that address expires, `page` is one that does not, of its
-    message. `text`: its whole content, for a file that the relay makes itself.
-    """
+    """A file of a message, without its bytes."""
 
     id: str
     name: str
     kind: MediaKind
     source: MediaRef
     content_type: str = "application/octet-stream"
+    # Bytes, None if unknown.
     size: int | None = None
+    # Pixels.
     width: int | None = None
     height: int | None = None
+    # Seconds.
     duration: float | None = None
     alt: str = ""
     spoiler: bool = False
     animated: bool = False
     waveform: tuple[int, ...] = ()
     thumbnail: MediaRef | None = None
+    # Where a reader can open it on its own platform, "" for nowhere.
     url: str = ""
+    # If `url` expires: a link to its message, which does not.
     page: str = ""
+    # The whole content of a file that the relay makes itself.
     text: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What a message says. `style` "emote" is Matrix's `/me`; "notice" is what bots say, which nobody answers.
-
-    `calls_answered`: whoever is answered by it is to be notified.
-    """
+    """What a message says."""
 
     text: RichText = field(default_factory=RichText)
     attachments: tuple[Attachment, ...] = ()
+    # "emote" is Matrix's `/me`; "notice" is what bots say, so that no other bot answers.
     style: Literal["text", "emote", "notice"] = "text"
+    # A reply: the person it replies to is to be notified.
     calls_answered: bool = False
 
     def __bool__(self) -> bool:
@@ -81,22 +79,21 @@ class Content:
 
 @dataclass(frozen=True, slots=True)
 class Quotation:
-    """What is shown of a message that is replied to, where replies are not native. `is_self`: the relay posted it.
-
-    `user`: its author, where the platform can notify them.
-    """
+    """What is shown of a message that is replied to, where replies are not native."""
 
     author: str
     text: RichText
     url: str
+    # The relay posted it.
     is_self: bool = False
+    # Its author, if the platform can notify them.
     user: UserRef | None = None
 
 
 def with_most_files(content: Content, more: Sequence[str] = ()) -> Content:
-    """`content` with as many files as may cross; what is over is named and counted in one line, and so is `more`.
+    """`content` with as many files as may cross, and one line that counts and names the others and `more`.
 
-    Of `more` there are only the names, "" for one that is to be named nowhere.
+    `more`: names of files that are not in `content`; "" for one whose name must not be shown.
     """
     over = ["" if file.spoiler else file.name for file in content.attachments[MOST_FILES:]] + [*more]
     if not over:

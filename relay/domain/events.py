@@ -10,66 +10,60 @@ from relay.domain.pair import SystemMessage
 
 @dataclass(frozen=True, slots=True)
 class MessageCreated:
-    """Somebody wrote a message.
-
-    `edited_at` is set where it was edited before it was read. `reply_to` is in the same channel. `thread` is set for a
-    message inside a thread; `ref.channel` is then still the channel that the thread belongs to.
-    `system`: the platform itself says it of the author.
-    """
+    """Somebody wrote a message."""
 
     ref: MessageRef
     author: Author
     content: Content
     created_at: datetime
+    # In the same channel.
     reply_to: MessageRef | None = None
+    # Set for a message inside a thread; `ref.channel` is then still the channel that the thread belongs to.
     thread: ThreadRef | None = None
+    # Set if it was edited before we read it.
     edited_at: datetime | None = None
+    # Set if the platform itself says it about the author.
     system: SystemMessage | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class MessageEdited:
-    """A message now says `content`; `edited_at` orders two edits of one message.
-
-    `edit`: the edit itself, where the platform keeps it as a message: once that is deleted, the edit is taken back.
-    """
+    """A message now says `content`."""
 
     ref: MessageRef
     author: Author
     content: Content
+    # Orders two edits of one message.
     edited_at: datetime
+    # The edit itself, if the platform keeps it as a message: when that is deleted, the edit is taken back.
     edit: MessageRef | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class MessageDeleted:
-    """A message is gone, by whomever, or an edit is. A bulk deletion is one of these for each message.
-
-    `by_self`: we have removed it ourselves.
-    """
+    """Somebody deleted a message, or an edit. A bulk deletion is one of these events for each message."""
 
     ref: MessageRef
+    # We deleted it ourselves.
     by_self: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class FeatureUsed:
-    """Somebody used what no bridge carries: `feature` is one word (`reaction`, `typing`, `presence`, `receipt`, …)."""
+    """Somebody used a feature that does not cross."""
 
     channel: ChannelRef
+    # One word: `reaction`, `typing`, `presence`, `receipt`, …
     feature: str
     user_is_self: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class HistorySkipped:
-    """`count` messages of the channel were written while the relay was away and are too many to catch up.
-
-    `count` is a lower bound where the platform does not tell the number, and None where it is not known whether there
-    were any.
-    """
+    """Messages that were written while the relay was away do not cross, because they are too many."""
 
     channel: ChannelRef
+    # How many, or at least how many if the platform does not say; None if there may have been none.
     count: int | None
 
 

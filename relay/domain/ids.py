@@ -1,11 +1,11 @@
-"""Every ID is its own type. The core compares and stores them; only an adapter may look inside one."""
+"""IDs, each kind a type of its own. The core compares and stores them; only an adapter may look inside."""
 
 from dataclasses import dataclass
 from enum import StrEnum
 
 
 class Platform(StrEnum):
-    """A chat platform that an adapter exists for; the value is what stands in the store."""
+    """A chat platform that has an adapter. The store holds the value."""
 
     DISCORD = "discord"
     MATRIX = "matrix"
@@ -13,9 +13,9 @@ class Platform(StrEnum):
 
 @dataclass(frozen=True, slots=True, order=True)
 class ChannelAddress:
-    """Where a channel is, as the operator wrote it: a channel ID, a room ID or a room alias.
+    """A channel as the operator wrote it: a channel ID, a room ID or a room alias.
 
-    Unique per pair file. An alias may come to name another room: the adapter resolves it to a `ChannelRef`.
+    Unique in a configuration. An alias may be given to another room, so the adapter resolves it to a `ChannelRef`.
     """
 
     platform: Platform
@@ -24,7 +24,7 @@ class ChannelAddress:
 
 @dataclass(frozen=True, slots=True, order=True)
 class ChannelRef:
-    """A Discord channel (snowflake) or a Matrix room (room ID). Minted by the platform, unique on it."""
+    """A Discord channel (snowflake) or a Matrix room (room ID). Given by the platform, unique there."""
 
     platform: Platform
     id: str
@@ -32,7 +32,7 @@ class ChannelRef:
 
 @dataclass(frozen=True, slots=True, order=True)
 class MessageRef:
-    """A Discord message (snowflake) or a Matrix event (event ID). Minted by the platform, unique on it."""
+    """A Discord message (snowflake) or a Matrix event (event ID). Given by the platform, unique there."""
 
     channel: ChannelRef
     id: str

@@ -1,9 +1,9 @@
-"""JSON from outside, read whatever is in it: one member's odd value must not cost the answer that it stands in.
+"""Reading JSON from outside, whatever is in it: one member's odd value must not cost the whole answer.
 
-`json` gives up a whole document where one value in it is nested some hundred levels deep, or is a whole number of
-thousands of digits; what it does read may be too deep for everything that goes through it later, or so many lists that
-collecting garbage holds the process. Here such a value reads as null. `json` also reads in one go, during which no
-other thread runs; `levels` is how far down each value is read by itself.
+`json` refuses a whole document if one value in it is nested some hundred levels deep, or is an integer of thousands of
+digits. What it does read may be too deep for later code, or hold so many lists that garbage collection stops the
+process. Here such a value reads as null. `json` also reads a document in one go, and no other thread runs meanwhile;
+`levels` says how far down each value is read separately.
 """
 
 import json
@@ -33,10 +33,10 @@ _read_any_number = json.JSONDecoder(parse_int=_integer).raw_decode
 
 
 def loads(raw: str | bytes, *, levels: int = 0, most: int | None = None) -> Any:
-    """The value that `raw` holds. Raises ValueError where it is no JSON. Linear.
+    """The value of the document `raw`. Raises ValueError if it is not JSON. Linear.
 
-    Objects are taken apart as far as `levels` down; what stands in a list is always read in one go. `most`: how many
-    lists and objects are kept of each value that is read in one go, those nearest to its top first.
+    `levels`: how far down the values of objects are read separately; an item of a list is always read in one go.
+    `most`: how many lists and objects are kept of each value that is read in one go, those nearest to its top first.
     """
     text = raw if isinstance(raw, str) else raw.decode(json.detect_encoding(raw), "surrogatepass")
     value, end = _value(text, _start(text, 0), levels, len(text) if most is None else most)
@@ -61,7 +61,7 @@ def as_string(value: Any) -> str:
 
 
 def _value(text: str, at: int, levels: int, most: int) -> tuple[Any, int]:
-    """What stands at `at`, and where it ends. Above `levels` it is taken apart here, below in one go."""
+    """The value at `at`, and where it ends. Down to `levels` it is taken apart here, below it is read in one go."""
     opening = text[at : at + 1]
     if levels > 0 and opening == "[":
         return _list(text, at, most)
@@ -72,7 +72,7 @@ def _value(text: str, at: int, levels: int, most: int) -> tuple[Any, int]:
     except RecursionError:
         shallow, end = _cut(text, at)
         value, _ = _read_whole(shallow, 0)
-    # Nearly all values hold little, and counting in the text takes no time.
+    # Counting in the text is quick, and shows that nearly all values are small.
     if text.count("[", at, end) + text.count("{", at, end) > min(MOST_LEVELS, most):
         _prune(value, most)
     return value, end
@@ -119,7 +119,7 @@ def _object(text: str, at: int, levels: int, most: int) -> tuple[dict[str, Any],
 
 
 def _cut(text: str, at: int) -> tuple[str, int]:
-    """The value that stands at `at`, with null for what is too deep in it; and where it ends in `text`."""
+    """The value at `at`, with null in place of what is too deep, and where it ends in `text`."""
     kept: list[str] = []
     depth = 0
     for token in _TOKEN.finditer(text, at):
@@ -139,7 +139,7 @@ def _cut(text: str, at: int) -> tuple[str, int]:
 
 
 def _prune(value: Any, most: int) -> None:
-    """Put null for what stands too deep in `value`, and for the lists and objects in it that are too many."""
+    """Put null in place of what is too deep in `value`, and of lists and objects that are too many."""
     level = [value]
     for left in range(MOST_LEVELS - 1, -1, -1):
         most -= len(level)
@@ -159,7 +159,7 @@ def _prune(value: Any, most: int) -> None:
 
 
 def _keep(holders: list[Any], room: int) -> None:
-    """Leave `room` lists and objects in all `holders` together, the first ones, and put null for the others."""
+    """Keep the first `room` lists and objects in all `holders` together, and put null in place of the others."""
     for holder in holders:
         for key, child in holder.items() if type(holder) is dict else enumerate(holder):
             if type(child) in _HOLDERS:
@@ -169,7 +169,7 @@ def _keep(holders: list[Any], room: int) -> None:
 
 
 def _start(text: str, at: int) -> int:
-    """Where what stands behind white space begins."""
+    """The next place that is not white space."""
     space = _SPACE.match(text, at)
     return at if space is None else space.end()
 

@@ -12,29 +12,28 @@ SYSTEM_MESSAGES: frozenset[SystemMessage] = frozenset({"join", "pin", "boost", "
 
 @dataclass(frozen=True, slots=True)
 class PairPolicy:
-    """The operator's choices for one pair.
-
-    `max_parts`: a longer text crosses as a file with its first lines above. `batch_when_behind`: seconds after
-    which waiting messages share one event (0: never). `catchup_limit`: how many missed messages are still caught up.
-    `system_messages`: what of that which a platform itself says of people crosses. `moderate_deletions`: where somebody
-    removes a copy, its original goes too.
-    """
+    """The operator's choices for one pair."""
 
     thread_messages: ThreadPolicy = "drop"
     allow_broadcast: bool = False
+    # A text that takes more messages crosses as a file with its first lines above.
     max_parts: int = 5
+    # Seconds after which waiting messages share one event (0: never).
     batch_when_behind: float = 20.0
+    # How many missed messages are still caught up.
     catchup_limit: int = 5000
+    # Which of the messages cross that a platform itself says about people.
     system_messages: frozenset[SystemMessage] = SYSTEM_MESSAGES
+    # If a moderator removes a copy, its original is removed too.
     moderate_deletions: bool = False
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class LaneKey:
-    """From one channel to another: what is delivered in order, one command at a time.
+    """From one channel to another. The commands of a lane are delivered in order, one at a time.
 
-    Channels, never a pair's name: the operator may give a name to another pair at any moment. What the relay itself
-    has to say to the people of a channel about their messages is in the lane from that channel to itself.
+    A lane belongs to channels, never to a pair's name: the operator may give that name to another pair at any moment.
+    What the relay has to tell the people of a channel about their messages is in the lane from that channel to itself.
     """
 
     source: ChannelRef
@@ -47,7 +46,7 @@ class LaneKey:
 
     @property
     def direction(self) -> str:
-        """The word for it in metrics and in `relay status`: `to_matrix`, `to_discord`."""
+        """Its name in metrics and in `relay status`: `to_matrix`, `to_discord`."""
         return f"to_{self.destination.platform}"
 
     @property
@@ -57,20 +56,18 @@ class LaneKey:
 
     @property
     def back(self) -> "LaneKey":
-        """The other way."""
+        """The lane in the other direction."""
         return LaneKey(self.destination, self.source)
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Two channels on two platforms.
+    """Two channels on two platforms."""
 
-    `name` is unique in the file. `destinations`: the platforms that messages are carried to; both for a pair
-    that mirrors both ways, empty for an archived one.
-    """
-
+    # Unique in the configuration.
     name: str
     sides: tuple[ChannelAddress, ChannelAddress]
+    # The platforms that messages are carried to: both if it mirrors both ways, none if it is archived.
     destinations: frozenset[Platform]
     policy: PairPolicy = PairPolicy()
 
@@ -79,5 +76,5 @@ class Pair:
         return next(side for side in self.sides if side.platform is platform)
 
     def other(self, platform: Platform) -> Platform:
-        """The platform across from `platform`."""
+        """The platform on the other side."""
         return next(side.platform for side in self.sides if side.platform is not platform)

@@ -1,4 +1,4 @@
-"""Events to commands: which pair an event belongs to, whether it is our own echo or a replay, and what is to be done.
+"""Events to commands: finds the pair of an event, drops our own echoes and replays, and queues what has to be done.
 
 Nothing is delivered here. Events become outbox rows, in one transaction with their cursors; delivery does the rest.
 """
@@ -29,49 +29,49 @@ from relay.domain.pair import LaneKey, Pair
 from relay.domain.text.nodes import RichText
 
 _MOST_REQUOTED = 20
-"""Answers that follow when what they quote is changed."""
+"""How many replies follow when the message that they quote has changed."""
 
 
 @dataclass(slots=True)
 class _Routed:
-    """What a batch came to; counted only once it is on disk, because a batch that is not comes again."""
+    """The results of one batch. Counted only once it is on disk, because otherwise the batch comes again."""
 
     entries: list[Entry] = field(default_factory=list)
     dropped: list[tuple[LaneKey, str]] = field(default_factory=list)
 
 
+@dataclass(slots=True, kw_only=True)
 class Router:
     """Turns batches of events into commands in the outbox."""
 
-    def __init__(self, *, store: Store, pairs: PairDirectory, status: Status, clock: Clock, names: AuthorNames) -> None:
-        self._store = store
-        self._pairs = pairs
-        self._status = status
-        self._clock = clock
-        self._names = names
+    store: Store
+    pairs: PairDirectory
+    status: Status
+    clock: Clock
+    names: AuthorNames
 
     async def receive(self, batch: EventBatch) -> Sequence[Entry]:
-        """Write a batch down; what there is to deliver now. Raises `StoreUnavailable`."""
+        """Save a batch, and return what there is to deliver now. Raises `StoreUnavailable`."""
         routed = _Routed()
         try:
-            async with self._store.write() as uow:
+            async with self.store.write() as uow:
                 for event in batch.events:
                     await self._route(uow, event, routed)
                 for cursor in batch.cursors:
                     await uow.cursors.put(cursor)
         except BaseException:
-            self._names.forget()  # who has which name was perhaps not written down
+            self.names.forget()  # the names that were given may not have been saved
             raise
         for lane, feature in routed.dropped:
-            self._status.dropped(lane, feature)
+            self.status.dropped(lane, feature)
         return routed.entries
 
     async def _route(self, uow: UnitOfWork, event: Event, routed: _Routed) -> None:
         channel = event.channel if isinstance(event, FeatureUsed | HistorySkipped) else event.ref.channel
-        pair = self._pairs.pair_of(channel)
+        pair = self.pairs.pair_of(channel)
         if pair is None:
             return
-        lane = self._pairs.lane_from(channel, pair)
+        lane = self.pairs.lane_from(channel, pair)
         if lane.destination.platform not in pair.destinations:
             return
         match event:
@@ -108,7 +108,7 @@ class Router:
         original = Original(
             message_id, event.ref, event.author.user, event.created_at, edited_at=event.edited_at, reply_to=reply_to
         )
-        author = await self._names.told_apart(uow, event.ref.channel, event.author)
+        author = await self.names.told_apart(uow, event.ref.channel, event.author)
         command = SendMessage(event.ref, author, event.content, event.created_at, reply_to)
         await self._queue(uow, lane, command, routed, original)
 
@@ -119,7 +119,7 @@ class Router:
         if original is None or original.deleted:
             return
         if original.author != event.author.user:
-            # Homeservers pass such events on; clients ignore them, and so do we:
+            # Homeservers pass on edits by somebody else; clients ignore them, and so do we:
             # https://spec.matrix.org/latest/client-server-api/#validity-of-replacement-events
             routed.dropped.append((lane, "foreign"))
             return
@@ -130,9 +130,9 @@ class Router:
             await uow.messages.record_edit(event.edit, original.id)
         if original.left_out and not event.content:
             return
-        author = await self._names.told_apart(uow, event.ref.channel, event.author)
+        author = await self.names.told_apart(uow, event.ref.channel, event.author)
         if original.left_out:
-            # There was nothing in it, and now there is: it crosses as what it has become.
+            # It was empty and is not any more: it crosses now, as a new message.
             await uow.messages.leave_out(original.id, False)
             sent = SendMessage(event.ref, author, event.content, original.created_at, original.reply_to)
             await self._queue(uow, lane, sent, routed)
@@ -158,10 +158,10 @@ class Router:
         await self._requote(uow, event.ref, original, pair, routed)
 
     async def _copy_removed(self, uow: UnitOfWork, copy: MessageRef, lane: LaneKey, routed: _Routed) -> None:
-        """A copy of ours was removed by somebody, who meant what its author wrote: only a moderator can do that."""
+        """Somebody removed a copy of ours. Only a moderator can do that, so the original goes too."""
         originals = await uow.messages.sharing(copy)
         if len(originals) > 1:
-            # Several people's words stood in it, and nobody can tell whose were meant.
+            # It held messages of several people, and it is not known whose were meant.
             routed.dropped.append((lane, "moderation"))
             return
         for original in originals:
@@ -173,14 +173,14 @@ class Router:
     async def _requote(
         self, uow: UnitOfWork, changed: MessageRef, original: Original | None, pair: Pair, routed: _Routed
     ) -> None:
-        """What answers a message that was changed or removed quotes it as it is then, on whichever side it is.
+        """Queue that replies to a message that was changed or removed quote it as it is now, on both sides.
 
-        Only the newest answers: nobody's edit may become hundreds.
+        Only the newest replies: one edit must not become hundreds.
         """
         answered = [changed]
-        across = self._pairs.lane_from(changed.channel, pair)
+        across = self.pairs.lane_from(changed.channel, pair)
         if original is not None:
-            # Also in a channel that was the pair's before: what was answered there is quoted here.
+            # Also replies to a copy in a channel that the pair had before: they quote it in today's channel.
             for place in await uow.messages.places(original.id, across.destination.platform):
                 answered += [copy.ref for copy in await uow.messages.copies(original.id, place)]
         for target in answered:
@@ -190,7 +190,7 @@ class Router:
                     await self._queue(uow, lane, RequoteMessage(answer.ref, target), routed)
 
     async def _taken_back(self, uow: UnitOfWork, edit: MessageRef, pair: Pair, lane: LaneKey, routed: _Routed) -> None:
-        """An edit may be what was deleted, or what has no copy."""
+        """What was deleted is no original: perhaps it is an edit, which is taken back, or it never had a copy."""
         original = await uow.messages.edited_by(edit)
         if original is not None and not (original.deleted or original.left_out) and original.edited_at is not None:
             command = RefreshMessage(original.ref, original.edited_at, original.reply_to)
@@ -205,7 +205,7 @@ class Router:
         if feature == "empty":
             message_id = await uow.messages.add(event.ref, event.author.user, event.created_at, event.reply_to)
             if message_id is None:
-                return  # its author has been told
+                return  # a replay: its author has been told
             await uow.messages.leave_out(message_id, True)
         routed.dropped.append((lane, feature))
         if event.thread is not None and feature == "thread":
@@ -226,19 +226,19 @@ class Router:
     async def _queue(
         self, uow: UnitOfWork, lane: LaneKey, command: Command, routed: _Routed, original: Original | None = None
     ) -> None:
-        entry = await uow.outbox.append(lane, command, self._clock.now())
+        entry = await uow.outbox.append(lane, command, self.clock.now())
         routed.entries.append(replace(entry, original=original))
 
 
 async def _is_later(uow: UnitOfWork, event: MessageEdited, known: datetime) -> bool:
-    """Whether an edit counts after those that are known. Of two with one time stamp the one that came later does."""
+    """Whether an edit is newer than those that are known. Of two with the same time, the one that arrives later is."""
     if event.edited_at != known:
         return event.edited_at > known
     return event.edit is not None and await uow.messages.edited_by(event.edit) is None
 
 
 def _left_out(event: MessageCreated, pair: Pair) -> str | None:
-    """The feature for which a message does not cross; None if it does."""
+    """Because of which feature a message does not cross; None if it crosses."""
     if event.thread is not None and pair.policy.thread_messages == "drop":
         return "thread"
     if event.system is not None and event.system not in pair.policy.system_messages:
@@ -247,7 +247,7 @@ def _left_out(event: MessageCreated, pair: Pair) -> str | None:
 
 
 async def _root(uow: UnitOfWork, thread: ThreadRef) -> MessageRef | None:
-    """The message that a thread started from, where it crossed: nothing else is quoted by everything in the thread."""
-    # Both platforms name a thread after that message. A Discord thread that started from none has an ID of its own.
+    """The message that a thread started from, if it has crossed: the messages of a flattened thread reply to it."""
+    # On both platforms a thread has the ID of that message. A Discord thread without one has an ID of its own.
     root = MessageRef(thread.channel, thread.id)
     return root if await uow.messages.find(root) is not None or await uow.messages.is_copy(root) else None

@@ -1,4 +1,4 @@
-"""Web addresses in running text, and links that say nothing but their address."""
+"""Web addresses in running text, and links that show only their address."""
 
 import re
 from collections.abc import Iterator
@@ -10,9 +10,9 @@ _URL_TAIL = frozenset(".,:;!?\"'[]")
 
 
 def link_bare_urls(text: str) -> Iterator[Inline]:
-    """`text` with each http(s) URL in it as a bare link, as both platforms' clients show it.
+    """`text` with each http(s) URL as a bare link, as the clients of both platforms show it.
 
-    Closing punctuation is not part of a URL, nor is a closing bracket that was not opened inside it.
+    Punctuation at the end is not part of a URL, nor is a closing bracket that was not opened inside it.
     """
     start = 0
     for match in _URL.finditer(text):
@@ -28,7 +28,7 @@ def link_bare_urls(text: str) -> Iterator[Inline]:
 
 
 def trim_url(url: str) -> str:
-    """`url` without the punctuation and the unopened closing brackets at its end."""
+    """`url` without the punctuation and the unopened closing brackets at its end. Linear."""
     surplus = url.count(")") - url.count("(")
     end = len(url)
     while end and (url[end - 1] in _URL_TAIL or (surplus > 0 and url[end - 1] == ")")):
@@ -38,5 +38,5 @@ def trim_url(url: str) -> str:
 
 
 def is_bare(link: Link) -> bool:
-    """Whether the words of `link` are its URL."""
+    """Whether `link` shows only its URL."""
     return link.children == (Text(link.url),)

@@ -17,7 +17,7 @@ from relay.domain.ids import ChannelRef, MediaRef, MessageRef, UserRef
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """Characters as they are to be read; never markup. Holds no line break."""
+    """Characters to be read as they are: no markup, and no line break."""
 
     text: str
     kind: Literal["text"] = field(default="text", kw_only=True, repr=False)
@@ -64,9 +64,10 @@ class Strike:
 
 @dataclass(frozen=True, slots=True)
 class Spoiler:
-    """Hidden until the reader asks for it; `reason` is shown meanwhile ("" = none)."""
+    """Hidden until the reader asks for it."""
 
     children: "tuple[Inline, ...]"
+    # Shown instead of it, "" for none.
     reason: str = ""
     kind: Literal["spoiler"] = field(default="spoiler", kw_only=True, repr=False)
 
@@ -81,29 +82,29 @@ class Code:
 
 @dataclass(frozen=True, slots=True)
 class Math:
-    """A formula in TeX; `display` stands on its own line."""
+    """A formula."""
 
+    # In TeX.
     tex: str
+    # On a line of its own.
     display: bool = False
     kind: Literal["math"] = field(default="math", kw_only=True, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """A hyperlink. A bare URL is a link whose only child is that URL as text.
-
-    `preview` is false where the author asked for no preview (Discord's `<url>`).
-    """
+    """A hyperlink. A bare URL is a link whose only child is that URL as text."""
 
     url: str
     children: "tuple[Inline, ...]"
+    # False if the author asked for no preview (Discord's `<url>`).
     preview: bool = True
     kind: Literal["link"] = field(default="link", kw_only=True, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Colored:
-    """Coloured text; colours as `#rrggbb`."""
+    """Coloured text. Colours are `#rrggbb`."""
 
     children: "tuple[Inline, ...]"
     foreground: str | None = None
@@ -113,22 +114,22 @@ class Colored:
 
 @dataclass(frozen=True, slots=True)
 class Superscript:
-    """Raised (`lowered` = subscript)."""
+    """Superscript, or subscript."""
 
     children: "tuple[Inline, ...]"
+    # Subscript.
     lowered: bool = False
     kind: Literal["superscript"] = field(default="superscript", kw_only=True, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class UserMention:
-    """A person. `name` is the display name, without an @, for where the mention cannot be a real one.
-
-    `known` false: the message did not tell the name, and another word stands in for it until it is looked up.
-    """
+    """A person."""
 
     user: UserRef
+    # The display name without an @, for where the mention cannot be a real one.
     name: str
+    # False if the message did not tell the name: until it is looked up, `name` is a stand-in.
     known: bool = True
     kind: Literal["user_mention"] = field(default="user_mention", kw_only=True, repr=False)
 
@@ -143,53 +144,48 @@ class RoleMention:
 
 @dataclass(frozen=True, slots=True)
 class ChannelMention:
-    """A channel or room. `name` without a # (a Matrix alias without its sigil).
-
-    `url` is the original's link, used where the channel is not paired, with `children` as its words; "" for none.
-    `known` as of a person.
-    """
+    """A channel or room."""
 
     channel: ChannelRef
+    # Without a # (a Matrix alias without its sigil).
     name: str
+    # The original's link and its words, used if the channel is not paired; "" for none.
     url: str = ""
     children: "tuple[Inline, ...]" = ()
+    # As in `UserMention`.
     known: bool = True
     kind: Literal["channel_mention"] = field(default="channel_mention", kw_only=True, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class BroadcastMention:
-    """Everyone in the room (`here`: everyone present). Pings nobody unless the author may and the pair allows it.
-
-    `written`: how it stands in the original, "" for an @ and the scope.
-    """
+    """Everyone in the room, or everyone present (`here`). Pings nobody unless the author may and the pair allows it."""
 
     scope: Literal["everyone", "here"]
+    # How the original writes it, "" for an @ and the scope.
     written: str = field(default="", compare=False)
     kind: Literal["broadcast_mention"] = field(default="broadcast_mention", kw_only=True, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class MessageLink:
-    """A link to a message; `url` is the original's, used where no copy of the message exists.
-
-    `children` is the link's own words, empty for a bare link.
-    """
+    """A link to a message."""
 
     message: MessageRef
+    # The original's link, used if there is no copy of the message.
     url: str
+    # The link's own words, empty for a bare link.
     children: "tuple[Inline, ...]" = ()
     kind: Literal["message_link"] = field(default="message_link", kw_only=True, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class CustomEmoji:
-    """An emoji that is an image; `name` without colons.
+    """An emoji that is an image."""
 
-    `id` is the platform's ID of it ("" where it has none).
-    """
-
+    # Without colons.
     name: str
+    # The platform's ID of it, "" if it has none.
     id: str
     source: MediaRef
     animated: bool = False
@@ -198,7 +194,7 @@ class CustomEmoji:
 
 @dataclass(frozen=True, slots=True)
 class InlineImage:
-    """An image in the text that is not an emoji; `alt` is its text."""
+    """An image in the text that is not an emoji. `alt` is its text."""
 
     alt: str
     source: MediaRef
@@ -207,9 +203,10 @@ class InlineImage:
 
 @dataclass(frozen=True, slots=True)
 class Timestamp:
-    """A moment that each reader sees in their own zone. `style` is one of Discord's `t T d D f F s S R`."""
+    """A moment that each reader sees in their own time zone."""
 
     at: datetime
+    # One of Discord's `t T d D f F s S R`.
     style: str = "f"
     kind: Literal["timestamp"] = field(default="timestamp", kw_only=True, repr=False)
 
@@ -270,9 +267,11 @@ class Subtext:
 
 @dataclass(frozen=True, slots=True)
 class CodeBlock:
-    """Literal lines; `text` has no trailing line break; `language` "" = none."""
+    """Literal lines."""
 
+    # Without a line break at the end.
     text: str
+    # "" for none.
     language: str = ""
     kind: Literal["code_block"] = field(default="code_block", kw_only=True, repr=False)
 
@@ -294,9 +293,10 @@ class ListItem:
 
 @dataclass(frozen=True, slots=True)
 class BulletList:
-    """A list; `start` is the first number of an ordered one and None for bullets."""
+    """A list."""
 
     items: tuple[ListItem, ...]
+    # The first number of an ordered list, None for bullets.
     start: int | None = None
     kind: Literal["list"] = field(default="list", kw_only=True, repr=False)
 
@@ -320,7 +320,7 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Details:
-    """Blocks behind a summary that the reader opens."""
+    """Blocks behind a summary, which the reader can open."""
 
     summary: tuple[Inline, ...]
     blocks: "tuple[Block, ...]"
@@ -348,7 +348,7 @@ class RichText:
 
     @classmethod
     def plain(cls, text: str) -> "RichText":
-        """`text` with its line breaks, nothing in it read as markup; blank lines separate paragraphs."""
+        """`text` without reading markup in it. Line breaks stay; blank lines separate paragraphs."""
         return cls(tuple(Paragraph(_lines(part)) for part in text.split("\n\n") if part.strip("\n")))
 
 
@@ -363,12 +363,12 @@ def _lines(text: str) -> tuple[Inline, ...]:
 
 
 def plain_text(text: RichText) -> str:
-    """The words alone, for logs of tests, notifications and excerpts: no markup, spoilers as `▒▒▒`."""
+    """The words alone, for notifications, excerpts and tests: no markup, spoilers as `▒▒▒`."""
     return "\n".join("".join(_block_words(block)) for block in text.blocks)
 
 
 def inline_text(nodes: tuple[Inline, ...]) -> str:
-    """The words of inline nodes alone; spoilers as `▒▒▒`."""
+    """The words of inline nodes alone, spoilers as `▒▒▒`."""
     return "".join(_inline_words(nodes))
 
 

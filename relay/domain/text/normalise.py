@@ -1,7 +1,7 @@
-"""One form for each text: what the parsers hand out and what the renderers start from.
+"""The normal form of a text: what the parsers return, and what the renderers expect.
 
-Two trees that read the same become the same tree: neighbouring texts merge, empty nodes go, bold inside bold is bold,
-and white space at the edge of a marked-up stretch moves outside it (no dialect can mark up a lone space).
+Two trees that read the same become the same tree. Neighbouring texts are merged, empty nodes are removed, bold inside
+bold is bold, and white space at the edge of a marked-up text moves outside (no dialect can mark up a single space).
 """
 
 import re
@@ -14,15 +14,15 @@ from relay.domain.text import nodes as n
 
 
 def normalise(text: n.RichText) -> n.RichText:
-    """`text` in its one form. Idempotent; reads the same as before."""
+    """`text` in normal form: it reads the same as before. Idempotent."""
     return n.RichText(normalise_blocks(text.blocks))
 
 
 def normalise_blocks(blocks: Iterable[n.Block]) -> tuple[n.Block, ...]:
-    """The same for a sequence of blocks.
+    """A sequence of blocks in normal form.
 
-    Empty ones go, a blank line separates paragraphs (each further one is a `LineBreak` in front of the second), small
-    print in a row is one block.
+    Empty blocks are removed. A blank line separates paragraphs, and each further one is a `LineBreak` at the start of
+    the second. Several blocks of small print in a row become one.
     """
     blocks = tuple(blocks)
     if len(blocks) == 1 and isinstance(only := blocks[0], n.Paragraph) and is_lone_word(only.children):
@@ -83,14 +83,14 @@ def _table(table: n.Table) -> Iterator[n.Table]:
 
 
 def _parted(block: n.Paragraph) -> Iterable[n.Block]:
-    """A paragraph for each stretch without a blank line in it."""
+    """A paragraph cut at its blank lines."""
     if is_lone_word(block.children):
         return (block,)
     return map(_paragraph, _paragraphs(trim_lines(normalise_inline(block.children))))
 
 
 def _paragraph(nodes: tuple[n.Inline, ...]) -> n.Block:
-    """A line that is all lowered is how small print is written where there is none."""
+    """A paragraph; small print if all of it is subscript: platforms without small print write it so."""
     match nodes:
         case (n.Superscript(children, True),):
             return n.Subtext(children)
@@ -129,14 +129,14 @@ _Wrapper = n.Strong | n.Emphasis | n.Underline | n.Strike | n.Spoiler | n.Link |
 
 
 def normalise_inline(nodes: Iterable[n.Inline]) -> tuple[n.Inline, ...]:
-    """`nodes` in their one form. Line breaks inside a `Text` become `LineBreak`s."""
+    """`nodes` in normal form. Line breaks inside a `Text` become `LineBreak`s."""
     return tuple(_tidy(nodes, frozenset()))
 
 
 def is_lone_word(nodes: tuple[n.Inline, ...]) -> bool:
-    """Whether `nodes` are one text on one line without white space at its edges, marked up once at most.
+    """Whether `nodes` are one text on one line without white space at its edges, marked up at most once.
 
-    That is in its one form already, wherever no markup surrounds it.
+    That is already in normal form, unless it is inside other markup.
     """
     if len(nodes) == 1 and isinstance(nodes[0], _MERGED):
         nodes = nodes[0].children
@@ -147,7 +147,7 @@ def is_lone_word(nodes: tuple[n.Inline, ...]) -> bool:
 
 
 def words_of(nodes: Iterable[n.Inline]) -> tuple[n.Inline, ...]:
-    """`nodes` as all of a block that is one line of words: nothing but space is nothing."""
+    """`nodes` in normal form as the only content of a block; nothing if they are only white space."""
     return without_lead(trim_lines(normalise_inline(nodes)))
 
 
@@ -177,7 +177,7 @@ def split_lines(nodes: Iterable[n.Inline]) -> list[tuple[n.Inline, ...]]:
 
 
 def trim_lines(nodes: Sequence[n.Inline]) -> tuple[n.Inline, ...]:
-    """Without spaces at the ends of lines and without line breaks at the end; nothing if there is only space."""
+    """`nodes` without spaces at the ends of lines and line breaks at the end; nothing if they are only white space."""
     if all(map(_is_space, nodes)):
         return ()
     if n.LineBreak not in map(type, nodes) and not (isinstance(nodes[-1], n.Text) and nodes[-1].text[-1:].isspace()):
@@ -197,7 +197,7 @@ def trim_lines(nodes: Sequence[n.Inline]) -> tuple[n.Inline, ...]:
 
 
 def without_lead(nodes: tuple[n.Inline, ...]) -> tuple[n.Inline, ...]:
-    """Without the line breaks and spaces in front: there is nothing that they would set the text apart from."""
+    """`nodes` without line breaks and spaces at the start."""
     for index, node in enumerate(nodes):
         match node:
             case n.LineBreak():
@@ -226,7 +226,7 @@ def _tidy(nodes: Iterable[n.Inline], inside: frozenset[type]) -> list[n.Inline]:
                     if line:
                         done.append(n.Text(line))
             case n.LineBreak() if n.Link in inside:
-                # The words of a link stay on one line.
+                # The text of a link is on one line.
                 done.append(n.Text(" "))
             case (
                 n.Strong()
@@ -280,7 +280,7 @@ def _wrapper(node: _Wrapper, inside: frozenset[type]) -> Sequence[n.Inline]:
     flat = kind in inside and kind not in (n.Colored, n.Superscript)
     children = _tidy(node.children, inside if flat else inside | {kind})
     if isinstance(node, n.Link) and all(map(_is_space, children)):
-        # What nobody can see, nobody can follow.
+        # A link without text cannot be seen, so it shows its address.
         children = [n.Text(node.url)]
     if flat or (isinstance(node, n.Colored) and node.foreground is None and node.background is None):
         return children
@@ -290,7 +290,7 @@ def _wrapper(node: _Wrapper, inside: frozenset[type]) -> Sequence[n.Inline]:
 
 
 def _around_word(node: _Wrapper, text: str) -> Sequence[n.Inline]:
-    """`node`, which holds nothing but `text`, with the white space at the edges of `text` outside it."""
+    """`node`, which holds only `text`, with the white space at the edges of `text` moved outside."""
     core = text.strip()
     if len(core) == len(text):
         return (node,) if text else ()
@@ -304,7 +304,7 @@ def _around_word(node: _Wrapper, text: str) -> Sequence[n.Inline]:
 
 
 def _space_outside(node: _Wrapper, children: list[n.Inline]) -> Sequence[n.Inline]:
-    """`node` around `children`, with the white space at their edges outside it."""
+    """`node` around `children`, with the white space at their edges moved outside."""
     first, last = 0, len(children)
     while first < last and _is_space(children[first]):
         first += 1
@@ -336,7 +336,7 @@ def _with(node: n.Inline, children: tuple[n.Inline, ...]) -> n.Inline:
 
 
 def _join(nodes: list[n.Inline]) -> list[n.Inline]:
-    """Merge neighbours: texts, and stretches marked up in the same way."""
+    """Merge neighbours: texts, and nodes of the same markup."""
     kinds = list(map(type, nodes))
     if not any(map(is_, kinds, kinds[1:])):
         return nodes

@@ -44,7 +44,7 @@ def walk(nodes: Sequence[n.Block | n.Inline], *, closed: tuple[type, ...] = ()) 
 
 
 def map_inline(text: n.RichText, rewrite: Rewrite) -> n.RichText:
-    """`text` with `rewrite` applied to every inline node, children first."""
+    """`text` with `rewrite` applied to every inline node, children before their parents."""
     return n.RichText(tuple(_map_block(block, lambda nodes: _map_nodes(nodes, rewrite)) for block in text.blocks))
 
 
@@ -57,7 +57,7 @@ def expand_inline(text: n.RichText, expand: Expand) -> n.RichText:
 
 
 def map_blocks(text: n.RichText, rewrite: Callable[[n.Block], tuple[n.Block, ...]]) -> n.RichText:
-    """`text` with `rewrite` applied to every block, inner ones first; a block may become several, or none."""
+    """`text` with `rewrite` applied to every block, inner ones first. A block may become several, or none."""
     return n.RichText(_rewritten(text.blocks, rewrite))
 
 
@@ -120,7 +120,10 @@ _POINTER = 8
 
 
 def weight(value: Any) -> int:
-    """Bytes of a tree of dataclasses, tuples, lists, dictionaries and strings. Linear in the number of nodes."""
+    """Roughly the bytes of memory that a value takes: dataclasses, tuples, lists, dictionaries and strings. Linear.
+
+    It bounds caches, and tells long texts from short ones.
+    """
     total = 0
     waiting = [value]
     while waiting:
