@@ -1,4 +1,4 @@
-"""The message map, the outbox, cursors, notices, the notebook and the lease."""
+"""The message map, the outbox, cursors, once-only keys, key values and the lease."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -10,7 +10,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Make every table."""
+    """Create all tables."""
     _message_map()
     _outbox()
     _small_tables()
@@ -121,6 +121,6 @@ def _small_tables() -> None:
 
 
 def downgrade() -> None:
-    """Back to an empty file."""
+    """Drop all tables."""
     for table in ("lease", "store", "notebook", "notice", "cursor", "outbox", "message_copy", "message"):
         op.drop_table(table)

@@ -1,4 +1,4 @@
-"""What stands in the copies that several originals share."""
+"""The messages in each digest: a copy that several originals share."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -10,7 +10,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Make the table."""
+    """Create the table."""
     op.create_table(
         "batch",
         sa.Column("platform", sa.Text(), nullable=False),
@@ -23,10 +23,10 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Drop it. Refused where there are any: the next edit of a message would put its words over all the others."""
+    """Drop the table. Refused if there are digests: the next edit of one message would overwrite the others."""
     if op.get_bind().execute(sa.text("SELECT count(*) FROM batch")).scalar():
         raise ValueError(
-            "several messages stand in one copy, which an older relay would take for one message",
-            "go back no further than 0002: they are forgotten with their messages, after `[store] retention`",
+            "some copies contain several messages, and an older relay would take each for one message",
+            "go back to 0002 at most: such copies are forgotten with their messages, after `[store] retention`",
         )
     op.drop_table("batch")

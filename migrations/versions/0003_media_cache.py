@@ -1,4 +1,4 @@
-"""Where pictures that many messages show have been uploaded to."""
+"""Where pictures that many messages show were uploaded."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -10,7 +10,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Make the table."""
+    """Create the table."""
     op.create_table(
         "media_cache",
         sa.Column("platform", sa.Text(), nullable=False),
@@ -23,5 +23,5 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Drop it: emoji and avatars are uploaded again."""
+    """Drop the table. Emoji and avatars are then uploaded again."""
     op.drop_table("media_cache")

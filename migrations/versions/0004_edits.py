@@ -1,4 +1,4 @@
-"""Which event is an edit of which message: taken back, the earlier words come back.
+"""Which event is an edit of which message: if an edit is removed, the earlier text comes back.
 
 Edits from before this revision are not known; taking one of those back changes nothing.
 """
@@ -13,7 +13,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Make the table."""
+    """Create the table."""
     op.create_table(
         "message_edit",
         sa.Column("platform", sa.Text(), nullable=False),
@@ -27,5 +27,5 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Drop it."""
+    """Drop the table."""
     op.drop_table("message_edit")

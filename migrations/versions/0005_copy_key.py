@@ -1,4 +1,4 @@
-"""A copy is known by its message, its channel and its part, whatever its pair is called.
+"""A copy is identified by its message, channel and part, and not by the name of its pair.
 
 Under a pair's name, a message's copy in a second channel took the place of the first one's.
 """
@@ -15,7 +15,7 @@ _PLACE = ("platform", "channel", "native_id")
 
 
 def upgrade() -> None:
-    """Make the table anew. Of two copies under two names of one pair, the one recorded last counts."""
+    """Create the table again. If a pair had two names, the copy that was recorded last counts."""
     _rebuild(
         sa.UniqueConstraint(
             "message_id", "platform", "channel", "part", name="uq_message_copy_message_id_platform_channel_part"
@@ -24,7 +24,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Which pair made a copy is not known: its channel stands for that, as for a pair that was renamed since."""
+    """Create the table again. The pair of a copy is not known: the channel takes its place, as for a renamed pair."""
     _rebuild(
         sa.UniqueConstraint("message_id", "pair", "part", name="uq_message_copy_message_id_pair_part"),
         sa.Column("pair", sa.Text(), nullable=False),

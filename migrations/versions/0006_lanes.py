@@ -1,9 +1,9 @@
 """Rows of the outbox belong to lanes, from one channel to another, and no longer to the name of a pair.
 
-What waits under a name cannot be given a channel here: which channels the name stands for is in relay.toml. It waits
-in a lane whose destination is the name after a question mark, which is no channel; when the pair of that name is
-declared with the channel that the message was written in, it is known where it was to go. Until then it waits, and is
-shown. Notices for a channel that nothing tells are left out: they are words of the relay itself.
+The channels of a waiting entry are not known here: only relay.toml has the channels of a pair's name. So the entry
+waits in a lane whose destination is "?" and the name, which is not a channel. When a pair of that name is declared with
+the channel of the message, the destination is known. Until then the entry waits, and is shown. Notices whose channel
+cannot be known are dropped: they are the relay's own words.
 """
 
 import json
@@ -43,7 +43,7 @@ _COUNTS = (
 
 
 def upgrade() -> None:
-    """Make the lanes, and move everything into them."""
+    """Create the lanes, and move all entries into them."""
     op.create_table(
         "lane",
         sa.Column("id", sa.Integer(), nullable=False),
@@ -135,7 +135,7 @@ def _outbox_in_lanes() -> None:
 
 
 def _thread_channel(payload: str, platform: str) -> str | None:
-    """The channel of the thread that a notice is for; None if it is for none, or cannot be read."""
+    """The channel of a notice's thread. None if the notice is about no thread, or cannot be read."""
     try:
         channel = json.loads(payload)["thread"]["channel"]
         found = channel["id"] if channel["platform"] == platform else None
@@ -159,7 +159,7 @@ def _notices_of_channels() -> None:
 
 
 def downgrade() -> None:
-    """Back under names. Refused where two channels that something waits for have, or had, the same one."""
+    """Back to names of pairs. Refused if entries wait for two channels whose pairs have, or had, the same name."""
     _refuse_mistakable()
     bind = op.get_bind()
     last = bind.execute(sa.text("SELECT seq FROM sqlite_sequence WHERE name = 'outbox'")).scalar()
@@ -215,10 +215,10 @@ def downgrade() -> None:
 
 
 def _refuse_mistakable() -> None:
-    """Under its name alone, what waits for one channel would be posted in the other.
+    """Refuse if a name alone would be ambiguous: entries for one channel would be posted in another.
 
-    An address and the channel that it stands for are one, and so is what waits under a name for where it leads. An
-    empty lane whose channel no address stands for is not declared any more: nothing can be mistaken for it.
+    An address and its channel count as one, and so do a name and its channel. An empty lane whose channel has no
+    address is not declared any more, and cannot be confused with anything.
     """
     names = op.get_bind().execute(
         sa.text(
@@ -236,7 +236,7 @@ def _refuse_mistakable() -> None:
     ).scalars()  # fmt: skip
     for name in names:
         raise ValueError(
-            f"something waits for a pair that was called {name!r}, and another one is called so by now"
+            f"something waits for a pair that was called {name!r}, and another pair has that name now"
             if name
             else "something waits for a pair whose name is not known",
             "let the daemon deliver it, or discard it (`relay outbox discard`, `relay dead discard`), first",
@@ -253,7 +253,7 @@ def _dead_source_index() -> None:
 
 
 def _keep_sequence(last: int | None) -> None:
-    """IDs are never used again, whatever became of the table."""
+    """Keep the counter of IDs, so that no ID is used again."""
     bind = op.get_bind()
     bind.execute(sa.text("DELETE FROM sqlite_sequence WHERE name IN ('outbox', 'outbox_before', 'outbox_after')"))
     if last is not None:

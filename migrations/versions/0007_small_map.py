@@ -1,4 +1,4 @@
-"""The message map in half the room: channels by number, IDs packed, and when each message was used last.
+"""The message map in half the space: numbers for channels, packed IDs, and when each message was used last.
 
 Going back, it is no longer known when notices were posted and pictures were uploaded.
 """
@@ -9,7 +9,7 @@ from binascii import Error
 import sqlalchemy as sa
 from alembic import op
 
-# ruff: noqa: S608 - the statements are put together from our own words
+# ruff: noqa: S608 - the statements contain only our own text
 revision = "0007"
 down_revision = "0006"
 branch_labels = None
@@ -21,7 +21,7 @@ _NOW = "CAST(strftime('%s', 'now') AS INTEGER) / 3600"
 
 
 class _Native(sa.types.UserDefinedType[str]):
-    """A column without affinity: numbers, hashes and texts stand in it as they are."""
+    """A column without affinity: SQLite stores numbers, hashes and texts as they are."""
 
     cache_ok = True
 
@@ -30,7 +30,7 @@ class _Native(sa.types.UserDefinedType[str]):
 
 
 def _packed(native_id: str | None) -> int | bytes | str | None:
-    """`relay.store.tables.packed`, as it was."""
+    """`relay.store.tables.packed`, as it was at this revision."""
     if native_id is None:
         return None
     if native_id.isascii() and native_id.isdigit() and len(native_id) < 20:
@@ -54,7 +54,7 @@ def _unpacked(value: int | bytes | str | None) -> str | None:
 
 
 def upgrade() -> None:
-    """Make the tables anew."""
+    """Create the tables again."""
     _with_functions()
     for table in ("message_edit", "batch", "message_copy", "message"):
         op.rename_table(table, f"{table}_before")
@@ -96,7 +96,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Back to names."""
+    """Back to the names of channels."""
     _with_functions()
     for table in ("message_edit", "batch", "message_copy", "message"):
         op.rename_table(table, f"{table}_after")

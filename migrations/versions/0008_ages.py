@@ -1,4 +1,4 @@
-"""When notices, uploaded pictures and messages were used last, in seconds, so that what is old can be forgotten."""
+"""When notices, uploaded pictures and messages were used last, in seconds, so that old ones can be deleted."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -12,7 +12,7 @@ _NOW = "CAST(strftime('%s', 'now') AS INTEGER)"
 
 
 def upgrade() -> None:
-    """What is there counts as used now."""
+    """Add the columns. Existing rows count as used now."""
     op.execute("UPDATE message SET used = used * 3600")
     for table in ("notice", "media_cache"):
         op.add_column(table, sa.Column("used", sa.Integer(), nullable=False, server_default=sa.text("0")))
@@ -20,14 +20,14 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Forget when."""
+    """Drop the columns."""
     op.execute("UPDATE message SET used = used / 3600")
     _rebuild("media_cache", ("platform", "locator", "copy_platform"), ("copy_locator",))
     _rebuild("notice", ("platform", "key", "channel"), ())
 
 
 def _rebuild(table: str, key: tuple[str, ...], values: tuple[str, ...]) -> None:
-    """SQLite's ALTER TABLE knows no way to drop a column before 3.35."""
+    """Create the table again: before version 3.35 SQLite cannot drop a column."""
     op.rename_table(table, f"{table}_after")
     columns = (*key, *values)
     op.create_table(

@@ -1,4 +1,4 @@
-"""Which messages did not cross because there was nothing in them: an edit may put something in."""
+"""Which messages did not cross because they had no content that can cross. An edit may add some."""
 
 import sqlalchemy as sa
 from alembic import op

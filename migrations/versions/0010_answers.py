@@ -1,4 +1,4 @@
-"""Who answers a message: what is quoted follows its source."""
+"""An index of the answers to a message: their quotes follow its edits."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -10,10 +10,10 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Only answers are in it."""
+    """Create the index. It contains only answers."""
     op.create_index("ix_message_reply_to", "message", ["reply_to"], sqlite_where=sa.text("reply_to IS NOT NULL"))
 
 
 def downgrade() -> None:
-    """Nothing is lost."""
+    """Drop the index. Nothing is lost."""
     op.drop_index("ix_message_reply_to")

@@ -1,4 +1,4 @@
-"""The last copy of each lane: two that lead to one channel, one after the other, have each their own."""
+"""The last copy of each lane: two lanes may lead to one channel, one after the other."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -10,7 +10,7 @@ depends_on = None
 
 
 class _Native(sa.types.UserDefinedType[str]):
-    """A column without affinity: numbers, hashes and texts stand in it as they are."""
+    """A column without affinity: SQLite stores numbers, hashes and texts as they are."""
 
     cache_ok = True
 
@@ -19,7 +19,7 @@ class _Native(sa.types.UserDefinedType[str]):
 
 
 def upgrade() -> None:
-    """Until a lane has one of its own, it is the last one of its channel."""
+    """Add the column. At first it is the last copy of the lane's channel."""
     op.add_column("lane", sa.Column("last_copy", _Native()))
     op.execute(
         "UPDATE lane SET last_copy = (SELECT c.last_copy FROM channel c"
@@ -28,5 +28,5 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """The channels have theirs."""
+    """Drop the column. The channels keep theirs."""
     op.execute("ALTER TABLE lane DROP COLUMN last_copy")

@@ -1,4 +1,4 @@
-"""The files that follow their messages are found among whatever else waits."""
+"""An index of the files that follow their messages, to find them among all other entries."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -10,7 +10,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Only late files are in it."""
+    """Create the index. It contains only late files."""
     op.create_index(
         "ix_outbox_late_source",
         "outbox",
@@ -20,5 +20,5 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Nothing is lost."""
+    """Drop the index. Nothing is lost."""
     op.drop_index("ix_outbox_late_source")

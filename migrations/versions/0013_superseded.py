@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-# ruff: noqa: S608 - the statements are put together from our own words
+# ruff: noqa: S608 - the statements contain only our own text
 revision = "0013"
 down_revision = "0012"
 branch_labels = None
@@ -14,7 +14,7 @@ _INDEX = "ix_message_copy_channel_id_native_id"
 
 
 class _Native(sa.types.UserDefinedType[str]):
-    """A column without affinity: numbers, hashes and texts stand in it as they are."""
+    """A column without affinity: SQLite stores numbers, hashes and texts as they are."""
 
     cache_ok = True
 
@@ -36,7 +36,7 @@ def downgrade() -> None:
     """Back into the part's number. A message of more than a thousand parts would be taken for old copies."""
     too_many = op.get_bind().exec_driver_sql(f"SELECT 1 FROM message_copy WHERE part >= {_STEP} LIMIT 1").first()
     if too_many is not None:
-        raise ValueError(f"a message has more than {_STEP} parts", "go back no further than 0013")
+        raise ValueError(f"a message has more than {_STEP} parts", "go back to 0013 at most")
     _rebuild([], ("part", f"part + superseded * {_STEP}"))
 
 

@@ -1,1 +1,4 @@
-"""relay.toml and the environment become one frozen `Settings`, or a list of mistakes. No other folder reads either."""
+"""`relay.toml` and the environment become one frozen `Settings`, or a list of mistakes.
+
+`settings` holds the values, which `app`, adapters and web may import; only `cli` imports `loading`, which reads them.
+"""

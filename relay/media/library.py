@@ -175,7 +175,7 @@ class Library:
         failures: Sequence[tuple[Attachment, DeliveryError]],
         deadline: Deadline,
     ) -> DeliveryError:
-        """The error that stands for files that could not be opened or read: that of the worst of them."""
+        """The error for files that could not be opened or read: that of the worst of them."""
         errors: list[tuple[Attachment, FileUnavailable]] = []
         for attachment, error in failures:
             if isinstance(error, FileUnavailable):

@@ -195,7 +195,7 @@ message_copy = Table(
     Column("message_id", Integer, ForeignKey("message.id", ondelete="CASCADE"), primary_key=True),
     Column("channel_id", Integer, primary_key=True),
     Column("part", Integer, primary_key=True),
-    # 0: it stands. Else: the first, second … copy of its part that was posted again elsewhere and must be deleted.
+    # 0: it is in use. Else: the first, second … copy of its part that was posted again elsewhere and must be deleted.
     Column("superseded", Integer, primary_key=True, server_default=text("0")),
     Column("native_id", NativeId, nullable=False),
     Index(None, "channel_id", "native_id"),  # not unique: several originals may share one copy

@@ -1,1 +1,4 @@
-"""The status page, the metrics and the health checks: read `core.status`, write nothing."""
+"""The status page, the metrics and the health checks. They read `core.status` and change nothing.
+
+Only `app` imports this package.
+"""

@@ -263,7 +263,7 @@ def test_old_copies_are_still_known_as_such_after_the_revision_of_their_column(u
     upgrade(url)
     with migration_engine(url, create=False).begin() as connection:
         connection.exec_driver_sql("UPDATE message_copy SET part = 1000 WHERE native_id = '$1'")
-    with pytest.raises(StoreError, match="more than 1000 parts; go back no further than 0013"):
+    with pytest.raises(StoreError, match="more than 1000 parts; go back to 0013 at most"):
         downgrade(url, "0012")
     assert check(url).state == "current"
 
@@ -307,7 +307,7 @@ def test_no_downgrade_forgets_what_stands_in_shared_copies(url: str) -> None:
     with migration_engine(url, create=False).begin() as connection:
         connection.exec_driver_sql("INSERT INTO channel (id, platform, native_id) VALUES (1, 'matrix', '!r')")
         connection.exec_driver_sql("INSERT INTO batch VALUES (1, '$1', '{}')")
-    with pytest.raises(StoreError, match=r"several messages stand in one copy.*; go back no further than 0002"):
+    with pytest.raises(StoreError, match=r"some copies contain several messages.*; go back to 0002 at most"):
         downgrade(url, "0001")
     assert check(url).state == "current"
 
@@ -399,7 +399,7 @@ def test_what_was_queued_under_a_name_waits_under_it_until_it_is_known_where_it_
     assert rows(url, "SELECT seq FROM sqlite_sequence WHERE name LIKE 'outbox%'") == [(8,)]
 
 
-@pytest.mark.parametrize(("name", "why"), [("'help'", "another one is called so by now"), ("NULL", "is not known")])
+@pytest.mark.parametrize(("name", "why"), [("'help'", "another pair has that name now"), ("NULL", "is not known")])
 def test_what_would_go_to_another_room_under_its_name_cannot_go_back(url: str, name: str, why: str) -> None:
     with sqlite3.connect(url.removeprefix("sqlite:///")) as connection:
         connection.executescript(
