@@ -7,7 +7,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from yarl import URL
 
-from relay.adapters.matrix.api import client as api
+from relay.adapters.matrix.api import client
 from relay.adapters.matrix.identifiers import is_alias, is_event_id, is_room_id, is_user_id, parse_mxc
 from relay.adapters.matrix.inbound.content import message_content
 from relay.adapters.matrix.inbound.events import convert
@@ -68,7 +68,7 @@ def test_what_is_read_as_an_address_is_under_the_path_of_files(uri: str) -> None
     address = parse_mxc(uri)
     if address is None:
         return
-    path = api._address("/_matrix/client/v1/media/", ("download", *address), None)
+    path = client._address("/_matrix/client/v1/media/", ("download", *address), None)
     sent = URL("https://example.org" + path)
     segments = sent.raw_path.removeprefix("/_matrix/client/v1/media/download/").split("/")
     assert [unquote(segment) for segment in segments] == list(address)
@@ -79,7 +79,7 @@ def test_what_is_read_as_an_address_is_under_the_path_of_files(uri: str) -> None
 @pytest.mark.parametrize("segment", [".", ".."])
 def test_no_path_leaves_its_root(segment: str) -> None:
     with pytest.raises(ValueError, match="segment"):
-        api._address("/_matrix/client/v3/", ("rooms", segment, "messages"), None)
+        client._address("/_matrix/client/v3/", ("rooms", segment, "messages"), None)
 
 
 def test_valid_and_invalid_ids() -> None:
