@@ -48,7 +48,7 @@ from weakref import WeakKeyDictionary, WeakSet
 import relay
 from relay.cli import main as relay_command
 from relay.demo.homeserver import Homeserver
-from tests.support.town import Town, eventually, town
+from tests.support.stack import FullStack, eventually, stack
 
 HOUSE = Path(relay.__path__[0]).resolve()
 ASIDE = frozenset({"sandbox", "demo"})  # the folders of relay/ that are not the bridge
@@ -348,7 +348,7 @@ class People:
             self._configured.set()
 
     async def _live(self) -> None:
-        async with Homeserver() as homeserver, town(self._folder, homeserver, [PAIR]) as place:
+        async with Homeserver() as homeserver, stack(self._folder, homeserver, [PAIR]) as place:
             (self._folder / "relay.log").touch()
             self._configured.set()
             try:
@@ -360,12 +360,12 @@ class People:
                     os.kill(os.getpid(), signal.SIGTERM)
                 await asyncio.to_thread(self._daemon_ended.wait)
 
-    async def _ready(self, place: Town) -> bool:
+    async def _ready(self, place: FullStack) -> bool:
         if self._daemon_ended.is_set():
             raise RuntimeError(f"the daemon ended:\n{place.daemon.log()}")
         return await place.daemon.ready()
 
-    async def _lines(self, place: Town, direction: str) -> Way:
+    async def _lines(self, place: FullStack, direction: str) -> Way:
         await self._line(place, direction, 0)
         self._tracer.watch()
         await asyncio.sleep(_WATCH_SECONDS)
@@ -375,7 +375,7 @@ class People:
             raise RuntimeError("no line was through before relay/ came to rest: the machine is too busy")
         return min(whole, key=lambda way: way.calls)
 
-    async def _line(self, place: Town, direction: str, number: int) -> Way | None:
+    async def _line(self, place: FullStack, direction: str, number: int) -> Way | None:
         """What a line passed; None if it went on after a rest, as it does while the disk is slow."""
         source, destination = DIRECTIONS[direction]
         text = f"This is line {number} of some plain chat on {source.capitalize()}."
@@ -415,7 +415,7 @@ def trace(directions: Iterable[str], lines: int) -> dict[str, Way]:
 
 
 def _run_daemon(folder: Path, tracer: Tracer) -> None:
-    # `Town` finds the address of the daemon's pages in its log.
+    # `FullStack` finds the address of the daemon's pages in its log.
     with (folder / "relay.log").open("a") as log, contextlib.redirect_stderr(log), contextlib.suppress(SystemExit):
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # until the daemon handles it
         threading.setprofile(tracer)

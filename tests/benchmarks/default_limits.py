@@ -13,7 +13,7 @@ from pathlib import Path
 
 from relay.demo.homeserver import Homeserver
 from tests.support.rush import rush
-from tests.support.town import town
+from tests.support.stack import stack
 
 
 async def main(count: int, seconds: float, pairs: int) -> None:
@@ -22,7 +22,7 @@ async def main(count: int, seconds: float, pairs: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         async with (
             Homeserver(default_limits=True) as homeserver,
-            town(Path(folder), homeserver, names, lift_limits=False) as place,
+            stack(Path(folder), homeserver, names, lift_limits=False) as place,
         ):
             await place.daemon.start()
             result = await rush(place, names, count=count, seconds=seconds, patience=300)

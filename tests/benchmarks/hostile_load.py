@@ -22,7 +22,7 @@ import aiohttp
 
 from relay.demo.homeserver import Homeserver
 from relay.sandbox.rate_limits import Limits
-from tests.support.town import Town, town
+from tests.support.stack import FullStack, stack
 
 LOUD, QUIET = "loud", "quiet"
 TABLE = "<table>" + "<tr><td>tea<td>cake</tr>" * 2_400
@@ -30,7 +30,7 @@ DENSE = "<b>a</b> <i>b</i> <code>c</code> <del>d</del> " * 40
 PATIENCE = 900.0
 
 
-async def seconds_each(place: Town, what: str, count: int) -> float:
+async def seconds_each(place: FullStack, what: str, count: int) -> float:
     """What a message of the quiet pair takes, in the middle of several, each way in turn."""
     taken: list[float] = []
     for number in range(count):
@@ -45,7 +45,7 @@ async def seconds_each(place: Town, what: str, count: int) -> float:
     return statistics.median(taken)
 
 
-async def longest_silence(place: Town, done: asyncio.Event) -> float:
+async def longest_silence(place: FullStack, done: asyncio.Event) -> float:
     """The longest time that `/healthz` took to answer."""
     longest = 0.0
     async with aiohttp.ClientSession() as session:
@@ -60,7 +60,7 @@ async def longest_silence(place: Town, done: asyncio.Event) -> float:
     return longest
 
 
-async def measured(place: Town, what: str, count: int) -> tuple[float, float]:
+async def measured(place: FullStack, what: str, count: int) -> tuple[float, float]:
     """Seconds for a message of the quiet pair, and the longest silence meanwhile."""
     done = asyncio.Event()
     silence = asyncio.create_task(longest_silence(place, done))
@@ -69,19 +69,19 @@ async def measured(place: Town, what: str, count: int) -> tuple[float, float]:
     return each, await silence
 
 
-async def started(place: Town) -> None:
+async def started(place: FullStack) -> None:
     """The daemon is there, and has only begun to read what it missed."""
     await place.daemon.start(ready=False)
     await _until(lambda: _answers(place))
 
 
-def memory(place: Town) -> float:
+def memory(place: FullStack) -> float:
     """What the daemon has in memory, in MiB."""
     status = Path(f"/proc/{place.daemon.pid}/status").read_text()
     return next(int(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith("VmRSS"))
 
 
-async def crossed(place: Town, last: str) -> None:
+async def crossed(place: FullStack, last: str) -> None:
     """Everything in the loud room has crossed."""
     await place.mia.text(place.rooms[LOUD], last)
     await _until(lambda: _says(place.discord_words(LOUD), last))
@@ -99,7 +99,7 @@ async def main() -> None:
         homeserver = Homeserver(path / "homeserver")
         await homeserver.start()
         try:
-            async with town(path, homeserver, (LOUD, QUIET), limits=Limits(identify_every=0, factor=0)) as place:
+            async with stack(path, homeserver, (LOUD, QUIET), limits=Limits(identify_every=0, factor=0)) as place:
                 await place.daemon.start()
                 await seconds_each(place, "warm", 2)
                 await place.daemon.stop()
@@ -139,7 +139,7 @@ async def _says(words: Awaitable[list[str]], text: str) -> bool:
     return text in await words
 
 
-async def _answers(place: Town) -> bool:
+async def _answers(place: FullStack) -> bool:
     try:
         return (await place.daemon.get("/healthz"))[0] > 0
     except (aiohttp.ClientError, KeyError):

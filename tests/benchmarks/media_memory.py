@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from relay.demo.homeserver import Homeserver
-from tests.support.town import PATIENCE, Town, town
+from tests.support.stack import PATIENCE, FullStack, stack
 
 MIB = 1024 * 1024
 BAR = 8.0
@@ -36,7 +36,7 @@ async def until(look: Callable[[], Awaitable[bool]]) -> None:
             await asyncio.sleep(0.05)
 
 
-async def to_matrix(place: Town, size: int) -> None:
+async def to_matrix(place: FullStack, size: int) -> None:
     """A file of `size` bytes crosses from Discord."""
     before = len(await place.on_matrix("help"))
     place.say("help", "", attachments=[{"filename": "large.bin", "zeros": size}])
@@ -50,7 +50,7 @@ async def to_matrix(place: Town, size: int) -> None:
         raise AssertionError(f"it did not cross: {content}")
 
 
-async def to_discord(place: Town, size: int) -> None:
+async def to_discord(place: FullStack, size: int) -> None:
     """A file of `size` bytes crosses from Matrix."""
     before = len(place.on_discord("help"))
     uri = await place.mia.upload(bytes(size), "application/octet-stream", "large.bin")
@@ -70,7 +70,7 @@ async def measure(size: int) -> bool:
     homeserver = Homeserver(settings={"max_upload_size": f"{2 * size}"})
     within = True
     with tempfile.TemporaryDirectory() as folder:
-        async with homeserver, town(Path(folder), homeserver) as place:
+        async with homeserver, stack(Path(folder), homeserver) as place:
             place.control.set_boost_tier(place.guild, 3)
             await place.daemon.start()
             pid = place.daemon.pid

@@ -31,7 +31,7 @@ from relay.demo.homeserver import Homeserver
 from relay.demo.matrix_client import Person
 from relay.sandbox.rate_limits import Limits
 from relay.sandbox.world.dispatch import OMNISCIENT, Dispatch
-from tests.support.town import Town, town
+from tests.support.stack import FullStack, stack
 
 _TAG = re.compile(r"#([a-z0-9-]+)")
 _PATIENCE = 120.0
@@ -109,7 +109,7 @@ class Bare:
 class Stage:
     """Everything that is measured with. `ways` is, by subject, how one message is said on either side."""
 
-    place: Town
+    place: FullStack
     ears: Ears
     bare: Bare
     bare_rooms: list[str]
@@ -140,7 +140,7 @@ async def bare_process(wiring: dict[str, Any]) -> AsyncIterator[Bare]:
 async def staged(folder: Path, homeserver: Homeserver, pairs: int) -> AsyncIterator[Stage]:
     """The relay with `pairs` pairs, the bare loop with one, readers on both sides."""
     names = [f"pair{number}" for number in range(pairs)]
-    async with town(folder, homeserver, names, limits=Limits(factor=0)) as place:
+    async with stack(folder, homeserver, names, limits=Limits(factor=0)) as place:
         control, mia = place.control, place.mia
         tokens = {name: await homeserver.register(name) for name in ("bare", "sender")}
         user, sender = (f"@{name}:{homeserver.server_name}" for name in tokens)
@@ -188,7 +188,7 @@ async def _read(ears: Ears, homeserver: Homeserver, mia: Person) -> None:
 
 
 def _ways(
-    place: Town, mia: Person, channel: str, person: str, room: str
+    place: FullStack, mia: Person, channel: str, person: str, room: str
 ) -> dict[str, Callable[[str], Awaitable[object]]]:
     async def on_discord(text: str) -> object:
         return place.control.say(channel, person, text)

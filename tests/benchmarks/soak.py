@@ -17,14 +17,14 @@ from pathlib import Path
 from relay.demo.homeserver import Homeserver
 from relay.sandbox.rate_limits import Limits
 from tests.benchmarks.media_memory import memory
-from tests.support.town import Town, eventually, town
+from tests.support.stack import FullStack, eventually, stack
 
 PAIRS = ("one", "two", "three", "four")
 PEOPLE = 200
 _PATIENCE = 600.0
 
 
-async def write(place: Town, people: list[str], rng: random.Random, count: int) -> None:
+async def write(place: FullStack, people: list[str], rng: random.Random, count: int) -> None:
     """Half of `count` messages on each side, some edited and deleted at once."""
     control = place.control
     for number in range(count // 2):
@@ -40,7 +40,7 @@ async def write(place: Town, people: list[str], rng: random.Random, count: int) 
             await place.mia.redact(place.rooms[pair], event)
 
 
-async def settled(place: Town) -> None:
+async def settled(place: FullStack) -> None:
     """Wait until nothing waits any more."""
 
     async def backlog() -> float:
@@ -56,7 +56,7 @@ async def main(thousands: int, seed: int) -> None:
     rng = random.Random(seed)
     found: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
-        async with Homeserver() as homeserver, town(Path(folder), homeserver, PAIRS, limits=Limits(factor=0)) as place:
+        async with Homeserver() as homeserver, stack(Path(folder), homeserver, PAIRS, limits=Limits(factor=0)) as place:
             people = [place.control.create_person(f"person{number}")["id"] for number in range(PEOPLE)]
             for person in people:
                 place.control.join(place.guild, person)

@@ -14,7 +14,7 @@ from pathlib import Path
 from relay.demo.homeserver import Homeserver
 from relay.sandbox.rate_limits import Limits
 from tests.support.outage import converge, live_without_the_relay, start_and_kill
-from tests.support.town import town
+from tests.support.stack import stack
 
 
 async def main(messages: int, edits: int, deletions: int, kills: int, seed: int) -> None:
@@ -22,7 +22,7 @@ async def main(messages: int, edits: int, deletions: int, kills: int, seed: int)
     with tempfile.TemporaryDirectory() as folder:
         async with (
             Homeserver() as homeserver,
-            town(Path(folder), homeserver, limits=Limits(factor=0)) as place,
+            stack(Path(folder), homeserver, limits=Limits(factor=0)) as place,
         ):
             await place.daemon.start()
             await live_without_the_relay(place, "help", messages=50, edits=0, deletions=0, seed=seed)

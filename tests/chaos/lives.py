@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from relay.sandbox.world.dispatch import OMNISCIENT, Dispatch
-from tests.support.town import Daemon, eventually
+from tests.support.stack import Daemon, eventually
 
 # Between the send and the record, and everywhere before and after: what happens where the daemon cannot see it yet.
 POINTS = (

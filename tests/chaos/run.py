@@ -24,7 +24,7 @@ from tests.chaos.reading import discord_copy, files_of
 from tests.chaos.sides import DiscordSide, MatrixSide, Side, View
 from tests.chaos.traffic import Act, Pace, Traffic
 from tests.chaos.trouble import Trouble
-from tests.support.town import Town, eventually, town
+from tests.support.stack import FullStack, eventually, stack
 
 _HEARTBEAT = 8.0
 _PER_SECOND = 20
@@ -54,7 +54,7 @@ _PROVOKED_BY: dict[str, tuple[int, Act]] = {
 class Run:
     """Everything of one run."""
 
-    def __init__(self, plan: Plan, place: Town, proxy: Proxy, lives: Lives, noa: Person, trace: Trace) -> None:
+    def __init__(self, plan: Plan, place: FullStack, proxy: Proxy, lives: Lives, noa: Person, trace: Trace) -> None:
         self._plan = plan
         self._town = place
         self._trace = trace
@@ -70,7 +70,7 @@ class Run:
         ledgers = [people.ledgers for people in self._traffic]
         config = place.daemon.config
         self._trouble = Trouble(
-            town=place,
+            stack=place,
             proxy=proxy,
             rng=random.Random(f"trouble {plan.seed}"),
             trace=trace,
@@ -240,23 +240,23 @@ def _shares(whole: int, parts: int) -> list[int]:
 @asynccontextmanager
 async def world(plan: Plan, trace: Trace) -> AsyncIterator[Run]:
     """Everything that a run needs, and nothing of it afterwards."""
-    async with AsyncExitStack() as stack:
-        homeserver = await stack.enter_async_context(Homeserver())
+    async with AsyncExitStack() as exits:
+        homeserver = await exits.enter_async_context(Homeserver())
         pairs = [f"p{number}" for number in range(plan.pairs)]
         limits = Limits(identify_every=0, identifies_per_day=1_000_000)
-        place = await stack.enter_async_context(
-            town(plan.folder, homeserver, pairs, limits=limits, heartbeat_interval=_HEARTBEAT)
+        place = await exits.enter_async_context(
+            stack(plan.folder, homeserver, pairs, limits=limits, heartbeat_interval=_HEARTBEAT)
         )
         noa_id = f"@noa-{plan.seed}:{homeserver.server_name}"
         token = await homeserver.register(f"noa-{plan.seed}", displayname="Noa")
-        noa = await stack.enter_async_context(Person(homeserver.url, noa_id, token))
+        noa = await exits.enter_async_context(Person(homeserver.url, noa_id, token))
         for room in place.rooms.values():
             await noa.join(room)
             await place.mia.set_power(room, users={noa_id: 50})  # for when only the relay has to be silent
         lives = Lives(place.daemon.config, plan.folder, trace, place.bot)
-        stack.push_async_callback(lives.end)
+        exits.push_async_callback(lives.end)
         place.sandbox.state.listeners.append(lives.on_dispatch)
-        proxy = await stack.enter_async_context(Proxy(homeserver.url, lives.happened))
+        proxy = await exits.enter_async_context(Proxy(homeserver.url, lives.happened))
         place.pair_settings.update(dict.fromkeys(pairs[1::2], _BATCHED))
         config = place.write_config()
         config.write_text(config.read_text().replace(homeserver.url, proxy.url))

@@ -13,7 +13,7 @@ from relay.sandbox.gateway.handshake import FATAL
 from tests.chaos.operator import Operator
 from tests.chaos.proxy import Fault, Proxy
 from tests.chaos.sides import insist
-from tests.support.town import Town, eventually
+from tests.support.stack import FullStack, eventually
 
 # Discord's close codes after which a client may come back, and those of WebSockets themselves:
 # https://discord.com/developers/docs/topics/opcodes-and-status-codes#gateway-gateway-close-event-codes
@@ -35,7 +35,7 @@ class Trouble:
     def __init__(
         self,
         *,
-        town: Town,
+        stack: FullStack,
         proxy: Proxy,
         rng: random.Random,
         trace: Callable[[str], None],
@@ -43,10 +43,10 @@ class Trouble:
         webhook_deleted: Callable[[str], None],
         operator: Operator,
     ) -> None:
-        self._town = town
-        self._control = town.control
+        self._town = stack
+        self._control = stack.control
         self._proxy = proxy
-        self._homeserver = town.homeserver
+        self._homeserver = stack.homeserver
         self._rng = rng
         self._trace = trace
         self._freeze = freeze

@@ -8,8 +8,8 @@ import pytest_asyncio
 
 from relay.demo.homeserver import Homeserver
 from relay.sandbox.rate_limits import Limits
-from tests.support.street import House, houses
-from tests.support.town import Town, town
+from tests.support.chat import Chat, chats
+from tests.support.stack import FullStack, stack
 
 
 @pytest.fixture
@@ -18,28 +18,28 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest_asyncio.fixture(loop_scope="session")
-async def help_town(homeserver: Homeserver, tmp_path: Path) -> AsyncIterator[Town]:
-    """A town with one pair, `help`, and the daemon running."""
-    async with town(tmp_path, homeserver) as made:
+async def help_stack(homeserver: Homeserver, tmp_path: Path) -> AsyncIterator[FullStack]:
+    """The full stack with one pair, `help`, and the daemon running."""
+    async with stack(tmp_path, homeserver) as made:
         await made.daemon.start()
         yield made
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def street(
+async def shared_stack(
     homeserver: Homeserver, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
-) -> AsyncIterator[Iterator[House]]:
-    """A town with a pair for each test of a module that asks for one, and the daemon running."""
+) -> AsyncIterator[Iterator[Chat]]:
+    """The full stack with a pair for each test of a module that asks for one, and the daemon running."""
     items = (item for item in request.session.items if isinstance(item, pytest.Function))
-    count = sum(item.module is request.module and "house" in item.fixturenames for item in items)
-    folder, pairs = tmp_path_factory.mktemp("street"), [f"house-{number}" for number in range(count)]
+    count = sum(item.module is request.module and "chat" in item.fixturenames for item in items)
+    folder, pairs = tmp_path_factory.mktemp("shared_stack"), [f"chat-{number}" for number in range(count)]
     # What a channel takes in two seconds is shown elsewhere.
-    async with town(folder, homeserver, pairs, limits=Limits(factor=0)) as made:
+    async with stack(folder, homeserver, pairs, limits=Limits(factor=0)) as made:
         await made.daemon.start()
-        yield houses(made)
+        yield chats(made)
 
 
 @pytest.fixture
-def house(street: Iterator[House]) -> House:
+def chat(shared_stack: Iterator[Chat]) -> Chat:
     """A pair of a running daemon that no other test has used."""
-    return next(street)
+    return next(shared_stack)

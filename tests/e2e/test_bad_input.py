@@ -10,7 +10,7 @@ import pytest
 import pytest_asyncio
 
 from relay.demo.homeserver import Homeserver
-from tests.support.town import Town, town
+from tests.support.stack import FullStack, stack
 
 COMPLETE = """
 [discord]
@@ -103,12 +103,12 @@ def test_a_store_of_a_newer_version_is_left_alone(tmp_path: Path) -> None:
 
 
 @pytest_asyncio.fixture(loop_scope="session")
-async def place(homeserver: Homeserver, tmp_path: Path) -> AsyncIterator[Town]:
-    async with town(tmp_path, homeserver) as made:
+async def place(homeserver: Homeserver, tmp_path: Path) -> AsyncIterator[FullStack]:
+    async with stack(tmp_path, homeserver) as made:
         yield made
 
 
-async def refused(place: Town, *words: str) -> None:
+async def refused(place: FullStack, *words: str) -> None:
     """The daemon ends by itself, and its last line says why and what to do."""
     await place.daemon.start(ready=False)
     assert await place.daemon.exit_status() == 4
@@ -118,7 +118,7 @@ async def refused(place: Town, *words: str) -> None:
     assert "Traceback" not in place.daemon.log(1000)
 
 
-def rewrite(place: Town, old: str, new: str) -> None:
+def rewrite(place: FullStack, old: str, new: str) -> None:
     """Change the configuration as with an editor."""
     text = place.daemon.config.read_text()
     assert old in text
@@ -126,38 +126,38 @@ def rewrite(place: Town, old: str, new: str) -> None:
 
 
 @pytest.mark.asyncio(loop_scope="session")
-async def test_a_discord_token_that_is_refused(place: Town) -> None:
+async def test_a_discord_token_that_is_refused(place: FullStack) -> None:
     rewrite(place, place.bot_token, f"{place.bot_token}x")
     await refused(place, "Discord refused the bot's token", "Reset Token", "[discord] token")
 
 
 @pytest.mark.asyncio(loop_scope="session")
-async def test_an_intent_that_is_off(place: Town) -> None:
+async def test_an_intent_that_is_off(place: FullStack) -> None:
     place.control.set_intents(place.bot, message_content=False)
     await refused(place, "4014", "Message Content Intent")
 
 
 @pytest.mark.asyncio(loop_scope="session")
-async def test_a_matrix_token_that_is_refused(place: Town) -> None:
+async def test_a_matrix_token_that_is_refused(place: FullStack) -> None:
     rewrite(place, place.relay_token, "syt_wrong")
     await refused(place, "the homeserver refuses matrix.access_token", "make a new one")
 
 
 @pytest.mark.asyncio(loop_scope="session")
-async def test_a_matrix_token_of_somebody_else(place: Town) -> None:
+async def test_a_matrix_token_of_somebody_else(place: FullStack) -> None:
     rewrite(place, place.relay_user, "@somebody-else:localhost")
     await refused(place, "belongs to", "correct matrix.user_id")
 
 
 @pytest.mark.asyncio(loop_scope="session")
-async def test_a_matrix_password_that_is_refused(place: Town) -> None:
+async def test_a_matrix_password_that_is_refused(place: FullStack) -> None:
     rewrite(place, f'access_token = "{place.relay_token}"', 'password = "hunter2-wrong"')
     await refused(place, "refuses the password", "correct matrix.user_id and matrix.password")
     assert "hunter2" not in place.daemon.log(1000)
 
 
 @pytest.mark.asyncio(loop_scope="session")
-async def test_a_discord_token_that_is_refused_later(place: Town) -> None:
+async def test_a_discord_token_that_is_refused_later(place: FullStack) -> None:
     await place.daemon.start()
     place.control.reset_token(place.bot)
     assert await place.daemon.exit_status() == 4
@@ -165,7 +165,7 @@ async def test_a_discord_token_that_is_refused_later(place: Town) -> None:
 
 
 @pytest.mark.asyncio(loop_scope="session")
-async def test_an_intent_that_is_taken_away_later(place: Town) -> None:
+async def test_an_intent_that_is_taken_away_later(place: FullStack) -> None:
     await place.daemon.start()
     place.control.set_intents(place.bot, message_content=False)
     place.control.invalidate_sessions()
@@ -174,7 +174,7 @@ async def test_an_intent_that_is_taken_away_later(place: Town) -> None:
 
 
 @pytest.mark.asyncio(loop_scope="session")
-async def test_a_matrix_token_that_is_refused_later(place: Town) -> None:
+async def test_a_matrix_token_that_is_refused_later(place: FullStack) -> None:
     await place.daemon.start()
     await place.homeserver.administer("POST", f"/_synapse/admin/v1/deactivate/{place.relay_user}", {"erase": False})
     assert await place.daemon.exit_status() == 4
@@ -182,7 +182,7 @@ async def test_a_matrix_token_that_is_refused_later(place: Town) -> None:
 
 
 @pytest.mark.asyncio(loop_scope="session")
-async def test_another_final_close_code_ends_the_daemon_with_a_remedy(place: Town) -> None:
+async def test_another_final_close_code_ends_the_daemon_with_a_remedy(place: FullStack) -> None:
     # Each of the codes: tests/contract/test_discord_gateway.py.
     await place.daemon.start()
     place.control.close_gateway(4013)

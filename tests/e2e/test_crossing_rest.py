@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from relay.domain.ids import Platform
+from tests.support.chat import Chat
 from tests.support.payloads import OUR_WEBHOOK, Case, cases
-from tests.support.street import House
-from tests.support.town import eventually
+from tests.support.stack import eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -49,141 +49,141 @@ def _visible(content: Json) -> Json:
     return {key: content.get(key) for key in ("msgtype", "body", "formatted_body", "m.mentions")}
 
 
-async def _arrive(house: House, table: list[Case]) -> None:
+async def _arrive(chat: Chat, table: list[Case]) -> None:
     """Everything that the table says stands in the room, in its order."""
     expected = [(case.name, _visible(event)) for case in table for event in case.expected]
-    shown = [_visible(message.content) for message in await house.on_matrix(len(expected))]
+    shown = [_visible(message.content) for message in await chat.on_matrix(len(expected))]
     assert list(zip([name for name, _ in expected], shown, strict=True)) == expected
 
 
 @pytest.mark.crosses("bots", "to_matrix")
-async def test_the_table_s_feeds(house: House) -> None:
-    feed = house.town.control.create_webhook(house.channel, "Feed", house.town.people["Ben"])
+async def test_the_table_s_feeds(chat: Chat) -> None:
+    feed = chat.stack.control.create_webhook(chat.channel, "Feed", chat.stack.people["Ben"])
     table = _of_webhooks()
     for case in table:
         data = case.input["d"]
         raw = {key: data[key] for key in ("content", "embeds", "components", "flags")}
-        house.town.control.say_as_webhook(feed["id"], "-", username=data["author"]["username"], raw=raw)
-    await _arrive(house, table)
+        chat.stack.control.say_as_webhook(feed["id"], "-", username=data["author"]["username"], raw=raw)
+    await _arrive(chat, table)
     assert len(table) > 8
 
 
 @pytest.mark.crosses("bots", "to_matrix")
-async def test_the_table_s_bots(house: House) -> None:
-    bot = house.town.control.create_bot("Dyno", house.town.guild)["id"]
+async def test_the_table_s_bots(chat: Chat) -> None:
+    bot = chat.stack.control.create_bot("Dyno", chat.stack.guild)["id"]
     table = _of_bots()
     for case in table:
         raw = {key: case.input["d"][key] for key in ("content", "embeds", "components", "flags")}
-        house.town.control.say(house.channel, bot, "-", raw=raw)
-    await _arrive(house, table)
+        chat.stack.control.say(chat.channel, bot, "-", raw=raw)
+    await _arrive(chat, table)
     assert len(table) > 5
 
 
 @pytest.mark.crosses("bots", "to_discord")
-async def test_a_bot_on_matrix(house: House) -> None:
-    await house.town.mia.html(house.room, "Build 7 failed", "Build <b>7</b> failed", msgtype="m.notice")
-    await house.town.mia.text(house.room, "shrugs", msgtype="m.emote")
-    assert await house.words(2) == ["Build **7** failed", "*shrugs*"]
+async def test_a_bot_on_matrix(chat: Chat) -> None:
+    await chat.stack.mia.html(chat.room, "Build 7 failed", "Build <b>7</b> failed", msgtype="m.notice")
+    await chat.stack.mia.text(chat.room, "shrugs", msgtype="m.emote")
+    assert await chat.words(2) == ["Build **7** failed", "*shrugs*"]
 
 
 @pytest.mark.crosses("the author", "to_matrix")
-async def test_the_name_that_people_have_here(house: House) -> None:
-    control, guild = house.town.control, house.town.guild
+async def test_the_name_that_people_have_here(chat: Chat) -> None:
+    control, guild = chat.stack.control, chat.stack.guild
     eve = control.create_person("eve", "Eve <b>\u202e\n\u200bx")["id"]
     control.join(guild, eve)
-    control.say(house.channel, eve, "one")
-    (copy,) = await house.on_matrix()
+    control.say(chat.channel, eve, "one")
+    (copy,) = await chat.on_matrix()
     assert copy.content["com.beeper.per_message_profile"]["displayname"] == "Eve <b> x"
     assert copy.formatted_body == "<strong data-mx-profile-fallback>Eve &lt;b&gt; x: </strong>one"
     control.rename(eve, guild, nick="Evelyn")
-    control.say(house.channel, eve, "two")
-    assert (await house.on_matrix(2))[1].name == "Evelyn"
+    control.say(chat.channel, eve, "two")
+    assert (await chat.on_matrix(2))[1].name == "Evelyn"
 
 
 @pytest.mark.crosses("people", "to_matrix")
 @pytest.mark.crosses("@everyone", "to_matrix", "to_discord")
-async def test_nobody_is_called_who_must_not_be(house: House) -> None:
-    control, guild = house.town.control, house.town.guild
+async def test_nobody_is_called_who_must_not_be(chat: Chat) -> None:
+    control, guild = chat.stack.control, chat.stack.guild
     role = control.create_role(guild, "Moderators", permissions=["MENTION_EVERYONE"], mentionable=True)["id"]
     carl = control.create_person("carl", "Carl")["id"]
     control.join(guild, carl, nick="Carl <i>")
     control.set_role(guild, carl, role)
-    control.say(house.channel, carl, f"@here @everyone <@&{role}> <@{carl}> <@&12345678> <@12345678>")
-    (copy,) = await house.on_matrix()
+    control.say(chat.channel, carl, f"@here @everyone <@&{role}> <@{carl}> <@&12345678> <@12345678>")
+    (copy,) = await chat.on_matrix()
     assert copy.body == "Carl <i>: @here @everyone @Moderators @Carl <i> @unknown-role @unknown-user"
     assert copy.content["m.mentions"] == {}
-    await house.town.mia.text(house.room, f"@room @here <@{carl}>", extra={"m.mentions": {"room": True}})
-    copy_there = (await house.on_discord(2))[1]
+    await chat.stack.mia.text(chat.room, f"@room @here <@{carl}>", extra={"m.mentions": {"room": True}})
+    copy_there = (await chat.on_discord(2))[1]
     assert not any(copy_there["pinged"].values())
 
 
 @pytest.mark.crosses("reply", "to_discord")
-async def test_a_reply_pings_whom_it_answers_where_it_means_them(house: House) -> None:
-    ada = house.town.people["Ada"]
-    house.say("tea?")
-    (copy,) = await house.on_matrix()
+async def test_a_reply_pings_whom_it_answers_where_it_means_them(chat: Chat) -> None:
+    ada = chat.stack.people["Ada"]
+    chat.say("tea?")
+    (copy,) = await chat.on_matrix()
     reply = {"msgtype": "m.text", "body": "yes", "m.relates_to": {"m.in_reply_to": {"event_id": copy.event_id}}}
-    await house.tell(reply | {"m.mentions": {}})
-    await house.tell(reply | {"m.mentions": {"user_ids": [copy.sender]}})
-    _, quiet, loud = await house.on_discord(3)
+    await chat.tell(reply | {"m.mentions": {}})
+    await chat.tell(reply | {"m.mentions": {"user_ids": [copy.sender]}})
+    _, quiet, loud = await chat.on_discord(3)
     assert not any(quiet["pinged"].values())
     assert loud["pinged"]["users"] == [ada]
     assert f"<@{ada}>: tea?\nyes" in loud["content"]
 
 
 @pytest.mark.crosses("bots", "to_matrix")
-async def test_somebody_named_in_an_embed_by_number_alone(house: House) -> None:
-    control, guild = house.town.control, house.town.guild
+async def test_somebody_named_in_an_embed_by_number_alone(chat: Chat) -> None:
+    control, guild = chat.stack.control, chat.stack.guild
     nora = control.create_person("nora", "Nora")["id"]
     control.join(guild, nora, nick="Nora B.")
-    feed = control.create_webhook(house.channel, "Feed", house.town.people["Ben"])
+    feed = control.create_webhook(chat.channel, "Feed", chat.stack.people["Ben"])
     for _ in range(2):
         control.say_as_webhook(feed["id"], "", embeds=[{"title": "Welcome", "description": f"<@{nora}> has joined"}])
-    copies = await house.on_matrix(2)
+    copies = await chat.on_matrix(2)
     assert [copy.body for copy in copies] == ["Feed: > **Welcome**\n> \n> @Nora B. has joined"] * 2
 
 
 @pytest.mark.crosses("polls", "to_discord")
-async def test_a_poll_of_matrix_and_its_end(house: House) -> None:
+async def test_a_poll_of_matrix_and_its_end(chat: Chat) -> None:
     answers = [{"id": "1", "org.matrix.msc1767.text": "Yes"}, {"id": "2", "org.matrix.msc1767.text": "*No*"}]
     start = {"question": {"org.matrix.msc1767.text": "Tea?"}, "answers": answers}
-    poll = await house.tell({"org.matrix.msc3381.poll.start": start}, "org.matrix.msc3381.poll.start")
+    poll = await chat.tell({"org.matrix.msc3381.poll.start": start}, "org.matrix.msc3381.poll.start")
     relation = {"m.relates_to": {"rel_type": "m.reference", "event_id": poll}}
     vote = {"org.matrix.msc3381.poll.response": {"answers": ["1"]}}
-    await house.tell(relation | vote, "org.matrix.msc3381.poll.response")
+    await chat.tell(relation | vote, "org.matrix.msc3381.poll.response")
     words = {"org.matrix.msc1767.text": "The poll has ended. Top answer: Yes"}
-    await house.tell(relation | words | {"org.matrix.msc3381.poll.end": {}}, "org.matrix.msc3381.poll.end")
-    question, result = await house.words(2)
+    await chat.tell(relation | words | {"org.matrix.msc3381.poll.end": {}}, "org.matrix.msc3381.poll.end")
+    question, result = await chat.words(2)
     assert question == "**📊 Tea?**\n1. Yes\n2. \\*No\\*"
     quoted, words_of_result = result.split("\n", 1)
     assert quoted.startswith("> [↪ Mia](")
     assert words_of_result == "The poll has ended. Top answer: Yes"
-    labels = {"pair": house.pair, "direction": "to_discord", "feature": "vote"}
-    await house.town.until_metric("relay_dropped_total", 1, **labels)
+    labels = {"pair": chat.pair, "direction": "to_discord", "feature": "vote"}
+    await chat.stack.until_metric("relay_dropped_total", 1, **labels)
 
 
 @pytest.mark.crosses("polls", "to_matrix")
-async def test_a_forward_of_a_feed(house: House) -> None:
-    feed = house.town.control.create_webhook(house.channel, "Feed", house.town.people["Ben"])
-    original = house.town.control.say_as_webhook(
+async def test_a_forward_of_a_feed(chat: Chat) -> None:
+    feed = chat.stack.control.create_webhook(chat.channel, "Feed", chat.stack.people["Ben"])
+    original = chat.stack.control.say_as_webhook(
         feed["id"], "", embeds=[{"title": "Release 2", "description": "*new*"}]
     )
-    forward = {"channel": house.channel, "message": original["id"]}
-    house.say(who="Ben", forward=forward)
-    *_, copy = await house.on_matrix(2)
+    forward = {"channel": chat.channel, "message": original["id"]}
+    chat.say(who="Ben", forward=forward)
+    *_, copy = await chat.on_matrix(2)
     assert copy.body == "Ben: *↪ Forwarded:*\n> > **Release 2**\n> > \n> > *new*"
 
 
 @pytest.mark.crosses("who joined", "to_matrix")
-async def test_what_discord_says_of_people(house: House) -> None:
-    control, ada, ben = house.town.control, house.town.people["Ada"], house.town.people["Ben"]
+async def test_what_discord_says_of_people(chat: Chat) -> None:
+    control, ada, ben = chat.stack.control, chat.stack.people["Ada"], chat.stack.people["Ben"]
     zoe = control.create_person("zoe", "Zoe")["id"]
-    control.join(house.town.guild, zoe, announce_in=house.channel)
-    control.say_as_system(house.channel, ben, 8)
-    message = house.say("read this")
-    control.pin(house.channel, message, ben)
-    control.say_as_system(house.channel, ada, 4, "lobby")
-    shown = await house.on_matrix(5)
+    control.join(chat.stack.guild, zoe, announce_in=chat.channel)
+    control.say_as_system(chat.channel, ben, 8)
+    message = chat.say("read this")
+    control.pin(chat.channel, message, ben)
+    control.say_as_system(chat.channel, ada, 4, "lobby")
+    shown = await chat.on_matrix(5)
     assert [message.body for message in shown] == [
         "Zoe: *joined the server.*",
         "Ben: *boosted the server.*",
@@ -195,46 +195,46 @@ async def test_what_discord_says_of_people(house: House) -> None:
 
 
 @pytest.mark.crosses("a message of which nothing", "to_matrix", "to_discord")
-async def test_nothing_vanishes_without_a_word(house: House) -> None:
-    house.say("-", raw={"content": ""})
-    (copy,) = await house.on_matrix()
+async def test_nothing_vanishes_without_a_word(chat: Chat) -> None:
+    chat.say("-", raw={"content": ""})
+    (copy,) = await chat.on_matrix()
     assert copy.body == "Ada: *A message with nothing in it that can be shown here.*"
-    await house.tell({"msgtype": "com.example.dice", "body": "rolled a 4"})
-    assert (await house.words(2))[1] == "rolled a 4\n\n*(a message of the type com.example.dice)*"
+    await chat.tell({"msgtype": "com.example.dice", "body": "rolled a 4"})
+    assert (await chat.words(2))[1] == "rolled a 4\n\n*(a message of the type com.example.dice)*"
 
 
 @pytest.mark.crosses("reactions", "to_matrix", "to_discord")
-async def test_what_stays_is_counted_and_everybody_can_see_it(house: House) -> None:
-    control, mia, ada = house.town.control, house.town.mia, house.town.people["Ada"]
-    message, event = house.say("one"), await house.tell("two")
-    (_, theirs), _ = await asyncio.gather(house.on_matrix(2), house.on_discord(2))
-    control.react(house.channel, message, ada, "👍")
-    control.typing(house.channel, ada)
-    thread = control.open_thread(house.channel, ada, "aside", message=message)["id"]
+async def test_what_stays_is_counted_and_everybody_can_see_it(chat: Chat) -> None:
+    control, mia, ada = chat.stack.control, chat.stack.mia, chat.stack.people["Ada"]
+    message, event = chat.say("one"), await chat.tell("two")
+    (_, theirs), _ = await asyncio.gather(chat.on_matrix(2), chat.on_discord(2))
+    control.react(chat.channel, message, ada, "👍")
+    control.typing(chat.channel, ada)
+    thread = control.open_thread(chat.channel, ada, "aside", message=message)["id"]
     control.say(thread, ada, "between us")
-    await mia.react(house.room, event)
-    await mia.typing(house.room)
-    await mia.read(house.room, theirs.event_id)
-    await mia.thread(house.room, event, "between us, too")
+    await mia.react(chat.room, event)
+    await mia.typing(chat.room)
+    await mia.read(chat.room, theirs.event_id)
+    await mia.thread(chat.room, event, "between us, too")
     encrypted = {"algorithm": "m.megolm.v1.aes-sha2", "ciphertext": "x", "device_id": "D", "session_id": "s"}
-    await house.tell(encrypted, "m.room.encrypted")
-    await house.tell({"call_id": "c", "version": "1", "party_id": "p", "candidates": []}, "m.call.candidates")
+    await chat.tell(encrypted, "m.room.encrypted")
+    await chat.tell({"call_id": "c", "version": "1", "party_id": "p", "candidates": []}, "m.call.candidates")
     expected = {
         "to_matrix": {"reaction": 1, "typing": 1, "thread": 1},
         "to_discord": {"reaction": 1, "typing": 1, "receipt": 1, "thread": 1, "encryption": 1, "call": 1},
     }
     for direction, features in expected.items():
         for feature, count in features.items():
-            labels = {"pair": house.pair, "direction": direction, "feature": feature}
-            await house.town.until_metric("relay_dropped_total", count, **labels)
+            labels = {"pair": chat.pair, "direction": direction, "feature": feature}
+            await chat.stack.until_metric("relay_dropped_total", count, **labels)
 
     async def reported() -> Json:
-        pairs = (await house.town.daemon.status())["pairs"]
-        pair = next(pair for pair in pairs if pair["name"] == house.pair)
+        pairs = (await chat.stack.daemon.status())["pairs"]
+        pair = next(pair for pair in pairs if pair["name"] == chat.pair)
         return {direction: pair[direction]["dropped"] for direction in expected}
 
     await eventually(reported, lambda seen: seen == expected)
-    _, page = await house.town.daemon.get("/")
+    _, page = await chat.stack.daemon.get("/")
     assert "What does not cross" in page
     assert all(f">{feature}</th>" in page for features in expected.values() for feature in features)
-    await house.town.until_matrix(house.pair, lambda words: len([one for one in words if "hread" in one]) == 2)
+    await chat.stack.until_matrix(chat.pair, lambda words: len([one for one in words if "hread" in one]) == 2)

@@ -8,30 +8,30 @@ import aiohttp
 import pytest
 
 from relay.demo.homeserver import Homeserver
-from tests.support.town import Town, town
+from tests.support.stack import FullStack, stack
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 
 @pytest.mark.crosses("the author", "to_matrix", "to_discord")
-async def test_text_crosses_under_the_author_s_name(help_town: Town) -> None:
-    help_town.say("help", "hello from Discord")
-    await help_town.until_matrix("help", lambda words: words == ["hello from Discord"])
-    await help_town.tell("help", "hello from Matrix")
-    await help_town.until_discord("help", lambda words: words[1:] == ["hello from Matrix"])
-    copy = (await help_town.on_matrix("help"))[0]
+async def test_text_crosses_under_the_author_s_name(help_stack: FullStack) -> None:
+    help_stack.say("help", "hello from Discord")
+    await help_stack.until_matrix("help", lambda words: words == ["hello from Discord"])
+    await help_stack.tell("help", "hello from Matrix")
+    await help_stack.until_discord("help", lambda words: words[1:] == ["hello from Matrix"])
+    copy = (await help_stack.on_matrix("help"))[0]
     assert copy.name == "Ada"
     assert copy.body == "Ada: hello from Discord"
     assert copy.formatted_body.startswith("<strong data-mx-profile-fallback>Ada: </strong>")
-    assert help_town.on_discord("help")[1]["author"]["username"] == "Mia"
+    assert help_stack.on_discord("help")[1]["author"]["username"] == "Mia"
 
 
 @pytest.mark.crosses("text", "to_matrix", "to_discord")
-async def test_formatting_crosses_both_ways(help_town: Town) -> None:
+async def test_formatting_crosses_both_ways(help_stack: FullStack) -> None:
     markdown = "**bold** *italic* __under__ ~~gone~~ ||secret|| `code` [link](https://example.org)\nnext line"
-    help_town.say("help", f"{markdown}\n```py\nprint(1)\n```\n> quoted")
-    await help_town.until_matrix("help", lambda words: len(words) == 1)
-    html = (await help_town.on_matrix("help"))[0].formatted_body
+    help_stack.say("help", f"{markdown}\n```py\nprint(1)\n```\n> quoted")
+    await help_stack.until_matrix("help", lambda words: len(words) == 1)
+    html = (await help_stack.on_matrix("help"))[0].formatted_body
     for piece in (
         "<strong>bold</strong>",
         "<em>italic</em>",
@@ -44,13 +44,13 @@ async def test_formatting_crosses_both_ways(help_town: Town) -> None:
         "<blockquote>",
     ):
         assert piece in html
-    await help_town.mia.html(
-        help_town.rooms["help"],
+    await help_stack.mia.html(
+        help_stack.rooms["help"],
         "plain",
         "<b>bold</b> <i>italic</i> <u>under</u> <del>gone</del> <span data-mx-spoiler>secret</span> <code>code</code>"
         '<br><a href="https://example.org">link</a><pre><code class="language-py">print(1)\n</code></pre>',
     )
-    words = await help_town.until_discord("help", lambda words: len(words) == 2)
+    words = await help_stack.until_discord("help", lambda words: len(words) == 2)
     assert words[1] == (
         "**bold** *italic* __under__ ~~gone~~ ||secret|| `code`\n[link](<https://example.org>)\n```py\nprint(1)\n```"
     ) or words[1] == (
@@ -59,43 +59,43 @@ async def test_formatting_crosses_both_ways(help_town: Town) -> None:
 
 
 @pytest.mark.crosses("reply", "to_matrix", "to_discord")
-async def test_replies_are_native_on_matrix_and_quoted_with_a_jump_link_on_discord(help_town: Town) -> None:
-    question = help_town.say("help", "what is ||hidden|| here?")
-    await help_town.until_matrix("help", lambda words: len(words) == 1)
-    copy = (await help_town.on_matrix("help"))[0].event_id
-    await help_town.mia.reply(help_town.rooms["help"], copy, "nothing")
-    words = await help_town.until_discord("help", lambda words: len(words) == 2)
+async def test_replies_are_native_on_matrix_and_quoted_with_a_jump_link_on_discord(help_stack: FullStack) -> None:
+    question = help_stack.say("help", "what is ||hidden|| here?")
+    await help_stack.until_matrix("help", lambda words: len(words) == 1)
+    copy = (await help_stack.on_matrix("help"))[0].event_id
+    await help_stack.mia.reply(help_stack.rooms["help"], copy, "nothing")
+    words = await help_stack.until_discord("help", lambda words: len(words) == 2)
     quoted, answer = words[1].split("\n", 1)
-    link = f"https://discord.com/channels/{help_town.guild}/{help_town.channels['help']}/{question}"
+    link = f"https://discord.com/channels/{help_stack.guild}/{help_stack.channels['help']}/{question}"
     assert quoted.startswith("> ")
     assert link in quoted
     assert "Ada" in quoted
     assert "hidden" not in quoted
     assert answer == "nothing"
-    help_town.say("help", "thank you", reply_to=help_town.on_discord("help")[1]["id"])
-    await help_town.until_matrix("help", lambda words: len(words) == 3)
-    shown = await help_town.on_matrix("help")
+    help_stack.say("help", "thank you", reply_to=help_stack.on_discord("help")[1]["id"])
+    await help_stack.until_matrix("help", lambda words: len(words) == 3)
+    shown = await help_stack.on_matrix("help")
     assert shown[2].reply_to == shown[1].event_id
 
 
 @pytest.mark.crosses("edit", "to_matrix", "to_discord")
-async def test_edits_and_deletions_follow_both_ways(help_town: Town) -> None:
-    first = help_town.say("help", "frist")
-    second = help_town.say("help", "second")
-    event = await help_town.tell("help", "thrid")
-    gone = await help_town.tell("help", "fourth")
-    await help_town.until_discord("help", lambda words: len(words) == 4)
-    await help_town.until_matrix("help", lambda words: len(words) == 4)
-    help_town.control.edit(help_town.channels["help"], first, "first")
-    help_town.control.delete(help_town.channels["help"], second)
-    await help_town.mia.edit(help_town.rooms["help"], event, "third")
-    await help_town.mia.redact(help_town.rooms["help"], gone)
-    await help_town.until_matrix("help", lambda words: sorted(words) == ["first", "third"])
-    await help_town.until_discord("help", lambda words: sorted(words) == ["first", "third"])
+async def test_edits_and_deletions_follow_both_ways(help_stack: FullStack) -> None:
+    first = help_stack.say("help", "frist")
+    second = help_stack.say("help", "second")
+    event = await help_stack.tell("help", "thrid")
+    gone = await help_stack.tell("help", "fourth")
+    await help_stack.until_discord("help", lambda words: len(words) == 4)
+    await help_stack.until_matrix("help", lambda words: len(words) == 4)
+    help_stack.control.edit(help_stack.channels["help"], first, "first")
+    help_stack.control.delete(help_stack.channels["help"], second)
+    await help_stack.mia.edit(help_stack.rooms["help"], event, "third")
+    await help_stack.mia.redact(help_stack.rooms["help"], gone)
+    await help_stack.until_matrix("help", lambda words: sorted(words) == ["first", "third"])
+    await help_stack.until_discord("help", lambda words: sorted(words) == ["first", "third"])
 
 
-async def test_an_edit_that_is_taken_back_brings_the_earlier_words_back(help_town: Town) -> None:
-    place, room = help_town, help_town.rooms["help"]
+async def test_an_edit_that_is_taken_back_brings_the_earlier_words_back(help_stack: FullStack) -> None:
+    place, room = help_stack, help_stack.rooms["help"]
     said = await place.tell("help", "one")
     await place.mia.edit(room, said, "two")
     await place.until_discord("help", lambda words: words == ["two"])
@@ -112,112 +112,112 @@ async def test_an_edit_that_is_taken_back_brings_the_earlier_words_back(help_tow
 
 
 @pytest.mark.crosses("edit", "to_matrix")
-async def test_a_bulk_deletion_takes_all_copies_along(help_town: Town) -> None:
-    ids = [help_town.say("help", f"spam {number}") for number in range(10)]
-    help_town.say("help", "ham")
-    await help_town.until_matrix("help", lambda words: len(words) == 11)
-    help_town.control.bulk_delete(help_town.channels["help"], list(ids))
-    await help_town.until_matrix("help", lambda words: words == ["ham"])
+async def test_a_bulk_deletion_takes_all_copies_along(help_stack: FullStack) -> None:
+    ids = [help_stack.say("help", f"spam {number}") for number in range(10)]
+    help_stack.say("help", "ham")
+    await help_stack.until_matrix("help", lambda words: len(words) == 11)
+    help_stack.control.bulk_delete(help_stack.channels["help"], list(ids))
+    await help_stack.until_matrix("help", lambda words: words == ["ham"])
 
 
 @pytest.mark.crosses("a text that is too long", "to_discord")
-async def test_a_long_message_is_split_and_its_edits_follow(help_town: Town) -> None:
+async def test_a_long_message_is_split_and_its_edits_follow(help_stack: FullStack) -> None:
     words = [f"word{number:04}" for number in range(600)]
-    event = await help_town.tell("help", " ".join(words))
-    parts = await help_town.until_discord("help", lambda seen: len(seen) == 3)
+    event = await help_stack.tell("help", " ".join(words))
+    parts = await help_stack.until_discord("help", lambda seen: len(seen) == 3)
     assert " ".join(parts).split() == words
     assert all(len(part) <= 2000 for part in parts)
-    await help_town.mia.edit(help_town.rooms["help"], event, " ".join(words[:300]))
-    parts = await help_town.until_discord("help", lambda seen: len(seen) == 2 and "word0299" in seen[1])
+    await help_stack.mia.edit(help_stack.rooms["help"], event, " ".join(words[:300]))
+    parts = await help_stack.until_discord("help", lambda seen: len(seen) == 2 and "word0299" in seen[1])
     assert " ".join(parts).split() == words[:300]
-    await help_town.mia.edit(help_town.rooms["help"], event, " ".join(words))
-    await help_town.until_discord("help", lambda seen: " ".join(seen).split() == words)
-    await help_town.mia.redact(help_town.rooms["help"], event)
-    await help_town.until_discord("help", lambda seen: not seen)
+    await help_stack.mia.edit(help_stack.rooms["help"], event, " ".join(words))
+    await help_stack.until_discord("help", lambda seen: " ".join(seen).split() == words)
+    await help_stack.mia.redact(help_stack.rooms["help"], event)
+    await help_stack.until_discord("help", lambda seen: not seen)
 
 
-async def test_a_very_long_message_crosses_as_a_file_under_its_first_lines(help_town: Town) -> None:
+async def test_a_very_long_message_crosses_as_a_file_under_its_first_lines(help_stack: FullStack) -> None:
     text = "\n".join(f"line {number} of a very long message" for number in range(500))
-    event = await help_town.tell("help", text)
-    seen = await help_town.until_discord("help", lambda words: len(words) == 1)
+    event = await help_stack.tell("help", text)
+    seen = await help_stack.until_discord("help", lambda words: len(words) == 1)
     assert seen[0].startswith("line 0 of a very long message\nline 1 of")
-    (file,) = help_town.on_discord("help")[0]["attachments"]
+    (file,) = help_stack.on_discord("help")[0]["attachments"]
     async with aiohttp.ClientSession() as session, session.get(file["url"]) as answer:
         assert await answer.text() == text
-    await help_town.mia.edit(help_town.rooms["help"], event, "short")
-    await help_town.until_discord("help", lambda words: words == ["short"])
+    await help_stack.mia.edit(help_stack.rooms["help"], event, "short")
+    await help_stack.until_discord("help", lambda words: words == ["short"])
 
 
 @pytest.mark.crosses("reactions", "to_matrix", "to_discord")
-async def test_reactions_and_threads_are_dropped_counted_and_told_once(help_town: Town) -> None:
-    channel, ada = help_town.channels["help"], help_town.people["Ada"]
-    root = help_town.say("help", "root")
-    event = await help_town.tell("help", "wurzel")
-    await help_town.until_matrix("help", lambda words: "root" in words)
-    await help_town.until_discord("help", lambda words: "wurzel" in words)
-    help_town.control.react(channel, root, ada, "👍")
-    await help_town.mia.react(help_town.rooms["help"], event)
-    thread = help_town.control.open_thread(channel, ada, "a thread", message=root)["id"]
+async def test_reactions_and_threads_are_dropped_counted_and_told_once(help_stack: FullStack) -> None:
+    channel, ada = help_stack.channels["help"], help_stack.people["Ada"]
+    root = help_stack.say("help", "root")
+    event = await help_stack.tell("help", "wurzel")
+    await help_stack.until_matrix("help", lambda words: "root" in words)
+    await help_stack.until_discord("help", lambda words: "wurzel" in words)
+    help_stack.control.react(channel, root, ada, "👍")
+    await help_stack.mia.react(help_stack.rooms["help"], event)
+    thread = help_stack.control.open_thread(channel, ada, "a thread", message=root)["id"]
     for text in ("in the thread", "still in the thread"):
-        help_town.control.say(thread, ada, text)
-        await help_town.mia.thread(help_town.rooms["help"], event, text)
+        help_stack.control.say(thread, ada, text)
+        await help_stack.mia.thread(help_stack.rooms["help"], event, text)
     for direction in ("to_matrix", "to_discord"):
         for feature, count in (("reaction", 1), ("thread", 2)):
             labels = {"pair": "help", "direction": direction, "feature": feature}
-            await help_town.until_metric("relay_dropped_total", count, **labels)
-    help_town.say("help", "the end")
-    on_matrix = await help_town.until_matrix("help", lambda words: "the end" in words)
-    await help_town.tell("help", "das ende")
-    on_discord = await help_town.until_discord("help", lambda words: "das ende" in words)
+            await help_stack.until_metric("relay_dropped_total", count, **labels)
+    help_stack.say("help", "the end")
+    on_matrix = await help_stack.until_matrix("help", lambda words: "the end" in words)
+    await help_stack.tell("help", "das ende")
+    on_discord = await help_stack.until_discord("help", lambda words: "das ende" in words)
     assert not [
         words for words in (*on_matrix, *on_discord) if words.endswith("in the thread") and "hread" not in words
     ]
     told = [words for words in on_matrix if re.search("thread", words, re.IGNORECASE)]
-    in_the_thread = [message["content"] for message in help_town.control.messages(thread)]
+    in_the_thread = [message["content"] for message in help_stack.control.messages(thread)]
     assert len([words for words in told if "Threads do not cross" in words]) == 2, told
     assert len([words for words in on_discord if "hread" in words]) == 1, on_discord
     assert len([words for words in in_the_thread if "Threads do not cross" in words]) == 1, in_the_thread
 
 
-async def test_a_bot_s_message_crosses_and_our_own_does_not_come_back(help_town: Town) -> None:
-    feed = help_town.control.create_webhook(help_town.channels["help"], "GitHub", help_town.people["Ben"])
-    help_town.control.say_as_webhook(feed["id"], "a new release")
-    await help_town.until_matrix("help", lambda words: words == ["a new release"])
-    await help_town.tell("help", "nice")
-    await help_town.until_discord("help", lambda words: words == ["a new release", "nice"])
-    help_town.say("help", "indeed")
-    await help_town.until_matrix("help", lambda words: len(words) == 3)
-    assert await help_town.matrix_words("help") == ["a new release", "nice", "indeed"]
-    assert await help_town.discord_words("help") == ["a new release", "nice", "indeed"]
+async def test_a_bot_s_message_crosses_and_our_own_does_not_come_back(help_stack: FullStack) -> None:
+    feed = help_stack.control.create_webhook(help_stack.channels["help"], "GitHub", help_stack.people["Ben"])
+    help_stack.control.say_as_webhook(feed["id"], "a new release")
+    await help_stack.until_matrix("help", lambda words: words == ["a new release"])
+    await help_stack.tell("help", "nice")
+    await help_stack.until_discord("help", lambda words: words == ["a new release", "nice"])
+    help_stack.say("help", "indeed")
+    await help_stack.until_matrix("help", lambda words: len(words) == 3)
+    assert await help_stack.matrix_words("help") == ["a new release", "nice", "indeed"]
+    assert await help_stack.discord_words("help") == ["a new release", "nice", "indeed"]
 
 
-async def test_what_cannot_cross_arrives_as_words(help_town: Town) -> None:
+async def test_what_cannot_cross_arrives_as_words(help_stack: FullStack) -> None:
     # 10 MiB is what an unboosted server takes.
-    uri = await help_town.mia.upload(b"x" * 10_500_000, "image/png", "cat.png")
+    uri = await help_stack.mia.upload(b"x" * 10_500_000, "image/png", "cat.png")
     info = {"size": 10_500_000, "mimetype": "image/png"}
     content = {"msgtype": "m.image", "body": "see here", "filename": "cat.png", "url": uri, "info": info}
-    event = await help_town.mia.send(help_town.rooms["help"], content)
-    seen = await help_town.until_discord("help", lambda words: len(words) == 1)
+    event = await help_stack.mia.send(help_stack.rooms["help"], content)
+    seen = await help_stack.until_discord("help", lambda words: len(words) == 1)
     assert "see here" in seen[0]
     assert "cat.png" in seen[0]
     assert "10.5 MB" in seen[0]
     assert event in seen[0]
-    lottie = help_town.control.create_sticker(help_town.guild, "wave", 3, {"data": "e30="})
-    help_town.say("help", "", stickers=[lottie["id"]])
-    words = await help_town.until_matrix("help", lambda words: len(words) == 2)
+    lottie = help_stack.control.create_sticker(help_stack.guild, "wave", 3, {"data": "e30="})
+    help_stack.say("help", "", stickers=[lottie["id"]])
+    words = await help_stack.until_matrix("help", lambda words: len(words) == 2)
     assert words[1] == "*sticker:* wave.webp (impossible to draw)\nwave"
 
 
-async def test_nothing_pings_and_no_html_gets_through(help_town: Town) -> None:
-    await help_town.tell("help", f"@everyone @here <@{help_town.people['Ada']}> **not bold** <b>x</b>")
-    await help_town.until_discord("help", lambda words: len(words) == 1)
-    message = help_town.on_discord("help")[0]
+async def test_nothing_pings_and_no_html_gets_through(help_stack: FullStack) -> None:
+    await help_stack.tell("help", f"@everyone @here <@{help_stack.people['Ada']}> **not bold** <b>x</b>")
+    await help_stack.until_discord("help", lambda words: len(words) == 1)
+    message = help_stack.on_discord("help")[0]
     assert not message["mention_everyone"]
     assert not message["mentions"]
     assert message["pinged"] == {"everyone": False, "users": [], "roles": []}
-    help_town.say("help", "<script>alert(1)</script> <b>x</b> @room")
-    await help_town.until_matrix("help", lambda words: len(words) == 2)
-    copy = (await help_town.on_matrix("help"))[1]
+    help_stack.say("help", "<script>alert(1)</script> <b>x</b> @room")
+    await help_stack.until_matrix("help", lambda words: len(words) == 2)
+    copy = (await help_stack.on_matrix("help"))[1]
     assert "<script" not in copy.formatted_body
     assert "<b>" not in copy.formatted_body
     assert not copy.content["m.mentions"].get("room")
@@ -225,7 +225,7 @@ async def test_nothing_pings_and_no_html_gets_through(help_town: Town) -> None:
 
 async def test_three_pairs_at_once_with_a_restart_in_the_middle(homeserver: Homeserver, tmp_path: Path) -> None:
     names = ("one", "two", "three")
-    async with town(tmp_path, homeserver, names) as place:
+    async with stack(tmp_path, homeserver, names) as place:
         await place.daemon.start()
 
         async def talk(start: int, end: int) -> None:
@@ -256,7 +256,7 @@ async def test_three_pairs_at_once_with_a_restart_in_the_middle(homeserver: Home
 
 
 async def test_a_flattened_thread_crosses_as_replies_to_its_root(homeserver: Homeserver, tmp_path: Path) -> None:
-    async with town(tmp_path, homeserver) as place:
+    async with stack(tmp_path, homeserver) as place:
         place.pair_settings["help"] = 'thread_messages = "flatten"'
         place.write_config()
         await place.daemon.start()

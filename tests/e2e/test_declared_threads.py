@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from relay.demo.homeserver import Homeserver
-from tests.support.town import Town, eventually, town
+from tests.support.stack import FullStack, eventually, stack
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -16,13 +16,13 @@ def contains(text: str, words: list[str]) -> bool:
     return text in words
 
 
-async def problem(place: Town, pair: str) -> str | None:
+async def problem(place: FullStack, pair: str) -> str | None:
     found = next(one for one in (await place.daemon.status())["pairs"] if one["name"] == pair)
     problem: str | None = found["problem"]
     return problem
 
 
-async def crosses(place: Town, pair: str, number: int = 0) -> None:
+async def crosses(place: FullStack, pair: str, number: int = 0) -> None:
     """What is said in a pair from now on crosses both ways, under the names of those who said it."""
     place.say(pair, f"to {pair} {number}")
     await place.until_matrix(pair, lambda words: f"to {pair} {number}" in words)
@@ -32,13 +32,13 @@ async def crosses(place: Town, pair: str, number: int = 0) -> None:
     assert copy["author"]["username"] == "Mia"
 
 
-def archived(place: Town, thread: str) -> bool:
+def archived(place: FullStack, thread: str) -> bool:
     found: dict[str, Any] = next(one for one in place.control.channels() if one["id"] == thread)
     return bool(found["thread_metadata"]["archived"])
 
 
 async def test_threads_and_posts_are_mirrored_like_channels(homeserver: Homeserver, tmp_path: Path) -> None:
-    async with town(tmp_path, homeserver, ("help", "thread", "post", "private", "asleep")) as place:
+    async with stack(tmp_path, homeserver, ("help", "thread", "post", "private", "asleep")) as place:
         ada = place.people["Ada"]
         forum = place.control.create_channel(place.guild, "ideas", type=15)["id"]
         place.channels["thread"] = place.control.open_thread(place.channels["help"], ada, "a thread")["id"]
@@ -90,7 +90,7 @@ async def test_threads_and_posts_are_mirrored_like_channels(homeserver: Homeserv
 
 
 async def test_a_locked_and_a_deleted_thread_say_so(homeserver: Homeserver, tmp_path: Path) -> None:
-    async with town(tmp_path, homeserver, ("help", "locked", "deleted", "hidden", "fine")) as place:
+    async with stack(tmp_path, homeserver, ("help", "locked", "deleted", "hidden", "fine")) as place:
         ada = place.people["Ada"]
         for pair in ("locked", "deleted", "fine"):
             place.channels[pair] = place.control.open_thread(place.channels["help"], ada, pair)["id"]
@@ -116,7 +116,7 @@ async def test_a_locked_and_a_deleted_thread_say_so(homeserver: Homeserver, tmp_
 
 
 async def test_a_webhook_that_is_moved_away_from_a_thread_s_channel(homeserver: Homeserver, tmp_path: Path) -> None:
-    async with town(tmp_path, homeserver, ("help", "thread")) as place:
+    async with stack(tmp_path, homeserver, ("help", "thread")) as place:
         place.channels["thread"] = place.control.open_thread(place.channels["help"], place.people["Ada"], "one")["id"]
         place.write_config()
         await place.daemon.start()

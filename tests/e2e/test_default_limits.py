@@ -7,7 +7,7 @@ import pytest
 from relay.demo.homeserver import Homeserver
 from relay.demo.matrix_client import Shown
 from tests.support.rush import rush
-from tests.support.town import Town, eventually, town
+from tests.support.stack import FullStack, eventually, stack
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -18,7 +18,7 @@ async def test_a_rush_crosses_in_order_and_stays_editable(tmp_path: Path) -> Non
     """`python -m tests.benchmarks.default_limits` plays the long one: 240 messages in a minute."""
     async with (
         Homeserver(default_limits=True) as homeserver,
-        town(tmp_path, homeserver, PAIRS, lift_limits=False) as place,
+        stack(tmp_path, homeserver, PAIRS, lift_limits=False) as place,
     ):
         await place.daemon.start()
         result = await rush(place, PAIRS, count=60, seconds=10, patience=90)
@@ -27,7 +27,7 @@ async def test_a_rush_crosses_in_order_and_stays_editable(tmp_path: Path) -> Non
         await _batched_messages_are_edited_deleted_and_replied_to(place)
 
 
-async def _batched_messages_are_edited_deleted_and_replied_to(place: Town) -> None:
+async def _batched_messages_are_edited_deleted_and_replied_to(place: FullStack) -> None:
     pair, event = await _batch(place)
     channel = place.channels[pair]
     first, second, *_ = (
@@ -48,11 +48,11 @@ async def _batched_messages_are_edited_deleted_and_replied_to(place: Town) -> No
     assert shown[-1].reply_to == event.event_id
 
 
-async def _event(place: Town, pair: str, event_id: str) -> str:
+async def _event(place: FullStack, pair: str, event_id: str) -> str:
     return next(message.body for message in await place.on_matrix(pair) if message.event_id == event_id)
 
 
-async def _batch(place: Town) -> tuple[str, Shown]:
+async def _batch(place: FullStack) -> tuple[str, Shown]:
     """An event in which several messages stand, and its pair."""
     for pair in PAIRS:
         for message in await place.on_matrix(pair):

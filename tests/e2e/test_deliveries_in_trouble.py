@@ -9,19 +9,19 @@ import pytest
 import pytest_asyncio
 
 from relay.demo.homeserver import Homeserver
-from tests.support.town import Town, eventually, town
+from tests.support.stack import FullStack, eventually, stack
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 
 @pytest_asyncio.fixture(loop_scope="session")
-async def place(homeserver: Homeserver, tmp_path: Path) -> AsyncIterator[Town]:
-    async with town(tmp_path, homeserver, ("help", "other")) as made:
+async def place(homeserver: Homeserver, tmp_path: Path) -> AsyncIterator[FullStack]:
+    async with stack(tmp_path, homeserver, ("help", "other")) as made:
         await made.daemon.start()
         yield made
 
 
-async def until_problem(place: Town, words: str) -> dict[str, Any]:
+async def until_problem(place: FullStack, words: str) -> dict[str, Any]:
     """Wait until the status page says `words`; what `relay status` says of the pair `help` then."""
 
     async def page() -> str:
@@ -35,7 +35,7 @@ async def until_problem(place: Town, words: str) -> dict[str, Any]:
     return await eventually(status, lambda pair: pair["problem"] is not None, what=place.daemon.log)
 
 
-async def until_well(place: Town) -> None:
+async def until_well(place: FullStack) -> None:
     """Wait until nothing waits and no pair has a problem."""
 
     async def status() -> dict[str, Any]:
@@ -50,7 +50,7 @@ async def until_well(place: Town) -> None:
     await eventually(status, well, what=place.daemon.log)
 
 
-async def test_a_webhook_that_somebody_deletes_is_made_again(place: Town) -> None:
+async def test_a_webhook_that_somebody_deletes_is_made_again(place: FullStack) -> None:
     first = await place.tell("help", "first")
     await place.until_discord("help", lambda words: words == ["first"])
     (hook,) = place.control.webhooks(place.channels["help"])
@@ -65,7 +65,7 @@ async def test_a_webhook_that_somebody_deletes_is_made_again(place: Town) -> Non
     assert all(message["author"]["username"] == "Mia" for message in place.on_discord("help"))
 
 
-async def test_a_lost_permission_on_discord_pauses_the_lane(place: Town) -> None:
+async def test_a_lost_permission_on_discord_pauses_the_lane(place: FullStack) -> None:
     channel = place.channels["help"]
     await place.tell("help", "before")
     await place.until_discord("help", lambda words: words == ["before"])
@@ -84,7 +84,7 @@ async def test_a_lost_permission_on_discord_pauses_the_lane(place: Town) -> None
     await until_well(place)
 
 
-async def test_without_webhooks_the_bot_speaks(place: Town) -> None:
+async def test_without_webhooks_the_bot_speaks(place: FullStack) -> None:
     channel = place.channels["help"]
     place.control.set_channel_permissions(channel, place.bot, deny=["MANAGE_WEBHOOKS"])
     event = await place.tell("help", "hello")
@@ -96,7 +96,7 @@ async def test_without_webhooks_the_bot_speaks(place: Town) -> None:
     await place.until_discord("help", lambda words: len(words) == 2)
 
 
-async def test_a_lost_power_level_on_matrix_pauses_the_lane(place: Town) -> None:
+async def test_a_lost_power_level_on_matrix_pauses_the_lane(place: FullStack) -> None:
     room = place.rooms["help"]
     place.say("help", "before")
     await place.until_matrix("help", lambda words: words == ["before"])
@@ -112,7 +112,7 @@ async def test_a_lost_power_level_on_matrix_pauses_the_lane(place: Town) -> None
     await until_well(place)
 
 
-async def test_dead_letters_are_listed_shown_retried_and_discarded(place: Town) -> None:
+async def test_dead_letters_are_listed_shown_retried_and_discarded(place: FullStack) -> None:
     rejected = {"method": "POST", "path": "^/webhooks/", "status": 400, "code": 200000, "message": "Blocked by AutoMod"}
     place.control.add_fault("status", count=2, **rejected)
     first = await place.tell("help", "first, of great beauty")

@@ -27,10 +27,10 @@ from relay.demo.matrix_client import Person
 from relay.domain.names import skeleton, visible
 from relay.sandbox.messages.media import flat_png
 from relay.sandbox.rate_limits import Limits
+from tests.support.chat import file
 from tests.support.lottie import declared_png, drawing, embedded, laborious
 from tests.support.matrix import HomeserverProxy
-from tests.support.street import file
-from tests.support.town import Town, eventually, town
+from tests.support.stack import FullStack, eventually, stack
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -69,7 +69,7 @@ MOST_MORE_MEMORY = 120.0  # MiB
 
 
 async def test_one_member_disturbs_nobody_else(homeserver: Homeserver, tmp_path: Path) -> None:
-    async with town(tmp_path, homeserver, (LOUD, QUIET), limits=Limits(identify_every=0, factor=0)) as place:
+    async with stack(tmp_path, homeserver, (LOUD, QUIET), limits=Limits(identify_every=0, factor=0)) as place:
         await place.daemon.start()
         mallory = await member(place, "mallory")
         async with mallory:
@@ -95,7 +95,7 @@ async def test_one_member_disturbs_nobody_else(homeserver: Homeserver, tmp_path:
 
 
 async def test_whoever_is_called_whatever_is_heard_and_told_apart(homeserver: Homeserver, tmp_path: Path) -> None:
-    async with town(tmp_path, homeserver, (LOUD, QUIET), limits=Limits(identify_every=0, factor=0)) as place:
+    async with stack(tmp_path, homeserver, (LOUD, QUIET), limits=Limits(identify_every=0, factor=0)) as place:
         await place.daemon.start()
         accounts = [await member(place, name) for name in ("mallory", "oscar")]
         said: list[str] = []
@@ -135,7 +135,7 @@ def _told_apart(shown: list[tuple[str, str]]) -> None:
 
 
 async def test_a_dead_file_is_named_and_follows_when_it_comes(homeserver: Homeserver, tmp_path: Path) -> None:
-    async with town(tmp_path, homeserver, (LOUD, QUIET)) as place:
+    async with stack(tmp_path, homeserver, (LOUD, QUIET)) as place:
         await place.daemon.start()
         place.control.add_fault("hang", path="^/attachments/", seconds=40.0, count=None)
         place.say(LOUD, "two pictures", attachments=[file("a.bin", os.urandom(50_000)), file("b.bin", b"b" * 50_000)])
@@ -167,7 +167,7 @@ async def test_dead_files_on_many_servers_hold_up_a_room_once(homeserver: Homese
             await asyncio.Event().wait()
         return None
 
-    async with town(tmp_path, homeserver, (LOUD, QUIET)) as place, HomeserverProxy(homeserver.url) as proxy:
+    async with stack(tmp_path, homeserver, (LOUD, QUIET)) as place, HomeserverProxy(homeserver.url) as proxy:
         place.write_config(homeserver_url=proxy.url)
         proxy.answer = silent
         await place.daemon.start()
@@ -200,7 +200,7 @@ async def test_dead_files_on_many_servers_hold_up_a_room_once(homeserver: Homese
 async def test_what_the_relay_says_to_one_keeps_nobody_waiting(tmp_path: Path) -> None:
     async with (
         Homeserver(default_limits=True) as homeserver,
-        town(tmp_path, homeserver, (LOUD, QUIET), lift_limits=False) as place,
+        stack(tmp_path, homeserver, (LOUD, QUIET), lift_limits=False) as place,
     ):
         await homeserver.lift_limits(place.mia.user_id.removeprefix("@").partition(":")[0])
         await place.daemon.start()
@@ -231,7 +231,7 @@ async def test_stickers_that_are_hard_to_draw_hold_up_nobody_else(homeserver: Ho
         "deep": b"[" * 100_000,
         "ours": drawing(assets=[{"id": "0", "w": 320, "h": 320, "u": f"{tmp_path}/", "p": ours.name, "e": 0}]),
     }
-    async with town(tmp_path, homeserver, (LOUD, QUIET), limits=Limits(identify_every=0, factor=0)) as place:
+    async with stack(tmp_path, homeserver, (LOUD, QUIET), limits=Limits(identify_every=0, factor=0)) as place:
         made = {
             name: place.control.create_sticker(place.guild, name, 3, {"data": base64.b64encode(data).decode()})["id"]
             for name, data in {**hostile, "wave": drawing()}.items()
@@ -268,16 +268,16 @@ async def test_stickers_that_are_hard_to_draw_hold_up_nobody_else(homeserver: Ho
 
 async def test_silent_connections_leave_the_daemon_its_files(homeserver: Homeserver, tmp_path: Path) -> None:
     """A web server that takes whatever connects would use up what the bridge itself needs."""
-    async with town(tmp_path, homeserver, (QUIET,), limits=Limits(identify_every=0, factor=0)) as place:
+    async with stack(tmp_path, homeserver, (QUIET,), limits=Limits(identify_every=0, factor=0)) as place:
         await place.daemon.start()
         resource.prlimit(place.daemon.pid, resource.RLIMIT_NOFILE, (1_024, 1_024))
         host, _, port = place.daemon.url.removeprefix("http://").partition(":")
         begun = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n"
         requests = (b"", b"GET / HT", begun, begun + b"\r\n")
-        async with AsyncExitStack() as stack:
+        async with AsyncExitStack() as exits:
             for number in range(1_100):
                 _, writer = await asyncio.open_connection(host, int(port))
-                stack.callback(writer.close)
+                exits.callback(writer.close)
                 writer.write(requests[number % len(requests)])
             assert len(list(Path(f"/proc/{place.daemon.pid}/fd").iterdir())) < 300
             for path, status in (("/healthz", 200), ("/readyz", 200), ("/", 200), ("/metrics", 200)):
@@ -291,7 +291,7 @@ async def test_silent_connections_leave_the_daemon_its_files(homeserver: Homeser
 
 async def test_what_strangers_make_of_the_pages(homeserver: Homeserver, tmp_path: Path) -> None:
     """No other site's page reads them, and nothing that somebody wrote steers the browser or the terminal."""
-    async with town(tmp_path, homeserver, (LOUD, QUIET)) as place:
+    async with stack(tmp_path, homeserver, (LOUD, QUIET)) as place:
         await place.daemon.start()
         reason = "<script>alert(1)</script>\x9b31m\x1b[2J\u202egnihton"
         kick = {"membership": "leave", "reason": reason}
@@ -316,7 +316,7 @@ async def test_what_strangers_make_of_the_pages(homeserver: Homeserver, tmp_path
             assert not set("\x9b\x1b\u202e") & set(text), text
 
 
-async def member(place: Town, name: str) -> Person:
+async def member(place: FullStack, name: str) -> Person:
     """One more plain account, in the loud room."""
     localpart = f"{name}-{os.urandom(3).hex()}"
     token = await place.homeserver.register(localpart)
@@ -327,7 +327,7 @@ async def member(place: Town, name: str) -> Person:
     return Person(place.homeserver.url, person.user_id, token)
 
 
-async def seconds_each(place: Town, what: str) -> float:
+async def seconds_each(place: FullStack, what: str) -> float:
     """What a message of the quiet room takes, in the middle of several, each way."""
     taken: list[float] = []
     for number in range(8):
@@ -352,7 +352,7 @@ async def _soon(there: Callable[[], Awaitable[bool]]) -> None:
             await asyncio.sleep(0.02)
 
 
-async def _everything(place: Town, mallory: Person, done: asyncio.Event) -> list[str]:
+async def _everything(place: FullStack, mallory: Person, done: asyncio.Event) -> list[str]:
     """All of it, again and again; the words that have to cross."""
     room, said = place.rooms[LOUD], list[str]()
     table = "<table>" + "<tr><td>x</td></tr>" * 3_000 + "</table>"
@@ -386,7 +386,7 @@ async def _rename(person: Person, room: str, name: str) -> None:
     await person.set_state(room, "m.room.member", content, person.user_id)
 
 
-def _nobody_looks_like_mia(place: Town) -> None:
+def _nobody_looks_like_mia(place: FullStack) -> None:
     mia, *others = [message["author"]["username"] for message in place.on_discord(LOUD)]
     shown = {name for name, message in zip(others, place.on_discord(LOUD)[1:], strict=True) if "webhook_id" in message}
     assert mia == "Mia"
@@ -401,7 +401,7 @@ def _colors(data: bytes) -> set[object]:
     return {color for _, color in picture.getcolors(1 << 20) or ()}
 
 
-def _memory(place: Town) -> float:
+def _memory(place: FullStack) -> float:
     """What the daemon has in memory, in MiB."""
     assert place.daemon.pid is not None
     status = Path(f"/proc/{place.daemon.pid}/status").read_text()

@@ -8,13 +8,13 @@ import pytest
 from relay.demo.homeserver import Homeserver
 from relay.sandbox.rate_limits import Limits
 from tests.support.outage import converge, live_without_the_relay, start_and_kill
-from tests.support.town import town
+from tests.support.stack import stack
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 
 async def test_what_happened_meanwhile_is_there_once_in_order(homeserver: Homeserver, tmp_path: Path) -> None:
-    async with town(tmp_path, homeserver, limits=Limits(factor=0)) as place:
+    async with stack(tmp_path, homeserver, limits=Limits(factor=0)) as place:
         await place.daemon.start()
         await live_without_the_relay(place, "help", messages=10, edits=0, deletions=0, seed=1)
         await place.until_discord("help", lambda words: len(words) == 20)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from relay.demo.homeserver import Homeserver
-from tests.support.town import Town, town
+from tests.support.stack import FullStack, stack
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -19,7 +19,7 @@ def lacks(text: str, words: list[str]) -> bool:
     return text not in words
 
 
-async def copy_on_matrix(place: Town, pair: str, text: str) -> str:
+async def copy_on_matrix(place: FullStack, pair: str, text: str) -> str:
     await place.until_matrix(pair, partial(contains, text))
     shown = await place.on_matrix(pair)
     return str(next(message.event_id for message in shown if message.body.endswith(text)))
@@ -28,7 +28,7 @@ async def copy_on_matrix(place: Town, pair: str, text: str) -> str:
 async def test_a_removed_copy_takes_its_original_along_where_the_pair_says_so(
     homeserver: Homeserver, tmp_path: Path
 ) -> None:
-    async with town(tmp_path, homeserver, ("help", "kept")) as place:
+    async with stack(tmp_path, homeserver, ("help", "kept")) as place:
         place.pair_settings["help"] = "moderation.deletions = true"
         for pair in place.rooms:
             await place.mia.set_power(place.rooms[pair], users={place.relay_user: 50})
@@ -61,7 +61,7 @@ async def test_a_removed_copy_takes_its_original_along_where_the_pair_says_so(
 
 
 async def test_where_the_bot_may_not_remove_it_it_stays_and_is_counted(homeserver: Homeserver, tmp_path: Path) -> None:
-    async with town(tmp_path, homeserver) as place:
+    async with stack(tmp_path, homeserver) as place:
         place.pair_settings["help"] = "moderation.deletions = true"
         place.write_config()
         await place.daemon.start()

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from relay.demo.homeserver import Homeserver
-from tests.support.town import Town, eventually, town
+from tests.support.stack import FullStack, eventually, stack
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 
-async def until_logged(place: Town, words: str) -> None:
+async def until_logged(place: FullStack, words: str) -> None:
     """Wait for a line of the daemon's log."""
 
     async def lines() -> list[str]:
@@ -25,7 +25,7 @@ def contains(text: str, words: list[str]) -> bool:
     return text in words
 
 
-async def started(place: Town) -> str:
+async def started(place: FullStack) -> str:
     """A daemon that has posted through its webhook and heard all that Discord says of it; the webhook's ID."""
     await place.daemon.start()
     for text in ("one", "two"):
@@ -40,7 +40,7 @@ async def started(place: Town) -> str:
 async def test_a_webhook_that_a_moderator_moves_posts_nothing_elsewhere(
     homeserver: Homeserver, tmp_path: Path, announced: bool
 ) -> None:
-    async with town(tmp_path, homeserver) as place:
+    async with stack(tmp_path, homeserver) as place:
         hook = await started(place)
         staff = place.control.create_channel(place.guild, "staff")["id"]
         if not announced:
@@ -58,7 +58,7 @@ async def test_a_webhook_that_a_moderator_moves_posts_nothing_elsewhere(
 async def test_a_kill_between_a_stray_message_and_its_removal_leaves_nothing_behind(
     homeserver: Homeserver, tmp_path: Path
 ) -> None:
-    async with town(tmp_path, homeserver, ("help", "staff")) as place:
+    async with stack(tmp_path, homeserver, ("help", "staff")) as place:
         hook = await started(place)
         # The same words by the same person, where they belong.
         await place.tell("staff", "three")
@@ -82,7 +82,7 @@ async def test_a_kill_between_a_stray_message_and_its_removal_leaves_nothing_beh
 
 
 async def test_a_copy_whose_webhook_was_moved_is_edited_and_removed(homeserver: Homeserver, tmp_path: Path) -> None:
-    async with town(tmp_path, homeserver) as place:
+    async with stack(tmp_path, homeserver) as place:
         hook = await started(place)
         first, second = [await place.tell("help", text) for text in ("to be mended", "to be removed")]
         await place.until_discord("help", lambda words: "to be removed" in words)
@@ -93,8 +93,8 @@ async def test_a_copy_whose_webhook_was_moved_is_edited_and_removed(homeserver: 
         await place.until_discord("help", lambda words: "mended" in words and not old & {*words})
 
 
-async def upgrade(place: Town) -> tuple[str, str]:
-    """The pair's room is upgraded; the old one, and the new one that the town goes on in."""
+async def upgrade(place: FullStack) -> tuple[str, str]:
+    """The pair's room is upgraded; the old one, and the new one that the stack goes on in."""
     old = place.rooms["help"]
     answer = await place.mia.call("POST", f"client/v3/rooms/{old}/upgrade", {"new_version": "12"})
     place.rooms["help"] = str(answer["replacement_room"])
@@ -104,7 +104,7 @@ async def upgrade(place: Town) -> tuple[str, str]:
 async def test_a_room_upgrade_loses_nothing_and_writes_nothing_into_the_old_room(
     homeserver: Homeserver, tmp_path: Path
 ) -> None:
-    async with town(tmp_path, homeserver) as place:
+    async with stack(tmp_path, homeserver) as place:
         place.rooms["help"] = await place.mia.create_room("help", invite=[place.relay_user], version="11")
         await place.mia.set_power(place.rooms["help"], users={place.mia.user_id: 100, place.relay_user: 50})
         place.write_config()
@@ -142,7 +142,7 @@ async def test_a_room_upgrade_loses_nothing_and_writes_nothing_into_the_old_room
 async def test_edits_and_deletions_reach_copies_in_a_room_that_was_upgraded(
     homeserver: Homeserver, tmp_path: Path, restarted: bool
 ) -> None:
-    async with town(tmp_path, homeserver) as place:
+    async with stack(tmp_path, homeserver) as place:
         place.rooms["help"] = await place.mia.create_room("help", invite=[place.relay_user], version="11")
         await place.mia.set_power(place.rooms["help"], users={place.mia.user_id: 100, place.relay_user: 50})
         place.write_config()
@@ -180,7 +180,7 @@ async def test_edits_and_deletions_reach_copies_in_a_room_that_was_upgraded(
 
 
 async def test_a_reload_in_the_middle_of_an_upgrade_loses_nothing(homeserver: Homeserver, tmp_path: Path) -> None:
-    async with town(tmp_path, homeserver) as place:
+    async with stack(tmp_path, homeserver) as place:
         place.rooms["help"] = await place.mia.create_room("help", invite=[place.relay_user], version="11")
         declared = place.rooms["help"]
         place.write_config()
@@ -212,7 +212,7 @@ async def test_a_reload_in_the_middle_of_an_upgrade_loses_nothing(homeserver: Ho
 async def test_a_replacement_without_an_invitation_is_told_in_the_status(
     homeserver: Homeserver, tmp_path: Path
 ) -> None:
-    async with town(tmp_path, homeserver) as place:
+    async with stack(tmp_path, homeserver) as place:
         place.rooms["help"] = await place.mia.create_room("help", public=False, invite=[place.relay_user], version="11")
         place.write_config()
         await started(place)

@@ -10,25 +10,25 @@ import pytest_asyncio
 
 from relay.demo.homeserver import Homeserver
 from tests.support.gate import Gate
-from tests.support.town import Town, eventually, town
+from tests.support.stack import FullStack, eventually, stack
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 
 @pytest_asyncio.fixture(loop_scope="session")
-async def place(homeserver: Homeserver, tmp_path: Path) -> AsyncIterator[Town]:
-    async with town(tmp_path, homeserver) as made:
+async def place(homeserver: Homeserver, tmp_path: Path) -> AsyncIterator[FullStack]:
+    async with stack(tmp_path, homeserver) as made:
         yield made
 
 
-def redirect(place: Town, old: str, new: str) -> None:
+def redirect(place: FullStack, old: str, new: str) -> None:
     """Let the daemon find a platform behind another address."""
     text = place.daemon.config.read_text()
     assert old in text
     place.daemon.config.write_text(text.replace(old, new))
 
 
-async def until_not_ready(place: Town, side: str) -> str:
+async def until_not_ready(place: FullStack, side: str) -> str:
     """Wait until `/readyz` answers 503 because of one side; what it says of it."""
 
     async def look() -> tuple[int, Any]:
@@ -46,11 +46,11 @@ async def until_not_ready(place: Town, side: str) -> str:
     return str(body[side]["problem"])
 
 
-async def until_ready(place: Town) -> None:
+async def until_ready(place: FullStack) -> None:
     await eventually(place.daemon.ready, lambda up: up, what=place.daemon.log)
 
 
-async def converges(place: Town, on_matrix: Sequence[str], on_discord: Sequence[str]) -> None:
+async def converges(place: FullStack, on_matrix: Sequence[str], on_discord: Sequence[str]) -> None:
     """Exactly these words cross, in this order; a last message each way shows that nothing comes behind them."""
     place.say("help", "last from Discord")
     await place.tell("help", "last from Matrix")
@@ -64,7 +64,7 @@ async def converges(place: Town, on_matrix: Sequence[str], on_discord: Sequence[
 
 
 @pytest.mark.parametrize("way", ["shut", "stuck"])
-async def test_a_homeserver_that_does_not_answer(place: Town, way: str) -> None:
+async def test_a_homeserver_that_does_not_answer(place: FullStack, way: str) -> None:
     async with Gate(place.homeserver.url) as gate:
         redirect(place, place.homeserver.url, gate.url)
         await (gate.shut() if way == "shut" else gate.stick())
@@ -97,7 +97,7 @@ async def test_a_homeserver_that_does_not_answer(place: Town, way: str) -> None:
 
 
 @pytest.mark.parametrize("way", ["shut", "stuck"])
-async def test_discord_that_does_not_answer(place: Town, way: str) -> None:
+async def test_discord_that_does_not_answer(place: FullStack, way: str) -> None:
     async with Gate(place.sandbox.origin) as gate:
         redirect(place, place.sandbox.origin, gate.url)
         await (gate.shut() if way == "shut" else gate.stick())
@@ -123,7 +123,7 @@ async def test_discord_that_does_not_answer(place: Town, way: str) -> None:
         await until_ready(place)
 
 
-async def test_sends_that_go_wrong_are_made_once(place: Town) -> None:
+async def test_sends_that_go_wrong_are_made_once(place: FullStack) -> None:
     await place.daemon.start()
     said = ["at first"]
     await place.tell("help", said[0])
@@ -142,7 +142,7 @@ async def test_sends_that_go_wrong_are_made_once(place: Town) -> None:
 # https://docs.discord.com/developers/topics/opcodes-and-status-codes#gateway-gateway-close-event-codes; after 4007 and
 # 4009 a session cannot be resumed, 1006 stands for a connection that breaks.
 @pytest.mark.parametrize("codes", [(1000, 1001, 1006, 4000, 4001, 4002, 4003, 4005, 4008), (4007,), (4009,)])
-async def test_a_gateway_that_closes_is_come_back_to(place: Town, codes: tuple[int, ...]) -> None:
+async def test_a_gateway_that_closes_is_come_back_to(place: FullStack, codes: tuple[int, ...]) -> None:
     await place.daemon.start()
     said = ["before"]
     place.say("help", "before")
@@ -162,7 +162,7 @@ async def test_a_gateway_that_closes_is_come_back_to(place: Town, codes: tuple[i
 
 
 @pytest.mark.parametrize("mischief", ["invalid", "resumable", "reconnect", "garbage", "garbage READY", "refused"])
-async def test_a_gateway_that_misbehaves_loses_nothing(place: Town, mischief: str) -> None:
+async def test_a_gateway_that_misbehaves_loses_nothing(place: FullStack, mischief: str) -> None:
     control = place.control
     await place.daemon.start()
     place.say("help", "before")

@@ -8,14 +8,14 @@ import pytest
 
 from relay.demo.homeserver import Homeserver
 from tests.support.gate import Gate
-from tests.support.town import Town, eventually, town
+from tests.support.stack import FullStack, eventually, stack
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 ABSENT = "1000000000000000001"
 
 
-async def until_page(place: Town, words: str, *, there: bool = True) -> None:
+async def until_page(place: FullStack, words: str, *, there: bool = True) -> None:
     """Wait until the status page says `words`, or says them no more."""
 
     async def page() -> str:
@@ -24,7 +24,7 @@ async def until_page(place: Town, words: str, *, there: bool = True) -> None:
     await eventually(page, lambda text: (words in text) is there, what=place.daemon.log)
 
 
-async def until_open(place: Town, channel: str) -> None:
+async def until_open(place: FullStack, channel: str) -> None:
     """Wait until the log says that a channel is open: from then on what is said in it crosses."""
 
     async def log() -> list[str]:
@@ -33,7 +33,7 @@ async def until_open(place: Town, channel: str) -> None:
     await eventually(log, bool, what=place.daemon.log)
 
 
-async def crosses(place: Town, pair: str) -> None:
+async def crosses(place: FullStack, pair: str) -> None:
     """What is said in a pair from now on crosses both ways."""
     place.say(pair, f"to {pair}")
     await place.until_matrix(pair, lambda words: f"to {pair}" in words)
@@ -44,7 +44,7 @@ async def crosses(place: Town, pair: str) -> None:
 async def test_pairs_that_cannot_work_hold_nobody_up_and_come_back_when_mended(
     homeserver: Homeserver, tmp_path: Path
 ) -> None:
-    async with town(tmp_path, homeserver, ("fine", "absent", "hidden", "closed", "secret")) as place:
+    async with stack(tmp_path, homeserver, ("fine", "absent", "hidden", "closed", "secret")) as place:
         channel, room = place.channels["absent"], place.rooms["secret"]
         place.channels["absent"] = ABSENT
         place.rooms["closed"] = await place.mia.create_room("closed", public=False)
@@ -91,7 +91,7 @@ async def test_pairs_that_cannot_work_hold_nobody_up_and_come_back_when_mended(
 
 
 async def test_a_channel_and_a_room_that_are_lost_later(homeserver: Homeserver, tmp_path: Path) -> None:
-    async with town(tmp_path, homeserver, ("fine", "hidden", "kicked", "deleted")) as place:
+    async with stack(tmp_path, homeserver, ("fine", "hidden", "kicked", "deleted")) as place:
         await place.daemon.start()
         for pair in place.channels:
             await crosses(place, pair)
@@ -120,7 +120,7 @@ async def test_a_channel_and_a_room_that_are_lost_later(homeserver: Homeserver, 
 
 
 async def test_pairs_are_added_and_removed_without_a_restart(homeserver: Homeserver, tmp_path: Path) -> None:
-    async with town(tmp_path, homeserver, ("one", "two")) as place:
+    async with stack(tmp_path, homeserver, ("one", "two")) as place:
         place.write_config(pairs=["one"])
         await place.daemon.start()
         await crosses(place, "one")
@@ -160,7 +160,7 @@ async def test_pairs_are_added_and_removed_without_a_restart(homeserver: Homeser
 
 
 async def test_two_pairs_swap_their_names_while_messages_wait(homeserver: Homeserver, tmp_path: Path) -> None:
-    async with town(tmp_path, homeserver, ("staff", "public")) as place, Gate(homeserver.url) as gate:
+    async with stack(tmp_path, homeserver, ("staff", "public")) as place, Gate(homeserver.url) as gate:
         place.channels = {"public": place.channels["public"], "staff": place.channels["staff"]}
         config = place.write_config()
         config.write_text(config.read_text().replace(homeserver.url, gate.url))
@@ -188,7 +188,7 @@ async def test_two_pairs_swap_their_names_while_messages_wait(homeserver: Homese
         assert await place.daemon.metric("relay_messages_total", pair="public", direction="to_matrix") == 4
 
 
-async def until_named(place: Town, pair: str, *, there: bool) -> None:
+async def until_named(place: FullStack, pair: str, *, there: bool) -> None:
     """Wait until the status page shows a pair, or does not any more, and all that it shows is connected."""
 
     async def page() -> bool:
@@ -199,7 +199,7 @@ async def until_named(place: Town, pair: str, *, there: bool) -> None:
     await eventually(place.daemon.ready, lambda up: up, what=place.daemon.log)
 
 
-async def until_logged(place: Town, *words: str) -> None:
+async def until_logged(place: FullStack, *words: str) -> None:
     """Wait for one log line with all these words."""
 
     async def lines() -> list[str]:

@@ -8,7 +8,7 @@ import pytest
 import pytest_asyncio
 
 from relay.demo.homeserver import Homeserver
-from tests.support.town import Town, town
+from tests.support.stack import FullStack, stack
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -16,28 +16,28 @@ NOBODY = {"everyone": False, "users": [], "roles": []}
 
 
 @pytest_asyncio.fixture(loop_scope="session")
-async def two(homeserver: Homeserver, tmp_path: Path) -> AsyncIterator[Town]:
-    """A town with two pairs, one of which lets people call everybody."""
-    async with town(tmp_path, homeserver, ("help", "general")) as place:
+async def two(homeserver: Homeserver, tmp_path: Path) -> AsyncIterator[FullStack]:
+    """The full stack with two pairs, one of which lets people call everybody."""
+    async with stack(tmp_path, homeserver, ("help", "general")) as place:
         place.pair_settings["general"] = "allow_broadcast = true"
         place.write_config()
         await place.daemon.start()
         yield place
 
 
-async def copy_on_matrix(place: Town, pair: str, words: str) -> dict[str, Any]:
+async def copy_on_matrix(place: FullStack, pair: str, words: str) -> dict[str, Any]:
     await place.until_matrix(pair, lambda seen: words in seen)
     shown = await place.on_matrix(pair)
     return next(message.content for message in shown if message.body.endswith(words))
 
 
-async def copy_on_discord(place: Town, pair: str, words: str) -> dict[str, Any]:
+async def copy_on_discord(place: FullStack, pair: str, words: str) -> dict[str, Any]:
     await place.until_discord(pair, lambda seen: words in seen)
     return next(message for message in place.on_discord(pair) if message["content"] == words)
 
 
 @pytest.mark.crosses("people", "to_matrix", "to_discord")
-async def test_people_are_called_by_their_name(two: Town) -> None:
+async def test_people_are_called_by_their_name(two: FullStack) -> None:
     ada, mia = two.people["Ada"], two.mia.user_id
     two.say("help", "@Mia are you there?")
     content = await copy_on_matrix(two, "help", "Mia are you there?")
@@ -52,14 +52,14 @@ async def test_people_are_called_by_their_name(two: Town) -> None:
     assert (await copy_on_discord(two, "help", "and @Nobody and ada@example.org"))["pinged"] == NOBODY
 
 
-async def test_a_name_that_two_people_have_calls_neither(two: Town) -> None:
+async def test_a_name_that_two_people_have_calls_neither(two: FullStack) -> None:
     twin = two.control.create_person("ada2", "Ada")["id"]
     two.control.join(two.guild, twin, nick="Ada")
     await two.tell("help", "@Ada?")
     assert (await copy_on_discord(two, "help", "@Ada?"))["pinged"] == NOBODY
 
 
-async def test_an_edit_calls_nobody_again(two: Town) -> None:
+async def test_an_edit_calls_nobody_again(two: FullStack) -> None:
     message = two.say("help", "hello")
     await copy_on_matrix(two, "help", "hello")
     two.control.edit(two.channels["help"], message, "hello @Mia")
@@ -72,7 +72,7 @@ async def test_an_edit_calls_nobody_again(two: Town) -> None:
     assert edit["m.mentions"] == {}
 
 
-async def test_a_reply_lets_its_author_on_matrix_know(two: Town) -> None:
+async def test_a_reply_lets_its_author_on_matrix_know(two: FullStack) -> None:
     await two.tell("help", "a question")
     question = await copy_on_discord(two, "help", "a question")
     two.say("help", "an answer", reply_to=question["id"])
@@ -81,7 +81,7 @@ async def test_a_reply_lets_its_author_on_matrix_know(two: Town) -> None:
 
 
 @pytest.mark.crosses("channels", "to_matrix", "to_discord")
-async def test_channels_become_their_rooms_and_rooms_their_channels(two: Town) -> None:
+async def test_channels_become_their_rooms_and_rooms_their_channels(two: FullStack) -> None:
     room, channel = two.rooms["general"], two.channels["general"]
     two.say("help", f"see <#{channel}>")
     content = await copy_on_matrix(two, "help", "see #general")
@@ -91,7 +91,7 @@ async def test_channels_become_their_rooms_and_rooms_their_channels(two: Town) -
 
 
 @pytest.mark.crosses("channels", "to_matrix")
-async def test_what_not_everybody_may_view_is_named_nowhere_else(two: Town) -> None:
+async def test_what_not_everybody_may_view_is_named_nowhere_else(two: FullStack) -> None:
     general, insiders = two.channels["general"], (two.bot, two.people["Ada"])
     original = two.say("general", "psst")
     await copy_on_matrix(two, "general", "psst")
@@ -109,7 +109,7 @@ async def test_what_not_everybody_may_view_is_named_nowhere_else(two: Town) -> N
 
 
 @pytest.mark.crosses("channels", "to_matrix", "to_discord")
-async def test_links_to_messages_lead_to_their_copies(two: Town) -> None:
+async def test_links_to_messages_lead_to_their_copies(two: FullStack) -> None:
     original = two.say("general", "the original")
     await copy_on_matrix(two, "general", "the original")
     copy = next(message for message in await two.on_matrix("general"))
@@ -124,7 +124,7 @@ async def test_links_to_messages_lead_to_their_copies(two: Town) -> None:
 
 
 @pytest.mark.crosses("@everyone", "to_matrix", "to_discord")
-async def test_everybody_is_called_only_by_those_who_may_and_where_the_pair_allows_it(two: Town) -> None:
+async def test_everybody_is_called_only_by_those_who_may_and_where_the_pair_allows_it(two: FullStack) -> None:
     # Mia has made the rooms; Ada and Ben have no permission to call everybody, until Ada gets it.
     await two.mia.text(two.rooms["help"], "@room quiet", extra={"m.mentions": {"room": True}})
     assert (await copy_on_discord(two, "help", "@room quiet"))["pinged"] == NOBODY
@@ -142,7 +142,7 @@ async def test_everybody_is_called_only_by_those_who_may_and_where_the_pair_allo
 
 @pytest.mark.crosses("reply", "to_matrix", "to_discord")
 async def test_an_answer_to_what_is_older_than_the_relay(homeserver: Homeserver, tmp_path: Path) -> None:
-    async with town(tmp_path, homeserver) as place:
+    async with stack(tmp_path, homeserver) as place:
         told = await place.tell("help", "the key is under the mat")
         said = place.say("help", "it is ||blue||, they say", who="Ben")
         await place.daemon.start()
@@ -161,7 +161,7 @@ async def test_an_answer_to_what_is_older_than_the_relay(homeserver: Homeserver,
 
 
 @pytest.mark.crosses("reply", "to_discord")
-async def test_what_is_quoted_follows_its_source(two: Town) -> None:
+async def test_what_is_quoted_follows_its_source(two: FullStack) -> None:
     room, channel = two.rooms["help"], two.channels["help"]
     theirs = await two.tell("help", "the code is 1234")
     ours = two.say("help", "the safe is open")

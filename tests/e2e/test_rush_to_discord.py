@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from relay.demo.homeserver import Homeserver
-from tests.support.town import eventually, town
+from tests.support.stack import eventually, stack
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -14,7 +14,7 @@ COUNT = 120
 
 
 async def test_a_rush_crosses_together_and_in_order(homeserver: Homeserver, tmp_path: Path) -> None:
-    async with town(tmp_path, homeserver) as place:
+    async with stack(tmp_path, homeserver) as place:
         place.pair_settings["help"] = 'batch_when_behind = "2s"'
         place.write_config()
         await place.daemon.start()

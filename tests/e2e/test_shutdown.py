@@ -10,7 +10,7 @@ import pytest
 import pytest_asyncio
 
 from relay.demo.homeserver import Homeserver
-from tests.support.town import Daemon, Town, eventually, town
+from tests.support.stack import Daemon, FullStack, eventually, stack
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -19,12 +19,12 @@ CONTRACT = 10.0
 
 
 @pytest_asyncio.fixture(loop_scope="session")
-async def place(homeserver: Homeserver, tmp_path: Path) -> AsyncIterator[Town]:
-    async with town(tmp_path, homeserver) as made:
+async def place(homeserver: Homeserver, tmp_path: Path) -> AsyncIterator[FullStack]:
+    async with stack(tmp_path, homeserver) as made:
         yield made
 
 
-async def until_struck(place: Town, times: int = 1) -> None:
+async def until_struck(place: FullStack, times: int = 1) -> None:
     """Wait until the fault that was armed last has struck so many requests."""
 
     async def fired() -> int:
@@ -33,14 +33,14 @@ async def until_struck(place: Town, times: int = 1) -> None:
     await eventually(fired, lambda seen: seen >= times, what=place.daemon.log)
 
 
-async def stops(place: Town) -> None:
+async def stops(place: FullStack) -> None:
     began = time.monotonic()
     assert await place.daemon.stop() == 0
     assert time.monotonic() - began < CONTRACT
     assert "Traceback" not in place.daemon.log(10_000)
 
 
-async def test_in_the_middle_of_a_catch_up(place: Town) -> None:
+async def test_in_the_middle_of_a_catch_up(place: FullStack) -> None:
     await place.daemon.start()
     place.say("help", "before")
     await place.until_matrix("help", lambda words: words == ["before"])
@@ -58,7 +58,7 @@ async def test_in_the_middle_of_a_catch_up(place: Town) -> None:
     assert await place.matrix_words("help") == ["before", *said]
 
 
-async def test_in_the_middle_of_a_429_wait(place: Town) -> None:
+async def test_in_the_middle_of_a_429_wait(place: FullStack) -> None:
     await place.daemon.start()
     place.control.add_fault("rate_limit", method="POST", path="^/webhooks/", count=None, seconds=600)
     for word in ("one", "two"):
@@ -71,7 +71,7 @@ async def test_in_the_middle_of_a_429_wait(place: Town) -> None:
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-async def test_in_the_middle_of_a_send_that_hangs(place: Town, when: str) -> None:
+async def test_in_the_middle_of_a_send_that_hangs(place: FullStack, when: str) -> None:
     await place.daemon.start()
     place.control.add_fault("hang", method="POST", path="^/webhooks/", when=when, seconds=60)
     await place.tell("help", "one")
@@ -85,7 +85,7 @@ async def test_in_the_middle_of_a_send_that_hangs(place: Town, when: str) -> Non
     assert await place.discord_words("help") == ["one", "two", "three"]
 
 
-async def test_while_the_store_is_locked(place: Town) -> None:
+async def test_while_the_store_is_locked(place: FullStack) -> None:
     await place.daemon.start()
     other = sqlite3.connect(place.folder / "relay.db", isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
@@ -103,7 +103,7 @@ async def test_while_the_store_is_locked(place: Town) -> None:
     await place.until_discord("help", lambda words: sorted(words) == ["one", "two"])
 
 
-async def test_what_is_in_flight_is_finished(place: Town) -> None:
+async def test_what_is_in_flight_is_finished(place: FullStack) -> None:
     await place.daemon.start()
     place.control.add_fault("delay", method="POST", path="^/webhooks/", seconds=1.0)
     await place.tell("help", "one")
@@ -114,7 +114,7 @@ async def test_what_is_in_flight_is_finished(place: Town) -> None:
     assert "not running" in printed
 
 
-async def test_another_daemon_on_the_same_store_is_sent_away(place: Town, tmp_path: Path) -> None:
+async def test_another_daemon_on_the_same_store_is_sent_away(place: FullStack, tmp_path: Path) -> None:
     await place.daemon.start()
     second = Daemon(place.daemon.config, tmp_path / "second.log")
     await second.start(ready=False)
@@ -128,7 +128,7 @@ async def test_another_daemon_on_the_same_store_is_sent_away(place: Town, tmp_pa
     await place.until_matrix("help", lambda words: words == ["the first is not disturbed"])
 
 
-async def test_a_killed_daemon_leaves_its_place_to_the_next_at_once(place: Town) -> None:
+async def test_a_killed_daemon_leaves_its_place_to_the_next_at_once(place: FullStack) -> None:
     await place.daemon.start()
     await place.daemon.kill()
     place.say("help", "while nobody was there")

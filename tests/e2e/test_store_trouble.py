@@ -14,30 +14,30 @@ import pytest
 import pytest_asyncio
 
 from relay.demo.homeserver import Homeserver
-from tests.support.town import Town, eventually, town
+from tests.support.stack import FullStack, eventually, stack
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 
 @pytest_asyncio.fixture(loop_scope="session")
-async def place(homeserver: Homeserver, tmp_path: Path) -> AsyncIterator[Town]:
-    async with town(tmp_path, homeserver) as made:
+async def place(homeserver: Homeserver, tmp_path: Path) -> AsyncIterator[FullStack]:
+    async with stack(tmp_path, homeserver) as made:
         await made.daemon.start()
         yield made
 
 
-def store(place: Town) -> Path:
+def store(place: FullStack) -> Path:
     return place.folder / "relay.db"
 
 
-async def talk(place: Town, *words: str) -> None:
+async def talk(place: FullStack, *words: str) -> None:
     """The same words on both sides."""
     for word in words:
         place.say("help", f"d {word}")
         await place.tell("help", f"m {word}")
 
 
-async def crossed(place: Town, *words: str) -> None:
+async def crossed(place: FullStack, *words: str) -> None:
     """Wait until these words have crossed both ways; each once, in order, and nothing else."""
     on_matrix, on_discord = [f"d {word}" for word in words], [f"m {word}" for word in words]
     await place.until_matrix("help", lambda seen: on_matrix[-1] in seen)
@@ -46,7 +46,7 @@ async def crossed(place: Town, *words: str) -> None:
     assert [word for word in await place.discord_words("help") if word.startswith("m ")] == on_discord
 
 
-async def until_store_problem(place: Town, *words: str) -> None:
+async def until_store_problem(place: FullStack, *words: str) -> None:
     """Wait until `/readyz` says that the store is in trouble."""
 
     async def problem() -> str:
@@ -59,11 +59,11 @@ async def until_store_problem(place: Town, *words: str) -> None:
     await eventually(problem, lambda said: all(word in said for word in words) and bool(said), what=place.daemon.log)
 
 
-async def until_ready(place: Town) -> None:
+async def until_ready(place: FullStack) -> None:
     await eventually(place.daemon.ready, lambda up: up, what=place.daemon.log)
 
 
-async def test_a_locked_store(place: Town) -> None:
+async def test_a_locked_store(place: FullStack) -> None:
     await talk(place, "before")
     await crossed(place, "before")
     # As a backup, or an operator's sqlite3 shell, would.
@@ -79,7 +79,7 @@ async def test_a_locked_store(place: Town) -> None:
     await until_ready(place)
 
 
-async def test_a_disk_that_takes_nothing_more(place: Town) -> None:
+async def test_a_disk_that_takes_nothing_more(place: FullStack) -> None:
     await talk(place, "before")
     await crossed(place, "before")
     process = place.daemon.pid
@@ -96,7 +96,7 @@ async def test_a_disk_that_takes_nothing_more(place: Town) -> None:
     await until_ready(place)
 
 
-async def test_a_store_that_goes_away(place: Town) -> None:
+async def test_a_store_that_goes_away(place: FullStack) -> None:
     await talk(place, "before")
     await crossed(place, "before")
     # A volume that is no longer mounted.
@@ -110,7 +110,7 @@ async def test_a_store_that_goes_away(place: Town) -> None:
     await until_ready(place)
 
 
-async def test_a_killed_daemon_whose_store_was_locked_loses_nothing(place: Town) -> None:
+async def test_a_killed_daemon_whose_store_was_locked_loses_nothing(place: FullStack) -> None:
     other = sqlite3.connect(store(place), isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     await talk(place, "one", "two")
@@ -122,7 +122,7 @@ async def test_a_killed_daemon_whose_store_was_locked_loses_nothing(place: Town)
     await crossed(place, "one", "two", "three")
 
 
-async def test_a_damaged_store(place: Town) -> None:
+async def test_a_damaged_store(place: FullStack) -> None:
     await talk(place, "before")
     await crossed(place, "before")
     assert await place.daemon.stop() == 0
@@ -143,7 +143,7 @@ async def test_a_damaged_store(place: Town) -> None:
     await crossed(place, "before", "one")
 
 
-async def test_a_store_that_may_not_be_written(place: Town) -> None:
+async def test_a_store_that_may_not_be_written(place: FullStack) -> None:
     assert await place.daemon.stop() == 0
     store(place).chmod(0o444)
     place.folder.chmod(0o555)

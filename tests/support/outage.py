@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from operator import le
 
-from tests.support.town import Town, eventually
+from tests.support.stack import FullStack, eventually
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +17,7 @@ class Happened:
 
 
 async def live_without_the_relay(
-    place: Town, pair: str, *, messages: int, edits: int, deletions: int, seed: int
+    place: FullStack, pair: str, *, messages: int, edits: int, deletions: int, seed: int
 ) -> Happened:
     """People go on as if nothing were wrong; a part of what they edit and delete had crossed before."""
     rng = random.Random(seed)
@@ -26,7 +26,9 @@ async def live_without_the_relay(
     return Happened(on_discord, on_matrix)
 
 
-async def _discord(place: Town, pair: str, rng: random.Random, messages: int, edits: int, deletions: int) -> list[str]:
+async def _discord(
+    place: FullStack, pair: str, rng: random.Random, messages: int, edits: int, deletions: int
+) -> list[str]:
     channel, ada = place.channels[pair], place.people["Ada"]
     place.control.say_many(channel, ada, [f"d{number}" for number in range(messages)])
     own = [message for message in place.on_discord(pair) if not message.get("webhook_id")]
@@ -37,7 +39,9 @@ async def _discord(place: Town, pair: str, rng: random.Random, messages: int, ed
     return [message["content"] for message in place.on_discord(pair) if not message.get("webhook_id")]
 
 
-async def _matrix(place: Town, pair: str, rng: random.Random, messages: int, edits: int, deletions: int) -> list[str]:
+async def _matrix(
+    place: FullStack, pair: str, rng: random.Random, messages: int, edits: int, deletions: int
+) -> list[str]:
     room, mia = place.rooms[pair], place.mia
     for number in range(messages):
         await mia.text(room, f"m{number}")
@@ -49,14 +53,14 @@ async def _matrix(place: Town, pair: str, rng: random.Random, messages: int, edi
     return [message.body for message in await place.on_matrix(pair) if message.sender == mia.user_id]
 
 
-async def copies(place: Town, pair: str) -> Happened:
+async def copies(place: FullStack, pair: str) -> Happened:
     """What stands there as copies: `on_discord` = what was written there and stands on Matrix, and so on."""
     there = [message for message in await place.on_matrix(pair) if message.sender == place.relay_user]
     here = [message["content"] for message in place.on_discord(pair) if message.get("webhook_id")]
     return Happened([message.body.removeprefix(f"{message.name}: ") for message in there], here)
 
 
-async def converge(place: Town, pair: str, expected: Happened, *, patience: float) -> None:
+async def converge(place: FullStack, pair: str, expected: Happened, *, patience: float) -> None:
     """Wait until both sides say the same."""
 
     try:
@@ -70,7 +74,7 @@ async def converge(place: Town, pair: str, expected: Happened, *, patience: floa
             assert got == wanted, f"written {name}: missing {missing[:9]}, too much {extra[:9]}\n{place.daemon.log()}"
 
 
-async def start_and_kill(place: Town, pair: str, times: int, rng: random.Random, *, step: int, total: int) -> None:
+async def start_and_kill(place: FullStack, pair: str, times: int, rng: random.Random, *, step: int, total: int) -> None:
     """Start the daemon and kill it in the middle of its catch-up, again and again; then let it run.
 
     Each time up to `step` more copies stand on Discord, until there are `total`.

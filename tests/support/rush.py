@@ -5,7 +5,7 @@ import re
 import time
 from dataclasses import dataclass
 
-from tests.support.town import Town
+from tests.support.stack import FullStack
 
 _MARK = re.compile(r"<(\d+)\.(\w+)>")
 
@@ -25,7 +25,7 @@ class Rush:
         return max(self.late.values())
 
 
-async def rush(place: Town, pairs: list[str], *, count: int, seconds: float, patience: float) -> Rush:
+async def rush(place: FullStack, pairs: list[str], *, count: int, seconds: float, patience: float) -> Rush:
     """`count` messages on Discord, spread evenly over the pairs and over `seconds`; then wait until all are across.
 
     Fails after `patience` seconds from the last one.
@@ -58,7 +58,7 @@ def _now() -> float:
     return time.time()
 
 
-async def _look(place: Town, pairs: list[str]) -> tuple[dict[str, float], int, bool]:
+async def _look(place: FullStack, pairs: list[str]) -> tuple[dict[str, float], int, bool]:
     """When each message stood there (seconds since the epoch), in how many events, and whether in order."""
     seen: dict[str, float] = {}
     events = 0

@@ -1,4 +1,4 @@
-"""A whole town: the Discord sandbox, a real homeserver, people on both, and the real daemon between them.
+"""The full stack: the Discord sandbox, a real homeserver, people on both, and the real daemon between them.
 
 The daemon is a process of its own, started as an operator would start it. What people see is read from the
 platforms themselves, never from the relay's store.
@@ -154,7 +154,7 @@ class Daemon:
 
 
 @dataclass(slots=True)
-class Town:
+class FullStack:
     """Everything. `channels` and `rooms` by the name of their pair; `ada` writes on Discord, `mia` on Matrix."""
 
     folder: Path
@@ -292,10 +292,10 @@ async def eventually(
 
 
 @asynccontextmanager
-async def town(
+async def stack(
     folder: Path, homeserver: Homeserver, pairs: Sequence[str] = ("help",), *, lift_limits: bool = True, **sandbox: Any
-) -> AsyncIterator[Town]:
-    """A town with these pairs; the daemon is configured but not started.
+) -> AsyncIterator[FullStack]:
+    """A stack with these pairs; the daemon is configured but not started.
 
     `lift_limits`: whether the homeserver's admin lets the relay's account send as much as it wants.
     """
@@ -305,16 +305,16 @@ async def town(
         await homeserver.lift_limits(f"relay-{tag}")
     mia_token = await homeserver.register(f"mia-{tag}", displayname="Mia")
     relay_user, mia_user = (f"@{name}-{tag}:{homeserver.server_name}" for name in ("relay", "mia"))
-    async with AsyncExitStack() as stack:
+    async with AsyncExitStack() as exits:
         # Discord lets a bot identify once in five seconds; a test that restarts it need not wait for that.
         sandbox.setdefault("limits", Limits(identify_every=0))
-        server = await stack.enter_async_context(SandboxServer(**sandbox))
+        server = await exits.enter_async_context(SandboxServer(**sandbox))
         made = server.control.bootstrap(channels=list(pairs), people=["Ada", "Ben"])
-        mia = await stack.enter_async_context(Person(homeserver.url, mia_user, mia_token))
+        mia = await exits.enter_async_context(Person(homeserver.url, mia_user, mia_token))
         rooms = {name: await mia.create_room(name, invite=[relay_user]) for name in pairs}
         new_store(folder)
         daemon = Daemon(folder / "relay.toml", folder / "relay.log")
-        found = Town(
+        found = FullStack(
             folder=folder,
             sandbox=server,
             homeserver=homeserver,

@@ -1,4 +1,4 @@
-"""A street: one running daemon with many pairs, a new one for each test, so that many tests cost one start."""
+"""One running daemon with many pairs, a new pair for each test: many tests for the price of one start."""
 
 import base64
 from collections.abc import Iterator
@@ -8,53 +8,53 @@ from typing import Any
 import aiohttp
 
 from relay.demo.matrix_client import Shown
-from tests.support.town import Town
+from tests.support.stack import FullStack
 
 Json = dict[str, Any]
 
 
 @dataclass(slots=True)
-class House:
-    """One pair of a town, in which nothing has been said yet. Ada writes on Discord, Mia on Matrix."""
+class Chat:
+    """A pair in which nothing has been said yet. Ada writes on Discord, Mia on Matrix."""
 
-    town: Town
+    stack: FullStack
     pair: str
 
     @property
     def channel(self) -> str:
         """The ID of its channel."""
-        return self.town.channels[self.pair]
+        return self.stack.channels[self.pair]
 
     @property
     def room(self) -> str:
         """The ID of its room."""
-        return self.town.rooms[self.pair]
+        return self.stack.rooms[self.pair]
 
     def say(self, text: str = "", *, who: str = "Ada", **more: Any) -> str:
         """Somebody writes on Discord; the message's ID."""
-        return self.town.say(self.pair, text, who=who, **more)
+        return self.stack.say(self.pair, text, who=who, **more)
 
     async def tell(self, content: str | Json, kind: str = "m.room.message") -> str:
         """Mia writes on Matrix, words or a whole content; the event's ID."""
         if isinstance(content, str):
-            return await self.town.mia.text(self.room, content)
-        return await self.town.mia.send(self.room, content, kind)
+            return await self.stack.mia.text(self.room, content)
+        return await self.stack.mia.send(self.room, content, kind)
 
     async def html(self, formatted_body: str, body: str = "-") -> str:
         """Mia writes with formatting; the event's ID."""
-        return await self.town.mia.html(self.room, body, formatted_body)
+        return await self.stack.mia.html(self.room, body, formatted_body)
 
     async def on_matrix(self, count: int = 1) -> list[Shown]:
         """What stands in the room once there are `count` messages."""
-        await self.town.until_matrix(self.pair, lambda words: len(words) >= count)
-        shown = await self.town.on_matrix(self.pair)
+        await self.stack.until_matrix(self.pair, lambda words: len(words) >= count)
+        shown = await self.stack.on_matrix(self.pair)
         assert len(shown) == count, [message.body for message in shown]
         return shown
 
     async def on_discord(self, count: int = 1) -> list[Json]:
         """What stands in the channel once there are `count` messages."""
-        await self.town.until_discord(self.pair, lambda words: len(words) >= count)
-        shown = self.town.on_discord(self.pair)
+        await self.stack.until_discord(self.pair, lambda words: len(words) >= count)
+        shown = self.stack.on_discord(self.pair)
         assert len(shown) == count, [message["content"] for message in shown]
         return shown
 
@@ -64,12 +64,12 @@ class House:
 
     async def upload(self, data: bytes, content_type: str) -> str:
         """Mia uploads a file; its `mxc://` URI."""
-        return await self.town.mia.upload(data, content_type)
+        return await self.stack.mia.upload(data, content_type)
 
 
-def houses(town: Town) -> Iterator[House]:
-    """Its pairs, one after the other."""
-    return (House(town, name) for name in town.channels)
+def chats(stack: FullStack) -> Iterator[Chat]:
+    """Each pair of a stack, one after the other."""
+    return (Chat(stack, name) for name in stack.channels)
 
 
 def file(name: str, data: bytes, **more: Any) -> Json:
