@@ -1,1 +1,4 @@
-"""The bridge itself: which message goes where, once, in order. Names no platform and imports no adapter."""
+"""The bridge itself: decides which message goes where, once and in order.
+
+Names no platform and imports no adapter. Everything but `domain` and `sandbox` may import it.
+"""

@@ -1,8 +1,8 @@
-"""People of one channel told apart by their names: no two of them appear under names that look the same.
+"""Keeps the names of authors distinct: in one channel, no two people appear under names that look the same.
 
-Whoever spoke first under a name keeps it, for as long as they are among those who spoke there lately; what it was is in
-the store, so that nobody can take it over while the relay restarts. The other gets a part of the user ID after the
-name, in brackets that no name of a member can hold.
+The first to speak under a name keeps it, as long as they are among those who spoke there recently. Names are saved, so
+that nobody can take one over while the relay restarts. The others get a part of their user ID after the name, in
+brackets that no member's name can hold.
 """
 
 import hashlib
@@ -21,36 +21,35 @@ from relay.domain.names import bracketed, shortened, skeleton, visible, with_suf
 _log = structlog.get_logger(__name__)
 
 _MOST_NAMES = 300
-"""Names that a channel remembers."""
+"""How many names are remembered for a channel."""
 
 _MOST_OF_ONE = 5
-"""Names that one account may hold there: a bridge's bot and somebody who changes theirs all the time have many."""
+"""How many of them one account may hold: another bridge's bot has many, and people may change theirs often."""
 
 _MOST_CHANNELS = 200
 _LONGEST_HANDLE = 24
-# Two looks that share a digest cost somebody a mark, two users that do would share a name.
+# If two looks share a digest, somebody gets a needless suffix; if two users do, they share a name, which is worse.
 _LOOK_BYTES, _USER_BYTES = 5, 8
 
 
 @dataclass(slots=True)
 class _Channel:
-    """`owners`: who has the name that looks so, used last at the end.
+    """The names of one channel."""
 
-    `shown`: what has been decided lately, with how it looks; good for as long as the author owns it.
-    """
-
+    # Digest of a name's look -> digest of the user who has it; the last used at the end.
     owners: OrderedDict[str, str]
+    # (user ID, name) -> the name that was decided, and both digests. Valid as long as the user owns that look.
     shown: OrderedDict[tuple[str, str], tuple[str, str, str]] = field(default_factory=OrderedDict)
 
 
 class AuthorNames:
-    """Decides under which name somebody appears."""
+    """Decides under which name an author appears."""
 
     def __init__(self) -> None:
         self._channels: OrderedDict[ChannelRef, _Channel] = OrderedDict()
 
-    async def told_apart(self, uow: UnitOfWork, channel: ChannelRef, author: Author) -> Author:
-        """`author`, who speaks in `channel`, under a name that nobody else has there."""
+    async def distinguished(self, uow: UnitOfWork, channel: ChannelRef, author: Author) -> Author:
+        """`author`, who speaks in `channel`, with a name that nobody else has there."""
         known = self._channels.get(channel)
         if known is None:
             known = await self._read(uow, channel)
@@ -62,27 +61,27 @@ class AuthorNames:
             if len(known.shown) > _MOST_NAMES:
                 known.shown.popitem(last=False)
         if is_new:
-            await uow.key_values.put(_place(channel), json.dumps(known.owners, separators=(",", ":")))
+            await uow.key_values.put(_key(channel), json.dumps(known.owners, separators=(",", ":")))
         return author if name == author.name else replace(author, name=name)
 
     def forget(self) -> None:
-        """Read again what is in the store: a transaction failed in which names may have been given."""
+        """Read everything from the store again: a transaction failed in which names may have been given."""
         self._channels.clear()
 
     async def _read(self, uow: UnitOfWork, channel: ChannelRef) -> _Channel:
-        written = await uow.key_values.get(_place(channel))
+        written = await uow.key_values.get(_key(channel))
         known = self._channels[channel] = _Channel(_saved(written))
         if len(self._channels) > _MOST_CHANNELS:
             self._channels.popitem(last=False)
         return known
 
 
-def not_the_relay(author: Author, own_names: frozenset[str]) -> Author:
-    """`author` under a name that does not look like one under which the relay speaks there itself."""
+def distinct_from_relay(author: Author, own_names: frozenset[str]) -> Author:
+    """`author` with a name that does not look like one of the relay's own names there."""
     look = skeleton(author.name)
     if all(skeleton(visible(own)) != look for own in own_names):
         return author
-    # No part of the ID that somebody else of that name may be told apart by.
+    # Not the handle: somebody else of that name may have it as their suffix.
     return replace(author, name=with_suffix(author.name, bracketed(_identifier(author) or _user(author))))
 
 
@@ -92,7 +91,7 @@ def _identifier(author: Author) -> str:
 
 
 def _remembered(known: _Channel, author: Author) -> str | None:
-    """The name that was decided for an author, unless somebody else has it by now."""
+    """The name that was decided for an author before, unless somebody else has it now."""
     key = (author.user.id, author.name)
     found = known.shown.get(key)
     if found is None:
@@ -100,14 +99,14 @@ def _remembered(known: _Channel, author: Author) -> str | None:
     name, look, user = found
     if known.owners.get(look) != user:
         return None
-    # Who speaks keeps the name, however many others come.
+    # Whoever speaks keeps their name, however many others come.
     known.shown.move_to_end(key)
     known.owners.move_to_end(look)
     return name
 
 
 def _saved(text: str | None) -> OrderedDict[str, str]:
-    """Who has which name, as the notebook holds it; nothing where it cannot be read."""
+    """The saved owners; none if they cannot be read."""
     try:
         saved = json.loads(text or "{}")
     except (ValueError, RecursionError):
@@ -115,12 +114,12 @@ def _saved(text: str | None) -> OrderedDict[str, str]:
     if not isinstance(saved, dict) or not all(isinstance(owner, str) for owner in saved.values()):
         _log.warning("the names of a channel in the store cannot be read")
         return OrderedDict()
-    # Earlier versions wrote users in fewer digits, which somebody could find an ID of their own for.
+    # Earlier versions saved shorter digests of users, and somebody could make up an ID that has the same one.
     return OrderedDict((look, owner) for look, owner in saved.items() if len(owner) == 2 * _USER_BYTES)
 
 
 def _decided(owners: OrderedDict[str, str], author: Author) -> tuple[str, bool]:
-    """The author's name, and whether that had to be remembered."""
+    """The author's name, and whether it is new and has to be saved."""
     user = _user(author)
     name = ""
     for name in _candidates(owners, author, user):
@@ -138,7 +137,7 @@ def _decided(owners: OrderedDict[str, str], author: Author) -> tuple[str, bool]:
 
 def _candidates(owners: OrderedDict[str, str], author: Author, user: str) -> Iterator[str]:
     name = shortened(without_relay_signs(visible(author.name) or visible(author.handle) or author.user.id))
-    # Almost what a message of both is headed with.
+    # A name with commas looks almost like the heading of a message of several people.
     parts = name.split(", ")
     if len(parts) == 1 or all(owners.get(_look(part), user) == user for part in parts):
         yield name
@@ -150,7 +149,7 @@ def _candidates(owners: OrderedDict[str, str], author: Author, user: str) -> Ite
 
 
 def _forget(owners: OrderedDict[str, str], user: str) -> None:
-    """Make room: of whoever has too many names, and then of whoever has been silent for longest."""
+    """Make room: drop the oldest names of a user who has too many, then those of whoever was silent for longest."""
     held = [look for look, owner in owners.items() if owner == user]
     for look in held[:-_MOST_OF_ONE]:
         del owners[look]
@@ -158,7 +157,7 @@ def _forget(owners: OrderedDict[str, str], user: str) -> None:
         owners.popitem(last=False)
 
 
-def _place(channel: ChannelRef) -> str:
+def _key(channel: ChannelRef) -> str:
     return f"names {channel.platform} {channel.id}"
 
 

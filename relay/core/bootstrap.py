@@ -1,4 +1,4 @@
-"""Puts the core together around a store and its adapters. The daemon does it once, the simulation for each life."""
+"""Builds the core around a store and its adapters: once in the daemon, in the simulation for each life."""
 
 import random
 from collections.abc import Callable, Mapping, Sequence

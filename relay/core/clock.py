@@ -10,11 +10,11 @@ import structlog
 
 from relay.core.ports import Clock
 
-# Where the system has a clock that goes on while the machine sleeps: what was granted for seconds has run out by then.
+# A clock that goes on while the machine sleeps, where there is one: a lease of some seconds has expired after a sleep.
 _STEADY = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 _TICK = timedelta(microseconds=1)
 _LONGEST_WAIT = 3600.0
-"""Seconds that a platform is heeded when it asks for patience: asked too early, it only says so again."""
+"""Seconds that we wait at most, whatever a platform asks for: if that was too early, it only asks again."""
 
 _log = structlog.get_logger(__name__)
 
@@ -36,9 +36,9 @@ class SystemClock:
 
 
 class ServerTime:
-    """A server's own time of day, as it has told it, with the seconds that passed since. Ours may be wrong.
+    """A server's time of day: the last that it told us, and the seconds that have passed since. Our clock may be wrong.
 
-    Until the server has told it, ours has to do.
+    Until the server has told us, it is our own.
     """
 
     def __init__(self, clock: Clock) -> None:
@@ -47,7 +47,7 @@ class ServerTime:
         self._last = datetime.min.replace(tzinfo=UTC)
 
     def told(self, moment: datetime, *, within: timedelta | None = None) -> None:
-        """The server's clock shows `moment` or later; at most `within` later, where that is given."""
+        """The server's clock shows `moment` or later; not more than `within` later, if that is given."""
         if self._told is not None:
             known = self._running()
             if moment <= known and (within is None or known <= moment + within):
@@ -56,12 +56,12 @@ class ServerTime:
         self._last = min(self._last, moment)
 
     def now(self) -> datetime:
-        """The time of day there, perhaps a moment late; never the same one twice."""
+        """The server's time of day, perhaps slightly behind. Never returns the same time twice."""
         self._last = max(self._running(), self._last + _TICK)
         return self._last
 
     def of(self, moment: datetime) -> datetime:
-        """What the server's clock showed when ours showed `moment`; at most its present time."""
+        """What the server's clock showed when ours showed `moment`; never more than its present time."""
         present = self._running()
         return min(present, present - (self._clock.now() - moment))
 
@@ -73,9 +73,9 @@ class ServerTime:
 
 
 def retry_after_seconds(value: object, *, unit: float = 1.0) -> float | None:
-    """The seconds that a platform asks to wait, an hour at most; None where it tells no number of them.
+    """The seconds that a platform asks us to wait, at most an hour; None if `value` is no number.
 
-    `unit`: seconds in one of what it counts in.
+    `unit`: how many seconds the platform's unit has.
     """
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
@@ -93,7 +93,7 @@ def retry_after_seconds(value: object, *, unit: float = 1.0) -> float | None:
 
 
 class Backoff:
-    """Exponential, with full jitter, so that many lanes that failed together do not come back together.
+    """Exponential backoff with jitter, so that many lanes that failed together do not try again together.
 
     https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
     """
@@ -105,11 +105,11 @@ class Backoff:
         self.tries = 0
 
     def next(self, at_least: float | None = None) -> float:
-        """Seconds to wait now; never less than the platform asked for (`at_least`)."""
+        """The seconds to wait now. `at_least`: what the platform asked for."""
         ceiling = min(self._most, self._first * 2.0 ** min(self.tries, 16))
         self.tries += 1
         return max(self._rng.uniform(ceiling / 2, ceiling), at_least or 0.0)
 
     def reset(self) -> None:
-        """It worked: the next failure is a first one again."""
+        """It worked: the next failure counts as the first."""
         self.tries = 0

@@ -1,4 +1,4 @@
-"""Work that would hold up the event loop, done in threads: converting long texts, and files on their way on disk.
+"""Work that would block the event loop, done in threads: converting long texts, reading and writing temporary files.
 
 Pure Python lets other threads run every few milliseconds, so the loop is never held for long, however long a text is.
 Short texts, nearly all there are, are converted at once: a hop to another thread would cost more than they do.
@@ -30,16 +30,17 @@ _log = structlog.get_logger(__name__)
 
 
 class Conversions:
-    """One thread, so that whoever writes many long texts takes at most half of the time, and waits in a queue.
+    """One thread for long conversions. Somebody who writes many long texts waits in its queue, and takes no more than
+    half of the CPU's time.
 
-    One for the whole daemon: `app.py` hands it to everybody.
+    The daemon has one, which `app.py` gives to everything that converts.
     """
 
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="conversions")
 
     async def run(self, size: int, convert: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
-        """The result of `convert`, which has to be pure; in the thread if `size` is long."""
+        """The result of `convert`, which has to be pure. It runs in the thread if `size` is at least `LONG`."""
         if size < LONG:
             return convert(*args, **kwargs)
         return await asyncio.get_running_loop().run_in_executor(self._thread, partial(convert, *args, **kwargs))
@@ -56,7 +57,7 @@ class TemporaryFile:
         self._readers = 0
         self._closing = False
         with _room():
-            # Unbuffered: what the disk does not take is told at once, not when the file is closed.
+            # Unbuffered: a full disk shows at once, not when the file is closed.
             self._file = tempfile.TemporaryFile(prefix="relay-", buffering=0)  # noqa: SIM115 - closed by `close`
 
     def __enter__(self) -> Self:
@@ -73,11 +74,11 @@ class TemporaryFile:
         self.size += len(data)
 
     async def beginning(self) -> bytes:
-        """The first bytes, as many as it takes to tell what they are."""
+        """The first bytes, enough to see which kind of file it is."""
         return await asyncio.to_thread(self._read, 0)
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        """All of it from the start, whoever else reads it."""
+        """All of it from the start. Several readers do not disturb each other."""
         place = 0
         while chunk := await asyncio.to_thread(self._read, place):
             place += len(chunk)
@@ -85,7 +86,7 @@ class TemporaryFile:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """It stays readable meanwhile, whoever closes it."""
+        """It stays readable inside the block, even if somebody closes it."""
         self._readers += 1
         try:
             yield
@@ -95,7 +96,7 @@ class TemporaryFile:
                 self.close()
 
     def close(self) -> None:
-        """Give its room back, once nobody reads it."""
+        """Give the disk space back, as soon as nobody reads it."""
         self._closing = True
         if not self._readers:
             self._file.close()
@@ -116,6 +117,6 @@ def _room() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        # Whoever reads the log can mend it; `gettempdir` itself fails where no folder can be written to.
+        # Only the operator can help; also `gettempdir` fails, if it finds no folder to write to.
         _log.error("no room for a temporary file", reason=error.strerror or str(error))
         raise NoRoom(f"no room for a temporary file ({error.strerror or error})") from None

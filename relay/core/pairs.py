@@ -1,4 +1,4 @@
-"""The declared pairs, and which real channel each declared address stands for."""
+"""The declared pairs, and which channel each declared address stands for."""
 
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
@@ -10,11 +10,11 @@ _NOTHING: Mapping[ChannelAddress, ChannelRef] = MappingProxyType({})
 
 
 class PairDirectory:
-    """Looks pairs up by channel and by lane, and channels up by pair.
+    """Finds pairs by channel and by lane, and channels by pair.
 
-    Pairs come from the operator, channels from the adapters: an alias is bound to a room once the homeserver has
-    said which. A binding outlives `close` and the process (`known`: those of earlier processes), so that what waits
-    finds its pair before its channels are open. An address that was never bound stands for itself.
+    Pairs come from the operator, channels from the adapters: an alias stands for a room once the homeserver has said
+    which. That outlives `close` and the process (`known` is from earlier processes), so that waiting commands find
+    their pair before its channels are open. An address that was never opened stands for itself.
     """
 
     def __init__(self, pairs: Iterable[Pair] = (), known: Mapping[ChannelAddress, ChannelRef] = _NOTHING) -> None:
@@ -22,7 +22,9 @@ class PairDirectory:
         self._by_address: dict[ChannelAddress, Pair] = {}
         self._channels = dict(known)
         self._addresses: dict[ChannelRef, ChannelAddress] = {}
-        self._problems: dict[ChannelAddress, str | None] = {}  # of those that were opened or closed
+        self._problems: dict[
+            ChannelAddress, str | None
+        ] = {}  # None for an open channel; missing before `open` and `close`
         self._predecessors: dict[ChannelRef, frozenset[ChannelRef]] = {}
         self.replace(pairs)
 
@@ -32,25 +34,25 @@ class PairDirectory:
         return self._pairs
 
     def replace(self, pairs: Iterable[Pair]) -> None:
-        """The operator changed the file: addresses that are still declared stay open."""
+        """The operator changed the pairs. Addresses that are still declared stay open."""
         self._pairs = tuple(pairs)
         self._by_address = {side: pair for pair in self._pairs if pair.destinations for side in pair.sides}
         self._addresses = {self.channel(address): address for address in self._by_address}
         self._problems = {known: text for known, text in self._problems.items() if known in self._by_address}
 
     def remember(self, known: Mapping[ChannelAddress, ChannelRef]) -> None:
-        """What an earlier process knew; what this one knows goes first."""
+        """Add what an earlier process knew; what this one knows takes precedence."""
         self._channels = {**known, **self._channels}
         self.replace(self._pairs)
 
     def watched(self, platform: Platform) -> frozenset[ChannelAddress]:
-        """The addresses on `platform` that an adapter has to open; those of archived pairs are not among them."""
+        """The addresses on `platform` that an adapter has to open: all except those of archived pairs."""
         return frozenset(address for address in self._by_address if address.platform is platform)
 
     def open(
         self, address: ChannelAddress, channel: ChannelRef, predecessors: frozenset[ChannelRef] = frozenset()
     ) -> Pair | None:
-        """`address` is `channel` and works; the pair it belongs to, None if it is not declared any more.
+        """`address` is `channel`, and can be used. Returns its pair, None if it is not declared any more.
 
         `predecessors`: see `Inbox.opened`.
         """
@@ -66,18 +68,18 @@ class PairDirectory:
         return pair
 
     def close(self, address: ChannelAddress, problem: str) -> Pair | None:
-        """`address` does not work now, for the reason of the sentence `problem`."""
+        """`address` cannot be used now, and the sentence `problem` says why. Returns its pair."""
         pair = self._by_address.get(address)
         if pair is not None:
             self._problems[address] = problem
         return pair
 
     def channel(self, address: ChannelAddress) -> ChannelRef:
-        """What `address` stands for, as far as is known."""
+        """The channel that `address` stands for, as far as is known."""
         return self._channels.get(address) or ChannelRef(address.platform, address.value)
 
     def declared_channels(self) -> frozenset[ChannelRef]:
-        """The channels of all pairs, of archived ones too, and their addresses as people write them."""
+        """The channels of all pairs, archived ones too, and their addresses taken as channels."""
         sides = [side for pair in self._pairs for side in pair.sides]
         return frozenset(map(self.channel, sides)) | {ChannelRef(side.platform, side.value) for side in sides}
 
@@ -87,21 +89,21 @@ class PairDirectory:
         return None if address is None else self._by_address.get(address)
 
     def predecessors(self, channel: ChannelRef) -> frozenset[ChannelRef]:
-        """The channels that `channel` has replaced and is the same place as."""
+        """The channels that `channel` has replaced as the same place."""
         return self._predecessors.get(channel, frozenset())
 
     def across(self, channel: ChannelRef) -> ChannelRef | None:
-        """The channel that `channel` is paired with. An alias may stand for a room, as people write it."""
+        """The channel that `channel` is paired with. `channel` may be a declared alias, as people write it in links."""
         address = self._addresses.get(channel, ChannelAddress(channel.platform, channel.id))
         pair = self._by_address.get(address)
         return None if pair is None else self._channels.get(pair.side(pair.other(channel.platform)))
 
     def lane_from(self, channel: ChannelRef, pair: Pair) -> LaneKey:
-        """Where what is said in `channel`, one of the pair's, goes."""
+        """The lane of what is said in `channel`, one of the pair's two."""
         return LaneKey(channel, self.channel(pair.side(pair.other(channel.platform))))
 
     def lanes(self, pair: Pair, *, towards: Platform | None = None) -> tuple[LaneKey, ...]:
-        """The lanes of a pair: to each side (or the one that is named) from the other one, and from itself."""
+        """The lanes of a pair: to each side, or only `towards` one, from the other side and from itself."""
         channels = {side.platform: self.channel(side) for side in pair.sides}
         return tuple(
             lane
@@ -111,19 +113,19 @@ class PairDirectory:
         )
 
     def pair_for(self, lane: LaneKey) -> Pair | None:
-        """The pair that joins the two channels of a lane; None while no such pair is declared."""
+        """The pair of a lane's two channels; None while no such pair is declared."""
         pair = self.pair_of(lane.source)
         if pair is None or not lane.crosses:
             return pair
         return pair if self.lane_from(lane.source, pair) == lane else None
 
     def carries(self, lane: LaneKey) -> bool:
-        """Whether what waits in a lane may be delivered: its pair is declared, and carries in this direction."""
+        """Whether what waits in a lane may be delivered: its pair is declared, and open in this direction."""
         pair = self.pair_for(lane)
         return pair is not None and (not lane.crosses or lane.destination.platform in pair.destinations)
 
     def name_of(self, lane: LaneKey) -> str:
-        """What the operator calls the pair of a lane; its channels while it is not declared."""
+        """The name of a lane's pair; its channels while no pair is declared."""
         pair = self.pair_for(lane)
         return f"{lane.source.id} -> {lane.destination.id}" if pair is None else pair.name
 
@@ -133,7 +135,7 @@ class PairDirectory:
         return address is not None and self._problems.get(address, "not opened yet") is None
 
     def note(self, pair: Pair) -> str | None:
-        """What the operator may change in the file although the pair works: a declared channel has been replaced."""
+        """What the operator may correct although the pair works: a declared channel has been replaced."""
         replaced = [
             f"{side.value} has been replaced by {now.id}, and the relay goes on there: the file may name the new one."
             for side in pair.sides
@@ -142,6 +144,6 @@ class PairDirectory:
         return " ".join(replaced) or None
 
     def problem(self, pair: Pair) -> str | None:
-        """What keeps a pair's channels from working, in one sentence."""
+        """Why a pair's channels cannot be used; None if they can."""
         problems = [text for side in pair.sides if (text := self._problems.get(side))]
         return " ".join(problems) or None

@@ -1,1 +1,1 @@
-"""What the relay talks about: plain frozen values, standard library only, no I/O."""
+"""What the relay talks about: plain frozen values, no I/O. Standard library only; everything may import it."""

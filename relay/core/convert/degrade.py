@@ -1,4 +1,4 @@
-"""What a channel cannot carry becomes what it can, or is dropped by name. Pure."""
+"""Turns what a channel cannot carry into what it can, or drops it by name. Pure."""
 
 import hashlib
 from collections.abc import Iterable
@@ -16,14 +16,16 @@ from relay.domain.text.rewrite import map_blocks, map_inline, weight
 
 _EXCERPT_LENGTH = 120
 _FIRST_LINES = 500
-"""How much of a text stands above the file that it crosses as, as its platform counts."""
+"""How much of a text is shown above it if it crosses as a file, in its platform's unit."""
 
 
 @dataclass(frozen=True, slots=True)
 class Dropped:
-    """Nothing of a message can cross. `feature` is one word for the counter, `reason` a sentence for its author."""
+    """Nothing of a message can cross."""
 
+    # One word for the counter.
     feature: str
+    # For the author: follows "did not cross: ".
     reason: str
 
 
@@ -39,9 +41,9 @@ def degrade(
 ) -> tuple[Content, ...] | Dropped:
     """The messages, one or several in a row, that carry `content` to a channel of these capabilities.
 
-    The same arguments give the same parts, so that a delivery that broke off can be taken up at the part it broke
-    off at. `quotation` is what a reply answers, for channels without native replies. `as_file`: a text that takes more
-    than `policy.max_parts` messages crosses as a file under its first lines.
+    The same arguments give the same parts, so that a delivery that was interrupted can go on at the next part.
+    `quotation` is what a reply quotes, for channels without native replies. `as_file`: a text that takes more than
+    `policy.max_parts` messages crosses as a file with its first lines above.
     """
     content = with_most_files(content)
     text = _cleaned(content.text)
@@ -52,7 +54,7 @@ def degrade(
     if not blocks and not carried:
         return Dropped("empty", "there was nothing in it that can cross")
     above = () if quotation is None else (quoted_line(quotation, call=content.calls_answered),)
-    # The quoted line never stands alone: every part leaves room for it, and the first one has it.
+    # Every part leaves room for the quoted line and the first one has it, so that it is never a message of its own.
     room = capabilities.max_text_length
 
     def below_quotation(part: n.RichText) -> int:
@@ -70,7 +72,7 @@ def degrade(
         begin, _ = first_part(first, limit=min(room, _FIRST_LINES), measure=measure)
         first, rest = n.RichText((*begin.blocks, n.Paragraph((n.Text("…"),)))), []
         carried = (_written_out(blocks, author), *carried)
-    # Files stand before the rest of a long text: an edit of the text then adds or removes messages at the end only.
+    # Files come before the rest of a long text: so an edit adds or removes messages only at the end.
     together, *alone = _grouped(carried, capabilities) or [()]
     return (
         Content(n.RichText((*above, *first.blocks)), together, content.style, content.calls_answered),
@@ -80,22 +82,22 @@ def degrade(
 
 
 def _is_far_too_long(text: n.RichText, limit: int) -> bool:
-    """Whether the words alone take more than all parts together: nothing need be rendered to know that."""
+    """Whether the words alone exceed all parts together: that is seen without rendering."""
     return weight(text) > limit and len(n.plain_text(text)) > limit
 
 
 def _written_out(blocks: tuple[n.Block, ...], author: Author) -> Attachment:
-    """A whole text as a file that we make ourselves."""
+    """A whole text as a file, which we make ourselves."""
     words = n.plain_text(n.RichText(blocks))
     nowhere = MediaRef(author.user.platform, "")
     data = words.encode()
-    # An edit makes it another file.
+    # After an edit it is another file.
     name = f"text-{hashlib.sha256(data).hexdigest()[:16]}"
     return Attachment(name, "message.txt", "file", nowhere, "text/plain; charset=utf-8", size=len(data), text=words)
 
 
 def in_words(content: Content, attachment_id: str, reason: str, *, gone: bool) -> Content:
-    """`content` with one file named in its text instead, because it turned out that it cannot cross."""
+    """`content` with one file described in words instead, because it turned out that the file cannot cross."""
     left = [attachment for attachment in content.attachments if attachment.id == attachment_id]
     words = (_describe(replace(attachment, url="", page="") if gone else attachment, reason) for attachment in left)
     kept = tuple(attachment for attachment in content.attachments if attachment.id != attachment_id)
@@ -103,13 +105,13 @@ def in_words(content: Content, attachment_id: str, reason: str, *, gone: bool) -
 
 
 def all_in_words(content: Content) -> Content:
-    """`content` with every file named in its text instead, for a channel that takes none (any more)."""
+    """`content` with every file described in words instead, for a channel that takes no files (any more)."""
     words = map(_describe, content.attachments)
     return replace(content, text=n.RichText((*content.text.blocks, *words)), attachments=())
 
 
 def _cleaned(text: n.RichText) -> n.RichText:
-    """`text` without control characters; nothing where they were all of it."""
+    """`text` without control characters."""
     found = map_blocks(map_inline(text, _clean), _clean_block)
     return found if found == text else normalise(found)
 
@@ -152,14 +154,14 @@ def _attachments(
     carried: list[Attachment] = []
     left_behind: list[Attachment] = []
     for attachment in attachments:
-        # Where nobody says how large it is, that turns out on the way.
+        # If the size is not known, it shows on the way.
         fits = attachment.size is None or attachment.size <= capabilities.max_file_size
         (carried if fits and capabilities.max_attachments else left_behind).append(attachment)
     return tuple(carried), tuple(left_behind)
 
 
 def _grouped(attachments: Iterable[Attachment], capabilities: Capabilities) -> list[tuple[Attachment, ...]]:
-    """Files by the message that they cross in, in their order."""
+    """The files in groups, one for each message, in their order."""
     groups: list[tuple[Attachment, ...]] = []
     room = 0
     for attachment in attachments:
@@ -191,7 +193,7 @@ def _describe(attachment: Attachment, reason: str = "") -> n.Paragraph:
 
 
 def human_size(size: int) -> str:
-    """`size` in bytes as people read it: `1.5 MB`."""
+    """`size` bytes as people write it: `1.5 MB`."""
     amount = float(size)
     for unit in ("B", "kB", "MB", "GB"):
         if amount < 1000:
@@ -201,13 +203,13 @@ def human_size(size: int) -> str:
 
 
 def quoted_line(quotation: Quotation, *, call: bool = False) -> n.Quote:
-    """What stands above a reply: whom it answers, with a link where there is one, and how that began.
+    """What is shown above a reply: the author that it replies to, with a link if there is one, and how the text begins.
 
-    `call`: who is answered is to be notified, if they can be.
+    `call`: that author is to be notified, if possible.
     """
     called = quotation.user if call else None
     author = shortened(quotation.author)
-    # In the words of a link a mention would notify nobody.
+    # A mention inside a link notifies nobody.
     words = n.Text(REPLY_ARROW if called else f"{REPLY_ARROW} {author}")
     link: n.Inline = n.Link(quotation.url, (words,), preview=False) if quotation.url else words
     whom: tuple[n.Inline, ...] = (n.Text(" "), n.UserMention(called, author)) if called else ()
@@ -216,7 +218,7 @@ def quoted_line(quotation: Quotation, *, call: bool = False) -> n.Quote:
 
 
 def _excerpt(blocks: tuple[n.Block, ...]) -> str:
-    """The first line that is the author's own, shortened; spoilers stay hidden, quoted lines are somebody else's."""
+    """The author's first own line, shortened. Spoilers stay hidden; quotes are left out: somebody else wrote them."""
     own = (block for block in blocks if not isinstance(block, n.Quote))
     words = next(filter(None, (" ".join(n.plain_text(n.RichText((block,))).split()) for block in own)), "")
     return words if len(words) <= _EXCERPT_LENGTH else words[:_EXCERPT_LENGTH].rstrip() + "…"

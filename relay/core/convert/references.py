@@ -13,24 +13,24 @@ from relay.domain.ids import ChannelRef, MessageRef, UserRef
 from relay.domain.text import nodes as n
 from relay.domain.text.rewrite import expand_inline, map_inline, walk
 
-# An @ inside a word is an address of something else.
+# An @ inside a word is not a mention (an e-mail address, for example).
 _AT = re.compile(r"(?<![\w@/.])@(?=\w)")
 _WORDS = re.compile(r"\S+(?: \S+)*")
 _PUNCTUATION = ".,:;!?)]}'\"…"
 _LONGEST_NAME = 100
 _MOST_NAMES = 10
-"""How many names of one message are looked up: each may be a request."""
+"""How many names of one message are looked up: each may cost a request."""
 
 _MOST_PLACES = 100
-"""How many times an @ in one text is compared with the names that were found."""
+"""How many @ in one text are compared with the names that were found."""
 
-# Words that mean everybody, never somebody.
+# These mean everybody, never one person.
 _EVERYBODY = frozenset({"everyone", "here", "room"})
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What a text refers to: names as they are written, channels and messages of the side it was written on."""
+    """What a text refers to: names as written, and channels and messages of its own side."""
 
     names: frozenset[str] = frozenset()
     channels: frozenset[ChannelRef] = frozenset()
@@ -39,7 +39,7 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What was found of it on the other side: people by `folded` name, messages with their links."""
+    """What was found of it on the other side: people by `folded` name, and messages with their links."""
 
     people: Mapping[str, UserRef] = field(default_factory=dict)
     channels: Mapping[ChannelRef, ChannelRef] = field(default_factory=dict)
@@ -47,12 +47,12 @@ class Found:
 
 
 def folded(name: str) -> str:
-    """`name` without what people do not distinguish names by."""
+    """`name` without the differences that do not matter for mentions: case and white space."""
     return " ".join(name.casefold().split())
 
 
 def unnamed(text: n.RichText) -> tuple[UserRef | ChannelRef, ...]:
-    """Whose names `text` does not tell."""
+    """The people and channels in `text` whose names have to be looked up."""
     found: dict[UserRef | ChannelRef, None] = {}
     for node in walk(text.blocks):
         match node:
@@ -81,7 +81,7 @@ def named(text: n.RichText, names: Mapping[UserRef | ChannelRef, str]) -> n.Rich
 
 
 def wanted(text: n.RichText, *, typed: bool = True) -> Wanted:
-    """What has to be looked up for `text`. `typed`: somebody may be called by typing @ and the name."""
+    """What has to be looked up for `text`. `typed`: people may be mentioned by typing @ and a name."""
     names: dict[str, None] = {}
     channels: set[ChannelRef] = set()
     messages: set[MessageRef] = set()
@@ -108,7 +108,7 @@ def wanted(text: n.RichText, *, typed: bool = True) -> Wanted:
 
 
 def resolved(text: n.RichText, found: Found, *, typed: bool = True) -> n.RichText:
-    """`text` with what was found in place of what it refers to; what was not found stays as it is."""
+    """`text` with each reference replaced by what was found; what was not found stays as it is."""
 
     def settle(node: n.Inline) -> tuple[n.Inline, ...] | None:
         match node:
@@ -148,7 +148,7 @@ def _with_people(text: str, people: Mapping[str, UserRef]) -> Iterator[n.Inline]
 
 
 def _readings(text: str, start: int) -> Iterator[tuple[str, int]]:
-    """The names that may stand at `start`, the longest first, each with its end: one word or several."""
+    """The names of one or more words that `start` may be the beginning of, the longest first, each with its end."""
     match = _WORDS.match(text, start, min(len(text), start + _LONGEST_NAME))
     if match is None:
         return

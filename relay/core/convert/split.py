@@ -1,9 +1,9 @@
-"""A text that is too long for the other side becomes several, cut where a reader would pause. Pure.
+"""Splits a text that is too long for a channel, where a reader would pause. Pure.
 
-Positions are counted in *units*: a character of text is one, everything that cannot be cut is one, the end of a block
-is one. A cut closes what is open (bold, a quote, a code block) and opens it again in the next part.
+Positions are counted in *units*: each character of text is one, each node that cannot be cut is one, and so is the end
+of a block. A cut closes what is open (bold, a quote, a code block) and opens it again in the next part.
 
-One file, though a long one: sizes, boundaries and cuts have to count units alike for every kind of node.
+All in one file, because sizes, boundaries and cuts have to count units in the same way for every kind of node.
 """
 
 from collections.abc import Callable, Generator, Iterator
@@ -20,7 +20,7 @@ Measure = Callable[[n.RichText], int]
 """The length of a text as its platform renders and counts it."""
 
 _LEAST_FILL = 1 / 3
-"""A better kind of boundary is passed over when taking it would leave a part emptier than this."""
+"""A better kind of boundary is not used if the part would be less full than this."""
 
 _GRAPHEME = regex.compile(r"\X")
 _SPACE = regex.compile(r"\s+")
@@ -28,19 +28,19 @@ _SENTENCE_END = regex.compile(r"[.!?…。！？][\"'”’)\]]*$")
 _WINDOW = 64
 _CUT = -1
 _LONGEST_NAME = 64
-"""Of an emoji or of a language of code: more than either has on any platform."""
+"""For the name of an emoji or of a code's language: no platform has longer ones."""
 
 _MOST_WRITTEN = 12
-"""What a character may be written as: four bytes, each as `%F0`."""
+"""As how many characters one may be rendered: four bytes, each as `%F0`."""
 
 _ELLIPSIS = "…"
 _LITTLE = (n.Text("x"),)
 _SAMPLE = 8
-"""What part of the room for a text is filled first, to see how long it is rendered."""
+"""1/8 of the limit is rendered first, to see how long the text is when rendered."""
 
 
 class _Rank(IntEnum):
-    """How good a place is for a cut, worst first."""
+    """How good a place for a cut is, the worst first."""
 
     WORD = 1
     SENTENCE = 2
@@ -50,17 +50,18 @@ class _Rank(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class _Boundary:
-    """A place for a cut; `skip` units after it (the white space) belong to neither part."""
+    """A place for a cut."""
 
     position: int
+    # Units after it that belong to neither part (white space).
     skip: int
     rank: _Rank
 
 
 def split(text: n.RichText, *, limit: int, measure: Measure, most: int | None = None) -> tuple[n.RichText, ...]:
-    """`text` in parts of which each measures at most `limit`; at least one part. Of more than `most`, the first ones.
+    """`text` in one or more parts, each of which measures at most `limit`. Of more than `most`, the first ones.
 
-    What is around a single unit may measure more than `limit`: then its words remain, without what is around them.
+    If the markup around a single unit alone measures more than `limit`, only its words are kept.
     """
     if not _is_too_long(text, limit, measure):
         return (text,)
@@ -78,8 +79,8 @@ def split(text: n.RichText, *, limit: int, measure: Measure, most: int | None = 
 
 
 def _is_too_long(text: n.RichText, limit: int, measure: Measure) -> bool:
-    # Where the beginning alone is, the rest, which may be very long, is not to be rendered for each part anew.
-    # A first piece of it is enough for most of what is rendered much longer than it is.
+    # The rest may be very long, and would be rendered again for each part. So look whether the beginning alone is too
+    # long: first at a small piece, which is enough for texts that are much longer when rendered.
     for length in (limit // _SAMPLE, 2 * limit):
         beginning, _, left = _cut_blocks(text.blocks, length)
         if left != _CUT:
@@ -95,20 +96,20 @@ def beginning(text: n.RichText, units: int) -> n.RichText:
 
 
 def first_part(text: n.RichText, *, limit: int, measure: Measure) -> tuple[n.RichText, n.RichText]:
-    """As much of `text` as measures at most `limit`, and the rest; at least one unit."""
+    """As much of `text` as measures at most `limit`, but at least one unit; and the rest."""
     if not _is_too_long(text, limit, measure):
         return text, n.RichText()
     return _first_part(_opened(text, limit, measure), limit, measure)
 
 
 def _opened(text: n.RichText, limit: int, measure: Measure) -> n.RichText:
-    """What is never cut but would fill most of a part as text that can be: an address, a reason, a wide table.
+    """`text` with plain text in place of nodes that cannot be cut but fill most of a part: a URL, a wide table.
 
-    The name of an emoji, which is one word, is cut short; a language of code as long as that is none.
+    A very long name of an emoji is shortened, and a very long language of code is left out.
     """
 
     def long(node: n.Inline, characters: int) -> bool:
-        # Most are short, and are not to be rendered for that.
+        # Most are short; do not render them for this.
         return _MOST_WRITTEN * characters > limit / 2 and measure(n.RichText((n.Paragraph((node,)),))) > limit / 2
 
     def words(node: n.Inline) -> tuple[n.Inline, ...] | None:
@@ -137,7 +138,7 @@ def _opened(text: n.RichText, limit: int, measure: Measure) -> n.RichText:
             return (replace(block, language=""),)
         if not isinstance(block, n.Table):
             return (block,)
-        # A caption, which may be long, is not to be measured with the rows.
+        # The caption may be long, so it is measured apart from the rows.
         above = measure(n.RichText((n.Paragraph(block.caption),))) if block.caption else 0
         if _are_short(block.rows, limit // 2 - above, measure):
             return (block,)
@@ -150,7 +151,7 @@ def _opened(text: n.RichText, limit: int, measure: Measure) -> n.RichText:
 
 
 def _are_short(rows: tuple[tuple[n.TableCell, ...], ...], limit: int, measure: Measure) -> bool:
-    """Whether each row of a table measures at most `limit`. Measured by the dozen: rows that are short together are
+    """Whether each row of a table measures at most `limit`. Measured many at a time: rows that are short together are
     short one by one."""
     start, count = 0, 16
     while start < len(rows):
@@ -178,7 +179,7 @@ def _first_part(text: n.RichText, limit: int, measure: Measure) -> tuple[n.RichT
 
 
 def _longest_fit(text: n.RichText, limit: int, measure: Measure) -> int:
-    # A unit is rarely rendered as less than one: the search can start at `limit` instead of at the text's end.
+    # Each unit is rendered as at least about one character, so the search can start at `limit`, not at the text's end.
     low, high = 0, limit - max(_cut_blocks(text.blocks, limit)[2], 0)
     fits, exceeds = 0, 0
     tried, step = max(high // _SAMPLE, 1), 0
@@ -188,7 +189,7 @@ def _longest_fit(text: n.RichText, limit: int, measure: Measure) -> int:
             low, fits = tried, measured
         else:
             high, exceeds = tried - 1, measured
-        # Most texts are rendered about as long everywhere; where one is not, halving gets there, too.
+        # Guess by proportion, as most texts are rendered at the same rate everywhere; every third step halves instead.
         step += 1
         if step % 3 == 0:
             guess = (low + high + 1) // 2
@@ -211,11 +212,11 @@ def _best_boundary(text: n.RichText, most: int) -> _Boundary | None:
     return well_filled[0] if well_filled else max(found.values(), key=lambda known: known.position, default=None)
 
 
-# --- Places for a cut -------------------------------------------------------------------------------------
+# --- Boundaries -------------------------------------------------------------------------------------------
 
 
 def _boundaries(blocks: tuple[n.Block, ...], start: int, rank: _Rank) -> Generator[_Boundary, None, int]:
-    """In rising order of position; returns where `blocks` end. `rank` is what the end of one of them is worth."""
+    """The boundaries in `blocks`, by position; returns where they end. `rank`: that of the end of a block."""
     for block in blocks:
         match block:
             case n.Paragraph(children) | n.Heading(_, children) | n.Subtext(children):
@@ -271,7 +272,7 @@ def _word_boundaries(text: str, start: int) -> Iterator[_Boundary]:
 
 
 def _grapheme_floor(text: n.RichText, most: int) -> int:
-    """The last position up to `most` that does not tear a character that the reader sees as one."""
+    """The last position up to `most` that does not cut through what a reader sees as one character."""
     head, tail = _cut(text, most)
     before, after = _edge(head.blocks, -1)[-_WINDOW:], _edge(tail.blocks, 0)[:_WINDOW]
     whole = [end for match in _GRAPHEME.finditer(before + after) if (end := match.end()) <= len(before)]
@@ -280,7 +281,7 @@ def _grapheme_floor(text: n.RichText, most: int) -> int:
 
 
 def _edge(blocks: tuple[n.Block, ...], side: Literal[0, -1]) -> str:
-    """The characters next to a cut: of the first (0) or last (-1) leaf; "" where it is no text."""
+    """The text of the first (0) or last (-1) leaf, next to a cut; "" if it is no text."""
     node: object = blocks[side] if blocks else None
     while True:
         match node:
@@ -300,8 +301,8 @@ def _edge(blocks: tuple[n.Block, ...], side: Literal[0, -1]) -> str:
 
 # --- Cutting ----------------------------------------------------------------------------------------------
 
-# Each of these goes through what it cuts once, up to the cut: what follows may be very long, and stand very deep. The
-# third of what they return is how many units of `at` were left over, or `_CUT`.
+# Each of these goes once through what it cuts, and only up to the cut: what follows may be very long and deep. The
+# third value that they return is how many units of `at` are left, or `_CUT`.
 
 
 def _cut(text: n.RichText, at: int) -> tuple[n.RichText, n.RichText]:
@@ -343,7 +344,7 @@ def _cut_block(block: n.Block, at: int) -> tuple[tuple[n.Block, ...], tuple[n.Bl
             head, tail = _some(block, rows=rows[:at]), _some(replace(block, caption=()), rows=rows[at:])
         case n.Rule():
             pass
-    # The end of a block is a unit, too.
+    # The end of a block is one unit.
     return ((block,), (), left - 1) if left > 0 else (head, tail, _CUT)
 
 
@@ -400,7 +401,7 @@ def _is_nothing(node: n.Inline) -> bool:
 
 
 def _is_atom(node: n.Inline) -> bool:
-    """Whether an inline node is never cut. A bare link is none to cut: it would become two dead ones."""
+    """Whether an inline node is never cut. A bare link is not, because it would become two dead ones."""
     if isinstance(node, n.ChannelMention):
         return True
     if isinstance(node, n.Container):

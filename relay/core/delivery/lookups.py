@@ -134,7 +134,7 @@ class Lookups:
             return None
         try:
             async with self.store.write() as uow:
-                author = await self.author_names.told_apart(uow, source.channel, said.author)
+                author = await self.author_names.distinguished(uow, source.channel, said.author)
         except BaseException:
             self.author_names.forget()  # as in the router
             raise

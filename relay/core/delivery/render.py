@@ -3,7 +3,7 @@
 import sys
 from dataclasses import replace
 
-from relay.core.author_names import not_the_relay
+from relay.core.author_names import distinct_from_relay
 from relay.core.convert.degrade import Dropped, all_in_words, degrade, in_words
 from relay.core.convert.split import Measure, first_part, split
 from relay.core.delivery.digest import content_of, edited, speaker
@@ -49,7 +49,7 @@ def delivery(
     return Delivery(
         channel=target.channel,
         key=key(target, part, verb),
-        author=None if author is None else not_the_relay(author, target.own_names),
+        author=None if author is None else distinct_from_relay(author, target.own_names),
         content=content,
         reply_to=target.reply_to if part == 0 else None,
         replied_author=target.replied_author if part == 0 else None,

@@ -108,7 +108,7 @@ class Router:
         original = Original(
             message_id, event.ref, event.author.user, event.created_at, edited_at=event.edited_at, reply_to=reply_to
         )
-        author = await self.names.told_apart(uow, event.ref.channel, event.author)
+        author = await self.names.distinguished(uow, event.ref.channel, event.author)
         command = SendMessage(event.ref, author, event.content, event.created_at, reply_to)
         await self._queue(uow, lane, command, routed, original)
 
@@ -130,7 +130,7 @@ class Router:
             await uow.messages.record_edit(event.edit, original.id)
         if original.left_out and not event.content:
             return
-        author = await self.names.told_apart(uow, event.ref.channel, event.author)
+        author = await self.names.distinguished(uow, event.ref.channel, event.author)
         if original.left_out:
             # It was empty and is not any more: it crosses now, as a new message.
             await uow.messages.leave_out(original.id, False)

@@ -1,1 +1,4 @@
-"""Counters while the daemon runs, their snapshot in the store, and the report that `relay status` and the page read."""
+"""Counts what happens, saves it in the store, and reports it to `relay status`, the page and the metrics.
+
+All of core may use the counters. Knows nothing of `core.intake` and `core.delivery`.
+"""

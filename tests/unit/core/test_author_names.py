@@ -32,7 +32,7 @@ def author(name: str, user: str) -> Author:
 
 async def shown(names: AuthorNames, made: World, name: str, user: str) -> str:
     async with made.store.write() as uow:
-        return (await names.told_apart(uow, ROOM, author(name, user))).name
+        return (await names.distinguished(uow, ROOM, author(name, user))).name
 
 
 async def test_who_comes_second_is_marked_and_stays_so(bridge: World) -> None:
