@@ -286,7 +286,8 @@ _COUNTS = (
 for _trigger in _COUNTS:
     event.listen(outbox, "after_create", DDL(_trigger))  # type: ignore[no-untyped-call]  # not annotated there
 
-batch = Table(
+# The tables `batch`, `notice` and `notebook` keep their first names on disk.
+digest = Table(
     "batch",
     metadata,
     Column("channel_id", Integer, primary_key=True),
@@ -324,7 +325,7 @@ address = Table(
     sqlite_with_rowid=False,
 )
 
-notice = Table(
+once_key = Table(
     "notice",
     metadata,
     Column("platform", AnyText, primary_key=True),
@@ -334,7 +335,7 @@ notice = Table(
     sqlite_with_rowid=False,
 )
 
-notebook = Table(
+key_value = Table(
     "notebook",
     metadata,
     Column("name", AnyText, primary_key=True),

@@ -10,8 +10,9 @@ from relay.core.ports import Cursor
 from relay.domain.commands import Digest
 from relay.domain.ids import ChannelAddress, ChannelRef, MediaRef, MessageRef, Platform
 from relay.store import codec
-from relay.store.tables import SECONDS_NOW, batch, channel_id, cursor, lane, media_cache, notebook, notice
+from relay.store.tables import SECONDS_NOW, channel_id, cursor, key_value, lane, media_cache, once_key
 from relay.store.tables import address as address_table
+from relay.store.tables import digest as digest_table
 from relay.store.transaction import Transaction
 
 # --- Cursors ----------------------------------------------------------------------------------------------
@@ -105,11 +106,11 @@ def _of_address(address: ChannelAddress) -> dict[str, str]:
 
 # --- Copies that several originals share ------------------------------------------------------------------
 
-_digest_is = and_(batch.c.channel_id == channel_id("of_"), batch.c.native_id == bindparam("of_id"))
-_GET_DIGEST = select(batch.c.command).where(_digest_is)
-_FORGET_DIGEST = delete(batch).where(_digest_is)
+_digest_is = and_(digest_table.c.channel_id == channel_id("of_"), digest_table.c.native_id == bindparam("of_id"))
+_GET_DIGEST = select(digest_table.c.command).where(_digest_is)
+_FORGET_DIGEST = delete(digest_table).where(_digest_is)
 _PUT_DIGEST = (
-    insert(batch)
+    insert(digest_table)
     .prefix_with("OR REPLACE")
     .values(channel_id=channel_id("of_"), native_id=bindparam("of_id"), command=bindparam("command"))
     .inline()
@@ -192,38 +193,40 @@ class SqlMediaCache:
         )
 
 
-# --- Notices and named values -----------------------------------------------------------------------------
+# --- Once-only keys and key values -----------------------------------------------------------------------------
 
 # Earlier versions claimed a key for a pair: `?` and its name in place of a channel. That counts for every channel.
 _claimed_by_pair = exists().where(
-    notice.c.platform == bindparam("platform"), notice.c.key == bindparam("key"), notice.c.channel.startswith("?")
+    once_key.c.platform == bindparam("platform"), once_key.c.key == bindparam("key"), once_key.c.channel.startswith("?")
 )
 _now: ColumnElement[int] = literal_column(SECONDS_NOW)
 # A key that is still claimed is still in use: pruning keeps it.
 _USE_KEY = (
-    update(notice)
+    update(once_key)
     .where(
-        notice.c.platform == bindparam("of_platform"), notice.c.key == bindparam("of_key"), notice.c.used < _now - 3600
+        once_key.c.platform == bindparam("of_platform"),
+        once_key.c.key == bindparam("of_key"),
+        once_key.c.used < _now - 3600,
     )
     .values(used=_now)
 )
 _CLAIM_KEY = (
-    insert(notice)
+    insert(once_key)
     .from_select(
         ["platform", "key", "channel", "used"],
         select(bindparam("platform"), bindparam("key"), bindparam("channel"), _now).where(~_claimed_by_pair),
     )
     .on_conflict_do_nothing()
-    .returning(notice.c.key)
+    .returning(once_key.c.key)
 )
-_GET_VALUE = select(notebook.c.value).where(notebook.c.name == bindparam("of_name"))
-_value_insert = insert(notebook).values({name: bindparam(name) for name in ("name", "value")})
+_GET_VALUE = select(key_value.c.value).where(key_value.c.name == bindparam("of_name"))
+_value_insert = insert(key_value).values({name: bindparam(name) for name in ("name", "value")})
 _PUT_VALUE = _value_insert.on_conflict_do_update(index_elements=["name"], set_={"value": _value_insert.excluded.value})
 
 
 @dataclass(slots=True)
 class SqlOnceKeys:
-    """`core.storage.OnceKeys`: which notices that are posted once only have been posted."""
+    """`core.storage.OnceKeys`: keys that can be claimed once, for notices that are posted only once."""
 
     transaction: Transaction
 

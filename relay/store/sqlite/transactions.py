@@ -78,43 +78,39 @@ class EntryIds:
         return self._last
 
 
+@dataclass(slots=True)
 class SqliteTransaction:
-    """Runs statements in one transaction of `connection`. Errors of SQLite and of the disk become `StoreError`s.
+    """Runs statements in one transaction of `connection`. Errors of SQLite and of the disk become `StoreError`s."""
 
-    `entry_ids` is None in a transaction that only reads.
-    """
-
-    def __init__(
-        self, connection: AsyncConnection, driver: PipelineConnection, entry_ids: EntryIds | None, path: Path
-    ) -> None:
-        self._connection = connection
-        self._driver = driver
-        self._entry_ids = entry_ids
-        self._path = path
+    connection: AsyncConnection
+    driver: PipelineConnection
+    # None in a transaction that only reads.
+    entry_ids: EntryIds | None
+    path: Path
 
     async def all(self, statement: Executable, values: Mapping[str, Any]) -> Sequence[Row[Any]]:
         """Every row."""
-        with translated(self._path):
-            return (await self._connection.execute(statement, values)).all()
+        with translated(self.path):
+            return (await self.connection.execute(statement, values)).all()
 
     async def first(self, statement: Executable, values: Mapping[str, Any]) -> Row[Any] | None:
         """The first row, None if there is none."""
-        with translated(self._path):
-            return (await self._connection.execute(statement, values)).first()
+        with translated(self.path):
+            return (await self.connection.execute(statement, values)).first()
 
     async def execute(self, statement: Executable, values: Mapping[str, Any]) -> int:
         """Change rows. Returns how many were changed."""
-        with translated(self._path):
-            return (await self._connection.execute(statement, values)).rowcount
+        with translated(self.path):
+            return (await self.connection.execute(statement, values)).rowcount
 
     async def entry_id(self) -> int:
         """The ID of a new row of the outbox."""
         entry_ids = self._writable()
         number = entry_ids.next()
         if number is None:
-            with translated(self._path):
+            with translated(self.path):
                 # `EntryIds.read` runs with the first statement of the transaction.
-                await self._connection.execute(_NOTHING)
+                await self.connection.execute(_NOTHING)
             number = entry_ids.next()
         if number is None:
             raise RuntimeError("the transaction began without reading the last entry ID")
@@ -122,10 +118,10 @@ class SqliteTransaction:
 
     async def run(self, step: Callable[[sqlite3.Connection], T]) -> T:
         """Run `step` on the connection's thread, in the transaction."""
-        with translated(self._path):
-            if not self._connection.in_transaction():
-                await self._connection.begin()
-            return cast("T", await self._driver.submit(step))
+        with translated(self.path):
+            if not self.connection.in_transaction():
+                await self.connection.begin()
+            return cast("T", await self.driver.submit(step))
 
     async def record_channel(self, channel: ChannelRef) -> None:
         """Give a channel its row, if it has none yet. Runs with the next statement."""
@@ -139,20 +135,20 @@ class SqliteTransaction:
 
     async def _defer_text(self, statement: str, values: tuple[int | bytes | str, ...]) -> None:
         self._writable()
-        if not self._connection.in_transaction():
-            await self._connection.begin()
-        self._driver.defer(lambda connection: connection.execute(statement, values))
+        if not self.connection.in_transaction():
+            await self.connection.begin()
+        self.driver.defer(lambda connection: connection.execute(statement, values))
 
     async def defer(self, statement: Executable, values: Mapping[str, Any]) -> None:
         """Change something without waiting for the result: it runs with the next statement, or with the commit."""
         self._writable()
-        with translated(self._path), self._driver.deferring():
-            await self._connection.execute(statement, values)
+        with translated(self.path), self.driver.deferring():
+            await self.connection.execute(statement, values)
 
     def _writable(self) -> EntryIds:
-        if self._entry_ids is None:
+        if self.entry_ids is None:
             raise TypeError("a read transaction cannot change anything")
-        return self._entry_ids
+        return self.entry_ids
 
 
 @dataclass(frozen=True, slots=True)
