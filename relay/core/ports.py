@@ -364,16 +364,16 @@ class Files(Protocol):
     """Files of all platforms, for an adapter to send to its own."""
 
     def open(
-        self, attachments: Sequence[Attachment], *, most: int, sender: Sender | None = None
+        self, attachments: Sequence[Attachment], *, max_bytes: int, sender: Sender | None = None
     ) -> AbstractAsyncContextManager[Sequence[File]]:
-        """Open the files of one message side by side, each of at most `most` bytes.
+        """Open the files of one message side by side, each of at most `max_bytes` bytes.
 
         Raises `FileRejected` for one that never can cross, or not in the time that `sender` has; else `Transient`.
         `sender` None: the caller sets the time.
         """
         ...
 
-    async def fetch(self, attachment: Attachment, *, channel: ChannelRef, most: int, wait: float) -> bool | None:
+    async def fetch(self, attachment: Attachment, *, channel: ChannelRef, max_bytes: int, wait: float) -> bool | None:
         """Whether a late file is at hand by now, for `open`; False if it never will be, None while it is being fetched.
 
         Fetching goes on in the background. `channel`: where the file is wanted. `wait`: how long to wait here.

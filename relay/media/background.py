@@ -107,23 +107,23 @@ class BackgroundFetches:
         # By file and size limit: a file that is too large for one channel may not be for another.
         self._tasks: OrderedDict[MediaRef, dict[int, asyncio.Task[TemporaryFile | None]]] = OrderedDict()
 
-    async def fetch(self, attachment: Attachment, *, channel: ChannelRef, most: int, wait: float) -> bool | None:
+    async def fetch(self, attachment: Attachment, *, channel: ChannelRef, max_bytes: int, wait: float) -> bool | None:
         """See `Files.fetch`."""
         source = attachment.source
         if self.arrived(source) is not None:
             return True
-        task = self._tasks.get(source, {}).get(most)
+        task = self._tasks.get(source, {}).get(max_bytes)
         if task is None:
             self._make_room()
-            task = asyncio.create_task(self._fetch_with_retries(attachment, channel, most), name="late file")
-            self._tasks.setdefault(source, {})[most] = task
+            task = asyncio.create_task(self._fetch_with_retries(attachment, channel, max_bytes), name="late file")
+            self._tasks.setdefault(source, {})[max_bytes] = task
         await asyncio.wait([task], timeout=wait)
         if not task.done() or task.cancelled():
             return None
         if task.result() is None:
             tasks = self._tasks.get(source, {})
-            if tasks.get(most) is task:
-                del tasks[most]
+            if tasks.get(max_bytes) is task:
+                del tasks[max_bytes]
                 if not tasks:
                     del self._tasks[source]
             return False
@@ -131,12 +131,12 @@ class BackgroundFetches:
 
     def arrived(self, source: MediaRef) -> TemporaryFile | None:
         """A file that has arrived; None if it has not."""
-        return next(iter(self._spools(source)), None)
+        return next(iter(self._files_on_disk(source)), None)
 
     def drop(self, source: MediaRef) -> None:
         """Forget a file, and stop fetching it."""
-        for spool in self._spools(source):
-            spool.close()
+        for on_disk in self._files_on_disk(source):
+            on_disk.close()
         for task in self._tasks.pop(source, {}).values():
             task.cancel()
 
@@ -148,9 +148,9 @@ class BackgroundFetches:
         if running:
             await asyncio.wait(running)
 
-    def _spools(self, source: MediaRef) -> list[TemporaryFile]:
+    def _files_on_disk(self, source: MediaRef) -> list[TemporaryFile]:
         done = [task for task in self._tasks.get(source, {}).values() if task.done() and not task.cancelled()]
-        return [spool for task in done if (spool := task.result()) is not None]
+        return [on_disk for task in done if (on_disk := task.result()) is not None]
 
     def _make_room(self) -> None:
         """Drop the oldest files that have arrived and that nobody has used."""
@@ -158,13 +158,15 @@ class BackgroundFetches:
         for source in ready[: max(0, len(ready) - _MOST_READY + 1)]:
             self.drop(source)
 
-    async def _fetch_with_retries(self, attachment: Attachment, channel: ChannelRef, most: int) -> TemporaryFile | None:
+    async def _fetch_with_retries(
+        self, attachment: Attachment, channel: ChannelRef, max_bytes: int
+    ) -> TemporaryFile | None:
         """The file on disk, however slowly it arrives; None if it does not arrive."""
         for pause in _PAUSES:
             await self._clock.sleep(pause)
             try:
                 async with self._scheduler.turn(channel, server(attachment.source)):
-                    return await self._download(attachment, most)
+                    return await self._download(attachment, max_bytes)
             except (TargetGone, Permanent, FileRejected) as error:
                 _log.info("late file cannot be fetched", reason=str(error))
                 return None
@@ -172,34 +174,34 @@ class BackgroundFetches:
                 _log.info("late file has not arrived yet", reason=str(error) or "it takes too long")
         return None
 
-    async def _download(self, attachment: Attachment, most: int) -> TemporaryFile:
+    async def _download(self, attachment: Attachment, max_bytes: int) -> TemporaryFile:
         platform = attachment.source.platform
         if platform not in self._sources:
             raise TargetGone("no platform serves such files")
         async with AsyncExitStack() as stack:
             stream = await stack.enter_async_context(self._sources[platform].open_media(attachment.source))
-            return await spooled(stream.chunks, attachment, most=most, size=stream.size)
+            return await save_to_disk(stream.chunks, attachment, max_bytes=max_bytes, size=stream.size)
 
 
-async def spooled(
-    chunks: AsyncIterator[bytes], attachment: Attachment, *, most: int, size: int | None = None
+async def save_to_disk(
+    chunks: AsyncIterator[bytes], attachment: Attachment, *, max_bytes: int, size: int | None = None
 ) -> TemporaryFile:
-    """The whole file, on disk. Raises `FileRejected` over `most` bytes, `FileUnavailable` if not `size`."""
-    most = min(most, _MOST_BYTES)
-    if size is not None and size > most:
+    """The whole file, on disk. Raises `FileRejected` over `max_bytes` bytes, `FileUnavailable` if not `size`."""
+    max_bytes = min(max_bytes, _MOST_BYTES)
+    if size is not None and size > max_bytes:
         raise too_large(attachment, size)
-    spool = TemporaryFile()
+    on_disk = TemporaryFile()
     try:
         async for chunk in chunks:
-            if spool.size + len(chunk) > most:
-                raise FileRejected(attachment.id, f"larger than {human_size(most)}, too large to cross")
-            await spool.write(chunk)
-        if size not in (None, spool.size):
+            if on_disk.size + len(chunk) > max_bytes:
+                raise FileRejected(attachment.id, f"larger than {human_size(max_bytes)}, too large to cross")
+            await on_disk.write(chunk)
+        if size not in (None, on_disk.size):
             raise FileUnavailable("the file is not as long as its platform said")
     except BaseException:
-        spool.close()
+        on_disk.close()
         raise
-    return spool
+    return on_disk
 
 
 def too_large(attachment: Attachment, size: int) -> FileRejected:

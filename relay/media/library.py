@@ -13,7 +13,7 @@ from relay.domain.content import Attachment
 from relay.domain.ids import ChannelRef, MediaRef, Platform
 from relay.domain.names import file_name
 from relay.errors import DeliveryError, FileRejected, FileUnavailable, NoRoom, Permanent, TargetGone
-from relay.media.background import BackgroundFetches, spooled, too_large
+from relay.media.background import BackgroundFetches, save_to_disk, too_large
 from relay.media.deadlines import Deadline, WaitBudgets
 
 _log = structlog.get_logger(__name__)
@@ -36,7 +36,7 @@ class Library:
 
     @asynccontextmanager
     async def open(
-        self, attachments: Sequence[Attachment], *, most: int, sender: Sender | None = None
+        self, attachments: Sequence[Attachment], *, max_bytes: int, sender: Sender | None = None
     ) -> AsyncIterator[Sequence[File]]:
         """See `Files.open`."""
         remote = [one for one in attachments if not one.text and self._fetches.arrived(one.source) is None]
@@ -49,7 +49,7 @@ class Library:
             errors = [(one, deadline.last_errors.get(one.source, _NOT_AGAIN)) for one in tried]
             raise self._late(sender, errors, deadline)
         async with AsyncExitStack() as stack:
-            opened = await self._open_all(stack, attachments, most, deadline)
+            opened = await self._open_all(stack, attachments, max_bytes, deadline)
             failures = [(one, it) for one, it in zip(attachments, opened, strict=True) if not isinstance(it, File)]
             if failures:
                 raise self._error_for(sender, failures, deadline)
@@ -68,9 +68,9 @@ class Library:
                 for one in attachments:
                     self._fetches.drop(one.source)
 
-    async def fetch(self, attachment: Attachment, *, channel: ChannelRef, most: int, wait: float) -> bool | None:
+    async def fetch(self, attachment: Attachment, *, channel: ChannelRef, max_bytes: int, wait: float) -> bool | None:
         """See `Files.fetch`."""
-        return await self._fetches.fetch(attachment, channel=channel, most=most, wait=wait)
+        return await self._fetches.fetch(attachment, channel=channel, max_bytes=max_bytes, wait=wait)
 
     def forget(self, attachment: Attachment) -> None:
         """See `Files.forget`."""
@@ -91,7 +91,7 @@ class Library:
             await uow.media.put(media, copy)
 
     async def _open_all(
-        self, stack: AsyncExitStack, attachments: Sequence[Attachment], most: int, deadline: Deadline
+        self, stack: AsyncExitStack, attachments: Sequence[Attachment], max_bytes: int, deadline: Deadline
     ) -> list[File | DeliveryError]:
         """Each file, or its error. An error that no retry can change ends the waiting for the others."""
         now = asyncio.get_running_loop().time
@@ -99,7 +99,7 @@ class Library:
         tasks: list[asyncio.Task[File]] = []
         for one in attachments:
             own = await stack.enter_async_context(AsyncExitStack())
-            tasks.append(asyncio.create_task(self._opened(own, one, most), name="file"))
+            tasks.append(asyncio.create_task(self._open_one(own, one, max_bytes), name="file"))
         pending = set(tasks)
         try:
             while pending and (left := begun + deadline.left - now()) > 0:
@@ -123,28 +123,28 @@ class Library:
                 found.append(outcome)
         return found
 
-    async def _opened(self, stack: AsyncExitStack, attachment: Attachment, most: int) -> File:
+    async def _open_one(self, stack: AsyncExitStack, attachment: Attachment, max_bytes: int) -> File:
         if attachment.text:
             words = attachment.text.encode()
-            return File(attachment.name, attachment.content_type, len(words), _of(words))
-        if (spool := self._fetches.arrived(attachment.source)) is not None:
-            stack.enter_context(spool.held())
-            if spool.size > most:
-                raise too_large(attachment, spool.size)
-            kind = content_type(await spool.beginning(), attachment.content_type, "")
-            return File(file_name(attachment.name, kind), kind, spool.size, spool.chunks())
+            return File(attachment.name, attachment.content_type, len(words), _one_chunk(words))
+        if (on_disk := self._fetches.arrived(attachment.source)) is not None:
+            stack.enter_context(on_disk.held())
+            if on_disk.size > max_bytes:
+                raise too_large(attachment, on_disk.size)
+            kind = content_type(await on_disk.beginning(), attachment.content_type, "")
+            return File(file_name(attachment.name, kind), kind, on_disk.size, on_disk.chunks())
         source = self._sources.get(attachment.source.platform)
         if source is None:
             raise TargetGone("no platform serves such files")
         stream = await stack.enter_async_context(source.open_media(attachment.source))
-        if stream.size is not None and stream.size > most:
+        if stream.size is not None and stream.size > max_bytes:
             raise too_large(attachment, stream.size)
         head = await anext(stream.chunks, b"")
         kind = content_type(head, attachment.content_type, stream.content_type)
         chunks, size = _rejoined(head, stream.chunks), stream.size
         if size is None:
-            spool = stack.enter_context(await spooled(chunks, attachment, most=most))
-            chunks, size = spool.chunks(), spool.size
+            on_disk = stack.enter_context(await save_to_disk(chunks, attachment, max_bytes=max_bytes))
+            chunks, size = on_disk.chunks(), on_disk.size
         return File(file_name(attachment.name, kind), kind, size, chunks)
 
     async def _in_time(
@@ -215,7 +215,7 @@ class Library:
         return FileRejected(attachment.id, reason, late=True)
 
 
-async def _of(words: bytes) -> AsyncIterator[bytes]:
+async def _one_chunk(words: bytes) -> AsyncIterator[bytes]:
     yield words
 
 

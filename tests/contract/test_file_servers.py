@@ -133,12 +133,12 @@ def file(request: pytest.FixtureRequest, server: FileServer) -> Callable[[str], 
     return at
 
 
-async def read(library: Library, file: Attachment, most: int = 100_000) -> bytes:
+async def read(library: Library, file: Attachment, max_bytes: int = 100_000) -> bytes:
     """All of a file, as a lane has it sent: again until it has come, or is given up."""
     sender = Sender(ChannelRef(Platform.DISCORD, "1"), UserRef(Platform.MATRIX, "@ann:a"))
     while True:
         try:
-            async with library.open([file], most=most, sender=sender) as [opened]:
+            async with library.open([file], max_bytes=max_bytes, sender=sender) as [opened]:
                 found = b"".join([chunk async for chunk in opened.chunks])
                 assert len(found) == opened.size
                 return found

@@ -81,14 +81,14 @@ class Photographs:
 
     @asynccontextmanager
     async def open(
-        self, attachments: Sequence[Attachment], *, most: int, sender: Sender | None = None
+        self, attachments: Sequence[Attachment], *, max_bytes: int, sender: Sender | None = None
     ) -> AsyncIterator[Sequence[File]]:
         async def chunks() -> AsyncIterator[bytes]:
             yield b"photo"
 
         yield [File(attachment.name, "image/png", 5, chunks()) for attachment in attachments]
 
-    async def fetch(self, attachment: Attachment, *, channel: ChannelRef, most: int, wait: float) -> bool | None:
+    async def fetch(self, attachment: Attachment, *, channel: ChannelRef, max_bytes: int, wait: float) -> bool | None:
         return True
 
     def forget(self, attachment: Attachment) -> None: ...

@@ -89,7 +89,7 @@ class Media:
         if self._files is None:
             raise FileRejected(attachments[0].id, "without a way across")
         self._rest.check(route)
-        async with self._files.open(attachments, most=max_size, sender=sender) as files:
+        async with self._files.open(attachments, max_bytes=max_size, sender=sender) as files:
             form = _form(body, attachments, files)
             size = sum(file.size for file in files)
             try:

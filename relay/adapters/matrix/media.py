@@ -90,7 +90,7 @@ class MediaRepository:
             raise FileRejected(attachment.id, "without a way across")
         made = await self._known_sticker(attachment, self._files) if attachment.kind == "sticker" else None
         if made is None:
-            async with self._files.open([attachment], most=self.max_file_size, sender=sender) as [file]:
+            async with self._files.open([attachment], max_bytes=self.max_file_size, sender=sender) as [file]:
                 uri = await self._upload(attachment, file)
                 made = UploadedFile(attachment, uri, file.name, file.content_type, file.size)
             made = replace(made, thumbnail=await self._thumbnail(attachment, self._files))
@@ -117,7 +117,7 @@ class MediaRepository:
         try:
             async with (
                 asyncio.timeout(_IMAGE_WAIT),
-                files.open([image], most=min(_MOST_IMAGE_BYTES, self.max_file_size)) as [file],
+                files.open([image], max_bytes=min(_MOST_IMAGE_BYTES, self.max_file_size)) as [file],
             ):
                 if not file.content_type.startswith("image/"):
                     return None
@@ -195,7 +195,7 @@ class MediaRepository:
         name = image.locator.rpartition("/")[2].partition("?")[0]
         attachment = Attachment(image.locator, name, "image", image)
         try:
-            async with turns, files.open([attachment], most=min(_MOST_IMAGE_BYTES, self.max_file_size)) as [file]:
+            async with turns, files.open([attachment], max_bytes=min(_MOST_IMAGE_BYTES, self.max_file_size)) as [file]:
                 copy = MediaRef(Platform.MATRIX, await self._upload(attachment, file))
         except DeliveryError as error:
             self._give_up(image, _ASK_AGAIN if isinstance(error, FileRejected) else _TRY_AGAIN, str(error))

@@ -96,7 +96,7 @@ class LateFiles:
         if self.files is None or _is_settled(target, late):
             return LateFileSeen(entry, late, target, lane, "settled")
         most = target.capabilities.max_file_size
-        here = await self.files.fetch(late.attachment, channel=target.channel, most=most, wait=wait)
+        here = await self.files.fetch(late.attachment, channel=target.channel, max_bytes=most, wait=wait)
         if here is None and self.clock.monotonic() <= self._deadline(late):
             return None
         return LateFileSeen(entry, late, target, lane, "here" if here else "given up")

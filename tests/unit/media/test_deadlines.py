@@ -101,7 +101,7 @@ async def post(
     begun, left = time.monotonic(), list(files)
     while left:
         try:
-            async with library.open(left, most=1000, sender=Sender(channel, author)) as opened:
+            async with library.open(left, max_bytes=1000, sender=Sender(channel, author)) as opened:
                 for one in opened:
                     assert [chunk async for chunk in one.chunks] == [GOOD]
             break
@@ -172,12 +172,12 @@ async def test_a_full_disk_holds_up_nobody(library: Library, monkeypatch: pytest
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "nowhere"))
     monkeypatch.setattr(Servers, "open_media", _without_size)
     with pytest.raises(FileRejected, match="held back until the relay has room for it") as caught:
-        async with library.open([file("good")], most=1000, sender=Sender(HALL, ANN)):
+        async with library.open([file("good")], max_bytes=1000, sender=Sender(HALL, ANN)):
             pass
     assert caught.value.late
-    assert await library.fetch(file("good"), channel=HALL, most=1000, wait=0.01) is None
+    assert await library.fetch(file("good"), channel=HALL, max_bytes=1000, wait=0.01) is None
     monkeypatch.undo()
-    assert await library.fetch(file("good"), channel=HALL, most=1000, wait=5)
+    assert await library.fetch(file("good"), channel=HALL, max_bytes=1000, wait=5)
 
 
 @asynccontextmanager
@@ -195,7 +195,7 @@ async def until(true: Callable[[], bool]) -> None:
 
 
 async def fetch(library: Library, files: Sequence[Attachment], channel: ChannelRef = HALL) -> list[bool | None]:
-    return [await library.fetch(one, channel=channel, most=1000, wait=0) for one in files]
+    return [await library.fetch(one, channel=channel, max_bytes=1000, wait=0) for one in files]
 
 
 async def test_a_room_full_of_dead_files_keeps_no_other_room_waiting(
@@ -204,7 +204,7 @@ async def test_a_room_full_of_dead_files_keeps_no_other_room_waiting(
     await fetch(library, [file(f"dead{number}") for number in range(50)])
     await until(lambda: len(servers.open) == 8)
     monkeypatch.setattr("relay.media.background._TURN_SECONDS", 0.1)
-    assert await library.fetch(file("good"), channel=ATTIC, most=1000, wait=10)
+    assert await library.fetch(file("good"), channel=ATTIC, max_bytes=1000, wait=10)
     assert len(servers.open) <= 8
 
 
@@ -223,8 +223,8 @@ async def test_what_is_given_up_is_not_fetched_any_longer(library: Library, serv
 
 
 async def test_a_late_file_is_read_by_two_rooms_at_once(library: Library) -> None:
-    assert await library.fetch(file("good"), channel=HALL, most=1000, wait=2)
-    async with library.open([file("good")], most=1000, sender=Sender(HALL, ANN)) as [one]:
-        async with library.open([file("good")], most=1000, sender=Sender(ATTIC, ANN)) as [other]:
+    assert await library.fetch(file("good"), channel=HALL, max_bytes=1000, wait=2)
+    async with library.open([file("good")], max_bytes=1000, sender=Sender(HALL, ANN)) as [one]:
+        async with library.open([file("good")], max_bytes=1000, sender=Sender(ATTIC, ANN)) as [other]:
             assert [chunk async for chunk in other.chunks] == [GOOD]
         assert [chunk async for chunk in one.chunks] == [GOOD]

@@ -78,13 +78,13 @@ async def library(tmp_path: Path, clock: Clock) -> AsyncIterator[Library]:
     await store.close()
 
 
-async def read(library: Library, most: int = 1000, file: Attachment = FILE) -> tuple[int, bytes]:
-    async with library.open([file], most=most, sender=ANN) as [opened]:
+async def read(library: Library, max_bytes: int = 1000, file: Attachment = FILE) -> tuple[int, bytes]:
+    async with library.open([file], max_bytes=max_bytes, sender=ANN) as [opened]:
         return opened.size, b"".join([chunk async for chunk in opened.chunks])
 
 
 async def fetch(library: Library, file: Attachment = FILE, patience: float = 1.0) -> bool | None:
-    return await library.fetch(file, channel=ROOM, most=1000, wait=patience)
+    return await library.fetch(file, channel=ROOM, max_bytes=1000, wait=patience)
 
 
 @pytest.mark.parametrize("size", [95, None])
@@ -105,7 +105,7 @@ async def test_what_is_too_large_is_not_carried(library: Library, size: int | No
     source = Source(b"x" * 95, size)
     library.serve(Platform.DISCORD, source)
     with pytest.raises(FileRejected, match="too large to cross") as caught:
-        await read(library, most=94)
+        await read(library, max_bytes=94)
     assert not caught.value.gone
     assert source.opened == source.closed == 1
 
@@ -113,7 +113,7 @@ async def test_what_is_too_large_is_not_carried(library: Library, size: int | No
 @pytest.mark.parametrize("size", [94, 96])
 async def test_a_size_that_lies_is_found_out(library: Library, size: int) -> None:
     library.serve(Platform.DISCORD, Source(b"x" * 95, size))
-    async with library.open([FILE], most=1000, sender=ANN) as [file]:
+    async with library.open([FILE], max_bytes=1000, sender=ANN) as [file]:
         with pytest.raises(FileUnavailable):
             [chunk async for chunk in file.chunks]
         assert isinstance(file.failure, FileUnavailable)
@@ -146,7 +146,7 @@ async def test_a_file_that_does_not_come_is_late(library: Library, monkeypatch: 
     source = Source(b"x" * 20, 20)
     source.pause = asyncio.Event()
     library.serve(Platform.DISCORD, source)
-    async with library.open([FILE], most=1000, sender=ANN) as [file]:
+    async with library.open([FILE], max_bytes=1000, sender=ANN) as [file]:
         with pytest.raises(FileRejected) as caught:
             [chunk async for chunk in file.chunks]
     assert caught.value.late
@@ -158,7 +158,7 @@ async def test_what_the_other_side_takes_is_not_the_files_fault(
 ) -> None:
     monkeypatch.setattr("relay.media.deadlines._BUDGET", 0.05)
     library.serve(Platform.DISCORD, Source(b"x" * 100, 100))
-    async with library.open([FILE], most=1000, sender=ANN) as [file]:
+    async with library.open([FILE], max_bytes=1000, sender=ANN) as [file]:
         async for _ in file.chunks:
             await asyncio.sleep(0.01)
 
@@ -193,7 +193,7 @@ async def test_pictures_are_remembered(library: Library) -> None:
 
 async def test_a_file_of_our_own_needs_no_platform(library: Library) -> None:
     words = Attachment("text", "message.txt", "file", MediaRef(Platform.DISCORD, ""), "text/plain", text="größer")
-    async with library.open([words], most=100) as [file]:
+    async with library.open([words], max_bytes=100) as [file]:
         assert (file.name, file.content_type, file.size) == ("message.txt", "text/plain", 8)
         assert b"".join([chunk async for chunk in file.chunks]) == "größer".encode()
 
@@ -231,11 +231,14 @@ async def test_a_late_file_that_is_too_large_for_one_channel_is_not_for_another(
     source = Source(b"x" * 20, 20)
     source.pause = asyncio.Event()
     library.serve(Platform.DISCORD, source)
-    small, large = [asyncio.create_task(library.fetch(FILE, channel=ROOM, most=most, wait=1.0)) for most in (10, 1000)]
+    small, large = [
+        asyncio.create_task(library.fetch(FILE, channel=ROOM, max_bytes=max_bytes, wait=1.0))
+        for max_bytes in (10, 1000)
+    ]
     assert await small is False
     source.pause.set()
     assert await large is True
-    assert await library.fetch(FILE, channel=ROOM, most=10, wait=1.0) is True, "it is at hand, whoever wanted it"
+    assert await library.fetch(FILE, channel=ROOM, max_bytes=10, wait=1.0) is True, "it is at hand, whoever wanted it"
     with pytest.raises(FileRejected, match="too large"):
-        await read(library, most=10)
+        await read(library, max_bytes=10)
     assert await read(library) == (20, b"x" * 20)

@@ -41,7 +41,7 @@ class SlowFiles:
         monkeypatch.setattr(MemoryPlatform, "post", slow)
         monkeypatch.setattr("relay.core.delivery.late_files._LOOK_SECONDS", 0.01)
 
-    async def fetch(self, attachment: Attachment, *, channel: ChannelRef, most: int, wait: float) -> bool | None:
+    async def fetch(self, attachment: Attachment, *, channel: ChannelRef, max_bytes: int, wait: float) -> bool | None:
         self.looks += 1
         await asyncio.sleep(wait)
         return self.state
@@ -51,7 +51,7 @@ class SlowFiles:
 
     @asynccontextmanager
     async def open(
-        self, attachments: Sequence[Attachment], *, most: int, sender: Sender | None = None
+        self, attachments: Sequence[Attachment], *, max_bytes: int, sender: Sender | None = None
     ) -> AsyncIterator[Sequence[File]]:
         yield [File(one.name, one.content_type, 0, nothing()) for one in attachments]
 
