@@ -159,7 +159,7 @@ class DeclaredRooms:
         room.awaited, room.upgrade_problem = None, problem
 
     @property
-    def all(self) -> tuple[DeclaredRoom, ...]:
+    def declared(self) -> tuple[DeclaredRoom, ...]:
         """All of them."""
         return tuple(self._declared.values())
 
@@ -207,7 +207,7 @@ class DeclaredRooms:
         """Returns once every address has been looked up, or has taken too long for the others to wait."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_LOOKUP_WAIT):
-                for room in self.all:
+                for room in self.declared:
                     await room.looked_up.wait()
 
     # --- From sync ----------------------------------------------------------------------------------------

@@ -63,7 +63,7 @@ class RoomJoiner:
             group.create_task(self._report_pending(inbox), name="matrix rooms pending")
             while True:
                 self.rooms.redeclared.clear()
-                rooms = set(self.rooms.all)
+                rooms = set(self.rooms.declared)
                 for gone in tasks.keys() - rooms:
                     tasks.pop(gone).cancel()
                 for room in rooms - tasks.keys():
@@ -74,7 +74,7 @@ class RoomJoiner:
         """Rooms that still are to be joined after a minute are reported, so that the start does not wait for them."""
         await self.connected.wait()
         await self.clock.sleep(_REPORT_PENDING_AFTER)
-        for room in self.rooms.all:
+        for room in self.rooms.declared:
             if not room.reported:
                 problem = f"{room.name} is still to be entered: the homeserver limits how often an account may join."
                 await self.rooms.report_problem(room, problem, inbox)
