@@ -20,8 +20,7 @@ from relay.core.status.report import DirectionStatus, PairStatus, Report, Undecl
 from relay.domain.ids import ChannelRef, Platform
 from relay.domain.pair import LaneKey
 from relay.errors import FatalError, StoreUnavailable
-from relay.web.connections import Connections
-from relay.web.server import HEADERS, AllowedHosts, WebServer
+from relay.web.server import HEADERS, AllowedHosts, Connections, WebServer
 
 NOW = datetime(2026, 11, 20, 12, 0, 30, tzinfo=UTC)
 READY = SideHealth("ready")
