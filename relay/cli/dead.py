@@ -3,13 +3,14 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from relay.cli.common import ConfigOption, JsonOption, existing_store, invocation_of, print_json, printable
 from relay.core.storage import Unreadable
 from relay.domain.commands import Digest, DigestItem, EditMessage, PostNotice, SendMessage
+from relay.domain.jsontext import Json
 from relay.domain.text.nodes import plain_text
 
 if TYPE_CHECKING:
@@ -120,7 +121,7 @@ def _unknown(entry: int) -> None:
     typer.echo(f"error: there is no dead letter {entry}; `relay dead list` shows them", err=True)
 
 
-def _summary(letter: "DeadLetter") -> dict[str, Any]:
+def _summary(letter: "DeadLetter") -> Json:
     command = letter.entry.command
     about = command.items[0] if isinstance(command, Digest) else command
     kind = "unreadable" if isinstance(command, Unreadable) else command.kind

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from relay.demo.sides.base import DIRECTION, OTHER, DisplayedMessage, Json, SideName, letters
+from relay.demo.sides.base import DIRECTION, OTHER, DisplayedMessage, SideName, letters
+from relay.domain.jsontext import Json
 
 _KEPT = 200
 _LOOK_BACK = 60

@@ -9,12 +9,13 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import aiohttp
 from prometheus_client.parser import text_string_to_metric_families
 
 from relay.demo.processes import ChildProcess
+from relay.domain.jsontext import Json
 from relay.errors import FatalError
 
 _START_SECONDS = 60.0
@@ -85,11 +86,11 @@ class DaemonProcess:
             await asyncio.sleep(_POLL_SECONDS)
         raise FatalError(f"the daemon was not ready within {_START_SECONDS:.0f} s ({reason})", self._lines())
 
-    async def health(self) -> dict[str, Any]:
+    async def health(self) -> Json:
         """What `/readyz` says; empty where nothing answers."""
         with suppress(aiohttp.ClientError, TimeoutError, ValueError):
             async with self._client.get(f"{self._url}readyz") as answer:
-                found: dict[str, Any] = await answer.json()
+                found: Json = await answer.json()
                 return found
         return {}
 

@@ -12,7 +12,8 @@ import aiohttp
 
 from relay.demo.copy_tracker import CopyTracker, Entry
 from relay.demo.daemon import Counters, DaemonProcess
-from relay.demo.sides.base import DIRECTION, ChangeSignal, DisplayedMessage, Json, Side, SideName
+from relay.demo.sides.base import DIRECTION, ChangeSignal, DisplayedMessage, Side, SideName
+from relay.domain.jsontext import Json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -21,11 +21,12 @@ import tempfile
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 from urllib.parse import quote
 
 import aiohttp
 
+from relay.domain.jsontext import Json
 from relay.errors import FatalError
 
 # The homeserver's process reads its standard input: at the end of it, the process that started it is gone, in whatever
@@ -44,7 +45,7 @@ runpy.run_module("synapse.app.homeserver", run_name="__main__", alter_sys=True)
 """
 
 _UNLIMITED = {"per_second": 100_000, "burst_count": 100_000}
-_RAISED: dict[str, Any] = {
+_RAISED: Json = {
     "rc_message": _UNLIMITED,
     "rc_registration": _UNLIMITED,
     "rc_login": {"address": _UNLIMITED, "account": _UNLIMITED, "failed_attempts": _UNLIMITED},
@@ -74,7 +75,7 @@ class Homeserver:
         port: int = 0,
         server_name: str = "localhost",
         default_limits: bool = False,
-        settings: dict[str, Any] | None = None,
+        settings: Json | None = None,
         start_timeout: float = 60.0,
     ) -> None:
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
@@ -209,7 +210,7 @@ class Homeserver:
             seed = base64.b64encode(secrets.token_bytes(32)).decode().rstrip("=")
             (self._directory / "signing.key").write_text(f"ed25519 a_{secrets.token_hex(2)} {seed}\n")
 
-    def _configuration(self, directory: Path) -> dict[str, Any]:
+    def _configuration(self, directory: Path) -> Json:
         limits = {} if self._default_limits else _RAISED
         return {
             "server_name": self._server_name,
@@ -305,7 +306,7 @@ class Homeserver:
         user = quote(f"@{localpart}:{self._server_name}")
         await self.administer("POST", f"/_synapse/admin/v1/users/{user}/override_ratelimit", {"messages_per_second": 0})
 
-    async def administer(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+    async def administer(self, method: str, path: str, body: Json | None = None) -> Json:
         """Call Synapse's admin API (https://element-hq.github.io/synapse/latest/usage/administration/admin_api/)."""
         if not self._admin_token:
             self._admin_token = await self.register(f"admin-{secrets.token_hex(4)}", admin=True)
@@ -326,8 +327,8 @@ _LOG_CONFIGURATION = {
 }
 
 
-async def _body(answer: aiohttp.ClientResponse) -> dict[str, Any]:
-    body: dict[str, Any] = await answer.json(content_type=None)
+async def _body(answer: aiohttp.ClientResponse) -> Json:
+    body: Json = await answer.json(content_type=None)
     if answer.status != 200:
         raise RuntimeError(f"the homeserver answered {answer.status}: {body.get('errcode')} {body.get('error')}")
     return body

@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 import aiohttp
 
-Json = dict[str, Any]
+from relay.domain.jsontext import Json
 
 
 class MatrixError(Exception):

@@ -5,7 +5,6 @@ import json
 import os
 from collections.abc import Awaitable, Callable, Sequence
 from importlib.resources import files
-from typing import Any
 
 import structlog
 from aiohttp import web
@@ -13,8 +12,9 @@ from aiohttp import web
 from relay.demo.environment import Environment, script
 from relay.demo.feed import events
 from relay.demo.script.runner import Outcome, play
-from relay.demo.sides.base import ActionRefused, Json, Side
+from relay.demo.sides.base import ActionRefused, Side
 from relay.demo.sides.discord import CHANNEL, GUILD
+from relay.domain.jsontext import Json
 from relay.errors import FatalError
 
 _log = structlog.get_logger(__name__)
@@ -211,7 +211,7 @@ def _part(request: web.Request, data: bytes, kind: str) -> web.Response:
     return web.Response(status=206, body=data[start:stop], content_type=kind, headers=headers)
 
 
-async def _carry_out(side: Side, wish: dict[str, Any]) -> None:
+async def _carry_out(side: Side, wish: Json) -> None:
     """Do what the page asks for. Raises `ActionRefused`, and `KeyError` and the like for what makes no sense."""
     who = str(wish["as"])
     body, html = str(wish.get("body") or ""), str(wish.get("html") or "")

@@ -4,7 +4,7 @@ import base64
 from dataclasses import dataclass
 from importlib.resources import files
 
-from relay.demo.sides.base import Json
+from relay.domain.jsontext import Json
 
 TYPES = {
     ".png": "image/png",

@@ -101,8 +101,8 @@ def _list(text: str, at: int, most: int) -> tuple[list[Any], int]:
         at = _past(text, at, ",")
 
 
-def _object(text: str, at: int, levels: int, most: int) -> tuple[dict[str, Any], int]:
-    found: dict[str, Any] = {}
+def _object(text: str, at: int, levels: int, most: int) -> tuple[Json, int]:
+    found: Json = {}
     at = _start(text, at + 1)
     if text[at : at + 1] == "}":
         return found, at + 1

@@ -12,7 +12,8 @@ from urllib.parse import quote
 
 import aiohttp
 
-from relay.demo.matrix_client import Json, MatrixError, Person, Shown, shown
+from relay.demo.matrix_client import MatrixError, Person, Shown, shown
+from relay.domain.jsontext import Json
 from relay.sandbox.control.http import Control
 from tests.chaos import reading
 from tests.chaos.ledger import File

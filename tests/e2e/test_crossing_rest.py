@@ -1,18 +1,16 @@
 """What is more than words through the real daemon: who is called, feeds, polls, system messages, and what stays."""
 
 import asyncio
-from typing import Any
 
 import pytest
 
 from relay.domain.ids import Platform
+from relay.domain.jsontext import Json
 from tests.support.chat import Chat
 from tests.support.payloads import OUR_WEBHOOK, Case, cases
 from tests.support.stack import eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
-
-Json = dict[str, Any]
 
 POLL = {"question": {"text": "Lunch?"}, "answers": [{"poll_media": {"text": "Soup"}}], "duration": 24}
 

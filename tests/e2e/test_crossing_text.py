@@ -1,17 +1,14 @@
 """What people write, through the real daemon: every text of the conversion table that stands for itself, and more."""
 
-from typing import Any
-
 import pytest
 
 from relay.domain.ids import Platform
+from relay.domain.jsontext import Json
 from tests.support.chat import Chat, stored
 from tests.support.payloads import Case, cases
 from tests.support.stack import eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
-
-Json = dict[str, Any]
 
 _ADA = {"global_name": "Ada", "bot": False}
 _MENTIONS = ("mentions", "mention_roles", "mention_everyone", "mention_channels", "resolved")

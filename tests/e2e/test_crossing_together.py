@@ -1,15 +1,11 @@
 """Rows of the table that meet in one message, through the real daemon."""
 
-from typing import Any
-
 import pytest
 
 from relay.sandbox.messages.media import flat_png
 from tests.support.chat import Chat, file
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
-
-Json = dict[str, Any]
 
 PNG = flat_png(0x336699, 48)
 

@@ -8,9 +8,8 @@ from typing import Any
 import aiohttp
 
 from relay.demo.matrix_client import Shown
+from relay.domain.jsontext import Json
 from tests.support.stack import FullStack
-
-Json = dict[str, Any]
 
 
 @dataclass(slots=True)

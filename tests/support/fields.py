@@ -15,9 +15,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from relay.domain.ids import Platform
+from relay.domain.jsontext import Json
 from tests.support.payloads import FOLDER, Case, play
-
-Json = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,11 +49,10 @@ from relay.domain.capabilities import Capabilities
 from relay.domain.content import Author, Content, Quotation
 from relay.domain.events import Event, FeatureUsed, MessageCreated, MessageDeleted, MessageEdited
 from relay.domain.ids import ChannelAddress, ChannelRef, MediaRef, MessageRef, Platform, UserRef
+from relay.domain.jsontext import Json
 from relay.domain.names import file_name
 from relay.domain.pair import PairPolicy
 from relay.domain.text.nodes import CustomEmoji, RichText
-
-Json = dict[str, Any]
 
 GUILD, CHANNEL, ROOM = "1032000000000000001", "1032000000000000100", "!help:example.org"
 ME_ON_DISCORD, ME_ON_MATRIX, OUR_WEBHOOK = "1032000000000000900", "@relay:example.org", "1032000000000000901"

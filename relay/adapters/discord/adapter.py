@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import discord
 import structlog
 
-from relay.adapters.discord.api.client import Json, RestClient, Route
+from relay.adapters.discord.api.client import RestClient, Route
 from relay.adapters.discord.api.errors import Refused, translate_read_errors
 from relay.adapters.discord.api.rate_limits import REQUESTS_PER_SECOND, RateLimits
 from relay.adapters.discord.channels import Channels
@@ -39,6 +39,7 @@ from relay.domain.capabilities import Capabilities
 from relay.domain.content import Author, Quotation
 from relay.domain.events import MessageCreated
 from relay.domain.ids import ChannelAddress, ChannelRef, MediaRef, MessageRef, Platform, UserRef
+from relay.domain.jsontext import Json
 from relay.domain.text.nodes import RichText
 from relay.errors import ActionNeeded, FatalError, StoreUnavailable, Transient, ungrouped
 
@@ -239,7 +240,7 @@ class DiscordAdapter:
         """See `gateway.Listener`."""
         self._health = SideHealth("connecting", reason)
 
-    def dispatched(self, event: str, data: Mapping[str, Json]) -> None:
+    def dispatched(self, event: str, data: Json) -> None:
         """See `gateway.Listener`."""
         if event == "WEBHOOKS_UPDATE":
             self._webhooks.changed(str(data["channel_id"]))

@@ -6,7 +6,6 @@ changed.
 
 import asyncio
 import random
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -148,7 +147,7 @@ class Channels:
             _log.info("discord channel not looked up", channel=channel, reason=str(error) or type(error).__name__)
             again = _FETCH_SOON
         else:
-            if isinstance(found, Mapping) and self.guilds.remember_thread(found):
+            if isinstance(found, dict) and self.guilds.remember_thread(found):
                 return self.guilds.access(channel)
         self._fetch_again_at[channel] = self.clock.monotonic() + again
         return self._absent[channel]

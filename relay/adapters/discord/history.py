@@ -8,7 +8,7 @@ from weakref import WeakValueDictionary
 
 import structlog
 
-from relay.adapters.discord.api.client import Json, RestClient, Route
+from relay.adapters.discord.api.client import RestClient, Route
 from relay.adapters.discord.api.errors import ApiError, ErrorCode, Limited, Refused
 from relay.adapters.discord.gateway.buffers import MAX_ACTIVE_THREADS, ChannelBuffer
 from relay.adapters.discord.gateway.guild_cache import GuildCache
@@ -18,6 +18,7 @@ from relay.adapters.discord.inbound.embeds import moment_of
 from relay.core.ports import Clock, Cursor, EventBatch
 from relay.domain.events import HistorySkipped, MessageCreated
 from relay.domain.ids import Platform
+from relay.domain.jsontext import Json
 
 _log = structlog.get_logger(__name__)
 
@@ -40,14 +41,13 @@ _MAX_COUNTED = 10_000
 _BEGINNING_OF_TIME = datetime.min.replace(tzinfo=UTC)
 
 CursorLookup = Callable[[str], Awaitable[str | None]]
-Message = Mapping[str, Json]
 
 
 @dataclass(frozen=True, slots=True)
 class _ArchivedThreads:
     """Archived threads of a channel."""
 
-    threads: list[Message]
+    threads: list[Json]
     # The list holds all threads that were archived after this moment, if it is `complete`.
     reaches: datetime
     # On the monotonic clock.
@@ -78,7 +78,7 @@ class History:
         found = await self._page(channel, limit="1")
         return str(found[0]["id"]) if found else "0"
 
-    async def event_of(self, buffer: ChannelBuffer, message: Message) -> MessageCreated | None:
+    async def event_of(self, buffer: ChannelBuffer, message: Json) -> MessageCreated | None:
         """The event for a single message that was asked for."""
         await self._fetch_nicknames(buffer.access.guild, [message])
         events = (await self.translator.page(buffer, str(message["channel_id"]), [message])).events
@@ -155,7 +155,7 @@ class History:
             await self._fetch_nicknames(buffer.access.guild, messages)
             yield await self.translator.page(buffer, channel, messages)
 
-    async def _pages(self, channel: str, after: str) -> AsyncIterator[list[Message]]:
+    async def _pages(self, channel: str, after: str) -> AsyncIterator[list[Json]]:
         while True:
             # Discord returns the newest first, whatever is asked for.
             page = sorted(await self._page(channel, limit=str(PAGE), after=after), key=_id)
@@ -184,10 +184,10 @@ class History:
             before = {"before": str(page[-1]["id"])}
         return start, max(0, count - newest)
 
-    async def _page(self, channel: str, **query: str) -> list[Message]:
+    async def _page(self, channel: str, **query: str) -> list[Json]:
         route = Route("GET", "/channels/{channel}/messages", {"channel": channel})
         async with self._requests:
-            found: list[Message] = await self.rest.read(route, query=query)
+            found: list[Json] = await self.rest.read(route, query=query)
         return found
 
     async def _threads(self, buffer: ChannelBuffer, *, since: str) -> dict[str, str | None]:
@@ -216,7 +216,7 @@ class History:
             return known
         query = {"limit": "100"}
         route = Route("GET", "/channels/{channel}/threads/archived/public", {"channel": channel})
-        found: list[Message] = []
+        found: list[Json] = []
         more = False
         archived_at = None
         while True:
@@ -242,7 +242,7 @@ class History:
         if self._archived.get(channel) is archived:
             del self._archived[channel]
 
-    async def _list(self, route: Route, query: Mapping[str, str]) -> Mapping[str, Json] | None:
+    async def _list(self, route: Route, query: Mapping[str, str]) -> Json | None:
         """A page of a list of threads; None if Discord does not give it soon: the channel must not wait."""
         for number in range(_LIST_TRIES):
             try:
@@ -259,15 +259,15 @@ class History:
                     return None
                 await self.clock.sleep(pause)
             else:
-                return answer if isinstance(answer, Mapping) else None
+                return answer if isinstance(answer, dict) else None
         return None
 
-    async def _fetch_nicknames(self, guild: str, messages: Iterable[Message]) -> None:
+    async def _fetch_nicknames(self, guild: str, messages: Iterable[Json]) -> None:
         """Ask for nicknames, which the history does not contain. Only for a few, so that a crowd delays nothing."""
         people = {
             str(message["author"]["id"])
             for message in messages
-            if isinstance(message.get("author"), Mapping) and "webhook_id" not in message
+            if isinstance(message.get("author"), dict) and "webhook_id" not in message
         }
         unknown = sorted(person for person in people if not self.guilds.knows_nickname(guild, person))
         for person in unknown[:_MAX_UNKNOWN_MEMBERS]:
@@ -292,7 +292,7 @@ class History:
             _log.info("discord members not named", guild=guild, reason=str(error) or type(error).__name__)
             self._no_nicknames_until = self.clock.monotonic() + _NICKNAME_PAUSE
             return
-        nickname = member.get("nick") if isinstance(member, Mapping) else None
+        nickname = member.get("nick") if isinstance(member, dict) else None
         self.guilds.remember_nickname(guild, user, None if nickname is None else str(nickname))
 
 
@@ -305,10 +305,10 @@ async def _position(cursor: CursorLookup, thread: str) -> str | None:
     return position
 
 
-def _id(message: Message) -> int:
+def _id(message: Json) -> int:
     return int(message["id"])
 
 
-def _archived_at(thread: Mapping[str, Json]) -> datetime | None:
+def _archived_at(thread: Json) -> datetime | None:
     metadata = thread.get("thread_metadata")
-    return moment_of(metadata.get("archive_timestamp")) if isinstance(metadata, Mapping) else None
+    return moment_of(metadata.get("archive_timestamp")) if isinstance(metadata, dict) else None

@@ -10,17 +10,19 @@ import sys
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import structlog
 from aiohttp import MultipartWriter
 from aiohttp.payload import AsyncIterablePayload, JsonPayload
 
-from relay.adapters.discord.api.client import Download, Json, RestClient, Route
+from relay.adapters.discord.api.client import Download, RestClient, Route
 from relay.adapters.discord.api.errors import ErrorCode, Limited, Refused, Unanswered
 from relay.core.ports import File, Files, MediaStream, Sender
 from relay.domain.content import Attachment
 from relay.domain.ids import MediaRef
+from relay.domain.jsontext import Json
 from relay.errors import FileRejected, FileUnavailable, Permanent, TargetGone, Transient
 
 _log = structlog.get_logger(__name__)
@@ -77,12 +79,12 @@ class Media:
         self,
         route: Route,
         *,
-        body: Mapping[str, Json],
+        body: Json,
         attachments: Sequence[Attachment],
         max_size: int,
         sender: Sender | None,
         query: Mapping[str, str] | None = None,
-    ) -> Json:
+    ) -> Any:
         """`RestClient.call` with files, each of at most `max_size` bytes. Also raises `FileRejected`, `Transient`."""
         if not attachments:
             return await self._rest.call(route, body=body, query=query)
@@ -156,7 +158,7 @@ def _host(url: str) -> tuple[str, str]:
     return scheme, rest.partition("/")[0]
 
 
-def _form(body: Mapping[str, Json], attachments: Sequence[Attachment], files: Sequence[File]) -> MultipartWriter:
+def _form(body: Json, attachments: Sequence[Attachment], files: Sequence[File]) -> MultipartWriter:
     form = MultipartWriter("form-data")
     payload = JsonPayload(dict(body) | {"attachments": attachment_fields(attachments, [file.name for file in files])})
     form.append_payload(payload)
@@ -169,9 +171,9 @@ def _form(body: Mapping[str, Json], attachments: Sequence[Attachment], files: Se
     return form
 
 
-def attachment_fields(attachments: Sequence[Attachment], names: Sequence[str]) -> list[dict[str, Json]]:
+def attachment_fields(attachments: Sequence[Attachment], names: Sequence[str]) -> list[Json]:
     """The `attachments` of a request whose files are called `names`. Pure."""
-    found: list[dict[str, Json]] = []
+    found: list[Json] = []
     for number, (attachment, name) in enumerate(zip(attachments, names, strict=True)):
         bare = name.removeprefix(_SPOILER)
         found.append({"id": number, "filename": f"{_SPOILER}{bare}" if attachment.spoiler else bare})

@@ -6,11 +6,12 @@ from dataclasses import dataclass, field, replace
 
 import structlog
 
-from relay.adapters.discord.api.client import Json, RestClient, Route
+from relay.adapters.discord.api.client import RestClient, Route
 from relay.adapters.discord.api.errors import Limited, Refused, Unanswered
 from relay.core.convert.references import folded
 from relay.core.ports import Clock
 from relay.domain.ids import ChannelRef, Platform, UserRef
+from relay.domain.jsontext import Json
 
 _log = structlog.get_logger(__name__)
 
@@ -81,7 +82,7 @@ class Members:
         """A member's name in the server. For somebody who is not a member: their global name."""
         member = await self._fetch(Route("GET", "/guilds/{guild}/members/{user}", {"guild": guild, "user": user.id}))
         person = member.get("user") if member is not None else await self._fetch(_user_route(user))
-        own = person if isinstance(person, Mapping) else {}
+        own = person if isinstance(person, dict) else {}
         names = ((member or {}).get("nick"), own.get("global_name"), own.get("username"))
         return next((str(name) for name in names if name), None)
 
@@ -95,14 +96,14 @@ class Members:
             return _KnownName(None)
         return _KnownName(str(found["name"]), visible_with=str(found.get("parent_id")))
 
-    async def _fetch(self, route: Route) -> Mapping[str, Json] | None:
+    async def _fetch(self, route: Route) -> Json | None:
         """The object that Discord answers with; None if there is none, or the bot may not see it."""
         try:
             answer = await self.rest.call(replace(route, max_wait=0.0))
         except Refused as error:
             _log.debug("name refused", status=error.status, code=error.code)
             return None
-        return answer if isinstance(answer, Mapping) else None
+        return answer if isinstance(answer, dict) else None
 
     async def find(self, guild: str, names: Iterable[str]) -> Mapping[str, UserRef]:
         """The members that go by `names`, as nickname, display name or user name. Bots count too.
@@ -137,7 +138,7 @@ class Members:
             # Remembered as well, because Discord counts refusals against us.
             _log.warning("members must not be searched", guild=guild, reason=str(error))
             answer = None
-        listed = [item for item in answer if isinstance(item, Mapping)] if isinstance(answer, list) else []
+        listed = [item for item in answer if isinstance(item, dict)] if isinstance(answer, list) else []
         # A full page may not be everybody, so that nobody is certain to be the only one of that name.
         members = tuple(map(_member, listed)) if len(listed) < _MAX_FOUND else ()
         self._found[guild, query] = (self.clock.monotonic(), members)
@@ -151,7 +152,7 @@ def _user_route(user: UserRef) -> Route:
     return Route("GET", "/users/{user}", {"user": user.id})
 
 
-def _member(item: Mapping[str, Json]) -> _Member:
+def _member(item: Json) -> _Member:
     user = item["user"]
     names = (item.get("nick"), user.get("global_name"), user.get("username"))
     return str(user["id"]), frozenset(folded(str(name)) for name in names if name)

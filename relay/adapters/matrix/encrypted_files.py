@@ -21,8 +21,6 @@ from relay.core.offload import TemporaryFile
 from relay.domain.ids import MediaRef, Platform
 from relay.errors import Permanent
 
-Json = dict[str, Any]
-
 _VERSION = "v2"
 _ALGORITHM = "A256CTR"
 # For a file whose size is not announced. An announced size has been checked before.

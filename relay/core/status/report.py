@@ -18,6 +18,7 @@ from relay.core.pairs import PairDirectory
 from relay.core.ports import SideHealth, SideState
 from relay.core.storage import LaneDepth, Store
 from relay.domain.ids import ChannelRef, Platform
+from relay.domain.jsontext import Json
 from relay.domain.pair import LaneKey, Pair
 
 STATUS_KEY = "status"
@@ -67,7 +68,7 @@ class DaemonStatus:
     since: datetime | None = None
     updated_at: datetime | None = None
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> Json:
         """As it is saved, and as `relay status --json` shows it."""
         return {
             "running": self.running,
@@ -87,7 +88,7 @@ class StatusRecord:
     sides: Mapping[str, SideHealth]
     lanes: Mapping[LaneKey, LaneRecord]
 
-    def lasting(self) -> dict[str, Any]:
+    def lasting(self) -> Json:
         """What does not change by itself, as it is saved."""
         return {
             **{name: side_as_json(side) for name, side in self.sides.items()},
@@ -106,7 +107,7 @@ class StatusRecord:
             ],
         }
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> Json:
         """As it is saved."""
         return {"daemon": self.daemon.as_json(), **self.lasting()}
 
@@ -132,7 +133,7 @@ class StatusRecord:
         )
 
 
-def side_as_json(side: SideHealth) -> dict[str, Any]:
+def side_as_json(side: SideHealth) -> Json:
     """How one platform is, as the record, `relay status --json` and the readiness check show it."""
     return {"connected": side.connected, "state": side.state, "problem": side.problem}
 
@@ -152,7 +153,7 @@ class DirectionStatus:
     dropped: Mapping[str, int]
     dead_letters: int
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> Json:
         """The object of the operator's contract."""
         return {
             "last_message_at": _iso(self.last_message_at),
@@ -177,7 +178,7 @@ class PairStatus:
     # What the operator may do although it works.
     note: str | None = None
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> Json:
         """For `relay status --json`."""
         directions = {name: direction.as_json() for name, direction in self.directions.items()}
         return {"name": self.name, "problem": self.problem, "note": self.note, **directions}
@@ -194,7 +195,7 @@ class UndeclaredLane:
     oldest_seconds: float | None
     dead: int
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> Json:
         """For `relay status --json`."""
         return {
             "name": self.pair,
@@ -230,7 +231,7 @@ class Report:
         connected = all(side.connected for side in self.sides.values())
         return self.daemon.running and connected and not any(pair.problem for pair in self.pairs)
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> Json:
         """The object of the operator's contract, as `relay status --json` prints it."""
         return {
             "pairs": [pair.as_json() for pair in self.pairs],

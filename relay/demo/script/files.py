@@ -7,8 +7,9 @@ from functools import partial
 from relay.demo import sample_files
 from relay.demo.sample_files import SampleFile, sample_file
 from relay.demo.script.runner import Line, Mismatch, ScriptRun, View, contains
-from relay.demo.sides.base import OTHER, DisplayedMessage, File, Json, SideName
+from relay.demo.sides.base import OTHER, DisplayedMessage, File, SideName
 from relay.domain.content import MediaKind
+from relay.domain.jsontext import Json
 
 _MAP_SHOWS = "A map: from the old pier along a dashed line out to sea"
 _TIDES = SampleFile("tide-table.txt", b"06:12  4.1 m\n12:25  0.9 m\n18:37  4.3 m\n")

@@ -15,7 +15,6 @@ from relay.demo.sides.base import (
     ActionRefused,
     ChangeSignal,
     DisplayedMessage,
-    Json,
     Kind,
     Side,
     SideName,
@@ -23,6 +22,7 @@ from relay.demo.sides.base import (
 )
 from relay.demo.sides.discord import DiscordSide
 from relay.demo.sides.matrix import MatrixSide
+from relay.domain.jsontext import Json
 
 DEADLINE = 15.0
 """Seconds that a line may take until what it expects is there."""

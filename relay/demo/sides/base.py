@@ -3,11 +3,11 @@
 import asyncio
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 from relay.domain.content import MediaKind
+from relay.domain.jsontext import Json
 
-Json = dict[str, Any]
 SideName = Literal["discord", "matrix"]
 Kind = Literal["person", "bot", "system", "copy", "notice"]
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from relay.demo.sample_files import sample_file
 from relay.demo.sides import discord_view as view
-from relay.demo.sides.base import ActionRefused, DisplayedMessage, Json, Kind, MessageAuthor, Participant, ReactionCount
+from relay.demo.sides.base import ActionRefused, DisplayedMessage, Kind, MessageAuthor, Participant, ReactionCount
+from relay.domain.jsontext import Json
 from relay.sandbox.errors import ApiError
 from relay.sandbox.messages.drafts import Upload, read_draft
 from relay.sandbox.messages.render import message as render_message

@@ -9,8 +9,9 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 
-from relay.demo.sides.base import File, Json, Quoted
+from relay.demo.sides.base import File, Quoted
 from relay.domain.content import MediaKind
+from relay.domain.jsontext import Json
 
 _EXCERPT = 140
 _VOICE = 1 << 13

@@ -17,13 +17,13 @@ from relay.demo.sides import matrix_view as view
 from relay.demo.sides.base import (
     ActionRefused,
     DisplayedMessage,
-    Json,
     Kind,
     MessageAuthor,
     Participant,
     Quoted,
     ReactionCount,
 )
+from relay.domain.jsontext import Json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -1,11 +1,11 @@
 """A message of Matrix as a client shows it: its words, its file, its poll. Pure."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from relay.demo.matrix_client import Shown
-from relay.demo.sides.base import File, Json
+from relay.demo.sides.base import File
 from relay.domain.content import MediaKind
+from relay.domain.jsontext import Json
 
 PROFILE = "com.beeper.per_message_profile"
 _POLL = "org.matrix.msc3381.poll"
@@ -108,6 +108,6 @@ def _question(start: Json) -> str:
     return str(start.get("question", {}).get(_TEXT, ""))
 
 
-def _relation(event: Json) -> dict[str, Any]:
+def _relation(event: Json) -> Json:
     relation = event["content"].get("m.relates_to", {})
     return relation if relation.get("rel_type") == "m.reference" else {}

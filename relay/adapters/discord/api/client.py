@@ -26,12 +26,11 @@ from relay.adapters.discord.identifiers import path_segment
 from relay.core.clock import ServerTime, retry_after_seconds
 from relay.core.offload import Conversions
 from relay.core.ports import Clock
-from relay.domain.jsontext import loads
+from relay.domain.jsontext import Json, loads
 
 _log = structlog.get_logger(__name__)
 
 Method = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
-Json = Any  # whatever a JSON document may be
 
 # The form that Discord asks bots to use: https://docs.discord.com/developers/reference#user-agent
 USER_AGENT = f"DiscordBot (discord-matrix-relay, {relay.__version__})"
@@ -121,12 +120,12 @@ class RestClient:
         self,
         route: Route,
         *,
-        body: Mapping[str, Json] | None = None,
+        body: Json | None = None,
         form: aiohttp.MultipartWriter | None = None,
         size: int = 0,
         query: Mapping[str, str] | None = None,
         reason: str | None = None,
-    ) -> Json:
+    ) -> Any:
         """Send one request, once. Returns the answer's JSON, None for an empty one. Raises `ApiError`.
 
         `form` is sent instead of `body`, and has about `size` bytes. `reason` is shown in the guild's audit log.
@@ -141,7 +140,7 @@ class RestClient:
         finally:
             self.limits.release(bucket)
 
-    async def read(self, route: Route, *, query: Mapping[str, str] | None = None) -> Json:
+    async def read(self, route: Route, *, query: Mapping[str, str] | None = None) -> Any:
         """`call` for requests that change nothing: tries until there is an answer. Raises only `Refused`."""
         pause = 0.5
         while True:
@@ -179,13 +178,13 @@ class RestClient:
     async def _send(
         self,
         route: Route,
-        body: Mapping[str, Json] | None,
+        body: Json | None,
         query: Mapping[str, str] | None,
         reason: str | None,
         *,
         form: aiohttp.MultipartWriter | None,
         timeout: aiohttp.ClientTimeout,
-    ) -> Json:
+    ) -> Any:
         headers = {"Authorization": f"Bot {self.token}"} if route.token else {}
         if reason is not None:
             headers["X-Audit-Log-Reason"] = quote(reason, safe=" ")
@@ -207,7 +206,7 @@ class RestClient:
         document = await self.conversions.run(len(raw), _decode, raw)
         return self._answer(route, response.status, response.headers, raw, document)
 
-    def _answer(self, route: Route, status: int, headers: Mapping[str, str], raw: bytes, document: Json) -> Json:
+    def _answer(self, route: Route, status: int, headers: Mapping[str, str], raw: bytes, document: Any) -> Any:
         if 200 <= status < 300:
             if raw and document is None:
                 raise Unanswered("Discord's answer is not JSON", sent=True, answered=True)
@@ -263,7 +262,7 @@ async def _chunks(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
             yield chunk
 
 
-def _decode(raw: bytes) -> Json:
+def _decode(raw: bytes) -> Any:
     try:
         return loads(raw, levels=1) if raw else None  # a list may hold many messages, each of the full length
     except ValueError:
@@ -284,13 +283,13 @@ def _retry_after(*candidates: object) -> float:
     return max(0.05, next(waits, 5.0))
 
 
-def _all_field_errors(fields: Mapping[str, Json]) -> list[tuple[str, str]]:
+def _all_field_errors(fields: Json) -> list[tuple[str, str]]:
     """The fields of the request that Discord complains about, each with the code of its error."""
     errors = fields.get("errors")
     return _field_errors(errors, "") if isinstance(errors, dict) else []
 
 
-def _reason(fields: Mapping[str, Json], field_errors: list[tuple[str, str]]) -> str:
+def _reason(fields: Json, field_errors: list[tuple[str, str]]) -> str:
     """Discord's message and the fields that it names, but never their contents."""
     message = fields.get("message")
     words = [message if isinstance(message, str) else "no reason given"]
@@ -298,7 +297,7 @@ def _reason(fields: Mapping[str, Json], field_errors: list[tuple[str, str]]) -> 
     return "; ".join(words[:6])[:500]
 
 
-def _field_errors(errors: Mapping[str, Json], path: str) -> list[tuple[str, str]]:
+def _field_errors(errors: Json, path: str) -> list[tuple[str, str]]:
     found: list[tuple[str, str]] = []
     for name, value in errors.items():
         if name == "_errors" and isinstance(value, list):

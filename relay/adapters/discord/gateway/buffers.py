@@ -12,9 +12,9 @@ from typing import Literal
 
 import structlog
 
-from relay.adapters.discord.api.client import Json
 from relay.adapters.discord.gateway.guild_cache import ChannelAccess
 from relay.domain.ids import ChannelAddress, ChannelRef
+from relay.domain.jsontext import Json
 from relay.domain.text.rewrite import weight
 
 _log = structlog.get_logger(__name__)
@@ -41,7 +41,7 @@ class GatewayEvent:
     kind: Kind
     # Where it happened: a channel, or a thread in it.
     channel: str
-    data: Mapping[str, Json]
+    data: Json
     # The name of the feature, for the kind "feature".
     feature: str = ""
     # Bytes in memory.
@@ -141,7 +141,7 @@ class ChannelBuffers:
             self._filled.set()
         return True
 
-    def put(self, name: str, data: Mapping[str, Json]) -> None:
+    def put(self, name: str, data: Json) -> None:
         """Keep an event of the gateway if it is about a mirrored channel."""
         kind = _KINDS.get(name)
         if kind is None:
@@ -203,7 +203,7 @@ class ChannelBuffers:
         return len(buffer.held) >= self.held_limit or buffer.held_size + event.size > self.held_size
 
 
-def _events_of(kind: Kind, name: str, channel: str, data: Mapping[str, Json]) -> Iterable[GatewayEvent]:
+def _events_of(kind: Kind, name: str, channel: str, data: Json) -> Iterable[GatewayEvent]:
     if name == "MESSAGE_DELETE_BULK":
         return [GatewayEvent("delete", channel, {"id": message, "channel_id": channel}) for message in data["ids"]]
     size = weight(data) if kind in {"create", "update"} else 0

@@ -20,11 +20,11 @@ import structlog
 import yarl
 from discord.gateway import DiscordWebSocket, ReconnectWebSocket
 
-from relay.adapters.discord.api.client import Json, RestClient, Route
+from relay.adapters.discord.api.client import RestClient, Route
 from relay.adapters.discord.api.errors import ApiError, Limited, Refused
 from relay.core.clock import Backoff
 from relay.core.ports import Clock
-from relay.domain.jsontext import loads
+from relay.domain.jsontext import Json, loads
 from relay.errors import FatalError
 
 _log = structlog.get_logger(__name__)
@@ -66,11 +66,11 @@ _FATAL_CLOSES = {
 
 # For fields that discord.py requires and that other servers than Discord's may leave out.
 _ALL_PERMISSIONS = str((1 << 53) - 1)
-_USER: dict[str, Json] = {"username": "", "discriminator": "0", "avatar": None}
-_CHANNEL: Mapping[str, Json] = {"type": 0, "name": "", "position": 0, "bitrate": 64_000, "user_limit": 0}
-_MEMBER: dict[str, Json] = {"roles": (), "flags": 0}
-_THREAD: Mapping[str, Json] = {"owner_id": "0", "name": "", "type": 11, "message_count": 0, "member_count": 0}
-_THREAD_METADATA: dict[str, Json] = {
+_USER: Json = {"username": "", "discriminator": "0", "avatar": None}
+_CHANNEL: Json = {"type": 0, "name": "", "position": 0, "bitrate": 64_000, "user_limit": 0}
+_MEMBER: Json = {"roles": (), "flags": 0}
+_THREAD: Json = {"owner_id": "0", "name": "", "type": 11, "message_count": 0, "member_count": 0}
+_THREAD_METADATA: Json = {
     "archived": False,
     "auto_archive_duration": 1440,
     "archive_timestamp": "2015-01-01T00:00:00+00:00",
@@ -121,7 +121,7 @@ class Listener(Protocol):
         """The connection is lost; the gateway is reconnecting."""
         ...
 
-    def dispatched(self, event: str, data: Mapping[str, Json]) -> None:
+    def dispatched(self, event: str, data: Json) -> None:
         """A dispatch, after discord.py has updated its cache of guilds with it."""
         ...
 
@@ -365,7 +365,7 @@ class Gateway:
 # that speak its protocol may not.
 
 
-def fill_in_defaults(event: str, data: Json, own_user: str) -> None:
+def fill_in_defaults(event: str, data: Any, own_user: str) -> None:
     """Fill in missing fields. `own_user` is the bot's ID."""
     if not isinstance(data, dict):
         return
@@ -408,7 +408,7 @@ def _guild(data: MutableMapping[str, Any], own_user: str, *, whole: bool) -> Non
         data["members"].append({"user": {"id": own_user} | _USER} | _MEMBER)
 
 
-def _each(data: MutableMapping[str, Any], name: str, do: Callable[[Json], None]) -> None:
+def _each(data: MutableMapping[str, Any], name: str, do: Callable[[Any], None]) -> None:
     listed = data.get(name)
     # Some servers put `null` into a list, or leave the list out.
     data[name] = [item for item in listed if isinstance(item, dict)] if isinstance(listed, list) else []
@@ -423,7 +423,7 @@ def _emojis(data: MutableMapping[str, Any]) -> None:
     data["emojis"] = [item for item in data["emojis"] if str(item.get("id", "")).isdecimal() and item.get("name")]
 
 
-def _role(role: Json) -> None:
+def _role(role: Any) -> None:
     if isinstance(role, dict):
         role.setdefault("name", "")
 
@@ -442,6 +442,6 @@ def _member(member: MutableMapping[str, Any]) -> None:
     _fill(member.setdefault("user", {"id": "0"}), _USER)
 
 
-def _fill(data: MutableMapping[str, Any], defaults: Mapping[str, Json]) -> None:
+def _fill(data: MutableMapping[str, Any], defaults: Json) -> None:
     for name, value in defaults.items():
         data.setdefault(name, value)

@@ -4,17 +4,17 @@ No I/O. The cache is as fresh as the last dispatch. After a READY it is empty un
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import discord
 import structlog
 
-from relay.adapters.discord.api.client import Json
 from relay.adapters.discord.identifiers import is_snowflake
 from relay.adapters.discord.markup import NameLookup
 from relay.core.ports import Clock
 from relay.domain.ids import MediaRef, Platform
+from relay.domain.jsontext import Json
 from relay.domain.text.nodes import CustomEmoji
 
 _log = structlog.get_logger(__name__)
@@ -114,7 +114,7 @@ class GuildCache:
         self._since = self.clock.monotonic()
         self._declared_threads.clear()
 
-    def update(self, event: str, data: Mapping[str, Json]) -> None:
+    def update(self, event: str, data: Json) -> None:
         """Remember what discord.py does not keep: the guilds that have not arrived, nicknames, and archived threads."""
         match event:
             case "READY":
@@ -220,14 +220,14 @@ class GuildCache:
             private=thread.private,
         )
 
-    def remember_thread(self, thread: Mapping[str, Json]) -> bool:
+    def remember_thread(self, thread: Json) -> bool:
         """Remember an archived thread, which only the API tells of. False if it is not a thread."""
         if thread.get("type") not in _THREAD_TYPES:
             return False
         self._remember_thread(thread)
         return True
 
-    def is_about_declared(self, event: str, data: Mapping[str, Json]) -> bool:
+    def is_about_declared(self, event: str, data: Json) -> bool:
         """Whether an event is about a declared thread."""
         if not event.startswith("THREAD_"):
             return False
@@ -295,7 +295,7 @@ class GuildCache:
             return False if channel in self._declared else None
         return is_open(shown) if here is None else readers_see(here, shown)
 
-    def name_lookup(self, guild: str, source: str) -> Callable[[Mapping[str, Json]], NameLookup]:
+    def name_lookup(self, guild: str, source: str) -> Callable[[Json], NameLookup]:
         """Returns what makes the look-ups for the mentions in one message in `source`, or in a thread there."""
         found = self._client.get_guild(int(guild)) if self._client is not None else None
 
@@ -310,7 +310,7 @@ class GuildCache:
         def home(channel_id: str) -> str:
             return self.parent_of(channel_id) or channel_id
 
-        def for_message(message: Mapping[str, Json]) -> NameLookup:
+        def for_message(message: Json) -> NameLookup:
             resolved = message.get("resolved") or {}
             people = {**(resolved.get("users") or {}), **{one["id"]: one for one in message.get("mentions") or ()}}
             # Mostly channels of other servers, in messages of announcement channels that are followed there. Everybody
@@ -336,7 +336,7 @@ class GuildCache:
                     return _name(channels.get(channel_id)) or resolved_thread(chosen.get(channel_id) or {})
                 return channel(channel_id) if allowed else None
 
-            def resolved_thread(thread: Mapping[str, Json]) -> str | None:
+            def resolved_thread(thread: Json) -> str | None:
                 is_open_thread = thread.get("type") in _THREAD_TYPES - {_PRIVATE_THREAD}
                 return _name(thread) if is_open_thread and self.may_name(source, str(thread.get("parent_id"))) else None
 
@@ -390,7 +390,7 @@ class GuildCache:
     def _own_id(self) -> int:
         return self._client.user.id if self._client is not None and self._client.user is not None else 0
 
-    def _remember_thread(self, thread: Mapping[str, Json]) -> None:
+    def _remember_thread(self, thread: Json) -> None:
         parent = thread.get("parent_id")
         if parent is None:
             return
@@ -426,7 +426,7 @@ def _emoji(found: discord.Emoji) -> CustomEmoji:
     return CustomEmoji(found.name, str(found.id), MediaRef(Platform.DISCORD, found.url), found.animated)
 
 
-def _name(found: Mapping[str, Json] | None) -> str | None:
+def _name(found: Json | None) -> str | None:
     return str(found["name"]) if found and found.get("name") else None
 
 

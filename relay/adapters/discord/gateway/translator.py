@@ -1,12 +1,11 @@
 """Turns Discord's payloads, live or from a channel's history, into batches of events for the core."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, replace
 
 import structlog
 
-from relay.adapters.discord.api.client import Json
 from relay.adapters.discord.gateway.buffers import ChannelBuffer, ChannelBuffers, GatewayEvent
 from relay.adapters.discord.gateway.guild_cache import GuildCache
 from relay.adapters.discord.gateway.message_cache import CachedMessage, MessageCache
@@ -19,6 +18,7 @@ from relay.core.ports import Cursor, EventBatch
 from relay.domain.content import Content
 from relay.domain.events import Event, FeatureUsed, MessageCreated, MessageDeleted, MessageEdited
 from relay.domain.ids import MessageRef, Platform, ThreadRef
+from relay.domain.jsontext import Json
 from relay.domain.text.rewrite import weight
 from relay.errors import FatalError, StoreError
 
@@ -70,11 +70,11 @@ class Translator:
         cursors = (Cursor(Platform.DISCORD, name, position) for name, position in positions.items())
         return EventBatch(tuple(events), tuple(cursors))
 
-    async def page(self, buffer: ChannelBuffer, channel: str, page: Iterable[Mapping[str, Json]]) -> EventBatch:
+    async def page(self, buffer: ChannelBuffer, channel: str, page: Iterable[Json]) -> EventBatch:
         """Messages from the history, oldest first."""
         return await self.batch((buffer, GatewayEvent("create", channel, message)) for message in page)
 
-    def cached(self, buffer: ChannelBuffer, message: Mapping[str, Json]) -> CachedMessage:
+    def cached(self, buffer: ChannelBuffer, message: Json) -> CachedMessage:
         """Remember a single message that was asked for."""
         context = self._context(buffer, str(message["channel_id"]))
         content = messages.content_of(message, context) or Content()

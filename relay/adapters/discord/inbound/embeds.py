@@ -4,19 +4,17 @@ https://docs.discord.com/developers/resources/message#embed-object,
 https://docs.discord.com/developers/components/reference, https://docs.discord.com/developers/resources/poll
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import IntEnum
-from typing import Any
 
 from relay.adapters.discord.markup import NameLookup, link, parse, parse_inline, parse_references
 from relay.domain.ids import MediaRef, Platform
+from relay.domain.jsontext import Json
 from relay.domain.names import without_reply_arrow
 from relay.domain.text import nodes as n
 from relay.domain.text.rewrite import map_blocks
-
-Json = Mapping[str, Any]
 
 # Discord makes all others as previews of links in the text. Only the link itself crosses.
 OWN_EMBEDS = frozenset({"rich", "poll_result"})
@@ -136,10 +134,10 @@ def _footer(item: Json, reader: TextReader) -> Iterator[n.Block]:
 
 def invitations(message: Json, reader: TextReader) -> Iterator[n.Block]:
     """What a message offers besides its text: to join an activity, to try a theme."""
-    if isinstance(message.get("activity"), Mapping):
+    if isinstance(message.get("activity"), dict):
         name = reader.words(_mapping(message.get("application")).get("name")) or (n.Text("an activity"),)
         yield n.Paragraph((n.Emphasis((n.Text("Invites to "), *name)),))
-    if isinstance(message.get("shared_client_theme"), Mapping):
+    if isinstance(message.get("shared_client_theme"), dict):
         yield n.Paragraph((n.Emphasis((n.Text("Shares a theme for Discord's client."),)),))
 
 
@@ -204,7 +202,7 @@ def components(items: list[Json], reader: TextReader, files: frozenset[str], dep
     if depth > _DEPTH:
         return
     for item in items:
-        inner = [child for child in item.get("components") or () if isinstance(child, Mapping)]
+        inner = [child for child in item.get("components") or () if isinstance(child, dict)]
         match item.get("type"):
             case _Component.ACTION_ROW:
                 if controls := tuple(_joined([_control(child, reader) for child in inner])):
@@ -232,7 +230,7 @@ def components(items: list[Json], reader: TextReader, files: frozenset[str], dep
             case _:
                 blocks = components(inner, reader, files, depth + 1)
                 yield from _hidden(blocks) if item.get("spoiler") else blocks
-                if isinstance(accessory := item.get("accessory"), Mapping):
+                if isinstance(accessory := item.get("accessory"), dict):
                     yield from components([accessory], reader, files, depth + 1)
 
 
@@ -246,9 +244,9 @@ def hidden_files(items: Iterable[Json], depth: int = 0, *, hidden: bool = False)
             if is_hidden and (attachment := _string(_mapping(item.get(key)).get("attachment_id"))):
                 yield attachment
         for key in ("components", "items"):
-            inner = [child for child in item.get(key) or () if isinstance(child, Mapping)]
+            inner = [child for child in item.get(key) or () if isinstance(child, dict)]
             yield from hidden_files(inner, depth + 1, hidden=is_hidden)
-        if isinstance(accessory := item.get("accessory"), Mapping):
+        if isinstance(accessory := item.get("accessory"), dict):
             yield from hidden_files([accessory], depth + 1, hidden=is_hidden)
 
 
@@ -316,7 +314,7 @@ def _string(value: object) -> str:
 
 
 def _mapping(item: object) -> Json:
-    return item if isinstance(item, Mapping) else {}
+    return item if isinstance(item, dict) else {}
 
 
 def moment_of(text: object) -> datetime | None:

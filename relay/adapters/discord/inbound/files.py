@@ -5,16 +5,14 @@ https://docs.discord.com/developers/resources/message#attachment-object
 
 import base64
 import binascii
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator
 from urllib.parse import urlsplit
 
 from relay.adapters.discord.identifiers import snowflake
 from relay.adapters.discord.media import STICKER_CONTENT_TYPE, STICKER_SUFFIX
 from relay.domain.content import Attachment, MediaKind
 from relay.domain.ids import MediaRef, Platform
-
-Json = Mapping[str, Any]
+from relay.domain.jsontext import Json
 
 OFFICIAL_CDN = "https://cdn.discordapp.com"
 _MEDIA_PROXY = "https://media.discordapp.net"
@@ -78,14 +76,14 @@ def component_files(items: Iterable[Json], page: str, depth: int = 0) -> Iterato
     for item in items:
         for key in ("media", "file"):
             media_item = item.get(key)
-            if isinstance(media_item, Mapping) and media_item.get("attachment_id") and media_item.get("url"):
+            if isinstance(media_item, dict) and media_item.get("attachment_id") and media_item.get("url"):
                 name = str(item.get("name") or urlsplit(str(media_item["url"])).path.rpartition("/")[2] or "file")
                 fields = {"id": media_item["attachment_id"], "filename": name}
                 fields |= {"size": item.get("size"), "description": item.get("description")}
                 yield from attachments({"attachments": [{**media_item, **fields}]}, page)
         for key in ("components", "items"):
             yield from component_files(objects(item, key), page, depth + 1)
-        if isinstance(accessory := item.get("accessory"), Mapping):
+        if isinstance(accessory := item.get("accessory"), dict):
             yield from component_files([accessory], page, depth + 1)
 
 
@@ -145,7 +143,7 @@ def _sticker_host(cdn_url: str, ending: str) -> str:
 
 def objects(message: Json, key: str) -> list[Json]:
     """The objects in a list of a message; empty if there is no list."""
-    return [item for item in message.get(key) or () if isinstance(item, Mapping)]
+    return [item for item in message.get(key) or () if isinstance(item, dict)]
 
 
 def media_ref(url: str) -> MediaRef:

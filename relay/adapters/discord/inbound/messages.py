@@ -19,11 +19,10 @@ from relay.adapters.discord.markup import NameLookup
 from relay.domain.content import Author, Content
 from relay.domain.events import Event, FeatureUsed, MessageCreated, MessageEdited
 from relay.domain.ids import ChannelRef, MessageRef, Platform, ThreadRef, UserRef
+from relay.domain.jsontext import Json
 from relay.domain.names import REPLY_ARROW
 from relay.domain.pair import SystemMessage
 from relay.domain.text import nodes as n
-
-Json = Mapping[str, Any]
 
 # A message reference of this type is a forward.
 _FORWARD = 1
@@ -172,7 +171,7 @@ def edited(message: Json, context: MessageContext, now: datetime) -> MessageEdit
     they are edits: `now` is used as their date.
     """
     author = message.get("author")
-    if not isinstance(author, Mapping):
+    if not isinstance(author, dict):
         return None
     moment = embeds.moment_of(message.get("edited_timestamp"))
     if moment is None:
@@ -190,7 +189,7 @@ def edited(message: Json, context: MessageContext, now: datetime) -> MessageEdit
 def unreadable(message: Json, context: MessageContext) -> MessageCreated:
     """The event for a message of an unknown form, so that it is not missing."""
     author = message.get("author")
-    fields = author if isinstance(author, Mapping) else {}
+    fields = author if isinstance(author, dict) else {}
     user = UserRef(Platform.DISCORD, str(fields.get("id", "0")))
     return MessageCreated(
         ref=MessageRef(context.channel, snowflake(message["id"])),
@@ -267,7 +266,7 @@ def _written(message: Json, context: MessageContext, whole: Json) -> Content:
         blocks.extend(embeds.embeds(written, reader))
     blocks.extend(embeds.components(parts, reader, frozenset(file.id for file in attached)))
     blocks.extend(embeds.invitations(message, reader))
-    if isinstance(poll := message.get("poll"), Mapping):
+    if isinstance(poll := message.get("poll"), dict):
         blocks.extend(embeds.poll(poll, reader))
     if (message.get("message_reference") or {}).get("type", 0) == _FORWARD:
         for snapshot in objects(message, "message_snapshots"):
@@ -298,8 +297,8 @@ def _calls_answered(message: Json, context: MessageContext) -> bool:
     if _reply_to(message, context) is None:
         return False
     answered = message.get("referenced_message")
-    author = answered.get("author") if isinstance(answered, Mapping) else None
-    if not isinstance(answered, Mapping) or not isinstance(author, Mapping) or "webhook_id" in answered:
+    author = answered.get("author") if isinstance(answered, dict) else None
+    if not isinstance(answered, dict) or not isinstance(author, dict) or "webhook_id" in answered:
         return True
     return any(person.get("id") == author.get("id") for person in objects(message, "mentions"))
 
@@ -344,7 +343,7 @@ def system_text(message: Mapping[str, Any], kind: int) -> str | None:
 
 
 def _subscribed(data: object) -> str:
-    fields = data if isinstance(data, Mapping) else {}
+    fields = data if isinstance(data, dict) else {}
     tier = " ".join(str(fields.get("tier_name") or "").split()) or "a role of the server"
     months = fields.get("total_months_subscribed")
     since = f", for {months} months now" if isinstance(months, int) and months > 1 else ""

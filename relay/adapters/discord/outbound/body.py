@@ -5,13 +5,13 @@ import re
 import unicodedata
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 from relay.adapters.discord import markup
 from relay.core.convert.headings import under_heading
 from relay.core.ports import Delivery
 from relay.domain.content import Author, Content
 from relay.domain.ids import Platform
+from relay.domain.jsontext import Json
 from relay.domain.names import folded_letters, shortened, skeleton, visible
 from relay.domain.text import nodes as n
 from relay.domain.text.rewrite import map_inline, walk
@@ -93,9 +93,9 @@ def webhook_text(content: Content) -> str:
     return _not_empty(text if len(text) <= TEXT_LENGTH else _rendered(content.text), content)
 
 
-def webhook_body(content: Content, author: Author) -> dict[str, Any]:
+def webhook_body(content: Content, author: Author) -> Json:
     """The body of a request through a webhook, for `author`. Raises `Unsupported` if empty."""
-    body: dict[str, Any] = {
+    body: Json = {
         "content": webhook_text(content),
         "username": username(author),
         "allowed_mentions": allowed_mentions(content),
@@ -105,7 +105,7 @@ def webhook_body(content: Content, author: Author) -> dict[str, Any]:
     return body
 
 
-def allowed_mentions(content: Content) -> dict[str, Any]:
+def allowed_mentions(content: Content) -> Json:
     """Whom a message may notify: the people that it mentions by ID and nobody else, whatever its text looks like.
 
     Every message needs this. Without it, Discord would notify everybody whom the text seems to mention.
@@ -116,7 +116,7 @@ def allowed_mentions(content: Content) -> dict[str, Any]:
         if isinstance(node, n.UserMention) and node.user.platform is Platform.DISCORD:
             users[node.user.id] = None
         everyone = everyone or isinstance(node, n.BroadcastMention)
-    allowed: dict[str, Any] = {"parse": ["everyone"] if everyone else [], "replied_user": False}
+    allowed: Json = {"parse": ["everyone"] if everyone else [], "replied_user": False}
     return allowed | ({"users": list(users)[:_MOST_MENTIONS]} if users else {})
 
 

@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from datetime import timedelta
+from typing import Any
 
 import structlog
 
-from relay.adapters.discord.api.client import Json, RestClient, Route
+from relay.adapters.discord.api.client import RestClient, Route
 from relay.adapters.discord.api.errors import MISSING, ApiError, ErrorCode, Refused, Unanswered
 from relay.adapters.discord.api.rate_limits import POSTING_MAX_WAIT
 from relay.adapters.discord.gateway.buffers import ChannelBuffers
@@ -32,6 +33,7 @@ from relay.core.last_sent import LastSent
 from relay.core.ports import Clock, Delivery
 from relay.domain.content import Author
 from relay.domain.ids import ChannelRef, MessageRef, Platform
+from relay.domain.jsontext import Json
 from relay.errors import ActionNeeded, Permanent
 
 _log = structlog.get_logger(__name__)
@@ -71,7 +73,7 @@ class ExpectedMessage:
 
     def is_met_by(
         self,
-        message: Mapping[str, Json],
+        message: Json,
         *,
         user: str,
         application: str,
@@ -92,7 +94,7 @@ class ExpectedMessage:
         same = not exactly or (said == self.content.strip() and self._has_files(message))
         return ours and author.get("username") in self.usernames and same
 
-    def _has_files(self, message: Mapping[str, Json]) -> bool:
+    def _has_files(self, message: Json) -> bool:
         return len(message.get("attachments") or ()) == self.files
 
 
@@ -119,7 +121,7 @@ class PostedMessages:
         return message in self._messages
 
 
-async def candidates(rest: RestClient, channel: str, delivery: Delivery) -> list[Mapping[str, Json]]:
+async def candidates(rest: RestClient, channel: str, delivery: Delivery) -> list[Json]:
     """The messages that may be an earlier try of `delivery`, oldest first. Raises `ApiError`.
 
     They are read from the newest back to the lane's last copy, because our clock cannot be compared with Discord's IDs.
@@ -128,7 +130,7 @@ async def candidates(rest: RestClient, channel: str, delivery: Delivery) -> list
     """
     after = int(delivery.after.id) if delivery.after is not None and is_snowflake(delivery.after.id) else 0
     earliest = None if delivery.queued_at is None else rest.time.of(delivery.queued_at) - _CLOCKS_DIFFER
-    found: list[Mapping[str, Json]] = []
+    found: list[Json] = []
     route = Route("GET", "/channels/{channel}/messages", {"channel": channel})
     before: dict[str, str] = {}
     pages = 0
@@ -251,9 +253,9 @@ class MessagePoster:
             return
         _log.warning("message taken back from the wrong channel", channel=where, webhook=webhook_id, message=message)
 
-    async def _post_through(self, webhook: Webhook, delivery: Delivery, author: Author) -> Json:
+    async def _post_through(self, webhook: Webhook, delivery: Delivery, author: Author) -> Any:
         """Post through a webhook. If Discord refuses the name or the avatar, post under another name or without it."""
-        body: dict[str, Json] = webhook_body(delivery.content, author)
+        body: Json = webhook_body(delivery.content, author)
         route = webhook.route(self.buffers.thread(delivery.channel.id))
         first, *others = usernames(author)
         if (accepted := self._accepted.get(first)) in others:
@@ -289,7 +291,7 @@ class MessagePoster:
         if len(content) > TEXT_LENGTH:
             # The text was split for a webhook, before the permission was lost. The next try splits it for the bot.
             raise Unanswered("the bot has to post this itself, and it is too long for that", sent=False)
-        body: dict[str, Json] = {
+        body: Json = {
             "content": content,
             "nonce": delivery.key,
             "enforce_nonce": True,
@@ -312,9 +314,7 @@ class MessagePoster:
             self.last_sent.put(message, content)
         return message
 
-    async def _call(
-        self, route: Route, body: Mapping[str, Json], delivery: Delivery, query: Mapping[str, str] | None = None
-    ) -> Json:
+    async def _call(self, route: Route, body: Json, delivery: Delivery, query: Mapping[str, str] | None = None) -> Any:
         buffer = self.buffers.get(delivery.channel.id)
         if buffer is None:
             # It was open a moment ago. Without this, its files would count as too large.
@@ -392,7 +392,7 @@ class MessagePoster:
                 if not await delivery.on_record(MessageRef(ChannelRef(Platform.DISCORD, where), str(message["id"]))):
                     await self._delete_misplaced(webhook_id, where, str(message["id"]))
 
-    def _is_expected(self, expected: ExpectedMessage, message: Mapping[str, Json], *, exactly: bool) -> bool:
+    def _is_expected(self, expected: ExpectedMessage, message: Json, *, exactly: bool) -> bool:
         return expected.is_met_by(
             message,
             user=self.identity.user,
@@ -412,7 +412,7 @@ class MessagePoster:
         return delivery.channel.id
 
 
-def _message_id(answer: Json) -> str:
-    if not isinstance(answer, Mapping) or not is_snowflake(answer.get("id")):
+def _message_id(answer: Any) -> str:
+    if not isinstance(answer, dict) or not is_snowflake(answer.get("id")):
         raise Unanswered("Discord's answer does not contain the message's ID", sent=True, answered=True)
     return str(answer["id"])

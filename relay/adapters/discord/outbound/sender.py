@@ -4,10 +4,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import structlog
 
-from relay.adapters.discord.api.client import Json, RestClient, Route
+from relay.adapters.discord.api.client import RestClient, Route
 from relay.adapters.discord.api.errors import FROM_CLOUDFLARE, ErrorCode, Refused, translate_errors
 from relay.adapters.discord.gateway.buffers import ChannelBuffers
 from relay.adapters.discord.gateway.message_cache import CachedMessage, MessageCache
@@ -21,6 +22,7 @@ from relay.core.last_sent import LastSent
 from relay.core.ports import Delivery
 from relay.domain.content import Quotation
 from relay.domain.ids import MessageRef, Platform, UserRef
+from relay.domain.jsontext import Json
 from relay.domain.text.nodes import RichText
 from relay.errors import (
     ActionNeeded,
@@ -123,7 +125,7 @@ class MessageSender:
         raise CopyNotEditable("the webhook that posted it was deleted or moved")
 
     async def _change(
-        self, target: MessageRef, route: Route, body: dict[str, Json], cached: CachedMessage, delivery: Delivery
+        self, target: MessageRef, route: Route, body: Json, cached: CachedMessage, delivery: Delivery
     ) -> None:
         """Change a message, and its files if it is to have others: the new ones replace all of them."""
         wanted, content = delivery.content.attachments, body["content"]
@@ -137,7 +139,7 @@ class MessageSender:
             await self._change_files(target, route, body, delivery)
         self.last_sent.put(target.id, content)
 
-    async def _change_files(self, target: MessageRef, route: Route, body: dict[str, Json], delivery: Delivery) -> None:
+    async def _change_files(self, target: MessageRef, route: Route, body: Json, delivery: Delivery) -> None:
         wanted = delivery.content.attachments
         # If no answer comes, it is not known which files it has.
         self.cache.forget(target.id)
@@ -238,7 +240,7 @@ class MessageSender:
         user = UserRef(Platform.DISCORD, cached.user) if cached.webhook is None and not is_self else None
         return Quotation(cached.author, text, url, is_self=is_self, user=user)
 
-    async def message(self, target: MessageRef) -> Json | None:
+    async def message(self, target: MessageRef) -> Any | None:
         """A message as it is now; None if it is gone."""
         cached = self.cache.get(target.id)
         where = target if cached is None else replace(target, channel=replace(target.channel, id=cached.channel))
@@ -288,7 +290,7 @@ class MessageSender:
             raise ActionNeeded(f"channel {target.channel.id} is not open")
         return self.translator.cached(buffer, await self._fetch(target))
 
-    async def _fetch(self, target: MessageRef) -> Json:
+    async def _fetch(self, target: MessageRef) -> Any:
         return await self.rest.call(Route("GET", "/channels/{channel}/messages/{message}", _ids(target)))
 
 

@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from relay.adapters.discord.api.client import Json, Method, RestClient, Route
+from relay.adapters.discord.api.client import Method, RestClient, Route
 from relay.adapters.discord.api.errors import ApiError, ErrorCode, Refused, Unanswered
 from relay.adapters.discord.api.rate_limits import POSTING_MAX_WAIT
 from relay.adapters.discord.identifiers import is_snowflake, is_token
+from relay.domain.jsontext import Json
 from relay.errors import StoreUnavailable
 
 _log = structlog.get_logger(__name__)
@@ -207,7 +208,7 @@ class Webhooks:
         _log.info("webhook made", channel=channel, webhook=made["id"])
         return Webhook(str(made["id"]), str(made["token"]))
 
-    def _learn(self, channel: str, listed: list[dict[str, Json]]) -> None:
+    def _learn(self, channel: str, listed: list[Json]) -> None:
         # The oldest first, so that two daemons that each made one end up using the same.
         away = {one for home, used in self._homes.items() if home != channel for one in used}
         ours = [item for item in sorted(listed, key=_age) if self._is_ours(item) and str(item["id"]) not in away]
@@ -218,7 +219,7 @@ class Webhooks:
         self.ids.update(webhook.id for webhook in ours)
         self._tokens.update((webhook.id, webhook.token) for webhook in ours)
 
-    def _is_ours(self, item: dict[str, Json]) -> bool:
+    def _is_ours(self, item: Json) -> bool:
         # Webhooks that follow an announcement channel, and those of other applications, come without a token.
         if not (is_token(item.get("token")) and is_snowflake(item.get("id"))):
             return False
@@ -230,7 +231,7 @@ class Webhooks:
         return self._locks.setdefault(channel, asyncio.Lock())
 
 
-def _age(item: dict[str, Json]) -> int:
+def _age(item: Json) -> int:
     return int(item["id"])
 
 

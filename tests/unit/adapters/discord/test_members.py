@@ -6,10 +6,11 @@ from typing import Any, cast
 
 import pytest
 
-from relay.adapters.discord.api.client import Json, RestClient, Route
+from relay.adapters.discord.api.client import RestClient, Route
 from relay.adapters.discord.api.errors import ApiError, Limited, Refused, Unanswered
 from relay.adapters.discord.members import Members
 from relay.domain.ids import ChannelRef, Platform, UserRef
+from relay.domain.jsontext import Json
 
 GUILD = "100"
 
@@ -33,11 +34,11 @@ class Clock:
 class Server:
     """A server whose members are found by how their names begin; or one that answers with an error."""
 
-    def __init__(self, *members: Mapping[str, Json], error: ApiError | None = None, answer: Json = None) -> None:
+    def __init__(self, *members: Json, error: ApiError | None = None, answer: Any = None) -> None:
         self.members, self.error, self.answer = members, error, answer
         self.queries: list[str] = []
 
-    async def call(self, route: Route, *, query: Mapping[str, str]) -> Json:
+    async def call(self, route: Route, *, query: Mapping[str, str]) -> Any:
         assert route.url.endswith(f"/guilds/{GUILD}/members/search")
         self.queries.append(query["query"])
         if self.error is not None:
@@ -45,7 +46,7 @@ class Server:
         return self.answer if self.answer is not None else [one for one in self.members if self._begins(one, query)]
 
     @staticmethod
-    def _begins(one: Mapping[str, Json], query: Mapping[str, str]) -> bool:
+    def _begins(one: Json, query: Mapping[str, str]) -> bool:
         names = (one.get("nick"), one["user"].get("global_name"), one["user"]["username"])
         return any(name and name.casefold().startswith(query["query"]) for name in names)
 
@@ -132,11 +133,11 @@ async def test_an_answer_of_another_form_names_nobody() -> None:
 class Objects:
     """A Discord that answers with what stands at a path; or with an error."""
 
-    def __init__(self, found: Mapping[str, Json], error: ApiError | None = None) -> None:
+    def __init__(self, found: Json, error: ApiError | None = None) -> None:
         self.found, self.error = found, error
         self.asked: list[str] = []
 
-    async def call(self, route: Route) -> Json:
+    async def call(self, route: Route) -> Any:
         assert route.max_wait == 0.0
         self.asked.append(route.url)
         if self.error is not None:

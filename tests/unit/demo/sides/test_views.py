@@ -6,9 +6,8 @@ from relay.demo.matrix_client import shown
 from relay.demo.sample_files import WAVEFORM, sample_file
 from relay.demo.sides import discord_view, matrix_view
 from relay.demo.sides.base import DisplayedMessage, MessageAuthor, letters
+from relay.domain.jsontext import Json
 from relay.sandbox.messages.media import describe
-
-Json = dict[str, Any]
 
 
 def message(**more: Any) -> Json:
