@@ -64,10 +64,10 @@ class Inbox(Protocol):
     """What an adapter may call."""
 
     async def receive(self, batch: EventBatch) -> None:
-        """Take a batch. Returns once it is on disk.
+        """Take events and their cursors. Returns once both are on disk.
 
         Events that were received before are recognised and ignored. Raises `StoreUnavailable` when nothing was
-        written: the adapter keeps the batch, does not go on, and calls again.
+        written: the adapter keeps the events, does not go on, and calls again.
         """
         ...
 
@@ -76,7 +76,7 @@ class Inbox(Protocol):
         ...
 
     async def last_original(self, channel: ChannelRef) -> MessageRef | None:
-        """The last message on record that was written in `channel`, and not deleted; None if there is none, or no more.
+        """The last message on record that was written in `channel`, and not deleted; None if there is none.
 
         What came before it has been received.
         """

@@ -182,7 +182,7 @@ class Outbox(Protocol):
         ...
 
     async def ahead(self, lane: LaneKey, limit: int, size: int) -> tuple[Sequence[Entry], bool]:
-        """The head of a lane, at least one entry and no more when they come to `size` bytes; whether that is all."""
+        """The head of a lane, at least one entry and at most `size` bytes; whether that is all of it."""
         ...
 
     async def waits(self, entry_id: int) -> bool:
@@ -317,7 +317,7 @@ class Digests(Protocol):
         """The messages of a shared copy; None for a copy of one original. Raises ValueError if it cannot be read."""
         ...
 
-    async def put(self, copy: MessageRef, batch: Digest) -> None:
+    async def put(self, copy: MessageRef, digest: Digest) -> None:
         """Remember what stands in a shared copy now."""
         ...
 

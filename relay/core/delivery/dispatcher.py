@@ -178,7 +178,7 @@ class Dispatcher:
 
     async def _run(self, key: LaneKey, lane: Lane) -> None:
         await lane.run()
-        # Nothing is awaited in between: whoever wakes it from here on opens it anew.
+        # Nothing is awaited in between: who wakes the lane from here on opens a new one.
         del self._lanes[key]
         if not self._movers:
             del self._sending[key]

@@ -63,7 +63,7 @@ class Entries:
                 await self.follow_late_files(plan)
 
     async def done(self, entry: Entry) -> None:
-        """There is nothing left to do about it."""
+        """There is nothing left to do about the entry."""
         async with self.store.write() as uow:
             await uow.outbox.done(entry.id)
 
@@ -202,7 +202,7 @@ class Entries:
 
 
 async def forget_late_files(uow: UnitOfWork, target: Target, attachments: set[str]) -> None:
-    """These files of a message need not follow any more, or are about to be queued anew."""
+    """These files of a message need not follow any more, or are queued again next."""
     if target.original is None:
         return
     lanes = (LaneKey.within(target.entry.lane.destination), target.entry.lane)

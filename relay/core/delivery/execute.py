@@ -197,7 +197,7 @@ class Executor:
         attachment = next((one for one in part.attachments if one.id == error.attachment), None)
         if attachment is None or original is None:
             return None
-        # Where nobody edited the message, the copy is only written anew.
+        # Where nobody edited the message, the copy is only rewritten.
         edited_at = original.edited_at and (
             plan.command.edited_at if isinstance(plan.command, EditMessage) else original.edited_at
         )

@@ -103,7 +103,7 @@ class Lane:
     def enqueue(self, entry: Entry) -> None:
         """`entry` was queued just now at the end of the lane: taken without asking the store, where that is safe."""
         if self._complete and entry.id <= self._newest:
-            # Two came at once, in the wrong order, or the store has told of it already: that knows better.
+            # Out of order, or already read from the store: drop the read-ahead and read again.
             while len(self._waiting) > self._trying:
                 self._waiting.pop()
             self._complete = False
@@ -115,7 +115,7 @@ class Lane:
         self._work.set()
 
     def _has_room_for(self, entry: Entry) -> bool:
-        """Whether it may be kept here: one member's long texts are no more to wait in memory than in the store."""
+        """Whether it may be kept in memory: what is read ahead is bounded in bytes, too."""
         held = sum(other.size for other in self._waiting)
         return len(self._waiting) < _READ_AHEAD and (not held or held + entry.size <= _READ_AHEAD_BYTES)
 
@@ -154,10 +154,10 @@ class Lane:
                     self._waiting.popleft()
                     self._recovered()
                 elif self._complete:
-                    # Of a message in several parts some may stand by now.
+                    # Some parts of a message may be on record by now: look it up again.
                     self._waiting[0] = replace(self._waiting[0], original=None)
                 else:
-                    # What the try wrote down about the entry has to be read again.
+                    # The try may have written to the entry: read it again.
                     self._waiting.clear()
             elif self._complete:
                 if self._unused and self.pairs.pair_for(self.key) is None:
@@ -186,7 +186,7 @@ class Lane:
 
     async def _try(self, entry: Entry) -> bool:
         """One try at the head of the lane; whether it is done with. Waits before the next try otherwise."""
-        # What changes for the better from here on may do so behind this try.
+        # Clear before the attempt, so that a wake-up during it is not lost.
         self.retry_now.clear()
         if not self.pairs.carries(self.key):
             await self._until_declared()
@@ -194,19 +194,19 @@ class Lane:
         if not self.may_send():
             await self._wait(_LEASE_SECONDS)
             return False
-        # Decided once: what is put off now must not send because it is not any more in a moment.
-        put_off = self._is_put_off(entry)
-        looks = put_off or only_looks(entry)
+        # Decided once: what gives way takes no turn, so it must not send in this try.
+        gives_way = self._gives_way(entry)
+        looks = gives_way or only_looks(entry)
         try:
             async with nullcontext(True) if looks else self._turn(entry) as granted:
                 if not granted:
                     return False
                 async with self.sending:
-                    return await self._attempt(entry, put_off=put_off)
+                    return await self._attempt(entry, gives_way=gives_way)
         except NotDeclared:
             await self._until_declared()
         except ActionNeeded as error:
-            # That can last: what waits may have been given to another lane meanwhile.
+            # That can last, and what waits may be moved to another lane meanwhile: read again.
             self._complete = False
             await self._pause(error, problem=f"{self.key.direction} waits: {error}.")
         except NotYet as error:
@@ -226,19 +226,19 @@ class Lane:
                 error, problem=f"{self.key.direction} is not getting through: {error}." if complaint else None
             )
         except StoreUnavailable as error:
-            # The receipt may be what could not be written, or what could all the same.
+            # Perhaps the receipt could not be written, or was written although the answer got lost.
             self.suspect = True
             self._complete = False
             await self._store_failed(error)
         return False
 
     def _turn(self, entry: Entry) -> AbstractAsyncContextManager[bool]:
-        # In a lane that does not cross a quoted line only waits for its turn.
+        # A quoted line in a lane that does not cross only waits for its turn: nothing is sent.
         sends = self.key.crosses or not isinstance(entry.command, RequoteMessage)
         return self.budget.turn(entry.queued_at, is_note=not self.key.crosses, sends=sends)
 
-    def _is_put_off(self, entry: Entry) -> bool:
-        """Whether an entry gives way to words: they do not get through one by one, and it only follows after."""
+    def _gives_way(self, entry: Entry) -> bool:
+        """Whether an entry lets messages go first: the platform limits them, and a quoted line can wait."""
         return self.budget.seconds_each() > 0 and not self.suspect and self.entries.gives_way(entry)
 
     def _stands(self, source: MessageRef) -> bool:
@@ -265,7 +265,7 @@ class Lane:
         self._complete = False
         return merged
 
-    async def _attempt(self, entry: Entry, *, put_off: bool) -> bool:
+    async def _attempt(self, entry: Entry, *, gives_way: bool) -> bool:
         """Carry out the entry, unless it is in another lane by now; whether it is done with."""
         self._again = False
         if self._moved:
@@ -276,7 +276,7 @@ class Lane:
         if self._failing is not None and self._failing.entry == entry.id and self._failing.last_try:
             entry = replace(entry, last_try=True)
         try:
-            if put_off:
+            if gives_way:
                 await self.executor.execute(await self.resolver.postpone(entry))
                 return True
             entry = await self._together(entry)
@@ -305,10 +305,10 @@ class Lane:
     def _is_hopeless(self, entry: Entry, error: Transient) -> bool:
         """Whether to give up the head: its platform fails at it for minutes, and takes what other lanes bring.
 
-        What only has to wait (a closed channel, a limit, no connection) is not meant. Before that, one last try finds
-        out whether an earlier one was carried out, and sends nothing any more. As long as nothing else gets through, it
-        is the platform that is in trouble. Where it fails at the next head as well, that may be the channel's fault:
-        each then has twice the time of the one before.
+        What only has to wait (a closed channel, a limit, no connection) does not count. Before the head is given up,
+        one last try finds out whether an earlier one was carried out; it sends nothing. As long as nothing else gets
+        through, the platform itself is in trouble, and the head stays. If the next head fails as well, the channel may
+        be the reason: each then has twice the time of the one before.
         """
         if not (error.failed or error.ambiguous):
             return False
@@ -344,13 +344,13 @@ class Lane:
         return not self._again
 
     async def _give_up(self, entry: Entry, reason: str) -> None:
-        """No try will bring it across: a dead letter. Of a batch, only the message whose fault it is becomes one."""
+        """No try will bring it across: a dead letter. Of a digest, only the message whose fault it is becomes one."""
         messages = await self.resolver.one_by_one(entry)
         if messages:
             await self.entries.replace(entry, messages)
             self._one_by_one = len(messages)
             self._bugs = 0
-            self._failing = None  # what failed was the batch; its first message, which has its ID, has not been tried
+            self._failing = None  # the digest failed; its first message, which has its ID, has not been tried
             self._log.info("messages cross one by one", reason=reason)
             self._again = True
             self._complete = False
@@ -374,11 +374,11 @@ class Lane:
         counts.problem = problem
         seconds = self.backoff.next(at_least=error.retry_after)
         self._log.info("will try again", reason=str(error), seconds=round(seconds, 1), tries=self.backoff.tries)
-        # Whatever has changed for the better: what the platform asked for is kept to.
+        # Also when it is woken earlier: the platform's own waiting time is kept.
         await self._wait(seconds, at_least=0.0 if isinstance(error, ActionNeeded) else error.retry_after or 0.0)
 
     async def _until_declared(self) -> None:
-        """What waits for a pair that is not declared is not tried, and is no trouble of another one."""
+        """Wait until the pair is declared again: until then nothing is tried, and nothing is reported as a problem."""
         self._complete = False
         self.status.lane(self.key).problem = None
         await self.retry_now.wait()
@@ -389,7 +389,7 @@ class Lane:
         await self._wait(self.backoff.next())
 
     async def _wait(self, seconds: float, *, at_least: float = 0.0) -> None:
-        """Until there is no point in waiting any longer, but `at_least` that long, and `seconds` at most."""
+        """Wait `seconds`, or until `retry_now` is set, but always `at_least` that long. `stop` ends it at once."""
         if at_least:
             with suppress(TimeoutError):
                 async with asyncio.timeout(at_least):

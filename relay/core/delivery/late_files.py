@@ -64,7 +64,7 @@ class LateFiles:
         """The file goes behind the words of its message, if that still stands as it was."""
         target = await self.lookups.target_about(entry, late.source, None, suspect=suspect)
         async with self.lookups.store.read() as uow:
-            # A copy that was written anew may have brought it meanwhile.
+            # A copy that was rewritten may have brought it meanwhile.
             waits = await uow.outbox.waits(entry.id)
         if not waits or _is_settled(target, late) or not target.copies:
             self.forget(late)

@@ -66,7 +66,7 @@ def delivery(
 def key(target: Target, part: int, verb: str, *, superseded: int = 0) -> str:
     """The idempotency key of one call."""
     # The verb is part of the key because a homeserver's transaction IDs ignore what is being done: a redaction
-    # under the ID of a message does nothing. The store's ID tells our rows from those of a store made anew, the
+    # under the ID of a message does nothing. The store's ID tells our rows from those of a new store, the
     # second (of twelve days) those of a store that was restored from a backup from those that it has forgotten.
     entry = target.entry
     second = int(entry.queued_at.timestamp()) & 0xFFFFF

@@ -264,7 +264,7 @@ class Resolver:
             said = await self.lookups.latest(command.source)
         except Transient as error:
             if suspect:
-                raise  # what may have been posted anew is found again by this entry alone
+                raise  # only this entry can find again what an earlier try may have posted
             return self._wait_for_source(entry, command, error)
         if said is None:
             return Nothing(entry)  # it was deleted, and that waits behind this
