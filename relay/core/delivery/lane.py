@@ -235,7 +235,7 @@ class Lane:
     def _turn(self, entry: Entry) -> AbstractAsyncContextManager[bool]:
         # A quoted line in a lane that does not cross only waits for its turn: nothing is sent.
         sends = self.key.crosses or not isinstance(entry.command, RequoteMessage)
-        return self.budget.turn(entry.queued_at, is_note=not self.key.crosses, sends=sends)
+        return self.budget.turn(entry.queued_at, is_notice=not self.key.crosses, sends=sends)
 
     def _gives_way(self, entry: Entry) -> bool:
         """Whether an entry lets messages go first: the platform limits them, and a quoted line can wait."""
@@ -249,7 +249,7 @@ class Lane:
     async def _together(self, entry: Entry) -> Entry:
         """The entry to deliver now: with what waits behind it, if the lane cannot keep up one by one."""
         seconds = self.budget.seconds_each()
-        if not (seconds if self.key.crosses else self.budget.notes_pile_up()) or self.suspect or self._one_by_one:
+        if not (seconds if self.key.crosses else self.budget.notices_pile_up()) or self.suspect or self._one_by_one:
             return entry
         try:
             lanes = self.budget.waiting + 1

@@ -1,19 +1,19 @@
 """What a platform lets one account (or one webhook) send: learnt from its answers, shared fairly between lanes.
 
-While nothing is refused, nobody waits here. After a refusal the lanes take turns, the one whose message has waited
-longest first, one at a time, each at once after the last was accepted: the platform itself says when to pause, and so
-a backlog drains at the highest rate that it allows.
+While nothing is refused, nobody waits here. After a refusal the lanes take turns, one at a time: the one whose message
+has waited longest goes first, and each goes as soon as the one before it was accepted. The platform itself says when to
+pause, and so a backlog drains at the highest rate that it allows.
 
-What the relay itself says (notices, marks of failure) and what only follows after (a quoted line) is not in front of
-words, and where lanes share one limit it leaves most of it to them: anybody could make the relay talk. But it comes at
-last: where words never cease to wait, one note goes after so many of them.
+What the relay itself says (notices, marks of failure) and quoted lines that follow an edit do not go before people's
+messages. Where lanes share one limit, they leave most of it to messages: otherwise anybody could make the relay talk.
+But they are sent in the end: where messages never stop waiting, one notice goes after a number of them.
 """
 
 import asyncio
 import heapq
 import itertools
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -24,62 +24,62 @@ from relay.errors import RateLimited
 
 _REMEMBERED = 6
 _LONGEST_TURN = 5.0  # seconds
-_NOTES_AT_ONCE = 5
-_NOTE_SECONDS = 10.0  # from one note to the next, once there were that many
-_NOTE_INTERVALS = 6  # the same where messages are refused: that many times what one takes
-_WORDS_BEFORE_A_NOTE = 20
-_PATIENCE_WITHOUT_A_WORD = 1.0  # seconds, where the platform does not say how long
+_NOTICES_AT_ONCE = 5
+_NOTICE_SECONDS = 10.0  # from one notice to the next, once there were that many
+_NOTICE_INTERVALS = 6  # the same where messages are refused: that many times what one takes
+_MESSAGES_BEFORE_A_NOTICE = 20
+_PAUSE_BY_DEFAULT = 1.0  # seconds, where the platform does not say how long
 
 
 @dataclass(order=True, slots=True)
 class _Waiter:
-    is_note: bool
+    is_notice: bool
     oldest: datetime
     number: int
     released: "asyncio.Future[None]" = field(compare=False)
     turn: int = field(default=0, compare=False)  # its number once it has been given one
 
 
+@dataclass(slots=True, kw_only=True)
 class Budget:
-    """The turns of the lanes that share one limit. `shared`: there may be several."""
+    """The turns of the lanes that share one limit."""
 
-    def __init__(self, *, shared: bool = False) -> None:
-        self._shared = shared
-        self._notes_until = 0.0  # up to then the notes of late have used up what is theirs
-        self._words = 0  # turns that words have had since a note waits
-        self._waiters: list[_Waiter] = []
-        self._numbers = itertools.count()
-        self._blocked_until = 0.0
-        self._limited = False
-        self._in_turn = False
-        self._turn = 0
-        self._timer: asyncio.TimerHandle | None = None
-        self._accepted: deque[float] = deque(maxlen=_REMEMBERED)
-        self._interval = 0.0
-        self._closed = False
+    shared: bool = False  # there may be several lanes
+    _waiters: list[_Waiter] = field(default_factory=list, init=False)  # a heap
+    _numbers: Iterator[int] = field(default_factory=itertools.count, init=False)
+    _blocked_until: float = field(default=0.0, init=False)  # as the platform said
+    _limited: bool = field(default=False, init=False)  # something was refused, and lanes have waited ever since
+    _in_turn: bool = field(default=False, init=False)
+    _turn: int = field(default=0, init=False)  # the number of the turn that was given last
+    _timer: asyncio.TimerHandle | None = field(default=None, init=False)
+    _accepted: deque[float] = field(default_factory=lambda: deque(maxlen=_REMEMBERED), init=False)  # when
+    _interval: float = field(default=0.0, init=False)  # seconds from one accepted message to the next
+    _notices_until: float = field(default=0.0, init=False)  # until then recent notices have used up their share
+    _messages: int = field(default=0, init=False)  # turns that messages have had since a notice waits
+    _closed: bool = field(default=False, init=False)
 
     @property
     def waiting(self) -> int:
-        """How many lanes with words wait for their turn."""
-        return sum(not waiter.is_note for waiter in self._waiters)
+        """How many lanes with messages wait for their turn."""
+        return sum(not waiter.is_notice for waiter in self._waiters)
 
     def seconds_each(self) -> float:
         """What a message has taken of late, in seconds; 0 while nothing is refused."""
         return self._interval if self._limited else 0.0
 
-    def notes_pile_up(self) -> bool:
-        """Whether notes had better be put together: there is no room for one more."""
+    def notices_pile_up(self) -> bool:
+        """Whether notices should be put together: there is no room for one more now."""
         now = asyncio.get_running_loop().time()
-        return self._limited or (self._shared and self._notes_until > now + _NOTE_SECONDS * (_NOTES_AT_ONCE - 1))
+        return self._limited or (self.shared and self._notices_until > now + _NOTICE_SECONDS * (_NOTICES_AT_ONCE - 1))
 
     @asynccontextmanager
-    async def turn(self, oldest: datetime, *, is_note: bool = False, sends: bool = True) -> AsyncIterator[bool]:
+    async def turn(self, oldest: datetime, *, is_notice: bool = False, sends: bool = True) -> AsyncIterator[bool]:
         """Wait for this lane's turn, spend it in the block, and learn from how that ends.
 
         `oldest`: since when the message at the lane's head has been waiting. `sends`: whether the platform is asked for
         anything. False if the relay is stopping.
         """
-        held = await self._wait(oldest, is_note) if self._limited or (is_note and self._shared) else 0
+        held = await self._wait(oldest, is_notice) if self._limited or (is_notice and self.shared) else 0
         now = asyncio.get_running_loop().time
         try:
             yield not self._closed
@@ -100,9 +100,9 @@ class Budget:
                 waiter.released.set_result(None)
         self._waiters.clear()
 
-    async def _wait(self, oldest: datetime, is_note: bool) -> int:
+    async def _wait(self, oldest: datetime, is_notice: bool) -> int:
         """Wait for the next turn; its number."""
-        waiter = _Waiter(is_note, oldest, next(self._numbers), asyncio.get_running_loop().create_future())
+        waiter = _Waiter(is_notice, oldest, next(self._numbers), asyncio.get_running_loop().create_future())
         heapq.heappush(self._waiters, waiter)
         self._release()
         try:
@@ -120,13 +120,13 @@ class Budget:
             self._release()
 
     def _refused(self, now: float, retry_after: float | None) -> None:
-        patience = _PATIENCE_WITHOUT_A_WORD if retry_after is None else retry_after
+        pause = _PAUSE_BY_DEFAULT if retry_after is None else retry_after
         self._limited = True
-        self._blocked_until = max(self._blocked_until, now + patience)
+        self._blocked_until = max(self._blocked_until, now + pause)
         # The best rate of late: an allowance comes in bursts, and quiet times before it say nothing about it.
         counts = range(len(self._accepted), 0, -1)
         rates = [(self._blocked_until - at) / count for at, count in zip(self._accepted, counts, strict=True)]
-        self._interval = min(rates, default=patience)
+        self._interval = min(rates, default=pause)
 
     def _went_through(self, now: float) -> None:
         self._accepted.append(now)
@@ -142,7 +142,7 @@ class Budget:
             return
         now = asyncio.get_running_loop().time()
         waiter = self._first(now)
-        due = max(self._blocked_until, self._next_note() if waiter.is_note else 0.0)
+        due = max(self._blocked_until, self._next_notice() if waiter.is_notice else 0.0)
         if due > now:
             self._timer = asyncio.get_running_loop().call_later(due - now, self._due)
             return
@@ -151,11 +151,11 @@ class Budget:
             # Cancelled, and not yet out of the queue: the turn is the next one's.
             self._release()
             return
-        if waiter.is_note:
-            self._notes_until = max(self._notes_until, now) + self._note_seconds()
-            self._words = 0
+        if waiter.is_notice:
+            self._notices_until = max(self._notices_until, now) + self._notice_seconds()
+            self._messages = 0
         else:
-            self._words = self._words + 1 if any(other.is_note for other in self._waiters) else 0
+            self._messages = self._messages + 1 if any(other.is_notice for other in self._waiters) else 0
         self._turn += 1
         waiter.turn = self._turn
         self._in_turn = True
@@ -163,23 +163,23 @@ class Budget:
         waiter.released.set_result(None)
 
     def _first(self, now: float) -> _Waiter:
-        """Whose turn is next: words go first, but not for ever."""
-        if self._words >= _WORDS_BEFORE_A_NOTE and self._next_note() <= now:
-            return min((waiter for waiter in self._waiters if waiter.is_note), default=self._waiters[0])
+        """Whose turn is next: messages go first, but not for ever."""
+        if self._messages >= _MESSAGES_BEFORE_A_NOTICE and self._next_notice() <= now:
+            return min((waiter for waiter in self._waiters if waiter.is_notice), default=self._waiters[0])
         return self._waiters[0]
 
     def _remove(self, waiter: _Waiter) -> None:
         self._waiters.remove(waiter)
         heapq.heapify(self._waiters)
 
-    def _note_seconds(self) -> float:
-        return max(_NOTE_SECONDS, _NOTE_INTERVALS * self.seconds_each())
+    def _notice_seconds(self) -> float:
+        return max(_NOTICE_SECONDS, _NOTICE_INTERVALS * self.seconds_each())
 
-    def _next_note(self) -> float:
-        """When the next note may go: several at once, as long as nothing is refused."""
-        if not self._shared:
+    def _next_notice(self) -> float:
+        """When the next notice may go: several at once, as long as nothing is refused."""
+        if not self.shared:
             return 0.0
-        return self._notes_until - (0 if self._limited else _NOTE_SECONDS * (_NOTES_AT_ONCE - 1))
+        return self._notices_until - (0 if self._limited else _NOTICE_SECONDS * (_NOTICES_AT_ONCE - 1))
 
     def _lend(self, turn: int) -> None:
         """A turn that takes long (a large file is on its way) does not keep the others from theirs."""
@@ -192,17 +192,17 @@ class Budget:
         self._release()
 
 
+@dataclass(slots=True)
 class Budgets:
     """The budget of each lane: one for a whole platform where `shared` says so, else each lane's own."""
 
-    def __init__(self, shared: Callable[[Platform], bool]) -> None:
-        self._shared = shared
-        self._budgets: dict[LaneKey | Platform, Budget] = {}
+    shared: Callable[[Platform], bool]
+    _budgets: dict[LaneKey | Platform, Budget] = field(default_factory=dict, init=False)
 
     def of(self, lane: LaneKey) -> Budget:
         """The budget that `lane` spends."""
         platform = lane.destination.platform
-        key = platform if self._shared(platform) else lane
+        key = platform if self.shared(platform) else lane
         return self._budgets.setdefault(key, Budget(shared=isinstance(key, Platform)))
 
     def close(self) -> None:

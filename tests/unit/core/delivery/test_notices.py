@@ -9,7 +9,7 @@ from tests.support.world import pair, until, world
 
 
 async def test_many_marks_become_one_notice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("relay.core.delivery.rate_limit._NOTE_SECONDS", 1.0)
+    monkeypatch.setattr("relay.core.delivery.rate_limit._NOTICE_SECONDS", 1.0)
     async with world(tmp_path, pair("one"), pair("two")) as bridge:
         (_, one), (other, two) = bridge.channels("one"), bridge.channels("two")
         async with bridge.relay():
@@ -27,7 +27,7 @@ async def test_many_marks_become_one_notice(tmp_path: Path, monkeypatch: pytest.
 
 
 async def test_many_threads_are_told_of_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("relay.core.delivery.rate_limit._NOTE_SECONDS", 1.0)
+    monkeypatch.setattr("relay.core.delivery.rate_limit._NOTICE_SECONDS", 1.0)
     async with world(tmp_path, pair()) as bridge:
         here, there = bridge.channels()
         async with bridge.relay():

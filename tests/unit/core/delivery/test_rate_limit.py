@@ -36,12 +36,12 @@ async def test_after_a_refusal_whoever_waited_longest_goes_first() -> None:
 
 
 async def test_what_the_relay_says_goes_last(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("relay.core.delivery.rate_limit._NOTE_SECONDS", 0.0)
-    monkeypatch.setattr("relay.core.delivery.rate_limit._NOTE_INTERVALS", 0)
+    monkeypatch.setattr("relay.core.delivery.rate_limit._NOTICE_SECONDS", 0.0)
+    monkeypatch.setattr("relay.core.delivery.rate_limit._NOTICE_INTERVALS", 0)
     budget, order = Budget(shared=True), list[int]()
 
     async def note() -> None:
-        async with budget.turn(NOON - timedelta(days=1), is_note=True):
+        async with budget.turn(NOON - timedelta(days=1), is_notice=True):
             order.append(0)
 
     with pytest.raises(RateLimited):
@@ -51,13 +51,13 @@ async def test_what_the_relay_says_goes_last(monkeypatch: pytest.MonkeyPatch) ->
 
 
 async def test_what_the_relay_says_comes_at_last_though_words_never_cease(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("relay.core.delivery.rate_limit._NOTE_SECONDS", 0.0)
-    monkeypatch.setattr("relay.core.delivery.rate_limit._NOTE_INTERVALS", 0)
-    monkeypatch.setattr("relay.core.delivery.rate_limit._WORDS_BEFORE_A_NOTE", 10)
+    monkeypatch.setattr("relay.core.delivery.rate_limit._NOTICE_SECONDS", 0.0)
+    monkeypatch.setattr("relay.core.delivery.rate_limit._NOTICE_INTERVALS", 0)
+    monkeypatch.setattr("relay.core.delivery.rate_limit._MESSAGES_BEFORE_A_NOTICE", 10)
     budget, order = Budget(shared=True), list[int]()
 
     async def note() -> None:
-        async with budget.turn(NOON, is_note=True):
+        async with budget.turn(NOON, is_notice=True):
             order.append(0)
 
     async def talk(lane: int) -> None:
@@ -84,18 +84,18 @@ async def test_a_turn_that_sends_nothing_teaches_nothing() -> None:
 
 
 async def test_what_the_relay_says_leaves_most_to_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("relay.core.delivery.rate_limit._NOTE_SECONDS", 0.2)
+    monkeypatch.setattr("relay.core.delivery.rate_limit._NOTICE_SECONDS", 0.2)
     budget, order = Budget(shared=True), list[int]()
 
     async def note() -> None:
-        async with budget.turn(NOON, is_note=True) as granted:
+        async with budget.turn(NOON, is_notice=True) as granted:
             if granted:
                 order.append(-1)
 
     notes = [asyncio.create_task(note()) for _ in range(8)]
     await asyncio.sleep(0.02)
     assert order == [-1] * 5
-    assert budget.notes_pile_up()
+    assert budget.notices_pile_up()
     await spend(budget, 1, order)
     assert order == [-1] * 5 + [1], "words do not wait for notes"
     await asyncio.sleep(0.25)
@@ -106,9 +106,9 @@ async def test_what_the_relay_says_leaves_most_to_the_others(monkeypatch: pytest
 
 async def test_a_refusal_stops_everybody_until_the_platform_said() -> None:
     budget, order = Budget(), list[int]()
+    start = asyncio.get_running_loop().time()
     with pytest.raises(RateLimited):
         await spend(budget, 0, [], refuse=0.03)
-    start = asyncio.get_running_loop().time()
     await spend(budget, 1, order)
     assert asyncio.get_running_loop().time() - start >= 0.03
 
