@@ -1,10 +1,12 @@
 """The simulator finds what it is there to find: the real core keeps the promise, one with a known fault does not."""
 
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 
 from relay.core.delivery.execute import Executor
 from relay.core.delivery.lane import Lane
@@ -24,6 +26,14 @@ from tests.support.platform import MemoryAdapter
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
 SEEDS = range(200)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quiet_logs() -> Iterator[None]:
+    """A core with a fault logs thousands of tracebacks, and formatting one takes longer than a history."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture(scope="module")
