@@ -26,7 +26,7 @@ from nio.client.async_client import AsyncClient, AsyncClientConfig
 
 @dataclass(frozen=True, slots=True)
 class Wiring:
-    """One channel and one room, and who stands between them; a sender that only writes, and the rooms it enters."""
+    """One channel and one room, and the bot between them; a sender that only writes, and the rooms it enters."""
 
     api_url: str
     discord_token: str
@@ -162,7 +162,7 @@ async def main() -> None:
 
 
 def say(answer: dict[str, Any]) -> None:
-    """One line to whoever started this."""
+    """One line for the process that started this."""
     sys.stdout.write(json.dumps(answer) + "\n")
     sys.stdout.flush()
 

@@ -1,7 +1,7 @@
 """`python -m tests.chaos --seed N --messages 2000 --kills 100 --pairs 5 --faults all`: one run, and what it broke.
 
 Exit status 0 if nothing was lost, doubled, out of order, wrong or undeleted. What happened when is in `trace.txt`,
-beside the daemon's logs, one for each of its lives, and its store. The seed chooses everything that is done; when
+beside the daemon's logs, one for each of its runs, and its store. The seed chooses everything that is done; when
 exactly each of the real processes does its part is theirs, so a seed that failed may have to be played a few times.
 `--messages 140 --kills 7 --pairs 2 --faults quick` takes about a minute.
 """

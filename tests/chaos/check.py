@@ -108,7 +108,7 @@ def _nothing_else(written: Sequence[Written], parts: Mapping[str, list[Said]], v
 
 
 def _first_places(seen: Iterable[Standing], expected: frozenset[str]) -> list[str]:
-    """The keys in the order in which readers meet them; a long message stands where its first part does."""
+    """The keys in the order in which readers meet them; a long message counts at the place of its first part."""
     met: set[str] = set()
     places: list[str] = []
     for key in (key for message in seen for key in message.keys):

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from tests.chaos import replies
 from tests.chaos.check import Verdict, check
-from tests.chaos.chronicle import Chronicle
+from tests.chaos.copy_history import CopyHistory
 from tests.chaos.pairs import Pairs, sorted_out
 from tests.chaos.reading import Standing
 from tests.chaos.sides import View
@@ -14,7 +14,7 @@ from tests.chaos.traffic import Traffic
 
 @dataclass(slots=True)
 class Look:
-    """One look at everything: what is wrong, and what stands where. `replies`, `batches`, `moved`: how many."""
+    """The state of everything: what is wrong, and which message is where. `replies`, `batches`, `moved`: how many."""
 
     verdict: Verdict = field(default_factory=Verdict)
     seen: list[View] = field(default_factory=list)
@@ -24,31 +24,31 @@ class Look:
 
 
 class Judge:
-    """Remembers what stood where, and judges what stands."""
+    """Remembers where each copy was, and judges what readers see now."""
 
     def __init__(self, pairs: Sequence[str], led: Pairs, trace: Callable[[str], None]) -> None:
         self._led = led
-        self._chronicles = {pair: Chronicle() for pair in pairs}
+        self._histories = {pair: CopyHistory() for pair in pairs}
         self._trace = trace
 
     def webhook_deleted(self, pair: str) -> None:
         """Somebody deleted the webhook of a pair's channel just now."""
-        self._chronicles[pair].webhook_deleted()
+        self._histories[pair].webhook_deleted()
 
     def copy_stands(self, pair: str, copy: Standing, *, new: bool) -> None:
         """A copy was posted on Discord just now, or says something else."""
-        chronicle = self._chronicles[pair]
-        (chronicle.posted if new else chronicle.changed)(copy)
+        history = self._histories[pair]
+        (history.posted if new else history.changed)(copy)
 
     async def look(self, traffic: Sequence[Traffic]) -> Look:
         """Look at everything. `traffic`: the people of either side."""
         look = Look()
-        for place in self._chronicles:
+        for place in self._histories:
             look.seen += [await people.side.view(place) for people in traffic]
         for view in look.seen:
             look.batches += sum(len(copy.said) > 1 for copy in view.copies)
-        views = [dict(zip(self._chronicles, look.seen[number::2], strict=True)) for number in (0, 1)]
-        for place in self._chronicles:
+        views = [dict(zip(self._histories, look.seen[number::2], strict=True)) for number in (0, 1)]
+        for place in self._histories:
             for here, there in ((0, 1), (1, 0)):
                 self._judge(look, place, traffic[here], views[here], traffic[there], views[there])
         return look
@@ -66,12 +66,12 @@ class Judge:
         letter = people.side.letter
         leads_to = self._led.leads_to(letter, place)
         to_discord = others.side.letter == "d"
-        chronicle = self._chronicles[leads_to if to_discord else place]
-        # Whatever was said before the pair changed is judged by where it stands only.
+        history = self._histories[leads_to if to_discord else place]
+        # Of what was said before the pair changed, only the place is judged.
         written, written_there = people.tight(place), others.tight(leads_to)
         copies_here, _ = sorted_out(here[place].copies, others.ledgers, place)
         copies, strays = sorted_out(there[leads_to].copies, people.ledgers, leads_to)
-        moved = chronicle.moved(written, copies) if to_discord else frozenset()
+        moved = history.moved(written, copies) if to_discord else frozenset()
         verdict = check(written, copies, moved)
         verdict.stray += strays
         scene = replies.Scene(
@@ -80,7 +80,7 @@ class Judge:
             written_there=written_there,
             copies_there=copies,
             there=others.side.place(leads_to),
-            stood_as=chronicle.stood_as if to_discord else lambda _: frozenset(),
+            stood_as=history.stood_as if to_discord else lambda _: frozenset(),
         )
         judged, verdict.wrong_reply = replies.check(scene)
         look.replies += judged
@@ -89,11 +89,11 @@ class Judge:
         look.verdict.add(f"{place} {letter} at home", check(people.ledgers[place].written, here[place].originals))
 
     def write_down(self, look: Look, traffic: Sequence[Traffic]) -> None:
-        """What is wrong, all that readers see and all that was written: for whoever looks for the cause."""
+        """What is wrong, all that readers see and all that was written: to look for the cause."""
         for line in look.verdict.lines():
             self._trace(f"BROKEN {line}")
         views = iter(look.seen)
-        for pair in self._chronicles:
+        for pair in self._histories:
             for people in traffic:
                 view = next(views)
                 for kind, messages in (("original", view.originals), ("copy", view.copies)):

@@ -10,8 +10,8 @@ from pathlib import Path
 import aiohttp
 
 from relay.store.tables import unpacked
+from tests.chaos.daemon_runs import DaemonRuns
 from tests.chaos.ledger import Ledger
-from tests.chaos.lives import Lives
 from tests.chaos.outcome import Trace
 from tests.chaos.pairs import Pairs, PairsFile, value, with_value
 
@@ -29,13 +29,19 @@ class Operator:
     """
 
     def __init__(
-        self, pairs: Pairs, file: Path, store: Path, ledgers: Sequence[dict[str, Ledger]], lives: Lives, trace: Trace
+        self,
+        pairs: Pairs,
+        file: Path,
+        store: Path,
+        ledgers: Sequence[dict[str, Ledger]],
+        runs: DaemonRuns,
+        trace: Trace,
     ) -> None:
         self._pairs = pairs
         self._file = PairsFile(file)
         self._store = store
         self._ledgers = ledgers
-        self._lives = lives
+        self._runs = runs
         self._trace = trace
         self._versions = 0
         # By channel, the place that it belongs to.
@@ -100,7 +106,7 @@ class Operator:
         return 1
 
     def _number(self, place: str) -> int:
-        """Where the section of a place's channel stands."""
+        """The index of the section of a place's channel."""
         channels = [value(section, "discord_channel") for section in self._file.sections()]
         return next(number for number, channel in enumerate(channels) if self._places[channel] == place)
 
@@ -134,13 +140,13 @@ class Operator:
         with suppress(TimeoutError):
             async with asyncio.timeout(_UNTIL_TAKEN):
                 while True:
-                    life = self._lives.number
+                    life = self._runs.number
                     if await self._has_them():
                         await asyncio.sleep(_SETTLED)
-                        if life == self._lives.number and await self._has_them():
+                        if life == self._runs.number and await self._has_them():
                             return
                     await asyncio.sleep(0.2)
-        self._lives.problems.append(f"the pairs were not taken within {_UNTIL_TAKEN:.0f} s: {self._file.names()}")
+        self._runs.problems.append(f"the pairs were not taken within {_UNTIL_TAKEN:.0f} s: {self._file.names()}")
 
     async def _has_them(self) -> bool:
         names = self._file.names()
@@ -150,13 +156,13 @@ class Operator:
         ) == 2 * len(names)
 
     async def _ready(self) -> bool:
-        daemon = self._lives.daemon
+        daemon = self._runs.daemon
         with suppress(aiohttp.ClientError, KeyError, AssertionError, OSError):
             return daemon is not None and daemon.running and await daemon.ready()
         return False
 
     async def _page(self, path: str) -> str:
-        daemon = self._lives.daemon
+        daemon = self._runs.daemon
         with suppress(aiohttp.ClientError, KeyError, OSError):
             return "" if daemon is None else (await daemon.get(path))[1]
         return ""

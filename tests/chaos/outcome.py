@@ -25,7 +25,7 @@ class Plan:
 
 @dataclass(slots=True)
 class Outcome:
-    """How it went. `unrecorded`, `shortly_after`: see `Lives`; `replies`: how many could be judged."""
+    """How it went. `unrecorded`, `shortly_after`: see `DaemonRuns`; `replies`: how many could be judged."""
 
     verdict: Verdict
     sent: int

@@ -1,4 +1,4 @@
-"""Which channel leads to which room, as the operator has it in the file, and where people keep quiet meanwhile.
+"""Which channel leads to which room, as the operator has it in the file, and where people write nothing meanwhile.
 
 A place is a channel on Discord and the room on Matrix that it was paired with at first; both go by that pair's name.
 """
@@ -127,7 +127,7 @@ class PairsFile:
 
 
 def value(section: str, key: str) -> str:
-    """What stands in a section under a key."""
+    """The value of a key in a section."""
     lines = [line for line in section.splitlines() if line.startswith(f"{key} = ")]
     return lines[0].removeprefix(f"{key} = ").strip('"')
 

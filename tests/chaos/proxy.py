@@ -46,7 +46,7 @@ class Fault:
 
 @dataclass(slots=True)
 class Proxy:
-    """Use as `async with`. `happened(point)` is called at once when something passes: see `lives.POINTS`."""
+    """Use as `async with`. `happened(point)` is called at once when something passes: see `daemon_runs.POINTS`."""
 
     upstream: str
     happened: Callable[[str], None]

@@ -1,4 +1,4 @@
-"""What a reader makes of a message that stands there: who says what, what is quoted, which files. Pure.
+"""What a reader sees in a message: who says what, what is quoted, which files. Pure.
 
 It knows how copies look to people, and nothing of the relay's code. A copy holds one message or a part of one; or
 several, a line each, because nobody here writes more than a line.
@@ -31,7 +31,7 @@ class Quote:
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """What one person says in a message that stands there."""
+    """What one person says in a message."""
 
     author: str
     text: str
@@ -47,7 +47,7 @@ class Said:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """A message as it stands there. `reply_to`: the ID of what it answers where the platform shows that itself.
+    """A message as a reader sees it. `reply_to`: the ID of what it answers where the platform shows that itself.
 
     `by_bot`: under no name but the bot's.
     """
@@ -76,7 +76,7 @@ def discord_original(message: Mapping[str, Any], files: tuple[File, ...]) -> Sta
 
 
 def discord_copy(message: Mapping[str, Any], files: tuple[File, ...] = ()) -> Standing:
-    """What stands there for somebody on Matrix."""
+    """What a reader on Matrix sees."""
     name, text = str(message["author"]["username"]), str(message["content"])
     by_bot = not message.get("webhook_id")
     if by_bot:
@@ -92,7 +92,7 @@ def matrix_original(message: Shown, name: str, files: tuple[File, ...]) -> Stand
 
 
 def matrix_copy(message: Shown, files: tuple[File, ...] = ()) -> Standing:
-    """What stands there for somebody on Discord."""
+    """What a reader on Discord sees."""
     name = message.name or _NOBODY
     text = _without_file_name(message.body.removeprefix(f"{name}: "), message)
     return Standing(message.event_id, _lines(name, text, files), reply_to=message.reply_to or "")

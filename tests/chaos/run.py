@@ -14,8 +14,8 @@ from relay.demo.homeserver import Homeserver
 from relay.demo.matrix_client import Person
 from relay.sandbox.rate_limits import Limits
 from relay.sandbox.world.dispatch import OMNISCIENT, Dispatch
+from tests.chaos.daemon_runs import DaemonRuns, deaths
 from tests.chaos.judge import Judge, Look
-from tests.chaos.lives import Lives, deaths
 from tests.chaos.operator import Operator
 from tests.chaos.outcome import Outcome, Plan, Trace
 from tests.chaos.pairs import Pairs
@@ -54,11 +54,11 @@ _PROVOKED_BY: dict[str, tuple[int, Act]] = {
 class Run:
     """Everything of one run."""
 
-    def __init__(self, plan: Plan, place: FullStack, proxy: Proxy, lives: Lives, noa: Person, trace: Trace) -> None:
+    def __init__(self, plan: Plan, place: FullStack, proxy: Proxy, runs: DaemonRuns, noa: Person, trace: Trace) -> None:
         self._plan = plan
-        self._town = place
+        self._stack = place
         self._trace = trace
-        self._lives = lives
+        self._runs = runs
         self._pairs = tuple(place.channels)
         self._led = Pairs(self._pairs)
         self._judge = Judge(self._pairs, self._led, trace)
@@ -74,9 +74,9 @@ class Run:
             proxy=proxy,
             rng=random.Random(f"trouble {plan.seed}"),
             trace=trace,
-            freeze=lives.freeze,
+            freeze=runs.freeze,
             webhook_deleted=self._judge.webhook_deleted,
-            operator=Operator(self._led, config, config.with_name("relay.db"), ledgers, lives, trace),
+            operator=Operator(self._led, config, config.with_name("relay.db"), ledgers, runs, trace),
         )
         self._provoking: asyncio.Task[None] | None = None
         place.sandbox.state.listeners.append(self._on_dispatch)
@@ -89,8 +89,8 @@ class Run:
         if dispatch.event not in {"MESSAGE_CREATE", "MESSAGE_UPDATE"} or dispatch.user_id is not None:
             return
         data = dispatch.render(OMNISCIENT)
-        pair = next((pair for pair, channel in self._town.channels.items() if channel == data["channel_id"]), None)
-        if pair is None or data["author"]["id"] in self._town.people.values():
+        pair = next((pair for pair, channel in self._stack.channels.items() if channel == data["channel_id"]), None)
+        if pair is None or data["author"]["id"] in self._stack.people.values():
             return
         self._judge.copy_stands(pair, discord_copy(data, files_of(data)), new=dispatch.event == "MESSAGE_CREATE")
 
@@ -115,10 +115,10 @@ class Run:
         look = await self._until_quiet("quiet")
         drained = time.monotonic() - calm
         if not look.verdict:
-            await self._lives.stop()
-            await self._lives.start()
+            await self._runs.stop()
+            await self._runs.start()
             look = await self._until_quiet("quiet after another start")
-        await self._lives.stop()
+        await self._runs.stop()
         return self._outcome(look, time.monotonic() - started, drained)
 
     def _outcome(self, look: Look, seconds: float, drained: float) -> Outcome:
@@ -131,21 +131,21 @@ class Run:
             replies=look.replies,
             batches=look.batches,
             moved=look.moved,
-            kills=self._lives.kills,
-            unrecorded=self._lives.unrecorded,
-            shortly_after=self._lives.shortly_after,
-            killed_at=self._lives.killed_at,
+            kills=self._runs.kills,
+            unrecorded=self._runs.unrecorded,
+            shortly_after=self._runs.shortly_after,
+            killed_at=self._runs.killed_at,
             faults=self._trouble.counts,
-            problems=self._lives.problems,
+            problems=self._runs.problems,
             seconds=seconds,
             drained_in=drained,
         )
 
     async def _first_start(self) -> None:
         """Nothing older than the first start crosses, so trouble begins when the relay has been ready once."""
-        daemon = await self._lives.start()
+        daemon = await self._runs.start()
         await eventually(daemon.ready, bool, what=daemon.log)
-        await self._lives.stop()
+        await self._runs.stop()
 
     async def _die_again_and_again(self, halves: tuple[int, int]) -> None:
         ends = deaths(self._plan.seed, self._plan.kills)
@@ -156,12 +156,12 @@ class Run:
                 self._grant([share[number] // 3 for share in shares])
                 rest = self._grant_later([share[number] - share[number] // 3 for share in shares])
                 self._trace(f"NEXT {death}")
-                await self._lives.live(
+                await self._runs.live(
                     death, partial(group.create_task, rest), partial(self._provoke, group.create_task)
                 )
                 if number % 10 == 9:
                     self._trace(f"STATE {self._figures()}")
-        await self._lives.start()
+        await self._runs.start()
         last = [share[-1] for share in shares]
         while any(last):
             portion = [min(left, _PER_SECOND // 4) for left in last]
@@ -191,7 +191,7 @@ class Run:
         self._provoking = start(people.do(act))
 
     def _figures(self) -> str:
-        return f"sent {[people.sent for people in self._traffic]}, kills {self._lives.kills}"
+        return f"sent {[people.sent for people in self._traffic]}, kills {self._runs.kills}"
 
     # --- The end ------------------------------------------------------------------------------------------
 
@@ -213,15 +213,15 @@ class Run:
                 self._trace(f"QUIET {what}")
                 break
         else:
-            self._lives.problems.append(f"never {what}")
+            self._runs.problems.append(f"never {what}")
             look = await self._judge.look(self._traffic)
-        if look.verdict or self._lives.problems:
+        if look.verdict or self._runs.problems:
             self._judge.write_down(look, self._traffic)
         return look
 
     async def _idle(self) -> bool:
         """Whether the daemon says that it is ready and has nothing to do."""
-        daemon = self._lives.daemon
+        daemon = self._runs.daemon
         if daemon is None or not daemon.running:
             return False
         with suppress(aiohttp.ClientError, KeyError, AssertionError):
@@ -253,14 +253,14 @@ async def world(plan: Plan, trace: Trace) -> AsyncIterator[Run]:
         for room in place.rooms.values():
             await noa.join(room)
             await place.mia.set_power(room, users={noa_id: 50})  # for when only the relay has to be silent
-        lives = Lives(place.daemon.config, plan.folder, trace, place.bot)
-        exits.push_async_callback(lives.end)
-        place.sandbox.state.listeners.append(lives.on_dispatch)
-        proxy = await exits.enter_async_context(Proxy(homeserver.url, lives.happened))
+        runs = DaemonRuns(place.daemon.config, plan.folder, trace, place.bot)
+        exits.push_async_callback(runs.end)
+        place.sandbox.state.listeners.append(runs.on_dispatch)
+        proxy = await exits.enter_async_context(Proxy(homeserver.url, runs.happened))
         place.pair_settings.update(dict.fromkeys(pairs[1::2], _BATCHED))
         config = place.write_config()
         config.write_text(config.read_text().replace(homeserver.url, proxy.url))
-        yield Run(plan, place, proxy, lives, noa, trace)
+        yield Run(plan, place, proxy, runs, noa, trace)
 
 
 async def play(plan: Plan, trace: Trace) -> Outcome:

@@ -37,7 +37,7 @@ class Upload:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What stands in a channel now, in its order: what people wrote there, and the copies."""
+    """What a channel shows now, in its order: what people wrote there, and the copies."""
 
     originals: tuple[Standing, ...]
     copies: tuple[Standing, ...]

@@ -43,7 +43,7 @@ class Trouble:
         webhook_deleted: Callable[[str], None],
         operator: Operator,
     ) -> None:
-        self._town = stack
+        self._stack = stack
         self._control = stack.control
         self._proxy = proxy
         self._homeserver = stack.homeserver
@@ -72,8 +72,8 @@ class Trouble:
         self._control.clear_faults()
         self._proxy.clear()
         await self._homeserver.start()
-        for pair in self._town.channels:
-            self._control.set_channel_permissions(self._town.channels[pair], self._town.bot)
+        for pair in self._stack.channels:
+            self._control.set_channel_permissions(self._stack.channels[pair], self._stack.bot)
         counted = {name.replace("_", " "): count for name, count in self._control.faults()["fired"].items() if count}
         self.counts.update(counted)
         self.counts.update(self._proxy.fired)
@@ -84,7 +84,7 @@ class Trouble:
             yield from self._rng.sample(names, len(names))
 
     def _pair(self) -> str:
-        return self._rng.choice(tuple(self._town.channels))
+        return self._rng.choice(tuple(self._stack.channels))
 
     async def _a_while(self, most: float = 4.0) -> None:
         await asyncio.sleep(self._rng.uniform(0.3, most))
@@ -129,10 +129,10 @@ class Trouble:
 
     async def guild_outage(self) -> None:
         async with self._locks["guild"]:
-            self._control.guild_outage(self._town.guild)
+            self._control.guild_outage(self._stack.guild)
             self.counts["guild outage"] += 1
             await self._a_while(2.5)
-            self._control.guild_outage(self._town.guild, down=False)
+            self._control.guild_outage(self._stack.guild, down=False)
 
     async def gateway_close(self) -> None:
         if not await self._connected():
@@ -148,7 +148,7 @@ class Trouble:
         """Wait a while for the daemon to be on the gateway; whether it is."""
 
         async def look() -> bool:
-            return self._control.connected(self._town.bot)
+            return self._control.connected(self._stack.bot)
 
         with suppress(TimeoutError):
             async with asyncio.timeout(_CONNECTING):
@@ -177,12 +177,12 @@ class Trouble:
     async def gateway_silent(self) -> None:
         self._control.acknowledge_heartbeats(False)
         self.counts["heartbeats unanswered"] += 1
-        await asyncio.sleep(self._town.sandbox.gateway.heartbeat_interval * 2.5)
+        await asyncio.sleep(self._stack.sandbox.gateway.heartbeat_interval * 2.5)
         self._control.acknowledge_heartbeats(True)
 
     async def webhook_deleted(self) -> None:
         pair = self._pair()
-        for hook in self._control.webhooks(self._town.channels[pair]):
+        for hook in self._control.webhooks(self._stack.channels[pair]):
             self._control.delete_webhook(hook["id"])
             self._webhook_deleted(pair)
             self.counts["webhook deleted"] += 1
@@ -192,16 +192,16 @@ class Trouble:
         async with self._locks[f"channel {pair}"]:
             taken = self._rng.choice(_PERMISSIONS)
             self.counts[f"{taken} taken away"] += 1
-            self._control.set_channel_permissions(self._town.channels[pair], self._town.bot, deny=[taken])
+            self._control.set_channel_permissions(self._stack.channels[pair], self._stack.bot, deny=[taken])
             await self._a_while()
-            self._control.set_channel_permissions(self._town.channels[pair], self._town.bot)
+            self._control.set_channel_permissions(self._stack.channels[pair], self._stack.bot)
 
     async def discord_kick(self) -> None:
         async with self._locks["guild"]:
-            self._control.kick(self._town.guild, self._town.bot)
+            self._control.kick(self._stack.guild, self._stack.bot)
             self.counts["bot thrown out"] += 1
             await self._a_while(2.5)
-            self._control.invite(self._town.bot, self._town.guild)
+            self._control.invite(self._stack.bot, self._stack.guild)
 
     # --- Matrix -------------------------------------------------------------------------------------------
 
@@ -234,9 +234,9 @@ class Trouble:
         pair = self._pair()
         async with self._locks[f"room {pair}"]:
             self.counts["power taken away"] += 1
-            await insist(lambda: self._town.mia.set_power(self._town.rooms[pair], events_default=50))
+            await insist(lambda: self._stack.mia.set_power(self._stack.rooms[pair], events_default=50))
             await self._a_while()
-            await insist(lambda: self._town.mia.set_power(self._town.rooms[pair], events_default=0))
+            await insist(lambda: self._stack.mia.set_power(self._stack.rooms[pair], events_default=0))
 
     async def matrix_kick(self) -> None:
         pair = self._pair()
@@ -248,24 +248,24 @@ class Trouble:
 
     async def matrix_ban(self) -> None:
         pair = self._pair()
-        room, relay = self._town.rooms[pair], self._town.relay_user
+        room, relay = self._stack.rooms[pair], self._stack.relay_user
         async with self._locks[f"room {pair}"]:
             self.counts["banned from a room"] += 1
-            await insist(lambda: self._town.mia.ban(room, relay))
+            await insist(lambda: self._stack.mia.ban(room, relay))
             await self._a_while()
-            await insist(lambda: self._town.mia.unban(room, relay))
+            await insist(lambda: self._stack.mia.unban(room, relay))
             await self.let_in(pair)
 
     async def _out(self, pair: str) -> None:
-        room, relay = self._town.rooms[pair], self._town.relay_user
+        room, relay = self._stack.rooms[pair], self._stack.relay_user
         with suppress(MatrixError):  # it is out already
-            await insist(lambda: self._town.mia.kick(room, relay))
+            await insist(lambda: self._stack.mia.kick(room, relay))
 
     async def let_in(self, pair: str) -> None:
         """Invite the relay; it may have come back by itself."""
-        room, relay = self._town.rooms[pair], self._town.relay_user
+        room, relay = self._stack.rooms[pair], self._stack.relay_user
         with suppress(MatrixError):  # it is in already
-            await insist(lambda: self._town.mia.invite(room, relay))
+            await insist(lambda: self._stack.mia.invite(room, relay))
 
     async def homeserver_stop(self) -> None:
         await self._without_homeserver(self._homeserver.stop, "homeserver stopped")

@@ -1,4 +1,4 @@
-"""One history: people write, platforms misbehave, the process dies and lives again; then the invariant."""
+"""One history: people write, platforms misbehave, the process is killed and started again; then the invariant."""
 
 import asyncio
 import random
@@ -43,7 +43,7 @@ class Report:
 
 @dataclass(slots=True)
 class _Clock:
-    """Virtual time; goes on between two lives of the process."""
+    """Virtual time; it goes on between two runs of the process."""
 
     seconds: float = 0.0
     loop: VirtualLoop | None = None

@@ -123,7 +123,7 @@ def _direction(
 def _too_many(
     strays: dict[MessageRef, Message], operator: Operator, copies: Copies, undeclared: Counter[ChannelRef]
 ) -> list[str]:
-    """Copies that are of nothing that stands."""
+    """Copies of messages that do not exist."""
     found = []
     for ref, stray in strays.items():
         of = next((original for original, refs in copies.items() if ref in refs), None)
@@ -147,7 +147,7 @@ def _strict(original: MessageRef, operator: Operator) -> bool:
 def _shared(
     source: MemoryPlatform, here: ChannelRef, copies: Copies, batches: set[str]
 ) -> dict[MessageRef, list[Message]]:
-    """The copies that several originals stand in, or stood in once, with those originals in order."""
+    """The copies that show several originals, or did once, with those originals in order."""
     standing: dict[MessageRef, list[Message]] = defaultdict(list)
     for original in source.shown(here):
         for ref in copies.get(original.ref, [])[:1]:

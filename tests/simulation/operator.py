@@ -21,7 +21,7 @@ _GARBAGE: tuple[str | bytes, ...] = ("{", "", "[]", '{"kind":"hologram"}', b"\xf
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """A pair as it stands in the file: its name and the names of its two channels, and whether it stands there."""
+    """A pair as the file has it: its name and the names of its two channels, and whether it is declared now."""
 
     name: str
     discord: str

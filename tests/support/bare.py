@@ -1,4 +1,4 @@
-"""A server that speaks Discord's protocol and says no more than it must, in front of the sandbox.
+"""A server that speaks Discord's protocol and sends only what it must, in front of the sandbox.
 
 Few routes, plain 404s, no rate-limit headers, no compression, few fields.
 """
@@ -24,7 +24,7 @@ _CHANNEL = {"id", "type", "name", "guild_id"}
 
 
 class BareServer:
-    """What stands in front."""
+    """The server in front."""
 
     def __init__(self, sandbox: SandboxServer, session: aiohttp.ClientSession) -> None:
         self._sandbox = sandbox

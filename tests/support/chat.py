@@ -44,14 +44,14 @@ class Chat:
         return await self.stack.mia.html(self.room, body, formatted_body)
 
     async def on_matrix(self, count: int = 1) -> list[Shown]:
-        """What stands in the room once there are `count` messages."""
+        """What the room shows once there are `count` messages."""
         await self.stack.until_matrix(self.pair, lambda words: len(words) >= count)
         shown = await self.stack.on_matrix(self.pair)
         assert len(shown) == count, [message.body for message in shown]
         return shown
 
     async def on_discord(self, count: int = 1) -> list[Json]:
-        """What stands in the channel once there are `count` messages."""
+        """What the channel shows once there are `count` messages."""
         await self.stack.until_discord(self.pair, lambda words: len(words) >= count)
         shown = self.stack.on_discord(self.pair)
         assert len(shown) == count, [message["content"] for message in shown]

@@ -11,7 +11,7 @@ KEY, IV = bytes(range(32)), bytes(range(8)) + bytes(8)
 
 
 def encrypted(data: bytes) -> tuple[bytes, dict[str, Any]]:
-    """`data` encrypted, and what stands beside its address."""
+    """`data` encrypted, and what an event says beside its address."""
     cipher = AES.new(KEY, AES.MODE_CTR, counter=Counter.new(64, prefix=IV[:8], initial_value=0))
     secret = cipher.encrypt(data)
     key = base64.urlsafe_b64encode(KEY).decode().rstrip("=")

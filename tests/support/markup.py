@@ -119,7 +119,7 @@ def reading(text: n.RichText) -> list[object]:
 
 
 def _blocks(blocks: tuple[n.Block, ...]) -> list[object]:
-    """Paragraphs in a row are one text with blank lines in it, wherever these stand."""
+    """Paragraphs in a row are one text with blank lines in it, wherever they are."""
     done: list[object] = []
     words: list[n.Inline] = []
     for block in blocks:
@@ -199,7 +199,7 @@ def _pieces(nodes: tuple[n.Inline, ...], marks: frozenset[str]) -> Iterator[Run]
                 if is_bare(node):
                     yield (unquote(url), marks)
                 else:
-                    # Where the words cannot be a link, the address stands behind them.
+                    # Where the words cannot be a link, the address follows them.
                     yield from _pieces(children, marks)
                     yield (f" ({unquote(url)})", marks)
             case (

@@ -10,7 +10,7 @@ from tests.support.stack import FullStack, eventually
 
 @dataclass(frozen=True, slots=True)
 class Happened:
-    """What should stand on the other side: the words of what was written on each, in order."""
+    """What the other side should show: the words of what was written on each, in order."""
 
     on_discord: list[str]
     on_matrix: list[str]
@@ -54,7 +54,7 @@ async def _matrix(
 
 
 async def copies(place: FullStack, pair: str) -> Happened:
-    """What stands there as copies: `on_discord` = what was written there and stands on Matrix, and so on."""
+    """The copies there are: `on_discord` = what was written on Discord and is shown on Matrix, and so on."""
     there = [message for message in await place.on_matrix(pair) if message.sender == place.relay_user]
     here = [message["content"] for message in place.on_discord(pair) if message.get("webhook_id")]
     return Happened([message.body.removeprefix(f"{message.name}: ") for message in there], here)

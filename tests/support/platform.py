@@ -102,7 +102,7 @@ class MemoryPlatform:
         self._happen(MessageEdited(ref, author, content, self.now(), edit=edit))
 
     def take_back(self, ref: MessageRef, number: int) -> None:
-        """The author takes an edit back, the first being 1: what stands is the last of the others."""
+        """The author takes an edit back, the first being 1: the last of the others is shown."""
         versions = self.edits[ref]
         edit, *_ = versions.pop(number)
         _, content, _ = versions[-1]
@@ -328,7 +328,7 @@ class MemoryAdapter:
         return frozenset({"The Relay"})
 
     async def people(self, channel: ChannelRef, names: frozenset[str]) -> Mapping[str, UserRef]:
-        """Whoever has one of the names alone."""
+        """Who has one of the names, and is the only one."""
         await self.before("people")
         authors = {said.author.user: said.author for said in self.server.shown(channel) if not said.author.is_self}
         found: dict[str, list[UserRef]] = {}
@@ -358,7 +358,7 @@ class MemoryAdapter:
         return self.server.now()
 
     async def history(self, channel: ChannelRef, after: str, *, newest: int) -> AsyncIterator[EventBatch]:
-        """Pages of what still stands, oldest first."""
+        """Pages of what still exists, oldest first."""
         await self.before("history")
         missed = [message for message in self.server.shown(channel) if message.ref.id > after]
         skipped = len(missed) - newest
@@ -373,7 +373,7 @@ class MemoryAdapter:
             await self.before("history")
 
     async def reread(self, first: MessageRef, last: MessageRef) -> AsyncIterator[Sequence[MessageCreated] | None]:
-        """Pages of what still stands between two messages; unless it `sees_all`, None as well."""
+        """Pages of what still exists between two messages; unless it `sees_all`, None as well."""
         if not self.sees_all:
             yield None
         after = ""

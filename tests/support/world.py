@@ -1,4 +1,4 @@
-"""The real core and the real store between two platforms in memory: what the tests of the core stand in."""
+"""The real core and the real store between two platforms in memory: the environment of the core's tests."""
 
 import asyncio
 import random

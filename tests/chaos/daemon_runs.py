@@ -1,4 +1,4 @@
-"""The daemon's lives: started, killed at a chosen moment, started again."""
+"""The daemon's runs: started, killed at a chosen moment, started again."""
 
 import asyncio
 import itertools
@@ -80,7 +80,7 @@ def deaths(seed: int, kills: int) -> list[Death]:
 
 
 @dataclass(slots=True)
-class Lives:
+class DaemonRuns:
     """One daemon after the other on the same store; each has a log of its own in `folder`.
 
     `unrecorded`: how many were killed after the platform had done something for them and before it said so;

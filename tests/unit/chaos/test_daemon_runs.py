@@ -1,6 +1,6 @@
 """How the daemon's deaths are chosen."""
 
-from tests.chaos.lives import OFFSETS, POINTS, deaths
+from tests.chaos.daemon_runs import OFFSETS, POINTS, deaths
 
 
 def test_deaths_follow_from_the_seed() -> None:

@@ -1,4 +1,4 @@
-"""Which copies have stood on Discord, and when: so that what had to be posted anew is excused, and nothing else.
+"""Which copies were on Discord, and when: so that only what had to be posted again may be in another place.
 
 A copy whose webhook was deleted can never be changed again, and one that the bot posted itself cannot grow into what
 only a webhook may say. An edit of its original then makes another, at another place.
@@ -23,7 +23,7 @@ class Posted:
 
 
 @dataclass(slots=True)
-class Chronicle:
+class CopyHistory:
     """One channel's. `clock` in seconds."""
 
     clock: Callable[[], float] = time.monotonic
@@ -53,7 +53,7 @@ class Chronicle:
         return frozenset(self._stood_as[key])
 
     def moved(self, written: Iterable[Written], standing: Sequence[Standing]) -> frozenset[str]:
-        """The IDs of the copies that may stand at another place than what they show stood at first."""
+        """The IDs of the copies that may be in another place than their message was at first."""
         places: defaultdict[str, list[str]] = defaultdict(list)
         for copy in standing:
             for key in copy.keys:
@@ -66,7 +66,7 @@ class Chronicle:
         return frozenset(moved)
 
     def _alike(self, key: str, standing: Sequence[str]) -> set[str]:
-        """Of copies that say the same: those that may stand in the place of one that is gone."""
+        """Of copies that say the same: those that may take the place of a deleted one."""
         posts = [self._posts[copy] for copy in self._stood_as[key] if copy in self._posts]
         gone = [post for post in posts if post.id not in standing]
         return {
