@@ -1,28 +1,28 @@
 """Every error that the relay raises by name.
 
     RelayError
-    ├── ConfigurationError        what the operator wrote is wrong: all mistakes at once; exit status 2
-    ├── FatalError                the daemon cannot go on: what and the remedy; exit status 4
+    ├── ConfigurationError        the configuration is wrong: all mistakes at once; exit status 2
+    ├── FatalError                the daemon cannot go on: why, and what to do; exit status 4
     ├── StoreError                the store cannot be used; exit status 1
     │   ├── StoreTooNew           made by a newer relay
     │   ├── StoreHeld             another daemon holds it; exit status 3
-    │   └── StoreUnavailable      full, locked, read-only or broken now; may be well again later
+    │   └── StoreUnavailable      full, locked, read-only or broken now; may work again later
     └── DeliveryError             one command could not be carried out
-        ├── Transient             try again later; `ambiguous` where it may have been carried out all the same, `failed`
-        │   │                     where the platform answered that it failed at this very command
-        │   ├── RateLimited       the platform asks for patience
-        │   ├── NotYet            something of ours comes first; nothing is wrong
-        │   ├── FileUnavailable   one file cannot be read now, although its platform answers
-        │   │   └── NoRoom        our own disk has no room for it on its way
-        │   └── ActionNeeded      not until somebody does something: a permission, a channel that is not open
-        │       └── NotDeclared   not until the operator declares the pair again
-        ├── Permanent             never will be: dead letter
-        ├── TargetGone            what was to be edited or deleted is not there: done, for an edit or a deletion
-        ├── CopyNotEditable       the copy stands, but nobody can edit it any more: posted anew
-        ├── FileRejected          one file of it cannot cross: said in words instead
-        └── Unsupported           the platform cannot carry this: dropped, by name
+        ├── Transient             try again later; `ambiguous`: it may have been carried out all the same; `failed`: the
+        │   │                     platform answered that this very command failed
+        │   ├── RateLimited       the platform's rate limit is reached
+        │   ├── NotYet            something of ours has to be done first; nothing is wrong
+        │   ├── FileUnavailable   a file cannot be read now, although its platform answers
+        │   │   └── NoRoom        our own disk has no room for it
+        │   └── ActionNeeded      somebody has to do something: a permission is missing, a channel is not open
+        │       └── NotDeclared   the operator has to declare the pair again
+        ├── Permanent             no try will succeed: dead letter
+        ├── TargetGone            the message to edit or delete does not exist: the command is done
+        ├── CopyNotEditable       the copy exists, but it cannot be edited any more: it is posted again
+        ├── FileRejected          one of its files cannot cross: it is described in words instead
+        └── Unsupported           the platform cannot carry this: dropped and counted
 
-Adapters translate the errors of discord.py, nio and aiohttp into these, once, in their `outbound.py`.
+Each adapter translates the errors of discord.py, nio and aiohttp into these in one place.
 """
 
 from collections.abc import Iterator
@@ -32,17 +32,19 @@ from pathlib import Path
 
 
 class RelayError(Exception):
-    """The root of all of them; `str()` is a sentence for the operator."""
+    """The root of all. `str()` is a sentence for the operator."""
 
     exit_status = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Mistake:
-    """One thing to mend: where (file and key), what is wrong, and what to write instead."""
+    """One mistake in the configuration."""
 
+    # File and key.
     where: str
     what: str
+    # What to write instead.
     remedy: str
 
     def __str__(self) -> str:
@@ -50,7 +52,7 @@ class Mistake:
 
 
 class ConfigurationError(RelayError):
-    """What the operator wrote is wrong. Never holds the value of a secret."""
+    """The configuration or the command line is wrong. Never holds the value of a secret."""
 
     exit_status = 2
 
@@ -90,7 +92,7 @@ class StoreHeld(StoreError):
 
 
 class StoreUnavailable(StoreError):
-    """The disk is full, read-only, locked or broken: nothing was written."""
+    """The store is full, read-only, locked or broken: nothing was written."""
 
 
 class DeliveryError(RelayError):
@@ -100,9 +102,9 @@ class DeliveryError(RelayError):
 class Transient(DeliveryError):
     """Worth another try.
 
-    `retry_after`: seconds that the platform asked for, None where it did not say. `ambiguous`: the platform may
-    have carried the command out although no answer arrived (a time-out, a reset connection, a 5xx). `failed`: an
-    answer did arrive, which says that this very request failed (a 5xx, a proxy's page): the next ones may get through.
+    `retry_after`: the seconds that the platform asked for, None if it did not say. `ambiguous`: the command may have
+    been carried out although no answer arrived (a time-out, a reset connection, a 5xx). `failed`: an answer says that
+    this very request failed (a 5xx, a proxy's page): the next ones may succeed.
     """
 
     def __init__(
@@ -115,7 +117,7 @@ class Transient(DeliveryError):
 
 
 class RateLimited(Transient):
-    """The platform asks for patience; certainly not carried out."""
+    """The platform's rate limit is reached. The command was certainly not carried out."""
 
 
 class ActionNeeded(Transient):
@@ -123,11 +125,11 @@ class ActionNeeded(Transient):
 
 
 class NotDeclared(ActionNeeded):
-    """No pair that is declared now joins the two channels; what waits for that stays, and nothing is tried."""
+    """No declared pair has these two channels now. What waits stays in the outbox, and is not tried."""
 
 
 class NotYet(Transient):
-    """Something of ours has to come first, in a moment; nothing is wrong."""
+    """Something of ours has to be done first, in a moment. Nothing is wrong."""
 
 
 class FileUnavailable(Transient):
@@ -142,7 +144,7 @@ class FileUnavailable(Transient):
 
 
 class NoRoom(FileUnavailable):
-    """Our own disk has no room for a file on its way."""
+    """Our own disk has no room for a temporary file."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason, about_server=False)
@@ -153,7 +155,7 @@ class Permanent(DeliveryError):
 
 
 class TargetGone(DeliveryError):
-    """The message to be edited or deleted is not there any more."""
+    """The message to edit or delete does not exist any more."""
 
 
 class CopyNotEditable(DeliveryError):
@@ -175,7 +177,7 @@ class FileRejected(DeliveryError):
 
 
 class Unsupported(DeliveryError):
-    """The platform cannot carry this; `feature` is one word for the counter."""
+    """The platform cannot carry this. `feature` is one word for the counter."""
 
     def __init__(self, feature: str) -> None:
         super().__init__(f"{feature} cannot cross")
@@ -184,10 +186,11 @@ class Unsupported(DeliveryError):
 
 @contextmanager
 def ungrouped(*kinds: type[RelayError]) -> Iterator[None]:
-    """Raises the first of `kinds` in place of a group that holds nothing else.
+    """Raises the first of `kinds` instead of a group that holds nothing else.
 
-    Several tasks may have met the same refusal. A group that also holds another error stays whole: that one is a bug,
-    and must be seen. No `raise` inside `except*`: before Python 3.11.4 it wraps the error in a group again (gh-103590).
+    Several tasks may have got the same refusal. A group that also holds another error is raised as it is: that one is a
+    bug and must be seen. No `raise` inside `except*`: before Python 3.11.4 that wraps the error in a group again
+    (gh-103590).
     """
     try:
         yield

@@ -1,6 +1,6 @@
 """Logging, set up once by the command line: one line per event, readable on a terminal, JSON elsewhere.
 
-Whatever the libraries log goes the same way. Message text and secrets are kept out where they arise; what is here
+The libraries' log lines go the same way. Code that has message texts and secrets does not log them; the redaction here
 is the last line of defence.
 """
 
@@ -20,9 +20,8 @@ Format = Literal["auto", "console", "json"]
 
 HIDDEN = "[hidden]"
 
-# Below these levels a library says nothing, whatever level we log at: (usually, where we log at debug).
-# nio reports an event that it cannot parse with the event's content; SQLAlchemy, aiosqlite and discord.py log what
-# they send and receive at their lower levels, message text included.
+# The lowest level at which a library logs: (usually, when we log at debug). nio logs the content of an event that it
+# cannot parse; SQLAlchemy, aiosqlite and discord.py log what they send and receive at lower levels, with message texts.
 _LIBRARIES = {
     "nio": (logging.CRITICAL, logging.CRITICAL),
     "discord": (logging.WARNING, logging.INFO),
@@ -32,10 +31,10 @@ _LIBRARIES = {
     "aiohttp": (logging.WARNING, logging.WARNING),
     "asyncio": (logging.WARNING, logging.WARNING),
 }
-# discord.py warns at each start that voice will not work. We have no use for it.
+# discord.py warns at each start that voice will not work, which we do not use.
 _NOISE = re.compile(r"voice will NOT be supported")
 
-# Secrets that no setting holds: a webhook's token in its URL, a token that a login gave us, signed parameters.
+# Secrets that are in no setting: a webhook's token in its URL, a token from a login.
 _SHAPES = re.compile(
     r"(?P<before>/webhooks/\d+/|access_token=|\b(?:Bearer|Bot) |\bsyt_)(?P<secret>[\w.~+/=-]{16,})", re.ASCII
 )
@@ -56,7 +55,7 @@ def configure(level: Level, form: Format, secrets: Iterable[str], stream: TextIO
         foreign_pre_chain=[structlog.stdlib.ExtraAdder(), *shared],
         processors=[
             structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-            # Never a traceback with local variables: they hold messages and tokens.
+            # Never a traceback with local variables, which hold messages and tokens.
             structlog.processors.format_exc_info,
             *([_on_one_line, _console(target)] if readable else [_in_order, _json]),
             _redact(secrets),
@@ -83,7 +82,7 @@ def configure(level: Level, form: Format, secrets: Iterable[str], stream: TextIO
 
 
 def redactor(secrets: Iterable[str]) -> Callable[[str], str]:
-    """A function that hides `secrets` in a text, however they are escaped there, and whatever looks like one."""
+    """A function that hides `secrets` in a text, however they are escaped, and whatever looks like a secret."""
     forms: set[str] = set()
     for secret in secrets:
         if len(secret) >= _SHORTEST_SECRET:
@@ -108,7 +107,7 @@ def _redact(secrets: Iterable[str]) -> Processor:
 
 
 def _on_one_line(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """No value may begin a line of its own, or steer the terminal; only a traceback has several lines."""
+    """No value may start a new line or steer the terminal. Only a traceback has several lines."""
     return {key: value if key == "exception" else _escaped(value) for key, value in event.items()}
 
 
@@ -118,12 +117,12 @@ def _escaped(value: object) -> object:
 
 
 def _in_order(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """What every line has comes first."""
+    """The fields that every line has come first."""
     return {key: event.pop(key) for key in ("timestamp", "level", "logger", "event") if key in event} | dict(event)
 
 
 def readable_json(value: object, **options: Any) -> str:
-    """JSON with people's letters as they are; what has no form of its own (control characters, say) is escaped."""
+    """JSON with the letters of all scripts as they are; what cannot be printed (control characters, say) is escaped."""
     text = json.dumps(value, ensure_ascii=False, **options)
     return "".join(it if it.isprintable() or it == "\n" else json.dumps(it)[1:-1] for it in text)
 

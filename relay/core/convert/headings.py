@@ -1,23 +1,23 @@
 """An author's name above what they wrote, so that nothing in their words looks like another author's name. Pure."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from relay.domain.names import visible
 from relay.domain.text import nodes as n
+from relay.domain.text.normalise import split_lines
 
 _BOLD_LETTERS = range(0x1D400, 0x1D800)
 
 
 def under_heading(heading: tuple[n.Inline, ...], blocks: Sequence[n.Block]) -> tuple[n.Block, ...]:
-    """`blocks` with their author's name in front, on the line of a paragraph and above anything else.
+    """`blocks` with their author's name: on the first line if they begin with a paragraph, else above them.
 
-    A line of theirs that begins in bold (as headings do, and what stands above a table) would look like the next
-    author's name: it is set apart as a quotation.
+    A line that begins in bold (also a heading, or the caption of a table) would look like the next author's name, so it
+    is shown as a quotation.
     """
     match tuple(blocks):
         case (n.Paragraph(children), *rest):
-            first, *lines = _lines(children)
+            first, *lines = split_lines(children)
             begun = (*heading, n.Text(" "), *first)
             if not any(map(_begins_in_bold, lines)):
                 return (n.Paragraph((*heading, n.Text(" "), *children)), *_set_apart(rest))
@@ -30,11 +30,11 @@ def _set_apart(blocks: Sequence[n.Block]) -> tuple[n.Block, ...]:
     found: list[n.Block] = []
     for block in blocks:
         match block:
-            case n.Paragraph(children) if any(map(_begins_in_bold, lines := _lines(children))):
+            case n.Paragraph(children) if any(map(_begins_in_bold, lines := split_lines(children))):
                 found += _paragraphs(lines, [])
             case n.Details() | n.Heading() | n.Table(caption=(_, *_)):
                 found.append(n.Quote((block,)))
-            case n.Subtext(children) if any(map(_begins_in_bold, _lines(children))):
+            case n.Subtext(children) if any(map(_begins_in_bold, split_lines(children))):
                 found.append(n.Quote((block,)))
             case _:
                 found.append(block)
@@ -42,7 +42,7 @@ def _set_apart(blocks: Sequence[n.Block]) -> tuple[n.Block, ...]:
 
 
 def _paragraphs(lines: Sequence[tuple[n.Inline, ...]], begun: list[tuple[n.Inline, ...]]) -> list[n.Block]:
-    """Lines as paragraphs again, with a quotation wherever one looks like a name of ours; the first has `begun`."""
+    """Lines as paragraphs, and as quotations where they look like a name. The first paragraph starts with `begun`."""
     found: list[n.Block] = []
     for line in lines:
         if _begins_in_bold(line):
@@ -53,20 +53,6 @@ def _paragraphs(lines: Sequence[tuple[n.Inline, ...]], begun: list[tuple[n.Inlin
         else:
             begun.append(line)
     return [*found, n.Paragraph(_joined(begun))] if begun else found
-
-
-def _lines(children: tuple[n.Inline, ...]) -> list[tuple[n.Inline, ...]]:
-    lines: list[list[n.Inline]] = [[]]
-    for node in children:
-        if isinstance(node, n.LineBreak):
-            lines.append([])
-        elif isinstance(node, n.Container):
-            first, *others = _lines(node.children)
-            lines[-1].append(replace(node, children=first))
-            lines += ([replace(node, children=other)] for other in others)
-        else:
-            lines[-1].append(node)
-    return [tuple(line) for line in lines]
 
 
 def _joined(lines: Sequence[tuple[n.Inline, ...]]) -> tuple[n.Inline, ...]:
@@ -84,7 +70,7 @@ def _begins_in_bold(line: tuple[n.Inline, ...]) -> bool:
             case n.Strong():
                 return True
             case n.CustomEmoji() | n.InlineImage():
-                continue  # may be transparent
+                continue  # it may be transparent
             case _:
                 return isinstance(node, n.Container) and _begins_in_bold(node.children)
     return False
