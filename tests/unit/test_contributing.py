@@ -1,0 +1,27 @@
+"""CONTRIBUTING names files that are there, and stays short enough to be read."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+TEXT = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+FILES = [
+    path.relative_to(ROOT).as_posix()
+    for folder in ("relay", "tests", "migrations", "deploy")
+    for path in (ROOT / folder).rglob("*")
+    if path.is_file()
+]
+
+
+@pytest.mark.parametrize("name", sorted(set(re.findall(r"`((?:[\w.-]+/)*[\w-]+\.(?:py|md|toml))`", TEXT))))
+def test_each_file_that_it_names_is_there(name: str) -> None:
+    parts = name.split("/")
+    assert (ROOT / name).exists() or any(
+        file.split("/")[-1] == parts[-1] and set(parts) <= set(file.split("/")) for file in FILES
+    )
+
+
+def test_it_is_read_in_one_go() -> None:
+    assert len(TEXT.splitlines()) <= 250
