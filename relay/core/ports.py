@@ -39,14 +39,11 @@ class Clock(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
-    """How far a stream of one platform has been read.
-
-    `stream` names it for its adapter (`channel:<snowflake>`, `sync`); `position` is the adapter's own.
-    """
+    """How far a stream of one platform has been read."""
 
     platform: Platform
-    stream: str
-    position: str
+    stream: str  # its adapter's name for it: `channel:<snowflake>`, `sync`
+    position: str  # in the adapter's own form
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,31 +134,26 @@ async def _not_on_record(_: MessageRef) -> bool:
 class Delivery:
     """One message to make (or to turn an existing one into), already cut to what the channel can carry.
 
-    `key` is unique for ever and the same for each try of the same message, at most 25 characters of [a-z0-9.].
-    `author` None: the relay speaks in its own name. `part` counts from 0. `replied_author`: the person of the
-    destination's platform whose message is replied to, None where somebody of the other side wrote it.
-
-    `suspect`: an earlier try may have been carried out; the adapter finds out before it sends. It looks behind `after`,
-    the last message of this lane in that channel that is on record, among those that are not `on_record` for another
-    command. `queued_at`: when the command was queued. `alone`: no other lane has anything on its way into that channel,
-    so that what looks like ours is. `last_try`: if no earlier try was carried out, nothing is sent any more:
-    `Permanent`.
+    Where it is `suspect`, the adapter finds out before it sends whether an earlier try was carried out. It looks at the
+    channel's messages since `after` that are not `on_record` for another command.
     """
 
     channel: ChannelRef
+    # Unique for ever and the same for each try of the same message, at most 25 characters of [a-z0-9.].
     key: str
-    author: Author | None
+    author: Author | None  # None: the relay speaks in its own name
     content: Content
     reply_to: MessageRef | None = None
     thread: ThreadRef | None = None
-    part: int = 0
-    suspect: bool = False
-    after: MessageRef | None = None
+    part: int = 0  # counts from 0
+    suspect: bool = False  # an earlier try may have been carried out
+    after: MessageRef | None = None  # the last message of this lane in that channel that is on record
     on_record: Callable[[MessageRef], Awaitable[bool]] = _not_on_record
-    alone: bool = True
-    queued_at: datetime | None = None
+    alone: bool = True  # no other lane has anything on its way into that channel: what looks like ours is ours
+    queued_at: datetime | None = None  # the command
+    # Whose message is replied to; None where somebody of the other side wrote it.
     replied_author: UserRef | None = None
-    last_try: bool = False
+    last_try: bool = False  # if no earlier try was carried out, nothing is sent: raise `Permanent`
 
     @property
     def sender(self) -> "Sender | None":
@@ -320,9 +312,9 @@ class NameReader(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class MediaStream:
-    """The bytes of a file as they arrive from its platform. `size` in bytes, None where it does not say."""
+    """The bytes of a file as they arrive from its platform."""
 
-    size: int | None
+    size: int | None  # in bytes; None if the platform does not say
     content_type: str
     chunks: AsyncIterator[bytes]
 
@@ -340,15 +332,13 @@ class MediaSource(Protocol):
 
 @dataclass(slots=True)
 class File:
-    """A file on its way to the other side: exactly `size` bytes, read once. `name` is safe on any platform.
+    """A file on its way to the other side: exactly `size` bytes, read once."""
 
-    `failure`: why its platform did not deliver it whole, once reading has raised that; HTTP libraries wrap it.
-    """
-
-    name: str
+    name: str  # safe on any platform
     content_type: str
     size: int
     chunks: AsyncIterator[bytes]
+    # Why its platform did not deliver it whole, once reading has raised that: HTTP libraries wrap the error.
     failure: DeliveryError | None = None
 
 

@@ -17,9 +17,9 @@ from relay.domain.pair import LaneKey
 
 @dataclass(frozen=True, slots=True)
 class Original:
-    """A message that was routed: one row of the message map. `id` is the store's own."""
+    """A message that was routed: one row of the message map."""
 
-    id: int
+    id: int  # the store's own
     ref: MessageRef
     author: UserRef
     created_at: datetime
@@ -42,51 +42,46 @@ class Copy:
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """In place of a command that cannot be read: a damaged row, or one that a newer relay wrote. `why`: for people."""
+    """In place of a command that cannot be read: a damaged row, or one that a newer relay wrote."""
 
     payload: str
-    why: str
+    why: str  # a sentence for people
     source: MessageRef | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A row of the outbox. `id` rises, and is never used again.
+    """A row of the outbox."""
 
-    `original`: the message to be sent, in an entry that was made together with its row of the message map and has
-    not been tried yet; None says nothing. `last_try`: see `Delivery`. `size`: of the command in the store, in bytes.
-    """
-
-    id: int
+    id: int  # rises, and is never used again
     lane: LaneKey
     command: Command | Unreadable
     queued_at: datetime
+    # The message to be sent, if it was routed together with this entry and not tried yet: it need not be looked up.
+    # None says nothing.
     original: Original | None = None
-    last_try: bool = False
-    size: int = field(default=0, compare=False)
+    last_try: bool = False  # see `Delivery`
+    size: int = field(default=0, compare=False)  # of the command in the store, in bytes
 
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """A command that failed for good, kept until the operator retries or discards it. `pair`: as in `LaneDepth`."""
+    """A command that failed for good, kept until the operator retries or discards it."""
 
     entry: Entry
     reason: str
     died_at: datetime
-    pair: str | None = None
+    pair: str | None = None  # as in `LaneDepth`
 
 
 @dataclass(frozen=True, slots=True)
 class LaneDepth:
-    """What waits in a lane. `oldest` = when the command at its head was queued.
-
-    `pair`: what the operator called its pair when that was last declared.
-    """
+    """How much waits in a lane."""
 
     waiting: int
-    oldest: datetime | None
+    oldest: datetime | None  # when the command at its head was queued
     dead: int
-    pair: str | None = None
+    pair: str | None = None  # what the operator called its pair when that was last declared
 
 
 class MessageMap(Protocol):
@@ -134,7 +129,7 @@ class MessageMap(Protocol):
         """The copies of an original in a channel, by part; those that are superseded after the others."""
         ...
 
-    async def places(self, message_id: int, platform: Platform) -> frozenset[ChannelRef]:
+    async def channels_of_copies(self, message_id: int, platform: Platform) -> frozenset[ChannelRef]:
         """The channels of a platform in which an original has copies."""
         ...
 
@@ -157,7 +152,7 @@ class MessageMap(Protocol):
         """
         ...
 
-    async def sharing(self, copy: MessageRef) -> tuple[Original, ...]:
+    async def originals_of(self, copy: MessageRef) -> tuple[Original, ...]:
         """The originals that stand in one copy, in the order in which they were routed; empty if it is no copy."""
         ...
 
@@ -173,7 +168,7 @@ class Outbox(Protocol):
         """Queue a command at the end of its lane."""
         ...
 
-    async def comes_again(self, entry: Entry) -> bool:
+    async def is_repeated(self, entry: Entry) -> bool:
         """Whether one of the next entries of its lane says just the same."""
         ...
 
@@ -181,11 +176,11 @@ class Outbox(Protocol):
         """The head of a lane, oldest first."""
         ...
 
-    async def ahead(self, lane: LaneKey, limit: int, size: int) -> tuple[Sequence[Entry], bool]:
+    async def read_ahead(self, lane: LaneKey, limit: int, size: int) -> tuple[Sequence[Entry], bool]:
         """The head of a lane, at least one entry and at most `size` bytes; whether that is all of it."""
         ...
 
-    async def waits(self, entry_id: int) -> bool:
+    async def is_waiting(self, entry_id: int) -> bool:
         """Whether an entry is still there to be carried out."""
         ...
 

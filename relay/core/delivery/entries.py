@@ -174,7 +174,7 @@ class Entries:
             raise NotYet("a file has not come")
         async with self.store.write() as uow:
             for entry in plan.to_the_end:
-                if isinstance(entry.command, LateFile) and await uow.outbox.waits(entry.id):
+                if isinstance(entry.command, LateFile) and await uow.outbox.is_waiting(entry.id):
                     await uow.outbox.append(entry.lane, entry.command, self.clock.now())
                     await uow.outbox.done(entry.id)
 
@@ -194,7 +194,7 @@ class Entries:
     async def move_late_file(self, entry: Entry, late: LateFile, lane: LaneKey) -> None:
         """Queue it in another lane, unless it is settled by now."""
         async with self.store.write() as uow:
-            if not await uow.outbox.waits(entry.id):
+            if not await uow.outbox.is_waiting(entry.id):
                 return
             await uow.outbox.append(lane, late, self.clock.now())
             await uow.outbox.done(entry.id)

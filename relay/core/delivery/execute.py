@@ -394,7 +394,7 @@ class Executor:
         )
         ref = await self._post(target, again)
         async with self.store.write() as uow:
-            sharing = await uow.messages.sharing(shared.ref)
+            sharing = await uow.messages.originals_of(shared.ref)
             old = await uow.messages.supersede(shared)
             for original in sharing:
                 await uow.messages.record_copy(Copy(original.id, 0, ref))

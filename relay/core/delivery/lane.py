@@ -173,7 +173,7 @@ class Lane:
         self._moved = False
         try:
             async with self.store.read() as uow:
-                entries, whole = await uow.outbox.ahead(self.key, _READ_AHEAD, _READ_AHEAD_BYTES)
+                entries, whole = await uow.outbox.read_ahead(self.key, _READ_AHEAD, _READ_AHEAD_BYTES)
         except StoreUnavailable as error:
             await self._store_failed(error)
             return

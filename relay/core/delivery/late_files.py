@@ -65,7 +65,7 @@ class LateFiles:
         target = await self.lookups.target_about(entry, late.source, None, suspect=suspect)
         async with self.lookups.store.read() as uow:
             # A copy that was rewritten may have brought it meanwhile.
-            waits = await uow.outbox.waits(entry.id)
+            waits = await uow.outbox.is_waiting(entry.id)
         if not waits or _is_settled(target, late) or not target.copies:
             self.forget(late)
             return Nothing(entry)

@@ -94,7 +94,7 @@ class Lookups:
         if target.original is None:
             return frozenset()
         async with self.store.read() as uow:
-            places = await uow.messages.places(target.original.id, target.channel.platform)
+            places = await uow.messages.channels_of_copies(target.original.id, target.channel.platform)
         return places - {target.channel}
 
     def _target(self, entry: Entry, *, suspect: bool, where: ChannelRef | None = None) -> Target:

@@ -297,7 +297,7 @@ class Resolver:
         if not target.copies or target.original is None or target.original.deleted:
             return None
         async with self.lookups.store.read() as uow:
-            if await uow.outbox.comes_again(entry):
+            if await uow.outbox.is_repeated(entry):
                 return None  # once is enough, however often somebody edits what many answer
         digest = target.digest
         if digest is None:
@@ -366,7 +366,7 @@ class Resolver:
         target = await self.lookups.target(entry, suspect=False)
         limit = target.pair.policy.batch_when_behind
         async with self.lookups.store.read() as uow:
-            waiting, whole = await uow.outbox.ahead(entry.lane, _MOST_IN_A_DIGEST, _MOST_BYTES_FOR_A_DIGEST)
+            waiting, whole = await uow.outbox.read_ahead(entry.lane, _MOST_IN_A_DIGEST, _MOST_BYTES_FOR_A_DIGEST)
         count = len(waiting) if whole else _MOST_IN_A_DIGEST
         if not limit or count * seconds_each * lanes <= limit:
             return None

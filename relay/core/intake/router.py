@@ -159,7 +159,7 @@ class Router:
 
     async def _copy_removed(self, uow: UnitOfWork, copy: MessageRef, lane: LaneKey, routed: _Routed) -> None:
         """Somebody removed a copy of ours. Only a moderator can do that, so the original goes too."""
-        originals = await uow.messages.sharing(copy)
+        originals = await uow.messages.originals_of(copy)
         if len(originals) > 1:
             # It held messages of several people, and it is not known whose were meant.
             routed.dropped.append((lane, "moderation"))
@@ -181,7 +181,7 @@ class Router:
         across = self.pairs.lane_from(changed.channel, pair)
         if original is not None:
             # Also replies to a copy in a channel that the pair had before: they quote it in today's channel.
-            for place in await uow.messages.places(original.id, across.destination.platform):
+            for place in await uow.messages.channels_of_copies(original.id, across.destination.platform):
                 answered += [copy.ref for copy in await uow.messages.copies(original.id, place)]
         for target in answered:
             lane = across if target == changed else across.back

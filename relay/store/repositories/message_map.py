@@ -250,7 +250,7 @@ class SqlMessageMap:
             if all(isinstance(number, int) and number >= 0 for number in (row.part, row.superseded))
         )
 
-    async def places(self, message_id: int, platform: Platform) -> frozenset[ChannelRef]:
+    async def channels_of_copies(self, message_id: int, platform: Platform) -> frozenset[ChannelRef]:
         """See `MessageMap.places`."""
         rows = await self.transaction.all(_PLACES, {"message_id": message_id, "platform": platform})
         return frozenset(ChannelRef(platform, row.native_id) for row in rows)
@@ -282,7 +282,7 @@ class SqlMessageMap:
         row = await self.transaction.first(_COUNTERPART, {**_of_ref(ref), **_of_channel(channel)})
         return None if row is None else MessageRef(channel, row.native_id)
 
-    async def sharing(self, copy: MessageRef) -> tuple[Original, ...]:
+    async def originals_of(self, copy: MessageRef) -> tuple[Original, ...]:
         """See `MessageMap.sharing`."""
         rows = await self.transaction.all(_SHARING, _of_ref(copy))
         known = [(row, Platform(row.platform)) for row in rows if row.platform in _PLATFORMS]

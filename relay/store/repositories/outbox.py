@@ -256,13 +256,13 @@ class SqlOutbox:
         """See `Outbox.waiting`."""
         return await _entries(lane, await self.transaction.all(_WAITING, {**_of_lane(lane), "at_most": limit}))
 
-    async def ahead(self, lane: LaneKey, limit: int, size: int) -> tuple[Sequence[Entry], bool]:
+    async def read_ahead(self, lane: LaneKey, limit: int, size: int) -> tuple[Sequence[Entry], bool]:
         """See `Outbox.ahead`."""
         rows = await self.transaction.all(_AHEAD, {**_of_lane(lane), "at_most": limit, "size": size})
         whole = not rows or len(rows) == rows[0].of < limit
         return await _entries(lane, rows), whole
 
-    async def waits(self, entry_id: int) -> bool:
+    async def is_waiting(self, entry_id: int) -> bool:
         """See `Outbox.waits`."""
         return await self.transaction.first(_WAITS, {"entry_id": entry_id}) is not None
 
@@ -271,7 +271,7 @@ class SqlOutbox:
         rows = await self.transaction.all(_LATE_FILES, _of_source(source))
         return [_entry(row, lane) for row in rows if (lane := _lane(row)) is not None]
 
-    async def comes_again(self, entry: Entry) -> bool:
+    async def is_repeated(self, entry: Entry) -> bool:
         """See `Outbox.comes_again`."""
         if isinstance(entry.command, Unreadable):
             return False

@@ -75,8 +75,8 @@ class TestMessageMap:
             )
             assert await unit.messages.is_copy(elsewhere)
             assert not await unit.messages.is_copy(there(1))
-            assert await unit.messages.places(message_id, Platform.MATRIX) == {ROOM, elsewhere.channel}
-            assert await unit.messages.places(message_id, Platform.DISCORD) == frozenset()
+            assert await unit.messages.channels_of_copies(message_id, Platform.MATRIX) == {ROOM, elsewhere.channel}
+            assert await unit.messages.channels_of_copies(message_id, Platform.DISCORD) == frozenset()
 
     async def test_a_replayed_copy_replaces_and_a_forgotten_one_is_gone(self, store: Store) -> None:
         message_id = await add(store, 1)

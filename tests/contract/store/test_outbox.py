@@ -38,12 +38,12 @@ class TestOutbox:
         size = queued[0].size
         assert size > 0
         async with store.read() as unit:
-            assert await unit.outbox.ahead(LANE, 10, 1 << 20) == (queued, True)
-            assert await unit.outbox.ahead(LANE, 9, 1 << 20) == (queued, False)
+            assert await unit.outbox.read_ahead(LANE, 10, 1 << 20) == (queued, True)
+            assert await unit.outbox.read_ahead(LANE, 9, 1 << 20) == (queued, False)
             # As far as the entry with which they come to as much.
-            assert await unit.outbox.ahead(LANE, 10, 3 * size) == (queued[:3], False)
-            assert await unit.outbox.ahead(LANE, 10, 1) == (queued[:1], False)
-            assert await unit.outbox.ahead(LANE.back, 10, 1) == ([], True)
+            assert await unit.outbox.read_ahead(LANE, 10, 3 * size) == (queued[:3], False)
+            assert await unit.outbox.read_ahead(LANE, 10, 1) == (queued[:1], False)
+            assert await unit.outbox.read_ahead(LANE.back, 10, 1) == ([], True)
 
     async def test_the_last_copy_is_the_one_recorded_last(self, store: Store) -> None:
         async with store.write() as unit:
@@ -111,7 +111,7 @@ class TestOutbox:
             await unit.outbox.dead_letter(second.id, "no", NOON)
             third = await unit.outbox.append(LANE, sending(3), NOON)
         async with store.read() as unit:
-            waits = [await unit.outbox.waits(entry.id) for entry in (first, second, third)]
+            waits = [await unit.outbox.is_waiting(entry.id) for entry in (first, second, third)]
         assert waits == [False, False, True]
 
     async def test_the_files_that_follow_a_message_are_found_among_all_else(self, store: Store) -> None:

@@ -54,8 +54,8 @@ async def test_who_shares_a_copy(store: SqlStore) -> None:
             message_id = await unit.messages.add(there(number), ANN, NOON, None)
             assert message_id is not None
             await unit.messages.record_copy(Copy(message_id, 0, batch))
-        assert [original.ref for original in await unit.messages.sharing(batch)] == [there(1), there(2), there(3)]
-        assert await unit.messages.sharing(there(1)) == ()
+        assert [original.ref for original in await unit.messages.originals_of(batch)] == [there(1), there(2), there(3)]
+        assert await unit.messages.originals_of(there(1)) == ()
 
 
 async def test_what_stands_in_a_shared_copy_is_remembered(store: SqlStore) -> None:
