@@ -14,7 +14,7 @@ from relay.domain.ids import ChannelRef, Platform
 _log = structlog.get_logger(__name__)
 
 _SNOWFLAKE = re.compile(r"[0-9]{1,20}")
-_LARGEST = (1 << 64) - 1
+_MAX_SNOWFLAKE = (1 << 64) - 1
 # https://docs.discord.com/developers/reference#snowflakes: the first second of 2015, in milliseconds.
 _EPOCH = datetime(2015, 1, 1, tzinfo=UTC)
 # A webhook's token or the hash of a picture: the characters of Base64 in URLs, and dots.
@@ -24,7 +24,7 @@ _TOKEN = re.compile(r"[0-9A-Za-z_.-]{0,199}[0-9A-Za-z_-]")
 def is_snowflake(value: object) -> bool:
     """Whether `value` is an ID, as text or as a number."""
     text = str(value)
-    return _SNOWFLAKE.fullmatch(text) is not None and int(text) <= _LARGEST
+    return _SNOWFLAKE.fullmatch(text) is not None and int(text) <= _MAX_SNOWFLAKE
 
 
 def snowflake(value: object) -> str:

@@ -26,14 +26,14 @@ _MEMORY = 1024**3
 _NOBODY = 65534
 # As large as Discord's other stickers are. https://docs.discord.com/developers/resources/sticker
 _SIDE = 320
-_MOST_FRAMES = 150
-_MOST_PER_SECOND = 30.0
-_LONGEST_SECONDS = 10.0
+_MAX_FRAMES = 150
+_MAX_FRAME_RATE = 30.0
+_MAX_SECONDS = 10.0
 # Of all pictures inside a drawing together: 64 MiB of memory.
-_MOST_PIXELS = 16 * 1024**2
+_MAX_PIXELS = 16 * 1024**2
 _PICTURE_FORMATS = ("PNG", "JPEG", "GIF")
 # Bytes that every homeserver accepts. Most pictures are a tenth of it.
-_MOST_BYTES = 2 * 1024**2
+_MAX_SIZE = 2 * 1024**2
 
 
 def main() -> None:
@@ -150,13 +150,13 @@ def draw(document: bytes) -> bytes:
     total, rate = animation.lottie_animation_get_totalframe(), animation.lottie_animation_get_framerate()
     if total < 1 or not 0 < rate <= 1000:
         raise ValueError("nothing to be drawn")
-    seconds = min(total / rate, _LONGEST_SECONDS)
-    count = max(1, min(_MOST_FRAMES, round(seconds * min(rate, _MOST_PER_SECOND))))
+    seconds = min(total / rate, _MAX_SECONDS)
+    count = max(1, min(_MAX_FRAMES, round(seconds * min(rate, _MAX_FRAME_RATE))))
     step = seconds * rate / count
     first, *rest = (_frame(animation, min(total - 1, int(number * step))) for number in range(count))
     milliseconds = round(seconds * 1000 / count)
     made = _moving(first, rest, milliseconds, lossless=True)
-    return made if len(made) <= _MOST_BYTES else _moving(first, rest, milliseconds, quality=50)
+    return made if len(made) <= _MAX_SIZE else _moving(first, rest, milliseconds, quality=50)
 
 
 def _moving(first: Image.Image, rest: list[Image.Image], milliseconds: int, **options: int) -> bytes:
@@ -175,7 +175,7 @@ def _without_files(animation: Any) -> Any:
     assets = animation.get("assets") or []
     animation["assets"] = [asset for asset in assets if "p" not in asset or str(asset["p"]).startswith("data:")]
     pixels = sum(_pixels(str(asset["p"])) for asset in animation["assets"] if "p" in asset)
-    if pixels > _MOST_PIXELS:
+    if pixels > _MAX_PIXELS:
         raise ValueError("too large pictures")
     return animation
 

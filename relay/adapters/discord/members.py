@@ -17,7 +17,7 @@ _log = structlog.get_logger(__name__)
 
 # https://docs.discord.com/developers/resources/guild#search-guild-members: those whose names begin with the query.
 _MAX_FOUND = 100
-_LONGEST_QUERY = 100
+_MAX_QUERY_LENGTH = 100
 _REMEMBERED_SECONDS = 300.0
 _REMEMBERED = 500
 _REMEMBERED_NAMES = 2_000
@@ -116,7 +116,7 @@ class Members:
                 searches.setdefault(wanted.split(" ")[0].rstrip(".,:;!?)]}'\"…") or wanted, set()).add(wanted)
         found: dict[str, UserRef] = {}
         for query, wanted_names in searches.items():
-            members = await self._search(guild, query[:_LONGEST_QUERY])
+            members = await self._search(guild, query[:_MAX_QUERY_LENGTH])
             for wanted in wanted_names:
                 matching = [user for user, called in members if wanted in called]
                 if len(matching) == 1:

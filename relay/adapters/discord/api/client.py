@@ -37,7 +37,7 @@ USER_AGENT = f"DiscordBot (discord-matrix-relay, {relay.__version__})"
 MAX_RETRY_PAUSE = 30.0
 _DATE_STEP = timedelta(seconds=1)  # A Date header has whole seconds.
 _CHUNK = 256 * 1024
-_SLOWEST = 64 * 1024  # Bytes per second: a slower upload times out.
+_MIN_UPLOAD_SPEED = 64 * 1024  # Bytes per second. A slower upload times out.
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +173,7 @@ class RestClient:
             )
 
     def _timeout_for(self, size: int) -> aiohttp.ClientTimeout:
-        return aiohttp.ClientTimeout(total=self.timeout + size / _SLOWEST, sock_connect=10.0)
+        return aiohttp.ClientTimeout(total=self.timeout + size / _MIN_UPLOAD_SPEED, sock_connect=10.0)
 
     async def _send(
         self,

@@ -18,7 +18,7 @@ from relay.domain.text.rewrite import map_blocks
 
 # Discord makes all others as previews of links in the text. Only the link itself crosses.
 OWN_EMBEDS = frozenset({"rich", "poll_result"})
-_DEPTH = 8
+_MAX_DEPTH = 8
 
 
 class _Component(IntEnum):
@@ -199,7 +199,7 @@ def components(items: list[Json], reader: TextReader, files: frozenset[str], dep
 
     `files` are the IDs of the message's attachments, which cross as files and need no link.
     """
-    if depth > _DEPTH:
+    if depth > _MAX_DEPTH:
         return
     for item in items:
         inner = [child for child in item.get("components") or () if isinstance(child, dict)]
@@ -236,7 +236,7 @@ def components(items: list[Json], reader: TextReader, files: frozenset[str], dep
 
 def hidden_files(items: Iterable[Json], depth: int = 0, *, hidden: bool = False) -> Iterator[str]:
     """The IDs of the attachments that components hide as spoilers."""
-    if depth > _DEPTH:
+    if depth > _MAX_DEPTH:
         return
     for item in items:
         is_hidden = hidden or bool(item.get("spoiler"))

@@ -23,7 +23,7 @@ _ANIMATED_STICKERS = frozenset({2, 3, 4})
 # Pixels in Discord's clients, whatever the size of the picture.
 _STICKER_SIDE = 160
 _VOICE = 1 << 13
-_DEEPEST = 8
+_MAX_DEPTH = 8
 _SPOILER_FILE, _ANIMATED_FILE = 1 << 3, 1 << 5
 
 
@@ -71,7 +71,7 @@ def component_files(items: Iterable[Json], page: str, depth: int = 0) -> Iterato
 
     https://docs.discord.com/developers/components/reference#unfurled-media-item-structure
     """
-    if depth > _DEEPEST:
+    if depth > _MAX_DEPTH:
         return
     for item in items:
         for key in ("media", "file"):

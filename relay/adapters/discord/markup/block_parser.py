@@ -21,7 +21,7 @@ _HEADING = re.compile(r" *+(#{1,3})(?!#)[^\S\n]++(?=\S)")
 _SUBTEXT = re.compile(r" *+-#[^\S\n]++(?=\S)")
 _BULLET = re.compile(r"( *+)(?:[*-]|(\d{1,9})\.) +(?=\S)")
 _CONTINUED = re.compile(r" +[^ \n]")
-_DEEPEST_LIST = 10
+_MAX_LIST_DEPTH = 10
 
 
 def parse(content: str, *, names: NameLookup, headings: bool = True) -> n.RichText:
@@ -200,7 +200,7 @@ class _ListTree:
             self._open.pop()
         item = _Item(width, [], [])
         current = self._open[-1] if self._open else None
-        if current is not None and indent > current.indent and len(self._open) < _DEEPEST_LIST:
+        if current is not None and indent > current.indent and len(self._open) < _MAX_LIST_DEPTH:
             self._open.append(_List(indent, number, [item]))
             current.items[-1].nested.append(self._open[-1])
         elif current is not None and (current.start is None) == (number is None):

@@ -17,10 +17,10 @@ from relay.domain.text.normalise import normalise, normalise_inline, split_lines
 _LANGUAGE = re.compile(r"[A-Za-z0-9_+\-.#]+")
 _BLANK_LINES = re.compile(r"\n(?:\s*\n)+")
 # Clients indent no further than about that.
-_DEEPEST = 10
+_MAX_DEPTH = 10
 # A column is not padded further, in characters: a wider cell sticks out. Otherwise one long cell would widen every row,
 # and a table of 60 KiB would be written as 71 MB.
-_WIDEST_COLUMN = 60
+_MAX_COLUMN_WIDTH = 60
 _RULE = n.Paragraph((n.Text("⎯" * 12),))
 
 
@@ -83,7 +83,7 @@ class _BlockWriter:
                 return f"```{language if _LANGUAGE.fullmatch(language) else ''}\n{fenced.strip(chr(10))}\n```"
             case n.Quote(blocks):
                 inner = _BlockWriter(self.codes, self.context, self.depth + 1, listed=self.listed).blocks(blocks)
-                if not inner or self.depth >= _DEEPEST:
+                if not inner or self.depth >= _MAX_DEPTH:
                     return inner
                 return "\n".join(f"> {line}" for line in inner.split("\n"))
             case n.BulletList(items, start):
@@ -103,7 +103,7 @@ class _BlockWriter:
             body = writer.blocks(item.blocks).lstrip(" ")
             if item.blocks and isinstance(item.blocks[0], n.BulletList):
                 body = f"{ZERO_WIDTH}\n{body}"
-            indent = " " * len(mark) if self.depth < _DEEPEST else ""
+            indent = " " * len(mark) if self.depth < _MAX_DEPTH else ""
             done.append(mark + body.replace("\n", f"\n{indent}"))
         return "\n".join(done)
 
@@ -134,7 +134,7 @@ def _aligned(table: n.Table) -> str:
     for cells in rows:
         for column, cell in enumerate(cells):
             width = _width(cell)
-            if widths[column] < width <= _WIDEST_COLUMN:
+            if widths[column] < width <= _MAX_COLUMN_WIDTH:
                 widths[column] = width
     lines: list[str] = []
     for row, cells in zip(table.rows, rows, strict=True):

@@ -34,7 +34,7 @@ _TARGET = re.compile(
 _LABEL_URL = re.compile(r"https?://[^\s<]{2}", re.IGNORECASE)
 _BRACKET = re.compile(r"\\\]|[\[\]]")
 _RUN = re.compile(r"`++")
-_DEEPEST = 16
+_MAX_DEPTH = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ class InlineParser:
     def all(self) -> tuple[n.Inline, ...]:
         """Read all of it. Fenced code becomes lines of inline code, because there can be no block here."""
         source = self._source
-        if self._depth > _DEEPEST or is_plain(source):
+        if self._depth > _MAX_DEPTH or is_plain(source):
             return (n.Text(source),)
         nodes: list[n.Inline] = []
         position = 0

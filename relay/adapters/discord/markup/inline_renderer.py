@@ -26,7 +26,7 @@ _RUN = re.compile(r"`++")
 # How far to look for the end of a bare URL.
 _AHEAD = 64
 _CLOSING = frozenset("*_~")
-_MOST_PASSES = 5
+_MAX_ROUNDS = 5
 _DELIMITERS: dict[type, str] = {n.Strong: "**", n.Underline: "__", n.Strike: "~~"}
 
 _WEB = re.compile(r"https?://[^\s/]", re.IGNORECASE)
@@ -177,7 +177,7 @@ def hoist_literals(nodes: tuple[n.Inline, ...], codes: ReferenceCodes) -> tuple[
     """
     if all(_CLOSING.isdisjoint(literals(node, codes)) for node in nodes):
         return nodes
-    for _ in range(_MOST_PASSES):
+    for _ in range(_MAX_ROUNDS):
         before, nodes = nodes, normalise_inline(_hoist(nodes, codes))
         if nodes == before:
             break

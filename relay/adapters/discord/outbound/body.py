@@ -20,7 +20,7 @@ from relay.errors import Unsupported
 # Code points, as Discord counts: https://github.com/discord/discord-api-docs/issues/1315
 TEXT_LENGTH = 2_000
 # https://docs.discord.com/developers/resources/message#allowed-mentions-object
-_MOST_MENTIONS = 100
+_MAX_MENTIONS = 100
 NAME_LENGTH = 80
 # What `with_author_name` adds at most: each character of the name escaped, `****: `.
 FALLBACK_LENGTH = 2 * NAME_LENGTH + 8
@@ -117,7 +117,7 @@ def allowed_mentions(content: Content) -> Json:
             users[node.user.id] = None
         everyone = everyone or isinstance(node, n.BroadcastMention)
     allowed: Json = {"parse": ["everyone"] if everyone else [], "replied_user": False}
-    return allowed | ({"users": list(users)[:_MOST_MENTIONS]} if users else {})
+    return allowed | ({"users": list(users)[:_MAX_MENTIONS]} if users else {})
 
 
 def bot_text(delivery: Delivery) -> str:
