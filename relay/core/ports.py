@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, Protocol, runtime_checkable
 
-from relay.domain.capabilities import Capabilities
-from relay.domain.content import Attachment, Author, Content, Quotation
+from relay.domain.content import Attachment, Author, Capabilities, Content, Quotation
 from relay.domain.events import Event, MessageCreated
 from relay.domain.ids import ChannelAddress, ChannelRef, MediaRef, MessageRef, Platform, ThreadRef, UserRef
 from relay.domain.text.nodes import RichText
@@ -238,9 +237,9 @@ class Adapter(Protocol):
         ...
 
     async def people(self, channel: ChannelRef, names: frozenset[str]) -> Mapping[str, UserRef]:
-        """The people who can be mentioned in `channel` under these names; keys as `core.references.folded` makes them.
+        """The people who can be mentioned in `channel` under these names. Keys: see `convert.references.folded`.
 
-        Only where exactly one person there has the name. Best effort: what cannot be looked up now is not found.
+        Only if exactly one person there has the name. Best effort: what cannot be looked up now is not found.
         """
         ...
 

@@ -1,4 +1,4 @@
-"""What a message consists of, on any platform."""
+"""What a message consists of, on any platform, and how much of it a channel can carry."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -104,3 +104,18 @@ def with_most_files(content: Content, more: Sequence[str] = ()) -> Content:
         words += f": {', '.join(named)}{', …' if len(named) < len(over) else ''}"
     text = RichText((*content.text.blocks, Subtext((Text(words),))))
     return replace(content, text=text, attachments=content.attachments[:MOST_FILES])
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """The limits of one channel. `core.convert.degrade` reads them; nothing asks which platform it is."""
+
+    # In the unit of the adapter's `measure`, which counts the text as rendered.
+    max_text_length: int
+    # If false, a reply becomes a quoted line above the text.
+    native_replies: bool
+    # Files of one message.
+    max_attachments: int = 0
+    # Bytes of each file, and of all files of a message together.
+    max_file_size: int = 0
+    max_request_size: int = 0

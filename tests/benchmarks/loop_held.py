@@ -21,9 +21,8 @@ from relay.core.convert.degrade import Dropped, degrade
 from relay.core.convert.split import Measure
 from relay.core.offload import Conversions
 from relay.core.ports import Delivery
-from relay.domain.capabilities import Capabilities
 from relay.domain.commands import SendMessage
-from relay.domain.content import Content
+from relay.domain.content import Capabilities, Content
 from relay.domain.events import MessageCreated
 from relay.domain.ids import ChannelRef, Platform
 from relay.domain.pair import PairPolicy

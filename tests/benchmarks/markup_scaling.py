@@ -14,8 +14,7 @@ from relay.adapters.discord import markup as discord
 from relay.adapters.discord.outbound import body
 from relay.adapters.matrix import markup as matrix
 from relay.core.convert.degrade import Dropped, degrade
-from relay.domain.capabilities import Capabilities
-from relay.domain.content import Author, Content
+from relay.domain.content import Author, Capabilities, Content
 from relay.domain.ids import Platform, UserRef
 from relay.domain.pair import PairPolicy
 

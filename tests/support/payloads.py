@@ -45,8 +45,7 @@ from relay.core.clock import SystemClock
 from relay.core.convert.degrade import Dropped, degrade
 from relay.core.convert.references import Found, folded, named, resolved, unnamed
 from relay.core.ports import Delivery
-from relay.domain.capabilities import Capabilities
-from relay.domain.content import Author, Content, Quotation
+from relay.domain.content import Author, Capabilities, Content, Quotation
 from relay.domain.events import Event, FeatureUsed, MessageCreated, MessageDeleted, MessageEdited
 from relay.domain.ids import ChannelAddress, ChannelRef, MediaRef, MessageRef, Platform, UserRef
 from relay.domain.jsontext import Json

@@ -13,8 +13,7 @@ from datetime import datetime
 
 from relay.core.convert.references import folded
 from relay.core.ports import Cursor, Delivery, EventBatch, Inbox, SideHealth
-from relay.domain.capabilities import Capabilities
-from relay.domain.content import Author, Content, Quotation
+from relay.domain.content import Author, Capabilities, Content, Quotation
 from relay.domain.events import Event, FeatureUsed, HistorySkipped, MessageCreated, MessageDeleted, MessageEdited
 from relay.domain.ids import ChannelAddress, ChannelRef, MessageRef, Platform, ThreadRef, UserRef
 from relay.domain.text.nodes import RichText, plain_text

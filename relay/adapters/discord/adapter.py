@@ -35,8 +35,7 @@ from relay.config.settings import DiscordSettings
 from relay.core.clock import Backoff
 from relay.core.offload import Conversions
 from relay.core.ports import Clock, Cursor, Delivery, EventBatch, Files, Inbox, MediaStream, SideHealth
-from relay.domain.capabilities import Capabilities
-from relay.domain.content import Author, Quotation
+from relay.domain.content import Author, Capabilities, Quotation
 from relay.domain.events import MessageCreated
 from relay.domain.ids import ChannelAddress, ChannelRef, MediaRef, MessageRef, Platform, UserRef
 from relay.domain.jsontext import Json

@@ -27,8 +27,7 @@ from relay.config.settings import MatrixSettings
 from relay.core.clock import Backoff
 from relay.core.offload import Conversions
 from relay.core.ports import Clock, Delivery, Files, Inbox, MediaStream, SideHealth
-from relay.domain.capabilities import Capabilities
-from relay.domain.content import Author, Quotation
+from relay.domain.content import Author, Capabilities, Quotation
 from relay.domain.events import Event, MessageCreated, MessageEdited
 from relay.domain.ids import ChannelAddress, ChannelRef, MediaRef, MessageRef, Platform, UserRef
 from relay.domain.jsontext import Json

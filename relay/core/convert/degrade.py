@@ -5,8 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from relay.core.convert.split import Measure, beginning, first_part, split
-from relay.domain.capabilities import Capabilities
-from relay.domain.content import Attachment, Author, Content, Quotation, with_most_files
+from relay.domain.content import Attachment, Author, Capabilities, Content, Quotation, with_most_files
 from relay.domain.ids import MediaRef
 from relay.domain.names import REPLY_ARROW, shortened, without_controls
 from relay.domain.pair import PairPolicy

@@ -9,9 +9,8 @@ from typing import Literal
 
 from relay.core.ports import Adapter
 from relay.core.storage import Copy, Entry, Original
-from relay.domain.capabilities import Capabilities
 from relay.domain.commands import Command, Digest, EditMessage, LateFile, MarkFailed, PostNotice, SendMessage
-from relay.domain.content import Content, Quotation
+from relay.domain.content import Capabilities, Content, Quotation
 from relay.domain.ids import ChannelRef, MessageRef, UserRef
 from relay.domain.pair import LaneKey, Pair
 from relay.errors import Permanent

@@ -25,9 +25,8 @@ from relay.core.author_names import _decided
 from relay.core.convert.degrade import quoted_line
 from relay.core.delivery import digest as batch
 from relay.core.ports import Delivery
-from relay.domain.capabilities import Capabilities
 from relay.domain.commands import Digest, DigestItem
-from relay.domain.content import Author, Content, Quotation
+from relay.domain.content import Author, Capabilities, Content, Quotation
 from relay.domain.events import MessageCreated
 from relay.domain.ids import ChannelRef, MessageRef, Platform, UserRef
 from relay.domain.names import REPLY_ARROW as ARROW

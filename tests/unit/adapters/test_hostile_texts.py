@@ -24,8 +24,7 @@ from relay.adapters.matrix import markup as matrix
 from relay.adapters.matrix.outbound import compose
 from relay.core.convert.degrade import Dropped, degrade
 from relay.core.ports import Delivery
-from relay.domain.capabilities import Capabilities
-from relay.domain.content import Attachment, Author, Content, Quotation
+from relay.domain.content import Attachment, Author, Capabilities, Content, Quotation
 from relay.domain.ids import ChannelRef, MediaRef, MessageRef, Platform, UserRef
 from relay.domain.pair import PairPolicy
 from relay.domain.text.nodes import RichText, UserMention

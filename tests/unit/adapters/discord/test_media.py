@@ -5,8 +5,7 @@ from dataclasses import replace
 from relay.adapters.discord.gateway.message_cache import CachedMessage, MessageCache
 from relay.adapters.discord.media import have_same_files
 from relay.core.convert.degrade import degrade
-from relay.domain.capabilities import Capabilities
-from relay.domain.content import Attachment, Author, Content
+from relay.domain.content import Attachment, Author, Capabilities, Content
 from relay.domain.ids import MediaRef, Platform, UserRef
 from relay.domain.pair import PairPolicy
 from relay.domain.text.nodes import RichText, plain_text

@@ -6,8 +6,7 @@ from typing import Any
 import pytest
 
 from relay.core.convert.degrade import Dropped, all_in_words, degrade, in_words
-from relay.domain.capabilities import Capabilities
-from relay.domain.content import Attachment, Author, Content
+from relay.domain.content import Attachment, Author, Capabilities, Content
 from relay.domain.ids import MediaRef, Platform, UserRef
 from relay.domain.pair import PairPolicy
 from relay.domain.text import nodes as n

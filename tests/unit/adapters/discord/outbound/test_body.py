@@ -5,8 +5,7 @@ from hypothesis import given
 from relay.adapters.discord.outbound.body import allowed_mentions, measure, webhook_body, with_own_emoji
 from relay.adapters.matrix.markup import NameLookup, parse
 from relay.core.convert.degrade import Dropped, degrade
-from relay.domain.capabilities import Capabilities
-from relay.domain.content import Author, Content
+from relay.domain.content import Author, Capabilities, Content
 from relay.domain.ids import MediaRef, Platform, UserRef
 from relay.domain.pair import PairPolicy
 from relay.domain.text import nodes as n
