@@ -171,7 +171,9 @@ async def test_page_on_a_phone_in_the_dark(address: str, tmp_path: Path) -> None
 
 _GROW = """async () => {
   const scroller = document.querySelector("#matrix .scroller");
-  const grow = (by) => { document.querySelector("#matrix .message").style.paddingBottom = `${by}px`; };
+  // The newest: where another test has left messages, what grows above the view only moves with it.
+  const newest = [...document.querySelectorAll("#matrix .message")].at(-1);
+  const grow = (by) => { newest.style.paddingBottom = `${by}px`; };
   const frames = () => new Promise((go) => requestAnimationFrame(() => requestAnimationFrame(go)));
   const gap = () => scroller.scrollHeight - scroller.scrollTop - scroller.clientHeight;
   grow(2000); await frames();
