@@ -45,15 +45,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Each test gets its folder's name as a marker. Long tests come first: no worker is left alone with one."""
-    here, longest_first = Path(__file__).parent, ["e2e", "contract"]
-
-    def folder(item: pytest.Item) -> str:
-        return item.path.relative_to(here).parts[0]
-
-    for item in items:
-        if folder(item) in FOLDERS:
-            item.add_marker(folder(item))
-    items.sort(key=lambda item: longest_first.index(folder(item)) if folder(item) in longest_first else 2)
+    here, first = Path(__file__).parent, {"e2e": 0, "contract": 1}
+    folders = {item: item.path.relative_to(here).parts[0] for item in items}
+    for item, folder in folders.items():
+        if folder in FOLDERS:
+            item.add_marker(folder)
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: (first.get(folders[item], 2), item.path not in slow))
 
 
 class _Scheduling(LoadScopeScheduling):
