@@ -20,14 +20,14 @@ from relay.domain.names import bracketed, shortened, skeleton, visible, with_suf
 
 _log = structlog.get_logger(__name__)
 
-_MOST_NAMES = 300
+_MAX_NAMES = 300
 """How many names are remembered for a channel."""
 
-_MOST_OF_ONE = 5
+_MAX_NAMES_EACH = 5
 """How many of them one account may hold: another bridge's bot has many, and people may change theirs often."""
 
-_MOST_CHANNELS = 200
-_LONGEST_HANDLE = 24
+_MAX_CHANNELS = 200
+_MAX_HANDLE_LENGTH = 24
 # If two looks share a digest, somebody gets a needless suffix; if two users do, they share a name, which is worse.
 _LOOK_BYTES, _USER_BYTES = 5, 8
 
@@ -58,7 +58,7 @@ class AuthorNames:
         if name is None:
             name, is_new = _decided(known.owners, author)
             known.shown[author.user.id, author.name] = name, _look(name), _user(author)
-            if len(known.shown) > _MOST_NAMES:
+            if len(known.shown) > _MAX_NAMES:
                 known.shown.popitem(last=False)
         if is_new:
             await uow.key_values.put(_key(channel), json.dumps(known.owners, separators=(",", ":")))
@@ -71,7 +71,7 @@ class AuthorNames:
     async def _read(self, uow: UnitOfWork, channel: ChannelRef) -> _Channel:
         written = await uow.key_values.get(_key(channel))
         known = self._channels[channel] = _Channel(_saved(written))
-        if len(self._channels) > _MOST_CHANNELS:
+        if len(self._channels) > _MAX_CHANNELS:
             self._channels.popitem(last=False)
         return known
 
@@ -87,7 +87,7 @@ def distinct_from_relay(author: Author, own_names: frozenset[str]) -> Author:
 
 def _identifier(author: Author) -> str:
     identifier = visible(without_relay_signs(author.user.id.lstrip("@")))
-    return identifier if len(identifier) <= 2 * _LONGEST_HANDLE else ""
+    return identifier if len(identifier) <= 2 * _MAX_HANDLE_LENGTH else ""
 
 
 def _remembered(known: _Channel, author: Author) -> str | None:
@@ -141,7 +141,7 @@ def _candidates(owners: OrderedDict[str, str], author: Author, user: str) -> Ite
     parts = name.split(", ")
     if len(parts) == 1 or all(owners.get(_look(part), user) == user for part in parts):
         yield name
-    if handle := shortened(visible(without_relay_signs(author.handle)), most=_LONGEST_HANDLE):
+    if handle := shortened(visible(without_relay_signs(author.handle)), max_length=_MAX_HANDLE_LENGTH):
         yield with_suffix(name, bracketed(handle))
     if identifier := _identifier(author):
         yield with_suffix(name, bracketed(identifier))
@@ -151,9 +151,9 @@ def _candidates(owners: OrderedDict[str, str], author: Author, user: str) -> Ite
 def _forget(owners: OrderedDict[str, str], user: str) -> None:
     """Make room: drop the oldest names of a user who has too many, then those of whoever was silent for longest."""
     held = [look for look, owner in owners.items() if owner == user]
-    for look in held[:-_MOST_OF_ONE]:
+    for look in held[:-_MAX_NAMES_EACH]:
         del owners[look]
-    while len(owners) > _MOST_NAMES:
+    while len(owners) > _MAX_NAMES:
         owners.popitem(last=False)
 
 

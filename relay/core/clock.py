@@ -13,7 +13,7 @@ from relay.core.ports import Clock
 # A clock that goes on while the machine sleeps, where there is one: a lease of some seconds has expired after a sleep.
 _STEADY = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 _TICK = timedelta(microseconds=1)
-_LONGEST_WAIT = 3600.0
+_MAX_WAIT = 3600.0
 """Seconds that we wait at most, whatever a platform asks for: if that was too early, it only asks again."""
 
 _log = structlog.get_logger(__name__)
@@ -87,9 +87,9 @@ def retry_after_seconds(value: object, *, unit: float = 1.0) -> float | None:
         seconds = math.inf
     if math.isnan(seconds):
         return None
-    if seconds > _LONGEST_WAIT:
-        _log.warning("a platform asks for too long a wait", seconds=seconds, waiting=_LONGEST_WAIT)
-    return min(max(0.0, seconds), _LONGEST_WAIT)
+    if seconds > _MAX_WAIT:
+        _log.warning("a platform asks for too long a wait", seconds=seconds, waiting=_MAX_WAIT)
+    return min(max(0.0, seconds), _MAX_WAIT)
 
 
 class Backoff:
@@ -98,15 +98,15 @@ class Backoff:
     https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
     """
 
-    def __init__(self, rng: random.Random, *, first: float = 1.0, most: float = 60.0) -> None:
+    def __init__(self, rng: random.Random, *, first: float = 1.0, longest: float = 60.0) -> None:
         self._rng = rng
         self._first = first
-        self._most = most
+        self._longest = longest
         self.tries = 0
 
     def next(self, at_least: float | None = None) -> float:
         """The seconds to wait now. `at_least`: what the platform asked for."""
-        ceiling = min(self._most, self._first * 2.0 ** min(self.tries, 16))
+        ceiling = min(self._longest, self._first * 2.0 ** min(self.tries, 16))
         self.tries += 1
         return max(self._rng.uniform(ceiling / 2, ceiling), at_least or 0.0)
 

@@ -8,10 +8,10 @@ from relay.domain.ids import MediaRef, UserRef
 from relay.domain.names import shortened
 from relay.domain.text.nodes import RichText, Subtext, Text
 
-MOST_FILES = 10
+MAX_FILES = 10
 """The most files of one message that cross: one event of Matrix can name a thousand."""
 
-_MOST_NAMED = 5
+_MAX_NAMED = 5
 
 MediaKind = Literal["image", "video", "audio", "voice", "file", "sticker"]
 
@@ -95,15 +95,15 @@ def with_most_files(content: Content, more: Sequence[str] = ()) -> Content:
 
     `more`: names of files that are not in `content`; "" for one whose name must not be shown.
     """
-    over = ["" if file.spoiler else file.name for file in content.attachments[MOST_FILES:]] + [*more]
+    over = ["" if file.spoiler else file.name for file in content.attachments[MAX_FILES:]] + [*more]
     if not over:
         return content
-    named = [shortened(" ".join(name.split())) for name in over if name.strip()][:_MOST_NAMED]
+    named = [shortened(" ".join(name.split())) for name in over if name.strip()][:_MAX_NAMED]
     words = f"and {len(over):,} more {'file' if len(over) == 1 else 'files'}, not carried over"
     if named:
         words += f": {', '.join(named)}{', …' if len(named) < len(over) else ''}"
     text = RichText((*content.text.blocks, Subtext((Text(words),))))
-    return replace(content, text=text, attachments=content.attachments[:MOST_FILES])
+    return replace(content, text=text, attachments=content.attachments[:MAX_FILES])
 
 
 @dataclass(frozen=True, slots=True)

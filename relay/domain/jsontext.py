@@ -13,7 +13,7 @@ from typing import Any
 Json = dict[str, Any]
 """A JSON object."""
 
-MOST_LEVELS = 64
+MAX_LEVELS = 64
 """How deep a value may be nested: far deeper than anything that either platform defines."""
 
 _HOLDERS = frozenset({dict, list})
@@ -73,7 +73,7 @@ def _value(text: str, at: int, levels: int, most: int) -> tuple[Any, int]:
         shallow, end = _cut(text, at)
         value, _ = _read_whole(shallow, 0)
     # Counting in the text is quick, and shows that nearly all values are small.
-    if text.count("[", at, end) + text.count("{", at, end) > min(MOST_LEVELS, most):
+    if text.count("[", at, end) + text.count("{", at, end) > min(MAX_LEVELS, most):
         _prune(value, most)
     return value, end
 
@@ -126,10 +126,10 @@ def _cut(text: str, at: int) -> tuple[str, int]:
         sign = token[0]
         if sign in "[{":
             depth += 1
-            if depth == MOST_LEVELS + 1:
+            if depth == MAX_LEVELS + 1:
                 kept += text[at : token.start()], "null"
         elif sign in "]}":
-            if depth == MOST_LEVELS + 1:
+            if depth == MAX_LEVELS + 1:
                 at = token.end()
             depth -= 1
             if depth == 0:
@@ -141,7 +141,7 @@ def _cut(text: str, at: int) -> tuple[str, int]:
 def _prune(value: Any, most: int) -> None:
     """Put null in place of what is too deep in `value`, and of lists and objects that are too many."""
     level = [value]
-    for left in range(MOST_LEVELS - 1, -1, -1):
+    for left in range(MAX_LEVELS - 1, -1, -1):
         most -= len(level)
         room = most if left else 0
         inner = [

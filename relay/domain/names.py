@@ -24,15 +24,15 @@ _BLANKS = frozenset(
 _JOINER = "\u200d"
 _EMOJI_STYLE = "\ufe0f"
 # No script needs more marks on one letter; more of them cover the lines above and below.
-_MOST_MARKS = 3
+_MAX_MARKS = 3
 # Characters of the longest emoji: two people, each with a skin colour, a heart, and the joiners between them.
-_LONGEST_SEQUENCE = 12
+_MAX_SEQUENCE_LENGTH = 12
 
-LONGEST = 80
-"""The most characters of a name: the strictest platform's limit."""
+MAX_NAME_LENGTH = 80
+"""The max_length characters of a name: the strictest platform's limit."""
 
-LONGEST_IN_BYTES = 255
-"""The most bytes of a name in UTF-8, for platforms that count bytes."""
+MAX_NAME_BYTES = 255
+"""The max_length bytes of a name in UTF-8, for platforms that count bytes."""
 
 
 def is_hidden(char: str) -> bool:
@@ -66,23 +66,23 @@ def visible(name: str) -> str:
                 kept.append(char)
         elif not is_hidden(char):
             marks = marks + 1 if unicodedata.category(char)[0] == "M" else 0
-            if marks <= _MOST_MARKS:
+            if marks <= _MAX_MARKS:
                 kept.append(char)
     shown = " ".join("".join(kept).split()).rstrip(_JOINER)
     return shown if any(map(_shows, shown)) else ""
 
 
-def shortened(name: str, *, most: int = LONGEST, most_bytes: int = LONGEST_IN_BYTES) -> str:
+def shortened(name: str, *, max_length: int = MAX_NAME_LENGTH, max_bytes: int = MAX_NAME_BYTES) -> str:
     """As much of `name` as fits, also after a platform has normalised it to NFKC.
 
     U+FDFA, for example, is one character that NFKC makes eighteen of: four of them fit. So no name has to be cut again
     where it is shown.
     """
     if name.isascii():
-        cut = name[: min(most, most_bytes)]
+        cut = name[: min(max_length, max_bytes)]
     else:
         cut = name
-        room, room_in_bytes = most, most_bytes
+        room, room_in_bytes = max_length, max_bytes
         for index, char in enumerate(name):
             size, size_in_bytes = _size(char)
             room, room_in_bytes = room - size, room_in_bytes - size_in_bytes
@@ -94,7 +94,7 @@ def shortened(name: str, *, most: int = LONGEST, most_bytes: int = LONGEST_IN_BY
 
 def _between_characters(name: str, index: int) -> int:
     """Where to cut, at or before `index`, so that no emoji and no letter loses a part."""
-    for place in range(index, max(index - _LONGEST_SEQUENCE, 0), -1):
+    for place in range(index, max(index - _MAX_SEQUENCE_LENGTH, 0), -1):
         if name[place - 1] != _JOINER and not _joins(name[place]):
             return place
     return index  # more characters are joined here than in any emoji
@@ -109,15 +109,15 @@ def _joins(char: str) -> bool:
 
 @lru_cache(maxsize=2_000)
 def _size(char: str) -> tuple[int, int]:
-    """How many characters and bytes `char` takes at most, as it is or in NFKC."""
+    """How many characters and bytes `char` takes at max_length, as it is or in NFKC."""
     forms = (char, unicodedata.normalize("NFKC", char))
     return max(map(len, forms)), max(len(form.encode("utf-8", "replace")) for form in forms)
 
 
 def with_suffix(name: str, suffix: str) -> str:
     """`name` and `suffix`. If both do not fit, the name is cut, never the suffix."""
-    room, room_in_bytes = LONGEST - len(suffix) - 1, LONGEST_IN_BYTES - len(suffix.encode("utf-8", "replace")) - 1
-    return f"{shortened(name, most=room, most_bytes=room_in_bytes)} {suffix}"
+    room, room_in_bytes = MAX_NAME_LENGTH - len(suffix) - 1, MAX_NAME_BYTES - len(suffix.encode("utf-8", "replace")) - 1
+    return f"{shortened(name, max_length=room, max_bytes=room_in_bytes)} {suffix}"
 
 
 @lru_cache(maxsize=2_000)
@@ -264,7 +264,7 @@ def bracketed(sign: str) -> str:
 # --- File names -------------------------------------------------------------------------------------------
 
 _UNKNOWN = "application/octet-stream"
-_LONGEST_FILE_NAME = 120
+_MAX_FILE_NAME_LENGTH = 120
 # For these types `mimetypes` gives different endings on different machines.
 _SUFFIXES = {
     "image/png": ".png",
@@ -294,7 +294,7 @@ def file_name(name: str, kind: str) -> str:
     stem, dot, ending = shown.rpartition(".")
     if not (dot and stem and ending.isalnum() and len(ending) <= 10):
         stem, ending = shown, _suffix(kind).removeprefix(".")
-    stem = stem[: _LONGEST_FILE_NAME - len(ending) - 1].rstrip(". ") or "file"
+    stem = stem[: _MAX_FILE_NAME_LENGTH - len(ending) - 1].rstrip(". ") or "file"
     return f"{stem}.{ending}" if ending else stem
 
 

@@ -191,7 +191,7 @@ class DiscordAdapter:
 
     async def _receive(self, batch: EventBatch) -> None:
         """Hand a batch to the core. Tries until it is on disk; later batches wait."""
-        backoff = Backoff(self._rng, first=0.2, most=10.0)
+        backoff = Backoff(self._rng, first=0.2, longest=10.0)
         while True:
             try:
                 await self._connected().receive(batch)

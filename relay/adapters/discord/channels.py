@@ -99,7 +99,7 @@ class Channels:
 
     async def run(self, inbox: Inbox, group: asyncio.TaskGroup) -> None:
         """Work until cancelled. Histories are read in tasks of `group`."""
-        backoff = Backoff(self.rng, first=0.5, most=10.0)
+        backoff = Backoff(self.rng, first=0.5, longest=10.0)
         while True:
             self._changed.clear()
             try:
@@ -244,7 +244,7 @@ class Channels:
 
     async def _catch_up(self, inbox: Inbox, buffer: ChannelBuffer) -> None:
         """Read what was missed in a channel, then let its live events go. Tries until it succeeds."""
-        backoff = Backoff(self.rng, first=0.5, most=30.0)
+        backoff = Backoff(self.rng, first=0.5, longest=30.0)
         while True:
             try:
                 buffer.read_again = False

@@ -64,7 +64,7 @@ class MatrixAdapter:
         self._api = api = Api(settings.homeserver_url, settings.user_id, conversions)
         self._rooms = rooms = DeclaredRooms(
             settings.user_id,
-            backoff=partial(Backoff, rng, first=retry_interval, most=20 * retry_interval),
+            backoff=partial(Backoff, rng, first=retry_interval, longest=20 * retry_interval),
             now=clock.monotonic,
         )
 

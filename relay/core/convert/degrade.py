@@ -65,7 +65,9 @@ def degrade(
     if written_out := as_file and _is_far_too_long(whole, policy.max_parts * room):
         first, rest = beginning(whole, _FIRST_LINES), []
     else:
-        first, *rest = split(whole, limit=room, measure=below_quotation, most=policy.max_parts + 1 if as_file else None)
+        first, *rest = split(
+            whole, limit=room, measure=below_quotation, max_parts=policy.max_parts + 1 if as_file else None
+        )
         written_out = as_file and len(rest) >= policy.max_parts
     if written_out:
         begin, _ = first_part(first, limit=min(room, _FIRST_LINES), measure=measure)

@@ -17,11 +17,11 @@ from relay.domain.text.rewrite import expand_inline, map_inline, walk
 _AT = re.compile(r"(?<![\w@/.])@(?=\w)")
 _WORDS = re.compile(r"\S+(?: \S+)*")
 _PUNCTUATION = ".,:;!?)]}'\"…"
-_LONGEST_NAME = 100
-_MOST_NAMES = 10
+_MAX_NAME_LENGTH = 100
+_MAX_NAMES = 10
 """How many names of one message are looked up: each may cost a request."""
 
-_MOST_PLACES = 100
+_MAX_PLACES = 100
 """How many @ in one text are compared with the names that were found."""
 
 # These mean everybody, never one person.
@@ -60,7 +60,7 @@ def unnamed(text: n.RichText) -> tuple[UserRef | ChannelRef, ...]:
                 found[user] = None
             case n.ChannelMention(channel, known=False):
                 found[channel] = None
-        if len(found) == _MOST_NAMES:
+        if len(found) == _MAX_NAMES:
             break
     return tuple(found)
 
@@ -89,12 +89,12 @@ def wanted(text: n.RichText, *, typed: bool = True) -> Wanted:
 
     for node in walk(text.blocks, closed=(n.Link, n.MessageLink, n.ChannelMention)):
         match node:
-            case n.UserMention(_, name, True) if places < _MOST_NAMES:
+            case n.UserMention(_, name, True) if places < _MAX_NAMES:
                 places += 1
                 names[name] = None
             case n.Text(words) if typed:
                 for place in _AT.finditer(words):
-                    if places >= _MOST_NAMES:
+                    if places >= _MAX_NAMES:
                         break
                     places += 1
                     names.update((name, None) for name, _ in _readings(words, place.end()))
@@ -133,7 +133,7 @@ def resolved(text: n.RichText, found: Found, *, typed: bool = True) -> n.RichTex
 
 def _with_people(text: str, people: Mapping[str, UserRef]) -> Iterator[n.Inline]:
     start = 0
-    for place in islice(_AT.finditer(text), _MOST_PLACES):
+    for place in islice(_AT.finditer(text), _MAX_PLACES):
         if place.start() < start:
             continue
         for name, end in _readings(text, place.end()):
@@ -149,7 +149,7 @@ def _with_people(text: str, people: Mapping[str, UserRef]) -> Iterator[n.Inline]
 
 def _readings(text: str, start: int) -> Iterator[tuple[str, int]]:
     """The names of one or more words that `start` may be the beginning of, the longest first, each with its end."""
-    match = _WORDS.match(text, start, min(len(text), start + _LONGEST_NAME))
+    match = _WORDS.match(text, start, min(len(text), start + _MAX_NAME_LENGTH))
     if match is None:
         return
     words = match.group()

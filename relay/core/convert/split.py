@@ -27,10 +27,10 @@ _SPACE = regex.compile(r"\s+")
 _SENTENCE_END = regex.compile(r"[.!?…。！？][\"'”’)\]]*$")
 _WINDOW = 64
 _CUT = -1
-_LONGEST_NAME = 64
+_MAX_NAME_LENGTH = 64
 """For the name of an emoji or of a code's language: no platform has longer ones."""
 
-_MOST_WRITTEN = 12
+_MAX_RENDERED = 12
 """As how many characters one may be rendered: four bytes, each as `%F0`."""
 
 _ELLIPSIS = "…"
@@ -58,8 +58,8 @@ class _Boundary:
     rank: _Rank
 
 
-def split(text: n.RichText, *, limit: int, measure: Measure, most: int | None = None) -> tuple[n.RichText, ...]:
-    """`text` in one or more parts, each of which measures at most `limit`. Of more than `most`, the first ones.
+def split(text: n.RichText, *, limit: int, measure: Measure, max_parts: int | None = None) -> tuple[n.RichText, ...]:
+    """`text` in one or more parts, each of which measures at most `limit`. Of more than `max_parts`, the first.
 
     If the markup around a single unit alone measures more than `limit`, only its words are kept.
     """
@@ -73,7 +73,7 @@ def split(text: n.RichText, *, limit: int, measure: Measure, most: int | None = 
             head, more = _first_part(bare, limit, measure)
             rest = n.RichText((*more.blocks, *rest.blocks))
         parts.append(head)
-        if len(parts) == most:
+        if len(parts) == max_parts:
             return tuple(parts)
     return (*parts, rest) if rest else tuple(parts)
 
@@ -110,12 +110,12 @@ def _opened(text: n.RichText, limit: int, measure: Measure) -> n.RichText:
 
     def long(node: n.Inline, characters: int) -> bool:
         # Most are short; do not render them for this.
-        return _MOST_WRITTEN * characters > limit / 2 and measure(n.RichText((n.Paragraph((node,)),))) > limit / 2
+        return _MAX_RENDERED * characters > limit / 2 and measure(n.RichText((n.Paragraph((node,)),))) > limit / 2
 
     def words(node: n.Inline) -> tuple[n.Inline, ...] | None:
         match node:
-            case n.CustomEmoji(name) if len(name) > _LONGEST_NAME:
-                return (replace(node, name=name[:_LONGEST_NAME] + _ELLIPSIS),)
+            case n.CustomEmoji(name) if len(name) > _MAX_NAME_LENGTH:
+                return (replace(node, name=name[:_MAX_NAME_LENGTH] + _ELLIPSIS),)
             case n.Spoiler(children, reason) if reason and long(replace(node, children=_LITTLE), len(reason)):
                 return (n.Text(f"({' '.join(reason.split())}) "), *opened((n.Spoiler(children),)))
             case n.Link(url, children) | n.MessageLink(_, url, children) if not _is_atom(node):
@@ -134,7 +134,7 @@ def _opened(text: n.RichText, limit: int, measure: Measure) -> n.RichText:
         return done.children if isinstance(done, n.Paragraph) else ()
 
     def lines(block: n.Block) -> tuple[n.Block, ...]:
-        if isinstance(block, n.CodeBlock) and len(block.language) > _LONGEST_NAME:
+        if isinstance(block, n.CodeBlock) and len(block.language) > _MAX_NAME_LENGTH:
             return (replace(block, language=""),)
         if not isinstance(block, n.Table):
             return (block,)

@@ -93,7 +93,7 @@ def speaker(digest: Digest) -> Author:
     first, *others = authors.values()
     if not others:
         return first
-    names = [shortened(author.name, most=_LONGEST_OF_SEVERAL) for author in authors.values()]
+    names = [shortened(author.name, max_length=_LONGEST_OF_SEVERAL) for author in authors.values()]
     more = len(names) - _NAMED
     joined = ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
     return Author(first.user, bracketed(joined), is_bot=all(author.is_bot for author in authors.values()))

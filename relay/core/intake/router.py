@@ -28,7 +28,7 @@ from relay.domain.ids import MessageRef, ThreadRef
 from relay.domain.pair import LaneKey, Pair
 from relay.domain.text.nodes import RichText
 
-_MOST_REQUOTED = 20
+_MAX_REQUOTED = 20
 """How many replies follow when the message that they quote has changed."""
 
 
@@ -185,7 +185,7 @@ class Router:
                 answered += [copy.ref for copy in await uow.messages.copies(original.id, place)]
         for target in answered:
             lane = across if target == changed else across.back
-            for answer in await uow.messages.answers(target, _MOST_REQUOTED):
+            for answer in await uow.messages.answers(target, _MAX_REQUOTED):
                 if lane.destination.platform in pair.destinations:
                     await self._queue(uow, lane, RequoteMessage(answer.ref, target), routed)
 

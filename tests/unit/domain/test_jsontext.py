@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.domain.jsontext import MOST_LEVELS, loads
+from relay.domain.jsontext import MAX_LEVELS, loads
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
@@ -17,7 +17,7 @@ VALUES = st.recursive(
     max_leaves=30,
 )
 LEVELS = st.integers(0, 8)
-DEEP = (MOST_LEVELS + 10, 500, 980, 1_000, 100_000)
+DEEP = (MAX_LEVELS + 10, 500, 980, 1_000, 100_000)
 
 
 def nested(depth: int) -> str:
@@ -73,7 +73,7 @@ def test_what_is_nested_too_deep_is_left_out_of_what_stands_around_it(levels: in
     found = loads(text, levels=levels)
     said = found["rooms"]["!a"]
     assert [event["body"] for event in said] == [']}"[{', "tea", "cake"]
-    assert depth(found) <= MOST_LEVELS + levels
+    assert depth(found) <= MAX_LEVELS + levels
 
 
 @pytest.mark.parametrize("levels", [0, 1, 6])

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.domain.names import (
-    LONGEST,
-    LONGEST_IN_BYTES,
+    MAX_NAME_BYTES,
+    MAX_NAME_LENGTH,
     file_name,
     shortened,
     skeleton,
@@ -69,15 +69,15 @@ def test_letters_that_only_a_lens_tells_apart() -> None:
 def test_a_suffix_stays_in_sight(name: str, suffix: str) -> None:
     shown = with_suffix(name, f"({suffix})")
     assert shown.endswith(f" ({suffix})")
-    assert len(shown) <= LONGEST
+    assert len(shown) <= MAX_NAME_LENGTH
     if len(suffix.encode("utf-8", "replace")) < 100:
-        assert len(shown.encode("utf-8", "replace")) <= LONGEST_IN_BYTES
+        assert len(shown.encode("utf-8", "replace")) <= MAX_NAME_BYTES
 
 
 @given(st.text(max_size=300))
 def test_visible_is_done_once(name: str) -> None:
     assert visible(visible(name)) == visible(name)
-    assert len(shortened(name)) <= LONGEST
+    assert len(shortened(name)) <= MAX_NAME_LENGTH
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_a_name_is_cut_between_what_is_seen_as_characters(character: str, kept: 
 
 
 def test_a_name_of_one_endless_emoji_is_cut_all_the_same() -> None:
-    assert 60 < len(shortened("👨\u200d" * 50)) <= LONGEST
+    assert 60 < len(shortened("👨\u200d" * 50)) <= MAX_NAME_LENGTH
 
 
 @pytest.mark.parametrize(

@@ -279,7 +279,7 @@ class Gateway:
     _may_identify_at: float = field(init=False, default=0.0)
 
     def __post_init__(self) -> None:
-        self._backoff = Backoff(self.rng, first=1.0, most=30.0)
+        self._backoff = Backoff(self.rng, first=1.0, longest=30.0)
 
     async def run(self, listener: Listener) -> NoReturn:
         """Stay connected until cancelled. Raises `FatalError`."""

@@ -160,7 +160,7 @@ def username(author: Author) -> str:
     """
     local_part = author.user.id.lstrip("@").partition(":")[0]
     name = _presentable(author.name) or _presentable(local_part) or "user"
-    return visible(shortened(name, most=NAME_LENGTH, most_bytes=4 * NAME_LENGTH))
+    return visible(shortened(name, max_length=NAME_LENGTH, max_bytes=4 * NAME_LENGTH))
 
 
 def usernames(author: Author) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from relay.adapters.matrix.encrypted_files import encrypted_source
 from relay.adapters.matrix.identifiers import parse_mxc
 from relay.adapters.matrix.markup import NameLookup, parse
 from relay.adapters.matrix.rooms.state import LONGEST_NAME
-from relay.domain.content import MOST_FILES, Attachment, Content, MediaKind, with_most_files
+from relay.domain.content import MAX_FILES, Attachment, Content, MediaKind, with_most_files
 from relay.domain.ids import MediaRef, Platform
 from relay.domain.jsontext import Json, as_dict, as_list, as_string
 from relay.domain.text import nodes as n
@@ -41,7 +41,7 @@ def message_content(content: Json, names: NameLookup, *, is_reply: bool) -> Cont
     if kind == "m.location":
         return Content(_location(content))
     if kind in _GALLERIES and isinstance(items := content.get("itemtypes"), list):
-        more = [_name_in_gallery(item) for item in items[MOST_FILES:]]
+        more = [_name_in_gallery(item) for item in items[MAX_FILES:]]
         return _with_inline_images(_gallery(content, items, names, is_reply=is_reply), more)
     return _with_inline_images(Content(_unknown(content, names, kind, is_reply=is_reply)))
 
@@ -50,7 +50,7 @@ def _gallery(content: Json, items: list[Any], names: NameLookup, *, is_reply: bo
     """Several files in one message (https://github.com/matrix-org/matrix-spec-proposals/pull/4274)."""
     blocks = [*_text(content, names, is_reply=is_reply).blocks]
     files: list[Attachment] = []
-    for item in items[:MOST_FILES]:
+    for item in items[:MAX_FILES]:
         kind = as_string(item.get("itemtype")) if isinstance(item, dict) else ""
         if kind not in _MEDIA:
             blocks.extend(_without_file("file", as_string(item.get("body")) if kind else "").blocks)

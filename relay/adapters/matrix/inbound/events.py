@@ -175,7 +175,7 @@ def _author(user_id: str, content: Json, state: RoomState, me: str) -> Author:
     if bridged is not None:
         # Another bridge's bot writes for somebody. Say whose bot it is, because anybody can write such a profile.
         avatar = MediaRef(Platform.MATRIX, bridged.avatar) if bridged.avatar else None
-        via = shortened(visible(profile.name) or handle, most=_LONGEST_VIA, most_bytes=2 * _LONGEST_VIA)
+        via = shortened(visible(profile.name) or handle, max_length=_LONGEST_VIA, max_bytes=2 * _LONGEST_VIA)
         name = bridged.name if user_id == me else with_suffix(visible(bridged.name) or "somebody", f"(via {via})")
         profile = MemberProfile(name, avatar)
     elif _VIA.search(unicodedata.normalize("NFKC", visible(profile.name))):

@@ -76,7 +76,7 @@ class SyncLoop:
     _backoff: Backoff = field(init=False)
 
     def __post_init__(self) -> None:
-        self._backoff = Backoff(self.rng, first=0.5, most=20.0)
+        self._backoff = Backoff(self.rng, first=0.5, longest=20.0)
 
     async def connect(self) -> None:
         """Log in, however long the homeserver takes to answer. Raises `FatalError` if it refuses us."""

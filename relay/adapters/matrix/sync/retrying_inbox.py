@@ -93,7 +93,7 @@ class RetryingInbox:
 
     async def _retry(self, call: Callable[[], Awaitable[_T]]) -> _T:
         """The result of `call`, which is made again for as long as it raises `StoreUnavailable`."""
-        backoff = Backoff(self.rng, first=0.5, most=15.0)
+        backoff = Backoff(self.rng, first=0.5, longest=15.0)
         while True:
             try:
                 result = await call()

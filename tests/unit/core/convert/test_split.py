@@ -45,9 +45,9 @@ def test_blocks_come_before_lines_before_sentences_before_words() -> None:
 def test_no_more_parts_are_made_than_are_asked_for() -> None:
     text = n.RichText.plain(words(50))
     whole = split(text, limit=30, measure=length)
-    assert split(text, limit=30, measure=length, most=3) == whole[:3]
-    assert split(text, limit=30, measure=length, most=len(whole)) == whole
-    assert split(text, limit=30, measure=length, most=99) == whole
+    assert split(text, limit=30, measure=length, max_parts=3) == whole[:3]
+    assert split(text, limit=30, measure=length, max_parts=len(whole)) == whole
+    assert split(text, limit=30, measure=length, max_parts=99) == whole
 
 
 def test_a_long_text_is_not_measured_whole_for_each_part() -> None:
@@ -197,7 +197,7 @@ def test_a_deep_and_wide_text_is_cut_in_reasonable_work() -> None:
     wide = tuple(n.Paragraph((n.Text("a"),)) for _ in range(size))
     items = n.BulletList(tuple(n.ListItem((paragraph,)) for paragraph in wide))
     for text in (nested(wide, 40), nested((items,), 40)):
-        assert calls_of_split(text, limit=400, most=4) < 150 * size
+        assert calls_of_split(text, limit=400, max_parts=4) < 150 * size
 
 
 def written(text: n.RichText) -> int:
@@ -242,5 +242,5 @@ def test_rows_of_a_table_are_measured_by_the_dozen() -> None:
         return length(text)
 
     rows = tuple((n.TableCell((n.Text("ab"),)),) for _ in range(5_000))
-    split(n.RichText((n.Table(rows),)), limit=2_000, measure=counting, most=3)
+    split(n.RichText((n.Table(rows),)), limit=2_000, measure=counting, max_parts=3)
     assert calls < 200

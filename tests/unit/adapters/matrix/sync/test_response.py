@@ -62,7 +62,7 @@ async def delivered(timelines: dict[str, list[dict[str, Any]]]) -> tuple[list[Ev
     """The batches, and how many turns the event loop had meanwhile."""
     api = Api("http://127.0.0.1:9", ME)
     rooms = DeclaredRooms(
-        ME, backoff=partial(Backoff, random.Random(0), first=1.0, most=2.0), now=SystemClock().monotonic
+        ME, backoff=partial(Backoff, random.Random(0), first=1.0, longest=2.0), now=SystemClock().monotonic
     )
     handler = ResponseHandler(api, rooms, Backfiller(api, lambda _: 100), Conversions())
     recorded = RecordingInbox()
