@@ -13,12 +13,12 @@ from urllib.parse import urlsplit
 import discord
 import structlog
 
-from relay.adapters.discord.api.client import RestClient, Route
-from relay.adapters.discord.api.errors import Refused, translate_read_errors
+from relay.adapters.discord.api.client import RestClient
+from relay.adapters.discord.api.errors import translate_read_errors
 from relay.adapters.discord.api.rate_limits import REQUESTS_PER_SECOND, RateLimits
 from relay.adapters.discord.channels import Channels
 from relay.adapters.discord.gateway.buffers import ChannelBuffer, ChannelBuffers
-from relay.adapters.discord.gateway.connection import Gateway, refused_token
+from relay.adapters.discord.gateway.connection import Gateway, check_token
 from relay.adapters.discord.gateway.guild_cache import PERMISSION_EVENTS, GuildCache
 from relay.adapters.discord.gateway.message_cache import MessageCache
 from relay.adapters.discord.gateway.translator import BotIdentity, EventPump, Translator
@@ -153,7 +153,7 @@ class DiscordAdapter:
         try:
             with ungrouped(FatalError):
                 async with asyncio.TaskGroup() as group:
-                    group.create_task(self._fail_with_token(), name="discord token")
+                    group.create_task(self._check_refused_tokens(), name="discord token")
                     group.create_task(self._pump.run(self._receive), name="discord events")
                     group.create_task(self._channels.run(inbox, group), name="discord channels")
                     group.create_task(self._gateway.run(self), name="discord gateway")
@@ -177,16 +177,11 @@ class DiscordAdapter:
             return SideHealth("catching_up", f"{waiting} channels are being caught up")
         return self._health
 
-    async def _fail_with_token(self) -> NoReturn:
+    async def _check_refused_tokens(self) -> NoReturn:
         while True:
             await self._token_refused.wait()
             self._token_refused.clear()
-            try:
-                await self._rest.read(Route("GET", "/users/@me", {}))
-            except Refused as error:
-                if error.status == 401:
-                    raise refused_token() from None
-            # Discord sometimes refuses valid tokens during an outage.
+            await check_token(self._rest)
             _log.warning("discord refused token once")
 
     async def _receive(self, batch: EventBatch) -> None:

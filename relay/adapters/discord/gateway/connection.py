@@ -83,10 +83,18 @@ def fatal_close(code: int) -> FatalError:
     return FatalError(f"{reason} (close code {code})", remedy)
 
 
-def refused_token() -> FatalError:
-    """The error for a token that the API refuses."""
-    reason, remedy = _FATAL_CLOSES[4004]
-    return FatalError(reason, f"{remedy} and write it to [discord] token or RELAY_DISCORD__TOKEN")
+async def check_token(rest: RestClient) -> None:
+    """Ask once more whether the token is valid: Discord sometimes refuses valid ones during an outage.
+
+    Raises `FatalError` if it is refused again.
+    """
+    try:
+        await rest.read(Route("GET", "/users/@me", {}))
+    except Refused as error:
+        if error.status == 401:
+            reason, remedy = _FATAL_CLOSES[4004]
+            where = "[discord] token or RELAY_DISCORD__TOKEN"
+            raise FatalError(reason, f"{remedy} and write it to {where}") from None
 
 
 def intents() -> discord.Intents:
@@ -307,14 +315,14 @@ class Gateway:
             await self.clock.sleep(error.retry_after)
             return str(error)
         except discord.LoginFailure:
-            return await self._check_token()
+            return await self._token_refused()
         except discord.ConnectionClosed as error:
             if error.code in _FATAL_CLOSES:
                 raise fatal_close(error.code) from None
             return f"the gateway closed with code {error.code}"
         except ApiError as error:
             if isinstance(error, Refused) and error.status == 401:
-                return await self._check_token()
+                return await self._token_refused()
             return f"Discord does not answer: {error}"
         except (discord.DiscordException, aiohttp.ClientError, OSError, TimeoutError) as error:
             return f"Discord cannot be reached ({type(error).__name__})"
@@ -326,13 +334,8 @@ class Gateway:
             return f"the connection failed ({type(error).__name__})"
         return "the connection ended"
 
-    async def _check_token(self) -> str:
-        """Ask once more, since Discord sometimes refuses valid tokens during an outage. Raises `FatalError`."""
-        try:
-            await self.rest.read(Route("GET", "/users/@me", {}))
-        except Refused as error:
-            if error.status == 401:
-                raise refused_token() from None
+    async def _token_refused(self) -> str:
+        await check_token(self.rest)
         return "Discord refused the token once"
 
     async def _gateway_url(self, listener: Listener) -> str:
