@@ -22,9 +22,8 @@ class PairDirectory:
         self._by_address: dict[ChannelAddress, Pair] = {}
         self._channels = dict(known)
         self._addresses: dict[ChannelRef, ChannelAddress] = {}
-        self._problems: dict[
-            ChannelAddress, str | None
-        ] = {}  # None for an open channel; missing before `open` and `close`
+        # None for an open channel; no entry before the first `open` or `close`.
+        self._problems: dict[ChannelAddress, str | None] = {}
         self._predecessors: dict[ChannelRef, frozenset[ChannelRef]] = {}
         self.replace(pairs)
 
