@@ -59,6 +59,7 @@ class CoreInbox:
     router: Router
     lanes: Lanes
     readers: Mapping[Platform, HistoryReader]
+    # How old a message may be whose edits and deletions are still looked for in a catch-up.
     reconcile_window: timedelta
     _catch_up: CatchUp = field(init=False)
     # Declared addresses whose channel is in the store.
