@@ -10,7 +10,7 @@ import structlog
 
 from relay.core.ports import Clock
 from relay.core.status.counters import Status
-from relay.core.status.report import STATUS_KEY, Report, StatusRecord
+from relay.core.status.report import STATUS_KEY, DirectionStatus, Report, StatusRecord
 from relay.core.storage import Store
 from relay.errors import StoreUnavailable
 
@@ -24,37 +24,42 @@ _BEHIND_SECONDS = 10.0
 
 
 class Progress:
-    """A line now and then while there is something to catch up on, and one at the end."""
+    """Logs a line now and then while there is something to catch up on, and one at the end."""
 
     def __init__(self) -> None:
+        # When the relay fell behind, and how many messages had crossed by then.
         self._began: tuple[datetime, int] | None = None
-        self._said_at: datetime | None = None
+        self._logged_at: datetime | None = None
 
     def look(self, report: Report) -> None:
-        """Say how far it is, if that is worth a line."""
-        crossed = sum(way.messages for pair in report.pairs for way in pair.directions.values())
+        """Log how far the relay is, if that is worth a line."""
+        crossed = sum(direction.messages for direction in _directions(report))
         now = report.taken_at
         if not _is_behind(report):
-            if self._began is not None and self._said_at is not None:
+            if self._began is not None and self._logged_at is not None:
                 _log.info("caught up", messages=crossed - self._began[1], **_seconds(self._began[0], now))
-            self._began = self._said_at = None
+            self._began = self._logged_at = None
             return
         if self._began is None:
             self._began = (now, crossed)
         began, before = self._began
-        if (now - (self._said_at or began)).total_seconds() >= _PROGRESS_SECONDS:
-            self._said_at = now
+        if (now - (self._logged_at or began)).total_seconds() >= _PROGRESS_SECONDS:
+            self._logged_at = now
             _log.info(
                 "catching up",
                 messages=crossed - before,
-                waiting=sum(way.backlog for pair in report.pairs for way in pair.directions.values()),
+                waiting=sum(direction.backlog for direction in _directions(report)),
                 **_seconds(began, now),
                 **{name: side.detail for name, side in report.sides.items() if side.state == "catching_up"},
             )
 
 
+def _directions(report: Report) -> list[DirectionStatus]:
+    return [direction for pair in report.pairs for direction in pair.directions.values()]
+
+
 def _is_behind(report: Report) -> bool:
-    ages = (way.oldest_undelivered_seconds for pair in report.pairs for way in pair.directions.values())
+    ages = (direction.oldest_undelivered_seconds for direction in _directions(report))
     reading = any(side.state == "catching_up" for side in report.sides.values())
     return reading or any(age is not None and age >= _BEHIND_SECONDS for age in ages)
 
