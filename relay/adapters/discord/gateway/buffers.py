@@ -133,7 +133,7 @@ class ChannelBuffers:
         if buffer.read_again:
             return False
         buffer.behind = buffer.stuck = False
-        self._queue.extend((buffer, item) for item in buffer.held)
+        self._queue.extend((buffer, event) for event in buffer.held)
         self._queued_size += buffer.held_size
         buffer.held.clear()
         buffer.held_size = 0

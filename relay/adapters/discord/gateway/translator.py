@@ -49,23 +49,23 @@ class Translator:
     # Without a slash at its end.
     cdn_url: str
 
-    async def batch(self, items: Iterable[tuple[ChannelBuffer, GatewayEvent]]) -> EventBatch:
+    async def batch(self, dispatches: Iterable[tuple[ChannelBuffer, GatewayEvent]]) -> EventBatch:
         """Live events in their order, with the new cursors of their channels and threads."""
         events: list[Event] = []
         positions: dict[str, str] = {}
         held = 0
-        for buffer, item in items:
-            if (held := held + weight(item.data)) > LONG:
+        for buffer, dispatch in dispatches:
+            if (held := held + weight(dispatch.data)) > LONG:
                 held = 0
                 await asyncio.sleep(0)  # Let other tasks run in between.
-            events.extend(self._events(buffer, item))
-            message = str(item.data.get("id", ""))
-            if item.kind == "create" and is_snowflake(message):
+            events.extend(self._events(buffer, dispatch))
+            message = str(dispatch.data.get("id", ""))
+            if dispatch.kind == "create" and is_snowflake(message):
                 self.time.told(created_at(message))
-                known = positions.get(messages_stream(item.channel), "0")
-                positions[messages_stream(item.channel)] = max(known, message, key=int)
-                if item.channel != buffer.channel.id:
-                    buffer.thread_is_active(item.channel)
+                known = positions.get(messages_stream(dispatch.channel), "0")
+                positions[messages_stream(dispatch.channel)] = max(known, message, key=int)
+                if dispatch.channel != buffer.channel.id:
+                    buffer.thread_is_active(dispatch.channel)
                     positions[threads_stream(buffer.channel.id)] = " ".join(buffer.active_threads)
         cursors = (Cursor(Platform.DISCORD, name, position) for name, position in positions.items())
         return EventBatch(tuple(events), tuple(cursors))
@@ -85,29 +85,33 @@ class Translator:
         self.cache.put(str(message["id"]), cached)
         return cached
 
-    def _events(self, buffer: ChannelBuffer, item: GatewayEvent) -> Iterable[Event]:
-        context = self._context(buffer, item.channel)
+    def _events(self, buffer: ChannelBuffer, dispatch: GatewayEvent) -> Iterable[Event]:
+        context = self._context(buffer, dispatch.channel)
         try:
-            match item.kind:
+            match dispatch.kind:
                 case "create":
-                    return [self._cache_event(event, item) for event in messages.created(item.data, context)]
+                    return [self._cache_event(event, dispatch) for event in messages.created(dispatch.data, context)]
                 case "update":
-                    event = messages.edited(item.data, context, self.time.now())
+                    event = messages.edited(dispatch.data, context, self.time.now())
                     if event is not None:
                         self.time.told(event.edited_at)
-                    return [] if event is None or self._is_unchanged(event, item) else [self._cache_event(event, item)]
+                    return (
+                        []
+                        if event is None or self._is_unchanged(event, dispatch)
+                        else [self._cache_event(event, dispatch)]
+                    )
                 case "delete":
-                    message = snowflake(item.data["id"])
+                    message = snowflake(dispatch.data["id"])
                     self.cache.forget(message)
                     is_self = self.cache.is_deleted_by_us(message)
                     return [MessageDeleted(MessageRef(buffer.channel, message), by_self=is_self)]
                 case "feature":
-                    is_self = item.data.get("user_id") == self.identity.user
-                    return [FeatureUsed(buffer.channel, item.feature, user_is_self=is_self)]
+                    is_self = dispatch.data.get("user_id") == self.identity.user
+                    return [FeatureUsed(buffer.channel, dispatch.feature, user_is_self=is_self)]
         except _MALFORMED as error:
-            _log.error("discord payload not understood", kind=item.kind, error=type(error).__name__)
-        if item.kind == "create" and is_snowflake(item.data.get("id")):
-            return [messages.unreadable(item.data, context)]
+            _log.error("discord payload not understood", kind=dispatch.kind, error=type(error).__name__)
+        if dispatch.kind == "create" and is_snowflake(dispatch.data.get("id")):
+            return [messages.unreadable(dispatch.data, context)]
         return []
 
     def _context(self, buffer: ChannelBuffer, channel: str) -> messages.MessageContext:
@@ -124,13 +128,13 @@ class Translator:
             thread=ThreadRef(buffer.channel, channel) if channel != buffer.channel.id else None,
         )
 
-    def _cache_event(self, event: Event, item: GatewayEvent) -> Event:
+    def _cache_event(self, event: Event, dispatch: GatewayEvent) -> Event:
         if isinstance(event, MessageCreated | MessageEdited):
             cached = CachedMessage(
-                channel=item.channel,
+                channel=dispatch.channel,
                 author=event.author.name,
                 user=event.author.user.id,
-                webhook=item.data.get("webhook_id"),
+                webhook=dispatch.data.get("webhook_id"),
                 content=event.content,
             )
             self.cache.put(event.ref.id, self._with_own_files(cached, event) if event.author.is_self else cached)
@@ -144,9 +148,9 @@ class Translator:
             return cached
         return replace(cached, content=replace(cached.content, attachments=files))
 
-    def _is_unchanged(self, event: MessageEdited, item: GatewayEvent) -> bool:
+    def _is_unchanged(self, event: MessageEdited, dispatch: GatewayEvent) -> bool:
         """Whether a bot's message only got a link preview or was pinned, and its content is the same."""
-        if item.data.get("edited_timestamp") is not None:
+        if dispatch.data.get("edited_timestamp") is not None:
             return False
         cached = self.cache.get(event.ref.id)
         return cached is not None and cached.content == event.content
