@@ -32,14 +32,14 @@ _read = json.JSONDecoder().raw_decode
 _read_any_number = json.JSONDecoder(parse_int=_integer).raw_decode
 
 
-def loads(raw: str | bytes, *, levels: int = 0, most: int | None = None) -> Any:
+def loads(raw: str | bytes, *, levels: int = 0, max_containers: int | None = None) -> Any:
     """The value of the document `raw`. Raises ValueError if it is not JSON. Linear.
 
     `levels`: how far down the values of objects are read separately; an item of a list is always read in one go.
-    `most`: how many lists and objects are kept of each value that is read in one go, those nearest to its top first.
+    `max_containers`: how many lists and objects are kept of each value that is read in one go, the outer ones first.
     """
     text = raw if isinstance(raw, str) else raw.decode(json.detect_encoding(raw), "surrogatepass")
-    value, end = _value(text, _start(text, 0), levels, len(text) if most is None else most)
+    value, end = _value(text, _start(text, 0), levels, len(text) if max_containers is None else max_containers)
     if _start(text, end) != len(text):
         raise json.JSONDecodeError("Extra data", text, end)
     return value
@@ -60,21 +60,21 @@ def as_string(value: Any) -> str:
     return value if isinstance(value, str) else ""
 
 
-def _value(text: str, at: int, levels: int, most: int) -> tuple[Any, int]:
+def _value(text: str, at: int, levels: int, max_containers: int) -> tuple[Any, int]:
     """The value at `at`, and where it ends. Down to `levels` it is taken apart here, below it is read in one go."""
     opening = text[at : at + 1]
     if levels > 0 and opening == "[":
-        return _list(text, at, most)
+        return _list(text, at, max_containers)
     if levels > 0 and opening == "{":
-        return _object(text, at, levels - 1, most)
+        return _object(text, at, levels - 1, max_containers)
     try:
         value, end = _read_whole(text, at)
     except RecursionError:
         shallow, end = _cut(text, at)
         value, _ = _read_whole(shallow, 0)
     # Counting in the text is quick, and shows that nearly all values are small.
-    if text.count("[", at, end) + text.count("{", at, end) > min(MAX_LEVELS, most):
-        _prune(value, most)
+    if text.count("[", at, end) + text.count("{", at, end) > min(MAX_LEVELS, max_containers):
+        _prune(value, max_containers)
     return value, end
 
 
@@ -87,13 +87,13 @@ def _read_whole(text: str, at: int) -> tuple[Any, int]:
         return _read_any_number(text, at)
 
 
-def _list(text: str, at: int, most: int) -> tuple[list[Any], int]:
+def _list(text: str, at: int, max_containers: int) -> tuple[list[Any], int]:
     found: list[Any] = []
     at = _start(text, at + 1)
     if text[at : at + 1] == "]":
         return found, at + 1
     while True:
-        value, at = _value(text, at, 0, most)
+        value, at = _value(text, at, 0, max_containers)
         found.append(value)
         at = _start(text, at)
         if text[at : at + 1] == "]":
@@ -101,7 +101,7 @@ def _list(text: str, at: int, most: int) -> tuple[list[Any], int]:
         at = _past(text, at, ",")
 
 
-def _object(text: str, at: int, levels: int, most: int) -> tuple[Json, int]:
+def _object(text: str, at: int, levels: int, max_containers: int) -> tuple[Json, int]:
     found: Json = {}
     at = _start(text, at + 1)
     if text[at : at + 1] == "}":
@@ -111,7 +111,7 @@ def _object(text: str, at: int, levels: int, most: int) -> tuple[Json, int]:
             raise json.JSONDecodeError("Expecting a name", text, at)
         name, at = _read(text, at)
         at = _past(text, _start(text, at), ":")
-        found[name], at = _value(text, at, levels, most)
+        found[name], at = _value(text, at, levels, max_containers)
         at = _start(text, at)
         if text[at : at + 1] == "}":
             return found, at + 1
@@ -138,12 +138,12 @@ def _cut(text: str, at: int) -> tuple[str, int]:
     raise json.JSONDecodeError("Expecting an end", text, len(text))
 
 
-def _prune(value: Any, most: int) -> None:
+def _prune(value: Any, max_containers: int) -> None:
     """Put null in place of what is too deep in `value`, and of lists and objects that are too many."""
     level = [value]
     for left in range(MAX_LEVELS - 1, -1, -1):
-        most -= len(level)
-        room = most if left else 0
+        max_containers -= len(level)
+        room = max_containers if left else 0
         inner = [
             child
             for holder in level

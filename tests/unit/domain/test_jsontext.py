@@ -114,7 +114,7 @@ def test_what_stands_beside_an_odd_value_is_not_read_piece_by_piece(odd: str) ->
 @pytest.mark.parametrize("many", ["[]", "{}", "[[],{}]", '{"a":[[1]]}'])
 def test_lists_and_objects_that_are_too_many_are_left_out_of_one_event(many: str) -> None:
     text = sync('{"content":{"x":[' + ",".join([many] * 5_000) + '],"y":"tea","z":[2]}}', '{"content":{"body":"cake"}}')
-    odd, ordinary = said(loads(text, levels=6, most=2_000))
+    odd, ordinary = said(loads(text, levels=6, max_containers=2_000))
     assert holders(odd) == 1_999
     assert len(odd["x"]) == 5_000
     assert odd["x"][0] is not None
@@ -124,12 +124,12 @@ def test_lists_and_objects_that_are_too_many_are_left_out_of_one_event(many: str
 
 def test_brackets_in_a_text_are_no_lists() -> None:
     text = json.dumps({"content": {"body": "[{" * 5_000, "list": [{"a": []}]}})
-    assert loads(text, most=10) == json.loads(text)
+    assert loads(text, max_containers=10) == json.loads(text)
 
 
 @given(VALUES, st.integers(1, 20))
 def test_no_more_than_the_most_are_kept(value: object, most: int) -> None:
-    found = loads(json.dumps(value), most=most)
+    found = loads(json.dumps(value), max_containers=most)
     assert holders(found) == min(holders(value), most)
     if holders(value) <= most:
         assert found == value

@@ -295,7 +295,7 @@ def _transfer_timeout(size: int) -> aiohttp.ClientTimeout:
 def parse_response(status: int, retry_after: str | None, raw: bytes) -> Json:
     """The answer as JSON. Raises `Refused` if a homeserver refuses, `Unreachable` if it is no homeserver's. Pure."""
     try:
-        answer = loads(raw, levels=_EVENT_LEVELS, most=_MOST_CONTAINERS)
+        answer = loads(raw, levels=_EVENT_LEVELS, max_containers=_MOST_CONTAINERS)
     except ValueError:
         answer = None
     if status == 200 and isinstance(answer, dict):
