@@ -1,26 +1,36 @@
 """The content of the event that a delivery makes. Pure.
 
+An author of the other side appears by a per-message profile, and by their name in front of the text as its fallback
+(https://github.com/matrix-org/matrix-spec-proposals/pull/4144, under the name that its first implementation gave it).
+Clients that know such profiles show the profile and hide the fallback.
+
 Every message says explicitly whom it mentions, so that a name in the text notifies nobody by accident
 (https://spec.matrix.org/latest/client-server-api/#user-and-room-mentions).
 """
 
+import html
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-from relay.adapters.matrix import identity
+import regex
+
 from relay.adapters.matrix.identifiers import permalink, room_link
 from relay.adapters.matrix.markup import Rendered, Resolver, render
 from relay.core.ports import Delivery
 from relay.domain.content import Attachment, Author, MediaKind
 from relay.domain.ids import ChannelRef, MediaRef, MessageRef, Platform, UserRef
 from relay.domain.jsontext import Json
+from relay.domain.names import visible
 from relay.domain.text.nodes import RichText, Subtext, Text
 
 _HTML = "org.matrix.custom.html"
 _SPOILER = "page.codeberg.everypizza.msc4193.spoiler"
 _VOICE = "org.matrix.msc3245.voice"
 _AUDIO = "org.matrix.msc1767.audio"
+_PROFILE = "com.beeper.per_message_profile"
+_LONGEST_NAME = 255  # Of a profile, in bytes, as the proposal says.
+_GRAPHEME = regex.compile(r"\X")
 # Our own key: the ID of the original's attachment. An edit compares it with the attachment that it has.
 _FILE = "relay.attachment"
 _FILE_KEYS = (_FILE, "filename", "url", "info", _SPOILER, _VOICE, _AUDIO)
@@ -139,7 +149,7 @@ def _text_content(delivery: Delivery, images: ImageCopies) -> Json:
     if delivery.content.attachments:
         content[_FILE] = delivery.content.attachments[0].id
     if author is not None:
-        content[identity.PROFILE] = identity.profile(author)
+        content[_PROFILE] = _profile(author)
     mentioned = dict.fromkeys(rendered.mentions)
     calls = delivery.content.calls_answered
     if calls and delivery.replied_author is not None and delivery.replied_author.platform is Platform.MATRIX:
@@ -205,8 +215,8 @@ def _rendered(text: RichText, author: Author | None, resolver: Resolver) -> Rend
     body, formatted = rendered.body, rendered.formatted_body
     if author is not None:
         # Even if the text needs no HTML, the name does.
-        body = identity.plain_fallback(author) + body
-        formatted = _with_prefix(identity.html_fallback(author), rendered.html)
+        body = _plain_fallback(author) + body
+        formatted = _with_prefix(_html_fallback(author), rendered.html)
     return replace(rendered, body=_clean(body), formatted_body=None if formatted is None else _clean(formatted))
 
 
@@ -273,3 +283,48 @@ def _clean(text: str) -> str:
 
 def _bytes(text: str) -> int:
     return len(json.dumps(text, ensure_ascii=False).encode())
+
+
+# --- The author ---------------------------------------------------------------------------------------------
+
+
+def display_name(author: Author) -> str:
+    """The author's name in one line, without hidden characters. Never empty or blank."""
+    return _cut(visible(author.name) or visible(author.handle) or author.user.id).strip()
+
+
+def _cut(name: str) -> str:
+    """As much of `name` as a profile may hold, cut between two characters as the reader sees them."""
+    left = _LONGEST_NAME
+    for character in _GRAPHEME.finditer(name):
+        left -= len(character.group().encode("utf-8", "replace"))
+        if left < 0:
+            # If the first one alone is too long, nobody sees it as one character: cut inside.
+            return name[: character.start()] or name.encode("utf-8", "replace")[:_LONGEST_NAME].decode(
+                "utf-8", "ignore"
+            )
+    return name
+
+
+def _profile(author: Author) -> Json:
+    """The profile of one message. The avatar has to be on the homeserver already: clients load no other.
+
+    Without one, `avatar_url` is empty: if it were missing, clients would show the bot's avatar beside this name.
+    """
+    avatar = author.avatar
+    return {
+        "id": f"{author.user.platform}_{author.user.id}",
+        "displayname": display_name(author),
+        "avatar_url": avatar.locator if avatar is not None and avatar.platform is Platform.MATRIX else "",
+        "has_fallback": True,
+    }
+
+
+def _plain_fallback(author: Author) -> str:
+    """The author's name, for the start of the plain text."""
+    return f"{display_name(author)}: "
+
+
+def _html_fallback(author: Author) -> str:
+    """The author's name, for the start of the formatted text."""
+    return f"<strong data-mx-profile-fallback>{html.escape(display_name(author))}: </strong>"

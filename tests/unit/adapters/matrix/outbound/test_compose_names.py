@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.adapters.matrix.identity import display_name
+from relay.adapters.matrix.outbound.compose import display_name
 from relay.domain.content import Author
 from relay.domain.ids import Platform, UserRef
 
