@@ -177,8 +177,8 @@ def usernames(author: Author) -> tuple[str, ...]:
 
 
 def _presentable(name: str) -> str:
-    """`name` without what Discord refuses. The core has cut it to Discord's limit already."""
-    shown = _without_forbidden_words(visible(name))
+    """`name` without what Discord refuses, of a long one only its beginning: the rest is cut off in any case."""
+    shown = _without_forbidden_words(visible(name)[: 4 * NAME_LENGTH])
     for sign, lookalike in _SIGN_LOOKALIKES.items():
         shown = shown.replace(sign, lookalike)
     if "```" in shown.translate({ord("｀"): "`"}):

@@ -65,6 +65,11 @@ def test_username(name: str, shown: str) -> None:
     assert username(author(name)) == shown
 
 
+def test_of_an_endless_name_only_the_beginning_is_looked_at() -> None:
+    """Each forbidden word costs a look at the whole name: uncut, this one would take for ever."""
+    assert username(author("@everyone" * 20_000)) == username(author("@everyone" * 40))
+
+
 def test_a_user_whose_id_shows_nothing_either() -> None:
     assert username(author("\u200b", "@\u200b:example.org")) == "user"
 
