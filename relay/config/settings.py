@@ -1,6 +1,7 @@
 """Everything that the operator can set, as frozen values. `loading` makes them from the file and the environment.
 
-An adapter is given its own section (`DiscordSettings`, `MatrixSettings`) as one value.
+An adapter is given its own section (`DiscordSettings`, `MatrixSettings`) as one value. `deploy/relay.example.toml` says
+the same to the operator. `examples` are quoted in error messages.
 """
 
 from pathlib import Path
@@ -36,30 +37,39 @@ class Section(BaseModel):
 
 
 class DiscordSettings(Section):
-    """`[discord]`. `token` is always set: if the file has `token_file`, it is read from there."""
+    """`[discord]`: how to reach Discord."""
 
+    # The bot's token. Always set: it is read from `token_file` if that is given instead.
     token: Token = Field(examples=['"…"'])
     token_file: Path | None = Field(default=None, examples=['"/run/secrets/discord_token"'])
+    # The REST API. The gateway's address is asked for there.
     api_url: Url = Field(default="https://discord.com/api/v10", examples=['"https://discord.com/api/v10"'])
 
 
 class MatrixSettings(Section):
-    """`[matrix]`. At least one of `access_token` and `password` is set. If both are, the token is used."""
+    """`[matrix]`: how to reach the homeserver. At least one of `access_token` and `password` is set."""
 
     homeserver_url: Url = Field(examples=['"https://matrix.example.org"'])
+    # The relay's own account, in full.
     user_id: UserId = Field(examples=['"@relay:example.org"'])
+    # Used rather than the password if both are set. Read from its file if that is given instead.
     access_token: Token | None = Field(default=None, examples=['"syt_…"'])
     access_token_file: Path | None = Field(default=None, examples=['"/run/secrets/matrix_access_token"'])
+    # The relay logs in with it once, and keeps the token that it gets in its store.
     password: Password | None = Field(default=None, examples=['"…"'])
     password_file: Path | None = Field(default=None, examples=['"/run/secrets/matrix_password"'])
 
 
 class StoreSettings(Section):
-    """`[store]`. After loading, the path in `url` is absolute, and the others are seconds, or None for ever."""
+    """`[store]`: the database, and how long things stay in it. Lengths of time are in seconds; None is for ever."""
 
+    # `sqlite:///` and a path, which is absolute after loading.
     url: StoreUrl = Field(default="sqlite:///relay.db", examples=['"sqlite:///relay.db"'])
+    # After an absence, Discord's messages up to this age are read again, to find edits and deletions that were missed.
     reconcile_window: Seconds = Field(default=48 * 3600.0, examples=['"48h"'])
+    # How long the message map keeps a message, counted from its last edit or answer.
     retention: KeptFor = Field(default=90 * 86400.0, examples=['"90d"'])
+    # How long dead letters are kept, and the backlog of a pair that is no longer declared.
     dead_letter_retention: KeptFor = Field(default=30 * 86400.0, examples=['"30d"'])
 
     @property
@@ -69,47 +79,64 @@ class StoreSettings(Section):
 
 
 class WebSettings(Section):
-    """`[web]`. `listen` is `host:port`, or empty for off. `hosts` are further host names, separated by commas."""
+    """`[web]`: the status page, the metrics and the health checks."""
 
+    # `host:port`, or "" for no web server.
     listen: ListenAddress = Field(default="127.0.0.1:9464", examples=['"127.0.0.1:9464"'])
-    hosts: HostNames = Field(default="", examples=['"relay, status.example.org"'])
+    # Host names that requests may be for, besides localhost and the one in `listen`. Text with commas in the file.
+    hosts: HostNames = Field(default=(), examples=['"relay, status.example.org"'])
 
 
 class LogSettings(Section):
-    """`[log]`. `format` "auto" is readable on a terminal and JSON elsewhere."""
+    """`[log]`: how much is logged, and in which form."""
 
+    # What is less important than this is not logged.
     level: Literal["debug", "info", "warning", "error"] = Field(default="info", examples=['"info"'])
+    # "console" is for people, "json" for programs; "auto" is readable on a terminal and JSON elsewhere.
     format: Literal["auto", "console", "json"] = Field(default="auto", examples=['"auto"'])
 
 
 class ModerationSettings(Section):
     """`moderation`: what moderators of one side may do to messages of the other."""
 
+    # A moderator who removes a copy removes its original too, if the bot may do that there.
     deletions: bool = Field(default=False, examples=["false"])
 
 
 class DefaultSettings(Section):
-    """`[defaults]`: the values for every pair that sets no own. `batch_when_behind` is in seconds."""
+    """`[defaults]`: the values for every pair that sets no own."""
 
+    # Which way messages cross.
     direction: Literal["both", "to_matrix", "to_discord"] = Field(default="both", examples=['"both"'])
+    # For the directory of rooms: what the room is for, and the heading that it is listed under.
     purpose: str = Field(default="", examples=['"Help with the software"'])
     section: str = Field(default="", examples=['"Support rooms"'])
     nsfw: bool = Field(default=False, examples=["false"])
+    # The pair is listed in the directory, and nothing is mirrored.
     archived: bool = Field(default=False, examples=["false"])
+    # Whether messages inside threads are dropped, or cross as replies to the first message of the thread.
     thread_messages: ThreadPolicy = Field(default="drop", examples=['"drop"'])
+    # @everyone, @here and @room notify everybody on the other side too, if their author may do that on this side.
     allow_broadcast: bool = Field(default=False, examples=["false"])
+    # A text that is too long is split into at most so many messages. A longer one crosses as a file.
     max_parts: Number = Field(default=5, ge=1, le=50, examples=["5"])
+    # Seconds. If a rate limit delays messages by more than this, several of them cross as one. 0: never.
     batch_when_behind: Seconds = Field(default=20.0, examples=['"20s"'])
+    # After an absence, at most so many missed messages of a channel cross. If there are more, a notice counts them.
     catchup_limit: Number = Field(default=5000, ge=0, examples=["5000"])
-    system_messages: SystemMessages = Field(default="join, pin, boost, other", examples=['"join, pin, boost, other"'])
+    # Which of Discord's own messages about people cross. Text with commas in the file.
+    system_messages: SystemMessages = Field(default=SYSTEM_MESSAGES, examples=['"join, pin, boost, other"'])
     moderation: ModerationSettings = Field(default=ModerationSettings(), examples=["{ deletions = false }"])
 
 
 class PairSettings(DefaultSettings):
     """`[[pairs]]`. After loading, it includes the values of `[defaults]`."""
 
+    # Its name in logs, metrics and `relay status`. None: the room's alias or ID is used.
     name: Name | None = Field(default=None, examples=['"help"'])
+    # The ID of a channel, a thread, or a post in a forum.
     discord_channel: Snowflake = Field(examples=["1234567890123456789"])
+    # A room alias, or a room ID.
     matrix_room: Room = Field(examples=['"#help:example.org"'])
 
     @property
@@ -134,7 +161,7 @@ class PairSettings(DefaultSettings):
                 max_parts=self.max_parts,
                 batch_when_behind=self.batch_when_behind,
                 catchup_limit=self.catchup_limit,
-                system_messages=frozenset(kind for kind in SYSTEM_MESSAGES if kind in self.system_messages.split(", ")),
+                system_messages=frozenset(self.system_messages),
                 moderate_deletions=self.moderation.deletions,
             ),
         )
@@ -143,13 +170,15 @@ class PairSettings(DefaultSettings):
 class RoomSettings(Section):
     """`[[rooms]]`: listed in the directory, never bridged."""
 
+    # A room alias, or a room ID.
     matrix_room: Room = Field(examples=['"#general:example.org"'])
+    # As in `DefaultSettings`.
     purpose: str = Field(default="", examples=['"Discussions outside of Discord"'])
     section: str = Field(default="", examples=['"Matrix rooms"'])
 
 
 class Settings(BaseSettings):
-    """The whole configuration."""
+    """The whole configuration: one field for each section."""
 
     model_config = SettingsConfigDict(
         env_prefix="RELAY_", env_nested_delimiter="__", extra="forbid", frozen=True, hide_input_in_errors=True

@@ -6,10 +6,12 @@ from typing import Annotated
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
+from pydantic_core import PydanticKnownError
+from pydantic_settings import NoDecode
 from yarl import URL
 
 from relay.config.mistakes import wrong
-from relay.domain.pair import SYSTEM_MESSAGES
+from relay.domain.pair import SYSTEM_MESSAGES, SystemMessage
 
 _SERVER = r"(?:\[[0-9A-Fa-f:.]+\]|[0-9A-Za-z-]+(?:\.[0-9A-Za-z-]+)*)(?::[0-9]{1,5})?"
 _HOST_NAME = re.compile(r"[\w-]+(?:\.[\w-]+)*\.?")
@@ -89,7 +91,7 @@ def _hosts(value: object) -> object:
         raise wrong(
             "is not a list of host names", 'write names without scheme and port, like "relay, status.example.org"'
         )
-    return ", ".join(names)
+    return tuple(names)
 
 
 def _is_host(name: str) -> bool:
@@ -122,11 +124,15 @@ def _kept_for(value: object) -> object:
     return seconds
 
 
-def _system_messages(value: str) -> str:
+def _system_messages(value: object) -> object:
+    if isinstance(value, tuple):
+        return value  # a default, checked before
+    if not isinstance(value, str):
+        raise PydanticKnownError("string_type")
     kinds = value.replace(",", " ").split()
-    if set(kinds) - SYSTEM_MESSAGES:
+    if not set(kinds) <= set(SYSTEM_MESSAGES):
         raise wrong("is not a list of kinds", 'write some of "join, pin, boost, other", or "" for none')
-    return ", ".join(dict.fromkeys(kinds))
+    return tuple(dict.fromkeys(kinds))
 
 
 def _number(value: object) -> object:
@@ -162,11 +168,12 @@ Url = Annotated[str, AfterValidator(_url)]
 Seconds = Annotated[float, BeforeValidator(_seconds), Field(ge=0, allow_inf_nan=False)]
 KeptFor = Annotated[float | None, BeforeValidator(_kept_for)]
 Number = Annotated[int, BeforeValidator(_number)]
-SystemMessages = Annotated[str, AfterValidator(_system_messages)]
+# Both are text in the file and in the environment: `NoDecode` keeps pydantic-settings from reading that as JSON.
+SystemMessages = Annotated[tuple[SystemMessage, ...], NoDecode, BeforeValidator(_system_messages)]
+HostNames = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_hosts)]
 Name = Annotated[str, AfterValidator(_name)]
 Token = Annotated[SecretStr, AfterValidator(_token)]
 Password = Annotated[SecretStr, AfterValidator(_password)]
 UserId = Annotated[str, AfterValidator(_user_id)]
 StoreUrl = Annotated[str, AfterValidator(_store_url)]
-HostNames = Annotated[str, BeforeValidator(_hosts)]
 ListenAddress = Annotated[str, AfterValidator(_listen)]

@@ -1,20 +1,22 @@
 """A pair: the two channels that mirror each other, and what the operator decided about it."""
 
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Literal, Self, get_args
 
 from relay.domain.ids import ChannelAddress, ChannelRef, Platform
 
 ThreadPolicy = Literal["drop", "flatten"]
 SystemMessage = Literal["join", "pin", "boost", "other"]
-SYSTEM_MESSAGES: frozenset[SystemMessage] = frozenset({"join", "pin", "boost", "other"})
+SYSTEM_MESSAGES: tuple[SystemMessage, ...] = get_args(SystemMessage)
 
 
 @dataclass(frozen=True, slots=True)
 class PairPolicy:
     """The operator's choices for one pair."""
 
+    # What happens to messages inside threads: dropped, or sent as replies to the thread's first message.
     thread_messages: ThreadPolicy = "drop"
+    # A message that notifies everyone on its side does so on the other side too, if its author may.
     allow_broadcast: bool = False
     # A text that takes more messages crosses as a file with its first lines above.
     max_parts: int = 5
@@ -23,7 +25,7 @@ class PairPolicy:
     # How many missed messages are still caught up.
     catchup_limit: int = 5000
     # Which of the messages cross that a platform itself says about people.
-    system_messages: frozenset[SystemMessage] = SYSTEM_MESSAGES
+    system_messages: frozenset[SystemMessage] = frozenset(SYSTEM_MESSAGES)
     # If a moderator removes a copy, its original is removed too.
     moderate_deletions: bool = False
 

@@ -227,7 +227,7 @@ class WebServer:
     _runner: web.AppRunner | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
-        self._hosts = AllowedHosts(self.settings.listen, self.settings.hosts.split(", "))
+        self._hosts = AllowedHosts(self.settings.listen, self.settings.hosts)
         self._style = files("relay.web").joinpath("page.css").read_text(encoding="utf-8")
 
     async def run(self) -> None:

@@ -18,6 +18,21 @@ def test_system_messages_are_chosen_for_each_pair(tmp_path: Path) -> None:
     assert chosen_kinds == [["boost", "pin"], [], sorted(SYSTEM_MESSAGES)]
 
 
+def test_lists_are_text_with_commas_in_the_environment(tmp_path: Path) -> None:
+    variables = {"RELAY_WEB__HOSTS": "relay, status.example.org", "RELAY_DEFAULTS__SYSTEM_MESSAGES": "pin, join"}
+    settings = load(write(tmp_path, SIDES + pair()), variables)
+    assert settings.web.hosts == ("relay", "status.example.org")
+    assert settings.pairs[0].system_messages == ("pin", "join")
+    settings = load(write(tmp_path, SIDES + pair()), dict.fromkeys(variables, ""))
+    assert (settings.web.hosts, settings.pairs[0].system_messages) == ((), ())
+
+
+def test_the_kinds_of_system_messages_are_text(tmp_path: Path) -> None:
+    found = only(tmp_path, SIDES + '[defaults]\nsystem_messages = ["join"]\n')
+    remedy = 'put it in quotes; write, for example, system_messages = "join, pin, boost, other"'
+    assert found.endswith(f"system_messages: must be text; {remedy}")
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
@@ -72,12 +87,12 @@ def test_room_addresses(tmp_path: Path, room: str, valid: bool) -> None:
 @pytest.mark.parametrize("written", ['"relay, Status.example.org"', '["relay", "Status.example.org"]'])
 def test_names_of_the_web_server(tmp_path: Path, written: str) -> None:
     settings = load(write(tmp_path, f"{SIDES}[web]\nhosts = {written}\n"), {})
-    assert settings.web.hosts == "relay, Status.example.org"
+    assert settings.web.hosts == ("relay", "Status.example.org")
 
 
 @pytest.mark.parametrize("name", ["büro.example", "xn--bro-hoa.example.", "[fe80::1%eth0]", "192.0.2.7"])
 def test_a_name_of_the_web_server(tmp_path: Path, name: str) -> None:
-    assert load(write(tmp_path, f'{SIDES}[web]\nhosts = "{name}"\n'), {}).web.hosts == name
+    assert load(write(tmp_path, f'{SIDES}[web]\nhosts = "{name}"\n'), {}).web.hosts == (name,)
 
 
 @pytest.mark.parametrize("name", ["relay:9464", "bü/ro", "ü" * 70, "a..b", "[fe80::1%]"], ids=ascii)

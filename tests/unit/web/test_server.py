@@ -81,7 +81,7 @@ class FakeStatus:
 
 @asynccontextmanager
 async def serving(status: FakeStatus, hosts: Sequence[str] = ()) -> AsyncIterator[aiohttp.ClientSession]:
-    server = WebServer(status=status, settings=WebSettings(listen="127.0.0.1:0", hosts=", ".join(hosts)))
+    server = WebServer(status=status, settings=WebSettings(listen="127.0.0.1:0", hosts=tuple(hosts)))
     async with aiohttp.ClientSession(base_url=await server.start()) as client:
         try:
             yield client
