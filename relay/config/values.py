@@ -87,7 +87,7 @@ def _listen(value: str) -> str:
 
 def _hosts(value: object) -> object:
     names = value.replace(",", " ").split() if isinstance(value, str) else value
-    if not isinstance(names, list) or not all(isinstance(name, str) and _is_host(name) for name in names):
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) and _is_host(name) for name in names):
         raise wrong(
             "is not a list of host names", 'write names without scheme and port, like "relay, status.example.org"'
         )
