@@ -30,6 +30,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from relay.domain.events import Feature
+
 
 class RelayError(Exception):
     """The root of all. `str()` is a sentence for the operator."""
@@ -177,9 +179,9 @@ class FileRejected(DeliveryError):
 
 
 class Unsupported(DeliveryError):
-    """The platform cannot carry this. `feature` is one word for the counter."""
+    """The platform cannot carry this. It is counted as `feature`."""
 
-    def __init__(self, feature: str) -> None:
+    def __init__(self, feature: Feature) -> None:
         super().__init__(f"{feature} cannot cross")
         self.feature = feature
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Literal
 
 from relay.domain.content import Author, Content
 from relay.domain.ids import ChannelRef, MessageRef, ThreadRef
@@ -48,13 +49,34 @@ class MessageDeleted:
     by_self: bool = False
 
 
+# The words under which what does not cross is counted. README's "What crosses" says what each of them means.
+Feature = Literal[
+    "call",
+    "empty",
+    "encryption",
+    "file",
+    "foreign",
+    "former",
+    "location",
+    "moderation",
+    "reaction",
+    "receipt",
+    "system",
+    "thread",
+    "typing",
+    "unknown",
+    "unreadable",
+    "verification",
+    "vote",
+]
+
+
 @dataclass(frozen=True, slots=True)
 class FeatureUsed:
     """Somebody used a feature that does not cross."""
 
     channel: ChannelRef
-    # One word: `reaction`, `typing`, `presence`, `receipt`, …
-    feature: str
+    feature: Feature
     user_is_self: bool = False
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import get_args
 
 import discord
 import typer
@@ -14,6 +15,7 @@ from relay import cli, errors
 from relay.config.loading import load
 from relay.config.settings import PairSettings, StoreSettings
 from relay.core.status.report import Report
+from relay.domain.events import Feature
 from relay.domain.ids import Platform
 from relay.web.metrics import registry
 from tests.support.payloads import cases
@@ -119,7 +121,7 @@ def features() -> Iterator[str]:
             match node:
                 case ast.Call(func=ast.Name(id="FeatureUsed" | "Dropped"), args=[*arguments]):
                     found = [argument for argument in arguments[:2] if not isinstance(argument, ast.JoinedStr)]
-                case ast.Call(func=ast.Name(id="Item"), args=[ast.Constant(value="feature"), *_, word]):
+                case ast.Call(func=ast.Name(id="GatewayEvent"), args=[ast.Constant(value="feature"), *_, word]):
                     found = [word]
                 case ast.Call(func=ast.Attribute(attr="dropped"), args=[_, word, *_]):
                     found = [word]
@@ -128,7 +130,7 @@ def features() -> Iterator[str]:
                     args=[ast.Tuple(elts=[_, word])],
                 ):
                     found = [word]
-                case ast.Assign(targets=[ast.Name(id="_FEATURES")], value=ast.Dict(values=values)):
+                case ast.AnnAssign(target=ast.Name(id="_FEATURES"), value=ast.Dict(values=values)):
                     found = list(values)
                 case ast.FunctionDef(name="_feature" | "_left_out"):
                     # `_FEATURES.get(kind, "unknown")`; `None if event.content else "empty"`
@@ -143,7 +145,7 @@ def features() -> Iterator[str]:
 
 def test_every_feature_that_is_counted_is_named_and_no_other() -> None:
     named = readme().partition("A feature is one of\n")[2].partition("\n\n")[0]
-    assert set(re.findall(r"`([a-z]+)`", named)) == set(features())
+    assert set(re.findall(r"`([a-z]+)`", named)) == set(get_args(Feature)) == set(features())
 
 
 def test_its_commands_need_only_python_and_leave_nothing_in_git() -> None:

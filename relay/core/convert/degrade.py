@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from relay.core.convert.split import Measure, beginning, first_part, split
 from relay.domain.content import Attachment, Author, Capabilities, Content, Quotation, with_most_files
+from relay.domain.events import Feature
 from relay.domain.ids import MediaRef
 from relay.domain.names import REPLY_ARROW, shortened, without_controls
 from relay.domain.pair import PairPolicy
@@ -22,8 +23,8 @@ _FIRST_LINES = 500
 class Dropped:
     """Nothing of a message can cross."""
 
-    # One word for the counter.
-    feature: str
+    # What it is counted as.
+    feature: Feature
     # For the author: follows "did not cross: ".
     reason: str
 

@@ -23,7 +23,15 @@ from relay.domain.commands import (
     RequoteMessage,
     SendMessage,
 )
-from relay.domain.events import Event, FeatureUsed, HistorySkipped, MessageCreated, MessageDeleted, MessageEdited
+from relay.domain.events import (
+    Event,
+    Feature,
+    FeatureUsed,
+    HistorySkipped,
+    MessageCreated,
+    MessageDeleted,
+    MessageEdited,
+)
 from relay.domain.ids import MessageRef, ThreadRef
 from relay.domain.pair import LaneKey, Pair
 from relay.domain.text.nodes import RichText
@@ -37,7 +45,7 @@ class _Routed:
     """The results of one batch. Counted only once it is on disk, because otherwise the batch comes again."""
 
     entries: list[Entry] = field(default_factory=list)
-    dropped: list[tuple[LaneKey, str]] = field(default_factory=list)
+    dropped: list[tuple[LaneKey, Feature]] = field(default_factory=list)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -200,7 +208,7 @@ class Router:
             await self._requote(uow, edit, None, pair, routed)
 
     async def _leave_out(
-        self, uow: UnitOfWork, event: MessageCreated, feature: str, lane: LaneKey, routed: _Routed
+        self, uow: UnitOfWork, event: MessageCreated, feature: Feature, lane: LaneKey, routed: _Routed
     ) -> None:
         if feature == "empty":
             message_id = await uow.messages.add(event.ref, event.author.user, event.created_at, event.reply_to)
@@ -237,7 +245,7 @@ async def _is_later(uow: UnitOfWork, event: MessageEdited, known: datetime) -> b
     return event.edit is not None and await uow.messages.edited_by(event.edit) is None
 
 
-def _left_out(event: MessageCreated, pair: Pair) -> str | None:
+def _left_out(event: MessageCreated, pair: Pair) -> Feature | None:
     """Because of which feature a message does not cross; None if it crosses."""
     if event.thread is not None and pair.policy.thread_messages == "drop":
         return "thread"

@@ -13,6 +13,7 @@ from relay.core.pairs import PairDirectory
 from relay.core.ports import Clock, SideHealth
 from relay.core.status.report import DaemonStatus, LaneCounts, LaneRecord, Report, StatusRecord, read_record
 from relay.core.storage import LaneDepth, Store
+from relay.domain.events import Feature
 from relay.domain.ids import Platform
 from relay.domain.pair import LaneKey, Pair
 
@@ -92,9 +93,9 @@ class Status:
         waited = (self.clock.now() - received_at).total_seconds()
         self._delivery.setdefault(lane.direction, Histogram()).observe(max(0.0, waited))
 
-    def dropped(self, lane: LaneKey, feature: str, count: int = 1) -> None:
+    def dropped(self, lane: LaneKey, feature: Feature) -> None:
         """Something was dropped because it cannot cross."""
-        self.lane(lane).dropped[feature] += count
+        self.lane(lane).dropped[feature] += 1
 
     # --- Reporting ----------------------------------------------------------------------------------------
 

@@ -193,7 +193,7 @@ async def test_where_it_may_not_react_the_author_is_told_in_words(bridge: World)
 
     async def refuse(call: str) -> None:
         if call == "send":
-            raise Unsupported("sculpture")
+            raise Unsupported("location")
 
     def prepare(discord: MemoryAdapter, matrix: MemoryAdapter) -> None:
         matrix.before = refuse
@@ -202,8 +202,8 @@ async def test_where_it_may_not_react_the_author_is_told_in_words(bridge: World)
     async with bridge.relay(prepare) as core:
         bridge.discord.say(here, "ann", "a statue")
         await until(lambda: len(bridge.words(here)) == 2)
-        assert core.status.lane(lane(Platform.MATRIX)).dropped == {"sculpture": 1}
-    assert bridge.words(here)[1] == "This message did not cross: sculpture cannot cross."
+        assert core.status.lane(lane(Platform.MATRIX)).dropped == {"location": 1}
+    assert bridge.words(here)[1] == "This message did not cross: location cannot cross."
 
 
 async def test_a_blocked_lane_says_so_and_goes_on_by_itself(bridge: World) -> None:

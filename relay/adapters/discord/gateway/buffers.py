@@ -13,6 +13,7 @@ from typing import Literal
 import structlog
 
 from relay.adapters.discord.gateway.guild_cache import ChannelAccess
+from relay.domain.events import Feature
 from relay.domain.ids import ChannelAddress, ChannelRef
 from relay.domain.jsontext import Json
 from relay.domain.text.rewrite import weight
@@ -31,7 +32,7 @@ _KINDS: Mapping[str, Kind] = {
     "MESSAGE_REACTION_ADD": "feature",
     "TYPING_START": "feature",
 }
-_FEATURES = {"MESSAGE_REACTION_ADD": "reaction", "TYPING_START": "typing"}
+_FEATURES: Mapping[str, Feature] = {"MESSAGE_REACTION_ADD": "reaction", "TYPING_START": "typing"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +43,8 @@ class GatewayEvent:
     # Where it happened: a channel, or a thread in it.
     channel: str
     data: Json
-    # The name of the feature, for the kind "feature".
-    feature: str = ""
+    # Set for the kind "feature" only.
+    feature: Feature | None = None
     # Bytes in memory.
     size: int = field(default=0, compare=False)
 
@@ -207,4 +208,4 @@ def _events_of(kind: Kind, name: str, channel: str, data: Json) -> Iterable[Gate
     if name == "MESSAGE_DELETE_BULK":
         return [GatewayEvent("delete", channel, {"id": message, "channel_id": channel}) for message in data["ids"]]
     size = weight(data) if kind in {"create", "update"} else 0
-    return [GatewayEvent(kind, channel, data, _FEATURES.get(name, ""), size)]
+    return [GatewayEvent(kind, channel, data, _FEATURES.get(name), size)]

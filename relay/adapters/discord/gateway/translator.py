@@ -105,7 +105,7 @@ class Translator:
                     self.cache.forget(message)
                     is_self = self.cache.is_deleted_by_us(message)
                     return [MessageDeleted(MessageRef(buffer.channel, message), by_self=is_self)]
-                case "feature":
+                case "feature" if dispatch.feature is not None:
                     is_self = dispatch.data.get("user_id") == self.identity.user
                     return [FeatureUsed(buffer.channel, dispatch.feature, user_is_self=is_self)]
         except _MALFORMED as error:

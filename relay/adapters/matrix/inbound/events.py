@@ -21,7 +21,7 @@ from relay.adapters.matrix.inbound.content import (
 from relay.adapters.matrix.markup import NameLookup
 from relay.adapters.matrix.rooms.state import MemberProfile, RoomState
 from relay.domain.content import Author, Content
-from relay.domain.events import Event, FeatureUsed, MessageCreated, MessageDeleted, MessageEdited
+from relay.domain.events import Event, Feature, FeatureUsed, MessageCreated, MessageDeleted, MessageEdited
 from relay.domain.ids import ChannelRef, MediaRef, MessageRef, Platform, ThreadRef, UserRef
 from relay.domain.jsontext import Json, as_dict, as_list, as_string
 from relay.domain.names import shortened, visible, with_suffix, without_reply_arrow
@@ -29,7 +29,7 @@ from relay.domain.names import shortened, visible, with_suffix, without_reply_ar
 _POLL_STARTS = frozenset({"m.poll.start", "org.matrix.msc3381.poll.start"})
 _POLL_ENDS = frozenset({"m.poll.end", "org.matrix.msc3381.poll.end"})
 _MESSAGES = frozenset({"m.room.message", "m.sticker"}) | _POLL_STARTS | _POLL_ENDS
-_FEATURES = {
+_FEATURES: dict[str, Feature] = {
     "m.reaction": "reaction",
     "m.poll.response": "vote",
     "org.matrix.msc3381.poll.response": "vote",
@@ -202,7 +202,7 @@ def timestamp(milliseconds: Any) -> datetime:
         return datetime.fromtimestamp(0, UTC)
 
 
-def _feature(kind: str, content: Json) -> str:
+def _feature(kind: str, content: Json) -> Feature:
     if kind.startswith(_VERIFICATION) or _is_verification(content):
         return "verification"
     if kind.startswith(_CALLS):

@@ -179,7 +179,7 @@ async def test_an_edit_queued_before_its_message_was_left_out_crosses_as_the_mes
     async def before(call: str) -> None:
         if call == "send" and not queued.is_set():
             await queued.wait()
-            raise Unsupported("sculpture")
+            raise Unsupported("location")
 
     async with bridge.relay(lambda _, matrix: setattr(matrix, "before", before)):
         said = bridge.discord.say(here, "ann", "a sculpture")

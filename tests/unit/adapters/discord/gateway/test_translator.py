@@ -10,7 +10,7 @@ from relay.adapters.discord.gateway.guild_cache import ChannelAccess
 from relay.adapters.discord.gateway.translator import EventPump
 from relay.adapters.discord.identifiers import channel_ref
 from relay.core.ports import Cursor, EventBatch
-from relay.domain.events import Event, FeatureUsed
+from relay.domain.events import Event, Feature, FeatureUsed
 from relay.domain.ids import ChannelAddress, Platform
 from relay.errors import StoreHeld
 
@@ -22,10 +22,10 @@ class Words:
     """A translator that makes an event of every item."""
 
     async def batch(self, items: list[tuple[ChannelBuffer, GatewayEvent]]) -> EventBatch:
-        return EventBatch(tuple(FeatureUsed(CHANNEL, item.feature) for _, item in items), (CURSOR,))
+        return EventBatch(tuple(FeatureUsed(CHANNEL, item.feature or "unknown") for _, item in items), (CURSOR,))
 
 
-def pump(*words: str) -> EventPump:
+def pump(*words: Feature) -> EventPump:
     buffers = ChannelBuffers(parent_of=lambda _: None, private_parent_of=lambda _: None, on_gap=lambda: None)
     access = ChannelAccess("g", may_use_webhooks=True, may_send=True, may_delete=True, max_file_size=1)
     buffer = ChannelBuffer(ChannelAddress(Platform.DISCORD, "1"), CHANNEL, access)
@@ -48,15 +48,15 @@ def refusing(word: str, error: Exception, got: list[Event | Cursor]) -> Callable
 
 async def test_an_event_that_the_core_cannot_take_costs_only_itself() -> None:
     got: list[Event | Cursor] = []
-    running = asyncio.create_task(pump("a", "b", "c").run(refusing("b", KeyError("b"), got)))
+    running = asyncio.create_task(pump("call", "reaction", "vote").run(refusing("reaction", KeyError("b"), got)))
     async with asyncio.timeout(5):
         while CURSOR not in got:  # noqa: ASYNC110 - the test is the only one who could set an event
             await asyncio.sleep(0)
-    assert [event.feature for event in got if isinstance(event, FeatureUsed)] == ["a", "c"]
+    assert [event.feature for event in got if isinstance(event, FeatureUsed)] == ["call", "vote"]
     assert not running.done()
     running.cancel()
 
 
 async def test_a_store_that_is_held_by_another_ends_it() -> None:
     with pytest.raises(StoreHeld):
-        await pump("a", "b").run(refusing("b", StoreHeld("relay.db", "held", "stop the other"), []))
+        await pump("call", "reaction").run(refusing("reaction", StoreHeld("relay.db", "held", "stop the other"), []))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from relay.adapters.matrix.inbound.events import convert, ephemeral_events, is_message
 from relay.adapters.matrix.rooms.state import RoomState
 from relay.domain.content import Attachment, Author, Content
-from relay.domain.events import Event, FeatureUsed, MessageCreated, MessageDeleted, MessageEdited
+from relay.domain.events import Event, Feature, FeatureUsed, MessageCreated, MessageDeleted, MessageEdited
 from relay.domain.ids import ChannelRef, MediaRef, MessageRef, Platform, ThreadRef, UserRef
 from relay.domain.text.nodes import RichText, plain_text
 
@@ -144,7 +144,7 @@ def test_a_message_that_is_redacted_already_is_ignored() -> None:
         ("com.example.game", {"move": "e4"}, "unknown"),
     ],
 )
-def test_features_that_are_not_copied_have_names(kind: str, content: dict[str, Any], feature: str) -> None:
+def test_features_that_are_not_copied_have_names(kind: str, content: dict[str, Any], feature: Feature) -> None:
     assert read(content, kind) == FeatureUsed(ROOM, feature)
 
 
