@@ -1,4 +1,6 @@
-"""The repositories: one class for each protocol of `core/storage.py`. They know a `Transaction`, and no database.
+"""The repositories: one class for each protocol of `core/storage.py`. They know a `Transaction`, and no connection.
 
-Their SQL is portable, but for `INSERT OR REPLACE`, `SECONDS_NOW`, `_without_index` and where `insert` is imported from.
+They are written with SQLAlchemy, and run on SQLite only. For another database, these have to be rewritten: `insert` of
+SQLAlchemy's SQLite dialect (`OR REPLACE`, `ON CONFLICT`), `SECONDS_NOW`, and `_without_index`, which steers SQLite's
+query planner.
 """
