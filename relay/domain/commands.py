@@ -2,6 +2,9 @@
 
 A command names messages by their *originals*. Where their copies are is looked up when the command is delivered:
 only then have the commands before it been carried out.
+
+`kind` tells the commands apart in the store. Its values never change, and `store.codec` writes it as the first key of
+the JSON: an index and the pruning look at the first characters only.
 """
 
 from dataclasses import dataclass, field

@@ -42,6 +42,7 @@ def _plain(value: object) -> object:
         return value.isoformat()
     if dataclasses.is_dataclass(value):
         kind, fields = _fields(cast(type, type(value)))
+        # `kind` comes first: `tables.LATE_FILE_WAITS` and `pruning` look at the first characters of the JSON.
         record: dict[str, object] = {} if kind is None else {"kind": kind}
         for name, default in fields:
             held = getattr(value, name)

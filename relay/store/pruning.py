@@ -55,8 +55,9 @@ _NAME = (
 _HAS_DEAD_LETTER = (
     "SELECT 1 FROM outbox WHERE state = 'dead' AND source_platform = ? AND source_channel = ? AND source_id = ? LIMIT 1"
 )
-# The row of a digest names only its first message. Today a digest is split before it can become a dead letter.
-_DEAD_DIGESTS = (
+# The row of a digest names only its first message. Its `kind` is the first key (see `codec`). Today a digest is split
+# before it can become a dead letter.
+DEAD_DIGESTS = (
     "SELECT command FROM outbox WHERE state = 'dead' AND typeof(command) = 'text'"
     """ AND substr(command, 1, 20) = '{"kind":"send_batch"'"""
 )
@@ -192,7 +193,7 @@ class Pruner:
         oldest = await self._read(_OLDEST_COMMAND, ())
         if oldest:
             before = min(before, oldest[0][0] // 1_000_000)
-        digests = [row[0] for row in await self._read(_DEAD_DIGESTS, ())]
+        digests = [row[0] for row in await self._read(DEAD_DIGESTS, ())]
         dead = await asyncio.to_thread(_sources, digests) if digests else frozenset[_Name]()
         count, last, kept = 0, 0, 0
         while kept < _MOST_YOUNG:

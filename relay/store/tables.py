@@ -35,7 +35,7 @@ _LAST_MOMENT = (datetime(9999, 12, 30, tzinfo=UTC) - EPOCH) // MICROSECOND  # in
 _HASH_LENGTH = 44
 
 SECONDS_NOW = "CAST(strftime('%s', 'now') AS INTEGER)"
-"""AnyInteger seconds since 1970. Pruning compares with it when something was used last."""
+"""Whole seconds since 1970, in SQL. Pruning compares with it when something was used last."""
 
 
 class Timestamp(TypeDecorator[datetime]):
@@ -126,7 +126,10 @@ class NativeId(UserDefinedType[str]):
 
 
 LATE_FILE_WAITS = """state = 'waiting' AND substr(command, 1, 19) = '{"kind":"late_file"'"""
-"""The condition for the outbox rows of files that follow their message. There are few of them."""
+"""The condition for the outbox rows of files that follow their message. There are few of them.
+
+It is part of an index, so it stays as it is; `codec` writes `kind` as the first key of a command.
+"""
 
 
 class EntryState(StrEnum):

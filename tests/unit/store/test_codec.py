@@ -6,11 +6,13 @@ from datetime import UTC, datetime
 import pytest
 from hypothesis import given
 
-from relay.domain.commands import Command, DeleteMessage, SendMessage
-from relay.domain.content import Author, Content
-from relay.domain.ids import ChannelRef, MessageRef, Platform, UserRef
+from relay.domain.commands import Command, DeleteMessage, Digest, LateFile, SendMessage
+from relay.domain.content import Attachment, Author, Content
+from relay.domain.ids import ChannelRef, MediaRef, MessageRef, Platform, UserRef
 from relay.domain.text import nodes as n
 from relay.store.codec import decode, encode
+from relay.store.pruning import DEAD_DIGESTS
+from relay.store.tables import LATE_FILE_WAITS
 from tests.support.trees import commands
 
 CHANNEL = ChannelRef(Platform.DISCORD, "1")
@@ -25,6 +27,22 @@ def saying(text: n.RichText) -> SendMessage:
 @given(commands)
 def test_every_command_comes_back_as_it_was(command: Command) -> None:
     assert decode(encode(command)) == command
+
+
+def test_the_kind_is_what_the_index_and_the_pruning_look_for() -> None:
+    """Both compare the first characters of the row. The texts are on disk, so they are written out here."""
+    author, moment = Author(UserRef(Platform.DISCORD, "2"), "Ann"), datetime(2026, 1, 2, tzinfo=UTC)
+    attachment = Attachment("1", "a.png", "image", MediaRef(Platform.DISCORD, "x"))
+    late = LateFile(MessageRef(CHANNEL, "3"), author, attachment, moment)
+    assert encode(late).startswith('{"kind":"late_file"')
+    assert """'{"kind":"late_file"'""" in LATE_FILE_WAITS
+    assert encode(Digest(())).startswith('{"kind":"send_batch"')
+    assert """'{"kind":"send_batch"'""" in DEAD_DIGESTS
+
+
+@given(commands)
+def test_the_kind_is_the_first_key(command: Command) -> None:
+    assert encode(command).startswith(f'{{"kind":"{command.kind}"')
 
 
 def test_a_payload_is_small_and_leaves_out_what_is_usual() -> None:
