@@ -42,7 +42,11 @@ def application() -> typer.Typer:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run one command and exit with its status: 0 ok, 1 a problem, 2 wrong usage, 3 the store is held."""
+    """Run one command and exit with its status.
+
+    0: ok. 1: a problem. 2: wrong usage or configuration. 3: another daemon holds the store. 4: the daemon cannot go on
+    and says why. 70: a bug.
+    """
     invocation = Invocation()
     try:
         application()(args=arguments, prog_name="relay", obj=invocation)
