@@ -221,40 +221,40 @@ async def hold(store: SqlStore, clock: Clock) -> AsyncIterator[Lease]:
         store.fence(None)
         lease = Lease(store=store, clock=clock, lock=lock, holder=await _acquire(store, clock, lock))
         store.fence(lease.fence)
-        keeping = asyncio.create_task(lease.keep(), name="lease")
+        renewal = asyncio.create_task(lease.keep(), name="lease")
         try:
-            async with _cancelled_by(keeping):
+            async with _cancelled_by(renewal):
                 yield lease
         finally:
-            keeping.cancel()
-            await asyncio.wait((keeping,))
+            renewal.cancel()
+            await asyncio.wait((renewal,))
             await _release(store, lease.holder)
 
 
 @asynccontextmanager
-async def _cancelled_by(keeper: asyncio.Task[None]) -> AsyncIterator[None]:
-    """Cancel the block when `keeper` fails, and raise its error, as `asyncio.timeout` raises `TimeoutError`."""
+async def _cancelled_by(task: asyncio.Task[None]) -> AsyncIterator[None]:
+    """Cancel the block when `task` fails, and raise its error, as `asyncio.timeout` raises `TimeoutError`."""
     owner = asyncio.current_task()
     if owner is None:
         raise RuntimeError("only a task can hold a lease")
     before = owner.cancelling()
     inside = True
 
-    def failed(task: asyncio.Task[None]) -> None:
+    def ended(_: asyncio.Task[None]) -> None:
         # The loop may have scheduled this call before the block ended.
         if inside and not task.cancelled() and task.exception() is not None:
             owner.cancel()
 
-    keeper.add_done_callback(failed)
+    task.add_done_callback(ended)
     try:
         yield
     except asyncio.CancelledError:
-        if keeper.done() and not keeper.cancelled() and owner.uncancel() <= before:
-            keeper.result()
+        if task.done() and not task.cancelled() and owner.uncancel() <= before:
+            task.result()
         raise
     finally:
         inside = False
-        keeper.remove_done_callback(failed)
+        task.remove_done_callback(ended)
 
 
 class Watch:
