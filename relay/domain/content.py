@@ -27,7 +27,8 @@ class Author:
     # One of the relay's own accounts and webhooks: known by ID, never by name.
     is_self: bool = False
     is_bot: bool = False
-    # The platform lets this author ping everyone in the channel.
+    # This message is meant to notify everyone in the channel, and the platform lets its author do that. It belongs to
+    # the message rather than the author; the field stays here because stored commands have it here.
     may_broadcast: bool = False
     # Tells this author from others of the same name, and is shorter than the ID; "" where there is no such thing.
     handle: str = field(default="", compare=False)
@@ -35,12 +36,17 @@ class Author:
 
 @dataclass(frozen=True, slots=True)
 class Attachment:
-    """A file of a message, without its bytes."""
+    """A file of a message, without its bytes. Either a platform keeps it, or the relay makes it of `text`."""
 
+    # Tells it from the message's other files, and stays the same when the message is edited.
     id: str
+    # The file's name, unchecked.
     name: str
+    # How readers are to see it.
     kind: MediaKind
+    # Where the platform keeps it. Its locator is "" if the relay makes the file itself: nothing reads it then.
     source: MediaRef
+    # As its platform names it. The bytes may be something else.
     content_type: str = "application/octet-stream"
     # Bytes, None if unknown.
     size: int | None = None
@@ -49,16 +55,21 @@ class Attachment:
     height: int | None = None
     # Seconds.
     duration: float | None = None
+    # What is to be seen in it, as its author describes it for those who cannot see it.
     alt: str = ""
+    # Readers see it only when they ask for it.
     spoiler: bool = False
+    # The image is known to move.
     animated: bool = False
+    # The loudness of a voice message over its duration, each from 0 to 255.
     waveform: tuple[int, ...] = ()
+    # A still of a video.
     thumbnail: MediaRef | None = None
     # Where a reader can open it on its own platform, "" for nowhere.
     url: str = ""
     # If `url` expires: a link to its message, which does not.
     page: str = ""
-    # The whole content of a file that the relay makes itself.
+    # The whole content of a file that the relay makes itself: a message's text that is too long. Else "".
     text: str = ""
 
 
