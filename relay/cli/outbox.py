@@ -22,8 +22,8 @@ ChannelsOption = Annotated[
     typer.Option("--channels", metavar="ID ID", help="Its two channels instead, if the name is not enough."),
 ]
 
+# Rows that are deleted in one transaction. They are few, so that a running daemon does not have to wait.
 _STEP = 1000
-"""Rows that are deleted in one transaction. They are few, so that a running daemon does not have to wait."""
 
 
 @commands.callback()

@@ -32,10 +32,10 @@ from relay.errors import ConfigurationError, Mistake
 PREFIX = "RELAY_"
 CONFIG_VARIABLE = "RELAY_CONFIG"
 DEFAULT_FILE = Path("relay.toml")
+# Secrets. Each can also be in a file, which the key `<name>_file` names.
 SECRETS = (("discord", "token"), ("matrix", "access_token"), ("matrix", "password"))
-"""Secrets. Each can also be in a file, which the key `<name>_file` names."""
+# The sections that are arrays of tables.
 LISTS = ("pairs", "rooms")
-"""The sections that are arrays of tables."""
 
 # https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables: a service called "relay"
 # gives every container of its namespace variables of these names.

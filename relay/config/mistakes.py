@@ -16,8 +16,8 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 
 from relay.errors import Mistake
 
+# The path to a value: `("discord", "token")`, `("pairs", 0, "name")`.
 Location = tuple[str | int, ...]
-"""The path to a value: `("discord", "token")`, `("pairs", 0, "name")`."""
 
 _HEADER = re.compile(r"\s*(\[\[?)\s*([^\[\]#]+?)\s*\]\]?\s*(?:#.*)?$")
 _KEY = re.compile(r"\s*([A-Za-z0-9_-]+|\"[^\"]*\"|'[^']*')\s*[=.]")

@@ -8,8 +8,8 @@ from relay.domain.ids import MediaRef, UserRef
 from relay.domain.names import shortened
 from relay.domain.text.nodes import RichText, Subtext, Text
 
+# The most files of one message that cross: one event of Matrix can name a thousand.
 MAX_FILES = 10
-"""The most files of one message that cross: one event of Matrix can name a thousand."""
 
 _MAX_NAMED = 5
 
@@ -38,7 +38,7 @@ class Author:
 class Attachment:
     """A file of a message, without its bytes. Either a platform keeps it, or the relay makes it of `text`."""
 
-    # Tells it from the message's other files, and stays the same when the message is edited.
+    # Tells it from the message's other files. What an edit puts in its place has another one.
     id: str
     # The file's name, unchecked.
     name: str

@@ -10,11 +10,11 @@ import json
 import re
 from typing import Any
 
+# A JSON object.
 Json = dict[str, Any]
-"""A JSON object."""
 
+# How deep a value may be nested: far deeper than anything that either platform defines.
 MAX_LEVELS = 64
-"""How deep a value may be nested: far deeper than anything that either platform defines."""
 
 _HOLDERS = frozenset({dict, list})
 _SPACE = re.compile(r"[ \t\n\r]*")

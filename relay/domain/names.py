@@ -28,11 +28,11 @@ _MAX_MARKS = 3
 # Characters of the longest emoji: two people, each with a skin colour, a heart, and the joiners between them.
 _MAX_SEQUENCE_LENGTH = 12
 
+# The most characters of a name: the strictest platform's limit.
 MAX_NAME_LENGTH = 80
-"""The max_length characters of a name: the strictest platform's limit."""
 
+# The most bytes of a name in UTF-8, for platforms that count bytes.
 MAX_NAME_BYTES = 255
-"""The max_length bytes of a name in UTF-8, for platforms that count bytes."""
 
 
 def is_hidden(char: str) -> bool:
@@ -109,7 +109,7 @@ def _joins(char: str) -> bool:
 
 @lru_cache(maxsize=2_000)
 def _size(char: str) -> tuple[int, int]:
-    """How many characters and bytes `char` takes at max_length, as it is or in NFKC."""
+    """How many characters and bytes `char` takes at most, as it is or in NFKC."""
     forms = (char, unicodedata.normalize("NFKC", char))
     return max(map(len, forms)), max(len(form.encode("utf-8", "replace")) for form in forms)
 
@@ -226,8 +226,8 @@ def without_controls(text: str) -> str:
 # words. So nothing that a member writes may look like these headings. (What the relay says about the author of a
 # message itself, about a file or a poll, anybody may say about themselves.)
 
+# In front of the name that a message replies to, and above a forwarded message.
 REPLY_ARROW = "↪"
-"""In front of the name that a message replies to, and above a forwarded message."""
 
 _OTHER_ARROW = "→"
 _SIGNS = str.maketrans("⟨⟩〈〉《》❬❭❰❱" + REPLY_ARROW, "()()()()()" + _OTHER_ARROW)

@@ -30,20 +30,20 @@ from relay.store.unit_of_work import SqlStore
 _log = structlog.get_logger(__name__)
 
 _DELETED_AT_ONCE = 50
+# Rows in one read.
 _READ_AT_ONCE = 500
-"""Rows in one read."""
 
+# After so many messages in a row that are not old, the search ends: later IDs are younger.
 _MOST_YOUNG = 20_000
-"""After so many messages in a row that are not old, the search ends: later IDs are younger."""
 
 _PAUSE, _LONGEST_PAUSE = 0.05, 5.0  # seconds
+# The pause after a step is so many times as long as the step took.
 _OTHERS_SHARE = 20
-"""The pause after a step is so many times as long as the step took."""
 
 _MOST_SECONDS_BETWEEN, _LEAST_SECONDS_BETWEEN = 3600.0, 1.0
 _LONGEST_AGE = 50 * 365 * 86400.0  # seconds; the calendar ends somewhere
+# If the wall clock differs from the monotonic clock by more seconds, somebody has set it.
 _CLOCK_TOLERANCE = 60.0
-"""If the wall clock differs from the monotonic clock by more seconds, somebody has set it."""
 
 # A column may hold any type in a damaged row. A value that is not a number says nothing about the row's age.
 _OLDEST_COMMAND = (
@@ -72,8 +72,8 @@ _DELETE_SHARED = (
 )
 
 
+# A message's platform, channel and ID.
 _Name = tuple[str, str, str]
-"""A message's platform, channel and ID."""
 
 
 _EMPTY_LANES = (

@@ -34,8 +34,8 @@ MICROSECOND = timedelta(microseconds=1)
 _LAST_MOMENT = (datetime(9999, 12, 30, tzinfo=UTC) - EPOCH) // MICROSECOND  # in every time zone
 _HASH_LENGTH = 44
 
+# Whole seconds since 1970, in SQL. Pruning compares with it when something was used last.
 SECONDS_NOW = "CAST(strftime('%s', 'now') AS INTEGER)"
-"""Whole seconds since 1970, in SQL. Pruning compares with it when something was used last."""
 
 
 class Timestamp(TypeDecorator[datetime]):
@@ -125,11 +125,9 @@ class NativeId(UserDefinedType[str]):
         return lambda value: None if value is None else unpacked(value)
 
 
+# The condition for the outbox rows of files that follow their message. There are few of them.
+# It is part of an index, so it stays as it is; `codec` writes `kind` as the first key of a command.
 LATE_FILE_WAITS = """state = 'waiting' AND substr(command, 1, 19) = '{"kind":"late_file"'"""
-"""The condition for the outbox rows of files that follow their message. There are few of them.
-
-It is part of an index, so it stays as it is; `codec` writes `kind` as the first key of a command.
-"""
 
 
 class EntryState(StrEnum):

@@ -17,8 +17,8 @@ from relay.domain.events import Feature
 from relay.domain.ids import Platform
 from relay.domain.pair import LaneKey, Pair
 
+# Upper bounds of the delivery histogram, in seconds.
 DELIVERY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
-"""Upper bounds of the delivery histogram, in seconds."""
 
 
 @dataclass(slots=True)

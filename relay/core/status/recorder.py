@@ -19,8 +19,8 @@ _log = structlog.get_logger(__name__)
 _SAVE_SECONDS = 1.0
 _LOOK_SECONDS = 0.2
 _PROGRESS_SECONDS = 10.0
+# When a message has waited this long, the relay is catching up.
 _BEHIND_SECONDS = 10.0
-"""When a message has waited this long, the relay is catching up."""
 
 
 class Progress:

@@ -21,8 +21,8 @@ from relay.domain.ids import ChannelRef, Platform
 from relay.domain.jsontext import Json
 from relay.domain.pair import LaneKey, Pair
 
+# The key of the saved record in the store's key-value table.
 STATUS_KEY = "status"
-"""The key of the saved record in the store's key-value table."""
 
 _log = structlog.get_logger(__name__)
 

@@ -234,10 +234,10 @@ Inline = (
     | Timestamp
 )
 
+# Inline nodes that hold others.
 Container = (
     Strong | Emphasis | Underline | Strike | Spoiler | Link | Colored | Superscript | MessageLink | ChannelMention
 )
-"""Inline nodes that hold others."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,8 +40,8 @@ from relay.store.tables import EPOCH, LATE_FILE_WAITS, EntryState, channel, outb
 from relay.store.tables import lane as lane_table
 from relay.store.transaction import Transaction
 
+# Between two positions. The messages of a digest that is split fit in there.
 _GAP = 1 << 20
-"""Between two positions. The messages of a digest that is split fit in there."""
 
 _o = outbox.c
 _l = lane_table.c
@@ -145,8 +145,8 @@ _LATE_FILES = (
     )
     .order_by(_o.id)
 )
+# How many of the next entries `comes_again` compares.
 _COMPARED = 100
-"""How many of the next entries `comes_again` compares."""
 
 _next = (
     select(_o.id.label("id"), _o.command.label("command"))
