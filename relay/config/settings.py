@@ -104,7 +104,7 @@ class ModerationSettings(Section):
 
 
 class DefaultSettings(Section):
-    """`[defaults]`: the values for every pair that sets no own."""
+    """`[defaults]`: the values for every pair that does not set its own."""
 
     # Which way messages cross.
     direction: Literal["both", "to_matrix", "to_discord"] = Field(default="both", examples=['"both"'])

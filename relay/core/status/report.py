@@ -65,7 +65,9 @@ class DaemonStatus:
     running: bool
     pid: int | None = None
     host: str | None = None
+    # When it started.
     since: datetime | None = None
+    # When it last showed that it was alive.
     updated_at: datetime | None = None
 
     def as_json(self) -> Json:
@@ -145,12 +147,18 @@ def side_as_json(side: SideHealth) -> Json:
 class DirectionStatus:
     """One direction of a pair now. Times with UTC as zone, ages in seconds."""
 
+    # Accepted on the other side since the store was made. The retries and drops are counted since then, too.
     messages: int
+    # When the last of these messages was written.
     last_message_at: datetime | None
+    # Commands that wait in the outbox, and the age of the oldest.
     backlog: int
     oldest_undelivered_seconds: float | None
+    # Tries that had to be made again, for whatever reason.
     retries: int
+    # By `Feature`.
     dropped: Mapping[str, int]
+    # Commands that failed for good and are kept.
     dead_letters: int
 
     def as_json(self) -> Json:
@@ -191,8 +199,10 @@ class UndeclaredLane:
     lane: LaneKey
     # What its pair was called last, None if that is not known.
     pair: str | None
+    # Commands that wait in the outbox, and the age of the oldest.
     waiting: int
     oldest_seconds: float | None
+    # Dead letters.
     dead: int
 
     def as_json(self) -> Json:
