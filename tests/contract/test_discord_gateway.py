@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from relay.adapters.discord.adapter import DiscordAdapter
+from relay.adapters.discord.gateway import connection
 from relay.core.clock import SystemClock
 from relay.domain.ids import MessageRef
 from relay.errors import (
@@ -54,6 +55,27 @@ async def test_notices_a_dispatch_that_was_lost(world: World) -> None:
         world.say("lost")
         world.say("next")
         await until(lambda: world.inbox.said() == ["lost", "next"])
+
+
+async def test_survives_a_new_session_that_is_not_confirmed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "_READY_TIMEOUT", 0.5)
+    world.server.faults.add_gateway(GatewayFault("drop", "READY"))
+    async with world.running() as adapter:
+        await until(lambda: adapter.health().state == "ready", 20)
+        world.say("one")
+        await until(lambda: world.inbox.said() == ["one"], 20)
+
+
+async def test_survives_a_resumed_session_that_is_not_confirmed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "_READY_TIMEOUT", 0.5)
+    async with world.running() as adapter:
+        world.say("one")
+        await until(lambda: world.inbox.said() == ["one"])
+        world.server.faults.add_gateway(GatewayFault("drop", "RESUMED"))
+        world.server.gateway.abort()
+        world.say("two")
+        await until(lambda: world.inbox.said() == ["one", "two"], 20)
+        await until(lambda: adapter.health().state == "ready", 20)
 
 
 async def test_a_doubled_or_reordered_dispatch_loses_nothing(world: World) -> None:

@@ -10,6 +10,7 @@ import asyncio
 import json
 import random
 from collections.abc import Callable, Mapping, MutableMapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NoReturn, Protocol, cast
@@ -31,6 +32,7 @@ _log = structlog.get_logger(__name__)
 
 PORTAL = "https://discord.com/developers/applications"
 _CONNECT_TIMEOUT = 60.0
+_READY_TIMEOUT = 60.0  # from IDENTIFY or RESUME to READY or RESUMED
 _CLOSE_TIMEOUT = 2.0
 _RESUME_TRIES = 5
 # A bot may IDENTIFY once in five seconds. Too early, it gets an invalid session, and it counts against the day's limit.
@@ -245,6 +247,8 @@ class _Client(discord.Client):
         try:
             async with asyncio.timeout(_CONNECT_TIMEOUT):
                 self.ws = await DiscordWebSocket.from_client(self, initial=not session, **session)
+            if not await self._becomes_ready():
+                return "Discord did not confirm the session", False
             while True:
                 await self.ws.poll_event()
         except ReconnectWebSocket as error:
@@ -255,6 +259,22 @@ class _Client(discord.Client):
             raise
         except (OSError, TimeoutError, aiohttp.ClientError) as error:
             return f"the connection broke ({type(error).__name__})", False
+
+    async def _becomes_ready(self) -> bool:
+        """Read until READY or RESUMED. Where that was lost, nothing would ever start: close the connection, say False."""
+        waiting = asyncio.timeout(_READY_TIMEOUT)
+        try:
+            async with waiting:
+                while not self._connected:
+                    await self.ws.poll_event()
+        except TimeoutError:
+            if not waiting.expired():
+                raise
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_CLOSE_TIMEOUT):
+                    await self.ws.close()
+            return False
+        return True
 
     def _resume_data(self) -> dict[str, Any]:
         # None until the first connection is open, although it is annotated otherwise.
