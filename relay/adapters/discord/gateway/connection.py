@@ -261,7 +261,7 @@ class _Client(discord.Client):
             return f"the connection broke ({type(error).__name__})", False
 
     async def _becomes_ready(self) -> bool:
-        """Read until READY or RESUMED. Where that was lost, nothing would ever start: close the connection, say False."""
+        """Read until READY or RESUMED. Where it was lost, nothing would ever start: close the connection, say False."""
         waiting = asyncio.timeout(_READY_TIMEOUT)
         try:
             async with waiting:
