@@ -23,7 +23,6 @@ from relay.domain.ids import MessageRef
 from relay.domain.pair import LaneKey
 from relay.errors import (
     ActionNeeded,
-    DeliveryError,
     NotDeclared,
     NotYet,
     Permanent,
@@ -291,7 +290,7 @@ class Lane:
                 self._complete = False
                 return False
             await self._give_up(entry, str(error))
-        except (DeliveryError, StoreError):
+        except (Transient, StoreError):
             raise
         except Exception as error:
             # A bug of ours must not hold up the lane for ever, nor lose the message: after a few tries it is kept.

@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from relay.core.ports import Delivery
 from relay.core.storage import Entry
@@ -13,7 +14,7 @@ from relay.domain.commands import PostNotice, RefreshMessage
 from relay.domain.ids import MessageRef, Platform
 from relay.domain.pair import LaneKey
 from relay.domain.text.nodes import RichText, plain_text
-from relay.errors import ActionNeeded, RateLimited, Transient
+from relay.errors import ActionNeeded, CopyNotEditable, DeliveryError, RateLimited, TargetGone, Transient
 from tests.support.platform import MemoryPlatform
 from tests.support.world import World, lane, pair, until, world
 
@@ -168,7 +169,7 @@ async def test_what_a_platform_asked_for_is_kept_to_whatever_changes(bridge: Wor
 class Fails:
     """A platform that answers 5xx to whatever says `word`."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, word: str, error: Transient | None = None) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, word: str, error: DeliveryError | None = None) -> None:
         self.tries = 0
         self._error = error or Transient("status 500", ambiguous=True, failed=True)
         post = MemoryPlatform.post
@@ -219,6 +220,33 @@ async def test_what_fails_every_time_while_others_get_through_becomes_a_dead_let
                 (letter,) = await uow.outbox.dead()
     assert letter.reason == "it fails every time"
     assert fails.tries >= 5
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (TargetGone("the channel is gone"), "the channel is gone"),
+        (CopyNotEditable("not ours"), "internal error (CopyNotEditable)"),
+    ],
+)
+async def test_an_error_that_a_post_should_not_raise_ends_one_message_and_not_the_lane(
+    bridge: World, monkeypatch: pytest.MonkeyPatch, error: DeliveryError, reason: str
+) -> None:
+    Fails(monkeypatch, "odd", error)
+    here, there = bridge.channels()
+    with capture_logs():
+        async with bridge.relay() as core:
+            for text in ("one", "odd", "two"):
+                bridge.discord.say(here, "mira", text)
+
+            def crossed() -> bool:
+                core.dispatcher.retry_now()  # no waiting for the next try
+                return bridge.words(there) == ["one", "two"]
+
+            await until(crossed)
+            async with bridge.store.read() as uow:
+                (letter,) = await uow.outbox.dead()
+    assert letter.reason == reason
 
 
 @pytest.mark.parametrize(
