@@ -1,1 +1,1 @@
-"""The platforms: each folder implements `core.ports.Adapter` with the same file names."""
+"""The platforms: each folder implements `core.ports.Adapter`."""

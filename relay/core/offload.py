@@ -22,7 +22,7 @@ _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
 LONG = 16 * 1024
-"""What counts as long, as `domain.weight` counts: some 4 KiB of text in ordinary markup."""
+"""What counts as long, as `domain.text.rewrite.weight` counts: some 4 KiB of text in ordinary markup."""
 
 _CHUNK = 256 * 1024  # bytes of a file, read at once
 
@@ -30,8 +30,8 @@ _log = structlog.get_logger(__name__)
 
 
 class Conversions:
-    """One thread for long conversions. Somebody who writes many long texts waits in its queue, and takes no more than
-    half of the CPU's time.
+    """One thread for long conversions: whoever writes many long texts waits in its queue. The event loop keeps at
+    least half of the CPU's time, because Python lets the two take turns.
 
     The daemon has one, which `app.py` gives to everything that converts.
     """

@@ -273,7 +273,10 @@ class Cursors(Protocol):
 
 
 def waiting_under(pair: str, platform: Platform) -> ChannelRef:
-    """No channel: where that leads which an earlier relay queued for the pair of a name, and not for a channel."""
+    """Stands for the channel in lanes of an earlier relay, which queued commands under a pair's name.
+
+    Once the pair of that name is opened, they move to the lane of its channel.
+    """
     return ChannelRef(platform, f"?{pair}")
 
 

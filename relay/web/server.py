@@ -198,7 +198,7 @@ class _Connection(asyncio.Protocol):
 
 
 class StatusSource(Protocol):
-    """Where the shown values come from. `core.status.Status` is one."""
+    """Where the shown values come from. `core.status.counters.Status` is one."""
 
     async def report(self) -> Report:
         """How things are now. Raises `StoreError` when the store cannot be read."""

@@ -209,7 +209,7 @@ class DiscordAdapter:
     # --- From the gateway ----------------------------------------------------------------------------
 
     def session_started(self, client: discord.Client) -> None:
-        """See `gateway.Listener`."""
+        """See `Listener` in `gateway/connection.py`."""
         self._identity.user = str(client.user.id) if client.user is not None else ""
         # Both IDs are the same, except for very old bots.
         self._identity.application = str(client.application_id or self._identity.user)
@@ -221,21 +221,21 @@ class DiscordAdapter:
         _log.info("discord connected", user=self._identity.user, guilds=len(client.guilds))
 
     def session_resumed(self) -> None:
-        """See `gateway.Listener`."""
+        """See `Listener` in `gateway/connection.py`."""
         self._health = SideHealth("ready")
         _log.info("discord resumed")
 
     def dispatch_lost(self) -> None:
-        """See `gateway.Listener`."""
+        """See `Listener` in `gateway/connection.py`."""
         self._webhooks.all_changed()
         self._channels.read_all_again()
 
     def disconnected(self, reason: str) -> None:
-        """See `gateway.Listener`."""
+        """See `Listener` in `gateway/connection.py`."""
         self._health = SideHealth("connecting", reason)
 
     def dispatched(self, event: str, data: Json) -> None:
-        """See `gateway.Listener`."""
+        """See `Listener` in `gateway/connection.py`."""
         if event == "WEBHOOKS_UPDATE":
             self._webhooks.changed(str(data["channel_id"]))
         self._guilds.update(event, data)

@@ -1,7 +1,7 @@
 """What a text refers to, found on the other side: people by their name, paired channels, the copies of messages.
 
-`wanted` and `unnamed` say what to look up, `resolved` and `named` put in what was found. `core.delivery.references`
-does the look-ups in between, when the message is delivered: what it points at has crossed by then.
+`wanted` and `unnamed` say what to look up, `resolved` and `named` put in what was found. `core.delivery.lookups`
+makes the look-ups in between, when the message is delivered: what it points at has crossed by then.
 """
 
 import re

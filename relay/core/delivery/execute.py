@@ -1,7 +1,7 @@
-"""Carries out a plan: the calls to the platform, and what is written down about them. Looks nothing up.
+"""Carries out a plan: the calls to the platform, and what is written down about them.
 
-What a try did is on record before the next thing is done, so that the next try goes on where this one broke off. Where
-a write depends on something that may have changed since it was looked up, its own transaction reads that once more.
+What a try did is on record before the next thing is done, so that the next try goes on where this one broke off. It
+looks up nothing but what a write depends on and may have changed since: the write's own transaction reads that again.
 """
 
 from collections.abc import Sequence
@@ -122,7 +122,7 @@ class Executor:
             await self.entries.drop(plan.entry, parts)
             return
         await self._send_rest(plan, parts)
-        if len(plan.target.copies) >= len(parts):
+        if len(plan.target.copies) >= len(parts):  # else the receipt of the last part says so
             await self.entries.done(plan.entry)
         self.status.crossed(plan.entry.lane, written_at=plan.command.created_at, received_at=plan.entry.queued_at)
 
@@ -173,7 +173,7 @@ class Executor:
     async def _post(self, target: Target, delivery: Delivery) -> MessageRef:
         """Post something new about a message. Raises `Permanent` in a channel to which the lane does not lead.
 
-        What stands there may be changed and removed, but the channel may be another pair's by now, or nobody's.
+        Such a channel belongs to another pair by now, or to none. Copies that are there may still be edited and deleted.
         """
         if target.channel != target.entry.lane.destination:
             raise Permanent("nothing new is posted where this channel is not mirrored to")
@@ -230,7 +230,7 @@ class Executor:
             async with self.store.write() as uow:
                 await forget_late_files(uow, target, brought)
         await self._delete_copies(target, target.copies[len(parts) :])
-        if len(target.copies) >= len(parts):
+        if len(target.copies) >= len(parts):  # else the receipt of the last part says so
             await self.entries.done(plan.entry)
 
     async def _edit_former(self, plan: EditFormer) -> None:

@@ -102,7 +102,7 @@ class LateFiles:
         return LateFileSeen(entry, late, target, lane, "here" if here else "given up")
 
     def _lane_of(self, entry: Entry, late: LateFile) -> LaneKey:
-        """The lane in which the words of a file's message are edited by now."""
+        """The lane that carries the edits of the message that a file belongs to."""
         source, across = late.source.channel, self.lookups.pairs.across(entry.lane.destination)
         if across is not None and self.lookups.is_replaced(source, LaneKey.within(across)):
             source = across

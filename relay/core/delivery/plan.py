@@ -87,7 +87,7 @@ class Move:
 
 @dataclass(frozen=True, slots=True)
 class UpdateDeadLetters:
-    """An edit of what has no copy: what lies dead crosses with these words, should it be retried."""
+    """An edit of a message that is a dead letter: if the operator retries that, it crosses with the new words."""
 
     entry: Entry
     edit: EditMessage

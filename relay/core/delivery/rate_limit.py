@@ -64,7 +64,7 @@ class Budget:
         return sum(not waiter.is_notice for waiter in self._waiters)
 
     def seconds_each(self) -> float:
-        """What a message has taken of late, in seconds; 0 while nothing is refused."""
+        """How many seconds a message takes under the limit; 0 while nothing is refused."""
         return self._interval if self._limited else 0.0
 
     def notices_pile_up(self) -> bool:

@@ -1,4 +1,4 @@
-"""What a command means by now: every look-up is made here, and the plan that comes of it needs none."""
+"""Makes a plan of an entry. All look-ups happen here, when it is delivered: carrying out the plan needs none."""
 
 import asyncio
 from collections.abc import Sequence
@@ -340,7 +340,7 @@ class Resolver:
         return Nothing(entry)
 
     def _come_back(self, entry: Entry, command: RequoteMessage) -> Move | Nothing:
-        """What waited among notices has its turn: it is carried out behind all that waits in its own lane by now."""
+        """A quoted line that waited among the notices has its turn: it goes to the end of its own lane."""
         across = self.lookups.pairs.across(entry.lane.destination)
         if across is None:
             return Nothing(entry)

@@ -1,4 +1,4 @@
-"""State -> the JSON objects of Discord's documentation, version 10 of the API. Messages: `render_message.py`."""
+"""State -> the JSON objects of Discord's documentation, version 10 of the API. Messages: `messages/render.py`."""
 
 from datetime import UTC, datetime
 

@@ -49,7 +49,7 @@ def _emoji_code(node: n.CustomEmoji) -> str | None:
 
 
 # A broadcast mention that is still here is allowed to its author and in its pair: see `core/convert/degrade.py`. Only
-# `core/delivery/references.py` makes mentions of Discord's people and channels: nobody elsewhere can write one.
+# `core/convert/references.py` makes mentions of Discord's people and channels: nobody elsewhere can write one.
 _CODES = markup.ReferenceCodes(
     user=lambda node: node.user.id if node.user.platform is Platform.DISCORD else None,
     channel=lambda node: node.channel.id if node.channel.platform is Platform.DISCORD else None,
