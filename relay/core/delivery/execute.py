@@ -173,7 +173,7 @@ class Executor:
     async def _post(self, target: Target, delivery: Delivery) -> MessageRef:
         """Post something new about a message. Raises `Permanent` in a channel to which the lane does not lead.
 
-        Such a channel belongs to another pair by now, or to none. Copies that are there may still be edited and deleted.
+        Such a channel belongs to another pair by now, or to none. Copies that are there may still be edited or deleted.
         """
         if target.channel != target.entry.lane.destination:
             raise Permanent("nothing new is posted where this channel is not mirrored to")
