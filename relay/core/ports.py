@@ -209,19 +209,21 @@ class Adapter(Protocol):
     async def send(self, delivery: Delivery) -> MessageRef:
         """Post, and return the new message's ID; or find the one that a suspect earlier try made.
 
-        Raises a `DeliveryError`.
+        Raises `FileRejected` for a file that cannot cross or not yet, `Unsupported` for what this platform cannot
+        carry, `Permanent` when no try will succeed, `Transient` else.
         """
         ...
 
     async def edit(self, target: MessageRef, delivery: Delivery) -> None:
         """Make `target`, one of ours, say `delivery`; nothing is sent where it is known to say that already.
 
-        Raises a `DeliveryError`; `TargetGone` when it is gone.
+        Raises `TargetGone` when it is gone, `CopyNotEditable` when it can only be posted again, `FileRejected` for a
+        file that cannot cross or not yet, `Permanent` when no try will succeed, `Transient` else.
         """
         ...
 
     async def delete(self, target: MessageRef, key: str) -> None:
-        """Remove `target`, one of ours. Raises a `DeliveryError`; `TargetGone` when it is gone."""
+        """Remove `target`, one of ours. Raises `TargetGone` when it is gone, `Permanent` or `Transient` else."""
         ...
 
     async def quote(self, target: MessageRef) -> Quotation | None:
