@@ -29,13 +29,13 @@ from relay.adapters.discord.api.rate_limits import RateLimits
 from relay.adapters.discord.gateway.buffers import ChannelBuffer, ChannelBuffers
 from relay.adapters.discord.gateway.connection import intents
 from relay.adapters.discord.gateway.guild_cache import ChannelAccess, GuildCache
-from relay.adapters.discord.gateway.message_cache import MessageCache
 from relay.adapters.discord.gateway.translator import BotIdentity, Translator
 from relay.adapters.discord.identifiers import jump_url
 from relay.adapters.discord.markup import NameLookup, parse
 from relay.adapters.discord.media import attachment_fields
+from relay.adapters.discord.message_cache import MessageCache
 from relay.adapters.discord.outbound.body import TEXT_LENGTH, measure, webhook_body, with_own_emoji
-from relay.adapters.discord.outbound.webhooks import Webhooks
+from relay.adapters.discord.webhooks import Webhooks
 from relay.adapters.matrix.identifiers import permalink
 from relay.adapters.matrix.inbound.events import convert
 from relay.adapters.matrix.markup import NameLookup as MatrixNames

@@ -20,17 +20,17 @@ from relay.adapters.discord.channels import Channels
 from relay.adapters.discord.gateway.buffers import ChannelBuffer, ChannelBuffers
 from relay.adapters.discord.gateway.connection import Gateway, check_token
 from relay.adapters.discord.gateway.guild_cache import PERMISSION_EVENTS, GuildCache
-from relay.adapters.discord.gateway.message_cache import MessageCache
 from relay.adapters.discord.gateway.translator import BotIdentity, EventPump, Translator
 from relay.adapters.discord.history import History
 from relay.adapters.discord.identifiers import is_snowflake, jump_url, snowflake_at, webhooks_stream
 from relay.adapters.discord.inbound.files import OFFICIAL_CDN
 from relay.adapters.discord.media import MAX_FILE_SIZE, MAX_FILES, MAX_REQUEST_SIZE, Media
 from relay.adapters.discord.members import Members
+from relay.adapters.discord.message_cache import MessageCache
 from relay.adapters.discord.outbound.body import FALLBACK_LENGTH, TEXT_LENGTH, measure, with_own_emoji
 from relay.adapters.discord.outbound.posting import MessagePoster
 from relay.adapters.discord.outbound.sender import MessageSender
-from relay.adapters.discord.outbound.webhooks import Webhooks
+from relay.adapters.discord.webhooks import Webhooks
 from relay.config.settings import DiscordSettings
 from relay.core.clock import Backoff
 from relay.core.offload import Conversions

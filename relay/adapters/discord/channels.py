@@ -24,7 +24,7 @@ from relay.adapters.discord.identifiers import (
     threads_stream,
     webhooks_stream,
 )
-from relay.adapters.discord.outbound.webhooks import Webhooks
+from relay.adapters.discord.webhooks import Webhooks
 from relay.core.clock import Backoff
 from relay.core.ports import Clock, Cursor, EventBatch, Inbox
 from relay.domain.ids import ChannelAddress, Platform

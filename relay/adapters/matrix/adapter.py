@@ -16,13 +16,13 @@ from relay.adapters.matrix.media import MediaRepository
 from relay.adapters.matrix.members import MemberDirectory
 from relay.adapters.matrix.outbound import compose
 from relay.adapters.matrix.outbound.sender import MessageSender
+from relay.adapters.matrix.retrying_inbox import RetryingInbox
 from relay.adapters.matrix.rooms.declared import DeclaredRooms
 from relay.adapters.matrix.rooms.joins import RoomJoiner
 from relay.adapters.matrix.rooms.state import RoomState
 from relay.adapters.matrix.sync.backfill import Backfiller
 from relay.adapters.matrix.sync.loop import ConnectionStatus, SyncLoop
 from relay.adapters.matrix.sync.response import ResponseHandler
-from relay.adapters.matrix.sync.retrying_inbox import RetryingInbox
 from relay.config.settings import MatrixSettings
 from relay.core.clock import Backoff
 from relay.core.offload import Conversions

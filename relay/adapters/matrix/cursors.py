@@ -4,7 +4,7 @@ A cursor is a stream's name and a position (`core.ports.Cursor`). Both are only 
 """
 
 from relay.adapters.matrix.identifiers import is_room_id
-from relay.adapters.matrix.sync.retrying_inbox import RetryingInbox
+from relay.adapters.matrix.retrying_inbox import RetryingInbox
 from relay.core.ports import Cursor
 from relay.domain.ids import Platform
 

@@ -1,7 +1,7 @@
 """What is to be done about one entry of the outbox: `resolve` makes the plan, `execute` carries it out.
 
-A plan holds everything that was looked up for it, and the adapter that it is carried out with. One kind of plan for each
-thing that can be done.
+A plan holds everything that was looked up for it, and the adapter that carries it out. One kind of plan for each thing
+that can be done.
 """
 
 from collections.abc import Awaitable, Callable

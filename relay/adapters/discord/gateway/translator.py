@@ -8,10 +8,10 @@ import structlog
 
 from relay.adapters.discord.gateway.buffers import ChannelBuffer, ChannelBuffers, GatewayEvent
 from relay.adapters.discord.gateway.guild_cache import GuildCache
-from relay.adapters.discord.gateway.message_cache import CachedMessage, MessageCache
 from relay.adapters.discord.identifiers import created_at, is_snowflake, messages_stream, snowflake, threads_stream
 from relay.adapters.discord.inbound import messages
-from relay.adapters.discord.outbound.webhooks import Webhooks
+from relay.adapters.discord.message_cache import CachedMessage, MessageCache
+from relay.adapters.discord.webhooks import Webhooks
 from relay.core.clock import ServerTime
 from relay.core.offload import LONG
 from relay.core.ports import Cursor, EventBatch

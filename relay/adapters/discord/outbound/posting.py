@@ -16,10 +16,10 @@ from relay.adapters.discord.api.client import RestClient, Route
 from relay.adapters.discord.api.errors import MISSING, ApiError, ErrorCode, Refused, Unanswered
 from relay.adapters.discord.api.rate_limits import POSTING_MAX_WAIT
 from relay.adapters.discord.gateway.buffers import ChannelBuffers
-from relay.adapters.discord.gateway.message_cache import CachedMessage, MessageCache
 from relay.adapters.discord.gateway.translator import BotIdentity
 from relay.adapters.discord.identifiers import created_at, is_snowflake
 from relay.adapters.discord.media import Media
+from relay.adapters.discord.message_cache import CachedMessage, MessageCache
 from relay.adapters.discord.outbound.body import (
     TEXT_LENGTH,
     allowed_mentions,
@@ -28,7 +28,7 @@ from relay.adapters.discord.outbound.body import (
     webhook_body,
     webhook_text,
 )
-from relay.adapters.discord.outbound.webhooks import Webhook, Webhooks, is_gone
+from relay.adapters.discord.webhooks import Webhook, Webhooks, is_gone
 from relay.core.last_sent import LastSent
 from relay.core.ports import Clock, Delivery
 from relay.domain.content import Author

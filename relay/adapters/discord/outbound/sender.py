@@ -11,13 +11,13 @@ import structlog
 from relay.adapters.discord.api.client import RestClient, Route
 from relay.adapters.discord.api.errors import FROM_CLOUDFLARE, ErrorCode, Refused, translate_errors
 from relay.adapters.discord.gateway.buffers import ChannelBuffers
-from relay.adapters.discord.gateway.message_cache import CachedMessage, MessageCache
 from relay.adapters.discord.gateway.translator import BotIdentity, Translator
 from relay.adapters.discord.identifiers import jump_url
 from relay.adapters.discord.media import Media, have_same_files
+from relay.adapters.discord.message_cache import CachedMessage, MessageCache
 from relay.adapters.discord.outbound.body import TEXT_LENGTH, allowed_mentions, bot_text, webhook_text
 from relay.adapters.discord.outbound.posting import MessagePoster
-from relay.adapters.discord.outbound.webhooks import Webhooks, is_gone
+from relay.adapters.discord.webhooks import Webhooks, is_gone
 from relay.core.last_sent import LastSent
 from relay.core.ports import Delivery
 from relay.domain.content import Quotation

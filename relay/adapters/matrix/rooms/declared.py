@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 
 from relay.adapters.matrix.identifiers import is_user_id
 from relay.adapters.matrix.markup import NameLookup
+from relay.adapters.matrix.retrying_inbox import RetryingInbox
 from relay.adapters.matrix.rooms.state import RoomState
-from relay.adapters.matrix.sync.retrying_inbox import RetryingInbox
 from relay.core.clock import Backoff
 from relay.domain.ids import ChannelAddress, ChannelRef, Platform
 from relay.domain.jsontext import Json, as_dict, as_string

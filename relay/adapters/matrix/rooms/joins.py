@@ -25,9 +25,9 @@ from relay.adapters.matrix.cursors import (
     upgrade_chain,
 )
 from relay.adapters.matrix.identifiers import is_room_id, is_server_name
+from relay.adapters.matrix.retrying_inbox import RetryingInbox
 from relay.adapters.matrix.rooms.declared import DeclaredRoom, DeclaredRooms
 from relay.adapters.matrix.rooms.state import TOMBSTONE
-from relay.adapters.matrix.sync.retrying_inbox import RetryingInbox
 from relay.core.ports import Clock, EventBatch
 from relay.domain.jsontext import Json, as_dict, as_list
 from relay.errors import StoreError

@@ -17,9 +17,9 @@ import structlog
 from relay.adapters.matrix.api.client import Api, Refused, Unreachable
 from relay.adapters.matrix.api.session import MatrixSession, is_token_refusal
 from relay.adapters.matrix.cursors import SYNC
+from relay.adapters.matrix.retrying_inbox import RetryingInbox
 from relay.adapters.matrix.rooms.declared import DeclaredRooms
 from relay.adapters.matrix.sync.response import ResponseHandler, Superseded, SyncRequest
-from relay.adapters.matrix.sync.retrying_inbox import RetryingInbox
 from relay.core.clock import Backoff
 from relay.core.ports import Clock, SideState
 from relay.domain.jsontext import Json

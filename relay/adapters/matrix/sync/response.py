@@ -17,10 +17,10 @@ from relay.adapters.matrix.api.client import Api, Refused, Unreachable
 from relay.adapters.matrix.api.session import is_token_refusal
 from relay.adapters.matrix.cursors import OUTSIDE, SYNC, cursor, gap_stream, is_inside, room_stream, tombstone_stream
 from relay.adapters.matrix.inbound.events import convert, ephemeral_events, is_message
+from relay.adapters.matrix.retrying_inbox import RetryingInbox
 from relay.adapters.matrix.rooms.declared import DeclaredRooms, removal_reason
 from relay.adapters.matrix.rooms.state import TOMBSTONE, RoomState
 from relay.adapters.matrix.sync.backfill import Backfiller, Gap, Page, after_last
-from relay.adapters.matrix.sync.retrying_inbox import RetryingInbox
 from relay.core.offload import LONG, Conversions
 from relay.core.ports import Cursor
 from relay.domain.events import Event, FeatureUsed, HistorySkipped, MessageDeleted, MessageEdited

@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
-from relay.adapters.discord.gateway.message_cache import CachedMessage, MessageCache
 from relay.adapters.discord.media import have_same_files
+from relay.adapters.discord.message_cache import CachedMessage, MessageCache
 from relay.core.convert.degrade import degrade
 from relay.domain.content import Attachment, Author, Capabilities, Content
 from relay.domain.ids import MediaRef, Platform, UserRef

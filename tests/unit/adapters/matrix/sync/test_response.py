@@ -6,10 +6,10 @@ from functools import partial
 from typing import Any
 
 from relay.adapters.matrix.api.client import Api
+from relay.adapters.matrix.retrying_inbox import RetryingInbox
 from relay.adapters.matrix.rooms.declared import DeclaredRooms
 from relay.adapters.matrix.sync.backfill import Backfiller
 from relay.adapters.matrix.sync.response import ResponseHandler, RoomUpdate, SyncRequest
-from relay.adapters.matrix.sync.retrying_inbox import RetryingInbox
 from relay.core.clock import Backoff, SystemClock
 from relay.core.offload import Conversions
 from relay.core.ports import EventBatch

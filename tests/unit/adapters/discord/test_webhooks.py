@@ -4,7 +4,7 @@ import pytest
 
 from relay.adapters.discord.api.client import Route
 from relay.adapters.discord.api.errors import Refused
-from relay.adapters.discord.outbound.webhooks import Webhook, Webhooks
+from relay.adapters.discord.webhooks import Webhook, Webhooks
 
 
 def test_a_webhook_does_not_show_its_token() -> None:

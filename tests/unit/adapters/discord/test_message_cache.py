@@ -1,6 +1,6 @@
 """What is remembered of messages is bounded by memory."""
 
-from relay.adapters.discord.gateway.message_cache import CachedMessage, MessageCache
+from relay.adapters.discord.message_cache import CachedMessage, MessageCache
 from relay.domain.content import Content
 from relay.domain.text import nodes as n
 from relay.domain.text.rewrite import weight
