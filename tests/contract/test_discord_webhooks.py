@@ -12,7 +12,7 @@ from relay.domain.events import (
     MessageCreated,
 )
 from relay.domain.ids import ChannelRef, MediaRef, MessageRef, Platform
-from relay.domain.text.nodes import RichText
+from relay.domain.text.nodes import RichText, plain_text
 from relay.errors import (
     CopyNotEditable,
     Transient,
@@ -177,3 +177,14 @@ async def test_where_no_more_webhooks_fit_the_bot_speaks_and_says_how_much_it_ca
         limit = adapter.capabilities(world.ref).max_text_length
         await adapter.send(world.delivery("x" * limit, key="k2"))
     assert world.words() == [f"**Alice**: {'x' * limit}"]
+
+
+async def test_a_reply_to_what_the_bot_had_to_post_itself_names_its_author(world: World) -> None:
+    for _ in range(15):
+        world.server.webhooks.create(world.channel, "other", world.owner)
+    async with world.running() as adapter:
+        ref = await adapter.send(world.delivery("hello"))
+    async with world.running() as again:  # remembers nothing of what it posted
+        quotation = await again.quote(ref)
+    assert quotation is not None
+    assert (quotation.author, plain_text(quotation.text)) == ("Alice", "hello")

@@ -14,6 +14,7 @@ from relay.domain.ids import Platform
 from relay.domain.jsontext import Json
 from relay.domain.names import folded_letters, shortened, skeleton, visible
 from relay.domain.text import nodes as n
+from relay.domain.text.normalise import normalise
 from relay.domain.text.rewrite import map_inline, walk
 from relay.errors import Unsupported
 
@@ -213,3 +214,17 @@ def _with_words_broken(name: str) -> str:
 def with_author_name(text: n.RichText, author: Author) -> n.RichText:
     """`text` with its author's name in front, for when the bot itself has to post it."""
     return n.RichText(under_heading((n.Strong((n.Text(username(author)),)), n.Text(":")), text.blocks))
+
+
+def split_author_name(text: n.RichText) -> tuple[str, n.RichText] | None:
+    """The name that `with_author_name` put in front, and the text without it; None where no name is in front."""
+    place = next((place for place, block in enumerate(text.blocks) if not isinstance(block, n.Quote)), None)
+    if place is None:
+        return None
+    match text.blocks[place]:
+        case n.Paragraph((n.Strong((n.Text(name),)), n.Text(after), *rest)) if after.startswith(":"):
+            words = after.removeprefix(":").lstrip()
+            inside = (*((n.Text(words),) if words else ()), *rest)
+            block = (n.Paragraph(inside),) if inside else ()
+            return name, normalise(n.RichText((*text.blocks[:place], *block, *text.blocks[place + 1 :])))
+    return None

@@ -15,7 +15,13 @@ from relay.adapters.discord.gateway.translator import BotIdentity, Translator
 from relay.adapters.discord.identifiers import jump_url
 from relay.adapters.discord.media import Media, have_same_files
 from relay.adapters.discord.message_cache import CachedMessage, MessageCache
-from relay.adapters.discord.outbound.body import TEXT_LENGTH, allowed_mentions, bot_text, webhook_text
+from relay.adapters.discord.outbound.body import (
+    TEXT_LENGTH,
+    allowed_mentions,
+    bot_text,
+    split_author_name,
+    webhook_text,
+)
 from relay.adapters.discord.outbound.posting import MessagePoster
 from relay.adapters.discord.webhooks import Webhooks, is_gone
 from relay.core.last_sent import LastSent
@@ -232,13 +238,15 @@ class MessageSender:
             return None
         guild = buffer.access.guild if buffer is not None else "@me"
         url = jump_url(guild, cached.channel, target.id)
-        text = cached.content.text
+        author, text = cached.author, cached.content.text
+        if is_self and cached.webhook is None and (signed := split_author_name(text)) is not None:
+            author, text = signed  # the bot had to post it itself
         if not text and cached.content.attachments:
             first = cached.content.attachments[0]
             text = RichText.plain(f"[{first.kind}] {first.name}")
         # The author of a webhook's message is the webhook, and no user.
         user = UserRef(Platform.DISCORD, cached.user) if cached.webhook is None and not is_self else None
-        return Quotation(cached.author, text, url, is_self=is_self, user=user)
+        return Quotation(author, text, url, is_self=is_self, user=user)
 
     async def message(self, target: MessageRef) -> Any | None:
         """A message as it is now; None if it is gone."""
