@@ -1,8 +1,8 @@
 """How the time of both markup parsers grows with hostile input: `python -m tests.benchmarks.markup_scaling`.
 
 Prints, per family and parser, the milliseconds for 64 KiB and the exponent e of time = c * length ** e, between 16
-and 64 KiB (1 = linear, 2 = quadratic). Exits 1 if anything grows faster than allowed, or if the families that issue 4
-names take longer than the limit, there or back. Discord's own messages end at 4,000 characters.
+and 64 KiB (1 = linear, 2 = quadratic). Exits 1 if anything grows faster than allowed, or if the families with a
+limit take longer than that, there or back. Discord's own messages end at 4,000 characters.
 """
 
 import math
