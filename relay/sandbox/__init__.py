@@ -31,8 +31,9 @@ Start it as a process (`--help` lists all options), or in a program as `async wi
     client.run("MT…")
 
 What people do, and what goes wrong, is asked for at the control interface: `POST /_sandbox/<method>` with the arguments
-as a JSON object (`GET` for `events` and `stream`). The methods are those of `Control`; in `relay.sandbox.control`, `world` has who and what there is,
-`people` what they write and do, `faults` errors, outages and limits. From Python: `relay.sandbox.client.SandboxClient`.
+as a JSON object (`GET` for `events` and `stream`). The methods are those of `Control`; in `relay.sandbox.control`,
+`world` has who and what there is, `people` what they write and do, `faults` errors, outages and limits. From Python:
+`relay.sandbox.client.SandboxClient`.
 
     $ curl localhost:8066/_sandbox/say -d '{"channel": "1…", "author": "1…", "content": "hello"}'
     $ curl "localhost:8066/_sandbox/messages" -d '{"channel": "1…"}'
@@ -42,7 +43,7 @@ as a JSON object (`GET` for `events` and `stream`). The methods are those of `Co
     $ curl localhost:8066/_sandbox/close_gateway -d '{"code": 4000}'
     $ curl localhost:8066/_sandbox/set_limits -d '{"factor": 0}'    # no rate limits; --limit-factor 0 from the start
 
-Folders: `world` (what exists, and who may do what), `messages` (checking, writing and rendering them), `gateway`, `rest`
-and `control`. Beside them `errors` (Discord's error codes), `faults` and `rate_limits`; `server` puts all of it together,
-and `client` speaks to the control interface.
+Folders: `world` (what exists, and who may do what), `messages` (checking, writing and rendering them), `gateway`,
+`rest` and `control`. Beside them `errors` (Discord's error codes), `faults` and `rate_limits`; `server` puts all of it
+together, and `client` speaks to the control interface.
 """
