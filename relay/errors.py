@@ -17,7 +17,7 @@
         │   └── ActionNeeded      somebody has to do something: a permission is missing, a channel is not open
         │       └── NotDeclared   the operator has to declare the pair again
         ├── Permanent             no try will succeed: dead letter
-        ├── TargetGone            the message to edit or delete does not exist: what it asked for is done
+        ├── TargetGone            the message to edit or delete does not exist: done if expected, else dead letter
         ├── CopyNotEditable       the copy exists, but it cannot be edited any more: it is posted again
         ├── FileRejected          one of its files cannot cross: it is described in words instead
         └── Unsupported           the platform cannot carry this: dropped and counted

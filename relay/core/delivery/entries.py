@@ -119,7 +119,7 @@ class Entries:
         self.wake(plan.lane)
 
     async def update_dead_letters(self, entry: Entry, edit: EditMessage) -> None:
-        """What lies dead crosses with its latest words, should it be retried."""
+        """Put the latest words into dead letters of the message, for when the operator retries them."""
         async with self.store.write() as uow:
             for letter in await uow.outbox.dead_about(edit.source):
                 if letter.entry.lane == entry.lane and isinstance(letter.entry.command, SendMessage):

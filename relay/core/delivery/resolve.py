@@ -1,4 +1,4 @@
-"""Makes a plan of an entry. All look-ups happen here, when it is delivered: carrying out the plan needs none."""
+"""Makes a plan of an entry. What it needs to know is looked up here, when it is delivered."""
 
 import asyncio
 from collections.abc import Sequence
