@@ -17,6 +17,7 @@ from relay.core.intake.inbox import CoreInbox
 from relay.core.intake.router import Router
 from relay.core.offload import Conversions
 from relay.core.pairs import PairDirectory
+from relay.core.people.commands import Commands
 from relay.core.ports import Adapter, Clock, Files, HistoryReader, LatestReader, NameReader
 from relay.core.status.counters import Status
 from relay.core.storage import Store
@@ -94,6 +95,7 @@ def assemble(
         status=status,
         router=router,
         lanes=dispatcher,
+        commands=Commands(pairs=directory, status=status),
         readers={platform: adapter for platform, adapter in adapters.items() if isinstance(adapter, HistoryReader)},
         reconcile_window=reconcile_window,
     )

@@ -56,6 +56,19 @@ class EventBatch:
     cursors: tuple[Cursor, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class CommandCall:
+    """Somebody asks the relay for something."""
+
+    user: UserRef
+    # Where they asked.
+    channel: ChannelRef
+    # The command's name and what follows it; empty counts as `help`. What there is: `core.people.commands.COMMANDS`.
+    words: tuple[str, ...]
+    # The answer is shown to that person alone.
+    private: bool
+
+
 class Inbox(Protocol):
     """What an adapter may call."""
 
@@ -96,6 +109,14 @@ class Inbox(Protocol):
         """Read what was missed in `channel` since the cursor position `after`, through the adapter's `HistoryReader`.
 
         Returns once all of it has been received; the adapter holds that channel's live events back meanwhile.
+        """
+        ...
+
+    async def command(self, call: CommandCall) -> RichText:
+        """Carry out what somebody asks for, and return the answer.
+
+        Each call is carried out: an adapter whose platform sends a command again makes it an event instead. Raises
+        `StoreUnavailable` when nothing was done.
         """
         ...
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from relay.adapters.discord.adapter import DiscordAdapter
 from relay.config.settings import DiscordSettings
 from relay.core.clock import SystemClock
-from relay.core.ports import Delivery, EventBatch
+from relay.core.ports import CommandCall, Delivery, EventBatch
 from relay.domain.content import Author, Content
 from relay.domain.events import (
     Event,
@@ -83,6 +83,9 @@ class RecordingInbox:
         async for batch in self.adapter.history(channel, after, newest=self.newest):
             await self.receive(batch)
         self.caught_up.append(channel.id)
+
+    async def command(self, call: CommandCall) -> RichText:
+        return RichText.plain(" ".join(call.words))
 
     def said(self) -> list[str]:
         """The words of all messages by others, in the order in which they came in."""

@@ -17,7 +17,7 @@ from yarl import URL
 from relay.adapters.matrix.adapter import MatrixAdapter
 from relay.config.settings import MatrixSettings
 from relay.core.clock import SystemClock
-from relay.core.ports import EventBatch, Files
+from relay.core.ports import CommandCall, EventBatch, Files
 from relay.demo.homeserver import Homeserver
 from relay.demo.matrix_client import Person
 from relay.domain.content import Author, Content
@@ -101,6 +101,9 @@ class Inbox:
 
     async def catch_up(self, channel: ChannelRef, after: str) -> None:
         raise AssertionError("the stream of this platform replays by itself")
+
+    async def command(self, call: CommandCall) -> RichText:
+        return RichText.plain(" ".join(call.words))
 
 
 @dataclass

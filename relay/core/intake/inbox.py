@@ -11,12 +11,14 @@ import structlog
 from relay.core.intake.catchup import CatchUp, last_original
 from relay.core.intake.router import Router
 from relay.core.pairs import PairDirectory
-from relay.core.ports import EventBatch, HistoryReader
+from relay.core.people.commands import Commands
+from relay.core.ports import CommandCall, EventBatch, HistoryReader
 from relay.core.status.counters import Status
 from relay.core.storage import Entry, Store, UnitOfWork, waiting_under
 from relay.domain.commands import DeleteMessage
 from relay.domain.ids import ChannelAddress, ChannelRef, MessageRef, Platform
 from relay.domain.pair import LaneKey, Pair
+from relay.domain.text.nodes import RichText
 from relay.errors import StoreUnavailable
 
 _log = structlog.get_logger(__name__)
@@ -58,6 +60,7 @@ class CoreInbox:
     status: Status
     router: Router
     lanes: Lanes
+    commands: Commands
     readers: Mapping[Platform, HistoryReader]
     # How old a message may be whose edits and deletions are still looked for in a catch-up.
     reconcile_window: timedelta
@@ -251,3 +254,8 @@ class CoreInbox:
     async def catch_up(self, channel: ChannelRef, after: str) -> None:
         """See `Inbox.catch_up`."""
         await self._catch_up.channel(channel, after)
+
+    async def command(self, call: CommandCall) -> RichText:
+        """See `Inbox.command`."""
+        async with self.store.write() as uow:
+            return await self.commands.answer(uow, call)

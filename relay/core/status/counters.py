@@ -123,7 +123,7 @@ class Status:
 
     def conditions(self) -> tuple[Mapping[str, SideHealth], Sequence[str | None]]:
         """How both sides are, and each pair's problem and note: saved at once when it changes. No I/O."""
-        told = [text for pair in self.pairs.pairs for text in (self._problem(pair), self.pairs.note(pair))]
+        told = [text for pair in self.pairs.pairs for text in (self.problem(pair), self.pairs.note(pair))]
         return self.sides(), told
 
     def record(self) -> StatusRecord:
@@ -136,7 +136,7 @@ class Status:
             lanes={
                 lane: LaneRecord(
                     counts,
-                    self._problem(declared[lane]) if lane in declared else None,
+                    self.problem(declared[lane]) if lane in declared else None,
                     self.pairs.note(declared[lane]) if lane in declared else None,
                 )
                 for lane, counts in lanes.items()
@@ -148,6 +148,7 @@ class Status:
         for lane, known in read_record(saved, self.pairs).lanes.items():
             self._lanes[lane] = known.counts
 
-    def _problem(self, pair: Pair) -> str | None:
+    def problem(self, pair: Pair) -> str | None:
+        """What keeps a pair from working; None while it works. No I/O."""
         problems = [self.pairs.problem(pair), *(self.lane(lane).problem for lane in self.pairs.lanes(pair))]
         return " ".join(dict.fromkeys(text for text in problems if text)) or None

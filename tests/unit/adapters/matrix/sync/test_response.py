@@ -12,9 +12,10 @@ from relay.adapters.matrix.sync.backfill import Backfiller
 from relay.adapters.matrix.sync.response import ResponseHandler, RoomUpdate, SyncRequest
 from relay.core.clock import Backoff, SystemClock
 from relay.core.offload import Conversions
-from relay.core.ports import EventBatch
+from relay.core.ports import CommandCall, EventBatch
 from relay.domain.events import MessageCreated
 from relay.domain.ids import ChannelAddress, ChannelRef, MessageRef
+from relay.domain.text.nodes import RichText
 
 ME = "@relay:example.org"
 LONG = "<table>" + "<tr><td>a<td>b" * 400
@@ -42,6 +43,9 @@ class RecordingInbox:
 
     async def catch_up(self, channel: ChannelRef, after: str) -> None:
         raise AssertionError
+
+    async def command(self, call: CommandCall) -> RichText:
+        return RichText.plain(" ".join(call.words))
 
     async def cursor(self, platform: object, stream: str) -> str | None:
         return None

@@ -1,0 +1,82 @@
+"""What the relay answers when people ask it for something."""
+
+import re
+from dataclasses import replace
+
+import pytest
+
+from relay.core.people.commands import COMMANDS
+from relay.core.ports import CommandCall
+from relay.domain.ids import ChannelRef, Platform, UserRef
+from relay.domain.text.nodes import plain_text
+from tests.support.world import World
+
+ANN = UserRef(Platform.DISCORD, "ann")
+BEN = UserRef(Platform.MATRIX, "ben")
+
+
+async def answer(bridge: World, *words: str, user: UserRef = ANN, channel: ChannelRef | None = None) -> str:
+    assert bridge.core is not None
+    where = channel or next(one for one in bridge.channels() if one.platform is user.platform)
+    return plain_text(await bridge.core.inbox.command(CommandCall(user, where, words, private=True)))
+
+
+async def test_help_names_every_command(bridge: World) -> None:
+    async with bridge.relay():
+        told = await answer(bridge, "help")
+        assert await answer(bridge) == told
+    assert [line.split(":")[0].split(" ")[0] for line in told.splitlines()[1:]] == [spec.name for spec in COMMANDS]
+
+
+def test_what_is_said_of_a_command_fits_where_platforms_list_them() -> None:
+    # https://discord.com/developers/docs/interactions/application-commands#application-command-object
+    for spec in COMMANDS:
+        assert re.fullmatch(r"[a-z]{1,32}", spec.name)
+        assert 1 <= len(spec.summary) <= 100
+        assert spec.argument is None or 1 <= len(spec.argument.summary) <= 100
+
+
+async def test_an_unknown_command_is_answered_with_those_there_are(bridge: World) -> None:
+    async with bridge.relay():
+        told = await answer(bridge, "sudo" * 1_000)
+        assert "I do not know sudosudo" in told
+        assert "help" in told
+        assert len(told) < 1_500
+
+
+async def test_whoami_says_as_whom_the_relay_knows_somebody(bridge: World) -> None:
+    async with bridge.relay():
+        assert "You are ann on Discord." in await answer(bridge, "WhoAmI")
+        assert "You are ben on Matrix." in await answer(bridge, "whoami", user=BEN)
+
+
+async def test_status_says_whether_a_room_works_and_what_waits(bridge: World) -> None:
+    here, there = bridge.channels()
+    async with bridge.relay() as core:
+        told = await answer(bridge, "status")
+        assert "it works" in told
+        assert "From here to Matrix: no message yet, nothing waits." in told
+        bridge.discord.say(here, "ann", "hello")
+        await bridge.shows(there, "hello")
+        await bridge.quiet()
+        assert re.search(r"From here to Matrix: last message .* UTC, nothing waits\.", await answer(bridge, "status"))
+        assert re.search(r"Here from Discord: last message .* UTC, nothing", await answer(bridge, "status", user=BEN))
+        await core.inbox.closed(bridge.pairs[0].side(Platform.MATRIX), "the secret token was refused")
+        told = await answer(bridge, "status")
+        assert "something keeps messages from crossing" in told
+        assert "secret" not in told
+
+
+async def test_status_of_a_room_of_no_pair_says_so(bridge: World) -> None:
+    async with bridge.relay():
+        told = await answer(bridge, "status", channel=ChannelRef(Platform.DISCORD, "elsewhere"))
+    assert told == "This room is not connected to another one."
+
+
+@pytest.mark.parametrize("platform", list(Platform))
+async def test_status_names_only_the_ways_that_are_open(bridge: World, platform: Platform) -> None:
+    bridge.pairs = (replace(bridge.pairs[0], destinations=frozenset({platform})),)
+    async with bridge.relay():
+        told = await answer(bridge, "status")
+    assert ("From here" in told) == (platform is Platform.MATRIX)
+    assert ("Here from" in told) == (platform is Platform.DISCORD)
