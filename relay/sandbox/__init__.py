@@ -3,7 +3,8 @@
 It imports nothing of relay; only the demo and the tests start it.
 
 It serves version 10 of the REST API, the gateway (versions 9 and 10, JSON, zlib-stream and zstd-stream), the CDN with
-signed URLs that expire, and Discord's rate limits; it refuses what Discord refuses, with Discord's error codes. There
+signed URLs that expire, and Discord's rate limits; it refuses what Discord refuses, with Discord's error codes. It
+fetches the pictures that webhooks name, from loopback addresses only, and shows with each message what it got. There
 are no voice channels, direct messages, interactions, shards or audit logs. Everything is in memory.
 
 Start it as a process (`--help` lists all options), or in a program as `async with SandboxServer() as server`:

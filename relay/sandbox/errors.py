@@ -100,6 +100,16 @@ def too_many_webhooks() -> ApiError:
     return ApiError(400, 30007, "Maximum number of webhooks reached (15)")
 
 
+def too_many_emojis(most: int) -> ApiError:
+    """400: the application, or the guild, has as many as it may."""
+    return ApiError(400, 30008, f"Maximum number of emojis reached ({most})")
+
+
+def foreign_application() -> ApiError:
+    """403: the application of the path is another one."""
+    return ApiError(403, 20012, "You are not authorized to perform this action on this application")
+
+
 def thread_archived() -> ApiError:
     """400: nothing may be done in an archived thread but sending."""
     return ApiError(400, 50083, "Thread is archived")

@@ -27,6 +27,10 @@ class Limits:
     # All webhooks of a channel together, shown in no header: some channels are known to have such a limit
     # (https://github.com/discord/discord-api-docs/issues/1454). 0: none.
     webhooks_per_minute: int = 0
+    # Routes for emoji have limits of their own that no header shows, "to prevent abuse". Known is that a guild takes 50
+    # new ones an hour (https://github.com/discord/discord-api-docs/issues/2250); an application is taken to be the
+    # same. 0: none.
+    emojis_per_hour: int = 50
 
     @property
     def on(self) -> bool:
@@ -61,8 +65,16 @@ _RULES = {
     ("GET", "/webhooks/{webhook_id}/{webhook_token}/messages/{message_id}"): Rule("webhook-message-get", 5, 2),
     ("GET", "/gateway/bot"): Rule("gateway", 2, 5),
 }
-# In practice their limits are so wide that no header is sent.
-_UNLIMITED = frozenset({("GET", "/users/@me"), ("GET", "/oauth2/applications/@me"), ("GET", "/applications/@me")})
+# In practice their limits are so wide that no header is sent; of the last one, no header is sent at all
+# (https://github.com/discord/discord-api-docs/issues/4008).
+_UNLIMITED = frozenset(
+    {
+        ("GET", "/users/@me"),
+        ("GET", "/oauth2/applications/@me"),
+        ("GET", "/applications/@me"),
+        ("POST", "/applications/{application_id}/emojis"),
+    }
+)
 
 
 @dataclass(slots=True)
@@ -115,12 +127,18 @@ class RateLimiter:
         refusal = Refusal("user", window.resets_at - now) if refused else None
         return Verdict(headers, refusal)
 
-    def take_hidden(self, channel: str, now: float) -> Refusal | None:
+    def take_webhook(self, channel: str, now: float) -> Refusal | None:
         """One execution of any webhook of a channel, against the allowance that no header shows."""
-        allowed = self.limits.webhooks_per_minute
+        return self._take_hidden(f"webhooks of {channel}", self.limits.webhooks_per_minute, 60.0, now)
+
+    def take_emoji(self, application: str, now: float) -> Refusal | None:
+        """One new emoji of an application, against the allowance that no header shows."""
+        return self._take_hidden(f"emojis of {application}", self.limits.emojis_per_hour, 3600.0, now)
+
+    def _take_hidden(self, key: str, allowed: int, per: float, now: float) -> Refusal | None:
         if not self.limits.on or not allowed:
             return None
-        window = self._window(self._hidden, channel, now, 60.0)
+        window = self._window(self._hidden, key, now, per)
         if window.used >= self._scaled(allowed):
             return Refusal("shared", window.resets_at - now)
         window.used += 1

@@ -20,8 +20,10 @@ from relay.sandbox.messages.reactions import Reactions
 from relay.sandbox.messages.threads import Threads
 from relay.sandbox.rate_limits import Limits
 from relay.sandbox.rest.api import PREFIX, Api
+from relay.sandbox.rest.avatars import AvatarFetcher
 from relay.sandbox.rest.cdn import Cdn
 from relay.sandbox.rest.channels import ChannelRoutes
+from relay.sandbox.rest.emojis import EmojiRoutes
 from relay.sandbox.rest.guilds import BotRoutes, GuildRoutes
 from relay.sandbox.rest.messages import MessageRoutes
 from relay.sandbox.rest.webhooks import WebhookRoutes, Webhooks
@@ -66,6 +68,7 @@ class SandboxServer:
         self.gateway = Gateway(self.sessions, self.faults, heartbeat_interval)
         self.journal = Journal(self.state)
         self.gateway.listeners.append(lambda entry: self.journal.add("SANDBOX_GATEWAY", entry))
+        self.avatars = AvatarFetcher(self.state, self.files, lambda seen: self.journal.add("SANDBOX_AVATAR", seen))
         parts = Parts(
             self.state,
             self.files,
@@ -107,6 +110,7 @@ class SandboxServer:
         await site.start()
         self.port = self._runner.addresses[0][1]
         self.state.signer.origin = self.origin
+        self.avatars.start()
         self.sessions.gateway_url = f"ws://{self.host}:{self.port}"
 
     async def stop(self) -> None:
@@ -114,6 +118,7 @@ class SandboxServer:
         for connection in tuple(self.gateway.connections):
             connection.close(1001)
         await asyncio.sleep(0)
+        await self.avatars.stop()
         if self._runner is not None:
             await self._runner.cleanup()
         self.files.close()
@@ -133,7 +138,8 @@ class SandboxServer:
         ChannelRoutes(self.api, self.threads).register(router)
         MessageRoutes(self.api, self.messages, self.reactions).register(router)
         WebhookRoutes(self.api, self.messages, self.webhooks).register(router)
-        Cdn(self.api, self.state, self.faults).register(router)
+        EmojiRoutes(self.api).register(router)
+        Cdn(self.api, self.state, self.faults, self.avatars).register(router)
         self._control_routes.register(router)
         router.add_get("/", self.gateway.accept)
         router.add_route("*", "/api/{tail:.*}", self.api.not_found)

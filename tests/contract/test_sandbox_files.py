@@ -89,7 +89,7 @@ async def test_avatars_emoji_and_stickers(place: Place) -> None:
         async with place.call.session.get(place.sandbox.origin + path, allow_redirects=False) as response:
             found[path.rpartition("/")[2]] = response.status, response.content_type
     assert list(found.values()) == [
-        (200, "image/png"), (302, "text/plain"), (404, "application/octet-stream"),
+        (200, "image/png"), (404, "application/octet-stream"), (404, "application/octet-stream"),
         (200, "image/png"), (404, "application/octet-stream"), (200, "image/png"), (415, "application/octet-stream"),
         (200, "application/json"), (404, "application/octet-stream"),
     ]  # fmt: skip

@@ -17,7 +17,7 @@ VALUES: list[Any] = [
 FIELDS = [
     "content", "embeds", "attachments", "allowed_mentions", "message_reference", "poll", "components", "sticker_ids",
     "flags", "nonce", "enforce_nonce", "tts", "name", "avatar", "channel_id", "username", "avatar_url", "messages",
-    "type", "auto_archive_duration", "archived", "topic", "attachment_urls", "parse", "users",
+    "type", "auto_archive_duration", "archived", "topic", "attachment_urls", "parse", "users", "image",
 ]  # fmt: skip
 
 
@@ -41,7 +41,7 @@ def _paths(sandbox: SandboxServer) -> list[tuple[str, str]]:
     values = {
         "channel_id": channel, "guild_id": made["guild"], "message_id": message, "user_id": made["people"]["Ben"],
         "webhook_id": hook["id"], "webhook_token": hook["token"], "emoji": "👍", "role_id": made["guild"],
-        "emoji_id": "1", "sticker_id": "1",
+        "emoji_id": "1", "sticker_id": "1", "application_id": made["bot"],
     }  # fmt: skip
     found = []
     for method, path in sorted(sandbox.api.routes):

@@ -12,6 +12,7 @@ from relay.sandbox.messages.render import message as render_message
 from relay.sandbox.messages.threads import Threads
 from relay.sandbox.rate_limits import Limits
 from relay.sandbox.rest.api import Api
+from relay.sandbox.rest.avatars import avatar_view
 from relay.sandbox.rest.webhooks import Webhooks
 from relay.sandbox.world.files import FileStore
 from relay.sandbox.world.models import Attachment, Channel, Guild, Json, Message, StoredFile, User
@@ -58,10 +59,15 @@ class ControlBase:
         return where, self._state.message(where, int(message))
 
     def _view(self, message: Message) -> Json:
-        """A message as one sees it who may see all, and who was notified by it."""
+        """A message as one sees it who may see all, who was notified by it, and which picture a webhook's has.
+
+        `webhook_avatar` is what Discord got at `webhook_avatar_url`: `error` says why it is no picture.
+        """
         pinged = message.pinged
+        fetched = self._state.fetched_avatars.get(message.webhook_avatar_url or "")
         return render_message(self._state, message) | {
             "webhook_avatar_url": message.webhook_avatar_url,
+            "webhook_avatar": avatar_view(fetched) if fetched is not None else None,
             "pinged": {
                 "everyone": pinged.everyone,
                 "users": [str(user_id) for user_id in pinged.users],

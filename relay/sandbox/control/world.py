@@ -2,9 +2,11 @@
 
 from relay.sandbox import errors
 from relay.sandbox.control.base import ControlBase, Id
+from relay.sandbox.rest.avatars import avatar_view
 from relay.sandbox.world import permissions, render
 from relay.sandbox.world.dispatch import Dispatch, Intent
 from relay.sandbox.world.models import Json, Overwrite
+from relay.sandbox.world.pictures import read_picture
 from relay.sandbox.world.state import new_token
 
 
@@ -194,6 +196,31 @@ class WorldControl(ControlBase):
     def create_emoji(self, guild: Id, name: str, file: Json, animated: bool = False) -> Json:
         """An emoji of the guild; `file` as in `say`. Returns it."""
         return render.emoji(self._state.add_emoji(self._guild(guild), name, self._file(file), animated=animated))
+
+    def create_application_emoji(self, bot: Id, name: str, file: Json) -> Json:
+        """The operator uploads an emoji in the developer portal; `file` as in `say`. Returns it."""
+        app, stored = self._state.applications[int(bot)], self._file(file)
+        picture = read_picture(stored.path.read_bytes())
+        animated = picture is not None and picture.animated
+        return render.emoji(
+            self._state.add_application_emoji(app, name, stored, self._state.owner_of(app), animated=animated)
+        )
+
+    def application_emojis(self, bot: Id) -> list[Json]:
+        """The emoji of a bot's application, oldest first; `user` is who uploaded it."""
+        return [render.emoji(emoji) for emoji in self._state.applications[int(bot)].emojis.values()]
+
+    def delete_application_emoji(self, bot: Id, emoji: Id) -> None:
+        """The operator deletes an emoji in the developer portal."""
+        app = self._state.applications[int(bot)]
+        self._state.remove_application_emoji(app, app.emojis[int(emoji)])
+
+    def avatars(self) -> list[Json]:
+        """What Discord got at each `avatar_url` that a webhook named: `error` is null where it is a picture.
+
+        The journal tells of each as `SANDBOX_AVATAR`.
+        """
+        return [avatar_view(found) for found in self._state.fetched_avatars.values()]
 
     def create_sticker(self, guild: Id, name: str, format: int, file: Json, description: str = "") -> Json:  # noqa: A002
         """A sticker of the guild; `format` 1 PNG, 2 APNG, 3 Lottie, 4 GIF. Returns it."""

@@ -11,23 +11,27 @@ from relay.sandbox.faults import Faults, reset
 from relay.sandbox.messages.forms import Form, parse_snowflake
 from relay.sandbox.messages.media import GREY_JPEG, describe, flat_png
 from relay.sandbox.rest.api import Api, cut
+from relay.sandbox.rest.avatars import AvatarFetcher
 from relay.sandbox.rest.requests import Call
 from relay.sandbox.world.files import CHUNK, MEDIA_PREFIX
-from relay.sandbox.world.models import Attachment, StoredFile
+from relay.sandbox.world.models import Attachment, Emoji, StoredFile
+from relay.sandbox.world.pictures import EMOJI_SIDE, emoji_copy
 from relay.sandbox.world.state import State
 
 _STICKER_SUFFIX = {1: "png", 2: "png", 3: "json", 4: "gif"}
 _DEFAULT_COLOURS = (0x5865F2, 0x757E8A, 0x3BA55C, 0xFAA61A, 0xED4245, 0xEB459F)
+_SIZES = frozenset(1 << power for power in range(4, 13))
 _GONE = "This content is no longer available."
 
 
 class Cdn:
     """Attachments, avatars, emoji and stickers."""
 
-    def __init__(self, api: Api, state: State, faults: Faults) -> None:
+    def __init__(self, api: Api, state: State, faults: Faults, avatars: AvatarFetcher) -> None:
         self.api = api
         self.state = state
         self.faults = faults
+        self.avatars = avatars
 
     def register(self, router: web.UrlDispatcher) -> None:
         """Add the routes, and the one of the API that renews URLs."""
@@ -65,12 +69,13 @@ class Cdn:
         return web.Response(body=GREY_JPEG, content_type="image/jpeg")
 
     async def avatar(self, request: web.Request) -> web.StreamResponse:
-        """A picture that was given by file is sent, one given by URL is pointed to."""
+        """A picture; of one that was given by URL, the copy that was fetched from there."""
         source = self.state.avatars.get(PurePosixPath(request.match_info["file"]).stem)
+        if isinstance(source, str):
+            fetched = await self.avatars.settled(source)
+            source = fetched.file if fetched is not None else None
         if source is None:
             return web.Response(status=404)
-        if isinstance(source, str):
-            raise web.HTTPFound(source)
         return await self._send(request, source, None)
 
     async def default_avatar(self, request: web.Request) -> web.StreamResponse:
@@ -83,12 +88,34 @@ class Cdn:
         return web.Response(body=flat_png(_DEFAULT_COLOURS[number]), content_type="image/png")
 
     async def emoji(self, request: web.Request) -> web.StreamResponse:
-        """An emoji; as a GIF only if it is animated."""
+        """An emoji; as a GIF only if it is animated.
+
+        An application's is made as it is asked for: `size` is its side in pixels, and a WebP moves with
+        `animated=true` (https://docs.discord.com/developers/resources/emoji#emoji-object-emoji-formats). A guild's is
+        sent as it was given: it need be no real picture.
+        """
         name = PurePosixPath(request.match_info["file"])
         emoji = self.state.emojis.get(parse_snowflake(name.stem) or 0)
         if emoji is None or (name.suffix == ".gif" and not emoji.animated):
             return web.Response(status=415 if emoji else 404)
-        return await self._send(request, emoji.file, None)
+        if emoji.uploader is None:
+            return await self._send(request, emoji.file, None)
+        return await self._application_emoji(request, emoji, name.suffix)
+
+    async def _application_emoji(self, request: web.Request, emoji: Emoji, suffix: str) -> web.StreamResponse:
+        side = parse_snowflake(request.query.get("size", EMOJI_SIDE))
+        if side not in _SIZES:
+            return web.Response(status=400)
+        refused = await self._fault(request, emoji.file)
+        if refused is not None:
+            return refused
+        moving = suffix == ".gif" or request.query.get("animated") == "true"
+        data = await asyncio.to_thread(emoji.file.path.read_bytes)
+        made = await asyncio.to_thread(emoji_copy, data, suffix, side, moving=moving)
+        if made is None:
+            return web.Response(status=415)
+        headers = {"Cache-Control": "public, max-age=31536000"}
+        return web.Response(body=made[0], content_type=made[1], headers=headers)
 
     async def sticker(self, request: web.Request) -> web.StreamResponse:
         """A sticker, in its own format only."""
@@ -116,22 +143,29 @@ class Cdn:
         return self.state.attachments.get(parse_snowflake(request.match_info["attachment_id"]) or 0)
 
     async def _send(self, request: web.Request, file: StoredFile, kind: str | None) -> web.StreamResponse:
+        refused = await self._fault(request, file)
+        if refused is not None:
+            return refused
+        kind = kind or describe(file.path, "file", None).content_type or "application/octet-stream"
+        return web.FileResponse(file.path, chunk_size=CHUNK, headers={"Content-Type": kind})
+
+    async def _fault(self, request: web.Request, file: StoredFile) -> web.StreamResponse | None:
+        """The answer of a fault that hits this request; None: the file is sent."""
         if self.api.offline:
             return await cut(request)
         fault = self.faults.strike(request.method, request.path)
-        if fault is not None:
-            match fault.kind:
-                case "rate_limit":
-                    headers = {"Retry-After": str(int(fault.seconds) + 1)}
-                    return web.Response(status=429, headers=headers)
-                case "status":
-                    return web.Response(status=fault.status)
-                case "delay" | "hang":
-                    await asyncio.sleep(fault.seconds)
-                case _:
-                    return await self._send_half(request, file)
-        kind = kind or describe(file.path, "file", None).content_type or "application/octet-stream"
-        return web.FileResponse(file.path, chunk_size=CHUNK, headers={"Content-Type": kind})
+        if fault is None:
+            return None
+        match fault.kind:
+            case "rate_limit":
+                return web.Response(status=429, headers={"Retry-After": str(int(fault.seconds) + 1)})
+            case "status":
+                return web.Response(status=fault.status)
+            case "delay" | "hang":
+                await asyncio.sleep(fault.seconds)
+                return None
+            case _:
+                return await self._send_half(request, file)
 
     async def _send_half(self, request: web.Request, file: StoredFile) -> web.StreamResponse:
         """Announce the whole, send half of it and reset the connection."""

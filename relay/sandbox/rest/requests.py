@@ -72,6 +72,14 @@ class Call:
             raise errors.missing_access()
         return guild
 
+    def application(self) -> Application:
+        """The application of the path, which must be the one that asks."""
+        if self.app is None:
+            raise errors.unauthorised()
+        if self.id("application_id") != self.app.id:
+            raise errors.foreign_application()
+        return self.app
+
     def switch(self, name: str) -> bool:
         """Whether a parameter of the query, false by default, is true."""
         return self.request.query.get(name, "").lower() in {"1", "true"}

@@ -177,7 +177,7 @@ class WebhookRoutes:
     async def execute(self, call: Call) -> Any:
         """Post through it. Answers with the message only if `wait` is true."""
         hook = self._own(call)
-        refusal = self.api.limiter.take_hidden(str(hook.channel_id), self.state.clock())
+        refusal = self.api.limiter.take_webhook(str(hook.channel_id), self.state.clock())
         if refusal is not None:
             raise TooFast(refusal)
         draft, body = await call.draft(self.state.guilds[hook.guild_id])

@@ -33,6 +33,7 @@ class Application:
     message_content: bool = True
     members: bool = True
     presences: bool = False
+    emojis: "dict[int, Emoji]" = field(default_factory=dict)  # its own, which no guild has
 
 
 @dataclass(slots=True)
@@ -70,12 +71,13 @@ class Overwrite:
 
 @dataclass(slots=True)
 class Emoji:
-    """A guild's own emoji."""
+    """An emoji of a guild or of an application."""
 
     id: int
     name: str
     animated: bool
     file: "StoredFile"
+    uploader: User | None = None  # known of applications' emoji only
 
 
 @dataclass(slots=True)
@@ -116,6 +118,23 @@ class Attachment:
     waveform: str | None = None
     flags: int = 0
     holders: int = 1  # how many messages show it
+
+
+@dataclass(slots=True)
+class FetchedAvatar:
+    """What Discord got when it fetched the `avatar_url` of a webhook's message, without any credentials."""
+
+    url: str
+    fetches: int = 0  # how often it was tried: a picture that was got once is kept
+    pending: bool = True
+    error: str | None = None  # None: a picture
+    status: int | None = None  # None: there was no answer
+    content_type: str | None = None
+    size: int | None = None
+    width: int | None = None
+    height: int | None = None
+    animated: bool = False
+    file: StoredFile | None = None
 
 
 @dataclass(slots=True)

@@ -121,7 +121,7 @@ def member(subject: Member, *, with_user: bool = True) -> Json:
 
 def emoji(subject: Emoji) -> Json:
     """https://discord.com/developers/docs/resources/emoji#emoji-object."""
-    return {
+    body: Json = {
         "id": str(subject.id),
         "name": subject.name,
         "roles": [],
@@ -130,6 +130,9 @@ def emoji(subject: Emoji) -> Json:
         "animated": subject.animated,
         "available": True,
     }
+    if subject.uploader is not None:
+        body["user"] = user(subject.uploader)
+    return body
 
 
 def sticker(subject: Sticker) -> Json:

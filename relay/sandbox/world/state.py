@@ -19,6 +19,7 @@ from relay.sandbox.world.models import (
     Attachment,
     Channel,
     Emoji,
+    FetchedAvatar,
     Guild,
     Json,
     Member,
@@ -58,6 +59,8 @@ class State:
         self.stickers: dict[int, Sticker] = {}
         self.emojis: dict[int, Emoji] = {}
         self.avatars: dict[str, str | StoredFile] = {}
+        self.fetched_avatars: dict[str, FetchedAvatar] = {}  # by URL
+        self.fetch_avatar: Callable[[str], None] | None = None  # starts fetching the picture at a URL
         self.listeners: list[Listener] = []
 
     # --- Look-ups -----------------------------------------------------------------------------------------
@@ -225,6 +228,19 @@ class State:
         self.emit_fixed("GUILD_EMOJIS_UPDATE", Intent.GUILD_EXPRESSIONS, guild.id, body)
         return emoji
 
+    def add_application_emoji(
+        self, app: Application, name: str, file: StoredFile, uploader: User, *, animated: bool = False
+    ) -> Emoji:
+        """An emoji of an application. No event tells of it."""
+        emoji = Emoji(self.snowflakes.next(), name, animated, file, uploader)
+        app.emojis[emoji.id] = self.emojis[emoji.id] = emoji
+        return emoji
+
+    def remove_application_emoji(self, app: Application, emoji: Emoji) -> None:
+        """Delete an emoji of an application, and its picture."""
+        del app.emojis[emoji.id], self.emojis[emoji.id]
+        emoji.file.path.unlink(missing_ok=True)
+
     def add_sticker(self, guild: Guild, name: str, kind: int, file: StoredFile, *, description: str = "") -> Sticker:
         """A sticker of a guild; `kind` is its format."""
         sticker = Sticker(self.snowflakes.next(), name, kind, file, description, name, guild.id)
@@ -238,6 +254,8 @@ class State:
         name = source if isinstance(source, str) else str(source.path)
         digest = hashlib.md5(name.encode(), usedforsecurity=False).hexdigest()
         self.avatars[digest] = source
+        if isinstance(source, str) and self.fetch_avatar is not None:
+            self.fetch_avatar(source)
         return digest
 
     # --- Changing -----------------------------------------------------------------------------------------
