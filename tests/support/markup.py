@@ -8,8 +8,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 from relay.domain.text import nodes as n
-from relay.domain.text.links import is_bare, link_bare_urls
 from relay.domain.text.normalise import normalise
+from relay.domain.text.rewrite import is_bare, link_bare_urls
 
 often = settings(max_examples=2 * settings().max_examples)
 """Tried with twice as many texts as other properties: most faults are found here."""

@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 
 from relay.adapters.discord.markup.references import ReferenceCodes, reference_code, reference_name, url_at
 from relay.domain.text import nodes as n
-from relay.domain.text.links import is_bare, link_bare_urls
 from relay.domain.text.normalise import normalise_inline
+from relay.domain.text.rewrite import is_bare, link_bare_urls
 
 ZERO_WIDTH = "\u200b"
 

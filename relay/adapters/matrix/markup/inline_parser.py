@@ -8,7 +8,7 @@ from relay.adapters.matrix.identifiers import browser_link, parse_link, parse_mx
 from relay.adapters.matrix.markup.html import Element
 from relay.domain.ids import ChannelRef, MediaRef, MessageRef, Platform, UserRef
 from relay.domain.text import nodes as n
-from relay.domain.text.links import link_bare_urls
+from relay.domain.text.rewrite import link_bare_urls
 
 Wrapper = Callable[[tuple[n.Inline, ...]], n.Inline]
 """Puts markup around nodes. In HTML, markup may surround whole blocks; in the tree it goes around what is in them."""

@@ -11,8 +11,8 @@ from html import escape
 
 from relay.adapters.matrix.identifiers import is_alias, is_room_id, is_user_id, matrix_to_link, parse_mxc
 from relay.domain.text import nodes as n
-from relay.domain.text.links import is_bare
 from relay.domain.text.normalise import normalise
+from relay.domain.text.rewrite import is_bare
 
 _SCHEME = re.compile(r"(?:https?|ftp|mailto|magnet):", re.IGNORECASE)
 _COLOR = re.compile(r"#[0-9a-fA-F]{6}")
