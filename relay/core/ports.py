@@ -75,8 +75,8 @@ class Inbox(Protocol):
     async def receive(self, batch: EventBatch) -> None:
         """Take events and their cursors. Returns once both are on disk.
 
-        Events that were received before are recognised and ignored. Raises `StoreUnavailable` when nothing was
-        written: the adapter keeps the events, does not go on, and calls again.
+        Events that were received before are recognised and ignored; one that makes the core fail is left out and
+        counted. Raises `StoreUnavailable` when nothing was written: the adapter keeps the events, and calls again.
         """
         ...
 

@@ -246,32 +246,6 @@ async def test_while_the_store_is_unavailable_the_adapter_waits(town: Town) -> N
         await side.until_ready()
 
 
-async def test_an_event_on_which_the_core_fails_is_left_out(town: Town, capsys: pytest.CaptureFixture[str]) -> None:
-    def stumble(event: Event) -> None:
-        if isinstance(event, MessageCreated) and "poison" in plain_text(event.content.text):
-            raise ValueError(plain_text(event.content.text))
-
-    saved = SavedState()
-    async with matrix_side(town.homeserver, town.bot_id, [town.room], token=town.token, saved=saved):
-        pass
-    for text in ("before", "poison", "after"):
-        await town.ann.text(town.room, text)
-    starting = matrix_side(town.homeserver, town.bot_id, [town.room], token=town.token, saved=saved, ready=False)
-    async with starting as side:
-        side.inbox.fail_on = stumble
-        await side.until_said("before", "after")
-        await side.until_ready()
-        assert side.features == ["unreadable"]
-        await town.ann.text(town.room, "poison again")
-        await town.ann.text(town.room, "and on")
-        await side.until_said("before", "after", "and on")
-        assert side.adapter.health().state == "ready"
-    logged = "".join(capsys.readouterr())
-    assert "ValueError" in logged
-    assert "stumble" in logged
-    assert "poison" not in logged
-
-
 @pytest.mark.parametrize("where", ["receive", "opened"])
 async def test_a_store_that_is_lost_for_good_ends_it(town: Town, where: str, monkeypatch: pytest.MonkeyPatch) -> None:
     async with matrix_side(

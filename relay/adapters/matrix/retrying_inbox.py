@@ -1,10 +1,9 @@
 """The inbox as the adapter uses it: when the store cannot be written, it waits and tries again.
 
-A long list of events goes to the core in batches. An event that makes the core fail is left out and logged.
+A long list of events goes to the core in batches.
 """
 
 import random
-import traceback
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -13,9 +12,9 @@ import structlog
 
 from relay.core.clock import Backoff
 from relay.core.ports import Clock, Cursor, EventBatch, Inbox
-from relay.domain.events import Event, FeatureUsed, HistorySkipped
+from relay.domain.events import Event
 from relay.domain.ids import ChannelAddress, ChannelRef, MessageRef, Platform
-from relay.errors import RelayError, StoreUnavailable
+from relay.errors import StoreUnavailable
 
 _log = structlog.get_logger(__name__)
 _T = TypeVar("_T")
@@ -47,16 +46,7 @@ class RetryingInbox:
             part_cursors = cursors if start + _BATCH_SIZE >= len(events) else ()
             if not part and not part_cursors:
                 continue
-            try:
-                await self.receive(EventBatch(part, part_cursors))
-            except RelayError:
-                raise
-            except Exception as error:  # noqa: BLE001 - the top of a worker: a bug, see below
-                # Nothing of a failed batch is written. To try the same batch again would stop all rooms for ever.
-                _log_bug("bug while receiving a batch; event by event now", error, events=len(part))
-                for event in part:
-                    await self._receive_alone(event)
-                await self.receive(EventBatch((), part_cursors))
+            await self.receive(EventBatch(part, part_cursors))
 
     async def opened(
         self, address: ChannelAddress, channel: ChannelRef, *, predecessors: frozenset[ChannelRef] = frozenset()
@@ -76,21 +66,6 @@ class RetryingInbox:
         """See `Inbox.last_original`."""
         return await self._retry(lambda: self.inbox.last_original(channel))
 
-    async def _receive_alone(self, event: Event) -> None:
-        try:
-            await self.receive(EventBatch((event,)))
-        except RelayError:
-            raise
-        except Exception as error:  # noqa: BLE001 - as above
-            if isinstance(event, FeatureUsed | HistorySkipped):
-                channel, event_id = event.channel, ""
-            else:
-                # In ASCII: the ID itself may be what is wrong, and not printable.
-                channel, event_id = event.ref.channel, ascii(event.ref.id)
-            kind = type(event).__name__
-            _log_bug("bug while receiving an event; it is left out", error, kind=kind, event_id=event_id)
-            await self.receive(EventBatch((FeatureUsed(channel, "unreadable"),)))
-
     async def _retry(self, call: Callable[[], Awaitable[_T]]) -> _T:
         """The result of `call`, which is made again for as long as it raises `StoreUnavailable`."""
         backoff = Backoff(self.rng, first=0.5, longest=15.0)
@@ -104,10 +79,3 @@ class RetryingInbox:
             else:
                 self.trouble = ""
                 return result
-
-
-def _log_bug(what: str, error: Exception, **facts: object) -> None:
-    """Log where an error happened, but not its text, which may quote a message."""
-    frames = traceback.extract_tb(error.__traceback__)
-    place = [f"{frame.name}:{frame.lineno}" for frame in frames[-4:]]
-    _log.error(what, error=type(error).__name__, place=" > ".join(place), **facts)

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from traceback import extract_tb
 from typing import Protocol
 
 import structlog
@@ -16,10 +17,11 @@ from relay.core.ports import CommandCall, EventBatch, HistoryReader
 from relay.core.status.counters import Status
 from relay.core.storage import Entry, Store, UnitOfWork, waiting_under
 from relay.domain.commands import DeleteMessage
+from relay.domain.events import Event, FeatureUsed, HistorySkipped
 from relay.domain.ids import ChannelAddress, ChannelRef, MessageRef, Platform
 from relay.domain.pair import LaneKey, Pair
 from relay.domain.text.nodes import RichText
-from relay.errors import StoreUnavailable
+from relay.errors import RelayError, StoreUnavailable
 
 _log = structlog.get_logger(__name__)
 
@@ -82,7 +84,33 @@ class CoreInbox:
         )
 
     async def receive(self, batch: EventBatch) -> None:
-        """See `Inbox.receive`."""
+        """See `Inbox.receive`. An event that makes the core fail is left out, counted and logged."""
+        try:
+            await self._receive(batch)
+        except RelayError:
+            raise
+        except Exception as error:  # noqa: BLE001 - a bug
+            # Nothing of a failed batch is written. To try the same batch again would stop all channels for ever.
+            _log_bug("bug while receiving a batch; event by event now", error, events=len(batch.events))
+            for event in batch.events:
+                await self._receive_alone(event)
+            await self._receive(EventBatch(cursors=batch.cursors))
+
+    async def _receive_alone(self, event: Event) -> None:
+        try:
+            await self._receive(EventBatch((event,)))
+        except RelayError:
+            raise
+        except Exception as error:  # noqa: BLE001 - as above
+            if isinstance(event, FeatureUsed | HistorySkipped):
+                channel, message = event.channel, ""
+            else:
+                # In ASCII: the ID itself may be what is wrong, and not printable.
+                channel, message = event.ref.channel, ascii(event.ref.id)
+            _log_bug("bug while receiving an event; it is left out", error, kind=type(event).__name__, message=message)
+            await self._receive(EventBatch((FeatureUsed(channel, "unreadable"),)))
+
+    async def _receive(self, batch: EventBatch) -> None:
         try:
             entries = await self.router.receive(batch)
         except BaseException:
@@ -259,3 +287,9 @@ class CoreInbox:
         """See `Inbox.command`."""
         async with self.store.write() as uow:
             return await self.commands.answer(uow, call)
+
+
+def _log_bug(what: str, error: Exception, **facts: object) -> None:
+    """Log where an error happened, but not its text, which may quote a message."""
+    place = [f"{frame.name}:{frame.lineno}" for frame in extract_tb(error.__traceback__)[-4:]]
+    _log.error(what, error=type(error).__name__, place=" > ".join(place), **facts)

@@ -20,7 +20,6 @@ from relay.domain.events import Event, FeatureUsed, MessageCreated, MessageDelet
 from relay.domain.ids import MessageRef, Platform, ThreadRef
 from relay.domain.jsontext import Json
 from relay.domain.text.rewrite import weight
-from relay.errors import FatalError, StoreError
 
 _log = structlog.get_logger(__name__)
 
@@ -170,23 +169,4 @@ class EventPump:
             batch = await self.translator.batch(await self.buffers.take(self.batch_limit))
             if not batch.events and not batch.cursors:
                 continue
-            try:
-                await receive(batch)
-            except (StoreError, FatalError):
-                raise
-            except Exception as error:  # noqa: BLE001 - the top of this worker: one event must not end all others
-                # Without the traceback, which may quote what people wrote.
-                _log.error("discord batch not taken", events=len(batch.events), error=type(error).__name__)
-                await _one_by_one(batch, receive)
-
-
-async def _one_by_one(batch: EventBatch, receive: Callable[[EventBatch], Awaitable[None]]) -> None:
-    """Hand over each event by itself. One that fails is dropped, because it would fail again."""
-    for event in batch.events:
-        try:
-            await receive(EventBatch((event,)))
-        except (StoreError, FatalError):
-            raise
-        except Exception as error:  # noqa: BLE001 - see `EventPump.run`
-            _log.error("discord event not taken", kind=type(event).__name__, error=type(error).__name__)
-    await receive(EventBatch(cursors=batch.cursors))
+            await receive(batch)

@@ -46,17 +46,6 @@ def refusing(word: str, error: Exception, got: list[Event | Cursor]) -> Callable
     return receive  # type: ignore[return-value]
 
 
-async def test_an_event_that_the_core_cannot_take_costs_only_itself() -> None:
-    got: list[Event | Cursor] = []
-    running = asyncio.create_task(pump("call", "reaction", "vote").run(refusing("reaction", KeyError("b"), got)))
-    async with asyncio.timeout(5):
-        while CURSOR not in got:  # noqa: ASYNC110 - the test is the only one who could set an event
-            await asyncio.sleep(0)
-    assert [event.feature for event in got if isinstance(event, FeatureUsed)] == ["call", "vote"]
-    assert not running.done()
-    running.cancel()
-
-
 async def test_a_store_that_is_held_by_another_ends_it() -> None:
     with pytest.raises(StoreHeld):
         await pump("call", "reaction").run(refusing("reaction", StoreHeld("relay.db", "held", "stop the other"), []))
