@@ -11,7 +11,7 @@ from datetime import datetime
 import structlog
 
 from relay.core.convert.degrade import Dropped
-from relay.core.delivery import digest as digests
+from relay.core.delivery import digests
 from relay.core.delivery import render
 from relay.core.delivery.entries import Entries, forget_late_files
 from relay.core.delivery.plan import (

@@ -6,7 +6,7 @@ from dataclasses import replace
 from relay.core.author_names import distinct_from_relay
 from relay.core.convert.degrade import Dropped, all_in_words, degrade, in_words
 from relay.core.convert.split import Measure, first_part, split
-from relay.core.delivery.digest import content_of, edited, speaker
+from relay.core.delivery.digests import content_of, edited, speaker
 from relay.core.delivery.plan import Edit, Send, Target
 from relay.core.ports import Delivery
 from relay.domain.commands import Digest, EditMessage, SendMessage

@@ -8,7 +8,7 @@ from itertools import takewhile
 
 import structlog
 
-from relay.core.delivery import digest as digests
+from relay.core.delivery import digests
 from relay.core.delivery.late_files import LateFiles
 from relay.core.delivery.lookups import Lookups
 from relay.core.delivery.plan import (

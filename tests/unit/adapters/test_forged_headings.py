@@ -23,7 +23,7 @@ from relay.adapters.matrix.outbound import compose
 from relay.adapters.matrix.rooms.state import RoomState
 from relay.core.author_names import _decided
 from relay.core.convert.degrade import quoted_line
-from relay.core.delivery import digest as batch
+from relay.core.delivery import digests
 from relay.core.ports import Delivery
 from relay.domain.commands import Digest, DigestItem
 from relay.domain.content import Author, Capabilities, Content, Quotation
@@ -117,7 +117,7 @@ def test_no_line_of_several_peoples_message_looks_like_the_next_name(formatted: 
         )
         for number, (who, content) in enumerate(said)
     ]
-    text = batch.content_of(Digest(tuple(items))).text
+    text = digests.content_of(Digest(tuple(items))).text
     begun = [block for block in text.blocks if isinstance(block, n.Paragraph) and isinstance(block.children[:1], tuple)]
     headed = [block.children[0] for block in begun if block.children and isinstance(block.children[0], n.Strong)]
     assert [n.plain_text(n.RichText((n.Paragraph((name,)),))) for name in headed] == ["Mallory:", "Ben:"]
@@ -156,7 +156,7 @@ def test_a_message_of_several_has_a_name_that_nobody_has() -> None:
         )
         for who in (MALLORY, BEN)
     )
-    assert batch.speaker(Digest(items)).name == "⟨Mallory, Ben⟩"
+    assert digests.speaker(Digest(items)).name == "⟨Mallory, Ben⟩"
 
 
 @often

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from relay.core.author_names import AuthorNames, _decided
 from relay.core.convert.headings import under_heading
-from relay.core.delivery.digest import content_of
+from relay.core.delivery.digests import content_of
 from relay.core.ports import Delivery, EventBatch
 from relay.domain.commands import Digest, DigestItem
 from relay.domain.content import Author, Content

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from relay.core.delivery.digest import requoted
+from relay.core.delivery.digests import requoted
 from relay.core.ports import Delivery
 from relay.core.storage import UnitOfWork
 from relay.domain.commands import Digest, DigestItem
