@@ -170,7 +170,7 @@ class Delivery:
     after: MessageRef | None = None  # the last message of this lane in that channel that is on record
     on_record: Callable[[MessageRef], Awaitable[bool]] = _not_on_record
     alone: bool = True  # no other lane has anything on its way into that channel: what looks like ours is ours
-    queued_at: datetime | None = None  # the command
+    queued_at: datetime | None = None  # when its command was queued; None if that is not known
     # Whose message is replied to; None where somebody of the other side wrote it.
     replied_author: UserRef | None = None
     last_try: bool = False  # if no earlier try was carried out, nothing is sent: raise `Permanent`

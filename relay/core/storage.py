@@ -34,7 +34,7 @@ class Copy:
     """Where a part of an original stands on the other side. Several originals may share one copy."""
 
     message_id: int
-    part: int
+    part: int  # of the original; counts from 0
     ref: MessageRef
     # 0: it stands. Else: the first, second … copy of its part that was posted again elsewhere and must be deleted.
     superseded: int = 0

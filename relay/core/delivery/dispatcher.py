@@ -90,13 +90,13 @@ class Dispatcher:
         """Something changed for the better for these lanes (None: for all): they do not wait for their next try."""
         for key in self._lanes if lanes is None else lanes:
             if key in self._lanes:
-                self._lanes[key].retry_now.set()
+                self._lanes[key].retry_event.set()
 
     def platform_is_back(self, platform: Platform) -> None:
         """A platform that was out of reach answers again: no lane to it waits for its next try."""
         for key, lane in self._lanes.items():
             if key.destination.platform is platform:
-                lane.retry_now.set()
+                lane.retry_event.set()
 
     @asynccontextmanager
     async def moving(self, lanes: Iterable[LaneKey]) -> AsyncIterator[None]:

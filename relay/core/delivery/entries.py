@@ -97,7 +97,7 @@ class Entries:
             for absorbed in merge.absorbed:
                 await uow.outbox.done(absorbed)
         if not isinstance(merge.command, Digest):
-            _log.info("notes put together", direction=merge.entry.lane.direction, notes=len(merge.absorbed) + 1)
+            _log.info("notices put together", direction=merge.entry.lane.direction, notices=len(merge.absorbed) + 1)
         return replace(merge.entry, command=merge.command, original=None)
 
     async def replace(self, entry: Entry, commands: Sequence[SendMessage]) -> None:

@@ -79,7 +79,7 @@ class Lane:
     suspect: bool  # what is at the head now may have been sent
     sending: asyncio.Lock  # held during each try; whoever moves what waits here holds it meanwhile
     # Set when there is no point in waiting for the next try any longer.
-    retry_now: asyncio.Event = field(default_factory=asyncio.Event, init=False)
+    retry_event: asyncio.Event = field(default_factory=asyncio.Event, init=False)
     _work: asyncio.Event = field(default_factory=asyncio.Event, init=False)
     _stopped: asyncio.Event = field(default_factory=asyncio.Event, init=False)
     _unused: bool = field(default=False, init=False)
@@ -133,14 +133,14 @@ class Lane:
         """Finish what is in flight, and end `run`."""
         self._stopped.set()
         self._work.set()
-        self.retry_now.set()
+        self.retry_event.set()
 
     def unused(self) -> None:
         """Nothing waits, and no pair is declared for the lane: end `run`, if that is so."""
         self._unused = True
         self._complete = False
         self._work.set()
-        self.retry_now.set()
+        self.retry_event.set()
 
     async def run(self) -> None:
         """Deliver until `stop`, or until the lane is `unused`."""
@@ -186,7 +186,7 @@ class Lane:
     async def _try(self, entry: Entry) -> bool:
         """One try at the head of the lane; whether it is done with. Waits before the next try otherwise."""
         # Clear before the attempt, so that a wake-up during it is not lost.
-        self.retry_now.clear()
+        self.retry_event.clear()
         if not self.pairs.carries(self.key):
             await self._until_declared()
             return False
@@ -380,7 +380,7 @@ class Lane:
         """Wait until the pair is declared again: until then nothing is tried, and nothing is reported as a problem."""
         self._complete = False
         self.status.lane(self.key).problem = None
-        await self.retry_now.wait()
+        await self.retry_event.wait()
 
     async def _store_failed(self, error: StoreUnavailable) -> None:
         self.status.store_problem = str(error)
@@ -388,7 +388,7 @@ class Lane:
         await self._wait(self.backoff.next())
 
     async def _wait(self, seconds: float, *, at_least: float = 0.0) -> None:
-        """Wait `seconds`, or until `retry_now` is set, but always `at_least` that long. `stop` ends it at once."""
+        """Wait `seconds`, or until `retry_event` is set, but always `at_least` that long. `stop` ends it at once."""
         if at_least:
             with suppress(TimeoutError):
                 async with asyncio.timeout(at_least):
@@ -397,5 +397,5 @@ class Lane:
             return
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds - at_least):
-                await self.retry_now.wait()
-        self.retry_now.clear()
+                await self.retry_event.wait()
+        self.retry_event.clear()

@@ -197,7 +197,7 @@ class MessageSender:
                 if fingerprint(found_content) == wanted and "m.new_content" not in found_content:
                     found = MessageRef(delivery.channel, str(event["event_id"]))
                     if not await delivery.on_record(found):
-                        _log.info("adopted an earlier try", event_id=found.id)
+                        _log.info("earlier try adopted", event_id=found.id)
                         return found.id
                 if delivery.after is None and _age(event, now) > now - delivery.queued_at + _CLOCK_SKEW:
                     return None

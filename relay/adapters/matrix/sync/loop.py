@@ -19,7 +19,7 @@ from relay.adapters.matrix.api.session import MatrixSession, is_token_refusal
 from relay.adapters.matrix.cursors import SYNC
 from relay.adapters.matrix.retrying_inbox import RetryingInbox
 from relay.adapters.matrix.rooms.declared import DeclaredRooms
-from relay.adapters.matrix.sync.response import ResponseHandler, Superseded, SyncRequest
+from relay.adapters.matrix.sync.response import ResponseHandler, RoomsChanged, SyncRequest
 from relay.core.clock import Backoff
 from relay.core.ports import Clock, SideState
 from relay.domain.jsontext import Json
@@ -110,7 +110,7 @@ class SyncLoop:
                 self.status.set("catching_up", "Reading what was missed.")
             try:
                 await self._retry(partial(self.responses.handle, response, request, inbox))
-            except Superseded:
+            except RoomsChanged:
                 continue
             since, synced = response["next_batch"], version
             self.status.set("ready")
@@ -186,7 +186,7 @@ class SyncLoop:
             except StoreUnavailable as error:
                 wait = self._backoff.next()
                 problem = str(error)
-            except (FatalError, StoreError, Superseded, _PositionRefused):
+            except (FatalError, StoreError, RoomsChanged, _PositionRefused):
                 raise
             except Exception as error:  # noqa: BLE001 - the top of this worker
                 # A bug of ours must not end the daemon. What it failed at is still there for the next attempt.

@@ -48,7 +48,7 @@ class SyncRequest:
     declarations: int
 
 
-class Superseded(Exception):
+class RoomsChanged(Exception):
     """The operator has declared other rooms meanwhile, so the same has to be asked again."""
 
 
@@ -90,7 +90,7 @@ class ResponseHandler:
     async def handle(self, response: Json, request: SyncRequest, inbox: RetryingInbox) -> None:
         """Hand over one whole response. To do it again does no harm.
 
-        Raises `Refused` or `Unreachable` if a gap could not be read, `Superseded`.
+        Raises `Refused` or `Unreachable` if a gap could not be read, `RoomsChanged`.
         """
         token = str(response["next_batch"])
         sections = as_dict(response.get("rooms"))
@@ -267,11 +267,11 @@ class ResponseHandler:
                 waiting.append((update, pages))
 
     def _check(self, updates: list[RoomUpdate], request: SyncRequest) -> None:
-        """Raise `Superseded` rather than hand over events of a room that the core does not know: it would drop them."""
+        """Raise `RoomsChanged` rather than hand over events of a room that the core does not know: it would drop them."""
         if self._rooms.declarations != request.declarations:
             for update in updates:
                 if (update.timeline or update.since) and not self._rooms.is_open(update.room_id):
-                    raise Superseded(update.room_id)
+                    raise RoomsChanged(update.room_id)
 
     async def _pages(self, update: RoomUpdate, inbox: RetryingInbox) -> AsyncIterator[Page]:
         """The gap, oldest page first, then the timeline; all in pieces."""
