@@ -52,6 +52,11 @@ class LaneKey:
         return f"to_{self.destination.platform}"
 
     @property
+    def label(self) -> str:
+        """What people read: the direction, or that it holds what a channel's own people are told."""
+        return self.direction if self.crosses else f"notices_in_{self.source.platform}"
+
+    @property
     def crosses(self) -> bool:
         """Whether it leads to the other side."""
         return self.source != self.destination

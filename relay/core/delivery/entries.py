@@ -8,11 +8,11 @@ import structlog
 from relay.core.convert.degrade import Dropped
 from relay.core.delivery.late_files import LateFiles
 from relay.core.delivery.plan import (
+    Done,
     FollowLateFiles,
     LateFileSeen,
     Merge,
     Move,
-    Nothing,
     Send,
     Target,
     UpdateDeadLetters,
@@ -50,10 +50,10 @@ class Entries:
     # Entries of quoted lines that have waited among notices, and do not give way again.
     had_turn: set[int] = field(default_factory=set, init=False)
 
-    async def apply(self, plan: Nothing | Move | UpdateDeadLetters | FollowLateFiles) -> None:
+    async def apply(self, plan: Done | Move | UpdateDeadLetters | FollowLateFiles) -> None:
         """Carry out a plan that asks nothing of a platform."""
         match plan:
-            case Nothing():
+            case Done():
                 await self.done(plan.entry)
             case Move():
                 await self.move(plan)
@@ -97,7 +97,7 @@ class Entries:
             for absorbed in merge.absorbed:
                 await uow.outbox.done(absorbed)
         if not isinstance(merge.command, Digest):
-            _log.info("notices put together", direction=merge.entry.lane.direction, notices=len(merge.absorbed) + 1)
+            _log.info("notices put together", direction=merge.entry.lane.label, notices=len(merge.absorbed) + 1)
         return replace(merge.entry, command=merge.command, original=None)
 
     async def replace(self, entry: Entry, commands: Sequence[SendMessage]) -> None:
@@ -185,7 +185,7 @@ class Entries:
             await self.move_late_file(seen.entry, late, seen.lane)
             return
         if seen.outcome == "given up":
-            name, direction = seen.target.pair.name, seen.lane.direction
+            name, direction = seen.target.pair.name, seen.lane.label
             _log.warning("late file given up", pair=name, direction=direction, since=str(late.since))
             self.status.dropped(seen.lane, "file")
         self.late_files.end(late)

@@ -11,19 +11,18 @@ from datetime import datetime
 import structlog
 
 from relay.core.convert.degrade import Dropped
-from relay.core.delivery import digests
-from relay.core.delivery import render
+from relay.core.delivery import digests, render
 from relay.core.delivery.entries import Entries, forget_late_files
 from relay.core.delivery.plan import (
     Delete,
     DeleteOriginal,
     DeleteSuperseded,
+    Done,
     Edit,
     EditDigest,
     EditFormer,
     FollowLateFiles,
     Move,
-    Nothing,
     Plan,
     Send,
     SendDigest,
@@ -83,7 +82,7 @@ class Executor:
         Raises a `DeliveryError` or `StoreUnavailable`; the entry is then still there.
         """
         match plan:
-            case Nothing() | Move() | UpdateDeadLetters() | FollowLateFiles():
+            case Done() | Move() | UpdateDeadLetters() | FollowLateFiles():
                 await self.entries.apply(plan)
             case Send():
                 await self._send(plan)
@@ -182,9 +181,7 @@ class Executor:
     async def _without_file(self, plan: Send | Edit, parts: Parts, number: int, error: FileRejected) -> Parts:
         """The parts, with words for the file that part `number` cannot bring; one that is late follows."""
         entry, part = plan.entry, parts[number]
-        _log.info(
-            "file does not cross", pair=plan.target.pair.name, direction=entry.lane.direction, reason=error.reason
-        )
+        _log.info("file does not cross", pair=plan.target.pair.name, direction=entry.lane.label, reason=error.reason)
         if not error.late:
             self.status.dropped(entry.lane, "file")
         parts = await self.conversions.run(weight(part), render.without_file, plan, parts, number, error)
@@ -208,7 +205,7 @@ class Executor:
     async def _edit(self, plan: Edit) -> None:
         target = plan.target
         await self._delete_superseded(target, target.superseded)
-        digest = target.digest
+        digest = target.require_digest()
         parts = await self._parts(plan)
         if isinstance(parts, Dropped):
             await self.entries.drop(plan.entry, parts)
@@ -252,7 +249,7 @@ class Executor:
             await target.adapter.edit(copy.ref, delivery)
         except TargetGone:
             # Somebody removed the copy on its own side, and meant it.
-            _log.info("edited copy is gone", pair=target.pair.name, direction=plan.entry.lane.direction)
+            _log.info("edited copy is gone", pair=target.pair.name, direction=plan.entry.lane.label)
         except CopyNotEditable:
             again = render.delivery(target, author, content, "a", part=copy.part, suspect=target.suspect)
             ref = await self._post(target, again)
@@ -294,7 +291,7 @@ class Executor:
 
     async def _take_out(self, target: Target) -> None:
         """Delete the copies of a message; where it shares one with others, their words stay."""
-        digest = target.digest
+        digest = target.require_digest()
         rest = None if digest is None or target.original is None else digests.without(digest, target.original.ref)
         if rest is not None and rest.items:
             await self._delete_copies(target, target.copies[1:])
@@ -316,7 +313,7 @@ class Executor:
         try:
             await target.adapter.delete(plan.source, render.key(target, 0, "r"))
         except TargetGone:
-            _log.debug("original was gone already", pair=target.pair.name, direction=lane.direction)
+            _log.debug("original was gone already", pair=target.pair.name, direction=lane.label)
         except Permanent as error:
             _log.warning("original cannot be removed", pair=target.pair.name, reason=str(error))
             self.status.dropped(lane, "moderation")
@@ -334,7 +331,7 @@ class Executor:
             key = render.key(target, copy.part, "d", superseded=copy.superseded)
             await target.adapter.delete(copy.ref, key)
         except TargetGone:
-            _log.debug("copy was gone already", pair=target.pair.name, direction=target.entry.lane.direction)
+            _log.debug("copy was gone already", pair=target.pair.name, direction=target.entry.lane.label)
 
     async def _delete_superseded(self, target: Target, old: tuple[Copy, ...]) -> None:
         """Delete copies that were posted again elsewhere, later if that is forbidden now."""
@@ -374,7 +371,7 @@ class Executor:
         try:
             await target.adapter.edit(shared.ref, delivery)
         except TargetGone:
-            _log.info("edited copy is gone", pair=target.pair.name, direction=target.entry.lane.direction)
+            _log.info("edited copy is gone", pair=target.pair.name, direction=target.entry.lane.label)
         except CopyNotEditable:
             stands, old = await self._post_digest_again(target, digest)
         async with self.store.write() as uow:
@@ -409,7 +406,7 @@ class Executor:
         try:
             await self._say(plan.target, plan.notice.text, "n", plan.notice.thread)
         except TargetGone:
-            _log.info("notice has no place any more", pair=plan.target.pair.name, direction=plan.entry.lane.direction)
+            _log.info("notice has no place any more", pair=plan.target.pair.name, direction=plan.entry.lane.label)
         await self.entries.done(plan.entry)
 
     async def _show_failure(self, plan: ShowFailure) -> None:
@@ -419,9 +416,7 @@ class Executor:
             if not await target.adapter.mark_failed(failed.source, failed.reason):
                 await self._say(replace(target, reply_to=failed.source), digests.did_not_cross(failed), "f")
         except TargetGone:
-            _log.info(
-                "a message that did not cross is gone", pair=target.pair.name, direction=plan.entry.lane.direction
-            )
+            _log.info("a message that did not cross is gone", pair=target.pair.name, direction=plan.entry.lane.label)
         await self.entries.done(plan.entry)
 
     async def _say(self, target: Target, words: n.RichText, verb: str, thread: ThreadRef | None = None) -> None:

@@ -97,7 +97,7 @@ class Lane:
     @property
     def _log(self) -> structlog.typing.FilteringBoundLogger:
         """With the name that the operator gives the pair now."""
-        return _LOG.bind(pair=self.pairs.name_of(self.key), direction=self.key.direction)
+        return _LOG.bind(pair=self.pairs.name_of(self.key), direction=self.key.label)
 
     def enqueue(self, entry: Entry) -> None:
         """`entry` was queued just now at the end of the lane: taken without asking the store, where that is safe."""
@@ -207,7 +207,7 @@ class Lane:
         except ActionNeeded as error:
             # That can last, and what waits may be moved to another lane meanwhile: read again.
             self._complete = False
-            await self._pause(error, problem=f"{self.key.direction} waits: {error}.")
+            await self._pause(error, problem=f"{self.key.label} waits: {error}.")
         except NotYet as error:
             self._log.debug("waits for its turn", reason=str(error))
             await self._wait(_NOT_YET_SECONDS)
@@ -222,7 +222,7 @@ class Lane:
                 return await self._abandon(entry, f"it fails every time, while other messages get through ({error})")
             complaint = self.backoff.tries >= _TRIES_BEFORE_COMPLAINT
             await self._pause(
-                error, problem=f"{self.key.direction} is not getting through: {error}." if complaint else None
+                error, problem=f"{self.key.label} is not getting through: {error}." if complaint else None
             )
         except StoreUnavailable as error:
             # Perhaps the receipt could not be written, or was written although the answer got lost.

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from itertools import takewhile
 
 from relay.core.delivery.lookups import Lookups
-from relay.core.delivery.plan import FollowLateFiles, LateFileSeen, Nothing, SendLateFile, Target
+from relay.core.delivery.plan import Done, FollowLateFiles, LateFileSeen, SendLateFile, Target
 from relay.core.ports import Clock, Files
 from relay.core.storage import Entry
 from relay.domain.commands import LateFile
@@ -60,7 +60,7 @@ class LateFiles:
             return FollowLateFiles(entry, tuple(seen), is_still_away=True)
         return FollowLateFiles(entry, tuple(seen), to_the_end=(entry, *in_front))
 
-    async def sending(self, entry: Entry, late: LateFile, *, suspect: bool) -> SendLateFile | Nothing:
+    async def sending(self, entry: Entry, late: LateFile, *, suspect: bool) -> SendLateFile | Done:
         """The file goes behind the words of its message, if that still stands as it was."""
         target = await self.lookups.target_about(entry, late.source, None, suspect=suspect)
         async with self.lookups.store.read() as uow:
@@ -68,7 +68,7 @@ class LateFiles:
             waits = await uow.outbox.is_waiting(entry.id)
         if not waits or _is_settled(target, late) or not target.copies:
             self.forget(late)
-            return Nothing(entry)
+            return Done(entry)
         return SendLateFile(target, late)
 
     def forget(self, late: LateFile) -> None:

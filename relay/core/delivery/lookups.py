@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from relay.core.author_names import AuthorNames
 from relay.core.convert.references import Found, Wanted, named, resolved, unnamed, wanted
-from relay.core.delivery.plan import Target
+from relay.core.delivery.plan import Target, UnreadableDigest
 from relay.core.pairs import PairDirectory
 from relay.core.ports import Adapter, LatestReader, NameReader
 from relay.core.storage import Copy, Entry, Original, Store, UnitOfWork
@@ -210,14 +210,16 @@ class Lookups:
         return found
 
 
-async def _shared(uow: UnitOfWork, original: Original | None, copies: tuple[Copy, ...]) -> Digest | ValueError | None:
+async def _shared(
+    uow: UnitOfWork, original: Original | None, copies: tuple[Copy, ...]
+) -> Digest | UnreadableDigest | None:
     """See `Target.shared`."""
     if original is None or not copies:
         return None
     try:
         digest = await uow.digests.get(copies[0].ref)
     except ValueError as error:
-        return error
+        return UnreadableDigest(str(error))
     if digest is None or not any(item.source == original.ref for item in digest.items):
         return None
     return digest

@@ -17,6 +17,13 @@ from relay.domain.pair import LaneKey, Pair
 from relay.errors import Permanent
 
 
+@dataclass(frozen=True, slots=True)
+class UnreadableDigest:
+    """In place of a digest whose row is damaged, or was written by a newer relay."""
+
+    why: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
     """One channel in which something is to be said, and what is on record there about the message that it is about."""
@@ -37,15 +44,14 @@ class Target:
     superseded: tuple[Copy, ...] = ()  # those that were posted again elsewhere, and must still be deleted
     reply_to: MessageRef | None = None  # where what the message answers stands in this channel
     replied_author: UserRef | None = None
-    # What the first copy says, where other messages stand in it, too; or why that cannot be read.
-    shared: Digest | ValueError | None = None
+    # What the first copy says, where other messages stand in it, too.
+    shared: Digest | UnreadableDigest | None = None
 
-    @property
-    def digest(self) -> Digest | None:
+    def require_digest(self) -> Digest | None:
         """What the first copy says, where it stands for other messages, too. Raises `Permanent` if unreadable."""
-        if isinstance(self.shared, ValueError):
+        if isinstance(self.shared, UnreadableDigest):
             # Taken for a copy of this message alone, it would lose the words of the others.
-            raise Permanent(f"what stands in the copy it shares with others cannot be read ({self.shared})")
+            raise Permanent(f"what stands in the copy it shares with others cannot be read ({self.shared.why})")
         return self.shared
 
     @property
@@ -70,7 +76,7 @@ class _Targeted:
 
 
 @dataclass(frozen=True, slots=True)
-class Nothing:
+class Done:
     """The entry is done: there is nothing left to do about it."""
 
     entry: Entry
@@ -209,7 +215,7 @@ class FollowLateFiles:
 
 
 Plan = (
-    Nothing
+    Done
     | Move
     | UpdateDeadLetters
     | Send

@@ -22,7 +22,7 @@ def parts(plan: Send | Edit) -> Parts | Dropped:
     target, command = plan.target, plan.command
     if command.parts:
         return _planned(target, command)
-    if isinstance(plan, Edit) and (digest := target.digest) is not None:
+    if isinstance(plan, Edit) and (digest := target.require_digest()) is not None:
         return _parts_in(digest, plan)
     return degrade(
         plan.content,

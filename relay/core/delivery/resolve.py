@@ -15,12 +15,12 @@ from relay.core.delivery.plan import (
     Delete,
     DeleteOriginal,
     DeleteSuperseded,
+    Done,
     Edit,
     EditDigest,
     EditFormer,
     Merge,
     Move,
-    Nothing,
     Plan,
     Send,
     SendDigest,
@@ -176,10 +176,10 @@ class Resolver:
 
     async def _send(
         self, entry: Entry, command: SendMessage, *, suspect: bool, first_words: EditMessage | None = None
-    ) -> Send | Nothing:
+    ) -> Send | Done:
         target = await self.lookups.target_about(entry, command.source, command.reply_to, suspect=suspect)
         if target.original is not None and target.original.deleted and not suspect and not target.copies:
-            return Nothing(entry)
+            return Done(entry)
         if command.reply_to is not None and target.reply_to is None and not target.copies:
             await self.reply_gate.wait_for(entry.lane, command.reply_to)
         content, quotation = await self._words(target, command)
@@ -199,7 +199,7 @@ class Resolver:
             return await self._send(replace(entry, command=sent), sent, suspect=suspect, first_words=command)
         if not suspect and original.edited_at is not None and command.edited_at < original.edited_at:
             # A later edit waits behind this one, or has crossed before it: its words are the ones that count.
-            return Nothing(entry)
+            return Done(entry)
         return await self._edit_at(target, command)
 
     async def _edit_at(self, target: Target, command: EditMessage) -> Edit:
@@ -267,13 +267,13 @@ class Resolver:
                 raise  # only this entry can find again what an earlier try may have posted
             return self._wait_for_source(entry, command, error)
         if said is None:
-            return Nothing(entry)  # it was deleted, and that waits behind this
+            return Done(entry)  # it was deleted, and that waits behind this
         return await self._edit(entry, _as_edit(command, said), suspect=suspect)
 
     async def _requote(self, entry: Entry, command: RequoteMessage, *, suspect: bool) -> Plan:
         found = await self._requoted(entry, command, suspect=suspect)
         if found is None:
-            return Nothing(entry)
+            return Done(entry)
         target, digest = found
         if digest is not None:
             return EditDigest(target, digest)
@@ -284,7 +284,7 @@ class Resolver:
                 raise
             return self._wait_for_source(entry, command, error)
         if said is None or target.original is None:
-            return Nothing(entry)
+            return Done(entry)
         edited_at = target.original.edited_at or said.created_at
         edit = EditMessage(command.source, said.author, said.content, edited_at, command.reply_to)
         return await self._edit(entry, edit, suspect=suspect)
@@ -299,7 +299,7 @@ class Resolver:
         async with self.lookups.store.read() as uow:
             if await uow.outbox.is_repeated(entry):
                 return None  # once is enough, however often somebody edits what many answer
-        digest = target.digest
+        digest = target.require_digest()
         if digest is None:
             return None if target.replies_natively else (target, None)
         quotation = await self.lookups.quotation(target, command.reply_to, target.reply_to)
@@ -313,10 +313,10 @@ class Resolver:
 
     def _wait_for_source(self, entry: Entry, command: RefreshMessage | RequoteMessage, error: Transient) -> Move:
         """What a message says cannot be asked now: wait with all that waits for its platform, and hold up nobody."""
-        _log.info("waits for its own side", direction=entry.lane.direction, reason=str(error))
+        _log.info("waits for its own side", direction=entry.lane.label, reason=str(error))
         return Move(entry, LaneKey.within(entry.lane.source), command)
 
-    async def _look_again(self, entry: Entry, command: RefreshMessage | RequoteMessage) -> Move | Nothing:
+    async def _look_again(self, entry: Entry, command: RefreshMessage | RequoteMessage) -> Move | Done:
         """What could not be read when it was its turn crosses once it can. Raises `Transient`."""
         said = await self.lookups.latest(command.source)
         across = self.lookups.pairs.across(entry.lane.source)
@@ -324,26 +324,26 @@ class Resolver:
             original = await uow.messages.find(command.source)
         # The pair may be another one by now: what is in no copy yet is not to be sent to its channel.
         if said is None or across is None or original is None or original.left_out:
-            return Nothing(entry)
+            return Done(entry)
         again = _as_edit(command, said) if isinstance(command, RefreshMessage) else command
         return Move(entry, LaneKey(entry.lane.source, across), again)
 
     # --- Quoted lines give way ------------------------------------------------------------------------
 
-    async def postpone(self, entry: Entry) -> Move | Nothing:
+    async def postpone(self, entry: Entry) -> Move | Done:
         """Let a quoted line wait for its turn among notices; it comes back to the end of its lane then.
 
         What would change nothing is done. Raises a `DeliveryError` or `StoreUnavailable`.
         """
         if isinstance(entry.command, RequoteMessage) and await self._requoted(entry, entry.command, suspect=False):
             return Move(entry, LaneKey.within(entry.lane.destination), entry.command)
-        return Nothing(entry)
+        return Done(entry)
 
-    def _come_back(self, entry: Entry, command: RequoteMessage) -> Move | Nothing:
+    def _come_back(self, entry: Entry, command: RequoteMessage) -> Move | Done:
         """A quoted line that waited among the notices has its turn: it goes to the end of its own lane."""
         across = self.lookups.pairs.across(entry.lane.destination)
         if across is None:
-            return Nothing(entry)
+            return Done(entry)
         return Move(entry, LaneKey(across, entry.lane.destination), command, had_turn=True)
 
     # --- Several as one -------------------------------------------------------------------------------

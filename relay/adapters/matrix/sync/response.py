@@ -267,7 +267,7 @@ class ResponseHandler:
                 waiting.append((update, pages))
 
     def _check(self, updates: list[RoomUpdate], request: SyncRequest) -> None:
-        """Raise `RoomsChanged` rather than hand over events of a room that the core does not know: it would drop them."""
+        """Raise `RoomsChanged` rather than hand over events of a room that the core does not know and would drop."""
         if self._rooms.declarations != request.declarations:
             for update in updates:
                 if (update.timeline or update.since) and not self._rooms.is_open(update.room_id):
