@@ -4,11 +4,11 @@ import json
 import subprocess
 import sys
 
-GOAL = 28
-"""Files from Discord's JSON to the Matrix request: the aim, not reached yet."""
+BAR = {"to_matrix": 58, "to_discord": 68}
+"""Files today (71 and 82 on 27 November 2026). Lower it when the count falls; CONTRIBUTING says what may raise it."""
 
-BAR = {"to_matrix": 58, "to_discord": 70}
-"""Files today (71 and 82 on 27 November 2026). Lower it when the count falls; do not raise it."""
+FEWEST = 14
+"""With fewer, the tracer has lost sight of the line."""
 
 
 def test_one_line_of_chat_passes_no_more_files_than_it_did() -> None:
@@ -19,8 +19,7 @@ def test_one_line_of_chat_passes_no_more_files_than_it_did() -> None:
     counts = {direction: way["totals"]["files"] for direction, way in lines.items()}
     assert counts.keys() == BAR.keys()
     for direction, way in lines.items():
-        assert GOAL / 2 < counts[direction] <= BAR[direction], "\n".join(file["file"] for file in way["files"])
-        # Fewer than that would mean that the tracer lost sight of the line.
+        assert FEWEST < counts[direction] <= BAR[direction], "\n".join(file["file"] for file in way["files"])
         assert {"core", "store", "adapters/discord", "adapters/matrix"} <= {
             "/".join(part.split("/")[:2]) if part.startswith("adapters") else part.split("/")[0]
             for part in way["files_by_part"]
