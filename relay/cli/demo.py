@@ -4,7 +4,7 @@ import asyncio
 import signal
 import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -71,9 +71,14 @@ async def _until_stopped(work: Coroutine[None, None, int]) -> int | None:
 async def _page(console: "Console", directory: Path, port: int) -> int:
     from relay.demo.environment import running_environment
     from relay.demo.page import Page
+    from relay.demo.script.opening import opening
+    from relay.demo.script.runner import Mismatch
 
     step = _steps(console)
     async with running_environment(directory, step) as environment:
+        # Where they do not cross, the page shows what is wrong better than an error here.
+        with suppress(Mismatch), step("first words"):
+            await opening(environment.new_run())
         page = Page(environment, port)
         with step("page"):
             address = await page.start()

@@ -227,6 +227,12 @@ class Person:
         """Leave a read receipt."""
         await self._client("POST", "rooms", room, "receipt", "m.read", event)
 
+    async def set_avatar(self, data: bytes, content_type: str) -> str:
+        """Have a picture from now on; its `mxc://` URI."""
+        uri = await self.upload(data, content_type)
+        await self._client("PUT", "profile", self.user_id, "avatar_url", body={"avatar_url": uri})
+        return uri
+
     async def upload(self, data: bytes, content_type: str, name: str = "") -> str:
         """Upload a file and return its `mxc://` URI."""
         if self._session is None:

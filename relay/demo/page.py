@@ -12,17 +12,18 @@ from aiohttp import web
 from relay.demo.environment import Environment, script
 from relay.demo.feed import events
 from relay.demo.script.runner import Outcome, play
-from relay.demo.sides.base import ActionRefused, Side
+from relay.demo.sides.base import ActionRefused, OutgoingFile, Side
 from relay.demo.sides.discord import CHANNEL, GUILD
 from relay.domain.jsontext import Json
 from relay.errors import FatalError
 
 _log = structlog.get_logger(__name__)
 
-# Everything comes from this address, and nothing in a message can become a script or load anything.
+# Everything comes from this address, and nothing in a message can become a script or load anything. `blob:` is what the
+# page itself makes of a file that somebody chose, to show it before it is sent.
 HEADERS = {
     "Content-Security-Policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; media-src 'self'; "
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; media-src 'self' blob:; "
         "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     ),
     "X-Content-Type-Options": "nosniff",
@@ -37,6 +38,9 @@ _SHOWN = frozenset(
     | {"audio/ogg", "audio/mpeg", "video/webm", "video/mp4"}
 )
 """Types that the page shows; anything else can only be saved."""
+_MOST_BYTES = 64 * 1024 * 1024
+"""Of the files of one message. Each platform has a lower limit of its own, and says so."""
+
 _PAUSE = 0.4
 """Seconds between two lines of the script, so that people can watch."""
 
@@ -59,7 +63,7 @@ class Page:
 
     async def start(self) -> str:
         """Begin to serve; the page's address. Raises `FatalError` where the port cannot be used."""
-        application = web.Application(middlewares=[self._guard])
+        application = web.Application(middlewares=[self._guard], client_max_size=_MOST_BYTES)
         application.router.add_get("/events", self._events)
         application.router.add_post("/api/play", self._play)
         application.router.add_post("/api/{side:discord|matrix}", self._act)
@@ -94,10 +98,13 @@ class Page:
         origin = request.headers.get("Origin")
         if request.host not in own or (origin is not None and origin.removeprefix("http://") not in own):
             return web.json_response({"error": "this is the demo's own address"}, status=403, headers=HEADERS)
-        if request.method == "POST" and request.content_type != "application/json":
+        if request.method == "POST" and not (_is_json(request) or _is_own_form(request)):
             return web.json_response({"error": "JSON is expected"}, status=415, headers=HEADERS)
         try:
             response = await handler(request)
+        except web.HTTPRequestEntityTooLarge:
+            error = f"the demo takes {_MOST_BYTES >> 20} MiB at once"
+            return web.json_response({"error": error}, status=413, headers=HEADERS)
         except web.HTTPException as refusal:
             refusal.headers.update(HEADERS)
             raise
@@ -150,11 +157,12 @@ class Page:
         environment = self._environment
         discord = {"name": f"#{CHANNEL}", "note": f"{GUILD} · Discord", **environment.discord.names()}
         matrix = {"name": environment.matrix.alias.partition(":")[0], "note": f"{environment.matrix.alias} · Matrix"}
-        participants = {"discord": environment.discord.participants, "matrix": environment.matrix.participants}
+        sides: dict[str, Side] = {"discord": environment.discord, "matrix": environment.matrix}
         return {
             "places": {"discord": discord, "matrix": matrix},
             "people": {
-                side: [{"key": one.key, "name": one.name} for one in people] for side, people in participants.items()
+                name: [{"key": one.key, "name": one.name, "avatar": side.avatar(one.key)} for one in side.participants]
+                for name, side in sides.items()
             },
             "script": self._progress(),
         }
@@ -164,7 +172,8 @@ class Page:
     async def _act(self, request: web.Request) -> web.Response:
         side: Side = self._environment.discord if request.match_info["side"] == "discord" else self._environment.matrix
         try:
-            await _carry_out(side, await request.json())
+            wish, files = (await request.json(), ()) if _is_json(request) else await _form(request)
+            await _carry_out(side, wish, files)
         except ActionRefused as refusal:
             return web.json_response({"error": str(refusal)}, status=409)
         except (ValueError, KeyError, TypeError):
@@ -211,15 +220,45 @@ def _part(request: web.Request, data: bytes, kind: str) -> web.Response:
     return web.Response(status=206, body=data[start:stop], content_type=kind, headers=headers)
 
 
-async def _carry_out(side: Side, wish: Json) -> None:
+def _is_json(request: web.Request) -> bool:
+    return request.content_type == "application/json"
+
+
+def _is_own_form(request: web.Request) -> bool:
+    """Whether it is a form with files from our page: a header of its own is what another site's form cannot send."""
+    return request.content_type == "multipart/form-data" and "X-Relay-Demo" in request.headers
+
+
+async def _form(request: web.Request) -> tuple[Json, Sequence[OutgoingFile]]:
+    """What is to be done, the part `wish`, and the files for it, the parts `file`. Raises `KeyError` and the like."""
+    form = await request.post()
+    wish: Json = json.loads(str(form["wish"]))
+    parts = [part for part in form.getall("file") if isinstance(part, web.FileField)]
+    files = [
+        OutgoingFile(
+            name=part.filename,
+            data=await asyncio.to_thread(part.file.read),
+            content_type=part.content_type,
+            width=int(measured["width"]),
+            height=int(measured["height"]),
+            duration=float(measured["duration"]),
+            spoiler=bool(measured["spoiler"]),
+        )
+        for part, measured in zip(parts, wish["files"], strict=True)
+    ]
+    return wish, files
+
+
+async def _carry_out(side: Side, wish: Json, files: Sequence[OutgoingFile]) -> None:
     """Do what the page asks for. Raises `ActionRefused`, and `KeyError` and the like for what makes no sense."""
     who = str(wish["as"])
     body, html = str(wish.get("body") or ""), str(wish.get("html") or "")
+    answered = str(wish["target"]) if wish["act"] == "reply" else None
     match wish["act"]:
-        case "say":
-            await side.say(who, body, html)
-        case "reply":
-            await side.say(who, body, html, reply_to=str(wish["target"]))
+        case "say" | "reply" if files:
+            await side.attach(who, files, body, html, reply_to=answered)
+        case "say" | "reply":
+            await side.say(who, body, html, reply_to=answered)
         case "edit":
             await side.edit(who, str(wish["target"]), body, html)
         case "delete":

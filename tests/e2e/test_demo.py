@@ -14,6 +14,7 @@ import pytest
 from playwright.async_api import expect
 
 from relay.demo.environment import running_environment, script
+from relay.demo.sample_files import sample_file
 from relay.demo.script.runner import play, play_line
 from tests.support.demo import (
     LAPTOP,
@@ -22,6 +23,7 @@ from tests.support.demo import (
     all_there,
     browsing,
     environment,
+    give,
     message,
     picture,
     press,
@@ -78,6 +80,82 @@ async def test_edit_reply_and_delete_follow(address: str, tmp_path: Path, side: 
         await expect(answer.locator(quoted)).to_contain_text(f"{word} first")
         await press(page, side, re.compile(f"^{word} first$"), "delete")
         await expect(copy).to_have_count(0, timeout=SECONDS)
+
+
+async def test_page_opens_with_words_and_faces(address: str, tmp_path: Path) -> None:
+    async with browsing(address, tmp_path) as page:
+        for side, faces in (("discord", ("Mira", "Jonas")), ("matrix", ("Mira", "Ines", "Jonas"))):
+            opened = page.locator(f"#{side} .message", has=page.locator(".cross", has_text=re.compile(r"\d ms")))
+            await expect(opened.first.locator(".text")).to_contain_text("High tide is at six")
+            for name in faces:
+                said = page.locator(f"#{side} .message", has=page.locator("header b", has_text=name)).first
+                await expect(said.locator(".avatar img")).to_have_js_property("naturalWidth", 256)
+        await expect(page.locator("#play")).to_contain_text("everything in a minute")
+
+
+async def test_matrix_as_element_shows_it(address: str, tmp_path: Path) -> None:
+    async with browsing(address, tmp_path) as page:
+        await say(page, "discord", "curlew **here**")
+        there = message(page, "matrix", "curlew here")
+        await expect(there.locator("header b")).to_have_text("Mira", timeout=SECONDS)
+        await expect(there.locator(".badge")).to_have_text("via relay")
+        profile = await there.locator(".avatar img").get_attribute("src")
+        await press(page, "matrix", "curlew here", "reply")
+        await say(page, "matrix", "curlew there")
+        await page.locator(".views label", has_text="As Element shows it").click()
+        await expect(there.locator("header b")).to_have_text("relay")
+        await expect(there.locator(".badge")).to_have_count(0)
+        await expect(there.locator(".text")).to_have_text("Mira: curlew here")
+        assert await there.locator(".avatar img").get_attribute("src") != profile
+        answer = message(page, "matrix", "curlew there")
+        await expect(answer.locator("header b")).to_have_text("Ines")
+        await expect(answer.locator(".quote")).to_have_text("↱ relay Mira: curlew **here**")
+        await picture(page, "laptop-light-element")
+        await page.reload()
+        await expect(there.locator("header b")).to_have_text("relay")
+        await page.locator(".views input").nth(1).press("ArrowLeft")
+        await expect(there.locator("header b")).to_have_text("Mira")
+
+
+@pytest.mark.parametrize(("side", "other"), [("discord", "matrix"), ("matrix", "discord")])
+async def test_files_cross_that_are_chosen_pasted_and_dropped(
+    address: str, tmp_path: Path, side: str, other: str
+) -> None:
+    sunset = sample_file("sunset.jpg")
+    async with browsing(address, tmp_path) as page:
+        await page.locator(f"#{side} input[type=file]").set_input_files(
+            {"name": f"{side}.jpg", "mimeType": sunset.content_type, "buffer": sunset.data}
+        )
+        await give(page, side, "paste", "pasted.txt", "from the clipboard")
+        await give(page, side, "drop", f"{side}-dropped.txt", "from the desktop")
+        waiting = page.locator(f"#{side} .tray li")
+        await expect(waiting).to_have_count(3)
+        await page.get_by_role("button", name="Do not send pasted.txt").click()
+        await expect(waiting).to_have_count(2)
+        await waiting.first.get_by_role("button", name="Hide").click()
+        await say(page, side, f"albatross of {side}")
+        await expect(page.locator(f"#{side} .tray")).to_be_hidden()
+        for where in (side, other):
+            shown = message(page, where, f"albatross of {side}").locator(".veil img")
+            await expect(shown).to_have_js_property("naturalWidth", 640, timeout=SECONDS)
+            dropped = page.locator(f"#{where} .chip a[download='{side}-dropped.txt']")
+            await expect(dropped).to_have_count(1, timeout=SECONDS)
+            data = await page.request.get(f"{address}{(await dropped.get_attribute('href') or '')[1:]}")
+            assert await data.body() == b"from the desktop"
+        await expect(page.locator("#columns")).not_to_contain_text("pasted.txt")
+
+
+async def test_a_refused_file_waits_for_another_try(address: str, tmp_path: Path) -> None:
+    too_large = tmp_path / "too-large.bin"
+    with too_large.open("wb") as file:
+        file.truncate(11 << 20)
+    async with browsing(address, tmp_path / "browser", tolerated="409") as page:
+        await page.locator("#discord input[type=file]").set_input_files(too_large)
+        await say(page, "discord", "petrel with too much")
+        await expect(page.locator("#alert")).to_have_text("Discord: Request entity too large (40005)", timeout=SECONDS)
+        await expect(page.locator("#discord .tray")).to_contain_text("too-large.bin")
+        await expect(page.locator("#discord textarea")).to_have_value("petrel with too much")
+        await expect(message(page, "discord", "petrel")).to_have_count(0)
 
 
 async def test_spoiler_stays_hidden_until_pressed(address: str, tmp_path: Path) -> None:
@@ -236,6 +314,9 @@ async def test_only_the_page_itself_may_ask(address: str, tmp_path: Path) -> Non
             "matrix/.../v3/sync",
         ):
             assert (await page.request.get(f"{address}files/{nothing}")).status == 404
+        for headers in ({}, {"X-Relay-Demo": "1"}):
+            form = await page.request.post(f"{address}api/discord", headers=headers, multipart={"file": "x"})
+            assert form.status == (400 if headers else 415)
         answer = await page.request.get(address)
         assert "default-src 'none'" in answer.headers["content-security-policy"]
 

@@ -90,14 +90,15 @@ async def browsing(
         page = browser.pages[0]
         page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
         page.on("pageerror", lambda error: complaints.append(str(error)))
-        outside: list[str] = []
-        page.on("request", lambda request: None if request.url.startswith(address) else outside.append(request.url))
+        requested: list[str] = []
+        # `blob:` is a file that the page itself holds.
+        page.on("request", lambda request: requested.append(request.url.removeprefix("blob:")))
         await page.goto(address)
         await page.wait_for_selector("body[data-ready]")
         yield page
         await browser.close()
     assert [complaint for complaint in complaints if tolerated not in complaint] == []
-    assert outside == []
+    assert [url for url in requested if not url.startswith(address)] == []
 
 
 async def say(page: Page, side: str, words: str, speaker: str = "") -> None:
@@ -111,6 +112,21 @@ async def say(page: Page, side: str, words: str, speaker: str = "") -> None:
 def message(page: Page, side: str, words: str | re.Pattern[str]) -> Locator:
     """The messages on a side whose text has these words."""
     return page.locator(f"#{side} .message", has=page.locator(".text", has_text=words))
+
+
+_GIVE = """([side, way, name, words]) => {
+  const carried = new DataTransfer();
+  carried.items.add(new File([words], name, { type: "text/plain" }));
+  const target = document.querySelector(way === "paste" ? `#${side} textarea` : `#${side} .messages`);
+  const options = { bubbles: true, cancelable: true, clipboardData: carried, dataTransfer: carried };
+  if (way === "paste") target.dispatchEvent(new ClipboardEvent("paste", options));
+  else for (const event of ["dragover", "drop"]) target.dispatchEvent(new DragEvent(event, options));
+}"""
+
+
+async def give(page: Page, side: str, way: Literal["paste", "drop"], name: str, words: str) -> None:
+    """Paste a file into the composer of a side, or drop it on the side's messages."""
+    await page.evaluate(_GIVE, [side, way, name, words])
 
 
 async def press(page: Page, side: str, words: str | re.Pattern[str], action: str) -> None:
@@ -146,7 +162,7 @@ async def too_wide(page: Page, width: int) -> list[str]:
 async def all_there(page: Page, side: str) -> None:
     """Every picture is loaded, every film and sound can be played, and what is hidden shows when it is asked for."""
     column = page.locator(f"#{side} .messages")
-    images = column.locator("img")
+    images = column.locator(".files img, .text img")
     assert await images.count() >= 6
     for number in range(await images.count()):
         await images.nth(number).scroll_into_view_if_needed()
@@ -157,7 +173,7 @@ async def all_there(page: Page, side: str) -> None:
         await player.evaluate("player => player.readyState ? 0 : new Promise((go) => player.onloadedmetadata = go)")
         assert 3 <= await player.evaluate("player => player.duration") <= 5
     hidden = column.locator(".veil")
-    assert await hidden.count() == 2
+    assert await hidden.count() >= 2
     await hidden.first.get_by_role("button").click()
     await expect(hidden.first).to_have_class(re.compile("open"))
     await expect(hidden.first.locator("img")).to_have_css("filter", "none")

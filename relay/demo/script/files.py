@@ -7,7 +7,7 @@ from functools import partial
 from relay.demo import sample_files
 from relay.demo.sample_files import SampleFile, sample_file
 from relay.demo.script.runner import Line, Mismatch, ScriptRun, View, contains
-from relay.demo.sides.base import OTHER, DisplayedMessage, File, SideName
+from relay.demo.sides.base import OTHER, DisplayedMessage, File, OutgoingFile, SideName
 from relay.domain.content import MediaKind
 from relay.domain.jsontext import Json
 
@@ -131,7 +131,7 @@ async def _voice_to_discord(run: ScriptRun) -> str:
 
 
 async def _any_file(run: ScriptRun) -> str:
-    run.spoken("matrix", await run.matrix.attach("ines", _TIDES.name, _TIDES.data, _TIDES.content_type, ""))
+    run.spoken("matrix", await run.matrix.attach("ines", [OutgoingFile(_TIDES.name, _TIDES.data, _TIDES.content_type)]))
     (copy,) = await _arrive(run, "discord", "Ines", ("file", _TIDES))
     return copy.files[0].name
 

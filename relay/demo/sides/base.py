@@ -31,7 +31,8 @@ class MessageAuthor:
 
     name: str
     key: str | None = None  # of a participant
-    badge: bool = False  # marked as an app or bot
+    badge: str = ""  # how a client marks those who are no people
+    avatar: str = ""  # the key for `Side.file`; empty where there is no picture, or none that can be loaded
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +61,43 @@ class File:
 
 
 @dataclass(frozen=True, slots=True)
+class OutgoingFile:
+    """A file to send, with what a client measures before it does. A number is 0 where that is unknown."""
+
+    name: str
+    data: bytes
+    content_type: str
+    width: int = 0  # pixels
+    height: int = 0
+    duration: float = 0.0  # seconds
+    spoiler: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class ReactionCount:
     """A reaction and how many people gave it."""
 
     key: str
     count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Appearance:
+    """How another client shows the same message."""
+
+    author: MessageAuthor
+    body: str
+    html: str
+    reply: Quoted | None
+
+    def as_json(self) -> Json:
+        """For the page."""
+        return {
+            "author": asdict(self.author),
+            "body": self.body,
+            "html": self.html,
+            "reply": asdict(self.reply) if self.reply else None,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +119,7 @@ class DisplayedMessage:
     cards: tuple[Json, ...] = ()  # what stands below the words: embeds, polls, forwards, places, each with its `kind`
     reactions: tuple[ReactionCount, ...] = ()
     thread: "tuple[DisplayedMessage, ...] | None" = None  # the replies in the thread that starts here
+    plain: Appearance | None = None  # Matrix only: in a client without per-message profiles, where that differs
     raw: Json = field(default_factory=dict, compare=False, repr=False)  # the platform's own JSON
 
     @property
@@ -110,6 +144,7 @@ class DisplayedMessage:
             "cards": list(self.cards),
             "reactions": [asdict(tally) for tally in self.reactions],
             "thread": {"messages": [reply.as_json() for reply in self.thread]} if self.thread is not None else None,
+            "plain": self.plain.as_json() if self.plain else None,
         }
 
 
@@ -159,8 +194,14 @@ class Side(Protocol):
         """Write in the thread that starts at `root`, which opens it; the message's ID."""
         ...
 
-    async def attach(self, who: str, name: str, data: bytes, content_type: str, caption: str) -> str:
-        """Send a file; the message's ID."""
+    async def attach(
+        self, who: str, files: Sequence[OutgoingFile], body: str = "", html: str = "", *, reply_to: str | None = None
+    ) -> str:
+        """Send files with the words of `body`; the ID of the first message."""
+        ...
+
+    def avatar(self, who: str) -> str:
+        """The key of a participant's picture."""
         ...
 
     async def file(self, key: str) -> tuple[bytes, str] | None:

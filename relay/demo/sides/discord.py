@@ -5,13 +5,24 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from relay.demo.portraits import portrait, relay_picture
 from relay.demo.sample_files import sample_file
 from relay.demo.sides import discord_view as view
-from relay.demo.sides.base import ActionRefused, DisplayedMessage, Kind, MessageAuthor, Participant, ReactionCount
+from relay.demo.sides.base import (
+    ActionRefused,
+    DisplayedMessage,
+    Kind,
+    MessageAuthor,
+    OutgoingFile,
+    Participant,
+    ReactionCount,
+)
 from relay.domain.jsontext import Json
-from relay.sandbox.errors import ApiError
+from relay.sandbox.errors import ApiError, too_large
 from relay.sandbox.messages.drafts import Upload, read_draft
+from relay.sandbox.messages.media import describe
 from relay.sandbox.messages.render import message as render_message
+from relay.sandbox.rest.requests import file_limit
 from relay.sandbox.server import SandboxServer
 from relay.sandbox.world.models import Channel, Message, StoredFile, User
 
@@ -34,12 +45,15 @@ class DiscordSide:
         self._state = server.state
         self._people = {one.key: self._state.add_user(one.key, display_name=one.name) for one in PARTICIPANTS}
         self._keys = {user.id: key for key, user in self._people.items()}
+        for key, user in self._people.items():
+            user.avatar = self._state.remember_avatar(server.files.put(portrait(key)))
         owner = self._people[PARTICIPANTS[0].key]
         self.guild = self._state.add_guild(GUILD, owner)
         for user in self._people.values():
             if user is not owner:
                 self._state.add_member(self.guild, user)
         self.app = self._state.add_application("relay")
+        self.app.user.avatar = self._state.remember_avatar(server.files.put(relay_picture()))
         self._state.add_bot(self.guild, self.app)
         self._bot = self._state.add_application(BOT)
         self._state.add_bot(self.guild, self._bot)
@@ -101,8 +115,17 @@ class DiscordSide:
         return MessageAuthor(
             author.get("global_name") or author["username"],
             self._keys.get(message.author_id) if message.webhook_id is None else None,
-            bool(author.get("bot")),
+            "APP" if author.get("bot") else "",
+            self._avatar(author["avatar"]),
         )
+
+    def _avatar(self, digest: str | None) -> str:
+        """The key of a picture, if there is one to show: the sandbox may have been given the URL of one that is not."""
+        return f"avatar-{digest}" if digest and isinstance(self._state.avatars.get(digest), StoredFile) else ""
+
+    def avatar(self, who: str) -> str:
+        """The key of a participant's picture."""
+        return self._avatar(self._person(who).avatar)
 
     def _kind(self, message: Message, raw: Json) -> Kind:
         if message.webhook_id is not None and message.application_id == self.app.id:
@@ -154,10 +177,20 @@ class DiscordSide:
                 opened = self._server.threads.open_on(self.channel, start, self._person(who), name)
             return self._post(opened, self._person(who), {"content": body}, None)
 
-    async def attach(self, who: str, name: str, data: bytes, content_type: str, caption: str) -> str:
-        """Send a file."""
-        upload = Upload(name, content_type, self._server.files.put(data))
-        return self._post(self.channel, self._person(who), {"content": caption}, None, {0: upload})
+    async def attach(
+        self, who: str, files: Sequence[OutgoingFile], body: str = "", html: str = "", *, reply_to: str | None = None
+    ) -> str:
+        """Send files in one message."""
+        with _refusals():
+            if any(len(file.data) > file_limit(self.guild) for file in files):
+                raise too_large()
+        uploads = {number: await asyncio.to_thread(self._upload, file) for number, file in enumerate(files)}
+        return self._post(self.channel, self._person(who), {"content": body}, reply_to, uploads)
+
+    def _upload(self, file: OutgoingFile) -> Upload:
+        # Discord's own clients mark what is to be hidden by its name.
+        name = f"SPOILER_{file.name}" if file.spoiler else file.name
+        return Upload(name, file.content_type, self._server.files.put(file.data))
 
     def show(self, who: str, body: str = "", **more: Any) -> str:
         """Write with whatever a client can add to a message: `more` as in `Control.say`; the message's ID."""
@@ -190,6 +223,9 @@ class DiscordSide:
     async def file(self, key: str) -> tuple[bytes, str] | None:
         """See `Side.file`."""
         kind, _, number = key.partition("-")
+        if kind == "avatar" and isinstance(picture := self._state.avatars.get(number), StoredFile):
+            data = await asyncio.to_thread(picture.path.read_bytes)
+            return data, describe(picture.path, "avatar", None).content_type or ""
         if not number.isdecimal():
             return None
         found: tuple[StoredFile, str] | None = None

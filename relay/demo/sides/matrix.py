@@ -13,12 +13,15 @@ import structlog
 
 from relay.demo.homeserver import Homeserver
 from relay.demo.matrix_client import MatrixError, Person, Shown, shown
+from relay.demo.portraits import portrait, relay_picture
 from relay.demo.sides import matrix_view as view
 from relay.demo.sides.base import (
     ActionRefused,
+    Appearance,
     DisplayedMessage,
     Kind,
     MessageAuthor,
+    OutgoingFile,
     Participant,
     Quoted,
     ReactionCount,
@@ -48,17 +51,22 @@ class MatrixSide:
         self._stack = AsyncExitStack()
         self._people: dict[str, Person] = {}
         self._events: dict[str, Json] = {}
+        self._members: dict[str, Json] = {}
         self._since = ""
         self.room = ""
         self.relay_token = ""
 
     async def __aenter__(self) -> Self:
         """Make the accounts and the room."""
-        self.relay_token = await self._homeserver.register(RELAY, displayname="relay")
+        self.relay_token = await self._homeserver.register(RELAY, displayname=RELAY)
+        async with Person(self._homeserver.url, self.relay_id, self.relay_token) as bot:
+            await bot.set_avatar(relay_picture(), "image/png")
         for one in PARTICIPANTS:
             token = await self._homeserver.register(one.key, displayname=one.name)
             person = Person(self._homeserver.url, self._id(one.key), token)
             self._people[one.key] = await self._stack.enter_async_context(person)
+            # Before they join: the room is told of them once, with their picture.
+            await person.set_avatar(portrait(one.key), "image/png")
         host, guest = self._people.values()
         self.room = await host.create_room(NAME, alias=ALIAS)
         await guest.join(self.room)
@@ -106,6 +114,9 @@ class MatrixSide:
         joined = answer.get("rooms", {}).get("join", {}).get(self.room)
         if joined is None:
             return
+        for event in (*joined["state"]["events"], *joined["timeline"]["events"]):
+            if event["type"] == "m.room.member":
+                self._members[event["state_key"]] = event["content"]
         if joined["timeline"].get("limited"):
             self._events = {event["event_id"]: event for event in await reader.events(self.room)}
         for event in joined["timeline"]["events"]:
@@ -148,6 +159,7 @@ class MatrixSide:
                 files=view.files(item),
                 cards=view.cards(item, events),
                 reactions=tallies.get(item.event_id, ()),
+                plain=self._plain(item, by_id),
                 raw=item.content,
             )
             found.append((item, seen))
@@ -156,20 +168,42 @@ class MatrixSide:
         return [_with_thread(seen, replies.get(item.event_id)) for item, seen in found if item.thread is None]
 
     def _byline(self, item: Shown) -> MessageAuthor:
-        key = next((one.key for one in PARTICIPANTS if self._id(one.key) == item.sender), None)
-        name = next((one.name for one in PARTICIPANTS if one.key == key), item.name or RELAY)
-        return MessageAuthor(name, key, key is None)
+        if item.name and item.sender == self.relay_id:
+            profile = item.content[view.PROFILE]
+            return MessageAuthor(item.name, badge=f"via {RELAY}", avatar=_key(profile.get("avatar_url")))
+        return self._member(item.sender)
+
+    def _member(self, user_id: str) -> MessageAuthor:
+        """Somebody in the room, under their own name and picture."""
+        key = next((one.key for one in PARTICIPANTS if self._id(one.key) == user_id), None)
+        member = self._members.get(user_id, {})
+        return MessageAuthor(member.get("displayname") or user_id, key, avatar=_key(member.get("avatar_url")))
+
+    def avatar(self, who: str) -> str:
+        """The key of a participant's picture."""
+        return self._member(self.id_of(who)).avatar
+
+    def _plain(self, item: Shown, by_id: Mapping[str, Shown]) -> Appearance | None:
+        """The message where per-message profiles are not known: as all clients of Element have it."""
+        answered = by_id.get(item.reply_to or "")
+        if not item.name and not (answered and answered.name):
+            return None
+        reply = None if item.reply_to is None else self._quoted(item.reply_to, by_id, plain=True)
+        # What the specification does not name is left out of a text's HTML.
+        html = item.formatted_body.replace("<strong data-mx-profile-fallback>", "<strong>")
+        return Appearance(self._member(item.sender), view.body(item, plain=True), html, reply)
 
     def _kind(self, item: Shown) -> Kind:
         if item.sender == self.relay_id:
             return "copy" if item.name else "notice"
         return "person"
 
-    def _quoted(self, target: str, by_id: Mapping[str, Shown]) -> Quoted:
+    def _quoted(self, target: str, by_id: Mapping[str, Shown], *, plain: bool = False) -> Quoted:
         item = by_id.get(target)
         if item is None:
             return Quoted(target, "", "")
-        return Quoted(target, self._byline(item).name, view.excerpt(item)[:_EXCERPT])
+        author = self._member(item.sender) if plain else self._byline(item)
+        return Quoted(target, author.name, view.excerpt(item, plain=plain)[:_EXCERPT])
 
     # --- What people do -----------------------------------------------------------------------------------
 
@@ -201,14 +235,22 @@ class MatrixSide:
         with _refusals():
             return await self._person(who).send(self.room, _text(body, html) | relation)
 
-    async def attach(self, who: str, name: str, data: bytes, content_type: str, caption: str) -> str:
-        """Send a file."""
+    async def attach(
+        self, who: str, files: Sequence[OutgoingFile], body: str = "", html: str = "", *, reply_to: str | None = None
+    ) -> str:
+        """Send each file in a message of its own; the words, and what is answered, belong to the first."""
+        first = ""
+        person = self._person(who)
         with _refusals():
-            uri = await self._person(who).upload(data, content_type, name)
-            info = {"mimetype": content_type, "size": len(data)}
-            kind = "m.image" if content_type.startswith("image/") else "m.file"
-            content = {"msgtype": kind, "body": caption or name, "filename": name, "url": uri, "info": info}
-            return await self._person(who).send(self.room, content)
+            uris = [await person.upload(file.data, file.content_type, file.name) for file in files]
+            for file, uri in zip(files, uris, strict=True):
+                content = view.file_content(file, uri)
+                if not first:
+                    content |= _text(body, html) | {"msgtype": content["msgtype"]} if body else {}
+                    content |= {"m.relates_to": {"m.in_reply_to": {"event_id": reply_to}}} if reply_to else {}
+                sent = await person.send(self.room, content)
+                first = first or sent
+        return first
 
     async def send(self, who: str, content: Json, kind: str = "m.room.message") -> str:
         """Send an event of any content; its ID."""
@@ -245,6 +287,11 @@ def _refusals() -> "Iterator[None]":
         yield
     except MatrixError as error:
         raise ActionRefused(f"Matrix: {error}") from error
+
+
+def _key(uri: object) -> str:
+    """The key for `Side.file`."""
+    return uri.removeprefix("mxc://") if isinstance(uri, str) else ""
 
 
 def _filter(room: str) -> Json:

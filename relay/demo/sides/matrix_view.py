@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from relay.demo.matrix_client import Shown
-from relay.demo.sides.base import File
+from relay.demo.sides.base import File, OutgoingFile
 from relay.domain.content import MediaKind
 from relay.domain.jsontext import Json
 
@@ -36,16 +36,16 @@ def _as_message(event: Json) -> Json:
     return event
 
 
-def excerpt(item: Shown) -> str:
+def excerpt(item: Shown, *, plain: bool = False) -> str:
     """What a reply to it quotes."""
     poll = item.content.get(f"{_POLL}.start", {})
-    return body(item) or _question(poll) or str(item.content.get("filename") or item.body)
+    return body(item, plain=plain) or _question(poll) or str(item.content.get("filename") or item.body)
 
 
-def body(item: Shown) -> str:
-    """Without the name in front for clients that show no per-message profiles, and without the name of a file."""
+def body(item: Shown, *, plain: bool = False) -> str:
+    """Without the name of a file, and without the author's name in front, which only a `plain` client shows."""
     words = item.body
-    if item.content.get(PROFILE, {}).get("has_fallback"):
+    if not plain and item.content.get(PROFILE, {}).get("has_fallback"):
         words = words.removeprefix(f"{item.name}: ")
     if item.msgtype == "m.sticker" or (item.msgtype in _KINDS and words == item.content.get("filename", words)):
         return ""
@@ -75,6 +75,17 @@ def files(item: Shown) -> tuple[File, ...]:
             waveform=tuple(round(loud / _LOUDEST, 3) for loud in sound.get("waveform", ())),
         ),
     )
+
+
+def file_content(file: OutgoingFile, uri: str) -> Json:
+    """What a client sends for a file that it has uploaded (https://spec.matrix.org/latest/client-server-api/#mroommessage-msgtypes)."""
+    info: Json = {"mimetype": file.content_type, "size": len(file.data)}
+    info |= {"w": file.width, "h": file.height} if file.width and file.height else {}
+    info |= {"duration": round(file.duration * 1000)} if file.duration else {}
+    msgtype = f"m.{file.content_type.partition('/')[0]}"
+    content = {"msgtype": msgtype if msgtype in _KINDS else "m.file", "body": file.name, "filename": file.name}
+    hidden = {_SPOILER: True} if file.spoiler else {}
+    return content | {"url": uri, "info": info, "m.mentions": {}} | hidden
 
 
 def cards(item: Shown, events: Sequence[Json]) -> tuple[Json, ...]:

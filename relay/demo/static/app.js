@@ -162,6 +162,8 @@ const handlers = {
   gone: ({ side, id }) => panels[side].remove(id),
   journal, status, script,
 };
+// A file that misses its column must not take the place of the page.
+for (const name of ["dragover", "drop"]) addEventListener(name, (event) => event.preventDefault());
 const stream = new EventSource("events");
 for (const [name, handle] of Object.entries(handlers)) stream.addEventListener(name, (event) => handle(JSON.parse(event.data)));
 stream.addEventListener("error", () => {

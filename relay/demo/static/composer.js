@@ -1,5 +1,7 @@
 // The box to write in: who speaks, formatting, replies and edits.
-import { h, hue, post } from "./dom.js";
+import { createTray, withFiles } from "./attachments.js";
+import { h, post } from "./dom.js";
+import { face, hue } from "./face.js";
 import { toMatrixHtml } from "./html.js";
 import { markdown } from "./markdown.js";
 import { SIDES } from "./message.js";
@@ -10,13 +12,20 @@ const MARKS = [["**", "B", "Bold"], ["*", "I", "Italic"], ["__", "U", "Underline
 export function createComposer(root, side, { people, place, alert, latest, sent }) {
   const [form, field, context] = [".composer", "textarea", ".context"].map((selector) => root.querySelector(selector));
   let target = null; // {mode: "reply" | "edit", view}
+  const tray = createTray(root, { alert, add: attach });
   furnish(root, side, people, place, field);
 
   const speaker = () => root.querySelector(`input[name=${side}-speaker]:checked`).value;
   const send = (body) => post(`api/${side}`, body).then(() => true, (error) => { alert(error.message); return false; });
 
+  function attach(files) {
+    if (target?.mode === "edit") aim(null); // an edit changes words only
+    tray.add(files);
+  }
+
   function aim(next, text = next?.mode === "edit" ? next.view.body : next ? field.value : "") {
     target = next;
+    if (next?.mode === "edit") tray.take();
     context.hidden = !next;
     if (next) context.firstElementChild.textContent = next.mode === "edit" ? "Editing" : `Replying to ${next.view.author.name}`;
     field.value = text;
@@ -26,13 +35,15 @@ export function createComposer(root, side, { people, place, alert, latest, sent 
 
   async function submit(event) {
     event.preventDefault();
-    const [text, before] = [field.value.trim(), target];
-    if (!text) return;
+    const [text, before, files] = [field.value.trim(), target, tray.take()];
+    if (!text && !files.length) return;
     const as = before?.mode === "edit" ? before.view.author.key : speaker();
-    const going = send({ act: before?.mode ?? "say", as, target: before?.view.id, ...worded(side, text) });
+    const wish = { act: before?.mode ?? "say", as, target: before?.view.id, ...worded(side, text) };
+    const going = files.length ? withFiles(wish, files).then(send) : send(wish);
     aim(null);
     sent();
-    if (!(await going) && !field.value) aim(before, text); // nobody has to write it again
+    if (await going) files.forEach(({ url }) => URL.revokeObjectURL(url));
+    else if (!field.value) { aim(before, text); tray.restore(files); } // nobody has to write it again
   }
 
   function type(event) {
@@ -66,9 +77,9 @@ function furnish(root, side, people, place, field) {
   field.setAttribute("aria-label", `Message ${place.name} on ${SIDES[side].name}`);
   field.placeholder = `Message ${place.name}`;
   root.querySelector(".speakers").append(...people.map((person, index) => {
-    const letter = h("span", { className: "avatar small", "aria-hidden": "true" }, person.name[0]);
-    letter.style.setProperty("--hue", hue(person.name));
-    return h("label", {}, h("input", { type: "radio", name: `${side}-speaker`, value: person.key, checked: index === 0 }), letter, person.name);
+    const picture = h("span", { className: "avatar small", "aria-hidden": "true" }, face(side, person));
+    picture.style.setProperty("--hue", hue(person.name));
+    return h("label", {}, h("input", { type: "radio", name: `${side}-speaker`, value: person.key, checked: index === 0 }), picture, person.name);
   }));
   root.querySelector(".marks").append(...MARKS.map(([mark, sign, label]) =>
     h("button", { type: "button", title: label, "aria-label": label, on: { click: () => surround(field, mark) } }, sign)));

@@ -55,16 +55,11 @@ export function spoiler(reason, ...children) {
   return reason ? h("span", {}, h("small", { className: "reason" }, `(${reason}) `), cover) : cover;
 }
 
-/** The colour of a name: the same on both sides. */
-export function hue(name) {
-  let sum = 13;
-  for (const character of name) sum = (sum * 61 + character.codePointAt(0)) % 65_521;
-  return (sum * 137.508) % 360; // the golden angle: names that are alike get colours that are not
-}
-
-/** POST as JSON; rejects with the server's sentence. */
+/** POST as JSON, or a form as it is; rejects with the server's sentence. */
 export async function post(path, body) {
-  const answer = await fetch(path, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) });
+  const request = body instanceof FormData ? { headers: { "X-Relay-Demo": "1" }, body }
+    : { headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) };
+  const answer = await fetch(path, { method: "POST", ...request });
   if (!answer.ok) throw new Error((await answer.json().catch(() => ({}))).error ?? `The demo answered ${answer.status}.`);
 }
 

@@ -6,6 +6,7 @@ export function media(side, file) {
   const make = { image: picture, sticker, video: film, audio: sound, voice }[file.kind];
   if (!make || !file.source) return h("li", { className: "chip" }, saved(side, file));
   const shown = make(address(side, file), file);
+  if (file.kind !== "voice") orSaved(shown.querySelector("audio") ?? shown, side, file);
   return h("li", { className: file.kind }, file.spoiler ? veil(shown) : shown);
 }
 
@@ -25,6 +26,16 @@ function measured(file) {
 
 function picture(src, file) {
   return h("img", { src, alt: file.alt || file.name, title: file.alt || file.name, loading: "lazy", ...measured(file) });
+}
+
+/** What the browser cannot show or play can still be saved. */
+function orSaved(shown, side, file) {
+  shown.addEventListener("error", () => {
+    const item = shown.closest("li");
+    item.className = "chip";
+    item.replaceChildren(saved(side, file));
+  }, { once: true });
+  return shown;
 }
 
 function sticker(src, file) {

@@ -1,22 +1,25 @@
 // One message: made once, and afterwards only what changed in it is made anew, so that nothing jumps or closes.
 import { card } from "./cards.js";
-import { h, hue, icon, took } from "./dom.js";
+import { h, icon, took } from "./dom.js";
+import { face, hue } from "./face.js";
 import { matrixHtml } from "./html.js";
 import { markdown } from "./markdown.js";
 import { media } from "./media.js";
 
 export const SIDES = {
-  discord: { name: "Discord", other: "matrix", badge: "APP" },
-  matrix: { name: "Matrix", other: "discord", badge: "BOT" },
+  discord: { name: "Discord", other: "matrix" },
+  matrix: { name: "Matrix", other: "discord" },
 };
 const EMOJI = ["👍", "❤️", "🎉", "😂", "🌊"];
 const ACTIONS = [
   ["reply", "Reply"], ["react", "React"], ["thread", "Open a thread"], ["edit", "Edit"], ["delete", "Delete"],
 ];
 
-/** `act(name, view, detail)` carries out what somebody chose; `names` resolves Discord's mentions. */
-export function createMessage(side, { act, names, show }) {
-  let view = null;
+/** `act(name, view, detail)` carries out what somebody chose; `names` resolves Discord's mentions; `plain()` says
+    whether the client that is shown knows no per-message profiles. */
+export function createMessage(side, { act, names, show, plain }) {
+  let latest = null; // as it was told
+  let view = null; // as it is shown
   const slots = {};
   const slot = (name, tag, className) => (slots[name] = { element: h(tag, { className }), last: undefined }).element;
   const fill = (name, value, render) => {
@@ -25,7 +28,8 @@ export function createMessage(side, { act, names, show }) {
     slots[name].last = key;
     slots[name].element.replaceChildren(...render(value).filter((node) => node !== null && node !== undefined));
   };
-  const thread = threadSection(side, { act: (text) => act("thread", view, text), names });
+  const seen = (message) => plain() && message.plain ? { ...message, ...message.plain } : message;
+  const thread = threadSection(side, { act: (text) => act("thread", view, text), names, seen });
   const picker = h("div", { className: "picker", role: "group", "aria-label": "Reactions", hidden: true }, EMOJI.map((emoji) =>
     button("", emoji, `React with ${emoji}`, () => { picker.hidden = true; act("react", view, emoji); })));
   const choose = { react: () => { picker.hidden = !picker.hidden; if (!picker.hidden) picker.firstChild.focus(); }, thread: thread.open };
@@ -39,12 +43,13 @@ export function createMessage(side, { act, names, show }) {
   slots.avatar.element.setAttribute("aria-hidden", "true");
 
   function update(next) {
-    view = next;
+    latest = next;
+    view = seen(next);
     element.id = `${side}-${view.id}`;
     element.dataset.kind = view.kind;
     element.dataset.id = view.id;
     element.dataset.with = (view.cross?.with ?? []).join(" ");
-    fill("avatar", [view.author.name, view.kind], ([name, kind]) => [kind === "system" ? icon("arrow") : letter(name)]);
+    fill("avatar", [view.author, view.kind], ([author, kind]) => kind === "system" ? [icon("arrow")] : face(side, author));
     slots.avatar.element.style.setProperty("--hue", hue(view.author.name));
     fill("quote", view.reply, (reply) => reply ? [quotation(side, reply, show)] : []);
     fill("head", [view.author, view.at, view.edited, view.kind === "system" && view.body], () => head(side, view));
@@ -57,7 +62,7 @@ export function createMessage(side, { act, names, show }) {
     for (const name of ["edit", "delete"]) toolbar.querySelector(`[data-action=${name}]`).hidden = view.kind !== "person";
     toolbar.querySelector("[data-action=thread]").hidden = Boolean(view.thread);
   }
-  return { element, update, view: () => view };
+  return { element, update, view: () => view, redraw: () => update(latest) };
 }
 
 export function text(side, view, names) {
@@ -86,16 +91,12 @@ function button(action, sign, label, press) {
   return h("button", { type: "button", tabIndex: -1, title: label, "aria-label": label, data: { action }, on: { click: press } }, sign);
 }
 
-function letter(name) {
-  return [...name.replace(/[^\p{L}\p{N}]/gu, "")][0]?.toUpperCase() ?? "?";
-}
-
 function head(side, view) {
   const at = new Date(view.at);
   const said = view.kind === "system" && !view.body.includes("\n") ? h("span", {}, view.body) : null;
   return [
     h("b", {}, view.author.name), said,
-    view.author.badge ? h("span", { className: "badge" }, SIDES[side].badge) : null,
+    view.author.badge ? h("span", { className: "badge" }, view.author.badge) : null,
     h("time", { dateTime: at.toISOString(), title: at.toLocaleString() }, at.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" })),
     view.edited ? h("span", { className: "edited" }, "(edited)") : null,
   ].filter(Boolean);
@@ -132,7 +133,7 @@ function stays(dropped) {
     what === "thread" ? ` · ${count === 1 ? "a message" : `${count} messages`} in the thread ${count === 1 ? "stays" : "stay"} here` : ` · ${what} stays here`));
 }
 
-function threadSection(side, { act, names }) {
+function threadSection(side, { act, names, seen }) {
   const list = h("ol", { className: "replies", "aria-label": "Thread" });
   const input = h("input", { type: "text", placeholder: "Write in the thread", "aria-label": "Write in the thread", maxLength: 2000 });
   const form = h("form", { className: "reply", on: { submit: (event) => {
@@ -147,10 +148,11 @@ function threadSection(side, { act, names }) {
     open() { element.hidden = false; input.focus(); },
     update(thread) {
       if (thread) element.hidden = false;
-      const key = JSON.stringify(thread?.messages ?? []);
+      const messages = (thread?.messages ?? []).map(seen);
+      const key = JSON.stringify(messages);
       if (key === last) return;
       last = key;
-      list.replaceChildren(...(thread?.messages ?? []).map((message) => h("li", { data: { kind: message.kind } },
+      list.replaceChildren(...messages.map((message) => h("li", { data: { kind: message.kind } },
         h("b", {}, message.author.name), " ", h("span", { className: "text" }, text(side, message, names)))));
     },
   };

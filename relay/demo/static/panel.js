@@ -1,6 +1,7 @@
 // One side: its messages, in order, and the box to write in.
 import { createComposer } from "./composer.js";
 import { SIDES, createMessage } from "./message.js";
+import { createViewSwitch } from "./views.js";
 
 const NEAR = 80; // pixels from the end that still count as being there
 
@@ -12,12 +13,16 @@ export function createPanel(side, { people, place, alert, show, badge }) {
   const names = { users: place.users ?? {}, channels: place.channels ?? {} };
   let stuck = true; // whether the newest message is in sight, and is to stay there
   let top = 0; // how far it was scrolled last
+  let shownAs = "";
 
   root.querySelector("h2").textContent = place.name;
   root.querySelector("header p").textContent = place.note;
   list.setAttribute("aria-label", `Messages in ${place.name} on ${SIDES[side].name}`);
   const latest = (key) => [...list.children].map((item) => messages.get(item.dataset.id).view()).findLast((view) => view.author.key === key);
   const composer = createComposer(root, side, { people, place, alert, latest, sent: bottom });
+  if (side === "matrix") {
+    root.querySelector("header").after(createViewSwitch((view) => { shownAs = view; redraw(); }));
+  }
   travel(list);
   link(list, side);
   press(list, show);
@@ -25,6 +30,12 @@ export function createPanel(side, { people, place, alert, show, badge }) {
   function bottom() {
     stuck = true;
     scroller.scrollTop = scroller.scrollHeight;
+  }
+
+  function redraw() {
+    const follow = stuck;
+    for (const message of messages.values()) message.redraw();
+    if (follow) bottom();
   }
 
   function put(view) {
@@ -35,7 +46,7 @@ export function createPanel(side, { people, place, alert, show, badge }) {
   }
 
   function add(view) {
-    const message = createMessage(side, { act: composer.act, names, show });
+    const message = createMessage(side, { act: composer.act, names, show, plain: () => shownAs === "plain" });
     messages.set(view.id, message);
     message.update(view);
     const after = [...list.children].findLast((item) => messages.get(item.dataset.id).view().order < view.order);

@@ -5,7 +5,7 @@ from typing import Any
 from relay.demo.matrix_client import shown
 from relay.demo.sample_files import WAVEFORM, sample_file
 from relay.demo.sides import discord_view, matrix_view
-from relay.demo.sides.base import DisplayedMessage, MessageAuthor, letters
+from relay.demo.sides.base import DisplayedMessage, MessageAuthor, OutgoingFile, letters
 from relay.domain.jsontext import Json
 from relay.sandbox.messages.media import describe
 
@@ -109,3 +109,24 @@ def test_props_are_what_their_names_say(tmp_path: Any) -> None:
     assert sample_file("voice.ogg").data.startswith(b"OggS")
     assert sample_file("waves.webm", "film.webm").content_type == "video/webm"
     assert len(WAVEFORM) == 48
+
+
+def test_a_plain_client_shows_the_fallback() -> None:
+    profile = {"id": "discord_7", "displayname": "Mira", "has_fallback": True}
+    content = {"msgtype": "m.image", "body": "Mira: ", "filename": "a.png", matrix_view.PROFILE: profile}
+    text = {"msgtype": "m.text", "body": "Mira: hello", matrix_view.PROFILE: profile}
+    picture, words = shown([event(1, content), event(2, text)])
+    assert (matrix_view.body(picture), matrix_view.body(picture, plain=True)) == ("", "Mira: ")
+    assert (matrix_view.body(words), matrix_view.body(words, plain=True)) == ("hello", "Mira: hello")
+    assert matrix_view.excerpt(words, plain=True) == "Mira: hello"
+
+
+def test_what_a_client_says_of_a_file_that_it_sends() -> None:
+    film = OutgoingFile("a.webm", b"1234", "video/webm", 480, 270, 4.2, spoiler=True)
+    (seen,) = shown([event(1, matrix_view.file_content(film, "mxc://x/1"))])
+    (file,) = matrix_view.files(seen)
+    assert (file.kind, file.width, file.height, file.duration, file.spoiler) == ("video", 480, 270, 4.2, True)
+    assert (file.name, file.size, file.source, matrix_view.body(seen)) == ("a.webm", 4, "x/1", "")
+    other = OutgoingFile("a.pdf", b"1", "application/pdf")
+    assert matrix_view.file_content(other, "mxc://x/2")["msgtype"] == "m.file"
+    assert "duration" not in matrix_view.file_content(other, "mxc://x/2")["info"]
