@@ -65,6 +65,13 @@ class DiscordSide:
         self.sticker = self._state.add_sticker(self.guild, "ahoy", _APNG, self._stored("rocking.png")).id
         self._feed = server.control.create_webhook(self.channel.id, FEED, owner.id)["id"]
         self._state.listeners.append(lambda _: changed())
+        noted = server.avatars.listener
+
+        def note(seen: Json) -> None:
+            noted(seen)
+            changed()
+
+        server.avatars.listener = note  # a picture comes after the message that shows it
 
     @property
     def participants(self) -> Sequence[Participant]:
@@ -120,8 +127,15 @@ class DiscordSide:
         )
 
     def _avatar(self, digest: str | None) -> str:
-        """The key of a picture, if there is one to show: the sandbox may have been given the URL of one that is not."""
-        return f"avatar-{digest}" if digest and isinstance(self._state.avatars.get(digest), StoredFile) else ""
+        """The key of a picture; empty where a webhook named an address at which Discord found none."""
+        return f"avatar-{digest}" if digest and self._picture(digest) is not None else ""
+
+    def _picture(self, digest: str) -> StoredFile | None:
+        source = self._state.avatars.get(digest)
+        if isinstance(source, str):
+            fetched = self._state.fetched_avatars.get(source)
+            return None if fetched is None else fetched.file
+        return source
 
     def avatar(self, who: str) -> str:
         """The key of a participant's picture."""
@@ -223,7 +237,7 @@ class DiscordSide:
     async def file(self, key: str) -> tuple[bytes, str] | None:
         """See `Side.file`."""
         kind, _, number = key.partition("-")
-        if kind == "avatar" and isinstance(picture := self._state.avatars.get(number), StoredFile):
+        if kind == "avatar" and (picture := self._picture(number)) is not None:
             data = await asyncio.to_thread(picture.path.read_bytes)
             return data, describe(picture.path, "avatar", None).content_type or ""
         if not number.isdecimal():
