@@ -5,7 +5,7 @@ It imports nothing of relay; only the demo and the tests start it.
 It serves version 10 of the REST API, the gateway (versions 9 and 10, JSON, zlib-stream and zstd-stream), the CDN with
 signed URLs that expire, and Discord's rate limits; it refuses what Discord refuses, with Discord's error codes. It
 fetches the pictures that webhooks name, from loopback addresses only, and shows with each message what it got. There
-are no voice channels, direct messages, interactions, shards or audit logs. Everything is in memory.
+are no voice channels, direct messages, buttons, modals, context menus, shards or audit logs. Everything is in memory.
 
 Start it as a process (`--help` lists all options), or in a program as `async with SandboxServer() as server`:
 
@@ -39,12 +39,14 @@ as a JSON object (`GET` for `events` and `stream`). The methods are those of `Co
     $ curl localhost:8066/_sandbox/say -d '{"channel": "1…", "author": "1…", "content": "hello"}'
     $ curl "localhost:8066/_sandbox/messages" -d '{"channel": "1…"}'
     $ curl "localhost:8066/_sandbox/events?after=0&timeout=5"       # what happened; /_sandbox/stream goes on
+    $ curl localhost:8066/_sandbox/use_command -d '{"channel": "1…", "user": "1…", "command": "ping"}'
+    $ curl localhost:8066/_sandbox/interaction -d '{"interaction": "1…"}'       # what was answered, to them alone
     $ curl localhost:8066/_sandbox/add_fault -d '{"kind": "status", "path": "/messages$", "status": 503, "count": 2}'
     $ curl localhost:8066/_sandbox/add_gateway_fault -d '{"kind": "drop", "event": "MESSAGE_CREATE"}'
     $ curl localhost:8066/_sandbox/close_gateway -d '{"code": 4000}'
     $ curl localhost:8066/_sandbox/set_limits -d '{"factor": 0}'    # no rate limits; --limit-factor 0 from the start
 
-Folders: `world` (what exists, and who may do what), `messages` (checking, writing and rendering them), `gateway`,
-`rest` and `control`. Beside them `errors` (Discord's error codes), `faults` and `rate_limits`; `server` puts all of it
-together, and `client` speaks to the control interface.
+Folders: `world` (what exists, and who may do what), `messages` (checking, writing and rendering them), `interactions`
+(commands and their use), `gateway`, `rest` and `control`. Beside them `errors` (Discord's error codes), `faults` and
+`rate_limits`; `server` puts all of it together, and `client` speaks to the control interface.
 """

@@ -140,6 +140,25 @@ class SandboxClient:
                 raise TimeoutError(f"no such message within {timeout} s")
             await self.events(after, left, "", channel)
 
+    async def use_command(
+        self, channel: Id, user: Id, command: str, options: Json | None = None, timeout: float = 10.0
+    ) -> Json:
+        """A person uses a slash command; what they see once it was answered, or was not: see `interaction`.
+
+        Raises `TimeoutError` when the bot goes on thinking.
+        """
+        made = await self.call("use_command", channel=channel, user=user, command=command, options=options)
+        deadline = time.monotonic() + timeout
+        while True:
+            _, after = await self.events(1 << 62)
+            seen = await self.call("interaction", interaction=made["id"])
+            if seen["state"] not in {"waiting", "thinking"}:
+                return dict(seen)
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise TimeoutError(f"/{command} was not answered within {timeout} s")
+            await self.events(after, left, "SANDBOX_INTERACTION")
+
     async def wait_connected(self, bot: Id, timeout: float = 20.0) -> None:
         """Until a session of the bot has a connection. Raises `TimeoutError`."""
         deadline = time.monotonic() + timeout

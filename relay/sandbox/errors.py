@@ -47,6 +47,8 @@ _UNKNOWN = {
     "Emoji": 10014,
     "Webhook": 10015,
     "Sticker": 10060,
+    "interaction": 10062,
+    "application command": 10063,
 }
 
 

@@ -108,14 +108,17 @@ class RateLimiter:
         self._global: dict[str, _Window] = {}
         self._hidden: dict[str, _Window] = {}
 
-    def take(self, who: str, method: str, route: str, major: str, now: float) -> Verdict:
-        """One request by `who` to a route (its template), for one channel, guild or webhook."""
+    def take(self, who: str, method: str, route: str, major: str, now: float, *, counted: bool = True) -> Verdict:
+        """One request by `who` to a route (its template), for one channel, guild or webhook.
+
+        `counted`: it is within the global limit.
+        """
         if not self.limits.on:
             return Verdict()
         everything = self._window(self._global, who, now, 1.0)
-        if everything.used >= self._scaled(self.limits.global_per_second):
+        if counted and everything.used >= self._scaled(self.limits.global_per_second):
             return Verdict(refusal=Refusal("global", everything.resets_at - now))
-        everything.used += 1
+        everything.used += counted
         if (method, route) in _UNLIMITED:
             return Verdict()
         rule = _RULES.get((method, route)) or Rule(f"{method} {route}", _DEFAULT.limit, _DEFAULT.per)

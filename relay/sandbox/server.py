@@ -15,6 +15,8 @@ from relay.sandbox.control.journal import Journal
 from relay.sandbox.faults import Faults
 from relay.sandbox.gateway.server import Gateway
 from relay.sandbox.gateway.sessions import Sessions
+from relay.sandbox.interactions.commands import Commands
+from relay.sandbox.interactions.interactions import Interactions
 from relay.sandbox.messages.messages import Messages
 from relay.sandbox.messages.reactions import Reactions
 from relay.sandbox.messages.threads import Threads
@@ -23,11 +25,14 @@ from relay.sandbox.rest.api import PREFIX, Api
 from relay.sandbox.rest.avatars import AvatarFetcher
 from relay.sandbox.rest.cdn import Cdn
 from relay.sandbox.rest.channels import ChannelRoutes
+from relay.sandbox.rest.commands import CommandRoutes
 from relay.sandbox.rest.emojis import EmojiRoutes
 from relay.sandbox.rest.guilds import BotRoutes, GuildRoutes
+from relay.sandbox.rest.interactions import InteractionRoutes
 from relay.sandbox.rest.messages import MessageRoutes
 from relay.sandbox.rest.webhooks import WebhookRoutes, Webhooks
 from relay.sandbox.world.files import FileStore
+from relay.sandbox.world.models import Interaction
 from relay.sandbox.world.state import State
 
 _MAX_JSON = 26 * 1024 * 1024
@@ -68,6 +73,8 @@ class SandboxServer:
         self.gateway = Gateway(self.sessions, self.faults, heartbeat_interval)
         self.journal = Journal(self.state)
         self.gateway.listeners.append(lambda entry: self.journal.add("SANDBOX_GATEWAY", entry))
+        self.commands = Commands(self.state)
+        self.interactions = Interactions(self.messages, self._tell_interaction)
         self.avatars = AvatarFetcher(self.state, self.files, lambda seen: self.journal.add("SANDBOX_AVATAR", seen))
         parts = Parts(
             self.state,
@@ -77,6 +84,7 @@ class SandboxServer:
             self.reactions,
             self.threads,
             self.webhooks,
+            self.interactions,
             self.gateway,
             self.journal,
             self.limits,
@@ -132,12 +140,20 @@ class SandboxServer:
     ) -> None:
         await self.stop()
 
+    def _tell_interaction(self, interaction: Interaction) -> None:
+        guild = self.state.channel(interaction.channel_id).guild_id
+        seen = self.control.interaction(interaction.id)
+        self.journal.add("SANDBOX_INTERACTION", seen, str(guild), str(interaction.channel_id))
+
     def _register(self, router: web.UrlDispatcher) -> None:
         BotRoutes(self.api, self.sessions).register(router)
         GuildRoutes(self.api).register(router)
         ChannelRoutes(self.api, self.threads).register(router)
         MessageRoutes(self.api, self.messages, self.reactions).register(router)
-        WebhookRoutes(self.api, self.messages, self.webhooks).register(router)
+        interactions = InteractionRoutes(self.api, self.interactions)
+        interactions.register(router)
+        WebhookRoutes(self.api, self.messages, self.webhooks, interactions).register(router)
+        CommandRoutes(self.api, self.commands).register(router)
         EmojiRoutes(self.api).register(router)
         Cdn(self.api, self.state, self.faults, self.avatars).register(router)
         self._control_routes.register(router)

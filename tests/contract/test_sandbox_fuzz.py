@@ -18,6 +18,7 @@ FIELDS = [
     "content", "embeds", "attachments", "allowed_mentions", "message_reference", "poll", "components", "sticker_ids",
     "flags", "nonce", "enforce_nonce", "tts", "name", "avatar", "channel_id", "username", "avatar_url", "messages",
     "type", "auto_archive_duration", "archived", "topic", "attachment_urls", "parse", "users", "image",
+    "description", "options", "choices", "data",
 ]  # fmt: skip
 
 
@@ -41,7 +42,8 @@ def _paths(sandbox: SandboxServer) -> list[tuple[str, str]]:
     values = {
         "channel_id": channel, "guild_id": made["guild"], "message_id": message, "user_id": made["people"]["Ben"],
         "webhook_id": hook["id"], "webhook_token": hook["token"], "emoji": "👍", "role_id": made["guild"],
-        "emoji_id": "1", "sticker_id": "1", "application_id": made["bot"],
+        "emoji_id": "1", "sticker_id": "1", "application_id": made["bot"], "command_id": "1",
+        "interaction_id": "1", "interaction_token": "x",
     }  # fmt: skip
     found = []
     for method, path in sorted(sandbox.api.routes):

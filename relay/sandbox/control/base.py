@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from relay.sandbox.control.journal import Journal
 from relay.sandbox.gateway.server import Gateway
+from relay.sandbox.interactions.interactions import Interactions
 from relay.sandbox.messages.drafts import Draft, NewFile, Upload, read_draft, safe_filename
 from relay.sandbox.messages.messages import Messages
 from relay.sandbox.messages.reactions import Reactions
@@ -32,6 +33,7 @@ class Parts:
     reactions: Reactions
     threads: Threads
     webhooks: Webhooks
+    interactions: Interactions
     gateway: Gateway
     journal: Journal
     limits: Limits

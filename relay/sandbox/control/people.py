@@ -1,14 +1,16 @@
 """Control: what people say and do. Every method is also `POST /_sandbox/<name>`; IDs may be numbers or strings."""
 
 from relay.sandbox.control.base import ControlBase, Id
+from relay.sandbox.interactions.commands import render_command
 from relay.sandbox.messages.drafts import Draft
+from relay.sandbox.messages.events import EPHEMERAL
 from relay.sandbox.messages.messages import Finish
 from relay.sandbox.world import render
 from relay.sandbox.world.models import Json, Message
 
 
 class TalkControl(ControlBase):
-    """Messages, threads, reactions, polls.
+    """Messages, threads, reactions, polls, commands.
 
     A file is `{"filename", and one of "data" (base64), "zeros" (a size), "upload" (from /_sandbox/uploads)}`, with
     `content_type`, `title`, `description`, `spoiler`, `width`, `height`, `duration_secs` and `waveform` as wanted.
@@ -195,6 +197,67 @@ class TalkControl(ControlBase):
         where = self._channel(thread)
         self._parts.threads.archive(where, archived=archived, locked=locked)
         return render.channel(where)
+
+    # --- Commands -----------------------------------------------------------------------------------------
+
+    def use_command(
+        self,
+        channel: Id,
+        user: Id,
+        command: str,
+        options: Json | None = None,
+        *,
+        bot: Id | None = None,
+        raw: Json | None = None,
+    ) -> Json:
+        """A person uses a slash command: `relay link` with `{"account": "@me:server"}`. Returns it as `interaction`.
+
+        What Discord's client would not let them send is refused. `bot`: whose command, if several have one of that
+        name. `raw`: parts of the interaction's `data` that are sent otherwise.
+        """
+        made = self._parts.interactions.use(
+            self._channel(channel),
+            self._user(user),
+            command,
+            options or {},
+            bot=None if bot is None else int(bot),
+            raw=raw,
+        )
+        return self.interaction(made.id)
+
+    def use_unknown_command(self, channel: Id, user: Id, bot: Id, data: Json) -> Json:
+        """A person's client still shows a command that the bot has no longer: `data` is sent as it is."""
+        app = self._state.applications[int(bot)]
+        made = self._parts.interactions.send(app, self._channel(channel), self._user(user), data)
+        return self.interaction(made.id)
+
+    def interaction(self, interaction: Id) -> Json:
+        """What the person who used a command sees, private answers too.
+
+        `state` is `waiting` (up to three seconds), `thinking` (the bot asked for patience), `answered` or `failed`
+        ("The application did not respond"). `messages` are the answers, each with `private`. The journal tells of each
+        change as `SANDBOX_INTERACTION`.
+        """
+        found = self._parts.interactions.get(int(interaction))
+        took = None if found.answered_at is None else found.answered_at - found.created_at
+        return {
+            "id": str(found.id),
+            "bot": str(found.application_id),
+            "channel_id": str(found.channel_id),
+            "user_id": str(found.user_id),
+            "command": found.command,
+            "state": self._parts.interactions.outcome(found),
+            "seconds": took,
+            "messages": [self._view(item) | {"private": bool(item.flags & EPHEMERAL)} for item in found.messages],
+        }
+
+    def commands(self, bot: Id, guild: Id | None = None) -> list[Json]:
+        """The commands that a bot has registered: global ones, or those of a guild."""
+        app = self._state.applications[int(bot)]
+        wanted = None if guild is None else int(guild)
+        return [render_command(command) for command in app.commands.values() if command.guild_id == wanted]
+
+    # --- Reading ------------------------------------------------------------------------------------------
 
     def messages(self, channel: Id, after: Id = 0) -> list[Json]:
         """All messages of a channel or thread, oldest first, each with `pinged`."""

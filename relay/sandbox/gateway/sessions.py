@@ -161,7 +161,7 @@ class Sessions:
             user_id = session.app.user.id
             if dispatch.user_id is not None and dispatch.user_id != user_id:
                 continue
-            if not dispatch.intents & session.intents:
+            if dispatch.intents and not dispatch.intents & session.intents:
                 continue
             if guild is None or user_id not in guild.members:
                 if dispatch.user_id is None:

@@ -74,9 +74,12 @@ class Draft:
         return not (self.content or self.embeds or self.components or self.poll or self.sticker_ids or self.files)
 
 
-def read_draft(body: Any, uploads: Mapping[int, Upload]) -> Draft:
-    """Check everything that can be checked without knowing the channel. Raises 50035 with all mistakes."""
-    form = Form(body)
+def read_draft(body: Any, uploads: Mapping[int, Upload], path: str = "") -> Draft:
+    """Check everything that can be checked without knowing the channel. Raises 50035 with all mistakes.
+
+    `path`: where in the request the body was.
+    """
+    form = Form(body, path)
     draft = Draft(given=frozenset(form.body))
     draft.content = (form.text("content", most=MAX_CONTENT) or "").strip()
     draft.tts = form.flag("tts")

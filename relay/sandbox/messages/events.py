@@ -12,6 +12,7 @@ from relay.sandbox.world.dispatch import Dispatch, Intent, Viewer
 from relay.sandbox.world.models import Attachment, Channel, Json, Message, User, timestamp_of
 from relay.sandbox.world.state import State
 
+EPHEMERAL = 1 << 6  # only the person who used a command sees the message
 _MESSAGES = Intent.GUILD_MESSAGES
 Anchor = Literal["before", "after", "around"]
 
@@ -118,7 +119,9 @@ class MessageEvents:
         return [channel.messages[message_id] for message_id in reversed(ids)]
 
     def emit(self, event: str, channel: Channel, message: Message, *, nonce: bool | None = None) -> None:
-        """Emit an event of a message. Its nonce is sent with its creation only."""
+        """Emit an event of a message. Its nonce is sent with its creation only; no event tells of ephemeral ones."""
+        if message.flags & EPHEMERAL:
+            return
         with_nonce = event == "MESSAGE_CREATE" if nonce is None else nonce
 
         def body(viewer: Viewer) -> Json:

@@ -4,12 +4,22 @@ from collections.abc import Callable
 
 from relay.sandbox import errors
 from relay.sandbox.messages.drafts import HAS_SNAPSHOT, SUPPRESS_EMBEDS, VOICE_MESSAGE, Draft, NewFile
-from relay.sandbox.messages.events import MessageEvents
+from relay.sandbox.messages.events import EPHEMERAL, MessageEvents
 from relay.sandbox.messages.media import describe
 from relay.sandbox.messages.mentions import MESSAGE_DEFAULT, WEBHOOK_DEFAULT, resolve
 from relay.sandbox.messages.render import message as render_message
 from relay.sandbox.world import render
-from relay.sandbox.world.models import Attachment, Channel, Json, Message, Pinged, User, Webhook, timestamp_of
+from relay.sandbox.world.models import (
+    Application,
+    Attachment,
+    Channel,
+    Json,
+    Message,
+    Pinged,
+    User,
+    Webhook,
+    timestamp_of,
+)
 from relay.sandbox.world.permissions import Permission
 from relay.sandbox.world.state import State
 
@@ -75,6 +85,24 @@ class Messages(MessageEvents):
         if finish is not None:
             finish(message)
         self.publish(channel, message)
+        return message
+
+    def post_as_application(
+        self, channel: Channel, app: Application, draft: Draft, finish: Finish, *, may_be_empty: bool = False
+    ) -> Message:
+        """An application's answer to an interaction, for which it needs no permission.
+
+        Where `finish` makes it an `EPHEMERAL` one, it is in no channel, and nobody is notified.
+        """
+        self._check_channel(channel)
+        message = self._make(channel, app.user.id, draft)
+        if not may_be_empty:
+            self._check_not_empty(message, draft)
+        message.webhook_id = message.application_id = app.id
+        finish(message)
+        if not message.flags & EPHEMERAL:
+            message.pinged = self._pinged(channel, message, draft, everyone=False)
+            self.publish(channel, message)
         return message
 
     def _check_channel(self, channel: Channel) -> None:

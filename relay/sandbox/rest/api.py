@@ -13,6 +13,7 @@ from aiohttp import web
 from relay.sandbox import errors
 from relay.sandbox.errors import ApiError
 from relay.sandbox.faults import Fault, Faults, reset
+from relay.sandbox.messages.forms import parse_snowflake
 from relay.sandbox.rate_limits import InvalidRequests, Limits, RateLimiter, Refusal
 from relay.sandbox.rest.requests import Call
 from relay.sandbox.world.files import FileStore
@@ -21,7 +22,7 @@ from relay.sandbox.world.state import State
 
 PREFIX = "/api/v10"
 _VIA = {"Via": "1.1 google"}
-_MAJOR = ("channel_id", "guild_id", "webhook_id", "webhook_token")
+_MAJOR = ("channel_id", "guild_id", "webhook_id", "webhook_token", "interaction_token")
 
 log = structlog.get_logger(__name__)
 
@@ -105,7 +106,9 @@ class Api:
             app = self._authenticate(request, bot=bot)
             who = str(app.id) if app is not None else f"ip:{request.remote}"
             major = ":".join(request.match_info[name] for name in _MAJOR if name in request.match_info)
-            verdict = self.limiter.take(who, method, path, major, self.state.clock())
+            verdict = self.limiter.take(
+                who, method, path, major, self.state.clock(), counted=not self._for_interaction(request)
+            )
             headers = verdict.headers
             if verdict.refusal is not None:
                 return self._too_fast(verdict.refusal, headers)
@@ -133,6 +136,14 @@ class Api:
         if app is None and (bot or scheme):
             raise errors.unauthorised()
         return app
+
+    def _for_interaction(self, request: web.Request) -> bool:
+        """Whether a request answers an interaction: these do not count towards the global limit."""
+        named = request.match_info
+        return "interaction_token" in named or ("webhook_token" in named and self._is_application(named["webhook_id"]))
+
+    def _is_application(self, number: str) -> bool:
+        return (parse_snowflake(number) or 0) in self.state.applications
 
     # --- Faults -------------------------------------------------------------------------------------------
 

@@ -89,6 +89,18 @@ class Call:
         body = await self.json(file_limit(guild))
         return read_draft(body, self._uploads), body
 
+    def draft_from(self, body: Json, path: str) -> Draft:
+        """A part of the body, which has been read, as a message."""
+        return read_draft(body, self._uploads, path)
+
+    async def json_list(self) -> list[Any]:
+        """The body's JSON array."""
+        if self._body is None:
+            self._body = await self._read(_FILE_LIMITS[0])
+        if not isinstance(self._body, list):
+            raise errors.form_error("", "LIST_TYPE_CONVERT", "Only iterables may be used in a ListType")
+        return self._body
+
     async def json(self, max_file: int = _FILE_LIMITS[0]) -> Json:
         """The body's JSON object; of a multipart body its `payload_json`. Files may be `max_file` bytes each."""
         if self._body is None:

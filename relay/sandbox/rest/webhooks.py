@@ -14,6 +14,7 @@ from relay.sandbox.messages.messages import Messages
 from relay.sandbox.messages.render import message as render_message
 from relay.sandbox.messages.threads import FORUMS
 from relay.sandbox.rest.api import Api, TooFast
+from relay.sandbox.rest.interactions import InteractionRoutes
 from relay.sandbox.rest.requests import Call
 from relay.sandbox.world import render
 from relay.sandbox.world.dispatch import Intent
@@ -87,13 +88,14 @@ class Webhooks:
 
 
 class WebhookRoutes:
-    """`/webhooks…` and `/channels/{id}/webhooks`."""
+    """`/webhooks…` and `/channels/{id}/webhooks`. An interaction's token stands where a webhook's would."""
 
-    def __init__(self, api: Api, messages: Messages, webhooks: Webhooks) -> None:
+    def __init__(self, api: Api, messages: Messages, webhooks: Webhooks, interactions: InteractionRoutes) -> None:
         self.api = api
         self.state = api.state
         self.messages = messages
         self.webhooks = webhooks
+        self.interactions = interactions
 
     def register(self, router: web.UrlDispatcher) -> None:
         """Add the routes."""
@@ -176,6 +178,9 @@ class WebhookRoutes:
 
     async def execute(self, call: Call) -> Any:
         """Post through it. Answers with the message only if `wait` is true."""
+        interaction = self.interactions.of(call)
+        if interaction is not None:
+            return await self.interactions.follow_up(call, interaction)
         hook = self._own(call)
         refusal = self.api.limiter.take_webhook(str(hook.channel_id), self.state.clock())
         if refusal is not None:
@@ -200,18 +205,28 @@ class WebhookRoutes:
 
     async def get_message(self, call: Call) -> Any:
         """A message of this webhook."""
+        interaction = self.interactions.of(call)
+        if interaction is not None:
+            return self.interactions.get(call, interaction)
         return render_message(self.state, self._message(call)[1])
 
     async def edit_message(self, call: Call) -> Any:
         """Change a message of this webhook."""
+        interaction = self.interactions.of(call)
+        if interaction is not None:
+            return await self.interactions.edit(call, interaction)
         self._message(call)
         draft, _ = await call.draft(self.state.guilds[self._own(call).guild_id])
         channel, message = self._awake(call)
         self.messages.apply_edit(channel, message, draft)
         return render_message(self.state, message)
 
-    async def delete_message(self, call: Call) -> Any:
+    async def delete_message(self, call: Call) -> None:
         """Take a message of this webhook away."""
+        interaction = self.interactions.of(call)
+        if interaction is not None:
+            self.interactions.delete(call, interaction)
+            return
         channel, message = self._awake(call)
         self.messages.remove(channel, [message.id])
 

@@ -55,7 +55,7 @@ class Dispatch:
     """Something that happened."""
 
     event: str
-    intents: Intent  # a session needs one of them
+    intents: Intent  # a session needs one of them; none: it needs none
     guild_id: int
     render: Callable[[Viewer], Json]  # makes the payload for one viewer
     channel: Channel | None = None  # only for those who may view it

@@ -34,6 +34,7 @@ class Application:
     members: bool = True
     presences: bool = False
     emojis: "dict[int, Emoji]" = field(default_factory=dict)  # its own, which no guild has
+    commands: "dict[int, Command]" = field(default_factory=dict)  # global ones and those of guilds
 
 
 @dataclass(slots=True)
@@ -236,6 +237,34 @@ class Webhook:
     creator_id: int
     application_id: int | None = None  # of the bot that made it; None: a person made it
     avatar: str | None = None
+
+
+@dataclass(slots=True)
+class Command:
+    """A command of an application."""
+
+    id: int
+    application_id: int
+    guild_id: int | None  # None: a global one
+    version: int
+    definition: Json  # as Discord keeps it
+
+
+@dataclass(slots=True)
+class Interaction:
+    """A person used a command. Times are in seconds since 1970."""
+
+    id: int
+    application_id: int
+    channel_id: int
+    user_id: int
+    token: str
+    command: str  # its name, with those of its sub-commands
+    data: Json
+    created_at: float
+    answered_at: float | None = None
+    messages: list[Message] = field(default_factory=list)  # the answers, the original one first
+    original_gone: bool = False
 
 
 @dataclass(slots=True)

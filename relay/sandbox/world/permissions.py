@@ -29,6 +29,7 @@ class Permission(IntFlag):
     MANAGE_ROLES = 1 << 28
     MANAGE_WEBHOOKS = 1 << 29
     MANAGE_GUILD_EXPRESSIONS = 1 << 30
+    USE_APPLICATION_COMMANDS = 1 << 31
     MANAGE_THREADS = 1 << 34
     CREATE_PUBLIC_THREADS = 1 << 35
     CREATE_PRIVATE_THREADS = 1 << 36
@@ -56,6 +57,7 @@ EVERYONE = (
     | Permission.SEND_VOICE_MESSAGES
     | Permission.SEND_POLLS
     | Permission.CHANGE_NICKNAME
+    | Permission.USE_APPLICATION_COMMANDS
 )
 # What a relay is given when it is invited.
 BOT = EVERYONE | Permission.MANAGE_WEBHOOKS | Permission.MANAGE_MESSAGES
