@@ -14,6 +14,7 @@ from relay.demo.feed import Feed
 from relay.demo.homeserver import Homeserver
 from relay.demo.script.edge_cases import edges
 from relay.demo.script.files import files
+from relay.demo.script.people import people
 from relay.demo.script.runner import Line, ScriptRun
 from relay.demo.script.structured import more
 from relay.demo.script.talk import talk
@@ -47,7 +48,7 @@ class Environment:
 
 def script() -> tuple[Line, ...]:
     """The whole script."""
-    return (*talk(), *more(), *files(), *edges())
+    return (*talk(), *people(), *more(), *files(), *edges())
 
 
 @asynccontextmanager

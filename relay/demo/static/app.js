@@ -83,6 +83,7 @@ function status(now) {
   const drops = Object.entries(now.dropped);
   $("dropped").textContent = drops.reduce((sum, [, count]) => sum + count, 0);
   $("features").textContent = drops.length ? `(${drops.map(([feature, count]) => `${feature} ${count}`).join(", ")})` : "";
+  $("features").title = $("features").textContent; // all of it, where the strip is too narrow
 }
 
 $("theme").addEventListener("click", () => {
