@@ -105,12 +105,15 @@ const ARROWS = { to_matrix: "→", to_discord: "←", both: "↔" };
 
 function journal(entry) {
   const own = entry.way === "to_matrix" ? "discord" : "matrix";
+  const words = [h("b", {}, entry.what), entry.who ? ` ${entry.who}` : ""];
   const line = h("li", { data: { way: entry.way, state: entry.state } },
     h("span", { className: "arrow", "aria-hidden": "true" }, entry.state === "dropped" ? "✕" : ARROWS[entry.way]),
-    h("span", { className: "what" }, h("b", {}, entry.what), entry.who ? ` ${entry.who}` : "", entry.why ? h("small", {}, entry.why) : null),
+    h("span", { className: "what" },
+      entry.source ? h("button", { type: "button", title: "Show the message", on: { click: () => show(own, entry.source) } }, words) : words,
+      entry.why ? h("small", {}, entry.why) : null),
     entry.ms === null ? null : h("data", { value: String(entry.ms) }, took(entry.ms)));
   line.setAttribute("aria-label", `${entry.what} ${entry.who}, ${entry.way === "to_matrix" ? "Discord to Matrix" : "Matrix to Discord"}, ${entry.state === "dropped" ? `dropped: ${entry.why}` : took(entry.ms)}`);
-  if (entry.source) { line.classList.add("press"); line.addEventListener("click", () => show(own, entry.source)); }
+  if (entry.source) line.classList.add("press");
   // The reason is said once for drops of one kind in a row.
   const before = $("journal").firstElementChild;
   line.dataset.kind = `${entry.state} ${entry.what}`;

@@ -17,7 +17,7 @@ export function createPanel(side, { people, place, alert, show, badge }) {
 
   root.querySelector("h2").textContent = place.name;
   root.querySelector("header p").textContent = place.note;
-  list.setAttribute("aria-label", `Messages in ${place.name} on ${SIDES[side].name}`);
+  scroller.setAttribute("aria-label", `Messages in ${place.name} on ${SIDES[side].name}`);
   const latest = (key) => [...list.children].map((item) => messages.get(item.dataset.id).view()).findLast((view) => view.author.key === key);
   const composer = createComposer(root, side, { people, place, alert, latest, sent: bottom });
   if (side === "matrix") {
