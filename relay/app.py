@@ -25,6 +25,8 @@ from relay.domain.ids import ChannelAddress
 from relay.domain.pair import Pair
 from relay.errors import ConfigurationError, RelayError, StoreUnavailable, ungrouped
 from relay.media.library import Library
+from relay.media.links import SignedLinks, link_key
+from relay.media.proxy import MediaProxy
 from relay.store.lease import hold
 from relay.store.migrate import upgrade
 from relay.store.pruning import Pruner
@@ -119,11 +121,17 @@ class Daemon:
         stack.push_async_callback(matrix.close)
         files.serve(discord.platform, discord)
         files.serve(matrix.platform, matrix)
+        proxy = await self._media_proxy(store)
+        if proxy is not None:
+            stack.push_async_callback(proxy.close)
+            proxy.serve(discord.platform, discord)
+            proxy.serve(matrix.platform, matrix)
         core = assemble(
             store=store,
             pairs=self._pairs,
             adapters={discord.platform: discord, matrix.platform: matrix},
             files=files,
+            links=proxy,
             clock=clock,
             rng=rng,
             reconcile_window=timedelta(seconds=settings.store.reconcile_window),
@@ -143,7 +151,17 @@ class Daemon:
                 declared=core.pairs.declared_channels,
                 forget_counters=core.status.forget_undeclared,
             ),
-            web=WebServer(status=core.status, settings=settings.web) if settings.web.listen else None,
+            web=WebServer(status=core.status, settings=settings.web, files=proxy) if settings.web.listen else None,
+        )
+
+    async def _media_proxy(self, store: Store) -> MediaProxy | None:
+        """What serves files to those who have a link; None if the world does not reach us."""
+        web = self.settings.web
+        if not web.public_url:
+            return None
+        key = await link_key(store)
+        return MediaProxy(
+            SignedLinks(public_url=web.public_url, key=key, lifetime=web.link_lifetime, clock=self._clock)
         )
 
     def _catchup_limit(self, address: ChannelAddress) -> int:

@@ -115,6 +115,10 @@ def _contradictions(source: Source) -> Iterator[Mistake]:
         yield Mistake(
             origin.where(("matrix", "access_token")), "there is neither an access token nor a password", remedy
         )
+    web = values.get("web", {})
+    if isinstance(web, dict) and web.get("public_url") and web.get("listen") == "":
+        remedy = 'write an address like listen = "127.0.0.1:9464", or remove public_url'
+        yield Mistake(origin.where(("web", "public_url")), "nothing listens there: [web] listen is empty", remedy)
     for sections, key, remedy in (
         (("pairs",), "discord_channel", "a channel can be in one pair only: remove one of the two"),
         (LISTS, "matrix_room", "a room can be listed once only: remove one of the two"),

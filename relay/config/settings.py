@@ -17,6 +17,7 @@ from relay.config.values import (
     Name,
     Number,
     Password,
+    PublicUrl,
     Room,
     Seconds,
     Snowflake,
@@ -79,12 +80,16 @@ class StoreSettings(Section):
 
 
 class WebSettings(Section):
-    """`[web]`: the status page, the metrics and the health checks."""
+    """`[web]`: the status page, the metrics, the health checks, and files for those who have a link."""
 
     # `host:port`, or "" for no web server.
     listen: ListenAddress = Field(default="127.0.0.1:9464", examples=['"127.0.0.1:9464"'])
     # Host names that requests may be for, besides localhost and the one in `listen`. Text with commas in the file.
     hosts: HostNames = Field(default=(), examples=['"relay, status.example.org"'])
+    # Where the world reaches `/media/` of this server, "" for nowhere. Files that cannot cross get links there.
+    public_url: PublicUrl = Field(default="", examples=['"https://relay.example.org"'])
+    # How long such a link works, in seconds; None is for ever.
+    link_lifetime: KeptFor = Field(default=90 * 86400.0, examples=['"90d"'])
 
 
 class LogSettings(Section):

@@ -66,6 +66,10 @@ def _url(value: str) -> str:
     return value.rstrip("/")
 
 
+def _public_url(value: str) -> str:
+    return _url(value) if value else value
+
+
 def _store_url(value: str) -> str:
     path = value.removeprefix("sqlite:///")
     if path == value or path in ("", "/", ":memory:") or set(path) & set("?#\0"):
@@ -165,6 +169,7 @@ def _password(value: SecretStr) -> SecretStr:
 Snowflake = Annotated[str, BeforeValidator(_snowflake)]
 Room = Annotated[str, AfterValidator(_room)]
 Url = Annotated[str, AfterValidator(_url)]
+PublicUrl = Annotated[str, AfterValidator(_public_url)]
 Seconds = Annotated[float, BeforeValidator(_seconds), Field(ge=0, allow_inf_nan=False)]
 KeptFor = Annotated[float | None, BeforeValidator(_kept_for)]
 Number = Annotated[int, BeforeValidator(_number)]

@@ -18,7 +18,7 @@ from relay.core.intake.router import Router
 from relay.core.offload import Conversions
 from relay.core.pairs import PairDirectory
 from relay.core.people.commands import Commands
-from relay.core.ports import Adapter, Clock, Files, HistoryReader, LatestReader, NameReader
+from relay.core.ports import Adapter, Clock, Files, HistoryReader, LatestReader, MediaLinks, NameReader
 from relay.core.status.counters import Status
 from relay.core.storage import Store
 from relay.domain.ids import Platform
@@ -41,6 +41,7 @@ def assemble(
     pairs: Sequence[Pair],
     adapters: Mapping[Platform, Adapter],
     files: Files | None = None,
+    links: MediaLinks | None = None,
     clock: Clock,
     rng: random.Random,
     reconcile_window: timedelta = timedelta(hours=48),
@@ -84,6 +85,7 @@ def assemble(
             reply_gate=ReplyGate(lookups=lookups, clock=clock),
             late_files=late_files,
             conversions=conversions,
+            links=links,
         ),
         executor=Executor(store=store, entries=entries, conversions=conversions, status=status, clock=clock),
         entries=entries,

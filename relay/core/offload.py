@@ -75,12 +75,16 @@ class TemporaryFile:
 
     async def beginning(self) -> bytes:
         """The first bytes, enough to see which kind of file it is."""
-        return await asyncio.to_thread(self._read, 0)
+        return await self.read(0)
+
+    async def read(self, place: int) -> bytes:
+        """Some bytes from a place on; none at the end."""
+        return await asyncio.to_thread(self._read, place)
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """All of it from the start. Several readers do not disturb each other."""
         place = 0
-        while chunk := await asyncio.to_thread(self._read, place):
+        while chunk := await self.read(place):
             place += len(chunk)
             yield chunk
 

@@ -372,6 +372,47 @@ class Sender:
     author: UserRef
 
 
+@runtime_checkable
+class PublicSource(Protocol):
+    """A `MediaSource` whose platform itself lets anyone read a file, at an address that may end soon."""
+
+    async def public_url(self, media: MediaRef) -> str:
+        """An address of the file that works now. Raises `TargetGone`, `FileUnavailable`, `Transient`."""
+        ...
+
+
+class MediaLinks(Protocol):
+    """Links that anyone can open, without an account, to files that cannot cross."""
+
+    def link(self, media: MediaRef, *, name: str, size: int | None, since: datetime | None) -> str | None:
+        """A link to a file of the name `name`; None where none can be made. No I/O; the same arguments, the same link.
+
+        Whoever has it may read the file. So it is made only while a command of a pair that names the file is resolved:
+        that is the proof that the file belongs to a message that is mirrored. `since`: when that was queued. Some time
+        after that the link ends; with None never.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class LinkedFile:
+    """A file that a link leads to, while it is read."""
+
+    name: str  # safe on any platform
+    # If browsers may show it: its first bytes say the same as its platform, and such files cannot run anything.
+    inline_type: str | None
+    size: int | None  # in bytes; None if that is not known yet
+    tag: str  # tells it from every other file, and shows nothing of it
+    read: Callable[[int], AsyncIterator[bytes]]  # the bytes from a place on; raises `FileUnavailable`, `Permanent`
+
+
+@dataclass(frozen=True, slots=True)
+class LinkedElsewhere:
+    """A file that a link leads to, which its platform itself gives to anyone."""
+
+    url: str
+
+
 class Files(Protocol):
     """Files of all platforms, for an adapter to send to its own."""
 

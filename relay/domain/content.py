@@ -65,7 +65,7 @@ class Attachment:
     waveform: tuple[int, ...] = ()
     # A still of a video.
     thumbnail: MediaRef | None = None
-    # Where a reader can open it on its own platform, "" for nowhere.
+    # Where a reader can open it, on its own platform or by a link of ours; "" for nowhere.
     url: str = ""
     # If `url` expires: a link to its message, which does not.
     page: str = ""

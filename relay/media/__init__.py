@@ -1,4 +1,5 @@
 """Files on their way from one platform to the other: opened, measured and checked, late ones fetched in the background.
 
-Implements `core.ports.Files`. Only `app` imports it; it imports core and domain, and asks adapters through a protocol.
+`links` and `proxy` are for those that cannot cross. Implements `core.ports.Files` and `MediaLinks`. Only `app` imports
+this; it imports core and domain, and asks adapters through a protocol.
 """

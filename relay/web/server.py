@@ -1,4 +1,4 @@
-"""The HTTP server: `/`, `/metrics`, `/healthz`, `/readyz`. Reads `core.status` and writes nothing."""
+"""The HTTP server: `/`, `/metrics`, `/healthz`, `/readyz` and, with a `public_url`, `/media/…`. It writes nothing."""
 
 import asyncio
 import errno
@@ -19,6 +19,7 @@ from relay.config.settings import WebSettings
 from relay.core.status.counters import Histogram
 from relay.core.status.report import Report, side_as_json
 from relay.errors import FatalError, StoreError
+from relay.web.media import MEDIA, FileSource, MediaRoutes
 from relay.web.metrics import registry
 from relay.web.page import render
 
@@ -137,6 +138,12 @@ class Connections:
             handle.cancel()
             self._answering[transport] = _after(self._seconds, transport)
 
+    def goes_on(self, transport: asyncio.BaseTransport | None, seconds: float) -> None:
+        """The answer takes longer, or a piece of it was written: it has so many seconds from now."""
+        if transport is not None and (handle := self._answering.pop(transport, None)) is not None:
+            handle.cancel()
+            self._answering[transport] = _after(seconds, transport)
+
     def answered(self, transport: asyncio.BaseTransport | None) -> None:
         """The answer is there, and is about to be written."""
         if transport is not None and (handle := self._answering.pop(transport, None)) is not None:
@@ -215,12 +222,16 @@ class StatusSource(Protocol):
 
 @dataclass(slots=True, kw_only=True)
 class WebServer:
-    """Serves the status page, the metrics and the health checks."""
+    """Serves the status page, the metrics, the health checks, and files to those who have a link."""
 
     status: StatusSource
     # With port 0 in `listen`, the system chooses one.
     settings: WebSettings
+    # What the links under `public_url` lead to.
+    files: FileSource | None = None
     _hosts: AllowedHosts = field(init=False)
+    # The host of `public_url`: nothing but files is there for the world, whatever a proxy passes on.
+    _public_host: str = field(init=False, default="")
     _style: str = field(init=False)
     _connections: Connections | None = field(init=False, default=None)
     _server: asyncio.Server | None = field(init=False, default=None)
@@ -228,6 +239,8 @@ class WebServer:
 
     def __post_init__(self) -> None:
         self._hosts = AllowedHosts(self.settings.listen, self.settings.hosts)
+        if self.settings.public_url:
+            self._public_host = _normalised(URL(self.settings.public_url).host or "")
         self._style = files("relay.web").joinpath("page.css").read_text(encoding="utf-8")
 
     async def run(self) -> None:
@@ -271,7 +284,14 @@ class WebServer:
         application.router.add_get("/metrics", self._metrics)
         application.router.add_get("/healthz", self._healthz)
         application.router.add_get("/readyz", self._readyz)
+        if self.files is not None:
+            media = MediaRoutes(self.files, self.settings.public_url, goes_on=self._goes_on)
+            application.router.add_routes(media.routes())
         return application
+
+    def _goes_on(self, request: web.Request, seconds: float) -> None:
+        assert self._connections is not None  # noqa: S101 - the server has started
+        self._connections.goes_on(request.transport, seconds)
 
     @web.middleware
     async def _timed(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -292,9 +312,18 @@ class WebServer:
             raise web.HTTPBadRequest(text="The request has no Host header.")
         # Before HTTP/1.1 the header is optional, but every browser sends it.
         socket_name = request.get_extra_info("sockname") or ("",)
-        if len(named) > 1 or not all(self._hosts.allows(name, socket_name[0]) for name in named):
-            raise web.HTTPMisdirectedRequest(text="This host name is not served. Add it to [web] hosts.")
-        return await handler(request)
+        if len(named) <= 1 and all(self._hosts.allows(name, socket_name[0]) for name in named):
+            return await handler(request)
+        if len(named) == 1 and self._is_public(named[0]):
+            if request.match_info.route.name in MEDIA:
+                return await handler(request)
+            raise web.HTTPNotFound
+        raise web.HTTPMisdirectedRequest(text="This host name is not served. Add it to [web] hosts.")
+
+    def _is_public(self, host: str) -> bool:
+        """Whether a `Host` header names the host of `public_url`."""
+        match = _FIELD.fullmatch(host.strip())
+        return match is not None and bool(self._public_host) and _normalised(match[1]) == self._public_host
 
     async def _report(self) -> Report:
         try:
@@ -330,7 +359,9 @@ async def _add_security_headers(request: web.Request, handler: Handler) -> web.S
     except web.HTTPException as refusal:
         refusal.headers.update(HEADERS)
         raise
-    response.headers.update(HEADERS)
+    for name, value in HEADERS.items():
+        # A file has some of its own.
+        response.headers.setdefault(name, value)
     return response
 
 

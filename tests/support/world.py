@@ -10,7 +10,7 @@ from pathlib import Path
 
 from relay.core.bootstrap import Core, assemble
 from relay.core.clock import SystemClock
-from relay.core.ports import Clock, Files
+from relay.core.ports import Clock, Files, MediaLinks
 from relay.domain.ids import ChannelAddress, ChannelRef, Platform
 from relay.domain.pair import LaneKey, Pair, PairPolicy
 from relay.store.unit_of_work import SqlStore, open_store
@@ -52,6 +52,7 @@ class World:
     seed: int = 1
     core: Core | None = None
     files: Files | None = None
+    links: MediaLinks | None = None
     clock: Clock = field(default_factory=SystemClock)
     discord_adapter: MemoryAdapter | None = None
     matrix_adapter: MemoryAdapter | None = None
@@ -73,6 +74,7 @@ class World:
             pairs=self.pairs,
             adapters={Platform.DISCORD: discord, Platform.MATRIX: matrix},
             files=self.files,
+            links=self.links,
             clock=self.clock,
             rng=random.Random(self.seed),
         )

@@ -302,6 +302,10 @@ class DiscordAdapter:
         """See `MediaSource.open_media`."""
         return self._media.open_media(media)
 
+    async def public_url(self, media: MediaRef) -> str:
+        """See `PublicSource.public_url`."""
+        return await self._media.public_url(media)
+
     def measure(self, text: RichText, author: Author | None) -> int:
         """See `Adapter.measure`. `capabilities` leaves room for the author's name."""
         return measure(text)

@@ -7,6 +7,7 @@ webhooks cannot post voice messages (https://docs.discord.com/developers/resourc
 import asyncio
 import re
 import sys
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
@@ -48,6 +49,9 @@ _GONE = frozenset({403, 404, 410, 415})
 STICKER_CONTENT_TYPE = "image/webp"
 STICKER_SUFFIX = "webp"
 
+_FRESH_SECONDS = 6 * 3600.0
+_MAX_FRESH = 1_000
+
 _LOTTIE_PROGRAM = Path(__file__).with_name("lottie_program.py")
 _LOTTIE_PATH = re.compile(r"/stickers/\d{1,20}\.json", re.ASCII)
 # Discord accepts half of it: https://docs.discord.com/developers/resources/sticker#create-guild-sticker
@@ -67,6 +71,8 @@ class Media:
         self._files = files
         self._hosts = _HOSTS | {_host(cdn_url)}
         self._stickers = StickerRenderer()
+        # Addresses with new signatures, and until when each is given out.
+        self._fresh: OrderedDict[str, tuple[str, float]] = OrderedDict()
 
     @property
     def carries(self) -> bool:
@@ -126,13 +132,34 @@ class Media:
             picture = await self._stickers.picture(_chunks(answer))
         yield MediaStream(len(picture), STICKER_CONTENT_TYPE, _whole(picture))
 
+    async def public_url(self, media: MediaRef) -> str:
+        """See `PublicSource.public_url`. A fresh address is used again for some hours: refreshing is rate-limited."""
+        url = media.locator
+        if not self._is_ours(url):
+            raise TargetGone("that is not the address of a file on Discord")
+        if not _is_signed(url):
+            return url
+        now = asyncio.get_running_loop().time()
+        known, until = self._fresh.get(url, ("", 0.0))
+        if now < until:
+            return known
+        with _translate_errors():
+            fresh = await self._refreshed(url)
+        if fresh is None:
+            raise TargetGone("Discord does not give the file out any more")
+        self._fresh[url] = (fresh, now + _FRESH_SECONDS)
+        self._fresh.move_to_end(url)
+        if len(self._fresh) > _MAX_FRESH:
+            self._fresh.popitem(last=False)
+        return fresh
+
     def _is_ours(self, url: str) -> bool:
         # URL parsers disagree about unusual characters, so only plain URLs are fetched.
         return _URL.fullmatch(url) is not None and _host(url) in self._hosts
 
     async def _refreshed(self, url: str) -> str | None:
         """The URL of an attachment with a new signature, after the old one has expired."""
-        if not urlsplit(url).path.startswith(("/attachments/", "/ephemeral-attachments/")):
+        if not _is_signed(url):
             return None
         route = Route("POST", "/attachments/refresh-urls", {})
         try:
@@ -156,6 +183,11 @@ def _host(url: str) -> tuple[str, str]:
     """The scheme, and the host with its port."""
     scheme, _, rest = url.partition("://")
     return scheme, rest.partition("/")[0]
+
+
+def _is_signed(url: str) -> bool:
+    """Whether it is the address of an attachment, which ends about a day after Discord has signed it."""
+    return urlsplit(url).path.startswith(("/attachments/", "/ephemeral-attachments/"))
 
 
 def _form(body: Json, attachments: Sequence[Attachment], files: Sequence[File]) -> MultipartWriter:

@@ -30,7 +30,7 @@ from relay.core.delivery.plan import (
     UpdateDeadLetters,
 )
 from relay.core.offload import Conversions
-from relay.core.ports import Clock
+from relay.core.ports import Clock, MediaLinks
 from relay.core.storage import Entry, Unreadable
 from relay.domain.commands import (
     DeleteMessage,
@@ -142,6 +142,7 @@ class Resolver:
     reply_gate: ReplyGate
     late_files: LateFiles
     conversions: Conversions
+    links: MediaLinks | None = None  # to files that cannot cross
 
     async def resolve(self, entry: Entry, *, suspect: bool) -> Plan:
         """What is to be done about an entry now.
@@ -230,12 +231,27 @@ class Resolver:
         """What a message says in its channel, and what stands above it of what it answers."""
         if command.parts:
             return command.content, None  # it has been cut already, with all that was found then
-        content = await self.lookups.content(target, command.content)
+        content = self._with_links(target.entry, await self.lookups.content(target, command.content))
         if isinstance(command, EditMessage) and target.shared is not None:
             return content, None  # a digest keeps its quoted lines
         if command.reply_to is None or target.replies_natively:
             return content, None
         return content, await self.lookups.quotation(target, command.reply_to, target.reply_to)
+
+    def _with_links(self, entry: Entry, content: Content) -> Content:
+        """`content` with a link of ours for each file, for words that stand for one; every try has the same.
+
+        What leads to the file's own platform stays beside it: it does not end.
+        """
+        if self.links is None or not content.attachments:
+            return content
+        files = []
+        for file in content.attachments:
+            url = None
+            if not file.text:
+                url = self.links.link(file.source, name=file.name, size=file.size, since=entry.queued_at)
+            files.append(file if url is None else replace(file, url=url, page=file.page or file.url))
+        return replace(content, attachments=tuple(files))
 
     async def _delete(self, entry: Entry, command: DeleteMessage) -> Delete | DeleteSuperseded:
         target = await self.lookups.target_about(entry, command.source, None, suspect=False)

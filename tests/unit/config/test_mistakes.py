@@ -64,7 +64,24 @@ def test_broken_toml_names_line_and_column(tmp_path: Path) -> None:
                 '"relay, status.example.org"'
             ),
         ),
-        (SIDES + "[web]\nport = 1", "relay.toml:9: [web] port: there is no such key; write one of hosts, listen"),
+        (
+            SIDES + "[web]\nport = 1",
+            "relay.toml:9: [web] port: there is no such key; write one of hosts, link_lifetime, listen, public_url",
+        ),
+        (
+            SIDES + '[web]\nlisten = ""\npublic_url = "https://relay.example.org"',
+            (
+                "relay.toml:10: [web] public_url: nothing listens there: [web] listen is empty; write an address like "
+                'listen = "127.0.0.1:9464", or remove public_url'
+            ),
+        ),
+        (
+            SIDES + '[web]\npublic_url = "relay.example.org"',
+            (
+                "relay.toml:9: [web] public_url: is not a web address; write it with its scheme, like "
+                '"https://example.org"'
+            ),
+        ),
         (
             SIDES + '[pairs]\nname = "x"',
             ("relay.toml:8: [pairs]: must be a list of pairs; start each of them with [[pairs]], in double brackets"),

@@ -1,0 +1,229 @@
+"""What links lead to: downloaded once, no further than it is read, and gone after a while."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+import pytest
+
+from relay.core.ports import LinkedElsewhere, LinkedFile, MediaStream
+from relay.domain.ids import MediaRef, Platform
+from relay.errors import FileUnavailable, NoRoom, Permanent, TargetGone
+from relay.media.proxy import Limits, MediaProxy, inline_type
+from tests.support.links import NOW, PNG, Files, path_of, signed
+
+KIB = 1024
+
+
+async def until(check: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not check():  # noqa: ASYNC110 - what is waited for happens in the proxy
+            await asyncio.sleep(0.005)
+
+
+@asynccontextmanager
+async def proxy(files: Files, **limits: Any) -> AsyncIterator[MediaProxy]:
+    made = MediaProxy(signed(), Limits(**{"patience": 5.0, **limits}))
+    made.serve(Platform.MATRIX, files)
+    yield made
+    await made.close()
+    assert files.open == 0
+
+
+def path(of: MediaProxy, files: Files, name: str) -> str:
+    return path_of(of.link(files.ref(name), name=f"{name}.bin", size=None, since=NOW))
+
+
+async def opened(of: MediaProxy, stack: AsyncExitStack, where: str) -> LinkedFile:
+    found = await stack.enter_async_context(of.open(where))
+    assert isinstance(found, LinkedFile)
+    return found
+
+
+async def read(file: LinkedFile, start: int = 0) -> bytes:
+    return b"".join([chunk async for chunk in file.read(start)])
+
+
+async def test_many_readers_make_one_download_and_each_may_begin_anywhere() -> None:
+    data = bytes(range(256)) * 4 * KIB
+    files = Files(film=data)
+    async with proxy(files) as relay, AsyncExitStack() as stack:
+        where = path(relay, files, "film")
+        readers = [await opened(relay, stack, where) for _ in range(5)]
+        found = await asyncio.gather(*(read(one, start * 1000) for start, one in enumerate(readers)))
+        assert found == [data[start * 1000 :] for start in range(5)]
+        assert {one.size for one in readers} == {len(data)}
+        assert files.opened == ["film"]
+
+
+async def test_a_download_stops_where_nobody_reads_and_ends_soon_after() -> None:
+    files = Files(film=bytes(4096 * KIB))
+    async with proxy(files, ahead=256 * KIB, linger=0.2) as relay:
+        async with relay.open(path(relay, files, "film")) as file:
+            assert isinstance(file, LinkedFile)
+            await until(lambda: files.read["film"] >= 256 * KIB)
+            await asyncio.sleep(0.05)
+            assert files.read["film"] < 512 * KIB
+        await until(lambda: files.open == 0)
+        assert files.read["film"] < 512 * KIB
+        async with relay.open(path(relay, files, "film")) as file:
+            assert isinstance(file, LinkedFile)
+            # Somebody jumps to the end.
+            assert len(await read(file, 4000 * KIB)) == 96 * KIB
+        assert files.opened == ["film", "film"]
+        async with relay.open(path(relay, files, "film")) as file:
+            assert isinstance(file, LinkedFile)
+            assert len(await read(file)) == 4096 * KIB
+        assert files.opened == ["film", "film"]
+
+
+async def test_what_lies_on_disk_is_bounded_and_what_was_read_last_stays() -> None:
+    files = Files(**{name: bytes(100 * KIB) for name in "abcd"})
+    async with proxy(files, max_disk=250 * KIB) as relay:
+        for name in "abac":
+            async with relay.open(path(relay, files, name)) as file:
+                assert isinstance(file, LinkedFile)
+                assert len(await read(file)) == 100 * KIB
+        assert files.opened == ["a", "b", "c"]
+        async with AsyncExitStack() as stack:
+            # What somebody reads stays; there is no room for more.
+            for name in "ac":
+                await opened(relay, stack, path(relay, files, name))
+            assert files.opened == ["a", "b", "c"]
+            with pytest.raises(NoRoom):
+                await opened(relay, stack, path(relay, files, "d"))
+
+
+async def test_nothing_is_kept_for_ever() -> None:
+    files = Files(a=PNG)
+    async with proxy(files, kept=0.05) as relay:
+        where = path(relay, files, "a")
+        for _ in range(2):
+            async with relay.open(where) as file:
+                assert isinstance(file, LinkedFile)
+                assert await read(file) == PNG
+            await asyncio.sleep(0.2)
+        assert files.opened == ["a", "a"]
+
+
+@pytest.mark.parametrize("tells_size", [True, False])
+async def test_what_is_too_large_has_no_link_or_stops(tells_size: bool) -> None:
+    files = Files(big=bytes(300 * KIB))
+    files.tells_size = tells_size
+    async with proxy(files, max_file=200 * KIB) as relay, AsyncExitStack() as stack:
+        assert relay.link(files.ref("big"), name="big", size=300 * KIB, since=NOW) is None
+        assert relay.link(files.ref("big"), name="big", size=100 * KIB, since=NOW) is not None
+        with pytest.raises(Permanent, match="too large to be passed on"):
+            await read(await opened(relay, stack, path(relay, files, "big")))
+
+
+async def test_a_server_that_hangs_is_given_up_and_keeps_nobody_else_waiting() -> None:
+    class Hanging(Files):
+        @asynccontextmanager
+        async def open_media(self, media: MediaRef) -> AsyncIterator[MediaStream]:
+            if "evil" in media.locator:
+                await asyncio.Event().wait()
+            async with super().open_media(media) as stream:
+                yield stream
+
+    files = Hanging(fine=PNG)
+    async with proxy(files, patience=0.3, linger=0.1, downloads=6, downloads_of_server=2) as relay:
+
+        async def at(locator: str) -> bytes:
+            where = path_of(relay.link(MediaRef(Platform.MATRIX, locator), name="x", size=None, since=NOW))
+            async with relay.open(where) as file:
+                assert isinstance(file, LinkedFile)
+                return await read(file)
+
+        many = [asyncio.create_task(at(f"mxc://evil.example/{number}")) for number in range(20)]
+        await asyncio.sleep(0.05)
+        assert await at("mxc://example.org/fine") == PNG
+        results = await asyncio.gather(*many, return_exceptions=True)
+        assert {type(one) for one in results} == {FileUnavailable}
+        assert sum("too many" in str(one) for one in results) == 18
+        assert sum("too long" in str(one) for one in results) == 2
+
+
+async def test_what_cannot_be_read_is_not_asked_for_again_at_once() -> None:
+    files = Files()
+    async with proxy(files, failed=0.2) as relay:
+        where = path(relay, files, "gone")
+        for _ in range(20):
+            with pytest.raises(TargetGone):
+                async with relay.open(where):
+                    raise AssertionError
+        assert files.opened == ["gone"]
+        files.files["gone"] = PNG
+        await asyncio.sleep(0.25)
+        async with relay.open(where) as file:
+            assert isinstance(file, LinkedFile)
+            assert await read(file) == PNG
+
+
+async def test_a_file_that_is_shorter_or_longer_than_it_says_is_not_passed_on_as_whole() -> None:
+    class Lying(Files):
+        by = 0
+
+        @asynccontextmanager
+        async def open_media(self, media: MediaRef) -> AsyncIterator[MediaStream]:
+            async with super().open_media(media) as stream:
+                yield MediaStream((stream.size or 0) + self.by, stream.content_type, stream.chunks)
+
+    for by in (10, -10):
+        files = Lying(a=bytes(200 * KIB))
+        files.by = by
+        async with proxy(files) as relay, AsyncExitStack() as stack:
+            with pytest.raises(FileUnavailable):
+                await read(await opened(relay, stack, path(relay, files, "a")))
+
+
+async def test_an_error_that_nobody_expected_is_not_told_to_the_reader() -> None:
+    files = Files()
+    files.errors["a"] = ValueError("a secret")
+    async with proxy(files) as relay:
+        with pytest.raises(FileUnavailable, match="something went wrong"):
+            async with relay.open(path(relay, files, "a")):
+                raise AssertionError
+
+
+async def test_files_that_their_platform_gives_to_anyone_are_read_there() -> None:
+    class Public(Files):
+        async def public_url(self, media: MediaRef) -> str:
+            return media.locator.replace("mxc:", "https:")
+
+    async with proxy(Files()) as relay:
+        relay.serve(Platform.MATRIX, Public())
+        # However large they are.
+        url = relay.link(MediaRef(Platform.MATRIX, "mxc://example.org/a"), name="a", size=10**12, since=NOW)
+        async with relay.open(path_of(url)) as found:
+            assert found == LinkedElsewhere("https://example.org/a")
+        assert relay.link(MediaRef(Platform.DISCORD, "https://cdn.example/a"), name="a", size=1, since=NOW) is None
+
+
+@pytest.mark.parametrize(
+    ("head", "declared", "expected"),
+    [
+        (PNG, "image/png", "image/png"),
+        (PNG, "IMAGE/JPEG; charset=x", "image/png"),
+        (PNG, "", "image/png"),
+        (PNG, "application/octet-stream", "image/png"),
+        (PNG, "text/html", None),
+        (PNG, "application/pdf", None),
+        (b"<html><script>alert(1)</script>", "image/png", None),
+        (b"<html><script>alert(1)</script>", "text/html", None),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'>", "image/svg+xml", None),
+        (b"%PDF-1.7", "application/pdf", None),
+        (b"PK\x03\x04", "application/zip", None),
+        (b"\0\0\0\x18ftypmp42", "video/mp4", "video/mp4"),
+        (b"\0\0\0\x18ftypmp42", "audio/mp4", "audio/mp4"),
+        (b"OggS", "video/ogg", "video/ogg"),
+        (b"OggS", "audio/evil", "audio/ogg"),
+        (b"plain words", "text/plain", None),
+        (b"", "image/png", None),
+    ],
+)
+def test_a_browser_shows_only_what_its_bytes_and_its_platform_call_the_same(
+    head: bytes, declared: str, expected: str | None
+) -> None:
+    assert inline_type(head, declared) == expected
