@@ -65,7 +65,7 @@ class Limits:
     linger: float = 20.0  # seconds for which a download goes on without a reader
     kept: float = 600.0  # seconds for which a file that nobody reads stays on disk
     patience: float = 45.0  # seconds for which a reader waits for bytes; proxies often wait for 60
-    failed: float = 15.0  # seconds for which a file that could not be read is not tried again
+    failed: float = 5.0  # seconds for which a file that could not be read is not tried again
 
 
 @dataclass(slots=True, eq=False)
