@@ -17,6 +17,7 @@ from relay.adapters.discord.api.client import RestClient
 from relay.adapters.discord.api.errors import translate_read_errors
 from relay.adapters.discord.api.rate_limits import REQUESTS_PER_SECOND, RateLimits
 from relay.adapters.discord.channels import Channels
+from relay.adapters.discord.commands import SlashCommands
 from relay.adapters.discord.gateway.buffers import ChannelBuffer, ChannelBuffers
 from relay.adapters.discord.gateway.connection import Gateway, check_token
 from relay.adapters.discord.gateway.guild_cache import PERMISSION_EVENTS, GuildCache
@@ -133,6 +134,9 @@ class DiscordAdapter:
             cache=message_cache,
             last_sent=self._poster.last_sent,
         )
+        self._commands = SlashCommands(
+            rest=self._rest, buffers=self._buffers, clock=clock, backoff=Backoff(self._rng, first=1.0, longest=60.0)
+        )
         self._gateway = Gateway(token=token, api_url=settings.api_url, rest=self._rest, clock=clock, rng=self._rng)
 
     @property
@@ -156,6 +160,7 @@ class DiscordAdapter:
                     group.create_task(self._check_refused_tokens(), name="discord token")
                     group.create_task(self._pump.run(self._receive), name="discord events")
                     group.create_task(self._channels.run(inbox, group), name="discord channels")
+                    group.create_task(self._commands.run(inbox), name="discord commands")
                     group.create_task(self._gateway.run(self), name="discord gateway")
         except FatalError as error:
             self._health = SideHealth("failed", str(error))
@@ -217,6 +222,7 @@ class DiscordAdapter:
         self._webhooks.all_changed()
         self._guilds.session_started(client)
         self._channels.session_started()
+        self._commands.session_started(self._identity.application)
         self._health = SideHealth("ready")
         _log.info("discord connected", user=self._identity.user, guilds=len(client.guilds))
 
@@ -236,6 +242,9 @@ class DiscordAdapter:
 
     def dispatched(self, event: str, data: Json) -> None:
         """See `Listener` in `gateway/connection.py`."""
+        if event == "INTERACTION_CREATE":
+            self._commands.received(data)
+            return
         if event == "WEBHOOKS_UPDATE":
             self._webhooks.changed(str(data["channel_id"]))
         self._guilds.update(event, data)

@@ -53,6 +53,9 @@ class Route:
     token: bool = True
     # Seconds that the client waits for the bucket. If it takes longer, it raises `Limited`, and the caller waits.
     max_wait: float = MAX_WAIT
+    # False for answers to commands: the limit of all requests together does not count them, and as each has an address
+    # of its own, no bucket needs to be kept for it.
+    limited: bool = True
     # What always follows the `?`.
     query: Mapping[str, str] = field(default_factory=dict)
 
@@ -130,6 +133,8 @@ class RestClient:
 
         `form` is sent instead of `body`, and has about `size` bytes. `reason` is shown in the guild's audit log.
         """
+        if not route.limited:
+            return await self._send(route, body, query, reason, form=form, timeout=self._timeout_for(size))
         bucket = route.bucket
         try:
             await self.limits.acquire(bucket, route.max_wait)
@@ -200,7 +205,8 @@ class RestClient:
                 allow_redirects=False,
             ) as response:
                 raw = await response.read()
-        self.limits.update(route.bucket, response.status, response.headers)
+        if route.limited:
+            self.limits.update(route.bucket, response.status, response.headers)
         if response.ok and (moment := _moment(response.headers.get("Date"))) is not None:
             self.time.told(moment, within=_DATE_STEP)
         document = await self.conversions.run(len(raw), _decode, raw)
@@ -216,7 +222,8 @@ class RestClient:
             retry_after = _retry_after(fields.get("retry_after"), headers.get("Retry-After"))
             # An answer without JSON comes from Cloudflare, which blocks our address and not one route.
             everywhere = bool(fields.get("global")) or "X-RateLimit-Global" in headers or not fields
-            self.limits.limit_reached(route.bucket, retry_after, everywhere=everywhere)
+            if route.limited:
+                self.limits.limit_reached(route.bucket, retry_after, everywhere=everywhere)
             raise Limited(retry_after)
         if status >= 500 or status < 400:
             raise Unanswered(f"Discord answered HTTP {status}", sent=True, answered=True)

@@ -50,6 +50,7 @@ RAW_EVENTS = frozenset(
         "TYPING_START",
         "GUILD_STICKERS_UPDATE",
         "WEBHOOKS_UPDATE",
+        "INTERACTION_CREATE",
     }
 )
 

@@ -1,0 +1,99 @@
+"""How slash commands are registered and read. Whether Discord takes a definition is the sandbox's word."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from relay.adapters.discord.commands import Interaction, definition, read_interaction, same_definition
+from relay.core.people.commands import COMMANDS
+from relay.domain.jsontext import Json
+from relay.sandbox.interactions.commands import Commands, read_command, render_command
+from relay.sandbox.messages.forms import Form
+from relay.sandbox.world.state import State
+
+
+def _registered(given: Json) -> Json:
+    """A definition as Discord gives it back."""
+    form = Form(given)
+    read = read_command(form, in_guild=False)
+    assert form.report == {}
+    state = State()
+    return render_command(Commands(state).put(state.add_application("relay"), None, read)[0])
+
+
+def test_discord_takes_the_definition_and_we_recognise_it() -> None:
+    ours = definition()
+    assert same_definition(ours, _registered(ours))
+    assert [option["name"] for option in ours["options"]] == [spec.name for spec in COMMANDS]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"description": "Something else."},
+        {"contexts": None},
+        {"name": "bridge"},
+        {"options": [{"type": 1, "name": "help", "description": "Only this."}]},
+    ],
+)
+def test_another_definition_is_another_one(change: Json) -> None:
+    assert not same_definition(definition(), _registered(definition() | change))
+
+
+def test_arguments_and_choices_count_too() -> None:
+    ours = definition()
+    option: Json = {"type": 3, "name": "account", "description": "d", "max_length": 255}
+    with_argument = ours | {"options": [{"type": 1, "name": "link", "description": "d", "options": [option]}]}
+    choices = {"choices": [{"name": "copies", "value": "copies"}]}
+    for other in (option | {"required": True}, option | {"max_length": 9}, option | choices):
+        theirs = ours | {"options": [{"type": 1, "name": "link", "description": "d", "options": [other]}]}
+        assert same_definition(theirs, _registered(theirs))
+        assert not same_definition(with_argument, _registered(theirs))
+
+
+GIVEN: Json = {
+    "id": "10",
+    "type": 2,
+    "token": "aW50-x_y",
+    "channel_id": "20",
+    "channel": {"id": "20", "type": 0, "parent_id": "5"},
+    "member": {"user": {"id": "30"}},
+    "data": {
+        "name": "relay",
+        "options": [{"type": 1, "name": "link", "options": [{"type": 3, "name": "account", "value": "@ada:x.org"}]}],
+    },
+}
+READ = Interaction("10", "aW50-x_y", "30", "20", "", "relay", ("link", "@ada:x.org"))
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({}, READ),
+        ({"channel": {"type": 11, "parent_id": "5"}}, replace(READ, parent="5")),
+        ({"member": None, "user": {"id": "30"}}, READ),
+        ({"data": {"name": "relay"}}, replace(READ, words=())),
+        ({"data": {"name": "relay", "options": [None, 5]}}, replace(READ, words=())),
+        ({"data": None}, replace(READ, command="None", words=())),
+        ({"type": 3}, None),
+        ({"id": "x"}, None),
+        ({"token": "../../channels"}, None),
+        ({"token": None}, None),
+        ({"channel_id": None}, None),
+        ({"member": {"user": {"id": "me"}}}, None),
+    ],
+)
+def test_what_is_read_of_an_interaction(change: Json, expected: Any) -> None:
+    assert read_interaction(GIVEN | change) == expected
+
+
+def test_the_token_is_in_no_text_of_it() -> None:
+    assert READ.token not in repr(READ)
+
+
+def test_words_are_cut_where_an_id_cannot_be_that_long() -> None:
+    options = [{"type": 1, "name": "link", "options": [{"type": 3, "name": "account", "value": "x" * 6000}]}]
+    found = read_interaction(GIVEN | {"data": {"name": "relay", "options": options}})
+    assert found is not None
+    assert [len(word) for word in found.words] == [4, 255]
