@@ -11,7 +11,7 @@ import structlog
 
 from relay.demo.daemon import DaemonProcess
 from relay.demo.feed import Feed
-from relay.demo.homeserver import Homeserver
+from relay.demo.homeserver import Homeserver, free_port
 from relay.demo.script.edge_cases import edges
 from relay.demo.script.files import files
 from relay.demo.script.people import people
@@ -99,6 +99,8 @@ def _write_configuration(
     directory: Path, server: SandboxServer, discord: DiscordSide, matrix: MatrixSide, homeserver: Homeserver
 ) -> Path:
     """A relay.toml as an operator writes it."""
+    # Links to files that are too large for the other side lead to the daemon: its port has to be known before.
+    listen = f"127.0.0.1:{free_port()}"
     sections: dict[str, dict[str, str]] = {
         "[discord]": {"token": discord.app.token, "api_url": server.api_url},
         "[matrix]": {
@@ -106,7 +108,7 @@ def _write_configuration(
             "user_id": matrix.relay_id,
             "access_token": matrix.relay_token,
         },
-        "[web]": {"listen": "127.0.0.1:0"},
+        "[web]": {"listen": listen, "public_url": f"http://{listen}"},
         "[log]": {"format": "json"},
         "[[pairs]]": {"name": PAIR, "discord_channel": str(discord.channel.id), "matrix_room": matrix.alias},
     }

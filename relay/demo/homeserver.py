@@ -197,7 +197,7 @@ class Homeserver:
             self._directory = Path(self._temporary.name)
         self._directory.mkdir(parents=True, exist_ok=True)
         if not self._port or (attempt and not self._port_is_given):
-            self._port = _free_port()
+            self._port = free_port()
         secret = self._directory / "registration_secret"
         if secret.exists():
             self._secret = secret.read_text()
@@ -334,7 +334,8 @@ async def _body(answer: aiohttp.ClientResponse) -> Json:
     return body
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody uses now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

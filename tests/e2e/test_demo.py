@@ -189,6 +189,16 @@ async def test_reaction_and_thread_stay_and_the_page_says_so(address: str, tmp_p
         await expect(page.locator("#features")).to_contain_text("reaction")
 
 
+async def test_command_is_answered_to_the_one_who_asked(address: str, tmp_path: Path) -> None:
+    async with browsing(address, tmp_path) as page:
+        await say(page, "discord", "/relay help")
+        answer = page.locator("#discord .message[data-kind=private]", has_text="whoami").first
+        await expect(answer.locator(".quote")).to_have_text("↱ Mira used /relay help", timeout=SECONDS)
+        await expect(answer.locator(".cross")).to_have_text("Only the one who asked can see this.")
+        await expect(answer.locator("[data-action=edit]")).to_be_hidden()
+        await picture(page, "laptop-light-command")
+
+
 async def test_everything_is_in_reach_of_the_keyboard(address: str, tmp_path: Path) -> None:
     async with browsing(address, tmp_path) as page:
         for words in ("porpoise one", "porpoise two"):

@@ -1,8 +1,11 @@
 """Lines of the script: files, stickers and custom emoji."""
 
 import base64
+import re
 from collections.abc import Sequence
 from functools import partial
+
+import aiohttp
 
 from relay.demo import sample_files
 from relay.demo.sample_files import SampleFile, sample_file
@@ -14,6 +17,8 @@ from relay.domain.jsontext import Json
 _MAP_SHOWS = "A map: from the old pier along a dashed line out to sea"
 _TIDES = SampleFile("tide-table.txt", b"06:12  4.1 m\n12:25  0.9 m\n18:37  4.3 m\n")
 _LOUDEST = 1024
+_TOO_MANY = 11 << 12  # 11 MiB in pieces of 256 bytes; Discord takes 10
+_LINK = re.compile(r"http://127\.0\.0\.1:\d+/media/[^\s<>()]+")
 
 
 def files() -> Sequence[Line]:
@@ -26,6 +31,7 @@ def files() -> Sequence[Line]:
         Line("voice message", "to_matrix", _voice_to_matrix),
         Line("voice message", "to_discord", _voice_to_discord),
         Line("any other file", "to_discord", _any_file),
+        Line("a file too large for Discord", "to_discord", _too_large),
         Line("custom emoji, moving too", "to_matrix", _emoji_to_matrix),
         Line("custom emoji", "to_discord", _emoji_to_discord),
         Line("sticker that moves", "to_matrix", partial(_sticker, "discord", "Jonas")),
@@ -134,6 +140,26 @@ async def _any_file(run: ScriptRun) -> str:
     run.spoken("matrix", await run.matrix.attach("ines", [OutgoingFile(_TIDES.name, _TIDES.data, _TIDES.content_type)]))
     (copy,) = await _arrive(run, "discord", "Ines", ("file", _TIDES))
     return copy.files[0].name
+
+
+async def _too_large(run: ScriptRun) -> str:
+    logbook = OutgoingFile("logbook.bin", bytes(range(256)) * _TOO_MANY, "application/octet-stream")
+    run.spoken("matrix", await run.matrix.attach("yusuf", [logbook], "All of our soundings:"))
+
+    def check(view: View) -> tuple[DisplayedMessage, str]:
+        copy = view.only("discord", "Yusuf")
+        contains(copy.body, "All of our soundings:", "logbook.bin")
+        link = _LINK.search(copy.body)
+        if copy.files or link is None:
+            raise Mismatch(f"no link, but {copy.body}")
+        return copy, link[0]
+
+    copy, link = await run.until(check)
+    run.take("discord", copy)
+    async with aiohttp.ClientSession() as anybody, anybody.get(link) as answer:
+        if await answer.read() != logbook.data:
+            raise Mismatch(f"the link leads to something else ({answer.status})")
+    return "a link that anybody can open"
 
 
 async def _emoji_to_matrix(run: ScriptRun) -> str:

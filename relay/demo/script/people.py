@@ -1,4 +1,4 @@
-"""Lines of the script: people look like people on the other side."""
+"""Lines of the script: people look like people on the other side, and can ask the relay."""
 
 import io
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from PIL import Image, ImageChops, ImageStat
 
 from relay.demo.portraits import portrait
-from relay.demo.script.runner import Line, Mismatch, ScriptRun
+from relay.demo.script.runner import Line, Mismatch, ScriptRun, View, contains
 from relay.demo.sides.base import DisplayedMessage, SideName
 
 _SMALL = (16, 16)
@@ -16,7 +16,10 @@ _ALIKE = 12.0
 
 def people() -> Sequence[Line]:
     """In the order in which they are played."""
-    return (Line("a face", "to_matrix", _face_on_matrix),)
+    return (
+        Line("a face", "to_matrix", _face_on_matrix),
+        Line("command, answered privately", "to_matrix", _command_on_discord),
+    )
 
 
 async def _face_on_matrix(run: ScriptRun) -> str:
@@ -25,6 +28,20 @@ async def _face_on_matrix(run: ScriptRun) -> str:
     copy = await run.across("discord", "Jonas", body)
     await _same_face(run, "matrix", copy, "jonas")
     return "his picture, in the message’s profile"
+
+
+async def _command_on_discord(run: ScriptRun) -> str:
+    await run.discord.say("mira", "/relay whoami")
+
+    def check(view: View) -> DisplayedMessage:
+        answers = view.fresh("discord", "private")
+        if len(answers) != 1:
+            raise Mismatch(f"{len(answers)} answers")
+        contains(answers[0].body, run.discord.id_of("mira"))
+        return answers[0]
+
+    run.take("discord", await run.until(check))
+    return "only the one who asked sees it"
 
 
 async def _same_face(run: ScriptRun, side: SideName, copy: DisplayedMessage, who: str) -> None:

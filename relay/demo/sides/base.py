@@ -9,7 +9,7 @@ from relay.domain.content import MediaKind
 from relay.domain.jsontext import Json
 
 SideName = Literal["discord", "matrix"]
-Kind = Literal["person", "bot", "system", "copy", "notice"]
+Kind = Literal["person", "bot", "system", "copy", "notice", "command", "private"]
 
 DIRECTION: dict[SideName, str] = {"discord": "to_matrix", "matrix": "to_discord"}
 """The word for the way that starts on a side."""
@@ -108,7 +108,8 @@ class DisplayedMessage:
     order: int  # sorts a side's messages
     at: int  # milliseconds since 1970, by the platform's clock
     author: MessageAuthor
-    # "copy": written by somebody on the other side; "notice": by the relay itself; "system": by Discord.
+    # "copy": written by somebody on the other side; "notice": by the relay itself; "system": by Discord; "command": to
+    # the relay; "private": an answer to a command, for one person.
     kind: Kind
     body: str  # Discord's markdown, or Matrix's plain body
     html: str = ""  # Matrix only

@@ -1,9 +1,11 @@
 """Discord in the demo: a guild with one channel, two people, a bot that is not ours, and the relay's application."""
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from relay.demo.portraits import portrait, relay_picture
 from relay.demo.sample_files import sample_file
@@ -15,6 +17,7 @@ from relay.demo.sides.base import (
     MessageAuthor,
     OutgoingFile,
     Participant,
+    Quoted,
     ReactionCount,
 )
 from relay.domain.jsontext import Json
@@ -34,7 +37,11 @@ CHANNEL = "general"
 PARTICIPANTS = (Participant("mira", "Mira"), Participant("jonas", "Jonas"))
 BOT = "Buildbot"
 FEED = "GitHub"
+RELAY = "relay"
 _APNG = 2
+_COMMANDS_SHOWN = 20
+
+T = TypeVar("T")
 
 
 class DiscordSide:
@@ -52,7 +59,7 @@ class DiscordSide:
         for user in self._people.values():
             if user is not owner:
                 self._state.add_member(self.guild, user)
-        self.app = self._state.add_application("relay")
+        self.app = self._state.add_application(RELAY)
         self.app.user.avatar = self._state.remember_avatar(server.files.put(relay_picture()))
         self._state.add_bot(self.guild, self.app)
         self._bot = self._state.add_application(BOT)
@@ -64,14 +71,11 @@ class DiscordSide:
         }
         self.sticker = self._state.add_sticker(self.guild, "ahoy", _APNG, self._stored("rocking.png")).id
         self._feed = server.control.create_webhook(self.channel.id, FEED, owner.id)["id"]
+        self._used: deque[int] = deque(maxlen=_COMMANDS_SHOWN)
         self._state.listeners.append(lambda _: changed())
-        noted = server.avatars.listener
-
-        def note(seen: Json) -> None:
-            noted(seen)
-            changed()
-
-        server.avatars.listener = note  # a picture comes after the message that shows it
+        # What comes after the message or the command that it belongs to: pictures, and private answers.
+        server.avatars.listener = _both(server.avatars.listener, changed)
+        server.interactions.listener = _both(server.interactions.listener, changed)
 
     @property
     def participants(self) -> Sequence[Participant]:
@@ -89,7 +93,9 @@ class DiscordSide:
 
     def seen(self) -> list[DisplayedMessage]:
         """The channel now, oldest first."""
-        return [self._seen(self.channel.messages[item]) for item in self.channel.order]
+        found = [self._seen(self.channel.messages[item]) for item in self.channel.order]
+        answers = [answer for used in self._used for answer in self._answers(used)]
+        return sorted(found + answers, key=lambda item: item.order) if answers else found
 
     async def read(self) -> list[DisplayedMessage]:
         """The same: the sandbox is in this process, and what it shows is what is."""
@@ -113,6 +119,18 @@ class DiscordSide:
             thread=None if thread is None else self._replies(thread),
             raw=raw,
         )
+
+    def _answers(self, used: int) -> "Iterator[DisplayedMessage]":
+        """What the person who used a command sees of it."""
+        interaction = self._server.interactions.get(used)
+        user = self._state.user(interaction.user_id)
+        asked = Quoted(str(used), user.global_name or user.username, f"used /{interaction.command}")
+        for message in interaction.messages:
+            yield replace(self._seen(message), kind="private", reply=asked)
+        if self._server.interactions.outcome(interaction) == "failed":
+            author = MessageAuthor(RELAY, badge="APP", avatar=self._avatar(self.app.user.avatar))
+            body, at = "The application did not respond.", round(interaction.created_at * 1000)
+            yield DisplayedMessage(f"{used}-failed", used, at, author, "private", body, reply=asked)
 
     def _replies(self, thread: Channel) -> tuple[DisplayedMessage, ...]:
         return tuple(self._seen(thread.messages[item]) for item in thread.order if thread.messages[item].type != 21)
@@ -153,8 +171,20 @@ class DiscordSide:
     # --- What people do -----------------------------------------------------------------------------------
 
     async def say(self, who: str, body: str, html: str = "", *, reply_to: str | None = None) -> str:
-        """Write, as a participant."""
+        """Write, as a participant; or use a command, where that is what the words are."""
+        if (given := view.slash_command(body, self._commands())) is not None:
+            return self._use(who, *given)
         return self._post(self.channel, self._person(who), {"content": body}, reply_to)
+
+    def _commands(self) -> list[Json]:
+        own, everywhere = (self._server.control.commands(self.app.id, guild) for guild in (self.guild.id, None))
+        return own + everywhere
+
+    def _use(self, who: str, name: str, options: Json) -> str:
+        with _refusals():
+            used = self._server.control.use_command(self.channel.id, self._person(who).id, name, options)
+        self._used.append(int(used["id"]))
+        return str(used["id"])
 
     def say_as_bot(self, body: str) -> str:
         """Write, as the bot that is not ours; the message's ID."""
@@ -276,6 +306,14 @@ class DiscordSide:
         if not target.isascii() or not target.isdigit():
             raise ActionRefused("there is no such message")
         return self._state.message(self.channel, int(target))
+
+
+def _both(noted: Callable[[T], None], changed: Callable[[], None]) -> Callable[[T], None]:
+    def note(seen: T) -> None:
+        noted(seen)
+        changed()
+
+    return note
 
 
 @contextmanager

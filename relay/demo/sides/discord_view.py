@@ -5,7 +5,7 @@ It reads by itself what the adapter reads too: a judge that shared the adapter's
 
 import base64
 import binascii
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -17,6 +17,7 @@ _EXCERPT = 140
 _VOICE = 1 << 13
 _SPOILER = 1 << 3
 _LOTTIE = 3
+_SUB_COMMAND_GROUP = 2
 _STICKER_PIXELS = 160
 _WRITTEN = frozenset({0, 19, 20, 23})
 _SAYS = {
@@ -86,6 +87,27 @@ def cards(raw: Json) -> tuple[Json, ...]:
 def milliseconds(moment: str) -> int:
     """A time of Discord's in milliseconds since 1970."""
     return round(datetime.fromisoformat(moment).timestamp() * 1000)
+
+
+def slash_command(body: str, registered: Sequence[Json]) -> tuple[str, Json] | None:
+    """The command and the options that a client makes of `/relay link @me:server`; None if it is a plain text."""
+    words = body.split()
+    if not body.startswith("/"):
+        return None
+    options = registered
+    path: list[str] = []
+    for word in words:
+        found = next((one for one in options if one["name"] == word.removeprefix("/" if not path else "")), None)
+        if found is None or (path and found["type"] > _SUB_COMMAND_GROUP):
+            break
+        path.append(found["name"])
+        options = found.get("options", ())
+    values = words[len(path) :]
+    return (
+        (" ".join(path), {option["name"]: value for option, value in zip(options, values, strict=False)})
+        if path
+        else None
+    )
 
 
 def _attachment(raw: Json, *, is_voice: bool) -> File:

@@ -37,6 +37,7 @@ PARTICIPANTS = (Participant("ines", "Ines"), Participant("yusuf", "Yusuf"))
 RELAY = "relay"
 _SYNC_MS = 25_000
 _EXCERPT = 140
+_COMMAND = re.compile(r"!relay\b")
 _MEDIA = re.compile(r"(?!\.)[\w.:-]+/[\w-]+", re.ASCII)
 
 _log = structlog.get_logger(__name__)
@@ -196,7 +197,7 @@ class MatrixSide:
     def _kind(self, item: Shown) -> Kind:
         if item.sender == self.relay_id:
             return "copy" if item.name else "notice"
-        return "person"
+        return "command" if _COMMAND.match(item.body) else "person"
 
     def _quoted(self, target: str, by_id: Mapping[str, Shown], *, plain: bool = False) -> Quoted:
         item = by_id.get(target)

@@ -57,7 +57,7 @@ export function createMessage(side, { act, names, show, plain }) {
     fill("cards", view.cards, (cards) => cards.map((each) => card(each, names)));
     fill("files", view.files, (files) => files.map((file) => media(side, file)));
     fill("reactions", view.reactions, (list) => list.map(({ key, count }) => h("span", { className: "reaction" }, key, " ", String(count))));
-    fill("cross", view.cross, (cross) => crossing(side, cross));
+    fill("cross", [view.cross, view.kind], ([cross, kind]) => kind === "private" ? ["Only the one who asked can see this."] : crossing(side, cross));
     thread.update(view.thread);
     for (const name of ["edit", "delete"]) toolbar.querySelector(`[data-action=${name}]`).hidden = view.kind !== "person";
     toolbar.querySelector("[data-action=thread]").hidden = Boolean(view.thread);

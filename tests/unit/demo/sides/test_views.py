@@ -130,3 +130,13 @@ def test_what_a_client_says_of_a_file_that_it_sends() -> None:
     other = OutgoingFile("a.pdf", b"1", "application/pdf")
     assert matrix_view.file_content(other, "mxc://x/2")["msgtype"] == "m.file"
     assert "duration" not in matrix_view.file_content(other, "mxc://x/2")["info"]
+
+
+def test_what_a_client_makes_of_a_slash() -> None:
+    link = {"type": 1, "name": "link", "options": [{"type": 3, "name": "account"}]}
+    registered = [{"name": "relay", "options": [link, {"type": 1, "name": "help"}]}]
+    assert discord_view.slash_command("/relay link @me:server", registered) == ("relay link", {"account": "@me:server"})
+    assert discord_view.slash_command("/relay help", registered) == ("relay help", {})
+    assert discord_view.slash_command("/relay", registered) == ("relay", {})
+    for text in ("/shrug", "relay help", "/relays", "/"):
+        assert discord_view.slash_command(text, registered) is None
