@@ -1,0 +1,82 @@
+"""What people ask the relay for on Discord, from end to end: `/relay …`, answered to them alone."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from tests.support.stack import FullStack, eventually
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+
+async def _ask(made: FullStack, command: str, *, who: str = "Ada", channel: str = "", **options: Any) -> str:
+    """What somebody reads who uses a command; that nobody else does is asserted."""
+    place = channel or next(iter(made.channels.values()))
+    await _offered(made)
+    used = made.control.use_command(place, made.people[who], command, options)["id"]
+    return await _read(made, used)
+
+
+async def _read(made: FullStack, interaction: str) -> str:
+    async def look() -> dict[str, Any]:
+        return dict(made.control.interaction(interaction))
+
+    seen = await eventually(look, lambda seen: seen["state"] in {"answered", "failed"}, what=made.daemon.log)
+    assert seen["state"] == "answered"
+    assert all(message["private"] for message in seen["messages"])
+    return "\n".join(message["content"] for message in seen["messages"])
+
+
+async def _offered(made: FullStack) -> None:
+    """Wait until Discord offers the command."""
+
+    async def look() -> list[Any]:
+        return made.control.commands(made.bot)
+
+    await eventually(look, bool, what=made.daemon.log)
+
+
+async def test_help_and_status_are_answered_to_one_person_alone(help_stack: FullStack) -> None:
+    said = await _ask(help_stack, "relay help")
+    assert "status" in said
+    assert "whoami" in said
+    assert "it works" in await _ask(help_stack, "relay status")
+    assert help_stack.people["Ben"] in await _ask(help_stack, "relay whoami", who="Ben")
+    help_stack.say("help", "and now for everybody")
+    assert await help_stack.until_matrix("help", bool) == ["and now for everybody"]
+    assert len(help_stack.on_discord("help")) == 1
+
+
+async def test_a_place_that_is_not_bridged(help_stack: FullStack) -> None:
+    elsewhere = help_stack.control.create_channel(help_stack.guild, "elsewhere")["id"]
+    assert "not connected" in await _ask(help_stack, "relay status", channel=elsewhere)
+    assert "status" in await _ask(help_stack, "relay help", channel=elsewhere)
+
+
+async def test_a_command_right_after_a_restart_and_one_of_another_relay(help_stack: FullStack) -> None:
+    await _ask(help_stack, "relay help")
+    before = help_stack.control.commands(help_stack.bot)
+    await help_stack.daemon.kill()
+    await help_stack.daemon.start(ready=False)
+
+    async def connected() -> bool:
+        return help_stack.control.connected(help_stack.bot)
+
+    await eventually(connected, bool, what=help_stack.daemon.log)
+    assert "status" in await _ask(help_stack, "relay help")
+    data = {"id": "1", "name": "bridge", "options": []}
+    channel, ada = help_stack.channels["help"], help_stack.people["Ada"]
+    old = help_stack.control.use_unknown_command(channel, ada, help_stack.bot, data)["id"]
+    assert "/relay help" in await _read(help_stack, old)
+    assert help_stack.control.commands(help_stack.bot) == before
+
+
+async def test_a_command_while_the_relay_is_away_is_not_carried_out_later(help_stack: FullStack) -> None:
+    await _offered(help_stack)
+    await help_stack.daemon.kill()
+    used = help_stack.control.use_command(help_stack.channels["help"], help_stack.people["Ada"], "relay help")["id"]
+    await asyncio.sleep(3.1)  # Discord's own limit
+    await help_stack.daemon.start()
+    assert "status" in await _ask(help_stack, "relay help")
+    assert help_stack.control.interaction(used)["state"] == "failed"
