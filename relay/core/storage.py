@@ -84,6 +84,31 @@ class LaneDepth:
     pair: str | None = None  # what the operator called its pair when that was last declared
 
 
+@dataclass(frozen=True, slots=True)
+class LinkCode:
+    """A code that links two accounts, once one of them says it."""
+
+    asked_by: UserRef
+    # What people call that account.
+    name: str
+    # The only account that may say the code.
+    bound_to: UserRef
+    # The code itself is not stored.
+    digest: str
+    expires_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class ForgetRequest:
+    """Somebody is to be forgotten, and that is under way."""
+
+    user: UserRef
+    # The copies of what they wrote go too.
+    copies: bool
+    # The last row of the message map that was looked at.
+    position: int = 0
+
+
 class MessageMap(Protocol):
     """Which message is a copy of which."""
 
@@ -158,6 +183,17 @@ class MessageMap(Protocol):
 
     async def recent(self, channel: ChannelRef, since: datetime, limit: int) -> tuple[Original, ...]:
         """Of the last `limit` originals of `channel` that are not deleted those written since, oldest first."""
+        ...
+
+    async def written_by(self, author: UserRef, after: int, limit: int) -> tuple[int, tuple[Original, ...]]:
+        """Look at the `limit` rows behind row `after`: the last of them, and those that `author` wrote.
+
+        The last of them is `after` once there are no more.
+        """
+        ...
+
+    async def forget_author(self, message_id: int) -> None:
+        """Remember an original no longer as somebody's: its author's ID is empty from now on."""
         ...
 
 
@@ -348,6 +384,66 @@ class KeyValues(Protocol):
         ...
 
 
+class People(Protocol):
+    """Whose accounts are linked, who has opted out, and who is to be forgotten."""
+
+    async def linked(self, user: UserRef) -> Mapping[Platform, UserRef]:
+        """The accounts that an account is linked with, at most one on each platform."""
+        ...
+
+    async def links_of(self, platform: Platform, other: Platform, limit: int) -> Mapping[UserRef, UserRef]:
+        """At most `limit` accounts of a platform that are linked with one on another platform, each with that."""
+        ...
+
+    async def link(self, one: UserRef, other: UserRef, since: datetime) -> None:
+        """The two accounts belong to one person."""
+        ...
+
+    async def unlink(self, user: UserRef) -> None:
+        """Forget every link of an account."""
+        ...
+
+    async def put_code(self, code: LinkCode) -> None:
+        """Remember a code. It replaces the one that the same account asked for before."""
+        ...
+
+    async def codes_for(self, user: UserRef, limit: int) -> Sequence[LinkCode]:
+        """At most `limit` codes that this account may say, the expired ones included."""
+        ...
+
+    async def forget_code(self, asked_by: UserRef) -> None:
+        """The code that an account asked for is not valid any more."""
+        ...
+
+    async def forget_codes(self, before: datetime) -> None:
+        """Forget the codes that expired before this moment."""
+        ...
+
+    async def has_opted_out(self, user: UserRef) -> bool:
+        """Whether what this account writes must not cross."""
+        ...
+
+    async def opt_out(self, user: UserRef, since: datetime) -> None:
+        """What this account writes must not cross."""
+        ...
+
+    async def opt_in(self, user: UserRef) -> None:
+        """What this account writes crosses again."""
+        ...
+
+    async def put_request(self, request: ForgetRequest) -> None:
+        """Remember that somebody is to be forgotten, and how far that has come."""
+        ...
+
+    async def requests(self, limit: int) -> Sequence[ForgetRequest]:
+        """At most `limit` of those who are to be forgotten."""
+        ...
+
+    async def forget_request(self, user: UserRef) -> None:
+        """Somebody has been forgotten."""
+        ...
+
+
 class UnitOfWork(Protocol):
     """One transaction and its repositories."""
 
@@ -367,6 +463,8 @@ class UnitOfWork(Protocol):
     def once_keys(self) -> OnceKeys: ...
     @property
     def key_values(self) -> KeyValues: ...
+    @property
+    def people(self) -> People: ...
 
 
 class Store(Protocol):

@@ -343,6 +343,53 @@ key_value = Table(
     Column("value", AnyText, nullable=False),
 )
 
+# Each link has two rows, one for each of its accounts.
+person_link = Table(
+    "person_link",
+    metadata,
+    Column("platform", AnyText, primary_key=True),
+    Column("account", AnyText, primary_key=True),
+    Column("other_platform", AnyText, primary_key=True),
+    Column("other_account", AnyText, nullable=False),
+    Column("since", Timestamp, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+# At most one for each account that asked for a link.
+link_code = Table(
+    "link_code",
+    metadata,
+    Column("platform", AnyText, primary_key=True),
+    Column("account", AnyText, primary_key=True),
+    Column("name", AnyText, nullable=False),  # of that account, as people see it
+    Column("for_platform", AnyText, nullable=False),  # of the account that may say the code
+    Column("for_account", AnyText, nullable=False),
+    Column("digest", AnyText, nullable=False),  # of the code
+    Column("expires_at", Timestamp, nullable=False),
+    Index(None, "for_platform", "for_account"),
+    sqlite_with_rowid=False,
+)
+
+opted_out = Table(
+    "opted_out",
+    metadata,
+    Column("platform", AnyText, primary_key=True),
+    Column("account", AnyText, primary_key=True),
+    Column("since", Timestamp, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+# Who asked to be forgotten, while that is under way.
+forgetting = Table(
+    "forgetting",
+    metadata,
+    Column("platform", AnyText, primary_key=True),
+    Column("account", AnyText, primary_key=True),
+    Column("copies", Boolean, nullable=False),  # the copies of their messages go too
+    Column("position", AnyInteger, nullable=False, server_default=text("0")),  # the last message that was looked at
+    sqlite_with_rowid=False,
+)
+
 store = Table(
     "store",
     metadata,

@@ -12,6 +12,7 @@ from sqlalchemy import Row, bindparam, delete, insert, select, text
 from relay.domain.pair import LaneKey
 from relay.store.repositories.message_map import SqlMessageMap
 from relay.store.repositories.outbox import SqlOutbox
+from relay.store.repositories.people import SqlPeople
 from relay.store.repositories.small_tables import (
     SqlChannels,
     SqlCursors,
@@ -54,6 +55,7 @@ class SqlUnitOfWork:
         self.media = SqlMediaCache(transaction)
         self.once_keys = SqlOnceKeys(transaction)
         self.key_values = SqlKeyValues(transaction)
+        self.people = SqlPeople(transaction)
 
 
 class SqlStore:

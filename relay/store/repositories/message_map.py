@@ -175,6 +175,21 @@ _RECENT = (
     .where(_standing.c.created_at >= bindparam("since"))
     .order_by(_standing.c.created_at, _standing.c.id)
 )
+# By the row's number: an index of authors would cost as much as the rest of the row.
+_next_rows = select(_m.id).where(_m.id > bindparam("after")).order_by(_m.id).limit(bindparam("at_most")).subquery()
+_LAST_OF_NEXT = select(func.max(_next_rows.c.id).label("id"))
+_WRITTEN_BY = (
+    select(message, channel.c.native_id.label("channel"))
+    .join(channel, channel.c.id == _without_index(_m.channel_id))
+    .where(
+        _m.id > bindparam("after"),
+        _m.id <= bindparam("last"),
+        _m.author == bindparam("of_author"),
+        channel.c.platform == bindparam("platform"),
+    )
+    .order_by(_m.id)
+)
+_FORGET_AUTHOR = update(message).where(_m.id == bindparam("message_id")).values(author="")
 
 
 @dataclass(slots=True)
@@ -292,6 +307,19 @@ class SqlMessageMap:
         """See `MessageMap.recent`."""
         rows = await self.transaction.all(_RECENT, {**_of_channel(channel), "since": since, "at_most": limit})
         return tuple(_original(row, channel) for row in rows)
+
+    async def written_by(self, author: UserRef, after: int, limit: int) -> tuple[int, tuple[Original, ...]]:
+        """See `MessageMap.written_by`."""
+        row = await self.transaction.first(_LAST_OF_NEXT, {"after": after, "at_most": limit})
+        if row is None or row.id is None:
+            return after, ()
+        values = {"after": after, "last": row.id, "of_author": author.id, "platform": author.platform}
+        rows = await self.transaction.all(_WRITTEN_BY, values)
+        return row.id, tuple(_original(found, ChannelRef(author.platform, found.channel)) for found in rows)
+
+    async def forget_author(self, message_id: int) -> None:
+        """See `MessageMap.forget_author`."""
+        await self.transaction.defer(_FORGET_AUTHOR, {"message_id": message_id})
 
 
 def _of_ref(ref: MessageRef) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from relay.cli import main
 from relay.core.clock import SystemClock
 from relay.core.ports import Cursor
 from relay.core.status.recorder import StatusRecorder
-from relay.core.storage import Copy
+from relay.core.storage import Copy, ForgetRequest, LinkCode
 from relay.domain.commands import DeleteMessage, Digest, DigestItem
 from relay.domain.content import Author, Content
 from relay.domain.ids import ChannelAddress, ChannelRef, MediaRef, MessageRef, Platform, UserRef
@@ -89,6 +89,11 @@ async def _populate(made: World) -> None:
             await unit.cursors.put(Cursor(Platform.DISCORD, f"threads:{number}", "1"))
             await unit.channels.bind(ChannelAddress(Platform.MATRIX, f"#{number}"), there)
             await unit.key_values.put(f"names {number}", "{}")
+            account, other = UserRef(Platform.DISCORD, f"a{number}"), UserRef(Platform.MATRIX, f"b{number}")
+            await unit.people.link(account, other, NOW)
+            await unit.people.put_code(LinkCode(account, "a", UserRef(Platform.MATRIX, "ben"), "digest", NOW))
+            await unit.people.opt_out(account, NOW)
+            await unit.people.put_request(ForgetRequest(account, copies=True))
             lane = LaneKey(ChannelRef(Platform.DISCORD, f"gone {number}"), there)
             await unit.outbox.append(lane, DeleteMessage(ref), NOW)
             dead = await unit.outbox.append(lane, DeleteMessage(ref), NOW)
