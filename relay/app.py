@@ -137,6 +137,7 @@ class Daemon:
             reconcile_window=timedelta(seconds=settings.store.reconcile_window),
             may_send=lease.valid,
             conversions=conversions,
+            links=settings.declared_links(),
         )
         return _Parts(
             core=core,
@@ -181,6 +182,7 @@ class Daemon:
                 group.create_task(parts.recorder.run(), name="status"),
                 group.create_task(parts.pruner.run(), name="pruning"),
                 group.create_task(self._reload_pairs(parts), name="pairs"),
+                group.create_task(core.forgetter.run(), name="forgetting"),
             ]
             if parts.web is not None:
                 others.append(group.create_task(parts.web.run(), name="web"))
@@ -234,11 +236,14 @@ class Daemon:
     async def _use_pairs(self, settings: Settings, parts: _Parts) -> None:
         core = parts.core
         _log_difference(core.pairs.pairs, settings.declared_pairs())
-        without_pairs = {"pairs": (), "rooms": (), "defaults": self.settings.defaults}
+        without_pairs = {"pairs": (), "rooms": (), "people": (), "defaults": self.settings.defaults}
         if settings.model_copy(update=without_pairs) != self.settings.model_copy(update=without_pairs):
-            _log.warning("settings other than pairs changed; they take effect when the daemon is started again")
+            _log.warning(
+                "settings other than pairs and people changed; they take effect when the daemon is started again"
+            )
         self._pairs = settings.declared_pairs()
         core.inbox.declare(self._pairs)
+        core.people.declare(settings.declared_links())
         for adapter in parts.adapters:
             await adapter.watch(core.pairs.watched(adapter.platform))
         await core.inbox.keep_names()

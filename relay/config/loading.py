@@ -1,7 +1,7 @@
 """Reads `relay.toml`, the environment and the files that hold secrets, and checks them. Nothing else in the relay does.
 
 Each key of the file is also an environment variable, `RELAY_<SECTION>__<KEY>`, which wins over the file; lists
-(`RELAY_PAIRS`, `RELAY_ROOMS`) are JSON there. Relative paths count from the directory of the file.
+(`RELAY_PAIRS`, `RELAY_ROOMS`, `RELAY_PEOPLE`) are JSON there. Relative paths count from the directory of the file.
 """
 
 import json
@@ -35,7 +35,7 @@ DEFAULT_FILE = Path("relay.toml")
 # Secrets. Each can also be in a file, which the key `<name>_file` names.
 SECRETS = (("discord", "token"), ("matrix", "access_token"), ("matrix", "password"))
 # The sections that are arrays of tables.
-LISTS = ("pairs", "rooms")
+LISTS = ("pairs", "rooms", "people")
 
 # https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables: a service called "relay"
 # gives every container of its namespace variables of these names.
@@ -119,9 +119,15 @@ def _contradictions(source: Source) -> Iterator[Mistake]:
     if isinstance(web, dict) and web.get("public_url") and web.get("listen") == "":
         remedy = 'write an address like listen = "127.0.0.1:9464", or remove public_url'
         yield Mistake(origin.where(("web", "public_url")), "nothing listens there: [web] listen is empty", remedy)
+    own = matrix.get("user_id") if isinstance(matrix, dict) else None
+    for location, value in _column(values, ("people",), "matrix"):
+        if value == own:
+            yield Mistake(origin.where(location), "is the relay's own account", "write the account of a person")
     for sections, key, remedy in (
         (("pairs",), "discord_channel", "a channel can be in one pair only: remove one of the two"),
         (LISTS, "matrix_room", "a room can be listed once only: remove one of the two"),
+        (("people",), "discord", "one account can be in one link only: remove one of the two"),
+        (("people",), "matrix", "one account can be in one link only: remove one of the two"),
         (("pairs",), "name", "give each pair a name of its own (a room's alias is the name of a pair without one)"),
     ):
         seen: dict[str, Location] = {}
@@ -226,13 +232,16 @@ def _variable(section: str, key: str = "<KEY>") -> str:
 
 def _problem_of_list(section: str, keys: list[str], value: str) -> tuple[str, str] | None:
     remedy = f"write the whole list as JSON into {_variable(section)}"
+    example = (
+        '{"discord": 1234567890123456789, …}' if section == "people" else '{"matrix_room": "#help:example.org", …}'
+    )
     if keys:
         return "one key of a list cannot be set", remedy
     try:
         well = isinstance(json.loads(value), list)
     except (ValueError, RecursionError):
         well = False
-    return None if well else ("is not a JSON list", f'{remedy}, like [{{"matrix_room": "#help:example.org", …}}]')
+    return None if well else ("is not a JSON list", f"{remedy}, like [{example}]")
 
 
 def _overlay(document: Mapping[str, Any], environment: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from relay.config.values import (
+    DiscordUser,
     HostNames,
     KeptFor,
     ListenAddress,
@@ -27,7 +28,7 @@ from relay.config.values import (
     Url,
     UserId,
 )
-from relay.domain.ids import ChannelAddress, Platform
+from relay.domain.ids import ChannelAddress, Platform, UserRef
 from relay.domain.pair import SYSTEM_MESSAGES, Pair, PairPolicy, ThreadPolicy
 
 
@@ -131,6 +132,8 @@ class DefaultSettings(Section):
     catchup_limit: Number = Field(default=5000, ge=0, examples=["5000"])
     # Which of Discord's own messages about people cross. Text with commas in the file.
     system_messages: SystemMessages = Field(default=SYSTEM_MESSAGES, examples=['"join, pin, boost, other"'])
+    # The other side is told, at most every five minutes, that somebody writes who has opted out.
+    show_opted_out: bool = Field(default=False, examples=["false"])
     moderation: ModerationSettings = Field(default=ModerationSettings(), examples=["{ deletions = false }"])
 
 
@@ -168,6 +171,7 @@ class PairSettings(DefaultSettings):
                 catchup_limit=self.catchup_limit,
                 system_messages=frozenset(self.system_messages),
                 moderate_deletions=self.moderation.deletions,
+                show_opted_out=self.show_opted_out,
             ),
         )
 
@@ -180,6 +184,19 @@ class RoomSettings(Section):
     # As in `DefaultSettings`.
     purpose: str = Field(default="", examples=['"Discussions outside of Discord"'])
     section: str = Field(default="", examples=['"Matrix rooms"'])
+
+
+class PersonSettings(Section):
+    """`[[people]]`: two accounts of one person, who need no code then."""
+
+    # The ID of a user.
+    discord: DiscordUser = Field(examples=["1234567890123456789"])
+    # A user ID, in full.
+    matrix: UserId = Field(examples=['"@ada:example.org"'])
+
+    def as_link(self) -> tuple[UserRef, UserRef]:
+        """The two accounts as the core knows them."""
+        return UserRef(Platform.DISCORD, self.discord), UserRef(Platform.MATRIX, self.matrix)
 
 
 class Settings(BaseSettings):
@@ -197,6 +214,7 @@ class Settings(BaseSettings):
     defaults: DefaultSettings
     pairs: tuple[PairSettings, ...] = ()
     rooms: tuple[RoomSettings, ...] = ()
+    people: tuple[PersonSettings, ...] = ()
 
     @classmethod
     def settings_customise_sources(
@@ -208,6 +226,10 @@ class Settings(BaseSettings):
     def declared_pairs(self) -> tuple[Pair, ...]:
         """The pairs as the core knows them, in the order of the file, archived ones included."""
         return tuple(pair.as_pair() for pair in self.pairs)
+
+    def declared_links(self) -> tuple[tuple[UserRef, UserRef], ...]:
+        """Whose accounts are linked, as the core knows them."""
+        return tuple(person.as_link() for person in self.people)
 
     def secrets(self) -> frozenset[str]:
         """The values that must never be printed."""

@@ -24,12 +24,20 @@ _UNITS = {None: 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 _MATRIX_ID_LIMIT = 255
 
 
-def _snowflake(value: object) -> str:
+def _channel_id(value: object) -> str:
+    return _snowflake(value, "channel", "Copy Channel ID")
+
+
+def _discord_user(value: object) -> str:
+    return _snowflake(value, "user", "Copy User ID")
+
+
+def _snowflake(value: object, what: str, button: str) -> str:
     digits = str(value) if isinstance(value, int | str) and not isinstance(value, bool) else ""
     if not re.fullmatch(r"[1-9][0-9]{0,19}", digits.strip()) or int(digits) >= 2**64:
         raise wrong(
-            "is not a channel ID",
-            "write the number that “Copy Channel ID” gives in Discord’s developer mode, like 1234567890123456789",
+            f"is not a {what} ID",
+            f"write the number that “{button}” gives in Discord’s developer mode, like 1234567890123456789",
         )
     return digits.strip()
 
@@ -166,7 +174,8 @@ def _password(value: SecretStr) -> SecretStr:
     return value
 
 
-Snowflake = Annotated[str, BeforeValidator(_snowflake)]
+Snowflake = Annotated[str, BeforeValidator(_channel_id)]
+DiscordUser = Annotated[str, BeforeValidator(_discord_user)]
 Room = Annotated[str, AfterValidator(_room)]
 Url = Annotated[str, AfterValidator(_url)]
 PublicUrl = Annotated[str, AfterValidator(_public_url)]

@@ -8,14 +8,14 @@ brackets that no member's name can hold.
 import hashlib
 import json
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 import structlog
 
 from relay.core.storage import UnitOfWork
 from relay.domain.content import Author
-from relay.domain.ids import ChannelRef
+from relay.domain.ids import ChannelRef, UserRef
 from relay.domain.names import bracketed, shortened, skeleton, visible, with_suffix, without_relay_signs
 
 _log = structlog.get_logger(__name__)
@@ -67,6 +67,15 @@ class AuthorNames:
     def forget(self) -> None:
         """Read everything from the store again: a transaction failed in which names may have been given."""
         self._channels.clear()
+
+    async def forget_person(self, uow: UnitOfWork, channels: Iterable[ChannelRef], user: UserRef) -> None:
+        """Nobody has the names that somebody had in these channels. Call `forget` once that is on disk."""
+        digest = _digest(user.id, _USER_BYTES)
+        for channel in channels:
+            owners = _saved(await uow.key_values.get(_key(channel)))
+            if digest in owners.values():
+                left = {look: owner for look, owner in owners.items() if owner != digest}
+                await uow.key_values.put(_key(channel), json.dumps(left, separators=(",", ":")))
 
     async def _read(self, uow: UnitOfWork, channel: ChannelRef) -> _Channel:
         written = await uow.key_values.get(_key(channel))

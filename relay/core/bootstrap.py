@@ -1,7 +1,7 @@
 """Builds the core around a store and its adapters: once in the daemon, in the simulation for each life."""
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -18,10 +18,22 @@ from relay.core.intake.router import Router
 from relay.core.offload import Conversions
 from relay.core.pairs import PairDirectory
 from relay.core.people.commands import Commands
-from relay.core.ports import Adapter, Clock, Files, HistoryReader, LatestReader, MediaLinks, NameReader
+from relay.core.people.directory import PeopleDirectory
+from relay.core.people.forgetting import Forgetter
+from relay.core.ports import (
+    Adapter,
+    Clock,
+    CommandReader,
+    Files,
+    HistoryReader,
+    LatestReader,
+    MediaLinks,
+    NameReader,
+    PersonForgetter,
+)
 from relay.core.status.counters import Status
 from relay.core.storage import Store
-from relay.domain.ids import Platform
+from relay.domain.ids import Platform, UserRef
 from relay.domain.pair import LaneKey, Pair
 
 
@@ -33,6 +45,8 @@ class Core:
     status: Status
     dispatcher: Dispatcher
     inbox: CoreInbox
+    people: PeopleDirectory
+    forgetter: Forgetter
 
 
 def assemble(
@@ -47,6 +61,8 @@ def assemble(
     reconcile_window: timedelta = timedelta(hours=48),
     may_send: Callable[[], bool] = lambda: True,
     conversions: Conversions | None = None,
+    links: Iterable[tuple[UserRef, UserRef]] = (),
+    forgetters: Sequence[PersonForgetter] = (),
 ) -> Core:
     """Put everything together, with whatever optional protocols the adapters implement. No I/O."""
     directory = PairDirectory(pairs)
@@ -57,11 +73,14 @@ def assemble(
         health={platform: adapter.health for platform, adapter in adapters.items()},
     )
     names = AuthorNames()
+    people = PeopleDirectory(store=store)
+    people.declare(links)
     lookups = Lookups(
         store=store,
         pairs=directory,
         adapters=adapters,
         author_names=names,
+        people=people,
         latest_readers={platform: one for platform, one in adapters.items() if isinstance(one, LatestReader)},
         name_readers={platform: one for platform, one in adapters.items() if isinstance(one, NameReader)},
     )
@@ -90,15 +109,34 @@ def assemble(
         executor=Executor(store=store, entries=entries, conversions=conversions, status=status, clock=clock),
         entries=entries,
     )
-    router = Router(store=store, pairs=directory, status=status, clock=clock, names=names)
+    commands = Commands(
+        pairs=directory,
+        status=status,
+        people=people,
+        clock=clock,
+        readers={platform: one for platform, one in adapters.items() if isinstance(one, CommandReader)},
+    )
+    router = Router(
+        store=store, pairs=directory, status=status, clock=clock, names=names, people=people, commands=commands
+    )
     inbox = CoreInbox(
         store=store,
         pairs=directory,
         status=status,
         router=router,
         lanes=dispatcher,
-        commands=Commands(pairs=directory, status=status),
+        commands=commands,
+        people=people,
         readers={platform: adapter for platform, adapter in adapters.items() if isinstance(adapter, HistoryReader)},
         reconcile_window=reconcile_window,
     )
-    return Core(directory, status, dispatcher, inbox)
+    forgetter = Forgetter(
+        store=store,
+        pairs=directory,
+        people=people,
+        names=names,
+        clock=clock,
+        receive=inbox.receive,
+        forgetters=(*(one for one in adapters.values() if isinstance(one, PersonForgetter)), *forgetters),
+    )
+    return Core(directory, status, dispatcher, inbox, people, forgetter)

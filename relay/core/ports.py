@@ -67,6 +67,8 @@ class CommandCall:
     words: tuple[str, ...]
     # The answer is shown to that person alone.
     private: bool
+    # What people call them there, unchecked; "" if that is not known.
+    name: str = ""
 
 
 class Inbox(Protocol):
@@ -315,6 +317,29 @@ class LatestReader(Protocol):
 
     async def latest(self, ref: MessageRef) -> MessageCreated | None:
         """What a message says now; None when it is gone. Raises `Transient`."""
+        ...
+
+
+@runtime_checkable
+class CommandReader(Protocol):
+    """An adapter on whose platform people may give commands."""
+
+    @property
+    def command_prefix(self) -> str:
+        """What people write in front of a command's name, as answers quote it."""
+        ...
+
+    def person(self, written: str) -> UserRef | None:
+        """The account whose ID somebody wrote; None if that is no ID of this platform. No I/O."""
+        ...
+
+
+@runtime_checkable
+class PersonForgetter(Protocol):
+    """An adapter, or a part of one, that keeps something of people: their pictures, accounts that it made for them."""
+
+    async def forget_person(self, user: UserRef) -> None:
+        """Remove what is kept of somebody; to do it again does no harm. Raises a `DeliveryError` to be tried again."""
         ...
 
 

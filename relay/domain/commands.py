@@ -90,6 +90,8 @@ class PostNotice:
     text: RichText
     # Post it inside this thread instead of the channel itself.
     thread: ThreadRef | None = None
+    # The message in the same channel that it answers.
+    reply_to: MessageRef | None = None
     kind: Literal["notice"] = field(default="notice", kw_only=True, repr=False)
 
 

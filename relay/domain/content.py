@@ -99,6 +99,8 @@ class Quotation:
     is_self: bool = False
     # Its author, if the platform can notify them.
     user: UserRef | None = None
+    # Who wrote it, where that is known and is not `user`.
+    by: UserRef | None = None
 
 
 def with_most_files(content: Content, more: Sequence[str] = ()) -> Content:

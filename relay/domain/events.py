@@ -25,6 +25,8 @@ class MessageCreated:
     edited_at: datetime | None = None
     # Set if the platform itself says it about the author.
     system: SystemMessage | None = None
+    # Set if it is a command to the relay: the command's name and what follows it.
+    command: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,8 @@ class MessageEdited:
     edited_at: datetime
     # The edit itself, if the platform keeps it as a message: when that is deleted, the edit is taken back.
     edit: MessageRef | None = None
+    # What it says now has the form of a command. Edits are not carried out.
+    is_command: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +56,7 @@ class MessageDeleted:
 # The words under which what does not cross is counted. README's "What crosses" says what each of them means.
 Feature = Literal[
     "call",
+    "command",
     "empty",
     "encryption",
     "file",
@@ -59,6 +64,7 @@ Feature = Literal[
     "former",
     "location",
     "moderation",
+    "optout",
     "reaction",
     "receipt",
     "system",

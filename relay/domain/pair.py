@@ -28,6 +28,8 @@ class PairPolicy:
     system_messages: frozenset[SystemMessage] = frozenset(SYSTEM_MESSAGES)
     # If a moderator removes a copy, its original is removed too.
     moderate_deletions: bool = False
+    # The other side sees that somebody who has opted out said something.
+    show_opted_out: bool = False
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -80,12 +80,10 @@ class MemoryPlatform:
         reply_to: MessageRef | None = None,
         thread: ThreadRef | None = None,
     ) -> MessageRef:
-        """A person writes a message."""
+        """A person writes a message. One that begins with `!relay` is a command where the stream replays."""
         content = Content(RichText.plain(what)) if isinstance(what, str) else what
         message = self._make(channel, self.person(who), content, reply_to)
-        self._happen(
-            MessageCreated(message.ref, message.author, content, message.created_at, reply_to=reply_to, thread=thread)
-        )
+        self._happen(replace(_created(message), thread=thread))
         return message.ref
 
     def edit(self, ref: MessageRef, what: str | Content, *, by: str | None = None) -> None:
@@ -98,7 +96,8 @@ class MemoryPlatform:
         if by is None:
             versions.append((edit, content, self.now()))
             self.messages[ref] = replace(message, content=content, edited_at=self.now())
-        self._happen(MessageEdited(ref, author, content, self.now(), edit=edit))
+        is_command = plain_text(content.text).startswith("!relay ") and self.platform is Platform.MATRIX
+        self._happen(MessageEdited(ref, author, content, self.now(), edit=edit, is_command=is_command))
 
     def take_back(self, ref: MessageRef, number: int) -> None:
         """The author takes an edit back, the first being 1: the last of the others is shown."""
@@ -185,6 +184,8 @@ class MemoryPlatform:
 
 
 def _created(message: Message) -> MessageCreated:
+    words = message.text.split()
+    is_command = words[:1] == ["!relay"] and message.ref.platform is Platform.MATRIX
     return MessageCreated(
         message.ref,
         message.author,
@@ -192,6 +193,7 @@ def _created(message: Message) -> MessageCreated:
         message.created_at,
         reply_to=message.reply_to,
         edited_at=message.edited_at,
+        command=tuple(words[1:]) if is_command else None,
     )
 
 
@@ -225,6 +227,7 @@ class MemoryAdapter:
     opened: set[ChannelAddress] = field(default_factory=set)
     state: SideHealth = field(default_factory=lambda: SideHealth("connecting"))
     can_react: bool = True
+    shares_limit: bool | None = None  # None: as with the two kinds of platform
     sees_all: bool = True
     inbox: Inbox | None = None
     unread: Callable[[], bool] = lambda: True
@@ -238,7 +241,7 @@ class MemoryAdapter:
     @property
     def shared_limit(self) -> bool:
         """As with the two kinds of platform."""
-        return self.replays
+        return self.replays if self.shares_limit is None else self.shares_limit
 
     async def run(self, inbox: Inbox) -> None:
         """Stream events to the inbox until cancelled; start again after each loss of the connection."""
@@ -316,7 +319,7 @@ class MemoryAdapter:
             return None
         name = message.shown_as or message.author.name
         url = f"https://platform.example/{target.id}"
-        return Quotation(name, message.content.text, url, is_self=message.author.is_self)
+        return Quotation(name, message.content.text, url, is_self=message.author.is_self, by=message.author.user)
 
     def permalink(self, target: MessageRef) -> str:
         """A link to a message."""
@@ -334,6 +337,16 @@ class MemoryAdapter:
         for author in authors.values():
             found.setdefault(folded(author.name), []).append(author.user)
         return {name: users[0] for name, users in found.items() if len(users) == 1}
+
+    @property
+    def command_prefix(self) -> str:
+        """As on the platform that it stands for."""
+        return "!relay " if self.platform is Platform.MATRIX else "/relay "
+
+    def person(self, written: str) -> UserRef | None:
+        """IDs are names; in a command, with the platform in front: `matrix:ben`."""
+        platform, _, name = written.partition(":")
+        return UserRef(self.platform, name) if platform == self.platform and name else None
 
     async def mark_failed(self, source: MessageRef, reason: str) -> bool:
         """React, where reactions are allowed."""

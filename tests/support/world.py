@@ -83,6 +83,7 @@ class World:
             await adapter.watch(core.pairs.watched(adapter.platform))
         tasks = [
             asyncio.create_task(core.dispatcher.run()),
+            asyncio.create_task(core.forgetter.run()),
             asyncio.create_task(discord.run(core.inbox)),
             asyncio.create_task(matrix.run(core.inbox)),
         ]

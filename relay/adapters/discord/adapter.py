@@ -23,7 +23,7 @@ from relay.adapters.discord.gateway.connection import Gateway, check_token
 from relay.adapters.discord.gateway.guild_cache import PERMISSION_EVENTS, GuildCache
 from relay.adapters.discord.gateway.translator import BotIdentity, EventPump, Translator
 from relay.adapters.discord.history import History
-from relay.adapters.discord.identifiers import is_snowflake, jump_url, snowflake_at, webhooks_stream
+from relay.adapters.discord.identifiers import is_snowflake, jump_url, mentioned_user, snowflake_at, webhooks_stream
 from relay.adapters.discord.inbound.files import OFFICIAL_CDN
 from relay.adapters.discord.media import MAX_FILE_SIZE, MAX_FILES, MAX_REQUEST_SIZE, Media
 from relay.adapters.discord.members import Members
@@ -357,6 +357,16 @@ class DiscordAdapter:
     def own_names(self, channel: ChannelRef) -> frozenset[str]:
         """See `Adapter.own_names`."""
         return self._guilds.own_names(channel.id)
+
+    @property
+    def command_prefix(self) -> str:
+        """See `CommandReader.command_prefix`."""
+        return "/relay "
+
+    def person(self, written: str) -> UserRef | None:
+        """See `CommandReader.person`: a user's ID, or a mention of one."""
+        user = mentioned_user(written)
+        return None if user is None else UserRef(Platform.DISCORD, user)
 
     async def people(self, channel: ChannelRef, names: frozenset[str]) -> Mapping[str, UserRef]:
         """See `Adapter.people`."""

@@ -14,6 +14,8 @@ from relay.domain.ids import ChannelRef, Platform
 _log = structlog.get_logger(__name__)
 
 _SNOWFLAKE = re.compile(r"[0-9]{1,20}")
+# A user's ID as people copy it, or a mention of them. A short number is no ID.
+_USER = re.compile(r"(?:<@!?([0-9]{15,20})>|([0-9]{15,20}))")
 _MAX_SNOWFLAKE = (1 << 64) - 1
 # https://docs.discord.com/developers/reference#snowflakes: the first second of 2015, in milliseconds.
 _EPOCH = datetime(2015, 1, 1, tzinfo=UTC)
@@ -32,6 +34,13 @@ def snowflake(value: object) -> str:
     if not is_snowflake(value):
         raise ValueError("not a snowflake")
     return str(value)
+
+
+def mentioned_user(written: str) -> str | None:
+    """The user whose ID or mention somebody wrote; None if it is neither."""
+    match = _USER.fullmatch(written)
+    found = None if match is None else match[1] or match[2]
+    return found if found is not None and is_snowflake(found) else None
 
 
 def is_token(value: object) -> bool:

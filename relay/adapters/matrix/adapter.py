@@ -9,8 +9,8 @@ from functools import partial
 
 from relay.adapters.matrix.api.client import Api
 from relay.adapters.matrix.api.session import LoadSession, MatrixSession, SaveSession
-from relay.adapters.matrix.identifiers import permalink
-from relay.adapters.matrix.inbound.events import convert, latest_edit
+from relay.adapters.matrix.identifiers import is_user_id, parse_link, permalink
+from relay.adapters.matrix.inbound.events import COMMAND, convert, latest_edit
 from relay.adapters.matrix.markup import NameLookup
 from relay.adapters.matrix.media import MediaRepository
 from relay.adapters.matrix.members import MemberDirectory
@@ -174,7 +174,8 @@ class MatrixAdapter:
         if not text and message.content.attachments:
             first = message.content.attachments[0]
             text = RichText.plain(f"[{first.kind}] {first.name}")
-        return Quotation(message.author.name, text, permalink(target), is_self=message.author.is_self)
+        author = message.author
+        return Quotation(author.name, text, permalink(target), is_self=author.is_self, by=author.user)
 
     async def latest(self, ref: MessageRef) -> MessageCreated | None:
         """See `LatestReader`."""
@@ -217,6 +218,17 @@ class MatrixAdapter:
     async def people(self, channel: ChannelRef, names: frozenset[str]) -> Mapping[str, UserRef]:
         """See `Adapter.people`."""
         return await self._members.find(channel.id, names)
+
+    @property
+    def command_prefix(self) -> str:
+        """See `CommandReader.command_prefix`."""
+        return f"{COMMAND} "
+
+    def person(self, written: str) -> UserRef | None:
+        """See `CommandReader.person`: a user ID, or a link to one."""
+        link = parse_link(written)
+        user = written if link is None else link.id
+        return UserRef(Platform.MATRIX, user) if is_user_id(user) else None
 
     async def mark_failed(self, source: MessageRef, reason: str) -> bool:
         """See `Adapter.mark_failed`. The reason is not shown: a reaction has no room for it."""

@@ -404,7 +404,11 @@ class Executor:
     async def _send_notice(self, plan: SendNotice) -> None:
         """Post a notice. One whose thread is gone is done."""
         try:
-            await self._say(plan.target, plan.notice.text, "n", plan.notice.thread)
+            answered = plan.notice.reply_to
+            # A room may have been replaced since; a reply cannot lead into another one.
+            here = answered is not None and answered.channel == plan.target.channel
+            target = replace(plan.target, reply_to=answered if here else None)
+            await self._say(target, plan.notice.text, "n", plan.notice.thread)
         except TargetGone:
             _log.info("notice has no place any more", pair=plan.target.pair.name, direction=plan.entry.lane.label)
         await self.entries.done(plan.entry)

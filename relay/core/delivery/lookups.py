@@ -7,12 +7,13 @@ from relay.core.author_names import AuthorNames
 from relay.core.convert.references import Found, Wanted, named, resolved, unnamed, wanted
 from relay.core.delivery.plan import Target, UnreadableDigest
 from relay.core.pairs import PairDirectory
+from relay.core.people.directory import PeopleDirectory
 from relay.core.ports import Adapter, LatestReader, NameReader
 from relay.core.storage import Copy, Entry, Original, Store, UnitOfWork
 from relay.domain.commands import Digest
 from relay.domain.content import Content, Quotation
 from relay.domain.events import MessageCreated
-from relay.domain.ids import ChannelRef, MessageRef, Platform
+from relay.domain.ids import ChannelRef, MessageRef, Platform, UserRef
 from relay.domain.pair import LaneKey, Pair
 from relay.domain.text import nodes as n
 from relay.errors import ActionNeeded, NotDeclared, Transient
@@ -29,6 +30,7 @@ class Lookups:
     pairs: PairDirectory
     adapters: Mapping[Platform, Adapter]
     author_names: AuthorNames
+    people: PeopleDirectory
     latest_readers: Mapping[Platform, LatestReader]
     name_readers: Mapping[Platform, NameReader]
 
@@ -174,8 +176,16 @@ class Lookups:
             return await target.adapter.quote(stands) or _NOT_HERE
         return Quotation(item.author.name, item.content.text, target.adapter.permalink(stands))
 
+    async def has_opted_out(self, user: UserRef) -> bool:
+        """Whether what somebody writes must not cross. Raises `StoreUnavailable`."""
+        return (await self.people.of(user)).has_opted_out
+
     async def _quotation_from_its_side(self, target: Target, answered: MessageRef) -> Quotation:
         source = self.adapters[answered.platform]
+        async with self.store.read() as uow:
+            original = await uow.messages.find(answered)
+        if original is not None and original.deleted:
+            return _NOT_HERE  # also where only its copies have been deleted, because its author wanted that
         try:
             seen = await source.quote(answered)
         except Transient:
@@ -183,6 +193,9 @@ class Lookups:
             return Quotation("a message", n.RichText(), source.permalink(answered))
         if seen is None:
             return _NOT_HERE
+        author = seen.by or seen.user
+        if author is not None and await self.has_opted_out(author):
+            return Quotation("a message", n.RichText(), source.permalink(answered))
         said = await self.content(target, Content(seen.text))
         # Whom it names on its own side nobody can call over here.
         return replace(seen, text=said.text, user=None)

@@ -181,6 +181,8 @@ class Resolver:
         target = await self.lookups.target_about(entry, command.source, command.reply_to, suspect=suspect)
         if target.original is not None and target.original.deleted and not suspect and not target.copies:
             return Done(entry)
+        if not target.copies and not suspect and await self.lookups.has_opted_out(command.author.user):
+            return Done(entry)  # since it was queued
         if command.reply_to is not None and target.reply_to is None and not target.copies:
             await self.reply_gate.wait_for(entry.lane, command.reply_to)
         content, quotation = await self._words(target, command)
@@ -404,6 +406,8 @@ class Resolver:
             await asyncio.sleep(0)  # Whatever else is due comes between.
             content = digests.short_text(target, message.author, found)
             if content is None or await self._may_have_to_wait(target, messages, message.reply_to):
+                break
+            if await self.lookups.has_opted_out(message.author.user):
                 break
             item = digests.item_of(message, content, await self._quoted(target, messages, message.reply_to))
             digest = Digest((*items, item))

@@ -13,12 +13,13 @@ from relay.core.intake.catchup import CatchUp, last_original
 from relay.core.intake.router import Router
 from relay.core.pairs import PairDirectory
 from relay.core.people.commands import Commands
+from relay.core.people.directory import PeopleDirectory
 from relay.core.ports import CommandCall, EventBatch, HistoryReader
 from relay.core.status.counters import Status
 from relay.core.storage import Entry, Store, UnitOfWork, waiting_under
 from relay.domain.commands import DeleteMessage
 from relay.domain.events import Event, FeatureUsed, HistorySkipped
-from relay.domain.ids import ChannelAddress, ChannelRef, MessageRef, Platform
+from relay.domain.ids import ChannelAddress, ChannelRef, MessageRef, Platform, UserRef
 from relay.domain.pair import LaneKey, Pair
 from relay.domain.text.nodes import RichText
 from relay.errors import RelayError, StoreUnavailable
@@ -63,6 +64,7 @@ class CoreInbox:
     router: Router
     lanes: Lanes
     commands: Commands
+    people: PeopleDirectory
     readers: Mapping[Platform, HistoryReader]
     # How old a message may be whose edits and deletions are still looked for in a catch-up.
     reconcile_window: timedelta
@@ -285,8 +287,12 @@ class CoreInbox:
 
     async def command(self, call: CommandCall) -> RichText:
         """See `Inbox.command`."""
-        async with self.store.write() as uow:
-            return await self.commands.answer(uow, call)
+        changed: set[UserRef] = set()
+        try:
+            async with self.store.write() as uow:
+                return await self.commands.answer(uow, call, changed)
+        finally:
+            self.people.settle(changed)
 
 
 def _log_bug(what: str, error: Exception, **facts: object) -> None:

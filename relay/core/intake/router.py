@@ -9,7 +9,9 @@ from datetime import datetime
 
 from relay.core.author_names import AuthorNames
 from relay.core.pairs import PairDirectory
-from relay.core.ports import Clock, EventBatch
+from relay.core.people.commands import Commands
+from relay.core.people.directory import PeopleDirectory
+from relay.core.ports import Clock, CommandCall, EventBatch
 from relay.core.status.counters import Status
 from relay.core.storage import Entry, Original, Store, UnitOfWork
 from relay.domain.commands import (
@@ -32,12 +34,15 @@ from relay.domain.events import (
     MessageDeleted,
     MessageEdited,
 )
-from relay.domain.ids import MessageRef, ThreadRef
+from relay.domain.ids import ChannelRef, MessageRef, ThreadRef, UserRef
 from relay.domain.pair import LaneKey, Pair
 from relay.domain.text.nodes import RichText
 
 _MAX_REQUOTED = 20
 """How many replies follow when the message that they quote has changed."""
+
+_OPTED_OUT_SECONDS = 300.0
+"""How often a channel is told at most that somebody who has opted out said something."""
 
 
 @dataclass(slots=True)
@@ -46,6 +51,8 @@ class _Routed:
 
     entries: list[Entry] = field(default_factory=list)
     dropped: list[tuple[LaneKey, Feature]] = field(default_factory=list)
+    # Of whom something was changed by a command.
+    changed: set[UserRef] = field(default_factory=set)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -57,6 +64,10 @@ class Router:
     status: Status
     clock: Clock
     names: AuthorNames
+    people: PeopleDirectory
+    commands: Commands
+    # When a channel was last told that somebody who has opted out said something.
+    _told: dict[ChannelRef, float] = field(init=False, default_factory=dict)
 
     async def receive(self, batch: EventBatch) -> Sequence[Entry]:
         """Save a batch, and return what there is to deliver now. Raises `StoreUnavailable`."""
@@ -70,6 +81,8 @@ class Router:
         except BaseException:
             self.names.forget()  # the names that were given may not have been saved
             raise
+        finally:
+            self.people.settle(routed.changed)
         for lane, feature in routed.dropped:
             self.status.dropped(lane, feature)
         return routed.entries
@@ -80,6 +93,9 @@ class Router:
         if pair is None:
             return
         lane = self.pairs.lane_from(channel, pair)
+        if isinstance(event, MessageCreated) and event.command is not None and not event.author.is_self:
+            await self._command(uow, event, event.command, lane, routed)
+            return
         if lane.destination.platform not in pair.destinations:
             return
         match event:
@@ -101,6 +117,9 @@ class Router:
         self, uow: UnitOfWork, event: MessageCreated, pair: Pair, lane: LaneKey, routed: _Routed
     ) -> None:
         if event.author.is_self:
+            return
+        if (await self.people.of(event.author.user, uow)).has_opted_out:
+            await self._opted_out(uow, pair, lane, routed)
             return
         feature = _left_out(event, pair)
         if feature is not None:
@@ -136,7 +155,10 @@ class Router:
         await uow.messages.mark_edited(original.id, event.edited_at)
         if event.edit is not None:
             await uow.messages.record_edit(event.edit, original.id)
-        if original.left_out and not event.content:
+        if original.left_out and (event.is_command or not event.content):
+            return
+        if original.left_out and (await self.people.of(original.author, uow)).has_opted_out:
+            routed.dropped.append((lane, "optout"))
             return
         author = await self.names.distinguished(uow, event.ref.channel, event.author)
         if original.left_out:
@@ -221,6 +243,34 @@ class Router:
         elif feature == "empty":
             failed = MarkFailed(event.ref, "there was nothing in it that can cross")
             await self._queue(uow, LaneKey.within(event.ref.channel), failed, routed)
+
+    async def _command(
+        self, uow: UnitOfWork, event: MessageCreated, words: tuple[str, ...], lane: LaneKey, routed: _Routed
+    ) -> None:
+        """Carry out a command, once: the answer is queued in the same transaction. The command does not cross."""
+        message_id = await uow.messages.add(event.ref, event.author.user, event.created_at, event.reply_to)
+        if message_id is None:
+            return  # a replay
+        await uow.messages.leave_out(message_id, True)
+        routed.dropped.append((lane, "command"))
+        channel, author = event.ref.channel, event.author
+        call = CommandCall(author.user, channel, words, private=False, name=author.name)
+        answer = await self.commands.answer(uow, call, routed.changed)
+        if answer:
+            notice = PostNotice(answer, thread=event.thread, reply_to=event.ref)
+            await self._queue(uow, LaneKey.within(channel), notice, routed)
+
+    async def _opted_out(self, uow: UnitOfWork, pair: Pair, lane: LaneKey, routed: _Routed) -> None:
+        """Nothing is kept of what somebody wrote who has opted out, not even its ID."""
+        routed.dropped.append((lane, "optout"))
+        now = self.clock.monotonic()
+        told = self._told.get(lane.destination)
+        if pair.policy.show_opted_out and (told is None or now - told >= _OPTED_OUT_SECONDS):
+            self._told[lane.destination] = now
+            words = (
+                f"Somebody on {lane.source.platform.title()} writes here whose messages do not cross, by their wish."
+            )
+            await self._queue(uow, LaneKey.within(lane.destination), PostNotice(RichText.plain(words)), routed)
 
     async def _thread_dropped(self, uow: UnitOfWork, thread: ThreadRef, lane: LaneKey, routed: _Routed) -> None:
         if not await uow.once_keys.claim(lane.destination, f"thread {thread.id}"):

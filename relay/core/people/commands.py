@@ -1,17 +1,28 @@
 """Commands that people give to the relay, and what it answers. How a command is written is the adapters' affair."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections import OrderedDict
+from collections.abc import Hashable, Iterator, Mapping
+from dataclasses import dataclass, field
 
 from relay.core.pairs import PairDirectory
-from relay.core.ports import CommandCall
+from relay.core.people.codes import VALID_FOR, LinkCodes, is_code
+from relay.core.people.directory import PeopleDirectory, Person
+from relay.core.ports import Clock, CommandCall, CommandReader
 from relay.core.status.counters import Status
-from relay.core.storage import UnitOfWork
+from relay.core.storage import ForgetRequest, UnitOfWork
+from relay.domain.ids import ChannelRef, Platform, UserRef
+from relay.domain.names import shortened, visible
 from relay.domain.pair import LaneKey, Pair
 from relay.domain.text import nodes as n
 
 _LONGEST_QUOTED = 40
 """Characters of somebody's words that an answer repeats."""
+
+_MOST_WAITING = 12
+"""Notices that wait in a room, above which a command is not answered."""
+
+_SILENCE = n.RichText()
+_MINUTES = int(VALID_FOR.total_seconds() // 60)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +49,47 @@ class CommandSpec:
 COMMANDS = (
     CommandSpec("help", "Shows what you can ask the relay for."),
     CommandSpec("status", "Shows whether messages of this room cross."),
+    CommandSpec(
+        "link",
+        "Links your accounts on both sides, so that people can call you from either.",
+        Argument("account", "Your account on the other side, or the code that you got there."),
+    ),
+    CommandSpec("unlink", "Ends that link."),
     CommandSpec("whoami", "Shows what the relay knows about you."),
+    CommandSpec("optout", "From now on nothing that you write crosses to the other side."),
+    CommandSpec("optin", "What you write crosses again."),
+    CommandSpec(
+        "forget",
+        "Removes what the relay has stored about you; with “copies”, also the copies of your messages.",
+        Argument("copies", "Write “copies” to have the copies of your messages deleted, too.", choices=("copies",)),
+    ),
 )
+
+
+@dataclass(slots=True)
+class _Limit:
+    """So many times in so many seconds, for each of many."""
+
+    clock: Clock
+    most: int
+    seconds: float
+    # How many, and since when.
+    _counts: OrderedDict[Hashable, tuple[int, float]] = field(init=False, default_factory=OrderedDict)
+
+    def count(self, who: Hashable) -> int:
+        """Count one more; how many there have been in the current period."""
+        now = self.clock.monotonic()
+        number, since = self._counts.pop(who, (0, now))
+        if now - since >= self.seconds:
+            number, since = 0, now
+        self._counts[who] = (number + 1, since)
+        if len(self._counts) > 10_000:
+            self._counts.popitem(last=False)
+        return number + 1
+
+    def takes(self, who: Hashable) -> bool:
+        """Count one more; whether that is not too many."""
+        return self.count(who) <= self.most
 
 
 @dataclass(slots=True, kw_only=True)
@@ -48,20 +98,75 @@ class Commands:
 
     pairs: PairDirectory
     status: Status
+    people: PeopleDirectory
+    clock: Clock
+    readers: Mapping[Platform, CommandReader]
+    _codes: LinkCodes = field(init=False)
+    # Of one person, wherever they ask: in a minute, and in an hour.
+    _asked: _Limit = field(init=False)
+    _asked_of_late: _Limit = field(init=False)
+    # In one room, whoever asks: answers are for all to see, and share what the relay may send with other notices.
+    _answered: _Limit = field(init=False)
+    _forgotten: _Limit = field(init=False)
 
-    async def answer(self, uow: UnitOfWork, call: CommandCall) -> n.RichText:
-        """Carry out a command in the transaction `uow`, and say what came of it."""
+    def __post_init__(self) -> None:
+        self._codes = LinkCodes(clock=self.clock)
+        self._asked = _Limit(self.clock, most=5, seconds=60)
+        self._asked_of_late = _Limit(self.clock, most=30, seconds=3600)
+        self._answered = _Limit(self.clock, most=10, seconds=60)
+        self._forgotten = _Limit(self.clock, most=2, seconds=3600)
+
+    async def answer(self, uow: UnitOfWork, call: CommandCall, changed: set[UserRef]) -> n.RichText:
+        """Carry out a command in the transaction `uow`, and say what came of it; empty: to say nothing is better.
+
+        `changed`: see `PeopleDirectory.change`.
+        """
+        over = max(limit.count(call.user) - limit.most for limit in (self._asked, self._asked_of_late))
+        if over > 0:
+            return (
+                n.RichText.plain("You ask too much at once. Try again later.")
+                if call.private or over == 1
+                else _SILENCE
+            )
+        answer = await self._answer(uow, call, changed)
+        # What was asked is done in any case: strangers who fill a room with commands must not keep others from it.
+        return answer if call.private or await self._may_answer(uow, call.channel) else _SILENCE
+
+    async def _may_answer(self, uow: UnitOfWork, channel: ChannelRef) -> bool:
+        """Whether a room is not full of answers, and few wait to be said there."""
+        waiting = await uow.outbox.waiting(LaneKey.within(channel), _MOST_WAITING)
+        return self._answered.takes(channel) and len(waiting) < _MOST_WAITING
+
+    async def _answer(self, uow: UnitOfWork, call: CommandCall, changed: set[UserRef]) -> n.RichText:
         name = call.words[0].casefold() if call.words else "help"
         match name:
             case "help":
-                return _help()
+                return self._help(call)
             case "status":
                 return await self._status(uow, call)
+            case "link":
+                return await self._link(uow, call, changed)
+            case "unlink":
+                return await self._unlink(uow, call, changed)
             case "whoami":
-                return self._whoami(call)
+                return await self._whoami(uow, call)
+            case "optout":
+                return await self._opt_out(uow, call, changed)
+            case "optin":
+                return await self._opt_in(uow, call, changed)
+            case "forget":
+                return await self._forget(uow, call, changed)
             case _:
-                said = name if len(name) <= _LONGEST_QUOTED else f"{name[:_LONGEST_QUOTED]}…"
-                return n.RichText((_line("I do not know ", n.Code(said), ". "), *_help().blocks))
+                return n.RichText((_line("I do not know ", n.Code(_short(name)), ". "), *self._help(call).blocks))
+
+    # --- What there is, and how it is -----------------------------------------------------------------------
+
+    def _help(self, call: CommandCall) -> n.RichText:
+        items = tuple(
+            n.ListItem((_line(self._written(call.user.platform, _with_argument(spec)), f": {spec.summary}"),))
+            for spec in COMMANDS
+        )
+        return n.RichText((_line("You can ask the relay for:"), n.BulletList(items)))
 
     async def _status(self, uow: UnitOfWork, call: CommandCall) -> n.RichText:
         pair = self.pairs.pair_of(call.channel)
@@ -91,20 +196,186 @@ class Commands:
             yield n.Timestamp(last, "R")
         yield f", {waiting} waiting." if waiting else ", nothing waits."
 
-    def _whoami(self, call: CommandCall) -> n.RichText:
-        return n.RichText((_line("You are ", n.Code(call.user.id), f" on {call.user.platform.title()}."),))
+    async def _whoami(self, uow: UnitOfWork, call: CommandCall) -> n.RichText:
+        person = await self.people.of(call.user, uow)
+        lines = [_line("You are ", n.Code(call.user.id), f" on {call.user.platform.title()}.")]
+        lines += [self._linked_line(other, call) for other in person.linked.values()]
+        if not person.linked:
+            lines.append(_line("You are not linked with another account."))
+        if person.has_opted_out:
+            lines.append(_line("You have opted out: what you write does not cross."))
+        return n.RichText(tuple(lines))
+
+    def _linked_line(self, other: UserRef, call: CommandCall) -> n.Paragraph:
+        by = " The operator has declared that." if self.people.is_declared(call.user) else ""
+        if call.private:
+            return _line("You are linked with ", n.Code(other.id), f" on {other.platform.title()}.{by}")
+        return _line(f"You are linked with an account on {other.platform.title()}.{by}")
+
+    # --- Links ----------------------------------------------------------------------------------------------
+
+    async def _link(self, uow: UnitOfWork, call: CommandCall, changed: set[UserRef]) -> n.RichText:
+        word = call.words[1] if len(call.words) > 1 else ""
+        person = await self.people.of(call.user, uow)
+        if person.linked:
+            again = self._written(call.user.platform, "unlink")
+            lines = (self._linked_line(other, call) for other in person.linked.values())
+            return n.RichText((*lines, _line(again, " ends that.")))
+        wanted = self._account(word, call.user.platform)
+        if wanted is not None:
+            return await self._code(uow, call, wanted)
+        if is_code(word):
+            return await self._redeem(uow, call, word, changed)
+        return self._how_to_link(call)
+
+    def _account(self, word: str, here: Platform) -> UserRef | None:
+        """The account of another platform that a word names."""
+        others = (reader.person(word) for platform, reader in self.readers.items() if platform is not here)
+        return next((user for user in others if user is not None), None)
+
+    async def _code(self, uow: UnitOfWork, call: CommandCall, wanted: UserRef) -> n.RichText:
+        if not call.private:
+            return n.RichText(
+                (_line("I cannot give you a code where everybody reads it."), *self._how_to_link(call).blocks)
+            )
+        code = await self._codes.make(uow, call.user, shortened(visible(call.name)), wanted)
+        if code is None:
+            return n.RichText.plain("Too many others ask for that account just now. Try again in a while.")
+        # Whether that account is linked already is told to itself alone, when it says the code.
+        say = self._written(wanted.platform, f"link {code}")
+        where = "in any room that this relay connects"
+        return n.RichText(
+            (
+                _line(f"On {wanted.platform.title()}, as ", n.Code(wanted.id), f", write this {where}: ", say),
+                _line(f"It has to be within {_MINUTES} minutes. The code is of use to that account alone."),
+            )
+        )
+
+    async def _redeem(self, uow: UnitOfWork, call: CommandCall, word: str, changed: set[UserRef]) -> n.RichText:
+        if not self._codes.may_try(call.user):
+            return n.RichText.plain(f"Too many wrong codes. Ask for a new one in {_MINUTES} minutes.")
+        code = await self._codes.redeem(uow, call.user, word)
+        if code is None:
+            return n.RichText(
+                (
+                    _line("You have no such code."),
+                    _line(f"A code is valid for {_MINUTES} minutes, once, and only for the account it was made for."),
+                )
+            )
+        other = code.asked_by
+        if (await self.people.of(other, uow)).linked:
+            return n.RichText.plain("Whoever asked for that code is linked with another account by now.")
+        self.people.change((call.user, other), changed)
+        await uow.people.link(other, call.user, self.clock.now())
+        name = f"{code.name} " if code.name else ""
+        end = self._written(call.user.platform, "unlink")
+        linked = _line("You are linked with ", name, "(", n.Code(other.id), f") on {other.platform.title()} now.")
+        return n.RichText((linked, _line("If that is not you: ", end)))
+
+    def _how_to_link(self, call: CommandCall) -> n.RichText:
+        here = call.user.platform
+        other = next((platform for platform in self.readers if platform is not here), here)
+        if call.private:
+            return n.RichText((_line("Write ", self._written(here, "link"), f" and your full ID on {other.title()}."),))
+        say = self._written(here, "link")
+        return n.RichText(
+            (
+                _line(f"On {other.title()}, write ", self._written(other, f"link {call.user.id}"), "."),
+                _line("You get a code there that nobody else sees. Then write ", say, " and the code here."),
+            )
+        )
+
+    async def _unlink(self, uow: UnitOfWork, call: CommandCall, changed: set[UserRef]) -> n.RichText:
+        if self.people.is_declared(call.user):
+            return n.RichText.plain("The operator has declared your link. Ask them to end it.")
+        person = await self.people.of(call.user, uow)
+        await uow.people.forget_code(call.user)
+        if not person.linked:
+            return n.RichText.plain("You are not linked with another account.")
+        await self._end_links(uow, call.user, person, changed)
+        return n.RichText.plain("You are not linked with another account any more.")
+
+    async def _end_links(self, uow: UnitOfWork, user: UserRef, person: Person, changed: set[UserRef]) -> None:
+        self.people.change((user, *person.linked.values()), changed)
+        await uow.people.unlink(user)
+
+    # --- Privacy --------------------------------------------------------------------------------------------
+
+    async def _opt_out(self, uow: UnitOfWork, call: CommandCall, changed: set[UserRef]) -> n.RichText:
+        self.people.change((call.user,), changed)
+        await uow.people.opt_out(call.user, self.clock.now())
+        back, forget = (self._written(call.user.platform, word) for word in ("optin", "forget copies"))
+        return n.RichText(
+            (
+                _line("From now on nothing that you write with this account crosses."),
+                _line(
+                    "What has crossed before stays, and still follows when you edit or delete it; ",
+                    forget,
+                    " removes it. ",
+                    back,
+                    " takes you in again.",
+                ),
+            )
+        )
+
+    async def _opt_in(self, uow: UnitOfWork, call: CommandCall, changed: set[UserRef]) -> n.RichText:
+        person = await self.people.of(call.user, uow)
+        if not person.has_opted_out:
+            return n.RichText.plain("You have not opted out: what you write crosses.")
+        self.people.change((call.user,), changed)
+        await uow.people.opt_in(call.user)
+        return n.RichText.plain("What you write with this account crosses again, from now on.")
+
+    async def _forget(self, uow: UnitOfWork, call: CommandCall, changed: set[UserRef]) -> n.RichText:
+        copies = len(call.words) > 1 and call.words[1].casefold() == "copies"
+        if len(call.words) > 1 and not copies:
+            both = (self._written(call.user.platform, word) for word in ("forget", "forget copies"))
+            first, second = both
+            return n.RichText(
+                (_line("Write ", first, ", or ", second, " if the copies of your messages are to go, too."),)
+            )
+        if not self._forgotten.takes(call.user):
+            return n.RichText.plain("You have asked for that a moment ago. Ask again in an hour.")
+        person = await self.people.of(call.user, uow)
+        await self._end_links(uow, call.user, person, changed)
+        await uow.people.forget_code(call.user)
+        for code in await uow.people.codes_for(call.user, 100):
+            await uow.people.forget_code(code.asked_by)
+        await uow.people.put_request(ForgetRequest(call.user, copies))
+        lines = [_line("What I have stored about you is being removed.", self._what_goes(copies))]
+        if person.has_opted_out:
+            lines.append(
+                _line("That you have opted out stays on record, since nothing you write would be kept back else.")
+            )
+        else:
+            out = self._written(call.user.platform, "optout")
+            lines.append(_line("What you write from now on is known again, unless you write ", out, "."))
+        if self.people.is_declared(call.user):
+            lines.append(_line("The operator has declared a link of your account. Ask them to end it."))
+        return n.RichText(tuple(lines))
+
+    def _what_goes(self, copies: bool) -> str:
+        if copies:
+            return " The copies of your messages are being deleted, too; with many of them that takes a while."
+        return " The copies of your messages stay on the other side. They go when you delete the messages."
+
+    # --- Words ----------------------------------------------------------------------------------------------
+
+    def _written(self, platform: Platform, command: str) -> n.Code:
+        """A command as people write it on a platform."""
+        reader = self.readers.get(platform)
+        return n.Code(command if reader is None else f"{reader.command_prefix}{command}")
 
 
-def _help() -> n.RichText:
-    items = tuple(n.ListItem((_line(n.Code(_written(spec)), f": {spec.summary}"),)) for spec in COMMANDS)
-    return n.RichText((n.Paragraph((n.Text("You can ask the relay for:"),)), n.BulletList(items)))
-
-
-def _written(spec: CommandSpec) -> str:
+def _with_argument(spec: CommandSpec) -> str:
     if spec.argument is None:
         return spec.name
     return f"{spec.name} {spec.argument.name}" if spec.argument.required else f"{spec.name} [{spec.argument.name}]"
 
 
 def _line(*parts: str | n.Inline) -> n.Paragraph:
-    return n.Paragraph(tuple(n.Text(part) if isinstance(part, str) else part for part in parts))
+    return n.Paragraph(tuple(n.Text(part) if isinstance(part, str) else part for part in parts if part))
+
+
+def _short(word: str) -> str:
+    return word if len(word) <= _LONGEST_QUOTED else f"{word[:_LONGEST_QUOTED]}…"

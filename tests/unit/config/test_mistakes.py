@@ -176,6 +176,43 @@ def test_broken_toml_names_line_and_column(tmp_path: Path) -> None:
                 "a pair without one)"
             ),
         ),
+        (
+            SIDES + '[[people]]\ndiscord = "ada"\nmatrix = "@ada:b.c"',
+            (
+                "relay.toml:9: [[people]] 1 discord: is not a user ID; write the number that “Copy User ID” gives in "
+                "Discord’s developer mode, like 1234567890123456789"
+            ),
+        ),
+        (
+            SIDES + '[[people]]\ndiscord = 1\nmatrix = "ada"',
+            'relay.toml:10: [[people]] 1 matrix: is not a Matrix user ID; write it in full, like "@relay:example.org"',
+        ),
+        (
+            SIDES + "[[people]]\ndiscord = 1",
+            'relay.toml:8: [[people]] 1 matrix: is missing; write, for example, matrix = "@ada:example.org"',
+        ),
+        (
+            SIDES + '[[people]]\ndiscord = 1\nmatrix = "@a:b.c"\n[[people]]\ndiscord = "1"\nmatrix = "@b:b.c"',
+            (
+                "relay.toml:12: [[people]] 2 discord: is already in [[people]] 1 (line 9); one account can be in one "
+                "link only: remove one of the two"
+            ),
+        ),
+        (
+            SIDES + '[[people]]\ndiscord = 1\nmatrix = "@a:b.c"\n[[people]]\ndiscord = 2\nmatrix = "@a:b.c"',
+            (
+                "relay.toml:13: [[people]] 2 matrix: is already in [[people]] 1 (line 10); one account can be in one "
+                "link only: remove one of the two"
+            ),
+        ),
+        (
+            SIDES + '[[people]]\ndiscord = 1\nmatrix = "@relay:example.org"',
+            "relay.toml:10: [[people]] 1 matrix: is the relay's own account; write the account of a person",
+        ),
+        (
+            SIDES + "[people]\nada = 1",
+            "relay.toml:8: [people]: must be a list of people; start each of them with [[people]], in double brackets",
+        ),
         (SIDES + pair(room="#b:c") + pair(1, "#c:d", 'name = "#b:c"'), None),
         (SIDES + pair() + '[[rooms]]\nmatrix_room = "#a:example.org"', None),
         (SIDES.replace("access_token", "password_file"), None),
@@ -254,7 +291,7 @@ _KEYS = st.sampled_from(
 )
 _VALUES = _SCALARS | st.lists(_SCALARS, max_size=2)
 _TABLES = st.dictionaries(_KEYS, _VALUES, max_size=4)
-_SECTIONS = st.sampled_from(["discord", "matrix", "store", "web", "log", "defaults", "pairs", "rooms", "x"])
+_SECTIONS = st.sampled_from(["discord", "matrix", "store", "web", "log", "defaults", "pairs", "rooms", "people", "x"])
 _DOCUMENTS = st.dictionaries(_SECTIONS, _VALUES | _TABLES | st.lists(_TABLES, max_size=3), max_size=5)
 
 

@@ -25,6 +25,7 @@ from relay.domain.events import Event, Feature, FeatureUsed, MessageCreated, Mes
 from relay.domain.ids import ChannelRef, MediaRef, MessageRef, Platform, ThreadRef, UserRef
 from relay.domain.jsontext import Json, as_dict, as_list, as_string
 from relay.domain.names import shortened, visible, with_suffix, without_reply_arrow
+from relay.domain.text.nodes import RichText, plain_text
 
 _POLL_STARTS = frozenset({"m.poll.start", "org.matrix.msc3381.poll.start"})
 _POLL_ENDS = frozenset({"m.poll.end", "org.matrix.msc3381.poll.end"})
@@ -42,6 +43,9 @@ _VERIFICATION = "m.key.verification."
 _VIA = re.compile(r"[(\[{⟨<]\s*via\b", re.IGNORECASE)
 _LONGEST_VIA = 32
 _NO_ROOMS = NameLookup()
+# In front of a command to the relay.
+COMMAND = "!relay"
+_MOST_WORDS = 8
 _MOST_TYPING = 100  # People in a room of whom it is remembered that they are typing.
 
 
@@ -121,7 +125,8 @@ def _message(event: Json, content: Json, state: RoomState, names: NameLookup, me
     if related == "m.replace" and target:
         new = content.get("m.new_content")
         edited = _content(event, new if isinstance(new, dict) else content, names, ref, me, is_reply=False)
-        return MessageEdited(MessageRef(channel, target), author, edited, at, edit=ref)
+        is_command = _command(content, edited) is not None
+        return MessageEdited(MessageRef(channel, target), author, edited, at, edit=ref, is_command=is_command)
     answered = relation.get("m.in_reply_to")
     answered_id = _target(answered) if isinstance(answered, dict) else ""
     thread = ThreadRef(channel, target) if related == "m.thread" and target else None
@@ -130,14 +135,28 @@ def _message(event: Json, content: Json, state: RoomState, names: NameLookup, me
         answered_id = ""
     if related == "m.reference" and event.get("type") in _POLL_ENDS:
         answered_id = target
+    said = _content(event, content, names, ref, me, is_reply=isinstance(answered, dict))
     return MessageCreated(
         ref,
         author,
-        _content(event, content, names, ref, me, is_reply=isinstance(answered, dict)),
+        said,
         at,
         reply_to=MessageRef(channel, answered_id) if answered_id else None,
         thread=thread,
+        command=_command(content, said),
     )
+
+
+def _command(content: Json, said: Content) -> tuple[str, ...] | None:
+    """The words behind `!relay`, with which a message begins; None if it does not.
+
+    Not of bots: they write notices, or for other bridges' people, none of whom may speak for all of them.
+    """
+    if content.get("msgtype") != "m.text" or said.attachments or bridged_profile(content) is not None:
+        return None
+    line = plain_text(RichText(said.text.blocks[:1])).lstrip().partition("\n")[0]
+    first, *words = line.split(maxsplit=_MOST_WORDS) or [""]
+    return tuple(words[: _MOST_WORDS - 1]) if first.casefold() == COMMAND else None
 
 
 def _content(event: Json, content: Json, names: NameLookup, ref: MessageRef, me: str, *, is_reply: bool) -> Content:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from relay.adapters.discord.api.client import RestClient, Route
 from relay.adapters.discord.api.rate_limits import RateLimits
-from relay.adapters.discord.identifiers import created_at, is_snowflake, is_token, snowflake
+from relay.adapters.discord.identifiers import created_at, is_snowflake, is_token, mentioned_user, snowflake
 from relay.adapters.discord.inbound.files import OFFICIAL_CDN, attachments, stickers
 from relay.adapters.discord.media import Media
 from relay.core.clock import SystemClock
@@ -74,3 +74,20 @@ def test_ids_are_moments(moment: datetime) -> None:
     exact = moment.replace(tzinfo=UTC)
     snowflake = (exact - datetime(2015, 1, 1, tzinfo=UTC)) // timedelta(milliseconds=1) << 22
     assert timedelta() <= exact - created_at(str(snowflake)) < timedelta(milliseconds=1)
+
+
+@pytest.mark.parametrize(
+    ("written", "user"),
+    [
+        ("123456789012345678", "123456789012345678"),
+        ("<@123456789012345678>", "123456789012345678"),
+        ("<@!123456789012345678>", "123456789012345678"),
+        ("<@&123456789012345678>", None),
+        ("2345678923", None),
+        ("99999999999999999999", None),
+        ("@ada:example.org", None),
+        ("", None),
+    ],
+)
+def test_a_user_is_named_by_id_or_mention(written: str, user: str | None) -> None:
+    assert mentioned_user(written) == user

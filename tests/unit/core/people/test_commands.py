@@ -9,7 +9,8 @@ from relay.core.people.commands import COMMANDS
 from relay.core.ports import CommandCall
 from relay.domain.ids import ChannelRef, Platform, UserRef
 from relay.domain.text.nodes import plain_text
-from tests.support.world import World
+from tests.support.platform import MemoryAdapter
+from tests.support.world import World, lane, until
 
 ANN = UserRef(Platform.DISCORD, "ann")
 BEN = UserRef(Platform.MATRIX, "ben")
@@ -25,7 +26,8 @@ async def test_help_names_every_command(bridge: World) -> None:
     async with bridge.relay():
         told = await answer(bridge, "help")
         assert await answer(bridge) == told
-    assert [line.split(":")[0].split(" ")[0] for line in told.splitlines()[1:]] == [spec.name for spec in COMMANDS]
+    assert [line.split(":")[0].split(" ")[1] for line in told.splitlines()[1:]] == [spec.name for spec in COMMANDS]
+    assert told.splitlines()[1] == "/relay help: Shows what you can ask the relay for."
 
 
 def test_what_is_said_of_a_command_fits_where_platforms_list_them() -> None:
@@ -34,6 +36,78 @@ def test_what_is_said_of_a_command_fits_where_platforms_list_them() -> None:
         assert re.fullmatch(r"[a-z]{1,32}", spec.name)
         assert 1 <= len(spec.summary) <= 100
         assert spec.argument is None or 1 <= len(spec.argument.summary) <= 100
+
+
+async def test_a_command_in_a_room_is_answered_there_once_and_does_not_cross(bridge: World) -> None:
+    here, there = bridge.channels()
+    async with bridge.relay() as core:
+        asked = bridge.matrix.say(there, "ben", "!relay help")
+        await until(lambda: len(bridge.shown(there)) == 2)
+        told = bridge.shown(there)[1]
+        assert told.reply_to == asked
+        assert told.text.splitlines()[1] == "!relay help: Shows what you can ask the relay for."
+        bridge.matrix.edit(asked, "!relay optout")  # edits are not carried out
+        bridge.matrix.say(there, "ben", "hello")
+        await bridge.shows(here, "hello")
+        await bridge.quiet()
+        assert core.status.lane(lane(Platform.DISCORD)).dropped == {"command": 1}
+    async with bridge.relay():
+        bridge.matrix.edit(asked, "never mind")  # not a command any more
+        await bridge.shows(here, "hello", "never mind")
+        bridge.matrix.say(there, "ben", "bye")
+        await bridge.shows(here, "hello", "never mind", "bye")
+        await bridge.quiet()
+    assert len(bridge.shown(there)) == 4
+
+
+async def test_a_command_is_carried_out_once_however_often_it_comes(bridge: World) -> None:
+    _, there = bridge.channels()
+    async with bridge.relay(lambda _, matrix: setattr(matrix, "doubled", lambda batches: batches[-1])):
+        asked = bridge.matrix.say(there, "ben", "!relay status")
+        await until(lambda: len(bridge.shown(there)) == 2)
+        bridge.matrix.say(there, "ben", "more")
+        await bridge.quiet()
+    assert [message.reply_to for message in bridge.shown(there)] == [None, asked, None]
+
+
+async def test_a_pair_that_leads_one_way_answers_on_both_sides(bridge: World) -> None:
+    _, there = bridge.channels()
+    bridge.pairs = (replace(bridge.pairs[0], destinations=frozenset({Platform.MATRIX})),)
+    async with bridge.relay():
+        asked = bridge.matrix.say(there, "ben", "!relay whoami")
+        await until(lambda: any(message.reply_to == asked for message in bridge.shown(there)))
+
+
+def unlimited(_: MemoryAdapter, matrix: MemoryAdapter) -> None:
+    """Notices need not wait for their share of a limit."""
+    matrix.shares_limit = False
+
+
+async def test_who_asks_too_much_is_told_once_and_then_not_answered(bridge: World) -> None:
+    _, there = bridge.channels()
+    async with bridge.relay(unlimited):
+        for _ in range(30):
+            bridge.matrix.say(there, "eve", "!relay help")
+        asked = bridge.matrix.say(there, "ben", "!relay whoami")
+        await until(lambda: any(message.reply_to == asked for message in bridge.shown(there)))
+        await bridge.quiet()
+        answers = [message.text for message in bridge.shown(there) if message.author.is_self]
+        assert len(answers) == 5 + 1 + 1
+        assert sum(text.startswith("You ask too much") for text in answers) == 1
+
+
+async def test_a_room_full_of_commands_keeps_nobody_from_opting_out(bridge: World) -> None:
+    _, there = bridge.channels()
+    async with bridge.relay(unlimited) as core:
+        for number in range(32):
+            bridge.matrix.say(there, f"eve{number}", "!relay help")
+        bridge.matrix.say(there, "ben", "!relay optout")
+        bridge.matrix.say(there, "ben", "not this")
+        bridge.matrix.say(there, "carl", "this")
+        await bridge.shows(bridge.channels()[0], "this")
+        assert (await core.people.of(BEN)).has_opted_out
+        await bridge.quiet()
+        assert sum(message.author.is_self for message in bridge.shown(there)) <= 10
 
 
 async def test_an_unknown_command_is_answered_with_those_there_are(bridge: World) -> None:

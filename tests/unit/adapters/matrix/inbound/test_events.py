@@ -344,3 +344,49 @@ def test_no_link_leads_to_an_id_that_is_not_valid_text(target: str, before: str)
 @given(timestamp=_JSON)
 def test_any_number_is_read_as_a_time(timestamp: Any) -> None:
     assert isinstance(read(text("x"), origin_server_ts=timestamp), MessageCreated)
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ("!relay", ()),
+        ("!relay help", ("help",)),
+        ("  !Relay   link  ABC \n and more", ("link", "ABC")),
+        ("!relay link `abc`", ("link", "`abc`")),
+        ("!relay a b c d e f g h i j k", ("a", "b", "c", "d", "e", "f", "g")),
+        ("!relayed", None),
+        ("say !relay help", None),
+        ("relay help", None),
+    ],
+)
+def test_a_message_that_begins_with_the_relay_s_word_is_a_command(body: str, words: tuple[str, ...] | None) -> None:
+    assert said(text(body)).command == words
+
+
+def test_a_command_may_be_marked_up_and_answer_something() -> None:
+    html = "<mx-reply><blockquote>x</blockquote></mx-reply><p>!relay <b>link</b> <code>abc</code></p><p>please</p>"
+    content = text("> x\n\n!relay link abc", format="org.matrix.custom.html", formatted_body=html)
+    answered = content | relates(**{"m.in_reply_to": {"event_id": "$0"}})
+    assert said(answered).command == ("link", "abc")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"msgtype": "m.notice", "body": "!relay optout"},
+        {"msgtype": "m.emote", "body": "!relay optout"},
+        {"msgtype": "m.file", "body": "!relay optout", "filename": "x", "url": MXC},
+        text("!relay optout", **{"com.beeper.per_message_profile": {"id": "1", "displayname": "Bob"}}),
+    ],
+    ids=["notice", "emote", "caption", "another bridge's person"],
+)
+def test_a_bot_gives_no_commands(content: dict[str, Any]) -> None:
+    assert said(content).command is None
+
+
+def test_an_edit_says_whether_it_reads_like_a_command() -> None:
+    for new, is_command in (("!relay optout", True), ("hello", False)):
+        edit = text("* x") | {"m.new_content": text(new)} | relates(rel_type="m.replace", event_id="$0")
+        found = read(edit)
+        assert isinstance(found, MessageEdited)
+        assert found.is_command is is_command

@@ -1,0 +1,141 @@
+"""Forgets people who ask for it: in small steps beside everything else, and on after a restart where it stopped."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+import structlog
+
+from relay.core.author_names import AuthorNames
+from relay.core.pairs import PairDirectory
+from relay.core.people.directory import PeopleDirectory
+from relay.core.ports import Clock, EventBatch, PersonForgetter
+from relay.core.storage import DeadLetter, ForgetRequest, Original, Store, UnitOfWork
+from relay.domain.commands import Digest, EditMessage, LateFile, SendMessage
+from relay.domain.events import MessageDeleted
+from relay.domain.ids import UserRef
+from relay.errors import DeliveryError, StoreUnavailable
+
+_log = structlog.get_logger(__name__)
+
+_ROWS = 2_000
+"""Rows of the message map that are looked at in one step: a few milliseconds."""
+
+_COPIES = 3
+"""Messages whose copies are deleted in one step, and only once nothing else waits in their lane."""
+
+_PEOPLE = 100
+"""People who are forgotten side by side; others follow."""
+
+_BETWEEN_STEPS = 0.1
+_BETWEEN_COPIES = 1.0
+_AFTER_TROUBLE = 60.0
+
+
+@dataclass(slots=True, kw_only=True)
+class Forgetter:
+    """Carries out what people asked for with `forget`."""
+
+    store: Store
+    pairs: PairDirectory
+    people: PeopleDirectory
+    names: AuthorNames
+    clock: Clock
+    # Takes deletions as if they came from the platform: copies go by ordinary commands, quoted lines follow.
+    receive: Callable[[EventBatch], Awaitable[None]]
+    forgetters: Sequence[PersonForgetter]
+    # Until when those are left alone with whom something failed.
+    _later: dict[UserRef, float] = field(init=False, default_factory=dict)
+
+    async def run(self) -> None:
+        """Work until cancelled."""
+        while True:
+            self.people.settled.clear()  # before looking, so that what is asked meanwhile is not missed
+            pause = await self._round()
+            if pause is None:
+                await self.people.settled.wait()
+            else:
+                await self.clock.sleep(pause)
+
+    async def _round(self) -> float | None:
+        """One step for each of them; how long to wait before the next round, None until somebody asks."""
+        try:
+            async with self.store.read() as uow:
+                requests = await uow.people.requests(_PEOPLE)
+            now = self.clock.monotonic()
+            pauses = [await self._step(one) for one in requests if self._later.get(one.user, now) <= now]
+        except StoreUnavailable as error:
+            _log.warning("people are forgotten later", reason=error.reason)
+            return _AFTER_TROUBLE
+        if not requests:
+            self._later.clear()
+            return None
+        return min(pauses, default=_AFTER_TROUBLE)
+
+    async def _step(self, request: ForgetRequest) -> float:
+        """Go on with one of them; how long to wait before the next step."""
+        async with self.store.read() as uow:
+            last, found = await uow.messages.written_by(request.user, request.position, _ROWS)
+        if last == request.position:
+            return await self._finish(request)
+        to_delete = [one for one in found if not (one.deleted or one.left_out)] if request.copies else []
+        pause = _BETWEEN_STEPS
+        if to_delete:
+            to_delete, pause = to_delete[:_COPIES], _BETWEEN_COPIES
+            if not await self._is_quiet(to_delete):
+                return pause
+            await self.receive(EventBatch(tuple(MessageDeleted(one.ref) for one in to_delete)))
+            last = to_delete[-1].id
+        async with self.store.write() as uow:
+            if not await _still_asked(uow, request):
+                return pause
+            for one in found:
+                if one.id <= last:
+                    await uow.messages.forget_author(one.id)
+            await uow.people.put_request(replace(request, position=last))
+        return pause
+
+    async def _is_quiet(self, originals: Sequence[Original]) -> bool:
+        """Whether nothing waits where their copies are to be deleted: everybody's words come first."""
+        channels = {one.ref.channel for one in originals}
+        lanes = [self.pairs.lane_from(channel, pair) for channel in channels if (pair := self.pairs.pair_of(channel))]
+        async with self.store.read() as uow:
+            depths = await uow.outbox.depths()
+        return not any(lane in depths and depths[lane].waiting for lane in lanes)
+
+    async def _finish(self, request: ForgetRequest) -> float:
+        """Every message has been looked at: the rest, and what others keep."""
+        try:
+            for forgetter in self.forgetters:
+                await forgetter.forget_person(request.user)
+        except DeliveryError as error:
+            _log.warning("something of a person stays for now", reason=str(error))
+            self._later[request.user] = self.clock.monotonic() + _AFTER_TROUBLE
+            return _AFTER_TROUBLE
+        async with self.store.write() as uow:
+            for letter in await uow.outbox.dead():
+                await _forget_letter(uow, letter, request.user)
+            channels = [one for one in self.pairs.declared_channels() if one.platform is request.user.platform]
+            await self.names.forget_person(uow, channels, request.user)
+            if await _still_asked(uow, request):
+                await uow.people.forget_request(request.user)
+        self.names.forget()
+        self._later.pop(request.user, None)
+        _log.info("a person has been forgotten", platform=str(request.user.platform), copies=request.copies)
+        return _BETWEEN_STEPS
+
+
+async def _still_asked(uow: UnitOfWork, request: ForgetRequest) -> bool:
+    """Whether it is still the same request: somebody may have asked again meanwhile, for more."""
+    return request in await uow.people.requests(10 * _PEOPLE)
+
+
+async def _forget_letter(uow: UnitOfWork, letter: DeadLetter, user: UserRef) -> None:
+    match letter.entry.command:
+        case SendMessage(author=author) | EditMessage(author=author) | LateFile(author=author) if author.user == user:
+            await uow.outbox.discard(letter.entry.id)
+        case Digest(items=items) as digest if any(item.author.user == user for item in items):
+            rest = tuple(item for item in items if item.author.user != user)
+            if rest:
+                await uow.outbox.amend(letter.entry.id, replace(digest, items=rest))
+            else:
+                await uow.outbox.discard(letter.entry.id)
