@@ -137,7 +137,7 @@ class Daemon:
             reconcile_window=timedelta(seconds=settings.store.reconcile_window),
             may_send=lease.valid,
             conversions=conversions,
-            links=settings.declared_links(),
+            declared_links=settings.declared_links(),
         )
         return _Parts(
             core=core,

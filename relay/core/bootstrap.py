@@ -61,7 +61,7 @@ def assemble(
     reconcile_window: timedelta = timedelta(hours=48),
     may_send: Callable[[], bool] = lambda: True,
     conversions: Conversions | None = None,
-    links: Iterable[tuple[UserRef, UserRef]] = (),
+    declared_links: Iterable[tuple[UserRef, UserRef]] = (),
     forgetters: Sequence[PersonForgetter] = (),
 ) -> Core:
     """Put everything together, with whatever optional protocols the adapters implement. No I/O."""
@@ -74,7 +74,7 @@ def assemble(
     )
     names = AuthorNames()
     people = PeopleDirectory(store=store)
-    people.declare(links)
+    people.declare(declared_links)
     lookups = Lookups(
         store=store,
         pairs=directory,

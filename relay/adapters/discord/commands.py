@@ -75,6 +75,8 @@ class Interaction:
     # With it, anybody may answer in our name.
     token: str = field(repr=False)
     user: str
+    # What people see them as there.
+    name: str
     channel: str
     # The channel that a thread belongs to; "" for what is no thread.
     parent: str
@@ -86,7 +88,8 @@ class Interaction:
 def read_interaction(data: Json) -> Interaction | None:
     """An `INTERACTION_CREATE`; None for one that is no command, or cannot be read."""
     command, channel = _dict(data.get("data")), _dict(data.get("channel"))
-    person = _dict(_dict(data.get("member")).get("user")) or _dict(data.get("user"))
+    member = _dict(data.get("member"))
+    person = _dict(member.get("user")) or _dict(data.get("user"))
     found = (str(data.get("id")), str(person.get("id")), str(data.get("channel_id")))
     token = data.get("token")
     if data.get("type") != _APPLICATION_COMMAND or not all(map(is_snowflake, found)) or not is_token(token):
@@ -96,6 +99,7 @@ def read_interaction(data: Json) -> Interaction | None:
         id=found[0],
         token=str(token),
         user=found[1],
+        name=str(member.get("nick") or person.get("global_name") or person.get("username") or ""),
         channel=found[2],
         parent=str(channel["parent_id"]) if is_thread else "",
         command=str(command.get("name")),
@@ -288,6 +292,7 @@ class SlashCommands:
             channel=self._place(interaction),
             words=interaction.words,
             private=True,
+            name=interaction.name,
         )
         try:
             return await inbox.command(call)

@@ -64,7 +64,7 @@ GIVEN: Json = {
         "options": [{"type": 1, "name": "link", "options": [{"type": 3, "name": "account", "value": "@ada:x.org"}]}],
     },
 }
-READ = Interaction("10", "aW50-x_y", "30", "20", "", "relay", ("link", "@ada:x.org"))
+READ = Interaction("10", "aW50-x_y", "30", "", "20", "", "relay", ("link", "@ada:x.org"))
 
 
 @pytest.mark.parametrize(
@@ -73,6 +73,8 @@ READ = Interaction("10", "aW50-x_y", "30", "20", "", "relay", ("link", "@ada:x.o
         ({}, READ),
         ({"channel": {"type": 11, "parent_id": "5"}}, replace(READ, parent="5")),
         ({"member": None, "user": {"id": "30"}}, READ),
+        ({"member": {"nick": "Ada", "user": {"id": "30", "global_name": "A"}}}, replace(READ, name="Ada")),
+        ({"member": {"nick": None, "user": {"id": "30", "username": "ada"}}}, replace(READ, name="ada")),
         ({"data": {"name": "relay"}}, replace(READ, words=())),
         ({"data": {"name": "relay", "options": [None, 5]}}, replace(READ, words=())),
         ({"data": None}, replace(READ, command="None", words=())),
