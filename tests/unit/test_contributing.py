@@ -23,5 +23,13 @@ def test_each_file_that_it_names_is_there(name: str) -> None:
     )
 
 
-def test_it_is_read_in_one_go() -> None:
-    assert len(TEXT.splitlines()) <= 250
+def test_the_tour_is_read_in_one_go() -> None:
+    tour, _, decisions = TEXT.partition("## Decisions")
+    assert decisions
+    assert len(tour.splitlines()) <= 150
+
+
+def test_a_decision_is_five_lines_at_most() -> None:
+    _, _, decisions = TEXT.partition("## Decisions")
+    each = re.split(r"\n(?=- |\*\*|\n|\Z)", decisions)
+    assert [one for one in each if len(one.strip("\n").splitlines()) > 5] == []
