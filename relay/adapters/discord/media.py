@@ -52,7 +52,7 @@ STICKER_SUFFIX = "webp"
 _FRESH_SECONDS = 6 * 3600.0
 _MAX_FRESH = 1_000
 
-_LOTTIE_PROGRAM = Path(__file__).with_name("lottie_program.py")
+_LOTTIE_PROGRAM = Path(__file__).with_name("picture_program.py")
 _LOTTIE_PATH = re.compile(r"/stickers/\d{1,20}\.json", re.ASCII)
 # Discord accepts half of it: https://docs.discord.com/developers/resources/sticker#create-guild-sticker
 _MAX_LOTTIE_SIZE = 1024 * 1024
@@ -280,7 +280,7 @@ def is_lottie(path: str) -> bool:
 
 
 class StickerRenderer:
-    """Renders Lottie stickers in a confined process (`lottie_program.py`).
+    """Renders Lottie stickers in a confined process (`picture_program.py`).
 
     One at a time, so that stickers never take all CPUs of a small machine.
     """

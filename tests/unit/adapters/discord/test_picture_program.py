@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from relay.adapters.discord import lottie_program, media
+from relay.adapters.discord import media, picture_program
 from relay.errors import Permanent
 from relay.sandbox.messages.media import flat_png
 from tests.support.lottie import declared_png, drawing, embedded
@@ -120,7 +120,7 @@ async def test_a_picture_inside_a_drawing_is_drawn() -> None:
 def test_pictures_that_decode_to_gigabytes_are_refused_by_their_headers(assets: list[object]) -> None:
     started = time.monotonic()
     with pytest.raises(ValueError, match="picture"):
-        lottie_program.draw(drawing(assets=assets))
+        picture_program.draw(drawing(assets=assets))
     assert time.monotonic() - started < 1
 
 
@@ -157,7 +157,7 @@ def test_the_drawing_process_gets_out_nowhere(user: str, tmp_path: Path) -> None
     tmp_path.chmod(0o777)
     lines = [
         "import os, resource, runpy, socket, sys",
-        f"program, here = runpy.run_path({lottie_program.__file__!r}), {str(here)!r}",
+        f"program, here = runpy.run_path({picture_program.__file__!r}), {str(here)!r}",
         "os.setuid(1000)" if user == "another" else "",
         "program['confine']()",
     ]
@@ -173,7 +173,7 @@ def test_the_drawing_process_gets_out_nowhere(user: str, tmp_path: Path) -> None
 @pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="only root can become another user")
 async def test_the_drawing_process_is_nobody_where_we_are_root() -> None:
     program = (
-        f"import os, runpy; runpy.run_path({lottie_program.__file__!r})['confine']()\n"
+        f"import os, runpy; runpy.run_path({picture_program.__file__!r})['confine']()\n"
         "os.write(1, b'confined')\n"
         "while True: os.read(0, 1)\n"
     )
@@ -194,7 +194,7 @@ async def test_the_drawing_process_is_nobody_where_we_are_root() -> None:
 @pytest.mark.slow
 def test_a_drawing_process_that_never_ends_is_ended() -> None:
     program = (
-        f"import runpy; program = runpy.run_path({lottie_program.__file__!r})\n"
+        f"import runpy; program = runpy.run_path({picture_program.__file__!r})\n"
         "program['confine'].__globals__['_CPU_SECONDS'] = 1\n"
         "program['confine']()\nwhile True: pass\n"
     )
