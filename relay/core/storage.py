@@ -372,6 +372,49 @@ class MediaCache(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class AvatarRecord:
+    """A picture of a person, and where it stands on the other side."""
+
+    user: UserRef
+    source: str  # what it was made of, as the other side's adapter names it
+    name: str  # the same for the same picture
+    copy: MediaRef
+    used: int = 0  # seconds since 1970; the store sets it
+
+
+class Avatars(Protocol):
+    """Which pictures of people stand on the other side. Several people may share one."""
+
+    async def known(self, platform: Platform, most: int) -> Sequence[AvatarRecord]:
+        """The records of copies on a platform that were used last, at most so many."""
+        ...
+
+    async def put(self, record: AvatarRecord) -> None:
+        """Remember a picture; it replaces an earlier one of the same person and source."""
+        ...
+
+    async def use(self, records: Sequence[AvatarRecord]) -> None:
+        """These were used just now."""
+        ...
+
+    async def trim(self, platform: Platform, most: int) -> None:
+        """Forget the records that have not been used for longest, so that at most so many are left."""
+        ...
+
+    async def forget_copy(self, copy: MediaRef) -> None:
+        """A copy does not stand any more."""
+        ...
+
+    async def disown(self, user: UserRef) -> None:
+        """Forget a person. What was nobody else's picture is among the `unowned` until `forget_copy`."""
+        ...
+
+    async def unowned(self, platform: Platform) -> Sequence[MediaRef]:
+        """The copies on a platform that have to be deleted."""
+        ...
+
+
 class KeyValues(Protocol):
     """Small named values that outlive the process: a session's token, the last status snapshot."""
 
@@ -457,6 +500,8 @@ class UnitOfWork(Protocol):
     def digests(self) -> Digests: ...
     @property
     def media(self) -> MediaCache: ...
+    @property
+    def avatars(self) -> Avatars: ...
     @property
     def channels(self) -> Channels: ...
     @property

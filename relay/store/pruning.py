@@ -1,4 +1,4 @@
-"""Deletes what is old: messages with their copies, edits and digests; dead letters; once-only keys; uploaded pictures;
+"""Deletes what is old: messages with their copies, edits and digests; dead letters; once-only keys; where pictures are;
 and what is stored about channels that are in no pair any more.
 
 It works in small steps with pauses, so that deliveries wait for the write lock a few milliseconds at most. It looks for
@@ -117,6 +117,13 @@ _PICTURES = _Kind(
     "SELECT platform, locator, copy_platform FROM media_cache WHERE used < ? LIMIT ?",
     "DELETE FROM media_cache WHERE platform = ? AND locator = ? AND copy_platform = ? AND used < ?",
 )
+# A row of nobody stays until its copy is deleted.
+_AVATARS = _Kind(
+    "avatars",
+    "SELECT copy_platform, user_platform, user_id, source FROM avatar"
+    " WHERE user_platform <> '' AND typeof(used) = 'integer' AND used < ? LIMIT ?",
+    "DELETE FROM avatar WHERE copy_platform = ? AND user_platform = ? AND user_id = ? AND source = ? AND used < ?",
+)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -173,7 +180,7 @@ class Pruner:
                     await self.clock.sleep(_PAUSE)
         if self.messages is not None:
             before = int(now.timestamp() - self.messages)
-            for kind in (_NOTICES, _PICTURES):
+            for kind in (_NOTICES, _PICTURES, _AVATARS):
                 await self._by_age(kind, before)
             await self._old_messages(now, before)
             if self.declared is not None:

@@ -308,6 +308,20 @@ media_cache = Table(
     sqlite_with_rowid=False,
 )
 
+# A row with an empty user is of nobody any more: its copy has to be deleted.
+avatar = Table(
+    "avatar",
+    metadata,
+    Column("copy_platform", AnyText, primary_key=True),
+    Column("user_platform", AnyText, primary_key=True),
+    Column("user_id", AnyText, primary_key=True),
+    Column("source", AnyText, primary_key=True),
+    Column("name", AnyText, nullable=False),
+    Column("copy_id", AnyText, nullable=False),
+    Column("used", AnyInteger, nullable=False, server_default=text("0")),
+    sqlite_with_rowid=False,
+)
+
 cursor = Table(
     "cursor",
     metadata,

@@ -14,6 +14,7 @@ from relay.store.repositories.message_map import SqlMessageMap
 from relay.store.repositories.outbox import SqlOutbox
 from relay.store.repositories.people import SqlPeople
 from relay.store.repositories.small_tables import (
+    SqlAvatars,
     SqlChannels,
     SqlCursors,
     SqlDigests,
@@ -49,6 +50,7 @@ class SqlUnitOfWork:
         self.transaction = transaction
         self.messages = SqlMessageMap(transaction)
         self.outbox = SqlOutbox(transaction, lanes)
+        self.avatars = SqlAvatars(transaction)
         self.channels = SqlChannels(transaction)
         self.digests = SqlDigests(transaction)
         self.cursors = SqlCursors(transaction)

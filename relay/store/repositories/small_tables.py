@@ -1,16 +1,17 @@
 """The small tables, each of which is looked up by a key: one class for each protocol of `core/storage.py`."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import ColumnElement, and_, bindparam, delete, exists, literal_column, or_, select, update
 from sqlalchemy.dialects.sqlite import insert
 
 from relay.core.ports import Cursor
+from relay.core.storage import AvatarRecord
 from relay.domain.commands import Digest
-from relay.domain.ids import ChannelAddress, ChannelRef, MediaRef, MessageRef, Platform
+from relay.domain.ids import ChannelAddress, ChannelRef, MediaRef, MessageRef, Platform, UserRef
 from relay.store import codec
-from relay.store.tables import SECONDS_NOW, channel_id, cursor, key_value, lane, media_cache, once_key
+from relay.store.tables import SECONDS_NOW, avatar, channel_id, cursor, key_value, lane, media_cache, once_key
 from relay.store.tables import address as address_table
 from relay.store.tables import digest as digest_table
 from relay.store.transaction import Transaction
@@ -191,6 +192,121 @@ class SqlMediaCache:
                 "copy_locator": copy.locator,
             },
         )
+
+
+# --- Avatars ----------------------------------------------------------------------------------------------
+
+_v = avatar.c
+_is_owned = and_(_v.copy_platform == bindparam("on_platform"), _v.user_platform != "")
+_newest_avatars = select(avatar).where(_is_owned).order_by(_v.used.desc(), _v.user_id, _v.source)
+_KNOWN_AVATARS = _newest_avatars.limit(bindparam("most"))
+_PUT_AVATAR = (
+    insert(avatar)
+    .prefix_with("OR REPLACE")
+    .values({column.name: bindparam(column.name) for column in _v if column is not _v.used})
+    .values(used=literal_column(SECONDS_NOW))
+    .inline()
+)
+_avatar_of = and_(_v.user_platform == bindparam("of_platform"), _v.user_id == bindparam("of_user"))
+_USE_AVATAR = (
+    update(avatar)
+    .where(_v.copy_platform == bindparam("on_platform"), _avatar_of, _v.source == bindparam("of_source"))
+    .values(used=literal_column(SECONDS_NOW))
+)
+_OLD_AVATARS = _newest_avatars.limit(-1).offset(bindparam("most"))
+_FORGET_AVATAR = delete(avatar).where(
+    _v.copy_platform == bindparam("on_platform"), _avatar_of, _v.source == bindparam("of_source")
+)
+_FORGET_COPY = delete(avatar).where(_v.copy_platform == bindparam("on_platform"), _v.copy_id == bindparam("of_copy"))
+_others = avatar.alias("others")
+_is_shared = exists().where(
+    _others.c.copy_platform == _v.copy_platform,
+    _others.c.copy_id == _v.copy_id,
+    _others.c.user_platform != "",
+    or_(_others.c.user_platform != _v.user_platform, _others.c.user_id != _v.user_id),
+)
+_DISOWN = (
+    insert(avatar)
+    .prefix_with("OR REPLACE")
+    .from_select(
+        ["copy_platform", "user_platform", "user_id", "source", "name", "copy_id", "used"],
+        select(
+            _v.copy_platform,
+            literal_column("''"),
+            literal_column("''"),
+            _v.copy_id,
+            _v.name,
+            _v.copy_id,
+            literal_column("0"),
+        ).where(_avatar_of, ~_is_shared),
+    )
+)
+_FORGET_USER = delete(avatar).where(_avatar_of)
+_UNOWNED = select(_v.copy_id).where(_v.copy_platform == bindparam("on_platform"), _v.user_platform == "")
+
+
+@dataclass(slots=True)
+class SqlAvatars:
+    """`core.storage.Avatars`: which pictures of people stand on the other side."""
+
+    transaction: Transaction
+
+    async def known(self, platform: Platform, most: int) -> Sequence[AvatarRecord]:
+        """See `Avatars.known`."""
+        rows = await self.transaction.all(_KNOWN_AVATARS, {"on_platform": platform, "most": most})
+        return [
+            AvatarRecord(
+                UserRef(Platform(row.user_platform), row.user_id),
+                row.source,
+                row.name,
+                MediaRef(platform, row.copy_id),
+                row.used,
+            )
+            for row in rows
+            if row.user_platform in frozenset(Platform)
+        ]
+
+    async def put(self, record: AvatarRecord) -> None:
+        """See `Avatars.put`."""
+        values = {
+            "copy_platform": record.copy.platform,
+            "user_platform": record.user.platform,
+            "user_id": record.user.id,
+            "source": record.source,
+            "name": record.name,
+            "copy_id": record.copy.locator,
+        }
+        await self.transaction.defer(_PUT_AVATAR, values)
+
+    async def use(self, records: Sequence[AvatarRecord]) -> None:
+        """See `Avatars.use`."""
+        for record in records:
+            await self.transaction.defer(_USE_AVATAR, _of_avatar(record.copy.platform, record.user, record.source))
+
+    async def trim(self, platform: Platform, most: int) -> None:
+        """See `Avatars.trim`."""
+        for row in await self.transaction.all(_OLD_AVATARS, {"on_platform": platform, "most": most}):
+            values = {"of_platform": row.user_platform, "of_user": row.user_id, "of_source": row.source}
+            await self.transaction.defer(_FORGET_AVATAR, {"on_platform": platform, **values})
+
+    async def forget_copy(self, copy: MediaRef) -> None:
+        """See `Avatars.forget_copy`."""
+        await self.transaction.defer(_FORGET_COPY, {"on_platform": copy.platform, "of_copy": copy.locator})
+
+    async def disown(self, user: UserRef) -> None:
+        """See `Avatars.disown`."""
+        values = {"of_platform": user.platform, "of_user": user.id}
+        await self.transaction.defer(_DISOWN, values)
+        await self.transaction.defer(_FORGET_USER, values)
+
+    async def unowned(self, platform: Platform) -> Sequence[MediaRef]:
+        """See `Avatars.unowned`."""
+        rows = await self.transaction.all(_UNOWNED, {"on_platform": platform})
+        return [MediaRef(platform, row.copy_id) for row in rows]
+
+
+def _of_avatar(platform: Platform, user: UserRef, source: str) -> dict[str, str]:
+    return {"on_platform": platform, "of_platform": user.platform, "of_user": user.id, "of_source": source}
 
 
 # --- Once-only keys and key values -----------------------------------------------------------------------------

@@ -1,8 +1,8 @@
 """What every implementation of the smaller protocols of `core.storage` does."""
 
 from relay.core.ports import Cursor
-from relay.core.storage import Store
-from relay.domain.ids import ChannelAddress, Platform
+from relay.core.storage import AvatarRecord, Store
+from relay.domain.ids import ChannelAddress, MediaRef, Platform, UserRef
 from tests.support.store_contract import DISCORD, ELSEWHERE, ROOM
 
 
@@ -46,3 +46,52 @@ class TestSmallTables:
         async with store.read() as unit:
             assert await unit.key_values.get("a") == "☃" * 100_000
             assert await unit.key_values.get("b") is None
+
+    async def test_avatars(self, store: Store) -> None:
+        ann, bob = UserRef(Platform.MATRIX, "@ann:b"), UserRef(Platform.MATRIX, "@bob:b")
+        hers, his, shared = (MediaRef(Platform.DISCORD, id_) for id_ in ("1", "2", "3"))
+        async with store.write() as unit:
+            await unit.avatars.put(AvatarRecord(ann, "old", "x", hers))
+            await unit.avatars.put(AvatarRecord(ann, "mxc://a", "a", hers))
+            await unit.avatars.put(AvatarRecord(ann, "mxc://c", "c", shared))
+            await unit.avatars.put(AvatarRecord(bob, "mxc://b", "b", his))
+            await unit.avatars.put(AvatarRecord(bob, "mxc://d", "c", shared))
+            await unit.avatars.put(AvatarRecord(ann, "old", "a", hers))
+        async with store.read() as unit:
+            found = {
+                (one.user, one.source): (one.name, one.copy) for one in await unit.avatars.known(DISCORD.platform, 9)
+            }
+            assert len(await unit.avatars.known(Platform.DISCORD, 3)) == 3
+            assert not await unit.avatars.known(Platform.MATRIX, 9)
+        assert found == {
+            (ann, "old"): ("a", hers),
+            (ann, "mxc://a"): ("a", hers),
+            (ann, "mxc://c"): ("c", shared),
+            (bob, "mxc://b"): ("b", his),
+            (bob, "mxc://d"): ("c", shared),
+        }
+        async with store.write() as unit:
+            await unit.avatars.disown(ann)
+        async with store.write() as unit:
+            # A shared picture is still his.
+            assert await unit.avatars.unowned(Platform.DISCORD) == [hers]
+            assert {one.user for one in await unit.avatars.known(Platform.DISCORD, 9)} == {bob}
+            await unit.avatars.forget_copy(hers)
+            assert not await unit.avatars.unowned(Platform.DISCORD)
+            await unit.avatars.disown(bob)
+            assert set(await unit.avatars.unowned(Platform.DISCORD)) == {his, shared}
+
+    async def test_the_avatars_used_last_are_kept(self, store: Store) -> None:
+        records = [
+            AvatarRecord(UserRef(Platform.MATRIX, f"@{number}:b"), "x", "x", MediaRef(Platform.DISCORD, str(number)))
+            for number in range(5)
+        ]
+        async with store.write() as unit:
+            for record in records:
+                await unit.avatars.put(record)
+            await unit.avatars.disown(records[0].user)
+            await unit.avatars.use(records)
+            await unit.avatars.trim(Platform.DISCORD, 2)
+        async with store.read() as unit:
+            assert len(await unit.avatars.known(Platform.DISCORD, 9)) == 2
+            assert await unit.avatars.unowned(Platform.DISCORD) == [records[0].copy]

@@ -18,7 +18,7 @@ from relay.cli import main
 from relay.core.clock import SystemClock
 from relay.core.ports import Cursor
 from relay.core.status.recorder import StatusRecorder
-from relay.core.storage import Copy, ForgetRequest, LinkCode
+from relay.core.storage import AvatarRecord, Copy, ForgetRequest, LinkCode
 from relay.domain.commands import DeleteMessage, Digest, DigestItem
 from relay.domain.content import Author, Content
 from relay.domain.ids import ChannelAddress, ChannelRef, MediaRef, MessageRef, Platform, UserRef
@@ -85,6 +85,7 @@ async def _populate(made: World) -> None:
             await unit.messages.record_edit(MessageRef(here, f"edit {number}"), message)
             await unit.digests.put(copy, Digest((DigestItem(ref, AUTHOR, Content(), NOW),)))
             await unit.media.put(MediaRef(Platform.DISCORD, f"x{number}"), MediaRef(Platform.MATRIX, "mxc://x/y"))
+            await unit.avatars.put(AvatarRecord(AUTHOR.user, f"mxc://x/{number}", "x", MediaRef(Platform.DISCORD, "1")))
             await unit.once_keys.claim(there, f"thread {number}")
             await unit.cursors.put(Cursor(Platform.DISCORD, f"threads:{number}", "1"))
             await unit.channels.bind(ChannelAddress(Platform.MATRIX, f"#{number}"), there)
@@ -148,6 +149,12 @@ async def _goes_on(path: Path) -> None:
                 await recorder.restore()
                 await Pruner(store=store, clock=SystemClock(), messages=1e12, dead_letters=1e12).sweep()
                 await recorder.look()
+                async with store.write() as unit:
+                    await unit.avatars.use(await unit.avatars.known(Platform.DISCORD, 100))
+                    await unit.avatars.trim(Platform.DISCORD, 3)
+                    await unit.avatars.disown(AUTHOR.user)
+                    for copy in await unit.avatars.unowned(Platform.DISCORD):
+                        await unit.avatars.forget_copy(copy)
                 made.discord.say(here, "ann", "goes on")
                 await made.shows(there, "goes on")
                 made.matrix.say(there, "ben", "here too")

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from functools import partial
 
-from relay.core.storage import Copy
+from relay.core.storage import AvatarRecord, Copy
 from relay.domain.commands import DeleteMessage, Digest, DigestItem
 from relay.domain.content import Author, Content
 from relay.domain.ids import ChannelRef, MediaRef, MessageRef, Platform, UserRef
@@ -23,7 +23,7 @@ LANE = LaneKey(DISCORD, ROOM)
 ANN = UserRef(Platform.DISCORD, "7")
 DAY = 86400.0
 NOW = datetime.now(UTC)
-TABLES = ("message", "message_copy", "message_edit", "batch", "outbox", "notice", "media_cache")
+TABLES = ("message", "message_copy", "message_edit", "batch", "outbox", "notice", "media_cache", "avatar")
 
 
 class Clock:
@@ -152,8 +152,9 @@ async def test_everything_goes_with_what_it_belongs_to(store: SqlStore) -> None:
         await unit.digests.put(here(1), Digest(items))
         await unit.once_keys.claim(ROOM, "thread 1")
         await unit.media.put(MediaRef(Platform.DISCORD, "a"), MediaRef(Platform.MATRIX, "b"))
+        await unit.avatars.put(AvatarRecord(ANN, "a", "b", MediaRef(Platform.MATRIX, "c")))
     whole = dict.fromkeys(("message", "message_copy", "message_edit"), 120)
-    whole |= dict.fromkeys(("batch", "notice", "media_cache"), 1)
+    whole |= dict.fromkeys(("batch", "notice", "media_cache", "avatar"), 1)
     await pruner(store, Clock(days=89)).sweep()
     assert counts(store) == whole
     await pruner(store, Clock(days=91)).sweep()
