@@ -377,6 +377,18 @@ class MediaSource(Protocol):
         ...
 
 
+@runtime_checkable
+class ThumbnailSource(Protocol):
+    """An adapter whose platform can make pictures small."""
+
+    def open_thumbnail(self, media: MediaRef, side: int) -> AbstractAsyncContextManager[MediaStream]:
+        """Open a picture that is about `side` pixels wide and high; it moves if the whole one does.
+
+        Raises as `MediaSource.open_media` does. `TargetGone` also where the platform takes it for no picture.
+        """
+        ...
+
+
 @dataclass(slots=True)
 class File:
     """A file on its way to the other side: exactly `size` bytes, read once."""
@@ -460,6 +472,13 @@ class Files(Protocol):
 
     def forget(self, attachment: Attachment) -> None:
         """A late file is not wanted any more."""
+        ...
+
+    async def picture(self, media: MediaRef, *, side: int, max_bytes: int, wait: float) -> bytes:
+        """A picture in about that size, of at most `max_bytes`, within `wait` seconds.
+
+        Its type is unknown. Raises `TargetGone` where there is none, `Permanent` if it is of no use, else `Transient`.
+        """
         ...
 
     async def copy_of(self, media: MediaRef, destination: Platform) -> MediaRef | None:

@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import structlog
 
-from relay.core.ports import Clock, File, MediaSource, Sender
+from relay.core.ports import Clock, File, MediaSource, Sender, ThumbnailSource
 from relay.core.storage import Store
 from relay.domain.content import Attachment
 from relay.domain.ids import ChannelRef, MediaRef, Platform
@@ -75,6 +75,26 @@ class Library:
     def forget(self, attachment: Attachment) -> None:
         """See `Files.forget`."""
         self._fetches.drop(attachment.source)
+
+    async def picture(self, media: MediaRef, *, side: int, max_bytes: int, wait: float) -> bytes:
+        """See `Files.picture`."""
+        source = self._sources.get(media.platform)
+        if source is None:
+            raise TargetGone("no platform serves such files")
+        read = bytearray()
+        try:
+            async with asyncio.timeout(wait):
+                opened = source.open_thumbnail(media, side) if isinstance(source, ThumbnailSource) else None
+                async with opened or source.open_media(media) as stream:
+                    if stream.size is not None and stream.size > max_bytes:
+                        raise Permanent("too large for a small picture")
+                    async for chunk in stream.chunks:
+                        read += chunk
+                        if len(read) > max_bytes:
+                            raise Permanent("too large for a small picture")
+        except TimeoutError:
+            raise FileUnavailable("it takes too long to arrive") from None
+        return bytes(read)
 
     async def close(self) -> None:
         """Stop fetching."""

@@ -93,6 +93,9 @@ class Photographs:
 
     def forget(self, attachment: Attachment) -> None: ...
 
+    async def picture(self, media: MediaRef, *, side: int, max_bytes: int, wait: float) -> bytes:
+        return b"photo"
+
     async def copy_of(self, media: MediaRef, destination: Platform) -> MediaRef | None:
         return None
 

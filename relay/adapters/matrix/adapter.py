@@ -238,6 +238,10 @@ class MatrixAdapter:
         """See `MediaSource.open_media`."""
         return self._media.open_media(media)
 
+    def open_thumbnail(self, media: MediaRef, side: int) -> AbstractAsyncContextManager[MediaStream]:
+        """See `ThumbnailSource.open_thumbnail`."""
+        return self._media.open_thumbnail(media, side)
+
     async def _work(self, inbox: RetryingInbox) -> None:
         with ungrouped(FatalError, StoreError):
             async with asyncio.TaskGroup() as group:

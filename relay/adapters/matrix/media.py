@@ -7,8 +7,8 @@ need the access token and have other paths; older servers know only the paths wi
 import asyncio
 import sys
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Iterable, Iterator
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import replace
 
 import structlog
@@ -223,25 +223,39 @@ class MediaRepository:
     async def open_media(self, media: MediaRef) -> AsyncIterator[MediaStream]:
         """See `MediaSource.open_media`."""
         uri, key = read_source(media.locator)
-        address = parse_mxc(uri)
-        if address is None:
-            raise TargetGone("that is no address of a file")
-        server, media_id = address
         async with AsyncExitStack() as stack:
-            with _translated_errors():
-                try:
-                    download = await stack.enter_async_context(self._download(server, media_id, _AUTHENTICATED))
-                except Refused as refused:
-                    if refused.code != "M_UNRECOGNIZED":
-                        raise
-                    download = await stack.enter_async_context(self._download(server, media_id, _UNAUTHENTICATED))
+            download = await self._download(stack, uri, "download", {})
             chunks = _chunks(download)
             if key is not None:
                 chunks = decrypted(chunks, key, stack.enter_context(TemporaryFile()))
             yield MediaStream(download.size, download.content_type, chunks)
 
-    def _download(self, server: str, media_id: str, root: str) -> AbstractAsyncContextManager[Download]:
-        return self._api.download("download", server, media_id, query={"timeout_ms": _WAIT_FOR_UPLOAD}, root=root)
+    @asynccontextmanager
+    async def open_thumbnail(self, media: MediaRef, side: int) -> AsyncIterator[MediaStream]:
+        """See `ThumbnailSource.open_thumbnail`. An encrypted picture has none: the server cannot read it."""
+        # Cropped ones are 96 pixels wide at most, by default.
+        wanted = {"width": str(side), "height": str(side), "method": "scale", "animated": "true"}
+        async with AsyncExitStack() as stack:
+            download = await self._download(stack, media.locator, "thumbnail", wanted)
+            yield MediaStream(download.size, download.content_type, _chunks(download))
+
+    async def _download(self, stack: AsyncExitStack, uri: str, what: str, query: Mapping[str, str]) -> Download:
+        """Ask for a file as today's servers want it, or else as older ones do."""
+        address = parse_mxc(uri)
+        if address is None:
+            raise TargetGone("that is no address of a file")
+        query = {"timeout_ms": _WAIT_FOR_UPLOAD, **query}
+        with _translated_errors():
+            try:
+                return await stack.enter_async_context(
+                    self._api.download(what, *address, query=query, root=_AUTHENTICATED)
+                )
+            except Refused as refused:
+                if refused.code != "M_UNRECOGNIZED":
+                    raise
+                return await stack.enter_async_context(
+                    self._api.download(what, *address, query=query, root=_UNAUTHENTICATED)
+                )
 
     async def _config(self) -> Json:
         try:

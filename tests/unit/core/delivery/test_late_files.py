@@ -55,6 +55,9 @@ class SlowFiles:
     ) -> AsyncIterator[Sequence[File]]:
         yield [File(one.name, one.content_type, 0, nothing()) for one in attachments]
 
+    async def picture(self, media: MediaRef, *, side: int, max_bytes: int, wait: float) -> bytes:
+        return b""
+
     async def copy_of(self, media: MediaRef, destination: Platform) -> MediaRef | None:
         return None
 
