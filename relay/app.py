@@ -106,7 +106,9 @@ class Daemon:
         files = Library(store=store, clock=clock)
         stack.push_async_callback(files.close)
         conversions = Conversions()
-        discord = DiscordAdapter(settings=settings.discord, clock=clock, rng=rng, files=files, conversions=conversions)
+        discord = DiscordAdapter(
+            settings=settings.discord, clock=clock, rng=rng, files=files, conversions=conversions, store=store
+        )
         stack.push_async_callback(discord.close)
         matrix = MatrixAdapter(
             settings=settings.matrix,

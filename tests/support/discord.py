@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from relay.adapters.discord.adapter import DiscordAdapter
 from relay.config.settings import DiscordSettings
 from relay.core.clock import SystemClock
-from relay.core.ports import CommandCall, Delivery, EventBatch
+from relay.core.ports import CommandCall, Delivery, EventBatch, Files
+from relay.core.storage import Store
 from relay.domain.content import Author, Content
 from relay.domain.events import (
     Event,
@@ -160,9 +161,11 @@ class World:
         self.state.role_changed(self.guild, everyone)
 
     @asynccontextmanager
-    async def running(self, *channels: Channel, ready: bool = True) -> AsyncIterator[DiscordAdapter]:
-        api_url = self.api_url or self.server.api_url
-        adapter = DiscordAdapter(settings=discord_settings(self.app.token, api_url), clock=self.clock, timeout=3.0)
+    async def running(
+        self, *channels: Channel, ready: bool = True, files: Files | None = None, store: Store | None = None
+    ) -> AsyncIterator[DiscordAdapter]:
+        settings = discord_settings(self.app.token, self.api_url or self.server.api_url)
+        adapter = DiscordAdapter(settings=settings, clock=self.clock, timeout=3.0, files=files, store=store)
         self.inbox.adapter = adapter
         addresses = (ChannelAddress(Platform.DISCORD, str(channel.id)) for channel in channels or (self.channel,))
         await adapter.watch(frozenset(addresses))

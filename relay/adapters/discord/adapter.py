@@ -31,11 +31,14 @@ from relay.adapters.discord.message_cache import MessageCache
 from relay.adapters.discord.outbound.body import FALLBACK_LENGTH, TEXT_LENGTH, measure, with_own_emoji
 from relay.adapters.discord.outbound.posting import MessagePoster
 from relay.adapters.discord.outbound.sender import MessageSender
+from relay.adapters.discord.pictures.avatars import Avatars
+from relay.adapters.discord.pictures.drawing import Pictures
 from relay.adapters.discord.webhooks import Webhooks
 from relay.config.settings import DiscordSettings
 from relay.core.clock import Backoff
 from relay.core.offload import Conversions
 from relay.core.ports import Clock, Cursor, Delivery, EventBatch, Files, Inbox, MediaStream, SideHealth
+from relay.core.storage import Store
 from relay.domain.content import Author, Capabilities, Quotation
 from relay.domain.events import MessageCreated
 from relay.domain.ids import ChannelAddress, ChannelRef, MediaRef, MessageRef, Platform, UserRef
@@ -51,7 +54,8 @@ _OFFICIAL_HOSTS = frozenset({"discord.com", "discordapp.com"})
 class DiscordAdapter:
     """Implements `Adapter`, `HistoryReader`, `LatestReader` and `NameReader`.
 
-    Without `files`, those of the other platform, none are posted. `timeout` is in seconds, for each request, and does
+    Without `files`, those of the other platform, none are posted. Without `store`, it is not remembered which pictures
+    of people are already there. `timeout` is in seconds, for each request, and does
     not include the time that files take.
     """
 
@@ -65,6 +69,7 @@ class DiscordAdapter:
         timeout: float = 30.0,
         files: Files | None = None,
         conversions: Conversions | None = None,
+        store: Store | None = None,
     ) -> None:
         conversions = conversions or Conversions()
         token = settings.token.get_secret_value()
@@ -85,7 +90,17 @@ class DiscordAdapter:
             conversions=conversions,
         )
         cdn_url = _cdn_of(settings.api_url)
-        self._media = Media(self._rest, files, cdn_url)
+        pictures = Pictures()
+        self._media = Media(self._rest, files, cdn_url, pictures)
+        self._avatars = Avatars(
+            rest=self._rest,
+            identity=self._identity,
+            files=files,
+            pictures=pictures,
+            store=store,
+            clock=clock,
+            cdn_url=cdn_url,
+        )
         self._guilds = GuildCache(clock)
         self._members = Members(self._rest, clock)
         self._webhooks = Webhooks(self._rest, self._keep_webhooks)
@@ -121,6 +136,7 @@ class DiscordAdapter:
             buffers=self._buffers,
             webhooks=self._webhooks,
             cache=message_cache,
+            avatars=self._avatars,
             clock=clock,
         )
         self._sender = MessageSender(
@@ -162,6 +178,7 @@ class DiscordAdapter:
                     group.create_task(self._channels.run(inbox, group), name="discord channels")
                     group.create_task(self._commands.run(inbox), name="discord commands")
                     group.create_task(self._gateway.run(self), name="discord gateway")
+                    group.create_task(self._avatars.run(), name="discord avatars")
         except FatalError as error:
             self._health = SideHealth("failed", str(error))
             raise
@@ -220,6 +237,7 @@ class DiscordAdapter:
         self._identity.application = str(client.application_id or self._identity.user)
         self._webhooks.set_owner(self._identity.application, self._identity.user)
         self._webhooks.all_changed()
+        self._avatars.session_started()
         self._guilds.session_started(client)
         self._channels.session_started()
         self._commands.session_started(self._identity.application)

@@ -1,4 +1,4 @@
-"""Files on Discord: reading them from its CDN, attaching them to messages, and drawing its Lottie stickers.
+"""Files on Discord: reading them from its CDN, and attaching them to messages.
 
 https://docs.discord.com/developers/reference#uploading-files. A voice message crosses to Discord as an audio file:
 webhooks cannot post voice messages (https://docs.discord.com/developers/resources/webhook#execute-webhook).
@@ -6,11 +6,9 @@ webhooks cannot post voice messages (https://docs.discord.com/developers/resourc
 
 import asyncio
 import re
-import sys
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -20,11 +18,12 @@ from aiohttp.payload import AsyncIterablePayload, JsonPayload
 
 from relay.adapters.discord.api.client import Download, RestClient, Route
 from relay.adapters.discord.api.errors import ErrorCode, Limited, Refused, Unanswered
+from relay.adapters.discord.pictures.drawing import Pictures
 from relay.core.ports import File, Files, MediaStream, Sender
 from relay.domain.content import Attachment
 from relay.domain.ids import MediaRef
 from relay.domain.jsontext import Json
-from relay.errors import FileRejected, FileUnavailable, Permanent, TargetGone, Transient
+from relay.errors import FileRejected, FileUnavailable, TargetGone, Transient
 
 _log = structlog.get_logger(__name__)
 
@@ -52,12 +51,7 @@ STICKER_SUFFIX = "webp"
 _FRESH_SECONDS = 6 * 3600.0
 _MAX_FRESH = 1_000
 
-_LOTTIE_PROGRAM = Path(__file__).with_name("picture_program.py")
 _LOTTIE_PATH = re.compile(r"/stickers/\d{1,20}\.json", re.ASCII)
-# Discord accepts half of it: https://docs.discord.com/developers/resources/sticker#create-guild-sticker
-_MAX_LOTTIE_SIZE = 1024 * 1024
-_MAX_PICTURE_SIZE = 8 * 1024 * 1024
-_LOTTIE_TIMEOUT = 20.0
 
 
 class Media:
@@ -66,11 +60,11 @@ class Media:
     Without `files`, the other platform's files, none can be sent.
     """
 
-    def __init__(self, rest: RestClient, files: Files | None, cdn_url: str) -> None:
+    def __init__(self, rest: RestClient, files: Files | None, cdn_url: str, pictures: Pictures | None = None) -> None:
         self._rest = rest
         self._files = files
         self._hosts = _HOSTS | {_host(cdn_url)}
-        self._stickers = StickerRenderer()
+        self._pictures = pictures or Pictures()
         # Addresses with new signatures, and until when each is given out.
         self._fresh: OrderedDict[str, tuple[str, float]] = OrderedDict()
 
@@ -129,7 +123,7 @@ class Media:
             if not is_lottie(parts.path):
                 yield MediaStream(answer.size, answer.content_type, _chunks(answer))
                 return
-            picture = await self._stickers.picture(_chunks(answer))
+            picture = await self._pictures.sticker(_chunks(answer))
         yield MediaStream(len(picture), STICKER_CONTENT_TYPE, _whole(picture))
 
     async def public_url(self, media: MediaRef) -> str:
@@ -271,65 +265,6 @@ def _translate_errors() -> Iterator[None]:
         raise (FileUnavailable(str(error)) if error.sent else Transient(str(error))) from None
 
 
-# --- Lottie stickers ----------------------------------------------------------------------------------------
-
-
 def is_lottie(path: str) -> bool:
     """Whether a path on Discord's CDN is that of a Lottie sticker."""
     return _LOTTIE_PATH.fullmatch(path) is not None
-
-
-class StickerRenderer:
-    """Renders Lottie stickers in a confined process (`picture_program.py`).
-
-    One at a time, so that stickers never take all CPUs of a small machine.
-    """
-
-    def __init__(self) -> None:
-        self._free = asyncio.Semaphore(1)
-
-    async def picture(self, animation: AsyncIterator[bytes]) -> bytes:
-        """A Lottie animation as a picture. Raises `Permanent` if it cannot be rendered, `FileUnavailable`."""
-        read = bytearray()
-        async for chunk in animation:
-            read += chunk
-            if len(read) > _MAX_LOTTIE_SIZE:
-                raise Permanent("too large to be drawn")
-        async with self._free:
-            return await _render(bytes(read))
-
-
-async def _render(animation: bytes) -> bytes:
-    pipe, nothing = asyncio.subprocess.PIPE, asyncio.subprocess.DEVNULL
-    try:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-I", str(_LOTTIE_PROGRAM), stdin=pipe, stdout=pipe, stderr=nothing, env={}
-        )
-    except OSError as error:
-        raise FileUnavailable(f"a process to draw the sticker cannot be started ({error.strerror})") from None
-    try:
-        async with asyncio.timeout(_LOTTIE_TIMEOUT):
-            picture = await _run(process, animation)
-            status = await process.wait()
-    except (TimeoutError, OSError):
-        picture, status = b"", -1
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    if status != 0 or not 0 < len(picture) <= _MAX_PICTURE_SIZE:
-        _log.warning("sticker not drawn", status=status, size=len(picture))
-        raise Permanent("impossible to draw")
-    return picture
-
-
-async def _run(process: asyncio.subprocess.Process, animation: bytes) -> bytes:
-    """The output of the program for the input `animation`, up to the allowed size."""
-    assert process.stdin is not None  # noqa: S101 - both are pipes
-    assert process.stdout is not None  # noqa: S101
-    process.stdin.write(animation)
-    process.stdin.write_eof()
-    picture = bytearray()
-    while len(picture) <= _MAX_PICTURE_SIZE and (chunk := await process.stdout.read(65_536)):
-        picture += chunk
-    return bytes(picture)

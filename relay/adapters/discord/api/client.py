@@ -58,6 +58,8 @@ class Route:
     limited: bool = True
     # What always follows the `?`.
     query: Mapping[str, str] = field(default_factory=dict)
+    # It gives way to everything else: it is sent only while half of what the whole bot may send is left.
+    background: bool = False
 
     @property
     def url(self) -> str:
@@ -137,7 +139,7 @@ class RestClient:
             return await self._send(route, body, query, reason, form=form, timeout=self._timeout_for(size))
         bucket = route.bucket
         try:
-            await self.limits.acquire(bucket, route.max_wait)
+            await self.limits.acquire(bucket, route.max_wait, background=route.background)
         except WaitTooLong as error:
             raise Limited(error.retry_after, error.reason) from None
         try:

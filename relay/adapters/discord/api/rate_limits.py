@@ -70,13 +70,13 @@ class RateLimits:
         self._bucket_names: dict[str, str] = {}
         self._bucket_states: dict[tuple[str, str], _BucketState] = {}
 
-    async def acquire(self, bucket: Bucket, max_wait: float = MAX_WAIT) -> None:
+    async def acquire(self, bucket: Bucket, max_wait: float = MAX_WAIT, *, background: bool = False) -> None:
         """Wait until a request of `bucket` may be sent, and count it. Raises `WaitTooLong`.
 
-        `max_wait`: how many seconds to wait for the bucket at most. The caller must call `release` when the request
-        has ended, whatever its result.
+        `max_wait`: how many seconds to wait for the bucket at most. `background`: leave half of the requests of a
+        second to others. The caller must call `release` when the request has ended, whatever its result.
         """
-        while (wait := self.check(bucket, max_wait)) > 0:
+        while (wait := max(self.check(bucket, max_wait), self._wait_for_others() if background else 0.0)) > 0:
             await self._clock.sleep(wait)
         now = self._clock.monotonic()
         self._sent_at.append(now)
@@ -140,6 +140,11 @@ class RateLimits:
         if len(self._invalid_at) == self._invalid_at.maxlen:
             waits.append(self._invalid_at[0] + INVALID_WINDOW - now)
         return max(*waits, self._bucket_wait(bucket))
+
+    def _wait_for_others(self) -> float:
+        """Seconds until fewer than half of the requests of a second have been sent within the last one."""
+        half = (self._sent_at.maxlen or 2) // 2 or 1
+        return 0.0 if len(self._sent_at) < half else self._sent_at[-half] + 1.0 - self._clock.monotonic()
 
     def _bucket_wait(self, bucket: Bucket) -> float:
         state = self._bucket_state(bucket)

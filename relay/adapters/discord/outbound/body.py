@@ -94,15 +94,18 @@ def webhook_text(content: Content) -> str:
     return _not_empty(text if len(text) <= TEXT_LENGTH else _rendered(content.text), content)
 
 
-def webhook_body(content: Content, author: Author) -> Json:
-    """The body of a request through a webhook, for `author`. Raises `Unsupported` if empty."""
+def webhook_body(content: Content, author: Author, avatar_url: str | None = None) -> Json:
+    """The body of a request through a webhook, for `author`. Raises `Unsupported` if empty.
+
+    Without `avatar_url`, the webhook's own picture is shown.
+    """
     body: Json = {
         "content": webhook_text(content),
         "username": username(author),
         "allowed_mentions": allowed_mentions(content),
     }
-    if author.avatar is not None and author.avatar.locator.startswith(("https://", "http://")):
-        body["avatar_url"] = author.avatar.locator
+    if avatar_url is not None:
+        body["avatar_url"] = avatar_url
     return body
 
 

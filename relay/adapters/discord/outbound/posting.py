@@ -28,6 +28,7 @@ from relay.adapters.discord.outbound.body import (
     webhook_body,
     webhook_text,
 )
+from relay.adapters.discord.pictures.avatars import Avatars
 from relay.adapters.discord.webhooks import Webhook, Webhooks, is_gone
 from relay.core.last_sent import LastSent
 from relay.core.ports import Clock, Delivery
@@ -165,6 +166,7 @@ class MessagePoster:
     buffers: ChannelBuffers
     webhooks: Webhooks
     cache: MessageCache
+    avatars: Avatars
     clock: Clock
     last_sent: LastSent = field(init=False, default_factory=LastSent)
     _posted: PostedMessages = field(init=False, default_factory=PostedMessages)
@@ -255,7 +257,7 @@ class MessagePoster:
 
     async def _post_through(self, webhook: Webhook, delivery: Delivery, author: Author) -> Any:
         """Post through a webhook. If Discord refuses the name or the avatar, post under another name or without it."""
-        body: Json = webhook_body(delivery.content, author)
+        body: Json = webhook_body(delivery.content, author, self.avatars.url(author))
         route = webhook.route(self.buffers.thread(delivery.channel.id))
         first, *others = usernames(author)
         if (accepted := self._accepted.get(first)) in others:

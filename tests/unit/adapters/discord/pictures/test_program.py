@@ -13,7 +13,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from relay.adapters.discord import media, picture_program
+from relay.adapters.discord import media
+from relay.adapters.discord.pictures import drawing as parent
+from relay.adapters.discord.pictures import program as picture_program
+from relay.adapters.discord.pictures.drawing import Pictures
 from relay.errors import Permanent
 from relay.sandbox.messages.media import flat_png
 from tests.support.lottie import declared_png, drawing, embedded
@@ -27,7 +30,7 @@ async def drawn(data: bytes) -> Image.Image:
         for start in range(0, len(data), 1000):
             yield data[start : start + 1000]
 
-    picture = Image.open(io.BytesIO(await media.StickerRenderer().picture(chunks())))
+    picture = Image.open(io.BytesIO(await Pictures().sticker(chunks())))
     assert picture.format == "WEBP"
     return picture
 
@@ -89,8 +92,8 @@ async def test_no_file_of_ours_is_drawn(tmp_path: Path) -> None:
 async def test_what_takes_too_long_is_given_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     program = tmp_path / "endless.py"
     program.write_text("import sys; sys.stdin.read()\nwhile True: pass\n")
-    monkeypatch.setattr(media, "_LOTTIE_PROGRAM", program)
-    monkeypatch.setattr(media, "_LOTTIE_TIMEOUT", 0.3)
+    monkeypatch.setattr(parent, "_PROGRAM", program)
+    monkeypatch.setattr(parent, "_TIMEOUT", 0.3)
     started = time.monotonic()
     with pytest.raises(Permanent, match="impossible to draw"):
         await drawn(drawing())
