@@ -10,6 +10,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
+from itertools import islice
 from typing import Any
 
 import structlog
@@ -40,6 +41,7 @@ _STRING = 3
 _IN_SERVERS = 0
 # No ID that somebody may give is longer.
 _MAX_WORD = 255
+_MAX_WORDS = 8
 _COMPARED = (
     "type", "name", "description", "options", "required", "choices", "value", "max_length", "contexts",
     "integration_types",
@@ -103,7 +105,7 @@ def read_interaction(data: Json) -> Interaction | None:
         channel=found[2],
         parent=str(channel["parent_id"]) if is_thread else "",
         command=str(command.get("name")),
-        words=tuple(_words(command)),
+        words=tuple(islice(_words(command), _MAX_WORDS)),
     )
 
 
@@ -206,7 +208,7 @@ class SlashCommands:
         if len(self._seen) > _REMEMBERED:
             self._seen.popitem(last=False)
         if self._running.total() >= _MAX_RUNNING or self._running[interaction.user] >= _MAX_RUNNING_OF_ONE:
-            _log.warning("discord command ignored, too many at a time", user=interaction.user)
+            _log.debug("discord command ignored, too many at a time", user=interaction.user)
             return
         self._running[interaction.user] += 1
         self._group.create_task(self._serve(interaction, self._inbox), name="discord command")

@@ -4,6 +4,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from relay.adapters.discord.commands import Interaction, definition, read_interaction, same_definition
 from relay.core.people.commands import COMMANDS
@@ -52,6 +54,14 @@ def test_arguments_and_choices_count_too() -> None:
         assert not same_definition(with_argument, _registered(theirs))
 
 
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=8) | st.sampled_from(["30", "relay", 2, 11]),
+    lambda inner: (
+        st.lists(inner, max_size=12)
+        | st.dictionaries(st.sampled_from(["id", "user", "type", "name", "value", "options", "parent_id"]), inner)
+    ),
+    max_leaves=30,
+)
 GIVEN: Json = {
     "id": "10",
     "type": 2,
@@ -88,6 +98,12 @@ READ = Interaction("10", "aW50-x_y", "30", "", "20", "", "relay", ("link", "@ada
 )
 def test_what_is_read_of_an_interaction(change: Json, expected: Any) -> None:
     assert read_interaction(GIVEN | change) == expected
+
+
+@given(JSON, st.sampled_from([*GIVEN, "user"]))
+def test_nothing_that_comes_makes_it_fail(value: Any, field: str) -> None:
+    found = read_interaction(GIVEN | {field: value})
+    assert found is None or (len(found.words) <= 8 and all(len(word) <= 255 for word in found.words))
 
 
 def test_the_token_is_in_no_text_of_it() -> None:
