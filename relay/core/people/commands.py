@@ -171,7 +171,8 @@ class Commands:
     async def _status(self, uow: UnitOfWork, call: CommandCall) -> n.RichText:
         pair = self.pairs.pair_of(call.channel)
         if pair is None:
-            return n.RichText.plain("This room is not connected to another one.")
+            connect = "Whoever runs the relay can connect it, with a pair in its configuration."
+            return n.RichText((_line("This room is not connected to another one."), _line(connect)))
         waiting = {lane: depth.waiting for lane, depth in (await uow.outbox.depths()).items()}
         out = self.pairs.lane_from(call.channel, pair)
         lines = [_line(self._condition(pair))]
