@@ -1,6 +1,7 @@
 """What people ask the relay for on Discord, from end to end: `/relay …`, answered to them alone."""
 
 import asyncio
+import re
 from typing import Any
 
 import pytest
@@ -50,7 +51,7 @@ async def test_help_and_status_are_answered_to_one_person_alone(help_stack: Full
 
 async def test_a_place_that_is_not_bridged(help_stack: FullStack) -> None:
     elsewhere = help_stack.control.create_channel(help_stack.guild, "elsewhere")["id"]
-    assert "not connected" in await _ask(help_stack, "relay status", channel=elsewhere)
+    assert "can connect it" in await _ask(help_stack, "relay status", channel=elsewhere)
     assert "status" in await _ask(help_stack, "relay help", channel=elsewhere)
 
 
@@ -80,3 +81,53 @@ async def test_a_command_while_the_relay_is_away_is_not_carried_out_later(help_s
     await help_stack.daemon.start()
     assert "status" in await _ask(help_stack, "relay help")
     assert help_stack.control.interaction(used)["state"] == "failed"
+
+
+# --- Both sides -------------------------------------------------------------------------------------------
+
+
+async def _ask_on_matrix(made: FullStack, command: str) -> str:
+    """What the relay answers in the room to what Mia asks there. A command and its answer do not cross."""
+    asked = await made.tell("help", f"!relay {command}")
+
+    async def look() -> list[str]:
+        room = await made.on_matrix("help")
+        return [message.body for message in room if message.reply_to == asked]
+
+    answers = await eventually(look, bool, what=made.daemon.log)
+    assert len(answers) == 1
+    return answers[0]
+
+
+async def test_two_accounts_are_linked_and_unlinked_from_both_sides(help_stack: FullStack) -> None:
+    mia = help_stack.mia.user_id
+    told = await _ask(help_stack, "relay link", account=mia)
+    code = re.search(r"!relay link (\S+?)`", told)
+    assert code is not None, told
+    # Nobody else can use it: Ada herself is the wrong account.
+    assert "no such code" in await _ask(help_stack, "relay link", account=code[1])
+    assert "You are linked" in await _ask_on_matrix(help_stack, f"link {code[1]}")
+    assert mia in await _ask(help_stack, "relay whoami")
+    assert mia not in await _ask(help_stack, "relay whoami", who="Ben")
+    assert "linked with an account" in await _ask_on_matrix(help_stack, "whoami")
+    assert "no such code" in await _ask(help_stack, "relay link", who="Ben", account=code[1])
+    assert help_stack.on_discord("help") == []
+    await help_stack.daemon.kill()
+    await help_stack.daemon.start()
+    assert mia in await _ask(help_stack, "relay whoami")
+    assert "any more" in await _ask(help_stack, "relay unlink")
+    assert "not linked" in await _ask_on_matrix(help_stack, "whoami")
+
+
+async def test_who_opts_out_on_discord_is_not_heard_on_matrix(help_stack: FullStack) -> None:
+    help_stack.say("help", "before")
+    await help_stack.until_matrix("help", lambda words: words == ["before"])
+    assert "nothing that you write" in await _ask(help_stack, "relay optout")
+    help_stack.say("help", "unheard")
+    help_stack.say("help", "from Ben", who="Ben")
+    await help_stack.until_matrix("help", lambda words: words == ["before", "from Ben"])
+    assert "crosses again" in await _ask(help_stack, "relay optin")
+    help_stack.say("help", "heard again")
+    await help_stack.until_matrix("help", lambda words: words == ["before", "from Ben", "heard again"])
+    assert "deleted" in await _ask(help_stack, "relay forget", copies="copies")
+    await help_stack.until_matrix("help", lambda words: words == ["from Ben"])
