@@ -115,6 +115,8 @@ class Daemon:
             load_session=partial(_load_value, store, "matrix session"),
             save_session=partial(_save_value, store, "matrix session"),
             catchup_limit=self._catchup_limit,
+            store=store,
+            has_ghosts=self._has_ghosts,
             clock=clock,
             rng=rng,
             files=files,
@@ -170,6 +172,10 @@ class Daemon:
     def _catchup_limit(self, address: ChannelAddress) -> int:
         """How many missed messages a declared channel still catches up on."""
         return next((pair.policy.catchup_limit for pair in self._pairs if address in pair.sides), 0)
+
+    def _has_ghosts(self, address: ChannelAddress) -> bool:
+        """Whether people have accounts of their own in a declared channel, where that is possible."""
+        return any(pair.policy.ghosts for pair in self._pairs if address in pair.sides)
 
     # --- What runs side by side ---------------------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -31,13 +31,13 @@ class Invocation:
         # Replaces secrets in a text.
         self.redact: Callable[[str], str] = str
 
-    def load(self, config: Path | None, *, daemon: bool = False) -> "Settings":
+    def load(self, config: Path | None, *, daemon: bool = False, environ: Mapping[str, str] = os.environ) -> "Settings":
         """Load the settings, and configure logging with them. Only the daemon logs more than warnings."""
         from relay import logs
         from relay.config.loading import load
 
         self.redact = logs.redactor(())
-        settings = load(config or self.config, os.environ)
+        settings = load(config or self.config, environ)
         self.redact = logs.redactor(settings.secrets())
         level = settings.log.level if daemon or settings.log.level == "error" else "warning"
         logs.configure(level, settings.log.format if daemon else "console", settings.secrets())

@@ -26,14 +26,19 @@ from relay.config.mistakes import (
     positions,
     shown,
 )
-from relay.config.settings import PairSettings, Settings
+from relay.config.settings import DEFAULT_PREFIX, PairSettings, Settings
 from relay.errors import ConfigurationError, Mistake
 
 PREFIX = "RELAY_"
 CONFIG_VARIABLE = "RELAY_CONFIG"
 DEFAULT_FILE = Path("relay.toml")
 # Secrets. Each can also be in a file, which the key `<name>_file` names.
-SECRETS = (("discord", "token"), ("matrix", "access_token"), ("matrix", "password"))
+SECRETS = (
+    ("discord", "token"),
+    ("matrix", "access_token"),
+    ("matrix", "password"),
+    ("matrix", "appservice", "as_token"),
+)
 # The sections that are arrays of tables.
 LISTS = ("pairs", "rooms", "people")
 
@@ -123,6 +128,9 @@ def _contradictions(source: Source) -> Iterator[Mistake]:
     for location, value in _column(values, ("people",), "matrix"):
         if value == own:
             yield Mistake(origin.where(location), "is the relay's own account", "write the account of a person")
+    if isinstance(matrix, dict) and _is_ghost(matrix.get("user_id"), matrix.get("appservice")):
+        remedy = "choose another prefix: the registration would claim the relay's own account"
+        yield Mistake(origin.where(("matrix", "appservice", "prefix")), "matrix.user_id begins with it", remedy)
     for sections, key, remedy in (
         (("pairs",), "discord_channel", "a channel can be in one pair only: remove one of the two"),
         (LISTS, "matrix_room", "a room can be listed once only: remove one of the two"),
@@ -136,6 +144,12 @@ def _contradictions(source: Source) -> Iterator[Mistake]:
             if first[:2] != location[:2] and (key != "name" or key in (first[2], location[2])):
                 line = f" (line {number})" if (number := origin.line(first)) else ""
                 yield Mistake(origin.where(location), f"is already in {origin.label(first[:2])}{line}", remedy)
+
+
+def _is_ghost(user_id: object, appservice: object) -> bool:
+    """Whether the relay's own account has a name that only ghosts may have."""
+    prefix = appservice.get("prefix", DEFAULT_PREFIX) if isinstance(appservice, dict) else None
+    return isinstance(user_id, str) and isinstance(prefix, str) and user_id.startswith(f"@{prefix}")
 
 
 def _column(values: Mapping[str, Any], sections: tuple[str, ...], key: str) -> Iterator[tuple[Location, str]]:
@@ -156,8 +170,8 @@ def gather(file: Path, environ: Mapping[str, str], model: type[BaseSettings]) ->
     values = _overlay(document, environment)
     origin = Origin(str(file), positions(text) if not broken else {}, variables, _pair_names(values))
     source = Source(values, origin, file.parent, bool(unread or broken), [*unread, *broken, *unknown])
-    for section, key in SECRETS:
-        _open_secret(source, environment, section, key, file.parent)
+    for location in SECRETS:
+        _open_secret(source, environment, location, file.parent)
     return source
 
 
@@ -259,28 +273,34 @@ def _pair_names(values: Mapping[str, Any]) -> list[str]:
     return [shown(name) if isinstance(name, str) else "" for name in names]
 
 
-def _open_secret(source: Source, environment: Mapping[str, Any], section: str, key: str, folder: Path) -> None:
-    """Set `key` to the content of `<key>_file`. If the environment sets one of the two, that one wins."""
-    table, name = source.values.get(section), f"{key}_file"
-    if not isinstance(table, dict) or not isinstance(table.get(name), str):
+def _open_secret(source: Source, environment: Mapping[str, Any], location: tuple[str, ...], folder: Path) -> None:
+    """Set a key to the content of `<key>_file`. If the environment sets one of the two, that one wins."""
+    *tables, key = location
+    around, outside, name = source.values, environment, f"{key}_file"
+    for part in tables:
+        table, given = around.get(part), outside.get(part, {})
+        if not isinstance(table, dict):
+            return
+        # A copy: the values of the file are shared with others.
+        around[part] = around = dict(table)
+        outside = given if isinstance(given, dict) else {}
+    if not isinstance(around.get(name), str):
         return
-    outside = environment.get(section, {})
-    if key in table:
+    if key in around:
         if (key in outside) == (name in outside):
             remedy = f"keep only one of {key} and {name}"
-            source.mistakes.append(Mistake(source.origin.where((section, name)), f"{key} is also set", remedy))
+            source.mistakes.append(Mistake(source.origin.where((*tables, name)), f"{key} is also set", remedy))
             return
         if key in outside:
             return
-    table = source.values[section] = dict(table)
     try:
-        with (folder / table[name]).open(encoding="utf-8") as stream:
+        with (folder / around[name]).open(encoding="utf-8") as stream:
             text = stream.read(_SECRET_LIMIT).strip()
         problem = None if text else "the file is empty"
     except (OSError, UnicodeDecodeError, ValueError) as error:
         text, problem = "", f"the file cannot be read: {getattr(error, 'strerror', None) or 'not a text file'}"
     if problem:
         remedy = f"set it to a file that contains only the {key} and that the relay's user may read"
-        source.mistakes.append(Mistake(source.origin.where((section, name)), problem, remedy))
+        source.mistakes.append(Mistake(source.origin.where((*tables, name)), problem, remedy))
     # A placeholder if there is no secret: otherwise the same mistake would be reported again, as a missing key.
-    table[key] = text or "-"
+    around[key] = text or "-"

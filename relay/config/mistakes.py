@@ -144,7 +144,7 @@ def _words(error: ErrorDetails, model: type[BaseModel], location: Location) -> t
         case "relay":
             return context["what"], context["remedy"]
         case "missing" if f"{key}_file" in inner.model_fields:
-            variable = f"RELAY_{location[0]}__{key}".upper()
+            variable = f"RELAY_{'__'.join(map(str, location))}".upper()
             return "is missing", f'write {key} = "…" or {key}_file = "/run/secrets/{key}", or set {variable}'
         case "missing":
             return "is missing", write

@@ -12,6 +12,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from relay.config.values import (
     DiscordUser,
+    GhostPrefix,
     HostNames,
     KeptFor,
     ListenAddress,
@@ -19,6 +20,7 @@ from relay.config.values import (
     Number,
     Password,
     PublicUrl,
+    RegistrationId,
     Room,
     Seconds,
     Snowflake,
@@ -30,6 +32,9 @@ from relay.config.values import (
 )
 from relay.domain.ids import ChannelAddress, Platform, UserRef
 from relay.domain.pair import SYSTEM_MESSAGES, Pair, PairPolicy, ThreadPolicy
+
+DEFAULT_PREFIX = "_discord_"
+"""Of the names of ghosts."""
 
 
 class Section(BaseModel):
@@ -48,6 +53,23 @@ class DiscordSettings(Section):
     api_url: Url = Field(default="https://discord.com/api/v10", examples=['"https://discord.com/api/v10"'])
 
 
+class AppserviceSettings(Section):
+    """`[matrix.appservice]`: ghosts, accounts of their own on the homeserver for the people of Discord.
+
+    `relay registration` makes the file of it that the homeserver has to have.
+    """
+
+    # The token of the registration. Always set: it is read from `as_token_file` if that is given instead.
+    as_token: Token = Field(examples=['"…"'])
+    as_token_file: Path | None = Field(default=None, examples=['"/run/secrets/matrix_as_token"'])
+    # The registration's name on the homeserver. Two relays on one homeserver need two.
+    id: RegistrationId = Field(default="relay", examples=['"relay"'])
+    # What the names of its ghosts begin with: `@_discord_<ID>:server`. Two relays on one homeserver need two.
+    prefix: GhostPrefix = Field(default=DEFAULT_PREFIX, examples=['"_discord_"'])
+    # Whether a ghost joins a room when it first has something to say there, or all that are known join at once.
+    ghost_membership: Literal["on_speak", "all"] = Field(default="on_speak", examples=['"on_speak"'])
+
+
 class MatrixSettings(Section):
     """`[matrix]`: how to reach the homeserver. At least one of `access_token` and `password` is set."""
 
@@ -60,6 +82,8 @@ class MatrixSettings(Section):
     # The relay logs in with it once, and keeps the token that it gets in its store.
     password: Password | None = Field(default=None, examples=['"…"'])
     password_file: Path | None = Field(default=None, examples=['"/run/secrets/matrix_password"'])
+    # None: the relay's own account says everything.
+    appservice: AppserviceSettings | None = None
 
 
 class StoreSettings(Section):
@@ -135,6 +159,8 @@ class DefaultSettings(Section):
     # The other side is told, at most every five minutes, that somebody writes who has opted out.
     show_opted_out: bool = Field(default=False, examples=["false"])
     moderation: ModerationSettings = Field(default=ModerationSettings(), examples=["{ deletions = false }"])
+    # With `[matrix.appservice]`: people of Discord have accounts of their own in the room.
+    ghosts: bool = Field(default=True, examples=["true"])
 
 
 class PairSettings(DefaultSettings):
@@ -172,6 +198,7 @@ class PairSettings(DefaultSettings):
                 system_messages=frozenset(self.system_messages),
                 moderate_deletions=self.moderation.deletions,
                 show_opted_out=self.show_opted_out,
+                ghosts=self.ghosts,
             ),
         )
 
@@ -233,5 +260,7 @@ class Settings(BaseSettings):
 
     def secrets(self) -> frozenset[str]:
         """The values that must never be printed."""
-        values = (self.discord.token, self.matrix.access_token, self.matrix.password)
+        appservice = self.matrix.appservice
+        as_token = None if appservice is None else appservice.as_token
+        values = (self.discord.token, self.matrix.access_token, self.matrix.password, as_token)
         return frozenset(value.get_secret_value() for value in values if value is not None)

@@ -19,6 +19,9 @@ _ALIAS = re.compile(rf"#[^\s:\x00-\x1f]+:{_SERVER}")
 # https://spec.matrix.org/latest/rooms/v12/: from room version 12 on a room ID is the hash of an event, and no server.
 _ROOM_ID = re.compile(rf"!(?:[^\s:\x00-\x1f]+:{_SERVER}|[0-9A-Za-z_-]{{40,}})")
 _USER_ID = re.compile(rf"@[!-9;-~]+:{_SERVER}")
+# No digit at its end: an ID follows, which is a number.
+_GHOST_PREFIX = re.compile(r"_[a-z0-9._=/-]{0,48}[a-z._=/-]")
+_REGISTRATION_ID = re.compile(r"[A-Za-z0-9_.-]{1,50}")
 _DURATION = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*(s|m|h|d)?\s*")
 _UNITS = {None: 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 _MATRIX_ID_LIMIT = 255
@@ -159,6 +162,22 @@ def _name(value: str) -> str:
     return value.strip()
 
 
+def _ghost_prefix(value: str) -> str:
+    # https://spec.matrix.org/latest/appendices/#user-identifiers; 255 bytes with an ID and a server's name behind it.
+    if not _GHOST_PREFIX.fullmatch(value):
+        raise wrong(
+            "is not the beginning of a user name",
+            'write "_" and then a-z, 0-9, ".", "_", "=", "-" and "/", no digit at the end, up to 50, like "_discord_"',
+        )
+    return value
+
+
+def _registration_id(value: str) -> str:
+    if not _REGISTRATION_ID.fullmatch(value):
+        raise wrong("is not the name of a registration", 'write letters, digits, "_", "." and "-", at most 50')
+    return value
+
+
 def _token(value: SecretStr) -> SecretStr:
     text = value.get_secret_value().strip()
     if not text:
@@ -186,6 +205,8 @@ Number = Annotated[int, BeforeValidator(_number)]
 SystemMessages = Annotated[tuple[SystemMessage, ...], NoDecode, BeforeValidator(_system_messages)]
 HostNames = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_hosts)]
 Name = Annotated[str, AfterValidator(_name)]
+GhostPrefix = Annotated[str, AfterValidator(_ghost_prefix)]
+RegistrationId = Annotated[str, AfterValidator(_registration_id)]
 Token = Annotated[SecretStr, AfterValidator(_token)]
 Password = Annotated[SecretStr, AfterValidator(_password)]
 UserId = Annotated[str, AfterValidator(_user_id)]

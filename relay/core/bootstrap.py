@@ -22,6 +22,7 @@ from relay.core.people.directory import PeopleDirectory
 from relay.core.people.forgetting import Forgetter
 from relay.core.ports import (
     Adapter,
+    ChannelNotes,
     Clock,
     CommandReader,
     Files,
@@ -71,6 +72,7 @@ def assemble(
         pairs=directory,
         store=store,
         health={platform: adapter.health for platform, adapter in adapters.items()},
+        notes={platform: one.note for platform, one in adapters.items() if isinstance(one, ChannelNotes)},
     )
     names = AuthorNames()
     people = PeopleDirectory(store=store)

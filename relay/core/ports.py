@@ -312,6 +312,15 @@ class HistoryReader(Protocol):
 
 
 @runtime_checkable
+class ChannelNotes(Protocol):
+    """An adapter that can say what the operator may correct about a channel although it works."""
+
+    def note(self, channel: ChannelRef) -> str | None:
+        """Sentences; None if there is nothing to say. No I/O."""
+        ...
+
+
+@runtime_checkable
 class LatestReader(Protocol):
     """An adapter that can be asked for one message: an edit of it was taken back, or what it quotes has changed."""
 

@@ -415,6 +415,43 @@ class Avatars(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Ghost:
+    """An account that the relay made on one platform for somebody of another."""
+
+    account: str  # its ID on its platform
+    device: str = ""  # as which it acts; "" where the platform has none
+    avatar: str = ""  # where the picture is that it was given last; "" for none
+
+
+class Ghosts(Protocol):
+    """The accounts that the relay made for people of the other side, and the channels that they are in."""
+
+    async def get(self, account: str) -> Ghost | None:
+        """What is known of an account; None if it has not been made yet."""
+        ...
+
+    async def put(self, ghost: Ghost) -> None:
+        """Remember an account; it replaces what was known of it."""
+        ...
+
+    async def profile(self, account: str, channel: ChannelRef) -> str | None:
+        """A digest of the name and picture that it has in a channel; None if it is not in there."""
+        ...
+
+    async def join(self, account: str, channel: ChannelRef, profile: str) -> None:
+        """It is in a channel, with that profile. The account is known."""
+        ...
+
+    async def leave(self, account: str, channel: ChannelRef) -> None:
+        """It is not in a channel any more."""
+        ...
+
+    async def outside(self, channel: ChannelRef, after: str, limit: int) -> Sequence[Ghost]:
+        """Accounts that are not in a channel, in the order of their IDs, those after `after`."""
+        ...
+
+
 class KeyValues(Protocol):
     """Small named values that outlive the process: a session's token, the last status snapshot."""
 
@@ -506,6 +543,8 @@ class UnitOfWork(Protocol):
     def channels(self) -> Channels: ...
     @property
     def once_keys(self) -> OnceKeys: ...
+    @property
+    def ghosts(self) -> Ghosts: ...
     @property
     def key_values(self) -> KeyValues: ...
     @property

@@ -30,6 +30,8 @@ class Author:
     # This message is meant to notify everyone in the channel, and the platform lets its author do that. It belongs to
     # the message rather than the author; the field stays here because stored commands have it here.
     may_broadcast: bool = False
+    # Several people who share a message: no account is theirs.
+    is_group: bool = False
     # Tells this author from others of the same name, and is shorter than the ID; "" where there is no such thing.
     handle: str = field(default="", compare=False)
 

@@ -30,6 +30,8 @@ class PairPolicy:
     moderate_deletions: bool = False
     # The other side sees that somebody who has opted out said something.
     show_opted_out: bool = False
+    # Where the platform can have that, people of the other side appear as accounts of their own ("ghosts").
+    ghosts: bool = True
 
 
 @dataclass(frozen=True, slots=True, order=True)

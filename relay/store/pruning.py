@@ -88,6 +88,8 @@ _DELETE_CHANNEL = (
     " AND NOT EXISTS (SELECT 1 FROM message_edit WHERE channel_id = ?1)"
     " AND NOT EXISTS (SELECT 1 FROM batch WHERE channel_id = ?1)"
 )
+# The number of a deleted channel may be given to another one.
+_DELETE_GHOSTS = "DELETE FROM ghost_member WHERE channel_id = ?1 AND NOT EXISTS (SELECT 1 FROM channel WHERE id = ?1)"
 _NAMES = "SELECT name FROM notebook WHERE name LIKE 'names %'"
 _DELETE_NAME = "DELETE FROM notebook WHERE name = ?"
 
@@ -228,7 +230,7 @@ class Pruner:
                 await unit.transaction.run(partial(_delete, _DELETE_LANE, some))
             await self.clock.sleep(_PAUSE)
         for some in _pieces(channels):
-            await self._write(partial(_delete, _DELETE_CHANNEL, some))
+            await self._write(partial(_delete_channels, some))
         known = kept | {tuple(of) for _, *of in await self._read(_CHANNELS, ())}
         names = [(name,) for (name,) in await self._read(_NAMES, ()) if tuple(str(name).split(" ", 2)[1:]) not in known]
         for some in _pieces(names):
@@ -249,6 +251,11 @@ class Pruner:
 
 def _pieces(rows: Sequence[Sequence[object]]) -> Iterator[Sequence[Sequence[object]]]:
     return (rows[start : start + _DELETED_AT_ONCE] for start in range(0, len(rows), _DELETED_AT_ONCE))
+
+
+def _delete_channels(rows: Sequence[Sequence[object]], connection: sqlite3.Connection) -> None:
+    _delete(_DELETE_CHANNEL, rows, connection)
+    _delete(_DELETE_GHOSTS, rows, connection)
 
 
 def _delete(statement: str, rows: Sequence[Sequence[object]], connection: sqlite3.Connection) -> None:

@@ -404,6 +404,26 @@ forgetting = Table(
     sqlite_with_rowid=False,
 )
 
+# Accounts that the relay made for people of another platform ("ghosts").
+ghost = Table(
+    "ghost",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("account", AnyText, nullable=False),  # its ID on its platform
+    Column("device", AnyText, nullable=False),  # "" where the platform has none
+    Column("avatar", AnyText, nullable=False),  # the picture that it was given last
+    UniqueConstraint("account"),
+)
+
+ghost_member = Table(
+    "ghost_member",
+    metadata,
+    Column("channel_id", Integer, primary_key=True),
+    Column("ghost_id", Integer, ForeignKey("ghost.id", ondelete="CASCADE"), primary_key=True),
+    Column("profile", AnyText, nullable=False),  # a digest of the name and picture that it has there
+    sqlite_with_rowid=False,
+)
+
 store = Table(
     "store",
     metadata,

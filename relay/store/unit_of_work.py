@@ -10,6 +10,7 @@ import structlog
 from sqlalchemy import Row, bindparam, delete, insert, select, text
 
 from relay.domain.pair import LaneKey
+from relay.store.repositories.ghosts import SqlGhosts
 from relay.store.repositories.message_map import SqlMessageMap
 from relay.store.repositories.outbox import SqlOutbox
 from relay.store.repositories.people import SqlPeople
@@ -56,6 +57,7 @@ class SqlUnitOfWork:
         self.cursors = SqlCursors(transaction)
         self.media = SqlMediaCache(transaction)
         self.once_keys = SqlOnceKeys(transaction)
+        self.ghosts = SqlGhosts(transaction)
         self.key_values = SqlKeyValues(transaction)
         self.people = SqlPeople(transaction)
 

@@ -9,13 +9,16 @@ from functools import partial
 
 from relay.adapters.matrix.api.client import Api
 from relay.adapters.matrix.api.session import LoadSession, MatrixSession, SaveSession
+from relay.adapters.matrix.cursors import GHOST_PREFIXES, cursor
 from relay.adapters.matrix.identifiers import is_user_id, parse_link, permalink
 from relay.adapters.matrix.inbound.events import COMMAND, convert, latest_edit
 from relay.adapters.matrix.markup import NameLookup
 from relay.adapters.matrix.media import MediaRepository
 from relay.adapters.matrix.members import MemberDirectory
 from relay.adapters.matrix.outbound import compose
+from relay.adapters.matrix.outbound.ghosts import Ghosts
 from relay.adapters.matrix.outbound.sender import MessageSender
+from relay.adapters.matrix.own_accounts import OwnAccounts
 from relay.adapters.matrix.retrying_inbox import RetryingInbox
 from relay.adapters.matrix.rooms.declared import DeclaredRooms
 from relay.adapters.matrix.rooms.joins import RoomJoiner
@@ -26,7 +29,8 @@ from relay.adapters.matrix.sync.response import ResponseHandler
 from relay.config.settings import MatrixSettings
 from relay.core.clock import Backoff
 from relay.core.offload import Conversions
-from relay.core.ports import Clock, Delivery, Files, Inbox, MediaStream, SideHealth
+from relay.core.ports import Clock, Delivery, EventBatch, Files, Inbox, MediaStream, SideHealth
+from relay.core.storage import Store
 from relay.domain.content import Author, Capabilities, Quotation
 from relay.domain.events import Event, MessageCreated, MessageEdited
 from relay.domain.ids import ChannelAddress, ChannelRef, MediaRef, MessageRef, Platform, UserRef
@@ -54,6 +58,10 @@ class MatrixAdapter:
         retry_interval: float = 30.0,
         # The files of the other side; without them files cross as text.
         files: Files | None = None,
+        # What is known of ghosts; without it there are none.
+        store: Store | None = None,
+        # Whether a declared room has ghosts, if the homeserver can have any; asked anew each time.
+        has_ghosts: Callable[[ChannelAddress], bool] = lambda _: True,
         conversions: Conversions | None = None,
     ) -> None:
         self._conversions = conversions = conversions or Conversions()
@@ -62,8 +70,13 @@ class MatrixAdapter:
         self._inbox: RetryingInbox | None = None
         self._status = ConnectionStatus(detail="Not started.")
         self._api = api = Api(settings.homeserver_url, settings.user_id, conversions)
+        appservice = settings.appservice
+        self._accounts = accounts = OwnAccounts(
+            me=settings.user_id, prefix=None if appservice is None or store is None else appservice.prefix
+        )
+        self._store = store
         self._rooms = rooms = DeclaredRooms(
-            settings.user_id,
+            accounts,
             backoff=partial(Backoff, rng, first=retry_interval, longest=20 * retry_interval),
             now=clock.monotonic,
         )
@@ -72,22 +85,26 @@ class MatrixAdapter:
             room = rooms.find(room_id)
             return 0 if room is None else catchup_limit(room.address)
 
+        self._ghosts = ghosts = Ghosts(
+            api=api, accounts=accounts, rooms=rooms, clock=clock, settings=appservice, store=store, wanted=has_ghosts
+        )
         self._joins = RoomJoiner(api=api, rooms=rooms, clock=clock, connected=self._status.caught_up)
         self._loop = SyncLoop(
             api=api,
             session=MatrixSession(api=api, settings=settings, load=load_session, save=save_session),
             rooms=rooms,
-            responses=ResponseHandler(api, rooms, Backfiller(api, limit), conversions),
+            responses=ResponseHandler(api, rooms, Backfiller(api, limit), conversions, ghosts.saw_member),
             status=self._status,
             clock=clock,
             rng=rng,
         )
-        self._members = MemberDirectory(api, clock, conversions)
+        self._members = MemberDirectory(api, clock, conversions, accounts)
         self._media = MediaRepository(api, files, clock)
         self._sender = MessageSender(
             api=api,
             rooms=rooms,
             media=self._media,
+            ghosts=ghosts,
             clock=clock,
             token_refused=self._loop.interrupt,
             conversions=conversions,
@@ -108,6 +125,7 @@ class MatrixAdapter:
         retrying = self._inbox = RetryingInbox(inbox, self._clock, self._rng)
         self._status.set("connecting", "Logging in.")
         try:
+            await self._remember_prefix(retrying)
             await self._loop.connect()
             await self._work(retrying)
         except (FatalError, StoreError) as error:
@@ -205,6 +223,10 @@ class MatrixAdapter:
         size = weight(event.get("content"))
         return await self._conversions.run(size, convert, event, state, self._api.user_id, names)
 
+    def note(self, channel: ChannelRef) -> str | None:
+        """See `ChannelNotes`."""
+        return self._ghosts.note(channel.id)
+
     def permalink(self, target: MessageRef) -> str:
         """See `Adapter.permalink`."""
         return permalink(target)
@@ -241,6 +263,14 @@ class MatrixAdapter:
     def open_thumbnail(self, media: MediaRef, side: int) -> AbstractAsyncContextManager[MediaStream]:
         """See `ThumbnailSource.open_thumbnail`."""
         return self._media.open_thumbnail(media, side)
+
+    async def _remember_prefix(self, inbox: RetryingInbox) -> None:
+        """What ghosts wrote stays ours when the operator chooses another prefix, or wants no ghosts any more."""
+        known = (await inbox.position(GHOST_PREFIXES) or "").split()
+        self._accounts.earlier |= set(known)
+        prefix = self._accounts.prefix
+        if prefix is not None and prefix not in known:
+            await inbox.receive(EventBatch(cursors=(cursor(GHOST_PREFIXES, " ".join([*known, prefix])),)))
 
     async def _work(self, inbox: RetryingInbox) -> None:
         with ungrouped(FatalError, StoreError):

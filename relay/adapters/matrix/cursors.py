@@ -11,6 +11,9 @@ from relay.domain.ids import Platform
 SYNC = "sync"
 """Holds the `next_batch` token of the last sync response that is on disk."""
 
+GHOST_PREFIXES = "ghosts"
+"""Holds the prefixes that ghosts have had, with spaces between them. No position, but to be kept in the same way."""
+
 OUTSIDE = "out "
 """Stands before the token in a room's cursor while we are out of that room."""
 

@@ -1,11 +1,12 @@
 """The members of a room by name: asked of the homeserver, and remembered for a while."""
 
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import structlog
 
 from relay.adapters.matrix.api.client import Api, Refused, TooLong, Unreachable
+from relay.adapters.matrix.own_accounts import OwnAccounts
 from relay.core.convert.references import folded
 from relay.core.offload import Conversions
 from relay.core.ports import Clock
@@ -28,8 +29,9 @@ _REMEMBERED_AS_TOO_LARGE = 3600.0
 class MemberDirectory:
     """Looks members up by display name."""
 
-    def __init__(self, api: Api, clock: Clock, conversions: Conversions) -> None:
+    def __init__(self, api: Api, clock: Clock, conversions: Conversions, accounts: OwnAccounts) -> None:
         self._api = api
+        self._accounts = accounts
         self._clock = clock
         self._conversions = conversions
         # For each room: until when it is remembered, and its members by folded name.
@@ -59,7 +61,7 @@ class MemberDirectory:
             _log.info("members not listed", room=room_id, reason=str(error))
             seconds = _REMEMBERED_AFTER_FAILURE
         else:
-            members = await self._conversions.run(_size(answer), unique_names, answer, self._api.user_id)
+            members = await self._conversions.run(_size(answer), unique_names, answer, self._accounts.is_own)
         self._rooms[room_id] = (self._clock.monotonic() + seconds, members)
         self._rooms.move_to_end(room_id)
         while len(self._rooms) > _MOST_ROOMS or self._names_held > _MOST_NAMES:
@@ -75,12 +77,15 @@ def _size(answer: Json) -> int:
     return 256 * len(as_dict(answer.get("joined")))
 
 
-def unique_names(answer: Json, me: str) -> Mapping[str, UserRef]:
-    """The members in an answer to `joined_members`, by each folded name that only one of them has. Pure."""
+def unique_names(answer: Json, is_own: Callable[[str], bool]) -> Mapping[str, UserRef]:
+    """The members in an answer to `joined_members`, by each folded name that only one of them has. Pure.
+
+    Without the relay's own accounts: who writes a name on the other side means nobody of that side.
+    """
     users: dict[str, set[str]] = {}
     local_parts: dict[str, set[str]] = {}
     for user_id, profile in as_dict(answer.get("joined")).items():
-        if user_id == me:
+        if is_own(user_id):
             continue
         shown = profile.get("display_name") if isinstance(profile, dict) else None
         local_part = user_id[1:].partition(":")[0]

@@ -96,7 +96,8 @@ def speaker(digest: Digest) -> Author:
     names = [shortened(author.name, max_length=_LONGEST_OF_SEVERAL) for author in authors.values()]
     more = len(names) - _NAMED
     joined = ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
-    return Author(first.user, bracketed(joined), is_bot=all(author.is_bot for author in authors.values()))
+    is_bot = all(author.is_bot for author in authors.values())
+    return Author(first.user, bracketed(joined), is_bot=is_bot, is_group=True)
 
 
 def content_of(digest: Digest) -> Content:

@@ -14,7 +14,7 @@ from relay.core.ports import Clock, SideHealth
 from relay.core.status.report import DaemonStatus, LaneCounts, LaneRecord, Report, StatusRecord, read_record
 from relay.core.storage import LaneDepth, Store
 from relay.domain.events import Feature
-from relay.domain.ids import Platform
+from relay.domain.ids import ChannelRef, Platform
 from relay.domain.pair import LaneKey, Pair
 
 # Upper bounds of the delivery histogram, in seconds.
@@ -51,6 +51,8 @@ class Status:
     store: Store
     # The health of each adapter.
     health: Mapping[Platform, Callable[[], SideHealth]]
+    # What an adapter says about a channel although it works.
+    notes: Mapping[Platform, Callable[[ChannelRef], str | None]] = field(default_factory=dict)
     # Why the store cannot be used; None while it can.
     store_problem: str | None = field(init=False, default=None)
     _daemon: DaemonStatus = field(init=False)
@@ -123,7 +125,7 @@ class Status:
 
     def conditions(self) -> tuple[Mapping[str, SideHealth], Sequence[str | None]]:
         """How both sides are, and each pair's problem and note: saved at once when it changes. No I/O."""
-        told = [text for pair in self.pairs.pairs for text in (self.problem(pair), self.pairs.note(pair))]
+        told = [text for pair in self.pairs.pairs for text in (self.problem(pair), self._note(pair))]
         return self.sides(), told
 
     def record(self) -> StatusRecord:
@@ -137,7 +139,7 @@ class Status:
                 lane: LaneRecord(
                     counts,
                     self.problem(declared[lane]) if lane in declared else None,
-                    self.pairs.note(declared[lane]) if lane in declared else None,
+                    self._note(declared[lane]) if lane in declared else None,
                 )
                 for lane, counts in lanes.items()
             },
@@ -147,6 +149,11 @@ class Status:
         """Go on counting where an earlier process stopped."""
         for lane, known in read_record(saved, self.pairs).lanes.items():
             self._lanes[lane] = known.counts
+
+    def _note(self, pair: Pair) -> str | None:
+        channels = [self.pairs.channel(side) for side in pair.sides]
+        noted = [self.notes[channel.platform](channel) for channel in channels if channel.platform in self.notes]
+        return " ".join(text for text in (self.pairs.note(pair), *noted) if text) or None
 
     def problem(self, pair: Pair) -> str | None:
         """What keeps a pair from working; None while it works. No I/O."""

@@ -1,7 +1,7 @@
 """What every implementation of the smaller protocols of `core.storage` does."""
 
 from relay.core.ports import Cursor
-from relay.core.storage import AvatarRecord, Store
+from relay.core.storage import AvatarRecord, Ghost, Store
 from relay.domain.ids import ChannelAddress, MediaRef, Platform, UserRef
 from tests.support.store_contract import DISCORD, ELSEWHERE, ROOM
 
@@ -95,3 +95,25 @@ class TestSmallTables:
         async with store.read() as unit:
             assert len(await unit.avatars.known(Platform.DISCORD, 9)) == 2
             assert await unit.avatars.unowned(Platform.DISCORD) == [records[0].copy]
+
+    async def test_ghosts_and_where_they_are(self, store: Store) -> None:
+        ann, ben, cat = (Ghost(f"@_discord_{number}:b", "RELAY") for number in (1, 2, 3))
+        async with store.write() as unit:
+            for ghost in (ann, ben, cat):
+                await unit.ghosts.put(ghost)
+            await unit.ghosts.put(ann := Ghost(ann.account, "", "mxc://b/ann"))
+            await unit.ghosts.join(ann.account, ROOM, "one")
+            await unit.ghosts.join(ann.account, ROOM, "two")
+            await unit.ghosts.join(ben.account, ROOM, "one")
+            await unit.ghosts.join("@nobody:b", ROOM, "one")
+            await unit.ghosts.leave(ben.account, ROOM)
+        async with store.read() as unit:
+            assert await unit.ghosts.get(ann.account) == ann
+            assert await unit.ghosts.get("@nobody:b") is None
+            assert await unit.ghosts.profile(ann.account, ROOM) == "two"
+            assert await unit.ghosts.profile(ann.account, ELSEWHERE.destination) is None
+            assert await unit.ghosts.profile(ben.account, ROOM) is None
+            assert await unit.ghosts.profile("@nobody:b", ROOM) is None
+            assert await unit.ghosts.outside(ROOM, "", 5) == [ben, cat]
+            assert await unit.ghosts.outside(ROOM, ben.account, 5) == [cat]
+            assert await unit.ghosts.outside(ELSEWHERE.destination, "", 2) == [ann, ben]

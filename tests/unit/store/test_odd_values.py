@@ -18,7 +18,7 @@ from relay.cli import main
 from relay.core.clock import SystemClock
 from relay.core.ports import Cursor
 from relay.core.status.recorder import StatusRecorder
-from relay.core.storage import AvatarRecord, Copy, ForgetRequest, LinkCode
+from relay.core.storage import AvatarRecord, Copy, ForgetRequest, Ghost, LinkCode
 from relay.domain.commands import DeleteMessage, Digest, DigestItem
 from relay.domain.content import Author, Content
 from relay.domain.ids import ChannelAddress, ChannelRef, MediaRef, MessageRef, Platform, UserRef
@@ -95,6 +95,8 @@ async def _populate(made: World) -> None:
             await unit.people.put_code(LinkCode(account, "a", UserRef(Platform.MATRIX, "ben"), "digest", NOW))
             await unit.people.opt_out(account, NOW)
             await unit.people.put_request(ForgetRequest(account, copies=True))
+            await unit.ghosts.put(Ghost(f"@_discord_{number}:x"))
+            await unit.ghosts.join(f"@_discord_{number}:x", there, "digest")
             lane = LaneKey(ChannelRef(Platform.DISCORD, f"gone {number}"), there)
             await unit.outbox.append(lane, DeleteMessage(ref), NOW)
             dead = await unit.outbox.append(lane, DeleteMessage(ref), NOW)

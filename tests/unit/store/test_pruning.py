@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from functools import partial
 
-from relay.core.storage import AvatarRecord, Copy
+from relay.core.storage import AvatarRecord, Copy, Ghost
 from relay.domain.commands import DeleteMessage, Digest, DigestItem
 from relay.domain.content import Author, Content
 from relay.domain.ids import ChannelRef, MediaRef, MessageRef, Platform, UserRef
@@ -87,6 +87,8 @@ async def test_channels_that_no_pair_has_any_more_are_forgotten_with_all_that_is
             await unit.messages.add(MessageRef(channel, "$x"), ANN, NOW, None)
             await unit.outbox.name(LaneKey(DISCORD, channel), "help")
             await unit.key_values.put(f"names matrix {channel.id}", "{}")
+            await unit.ghosts.put(Ghost("@_discord_1:b"))
+            await unit.ghosts.join("@_discord_1:b", channel, "digest")
         await unit.outbox.append(LANE, DeleteMessage(there(1)), NOW)
     forgotten: list[datetime] = []
     sweeper = Pruner(
@@ -101,16 +103,19 @@ async def test_channels_that_no_pair_has_any_more_are_forgotten_with_all_that_is
     def names(sql: str, connection: sqlite3.Connection) -> list[str]:
         return [name for (name,) in connection.execute(sql)]
 
-    async def left() -> list[list[str]]:
+    async def left() -> list[list[str] | int]:
         async with store.read() as unit:
-            return [
+            *found, members = [
                 await unit.transaction.run(partial(names, sql))
                 for sql in (
                     "SELECT destination_channel FROM lane ORDER BY 1",
                     "SELECT native_id FROM channel ORDER BY 1",
                     "SELECT name FROM notebook ORDER BY 1",
+                    "SELECT channel_id FROM ghost_member",
                 )
             ]
+
+            return [*found, len(members)]
 
     # What waits in a lane may be about any message: nothing of them is old yet.
     await sweeper.sweep()
@@ -118,11 +123,12 @@ async def test_channels_that_no_pair_has_any_more_are_forgotten_with_all_that_is
         ["!kept", "!room"],
         ["!gone", "!kept", "!room", "1"],
         ["names matrix !gone", "names matrix !kept", "names matrix !room"],
+        3,
     ]
     async with store.write() as unit:
         await unit.outbox.clear(LANE, 10)
     await sweeper.sweep()
-    assert await left() == [["!kept"], ["!kept", "1"], ["names matrix !kept"]]
+    assert await left() == [["!kept"], ["!kept", "1"], ["names matrix !kept"], 1]
     assert len(forgotten) == 2
     async with store.write() as unit:
         entry = await unit.outbox.append(LANE, DeleteMessage(there(1)), NOW)

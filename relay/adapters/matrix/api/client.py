@@ -8,7 +8,7 @@ only its transport is used, and answers stay JSON. Nothing is retried here: the 
 import json
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -71,6 +71,25 @@ class TooLong(Unreachable):
 
     def __init__(self) -> None:
         super().__init__("the homeserver's answer is too long", sent=True, answered=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Another account to act as, with the token of an appservice that may do that.
+
+    https://spec.matrix.org/latest/application-service-api/#identity-assertion
+    """
+
+    # "": as the appservice itself.
+    user_id: str
+    token: str = field(repr=False)
+    # Always given where the account has a device: transaction IDs are known per device.
+    device_id: str = ""
+
+    def query(self) -> dict[str, str | list[str]]:
+        """What says so in the URL of a request."""
+        asserted = {"user_id": self.user_id, "device_id": self.device_id}
+        return {name: value for name, value in asserted.items() if value}
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,17 +171,20 @@ class Api:
         timeout: float = _REQUEST_TIMEOUT,
         root: str = _CLIENT,
         most: int | None = None,
+        identity: Identity | None = None,
     ) -> Json:
         """One request. The segments of `path` follow `root`; they are percent-encoded here.
 
-        `timeout`: for the whole request, in seconds. Raises `Refused` or `Unreachable`; `TooLong` if the answer has
-        more than `most` bytes.
+        `timeout`: for the whole request, in seconds. `identity`: as whom, if not as the relay's own account. Raises
+        `Refused` or `Unreachable`; `TooLong` if the answer has more than `most` bytes.
         """
         data = None if body is None else json.dumps(body, ensure_ascii=False, separators=(",", ":"))
         headers = {"Content-Type": "application/json"}
+        if identity is not None:
+            query = {**(query or {}), **identity.query()}
         with self._translated_errors(timeout):
             response = await self._client.send(
-                method, _address(root, path, query), data, self._authorised(headers), None, timeout
+                method, _address(root, path, query), data, self._authorised(headers, identity), None, timeout
             )
             async with response:
                 raw = await response.read() if most is None else await _read(response, most)
@@ -254,8 +276,9 @@ class Api:
             async for chunk in response.content.iter_chunked(_CHUNK):
                 yield chunk
 
-    def _authorised(self, headers: dict[str, str]) -> dict[str, str]:
-        return headers | {"Authorization": f"Bearer {self._token}"} if self._token else headers
+    def _authorised(self, headers: dict[str, str], identity: Identity | None = None) -> dict[str, str]:
+        token = self._token if identity is None else identity.token
+        return headers | {"Authorization": f"Bearer {token}"} if token else headers
 
     @contextmanager
     def _translated_errors(self, timeout: float) -> Iterator[None]:

@@ -52,14 +52,15 @@ _MOST_TYPING = 100  # People in a room of whom it is remembered that they are ty
 def convert(event: Json, state: RoomState, me: str, rooms: NameLookup = _NO_ROOMS) -> Event | None:
     """The domain event of an event in the timeline; None if it has none.
 
-    `me`: the relay's own user ID. `rooms`: looks up the IDs and names of other rooms.
+    `me`: the relay's own user ID. `rooms`: looks up the IDs and names of other rooms, and who is a ghost of the relay.
     """
     kind, sender, event_id = (as_string(event.get(key)) for key in ("type", "sender", "event_id"))
+    is_self = _is_self(sender, me, rooms)
     content = event.get("content")
     if "state_key" in event or not isinstance(content, dict) or not (kind and sender and event_id):
         return None
     channel = ChannelRef(Platform.MATRIX, state.room_id)
-    unreadable = FeatureUsed(channel, "unreadable", user_is_self=sender == me)
+    unreadable = FeatureUsed(channel, "unreadable", user_is_self=is_self)
     if not (is_event_id(event_id) and is_user_id(sender)):
         return unreadable
     if kind == "m.room.redaction":
@@ -67,7 +68,7 @@ def convert(event: Json, state: RoomState, me: str, rooms: NameLookup = _NO_ROOM
         target = as_string(content.get("redacts")) or as_string(event.get("redacts"))
         if target and not is_event_id(target):
             return unreadable
-        return MessageDeleted(MessageRef(channel, target), by_self=sender == me) if target else None
+        return MessageDeleted(MessageRef(channel, target), by_self=is_self) if target else None
     if not content or "redacted_because" in _unsigned(event):
         return None
     if kind in _MESSAGES and not _is_verification(content):
@@ -75,7 +76,12 @@ def convert(event: Json, state: RoomState, me: str, rooms: NameLookup = _NO_ROOM
             return unreadable
         names = replace(rooms, user=state.name_of)
         return _message(event, content, state, names, me)
-    return FeatureUsed(channel, _feature(kind, content), user_is_self=sender == me)
+    return FeatureUsed(channel, _feature(kind, content), user_is_self=is_self)
+
+
+def _is_self(user_id: str, me: str, names: NameLookup) -> bool:
+    """Whether a user is the relay's own account, or a ghost of it."""
+    return user_id == me or names.person(user_id) is not None
 
 
 def is_message(event: Json) -> bool:
@@ -117,7 +123,8 @@ def ephemeral_events(
 def _message(event: Json, content: Json, state: RoomState, names: NameLookup, me: str) -> Event:
     channel = ChannelRef(Platform.MATRIX, state.room_id)
     ref = MessageRef(channel, as_string(event.get("event_id")))
-    author = _author(as_string(event.get("sender")), content, state, me)
+    sender = as_string(event.get("sender"))
+    author = _author(sender, content, state, is_self=_is_self(sender, me, names))
     at = timestamp(event.get("origin_server_ts"))
     relation = _relation(content)
     related = as_string(relation.get("rel_type"))
@@ -167,7 +174,7 @@ def _content(event: Json, content: Json, names: NameLookup, ref: MessageRef, me:
         text=without_reply_arrow(converted.text),
         attachments=tuple(replace(attachment, url=url) for attachment in converted.attachments),
         # The copies of what people on the other side wrote are ours, so a reply to one of them mentions us.
-        calls_answered=me in _mentioned(content),
+        calls_answered=any(isinstance(user, str) and _is_self(user, me, names) for user in _mentioned(content)),
     )
 
 
@@ -187,7 +194,7 @@ def _converted(event: Json, content: Json, names: NameLookup, *, is_reply: bool)
     return message_content(content, names, is_reply=is_reply)
 
 
-def _author(user_id: str, content: Json, state: RoomState, me: str) -> Author:
+def _author(user_id: str, content: Json, state: RoomState, *, is_self: bool) -> Author:
     profile = state.profile(user_id)
     handle = user_id.removeprefix("@").partition(":")[0]
     bridged = bridged_profile(content)
@@ -195,7 +202,7 @@ def _author(user_id: str, content: Json, state: RoomState, me: str) -> Author:
         # Another bridge's bot writes for somebody. Say whose bot it is, because anybody can write such a profile.
         avatar = MediaRef(Platform.MATRIX, bridged.avatar) if bridged.avatar else None
         via = shortened(visible(profile.name) or handle, max_length=_LONGEST_VIA, max_bytes=2 * _LONGEST_VIA)
-        name = bridged.name if user_id == me else with_suffix(visible(bridged.name) or "somebody", f"(via {via})")
+        name = bridged.name if is_self else with_suffix(visible(bridged.name) or "somebody", f"(via {via})")
         profile = MemberProfile(name, avatar)
     elif _VIA.search(unicodedata.normalize("NFKC", visible(profile.name))):
         # The name looks like that of somebody whom another bridge writes for: add who it really is.
@@ -207,7 +214,7 @@ def _author(user_id: str, content: Json, state: RoomState, me: str) -> Author:
         user=UserRef(Platform.MATRIX, user_id),
         name=profile.name,
         avatar=profile.avatar,
-        is_self=user_id == me,
+        is_self=is_self,
         may_broadcast=meant and state.may_broadcast(user_id),
         handle=handle,
     )

@@ -69,6 +69,8 @@ class NameLookup:
     room_id: Callable[[str], str | None] = lambda _: None
     # The name of a room by its ID, without a #.
     room_name: Callable[[str], str | None] = lambda _: None
+    # For whom a user ID stands, if it is a ghost of the relay.
+    person: Callable[[str], UserRef | None] = lambda _: None
 
 
 class InlineParser:
@@ -180,7 +182,8 @@ class InlineParser:
         label = "" if words in (url, target.id) else words
         if target.id.startswith("@"):
             name = self._names.user(target.id) or _without_id(label, target.id)
-            return n.UserMention(UserRef(Platform.MATRIX, target.id), name or target.id[1:])
+            person = self._names.person(target.id) or UserRef(Platform.MATRIX, target.id)
+            return n.UserMention(person, name or target.id[1:])
         room = target.id if target.id.startswith("!") else self._names.room_id(target.id) or target.id
         channel = ChannelRef(Platform.MATRIX, room)
         shown = children if words not in ("", url) else ()

@@ -84,9 +84,14 @@ ImageCopies = Mapping[MediaRef, MediaRef]
 _NO_IMAGES: ImageCopies = {}
 
 
-def compose(delivery: Delivery, uploaded: UploadedFile | None = None, images: ImageCopies = _NO_IMAGES) -> Json:
-    """The content of the message that a delivery makes; `uploaded` is its file, if it has one."""
-    content = _text_content(delivery, images)
+def compose(
+    delivery: Delivery, uploaded: UploadedFile | None = None, images: ImageCopies = _NO_IMAGES, *, named: bool = True
+) -> Json:
+    """The content of the message that a delivery makes; `uploaded` is its file, if it has one.
+
+    `named`: with its author's name and picture. Where the account that posts it has both, they are left out.
+    """
+    content = _text_content(delivery, images, named=named)
     if uploaded is not None:
         content |= _file(uploaded)
         # Without an author and a text, the body is the name of the file.
@@ -109,6 +114,11 @@ def file_content(delivery: Delivery, current: Json) -> Json | None:
 def fingerprint(content: Json) -> Json:
     """What is the same in every attempt of a delivery. Not the address of the file: it may be uploaded again."""
     return {key: content.get(key) for key in ("body", "formatted_body", _FILE)}
+
+
+def is_named(content: Json) -> bool:
+    """Whether a message of ours says by itself who wrote it."""
+    return _PROFILE in content
 
 
 def edit_content(target: MessageRef, content: Json) -> Json:
@@ -136,8 +146,8 @@ def measure(text: RichText, author: Author | None) -> int:
     return _bytes(rendered.body) + _bytes(rendered.formatted_body or "") + mentions
 
 
-def _text_content(delivery: Delivery, images: ImageCopies) -> Json:
-    author = delivery.author
+def _text_content(delivery: Delivery, images: ImageCopies, *, named: bool) -> Json:
+    author = delivery.author if named else None
     text = delivery.content.text
     for attachment in delivery.content.attachments:
         if attachment.alt:

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 
 import structlog
 
-from relay.adapters.matrix.api.client import Api, Refused, Unreachable
+from relay.adapters.matrix.api.client import Api, Identity, Refused, Unreachable
 from relay.adapters.matrix.api.session import is_token_refusal
 from relay.adapters.matrix.identifiers import is_event_id
 from relay.adapters.matrix.inbound.events import timestamp
@@ -21,7 +21,9 @@ from relay.adapters.matrix.outbound.compose import (
     edit_content,
     file_content,
     fingerprint,
+    is_named,
 )
+from relay.adapters.matrix.outbound.ghosts import BOT, Ghosts, Speaker
 from relay.adapters.matrix.rooms.declared import DeclaredRooms
 from relay.core.last_sent import LastSent
 from relay.core.offload import Conversions
@@ -42,6 +44,18 @@ _CLOCK_SKEW = timedelta(hours=1)
 _LONGEST_AGE = 10**15  # In milliseconds.
 
 
+# Tries of a ghost, each after what kept it from speaking was mended, before the bot speaks.
+_GHOST_TRIES = 3
+
+
+class _GhostRefused(Exception):
+    """The homeserver does not let a ghost do something: it may be out of the room, or not known any more."""
+
+    def __init__(self, refused: Refused) -> None:
+        super().__init__(str(refused))
+        self.refused = refused
+
+
 @dataclass(slots=True, kw_only=True)
 class MessageSender:
     """Sends, edits and redacts messages.
@@ -52,6 +66,7 @@ class MessageSender:
     api: Api
     rooms: DeclaredRooms
     media: MediaRepository
+    ghosts: Ghosts
     clock: Clock
     # Called when the homeserver refuses the access token.
     token_refused: Callable[[], None]
@@ -61,27 +76,60 @@ class MessageSender:
     async def send(self, delivery: Delivery) -> MessageRef:
         """See `Adapter.send`."""
         room_id = self._check_sendable(delivery.channel)
+        wanted = delivery
         delivery, images = await self._with_images(delivery)
-        content = await self._compose(delivery, None, images)
-        if delivery.suspect and (found := await self._find_earlier_attempt(delivery, content)) is not None:
+        if delivery.suspect and (found := await self._find_earlier_attempt(delivery, images)) is not None:
             return MessageRef(delivery.channel, found)
         if delivery.suspect and delivery.last_try:
             raise Permanent("the homeserver fails with this message every time, while it takes others")
+        uploaded: UploadedFile | None = None
         if delivery.content.attachments:
             uploaded = await self.media.upload(delivery.content.attachments[0], delivery.key, delivery.sender)
-            content = await self._compose(delivery, uploaded, images)
+        event_id, content = await self._post(room_id, wanted, delivery, uploaded, images)
+        if not delivery.suspect:
+            # After an earlier attempt, `event_id` may be that attempt's event, with other content.
+            self._last_sent.put(event_id, _serialised(content))
+        return MessageRef(delivery.channel, event_id)
+
+    async def _post(
+        self,
+        room_id: str,
+        wanted: Delivery,
+        delivery: Delivery,
+        uploaded: UploadedFile | None,
+        images: ImageCopies,
+    ) -> tuple[str, Json]:
+        """Send a message by its author's ghost, or by the bot where that is not possible."""
+        for attempt in range(_GHOST_TRIES + 1):
+            speaker = BOT if attempt == _GHOST_TRIES else await self._speaker(room_id, wanted, delivery)
+            content = await self._compose(delivery, uploaded, images, named=speaker.named)
+            try:
+                return await self._put_message(room_id, content, delivery, speaker.identity), content
+            except _GhostRefused as error:
+                if speaker.identity is not None:
+                    await self.ghosts.recover(speaker.identity, room_id, error.refused, rejoin=False)
+        raise RuntimeError("the bot is no ghost")
+
+    async def _speaker(self, room_id: str, wanted: Delivery, delivery: Delivery) -> Speaker:
+        author = delivery.author
+        late = author is not None and author.avatar is None and wanted.author is not None
+        return await self.ghosts.speaker(
+            room_id,
+            author,
+            # A system message about somebody is a notice, and so is all that bots write.
+            has_spoken=author is not None and (author.is_bot or delivery.content.style != "notice"),
+            picture_late=late and wanted.author is not None and wanted.author.avatar is not None,
+        )
+
+    async def _put_message(self, room_id: str, content: Json, delivery: Delivery, identity: Identity | None) -> str:
         try:
-            event_id = await self._put(room_id, content, delivery.key)
+            return await self._put(room_id, content, delivery.key, identity=identity)
         except TargetGone:
             if delivery.thread is not None or delivery.reply_to is None:
                 raise
             # The homeserver does not know the message that this one replies to. The text matters more than the reply.
             content.pop("m.relates_to", None)
-            event_id = await self._put(room_id, content, delivery.key)
-        if not delivery.suspect:
-            # After an earlier attempt, `event_id` may be that attempt's event, with other content.
-            self._last_sent.put(event_id, _serialised(content))
-        return MessageRef(delivery.channel, event_id)
+            return await self._put(room_id, content, delivery.key, identity=identity)
 
     async def edit(self, target: MessageRef, delivery: Delivery) -> None:
         """See `Adapter.edit`. The room may be one that was declared before, or has been replaced."""
@@ -90,14 +138,14 @@ class MessageSender:
         event = await self.event(target)
         if event is None:
             raise TargetGone(f"{target.id} is not there any more")
-        if event.get("sender") != self.api.user_id:
-            # Homeservers accept an edit of somebody else's message, but no client shows it.
-            raise CopyNotEditable("another account of the relay posted it")
+        # Homeservers accept an edit of somebody else's message, but no client shows it.
+        identity = await self._poster(event, room_id)
         file = file_content(delivery, event["content"])
         if file is None:
             raise CopyNotEditable("it was posted with another file, which no edit can change")
         delivery, images = await self._with_images(delivery)
-        content = await self._compose(delivery, None, images) | file
+        named = identity is None or is_named(event["content"])
+        content = await self._compose(delivery, None, images, named=named) | file
         content["body"] = content["body"] or content.get("filename", "")
         serialised = _serialised(content)
         if self._last_sent.says(target.id, serialised):
@@ -105,12 +153,65 @@ class MessageSender:
         self._last_sent.forget(target.id)
         # An earlier attempt may have had other content. With its transaction ID, nothing would change.
         key = f"{delivery.key}.{hashlib.sha256(serialised.encode()).hexdigest()[:20]}"
-        await self._put(room_id, edit_content(target, content), key)
+        edited = edit_content(target, content)
+        try:
+            await self._put(room_id, edited, key, identity=identity)
+        except _GhostRefused as error:
+            if identity is None or not await self.ghosts.recover(identity, room_id, error.refused, rejoin=True):
+                raise self._not_editable(str(event.get("sender")), room_id) from error
+            identity = await self._poster(event, room_id)
+            await self._put(room_id, edited, key, identity=identity)
         self._last_sent.put(target.id, serialised)
 
+    async def _poster(self, event: Json, room_id: str) -> Identity | None:
+        """Whoever posted a message, to change it as they; None: the bot did. Raises what `_not_editable` says.
+
+        The homeserver knows who posted it, so that is written down nowhere else.
+        """
+        sender = str(event.get("sender"))
+        if sender == self.api.user_id:
+            return None
+        identity = await self.ghosts.identity(sender)
+        if identity is None:
+            raise self._not_editable(sender, room_id)
+        return identity
+
+    def _not_editable(self, sender: str, room_id: str) -> DeliveryError:
+        """Another account posted it, as which we may not act now: it is posted again.
+
+        Not where a ghost posted it that may come back, and the bot could not remove that copy: both would stand there.
+        """
+        may_remove = self.rooms.state(room_id).may_redact(self.api.user_id)
+        if self.ghosts.accounts.is_ghost(sender) and not may_remove:
+            return Permanent(f"{sender} posted it, as which the relay may not act now")
+        return CopyNotEditable("another account of the relay posted it")
+
     async def delete(self, target: MessageRef, key: str) -> None:
-        """See `Adapter.delete`."""
-        await self._call("PUT", "rooms", target.channel.id, "redact", target.id, key, body={})
+        """See `Adapter.delete`. By whoever posted it; the bot alone would need the power to redact."""
+        path = ("rooms", target.channel.id, "redact", target.id, key)
+        identity = None
+        if self.ghosts.accounts.has_ghosts:
+            event = await self._call("GET", "rooms", target.channel.id, "event", target.id)
+            identity = await self.ghosts.identity(str(event.get("sender")))
+        try:
+            await self._call("PUT", *path, body={}, identity=identity)
+        except _GhostRefused as error:
+            await self._delete_without_ghost(target, path, error, identity)
+
+    async def _delete_without_ghost(
+        self, target: MessageRef, path: tuple[str, ...], error: _GhostRefused, identity: Identity | None
+    ) -> None:
+        """Redact what a ghost posted that is not in the room any more: by the bot, else the ghost comes back for it."""
+        room_id = target.channel.id
+        try:
+            await self._call("PUT", *path, body={})
+        except (ActionNeeded, Permanent):
+            if identity is None or not await self.ghosts.recover(identity, room_id, error.refused, rejoin=True):
+                raise
+            try:
+                await self._call("PUT", *path, body={}, identity=await self.ghosts.identity(identity.user_id))
+            except _GhostRefused as again:
+                raise Permanent(str(again)) from again
 
     async def mark_failed(self, source: MessageRef) -> bool:
         """React to a message that was not copied. False if we may not react."""
@@ -144,8 +245,11 @@ class MessageSender:
         else:
             state.apply({"type": "m.room.member", "state_key": user_id, "content": content})
 
-    async def _compose(self, delivery: Delivery, uploaded: UploadedFile | None, images: ImageCopies) -> Json:
-        return await self.conversions.run(weight(delivery.content), compose, delivery, uploaded, images)
+    async def _compose(
+        self, delivery: Delivery, uploaded: UploadedFile | None, images: ImageCopies, *, named: bool = True
+    ) -> Json:
+        size = weight(delivery.content)
+        return await self.conversions.run(size, compose, delivery, uploaded, images, named=named)
 
     async def _with_images(self, delivery: Delivery) -> tuple[Delivery, ImageCopies]:
         """The delivery with its author's avatar, and where the emoji in it are; both on this homeserver."""
@@ -171,22 +275,31 @@ class MessageSender:
             return channel.id
         raise ActionNeeded(f"{channel.id} is encrypted by now")
 
-    async def _put(self, room_id: str, content: Json, key: str, kind: str = "m.room.message") -> str:
-        answer = await self._call("PUT", "rooms", room_id, "send", kind, key, body=content)
+    async def _put(
+        self, room_id: str, content: Json, key: str, kind: str = "m.room.message", identity: Identity | None = None
+    ) -> str:
+        answer = await self._call("PUT", "rooms", room_id, "send", kind, key, body=content, identity=identity)
         event_id = answer.get("event_id")
         if not isinstance(event_id, str) or not is_event_id(event_id):
             raise Transient("the homeserver did not say which event it made", ambiguous=True, failed=True)
         return event_id
 
-    async def _find_earlier_attempt(self, delivery: Delivery, content: Json) -> str | None:
-        """The event that an earlier attempt made, if the homeserver may have forgotten its transaction ID."""
+    async def _find_earlier_attempt(self, delivery: Delivery, images: ImageCopies) -> str | None:
+        """The event that an earlier attempt made, if the homeserver may not tell that by the transaction ID.
+
+        It may have forgotten it; or the attempt was made by a ghost and this one is to be made by the bot, or the other
+        way round: transaction IDs are known per account.
+        """
         if delivery.queued_at is None:
             return None
+        ghosts = [] if delivery.author is None else self.ghosts.accounts.ghosts_of(delivery.author.user)
         now = self.clock.now()
-        if timedelta() <= now - delivery.queued_at < _TRANSACTION_ID_REMEMBERED and not delivery.last_try:
+        is_young = timedelta() <= now - delivery.queued_at < _TRANSACTION_ID_REMEMBERED
+        if is_young and not ghosts and not delivery.last_try:
             return None  # It still knows the ID. A negative age does not count: the clock was set back.
-        wanted = fingerprint(content)
-        own = json.dumps({"senders": [self.api.user_id], "types": ["m.room.message"]})
+        named = fingerprint(await self._compose(delivery, None, images))
+        unnamed = fingerprint(await self._compose(delivery, None, images, named=False))
+        own = json.dumps({"senders": [self.api.user_id, *ghosts], "types": ["m.room.message"]})
         query: dict[str, str | list[str]] = {"dir": "b", "limit": "100", "filter": own}
         for _ in range(_PAGES_SEARCHED):
             page = await self._call("GET", "rooms", delivery.channel.id, "messages", query=query)
@@ -194,10 +307,11 @@ class MessageSender:
                 if delivery.after is not None and event.get("event_id") == delivery.after.id:
                     return None
                 found_content = event.get("content") or {}
-                if fingerprint(found_content) == wanted and "m.new_content" not in found_content:
+                same = (named,) if event.get("sender") == self.api.user_id else (named, unnamed)
+                if fingerprint(found_content) in same and "m.new_content" not in found_content:
                     found = MessageRef(delivery.channel, str(event["event_id"]))
                     if not await delivery.on_record(found):
-                        _log.info("earlier try adopted", event_id=found.id)
+                        _log.info("adopted an earlier try", event_id=found.id)
                         return found.id
                 if delivery.after is None and _age(event, now) > now - delivery.queued_at + _CLOCK_SKEW:
                     return None
@@ -212,12 +326,15 @@ class MessageSender:
         *path: str,
         body: Json | None = None,
         query: dict[str, str | list[str]] | None = None,
+        identity: Identity | None = None,
     ) -> Json:
         try:
-            return await self.api.call(method, *path, body=body, query=query)
+            return await self.api.call(method, *path, body=body, query=query, identity=identity)
         except Unreachable as error:
             raise Transient(str(error), ambiguous=error.sent, failed=error.answered) from error
         except Refused as refused:
+            if identity is not None and (refused.status in {401, 403} or refused.code == "M_UNKNOWN_DEVICE"):
+                raise _GhostRefused(refused) from refused
             if is_token_refusal(refused):
                 self.token_refused()
             if refused.code == "M_FORBIDDEN" and path[0] == "rooms":

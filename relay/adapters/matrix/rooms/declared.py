@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from relay.adapters.matrix.identifiers import is_user_id
 from relay.adapters.matrix.markup import NameLookup
+from relay.adapters.matrix.own_accounts import OwnAccounts
 from relay.adapters.matrix.retrying_inbox import RetryingInbox
 from relay.adapters.matrix.rooms.state import RoomState
 from relay.core.clock import Backoff
@@ -103,8 +104,9 @@ class DeclaredRoom:
 class DeclaredRooms:
     """All declared rooms, and the state of each."""
 
-    def __init__(self, me: str, *, backoff: Callable[[], Backoff], now: Callable[[], float]) -> None:
-        self._me = me
+    def __init__(self, accounts: OwnAccounts, *, backoff: Callable[[], Backoff], now: Callable[[], float]) -> None:
+        self.accounts = accounts
+        self._me = accounts.me
         self._backoff = backoff
         self._now = now
         self._declared: dict[ChannelAddress, DeclaredRoom] = {}
@@ -192,7 +194,7 @@ class DeclaredRooms:
 
     def names(self) -> NameLookup:
         """What the declared rooms are called, and which room an alias names. May be used in another thread."""
-        return NameLookup(room_id=self._room_id, room_name=self._room_name)
+        return NameLookup(room_id=self._room_id, room_name=self._room_name, person=self.accounts.person)
 
     def _room_id(self, alias: str) -> str | None:
         declared = next((room.room_id for room in list(self._declared.values()) if room.name == alias), None)

@@ -107,6 +107,10 @@ class RoomState:
         """Whether a user may send events of type `kind`."""
         return self.level(user_id) >= self.level_to_send(kind)
 
+    def may_redact(self, user_id: str) -> bool:
+        """Whether a user may redact what others wrote."""
+        return self.level(user_id) >= _level((self._power or {}).get("redact"), 50)
+
     def may_broadcast(self, user_id: str) -> bool:
         """Whether a user may notify the whole room (`@room`)."""
         notifications = as_dict((self._power or {}).get("notifications"))

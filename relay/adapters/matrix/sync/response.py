@@ -78,8 +78,17 @@ class RoomUpdate:
 class ResponseHandler:
     """Hands responses to the core. What it keeps between them only saves reads of the store."""
 
-    def __init__(self, api: Api, rooms: DeclaredRooms, backfiller: Backfiller, conversions: Conversions) -> None:
+    def __init__(
+        self,
+        api: Api,
+        rooms: DeclaredRooms,
+        backfiller: Backfiller,
+        conversions: Conversions,
+        # Told of each membership, with the ID of its room.
+        saw_member: Callable[[str, Json], None],
+    ) -> None:
         self._api = api
+        self._saw_member = saw_member
         self._conversions = conversions
         self._me = api.user_id
         self._rooms = rooms
@@ -156,7 +165,9 @@ class ResponseHandler:
         if last is None:
             # Received messages are not on record any more, so nobody can tell them from missed ones.
             update.timeline = []
-            if any(is_message(event) and event.get("sender") != self._me for event in timeline):
+            if any(
+                is_message(event) and not self._rooms.accounts.is_own(str(event.get("sender"))) for event in timeline
+            ):
                 update.extras.append(HistorySkipped(channel, None))
         else:
             update.last_on_record = last.id
@@ -327,6 +338,8 @@ class ResponseHandler:
         since_pause = 0
         for event in events:
             state.apply(event)
+            if event.get("type") == "m.room.member":
+                self._saw_member(state.room_id, event)
             if update.first_join and not _was_sent_to_us(event):
                 continue
             try:

@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 from relay.adapters.matrix.api.client import Api
+from relay.adapters.matrix.own_accounts import OwnAccounts
 from relay.adapters.matrix.retrying_inbox import RetryingInbox
 from relay.adapters.matrix.rooms.declared import DeclaredRooms
 from relay.adapters.matrix.sync.backfill import Backfiller
@@ -66,9 +67,11 @@ async def delivered(timelines: dict[str, list[dict[str, Any]]]) -> tuple[list[Ev
     """The batches, and how many turns the event loop had meanwhile."""
     api = Api("http://127.0.0.1:9", ME)
     rooms = DeclaredRooms(
-        ME, backoff=partial(Backoff, random.Random(0), first=1.0, longest=2.0), now=SystemClock().monotonic
+        OwnAccounts(me=ME),
+        backoff=partial(Backoff, random.Random(0), first=1.0, longest=2.0),
+        now=SystemClock().monotonic,
     )
-    handler = ResponseHandler(api, rooms, Backfiller(api, lambda _: 100), Conversions())
+    handler = ResponseHandler(api, rooms, Backfiller(api, lambda _: 100), Conversions(), lambda *_: None)
     recorded = RecordingInbox()
     inbox = RetryingInbox(recorded, SystemClock(), random.Random(0))
     updates = [RoomUpdate(room, rooms.state(room), timeline, []) for room, timeline in timelines.items()]

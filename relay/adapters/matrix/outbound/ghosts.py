@@ -1,0 +1,482 @@
+"""Who posts what somebody said: their ghost, made and brought into the room when it first has to speak; or the bot.
+
+Everything that is done for a ghost may be done again: a process that dies in between begins anew, and what was done
+before is done at once. What is known of a ghost is in the store, so that a known one costs no request.
+
+Where a ghost cannot be used (the homeserver does not know the registration, the room lets nobody in), the relay's own
+account speaks, under the author's name, and the pair's status says why. Only what a moderator decided about a ghost
+counts as said about its person: the message of one that is banned does not cross.
+"""
+
+import hashlib
+import json
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
+
+import structlog
+
+from relay.adapters.matrix.api.client import Api, Identity, Refused, Unreachable
+from relay.adapters.matrix.outbound.compose import display_name
+from relay.adapters.matrix.own_accounts import OwnAccounts
+from relay.adapters.matrix.rooms.declared import DeclaredRooms
+from relay.config.settings import AppserviceSettings
+from relay.core.ports import Clock
+from relay.core.storage import Ghost, Store
+from relay.domain.content import Author
+from relay.domain.ids import ChannelAddress, ChannelRef, Platform
+from relay.domain.jsontext import Json
+from relay.errors import Permanent, Transient, Unsupported
+
+_Key = TypeVar("_Key")
+_Value = TypeVar("_Value")
+
+_log = structlog.get_logger(__name__)
+
+_DEVICE = "RELAY"
+_REMEMBERED = 5_000
+"""Ghosts, and memberships, that are held in memory. What is known of the others is asked of the store."""
+_TROUBLES_REMEMBERED = 500
+_TRY_AGAIN = 60.0
+"""Seconds until a ghost that could not be used is tried again."""
+_FAILURES = 3
+"""Failures of the homeserver in a row after which a message does not wait for its ghost any longer."""
+# A ghost's join counts against the limit for people who join that room (`rc_joins_per_room`: one a second, ten at
+# once), although ghosts are not limited themselves. So a raid over there must not keep people out of the room here.
+_JOINS_AT_ONCE = 5
+_SECONDS_A_JOIN = 1.0
+# A webhook has another name for each message. Each change of a ghost's name is an event that all members get.
+_SECONDS_A_PROFILE = 60.0
+# A moderator, or an administrator of the homeserver, has decided that this account is to be silent.
+_SILENCED = frozenset({"M_USER_DEACTIVATED", "M_USER_LOCKED", "M_USER_SUSPENDED"})
+_NO_DEVICES = frozenset({400, 404, 405})
+
+
+@dataclass(frozen=True, slots=True)
+class Speaker:
+    """Who posts a message."""
+
+    # None: the relay's own account.
+    identity: Identity | None = None
+    # Whether the message itself has to say who wrote it.
+    named: bool = True
+
+
+BOT = Speaker()
+
+
+class _Unusable(Exception):
+    """A ghost cannot be used now; `str()` says why. `everywhere`: it is about the registration itself."""
+
+    def __init__(self, why: str, *, room: str = "", everywhere: bool = False) -> None:
+        super().__init__(why)
+        self.room = room
+        self.everywhere = everywhere
+
+
+@dataclass(slots=True)
+class _Pace:
+    """How many joins a room takes now; refilled with time."""
+
+    left: float
+    at: float
+
+
+@dataclass(slots=True, kw_only=True)
+class Ghosts:
+    """Makes ghosts, and acts as them."""
+
+    api: Api
+    accounts: OwnAccounts
+    rooms: DeclaredRooms
+    clock: Clock
+    # None: the relay's own account says everything, and only what ghosts wrote before is known as ours.
+    settings: AppserviceSettings | None
+    store: Store | None
+    # Whether people have ghosts in a declared room; asked anew each time.
+    wanted: Callable[[ChannelAddress], bool]
+    _known: OrderedDict[str, Ghost] = field(init=False, default_factory=OrderedDict)
+    # By account and room; None: it is not in there.
+    _profiles: OrderedDict[tuple[str, str], str | None] = field(init=False, default_factory=OrderedDict)
+    # When a profile was changed last.
+    _changed: OrderedDict[tuple[str, str], float] = field(init=False, default_factory=OrderedDict)
+    # What cannot be used, by account and room ("" for all of them): until when, and why.
+    _troubles: OrderedDict[tuple[str, str], tuple[float, str]] = field(init=False, default_factory=OrderedDict)
+    # Who is banned where, and when to look whether that has ended.
+    _banned: OrderedDict[tuple[str, str], float] = field(init=False, default_factory=OrderedDict)
+    _failures: OrderedDict[str, int] = field(init=False, default_factory=OrderedDict)
+    _paces: OrderedDict[str, _Pace] = field(init=False, default_factory=OrderedDict)
+
+    # --- Who speaks ---------------------------------------------------------------------------------------
+
+    async def speaker(self, room_id: str, author: Author | None, *, has_spoken: bool, picture_late: bool) -> Speaker:
+        """Who posts what `author` said, whose picture is on this homeserver. Makes the ghost ready for that.
+
+        `has_spoken`: the author wrote it, and it is not only said about them. `picture_late`: there is a picture, but
+        it is not here yet. Raises `Unsupported` if the ghost is to be silent, `Transient`, `StoreUnavailable`.
+        """
+        account = None if author is None else self._account_for(room_id, author)
+        if account is None or author is None or self._is_troubled(account, room_id):
+            return BOT
+        if not self.rooms.state(room_id).may_send(account):
+            self._trouble(account, _Unusable("the power levels do not let ghosts write there", room=room_id))
+            return BOT
+        await self._check_banned(account, room_id)
+        try:
+            speaker = await self._ready(account, room_id, author, has_spoken=has_spoken, picture_late=picture_late)
+        except _Unusable as error:
+            self._trouble(account, error)
+            return BOT
+        except Refused as refused:
+            self._refused(account, refused)
+            return BOT
+        except Unreachable as error:
+            self._failed(account, str(error))
+            raise Transient(str(error), failed=error.answered) from error
+        self._failures.pop(account, None)
+        if speaker.identity is not None:
+            for key in ((account, room_id), ("", room_id), (account, ""), ("", "")):
+                self._troubles.pop(key, None)
+        return speaker
+
+    def _account_for(self, room_id: str, author: Author) -> str | None:
+        room = self.rooms.find(room_id)
+        if self.settings is None or self.store is None or room is None or not self.wanted(room.address):
+            return None
+        if author.is_group:
+            return None
+        return self.accounts.ghost_of(author.user)
+
+    async def _ready(
+        self, account: str, room_id: str, author: Author, *, has_spoken: bool, picture_late: bool
+    ) -> Speaker:
+        ghost = await self._ghost(account)
+        there = await self._profile(account, room_id)
+        avatar = "" if author.avatar is None else author.avatar.locator
+        if picture_late and ghost is not None:
+            avatar = ghost.avatar
+        profile: Json = {"displayname": display_name(author)} | ({"avatar_url": avatar} if avatar else {})
+        digest = _digest(profile)
+        if ghost is not None and there == digest:
+            return Speaker(self._identity(ghost), named=False)
+        if there is None and not (has_spoken and self._may_join(room_id)):
+            return BOT
+        if ghost is None:
+            ghost = await self._register(account, profile)
+        elif there is not None and not self._may_change(account, room_id):
+            return Speaker(self._identity(ghost))
+        ghost = replace(await self._join(ghost, room_id, profile), avatar=avatar)
+        await self._record(ghost, room_id, digest)
+        return Speaker(self._identity(ghost), named=False)
+
+    # --- An account that posted something before ----------------------------------------------------------
+
+    async def identity(self, account: str) -> Identity | None:
+        """To act as a ghost that has posted something, whatever the pair's setting says now; None if we may not."""
+        if self.settings is None or self.store is None or not self.accounts.is_current(account):
+            return None
+        return None if self._is_troubled(account, "") else self._identity(await self._ghost(account) or Ghost(account))
+
+    async def recover(self, identity: Identity, room_id: str, refused: Refused, *, rejoin: bool) -> bool:
+        """What a ghost wanted to do was refused: mend that. Whether to try again; if not, it cannot be used there.
+
+        `rejoin`: bring it back into the room at once; else `speaker` does that. Raises `Unsupported` if it is to be
+        silent, `Permanent` if only this event is forbidden, `Transient`.
+        """
+        account = identity.user_id
+        try:
+            return await self._recover(account, room_id, refused, rejoin=rejoin)
+        except _Unusable as error:
+            self._trouble(account, error)
+        except Refused as again:
+            self._refused(account, again)
+        except Unreachable as error:
+            raise Transient(str(error), failed=error.answered) from error
+        return False
+
+    async def _recover(self, account: str, room_id: str, refused: Refused, *, rejoin: bool) -> bool:
+        if refused.status == 401:
+            raise refused
+        if refused.code == "M_UNKNOWN_DEVICE":
+            self._known[account] = await self._with_device(Ghost(account))
+            return True
+        membership = await self._membership(account, room_id)
+        if membership == "join":
+            if self.rooms.find(room_id) is not None and not await self._has_power(account, room_id):
+                raise _Unusable("the power levels do not let ghosts write there", room=room_id)
+            # Perhaps the homeserver does not let us act as it; that shows here.
+            await self.api.call("GET", "account", "whoami", identity=self._identity(Ghost(account)))
+            raise Permanent(f"the homeserver forbids it ({refused.reason or refused.code})")
+        self._remember(account, room_id, None)
+        if rejoin:
+            # The homeserver adds the profile that it had first.
+            await self._join(await self._ghost(account) or Ghost(account), room_id, {})
+        return True
+
+    async def leave(self, account: str, room_id: str) -> None:
+        """Take a ghost out of a room in which it is, as far as is known. Raises `Transient`, `StoreUnavailable`."""
+        if self.store is None or await self._profile(account, room_id) is None:
+            return
+        if (identity := await self.identity(account)) is not None:
+            try:
+                await self.api.call("POST", "rooms", room_id, "leave", body={}, identity=identity)
+            except Unreachable as error:
+                raise Transient(str(error), failed=error.answered) from error
+            except Refused as refused:
+                if refused.status == 429 or refused.status >= 500:
+                    raise Transient(str(refused), retry_after=refused.retry_after, failed=True) from refused
+                _log.info("ghost did not leave", ghost=account, room=room_id, reason=str(refused))
+        async with self.store.write() as uow:
+            await uow.ghosts.leave(account, ChannelRef(Platform.MATRIX, room_id))
+        self._remember(account, room_id, None)
+
+    def saw_member(self, room_id: str, event: Json) -> None:
+        """Sync has told of a membership: somebody may have removed or banned a ghost."""
+        account = event.get("state_key")
+        content = event.get("content")
+        if not isinstance(account, str) or not isinstance(content, dict) or not self.accounts.is_ghost(account):
+            return
+        membership = content.get("membership")
+        self._banned.pop((account, room_id), None)
+        if membership == "ban":
+            self._is_banned(account, room_id)
+        if membership in {"ban", "leave"}:
+            self._remember(account, room_id, None)
+
+    # --- What is said of it -------------------------------------------------------------------------------
+
+    def note(self, room_id: str) -> str | None:
+        """Why people have no ghosts in a room, or are not heard there: sentences for the operator. No I/O."""
+        now, notes = self.clock.monotonic(), []
+        if banned := sorted(account for account, room in self._banned if room == room_id):
+            notes.append(f"Banned there, so that what they write does not cross: {_listed(banned)}.")
+        reasons: dict[str, list[str]] = {}
+        for (account, room), (until, why) in self._troubles.items():
+            if room in {room_id, ""} and now < until + _TRY_AGAIN:
+                reasons.setdefault(why, []).append(account)
+        for why, accounts in reasons.items():
+            who = "Everybody" if "" in accounts else _listed(sorted(accounts))
+            notes.append(f"{who} appears under {self.accounts.me} there: {why}.")
+        return " ".join(notes) or None
+
+    def _is_troubled(self, account: str, room_id: str) -> bool:
+        now = self.clock.monotonic()
+        keys = {(account, room_id), ("", room_id), (account, ""), ("", "")}
+        return any(now < self._troubles[key][0] for key in keys if key in self._troubles)
+
+    def _trouble(self, account: str, error: _Unusable) -> None:
+        key = ("" if error.everywhere else account, error.room)
+        if key not in self._troubles:
+            _log.warning("ghost not used, the bot speaks", ghost=account, room=error.room or None, reason=str(error))
+        _put(self._troubles, key, (self.clock.monotonic() + _TRY_AGAIN, str(error)), _TROUBLES_REMEMBERED)
+
+    def _refused(self, account: str, refused: Refused) -> None:
+        """The homeserver refused something on the way. Raises `Unsupported` or `Transient` if the bot may not speak."""
+        if refused.code in _SILENCED:
+            _log.warning("ghost was silenced on the homeserver", ghost=account, code=refused.code)
+            raise Unsupported("moderation")
+        if refused.status == 401:
+            why = "the homeserver does not know the registration (`relay registration` prints it, and where it goes)"
+            self._trouble(account, _Unusable(why, everywhere=True))
+        elif refused.status >= 500:
+            self._failed(account, str(refused))
+            raise Transient(str(refused), retry_after=refused.retry_after, failed=True)
+        elif refused.status != 429:
+            self._trouble(account, _Unusable(f"the homeserver refuses its ghost ({refused.reason or refused.code})"))
+
+    def _failed(self, account: str, why: str) -> None:
+        """Count a failure of the homeserver: not every message waits for a ghost that cannot be made."""
+        failures = self._failures.get(account, 0) + 1
+        _put(self._failures, account, failures, _TROUBLES_REMEMBERED)
+        if failures >= _FAILURES:
+            del self._failures[account]
+            self._trouble(account, _Unusable(why))
+
+    # --- Bans ---------------------------------------------------------------------------------------------
+
+    async def _check_banned(self, account: str, room_id: str) -> None:
+        """Raise `Unsupported` if a ghost is banned. That a ban has ended may not have been told by sync."""
+        look_at = self._banned.get((account, room_id))
+        if look_at is None:
+            return
+        if self.clock.monotonic() >= look_at:
+            try:
+                if await self._membership(account, room_id) != "ban":
+                    return
+            except (Refused, Unreachable) as error:
+                raise Transient(str(error)) from error
+        raise Unsupported("moderation")
+
+    async def _membership(self, account: str, room_id: str) -> str:
+        """How a ghost is in a room, as the relay's own account sees it. Raises `Unsupported` if it is banned."""
+        try:
+            answer = await self.api.call("GET", "rooms", room_id, "state", "m.room.member", account)
+        except Refused as refused:
+            if refused.status != 404:
+                raise
+            answer = {}
+        membership = str(answer.get("membership", "leave"))
+        self._banned.pop((account, room_id), None)
+        if membership == "ban":
+            self._is_banned(account, room_id)
+            raise Unsupported("moderation")
+        return membership
+
+    def _is_banned(self, account: str, room_id: str) -> None:
+        _log.info("ghost is banned", ghost=account, room=room_id)
+        _put(self._banned, (account, room_id), self.clock.monotonic() + _TRY_AGAIN, _TROUBLES_REMEMBERED)
+
+    async def _has_power(self, account: str, room_id: str) -> bool:
+        """Whether the power levels, which may be a moment newer than what sync has told, let a ghost write."""
+        state = self.rooms.state(room_id)
+        answer = await self.api.call("GET", "rooms", room_id, "state", "m.room.power_levels", "")
+        state.apply({"type": "m.room.power_levels", "state_key": "", "content": answer})
+        return state.may_send(account)
+
+    # --- Making one ---------------------------------------------------------------------------------------
+
+    async def _register(self, account: str, profile: Json) -> Ghost:
+        """An account with a device and a profile. To do it again does no harm."""
+        name = account[1:].partition(":")[0]
+        body = {"type": "m.login.application_service", "username": name, "inhibit_login": True}
+        try:
+            await self.api.call("POST", "register", body=body, identity=self._identity(Ghost("")))
+        except Refused as refused:
+            # Ours from before, or somebody's who was there before the registration: then we may not act as it.
+            if refused.code != "M_USER_IN_USE":
+                raise
+        ghost = await self._with_device(Ghost(account))
+        for key, value in profile.items():
+            # Before it joins: a later change is written into every room that it is in, one event each.
+            try:
+                body = {key: value}
+                await self.api.call("PUT", "profile", account, key, body=body, identity=self._identity(ghost))
+            except Refused as refused:
+                if refused.status in {401, 429} or refused.status >= 500:
+                    raise
+                _log.info("ghost has no profile of its own", ghost=account, reason=str(refused))
+        _log.info("ghost made", ghost=account)
+        return ghost
+
+    async def _with_device(self, ghost: Ghost) -> Ghost:
+        """The ghost with a device: with that, a transaction ID is known also after the homeserver was killed."""
+        body = {"display_name": "relay"}
+        try:
+            await self.api.call(
+                "PUT", "devices", _DEVICE, body=body, identity=self._identity(replace(ghost, device=""))
+            )
+        except Refused as refused:
+            if refused.status not in _NO_DEVICES:
+                raise
+            _log.info("the homeserver makes no devices for ghosts", ghost=ghost.account, reason=str(refused))
+            return replace(ghost, device="")
+        return replace(ghost, device=_DEVICE)
+
+    async def _join(self, ghost: Ghost, room_id: str, profile: Json) -> Ghost:
+        """Bring a ghost into a room, or change its profile there: one event. The bot invites it if need be."""
+        try:
+            await self._put_member(ghost, room_id, profile)
+        except Refused as refused:
+            if refused.code == "M_UNKNOWN_DEVICE":
+                ghost = await self._with_device(ghost)
+            elif refused.status == 403 or refused.code == "M_BAD_STATE":
+                await self._membership(ghost.account, room_id)
+                # Perhaps the homeserver has forgotten it.
+                ghost = await self._register(ghost.account, profile)
+                await self._invite(ghost.account, room_id)
+            else:
+                raise
+            try:
+                await self._put_member(ghost, room_id, profile)
+            except Refused as again:
+                if again.status != 403:
+                    raise
+                why = (
+                    f"the room does not let its ghost in ({again.reason or again.code}): "
+                    f"give {self.accounts.me} the power to invite, or open the room"
+                )
+                raise _Unusable(why, room=room_id) from again
+        _put(self._changed, (ghost.account, room_id), self.clock.monotonic(), _REMEMBERED)
+        return ghost
+
+    async def _put_member(self, ghost: Ghost, room_id: str, profile: Json) -> None:
+        path = ("rooms", room_id, "state", "m.room.member", ghost.account)
+        await self.api.call("PUT", *path, body={"membership": "join"} | profile, identity=self._identity(ghost))
+
+    async def _invite(self, account: str, room_id: str) -> None:
+        try:
+            await self.api.call("POST", "rooms", room_id, "invite", body={"user_id": account})
+        except Refused as refused:
+            if refused.status == 429 or refused.status >= 500:
+                raise
+            _log.info("ghost not invited", ghost=account, room=room_id, reason=str(refused))
+
+    def _may_join(self, room_id: str) -> bool:
+        """Whether one more ghost may join a room now."""
+        now = self.clock.monotonic()
+        pace = self._paces.setdefault(room_id, _Pace(_JOINS_AT_ONCE, now))
+        pace.left = min(_JOINS_AT_ONCE, pace.left + (now - pace.at) / _SECONDS_A_JOIN)
+        pace.at = now
+        if pace.left < 1:
+            return False
+        pace.left -= 1
+        return True
+
+    def _may_change(self, account: str, room_id: str) -> bool:
+        """Whether a ghost may get another name or picture now; else its messages say themselves who wrote them."""
+        changed = self._changed.get((account, room_id))
+        return changed is None or self.clock.monotonic() - changed >= _SECONDS_A_PROFILE
+
+    # --- What is known ------------------------------------------------------------------------------------
+
+    def _identity(self, ghost: Ghost) -> Identity:
+        if self.settings is None:
+            raise RuntimeError("there are no ghosts")
+        return Identity(ghost.account, self.settings.as_token.get_secret_value(), ghost.device)
+
+    async def _ghost(self, account: str) -> Ghost | None:
+        known = self._known.get(account)
+        if known is None and self.store is not None:
+            async with self.store.read() as uow:
+                known = await uow.ghosts.get(account)
+            if known is not None:
+                _put(self._known, account, known, _REMEMBERED)
+        return known
+
+    async def _profile(self, account: str, room_id: str) -> str | None:
+        """A digest of a ghost's profile in a room; None if it is not in there."""
+        key = (account, room_id)
+        if key not in self._profiles and self.store is not None:
+            async with self.store.read() as uow:
+                found = await uow.ghosts.profile(account, ChannelRef(Platform.MATRIX, room_id))
+            self._remember(account, room_id, found)
+        return self._profiles.get(key)
+
+    async def _record(self, ghost: Ghost, room_id: str, digest: str) -> None:
+        if self.store is None:
+            return
+        async with self.store.write() as uow:
+            await uow.ghosts.put(ghost)
+            await uow.ghosts.join(ghost.account, ChannelRef(Platform.MATRIX, room_id), digest)
+        _put(self._known, ghost.account, ghost, _REMEMBERED)
+        self._remember(ghost.account, room_id, digest)
+
+    def _remember(self, account: str, room_id: str, digest: str | None) -> None:
+        _put(self._profiles, (account, room_id), digest, _REMEMBERED)
+
+
+def _digest(profile: Json) -> str:
+    return hashlib.sha256(json.dumps(profile, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _listed(accounts: list[str], most: int = 3) -> str:
+    more = f" and {len(accounts) - most} more" if len(accounts) > most else ""
+    return ", ".join(accounts[:most]) + more
+
+
+def _put(kept: OrderedDict[_Key, _Value], key: _Key, value: _Value, most: int) -> None:
+    kept[key] = value
+    kept.move_to_end(key)
+    while len(kept) > most:
+        kept.popitem(last=False)

@@ -1,0 +1,83 @@
+"""Accounts that the relay made for people of the other side: the tables `ghost` and `ghost_member`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import and_, bindparam, delete, exists, select
+from sqlalchemy.dialects.sqlite import insert
+
+from relay.core.storage import Ghost
+from relay.domain.ids import ChannelRef
+from relay.store.tables import channel_id, ghost, ghost_member
+from relay.store.transaction import Transaction
+
+_g = ghost.c
+_m = ghost_member.c
+
+_columns = (_g.account, _g.device, _g.avatar)
+_ghost_id = select(_g.id).where(_g.account == bindparam("of_account")).correlate(None).scalar_subquery()
+_GET = select(*_columns).where(_g.account == bindparam("of_account"))
+_ghost_insert = insert(ghost).values({column.name: bindparam(column.name) for column in _columns})
+_PUT = _ghost_insert.on_conflict_do_update(
+    index_elements=["account"],
+    set_={"device": _ghost_insert.excluded.device, "avatar": _ghost_insert.excluded.avatar},
+)
+_member_is = and_(_m.channel_id == channel_id("of_"), _m.ghost_id == _ghost_id)
+_PROFILE = select(_m.profile).where(_member_is)
+_LEAVE = delete(ghost_member).where(_member_is)
+_JOIN = (
+    insert(ghost_member)
+    .prefix_with("OR REPLACE")
+    .from_select(
+        ["channel_id", "ghost_id", "profile"],
+        select(channel_id("of_"), _g.id, bindparam("profile")).where(_g.account == bindparam("of_account")),
+    )
+    .inline()
+)
+_OUTSIDE = (
+    select(*_columns)
+    .where(_g.account > bindparam("after"), ~exists().where(_m.channel_id == channel_id("of_"), _m.ghost_id == _g.id))
+    .order_by(_g.account)
+    .limit(bindparam("at_most"))
+)
+
+
+@dataclass(slots=True)
+class SqlGhosts:
+    """`core.storage.Ghosts`."""
+
+    transaction: Transaction
+
+    async def get(self, account: str) -> Ghost | None:
+        """See `Ghosts.get`."""
+        row = await self.transaction.first(_GET, {"of_account": account})
+        return None if row is None else Ghost(row.account, row.device or "", row.avatar or "")
+
+    async def put(self, ghost: Ghost) -> None:
+        """See `Ghosts.put`."""
+        values = {"account": ghost.account, "device": ghost.device, "avatar": ghost.avatar}
+        await self.transaction.defer(_PUT, values)
+
+    async def profile(self, account: str, channel: ChannelRef) -> str | None:
+        """See `Ghosts.profile`."""
+        row = await self.transaction.first(_PROFILE, _member(account, channel))
+        return None if row is None else str(row.profile)
+
+    async def join(self, account: str, channel: ChannelRef, profile: str) -> None:
+        """See `Ghosts.join`."""
+        await self.transaction.record_channel(channel)
+        await self.transaction.defer(_JOIN, {**_member(account, channel), "profile": profile})
+
+    async def leave(self, account: str, channel: ChannelRef) -> None:
+        """See `Ghosts.leave`."""
+        await self.transaction.defer(_LEAVE, _member(account, channel))
+
+    async def outside(self, channel: ChannelRef, after: str, limit: int) -> Sequence[Ghost]:
+        """See `Ghosts.outside`."""
+        of_channel = {"of_platform": channel.platform, "of_channel": channel.id}
+        rows = await self.transaction.all(_OUTSIDE, {**of_channel, "after": after, "at_most": limit})
+        return [Ghost(row.account, row.device or "", row.avatar or "") for row in rows]
+
+
+def _member(account: str, channel: ChannelRef) -> dict[str, str]:
+    return {"of_account": account, "of_platform": channel.platform, "of_channel": channel.id}

@@ -1,0 +1,271 @@
+"""People of Discord as accounts of their own on Matrix, with a real registration at a real homeserver."""
+
+import io
+import signal
+from collections.abc import AsyncIterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+from aiohttp import web
+from PIL import Image
+
+from relay.domain.jsontext import Json
+from tests.support.chat import file
+from tests.support.ghosts import APPSERVICE, GhostHomeserver, ghost, shown, with_ghosts
+from tests.support.matrix import HomeserverProxy, pass_on
+from tests.support.stack import FullStack, eventually, stack
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def ghost_homeserver(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[GhostHomeserver]:
+    async with GhostHomeserver(tmp_path_factory.mktemp("registration")) as made:
+        yield made
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def place(ghost_homeserver: GhostHomeserver, tmp_path: Path) -> AsyncIterator[FullStack]:
+    """A stack with ghosts, and the daemon running."""
+    async with stack(tmp_path, ghost_homeserver) as made:
+        with_ghosts(made)
+        await made.daemon.start()
+        yield made
+
+
+async def member(place: FullStack, user_id: str, room: str = "") -> Json:
+    return await place.mia.state(room or place.rooms["help"], "m.room.member", user_id)
+
+
+async def note(place: FullStack) -> str:
+    return str((await place.daemon.status())["pairs"][0]["note"] or "")
+
+
+async def note_says(place: FullStack, *words: str) -> None:
+    await eventually(lambda: note(place), lambda text: all(word in text for word in words), what=place.daemon.log)
+
+
+async def test_a_person_is_an_account_with_its_own_name(place: FullStack) -> None:
+    place.say("help", "hello")
+    place.say("help", "hello from Ben", who="Ben")
+    place.say("help", "again")
+    lines = await shown(place, "help", "hello", "hello from Ben", "again")
+    assert [line.sender for line in lines] == [ghost(place), ghost(place, "Ben"), ghost(place)]
+    assert (lines[0].name, lines[0].body) == ("", "hello")
+    assert (await member(place, ghost(place)))["displayname"] == "Ada"
+    # What they say is not taken for something that was said on Matrix.
+    await place.tell("help", "an answer")
+    await place.until_discord("help", lambda words: words[-1:] == ["an answer"])
+    assert await place.discord_words("help") == ["hello", "hello from Ben", "again", "an answer"]
+
+
+async def test_a_ghost_edits_and_removes_what_it_posted(place: FullStack) -> None:
+    first, second = place.say("help", "frist"), place.say("help", "gone soon")
+    await shown(place, "help", "frist", "gone soon")
+    place.control.edit(place.channels["help"], first, "first")
+    await shown(place, "help", "first", "gone soon")
+    place.control.delete(place.channels["help"], second)
+    await shown(place, "help", "first")
+    events = await place.mia.events(place.rooms["help"])
+    assert {event["sender"] for event in events if event["type"] == "m.room.redaction"} == {ghost(place)}
+
+
+async def test_name_and_picture_are_kept_in_step_with_one_event_each(place: FullStack) -> None:
+    picture = io.BytesIO()
+    Image.new("RGB", (64, 64), "red").save(picture, "PNG")
+    avatar = file("cleo.png", picture.getvalue())
+    cleo = place.people["Cleo"] = str(place.control.create_person("Cleo", avatar=avatar)["id"])
+    place.control.join(place.guild, cleo)
+    place.say("help", "here I am", who="Cleo")
+    place.say("help", "still here", who="Cleo")
+    await shown(place, "help", "here I am", "still here")
+    profile = await member(place, ghost(place, "Cleo"))
+    assert profile["displayname"] == "Cleo"
+    data, _ = await place.mia.download(profile["avatar_url"])
+    assert Image.open(io.BytesIO(data)).getpixel((5, 5)) == (255, 0, 0)
+
+    place.control.rename(cleo, place.guild, nick="Cleo the Second")
+    place.say("help", "under a new name", who="Cleo")
+    lines = await shown(place, "help", "here I am", "still here", "under a new name")
+    # It has just come in: another name so soon is said by the message itself, so that nobody floods a room with names.
+    assert (lines[-1].name, lines[-1].sender) == ("Cleo the Second", ghost(place, "Cleo"))
+    events = await place.mia.events(place.rooms["help"])
+    assert sum(event.get("state_key") == ghost(place, "Cleo") for event in events) == 1
+
+
+async def test_the_bot_invites_into_a_private_room(ghost_homeserver: GhostHomeserver, tmp_path: Path) -> None:
+    async with stack(tmp_path, ghost_homeserver, ("help", "closed")) as place:
+        for pair, level in (("help", 0), ("closed", 100)):
+            room = await place.mia.create_room(pair, public=False, invite=[place.relay_user])
+            await place.mia.set_power(room, invite=level)
+            place.rooms[pair] = room
+        with_ghosts(place)
+        await place.daemon.start()
+        for pair in place.rooms:
+            place.say(pair, "hello")
+            place.say(pair, "again")
+        lines = await shown(place, "help", "hello", "again")
+        assert {line.sender for line in lines} == {ghost(place)}
+        # Where there is no way in, the words matter more than whose they are.
+        lines = await shown(place, "closed", "hello", "again")
+        assert {(line.sender, line.name) for line in lines} == {(place.relay_user, "Ada")}
+        pairs = (await place.daemon.status())["pairs"]
+        assert "the power to invite" in pairs[1]["note"]
+        assert pairs[1]["problem"] is None
+
+
+async def test_a_banned_ghost_is_silent_until_the_ban_is_lifted(place: FullStack) -> None:
+    room = place.rooms["help"]
+    place.say("help", "hello")
+    await shown(place, "help", "hello")
+    await place.mia.ban(room, ghost(place))
+    await note_says(place, "Banned there", ghost(place))
+    place.say("help", "does not cross")
+    place.say("help", "but others do", who="Ben")
+    await shown(place, "help", "hello", "but others do")
+    await place.until_metric("relay_dropped_total", 1, pair="help", feature="moderation")
+    # Nor after a restart, which has forgotten it.
+    await place.daemon.kill()
+    await place.daemon.start()
+    place.say("help", "nor does this")
+    await place.until_metric("relay_dropped_total", 2, pair="help", feature="moderation")
+    await place.mia.unban(room, ghost(place))
+    await eventually(lambda: note(place), lambda text: "Banned" not in text, what=place.daemon.log)
+    place.say("help", "back again")
+    lines = await shown(place, "help", "hello", "but others do", "back again")
+    assert lines[-1].sender == ghost(place)
+
+
+async def test_one_who_was_kicked_comes_back_with_the_next_message(place: FullStack) -> None:
+    place.say("help", "hello")
+    await shown(place, "help", "hello")
+    await place.mia.kick(place.rooms["help"], ghost(place))
+    first = place.say("help", "again")
+    lines = await shown(place, "help", "hello", "again")
+    assert {line.sender for line in lines} == {ghost(place)}
+    await place.mia.kick(place.rooms["help"], ghost(place))
+    place.control.edit(place.channels["help"], first, "again, corrected")
+    await shown(place, "help", "hello", "again, corrected")
+
+
+async def test_where_the_registration_is_gone_the_bot_speaks(ghost_homeserver: GhostHomeserver, tmp_path: Path) -> None:
+    async with stack(tmp_path, ghost_homeserver) as place:
+        with_ghosts(place)
+        await place.daemon.start()
+        place.say("help", "by the ghost")
+        await shown(place, "help", "by the ghost")
+        try:
+            await ghost_homeserver.stop()
+            ghost_homeserver.know_registration(False)
+            await ghost_homeserver.start()
+            place.say("help", "by the bot")
+            lines = await shown(place, "help", "by the ghost", "by the bot")
+            assert (lines[-1].sender, lines[-1].name) == (place.relay_user, "Ada")
+            await note_says(place, "does not know the registration")
+        finally:
+            await ghost_homeserver.stop()
+            ghost_homeserver.know_registration()
+            await ghost_homeserver.start()
+
+
+async def test_a_pair_goes_from_the_bot_to_ghosts_and_back(place: FullStack) -> None:
+    async def ghosts(wanted: bool) -> None:
+        place.pair_settings["help"] = f"ghosts = {str(wanted).lower()}"
+        with_ghosts(place)
+        place.daemon.send_signal(signal.SIGHUP)
+        changes = sum("pair changed" in line for line in place.daemon.log(10_000).splitlines())
+        await eventually(lambda: seen(changes), lambda more: more, what=place.daemon.log)
+
+    async def seen(before: int) -> bool:
+        return sum("pair changed" in line for line in place.daemon.log(10_000).splitlines()) > before
+
+    channel = place.channels["help"]
+    first, gone = place.say("help", "by the ghost"), place.say("help", "by the ghost, gone")
+    await shown(place, "help", "by the ghost", "by the ghost, gone")
+    await ghosts(False)
+    second, also = place.say("help", "by the bot"), place.say("help", "by the bot, gone")
+    await shown(place, "help", "by the ghost", "by the ghost, gone", "by the bot", "by the bot, gone")
+    place.control.edit(channel, first, "by the ghost, edited")
+    place.control.delete(channel, gone)
+    await shown(place, "help", "by the ghost, edited", "by the bot", "by the bot, gone")
+    await ghosts(True)
+    place.control.edit(channel, second, "by the bot, edited")
+    place.control.delete(channel, also)
+    place.say("help", "by the ghost again")
+    lines = await shown(place, "help", "by the ghost, edited", "by the bot, edited", "by the ghost again")
+    assert [line.sender for line in lines] == [ghost(place), place.relay_user, ghost(place)]
+
+
+async def test_what_a_ghost_sent_is_not_sent_again_after_a_crash(
+    ghost_homeserver: GhostHomeserver, tmp_path: Path
+) -> None:
+    """Killed between the send and its record: by the same ghost, by the bot instead, and by the ghost instead of it."""
+
+    async def carry_out_and_hang(request: web.Request, text: bytes) -> web.StreamResponse | None:
+        if request.method == "PUT" and "/send/" in request.path and text in await request.read():
+            await proxy.carry_out(request)
+            sent.append(request.path)
+            await place.daemon.kill()
+            return web.Response(status=502)
+        return None
+
+    sent: list[str] = []
+    async with HomeserverProxy(ghost_homeserver.url) as proxy, stack(tmp_path, ghost_homeserver) as place:
+        expected: list[str] = []
+        for number, (before, after) in enumerate(((True, True), (True, False), (False, True))):
+            for wanted, text in ((before, f"before {number}"), (after, "")):
+                place.pair_settings["help"] = f"ghosts = {str(wanted).lower()}"
+
+                place.write_config(extra=APPSERVICE, homeserver_url=proxy.url)
+                if text:
+                    proxy.answer = partial(carry_out_and_hang, text=f"hello {number}".encode())
+                    await place.daemon.start()
+                    place.say("help", text)
+                    expected.append(text)
+                    await shown(place, "help", *expected)
+                    place.say("help", f"hello {number}")
+                    expected.append(f"hello {number}")
+                    await place.daemon.wait()
+                    proxy.answer = pass_on
+            await place.daemon.start()
+            place.say("help", f"after {number}")
+            expected.append(f"after {number}")
+            await shown(place, "help", *expected)
+            await place.daemon.stop()
+        assert len(sent) == 3
+
+
+async def test_a_known_ghost_costs_one_request_a_message(ghost_homeserver: GhostHomeserver, tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    async def note_down(request: web.Request) -> web.StreamResponse | None:
+        if "/sync" not in request.path:
+            asked.append(f"{request.method} {request.path.rpartition('/v3/')[2].split('/')[0]} {request.query_string}")
+        return None
+
+    async with HomeserverProxy(ghost_homeserver.url) as proxy, stack(tmp_path, ghost_homeserver) as place:
+        place.write_config(extra=APPSERVICE, homeserver_url=proxy.url)
+        await place.daemon.start()
+        place.say("help", "one")
+        await shown(place, "help", "one")
+        await place.daemon.stop()
+        await place.daemon.start()
+        proxy.answer = note_down
+        asked.clear()
+        place.say("help", "two")
+        await shown(place, "help", "one", "two")
+        assert len(asked) == 1, asked
+        assert "device_id=RELAY" in asked[0]
+
+
+async def test_ghosts_follow_a_room_upgrade(place: FullStack) -> None:
+    place.say("help", "in the old room")
+    await shown(place, "help", "in the old room")
+    old = place.rooms["help"]
+    answer = await place.mia.call("POST", f"client/v3/rooms/{old}/upgrade", {"new_version": "12"})
+    place.rooms["help"] = str(answer["replacement_room"])
+    place.say("help", "in the new room")
+    lines = await shown(place, "help", "in the new room")
+    assert lines[0].sender == ghost(place)

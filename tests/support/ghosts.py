@@ -1,0 +1,49 @@
+"""A homeserver that knows the relay's registration, and a stack whose people have ghosts."""
+
+from pathlib import Path
+
+from relay.cli.registration import registration_file
+from relay.config.settings import MatrixSettings
+from relay.demo.homeserver import Homeserver
+from relay.demo.matrix_client import Shown
+from tests.support.stack import FullStack
+
+AS_TOKEN = "as_token_of_the_tests"
+APPSERVICE = f'[matrix.appservice]\nas_token = "{AS_TOKEN}"\n'
+
+
+class GhostHomeserver(Homeserver):
+    """A homeserver with a registration, which can be taken away and given back while it is stopped."""
+
+    def __init__(self, folder: Path) -> None:
+        self._registration = folder / "registration.yaml"
+        super().__init__(settings={"app_service_config_files": [str(self._registration)]})
+        self.know_registration()
+
+    def know_registration(self, known: bool = True, server_name: str = "localhost") -> None:
+        """Whether it knows the relay's registration from its next start on; else it has one of somebody else."""
+        settings = MatrixSettings.model_validate(
+            {
+                "homeserver_url": "http://localhost",
+                "user_id": f"@relay:{server_name}",
+                "access_token": "x",
+                "appservice": {"as_token": AS_TOKEN} if known else {"as_token": "another", "prefix": "_other_"},
+            }
+        )
+        self._registration.write_text(registration_file(settings))
+
+
+def ghost(place: FullStack, who: str = "Ada") -> str:
+    """The ID of somebody's ghost."""
+    return f"@_discord_{place.people[who]}:{place.homeserver.server_name}"
+
+
+def with_ghosts(place: FullStack, more: str = "") -> None:
+    """Write a configuration with ghosts."""
+    place.write_config(extra=APPSERVICE + more)
+
+
+async def shown(place: FullStack, pair: str, *lines: str) -> list[Shown]:
+    """What the room shows once it has exactly these lines."""
+    await place.until_matrix(pair, lambda words: words == list(lines))
+    return await place.on_matrix(pair)
