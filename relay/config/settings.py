@@ -17,6 +17,7 @@ from relay.config.values import (
     KeptFor,
     ListenAddress,
     Name,
+    NameTemplate,
     Number,
     Password,
     PublicUrl,
@@ -31,7 +32,7 @@ from relay.config.values import (
     UserId,
 )
 from relay.domain.ids import ChannelAddress, Platform, UserRef
-from relay.domain.pair import SYSTEM_MESSAGES, Pair, PairPolicy, ThreadPolicy
+from relay.domain.pair import BARE_NAME, SYSTEM_MESSAGES, Pair, PairPolicy, ThreadPolicy
 
 DEFAULT_PREFIX = "_discord_"
 """Of the names of ghosts."""
@@ -158,6 +159,8 @@ class DefaultSettings(Section):
     system_messages: SystemMessages = Field(default=SYSTEM_MESSAGES, examples=['"join, pin, boost, other"'])
     # The other side is told, at most every five minutes, that somebody writes who has opted out.
     show_opted_out: bool = Field(default=False, examples=["false"])
+    # How people of the Matrix side are named on Discord: `{name}`, and `{handle}`, the user name, if wanted.
+    name_template: NameTemplate = Field(default=BARE_NAME, examples=['"{name} (Matrix)"'])
     moderation: ModerationSettings = Field(default=ModerationSettings(), examples=["{ deletions = false }"])
     # With `[matrix.appservice]`: people of Discord have accounts of their own in the room.
     ghosts: bool = Field(default=True, examples=["true"])
@@ -199,6 +202,7 @@ class PairSettings(DefaultSettings):
                 moderate_deletions=self.moderation.deletions,
                 show_opted_out=self.show_opted_out,
                 ghosts=self.ghosts,
+                name_templates=() if self.name_template == BARE_NAME else ((Platform.DISCORD, self.name_template),),
             ),
         )
 

@@ -2,6 +2,7 @@
 
 import re
 from ipaddress import ip_address
+from string import Formatter
 from typing import Annotated
 from urllib.parse import urlsplit
 
@@ -11,6 +12,7 @@ from pydantic_settings import NoDecode
 from yarl import URL
 
 from relay.config.mistakes import wrong
+from relay.domain.names import is_hidden, without_relay_signs
 from relay.domain.pair import SYSTEM_MESSAGES, SystemMessage
 
 _SERVER = r"(?:\[[0-9A-Fa-f:.]+\]|[0-9A-Za-z-]+(?:\.[0-9A-Za-z-]+)*)(?::[0-9]{1,5})?"
@@ -25,6 +27,8 @@ _REGISTRATION_ID = re.compile(r"[A-Za-z0-9_.-]{1,50}")
 _DURATION = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*(s|m|h|d)?\s*")
 _UNITS = {None: 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 _MATRIX_ID_LIMIT = 255
+# Characters around the name, of the 80 that Discord shows. The handle takes 24 at most.
+_TEMPLATE_LIMIT = 24
 
 
 def _channel_id(value: object) -> str:
@@ -178,6 +182,29 @@ def _registration_id(value: str) -> str:
     return value
 
 
+def _name_template(value: str) -> str:
+    try:
+        parts = list(Formatter().parse(value))
+    except ValueError:
+        parts = []
+    fields = [name for _, name, _, _ in parts if name is not None]
+    around = "".join(text for text, _, _, _ in parts)
+    plain = all(not spec and conversion is None for _, _, spec, conversion in parts)
+    shown = around.isprintable() and not any(map(is_hidden, around)) and without_relay_signs(around) == around
+    if not (plain and shown and sorted(fields) in (["name"], ["handle", "name"])):
+        raise wrong(
+            "is not a template of a name",
+            'write {name} once, {handle} once if you like, and printable characters around, like "{name} (Matrix)"',
+        )
+    first, *rest = [place for place, (_, name, _, _) in enumerate(parts) if name is not None]
+    if rest and not any(" " in text for text, *_ in parts[first + 1 : rest[0] + 1]):
+        # Otherwise two people could have the same name: Bo and bx, Bob and x.
+        raise wrong("may give two people the same name", "write a space between {name} and {handle}")
+    if len(around) > _TEMPLATE_LIMIT:
+        raise wrong("leaves too little room for the name", f"write {_TEMPLATE_LIMIT} characters around it at most")
+    return value
+
+
 def _token(value: SecretStr) -> SecretStr:
     text = value.get_secret_value().strip()
     if not text:
@@ -207,6 +234,7 @@ HostNames = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_hosts)]
 Name = Annotated[str, AfterValidator(_name)]
 GhostPrefix = Annotated[str, AfterValidator(_ghost_prefix)]
 RegistrationId = Annotated[str, AfterValidator(_registration_id)]
+NameTemplate = Annotated[str, AfterValidator(_name_template)]
 Token = Annotated[SecretStr, AfterValidator(_token)]
 Password = Annotated[SecretStr, AfterValidator(_password)]
 UserId = Annotated[str, AfterValidator(_user_id)]

@@ -16,7 +16,17 @@ import structlog
 from relay.core.storage import UnitOfWork
 from relay.domain.content import Author
 from relay.domain.ids import ChannelRef, UserRef
-from relay.domain.names import bracketed, shortened, skeleton, visible, with_suffix, without_relay_signs
+from relay.domain.names import (
+    MAX_NAME_BYTES,
+    MAX_NAME_LENGTH,
+    bracketed,
+    shortened,
+    skeleton,
+    visible,
+    with_suffix,
+    without_relay_signs,
+)
+from relay.domain.pair import BARE_NAME
 
 _log = structlog.get_logger(__name__)
 
@@ -30,6 +40,8 @@ _MAX_CHANNELS = 200
 _MAX_HANDLE_LENGTH = 24
 # If two looks share a digest, somebody gets a needless suffix; if two users do, they share a name, which is worse.
 _LOOK_BYTES, _USER_BYTES = 5, 8
+# Of a user, behind a name that had to be cut.
+_SUFFIX_BYTES = 4
 
 
 @dataclass(slots=True)
@@ -83,6 +95,26 @@ class AuthorNames:
         if len(self._channels) > _MAX_CHANNELS:
             self._channels.popitem(last=False)
         return known
+
+
+def in_template(author: Author, template: str) -> Author:
+    """`author` under the name that the operator's template makes: `{name}` and `{handle}` in it are the author's.
+
+    The name alone gives way where both do not fit, never what tells people apart: a name that has to be cut gets a part
+    of its user's digest.
+    """
+    if template == BARE_NAME:
+        return author
+    # Without spaces: a space is what tells where the name ends.
+    handle = shortened(visible(without_relay_signs(author.handle)), max_length=_MAX_HANDLE_LENGTH).replace(" ", "")
+    around = template.format(name="", handle=handle)
+    room, room_in_bytes = MAX_NAME_LENGTH - len(around), MAX_NAME_BYTES - len(around.encode("utf-8", "replace"))
+    name = author.name
+    if shortened(name, max_length=room, max_bytes=room_in_bytes) != name:
+        suffix = f" {bracketed(_digest(author.user.id, _SUFFIX_BYTES))}"
+        size, size_in_bytes = len(suffix), len(suffix.encode())
+        name = shortened(name, max_length=room - size, max_bytes=room_in_bytes - size_in_bytes) + suffix
+    return replace(author, name=" ".join(template.format(name=name, handle=handle).split()))
 
 
 def distinct_from_relay(author: Author, own_names: frozenset[str]) -> Author:

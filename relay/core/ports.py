@@ -176,6 +176,8 @@ class Delivery:
     # Whose message is replied to; None where somebody of the other side wrote it.
     replied_author: UserRef | None = None
     last_try: bool = False  # if no earlier try was carried out, nothing is sent: raise `Permanent`
+    # The author's name without what the operator adds to it; "" where that is not known.
+    bare_name: str = ""
 
     @property
     def sender(self) -> "Sender | None":

@@ -8,6 +8,8 @@ from relay.domain.ids import ChannelAddress, ChannelRef, Platform
 ThreadPolicy = Literal["drop", "flatten"]
 SystemMessage = Literal["join", "pin", "boost", "other"]
 SYSTEM_MESSAGES: tuple[SystemMessage, ...] = get_args(SystemMessage)
+# The template of names that adds nothing.
+BARE_NAME = "{name}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +34,12 @@ class PairPolicy:
     show_opted_out: bool = False
     # Where the platform can have that, people of the other side appear as accounts of their own ("ghosts").
     ghosts: bool = True
+    # How authors are named on a platform, if not by their bare names: see `core.author_names.in_template`.
+    name_templates: tuple[tuple[Platform, str], ...] = ()
+
+    def name_template(self, platform: Platform) -> str:
+        """How authors are named on a platform."""
+        return dict(self.name_templates).get(platform, BARE_NAME)
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -52,7 +52,7 @@ _OFFICIAL_HOSTS = frozenset({"discord.com", "discordapp.com"})
 
 
 class DiscordAdapter:
-    """Implements `Adapter`, `HistoryReader`, `LatestReader` and `NameReader`.
+    """Implements `Adapter`, `HistoryReader`, `LatestReader`, `NameReader` and `PersonForgetter`.
 
     Without `files`, those of the other platform, none are posted. Without `store`, it is not remembered which pictures
     of people are already there. `timeout` is in seconds, for each request, and does
@@ -399,6 +399,13 @@ class DiscordAdapter:
         if guild is None:
             return {}
         return await self._members.names(guild, wanted, partial(self._guilds.may_name, channel.id))
+
+    async def forget_person(self, user: UserRef) -> None:
+        """See `PersonForgetter`. Pictures are gone once Discord has deleted them, which is not waited for."""
+        try:
+            await self._avatars.forget(user)
+        except StoreUnavailable as error:
+            raise Transient(f"the store is away ({error.reason})") from error
 
     async def mark_failed(self, source: MessageRef, reason: str) -> bool:
         """See `Adapter.mark_failed`. The reason is not shown, because a reaction has no text."""

@@ -3,7 +3,7 @@
 import sys
 from dataclasses import replace
 
-from relay.core.author_names import distinct_from_relay
+from relay.core.author_names import distinct_from_relay, in_template
 from relay.core.convert.degrade import Dropped, all_in_words, degrade, in_words
 from relay.core.convert.split import Measure, first_part, split
 from relay.core.delivery.digests import content_of, edited, speaker
@@ -49,7 +49,8 @@ def delivery(
     return Delivery(
         channel=target.channel,
         key=key(target, part, verb),
-        author=None if author is None else distinct_from_relay(author, target.own_names),
+        author=None if author is None else _named(target, author),
+        bare_name="" if author is None else author.name,
         content=content,
         reply_to=target.reply_to if part == 0 else None,
         replied_author=target.replied_author if part == 0 else None,
@@ -61,6 +62,12 @@ def delivery(
         queued_at=target.entry.queued_at,
         last_try=target.entry.last_try,
     )
+
+
+def _named(target: Target, author: Author) -> Author:
+    """The author as readers see them."""
+    template = target.pair.policy.name_template(target.channel.platform)
+    return distinct_from_relay(in_template(author, template), target.own_names)
 
 
 def key(target: Target, part: int, verb: str, *, superseded: int = 0) -> str:

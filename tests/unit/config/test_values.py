@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from relay.config.loading import load
+from relay.domain.ids import Platform
 from relay.domain.pair import SYSTEM_MESSAGES
 from relay.errors import ConfigurationError
 from tests.support.settings import SIDES, TOKEN, only, pair, write
@@ -99,3 +100,39 @@ def test_a_name_of_the_web_server(tmp_path: Path, name: str) -> None:
 def test_no_name_of_the_web_server(tmp_path: Path, name: str) -> None:
     with pytest.raises(ConfigurationError, match="hosts: is not a list of host names"):
         load(write(tmp_path, f'{SIDES}[web]\nhosts = "{name}"\n'), {})
+
+
+@pytest.mark.parametrize("template", ["{name}", "{name} (Matrix)", "[M] {name}", "{name} @{handle}", "{{{name}}} é"])
+def test_templates_of_names(tmp_path: Path, template: str) -> None:
+    text = f"{SIDES}[defaults]\nname_template = {json.dumps(template)}\n" + pair()
+    (found,) = load(write(tmp_path, text), {}).declared_pairs()
+    assert found.policy.name_template(Platform.DISCORD) == template
+    assert found.policy.name_template(Platform.MATRIX) == "{name}"
+
+
+@pytest.mark.parametrize(
+    ("template", "words"),
+    [
+        ("", "is not a template of a name; write {name} once"),
+        ("Matrix", "is not a template"),
+        ("{name", "is not a template"),
+        ("{}", "is not a template"),
+        ("{0}", "is not a template"),
+        ("{name} {name}", "is not a template"),
+        ("{name} {nick}", "is not a template"),
+        ("{name.__class__}", "is not a template"),
+        ("{name!r}", "is not a template"),
+        ("{name:>80}", "is not a template"),
+        ("{name}\u202e", "is not a template"),
+        ("{name}\u200b", "is not a template"),
+        ("{name}\n", "is not a template"),
+        ("{name} ⟨Matrix⟩", "is not a template"),
+        ("{name}{handle}", "may give two people the same name; write a space between {name} and {handle}"),
+        ("{{ }} {handle}.{name}", "may give two people the same name"),
+        ("{name}" + "x" * 25, "leaves too little room for the name; write 24 characters around it at most"),
+    ],
+    ids=ascii,
+)
+def test_no_template_of_a_name(tmp_path: Path, template: str, words: str) -> None:
+    text = f"{SIDES}[defaults]\nname_template = {json.dumps(template)}\n"
+    assert f"[defaults] name_template: {words}" in only(tmp_path, text)

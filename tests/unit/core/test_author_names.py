@@ -1,7 +1,10 @@
 """People of one channel are told apart by their names, whatever they call themselves."""
 
 import json
+import re
+import unicodedata
 from collections import OrderedDict
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -9,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.core.author_names import AuthorNames, _decided
+from relay.adapters.discord.outbound.body import usernames
+from relay.core.author_names import AuthorNames, _decided, in_template
 from relay.core.convert.headings import under_heading
 from relay.core.delivery.digests import content_of
 from relay.core.ports import Delivery, EventBatch
@@ -17,7 +21,7 @@ from relay.domain.commands import Digest, DigestItem
 from relay.domain.content import Author, Content
 from relay.domain.events import MessageCreated
 from relay.domain.ids import ChannelRef, MessageRef, Platform, UserRef
-from relay.domain.names import skeleton
+from relay.domain.names import folded_letters, skeleton, visible
 from relay.domain.text import nodes as n
 from tests.support.platform import MemoryPlatform
 from tests.support.world import World, pair, world
@@ -126,6 +130,67 @@ async def test_two_people_of_one_name_on_either_side(tmp_path: Path, monkeypatch
     assert first == "ann"
     assert skeleton(first) != skeleton(second)
     assert third == "THE rеlay ⟨THE rеlay⟩", "nobody speaks in the relay's name"
+
+
+async def test_the_operators_template_is_around_every_name(tmp_path: Path) -> None:
+    templates = ((Platform.DISCORD, "[M] {name}"),)
+    async with world(tmp_path, pair(name_templates=templates)) as bridge:
+        here, there = bridge.channels()
+        async with bridge.relay():
+            bridge.matrix.say(there, "ann", "one")
+            bridge.discord.say(here, "bob", "two")
+            await bridge.shows(here, "two", "one")
+            await bridge.shows(there, "one", "two")
+            shown = {n.plain_text(said.content.text): said.shown_as for said in bridge.shown(here)}
+            assert shown["one"] == "[M] ann"
+            shown = {n.plain_text(said.content.text): said.shown_as for said in bridge.shown(there)}
+            assert shown["two"] == "bob"
+
+
+TEMPLATES = [
+    "{name} (Matrix)",
+    "[M] {name}",
+    "{name} @{handle}",
+    "{handle} · {name}",
+    "x" * 24 + "{name}",
+    "{{{name}}}",
+]
+
+
+@given(st.text(max_size=120), st.text(max_size=40), st.sampled_from(TEMPLATES))
+def test_a_name_in_a_template_is_as_safe_as_without(name: str, handle: str, template: str) -> None:
+    user = UserRef(Platform.MATRIX, "@x:example.org")
+    one = _decided(OrderedDict(), Author(user, name, handle=handle))[0]
+    made = in_template(Author(user, one, handle=handle), template).name
+    assert len(made) <= 80
+    assert len(unicodedata.normalize("NFKC", made)) <= 80
+    assert visible(made) == made != ""
+    for shown in usernames(Author(user, made, handle=handle)):
+        assert 1 <= len(shown) <= 80
+        folded = "".join(letter for _, letter in folded_letters(shown))
+        assert not re.search("discord|clyde|everyone|here|system message", folded)
+
+
+@given(st.text(max_size=90), st.text(max_size=90), st.sampled_from(TEMPLATES), st.booleans())
+def test_a_template_makes_nobody_look_like_another(first: str, second: str, template: str, same: bool) -> None:
+    owners: OrderedDict[str, str] = OrderedDict()
+    names = []
+    for number, name in enumerate((first, first if same else second)):
+        somebody = Author(UserRef(Platform.MATRIX, f"@u{number}:example.org"), name, handle=f"u{number}")
+        decided = _decided(owners, somebody)[0]
+        names.append(in_template(replace(somebody, name=decided), template).name)
+    assert names[0] != names[1]
+    if "{handle}" not in template:
+        assert skeleton(names[0]) != skeleton(names[1])
+
+
+def test_what_tells_people_apart_is_never_cut_off() -> None:
+    name = "x" * 60 + " ⟨" + "y" * 24 + "⟩"
+    made = in_template(author(name[:80], "x:one.test"), "{name} (Matrix)").name
+    other = in_template(author(name[:80], "x:two.test"), "{name} (Matrix)").name
+    assert made.endswith("⟩ (Matrix)")
+    assert made != other
+    assert len(made) <= 80
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ After a request without an answer, the channel's history tells whether the messa
 from collections import OrderedDict
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
 
@@ -257,7 +257,7 @@ class MessagePoster:
 
     async def _post_through(self, webhook: Webhook, delivery: Delivery, author: Author) -> Any:
         """Post through a webhook. If Discord refuses the name or the avatar, post under another name or without it."""
-        body: Json = webhook_body(delivery.content, author, self.avatars.url(author))
+        body: Json = webhook_body(delivery.content, author, self._avatar_url(delivery, author))
         route = webhook.route(self.buffers.thread(delivery.channel.id))
         first, *others = usernames(author)
         if (accepted := self._accepted.get(first)) in others:
@@ -282,6 +282,9 @@ class MessagePoster:
                     self._accepted.pop(next(iter(self._accepted)))
             self.last_sent.put(_message_id(answer), body["content"])
             return answer
+
+    def _avatar_url(self, delivery: Delivery, author: Author) -> str | None:
+        return self.avatars.url(replace(author, name=delivery.bare_name or author.name))
 
     async def _post_as_bot(self, delivery: Delivery, channel: str) -> str:
         buffer = self.buffers.get(channel)
