@@ -31,6 +31,7 @@ from relay.core.ports import (
     MediaLinks,
     NameReader,
     PersonForgetter,
+    RoleReader,
 )
 from relay.core.status.counters import Status
 from relay.core.storage import Store
@@ -84,6 +85,7 @@ def assemble(
         author_names=names,
         people=people,
         latest_readers={platform: one for platform, one in adapters.items() if isinstance(one, LatestReader)},
+        role_readers={platform: one for platform, one in adapters.items() if isinstance(one, RoleReader)},
         name_readers={platform: one for platform, one in adapters.items() if isinstance(one, NameReader)},
     )
     late_files = LateFiles(lookups=lookups, files=files, clock=clock)

@@ -4,7 +4,7 @@ The adapters implement `Adapter` (and, where the platform's stream does not repl
 `HistoryReader`) and pass the suites in `tests/contract`. What the core needs of the store is in `core/storage.py`.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
@@ -351,6 +351,15 @@ class PersonForgetter(Protocol):
 
     async def forget_person(self, user: UserRef) -> None:
         """Remove what is kept of somebody; to do it again does no harm. Raises a `DeliveryError` to be tried again."""
+        ...
+
+
+@runtime_checkable
+class RoleReader(Protocol):
+    """An adapter on whose platform people have roles, by which a text can call them."""
+
+    async def having_role(self, channel: ChannelRef, role: str, people: Collection[UserRef]) -> frozenset[UserRef]:
+        """Which of these people have a role where `channel` is. Best effort: what takes long is left out."""
         ...
 
 

@@ -85,6 +85,8 @@ class Content:
     style: Literal["text", "emote", "notice"] = "text"
     # A reply: the person it replies to is to be notified.
     calls_answered: bool = False
+    # A reply: whom it notifies on its own side. Delivery looks there for the person it replies to.
+    calls: tuple[UserRef, ...] = ()
 
     def __bool__(self) -> bool:
         return bool(self.text) or bool(self.attachments)

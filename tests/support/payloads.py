@@ -297,7 +297,7 @@ def _found(context: Json, source: Platform) -> Found:
             url = permalink(ref) if other is Platform.MATRIX else jump_url(GUILD, there.id, copy)
             messages[MessageRef(here, known)] = ref, url
     people = {folded(name): UserRef(other, user) for name, user in context.get("people", {}).items()}
-    return Found(people, channels, messages)
+    return Found(people=people, channels=channels, messages=messages)
 
 
 def _quotation(context: Mapping[str, Any]) -> Quotation | None:

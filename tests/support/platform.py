@@ -7,7 +7,7 @@ whose sends carry no key, so that a suspect one has to be looked for (`replays=F
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
@@ -62,6 +62,7 @@ class MemoryPlatform:
     numbers: int = 0
     edits: dict[MessageRef, list[tuple[MessageRef, Content, datetime]]] = field(default_factory=dict)
     moderates: bool | None = None
+    last_delivery: Delivery | None = None
 
     def channel(self, name: str) -> ChannelRef:
         """The channel of that name; it need not be made first."""
@@ -124,6 +125,7 @@ class MemoryPlatform:
 
     def post(self, delivery: Delivery) -> MessageRef:
         """The relay posts."""
+        self.last_delivery = delivery
         author = self.person(RELAY, is_self=True)
         shown_as = delivery.author.name if delivery.author else RELAY
         message = self._make(delivery.channel, author, delivery.content, delivery.reply_to, delivery.key, shown_as)
@@ -227,6 +229,7 @@ class MemoryAdapter:
     opened: set[ChannelAddress] = field(default_factory=set)
     state: SideHealth = field(default_factory=lambda: SideHealth("connecting"))
     can_react: bool = True
+    roles: dict[str, set[str]] = field(default_factory=dict)  # who has which
     shares_limit: bool | None = None  # None: as with the two kinds of platform
     sees_all: bool = True
     inbox: Inbox | None = None
@@ -347,6 +350,11 @@ class MemoryAdapter:
         """IDs are names; in a command, with the platform in front: `matrix:ben`."""
         platform, _, name = written.partition(":")
         return UserRef(self.platform, name) if platform == self.platform and name else None
+
+    async def having_role(self, channel: ChannelRef, role: str, people: Collection[UserRef]) -> frozenset[UserRef]:
+        """Which of these people have a role."""
+        await self.before("roles")
+        return frozenset(user for user in people if user.id in self.roles.get(role, ()))
 
     async def mark_failed(self, source: MessageRef, reason: str) -> bool:
         """React, where reactions are allowed."""

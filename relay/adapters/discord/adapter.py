@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from datetime import datetime
@@ -390,6 +390,12 @@ class DiscordAdapter:
         """See `Adapter.people`."""
         guild = self._guilds.guild_of(channel.id)
         return {} if guild is None else await self._members.find(guild, names)
+
+    async def having_role(self, channel: ChannelRef, role: str, people: Collection[UserRef]) -> frozenset[UserRef]:
+        """See `RoleReader`."""
+        guild = self._guilds.guild_of(channel.id)
+        known = [user for user in people if is_snowflake(user.id)]
+        return frozenset() if guild is None else await self._members.having_role(guild, role, known)
 
     async def names(
         self, channel: ChannelRef, wanted: Sequence[UserRef | ChannelRef]

@@ -1,7 +1,9 @@
 """Looks up a server's members by name, and the names of members and channels by ID. Remembers answers for a while."""
 
-from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+import asyncio
+from collections import OrderedDict, deque
+from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 import structlog
@@ -21,6 +23,10 @@ _MAX_QUERY_LENGTH = 100
 _REMEMBERED_SECONDS = 300.0
 _REMEMBERED = 500
 _REMEMBERED_NAMES = 2_000
+_REMEMBERED_ROLES = 2_000
+# A message waits no longer for its roles, and so many are asked for at a time. Those that come later count next time.
+_ROLES_WITHIN = 2.0
+_ROLES_AT_ONCE = 5
 # https://docs.discord.com/developers/resources/channel#channel-object-channel-types: all but private threads.
 _PUBLIC_THREADS = frozenset({10, 11})
 # A member's ID and names.
@@ -47,6 +53,37 @@ class Members:
     _names: OrderedDict[tuple[str, UserRef | ChannelRef], tuple[float, _KnownName]] = field(
         init=False, default_factory=OrderedDict
     )
+    # The roles of members, and of those who are none.
+    _roles: OrderedDict[tuple[str, str], tuple[float, frozenset[str]]] = field(init=False, default_factory=OrderedDict)
+
+    async def having_role(self, guild: str, role: str, people: Collection[UserRef]) -> frozenset[UserRef]:
+        """Which of these people have a role. Who could not be looked up in time is left out."""
+        unknown = deque(user for user in people if self._known_roles(guild, user) is None)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_ROLES_WITHIN), asyncio.TaskGroup() as group:
+                for _ in range(min(_ROLES_AT_ONCE, len(unknown))):
+                    group.create_task(self._fetch_roles(guild, unknown), name="discord roles")
+        return frozenset(user for user in people if role in (self._known_roles(guild, user) or ()))
+
+    def _known_roles(self, guild: str, user: UserRef) -> frozenset[str] | None:
+        at, roles = self._roles.get((guild, user.id), (None, None))
+        return None if at is None or self.clock.monotonic() - at >= _REMEMBERED_SECONDS else roles
+
+    async def _fetch_roles(self, guild: str, people: deque[UserRef]) -> None:
+        """Take people from the list until it is empty, or Discord does not answer at once."""
+        while people:
+            user = people.popleft()
+            try:
+                member = await self._fetch(_member_route(guild, user)) or {}
+            except (Limited, Unanswered) as error:
+                _log.info("roles not looked up", guild=guild, reason=str(error))
+                return
+            roles = member.get("roles")
+            held = frozenset(map(str, roles)) if isinstance(roles, list) else frozenset[str]()
+            self._roles[guild, user.id] = self.clock.monotonic(), held
+            self._roles.move_to_end((guild, user.id))
+            if len(self._roles) > _REMEMBERED_ROLES:
+                self._roles.popitem(last=False)
 
     async def names(
         self, guild: str, wanted: Iterable[UserRef | ChannelRef], may_name: Callable[[str], bool | None]
@@ -80,7 +117,7 @@ class Members:
 
     async def _fetch_person_name(self, guild: str, user: UserRef) -> str | None:
         """A member's name in the server. For somebody who is not a member: their global name."""
-        member = await self._fetch(Route("GET", "/guilds/{guild}/members/{user}", {"guild": guild, "user": user.id}))
+        member = await self._fetch(_member_route(guild, user))
         person = member.get("user") if member is not None else await self._fetch(_user_route(user))
         own = person if isinstance(person, dict) else {}
         names = ((member or {}).get("nick"), own.get("global_name"), own.get("username"))
@@ -146,6 +183,10 @@ class Members:
         if len(self._found) > _REMEMBERED:
             self._found.popitem(last=False)
         return members
+
+
+def _member_route(guild: str, user: UserRef) -> Route:
+    return Route("GET", "/guilds/{guild}/members/{user}", {"guild": guild, "user": user.id})
 
 
 def _user_route(user: UserRef) -> Route:

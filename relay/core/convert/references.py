@@ -21,6 +21,12 @@ _MAX_NAME_LENGTH = 100
 _MAX_NAMES = 10
 """How many names of one message are looked up: each may cost a request."""
 
+_MAX_USERS = 50
+"""How many mentioned people of one text are looked up among those with linked accounts; that costs no request."""
+
+_MAX_ROLES = 3
+"""How many roles of one text call those who have them: each may cost requests."""
+
 _MAX_PLACES = 100
 """How many @ in one text are compared with the names that were found."""
 
@@ -30,9 +36,11 @@ _EVERYBODY = frozenset({"everyone", "here", "room"})
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What a text refers to: names as written, and channels and messages of its own side."""
+    """What a text refers to: names as written; people, roles, channels and messages of its own side."""
 
     names: frozenset[str] = frozenset()
+    users: frozenset[UserRef] = frozenset()
+    roles: frozenset[str] = frozenset()
     channels: frozenset[ChannelRef] = frozenset()
     messages: frozenset[MessageRef] = frozenset()
 
@@ -42,6 +50,10 @@ class Found:
     """What was found of it on the other side: people by `folded` name, and messages with their links."""
 
     people: Mapping[str, UserRef] = field(default_factory=dict)
+    # The accounts of the same people over there, by those that are mentioned.
+    linked: Mapping[UserRef, UserRef] = field(default_factory=dict)
+    # Those who have a role, by its ID.
+    roles: Mapping[str, tuple[UserRef, ...]] = field(default_factory=dict)
     channels: Mapping[ChannelRef, ChannelRef] = field(default_factory=dict)
     messages: Mapping[MessageRef, tuple[MessageRef, str]] = field(default_factory=dict)
 
@@ -83,15 +95,22 @@ def named(text: n.RichText, names: Mapping[UserRef | ChannelRef, str]) -> n.Rich
 def wanted(text: n.RichText, *, typed: bool = True) -> Wanted:
     """What has to be looked up for `text`. `typed`: people may be mentioned by typing @ and a name."""
     names: dict[str, None] = {}
+    users: dict[UserRef, None] = {}
+    roles: dict[str, None] = {}
     channels: set[ChannelRef] = set()
     messages: set[MessageRef] = set()
     places = 0
 
     for node in walk(text.blocks, closed=(n.Link, n.MessageLink, n.ChannelMention)):
         match node:
-            case n.UserMention(_, name, True) if places < _MAX_NAMES:
-                places += 1
-                names[name] = None
+            case n.UserMention(user, name, known):
+                if len(users) < _MAX_USERS:
+                    users[user] = None
+                if known and places < _MAX_NAMES:
+                    places += 1
+                    names[name] = None
+            case n.RoleMention(_, role) if role and len(roles) < _MAX_ROLES:
+                roles[role] = None
             case n.Text(words) if typed:
                 for place in _AT.finditer(words):
                     if places >= _MAX_NAMES:
@@ -103,7 +122,11 @@ def wanted(text: n.RichText, *, typed: bool = True) -> Wanted:
             case n.MessageLink(message):
                 messages.add(message)
     return Wanted(
-        frozenset(name for name in names if folded(name) not in _EVERYBODY), frozenset(channels), frozenset(messages)
+        names=frozenset(name for name in names if folded(name) not in _EVERYBODY),
+        users=frozenset(users),
+        roles=frozenset(roles),
+        channels=frozenset(channels),
+        messages=frozenset(messages),
     )
 
 
@@ -112,8 +135,12 @@ def resolved(text: n.RichText, found: Found, *, typed: bool = True) -> n.RichTex
 
     def settle(node: n.Inline) -> tuple[n.Inline, ...] | None:
         match node:
-            case n.UserMention(_, name, True) if (user := found.people.get(folded(name))) is not None:
-                return (replace(node, user=user),)
+            case n.UserMention(user) if user in found.linked:
+                return (replace(node, user=found.linked[user]),)
+            case n.RoleMention(_, role) if found.roles.get(role):
+                return (replace(node, users=found.roles[role]),)
+            case n.UserMention(_, name, True) if (called := found.people.get(folded(name))) is not None:
+                return (replace(node, user=called),)
             case n.Text(text) if typed and found.people:
                 return tuple(_with_people(text, found.people))
             case n.ChannelMention(channel, _, url, children):

@@ -80,7 +80,7 @@ def quotation_within(messages: Sequence[SendMessage], target: MessageRef) -> Quo
 
 def item_of(message: SendMessage, content: Content, quotation: Quotation | None) -> DigestItem:
     """One message of a digest; `content` is what the channel can carry of it."""
-    call = message.content.calls_answered
+    call = content.calls_answered
     above = n.RichText() if quotation is None else n.RichText((quoted_line(quotation, call=call),))
     return DigestItem(message.source, message.author, content, message.created_at, above)
 

@@ -1,6 +1,6 @@
 """The look-ups of delivery: where a lane leads, what is on record there, what words mean there, what a reply quotes."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from relay.core.author_names import AuthorNames
@@ -8,7 +8,7 @@ from relay.core.convert.references import Found, Wanted, named, resolved, unname
 from relay.core.delivery.plan import Target, UnreadableDigest
 from relay.core.pairs import PairDirectory
 from relay.core.people.directory import PeopleDirectory
-from relay.core.ports import Adapter, LatestReader, NameReader
+from relay.core.ports import Adapter, LatestReader, NameReader, RoleReader
 from relay.core.storage import Copy, Entry, Original, Store, UnitOfWork
 from relay.domain.commands import Digest
 from relay.domain.content import Content, Quotation
@@ -20,6 +20,9 @@ from relay.errors import ActionNeeded, NotDeclared, Transient
 
 _NOT_HERE = Quotation("a message that is not here", n.RichText(), "")
 """What stands above an answer to what was deleted, or cannot be read."""
+
+_MOST_LINKED = 200
+"""Linked people of whom it is asked whether they have a role."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -33,6 +36,7 @@ class Lookups:
     people: PeopleDirectory
     latest_readers: Mapping[Platform, LatestReader]
     name_readers: Mapping[Platform, NameReader]
+    role_readers: Mapping[Platform, RoleReader]
 
     # --- Where ----------------------------------------------------------------------------------------
 
@@ -80,6 +84,9 @@ class Lookups:
             answered = None if reply_to is None else await uow.messages.counterpart(reply_to, target.channel)
             # Known only where the message is an original: a copy's author is on the other side.
             theirs = None if answered is None else await uow.messages.find(answered)
+            replied_author = None if theirs is None else theirs.author
+            if theirs is None and reply_to is not None:
+                replied_author = await self._linked_author(uow, reply_to, target.channel.platform)
             target = replace(
                 target,
                 original=original,
@@ -87,7 +94,7 @@ class Lookups:
                 superseded=tuple(copy for copy in copies if copy.superseded),
                 shared=await _shared(uow, original, standing),
                 reply_to=answered,
-                replied_author=None if theirs is None else theirs.author,
+                replied_author=replied_author,
             )
             return await self._with_earlier_try(uow, target) if suspect else target
 
@@ -153,17 +160,64 @@ class Lookups:
             return content
         found = Found(
             people=await adapter.people(channel, looked_for.names) if looked_for.names else {},
+            linked=await self._linked(looked_for.users, channel.platform),
+            roles={role: await self._having_role(channel, role) for role in looked_for.roles},
             channels={known: across for known in looked_for.channels if (across := self.pairs.across(known))},
             messages=await self._messages(looked_for.messages, adapter),
         )
         return replace(content, text=resolved(content.text, found, typed=typed))
 
+    async def answer(self, target: Target, content: Content, answered: MessageRef | None) -> Content:
+        """As `content`, for a message that answers `answered`: whether it calls whom it answers is known then.
+
+        Whom it answers on its own side it calls by their linked account, if it calls them there.
+        """
+        content = await self.content(target, content)
+        if answered is None or not (content.calls or content.calls_answered):
+            return content
+        async with self.store.read() as uow:
+            original = await uow.messages.find(answered)
+        if original is None:
+            return content  # a copy, or older than the relay
+        return replace(content, calls_answered=original.author in content.calls)
+
+    async def _linked(self, users: Iterable[UserRef], platform: Platform) -> Mapping[UserRef, UserRef]:
+        """The linked accounts on a platform of people who are mentioned elsewhere."""
+        found: dict[UserRef, UserRef] = {}
+        for user in users:
+            if user.platform is not platform and (other := await self.people.linked(user, platform)) is not None:
+                found[user] = other
+        return found
+
+    async def _having_role(self, channel: ChannelRef, role: str) -> tuple[UserRef, ...]:
+        """The accounts in `channel` of linked people who have a role where that is mirrored from."""
+        source = self.pairs.across(channel)
+        reader = None if source is None else self.role_readers.get(source.platform)
+        if source is None or reader is None:
+            return ()
+        linked = await self.people.links_of(source.platform, channel.platform, _MOST_LINKED)
+        having = await reader.having_role(source, role, linked.keys()) if linked else ()
+        return tuple(sorted(linked[user] for user in having))
+
+    async def _linked_author(self, uow: UnitOfWork, answered: MessageRef, platform: Platform) -> UserRef | None:
+        """The account on a platform of whoever wrote an original elsewhere, if they have linked one."""
+        original = await uow.messages.find(answered)
+        return None if original is None else await self.people.linked(original.author, platform, uow)
+
     async def quotation(self, target: Target, answered: MessageRef, stands: MessageRef | None) -> Quotation:
         """What a reply to `answered` quotes, which is at `stands` over there, maybe together with others.
 
         `stands` None: it has no copy (it is older than the relay, or was left out), so that it is quoted from its own
-        side.
+        side. Its author can be called where they have a linked account.
         """
+        quotation = await self._quotation(target, answered, stands)
+        if quotation.user is not None:
+            return quotation
+        async with self.store.read() as uow:
+            linked = await self._linked_author(uow, answered, target.channel.platform)
+        return replace(quotation, user=linked)
+
+    async def _quotation(self, target: Target, answered: MessageRef, stands: MessageRef | None) -> Quotation:
         if stands is None:
             return await self._quotation_from_its_side(target, answered)
         try:

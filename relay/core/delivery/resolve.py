@@ -233,7 +233,8 @@ class Resolver:
         """What a message says in its channel, and what stands above it of what it answers."""
         if command.parts:
             return command.content, None  # it has been cut already, with all that was found then
-        content = self._with_links(target.entry, await self.lookups.content(target, command.content))
+        content = await self.lookups.answer(target, command.content, command.reply_to)
+        content = self._with_links(target.entry, content)
         if isinstance(command, EditMessage) and target.shared is not None:
             return content, None  # a digest keeps its quoted lines
         if command.reply_to is None or target.replies_natively:
@@ -402,7 +403,7 @@ class Resolver:
         """As many of the messages as one copy can hold, from the first on."""
         items: tuple[DigestItem, ...] = ()
         for message in messages:
-            found = await self.lookups.content(target, message.content)
+            found = await self.lookups.answer(target, message.content, message.reply_to)
             await asyncio.sleep(0)  # Whatever else is due comes between.
             content = digests.short_text(target, message.author, found)
             if content is None or await self._may_have_to_wait(target, messages, message.reply_to):

@@ -139,6 +139,10 @@ class RoleMention:
     """A role of a Discord guild, by name, without an @."""
 
     name: str
+    # Its ID if the author may call those who have it, else "".
+    role: str = ""
+    # Who is called by it over here.
+    users: tuple[UserRef, ...] = ()
     kind: Literal["role_mention"] = field(default="role_mention", kw_only=True, repr=False)
 
 

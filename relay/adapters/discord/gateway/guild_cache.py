@@ -43,6 +43,8 @@ PERMISSION_EVENTS = frozenset(
 _Writable = discord.TextChannel | discord.VoiceChannel | discord.StageChannel
 _THREAD_TYPES = frozenset({10, 11, 12})
 _VIEW = discord.Permissions(view_channel=True).value
+_ADMINISTRATOR = discord.Permissions(administrator=True).value
+_MENTION_EVERYONE = discord.Permissions(mention_everyone=True).value
 
 
 @dataclass(frozen=True, slots=True)
@@ -340,12 +342,32 @@ class GuildCache:
                 is_open_thread = thread.get("type") in _THREAD_TYPES - {_PRIVATE_THREAD}
                 return _name(thread) if is_open_thread and self.may_name(source, str(thread.get("parent_id"))) else None
 
+            def calls(role_id: str) -> bool:
+                return found is not None and self._calls_role(found, source, role_id, message)
+
             def hidden(channel_id: str) -> bool:
                 return self.may_name(source, channel_id) is False
 
-            return NameLookup(user=user, role=resolved_role, channel=resolved_channel, hidden=hidden, home=home)
+            return NameLookup(
+                user=user, role=resolved_role, channel=resolved_channel, hidden=hidden, calls=calls, home=home
+            )
 
         return for_message
+
+    def _calls_role(self, guild: discord.Guild, source: str, role_id: str, message: Json) -> bool:
+        """Whether a message notifies those who have a role: everybody may do that, or its author may in that channel.
+
+        The history does not tell which roles an author has: then only what everybody may do counts.
+        """
+        role = guild.get_role(int(role_id))
+        if role is None or role.is_default() or role_id not in map(str, message.get("mention_roles") or ()):
+            return False
+        author, member = message.get("author") or {}, message.get("member") or {}
+        if role.mentionable or str(author.get("id")) == str(guild.owner_id):
+            return True
+        roles = {int(one) for one in member.get("roles") or () if is_snowflake(one)}
+        channel = self._permission_channel(source)
+        return channel is not None and may_call(channel, roles, str(author.get("id")))
 
     def emoji(self, channel: str, name: str) -> CustomEmoji | None:
         """The emoji of that name in a channel's server, if everybody may use it there, webhooks too.
@@ -459,6 +481,28 @@ def readers_see(source: discord.abc.GuildChannel, channel: discord.abc.GuildChan
     everyone_here, allowed_here, denied_here = _overwrites(source)
     everyone_there, allowed_there, denied_there = _overwrites(channel)
     return everyone_here <= everyone_there and allowed_here <= allowed_there and denied_there <= denied_here
+
+
+def may_call(channel: discord.abc.GuildChannel, roles: set[int], user: str) -> bool:
+    """Whether a member with these roles may mention everyone, and so every role, in a channel.
+
+    https://docs.discord.com/developers/topics/permissions#permission-overwrites
+    """
+    guild = channel.guild
+    held = [role for role in guild.roles if role.id in roles or role.is_default()]
+    permissions = 0
+    for role in held:
+        permissions |= role.permissions.value
+    if permissions & _ADMINISTRATOR:
+        return True
+    by_id = {overwrite.id: overwrite for overwrite in channel._overwrites}
+    for steps in ((guild.id,), tuple(roles), (int(user),) if is_snowflake(user) else ()):
+        found = [by_id[one] for one in steps if one in by_id]
+        for overwrite in found:
+            permissions &= ~overwrite.deny
+        for overwrite in found:
+            permissions |= overwrite.allow
+    return bool(permissions & _MENTION_EVERYONE)
 
 
 def _overwrites(channel: discord.abc.GuildChannel) -> tuple[int, set[int], set[int]]:

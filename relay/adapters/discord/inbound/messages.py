@@ -12,7 +12,7 @@ from enum import IntEnum
 from functools import partial
 from typing import Any
 
-from relay.adapters.discord.identifiers import created_at, is_token, jump_url, snowflake
+from relay.adapters.discord.identifiers import created_at, is_snowflake, is_token, jump_url, snowflake
 from relay.adapters.discord.inbound import embeds
 from relay.adapters.discord.inbound.files import attachments, component_files, media_ref, objects, stickers
 from relay.adapters.discord.markup import NameLookup
@@ -241,7 +241,13 @@ def content_of(message: Json, context: MessageContext) -> Content | None:
     content = _written(message, context, message)
     if content:
         bot = (message.get("author") or {}).get("bot") or "webhook_id" in message
-        return replace(content, style="notice" if bot else "text", calls_answered=_calls_answered(message, context))
+        calls = _calls_answered(message, context)
+        return replace(
+            content,
+            style="notice" if bot else "text",
+            calls_answered=calls,
+            calls=_answered_author(message) if calls else (),
+        )
     words = "…" if message.get("flags", 0) & _LOADING else "A message with nothing in it that can be shown here."
     return Content(_italic(words))
 
@@ -301,6 +307,14 @@ def _calls_answered(message: Json, context: MessageContext) -> bool:
     if not isinstance(answered, dict) or not isinstance(author, dict) or "webhook_id" in answered:
         return True
     return any(person.get("id") == author.get("id") for person in objects(message, "mentions"))
+
+
+def _answered_author(message: Json) -> tuple[UserRef, ...]:
+    """The author of the answered message, where that is a person or a bot."""
+    answered = message.get("referenced_message")
+    author = answered.get("author") if isinstance(answered, dict) and "webhook_id" not in answered else None
+    user = author.get("id") if isinstance(author, dict) else None
+    return (UserRef(Platform.DISCORD, str(user)),) if is_snowflake(user) else ()
 
 
 def _emoji_url(cdn_url: str, emoji: str, animated: bool) -> str:

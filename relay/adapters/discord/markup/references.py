@@ -55,6 +55,8 @@ class NameLookup:
     channel: Callable[[str], str | None] = lambda _: None
     # Whether somebody who reads the message may not see a channel, so that nothing is told about it.
     hidden: Callable[[str], bool] = lambda _: False
+    # Whether the message calls those who have a role.
+    calls: Callable[[str], bool] = lambda _: False
     # The paired channel of a channel: for a thread, its parent.
     home: Callable[[str], str] = lambda channel: channel
     # The address of a custom emoji, by its ID and whether it is animated.
@@ -104,7 +106,7 @@ def read_angle(source: str, position: int, names: NameLookup) -> tuple[n.Inline,
         name = names.user(user)
         node = n.UserMention(UserRef(Platform.DISCORD, user), name or "unknown-user", known=name is not None)
     elif role := found["role"]:
-        node = n.RoleMention(names.role(role) or "unknown-role")
+        node = n.RoleMention(names.role(role) or "unknown-role", role if names.calls(role) else "")
     elif channel := found["channel"]:
         name = names.channel(channel)
         node = n.ChannelMention(ChannelRef(Platform.DISCORD, channel), name or "unknown", known=name is not None)

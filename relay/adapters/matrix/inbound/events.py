@@ -46,6 +46,7 @@ _NO_ROOMS = NameLookup()
 # In front of a command to the relay.
 COMMAND = "!relay"
 _MOST_WORDS = 8
+_MOST_CALLED = 20  # People whom one reply mentions.
 _MOST_TYPING = 100  # People in a room of whom it is remembered that they are typing.
 
 
@@ -175,12 +176,19 @@ def _content(event: Json, content: Json, names: NameLookup, ref: MessageRef, me:
         attachments=tuple(replace(attachment, url=url) for attachment in converted.attachments),
         # The copies of what people on the other side wrote are ours, so a reply to one of them mentions us.
         calls_answered=any(isinstance(user, str) and _is_self(user, me, names) for user in _mentioned(content)),
+        calls=_called(content, me, names) if is_reply else (),
     )
 
 
 def _mentioned(content: Json) -> list[Any]:
     """Whom a message mentions (https://spec.matrix.org/latest/client-server-api/#user-and-room-mentions)."""
     return as_list(as_dict(content.get("m.mentions")).get("user_ids"))
+
+
+def _called(content: Json, me: str, names: NameLookup) -> tuple[UserRef, ...]:
+    """Whom a reply mentions besides us."""
+    users = [user for user in _mentioned(content)[:_MOST_CALLED] if isinstance(user, str) and is_user_id(user)]
+    return tuple(UserRef(Platform.MATRIX, user) for user in dict.fromkeys(users) if not _is_self(user, me, names))
 
 
 def _converted(event: Json, content: Json, names: NameLookup, *, is_reply: bool) -> Content:

@@ -190,7 +190,8 @@ class _HtmlWriter:
                 | n.InlineImage()
             ):
                 return self._reference(node)
-            case n.RoleMention(name):
+            case n.RoleMention(name, _, users):
+                self.mentions += [user.id for user in users if is_user_id(user.id)]
                 return escape(f"@{name}", quote=False)
             case n.Timestamp():
                 return _format_timestamp(node)
