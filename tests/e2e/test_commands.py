@@ -1,6 +1,5 @@
 """What people ask the relay for on Discord, from end to end: `/relay …`, answered to them alone."""
 
-import asyncio
 import re
 from typing import Any
 
@@ -38,7 +37,7 @@ async def _offered(made: FullStack) -> None:
     await eventually(look, bool, what=made.daemon.log)
 
 
-async def test_help_and_status_are_answered_to_one_person_alone(help_stack: FullStack) -> None:
+async def test_answers_are_for_one_person_alone_and_given_where_no_pair_is_too(help_stack: FullStack) -> None:
     said = await _ask(help_stack, "relay help")
     assert "status" in said
     assert "whoami" in said
@@ -47,40 +46,36 @@ async def test_help_and_status_are_answered_to_one_person_alone(help_stack: Full
     help_stack.say("help", "and now for everybody")
     assert await help_stack.until_matrix("help", bool) == ["and now for everybody"]
     assert len(help_stack.on_discord("help")) == 1
-
-
-async def test_a_place_that_is_not_bridged(help_stack: FullStack) -> None:
     elsewhere = help_stack.control.create_channel(help_stack.guild, "elsewhere")["id"]
     assert "can connect it" in await _ask(help_stack, "relay status", channel=elsewhere)
     assert "status" in await _ask(help_stack, "relay help", channel=elsewhere)
 
 
-async def test_a_command_right_after_a_restart_and_one_of_another_relay(help_stack: FullStack) -> None:
+async def test_commands_around_a_restart(help_stack: FullStack) -> None:
     await _ask(help_stack, "relay help")
-    before = help_stack.control.commands(help_stack.bot)
+    control, channel, ada = help_stack.control, help_stack.channels["help"], help_stack.people["Ada"]
+    before = control.commands(help_stack.bot)
     await help_stack.daemon.kill()
+    missed = control.use_command(channel, ada, "relay optout")["id"]
     await help_stack.daemon.start(ready=False)
 
     async def connected() -> bool:
-        return help_stack.control.connected(help_stack.bot)
+        return control.connected(help_stack.bot)
 
     await eventually(connected, bool, what=help_stack.daemon.log)
     assert "status" in await _ask(help_stack, "relay help")
+    # Discord has told Ada that it failed, so nothing is done.
+
+    async def state() -> str:
+        return str(control.interaction(missed)["state"])
+
+    assert await eventually(state, lambda seen: seen != "waiting") == "failed"
+    assert "opted out" not in await _ask(help_stack, "relay whoami")
+    # What her client still shows of another relay is answered, too, and nothing is registered anew.
     data = {"id": "1", "name": "bridge", "options": []}
-    channel, ada = help_stack.channels["help"], help_stack.people["Ada"]
-    old = help_stack.control.use_unknown_command(channel, ada, help_stack.bot, data)["id"]
+    old = control.use_unknown_command(channel, ada, help_stack.bot, data)["id"]
     assert "/relay help" in await _read(help_stack, old)
-    assert help_stack.control.commands(help_stack.bot) == before
-
-
-async def test_a_command_while_the_relay_is_away_is_not_carried_out_later(help_stack: FullStack) -> None:
-    await _offered(help_stack)
-    await help_stack.daemon.kill()
-    used = help_stack.control.use_command(help_stack.channels["help"], help_stack.people["Ada"], "relay help")["id"]
-    await asyncio.sleep(3.1)  # Discord's own limit
-    await help_stack.daemon.start()
-    assert "status" in await _ask(help_stack, "relay help")
-    assert help_stack.control.interaction(used)["state"] == "failed"
+    assert control.commands(help_stack.bot) == before
 
 
 # --- Both sides -------------------------------------------------------------------------------------------
