@@ -26,7 +26,7 @@ from relay.domain.pair import Pair
 from relay.errors import ConfigurationError, RelayError, StoreUnavailable, ungrouped
 from relay.media.library import Library
 from relay.media.links import SignedLinks, link_key
-from relay.media.proxy import MediaProxy
+from relay.media.proxy import MediaProxy, stands
 from relay.store.lease import hold
 from relay.store.migrate import upgrade
 from relay.store.pruning import Pruner
@@ -165,9 +165,8 @@ class Daemon:
         if not web.public_url:
             return None
         key = await link_key(store)
-        return MediaProxy(
-            SignedLinks(public_url=web.public_url, key=key, lifetime=web.link_lifetime, clock=self._clock)
-        )
+        links = SignedLinks(public_url=web.public_url, key=key, lifetime=web.link_lifetime, clock=self._clock)
+        return MediaProxy(links, stands=partial(stands, store))
 
     def _catchup_limit(self, address: ChannelAddress) -> int:
         """How many missed messages a declared channel still catches up on."""

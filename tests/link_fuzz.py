@@ -19,7 +19,19 @@ from relay.media.proxy import MediaProxy
 from relay.web import media
 from relay.web.media import Rates
 from relay.web.server import WebServer
-from tests.support.links import NOW, PNG, PUBLIC, Asker, Files, bad_paths, path_of, signed
+from tests.support.links import (
+    MESSAGE,
+    NOW,
+    PNG,
+    PUBLIC,
+    Asker,
+    Files,
+    attachment,
+    bad_paths,
+    path_of,
+    signed,
+    standing,
+)
 from tests.unit.web.test_server import FakeStatus
 
 _REFUSED = frozenset({400, 404, 410})
@@ -28,7 +40,7 @@ _REFUSED = frozenset({400, 404, 410})
 async def search(count: int, seed: int) -> int:
     """Ask for so many; 0 if none was served."""
     files = Files(a=PNG, b=PNG, c=PNG)
-    proxy = MediaProxy(signed())
+    proxy = MediaProxy(signed(), stands=standing)
     proxy.serve(Platform.MATRIX, files)
     settings = WebSettings(listen="127.0.0.1:0", public_url=PUBLIC)
     server = WebServer(status=FakeStatus(Report((), {}, NOW)), settings=settings, files=proxy)
@@ -44,7 +56,7 @@ async def search(count: int, seed: int) -> int:
         if status not in _REFUSED or files.opened:
             print(f"served with {status}: {path}")
             return 1
-    good = await asker.status(path_of(proxy.link(files.ref("a"), name="a.png", size=None, since=NOW)))
+    good = await asker.status(path_of(proxy.link(attachment(files.ref("a")), MESSAGE, since=NOW)))
     asker.close()
     await server.close()
     await proxy.close()

@@ -441,12 +441,12 @@ class PublicSource(Protocol):
 class MediaLinks(Protocol):
     """Links that anyone can open, without an account, to files that cannot cross."""
 
-    def link(self, media: MediaRef, *, name: str, size: int | None, since: datetime | None) -> str | None:
-        """A link to a file of the name `name`; None where none can be made. No I/O; the same arguments, the same link.
+    def link(self, file: Attachment, message: MessageRef, *, since: datetime) -> str | None:
+        """A link to a file of a message; None where none can be made. No I/O; the same arguments give the same link.
 
         Whoever has it may read the file. So it is made only while a command of a pair that names the file is resolved:
-        that is the proof that the file belongs to a message that is mirrored. `since`: when that was queued. Some time
-        after that the link ends; with None never.
+        that is the proof that the file belongs to a message that is mirrored. It ends when the message is deleted, and
+        some time after `since`, when the command was queued.
         """
         ...
 

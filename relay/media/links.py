@@ -3,7 +3,8 @@
 A link is permission to read one file until the day on which it ends. The relay makes one only while it carries out a
 command of a pair that names the file (see `core.ports.MediaLinks`), so no link leads to what no pair has mirrored.
 
-- `<file>` says which file, encrypted: it can hold the key of a file that came encrypted, and web servers log paths.
+- `<file>` says which file of which message, encrypted: it can hold the key of a file that came encrypted, and web
+  servers log paths.
 - `<signature>` is an HMAC over all the rest. A path is compared as it was sent, byte by byte: another spelling of the
   same path is another path.
 """
@@ -23,7 +24,7 @@ from Crypto.Cipher import AES
 
 from relay.core.ports import Clock
 from relay.core.storage import Store
-from relay.domain.ids import MediaRef, Platform
+from relay.domain.ids import ChannelRef, MediaRef, MessageRef, Platform
 from relay.domain.names import file_name
 
 ROOT = "/media/"
@@ -65,6 +66,8 @@ class Linked:
     media: MediaRef
     # As every system takes it.
     name: str
+    # Whose file it is.
+    message: MessageRef
     # The link was ours, and has ended.
     expired: bool = False
 
@@ -79,14 +82,12 @@ class SignedLinks:
         self._lifetime = lifetime
         self._clock = clock
 
-    def link(self, media: MediaRef, *, name: str, since: datetime | None) -> str | None:
+    def link(self, media: MediaRef, name: str, message: MessageRef, *, since: datetime) -> str | None:
         """See `MediaLinks.link`. None if it would be too long."""
-        ends = _NEVER
-        if since is not None and self._lifetime is not None:
-            ends = math.ceil((since.timestamp() + self._lifetime) / _DAY)
+        ends = _NEVER if self._lifetime is None else math.ceil((since.timestamp() + self._lifetime) / _DAY)
         safe = file_name(name, "")
-        file = self._encrypted(f"{media.platform}\0{safe}\0{media.locator}")
-        shown = _in_ascii(safe)
+        parts = (media.platform, safe, message.platform, message.channel.id, message.id, media.locator)
+        file, shown = self._encrypted("\0".join(parts)), _in_ascii(safe)
         url = f"{self._public_url}{ROOT}{ends}/{file}/{self._signature(str(ends), file, shown)}/{shown}"
         return url if len(url) <= _MAX_LENGTH else None
 
@@ -98,9 +99,10 @@ class SignedLinks:
         ends, file, signature, shown = match.groups()
         if not hmac.compare_digest(signature, self._signature(ends, file, shown)):
             return None
-        platform, name, locator = self._decrypted(file).split("\0", 2)
+        platform, name, of, channel, message, locator = self._decrypted(file).split("\0", 5)
         expired = int(ends) != _NEVER and self._clock.now().timestamp() >= int(ends) * _DAY
-        return Linked(MediaRef(Platform(platform), locator), name, expired)
+        whose = MessageRef(ChannelRef(Platform(of), channel), message)
+        return Linked(MediaRef(Platform(platform), locator), name, whose, expired)
 
     def tag(self, media: MediaRef) -> str:
         """What tells a file from every other one, and shows nothing of it."""

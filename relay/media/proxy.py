@@ -7,7 +7,7 @@ who read it, and ends soon after the last of them has left: a small request can 
 
 import asyncio
 from collections import Counter, OrderedDict
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -17,8 +17,18 @@ import structlog
 from relay.core.convert.degrade import human_size
 from relay.core.offload import TemporaryFile
 from relay.core.ports import LinkedElsewhere, LinkedFile, MediaSource, PublicSource
-from relay.domain.ids import MediaRef, Platform
-from relay.errors import DeliveryError, FileUnavailable, NoRoom, Permanent, TargetGone
+from relay.core.storage import Store
+from relay.domain.content import Attachment
+from relay.domain.ids import MediaRef, MessageRef, Platform
+from relay.errors import (
+    DeliveryError,
+    FileUnavailable,
+    NoRoom,
+    Permanent,
+    StoreUnavailable,
+    TargetGone,
+    Transient,
+)
 from relay.media.deadlines import server
 from relay.media.library import content_type
 from relay.media.links import Linked, SignedLinks
@@ -135,8 +145,12 @@ class _Spool:
 class MediaProxy:
     """Implements `core.ports.MediaLinks`, and opens for the web server what the links lead to."""
 
-    def __init__(self, links: SignedLinks, limits: Limits | None = None) -> None:
+    def __init__(
+        self, links: SignedLinks, *, stands: Callable[[MessageRef], Awaitable[bool]], limits: Limits | None = None
+    ) -> None:
+        """`stands`: whether a message is still there. See `stands`."""
         self._links = links
+        self._stands = stands
         self._limits = limits or Limits()
         self._sources: dict[Platform, MediaSource] = {}
         # The least recently read first.
@@ -148,12 +162,14 @@ class MediaProxy:
         """Files of `platform` come from `source`."""
         self._sources[platform] = source
 
-    def link(self, media: MediaRef, *, name: str, size: int | None, since: datetime | None) -> str | None:
+    def link(self, file: Attachment, message: MessageRef, *, since: datetime) -> str | None:
         """See `MediaLinks.link`."""
-        source = self._sources.get(media.platform)
-        if source is None or (not isinstance(source, PublicSource) and (size or 0) > self._limits.max_file):
+        source = self._sources.get(file.source.platform)
+        if source is None or file.text:
             return None
-        return self._links.link(media, name=name, since=since)
+        if not isinstance(source, PublicSource) and (file.size or 0) > self._limits.max_file:
+            return None
+        return self._links.link(file.source, file.name, message, since=since)
 
     @asynccontextmanager
     async def open(self, path: str) -> AsyncIterator[LinkedFile | LinkedElsewhere]:
@@ -163,6 +179,8 @@ class MediaProxy:
             raise TargetGone("there is no such link")
         if linked.expired:
             raise Permanent("no longer available: the link has ended")
+        if not await self._stands(linked.message):
+            raise Permanent("no longer available: its message was deleted")
         source = self._sources.get(linked.media.platform)
         if source is None:
             raise TargetGone("no platform serves such files")
@@ -299,6 +317,16 @@ class MediaProxy:
             if spool.task is not None:
                 spool.task.cancel()
         spool.file.close()
+
+
+async def stands(store: Store, message: MessageRef) -> bool:
+    """Whether the store knows a message, which was not deleted: what somebody deletes is to be read nowhere."""
+    try:
+        async with store.read() as uow:
+            original = await uow.messages.find(message)
+    except StoreUnavailable as error:
+        raise Transient(error.reason) from None
+    return original is not None and not original.deleted
 
 
 def inline_type(head: bytes, declared: str) -> str | None:

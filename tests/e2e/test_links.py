@@ -131,6 +131,12 @@ async def test_whoever_has_no_account_opens_what_is_too_large(homeserver: Homese
             assert (await place.read(bad))[0] == 404, bad
         asker.close()
 
+        # Whoever deletes a message ends its link.
+        [*_, last] = await place.stack.on_matrix("help")
+        await place.stack.mia.redact(place.stack.rooms["help"], last.event_id)
+        await place.stack.until_discord("help", lambda words: len(words) == 2)
+        assert (await place.read(liar))[0] == 410
+
         # Links outlive the daemon, whatever ends it.
         await place.stack.daemon.kill()
         assert (await place.read(url, Range="bytes=0-1"))[0] in {502, 500}

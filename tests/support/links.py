@@ -10,7 +10,8 @@ from datetime import UTC, datetime, timedelta
 from urllib.parse import quote
 
 from relay.core.ports import MediaStream
-from relay.domain.ids import MediaRef, Platform
+from relay.domain.content import Attachment
+from relay.domain.ids import ChannelRef, MediaRef, MessageRef, Platform
 from relay.errors import TargetGone
 from relay.media.links import ROOT, SignedLinks
 
@@ -75,6 +76,19 @@ class Files:
             yield data[start : start + 64 * 1024]
 
 
+MESSAGE = MessageRef(ChannelRef(Platform.MATRIX, "!room:example.org"), "$event")
+
+
+async def standing(message: MessageRef) -> bool:
+    """Every message is still there."""
+    return True
+
+
+def attachment(media: MediaRef, name: str = "cat.png", size: int | None = None) -> Attachment:
+    """A file of a message."""
+    return Attachment(media.locator, name, "file", media, size=size)
+
+
 def signed(key: int = 1, lifetime: float | None = 86400.0, clock: Clock | None = None) -> SignedLinks:
     """What makes links, with a key of its own for each number."""
     return SignedLinks(public_url=PUBLIC, key=bytes([key]) * 64, lifetime=lifetime, clock=clock or Clock())
@@ -88,10 +102,14 @@ def path_of(url: str | None) -> str:
 
 def bad_paths(rng: random.Random, good: SignedLinks, media: list[MediaRef]) -> Iterator[str]:
     """Paths that lead nowhere, for ever; all are made from links that lead to `media`."""
-    links = [path_of(good.link(each, name="cat.png", since=since)) for each in media for since in (NOW, None)]
+    links = [
+        path_of(each.link(one, "cat.png", MESSAGE, since=NOW))
+        for one in media
+        for each in (good, signed(lifetime=None))
+    ]
     # They ended: `good` made them, or a daemon with another key made them.
-    others = [path_of(good.link(each, name="old.png", since=NOW - timedelta(days=9))) for each in media]
-    others += [path_of(signed(9).link(each, name="cat.png", since=NOW)) for each in media]
+    others = [path_of(good.link(each, "old.png", MESSAGE, since=NOW - timedelta(days=9))) for each in media]
+    others += [path_of(signed(9).link(each, "cat.png", MESSAGE, since=NOW)) for each in media]
     ways: list[Callable[[str], str]] = [
         lambda _: rng.choice(others),
         lambda link: _with_another_part(rng, link, rng.choice(links)),

@@ -234,14 +234,14 @@ class Resolver:
         if command.parts:
             return command.content, None  # it has been cut already, with all that was found then
         content = await self.lookups.answer(target, command.content, command.reply_to)
-        content = self._with_links(target.entry, content)
+        content = self._with_links(target.entry, command, content)
         if isinstance(command, EditMessage) and target.shared is not None:
             return content, None  # a digest keeps its quoted lines
         if command.reply_to is None or target.replies_natively:
             return content, None
         return content, await self.lookups.quotation(target, command.reply_to, target.reply_to)
 
-    def _with_links(self, entry: Entry, content: Content) -> Content:
+    def _with_links(self, entry: Entry, command: SendMessage | EditMessage, content: Content) -> Content:
         """`content` with a link of ours for each file, for words that stand for one; every try has the same.
 
         What leads to the file's own platform stays beside it: it does not end.
@@ -250,9 +250,7 @@ class Resolver:
             return content
         files = []
         for file in content.attachments:
-            url = None
-            if not file.text:
-                url = self.links.link(file.source, name=file.name, size=file.size, since=entry.queued_at)
+            url = self.links.link(file, command.source, since=entry.queued_at)
             files.append(file if url is None else replace(file, url=url, page=file.page or file.url))
         return replace(content, attachments=tuple(files))
 

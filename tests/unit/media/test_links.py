@@ -12,7 +12,7 @@ from relay.domain.ids import MediaRef, Platform
 from relay.domain.names import file_name
 from relay.media.links import Linked, link_key
 from relay.store.unit_of_work import open_store
-from tests.support.links import NOW, PUBLIC, Clock, bad_paths, path_of, signed
+from tests.support.links import MESSAGE, NOW, PUBLIC, Clock, bad_paths, path_of, signed
 from tests.support.store import new_store
 
 CAT = MediaRef(Platform.MATRIX, "mxc://example.org/cat")
@@ -26,7 +26,7 @@ SECRET = MediaRef(Platform.MATRIX, "mxc://example.org/s#key=S3cretKeyS3cretKey&i
 )
 def test_a_link_leads_to_its_file_under_its_name(locator: str, name: str, platform: Platform) -> None:
     media = MediaRef(platform, locator)
-    url = signed().link(media, name=name, since=NOW)
+    url = signed().link(media, name, MESSAGE, since=NOW)
     if url is None:
         assert len(locator.encode()) > 100
         return
@@ -34,30 +34,29 @@ def test_a_link_leads_to_its_file_under_its_name(locator: str, name: str, platfo
     assert url.isascii()
     assert "%" not in url
     assert len(url) <= 1_000
-    assert signed().read(path_of(url)) == Linked(media, file_name(name, ""))
+    assert signed().read(path_of(url)) == Linked(media, file_name(name, ""), MESSAGE)
 
 
 def test_the_same_file_always_has_the_same_link_and_nothing_of_it_shows() -> None:
-    urls = {signed().link(SECRET, name="holiday in Rome.jpg", since=NOW) for _ in range(3)}
+    urls = {signed().link(SECRET, "holiday in Rome.jpg", MESSAGE, since=NOW) for _ in range(3)}
     assert len(urls) == 1
     url = urls.pop() or ""
     assert url.endswith("/holiday-in-Rome.jpg")
-    for part in ("S3cret", "example.org/s", "mxc"):
+    for part in ("S3cret", "example.org/s", "mxc", "room", "event"):
         assert part not in url
     assert "S3cret" not in signed().tag(SECRET)
 
 
-def test_a_link_ends_with_its_last_day_and_one_without_a_date_never() -> None:
+def test_a_link_ends_with_its_last_day_or_never() -> None:
     clock = Clock()
-    links = signed(lifetime=86400.0, clock=clock)
-    path, for_ever = (path_of(links.link(CAT, name="c.png", since=since)) for since in (NOW, None))
+    links, lasting = signed(lifetime=86400.0, clock=clock), signed(lifetime=None, clock=clock)
+    path, for_ever = (path_of(each.link(CAT, "c.png", MESSAGE, since=NOW)) for each in (links, lasting))
     clock.time = NOW + timedelta(hours=35)
-    assert links.read(path) == Linked(CAT, "c.png")
+    assert links.read(path) == Linked(CAT, "c.png", MESSAGE)
     clock.time = NOW + timedelta(hours=37)
-    assert links.read(path) == Linked(CAT, "c.png", expired=True)
+    assert links.read(path) == Linked(CAT, "c.png", MESSAGE, expired=True)
     clock.time = NOW + timedelta(days=9_000)
-    assert links.read(for_ever) == Linked(CAT, "c.png")
-    assert signed(lifetime=None).link(CAT, name="c.png", since=NOW) == f"{PUBLIC}{for_ever}"
+    assert links.read(for_ever) == Linked(CAT, "c.png", MESSAGE)
 
 
 @given(st.randoms(use_true_random=False))

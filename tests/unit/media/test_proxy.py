@@ -3,15 +3,20 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from relay.core.ports import LinkedElsewhere, LinkedFile, MediaStream
-from relay.domain.ids import MediaRef, Platform
+from relay.domain.ids import MediaRef, Platform, UserRef
 from relay.errors import FileUnavailable, NoRoom, Permanent, TargetGone
-from relay.media.proxy import Limits, MediaProxy, inline_type
-from tests.support.links import NOW, PNG, Files, path_of, signed
+from relay.media.proxy import Limits, MediaProxy, inline_type, stands
+from relay.store.unit_of_work import open_store
+from tests.support.links import MESSAGE, NOW, PNG, Files, attachment, path_of, signed, standing
+from tests.support.store import new_store
 
 KIB = 1024
 
@@ -24,7 +29,7 @@ async def until(check: Callable[[], bool]) -> None:
 
 @asynccontextmanager
 async def proxy(files: Files, **limits: Any) -> AsyncIterator[MediaProxy]:
-    made = MediaProxy(signed(), Limits(**{"patience": 5.0, **limits}))
+    made = MediaProxy(signed(), stands=standing, limits=Limits(**{"patience": 5.0, **limits}))
     made.serve(Platform.MATRIX, files)
     yield made
     await made.close()
@@ -32,7 +37,7 @@ async def proxy(files: Files, **limits: Any) -> AsyncIterator[MediaProxy]:
 
 
 def path(of: MediaProxy, files: Files, name: str) -> str:
-    return path_of(of.link(files.ref(name), name=f"{name}.bin", size=None, since=NOW))
+    return path_of(of.link(attachment(files.ref(name)), MESSAGE, since=NOW))
 
 
 async def opened(of: MediaProxy, stack: AsyncExitStack, where: str) -> LinkedFile:
@@ -112,8 +117,8 @@ async def test_what_is_too_large_has_no_link_or_stops(tells_size: bool) -> None:
     files = Files(big=bytes(300 * KIB))
     files.tells_size = tells_size
     async with proxy(files, max_file=200 * KIB) as relay, AsyncExitStack() as stack:
-        assert relay.link(files.ref("big"), name="big", size=300 * KIB, since=NOW) is None
-        assert relay.link(files.ref("big"), name="big", size=100 * KIB, since=NOW) is not None
+        assert relay.link(attachment(files.ref("big"), size=300 * KIB), MESSAGE, since=NOW) is None
+        assert relay.link(attachment(files.ref("big"), size=100 * KIB), MESSAGE, since=NOW) is not None
         with pytest.raises(Permanent, match="too large to be passed on"):
             await read(await opened(relay, stack, path(relay, files, "big")))
 
@@ -131,7 +136,7 @@ async def test_a_server_that_hangs_is_given_up_and_keeps_nobody_else_waiting() -
     async with proxy(files, patience=0.3, linger=0.1, downloads=6, downloads_of_server=2) as relay:
 
         async def at(locator: str) -> bytes:
-            where = path_of(relay.link(MediaRef(Platform.MATRIX, locator), name="x", size=None, since=NOW))
+            where = path_of(relay.link(attachment(MediaRef(Platform.MATRIX, locator)), MESSAGE, since=NOW))
             async with relay.open(where) as file:
                 assert isinstance(file, LinkedFile)
                 return await read(file)
@@ -192,13 +197,42 @@ async def test_files_that_their_platform_gives_to_anyone_are_read_there() -> Non
         async def public_url(self, media: MediaRef) -> str:
             return media.locator.replace("mxc:", "https:")
 
-    async with proxy(Files()) as relay:
+    files = Files()
+    async with proxy(files) as relay:
         relay.serve(Platform.MATRIX, Public())
         # However large they are.
-        url = relay.link(MediaRef(Platform.MATRIX, "mxc://example.org/a"), name="a", size=10**12, since=NOW)
+        url = relay.link(attachment(files.ref("a"), size=10**12), MESSAGE, since=NOW)
         async with relay.open(path_of(url)) as found:
             assert found == LinkedElsewhere("https://example.org/a")
-        assert relay.link(MediaRef(Platform.DISCORD, "https://cdn.example/a"), name="a", size=1, since=NOW) is None
+        assert relay.link(attachment(MediaRef(Platform.DISCORD, "https://cdn.example/a")), MESSAGE, since=NOW) is None
+        assert relay.link(replace(attachment(files.ref("a")), text="words"), MESSAGE, since=NOW) is None
+
+
+async def test_a_link_ends_when_its_message_is_deleted_or_forgotten(tmp_path: Path) -> None:
+    files, store = Files(cat=PNG), await open_store(new_store(tmp_path))
+    relay = MediaProxy(signed(), stands=partial(stands, store))
+    relay.serve(Platform.MATRIX, files)
+    where = path(relay, files, "cat")
+
+    async def at() -> bytes:
+        async with relay.open(where) as file:
+            assert isinstance(file, LinkedFile)
+            return await read(file)
+
+    with pytest.raises(Permanent, match="deleted"):
+        await at()
+    author = UserRef(Platform.MATRIX, "@mia:example.org")
+    async with store.write() as uow:
+        await uow.messages.add(MESSAGE, author, NOW, None)
+    assert await at() == PNG
+    async with store.write() as uow:
+        original = await uow.messages.find(MESSAGE)
+        assert original is not None
+        await uow.messages.mark_deleted(original.id)
+    with pytest.raises(Permanent, match="deleted"):
+        await at()
+    await relay.close()
+    await store.close()
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,19 @@ from relay.media.proxy import Limits, MediaProxy
 from relay.web import media
 from relay.web.media import Bucket, Rates, Throttle, asked_range, client_of, disposition
 from relay.web.server import HEADERS, WebServer
-from tests.support.links import NOW, PNG, PUBLIC, Asker, Files, bad_paths, path_of, signed
+from tests.support.links import (
+    MESSAGE,
+    NOW,
+    PNG,
+    PUBLIC,
+    Asker,
+    Files,
+    attachment,
+    bad_paths,
+    path_of,
+    signed,
+    standing,
+)
 from tests.unit.web.test_server import FakeStatus
 
 FILM = b"\0\0\0\x18ftypmp42" + random.Random(1).randbytes(300_000)
@@ -33,7 +45,7 @@ class Served:
         self.files, self.proxy, self.client = files, proxy, client
 
     def path(self, name: str, shown: str | None = None) -> str:
-        return path_of(self.proxy.link(self.files.ref(name), name=shown or name, size=None, since=NOW))
+        return path_of(self.proxy.link(attachment(self.files.ref(name), shown or name), MESSAGE, since=NOW))
 
     @asynccontextmanager
     async def asked(self, path: str, method: str = "GET", **headers: str) -> AsyncIterator[aiohttp.ClientResponse]:
@@ -49,7 +61,7 @@ class Served:
 
 @asynccontextmanager
 async def serving(files: Files, public_url: str = PUBLIC, **limits: Any) -> AsyncIterator[Served]:
-    proxy = MediaProxy(signed(), Limits(**{"patience": 2.0, **limits}))
+    proxy = MediaProxy(signed(), stands=standing, limits=Limits(**{"patience": 2.0, **limits}))
     proxy.serve(Platform.MATRIX, files)
     settings = WebSettings(listen="127.0.0.1:0", public_url=public_url)
     server = WebServer(status=FakeStatus(Report((), {}, NOW)), settings=settings, files=proxy)

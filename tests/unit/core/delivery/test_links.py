@@ -22,16 +22,14 @@ PICTURE = Attachment("1", "a.png", "image", MediaRef(Platform.DISCORD, CDN), siz
 
 
 class Links:
-    """Makes links for small enough files, and remembers for which."""
+    """Makes links, and remembers for which files."""
 
     def __init__(self) -> None:
-        self.made: list[tuple[MediaRef, str, datetime | None]] = []
+        self.made: list[tuple[MediaRef, MessageRef, datetime]] = []
 
-    def link(self, media: MediaRef, *, name: str, size: int | None, since: datetime | None) -> str | None:
-        if size is None or size > 10**9:
-            return None
-        self.made.append((media, name, since))
-        return f"https://relay.example.org/media/{name}/{since:%M%S%f}"
+    def link(self, file: Attachment, message: MessageRef, *, since: datetime) -> str | None:
+        self.made.append((file.source, message, since))
+        return f"https://relay.example.org/media/{file.name}/{since:%M%S%f}"
 
 
 def urls(message: Message) -> list[str]:
@@ -55,14 +53,13 @@ async def test_a_file_over_the_limit_has_a_link_of_ours_the_same_at_each_try(
         bridge.links = links = Links()
         here, there = bridge.channels()
         async with bridge.relay():
-            bridge.matrix.say(there, "ann", Content(n.RichText.plain("look"), (FILM,)))
+            said = bridge.matrix.say(there, "ann", Content(n.RichText.plain("look"), (FILM,)))
             await bridge.shows(here, "look\nvideo: film.mp4 (100.0 MB) · message")
             await bridge.quiet()
         first, second = links.made
         assert first == second
-        media, name, since = first
-        assert (media, name) == (FILM.source, "film.mp4")
-        assert since is not None
+        media, message, since = first
+        assert (media, message) == (FILM.source, said)
         assert urls(bridge.shown(here)[0]) == [f"https://relay.example.org/media/film.mp4/{since:%M%S%f}", TO]
 
 
