@@ -29,6 +29,8 @@ _HEADERS = {
         "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     ),
     "Cross-Origin-Resource-Policy": "cross-origin",
+    # The sandbox's origin is another one than ours, also to the player that a browser shows for a film.
+    "Access-Control-Allow-Origin": "*",
     # Browsers refuse to show what has both this and a sandbox.
     "Cross-Origin-Opener-Policy": "unsafe-none",
     "X-Robots-Tag": "noindex",
@@ -279,9 +281,11 @@ class MediaRoutes:
         start, left = (0, None) if asked is None else (asked.start, len(asked))
         async with aclosing(_cut(file.read(start), left)) as pieces:
             first = await anext(pieces, b"")
-            await response.prepare(request)
             try:
+                await response.prepare(request)
                 await self._write(request, response, first, pieces, pace)
+            except ConnectionError:
+                _log.debug("a reader of a linked file has left")
             except DeliveryError as error:
                 _log.info("a linked file broke off", reason=str(error))
                 if request.transport is not None:

@@ -11,7 +11,7 @@ from typing import Literal
 from playwright.async_api import Locator, Page, async_playwright, expect
 
 CHROMIUM = "/usr/bin/chromium"
-_FLAGS = (
+FLAGS = (
     "--headless",
     "--no-sandbox",
     "--disable-gpu",
@@ -82,7 +82,7 @@ async def browsing(
         browser = await playwright.chromium.launch_persistent_context(
             str(folder),
             executable_path=CHROMIUM,
-            args=list(_FLAGS),
+            args=list(FLAGS),
             viewport={"width": size[0], "height": size[1]},
             color_scheme=scheme,
             has_touch=size == PHONE,

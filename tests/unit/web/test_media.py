@@ -285,6 +285,18 @@ async def test_a_client_that_does_not_read_is_cut_off(monkeypatch: pytest.Monkey
         writer.transport.abort()
 
 
+async def test_a_client_that_leaves_is_nothing_to_tell_of(caplog: pytest.LogCaptureFixture) -> None:
+    files = Files(big=bytes(30 * 1024 * 1024))
+    async with serving(files, ahead=1024 * 1024, linger=0.1) as served:
+        async with served.asked(served.path("big")) as answer:
+            await answer.content.readexactly(100_000)
+            answer.close()
+        async with asyncio.timeout(20):
+            while files.open:  # noqa: ASYNC110 - what is waited for happens in the server
+                await asyncio.sleep(0.05)
+    assert not [one for one in caplog.records if one.name.startswith("aiohttp")]
+
+
 async def test_bytes_go_out_at_the_rate() -> None:
     bucket = Bucket(rate=100.0, burst=50.0)
     assert bucket.take(50, 10.0) == 0
