@@ -1,10 +1,14 @@
 """What people ask the relay for on Discord, from end to end: `/relay …`, answered to them alone."""
 
+import os
 import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 
+from relay.demo.matrix_client import Person
 from tests.support.stack import FullStack, eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -94,7 +98,7 @@ async def _ask_on_matrix(made: FullStack, command: str) -> str:
     return answers[0]
 
 
-async def test_two_accounts_are_linked_and_unlinked_from_both_sides(help_stack: FullStack) -> None:
+async def test_two_accounts_are_linked_called_and_unlinked_from_both_sides(help_stack: FullStack) -> None:
     mia = help_stack.mia.user_id
     told = await _ask(help_stack, "relay link", account=mia)
     code = re.search(r"!relay link (\S+?)`", told)
@@ -110,8 +114,43 @@ async def test_two_accounts_are_linked_and_unlinked_from_both_sides(help_stack: 
     await help_stack.daemon.kill()
     await help_stack.daemon.start()
     assert mia in await _ask(help_stack, "relay whoami")
-    assert "any more" in await _ask(help_stack, "relay unlink")
-    assert "not linked" in await _ask_on_matrix(help_stack, "whoami")
+    async with _another(help_stack) as nils:
+        assert await _calls(help_stack, nils, "once linked") == ([mia], [mia], [help_stack.people["Ada"]])
+        assert "any more" in await _ask(help_stack, "relay unlink")
+        assert "not linked" in await _ask_on_matrix(help_stack, "whoami")
+        assert await _calls(help_stack, nils, "no longer linked") == ([], [], [])
+
+
+@asynccontextmanager
+async def _another(made: FullStack) -> AsyncIterator[Person]:
+    """A second person in the Matrix room."""
+    localpart = f"nils-{os.urandom(4).hex()}"
+    token = await made.homeserver.register(localpart, displayname="Nils")
+    async with Person(made.homeserver.url, f"@{localpart}:{made.homeserver.server_name}", token) as nils:
+        await made.mia.invite(made.rooms["help"], nils.user_id)
+        await nils.join(made.rooms["help"])
+        yield nils
+
+
+async def _calls(made: FullStack, nils: Person, words: str) -> tuple[list[str], list[str], list[str]]:
+    """Whom a mention of Ada calls on Matrix, one of a role of hers, and one of Mia's account on Discord."""
+    role = made.control.create_role(made.guild, words, mentionable=True)["id"]
+    made.control.set_role(made.guild, made.people["Ada"], role)
+    made.say("help", f"<@{made.people['Ada']}> {words}", who="Ben")
+    made.say("help", f"<@&{role}> {words}", who="Ben")
+
+    async def copies() -> list[Any]:
+        return [one for one in await made.on_matrix("help") if one.name == "Ben" and words in one.body]
+
+    seen = await eventually(copies, lambda seen: len(seen) == 2, what=made.daemon.log)
+    called = [one.content["m.mentions"].get("user_ids", []) for one in seen]
+    pill = f'<a href="https://matrix.to/#/{made.mia.user_id}">Mia</a> back, {words}'
+    mentions = {"m.mentions": {"user_ids": [made.mia.user_id]}}
+    formatted = {"format": "org.matrix.custom.html", "formatted_body": pill}
+    await nils.text(made.rooms["help"], f"Mia back, {words}", extra=mentions | formatted)
+    await made.until_discord("help", lambda seen: any(f"back, {words}" in text for text in seen))
+    (copy,) = (one for one in made.on_discord("help") if f"back, {words}" in one["content"])
+    return called[0], called[1], copy["pinged"]["users"]
 
 
 async def test_who_opts_out_on_discord_is_not_heard_on_matrix(help_stack: FullStack) -> None:
