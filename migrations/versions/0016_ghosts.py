@@ -29,6 +29,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("channel_id", "ghost_id", name="pk_ghost_member"),
         sqlite_with_rowid=False,
     )
+    op.create_index("ix_ghost_member_ghost_id", "ghost_member", ["ghost_id"])
 
 
 def downgrade() -> None:

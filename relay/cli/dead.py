@@ -9,7 +9,7 @@ import typer
 
 from relay.cli.common import ConfigOption, JsonOption, existing_store, invocation_of, print_json, printable
 from relay.core.storage import Unreadable
-from relay.domain.commands import Digest, DigestItem, EditMessage, PostNotice, SendMessage
+from relay.domain.commands import Digest, DigestItem, EditMessage, PostNotice, RemoveMember, SendMessage
 from relay.domain.jsontext import Json
 from relay.domain.text.nodes import plain_text
 
@@ -125,7 +125,7 @@ def _summary(letter: "DeadLetter") -> Json:
     command = letter.entry.command
     about = command.items[0] if isinstance(command, Digest) else command
     kind = "unreadable" if isinstance(command, Unreadable) else command.kind
-    source = None if isinstance(about, PostNotice) else about.source
+    source = None if isinstance(about, PostNotice | RemoveMember) else about.source
     author = about.author.name if isinstance(about, SendMessage | EditMessage | DigestItem) else None
     return {
         "id": letter.entry.id,

@@ -50,6 +50,8 @@ class DiscordSettings(Section):
     # The bot's token. Always set: it is read from `token_file` if that is given instead.
     token: Token = Field(examples=['"…"'])
     token_file: Path | None = Field(default=None, examples=['"/run/secrets/discord_token"'])
+    # Ask Discord to tell who leaves a server, so that their ghosts leave, too. It needs the Server Members Intent.
+    members_intent: bool = Field(default=False, examples=["false"])
     # The REST API. The gateway's address is asked for there.
     api_url: Url = Field(default="https://discord.com/api/v10", examples=['"https://discord.com/api/v10"'])
 

@@ -29,6 +29,7 @@ from relay.core.ports import (
     HistoryReader,
     LatestReader,
     MediaLinks,
+    MemberMirror,
     NameReader,
     PersonForgetter,
     RoleReader,
@@ -121,7 +122,14 @@ def assemble(
         readers={platform: one for platform, one in adapters.items() if isinstance(one, CommandReader)},
     )
     router = Router(
-        store=store, pairs=directory, status=status, clock=clock, names=names, people=people, commands=commands
+        store=store,
+        pairs=directory,
+        status=status,
+        clock=clock,
+        names=names,
+        people=people,
+        commands=commands,
+        mirrors=[adapter for adapter in adapters.values() if isinstance(adapter, MemberMirror)],
     )
     inbox = CoreInbox(
         store=store,

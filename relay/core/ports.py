@@ -314,6 +314,19 @@ class HistoryReader(Protocol):
 
 
 @runtime_checkable
+class MemberMirror(Protocol):
+    """An adapter on whose platform people of the other side may have accounts of their own."""
+
+    async def channels_of(self, user: UserRef) -> frozenset[ChannelRef]:
+        """In which channels somebody of the other side has one, as far as is on record. Raises `StoreUnavailable`."""
+        ...
+
+    async def remove_member(self, channel: ChannelRef, user: UserRef) -> None:
+        """Take it out of a channel; to do it again does no harm. Raises `Transient`."""
+        ...
+
+
+@runtime_checkable
 class ChannelNotes(Protocol):
     """An adapter that can say what the operator may correct about a channel although it works."""
 

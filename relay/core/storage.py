@@ -447,6 +447,14 @@ class Ghosts(Protocol):
         """It is not in a channel any more."""
         ...
 
+    async def channels(self, account: str) -> Sequence[ChannelRef]:
+        """Where it is."""
+        ...
+
+    async def forget(self, account: str) -> None:
+        """Nothing is known of an account any more."""
+        ...
+
     async def outside(self, channel: ChannelRef, after: str, limit: int) -> Sequence[Ghost]:
         """Accounts that are not in a channel, in the order of their IDs, those after `after`."""
         ...

@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Literal
 
 from relay.domain.content import Attachment, Author, Content
-from relay.domain.ids import MessageRef, ThreadRef
+from relay.domain.ids import MessageRef, ThreadRef, UserRef
 from relay.domain.text.nodes import RichText
 
 
@@ -96,6 +96,14 @@ class PostNotice:
 
 
 @dataclass(frozen=True, slots=True)
+class RemoveMember:
+    """Take the account that stands for somebody who has left out of the channel on the other side."""
+
+    user: UserRef
+    kind: Literal["remove_member"] = field(default="remove_member", kw_only=True, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class DigestItem:
     """One message of a digest."""
 
@@ -152,6 +160,7 @@ Command = (
     | DeleteMessage
     | RemoveOriginal
     | PostNotice
+    | RemoveMember
     | MarkFailed
     | Digest
     | LateFile

@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Literal
 
 from relay.domain.content import Author, Content
-from relay.domain.ids import ChannelRef, MessageRef, ThreadRef
+from relay.domain.ids import ChannelRef, MessageRef, ThreadRef, UserRef
 from relay.domain.pair import SystemMessage
 
 
@@ -87,6 +87,14 @@ class FeatureUsed:
 
 
 @dataclass(frozen=True, slots=True)
+class MemberLeft:
+    """Somebody is not among the people of these channels any more, which belong together."""
+
+    channels: tuple[ChannelRef, ...]
+    user: UserRef
+
+
+@dataclass(frozen=True, slots=True)
 class HistorySkipped:
     """Messages that were written while the relay was away do not cross, because they are too many."""
 
@@ -95,4 +103,4 @@ class HistorySkipped:
     count: int | None
 
 
-Event = MessageCreated | MessageEdited | MessageDeleted | FeatureUsed | HistorySkipped
+Event = MessageCreated | MessageEdited | MessageDeleted | FeatureUsed | HistorySkipped | MemberLeft

@@ -421,6 +421,7 @@ ghost_member = Table(
     Column("channel_id", Integer, primary_key=True),
     Column("ghost_id", Integer, ForeignKey("ghost.id", ondelete="CASCADE"), primary_key=True),
     Column("profile", AnyText, nullable=False),  # a digest of the name and picture that it has there
+    Index(None, "ghost_id"),
     sqlite_with_rowid=False,
 )
 

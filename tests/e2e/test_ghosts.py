@@ -11,6 +11,7 @@ import pytest_asyncio
 from aiohttp import web
 from PIL import Image
 
+from relay.demo.matrix_client import MatrixError
 from relay.domain.jsontext import Json
 from tests.support.chat import file
 from tests.support.ghosts import APPSERVICE, GhostHomeserver, ghost, shown, with_ghosts
@@ -269,3 +270,60 @@ async def test_ghosts_follow_a_room_upgrade(place: FullStack) -> None:
     place.say("help", "in the new room")
     lines = await shown(place, "help", "in the new room")
     assert lines[0].sender == ghost(place)
+
+
+async def test_a_ghost_leaves_with_its_person_and_comes_back(ghost_homeserver: GhostHomeserver, tmp_path: Path) -> None:
+    async with stack(tmp_path, ghost_homeserver, ("help", "other")) as place:
+        with_ghosts(place)
+        config = place.daemon.config.read_text().replace("[discord]", "[discord]\nmembers_intent = true")
+        place.daemon.config.write_text(config)
+        await place.daemon.start()
+        for pair in place.rooms:
+            place.say(pair, "hello")
+            place.say(pair, "hello from Ben", who="Ben")
+            await shown(place, pair, "hello", "hello from Ben")
+        gone = place.say("help", "my last words")
+        ada = place.people["Ada"]
+        place.control.kick(place.guild, ada)
+        for room in place.rooms.values():
+            await eventually(partial(place.mia.members, room), lambda there: ghost(place) not in there)
+            assert ghost(place, "Ben") in await place.mia.members(room)
+        await shown(place, "help", "hello", "hello from Ben", "my last words")
+        # What it posted is removed all the same, and it does not stay for that.
+        place.control.delete(place.channels["help"], gone)
+        await shown(place, "help", "hello", "hello from Ben")
+        await eventually(partial(place.mia.members, place.rooms["help"]), lambda there: ghost(place) not in there)
+        place.control.join(place.guild, ada)
+        place.say("help", "back again")
+        lines = await shown(place, "help", "hello", "hello from Ben", "back again")
+        assert lines[-1].sender == ghost(place)
+
+
+async def test_who_is_forgotten_has_no_ghost_any_more(place: FullStack) -> None:
+    place.say("help", "remember me")
+    place.say("help", "and me", who="Ben")
+    await shown(place, "help", "remember me", "and me")
+    assert (await profile(place))["displayname"] == "Ada"
+    channel, ada = place.channels["help"], place.people["Ada"]
+    await eventually(partial(offered, place), bool, what=place.daemon.log)
+    place.control.use_command(channel, ada, "relay forget", {"copies": "copies"})
+    await shown(place, "help", "and me")
+    room = place.rooms["help"]
+    await eventually(partial(place.mia.members, room), lambda there: ghost(place) not in there, what=place.daemon.log)
+    await eventually(partial(profile, place), lambda known: not known.get("displayname"), what=place.daemon.log)
+    place.say("help", "a new beginning")
+    lines = await shown(place, "help", "and me", "a new beginning")
+    assert lines[-1].sender == ghost(place)
+
+
+async def profile(place: FullStack) -> Json:
+    try:
+        return await place.mia.call("GET", f"client/v3/profile/{ghost(place)}")
+    except MatrixError as error:
+        if error.code != "M_NOT_FOUND":
+            raise
+        return {}
+
+
+async def offered(place: FullStack) -> bool:
+    return bool(place.control.commands(place.bot))

@@ -63,6 +63,8 @@ class MemoryPlatform:
     edits: dict[MessageRef, list[tuple[MessageRef, Content, datetime]]] = field(default_factory=dict)
     moderates: bool | None = None
     last_delivery: Delivery | None = None
+    # Who of the other side is in which channel, by an account of their own: whoever has said something.
+    members: set[tuple[ChannelRef, UserRef]] = field(default_factory=set)
 
     def channel(self, name: str) -> ChannelRef:
         """The channel of that name; it need not be made first."""
@@ -313,6 +315,16 @@ class MemoryAdapter:
         await self.before("latest")
         message = self.server.messages.get(ref)
         return None if message is None or message.deleted else _created(message)
+
+    async def channels_of(self, user: UserRef) -> frozenset[ChannelRef]:
+        """See `MemberMirror`."""
+        return frozenset(channel for channel, who in self.server.members if who == user)
+
+    async def remove_member(self, channel: ChannelRef, user: UserRef) -> None:
+        """See `MemberMirror`."""
+        await self.before("remove_member")
+        self.server.members.discard((channel, user))
+        await self.after("remove_member")
 
     async def quote(self, target: MessageRef) -> Quotation | None:
         """What a reply shows."""

@@ -153,7 +153,14 @@ class DiscordAdapter:
         self._commands = SlashCommands(
             rest=self._rest, buffers=self._buffers, clock=clock, backoff=Backoff(self._rng, first=1.0, longest=60.0)
         )
-        self._gateway = Gateway(token=token, api_url=settings.api_url, rest=self._rest, clock=clock, rng=self._rng)
+        self._gateway = Gateway(
+            token=token,
+            api_url=settings.api_url,
+            members_intent=settings.members_intent,
+            rest=self._rest,
+            clock=clock,
+            rng=self._rng,
+        )
 
     @property
     def platform(self) -> Platform:
@@ -267,8 +274,13 @@ class DiscordAdapter:
             self._webhooks.changed(str(data["channel_id"]))
         self._guilds.update(event, data)
         self._buffers.put(event, data)
-        if event in PERMISSION_EVENTS or self._guilds.is_about_declared(event, data):
+        is_about_us = event in PERMISSION_EVENTS and not self._is_about_another(event, data)
+        if is_about_us or self._guilds.is_about_declared(event, data):
             self._check_channels_again()
+
+    def _is_about_another(self, event: str, data: Json) -> bool:
+        """With the intent for members, Discord tells of everybody; only the bot's own roles matter."""
+        return event == "GUILD_MEMBER_UPDATE" and str((data.get("user") or {}).get("id")) != self._identity.user
 
     def _check_channels_again(self) -> None:
         self._channels.check_again()

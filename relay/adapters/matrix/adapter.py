@@ -223,6 +223,19 @@ class MatrixAdapter:
         size = weight(event.get("content"))
         return await self._conversions.run(size, convert, event, state, self._api.user_id, names)
 
+    async def channels_of(self, user: UserRef) -> frozenset[ChannelRef]:
+        """See `MemberMirror.channels_of`."""
+        return await self._ghosts.channels_of(user)
+
+    async def remove_member(self, channel: ChannelRef, user: UserRef) -> None:
+        """See `MemberMirror.remove_member`."""
+        if (account := self._accounts.ghost_of(user)) is not None:
+            await self._ghosts.leave(account, channel.id)
+
+    async def forget_person(self, user: UserRef) -> None:
+        """See `PersonForgetter`."""
+        await self._ghosts.forget(user)
+
     def note(self, channel: ChannelRef) -> str | None:
         """See `ChannelNotes`."""
         return self._ghosts.note(channel.id)

@@ -28,6 +28,7 @@ from relay.domain.commands import (
     MarkFailed,
     PostNotice,
     RefreshMessage,
+    RemoveMember,
     RequoteMessage,
     SendMessage,
 )
@@ -70,7 +71,7 @@ class Entries:
     async def dead_letter(self, entry: Entry, reason: str) -> None:
         """The command failed for good: keep it as a dead letter, and let its author know."""
         async with self.store.write() as uow:
-            if isinstance(entry.command, PostNotice | MarkFailed | RequoteMessage):
+            if isinstance(entry.command, PostNotice | MarkFailed | RequoteMessage | RemoveMember):
                 await uow.outbox.done(entry.id)
             else:
                 await uow.outbox.dead_letter(entry.id, reason, self.clock.now())

@@ -24,6 +24,7 @@ from relay.core.delivery.plan import (
     FollowLateFiles,
     Move,
     Plan,
+    RemoveFrom,
     Send,
     SendDigest,
     SendLateFile,
@@ -34,7 +35,7 @@ from relay.core.delivery.plan import (
 )
 from relay.core.delivery.render import Parts
 from relay.core.offload import Conversions
-from relay.core.ports import Clock, Delivery
+from relay.core.ports import Clock, Delivery, MemberMirror
 from relay.core.status.counters import Status
 from relay.core.storage import Copy, Entry, Store, UnitOfWork
 from relay.domain.commands import (
@@ -97,6 +98,10 @@ class Executor:
                 await self.entries.done(plan.entry)
             case DeleteOriginal():
                 await self._delete_original(plan)
+            case RemoveFrom(target, user):
+                if isinstance(target.adapter, MemberMirror):
+                    await target.adapter.remove_member(target.channel, user)
+                await self.entries.done(plan.entry)
             case SendDigest():
                 await self._send_digest(plan)
             case EditDigest():

@@ -166,6 +166,13 @@ class EditDigest(_Targeted):
     digest: Digest
 
 
+@dataclass(frozen=True, slots=True)
+class RemoveFrom(_Targeted):
+    """Take the account that stands for somebody of the other side out of the channel."""
+
+    user: UserRef
+
+
 # --- Notices ----------------------------------------------------------------------------------------------
 
 
@@ -224,6 +231,7 @@ Plan = (
     | Delete
     | DeleteSuperseded
     | DeleteOriginal
+    | RemoveFrom
     | SendDigest
     | EditDigest
     | SendNotice

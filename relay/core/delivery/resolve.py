@@ -22,6 +22,7 @@ from relay.core.delivery.plan import (
     Merge,
     Move,
     Plan,
+    RemoveFrom,
     Send,
     SendDigest,
     SendNotice,
@@ -41,6 +42,7 @@ from relay.domain.commands import (
     MarkFailed,
     PostNotice,
     RefreshMessage,
+    RemoveMember,
     RemoveOriginal,
     RequoteMessage,
     SendMessage,
@@ -160,6 +162,8 @@ class Resolver:
                 return await self._delete(entry, command)
             case RemoveOriginal(source):
                 return DeleteOriginal(await self.lookups.target(entry, suspect=False), source)
+            case RemoveMember(user):
+                return RemoveFrom(await self.lookups.target(entry, suspect=False), user)
             case PostNotice() as notice:
                 return SendNotice(await self.lookups.target(entry, suspect=suspect), notice)
             case MarkFailed() as failed:

@@ -11,7 +11,7 @@ from relay.core.author_names import AuthorNames
 from relay.core.pairs import PairDirectory
 from relay.core.people.commands import Commands
 from relay.core.people.directory import PeopleDirectory
-from relay.core.ports import Clock, CommandCall, EventBatch
+from relay.core.ports import Clock, CommandCall, EventBatch, MemberMirror
 from relay.core.status.counters import Status
 from relay.core.storage import Entry, Original, Store, UnitOfWork
 from relay.domain.commands import (
@@ -21,6 +21,7 @@ from relay.domain.commands import (
     MarkFailed,
     PostNotice,
     RefreshMessage,
+    RemoveMember,
     RemoveOriginal,
     RequoteMessage,
     SendMessage,
@@ -30,6 +31,7 @@ from relay.domain.events import (
     Feature,
     FeatureUsed,
     HistorySkipped,
+    MemberLeft,
     MessageCreated,
     MessageDeleted,
     MessageEdited,
@@ -66,6 +68,7 @@ class Router:
     names: AuthorNames
     people: PeopleDirectory
     commands: Commands
+    mirrors: Sequence[MemberMirror] = ()
     # When a channel was last told that somebody who has opted out said something.
     _told: dict[ChannelRef, float] = field(init=False, default_factory=dict)
 
@@ -88,6 +91,9 @@ class Router:
         return routed.entries
 
     async def _route(self, uow: UnitOfWork, event: Event, routed: _Routed) -> None:
+        if isinstance(event, MemberLeft):
+            await self._member_left(uow, event, routed)
+            return
         channel = event.channel if isinstance(event, FeatureUsed | HistorySkipped) else event.ref.channel
         pair = self.pairs.pair_of(channel)
         if pair is None:
@@ -112,6 +118,14 @@ class Router:
                 await self._queue(uow, lane, PostNotice(RichText.plain(words)), routed)
             case FeatureUsed(feature=feature, user_is_self=False):
                 routed.dropped.append((lane, feature))
+
+    async def _member_left(self, uow: UnitOfWork, event: MemberLeft, routed: _Routed) -> None:
+        """Behind what they said last, the account that stands for them on the other side leaves, if there is one."""
+        present = [await mirror.channels_of(event.user) for mirror in self.mirrors]
+        for channel in event.channels:
+            pair = self.pairs.pair_of(channel)
+            if pair is not None and (lane := self.pairs.lane_from(channel, pair)).destination in set().union(*present):
+                await self._queue(uow, lane, RemoveMember(event.user), routed)
 
     async def _created(
         self, uow: UnitOfWork, event: MessageCreated, pair: Pair, lane: LaneKey, routed: _Routed

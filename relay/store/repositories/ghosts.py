@@ -7,8 +7,8 @@ from sqlalchemy import and_, bindparam, delete, exists, select
 from sqlalchemy.dialects.sqlite import insert
 
 from relay.core.storage import Ghost
-from relay.domain.ids import ChannelRef
-from relay.store.tables import channel_id, ghost, ghost_member
+from relay.domain.ids import ChannelRef, Platform
+from relay.store.tables import channel, channel_id, ghost, ghost_member
 from relay.store.transaction import Transaction
 
 _g = ghost.c
@@ -34,6 +34,15 @@ _JOIN = (
     )
     .inline()
 )
+_CHANNELS = (
+    select(channel.c.platform, channel.c.native_id)
+    .join(ghost_member, _m.channel_id == channel.c.id)
+    .join(ghost, _g.id == _m.ghost_id)
+    .where(_g.account == bindparam("of_account"))
+    .order_by(channel.c.id)
+)
+_FORGET_MEMBER = delete(ghost_member).where(_m.ghost_id == _ghost_id)
+_FORGET = delete(ghost).where(_g.account == bindparam("of_account"))
 _OUTSIDE = (
     select(*_columns)
     .where(_g.account > bindparam("after"), ~exists().where(_m.channel_id == channel_id("of_"), _m.ghost_id == _g.id))
@@ -71,6 +80,17 @@ class SqlGhosts:
     async def leave(self, account: str, channel: ChannelRef) -> None:
         """See `Ghosts.leave`."""
         await self.transaction.defer(_LEAVE, _member(account, channel))
+
+    async def channels(self, account: str) -> Sequence[ChannelRef]:
+        """See `Ghosts.channels`."""
+        rows = await self.transaction.all(_CHANNELS, {"of_account": account})
+        known = frozenset(map(str, Platform))
+        return [ChannelRef(Platform(row.platform), row.native_id) for row in rows if row.platform in known]
+
+    async def forget(self, account: str) -> None:
+        """See `Ghosts.forget`."""
+        await self.transaction.defer(_FORGET_MEMBER, {"of_account": account})
+        await self.transaction.defer(_FORGET, {"of_account": account})
 
     async def outside(self, channel: ChannelRef, after: str, limit: int) -> Sequence[Ghost]:
         """See `Ghosts.outside`."""

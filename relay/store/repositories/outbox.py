@@ -32,7 +32,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.sqlite import insert as upsert
 
 from relay.core.storage import DeadLetter, Entry, LaneDepth, Unreadable
-from relay.domain.commands import Command, Digest, PostNotice
+from relay.domain.commands import Command, Digest, PostNotice, RemoveMember
 from relay.domain.ids import ChannelRef, MessageRef, Platform
 from relay.domain.pair import LaneKey
 from relay.store import codec
@@ -394,7 +394,7 @@ class SqlOutbox:
 
 def _source(command: Command) -> MessageRef | None:
     match command:
-        case PostNotice():
+        case PostNotice() | RemoveMember():
             return None
         case Digest(items):
             return items[0].source

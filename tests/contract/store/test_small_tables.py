@@ -117,3 +117,10 @@ class TestSmallTables:
             assert await unit.ghosts.outside(ROOM, "", 5) == [ben, cat]
             assert await unit.ghosts.outside(ROOM, ben.account, 5) == [cat]
             assert await unit.ghosts.outside(ELSEWHERE.destination, "", 2) == [ann, ben]
+            assert await unit.ghosts.channels(ann.account) == [ROOM]
+            assert await unit.ghosts.channels(ben.account) == []
+        async with store.write() as unit:
+            await unit.ghosts.forget(ann.account)
+        async with store.read() as unit:
+            assert await unit.ghosts.get(ann.account) is None
+            assert await unit.ghosts.channels(ann.account) == []

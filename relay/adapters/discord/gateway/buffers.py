@@ -22,7 +22,7 @@ _log = structlog.get_logger(__name__)
 
 MAX_ACTIVE_THREADS = 100
 
-Kind = Literal["create", "update", "delete", "feature"]
+Kind = Literal["create", "update", "delete", "feature", "leave"]
 
 _KINDS: Mapping[str, Kind] = {
     "MESSAGE_CREATE": "create",
@@ -144,6 +144,9 @@ class ChannelBuffers:
 
     def put(self, name: str, data: Json) -> None:
         """Keep an event of the gateway if it is about a mirrored channel."""
+        if name == "GUILD_MEMBER_REMOVE":
+            self._put_leave(str(data["guild_id"]), str(data["user"]["id"]))
+            return
         kind = _KINDS.get(name)
         if kind is None:
             return
@@ -156,6 +159,13 @@ class ChannelBuffers:
             return
         for event in _events_of(kind, name, channel, data):
             self._put(buffer, event)
+
+    def _put_leave(self, guild: str, user: str) -> None:
+        """One event, however many channels of the server are mirrored: a thousand may leave at once."""
+        there = [buffer for buffer in self._buffers.values() if buffer.access.guild == guild]
+        if there:
+            channels = [buffer.channel.id for buffer in there]
+            self._put(there[0], GatewayEvent("leave", channels[0], {"user": user, "channels": channels}))
 
     async def take(self, limit: int) -> list[tuple[ChannelBuffer, GatewayEvent]]:
         """Remove and return the oldest events. Waits for the first one."""
@@ -177,7 +187,7 @@ class ChannelBuffers:
             self._queue.append((buffer, event))
             self._queued_size += event.size
             self._filled.set()
-        elif event.kind != "feature":
+        elif event.kind not in {"feature", "leave"}:
             _log.warning("discord queue full", channel=buffer.channel.id)
             buffer.behind = True
             self._hold(buffer, event)

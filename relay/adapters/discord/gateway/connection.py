@@ -63,7 +63,10 @@ _FATAL_CLOSES = {
     4013: ("Discord does not know the intents that were asked for", "update the relay"),
     4014: (
         "the bot may not read what people write",
-        f"turn on Message Content Intent ({PORTAL}, your application, Bot, Privileged Gateway Intents)",
+        (
+            f"turn on Message Content Intent ({PORTAL}, your application, Bot, Privileged Gateway Intents), "
+            "and with [discord] members_intent also Server Members Intent"
+        ),
     ),
 }
 
@@ -100,9 +103,13 @@ async def check_token(rest: RestClient) -> None:
             raise FatalError(reason, f"{remedy} and write it to {where}") from None
 
 
-def intents() -> discord.Intents:
-    """The intents that are needed. Reactions and typing are only counted; no members, no presences."""
+def intents(*, members: bool = False) -> discord.Intents:
+    """The intents that are needed. Reactions and typing are only counted; no presences.
+
+    `members`: also who leaves. Of what else that one tells nothing is kept.
+    """
     return discord.Intents(
+        members=members,
         guilds=True,
         emojis_and_stickers=True,
         webhooks=True,
@@ -162,9 +169,17 @@ def _ignore(_: object) -> None:
 class _Client(discord.Client):
     """One session, from IDENTIFY until it can no longer be resumed."""
 
-    def __init__(self, *, listener: Listener, clock: Clock, backoff: Backoff, on_identify: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        *,
+        listener: Listener,
+        clock: Clock,
+        backoff: Backoff,
+        on_identify: Callable[[], None],
+        members_intent: bool,
+    ) -> None:
         super().__init__(
-            intents=intents(),
+            intents=intents(members=members_intent),
             max_messages=None,
             member_cache_flags=discord.MemberCacheFlags.none(),
             chunk_guilds_at_startup=False,
@@ -300,6 +315,8 @@ class Gateway:
 
     token: str = field(repr=False)
     api_url: str
+    # Whether Discord is asked to tell who leaves.
+    members_intent: bool = False
     rest: RestClient
     clock: Clock
     rng: random.Random
@@ -325,7 +342,13 @@ class Gateway:
             url = await self._gateway_url(listener)
             self._point_library_at(url)
             await self.clock.sleep(max(0.0, self._may_identify_at - self.clock.monotonic()))
-            client = _Client(listener=listener, clock=self.clock, backoff=self._backoff, on_identify=self._identified)
+            client = _Client(
+                listener=listener,
+                clock=self.clock,
+                backoff=self._backoff,
+                on_identify=self._identified,
+                members_intent=self.members_intent,
+            )
             try:
                 await client.start(self.token)
             finally:

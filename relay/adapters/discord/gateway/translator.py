@@ -16,8 +16,8 @@ from relay.core.clock import ServerTime
 from relay.core.offload import LONG
 from relay.core.ports import Cursor, EventBatch
 from relay.domain.content import Content
-from relay.domain.events import Event, FeatureUsed, MessageCreated, MessageDeleted, MessageEdited
-from relay.domain.ids import MessageRef, Platform, ThreadRef
+from relay.domain.events import Event, FeatureUsed, MemberLeft, MessageCreated, MessageDeleted, MessageEdited
+from relay.domain.ids import ChannelRef, MessageRef, Platform, ThreadRef, UserRef
 from relay.domain.jsontext import Json
 from relay.domain.text.rewrite import weight
 
@@ -104,6 +104,9 @@ class Translator:
                     self.cache.forget(message)
                     is_self = self.cache.is_deleted_by_us(message)
                     return [MessageDeleted(MessageRef(buffer.channel, message), by_self=is_self)]
+                case "leave":
+                    left = tuple(ChannelRef(Platform.DISCORD, channel) for channel in dispatch.data["channels"])
+                    return [MemberLeft(left, UserRef(Platform.DISCORD, snowflake(dispatch.data["user"])))]
                 case "feature" if dispatch.feature is not None:
                     is_self = dispatch.data.get("user_id") == self.identity.user
                     return [FeatureUsed(buffer.channel, dispatch.feature, user_is_self=is_self)]

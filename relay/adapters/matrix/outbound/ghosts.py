@@ -25,7 +25,7 @@ from relay.config.settings import AppserviceSettings
 from relay.core.ports import Clock
 from relay.core.storage import Ghost, Store
 from relay.domain.content import Author
-from relay.domain.ids import ChannelAddress, ChannelRef, Platform
+from relay.domain.ids import ChannelAddress, ChannelRef, Platform, UserRef
 from relay.domain.jsontext import Json
 from relay.errors import Permanent, Transient, Unsupported
 
@@ -219,17 +219,47 @@ class Ghosts:
         if self.store is None or await self._profile(account, room_id) is None:
             return
         if (identity := await self.identity(account)) is not None:
-            try:
-                await self.api.call("POST", "rooms", room_id, "leave", body={}, identity=identity)
-            except Unreachable as error:
-                raise Transient(str(error), failed=error.answered) from error
-            except Refused as refused:
-                if refused.status == 429 or refused.status >= 500:
-                    raise Transient(str(refused), retry_after=refused.retry_after, failed=True) from refused
-                _log.info("ghost did not leave", ghost=account, room=room_id, reason=str(refused))
+            await self.leave_at_once(identity, room_id)
         async with self.store.write() as uow:
             await uow.ghosts.leave(account, ChannelRef(Platform.MATRIX, room_id))
         self._remember(account, room_id, None)
+
+    async def leave_at_once(self, identity: Identity, room_id: str) -> None:
+        """Take a ghost out of a room, whatever is on record. Raises `Transient`."""
+        await self._act(identity, "POST", "rooms", room_id, "leave", body={})
+
+    async def channels_of(self, user: UserRef) -> frozenset[ChannelRef]:
+        """See `MemberMirror.channels_of`."""
+        account = self.accounts.ghost_of(user)
+        if account is None or self.store is None:
+            return frozenset()
+        async with self.store.read() as uow:
+            return frozenset(await uow.ghosts.channels(account))
+
+    async def forget(self, user: UserRef) -> None:
+        """Take somebody's ghost out of all rooms and empty its profile. Raises `Transient`, `StoreUnavailable`."""
+        account = self.accounts.ghost_of(user)
+        if account is None or self.store is None or await self._ghost(account) is None:
+            return
+        for channel in await self.channels_of(user):
+            await self.leave(account, channel.id)
+        if (identity := await self.identity(account)) is not None:
+            for key in ("displayname", "avatar_url"):
+                await self._act(identity, "PUT", "profile", account, key, body={key: ""})
+        async with self.store.write() as uow:
+            await uow.ghosts.forget(account)
+        self._known.pop(account, None)
+
+    async def _act(self, identity: Identity, method: str, *path: str, body: Json) -> None:
+        """Do something that a refusal keeps nobody from. Raises `Transient`."""
+        try:
+            await self.api.call(method, *path, body=body, identity=identity)
+        except Unreachable as error:
+            raise Transient(str(error), failed=error.answered) from error
+        except Refused as refused:
+            if refused.status == 429 or refused.status >= 500:
+                raise Transient(str(refused), retry_after=refused.retry_after, failed=True) from refused
+            _log.info("not done for a ghost", ghost=identity.user_id, path=path[0], reason=str(refused))
 
     def saw_member(self, room_id: str, event: Json) -> None:
         """Sync has told of a membership: somebody may have removed or banned a ghost."""

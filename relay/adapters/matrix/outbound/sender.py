@@ -212,6 +212,9 @@ class MessageSender:
                 await self._call("PUT", *path, body={}, identity=await self.ghosts.identity(identity.user_id))
             except _GhostRefused as again:
                 raise Permanent(str(again)) from again
+            finally:
+                # Its person may have left; if not, it comes back when it speaks.
+                await self.ghosts.leave_at_once(identity, room_id)
 
     async def mark_failed(self, source: MessageRef) -> bool:
         """React to a message that was not copied. False if we may not react."""
