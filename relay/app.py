@@ -190,6 +190,7 @@ class Daemon:
                 group.create_task(parts.pruner.run(), name="pruning"),
                 group.create_task(self._reload_pairs(parts), name="pairs"),
                 group.create_task(core.forgetter.run(), name="forgetting"),
+                group.create_task(core.memberships.run(), name="memberships"),
             ]
             if parts.web is not None:
                 others.append(group.create_task(parts.web.run(), name="web"))

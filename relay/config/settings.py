@@ -69,7 +69,8 @@ class AppserviceSettings(Section):
     id: RegistrationId = Field(default="relay", examples=['"relay"'])
     # What the names of its ghosts begin with: `@_discord_<ID>:server`. Two relays on one homeserver need two.
     prefix: GhostPrefix = Field(default=DEFAULT_PREFIX, examples=['"_discord_"'])
-    # Whether a ghost joins a room when it first has something to say there, or all that are known join at once.
+    # Whether a ghost joins a room when it first has something to say there, or all who may read the channel have one
+    # there. That needs the Server Members Intent.
     ghost_membership: Literal["on_speak", "all"] = Field(default="on_speak", examples=['"on_speak"'])
 
 

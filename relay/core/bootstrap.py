@@ -20,6 +20,7 @@ from relay.core.pairs import PairDirectory
 from relay.core.people.commands import Commands
 from relay.core.people.directory import PeopleDirectory
 from relay.core.people.forgetting import Forgetter
+from relay.core.people.memberships import Memberships
 from relay.core.ports import (
     Adapter,
     ChannelNotes,
@@ -29,6 +30,7 @@ from relay.core.ports import (
     HistoryReader,
     LatestReader,
     MediaLinks,
+    MemberLister,
     MemberMirror,
     NameReader,
     PersonForgetter,
@@ -50,6 +52,7 @@ class Core:
     inbox: CoreInbox
     people: PeopleDirectory
     forgetter: Forgetter
+    memberships: Memberships
 
 
 def assemble(
@@ -151,4 +154,11 @@ def assemble(
         receive=inbox.receive,
         forgetters=(*(one for one in adapters.values() if isinstance(one, PersonForgetter)), *forgetters),
     )
-    return Core(directory, status, dispatcher, inbox, people, forgetter)
+    memberships = Memberships(
+        pairs=directory,
+        people=people,
+        clock=clock,
+        listers={platform: one for platform, one in adapters.items() if isinstance(one, MemberLister)},
+        mirrors={platform: one for platform, one in adapters.items() if isinstance(one, MemberMirror)},
+    )
+    return Core(directory, status, dispatcher, inbox, people, forgetter, memberships)

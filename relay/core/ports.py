@@ -325,6 +325,26 @@ class MemberMirror(Protocol):
         """Take it out of a channel; to do it again does no harm. Raises `Transient`."""
         ...
 
+    def wants_everybody(self, channel: ChannelRef) -> bool:
+        """Whether everybody who may read the other side is to have one in a channel, before they speak. No I/O."""
+        ...
+
+    async def add_member(self, channel: ChannelRef, author: Author) -> bool:
+        """Bring it into a channel, however long that has to wait; False if it is there, or cannot be.
+
+        Raises `Transient`, `StoreUnavailable`.
+        """
+        ...
+
+
+@runtime_checkable
+class MemberLister(Protocol):
+    """An adapter that can list who may read a channel."""
+
+    def members(self, channel: ChannelRef) -> AsyncIterator[Sequence[Author]]:
+        """They, a page at a time. Raises a `DeliveryError`."""
+        ...
+
 
 @runtime_checkable
 class ChannelNotes(Protocol):

@@ -327,3 +327,46 @@ async def profile(place: FullStack) -> Json:
 
 async def offered(place: FullStack) -> bool:
     return bool(place.control.commands(place.bot))
+
+
+async def test_all_who_may_read_a_channel_are_there_before_they_speak(
+    ghost_homeserver: GhostHomeserver, tmp_path: Path
+) -> None:
+    async with stack(tmp_path, ghost_homeserver, ("help", "staff")) as place:
+        made = place.control.create_role(place.guild, "staff", [])
+        place.control.set_role(place.guild, place.people["Ben"], made["id"])
+        staff = place.channels["staff"]
+        place.control.set_channel_permissions(staff, place.guild, deny=["VIEW_CHANNEL"])
+        place.control.set_channel_permissions(staff, made["id"], allow=["VIEW_CHANNEL"])
+        place.control.set_channel_permissions(staff, place.bot, allow=["VIEW_CHANNEL"])
+        with_ghosts(place, 'ghost_membership = "all"\n')
+        await place.daemon.start()
+        listed = [one["user"] for one in place.control.members(place.guild)]
+        server = place.homeserver.server_name
+        everybody = {f"@_discord_{one['id']}:{server}" for one in listed if not one.get("bot")}
+        everybody |= {place.mia.user_id, place.relay_user}
+
+        async def members(pair: str) -> frozenset[str]:
+            return await place.mia.members(place.rooms[pair])
+
+        await eventually(partial(members, "help"), lambda there: there == everybody, what=place.daemon.log)
+        await eventually(
+            partial(members, "staff"), lambda there: there == everybody - {ghost(place)}, what=place.daemon.log
+        )
+        # Killed while others come in, it goes on with those who are missing.
+        people = [str(place.control.create_person(f"Member {number}")["id"]) for number in range(8)]
+        for person in people:
+            place.control.join(place.guild, person)
+        await place.daemon.kill()
+        await place.daemon.start()
+        everybody |= {f"@_discord_{person}:{server}" for person in people}
+        await eventually(partial(members, "help"), lambda there: len(there) > 6, what=place.daemon.log)
+        await place.daemon.kill()
+        await place.daemon.start()
+        await eventually(partial(members, "help"), lambda there: there == everybody, what=place.daemon.log)
+        joins = [
+            event["state_key"]
+            for event in await place.mia.events(place.rooms["help"])
+            if event["type"] == "m.room.member" and event["content"]["membership"] == "join"
+        ]
+        assert len(joins) == len(set(joins)) == len(everybody)

@@ -65,6 +65,9 @@ class MemoryPlatform:
     last_delivery: Delivery | None = None
     # Who of the other side is in which channel, by an account of their own: whoever has said something.
     members: set[tuple[ChannelRef, UserRef]] = field(default_factory=set)
+    wants_everybody: set[ChannelRef] = field(default_factory=set)
+    # Who may read a channel, by name.
+    readers: dict[ChannelRef, list[str]] = field(default_factory=dict)
 
     def channel(self, name: str) -> ChannelRef:
         """The channel of that name; it need not be made first."""
@@ -325,6 +328,23 @@ class MemoryAdapter:
         await self.before("remove_member")
         self.server.members.discard((channel, user))
         await self.after("remove_member")
+
+    def wants_everybody(self, channel: ChannelRef) -> bool:
+        """See `MemberMirror`."""
+        return channel in self.server.wants_everybody
+
+    async def add_member(self, channel: ChannelRef, author: Author) -> bool:
+        """See `MemberMirror`."""
+        await self.before("add_member")
+        known = (channel, author.user) in self.server.members
+        self.server.members.add((channel, author.user))
+        return not known
+
+    async def members(self, channel: ChannelRef) -> AsyncIterator[Sequence[Author]]:
+        """See `MemberLister`."""
+        await self.before("members")
+        for name in self.server.readers.get(channel, ()):
+            yield [self.server.person(name)]
 
     async def quote(self, target: MessageRef) -> Quotation | None:
         """What a reply shows."""

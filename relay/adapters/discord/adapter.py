@@ -105,7 +105,7 @@ class DiscordAdapter:
         self._members = Members(self._rest, clock)
         self._webhooks = Webhooks(self._rest, self._keep_webhooks)
         self._message_cache = message_cache = MessageCache()
-        translator = Translator(
+        self._translator = translator = Translator(
             identity=self._identity,
             guilds=self._guilds,
             webhooks=self._webhooks,
@@ -408,6 +408,15 @@ class DiscordAdapter:
         guild = self._guilds.guild_of(channel.id)
         known = [user for user in people if is_snowflake(user.id)]
         return frozenset() if guild is None else await self._members.having_role(guild, role, known)
+
+    async def members(self, channel: ChannelRef) -> AsyncIterator[Sequence[Author]]:
+        """See `MemberLister`."""
+        buffer = self._open_buffer(channel)
+        with translate_read_errors(channel.id):
+            async for page in self._members.everybody(buffer.access.guild):
+                shown = [one for one in page if self._guilds.may_view(channel.id, one)]
+                found = [self._translator.member(buffer, one) for one in shown]
+                yield [author for author in found if author is not None]
 
     async def names(
         self, channel: ChannelRef, wanted: Sequence[UserRef | ChannelRef]

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import OrderedDict, deque
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
@@ -19,6 +19,7 @@ _log = structlog.get_logger(__name__)
 
 # https://docs.discord.com/developers/resources/guild#search-guild-members: those whose names begin with the query.
 _MAX_FOUND = 100
+_PAGE = 1_000
 _MAX_QUERY_LENGTH = 100
 _REMEMBERED_SECONDS = 300.0
 _REMEMBERED = 500
@@ -141,6 +142,22 @@ class Members:
             _log.debug("name refused", status=error.status, code=error.code)
             return None
         return answer if isinstance(answer, dict) else None
+
+    async def everybody(self, guild: str) -> AsyncIterator[Sequence[Json]]:
+        """The members of a server as Discord describes them, a page at a time, by rising ID.
+
+        https://docs.discord.com/developers/resources/guild#list-guild-members: for bots with the Server Members Intent.
+        """
+        after = "0"
+        while True:
+            query = {"limit": str(_PAGE), "after": after}
+            answer = await self.rest.call(Route("GET", "/guilds/{guild}/members", {"guild": guild}), query=query)
+            page = [item for item in answer if isinstance(item, dict)] if isinstance(answer, list) else []
+            if page:
+                yield page
+            if len(page) < _PAGE:
+                return
+            after = str(page[-1]["user"]["id"])
 
     async def find(self, guild: str, names: Iterable[str]) -> Mapping[str, UserRef]:
         """The members that go by `names`, as nickname, display name or user name. Bots count too.

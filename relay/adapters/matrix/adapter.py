@@ -232,6 +232,16 @@ class MatrixAdapter:
         if (account := self._accounts.ghost_of(user)) is not None:
             await self._ghosts.leave(account, channel.id)
 
+    def wants_everybody(self, channel: ChannelRef) -> bool:
+        """See `MemberMirror.wants_everybody`."""
+        return self._ghosts.wants_everybody(channel.id)
+
+    async def add_member(self, channel: ChannelRef, author: Author) -> bool:
+        """See `MemberMirror.add_member`."""
+        if await self._ghosts.is_member(channel.id, author):
+            return False
+        return await self._ghosts.add(channel.id, await self._media.with_avatar(author))
+
     async def forget_person(self, user: UserRef) -> None:
         """See `PersonForgetter`."""
         await self._ghosts.forget(user)

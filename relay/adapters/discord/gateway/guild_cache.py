@@ -369,6 +369,16 @@ class GuildCache:
         channel = self._permission_channel(source)
         return channel is not None and may_call(channel, roles, str(author.get("id")))
 
+    def may_view(self, channel: str, member: Json) -> bool:
+        """Whether a member of its server may read a channel. In a private thread, that cannot be told."""
+        shown, user = self._permission_channel(channel), str((member.get("user") or {}).get("id"))
+        if shown is None or self._is_private_thread(channel):
+            return False
+        if user == str(shown.guild.owner_id):
+            return True
+        roles = {int(one) for one in member.get("roles") or () if is_snowflake(one)}
+        return bool(_permissions(shown, roles, user) & _VIEW)
+
     def emoji(self, channel: str, name: str) -> CustomEmoji | None:
         """The emoji of that name in a channel's server, if everybody may use it there, webhooks too.
 
@@ -484,7 +494,12 @@ def readers_see(source: discord.abc.GuildChannel, channel: discord.abc.GuildChan
 
 
 def may_call(channel: discord.abc.GuildChannel, roles: set[int], user: str) -> bool:
-    """Whether a member with these roles may mention everyone, and so every role, in a channel.
+    """Whether a member with these roles may mention everyone, and so every role, in a channel."""
+    return bool(_permissions(channel, roles, user) & _MENTION_EVERYONE)
+
+
+def _permissions(channel: discord.abc.GuildChannel, roles: set[int], user: str) -> int:
+    """What a member with these roles may do in a channel.
 
     https://docs.discord.com/developers/topics/permissions#permission-overwrites
     """
@@ -494,7 +509,7 @@ def may_call(channel: discord.abc.GuildChannel, roles: set[int], user: str) -> b
     for role in held:
         permissions |= role.permissions.value
     if permissions & _ADMINISTRATOR:
-        return True
+        return discord.Permissions.all().value
     by_id = {overwrite.id: overwrite for overwrite in channel._overwrites}
     for steps in ((guild.id,), tuple(roles), (int(user),) if is_snowflake(user) else ()):
         found = [by_id[one] for one in steps if one in by_id]
@@ -502,7 +517,7 @@ def may_call(channel: discord.abc.GuildChannel, roles: set[int], user: str) -> b
             permissions &= ~overwrite.deny
         for overwrite in found:
             permissions |= overwrite.allow
-    return bool(permissions & _MENTION_EVERYONE)
+    return permissions
 
 
 def _overwrites(channel: discord.abc.GuildChannel) -> tuple[int, set[int], set[int]]:

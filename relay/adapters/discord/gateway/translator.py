@@ -15,7 +15,7 @@ from relay.adapters.discord.webhooks import Webhooks
 from relay.core.clock import ServerTime
 from relay.core.offload import LONG
 from relay.core.ports import Cursor, EventBatch
-from relay.domain.content import Content
+from relay.domain.content import Author, Content
 from relay.domain.events import Event, FeatureUsed, MemberLeft, MessageCreated, MessageDeleted, MessageEdited
 from relay.domain.ids import ChannelRef, MessageRef, Platform, ThreadRef, UserRef
 from relay.domain.jsontext import Json
@@ -72,6 +72,15 @@ class Translator:
     async def page(self, buffer: ChannelBuffer, channel: str, page: Iterable[Json]) -> EventBatch:
         """Messages from the history, oldest first."""
         return await self.batch((buffer, GatewayEvent("create", channel, message)) for message in page)
+
+    def member(self, buffer: ChannelBuffer, member: Json) -> Author | None:
+        """Somebody as they appear in a channel; None for what cannot be read."""
+        try:
+            context = self._context(buffer, buffer.channel.id)
+            return messages.author_of({"author": member["user"], "member": member}, context)
+        except _MALFORMED as error:
+            _log.error("discord member not understood", error=type(error).__name__)
+            return None
 
     def cached(self, buffer: ChannelBuffer, message: Json) -> CachedMessage:
         """Remember a single message that was asked for."""

@@ -31,6 +31,7 @@ _UNCOMPRESSED = {"Accept-Encoding": "identity"}  # The length of a compressed fi
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _MOST_REDIRECTS = 3
 _GONE = frozenset({404, 410})
+_DONE = frozenset({200, 201})  # 201: a device of an appservice's user was made.
 # How deep an event is in a sync response: rooms, join, the room, timeline, events, the event.
 _EVENT_LEVELS = 6
 # Lists and objects in one event. A message has ten; the read receipts of a large room have a thousand.
@@ -321,9 +322,9 @@ def parse_response(status: int, retry_after: str | None, raw: bytes) -> Json:
         answer = loads(raw, levels=_EVENT_LEVELS, max_containers=_MOST_CONTAINERS)
     except ValueError:
         answer = None
-    if status == 200 and isinstance(answer, dict):
+    if status in _DONE and isinstance(answer, dict):
         return answer
-    if status == 200:
+    if status in _DONE:
         raise Unreachable("what answers there does not speak Matrix", sent=True, answered=True)
     error = as_dict(answer)
     code = as_string(error.get("errcode"))

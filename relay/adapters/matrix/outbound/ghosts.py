@@ -170,6 +170,33 @@ class Ghosts:
         await self._record(ghost, room_id, digest)
         return Speaker(self._identity(ghost), named=False)
 
+    def wants_everybody(self, room_id: str) -> bool:
+        """Whether all ghosts are to be in a room before they speak."""
+        room = self.rooms.find(room_id)
+        is_set = self.settings is not None and self.settings.ghost_membership == "all"
+        return is_set and room is not None and self.wanted(room.address)
+
+    async def is_member(self, room_id: str, author: Author) -> bool:
+        """Whether somebody's ghost is in a room, as far as is known."""
+        account = self._account_for(room_id, author)
+        return account is not None and await self._profile(account, room_id) is not None
+
+    async def add(self, room_id: str, author: Author) -> bool:
+        """Bring a ghost into a room before it speaks, after all that have something to say. Whether it came.
+
+        Raises `Transient`, `StoreUnavailable`.
+        """
+        account = self._account_for(room_id, author)
+        if account is None or self._is_troubled(account, room_id) or (account, room_id) in self._banned:
+            return False
+        while self._pace(room_id).left < _JOINS_AT_ONCE:
+            await self.clock.sleep(_SECONDS_A_JOIN)
+        try:
+            speaker = await self.speaker(room_id, author, has_spoken=True, picture_late=False)
+        except Unsupported:
+            return False
+        return speaker.identity is not None
+
     # --- An account that posted something before ----------------------------------------------------------
 
     async def identity(self, account: str) -> Identity | None:
@@ -444,14 +471,18 @@ class Ghosts:
 
     def _may_join(self, room_id: str) -> bool:
         """Whether one more ghost may join a room now."""
-        now = self.clock.monotonic()
-        pace = self._paces.setdefault(room_id, _Pace(_JOINS_AT_ONCE, now))
-        pace.left = min(_JOINS_AT_ONCE, pace.left + (now - pace.at) / _SECONDS_A_JOIN)
-        pace.at = now
+        pace = self._pace(room_id)
         if pace.left < 1:
             return False
         pace.left -= 1
         return True
+
+    def _pace(self, room_id: str) -> _Pace:
+        now = self.clock.monotonic()
+        pace = self._paces.setdefault(room_id, _Pace(_JOINS_AT_ONCE, now))
+        pace.left = min(_JOINS_AT_ONCE, pace.left + (now - pace.at) / _SECONDS_A_JOIN)
+        pace.at = now
+        return pace
 
     def _may_change(self, account: str, room_id: str) -> bool:
         """Whether a ghost may get another name or picture now; else its messages say themselves who wrote them."""

@@ -42,3 +42,7 @@ def test_no_wait_is_longer_than_an_hour(told: str, seconds: float) -> None:
     with pytest.raises(Refused) as refused:
         parse_response(429, None, b'{"errcode": "M_LIMIT_EXCEEDED", "retry_after_ms": %s}' % told.encode())
     assert refused.value.retry_after == seconds
+
+
+def test_that_something_was_made_is_no_error() -> None:
+    assert parse_response(201, None, b"{}") == {}
