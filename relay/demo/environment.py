@@ -2,8 +2,8 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
-from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,8 +14,9 @@ from relay.demo.feed import Feed
 from relay.demo.homeserver import Homeserver, free_port
 from relay.demo.script.edge_cases import edges
 from relay.demo.script.files import files
+from relay.demo.script.opening import introduce
 from relay.demo.script.people import people
-from relay.demo.script.runner import Line, ScriptRun
+from relay.demo.script.runner import Line, Mismatch, ScriptRun
 from relay.demo.script.structured import more
 from relay.demo.script.talk import talk
 from relay.demo.sides.base import ChangeSignal
@@ -71,23 +72,25 @@ async def running_environment(directory: Path, step: Step) -> AsyncIterator[Envi
         with step("daemon (relay run)"):
             daemon = await stack.enter_async_context(DaemonProcess(config))
             await daemon.wait_until_ready()
-        feed = Feed({"discord": discord, "matrix": matrix}, daemon, changes)
-        await stack.enter_async_context(_at_work({"demo room": matrix.follow(), "demo feed": feed.run()}))
+        await stack.enter_async_context(_at_work("demo room", matrix.follow()))
+        # Where nothing crosses, the page shows what is wrong better than an error here.
+        with suppress(Mismatch), step("faces"):
+            await introduce(ScriptRun(discord, matrix, daemon, changes))
+        feed = Feed({"discord": discord, "matrix": matrix}, daemon, changes, await daemon.counters())
+        await stack.enter_async_context(_at_work("demo feed", feed.run()))
         yield Environment(discord, matrix, daemon, feed, changes)
 
 
 @asynccontextmanager
-async def _at_work(works: Mapping[str, Coroutine[None, None, None]]) -> AsyncIterator[None]:
-    """Tasks that last as long as the block. No TaskGroup: that would wrap an error of the block in a group."""
-    tasks = [asyncio.create_task(work, name=name) for name, work in works.items()]
-    for task in tasks:
-        task.add_done_callback(_report)
+async def _at_work(name: str, work: Coroutine[None, None, None]) -> AsyncIterator[None]:
+    """A task that lasts as long as the block. No TaskGroup: that would wrap an error of the block in a group."""
+    task = asyncio.create_task(work, name=name)
+    task.add_done_callback(_report)
     try:
         yield
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.wait(tasks)
+        task.cancel()
+        await asyncio.wait([task])
 
 
 def _report(task: asyncio.Task[None]) -> None:

@@ -22,6 +22,7 @@ REASONS = {
     "reaction": "Nobody can react in another person’s name, so reactions stay on their side.",
     "thread": 'This pair has thread_messages = "drop"; both sides are told once for each thread.',
     "empty": "There was nothing in it that can cross.",
+    "command": "It was for the relay, which answers where it was asked.",
     "vote": "Votes are counted where they were cast; the result crosses.",
     "typing": "Nobody is shown as typing on the other side.",
     "receipt": "Who has read what stays on its side.",
@@ -45,9 +46,14 @@ class _Act:
 
 
 class Feed:
-    """Reads both sides whenever one of them changed, and sends the differences to the listeners."""
+    """Reads both sides whenever one of them changed, and sends the differences to the listeners.
 
-    def __init__(self, sides: Mapping[SideName, Side], daemon: DaemonProcess, changes: ChangeSignal) -> None:
+    `before`: what the daemon had counted when this began.
+    """
+
+    def __init__(
+        self, sides: Mapping[SideName, Side], daemon: DaemonProcess, changes: ChangeSignal, before: Counters
+    ) -> None:
         self._sides = sides
         self._daemon = daemon
         self._changes = changes
@@ -55,7 +61,7 @@ class Feed:
         self._shown: dict[SideName, dict[str, Json]] = {side: {} for side in _SIDES}
         self._journal: deque[Json] = deque(maxlen=_JOURNAL)
         self._listeners: set[asyncio.Queue[tuple[str, Any]]] = set()
-        self._counters = Counters({}, {})
+        self._counters = self._before = before
         self._acts: dict[tuple[str, str], deque[_Act]] = {}
         self._stays: dict[tuple[SideName, str], tuple[int, int]] = {}
         self._status: Json = {name: {"state": "connecting", "problem": None} for name in _SIDES}
@@ -163,9 +169,10 @@ class Feed:
         dropped: dict[str, int] = {}
         for (_, feature), count in counters.dropped.items():
             dropped[feature] = dropped.get(feature, 0) + count
+        crossed = sum(counters.messages.values()) - sum(self._before.messages.values())
         gone = {"state": "failed", "problem": "the daemon does not answer"}
         sides = {name: health.get(name) or gone for name in _SIDES}
-        self._say_status(**sides, crossed=sum(counters.messages.values()), dropped=dropped)
+        self._say_status(**sides, crossed=crossed, dropped=dropped)
 
     def _drop(self, way: str, feature: str) -> None:
         acts = self._acts.get((way, feature))

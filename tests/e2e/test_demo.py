@@ -84,12 +84,14 @@ async def test_edit_reply_and_delete_follow(address: str, tmp_path: Path, side: 
 
 async def test_page_opens_with_words_and_faces(address: str, tmp_path: Path) -> None:
     async with browsing(address, tmp_path) as page:
-        for side, faces in (("discord", ("Mira", "Jonas")), ("matrix", ("Mira", "Ines", "Jonas"))):
+        for side, faces in (("discord", ("Mira", "Ines", "Jonas")), ("matrix", ("Mira", "Ines", "Jonas"))):
             opened = page.locator(f"#{side} .message", has=page.locator(".cross", has_text=re.compile(r"\d ms")))
             await expect(opened.first.locator(".text")).to_contain_text("High tide is at six")
             for name in faces:
                 said = page.locator(f"#{side} .message", has=page.locator("header b", has_text=name)).first
-                await expect(said.locator(".avatar img")).to_have_js_property("naturalWidth", 256)
+                shown = said.locator(".avatar img")
+                await expect(shown).to_have_js_property("complete", True, timeout=SECONDS)
+                assert await shown.evaluate("image => image.naturalWidth") >= 128
         await expect(page.locator("#play")).to_contain_text("everything in a minute")
 
 
@@ -192,10 +194,17 @@ async def test_reaction_and_thread_stay_and_the_page_says_so(address: str, tmp_p
 async def test_command_is_answered_to_the_one_who_asked(address: str, tmp_path: Path) -> None:
     async with browsing(address, tmp_path) as page:
         await say(page, "discord", "/relay help")
-        answer = page.locator("#discord .message[data-kind=private]", has_text="whoami").first
-        await expect(answer.locator(".quote")).to_have_text("↱ Mira used /relay help", timeout=SECONDS)
+        asked = page.locator(".quote", has_text="Mira used /relay help")
+        answer = page.locator("#discord .message[data-kind=private]", has=asked)
+        await expect(answer.locator(".text")).to_contain_text("whoami", timeout=SECONDS)
         await expect(answer.locator(".cross")).to_have_text("Only the one who asked can see this.")
         await expect(answer.locator("[data-action=edit]")).to_be_hidden()
+        await say(page, "matrix", "!relay help")
+        asked = page.locator(".quote", has_text="Ines !relay help")
+        answer = page.locator("#matrix .message[data-kind=notice]", has=asked)
+        await expect(answer.locator(".text")).to_contain_text("whoami", timeout=SECONDS)
+        asked = message(page, "matrix", re.compile("^!relay help$"))
+        await expect(asked.locator(".cross")).to_be_empty()
         await picture(page, "laptop-light-command")
 
 

@@ -1,7 +1,29 @@
 """The first words: said before the page opens, so that nobody meets two empty rooms."""
 
-from relay.demo.script.runner import ScriptRun, View
+from collections.abc import Sequence
+
+from relay.demo.script.runner import Mismatch, ScriptRun, View
 from relay.demo.sides.base import OTHER, DisplayedMessage, SideName
+
+
+async def introduce(run: ScriptRun) -> None:
+    """Everybody on Matrix says a word and takes it back. Raises `Mismatch`.
+
+    A message does not wait for its author's picture: the first one crosses while that is on its way to Discord.
+    """
+    await run.begin()
+    said = [(one.key, await run.say("matrix", one.key, "Hello!")) for one in run.matrix.participants]
+
+    def arrived(view: View) -> Sequence[DisplayedMessage]:
+        copies = view.fresh("discord", "copy")
+        if len(copies) < len(said) or len(run.discord.app.emojis) < len(said):
+            raise Mismatch(f"{len(copies)} copies and {len(run.discord.app.emojis)} pictures are there")
+        return copies
+
+    copies = await run.until(arrived)
+    for who, message in said:
+        await run.matrix.delete(who, message)
+    await run.until(lambda view: view.absent("discord", [copy.id for copy in copies]))
 
 
 async def opening(run: ScriptRun) -> None:

@@ -2,12 +2,14 @@
 
 import io
 from collections.abc import Sequence
+from contextlib import suppress
+from functools import partial
 
 from PIL import Image, ImageChops, ImageStat
 
 from relay.demo.portraits import portrait
 from relay.demo.script.runner import Line, Mismatch, ScriptRun, View, contains
-from relay.demo.sides.base import DisplayedMessage, SideName
+from relay.demo.sides.base import DisplayedMessage, Kind, SideName
 
 _SMALL = (16, 16)
 _ALIKE = 12.0
@@ -18,7 +20,9 @@ def people() -> Sequence[Line]:
     """In the order in which they are played."""
     return (
         Line("a face", "to_matrix", _face_on_matrix),
+        Line("a face", "to_discord", _face_on_discord),
         Line("command, answered privately", "to_matrix", _command_on_discord),
+        Line("command, not relayed", "to_discord", _command_on_matrix),
     )
 
 
@@ -30,18 +34,56 @@ async def _face_on_matrix(run: ScriptRun) -> str:
     return "his picture, in the message’s profile"
 
 
-async def _command_on_discord(run: ScriptRun) -> str:
-    await run.discord.say("mira", "/relay whoami")
+async def _face_on_discord(run: ScriptRun) -> str:
+    """The relay stores a new picture at Discord while the words cross, so that the next message has it."""
+    for body in ("And there you are.", "Now you see me, too."):
+        await run.say("matrix", "yusuf", body)
+        copy = await run.across("matrix", "Yusuf", body)
+        with suppress(Mismatch):
+            await _same_face(run, "discord", await run.until(partial(_with_picture, copy.id)), "yusuf")
+            return "his picture, from Discord’s own store of emoji"
+    raise Mismatch("there is no picture, or another one")
 
+
+def _with_picture(message: str, view: View) -> DisplayedMessage:
+    found = view.get("discord", message)
+    if not found.author.avatar:
+        raise Mismatch("there is no picture")
+    return found
+
+
+async def _command_on_discord(run: ScriptRun) -> str:
+    contains(await _ask(run, "mira", "/relay whoami"), run.discord.id_of("mira"))
+    return "only the one who asked sees it"
+
+
+async def _command_on_matrix(run: ScriptRun) -> str:
+    contains(await _ask_in_room(run, "ines", "!relay status"), "it works")
+    return "answered in the room"
+
+
+async def _ask(run: ScriptRun, who: str, command: str) -> str:
+    """Use a command on Discord; the private answer."""
+    await run.discord.say(who, command)
+    return await _answer(run, "discord", "private")
+
+
+async def _ask_in_room(run: ScriptRun, who: str, command: str) -> str:
+    """Write a command in the room; the answer there."""
+    run.known.add(("matrix", await run.matrix.say(who, command)))
+    return await _answer(run, "matrix", "notice")
+
+
+async def _answer(run: ScriptRun, side: SideName, kind: Kind) -> str:
     def check(view: View) -> DisplayedMessage:
-        answers = view.fresh("discord", "private")
+        answers = view.fresh(side, kind)
         if len(answers) != 1:
             raise Mismatch(f"{len(answers)} answers")
-        contains(answers[0].body, run.discord.id_of("mira"))
         return answers[0]
 
-    run.take("discord", await run.until(check))
-    return "only the one who asked sees it"
+    answer = await run.until(check)
+    run.take(side, answer)
+    return answer.body
 
 
 async def _same_face(run: ScriptRun, side: SideName, copy: DisplayedMessage, who: str) -> None:
