@@ -28,6 +28,9 @@ def demo(
     once: Annotated[
         bool, typer.Option("--once", help="Play a scripted conversation, print what crossed and what was dropped.")
     ] = False,
+    ghosts: Annotated[
+        bool, typer.Option("--ghosts", help="Give people of Discord accounts of their own on the homeserver.")
+    ] = False,
     port: Annotated[int, typer.Option(min=0, max=65535, help="The page's port; 0: one that is free.")] = 0,
     _config: Annotated[
         Path | None, typer.Option("--config", hidden=True, help="Not used: the demo writes its own file.")
@@ -46,7 +49,7 @@ def demo(
     console = Console(highlight=False, markup=False, emoji=False)
     try:
         with temporary_directory() as directory:
-            work = _once(console, directory) if once else _page(console, directory, port)
+            work = _once(console, directory, ghosts) if once else _page(console, directory, ghosts, port)
             status = asyncio.run(_until_stopped(work))
     except FatalError as error:
         console.print(printable(error.reason), style="bold red")
@@ -68,14 +71,14 @@ async def _until_stopped(work: Coroutine[None, None, int]) -> int | None:
         return None
 
 
-async def _page(console: "Console", directory: Path, port: int) -> int:
+async def _page(console: "Console", directory: Path, ghosts: bool, port: int) -> int:
     from relay.demo.environment import running_environment
     from relay.demo.page import Page
     from relay.demo.script.opening import opening
     from relay.demo.script.runner import Mismatch
 
     step = _steps(console)
-    async with running_environment(directory, step) as environment:
+    async with running_environment(directory, step, ghosts=ghosts) as environment:
         # Where they do not cross, the page shows what is wrong better than an error here.
         with suppress(Mismatch), step("first words"):
             await opening(environment.new_run())
@@ -93,11 +96,11 @@ async def _page(console: "Console", directory: Path, port: int) -> int:
     return 0
 
 
-async def _once(console: "Console", directory: Path) -> int:
+async def _once(console: "Console", directory: Path, ghosts: bool) -> int:
     from relay.demo.environment import running_environment, script
     from relay.demo.script.runner import play
 
-    async with running_environment(directory, _steps(console)) as environment:
+    async with running_environment(directory, _steps(console), ghosts=ghosts) as environment:
         with console.status("the script") if console.is_terminal else nullcontext() as status:
 
             def tell(outcomes: "Sequence[Outcome]") -> None:

@@ -14,6 +14,7 @@ from typing import Self
 import aiohttp
 from prometheus_client.parser import text_string_to_metric_families
 
+from relay.demo.configuration import without_settings
 from relay.demo.processes import ChildProcess
 from relay.domain.jsontext import Json
 from relay.errors import FatalError
@@ -39,14 +40,12 @@ class DaemonProcess:
     """`relay run` on `config`; its log is `relay.log` next to it. Use as `async with`."""
 
     def __init__(self, config: Path) -> None:
-        # The operator's own settings must not leak into the demo.
-        environ = {name: value for name, value in os.environ.items() if not name.startswith("RELAY_")}
         self._log = config.with_name("relay.log")
         self._process = ChildProcess(
             [sys.executable, "-m", "relay", "run", "--config", str(config)],
             log=self._log,
             directory=config.parent,
-            environ=environ,
+            environ=without_settings(os.environ),
         )
         self._url = ""
         self._session: aiohttp.ClientSession | None = None
@@ -86,6 +85,18 @@ class DaemonProcess:
             await asyncio.sleep(_POLL_SECONDS)
         raise FatalError(f"the daemon was not ready within {_START_SECONDS:.0f} s ({reason})", self._lines())
 
+    def logged(self, event: str) -> int:
+        """How often its log says an event."""
+        return len(_entries(self._log, event))
+
+    async def until_logged(self, event: str, times: int) -> None:
+        """Wait until its log has said an event so many times. Raises `TimeoutError`."""
+        deadline = time.monotonic() + _START_SECONDS
+        while await asyncio.to_thread(self.logged, event) < times:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"the daemon has not logged: {event}")
+            await asyncio.sleep(_POLL_SECONDS)
+
     async def health(self) -> Json:
         """What `/readyz` says; empty where nothing answers."""
         with suppress(aiohttp.ClientError, TimeoutError, ValueError):
@@ -122,10 +133,16 @@ class DaemonProcess:
 
 def _address(log: Path) -> str:
     """Where the daemon listens: the system chose the port, and the log says which."""
+    return next((str(entry["url"]) for entry in _entries(log, "status page is up")), "")
+
+
+def _entries(log: Path, event: str) -> list[Json]:
+    """What the log says of an event."""
+    found: list[Json] = []
     with suppress(FileNotFoundError):
         for line in log.read_text(errors="replace").splitlines():
             with suppress(ValueError):
                 entry = json.loads(line)
-                if isinstance(entry, dict) and entry.get("event") == "status page is up":
-                    return str(entry["url"])
-    return ""
+                if isinstance(entry, dict) and entry.get("event") == event:
+                    found.append(entry)
+    return found

@@ -66,6 +66,7 @@ class Page:
         application = web.Application(middlewares=[self._guard], client_max_size=_MOST_BYTES)
         application.router.add_get("/events", self._events)
         application.router.add_post("/api/play", self._play)
+        application.router.add_post("/api/ghosts", self._ghosts)
         application.router.add_post("/api/{side:discord|matrix}", self._act)
         application.router.add_get("/files/{side:discord|matrix}/{key:[\\w.:/-]+}", self._attachment)
         application.router.add_get("/{name:[a-z]*(?:\\.[a-z]+)?}", self._file)
@@ -165,6 +166,7 @@ class Page:
                 for name, side in sides.items()
             },
             "script": self._progress(),
+            "ghosts": environment.ghosts,
         }
 
     # --- What people do -----------------------------------------------------------------------------------
@@ -180,8 +182,14 @@ class Page:
             return web.json_response({"error": "that is not something to do"}, status=400)
         return web.json_response({})
 
+    async def _ghosts(self, request: web.Request) -> web.Response:
+        if self._is_playing:
+            return web.json_response({"error": "not while everything is being shown"}, status=409)
+        await self._environment.use_ghosts(bool((await request.json())["ghosts"]))
+        return web.json_response({})
+
     async def _play(self, _request: web.Request) -> web.Response:
-        if self._playing is not None and not self._playing.done():
+        if self._is_playing:
             return web.json_response({"error": "the script is being played already"}, status=409)
         self._playing = asyncio.create_task(self._perform(), name="demo script")
         return web.json_response({})
@@ -199,9 +207,12 @@ class Page:
         self._outcomes = tuple(outcomes)
         self._environment.feed.tell("script", self._progress())
 
+    @property
+    def _is_playing(self) -> bool:
+        return self._playing is not None and not self._playing.done()
+
     def _progress(self) -> Json:
-        playing = self._playing is not None and not self._playing.done()
-        return {"playing": playing, "lines": [outcome.as_json() for outcome in self._outcomes]}
+        return {"playing": self._is_playing, "lines": [outcome.as_json() for outcome in self._outcomes]}
 
 
 def _part(request: web.Request, data: bytes, kind: str) -> web.Response:

@@ -320,6 +320,36 @@ async def test_script_plays_on_the_page(address: str, tmp_path: Path) -> None:
             assert await too_wide(page, width) == [], width
 
 
+async def test_ghosts_come_and_go_with_the_switch(tmp_path: Path) -> None:
+    (tmp_path / "demo").mkdir()
+    with running(tmp_path / "demo", "--ghosts") as address:
+        async with browsing(address, tmp_path / "browser") as page:
+            views = page.locator(".views input")
+            await expect(views.nth(2)).to_be_checked()
+            # The page opens with words of a ghost.
+            opened = message(page, "matrix", "High tide is at six")
+            for words in ("tern of a ghost", "tern of the bot", "tern of the ghost again"):
+                wanted = "profiles" if "bot" in words else "ghosts"
+                await page.locator(".views label", has_text=wanted).click()
+                await expect(page.locator(f".views input[value={wanted}]")).to_be_checked()
+                await expect(page.locator("#view-note")).to_contain_text(
+                    "accounts" if wanted == "ghosts" else "gomuks", timeout=SECONDS
+                )
+                await say(page, "discord", words)
+                there = message(page, "matrix", re.compile(f"^{words}$"))
+                await expect(there.locator("header b")).to_have_text("Mira", timeout=SECONDS)
+                await expect(there.locator(".badge")).to_have_count(0 if wanted == "ghosts" else 1)
+                await expect(there.locator(".avatar img")).to_have_js_property("naturalWidth", 256)
+            await expect(opened.locator(".badge")).to_have_count(0)
+            # What the bot said is still the bot's, and follows its original.
+            await press(page, "discord", "tern of the bot", "edit")
+            await page.locator("#discord textarea").fill("tern of the bot, edited")
+            await page.keyboard.press("Enter")
+            copy = message(page, "matrix", "tern of the bot, edited")
+            await expect(copy.locator(".badge")).to_have_count(1, timeout=SECONDS)
+            await picture(page, "laptop-light-ghosts")
+
+
 async def test_only_the_page_itself_may_ask(address: str, tmp_path: Path) -> None:
     async with browsing(address, tmp_path) as page:
         for headers in ({"Host": "evil.example"}, {"Origin": "https://evil.example"}):
@@ -340,8 +370,9 @@ async def test_only_the_page_itself_may_ask(address: str, tmp_path: Path) -> Non
         assert "default-src 'none'" in answer.headers["content-security-policy"]
 
 
-def test_once_checks_every_line(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "relay", "demo", "--once"]
+@pytest.mark.parametrize("more", [[], ["--ghosts"]], ids=["bot", "ghosts"])
+def test_once_checks_every_line(tmp_path: Path, more: list[str]) -> None:
+    command = [sys.executable, "-m", "relay", "demo", "--once", *more]
     done = subprocess.run(command, env=environment(tmp_path), capture_output=True, text=True, timeout=180)
     rows = [line for line in done.stdout.splitlines() if line.endswith(" ms") or " ms  " in line]
     assert done.returncode == 0, done.stdout + done.stderr

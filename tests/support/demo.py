@@ -57,9 +57,9 @@ def read_until(process: subprocess.Popen[str], pattern: re.Pattern[str]) -> re.M
 
 
 @contextmanager
-def running(folder: Path) -> Iterator[str]:
+def running(folder: Path, *arguments: str) -> Iterator[str]:
     """The address of the page of a demo that runs as long as the block."""
-    process = start(folder)
+    process = start(folder, *arguments)
     try:
         yield read_until(process, _ADDRESS)[1]
     finally:

@@ -31,7 +31,9 @@ async def _face_on_matrix(run: ScriptRun) -> str:
     await run.say("discord", "jonas", body)
     copy = await run.across("discord", "Jonas", body)
     await _same_face(run, "matrix", copy, "jonas")
-    return "his picture, in the message’s profile"
+    if run.ghosts and copy.author.badge:
+        raise Mismatch("it is the bot’s message")
+    return "his picture, as an account of his own" if run.ghosts else "his picture, in the message’s profile"
 
 
 async def _face_on_discord(run: ScriptRun) -> str:

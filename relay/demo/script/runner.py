@@ -108,6 +108,7 @@ class ScriptRun:
     matrix: MatrixSide
     daemon: DaemonProcess
     changes: ChangeSignal
+    ghosts: bool = False  # people of Discord have accounts of their own on the homeserver
     known: set[tuple[SideName, str]] = field(default_factory=set)
     notes: dict[str, str] = field(default_factory=dict)
     said: dict[SideName, int] = field(default_factory=lambda: {"discord": 0, "matrix": 0})

@@ -121,7 +121,7 @@ async def _link(run: ScriptRun) -> str:
 
     def check(view: View) -> DisplayedMessage:
         copy = view.only("matrix", "Jonas")
-        contains(copy.html, f"https://matrix.to/#/{run.matrix.room}/{copy_of_plan}")
+        contains(copy.html or copy.body, f"https://matrix.to/#/{run.matrix.room}/{copy_of_plan}")
         return copy
 
     run.take("matrix", await run.until(check))

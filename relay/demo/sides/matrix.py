@@ -44,10 +44,14 @@ _log = structlog.get_logger(__name__)
 
 
 class MatrixSide:
-    """The room on `homeserver`, which runs; an async context manager. `changed` is called when something happened."""
+    """The room on `homeserver`, which runs; an async context manager. `changed` is called when something happened.
 
-    def __init__(self, homeserver: Homeserver, changed: Callable[[], None]) -> None:
+    `ghost_prefix`: what the names of accounts begin with that stand for people of Discord; None without such accounts.
+    """
+
+    def __init__(self, homeserver: Homeserver, changed: Callable[[], None], ghost_prefix: str | None = None) -> None:
         self._homeserver = homeserver
+        self._ghost_prefix = ghost_prefix
         self._changed = changed
         self._stack = AsyncExitStack()
         self._people: dict[str, Person] = {}
@@ -197,6 +201,8 @@ class MatrixSide:
     def _kind(self, item: Shown) -> Kind:
         if item.sender == self.relay_id:
             return "copy" if item.name else "notice"
+        if self._ghost_prefix is not None and item.sender.startswith(f"@{self._ghost_prefix}"):
+            return "copy"
         return "command" if _COMMAND.match(item.body) else "person"
 
     def _quoted(self, target: str, by_id: Mapping[str, Shown], *, plain: bool = False) -> Quoted:

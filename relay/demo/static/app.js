@@ -158,12 +158,14 @@ const handlers = {
     $("journal").replaceChildren();
     hello.journal.forEach(journal);
     order.forEach(settle);
+    panels.matrix.ghosts(hello.ghosts);
     status(hello.status);
     script(hello.script);
     document.body.dataset.ready = "true";
   },
   message: ({ side, message }) => panels[side].put(message),
   gone: ({ side, id }) => panels[side].remove(id),
+  ghosts: (now) => panels.matrix.ghosts(now),
   journal, status, script,
 };
 // A file that misses its column must not take the place of the page.

@@ -20,9 +20,8 @@ export function createPanel(side, { people, place, alert, show, badge }) {
   scroller.setAttribute("aria-label", `Messages in ${place.name} on ${SIDES[side].name}`);
   const latest = (key) => [...list.children].map((item) => messages.get(item.dataset.id).view()).findLast((view) => view.author.key === key);
   const composer = createComposer(root, side, { people, place, alert, latest, sent: bottom });
-  if (side === "matrix") {
-    root.querySelector("header").after(createViewSwitch((view) => { shownAs = view; redraw(); }));
-  }
+  const views = side === "matrix" ? createViewSwitch({ alert, choose(view) { shownAs = view; redraw(); } }) : null;
+  if (views) root.querySelector("header").after(views.element);
   travel(list);
   link(list, side);
   press(list, show);
@@ -73,7 +72,7 @@ export function createPanel(side, { people, place, alert, show, badge }) {
   const watch = new ResizeObserver(() => { if (stuck) bottom(); });
   watch.observe(scroller);
   watch.observe(list);
-  return { put, remove, clear: () => [...messages.keys()].forEach(remove), bottom };
+  return { put, remove, clear: () => [...messages.keys()].forEach(remove), bottom, ghosts: views?.tell };
 }
 
 /** Links to a message lead to it on this page; a finger, which cannot hover, brings up a message's actions. */

@@ -1,22 +1,41 @@
-// How the Matrix side is shown: clients differ in what they know.
-import { h } from "./dom.js";
+// How the Matrix side is shown: clients differ in what they know, and homeservers in what they allow.
+import { h, post } from "./dom.js";
 
 const VIEWS = {
   profiles: ["With profiles", "Clients that know per-message profiles, such as gomuks and Sable."],
   plain: ["As Element shows it", "The bot’s name and picture, and the author in front of the words."],
+  ghosts: ["With ghosts", "From here on, people of Discord have accounts of their own, in every client."],
 };
 
-/** A switch; `choose(view)` is called with what somebody chose, and at first with what they chose last time. */
-export function createViewSwitch(choose) {
+/** A switch; `choose(view)` is called with `profiles` or `plain`, at first with what somebody chose last time. Ghosts
+    are no view, but a setting of the daemon, and only there with `relay demo --ghosts`: the page is told of them. */
+export function createViewSwitch({ alert, choose }) {
+  let ghosts = null; // whether there are any; null where there cannot be
+  let view = localStorage.getItem("view") === "plain" ? "plain" : "profiles";
   const note = h("p", { className: "faint", id: "view-note" });
-  const pick = (view) => {
-    note.textContent = VIEWS[view][1];
-    localStorage.setItem("view", view);
+  const options = Object.entries(VIEWS).map(([name, [label]]) => h("label", {},
+    h("input", { type: "radio", name: "view", value: name, "aria-describedby": note.id, on: { change: () => pick(name) } }), label));
+
+  function draw() {
+    const now = ghosts ? "ghosts" : view;
+    for (const option of options) {
+      option.firstChild.checked = option.firstChild.value === now;
+      option.hidden = option.firstChild.value === "ghosts" && ghosts === null;
+    }
+    note.textContent = VIEWS[now][1];
     choose(view);
+  }
+
+  function pick(name) {
+    const wanted = name === "ghosts";
+    if (!wanted) localStorage.setItem("view", view = name);
+    if (ghosts === null || ghosts === wanted) draw();
+    else post("api/ghosts", { ghosts: wanted }).catch((error) => { alert(error.message); draw(); });
+  }
+
+  draw();
+  return {
+    element: h("div", { className: "views" }, h("fieldset", {}, h("legend", { className: "hidden" }, "How the Matrix side is shown"), options), note),
+    tell(now) { ghosts = now; draw(); },
   };
-  const chosen = Object.hasOwn(VIEWS, localStorage.getItem("view")) ? localStorage.getItem("view") : "profiles";
-  const options = Object.entries(VIEWS).map(([view, [label]]) => h("label", {},
-    h("input", { type: "radio", name: "view", value: view, checked: view === chosen, "aria-describedby": note.id, on: { change: () => pick(view) } }), label));
-  pick(chosen);
-  return h("div", { className: "views" }, h("fieldset", {}, h("legend", { className: "hidden" }, "How the Matrix side is shown"), options), note);
 }
