@@ -10,29 +10,10 @@ import random
 import sys
 import time
 from collections import Counter
-from urllib.parse import urlsplit
 
-from relay.config.settings import WebSettings
-from relay.core.status.report import Report
-from relay.domain.ids import Platform
-from relay.media.proxy import MediaProxy
 from relay.web import media
 from relay.web.media import Rates
-from relay.web.server import WebServer
-from tests.support.links import (
-    MESSAGE,
-    NOW,
-    PNG,
-    PUBLIC,
-    Asker,
-    Files,
-    attachment,
-    bad_paths,
-    path_of,
-    signed,
-    standing,
-)
-from tests.unit.web.test_server import FakeStatus
+from tests.support.links import PNG, Asker, Files, bad_paths, serving, signed
 
 _REFUSED = frozenset({400, 404, 410})
 
@@ -40,26 +21,21 @@ _REFUSED = frozenset({400, 404, 410})
 async def search(count: int, seed: int) -> int:
     """Ask for so many; 0 if none was served."""
     files = Files(a=PNG, b=PNG, c=PNG)
-    proxy = MediaProxy(signed(), stands=standing)
-    proxy.serve(Platform.MATRIX, files)
-    settings = WebSettings(listen="127.0.0.1:0", public_url=PUBLIC)
-    server = WebServer(status=FakeStatus(Report((), {}, NOW)), settings=settings, files=proxy)
-    url = urlsplit(await server.start())
-    asker = Asker(url.hostname or "", url.port or 0)
-    paths = bad_paths(random.Random(seed), signed(), [files.ref(name) for name in files.files])
     answers: Counter[int] = Counter()
     begun = time.monotonic()
-    for _ in range(count):
-        path = next(paths)
-        status = await asker.status(path, "relay.example.org")
-        answers[status] += 1
-        if status not in _REFUSED or files.opened:
-            print(f"served with {status}: {path}")
-            return 1
-    good = await asker.status(path_of(proxy.link(attachment(files.ref("a")), MESSAGE, since=NOW)))
-    asker.close()
-    await server.close()
-    await proxy.close()
+    async with serving(files) as served:
+        url = served.url("/")
+        asker = Asker(url.host or "", url.port or 0)
+        paths = bad_paths(random.Random(seed), signed(), [files.ref(name) for name in files.files])
+        for _ in range(count):
+            path = next(paths)
+            status = await asker.status(path, "relay.example.org")
+            answers[status] += 1
+            if status not in _REFUSED or files.opened:
+                print(f"served with {status}: {path}")
+                return 1
+        good = await asker.status(served.path("a"))
+        asker.close()
     print(f"{count:,} bad links in {time.monotonic() - begun:.0f} s: {dict(answers)}; a good one: {good}")
     return 0 if good == 200 else 1
 

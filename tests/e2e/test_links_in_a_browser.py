@@ -9,8 +9,7 @@ from playwright.async_api import Error, Page, async_playwright
 
 from relay.sandbox.messages.media import flat_png
 from tests.support.demo import CHROMIUM, FLAGS
-from tests.support.links import Files
-from tests.unit.web.test_media import serving
+from tests.support.links import Files, serving
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -44,7 +43,7 @@ async def test_it_shows_and_plays_what_is_harmless_and_keeps_the_rest(tmp_path: 
         )
         page, asked = browser.pages[0], list[tuple[int, str | None]]()
         page.on("response", lambda answer: asked.append((answer.status, answer.request.headers.get("range"))))
-        root = str(served.client._base_url).rstrip("/")
+        root = str(served.url("/")).rstrip("/")
 
         await page.goto(root + served.path("cat", "cat.png"))
         assert await page.evaluate("document.images[0].naturalWidth") == 48

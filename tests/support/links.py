@@ -4,16 +4,25 @@ import asyncio
 import base64
 import random
 import re
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from urllib.parse import quote
 
+import aiohttp
+from yarl import URL
+
+from relay.config.settings import WebSettings
 from relay.core.ports import MediaStream
+from relay.core.status.counters import Histogram
+from relay.core.status.report import Report
 from relay.domain.content import Attachment
 from relay.domain.ids import ChannelRef, MediaRef, MessageRef, Platform
 from relay.errors import TargetGone
 from relay.media.links import ROOT, SignedLinks
+from relay.media.proxy import Limits, MediaProxy
+from relay.web.server import WebServer
 
 NOW = datetime(2026, 11, 28, 12, tzinfo=UTC)
 PUBLIC = "https://relay.example.org"
@@ -163,6 +172,57 @@ class Asker:
         if self._streams is not None:
             self._streams[1].close()
             self._streams = None
+
+
+class Status:
+    """The status of a relay without pairs."""
+
+    async def report(self) -> Report:
+        return self.last_report()
+
+    def last_report(self) -> Report:
+        return Report((), {}, NOW)
+
+    def delivery_seconds(self) -> Mapping[str, Histogram]:
+        return {}
+
+
+class Served:
+    """A server with links, and who asks it."""
+
+    def __init__(self, files: Files, proxy: MediaProxy, client: aiohttp.ClientSession) -> None:
+        self.files, self.proxy, self.client = files, proxy, client
+
+    def path(self, name: str, shown: str | None = None) -> str:
+        return path_of(self.proxy.link(attachment(self.files.ref(name), shown or name), MESSAGE, since=NOW))
+
+    def url(self, path: str) -> URL:
+        return self.client._build_url(URL(path, encoded=True))
+
+    @asynccontextmanager
+    async def asked(self, path: str, method: str = "GET", **headers: str) -> AsyncIterator[aiohttp.ClientResponse]:
+        url = URL(path, encoded=True)
+        async with self.client.request(method, url, headers=headers, allow_redirects=False) as answer:
+            yield answer
+
+    async def status(self, path: str, **headers: str) -> int:
+        async with self.asked(path, **headers) as answer:
+            await answer.read()
+            return answer.status
+
+
+@asynccontextmanager
+async def serving(files: Files, public_url: str = PUBLIC, **limits: Any) -> AsyncIterator[Served]:
+    proxy = MediaProxy(signed(), stands=standing, limits=Limits(**{"patience": 2.0, **limits}))
+    proxy.serve(Platform.MATRIX, files)
+    settings = WebSettings(listen="127.0.0.1:0", public_url=public_url)
+    server = WebServer(status=Status(), settings=settings, files=proxy)
+    async with aiohttp.ClientSession(base_url=await server.start()) as client:
+        try:
+            yield Served(files, proxy, client)
+        finally:
+            await server.close()
+            await proxy.close()
 
 
 def _with_another_part(rng: random.Random, link: str, other: str) -> str:

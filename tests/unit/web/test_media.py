@@ -4,7 +4,6 @@ import asyncio
 import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
 
 import aiohttp
 import pytest
@@ -13,64 +12,14 @@ from yarl import URL
 
 from relay.config.settings import WebSettings
 from relay.core.ports import MediaStream
-from relay.core.status.report import Report
-from relay.domain.ids import MediaRef, Platform
+from relay.domain.ids import MediaRef
 from relay.errors import FileUnavailable, Permanent, Transient
-from relay.media.proxy import Limits, MediaProxy
 from relay.web import media
 from relay.web.media import Bucket, Rates, Throttle, asked_range, client_of, disposition
 from relay.web.server import HEADERS, WebServer
-from tests.support.links import (
-    MESSAGE,
-    NOW,
-    PNG,
-    PUBLIC,
-    Asker,
-    Files,
-    attachment,
-    bad_paths,
-    path_of,
-    signed,
-    standing,
-)
-from tests.unit.web.test_server import FakeStatus
+from tests.support.links import PNG, PUBLIC, Asker, Files, Status, bad_paths, serving, signed
 
 FILM = b"\0\0\0\x18ftypmp42" + random.Random(1).randbytes(300_000)
-
-
-class Served:
-    """A server with links, and who asks it."""
-
-    def __init__(self, files: Files, proxy: MediaProxy, client: aiohttp.ClientSession) -> None:
-        self.files, self.proxy, self.client = files, proxy, client
-
-    def path(self, name: str, shown: str | None = None) -> str:
-        return path_of(self.proxy.link(attachment(self.files.ref(name), shown or name), MESSAGE, since=NOW))
-
-    @asynccontextmanager
-    async def asked(self, path: str, method: str = "GET", **headers: str) -> AsyncIterator[aiohttp.ClientResponse]:
-        url = URL(path, encoded=True)
-        async with self.client.request(method, url, headers=headers, allow_redirects=False) as answer:
-            yield answer
-
-    async def status(self, path: str, **headers: str) -> int:
-        async with self.asked(path, **headers) as answer:
-            await answer.read()
-            return answer.status
-
-
-@asynccontextmanager
-async def serving(files: Files, public_url: str = PUBLIC, **limits: Any) -> AsyncIterator[Served]:
-    proxy = MediaProxy(signed(), stands=standing, limits=Limits(**{"patience": 2.0, **limits}))
-    proxy.serve(Platform.MATRIX, files)
-    settings = WebSettings(listen="127.0.0.1:0", public_url=public_url)
-    server = WebServer(status=FakeStatus(Report((), {}, NOW)), settings=settings, files=proxy)
-    async with aiohttp.ClientSession(base_url=await server.start()) as client:
-        try:
-            yield Served(files, proxy, client)
-        finally:
-            await server.close()
-            await proxy.close()
 
 
 async def test_a_picture_is_shown_and_can_do_nothing() -> None:
@@ -173,7 +122,7 @@ async def test_bad_links_are_not_served() -> None:
     rng = random.Random(10)
     async with serving(files) as served:
         paths = bad_paths(rng, signed(), [files.ref("a"), files.ref("b")])
-        url = served.client._build_url("/")
+        url = served.url("/")
         asker = Asker(url.host or "", url.port or 0)
         for _ in range(100):
             path = next(paths)
@@ -243,7 +192,7 @@ async def test_a_public_url_below_a_path() -> None:
 
 
 async def test_without_a_public_url_there_is_no_such_path() -> None:
-    server = WebServer(status=FakeStatus(Report((), {}, NOW)), settings=WebSettings(listen="127.0.0.1:0"))
+    server = WebServer(status=Status(), settings=WebSettings(listen="127.0.0.1:0"))
     async with aiohttp.ClientSession(base_url=await server.start()) as client:
         async with client.get("/media/0/x/y/z") as answer:
             assert answer.status == 404
@@ -274,7 +223,7 @@ async def test_a_client_that_does_not_read_is_cut_off(monkeypatch: pytest.Monkey
     monkeypatch.setattr(media, "_PIECE_SECONDS", 0.2)
     files = Files(big=bytes(30 * 1024 * 1024))
     async with serving(files, ahead=1024 * 1024, linger=0.1) as served:
-        url = served.client._build_url(URL(served.path("big"), encoded=True))
+        url = served.url(served.path("big"))
         reader, writer = await asyncio.open_connection(url.host, url.port, limit=1024)
         writer.write(f"GET {url.raw_path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
         async with asyncio.timeout(20):
