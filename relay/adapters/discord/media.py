@@ -138,7 +138,7 @@ class Media:
         if now < until:
             return known
         with _translate_errors():
-            fresh = await self._refreshed(url)
+            fresh = await self._refreshed(url, background=True)
         if fresh is None:
             raise TargetGone("Discord does not give the file out any more")
         self._fresh[url] = (fresh, now + _FRESH_SECONDS)
@@ -151,11 +151,11 @@ class Media:
         # URL parsers disagree about unusual characters, so only plain URLs are fetched.
         return _URL.fullmatch(url) is not None and _host(url) in self._hosts
 
-    async def _refreshed(self, url: str) -> str | None:
+    async def _refreshed(self, url: str, *, background: bool = False) -> str | None:
         """The URL of an attachment with a new signature, after the old one has expired."""
         if not _is_signed(url):
             return None
-        route = Route("POST", "/attachments/refresh-urls", {})
+        route = Route("POST", "/attachments/refresh-urls", {}, background=background)
         try:
             answer = await self._rest.call(route, body={"attachment_urls": [url]})
         except Refused:
