@@ -1,6 +1,7 @@
 """Lines of the script: people look like people on the other side, and can ask the relay."""
 
 import io
+import re
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
@@ -8,9 +9,11 @@ from functools import partial
 from PIL import Image, ImageChops, ImageStat
 
 from relay.demo.portraits import portrait
-from relay.demo.script.runner import Line, Mismatch, ScriptRun, View, contains
+from relay.demo.script.runner import Line, Mismatch, ScriptRun, View, contains, same
 from relay.demo.sides.base import DisplayedMessage, Kind, SideName
+from relay.demo.sides.matrix import SECOND
 
+_CODE = re.compile(r"!relay link \w+")
 _SMALL = (16, 16)
 _ALIKE = 12.0
 """How much two small pictures may differ on average, of 255: one may have been reduced and compressed on its way."""
@@ -23,6 +26,7 @@ def people() -> Sequence[Line]:
         Line("a face", "to_discord", _face_on_discord),
         Line("command, answered privately", "to_matrix", _command_on_discord),
         Line("command, not relayed", "to_discord", _command_on_matrix),
+        Line("linked accounts, called", "both", _linked),
     )
 
 
@@ -62,6 +66,37 @@ async def _command_on_discord(run: ScriptRun) -> str:
 async def _command_on_matrix(run: ScriptRun) -> str:
     contains(await _ask_in_room(run, "ines", "!relay status"), "it works")
     return "answered in the room"
+
+
+async def _linked(run: ScriptRun) -> str:
+    """Somebody with an account on either side links the two: who calls one of them calls the other."""
+    account, own = run.matrix.id_of(SECOND.key), run.discord.id_of("jonas")
+    code = _CODE.search(await _ask(run, "jonas", f"/relay link {account}"))
+    if code is None:
+        raise Mismatch("there is no code")
+    await _ask_in_room(run, SECOND.key, code[0])
+    pill = f'<a href="https://matrix.to/#/{account}">{SECOND.name}</a>, bring the horn.'
+    words = {"msgtype": "m.text", "body": f"{SECOND.name}, bring the horn.", "m.mentions": {"user_ids": [account]}}
+    html = {"format": "org.matrix.custom.html", "formatted_body": pill}
+    run.spoken("matrix", await run.matrix.send("ines", words | html))
+
+    def on_discord(view: View) -> DisplayedMessage:
+        copy = view.only("discord", "Ines")
+        same(copy.body, f"<@{own}>, bring the horn.")
+        return copy
+
+    run.take("discord", await run.until(on_discord))
+    await run.say("discord", "mira", f"And the lamp, <@{own}>.")
+
+    def on_matrix(view: View) -> DisplayedMessage:
+        copy = view.only("matrix", "Mira")
+        if copy.raw.get("m.mentions", {}).get("user_ids") != [account]:
+            raise Mismatch(f"his account is not called: {copy.raw.get('m.mentions')}")
+        return copy
+
+    run.take("matrix", await run.until(on_matrix))
+    await _ask(run, "jonas", "/relay unlink")
+    return "whichever is called, both are notified"
 
 
 async def _ask(run: ScriptRun, who: str, command: str) -> str:

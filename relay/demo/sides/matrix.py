@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 ALIAS = "general"
 NAME = "Tidewater: general"
 PARTICIPANTS = (Participant("ines", "Ines"), Participant("yusuf", "Yusuf"))
+SECOND = Participant("jonas", "Jonas’ phone")
+"""The account here of somebody who is on Discord, too."""
+
 RELAY = "relay"
 _SYNC_MS = 25_000
 _EXCERPT = 140
@@ -66,15 +69,16 @@ class MatrixSide:
         self.relay_token = await self._homeserver.register(RELAY, displayname=RELAY)
         async with Person(self._homeserver.url, self.relay_id, self.relay_token) as bot:
             await bot.set_avatar(relay_picture(), "image/png")
-        for one in PARTICIPANTS:
+        for one in (*PARTICIPANTS, SECOND):
             token = await self._homeserver.register(one.key, displayname=one.name)
             person = Person(self._homeserver.url, self._id(one.key), token)
             self._people[one.key] = await self._stack.enter_async_context(person)
             # Before they join: the room is told of them once, with their picture.
             await person.set_avatar(portrait(one.key), "image/png")
-        host, guest = self._people.values()
+        host, *guests = self._people.values()
         self.room = await host.create_room(NAME, alias=ALIAS)
-        await guest.join(self.room)
+        for guest in guests:
+            await guest.join(self.room)
         await self._sync(timeout=0)
         return self
 
