@@ -34,6 +34,7 @@ from relay.core.ports import (
     MemberMirror,
     NameReader,
     PersonForgetter,
+    PictureKeeper,
     RoleReader,
 )
 from relay.core.status.counters import Status
@@ -133,6 +134,7 @@ def assemble(
         people=people,
         commands=commands,
         mirrors=[adapter for adapter in adapters.values() if isinstance(adapter, MemberMirror)],
+        picture_keepers={platform: one for platform, one in adapters.items() if isinstance(one, PictureKeeper)},
     )
     inbox = CoreInbox(
         store=store,

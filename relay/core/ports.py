@@ -397,6 +397,15 @@ class RoleReader(Protocol):
 
 
 @runtime_checkable
+class PictureKeeper(Protocol):
+    """An adapter that has to make a person's picture ready before it can be shown."""
+
+    def expect(self, author: Author) -> None:
+        """Make the picture of somebody ready who has spoken there before, and may again. No I/O."""
+        ...
+
+
+@runtime_checkable
 class NameReader(Protocol):
     """An adapter on whose platform a text may refer to somebody whose name does not come along with it."""
 

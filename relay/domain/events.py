@@ -103,4 +103,12 @@ class HistorySkipped:
     count: int | None
 
 
-Event = MessageCreated | MessageEdited | MessageDeleted | FeatureUsed | HistorySkipped | MemberLeft
+@dataclass(frozen=True, slots=True)
+class PictureChanged:
+    """Somebody has another picture from now on. Nothing is said, but the picture can be made ready."""
+
+    channel: ChannelRef
+    author: Author
+
+
+Event = MessageCreated | MessageEdited | MessageDeleted | FeatureUsed | HistorySkipped | MemberLeft | PictureChanged

@@ -238,6 +238,8 @@ class MemoryAdapter:
     shares_limit: bool | None = None  # None: as with the two kinds of platform
     sees_all: bool = True
     inbox: Inbox | None = None
+    # Whose pictures are to be made ready.
+    expected: list[Author] = field(default_factory=list)
     unread: Callable[[], bool] = lambda: True
     """Whether something has happened that was not handed over yet."""
 
@@ -286,6 +288,10 @@ class MemoryAdapter:
         """Plain text of limited length."""
         size = 1_000_000 if self.max_attachments else 0
         return Capabilities(self.max_text_length, self.replays, self.max_attachments, size, size)
+
+    def expect(self, author: Author) -> None:
+        """See `PictureKeeper`."""
+        self.expected.append(author)
 
     def measure(self, text: RichText, author: Author | None) -> int:
         """One for each character."""

@@ -427,6 +427,10 @@ class DiscordAdapter:
             return {}
         return await self._members.names(guild, wanted, partial(self._guilds.may_name, channel.id))
 
+    def expect(self, author: Author) -> None:
+        """See `PictureKeeper`."""
+        self._avatars.expect(author)
+
     async def forget_person(self, user: UserRef) -> None:
         """See `PersonForgetter`. Pictures are gone once Discord has deleted them, which is not waited for."""
         try:

@@ -18,7 +18,7 @@ from relay.core.ports import CommandCall, EventBatch, HistoryReader
 from relay.core.status.counters import Status
 from relay.core.storage import Entry, Store, UnitOfWork, waiting_under
 from relay.domain.commands import DeleteMessage
-from relay.domain.events import Event, FeatureUsed, HistorySkipped, MemberLeft
+from relay.domain.events import Event, FeatureUsed, HistorySkipped, MemberLeft, PictureChanged
 from relay.domain.ids import ChannelAddress, ChannelRef, MessageRef, Platform, UserRef
 from relay.domain.pair import LaneKey, Pair
 from relay.domain.text.nodes import RichText
@@ -104,7 +104,7 @@ class CoreInbox:
         except RelayError:
             raise
         except Exception as error:  # noqa: BLE001 - as above
-            if isinstance(event, FeatureUsed | HistorySkipped):
+            if isinstance(event, FeatureUsed | HistorySkipped | PictureChanged):
                 channel, message = event.channel, ""
             elif isinstance(event, MemberLeft):
                 channel, message = event.channels[0], ""

@@ -3,7 +3,7 @@
 Nothing is delivered here. Events become outbox rows, in one transaction with their cursors; delivery does the rest.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
@@ -11,7 +11,7 @@ from relay.core.author_names import AuthorNames
 from relay.core.pairs import PairDirectory
 from relay.core.people.commands import Commands
 from relay.core.people.directory import PeopleDirectory
-from relay.core.ports import Clock, CommandCall, EventBatch, MemberMirror
+from relay.core.ports import Clock, CommandCall, EventBatch, MemberMirror, PictureKeeper
 from relay.core.status.counters import Status
 from relay.core.storage import Entry, Original, Store, UnitOfWork
 from relay.domain.commands import (
@@ -26,6 +26,7 @@ from relay.domain.commands import (
     RequoteMessage,
     SendMessage,
 )
+from relay.domain.content import Author
 from relay.domain.events import (
     Event,
     Feature,
@@ -35,8 +36,9 @@ from relay.domain.events import (
     MessageCreated,
     MessageDeleted,
     MessageEdited,
+    PictureChanged,
 )
-from relay.domain.ids import ChannelRef, MessageRef, ThreadRef, UserRef
+from relay.domain.ids import ChannelRef, MessageRef, Platform, ThreadRef, UserRef
 from relay.domain.pair import LaneKey, Pair
 from relay.domain.text.nodes import RichText
 
@@ -53,6 +55,8 @@ class _Routed:
 
     entries: list[Entry] = field(default_factory=list)
     dropped: list[tuple[LaneKey, Feature]] = field(default_factory=list)
+    # Who has another picture, and where it is to be ready.
+    pictures: list[tuple[Platform, Author]] = field(default_factory=list)
     # Of whom something was changed by a command.
     changed: set[UserRef] = field(default_factory=set)
 
@@ -68,6 +72,7 @@ class Router:
     names: AuthorNames
     people: PeopleDirectory
     commands: Commands
+    picture_keepers: Mapping[Platform, PictureKeeper]
     mirrors: Sequence[MemberMirror] = ()
     # When a channel was last told that somebody who has opted out said something.
     _told: dict[ChannelRef, float] = field(init=False, default_factory=dict)
@@ -88,13 +93,17 @@ class Router:
             self.people.settle(routed.changed)
         for lane, feature in routed.dropped:
             self.status.dropped(lane, feature)
+        for platform, author in routed.pictures:
+            if (keeper := self.picture_keepers.get(platform)) is not None:
+                keeper.expect(author)
         return routed.entries
 
     async def _route(self, uow: UnitOfWork, event: Event, routed: _Routed) -> None:
         if isinstance(event, MemberLeft):
             await self._member_left(uow, event, routed)
             return
-        channel = event.channel if isinstance(event, FeatureUsed | HistorySkipped) else event.ref.channel
+        in_channel = FeatureUsed | HistorySkipped | PictureChanged
+        channel = event.channel if isinstance(event, in_channel) else event.ref.channel
         pair = self.pairs.pair_of(channel)
         if pair is None:
             return
@@ -118,6 +127,9 @@ class Router:
                 await self._queue(uow, lane, PostNotice(RichText.plain(words)), routed)
             case FeatureUsed(feature=feature, user_is_self=False):
                 routed.dropped.append((lane, feature))
+            case PictureChanged(author=author) if not author.is_self:
+                if not (await self.people.of(author.user, uow)).has_opted_out:
+                    routed.pictures.append((lane.destination.platform, author))
 
     async def _member_left(self, uow: UnitOfWork, event: MemberLeft, routed: _Routed) -> None:
         """Behind what they said last, the account that stands for them on the other side leaves, if there is one."""

@@ -11,7 +11,7 @@ import pytest
 from relay.core.ports import MediaStream, Sender
 from relay.domain.content import Attachment
 from relay.domain.ids import ChannelRef, MediaRef, Platform, UserRef
-from relay.errors import FileRejected, FileUnavailable, TargetGone, Transient
+from relay.errors import FileRejected, FileUnavailable, Permanent, TargetGone, Transient
 from relay.media.library import Library
 from relay.store.unit_of_work import open_store
 from tests.support.store import new_store
@@ -242,3 +242,45 @@ async def test_a_late_file_that_is_too_large_for_one_channel_is_not_for_another(
     with pytest.raises(FileRejected, match="too large"):
         await read(library, max_bytes=10)
     assert await read(library) == (20, b"x" * 20)
+
+
+# --- Small pictures -----------------------------------------------------------------------------------------
+
+
+async def picture(tmp_path: Path, source: Source, **limits: float) -> bytes:
+    store = await open_store(new_store(tmp_path))
+    library = Library(store=store, clock=Clock())
+    library.serve(Platform.DISCORD, source)
+    try:
+        wanted = {"side": 256, "max_bytes": 100, "wait": 5.0} | limits
+        return await library.picture(SOURCE, **wanted)  # type: ignore[arg-type]
+    finally:
+        await library.close()
+        await store.close()
+
+
+async def test_a_picture_is_read_whole(tmp_path: Path) -> None:
+    assert await picture(tmp_path, Source(b"p" * 100)) == b"p" * 100
+
+
+@pytest.mark.parametrize("size", [None, 10, 50 * 1024 * 1024])
+async def test_a_picture_of_many_bytes_is_of_no_use(tmp_path: Path, size: int | None) -> None:
+    source = Source(b"p" * 101, size)
+    with pytest.raises(Permanent, match="too large"):
+        await picture(tmp_path, source)
+    assert source.closed == 1
+
+
+async def test_a_picture_that_does_not_come_is_not_waited_for(tmp_path: Path) -> None:
+    source = Source(b"p" * 30)
+    source.pause = asyncio.Event()
+    with pytest.raises(FileUnavailable, match="too long to arrive"):
+        await picture(tmp_path, source, wait=0.1)
+    assert source.closed == 1
+
+
+async def test_a_picture_of_nowhere(tmp_path: Path) -> None:
+    store = await open_store(new_store(tmp_path))
+    with pytest.raises(TargetGone):
+        await Library(store=store, clock=Clock()).picture(SOURCE, side=1, max_bytes=1, wait=1.0)
+    await store.close()

@@ -124,6 +124,11 @@ class Avatars:
         before = self.shelf.last.get(author.user.id) or self.shelf.by_source.get(letters_of(author).source)
         return None if before is None else self._address(before)
 
+    def expect(self, author: Author) -> None:
+        """Have the picture made of somebody who has had one here, before the next message needs it."""
+        if author.user.id in self.shelf.last:
+            self.url(author)
+
     def _wished(self, wanted: Wanted) -> str | None:
         """The address of what is wanted, if it stands. Else it will be made, unless that was given up just now."""
         key = (wanted.user.id, wanted.source)

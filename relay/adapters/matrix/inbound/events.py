@@ -19,9 +19,17 @@ from relay.adapters.matrix.inbound.content import (
     sticker_content,
 )
 from relay.adapters.matrix.markup import NameLookup
-from relay.adapters.matrix.rooms.state import MemberProfile, RoomState
+from relay.adapters.matrix.rooms.state import MemberProfile, RoomState, joined_profile
 from relay.domain.content import Author, Content
-from relay.domain.events import Event, Feature, FeatureUsed, MessageCreated, MessageDeleted, MessageEdited
+from relay.domain.events import (
+    Event,
+    Feature,
+    FeatureUsed,
+    MessageCreated,
+    MessageDeleted,
+    MessageEdited,
+    PictureChanged,
+)
 from relay.domain.ids import ChannelRef, MediaRef, MessageRef, Platform, ThreadRef, UserRef
 from relay.domain.jsontext import Json, as_dict, as_list, as_string
 from relay.domain.names import shortened, visible, with_suffix, without_reply_arrow
@@ -83,6 +91,25 @@ def convert(event: Json, state: RoomState, me: str, rooms: NameLookup = _NO_ROOM
 def _is_self(user_id: str, me: str, names: NameLookup) -> bool:
     """Whether a user is the relay's own account, or a ghost of it."""
     return user_id == me or names.person(user_id) is not None
+
+
+def changed_picture(event: Json, room: ChannelRef, me: str, names: NameLookup) -> PictureChanged | None:
+    """What an event says, if it is that a member has another picture from now on."""
+    content, user_id = event.get("content"), event.get("state_key")
+    if event.get("type") != "m.room.member" or not isinstance(content, dict) or not isinstance(user_id, str):
+        return None
+    before = joined_profile(user_id, as_dict(_unsigned(event).get("prev_content")))
+    after = joined_profile(user_id, content)
+    if before is None or after is None or before.avatar == after.avatar:
+        return None
+    author = Author(
+        user=UserRef(Platform.MATRIX, user_id),
+        name=after.name,
+        avatar=after.avatar,
+        is_self=_is_self(user_id, me, names),
+        handle=_handle(user_id),
+    )
+    return PictureChanged(room, author)
 
 
 def is_message(event: Json) -> bool:
@@ -204,7 +231,7 @@ def _converted(event: Json, content: Json, names: NameLookup, *, is_reply: bool)
 
 def _author(user_id: str, content: Json, state: RoomState, *, is_self: bool) -> Author:
     profile = state.profile(user_id)
-    handle = user_id.removeprefix("@").partition(":")[0]
+    handle = _handle(user_id)
     bridged = bridged_profile(content)
     if bridged is not None:
         # Another bridge's bot writes for somebody. Say whose bot it is, because anybody can write such a profile.
@@ -226,6 +253,10 @@ def _author(user_id: str, content: Json, state: RoomState, *, is_self: bool) -> 
         may_broadcast=meant and state.may_broadcast(user_id),
         handle=handle,
     )
+
+
+def _handle(user_id: str) -> str:
+    return user_id.removeprefix("@").partition(":")[0]
 
 
 def timestamp(milliseconds: Any) -> datetime:

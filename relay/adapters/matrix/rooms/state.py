@@ -155,18 +155,25 @@ class RoomState:
         self._creators = frozenset(creators)
 
     def _apply_member(self, user_id: str, content: Json) -> None:
-        if content.get("membership") not in {"join", "invite"}:
+        profile = joined_profile(user_id, content)
+        if profile is None:
             # Keep the profile of a member who left: their last messages may still be read.
             return
-        name = content.get("displayname")
-        url = content.get("avatar_url")
-        self._members[user_id] = MemberProfile(
-            name[:LONGEST_NAME] if isinstance(name, str) and name[:LONGEST_NAME].strip() else user_id,
-            MediaRef(Platform.MATRIX, url) if isinstance(url, str) and parse_mxc(url) is not None else None,
-        )
+        self._members[user_id] = profile
         self._members.move_to_end(user_id)
         while len(self._members) > _MEMBERS_REMEMBERED:
             self._members.popitem(last=False)
+
+
+def joined_profile(user_id: str, content: Json) -> MemberProfile | None:
+    """What an `m.room.member` event says of somebody who is in the room, or invited; None if it is about another."""
+    if content.get("membership") not in {"join", "invite"}:
+        return None
+    name, url = content.get("displayname"), content.get("avatar_url")
+    return MemberProfile(
+        name[:LONGEST_NAME] if isinstance(name, str) and name[:LONGEST_NAME].strip() else user_id,
+        MediaRef(Platform.MATRIX, url) if isinstance(url, str) and parse_mxc(url) is not None else None,
+    )
 
 
 def _level(value: Any, default: int) -> int:

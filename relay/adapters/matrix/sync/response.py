@@ -16,7 +16,7 @@ import structlog
 from relay.adapters.matrix.api.client import Api, Refused, Unreachable
 from relay.adapters.matrix.api.session import is_token_refusal
 from relay.adapters.matrix.cursors import OUTSIDE, SYNC, cursor, gap_stream, is_inside, room_stream, tombstone_stream
-from relay.adapters.matrix.inbound.events import convert, ephemeral_events, is_message
+from relay.adapters.matrix.inbound.events import changed_picture, convert, ephemeral_events, is_message
 from relay.adapters.matrix.retrying_inbox import RetryingInbox
 from relay.adapters.matrix.rooms.declared import DeclaredRooms, removal_reason
 from relay.adapters.matrix.rooms.state import TOMBSTONE, RoomState
@@ -334,12 +334,14 @@ class ResponseHandler:
 
     async def _converted(self, update: RoomUpdate, events: Iterable[Json]) -> list[Event]:
         found: list[Event] = []
-        state = update.state
+        state, channel = update.state, ChannelRef(Platform.MATRIX, update.room_id)
         since_pause = 0
         for event in events:
             state.apply(event)
             if event.get("type") == "m.room.member":
                 self._saw_member(state.room_id, event)
+                if (changed := changed_picture(event, channel, self._me, self._rooms.names())) is not None:
+                    found.append(changed)
             if update.first_join and not _was_sent_to_us(event):
                 continue
             try:
@@ -351,7 +353,7 @@ class ResponseHandler:
             except Exception:  # noqa: BLE001 - the top of this worker: see below
                 # One event that we cannot read must not stop all rooms for ever.
                 _log.exception("bug while reading an event", room=state.room_id, event_id=ascii(event.get("event_id")))
-                converted = FeatureUsed(ChannelRef(Platform.MATRIX, state.room_id), "unreadable")
+                converted = FeatureUsed(channel, "unreadable")
             if converted is not None:
                 found.append(converted)
         return found

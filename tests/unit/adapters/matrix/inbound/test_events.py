@@ -1,7 +1,7 @@
 """Events as homeservers send them, and the domain events that they become."""
 
 from collections.abc import Iterator
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -9,10 +9,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.adapters.matrix.inbound.events import convert, ephemeral_events, is_message
+from relay.adapters.matrix.inbound.events import changed_picture, convert, ephemeral_events, is_message
+from relay.adapters.matrix.markup import NameLookup
 from relay.adapters.matrix.rooms.state import RoomState
 from relay.domain.content import Attachment, Author, Content
-from relay.domain.events import Event, Feature, FeatureUsed, MessageCreated, MessageDeleted, MessageEdited
+from relay.domain.events import (
+    Event,
+    Feature,
+    FeatureUsed,
+    MessageCreated,
+    MessageDeleted,
+    MessageEdited,
+    PictureChanged,
+)
 from relay.domain.ids import ChannelRef, MediaRef, MessageRef, Platform, ThreadRef, UserRef
 from relay.domain.text.nodes import RichText, plain_text
 
@@ -390,3 +399,43 @@ def test_an_edit_says_whether_it_reads_like_a_command() -> None:
         found = read(edit)
         assert isinstance(found, MessageEdited)
         assert found.is_command is is_command
+
+
+# --- Pictures -------------------------------------------------------------------------------------------------
+
+
+def member(before: Any, after: Any, **changes: Any) -> dict[str, Any]:
+    kept = {"displayname": "Ann", "membership": "join"}
+    unsigned = {} if before is None else {"prev_content": kept | before}
+    return event(kept | after, "m.room.member", **{"state_key": ANN, "unsigned": unsigned} | changes)
+
+
+def test_a_member_has_another_picture() -> None:
+    other = "mxc://example.org/other"
+    found = changed_picture(member({"avatar_url": MXC}, {"avatar_url": other}), ROOM, ME, NameLookup())
+    ann = Author(UserRef(Platform.MATRIX, ANN), "Ann", MediaRef(Platform.MATRIX, other))
+    assert found == PictureChanged(ROOM, ann)
+    assert found.author.handle == "ann"
+    removed = changed_picture(member({"avatar_url": MXC}, {}), ROOM, ME, NameLookup())
+    assert removed == PictureChanged(ROOM, replace(ann, avatar=None))
+    own = changed_picture(member({}, {"avatar_url": MXC}, state_key=ME), ROOM, ME, NameLookup())
+    assert own is not None
+    assert own.author.is_self
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        member({"avatar_url": MXC}, {"avatar_url": MXC, "displayname": "Anna"}),
+        member(None, {"avatar_url": MXC}),
+        member({"membership": "leave"}, {"avatar_url": MXC}),
+        member({"avatar_url": MXC}, {"membership": "leave"}),
+        member({"avatar_url": MXC}, {"avatar_url": MXC}, state_key=7),
+        member({}, {"avatar_url": "https://example.org/x.png"}),
+        event({"avatar_url": MXC}, "m.room.avatar", state_key=""),
+        event("x", "m.room.member", state_key=ANN),  # type: ignore[arg-type]
+        {"type": "m.room.member", "state_key": ANN, "content": {"membership": "join"}, "unsigned": []},
+    ],
+)
+def test_nobody_has_another_picture(said: dict[str, Any]) -> None:
+    assert changed_picture(said, ROOM, ME, NameLookup()) is None
