@@ -35,7 +35,7 @@ from relay.media.links import Linked, SignedLinks
 
 _log = structlog.get_logger(__name__)
 
-_MIB = 1024 * 1024
+_MB = 1_000_000
 _HEAD = 4096  # bytes that tell which kind of file it is
 _REMEMBERED = 1_000
 
@@ -67,9 +67,9 @@ _CONTAINERS = frozenset({"mp4", "webm", "ogg"})
 class Limits:
     """How much the proxy takes of the machine and of the homeserver."""
 
-    max_file: int = 256 * _MIB  # bytes; a larger file gets no link
-    max_disk: int = 1024 * _MIB  # bytes of all files
-    ahead: int = 8 * _MIB  # bytes that a download may be ahead of its readers
+    max_file: int = 256 * _MB  # bytes; a larger file gets no link
+    max_disk: int = 1000 * _MB  # bytes of all files
+    ahead: int = 8 * _MB  # bytes that a download may be ahead of its readers
     downloads: int = 16  # at once
     downloads_of_server: int = 4
     linger: float = 20.0  # seconds for which a download goes on without a reader

@@ -49,7 +49,7 @@ _WAIT_SECONDS = 55.0
 """Until the first bytes are there. What serves files gives up before."""
 
 _SOON = {"Retry-After": "10"}
-_MIB = 1024 * 1024
+_MB = 1_000_000
 _RANGE = re.compile(r"bytes=(?:([0-9]{1,18})-([0-9]{0,18})|-([0-9]{1,18}))", re.ASCII | re.IGNORECASE)
 
 
@@ -98,10 +98,10 @@ class Rates:
     requests_burst: float = 120.0
     all_requests: float = 50.0
     all_requests_burst: float = 500.0
-    bytes: float = 8.0 * _MIB  # in a second, to one client
-    bytes_burst: float = 32.0 * _MIB
-    all_bytes: float = 32.0 * _MIB
-    all_bytes_burst: float = 64.0 * _MIB
+    bytes: float = 8.0 * _MB  # in a second, to one client
+    bytes_burst: float = 32.0 * _MB
+    all_bytes: float = 32.0 * _MB
+    all_bytes_burst: float = 64.0 * _MB
     open: int = 6  # answers at once, of one client: as many connections as browsers open
     all_open: int = 32
     clients: int = 2_000  # that are remembered
