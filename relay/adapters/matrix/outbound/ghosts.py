@@ -223,7 +223,7 @@ class Ghosts:
         return False
 
     async def _recover(self, account: str, room_id: str, refused: Refused, *, rejoin: bool) -> bool:
-        if refused.status == 401:
+        if refused.status == 401 or refused.code in _SILENCED:
             raise refused
         if refused.code == "M_UNKNOWN_DEVICE":
             self._known[account] = await self._with_device(Ghost(account))
@@ -437,7 +437,7 @@ class Ghosts:
         except Refused as refused:
             if refused.code == "M_UNKNOWN_DEVICE":
                 ghost = await self._with_device(ghost)
-            elif refused.status == 403 or refused.code == "M_BAD_STATE":
+            elif refused.code not in _SILENCED and (refused.status == 403 or refused.code == "M_BAD_STATE"):
                 await self._membership(ghost.account, room_id)
                 # Perhaps the homeserver has forgotten it.
                 ghost = await self._register(ghost.account, profile)
