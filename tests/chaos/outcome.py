@@ -13,7 +13,7 @@ from tests.chaos.check import Verdict
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is asked for. `faults`: names of `Trouble.kinds`."""
+    """What is asked for. `faults`: names of `Trouble.kinds`; `ghosts`: people of Discord have accounts on Matrix."""
 
     seed: int
     messages: int
@@ -21,6 +21,7 @@ class Plan:
     pairs: int
     faults: tuple[str, ...]
     folder: Path
+    ghosts: bool = False
 
 
 @dataclass(slots=True)

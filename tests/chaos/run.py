@@ -24,6 +24,7 @@ from tests.chaos.reading import discord_copy, files_of
 from tests.chaos.sides import DiscordSide, MatrixSide, Side, View
 from tests.chaos.traffic import Act, Pace, Traffic
 from tests.chaos.trouble import Trouble
+from tests.support.ghosts import APPSERVICE, GhostHomeserver, ghost
 from tests.support.stack import FullStack, eventually, stack
 
 _HEARTBEAT = 8.0
@@ -64,7 +65,12 @@ class Run:
         self._judge = Judge(self._pairs, self._led, trace)
         sides: tuple[Side, Side] = (
             DiscordSide(place.control, place.guild, place.channels, place.people),
-            MatrixSide({"Mia": place.mia, "Noa": noa}, place.rooms, place.relay_user),
+            MatrixSide(
+                {"Mia": place.mia, "Noa": noa},
+                place.rooms,
+                place.relay_user,
+                ghosts={ghost(place, name): name for name in place.people} if plan.ghosts else {},
+            ),
         )
         self._traffic = tuple(self._people(side) for side in sides)
         ledgers = [people.ledgers for people in self._traffic]
@@ -241,7 +247,8 @@ def _shares(whole: int, parts: int) -> list[int]:
 async def world(plan: Plan, trace: Trace) -> AsyncIterator[Run]:
     """Everything that a run needs, and nothing of it afterwards."""
     async with AsyncExitStack() as exits:
-        homeserver = await exits.enter_async_context(Homeserver())
+        plain = GhostHomeserver(plan.folder) if plan.ghosts else Homeserver()
+        homeserver = await exits.enter_async_context(plain)
         pairs = [f"p{number}" for number in range(plan.pairs)]
         limits = Limits(identify_every=0, identifies_per_day=1_000_000)
         place = await exits.enter_async_context(
@@ -258,7 +265,7 @@ async def world(plan: Plan, trace: Trace) -> AsyncIterator[Run]:
         place.sandbox.state.listeners.append(runs.on_dispatch)
         proxy = await exits.enter_async_context(Proxy(homeserver.url, runs.happened))
         place.pair_settings.update(dict.fromkeys(pairs[1::2], _BATCHED))
-        config = place.write_config()
+        config = place.write_config(extra=APPSERVICE if plan.ghosts else "")
         config.write_text(config.read_text().replace(homeserver.url, proxy.url))
         yield Run(plan, place, proxy, runs, noa, trace)
 

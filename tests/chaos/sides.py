@@ -5,7 +5,7 @@ import base64
 import hashlib
 import itertools
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Protocol
 from urllib.parse import quote
@@ -153,13 +153,17 @@ def _attached(file: Upload) -> Json:
 
 @dataclass(slots=True)
 class MatrixSide:
-    """The homeserver. `rooms` by pair, `people` by name; `relay` is the relay's user ID."""
+    """The homeserver. `rooms` by pair, `people` by name; `relay` is the relay's user ID.
+
+    `ghosts`: of its other accounts, for whom each of them stands.
+    """
 
     people: dict[str, Person]
     rooms: dict[str, str]
     relay: str
     letter: str = "m"
     _transactions: "itertools.count[int]" = field(default_factory=itertools.count)
+    ghosts: dict[str, str] = field(default_factory=dict)
     _digests: dict[str, str] = field(default_factory=dict)
     _file_parts: dict[str, Json] = field(default_factory=dict)
 
@@ -222,17 +226,22 @@ class MatrixSide:
                 data, _ = await insist(partial(self._reader.download, uri))
                 self._digests[uri] = digest(data)
         return View(
-            tuple(self._standing(message) for message in messages if message.sender != self.relay),
-            tuple(self._standing(message) for message in messages if message.sender == self.relay),
+            tuple(self._standing(message) for message in messages if not self._is_copy(message)),
+            tuple(self._standing(message) for message in messages if self._is_copy(message)),
         )
 
     @property
     def _reader(self) -> Person:
         return next(iter(self.people.values()))
 
+    def _is_copy(self, message: Shown) -> bool:
+        return message.sender == self.relay or message.sender in self.ghosts
+
     def _standing(self, message: Shown) -> Standing:
         uri = str(message.content.get("url", ""))
         files = (File(str(message.content.get("filename", "")), self._digests.get(uri, "")),) if uri else ()
+        if message.sender in self.ghosts:
+            return reading.matrix_copy(replace(message, name=message.name or self.ghosts[message.sender]), files)
         if message.sender == self.relay:
             return reading.matrix_copy(message, files)
         author = next(name for name, person in self.people.items() if person.user_id == message.sender)
