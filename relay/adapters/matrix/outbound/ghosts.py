@@ -23,7 +23,7 @@ from relay.adapters.matrix.own_accounts import OwnAccounts
 from relay.adapters.matrix.rooms.declared import DeclaredRooms
 from relay.config.settings import AppserviceSettings
 from relay.core.ports import Clock
-from relay.core.storage import Ghost, Store
+from relay.core.storage import Ghost, Store, UnitOfWork
 from relay.domain.content import Author
 from relay.domain.ids import ChannelAddress, ChannelRef, Platform, UserRef
 from relay.domain.jsontext import Json
@@ -151,13 +151,13 @@ class Ghosts:
     async def _ready(
         self, account: str, room_id: str, author: Author, *, has_spoken: bool, picture_late: bool
     ) -> Speaker:
-        ghost = await self._ghost(account)
         there = await self._profile(account, room_id)
+        ghost = await self._ghost(account)
         avatar = "" if author.avatar is None else author.avatar.locator
         if picture_late and ghost is not None:
             avatar = ghost.avatar
         profile: Json = {"displayname": display_name(author)} | ({"avatar_url": avatar} if avatar else {})
-        digest = _digest(profile)
+        digest = profile_digest(profile)
         if ghost is not None and there == digest:
             return Speaker(self._identity(ghost), named=False)
         if there is None and not (has_spoken and self._may_join(room_id)):
@@ -497,22 +497,24 @@ class Ghosts:
         return Identity(ghost.account, self.settings.as_token.get_secret_value(), ghost.device)
 
     async def _ghost(self, account: str) -> Ghost | None:
-        known = self._known.get(account)
-        if known is None and self.store is not None:
+        if account not in self._known and self.store is not None:
             async with self.store.read() as uow:
-                known = await uow.ghosts.get(account)
-            if known is not None:
-                _put(self._known, account, known, _REMEMBERED)
-        return known
+                await self._load(uow, account)
+        return self._known.get(account)
 
     async def _profile(self, account: str, room_id: str) -> str | None:
         """A digest of a ghost's profile in a room; None if it is not in there."""
         key = (account, room_id)
         if key not in self._profiles and self.store is not None:
             async with self.store.read() as uow:
+                await self._load(uow, account)  # whoever asks for the one asks for the other
                 found = await uow.ghosts.profile(account, ChannelRef(Platform.MATRIX, room_id))
             self._remember(account, room_id, found)
         return self._profiles.get(key)
+
+    async def _load(self, uow: UnitOfWork, account: str) -> None:
+        if account not in self._known and (known := await uow.ghosts.get(account)) is not None:
+            _put(self._known, account, known, _REMEMBERED)
 
     async def _record(self, ghost: Ghost, room_id: str, digest: str) -> None:
         if self.store is None:
@@ -527,7 +529,8 @@ class Ghosts:
         _put(self._profiles, (account, room_id), digest, _REMEMBERED)
 
 
-def _digest(profile: Json) -> str:
+def profile_digest(profile: Json) -> str:
+    """What is kept of a name and picture, to compare them."""
     return hashlib.sha256(json.dumps(profile, sort_keys=True).encode()).hexdigest()[:16]
 
 
