@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
+from threading import Lock
 from types import TracebackType
 from typing import ParamSpec, Self, TypeVar
 
@@ -49,13 +50,18 @@ class Conversions:
 class TemporaryFile:
     """A temporary file without a name, which nobody else can read; gone when it is closed.
 
-    Raises `NoRoom` where the disk is full or read-only.
+    Raises `NoRoom` where the disk is full or read-only. A thread that still writes or reads when its caller was
+    cancelled closes the file itself: closed under it, its number could belong to another file of ours by then.
     """
 
     def __init__(self) -> None:
         self.size = 0
         self._readers = 0
         self._closing = False
+        # Guards the next two; never held for long.
+        self._lock = Lock()
+        self._in_threads = 0
+        self._closed = False
         with _room():
             # Unbuffered: a full disk shows at once, not when the file is closed.
             self._file = tempfile.TemporaryFile(prefix="relay-", buffering=0)  # noqa: SIM115 - closed by `close`
@@ -102,18 +108,39 @@ class TemporaryFile:
     def close(self) -> None:
         """Give the disk space back, as soon as nobody reads it."""
         self._closing = True
-        if not self._readers:
-            self._file.close()
+        if self._readers:
+            return
+        with self._lock:
+            self._closed = True
+            if not self._in_threads:
+                self._file.close()
 
     def _append(self, data: bytes) -> None:
         rest = memoryview(data)
-        with _room():
+        with self._in_use(), _room():
             while rest:
                 rest = rest[self._file.write(rest) :]
 
     def _read(self, place: int) -> bytes:
-        with _room():
+        with self._in_use(), _room():
             return os.pread(self._file.fileno(), _CHUNK, place)
+
+    @contextmanager
+    def _in_use(self) -> Iterator[None]:
+        with self._lock:
+            if self._closed:
+                raise ValueError("the file is closed")
+            self._in_threads += 1
+        try:
+            yield
+        finally:
+            self._used()
+
+    def _used(self) -> None:
+        with self._lock:
+            self._in_threads -= 1
+            if self._closed and not self._in_threads:
+                self._file.close()
 
 
 @contextmanager
