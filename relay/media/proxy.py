@@ -307,7 +307,7 @@ class MediaProxy:
             raise NoRoom("there is no room for it now")
 
     def _drop(self, spool: _Spool) -> None:
-        """Forget a file; those who read it go on with what is there."""
+        """Forget a file. Those who read it keep what has come, and are told why no more comes."""
         if self._spools.get(spool.media) is spool:
             del self._spools[spool.media]
         if spool.ends is not None:

@@ -126,7 +126,7 @@ class Throttle:
 
     @contextmanager
     def admitted(self, name: str) -> Iterator[Callable[[int], float]]:
-        """Let a client's request in for as long as the block lasts. Raises `HTTPTooManyRequests`.
+        """Let a client's request in for as long as the block lasts. Raises an `HTTPException` if that is too much.
 
         The block is given a function that counts bytes, and says how many seconds to wait before they are sent.
         """
