@@ -370,3 +370,45 @@ async def test_all_who_may_read_a_channel_are_there_before_they_speak(
             if event["type"] == "m.room.member" and event["content"]["membership"] == "join"
         ]
         assert len(joins) == len(set(joins)) == len(everybody)
+
+
+async def test_mentions_answers_and_files_of_ghosts(place: FullStack) -> None:
+    name = file("notes.txt", b"some notes")
+    first = place.say("help", "look at this", attachments=[name])
+    lines = await shown(place, "help", "look at this")
+    assert (lines[0].sender, lines[0].content["filename"]) == (ghost(place), "notes.txt")
+    place.control.edit(place.channels["help"], first, "look at these")
+    await shown(place, "help", "look at these")
+    pill = f'hello <a href="https://matrix.to/#/{ghost(place)}">Ada</a>'
+    await place.mia.html(place.rooms["help"], "hello Ada", pill)
+    await place.until_discord("help", lambda words: words[-1:] == [f"hello <@{place.people['Ada']}>"])
+    assert [one["id"] for one in place.on_discord("help")[-1]["mentions"]] == [place.people["Ada"]]
+
+
+async def test_without_the_section_what_ghosts_wrote_is_still_our_own(
+    ghost_homeserver: GhostHomeserver, tmp_path: Path
+) -> None:
+    async def hang(request: web.Request) -> web.StreamResponse | None:
+        if request.method == "PUT" and "/send/" in request.path and b"last words" in await request.read():
+            await proxy.carry_out(request)
+            await place.daemon.kill()
+            return web.Response(status=502)
+        return None
+
+    async with HomeserverProxy(ghost_homeserver.url) as proxy, stack(tmp_path, ghost_homeserver) as place:
+        place.write_config(extra=APPSERVICE, homeserver_url=proxy.url)
+        await place.daemon.start()
+        place.say("help", "by the ghost")
+        await shown(place, "help", "by the ghost")
+        proxy.answer = hang
+        place.say("help", "last words of the ghost")
+        await place.daemon.wait()
+        proxy.answer = pass_on
+        place.write_config(homeserver_url=proxy.url)
+        await place.daemon.start()
+        place.say("help", "by the bot")
+        lines = await shown(place, "help", "by the ghost", "last words of the ghost", "by the bot")
+        assert [line.sender for line in lines] == [ghost(place), ghost(place), place.relay_user]
+        await place.tell("help", "an answer")
+        await place.until_discord("help", lambda words: words[-1:] == ["an answer"])
+        assert len(place.on_discord("help")) == 4

@@ -105,6 +105,7 @@ class MatrixAdapter:
             rooms=rooms,
             media=self._media,
             ghosts=ghosts,
+            makes_ghosts=accounts.prefix is not None,
             clock=clock,
             token_refused=self._loop.interrupt,
             conversions=conversions,

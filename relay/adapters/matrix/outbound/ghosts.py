@@ -110,14 +110,14 @@ class Ghosts:
 
     # --- Who speaks ---------------------------------------------------------------------------------------
 
-    async def speaker(self, room_id: str, author: Author | None, *, has_spoken: bool, picture_late: bool) -> Speaker:
+    async def speaker(self, room_id: str, author: Author, *, has_spoken: bool, picture_late: bool) -> Speaker:
         """Who posts what `author` said, whose picture is on this homeserver. Makes the ghost ready for that.
 
         `has_spoken`: the author wrote it, and it is not only said about them. `picture_late`: there is a picture, but
         it is not here yet. Raises `Unsupported` if the ghost is to be silent, `Transient`, `StoreUnavailable`.
         """
-        account = None if author is None else self._account_for(room_id, author)
-        if account is None or author is None or self._is_troubled(account, room_id):
+        account = self._account_for(room_id, author)
+        if account is None or self._is_troubled(account, room_id):
             return BOT
         if not self.rooms.state(room_id).may_send(account):
             self._trouble(account, _Unusable("the power levels do not let ghosts write there", room=room_id))

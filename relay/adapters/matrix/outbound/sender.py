@@ -67,6 +67,8 @@ class MessageSender:
     rooms: DeclaredRooms
     media: MediaRepository
     ghosts: Ghosts
+    # Whether there may be any; else the bot says everything.
+    makes_ghosts: bool
     clock: Clock
     # Called when the homeserver refuses the access token.
     token_refused: Callable[[], None]
@@ -112,12 +114,14 @@ class MessageSender:
 
     async def _speaker(self, room_id: str, wanted: Delivery, delivery: Delivery) -> Speaker:
         author = delivery.author
-        late = author is not None and author.avatar is None and wanted.author is not None
+        if author is None or not self.makes_ghosts:
+            return BOT
+        late = author.avatar is None and wanted.author is not None
         return await self.ghosts.speaker(
             room_id,
             author,
             # A system message about somebody is a notice, and so is all that bots write.
-            has_spoken=author is not None and (author.is_bot or delivery.content.style != "notice"),
+            has_spoken=author.is_bot or delivery.content.style != "notice",
             picture_late=late and wanted.author is not None and wanted.author.avatar is not None,
         )
 

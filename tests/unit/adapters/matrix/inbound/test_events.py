@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from relay.adapters.matrix.inbound.events import changed_picture, convert, ephemeral_events, is_message
 from relay.adapters.matrix.markup import NameLookup
+from relay.adapters.matrix.own_accounts import OwnAccounts
 from relay.adapters.matrix.rooms.state import RoomState
 from relay.domain.content import Attachment, Author, Content
 from relay.domain.events import (
@@ -23,7 +24,8 @@ from relay.domain.events import (
     PictureChanged,
 )
 from relay.domain.ids import ChannelRef, MediaRef, MessageRef, Platform, ThreadRef, UserRef
-from relay.domain.text.nodes import RichText, plain_text
+from relay.domain.text.nodes import RichText, UserMention, plain_text
+from relay.domain.text.rewrite import walk
 
 ROOM = ChannelRef(Platform.MATRIX, "!room")
 ANN, ME = "@ann:example.org", "@relay:example.org"
@@ -439,3 +441,30 @@ def test_a_member_has_another_picture() -> None:
 )
 def test_nobody_has_another_picture(said: dict[str, Any]) -> None:
     assert changed_picture(said, ROOM, ME, NameLookup()) is None
+
+
+GHOST = "@_discord_42:example.org"
+GHOSTS = NameLookup(person=OwnAccounts(me=ME, prefix="_discord_").person)
+
+
+def test_what_a_ghost_says_and_removes_is_our_own() -> None:
+    state = RoomState(ROOM.id)
+    for sender, ours in ((GHOST, True), ("@_discord_x:example.org", False), ("@_discord_42:elsewhere.org", False)):
+        said = convert(event(text("x"), sender=sender), state, ME, GHOSTS)
+        assert isinstance(said, MessageCreated)
+        assert said.author.is_self is ours
+        removed = convert(event({"redacts": "$0"}, "m.room.redaction", sender=sender), state, ME, GHOSTS)
+        assert isinstance(removed, MessageDeleted)
+        assert removed.by_self is ours
+        used = convert(event({"m.relates_to": {}}, "m.reaction", sender=sender), state, ME, GHOSTS)
+        assert isinstance(used, FeatureUsed)
+        assert used.user_is_self is ours
+
+
+def test_who_mentions_or_answers_a_ghost_means_its_person() -> None:
+    pill = f'hello <a href="https://matrix.to/#/{GHOST}">Ada</a>'
+    content = text("hello Ada", format="org.matrix.custom.html", formatted_body=pill)
+    said = convert(event(content | {"m.mentions": {"user_ids": [GHOST, 5]}}), RoomState(ROOM.id), ME, GHOSTS)
+    assert isinstance(said, MessageCreated)
+    assert UserMention(UserRef(Platform.DISCORD, "42"), "Ada") in list(walk(said.content.text.blocks))
+    assert said.content.calls_answered
