@@ -251,7 +251,8 @@ class Daemon:
             )
         self._pairs = settings.declared_pairs()
         core.inbox.declare(self._pairs)
-        core.people.declare(settings.declared_links())
+        if core.people.declare(settings.declared_links()):
+            _log.info("declared links changed", links=len(settings.people))
         for adapter in parts.adapters:
             await adapter.watch(core.pairs.watched(adapter.platform))
         await core.inbox.keep_names()

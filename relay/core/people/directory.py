@@ -43,11 +43,15 @@ class PeopleDirectory:
     # How often something was changed: what was read before that is not kept.
     _version: int = field(init=False, default=0)
 
-    def declare(self, links: Iterable[tuple[UserRef, UserRef]]) -> None:
-        """The links that the operator declares from now on."""
-        self._declared = {one: other for pair in links for one, other in (pair, pair[::-1])}
+    def declare(self, links: Iterable[tuple[UserRef, UserRef]]) -> bool:
+        """The links that the operator declares from now on; whether they are others than before."""
+        declared = {one: other for pair in links for one, other in (pair, pair[::-1])}
+        if declared == self._declared:
+            return False
+        self._declared = declared
         self._known.clear()
         self._version += 1
+        return True
 
     def is_declared(self, user: UserRef) -> bool:
         """Whether the operator has declared a link of this account."""
