@@ -17,6 +17,7 @@ from relay.errors import FatalError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from relay.demo.daemon import Counters
     from relay.demo.environment import Environment
     from relay.demo.script.runner import Outcome
 
@@ -109,10 +110,11 @@ async def _once(console: "Console", directory: Path, ghosts: bool) -> int:
                     done = sum(item.state in _MARKS for item in outcomes)
                     status.update(f"{done + 1} of {len(outcomes)}: {now.title}, {_ARROWS[now.way]}")
 
+            before = await environment.daemon.counters()
             outcomes = await play(environment.new_run(), script(), tell)
         console.print()
         _print_table(console, outcomes)
-        await _print_sum(console, environment, outcomes)
+        await _print_sum(console, environment, outcomes, before)
     return 0 if all(outcome.state == "ok" for outcome in outcomes) else 1
 
 
@@ -144,7 +146,9 @@ def _print_table(console: "Console", outcomes: "Sequence[Outcome]") -> None:
     console.print(table)
 
 
-async def _print_sum(console: "Console", environment: "Environment", outcomes: "Sequence[Outcome]") -> None:
+async def _print_sum(
+    console: "Console", environment: "Environment", outcomes: "Sequence[Outcome]", before: "Counters"
+) -> None:
     counters = await environment.daemon.counters()
     dropped: dict[str, int] = {}
     for (_, feature), count in counters.dropped.items():
@@ -153,7 +157,7 @@ async def _print_sum(console: "Console", environment: "Environment", outcomes: "
     median = environment.feed.now()["status"]["median"]
     words = [
         f"{well} of {len(outcomes)} lines check out",
-        f"{sum(counters.messages.values())} messages crossed",
+        f"{sum(counters.messages.values()) - sum(before.messages.values())} messages crossed",
         *([] if median is None else [f"median {median:.0f} ms"]),
         f"dropped: {', '.join(f'{count} {feature}' for feature, count in sorted(dropped.items())) or 'nothing'}",
     ]

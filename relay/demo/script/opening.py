@@ -1,29 +1,39 @@
 """The first words: said before the page opens, so that nobody meets two empty rooms."""
 
-from collections.abc import Sequence
+from functools import partial
 
 from relay.demo.script.runner import Mismatch, ScriptRun, View
 from relay.demo.sides.base import OTHER, DisplayedMessage, SideName
 
+_SIDES: tuple[SideName, ...] = ("discord", "matrix")
+
 
 async def introduce(run: ScriptRun) -> None:
-    """Everybody on Matrix says a word and takes it back. Raises `Mismatch`.
+    """Everybody says a word and takes it back. Raises `Mismatch`.
 
-    A message does not wait for its author's picture: the first one crosses while that is on its way to Discord.
+    A message does not wait for its author's picture: the first one crosses while that is on its way to Discord. And a
+    ghost is made when it first has something to say.
     """
     await run.begin()
-    said = [(one.key, await run.say("matrix", one.key, "Hello!")) for one in run.matrix.participants]
+    said = [
+        (run.side(side), one.key, await run.say(side, one.key, "Hello!"))
+        for side in _SIDES
+        for one in run.side(side).participants
+    ]
 
-    def arrived(view: View) -> Sequence[DisplayedMessage]:
-        copies = view.fresh("discord", "copy")
-        if len(copies) < len(said) or len(run.discord.app.emojis) < len(said):
-            raise Mismatch(f"{len(copies)} copies and {len(run.discord.app.emojis)} pictures are there")
+    def arrived(view: View) -> dict[SideName, list[DisplayedMessage]]:
+        copies = {side: view.fresh(side, "copy") for side in _SIDES}
+        there = sum(map(len, copies.values()))
+        pictures = len(run.discord.app.emojis)
+        if there < len(said) or pictures < len(run.matrix.participants):
+            raise Mismatch(f"{there} copies and {pictures} pictures are there")
         return copies
 
     copies = await run.until(arrived)
-    for who, message in said:
-        await run.matrix.delete(who, message)
-    await run.until(lambda view: view.absent("discord", [copy.id for copy in copies]))
+    for side, who, message in said:
+        await side.delete(who, message)
+    for name, gone in copies.items():
+        await run.until(partial(View.absent, side=name, messages=[copy.id for copy in gone]))
 
 
 async def opening(run: ScriptRun) -> None:

@@ -75,7 +75,7 @@ export function createComposer(root, side, { people, place, alert, latest, sent 
 
 function furnish(root, side, people, place, field) {
   field.setAttribute("aria-label", `Message ${place.name} on ${SIDES[side].name}`);
-  field.placeholder = `Message ${place.name}, or ${side === "discord" ? "/" : "!"}relay help`;
+  field.placeholder = `Message, or ${side === "discord" ? "/" : "!"}relay help`;
   root.querySelector(".speakers").append(...people.map((person, index) => {
     const picture = h("span", { className: "avatar small", "aria-hidden": "true" }, face(side, person));
     picture.style.setProperty("--hue", hue(person.name));

@@ -4,7 +4,7 @@ import { h, post } from "./dom.js";
 const VIEWS = {
   profiles: ["With profiles", "Clients that know per-message profiles, such as gomuks and Sable."],
   plain: ["As Element shows it", "The bot’s name and picture, and the author in front of the words."],
-  ghosts: ["With ghosts", "From here on, people of Discord have accounts of their own, in every client."],
+  ghosts: ["With ghosts", "From now on, people of Discord have accounts of their own here."],
 };
 
 /** A switch; `choose(view)` is called with `profiles` or `plain`, at first with what somebody chose last time. Ghosts
