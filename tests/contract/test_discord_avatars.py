@@ -1,7 +1,7 @@
 """Pictures of people on Discord: emoji of the application, put there in the background, once each."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,11 +14,10 @@ from relay.adapters.discord.pictures import avatars as module
 from relay.adapters.discord.pictures import shelf
 from relay.adapters.discord.pictures.avatars import Avatars
 from relay.adapters.discord.pictures.shelf import emoji_name
-from relay.core.ports import File, Sender
 from relay.core.storage import AvatarRecord
-from relay.domain.content import Attachment, Author
-from relay.domain.ids import ChannelRef, MediaRef, Platform, UserRef
-from relay.errors import FileUnavailable, RateLimited, TargetGone
+from relay.domain.content import Author
+from relay.domain.ids import MediaRef, Platform, UserRef
+from relay.errors import RateLimited
 from relay.sandbox.faults import Fault, Kind
 from relay.sandbox.rate_limits import Limits
 from relay.sandbox.rest import emojis
@@ -26,48 +25,10 @@ from relay.sandbox.server import SandboxServer
 from relay.sandbox.world.models import Message
 from relay.store.unit_of_work import SqlStore, open_store
 from tests.support.discord import World, until
-from tests.support.pictures import moving, still
+from tests.support.pictures import Photographs, moving, still
 from tests.support.store import new_store
 
 MXC = "mxc://example.org/"
-
-
-@dataclass
-class Photographs:
-    """Files of the other side: pictures by their address."""
-
-    pictures: dict[str, bytes] = field(default_factory=dict)
-    asked: list[str] = field(default_factory=list)
-    # Answers come once it is set.
-    open_gate: asyncio.Event = field(default_factory=asyncio.Event)
-
-    def __post_init__(self) -> None:
-        self.open_gate.set()
-
-    async def picture(self, media: MediaRef, *, side: int, max_bytes: int, wait: float) -> bytes:
-        self.asked.append(media.locator)
-        await self.open_gate.wait()
-        found = self.pictures.get(media.locator)
-        if found is None:
-            raise FileUnavailable("its server is away") if "away" in media.locator else TargetGone("none")
-        return found
-
-    @asynccontextmanager
-    async def open(
-        self, attachments: Sequence[Attachment], *, max_bytes: int, sender: Sender | None = None
-    ) -> AsyncIterator[Sequence[File]]:
-        assert not attachments, "no file crosses here"
-        yield []
-
-    async def fetch(self, attachment: Attachment, *, channel: ChannelRef, max_bytes: int, wait: float) -> bool | None:
-        return None
-
-    def forget(self, attachment: Attachment) -> None: ...
-
-    async def copy_of(self, media: MediaRef, destination: Platform) -> MediaRef | None:
-        return None
-
-    async def remember(self, media: MediaRef, copy: MediaRef) -> None: ...
 
 
 def person(name: str, picture: str | None = None) -> Author:
