@@ -3,15 +3,13 @@
 import asyncio
 import gc
 import json
-import logging
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
-import structlog
 
 import relay.cli
 import relay.config.settings
@@ -49,19 +47,6 @@ WORDS = Content(RichText.plain("first line\nsecond \x1b[2J"), (Attachment("1", "
 
 Outcome = tuple[int, str, str]
 Relay = Callable[..., Outcome]
-
-
-@pytest.fixture(autouse=True)
-def _as_it_was(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "200")
-    root = logging.getLogger()
-    handlers, level, config = list(root.handlers), root.level, structlog.get_config()
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    logging.captureWarnings(False)
-    structlog.configure(**config)
 
 
 @pytest.fixture
