@@ -47,7 +47,7 @@ from relay.domain.commands import (
     RequoteMessage,
     SendMessage,
 )
-from relay.domain.content import Content, Quotation
+from relay.domain.content import Author, Content, Quotation
 from relay.domain.events import MessageCreated
 from relay.domain.ids import ChannelRef, MessageRef
 from relay.domain.pair import LaneKey
@@ -170,6 +170,9 @@ class Resolver:
                 return ShowFailure(await self.lookups.target(entry, suspect=suspect), failed)
             case Digest() as digest:
                 return SendDigest(await self.lookups.target(entry, suspect=suspect), digest)
+            case LateFile() as late if entry.lane.crosses and not suspect and await self._has_left(late.author):
+                self.late_files.end(late)
+                return Done(entry)
             case LateFile() as late if entry.lane.crosses:
                 return await self.late_files.sending(entry, late, suspect=suspect)
             case LateFile() as late:
@@ -185,12 +188,16 @@ class Resolver:
         target = await self.lookups.target_about(entry, command.source, command.reply_to, suspect=suspect)
         if target.original is not None and target.original.deleted and not suspect and not target.copies:
             return Done(entry)
-        if not target.copies and not suspect and await self.lookups.has_opted_out(command.author.user):
-            return Done(entry)  # since it was queued
+        if not target.copies and not suspect and await self._has_left(command.author):
+            return Done(entry)
         if command.reply_to is not None and target.reply_to is None and not target.copies:
             await self.reply_gate.wait_for(entry.lane, command.reply_to)
         content, quotation = await self._words(target, command)
         return Send(target=target, command=command, content=content, quotation=quotation, first_words=first_words)
+
+    async def _has_left(self, author: Author) -> bool:
+        """Whether an author has opted out, since what they wrote was queued."""
+        return await self.lookups.has_opted_out(author.user)
 
     async def _edit(self, entry: Entry, command: EditMessage, *, suspect: bool) -> Plan:
         target = await self.lookups.target_about(entry, command.source, command.reply_to, suspect=suspect)
@@ -410,7 +417,7 @@ class Resolver:
             content = digests.short_text(target, message.author, found)
             if content is None or await self._may_have_to_wait(target, messages, message.reply_to):
                 break
-            if await self.lookups.has_opted_out(message.author.user):
+            if await self._has_left(message.author):
                 break
             item = digests.item_of(message, content, await self._quoted(target, messages, message.reply_to))
             digest = Digest((*items, item))

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from relay.core.clock import SystemClock
-from relay.core.people.codes import _ALPHABET, _LENGTH, _MOST_TRIES, LinkCodes
+from relay.core.people.codes import _ALPHABET, _LENGTH, _MOST_TRIES
 from relay.core.ports import CommandCall
-from relay.core.storage import Store
 from relay.domain.ids import Platform, UserRef
 from relay.domain.text.nodes import plain_text
+from tests.support.codes import guess
 from tests.support.world import World, until, world
 
 ANN = UserRef(Platform.DISCORD, "ann")
@@ -185,21 +185,6 @@ async def test_few_may_ask_for_one_account_at_a_time(bridge: World, pending: int
     assert ("Too many others" in told) == (pending == 20)
 
 
-async def test_a_hundred_guesses_find_nothing(bridge: World) -> None:
-    await guess(bridge.store, 100)
-
-
-async def guess(store: Store, number: int) -> None:
-    """Guess codes from ever other accounts and from the right one; fails if one is found."""
-    codes = LinkCodes(clock=SystemClock())
-    async with store.write() as uow:
-        code = await codes.make(uow, ANN, "Ann", BEN)
-        assert code is not None
-        for at in range(number):
-            eve = UserRef(Platform.MATRIX, f"eve{at}")
-            assert await codes.redeem(uow, eve, code) is None  # even with the right one
-            wrong = code[:-1] + _ALPHABET[(_ALPHABET.index(code[-1]) + 1 + at % (len(_ALPHABET) - 1)) % len(_ALPHABET)]
-            assert await codes.redeem(uow, BEN if at < _MOST_TRIES else eve, wrong) is None
-        assert not codes.may_try(BEN)
-        assert await codes.redeem(uow, BEN, code) is None
-        assert [pending.asked_by for pending in await uow.people.codes_for(BEN, 9)] == [ANN]
+async def test_no_guess_finds_a_code(tmp_path: Path) -> None:
+    """`python -m tests.code_fuzz` makes 100,000 others."""
+    assert await guess(tmp_path, 400, seed=1) is None
