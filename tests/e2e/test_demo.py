@@ -147,17 +147,26 @@ async def test_files_cross_that_are_chosen_pasted_and_dropped(
         await expect(page.locator("#columns")).not_to_contain_text("pasted.txt")
 
 
-async def test_a_refused_file_waits_for_another_try(address: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("side", "mebibytes", "said"),
+    [
+        ("discord", 11, "Discord: Request entity too large (40005)"),
+        ("matrix", 51, "Matrix: the homeserver takes files of at most 50 MiB"),
+    ],
+)
+async def test_a_refused_file_waits_for_another_try(
+    address: str, tmp_path: Path, side: str, mebibytes: int, said: str
+) -> None:
     too_large = tmp_path / "too-large.bin"
     with too_large.open("wb") as file:
-        file.truncate(11 << 20)
+        file.truncate(mebibytes << 20)
     async with browsing(address, tmp_path / "browser", tolerated="409") as page:
-        await page.locator("#discord input[type=file]").set_input_files(too_large)
-        await say(page, "discord", "petrel with too much")
-        await expect(page.locator("#alert")).to_have_text("Discord: Request entity too large (40005)", timeout=SECONDS)
-        await expect(page.locator("#discord .tray")).to_contain_text("too-large.bin")
-        await expect(page.locator("#discord textarea")).to_have_value("petrel with too much")
-        await expect(message(page, "discord", "petrel")).to_have_count(0)
+        await page.locator(f"#{side} input[type=file]").set_input_files(too_large)
+        await say(page, side, "petrel with too much")
+        await expect(page.locator("#alert")).to_have_text(said, timeout=SECONDS)
+        await expect(page.locator(f"#{side} .tray")).to_contain_text("too-large.bin")
+        await expect(page.locator(f"#{side} textarea")).to_have_value("petrel with too much")
+        await expect(message(page, side, "petrel")).to_have_count(0)
 
 
 async def test_spoiler_stays_hidden_until_pressed(address: str, tmp_path: Path) -> None:

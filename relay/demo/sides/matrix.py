@@ -253,6 +253,9 @@ class MatrixSide:
         first = ""
         person = self._person(who)
         with _refusals():
+            most = (await person.call("GET", "client/v1/media/config")).get("m.upload.size")
+            if most is not None and any(len(file.data) > most for file in files):
+                raise ActionRefused(f"Matrix: the homeserver takes files of at most {most >> 20} MiB")
             uris = [await person.upload(file.data, file.content_type, file.name) for file in files]
             for file, uri in zip(files, uris, strict=True):
                 content = view.file_content(file, uri)
@@ -298,6 +301,8 @@ def _refusals() -> "Iterator[None]":
         yield
     except MatrixError as error:
         raise ActionRefused(f"Matrix: {error}") from error
+    except (aiohttp.ClientError, TimeoutError) as error:
+        raise ActionRefused(f"Matrix: the homeserver does not answer ({type(error).__name__})") from error
 
 
 def _key(uri: object) -> str:
