@@ -20,8 +20,8 @@ from pathlib import Path
 
 from relay.adapters.matrix.adapter import MatrixAdapter
 from relay.adapters.matrix.api.client import Api
+from relay.adapters.matrix.identifiers import OwnAccounts
 from relay.adapters.matrix.outbound.ghosts import Ghosts, profile_digest
-from relay.adapters.matrix.own_accounts import OwnAccounts
 from relay.adapters.matrix.rooms.declared import DeclaredRooms
 from relay.config.settings import AppserviceSettings, MatrixSettings
 from relay.core.clock import Backoff, SystemClock

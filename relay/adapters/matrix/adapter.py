@@ -10,7 +10,7 @@ from functools import partial
 from relay.adapters.matrix.api.client import Api
 from relay.adapters.matrix.api.session import LoadSession, MatrixSession, SaveSession
 from relay.adapters.matrix.cursors import GHOST_PREFIXES, cursor
-from relay.adapters.matrix.identifiers import is_user_id, parse_link, permalink
+from relay.adapters.matrix.identifiers import OwnAccounts, is_user_id, parse_link, permalink
 from relay.adapters.matrix.inbound.events import COMMAND, convert, latest_edit
 from relay.adapters.matrix.markup import NameLookup
 from relay.adapters.matrix.media import MediaRepository
@@ -18,7 +18,6 @@ from relay.adapters.matrix.members import MemberDirectory
 from relay.adapters.matrix.outbound import compose
 from relay.adapters.matrix.outbound.ghosts import Ghosts
 from relay.adapters.matrix.outbound.sender import MessageSender
-from relay.adapters.matrix.own_accounts import OwnAccounts
 from relay.adapters.matrix.retrying_inbox import RetryingInbox
 from relay.adapters.matrix.rooms.declared import DeclaredRooms
 from relay.adapters.matrix.rooms.joins import RoomJoiner

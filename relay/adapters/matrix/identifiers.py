@@ -1,4 +1,4 @@
-"""The grammar of Matrix's identifiers, and of links to what they name. Pure.
+"""The grammar of Matrix's identifiers, and of links to what they name; and which accounts are the relay's. Pure.
 
 Everything from outside is checked here before it becomes part of a URL, a key or a log line. The grammars:
 https://spec.matrix.org/latest/appendices/#common-identifier-format, for links
@@ -8,10 +8,11 @@ example the server name `..`), this is stricter.
 """
 
 import re
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from urllib.parse import parse_qsl, quote, unquote
 
-from relay.domain.ids import MessageRef
+from relay.domain.ids import MessageRef, Platform, UserRef
 
 _LONGEST = 255  # Bytes, sigil and server name included.
 _LABEL = r"[0-9A-Za-z_-]++"
@@ -127,3 +128,76 @@ def _servers(room_id: str) -> tuple[str, ...]:
     """The server in a room's ID, which knows the room; from room version 12 on there is none. An alias needs none."""
     server = room_id.partition(":")[2]
     return (server,) if server and room_id.startswith("!") else ()
+
+
+# --- The relay's own accounts ------------------------------------------------------------------------------
+
+# Nothing but a number stands behind a prefix, and no prefix ends with one: so no ghost of one relay can be another's.
+_NUMBER = re.compile(r"[0-9]{1,20}")
+
+
+@dataclass(slots=True, kw_only=True)
+class OwnAccounts:
+    """The accounts of the relay: its own, and its ghosts. Told by their IDs, never by a name.
+
+    Those of earlier prefixes count as well: what they wrote is still ours.
+    """
+
+    # The account that listens, in full.
+    me: str
+    # What the names of ghosts begin with now; None: there are none.
+    prefix: str | None = None
+    # Other prefixes that ghosts had before.
+    earlier: set[str] = field(default_factory=set)
+    # Whose people they are.
+    platform: Platform = Platform.DISCORD
+
+    def is_ghost(self, user_id: str) -> bool:
+        """Whether an account is one of our ghosts."""
+        return self.person(user_id) is not None
+
+    def is_own(self, user_id: str) -> bool:
+        """Whether an account is the relay's own, or one of its ghosts."""
+        return user_id == self.me or self.is_ghost(user_id)
+
+    def person(self, user_id: str) -> UserRef | None:
+        """For whom a ghost was made; None for any other account."""
+        if not user_id.startswith("@_"):
+            return None
+        name, _, server = user_id[1:].partition(":")
+        if server != self.server:
+            return None
+        for prefix in self._prefixes:
+            if name.startswith(prefix) and _NUMBER.fullmatch(number := name.removeprefix(prefix)):
+                return UserRef(self.platform, number)
+        return None
+
+    def ghost_of(self, user: UserRef) -> str | None:
+        """The ID of somebody's ghost, whether it exists or not; None for those who can have none."""
+        if self.prefix is None or user.platform is not self.platform or not _NUMBER.fullmatch(user.id):
+            return None
+        return f"@{self.prefix}{user.id}:{self.server}"
+
+    def ghosts_of(self, user: UserRef) -> list[str]:
+        """The IDs that somebody's ghost may have had at any time."""
+        if user.platform is not self.platform or not _NUMBER.fullmatch(user.id):
+            return []
+        return [f"@{prefix}{user.id}:{self.server}" for prefix in self._prefixes]
+
+    def is_current(self, user_id: str) -> bool:
+        """Whether an account is a ghost of the prefix in use, as which the relay may act."""
+        return self.prefix is not None and self.is_ghost(user_id) and user_id.startswith(f"@{self.prefix}")
+
+    @property
+    def has_ghosts(self) -> bool:
+        """Whether there are ghosts, or have ever been any."""
+        return self.prefix is not None or bool(self.earlier)
+
+    @property
+    def server(self) -> str:
+        """The homeserver's name."""
+        return self.me.partition(":")[2]
+
+    @property
+    def _prefixes(self) -> Iterable[str]:
+        return self.earlier if self.prefix is None else {self.prefix, *self.earlier}

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 import structlog
 
 from relay.adapters.matrix.api.client import Api, Refused, TooLong, Unreachable
-from relay.adapters.matrix.own_accounts import OwnAccounts
+from relay.adapters.matrix.identifiers import OwnAccounts
 from relay.core.convert.references import folded
 from relay.core.offload import Conversions
 from relay.core.ports import Clock

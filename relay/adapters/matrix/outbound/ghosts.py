@@ -18,8 +18,8 @@ from typing import TypeVar
 import structlog
 
 from relay.adapters.matrix.api.client import Api, Identity, Refused, Unreachable
+from relay.adapters.matrix.identifiers import OwnAccounts
 from relay.adapters.matrix.outbound.compose import display_name
-from relay.adapters.matrix.own_accounts import OwnAccounts
 from relay.adapters.matrix.rooms.declared import DeclaredRooms
 from relay.config.settings import AppserviceSettings
 from relay.core.ports import Clock

@@ -8,9 +8,8 @@ import contextlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from relay.adapters.matrix.identifiers import is_user_id
+from relay.adapters.matrix.identifiers import OwnAccounts, is_user_id
 from relay.adapters.matrix.markup import NameLookup
-from relay.adapters.matrix.own_accounts import OwnAccounts
 from relay.adapters.matrix.retrying_inbox import RetryingInbox
 from relay.adapters.matrix.rooms.state import RoomState
 from relay.core.clock import Backoff

@@ -2,7 +2,7 @@
 
 import pytest
 
-from relay.adapters.matrix.own_accounts import OwnAccounts
+from relay.adapters.matrix.identifiers import OwnAccounts
 from relay.domain.ids import Platform, UserRef
 
 ADA = UserRef(Platform.DISCORD, "42")

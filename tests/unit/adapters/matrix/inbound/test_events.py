@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from relay.adapters.matrix.identifiers import OwnAccounts
 from relay.adapters.matrix.inbound.events import changed_picture, convert, ephemeral_events, is_message
 from relay.adapters.matrix.markup import NameLookup
-from relay.adapters.matrix.own_accounts import OwnAccounts
 from relay.adapters.matrix.rooms.state import RoomState
 from relay.domain.content import Attachment, Author, Content
 from relay.domain.events import (

@@ -13,8 +13,8 @@ import pytest
 from aiohttp import web
 
 from relay.adapters.matrix.api.client import Api
+from relay.adapters.matrix.identifiers import OwnAccounts
 from relay.adapters.matrix.outbound.ghosts import BOT, Ghosts, Speaker
-from relay.adapters.matrix.own_accounts import OwnAccounts
 from relay.adapters.matrix.rooms.declared import DeclaredRooms
 from relay.config.settings import AppserviceSettings
 from relay.core.clock import Backoff, SystemClock

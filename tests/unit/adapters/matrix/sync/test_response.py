@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 from relay.adapters.matrix.api.client import Api
-from relay.adapters.matrix.own_accounts import OwnAccounts
+from relay.adapters.matrix.identifiers import OwnAccounts
 from relay.adapters.matrix.retrying_inbox import RetryingInbox
 from relay.adapters.matrix.rooms.declared import DeclaredRooms
 from relay.adapters.matrix.sync.backfill import Backfiller
