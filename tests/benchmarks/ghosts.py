@@ -21,7 +21,8 @@ from pathlib import Path
 from relay.adapters.matrix.adapter import MatrixAdapter
 from relay.adapters.matrix.api.client import Api
 from relay.adapters.matrix.identifiers import OwnAccounts
-from relay.adapters.matrix.outbound.ghosts import Ghosts, profile_digest
+from relay.adapters.matrix.outbound.ghost_accounts import GhostAccounts, profile_digest
+from relay.adapters.matrix.outbound.ghosts import Ghosts
 from relay.adapters.matrix.rooms.declared import DeclaredRooms
 from relay.config.settings import AppserviceSettings, MatrixSettings
 from relay.core.clock import Backoff, SystemClock
@@ -110,13 +111,13 @@ async def known(folder: Path, people: int, rooms: int) -> None:
     )
     declared.declare([ChannelAddress(Platform.MATRIX, name) for name in names])
     api = Api("http://127.0.0.1:9", accounts.me)
+    made = GhostAccounts(api=api, settings=AppserviceSettings.model_validate({"as_token": AS_TOKEN}), store=store)
     ghosts = Ghosts(
         api=api,
         accounts=accounts,
         rooms=declared,
         clock=clock,
-        settings=AppserviceSettings.model_validate({"as_token": AS_TOKEN}),
-        store=store,
+        made=made,
         wanted=lambda _: True,
     )
 
@@ -134,7 +135,7 @@ async def known(folder: Path, people: int, rooms: int) -> None:
             found = await ghosts.speaker(name, author(number), has_spoken=True, picture_late=False)
             spoke += found.identity is not None
     taken = time.process_time() - began
-    held = _bytes(ghosts)
+    held = _bytes(made)
     began = time.process_time()
     for _ in range(1000):
         await ghosts.speaker(names[-1], author(people - 1), has_spoken=True, picture_late=False)
@@ -147,9 +148,9 @@ async def known(folder: Path, people: int, rooms: int) -> None:
     await store.close()
 
 
-def _bytes(ghosts: Ghosts) -> int:
+def _bytes(made: GhostAccounts) -> int:
     """What the caches of ghosts hold, roughly."""
-    caches = (ghosts._known, ghosts._profiles, ghosts._changed, ghosts._troubles, ghosts._banned)
+    caches = (made._known, made._profiles)
     return sum(sys.getsizeof(cache) + sum(_of(key) + _of(value) for key, value in cache.items()) for cache in caches)
 
 

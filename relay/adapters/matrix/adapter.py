@@ -16,6 +16,7 @@ from relay.adapters.matrix.markup import NameLookup
 from relay.adapters.matrix.media import MediaRepository
 from relay.adapters.matrix.members import MemberDirectory
 from relay.adapters.matrix.outbound import compose
+from relay.adapters.matrix.outbound.ghost_accounts import GhostAccounts
 from relay.adapters.matrix.outbound.ghosts import Ghosts
 from relay.adapters.matrix.outbound.sender import MessageSender
 from relay.adapters.matrix.retrying_inbox import RetryingInbox
@@ -84,8 +85,11 @@ class MatrixAdapter:
             room = rooms.find(room_id)
             return 0 if room is None else catchup_limit(room.address)
 
+        made = None
+        if appservice is not None and store is not None:
+            made = GhostAccounts(api=api, settings=appservice, store=store)
         self._ghosts = ghosts = Ghosts(
-            api=api, accounts=accounts, rooms=rooms, clock=clock, settings=appservice, store=store, wanted=has_ghosts
+            api=api, accounts=accounts, rooms=rooms, clock=clock, made=made, wanted=has_ghosts
         )
         self._joins = RoomJoiner(api=api, rooms=rooms, clock=clock, connected=self._status.caught_up)
         self._loop = SyncLoop(
@@ -104,7 +108,7 @@ class MatrixAdapter:
             rooms=rooms,
             media=self._media,
             ghosts=ghosts,
-            makes_ghosts=accounts.prefix is not None,
+            makes_ghosts=made is not None,
             clock=clock,
             token_refused=self._loop.interrupt,
             conversions=conversions,

@@ -1,42 +1,30 @@
 """Who posts what somebody said: their ghost, made and brought into the room when it first has to speak; or the bot.
 
-Everything that is done for a ghost may be done again: a process that dies in between begins anew, and what was done
-before is done at once. What is known of a ghost is in the store, so that a known one costs no request.
-
 Where a ghost cannot be used (the homeserver does not know the registration, the room lets nobody in), the relay's own
 account speaks, under the author's name, and the pair's status says why. Only what a moderator decided about a ghost
 counts as said about its person: the message of one that is banned does not cross.
 """
 
-import hashlib
-import json
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
 
 import structlog
 
 from relay.adapters.matrix.api.client import Api, Identity, Refused, Unreachable
 from relay.adapters.matrix.identifiers import OwnAccounts
 from relay.adapters.matrix.outbound.compose import display_name
+from relay.adapters.matrix.outbound.ghost_accounts import REMEMBERED, GhostAccounts, keep, profile_digest
 from relay.adapters.matrix.rooms.declared import DeclaredRooms
-from relay.config.settings import AppserviceSettings
 from relay.core.ports import Clock
-from relay.core.storage import Ghost, Store, UnitOfWork
+from relay.core.storage import Ghost
 from relay.domain.content import Author
-from relay.domain.ids import ChannelAddress, ChannelRef, Platform, UserRef
+from relay.domain.ids import ChannelAddress, ChannelRef, UserRef
 from relay.domain.jsontext import Json
 from relay.errors import Permanent, Transient, Unsupported
 
-_Key = TypeVar("_Key")
-_Value = TypeVar("_Value")
-
 _log = structlog.get_logger(__name__)
 
-_DEVICE = "RELAY"
-_REMEMBERED = 5_000
-"""Ghosts, and memberships, that are held in memory. What is known of the others is asked of the store."""
 _TROUBLES_REMEMBERED = 500
 _TRY_AGAIN = 60.0
 """Seconds until a ghost that could not be used is tried again."""
@@ -50,7 +38,6 @@ _SECONDS_A_JOIN = 1.0
 _SECONDS_A_PROFILE = 60.0
 # A moderator, or an administrator of the homeserver, has decided that this account is to be silent.
 _SILENCED = frozenset({"M_USER_DEACTIVATED", "M_USER_LOCKED", "M_USER_SUSPENDED"})
-_NO_DEVICES = frozenset({400, 404, 405})
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,13 +79,9 @@ class Ghosts:
     rooms: DeclaredRooms
     clock: Clock
     # None: the relay's own account says everything, and only what ghosts wrote before is known as ours.
-    settings: AppserviceSettings | None
-    store: Store | None
+    made: GhostAccounts | None
     # Whether people have ghosts in a declared room; asked anew each time.
     wanted: Callable[[ChannelAddress], bool]
-    _known: OrderedDict[str, Ghost] = field(init=False, default_factory=OrderedDict)
-    # By account and room; None: it is not in there.
-    _profiles: OrderedDict[tuple[str, str], str | None] = field(init=False, default_factory=OrderedDict)
     # When a profile was changed last.
     _changed: OrderedDict[tuple[str, str], float] = field(init=False, default_factory=OrderedDict)
     # What cannot be used, by account and room ("" for all of them): until when, and why.
@@ -107,6 +90,12 @@ class Ghosts:
     _banned: OrderedDict[tuple[str, str], float] = field(init=False, default_factory=OrderedDict)
     _failures: OrderedDict[str, int] = field(init=False, default_factory=OrderedDict)
     _paces: OrderedDict[str, _Pace] = field(init=False, default_factory=OrderedDict)
+
+    @property
+    def _made(self) -> GhostAccounts:
+        if self.made is None:
+            raise RuntimeError("there are no ghosts")
+        return self.made
 
     # --- Who speaks ---------------------------------------------------------------------------------------
 
@@ -142,7 +131,7 @@ class Ghosts:
 
     def _account_for(self, room_id: str, author: Author) -> str | None:
         room = self.rooms.find(room_id)
-        if self.settings is None or self.store is None or room is None or not self.wanted(room.address):
+        if self.made is None or room is None or not self.wanted(room.address):
             return None
         if author.is_group:
             return None
@@ -151,35 +140,35 @@ class Ghosts:
     async def _ready(
         self, account: str, room_id: str, author: Author, *, has_spoken: bool, picture_late: bool
     ) -> Speaker:
-        there = await self._profile(account, room_id)
-        ghost = await self._ghost(account)
+        there = await self._made.profile(account, room_id)
+        ghost = await self._made.ghost(account)
         avatar = "" if author.avatar is None else author.avatar.locator
         if picture_late and ghost is not None:
             avatar = ghost.avatar
         profile: Json = {"displayname": display_name(author)} | ({"avatar_url": avatar} if avatar else {})
         digest = profile_digest(profile)
         if ghost is not None and there == digest:
-            return Speaker(self._identity(ghost), named=False)
+            return Speaker(self._made.identity(ghost), named=False)
         if there is None and not (has_spoken and self._may_join(room_id)):
             return BOT
         if ghost is None:
-            ghost = await self._register(account, profile)
+            ghost = await self._made.register(account, profile)
         elif there is not None and not self._may_change(account, room_id):
-            return Speaker(self._identity(ghost))
+            return Speaker(self._made.identity(ghost))
         ghost = replace(await self._join(ghost, room_id, profile), avatar=avatar)
-        await self._record(ghost, room_id, digest)
-        return Speaker(self._identity(ghost), named=False)
+        await self._made.record(ghost, room_id, digest)
+        return Speaker(self._made.identity(ghost), named=False)
 
     def wants_everybody(self, room_id: str) -> bool:
         """Whether all ghosts are to be in a room before they speak."""
         room = self.rooms.find(room_id)
-        is_set = self.settings is not None and self.settings.ghost_membership == "all"
+        is_set = self.made is not None and self.made.settings.ghost_membership == "all"
         return is_set and room is not None and self.wanted(room.address)
 
     async def is_member(self, room_id: str, author: Author) -> bool:
         """Whether somebody's ghost is in a room, as far as is known."""
         account = self._account_for(room_id, author)
-        return account is not None and await self._profile(account, room_id) is not None
+        return account is not None and await self._made.profile(account, room_id) is not None
 
     async def add(self, room_id: str, author: Author) -> bool:
         """Bring a ghost into a room before it speaks, after all that have something to say. Whether it came.
@@ -201,9 +190,9 @@ class Ghosts:
 
     async def identity(self, account: str) -> Identity | None:
         """To act as a ghost that has posted something, whatever the pair's setting says now; None if we may not."""
-        if self.settings is None or self.store is None or not self.accounts.is_current(account):
+        if self.made is None or not self.accounts.is_current(account) or self._is_troubled(account, ""):
             return None
-        return None if self._is_troubled(account, "") else self._identity(await self._ghost(account) or Ghost(account))
+        return self.made.identity(await self.made.ghost(account) or Ghost(account))
 
     async def recover(self, identity: Identity, room_id: str, refused: Refused, *, rejoin: bool) -> bool:
         """What a ghost wanted to do was refused: mend that. Whether to try again; if not, it cannot be used there.
@@ -226,67 +215,49 @@ class Ghosts:
         if refused.status == 401 or refused.code in _SILENCED:
             raise refused
         if refused.code == "M_UNKNOWN_DEVICE":
-            self._known[account] = await self._with_device(Ghost(account))
+            await self._made.renew_device(account)
             return True
         membership = await self._membership(account, room_id)
         if membership == "join":
             if self.rooms.find(room_id) is not None and not await self._has_power(account, room_id):
                 raise _Unusable("the power levels do not let ghosts write there", room=room_id)
             # Perhaps the homeserver does not let us act as it; that shows here.
-            await self.api.call("GET", "account", "whoami", identity=self._identity(Ghost(account)))
+            await self.api.call("GET", "account", "whoami", identity=self._made.identity(Ghost(account)))
             raise Permanent(f"the homeserver forbids it ({refused.reason or refused.code})")
-        self._remember(account, room_id, None)
+        self._made.remember(account, room_id, None)
         if rejoin:
             # The homeserver adds the profile that it had first.
-            await self._join(await self._ghost(account) or Ghost(account), room_id, {})
+            await self._join(await self._made.ghost(account) or Ghost(account), room_id, {})
         return True
 
     async def leave(self, account: str, room_id: str) -> None:
         """Take a ghost out of a room in which it is, as far as is known. Raises `Transient`, `StoreUnavailable`."""
-        if self.store is None or await self._profile(account, room_id) is None:
+        if self.made is None or await self.made.profile(account, room_id) is None:
             return
         if (identity := await self.identity(account)) is not None:
             await self.leave_at_once(identity, room_id)
-        async with self.store.write() as uow:
-            await uow.ghosts.leave(account, ChannelRef(Platform.MATRIX, room_id))
-        self._remember(account, room_id, None)
+        await self.made.left(account, room_id)
 
     async def leave_at_once(self, identity: Identity, room_id: str) -> None:
         """Take a ghost out of a room, whatever is on record. Raises `Transient`."""
-        await self._act(identity, "POST", "rooms", room_id, "leave", body={})
+        await self._made.act(identity, "POST", "rooms", room_id, "leave", body={})
 
     async def channels_of(self, user: UserRef) -> frozenset[ChannelRef]:
         """See `MemberMirror.channels_of`."""
         account = self.accounts.ghost_of(user)
-        if account is None or self.store is None:
-            return frozenset()
-        async with self.store.read() as uow:
-            return frozenset(await uow.ghosts.channels(account))
+        return frozenset() if account is None or self.made is None else await self.made.channels(account)
 
     async def forget(self, user: UserRef) -> None:
         """Take somebody's ghost out of all rooms and empty its profile. Raises `Transient`, `StoreUnavailable`."""
         account = self.accounts.ghost_of(user)
-        if account is None or self.store is None or await self._ghost(account) is None:
+        if account is None or self.made is None or await self.made.ghost(account) is None:
             return
-        for channel in await self.channels_of(user):
+        for channel in await self.made.channels(account):
             await self.leave(account, channel.id)
         if (identity := await self.identity(account)) is not None:
             for key in ("displayname", "avatar_url"):
-                await self._act(identity, "PUT", "profile", account, key, body={key: ""})
-        async with self.store.write() as uow:
-            await uow.ghosts.forget(account)
-        self._known.pop(account, None)
-
-    async def _act(self, identity: Identity, method: str, *path: str, body: Json) -> None:
-        """Do something that a refusal keeps nobody from. Raises `Transient`."""
-        try:
-            await self.api.call(method, *path, body=body, identity=identity)
-        except Unreachable as error:
-            raise Transient(str(error), failed=error.answered) from error
-        except Refused as refused:
-            if refused.status == 429 or refused.status >= 500:
-                raise Transient(str(refused), retry_after=refused.retry_after, failed=True) from refused
-            _log.info("not done for a ghost", ghost=identity.user_id, path=path[0], reason=str(refused))
+                await self.made.act(identity, "PUT", "profile", account, key, body={key: ""})
+        await self.made.forget(account)
 
     def saw_member(self, room_id: str, event: Json) -> None:
         """Sync has told of a membership: somebody may have removed or banned a ghost."""
@@ -294,12 +265,14 @@ class Ghosts:
         content = event.get("content")
         if not isinstance(account, str) or not isinstance(content, dict) or not self.accounts.is_ghost(account):
             return
+        if self.made is None:
+            return
         membership = content.get("membership")
         self._banned.pop((account, room_id), None)
         if membership == "ban":
             self._is_banned(account, room_id)
         if membership in {"ban", "leave"}:
-            self._remember(account, room_id, None)
+            self._made.remember(account, room_id, None)
 
     # --- What is said of it -------------------------------------------------------------------------------
 
@@ -326,7 +299,7 @@ class Ghosts:
         key = ("" if error.everywhere else account, error.room)
         if key not in self._troubles:
             _log.warning("ghost not used, the bot speaks", ghost=account, room=error.room or None, reason=str(error))
-        _put(self._troubles, key, (self.clock.monotonic() + _TRY_AGAIN, str(error)), _TROUBLES_REMEMBERED)
+        keep(self._troubles, key, (self.clock.monotonic() + _TRY_AGAIN, str(error)), _TROUBLES_REMEMBERED)
 
     def _refused(self, account: str, refused: Refused) -> None:
         """The homeserver refused something on the way. Raises `Unsupported` or `Transient` if the bot may not speak."""
@@ -345,7 +318,7 @@ class Ghosts:
     def _failed(self, account: str, why: str) -> None:
         """Count a failure of the homeserver: not every message waits for a ghost that cannot be made."""
         failures = self._failures.get(account, 0) + 1
-        _put(self._failures, account, failures, _TROUBLES_REMEMBERED)
+        keep(self._failures, account, failures, _TROUBLES_REMEMBERED)
         if failures >= _FAILURES:
             del self._failures[account]
             self._trouble(account, _Unusable(why))
@@ -382,7 +355,7 @@ class Ghosts:
 
     def _is_banned(self, account: str, room_id: str) -> None:
         _log.info("ghost is banned", ghost=account, room=room_id)
-        _put(self._banned, (account, room_id), self.clock.monotonic() + _TRY_AGAIN, _TROUBLES_REMEMBERED)
+        keep(self._banned, (account, room_id), self.clock.monotonic() + _TRY_AGAIN, _TROUBLES_REMEMBERED)
 
     async def _has_power(self, account: str, room_id: str) -> bool:
         """Whether the power levels, which may be a moment newer than what sync has told, let a ghost write."""
@@ -393,59 +366,22 @@ class Ghosts:
 
     # --- Making one ---------------------------------------------------------------------------------------
 
-    async def _register(self, account: str, profile: Json) -> Ghost:
-        """An account with a device and a profile. To do it again does no harm."""
-        name = account[1:].partition(":")[0]
-        body = {"type": "m.login.application_service", "username": name, "inhibit_login": True}
-        try:
-            await self.api.call("POST", "register", body=body, identity=self._identity(Ghost("")))
-        except Refused as refused:
-            # Ours from before, or somebody's who was there before the registration: then we may not act as it.
-            if refused.code != "M_USER_IN_USE":
-                raise
-        ghost = await self._with_device(Ghost(account))
-        for key, value in profile.items():
-            # Before it joins: a later change is written into every room that it is in, one event each.
-            try:
-                body = {key: value}
-                await self.api.call("PUT", "profile", account, key, body=body, identity=self._identity(ghost))
-            except Refused as refused:
-                if refused.status in {401, 429} or refused.status >= 500:
-                    raise
-                _log.info("ghost has no profile of its own", ghost=account, reason=str(refused))
-        _log.info("ghost made", ghost=account)
-        return ghost
-
-    async def _with_device(self, ghost: Ghost) -> Ghost:
-        """The ghost with a device: with that, a transaction ID is known also after the homeserver was killed."""
-        body = {"display_name": "relay"}
-        try:
-            await self.api.call(
-                "PUT", "devices", _DEVICE, body=body, identity=self._identity(replace(ghost, device=""))
-            )
-        except Refused as refused:
-            if refused.status not in _NO_DEVICES:
-                raise
-            _log.info("the homeserver makes no devices for ghosts", ghost=ghost.account, reason=str(refused))
-            return replace(ghost, device="")
-        return replace(ghost, device=_DEVICE)
-
     async def _join(self, ghost: Ghost, room_id: str, profile: Json) -> Ghost:
         """Bring a ghost into a room, or change its profile there: one event. The bot invites it if need be."""
         try:
-            await self._put_member(ghost, room_id, profile)
+            await self._made.put_member(ghost, room_id, profile)
         except Refused as refused:
             if refused.code == "M_UNKNOWN_DEVICE":
-                ghost = await self._with_device(ghost)
+                ghost = await self._made.with_device(ghost)
             elif refused.code not in _SILENCED and (refused.status == 403 or refused.code == "M_BAD_STATE"):
                 await self._membership(ghost.account, room_id)
                 # Perhaps the homeserver has forgotten it.
-                ghost = await self._register(ghost.account, profile)
-                await self._invite(ghost.account, room_id)
+                ghost = await self._made.register(ghost.account, profile)
+                await self._made.invite(ghost.account, room_id)
             else:
                 raise
             try:
-                await self._put_member(ghost, room_id, profile)
+                await self._made.put_member(ghost, room_id, profile)
             except Refused as again:
                 if again.status != 403:
                     raise
@@ -454,20 +390,8 @@ class Ghosts:
                     f"give {self.accounts.me} the power to invite, or open the room"
                 )
                 raise _Unusable(why, room=room_id) from again
-        _put(self._changed, (ghost.account, room_id), self.clock.monotonic(), _REMEMBERED)
+        keep(self._changed, (ghost.account, room_id), self.clock.monotonic(), REMEMBERED)
         return ghost
-
-    async def _put_member(self, ghost: Ghost, room_id: str, profile: Json) -> None:
-        path = ("rooms", room_id, "state", "m.room.member", ghost.account)
-        await self.api.call("PUT", *path, body={"membership": "join"} | profile, identity=self._identity(ghost))
-
-    async def _invite(self, account: str, room_id: str) -> None:
-        try:
-            await self.api.call("POST", "rooms", room_id, "invite", body={"user_id": account})
-        except Refused as refused:
-            if refused.status == 429 or refused.status >= 500:
-                raise
-            _log.info("ghost not invited", ghost=account, room=room_id, reason=str(refused))
 
     def _may_join(self, room_id: str) -> bool:
         """Whether one more ghost may join a room now."""
@@ -491,56 +415,7 @@ class Ghosts:
 
     # --- What is known ------------------------------------------------------------------------------------
 
-    def _identity(self, ghost: Ghost) -> Identity:
-        if self.settings is None:
-            raise RuntimeError("there are no ghosts")
-        return Identity(ghost.account, self.settings.as_token.get_secret_value(), ghost.device)
-
-    async def _ghost(self, account: str) -> Ghost | None:
-        if account not in self._known and self.store is not None:
-            async with self.store.read() as uow:
-                await self._load(uow, account)
-        return self._known.get(account)
-
-    async def _profile(self, account: str, room_id: str) -> str | None:
-        """A digest of a ghost's profile in a room; None if it is not in there."""
-        key = (account, room_id)
-        if key not in self._profiles and self.store is not None:
-            async with self.store.read() as uow:
-                await self._load(uow, account)  # whoever asks for the one asks for the other
-                found = await uow.ghosts.profile(account, ChannelRef(Platform.MATRIX, room_id))
-            self._remember(account, room_id, found)
-        return self._profiles.get(key)
-
-    async def _load(self, uow: UnitOfWork, account: str) -> None:
-        if account not in self._known and (known := await uow.ghosts.get(account)) is not None:
-            _put(self._known, account, known, _REMEMBERED)
-
-    async def _record(self, ghost: Ghost, room_id: str, digest: str) -> None:
-        if self.store is None:
-            return
-        async with self.store.write() as uow:
-            await uow.ghosts.put(ghost)
-            await uow.ghosts.join(ghost.account, ChannelRef(Platform.MATRIX, room_id), digest)
-        _put(self._known, ghost.account, ghost, _REMEMBERED)
-        self._remember(ghost.account, room_id, digest)
-
-    def _remember(self, account: str, room_id: str, digest: str | None) -> None:
-        _put(self._profiles, (account, room_id), digest, _REMEMBERED)
-
-
-def profile_digest(profile: Json) -> str:
-    """What is kept of a name and picture, to compare them."""
-    return hashlib.sha256(json.dumps(profile, sort_keys=True).encode()).hexdigest()[:16]
-
 
 def _listed(accounts: list[str], most: int = 3) -> str:
     more = f" and {len(accounts) - most} more" if len(accounts) > most else ""
     return ", ".join(accounts[:most]) + more
-
-
-def _put(kept: OrderedDict[_Key, _Value], key: _Key, value: _Value, most: int) -> None:
-    kept[key] = value
-    kept.move_to_end(key)
-    while len(kept) > most:
-        kept.popitem(last=False)

@@ -14,6 +14,7 @@ from aiohttp import web
 
 from relay.adapters.matrix.api.client import Api
 from relay.adapters.matrix.identifiers import OwnAccounts
+from relay.adapters.matrix.outbound.ghost_accounts import GhostAccounts
 from relay.adapters.matrix.outbound.ghosts import BOT, Ghosts, Speaker
 from relay.adapters.matrix.rooms.declared import DeclaredRooms
 from relay.config.settings import AppserviceSettings
@@ -104,16 +105,11 @@ async def made(folder: Path) -> AsyncIterator[Bench]:
     rooms = DeclaredRooms(accounts, backoff=partial(Backoff, random.Random(0), first=1, longest=2), now=clock.monotonic)
     rooms.declare([ChannelAddress(Platform.MATRIX, ROOM)])
     settings = AppserviceSettings.model_validate({"as_token": "secret"})
-    again = partial(
-        Ghosts,
-        api=api,
-        accounts=accounts,
-        rooms=rooms,
-        clock=clock,
-        settings=settings,
-        store=store,
-        wanted=lambda _: True,
-    )
+
+    def again() -> Ghosts:
+        kept = GhostAccounts(api=api, settings=settings, store=store)
+        return Ghosts(api=api, accounts=accounts, rooms=rooms, clock=clock, made=kept, wanted=lambda _: True)
+
     try:
         yield Bench(server, again(), clock, store, again)
     finally:
@@ -323,7 +319,9 @@ async def test_memory_is_bounded(bench: Bench) -> None:
     for number in range(300):
         bench.clock.seconds += 2
         assert await bench.by_ghost(Author(UserRef(Platform.DISCORD, str(number)), "x"))
-    assert len(bench.ghosts._profiles) == 300
+    accounts = bench.ghosts.made
+    assert accounts is not None
+    assert len(accounts._profiles) == 300
     for number in range(6_000):
-        bench.ghosts._remember(f"@_discord_{number}:example.org", ROOM, "x")
-    assert len(bench.ghosts._profiles) == 5_000
+        accounts.remember(f"@_discord_{number}:example.org", ROOM, "x")
+    assert len(accounts._profiles) == 5_000
