@@ -4,10 +4,10 @@ import json
 import subprocess
 import sys
 
-BAR = {"to_matrix": 60, "to_discord": 70}
+BAR = {"to_matrix": 59, "to_discord": 69}
 """Files today (71 and 82 on 27 November 2026). Lower it when the count falls; CONTRIBUTING says what may raise it.
 
-Raised by two each way since: who is linked, and ghosts or faces."""
+Raised by one each way since: who is linked, or has opted out."""
 
 FEWEST = 14
 """With fewer, the tracer has lost sight of the line."""
