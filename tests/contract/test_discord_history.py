@@ -8,6 +8,8 @@ from relay.domain.events import (
     MessageCreated,
 )
 from relay.domain.text.nodes import plain_text
+from relay.sandbox.world.models import Overwrite
+from relay.sandbox.world.permissions import Permission
 from tests.support.discord import World, until
 from tests.support.world import WrongClock
 
@@ -75,6 +77,18 @@ async def test_rereads_what_stands_between_two_messages(world: World) -> None:
     expected[expected.index("7")] = "seven"
     assert [plain_text(event.content.text) for event in found] == expected
     assert [event.edited_at is not None for event in found].count(True) == 1
+
+
+async def test_what_the_bot_may_not_read_any_more_was_not_deleted(world: World) -> None:
+    messages = [world.say(str(number)) for number in range(3)]
+    first, last = world.message_ref(messages[0]), world.message_ref(messages[-1])
+    async with world.running() as adapter:
+        world.server.messages.remove(world.channel, [messages[-1].id])
+        assert None not in [page async for page in adapter.reread(first, last)]
+        # The change of permissions is never told: a dispatch may be lost, or not understood.
+        denied = Overwrite(world.app.user.id, 1, 0, Permission.READ_MESSAGE_HISTORY)
+        world.channel.overwrites[denied.id] = denied
+        assert None in [page async for page in adapter.reread(first, last)]
 
 
 async def test_a_store_that_fails_loses_nothing(world: World) -> None:

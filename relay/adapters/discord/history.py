@@ -110,8 +110,12 @@ class History:
 
         Yields None for what could not be read. `cursor` as in `read`.
         """
+        seen = False
         async for page in self._read_range(buffer, buffer.channel.id, first, last):
+            seen = seen or any(message.ref.id == last for message in page)
             yield page
+        if not seen and not await self._is_gone(buffer.channel.id, last):
+            yield None
         threads = dict.fromkeys(await self._threads(buffer, since=first))
         threads_of_channel = [thread for thread in buffer.active_threads if not self.guilds.is_declared(thread)]
         active = [thread for thread in threads_of_channel if int(await _position(cursor, thread) or "0") >= int(first)]
@@ -126,6 +130,19 @@ class History:
         if len(active) == MAX_ACTIVE_THREADS:
             # There may have been more threads than are remembered.
             yield None
+
+    async def _is_gone(self, channel: str, message: str) -> bool:
+        """Whether Discord says of a message that it is not there, which its history did not show.
+
+        Without *Read Message History* the history is empty, and no error. That the bot lost the permission may not have
+        been told yet: everything would seem to have been deleted.
+        """
+        ids = {"channel": channel, "message": message}
+        try:
+            await self.rest.call(Route("GET", "/channels/{channel}/messages/{message}", ids))
+        except Refused as error:
+            return error.code == ErrorCode.UNKNOWN_MESSAGE
+        return False
 
     async def _read_range(
         self, buffer: ChannelBuffer, channel: str, first: str, last: str
