@@ -107,7 +107,13 @@ class Daemon:
         stack.push_async_callback(files.close)
         conversions = Conversions()
         discord = DiscordAdapter(
-            settings=settings.discord, clock=clock, rng=rng, files=files, conversions=conversions, store=store
+            settings=settings.discord,
+            clock=clock,
+            rng=rng,
+            files=files,
+            conversions=conversions,
+            store=store,
+            pictures_kept=settings.store.retention,
         )
         stack.push_async_callback(discord.close)
         matrix = MatrixAdapter(

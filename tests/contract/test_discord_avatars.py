@@ -218,6 +218,23 @@ async def test_what_the_operator_deletes_is_put_there_again(faces: Faces, monkey
     assert len(faces.emoji) == 1
 
 
+async def test_what_nobody_has_used_for_long_is_deleted(faces: Faces, monkeypatch: pytest.MonkeyPatch) -> None:
+    operators(faces, 1)
+    async with faces.running() as adapter:
+        await faces.face(adapter, person("ann"))
+        await faces.face(adapter, person("bob"))
+        avatars = inner(adapter)
+        avatars.kept_for = 90 * 86400.0
+        old = avatars.shelf.by_name[avatars.shelf.last["@ann:example.org"]]
+        old.used -= 91 * 86400.0
+        monkeypatch.setattr(module, "_LIST_SECONDS", 0.0)
+        avatars._delete_now.set()
+        await until(lambda: old.name not in faces.emoji)
+    assert len(faces.emoji) == 2
+    async with faces.store.read() as uow:
+        assert {record.user.id for record in await uow.avatars.known(Platform.DISCORD, 9)} == {"@bob:example.org"}
+
+
 # --- A full store ---------------------------------------------------------------------------------------------
 
 

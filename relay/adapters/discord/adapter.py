@@ -55,8 +55,8 @@ class DiscordAdapter:
     """Implements `Adapter`, `HistoryReader`, `LatestReader`, `NameReader` and `PersonForgetter`.
 
     Without `files`, those of the other platform, none are posted. Without `store`, it is not remembered which pictures
-    of people are already there. `timeout` is in seconds, for each request, and does
-    not include the time that files take.
+    of people are already there. Pictures that were not used for `pictures_kept` seconds are deleted; None: never.
+    `timeout` is in seconds, for each request, and does not include the time that files take.
     """
 
     def __init__(
@@ -70,6 +70,7 @@ class DiscordAdapter:
         files: Files | None = None,
         conversions: Conversions | None = None,
         store: Store | None = None,
+        pictures_kept: float | None = None,
     ) -> None:
         conversions = conversions or Conversions()
         token = settings.token.get_secret_value()
@@ -100,6 +101,7 @@ class DiscordAdapter:
             store=store,
             clock=clock,
             cdn_url=cdn_url,
+            kept_for=pictures_kept,
         )
         self._guilds = GuildCache(clock)
         self._members = Members(self._rest, clock)

@@ -81,6 +81,8 @@ class Avatars:
     clock: Clock
     # The server that shows emoji.
     cdn_url: str
+    # Seconds after its last use, after which a picture is deleted. None: never.
+    kept_for: float | None = None
     shelf: Shelf = field(init=False, default_factory=Shelf)
     _wishes: Wishes = field(init=False)
     # When a picture that could not be had is tried again (monotonic).
@@ -161,7 +163,7 @@ class Avatars:
             self._retry_at.popitem(last=False)
 
     def _now(self) -> float:
-        return self.clock.now().timestamp()
+        return self.rest.time.now().timestamp()
 
     async def forget(self, user: UserRef) -> None:
         """Forget a person. Pictures that nobody else has are deleted as soon as Discord allows.
@@ -390,7 +392,8 @@ class Avatars:
             id_ = record.copy.locator
             if is_snowflake(id_) and is_emoji_name(record.name) and id_ not in self._unwanted:
                 emoji = self.shelf.by_name.setdefault(record.name, Emoji(record.name, id_))
-                emoji.used = emoji.saved = max(emoji.used, float(record.used))
+                emoji.saved = max(emoji.saved, float(record.used))
+                emoji.used = max(emoji.used, emoji.saved, created_at(id_).timestamp())
                 self.shelf.show(record.user.id, record.source, record.name)
 
     async def _forget_copies(self, emoji: Iterable[str]) -> None:
@@ -420,9 +423,15 @@ class Avatars:
             self._delete_now.clear()
 
     async def _list_now_and_then(self) -> None:
-        """An operator may delete emoji, and Discord does not tell of it."""
-        if self._listed_at is None or self.clock.monotonic() - self._listed_at >= _LIST_SECONDS:
-            await self._list()
+        """An operator may delete emoji, and Discord does not tell of it. What is old is deleted."""
+        if self._listed_at is not None and self.clock.monotonic() - self._listed_at < _LIST_SECONDS:
+            return
+        await self._list()
+        if self.kept_for is not None:
+            before = self._now() - self.kept_for
+            for emoji in [one for one in self.shelf.by_name.values() if one.used < before]:
+                await self._delete(emoji.id)
+                self.shelf.remove(emoji.name)
 
     async def _save_uses(self) -> None:
         used, self._used = self._used, {}

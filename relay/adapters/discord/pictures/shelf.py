@@ -18,8 +18,9 @@ MOST_OF_ACCOUNT = 100
 KEPT_SECONDS = 3600.0
 MOST_RECORDS = 5_000
 _MOST_WANTED, _MOST_WANTED_OF_ACCOUNT = 1_000, 30
-# New pictures of one account: so many at once, then one in so many seconds.
-BURST, _SECONDS_EACH = 30, 60.0
+# New pictures of one account: so many at once, then one in so many seconds. Discord may allow 50 an hour, and one
+# account is not to use them up.
+BURST, SECONDS_EACH = 10, 360.0
 MOST_REMEMBERED = 2_000
 
 _PREFIX, _ANIMATED = "relay_", "_a"
@@ -203,7 +204,7 @@ class Wishes:
     def _allow(self, account: str) -> bool:
         now = self.clock.monotonic()
         left, since = self._allowed.get(account, (float(BURST), now))
-        left = min(float(BURST), left + (now - since) / _SECONDS_EACH)
+        left = min(float(BURST), left + (now - since) / SECONDS_EACH)
         allowed = left >= 1
         self._allowed[account] = (left - 1 if allowed else left, now)
         self._allowed.move_to_end(account)

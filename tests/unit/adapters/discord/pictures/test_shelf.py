@@ -13,6 +13,7 @@ from relay.adapters.discord.pictures.shelf import (
     KEPT_SECONDS,
     MOST_OF_ACCOUNT,
     MOST_RECORDS,
+    SECONDS_EACH,
     Emoji,
     Shelf,
     Wanted,
@@ -164,7 +165,7 @@ def test_one_account_cannot_want_without_end() -> None:
     assert not len(wishes)
     wishes.add(picture("flood", 2000))
     assert not len(wishes)
-    clock.passed += 61
+    clock.passed += SECONDS_EACH + 1
     wishes.add(picture("flood", 2001))
     assert len(wishes) == 1
 
