@@ -6,6 +6,7 @@ from datetime import datetime
 from pathlib import Path
 
 from relay.domain.ids import ChannelRef, MessageRef, Platform
+from relay.domain.text.nodes import plain_text
 from relay.store.tables import unpacked
 from tests.simulation.operator import Operator
 from tests.support.platform import RELAY, MemoryPlatform, Message
@@ -90,6 +91,11 @@ def _direction(
                 continue
             refs = copies.get(original.ref, [])
             accounted.update(refs)
+            versions = source.edits.get(original.ref, [])
+            was_command = plain_text((versions[0][1] if versions else original.content).text).startswith("!relay ")
+            if was_command and not versions:
+                found += _command(source, original, refs)
+                continue
             if not _strict(original.ref, operator):
                 continue
             if not refs:
@@ -113,11 +119,21 @@ def _direction(
                     found.append(
                         f"wrong text: {source.platform} {original.ref.id} {original.text[:40]!r} shows {text[:40]!r}"
                     )
+            if was_command:
+                continue  # it has crossed only since it was edited into something else
             if refs[0].id < last:
                 found.append(f"out of order: {source.platform} {original.ref.id}")
             last = max(last, refs[0].id)
     strays = {ref: shown[ref] for ref in shown if ref not in accounted}
     return found + _too_many(strays, operator, copies, undeclared)
+
+
+def _command(source: MemoryPlatform, asked: Message, refs: list[MessageRef]) -> list[str]:
+    """What is wrong about a command: it crossed, or was carried out twice."""
+    answers = [it for it in source.messages.values() if it.author.is_self and it.reply_to == asked.ref]
+    notices = [it for it in answers if it.shown_as == RELAY]
+    found = [f"crossed: the command {asked.ref.id}"] if refs else []
+    return found + ([f"answered {len(notices)} times: the command {asked.ref.id}"] if len(notices) > 1 else [])
 
 
 def _too_many(

@@ -35,10 +35,12 @@ class People:
         shown = platform.shown(channel)
         mine = [message for message in shown if not message.author.is_self]
         what = self.rng.choices(
-            ("say", "reply", "edit", "take back", "delete", "react", "moderate"),
-            (56, 10, 14, 10, 8, 2, 2 if shown else 0),
+            ("say", "reply", "edit", "take back", "delete", "react", "moderate", "ask"),
+            (56, 10, 14, 10, 8, 2, 2 if shown else 0, 2 if platform.platform is Platform.MATRIX else 0),
         )[0]
-        if what == "say" or not mine:
+        if what == "ask":
+            self._ask(platform, channel)
+        elif what == "say" or not mine:
             self._say(platform, channel, None)
         elif what == "reply":
             self._say(platform, channel, self.rng.choice(shown).ref)
@@ -69,6 +71,11 @@ class People:
         self.trace(
             f"{platform.platform} {ref.id} in {channel.id}: {words[:24]!r} says {platform.messages[ref].author.name}"
         )
+
+    def _ask(self, platform: MemoryPlatform, channel: ChannelRef) -> None:
+        ref = platform.say(channel, self.rng.choice(("ann", "ben")), "!relay whoami")
+        self.operator.wrote(ref)
+        self.trace(f"{platform.platform} {ref.id} in {channel.id}: a command")
 
     def _edit(self, platform: MemoryPlatform, target: Message) -> None:
         words = self._words()
