@@ -145,3 +145,16 @@ async def test_headers_that_are_no_numbers_teach_nothing_lasting(clock: FakeCloc
         limits.update(POST, 200, headers(0, 2.0) | {name: number})
     clock.seconds += 3601
     assert await waits(limits, clock, POST) == 0.0
+
+
+async def test_what_works_in_the_background_leaves_half_of_a_second_to_others(clock: FakeClock) -> None:
+    limits = RateLimits(clock, requests_per_second=10)
+    emoji = Bucket("POST /applications/{application}/emojis", "1")
+    for _ in range(4):
+        await waits(limits, clock)
+    await limits.acquire(emoji, background=True)
+    assert clock.seconds == 1000.0
+    await limits.acquire(emoji, background=True)
+    assert clock.seconds == pytest.approx(1001.0), "five have been sent within the second"
+    for _ in range(9):
+        assert await waits(limits, clock) == 0.0, "others need not wait"
