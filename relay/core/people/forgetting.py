@@ -13,7 +13,7 @@ from relay.core.storage import DeadLetter, ForgetRequest, Original, Store, UnitO
 from relay.domain.commands import Digest, EditMessage, LateFile, SendMessage
 from relay.domain.events import MessageDeleted
 from relay.domain.ids import UserRef
-from relay.errors import DeliveryError, StoreUnavailable
+from relay.errors import DeliveryError, RelayError, StoreUnavailable
 
 _log = structlog.get_logger(__name__)
 
@@ -62,7 +62,7 @@ class Forgetter:
             async with self.store.read() as uow:
                 requests = await uow.people.requests(_PEOPLE)
             now = self.clock.monotonic()
-            pauses = [await self._step(one) for one in requests if self._later.get(one.user, now) <= now]
+            pauses = [await self._try(one) for one in requests if self._later.get(one.user, now) <= now]
         except StoreUnavailable as error:
             _log.warning("people are forgotten later", reason=error.reason)
             return _AFTER_TROUBLE
@@ -70,6 +70,16 @@ class Forgetter:
             self._later.clear()
             return None
         return min(pauses, default=_AFTER_TROUBLE)
+
+    async def _try(self, request: ForgetRequest) -> float:
+        try:
+            return await self._step(request)
+        except RelayError:
+            raise
+        except Exception:  # noqa: BLE001 - the top of a worker: the daemon and the others go on
+            _log.exception("bug while forgetting a person")
+            self._later[request.user] = self.clock.monotonic() + _AFTER_TROUBLE
+            return _AFTER_TROUBLE
 
     async def _step(self, request: ForgetRequest) -> float:
         """Go on with one of them; how long to wait before the next step."""
