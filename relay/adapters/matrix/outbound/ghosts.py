@@ -121,7 +121,8 @@ class Ghosts:
             self._refused(account, refused)
             return BOT
         except Unreachable as error:
-            self._failed(account, str(error))
+            if error.sent:
+                self._failed(account, str(error))  # else nobody reaches the homeserver, the bot neither
             raise Transient(str(error), failed=error.answered) from error
         self._failures.pop(account, None)
         if speaker.identity is not None:
@@ -156,6 +157,8 @@ class Ghosts:
         elif there is not None and not self._may_change(account, room_id):
             return Speaker(self._made.identity(ghost))
         ghost = replace(await self._join(ghost, room_id, profile), avatar=avatar)
+        if there is None:
+            self._pace(room_id).left -= 1
         await self._made.record(ghost, room_id, digest)
         return Speaker(self._made.identity(ghost), named=False)
 
@@ -395,11 +398,7 @@ class Ghosts:
 
     def _may_join(self, room_id: str) -> bool:
         """Whether one more ghost may join a room now."""
-        pace = self._pace(room_id)
-        if pace.left < 1:
-            return False
-        pace.left -= 1
-        return True
+        return self._pace(room_id).left >= 1
 
     def _pace(self, room_id: str) -> _Pace:
         now = self.clock.monotonic()

@@ -184,6 +184,17 @@ async def test_a_homeserver_that_fails_is_waited_for_but_not_for_ever(bench: Ben
     assert await bench.by_ghost()
 
 
+async def test_that_nobody_reaches_the_homeserver_says_nothing_about_a_ghost(bench: Bench) -> None:
+    url, bench.ghosts.api.homeserver_url = bench.ghosts.api.homeserver_url, "http://127.0.0.1:9"
+    client = bench.ghosts.api._client
+    client.homeserver = "http://127.0.0.1:9"
+    for _ in range(5):
+        with pytest.raises(Transient):
+            await bench.speaker()
+    client.homeserver = url
+    assert await bench.by_ghost()
+
+
 async def test_a_limit_keeps_nobody_waiting(bench: Bench) -> None:
     bench.server.refuse("join", 429, "M_LIMIT_EXCEEDED")
     assert await bench.speaker() == BOT
