@@ -128,7 +128,7 @@ async def test_a_banned_ghost_is_silent_until_the_ban_is_lifted(place: FullStack
     await shown(place, "help", "hello", "but others do")
     await place.until_metric("relay_dropped_total", 1, pair="help", feature="moderation")
     # Nor after a restart, which has forgotten it.
-    await place.daemon.kill()
+    await place.daemon.stop()
     await place.daemon.start()
     place.say("help", "nor does this")
     await place.until_metric("relay_dropped_total", 2, pair="help", feature="moderation")
