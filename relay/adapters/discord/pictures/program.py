@@ -233,7 +233,7 @@ _USUAL_FRAME_MILLISECONDS = 100
 
 
 def avatar(data: bytes) -> bytes:
-    """A picture as an avatar: a PNG, or a GIF if it moves. Raises ValueError or OSError if it cannot be decoded."""
+    """A picture as an avatar: a PNG, or a GIF if it moves. Raises if it cannot be decoded."""
     try:
         opened = Image.open(io.BytesIO(data), formats=_AVATAR_FORMATS)
     except (Image.DecompressionBombError, UnidentifiedImageError) as error:
