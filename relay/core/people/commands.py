@@ -267,6 +267,10 @@ class Commands:
         if (await self.people.of(other, uow)).linked:
             return n.RichText.plain("Whoever asked for that code is linked with another account by now.")
         self.people.change((call.user, other), changed)
+        for user in (call.user, other):
+            # A link that one declared by the operator covers for now: it would be back when that is taken away.
+            self.people.change((await uow.people.linked(user)).values(), changed)
+            await uow.people.unlink(user)
         await uow.people.link(other, call.user, self.clock.now())
         name = f"{code.name} " if code.name else ""
         end = self._written(call.user.platform, "unlink")

@@ -162,6 +162,19 @@ async def test_what_the_operator_declares_needs_no_code_and_is_theirs_to_end(tmp
         assert await linked(bridge, BEN) is None
 
 
+async def test_a_new_link_ends_what_a_declared_one_had_covered(bridge: World) -> None:
+    """Else one account stays linked with somebody who is linked with a third, once the declaration goes."""
+    async with bridge.relay() as core:
+        await say(bridge, f"!relay link {code_in(await ask(bridge, 'link', 'matrix:ben'))}")
+        core.people.declare([(UserRef(Platform.DISCORD, "carl"), BEN)])
+        eve = UserRef(Platform.MATRIX, "eve")
+        await say(bridge, f"!relay link {code_in(await ask(bridge, 'link', 'matrix:eve'))}", "eve")
+        assert await linked(bridge, ANN) == eve
+        core.people.declare([])
+        assert await linked(bridge, ANN) == eve
+        assert await linked(bridge, BEN) is None
+
+
 async def test_wrong_codes_are_limited(bridge: World) -> None:
     clock = bridge.clock = Clock()
     async with bridge.relay():
