@@ -11,7 +11,7 @@ import pytest_asyncio
 from aiohttp import web
 from PIL import Image
 
-from relay.demo.matrix_client import MatrixError
+from relay.demo.matrix_client import MatrixError, Person
 from relay.domain.jsontext import Json
 from tests.support.chat import file
 from tests.support.ghosts import APPSERVICE, GhostHomeserver, ghost, shown, with_ghosts
@@ -199,10 +199,21 @@ async def test_a_pair_goes_from_the_bot_to_ghosts_and_back(place: FullStack) -> 
     assert [line.sender for line in lines] == [ghost(place), place.relay_user, ghost(place)]
 
 
+async def _come(place: FullStack, localpart: str, name: str) -> None:
+    """Somebody joins the room."""
+    token = await place.homeserver.register(localpart, displayname=name)
+    async with Person(place.homeserver.url, f"@{localpart}:{place.homeserver.server_name}", token) as person:
+        await place.mia.invite(place.rooms["help"], person.user_id)
+        await person.join(place.rooms["help"])
+
+
 async def test_what_a_ghost_sent_is_not_sent_again_after_a_crash(
     ghost_homeserver: GhostHomeserver, tmp_path: Path
 ) -> None:
-    """Killed between the send and its record: by the same ghost, by the bot instead, and by the ghost instead of it."""
+    """Killed between the send and its record: by the same ghost, by the bot instead, and by the ghost instead of it.
+
+    Meanwhile somebody comes whom the message names: it says the same in other words then.
+    """
 
     async def carry_out_and_hang(request: web.Request, text: bytes) -> web.StreamResponse | None:
         if request.method == "PUT" and "/send/" in request.path and text in await request.read():
@@ -226,10 +237,11 @@ async def test_what_a_ghost_sent_is_not_sent_again_after_a_crash(
                     place.say("help", text)
                     expected.append(text)
                     await shown(place, "help", *expected)
-                    place.say("help", f"hello {number}")
-                    expected.append(f"hello {number}")
+                    place.say("help", f"hello {number} @Zed{number}")
+                    expected.append(f"hello {number} @Zed{number}")
                     await place.daemon.wait()
                     proxy.answer = pass_on
+                    await _come(place, f"zed{number}", f"Zed{number}")
             await place.daemon.start()
             place.say("help", f"after {number}")
             expected.append(f"after {number}")

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -90,6 +91,7 @@ class History:
             last = life == kills
             kill_at = None if last else rng.choice((rng.randint(50, 400), rng.randint(400, 3000)))
             adapters = [_adapter(platform, trouble) for platform, trouble in zip(platforms, troubles, strict=True)]
+            adapters[-1].ghosts = _ghosts(self.seed)
             try:
                 self._live(rng, adapters, people, acts, over, kill_at)
             except (Stuck, TimeoutError) as error:
@@ -242,6 +244,15 @@ def _adapter(platform: MemoryPlatform, trouble: Trouble) -> MemoryAdapter:
         after=trouble.after,
         doubled=trouble.doubled,
     )
+
+
+def _ghosts(seed: int) -> Callable[[], bool] | None:
+    """In every other history people have ghosts, which cannot always speak: each try may be made by another account."""
+    if seed % 2:
+        return None
+    rng = random.Random(~seed)
+    share = rng.choice((1.0, 0.9, 0.5))
+    return lambda: rng.random() < share
 
 
 async def _dead(call: str) -> None:

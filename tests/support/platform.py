@@ -22,13 +22,16 @@ from relay.errors import ActionNeeded, Permanent, StoreUnavailable, TargetGone, 
 RELAY = "relay"
 """The name of the relay's own account on every such platform."""
 
+GHOST = "ghost of "
+"""Before a person's name: the account that the relay has for them on a platform with ghosts."""
+
 PAGE = 20
 """Messages in a page of history."""
 
 
 @dataclass(slots=True)
 class Message:
-    """A message as its platform keeps it. `key` is the idempotency key that it was sent under."""
+    """A message as its platform keeps it. `key` is the idempotency key that its author sent it under."""
 
     ref: MessageRef
     author: Author
@@ -128,10 +131,10 @@ class MemoryPlatform:
 
     # --- What the relay does ------------------------------------------------------------------------------
 
-    def post(self, delivery: Delivery) -> MessageRef:
-        """The relay posts."""
+    def post(self, delivery: Delivery, account: str = RELAY) -> MessageRef:
+        """The relay posts, as one of its accounts."""
         self.last_delivery = delivery
-        author = self.person(RELAY, is_self=True)
+        author = self.person(account, is_self=True)
         shown_as = delivery.author.name if delivery.author else RELAY
         message = self._make(delivery.channel, author, delivery.content, delivery.reply_to, delivery.key, shown_as)
         self._happen(
@@ -156,10 +159,10 @@ class MemoryPlatform:
             raise Permanent("the relay is no moderator")
         self.delete(target, by_self=True)
 
-    def by_key(self, channel: ChannelRef, key: str) -> MessageRef | None:
-        """The message that was sent under an idempotency key: keys count within a channel, as with a homeserver."""
+    def by_key(self, channel: ChannelRef, key: str, account: str = RELAY) -> MessageRef | None:
+        """What an account sent under an idempotency key: it counts for a channel and account, as with a homeserver."""
         there = (message for message in self.messages.values() if message.ref.channel == channel)
-        return next((message.ref for message in there if message.key == key), None)
+        return next((one.ref for one in there if one.key == key and one.author.user.id == account), None)
 
     def _own(self, target: MessageRef) -> Message:
         message = self.messages.get(target)
@@ -237,6 +240,8 @@ class MemoryAdapter:
     roles: dict[str, set[str]] = field(default_factory=dict)  # who has which
     shares_limit: bool | None = None  # None: as with the two kinds of platform
     sees_all: bool = True
+    # Whether somebody's ghost can speak now; else the relay's own account speaks for them. None: there are no ghosts.
+    ghosts: Callable[[], bool] | None = None
     inbox: Inbox | None = None
     # Whose pictures are to be made ready.
     expected: list[Author] = field(default_factory=list)
@@ -300,10 +305,11 @@ class MemoryAdapter:
     async def send(self, delivery: Delivery) -> MessageRef:
         """Post once."""
         await self.before("send")
-        ref = await self._earlier(delivery)
+        account = self._account(delivery)
+        ref = await self._earlier(delivery, account)
         if ref is None and delivery.suspect and delivery.last_try:
             raise Permanent("it fails every time")
-        ref = ref or self.server.post(delivery)
+        ref = ref or self.server.post(delivery, account)
         await self.after("send")
         return ref
 
@@ -444,10 +450,15 @@ class MemoryAdapter:
             after = page[-1].ref.id
             yield tuple(map(_created, page))
 
-    async def _earlier(self, delivery: Delivery) -> MessageRef | None:
-        if self.replays or delivery.author is None:
-            return self.server.by_key(delivery.channel, delivery.key)
-        if not delivery.suspect:
+    def _account(self, delivery: Delivery) -> str:
+        can = self.ghosts is not None and delivery.author is not None and self.ghosts()
+        return f"{GHOST}{delivery.author.user.id}" if can and delivery.author is not None else RELAY
+
+    async def _earlier(self, delivery: Delivery, account: str) -> MessageRef | None:
+        known = self.server.by_key(delivery.channel, delivery.key, account)
+        if known is not None and (self.replays or delivery.author is None):
+            return known
+        if not delivery.suspect or delivery.author is None or (self.replays and self.ghosts is None):
             return None
         since = delivery.after.id if delivery.after else ""
         # The lane is serial: at most one message of it is not accounted for. What it says may differ from what is

@@ -121,8 +121,8 @@ def test_it_finds_what_is_delivered_wherever_its_channel_leads_by_now(
 def test_it_finds_sends_that_are_not_looked_for(template: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where no key exists and nobody adopts what an earlier try posted, messages double."""
 
-    async def only_keys(self: MemoryAdapter, delivery: Delivery) -> MessageRef | None:
-        return self.server.by_key(delivery.channel, delivery.key) if self.replays else None
+    async def only_keys(self: MemoryAdapter, delivery: Delivery, account: str) -> MessageRef | None:
+        return self.server.by_key(delivery.channel, delivery.key, account) if self.replays else None
 
     monkeypatch.setattr(MemoryAdapter, "_earlier", only_keys)
     assert any("doubled" in violation for violation in first_broken(template))

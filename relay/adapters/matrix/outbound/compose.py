@@ -20,7 +20,7 @@ from relay.adapters.matrix.markup import Rendered, Resolver, render
 from relay.core.ports import Delivery
 from relay.domain.content import Attachment, Author, MediaKind
 from relay.domain.ids import ChannelRef, MediaRef, MessageRef, Platform, UserRef
-from relay.domain.jsontext import Json
+from relay.domain.jsontext import Json, as_dict
 from relay.domain.names import visible
 from relay.domain.text.nodes import RichText, Subtext, Text
 
@@ -116,9 +116,11 @@ def fingerprint(content: Json) -> Json:
     return {key: content.get(key) for key in ("body", "formatted_body", _FILE)}
 
 
-def is_named(content: Json) -> bool:
-    """Whether a message of ours says by itself who wrote it."""
-    return _PROFILE in content
+def is_named(content: Json, author: Author | None = None) -> bool:
+    """Whether a message of ours says by itself who wrote it; with `author`, that they did."""
+    if author is None:
+        return _PROFILE in content
+    return bool(as_dict(content.get(_PROFILE)).get("id") == _profile(author)["id"])
 
 
 def edit_content(target: MessageRef, content: Json) -> Json:
