@@ -63,6 +63,12 @@ class LinkCodes:
         await uow.people.forget_code(found.asked_by)
         return found
 
+    async def forget(self, uow: UnitOfWork, user: UserRef) -> None:
+        """Take back what somebody asked for, and what others asked for to link with them."""
+        await uow.people.forget_code(user)
+        for code in await uow.people.codes_for(user, _MOST_PENDING):
+            await uow.people.forget_code(code.asked_by)
+
     def may_try(self, user: UserRef) -> bool:
         """Whether an account has not said too many wrong codes of late."""
         count, since = self._tries.get(user, (0, 0.0))

@@ -241,7 +241,9 @@ class Commands:
             )
         code = await self._codes.make(uow, call.user, shortened(visible(call.name)), wanted)
         if code is None:
-            return n.RichText.plain("Too many others ask for that account just now. Try again in a while.")
+            return n.RichText.plain(
+                "Too many others ask for that account just now. It can end that by asking for `unlink` itself."
+            )
         # Whether that account is linked already is told to itself alone, when it says the code.
         say = self._written(wanted.platform, f"link {code}")
         where = "in any room that this relay connects"
@@ -294,7 +296,7 @@ class Commands:
         if self.people.is_declared(call.user):
             return n.RichText.plain("The operator has declared your link. Ask them to end it.")
         person = await self.people.of(call.user, uow)
-        await uow.people.forget_code(call.user)
+        await self._codes.forget(uow, call.user)
         if not person.linked:
             return n.RichText.plain("You are not linked with another account.")
         await self._end_links(uow, call.user, person, changed)
@@ -343,9 +345,7 @@ class Commands:
             return n.RichText.plain("You have asked for that a moment ago. Ask again in an hour.")
         person = await self.people.of(call.user, uow)
         await self._end_links(uow, call.user, person, changed)
-        await uow.people.forget_code(call.user)
-        for code in await uow.people.codes_for(call.user, 100):
-            await uow.people.forget_code(code.asked_by)
+        await self._codes.forget(uow, call.user)
         await uow.people.put_request(ForgetRequest(call.user, copies))
         lines = [_line("What I have stored about you is being removed.", self._what_goes(copies))]
         if person.has_opted_out:

@@ -198,6 +198,15 @@ async def test_few_may_ask_for_one_account_at_a_time(bridge: World, pending: int
     assert ("Too many others" in told) == (pending == 20)
 
 
+async def test_whom_others_ask_for_can_clear_that(bridge: World) -> None:
+    async with bridge.relay():
+        for number in range(20):
+            await ask(bridge, "link", "matrix:ben", user=UserRef(Platform.DISCORD, f"d{number}"))
+        await say(bridge, "!relay unlink")
+        code = code_in(await ask(bridge, "link", "matrix:ben"))
+        assert "You are linked" in await say(bridge, f"!relay link {code}")
+
+
 async def test_no_guess_finds_a_code(tmp_path: Path) -> None:
     """`python -m tests.code_fuzz` makes 100,000 others."""
     assert await guess(tmp_path, 400, seed=1) is None
