@@ -31,9 +31,10 @@ SEEDS = range(200)
 @pytest.fixture(scope="module", autouse=True)
 def _quiet_logs() -> Iterator[None]:
     """A core with a fault logs thousands of tracebacks, and formatting one takes longer than a history."""
+    before = structlog.get_config()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     yield
-    structlog.reset_defaults()
+    structlog.configure(**before)
 
 
 @pytest.fixture(scope="module")
