@@ -131,7 +131,11 @@ class MemoryPlatform:
 
     # --- What the relay does ------------------------------------------------------------------------------
 
-    def post(self, delivery: Delivery, account: str = RELAY) -> MessageRef:
+    def post(self, delivery: Delivery) -> MessageRef:
+        """The relay posts."""
+        return self.post_as(delivery, RELAY)
+
+    def post_as(self, delivery: Delivery, account: str) -> MessageRef:
         """The relay posts, as one of its accounts."""
         self.last_delivery = delivery
         author = self.person(account, is_self=True)
@@ -309,7 +313,8 @@ class MemoryAdapter:
         ref = await self._earlier(delivery, account)
         if ref is None and delivery.suspect and delivery.last_try:
             raise Permanent("it fails every time")
-        ref = ref or self.server.post(delivery, account)
+        if ref is None:
+            ref = self.server.post(delivery) if account == RELAY else self.server.post_as(delivery, account)
         await self.after("send")
         return ref
 

@@ -1,7 +1,6 @@
 """People of one channel are told apart by their names, whatever they call themselves."""
 
 import json
-import random
 import re
 import unicodedata
 from collections import OrderedDict
@@ -14,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.adapters.discord.outbound.body import usernames
-from relay.core.author_names import AuthorNames, _decided, distinct_from_relay, in_template
+from relay.core.author_names import AuthorNames, _decided, in_template
 from relay.core.convert.headings import under_heading
 from relay.core.delivery.digests import content_of
 from relay.core.ports import Delivery, EventBatch
@@ -24,6 +23,7 @@ from relay.domain.events import MessageCreated
 from relay.domain.ids import ChannelRef, MessageRef, Platform, UserRef
 from relay.domain.names import folded_letters, skeleton, visible
 from relay.domain.text import nodes as n
+from tests.support.names import TEMPLATES, unsafe_names
 from tests.support.platform import MemoryPlatform
 from tests.support.world import World, pair, world
 
@@ -148,16 +148,6 @@ async def test_the_operators_template_is_around_every_name(tmp_path: Path) -> No
             assert shown["two"] == "bob"
 
 
-TEMPLATES = [
-    "{name} (Matrix)",
-    "[M] {name}",
-    "{name} @{handle}",
-    "{handle} · {name}",
-    "x" * 24 + "{name}",
-    "{{{name}}}",
-]
-
-
 @given(st.text(max_size=120), st.text(max_size=40), st.sampled_from(TEMPLATES))
 def test_a_name_in_a_template_is_as_safe_as_without(name: str, handle: str, template: str) -> None:
     user = UserRef(Platform.MATRIX, "@x:example.org")
@@ -172,45 +162,9 @@ def test_a_name_in_a_template_is_as_safe_as_without(name: str, handle: str, temp
         assert not re.search("discord|clyde|everyone|here|system message", folded)
 
 
-PIECES = [
-    *"aAeEоОеh e\u0301ßİ1._@#:`|*(⟨⟩↪ \u00a0\u3000",
-    *(
-        "\u200b",
-        "\u202e",
-        "\u2066",
-        "\u00ad",
-        "\ufeff",
-        "\u3164",
-        "\u2800",
-        "\U000e0041",
-        "\ud800",
-        "\0",
-        "\n",
-        "\x1b[1m",
-    ),
-    *("discord", "ＤＩＳＣＯＲＤ", "cl\u200byde", "everyone", "EVERYONE", "hеre", "ⓗⓔⓡⓔ", "𝐡𝐞𝐫𝐞"),
-    *("System Message", "```", "｀｀｀", "(via IRC)", ", ", "\u0489" * 9, "ﷺ", "ﷺ" * 20, "x" * 90),
-    *("🦊", "👩\u200d❤\ufe0f\u200d👩", "🏳\ufe0f\u200d🌈", "שלום", "مرحبا", "你好"),
-]
-
-
-@pytest.mark.slow
-def test_a_hundred_thousand_names() -> None:
-    rng = random.Random(20261128)
-    owners: OrderedDict[str, str] = OrderedDict()
-    for number in range(100_000):
-        name = "".join(rng.choices(PIECES, k=rng.choice((0, 1, 2, 3, 5, 8))))
-        name *= 1 if number % 500 else 4000 // (len(name) or 1)
-        somebody = Author(UserRef(Platform.MATRIX, f"@u{number % 500}:example.org"), name, handle=f"u{number % 500}")
-        decided = replace(somebody, name=_decided(owners, somebody)[0])
-        made = distinct_from_relay(in_template(decided, rng.choice(TEMPLATES)), frozenset({"relay"}))
-        assert visible(made.name) == made.name != ""
-        for shown in usernames(made):
-            assert 1 <= len(shown) <= 80
-            assert any(unicodedata.category(char)[0] in "LNPS" for char in shown)
-            folded = "".join(letter for _, letter in folded_letters(shown))
-            assert not re.search("discord|clyde|everyone|here|system message|```", folded)
-            assert not set(shown) & set("\u202e\u200b\u2066\ufeff\u3164@#:\n\0")
+def test_hostile_names_become_safe_ones() -> None:
+    """`python -m tests.name_fuzz` makes 100,000."""
+    assert unsafe_names(3_000, seed=20261128) == []
 
 
 @given(st.text(max_size=90), st.text(max_size=90), st.sampled_from(TEMPLATES), st.booleans())
