@@ -292,6 +292,8 @@ class DeclaredRooms:
     async def _open(self, room: DeclaredRoom, room_id: str, inbox: RetryingInbox) -> None:
         predecessors = frozenset(ChannelRef(Platform.MATRIX, one) for one in room.predecessors)
         await inbox.opened(room.address, ChannelRef(Platform.MATRIX, room_id), predecessors=predecessors)
+        if room.room_id != room_id:
+            return  # It was upgraded meanwhile: the core does not know the new room yet.
         room.opened, room.problem = True, None
         self._check_all_tried()
 
