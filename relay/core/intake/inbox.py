@@ -104,15 +104,16 @@ class CoreInbox:
         except RelayError:
             raise
         except Exception as error:  # noqa: BLE001 - as above
+            channels: Sequence[ChannelRef]
             if isinstance(event, FeatureUsed | HistorySkipped | PictureChanged):
-                channel, message = event.channel, ""
+                channels, message = (event.channel,), ""
             elif isinstance(event, MemberLeft):
-                channel, message = event.channels[0], ""
+                channels, message = event.channels, ""
             else:
                 # In ASCII: the ID itself may be what is wrong, and not printable.
-                channel, message = event.ref.channel, ascii(event.ref.id)
+                channels, message = (event.ref.channel,), ascii(event.ref.id)
             _log_bug("bug while receiving an event; it is left out", error, kind=type(event).__name__, message=message)
-            await self._receive(EventBatch((FeatureUsed(channel, "unreadable"),)))
+            await self._receive(EventBatch(tuple(FeatureUsed(channel, "unreadable") for channel in channels[:1])))
 
     async def _receive(self, batch: EventBatch) -> None:
         try:
