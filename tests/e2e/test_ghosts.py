@@ -172,15 +172,19 @@ async def test_where_the_registration_is_gone_the_bot_speaks(ghost_homeserver: G
 
 
 async def test_a_pair_goes_from_the_bot_to_ghosts_and_back(place: FullStack) -> None:
+    def changes() -> int:
+        return sum("pair changed" in line for line in place.daemon.log(10_000).splitlines())
+
+    async def seen() -> int:
+        return changes()
+
     async def ghosts(wanted: bool) -> None:
+        # Counted before the file is written: the daemon may notice that before the signal comes.
+        before = changes()
         place.pair_settings["help"] = f"ghosts = {str(wanted).lower()}"
         with_ghosts(place)
         place.daemon.send_signal(signal.SIGHUP)
-        changes = sum("pair changed" in line for line in place.daemon.log(10_000).splitlines())
-        await eventually(lambda: seen(changes), lambda more: more, what=place.daemon.log)
-
-    async def seen(before: int) -> bool:
-        return sum("pair changed" in line for line in place.daemon.log(10_000).splitlines()) > before
+        await eventually(seen, lambda now: now > before, what=place.daemon.log)
 
     channel = place.channels["help"]
     first, gone = place.say("help", "by the ghost"), place.say("help", "by the ghost, gone")
