@@ -15,7 +15,7 @@ class Place:
 
     def __init__(self, sandbox: SandboxServer, call: Raw, made: dict[str, Any]) -> None:
         self.sandbox, self.call, self.control = sandbox, call, sandbox.control
-        self.guild, self.bot = made["guild"], made["bot"]
+        self.guild, self.bot, self.token = made["guild"], made["bot"], made["token"]
         self.channel = made["channels"]["general"]
         self.ada = made["people"]["Ada"]
 

@@ -12,6 +12,7 @@ import structlog
 
 from relay.adapters.discord.identifiers import is_snowflake
 from relay.adapters.discord.markup import NameLookup
+from relay.adapters.discord.permissions import MANAGE_MESSAGES, MANAGE_THREADS, blocked
 from relay.core.ports import Clock
 from relay.domain.ids import MediaRef, Platform
 from relay.domain.jsontext import Json
@@ -182,10 +183,8 @@ class GuildCache:
         if guild.unavailable or guild.get_member(self._own_id()) is None:
             return f"Discord says that the server of #{found.name} has an outage" if self.guilds_arrived() else None
         may = found.permissions_for(guild.me)
-        if (problem := _reading_problem(found.name, may)) is not None:
+        if (problem := blocked(f"#{found.name}", may.value)) is not None:
             return problem
-        if not may.manage_webhooks and not may.send_messages:
-            return f"the bot may not write in #{found.name}: give its role Manage Webhooks and Send Messages there"
         self._warn_about_deletions(channel, found.name, may_delete=may.manage_messages)
         return ChannelAccess(
             guild=str(guild.id),
@@ -203,13 +202,11 @@ class GuildCache:
         if guild is None or parent is None or guild.unavailable or guild.get_member(self._own_id()) is None:
             return f"the channel of the thread #{thread.name} cannot be seen" if self.guilds_arrived() else None
         may = parent.permissions_for(guild.me)
-        if (problem := _reading_problem(parent.name, may)) is not None:
+        if (problem := blocked(f"#{parent.name}", may.value, in_thread=True)) is not None:
             return problem
-        if not may.manage_webhooks and not may.send_messages_in_threads:
-            needed = "Manage Webhooks and Send Messages in Threads"
-            return f"the bot may not write in threads of #{parent.name}: give its role {needed} there"
         if thread.locked and not may.manage_threads:
-            return f"the thread #{thread.name} is locked: unlock it, or give the bot's role Manage Threads there"
+            needed = MANAGE_THREADS.name
+            return f"the thread #{thread.name} is locked: unlock it, or give the bot's role {needed} there"
         return ChannelAccess(
             guild=str(guild.id),
             # Webhooks cannot post in a locked thread.
@@ -244,7 +241,7 @@ class GuildCache:
                 "discord messages of others cannot be deleted",
                 channel=channel,
                 name=name,
-                remedy="give the bot's role Manage Messages there",
+                remedy=f"give the bot's role {MANAGE_MESSAGES.name} there",
             )
 
     def guild_of(self, channel: str) -> str | None:
@@ -438,15 +435,6 @@ class GuildCache:
             )
         if len(parents) > _REMEMBERED_THREADS:
             parents.popitem(last=False)
-
-
-def _reading_problem(channel: str, may: discord.Permissions) -> str | None:
-    """Why the bot may not read a channel, with the remedy."""
-    if not may.view_channel:
-        return f"the bot may not see #{channel}: give its role View Channel there"
-    if not may.read_message_history:
-        return f"the bot may not read the history of #{channel}: give its role Read Message History there"
-    return None
 
 
 def _declared_thread(thread: discord.Thread) -> _DeclaredThread:

@@ -1,0 +1,117 @@
+"""The permissions that the bot needs: by the names that Discord's settings show, and what each is for.
+
+Everything that speaks of permissions takes them from here: the invite link, the channels' problems, `relay check`.
+https://docs.discord.com/developers/topics/permissions
+"""
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+
+from relay.domain.jsontext import Json, as_list
+
+
+@dataclass(frozen=True, slots=True)
+class Permission:
+    """One permission."""
+
+    # As Discord's settings call it in English.
+    name: str
+    bit: int
+    # What happens without it, in words that follow "without it".
+    without: str
+
+
+VIEW_CHANNEL = Permission("View Channel", 1 << 10, "the channel cannot be mirrored")
+SEND_MESSAGES = Permission("Send Messages", 1 << 11, "the relay cannot say by itself what did not cross")
+MANAGE_MESSAGES = Permission("Manage Messages", 1 << 13, "the relay cannot delete what other people and bots posted")
+ATTACH_FILES = Permission("Attach Files", 1 << 15, "the bot itself cannot post files")
+READ_HISTORY = Permission("Read Message History", 1 << 16, "the channel cannot be mirrored")
+MANAGE_WEBHOOKS = Permission("Manage Webhooks", 1 << 29, "people's names cross as text in front of what they say")
+ADD_REACTIONS = Permission("Add Reactions", 1 << 6, "a message that failed cannot be marked for its author")
+SEND_IN_THREADS = Permission("Send Messages in Threads", 1 << 38, "the bot itself cannot post in threads")
+MANAGE_THREADS = Permission("Manage Threads", 1 << 34, "nothing can be posted in locked threads")
+
+# What the invite link asks for, in the order in which people should read it.
+INVITED = (
+    VIEW_CHANNEL,
+    READ_HISTORY,
+    SEND_MESSAGES,
+    MANAGE_WEBHOOKS,
+    SEND_IN_THREADS,
+    ATTACH_FILES,
+    ADD_REACTIONS,
+    MANAGE_MESSAGES,
+)
+
+_ADMINISTRATOR = 1 << 3
+_ALL = (1 << 53) - 1
+# What is left to a member who is timed out.
+_TIMED_OUT = VIEW_CHANNEL.bit | READ_HISTORY.bit
+_EMBED_LINKS, _MENTION_EVERYONE, _SEND_TTS = 1 << 14, 1 << 17, 1 << 12
+# Without Send Messages these have no effect.
+_NEED_SEND = ATTACH_FILES.bit | _EMBED_LINKS | _MENTION_EVERYONE | _SEND_TTS
+
+
+def invite_link(application: str) -> str:
+    """The address under which somebody who manages a server can invite the bot, with the permissions that it needs."""
+    permissions = sum(needed.bit for needed in INVITED)
+    return f"https://discord.com/oauth2/authorize?scope=bot&permissions={permissions}&client_id={application}"
+
+
+def named(permissions: Iterable[Permission]) -> str:
+    """Permissions by their names: "Manage Webhooks and Send Messages"."""
+    *first, last = [one.name for one in permissions]
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def missing(held: int, needed: Iterable[Permission] = INVITED) -> tuple[Permission, ...]:
+    """Which permissions are not among the bits `held`."""
+    return tuple(one for one in needed if not held & one.bit)
+
+
+def blocked(channel: str, held: int, *, in_thread: bool = False) -> str | None:
+    """Why the bot cannot mirror a channel with these permissions there, with the remedy; None if it can.
+
+    `channel`: its name. `in_thread`: it is one of its threads that is mirrored.
+    """
+    if not held & VIEW_CHANNEL.bit:
+        return f"the bot may not see {channel}: give its role {VIEW_CHANNEL.name} there"
+    if not held & READ_HISTORY.bit:
+        return f"the bot may not read the history of {channel}: give its role {READ_HISTORY.name} there"
+    writing = (MANAGE_WEBHOOKS, SEND_IN_THREADS if in_thread else SEND_MESSAGES)
+    if len(missing(held, writing)) == len(writing):
+        where = f"in threads of {channel}" if in_thread else f"in {channel}"
+        return f"the bot may not write {where}: give its role {named(writing)} there"
+    return None
+
+
+def held_in(guild: Json, channel: Json, roles: Collection[str], user: str, *, timed_out: bool = False) -> int:
+    """The bits that a member with these roles has in a channel, from Discord's JSON; for a thread: of its channel.
+
+    https://docs.discord.com/developers/topics/permissions#permission-overwrites
+    """
+    if str(guild.get("owner_id")) == user:
+        return _ALL
+    everyone = str(guild.get("id"))
+    bits = 0
+    for role in as_list(guild.get("roles")):
+        if str(role.get("id")) in roles or str(role.get("id")) == everyone:
+            bits |= _bits(role.get("permissions"))
+    if bits & _ADMINISTRATOR:
+        return _ALL
+    overwrites = {str(one.get("id")): one for one in as_list(channel.get("permission_overwrites"))}
+    for step in ((everyone,), tuple(roles), (user,)):
+        found = [overwrites[one] for one in step if one in overwrites]
+        for overwrite in found:
+            bits &= ~_bits(overwrite.get("deny"))
+        for overwrite in found:
+            bits |= _bits(overwrite.get("allow"))
+    if not bits & VIEW_CHANNEL.bit:
+        return 0
+    if timed_out:
+        return bits & _TIMED_OUT
+    return bits if bits & SEND_MESSAGES.bit else bits & ~_NEED_SEND
+
+
+def _bits(value: object) -> int:
+    return int(value) if isinstance(value, str | int) and str(value).isdecimal() else 0
