@@ -23,6 +23,7 @@ from relay.core.people.forgetting import Forgetter
 from relay.core.people.memberships import Memberships
 from relay.core.ports import (
     Adapter,
+    ChannelDescriber,
     ChannelNotes,
     Clock,
     CommandReader,
@@ -78,7 +79,8 @@ def assemble(
         pairs=directory,
         store=store,
         health={platform: adapter.health for platform, adapter in adapters.items()},
-        notes={platform: one.note for platform, one in adapters.items() if isinstance(one, ChannelNotes)},
+        notes={platform: one.notes for platform, one in adapters.items() if isinstance(one, ChannelNotes)},
+        describe={platform: one.describe for platform, one in adapters.items() if isinstance(one, ChannelDescriber)},
     )
     names = AuthorNames()
     people = PeopleDirectory(store=store)

@@ -133,16 +133,14 @@ class PairDirectory:
         address = self._addresses.get(lane.destination)
         return address is not None and self._problems.get(address, "not opened yet") is None
 
-    def note(self, pair: Pair) -> str | None:
+    def notes(self, pair: Pair) -> tuple[str, ...]:
         """What the operator may correct although the pair works: a declared channel has been replaced."""
-        replaced = [
+        return tuple(
             f"{side.value} has been replaced by {now.id}, and the relay goes on there: the file may name the new one."
             for side in pair.sides
             if ChannelRef(side.platform, side.value) in self.predecessors(now := self.channel(side))
-        ]
-        return " ".join(replaced) or None
+        )
 
-    def problem(self, pair: Pair) -> str | None:
-        """Why a pair's channels cannot be used; None if they can."""
-        problems = [text for side in pair.sides if (text := self._problems.get(side))]
-        return " ".join(problems) or None
+    def problems(self, pair: Pair) -> tuple[str, ...]:
+        """Why a pair's channels cannot be used: a sentence for each; none if they can."""
+        return tuple(text for side in pair.sides if (text := self._problems.get(side)))

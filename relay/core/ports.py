@@ -350,8 +350,37 @@ class MemberLister(Protocol):
 class ChannelNotes(Protocol):
     """An adapter that can say what the operator may correct about a channel although it works."""
 
-    def note(self, channel: ChannelRef) -> str | None:
-        """Sentences; None if there is nothing to say. No I/O."""
+    def notes(self, channel: ChannelRef) -> Sequence[str]:
+        """Sentences, each with its remedy. No I/O."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelInfo:
+    """What people know a channel by."""
+
+    # `#help`, `Help room`.
+    name: str
+    # The server that it is in; "" where channels stand by themselves.
+    place: str = ""
+    topic: str = ""
+    # Opens it in a client; "" if there is none.
+    link: str = ""
+    # Whether anybody may know that it exists, as far as its platform says.
+    public: bool = False
+
+    @property
+    def label(self) -> str:
+        """For the operator: `#help on Some server`."""
+        return f"{self.name} on {self.place}" if self.place else self.name
+
+
+@runtime_checkable
+class ChannelDescriber(Protocol):
+    """An adapter that can say what people know a channel by."""
+
+    def describe(self, channel: ChannelRef) -> ChannelInfo | None:
+        """As it is now; None while that is not known. No I/O."""
         ...
 
 

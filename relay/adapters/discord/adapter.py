@@ -37,7 +37,7 @@ from relay.adapters.discord.webhooks import Webhooks
 from relay.config.settings import DiscordSettings
 from relay.core.clock import Backoff
 from relay.core.offload import Conversions
-from relay.core.ports import Clock, Cursor, Delivery, EventBatch, Files, Inbox, MediaStream, SideHealth
+from relay.core.ports import ChannelInfo, Clock, Cursor, Delivery, EventBatch, Files, Inbox, MediaStream, SideHealth
 from relay.core.storage import Store
 from relay.domain.content import Author, Capabilities, Quotation
 from relay.domain.events import MessageCreated
@@ -389,6 +389,18 @@ class DiscordAdapter:
     def own_names(self, channel: ChannelRef) -> frozenset[str]:
         """See `Adapter.own_names`."""
         return self._guilds.own_names(channel.id)
+
+    def notes(self, channel: ChannelRef) -> Sequence[str]:
+        """See `ChannelNotes`."""
+        buffer, info = self._buffers.get(channel.id), self.describe(channel)
+        if buffer is None:
+            return ()
+        name = channel.id if info is None else info.name
+        return buffer.access.notes(name, webhooks_full=self._poster.webhooks_full(channel.id))
+
+    def describe(self, channel: ChannelRef) -> ChannelInfo | None:
+        """See `ChannelDescriber`."""
+        return self._guilds.describe(channel.id)
 
     @property
     def command_prefix(self) -> str:

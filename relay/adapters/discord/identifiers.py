@@ -67,7 +67,12 @@ def snowflake_at(moment: datetime) -> str:
 
 def jump_url(guild: str, channel: str, message: str) -> str:
     """A link that opens a message."""
-    return f"https://discord.com/channels/{guild}/{channel}/{message}"
+    return f"{channel_url(guild, channel)}/{message}"
+
+
+def channel_url(guild: str, channel: str) -> str:
+    """A link that opens a channel or thread."""
+    return f"https://discord.com/channels/{guild}/{channel}"
 
 
 def channel_ref(channel: str) -> ChannelRef:

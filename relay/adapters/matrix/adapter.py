@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from functools import partial
@@ -29,7 +29,7 @@ from relay.adapters.matrix.sync.response import ResponseHandler
 from relay.config.settings import MatrixSettings
 from relay.core.clock import Backoff
 from relay.core.offload import Conversions
-from relay.core.ports import Clock, Delivery, EventBatch, Files, Inbox, MediaStream, SideHealth
+from relay.core.ports import ChannelInfo, Clock, Delivery, EventBatch, Files, Inbox, MediaStream, SideHealth
 from relay.core.storage import Store
 from relay.domain.content import Author, Capabilities, Quotation
 from relay.domain.events import Event, MessageCreated, MessageEdited
@@ -250,9 +250,13 @@ class MatrixAdapter:
         """See `PersonForgetter`."""
         await self._ghosts.forget(user)
 
-    def note(self, channel: ChannelRef) -> str | None:
+    def notes(self, channel: ChannelRef) -> Sequence[str]:
         """See `ChannelNotes`."""
-        return self._ghosts.note(channel.id)
+        return self._ghosts.notes(channel.id)
+
+    def describe(self, channel: ChannelRef) -> ChannelInfo | None:
+        """See `ChannelDescriber`."""
+        return self._rooms.describe(channel.id)
 
     def permalink(self, target: MessageRef) -> str:
         """See `Adapter.permalink`."""

@@ -4,14 +4,22 @@ import os
 import socket
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from itertools import accumulate
 
 from relay.core.pairs import PairDirectory
-from relay.core.ports import Clock, SideHealth
-from relay.core.status.report import DaemonStatus, LaneCounts, LaneRecord, Report, StatusRecord, read_record
+from relay.core.ports import ChannelInfo, Clock, SideHealth
+from relay.core.status.report import (
+    DaemonStatus,
+    LaneCounts,
+    LaneRecord,
+    Report,
+    StatusRecord,
+    read_channels,
+    read_record,
+)
 from relay.core.storage import LaneDepth, Store
 from relay.domain.events import Feature
 from relay.domain.ids import ChannelRef, Platform
@@ -52,7 +60,9 @@ class Status:
     # The health of each adapter.
     health: Mapping[Platform, Callable[[], SideHealth]]
     # What an adapter says about a channel although it works.
-    notes: Mapping[Platform, Callable[[ChannelRef], str | None]] = field(default_factory=dict)
+    notes: Mapping[Platform, Callable[[ChannelRef], Sequence[str]]] = field(default_factory=dict)
+    # What people know a channel by.
+    describe: Mapping[Platform, Callable[[ChannelRef], ChannelInfo | None]] = field(default_factory=dict)
     # Why the store cannot be used; None while it can.
     store_problem: str | None = field(init=False, default=None)
     _daemon: DaemonStatus = field(init=False)
@@ -61,6 +71,8 @@ class Status:
     _accepted: Counter[Platform] = field(init=False, default_factory=Counter)
     # The outbox as it was when it was last read.
     _depths: Mapping[LaneKey, LaneDepth] = field(init=False, default_factory=dict)
+    # What the channels were known by when that could last be seen, in this process or an earlier one.
+    _channels: dict[ChannelRef, ChannelInfo] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         self._daemon = DaemonStatus(True, os.getpid(), socket.gethostname(), since=self.clock.now())
@@ -123,9 +135,9 @@ class Status:
         """As `report`, with the outbox as it was when it was last read. No I/O."""
         return self.record().report(self.pairs, self._depths, self.clock.now(), self.store_problem)
 
-    def conditions(self) -> tuple[Mapping[str, SideHealth], Sequence[str | None]]:
-        """How both sides are, and each pair's problem and note: saved at once when it changes. No I/O."""
-        told = [text for pair in self.pairs.pairs for text in (self.problem(pair), self._note(pair))]
+    def conditions(self) -> tuple[Mapping[str, SideHealth], Sequence[Sequence[str]]]:
+        """How both sides are, and each pair's problems and notes: saved at once when it changes. No I/O."""
+        told = [texts for pair in self.pairs.pairs for texts in (self.problems(pair), self._notes(pair))]
         return self.sides(), told
 
     def record(self) -> StatusRecord:
@@ -138,24 +150,41 @@ class Status:
             lanes={
                 lane: LaneRecord(
                     counts,
-                    self.problem(declared[lane]) if lane in declared else None,
-                    self._note(declared[lane]) if lane in declared else None,
+                    self.problems(declared[lane]) if lane in declared else (),
+                    self._notes(declared[lane]) if lane in declared else (),
                 )
                 for lane, counts in lanes.items()
             },
+            channels=self.channels(),
         )
 
-    def restore(self, saved: str | None) -> None:
-        """Go on counting where an earlier process stopped."""
+    def channels(self) -> Mapping[ChannelRef, ChannelInfo]:
+        """What the channels of declared pairs, and of what waits, are known by. No I/O."""
+        named = {self.pairs.channel(side) for pair in self.pairs.pairs for side in pair.sides}
+        named.update(channel for lane in self._depths for channel in (lane.source, lane.destination))
+        for channel in named:
+            describe = self.describe.get(channel.platform)
+            if describe is not None and (info := describe(channel)) is not None:
+                self._channels[channel] = info
+        return {channel: self._channels[channel] for channel in sorted(named) if channel in self._channels}
+
+    def restore(self, saved: str | None, channels: str | None = None) -> None:
+        """Go on counting where an earlier process stopped. `channels`: what it saved of those."""
         for lane, known in read_record(saved, self.pairs).lanes.items():
             self._lanes[lane] = known.counts
+        self._channels.update(read_channels(channels))
 
-    def _note(self, pair: Pair) -> str | None:
+    def _notes(self, pair: Pair) -> tuple[str, ...]:
         channels = [self.pairs.channel(side) for side in pair.sides]
         noted = [self.notes[channel.platform](channel) for channel in channels if channel.platform in self.notes]
-        return " ".join(text for text in (self.pairs.note(pair), *noted) if text) or None
+        return _distinct([self.pairs.notes(pair), *noted])
 
-    def problem(self, pair: Pair) -> str | None:
-        """What keeps a pair from working; None while it works. No I/O."""
-        problems = [self.pairs.problem(pair), *(self.lane(lane).problem for lane in self.pairs.lanes(pair))]
-        return " ".join(dict.fromkeys(text for text in problems if text)) or None
+    def problems(self, pair: Pair) -> tuple[str, ...]:
+        """What keeps a pair from working, a sentence for each; none while it works. No I/O."""
+        waiting = [text for lane in self.pairs.lanes(pair) if (text := self.lane(lane).problem)]
+        return _distinct([self.pairs.problems(pair), waiting])
+
+
+def _distinct(texts: Iterable[Sequence[str]]) -> tuple[str, ...]:
+    """Each once: both lanes of a pair may wait for the same."""
+    return tuple(dict.fromkeys(text for some in texts for text in some))

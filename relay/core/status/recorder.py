@@ -8,10 +8,11 @@ from typing import Any
 
 import structlog
 
-from relay.core.ports import Clock
+from relay.core.ports import ChannelInfo, Clock
 from relay.core.status.counters import Status
-from relay.core.status.report import STATUS_KEY, DirectionStatus, Report, StatusRecord
+from relay.core.status.report import CHANNELS_KEY, STATUS_KEY, DirectionStatus, Report, StatusRecord, read_channels
 from relay.core.storage import Store
+from relay.domain.ids import ChannelRef
 from relay.errors import StoreUnavailable
 
 _log = structlog.get_logger(__name__)
@@ -82,12 +83,16 @@ class StatusRecorder:
     _progress: Progress = field(init=False, default_factory=Progress)
     # What was saved last, except for times.
     _saved: Mapping[str, Any] | None = field(init=False, default=None)
+    # What was saved last of the channels: they change seldom, and the status each second.
+    _channels: Mapping[ChannelRef, ChannelInfo] | None = field(init=False, default=None)
 
     async def restore(self) -> None:
         """Go on counting where the last process stopped. Raises `StoreUnavailable`."""
         async with self.store.read() as uow:
             saved = await uow.key_values.get(STATUS_KEY)
-        self.status.restore(saved)
+            channels = await uow.key_values.get(CHANNELS_KEY)
+        self.status.restore(saved, channels)
+        self._channels = read_channels(channels)
 
     async def run(self) -> None:
         """Work until cancelled."""
@@ -110,7 +115,8 @@ class StatusRecorder:
             report = await self.status.report()
             record = self.status.record()
             # Only a write that succeeds shows that the store works again.
-            if record.lasting() != self._saved or self.status.store_problem is not None:
+            changed = record.lasting() != self._saved or record.channels != self._channels
+            if changed or self.status.store_problem is not None:
                 await self._save(record)
             self.status.store_problem = None
         except StoreUnavailable as error:
@@ -121,4 +127,6 @@ class StatusRecorder:
     async def _save(self, record: StatusRecord) -> None:
         async with self.store.write() as uow:
             await uow.key_values.put(STATUS_KEY, json.dumps(record.as_json()))
-        self._saved = record.lasting()
+            if record.channels != self._channels:
+                await uow.key_values.put(CHANNELS_KEY, json.dumps(record.channels_as_json()))
+        self._saved, self._channels = record.lasting(), record.channels

@@ -8,21 +8,23 @@ daemon runs.
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from typing import Any, get_args
 
 import structlog
 
 from relay.core.pairs import PairDirectory
-from relay.core.ports import SideHealth, SideState
+from relay.core.ports import ChannelInfo, SideHealth, SideState
 from relay.core.storage import LaneDepth, Store
-from relay.domain.ids import ChannelRef, Platform
+from relay.domain.ids import ChannelAddress, ChannelRef, Platform
 from relay.domain.jsontext import Json
 from relay.domain.pair import LaneKey, Pair
 
-# The key of the saved record in the store's key-value table.
+# The keys of the saved record in the store's key-value table, and of what its channels are known by.
 STATUS_KEY = "status"
+CHANNELS_KEY = "channel info"
 
 _log = structlog.get_logger(__name__)
 
@@ -53,9 +55,9 @@ class LaneRecord:
     """One lane."""
 
     counts: LaneCounts
-    # What keeps the lane's pair from working, and what the operator may do although it works.
-    problem: str | None = None
-    note: str | None = None
+    # What keeps the lane's pair from working, and what the operator may do although it works. Sentences.
+    problems: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +91,7 @@ class StatusRecord:
     # By the platform's name.
     sides: Mapping[str, SideHealth]
     lanes: Mapping[LaneKey, LaneRecord]
+    channels: Mapping[ChannelRef, ChannelInfo] = field(default_factory=dict)
 
     def lasting(self) -> Json:
         """What does not change by itself, as it is saved."""
@@ -98,8 +101,8 @@ class StatusRecord:
                 {
                     "source": [lane.source.platform, lane.source.id],
                     "destination": [lane.destination.platform, lane.destination.id],
-                    "problem": record.problem,
-                    "note": record.note,
+                    "problems": list(record.problems),
+                    "notes": list(record.notes),
                     "messages": record.counts.messages,
                     "retries": record.counts.retries,
                     "dropped": dict(sorted(record.counts.dropped.items())),
@@ -113,6 +116,12 @@ class StatusRecord:
         """As it is saved."""
         return {"daemon": self.daemon.as_json(), **self.lasting()}
 
+    def channels_as_json(self) -> Sequence[Json]:
+        """What the channels are known by, as it is saved."""
+        return [
+            {"platform": channel.platform, "id": channel.id, **asdict(info)} for channel, info in self.channels.items()
+        ]
+
     def report(
         self,
         pairs: PairDirectory,
@@ -122,17 +131,43 @@ class StatusRecord:
     ) -> "Report":
         """The declared pairs with this record and the outbox."""
         return Report(
-            pairs=tuple(_pair(pair, pairs, self.lanes, depths, now) for pair in pairs.pairs),
+            pairs=tuple(self._pair(pair, pairs, depths, now) for pair in pairs.pairs),
             sides=self.sides,
             taken_at=now,
             daemon=self.daemon,
             undeclared=tuple(
-                UndeclaredLane(lane, depth.pair, depth.waiting, _age(depth.oldest, now), depth.dead)
+                UndeclaredLane(
+                    lane,
+                    depth.pair,
+                    depth.waiting,
+                    _age(depth.oldest, now),
+                    depth.dead,
+                    self.channels.get(lane.source),
+                    self.channels.get(lane.destination),
+                )
                 for lane, depth in sorted(depths.items())
                 if pairs.pair_for(lane) is None
             ),
             store_problem=store_problem,
         )
+
+    def _pair(
+        self, pair: Pair, directory: PairDirectory, depths: Mapping[LaneKey, LaneDepth], now: datetime
+    ) -> "PairStatus":
+        known = [self.lanes[lane] for lane in directory.lanes(pair) if lane in self.lanes]
+        return PairStatus(
+            pair.name,
+            next((record.problems for record in known if record.problems), ()),
+            {
+                f"to_{side.platform}": _direction(directory.lanes(pair, towards=side.platform), self.lanes, depths, now)
+                for side in pair.sides
+            },
+            next((record.notes for record in known if record.notes), ()),
+            {str(side.platform): self._channel(side, directory.channel(side)) for side in pair.sides},
+        )
+
+    def _channel(self, address: ChannelAddress, channel: ChannelRef) -> "ChannelStatus":
+        return ChannelStatus(address.value, channel.id, self.channels.get(channel))
 
 
 def side_as_json(side: SideHealth) -> Json:
@@ -175,21 +210,64 @@ class DirectionStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class ChannelStatus:
+    """One of a pair's two channels."""
+
+    # As the file declares it.
+    address: str
+    # As its platform knows it; the same as the address while that is not known.
+    id: str
+    # None while nothing is known of it.
+    info: ChannelInfo | None = None
+
+    @property
+    def label(self) -> str:
+        """What people know it by: `#help on Some server`; else its address."""
+        return self.address if self.info is None else self.info.label
+
+    def as_json(self) -> Json:
+        """For `relay status --json`."""
+        return {
+            "address": self.address,
+            "id": self.id,
+            "name": None if self.info is None else self.info.label,
+            "link": None if self.info is None else self.info.link or None,
+        }
+
+
+@dataclass(frozen=True, slots=True)
 class PairStatus:
     """A pair now."""
 
     name: str
-    # What keeps it from working.
-    problem: str | None
+    # What keeps it from working: sentences, each with its remedy.
+    problems: tuple[str, ...]
     # By `to_matrix`, `to_discord`.
     directions: Mapping[str, DirectionStatus]
-    # What the operator may do although it works.
-    note: str | None = None
+    # What the operator may do although it works: sentences.
+    notes: tuple[str, ...] = ()
+    # By the platform's name.
+    channels: Mapping[str, ChannelStatus] = field(default_factory=dict)
+
+    @property
+    def problem(self) -> str | None:
+        """The problems as one text; None if there are none."""
+        return " ".join(self.problems) or None
+
+    @property
+    def note(self) -> str | None:
+        """The notes as one text; None if there are none."""
+        return " ".join(self.notes) or None
 
     def as_json(self) -> Json:
         """For `relay status --json`."""
-        directions = {name: direction.as_json() for name, direction in self.directions.items()}
-        return {"name": self.name, "problem": self.problem, "note": self.note, **directions}
+        return {
+            "name": self.name,
+            "problem": self.problem,
+            "note": self.note,
+            **{name: direction.as_json() for name, direction in self.directions.items()},
+            "channels": {name: channel.as_json() for name, channel in self.channels.items()},
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +282,9 @@ class UndeclaredLane:
     oldest_seconds: float | None
     # Dead letters.
     dead: int
+    # What its two channels are known by; None where that is not known.
+    source: ChannelInfo | None = None
+    destination: ChannelInfo | None = None
 
     def as_json(self) -> Json:
         """For `relay status --json`."""
@@ -239,7 +320,7 @@ class Report:
     def well(self) -> bool:
         """The daemon runs, both sides are connected, and no pair is in trouble."""
         connected = all(side.connected for side in self.sides.values())
-        return self.daemon.running and connected and not any(pair.problem for pair in self.pairs)
+        return self.daemon.running and connected and not any(pair.problems for pair in self.pairs)
 
     def as_json(self) -> Json:
         """The object of the operator's contract, as `relay status --json` prints it."""
@@ -249,25 +330,6 @@ class Report:
             **{name: side_as_json(side) for name, side in self.sides.items()},
             "daemon": self.daemon.as_json(),
         }
-
-
-def _pair(
-    pair: Pair,
-    directory: PairDirectory,
-    records: Mapping[LaneKey, LaneRecord],
-    depths: Mapping[LaneKey, LaneDepth],
-    now: datetime,
-) -> PairStatus:
-    known = [records[lane] for lane in directory.lanes(pair) if lane in records]
-    return PairStatus(
-        pair.name,
-        next((record.problem for record in known if record.problem), None),
-        {
-            f"to_{side.platform}": _direction(directory.lanes(pair, towards=side.platform), records, depths, now)
-            for side in pair.sides
-        },
-        next((record.note for record in known if record.note), None),
-    )
 
 
 def _direction(
@@ -305,12 +367,13 @@ async def read_report(
 
     `store` None: there is none yet. `running`: a daemon holds the store; `seen`: when it last showed that.
     """
-    saved: str | None = None
+    saved = channels = None
     depths: Mapping[LaneKey, LaneDepth] = {}
     directory = PairDirectory(pairs)
     if store is not None:
         async with store.read() as uow:
             saved = await uow.key_values.get(STATUS_KEY)
+            channels = await uow.key_values.get(CHANNELS_KEY)
             depths = await uow.outbox.depths()
             directory = PairDirectory(pairs, await uow.channels.known())
     record = read_record(saved, directory)
@@ -321,6 +384,7 @@ async def read_report(
         record,
         daemon=replace(record.daemon, running=running, updated_at=updated_at),
         sides={str(platform): _now(record.sides.get(str(platform)), running=running) for platform in Platform},
+        channels=read_channels(channels),
     )
     return record.report(directory, depths, now)
 
@@ -372,7 +436,7 @@ def _lanes(saved: Mapping[str, Any], directory: PairDirectory) -> Mapping[LaneKe
     for record in lanes if isinstance(lanes, list) else _lanes_by_pair(saved, directory):
         try:
             lane = LaneKey(_channel(record["source"]), _channel(record["destination"]))
-            found[lane] = LaneRecord(_counts(record), _words(record.get("problem")), _words(record.get("note")))
+            found[lane] = LaneRecord(_counts(record), _sentences(record, "problem"), _sentences(record, "note"))
         except (TypeError, ValueError, KeyError, AttributeError, OverflowError):
             _log.warning("counters cannot be read", record=repr(record)[:200])
     return found
@@ -409,6 +473,32 @@ def _counts(record: Mapping[str, Any]) -> LaneCounts:
         dropped=Counter(dropped),
         last_message_at=_moment(record.get("last_message_at")),
     )
+
+
+def read_channels(text: str | None) -> Mapping[ChannelRef, ChannelInfo]:
+    """What was saved of the channels. What cannot be read is left out: the adapters will say it again."""
+    try:
+        saved = json.loads(text or "[]")
+    except (ValueError, RecursionError):
+        saved = None
+    found = {}
+    for record in saved if isinstance(saved, list) else ():
+        with suppress(TypeError, ValueError, KeyError):
+            info = ChannelInfo(**{name: record[name] for name in _INFO_TYPES})
+            if all(isinstance(record[name], kind) for name, kind in _INFO_TYPES.items()):
+                found[_channel((record["platform"], record["id"]))] = info
+    return found
+
+
+_INFO_TYPES = {one.name: one.type for one in fields(ChannelInfo) if isinstance(one.type, type)}
+
+
+def _sentences(record: Mapping[str, Any], name: str) -> tuple[str, ...]:
+    """An earlier relay saved them as one text."""
+    one, several = record.get(name), record.get(f"{name}s")
+    if isinstance(several, list):
+        return tuple(text for text in several if isinstance(text, str))
+    return (one,) if isinstance(one, str) and one else ()
 
 
 def _words(value: Any) -> str | None:

@@ -53,7 +53,8 @@ def idle() -> DirectionStatus:
 
 
 def report(name: str = "help", problem: str | None = None, store: str | None = None, **sides: SideHealth) -> Report:
-    pair = PairStatus(name, problem, {"to_matrix": direction(), "to_discord": idle()})
+    problems = () if problem is None else (problem,)
+    pair = PairStatus(name, problems, {"to_matrix": direction(), "to_discord": idle()})
     return Report((pair,), {"discord": READY, "matrix": READY, **sides}, NOW, store_problem=store)
 
 

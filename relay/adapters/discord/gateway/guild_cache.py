@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 import discord
 import structlog
 
-from relay.adapters.discord.identifiers import is_snowflake
+from relay.adapters.discord.identifiers import channel_url, is_snowflake
 from relay.adapters.discord.markup import NameLookup
-from relay.adapters.discord.permissions import MANAGE_MESSAGES, MANAGE_THREADS, blocked
-from relay.core.ports import Clock
+from relay.adapters.discord.permissions import ATTACH_FILES, MANAGE_MESSAGES, MANAGE_THREADS, MANAGE_WEBHOOKS, blocked
+from relay.core.ports import ChannelInfo, Clock
 from relay.domain.ids import MediaRef, Platform
 from relay.domain.jsontext import Json
 from relay.domain.text.nodes import CustomEmoji
@@ -41,6 +41,8 @@ PERMISSION_EVENTS = frozenset(
         "CHANNEL_DELETE",
     }
 )
+# Those that may change what people know a channel by.
+_DESCRIBING_EVENTS = (PERMISSION_EVENTS - {"GUILD_MEMBER_UPDATE"}) | {"THREAD_CREATE", "THREAD_UPDATE", "THREAD_DELETE"}
 _Writable = discord.TextChannel | discord.VoiceChannel | discord.StageChannel
 _THREAD_TYPES = frozenset({10, 11, 12})
 _VIEW = discord.Permissions(view_channel=True).value
@@ -67,6 +69,25 @@ class ChannelAccess:
     parent: str | None = None
     # A thread of which only its members hear what is said there.
     private: bool = False
+
+    def notes(self, name: str, *, webhooks_full: bool) -> list[str]:
+        """What the bot may not do in the channel `name`, which works without it: sentences with the remedy."""
+        notes = []
+        if not self.may_use_webhooks or webhooks_full:
+            why, remedy = (
+                (f"{name} has as many webhooks as Discord allows", "delete one there that nobody uses")
+                if self.may_use_webhooks
+                else (f"The bot may not use webhooks in {name}", f"give its role {MANAGE_WEBHOOKS.name} there")
+            )
+            notes.append(f"{why}, so people appear under its name, with theirs in the text: {remedy}.")
+            if not self.may_attach:
+                notes.append(f"The bot may not post files in {name}: give its role {ATTACH_FILES.name} there.")
+        if not self.may_delete:
+            notes.append(
+                f"The bot may not delete what others wrote in {name}, so what a moderator deletes on the other side "
+                f"stays there: give its role {MANAGE_MESSAGES.name} there."
+            )
+        return notes
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,10 +120,13 @@ class GuildCache:
     _declared: frozenset[str] = field(init=False, default=frozenset())
     # Declared threads that are archived, or may be.
     _declared_threads: dict[str, _DeclaredThread] = field(init=False, default_factory=dict)
+    # Asked for each second: to work out who may view a channel takes a tenth of a millisecond.
+    _described: dict[str, ChannelInfo] = field(init=False, default_factory=dict)
 
     def declare(self, channels: frozenset[str]) -> None:
         """Set the declared channels. Threads among them no longer count as threads of their parents."""
         self._declared = channels
+        self._described.clear()
         self._declared_threads = {
             thread: known for thread, known in self._declared_threads.items() if thread in channels
         }
@@ -116,9 +140,12 @@ class GuildCache:
         self._client = client
         self._since = self.clock.monotonic()
         self._declared_threads.clear()
+        self._described.clear()
 
     def update(self, event: str, data: Json) -> None:
         """Remember what discord.py does not keep: the guilds that have not arrived, nicknames, and archived threads."""
+        if event in _DESCRIBING_EVENTS:
+            self._described.clear()
         match event:
             case "READY":
                 self._awaited_guilds = {guild["id"] for guild in data["guilds"]}
@@ -255,6 +282,25 @@ class GuildCache:
         if found is None or found.get_member(self._own_id()) is None:
             return False
         return found.me.guild_permissions.manage_webhooks
+
+    # --- For the operator ---------------------------------------------------------------------------------
+
+    def describe(self, channel: str) -> ChannelInfo | None:
+        """What people know a channel by; None while the gateway has not told of it."""
+        if (known := self._described.get(channel)) is None and (known := self._describe(channel)) is not None:
+            self._described[channel] = known
+        return known
+
+    def _describe(self, channel: str) -> ChannelInfo | None:
+        found, thread, guild = self._channel(channel), self._declared_threads.get(channel), self._guild(channel)
+        name = found.name if found is not None else None if thread is None else thread.name
+        if name is None or guild is None:
+            return None
+        shown = self._permission_channel(channel)
+        public = shown is not None and is_open(shown) and not self._is_private_thread(channel)
+        topic = " ".join((getattr(found, "topic", None) or "").split())
+        url = channel_url(str(guild.id), channel)
+        return ChannelInfo(f"#{name}", place=guild.name, topic=topic, link=url, public=public)
 
     # --- Names --------------------------------------------------------------------------------------------
 

@@ -172,6 +172,8 @@ class MessagePoster:
     _posted: PostedMessages = field(init=False, default_factory=PostedMessages)
     # The channels in which a webhook could not be made, and until when that is not tried again (monotonic).
     _without_webhook: dict[str, float] = field(init=False, default_factory=dict)
+    # Those of them that have as many webhooks as Discord allows.
+    _full: set[str] = field(init=False, default_factory=set)
     # For usernames that Discord refused: those that it accepted instead.
     _accepted: dict[str, str] = field(init=False, default_factory=dict)
 
@@ -180,6 +182,10 @@ class MessagePoster:
         buffer = self.buffers.get(channel)
         tried_lately = self.clock.monotonic() < self._without_webhook.get(channel, 0.0)
         return tried_lately or (buffer is not None and not buffer.access.may_use_webhooks)
+
+    def webhooks_full(self, channel: str) -> bool:
+        """Whether a channel had no room for a webhook of ours when one was last wanted."""
+        return channel in self._full
 
     async def post(self, delivery: Delivery) -> str:
         """Returns the ID of the message that `delivery` has become, by this try or an earlier one."""
@@ -339,9 +345,12 @@ class MessagePoster:
                 raise
             _log.warning("webhook not possible", channel=channel, code=error.code)
             pause = _FORBIDDEN_PAUSE if error.code in MISSING else _FULL_PAUSE
+            if error.code == ErrorCode.TOO_MANY_WEBHOOKS:
+                self._full.add(channel)
             self._without_webhook[channel] = self.clock.monotonic() + pause
             return None
         self._without_webhook.pop(channel, None)
+        self._full.discard(channel)
         return webhook
 
     async def _find_earlier_try(self, delivery: Delivery, channel: str) -> str | None:

@@ -6,7 +6,7 @@ counts as said about its person: the message of one that is banned does not cros
 """
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import structlog
@@ -279,7 +279,7 @@ class Ghosts:
 
     # --- What is said of it -------------------------------------------------------------------------------
 
-    def note(self, room_id: str) -> str | None:
+    def notes(self, room_id: str) -> Sequence[str]:
         """Why people have no ghosts in a room, or are not heard there: sentences for the operator. No I/O."""
         now, notes = self.clock.monotonic(), []
         if banned := sorted(account for account, room in self._banned if room == room_id):
@@ -291,7 +291,7 @@ class Ghosts:
         for why, accounts in reasons.items():
             who = "Everybody" if "" in accounts else _listed(sorted(accounts))
             notes.append(f"{who} appears under {self.accounts.me} there: {why}.")
-        return " ".join(notes) or None
+        return notes
 
     def _is_troubled(self, account: str, room_id: str) -> bool:
         now = self.clock.monotonic()

@@ -8,11 +8,12 @@ import contextlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from relay.adapters.matrix.identifiers import OwnAccounts, is_user_id
+from relay.adapters.matrix.identifiers import OwnAccounts, is_user_id, matrix_to_link, room_link
 from relay.adapters.matrix.markup import NameLookup
 from relay.adapters.matrix.retrying_inbox import RetryingInbox
 from relay.adapters.matrix.rooms.state import RoomState
 from relay.core.clock import Backoff
+from relay.core.ports import ChannelInfo
 from relay.domain.ids import ChannelAddress, ChannelRef, Platform
 from relay.domain.jsontext import Json, as_dict, as_string
 
@@ -190,6 +191,17 @@ class DeclaredRooms:
         if room_id not in self._states:
             self._states[room_id] = RoomState(room_id)
         return self._states[room_id]
+
+    def describe(self, room_id: str) -> ChannelInfo | None:
+        """What people know a declared room by; None while its state is not known, or where it has no name."""
+        room, state = self.find(room_id), self._states.get(room_id)
+        if room is None or state is None or not state.complete:
+            return None
+        alias = room.name if room.is_alias else state.alias
+        if not (name := state.name or alias):
+            return None
+        link = matrix_to_link(alias) if alias else room_link(room_id)
+        return ChannelInfo(name, topic=state.topic, link=link, public=state.public)
 
     def names(self) -> NameLookup:
         """What the declared rooms are called, and which room an alias names. May be used in another thread."""

@@ -14,8 +14,8 @@ TOMBSTONE = "m.room.tombstone"
 _CREATOR_LEVEL = 2**53
 _FIRST_VERSION_WITH_PRIVILEGED_CREATORS = 12
 _MEMBERS_REMEMBERED = 2_000
-LONGEST_NAME = 500
-"""Characters of a display name that are kept. An event may hold 60,000, and names are remembered in many places."""
+LONGEST_NAME, LONGEST_TOPIC = 500, 1_000
+"""Characters of a name and of a topic that are kept. An event may hold 60,000, and they are kept in many places."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,9 @@ class RoomState:
         self.public = False
         # "" for none.
         self.name = ""
-        # Those that the room itself lists.
+        self.topic = ""
+        # The one that the room itself shows, "" for none; and all that it lists.
+        self.alias = ""
         self.aliases: frozenset[str] = frozenset()
         # Whether the room has been replaced by another one, by which, and who did it.
         self.upgraded = False
@@ -130,7 +132,10 @@ class RoomState:
                 self.public = content.get("join_rule") == "public"
             case "m.room.name":
                 self.name = " ".join(as_string(content.get("name")).split())[:LONGEST_NAME]
+            case "m.room.topic":
+                self.topic = " ".join(as_string(content.get("topic")).split())[:LONGEST_TOPIC]
             case "m.room.canonical_alias":
+                self.alias = alias if isinstance(alias := content.get("alias"), str) and is_alias(alias) else ""
                 listed = [content.get("alias"), *as_list(content.get("alt_aliases"))]
                 self.aliases = frozenset(alias for alias in listed if isinstance(alias, str) and is_alias(alias))
             case "m.room.tombstone":

@@ -7,9 +7,10 @@ import pytest
 from structlog.testing import capture_logs
 
 from relay.core.clock import SystemClock
-from relay.core.ports import SideHealth
+from relay.core.ports import ChannelInfo, SideHealth
 from relay.core.status.recorder import Progress, StatusRecorder
-from relay.core.status.report import STATUS_KEY, DirectionStatus, PairStatus, Report
+from relay.core.status.report import CHANNELS_KEY, STATUS_KEY, DirectionStatus, PairStatus, Report, read_report
+from relay.domain.ids import Platform
 from tests.support.world import World, until
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -18,7 +19,7 @@ NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 def report(second: float, *, crossed: int, waiting: int = 0, oldest: float | None = None, **sides: str) -> Report:
     way = DirectionStatus(crossed, None, waiting, oldest, 0, {}, 0)
     health = {name: SideHealth("catching_up", detail) for name, detail in sides.items()}
-    return Report((PairStatus("help", None, {"to_matrix": way}),), health, NOON + timedelta(seconds=second))
+    return Report((PairStatus("help", (), {"to_matrix": way}),), health, NOON + timedelta(seconds=second))
 
 
 @pytest.fixture
@@ -85,6 +86,48 @@ async def test_nothing_is_written_while_nothing_happens(bridge: World) -> None:
         await until(lambda: core.status.last_report().pairs[0].directions["to_matrix"].messages == 2)
         await recorder.look()
         assert await written(bridge) != before
+
+
+async def test_what_is_wrong_with_both_channels_are_two_sentences(bridge: World) -> None:
+    async with bridge.relay() as core:
+        [pair] = bridge.pairs
+        for side, problem in zip(
+            pair.sides, ("The bot is gone: invite it.", "It is banned: lift the ban."), strict=True
+        ):
+            await core.inbox.closed(side, problem)
+        await StatusRecorder(store=bridge.store, status=core.status, clock=SystemClock()).look()
+        report = await read_report(bridge.store, bridge.pairs, running=True, now=NOON)
+        for shown in (core.status.last_report().pairs[0], report.pairs[0]):
+            assert shown.problems == ("The bot is gone: invite it.", "It is banned: lift the ban.")
+            assert shown.as_json()["problem"] == "The bot is gone: invite it. It is banned: lift the ban."
+
+
+async def test_what_channels_are_known_by_outlives_the_process(bridge: World) -> None:
+    discord, _ = bridge.channels()
+    help_channel = ChannelInfo("#help", "A server", "Ask here", "https://example.org", public=True)
+    async with bridge.relay() as core:
+        core.status.describe = {Platform.DISCORD: {discord: help_channel}.get}
+        await StatusRecorder(store=bridge.store, status=core.status, clock=SystemClock()).look()
+    async with bridge.relay() as core:
+        later = StatusRecorder(store=bridge.store, status=core.status, clock=SystemClock())
+        await later.restore()
+        await later.look()
+        assert core.status.channels() == {discord: help_channel}
+        report = await read_report(bridge.store, bridge.pairs, running=True, now=NOON)
+        for shown in (core.status.last_report().pairs[0], report.pairs[0]):
+            assert {name: channel.label for name, channel in shown.channels.items()} == {
+                "discord": "#help on A server",
+                "matrix": "#help",
+            }
+
+
+async def test_damaged_names_are_left_out(bridge: World) -> None:
+    async with bridge.store.write() as uow:
+        await uow.key_values.put(
+            CHANNELS_KEY, '[1, {"platform": "discord", "id": "help", "name": 7}, {"name": "#help"}]'
+        )
+    report = await read_report(bridge.store, bridge.pairs, running=True, now=NOON)
+    assert report.pairs[0].channels["discord"].label == "help"
 
 
 async def written(bridge: World) -> str | None:

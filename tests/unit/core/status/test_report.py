@@ -39,7 +39,8 @@ async def save(store: SqlStore, *, problem: str | None = None, matrix: SideHealt
     """What the daemon leaves behind: `help` has carried messages; `gone` is not declared any more."""
     carried = DirectionStatus(7, LAST, 0, None, 2, {"reaction": 3}, 0)
     idle = DirectionStatus(0, None, 0, None, 0, {}, 0)
-    pairs = tuple(PairStatus(name, problem, {"to_matrix": carried, "to_discord": idle}) for name in ("help", "gone"))
+    problems = () if problem is None else (problem,)
+    pairs = tuple(PairStatus(name, problems, {"to_matrix": carried, "to_discord": idle}) for name in ("help", "gone"))
     shown = Report(pairs, {"discord": READY, "matrix": matrix}, NOW)
     daemon = {"running": True, "pid": 7, "host": "h", "since": "2026-11-20T11:00:00+00:00", "updated_at": "…"}
 
@@ -58,11 +59,16 @@ IDLE: dict[str, Any] = {
 }
 
 
+def unknown(address: str) -> dict[str, Any]:
+    return {"address": address, "id": address, "name": None, "link": None}
+
+
 async def test_without_a_store() -> None:
     report = await read_report(None, [pair("help")], running=False, now=NOW)
     stopped = {"connected": False, "state": "stopped", "problem": "the daemon has never run on this store"}
+    channels = {"channels": {"discord": unknown("1help"), "matrix": unknown("#help:b")}}
     assert report.as_json() == {
-        "pairs": [{"name": "help", "problem": None, "note": None, "to_matrix": IDLE, "to_discord": IDLE}],
+        "pairs": [{"name": "help", "problem": None, "note": None, "to_matrix": IDLE, "to_discord": IDLE} | channels],
         "undeclared": [],
         "discord": stopped,
         "matrix": stopped,
@@ -99,7 +105,7 @@ async def test_the_last_word_of_the_daemon_with_the_outbox_of_now(store: SqlStor
     ("left", "running", "well"),
     [
         ({}, True, True),
-        ({"problem": "No permission."}, True, False),
+        ({"problem": "No permission."}, True, False),  # as an earlier relay saved it
         ({"matrix": SideHealth("catching_up")}, True, True),
         ({"matrix": SideHealth("connecting", "no answer")}, True, False),
         ({}, False, False),

@@ -1,12 +1,13 @@
 """What discord.py's picture of a server says about names."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
 
 import discord
 
 from relay.adapters.discord.gateway.connection import intents
-from relay.adapters.discord.gateway.guild_cache import GuildCache
+from relay.adapters.discord.gateway.guild_cache import ChannelAccess, GuildCache
 from relay.core.clock import SystemClock
 
 GUILD, ME, HERE, STAFF = "1032000000000000001", "1032000000000000900", "100", "200"
@@ -64,3 +65,27 @@ def test_what_may_be_named_where() -> None:
     # Whoever is in a private thread may view its channel, and is told the thread's own name.
     assert [known.may_name("13", channel) for channel in (HERE, STAFF, "11", "13")] == [True, False, True, True]
     assert [known.may_name("14", channel) for channel in (HERE, STAFF, "12")] == [True, True, True]
+
+
+def test_what_people_know_a_channel_by() -> None:
+    known = guilds()
+    here = known.describe(HERE)
+    assert here is not None
+    assert here.label == "#here on The Guild"
+    assert here.link == f"https://discord.com/channels/{GUILD}/{HERE}"
+    assert here.public
+    staff = known.describe(STAFF)
+    assert staff is not None
+    assert not staff.public
+    assert known.describe("300") is None
+
+
+def test_what_the_bot_may_not_do_in_a_channel_is_a_note_with_the_remedy() -> None:
+    access = ChannelAccess(GUILD, may_use_webhooks=True, may_send=True, may_delete=True, max_file_size=1)
+    assert access.notes("#here", webhooks_full=False) == []
+    [full] = access.notes("#here", webhooks_full=True)
+    assert full.startswith("#here has as many webhooks as Discord allows")
+    poor = replace(access, may_use_webhooks=False, may_attach=False, may_delete=False)
+    wanted = ("Manage Webhooks", "Attach Files", "Manage Messages")
+    for permission, note in zip(wanted, poor.notes("#here", webhooks_full=False), strict=True):
+        assert f"give its role {permission} there" in note

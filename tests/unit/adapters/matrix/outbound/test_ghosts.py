@@ -88,7 +88,7 @@ class Bench:
         return found.identity is not None and not found.named
 
     def note(self) -> str:
-        return self.ghosts.note(ROOM) or ""
+        return " ".join(self.ghosts.notes(ROOM))
 
 
 @asynccontextmanager

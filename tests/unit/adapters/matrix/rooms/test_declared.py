@@ -7,6 +7,7 @@ from relay.adapters.matrix.identifiers import OwnAccounts
 from relay.adapters.matrix.retrying_inbox import RetryingInbox
 from relay.adapters.matrix.rooms.declared import DeclaredRooms
 from relay.core.clock import Backoff, SystemClock
+from relay.core.ports import ChannelInfo
 from relay.domain.ids import ChannelAddress, ChannelRef, Platform
 
 OLD, NEW = "!old:example.org", "!new:example.org"
@@ -30,14 +31,38 @@ class UpgradingInbox(RetryingInbox):
             self.rooms.point_to_successor(room, NEW)
 
 
-async def test_a_room_that_is_upgraded_while_it_is_opened_is_opened_once_more_by_its_new_id() -> None:
+def declared(address: str) -> DeclaredRooms:
     backoff = partial(Backoff, random.Random(0), first=1.0, longest=2.0)
-    accounts = OwnAccounts(me="@relay:example.org")
-    rooms = DeclaredRooms(accounts, backoff=backoff, now=SystemClock().monotonic)
-    rooms.declare([ChannelAddress(Platform.MATRIX, OLD)])
+    rooms = DeclaredRooms(OwnAccounts(me="@relay:example.org"), backoff=backoff, now=SystemClock().monotonic)
+    rooms.declare([ChannelAddress(Platform.MATRIX, address)])
+    return rooms
+
+
+async def test_a_room_that_is_upgraded_while_it_is_opened_is_opened_once_more_by_its_new_id() -> None:
+    rooms = declared(OLD)
     inbox = UpgradingInbox(rooms)
     await rooms.open(OLD, inbox)
     assert not rooms.is_open(NEW)
     await rooms.open(NEW, inbox)
     assert rooms.is_open(NEW)
     assert inbox.told == [OLD, NEW]
+
+
+def test_what_people_know_a_room_by() -> None:
+    rooms = declared(OLD)
+    state = rooms.state(OLD)
+    assert rooms.describe(OLD) is None
+    state.complete = True
+    assert rooms.describe(OLD) is None
+    for kind, content in (
+        ("m.room.canonical_alias", {"alias": "#help:example.org"}),
+        ("m.room.join_rules", {"join_rule": "public"}),
+        ("m.room.topic", {"topic": "Ask\nhere"}),
+    ):
+        state.apply({"type": kind, "state_key": "", "content": content})
+    link = "https://matrix.to/#/%23help:example.org"
+    assert rooms.describe(OLD) == ChannelInfo("#help:example.org", "", "Ask here", link, public=True)
+    state.apply({"type": "m.room.name", "state_key": "", "content": {"name": "Help room"}})
+    described = rooms.describe(OLD)
+    assert described is not None
+    assert described.label == "Help room"
