@@ -30,6 +30,7 @@ from relay.core.ports import (
     Files,
     HistoryReader,
     LatestReader,
+    LimitReader,
     MediaLinks,
     MemberLister,
     MemberMirror,
@@ -74,6 +75,7 @@ def assemble(
 ) -> Core:
     """Put everything together, with whatever optional protocols the adapters implement. No I/O."""
     directory = PairDirectory(pairs)
+    budgets = Budgets(lambda platform: adapters[platform].shared_limit)
     status = Status(
         clock=clock,
         pairs=directory,
@@ -81,6 +83,8 @@ def assemble(
         health={platform: adapter.health for platform, adapter in adapters.items()},
         notes={platform: one.notes for platform, one in adapters.items() if isinstance(one, ChannelNotes)},
         describe={platform: one.describe for platform, one in adapters.items() if isinstance(one, ChannelDescriber)},
+        limits_left={platform: one.limits_left for platform, one in adapters.items() if isinstance(one, LimitReader)},
+        seconds_to_wait=budgets.seconds_to_wait,
     )
     names = AuthorNames()
     people = PeopleDirectory(store=store)
@@ -108,7 +112,7 @@ def assemble(
         status=status,
         clock=clock,
         rng=rng,
-        budgets=Budgets(lambda platform: adapters[platform].shared_limit),
+        budgets=budgets,
         may_send=may_send,
         resolver=Resolver(
             lookups=lookups,

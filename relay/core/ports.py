@@ -385,6 +385,15 @@ class ChannelDescriber(Protocol):
 
 
 @runtime_checkable
+class LimitReader(Protocol):
+    """An adapter whose platform tells how much the relay may still ask of it."""
+
+    def limits_left(self) -> Mapping[str, float]:
+        """What is left of each limit now, from 0 (nothing) to 1 (all of it), by a word for the limit. No I/O."""
+        ...
+
+
+@runtime_checkable
 class LatestReader(Protocol):
     """An adapter that can be asked for one message: an edit of it was taken back, or what it quotes has changed."""
 

@@ -1,47 +1,108 @@
-"""The report as Prometheus metrics. The names and labels are part of the operator's contract."""
+"""The report as Prometheus metrics. The names and labels are part of the operator's contract.
 
+`deploy/prometheus/` has rules and a dashboard that use them.
+"""
+
+import platform as python_platform
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from prometheus_client import CollectorRegistry
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    Metric,
+)
 from prometheus_client.registry import Collector
 
-from relay.core.status.counters import Histogram
-from relay.core.status.report import Report
+from relay import __version__
+from relay.core.status.counters import Histogram, LimitStatus
+from relay.core.status.report import DirectionStatus, Report
 
 _LANE = ("pair", "direction")
 
 
-def registry(report: Report, delivery: Mapping[str, Histogram]) -> CollectorRegistry:
+def registry(report: Report, delivery: Mapping[str, Histogram], limits: Mapping[str, LimitStatus]) -> CollectorRegistry:
     """All metrics of one moment."""
     result = CollectorRegistry(auto_describe=False)
-    result.register(_ReportCollector(report, delivery))
+    result.register(_ReportCollector(report, delivery, limits))
     return result
 
 
 class _ReportCollector(Collector):
-    def __init__(self, report: Report, delivery: Mapping[str, Histogram]) -> None:
+    def __init__(self, report: Report, delivery: Mapping[str, Histogram], limits: Mapping[str, LimitStatus]) -> None:
         self._report = report
         self._delivery = delivery
+        self._limits = limits
 
     def collect(self) -> Iterator[Metric]:
-        """The families, each with a sample for every pair and direction."""
+        """The families. Each pair, direction and platform has a sample from the start: `rate` needs the first zero."""
+        yield from self._daemon()
+        yield from self._platforms()
+        yield from self._pairs()
+        yield self._undeclared()
+        yield self._seconds()
+
+    def _daemon(self) -> Iterator[Metric]:
+        report = self._report
+        build = {"version": __version__, "python": python_platform.python_version()}
+        yield InfoMetricFamily("relay_build", "Which relay this is, and which Python runs it.", value=build)
+        since = report.daemon.since
+        started = None if since is None else since.timestamp()
+        yield GaugeMetricFamily("relay_start_time_seconds", "When it was started, in Unix time.", value=started)
+        behind = "1 while the relay catches up on what it missed, or messages have waited for more than 10 seconds."
+        yield GaugeMetricFamily("relay_catching_up", behind, value=int(report.catching_up))
+        unusable = "1 while the store cannot be written or read."
+        yield GaugeMetricFamily("relay_store_problem", unusable, value=int(report.store_problem is not None))
+
+    def _platforms(self) -> Iterator[Metric]:
+        connected = GaugeMetricFamily("relay_connected", "1 while the platform answers.", labels=("platform",))
+        for name, side in self._report.sides.items():
+            connected.add_metric((name,), int(side.connected))
+        left = GaugeMetricFamily(
+            "relay_rate_limit_left",
+            "What is left of a rate limit, from 0 (nothing may be sent) to 1.",
+            labels=("platform", "limit"),
+        )
+        wait = GaugeMetricFamily(
+            "relay_rate_limit_wait_seconds", "Until the platform takes the next message.", labels=("platform",)
+        )
+        for name, limit in self._limits.items():
+            wait.add_metric((name,), limit.wait_seconds)
+            for what, share in limit.left.items():
+                left.add_metric((name, what), share)
+        yield from (connected, left, wait)
+
+    def _pairs(self) -> Iterator[Metric]:
+        problem = GaugeMetricFamily(
+            "relay_pair_problem", "1 while something keeps a pair from working.", labels=["pair"]
+        )
         messages = CounterMetricFamily("relay_messages", "Messages accepted on the other side.", labels=_LANE)
         dropped = CounterMetricFamily("relay_dropped", "What cannot cross and did not.", labels=(*_LANE, "feature"))
         retries = CounterMetricFamily("relay_retries", "Deliveries that were tried again.", labels=_LANE)
         depth = GaugeMetricFamily("relay_outbox_depth", "Commands that wait for delivery.", labels=_LANE)
+        oldest = GaugeMetricFamily(
+            "relay_oldest_undelivered_seconds", "How long the oldest of them has waited; 0 if none waits.", labels=_LANE
+        )
         dead = GaugeMetricFamily("relay_dead_letters", "Commands that failed for good and are kept.", labels=_LANE)
         for pair in self._report.pairs:
+            problem.add_metric((pair.name,), int(bool(pair.problem)))
+        for lane, direction in self._lanes():
+            messages.add_metric(lane, direction.messages)
+            retries.add_metric(lane, direction.retries)
+            depth.add_metric(lane, direction.backlog)
+            oldest.add_metric(lane, direction.oldest_undelivered_seconds or 0.0)
+            dead.add_metric(lane, direction.dead_letters)
+            for feature, count in sorted(direction.dropped.items()):
+                dropped.add_metric((*lane, feature), count)
+        yield from (problem, messages, dropped, retries, depth, oldest, dead)
+
+    def _lanes(self) -> Iterable[tuple[tuple[str, str], DirectionStatus]]:
+        for pair in self._report.pairs:
             for name, direction in pair.directions.items():
-                lane = (pair.name, name)
-                messages.add_metric(lane, direction.messages)
-                retries.add_metric(lane, direction.retries)
-                depth.add_metric(lane, direction.backlog)
-                dead.add_metric(lane, direction.dead_letters)
-                for feature, count in sorted(direction.dropped.items()):
-                    dropped.add_metric((*lane, feature), count)
-        yield from (messages, dropped, self._seconds(), depth, retries, dead, self._undeclared())
+                yield (pair.name, name), direction
 
     def _undeclared(self) -> Metric:
         family = GaugeMetricFamily(
@@ -60,7 +121,6 @@ class _ReportCollector(Collector):
             "From an event's arrival here to its copy's acceptance on the other side.",
             labels=("direction",),
         )
-        # Show both directions from the start. If a series appears later, `rate` misses its first value.
         directions = {name for pair in self._report.pairs for name in pair.directions}
         for name in sorted(directions | self._delivery.keys()):
             histogram = self._delivery.get(name) or Histogram()

@@ -16,7 +16,7 @@ from prometheus_client.exposition import choose_encoder
 from yarl import URL
 
 from relay.config.settings import WebSettings
-from relay.core.status.counters import Histogram
+from relay.core.status.counters import Histogram, LimitStatus
 from relay.core.status.report import Report, side_as_json
 from relay.errors import FatalError, StoreError
 from relay.web.media import MEDIA, FileSource, MediaRoutes
@@ -219,6 +219,10 @@ class StatusSource(Protocol):
         """How long deliveries took, by direction."""
         ...
 
+    def limits(self) -> Mapping[str, LimitStatus]:
+        """How much each platform lets the relay send, by its name. No I/O."""
+        ...
+
 
 @dataclass(slots=True, kw_only=True)
 class WebServer:
@@ -342,7 +346,7 @@ class WebServer:
 
     async def _metrics(self, request: web.Request) -> web.Response:
         encode, content_type = choose_encoder(request.headers.get("Accept", ""))
-        body = encode(registry(await self._report(), self.status.delivery_seconds()))
+        body = encode(registry(await self._report(), self.status.delivery_seconds(), self.status.limits()))
         return web.Response(body=body, headers={"Content-Type": content_type})
 
     async def _page(self, _request: web.Request) -> web.Response:

@@ -15,7 +15,7 @@ from yarl import URL
 
 from relay.config.settings import WebSettings
 from relay.core.ports import MediaStream
-from relay.core.status.counters import Histogram
+from relay.core.status.counters import Histogram, LimitStatus
 from relay.core.status.report import Report
 from relay.domain.content import Attachment
 from relay.domain.ids import ChannelRef, MediaRef, MessageRef, Platform
@@ -184,6 +184,9 @@ class Status:
         return Report((), {}, NOW)
 
     def delivery_seconds(self) -> Mapping[str, Histogram]:
+        return {}
+
+    def limits(self) -> Mapping[str, LimitStatus]:
         return {}
 
 

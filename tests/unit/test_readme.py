@@ -188,9 +188,10 @@ def test_it_names_every_command_and_no_other() -> None:
 
 def test_it_names_every_metric_and_no_other() -> None:
     nothing = Report((), {}, datetime.fromtimestamp(0, UTC))
-    families = list(registry(nothing, {}).collect())
-    # Prometheus's text format adds the suffix.
-    there = {f"{family.name}_total" if family.type == "counter" else family.name for family in families}
+    families = list(registry(nothing, {}, {}).collect())
+    # Prometheus's text format adds the suffixes.
+    suffixes = {"counter": "_total", "info": "_info"}
+    there = {f"{family.name}{suffixes.get(family.type, '')}" for family in families}
     assert set(re.findall(r"`(relay_[a-z_]+)", readme())) == there
 
 

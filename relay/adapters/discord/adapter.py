@@ -103,6 +103,7 @@ class DiscordAdapter:
             cdn_url=cdn_url,
             kept_for=pictures_kept,
         )
+        self._limits = limits
         self._guilds = GuildCache(clock)
         self._members = Members(self._rest, clock)
         self._webhooks = Webhooks(self._rest, self._keep_webhooks)
@@ -401,6 +402,10 @@ class DiscordAdapter:
     def describe(self, channel: ChannelRef) -> ChannelInfo | None:
         """See `ChannelDescriber`."""
         return self._guilds.describe(channel.id)
+
+    def limits_left(self) -> Mapping[str, float]:
+        """See `LimitReader`."""
+        return self._limits.left()
 
     @property
     def command_prefix(self) -> str:

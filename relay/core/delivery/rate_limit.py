@@ -67,6 +67,10 @@ class Budget:
         """How many seconds a message takes under the limit; 0 while nothing is refused."""
         return self._interval if self._limited else 0.0
 
+    def seconds_to_wait(self) -> float:
+        """How many seconds pass until the platform takes the next message, as it said itself; 0 if it takes it now."""
+        return max(0.0, self._blocked_until - asyncio.get_running_loop().time())
+
     def notices_pile_up(self) -> bool:
         """Whether notices should be put together: there is no room for one more now."""
         now = asyncio.get_running_loop().time()
@@ -204,6 +208,15 @@ class Budgets:
         platform = lane.destination.platform
         key = platform if self.shared(platform) else lane
         return self._budgets.setdefault(key, Budget(shared=isinstance(key, Platform)))
+
+    def seconds_to_wait(self, platform: Platform) -> float:
+        """The longest wait of a budget on a platform: see `Budget.seconds_to_wait`."""
+        own = (
+            budget
+            for key, budget in self._budgets.items()
+            if (key if isinstance(key, Platform) else key.destination.platform) is platform
+        )
+        return max((budget.seconds_to_wait() for budget in own), default=0.0)
 
     def close(self) -> None:
         """Let every waiting lane go: the relay is stopping."""

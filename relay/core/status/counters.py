@@ -47,6 +47,16 @@ class Histogram:
         return list(zip(bounds, accumulate(self.counts), strict=True))
 
 
+@dataclass(frozen=True, slots=True)
+class LimitStatus:
+    """How much a platform lets the relay send now."""
+
+    # What is left of each of its limits, from 0 (nothing) to 1 (all of it), by a word for the limit.
+    left: Mapping[str, float]
+    # Until it takes the next message, as it said itself; 0 if it takes it now.
+    wait_seconds: float
+
+
 @dataclass(slots=True, kw_only=True)
 class Status:
     """Counts what happens, and reports how things are.
@@ -63,6 +73,9 @@ class Status:
     notes: Mapping[Platform, Callable[[ChannelRef], Sequence[str]]] = field(default_factory=dict)
     # What people know a channel by.
     describe: Mapping[Platform, Callable[[ChannelRef], ChannelInfo | None]] = field(default_factory=dict)
+    # What a platform says is left of its limits, and how many seconds it refuses messages for.
+    limits_left: Mapping[Platform, Callable[[], Mapping[str, float]]] = field(default_factory=dict)
+    seconds_to_wait: Callable[[Platform], float] = lambda _: 0.0
     # Why the store cannot be used; None while it can.
     store_problem: str | None = field(init=False, default=None)
     _daemon: DaemonStatus = field(init=False)
@@ -124,6 +137,17 @@ class Status:
     def sides(self) -> Mapping[str, SideHealth]:
         """How each platform is, by its name. No I/O."""
         return {str(platform): health() for platform, health in self.health.items()}
+
+    def limits(self) -> Mapping[str, LimitStatus]:
+        """How much each platform lets the relay send, by its name. No I/O."""
+        return {str(platform): self._limit(platform) for platform in self.health}
+
+    def _limit(self, platform: Platform) -> LimitStatus:
+        told = self.limits_left.get(platform)
+        wait = self.seconds_to_wait(platform)
+        # Not every platform says more than that it refuses.
+        left = {"messages": 0.0 if wait > 0 else 1.0, **(told() if told is not None else {})}
+        return LimitStatus(left, wait)
 
     async def report(self) -> Report:
         """How things are now. Raises `StoreError` when the store cannot be read."""

@@ -20,8 +20,6 @@ _log = structlog.get_logger(__name__)
 _SAVE_SECONDS = 1.0
 _LOOK_SECONDS = 0.2
 _PROGRESS_SECONDS = 10.0
-# When a message has waited this long, the relay is catching up.
-_BEHIND_SECONDS = 10.0
 
 
 class Progress:
@@ -36,7 +34,7 @@ class Progress:
         """Log how far the relay is, if that is worth a line."""
         crossed = sum(direction.messages for direction in _directions(report))
         now = report.taken_at
-        if not _is_behind(report):
+        if not report.catching_up:
             if self._began is not None and self._logged_at is not None:
                 _log.info("caught up", messages=crossed - self._began[1], **_seconds(self._began[0], now))
             self._began = self._logged_at = None
@@ -57,12 +55,6 @@ class Progress:
 
 def _directions(report: Report) -> list[DirectionStatus]:
     return [direction for pair in report.pairs for direction in pair.directions.values()]
-
-
-def _is_behind(report: Report) -> bool:
-    ages = (direction.oldest_undelivered_seconds for direction in _directions(report))
-    reading = any(side.state == "catching_up" for side in report.sides.values())
-    return reading or any(age is not None and age >= _BEHIND_SECONDS for age in ages)
 
 
 def _seconds(began: datetime, now: datetime) -> Mapping[str, Any]:

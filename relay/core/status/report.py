@@ -26,6 +26,9 @@ from relay.domain.pair import LaneKey, Pair
 STATUS_KEY = "status"
 CHANNELS_KEY = "channel info"
 
+# When a message has waited this long, the relay is catching up.
+_BEHIND_SECONDS = 10.0
+
 _log = structlog.get_logger(__name__)
 
 # --- What the daemon saves --------------------------------------------------------------------------------
@@ -315,6 +318,14 @@ class Report:
     def ready(self) -> bool:
         """Both sides are connected, and everything said from now on will cross. A pair in trouble changes nothing."""
         return self.store_problem is None and all(side.state == "ready" for side in self.sides.values())
+
+    @property
+    def catching_up(self) -> bool:
+        """A platform's past is being read, or messages have waited for longer than they should."""
+        directions = (direction for pair in self.pairs for direction in pair.directions.values())
+        ages = (direction.oldest_undelivered_seconds for direction in directions)
+        reading = any(side.state == "catching_up" for side in self.sides.values())
+        return reading or any(age is not None and age >= _BEHIND_SECONDS for age in ages)
 
     @property
     def well(self) -> bool:

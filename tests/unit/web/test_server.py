@@ -13,9 +13,10 @@ import pytest
 from aiohttp import web
 from prometheus_client.parser import text_string_to_metric_families
 
+from relay import __version__
 from relay.config.settings import WebSettings
 from relay.core.ports import SideHealth
-from relay.core.status.counters import Histogram
+from relay.core.status.counters import Histogram, LimitStatus
 from relay.core.status.report import DirectionStatus, PairStatus, Report, UndeclaredLane
 from relay.domain.ids import ChannelRef, Platform
 from relay.domain.pair import LaneKey
@@ -24,6 +25,10 @@ from relay.web.server import HEADERS, AllowedHosts, Connections, WebServer
 
 NOW = datetime(2026, 11, 20, 12, 0, 30, tzinfo=UTC)
 READY = SideHealth("ready")
+OF_DAEMON = frozenset(
+    f"relay_{name}"
+    for name in ("catching_up", "store_problem", "connected", "rate_limit_left", "rate_limit_wait_seconds")
+)
 HOSTILE = "<script>alert(1)</script>&\"'"
 
 
@@ -78,6 +83,9 @@ class FakeStatus:
 
     def delivery_seconds(self) -> Mapping[str, Histogram]:
         return {"to_matrix": self._histogram}
+
+    def limits(self) -> Mapping[str, LimitStatus]:
+        return {"matrix": LimitStatus({"messages": 0.0}, 4.5)}
 
 
 @asynccontextmanager
@@ -150,7 +158,21 @@ async def test_metrics(broken: bool) -> None:
         for sample in family.samples
     }
     there, back = (("direction", "to_matrix"), ("pair", "help")), (("direction", "to_discord"), ("pair", "help"))
-    assert {key: value for key, value in samples.items() if "seconds" not in key[0]} == {
+    (build,) = [labels for name, *labels in samples if name == "relay_build_info"]
+    assert ("version", __version__) in build
+    of_pairs = {key: value for key, value in samples.items() if ("pair", "help") in key}
+    assert {key: value for key, value in samples.items() if key[0] in OF_DAEMON} == {
+        ("relay_catching_up",): 1,
+        ("relay_store_problem",): 0,
+        ("relay_connected", ("platform", "discord")): 1,
+        ("relay_connected", ("platform", "matrix")): 1,
+        ("relay_rate_limit_left", ("limit", "messages"), ("platform", "matrix")): 0,
+        ("relay_rate_limit_wait_seconds", ("platform", "matrix")): 4.5,
+    }
+    assert of_pairs == {
+        ("relay_pair_problem", ("pair", "help")): 0,
+        ("relay_oldest_undelivered_seconds", *there): 90,
+        ("relay_oldest_undelivered_seconds", *back): 0,
         ("relay_messages_total", *there): 1234,
         ("relay_messages_total", *back): 0,
         ("relay_dropped_total", there[0], ("feature", "reaction"), there[1]): 7,

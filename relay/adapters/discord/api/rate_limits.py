@@ -132,6 +132,19 @@ class RateLimits:
             state.remaining = 0
             state.resets_at = max(state.resets_at, until)
 
+    def left(self) -> Mapping[str, float]:
+        """What is left of each limit, from 0 to 1: of the bot's requests, of refused ones, of the fullest bucket."""
+        now = self._clock.monotonic()
+        sent = sum(at > now - 1.0 for at in self._sent_at)
+        refused = sum(at > now - INVALID_WINDOW for at in self._invalid_at)
+        buckets = (max(0, it.remaining) / it.limit for it in self._bucket_states.values() if now < it.resets_at)
+        paused = now < self._paused_until
+        return {
+            "requests": 0.0 if paused else 1 - sent / (self._sent_at.maxlen or 1),
+            "refusals": 1 - refused / INVALID_ANSWERS,
+            "route": min(buckets, default=1.0),
+        }
+
     def _wait(self, bucket: Bucket) -> float:
         now = self._clock.monotonic()
         waits = [self._paused_until - now]

@@ -5,7 +5,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from relay.core.delivery.rate_limit import Budget
+from relay.core.delivery.rate_limit import Budget, Budgets
+from relay.domain.ids import ChannelRef, Platform
+from relay.domain.pair import LaneKey
 from relay.errors import RateLimited
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -184,3 +186,12 @@ async def test_stopping_lets_everybody_go() -> None:
     await asyncio.sleep(0)
     budget.close()
     assert await waiting is False
+
+
+async def test_how_long_a_platform_takes_nothing() -> None:
+    budgets = Budgets(lambda platform: platform is Platform.MATRIX)
+    channel, room = ChannelRef(Platform.DISCORD, "1"), ChannelRef(Platform.MATRIX, "!a:b")
+    with pytest.raises(RateLimited):
+        await spend(budgets.of(LaneKey(channel, room)), 0, [], refuse=60)
+    assert 50 < budgets.seconds_to_wait(Platform.MATRIX) <= 60
+    assert budgets.seconds_to_wait(Platform.DISCORD) == 0

@@ -158,3 +158,16 @@ async def test_what_works_in_the_background_leaves_half_of_a_second_to_others(cl
     assert clock.seconds == pytest.approx(1001.0), "five have been sent within the second"
     for _ in range(9):
         assert await waits(limits, clock) == 0.0, "others need not wait"
+
+
+async def test_what_is_left_of_each_limit() -> None:
+    clock = FakeClock()
+    limits = RateLimits(clock, requests_per_second=10)
+    assert limits.left() == {"requests": 1.0, "refusals": 1.0, "route": 1.0}
+    await limits.acquire(POST)
+    limits.update(POST, 403, headers(1, 5))
+    assert limits.left() == {"requests": 0.9, "refusals": 1 - 1 / INVALID_ANSWERS, "route": 0.2}
+    clock.seconds += 6
+    assert limits.left()["requests"] == limits.left()["route"] == 1.0
+    limits.limit_reached(POST, 30, everywhere=True)
+    assert limits.left()["requests"] == 0.0
