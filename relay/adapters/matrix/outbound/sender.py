@@ -329,22 +329,33 @@ class MessageSender:
     async def _posted_since(self, delivery: Delivery, senders: list[str]) -> AsyncIterator[Json]:
         """Messages of these accounts, newest first, back to where an earlier try of `delivery` cannot be."""
         now = self.clock.now()
-        own = json.dumps({"senders": senders, "types": ["m.room.message"]})
+        # The lane's last copy ends the search, and another ghost may have posted that.
+        after = None if delivery.after is None else await self._sender_of(delivery.channel, delivery.after)
+        asked = [*senders, after] if after is not None and after not in senders else senders
+        own = json.dumps({"senders": asked, "types": ["m.room.message"]})
         query: dict[str, str | list[str]] = {"dir": "b", "limit": "100", "filter": own}
         for _ in range(_PAGES_SEARCHED):
             page = await self._call("GET", "rooms", delivery.channel.id, "messages", query=query)
             for event in as_list(page.get("chunk")):
                 if delivery.after is not None and event.get("event_id") == delivery.after.id:
                     return
-                content = as_dict(event.get("content"))
-                if "body" in content and "m.new_content" not in content:
-                    yield event
                 since_queued = now - (delivery.queued_at or now)
-                if delivery.after is None and _age(event, now) > since_queued + _CLOCK_SKEW:
+                if after is None and _age(event, now) > since_queued + _CLOCK_SKEW:
                     return
+                content = as_dict(event.get("content"))
+                if event.get("sender") in senders and "body" in content and "m.new_content" not in content:
+                    yield event
             if not page.get("end"):
                 return
             query["from"] = str(page["end"])
+
+    async def _sender_of(self, channel: ChannelRef, message: MessageRef) -> str | None:
+        """Who posted a message; None if it is not in that room, which may have replaced another one."""
+        try:
+            event = await self._call("GET", "rooms", channel.id, "event", message.id)
+        except TargetGone:
+            return None
+        return str(event.get("sender"))
 
     async def _call(
         self,

@@ -1,10 +1,35 @@
-"""Which of the core's errors each error of a homeserver becomes."""
+"""What an earlier try is, and which of the core's errors each error of a homeserver becomes."""
+
+import json
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
 
 import pytest
+from aiohttp import web
 
-from relay.adapters.matrix.api.client import Refused
-from relay.adapters.matrix.outbound.sender import delivery_error
+from relay.adapters.matrix.api.client import Api, Refused
+from relay.adapters.matrix.identifiers import OwnAccounts
+from relay.adapters.matrix.media import MediaRepository
+from relay.adapters.matrix.outbound.ghost_accounts import GhostAccounts
+from relay.adapters.matrix.outbound.ghosts import Ghosts
+from relay.adapters.matrix.outbound.sender import MessageSender, delivery_error
+from relay.adapters.matrix.rooms.declared import DeclaredRooms
+from relay.config.settings import AppserviceSettings
+from relay.core.clock import Backoff, SystemClock
+from relay.core.offload import Conversions
+from relay.core.ports import Delivery
+from relay.domain.content import Author, Content
+from relay.domain.ids import ChannelAddress, ChannelRef, MessageRef, Platform, UserRef
+from relay.domain.jsontext import Json
+from relay.domain.text.nodes import RichText
 from relay.errors import ActionNeeded, DeliveryError, Permanent, RateLimited, TargetGone, Transient
+from relay.store.unit_of_work import open_store
+from tests.support.store import new_store
 
 
 @pytest.mark.parametrize(
@@ -35,3 +60,86 @@ def test_each_refusal_becomes_an_error_of_the_core(
         assert error.retry_after == (2.5 if status == 429 else None)
     if isinstance(error, ActionNeeded):
         assert "@relay:example.org" in str(error)
+
+
+ME, ROOM = "@relay:example.org", "!room:example.org"
+ADA_GHOST, BEN_GHOST = "@_discord_42:example.org", "@_discord_7:example.org"
+EARLIER = timedelta(hours=3)
+
+
+@dataclass
+class History:
+    """A homeserver with a room in which ghosts have spoken; the newest message first."""
+
+    events: list[Json]
+    sent: list[str] = field(default_factory=list)
+
+    async def answer(self, request: web.Request) -> web.Response:
+        path = request.path.removeprefix("/_matrix/client/v3/").split("/")
+        if path[-1] == "messages":
+            wanted = json.loads(request.query["filter"])["senders"]
+            return web.json_response({"chunk": [event for event in self.events if event["sender"] in wanted]})
+        if "event" in path:
+            found = [event for event in self.events if event["event_id"] == path[-1]]
+            return web.json_response(found[0] if found else {"errcode": "M_NOT_FOUND"}, status=200 if found else 404)
+        if request.method == "PUT" and "send" in path:
+            self.sent.append((await request.json())["body"])
+        return web.json_response({"event_id": "$new"})
+
+
+def line(event_id: str, sender: str, body: str, age: timedelta) -> Json:
+    content = {"msgtype": "m.text", "body": body, "m.mentions": {}}
+    unsigned = {"age": age // timedelta(milliseconds=1)}
+    return {"event_id": event_id, "sender": sender, "content": content, "unsigned": unsigned}
+
+
+@asynccontextmanager
+async def sender_in(history: History, folder: Path) -> AsyncIterator[MessageSender]:
+    application = web.Application()
+    application.router.add_route("*", "/{path:.*}", history.answer)
+    runner = web.AppRunner(application)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    api = Api(f"http://127.0.0.1:{runner.addresses[0][1]}", ME)
+    store, clock = await open_store(new_store(folder)), SystemClock()
+    accounts = OwnAccounts(me=ME, prefix="_discord_")
+    rooms = DeclaredRooms(accounts, backoff=partial(Backoff, random.Random(0), first=1, longest=2), now=clock.monotonic)
+    rooms.declare([ChannelAddress(Platform.MATRIX, ROOM)])
+    rooms.mark_joined(ROOM, complete=True)
+    made = GhostAccounts(api=api, settings=AppserviceSettings.model_validate({"as_token": "secret"}), store=store)
+    try:
+        yield MessageSender(
+            api=api,
+            rooms=rooms,
+            media=MediaRepository(api, None, clock),
+            ghosts=Ghosts(api=api, accounts=accounts, rooms=rooms, clock=clock, made=made, wanted=lambda _: True),
+            makes_ghosts=True,
+            clock=clock,
+            token_refused=lambda: None,
+            conversions=Conversions(),
+        )
+    finally:
+        await store.close()
+        await api.close()
+        await runner.cleanup()
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+async def test_what_a_ghost_wrote_long_ago_is_no_earlier_try(tmp_path: Path, *, is_there: bool) -> None:
+    """Its record has been pruned. The lane's last copy, which another ghost posted, ends the search; or age does."""
+    last = line("$last", BEN_GHOST, "last", timedelta(minutes=2))
+    old = [line("$same", ADA_GHOST, "ok", EARLIER), line("$other", ADA_GHOST, "something else", EARLIER)]
+    history = History([last, *old] if is_there else old)
+    room = ChannelRef(Platform.MATRIX, ROOM)
+    delivery = Delivery(
+        room,
+        "k1",
+        Author(UserRef(Platform.DISCORD, "42"), "Ada"),
+        Content(RichText.plain("ok")),
+        suspect=True,
+        after=MessageRef(room, "$last"),
+        queued_at=SystemClock().now() - timedelta(minutes=1),
+    )
+    async with sender_in(history, tmp_path) as sender:
+        assert (await sender.send(delivery)).id == "$new"
+    assert history.sent == ["ok"]
