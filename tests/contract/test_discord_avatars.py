@@ -390,3 +390,47 @@ async def test_a_damaged_record_is_passed_over(faces: Faces) -> None:
             await uow.avatars.put(AvatarRecord(ann.user, f"{number}", name, MediaRef(Platform.DISCORD, copy)))
     async with faces.running() as adapter:
         assert (await faces.fetched(await faces.face(adapter, ann))).error is None
+
+
+@pytest.mark.parametrize("step", ["fetching", "uploading"])
+async def test_a_picture_on_its_way_goes_with_its_person(faces: Faces, step: str) -> None:
+    faces.files.pictures[MXC + "ann"] = still()
+    async with faces.running() as adapter:
+        avatars = inner(adapter)
+        if step == "fetching":
+            faces.files.open_gate.clear()
+            await faces.say(adapter, person("ann", "ann"))
+            await until(lambda: faces.files.asked)
+            await avatars.forget(person("ann").user)
+            faces.files.open_gate.set()
+        else:
+            upload = faces.fail("POST", "delay", seconds=0.3)
+            await faces.say(adapter, person("ann", "ann"))
+            await until(lambda: upload.fired)
+            await avatars.forget(person("ann").user)
+        await until(lambda: faces.uploads and not faces.emoji and not avatars.shelf.by_name)
+        assert not avatars.shelf.shown
+        assert (await faces.say(adapter, person("bob"))).webhook_avatar_url is None
+    async with faces.store.read() as uow:
+        assert "@ann:example.org" not in {one.user.id for one in await uow.avatars.known(Platform.DISCORD, 9)}
+
+
+async def test_what_may_have_been_deleted_is_not_shown(faces: Faces, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MOST_AVATARS", 1)
+    monkeypatch.setattr(shelf, "KEPT_SECONDS", 0.0)
+    async with faces.running() as adapter:
+        url = await faces.face(adapter, person("ann"))
+        unanswered = faces.fail("DELETE", "reset", when="after", count=None)
+        await faces.say(adapter, person("bob"))
+        await until(lambda: unanswered.fired and inner(adapter)._paused_until)
+        assert (await faces.say(adapter, person("ann"))).webhook_avatar_url != url
+
+
+async def test_an_answer_of_another_shape_deletes_nothing(faces: Faces, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with faces.running() as adapter:
+        url = await faces.face(adapter, person("ann"))
+        monkeypatch.setattr(module, "_LIST_SECONDS", 0.0)
+        odd = faces.fail("GET", "status", status=200)
+        inner(adapter)._delete_now.set()
+        await until(lambda: odd.fired and inner(adapter)._paused_until)
+        assert (await faces.say(adapter, person("ann"))).webhook_avatar_url == url

@@ -170,10 +170,10 @@ class Avatars:
 
         Raises `StoreUnavailable`; then nothing is forgotten.
         """
+        self._wishes.forget(user.id)  # first: what is being made of theirs must not be put on record after this
         if self.store is not None:
             async with self.store.write() as uow:
                 await uow.avatars.disown(user)
-        self._wishes.forget(user.id)
         self._used = {key: name for key, name in self._used.items() if key[0] != user}
         self._unwanted |= {emoji.id for emoji in self.shelf.forget(user.id)}
         self._delete_now.set()
@@ -205,7 +205,8 @@ class Avatars:
             wanted = await self._wishes.take()
             try:
                 await self._wait_for_pause()
-                await self._provide(wanted)
+                if self._wishes.stands(wanted):
+                    await self._provide(wanted)
             except (ApiError, StoreUnavailable) as error:
                 self._pause_for(error)
                 self._try_again(wanted, error)
@@ -234,6 +235,8 @@ class Avatars:
         self._paused_until = max(self._paused_until, self.clock.monotonic() + seconds)
 
     def _try_again(self, wanted: Wanted, error: ApiError | StoreUnavailable) -> None:
+        if not self._wishes.stands(wanted):
+            return
         if not isinstance(error, Unanswered):
             self._wishes.again(wanted)
         elif wanted.failures < _MOST_FAILURES:
@@ -263,10 +266,18 @@ class Avatars:
         if self.store is not None:
             record = AvatarRecord(wanted.user, wanted.source, name, MediaRef(Platform.DISCORD, emoji.id))
             async with self.store.write() as uow:
-                await uow.avatars.put(record)
+                if self._wishes.stands(wanted):
+                    await uow.avatars.put(record)
             emoji.saved = self._now()
-        if self.shelf.by_name.get(name) is emoji:
+        if self.shelf.by_name.get(name) is not emoji:
+            return
+        if self._wishes.stands(wanted):
             self.shelf.show(wanted.user.id, wanted.source, name)
+        elif not emoji.people:
+            # They were forgotten meanwhile, and nobody else has it.
+            self.shelf.remove(name)
+            self._unwanted.add(emoji.id)
+            self._delete_now.set()
 
     async def _make(self, wanted: Wanted) -> bytes:
         if wanted.picture is None:
@@ -284,6 +295,7 @@ class Avatars:
             await self._list()
         if name in self.shelf.by_name:
             return
+        await self._delete_unwanted()  # one of them may have the same picture
         await self._make_room(account)
         try:
             id_ = await self._post(name, picture)
@@ -324,8 +336,21 @@ class Avatars:
             emoji = self.shelf.replaceable(account, self._now())
             if emoji is None:
                 raise Transient("all emoji have been used within the last hour")
+            await self._remove(emoji)
+
+    async def _remove(self, emoji: Emoji) -> None:
+        """Delete an emoji that stands. Raises as `_delete` does; what may be gone is not shown any more."""
+        try:
             await self._delete(emoji.id)
+        except Unanswered as error:
+            if error.sent:
+                self.shelf.remove(emoji.name)
+                self._listed_at = None  # the list says whether it is still there
+            raise
+        except StoreUnavailable:
             self.shelf.remove(emoji.name)
+            raise
+        self.shelf.remove(emoji.name)
 
     async def _delete(self, emoji: str) -> None:
         """Delete an emoji, and then what is on record about it. Raises `ApiError` or `StoreUnavailable`."""
@@ -345,7 +370,10 @@ class Avatars:
         """Compare what stands with what is known: adopt the unknown, forget what is gone. Raises `ApiError`."""
         answer = await self.rest.call(self._route("GET"))
         items = answer.get("items") if isinstance(answer, dict) else None
-        listed = [item for item in items if isinstance(item, dict)] if isinstance(items, list) else []
+        if not isinstance(items, list):
+            # Not an empty list: everything on record would be taken for deleted.
+            raise Unanswered("Discord's answer does not contain a list of emoji", sent=False)
+        listed = [item for item in items if isinstance(item, dict)]
         ours: dict[str, str] = {}
         for item in sorted(filter(self._is_ours, listed), key=lambda item: int(item["id"])):
             # The first of two of the same name, so that two processes agree.
@@ -430,8 +458,7 @@ class Avatars:
         if self.kept_for is not None:
             before = self._now() - self.kept_for
             for emoji in [one for one in self.shelf.by_name.values() if one.used < before]:
-                await self._delete(emoji.id)
-                self.shelf.remove(emoji.name)
+                await self._remove(emoji)
 
     async def _save_uses(self) -> None:
         used, self._used = self._used, {}

@@ -144,8 +144,8 @@ class Wishes:
     _pictures: _Line = field(init=False, default_factory=OrderedDict)
     _letters: _Line = field(init=False, default_factory=OrderedDict)
     _count: int = field(init=False, default=0)
-    # What is being made.
-    _taken: set[str] = field(init=False, default_factory=set)
+    # What is being made, and for which account.
+    _taken: dict[str, str] = field(init=False, default_factory=dict)
     # For each account, how many more it may have made at once, and when that was so.
     _allowed: OrderedDict[str, tuple[float, float]] = field(init=False, default_factory=OrderedDict)
     _some: asyncio.Event = field(init=False, default_factory=asyncio.Event)
@@ -174,12 +174,16 @@ class Wishes:
             if own:
                 line[account] = own
             if wanted.source not in self._taken:
-                self._taken.add(wanted.source)
+                self._taken[wanted.source] = account
                 return wanted
 
     def done(self, wanted: Wanted) -> None:
         """It has been made, given up, or added again."""
-        self._taken.discard(wanted.source)
+        self._taken.pop(wanted.source, None)
+
+    def stands(self, wanted: Wanted) -> bool:
+        """Whether what is being made is still wanted: its person may have been forgotten meanwhile."""
+        return self._taken.get(wanted.source) == wanted.user.id
 
     def again(self, wanted: Wanted) -> None:
         """It could not be made now, and is the next of its account."""
@@ -194,6 +198,7 @@ class Wishes:
         """Nothing of this account is wanted any more."""
         for line in (self._pictures, self._letters):
             self._count -= len(line.pop(account, {}))
+        self._taken = {source: other for source, other in self._taken.items() if other != account}
 
     def __len__(self) -> int:
         return self._count
