@@ -1,5 +1,5 @@
 """Deletes what is old: messages with their copies, edits and digests; dead letters; once-only keys; where pictures are;
-and what is stored about channels that are in no pair any more.
+codes that nobody said in time; and what is stored about channels that are in no pair any more.
 
 It works in small steps with pauses, so that deliveries wait for the write lock a few milliseconds at most. It looks for
 old rows in read transactions, for which nobody waits. The age of a message counts from its last edit or answer. A
@@ -126,6 +126,12 @@ _AVATARS = _Kind(
     " WHERE user_platform <> '' AND typeof(used) = 'integer' AND used < ? LIMIT ?",
     "DELETE FROM avatar WHERE copy_platform = ? AND user_platform = ? AND user_id = ? AND source = ? AND used < ?",
 )
+# Whatever is kept for how long: nobody can say them any more, and they tell who asked for whom.
+_CODES = _Kind(
+    "codes",
+    "SELECT platform, account FROM link_code WHERE expires_at < ? LIMIT ?",
+    "DELETE FROM link_code WHERE platform = ? AND account = ? AND expires_at < ?",
+)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -153,9 +159,7 @@ class Pruner:
     async def run(self) -> None:
         """Work until cancelled."""
         ages = [age for age in (self.messages, self.dead_letters) if age is not None]
-        if not ages:
-            return
-        pause = min(_MOST_SECONDS_BETWEEN, max(_LEAST_SECONDS_BETWEEN, min(ages) / 10))
+        pause = min(_MOST_SECONDS_BETWEEN, max(_LEAST_SECONDS_BETWEEN, min(ages, default=_LONGEST_AGE) / 10))
         while True:
             now, running = self.clock.now(), self.clock.monotonic()
             await self.clock.sleep(pause)
@@ -174,6 +178,7 @@ class Pruner:
     async def sweep(self) -> None:
         """Delete everything that is old enough now. Raises `StoreUnavailable`."""
         now = self.clock.now()
+        await self._by_age(_CODES, (now - EPOCH) // MICROSECOND)
         if self.dead_letters is not None:
             at = (now - EPOCH) // MICROSECOND - int(self.dead_letters * 1e6)
             await self._by_age(_DEAD, at)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from functools import partial
 
-from relay.core.storage import AvatarRecord, Copy, Ghost
+from relay.core.storage import AvatarRecord, Copy, Ghost, LinkCode
 from relay.domain.commands import DeleteMessage, Digest, DigestItem
 from relay.domain.content import Author, Content
 from relay.domain.ids import ChannelRef, MediaRef, MessageRef, Platform, UserRef
@@ -224,9 +224,34 @@ async def test_a_thread_that_goes_on_is_told_of_once(store: SqlStore) -> None:
 async def test_for_ever(store: SqlStore) -> None:
     await fill(store, 1)
     clock = Clock(days=4000)
-    await Pruner(store=store, clock=clock, messages=None, dead_letters=None).run()
+    await Pruner(store=store, clock=clock, messages=None, dead_letters=None).sweep()
     await Pruner(store=store, clock=clock, messages=None, dead_letters=DAY).sweep()
     assert counts(store)["message"] == 1
+
+
+async def test_codes_go_once_nobody_can_say_them(store: SqlStore) -> None:
+    """Also where everything else is kept for ever."""
+    now = datetime.now(UTC)
+    async with store.write() as unit:
+        for name, minutes in (("ann", -1), ("bob", 60 * 24)):
+            asker, bound = UserRef(Platform.DISCORD, name), UserRef(Platform.MATRIX, "@eve:example.org")
+            await unit.people.put_code(LinkCode(asker, name, bound, "digest", now + timedelta(minutes=minutes)))
+    enough = asyncio.Event()
+
+    class Passing(Clock):
+        async def sleep(self, seconds: float) -> None:
+            await super().sleep(seconds)
+            if len(self.pauses) > 2:
+                enough.set()
+
+    running = asyncio.create_task(Pruner(store=store, clock=Passing(), messages=None, dead_letters=None).run())
+    await enough.wait()
+    running.cancel()
+    await asyncio.wait((running,))
+    async with store.read() as unit:
+        assert [code.name for code in await unit.people.codes_for(UserRef(Platform.MATRIX, "@eve:example.org"), 9)] == [
+            "bob"
+        ]
 
 
 async def test_a_clock_that_was_set_forgets_nothing(store: SqlStore) -> None:
