@@ -523,8 +523,12 @@ class People(Protocol):
         """Remember that somebody is to be forgotten, and how far that has come."""
         ...
 
-    async def requests(self, limit: int) -> Sequence[ForgetRequest]:
-        """At most `limit` of those who are to be forgotten."""
+    async def requests(self, limit: int, after: UserRef | None = None) -> Sequence[ForgetRequest]:
+        """At most `limit` of those who are to be forgotten, in an order that stays: those that come after `after`."""
+        ...
+
+    async def request_of(self, user: UserRef) -> ForgetRequest | None:
+        """Whether somebody is to be forgotten, and how far that has come."""
         ...
 
     async def forget_request(self, user: UserRef) -> None:

@@ -24,7 +24,7 @@ _COPIES = 3
 """Messages whose copies are deleted in one step, and only once nothing else waits in their lane."""
 
 _PEOPLE = 100
-"""People who are forgotten side by side; others follow."""
+"""People who have a step each in one round; those who come after them have the next one."""
 
 _BETWEEN_STEPS = 0.1
 _BETWEEN_COPIES = 1.0
@@ -45,6 +45,8 @@ class Forgetter:
     forgetters: Sequence[PersonForgetter]
     # Until when those are left alone with whom something failed.
     _later: dict[UserRef, float] = field(init=False, default_factory=dict)
+    # After whom the next round begins; None: with the first.
+    _last: UserRef | None = field(init=False, default=None)
 
     async def run(self) -> None:
         """Work until cancelled."""
@@ -57,18 +59,22 @@ class Forgetter:
                 await self.clock.sleep(pause)
 
     async def _round(self) -> float | None:
-        """One step for each of them; how long to wait before the next round, None until somebody asks."""
+        """One step for the next of them; how long to wait before the next round, None until somebody asks."""
         try:
             async with self.store.read() as uow:
-                requests = await uow.people.requests(_PEOPLE)
+                requests = await uow.people.requests(_PEOPLE, self._last)
             now = self.clock.monotonic()
             pauses = [await self._try(one) for one in requests if self._later.get(one.user, now) <= now]
         except StoreUnavailable as error:
             _log.warning("people are forgotten later", reason=error.reason)
             return _AFTER_TROUBLE
-        if not requests:
+        was_first, is_last = self._last is None, len(requests) < _PEOPLE
+        self._last = None if is_last else requests[-1].user
+        if was_first and not requests:
             self._later.clear()
             return None
+        if not (was_first and is_last):
+            return _BETWEEN_STEPS  # however long these have to wait, others come after them
         return min(pauses, default=_AFTER_TROUBLE)
 
     async def _try(self, request: ForgetRequest) -> float:
@@ -136,7 +142,7 @@ class Forgetter:
 
 async def _still_asked(uow: UnitOfWork, request: ForgetRequest) -> bool:
     """Whether it is still the same request: somebody may have asked again meanwhile, for more."""
-    return request in await uow.people.requests(10 * _PEOPLE)
+    return await uow.people.request_of(request.user) == request
 
 
 async def _forget_letter(uow: UnitOfWork, letter: DeadLetter, user: UserRef) -> None:

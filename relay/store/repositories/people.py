@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, and_, bindparam, delete, or_, select
+from sqlalchemy import Row, and_, bindparam, delete, or_, select, tuple_
 from sqlalchemy.dialects.sqlite import insert
 
 from relay.core.storage import ForgetRequest, LinkCode
@@ -49,10 +49,18 @@ _f = forgetting.c
 _PUT_REQUEST = (
     insert(forgetting).prefix_with("OR REPLACE").values({column.name: bindparam(column.name) for column in _f})
 )
-_REQUESTS = select(forgetting).limit(bindparam("at_most"))
-_FORGET_REQUEST = delete(forgetting).where(
-    _f.platform == bindparam("of_platform"), _f.account == bindparam("of_account")
+_REQUESTS = (
+    select(forgetting)
+    .where(
+        tuple_(_f.platform, _f.account) > tuple_(bindparam("of_platform"), bindparam("of_account")),
+        _f.platform.in_(sorted(_PLATFORMS)),
+    )
+    .order_by(_f.platform, _f.account)
+    .limit(bindparam("at_most"))
 )
+_asks = and_(_f.platform == bindparam("of_platform"), _f.account == bindparam("of_account"))
+_REQUEST_OF = select(forgetting).where(_asks)
+_FORGET_REQUEST = delete(forgetting).where(_asks)
 
 
 @dataclass(slots=True)
@@ -122,10 +130,16 @@ class SqlPeople:
         values = {"copies": request.copies, "position": request.position}
         await self.transaction.defer(_PUT_REQUEST, {**_is(request.user), **values})
 
-    async def requests(self, limit: int) -> Sequence[ForgetRequest]:
+    async def requests(self, limit: int, after: UserRef | None = None) -> Sequence[ForgetRequest]:
         """See `People.requests`."""
-        rows = await self.transaction.all(_REQUESTS, {"at_most": limit})
+        last = {"of_platform": "", "of_account": ""} if after is None else _of(after)
+        rows = await self.transaction.all(_REQUESTS, {**last, "at_most": limit})
         return tuple(request for row in rows if (request := _request(row)) is not None)
+
+    async def request_of(self, user: UserRef) -> ForgetRequest | None:
+        """See `People.request_of`."""
+        row = await self.transaction.first(_REQUEST_OF, _of(user))
+        return None if row is None else _request(row)
 
     async def forget_request(self, user: UserRef) -> None:
         """See `People.forget_request`."""

@@ -73,7 +73,12 @@ async def test_who_is_to_be_forgotten_and_how_far_that_has_come(store: Store) ->
         await unit.people.put_request(ForgetRequest(ADA, copies=False))
     async with store.write() as unit:
         assert ForgetRequest(ANN, copies=True, position=7) in await unit.people.requests(5)
-        assert len(await unit.people.requests(1)) == 1
+        assert await unit.people.request_of(ANN) == ForgetRequest(ANN, copies=True, position=7)
+        assert await unit.people.request_of(BOB) is None
+        (first,) = await unit.people.requests(1)
+        (second,) = await unit.people.requests(1, first.user)
+        assert {first.user, second.user} == {ANN, ADA}
+        assert await unit.people.requests(1, second.user) == ()
         await unit.people.forget_request(ANN)
         assert await unit.people.requests(5) == (ForgetRequest(ADA, copies=False),)
 

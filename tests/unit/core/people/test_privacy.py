@@ -210,3 +210,29 @@ async def test_whoever_keeps_something_of_people_is_asked_until_it_is_gone(
         await ask(bridge, "forget")
         await forgotten(bridge)
     assert asked == [ANN] * 3
+
+
+async def test_those_who_have_to_wait_keep_nobody_from_being_forgotten(
+    bridge: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("relay.core.people.forgetting._PEOPLE", 2)
+
+    class Keeper:
+        async def forget_person(self, user: UserRef) -> None:
+            if user.id != "z":
+                raise Transient("not now")
+
+    async with bridge.relay() as core:
+        core.forgetter.forgetters = (Keeper(),)
+        async with bridge.store.write() as uow:
+            for name in "abcdefz":
+                await uow.people.put_request(ForgetRequest(UserRef(Platform.DISCORD, name), copies=False))
+        core.people.settled.set()
+        async with asyncio.timeout(10):
+            while True:
+                async with bridge.store.read() as uow:
+                    left = {request.user.id for request in await uow.people.requests(9)}
+                if "z" not in left:
+                    break
+                await asyncio.sleep(0.05)
+        assert left == set("abcdef")
