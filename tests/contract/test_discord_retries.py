@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -113,6 +114,22 @@ async def test_a_suspect_send_is_found_after_a_restart_whatever_our_clock_says(w
     async with world.running() as adapter:
         suspect = world.delivery("second", key="k2", suspect=True, after=last, queued_at=now)
         assert await adapter.send(suspect) == sent
+
+
+@pytest.mark.parametrize("webhooks", [True, False])
+async def test_a_suspect_send_is_found_under_another_name(world: World, webhooks: bool) -> None:
+    """The operator has set another template of names meanwhile, and Discord has forgotten the nonce."""
+    if not webhooks:
+        world.allow("VIEW_CHANNEL", "READ_MESSAGE_HISTORY", "SEND_MESSAGES")
+    async with world.running() as adapter:
+        last = await adapter.send(world.delivery("first"))
+        sent = await adapter.send(world.delivery("second", key="k2"))
+    renamed = replace(ALICE, name="Alice (Matrix)")
+    async with world.running() as adapter:
+        suspect = world.delivery("second", key="k3", author=renamed, suspect=True, after=last)
+        assert await adapter.send(suspect) == sent
+        other = world.delivery("third", key="k4", author=renamed, suspect=True, after=sent)
+        assert await adapter.send(other) != sent
 
 
 @pytest.mark.parametrize("off", [timedelta(), timedelta(days=-1), timedelta(days=1)], ids=str)

@@ -3,12 +3,13 @@
 After a request without an answer, the channel's history tells whether the message was posted.
 """
 
+import re
 from collections import OrderedDict
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from typing import Any
+from typing import Any, Literal
 
 import structlog
 
@@ -57,8 +58,13 @@ _MIN_PAGES = 10
 # Webhook messages have no idempotency key: https://docs.discord.com/developers/resources/webhook#execute-webhook. But a
 # lane sends one message at a time, so after its last recorded copy there is at most one message that is not on record.
 # That one need not have the same text: the message that it quotes may have been deleted since, or a name may belong to
-# somebody else now. The text must be the same only where another lane may have left a message there as well, because
-# its pair was removed while it was sending.
+# somebody else now. Nor need it have the same name: the operator may have set another template of names since. Both
+# must be the same only where another lane may have left a message there as well, because its pair was removed while it
+# was sending.
+
+
+_Likeness = Literal["name and words", "name", "words"]
+_HEADING = re.compile(r"\*\*.+?\*\*:")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,24 +85,40 @@ class ExpectedMessage:
         user: str,
         application: str,
         webhooks: AbstractSet[str],
-        exactly: bool = True,
+        by: _Likeness = "name and words",
     ) -> bool:
         """Whether `message` is the expected one. `user`, `application` and `webhooks` are our own IDs.
 
-        Not `exactly`: any message through a webhook of ours under the same name.
+        `by`: what of it has to be the same. What the bot posted has always to have the same words.
         """
         # Discord strips the white space around the text.
         said = str(message.get("content", "")).strip()
         author = message.get("author") or {}
         webhook = message.get("webhook_id")
         if webhook is None:
-            return author.get("id") == user and said == self.bot_content.strip() and self._has_files(message)
+            expected = self.bot_content.strip()
+            same = said == expected or (by == "words" and _without_heading(said) == _without_heading(expected))
+            return author.get("id") == user and same and self._has_files(message)
         ours = webhook in webhooks or message.get("application_id") == application
-        same = not exactly or (said == self.content.strip() and self._has_files(message))
-        return ours and author.get("username") in self.usernames and same
+        same_name = by == "words" or author.get("username") in self.usernames
+        same_words = by == "name" or (said == self.content.strip() and self._has_files(message))
+        return ours and same_name and same_words
 
     def _has_files(self, message: Json) -> bool:
         return len(message.get("attachments") or ()) == self.files
+
+
+def _likenesses(delivery: Delivery) -> tuple[_Likeness, ...]:
+    """What has to be the same, one after the other: the likeliest message first."""
+    if not delivery.alone:
+        return ("name and words",)
+    # With no copy on record, what somebody else said may come from an earlier store.
+    return ("name and words", "name") if delivery.after is None else ("name and words", "name", "words")
+
+
+def _without_heading(text: str) -> str:
+    """The text of a message of the bot without its author's name."""
+    return _HEADING.sub("", text, count=1)
 
 
 @dataclass(slots=True)
@@ -373,9 +395,9 @@ class MessagePoster:
             for message in await candidates(self.rest, channel, delivery)
             if str(message["id"]) not in self._posted
         ]
-        for exactly in (True, False) if delivery.alone else (True,):
+        for by in _likenesses(delivery):
             for message in found:
-                if not self._is_expected(expected, message, exactly=exactly):
+                if not self._is_expected(expected, message, by):
                     continue
                 if await delivery.on_record(MessageRef(delivery.channel, str(message["id"]))):
                     continue
@@ -406,13 +428,13 @@ class MessagePoster:
                 if not await delivery.on_record(MessageRef(ChannelRef(Platform.DISCORD, where), str(message["id"]))):
                     await self._delete_misplaced(webhook_id, where, str(message["id"]))
 
-    def _is_expected(self, expected: ExpectedMessage, message: Json, *, exactly: bool) -> bool:
+    def _is_expected(self, expected: ExpectedMessage, message: Json, by: _Likeness) -> bool:
         return expected.is_met_by(
             message,
             user=self.identity.user,
             application=self.identity.application,
             webhooks=self.webhooks.ids,
-            exactly=exactly,
+            by=by,
         )
 
     def _destination(self, delivery: Delivery) -> str:

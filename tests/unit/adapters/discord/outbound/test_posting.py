@@ -30,16 +30,16 @@ def test_only_what_we_posted_is_ours(message: dict[str, Any], met: bool) -> None
 
 def test_what_a_reply_quotes_may_have_changed_since() -> None:
     changed = OURS | {"content": "> ↪ Bob\nhello"}
-    assert EXPECTED.is_met_by(changed, user="1", application="1", webhooks={"11"}, exactly=False)
+    assert EXPECTED.is_met_by(changed, user="1", application="1", webhooks={"11"}, by="name")
     assert not EXPECTED.is_met_by(
         changed | {"author": {"id": "11", "username": "Bob"}},
         user="1",
         application="1",
         webhooks={"11"},
-        exactly=False,
+        by="name",
     )
     assert not EXPECTED.is_met_by(
-        BOT | {"content": "something else"}, user="1", application="1", webhooks={"11"}, exactly=False
+        BOT | {"content": "something else"}, user="1", application="1", webhooks={"11"}, by="name"
     )
 
 
