@@ -55,7 +55,7 @@ class _Parts:
     web: WebServer | None
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False, repr=False)
 class Daemon:
     """The daemon's life, from the settings to the last transaction."""
 

@@ -168,7 +168,7 @@ def _started(pid: int) -> str:
     return f"{here[0]} {here[1]} {fields[19]}"  # field 22: start time in ticks since boot
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False, repr=False)
 class Lease:
     """The right to write and to send."""
 

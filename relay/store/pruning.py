@@ -134,7 +134,7 @@ _CODES = _Kind(
 )
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False, repr=False)
 class Pruner:
     """Deletes what is old for as long as it runs."""
 

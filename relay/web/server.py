@@ -224,7 +224,7 @@ class StatusSource(Protocol):
         ...
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False, repr=False)
 class WebServer:
     """Serves the status page, the metrics, the health checks, and files to those who have a link."""
 

@@ -42,7 +42,7 @@ _WEBHOOKS_TIMEOUT = 5.0
 _FETCH_TIMEOUT, _FETCH_SOON, _FETCH_AGAIN = 5.0, 5.0, 60.0
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False, repr=False)
 class Channels:
     """The declared channels, from being found to being up to date."""
 

@@ -167,7 +167,7 @@ def _compared(value: Any) -> Any:
 # --- Answers ------------------------------------------------------------------------------------------------
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False, repr=False)
 class SlashCommands:
     """Registers the command, hands the use of it to the core, and answers."""
 

@@ -56,7 +56,7 @@ class _ArchivedThreads:
     complete: bool = True
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False, repr=False)
 class History:
     """Reads channels and their threads. Waits for an API that does not answer. All methods raise `Refused`."""
 

@@ -39,7 +39,7 @@ class Guild:
         return str(self.document.get("name", self.document["id"]))
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False, repr=False)
 class DiscordSurvey:
     """Lists what a bot can see."""
 

@@ -136,7 +136,7 @@ def _servers(room_id: str) -> tuple[str, ...]:
 _NUMBER = re.compile(r"[0-9]{1,20}")
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False, repr=False)
 class OwnAccounts:
     """The accounts of the relay: its own, and its ghosts. Told by their IDs, never by a name.
 

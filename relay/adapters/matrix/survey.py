@@ -53,7 +53,7 @@ class Room:
         return self.state.name or self.alias or self.state.room_id
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False, repr=False)
 class MatrixSurvey:
     """Lists what an account can see.
 

@@ -26,7 +26,7 @@ _LOOK_SECONDS = 0.2
 _CHECK_SECONDS = 1.0
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False, repr=False)
 class Dispatcher:
     """Delivers what is in the outbox. A lane comes into being when something is first queued in it."""
 

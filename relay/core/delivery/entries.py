@@ -39,7 +39,7 @@ from relay.errors import NotYet
 _log = structlog.get_logger(__name__)
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False, repr=False)
 class Entries:
     """Writes down what becomes of entries, and wakes the lanes that have to know."""
 

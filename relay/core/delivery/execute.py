@@ -67,7 +67,7 @@ _STAYS = (
 )
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False, repr=False)
 class Executor:
     """Carries out plans, each to its end."""
 

@@ -62,7 +62,7 @@ class _Failing:
     last_try: bool = False
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False, repr=False)
 class Lane:
     """Delivers until it is stopped: resolves the entry at its head, and executes the plan."""
 

@@ -30,7 +30,7 @@ _MOST_FILES = 50
 """Files that are looked for at once."""
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False, repr=False)
 class LateFiles:
     """Looks for late files, a step of `resolve`. It remembers when each is given up, and which were looked for last."""
 

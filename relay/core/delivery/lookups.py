@@ -25,7 +25,7 @@ _MOST_LINKED = 200
 """Linked people of whom it is asked whether they have a role."""
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False, repr=False)
 class Lookups:
     """Asks the pairs, the store and the adapters. Changes nothing, but for the names that authors get."""
 

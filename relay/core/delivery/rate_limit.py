@@ -40,7 +40,7 @@ class _Waiter:
     turn: int = field(default=0, compare=False)  # its number once it has been given one
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False, repr=False)
 class Budget:
     """The turns of the lanes that share one limit."""
 

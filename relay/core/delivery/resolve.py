@@ -84,7 +84,7 @@ class _Awaited:
     head: int
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False, repr=False)
 class ReplyGate:
     """Delays a reply whose target is a copy that we posted but have not recorded yet.
 
@@ -136,7 +136,7 @@ class ReplyGate:
         return False
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False, repr=False)
 class Resolver:
     """Makes plans of entries."""
 

@@ -20,7 +20,7 @@ _RECONCILED_MESSAGES = 500
 """How many of a channel's last messages are read again, to find edits and deletions."""
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False, repr=False)
 class CatchUp:
     """Reads the history of a channel from a position on, and hands it over like live events."""
 

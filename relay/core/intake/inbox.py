@@ -54,7 +54,7 @@ class Lanes(Protocol):
         ...
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False, repr=False)
 class CoreInbox:
     """Implements `core.ports.Inbox`."""
 

@@ -61,7 +61,7 @@ class _Routed:
     changed: set[UserRef] = field(default_factory=set)
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False, repr=False)
 class Router:
     """Turns batches of events into commands in the outbox."""
 

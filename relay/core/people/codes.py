@@ -29,7 +29,7 @@ def is_code(word: str) -> bool:
     return len(word) == _LENGTH and set(word.casefold()) <= set(_ALPHABET)
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False, repr=False)
 class LinkCodes:
     """Makes codes, and checks those that people say."""
 

@@ -92,7 +92,7 @@ class _Limit:
         return self.count(who) <= self.most
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False, repr=False)
 class Commands:
     """Answers commands."""
 

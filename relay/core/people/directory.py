@@ -24,7 +24,7 @@ class Person:
     linked: Mapping[Platform, UserRef] = field(default_factory=lambda: _NOBODY)
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False, repr=False)
 class PeopleDirectory:
     """Answers from memory, and from the store what is not there.
 

@@ -31,7 +31,7 @@ _BETWEEN_COPIES = 1.0
 _AFTER_TROUBLE = 60.0
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False, repr=False)
 class Forgetter:
     """Carries out what people asked for with `forget`."""
 

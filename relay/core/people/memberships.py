@@ -26,7 +26,7 @@ _AGAIN_AFTER = 6 * 3600.0
 _AFTER_TROUBLE = 300.0
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False, repr=False)
 class Memberships:
     """One task for each lane whose people are to be on its other side."""
 

@@ -57,7 +57,7 @@ class LimitStatus:
     wait_seconds: float
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False, repr=False)
 class Status:
     """Counts what happens, and reports how things are.
 

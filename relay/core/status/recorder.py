@@ -61,7 +61,7 @@ def _seconds(began: datetime, now: datetime) -> Mapping[str, Any]:
     return {"seconds": round((now - began).total_seconds())}
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False, repr=False)
 class StatusRecorder:
     """Keeps what `relay status` reads in the store up to date.
 

@@ -85,7 +85,7 @@ class Download:
     chunks: AsyncIterator[bytes]
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False, repr=False)
 class RestClient:
     """Sends requests to one API with one token."""
 

@@ -76,7 +76,7 @@ class ChannelBuffer:
         self.active_threads = [*self.active_threads, thread][-MAX_ACTIVE_THREADS:]
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False, repr=False)
 class ChannelBuffers:
     """All mirrored channels, and the one queue of their live events."""
 

@@ -309,7 +309,7 @@ async def _close(client: discord.Client) -> None:
         await client.http.close()
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False, repr=False)
 class Gateway:
     """Keeps a session running: starts a new one whenever the last has ended."""
 

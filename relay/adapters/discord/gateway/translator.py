@@ -35,7 +35,7 @@ class BotIdentity:
     application: str = ""
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False, repr=False)
 class Translator:
     """Turns payloads into events, and remembers the messages."""
 
@@ -167,7 +167,7 @@ class Translator:
         return cached is not None and cached.content == event.content
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False, repr=False)
 class EventPump:
     """Hands live events to the core: many in one transaction when many wait."""
 

@@ -178,7 +178,7 @@ async def candidates(rest: RestClient, channel: str, delivery: Delivery) -> list
 # --- Posting ------------------------------------------------------------------------------------------------
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False, repr=False)
 class MessagePoster:
     """Posts messages. Raises `ApiError`, and `ActionNeeded` where it is certain that Discord would refuse."""
 

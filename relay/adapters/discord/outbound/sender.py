@@ -46,7 +46,7 @@ FAILED_SIGN = "⚠️"
 _TOKENS_TRIED = 2
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False, repr=False)
 class MessageSender:
     """Sends, edits and deletes messages."""
 

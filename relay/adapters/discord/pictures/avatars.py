@@ -68,7 +68,7 @@ _LIST_SECONDS = 6 * 3600.0
 _EMOJI = "/applications/{application}/emojis"
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False, repr=False)
 class Avatars:
     """Knows the address of a person's picture, and puts pictures there."""
 

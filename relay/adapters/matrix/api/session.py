@@ -31,7 +31,7 @@ class StoredSession:
         return f"StoredSession({self.user_id}, device {self.device_id})"
 
 
-@dataclass(slots=True, kw_only=True, repr=False)
+@dataclass(slots=True, kw_only=True, eq=False, repr=False)
 class MatrixSession:
     """Logs in, and again when that becomes necessary. The operator's token is used before the password."""
 

@@ -31,7 +31,7 @@ REMEMBERED = 5_000
 _NO_DEVICES = frozenset({400, 404, 405})
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False, repr=False)
 class GhostAccounts:
     """Makes the accounts, and remembers them."""
 

@@ -70,7 +70,7 @@ class _Pace:
     at: float
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False, repr=False)
 class Ghosts:
     """Makes ghosts, and acts as them."""
 

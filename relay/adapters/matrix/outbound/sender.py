@@ -56,7 +56,7 @@ class _GhostRefused(Exception):
         self.refused = refused
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False, repr=False)
 class MessageSender:
     """Sends, edits and redacts messages.
 

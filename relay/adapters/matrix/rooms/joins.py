@@ -45,7 +45,7 @@ _LOOK_UP_EVERY = 600.0
 _DEFAULT_RETRY = 5.0  # Seconds, where the homeserver limits joins and does not say for how long.
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False, repr=False)
 class RoomJoiner:
     """Works on each declared address until it names a room that we are in, and again when that ends."""
 

@@ -55,7 +55,7 @@ class _PositionRefused(Exception):
     """The homeserver does not know the position to read on from: its row in the store may be damaged."""
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False, repr=False)
 class SyncLoop:
     """Asks, hands the response over, asks again. Backs off while the homeserver does not answer."""
 
