@@ -148,6 +148,8 @@ class DefaultSettings(Section):
     nsfw: bool = Field(default=False, examples=["false"])
     # The pair is listed in the directory, and nothing is mirrored.
     archived: bool = Field(default=False, examples=["false"])
+    # Nothing crosses for now (`relay pairs pause`). What waits is kept.
+    paused: bool = Field(default=False, examples=["false"])
     # Whether messages inside threads are dropped, or cross as replies to the first message of the thread.
     thread_messages: ThreadPolicy = Field(default="drop", examples=['"drop"'])
     # @everyone, @here and @room notify everybody on the other side too, if their author may do that on this side.
@@ -207,6 +209,7 @@ class PairSettings(DefaultSettings):
                 ghosts=self.ghosts,
                 name_templates=() if self.name_template == BARE_NAME else ((Platform.DISCORD, self.name_template),),
             ),
+            paused=self.paused,
         )
 
 

@@ -119,9 +119,11 @@ class PairDirectory:
         return pair if self.lane_from(lane.source, pair) == lane else None
 
     def carries(self, lane: LaneKey) -> bool:
-        """Whether what waits in a lane may be delivered: its pair is declared, and open in this direction."""
+        """Whether what waits in a lane may be delivered: its pair is declared, not paused, and open in this direction."""
         pair = self.pair_for(lane)
-        return pair is not None and (not lane.crosses or lane.destination.platform in pair.destinations)
+        if pair is None or not lane.crosses:
+            return pair is not None
+        return not pair.paused and lane.destination.platform in pair.destinations
 
     def name_of(self, lane: LaneKey) -> str:
         """The name of a lane's pair; its channels while no pair is declared."""

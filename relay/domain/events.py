@@ -65,6 +65,7 @@ Feature = Literal[
     "location",
     "moderation",
     "optout",
+    "paused",
     "reaction",
     "receipt",
     "system",

@@ -89,6 +89,9 @@ class Pair:
     # The platforms that messages are carried to: both if it mirrors both ways, none if it is archived.
     destinations: frozenset[Platform]
     policy: PairPolicy = PairPolicy()
+    # Nothing crosses until the operator resumes it. What waits then crosses, and edits and deletions made meanwhile;
+    # what was said meanwhile never does.
+    paused: bool = False
 
     def side(self, platform: Platform) -> ChannelAddress:
         """The channel of this pair on `platform`."""

@@ -120,7 +120,7 @@ class Router:
                 await self._edited(uow, event, pair, lane, routed)
             case MessageDeleted():
                 await self._deleted(uow, event, pair, lane, routed)
-            case HistorySkipped(count=count):
+            case HistorySkipped(count=count) if not pair.paused:
                 words = f"{count} messages that were written while the relay was away are not shown here."
                 if count is None:
                     words = "Messages that were written while the relay was away may be missing here."
@@ -323,6 +323,8 @@ async def _is_later(uow: UnitOfWork, event: MessageEdited, known: datetime) -> b
 
 def _left_out(event: MessageCreated, pair: Pair) -> Feature | None:
     """Because of which feature a message does not cross; None if it crosses."""
+    if pair.paused:
+        return "paused"
     if event.thread is not None and pair.policy.thread_messages == "drop":
         return "thread"
     if event.system is not None and event.system not in pair.policy.system_messages:

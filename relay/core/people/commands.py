@@ -184,6 +184,8 @@ class Commands:
 
     def _condition(self, pair: Pair) -> str:
         """Whether a pair works. Not why it does not: that is the operator's affair, and may name private things."""
+        if pair.paused:
+            return "This room is connected, but paused: what is written now does not cross, now or later."
         if not self.status.problems(pair):
             return "This room is connected, and it works."
         return "This room is connected, but something keeps messages from crossing. The operator can see why."

@@ -29,6 +29,8 @@ CHANNELS_KEY = "channel info"
 # When a message has waited this long, the relay is catching up.
 _BEHIND_SECONDS = 10.0
 
+_PAUSED = "Paused: nothing crosses until `relay pairs resume`."
+
 _log = structlog.get_logger(__name__)
 
 # --- What the daemon saves --------------------------------------------------------------------------------
@@ -165,7 +167,7 @@ class StatusRecord:
                 f"to_{side.platform}": _direction(directory.lanes(pair, towards=side.platform), self.lanes, depths, now)
                 for side in pair.sides
             },
-            next((record.notes for record in known if record.notes), ()),
+            (*([_PAUSED] if pair.paused else []), *next((record.notes for record in known if record.notes), ())),
             {str(side.platform): self._channel(side, directory.channel(side)) for side in pair.sides},
         )
 

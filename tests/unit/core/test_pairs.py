@@ -1,6 +1,8 @@
 """The operator changes the pairs while messages wait: they go where their room was paired, or nowhere."""
 
 import asyncio
+from contextlib import AsyncExitStack
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -142,6 +144,43 @@ async def test_a_direction_that_is_switched_off_sends_no_more(tmp_path: Path) ->
             bridge.matrix.say(staff_room, "ben", "other way")
             await bridge.shows(staff, "one", "other way")
             assert bridge.words(staff_room) == ["other way"]
+
+
+@pytest.mark.parametrize("restart", [False, True])
+async def test_a_paused_pair_keeps_what_waits_and_leaves_out_what_is_said(tmp_path: Path, restart: bool) -> None:
+    """Its copies follow edits and deletions once it is resumed."""
+    async with world(tmp_path, STAFF) as bridge:
+        gate = Gate()
+        gate.closed = False
+        staff, staff_room = bridge.channels("staff")
+        key = lane(Platform.MATRIX, "staff")
+        async with AsyncExitStack() as lives:
+            core = await lives.enter_async_context(bridge.relay(gate.prepare))
+            edited, deleted = (bridge.discord.say(staff, "ann", word) for word in ("old", "bad"))
+            await bridge.shows(staff_room, "old", "bad")
+            gate.closed = True
+            bridge.discord.say(staff, "ann", "waits")
+            await until(lambda: gate.tried > 0)
+            await declare(bridge, replace(STAFF, paused=True))
+            gate.closed = False
+            before = core.status.lane(key).dropped["paused"]
+            bridge.discord.say(staff, "ann", "said meanwhile")
+            bridge.discord.edit(edited, "new")
+            bridge.discord.delete(deleted)
+            await waits(bridge, key, 3)
+            bridge.matrix.say(staff_room, "ben", "also meanwhile")
+            await until(lambda: core.status.lane(key.back).dropped["paused"] == 1)
+            assert core.status.lane(key).dropped["paused"] == before + 1
+            assert "paused" in (core.status.last_report().pairs[0].note or "")
+            if restart:
+                await lives.aclose()
+                await lives.enter_async_context(bridge.relay(gate.prepare))
+            assert bridge.words(staff_room) == ["old", "bad", "also meanwhile"]
+            await declare(bridge, STAFF)
+            await bridge.shows(staff_room, "new", "also meanwhile", "waits")
+            bridge.matrix.say(staff_room, "ben", "afterwards")
+            await bridge.shows(staff, "new", "waits", "said meanwhile", "afterwards")
+            await bridge.quiet()
 
 
 async def test_a_renamed_pair_has_its_new_name_at_once_and_keeps_its_counters(tmp_path: Path) -> None:
