@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 import relay
-from relay.cli import db, dead, outbox, registration, run, status
+from relay.cli import db, dead, outbox, pairs, registration, run, status
 from relay.cli.common import ConfigOption, Invocation, print_error
 from relay.errors import RelayError
 
@@ -37,6 +37,7 @@ def application() -> typer.Typer:
     root.command("status")(status.status)
     root.command("registration")(registration.registration)
     root.add_typer(dead.commands, name="dead")
+    root.add_typer(pairs.commands, name="pairs")
     root.add_typer(outbox.commands, name="outbox")
     root.add_typer(db.commands, name="db")
     return root

@@ -67,12 +67,12 @@ def locate(path: Path | None, environ: Mapping[str, str]) -> Path:
     return path or Path(environ.get(CONFIG_VARIABLE) or DEFAULT_FILE)
 
 
-def load(path: Path | None, environ: Mapping[str, str]) -> Settings:
-    """The settings from the file (see `locate`) and the environment.
+def load(path: Path | None, environ: Mapping[str, str], text: str | None = None) -> Settings:
+    """The settings from the file (see `locate`) and the environment. `text`: what the file is to say, if not as it is.
 
     Raises `ConfigurationError` with everything that is wrong. It contains no values, because they may be secrets.
     """
-    source = gather(locate(path, environ), environ, Settings)
+    source = gather(locate(path, environ), environ, Settings, text)
     settings, mistakes = _validate(source)
     found = [*source.mistakes, *mistakes, *_contradictions(source)]
     if settings is None or found:
@@ -162,9 +162,9 @@ def _column(values: Mapping[str, Any], sections: tuple[str, ...], key: str) -> I
                 yield (section, number, used), str(value).strip()
 
 
-def gather(file: Path, environ: Mapping[str, str], model: type[BaseSettings]) -> Source:
+def gather(file: Path, environ: Mapping[str, str], model: type[BaseSettings], text: str | None = None) -> Source:
     """The values of the file, of the environment (which wins) and of the secrets' files."""
-    text, unread = _read_file(file)
+    text, unread = _read_file(file) if text is None else (text, [])
     document, broken = _parse(text, file)
     environment, variables, unknown = _read_environment(environ, model)
     values = _overlay(document, environment)

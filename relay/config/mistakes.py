@@ -5,7 +5,7 @@ They never contain a value: it may be a secret under the wrong key.
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any, get_args
@@ -37,22 +37,36 @@ def positions(text: str) -> dict[Location, int]:
     found: dict[Location, int] = {}
     counts: dict[str, int] = {}
     table: Location = ()
-    fence = ""
-    for number, line in enumerate(text.splitlines(), 1):
-        if fence:
-            fence = "" if fence in line else fence
-            continue
-        if header := _HEADER.match(line):
-            name = header[2].strip("\"' ")
-            table = tuple(part.strip("\"' ") for part in name.split("."))
-            if header[1] == "[[":
+    for number, line in outside_strings(text):
+        if header := table_header(line):
+            table, is_list = header
+            if is_list:
+                name = ".".join(map(str, table))
                 table = (name, counts.setdefault(name, 0))
                 counts[name] += 1
             found.setdefault(table, number)
         elif key := _KEY.match(line):
             found.setdefault((*table, key[1].strip("\"'")), number)
-        fence = next((mark for mark in ('"""', "'''") if line.count(mark) % 2), "")
     return found
+
+
+def outside_strings(text: str) -> Iterator[tuple[int, str]]:
+    """The lines (from 1) of a TOML document that do not begin inside a text of several lines."""
+    fence = ""
+    for number, line in enumerate(text.splitlines(), 1):
+        if fence:
+            fence = "" if fence in line else fence
+            continue
+        yield number, line
+        fence = next((mark for mark in ('"""', "'''") if line.count(mark) % 2), "")
+
+
+def table_header(line: str) -> tuple[tuple[str, ...], bool] | None:
+    """The name of the table that begins in a line, and whether it is one of a list; None if none does."""
+    header = _HEADER.match(line)
+    if header is None:
+        return None
+    return tuple(part.strip("\"' ") for part in header[2].strip("\"' ").split(".")), header[1] == "[["
 
 
 @dataclass(frozen=True, slots=True)

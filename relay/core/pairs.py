@@ -119,7 +119,7 @@ class PairDirectory:
         return pair if self.lane_from(lane.source, pair) == lane else None
 
     def carries(self, lane: LaneKey) -> bool:
-        """Whether what waits in a lane may be delivered: its pair is declared, not paused, and open in this direction."""
+        """Whether what waits in a lane may be delivered: its pair is declared, not paused, and open in this way."""
         pair = self.pair_for(lane)
         if pair is None or not lane.crosses:
             return pair is not None

@@ -1,0 +1,246 @@
+"""`relay pairs`: the pairs of relay.toml. The file keeps its comments and its order; a running daemon follows it."""
+
+import asyncio
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from relay.cli.common import ConfigOption, Invocation, JsonOption, existing_store, invocation_of, print_json, printable
+from relay.errors import ConfigurationError, Mistake, StoreError
+
+if TYPE_CHECKING:
+    from relay.config.editing import Scalar
+    from relay.config.settings import PairSettings, Settings
+
+commands = typer.Typer(help="List and change the pairs of relay.toml; a running daemon follows.", no_args_is_help=True)
+
+NamesArgument = Annotated[
+    list[str], typer.Argument(metavar="NAME…", help="Pairs by name, as `relay pairs list` shows them, or by channel.")
+]
+Direction = Literal["both", "to_matrix", "to_discord"]
+_ARROWS = {"both": "<->", "to_matrix": "-->", "to_discord": "<--"}
+_VARIABLE = "RELAY_PAIRS"
+
+# Typer keeps the line breaks of a docstring, but for its first paragraph.
+_REMOVE = """Remove pairs from the file.
+
+What waits for one is kept, and posted nowhere: it crosses if the same two channels are paired again, and \
+`relay outbox discard --pair NAME` discards it. What is said in the meantime does not cross."""
+_PAUSE = """Let nothing cross until `relay pairs resume`.
+
+What waits is kept and crosses when the pair is resumed, and so do edits and deletions that people make meanwhile. \
+New messages that they write meanwhile never cross: they are counted as dropped, and `!relay status` says in the room \
+that it is paused.
+
+The directory of rooms lists the pair as before; for one that has come to its end, write `archived = true` instead."""
+
+
+@commands.command("list")
+def list_(context: typer.Context, config: ConfigOption = None, as_json: JsonOption = False) -> None:
+    """List the pairs: name, Discord channel, Matrix room, and whether one is paused or archived."""
+    pairs = invocation_of(context).load(config).pairs
+    if as_json:
+        print_json([_as_json(pair) for pair in pairs])
+    elif not pairs:
+        typer.echo("There are no pairs. `relay pairs add` adds one.")
+    else:
+        width = min(24, max(len(printable(pair.label)) for pair in pairs))
+        for pair in pairs:
+            words = [f"{printable(pair.label):<{width}}", pair.discord_channel, _ARROWS[pair.direction]]
+            # A pair without a name has the room's.
+            words += [pair.matrix_room, *_states(pair)]
+            typer.echo("  ".join(words))
+
+
+@commands.command()
+def add(
+    context: typer.Context,
+    channel: Annotated[str, typer.Argument(metavar="CHANNEL", help="The Discord channel: “Copy Channel ID”.")],
+    room: Annotated[str, typer.Argument(metavar="ROOM", help="The Matrix room: #alias:server, or its ID.")],
+    name: Annotated[
+        str | None, typer.Option("--name", metavar="NAME", help="Its name; else the room's alias is it.")
+    ] = None,
+    direction: Annotated[Direction | None, typer.Option("--direction", help="Which way messages cross.")] = None,
+    purpose: Annotated[
+        str | None, typer.Option("--purpose", metavar="TEXT", help="What it is for, in the directory of rooms.")
+    ] = None,
+    section: Annotated[
+        str | None, typer.Option("--section", metavar="TEXT", help="Its heading in the directory of rooms.")
+    ] = None,
+    config: ConfigOption = None,
+) -> None:
+    """Add a pair. What is said from now on crosses; what was said before does not.
+
+    Other settings of the pair can be written below it in the file.
+    """
+    from relay.config.editing import add_pairs
+
+    given = {"name": name, "discord_channel": _number(channel), "matrix_room": room}
+    more = {"direction": direction, "purpose": purpose, "section": section}
+    pair: dict[str, Scalar] = {key: value for key, value in (given | more).items() if value is not None}
+    editor = _Editor.of(context, config)
+    settings = editor.save(editor.changed(partial(add_pairs, pairs=[pair])))
+    label = settings.pairs[-1].label
+    typer.echo(f"{printable(label)}: added. {_followed(settings)}")
+    typer.echo(f"`relay check --pair {printable(label)}` says whether both sides let it work.")
+
+
+@commands.command(help=_REMOVE)
+def remove(context: typer.Context, names: NamesArgument, config: ConfigOption = None) -> None:
+    """See `_REMOVE`."""
+    from relay.config.editing import remove_pair
+
+    editor = _Editor.of(context, config)
+    text = editor.text
+    # From the last one: the numbers of those before stay.
+    for number in sorted(editor.numbers(names), reverse=True):
+        text = editor.changed(partial(remove_pair, number=number), text)
+    _say(editor, editor.numbers(names), "removed", editor.save(text))
+
+
+@commands.command(help=_PAUSE)
+def pause(context: typer.Context, names: NamesArgument, config: ConfigOption = None) -> None:
+    """See `_PAUSE`."""
+    _set_paused(context, config, names, True)
+
+
+@commands.command()
+def resume(context: typer.Context, names: NamesArgument, config: ConfigOption = None) -> None:
+    """Let messages cross again. Those written while the pair was paused stay on their side."""
+    _set_paused(context, config, names, False)
+
+
+def _set_paused(context: typer.Context, config: Path | None, names: Sequence[str], paused: bool) -> None:
+    from relay.config.editing import set_in_pair
+
+    editor = _Editor.of(context, config)
+    # Without the key the pair has the value of [defaults].
+    value = paused if paused or editor.settings.defaults.paused else None
+    text = editor.text
+    numbers = editor.numbers(names)
+    for number in numbers:
+        if editor.settings.pairs[number].paused is not paused:
+            text = editor.changed(partial(set_in_pair, number=number, key="paused", value=value), text)
+    done = "paused" if paused else "resumed"
+    if text == editor.text:
+        for number in numbers:
+            typer.echo(f"{printable(editor.settings.pairs[number].label)}: {'already' if paused else 'not'} paused.")
+        return
+    _say(editor, numbers, done, editor.save(text))
+
+
+def _say(editor: "_Editor", numbers: Sequence[int], done: str, settings: "Settings") -> None:
+    for number in numbers:
+        typer.echo(f"{printable(editor.settings.pairs[number].label)}: {done}.")
+    typer.echo(_followed(settings))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Editor:
+    """The file and what it says now."""
+
+    path: Path
+    text: str
+    settings: "Settings"
+
+    @classmethod
+    def of(cls, context: typer.Context, config: Path | None) -> "_Editor":
+        """Read the file. Raises `ConfigurationError` if it has mistakes, or the pairs are not in it."""
+        from relay.config.editing import read
+        from relay.config.loading import locate
+
+        invocation: Invocation = invocation_of(context)
+        settings = invocation.load(config)
+        path = locate(config or invocation.config, os.environ)
+        if any(variable.upper() == _VARIABLE for variable in os.environ):
+            where = f"environment variable {_VARIABLE}"
+            raise _mistake(where, "holds the pairs, and wins over the file", "change it there, or remove it")
+        return cls(path=path, text=read(path), settings=settings)
+
+    def numbers(self, names: Sequence[str]) -> list[int]:
+        """Which pairs are meant, from 0. Exit status 1 if one does not exist."""
+        found = {name: self._number(name) for name in names}
+        missing = [name for name, number in found.items() if number is None]
+        if missing:
+            for name in missing:
+                typer.echo(f"error: there is no pair {printable(name)}; `relay pairs list` shows them", err=True)
+            raise typer.Exit(1)
+        return sorted({number for number in found.values() if number is not None})
+
+    def _number(self, name: str) -> int | None:
+        ways: tuple[Callable[[PairSettings], str], ...] = (
+            lambda pair: pair.label,
+            lambda pair: pair.discord_channel,
+            lambda pair: pair.matrix_room,
+        )
+        return next(
+            (number for way in ways for number, pair in enumerate(self.settings.pairs) if way(pair) == name), None
+        )
+
+    def changed(self, change: Callable[[str], str], text: str | None = None) -> str:
+        """What the file says after a change. Raises `ConfigurationError`."""
+        from relay.config.editing import NotEditable
+
+        try:
+            return change(self.text if text is None else text)
+        except NotEditable:
+            what = "the pairs are written in a form that the relay cannot change without touching something else"
+        raise _mistake(str(self.path), what, "change it by hand")
+
+    def save(self, text: str) -> "Settings":
+        """Write the file, and return what it says. Raises `ConfigurationError` if that would be a mistake."""
+        from relay.config.editing import read, replace_file
+        from relay.config.loading import load
+
+        settings = load(self.path, os.environ, text)
+        if read(self.path) != self.text:
+            raise _mistake(str(self.path), "somebody else is changing it just now", "do it again")
+        replace_file(self.path, text)
+        return settings
+
+
+def _mistake(where: str, what: str, remedy: str) -> ConfigurationError:
+    return ConfigurationError((Mistake(where, what, remedy),))
+
+
+def _number(channel: str) -> "Scalar":
+    """The channel as people write it in the file, if it is a number."""
+    return int(channel) if channel.isascii() and channel.isdigit() and not channel.startswith("0") else channel
+
+
+def _followed(settings: "Settings") -> str:
+    if asyncio.run(_daemon_runs(settings)):
+        return "The running daemon follows within a few seconds."
+    return "It takes effect when the daemon is started."
+
+
+async def _daemon_runs(settings: "Settings") -> bool:
+    from relay.store.lease import SqlLeases, is_running
+
+    if not settings.store.path.exists():
+        return False
+    try:
+        async with existing_store(settings.store.url) as store, store.read() as unit:
+            return is_running(await SqlLeases(unit.transaction).get(), store.path)
+    except StoreError:
+        return False
+
+
+def _states(pair: "PairSettings") -> list[str]:
+    return [word for word, is_so in (("paused", pair.paused), ("archived", pair.archived)) if is_so]
+
+
+def _as_json(pair: "PairSettings") -> dict[str, object]:
+    return {
+        "name": pair.label,
+        "discord_channel": pair.discord_channel,
+        "matrix_room": pair.matrix_room,
+        "direction": pair.direction,
+        "paused": pair.paused,
+        "archived": pair.archived,
+    }

@@ -1,0 +1,135 @@
+"""`relay pairs`: what it prints, what becomes of the file, and what is refused."""
+
+import json
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from relay.cli import main
+
+CONFIG = """\
+[discord]
+token = "MTk4NjIyNDgzNDcxOTI1MjQ4.secret-discord-token"
+[matrix]
+homeserver_url = "http://127.0.0.1:1"
+user_id = "@relay:example.org"
+access_token = "syt_secret_matrix_token"
+
+# Ours.
+[[pairs]]
+name = "help"
+discord_channel = 1
+matrix_room = "#help:example.org"
+
+[[pairs]]
+discord_channel = 2
+matrix_room = "#news:example.org"
+direction = "to_matrix"
+archived = true
+"""
+
+Outcome = tuple[int, str, str]
+Pairs = Callable[..., Outcome]
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "relay.toml"
+    path.write_text(CONFIG)
+    return path
+
+
+@pytest.fixture
+def pairs(capsys: pytest.CaptureFixture[str], file: Path) -> Pairs:
+    def call(*arguments: str) -> Outcome:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as exit_:
+            main(["pairs", *arguments])
+        assert isinstance(exit_.value.code, int)
+        return exit_.value.code, *capsys.readouterr()
+
+    return call
+
+
+def test_they_are_listed_with_how_they_are(pairs: Pairs, file: Path) -> None:
+    assert pairs("list")[:2] == (
+        0,
+        "help               1  <->  #help:example.org\n#news:example.org  2  -->  #news:example.org  archived\n",
+    )
+    listed = json.loads(pairs("list", "--json")[1])
+    assert listed[0] == {
+        "name": "help",
+        "discord_channel": "1",
+        "matrix_room": "#help:example.org",
+        "direction": "both",
+        "paused": False,
+        "archived": False,
+    }
+    file.write_text(CONFIG.partition("# Ours.")[0])
+    assert "relay pairs add" in pairs("list")[1]
+
+
+def test_one_is_added_paused_resumed_and_removed(pairs: Pairs, file: Path) -> None:
+    status, out, _ = pairs(
+        "add", "3", "#new:example.org", "--name", "new", "--direction", "to_discord", "--purpose", "x"
+    )
+    assert (status, out.splitlines()[0]) == (0, "new: added. It takes effect when the daemon is started.")
+    assert tomllib.loads(file.read_text())["pairs"][2] == {
+        "name": "new",
+        "discord_channel": 3,
+        "matrix_room": "#new:example.org",
+        "direction": "to_discord",
+        "purpose": "x",
+    }
+    added = file.read_text()
+    assert added.startswith(CONFIG)
+    assert pairs("pause", "new", "1")[:2] == (
+        0,
+        "help: paused.\nnew: paused.\nIt takes effect when the daemon is started.\n",
+    )
+    assert pairs("pause", "help")[:2] == (0, "help: already paused.\n")
+    assert "#help:example.org  paused" in pairs("list")[1]
+    assert pairs("resume", "new", "help")[0] == 0
+    assert file.read_text() == added
+    assert pairs("resume", "help")[:2] == (0, "help: not paused.\n")
+    assert pairs("remove", "new")[:2] == (0, "new: removed.\nIt takes effect when the daemon is started.\n")
+    assert file.read_text() == CONFIG
+    assert pairs("remove", "help", "#news:example.org")[0] == 0
+    assert "pairs" not in tomllib.loads(file.read_text())
+
+
+def test_what_would_be_a_mistake_is_refused_and_the_file_stays(pairs: Pairs, file: Path) -> None:
+    status, _, err = pairs("add", "1", "#new:example.org")
+    assert (status, file.read_text()) == (2, CONFIG)
+    assert 'discord_channel: is already in [[pairs]] 1 "help"' in err
+    assert pairs("add", "#general", "new")[2].count("\n") == 2
+    assert pairs("add", "07", "#new:example.org")[0] == 2
+    status, _, err = pairs("pause", "help", "nothing")
+    assert (status, err) == (1, "error: there is no pair nothing; `relay pairs list` shows them\n")
+    assert file.read_text() == CONFIG
+
+
+def test_a_pause_in_the_defaults_is_overruled(pairs: Pairs, file: Path) -> None:
+    file.write_text("[defaults]\npaused = true\n" + CONFIG)
+    assert pairs("list")[1].count("paused") == 2
+    assert pairs("resume", "help")[0] == 0
+    assert tomllib.loads(file.read_text())["pairs"][0]["paused"] is False
+    assert pairs("list")[1].count("paused") == 1
+
+
+def test_pairs_of_the_environment_are_not_in_the_file(
+    pairs: Pairs, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RELAY_PAIRS", '[{"name": "x", "discord_channel": 5, "matrix_room": "#x:example.org"}]')
+    assert pairs("list")[1].startswith("x  5")
+    status, _, err = pairs("pause", "x")
+    assert (status, "RELAY_PAIRS" in err, file.read_text()) == (2, True, CONFIG)
+
+
+def test_headers_and_texts_in_other_forms_are_understood(pairs: Pairs, file: Path) -> None:
+    odd = CONFIG.replace("[[pairs]]", '[["pairs"]]').replace('"#help', "'''#help").replace('org"\n\n', "org'''\n\n", 1)
+    file.write_text(odd)
+    assert pairs("pause", "help")[0] == 0
+    assert tomllib.loads(file.read_text())["pairs"][0]["paused"] is True
