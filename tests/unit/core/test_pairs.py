@@ -171,7 +171,7 @@ async def test_a_paused_pair_keeps_what_waits_and_leaves_out_what_is_said(tmp_pa
             bridge.matrix.say(staff_room, "ben", "also meanwhile")
             await until(lambda: core.status.lane(key.back).dropped["paused"] == 1)
             assert core.status.lane(key).dropped["paused"] == before + 1
-            assert "paused" in (core.status.last_report().pairs[0].note or "")
+            assert core.status.last_report().pairs[0].notes == ("Paused: nothing crosses until `relay pairs resume`.",)
             if restart:
                 await lives.aclose()
                 await lives.enter_async_context(bridge.relay(gate.prepare))
