@@ -160,13 +160,17 @@ class StatusRecord:
         self, pair: Pair, directory: PairDirectory, depths: Mapping[LaneKey, LaneDepth], now: datetime
     ) -> "PairStatus":
         known = [self.lanes[lane] for lane in directory.lanes(pair) if lane in self.lanes]
+        directions = {
+            f"to_{side.platform}": _direction(directory.lanes(pair, towards=side.platform), self.lanes, depths, now)
+            for side in pair.sides
+        }
+        if pair.paused:
+            # It waits because the operator wants it to: nothing is late.
+            directions = {name: replace(way, oldest_undelivered_seconds=None) for name, way in directions.items()}
         return PairStatus(
             pair.name,
             next((record.problems for record in known if record.problems), ()),
-            {
-                f"to_{side.platform}": _direction(directory.lanes(pair, towards=side.platform), self.lanes, depths, now)
-                for side in pair.sides
-            },
+            directions,
             (*([_PAUSED] if pair.paused else []), *next((record.notes for record in known if record.notes), ())),
             {str(side.platform): self._channel(side, directory.channel(side)) for side in pair.sides},
         )
@@ -191,7 +195,7 @@ class DirectionStatus:
     messages: int
     # When the last of these messages was written.
     last_message_at: datetime | None
-    # Commands that wait in the outbox, and the age of the oldest.
+    # Commands that wait in the outbox, and the age of the oldest (None as well while the pair is paused).
     backlog: int
     oldest_undelivered_seconds: float | None
     # Tries that had to be made again, for whatever reason.

@@ -172,6 +172,8 @@ async def test_a_paused_pair_keeps_what_waits_and_leaves_out_what_is_said(tmp_pa
             await until(lambda: core.status.lane(key.back).dropped["paused"] == 1)
             assert core.status.lane(key).dropped["paused"] == before + 1
             assert core.status.last_report().pairs[0].notes == ("Paused: nothing crosses until `relay pairs resume`.",)
+            way = (await core.status.report()).pairs[0].directions["to_matrix"]
+            assert (way.backlog, way.oldest_undelivered_seconds) == (3, None)
             if restart:
                 await lives.aclose()
                 await lives.enter_async_context(bridge.relay(gate.prepare))
