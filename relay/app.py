@@ -16,6 +16,7 @@ from relay.adapters.discord.adapter import DiscordAdapter
 from relay.adapters.matrix.adapter import MatrixAdapter
 from relay.config.settings import Settings
 from relay.core.bootstrap import Core, assemble
+from relay.core.channel_lookups import ChannelLookups, known_channels
 from relay.core.clock import Backoff, SystemClock
 from relay.core.offload import Conversions
 from relay.core.ports import Adapter, Clock
@@ -31,6 +32,7 @@ from relay.store.lease import hold
 from relay.store.migrate import upgrade
 from relay.store.pruning import Pruner
 from relay.store.unit_of_work import open_store
+from relay.web.directory import directory_of, unmirrored
 from relay.web.server import WebServer
 
 _log = structlog.get_logger(__name__)
@@ -53,6 +55,7 @@ class _Parts:
     recorder: StatusRecorder
     pruner: Pruner
     web: WebServer | None
+    lookups: ChannelLookups
 
 
 @dataclass(slots=True, kw_only=True, eq=False, repr=False)
@@ -67,6 +70,8 @@ class Daemon:
     _clock: Clock = field(init=False, default_factory=SystemClock)
     _rng: random.Random = field(init=False, default_factory=random.Random)
     _pairs: tuple[Pair, ...] = field(init=False, default=())
+    # As `settings`, with what was read when the file was saved last.
+    _latest: Settings = field(init=False)
     _starting: bool = field(init=False, default=True)
     _stopped: asyncio.Event = field(init=False, default_factory=asyncio.Event)
     _reload_now: asyncio.Event = field(init=False, default_factory=asyncio.Event)
@@ -98,7 +103,7 @@ class Daemon:
     async def _build(self, stack: AsyncExitStack) -> _Parts:
         """Build everything. `stack` closes it in reverse order."""
         settings, clock, rng = self.settings, self._clock, self._rng
-        self._pairs = settings.declared_pairs()
+        self._pairs, self._latest = settings.declared_pairs(), settings
         store = await open_store(settings.store.url, busy_timeout=_BUSY_SECONDS)
         stack.push_async_callback(store.close)
         lease = await stack.enter_async_context(hold(store, clock))
@@ -149,6 +154,17 @@ class Daemon:
             conversions=conversions,
             declared_links=settings.declared_links(),
         )
+        lookups = ChannelLookups(
+            store=store, clock=clock, adapters={matrix.platform: matrix}, wanted=lambda: unmirrored(self._latest)
+        )
+        web = WebServer(
+            status=core.status,
+            settings=settings.web,
+            files=proxy,
+            directory=lambda: directory_of(
+                self._latest, known_channels(core.pairs, core.status.channels(), lookups.known), known_only=True
+            ),
+        )
         return _Parts(
             core=core,
             adapters=(discord, matrix),
@@ -162,7 +178,8 @@ class Daemon:
                 declared=core.pairs.declared_channels,
                 forget_counters=core.status.forget_undeclared,
             ),
-            web=WebServer(status=core.status, settings=settings.web, files=proxy) if settings.web.listen else None,
+            web=web if settings.web.listen else None,
+            lookups=lookups,
         )
 
     async def _media_proxy(self, store: Store) -> MediaProxy | None:
@@ -197,6 +214,7 @@ class Daemon:
                 group.create_task(self._reload_pairs(parts), name="pairs"),
                 group.create_task(core.forgetter.run(), name="forgetting"),
                 group.create_task(core.memberships.run(), name="memberships"),
+                group.create_task(parts.lookups.run(), name="directory of rooms"),
             ]
             if parts.web is not None:
                 others.append(group.create_task(parts.web.run(), name="web"))
@@ -250,7 +268,14 @@ class Daemon:
     async def _use_pairs(self, settings: Settings, parts: _Parts) -> None:
         core = parts.core
         _log_difference(core.pairs.pairs, settings.declared_pairs())
-        without_pairs = {"pairs": (), "rooms": (), "people": (), "defaults": self.settings.defaults}
+        self._latest = settings
+        without_pairs = {
+            "pairs": (),
+            "rooms": (),
+            "people": (),
+            "defaults": self.settings.defaults,
+            "directory": self.settings.directory,
+        }
         if settings.model_copy(update=without_pairs) != self.settings.model_copy(update=without_pairs):
             _log.warning(
                 "settings other than pairs and people changed; they take effect when the daemon is started again"

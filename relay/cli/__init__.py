@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 import relay
-from relay.cli import db, dead, outbox, pairs, registration, run, status
+from relay.cli import db, dead, directory, outbox, pairs, registration, run, status
 from relay.cli.common import ConfigOption, Invocation, print_error
 from relay.errors import RelayError
 
@@ -35,6 +35,7 @@ def application() -> typer.Typer:
     if find_spec("relay.cli.demo") is not None:
         root.command("demo")(import_module("relay.cli.demo").demo)
     root.command("status")(status.status)
+    root.command("directory")(directory.directory)
     root.command("registration")(registration.registration)
     root.add_typer(dead.commands, name="dead")
     root.add_typer(pairs.commands, name="pairs")

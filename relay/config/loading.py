@@ -7,7 +7,7 @@ Each key of the file is also an environment variable, `RELAY_<SECTION>__<KEY>`, 
 import json
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -26,7 +26,7 @@ from relay.config.mistakes import (
     positions,
     shown,
 )
-from relay.config.settings import DEFAULT_PREFIX, PairSettings, Settings
+from relay.config.settings import DEFAULT_PREFIX, PairSettings, RoomSettings, Settings
 from relay.errors import ConfigurationError, Mistake
 
 PREFIX = "RELAY_"
@@ -96,8 +96,17 @@ def _validate(source: Source) -> tuple[Settings | None, list[Mistake]]:
         return None, [*mistakes, *(explain(detail, Settings, source.origin) for detail in details)]
     common = settings.defaults.model_dump(exclude_unset=True)
     pairs = tuple(PairSettings(**_merged(common, pair.model_dump(exclude_unset=True))) for pair in settings.pairs)
+    _mark_lines("pairs", pairs, source.origin)
+    _mark_lines("rooms", settings.rooms, source.origin)
     store = settings.store.model_copy(update={"url": _anchored(settings.store.url, source.folder)})
     return settings.model_copy(update={"pairs": pairs, "store": store}), mistakes
+
+
+def _mark_lines(name: str, tables: Iterable[PairSettings | RoomSettings], origin: Origin) -> None:
+    """Remember where each table of a list begins: TOML does not say which of [[pairs]] and [[rooms]] comes first."""
+    if (name,) not in origin.variables:
+        for number, table in enumerate(tables):
+            table._line = origin.line((name, number))
 
 
 def _merged(common: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
@@ -124,6 +133,9 @@ def _contradictions(source: Source) -> Iterator[Mistake]:
     if isinstance(web, dict) and web.get("public_url") and web.get("listen") == "":
         remedy = 'write an address like listen = "127.0.0.1:9464", or remove public_url'
         yield Mistake(origin.where(("web", "public_url")), "nothing listens there: [web] listen is empty", remedy)
+    if isinstance(web, dict) and web.get("directory") == "public" and not web.get("public_url"):
+        remedy = 'write where the world reaches it, like public_url = "https://relay.example.org"; or "local"'
+        yield Mistake(origin.where(("web", "directory")), "there is no public_url", remedy)
     own = matrix.get("user_id") if isinstance(matrix, dict) else None
     for location, value in _column(values, ("people",), "matrix"):
         if value == own:

@@ -4,13 +4,15 @@ An adapter is given its own section (`DiscordSettings`, `MatrixSettings`) as one
 the same to the operator. `examples` are quoted in error messages.
 """
 
+import sys
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from relay.config.values import (
+    DirectoryAccess,
     DiscordUser,
     GhostPrefix,
     HostNames,
@@ -19,10 +21,12 @@ from relay.config.values import (
     Name,
     NameTemplate,
     Number,
+    OptionalRoom,
     Password,
     PublicUrl,
     RegistrationId,
     Room,
+    RoomList,
     Seconds,
     Snowflake,
     StoreUrl,
@@ -119,6 +123,24 @@ class WebSettings(Section):
     public_url: PublicUrl = Field(default="", examples=['"https://relay.example.org"'])
     # How long such a link works, in seconds; None is for ever.
     link_lifetime: KeptFor = Field(default=90 * 86400.0, examples=['"90d"'])
+    # Who may read the directory of rooms at `/directory`: nobody ("off"), those who may see the status page ("local",
+    # or true in the file), or everybody who reaches `public_url`, too ("public").
+    directory: DirectoryAccess = Field(default="off", examples=['"local"'])
+
+
+class DirectorySettings(Section):
+    """`[directory]`: what the directory of rooms says around the rooms."""
+
+    # The heading of the page.
+    title: Name = Field(default="Rooms", examples=['"Rooms of the Example community"'])
+    # What the community is, for newcomers.
+    description: str = Field(default="", examples=['"We make things together."'])
+    # The link that lets newcomers into the Discord server.
+    discord_invite: PublicUrl = Field(default="", examples=['"https://discord.gg/abc"'])
+    # The space that the rooms are in: an alias or an ID. "" for none.
+    matrix_space: OptionalRoom = Field(default="", examples=['"#community:example.org"'])
+    # Other aliases of the space. Text with commas in the file.
+    matrix_space_alternatives: RoomList = Field(default=(), examples=['"#community:example.net"'])
 
 
 class LogSettings(Section):
@@ -150,6 +172,8 @@ class DefaultSettings(Section):
     archived: bool = Field(default=False, examples=["false"])
     # Nothing crosses for now (`relay pairs pause`). What waits is kept.
     paused: bool = Field(default=False, examples=["false"])
+    # Whether the directory may show the pair at all.
+    listed: bool = Field(default=True, examples=["true"])
     # Whether messages inside threads are dropped, or cross as replies to the first message of the thread.
     thread_messages: ThreadPolicy = Field(default="drop", examples=['"drop"'])
     # @everyone, @here and @room notify everybody on the other side too, if their author may do that on this side.
@@ -180,6 +204,8 @@ class PairSettings(DefaultSettings):
     discord_channel: Snowflake = Field(examples=["1234567890123456789"])
     # A room alias, or a room ID.
     matrix_room: Room = Field(examples=['"#help:example.org"'])
+    # The line of the file in which it begins; 0 if it is not in the file. The directory keeps this order.
+    _line: int = PrivateAttr(default=0)
 
     @property
     def label(self) -> str:
@@ -216,11 +242,18 @@ class PairSettings(DefaultSettings):
 class RoomSettings(Section):
     """`[[rooms]]`: listed in the directory, never bridged."""
 
+    # What the directory calls it. None: what the room is called.
+    name: Name | None = Field(default=None, examples=['"General"'])
     # A room alias, or a room ID.
     matrix_room: Room = Field(examples=['"#general:example.org"'])
     # As in `DefaultSettings`.
     purpose: str = Field(default="", examples=['"Discussions outside of Discord"'])
     section: str = Field(default="", examples=['"Matrix rooms"'])
+    nsfw: bool = Field(default=False, examples=["false"])
+    # Nobody writes there any more.
+    archived: bool = Field(default=False, examples=["false"])
+    # As in `PairSettings`.
+    _line: int = PrivateAttr(default=0)
 
 
 class PersonSettings(Section):
@@ -248,6 +281,7 @@ class Settings(BaseSettings):
     store: StoreSettings
     web: WebSettings
     log: LogSettings
+    directory: DirectorySettings
     defaults: DefaultSettings
     pairs: tuple[PairSettings, ...] = ()
     rooms: tuple[RoomSettings, ...] = ()
@@ -263,6 +297,11 @@ class Settings(BaseSettings):
     def declared_pairs(self) -> tuple[Pair, ...]:
         """The pairs as the core knows them, in the order of the file, archived ones included."""
         return tuple(pair.as_pair() for pair in self.pairs)
+
+    def listed_rooms(self) -> tuple[PairSettings | RoomSettings, ...]:
+        """What the directory of rooms may list, in the order of the file; what the file does not have comes last."""
+        rooms: list[PairSettings | RoomSettings] = [*(pair for pair in self.pairs if pair.listed), *self.rooms]
+        return tuple(sorted(rooms, key=lambda room: room._line or sys.maxsize))
 
     def declared_links(self) -> tuple[tuple[UserRef, UserRef], ...]:
         """Whose accounts are linked, as the core knows them."""

@@ -3,7 +3,7 @@
 import re
 from ipaddress import ip_address
 from string import Formatter
-from typing import Annotated
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
@@ -59,6 +59,23 @@ def _room(value: str) -> str:
     elif ":" not in value:
         what += ": it names no server"
     raise wrong(what, 'write an alias like "#help:example.org", or a room ID like "!opaque:example.org"')
+
+
+def _optional_room(value: str) -> str:
+    return _room(value) if value else value
+
+
+def _rooms(value: object) -> object:
+    rooms = value.replace(",", " ").split() if isinstance(value, str) else value
+    if not isinstance(rooms, list | tuple) or not all(isinstance(room, str) for room in rooms):
+        raise wrong("is not a list of rooms", 'write aliases with commas between, like "#help:example.org"')
+    return tuple(map(_room, rooms))
+
+
+def _directory_access(value: object) -> object:
+    """`true` and `false` are what people try first."""
+    words = str(value).lower() if isinstance(value, bool | str) else value
+    return "local" if words == "true" else "off" if words == "false" else value
 
 
 def _user_id(value: str) -> str:
@@ -223,14 +240,17 @@ def _password(value: SecretStr) -> SecretStr:
 Snowflake = Annotated[str, BeforeValidator(_channel_id)]
 DiscordUser = Annotated[str, BeforeValidator(_discord_user)]
 Room = Annotated[str, AfterValidator(_room)]
+OptionalRoom = Annotated[str, AfterValidator(_optional_room)]
 Url = Annotated[str, AfterValidator(_url)]
 PublicUrl = Annotated[str, AfterValidator(_public_url)]
 Seconds = Annotated[float, BeforeValidator(_seconds), Field(ge=0, allow_inf_nan=False)]
 KeptFor = Annotated[float | None, BeforeValidator(_kept_for)]
 Number = Annotated[int, BeforeValidator(_number)]
-# Both are text in the file and in the environment: `NoDecode` keeps pydantic-settings from reading that as JSON.
+# All are text in the file and in the environment: `NoDecode` keeps pydantic-settings from reading that as JSON.
 SystemMessages = Annotated[tuple[SystemMessage, ...], NoDecode, BeforeValidator(_system_messages)]
 HostNames = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_hosts)]
+RoomList = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_rooms)]
+DirectoryAccess = Annotated[Literal["off", "local", "public"], BeforeValidator(_directory_access)]
 Name = Annotated[str, AfterValidator(_name)]
 GhostPrefix = Annotated[str, AfterValidator(_ghost_prefix)]
 RegistrationId = Annotated[str, AfterValidator(_registration_id)]

@@ -368,6 +368,10 @@ class ChannelInfo:
     link: str = ""
     # Whether anybody may know that it exists, as far as its platform says.
     public: bool = False
+    # It is marked as unsuitable for minors.
+    nsfw: bool = False
+    # Other addresses that lead there, the best known first.
+    aliases: tuple[str, ...] = ()
 
     @property
     def label(self) -> str:
@@ -390,6 +394,15 @@ class LimitReader(Protocol):
 
     def limits_left(self) -> Mapping[str, float]:
         """What is left of each limit now, from 0 (nothing) to 1 (all of it), by a word for the limit. No I/O."""
+        ...
+
+
+@runtime_checkable
+class ChannelLookup(Protocol):
+    """An adapter that can find out what people know a channel by that is not mirrored."""
+
+    async def look_up(self, address: ChannelAddress) -> ChannelInfo | None:
+        """As it is now; None where nobody tells. Raises `Transient`."""
         ...
 
 

@@ -1,14 +1,18 @@
-"""The HTTP server: `/`, `/metrics`, `/healthz`, `/readyz` and, with a `public_url`, `/media/…`. It writes nothing."""
+"""The HTTP server: `/`, `/metrics`, `/healthz`, `/readyz`, and where that is set up `/directory` and `/media/…`.
+
+It writes nothing.
+"""
 
 import asyncio
 import errno
 import os
 import re
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Protocol
+from urllib.parse import urlsplit
 
 import structlog
 from aiohttp import HttpVersion11, web
@@ -19,6 +23,8 @@ from relay.config.settings import WebSettings
 from relay.core.status.counters import Histogram, LimitStatus
 from relay.core.status.report import Report, side_as_json
 from relay.errors import FatalError, StoreError
+from relay.web.directory import Directory
+from relay.web.directory_pages import html, page_policy
 from relay.web.media import MEDIA, FileSource, MediaRoutes
 from relay.web.metrics import registry
 from relay.web.page import render
@@ -41,6 +47,9 @@ HEADERS = {
     "Server": "relay",
 }
 _SHUTDOWN_SECONDS = 1.0
+# The names of routes, and for how many seconds their page stays as it is.
+_DIRECTORY = ("directory", "directory-below")
+_ROOMS_SECONDS = 5.0
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -233,10 +242,14 @@ class WebServer:
     settings: WebSettings
     # What the links under `public_url` lead to.
     files: FileSource | None = None
+    # The directory of rooms as it is now, unless `directory` in the settings is off.
+    directory: Callable[[], Directory] | None = None
     _hosts: AllowedHosts = field(init=False)
     # The host of `public_url`: nothing but files is there for the world, whatever a proxy passes on.
     _public_host: str = field(init=False, default="")
     _style: str = field(init=False)
+    # The page of rooms, and until when it is shown as it is.
+    _rooms_page: tuple[str, float] = field(init=False, default=("", 0.0))
     _connections: Connections | None = field(init=False, default=None)
     _server: asyncio.Server | None = field(init=False, default=None)
     _runner: web.AppRunner | None = field(init=False, default=None)
@@ -288,6 +301,11 @@ class WebServer:
         application.router.add_get("/metrics", self._metrics)
         application.router.add_get("/healthz", self._healthz)
         application.router.add_get("/readyz", self._readyz)
+        if self.directory is not None and self.settings.directory != "off":
+            # A proxy may pass on the path of `public_url`, or take it off.
+            prefix = urlsplit(self.settings.public_url).path.rstrip("/")
+            for name, start in zip(_DIRECTORY, ("", prefix) if prefix else ("",), strict=False):
+                application.router.add_get(f"{start}/directory", self._rooms, name=name)
         if self.files is not None:
             media = MediaRoutes(self.files, self.settings.public_url, goes_on=self._goes_on)
             application.router.add_routes(media.routes())
@@ -319,10 +337,15 @@ class WebServer:
         if len(named) <= 1 and all(self._hosts.allows(name, socket_name[0]) for name in named):
             return await handler(request)
         if len(named) == 1 and self._is_public(named[0]):
-            if request.match_info.route.name in MEDIA:
+            if request.match_info.route.name in self._public_routes:
                 return await handler(request)
             raise web.HTTPNotFound
         raise web.HTTPMisdirectedRequest(text="This host name is not served. Add it to [web] hosts.")
+
+    @property
+    def _public_routes(self) -> Collection[str]:
+        """What is there for the world: files, and the page that the operator publishes."""
+        return {*MEDIA, *_DIRECTORY} if self.settings.directory == "public" else MEDIA
 
     def _is_public(self, host: str) -> bool:
         """Whether a `Host` header names the host of `public_url`."""
@@ -351,6 +374,16 @@ class WebServer:
 
     async def _page(self, _request: web.Request) -> web.Response:
         return web.Response(text=render(await self._report()), content_type="text/html")
+
+    async def _rooms(self, _request: web.Request) -> web.Response:
+        assert self.directory is not None  # noqa: S101 - else there is no such route
+        page, until = self._rooms_page
+        now = asyncio.get_running_loop().time()
+        if now >= until:
+            # The world may ask for it as often as it likes.
+            page = html(self.directory())
+            self._rooms_page = (page, now + _ROOMS_SECONDS)
+        return web.Response(text=page, content_type="text/html", headers={"Content-Security-Policy": page_policy()})
 
     async def _style_sheet(self, _request: web.Request) -> web.Response:
         return web.Response(text=self._style, content_type="text/css")

@@ -22,6 +22,7 @@ from relay.adapters.matrix.outbound.sender import MessageSender
 from relay.adapters.matrix.retrying_inbox import RetryingInbox
 from relay.adapters.matrix.rooms.declared import DeclaredRooms
 from relay.adapters.matrix.rooms.joins import RoomJoiner
+from relay.adapters.matrix.rooms.lookup import look_up
 from relay.adapters.matrix.rooms.state import RoomState
 from relay.adapters.matrix.sync.backfill import Backfiller
 from relay.adapters.matrix.sync.loop import ConnectionStatus, SyncLoop
@@ -37,7 +38,7 @@ from relay.domain.ids import ChannelAddress, ChannelRef, MediaRef, MessageRef, P
 from relay.domain.jsontext import Json
 from relay.domain.text.nodes import RichText
 from relay.domain.text.rewrite import weight
-from relay.errors import FatalError, Permanent, StoreError, TargetGone, ungrouped
+from relay.errors import FatalError, Permanent, StoreError, TargetGone, Transient, ungrouped
 
 
 class MatrixAdapter:
@@ -257,6 +258,12 @@ class MatrixAdapter:
     def describe(self, channel: ChannelRef) -> ChannelInfo | None:
         """See `ChannelDescriber`."""
         return self._rooms.describe(channel.id)
+
+    async def look_up(self, address: ChannelAddress) -> ChannelInfo | None:
+        """See `ChannelLookup`."""
+        if self.health().state != "ready":
+            raise Transient("the homeserver is not connected yet")
+        return await look_up(self._api, address)
 
     def permalink(self, target: MessageRef) -> str:
         """See `Adapter.permalink`."""

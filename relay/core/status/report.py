@@ -501,10 +501,16 @@ def read_channels(text: str | None) -> Mapping[ChannelRef, ChannelInfo]:
     found = {}
     for record in saved if isinstance(saved, list) else ():
         with suppress(TypeError, ValueError, KeyError):
-            info = ChannelInfo(**{name: record[name] for name in _INFO_TYPES})
-            if all(isinstance(record[name], kind) for name, kind in _INFO_TYPES.items()):
-                found[_channel((record["platform"], record["id"]))] = info
+            found[_channel((record["platform"], record["id"]))] = read_info(record)
     return found
+
+
+def read_info(record: Mapping[str, Any]) -> ChannelInfo:
+    """What was saved of one channel. Raises `TypeError`, `KeyError`."""
+    if not all(isinstance(record[name], kind) for name, kind in _INFO_TYPES.items()):
+        raise TypeError("a value of another type")
+    aliases = tuple(alias for alias in record["aliases"] if isinstance(alias, str))
+    return ChannelInfo(**{name: record[name] for name in _INFO_TYPES}, aliases=aliases)
 
 
 _INFO_TYPES = {one.name: one.type for one in fields(ChannelInfo) if isinstance(one.type, type)}

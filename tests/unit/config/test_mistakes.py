@@ -66,7 +66,10 @@ def test_broken_toml_names_line_and_column(tmp_path: Path) -> None:
         ),
         (
             SIDES + "[web]\nport = 1",
-            "relay.toml:9: [web] port: there is no such key; write one of hosts, link_lifetime, listen, public_url",
+            (
+                "relay.toml:9: [web] port: there is no such key; "
+                "write one of directory, hosts, link_lifetime, listen, public_url"
+            ),
         ),
         (
             SIDES + '[web]\nlisten = ""\npublic_url = "https://relay.example.org"',

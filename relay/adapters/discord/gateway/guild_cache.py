@@ -300,7 +300,8 @@ class GuildCache:
         public = shown is not None and is_open(shown) and not self._is_private_thread(channel)
         topic = " ".join((getattr(found, "topic", None) or "").split())
         url = channel_url(str(guild.id), channel)
-        return ChannelInfo(f"#{name}", place=guild.name, topic=topic, link=url, public=public)
+        nsfw = isinstance(shown, _Writable | discord.ForumChannel) and shown.nsfw
+        return ChannelInfo(f"#{name}", place=guild.name, topic=topic, link=url, public=public, nsfw=nsfw)
 
     # --- Names --------------------------------------------------------------------------------------------
 

@@ -21,6 +21,8 @@ _LOOKUP_WAIT = 5.0
 """Seconds that the first sync waits for aliases to be looked up."""
 _FIRST_UPGRADE_PAUSE, _LONGEST_UPGRADE_PAUSE = 60.0, 3600.0
 _UPGRADES_REMEMBERED = 3600.0
+# An event may list thousands.
+_MOST_ALIASES = 10
 
 
 @dataclass(slots=True, eq=False)
@@ -201,7 +203,8 @@ class DeclaredRooms:
         if not (name := state.name or alias):
             return None
         link = matrix_to_link(alias) if alias else room_link(room_id)
-        return ChannelInfo(name, topic=state.topic, link=link, public=state.public)
+        aliases = (*filter(None, (state.alias,)), *sorted(state.aliases - {state.alias}))
+        return ChannelInfo(name, topic=state.topic, link=link, public=state.public, aliases=aliases[:_MOST_ALIASES])
 
     def names(self) -> NameLookup:
         """What the declared rooms are called, and which room an alias names. May be used in another thread."""

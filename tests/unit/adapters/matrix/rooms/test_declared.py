@@ -55,13 +55,14 @@ def test_what_people_know_a_room_by() -> None:
     state.complete = True
     assert rooms.describe(OLD) is None
     for kind, content in (
-        ("m.room.canonical_alias", {"alias": "#help:example.org"}),
+        ("m.room.canonical_alias", {"alias": "#help:example.org", "alt_aliases": ["#a:b.c", 7]}),
         ("m.room.join_rules", {"join_rule": "public"}),
         ("m.room.topic", {"topic": "Ask\nhere"}),
     ):
         state.apply({"type": kind, "state_key": "", "content": content})
     link = "https://matrix.to/#/%23help:example.org"
-    assert rooms.describe(OLD) == ChannelInfo("#help:example.org", "", "Ask here", link, public=True)
+    aliases = ("#help:example.org", "#a:b.c")
+    assert rooms.describe(OLD) == ChannelInfo("#help:example.org", "", "Ask here", link, public=True, aliases=aliases)
     state.apply({"type": "m.room.name", "state_key": "", "content": {"name": "Help room"}})
     described = rooms.describe(OLD)
     assert described is not None

@@ -1,0 +1,71 @@
+"""`relay directory`: the community's page of rooms. It works whether the daemon runs or not."""
+
+import asyncio
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from relay.cli.common import ConfigOption, JsonOption, existing_store, invocation_of, print_json, printable
+
+if TYPE_CHECKING:
+    from relay.config.settings import Settings
+    from relay.web.directory import Known
+
+
+class Format(StrEnum):
+    """How the page is printed."""
+
+    MARKDOWN = "markdown"
+    HTML = "html"
+    JSON = "json"
+
+
+def directory(
+    context: typer.Context,
+    config: ConfigOption = None,
+    format_: Annotated[Format, typer.Option("--format", help="How to print it.")] = Format.MARKDOWN,
+    as_markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown (the default).")] = False,
+    as_html: Annotated[bool, typer.Option("--html", help="Print one HTML document.")] = False,
+    as_json: JsonOption = False,
+    private: Annotated[
+        bool, typer.Option("--private", help="Show also what only invited people may know of a room.")
+    ] = False,
+) -> None:
+    """Print the directory of rooms from the configuration, with names and topics from the rooms themselves."""
+    chosen = [kind for kind, on in zip(Format, (as_markdown, as_html, as_json), strict=True) if on] or [format_]
+    if len(chosen) > 1:
+        raise typer.BadParameter("choose one of --markdown, --html and --json", ctx=context)
+    from relay.web import directory_pages
+    from relay.web.directory import directory_of
+
+    settings = invocation_of(context).load(config)
+    found = directory_of(settings, asyncio.run(_known(settings)), private=private)
+    match chosen[0]:
+        case Format.MARKDOWN:
+            typer.echo(directory_pages.markdown(found), nl=False)
+        case Format.HTML:
+            typer.echo(directory_pages.html(found), nl=False)
+        case Format.JSON:
+            print_json(found.as_json())
+    for name in found.left_out:
+        typer.echo(
+            f"note: {printable(name)} is left out: only invited people may enter it; give it a purpose or a section",
+            err=True,
+        )
+
+
+async def _known(settings: "Settings") -> "Known":
+    """What the daemon knows of the rooms, or knew when it ran last."""
+    from relay.core.channel_lookups import read_known_channels
+    from relay.core.pairs import PairDirectory
+    from relay.errors import StoreError
+
+    if not settings.store.path.exists():
+        return {}
+    try:
+        async with existing_store(settings.store.url) as store:
+            return await read_known_channels(store, PairDirectory(settings.declared_pairs()))
+    except StoreError as error:
+        typer.echo(f"note: names and topics of the rooms are not known: {printable(str(error))}", err=True)
+        return {}
