@@ -314,9 +314,13 @@ def is_running(holder: Holder | None, path: Path) -> bool:
     lock = LockFile(path)
     if holder is None:
         return False
+    signed = lock.signed_by(holder.token)
+    if signed and lock.is_taken():
+        # Asked first: a service with a /proc of its own may have been told another boot ID than we are.
+        return True
     state = holder.process_state()
-    if state == "unknown" and holder.on_this_kernel() and lock.signed_by(holder.token):
-        return lock.is_taken()
+    if state == "unknown" and holder.on_this_kernel() and signed:
+        return False
     return state != "ended"
 
 

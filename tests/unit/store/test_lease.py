@@ -171,6 +171,18 @@ async def test_a_process_in_another_container_keeps_the_lease_while_it_lives(
     assert clock.monotonic() == before
 
 
+async def test_a_holder_with_another_boot_id_runs_while_its_lock_is_taken(store: SqlStore) -> None:
+    # A hardened service has a /proc of its own, in which a container's host may show another boot.
+    own = Holder.this_process("other", datetime.now(UTC))
+    boot, _, rest = own.started.partition(" ")
+    there = replace(own, started=f"{boot[::-1]} {rest}")
+    with LockFile(store.path) as lock:
+        assert lock.take()
+        lock.sign("other")
+        assert is_running(there, store.path)
+    assert not is_running(there, store.path)
+
+
 async def take(store: SqlStore, clock: ManualClock) -> None:
     """Hold the lease for a moment."""
     async with hold(store, clock):
