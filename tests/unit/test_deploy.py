@@ -1,6 +1,8 @@
 """What is in `deploy/` fits the program: settings, paths, variables."""
 
 import re
+import shutil
+import subprocess
 import tomllib
 from pathlib import Path
 from typing import Any, get_args
@@ -68,19 +70,56 @@ def test_the_example_works_once_the_tokens_are_there() -> None:
 
 
 @pytest.mark.parametrize("file", ["deploy/Dockerfile", "deploy/relay.service", "docker-compose.yml"])
-def test_every_variable_is_a_setting(file: str, tmp_path: Path) -> None:
-    names = re.findall(r"\b(RELAY_[A-Z_]+)[=:]", (ROOT / file).read_text(encoding="utf-8"))
-    assert names
-    (tmp_path / "secret").write_text("x")
-    values = {name: str(tmp_path / "secret") if name.endswith("_FILE") else "sqlite:////x" for name in names}
-    values.pop("RELAY_CONFIG", None)
-    tokens = {name: value for name, value in TOKENS.items() if f"{name}_FILE" not in values}
-    assert load(EXAMPLE, {**tokens, **values}).pairs
+def test_every_variable_is_a_setting(file: str) -> None:
+    found = re.findall(r"\b(RELAY_[A-Z_]+)(?:=|: )(\S+)", (ROOT / file).read_text(encoding="utf-8"))
+    assert found
+    values = {name: value for name, value in found if name != "RELAY_CONFIG"}
+    assert load(EXAMPLE, {**TOKENS, **values}).pairs
 
 
 def test_files_on_their_way_cannot_fill_the_memory_of_the_machine() -> None:
     compose = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
     assert re.search(r"tmpfs:\n +- /tmp:size=\d+[mg],", compose)
+
+
+def test_compose_shows_the_daemon_a_file_that_an_editor_put_in_the_place_of_the_old_one() -> None:
+    """A mounted file is always the one that was there at the start; a mounted directory shows the new one."""
+    compose = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
+    dockerfile = (ROOT / "deploy/Dockerfile").read_text(encoding="utf-8")
+    folder = Path(re.findall(r"RELAY_CONFIG=(\S+)", dockerfile)[0]).parent.as_posix()
+    assert re.search(rf"type: bind\n +source: \./config\n +target: {folder}\n", compose)
+    assert "\nsecrets:" not in compose
+    ignored = (ROOT / ".gitignore").read_text(encoding="utf-8").splitlines()
+    assert "/config/" in ignored
+
+
+def test_the_status_page_of_compose_is_reached_from_this_machine_only() -> None:
+    compose = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
+    assert "RELAY_WEB__LISTEN: 0.0.0.0:9464\n" in compose
+    ports = re.findall(r"^ +- (\S+:\d+:\d+)$", compose, flags=re.MULTILINE)
+    assert "127.0.0.1:9464:9464" in ports
+    assert [port for port in ports if not port.startswith("127.0.0.1:")] == []
+
+
+def test_everything_that_compose_mounts_is_there() -> None:
+    compose = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
+    mounted = re.findall(r"^ +- \./(\S+?):/\S+:ro$", compose, flags=re.MULTILINE)
+    assert len(mounted) >= 4
+    assert [path for path in mounted if not (ROOT / path).is_file()] == []
+
+
+def test_the_unit_exposes_little() -> None:
+    analyze = shutil.which("systemd-analyze")
+    if analyze is None:
+        pytest.skip("there is no systemd-analyze (Debian's package systemd has it)")
+    unit = ROOT / "deploy" / "relay.service"
+    done = subprocess.run(
+        [analyze, "security", "--offline=true", "--threshold=15", "--no-pager", str(unit)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stdout[-300:] + done.stderr
 
 
 def test_what_the_image_copies_is_let_through_to_the_builder() -> None:
