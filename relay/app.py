@@ -153,6 +153,7 @@ class Daemon:
             may_send=lease.valid,
             conversions=conversions,
             declared_links=settings.declared_links(),
+            operators=settings.operators.places(),
         )
         lookups = ChannelLookups(
             store=store, clock=clock, adapters={matrix.platform: matrix}, wanted=lambda: unmirrored(self._latest)
@@ -215,6 +216,7 @@ class Daemon:
                 group.create_task(core.forgetter.run(), name="forgetting"),
                 group.create_task(core.memberships.run(), name="memberships"),
                 group.create_task(parts.lookups.run(), name="directory of rooms"),
+                group.create_task(core.operators.run(), name="operators"),
             ]
             if parts.web is not None:
                 others.append(group.create_task(parts.web.run(), name="web"))

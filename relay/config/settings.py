@@ -143,6 +143,20 @@ class DirectorySettings(Section):
     matrix_space_alternatives: RoomList = Field(default=(), examples=['"#community:example.net"'])
 
 
+class OperatorsSettings(Section):
+    """`[operators]`: where the relay says what is wrong, once, and once more when it is over. No pair is needed."""
+
+    # A room alias, or a room ID; a room without encryption.
+    matrix_room: Room | None = Field(default=None, examples=['"#relay-operators:example.org"'])
+    # The ID of a channel.
+    discord_channel: Snowflake | None = Field(default=None, examples=["1234567890123456789"])
+
+    def places(self) -> tuple[ChannelAddress, ...]:
+        """Both as the core knows them."""
+        written = ((Platform.DISCORD, self.discord_channel), (Platform.MATRIX, self.matrix_room))
+        return tuple(ChannelAddress(platform, value) for platform, value in written if value is not None)
+
+
 class LogSettings(Section):
     """`[log]`: how much is logged, and in which form."""
 
@@ -280,6 +294,7 @@ class Settings(BaseSettings):
     matrix: MatrixSettings
     store: StoreSettings
     web: WebSettings
+    operators: OperatorsSettings
     log: LogSettings
     directory: DirectorySettings
     defaults: DefaultSettings

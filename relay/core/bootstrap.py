@@ -16,6 +16,7 @@ from relay.core.delivery.resolve import ReplyGate, Resolver
 from relay.core.intake.inbox import CoreInbox
 from relay.core.intake.router import Router
 from relay.core.offload import Conversions
+from relay.core.operators import Operators
 from relay.core.pairs import PairDirectory
 from relay.core.people.commands import Commands
 from relay.core.people.directory import PeopleDirectory
@@ -41,7 +42,7 @@ from relay.core.ports import (
 )
 from relay.core.status.counters import Status
 from relay.core.storage import Store
-from relay.domain.ids import Platform, UserRef
+from relay.domain.ids import ChannelAddress, Platform, UserRef
 from relay.domain.pair import LaneKey, Pair
 
 
@@ -56,6 +57,7 @@ class Core:
     people: PeopleDirectory
     forgetter: Forgetter
     memberships: Memberships
+    operators: Operators
 
 
 def assemble(
@@ -72,9 +74,11 @@ def assemble(
     conversions: Conversions | None = None,
     declared_links: Iterable[tuple[UserRef, UserRef]] = (),
     forgetters: Sequence[PersonForgetter] = (),
+    # Where the operators are told what is wrong.
+    operators: Sequence[ChannelAddress] = (),
 ) -> Core:
     """Put everything together, with whatever optional protocols the adapters implement. No I/O."""
-    directory = PairDirectory(pairs)
+    directory = PairDirectory(pairs, others=operators)
     budgets = Budgets(lambda platform: adapters[platform].shared_limit)
     status = Status(
         clock=clock,
@@ -169,4 +173,15 @@ def assemble(
         listers={platform: one for platform, one in adapters.items() if isinstance(one, MemberLister)},
         mirrors={platform: one for platform, one in adapters.items() if isinstance(one, MemberMirror)},
     )
-    return Core(directory, status, dispatcher, inbox, people, forgetter, memberships)
+    told = Operators(
+        store=store,
+        pairs=directory,
+        status=status,
+        clock=clock,
+        rng=rng,
+        adapters=adapters,
+        budgets=budgets,
+        may_send=may_send,
+        places=operators,
+    )
+    return Core(directory, status, dispatcher, inbox, people, forgetter, memberships, told)

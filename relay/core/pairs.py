@@ -17,7 +17,14 @@ class PairDirectory:
     their pair before its channels are open. An address that was never opened stands for itself.
     """
 
-    def __init__(self, pairs: Iterable[Pair] = (), known: Mapping[ChannelAddress, ChannelRef] = _NOTHING) -> None:
+    def __init__(
+        self,
+        pairs: Iterable[Pair] = (),
+        known: Mapping[ChannelAddress, ChannelRef] = _NOTHING,
+        # Addresses that need not belong to a pair: the relay says something there in its own name.
+        others: Iterable[ChannelAddress] = (),
+    ) -> None:
+        self._others = frozenset(others)
         self._pairs: tuple[Pair, ...] = ()
         self._by_address: dict[ChannelAddress, Pair] = {}
         self._channels = dict(known)
@@ -37,7 +44,7 @@ class PairDirectory:
         self._pairs = tuple(pairs)
         self._by_address = {side: pair for pair in self._pairs if pair.destinations for side in pair.sides}
         self._addresses = {self.channel(address): address for address in self._by_address}
-        self._problems = {known: text for known, text in self._problems.items() if known in self._by_address}
+        self._problems = {known: text for known, text in self._problems.items() if self._is_declared(known)}
 
     def remember(self, known: Mapping[ChannelAddress, ChannelRef]) -> None:
         """Add what an earlier process knew; what this one knows takes precedence."""
@@ -46,7 +53,10 @@ class PairDirectory:
 
     def watched(self, platform: Platform) -> frozenset[ChannelAddress]:
         """The addresses on `platform` that an adapter has to open: all except those of archived pairs."""
-        return frozenset(address for address in self._by_address if address.platform is platform)
+        return frozenset(address for address in (*self._by_address, *self._others) if address.platform is platform)
+
+    def _is_declared(self, address: ChannelAddress) -> bool:
+        return address in self._by_address or address in self._others
 
     def open(
         self, address: ChannelAddress, channel: ChannelRef, predecessors: frozenset[ChannelRef] = frozenset()
@@ -56,22 +66,22 @@ class PairDirectory:
         `predecessors`: see `Inbox.opened`.
         """
         pair = self._by_address.get(address)
-        if pair is not None:
+        if self._is_declared(address):
             before = self.channel(address)
             if before != channel and self._addresses.get(before) == address:
                 del self._addresses[before]
             self._channels[address] = channel
-            self._addresses[channel] = address
             self._problems[address] = None
+        if pair is not None:
+            self._addresses[channel] = address
             self._predecessors[channel] = predecessors
         return pair
 
     def close(self, address: ChannelAddress, problem: str) -> Pair | None:
         """`address` cannot be used now, and the sentence `problem` says why. Returns its pair."""
-        pair = self._by_address.get(address)
-        if pair is not None:
+        if self._is_declared(address):
             self._problems[address] = problem
-        return pair
+        return self._by_address.get(address)
 
     def channel(self, address: ChannelAddress) -> ChannelRef:
         """The channel that `address` stands for, as far as is known."""
@@ -134,6 +144,14 @@ class PairDirectory:
         """Whether the channel that a lane leads to can be used now."""
         address = self._addresses.get(lane.destination)
         return address is not None and self._problems.get(address, "not opened yet") is None
+
+    def is_address_open(self, address: ChannelAddress) -> bool:
+        """Whether the channel of a declared address can be used now."""
+        return self._problems.get(address, "not opened yet") is None
+
+    def address_problem(self, address: ChannelAddress) -> str | None:
+        """Why it cannot be used; None if it can, or if that is not known yet."""
+        return self._problems.get(address)
 
     def notes(self, pair: Pair) -> tuple[str, ...]:
         """What the operator may correct although the pair works: a declared channel has been replaced."""

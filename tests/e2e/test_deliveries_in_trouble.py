@@ -113,6 +113,17 @@ async def test_a_lost_power_level_on_matrix_pauses_the_lane(place: FullStack) ->
 
 
 async def test_dead_letters_are_listed_shown_retried_and_discarded(place: FullStack) -> None:
+    # The operators are told of them, in a channel and a room that belong to no pair.
+    ops = place.control.create_channel(place.guild, "ops")["id"]
+    ops_room = await place.mia.create_room("ops", invite=[place.relay_user])
+    place.write_config(extra=f'[operators]\ndiscord_channel = {ops}\nmatrix_room = "{ops_room}"')
+    await place.daemon.stop()
+    await place.daemon.start()
+
+    async def told() -> list[list[str]]:
+        messages = await place.mia.messages(ops_room)
+        return [[one["content"] for one in place.control.messages(ops)], [one.body for one in messages]]
+
     rejected = {"method": "POST", "path": "^/webhooks/", "status": 400, "code": 200000, "message": "Blocked by AutoMod"}
     place.control.add_fault("status", count=2, **rejected)
     first = await place.tell("help", "first, of great beauty")
@@ -141,6 +152,12 @@ async def test_dead_letters_are_listed_shown_retried_and_discarded(place: FullSt
         found = [event["content"].get("m.relates_to", {}) for event in events if event["type"] == "m.reaction"]
         return [relation["event_id"] for relation in found if relation]
 
+    dead = ["2 messages of help did not cross, and will not by themselves: see relay dead list."]
+    # The first may have been told before the second was there.
+    one_dead = [dead[0].replace("2 messages", "1 message")]
+    seen = await eventually(told, all, what=place.daemon.log)
+    assert all(words in (dead, one_dead) for words in seen)
+
     marked = await eventually(reactions, lambda seen: len(seen) == 2, what=place.daemon.log)
     assert marked[0] == first
 
@@ -152,3 +169,5 @@ async def test_dead_letters_are_listed_shown_retried_and_discarded(place: FullSt
     assert f"there is no dead letter {two}" in printed
     assert await place.daemon.relay("dead", "list") == (0, "There are no dead letters.\n")
     await until_well(place)
+    over = "help has no messages left that did not cross."
+    await eventually(told, lambda now: now == [[*words, over] for words in seen], what=place.daemon.log)

@@ -56,6 +56,8 @@ class World:
     clock: Clock = field(default_factory=SystemClock)
     discord_adapter: MemoryAdapter | None = None
     matrix_adapter: MemoryAdapter | None = None
+    # Where the operators are told what is wrong.
+    operators: tuple[ChannelAddress, ...] = ()
 
     def channels(self, name: str = "help") -> tuple[ChannelRef, ChannelRef]:
         """The Discord channel and the Matrix room of a pair."""
@@ -77,6 +79,7 @@ class World:
             links=self.links,
             clock=self.clock,
             rng=random.Random(self.seed),
+            operators=self.operators,
         )
         await core.inbox.begin()
         for adapter in (discord, matrix):
@@ -84,6 +87,7 @@ class World:
         tasks = [
             asyncio.create_task(core.dispatcher.run()),
             asyncio.create_task(core.forgetter.run()),
+            asyncio.create_task(core.operators.run()),
             asyncio.create_task(discord.run(core.inbox)),
             asyncio.create_task(matrix.run(core.inbox)),
         ]

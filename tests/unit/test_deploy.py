@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "deploy" / "relay.example.toml"
 TOKENS = {"RELAY_DISCORD__TOKEN": "x", "RELAY_MATRIX__ACCESS_TOKEN": "x"}
 # "…" stands for what only the operator knows, and these have no default at all.
-WITHOUT_DEFAULT = {"token_file", "access_token_file", "password", "password_file"}
+WITHOUT_DEFAULT = {"token_file", "access_token_file", "password", "password_file", "matrix_room", "discord_channel"}
 
 
 def sections() -> list[tuple[str, type[BaseModel]]]:

@@ -11,7 +11,6 @@ from relay.core.ports import EventBatch, HistoryReader
 from relay.core.storage import Original, Store, UnitOfWork
 from relay.domain.events import MessageCreated, MessageDeleted, MessageEdited
 from relay.domain.ids import ChannelRef, MessageRef, Platform
-from relay.domain.pair import PairPolicy
 
 _log = structlog.get_logger(__name__)
 
@@ -61,7 +60,7 @@ class CatchUp:
 
     async def _missed(self, channel: ChannelRef, position: str) -> int:
         pair = self.pairs.pair_of(channel)
-        newest = (pair.policy if pair else PairPolicy()).catchup_limit
+        newest = pair.policy.catchup_limit if pair is not None else 0  # of no pair, nothing crosses
         events = 0
         async for batch in self.readers[channel.platform].history(channel, position, newest=newest):
             await self.receive(batch)
