@@ -15,6 +15,7 @@ from relay.config.values import (
     DirectoryAccess,
     DiscordUser,
     GhostPrefix,
+    HomeserverUrl,
     HostNames,
     KeptFor,
     ListenAddress,
@@ -81,7 +82,7 @@ class AppserviceSettings(Section):
 class MatrixSettings(Section):
     """`[matrix]`: how to reach the homeserver. At least one of `access_token` and `password` is set."""
 
-    homeserver_url: Url = Field(examples=['"https://matrix.example.org"'])
+    homeserver_url: HomeserverUrl = Field(examples=['"https://matrix.example.org"'])
     # The relay's own account, in full.
     user_id: UserId = Field(examples=['"@relay:example.org"'])
     # Used rather than the password if both are set. Read from its file if that is given instead.

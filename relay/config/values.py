@@ -98,6 +98,13 @@ def _url(value: str) -> str:
     return value.rstrip("/")
 
 
+def _homeserver_url(value: str) -> str:
+    url = _url(value)
+    if (bare := url.partition("/_matrix")[0].rstrip("/")) != url:
+        raise wrong("has a path in it that the relay adds by itself", f'write "{bare}"')
+    return url
+
+
 def _public_url(value: str) -> str:
     return _url(value) if value else value
 
@@ -242,6 +249,7 @@ DiscordUser = Annotated[str, BeforeValidator(_discord_user)]
 Room = Annotated[str, AfterValidator(_room)]
 OptionalRoom = Annotated[str, AfterValidator(_optional_room)]
 Url = Annotated[str, AfterValidator(_url)]
+HomeserverUrl = Annotated[str, AfterValidator(_homeserver_url)]
 PublicUrl = Annotated[str, AfterValidator(_public_url)]
 Seconds = Annotated[float, BeforeValidator(_seconds), Field(ge=0, allow_inf_nan=False)]
 KeptFor = Annotated[float | None, BeforeValidator(_kept_for)]

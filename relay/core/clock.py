@@ -60,6 +60,10 @@ class ServerTime:
         self._last = max(self._running(), self._last + _TICK)
         return self._last
 
+    def skew(self) -> float | None:
+        """By how many seconds our clock is ahead of the server's; None until the server has told us its time."""
+        return None if self._told is None else (self._clock.now() - self._running()).total_seconds()
+
     def of(self, moment: datetime) -> datetime:
         """What the server's clock showed when ours showed `moment`; never more than its present time."""
         present = self._running()

@@ -70,6 +70,11 @@ class Survey(Protocol):
         """Whether the platform can be reached and the account be used. Where it cannot, nothing else is looked at."""
         ...
 
+    @property
+    def usable(self) -> bool:
+        """Whether `account` found that the account can be used, whatever else is wrong with it."""
+        ...
+
     async def channels(self) -> Sequence[VisibleChannel]:
         """What the account can see, in the order in which people see it there. Call `account` first.
 

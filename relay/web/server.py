@@ -402,6 +402,21 @@ async def _add_security_headers(request: web.Request, handler: Handler) -> web.S
     return response
 
 
+async def listen_problem(listen: str) -> tuple[str, str] | None:
+    """Why the relay could not listen on an address now, and the fix; None if it could."""
+    if not listen:
+        return None
+    host, _, port = listen.rpartition(":")
+    try:
+        server = await asyncio.get_running_loop().create_server(
+            asyncio.Protocol, host.strip("[]"), int(port), reuse_address=True
+        )
+    except OSError as error:
+        return _unusable(listen, error)
+    server.close()
+    return None
+
+
 def _unusable(listen: str, error: OSError) -> tuple[str, str]:
     """Why the relay cannot listen on an address, and the fix."""
     remedy = 'choose another address in [web] listen, or "" to do without'

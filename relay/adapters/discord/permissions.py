@@ -85,6 +85,18 @@ def blocked(channel: str, held: int, *, in_thread: bool = False) -> str | None:
     return None
 
 
+def shortcoming(channel: str, held: int, *, in_thread: bool = False) -> str | None:
+    """What the relay cannot do in a channel that it mirrors for lack of permissions, with the remedy; None if nothing.
+
+    As in `blocked`. In a thread, Send Messages counts for nothing.
+    """
+    lacking = [one for one in missing(held) if not (in_thread and one is SEND_MESSAGES)]
+    if not lacking:
+        return None
+    without = "; ".join(f"without {one.name}, {one.without}" for one in lacking)
+    return f"{without}: give the bot's role {named(lacking)} in {channel}"
+
+
 def held_in(guild: Json, channel: Json, roles: Collection[str], user: str, *, timed_out: bool = False) -> int:
     """The bits that a member with these roles has in a channel, from Discord's JSON; for a thread: of its channel.
 

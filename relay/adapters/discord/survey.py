@@ -3,27 +3,40 @@
 No gateway: it would count against the day's limit of sessions, and the daemon may be connected.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 from relay.adapters.discord.api.client import RestClient, Route
-from relay.adapters.discord.api.errors import translate_read_errors
+from relay.adapters.discord.api.errors import MISSING, ApiError, ErrorCode, Refused, translate_read_errors
 from relay.adapters.discord.api.rate_limits import RateLimits
-from relay.adapters.discord.permissions import blocked, held_in
+from relay.adapters.discord.gateway.connection import PORTAL, token_refused
+from relay.adapters.discord.identifiers import is_snowflake
+from relay.adapters.discord.permissions import MANAGE_WEBHOOKS, blocked, held_in, invite_link, missing, shortcoming
+from relay.adapters.discord.webhooks import Webhooks
 from relay.config.settings import DiscordSettings
 from relay.core.clock import SystemClock
-from relay.core.findings import VisibleChannel
-from relay.domain.jsontext import Json
+from relay.core.findings import Finding, VisibleChannel
+from relay.core.ports import Clock
+from relay.domain.ids import Platform
+from relay.domain.jsontext import Json, as_dict, as_list
+from relay.domain.pair import Pair
 
 _GUILDS_A_PAGE = 200
 _CATEGORY = 4
+_MOST_WEBHOOKS = 15
 # https://docs.discord.com/developers/resources/channel#channel-object-channel-types: those that can be mirrored.
-KINDS = {0: "text channel", 2: "voice channel", 5: "announcement channel", 13: "stage channel"}
-_OTHER_KINDS = {_CATEGORY: "category", 14: "directory", 15: "forum", 16: "media channel"}
-THREADS = {10: "thread", 11: "thread", 12: "private thread"}
+_KINDS = {0: "text channel", 2: "voice channel", 5: "announcement channel", 13: "stage channel"}
+_THREADS = {10: "thread", 11: "thread", 12: "private thread"}
+_FORUMS = {15: "forum", 16: "media channel"}
+_OTHER_KINDS = {_CATEGORY: "category", 14: "directory", **_FORUMS}
+# https://docs.discord.com/developers/resources/application#application-object-application-flags: each for bots in many
+# servers, whom Discord has verified, and for others.
+_MESSAGE_CONTENT = 1 << 18 | 1 << 19
+_MEMBERS = 1 << 14 | 1 << 15
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Guild:
     """A server, and what the bot is there."""
 
@@ -31,23 +44,26 @@ class Guild:
     # Of the bot.
     roles: frozenset[str]
     timed_out: bool
-    channels: tuple[Json, ...]
+    channels: Mapping[str, Json]
 
     @property
     def name(self) -> str:
         """What people call it."""
-        return str(self.document.get("name", self.document["id"]))
+        return str(self.document.get("name") or self.document.get("id"))
 
 
 @dataclass(slots=True, kw_only=True, eq=False, repr=False)
 class DiscordSurvey:
-    """Lists what a bot can see."""
+    """Implements `core.findings.Survey`."""
 
     settings: DiscordSettings
-    clock: SystemClock = field(default_factory=SystemClock)
+    clock: Clock = field(default_factory=SystemClock)
+    # Seconds for each request.
     timeout: float = 10.0
     _rest: RestClient = field(init=False)
-    _user: str = field(init=False, default="")
+    _me: Json = field(init=False, default_factory=dict)
+    # The application's ID; the bot's own until that is known. Both are the same, except for very old bots.
+    _application: str = field(init=False, default="")
     _guilds: tuple[Guild, ...] | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
@@ -63,23 +79,121 @@ class DiscordSurvey:
         """See `Survey.close`."""
         await self._rest.close()
 
+    @property
+    def invite(self) -> str:
+        """The link under which the bot can be invited; "" until `account` has found out whose it is."""
+        return invite_link(self._application) if self._application else ""
+
+    @property
+    def usable(self) -> bool:
+        """See `Survey.usable`."""
+        return self._guilds is not None
+
+    # --- The account --------------------------------------------------------------------------------------
+
+    async def account(self) -> Sequence[Finding]:
+        """See `Survey.account`."""
+        found: list[Finding] = []
+        try:
+            found.append(await self._token())
+            if found[-1].state != "wrong":
+                found += await self._portal()
+                found += await self._servers()
+        except ApiError as error:
+            found.append(Finding("Discord", "wrong", str(error), self._unanswered()))
+        return found
+
+    def _unanswered(self) -> str:
+        official = DiscordSettings.model_fields["api_url"].default
+        where = "" if self.settings.api_url == official else ", correct [discord] api_url"
+        return f"try again in a moment; if it stays so, see that this machine may connect to the internet{where}"
+
+    async def _token(self) -> Finding:
+        try:
+            self._me = await self._rest.call(Route("GET", "/users/@me", {}))
+        except Refused as error:
+            if error.status == 401:
+                refused = token_refused(self.settings.token.get_secret_value())
+                return Finding("the bot's token", "wrong", refused.reason, refused.remedy)
+            if error.unexplained:
+                words = f"what answers at {self.settings.api_url} is not Discord's API"
+                return Finding("Discord", "wrong", words, "correct [discord] api_url, or leave it out")
+            raise
+        self._application = self._user
+        return Finding("the bot's token", "ok", f"it is {self._me.get('username')}'s")
+
+    @property
+    def _user(self) -> str:
+        return str(self._me.get("id", ""))
+
+    async def _portal(self) -> list[Finding]:
+        """What is set in the developer portal."""
+        try:
+            application = await self._rest.call(Route("GET", "/applications/@me", {}))
+        except Refused:
+            return []  # Another server that speaks Discord's API.
+        self._application = str(application.get("id") or self._application)
+        flags = application.get("flags") or 0
+        page = f"{PORTAL}/{self._application}/bot"
+        found = [
+            Finding("Message Content Intent", "ok", "it is on")
+            if flags & _MESSAGE_CONTENT
+            else Finding(
+                "Message Content Intent",
+                "wrong",
+                "it is off, and so the bot may not read what people write",
+                f"turn it on under Privileged Gateway Intents at {page}",
+            )
+        ]
+        if self.settings.members_intent and not flags & _MEMBERS:
+            words = "it is off, and [discord] members_intent asks for it: Discord will refuse the bot"
+            remedy = f"turn it on under Privileged Gateway Intents at {page}, or remove members_intent"
+            found.append(Finding("Server Members Intent", "wrong", words, remedy))
+        if application.get("interactions_endpoint_url"):
+            words = "it is set, and so Discord sends /relay there instead of to the relay"
+            remedy = f"empty it at {PORTAL}/{self._application}/information"
+            found.append(Finding("Interactions Endpoint URL", "note", words, remedy))
+        return found
+
+    async def _servers(self) -> list[Finding]:
+        await self._load_guilds()
+        if not self._guilds:
+            return [Finding("the bot's servers", "wrong", "the bot is in no server", f"invite it: {self.invite}")]
+        names = ", ".join(guild.name for guild in self._guilds)
+        found = [Finding("the bot's servers", "ok", names)]
+        for guild in self._guilds:
+            if guild.timed_out:
+                remedy = "ask a moderator to remove its time-out"
+                found.append(Finding(guild.name, "wrong", "the bot is timed out there and may not write", remedy))
+        return found
+
+    @property
+    def clock_skew(self) -> float | None:
+        """By how many seconds our clock is ahead of Discord's; None before the first answer."""
+        return self._rest.time.skew()
+
+    # --- Its channels -------------------------------------------------------------------------------------
+
     async def channels(self) -> Sequence[VisibleChannel]:
         """See `Survey.channels`: of all servers, without categories and threads."""
-        return [
-            self._visible(guild, channel, sections)
-            for guild in await self.guilds()
-            for sections in ({str(one["id"]): one for one in guild.channels if one.get("type") == _CATEGORY},)
-            for channel in sorted(guild.channels, key=lambda one: _order(one, sections))
-            if channel.get("type") in KINDS or channel.get("type") in _OTHER_KINDS.keys() - {_CATEGORY}
-        ]
+        found: list[VisibleChannel] = []
+        for guild in await self.guilds():
+            sections = {name: one for name, one in guild.channels.items() if one.get("type") == _CATEGORY}
+            listed = [one for one in guild.channels.values() if one.get("type") in _KINDS.keys() | _FORUMS.keys()]
+            found += [self._visible(guild, one, sections) for one in sorted(listed, key=partial(_order, sections))]
+        return found
 
     async def guilds(self) -> tuple[Guild, ...]:
         """The servers that the bot is in. Raises `DeliveryError`."""
+        with translate_read_errors("of the bot's servers"):
+            return await self._load_guilds()
+
+    async def _load_guilds(self) -> tuple[Guild, ...]:
         if self._guilds is None:
-            with translate_read_errors("of the bot's servers"):
-                if not self._user:
-                    self._user = str((await self._rest.call(Route("GET", "/users/@me", {})))["id"])
-                self._guilds = tuple([await self._guild(str(one["id"])) for one in await self._guild_list()])
+            if not self._user:
+                self._me = await self._rest.call(Route("GET", "/users/@me", {}))
+                self._application = self._application or self._user
+            self._guilds = tuple([await self._guild(str(one["id"])) for one in await self._guild_list()])
         return self._guilds
 
     async def _guild_list(self) -> list[Json]:
@@ -103,14 +217,13 @@ class DiscordSurvey:
             document=document,
             roles=frozenset(map(str, member.get("roles") or ())),
             timed_out=isinstance(until, str) and until > self.clock.now().isoformat(),
-            channels=tuple(channels),
+            channels={str(channel["id"]): channel for channel in as_list(channels)},
         )
 
-    def held(self, guild: Guild, channel: Json) -> int:
-        """The bits of the bot's permissions in a channel."""
+    def _held(self, guild: Guild, channel: Json) -> int:
         return held_in(guild.document, channel, guild.roles, self._user, timed_out=guild.timed_out)
 
-    def _visible(self, guild: Guild, channel: Json, sections: dict[str, Json]) -> VisibleChannel:
+    def _visible(self, guild: Guild, channel: Json, sections: Mapping[str, Json]) -> VisibleChannel:
         section = sections.get(str(channel.get("parent_id")))
         return VisibleChannel(
             address=str(channel["id"]),
@@ -120,27 +233,149 @@ class DiscordSurvey:
             kind=_kind(channel),
             topic=channel.get("topic") or "",
             nsfw=bool(channel.get("nsfw")),
-            problem=unusable(channel) or blocked(f"#{channel.get('name')}", self.held(guild, channel)),
+            problem=_unusable(channel) or blocked(f"#{channel.get('name')}", self._held(guild, channel)),
         )
 
+    # --- The pairs' channels ------------------------------------------------------------------------------
 
-def unusable(channel: Json) -> str | None:
-    """Why a channel of its type cannot be mirrored, with the remedy; None if it can."""
-    if channel.get("type") in KINDS.keys() | THREADS.keys():
+    async def pairs(self, pairs: Sequence[Pair]) -> AsyncIterator[Finding]:
+        """See `Survey.pairs`."""
+        for pair in pairs:
+            address = next((side.value for side in pair.sides if side.platform is Platform.DISCORD), None)
+            if address is None:
+                continue
+            try:
+                found = await self._channel(address)
+            except ApiError as error:
+                found = [Finding(f"channel {address}", "wrong", str(error), self._unanswered())]
+            for finding in found:
+                yield replace(finding, pair=pair.name)
+
+    async def _channel(self, address: str) -> list[Finding]:
+        subject = f"channel {address}"
+        guild, channel = self._listed(address)
+        if channel is None:
+            if (mistaken := self._mistaken(address)) is not None:
+                return [Finding(subject, "wrong", mistaken, COPY_CHANNEL)]
+            try:
+                channel = await self._rest.call(Route("GET", "/channels/{channel}", {"channel": address}))
+            except Refused as error:
+                return [self._refused(subject, error)]
+            guild = next(
+                (one for one in self._guilds or () if str(one.document["id"]) == channel.get("guild_id")), None
+            )
+        if guild is None:
+            return [Finding(subject, "wrong", "it is in no server that the bot is in", f"invite it: {self.invite}")]
+        name = f"#{channel.get('name')}"
+        subject = f"{name} on {guild.name}"
+        if (problem := _unusable(channel)) is not None:
+            return [Finding(subject, "wrong", *_split(problem))]
+        in_thread = channel.get("type") in _THREADS
+        home = guild.channels.get(str(channel.get("parent_id")), {}) if in_thread else channel
+        if in_thread:
+            name = f"#{home.get('name')}"
+        held = self._held(guild, home)
+        if (problem := blocked(name, held, in_thread=in_thread)) is not None:
+            return [Finding(subject, "wrong", *_split(problem))]
+        lacking = shortcoming(name, held, in_thread=in_thread)
+        found = [] if lacking is None else [Finding(subject, "note", *_split(lacking))]
+        found += await self._webhooks(subject, str(home.get("id")), held)
+        if not found:
+            found.append(Finding(subject, "ok", f"{_kind(channel)}, all permissions are there"))
+        return found
+
+    def _listed(self, address: str) -> tuple[Guild | None, Json | None]:
+        for guild in self._guilds or ():
+            if address in guild.channels:
+                return guild, guild.channels[address]
+        return None, None
+
+    def _mistaken(self, address: str) -> str | None:
+        """What else the ID belongs to; None if that is not known."""
+        if address in {self._user, self._application}:
+            return "it is the ID of the bot itself, not of a channel"
+        for guild in self._guilds or ():
+            if str(guild.document.get("id")) == address:
+                return f"it is the ID of the server {guild.name}, not of a channel"
+            for role in as_list(guild.document.get("roles")):
+                if str(role.get("id")) == address:
+                    return f"it is the ID of the role {role.get('name')}, not of a channel"
         return None
-    others = "one of its posts" if channel.get("type") in {15, 16} else "a thread"
+
+    def _refused(self, subject: str, error: Refused) -> Finding:
+        if error.code in MISSING:
+            # Channels of the bot's servers are listed even where it may not see them.
+            words = "the bot may not see it, or is not in its server"
+            return Finding(subject, "wrong", words, f"add the bot to the thread, or invite it: {self.invite}")
+        if error.code == ErrorCode.UNKNOWN_CHANNEL or error.unexplained or error.status == 404:
+            words = "there is no such channel, or the bot is not in its server"
+            return Finding(subject, "wrong", words, f"correct discord_channel, or invite the bot: {self.invite}")
+        raise error
+
+    async def _webhooks(self, subject: str, channel: str, held: int) -> Sequence[Finding]:
+        if missing(held, (MANAGE_WEBHOOKS,)):
+            return []  # `shortcoming` tells.
+        try:
+            listed = await self._rest.call(Route("GET", "/channels/{channel}/webhooks", {"channel": channel}))
+        except Refused:
+            return []
+        hooks = Webhooks(self._rest, _keep_nothing)
+        hooks.set_owner(self._application, self._user)
+        ours = [item for item in as_list(listed) if hooks.is_ours(as_dict(item))]
+        if ours or len(listed) < _MOST_WEBHOOKS:
+            return list(_others(subject, listed, ours))
+        return [Finding(subject, "note", *_split(webhooks_full(subject)))]
+
+
+COPY_CHANNEL = "right-click the channel in Discord, and take Copy Channel ID (its settings, Advanced, Developer Mode)"
+
+
+def webhooks_full(channel: str) -> str:
+    """That there is no room for the relay's own webhook, with the remedy."""
+    return (
+        f"all {_MOST_WEBHOOKS} webhooks of the channel are taken, so that people's names cross as text in front of "
+        f"what they say: delete one that nobody uses (settings of {channel.partition(' ')[0]}, Integrations, Webhooks)"
+    )
+
+
+async def _keep_nothing(_: str, __: tuple[str, ...]) -> None:
+    """A survey uses no webhook, and so there is nothing to keep."""
+
+
+def _others(subject: str, listed: Sequence[Json], ours: Sequence[Json]) -> Iterator[Finding]:
+    """Webhooks of what may be another bridge to Matrix."""
+    for item in listed:
+        name = str(item.get("name") or "")
+        if item not in ours and "matrix" in name.casefold():
+            words = f"another bridge may be at work there: it has a webhook called {name!r}"
+            yield Finding(
+                subject, "note", words, "if it bridges the same room, turn it off: each message would cross twice"
+            )
+
+
+def _unusable(channel: Json) -> str | None:
+    """Why a channel of its type cannot be mirrored, with the remedy; None if it can."""
+    if channel.get("type") in _KINDS.keys() | _THREADS.keys():
+        return None
+    others = "one of its posts" if channel.get("type") in _FORUMS else "a thread"
     return f"#{channel.get('name')} is a {_kind(channel)}, which cannot be mirrored: name a text channel, or {others}"
 
 
 def _kind(channel: Json) -> str:
-    kinds = KINDS | THREADS | _OTHER_KINDS
+    kinds = _KINDS | _THREADS | _OTHER_KINDS
     return kinds.get(int(channel.get("type") or 0), "channel of a type that the relay does not know")
 
 
-def _order(channel: Json, sections: dict[str, Json]) -> tuple[int, int, int]:
+def _split(problem: str) -> tuple[str, str]:
+    """What is wrong, and the remedy."""
+    words, _, remedy = problem.rpartition(": ")
+    return (words, remedy) if words else (problem, "")
+
+
+def _order(sections: Mapping[str, Json], channel: Json) -> tuple[int, int, int]:
     section = sections.get(str(channel.get("parent_id")))
     return (
         -1 if section is None else int(section.get("position") or 0),
         int(channel.get("position") or 0),
-        int(channel["id"]),
+        int(channel["id"]) if is_snowflake(channel.get("id")) else 0,
     )

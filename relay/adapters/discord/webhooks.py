@@ -211,7 +211,7 @@ class Webhooks:
     def _learn(self, channel: str, listed: list[Json]) -> None:
         # The oldest first, so that two daemons that each made one end up using the same.
         away = {one for home, used in self._homes.items() if home != channel for one in used}
-        ours = [item for item in sorted(listed, key=_age) if self._is_ours(item) and str(item["id"]) not in away]
+        ours = [item for item in sorted(listed, key=_age) if self.is_ours(item) and str(item["id"]) not in away]
         self._keep(channel, [Webhook(str(item["id"]), str(item["token"])) for item in ours])
 
     def _keep(self, channel: str, ours: list[Webhook]) -> None:
@@ -219,7 +219,8 @@ class Webhooks:
         self.ids.update(webhook.id for webhook in ours)
         self._tokens.update((webhook.id, webhook.token) for webhook in ours)
 
-    def _is_ours(self, item: Json) -> bool:
+    def is_ours(self, item: Json) -> bool:
+        """Whether a webhook was made by our application, or by our user, and can be used."""
         # Webhooks that follow an announcement channel, and those of other applications, come without a token.
         if not (is_token(item.get("token")) and is_snowflake(item.get("id"))):
             return False

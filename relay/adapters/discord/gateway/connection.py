@@ -9,6 +9,7 @@ for each event, so that they may finish out of order.
 import asyncio
 import json
 import random
+import re
 from collections.abc import Callable, Mapping, MutableMapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -55,8 +56,12 @@ RAW_EVENTS = frozenset(
 )
 
 # https://docs.discord.com/developers/topics/opcodes-and-status-codes#gateway-gateway-close-event-codes
+TOKEN_REFUSED = 4004
 _FATAL_CLOSES = {
-    4004: ("Discord refused the bot's token", f"make a new one ({PORTAL}, your application, Bot, Reset Token)"),
+    TOKEN_REFUSED: (
+        "Discord refused the bot's token",
+        f"make a new one ({PORTAL}, your application, Bot, Reset Token)",
+    ),
     4010: ("Discord refused the shard that was asked for", "update the relay"),
     4011: ("the bot is in too many servers for one connection", "let it leave those that it mirrors nothing of"),
     4012: ("Discord no longer speaks this version of its gateway", "update the relay"),
@@ -83,10 +88,29 @@ _THREAD_METADATA: Json = {
 }
 
 
-def fatal_close(code: int) -> FatalError:
+# What people take for the bot's token: https://docs.discord.com/developers/resources/application#application-object
+_OTHER_SECRETS = (
+    (re.compile(r"[A-Za-z0-9_-]{32}"), "the application's client secret"),
+    (re.compile(r"[0-9a-f]{64}"), "the application's public key"),
+    (re.compile(r"[0-9]{15,20}"), "the application's ID"),
+)
+
+
+def fatal_close(code: int, token: str = "") -> FatalError:
     """The error for a close code after which reconnecting is no use."""
+    if code == TOKEN_REFUSED:
+        refused = token_refused(token)
+        return FatalError(f"{refused.reason} (close code {code})", refused.remedy)
     reason, remedy = _FATAL_CLOSES[code]
     return FatalError(f"{reason} (close code {code})", remedy)
+
+
+def token_refused(token: str) -> FatalError:
+    """The error for a token that Discord refuses: what it looks like instead, and where the right one is."""
+    reason, remedy = _FATAL_CLOSES[TOKEN_REFUSED]
+    where = f"{remedy} and write it to [discord] token or RELAY_DISCORD__TOKEN"
+    looks = next((what for form, what in _OTHER_SECRETS if form.fullmatch(token.strip())), None)
+    return FatalError(reason if looks is None else f"{reason}: it looks like {looks}, which is another thing", where)
 
 
 async def check_token(rest: RestClient) -> None:
@@ -98,9 +122,7 @@ async def check_token(rest: RestClient) -> None:
         await rest.read(Route("GET", "/users/@me", {}))
     except Refused as error:
         if error.status == 401:
-            reason, remedy = _FATAL_CLOSES[4004]
-            where = "[discord] token or RELAY_DISCORD__TOKEN"
-            raise FatalError(reason, f"{remedy} and write it to {where}") from None
+            raise token_refused(rest.token) from None
 
 
 def intents(*, members: bool = False) -> discord.Intents:
@@ -362,7 +384,7 @@ class Gateway:
             return await self._token_refused()
         except discord.ConnectionClosed as error:
             if error.code in _FATAL_CLOSES:
-                raise fatal_close(error.code) from None
+                raise fatal_close(error.code, self.token) from None
             return f"the gateway closed with code {error.code}"
         except ApiError as error:
             if isinstance(error, Refused) and error.status == 401:

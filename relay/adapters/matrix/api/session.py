@@ -15,6 +15,7 @@ _log = structlog.get_logger(__name__)
 LoadSession = Callable[[], Awaitable[str | None]]
 SaveSession = Callable[[str], Awaitable[None]]
 
+NEW_TOKEN = "make a new one with `relay login`, and put it into [matrix] access_token"
 _TOKEN_REFUSED = frozenset({"M_UNKNOWN_TOKEN", "M_MISSING_TOKEN", "M_USER_DEACTIVATED", "M_USER_LOCKED"})
 
 
@@ -53,7 +54,7 @@ class MatrixSession:
         """
         if self.settings.access_token is not None:
             self.api.use_token(self.settings.access_token.get_secret_value())
-            await self._check("matrix.access_token", "make a new one and put it into matrix.access_token")
+            await self._check("[matrix] access_token", NEW_TOKEN)
             return
         if self._unsaved is None:
             stored = await self._stored()
@@ -73,7 +74,7 @@ class MatrixSession:
         if answer.get("user_id") != self.api.user_id:
             raise FatalError(
                 f"{what} belongs to {answer.get('user_id')}, not to {self.api.user_id}",
-                "correct matrix.user_id or the token",
+                "correct [matrix] user_id, or make a token of that account with `relay login`",
             )
 
     async def _is_valid(self, stored: StoredSession) -> bool:
@@ -97,7 +98,7 @@ class MatrixSession:
     async def _log_in(self, device_id: str | None) -> StoredSession:
         password = self.settings.password
         if password is None:
-            raise FatalError("there is neither a token nor a password", "set matrix.access_token or matrix.password")
+            raise FatalError("there is neither a token nor a password", "set [matrix] access_token or password")
         body = {
             "type": "m.login.password",
             "identifier": {"type": "m.id.user", "user": self.api.user_id},
@@ -112,11 +113,13 @@ class MatrixSession:
             if refused.status in {400, 401, 403}:
                 raise FatalError(
                     f"the homeserver refuses the password of {self.api.user_id} ({refused.code or refused.status})",
-                    "correct matrix.user_id and matrix.password, or set matrix.access_token instead",
+                    "correct [matrix] user_id and password, or set access_token instead",
                 ) from refused
             raise
         if answer.get("user_id") != self.api.user_id:
-            raise FatalError(f"the login is {answer.get('user_id')}, not {self.api.user_id}", "correct matrix.user_id")
+            raise FatalError(
+                f"the login is {answer.get('user_id')}, not {self.api.user_id}", "correct [matrix] user_id"
+            )
         token, device = str(answer["access_token"]), str(answer["device_id"])
         self.api.use_token(token)
         _log.info("logged in", user=self.api.user_id, device=device)

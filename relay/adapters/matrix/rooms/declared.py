@@ -326,19 +326,30 @@ class DeclaredRooms:
         if not state.complete:
             return f"{room.name} is not known yet: the homeserver is being asked for its state."
         if state.encrypted:
-            return (
-                f"{room.name} is encrypted, and the relay can neither read nor write there: "
-                "pair it with a room without encryption."
-            )
+            return encrypted_problem(room.name)
         if state.upgraded and room.upgrade_problem is not None:
             return room.upgrade_problem
         if state.upgraded:
             successor = f" to {state.successor}" if state.successor else ""
             return f"{room.name} has been upgraded{successor}: declare the new room, or let the alias name it."
-        if not state.may_send(self._me):
-            needed = state.level_to_send("m.room.message")
-            return f"{self._me} may not write in {room.name}: give it the power level {needed} there."
+        return power_problem(room.name, state, self._me)
+
+
+def encrypted_problem(name: str) -> str:
+    """Why an encrypted room cannot be mirrored, with the remedy."""
+    return (
+        f"{name} is encrypted, so that only its members' devices can read it, and the relay is none. "
+        "Encryption cannot be switched off again: make another room without it (Element switches it on for a new "
+        "private room unless asked not to), and declare that one."
+    )
+
+
+def power_problem(name: str, state: RoomState, me: str) -> str | None:
+    """Why we may not write in a room, with the remedy; None if we may."""
+    if state.may_send(me):
         return None
+    needed = state.level_to_send("m.room.message")
+    return f"{me} may not write in {name}: give it the power level {needed} there."
 
 
 def removal_reason(event: Json, me: str, name: str) -> str:

@@ -141,7 +141,7 @@ class RoomJoiner:
         except Refused as refused:
             # If we know the room from an earlier look-up, it goes on working without its alias.
             if room.room_id is None and refused.status != 429:
-                await self.rooms.report_problem(room, _lookup_problem(room, refused), inbox)
+                await self.rooms.report_problem(room, lookup_problem(room.name, refused), inbox)
             return False
         room_id = answer.get("room_id")
         if not isinstance(room_id, str) or not is_room_id(room_id):
@@ -320,7 +320,7 @@ class RoomJoiner:
                     continue
                 room.invited = False
                 room.resolved = False  # The alias may name another room by now.
-                await self.rooms.report_problem(room, _join_problem(room, refused, self.api.user_id), inbox)
+                await self.rooms.report_problem(room, join_problem(room.name, refused, self.api.user_id), inbox)
                 return room.backoff.next(refused.retry_after)
             _log.info("room joined", room=room.name)
             break
@@ -339,17 +339,19 @@ def _via(room: DeclaredRoom) -> dict[str, str | list[str]]:
     return {"via": servers, "server_name": servers} if servers else {}
 
 
-def _lookup_problem(room: DeclaredRoom, refused: Refused) -> str:
+def lookup_problem(name: str, refused: Refused) -> str:
+    """Why an alias names no room, as a sentence with the remedy."""
     if refused.status == 404:
-        return f"No room has the alias {room.name}: correct matrix_room, or give the room that alias."
-    return f"The alias {room.name} cannot be looked up ({refused.reason or refused.code}): correct matrix_room."
+        return f"No room has the alias {name}: correct matrix_room, or give the room that alias."
+    return f"The alias {name} cannot be looked up ({refused.reason or refused.code}): correct matrix_room."
 
 
-def _join_problem(room: DeclaredRoom, refused: Refused, me: str) -> str:
+def join_problem(name: str, refused: Refused, me: str) -> str:
+    """Why a room cannot be joined, as a sentence with the remedy."""
     if "banned" in refused.reason.lower():
-        return f"{me} is banned from {room.name}: lift the ban."
+        return f"{me} is banned from {name}: lift the ban."
     if refused.status == 403:
-        return f"{me} is not let into {room.name} ({refused.reason or refused.code}): invite it, or open the room."
+        return f"{me} is not let into {name} ({refused.reason or refused.code}): invite it, or open the room."
     if refused.status == 404:
-        return f"{room.name} cannot be found ({refused.reason}): correct matrix_room, or invite {me} into it."
-    return f"{room.name} cannot be joined ({refused.reason or refused.status}): invite {me} into it."
+        return f"{name} cannot be found ({refused.reason}): correct matrix_room, or invite {me} into it."
+    return f"{name} cannot be joined ({refused.reason or refused.status}): invite {me} into it."

@@ -48,6 +48,8 @@ class RoomState:
         self.upgrader = ""
         # Whether the event that made the room is known, which says who is above all power levels.
         self.creator_known = False
+        # The room's version, "" until that is known.
+        self.version = ""
         self._creators: frozenset[str] = frozenset()
         self._creators_are_privileged = False
         self._power: Json | None = None
@@ -109,15 +111,23 @@ class RoomState:
         """Whether a user may send events of type `kind`."""
         return self.level(user_id) >= self.level_to_send(kind)
 
+    @property
+    def level_to_redact(self) -> int:
+        """The power level that is needed to redact what others wrote."""
+        return _level((self._power or {}).get("redact"), 50)
+
+    @property
+    def level_to_broadcast(self) -> int:
+        """The power level that is needed to notify the whole room (`@room`)."""
+        return _level(as_dict((self._power or {}).get("notifications")).get("room"), 50)
+
     def may_redact(self, user_id: str) -> bool:
         """Whether a user may redact what others wrote."""
-        return self.level(user_id) >= _level((self._power or {}).get("redact"), 50)
+        return self.level(user_id) >= self.level_to_redact
 
     def may_broadcast(self, user_id: str) -> bool:
         """Whether a user may notify the whole room (`@room`)."""
-        notifications = as_dict((self._power or {}).get("notifications"))
-        needed = _level(notifications.get("room"), 50)
-        return self.level(user_id) >= needed
+        return self.level(user_id) >= self.level_to_broadcast
 
     def _apply(self, kind: str, sender: str, content: Json) -> None:
         match kind:
@@ -148,7 +158,7 @@ class RoomState:
 
     def _apply_create(self, sender: str, content: Json) -> None:
         self.creator_known = True
-        version = str(content.get("room_version", "1"))
+        version = self.version = str(content.get("room_version", "1"))
         self._creators_are_privileged = (
             version.isdecimal() and int(version) >= _FIRST_VERSION_WITH_PRIVILEGED_CREATORS
         ) or version.startswith("org.matrix.hydra")

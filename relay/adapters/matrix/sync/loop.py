@@ -5,6 +5,7 @@ events. So however the process ends, the next one asks again for what was not wr
 """
 
 import asyncio
+import contextlib
 import random
 import secrets
 from collections.abc import Awaitable, Callable
@@ -14,6 +15,7 @@ from typing import TypeVar
 
 import structlog
 
+from relay.adapters.matrix.api.address import correction
 from relay.adapters.matrix.api.client import Api, Refused, Unreachable
 from relay.adapters.matrix.api.session import MatrixSession, is_token_refusal
 from relay.adapters.matrix.cursors import SYNC
@@ -35,6 +37,8 @@ _CATCH_UP_TIMEOUT = 300.0  # After weeks of absence a response takes its time.
 # After so many refusals in a row, over so many seconds, it must be the position that the homeserver does not accept:
 # not a restart of some part of it, a proxy, or a filter that it has forgotten.
 _REFUSALS, _REFUSED_SECONDS = 5, 120.0
+# Seconds without a login after which the address itself is looked at, and from one look to the next.
+_ADDRESS_PATIENCE, _ADDRESS_AGAIN = 5.0, 60.0
 _TIMELINE = 100  # Synapse sends no more events of a room than that, whatever is asked for.
 
 
@@ -74,13 +78,36 @@ class SyncLoop:
     _filter: str = field(init=False, default="")
     _filtered: frozenset[str] | None = field(init=False, default=None)
     _backoff: Backoff = field(init=False)
+    # Set at the first failure, and what is wrong with the homeserver's address; before the login only.
+    _failed: asyncio.Event = field(init=False, default_factory=asyncio.Event)
+    _advice: str = field(init=False, default="")
 
     def __post_init__(self) -> None:
         self._backoff = Backoff(self.rng, first=0.5, longest=20.0)
 
     async def connect(self) -> None:
         """Log in, however long the homeserver takes to answer. Raises `FatalError` if it refuses us."""
-        await self._retry(self.session.establish)
+        looking = asyncio.create_task(self._look_at_address(), name="matrix address")
+        try:
+            await self._retry(self.session.establish)
+        finally:
+            looking.cancel()
+            self._advice = ""
+
+    async def _look_at_address(self) -> None:
+        """Find out whether a homeserver answers at the configured address at all, and say what to write instead."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_ADDRESS_PATIENCE):
+                await self._failed.wait()
+        while True:
+            self._advice = await correction(self.api.homeserver_url, self.api.user_id) or ""
+            if self._advice:
+                self._report_unconnected(self._advice)
+                _log.warning("no homeserver at this address", reason=self._advice)
+            await self.clock.sleep(_ADDRESS_AGAIN)
+
+    def _report_unconnected(self, problem: str) -> None:
+        self.status.set("connecting", f"{problem[:1].upper()}{problem[1:]}; trying again.")
 
     async def run(self, inbox: RetryingInbox) -> None:
         """Sync until cancelled.
@@ -182,7 +209,7 @@ class SyncLoop:
                 result = await self._once(call)
             except (Refused, Unreachable) as error:
                 wait = self._backoff.next(error.retry_after if isinstance(error, Refused) else None)
-                problem = f"{error}; trying again."
+                problem = self._advice or str(error)
             except StoreUnavailable as error:
                 wait = self._backoff.next()
                 problem = str(error)
@@ -192,11 +219,12 @@ class SyncLoop:
                 # A bug of ours must not end the daemon. What it failed at is still there for the next attempt.
                 _log.exception("bug while syncing")
                 wait = self._backoff.next()
-                problem = f"internal error ({type(error).__name__}); trying again."
+                problem = f"internal error ({type(error).__name__})"
             else:
                 self._backoff.reset()
                 return result
-            self.status.set("connecting", problem[:1].upper() + problem[1:])
+            self._failed.set()
+            self._report_unconnected(problem)
             self.status.caught_up.clear()
             _log.warning("no connection to the homeserver", reason=problem, seconds=round(wait, 1))
             await self.clock.sleep(wait)

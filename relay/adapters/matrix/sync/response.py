@@ -106,7 +106,7 @@ class ResponseHandler:
         known = request.rooms - self._rooms.awaited
         joined, left = (_sections(sections.get(kind), known) for kind in ("join", "leave"))
         invited = _sections(sections.get("invite"), request.rooms)
-        await _learn_creators(self._api, map(self._rooms.state, joined))
+        await learn_creators(self._api, map(self._rooms.state, joined))
         updates = [await self._joined(room_id, section, request, token, inbox) for room_id, section in joined.items()]
         updates += [await self._left(room_id, section, request.since, inbox) for room_id, section in left.items()]
         for update in updates:
@@ -359,7 +359,7 @@ class ResponseHandler:
         return found
 
 
-async def _learn_creators(api: Api, states: Iterable[RoomState]) -> None:
+async def learn_creators(api: Api, states: Iterable[RoomState]) -> None:
     """Ask who made the rooms of which that is not known. Returns once all are known, or cannot be asked for now.
 
     A filter by room hides the `m.room.create` of a room of version 12 from sync, because that event has no room ID

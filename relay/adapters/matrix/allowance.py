@@ -1,0 +1,95 @@
+"""How many messages a homeserver takes from an account: measured where nobody hears it.
+
+Synapse counts what an account sends (`rc_message`) and nothing else that would do no harm: account data, reading and
+filters are not limited alike. So events are sent until one is refused, into a room of the account's own in which nobody
+else is, and which no other server gets to know. The room is kept, and used again.
+https://element-hq.github.io/synapse/latest/usage/configuration/config_documentation.html#rc_message
+"""
+
+import secrets
+from dataclasses import dataclass
+
+from relay.adapters.matrix.api.client import Api, Refused
+from relay.core.ports import Clock
+from relay.domain.jsontext import as_string
+
+_KEPT_IN = "org.relay.allowance"
+_EVENT = "org.relay.allowance"
+ROOM_TYPE = "org.relay.allowance"
+_MOST = 25
+# Seconds: who takes one event in half a second limits nobody; a longer pause than that is told as it is.
+_QUICK, _LONGEST_PAUSE = 12.0, 8.0
+
+
+@dataclass(frozen=True, slots=True)
+class Allowance:
+    """What an account may send."""
+
+    # How many events were taken before one was refused.
+    taken: int
+    # From one message to the next in the long run; 0: nothing was refused.
+    seconds: float
+
+
+async def measure(api: Api, clock: Clock) -> Allowance:
+    """Send until the homeserver refuses, but not for long. Raises `Refused`, `Unreachable`."""
+    room = await _room(api)
+    started, run = clock.monotonic(), secrets.token_hex(6)
+    for number in range(_MOST):
+        pause = await _send(api, room, f"{run}.{number}")
+        if pause is not None:
+            return Allowance(number, await _interval(api, room, run, clock, pause))
+        if clock.monotonic() - started > _QUICK:
+            break
+    return Allowance(_MOST, 0.0)
+
+
+async def _interval(api: Api, room: str, run: str, clock: Clock, pause: float) -> float:
+    """How long one message takes, after a refusal that asked for a pause.
+
+    Part of a message's time had passed when that was asked for. So another one is sent as soon as it may be: the pause
+    after that one is whole.
+    """
+    if pause > _LONGEST_PAUSE:
+        return round(pause, 1)
+    await clock.sleep(pause)
+    sent = clock.monotonic()
+    if await _send(api, room, f"{run}.again") is None:
+        whole = await _send(api, room, f"{run}.last")
+        pause = pause if whole is None else whole + clock.monotonic() - sent
+    return round(pause, 1)
+
+
+async def _send(api: Api, room: str, transaction: str) -> float | None:
+    """Send one event. Returns the seconds to wait if it was refused."""
+    try:
+        await api.call("PUT", "rooms", room, "send", _EVENT, transaction, body={})
+    except Refused as refused:
+        if refused.status == 429:
+            return refused.retry_after or 1.0
+        raise
+    return None
+
+
+async def _room(api: Api) -> str:
+    """The room that is kept for this, made if there is none."""
+    path = ("user", api.user_id, "account_data", _KEPT_IN)
+    try:
+        known = as_string((await api.call("GET", *path)).get("room_id"))
+    except Refused:
+        known = ""
+    if known:
+        try:
+            await api.call("GET", "rooms", known, "state", "m.room.create", "")
+        except Refused:
+            known = ""
+    if not known:
+        body = {
+            "preset": "private_chat",
+            "name": "relay check",
+            "topic": "Here `relay check` measures how many messages this account may send. Nobody else is to join.",
+            "creation_content": {"m.federate": False, "type": ROOM_TYPE},
+        }
+        known = str((await api.call("POST", "createRoom", body=body))["room_id"])
+        await api.call("PUT", *path, body={"room_id": known})
+    return known

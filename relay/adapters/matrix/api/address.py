@@ -1,0 +1,179 @@
+"""Where a homeserver is: found from the name of a server, and what an address is instead if it is none.
+
+https://spec.matrix.org/latest/client-server-api/#server-discovery. No token is sent anywhere here.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any
+from urllib.parse import urljoin, urlsplit, urlunsplit
+
+import aiohttp
+
+from relay.domain.jsontext import as_dict, as_string, loads
+
+_TIMEOUT = aiohttp.ClientTimeout(total=5.0)
+_MOST_BYTES = 64 * 1024
+_VERSIONS = "/_matrix/client/versions"
+_WELL_KNOWN = "/.well-known/matrix/client"
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What answers at an address."""
+
+    # The versions of the specification that a homeserver speaks; empty if it is no homeserver.
+    versions: tuple[str, ...] = ()
+    # Where it redirects to, "" for nowhere.
+    redirect: str = ""
+    # Why there was no answer, "" if there was one: `dns`, `tls`, `certificate`, `refused`, `silent`, or another word.
+    failure: str = ""
+    detail: str = ""
+    # What the server's clock shows, in whole seconds.
+    date: datetime | None = None
+
+
+async def look(url: str) -> Answer:
+    """Ask whether a homeserver answers at an address."""
+    try:
+        async with _get(url + _VERSIONS, follow=False) as response:
+            if response.status in _REDIRECTS:
+                target = urljoin(url + _VERSIONS, response.headers.get("Location", ""))
+                return Answer(redirect=target.partition("/_matrix/")[0].rstrip("/"))
+            document, date = as_dict(await _json(response)), _date(response.headers.get("Date"))
+    except aiohttp.ClientConnectorCertificateError as error:
+        return Answer(failure="certificate", detail=str(getattr(error.certificate_error, "verify_message", "") or ""))
+    except aiohttp.ClientSSLError:
+        return Answer(failure="tls")
+    except aiohttp.ClientConnectorDNSError:
+        return Answer(failure="dns")
+    except aiohttp.ClientConnectorError as error:
+        return Answer(failure="refused", detail=error.os_error.strerror or "")
+    except TimeoutError:
+        return Answer(failure="silent")
+    except (aiohttp.ClientError, OSError, ValueError) as error:
+        return Answer(failure="broken", detail=type(error).__name__)
+    listed = document.get("versions")
+    versions = tuple(one for one in listed if isinstance(one, str)) if isinstance(listed, list) else ()
+    return Answer(versions=versions, date=date)
+
+
+async def well_known(server: str, *, scheme: str = "https") -> str | None:
+    """The homeserver that a server names, which may be another host; None if it names none."""
+    try:
+        async with _get(f"{scheme}://{server}{_WELL_KNOWN}", follow=True) as response:
+            document = as_dict(await _json(response)) if response.status == 200 else {}
+    except (aiohttp.ClientError, TimeoutError, OSError, ValueError):
+        return None
+    base = as_string(as_dict(document.get("m.homeserver")).get("base_url")).rstrip("/")
+    return base if urlsplit(base).scheme in {"http", "https"} and urlsplit(base).hostname else None
+
+
+async def find(server: str) -> str | None:
+    """The address of a server's homeserver, from its name ("example.org") or an address; None if none answers."""
+    if "://" in server:
+        url = without_matrix_path(server.rstrip("/"))
+        candidates = [url, *await _named_by([urlsplit(url).netloc], urlsplit(url).scheme)]
+    else:
+        candidates = [*await _named_by([server], "https"), f"https://{server}", f"https://matrix.{server}"]
+    return await _first_homeserver(candidates)
+
+
+def without_matrix_path(url: str) -> str:
+    """An address without what the client adds itself: `/_matrix` and what follows."""
+    return url.partition("/_matrix")[0].rstrip("/")
+
+
+async def correction(url: str, user_id: str) -> str | None:
+    """What is wrong with the address of a homeserver, and what to write instead; None if a homeserver answers there.
+
+    Sentences for the operator: the reason, then the remedy.
+    """
+    answer = await look(url)
+    if answer.versions:
+        return None
+    parts, server = urlsplit(url), user_id.partition(":")[2]
+    if answer.redirect:
+        return f"{url} redirects to {answer.redirect}; {_write(answer.redirect)}"
+    other = await _on_the_other_scheme(url)
+    if other is not None:
+        how = "without TLS" if other.startswith("http:") else "with TLS only"
+        return f"the homeserver answers {how} there; {_write(other)}"
+    if answer.failure == "certificate":
+        detail = f" ({answer.detail})" if answer.detail else ""
+        return f"the certificate of {url} is not valid{detail}; correct it, or the host name in [matrix] homeserver_url"
+    named = await _named_by([parts.netloc], parts.scheme) + await _named_by([server], "https")
+    found = await _first_homeserver([*named, f"{parts.scheme}://matrix.{parts.netloc}", f"https://matrix.{server}"])
+    wrong = _what(url, answer)
+    if found is not None and found != url:
+        return f"{wrong}, but the homeserver is at {found}; {_write(found)}"
+    return f"{wrong}; correct [matrix] homeserver_url"
+
+
+def _what(url: str, answer: Answer) -> str:
+    match answer.failure:
+        case "dns":
+            return f"there is no server called {urlsplit(url).hostname}"
+        case "refused":
+            return f"nothing answers at {url} ({answer.detail.lower()})"
+        case "silent":
+            return f"{url} does not answer"
+        case "":
+            return f"what answers at {url} is a website and no homeserver"
+        case _:
+            return f"no homeserver answers at {url}"
+
+
+def _write(url: str) -> str:
+    return f'write homeserver_url = "{url}"'
+
+
+async def _on_the_other_scheme(url: str) -> str | None:
+    scheme, *rest = urlsplit(url)
+    other = urlunsplit(("http" if scheme == "https" else "https", *rest))
+    return other if (await look(other)).versions else None
+
+
+async def _named_by(servers: Iterable[str], scheme: str) -> list[str]:
+    named = await asyncio.gather(*(well_known(server, scheme=scheme) for server in servers if server))
+    return [url for url in named if url is not None]
+
+
+async def _first_homeserver(candidates: Iterable[str]) -> str | None:
+    urls = list(dict.fromkeys(candidates))
+    answers = await asyncio.gather(*map(look, urls))
+    return next((url for url, answer in zip(urls, answers, strict=True) if answer.versions), None)
+
+
+@asynccontextmanager
+async def _get(url: str, *, follow: bool) -> AsyncIterator[aiohttp.ClientResponse]:
+    async with (
+        aiohttp.ClientSession(timeout=_TIMEOUT) as session,
+        session.get(url, allow_redirects=follow) as response,
+    ):
+        yield response
+
+
+async def _json(response: aiohttp.ClientResponse) -> Any:
+    raw = bytearray()
+    async for chunk in response.content.iter_chunked(_MOST_BYTES):
+        raw += chunk
+        if len(raw) > _MOST_BYTES:
+            return None
+    try:
+        return loads(bytes(raw))
+    except ValueError:
+        return None
+
+
+def _date(header: str | None) -> datetime | None:
+    try:
+        found = None if header is None else parsedate_to_datetime(header)
+    except ValueError:
+        return None
+    return found if found is None or found.tzinfo is not None else found.replace(tzinfo=UTC)

@@ -1,0 +1,227 @@
+"""The doctor behind `relay check`: looks at everything that the configuration names, and changes nothing of it.
+
+It knows the concrete surveys of the platforms, as `app` knows the adapters.
+"""
+
+import asyncio
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import aiohttp
+
+from relay.adapters.discord.survey import DiscordSurvey
+from relay.adapters.matrix.survey import MatrixSurvey
+from relay.config.settings import Settings
+from relay.core.findings import Finding, Survey
+from relay.domain.pair import Pair
+from relay.errors import StoreError
+from relay.store.lease import SqlLeases, is_running
+from relay.store.migrate import check as check_schema
+from relay.store.unit_of_work import SqlStore
+from relay.web.server import listen_problem
+
+_SESSION = "matrix session"  # as `app` keeps it
+# Bytes that are free on a disk.
+_TOO_LITTLE, _LITTLE = 100 * 1024**2, 1024**3
+# Seconds by which our clock may differ from a platform's, which tells whole seconds.
+_SLIGHTLY, _BADLY = 5.0, 60.0
+_PUBLIC_TIMEOUT = aiohttp.ClientTimeout(total=10.0)
+_NO_SUCH_FILE = "There is no such file."  # what the relay answers below /media/
+
+
+@dataclass(slots=True, kw_only=True)
+class Doctor:
+    """One examination."""
+
+    settings: Settings
+    # The file with the settings.
+    config: Path
+    # Which pairs to look at; None: all.
+    pairs: Sequence[Pair] | None = None
+    # Whether a daemon runs on the store, and the session of the Matrix account that it keeps there; once that is known.
+    _running: bool = field(init=False, default=False)
+    _session: str | None = field(init=False, default=None)
+
+    async def run(self) -> AsyncIterator[Finding]:
+        """Look at everything, and tell what is found as it is found."""
+        for finding in local_findings(self.settings, self.config):
+            yield finding
+        yield await self._store()
+        if not self._running and (problem := await listen_problem(self.settings.web.listen)) is not None:
+            yield Finding("[web] listen", "wrong", *problem)
+        if self.settings.web.public_url:
+            yield await self._public_url()
+        async with AsyncExitStack() as stack:
+            discord = DiscordSurvey(settings=self.settings.discord)
+            stack.push_async_callback(discord.close)
+            matrix = MatrixSurvey(
+                settings=self.settings.matrix, load=self._load_session, save=None, measures=not self._running
+            )
+            stack.push_async_callback(matrix.close)
+            surveys: Sequence[Survey] = (discord, matrix)
+            for findings in await asyncio.gather(*(survey.account() for survey in surveys)):
+                for finding in findings:
+                    yield finding
+            for name, skew in (("Discord's", discord.clock_skew), ("the homeserver's", matrix.clock_skew)):
+                if skew is not None:
+                    yield clock_finding(name, skew)
+            async for finding in self._pairs([survey for survey in surveys if survey.usable]):
+                yield finding
+
+    async def _pairs(self, surveys: Sequence[Survey]) -> AsyncIterator[Finding]:
+        """What is found about the pairs, pair by pair."""
+        declared = self.settings.declared_pairs() if self.pairs is None else self.pairs
+        found: dict[str, list[Finding]] = {pair.name: [] for pair in declared if pair.destinations}
+        for survey in surveys:
+            async for finding in survey.pairs([pair for pair in declared if pair.destinations]):
+                found.setdefault(finding.pair or "", []).append(finding)
+        for findings in found.values():
+            for finding in findings:
+                yield finding
+
+    # --- The store ----------------------------------------------------------------------------------------
+
+    async def _store(self) -> Finding:
+        path = self.settings.store.path
+        subject = f"store {path}"
+        try:
+            schema = await asyncio.to_thread(check_schema, self.settings.store.url)
+            match schema.state:
+                case "missing":
+                    return _folder(subject, path)
+                case "too_new":
+                    return Finding(
+                        subject, "wrong", "it was made by a newer relay", "use that version of the relay again"
+                    )
+                case "empty" | "outdated":
+                    return Finding(subject, "ok", "`relay run` brings its tables up to date")
+            if not os.access(path, os.W_OK):
+                return Finding(subject, "wrong", "it is read-only", "let the relay's user write it")
+            store = SqlStore(path)
+            try:
+                async with store.read() as unit:
+                    holder = await SqlLeases(unit.transaction).get()
+                    self._session = await unit.key_values.get(_SESSION)
+            finally:
+                await store.close()
+            self._running = is_running(holder, path)
+        except StoreError as error:
+            return Finding(subject, "wrong", error.reason, error.remedy)
+        size = f"{path.stat().st_size / 1024**2:.1f} MiB"
+        return Finding(subject, "ok", f"{size}, and a daemon runs on it" if self._running else size)
+
+    async def _load_session(self) -> str | None:
+        return self._session
+
+    # --- The public address -------------------------------------------------------------------------------
+
+    async def _public_url(self) -> Finding:
+        url = self.settings.web.public_url
+        subject = f"[web] public_url {url}"
+        host = urlsplit(url).hostname or ""
+        if _is_private(host):
+            return Finding(
+                subject, "wrong", "nobody outside can reach that address", "write one that the world can open"
+            )
+        if not self._running:
+            return Finding(
+                subject, "note", "whether it leads to the relay shows while the daemon runs", "check again then"
+            )
+        words = ""
+        try:
+            async with (
+                aiohttp.ClientSession(timeout=_PUBLIC_TIMEOUT) as session,
+                session.get(f"{url}/media/check") as response,
+            ):
+                if (await response.content.read(200)).decode(errors="replace").strip() != _NO_SUCH_FILE:
+                    words = f"something else than the relay answers below it (HTTP {response.status})"
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            words = f"it cannot be reached from here ({type(error).__name__})"
+        if not words:
+            return Finding(subject, "ok", "it leads to the relay")
+        listen = self.settings.web.listen
+        return Finding(
+            subject, "wrong", words, f"have the proxy there pass on /media/ to {listen}, with its Host header"
+        )
+
+
+# --- What this machine alone can tell ---------------------------------------------------------------------
+
+
+def local_findings(settings: Settings, config: Path) -> Iterator[Finding]:
+    """The configuration and the disks, without a request to anybody."""
+    subject = str(config)
+    if not settings.pairs:
+        remedy = "add one with `relay pairs add`, or a [[pairs]] table with discord_channel and matrix_room"
+        yield Finding(subject, "wrong", "no pairs are declared, so that nothing is mirrored", remedy)
+    else:
+        count = len(settings.pairs)
+        yield Finding(subject, "ok", "one pair" if count == 1 else f"{count} pairs")
+    if (readers := _readers(settings, config)) is not None:
+        yield Finding(subject, "note", f"it holds secrets, and {readers} may read it", f"chmod 600 {config}")
+    seen = set()
+    for what, folder in (
+        ("the store", settings.store.path.parent),
+        ("files on their way", Path(tempfile.gettempdir())),
+    ):
+        try:
+            device, free = folder.stat().st_dev, shutil.disk_usage(folder).free
+        except OSError:
+            continue  # The store's own line tells.
+        if device not in seen:
+            seen.add(device)
+            yield _disk(f"the disk of {what}", folder, free)
+
+
+def _disk(subject: str, folder: Path, free: int) -> Finding:
+    words = f"{free / 1024**3:.1f} GiB free" if free >= _LITTLE else f"only {free / 1024**2:.0f} MiB free"
+    if free < _LITTLE:
+        return Finding(subject, "wrong" if free < _TOO_LITTLE else "note", words, f"make room on the disk of {folder}")
+    return Finding(subject, "ok", words)
+
+
+def _readers(settings: Settings, config: Path) -> str | None:
+    """Who else may read the secrets of the file; None if nobody, or if it holds none."""
+    try:
+        mode, text = config.stat().st_mode, config.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    if not any(secret in text for secret in settings.secrets()):
+        return None
+    return "everybody on this machine" if mode & stat.S_IROTH else "its group" if mode & stat.S_IRGRP else None
+
+
+def _folder(subject: str, path: Path) -> Finding:
+    """A store that does not exist yet."""
+    folder = path.parent
+    if not folder.is_dir():
+        return Finding(subject, "wrong", f"there is no folder {folder}", "create it, or correct [store] url")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        return Finding(subject, "wrong", f"the folder {folder} may not be written", "let the relay's user write there")
+    return Finding(subject, "ok", "`relay run` makes it")
+
+
+def clock_finding(whose: str, skew: float) -> Finding:
+    """How this machine's clock compares with a platform's. `skew`: by how many seconds ours is ahead."""
+    subject = "the clock"
+    if abs(skew) <= _SLIGHTLY:
+        return Finding(subject, "ok", f"it agrees with {whose}")
+    words = f"it is {abs(skew):.0f} s {'ahead of' if skew > 0 else 'behind'} {whose}"
+    remedy = "set it, and keep it set (timedatectl set-ntp true)"
+    return Finding(subject, "wrong" if abs(skew) > _BADLY else "note", words, remedy)
+
+
+def _is_private(host: str) -> bool:
+    """Whether only this machine or its network can reach a host."""
+    try:
+        return not ip_address(host).is_global
+    except ValueError:
+        return host == "localhost" or host.endswith((".localhost", ".local", ".internal", ".lan"))
