@@ -371,7 +371,7 @@ async def test_a_homeserver_that_is_not_there_yet_is_waited_for(town: Town) -> N
 
 
 async def test_a_refused_token_and_somebody_elses_token_are_fatal(town: Town) -> None:
-    for token, reason in (("wrong", "refuses matrix.access_token"), ("", "belongs to @ann")):
+    for token, reason in (("wrong", "refuses [matrix] access_token"), ("", "belongs to @ann")):
         given = token or town.ann._token
         failing = matrix_side(town.homeserver, town.bot_id, [town.room], token=given, ready=False, failing=True)
         async with failing as side:

@@ -67,5 +67,5 @@ async def test_an_account_sees_its_rooms_and_what_is_wrong_with_them(homeserver:
     assert found["Help"].address == f"#help{number}:{homeserver.server_name}"
     assert aliased in found["Help"].also
     assert found["Help"].problem is None
-    assert "is encrypted, which cannot be undone" in (found["Secret"].problem or "")
+    assert "Encryption cannot be switched off again" in (found["Secret"].problem or "")
     assert (found["Waiting"].address, found["Waiting"].kind) == (invited, "room, invited")

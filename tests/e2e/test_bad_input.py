@@ -140,19 +140,19 @@ async def test_an_intent_that_is_off(place: FullStack) -> None:
 @pytest.mark.asyncio(loop_scope="session")
 async def test_a_matrix_token_that_is_refused(place: FullStack) -> None:
     rewrite(place, place.relay_token, "syt_wrong")
-    await refused(place, "the homeserver refuses matrix.access_token", "make a new one")
+    await refused(place, "the homeserver refuses [matrix] access_token", "make a new one with `relay login`")
 
 
 @pytest.mark.asyncio(loop_scope="session")
 async def test_a_matrix_token_of_somebody_else(place: FullStack) -> None:
     rewrite(place, place.relay_user, "@somebody-else:localhost")
-    await refused(place, "belongs to", "correct matrix.user_id")
+    await refused(place, "belongs to", "correct [matrix] user_id")
 
 
 @pytest.mark.asyncio(loop_scope="session")
 async def test_a_matrix_password_that_is_refused(place: FullStack) -> None:
     rewrite(place, f'access_token = "{place.relay_token}"', 'password = "hunter2-wrong"')
-    await refused(place, "refuses the password", "correct matrix.user_id and matrix.password")
+    await refused(place, "refuses the password", "correct [matrix] user_id and password")
     assert "hunter2" not in place.daemon.log(1000)
 
 
@@ -178,7 +178,7 @@ async def test_a_matrix_token_that_is_refused_later(place: FullStack) -> None:
     await place.daemon.start()
     await place.homeserver.administer("POST", f"/_synapse/admin/v1/deactivate/{place.relay_user}", {"erase": False})
     assert await place.daemon.exit_status() == 4
-    assert "the homeserver refuses matrix.access_token" in place.daemon.log(1)
+    assert "the homeserver refuses [matrix] access_token" in place.daemon.log(1)
 
 
 @pytest.mark.asyncio(loop_scope="session")

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from relay.adapters.matrix.allowance import ROOM_TYPE, measure
 from relay.adapters.matrix.api.address import correction, look
 from relay.adapters.matrix.api.client import Api, Refused, Unreachable
-from relay.adapters.matrix.api.session import NEW_TOKEN, LoadSession, MatrixSession, SaveSession
+from relay.adapters.matrix.api.session import MAKE_TOKEN, LoadSession, MatrixSession, SaveSession
 from relay.adapters.matrix.rooms.declared import encrypted_problem, power_problem, removal_reason
 from relay.adapters.matrix.rooms.joins import join_problem, lookup_problem
 from relay.adapters.matrix.rooms.state import RoomState
@@ -80,3 +80,351 @@ class _Declared(NamedTuple):
 
 
 @dataclass(slots=True, kw_only=True, eq=False, repr=False)
+class MatrixSurvey:
+    """Implements `core.findings.Survey`.
+
+    With a password, `load` and `save` keep the session that a login makes, as for the adapter; without `save` it is
+    ended with the survey.
+    """
+
+    settings: MatrixSettings
+    load: LoadSession
+    save: SaveSession | None
+    clock: Clock = field(default_factory=SystemClock)
+    # Whether to measure how many messages the account may send, which uses them up for a minute.
+    measures: bool = False
+    # By how many seconds our clock is ahead of the homeserver's; None before the first answer.
+    clock_skew: float | None = field(init=False, default=None)
+    _api: Api = field(init=False)
+    _established: bool = field(init=False, default=False)
+    # The session was made here, and nobody keeps it.
+    _made: bool = field(init=False, default=False)
+
+    def __post_init__(self) -> None:
+        self._api = Api(self.settings.homeserver_url, self.settings.user_id)
+
+    async def close(self) -> None:
+        """See `Survey.close`."""
+        if self._made:
+            with suppress(Refused, Unreachable):
+                await self._api.call("POST", "logout", body={})
+        await self._api.close()
+
+    @property
+    def usable(self) -> bool:
+        """See `Survey.usable`."""
+        return self._established
+
+    # --- The account --------------------------------------------------------------------------------------
+
+    async def account(self) -> Sequence[Finding]:
+        """See `Survey.account`."""
+        url, user = self.settings.homeserver_url, self.settings.user_id
+        answer = await look(url)
+        if not answer.versions:
+            words, _, remedy = (await correction(url, user) or f"{url} does not answer; try again").partition("; ")
+            return [Finding("the homeserver", "wrong", words, remedy)]
+        if answer.date is not None:
+            self.clock_skew = (self.clock.now() - answer.date).total_seconds()
+        newest = answer.versions[-1]
+        found = [Finding("the homeserver", "ok", f"{url} speaks Matrix up to {newest}")]
+        if not any(version.startswith("v1.") for version in answer.versions):
+            found = [
+                Finding("the homeserver", "wrong", f"it speaks Matrix up to {newest} only", "update it: v1.1 is needed")
+            ]
+        try:
+            await self._establish()
+            found += await self._device()
+            found += await self._uploads()
+            if self.measures:
+                found.append(await self._allowance())
+        except FatalError as error:
+            found.append(Finding("the Matrix account", "wrong", error.reason, error.remedy))
+        except (Refused, Unreachable) as error:
+            found.append(Finding("the Matrix account", "wrong", str(error), "try again in a moment"))
+        return found
+
+    async def _establish(self) -> None:
+        if not self._established:
+            save = self.save or self._keep_until_closed
+            await MatrixSession(api=self._api, settings=self.settings, load=self.load, save=save).establish()
+            self._established = True
+
+    async def _keep_until_closed(self, _: str) -> None:
+        self._made = True
+
+    async def _device(self) -> list[Finding]:
+        device = as_string((await self._api.call("GET", "account", "whoami")).get("device_id"))
+        subject, user = "the Matrix account", self._api.user_id
+        if device:
+            return [Finding(subject, "ok", f"{user}, device {device}")]
+        # https://spec.matrix.org/latest/client-server-api/#transaction-identifiers
+        words = f"the token of {user} belongs to no device, so that a message may cross twice after a crash"
+        return [Finding(subject, "note", words, MAKE_TOKEN)]
+
+    async def _uploads(self) -> list[Finding]:
+        try:
+            answer = await self._api.call("GET", "media", "config", root="/_matrix/client/v1/")
+        except Refused:
+            return []
+        limit = answer.get("m.upload.size")
+        if not isinstance(limit, int):
+            return []
+        size = f"files of up to {limit / 1024 / 1024:.0f} MiB"
+        if limit >= _USUAL_FILE:
+            return [Finding("uploads to the homeserver", "ok", size)]
+        words = f"it takes {size} only: what is larger is named, and not shown, in the rooms"
+        return [
+            Finding("uploads to the homeserver", "note", words, "ask its admin for more (Synapse: max_upload_size)")
+        ]
+
+    async def _allowance(self) -> Finding:
+        subject = "rate limit of the Matrix account"
+        try:
+            allowed = await measure(self._api, self.clock)
+        except (Refused, Unreachable) as error:
+            return Finding(subject, "note", f"it could not be measured ({error})", "the relay finds out as it goes")
+        if not allowed.seconds:
+            return Finding(subject, "ok", f"{allowed.taken} messages in a row were taken")
+        return rate_finding(self._api.user_id, allowed.seconds)
+
+    # --- Its rooms ----------------------------------------------------------------------------------------
+
+    async def channels(self) -> Sequence[VisibleChannel]:
+        """See `Survey.channels`: the rooms that the account is in, and those that it is invited into, by name."""
+        rooms = [
+            self._visible(room)
+            for room in (await self.rooms()).values()
+            if not room.state.upgraded and room.content("m.room.create").get("type") != ROOM_TYPE
+        ]
+        return sorted(rooms, key=lambda room: (room.name.casefold(), room.address))
+
+    async def rooms(self, only: Collection[str] | None = None) -> Mapping[str, Room]:
+        """The rooms that the account is in or invited into, by their IDs. Raises `Transient`."""
+        try:
+            await self._establish()
+            answer = await self._api.call("POST", "user", self._api.user_id, "filter", body=_filter(only))
+            query: dict[str, str | list[str]] = {
+                "filter": str(answer.get("filter_id", "")),
+                "timeout": "0",
+                "set_presence": "offline",
+            }
+            response = await self._api.call("GET", "sync", query=query, timeout=_SYNC_TIMEOUT)
+        except (Refused, Unreachable) as error:
+            raise Transient(str(error)) from error
+        found = as_dict(response.get("rooms"))
+        joined = {
+            room_id: _room(room_id, _events(room, "state") + _events(room, "timeline"))
+            for room_id, room in as_dict(found.get("join")).items()
+        }
+        invited = {
+            room_id: _room(room_id, _events(room, "invite_state"), invited=True)
+            for room_id, room in as_dict(found.get("invite")).items()
+        }
+        left = {
+            room_id: self._left(room_id, _events(room, "state") + _events(room, "timeline"))
+            for room_id, room in as_dict(found.get("leave")).items()
+        }
+        await learn_creators(self._api, [room.state for room in joined.values()])
+        return left | joined | invited
+
+    def _left(self, room_id: str, events: Sequence[Json]) -> Room:
+        room = _room(room_id, events)
+        membership = room.events.get(("m.room.member", self._api.user_id))
+        room.removed = f"{self._api.user_id} is not in {room.name} any more: invite it again."
+        if membership is not None:
+            room.removed = removal_reason(membership, self._api.user_id, room.name)
+        return room
+
+    def _visible(self, room: Room) -> VisibleChannel:
+        listed = room.state.aliases | {room.state.room_id}
+        return VisibleChannel(
+            address=room.alias or room.state.room_id,
+            name=room.name,
+            kind="room, invited" if room.invited else "room",
+            topic=as_string(room.content("m.room.topic").get("topic")),
+            problem=self._blocked(room),
+            also=listed - {room.alias},
+        )
+
+    def _blocked(self, room: Room) -> str | None:
+        """Why a room cannot be mirrored as it is, with the remedy; None if it can. Of an invitation little is known."""
+        if room.state.encrypted:
+            return encrypted_problem(room.name)
+        return None if room.invited else power_problem(room.name, room.state, self._api.user_id)
+
+    # --- The pairs' rooms ---------------------------------------------------------------------------------
+
+    async def pairs(self, pairs: Sequence[Pair]) -> AsyncIterator[Finding]:
+        """See `Survey.pairs`."""
+        declared = await self._resolved(pairs)
+        rooms: Mapping[str, Room] = {}
+        try:
+            rooms = await self.rooms({room.room_id for room in declared if room.room_id})
+        except (Transient, FatalError) as error:
+            yield Finding("the rooms", "wrong", str(error), "try again in a moment")
+            return
+        for one in declared:
+            if one.problem:
+                found = [Finding(one.name, "wrong", *split(one.problem))]
+            else:
+                room = rooms.get(one.room_id)
+                inside = room is not None and not room.invited and room.removed is None
+                found = list(self._inside(one, room)) if room and inside else await self._outside(one, room)
+            for finding in found:
+                yield replace(finding, pair=one.pair.name)
+
+    async def _resolved(self, pairs: Sequence[Pair]) -> list[_Declared]:
+        """The rooms of the pairs: each alias is looked up."""
+        turn = asyncio.Semaphore(_AT_ONCE)
+
+        async def resolve(pair: Pair, name: str) -> _Declared:
+            if not name.startswith("#"):
+                return _Declared(pair, name, name, "")
+            try:
+                async with turn:
+                    answer = await self._api.call("GET", "directory", "room", name)
+            except Refused as refused:
+                return _Declared(pair, name, "", lookup_problem(name, refused))
+            except Unreachable as error:
+                return _Declared(pair, name, "", f"The alias {name} could not be looked up ({error}): try again.")
+            return _Declared(pair, name, str(answer.get("room_id")), "")
+
+        sides = [(pair, side.value) for pair in pairs for side in pair.sides if side.platform is Platform.MATRIX]
+        return list(await asyncio.gather(*(resolve(pair, name) for pair, name in sides)))
+
+    async def _outside(self, one: _Declared, room: Room | None) -> list[Finding]:
+        """The account is not in the room. The daemon joins it by itself, where it is let in."""
+        me = self._api.user_id
+        if room is not None and room.invited:
+            return [Finding(one.name, "ok", f"{me} is invited: the relay joins when it starts")]
+        if room is not None and room.removed is not None and "banned" in room.removed:
+            return [Finding(one.name, "wrong", *split(room.removed))]
+        try:
+            summary = await self._summary(one.name)
+        except Refused as refused:
+            if room is not None and room.removed is not None:
+                return [Finding(one.name, "wrong", *split(room.removed))]
+            if refused.code == "M_UNRECOGNIZED":
+                words = f"{me} is not in it, and the homeserver does not tell whether anybody may join"
+                return [Finding(one.name, "note", words, f"invite {me}, unless the room is public")]
+            return [Finding(one.name, "wrong", *split(join_problem(one.name, refused, me)))]
+        except Unreachable as error:
+            return [Finding(one.name, "wrong", str(error), "try again in a moment")]
+        if summary.get("encryption") or summary.get("im.nheko.summary.encryption"):
+            return [Finding(one.name, "wrong", *split(encrypted_problem(one.name)))]
+        if summary.get("join_rule", "public") == "public" and room is not None and room.removed is not None:
+            return [Finding(one.name, "note", *split(room.removed))]
+        if summary.get("join_rule", "public") == "public":
+            return [Finding(one.name, "ok", "the room is public: the relay joins when it starts")]
+        return [Finding(one.name, "wrong", f"{me} is not in it, and only who is invited may join", f"invite {me}")]
+
+    async def _summary(self, room: str) -> Json:
+        """What a homeserver tells of a room to who is not in it: in the specification since version 1.15."""
+        via: dict[str, str | list[str]] = {"via": server} if (server := room.partition(":")[2]) else {}
+        try:
+            return await self._api.call("GET", "room_summary", room, query=via, root="/_matrix/client/v1/")
+        except Refused as refused:
+            if refused.code != "M_UNRECOGNIZED":
+                raise
+            root = "/_matrix/client/unstable/im.nheko.summary/"
+            return await self._api.call("GET", "summary", room, query=via, root=root)
+
+    def _inside(self, one: _Declared, room: Room) -> Iterator[Finding]:
+        me, state, policy = self._api.user_id, room.state, one.pair.policy
+        name = one.name if one.name == room.name else f"{room.name} ({one.name})"
+        if state.encrypted:
+            yield Finding(name, "wrong", *split(encrypted_problem(room.name)))
+            return
+        if state.upgraded:
+            successor = state.successor or "another room"
+            words = f"it has been replaced by {successor}, which the relay follows if {me} is let in there"
+            yield Finding(name, "note", words, f"declare the new room, and invite {me} unless it is public")
+            return
+        if (problem := power_problem(room.name, state, me)) is not None:
+            yield Finding(name, "wrong", *split(problem))
+            return
+        history = as_string(room.content("m.room.history_visibility").get("history_visibility")) or "shared"
+        power = "all" if (level := state.level(me)) > 100 else str(level)
+        yield Finding(name, "ok", f"joined, version {state.version}, not encrypted, power {power}, history {history}")
+        lacking = []
+        if policy.moderate_deletions and not state.may_redact(me):
+            lacking.append((state.level_to_redact, "remove what people wrote whose copy a moderator has removed"))
+        if policy.allow_broadcast and not state.may_broadcast(me):
+            lacking.append((state.level_to_broadcast, "notify the whole room (@room)"))
+        if not state.may_send(me, "m.reaction"):
+            lacking.append((state.level_to_send("m.reaction"), "mark messages that did not cross"))
+        for needed, what in lacking:
+            yield Finding(name, "note", f"{me} may not {what}", f"give it the power level {needed} there")
+        if history in {"joined", "invited"}:
+            words = "what is said while the relay is not in the room can never cross: only members of then may read it"
+            remedy = 'set who can read the history to "Members only (since the point in time of selecting this option)"'
+            yield Finding(name, "note", words, remedy)
+        yield from _other_bridges(name, room)
+
+
+def rate_finding(user: str, seconds: float) -> Finding:
+    """That the homeserver limits the account to one message in so many seconds, and how that is lifted."""
+    return Finding(
+        "rate limit of the Matrix account",
+        "note",
+        f"one message in {seconds:g} s, after a few at once: in a rush, several messages cross as one",
+        f"ask the homeserver's admin to lift it for {user}; on Synapse: POST "
+        f'/_synapse/admin/v1/users/{user}/override_ratelimit with {{"messages_per_second": 0}}',
+    )
+
+
+def split(problem: str) -> tuple[str, str]:
+    """A problem of a room as what is wrong, and the remedy."""
+    words, _, remedy = problem.rstrip(".").rpartition(": ")
+    if not words:
+        words, _, remedy = problem.rstrip(".").partition(". ")
+    return words, remedy
+
+
+def _other_bridges(name: str, room: Room) -> Iterator[Finding]:
+    for kind, key in room.events:
+        if kind not in _BRIDGES:
+            continue
+        content = room.content(kind, key)
+        protocol, channel = as_dict(content.get("protocol")), as_dict(content.get("channel"))
+        what = as_string(protocol.get("displayname")) or as_string(protocol.get("id")) or "something"
+        where = as_string(channel.get("displayname")) or as_string(channel.get("id"))
+        if where or protocol:
+            words = f"another bridge connects it to {what}{f' ({where})' if where else ''}"
+            remedy = "turn it off if that is the same channel: each message would cross twice"
+            yield Finding(name, "note", words, remedy)
+            return
+
+
+def _events(room: object, part: str) -> list[Json]:
+    return [event for event in as_list(as_dict(as_dict(room).get(part)).get("events")) if isinstance(event, dict)]
+
+
+def _room(room_id: str, events: Sequence[Json], *, invited: bool = False) -> Room:
+    state = RoomState(room_id)
+    latest: dict[tuple[str, str], Json] = {}
+    for event in events:
+        if isinstance(event.get("state_key"), str):
+            state.apply(event)
+            latest[str(event.get("type")), event["state_key"]] = event
+    state.complete = not invited
+    return Room(state=state, events=latest, invited=invited)
+
+
+def _filter(only: Collection[str] | None) -> Json:
+    """One sync that brings the state of all rooms, and nothing that was said."""
+    nothing = {"not_types": ["*"]}
+    rooms = {} if only is None else {"rooms": sorted(only), "include_leave": True}
+    types = {"types": list(_STATE)}
+    return {
+        "room": {
+            **rooms,
+            "timeline": {"limit": 1, **types},
+            "state": types,
+            "ephemeral": nothing,
+            "account_data": nothing,
+        },
+        "presence": nothing,
+        "account_data": nothing,
+    }

@@ -332,7 +332,7 @@ def parse_response(status: int, retry_after: str | None, raw: bytes) -> Json:
         # For example a proxy's page, while the homeserver behind it restarts: it says nothing about the request.
         reason = f"what answers there does not speak Matrix (status {status})"
         if 300 <= status < 400:
-            reason += "; it redirects: set matrix.homeserver_url to the new address"
+            reason += "; it redirects: set [matrix] homeserver_url to the new address"
         raise Unreachable(reason, sent=True, answered=True)
     raise Refused(status, code, str(error.get("error", ""))[:300], _retry_after(status, retry_after, error))
 

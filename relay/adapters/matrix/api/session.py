@@ -15,7 +15,7 @@ _log = structlog.get_logger(__name__)
 LoadSession = Callable[[], Awaitable[str | None]]
 SaveSession = Callable[[str], Awaitable[None]]
 
-NEW_TOKEN = "make a new one with `relay login`, and put it into [matrix] access_token"
+MAKE_TOKEN = "make a new one with `relay login`, and put it into [matrix] access_token"  # noqa: S105 - it is a sentence
 _TOKEN_REFUSED = frozenset({"M_UNKNOWN_TOKEN", "M_MISSING_TOKEN", "M_USER_DEACTIVATED", "M_USER_LOCKED"})
 
 
@@ -54,7 +54,7 @@ class MatrixSession:
         """
         if self.settings.access_token is not None:
             self.api.use_token(self.settings.access_token.get_secret_value())
-            await self._check("[matrix] access_token", NEW_TOKEN)
+            await self._check("[matrix] access_token", MAKE_TOKEN)
             return
         if self._unsaved is None:
             stored = await self._stored()
