@@ -37,7 +37,7 @@ _PUBLIC_TIMEOUT = aiohttp.ClientTimeout(total=10.0)
 _NO_SUCH_FILE = "There is no such file."  # what the relay answers below /media/
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False, repr=False)
 class Doctor:
     """One examination."""
 
