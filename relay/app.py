@@ -21,14 +21,15 @@ from relay.core.clock import Backoff, SystemClock
 from relay.core.offload import Conversions
 from relay.core.ports import Adapter, Clock
 from relay.core.status.recorder import StatusRecorder
+from relay.core.status.report import STOPPED, DaemonEnd
 from relay.core.storage import Store
 from relay.domain.ids import ChannelAddress
 from relay.domain.pair import Pair
-from relay.errors import ConfigurationError, RelayError, StoreUnavailable, ungrouped
+from relay.errors import ConfigurationError, FatalError, RelayError, StoreError, leaves, sentence, ungrouped
 from relay.media.library import Library
 from relay.media.links import SignedLinks, link_key
 from relay.media.proxy import MediaProxy, stands
-from relay.store.lease import hold
+from relay.store.lease import hold, last_seen
 from relay.store.migrate import upgrade
 from relay.store.pruning import Pruner
 from relay.store.unit_of_work import open_store
@@ -88,15 +89,26 @@ class Daemon:
 
     async def _live(self) -> None:
         await asyncio.to_thread(upgrade, self.settings.store.url)
+        seen = last_seen(self.settings.store.path)
         async with AsyncExitStack() as stack:
             parts = await self._build(stack)
-            await parts.core.inbox.begin()
-            await parts.recorder.restore()
-            await self._work(parts)
+            await parts.recorder.restore(seen)
+            # From now on `relay status` can tell that it was this process that ended without a word.
+            await parts.recorder.look()
             try:
-                await parts.recorder.save(running=False)
-            except StoreUnavailable as error:
-                _log.error("the last status could not be written", reason=error.reason)
+                await parts.core.inbox.begin()
+                await self._work(parts)
+            except Exception as error:
+                await self._record_end(parts, _end_of(error))
+                raise
+            await self._record_end(parts, STOPPED)
+
+    async def _record_end(self, parts: _Parts, end: DaemonEnd) -> None:
+        """Leave word for `relay status`."""
+        try:
+            await parts.recorder.finish(end)
+        except StoreError as error:
+            _log.error("the last status could not be written", reason=error.reason)
 
     # --- What is built from what --------------------------------------------------------------------------
 
@@ -317,6 +329,18 @@ async def run(settings: Settings, *, config: Path, reload: Callable[[], Settings
     """Run the daemon until SIGTERM or SIGINT. Raises `RelayError` for an error that ends the daemon."""
     with ungrouped(RelayError):
         await Daemon(settings=settings, config=config, reload=reload).run()
+
+
+def _end_of(error: Exception) -> DaemonEnd:
+    """What is left to say of a daemon that an error ends. Nothing of a bug but its kind: it may hold people's words."""
+    errors = list(leaves(error))
+    if bug := next((one for one in errors if not isinstance(one, RelayError)), None):
+        remedy = "Report the end of its log, and start it again with `relay run`."
+        return DaemonEnd(f"A bug ended it ({type(bug).__name__}).", remedy)
+    known = errors[0]
+    if isinstance(known, FatalError | StoreError):
+        return DaemonEnd(sentence(known.reason), sentence(known.remedy))
+    return DaemonEnd(sentence(str(known)), "Start it again with `relay run`.")
 
 
 def _log_difference(before: Iterable[Pair], after: Iterable[Pair]) -> None:

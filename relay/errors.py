@@ -186,6 +186,15 @@ class Unsupported(DeliveryError):
         self.feature = feature
 
 
+def sentence(text: str) -> str:
+    """`text` as a sentence: with a capital letter, unless it begins with the name of something, and a full stop."""
+    plain = text.strip()
+    first = plain.split(" ", 1)[0]
+    if first.isalpha() or first.removesuffix(",").isalpha():
+        plain = plain[:1].upper() + plain[1:]
+    return plain if not plain or plain.endswith((".", "!", "?", "…")) else f"{plain}."
+
+
 @contextmanager
 def ungrouped(*kinds: type[RelayError]) -> Iterator[None]:
     """Raises the first of `kinds` instead of a group that holds nothing else.
@@ -197,15 +206,16 @@ def ungrouped(*kinds: type[RelayError]) -> Iterator[None]:
     try:
         yield
     except BaseExceptionGroup as group:
-        errors = list(_leaves(group))
+        errors = list(leaves(group))
         if not all(isinstance(error, kinds) for error in errors):
             raise
         raise errors[0] from None
 
 
-def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
-    for error in group.exceptions:
-        if isinstance(error, BaseExceptionGroup):
-            yield from _leaves(error)
-        else:
-            yield error
+def leaves(error: BaseException) -> Iterator[BaseException]:
+    """The errors in a group, and in the groups in it; of any other error, itself."""
+    if isinstance(error, BaseExceptionGroup):
+        for one in error.exceptions:
+            yield from leaves(one)
+    else:
+        yield error

@@ -8,6 +8,7 @@ import json
 import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -26,7 +27,7 @@ from relay.config.mistakes import (
     positions,
     shown,
 )
-from relay.config.settings import DEFAULT_PREFIX, PairSettings, RoomSettings, Settings
+from relay.config.settings import DEFAULT_PREFIX, PairSettings, RoomSettings, Settings, StoreSettings
 from relay.errors import ConfigurationError, Mistake
 
 PREFIX = "RELAY_"
@@ -46,6 +47,7 @@ LISTS = ("pairs", "rooms", "people")
 # gives every container of its namespace variables of these names.
 _KUBERNETES = re.compile(r"RELAY_(?:SERVICE_(?:HOST|PORT\w*)|PORT(?:_\d+_\w+)?)")
 _SECRET_LIMIT = 65536
+_HEADER = re.compile(r"\s*\[+\s*([\w.-]+)")
 
 
 @dataclass(slots=True)
@@ -79,6 +81,39 @@ def load(path: Path | None, environ: Mapping[str, str], text: str | None = None)
         # Not raised inside the handler of pydantic's error, because that error contains the values.
         raise ConfigurationError(tuple(dict.fromkeys(found)))
     return settings
+
+
+def store_settings(file: Path, environ: Mapping[str, str]) -> StoreSettings | None:
+    """Which store a configuration with mistakes means, as far as that can be told; None if there is no such file.
+
+    For those who ask about the daemon while somebody is editing the file.
+    """
+    source = gather(file, environ, Settings)
+    if not file.is_file():
+        return None
+    table = source.values.get("store")
+    url = table.get("url") if isinstance(table, dict) else None
+    if url is None and source.broken:
+        url = _store_url(_read_file(file)[0])
+    try:
+        store = StoreSettings() if url is None else StoreSettings(url=url)
+    except ValidationError:
+        return None
+    return store.model_copy(update={"url": _anchored(store.url, source.folder)})
+
+
+def _store_url(text: str) -> str | None:
+    """The URL in the section of the store, from a file that is no valid TOML elsewhere."""
+    section = ""
+    for line in text.splitlines():
+        if header := _HEADER.match(line):
+            section = header[1]
+        elif section == "store":
+            with suppress(ValueError, RecursionError):
+                url = tomllib.loads(line).get("url")
+                if isinstance(url, str):
+                    return url
+    return None
 
 
 def _validate(source: Source) -> tuple[Settings | None, list[Mistake]]:

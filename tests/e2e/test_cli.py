@@ -153,6 +153,16 @@ def test_the_daemon_and_those_who_ask_about_it(tmp_path: Path) -> None:
         assert report["discord"]["connected"] is False
         assert [pair["name"] for pair in report["pairs"]] == ["help"]
 
+        # Somebody is editing the file: the daemon is shown all the same.
+        written = (tmp_path / "relay.toml").read_text()
+        (tmp_path / "relay.toml").write_text(f"{written}\n[[pairs]\nname = ")
+        asked = relay(tmp_path, "status")
+        assert asked.returncode == 2
+        assert f"(process {process.pid} on " in asked.stdout
+        assert "\nhelp" in asked.stdout
+        assert "relay.toml: is not valid TOML" in asked.stderr
+        (tmp_path / "relay.toml").write_text(written)
+
         second = relay(tmp_path, "run")
         assert second.returncode == 3
         last = second.stderr.splitlines()[-1]
@@ -162,7 +172,13 @@ def test_the_daemon_and_those_who_ask_about_it(tmp_path: Path) -> None:
         assert process.wait(timeout=10) == 0
     asked = relay(tmp_path, "status")
     assert asked.returncode == 1
-    assert "The daemon is not running" in asked.stdout
+    assert "The daemon is not running; it ended " in asked.stdout
+    assert "It was told to stop." in asked.stdout
+    with daemon(tmp_path) as (process, _, _):
+        process.kill()
+        process.wait(timeout=10)
+        asked = relay(tmp_path, "status", "--json")
+        assert "it was killed" in json.loads(asked.stdout)["daemon"]["ended"]["reason"]
     for line in lines:
         assert json.loads(line)["event"]
         assert not any(secret in line for secret in SECRETS)
@@ -175,6 +191,8 @@ def test_a_port_in_use_ends_the_daemon_with_one_line(tmp_path: Path) -> None:
         listen = f"127.0.0.1:{other.getsockname()[1]}"
         configure(tmp_path, listen=listen)
         result = relay(tmp_path, "run")
+    asked = relay(tmp_path, "status")
+    assert f"Another program listens on {listen} already." in asked.stdout
     assert result.returncode == 4
     assert "Traceback" not in result.stderr
     (line,) = [line for line in result.stderr.splitlines() if not line.startswith("{")]

@@ -393,11 +393,8 @@ class DiscordAdapter:
 
     def notes(self, channel: ChannelRef) -> Sequence[str]:
         """See `ChannelNotes`."""
-        buffer, info = self._buffers.get(channel.id), self.describe(channel)
-        if buffer is None:
-            return ()
-        name = channel.id if info is None else info.name
-        return buffer.access.notes(name, webhooks_full=self._poster.webhooks_full(channel.id))
+        buffer = self._buffers.get(channel.id)
+        return () if buffer is None else buffer.access.notes(webhooks_full=self._poster.webhooks_full(channel.id))
 
     def describe(self, channel: ChannelRef) -> ChannelInfo | None:
         """See `ChannelDescriber`."""

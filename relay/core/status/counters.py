@@ -180,6 +180,7 @@ class Status:
                 for lane, counts in lanes.items()
             },
             channels=self.channels(),
+            pairs=self.pairs.pairs,
         )
 
     def channels(self) -> Mapping[ChannelRef, ChannelInfo]:
@@ -192,10 +193,15 @@ class Status:
                 self._channels[channel] = info
         return {channel: self._channels[channel] for channel in sorted(named) if channel in self._channels}
 
-    def restore(self, saved: str | None, channels: str | None = None) -> None:
-        """Go on counting where an earlier process stopped. `channels`: what it saved of those."""
-        for lane, known in read_record(saved, self.pairs).lanes.items():
+    def restore(self, saved: str | None, channels: str | None = None, *, seen: datetime | None = None) -> None:
+        """Go on counting where an earlier process stopped.
+
+        `channels`: what it saved of those. `seen`: when it last was alive, if that is known otherwise.
+        """
+        record = read_record(saved, self.pairs)
+        for lane, known in record.lanes.items():
             self._lanes[lane] = known.counts
+        self._daemon = replace(self._daemon, previous=record.daemon.end(seen))
         self._channels.update(read_channels(channels))
 
     def _notes(self, pair: Pair) -> tuple[str, ...]:

@@ -10,7 +10,15 @@ import structlog
 
 from relay.core.ports import ChannelInfo, Clock
 from relay.core.status.counters import Status
-from relay.core.status.report import CHANNELS_KEY, STATUS_KEY, DirectionStatus, Report, StatusRecord, read_channels
+from relay.core.status.report import (
+    CHANNELS_KEY,
+    STATUS_KEY,
+    DaemonEnd,
+    DirectionStatus,
+    Report,
+    StatusRecord,
+    read_channels,
+)
 from relay.core.storage import Store
 from relay.domain.ids import ChannelRef
 from relay.errors import StoreUnavailable
@@ -78,12 +86,12 @@ class StatusRecorder:
     # What was saved last of the channels: they change seldom, and the status each second.
     _channels: Mapping[ChannelRef, ChannelInfo] | None = field(init=False, default=None)
 
-    async def restore(self) -> None:
-        """Go on counting where the last process stopped. Raises `StoreUnavailable`."""
+    async def restore(self, seen: datetime | None = None) -> None:
+        """Go on counting where the last process stopped, which was `seen` alive then. Raises `StoreUnavailable`."""
         async with self.store.read() as uow:
             saved = await uow.key_values.get(STATUS_KEY)
             channels = await uow.key_values.get(CHANNELS_KEY)
-        self.status.restore(saved, channels)
+        self.status.restore(saved, channels, seen=seen)
         self._channels = read_channels(channels)
 
     async def run(self) -> None:
@@ -96,10 +104,11 @@ class StatusRecorder:
                 await self.look()
             await self.clock.sleep(_LOOK_SECONDS)
 
-    async def save(self, *, running: bool) -> None:
-        """Save the status once. Raises `StoreUnavailable`."""
+    async def finish(self, end: DaemonEnd) -> None:
+        """Save the status for the last time, with how the daemon ends. Raises `StoreError`."""
         record = self.status.record()
-        await self._save(replace(record, daemon=replace(record.daemon, running=running)))
+        ended = replace(end, at=self.clock.now())
+        await self._save(replace(record, daemon=replace(record.daemon, running=False, ended=ended)))
 
     async def look(self) -> None:
         """Save what has changed."""

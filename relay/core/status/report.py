@@ -66,6 +66,35 @@ class LaneRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class DaemonEnd:
+    """How a daemon ended, as it wrote down itself when it did; or that it could not."""
+
+    # Sentences.
+    reason: str
+    remedy: str
+    # None if it is not known.
+    at: datetime | None = None
+    # Somebody told it to stop: nothing is wrong.
+    wanted: bool = False
+
+    @property
+    def unseen(self) -> bool:
+        """Nobody knows when it was: `at` is when the daemon was last alive."""
+        return self.reason == KILLED.reason
+
+    def as_json(self) -> Json:
+        """As it is saved, and as `relay status --json` shows it."""
+        return {"at": _iso(self.at), "reason": self.reason, "remedy": self.remedy, "wanted": self.wanted}
+
+
+STOPPED = DaemonEnd("It was told to stop.", "Start it with `relay run`.", wanted=True)
+KILLED = DaemonEnd(
+    "It left no word: it was killed, or the machine went down.",
+    "Look for its process in the log of the system (memory, disk), and start it with `relay run`.",
+)
+
+
+@dataclass(frozen=True, slots=True)
 class DaemonStatus:
     """The process that holds the store, or held it last. None where nothing is known."""
 
@@ -76,6 +105,17 @@ class DaemonStatus:
     since: datetime | None = None
     # When it last showed that it was alive.
     updated_at: datetime | None = None
+    # How it ended; None while it runs.
+    ended: DaemonEnd | None = None
+    # How the one before it ended.
+    previous: DaemonEnd | None = None
+
+    def end(self, seen: datetime | None) -> DaemonEnd | None:
+        """How it ended, where it runs no longer; None if no daemon has ever run. `seen`: when it last was alive."""
+        if self.ended is not None or self.updated_at is None:
+            return self.ended
+        # An earlier relay did not write down how it ended, but that it did.
+        return replace(KILLED if self.running else STOPPED, at=max(self.updated_at, seen or self.updated_at))
 
     def as_json(self) -> Json:
         """As it is saved, and as `relay status --json` shows it."""
@@ -85,6 +125,8 @@ class DaemonStatus:
             "host": self.host,
             "since": _iso(self.since),
             "updated_at": _iso(self.updated_at),
+            "ended": None if self.ended is None else self.ended.as_json(),
+            "previous": None if self.previous is None else self.previous.as_json(),
         }
 
 
@@ -97,11 +139,22 @@ class StatusRecord:
     sides: Mapping[str, SideHealth]
     lanes: Mapping[LaneKey, LaneRecord]
     channels: Mapping[ChannelRef, ChannelInfo] = field(default_factory=dict)
+    # Those that the daemon works with, without their policies: the file may have been changed, or have mistakes.
+    pairs: Sequence[Pair] = ()
 
     def lasting(self) -> Json:
         """What does not change by itself, as it is saved."""
         return {
             **{name: side_as_json(side) for name, side in self.sides.items()},
+            "declared": [
+                {
+                    "name": pair.name,
+                    "sides": [[side.platform, side.value] for side in pair.sides],
+                    "destinations": sorted(pair.destinations),
+                    "paused": pair.paused,
+                }
+                for pair in self.pairs
+            ],
             "lanes": [
                 {
                     "source": [lane.source.platform, lane.source.id],
@@ -173,6 +226,8 @@ class StatusRecord:
             directions,
             (*([_PAUSED] if pair.paused else []), *next((record.notes for record in known if record.notes), ())),
             {str(side.platform): self._channel(side, directory.channel(side)) for side in pair.sides},
+            frozenset(f"to_{platform}" for platform in pair.destinations),
+            pair.paused,
         )
 
     def _channel(self, address: ChannelAddress, channel: ChannelRef) -> "ChannelStatus":
@@ -257,6 +312,10 @@ class PairStatus:
     notes: tuple[str, ...] = ()
     # By the platform's name.
     channels: Mapping[str, ChannelStatus] = field(default_factory=dict)
+    # The directions that the operator has opened: none of them if the pair is archived.
+    carried: frozenset[str] = frozenset({"to_matrix", "to_discord"})
+    # The operator has paused it.
+    paused: bool = False
 
     @property
     def problem(self) -> str | None:
@@ -372,34 +431,40 @@ def _direction(
 
 # --- Read from the store ----------------------------------------------------------------------------------
 
-_NEVER_RAN = "the daemon has never run on this store"
-_NOT_RUNNING = "the daemon is not running"
-_STARTING = "the daemon is starting"
+_NEVER_RAN = "The daemon has never run on this store."
+_NOT_RUNNING = "The daemon is not running."
+_STARTING = "The daemon is starting."
 
 
 async def read_report(
-    store: Store | None, pairs: Sequence[Pair], *, running: bool, now: datetime, seen: datetime | None = None
+    store: Store | None, pairs: Sequence[Pair] | None, *, running: bool, now: datetime, seen: datetime | None = None
 ) -> Report:
     """The report from the store alone. Raises `StoreError`.
 
-    `store` None: there is none yet. `running`: a daemon holds the store; `seen`: when it last showed that.
+    `store` None: there is none yet. `pairs` None: those that the daemon works with, or worked with last. `running`: a
+    daemon holds the store; `seen`: when it last showed that.
     """
     saved = channels = None
     depths: Mapping[LaneKey, LaneDepth] = {}
-    directory = PairDirectory(pairs)
+    known: Mapping[ChannelAddress, ChannelRef] = {}
     if store is not None:
         async with store.read() as uow:
             saved = await uow.key_values.get(STATUS_KEY)
             channels = await uow.key_values.get(CHANNELS_KEY)
             depths = await uow.outbox.depths()
-            directory = PairDirectory(pairs, await uow.channels.known())
+            known = await uow.channels.known()
+    directory = PairDirectory(pairs or (), known)
     record = read_record(saved, directory)
-    updated_at = record.daemon.updated_at
+    if pairs is None:
+        directory.replace(record.pairs)
+    daemon = record.daemon
+    updated_at = daemon.updated_at
     if updated_at is not None and seen is not None:
         updated_at = max(updated_at, seen)
+    ended = None if running else daemon.end(seen)
     record = replace(
         record,
-        daemon=replace(record.daemon, running=running, updated_at=updated_at),
+        daemon=replace(daemon, running=running, updated_at=updated_at, ended=ended),
         sides={str(platform): _now(record.sides.get(str(platform)), running=running) for platform in Platform},
         channels=read_channels(channels),
     )
@@ -427,18 +492,40 @@ def read_record(text: str | None, directory: PairDirectory) -> StatusRecord:
         daemon=_daemon(daemon if isinstance(daemon, dict) else {}),
         sides={str(platform): side for platform in Platform if (side := _side(saved.get(str(platform)))) is not None},
         lanes=_lanes(saved, directory),
+        pairs=_declared(saved.get("declared")),
     )
 
 
 def _daemon(saved: Mapping[str, Any]) -> DaemonStatus:
     pid = saved.get("pid")
-    moments = []
-    for name in ("since", "updated_at"):
-        try:
-            moments.append(_moment(saved.get(name)))
-        except (TypeError, ValueError):
-            moments.append(None)
-    return DaemonStatus(False, pid if isinstance(pid, int) else None, _words(saved.get("host")), *moments)
+    return DaemonStatus(
+        running=saved.get("running") is True,
+        pid=pid if isinstance(pid, int) else None,
+        host=_words(saved.get("host")),
+        since=_moment_or_none(saved.get("since")),
+        updated_at=_moment_or_none(saved.get("updated_at")),
+        ended=_end(saved.get("ended")),
+        previous=_end(saved.get("previous")),
+    )
+
+
+def _end(saved: Any) -> DaemonEnd | None:
+    if not isinstance(saved, dict) or not (reason := _words(saved.get("reason"))):
+        return None
+    return DaemonEnd(
+        reason, _words(saved.get("remedy")) or "", _moment_or_none(saved.get("at")), saved.get("wanted") is True
+    )
+
+
+def _declared(saved: Any) -> Sequence[Pair]:
+    found = []
+    for record in saved if isinstance(saved, list) else ():
+        with suppress(TypeError, ValueError, KeyError):
+            one, other = (ChannelAddress(Platform(platform), str(value)) for platform, value in record["sides"])
+            destinations = frozenset(Platform(platform) for platform in record["destinations"])
+            paused = record.get("paused") is True
+            found.append(Pair(str(record["name"]), (one, other), destinations, paused=paused))
+    return found
 
 
 def _side(saved: Any) -> SideHealth | None:
@@ -538,6 +625,13 @@ def _moment(value: Any) -> datetime | None:
     if moment is None or moment.tzinfo is None or not 1970 < moment.year < 9999:
         return None
     return moment.astimezone(UTC)
+
+
+def _moment_or_none(value: Any) -> datetime | None:
+    try:
+        return _moment(value)
+    except (TypeError, ValueError):
+        return None
 
 
 def _iso(moment: datetime | None) -> str | None:

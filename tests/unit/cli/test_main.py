@@ -222,13 +222,14 @@ def test_status_of_a_stopped_daemon(cli: Relay, url: str) -> None:
     status, out, _ = cli("status")
     assert status == 1
     assert "The daemon is not running; it was last seen " in out
-    assert "help: No permission \\x1b[2J." in out
+    assert "\nhelp ✗ " in out
+    assert "\n  No permission \\x1b[2J.\n" in out
     status, out, _ = cli("status", "--json")
     report = json.loads(out)
     assert status == 1
     assert report["pairs"][0]["to_matrix"]["retries"] == 2
     assert report["pairs"][0]["to_matrix"]["dead_letters"] == 3
-    assert report["matrix"]["problem"] == "the daemon is not running"
+    assert report["matrix"]["problem"] == "The daemon is not running."
 
 
 def test_status_of_an_empty_store(cli: Relay, tmp_path: Path) -> None:
@@ -345,7 +346,7 @@ def test_what_waits_for_an_undeclared_pair_is_shown_and_discarded(cli: Relay, ur
     assert (there["direction"], there["source"], there["backlog"]) == ("to_matrix", "77", 2)
     assert (back["name"], back["backlog"]) == (None, 1)
     out = cli("status")[1]
-    assert "staff is not declared (77 -> !gone\\x9b:b): 2 waiting" in out
+    assert "staff is not declared (77 → !gone\\x9b:b): 2 waiting" in out
     assert cli("outbox", "discard", "--pair", "help")[0] == 1
     assert cli("outbox", "discard")[0] == 2
     assert cli("outbox", "discard", "--pair", "staff")[:2] == (0, "77 -> !gone\\x9b:b: 2 discarded\n")

@@ -138,7 +138,7 @@ async def test_a_status_that_cannot_be_read_is_begun_anew(bridge: World, saved: 
         report = await read_report(bridge.store, bridge.pairs, running=True, now=SystemClock().now())
         assert [pair.name for pair in report.pairs] == ["help"]
         assert report.daemon.updated_at is None
-        await kept.save(running=True)
+        await kept.look()
 
 
 async def test_a_shared_copy_that_cannot_be_read_keeps_its_words(tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ async def _populate(made: World) -> None:
         await made.shows(there, "one, mended", "two, mended")
         await made.quiet()
         recorder = StatusRecorder(store=made.store, status=core.status, clock=SystemClock())
-        await recorder.save(running=True)
+        await recorder.look()
     async with made.store.write() as unit:
         for number in range(len(ODD)):
             ref, copy = MessageRef(here, f"{900000 + number}"), MessageRef(there, f"{900000 + number}")

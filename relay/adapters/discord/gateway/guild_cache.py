@@ -70,23 +70,17 @@ class ChannelAccess:
     # A thread of which only its members hear what is said there.
     private: bool = False
 
-    def notes(self, name: str, *, webhooks_full: bool) -> list[str]:
-        """What the bot may not do in the channel `name`, which works without it: sentences with the remedy."""
-        notes = []
-        if not self.may_use_webhooks or webhooks_full:
-            why, remedy = (
-                (f"{name} has as many webhooks as Discord allows", "delete one there that nobody uses")
-                if self.may_use_webhooks
-                else (f"The bot may not use webhooks in {name}", f"give its role {MANAGE_WEBHOOKS.name} there")
-            )
-            notes.append(f"{why}, so people appear under its name, with theirs in the text: {remedy}.")
-            if not self.may_attach:
-                notes.append(f"The bot may not post files in {name}: give its role {ATTACH_FILES.name} there.")
+    def notes(self, *, webhooks_full: bool) -> list[str]:
+        """What the bot may not do in the channel, which works without it: sentences with the remedy."""
+        lacking = [] if self.may_use_webhooks else [MANAGE_WEBHOOKS]
+        if (lacking or webhooks_full) and not self.may_attach:
+            lacking.append(ATTACH_FILES)
         if not self.may_delete:
-            notes.append(
-                f"The bot may not delete what others wrote in {name}, so what a moderator deletes on the other side "
-                f"stays there: give its role {MANAGE_MESSAGES.name} there."
-            )
+            lacking.append(MANAGE_MESSAGES)
+        notes = [f"Without {one.name} {one.without}: give the bot's role {one.name} there." for one in lacking]
+        if webhooks_full and self.may_use_webhooks:
+            why = "The channel has as many webhooks as Discord allows"
+            notes.insert(0, f"{why}, so {MANAGE_WEBHOOKS.without}: delete one that nobody uses.")
         return notes
 
 

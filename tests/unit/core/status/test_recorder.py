@@ -9,7 +9,7 @@ from structlog.testing import capture_logs
 from relay.core.clock import SystemClock
 from relay.core.ports import ChannelInfo, SideHealth
 from relay.core.status.recorder import Progress, StatusRecorder
-from relay.core.status.report import CHANNELS_KEY, STATUS_KEY, DirectionStatus, PairStatus, Report, read_report
+from relay.core.status.report import CHANNELS_KEY, STATUS_KEY, STOPPED, DirectionStatus, PairStatus, Report, read_report
 from relay.domain.ids import Platform
 from tests.support.world import World, until
 
@@ -63,7 +63,7 @@ async def test_the_status_outlives_the_process(bridge: World) -> None:
         bridge.discord.say(discord, "mira", "one")
         await bridge.shows(room, "one")
         await until(lambda: core.status.last_report().pairs[0].directions["to_matrix"].messages == 1)
-        await recorder.save(running=False)
+        await recorder.finish(STOPPED)
     async with bridge.relay() as core:
         later = StatusRecorder(store=bridge.store, status=core.status, clock=SystemClock())
         await later.restore()

@@ -65,14 +65,15 @@ def unknown(address: str) -> dict[str, Any]:
 
 async def test_without_a_store() -> None:
     report = await read_report(None, [pair("help")], running=False, now=NOW)
-    stopped = {"connected": False, "state": "stopped", "problem": "the daemon has never run on this store"}
+    stopped = {"connected": False, "state": "stopped", "problem": "The daemon has never run on this store."}
     channels = {"channels": {"discord": unknown("1help"), "matrix": unknown("#help:b")}}
+    ends = {"ended": None, "previous": None}
     assert report.as_json() == {
         "pairs": [{"name": "help", "problem": None, "note": None, "to_matrix": IDLE, "to_discord": IDLE} | channels],
         "undeclared": [],
         "discord": stopped,
         "matrix": stopped,
-        "daemon": {"running": False, "pid": None, "host": None, "since": None, "updated_at": None},
+        "daemon": {"running": False, "pid": None, "host": None, "since": None, "updated_at": None} | ends,
     }
     assert not report.well
 
@@ -116,12 +117,12 @@ async def test_well_or_not(store: SqlStore, left: dict[str, Any], running: bool,
     report = await read_report(store, [pair("help")], running=running, now=NOW)
     assert report.well is well
     if not running:
-        assert report.sides["matrix"].problem == "the daemon is not running"
+        assert report.sides["matrix"].problem == "The daemon is not running."
         assert report.daemon.pid == 7
 
 
 async def test_a_daemon_that_is_starting(store: SqlStore) -> None:
     report = await read_report(store, [pair("help")], running=True, now=NOW)
-    assert report.sides["discord"] == SideHealth("connecting", "the daemon is starting")
+    assert report.sides["discord"] == SideHealth("connecting", "The daemon is starting.")
     assert not report.sides["discord"].connected
     assert not report.well

@@ -1,0 +1,349 @@
+"""The report as lines for a terminal, or for whatever reads the output of one: 80 columns, one line a pair."""
+
+import shutil
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+import typer
+from rich.cells import cell_len, set_cell_size
+
+from relay.cli.common import printable
+
+if TYPE_CHECKING:
+    from relay.core.ports import ChannelInfo, SideHealth
+    from relay.core.status.report import ChannelStatus, DirectionStatus, PairStatus, Report, UndeclaredLane
+
+_UNITS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
+_ARROWS = {"to_matrix": "→", "to_discord": "←"}
+_WAYS = {"to_matrix": "to Matrix", "to_discord": "to Discord"}
+_SIDES = {"ready": "connected", "catching_up": "catching up"}
+# Where the terminal's encoding has no such signs.
+_PLAIN = str.maketrans({"→": ">", "←": "<", "✓": "+", "✗": "!", "⇄": "=", "–": "-", "…": "~"})
+_WIDEST, _NARROWEST = 120, 60
+_LONGEST_NAME = 28
+_TIME_COLUMNS = 9
+# A screen that is longer has no empty lines.
+_LONG_SCREEN = 60
+_INDENT = "  "
+# Pairs that are named where many have the same note.
+_FEW = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line, and its colour."""
+
+    text: str = ""
+    color: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Screen:
+    """What is shown of a report."""
+
+    # The names of pairs to show in detail; none: all pairs, a line each.
+    wanted: Sequence[str] = ()
+    problems_only: bool = False
+
+    def show(self, report: "Report") -> None:
+        """Print it. Colours are for terminals only."""
+        width = min(max(shutil.get_terminal_size((80, 24)).columns, _NARROWEST), _WIDEST)
+        encoding = sys.stdout.encoding or "ascii"
+        for line in self.lines(report, width):
+            typer.secho(encodable(line.text, encoding), fg=line.color)
+
+    def lines(self, report: "Report", width: int) -> list[Line]:
+        """All of it, in lines of at most `width` columns."""
+        if self.wanted:
+            chosen = [pair for pair in report.pairs if pair.name in self.wanted]
+            blocks: list[Iterable[Line]] = [
+                _head(report, width),
+                *(_detail(pair, report.taken_at, width) for pair in chosen),
+            ]
+        else:
+            blocks = self._overview(report, width)
+        shown = [list(block) for block in blocks]
+        shown = [block for block in shown if block]
+        spaced = sum(map(len, shown)) + len(shown) <= _LONG_SCREEN
+        return [line for number, block in enumerate(shown) for line in ([Line()] if spaced and number else []) + block]
+
+    def _overview(self, report: "Report", width: int) -> list[Iterable[Line]]:
+        troubled = [pair for pair in report.pairs if pair.problems]
+        well = [pair for pair in report.pairs if not pair.problems]
+        names = max((cell_len(printable(pair.name)) for pair in report.pairs), default=0)
+        column = min(names, _LONGEST_NAME)
+        lines: list[Iterable[Line]] = [_head(report, width)]
+        if troubled:
+            lines.append(_troubled(troubled, report, column, width))
+        if well and not self.problems_only:
+            lines.append(_others(well, report, column, width))
+        elif well:
+            lines.append([Line(f"{_count_others(report, len(well))}.", "green")])
+        if not report.pairs:
+            lines.append(
+                _wrapped("There are no pairs, so nothing crosses: add [[pairs]] to the file.", width, "yellow")
+            )
+        lines.append(_undeclared(report.undeclared, width))
+        if not self.problems_only:
+            lines.append(_notes(report.pairs, width))
+        lines.append(_sums(report.pairs, width))
+        return lines
+
+
+# --- The daemon and its sides -----------------------------------------------------------------------------
+
+
+def _head(report: "Report", width: int) -> Iterator[Line]:
+    yield from _daemon(report, width)
+    yield from _sides(report, width)
+
+
+def _daemon(report: "Report", width: int) -> Iterator[Line]:
+    daemon, now = report.daemon, report.taken_at
+    if daemon.running:
+        process = f" (process {daemon.pid} on {printable(daemon.host or '?')})" if daemon.pid else ""
+        since = f" for {_age(now, daemon.since)}" if daemon.since and daemon.pid else ""
+        yield from _wrapped(f"The daemon runs{since}{process}.", width)
+        previous = daemon.previous
+        if previous is not None and not previous.wanted:
+            when = f" {_age(now, previous.at)} ago" if previous.at else ""
+            yield from _wrapped(f"The one before ended{when}. {printable(previous.reason)}", width, "yellow")
+    elif daemon.ended is None:
+        yield Line("The daemon has never run here.", "red")
+        yield Line("Start it with `relay run`.", "red")
+    else:
+        ended = daemon.ended
+        what = "was last seen" if ended.unseen else "ended"
+        when = "" if ended.at is None else f"; it {what} {_age(now, ended.at)} ago ({_moment(ended.at)})"
+        color = "yellow" if ended.wanted else "red"
+        yield from _wrapped(f"The daemon is not running{when}.", width, color)
+        yield from _wrapped(f"{printable(ended.reason)} {printable(ended.remedy)}", width, color)
+
+
+def _sides(report: "Report", width: int) -> Iterator[Line]:
+    """The sides that are well share a line with how many pairs are not."""
+    troubled = sum(bool(pair.problems) for pair in report.pairs)
+    words = [f"✓ {name.capitalize()}" for name, side in report.sides.items() if side.problem is None]
+    words += [f"✗ {_count(troubled, 'pair')} in trouble"] if troubled else []
+    if words:
+        yield Line("   ".join(words), "red" if troubled else "green")
+    for name, side in report.sides.items() if report.daemon.running else ():
+        if side.problem is not None:
+            yield from _side(name, side, width)
+    if report.store_problem:
+        yield from _wrapped(f"✗ Store: {printable(report.store_problem)}", width, "red")
+
+
+def _side(name: str, side: "SideHealth", width: int) -> Iterator[Line]:
+    mark, color = ("–", "yellow") if side.connected else ("✗", "red")
+    words = printable(side.detail) or _SIDES.get(side.state, side.state)
+    yield from _wrapped(f"{mark} {name.capitalize()}: {words}", width, color)
+
+
+# --- The pairs ----------------------------------------------------------------------------------------------
+
+
+def _troubled(pairs: Sequence["PairStatus"], report: "Report", column: int, width: int) -> Iterator[Line]:
+    for pair in pairs:
+        yield Line(_row(pair, "✗", report.taken_at, column, width), "red")
+        for problem in pair.problems:
+            yield from _wrapped(printable(problem), width, indent=_INDENT)
+
+
+def _others(pairs: Sequence["PairStatus"], report: "Report", column: int, width: int) -> Iterator[Line]:
+    legend = "→ to Matrix, ← to Discord: age of the last message"
+    color = "green" if report.daemon.running else None
+    yield from _wrapped(f"{_count_others(report, len(pairs))} ({legend}):", width, color)
+    for pair in pairs:
+        works = pair.carried and not pair.paused and report.daemon.running
+        mark = "✓" if works else "–"
+        yield Line(_row(pair, mark, report.taken_at, column, width))
+
+
+def _count_others(report: "Report", number: int) -> str:
+    """Nothing is well while no daemon runs."""
+    if report.daemon.running:
+        return f"{_count(number, 'pair')} well"
+    return f"{_count(number, 'pair')}{' as the daemon left them' if report.daemon.ended else ''}"
+
+
+def _row(pair: "PairStatus", mark: str, now: datetime, column: int, width: int) -> str:
+    """One line: name, mark, how long ago something crossed each way, and what is worth knowing besides."""
+    times = "".join(
+        _cut(f"{arrow} {_last(pair, way, now)}", _TIME_COLUMNS)
+        for way, arrow in _ARROWS.items()
+        if way in pair.directions
+    )
+    start = f"{_cut(printable(pair.name), column)} {mark} {times}"
+    more = _facts(pair) or _channels(pair)
+    return _cut(f"{start}{more}", width).rstrip()
+
+
+def _last(pair: "PairStatus", way: str, now: datetime) -> str:
+    if way not in pair.carried:
+        return "off"
+    at = pair.directions[way].last_message_at
+    return "–" if at is None else _age(now, at)
+
+
+def _facts(pair: "PairStatus") -> str:
+    """What waits and what is dead, whatever the way."""
+    waits = list(pair.directions.values())
+    backlog, dead = sum(way.backlog for way in waits), sum(way.dead_letters for way in waits)
+    oldest = max((way.oldest_undelivered_seconds or 0.0 for way in waits), default=0.0)
+    facts = []
+    if pair.paused or not pair.carried:
+        facts.append("paused" if pair.carried else "archived")
+    if backlog:
+        facts.append(f"{backlog:,} waiting{f' for {_seconds(oldest)}' if oldest else ''}")
+    if dead:
+        facts.append(f"{dead:,} dead")
+    return ", ".join(facts)
+
+
+def _channels(pair: "PairStatus") -> str:
+    """The names of the two channels, where they are known and say more than the pair's own."""
+    known = [channel.info for channel in pair.channels.values()]
+    return " ⇄ ".join(printable(info.name) for info in known if info is not None) if all(known) else ""
+
+
+def _detail(pair: "PairStatus", now: datetime, width: int) -> Iterator[Line]:
+    """All that is known of one pair."""
+    state = "in trouble" if pair.problems else "archived" if not pair.carried else "paused" if pair.paused else "well"
+    yield Line(f"{printable(pair.name)}: {state}", "red" if pair.problems else "green")
+    for problem in pair.problems:
+        yield from _wrapped(printable(problem), width, "red", indent=_INDENT)
+    for note in pair.notes:
+        yield from _wrapped(printable(note), width, "yellow", indent=_INDENT)
+    for name, channel in pair.channels.items():
+        yield from _wrapped(f"{name.capitalize()}: {_channel(channel)}", width, indent=_INDENT)
+    for name, way in pair.directions.items():
+        words = _way(way, now) if name in pair.carried else "off"
+        yield from _wrapped(f"{_ARROWS.get(name, ' ')} {_WAYS.get(name, name)}: {words}", width, indent=_INDENT)
+
+
+def _channel(channel: "ChannelStatus") -> str:
+    ids = ", ".join(dict.fromkeys(printable(text) for text in (channel.address, channel.id)))
+    if channel.info is None:
+        return ids
+    return f"{printable(channel.label)} ({ids}) {printable(channel.info.link)}".rstrip()
+
+
+def _way(way: "DirectionStatus", now: datetime) -> str:
+    last = "no message yet" if way.last_message_at is None else f"last message {_age(now, way.last_message_at)} ago"
+    facts = [last, f"{way.messages:,} so far"]
+    if way.backlog:
+        facts.append(f"{way.backlog:,} waiting for {_seconds(way.oldest_undelivered_seconds or 0.0)}")
+    facts.append(f"{way.retries:,} tried again")
+    facts.append(f"{way.dead_letters:,} dead")
+    dropped = _features(Counter(way.dropped))
+    return f"{'; '.join(facts)}{f'; dropped: {dropped}' if dropped else ''}"
+
+
+# --- What is below the pairs --------------------------------------------------------------------------------
+
+
+def _undeclared(lanes: Sequence["UndeclaredLane"], width: int) -> Iterator[Line]:
+    for lane in lanes:
+        name = printable(lane.pair or "A pair whose name is not known")
+        source, destination = (
+            _known(lane.source, lane.lane.source.id),
+            _known(lane.destination, lane.lane.destination.id),
+        )
+        oldest = "" if lane.oldest_seconds is None else f" for {_seconds(lane.oldest_seconds)}"
+        yield from _wrapped(
+            f"{name} is not declared ({source} → {destination}): {lane.waiting:,} waiting{oldest}, {lane.dead:,} dead. "
+            "`relay outbox discard` forgets what waits.",
+            width,
+            "yellow",
+        )
+
+
+def _known(info: "ChannelInfo | None", native: str) -> str:
+    return printable(native if info is None else f"{info.label}, {native}")
+
+
+def _notes(pairs: Iterable["PairStatus"], width: int) -> Iterator[Line]:
+    """What works, and could be better: each once, with the pairs that it is about."""
+    about: dict[str, list[str]] = {}
+    for pair in pairs:
+        for note in pair.notes:
+            about.setdefault(note, []).append(_shortened(printable(pair.name), _LONGEST_NAME))
+    for note, names in about.items():
+        listed = ", ".join(names) if len(names) <= _FEW else f"{', '.join(names[:_FEW])} and {len(names) - _FEW} more"
+        yield from _wrapped(f"Note ({listed}): {printable(note)}", width, "yellow")
+
+
+def _sums(pairs: Iterable["PairStatus"], width: int) -> Iterator[Line]:
+    dropped: Counter[str] = Counter()
+    dead = 0
+    for pair in pairs:
+        for way in pair.directions.values():
+            dropped.update(way.dropped)
+            dead += way.dead_letters
+    if dead:
+        yield Line(f"{_count(dead, 'dead letter')}: `relay dead list` shows why, and what to do.", "yellow")
+    if dropped:
+        yield from _wrapped(f"Dropped so far, because it cannot cross: {_features(dropped)}.", width)
+
+
+# --- Words and widths ---------------------------------------------------------------------------------------
+
+
+def _features(dropped: Counter[str]) -> str:
+    return ", ".join(f"{printable(feature)} {count:,}" for feature, count in dropped.most_common())
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def _moment(moment: datetime) -> str:
+    """In the operator's own zone."""
+    return f"{moment.astimezone():%Y-%m-%d %H:%M}"
+
+
+def _age(now: datetime, then: datetime) -> str:
+    return _seconds((now - then).total_seconds())
+
+
+def _seconds(seconds: float) -> str:
+    for length, unit in _UNITS:
+        if seconds >= length:
+            return f"{int(seconds // length)} {unit}"
+    return "0 s"
+
+
+def _cut(text: str, width: int) -> str:
+    """`text` in exactly so many columns."""
+    return set_cell_size(_shortened(text, width), width)
+
+
+def _shortened(text: str, width: int) -> str:
+    """`text` in at most so many columns."""
+    return text if cell_len(text) <= width else f"{set_cell_size(text, width - 1).rstrip()}…"
+
+
+def _wrapped(text: str, width: int, color: str | None = None, indent: str = "") -> Iterator[Line]:
+    """Lines between words. A word that is longer than a line (a link) keeps its line to itself, and is not broken."""
+    line = indent
+    for word in text.split(" "):
+        longer = f"{line}{word}" if line.strip() == "" else f"{line} {word}"
+        if cell_len(longer) > width and line.strip():
+            yield Line(line, color)
+            longer = f"{indent}{word}"
+        line = longer
+    yield Line(line, color)
+
+
+def encodable(text: str, encoding: str) -> str:
+    """`text` with other signs where an encoding has not ours."""
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        return text.translate(_PLAIN).encode(encoding, "replace").decode(encoding)
+    return text

@@ -1,0 +1,154 @@
+"""What `relay status` shows: 80 columns, a line a pair, the troubled ones first."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from rich.cells import cell_len
+
+from relay.cli.status_text import Screen, encodable
+from relay.core.ports import ChannelInfo, SideHealth
+from relay.core.status.report import (
+    KILLED,
+    ChannelStatus,
+    DaemonEnd,
+    DaemonStatus,
+    DirectionStatus,
+    PairStatus,
+    Report,
+    UndeclaredLane,
+)
+from relay.domain.ids import ChannelRef, Platform
+from relay.domain.pair import LaneKey
+
+NOW = datetime(2026, 11, 28, 12, tzinfo=UTC)
+READY = {"discord": SideHealth("ready"), "matrix": SideHealth("ready")}
+RUNNING = DaemonStatus(running=True, pid=4711, host="bridge", since=NOW - timedelta(hours=3), updated_at=NOW)
+LONG = (
+    "@relay:unredacted.org may not write in #stash-help:unredacted.org: give it the power level 50 there.",
+    "The bot may not see #help: give its role View Channel there.",
+)
+
+
+def way(ago: float | None = None, *, backlog: int = 0, dead: int = 0, dropped: int = 0) -> DirectionStatus:
+    last = None if ago is None else NOW - timedelta(seconds=ago)
+    return DirectionStatus(
+        7, last, backlog, 240.0 if backlog else None, 2, {"reaction": dropped} if dropped else {}, dead
+    )
+
+
+def pair(name: str = "help", *problems: str, notes: Sequence[str] = (), backlog: int = 0, dead: int = 0) -> PairStatus:
+    link = "https://discord.com/channels/1/1234567890123456789"
+    channels = {
+        "discord": ChannelStatus(
+            "1234567890123456789", "1234567890123456789", ChannelInfo("#help", "A server", link=link)
+        ),
+        "matrix": ChannelStatus("#help:example.org", "!a:example.org", ChannelInfo("Help room")),
+    }
+    ways = {"to_matrix": way(3), "to_discord": way(60, backlog=backlog, dead=dead, dropped=3)}
+    return PairStatus(name, problems, ways, tuple(notes), channels)
+
+
+def report(*pairs: PairStatus, daemon: DaemonStatus = RUNNING, **sides: SideHealth) -> Report:
+    return Report(pairs, READY | sides, NOW, daemon)
+
+
+def shown(of: Report, screen: Screen | None = None, width: int = 80) -> list[str]:
+    lines = [line.text for line in (screen or Screen()).lines(of, width)]
+    assert max(map(cell_len, lines)) <= width
+    return lines
+
+
+def test_one_line_a_pair() -> None:
+    lines = shown(report(pair(), pair("staff", backlog=12)))
+    assert lines[:2] == ["The daemon runs for 3 h (process 4711 on bridge).", "✓ Discord   ✓ Matrix"]
+    assert "help  ✓ → 3 s    ← 1 min  #help ⇄ Help room" in lines
+    assert "staff ✓ → 3 s    ← 1 min  12 waiting for 4 min" in lines
+    assert lines[-1] == "Dropped so far, because it cannot cross: reaction 6."
+
+
+def test_the_troubled_ones_come_first_and_each_problem_is_a_line_of_its_own() -> None:
+    lines = shown(report(pair("good"), pair("bad", *LONG)))
+    at = lines.index("bad  ✗ → 3 s    ← 1 min  #help ⇄ Help room")
+    assert lines[at + 1].startswith("  @relay:unredacted.org may not write in")
+    assert lines[at + 3] == f"  {LONG[1]}"
+    assert at < lines.index("good ✓ → 3 s    ← 1 min  #help ⇄ Help room")
+    assert "✓ Discord   ✓ Matrix   ✗ 1 pair in trouble" in lines
+    only = shown(report(pair("good"), pair("bad", *LONG)), Screen(problems_only=True))
+    assert "1 pair well." in only
+    assert not any(line.startswith("good") for line in only)
+
+
+def test_sixty_pairs_in_seventy_lines() -> None:
+    names = [f"#stash-room-{number}:unredacted.org" for number in range(60)]
+    pairs = [pair(name, *(LONG[:1] if number < 2 else ()), dead=number == 5) for number, name in enumerate(names)]
+    assert len(shown(report(*pairs))) <= 70
+    assert len(shown(report(*(replace(one, problems=()) for one in pairs)))) <= 66
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+@pytest.mark.parametrize(
+    "name", ["日本語の部屋がここにありますよね、長い名前", "x" * 200, "a\u202e\x1b[31mb", "👩‍👩‍👧‍👦 family"]
+)
+def test_strange_names_keep_to_the_columns(name: str, width: int) -> None:
+    lines = shown(report(pair(name, *LONG, notes=["Do this."]), pair()), width=width)
+    assert not any("\x1b" in line or "\u202e" in line for line in lines)
+
+
+def test_a_note_is_shown_once_with_the_pairs_that_it_is_about() -> None:
+    lines = shown(report(*(pair(f"p{number}", notes=["Give Manage Webhooks."]) for number in range(5))))
+    assert "Note (p0, p1, p2 and 2 more): Give Manage Webhooks." in lines
+    assert report(pair(notes=["Give Manage Webhooks."])).well
+
+
+def test_what_is_closed_or_archived_says_so() -> None:
+    one_way = replace(pair("news"), carried=frozenset({"to_matrix"}))
+    archived = replace(pair("old"), carried=frozenset())
+    paused = replace(pair("late", backlog=3), paused=True)
+    lines = shown(report(one_way, archived, paused))
+    assert "late – → 3 s    ← 1 min  paused, 3 waiting for 4 min" in lines
+    assert "news ✓ → 3 s    ← off    #help ⇄ Help room" in lines
+    assert "old  – → off    ← off    archived" in lines
+
+
+def test_one_pair_in_detail() -> None:
+    lines = shown(report(pair("help", *LONG[1:], dead=1), pair("staff")), Screen(wanted=["help"]), width=100)
+    assert "help: in trouble" in lines
+    assert "  Matrix: Help room (#help:example.org, !a:example.org)" in lines
+    assert "  ← to Discord: last message 1 min ago; 7 so far; 2 tried again; 1 dead; dropped: reaction 3" in lines
+    assert any("#help on A server (1234567890123456789)" in line for line in lines)
+    assert not any("staff" in line for line in lines)
+
+
+def test_when_and_why_the_daemon_ended_and_the_remedy() -> None:
+    end = DaemonEnd("Discord refused the bot's token.", "Make a new one.", NOW - timedelta(minutes=5))
+    ended = replace(RUNNING, running=False, ended=end)
+    lines = shown(report(pair(), daemon=ended, discord=SideHealth("stopped"), matrix=SideHealth("stopped")))
+    assert lines[0].startswith("The daemon is not running; it ended 5 min ago (2026-11-2")
+    assert lines[1] == "Discord refused the bot's token. Make a new one."
+    assert not any("✗ Discord" in line or "✓" in line for line in lines)
+    assert shown(report(daemon=DaemonStatus(running=False)))[0].startswith("The daemon has never run here")
+    killed = replace(RUNNING, running=False, ended=replace(KILLED, at=NOW - timedelta(hours=5)))
+    assert shown(report(daemon=killed))[0].startswith("The daemon is not running; it was last seen 5 h ago")
+    again = replace(RUNNING, previous=replace(KILLED, at=NOW - timedelta(hours=3)))
+    assert "The one before ended 3 h ago. It left no word" in " ".join(shown(report(pair(), daemon=again)))
+
+
+def test_sides_in_trouble_and_no_pairs() -> None:
+    lines = shown(report(matrix=SideHealth("connecting", "No answer from the homeserver.")))
+    assert "✓ Discord" in lines
+    assert "✗ Matrix: No answer from the homeserver." in lines
+    assert any(line.startswith("There are no pairs") for line in lines)
+
+
+def test_what_waits_for_a_pair_that_is_not_declared() -> None:
+    lane = LaneKey(ChannelRef(Platform.DISCORD, "77"), ChannelRef(Platform.MATRIX, "!gone:b"))
+    waiting = UndeclaredLane(lane, "old", 3, 60.0, 1, source=ChannelInfo("#old", "A server"))
+    text = " ".join(shown(replace(report(pair()), undeclared=(waiting,))))
+    assert "old is not declared (#old on A server, 77 → !gone:b): 3 waiting for 1 min, 1 dead." in text
+
+
+def test_a_terminal_without_the_signs() -> None:
+    assert encodable("кухня ✓ → 3 s", "ascii") == "????? + > 3 s"
+    assert encodable("кухня ✓ → 3 s", "utf-8") == "кухня ✓ → 3 s"
