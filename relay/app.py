@@ -29,6 +29,7 @@ from relay.errors import ConfigurationError, FatalError, RelayError, StoreError,
 from relay.media.library import Library
 from relay.media.links import SignedLinks, link_key
 from relay.media.proxy import MediaProxy, stands
+from relay.store.backup import restored_gap
 from relay.store.lease import hold, last_seen
 from relay.store.migrate import upgrade
 from relay.store.pruning import Pruner
@@ -120,6 +121,7 @@ class Daemon:
         stack.push_async_callback(store.close)
         lease = await stack.enter_async_context(hold(store, clock))
         await store.recount()
+        gap = await restored_gap(store, clock)
         files = Library(store=store, clock=clock)
         stack.push_async_callback(files.close)
         conversions = Conversions()
@@ -166,6 +168,7 @@ class Daemon:
             conversions=conversions,
             declared_links=settings.declared_links(),
             operators=settings.operators.places(),
+            gap=gap,
         )
         lookups = ChannelLookups(
             store=store, clock=clock, adapters={matrix.platform: matrix}, wanted=lambda: unmirrored(self._latest)

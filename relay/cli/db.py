@@ -1,12 +1,14 @@
-"""`relay db`: create, change and check the store's tables. `relay run` upgrades them by itself."""
+"""`relay db`: create, change and check the tables of the store, back it up, restore it. `relay run` upgrades them."""
 
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from relay.cli.common import ConfigOption, invocation_of
 
-commands = typer.Typer(help="Create, change or check the store's tables.", no_args_is_help=True)
+commands = typer.Typer(help="Create, change, check, back up or restore the store.", no_args_is_help=True)
 
 _STATES = {
     "missing": "it does not exist yet; `relay run` or `relay db upgrade` creates it",
@@ -53,3 +55,30 @@ def check(context: typer.Context, config: ConfigOption = None) -> None:
     revision = f" (revision {schema.revision}, this relay needs {schema.head})" if schema.revision else ""
     typer.echo(f"store {settings.store.path}: {_STATES[schema.state]}{revision}")
     raise typer.Exit(0 if schema.state == "current" else 1)
+
+
+@commands.command()
+def backup(
+    context: typer.Context,
+    target: Annotated[Path, typer.Argument(metavar="FILE", help="A new file, or a folder for one named by the time.")],
+    config: ConfigOption = None,
+) -> None:
+    """Copy the store into one file, also while the daemon runs."""
+    settings = invocation_of(context).load(config)
+    from relay.store.backup import back_up
+
+    typer.echo(back_up(settings.store.path, target.absolute(), datetime.now(UTC)))
+
+
+@commands.command()
+def restore(
+    context: typer.Context,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="What `relay db backup` made.")],
+    config: ConfigOption = None,
+) -> None:
+    """Put a backup in the store's place, while no daemon runs. The old store is kept beside it."""
+    settings = invocation_of(context).load(config)
+    from relay.store.backup import restore
+
+    old = restore(file.absolute(), settings.store.path)
+    typer.echo(f"store {settings.store.path}: restored" + (f"; the old one is {old}" if old else ""))

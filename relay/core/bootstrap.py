@@ -10,7 +10,7 @@ from relay.core.delivery.dispatcher import Dispatcher
 from relay.core.delivery.entries import Entries
 from relay.core.delivery.execute import Executor
 from relay.core.delivery.late_files import LateFiles
-from relay.core.delivery.lookups import Lookups
+from relay.core.delivery.lookups import Lookups, RestoredGap
 from relay.core.delivery.rate_limit import Budgets
 from relay.core.delivery.resolve import ReplyGate, Resolver
 from relay.core.intake.inbox import CoreInbox
@@ -76,6 +76,7 @@ def assemble(
     forgetters: Sequence[PersonForgetter] = (),
     # Where the operators are told what is wrong.
     operators: Sequence[ChannelAddress] = (),
+    gap: RestoredGap | None = None,
 ) -> Core:
     """Put everything together, with whatever optional protocols the adapters implement. No I/O."""
     directory = PairDirectory(pairs, others=operators)
@@ -102,6 +103,7 @@ def assemble(
         latest_readers={platform: one for platform, one in adapters.items() if isinstance(one, LatestReader)},
         role_readers={platform: one for platform, one in adapters.items() if isinstance(one, RoleReader)},
         name_readers={platform: one for platform, one in adapters.items() if isinstance(one, NameReader)},
+        gap=gap,
     )
     late_files = LateFiles(lookups=lookups, files=files, clock=clock)
     conversions = conversions or Conversions()

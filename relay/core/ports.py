@@ -176,6 +176,9 @@ class Delivery:
     # Whose message is replied to; None where somebody of the other side wrote it.
     replied_author: UserRef | None = None
     last_try: bool = False  # if no earlier try was carried out, nothing is sent: raise `Permanent`
+    # The store is a backup that was restored, and the message was written before that: since this time it may have
+    # crossed without being on record, and so may others. Its copy says the same, or was edited; `after` tells nothing.
+    restored_since: datetime | None = None
     # The author's name without what the operator adds to it; "" where that is not known.
     bare_name: str = ""
 

@@ -11,7 +11,7 @@ from relay.adapters.discord.adapter import DiscordAdapter
 from relay.core.clock import SystemClock
 from relay.core.ports import Delivery
 from relay.domain.content import Content
-from relay.domain.ids import ChannelRef, Platform
+from relay.domain.ids import ChannelRef, MessageRef, Platform
 from relay.domain.text.nodes import RichText
 from relay.errors import (
     RateLimited,
@@ -194,3 +194,34 @@ async def test_keeps_to_the_limits_by_itself() -> None:
         for channel in (world.channel, *others):
             assert [channel.messages[message].content for message in channel.order] == [str(n) for n in range(11)]
         assert set(server.api.statistics.statuses) == {200, 201}  # 201: the slash command was registered
+
+
+@pytest.mark.parametrize("webhooks", [True, False])
+async def test_copies_that_a_restored_store_does_not_know_are_found_one_by_one(world: World, webhooks: bool) -> None:
+    if not webhooks:
+        world.allow("VIEW_CHANNEL", "READ_MESSAGE_HISTORY", "SEND_MESSAGES")
+    since = SystemClock().now() - timedelta(minutes=1)
+    async with world.running() as adapter:
+        known, first, second, edited = [
+            await adapter.send(world.delivery(text, key=f"k{number}"))
+            for number, text in enumerate(("hi", "hi", "hi", "words"))
+        ]
+        await adapter.edit(edited, world.delivery("other words", key="e"))
+    world.say("new")
+
+    async def on_record(ref: MessageRef) -> bool:
+        return ref == known
+
+    async with world.running() as adapter:
+
+        async def again(key: str, text: str) -> MessageRef:
+            return await adapter.send(
+                world.delivery(text, key=key, suspect=True, alone=False, restored_since=since, on_record=on_record)
+            )
+
+        assert [await again(f"r{number}", "hi") for number in range(2)] == [first, second]
+        if webhooks:
+            # Matrix tells what it said at first.
+            assert await again("r2", "words") == edited
+        new = [await again(f"n{number}", text) for number, text in enumerate(("hi", "new"))]
+        assert not {known, first, second, edited} & {*new}

@@ -270,3 +270,23 @@ async def test_rate_limits_say_how_long_to_wait(tmp_path: Path) -> None:
             assert limited.value.retry_after is not None
             assert 0 < limited.value.retry_after <= 6
             assert not limited.value.ambiguous
+
+
+async def test_copies_that_a_restored_store_does_not_know_are_found_one_by_one(meeting: Meeting) -> None:
+    adapter, since = meeting.side.adapter, datetime.now(UTC) - timedelta(minutes=1)
+    known = await adapter.send(meeting.delivery("a", "hi"))
+    first, second = [await adapter.send(meeting.delivery(key, "hi")) for key in "bc"]
+    edited = await adapter.send(meeting.delivery("d", "words"))
+    await adapter.edit(edited, meeting.delivery("e", "other words"))
+    await meeting.ann.text(meeting.room, "Bob: new")
+
+    async def on_record(ref: MessageRef) -> bool:
+        return ref == known
+
+    def again(key: str, text: str) -> Delivery:
+        return meeting.delivery(key, text, suspect=True, alone=False, restored_since=since, on_record=on_record)
+
+    assert [await adapter.send(again(f"r{number}", "hi")) for number in range(2)] == [first, second]
+    assert await adapter.send(again("r2", "other words")) == edited
+    new = [await adapter.send(again(f"n{number}", text)) for number, text in enumerate(("hi", "new"))]
+    assert not {known, first, second, edited} & {*new}

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 
 from relay.core.author_names import AuthorNames
 from relay.core.convert.references import Found, Wanted, named, resolved, unnamed, wanted
@@ -25,6 +26,22 @@ _MOST_LINKED = 200
 """Linked people of whom it is asked whether they have a role."""
 
 
+_CLOCKS_DIFFER = timedelta(hours=1)
+"""How far the platforms' clocks, which date messages, may be from ours."""
+
+
+@dataclass(frozen=True, slots=True)
+class RestoredGap:
+    """The time between a backup and the first start on it: what crossed then is not on record."""
+
+    since: datetime
+    until: datetime
+
+    def covers(self, written_at: datetime) -> bool:
+        """Whether a message that was written then may have crossed in the gap."""
+        return written_at < self.until + _CLOCKS_DIFFER
+
+
 @dataclass(slots=True, kw_only=True, eq=False, repr=False)
 class Lookups:
     """Asks the pairs, the store and the adapters. Changes nothing, but for the names that authors get."""
@@ -37,6 +54,7 @@ class Lookups:
     latest_readers: Mapping[Platform, LatestReader]
     name_readers: Mapping[Platform, NameReader]
     role_readers: Mapping[Platform, RoleReader]
+    gap: RestoredGap | None = None  # if the store is a backup that was restored
 
     # --- Where ----------------------------------------------------------------------------------------
 
@@ -120,6 +138,12 @@ class Lookups:
             is_on_record=self._is_on_record,
             suspect=suspect,
         )
+
+    def in_gap(self, target: Target, written_at: datetime) -> Target:
+        """The target of what was written at that time: if it may have crossed in the gap, that is found out first."""
+        if self.gap is None or not self.gap.covers(written_at):
+            return target
+        return replace(target, suspect=True, alone=False, restored_since=self.gap.since)
 
     async def _with_earlier_try(self, uow: UnitOfWork, target: Target) -> Target:
         """With what an earlier try is looked for by."""

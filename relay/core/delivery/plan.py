@@ -6,6 +6,7 @@ that can be done.
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Literal
 
 from relay.core.ports import Adapter
@@ -39,6 +40,7 @@ class Target:
     suspect: bool = False  # an earlier try may have been carried out
     last_copy: MessageRef | None = None  # of the lane; known only where `suspect`
     alone: bool = True  # nothing else is on its way into the channel
+    restored_since: datetime | None = None  # since when copies may be there that are not on record: see `RestoredGap`
     original: Original | None = None
     copies: tuple[Copy, ...] = ()  # those that stand, by part
     superseded: tuple[Copy, ...] = ()  # those that were posted again elsewhere, and must still be deleted

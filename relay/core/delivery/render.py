@@ -61,6 +61,7 @@ def delivery(
         alone=target.alone,
         queued_at=target.entry.queued_at,
         last_try=target.entry.last_try,
+        restored_since=target.restored_since if suspect else None,
     )
 
 

@@ -193,6 +193,7 @@ class Resolver:
         if command.reply_to is not None and target.reply_to is None and not target.copies:
             await self.reply_gate.wait_for(entry.lane, command.reply_to)
         content, quotation = await self._words(target, command)
+        target = self.lookups.in_gap(target, command.created_at)
         return Send(target=target, command=command, content=content, quotation=quotation, first_words=first_words)
 
     async def _has_left(self, author: Author) -> bool:
@@ -218,6 +219,7 @@ class Resolver:
 
     async def _edit_at(self, target: Target, command: EditMessage) -> Edit:
         content, quotation = await self._words(target, command)
+        target = self.lookups.in_gap(target, command.edited_at)
         return Edit(target=target, command=command, content=content, quotation=quotation)
 
     async def _edit_former(self, entry: Entry, command: EditMessage, former: frozenset[ChannelRef]) -> EditFormer:
@@ -386,8 +388,10 @@ class Resolver:
                 async with self.lookups.store.read() as uow:
                     waiting = await uow.outbox.waiting(entry.lane, digests.MOST_NOTICES)
                 return digests.notices_together(entry, waiting)
-            case SendMessage():
-                return await self._digest(entry, seconds_each=seconds_each, lanes=lanes)
+            case SendMessage(created_at=written_at):
+                # What may have crossed already is looked for message by message.
+                if self.lookups.gap is None or not self.lookups.gap.covers(written_at):
+                    return await self._digest(entry, seconds_each=seconds_each, lanes=lanes)
         return None
 
     async def _digest(self, entry: Entry, *, seconds_each: float, lanes: int) -> Merge | None:

@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Literal
 
 import structlog
@@ -51,6 +51,7 @@ _MAX_REMEMBERED = 1_000
 # How wrong the time since an entry was queued may be, if our clock was set meanwhile.
 _CLOCKS_DIFFER = timedelta(hours=1)
 _MIN_PAGES = 10
+_MOST_PAGES = 200
 
 
 # --- Finding what an earlier try has posted -----------------------------------------------------------------
@@ -175,6 +176,21 @@ async def candidates(rest: RestClient, channel: str, delivery: Delivery) -> list
     return found[::-1]
 
 
+async def messages_since(rest: RestClient, channel: str, moment: datetime) -> list[Json]:
+    """The messages of a channel since a moment by Discord's clock, oldest first. Raises `ApiError`."""
+    found: list[Json] = []
+    route = Route("GET", "/channels/{channel}/messages", {"channel": channel})
+    before: dict[str, str] = {}
+    for _ in range(_MOST_PAGES):
+        page = await rest.call(route, query={"limit": str(_PAGE), **before})
+        messages = sorted(page, key=lambda message: int(message["id"]), reverse=True)
+        found.extend(message for message in messages if created_at(str(message["id"])) >= moment)
+        if len(messages) < _PAGE or created_at(str(messages[-1]["id"])) < moment:
+            break
+        before = {"before": str(messages[-1]["id"])}
+    return found[::-1]
+
+
 # --- Posting ------------------------------------------------------------------------------------------------
 
 
@@ -192,6 +208,8 @@ class MessagePoster:
     clock: Clock
     last_sent: LastSent = field(init=False, default_factory=LastSent)
     _posted: PostedMessages = field(init=False, default_factory=PostedMessages)
+    # By channel: what is there of ours since the backup that the store was restored from, and not on record yet.
+    _unrecorded: dict[str, list[Json]] = field(init=False, default_factory=dict)
     # The channels in which a webhook could not be made, and until when that is not tried again (monotonic).
     _without_webhook: dict[str, float] = field(init=False, default_factory=dict)
     # Those of them that have as many webhooks as Discord allows.
@@ -389,7 +407,10 @@ class MessagePoster:
         if author is not None:
             # This learns which webhooks are ours.
             await self._webhook(channel)
-            await self._delete_misplaced_by_earlier_try(delivery, channel, author)
+            if delivery.restored_since is None:
+                await self._delete_misplaced_by_earlier_try(delivery, channel, author)
+        if delivery.restored_since is not None:
+            return await self._find_unrecorded(delivery, channel, expected, delivery.restored_since)
         found = [
             message
             for message in await candidates(self.rest, channel, delivery)
@@ -403,6 +424,34 @@ class MessagePoster:
                     continue
                 _log.info("earlier try adopted", channel=channel, message=message["id"])
                 return str(message["id"])
+        return None
+
+    async def _find_unrecorded(
+        self, delivery: Delivery, channel: str, expected: ExpectedMessage, since: datetime
+    ) -> str | None:
+        """The copy of a message that crossed after the backup was made that our store was restored from.
+
+        The first that says the same; else one of the same author that was edited, as its original may have been.
+        """
+        known = self._unrecorded.get(channel)
+        if known is None:
+            known = []
+            for message in await messages_since(self.rest, channel, self.rest.time.of(since) - _CLOCKS_DIFFER):
+                ref = MessageRef(delivery.channel, str(message["id"]))
+                may_be_ours = message.get("webhook_id") or (message.get("author") or {}).get("id") == self.identity.user
+                if may_be_ours and ref.id not in self._posted and not await delivery.on_record(ref):
+                    known.append(message)
+            self._unrecorded[channel] = known
+        same = [message for message in known if self._is_expected(expected, message, "name and words")]
+        edited = [
+            message
+            for message in known
+            if message.get("edited_timestamp") and self._is_expected(expected, message, "name")
+        ]
+        for message in (*same, *edited)[:1]:
+            known.remove(message)
+            _log.info("copy found that the backup does not know", channel=channel, message=message["id"])
+            return str(message["id"])
         return None
 
     async def _delete_misplaced_by_earlier_try(self, delivery: Delivery, channel: str, author: Author) -> None:

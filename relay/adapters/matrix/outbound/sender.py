@@ -40,12 +40,23 @@ _FAILED = "❌"
 # Synapse remembers a transaction ID for a day.
 _TRANSACTION_ID_REMEMBERED = timedelta(hours=20)
 _PAGES_SEARCHED = 20
+_PAGES_OF_A_GAP = 200
 _CLOCK_SKEW = timedelta(hours=1)
 _LONGEST_AGE = 10**15  # In milliseconds.
 
 
 # Tries of a ghost, each after what kept it from speaking was mended, before the bot speaks.
 _GHOST_TRIES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class _Unrecorded:
+    """A message of ours in a room of which the store knows nothing."""
+
+    id: str
+    sender: str
+    # The fingerprint of what it said at first, and of its last edit.
+    says: tuple[Json, ...]
 
 
 class _GhostRefused(Exception):
@@ -74,13 +85,15 @@ class MessageSender:
     token_refused: Callable[[], None]
     conversions: Conversions
     _last_sent: LastSent = field(init=False, default_factory=LastSent)
+    # By room: what is there of ours since the backup that the store was restored from, and not on record yet.
+    _unrecorded: dict[str, list["_Unrecorded"]] = field(init=False, default_factory=dict)
 
     async def send(self, delivery: Delivery) -> MessageRef:
         """See `Adapter.send`."""
         room_id = self._check_sendable(delivery.channel)
         wanted = delivery
         delivery, images = await self._with_images(delivery)
-        if delivery.suspect and (found := await self._find_earlier_attempt(delivery, images)) is not None:
+        if delivery.suspect and (found := await self._find_earlier(delivery, images)) is not None:
             return MessageRef(delivery.channel, found)
         if delivery.suspect and delivery.last_try:
             raise Permanent("the homeserver fails with this message every time, while it takes others")
@@ -290,6 +303,58 @@ class MessageSender:
         if not isinstance(event_id, str) or not is_event_id(event_id):
             raise Transient("the homeserver did not say which event it made", ambiguous=True, failed=True)
         return event_id
+
+    async def _find_earlier(self, delivery: Delivery, images: ImageCopies) -> str | None:
+        """The event that is the delivery's already."""
+        if delivery.restored_since is not None:
+            return await self._find_unrecorded(delivery, images, delivery.restored_since)
+        return await self._find_earlier_attempt(delivery, images)
+
+    async def _find_unrecorded(self, delivery: Delivery, images: ImageCopies, since: datetime) -> str | None:
+        """The copy of a message that crossed after the backup was made that our store was restored from.
+
+        The first that says the same, or has been edited to.
+        """
+        known = self._unrecorded.get(delivery.channel.id)
+        if known is None:
+            known = self._unrecorded[delivery.channel.id] = await self._made_since(delivery, since)
+        ghosts = [] if delivery.author is None else self.ghosts.accounts.ghosts_of(delivery.author.user)
+        named = fingerprint(await self._compose(delivery, None, images))
+        unnamed = fingerprint(await self._compose(delivery, None, images, named=False))
+        for event in known:
+            says = (named, unnamed) if event.sender in ghosts else (named,)
+            if (event.sender in ghosts or event.sender == self.api.user_id) and any(it in says for it in event.says):
+                known.remove(event)
+                _log.info("copy found that the backup does not know", event_id=event.id)
+                return event.id
+        return None
+
+    async def _made_since(self, delivery: Delivery, since: datetime) -> list["_Unrecorded"]:
+        """The messages of our accounts in a room since a moment that are not on record, oldest first."""
+        now = self.clock.now()
+        query: dict[str, str | list[str]] = {"dir": "b", "limit": "100"}
+        query["filter"] = json.dumps({"types": ["m.room.message"]})
+        found: list[_Unrecorded] = []
+        edits: dict[str, Json] = {}
+        for _ in range(_PAGES_OF_A_GAP):
+            page = await self._call("GET", "rooms", delivery.channel.id, "messages", query=query)
+            events = as_list(page.get("chunk"))
+            for event in events:
+                event_id, sender, content = str(event.get("event_id")), str(event.get("sender")), event.get("content")
+                if sender != self.api.user_id and not self.ghosts.accounts.is_ghost(sender):
+                    continue
+                if new := as_dict(as_dict(content).get("m.new_content")):
+                    # The newest edit comes first.
+                    edits.setdefault(str(as_dict(as_dict(content).get("m.relates_to")).get("event_id")), new)
+                elif "body" in as_dict(content) and not await delivery.on_record(
+                    MessageRef(delivery.channel, event_id)
+                ):
+                    says = [as_dict(content), *([edits[event_id]] if event_id in edits else [])]
+                    found.append(_Unrecorded(event_id, sender, tuple(map(fingerprint, says))))
+            if not page.get("end") or (events and _age(events[-1], now) > now - since + _CLOCK_SKEW):
+                break
+            query["from"] = str(page["end"])
+        return found[::-1]
 
     async def _find_earlier_attempt(self, delivery: Delivery, images: ImageCopies) -> str | None:
         """The event that an earlier attempt made, if the homeserver may not tell that by the transaction ID.

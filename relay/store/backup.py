@@ -1,0 +1,154 @@
+"""Copies of the store, and what a store that was restored from one does not know.
+
+A copy says when it was made. What crossed after that is not on record in it: the first start on it notes the gap, and
+what is read again from then on is looked for on the other side before it is sent (`core.delivery.lookups`).
+"""
+
+import os
+import sqlite3
+from contextlib import closing, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+
+import structlog
+
+from relay.core.delivery.lookups import RestoredGap
+from relay.core.ports import Clock
+from relay.core.storage import Store
+from relay.errors import StoreError, StoreHeld
+from relay.store.lock_file import LockFile
+from relay.store.sqlite.engine import connect, translated
+
+_log = structlog.get_logger(__name__)
+
+_TAKEN = "backup taken"
+_GAP = "restored gap"
+_BESIDE = ("-wal", "-shm", "-journal")
+
+
+def back_up(store: Path, target: Path, now: datetime) -> Path:
+    """Copy the store, which a daemon may be using; returns the new file. In a folder, its name is the time.
+
+    Nobody else may read the copy, as the store. Raises `StoreError`.
+    """
+    if target.is_dir():
+        target = target / f"{store.stem}-{now:%Y%m%d-%H%M%S}.db"
+    if not store.exists():
+        raise StoreError(store, "it does not exist yet", "start the daemon once with `relay run`")
+    if target.exists():
+        raise StoreError(target, "there is such a file already", "choose another name, or a folder")
+    partly = target.with_name(f"{target.name}.part")
+    with suppress(FileNotFoundError):
+        partly.unlink()
+    try:
+        with translated(store), closing(connect(store)) as source:
+            _copy(source, partly, now)
+        with translated(target):
+            partly.rename(target)
+    finally:
+        with suppress(OSError):
+            partly.unlink()
+    return target
+
+
+def restore(backup: Path, store: Path) -> Path | None:
+    """Put a copy of `backup` in the store's place; returns where the old store is now, None if there was none.
+
+    Raises `StoreError`; then nothing has changed.
+    """
+    if not backup.is_file():
+        raise StoreError(backup, "there is no such file", "name a file that `relay db backup` made")
+    with LockFile(store) as lock:
+        with translated(store):
+            free = lock.take()
+        if not free:
+            raise StoreHeld(store, "a daemon is using it", "stop the daemon first")
+        fresh = store.with_name(f"{store.name}.restored")
+        with suppress(FileNotFoundError):
+            fresh.unlink()
+        try:
+            _check(backup)
+            made_at = datetime.fromtimestamp(backup.stat().st_mtime, UTC)
+            with translated(backup), closing(_read_only(backup)) as source:
+                # Any other copy of a store, made while no daemon ran: it is as old as its file.
+                taken = source.execute("SELECT 1 FROM notebook WHERE name = ? AND value <> ''", (_TAKEN,)).fetchone()
+                _copy(source, fresh, None if taken else made_at)
+            with translated(store):
+                old = _put_aside(store)
+                fresh.rename(store)
+        finally:
+            with suppress(OSError):
+                fresh.unlink()
+    return old
+
+
+async def restored_gap(store: Store, clock: Clock) -> RestoredGap | None:
+    """What the store does not know, if it is a backup that was restored. At the first start on it, that is noted.
+
+    Raises `StoreUnavailable`.
+    """
+    async with store.read() as uow:
+        taken, known = await uow.key_values.get(_TAKEN), await uow.key_values.get(_GAP)
+    if not taken:
+        return _gap(known)
+    found = f"{taken} {clock.now().isoformat()}"
+    async with store.write() as uow:
+        await uow.key_values.put(_GAP, found)
+        await uow.key_values.put(_TAKEN, "")
+    _log.warning(
+        "the store is a backup: what has crossed since is looked for before it is sent",
+        made_at=taken,
+    )
+    return _gap(found)
+
+
+def _gap(text: str | None) -> RestoredGap | None:
+    since, _, until = (text or "").partition(" ")
+    try:
+        return RestoredGap(datetime.fromisoformat(since), datetime.fromisoformat(until))
+    except ValueError:
+        return None
+
+
+def _copy(source: sqlite3.Connection, target: Path, taken_at: datetime | None) -> None:
+    """Copy in one read transaction, which keeps no writer waiting. `taken_at`: None leaves what it says of that."""
+    with translated(target), closing(connect(target, create=True)) as copy:
+        source.backup(copy)
+        # Nobody holds the copy.
+        copy.execute("DELETE FROM lease")
+        if taken_at is not None:
+            copy.execute("INSERT OR REPLACE INTO notebook (name, value) VALUES (?, ?)", (_TAKEN, taken_at.isoformat()))
+        # One file, without a log beside it.
+        copy.execute("PRAGMA journal_mode = DELETE")
+
+
+def _read_only(path: Path) -> sqlite3.Connection:
+    return sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True)
+
+
+def _check(backup: Path) -> None:
+    """Raises `StoreError` if the file is no store, or damaged."""
+    if any(backup.with_name(f"{backup.name}{suffix}").exists() for suffix in _BESIDE):
+        reason = "it has a log beside it, so it is a store that was not closed, and no backup"
+        raise StoreError(backup, reason, "make a backup of it with `relay db backup`")
+    with translated(backup), closing(_read_only(backup)) as connection:
+        if connection.execute("PRAGMA quick_check").fetchone() != ("ok",):
+            raise StoreError(backup, "it is damaged", "choose another backup")
+        tables = {str(name) for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    if not {"notebook", "lease"} <= tables:
+        raise StoreError(backup, "it is no store of a relay", "name a file that `relay db backup` made")
+
+
+def _put_aside(store: Path) -> Path | None:
+    """Rename the store and its log. Raises `OSError`."""
+    if not store.exists():
+        return None
+    number = 1
+    while (aside := store.with_name(f"{store.name}.replaced-{number}")).exists():
+        number += 1
+    # The log first: beside a store that it does not belong to, it would damage it.
+    for suffix in _BESIDE:
+        with suppress(FileNotFoundError):
+            os.rename(f"{store}{suffix}", f"{aside}{suffix}")  # noqa: PTH104 - names, not paths
+    store.rename(aside)
+    return aside

@@ -1,0 +1,82 @@
+"""A backup restored onto a new machine: nothing doubled, nothing lost, and edits still reach the copies."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from relay.demo.homeserver import Homeserver
+from tests.support.stack import Daemon, FullStack, stack
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+
+async def talk(place: FullStack, *words: str) -> None:
+    """The same words on both sides."""
+    for word in words:
+        place.say("help", f"d {word}")
+        await place.tell("help", f"m {word}")
+
+
+async def crossed(place: FullStack, *words: str) -> None:
+    """Wait until the last of these words has crossed both ways; each stands there once, in order, and nothing else."""
+    on_matrix, on_discord = [f"d {word}" for word in words], [f"m {word}" for word in words]
+    await place.until_matrix("help", lambda seen: on_matrix[-1] in seen)
+    await place.until_discord("help", lambda seen: on_discord[-1] in seen)
+    assert [word for word in await place.matrix_words("help") if word.startswith("d ")] == on_matrix
+    assert [word for word in await place.discord_words("help") if word.startswith("m ")] == on_discord
+
+
+async def new_machine(place: FullStack, backup: Path) -> Daemon:
+    """Another folder with the same settings and the restored store."""
+    folder = place.folder / "new"
+    folder.mkdir()
+    config = folder / "relay.toml"
+    config.write_text(place.daemon.config.read_text().replace(f"{place.folder}/relay.db", f"{folder}/relay.db"))
+    daemon = Daemon(config, folder / "relay.log")
+    status, output = await daemon.relay("db", "restore", str(backup))
+    assert status == 0, output
+    return daemon
+
+
+async def test_a_backup_on_a_new_machine_doubles_nothing(homeserver: Homeserver, tmp_path: Path) -> None:
+    async with stack(tmp_path, homeserver) as place:
+        await place.daemon.start()
+        await talk(place, "one")
+        await crossed(place, "one")
+        # The daemon goes on meanwhile.
+        status, output = await place.daemon.relay("db", "backup", str(tmp_path / "backup.db"))
+        assert (status, output.strip()) == (0, str(tmp_path / "backup.db"))
+        # What the backup does not know: the same words twice, an edited message, one in several parts.
+        await talk(place, "two", "two", "three")
+        await crossed(place, "one", "two", "two", "three")
+        first = await place.tell("help", "m fore")
+        answer = place.say("help", "d fore")
+        await crossed(place, "one", "two", "two", "three", "fore")
+        await place.mia.edit(place.rooms["help"], first, "m four")
+        place.control.edit(place.channels["help"], answer, "d four")
+        await crossed(place, "one", "two", "two", "three", "four")
+        long = " ".join(f"word-{number}" for number in range(700))
+        await place.tell("help", f"m {long}")
+        await talk(place, "five")
+        await place.until_matrix("help", lambda seen: "d five" in seen)
+        await place.until_discord("help", lambda seen: "m five" in seen)
+        before = await place.matrix_words("help"), await place.discord_words("help")
+        await place.daemon.kill()
+        shutil.move(tmp_path / "relay.db", tmp_path / "lost.db")
+        # Nobody was there.
+        await talk(place, "six")
+        place.daemon = await new_machine(place, tmp_path / "backup.db")
+        await place.daemon.start()
+        await talk(place, "seven")
+        await place.until_matrix("help", lambda seen: "d seven" in seen)
+        await place.until_discord("help", lambda seen: "m seven" in seen)
+        after = await place.matrix_words("help"), await place.discord_words("help")
+        assert sorted(after[0]) == sorted([*before[0], "d six", "m six", "d seven", "m seven"])
+        assert sorted(after[1]) == sorted([*before[1], "d six", "m six", "d seven", "m seven"])
+        # The copies that were found are on record.
+        await place.mia.edit(place.rooms["help"], first, "m four, again")
+        place.control.edit(place.channels["help"], answer, "d four, again")
+        await place.until_discord("help", lambda seen: "m four, again" in seen)
+        await place.until_matrix("help", lambda seen: "d four, again" in seen)
+        assert (await place.daemon.status())["pairs"][0]["problem"] is None
