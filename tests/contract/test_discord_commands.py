@@ -101,10 +101,11 @@ async def test_registering_is_tried_again(world: CommandWorld, fault: Fault) -> 
 
 async def test_a_refusal_is_survived_and_tried_with_the_next_session(world: CommandWorld) -> None:
     world.server.faults.add(Fault("status", "POST", "/commands$", status=400, code=30034, message="too many"))
-    async with world.running():
-        await until(lambda: world.server.faults.rest[0].fired == 1)
+    async with world.running() as adapter:
+        await until(lambda: any("did not register /relay" in note for note in adapter.notes(world.ref)))
         world.server.gateway.invalidate(resumable=False)
         await until(lambda: bool(world.registered), 30)
+        await until(lambda: not any("/relay" in note for note in adapter.notes(world.ref)))
 
 
 async def test_answers_are_seen_by_that_person_alone(world: CommandWorld) -> None:

@@ -394,7 +394,10 @@ class DiscordAdapter:
     def notes(self, channel: ChannelRef) -> Sequence[str]:
         """See `ChannelNotes`."""
         buffer = self._buffers.get(channel.id)
-        return () if buffer is None else buffer.access.notes(webhooks_full=self._poster.webhooks_full(channel.id))
+        if buffer is None:
+            return ()
+        notes = buffer.access.notes(webhooks_full=self._poster.webhooks_full(channel.id))
+        return (*notes, *self._commands.notes())
 
     def describe(self, channel: ChannelRef) -> ChannelInfo | None:
         """See `ChannelDescriber`."""

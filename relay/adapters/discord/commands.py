@@ -7,7 +7,7 @@ https://docs.discord.com/developers/interactions/receiving-and-responding
 
 import asyncio
 from collections import Counter, OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from itertools import islice
@@ -175,6 +175,8 @@ class SlashCommands:
     buffers: ChannelBuffers
     clock: Clock
     backoff: Backoff
+    # Why Discord refused the command last, "" if it did not.
+    refused: str = field(init=False, default="")
     _application: str = field(init=False, default="")
     _session: asyncio.Event = field(init=False, default_factory=asyncio.Event)
     _inbox: Inbox | None = field(init=False, default=None)
@@ -223,14 +225,22 @@ class SlashCommands:
         wanted = definition()
         try:
             registered = await self.rest.read(Route("GET", path, route))
-            if isinstance(registered, list) and any(same_definition(wanted, _dict(found)) for found in registered):
-                return True
-            await self._write(Route("POST", path, route), wanted)
+            if not isinstance(registered, list) or not any(same_definition(wanted, _dict(one)) for one in registered):
+                await self._write(Route("POST", path, route), wanted)
+                _log.info("discord command registered", command=NAME)
         except Refused as error:
             _log.warning("discord command not registered", reason=str(error))
+            self.refused = str(error)
             return False
-        _log.info("discord command registered", command=NAME)
+        self.refused = ""
         return True
+
+    def notes(self) -> Sequence[str]:
+        """That nobody can use the command: a sentence with the remedy."""
+        if not self.refused:
+            return ()
+        remedy = "correct that in the Developer Portal and start the daemon again"
+        return (f"Discord did not register /{NAME} ({self.refused}), so nobody can use it: {remedy}.",)
 
     async def _write(self, route: Route, body: Json) -> None:
         """Create or overwrite the command: to do it twice does no harm. Raises `Refused`."""
