@@ -205,7 +205,8 @@ class Daemon:
             return None
         key = await link_key(store)
         links = SignedLinks(public_url=web.public_url, key=key, lifetime=web.link_lifetime, clock=self._clock)
-        return MediaProxy(links, stands=partial(stands, store))
+        home = self.settings.matrix.user_id.partition(":")[2].partition(":")[0]
+        return MediaProxy(links, stands=partial(stands, store), home=home)
 
     def _catchup_limit(self, address: ChannelAddress) -> int:
         """How many missed messages a declared channel still catches up on."""

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import TypeVar
 
 import structlog
 
@@ -34,6 +35,9 @@ from relay.media.library import content_type
 from relay.media.links import Linked, SignedLinks
 
 _log = structlog.get_logger(__name__)
+
+_Key = TypeVar("_Key")
+_Value = TypeVar("_Value")
 
 _MB = 1_000_000
 _HEAD = 4096  # bytes that tell which kind of file it is
@@ -76,6 +80,43 @@ class Limits:
     kept: float = 600.0  # seconds for which a file that nobody reads stays on disk
     patience: float = 45.0  # seconds for which a reader waits for bytes; proxies often wait for 60
     failed: float = 5.0  # seconds for which a file that could not be read is not tried again
+    # Bytes from one server: so many at once, then so many in a second. What a homeserver fetches from others is limited
+    # (Synapse's defaults: 500 MB and 87 KB a second, for all of it), and files that cross need it, too.
+    server_burst: int = 200 * _MB
+    server_rate: float = 30_000.0
+
+
+@dataclass(slots=True, kw_only=True)
+class _Budget:
+    """What was fetched from each server of late. A file counts once: a homeserver keeps what it has fetched.
+
+    It fetches the whole file, however much of it is read here.
+    """
+
+    burst: float
+    rate: float
+    home: str  # the homeserver's own name
+    # Of each server: the bytes, and when that was so.
+    _levels: OrderedDict[str, tuple[float, float]] = field(init=False, default_factory=OrderedDict)
+    # Files that have been counted as a whole.
+    _counted: OrderedDict[MediaRef, None] = field(init=False, default_factory=OrderedDict)
+
+    def wait(self, media: MediaRef) -> float:
+        """Seconds until a file may be fetched, if it has not been counted before."""
+        return 0.0 if media in self._counted else max(0.0, (self._level(server(media)) - self.burst) / self.rate)
+
+    def count(self, media: MediaRef, size: int, *, whole: bool) -> None:
+        """So many bytes of a file have been fetched; `whole`: no more will be."""
+        name = server(media)
+        if media in self._counted or name.partition(" ")[2] == self.home:
+            return
+        _keep(self._levels, name, (self._level(name) + size, asyncio.get_running_loop().time()))
+        if whole:
+            _keep(self._counted, media, None)
+
+    def _level(self, name: str) -> float:
+        level, at = self._levels.get(name, (0.0, 0.0))
+        return max(0.0, level - (asyncio.get_running_loop().time() - at) * self.rate)
 
 
 @dataclass(slots=True, eq=False)
@@ -146,12 +187,18 @@ class MediaProxy:
     """Implements `core.ports.MediaLinks`, and opens for the web server what the links lead to."""
 
     def __init__(
-        self, links: SignedLinks, *, stands: Callable[[MessageRef], Awaitable[bool]], limits: Limits | None = None
+        self,
+        links: SignedLinks,
+        *,
+        stands: Callable[[MessageRef], Awaitable[bool]],
+        limits: Limits | None = None,
+        home: str = "",
     ) -> None:
-        """`stands`: whether a message is still there. See `stands`."""
+        """`stands`: whether a message is still there. See `stands`. `home`: a server whose files need no budget."""
         self._links = links
         self._stands = stands
         self._limits = limits or Limits()
+        self._budget = _Budget(burst=self._limits.server_burst, rate=self._limits.server_rate, home=home)
         self._sources: dict[Platform, MediaSource] = {}
         # The least recently read first.
         self._spools: OrderedDict[MediaRef, _Spool] = OrderedDict()
@@ -216,6 +263,8 @@ class MediaProxy:
         error, until = self._failed.get(media, (None, 0.0))
         if error is not None and asyncio.get_running_loop().time() < until:
             raise error
+        if seconds := self._budget.wait(media):
+            raise FileUnavailable("too much was read from its server of late", retry_after=seconds, about_server=False)
         self._check_downloads(media)
         spool = self._spools[media] = _Spool(media, self._limits)
         spool.task = asyncio.create_task(self._download(spool, source), name="linked file")
@@ -265,6 +314,7 @@ class MediaProxy:
         async with source.open_media(spool.media) as stream:
             if stream.size is not None:
                 self._make_room(spool, stream.size)
+                self._budget.count(spool.media, stream.size, whole=True)
             spool.declared = stream.content_type
             spool.size = stream.size
             spool.changed()
@@ -275,20 +325,20 @@ class MediaProxy:
                 elif size > stream.size:
                     raise FileUnavailable("the file is longer than its platform said")
                 await spool.file.write(chunk)
+                if stream.size is None:
+                    self._budget.count(spool.media, len(chunk), whole=False)
                 spool.changed()
                 await spool.until(lambda: spool.file.size < spool.wanted + self._limits.ahead)
             if stream.size not in (None, spool.file.size):
                 raise FileUnavailable("the file ended too early")
         spool.size = spool.file.size
         spool.complete = True
+        self._budget.count(spool.media, 0, whole=True)
 
     def _fail(self, spool: _Spool, error: DeliveryError) -> None:
         _log.info("a linked file cannot be read", reason=str(error))
         spool.error = error
-        self._failed[spool.media] = (error, asyncio.get_running_loop().time() + self._limits.failed)
-        self._failed.move_to_end(spool.media)
-        if len(self._failed) > _REMEMBERED:
-            self._failed.popitem(last=False)
+        _keep(self._failed, spool.media, (error, asyncio.get_running_loop().time() + self._limits.failed))
         self._drop(spool)
 
     def _make_room(self, spool: _Spool, size: int) -> None:
@@ -317,6 +367,14 @@ class MediaProxy:
             if spool.task is not None:
                 spool.task.cancel()
         spool.file.close()
+
+
+def _keep(kept: OrderedDict[_Key, _Value], key: _Key, value: _Value) -> None:
+    """Remember the newest of them."""
+    kept[key] = value
+    kept.move_to_end(key)
+    if len(kept) > _REMEMBERED:
+        kept.popitem(last=False)
 
 
 async def stands(store: Store, message: MessageRef) -> bool:

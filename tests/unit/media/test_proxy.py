@@ -150,6 +150,36 @@ async def test_a_server_that_hangs_is_given_up_and_keeps_nobody_else_waiting() -
         assert sum("too long" in str(one) for one in results) == 2
 
 
+async def test_one_server_does_not_use_up_what_the_homeserver_may_fetch() -> None:
+    files = Files(**{name: bytes(100 * KIB) for name in ("one", "two", "far", "near")})
+    made = MediaProxy(
+        signed(),
+        stands=standing,
+        limits=Limits(server_burst=90 * KIB, server_rate=50.0 * KIB, kept=0.0),
+        home="near.example",
+    )
+    made.serve(Platform.MATRIX, files)
+
+    async def at(locator: str) -> None:
+        where = path_of(made.link(attachment(MediaRef(Platform.MATRIX, locator)), MESSAGE, since=NOW))
+        async with made.open(where) as file:
+            assert isinstance(file, LinkedFile)
+            assert len(await read(file)) == 100 * KIB
+
+    await at("mxc://example.org/one")
+    with pytest.raises(FileUnavailable, match="too much") as caught:
+        await at("mxc://example.org:8448/two")
+    assert 0 < (caught.value.retry_after or 0) <= 0.2
+    await at("mxc://other.example/far")
+    for name in ("near", "one"):
+        await at(f"mxc://near.example/{name}")
+    # What has been fetched is with the homeserver.
+    await at("mxc://example.org/one")
+    await asyncio.sleep(0.3)
+    await at("mxc://example.org/two")
+    await made.close()
+
+
 async def test_what_cannot_be_read_is_not_asked_for_again_at_once() -> None:
     files = Files()
     async with proxy(files, failed=0.2) as relay:
