@@ -4,7 +4,6 @@ import asyncio
 import gc
 import os
 import signal
-import sys
 from functools import partial
 
 import typer
@@ -14,8 +13,9 @@ from relay.cli.common import ConfigOption, invocation_of
 
 def run(context: typer.Context, config: ConfigOption = None) -> None:
     """Run the daemon until SIGTERM or Ctrl-C. SIGHUP reads the pairs again."""
-    # Until the daemon handles the signals itself: it has nothing to finish yet, and no pairs to read again.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    # Until the daemon handles the signals itself: it has nothing to finish yet, and no pairs to read again. Not by an
+    # exception: it may come up in what a library does while it is imported, and some of that swallows every exception.
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     invocation = invocation_of(context)
     settings = invocation.load(config, daemon=True)
