@@ -125,6 +125,7 @@ class Daemon:
         files = Library(store=store, clock=clock)
         stack.push_async_callback(files.close)
         conversions = Conversions()
+        proxy = await self._media_proxy(store)
         discord = DiscordAdapter(
             settings=settings.discord,
             clock=clock,
@@ -133,6 +134,7 @@ class Daemon:
             conversions=conversions,
             store=store,
             pictures_kept=settings.store.retention,
+            links=proxy if settings.web.avatars else None,
         )
         stack.push_async_callback(discord.close)
         matrix = MatrixAdapter(
@@ -150,7 +152,6 @@ class Daemon:
         stack.push_async_callback(matrix.close)
         files.serve(discord.platform, discord)
         files.serve(matrix.platform, matrix)
-        proxy = await self._media_proxy(store)
         if proxy is not None:
             stack.push_async_callback(proxy.close)
             proxy.serve(discord.platform, discord)

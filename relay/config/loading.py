@@ -171,6 +171,9 @@ def _contradictions(source: Source) -> Iterator[Mistake]:
     if isinstance(web, dict) and web.get("directory") == "public" and not web.get("public_url"):
         remedy = 'write where the world reaches it, like public_url = "https://relay.example.org"; or "local"'
         yield Mistake(origin.where(("web", "directory")), "there is no public_url", remedy)
+    if isinstance(web, dict) and _is_on(web.get("avatars")) and not web.get("public_url"):
+        remedy = 'write the address that the world reaches, like public_url = "https://relay.example.org"'
+        yield Mistake(origin.where(("web", "avatars")), "Discord reaches no picture: there is no public_url", remedy)
     own = matrix.get("user_id") if isinstance(matrix, dict) else None
     for location, value in _column(values, ("people",), "matrix"):
         if value == own:
@@ -191,6 +194,11 @@ def _contradictions(source: Source) -> Iterator[Mistake]:
             if first[:2] != location[:2] and (key != "name" or key in (first[2], location[2])):
                 line = f" (line {number})" if (number := origin.line(first)) else ""
                 yield Mistake(origin.where(location), f"is already in {origin.label(first[:2])}{line}", remedy)
+
+
+def _is_on(value: object) -> bool:
+    """Whether a switch is on, which the environment has as text."""
+    return str(value).strip().lower() in {"true", "1", "yes", "on", "y", "t"}
 
 
 def _is_ghost(user_id: object, appservice: object) -> bool:

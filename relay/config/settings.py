@@ -122,7 +122,9 @@ class WebSettings(Section):
     hosts: HostNames = Field(default=(), examples=['"relay, status.example.org"'])
     # Where the world reaches `/media/` of this server, "" for nowhere. Files that cannot cross get links there.
     public_url: PublicUrl = Field(default="", examples=['"https://relay.example.org"'])
-    # How long such a link works, in seconds; None is for ever.
+    # The pictures of people of Matrix, too, are shown on Discord from there, not as emoji of the bot's application.
+    avatars: bool = Field(default=False, examples=["true"])
+    # How long a link to a file works, in seconds; None is for ever.
     link_lifetime: KeptFor = Field(default=90 * 86400.0, examples=['"90d"'])
     # Who may read the directory of rooms at `/directory`: nobody ("off"), those who may see the status page ("local",
     # or true in the file), or everybody who reaches `public_url`, too ("public").

@@ -547,6 +547,17 @@ class MediaLinks(Protocol):
         ...
 
 
+class PictureLinks(Protocol):
+    """Links that anyone can open to pictures of people."""
+
+    def picture_link(self, picture: MediaRef) -> str | None:
+        """A link to the picture of somebody who wrote in a pair, made small; None where none can be made. No I/O.
+
+        It does not end, because their messages go on showing it.
+        """
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class LinkedFile:
     """A file that a link leads to, while it is read."""

@@ -1,7 +1,8 @@
 """Signed links of the relay's own web server: `/media/<day>/<file>/<signature>/<name>`.
 
 A link is permission to read one file until the day on which it ends. The relay makes one only while it carries out a
-command of a pair that names the file (see `core.ports.MediaLinks`), so no link leads to what no pair has mirrored.
+command of a pair that names the file (see `core.ports.MediaLinks`), so no link leads to what no pair has mirrored. A
+link to somebody's picture does not end: their messages show it for as long as they stand.
 
 - `<file>` says which file of which message, encrypted: it can hold the key of a file that came encrypted, and web
   servers log paths.
@@ -40,6 +41,7 @@ _NEVER = 0
 # In Discord's longest message there is room for several such links.
 _MAX_LENGTH = 1_000
 _MAX_SHOWN_NAME = 40
+_PICTURE = "avatar"
 _PATH = re.compile(
     rf"{ROOT}(0|[1-9][0-9]{{0,6}})/([A-Za-z0-9_-]{{22,1000}})/([A-Za-z0-9_-]{{22}})/([A-Za-z0-9._-]{{1,60}})"
 )
@@ -66,8 +68,8 @@ class Linked:
     media: MediaRef
     # As every system takes it.
     name: str
-    # Whose file it is.
-    message: MessageRef
+    # Whose file it is; None: it is the picture of a person, which is passed on small.
+    message: MessageRef | None
     # The link was ours, and has ended.
     expired: bool = False
 
@@ -91,6 +93,12 @@ class SignedLinks:
         url = f"{self._public_url}{ROOT}{ends}/{file}/{self._signature(str(ends), file, shown)}/{shown}"
         return url if len(url) <= _MAX_LENGTH else None
 
+    def picture(self, media: MediaRef) -> str | None:
+        """See `PictureLinks`. None if it would be too long."""
+        file = self._encrypted("\0".join((media.platform, "", "", "", "", media.locator)))
+        url = f"{self._public_url}{ROOT}{_NEVER}/{file}/{self._signature(str(_NEVER), file, _PICTURE)}/{_PICTURE}"
+        return url if len(url) <= _MAX_LENGTH else None
+
     def read(self, path: str) -> Linked | None:
         """What a path leads to; None if we did not make it."""
         match = _PATH.fullmatch(path)
@@ -100,13 +108,15 @@ class SignedLinks:
         if not hmac.compare_digest(signature, self._signature(ends, file, shown)):
             return None
         platform, name, of, channel, message, locator = self._decrypted(file).split("\0", 5)
+        if not of:
+            return Linked(MediaRef(Platform(platform), locator), _PICTURE, None)
         expired = int(ends) != _NEVER and self._clock.now().timestamp() >= int(ends) * _DAY
         whose = MessageRef(ChannelRef(Platform(of), channel), message)
         return Linked(MediaRef(Platform(platform), locator), name, whose, expired)
 
-    def tag(self, media: MediaRef) -> str:
-        """What tells a file from every other one, and shows nothing of it."""
-        return _encoded(self._hmac(f"tag\0{media.platform}\0{media.locator}"))
+    def tag(self, media: MediaRef, *, small: bool = False) -> str:
+        """What tells a file, or what was made `small` of it, from every other one, and shows nothing of it."""
+        return _encoded(self._hmac(f"{'small' if small else 'tag'}\0{media.platform}\0{media.locator}"))
 
     def _signature(self, ends: str, file: str, shown: str) -> str:
         return _encoded(self._hmac(f"link\0{ends}\0{file}\0{shown}"))

@@ -8,7 +8,7 @@ who read it, and ends soon after the last of them has left: a small request can 
 import asyncio
 from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TypeVar
@@ -17,7 +17,7 @@ import structlog
 
 from relay.core.convert.degrade import human_size
 from relay.core.offload import TemporaryFile
-from relay.core.ports import LinkedElsewhere, LinkedFile, MediaSource, PublicSource
+from relay.core.ports import LinkedElsewhere, LinkedFile, MediaSource, MediaStream, PublicSource, ThumbnailSource
 from relay.core.storage import Store
 from relay.domain.content import Attachment
 from relay.domain.ids import MediaRef, MessageRef, Platform
@@ -38,10 +38,13 @@ _log = structlog.get_logger(__name__)
 
 _Key = TypeVar("_Key")
 _Value = TypeVar("_Value")
+# A file, and whether it is made small.
+_File = tuple[MediaRef, bool]
 
 _MB = 1_000_000
 _HEAD = 4096  # bytes that tell which kind of file it is
 _REMEMBERED = 1_000
+_SIDE = 256  # pixels of a picture that is made small
 
 # Of these types a browser shows a file without running anything of it. All others are downloads.
 _INLINE = frozenset(
@@ -125,6 +128,7 @@ class _Spool:
 
     media: MediaRef
     limits: Limits
+    small: bool = False  # it is made small by its platform, as a picture of a person
     file: TemporaryFile = field(default_factory=TemporaryFile)
     size: int | None = None  # None until it is known
     declared: str = ""  # its type, as its platform says
@@ -135,6 +139,11 @@ class _Spool:
     task: asyncio.Task[None] | None = None
     ends: asyncio.TimerHandle | None = None
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def key(self) -> "_File":
+        """What it is a file of."""
+        return self.media, self.small
 
     @property
     def running(self) -> bool:
@@ -184,7 +193,7 @@ class _Spool:
 
 
 class MediaProxy:
-    """Implements `core.ports.MediaLinks`, and opens for the web server what the links lead to."""
+    """Implements `MediaLinks` and `PictureLinks` of `core.ports`, and opens for the server what links lead to."""
 
     def __init__(
         self,
@@ -201,9 +210,9 @@ class MediaProxy:
         self._budget = _Budget(burst=self._limits.server_burst, rate=self._limits.server_rate, home=home)
         self._sources: dict[Platform, MediaSource] = {}
         # The least recently read first.
-        self._spools: OrderedDict[MediaRef, _Spool] = OrderedDict()
+        self._spools: OrderedDict[_File, _Spool] = OrderedDict()
         # Why a file could not be read, and until when it is not tried again.
-        self._failed: OrderedDict[MediaRef, tuple[DeliveryError, float]] = OrderedDict()
+        self._failed: OrderedDict[_File, tuple[DeliveryError, float]] = OrderedDict()
 
     def serve(self, platform: Platform, source: MediaSource) -> None:
         """Files of `platform` come from `source`."""
@@ -218,6 +227,11 @@ class MediaProxy:
             return None
         return self._links.link(file.source, file.name, message, since=since)
 
+    def picture_link(self, picture: MediaRef) -> str | None:
+        """See `PictureLinks`."""
+        is_made_small = isinstance(self._sources.get(picture.platform), ThumbnailSource)
+        return self._links.picture(picture) if is_made_small else None
+
     @asynccontextmanager
     async def open(self, path: str) -> AsyncIterator[LinkedFile | LinkedElsewhere]:
         """What the link with this path leads to. Raises `TargetGone`, `Permanent`, `FileUnavailable` or `Transient`."""
@@ -226,7 +240,7 @@ class MediaProxy:
             raise TargetGone("there is no such link")
         if linked.expired:
             raise Permanent("no longer available: the link has ended")
-        if not await self._stands(linked.message):
+        if linked.message is not None and not await self._stands(linked.message):
             raise Permanent("no longer available: its message was deleted")
         source = self._sources.get(linked.media.platform)
         if source is None:
@@ -234,7 +248,7 @@ class MediaProxy:
         if isinstance(source, PublicSource):
             yield LinkedElsewhere(await source.public_url(linked.media))
             return
-        spool = self._spool(linked.media, source)
+        spool = self._spool(linked.media, source, small=linked.message is None)
         with self._reader(spool):
             yield await self._file(linked, spool)
 
@@ -252,21 +266,21 @@ class MediaProxy:
             raise spool.error
         head = (await spool.file.beginning())[:_HEAD]
         kind = inline_type(head, spool.declared)
-        return LinkedFile(linked.name, kind, spool.size, self._links.tag(linked.media), spool.read)
+        return LinkedFile(linked.name, kind, spool.size, self._links.tag(spool.media, small=spool.small), spool.read)
 
-    def _spool(self, media: MediaRef, source: MediaSource) -> _Spool:
+    def _spool(self, media: MediaRef, source: MediaSource, *, small: bool) -> _Spool:
         """The file, on disk or on its way there."""
-        known = self._spools.get(media)
+        known = self._spools.get((media, small))
         if known is not None:
-            self._spools.move_to_end(media)
+            self._spools.move_to_end(known.key)
             return known
-        error, until = self._failed.get(media, (None, 0.0))
+        error, until = self._failed.get((media, small), (None, 0.0))
         if error is not None and asyncio.get_running_loop().time() < until:
             raise error
         if seconds := self._budget.wait(media):
             raise FileUnavailable("too much was read from its server of late", retry_after=seconds, about_server=False)
         self._check_downloads(media)
-        spool = self._spools[media] = _Spool(media, self._limits)
+        spool = self._spools[media, small] = _Spool(media, self._limits, small)
         spool.task = asyncio.create_task(self._download(spool, source), name="linked file")
         return spool
 
@@ -311,7 +325,7 @@ class MediaProxy:
             spool.changed()
 
     async def _fill(self, spool: _Spool, source: MediaSource) -> None:
-        async with source.open_media(spool.media) as stream:
+        async with _opened(spool, source) as stream:
             if stream.size is not None:
                 self._make_room(spool, stream.size)
                 self._budget.count(spool.media, stream.size, whole=True)
@@ -338,7 +352,7 @@ class MediaProxy:
     def _fail(self, spool: _Spool, error: DeliveryError) -> None:
         _log.info("a linked file cannot be read", reason=str(error))
         spool.error = error
-        _keep(self._failed, spool.media, (error, asyncio.get_running_loop().time() + self._limits.failed))
+        _keep(self._failed, spool.key, (error, asyncio.get_running_loop().time() + self._limits.failed))
         self._drop(spool)
 
     def _make_room(self, spool: _Spool, size: int) -> None:
@@ -358,8 +372,8 @@ class MediaProxy:
 
     def _drop(self, spool: _Spool) -> None:
         """Forget a file. Those who read it keep what has come, and are told why no more comes."""
-        if self._spools.get(spool.media) is spool:
-            del self._spools[spool.media]
+        if self._spools.get(spool.key) is spool:
+            del self._spools[spool.key]
         if spool.ends is not None:
             spool.ends.cancel()
         if spool.running:
@@ -367,6 +381,14 @@ class MediaProxy:
             if spool.task is not None:
                 spool.task.cancel()
         spool.file.close()
+
+
+def _opened(spool: _Spool, source: MediaSource) -> AbstractAsyncContextManager[MediaStream]:
+    if not spool.small:
+        return source.open_media(spool.media)
+    if not isinstance(source, ThumbnailSource):
+        raise TargetGone("its platform makes no picture small")
+    return source.open_thumbnail(spool.media, _SIDE)
 
 
 def _keep(kept: OrderedDict[_Key, _Value], key: _Key, value: _Value) -> None:

@@ -1,6 +1,7 @@
 """Files that cannot cross, opened by somebody without an account, through a reverse proxy as in README."""
 
 import asyncio
+import io
 import re
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -9,6 +10,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+from PIL import Image
 from yarl import URL
 
 from relay.demo.homeserver import Homeserver
@@ -16,6 +18,7 @@ from tests.support.encrypted import encrypted
 from tests.support.front import NAME, free_port, front, plain_client
 from tests.support.gate import Gate
 from tests.support.links import Asker
+from tests.support.pictures import still
 from tests.support.stack import FullStack, eventually, stack
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -64,12 +67,12 @@ class World:
 
 
 @asynccontextmanager
-async def world(folder: Path, homeserver: Homeserver) -> AsyncIterator[World]:
+async def world(folder: Path, homeserver: Homeserver, extra: str = "") -> AsyncIterator[World]:
     port = free_port()
     async with AsyncExitStack() as exits:
         made = await exits.enter_async_context(stack(folder, homeserver))
         gate = await exits.enter_async_context(Gate(homeserver.url))
-        made.write_config(extra=f'public_url = "http://{NAME}:{port}"', homeserver_url=gate.url)
+        made.write_config(extra=f'public_url = "http://{NAME}:{port}"\n{extra}', homeserver_url=gate.url)
         await made.daemon.start()
         await exits.enter_async_context(front(folder, port, made.daemon.url))
         client = await exits.enter_async_context(plain_client())
@@ -191,3 +194,24 @@ async def test_what_is_too_large_for_matrix_is_opened_at_discord_for_longer_than
                 assert answer.content_length == 52_500_000
                 assert answer.url.host == "127.0.0.1"
                 assert len(answer.history) == 1
+
+
+async def test_faces_from_the_public_address(homeserver: Homeserver, tmp_path: Path) -> None:
+    """With the first message, small, for ever, and no emoji is made."""
+    async with world(tmp_path, homeserver, "avatars = true") as place:
+        mia, room = place.stack.mia, place.stack.rooms["help"]
+        uri = await mia.set_avatar(still("PNG", 1200, 900), "image/png")
+        await eventually(lambda: mia.state(room, "m.room.member", mia.user_id), lambda it: it.get("avatar_url") == uri)
+        await place.stack.tell("help", "hello")
+        await place.stack.until_discord("help", lambda seen: seen == ["hello"])
+        (message,) = place.stack.on_discord("help")
+        url = message["webhook_avatar_url"]
+        assert url.startswith(f"http://{NAME}:{place.port}/media/0/")
+        status, data = await place.read(url)
+        assert status == 200
+        with Image.open(io.BytesIO(data)) as picture:
+            assert max(picture.size) <= 400
+        await place.stack.tell("help", "again")
+        await place.stack.until_discord("help", lambda seen: seen == ["hello", "again"])
+        assert {one["webhook_avatar_url"] for one in place.stack.on_discord("help")} == {url}
+        assert not place.stack.control.application_emojis(place.stack.bot)

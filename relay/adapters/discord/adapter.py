@@ -37,7 +37,18 @@ from relay.adapters.discord.webhooks import Webhooks
 from relay.config.settings import DiscordSettings
 from relay.core.clock import Backoff
 from relay.core.offload import Conversions
-from relay.core.ports import ChannelInfo, Clock, Cursor, Delivery, EventBatch, Files, Inbox, MediaStream, SideHealth
+from relay.core.ports import (
+    ChannelInfo,
+    Clock,
+    Cursor,
+    Delivery,
+    EventBatch,
+    Files,
+    Inbox,
+    MediaStream,
+    PictureLinks,
+    SideHealth,
+)
 from relay.core.storage import Store
 from relay.domain.content import Author, Capabilities, Quotation
 from relay.domain.events import MessageCreated
@@ -55,8 +66,9 @@ class DiscordAdapter:
     """Implements `Adapter`, `HistoryReader`, `LatestReader`, `NameReader` and `PersonForgetter`.
 
     Without `files`, those of the other platform, none are posted. Without `store`, it is not remembered which pictures
-    of people are already there. Pictures that were not used for `pictures_kept` seconds are deleted; None: never.
-    `timeout` is in seconds, for each request, and does not include the time that files take.
+    of people are already there. Pictures that were not used for `pictures_kept` seconds are deleted; None: never. With
+    `links`, people's pictures are shown from there. `timeout` is in seconds, for each request, and does not include the
+    time that files take.
     """
 
     def __init__(
@@ -71,6 +83,7 @@ class DiscordAdapter:
         conversions: Conversions | None = None,
         store: Store | None = None,
         pictures_kept: float | None = None,
+        links: PictureLinks | None = None,
     ) -> None:
         conversions = conversions or Conversions()
         token = settings.token.get_secret_value()
@@ -102,6 +115,7 @@ class DiscordAdapter:
             clock=clock,
             cdn_url=cdn_url,
             kept_for=pictures_kept,
+            links=links,
         )
         self._limits = limits
         self._guilds = GuildCache(clock)

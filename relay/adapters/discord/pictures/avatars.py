@@ -3,7 +3,8 @@
 A webhook's message shows the picture at its `avatar_url`, which Discord fetches by itself. So a person's picture is
 uploaded once as an emoji of the application (https://docs.discord.com/developers/resources/emoji), under a name that is
 made from its bytes: people with the same picture share one, and an upload whose answer was lost is found by its name.
-Who has no picture gets letters on a coloured ground.
+Who has no picture gets letters on a coloured ground. If the operator wants that, pictures are shown from the public
+address of the relay itself instead.
 
 Nothing here is waited for: `url` answers at once with what stands, and has the rest made in the background. Discord
 limits these routes by itself, sometimes for an hour.
@@ -36,7 +37,7 @@ from relay.adapters.discord.pictures.shelf import (
     letters_of,
     shows_several,
 )
-from relay.core.ports import Clock, Files
+from relay.core.ports import Clock, Files, PictureLinks
 from relay.core.storage import AvatarRecord, Store
 from relay.domain.content import Author
 from relay.domain.ids import MediaRef, Platform, UserRef
@@ -83,6 +84,8 @@ class Avatars:
     cdn_url: str
     # Seconds after its last use, after which a picture is deleted. None: never.
     kept_for: float | None = None
+    # Makes addresses of pictures on our own web server. None: each picture becomes an emoji.
+    links: PictureLinks | None = None
     shelf: Shelf = field(init=False, default_factory=Shelf)
     _wishes: Wishes = field(init=False)
     # When a picture that could not be had is tried again (monotonic).
@@ -115,6 +118,8 @@ class Avatars:
             return author.avatar.locator
         if shows_several(author):
             return None
+        if author.avatar is not None and self.links is not None and (url := self.links.picture_link(author.avatar)):
+            return url
         if author.avatar is None or self.files is None:
             return self._wished(letters_of(author))
         picture = Wanted(author.user, author.avatar.locator, author.avatar)
