@@ -14,7 +14,15 @@ from PIL import Image
 from relay.demo.matrix_client import MatrixError, Person
 from relay.domain.jsontext import Json
 from tests.support.chat import file
-from tests.support.ghosts import APPSERVICE, GhostHomeserver, ghost, shown, with_ghosts
+from tests.support.ghosts import (
+    APPSERVICE,
+    SECOND_APPSERVICE,
+    SECOND_PREFIX,
+    GhostHomeserver,
+    ghost,
+    shown,
+    with_ghosts,
+)
 from tests.support.matrix import HomeserverProxy, pass_on
 from tests.support.stack import FullStack, eventually, stack
 
@@ -275,6 +283,31 @@ async def test_a_known_ghost_costs_one_request_a_message(ghost_homeserver: Ghost
         await shown(place, "help", "one", "two")
         assert len(asked) == 1, asked
         assert "device_id=RELAY" in asked[0]
+
+
+async def test_two_relays_on_one_homeserver_do_not_echo_each_other(
+    place: FullStack, ghost_homeserver: GhostHomeserver, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """They have the same room, each with a channel of its own: to each, the other's ghosts are people of Matrix."""
+    async with stack(tmp_path_factory.mktemp("second"), ghost_homeserver) as second:
+        second.rooms["help"] = room = place.rooms["help"]
+        await place.mia.invite(room, second.relay_user)
+        second.write_config(extra=SECOND_APPSERVICE)
+        await second.daemon.start()
+        said: list[str] = []
+        for number in range(3):
+            for here, other in ((place, second), (second, place)):
+                said.append(f"{'first' if here is place else 'second'} {number}")
+                here.say("help", said[-1])
+                await other.until_discord("help", lambda seen: seen == said)
+                await shown(place, "help", *said)
+        lines = await place.on_matrix("help")
+        ours, theirs = ghost(place), ghost(second).replace("_discord_", SECOND_PREFIX)
+        assert [line.sender for line in lines] == [ours, theirs] * 3
+        await place.mia.text(room, "the end")
+        for each in (place, second):
+            # Whatever would still have come has come before this.
+            await each.until_discord("help", lambda seen: seen == [*said, "the end"])
 
 
 async def test_ghosts_follow_a_room_upgrade(place: FullStack) -> None:

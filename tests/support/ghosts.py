@@ -12,25 +12,36 @@ AS_TOKEN = "as_token_of_the_tests"
 APPSERVICE = f'[matrix.appservice]\nas_token = "{AS_TOKEN}"\n'
 
 
+SECOND_PREFIX = "_second_"
+SECOND_APPSERVICE = f'[matrix.appservice]\nas_token = "second_token"\nid = "second"\nprefix = "{SECOND_PREFIX}"\n'
+"""Of another relay on the same homeserver."""
+
+
 class GhostHomeserver(Homeserver):
-    """A homeserver with a registration, which can be taken away and given back while it is stopped."""
+    """A homeserver with two registrations. The first can be taken away and given back while it is stopped."""
 
     def __init__(self, folder: Path) -> None:
-        self._registration = folder / "registration.yaml"
-        super().__init__(settings={"app_service_config_files": [str(self._registration)]})
+        self._registration, second = folder / "registration.yaml", folder / "second.yaml"
+        super().__init__(settings={"app_service_config_files": [str(self._registration), str(second)]})
         self.know_registration()
+        appservice = {"as_token": "second_token", "id": "second", "prefix": SECOND_PREFIX}
+        second.write_text(registration_file(_settings("localhost", appservice)))
 
     def know_registration(self, known: bool = True, server_name: str = "localhost") -> None:
         """Whether it knows the relay's registration from its next start on; else it has one of somebody else."""
-        settings = MatrixSettings.model_validate(
-            {
-                "homeserver_url": "http://localhost",
-                "user_id": f"@relay:{server_name}",
-                "access_token": "x",
-                "appservice": {"as_token": AS_TOKEN} if known else {"as_token": "another", "prefix": "_other_"},
-            }
-        )
-        self._registration.write_text(registration_file(settings))
+        appservice = {"as_token": AS_TOKEN} if known else {"as_token": "another", "prefix": "_other_"}
+        self._registration.write_text(registration_file(_settings(server_name, appservice)))
+
+
+def _settings(server_name: str, appservice: dict[str, str]) -> MatrixSettings:
+    return MatrixSettings.model_validate(
+        {
+            "homeserver_url": "http://localhost",
+            "user_id": f"@relay:{server_name}",
+            "access_token": "x",
+            "appservice": appservice,
+        }
+    )
 
 
 def ghost(place: FullStack, who: str = "Ada") -> str:
