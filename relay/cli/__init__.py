@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 import relay
-from relay.cli import check, db, dead, directory, outbox, pairs, registration, run, status
+from relay.cli import check, db, dead, directory, init, login, outbox, pairs, registration, run, status
 from relay.cli.common import ConfigOption, Invocation, print_error
 from relay.errors import RelayError
 
@@ -34,6 +34,8 @@ def application() -> typer.Typer:
     root.command("run")(run.run)
     if find_spec("relay.cli.demo") is not None:
         root.command("demo")(import_module("relay.cli.demo").demo)
+    root.command("init", help=init.HELP)(init.init)
+    root.command("login", help=login.HELP)(login.login)
     root.command("check")(check.check)
     root.command("status")(status.status)
     root.command("directory")(directory.directory)

@@ -44,6 +44,13 @@ class Invocation:
         return settings
 
 
+def without_settings() -> None:
+    """Configure logging for a command that runs before there is a configuration: warnings only."""
+    from relay import logs
+
+    logs.configure("warning", "console", frozenset())
+
+
 def invocation_of(context: typer.Context) -> Invocation:
     """The invocation of a command's context."""
     return context.ensure_object(Invocation)

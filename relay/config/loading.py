@@ -27,7 +27,14 @@ from relay.config.mistakes import (
     positions,
     shown,
 )
-from relay.config.settings import DEFAULT_PREFIX, PairSettings, RoomSettings, Settings, StoreSettings
+from relay.config.settings import (
+    DEFAULT_PREFIX,
+    MatrixSettings,
+    PairSettings,
+    RoomSettings,
+    Settings,
+    StoreSettings,
+)
 from relay.errors import ConfigurationError, Mistake
 
 PREFIX = "RELAY_"
@@ -114,6 +121,26 @@ def _store_url(text: str) -> str | None:
                 if isinstance(url, str):
                     return url
     return None
+
+
+def load_account(path: Path, environ: Mapping[str, str], given: Mapping[str, str]) -> MatrixSettings:
+    """`[matrix]` as far as somebody needs it who has no access token yet; what is `given` goes before the file.
+
+    Raises `ConfigurationError`.
+    """
+    names = ("homeserver_url", "user_id", "password")
+    source = gather(path, environ, Settings, None if path.exists() or not {*names[:2]} <= given.keys() else "")
+    if source.broken:
+        raise ConfigurationError(tuple(source.mistakes))
+    table = source.values.get("matrix")
+    found = {**(table if isinstance(table, dict) else {}), **given}
+    try:
+        return MatrixSettings.model_validate({name: found[name] for name in names if name in found})
+    except ValidationError as error:
+        details = error.errors(include_url=False, include_input=False)
+    for detail in details:
+        detail["loc"] = ("matrix", *detail["loc"])
+    raise ConfigurationError(tuple(explain(detail, Settings, source.origin) for detail in details))
 
 
 def _validate(source: Source) -> tuple[Settings | None, list[Mistake]]:

@@ -85,6 +85,11 @@ class DiscordSurvey:
         return invite_link(self._application) if self._application else ""
 
     @property
+    def name(self) -> str:
+        """What people call the bot; "" until `account` has found it out."""
+        return str(self._me.get("username") or "")
+
+    @property
     def usable(self) -> bool:
         """See `Survey.usable`."""
         return self._guilds is not None

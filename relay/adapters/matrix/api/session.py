@@ -6,9 +6,10 @@ from dataclasses import asdict, dataclass, field
 
 import structlog
 
-from relay.adapters.matrix.api.client import Api, Refused
+from relay.adapters.matrix.api.client import Api, Refused, Unreachable
 from relay.config.settings import MatrixSettings
-from relay.errors import FatalError
+from relay.domain.jsontext import Json, as_dict, as_list
+from relay.errors import FatalError, Transient
 
 _log = structlog.get_logger(__name__)
 
@@ -16,6 +17,7 @@ LoadSession = Callable[[], Awaitable[str | None]]
 SaveSession = Callable[[str], Awaitable[None]]
 
 MAKE_TOKEN = "make a new one with `relay login`, and put it into [matrix] access_token"  # noqa: S105 - it is a sentence
+_LOGIN_TYPE = "m.login.password"
 _TOKEN_REFUSED = frozenset({"M_UNKNOWN_TOKEN", "M_MISSING_TOKEN", "M_USER_DEACTIVATED", "M_USER_LOCKED"})
 
 
@@ -96,34 +98,52 @@ class MatrixSession:
         return found if same else None
 
     async def _log_in(self, device_id: str | None) -> StoredSession:
-        password = self.settings.password
-        if password is None:
+        if self.settings.password is None:
             raise FatalError("there is neither a token nor a password", "set [matrix] access_token or password")
-        body = {
-            "type": "m.login.password",
-            "identifier": {"type": "m.id.user", "user": self.api.user_id},
-            "password": password.get_secret_value(),
-            "initial_device_display_name": "relay",
-        }
         # The same device again: the homeserver then still knows the transaction IDs of what was sent before.
-        body |= {"device_id": device_id} if device_id else {}
-        try:
-            answer = await self.api.call("POST", "login", body=body)
-        except Refused as refused:
-            if refused.status in {400, 401, 403}:
-                raise FatalError(
-                    f"the homeserver refuses the password of {self.api.user_id} ({refused.code or refused.status})",
-                    "correct [matrix] user_id and password, or set access_token instead",
-                ) from refused
-            raise
-        if answer.get("user_id") != self.api.user_id:
+        return await _password_login(self.api, self.settings.password.get_secret_value(), device_id)
+
+
+async def log_in(homeserver_url: str, user_id: str, password: str) -> StoredSession:
+    """A session of a new device. Raises `FatalError` if the homeserver refuses, `Transient` if it does not answer."""
+    api = Api(homeserver_url, user_id)
+    try:
+        flows = as_list((await api.call("GET", "login")).get("flows"))
+        if not any(as_dict(flow).get("type") == _LOGIN_TYPE for flow in flows):
             raise FatalError(
-                f"the login is {answer.get('user_id')}, not {self.api.user_id}", "correct [matrix] user_id"
+                "the homeserver takes no passwords of other programs (it logs people in through a website)",
+                "copy an access token from a client (Element: All settings, Help & About, Access Token)",
             )
-        token, device = str(answer["access_token"]), str(answer["device_id"])
-        self.api.use_token(token)
-        _log.info("logged in", user=self.api.user_id, device=device)
-        return StoredSession(self.api.homeserver_url, self.api.user_id, token, device)
+        return await _password_login(api, password, None)
+    except (Refused, Unreachable) as error:
+        raise Transient(str(error)) from error
+    finally:
+        await api.close()
+
+
+async def _password_login(api: Api, password: str, device_id: str | None) -> StoredSession:
+    body: Json = {
+        "type": _LOGIN_TYPE,
+        "identifier": {"type": "m.id.user", "user": api.user_id},
+        "password": password,
+        "initial_device_display_name": "relay",
+    }
+    body |= {"device_id": device_id} if device_id else {}
+    try:
+        answer = await api.call("POST", "login", body=body)
+    except Refused as refused:
+        if refused.status in {400, 401, 403}:
+            raise FatalError(
+                f"the homeserver refuses the password of {api.user_id} ({refused.code or refused.status})",
+                "correct [matrix] user_id and password, or set access_token instead",
+            ) from refused
+        raise
+    if answer.get("user_id") != api.user_id:
+        raise FatalError(f"the login is {answer.get('user_id')}, not {api.user_id}", "correct [matrix] user_id")
+    token, device = str(answer["access_token"]), str(answer["device_id"])
+    api.use_token(token)
+    _log.info("logged in", user=api.user_id, device=device)
+    return StoredSession(api.homeserver_url, api.user_id, token, device)
 
 
 def is_token_refusal(refused: Refused) -> bool:

@@ -1,0 +1,494 @@
+"""`relay init`: asks for what the relay needs, checks each answer, and writes relay.toml."""
+
+import asyncio
+import getpass
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from relay.cli.asking import Answers, Asker, Question, Terminal, heading, rows, say
+from relay.cli.check import check, print_finding
+from relay.cli.common import ConfigOption, invocation_of, without_settings
+from relay.errors import ConfigurationError, DeliveryError, Mistake, RelayError
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+    from relay.core.findings import VisibleChannel
+    from relay.setup import Look
+
+_PORTAL = "https://discord.com/developers/applications"
+HELP = """Ask for what the relay needs, check each answer, and write relay.toml.
+
+The bot's token, the Matrix account, and which channels and rooms belong together: those that are called alike are \
+offered. Nothing is written before the end, and nothing is overwritten without a question. Then `relay check` looks \
+at all of it.
+
+Without a terminal: --answers names a TOML file with discord_token, matrix_account, matrix_password or \
+matrix_access_token (each secret also as …_file), and where wanted homeserver_url, discord_api_url, suggested ("all", \
+"none", or numbers), pairs ([["CHANNEL", "#room:server"], …]), secret_files (true), overwrite (false), and \
+go_on (false; true writes relay.toml although something is wrong)."""
+
+_OVERWRITE = "overwrite"
+_ANSWERS = (
+    "discord_token",
+    "discord_api_url",
+    "matrix_account",
+    "homeserver_url",
+    "login",
+    "matrix_password",
+    "matrix_access_token",
+    "suggested",
+    "pairs",
+    "secret_files",
+    _OVERWRITE,
+    "go_on",
+)
+
+
+def init(
+    context: typer.Context,
+    answers: Annotated[
+        Path | None, typer.Option("--answers", metavar="FILE", help="Ask nobody: a TOML file has the answers.")
+    ] = None,
+    config: ConfigOption = None,
+) -> None:
+    """See `HELP`."""
+    from relay.config.loading import locate
+
+    without_settings()
+    path = locate(config or invocation_of(context).config, os.environ)
+    asker: Asker
+    if answers is not None:
+        asker = Answers(answers, _ANSWERS)
+    elif sys.stdin.isatty():
+        asker = Terminal()
+    else:
+        raise _mistake("standard input", "is no terminal, so nobody can answer", "give the answers with --answers FILE")
+    try:
+        written = _Setup(asker, path).run()
+    except DeliveryError as error:
+        say(f"{error}. Nothing was written.", sign="✗")
+        raise typer.Exit(1) from None
+    status = 0
+    heading("relay check")
+    try:
+        check(context, config=written)
+    except typer.Exit as exit_:
+        status = exit_.exit_code
+    if status == 0:
+        say(f"The relay can start:  relay run{'' if config is None else f' --config {written}'}")
+    else:
+        say("Mend what is marked ✗ (`relay check` looks again), then start the relay with `relay run`.")
+    raise typer.Exit(status)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Account:
+    """An account that was looked at."""
+
+    # With its secret.
+    settings: "Any"
+    look: "Look"
+
+
+@dataclass(slots=True)
+class _Setup:
+    """One run of the questions."""
+
+    asker: Asker
+    path: Path
+    _overwrites: bool = field(init=False, default=False)
+
+    def run(self) -> Path:
+        """Ask everything, and write the file; its path."""
+        if not self.path.parent.is_dir():
+            raise _mistake(str(self.path), "is in a folder that does not exist", f"create {self.path.parent}")
+        say(f"This writes {self.path}, in four steps. Nothing is written before the end; Ctrl-C leaves at any time.")
+        self._may_overwrite([self.path])
+        discord = self._discord()
+        matrix = self._matrix()
+        pairs = self._pairs(discord, matrix)
+        self._write(discord, matrix, pairs)
+        return self.path
+
+    def _may_overwrite(self, files: Sequence[Path]) -> None:
+        there = [str(file) for file in files if file.exists()]
+        if not there:
+            return
+        question = Question(
+            key=_OVERWRITE, words=f"{' and '.join(there)} exists. Overwrite it at the end?", default="no"
+        )
+        if not self.asker.agrees(question):
+            what = "It stays as it is" if self.asker.present else f"{' and '.join(there)} exists, and stays as it is"
+            say(f"{what}. `relay pairs add` adds pairs to a file; --config names another one.")
+            raise typer.Exit(1)
+        self._overwrites = True
+
+    # --- 1: Discord ---------------------------------------------------------------------------------------
+
+    def _discord(self) -> _Account:
+        from relay import setup
+        from relay.config.settings import DiscordSettings
+
+        heading("1 of 4  The bot on Discord")
+        say(f"Its token: {_PORTAL}, your application (or a new one), Bot, Reset Token. It is not shown here.", indent=2)
+        default = DiscordSettings.model_fields["api_url"].default
+        # Only a file or the environment names another server.
+        url = os.environ.get("RELAY_DISCORD__API_URL", default)
+        if not self.asker.present:
+            url = self.asker.ask(Question(key="discord_api_url", words="Address of Discord's API", default=url))
+        while True:
+            question = Question(key="discord_token", words="Token", secret=True)
+            token = self.asker.ask(question, lambda it: _problem(DiscordSettings, {"token": it}))
+            settings = DiscordSettings.model_validate({"token": token, "api_url": url})
+            look = self._until_well(lambda given=settings: asyncio.run(setup.look_at_discord(given)))  # type: ignore[misc]
+            if look is not None:
+                return _Account(settings=settings, look=look)
+
+    def _until_well(self, take: Callable[[], "Look"]) -> "Look | None":
+        """The look at an account once nothing is wrong, or the operator goes on; None if its token is refused."""
+        while True:
+            look = take()
+            for finding in look.findings:
+                print_finding(finding)
+            if look.well:
+                return look
+            if not look.accepted:
+                if self.asker.present:
+                    return None
+                raise typer.Exit(1)
+            if not self.asker.present:
+                if self.asker.agrees(Question(key="go_on", words="Go on all the same?", default="no")):
+                    return look
+                say("Nothing was written.")
+                raise typer.Exit(1)
+            question = Question(key="go_on", words="Enter looks again; write “go on” to do it later", default="again")
+            if self.asker.ask(question).casefold() == "go on":
+                return look
+
+    # --- 2: Matrix ----------------------------------------------------------------------------------------
+
+    def _matrix(self) -> _Account:
+        from relay import setup
+        from relay.config.settings import MatrixSettings
+
+        heading("2 of 4  The account on Matrix")
+        say("One made for the relay, on any homeserver, like @relay:example.org.", indent=2)
+        unfinished = {"homeserver_url": "https://example.org", "access_token": "x"}
+        user = self.asker.ask(
+            Question(key="matrix_account", words="Account"),
+            lambda it: _problem(MatrixSettings, {**unfinished, "user_id": it}),
+        )
+        url = self._homeserver(user)
+        while True:
+            token = self._matrix_token(url, user)
+            values = {"homeserver_url": url, "user_id": user, "access_token": token}
+            settings = MatrixSettings.model_validate(values)
+            look = self._until_well(lambda given=settings: asyncio.run(setup.look_at_matrix(given)))  # type: ignore[misc]
+            if look is not None:
+                return _Account(settings=settings, look=look)
+
+    def _homeserver(self, user: str) -> str:
+        from relay import setup
+        from relay.config.settings import MatrixSettings
+
+        found = None
+        if self.asker.present:
+            found = asyncio.run(setup.find_homeserver(user))
+            if found is not None:
+                say(f"its homeserver is at {found}", sign="✓")
+                return found
+            say(f"Its homeserver is not found under {user.partition(':')[2]}.")
+
+        def wrong(url: str) -> str | None:
+            others = {"user_id": user, "access_token": "x"}
+            problem = _problem(MatrixSettings, {**others, "homeserver_url": url})
+            return problem or asyncio.run(setup.homeserver_problem(url.rstrip("/"), user))
+
+        question = Question(key="homeserver_url", words="Address of the homeserver, like https://matrix.example.org")
+        if not self.asker.present:
+            question = Question(
+                key="homeserver_url",
+                words=question.words,
+                default=asyncio.run(setup.find_homeserver(user)) or f"https://{user.partition(':')[2]}",
+            )
+        return self.asker.ask(question, wrong).rstrip("/")
+
+    def _matrix_token(self, url: str, user: str) -> str:
+        """An access token: the operator's, or one that a login with a password gives."""
+        from relay import setup
+        from relay.config.settings import MatrixSettings
+
+        ways = {"p": "password", "t": "access_token"}
+
+        def token_problem(token: str) -> str | None:
+            return _problem(MatrixSettings, {"homeserver_url": url, "user_id": user, "access_token": token})
+
+        if not self.asker.present:
+            if isinstance(self.asker, Answers) and self.asker.has("matrix_access_token"):
+                return self.asker.ask(Question(key="matrix_access_token", words="", secret=True), token_problem)
+            password = self.asker.ask(Question(key="matrix_password", words="", secret=True))
+            return asyncio.run(setup.log_in(url, user, password)).access_token
+        say("Its password is used once, now, to get an access token; only that is kept.", indent=2)
+        while True:
+            question = Question(key="login", words="A password (p), or an access token (t)?", default="p")
+            way = self.asker.ask(question, lambda it: None if it[:1].casefold() in ways else "Write p or t.")
+            if way[:1].casefold() == "t":
+                return self.asker.ask(
+                    Question(key="matrix_access_token", words="Access token", secret=True), token_problem
+                )
+            password = self.asker.ask(Question(key="matrix_password", words="Password", secret=True))
+            try:
+                made = asyncio.run(setup.log_in(url, user, password))
+            except RelayError as error:
+                say(f"{error}.", sign="✗")
+                continue
+            say(f"logged in, with a device of its own: {made.device_id}", sign="✓")
+            return made.access_token
+
+    # --- 3: the pairs -------------------------------------------------------------------------------------
+
+    def _pairs(self, discord: _Account, matrix: _Account) -> "list[_Choice]":
+        from relay import setup
+        from relay.core.suggestions import suggest
+
+        heading("3 of 4  Which channels and rooms belong together")
+        rooms = matrix.look.channels
+        while not rooms and self.asker.present:
+            say(
+                f"{matrix.settings.user_id} is in no room. Invite it into the rooms (in Element: the room's menu,"
+                " Invite), or go on: rooms that anybody may join can be named by their alias.",
+                indent=2,
+            )
+            question = Question(key="go_on", words="Enter looks again; write “go on”", default="again")
+            if self.asker.ask(question).casefold() == "go on":
+                break
+            rooms = asyncio.run(setup.look_at_matrix(matrix.settings)).channels
+        channels = discord.look.channels
+        suggestions = suggest(channels, rooms)
+        chosen: list[_Choice] = []
+        if suggestions:
+            say("These are called alike:", indent=2)
+            rows(
+                (f"{number:>2}", _called(one.here, channels), "<->", _called(one.there, rooms))
+                for number, one in enumerate(suggestions, 1)
+            )
+            for number, one in enumerate(suggestions, 1):
+                for problem in (one.here.problem, one.there.problem):
+                    if problem:
+                        say(f"{number}: {problem}", sign="✗", indent=2)
+            usable = [number for number, one in enumerate(suggestions, 1) if one.usable]
+            default = "all" if len(usable) == len(suggestions) else _spelled(usable)
+            answer = self.asker.ask(
+                Question(key="suggested", words="Which to pair (1 3-5, all, none)", default=default),
+                lambda it: (
+                    None
+                    if _numbers(it, len(suggestions)) is not None
+                    else f"Write numbers up to {len(suggestions)}, all, or none."
+                ),
+            )
+            chosen = [
+                _Choice(
+                    suggestions[number - 1].here, suggestions[number - 1].there.address, suggestions[number - 1].there
+                )
+                for number in _numbers(answer, len(suggestions)) or ()
+            ]
+        return chosen + self._by_hand(channels, rooms, chosen)
+
+    def _by_hand(
+        self, channels: "Sequence[VisibleChannel]", rooms: "Sequence[VisibleChannel]", chosen: "Sequence[_Choice]"
+    ) -> "list[_Choice]":
+        """Pairs that the operator names."""
+        left = [one for one in channels if one not in [choice.channel for choice in chosen]]
+        over = [one for one in rooms if one not in [choice.room for choice in chosen]]
+        taken = list(chosen)
+        if self.asker.present and left:
+            say("Other channels:", indent=2)
+            rows(
+                (f"{number:>2}", _called(one, channels), one.problem or one.kind) for number, one in enumerate(left, 1)
+            )
+            if over:
+                say("Other rooms:", indent=2)
+                rows((f"{number:>2}", _called(one, rooms), one.problem or "") for number, one in enumerate(over, 1))
+            say(
+                "By hand: a channel's number, then a room's number or alias, like “2 1” or “2 #help:example.org”.",
+                indent=2,
+            )
+
+        def parse(words: str) -> str | None:
+            found = _choice(words, left if self.asker.present else channels, over if self.asker.present else rooms)
+            if isinstance(found, str):
+                return found
+            for other in taken:
+                if other.channel.address == found.channel.address or other.address == found.address:
+                    return f"{words}: it is in a pair already."
+            taken.append(found)
+            return None
+
+        self.asker.pairs(Question(key="pairs", words="Another pair (Enter goes on)", default=""), parse)
+        return taken[len(chosen) :]
+
+    # --- 4: the file --------------------------------------------------------------------------------------
+
+    def _write(self, discord: _Account, matrix: _Account, pairs: "Sequence[_Choice]") -> None:
+        from relay.config.editing import write_private
+        from relay.config.loading import load
+        from relay.config.settings import DiscordSettings
+        from relay.config.template import Account, DeclaredPair, relay_toml
+        from relay.core.suggestions import pair_names
+
+        heading("4 of 4  The file")
+        count = {0: "no pair yet", 1: "one pair"}.get(len(pairs), f"{len(pairs)} pairs")
+        say(f"{self.path}, with {count}.", indent=2)
+        folder = Path("secrets")
+        secrets = {
+            folder / "discord_token": discord.settings.token.get_secret_value(),
+            folder / "matrix_access_token": matrix.settings.access_token.get_secret_value(),
+        }
+        apart = self.asker.agrees(
+            Question(
+                key="secret_files", words=f"Keep both tokens in files of their own, below {folder}/?", default="yes"
+            )
+        )
+        if apart:
+            self._may_overwrite([self.path.parent / name for name in secrets])
+        keys = ("token", "access_token")
+        written = [
+            (f"{key}_file", str(name)) if apart else (key, secret)
+            for key, (name, secret) in zip(keys, secrets.items(), strict=True)
+        ]
+        api_url = discord.settings.api_url
+        official = DiscordSettings.model_fields["api_url"].default
+        text = relay_toml(
+            Account(
+                name=discord.look.name,
+                settings={} if api_url == official else {"api_url": api_url},
+                secret_key=written[0][0],
+                secret=written[0][1],
+            ),
+            Account(
+                name=matrix.look.name,
+                settings={"homeserver_url": matrix.settings.homeserver_url, "user_id": matrix.settings.user_id},
+                secret_key=written[1][0],
+                secret=written[1][1],
+            ),
+            [
+                DeclaredPair(about=choice.about, settings={"name": name, **choice.settings})
+                for choice, name in zip(pairs, pair_names([one.channel for one in pairs]), strict=True)
+            ],
+        )
+        try:
+            for name, secret in secrets.items() if apart else ():
+                write_private(self.path.parent / name, f"{secret}\n", replace=self._overwrites)
+            # What it says is checked before it is there.
+            load(self.path, os.environ, text)
+            write_private(self.path, text, replace=self._overwrites)
+        except OSError as error:
+            reason = f"cannot be written: {(error.strerror or type(error).__name__).lower()}"
+            raise _mistake(str(error.filename or self.path), reason, "let your user write there") from error
+        say(f"{self.path} is written.", sign="✓")
+        say(f"Only {getpass.getuser()} may read it and the tokens: the daemon has to run as that user.", indent=2)
+
+
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    """A pair that was chosen."""
+
+    channel: "VisibleChannel"
+    # Of the room, which the account may not see yet.
+    address: str
+    room: "VisibleChannel | None" = None
+
+    @property
+    def about(self) -> str:
+        """What people call the two."""
+        place = f" on {self.channel.place}" if self.channel.place else ""
+        return f"{self.channel.name}{place}, and {self.room.name if self.room else self.address}"
+
+    @property
+    def settings(self) -> dict[str, str | int | bool]:
+        """Of the pair, but for its name."""
+        found: dict[str, str | int | bool] = {
+            "discord_channel": int(self.channel.address),
+            "matrix_room": self.address,
+        }
+        if self.channel.section:
+            found["section"] = self.channel.section
+        if self.channel.nsfw:
+            found["nsfw"] = True
+        return found
+
+
+def _choice(words: str, channels: "Sequence[VisibleChannel]", rooms: "Sequence[VisibleChannel]") -> _Choice | str:
+    """The pair that the operator means, or what is wrong with the words."""
+    from relay.config.settings import PairSettings
+
+    first, _, second = (part.strip() for part in words.partition(" "))
+    if not second:
+        return f"{words}: write a channel and a room, with a space between."
+    channel = _meant(first, channels)
+    if channel is None:
+        return f"{first}: there is no such channel, or more than one; write its number in the list, or its ID."
+    room = _meant(second, rooms)
+    if room is not None:
+        return _Choice(channel, room.address, room)
+    if _problem(PairSettings, {"discord_channel": channel.address, "matrix_room": second}) is not None:
+        return f"{second}: there is no such room; write its number in the list, or its alias, like #help:example.org."
+    return _Choice(channel, second)
+
+
+def _meant(words: str, listed: "Sequence[VisibleChannel]") -> "VisibleChannel | None":
+    if words.isascii() and words.isdigit() and 0 < int(words) <= len(listed):
+        return listed[int(words) - 1]
+    same = [one for one in listed if words == one.address or words in one.also]
+    found = same or [one for one in listed if words.casefold() == one.name.casefold()]
+    return found[0] if len(found) == 1 else None
+
+
+def _called(channel: "VisibleChannel", among: "Sequence[VisibleChannel]") -> str:
+    """What people call a channel, with whatever tells it from others of that name."""
+    same = [one for one in among if one.name.casefold() == channel.name.casefold()]
+    several_places = len({one.place for one in among}) > 1
+    more = channel.place if several_places else channel.address if len(same) > 1 else ""
+    return f"{channel.name} ({more})" if more else channel.name
+
+
+def _numbers(words: str, count: int) -> list[int] | None:
+    """The numbers that the operator wrote, up to `count`; None if it is none of what can be written."""
+    if words.casefold() in {"all", "none"}:
+        return list(range(1, count + 1)) if words.casefold() == "all" else []
+    found: list[int] = []
+    for part in words.replace(",", " ").split():
+        first, dash, last = part.partition("-")
+        if not (first.isascii() and first.isdigit()) or (dash and not (last.isascii() and last.isdigit())):
+            return None
+        found += range(int(first), min(int(last or first), count + 1) + 1)
+    return list(dict.fromkeys(found)) if found and all(0 < one <= count for one in found) else None
+
+
+def _spelled(numbers: Sequence[int]) -> str:
+    return " ".join(map(str, numbers)) or "none"
+
+
+def _problem(model: "type[BaseModel]", values: dict[str, str]) -> str | None:
+    """What is wrong with a value, as a sentence that does not contain it."""
+    from pydantic import ValidationError
+
+    try:
+        model.model_validate(values)
+    except ValidationError as error:
+        details = error.errors(include_url=False, include_input=False)
+        context = details[0].get("ctx", {})
+        what, remedy = context.get("what", "is not valid"), context.get("remedy", "write it again")
+        return f"That {what}: {remedy}."
+    return None
+
+
+def _mistake(where: str, what: str, remedy: str) -> ConfigurationError:
+    return ConfigurationError((Mistake(where, what, remedy),))

@@ -1,0 +1,80 @@
+"""`relay login`: an access token of the Matrix account, for a device of its own."""
+
+import asyncio
+import getpass
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from relay.cli.common import ConfigOption, invocation_of, without_settings
+from relay.errors import ConfigurationError, Mistake
+
+if TYPE_CHECKING:
+    from relay.config.settings import MatrixSettings
+
+HELP = """Log the Matrix account in, and print an access token for a device of its own.
+
+homeserver_url, user_id and password are taken from [matrix] in relay.toml where they are there; a password that is \
+not is asked for, or read from standard input. Nothing in relay.toml changes. The token stays good until somebody logs \
+that device out, which clients list as “relay”."""
+
+
+def login(
+    context: typer.Context,
+    homeserver: Annotated[
+        str | None, typer.Option("--homeserver", metavar="URL", help="Instead of homeserver_url in relay.toml.")
+    ] = None,
+    user: Annotated[
+        str | None, typer.Option("--user", metavar="@NAME:SERVER", help="Instead of user_id in relay.toml.")
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", metavar="FILE", help="Write it into a new file that only you may read."),
+    ] = None,
+    config: ConfigOption = None,
+) -> None:
+    """See `HELP`."""
+    from relay import setup
+    from relay.config.editing import write_private
+    from relay.config.loading import load_account, locate
+
+    without_settings()
+    if output is not None and output.exists():
+        raise _mistake("--output", f"{output} is there already", "name a new file, or remove that one")
+    given = {"homeserver_url": homeserver, "user_id": user}
+    settings = load_account(
+        locate(config or invocation_of(context).config, os.environ),
+        os.environ,
+        {key: value for key, value in given.items() if value is not None},
+    )
+    password = settings.password.get_secret_value() if settings.password and user is None else _password(settings)
+    made = asyncio.run(setup.log_in(settings.homeserver_url, settings.user_id, password))
+    typer.echo(f"{made.user_id} is logged in, with the device {made.device_id}.", err=True)
+    if output is None:
+        typer.echo(made.access_token)
+        return
+    try:
+        write_private(output, f"{made.access_token}\n")
+    except OSError as error:
+        raise _mistake(f"--output {output}", f"cannot be written: {error.strerror}", "name another file") from error
+    typer.echo(f'Its token is in {output}. In [matrix] write access_token_file = "{output.resolve()}".', err=True)
+
+
+def _password(settings: "MatrixSettings") -> str:
+    if not sys.stdin.isatty():
+        password = sys.stdin.readline().rstrip("\r\n")
+    else:
+        try:
+            password = getpass.getpass(f"Password of {settings.user_id}: ")
+        except EOFError:
+            password = ""
+    if not password:
+        raise _mistake("the password", "is empty", "write it, or send it to standard input")
+    return password
+
+
+def _mistake(where: str, what: str, remedy: str) -> ConfigurationError:
+    return ConfigurationError((Mistake(where, what, remedy),))

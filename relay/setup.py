@@ -1,0 +1,71 @@
+"""What `relay init` and `relay login` ask the platforms, before there is a configuration.
+
+It knows the concrete surveys of the platforms, as `app` knows the adapters.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from relay.adapters.discord.survey import DiscordSurvey
+from relay.adapters.matrix.api import address, session
+from relay.adapters.matrix.survey import MatrixSurvey
+from relay.config.settings import DiscordSettings, MatrixSettings
+from relay.core.findings import Finding, VisibleChannel
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Look:
+    """What a look at an account has found."""
+
+    findings: Sequence[Finding]
+    # The token is this account's.
+    accepted: bool
+    # What people call the account.
+    name: str
+    channels: Sequence[VisibleChannel] = ()
+
+    @property
+    def well(self) -> bool:
+        """Whether nothing is wrong."""
+        return not any(finding.state == "wrong" for finding in self.findings)
+
+
+async def look_at_discord(settings: DiscordSettings) -> Look:
+    """Look at the bot, and list its channels. Raises `DeliveryError`."""
+    survey = DiscordSurvey(settings=settings)
+    try:
+        findings = await survey.account()
+        channels = await survey.channels() if survey.usable else ()
+        return Look(findings=findings, accepted=bool(survey.invite), name=survey.name, channels=channels)
+    finally:
+        await survey.close()
+
+
+async def look_at_matrix(settings: MatrixSettings) -> Look:
+    """Look at the account on the homeserver, and list its rooms. Raises `DeliveryError`."""
+    survey = MatrixSurvey(settings=settings, load=_nothing, save=None)
+    try:
+        findings = await survey.account()
+        channels = await survey.channels() if survey.usable else ()
+        return Look(findings=findings, accepted=survey.usable, name=settings.user_id, channels=channels)
+    finally:
+        await survey.close()
+
+
+async def find_homeserver(user_id: str) -> str | None:
+    """The address of an account's homeserver, from the server's name in its ID; None if none is found."""
+    return await address.find(user_id.partition(":")[2])
+
+
+async def homeserver_problem(url: str, user_id: str) -> str | None:
+    """What is wrong with the address of a homeserver, and what to write instead; None if it is one."""
+    return await address.correction(url, user_id)
+
+
+async def log_in(homeserver_url: str, user_id: str, password: str) -> session.StoredSession:
+    """An access token of a new device. Raises `FatalError` if the homeserver refuses, `Transient` if it is away."""
+    return await session.log_in(homeserver_url, user_id, password)
+
+
+async def _nothing() -> None:
+    return None

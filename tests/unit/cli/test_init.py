@@ -1,0 +1,137 @@
+"""`relay init` and `relay login` without anybody to ask; from end to end they are in tests/e2e/test_init.py."""
+
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from relay.cli import init, main
+from relay.cli.asking import Answers, Question, rows
+from relay.config.loading import load
+from relay.config.template import Account, DeclaredPair, relay_toml
+from relay.core.findings import VisibleChannel
+from relay.errors import ConfigurationError
+
+Outcome = tuple[int, str, str]
+Relay = Callable[..., Outcome]
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Relay:
+    def call(*arguments: str) -> Outcome:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as exit_:
+            main(arguments)
+        assert isinstance(exit_.value.code, int)
+        return exit_.value.code, *capsys.readouterr()
+
+    return call
+
+
+def answers(folder: Path, text: str) -> Answers:
+    path = folder / "answers.toml"
+    path.write_text(text)
+    return Answers(path, ("token", "where", "sure", "pairs"))
+
+
+def test_without_a_terminal_there_must_be_answers(cli: Relay, tmp_path: Path) -> None:
+    status, _, err = cli("init")
+    assert (status, "--answers FILE" in err) == (2, True)
+    status, _, err = cli("init", "--answers", "nothing.toml")
+    assert (status, "nothing.toml: cannot be read" in err) == (2, True)
+    (tmp_path / "a.toml").write_text('suggestd = "all"\n')
+    status, _, err = cli("init", "--answers", "a.toml")
+    assert (status, "did you mean suggested?" in err) == (2, True)
+    assert cli("init", "--answers", "a.toml", "--config", "no/relay.toml")[0] == 2
+    assert not (tmp_path / "relay.toml").exists()
+
+
+def test_a_file_that_is_there_stays(cli: Relay, tmp_path: Path) -> None:
+    (tmp_path / "relay.toml").write_text("mine")
+    (tmp_path / "a.toml").write_text("")
+    status, out, _ = cli("init", "--answers", "a.toml")
+    assert (status, "relay.toml exists, and stays as it is" in out) == (1, True)
+    assert (tmp_path / "relay.toml").read_text() == "mine"
+
+
+def test_a_login_says_what_it_lacks_and_writes_over_nothing(cli: Relay, tmp_path: Path) -> None:
+    status, _, err = cli("login", "--user", "@relay:example.org")
+    assert (status, "there is no such file" in err) == (2, True)
+    (tmp_path / "relay.toml").write_text('[matrix]\nhomeserver_url = "http://127.0.0.1:1"\n')
+    status, _, err = cli("login")
+    assert (status, "user_id: is missing" in err) == (2, True)
+    status, _, err = cli("login", "--user", "relay")
+    assert (status, "write it in full" in err) == (2, True)
+    (tmp_path / "token").write_text("mine")
+    status, _, err = cli("login", "--user", "@relay:example.org", "--output", "token")
+    assert (status, "token is there already" in err, (tmp_path / "token").read_text()) == (2, True, "mine")
+
+
+def test_answers_have_defaults_and_secrets_may_be_in_files(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text(" s3cret \n")
+    given = answers(tmp_path, 'token_file = "secret"\nsure = true\npairs = [["#a", "B room"], [1, "#c:d"]]\n')
+    assert given.ask(Question(key="token", words="", secret=True)) == "s3cret"
+    assert given.ask(Question(key="where", words="", default="here")) == "here"
+    assert given.agrees(Question(key="sure", words="", default="no"))
+    assert given.pairs(Question(key="pairs", words=""), lambda _: None) == ["#a B room", "1 #c:d"]
+    with pytest.raises(ConfigurationError, match="where: is missing"):
+        given.ask(Question(key="where", words=""))
+    with pytest.raises(ConfigurationError, match="pairs: no; correct it"):
+        given.pairs(Question(key="pairs", words=""), lambda _: "no.")
+    with pytest.raises(ConfigurationError, match="token_file: the file cannot be read"):
+        answers(tmp_path, 'token_file = "none"').ask(Question(key="token", words="", secret=True))
+    with pytest.raises(ConfigurationError, match="must be true or false"):
+        answers(tmp_path, 'sure = "yes"').agrees(Question(key="sure", words=""))
+
+
+@pytest.mark.parametrize(
+    ("words", "numbers"),
+    [
+        ("all", [1, 2, 3]),
+        ("none", []),
+        ("2", [2]),
+        ("1, 3", [1, 3]),
+        ("2-3 1", [2, 3, 1]),
+        ("1 1", [1]),
+        ("4", None),
+        ("0", None),
+        ("1-", None),
+        ("1-999999999999", None),
+        ("x", None),
+        ("", None),
+        ("3-1", None),
+    ],
+)
+def test_numbers_as_people_write_them(words: str, numbers: list[int] | None) -> None:
+    assert init._numbers(words, 3) == numbers
+
+
+def test_a_table_fits_into_eighty_columns(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    rows([("1", "#" + "long-" * 20, "<->", "\x1b[2J" + "Room " * 40), ("2", "#a", "<->", "B")])
+    out = capsys.readouterr().out
+    assert max(map(len, out.splitlines())) <= 80
+    assert "\x1b" not in out
+
+
+def test_what_is_written_can_be_read_whatever_people_called_their_channels(tmp_path: Path) -> None:
+    channel = VisibleChannel("1", '#a"\n[[pairs]]', place="S\u2028", section='"x', nsfw=True)
+    choice = init._Choice(channel, "#b:example.org")
+    text = relay_toml(
+        Account(name="Bot\n[x]", settings={}, secret_key="token", secret='t"k'),
+        Account(
+            name="@relay:example.org",
+            settings={"homeserver_url": "https://example.org", "user_id": "@relay:example.org"},
+            secret_key="access_token",
+            secret="x",
+        ),
+        [DeclaredPair(about=choice.about, settings={"name": "a", **choice.settings})],
+    )
+    path = tmp_path / "relay.toml"
+    path.write_text(text)
+    settings = load(path, {})
+    assert settings.discord.token.get_secret_value() == 't"k'
+    assert tomllib.loads(text)["pairs"] == [
+        {"name": "a", "discord_channel": 1, "matrix_room": "#b:example.org", "section": '"x', "nsfw": True}
+    ]
