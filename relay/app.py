@@ -18,11 +18,13 @@ from relay.config.settings import Settings
 from relay.core.bootstrap import Core, assemble
 from relay.core.channel_lookups import ChannelLookups, known_channels
 from relay.core.clock import Backoff, SystemClock
+from relay.core.findings import Finding
 from relay.core.offload import Conversions
 from relay.core.ports import Adapter, Clock
 from relay.core.status.recorder import StatusRecorder
 from relay.core.status.report import STOPPED, DaemonEnd
 from relay.core.storage import Store
+from relay.doctor import clock_finding, local_findings, pairs_finding
 from relay.domain.ids import ChannelAddress
 from relay.domain.pair import Pair
 from relay.errors import ConfigurationError, FatalError, RelayError, StoreError, leaves, sentence, ungrouped
@@ -46,6 +48,8 @@ _BUSY_SECONDS = 1.5
 """How long one statement waits for the transaction of another process. Several such waits must fit into a shutdown."""
 
 _RELOAD_SECONDS = 1.0
+_LOOK_AGAIN_SECONDS, _LOOK_SOON_SECONDS = 600.0, 30.0
+"""Until the disks and the clock are looked at again; sooner as long as no platform has told its time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +61,8 @@ class _Parts:
     recorder: StatusRecorder
     pruner: Pruner
     web: WebServer | None
+    # By how many seconds our clock is ahead of a platform's; None as long as that is not known.
+    clock_skew: Callable[[], float | None]
     lookups: ChannelLookups
 
 
@@ -75,6 +81,8 @@ class Daemon:
     # As `settings`, with what was read when the file was saved last.
     _latest: Settings = field(init=False)
     _starting: bool = field(init=False, default=True)
+    # Set when other pairs are declared.
+    _changed: asyncio.Event = field(init=False, default_factory=asyncio.Event)
     _stopped: asyncio.Event = field(init=False, default_factory=asyncio.Event)
     _reload_now: asyncio.Event = field(init=False, default_factory=asyncio.Event)
 
@@ -196,6 +204,7 @@ class Daemon:
                 forget_counters=core.status.forget_undeclared,
             ),
             web=web if settings.web.listen else None,
+            clock_skew=discord.clock_skew,
             lookups=lookups,
         )
 
@@ -234,6 +243,7 @@ class Daemon:
                 group.create_task(core.memberships.run(), name="memberships"),
                 group.create_task(parts.lookups.run(), name="directory of rooms"),
                 group.create_task(core.operators.run(), name="operators"),
+                group.create_task(self._look_around(parts), name="findings"),
             ]
             if parts.web is not None:
                 others.append(group.create_task(parts.web.run(), name="web"))
@@ -260,6 +270,27 @@ class Daemon:
             except Exception:  # noqa: BLE001 - the top of a worker
                 _log.exception("adapter failed; starting it again", platform=str(adapter.platform))
             await self._clock.sleep(backoff.next())
+
+    # --- What `relay check` looks at too ------------------------------------------------------------------
+
+    async def _look_around(self, parts: _Parts) -> None:
+        """Look at what takes no request to anybody, at the start and now and then: the status and the log say it."""
+        told: set[Finding] = set()
+        while True:
+            found = await asyncio.to_thread(local_findings, self._latest, self.config)
+            pairs = pairs_finding(self._latest, self.config)
+            if (skew := parts.clock_skew()) is not None:
+                found.append(clock_finding("Discord's", skew))
+            parts.core.status.findings = tuple(finding for finding in found if finding.state != "ok")
+            # That there are no pairs, the status says by itself.
+            wanting = {finding for finding in (*found, pairs) if finding.state != "ok"}
+            for finding in sorted(wanting - told, key=str):
+                _log.warning("found by check", subject=finding.subject, reason=finding.words, remedy=finding.remedy)
+            told = wanting
+            self._changed.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_LOOK_AGAIN_SECONDS if skew is not None else _LOOK_SOON_SECONDS):
+                    await self._changed.wait()
 
     # --- The pairs ----------------------------------------------------------------------------------------
 
@@ -306,6 +337,7 @@ class Daemon:
         for adapter in parts.adapters:
             await adapter.watch(core.pairs.watched(adapter.platform))
         await core.inbox.keep_names()
+        self._changed.set()
 
     # --- Signals ------------------------------------------------------------------------------------------
 

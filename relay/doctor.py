@@ -52,6 +52,7 @@ class Doctor:
 
     async def run(self) -> AsyncIterator[Finding]:
         """Look at everything, and tell what is found as it is found."""
+        yield pairs_finding(self.settings, self.config)
         for finding in local_findings(self.settings, self.config):
             yield finding
         yield await self._store()
@@ -156,17 +157,26 @@ class Doctor:
 # --- What this machine alone can tell ---------------------------------------------------------------------
 
 
-def local_findings(settings: Settings, config: Path) -> Iterator[Finding]:
-    """The configuration and the disks, without a request to anybody."""
-    subject = str(config)
+def pairs_finding(settings: Settings, config: Path) -> Finding:
+    """Whether any pairs are declared: a relay without them does nothing, and says nothing either."""
     if not settings.pairs:
         remedy = "add one with `relay pairs add`, or a [[pairs]] table with discord_channel and matrix_room"
-        yield Finding(subject, "wrong", "no pairs are declared, so that nothing is mirrored", remedy)
-    else:
-        count = len(settings.pairs)
-        yield Finding(subject, "ok", "one pair" if count == 1 else f"{count} pairs")
+        return Finding(str(config), "wrong", "no pairs are declared, so that nothing is mirrored", remedy)
+    return Finding(str(config), "ok", "one pair" if len(settings.pairs) == 1 else f"{len(settings.pairs)} pairs")
+
+
+def local_findings(settings: Settings, config: Path) -> list[Finding]:
+    """What the configuration and the disks tell, without a request to anybody. The daemon says it at its start."""
+    return [*_file(settings, config), *_disks(settings)]
+
+
+def _file(settings: Settings, config: Path) -> Iterator[Finding]:
+    subject = str(config)
     if (readers := _readers(settings, config)) is not None:
         yield Finding(subject, "note", f"it holds secrets, and {readers} may read it", f"chmod 600 {config}")
+
+
+def _disks(settings: Settings) -> Iterator[Finding]:
     seen = set()
     for what, folder in (
         ("the store", settings.store.path.parent),

@@ -136,6 +136,9 @@ def _sides(report: "Report", width: int) -> Iterator[Line]:
             yield from _side(name, side, width)
     if report.store_problem:
         yield from _wrapped(f"✗ Store: {printable(report.store_problem)}", width, "red")
+    for finding in report.findings if report.daemon.running else ():
+        mark, color = ("✗", "red") if finding.state == "wrong" else ("–", "yellow")
+        yield from _wrapped(f"{mark} {printable(str(finding))}", width, color)
 
 
 def _side(name: str, side: "SideHealth", width: int) -> Iterator[Line]:

@@ -2,9 +2,9 @@
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, get_args
 
-from relay.domain.jsontext import Json
+from relay.domain.jsontext import Json, as_string
 from relay.domain.pair import Pair
 
 State = Literal["ok", "note", "wrong"]
@@ -34,6 +34,15 @@ class Finding:
             "remedy": self.remedy or None,
             "pair": self.pair,
         }
+
+    @classmethod
+    def from_json(cls, saved: Json) -> "Finding | None":
+        """What `as_json` made; None if that cannot be read."""
+        subject, words = as_string(saved.get("subject")), as_string(saved.get("words"))
+        state: State | None = next((one for one in get_args(State) if one == saved.get("state")), None)
+        if state is None or not subject or not words:
+            return None
+        return cls(subject, state, words, as_string(saved.get("remedy")), as_string(saved.get("pair")) or None)
 
     def __str__(self) -> str:
         """One sentence, as logs and the status say it."""

@@ -55,10 +55,10 @@ async def test_pairs_that_cannot_work_hold_nobody_up_and_come_back_when_mended(
         await crosses(place, "fine")
 
         expected = {
-            "absent": (f"there is no channel {ABSENT}", "correct the ID or invite the bot"),
+            "absent": (f"there is no channel {ABSENT}", "correct discord_channel, or invite the bot with https:"),
             "hidden": ("the bot may not see #hidden", "give its role View Channel there"),
             "closed": (f"{place.relay_user} is not let into {place.rooms['closed']}", "invite it"),
-            "secret": (f"{place.rooms['secret']} is encrypted", "pair it with a room without encryption"),
+            "secret": (f"{place.rooms['secret']} is encrypted", "make another room without it"),
         }
         page = html.unescape((await place.daemon.get("/"))[1])
         _, printed = await place.daemon.relay("status")
@@ -98,7 +98,7 @@ async def test_a_channel_and_a_room_that_are_lost_later(homeserver: Homeserver, 
         place.control.set_channel_permissions(place.channels["hidden"], place.bot, deny=["VIEW_CHANNEL"])
         await place.mia.kick(place.rooms["kicked"], place.relay_user)
         place.control.delete_channel(place.channels["deleted"])
-        for words in ("give its role View Channel there", "invite it again", "correct the ID"):
+        for words in ("give its role View Channel there", "invite it again", "correct discord_channel"):
             await until_page(place, words)
         await place.tell("hidden", "said to the hidden channel")
         place.say("hidden", "said in the hidden channel")
@@ -113,7 +113,7 @@ async def test_a_channel_and_a_room_that_are_lost_later(homeserver: Homeserver, 
         await place.until_discord("hidden", lambda words: "said to the hidden channel" in words)
         await place.until_matrix("hidden", lambda words: "said in the hidden channel" in words)
         await place.until_matrix("kicked", lambda words: "said to the closed room" in words)
-        await until_page(place, "correct the ID", there=False)
+        await until_page(place, "correct discord_channel", there=False)
         for pair in ("hidden", "kicked", "deleted"):
             await place.tell(pair, "and on it goes")
             await place.until_discord(pair, lambda words: "and on it goes" in words)

@@ -413,6 +413,10 @@ class DiscordAdapter:
         notes = buffer.access.notes(webhooks_full=self._poster.webhooks_full(channel.id))
         return (*notes, *self._commands.notes())
 
+    def clock_skew(self) -> float | None:
+        """By how many seconds our clock is ahead of Discord's; None before the first answer."""
+        return self._rest.time.skew()
+
     def describe(self, channel: ChannelRef) -> ChannelInfo | None:
         """See `ChannelDescriber`."""
         return self._guilds.describe(channel.id)

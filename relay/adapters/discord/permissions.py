@@ -43,6 +43,10 @@ INVITED = (
     MANAGE_MESSAGES,
 )
 
+COPY_CHANNEL_ID = (
+    "right-click the channel in Discord and take Copy Channel ID, which shows with Developer Mode (Settings, Advanced)"
+)
+
 _ADMINISTRATOR = 1 << 3
 _ALL = (1 << 53) - 1
 # What is left to a member who is timed out.

@@ -12,7 +12,15 @@ from relay.adapters.discord.api.errors import MISSING, ApiError, ErrorCode, Refu
 from relay.adapters.discord.api.rate_limits import RateLimits
 from relay.adapters.discord.gateway.connection import PORTAL, token_refused
 from relay.adapters.discord.identifiers import is_snowflake
-from relay.adapters.discord.permissions import MANAGE_WEBHOOKS, blocked, held_in, invite_link, missing, shortcoming
+from relay.adapters.discord.permissions import (
+    COPY_CHANNEL_ID,
+    MANAGE_WEBHOOKS,
+    blocked,
+    held_in,
+    invite_link,
+    missing,
+    shortcoming,
+)
 from relay.adapters.discord.webhooks import Webhooks
 from relay.config.settings import DiscordSettings
 from relay.core.clock import SystemClock
@@ -261,7 +269,7 @@ class DiscordSurvey:
         guild, channel = self._listed(address)
         if channel is None:
             if (mistaken := self._mistaken(address)) is not None:
-                return [Finding(subject, "wrong", mistaken, COPY_CHANNEL)]
+                return [Finding(subject, "wrong", mistaken, COPY_CHANNEL_ID)]
             try:
                 channel = await self._rest.call(Route("GET", "/channels/{channel}", {"channel": address}))
             except Refused as error:
@@ -329,13 +337,10 @@ class DiscordSurvey:
         ours = [item for item in as_list(listed) if hooks.is_ours(as_dict(item))]
         if ours or len(listed) < _MOST_WEBHOOKS:
             return list(_others(subject, listed, ours))
-        return [Finding(subject, "note", *_split(webhooks_full(subject)))]
+        return [Finding(subject, "note", *_split(_webhooks_full(subject)))]
 
 
-COPY_CHANNEL = "right-click the channel in Discord, and take Copy Channel ID (its settings, Advanced, Developer Mode)"
-
-
-def webhooks_full(channel: str) -> str:
+def _webhooks_full(channel: str) -> str:
     """That there is no room for the relay's own webhook, with the remedy."""
     return (
         f"all {_MOST_WEBHOOKS} webhooks of the channel are taken, so that people's names cross as text in front of "

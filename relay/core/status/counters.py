@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from itertools import accumulate
 
+from relay.core.findings import Finding
 from relay.core.pairs import PairDirectory
 from relay.core.ports import ChannelInfo, Clock, SideHealth
 from relay.core.status.report import (
@@ -78,6 +79,8 @@ class Status:
     seconds_to_wait: Callable[[Platform], float] = lambda _: 0.0
     # Why the store cannot be used; None while it can.
     store_problem: str | None = field(init=False, default=None)
+    # What was found wrong, or could be better, about no pair in particular.
+    findings: tuple[Finding, ...] = field(init=False, default=())
     _daemon: DaemonStatus = field(init=False)
     _lanes: dict[LaneKey, LaneCounts] = field(init=False, default_factory=dict)
     _delivery: dict[str, Histogram] = field(init=False, default_factory=dict)
@@ -159,10 +162,10 @@ class Status:
         """As `report`, with the outbox as it was when it was last read. No I/O."""
         return self.record().report(self.pairs, self._depths, self.clock.now(), self.store_problem)
 
-    def conditions(self) -> tuple[Mapping[str, SideHealth], Sequence[Sequence[str]]]:
-        """How both sides are, and each pair's problems and notes: saved at once when it changes. No I/O."""
+    def conditions(self) -> tuple[Mapping[str, SideHealth], Sequence[Finding], Sequence[Sequence[str]]]:
+        """How both sides are, what was found, and each pair's problems and notes: saved when it changes. No I/O."""
         told = [texts for pair in self.pairs.pairs for texts in (self.problems(pair), self._notes(pair))]
-        return self.sides(), told
+        return self.sides(), self.findings, told
 
     def record(self) -> StatusRecord:
         """What is saved: for `restore`, and for `relay status` while no daemon runs. No I/O."""
@@ -181,6 +184,7 @@ class Status:
             },
             channels=self.channels(),
             pairs=self.pairs.pairs,
+            findings=self.findings,
         )
 
     def channels(self) -> Mapping[ChannelRef, ChannelInfo]:

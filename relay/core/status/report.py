@@ -15,11 +15,12 @@ from typing import Any, get_args
 
 import structlog
 
+from relay.core.findings import Finding
 from relay.core.pairs import PairDirectory
 from relay.core.ports import ChannelInfo, SideHealth, SideState
 from relay.core.storage import LaneDepth, Store
 from relay.domain.ids import ChannelAddress, ChannelRef, Platform
-from relay.domain.jsontext import Json
+from relay.domain.jsontext import Json, as_dict, as_list
 from relay.domain.pair import LaneKey, Pair
 
 # The keys of the saved record in the store's key-value table, and of what its channels are known by.
@@ -141,6 +142,8 @@ class StatusRecord:
     channels: Mapping[ChannelRef, ChannelInfo] = field(default_factory=dict)
     # Those that the daemon works with, without their policies: the file may have been changed, or have mistakes.
     pairs: Sequence[Pair] = ()
+    # What the daemon found wrong, or could be better, about no pair in particular.
+    findings: tuple[Finding, ...] = ()
 
     def lasting(self) -> Json:
         """What does not change by itself, as it is saved."""
@@ -155,6 +158,7 @@ class StatusRecord:
                 }
                 for pair in self.pairs
             ],
+            "findings": [finding.as_json() for finding in self.findings],
             "lanes": [
                 {
                     "source": [lane.source.platform, lane.source.id],
@@ -207,6 +211,7 @@ class StatusRecord:
                 if pairs.pair_for(lane) is None
             ),
             store_problem=store_problem,
+            findings=self.findings,
         )
 
     def _pair(
@@ -378,6 +383,8 @@ class Report:
     daemon: DaemonStatus = DaemonStatus(running=False)
     undeclared: tuple[UndeclaredLane, ...] = ()
     store_problem: str | None = None
+    # See `StatusRecord`.
+    findings: tuple[Finding, ...] = ()
 
     @property
     def ready(self) -> bool:
@@ -404,6 +411,7 @@ class Report:
             "pairs": [pair.as_json() for pair in self.pairs],
             "undeclared": [lane.as_json() for lane in self.undeclared],
             **{name: side_as_json(side) for name, side in self.sides.items()},
+            "findings": [finding.as_json() for finding in self.findings],
             "daemon": self.daemon.as_json(),
         }
 
@@ -493,6 +501,9 @@ def read_record(text: str | None, directory: PairDirectory) -> StatusRecord:
         sides={str(platform): side for platform in Platform if (side := _side(saved.get(str(platform)))) is not None},
         lanes=_lanes(saved, directory),
         pairs=_declared(saved.get("declared")),
+        findings=tuple(
+            found for one in as_list(saved.get("findings")) if (found := Finding.from_json(as_dict(one))) is not None
+        ),
     )
 
 

@@ -12,7 +12,15 @@ import structlog
 
 from relay.adapters.discord.identifiers import channel_url, is_snowflake
 from relay.adapters.discord.markup import NameLookup
-from relay.adapters.discord.permissions import ATTACH_FILES, MANAGE_MESSAGES, MANAGE_THREADS, MANAGE_WEBHOOKS, blocked
+from relay.adapters.discord.permissions import (
+    ATTACH_FILES,
+    COPY_CHANNEL_ID,
+    MANAGE_MESSAGES,
+    MANAGE_THREADS,
+    MANAGE_WEBHOOKS,
+    blocked,
+    invite_link,
+)
 from relay.core.ports import ChannelInfo, Clock
 from relay.domain.ids import MediaRef, Platform
 from relay.domain.jsontext import Json
@@ -187,14 +195,13 @@ class GuildCache:
     def access(self, channel: str) -> ChannelAccess | str | None:
         """What the bot may do in a channel; or why it cannot be mirrored, with the remedy; None if unknown yet."""
         if not (channel.isascii() and channel.isdecimal() and channel[0] != "0"):
-            return f"{channel!r} is no channel ID: copy it with Discord's developer mode (right click, Copy Channel ID)"
+            return f"{channel!r} is no channel ID: {COPY_CHANNEL_ID}"
         found = self._channel(channel)
         thread = _declared_thread(found) if isinstance(found, discord.Thread) else self._declared_threads.get(channel)
         if thread is not None:
             return self._thread_access(thread)
         if found is None:
-            absent = f"there is no channel {channel}, or the bot is not in its server: correct the ID or invite the bot"
-            return absent if self.guilds_arrived() else None
+            return self._absent(channel) if self.guilds_arrived() else None
         if not isinstance(found, _Writable):
             kind = str(found.type).replace("_", " ")
             others = "one of its posts" if found.type is discord.ChannelType.forum else "a thread"
@@ -214,6 +221,22 @@ class GuildCache:
             may_delete=may.manage_messages,
             max_file_size=guild.filesize_limit,
             may_attach=may.attach_files,
+        )
+
+    def _absent(self, channel: str) -> str:
+        """Why there is no such channel, with the remedy: what else the ID belongs to, or how the bot is invited."""
+        guilds = self._client.guilds if self._client is not None else []
+        invite = invite_link(str((self._client.application_id if self._client is not None else 0) or self._own_id()))
+        if not guilds:
+            return f"the bot is in no server: invite it with {invite}"
+        for guild in guilds:
+            if channel == str(guild.id):
+                return f"{channel} is the ID of the server {guild.name}, not of a channel: {COPY_CHANNEL_ID}"
+            if (role := guild.get_role(int(channel))) is not None:
+                return f"{channel} is the ID of the role {role.name}, not of a channel: {COPY_CHANNEL_ID}"
+        return (
+            f"there is no channel {channel}, or the bot is not in its server: "
+            f"correct discord_channel, or invite the bot with {invite}"
         )
 
     def _thread_access(self, thread: _DeclaredThread) -> ChannelAccess | str | None:

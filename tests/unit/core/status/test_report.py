@@ -73,6 +73,7 @@ async def test_without_a_store() -> None:
         "undeclared": [],
         "discord": stopped,
         "matrix": stopped,
+        "findings": [],
         "daemon": {"running": False, "pid": None, "host": None, "since": None, "updated_at": None} | ends,
     }
     assert not report.well
