@@ -18,6 +18,7 @@ from relay.config.settings import Settings
 from relay.core.bootstrap import Core, assemble
 from relay.core.channel_lookups import ChannelLookups, known_channels
 from relay.core.clock import Backoff, SystemClock
+from relay.core.dead_letters import DeadLetters
 from relay.core.findings import Finding
 from relay.core.offload import Conversions
 from relay.core.ports import Adapter, Clock
@@ -186,6 +187,7 @@ class Daemon:
             status=core.status,
             settings=settings.web,
             files=proxy,
+            letters=DeadLetters(store=store, pairs=core.pairs),
             directory=lambda: directory_of(
                 self._latest, known_channels(core.pairs, core.status.channels(), lookups.known), known_only=True
             ),

@@ -2,15 +2,14 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from relay.cli.common import ConfigOption, JsonOption, existing_store, invocation_of, print_json, printable
+from relay.core.dead_letters import summary
 from relay.core.storage import Unreadable
-from relay.domain.commands import Digest, DigestItem, EditMessage, PostNotice, RemoveMember, SendMessage
-from relay.domain.jsontext import Json
+from relay.domain.commands import Digest, EditMessage, PostNotice, SendMessage
 from relay.domain.text.nodes import plain_text
 
 if TYPE_CHECKING:
@@ -28,7 +27,7 @@ def list_(context: typer.Context, config: ConfigOption = None, as_json: JsonOpti
     """List the dead letters, without their text."""
     letters = asyncio.run(_letters(invocation_of(context).load(config)))
     if as_json:
-        print_json([_summary(letter) for letter in letters])
+        print_json([summary(letter) for letter in letters])
     elif not letters:
         typer.echo("There are no dead letters.")
     else:
@@ -48,7 +47,7 @@ def show(
     if letter is None:
         _unknown(entry)
         raise typer.Exit(1)
-    values = {**_summary(letter), "text": _text(letter)}
+    values = {**summary(letter), "text": _text(letter)}
     if as_json:
         print_json(values)
         return
@@ -105,39 +104,17 @@ async def _act(
 
 
 async def _letters(settings: "Settings") -> "Sequence[DeadLetter]":
-    """All dead letters, each with the current or last name of its pair."""
+    from relay.core.dead_letters import DeadLetters
     from relay.core.pairs import PairDirectory
 
-    async with existing_store(settings.store.url) as store, store.read() as unit:
-        letters = await unit.outbox.dead()
-        declared = PairDirectory(settings.declared_pairs(), await unit.channels.known())
-    pairs = (declared.pair_for(letter.entry.lane) for letter in letters)
-    return [
-        letter if pair is None else replace(letter, pair=pair.name) for letter, pair in zip(letters, pairs, strict=True)
-    ]
+    async with existing_store(settings.store.url) as store:
+        async with store.read() as unit:
+            declared = PairDirectory(settings.declared_pairs(), await unit.channels.known())
+        return await DeadLetters(store=store, pairs=declared).newest()
 
 
 def _unknown(entry: int) -> None:
     typer.echo(f"error: there is no dead letter {entry}; `relay dead list` shows them", err=True)
-
-
-def _summary(letter: "DeadLetter") -> Json:
-    command = letter.entry.command
-    about = command.items[0] if isinstance(command, Digest) else command
-    kind = "unreadable" if isinstance(command, Unreadable) else command.kind
-    source = None if isinstance(about, PostNotice | RemoveMember) else about.source
-    author = about.author.name if isinstance(about, SendMessage | EditMessage | DigestItem) else None
-    return {
-        "id": letter.entry.id,
-        "pair": letter.pair,
-        "direction": letter.entry.lane.direction,
-        "kind": kind,
-        "author": author,
-        "source": None if source is None else {"channel": source.channel.id, "id": source.id},
-        "queued_at": letter.entry.queued_at.isoformat(),
-        "died_at": letter.died_at.isoformat(),
-        "reason": letter.reason,
-    }
 
 
 def _text(letter: "DeadLetter") -> str | None:
@@ -165,7 +142,7 @@ def _print_table(letters: "Sequence[DeadLetter]") -> None:
     for head in ("ID", "Pair", "Way", "What", "Author", "Failed", "Reason"):
         table.add_column(head, justify="right" if head == "ID" else "left", overflow="fold")
     for letter in letters:
-        values = _summary(letter)
+        values = summary(letter)
         words = (values["pair"] or "–", values["direction"], values["kind"], values["author"] or "–")
         died = f"{letter.died_at.astimezone():%Y-%m-%d %H:%M}"
         table.add_row(*(Text(printable(str(word))) for word in (values["id"], *words, died, letter.reason)))

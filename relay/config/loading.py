@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,7 @@ SECRETS = (
     ("matrix", "access_token"),
     ("matrix", "password"),
     ("matrix", "appservice", "as_token"),
+    ("web", "token"),
 )
 # The sections that are arrays of tables.
 LISTS = ("pairs", "rooms", "people")
@@ -201,6 +203,9 @@ def _contradictions(source: Source) -> Iterator[Mistake]:
     if isinstance(web, dict) and _is_on(web.get("avatars")) and not web.get("public_url"):
         remedy = 'write the address that the world reaches, like public_url = "https://relay.example.org"'
         yield Mistake(origin.where(("web", "avatars")), "Discord reaches no picture: there is no public_url", remedy)
+    if isinstance(web, dict) and not source.broken and "token" not in web and _is_wide(web.get("listen")):
+        remedy = 'write token = "…" with a long random text, or listen on this machine only: listen = "127.0.0.1:9464"'
+        yield Mistake(origin.where(("web", "listen")), "lets other machines in without a token", remedy)
     own = matrix.get("user_id") if isinstance(matrix, dict) else None
     for location, value in _column(values, ("people",), "matrix"):
         if value == own:
@@ -226,6 +231,18 @@ def _contradictions(source: Source) -> Iterator[Mistake]:
 def _is_on(value: object) -> bool:
     """Whether a switch is on, which the environment has as text."""
     return str(value).strip().lower() in {"true", "1", "yes", "on", "y", "t"}
+
+
+def _is_wide(listen: object) -> bool:
+    """Whether other machines can reach an address, as far as it is one."""
+    host, _, port = listen.rpartition(":") if isinstance(listen, str) else ("", "", "")
+    host = host.strip("[]").lower()
+    if not host or not port.isdecimal():
+        return False
+    try:
+        return not ip_address(host.partition("%")[0]).is_loopback
+    except ValueError:
+        return host != "localhost" and not host.endswith(".localhost")
 
 
 def _is_ghost(user_id: object, appservice: object) -> bool:

@@ -35,6 +35,7 @@ from relay.config.values import (
     Token,
     Url,
     UserId,
+    WebToken,
 )
 from relay.domain.ids import ChannelAddress, Platform, UserRef
 from relay.domain.pair import BARE_NAME, SYSTEM_MESSAGES, Pair, PairPolicy, ThreadPolicy
@@ -118,6 +119,10 @@ class WebSettings(Section):
 
     # `host:port`, or "" for no web server.
     listen: ListenAddress = Field(default="127.0.0.1:9464", examples=['"127.0.0.1:9464"'])
+    # What a browser signs in with, and programs send as `Authorization: Bearer`. Without one, everybody who reaches the
+    # page may see it and nobody may act on it, so that only this machine may reach it. Read from `token_file` if given.
+    token: WebToken | None = Field(default=None, examples=['"…"'])
+    token_file: Path | None = Field(default=None, examples=['"/run/secrets/web_token"'])
     # Host names that requests may be for, besides localhost and the one in `listen`. Text with commas in the file.
     hosts: HostNames = Field(default=(), examples=['"relay, status.example.org"'])
     # Where the world reaches `/media/` of this server, "" for nowhere. Files that cannot cross get links there.
@@ -329,5 +334,5 @@ class Settings(BaseSettings):
         """The values that must never be printed."""
         appservice = self.matrix.appservice
         as_token = None if appservice is None else appservice.as_token
-        values = (self.discord.token, self.matrix.access_token, self.matrix.password, as_token)
+        values = (self.discord.token, self.matrix.access_token, self.matrix.password, as_token, self.web.token)
         return frozenset(value.get_secret_value() for value in values if value is not None)

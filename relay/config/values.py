@@ -29,6 +29,8 @@ _UNITS = {None: 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 _MATRIX_ID_LIMIT = 255
 # Characters around the name, of the 80 that Discord shows. The handle takes 24 at most.
 _TEMPLATE_LIMIT = 24
+# Of `[web] token`, and how many different ones there have to be among them.
+_SHORTEST_WEB_TOKEN, _FEWEST_CHARACTERS = 16, 6
 
 
 def _channel_id(value: object) -> str:
@@ -238,6 +240,16 @@ def _token(value: SecretStr) -> SecretStr:
     return SecretStr(text)
 
 
+def _web_token(value: SecretStr) -> SecretStr:
+    text = _token(value).get_secret_value()
+    if len(text) < _SHORTEST_WEB_TOKEN or len(set(text)) < _FEWEST_CHARACTERS:
+        raise wrong(
+            "can be guessed",
+            f"write at least {_SHORTEST_WEB_TOKEN} random characters, as `openssl rand -hex 24` makes them",
+        )
+    return SecretStr(text)
+
+
 def _password(value: SecretStr) -> SecretStr:
     if not value.get_secret_value():
         raise wrong("is empty", "write the password, or leave the key out and use an access token")
@@ -264,6 +276,7 @@ GhostPrefix = Annotated[str, AfterValidator(_ghost_prefix)]
 RegistrationId = Annotated[str, AfterValidator(_registration_id)]
 NameTemplate = Annotated[str, AfterValidator(_name_template)]
 Token = Annotated[SecretStr, AfterValidator(_token)]
+WebToken = Annotated[SecretStr, AfterValidator(_web_token)]
 Password = Annotated[SecretStr, AfterValidator(_password)]
 UserId = Annotated[str, AfterValidator(_user_id)]
 StoreUrl = Annotated[str, AfterValidator(_store_url)]

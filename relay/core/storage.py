@@ -275,8 +275,8 @@ class Outbox(Protocol):
         """The dead letters of one lane, oldest first."""
         ...
 
-    async def dead(self) -> Sequence[DeadLetter]:
-        """All dead letters, oldest first."""
+    async def dead(self, limit: int | None = None) -> Sequence[DeadLetter]:
+        """The dead letters, oldest first: at most `limit`, the newest of them; None: all."""
         ...
 
     async def dead_about(self, source: MessageRef) -> Sequence[DeadLetter]:

@@ -1,18 +1,38 @@
-"""The status page: one HTML document, made on the server, without scripts. Everything in it is escaped."""
+"""The status page: HTML made on the server. Everything in it is escaped, and it works without its script.
 
+In the order of `relay status`: what is wrong first, each with its reason and remedy, then the other pairs, a line each.
+"""
+
+import hashlib
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from html import escape as html_escape
 
-from relay.core.ports import SideHealth
-from relay.core.status.report import DirectionStatus, PairStatus, Report
+from relay import __version__
+from relay.core.dead_letters import summary
+from relay.core.ports import ChannelInfo, SideHealth
+from relay.core.status.report import ChannelStatus, DirectionStatus, PairStatus, Report
+from relay.core.storage import DeadLetter
+from relay.domain.ids import ChannelRef
 
 REFRESH_SECONDS = 5
 
 _WORDS = {"ready": "connected", "catching_up": "catching up", "connecting": "connecting", "failed": "failed"}
 _DIRECTIONS = {"to_matrix": "Discord → Matrix", "to_discord": "Matrix → Discord"}
-_FIRST_NUMBER = 4
+_ARROWS = {"to_matrix": ("→", "to Matrix"), "to_discord": ("←", "to Discord")}
+# What the kinds of commands are for people.
+_KINDS = {
+    "send": "a message",
+    "edit": "an edit",
+    "refresh": "an edit",
+    "delete": "a deletion",
+    "remove": "a deletion",
+    "send_batch": "several messages",
+    "late_file": "a file",
+    "unreadable": "something that cannot be read",
+}
 _LONGEST_TEXT = 500
 _AGES = (
     (timedelta(days=1), "d"),
@@ -22,35 +42,76 @@ _AGES = (
 )
 
 
-def _escape(text: str) -> str:
-    """`text` as safe HTML: not too long, and without control characters that change how the rest is shown."""
-    shown = text if len(text) <= _LONGEST_TEXT else f"{text[:_LONGEST_TEXT]}…"
-    return html_escape("".join(it if it.isprintable() else repr(it)[1:-1] for it in shown))
+@dataclass(frozen=True, slots=True)
+class Visitor:
+    """Who looks at the page."""
+
+    # Stands in the forms of whoever has signed in; None: there are no buttons.
+    form_token: str | None = None
 
 
-def render(report: Report) -> str:
-    """The HTML document."""
-    troubled = [pair for pair in report.pairs if pair.problem]
+@dataclass(frozen=True, slots=True)
+class Dead:
+    """The dead letters that are shown."""
+
+    newest: Sequence[DeadLetter] = ()
+    total: int = 0
+
+
+def render(report: Report, dead: Dead = Dead(), visitor: Visitor = Visitor()) -> str:
+    """The status page."""
+    troubled = [pair for pair in report.pairs if pair.problems]
     well = report.ready and not troubled
     verdict = "All is well" if well else "Something needs attention" if report.ready else "Not ready"
-    return "\n".join(
-        (
-            '<!doctype html><html lang="en"><head><meta charset="utf-8">',
-            '<meta name="viewport" content="width=device-width, initial-scale=1">',
-            f'<meta http-equiv="refresh" content="{REFRESH_SECONDS}"><meta name="color-scheme" content="light dark">',
-            f"<title>{_escape(verdict)} · relay</title>",
-            '<link rel="icon" href="data:,"><link rel="stylesheet" href="page.css"></head><body>',
-            f'<header><h1>relay</h1><p class="{"good" if well else "bad"}">{_escape(verdict)}</p></header><main>',
-            _sides(report),
-            _problems(troubled),
-            _notes(report.pairs),
-            _pairs(report),
-            _undeclared(report),
-            _drops(report.pairs),
-            f"</main><footer>As of {_moment(report.taken_at)}, renewed every {REFRESH_SECONDS} seconds.</footer>",
-            "</body></html>",
-        )
+    body = (
+        _header(report, verdict, "good" if well else "bad"),
+        '<p id="away" role="alert" hidden></p><main id="now">',
+        _sides(report),
+        _troubled(troubled, report.taken_at),
+        _others([pair for pair in report.pairs if not pair.problems], len(troubled), report),
+        _dead(dead, report.taken_at, visitor),
+        _undeclared(report),
+        _drops(report.pairs),
+        f'<p class="faint">As of {_moment(report.taken_at)}.</p></main><footer>{_sign_out(visitor)}</footer>',
+        '<script src="page.js" defer></script>',
     )
+    refresh = f'<noscript><meta http-equiv="refresh" content="{6 * REFRESH_SECONDS}"></noscript>'
+    return _document(f"{verdict} · relay", "\n".join(body), refresh)
+
+
+def _header(report: Report, verdict: str, tone: str) -> str:
+    since = report.daemon.since
+    up = f" · up for {_age(report.taken_at - since)}" if since is not None else ""
+    return (
+        f'<header><h1>relay</h1><p id="verdict" role="status" class="{tone}">{_escape(verdict)}</p>'
+        f'<p class="faint" id="process">{_escape(__version__)}{up}</p></header>'
+    )
+
+
+def render_sign_in(*, wrong: bool = False) -> str:
+    """The page for whoever has not signed in."""
+    said = '<p id="wrong" class="bad" role="alert">That is not the token.</p>' if wrong else ""
+    described = ' aria-describedby="wrong" aria-invalid="true"' if wrong else ""
+    return _document(
+        "Sign in · relay",
+        f'<header><h1>relay</h1></header><main><form class="card" method="post" action="sign-in">{said}'
+        '<label for="token">The token in <code>[web] token</code> of relay.toml</label>'
+        f'<input id="token" name="token" type="password" autocomplete="current-password" required autofocus{described}>'
+        "<button>Sign in</button></form></main>",
+    )
+
+
+def _document(title: str, body: str, head: str = "") -> str:
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f'<meta name="color-scheme" content="light dark"><title>{_escape(title)}</title>'
+        f'<link rel="icon" href="data:,"><link rel="stylesheet" href="page.css">{head}</head>\n'
+        f"<body>{body}</body></html>"
+    )
+
+
+# --- The two sides -------------------------------------------------------------------------
 
 
 def _sides(report: Report) -> str:
@@ -62,33 +123,179 @@ def _sides(report: Report) -> str:
 
 def _side(name: str, side: SideHealth) -> str:
     tone = {"ready": "good", "failed": "bad"}.get(side.state, "busy")
-    return _card(name.capitalize(), tone, _WORDS[side.state], side.detail)
+    return _card(name.capitalize(), tone, _WORDS.get(side.state, side.state), side.detail)
 
 
 def _card(title: str, tone: str, state: str, detail: str) -> str:
     more = f"<p>{_escape(detail)}</p>" if detail else ""
-    return f'<article><h2>{_escape(title)}</h2><p class="{tone}">{_escape(state)}</p>{more}</article>'
+    return f'<article class="card"><h2>{_escape(title)}</h2> <p class="{tone}">{_escape(state)}</p>{more}</article>'
 
 
-def _notes(pairs: Iterable[PairStatus]) -> str:
-    items = "".join(f"<li><b>{_escape(pair.name)}</b>: {_escape(pair.note)}</li>" for pair in pairs if pair.note)
-    return f'<section class="notes"><h2>Notes</h2><ul>{items}</ul></section>' if items else ""
+# --- The pairs --------------------------------------------------------------------------------------------
 
 
-def _problems(troubled: Iterable[PairStatus]) -> str:
-    items = "".join(f"<li><b>{_escape(pair.name)}</b>: {_escape(pair.problem or '')}</li>" for pair in troubled)
-    return f'<section class="problems"><h2>Problems</h2><ul>{items}</ul></section>' if items else ""
+def _troubled(pairs: Sequence[PairStatus], now: datetime) -> str:
+    if not pairs:
+        return ""
+    return f'<section><h2>In trouble</h2><ul class="pairs">{"".join(_pair(pair, now) for pair in pairs)}</ul></section>'
 
 
-def _pairs(report: Report) -> str:
+def _others(pairs: Sequence[PairStatus], troubled: int, report: Report) -> str:
     if not report.pairs:
         return "<p>No pairs are declared.</p>"
-    heads = ("Pair", "Way", "Last", "Longest wait", "Crossed", "Waiting", "Retries", "Dropped", "Dead letters")
-    head = "".join(f'<th scope="col"{_numeric(place >= _FIRST_NUMBER)}>{text}</th>' for place, text in enumerate(heads))
-    groups = "".join(_group(pair, heads[1:], report.taken_at) for pair in report.pairs)
+    if not pairs:
+        return ""
+    count = "1 pair" if len(pairs) == 1 else f"{len(pairs)} pairs"
+    title = f"{count} well" if not troubled else f"The other {count}"
     return (
-        '<section><h2>Pairs</h2><div class="scroll" tabindex="0" role="region" aria-label="Pairs">'
-        f'<table class="pairs"><thead><tr>{head}</tr></thead>{groups}</table></div></section>'
+        f'<section><h2>{title}</h2><ul class="pairs">'
+        f"{''.join(_pair(pair, report.taken_at) for pair in pairs)}</ul></section>"
+    )
+
+
+def _pair(pair: PairStatus, now: datetime) -> str:
+    """A line with the name and the last message each way; behind it, everything else."""
+    mark, said, tone = _mark(pair)
+    last = "".join(_last(name, direction, now) for name, direction in pair.directions.items())
+    waiting = sum(direction.backlog for direction in pair.directions.values())
+    badges = (
+        _badge(waiting, "waiting", "busy"),
+        _badge(_dead_of(pair), "dead", "bad"),
+        f'<span class="badge faint">{_count(len(pair.notes), "note")}</span>' if pair.notes else "",
+    )
+    problems = "".join(f'<p class="why">{_escape(problem)}</p>' for problem in pair.problems)
+    channels = " ⇄ ".join(_escape(channel.label) for channel in pair.channels.values())
+    key = hashlib.sha256(pair.name.encode("utf-8", "surrogatepass")).hexdigest()[:12]
+    return (
+        f'<li><details id="pair-{key}"><summary><span class="mark {tone}" aria-hidden="true">{mark}</span>'
+        f'<span class="name">{_escape(pair.name)}<span class="unseen">, {said}</span></span>'
+        f'<span class="channels faint">{channels}</span>'
+        f'<span class="badges">{"".join(badges)}</span>{last}</summary>{_details(pair, now)}</details>{problems}</li>'
+    )
+
+
+def _mark(pair: PairStatus) -> tuple[str, str, str]:
+    if pair.problems:
+        return "✗", "in trouble", "bad"
+    return ("!", "works, with dead letters", "busy") if _dead_of(pair) else ("✓", "well", "good")
+
+
+def _dead_of(pair: PairStatus) -> int:
+    return sum(direction.dead_letters for direction in pair.directions.values())
+
+
+def _badge(count: int, what: str, tone: str) -> str:
+    return f'<span class="badge {tone}">{count:,} {what}</span>' if count else ""
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+def _last(name: str, direction: DirectionStatus, now: datetime) -> str:
+    arrow, words = _ARROWS.get(name, ("", name))
+    last = direction.last_message_at
+    ago = "never" if last is None else f"{_age(now - last)} ago"
+    shown = "–" if last is None else _age(now - last)
+    return (
+        f'<span class="last{" faint" if last is None else ""}"><span aria-hidden="true">{arrow} {shown}</span>'
+        f'<span class="unseen">, last {_escape(words)} {ago}</span></span>'
+    )
+
+
+def _details(pair: PairStatus, now: datetime) -> str:
+    channels = "".join(_channel(name, channel) for name, channel in pair.channels.items())
+    notes = "".join(f"<p>{_escape(note)}</p>" for note in pair.notes)
+    heads = ("", *(_DIRECTIONS.get(name, name) for name in pair.directions))
+    head = "".join(f'<th scope="col">{_escape(text)}</th>' if text else "<td></td>" for text in heads)
+    rows = "".join(
+        f'<tr><th scope="row">{label}</th>{"".join(cells)}</tr>'
+        for label, cells in _rows(pair.directions.values(), now)
+    )
+    return (
+        f'<div class="details">{notes}<dl>{channels}</dl><div class="scroll" tabindex="0" role="region"'
+        f' aria-label="{_escape(pair.name)} in numbers"><table><thead><tr>{head}</tr></thead>'
+        f"<tbody>{rows}</tbody></table></div></div>"
+    )
+
+
+def _channel(platform: str, channel: ChannelStatus) -> str:
+    link = channel.info.link if channel.info is not None else ""
+    label = _escape(channel.label)
+    if link.startswith("https://"):
+        label = f'<a href="{html_escape(link)}" rel="noreferrer">{label}</a>'
+    address = f' <span class="faint">{_escape(channel.address)}</span>' if channel.label != channel.address else ""
+    return f"<dt>{_escape(platform.capitalize())}</dt><dd>{label}{address}</dd>"
+
+
+def _rows(directions: Iterable[DirectionStatus], now: datetime) -> Iterator[tuple[str, list[str]]]:
+    each = list(directions)
+    lasts = [it.last_message_at for it in each]
+    waits = [it.oldest_undelivered_seconds for it in each]
+    yield "Last message", [f"<td>{_age(now - at)} ago</td>" if at else _NOTHING for at in lasts]
+    yield "Crossed", [_number(it.messages) for it in each]
+    yield "Waiting", [_number(it.backlog, notable=it.backlog > 0) for it in each]
+    yield (
+        "Longest wait",
+        [f"<td>{_age(timedelta(seconds=it))}</td>" if it is not None else _NOTHING for it in waits],
+    )
+    yield "Tried again", [_number(it.retries) for it in each]
+    yield "Dead letters", [_number(it.dead_letters, notable=it.dead_letters > 0) for it in each]
+    yield "Dropped", [_dropped(it) for it in each]
+
+
+_NOTHING = '<td class="faint">–</td>'
+
+
+def _number(value: int, *, notable: bool = False) -> str:
+    tone = "busy" if notable else "" if value else "faint"
+    return f'<td class="{tone}">{value:,}</td>'
+
+
+def _dropped(direction: DirectionStatus) -> str:
+    named = [f"{_escape(feature)} {count:,}" for feature, count in sorted(direction.dropped.items())]
+    return f'<td class="words">{", ".join(named)}</td>' if named else _NOTHING
+
+
+# --- What did not cross -----------------------------------------------------------------------------------
+
+
+def _dead(dead: Dead, now: datetime, visitor: Visitor) -> str:
+    if not dead.total and not dead.newest:
+        return ""
+    items = "".join(_letter(letter, now, visitor) for letter in reversed(dead.newest))
+    shown = f"<p>The newest {len(dead.newest)} of {dead.total}.</p>" if dead.total > len(dead.newest) else ""
+    how = (
+        ""
+        if visitor.form_token is not None
+        else '<p class="faint">With <code>[web] token</code> there are buttons here to try them again or to discard '
+        "them; <code>relay dead</code> does so, too.</p>"
+    )
+    return f'<section><h2 id="dead-letters">Dead letters</h2>{shown}{how}<ul class="letters">{items}</ul></section>'
+
+
+def _letter(letter: DeadLetter, now: datetime, visitor: Visitor) -> str:
+    it = summary(letter)
+    number = letter.entry.id
+    # Whoever is not signed in need not know who wrote it.
+    author = f" by {_escape(str(it['author']))}" if it["author"] and visitor.form_token is not None else ""
+    way = _DIRECTIONS.get(str(it["direction"]), str(it["direction"]))
+    buttons = ""
+    if visitor.form_token is not None:
+        token = f'<input type="hidden" name="form" value="{html_escape(visitor.form_token)}">'
+        entry = f'{token}<input type="hidden" name="id" value="{number}">'
+        buttons = (
+            f'<div class="buttons"><form method="post" action="dead-letters">{entry}'
+            f'<button name="act" value="retry" aria-label="Try {number} again">Try again</button></form>'
+            f'<details id="discard-{number}"><summary>Discard</summary>'
+            f'<form method="post" action="dead-letters">{entry}'
+            f'<button class="bad" name="act" value="discard" aria-label="Discard {number} for good">'
+            "Discard it for good</button></form></details></div>"
+        )
+    what = _escape(_KINDS.get(str(it["kind"]), str(it["kind"])))
+    return (
+        f'<li class="card"><p><b>{_escape(letter.pair or "?")}</b> {_escape(way)}: {what}{author},'
+        f" {_age(now - letter.died_at)} ago</p><p>{_escape(letter.reason)}</p>{buttons}</li>"
     )
 
 
@@ -99,53 +306,20 @@ def _undeclared(report: Report) -> str:
     rows = "".join(
         f'<tr><th scope="row">{_escape(lane.pair or "")}</th>'
         f"<td>{_escape(_DIRECTIONS.get(lane.lane.direction, ''))}</td>"
-        f"<td>{_escape(lane.lane.source.id)} → {_escape(lane.lane.destination.id)}</td>"
+        f'<td class="words">{_place(lane.source, lane.lane.source)} →'
+        f" {_place(lane.destination, lane.lane.destination)}</td>"
         f"{_number(lane.waiting, notable=True)}{_number(lane.dead)}</tr>"
         for lane in report.undeclared
     )
     return (
-        '<section class="undeclared"><h2>Not declared</h2><p>This waits for pairs that are not in the file, and is not'
+        "<section><h2>Not declared</h2><p>This waits for pairs that are not in the file, and is not"
         " posted. It is delivered if they come back.</p>"
-        '<div class="scroll"><table><thead><tr><th scope="col">Pair</th><th scope="col">Way</th>'
-        '<th scope="col">Channels</th><th scope="col" class="number">Waiting</th>'
-        f'<th scope="col" class="number">Dead letters</th></tr></thead><tbody>{rows}</tbody></table></div></section>'
+        f"{_table('Not declared', ('Pair', 'Way', 'Channels', 'Waiting', 'Dead letters'), rows)}</section>"
     )
 
 
-def _group(pair: PairStatus, heads: Iterable[str], now: datetime) -> str:
-    """One pair: a row for each direction, with one name cell."""
-    tone = ' class="bad"' if pair.problem else ""
-    name = f'<th scope="rowgroup" rowspan="{len(pair.directions)}"{tone}>{_escape(pair.name)}</th>'
-    rows = []
-    for direction, values in pair.directions.items():
-        cells = (f"<td>{_escape(_DIRECTIONS.get(direction, direction))}</td>", *_cells(values, now))
-        # On a narrow screen each cell is on a line of its own, behind its label.
-        labelled = (cell.replace("<td", f'<td data-label="{head}"', 1) for cell, head in zip(cells, heads, strict=True))
-        rows.append(f"<tr>{name}{''.join(labelled)}</tr>")
-        name = ""
-    return f"<tbody>{''.join(rows)}</tbody>"
-
-
-def _cells(direction: DirectionStatus, now: datetime) -> tuple[str, ...]:
-    last, waits = direction.last_message_at, direction.oldest_undelivered_seconds
-    return (
-        f"<td>{_age(now - last)} ago</td>" if last else '<td class="nothing">–</td>',
-        f"<td>{_age(timedelta(seconds=waits))}</td>" if waits is not None else '<td class="nothing">–</td>',
-        _number(direction.messages),
-        _number(direction.backlog, notable=direction.backlog > 0),
-        _number(direction.retries),
-        _number(sum(direction.dropped.values())),
-        _number(direction.dead_letters, notable=direction.dead_letters > 0),
-    )
-
-
-def _number(value: int, *, notable: bool = False) -> str:
-    tone = " notable" if notable else "" if value else " nothing"
-    return f'<td class="number{tone}">{value:,}</td>'
-
-
-def _numeric(yes: bool) -> str:
-    return ' class="number"' if yes else ""
+def _place(info: ChannelInfo | None, channel: ChannelRef) -> str:
+    return _escape(channel.id if info is None else info.label)
 
 
 def _drops(pairs: Iterable[PairStatus]) -> str:
@@ -161,11 +335,32 @@ def _drops(pairs: Iterable[PairStatus]) -> str:
         f"<td>{_escape(_DIRECTIONS.get(name, name))}</td>{_number(count)}</tr>"
         for (feature, name), count in total.most_common()
     )
+    table = _table("What does not cross", ("Feature", "Way", "Dropped"), rows)
+    return f"<section><h2>What does not cross</h2>{table}</section>"
+
+
+def _table(label: str, heads: Iterable[str], rows: str) -> str:
+    head = "".join(f'<th scope="col">{text}</th>' for text in heads)
     return (
-        '<section><h2>What does not cross</h2><div class="scroll"><table><thead><tr><th scope="col">Feature</th>'
-        '<th scope="col">Way</th><th scope="col" class="number">Dropped</th></tr></thead>'
-        f"<tbody>{rows}</tbody></table></div></section>"
+        f'<div class="scroll card" tabindex="0" role="region" aria-label="{label}">'
+        f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
     )
+
+
+# --- All of them ------------------------------------------------------------------------------------------
+
+
+def _sign_out(visitor: Visitor) -> str:
+    if visitor.form_token is None:
+        return ""
+    token = f'<input type="hidden" name="form" value="{html_escape(visitor.form_token)}">'
+    return f'<form method="post" action="sign-out">{token}<button>Sign out</button></form>'
+
+
+def _escape(text: str) -> str:
+    """`text` as safe HTML: not too long, and without control characters that change how the rest is shown."""
+    shown = text if len(text) <= _LONGEST_TEXT else f"{text[:_LONGEST_TEXT]}…"
+    return html_escape("".join(it if it.isprintable() else repr(it)[1:-1] for it in shown))
 
 
 def _age(span: timedelta) -> str:

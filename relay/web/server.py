@@ -1,6 +1,6 @@
 """The HTTP server: `/`, `/metrics`, `/healthz`, `/readyz`, and where that is set up `/directory` and `/media/…`.
 
-It writes nothing.
+It writes nothing but what somebody who has signed in to the status page decides on dead letters.
 """
 
 import asyncio
@@ -9,7 +9,6 @@ import os
 import re
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.resources import files
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Protocol
 from urllib.parse import urlsplit
@@ -22,24 +21,24 @@ from yarl import URL
 from relay.config.settings import WebSettings
 from relay.core.status.counters import Histogram, LimitStatus
 from relay.core.status.report import Report, side_as_json
+from relay.domain.jsontext import Json
 from relay.errors import FatalError, StoreError
+from relay.web.access import Access
 from relay.web.directory import Directory
 from relay.web.directory_pages import html, page_policy
 from relay.web.media import MEDIA, FileSource, MediaRoutes
 from relay.web.metrics import registry
-from relay.web.page import render
+from relay.web.status_pages import OPEN, LetterBox, StatusPages, sign_in_page
 
 _log = structlog.get_logger(__name__)
 
-# The page has one style sheet of its own and no script, and loads nothing from other sites.
+# What an answer may do in a browser, unless it says otherwise itself (the pages do): nothing.
 HEADERS = {
-    "Content-Security-Policy": (
-        "default-src 'none'; style-src 'self'; img-src data:; "
-        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    ),
+    "Content-Security-Policy": ("default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"),
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
-    "Referrer-Policy": "no-referrer",
+    # Not "no-referrer": with that, browsers do not say from where a form of ours comes.
+    "Referrer-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-store",
@@ -50,6 +49,8 @@ _SHUTDOWN_SECONDS = 1.0
 # The names of routes, and for how many seconds their page stays as it is.
 _DIRECTORY = ("directory", "directory-below")
 _ROOMS_SECONDS = 5.0
+# Whoever starts and stops the daemon asks for these, and cannot sign in.
+_HEALTH = frozenset({"/healthz", "/readyz"})
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -244,10 +245,12 @@ class WebServer:
     files: FileSource | None = None
     # The directory of rooms as it is now, unless `directory` in the settings is off.
     directory: Callable[[], Directory] | None = None
+    # The dead letters that the page's buttons are about.
+    letters: LetterBox | None = None
     _hosts: AllowedHosts = field(init=False)
+    _access: Access = field(init=False)
     # The host of `public_url`: nothing but files is there for the world, whatever a proxy passes on.
     _public_host: str = field(init=False, default="")
-    _style: str = field(init=False)
     # The page of rooms, and until when it is shown as it is.
     _rooms_page: tuple[str, float] = field(init=False, default=("", 0.0))
     _connections: Connections | None = field(init=False, default=None)
@@ -258,7 +261,8 @@ class WebServer:
         self._hosts = AllowedHosts(self.settings.listen, self.settings.hosts)
         if self.settings.public_url:
             self._public_host = _normalised(URL(self.settings.public_url).host or "")
-        self._style = files("relay.web").joinpath("page.css").read_text(encoding="utf-8")
+        token = self.settings.token
+        self._access = Access(None if token is None else token.get_secret_value())
 
     async def run(self) -> None:
         """Serve until cancelled. Raises `FatalError` if the address cannot be used."""
@@ -295,9 +299,10 @@ class WebServer:
             self._runner = None
 
     def _application(self) -> web.Application:
-        application = web.Application(middlewares=[self._timed, _add_security_headers, self._check_host])
-        application.router.add_get("/", self._page)
-        application.router.add_get("/page.css", self._style_sheet)
+        checks = [self._timed, _add_security_headers, self._check_host, self._check_access]
+        application = web.Application(middlewares=checks)
+        pages = StatusPages(report=self._report, access=self._access, letters=self.letters)
+        application.router.add_routes(pages.routes())
         application.router.add_get("/metrics", self._metrics)
         application.router.add_get("/healthz", self._healthz)
         application.router.add_get("/readyz", self._readyz)
@@ -342,6 +347,19 @@ class WebServer:
             raise web.HTTPNotFound
         raise web.HTTPMisdirectedRequest(text="This host name is not served. Add it to [web] hosts.")
 
+    @web.middleware
+    async def _check_access(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Where there is a token, ask for it: all but what is for the world, and whether the relay is alive."""
+        for_all = request.path in OPEN | _HEALTH or request.match_info.route.name in self._public_routes
+        if for_all or self._access.may_see(request):
+            return await handler(request)
+        if request.path == "/" and request.method in {"GET", "HEAD"}:
+            return sign_in_page()
+        raise web.HTTPUnauthorized(
+            text="Sign in on the status page, or send [web] token as Authorization: Bearer.",
+            headers={"WWW-Authenticate": 'Bearer realm="relay"'},
+        )
+
     @property
     def _public_routes(self) -> Collection[str]:
         """What is there for the world: files, and the page that the operator publishes."""
@@ -361,19 +379,18 @@ class WebServer:
     async def _healthz(self, _request: web.Request) -> web.Response:
         return web.json_response({"alive": True})
 
-    async def _readyz(self, _request: web.Request) -> web.Response:
+    async def _readyz(self, request: web.Request) -> web.Response:
         report = self.status.last_report()
-        reasons = {name: side_as_json(side) for name, side in report.sides.items()}
-        body = {"ready": report.ready, **reasons, "store": {"problem": report.store_problem}}
+        body: Json = {"ready": report.ready}
+        if self._access.may_see(request):
+            body |= {name: side_as_json(side) for name, side in report.sides.items()}
+            body["store"] = {"problem": report.store_problem}
         return web.json_response(body, status=200 if report.ready else 503)
 
     async def _metrics(self, request: web.Request) -> web.Response:
         encode, content_type = choose_encoder(request.headers.get("Accept", ""))
         body = encode(registry(await self._report(), self.status.delivery_seconds(), self.status.limits()))
         return web.Response(body=body, headers={"Content-Type": content_type})
-
-    async def _page(self, _request: web.Request) -> web.Response:
-        return web.Response(text=render(await self._report()), content_type="text/html")
 
     async def _rooms(self, _request: web.Request) -> web.Response:
         assert self.directory is not None  # noqa: S101 - else there is no such route
@@ -384,9 +401,6 @@ class WebServer:
             page = html(self.directory())
             self._rooms_page = (page, now + _ROOMS_SECONDS)
         return web.Response(text=page, content_type="text/html", headers={"Content-Security-Policy": page_policy()})
-
-    async def _style_sheet(self, _request: web.Request) -> web.Response:
-        return web.Response(text=self._style, content_type="text/css")
 
 
 @web.middleware

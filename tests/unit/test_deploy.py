@@ -18,7 +18,15 @@ ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "deploy" / "relay.example.toml"
 TOKENS = {"RELAY_DISCORD__TOKEN": "x", "RELAY_MATRIX__ACCESS_TOKEN": "x"}
 # "…" stands for what only the operator knows, and these have no default at all.
-WITHOUT_DEFAULT = {"token_file", "access_token_file", "password", "password_file", "matrix_room", "discord_channel"}
+WITHOUT_DEFAULT = {
+    "token",
+    "token_file",
+    "access_token_file",
+    "password",
+    "password_file",
+    "matrix_room",
+    "discord_channel",
+}
 
 
 def sections() -> list[tuple[str, type[BaseModel]]]:
@@ -70,10 +78,15 @@ def test_the_example_works_once_the_tokens_are_there() -> None:
 
 
 @pytest.mark.parametrize("file", ["deploy/Dockerfile", "deploy/relay.service", "docker-compose.yml"])
-def test_every_variable_is_a_setting(file: str) -> None:
+def test_every_variable_is_a_setting(file: str, tmp_path: Path) -> None:
     found = re.findall(r"\b(RELAY_[A-Z_]+)(?:=|: )(\S+)", (ROOT / file).read_text(encoding="utf-8"))
     assert found
     values = {name: value for name, value in found if name != "RELAY_CONFIG"}
+    if "RELAY_WEB__TOKEN_FILE" in values:
+        # The operator makes it.
+        assert values["RELAY_WEB__TOKEN_FILE"] == "/etc/relay/web_token"
+        (tmp_path / "web_token").write_text("0123456789abcdef\n")
+        values["RELAY_WEB__TOKEN_FILE"] = str(tmp_path / "web_token")
     assert load(EXAMPLE, {**TOKENS, **values}).pairs
 
 

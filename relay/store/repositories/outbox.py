@@ -185,6 +185,7 @@ _DEPTHS = select(
 ).where(or_(_l.waiting > 0, _l.dead > 0))
 _letters = select(*_channels, _l.pair, *_row, _o.reason, _o.died_at).join_from(outbox, lane_table, _l.id == _o.lane_id)
 _DEAD = _letters.where(_dead).order_by(_o.died_at, _o.id)
+_DEAD_LATELY = _letters.where(_dead).order_by(_o.died_at.desc(), _o.id.desc()).limit(bindparam("limit"))
 _DEAD_IN = _letters.where(_o.lane_id == _lane_id, _dead).order_by(_o.died_at, _o.id)
 _DEAD_ABOUT = _letters.where(
     _dead,
@@ -359,9 +360,11 @@ class SqlOutbox:
         await self.transaction.execute(_DELETE_LANE, {"of_lane": moved.id})
         return True
 
-    async def dead(self) -> Sequence[DeadLetter]:
+    async def dead(self, limit: int | None = None) -> Sequence[DeadLetter]:
         """See `Outbox.dead`."""
-        return _read_letters(await self.transaction.all(_DEAD, {}))
+        if limit is None:
+            return _read_letters(await self.transaction.all(_DEAD, {}))
+        return _read_letters(await self.transaction.all(_DEAD_LATELY, {"limit": limit}))[::-1]
 
     async def dead_in(self, lane: LaneKey) -> Sequence[DeadLetter]:
         """See `Outbox.dead_in`."""

@@ -68,7 +68,7 @@ def test_broken_toml_names_line_and_column(tmp_path: Path) -> None:
             SIDES + "[web]\nport = 1",
             (
                 "relay.toml:9: [web] port: there is no such key; write one of avatars, directory, hosts, "
-                "link_lifetime, listen, public_url"
+                "link_lifetime, listen, public_url, token, token_file"
             ),
         ),
         (

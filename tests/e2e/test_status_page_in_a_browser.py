@@ -1,0 +1,80 @@
+"""The status page in a browser: a line a pair on a phone, live, for the keyboard, and within its policy."""
+
+from pathlib import Path
+
+import pytest
+from playwright.async_api import Page, ViewportSize, async_playwright
+
+from tests.support.demo import CHROMIUM, FLAGS
+from tests.support.status_page import TOKEN, pair, report, serving
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+PHONE = ViewportSize(width=390, height=844)
+LOOK = "document.dispatchEvent(new Event('visibilitychange'))"
+
+
+async def sign_in(page: Page, url: str) -> None:
+    await page.goto(url)
+    await page.keyboard.type(TOKEN)  # the field has the focus
+    await page.keyboard.press("Enter")
+    await page.wait_for_selector("#now")
+
+
+async def test_sixty_pairs_on_a_phone(tmp_path: Path) -> None:
+    pairs = [pair(f"a pair with quite a long name {number}") for number in range(59)]
+    pairs.insert(30, pair("broken", "It is broken: mend it."))
+    async with serving(answer=report(*pairs)) as served, async_playwright() as playwright:
+        browser = await playwright.chromium.launch_persistent_context(
+            str(tmp_path), executable_path=CHROMIUM, args=list(FLAGS), viewport=PHONE, color_scheme="dark"
+        )
+        page, refused = browser.pages[0], list[str]()
+        page.on("console", lambda said: refused.append(said.text) if "Content Security Policy" in said.text else None)
+        page.on("pageerror", lambda error: refused.append(str(error)))
+        await sign_in(page, str(served.url))
+
+        lines = await page.evaluate("[...document.querySelectorAll('.pairs summary')].map(it => it.offsetHeight)")
+        assert len(lines) == 60
+        assert max(lines) <= 44  # one line each, and high enough for a finger
+        assert await page.evaluate("document.documentElement.scrollWidth") == PHONE["width"]
+        assert await page.evaluate("document.documentElement.scrollHeight") < 60 * 44 + 1500
+        assert await page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(22, 24, 29)"
+
+        # With the keyboard: the first pair is the one in trouble. What is open, and the focus, outlive a look.
+        await page.evaluate("document.activeElement.blur()")
+        await page.keyboard.press("Tab")
+        await page.keyboard.press("Enter")
+        focus = "document.activeElement.querySelector('.name')?.firstChild.data"
+        assert await page.evaluate(focus) == "broken"
+        served.status.answer = report(*pairs[:30], pair("broken", "It is worse now."), *pairs[31:])
+        await page.evaluate(LOOK)
+        await page.wait_for_function("document.body.innerText.includes('It is worse now.')")
+        assert await page.evaluate("document.querySelectorAll('.pairs details[open]').length") == 1
+        assert await page.evaluate(focus) == "broken"
+
+        served.status.answer = report(*(each for each in pairs if each.name != "broken"))
+        await page.evaluate(LOOK)
+        await page.wait_for_function("document.getElementById('verdict').textContent === 'All is well'")
+        assert (await page.title()).startswith("All is well")
+        assert refused == []
+        await browser.close()
+
+
+async def test_the_buttons_and_a_relay_that_is_gone(tmp_path: Path) -> None:
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch_persistent_context(
+            str(tmp_path), executable_path=CHROMIUM, args=list(FLAGS)
+        )
+        page = browser.pages[0]
+        async with serving() as served:
+            await sign_in(page, str(served.url))
+            await page.get_by_label("Try 12 again").click()
+            await page.wait_for_url("**/#dead-letters")
+            await page.get_by_text("Discard", exact=True).first.click()
+            await page.get_by_label("Discard 13 for good").click()
+            await page.wait_for_load_state()
+            assert served.letters.done == [("retry", 12), ("discard", 13)]
+        await page.evaluate(LOOK)
+        await page.wait_for_function("!document.getElementById('away').hidden")
+        assert "has not answered since" in await page.inner_text("#away")
+        await browser.close()
