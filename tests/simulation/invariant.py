@@ -3,8 +3,10 @@
 import sqlite3
 from collections import Counter, defaultdict
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
+from relay.domain.content import Content
 from relay.domain.ids import ChannelRef, MessageRef, Platform
 from relay.domain.text.nodes import plain_text
 from relay.store.tables import unpacked
@@ -92,7 +94,7 @@ def _direction(
             refs = copies.get(original.ref, [])
             accounted.update(refs)
             versions = source.edits.get(original.ref, [])
-            was_command = plain_text((versions[0][1] if versions else original.content).text).startswith("!relay ")
+            was_command = _is_command(versions[0][1] if versions else original.content)
             if was_command and not versions:
                 found += _command(source, original, refs)
                 continue
@@ -163,12 +165,22 @@ def _strict(original: MessageRef, operator: Operator) -> bool:
 def _shared(
     source: MemoryPlatform, here: ChannelRef, copies: Copies, batches: set[str]
 ) -> dict[MessageRef, list[Message]]:
-    """The copies that show several originals, or did once, with those originals in order."""
+    """The copies that show several originals, or did once, with those originals in the order in which they crossed."""
     standing: dict[MessageRef, list[Message]] = defaultdict(list)
-    for original in source.shown(here):
+    for original in sorted(source.shown(here), key=partial(_crossed_at, source)):
         for ref in copies.get(original.ref, [])[:1]:
             standing[ref].append(original)
     return {ref: originals for ref, originals in standing.items() if len(originals) > 1 or ref.id in batches}
+
+
+def _crossed_at(source: MemoryPlatform, original: Message) -> datetime:
+    """When there was something that crosses: a command crosses once it is edited into something else."""
+    versions = source.edits.get(original.ref, [])
+    return next((at for _, content, at in versions if not _is_command(content)), original.created_at)
+
+
+def _is_command(content: Content) -> bool:
+    return plain_text(content.text).startswith("!relay ")
 
 
 def _words_in(text: str, original: Message, together: list[Message]) -> str:
