@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 import relay
-from relay.cli import check, db, dead, directory, init, login, outbox, pairs, registration, run, status
+from relay.cli import check, db, dead, directory, explain, init, login, outbox, pairs, registration, run, status
 from relay.cli.common import ConfigOption, Invocation, print_error
 from relay.errors import RelayError
 
@@ -38,6 +38,7 @@ def application() -> typer.Typer:
     root.command("login", help=login.HELP)(login.login)
     root.command("check")(check.check)
     root.command("status")(status.status)
+    root.command("explain")(explain.explain)
     root.command("directory")(directory.directory)
     root.command("registration")(registration.registration)
     root.add_typer(dead.commands, name="dead")

@@ -62,6 +62,7 @@ class Entry:
     original: Original | None = None
     last_try: bool = False  # see `Delivery`
     size: int = field(default=0, compare=False)  # of the command in the store, in bytes
+    retries: int = field(default=0, compare=False)  # tries of it that failed, as far as this process knows
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +110,54 @@ class ForgetRequest:
     position: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class CopyTrace:
+    """What is on record of one copy."""
+
+    copy: Copy
+    # None: recorded by an earlier relay.
+    sent_at: datetime | None
+    # See `Entry`.
+    retries: int
+
+
+@dataclass(frozen=True, slots=True)
+class MessageTrace:
+    """What is on record of an original."""
+
+    original: Original
+    copies: tuple[CopyTrace, ...] = ()
+    # None: recorded by an earlier relay.
+    received_at: datetime | None = None
+    deleted_at: datetime | None = None
+    # Why it was left out, as a sentence; None: it was not, or an earlier relay did it.
+    left_out_why: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EntryTrace:
+    """A row of the outbox, and what is in front of it."""
+
+    entry: Entry
+    # How many entries of its lane are carried out before it; None: it is a dead letter.
+    ahead: int | None
+    # Of a dead letter.
+    reason: str = ""
+    died_at: datetime | None = None
+
+
+class Traces(Protocol):
+    """What is on record of one message, for the operator."""
+
+    async def messages(self, native_id: str) -> Sequence[MessageTrace]:
+        """Those of which this is the ID: as an original, as a copy, or of an edit. In the order of routing."""
+        ...
+
+    async def entries(self, native_id: str) -> Sequence[EntryTrace]:
+        """What waits or is dead about the message of this ID. Reads all of the outbox."""
+        ...
+
+
 class MessageMap(Protocol):
     """Which message is a copy of which."""
 
@@ -130,8 +179,8 @@ class MessageMap(Protocol):
         """Remember that the original is gone."""
         ...
 
-    async def leave_out(self, message_id: int, left_out: bool) -> None:
-        """Remember whether the original was left out because there was nothing in it that can cross."""
+    async def leave_out(self, message_id: int, why: str | None) -> None:
+        """Remember that the original was left out, and why, as a sentence. None: it crosses now."""
         ...
 
     async def record_edit(self, edit: MessageRef, message_id: int) -> None:
@@ -158,8 +207,8 @@ class MessageMap(Protocol):
         """The channels of a platform in which an original has copies."""
         ...
 
-    async def record_copy(self, copy: Copy) -> None:
-        """Remember a copy; a replay of the same (message, channel, part) replaces it."""
+    async def record_copy(self, copy: Copy, *, retries: int = 0) -> None:
+        """Remember a copy; a replay of the same (message, channel, part) replaces it. `retries`: see `Entry`."""
         ...
 
     async def supersede(self, copy: Copy) -> Copy:
@@ -561,6 +610,8 @@ class UnitOfWork(Protocol):
     def key_values(self) -> KeyValues: ...
     @property
     def people(self) -> People: ...
+    @property
+    def traces(self) -> Traces: ...
 
 
 class Store(Protocol):

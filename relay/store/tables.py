@@ -36,6 +36,8 @@ _HASH_LENGTH = 44
 
 # Whole seconds since 1970, in SQL. Pruning compares with it when something was used last.
 SECONDS_NOW = "CAST(strftime('%s', 'now') AS INTEGER)"
+# Milliseconds since 1970: SQLite's clock has no smaller ones.
+MILLISECONDS_NOW = "CAST((julianday('now') - 2440587.5) * 86400000 + 0.5 AS INTEGER)"
 
 
 class Timestamp(TypeDecorator[datetime]):
@@ -62,6 +64,21 @@ class Timestamp(TypeDecorator[datetime]):
         if not isinstance(value, int) or not 0 <= value <= _LAST_MOMENT:
             return EPOCH
         return EPOCH + timedelta(microseconds=value)
+
+
+class Milliseconds(TypeDecorator[datetime]):
+    """A moment that SQLite writes (`MILLISECONDS_NOW`). A damaged value is read as 1970."""
+
+    impl = BigInteger
+    cache_ok = True
+
+    def process_result_value(self, value: Any | None, dialect: Dialect) -> datetime | None:
+        """From the table, in UTC."""
+        if value is None:
+            return None
+        if not isinstance(value, int) or not 0 <= value <= _LAST_MOMENT // 1000:
+            return EPOCH
+        return EPOCH + timedelta(milliseconds=value)
 
 
 class AnyText(TypeDecorator[str]):
@@ -185,6 +202,10 @@ message = Table(
     # When it was last edited, answered or routed, in seconds since 1970.
     Column("used", Integer, nullable=False, server_default=text("0")),
     Column("left_out", Boolean, nullable=False, server_default=text("0")),
+    # For `relay explain`. A message that the relay knew before these columns has none.
+    Column("received_at", Milliseconds),
+    Column("deleted_at", Milliseconds),
+    Column("left_out_why", AnyText),  # a sentence
     UniqueConstraint("channel_id", "native_id"),
     Index("ix_message_standing", "channel_id", sqlite_where=text("deleted = 0")),
     Index("ix_message_reply_to", "reply_to", sqlite_where=text("reply_to IS NOT NULL")),
@@ -199,6 +220,9 @@ message_copy = Table(
     # 0: it is in use. Else: the first, second … copy of its part that was posted again elsewhere and must be deleted.
     Column("superseded", Integer, primary_key=True, server_default=text("0")),
     Column("native_id", NativeId, nullable=False),
+    # For `relay explain`: when it was recorded, and how many tries had failed before.
+    Column("sent_at", Milliseconds),
+    Column("retries", AnyInteger, nullable=False, server_default=text("0")),
     Index(None, "channel_id", "native_id"),  # not unique: several originals may share one copy
     sqlite_with_rowid=False,
 )

@@ -23,6 +23,7 @@ from relay.store.repositories.small_tables import (
     SqlMediaCache,
     SqlOnceKeys,
 )
+from relay.store.repositories.traces import SqlTraces
 from relay.store.sqlite.driver import Step
 from relay.store.sqlite.engine import BUSY_TIMEOUT, database_path
 from relay.store.sqlite.transactions import Readers, SqliteTransaction, Writer
@@ -60,6 +61,7 @@ class SqlUnitOfWork:
         self.ghosts = SqlGhosts(transaction)
         self.key_values = SqlKeyValues(transaction)
         self.people = SqlPeople(transaction)
+        self.traces = SqlTraces(transaction)
 
 
 class SqlStore:

@@ -78,11 +78,12 @@ def fill(path: Path, count: int, at_once: int = BATCH) -> None:
     while batch := list(islice(numbers, at_once)):
         connection.execute("BEGIN")
         connection.executemany(
-            "INSERT INTO message (id, channel_id, native_id, author, created_at, used) VALUES (?, ?, ?, ?, ?, ?)",
+            "INSERT INTO message (id, channel_id, native_id, author, created_at, used, received_at)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?)",
             map(_message, batch),
         )
         connection.executemany(
-            "INSERT INTO message_copy (message_id, part, channel_id, native_id) VALUES (?, ?, ?, ?)",
+            "INSERT INTO message_copy (message_id, part, channel_id, native_id, sent_at) VALUES (?, ?, ?, ?, ?)",
             (row for number in batch for row in _copies(number)),
         )
         connection.execute("COMMIT")
@@ -107,14 +108,23 @@ def _message(number: int) -> tuple[object, ...]:
         if ref.channel.platform is Platform.DISCORD
         else f"@someone{number % 500:03}:example.org"
     )
-    return number, _number(ref.channel), packed(ref.id), packed(someone), created, created // 3_600_000_000
+    return (
+        number,
+        _number(ref.channel),
+        packed(ref.id),
+        packed(someone),
+        created,
+        created // 3_600_000_000,
+        created // 1000,
+    )
 
 
 def _copies(number: int) -> Iterator[tuple[object, ...]]:
     ref = sides(number)[1]
-    yield number, 0, _number(ref.channel), packed(ref.id)
+    sent = (START + number * EVERY - EPOCH) // MICROSECOND // 1000
+    yield number, 0, _number(ref.channel), packed(ref.id), sent
     if number % 20 == 0:
-        yield number, 1, _number(ref.channel), packed(sides(10**9 + number)[1].id)
+        yield number, 1, _number(ref.channel), packed(sides(10**9 + number)[1].id), sent
 
 
 async def _recent(unit: SqlUnitOfWork, number: int) -> object:

@@ -19,6 +19,11 @@ _USER = re.compile(r"(?:<@!?([0-9]{15,20})>|([0-9]{15,20}))")
 _MAX_SNOWFLAKE = (1 << 64) - 1
 # https://docs.discord.com/developers/reference#snowflakes: the first second of 2015, in milliseconds.
 _EPOCH = datetime(2015, 1, 1, tzinfo=UTC)
+# A message as people copy it: its link, on any host (another Discord-compatible server has its own), or "Copy ID" with
+# the shift key held, which gives the channel, too.
+_MESSAGE = re.compile(
+    r"https?://[^\s/]+/channels/(?:[0-9]{1,20}|@me)/([0-9]{1,20})/([0-9]{1,20})/?|([0-9]{15,20})-([0-9]{15,20})"
+)
 # A webhook's token or the hash of a picture: the characters of Base64 in URLs, and dots.
 _TOKEN = re.compile(r"[0-9A-Za-z_.-]{0,199}[0-9A-Za-z_-]")
 
@@ -41,6 +46,13 @@ def mentioned_user(written: str) -> str | None:
     match = _USER.fullmatch(written)
     found = None if match is None else match[1] or match[2]
     return found if found is not None and is_snowflake(found) else None
+
+
+def copied_message(written: str) -> tuple[str, str] | None:
+    """The channel and the message that a link leads to, or a copied ID names; None for anything else."""
+    match = _MESSAGE.fullmatch(written)
+    found = None if match is None else (match[1] or match[3], match[2] or match[4])
+    return found if found is not None and all(map(is_snowflake, found)) else None
 
 
 def is_token(value: object) -> bool:

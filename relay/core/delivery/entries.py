@@ -86,7 +86,9 @@ class Entries:
             if isinstance(entry.command, SendMessage):
                 original = await uow.messages.find(entry.command.source)
                 if original is not None and not await uow.messages.copies(original.id, entry.lane.destination):
-                    await uow.messages.leave_out(original.id, True)  # an edit may put something in that can cross
+                    await uow.messages.leave_out(
+                        original.id, dropped.reason
+                    )  # an edit may put something in that can cross
             await self._tell_authors(uow, entry, dropped.reason)
         self.status.dropped(entry.lane, dropped.feature)
         self._wake_sources(entry)
@@ -143,7 +145,7 @@ class Entries:
             original = await uow.messages.find(plan.command.source)
             if original is None or original.deleted or not original.left_out:
                 return False
-            await uow.messages.leave_out(original.id, False)
+            await uow.messages.leave_out(original.id, None)
             await uow.outbox.amend(plan.entry.id, plan.command)
         self.wake(plan.entry.lane)  # whoever tries this again has to read it again
         return True

@@ -171,7 +171,7 @@ class Executor:
         ref = await self._post(target, delivery)
         async with self.store.write() as uow:
             if target.original is not None:
-                await uow.messages.record_copy(Copy(target.original.id, number, ref))
+                await uow.messages.record_copy(Copy(target.original.id, number, ref), retries=plan.entry.retries)
             if number == len(parts) - 1:
                 await uow.outbox.done(plan.entry.id)
 
@@ -262,7 +262,7 @@ class Executor:
             # Whatever interrupts us from here on, the old one is known to be too many.
             async with self.store.write() as uow:
                 old = await uow.messages.supersede(copy)
-                await uow.messages.record_copy(replace(copy, ref=ref))
+                await uow.messages.record_copy(replace(copy, ref=ref), retries=plan.entry.retries)
             await self._delete_superseded(target, (old,))
 
     # --- Delete ---------------------------------------------------------------------------------------
@@ -360,7 +360,7 @@ class Executor:
             for item in digest.items:
                 original = await uow.messages.find(item.source)
                 if original is not None:
-                    await uow.messages.record_copy(Copy(original.id, 0, ref))
+                    await uow.messages.record_copy(Copy(original.id, 0, ref), retries=entry.retries)
             await uow.digests.put(ref, digest)
             await uow.outbox.done(entry.id)
         for item in digest.items:
@@ -455,7 +455,7 @@ class Executor:
         else:
             async with self.store.write() as uow:
                 if target.original is not None:
-                    await uow.messages.record_copy(Copy(target.original.id, part, ref))
+                    await uow.messages.record_copy(Copy(target.original.id, part, ref), retries=entry.retries)
                 await uow.outbox.done(entry.id)
         self.entries.late_files.forget(late)
 

@@ -93,6 +93,7 @@ class Lane:
     _failing: _Failing | None = field(default=None, init=False)
     _given_up: int = field(default=0, init=False)  # heads in a row, without one that got through
     _bugs: int = field(default=0, init=False)  # tries of the head that ended with a bug of ours
+    _retries: int = field(default=0, init=False)  # tries of the head that failed, for whatever reason
 
     @property
     def _log(self) -> structlog.typing.FilteringBoundLogger:
@@ -215,7 +216,7 @@ class Lane:
             if looks:
                 await self._pause(error, problem=None)
             else:
-                self.status.lane(self.key).retries += 1  # the budget knows when to come back
+                self._count_retry()  # the budget knows when to come back
         except Transient as error:
             self.suspect = self.suspect or error.ambiguous
             if self._is_hopeless(entry, error):
@@ -274,6 +275,8 @@ class Lane:
             entry = replace(entry, original=None)
         if self._failing is not None and self._failing.entry == entry.id and self._failing.last_try:
             entry = replace(entry, last_try=True)
+        if self._retries:
+            entry = replace(entry, retries=self._retries)
         try:
             if gives_way:
                 await self.executor.execute(await self.resolver.postpone(entry))
@@ -362,15 +365,18 @@ class Lane:
         self.suspect = False
         self._failing = None
         self._one_by_one = max(0, self._one_by_one - 1)
-        self._bugs = 0
+        self._bugs = self._retries = 0
         self.backoff.reset()
         self.status.lane(self.key).problem = None
         self.status.store_problem = None
 
+    def _count_retry(self) -> None:
+        self.status.lane(self.key).retries += 1
+        self._retries += 1
+
     async def _pause(self, error: Transient, *, problem: str | None) -> None:
-        counts = self.status.lane(self.key)
-        counts.retries += 1
-        counts.problem = problem
+        self._count_retry()
+        self.status.lane(self.key).problem = problem
         seconds = self.backoff.next(at_least=error.retry_after)
         self._log.info("will try again", reason=str(error), seconds=round(seconds, 1), tries=self.backoff.tries)
         # Also when it is woken earlier: the platform's own waiting time is kept.

@@ -45,6 +45,8 @@ from relay.domain.text.nodes import RichText
 _MAX_REQUOTED = 20
 """How many replies follow when the message that they quote has changed."""
 
+_EMPTY = "there was nothing in it that can cross"
+
 _OPTED_OUT_SECONDS = 300.0
 """How often a channel is told at most that somebody who has opted out said something."""
 
@@ -189,7 +191,7 @@ class Router:
         author = await self.names.distinguished(uow, event.ref.channel, event.author)
         if original.left_out:
             # It was empty and is not any more: it crosses now, as a new message.
-            await uow.messages.leave_out(original.id, False)
+            await uow.messages.leave_out(original.id, None)
             sent = SendMessage(event.ref, author, event.content, original.created_at, original.reply_to)
             await self._queue(uow, lane, sent, routed)
         else:
@@ -262,12 +264,12 @@ class Router:
             message_id = await uow.messages.add(event.ref, event.author.user, event.created_at, event.reply_to)
             if message_id is None:
                 return  # a replay: its author has been told
-            await uow.messages.leave_out(message_id, True)
+            await uow.messages.leave_out(message_id, _EMPTY)
         routed.dropped.append((lane, feature))
         if event.thread is not None and feature == "thread":
             await self._thread_dropped(uow, event.thread, lane, routed)
         elif feature == "empty":
-            failed = MarkFailed(event.ref, "there was nothing in it that can cross")
+            failed = MarkFailed(event.ref, _EMPTY)
             await self._queue(uow, LaneKey.within(event.ref.channel), failed, routed)
 
     async def _command(
@@ -277,7 +279,7 @@ class Router:
         message_id = await uow.messages.add(event.ref, event.author.user, event.created_at, event.reply_to)
         if message_id is None:
             return  # a replay
-        await uow.messages.leave_out(message_id, True)
+        await uow.messages.leave_out(message_id, "it is a command to the relay")
         routed.dropped.append((lane, "command"))
         channel, author = event.ref.channel, event.author
         call = CommandCall(author.user, channel, words, private=False, name=author.name)

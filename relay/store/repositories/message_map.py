@@ -29,7 +29,7 @@ from sqlalchemy.sql.operators import custom_op
 
 from relay.core.storage import Copy, Original
 from relay.domain.ids import ChannelRef, MessageRef, Platform, UserRef
-from relay.store.tables import SECONDS_NOW, channel, channel_id, message, message_copy, message_edit
+from relay.store.tables import MILLISECONDS_NOW, SECONDS_NOW, channel, channel_id, message, message_copy, message_edit
 from relay.store.transaction import Transaction
 
 _PLATFORMS = frozenset(map(str, Platform))
@@ -40,6 +40,7 @@ _c = message_copy.c
 _is_message = and_(_m.channel_id == channel_id("ref_"), _m.native_id == bindparam("ref_id"))
 _is_copy = and_(_c.channel_id == channel_id("ref_"), _c.native_id == bindparam("ref_id"))
 _now: ColumnElement[int] = literal_column(SECONDS_NOW)
+_exactly_now: ColumnElement[int] = literal_column(MILLISECONDS_NOW)
 
 
 def _without_index(column: ColumnElement[int]) -> ColumnElement[int]:
@@ -54,9 +55,12 @@ _given = (_m.native_id, _m.author, _m.created_at, _m.reply_to)
 _ADD = (
     insert(message)
     .from_select(
-        ["channel_id", "used", *(column.name for column in _given)],
+        ["channel_id", "used", "received_at", *(column.name for column in _given)],
         select(
-            channel_id("ref_"), _now, *(bindparam(f"new_{column.name}", type_=column.type) for column in _given)
+            channel_id("ref_"),
+            _now,
+            _exactly_now,
+            *(bindparam(f"new_{column.name}", type_=column.type) for column in _given),
         ).where(~exists().where(_is_copy)),
     )
     .on_conflict_do_nothing()
@@ -73,8 +77,14 @@ _USE = (
 )
 _FIND = select(message).where(_is_message)
 _MARK_EDITED = update(message).where(_m.id == bindparam("message_id")).values(edited_at=bindparam("at"), used=_now)
-_MARK_DELETED = update(message).where(_m.id == bindparam("message_id")).values(deleted=True, used=_now)
-_LEAVE_OUT = update(message).where(_m.id == bindparam("message_id")).values(left_out=bindparam("so"))
+_MARK_DELETED = (
+    update(message).where(_m.id == bindparam("message_id")).values(deleted=True, deleted_at=_exactly_now, used=_now)
+)
+_LEAVE_OUT = (
+    update(message)
+    .where(_m.id == bindparam("message_id"))
+    .values(left_out=bindparam("so"), left_out_why=bindparam("why"))
+)
 _IS_COPY = select(_c.message_id).where(_is_copy).limit(1)
 _COPIES = (
     select(_c.message_id, _c.part, _c.native_id, _c.superseded)
@@ -96,6 +106,8 @@ _RECORD = (
         part=bindparam("part"),
         superseded=0,
         native_id=bindparam("ref_id"),
+        sent_at=_exactly_now,
+        retries=bindparam("tries"),
     )
     .inline()
 )
@@ -223,7 +235,7 @@ class SqlMessageMap:
     async def find(self, ref: MessageRef) -> Original | None:
         """See `MessageMap.find`."""
         row = await self.transaction.first(_FIND, _of_ref(ref))
-        return None if row is None else _original(row, ref.channel)
+        return None if row is None else original_of(row, ref.channel)
 
     async def mark_edited(self, message_id: int, edited_at: datetime) -> None:
         """See `MessageMap.mark_edited`."""
@@ -233,9 +245,9 @@ class SqlMessageMap:
         """See `MessageMap.mark_deleted`."""
         await self.transaction.defer(_MARK_DELETED, {"message_id": message_id})
 
-    async def leave_out(self, message_id: int, left_out: bool) -> None:
+    async def leave_out(self, message_id: int, why: str | None) -> None:
         """See `MessageMap.leave_out`."""
-        await self.transaction.defer(_LEAVE_OUT, {"message_id": message_id, "so": left_out})
+        await self.transaction.defer(_LEAVE_OUT, {"message_id": message_id, "so": why is not None, "why": why})
 
     async def record_edit(self, edit: MessageRef, message_id: int) -> None:
         """See `MessageMap.record_edit`."""
@@ -244,12 +256,12 @@ class SqlMessageMap:
     async def answers(self, ref: MessageRef, limit: int) -> tuple[Original, ...]:
         """See `MessageMap.answers`."""
         rows = await self.transaction.all(_ANSWERS, {**_of_ref(ref), "at_most": limit})
-        return tuple(_original(row, ref.channel) for row in rows)
+        return tuple(original_of(row, ref.channel) for row in rows)
 
     async def edited_by(self, edit: MessageRef) -> Original | None:
         """See `MessageMap.edited_by`."""
         row = await self.transaction.first(_EDITED_BY, _of_ref(edit))
-        return None if row is None else _original(row, edit.channel)
+        return None if row is None else original_of(row, edit.channel)
 
     async def is_copy(self, ref: MessageRef) -> bool:
         """See `MessageMap.is_copy`."""
@@ -270,10 +282,11 @@ class SqlMessageMap:
         rows = await self.transaction.all(_PLACES, {"message_id": message_id, "platform": platform})
         return frozenset(ChannelRef(platform, row.native_id) for row in rows)
 
-    async def record_copy(self, copy: Copy) -> None:
+    async def record_copy(self, copy: Copy, *, retries: int = 0) -> None:
         """See `MessageMap.record_copy`."""
         await self.transaction.record_last_copy(copy.message_id, copy.ref)
-        await self.transaction.defer(_RECORD, {"message_id": copy.message_id, "part": copy.part, **_of_ref(copy.ref)})
+        values = {"message_id": copy.message_id, "part": copy.part, "tries": retries, **_of_ref(copy.ref)}
+        await self.transaction.defer(_RECORD, values)
 
     async def supersede(self, copy: Copy) -> Copy:
         """See `MessageMap.supersede`."""
@@ -301,12 +314,12 @@ class SqlMessageMap:
         """See `MessageMap.sharing`."""
         rows = await self.transaction.all(_SHARING, _of_ref(copy))
         known = [(row, Platform(row.platform)) for row in rows if row.platform in _PLATFORMS]
-        return tuple(_original(row, ChannelRef(platform, row.channel)) for row, platform in known)
+        return tuple(original_of(row, ChannelRef(platform, row.channel)) for row, platform in known)
 
     async def recent(self, channel: ChannelRef, since: datetime, limit: int) -> tuple[Original, ...]:
         """See `MessageMap.recent`."""
         rows = await self.transaction.all(_RECENT, {**_of_channel(channel), "since": since, "at_most": limit})
-        return tuple(_original(row, channel) for row in rows)
+        return tuple(original_of(row, channel) for row in rows)
 
     async def written_by(self, author: UserRef, after: int, limit: int) -> tuple[int, tuple[Original, ...]]:
         """See `MessageMap.written_by`."""
@@ -315,7 +328,7 @@ class SqlMessageMap:
             return after, ()
         values = {"after": after, "last": row.id, "of_author": author.id, "platform": author.platform}
         rows = await self.transaction.all(_WRITTEN_BY, values)
-        return row.id, tuple(_original(found, ChannelRef(author.platform, found.channel)) for found in rows)
+        return row.id, tuple(original_of(found, ChannelRef(author.platform, found.channel)) for found in rows)
 
     async def forget_author(self, message_id: int) -> None:
         """See `MessageMap.forget_author`."""
@@ -330,7 +343,7 @@ def _of_channel(channel: ChannelRef) -> dict[str, Any]:
     return {"platform": channel.platform, "channel": channel.id}
 
 
-def _original(row: Row[Any], channel: ChannelRef) -> Original:
+def original_of(row: Row[Any], channel: ChannelRef) -> Original:
     return Original(
         id=row.id,
         ref=MessageRef(channel, row.native_id),

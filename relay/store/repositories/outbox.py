@@ -270,7 +270,7 @@ class SqlOutbox:
     async def late_files(self, source: MessageRef) -> Sequence[Entry]:
         """See `Outbox.late_files`."""
         rows = await self.transaction.all(_LATE_FILES, _of_source(source))
-        return [_entry(row, lane) for row in rows if (lane := _lane(row)) is not None]
+        return [entry_of(row, lane) for row in rows if (lane := lane_of(row)) is not None]
 
     async def is_repeated(self, entry: Entry) -> bool:
         """See `Outbox.comes_again`."""
@@ -303,7 +303,7 @@ class SqlOutbox:
 
     async def lanes(self) -> frozenset[LaneKey]:
         """See `Outbox.lanes`."""
-        return frozenset(filter(None, map(_lane, await self.transaction.all(_LANES, {}))))
+        return frozenset(filter(None, map(lane_of, await self.transaction.all(_LANES, {}))))
 
     async def depths(self) -> Mapping[LaneKey, LaneDepth]:
         """See `Outbox.depths`."""
@@ -311,7 +311,7 @@ class SqlOutbox:
         return {
             lane: LaneDepth(row.waiting, row.oldest, row.dead, row.pair)
             for row in rows
-            if (lane := _lane(row)) is not None
+            if (lane := lane_of(row)) is not None
         }
 
     async def clear(self, lane: LaneKey, limit: int) -> int:
@@ -418,7 +418,7 @@ def _of_source(source: MessageRef) -> dict[str, Any]:
     return {"platform": source.platform, "channel": source.channel.id, "native_id": source.id}
 
 
-def _lane(row: Row[Any]) -> LaneKey | None:
+def lane_of(row: Row[Any]) -> LaneKey | None:
     """The lane of a row. None if this relay does not know one of its platforms."""
     try:
         return LaneKey(
@@ -436,16 +436,16 @@ async def _entries(lane: LaneKey, rows: Sequence[Row[Any]]) -> list[Entry]:
         size = len(str(row.command))
         if size > _READ_AT_ONCE:
             # Decoding a deep tree would block the event loop for too long.
-            entries.append(await asyncio.to_thread(_entry, row, lane))
+            entries.append(await asyncio.to_thread(entry_of, row, lane))
             continue
         if (read := read + size) > _READ_AT_ONCE:
             read = 0
             await asyncio.sleep(0)  # let other tasks run
-        entries.append(_entry(row, lane))
+        entries.append(entry_of(row, lane))
     return entries
 
 
-def _entry(row: Row[Any], lane: LaneKey) -> Entry:
+def entry_of(row: Row[Any], lane: LaneKey) -> Entry:
     """The entry of a row. One that cannot be read becomes `Unreadable`, so that the others can still be read."""
     command: Command | Unreadable
     try:
@@ -467,7 +467,7 @@ def _about(row: Row[Any]) -> MessageRef | None:
 
 def _read_letters(rows: Sequence[Row[Any]]) -> list[DeadLetter]:
     return [
-        DeadLetter(_entry(row, lane), row.reason or "", row.died_at or EPOCH, row.pair)
+        DeadLetter(entry_of(row, lane), row.reason or "", row.died_at or EPOCH, row.pair)
         for row in rows
-        if (lane := _lane(row)) is not None
+        if (lane := lane_of(row)) is not None
     ]

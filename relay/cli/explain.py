@@ -1,0 +1,175 @@
+"""`relay explain`: the life of one message, from what is on record of it. It works whether the daemon runs or not."""
+
+import asyncio
+import shutil
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from relay.cli.common import (
+    ConfigOption,
+    JsonOption,
+    existing_store,
+    invocation_of,
+    is_terminal,
+    print_json,
+    printable,
+)
+
+if TYPE_CHECKING:
+    from relay.config.settings import Settings
+    from relay.core.explain import Life, Step
+    from relay.core.ports import ChannelInfo
+    from relay.domain.ids import ChannelRef, MessageRef
+
+_FORMS = (
+    "write a link to a message (Copy Message Link on Discord, Share on Matrix), the ID of a message on Discord, or "
+    "that of an event on Matrix in single quotes ('$…')"
+)
+_NOT_ON_RECORD = (
+    "It was not received, or it is older than `retention` in [store], or it was left out where nothing is recorded: a "
+    "reaction, a message in a thread (see thread_messages) or before the first start, a system message that "
+    "system_messages leaves out, something by somebody who has opted out or asked to be forgotten, or what the relay "
+    "said itself. A copy is not on record once it has been deleted."
+)
+_TIME_WIDTH = len("2026-11-28 18:00:00.000  ")
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What the operator asks about."""
+
+    message: str
+    # None: a bare ID, or a link by an alias.
+    channel: "ChannelRef | None" = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    lives: "Sequence[Life]"
+    # What people know the channels by.
+    channels: "Mapping[ChannelRef, ChannelInfo]"
+    # The channel that was asked about is in no pair.
+    is_undeclared: bool
+
+
+def explain(
+    context: typer.Context,
+    message: Annotated[str, typer.Argument(metavar="MESSAGE", help="A link to a message of either side, or its ID.")],
+    config: ConfigOption = None,
+    with_text: Annotated[
+        bool, typer.Option("--text", help="Show also what it says, as far as that is still stored.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Tell the life of one message: received, sent, copied where, why not, edited, deleted. Exit status 1 if it failed.
+
+    MESSAGE is the original or a copy of it.
+    """
+    settings = invocation_of(context).load(config)
+    asked = _read(message.strip().removeprefix("<").removesuffix(">"))
+    if asked is None:
+        raise typer.BadParameter(f"it is neither a link to a message nor an ID: {_FORMS}", ctx=context)
+    answer = asyncio.run(_answer(settings, asked))
+    if as_json:
+        lives = [
+            {**life.as_json(with_text=with_text), "link": _link(life.message, answer.channels)} for life in answer.lives
+        ]
+        print_json({"messages": lives, "reason": None if lives else _reason(answer)})
+    elif not answer.lives:
+        _print("Nothing is on record of that message.")
+        _print(_reason(answer))
+    for number, life in enumerate(() if as_json else answer.lives):
+        if number:
+            typer.echo()
+        _print_life(life, answer.channels, with_text=with_text)
+    raise typer.Exit(0 if answer.lives and all(life.well for life in answer.lives) else 1)
+
+
+def _read(written: str) -> _Asked | None:
+    from relay.adapters.discord.identifiers import copied_message, is_snowflake
+    from relay.adapters.matrix.identifiers import is_event_id, is_room_id, parse_link
+    from relay.domain.ids import ChannelRef, Platform
+
+    if (found := copied_message(written)) is not None:
+        return _Asked(found[1], ChannelRef(Platform.DISCORD, found[0]))
+    if (link := parse_link(written)) is not None:
+        room = ChannelRef(Platform.MATRIX, link.id) if is_room_id(link.id) else None
+        return _Asked(link.event, room) if link.event else None
+    return _Asked(written) if is_snowflake(written) or is_event_id(written) else None
+
+
+async def _answer(settings: "Settings", asked: _Asked) -> _Answer:
+    from relay.core.explain import lives_of
+    from relay.core.pairs import PairDirectory
+    from relay.core.status.report import CHANNELS_KEY, read_channels, read_report
+    from relay.store.lease import SqlLeases, is_running
+
+    declared = settings.declared_pairs()
+    pairs = PairDirectory(declared)
+    async with existing_store(settings.store.url) as store:
+        async with store.read() as unit:
+            holder = await SqlLeases(unit.transaction).get()
+            channels = read_channels(await unit.key_values.get(CHANNELS_KEY))
+        running = is_running(holder, store.path)
+        report = await read_report(store, declared, running=running, now=datetime.now(UTC))
+        problems = {pair.name: " ".join(pair.problems) for pair in report.pairs}
+        if not running:
+            problems = {pair.name: "The daemon is not running." for pair in report.pairs}
+        lives = await lives_of(store, pairs, asked.message, problems)
+    return _Answer(lives, channels, asked.channel is not None and pairs.pair_of(asked.channel) is None)
+
+
+def _reason(answer: _Answer) -> str:
+    if answer.is_undeclared:
+        return f"Its channel is in no pair of relay.toml (a thread of Discord counts as one). Else: {_NOT_ON_RECORD}"
+    return _NOT_ON_RECORD
+
+
+def _link(message: "MessageRef", channels: "Mapping[ChannelRef, ChannelInfo]") -> str | None:
+    """What opens a message; None for one of Discord in a server that is not known."""
+    from relay.adapters.matrix.identifiers import permalink
+    from relay.domain.ids import Platform
+
+    if message.platform is Platform.MATRIX:
+        return permalink(message)
+    info = channels.get(message.channel)
+    return f"{info.link}/{message.id}" if info is not None and info.link else None
+
+
+def _print_life(life: "Life", channels: "Mapping[ChannelRef, ChannelInfo]", *, with_text: bool) -> None:
+    info = channels.get(life.message.channel)
+    place = life.message.channel.id if info is None else info.label
+    pair = f" (pair {life.pair})" if life.pair else " (in no pair now)"
+    author = f", by {life.author.id}" if life.author is not None else ""
+    _print(f"Message {life.message.id} in {place}{pair}{author}")
+    if (link := _link(life.message, channels)) is not None:
+        _print(link, whole=True)
+    typer.secho(printable(life.summary), fg=None if life.well else typer.colors.RED)
+    for step in life.steps:
+        _print_step(step, channels)
+    if with_text:
+        _print("Text: " + (life.text if life.text is not None else "it is stored only until the message is delivered."))
+
+
+def _print_step(step: "Step", channels: "Mapping[ChannelRef, ChannelInfo]") -> None:
+    when = "" if step.at is None else f"{step.at.astimezone():%Y-%m-%d %H:%M:%S.%f}"[:-3]
+    copy = "" if step.copy is None else f" as {step.copy.id}"
+    _print(f"{when:<{_TIME_WIDTH - 2}}  {step.what}{copy}", indent=_TIME_WIDTH)
+    if step.copy is not None and (link := _link(step.copy, channels)) is not None:
+        _print(f"{'':<{_TIME_WIDTH}}{link}", whole=True)
+
+
+def _print(words: str, *, indent: int = 0, whole: bool = False) -> None:
+    """On a terminal, in lines that fit; `whole` lines can be clicked on."""
+    text = printable(words)
+    if is_terminal() and not whole:
+        width = shutil.get_terminal_size((80, 24)).columns
+        text = textwrap.fill(
+            text, width, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False
+        )
+    typer.echo(text)

@@ -1,0 +1,250 @@
+"""The life of one message, from what is on record of it: received, sent, copied where, why not, edited, deleted.
+
+Of a message that never got a row there is nothing to tell (a reaction, a message in a thread, one by somebody who has
+opted out): then it is said what may have happened.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from relay.core.pairs import PairDirectory
+from relay.core.storage import CopyTrace, EntryTrace, MessageTrace, Store, Unreadable
+from relay.domain.commands import (
+    Command,
+    DeleteMessage,
+    Digest,
+    EditMessage,
+    LateFile,
+    MarkFailed,
+    RefreshMessage,
+    RemoveOriginal,
+    RequoteMessage,
+    SendMessage,
+)
+from relay.domain.ids import ChannelRef, MessageRef, UserRef
+from relay.domain.jsontext import Json
+from relay.domain.text.nodes import plain_text
+
+_LAST = datetime.max.replace(tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Something that happened to a message, or is to happen."""
+
+    # None: now, or nobody knows when.
+    at: datetime | None
+    # Follows "It": "was sent".
+    what: str
+    # The copy that this made, or that it is about.
+    copy: MessageRef | None = None
+    is_writing: bool = False
+
+    def as_json(self) -> Json:
+        """For `relay explain --json`."""
+        return {
+            "at": None if self.at is None else self.at.isoformat(timespec="milliseconds"),
+            "what": self.what,
+            "copy": None if self.copy is None else _ref_as_json(self.copy),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Life:
+    """All that is on record of one message."""
+
+    message: MessageRef
+    # One sentence: what has become of it.
+    summary: str
+    # Nothing is wrong with it.
+    well: bool
+    author: UserRef | None = None
+    # What the operator calls the pair of its channel; None while none is declared.
+    pair: str | None = None
+    # In the order in which they happened.
+    steps: tuple[Step, ...] = ()
+    # What it says, as far as that is stored: only until it is delivered.
+    text: str | None = field(default=None, repr=False)
+
+    def as_json(self, *, with_text: bool) -> Json:
+        """For `relay explain --json`."""
+        text = {"text": self.text} if with_text else {}
+        return {
+            "message": _ref_as_json(self.message),
+            "author": None if self.author is None else self.author.id,
+            "pair": self.pair,
+            "well": self.well,
+            "summary": self.summary,
+            "steps": [step.as_json() for step in self.steps],
+            **text,
+        }
+
+
+def _ref_as_json(ref: MessageRef) -> Json:
+    return {"platform": str(ref.platform), "channel": ref.channel.id, "id": ref.id}
+
+
+async def lives_of(store: Store, pairs: PairDirectory, native_id: str, problems: Mapping[str, str]) -> Sequence[Life]:
+    """The messages of which this is the ID, or that of a copy or of an edit. Raises `StoreUnavailable`.
+
+    `problems`: why a pair does not work now, by its name.
+    """
+    async with store.read() as uow:
+        pairs.remember(await uow.channels.known())
+        messages = await uow.traces.messages(native_id)
+        found = [(trace, await uow.traces.entries(trace.original.ref.id)) for trace in messages]
+        others = [] if messages else await uow.traces.entries(native_id)
+    lives = [_life(trace, entries, pairs, problems) for trace, entries in found]
+    return [*lives, *_without_row(others, pairs, problems)]
+
+
+def _life(
+    trace: MessageTrace, entries: Sequence[EntryTrace], pairs: PairDirectory, problems: Mapping[str, str]
+) -> Life:
+    original = trace.original
+    entries = [entry for entry in entries if _is_about(entry, original.ref)]
+    pair = pairs.pair_of(original.ref.channel)
+    name = None if pair is None else pair.name
+    problem = problems.get(name or "", "")
+    steps = [*_of_message(trace), *_of_copies(trace), *(_of_entry(entry, problem) for entry in entries)]
+    summary, well = _summary(trace, entries, problem)
+    return Life(
+        message=original.ref,
+        summary=summary,
+        well=well,
+        author=original.author if original.author.id else None,
+        pair=name,
+        steps=_in_order(steps),
+        text=_text(entries),
+    )
+
+
+def _without_row(entries: Sequence[EntryTrace], pairs: PairDirectory, problems: Mapping[str, str]) -> Sequence[Life]:
+    """What is in the outbox about messages that are not in the map: it forgot them, or never knew them."""
+    lives = []
+    for source in dict.fromkeys(source for entry in entries for source in _sources(entry)):
+        about = [entry for entry in entries if _is_about(entry, source)]
+        pair = pairs.pair_of(source.channel)
+        steps = [_of_entry(entry, problems.get(pair.name, "") if pair else "") for entry in about]
+        lives.append(
+            Life(
+                message=source,
+                summary="The message itself is not on record any more, but something is left to do about it.",
+                well=False,
+                pair=None if pair is None else pair.name,
+                steps=_in_order(steps),
+                text=_text(about),
+            )
+        )
+    return lives
+
+
+def _in_order(steps: Sequence[Step]) -> tuple[Step, ...]:
+    """By time, but the writing first: it has the time of another clock."""
+    written, others = (steps[:1], steps[1:]) if steps and steps[0].is_writing else ((), steps)
+    return (*written, *sorted(others, key=lambda step: step.at or _LAST))
+
+
+def _summary(trace: MessageTrace, entries: Sequence[EntryTrace], problem: str) -> tuple[str, bool]:
+    """What has become of it, and whether that is well."""
+    standing = [copy for copy in trace.copies if not copy.copy.superseded]
+    kinds = {type(entry.entry.command) for entry in entries if entry.ahead is not None}
+    if any(entry.ahead is None for entry in entries):
+        return "Something about it failed for good, and is kept as a dead letter.", False
+    if trace.original.deleted:
+        if trace.copies or DeleteMessage in kinds:
+            return "It was deleted, and its copies are to be deleted.", not problem
+        return "It was deleted, and no copy is left.", True
+    if kinds & {SendMessage, Digest, Unreadable}:
+        return "It has not crossed yet: it waits.", not problem
+    if standing:
+        return ("It has crossed; something about it still waits." if kinds else "It has crossed."), True
+    if trace.original.left_out:
+        return f"It did not cross: {trace.left_out_why or 'there was nothing in it that can cross'}.", True
+    return "It has no copy: that was deleted, or what was to be sent was discarded.", False
+
+
+def _of_message(trace: MessageTrace) -> list[Step]:
+    original = trace.original
+    reply = f", in reply to {original.reply_to.id}" if original.reply_to is not None else ""
+    steps = [Step(original.created_at, f"was written on {original.ref.platform.title()}{reply}", is_writing=True)]
+    if trace.received_at is not None:
+        what = "was received and left out" if original.left_out else "was received and queued"
+        why = f": {trace.left_out_why}" if original.left_out and trace.left_out_why else ""
+        steps.append(Step(trace.received_at, f"{what}{why}"))
+    if original.edited_at is not None:
+        steps.append(Step(original.edited_at, "was edited (the last time)"))
+    if original.deleted:
+        steps.append(Step(trace.deleted_at, "was deleted"))
+    return steps
+
+
+def _of_copies(trace: MessageTrace) -> list[Step]:
+    standing = [copy for copy in trace.copies if not copy.copy.superseded]
+    parts: dict[ChannelRef, int] = {}
+    for one in standing:
+        parts[one.copy.ref.channel] = parts.get(one.copy.ref.channel, 0) + 1
+    return [_of_copy(copy, parts.get(copy.copy.ref.channel, 1)) for copy in trace.copies]
+
+
+def _of_copy(trace: CopyTrace, parts: int) -> Step:
+    copy = trace.copy
+    platform = copy.ref.platform.title()
+    part = f" (part {copy.part + 1} of {parts})" if parts > 1 else ""
+    if copy.superseded:
+        return Step(
+            trace.sent_at, f"has an old copy on {platform} that was posted again and is to be deleted", copy.ref
+        )
+    tries = f" after {trace.retries + 1} tries" if trace.retries else ""
+    return Step(trace.sent_at, f"was sent to {platform}{part}{tries}", copy.ref)
+
+
+def _of_entry(trace: EntryTrace, problem: str) -> Step:
+    entry = trace.entry
+    what = _action(entry.command)
+    if trace.ahead is None:
+        reason = trace.reason.rstrip(".")
+        return Step(trace.died_at, f"failed for good, when {what}: {reason} (`relay dead retry {entry.id}`)")
+    others = "one other" if trace.ahead == 1 else f"{trace.ahead} others"
+    ahead = f"behind {others}" if trace.ahead else "as the next one"
+    why = f". {problem}" if problem else ""
+    return Step(entry.queued_at, f"waits since then for {what}, {ahead}{why}")
+
+
+def _action(command: Command | Unreadable) -> str:
+    match command:
+        case SendMessage() | Digest():
+            return "being sent"
+        case EditMessage() | RefreshMessage() | RequoteMessage():
+            return "its copies to be edited"
+        case DeleteMessage():
+            return "its copies to be deleted"
+        case RemoveOriginal():
+            return "being removed, as a moderator removed its copy"
+        case MarkFailed():
+            return "its author to be told that it did not cross"
+        case LateFile():
+            return "its file"
+        case _:
+            return "something that cannot be read"
+
+
+def _sources(trace: EntryTrace) -> Sequence[MessageRef]:
+    command = trace.entry.command
+    if isinstance(command, Digest):
+        return tuple(item.source for item in command.items)
+    source = getattr(command, "source", None)
+    return (source,) if isinstance(source, MessageRef) else ()
+
+
+def _is_about(trace: EntryTrace, ref: MessageRef) -> bool:
+    return ref in _sources(trace)
+
+
+def _text(entries: Sequence[EntryTrace]) -> str | None:
+    for trace in entries:
+        command = trace.entry.command
+        if isinstance(command, SendMessage | EditMessage):
+            return plain_text(command.content.text)
+    return None

@@ -1,0 +1,152 @@
+"""What is on record of one message, for `relay explain`: from the message map and the outbox.
+
+Nothing is written for it alone: the times and the reasons are in rows that are written anyway. People ask for a message
+by its ID, without its channel. There are few channels, and each is one search in an index; `CROSS JOIN` makes SQLite go
+through them rather than through all messages (https://www.sqlite.org/optoverview.html#crossjoin).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Integer, Row, bindparam, func, select, text
+
+from relay.core.storage import Copy, CopyTrace, EntryTrace, MessageTrace
+from relay.domain.commands import Digest
+from relay.domain.ids import ChannelRef, MessageRef, Platform
+from relay.store.repositories.message_map import original_of
+from relay.store.repositories.outbox import entry_of, lane_of
+from relay.store.tables import EPOCH, EntryState, NativeId, channel, message, message_copy, outbox
+from relay.store.tables import lane as lane_table
+from relay.store.transaction import Transaction
+
+_PLATFORMS = frozenset(map(str, Platform))
+_MOST_ENTRIES = 1_000
+
+_id = bindparam("native_id", type_=NativeId())
+_NUMBERS = (
+    text(
+        "SELECT m.id AS id FROM channel c CROSS JOIN message m ON m.channel_id = c.id AND m.native_id = :native_id"
+        " UNION SELECT k.message_id FROM channel c CROSS JOIN message_copy k"
+        " ON k.channel_id = c.id AND k.native_id = :native_id"
+        " UNION SELECT e.message_id FROM channel c CROSS JOIN message_edit e"
+        " ON e.channel_id = c.id AND e.native_id = :native_id"
+        " ORDER BY 1 LIMIT 100"
+    )
+    .bindparams(_id)
+    .columns(id=Integer)
+)
+_MESSAGE = (
+    select(message, channel.c.platform.label("platform"), channel.c.native_id.label("channel"))
+    .join(channel, channel.c.id == message.c.channel_id)
+    .where(message.c.id == bindparam("message_id"))
+)
+_c = message_copy.c
+_COPIES = (
+    select(
+        _c.part,
+        _c.superseded,
+        _c.native_id,
+        _c.sent_at,
+        _c.retries,
+        channel.c.platform.label("platform"),
+        channel.c.native_id.label("channel"),
+    )
+    .join(channel, channel.c.id == _c.channel_id)
+    .where(_c.message_id == bindparam("message_id"))
+    .order_by(_c.channel_id, _c.superseded, _c.part)
+)
+_o, _l = outbox.c, lane_table.c
+_there = outbox.alias()
+_AHEAD = (
+    select(func.count())
+    .where(
+        _there.c.lane_id == _o.lane_id,
+        _there.c.state == EntryState.WAITING.value,
+        _there.c.position < _o.position,
+    )
+    .correlate(outbox)
+    .scalar_subquery()
+)
+# The row of a digest names only its first message.
+_ENTRIES = (
+    select(
+        _l.source_platform,
+        _l.source_channel,
+        _l.destination_platform,
+        _l.destination_channel,
+        _o.id,
+        _o.queued_at,
+        _o.command,
+        _o.source_platform.label("about_platform"),
+        _o.source_channel.label("about_channel"),
+        _o.source_id.label("about_id"),
+        _o.state,
+        _o.reason,
+        _o.died_at,
+        _AHEAD.label("ahead"),
+    )
+    .join_from(outbox, lane_table, _l.id == _o.lane_id)
+    .where(
+        text(
+            '(outbox.source_id = :source OR (substr(outbox.command, 1, 20) = \'{"kind":"send_batch"\''
+            " AND instr(outbox.command, :source) > 0))"
+        )
+    )
+    .order_by(_o.id)
+    .limit(_MOST_ENTRIES)
+)
+
+
+@dataclass(slots=True)
+class SqlTraces:
+    """`core.storage.Traces`."""
+
+    transaction: Transaction
+
+    async def messages(self, native_id: str) -> Sequence[MessageTrace]:
+        """See `Traces.messages`."""
+        found = []
+        for row in await self.transaction.all(_NUMBERS, {"native_id": native_id}):
+            known = await self.transaction.first(_MESSAGE, {"message_id": row.id})
+            if known is not None and known.platform in _PLATFORMS:
+                copies = await self.transaction.all(_COPIES, {"message_id": row.id})
+                found.append(_trace(known, copies))
+        return found
+
+    async def entries(self, native_id: str) -> Sequence[EntryTrace]:
+        """See `Traces.entries`."""
+        rows = await self.transaction.all(_ENTRIES, {"source": native_id})
+        found = [_entry(row) for row in rows if lane_of(row) is not None]
+        return [trace for trace in found if _is_about(trace, native_id)]
+
+
+def _trace(row: Row[Any], copies: Sequence[Row[Any]]) -> MessageTrace:
+    channel_ref = ChannelRef(Platform(row.platform), row.channel)
+    return MessageTrace(
+        original_of(row, channel_ref),
+        tuple(_copy(row.id, copy) for copy in copies if copy.platform in _PLATFORMS),
+        received_at=row.received_at,
+        deleted_at=row.deleted_at,
+        left_out_why=row.left_out_why,
+    )
+
+
+def _copy(message_id: int, row: Row[Any]) -> CopyTrace:
+    ref = MessageRef(ChannelRef(Platform(row.platform), row.channel), row.native_id)
+    part, superseded = (number if isinstance(number, int) else 0 for number in (row.part, row.superseded))
+    return CopyTrace(Copy(message_id, part, ref, superseded), row.sent_at, row.retries or 0)
+
+
+def _is_about(trace: EntryTrace, native_id: str) -> bool:
+    """Whether a digest has the message in it; its text may contain anything."""
+    command = trace.entry.command
+    return not isinstance(command, Digest) or any(item.source.id == native_id for item in command.items)
+
+
+def _entry(row: Row[Any]) -> EntryTrace:
+    lane = lane_of(row)
+    assert lane is not None  # noqa: S101 - `entries` has looked
+    if row.state == EntryState.DEAD:
+        return EntryTrace(entry_of(row, lane), None, row.reason or "", row.died_at or EPOCH)
+    return EntryTrace(entry_of(row, lane), row.ahead)

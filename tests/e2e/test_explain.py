@@ -1,0 +1,43 @@
+"""`relay explain` beside a running daemon: a message of either side, by its link or its ID, or that of its copy."""
+
+import json
+from typing import Any
+
+import pytest
+
+from tests.support.stack import FullStack
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+
+async def test_the_life_of_a_message_from_either_side(help_stack: FullStack) -> None:
+    daemon, channel = help_stack.daemon, help_stack.channels["help"]
+
+    async def explained(message: str) -> list[dict[str, Any]]:
+        status, output = await daemon.relay("explain", message, "--json")
+        assert status == 0, output
+        found: list[dict[str, Any]] = json.loads(output)["messages"]
+        return found
+
+    original = help_stack.say("help", "hello from Discord")
+    await help_stack.until_matrix("help", lambda words: words == ["hello from Discord"])
+    copy = (await help_stack.on_matrix("help"))[0].event_id
+    link = f"https://discord.com/channels/{help_stack.guild}/{channel}/{original}"
+    (found,) = by_id = await explained(original)
+    assert by_id == await explained(link) == await explained(copy)
+    assert by_id == await explained(f"https://matrix.to/#/{help_stack.rooms['help']}/{copy}")
+    assert (found["link"], found["pair"], found["summary"]) == (link, "help", "It has crossed.")
+    assert [step["what"] for step in found["steps"]] == [
+        "was written on Discord",
+        "was received and queued",
+        "was sent to Matrix",
+    ]
+    assert found["steps"][2]["copy"]["id"] == copy
+    assert found["steps"][1]["at"] <= found["steps"][2]["at"]
+
+    event = await help_stack.tell("help", "hello from Matrix")
+    words = await help_stack.until_discord("help", lambda words: len(words) == 2)
+    status, output = await daemon.relay("explain", event)
+    assert status == 0, output
+    assert f"was sent to Discord as {help_stack.on_discord('help')[1]['id']}" in output
+    assert words[1] not in output

@@ -1,0 +1,17 @@
+"""A message is found by its ID without its channel, and without a look at all messages."""
+
+from sqlalchemy.dialects.sqlite import dialect
+
+from relay.store.repositories import traces
+from relay.store.sqlite.engine import connect
+from relay.store.unit_of_work import SqlStore
+
+
+def test_only_the_channels_are_gone_through(store: SqlStore) -> None:
+    compiled = traces._NUMBERS.compile(dialect=dialect())
+    connection = connect(store.path)
+    plan = connection.execute(f"EXPLAIN QUERY PLAN {compiled}", [1] * 3).fetchall()
+    connection.close()
+    steps = [row[3] for row in plan]
+    assert {step.split(" USING")[0] for step in steps if step.startswith("SCAN")} == {"SCAN c"}
+    assert sum("channel_id=? AND native_id=?" in step for step in steps) == 3
