@@ -4,15 +4,24 @@ import re
 import shutil
 import subprocess
 import tomllib
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, get_args
 
 import pytest
+import typer
+from prometheus_client import Metric
 from pydantic import BaseModel
+from typer.core import TyperGroup
 
+from relay import cli
 from relay.config.loading import LISTS, load
 from relay.config.settings import Settings
+from relay.core.ports import SideHealth
+from relay.core.status.counters import Histogram, LimitStatus
+from relay.core.status.report import DaemonStatus, DirectionStatus, PairStatus, Report
 from relay.errors import ConfigurationError
+from relay.web.metrics import registry
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "deploy" / "relay.example.toml"
@@ -55,6 +64,11 @@ def test_every_setting_is_in_the_example(section: str, model: type[BaseModel]) -
         # What [defaults] shows already need not stand there again.
         expected -= set(uncommented()["defaults"]) - shown
     assert shown == expected
+    for key, field in model.model_fields.items():
+        # A table within a table: `moderation.deletions`.
+        for kind in (field.annotation, *get_args(field.annotation)):
+            if isinstance(kind, type) and issubclass(kind, BaseModel) and section != "pairs":
+                assert set(uncommented()[section][key]) == set(kind.model_fields), key
 
 
 @pytest.mark.parametrize(("section", "model"), [(name, model) for name, model in sections() if name not in LISTS])
@@ -119,6 +133,70 @@ def test_everything_that_compose_mounts_is_there() -> None:
     mounted = re.findall(r"^ +- \./(\S+?):/\S+:ro$", compose, flags=re.MULTILINE)
     assert len(mounted) >= 4
     assert [path for path in mounted if not (ROOT / path).is_file()] == []
+
+
+def guide() -> str:
+    return (ROOT / "deploy" / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_guide_names_only_files_that_are_there_and_headings_that_it_has() -> None:
+    headings = re.findall(r"^## (.+)$", guide(), flags=re.MULTILINE)
+    anchors = {re.sub(r"[^a-z -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    for target in re.findall(r"\]\(([^)\s]+)\)", guide()):
+        path, _, anchor = target.partition("#")
+        if not target.startswith("http"):
+            assert not path or (ROOT / "deploy" / path).exists(), target
+            assert path or anchor in anchors, target
+
+
+def test_the_guide_gives_commands_that_there_are() -> None:
+    root = typer.main.get_command(cli.application())
+    assert isinstance(root, TyperGroup)
+    blocks = re.findall(r"```(?:sh)?\n(.*?)```|`([^`\n]+)`", guide(), flags=re.DOTALL)
+    said = "\n".join(block or inline for block, inline in blocks)
+    called = re.findall(
+        r"(?:bin/relay|^relay|relay relay|--rm (?:--build )?relay|… relay) ([a-z]+)(?: ([a-z]+))?", said, re.MULTILINE
+    )
+    assert {"init", "run", "status", "check", "db", "directory", "registration"} <= {name for name, _ in called}
+    for name, more in called:
+        command = root.commands.get(name)
+        assert command is not None, name
+        if isinstance(command, TyperGroup):
+            assert more in command.commands, (name, more)
+
+
+def test_the_guide_has_every_metric_with_its_labels() -> None:
+    rows = re.findall(r"^\| (`relay_.+?) \| (.*?) \|", guide(), flags=re.MULTILINE)
+    shown = {name: set(labels.split(", ")) - {""} for names, labels in rows for name in re.findall(r"`(\w+)`", names)}
+    labels: dict[str, set[str]] = {}
+    for family in families():
+        name = f"{family.name}_total" if family.type == "counter" else family.name
+        labels[f"{name}_info" if family.type == "info" else name] = {
+            label for sample in family.samples for label in sample.labels
+        }
+    assert shown.keys() == labels.keys()
+    for name, there in labels.items():
+        assert there - {"le", "python"} <= shown[name], name
+
+
+def families() -> list[Metric]:
+    """What `/metrics` has, with a sample of each."""
+    direction = DirectionStatus(1, None, 1, 1.0, 1, {"reaction": 1}, 1)
+    report = Report(
+        (PairStatus("help", (), {"to_matrix": direction}),),
+        {"matrix": SideHealth("ready")},
+        datetime.now(UTC),
+        DaemonStatus(running=True, since=datetime.now(UTC)),
+    )
+    limits = {"matrix": LimitStatus({"messages": 1.0}, 0.0)}
+    return list(registry(report, {"to_matrix": Histogram()}, limits).collect())
+
+
+def test_the_guide_has_every_page_of_the_web_server() -> None:
+    rows = set(re.findall(r"^\| `(/[a-z]*)/?` \|", guide(), flags=re.MULTILINE))
+    server = (ROOT / "relay" / "web" / "server.py").read_text(encoding="utf-8")
+    routes = set(re.findall(r"\.add_get\(\"(/[a-z]*)\"", server))
+    assert rows - {"/media", "/directory"} == routes - {"/directory"}
 
 
 def test_the_unit_exposes_little() -> None:
