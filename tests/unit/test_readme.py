@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import discord
 import typer
+from typer.core import TyperGroup
 
 from relay import cli, errors
 from relay.config.loading import load
@@ -152,7 +153,11 @@ def test_its_commands_need_only_python_and_leave_nothing_in_git() -> None:
     """Debian and Homebrew refuse `pip install` outside a virtual environment (PEP 668), so uv gets one of its own."""
     blocks = re.findall(r"```sh\n(.*?)```", readme(), flags=re.DOTALL)
     lines = [line for block in blocks for line in block.splitlines()]
-    clone, demo, suite = lines
+    clone, demo, *setting_up, suite = lines
+    assert [line.split()[-2:] for line in setting_up if "bin/relay " in line] == [
+        ["~/.relay/bin/relay", "init"],
+        ["~/.relay/bin/relay", "run"],
+    ]
     assert clone.startswith("git clone ")
     assert demo.endswith(" && .uv/bin/uv run relay demo")
     assert suite.endswith(" && .uv/bin/uv run pytest -n auto")
@@ -181,18 +186,43 @@ def test_its_relay_toml_is_one(tmp_path: Path) -> None:
 
 def test_it_names_every_command_and_no_other() -> None:
     part = readme().partition("| command | does |\n")[2].partition("\n\n")[0]
-    named = set(re.findall(r"^\| `relay ([a-z]+)", part, flags=re.MULTILINE))
+    rows = dict(re.findall(r"^\| `relay ([a-z]+)([^|]*)\|", part, flags=re.MULTILINE))
     root = typer.main.get_command(cli.application())
-    assert named == set(root.list_commands(typer.Context(root)))  # type: ignore[attr-defined]
+    assert isinstance(root, TyperGroup)
+    assert rows.keys() == root.commands.keys()
+    for name, command in root.commands.items():
+        if isinstance(command, TyperGroup):
+            assert command.commands.keys() == set(re.findall(r"\b[a-z]+\b", rows[name].partition("--")[0])), name
 
 
-def test_it_names_every_metric_and_no_other() -> None:
+def every_command() -> Iterator[tuple[str, Any]]:
+    """Each command with its name, those inside groups too."""
+    root = typer.main.get_command(cli.application())
+    waiting = [("relay", root)]
+    while waiting:
+        name, command = waiting.pop()
+        yield name, command
+        if isinstance(command, TyperGroup):
+            waiting += [(f"{name} {sub}", inner) for sub, inner in command.commands.items()]
+
+
+def test_each_command_and_each_option_says_what_it_does() -> None:
+    for name, command in every_command():
+        assert command.help, name
+        for option in command.params:
+            assert getattr(option, "help", None), (name, option.name)
+
+
+def test_every_metric_is_described_and_no_other() -> None:
     nothing = Report((), {}, datetime.fromtimestamp(0, UTC))
     families = list(registry(nothing, {}, {}).collect())
     # Prometheus's text format adds the suffixes.
     suffixes = {"counter": "_total", "info": "_info"}
     there = {f"{family.name}{suffixes.get(family.type, '')}" for family in families}
-    assert set(re.findall(r"`(relay_[a-z_]+)", readme())) == there
+    named = set(re.findall(r"`(relay_[a-z_]+)", readme()))
+    guide = (ROOT / "deploy" / "README.md").read_text(encoding="utf-8")
+    assert named <= there
+    assert set(re.findall(r"^\| .*?`(relay_[a-z_]+)`.*? \|", guide, flags=re.MULTILINE)) == there
 
 
 def test_it_names_every_exit_status_and_the_settings_that_there_are() -> None:
