@@ -28,6 +28,7 @@ from relay.core.ports import (
     ChannelNotes,
     Clock,
     CommandReader,
+    DepartureFinder,
     Files,
     HistoryReader,
     LatestReader,
@@ -174,6 +175,8 @@ def assemble(
         clock=clock,
         listers={platform: one for platform, one in adapters.items() if isinstance(one, MemberLister)},
         mirrors={platform: one for platform, one in adapters.items() if isinstance(one, MemberMirror)},
+        departures={platform: one for platform, one in adapters.items() if isinstance(one, DepartureFinder)},
+        receive=inbox.receive,
     )
     told = Operators(
         store=store,

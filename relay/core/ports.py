@@ -324,6 +324,10 @@ class MemberMirror(Protocol):
         """In which channels somebody of the other side has one, as far as is on record. Raises `StoreUnavailable`."""
         ...
 
+    async def members_of(self, channel: ChannelRef) -> frozenset[UserRef]:
+        """Who has one in a channel, as far as is on record. Raises `StoreUnavailable`."""
+        ...
+
     async def remove_member(self, channel: ChannelRef, user: UserRef) -> None:
         """Take it out of a channel; to do it again does no harm. Raises `Transient`."""
         ...
@@ -346,6 +350,15 @@ class MemberLister(Protocol):
 
     def members(self, channel: ChannelRef) -> AsyncIterator[Sequence[Author]]:
         """They, a page at a time. Raises a `DeliveryError`."""
+        ...
+
+
+@runtime_checkable
+class DepartureFinder(Protocol):
+    """An adapter that can tell who has left, of those who were among the people of a channel."""
+
+    async def departed(self, channel: ChannelRef, people: frozenset[UserRef]) -> frozenset[UserRef]:
+        """They; none where the operator does not want that to be asked. Raises a `DeliveryError`."""
         ...
 
 

@@ -504,8 +504,8 @@ class Ghosts(Protocol):
         """Nothing is known of an account any more."""
         ...
 
-    async def outside(self, channel: ChannelRef, after: str, limit: int) -> Sequence[Ghost]:
-        """Accounts that are not in a channel, in the order of their IDs, those after `after`."""
+    async def inside(self, channel: ChannelRef) -> Sequence[str]:
+        """The accounts that are in a channel, as far as is on record."""
         ...
 
 

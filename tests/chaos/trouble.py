@@ -253,7 +253,8 @@ class Trouble:
             self.counts["banned from a room"] += 1
             await insist(lambda: self._stack.mia.ban(room, relay))
             await self._a_while()
-            await insist(lambda: self._stack.mia.unban(room, relay))
+            with suppress(MatrixError):  # it was carried out at once, and the answer was lost
+                await insist(lambda: self._stack.mia.unban(room, relay))
             await self.let_in(pair)
 
     async def _out(self, pair: str) -> None:

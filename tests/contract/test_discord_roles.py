@@ -82,3 +82,15 @@ async def test_what_takes_long_is_left_out(world: World, kind: str) -> None:
         world.server.faults.add(Fault(kind, "GET", "/members/", seconds=30))  # type: ignore[arg-type]
         async with asyncio.timeout(4):
             assert await adapter.having_role(world.ref, str(role), [user(world.bob)]) == frozenset()
+
+
+@pytest.mark.parametrize("told", [True, False])
+async def test_who_has_left_is_known_by_the_list_of_members(world: World, told: bool) -> None:
+    """Asked for one by one are only those who are not in it; a webhook is nobody who could have left."""
+    gone = world.state.add_user("gone")
+    here, webhook = user(world.bob), UserRef(Platform.DISCORD, "1576296388688347000")
+    async with world.running(members_intent=told) as adapter:
+        people = frozenset((here, user(gone), webhook))
+        assert await adapter.departed(world.ref, people) == (frozenset((user(gone),)) if told else frozenset())
+        asked = world.server.api.statistics.requests
+        assert asked.get("GET /guilds/{guild_id}/members/{user_id}", 0) == (2 if told else 0)

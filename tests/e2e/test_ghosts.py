@@ -346,6 +346,13 @@ async def test_a_ghost_leaves_with_its_person_and_comes_back(ghost_homeserver: G
         place.say("help", "back again")
         lines = await shown(place, "help", "hello", "hello from Ben", "back again")
         assert lines[-1].sender == ghost(place)
+        # Nobody tells of it while the daemon is away.
+        await place.daemon.stop()
+        place.control.kick(place.guild, ada)
+        await place.daemon.start()
+        for room in place.rooms.values():
+            await eventually(partial(place.mia.members, room), lambda there: ghost(place) not in there)
+            assert ghost(place, "Ben") in await place.mia.members(room)
 
 
 async def test_who_is_forgotten_has_no_ghost_any_more(place: FullStack) -> None:

@@ -34,9 +34,9 @@ async def until(condition: Callable[[], object], seconds: float = 10.0) -> None:
             await asyncio.sleep(0.01)
 
 
-def discord_settings(token: str, api_url: str) -> DiscordSettings:
+def discord_settings(token: str, api_url: str, **more: object) -> DiscordSettings:
     """What a relay on the sandbox is told."""
-    return DiscordSettings.model_validate({"token": token, "api_url": api_url})
+    return DiscordSettings.model_validate({"token": token, "api_url": api_url, **more})
 
 
 @dataclass
@@ -162,9 +162,15 @@ class World:
 
     @asynccontextmanager
     async def running(
-        self, *channels: Channel, ready: bool = True, files: Files | None = None, store: Store | None = None
+        self,
+        *channels: Channel,
+        ready: bool = True,
+        files: Files | None = None,
+        store: Store | None = None,
+        members_intent: bool = False,
     ) -> AsyncIterator[DiscordAdapter]:
-        settings = discord_settings(self.app.token, self.api_url or self.server.api_url)
+        url = self.api_url or self.server.api_url
+        settings = discord_settings(self.app.token, url, members_intent=members_intent)
         adapter = DiscordAdapter(settings=settings, clock=self.clock, timeout=3.0, files=files, store=store)
         self.inbox.adapter = adapter
         addresses = (ChannelAddress(Platform.DISCORD, str(channel.id)) for channel in channels or (self.channel,))

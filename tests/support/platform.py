@@ -69,6 +69,8 @@ class MemoryPlatform:
     # Who of the other side is in which channel, by an account of their own: whoever has said something.
     members: set[tuple[ChannelRef, UserRef]] = field(default_factory=set)
     wants_everybody: set[ChannelRef] = field(default_factory=set)
+    # Who has left.
+    departed: set[str] = field(default_factory=set)
     # Who may read a channel, by name.
     readers: dict[ChannelRef, list[str]] = field(default_factory=dict)
 
@@ -339,6 +341,15 @@ class MemoryAdapter:
     async def channels_of(self, user: UserRef) -> frozenset[ChannelRef]:
         """See `MemberMirror`."""
         return frozenset(channel for channel, who in self.server.members if who == user)
+
+    async def members_of(self, channel: ChannelRef) -> frozenset[UserRef]:
+        """See `MemberMirror`."""
+        return frozenset(who for where, who in self.server.members if where == channel)
+
+    async def departed(self, channel: ChannelRef, people: frozenset[UserRef]) -> frozenset[UserRef]:
+        """See `DepartureFinder`."""
+        await self.before("departed")
+        return frozenset(one for one in people if one.id in self.server.departed)
 
     async def remove_member(self, channel: ChannelRef, user: UserRef) -> None:
         """See `MemberMirror`."""

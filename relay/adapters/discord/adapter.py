@@ -118,6 +118,7 @@ class DiscordAdapter:
             links=links,
         )
         self._limits = limits
+        self._members_intent = settings.members_intent
         self._guilds = GuildCache(clock)
         self._members = Members(self._rest, clock)
         self._webhooks = Webhooks(self._rest, self._keep_webhooks)
@@ -454,6 +455,14 @@ class DiscordAdapter:
                 shown = [one for one in page if self._guilds.may_view(channel.id, one)]
                 found = [self._translator.member(buffer, one) for one in shown]
                 yield [author for author in found if author is not None]
+
+    async def departed(self, channel: ChannelRef, people: frozenset[UserRef]) -> frozenset[UserRef]:
+        """See `DepartureFinder`. Without the intent for members, Discord lists nobody."""
+        if not self._members_intent or not people:
+            return frozenset()
+        buffer = self._open_buffer(channel)
+        with translate_read_errors(channel.id):
+            return await self._members.departed(buffer.access.guild, people)
 
     async def names(
         self, channel: ChannelRef, wanted: Sequence[UserRef | ChannelRef]

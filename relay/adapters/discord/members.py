@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 import structlog
 
 from relay.adapters.discord.api.client import RestClient, Route
-from relay.adapters.discord.api.errors import Limited, Refused, Unanswered
+from relay.adapters.discord.api.errors import ErrorCode, Limited, Refused, Unanswered
 from relay.core.convert.references import folded
 from relay.core.ports import Clock
 from relay.domain.ids import ChannelRef, Platform, UserRef
@@ -158,6 +158,27 @@ class Members:
             if len(page) < _PAGE:
                 return
             after = str(page[-1]["user"]["id"])
+
+    async def departed(self, guild: str, people: frozenset[UserRef]) -> frozenset[UserRef]:
+        """Who of these people is not in a server any more. Raises `ApiError`.
+
+        Whoever is missing in the list is asked for by ID: they may have come since, or the list may be incomplete. A
+        webhook is no member and no user either.
+        """
+        missing = {user.id for user in people}
+        async for page in self.everybody(guild):
+            missing -= {str((item.get("user") or {}).get("id")) for item in page}
+        gone = set[UserRef]()
+        for one in sorted(missing):
+            user = UserRef(Platform.DISCORD, one)
+            try:
+                await self.rest.call(_member_route(guild, user))
+            except Refused as error:
+                if error.code not in {ErrorCode.UNKNOWN_MEMBER, ErrorCode.UNKNOWN_USER}:
+                    raise
+                if await self._fetch(_user_route(user)) is not None:
+                    gone.add(user)
+        return frozenset(gone)
 
     async def find(self, guild: str, names: Iterable[str]) -> Mapping[str, UserRef]:
         """The members that go by `names`, as nickname, display name or user name. Bots count too.

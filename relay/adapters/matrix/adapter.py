@@ -232,6 +232,10 @@ class MatrixAdapter:
         """See `MemberMirror.channels_of`."""
         return await self._ghosts.channels_of(user)
 
+    async def members_of(self, channel: ChannelRef) -> frozenset[UserRef]:
+        """See `MemberMirror.members_of`."""
+        return await self._ghosts.members_of(channel)
+
     async def remove_member(self, channel: ChannelRef, user: UserRef) -> None:
         """See `MemberMirror.remove_member`."""
         if (account := self._accounts.ghost_of(user)) is not None:

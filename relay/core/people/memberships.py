@@ -1,18 +1,21 @@
-"""Brings everybody who may read a channel into the one that it is paired with, where their accounts are to be there.
+"""Brings everybody who may read a channel into the one that it is paired with, where their accounts are to be there;
+and takes those out who left while nobody told of it, because the relay was away.
 
 Slowly, and beside everything else. Nothing is written down of how far it is: who is there already is known to the
 adapter, so that a restart, or the next round, goes through the list again and passes them by.
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import structlog
 
 from relay.core.pairs import PairDirectory
 from relay.core.people.directory import PeopleDirectory
-from relay.core.ports import Clock, MemberLister, MemberMirror
+from relay.core.ports import Clock, DepartureFinder, EventBatch, MemberLister, MemberMirror
+from relay.domain.events import MemberLeft
 from relay.domain.ids import ChannelRef, Platform
 from relay.domain.pair import LaneKey
 from relay.errors import DeliveryError, StoreUnavailable
@@ -26,61 +29,81 @@ _AGAIN_AFTER = 6 * 3600.0
 _AFTER_TROUBLE = 300.0
 
 
+# What is kept in step for a lane.
+_Task = tuple[LaneKey, Literal["those who come", "those who leave"]]
+
+
 @dataclass(slots=True, kw_only=True, eq=False, repr=False)
 class Memberships:
-    """One task for each lane whose people are to be on its other side."""
+    """One task for each lane whose people have, or are to have, accounts on its other side."""
 
     pairs: PairDirectory
     people: PeopleDirectory
     clock: Clock
     listers: Mapping[Platform, MemberLister]
     mirrors: Mapping[Platform, MemberMirror]
+    departures: Mapping[Platform, DepartureFinder]
+    # Takes what somebody else would have told of: accounts leave behind what their people said last.
+    receive: Callable[[EventBatch], Awaitable[None]]
 
     async def run(self) -> None:
         """Work until cancelled."""
-        tasks: dict[LaneKey, asyncio.Task[None]] = {}
+        tasks: dict[_Task, asyncio.Task[None]] = {}
         async with asyncio.TaskGroup() as group:
             while True:
                 wanted = self._wanted()
                 for gone in tasks.keys() - wanted:
                     tasks.pop(gone).cancel()
-                for lane in wanted - tasks.keys():
-                    tasks[lane] = group.create_task(self._keep(lane), name=f"members of {lane.source.id}")
+                for task in wanted - tasks.keys():
+                    tasks[task] = group.create_task(self._keep(*task), name=f"{task[1]} of {task[0].source.id}")
                 await self.clock.sleep(_LOOK_EVERY)
 
-    def _wanted(self) -> set[LaneKey]:
+    def _wanted(self) -> set[_Task]:
+        wanted: set[_Task] = set()
         lanes = {lane for pair in self.pairs.pairs for lane in self.pairs.lanes(pair) if lane.crosses}
-        return {
-            lane
-            for lane in lanes
-            if self.pairs.carries(lane)
-            and lane.source.platform in self.listers
-            and (mirror := self.mirrors.get(lane.destination.platform)) is not None
-            and mirror.wants_everybody(lane.destination)
-            and self.pairs.is_open(lane)
-            and self.pairs.is_open(lane.back)
-        }
+        for lane in lanes:
+            mirror, source = self.mirrors.get(lane.destination.platform), lane.source.platform
+            is_open = self.pairs.is_open(lane) and self.pairs.is_open(lane.back)
+            if mirror is None or not is_open or not self.pairs.carries(lane):
+                continue
+            if source in self.listers and mirror.wants_everybody(lane.destination):
+                wanted.add((lane, "those who come"))
+            if source in self.departures:
+                wanted.add((lane, "those who leave"))
+        return wanted
 
-    async def _keep(self, lane: LaneKey) -> None:
+    async def _keep(self, lane: LaneKey, who: Literal["those who come", "those who leave"]) -> None:
         while True:
             try:
-                added = await self._round(lane.source, lane.destination)
+                if who == "those who come":
+                    await self._round(lane.source, lane.destination)
+                else:
+                    await self._remove_departed(lane.source, lane.destination)
             except (DeliveryError, StoreUnavailable) as error:
-                _log.warning("not everybody is on the other side yet", channel=lane.destination.id, reason=str(error))
+                _log.warning(
+                    "not everybody is where they should be yet", channel=lane.destination.id, reason=str(error)
+                )
                 await self.clock.sleep(_AFTER_TROUBLE)
                 continue
             except Exception:  # noqa: BLE001 - the top of this worker
-                _log.exception("bug while bringing people to the other side", channel=lane.destination.id)
+                _log.exception("bug while keeping people in step", channel=lane.destination.id)
                 await self.clock.sleep(_AFTER_TROUBLE)
                 continue
-            _log.info("everybody is on the other side", channel=lane.destination.id, came=added)
             await self.clock.sleep(_AGAIN_AFTER)
 
-    async def _round(self, source: ChannelRef, destination: ChannelRef) -> int:
+    async def _remove_departed(self, source: ChannelRef, destination: ChannelRef) -> None:
+        people = await self.mirrors[destination.platform].members_of(destination)
+        people = frozenset(one for one in people if one.platform is source.platform)
+        departed = await self.departures[source.platform].departed(source, people)
+        if departed:
+            _log.info("people have left meanwhile", channel=source.id, people=len(departed))
+            await self.receive(EventBatch(tuple(MemberLeft((source,), one) for one in sorted(departed))))
+
+    async def _round(self, source: ChannelRef, destination: ChannelRef) -> None:
         mirror, added = self.mirrors[destination.platform], 0
         async for page in self.listers[source.platform].members(source):
             for author in page:
                 if author.is_self or author.is_bot or (await self.people.of(author.user)).has_opted_out:
                     continue
                 added += await mirror.add_member(destination, author)
-        return added
+        _log.info("everybody is on the other side", channel=destination.id, came=added)

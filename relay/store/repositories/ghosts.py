@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import and_, bindparam, delete, exists, select
+from sqlalchemy import and_, bindparam, delete, select
 from sqlalchemy.dialects.sqlite import insert
 
 from relay.core.storage import Ghost
@@ -43,11 +43,11 @@ _CHANNELS = (
 )
 _FORGET_MEMBER = delete(ghost_member).where(_m.ghost_id == _ghost_id)
 _FORGET = delete(ghost).where(_g.account == bindparam("of_account"))
-_OUTSIDE = (
-    select(*_columns)
-    .where(_g.account > bindparam("after"), ~exists().where(_m.channel_id == channel_id("of_"), _m.ghost_id == _g.id))
+_INSIDE = (
+    select(_g.account)
+    .join(ghost_member, _m.ghost_id == _g.id)
+    .where(_m.channel_id == channel_id("of_"))
     .order_by(_g.account)
-    .limit(bindparam("at_most"))
 )
 
 
@@ -92,11 +92,10 @@ class SqlGhosts:
         await self.transaction.defer(_FORGET_MEMBER, {"of_account": account})
         await self.transaction.defer(_FORGET, {"of_account": account})
 
-    async def outside(self, channel: ChannelRef, after: str, limit: int) -> Sequence[Ghost]:
-        """See `Ghosts.outside`."""
-        of_channel = {"of_platform": channel.platform, "of_channel": channel.id}
-        rows = await self.transaction.all(_OUTSIDE, {**of_channel, "after": after, "at_most": limit})
-        return [Ghost(row.account, row.device or "", row.avatar or "") for row in rows]
+    async def inside(self, channel: ChannelRef) -> Sequence[str]:
+        """See `Ghosts.inside`."""
+        rows = await self.transaction.all(_INSIDE, {"of_platform": channel.platform, "of_channel": channel.id})
+        return [str(row.account) for row in rows]
 
 
 def _member(account: str, channel: ChannelRef) -> dict[str, str]:

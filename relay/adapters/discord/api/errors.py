@@ -17,7 +17,9 @@ class ErrorCode(IntEnum):
     """https://docs.discord.com/developers/topics/opcodes-and-status-codes#json"""
 
     UNKNOWN_CHANNEL = 10003
+    UNKNOWN_MEMBER = 10007
     UNKNOWN_MESSAGE = 10008
+    UNKNOWN_USER = 10013
     UNKNOWN_EMOJI = 10014
     UNKNOWN_WEBHOOK = 10015
     TOO_MANY_WEBHOOKS = 30007

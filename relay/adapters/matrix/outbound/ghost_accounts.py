@@ -7,6 +7,7 @@ before is done at once. What is known of a ghost is in the store, so that a know
 import hashlib
 import json
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
@@ -158,6 +159,11 @@ class GhostAccounts:
         """Where a ghost is, as far as is on record."""
         async with self.store.read() as uow:
             return frozenset(await uow.ghosts.channels(account))
+
+    async def inside(self, channel: ChannelRef) -> Sequence[str]:
+        """Who is in a channel, as far as is on record."""
+        async with self.store.read() as uow:
+            return await uow.ghosts.inside(channel)
 
     async def forget(self, account: str) -> None:
         """Nothing is known of a ghost any more."""

@@ -250,6 +250,13 @@ class Ghosts:
         account = self.accounts.ghost_of(user)
         return frozenset() if account is None or self.made is None else await self.made.channels(account)
 
+    async def members_of(self, channel: ChannelRef) -> frozenset[UserRef]:
+        """See `MemberMirror.members_of`."""
+        if self.made is None:
+            return frozenset()
+        people = {self.accounts.person(account) for account in await self.made.inside(channel)}
+        return frozenset(person for person in people if person is not None)
+
     async def forget(self, user: UserRef) -> None:
         """Take somebody's ghost out of all rooms and empty its profile. Raises `Transient`, `StoreUnavailable`."""
         account = self.accounts.ghost_of(user)

@@ -44,3 +44,24 @@ async def test_it_goes_on_where_it_broke_off(tmp_path: Path) -> None:
                 await until(lambda before=before: calls >= before + 2, [task])  # type: ignore[misc]
                 task.cancel()
         assert len(made.matrix.members) == 2
+
+
+async def test_who_left_while_nobody_told_of_it_leaves_behind_their_last_words(tmp_path: Path) -> None:
+    async with world(tmp_path) as made:
+        here, there = made.channels()
+        ann, ben = (UserRef(Platform.DISCORD, name) for name in ("ann", "ben"))
+        made.matrix.members = {(there, ann), (there, ben)}
+        made.discord.departed = {"ann"}
+        words: list[str] = []
+
+        async def note_down(call: str) -> None:
+            if call == "remove_member":
+                words.extend(made.words(there))
+
+        async with made.relay(lambda _, matrix: setattr(matrix, "before", note_down)) as core:
+            made.discord.say(here, "ann", "my last words")
+            await until(lambda: made.words(there) == ["my last words"])
+            task = asyncio.create_task(core.memberships.run())
+            await until(lambda: made.matrix.members == {(there, ben)}, [task])
+            task.cancel()
+        assert words == ["my last words"]
