@@ -5,6 +5,7 @@ enter, and a pair that the configuration says nothing about is listed only there
 it is. `directory_pages` makes Markdown and HTML of it.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import quote
@@ -21,6 +22,8 @@ Known = Mapping[ChannelAddress, ChannelInfo]
 _LONGEST_NAME = 80
 _LONGEST_TOPIC = 300
 _MOST_ALIASES = 5
+# What only the page itself may say of a room, not a name or a topic.
+_FORGED = re.compile(r"\[NSFW\]|\((?:bridged|archived)\)", re.IGNORECASE)
 # Stands above rooms for which the operator names no section.
 _NO_SECTION = "Rooms"
 
@@ -224,6 +227,7 @@ def _address(text: str, server: str = "") -> Address:
 
 
 def _cut(words: str, most: int) -> str:
-    shown = visible(words[: 4 * most])
+    """What members wrote, as a line of at most so many characters."""
+    shown = visible(_FORGED.sub("", visible(words[: 4 * most])))
     cut = shortened(shown, max_length=most, max_bytes=4 * most)
     return cut if cut == shown else f"{cut.rstrip()}…"

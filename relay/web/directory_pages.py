@@ -98,11 +98,10 @@ def _md_entrance(directory: Directory) -> str:
 
 def _md_room(room: Room) -> str:
     parts = [f"**{_md(room.name)}**"] if room.name else []
-    parts += [_md_address(room.address), *room.marks]
+    also = f" (also {', '.join(map(_md_address, room.alternatives))})" if room.alternatives else ""
+    parts += [f"{_md_address(room.address)}{also}", *room.marks]
     if room.purpose:
         parts.append("".join(_md_piece(piece) for piece in _pieces(room.purpose, is_plain=room.is_topic)))
-    if room.alternatives:
-        parts.append(f"also {', '.join(map(_md_address, room.alternatives))}")
     return f"- {' - '.join(parts)}"
 
 

@@ -265,6 +265,12 @@ def test_a_purpose_links_to_the_web_only(tmp_path: Path, url: str) -> None:
     assert f"[this]({url})" not in markdown(found)
 
 
+def test_a_topic_cannot_pass_for_the_marks_of_its_room(tmp_path: Path) -> None:
+    known = {HELP: ChannelInfo("(Bridged) Help", topic="[NSFW] - (bri\u200bdged) - all", public=True)}
+    line = markdown(directory_of(settings(tmp_path, one_pair()), known)).splitlines()[-1]
+    assert line == f"- **Help** - [{HELP.value}](https://matrix.to/#/{HELP.value}) - (bridged) - - - all"
+
+
 def test_a_purpose_may_have_code_and_links(tmp_path: Path) -> None:
     found = directory_of(settings(tmp_path, one_pair('purpose = "`a<b` & [this](https://example.org/?a=1&b=2)"')), {})
     assert '<code>a&lt;b</code> &amp; <a href="https://example.org/?a=1&amp;b=2" rel="noopener">this</a>' in html(found)
@@ -308,9 +314,13 @@ class Nothing:
 @pytest.mark.parametrize(
     ("access", "here", "outside"), [("off", 404, 404), ("local", 200, 404), (True, 200, 404), ("public", 200, 200)]
 )
+@pytest.mark.parametrize("token", [None, "long-enough-to-be-a-token-1234567890"])
 @pytest.mark.parametrize("below", ["", "/relay"])
-async def test_who_may_read_it(access: object, here: int, outside: int, below: str) -> None:
-    chosen = {"listen": "127.0.0.1:0", "directory": access, "public_url": f"https://relay.example.org{below}"}
+async def test_who_may_read_it(access: object, here: int, outside: int, below: str, token: str | None) -> None:
+    public_url = f"https://relay.example.org{below}"
+    chosen = {"listen": "127.0.0.1:0", "directory": access, "public_url": public_url, "token": token}
+    if token is not None and access != "public":
+        here = 401  # as the status page
     server = WebServer(
         status=Nothing(), settings=WebSettings.model_validate(chosen), directory=lambda: of_community("stash")
     )
