@@ -31,10 +31,10 @@ _FORMS = (
     "that of an event on Matrix in single quotes ('$…')"
 )
 _NOT_ON_RECORD = (
-    "It was not received, or it is older than `retention` in [store], or it was left out where nothing is recorded: a "
-    "reaction, a message in a thread (see thread_messages) or before the first start, a system message that "
-    "system_messages leaves out, something by somebody who has opted out or asked to be forgotten, or what the relay "
-    "said itself. A copy is not on record once it has been deleted."
+    "The message was not received, or it is older than `retention` in [store], or it is of a kind that is left out "
+    "without a record: in a thread (see thread_messages), written before the first start, a system message that "
+    "system_messages leaves out, by somebody who has opted out or was forgotten, or by the relay itself. A copy is not "
+    "on record once it has been deleted."
 )
 _TIME_WIDTH = len("2026-11-28 18:00:00.000  ")
 
@@ -126,7 +126,7 @@ async def _answer(settings: "Settings", asked: _Asked) -> _Answer:
 
 def _reason(answer: _Answer) -> str:
     if answer.is_undeclared:
-        return f"Its channel is in no pair of relay.toml (a thread of Discord counts as one). Else: {_NOT_ON_RECORD}"
+        return f"Its channel, or thread, is in no pair of relay.toml. {_NOT_ON_RECORD}"
     return _NOT_ON_RECORD
 
 
@@ -149,7 +149,8 @@ def _print_life(life: "Life", channels: "Mapping[ChannelRef, ChannelInfo]", *, w
     _print(f"Message {life.message.id} in {place}{pair}{author}")
     if (link := _link(life.message, channels)) is not None:
         _print(link, whole=True)
-    typer.secho(printable(life.summary), fg=None if life.well else typer.colors.RED)
+    summary = printable(life.summary)
+    typer.echo(summary if life.well else typer.style(summary, fg=typer.colors.RED))
     for step in life.steps:
         _print_step(step, channels)
     if with_text:

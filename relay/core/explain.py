@@ -39,7 +39,9 @@ class Step:
     what: str
     # The copy that this made, or that it is about.
     copy: MessageRef | None = None
-    is_writing: bool = False
+    # The first steps come first and the last ones last, whatever their time: the writing has that of another clock, and
+    # what waits is as it is now.
+    rank: int = 0
 
     def as_json(self) -> Json:
         """For `relay explain --json`."""
@@ -141,9 +143,7 @@ def _without_row(entries: Sequence[EntryTrace], pairs: PairDirectory, problems: 
 
 
 def _in_order(steps: Sequence[Step]) -> tuple[Step, ...]:
-    """By time, but the writing first: it has the time of another clock."""
-    written, others = (steps[:1], steps[1:]) if steps and steps[0].is_writing else ((), steps)
-    return (*written, *sorted(others, key=lambda step: step.at or _LAST))
+    return tuple(sorted(steps, key=lambda step: (step.rank, step.at or _LAST)))
 
 
 def _summary(trace: MessageTrace, entries: Sequence[EntryTrace], problem: str) -> tuple[str, bool]:
@@ -157,7 +157,8 @@ def _summary(trace: MessageTrace, entries: Sequence[EntryTrace], problem: str) -
             return "It was deleted, and its copies are to be deleted.", not problem
         return "It was deleted, and no copy is left.", True
     if kinds & {SendMessage, Digest, Unreadable}:
-        return "It has not crossed yet: it waits.", not problem
+        part = "Only a part of it has crossed yet: the rest waits." if standing else "It has not crossed yet: it waits."
+        return part, not problem
     if standing:
         return ("It has crossed; something about it still waits." if kinds else "It has crossed."), True
     if trace.original.left_out:
@@ -168,7 +169,7 @@ def _summary(trace: MessageTrace, entries: Sequence[EntryTrace], problem: str) -
 def _of_message(trace: MessageTrace) -> list[Step]:
     original = trace.original
     reply = f", in reply to {original.reply_to.id}" if original.reply_to is not None else ""
-    steps = [Step(original.created_at, f"was written on {original.ref.platform.title()}{reply}", is_writing=True)]
+    steps = [Step(original.created_at, f"was written on {original.ref.platform.title()}{reply}", rank=-1)]
     if trace.received_at is not None:
         what = "was received and left out" if original.left_out else "was received and queued"
         why = f": {trace.left_out_why}" if original.left_out and trace.left_out_why else ""
@@ -202,32 +203,33 @@ def _of_copy(trace: CopyTrace, parts: int) -> Step:
 
 def _of_entry(trace: EntryTrace, problem: str) -> Step:
     entry = trace.entry
-    what = _action(entry.command)
+    waits, failed = _action(entry.command)
     if trace.ahead is None:
         reason = trace.reason.rstrip(".")
-        return Step(trace.died_at, f"failed for good, when {what}: {reason} (`relay dead retry {entry.id}`)")
+        return Step(trace.died_at, f"{failed}: {reason} (`relay dead retry {entry.id}` tries again)")
     others = "one other" if trace.ahead == 1 else f"{trace.ahead} others"
     ahead = f"behind {others}" if trace.ahead else "as the next one"
     why = f". {problem}" if problem else ""
-    return Step(entry.queued_at, f"waits since then for {what}, {ahead}{why}")
+    return Step(entry.queued_at, f"has waited since then {waits}, {ahead}{why}", rank=1)
 
 
-def _action(command: Command | Unreadable) -> str:
+def _action(command: Command | Unreadable) -> tuple[str, str]:
+    """What is to be done, behind "has waited", and that it failed for good."""
     match command:
         case SendMessage() | Digest():
-            return "being sent"
+            return "to be sent", "could not be sent"
         case EditMessage() | RefreshMessage() | RequoteMessage():
-            return "its copies to be edited"
+            return "for its copies to be edited", "could not have its copies edited"
         case DeleteMessage():
-            return "its copies to be deleted"
+            return "for its copies to be deleted", "could not have its copies deleted"
         case RemoveOriginal():
-            return "being removed, as a moderator removed its copy"
+            return "to be removed, because a moderator removed its copy", "could not be removed"
         case MarkFailed():
-            return "its author to be told that it did not cross"
+            return "for its author to be told that it did not cross", "could not have its author told"
         case LateFile():
-            return "its file"
+            return "for its file to follow", "could not have its file follow"
         case _:
-            return "something that cannot be read"
+            return "for something that cannot be read", "has something to do that cannot be read"
 
 
 def _sources(trace: EntryTrace) -> Sequence[MessageRef]:

@@ -71,9 +71,11 @@ def test_nothing_on_record(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     new_store(tmp_path)
     assert ended(tmp_path, f"https://discord.com/channels/1/7/{MESSAGE}") == 1
     printed = capsys.readouterr().out
-    assert printed.startswith("Nothing is on record of that message.\nIts channel is in no pair of relay.toml")
+    assert printed.startswith(
+        "Nothing is on record of that message.\nIts channel, or thread, is in no pair of relay.toml"
+    )
     assert "thread" in printed
     assert ended(tmp_path, MESSAGE, "--json") == 1
     found = json.loads(capsys.readouterr().out)
-    assert (found["messages"], found["reason"].partition(",")[0]) == ([], "It was not received")
+    assert (found["messages"], found["reason"].partition(",")[0]) == ([], "The message was not received")
     assert ended(tmp_path, "hello") == 2
