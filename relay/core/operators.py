@@ -47,7 +47,7 @@ _LONGEST_TEXT = 1500
 
 
 # What the keys of troubles begin with.
-_SIDE, _PAIR, _DEAD = "side ", "pair ", "dead "
+_SIDE, _PAIR, _DEAD, _WAS = "side ", "pair ", "dead ", "was "
 
 # --- What there is to tell --------------------------------------------------------------------------------
 
@@ -97,6 +97,16 @@ def _sentence(text: str) -> str:
     return text if text.endswith((".", "!", "?")) else f"{text}."
 
 
+@dataclass(frozen=True, slots=True)
+class Past:
+    """A platform was out of reach, and is not any more."""
+
+    # Of the trouble that it was.
+    key: str
+    words: str
+    ended: float
+
+
 @dataclass(slots=True)
 class Watch:
     """Since when each trouble has been there, or has been gone."""
@@ -104,6 +114,8 @@ class Watch:
     report: Report | None = None
     now: float = 0.0
     there: Mapping[str, Trouble] = field(default_factory=dict)
+    # What a room on a platform that was out of reach can only be told afterwards, by a key of each time.
+    was: dict[str, "Past"] = field(default_factory=dict)
     _since: dict[str, float] = field(default_factory=dict)
     _gone: dict[str, float] = field(default_factory=dict)
 
@@ -116,8 +128,13 @@ class Watch:
         for key in self._since.keys() - self.there.keys():
             # What hides a trouble is no end of it.
             if not self.is_hidden(key):
-                del self._since[key]
+                lasted = now - self._since.pop(key)
                 self._gone[key] = now
+                if key.startswith(_SIDE) and lasted >= _LASTS:
+                    name = key.removeprefix(_SIDE).capitalize()
+                    words = f"{name} was out of reach for {max(1, round(lasted / 60))} min, and answers again."
+                    self.was[f"{_WAS}{key} {now:.0f}"] = Past(key, words, now)
+        self.was = {key: past for key, past in self.was.items() if now - past.ended < _AGAIN_AFTER}
         self._gone = {key: at for key, at in self._gone.items() if now - at < _AGAIN_AFTER}
 
     def is_hidden(self, key: str) -> bool:
@@ -134,9 +151,9 @@ class Watch:
 
     def is_over(self, key: str) -> bool:
         """Whether a trouble has been gone for so long that this may be told."""
-        if key in self.there or self.is_hidden(key):
+        if key in self.there or self.is_hidden(key) or key in self.was:
             return False
-        if key.startswith(_DEAD):
+        if key.startswith((_DEAD, _WAS)):
             return True
         return self.now - self._gone.setdefault(key, self.now) >= _LASTS
 
@@ -211,8 +228,14 @@ def news(watch: Watch, told: Mapping[str, Told], now: datetime) -> tuple[Sequenc
     for key, one in told.items():
         if watch.is_over(key):
             del known[key]
-            if not one.pair or one.pair in declared:
+            if one.over and (not one.pair or one.pair in declared):
                 lines.append(one.over)
+    for key, past in watch.was.items():
+        if key not in told:
+            # Whoever was told that it is gone is told that it is back, and need not hear it twice.
+            if past.key not in told:
+                lines.append(past.words)
+            known[key] = Told("", "", 0, at)
     return lines, known
 
 

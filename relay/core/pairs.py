@@ -153,6 +153,10 @@ class PairDirectory:
         """Why it cannot be used; None if it can, or if that is not known yet."""
         return self._problems.get(address)
 
+    def other_problems(self) -> tuple[str, ...]:
+        """Why addresses that belong to no pair cannot be used: a sentence for each."""
+        return tuple(text for address in sorted(self._others) if (text := self._problems.get(address)))
+
     def notes(self, pair: Pair) -> tuple[str, ...]:
         """What the operator may correct although the pair works: a declared channel has been replaced."""
         return tuple(

@@ -61,12 +61,14 @@ class Dead:
 def render(report: Report, dead: Dead = Dead(), visitor: Visitor = Visitor()) -> str:
     """The status page."""
     troubled = [pair for pair in report.pairs if pair.problems]
-    well = report.ready and not troubled
+    wrong = any(finding.state == "wrong" for finding in report.findings)
+    well = report.ready and not troubled and not report.untold and not wrong
     verdict = "All is well" if well else "Something needs attention" if report.ready else "Not ready"
     body = (
         _header(report, verdict, "good" if well else "bad"),
         '<p id="away" role="alert" hidden></p><main id="now">',
         _sides(report),
+        _findings(report),
         _troubled(troubled, report.taken_at),
         _others([pair for pair in report.pairs if not pair.problems], len(troubled), report),
         _dead(dead, report.taken_at, visitor),
@@ -118,6 +120,8 @@ def _sides(report: Report) -> str:
     cards = [_side(name, side) for name, side in report.sides.items()]
     if report.store_problem:
         cards.append(_card("Store", "bad", "not usable", report.store_problem))
+    if report.untold:
+        cards.append(_card("Operators", "bad", "are not told", " ".join(report.untold)))
     return f'<section class="sides" aria-label="The two sides">{"".join(cards)}</section>'
 
 
@@ -129,6 +133,18 @@ def _side(name: str, side: SideHealth) -> str:
 def _card(title: str, tone: str, state: str, detail: str) -> str:
     more = f"<p>{_escape(detail)}</p>" if detail else ""
     return f'<article class="card"><h2>{_escape(title)}</h2> <p class="{tone}">{_escape(state)}</p>{more}</article>'
+
+
+def _findings(report: Report) -> str:
+    """What the daemon saw at its start that could be better."""
+    signs = {"wrong": ("✗", "bad", "wrong: "), "note": ("–", "busy", "note: ")}
+    lines = "".join(
+        f'<li><span class="mark {tone}" aria-hidden="true">{mark}</span><span><span class="unseen">{said}</span>'
+        f"{_escape(str(finding))}</span></li>"
+        for finding in report.findings
+        for mark, tone, said in [signs.get(finding.state, signs["note"])]
+    )
+    return f'<ul class="findings card" aria-label="Seen at the start">{lines}</ul>' if lines else ""
 
 
 # --- The pairs --------------------------------------------------------------------------------------------
@@ -177,6 +193,8 @@ def _pair(pair: PairStatus, now: datetime) -> str:
 def _mark(pair: PairStatus) -> tuple[str, str, str]:
     if pair.problems:
         return "✗", "in trouble", "bad"
+    if not pair.carried:
+        return "–", "archived or paused", "faint"
     return ("!", "works, with dead letters", "busy") if _dead_of(pair) else ("✓", "well", "good")
 
 

@@ -14,7 +14,7 @@ from relay.core.status.report import DirectionStatus, PairStatus, Report
 from relay.domain.commands import PostNotice
 from relay.domain.ids import ChannelAddress, Platform
 from relay.domain.text.nodes import RichText
-from relay.errors import Permanent, RateLimited, Transient
+from relay.errors import ActionNeeded, Permanent, RateLimited, Transient
 from tests.support.platform import MemoryAdapter
 from tests.support.world import World, lane, until, world
 
@@ -76,6 +76,18 @@ def test_a_platform_that_is_gone_is_told_instead_of_its_pairs_and_ends_nothing()
     told = [room.hears(second, gone) for second in (100, 160, 170, 1000)]
     assert told == [[], ["Matrix is out of reach: no answer."], [], []]
     assert [room.hears(second, report("x")) for second in (1100, 1160)] == [[], ["Matrix answers again."]]
+
+
+def test_a_room_on_the_platform_that_was_gone_is_told_afterwards_and_the_other_not_again() -> None:
+    here, there = Room(), Room()
+    for second in range(0, 601, 60):
+        here.hears(second, report(gone="matrix"))
+        there.watch.look(report(gone="matrix"), second)  # nothing can be said there
+    assert here.told.keys() == {"side matrix"}
+    words = "Matrix was out of reach for 11 min, and answers again."
+    assert [there.hears(second, report()) for second in (660, 661, 5000)] == [[words], [], []]
+    assert [here.hears(second, report()) for second in (660, 720, 5000)] == [[], ["Matrix answers again."], []]
+    assert here.told == there.told == {}
 
 
 def test_a_pair_that_cannot_keep_up() -> None:
@@ -261,3 +273,18 @@ async def test_words_go_first(bridge: World) -> None:
     said = [message for message in bridge.matrix.messages.values() if message.author.is_self]
     assert "three" in "\n".join(bridge.words(room))
     assert said[0].ref.channel == room
+
+
+async def test_a_place_that_cannot_be_used_is_said(bridge: World) -> None:
+    bridge.operators = (PLACES[1],)
+
+    def prepare(_: MemoryAdapter, matrix: MemoryAdapter) -> None:
+        async def before(call: str) -> None:
+            if call == "open" and "ops" not in "".join(address.value for address in matrix.opened) and matrix.opened:
+                raise ActionNeeded("#ops is encrypted: make another room")
+
+        matrix.before = before
+
+    async with bridge.relay(prepare) as core:
+        await until(lambda: bool(core.status.last_report().untold))
+        assert core.status.last_report().untold == ("#ops is encrypted: make another room",)

@@ -1,12 +1,14 @@
 """The status page with a token: who sees it, who may press its buttons, and what cannot be forged or guessed."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
 from relay.config.loading import load
+from relay.core.findings import Finding
 from relay.web.access import COOKIE, Access, WrongTries
 from relay.web.page import render
 from tests.support.settings import SIDES, only, write
@@ -200,6 +202,22 @@ def test_each_pair_has_its_links_its_words_and_an_id_that_stays() -> None:
     text = render(report(pair("a")))
     for words in ("a room", "reaction 7", "last to Matrix 0 s ago", ", well", "up for 0 s"):
         assert words in text
+
+
+def test_what_was_seen_at_the_start_and_that_nobody_is_told() -> None:
+    found = (Finding("the clock", "wrong", "is <b>an hour</b> off", "set it"), Finding("the disk", "note", "is full"))
+    text = render(replace(report(pair("a")), findings=found))
+    assert "Something needs attention" in text
+    assert "the clock: is &lt;b&gt;an hour&lt;/b&gt; off" in text
+    assert "set it" in text
+    assert "All is well" in render(replace(report(pair("a")), findings=found[1:]))
+    text = render(replace(report(pair("a")), untold=("#ops is encrypted: make another room.",)))
+    assert "Something needs attention" in text
+    assert "#ops is encrypted: make another room." in text
+
+
+def test_a_pair_that_carries_nothing_is_not_well() -> None:
+    assert "archived or paused" in render(report(replace(pair("a"), carried=frozenset())))
 
 
 @pytest.mark.parametrize("link", ["javascript:alert(1)", "http://example.org", "data:text/html,x", ""])
