@@ -46,6 +46,8 @@ class Doctor:
     config: Path
     # Which pairs to look at; None: all.
     pairs: Sequence[Pair] | None = None
+    # Whether to measure how many messages the Matrix account may send, if no daemon needs them now.
+    measures: bool = True
     # Whether a daemon runs on the store, and the session of the Matrix account that it keeps there; once that is known.
     _running: bool = field(init=False, default=False)
     _session: str | None = field(init=False, default=None)
@@ -64,7 +66,10 @@ class Doctor:
             discord = DiscordSurvey(settings=self.settings.discord)
             stack.push_async_callback(discord.close)
             matrix = MatrixSurvey(
-                settings=self.settings.matrix, load=self._load_session, save=None, measures=not self._running
+                settings=self.settings.matrix,
+                load=self._load_session,
+                save=None,
+                measures=self.measures and not self._running,
             )
             stack.push_async_callback(matrix.close)
             surveys: Sequence[Survey] = (discord, matrix)
@@ -129,13 +134,11 @@ class Doctor:
         subject = f"[web] public_url {url}"
         host = urlsplit(url).hostname or ""
         if _is_private(host):
-            return Finding(
-                subject, "wrong", "nobody outside can reach that address", "write one that the world can open"
-            )
+            words = "nobody outside this network can reach that address"
+            return Finding(subject, "note", words, "write one that the world can open, if people elsewhere need links")
         if not self._running:
-            return Finding(
-                subject, "note", "whether it leads to the relay shows while the daemon runs", "check again then"
-            )
+            words = "whether it leads to the relay shows only while the daemon runs"
+            return Finding(subject, "note", words, "start the daemon, and check again")
         words = ""
         try:
             async with (

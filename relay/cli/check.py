@@ -55,7 +55,7 @@ async def _examine(
     from relay.doctor import Doctor
 
     found = []
-    async for finding in Doctor(settings=settings, config=path, pairs=pairs).run():
+    async for finding in Doctor(settings=settings, config=path, pairs=pairs, measures=pairs is None).run():
         found.append(finding)
         if not silent:
             print_finding(finding)
@@ -84,7 +84,7 @@ def _chosen(settings: "Settings", names: Sequence[str]) -> "list[Pair]":
     if unknown:
         known = ", ".join(declared) or "none is declared"
         raise ConfigurationError(
-            tuple(Mistake("--pair", f"there is no pair {name!r}", f"choose: {known}") for name in unknown)
+            tuple(Mistake("--pair", f"there is no pair {name!r}", f"choose one of: {known}") for name in unknown)
         )
     return [declared[name] for name in names]
 

@@ -51,9 +51,6 @@ _ADMINISTRATOR = 1 << 3
 _ALL = (1 << 53) - 1
 # What is left to a member who is timed out.
 _TIMED_OUT = VIEW_CHANNEL.bit | READ_HISTORY.bit
-_EMBED_LINKS, _MENTION_EVERYONE, _SEND_TTS = 1 << 14, 1 << 17, 1 << 12
-# Without Send Messages these have no effect.
-_NEED_SEND = ATTACH_FILES.bit | _EMBED_LINKS | _MENTION_EVERYONE | _SEND_TTS
 
 
 def invite_link(application: str) -> str:
@@ -104,6 +101,8 @@ def shortcoming(channel: str, held: int, *, in_thread: bool = False) -> str | No
 def held_in(guild: Json, channel: Json, roles: Collection[str], user: str, *, timed_out: bool = False) -> int:
     """The bits that a member with these roles has in a channel, from Discord's JSON; for a thread: of its channel.
 
+    As they were granted: some have no effect without Send Messages, and giving that alone is enough then.
+
     https://docs.discord.com/developers/topics/permissions#permission-overwrites
     """
     if str(guild.get("owner_id")) == user:
@@ -124,9 +123,7 @@ def held_in(guild: Json, channel: Json, roles: Collection[str], user: str, *, ti
             bits |= _bits(overwrite.get("allow"))
     if not bits & VIEW_CHANNEL.bit:
         return 0
-    if timed_out:
-        return bits & _TIMED_OUT
-    return bits if bits & SEND_MESSAGES.bit else bits & ~_NEED_SEND
+    return bits & _TIMED_OUT if timed_out else bits
 
 
 def _bits(value: object) -> int:

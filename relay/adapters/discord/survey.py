@@ -6,9 +6,10 @@ No gateway: it would count against the day's limit of sessions, and the daemon m
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any
 
 from relay.adapters.discord.api.client import RestClient, Route
-from relay.adapters.discord.api.errors import MISSING, ApiError, ErrorCode, Refused, translate_read_errors
+from relay.adapters.discord.api.errors import MISSING, ApiError, ErrorCode, Limited, Refused, translate_read_errors
 from relay.adapters.discord.api.rate_limits import RateLimits
 from relay.adapters.discord.gateway.connection import PORTAL, token_refused
 from relay.adapters.discord.identifiers import is_snowflake
@@ -33,6 +34,7 @@ from relay.domain.pair import Pair
 _GUILDS_A_PAGE = 200
 _CATEGORY = 4
 _MOST_WEBHOOKS = 15
+_TRIES = 3
 # https://docs.discord.com/developers/resources/channel#channel-object-channel-types: those that can be mirrored.
 _KINDS = {0: "text channel", 2: "voice channel", 5: "announcement channel", 13: "stage channel"}
 _THREADS = {10: "thread", 11: "thread", 12: "private thread"}
@@ -123,7 +125,7 @@ class DiscordSurvey:
 
     async def _token(self) -> Finding:
         try:
-            self._me = await self._rest.call(Route("GET", "/users/@me", {}))
+            self._me = await self._ask(Route("GET", "/users/@me", {}))
         except Refused as error:
             if error.status == 401:
                 refused = token_refused(self.settings.token.get_secret_value())
@@ -142,7 +144,7 @@ class DiscordSurvey:
     async def _portal(self) -> list[Finding]:
         """What is set in the developer portal."""
         try:
-            application = await self._rest.call(Route("GET", "/applications/@me", {}))
+            application = await self._ask(Route("GET", "/applications/@me", {}))
         except Refused:
             return []  # Another server that speaks Discord's API.
         self._application = str(application.get("id") or self._application)
@@ -204,7 +206,7 @@ class DiscordSurvey:
     async def _load_guilds(self) -> tuple[Guild, ...]:
         if self._guilds is None:
             if not self._user:
-                self._me = await self._rest.call(Route("GET", "/users/@me", {}))
+                self._me = await self._ask(Route("GET", "/users/@me", {}))
                 self._application = self._application or self._user
             self._guilds = tuple([await self._guild(str(one["id"])) for one in await self._guild_list()])
         return self._guilds
@@ -214,7 +216,7 @@ class DiscordSurvey:
         after = "0"
         while True:
             query = {"limit": str(_GUILDS_A_PAGE), "after": after}
-            page = await self._rest.call(Route("GET", "/users/@me/guilds", {}), query=query)
+            page = await self._ask(Route("GET", "/users/@me/guilds", {}), query=query)
             found += page
             if len(page) < _GUILDS_A_PAGE:
                 return found
@@ -222,9 +224,9 @@ class DiscordSurvey:
 
     async def _guild(self, guild: str) -> Guild:
         ids = {"guild": guild}
-        document = await self._rest.call(Route("GET", "/guilds/{guild}", ids))
-        member = await self._rest.call(Route("GET", "/guilds/{guild}/members/{user}", ids | {"user": self._user}))
-        channels = await self._rest.call(Route("GET", "/guilds/{guild}/channels", ids))
+        document = await self._ask(Route("GET", "/guilds/{guild}", ids))
+        member = await self._ask(Route("GET", "/guilds/{guild}/members/{user}", ids | {"user": self._user}))
+        channels = await self._ask(Route("GET", "/guilds/{guild}/channels", ids))
         until = member.get("communication_disabled_until")
         return Guild(
             document=document,
@@ -232,6 +234,15 @@ class DiscordSurvey:
             timed_out=isinstance(until, str) and until > self.clock.now().isoformat(),
             channels={str(channel["id"]): channel for channel in as_list(channels)},
         )
+
+    async def _ask(self, route: Route, *, query: Mapping[str, str] | None = None) -> Any:
+        """One request, which waits while Discord limits the bot. Raises `ApiError`."""
+        for _ in range(_TRIES):
+            try:
+                return await self._rest.call(route, query=query)
+            except Limited as error:
+                await self.clock.sleep(error.retry_after)
+        return await self._rest.call(route, query=query)
 
     def _held(self, guild: Guild, channel: Json) -> int:
         return held_in(guild.document, channel, guild.roles, self._user, timed_out=guild.timed_out)
@@ -271,7 +282,7 @@ class DiscordSurvey:
             if (mistaken := self._mistaken(address)) is not None:
                 return [Finding(subject, "wrong", mistaken, COPY_CHANNEL_ID)]
             try:
-                channel = await self._rest.call(Route("GET", "/channels/{channel}", {"channel": address}))
+                channel = await self._ask(Route("GET", "/channels/{channel}", {"channel": address}))
             except Refused as error:
                 return [self._refused(subject, error)]
             guild = next(
@@ -329,7 +340,7 @@ class DiscordSurvey:
         if missing(held, (MANAGE_WEBHOOKS,)):
             return []  # `shortcoming` tells.
         try:
-            listed = await self._rest.call(Route("GET", "/channels/{channel}/webhooks", {"channel": channel}))
+            listed = await self._ask(Route("GET", "/channels/{channel}/webhooks", {"channel": channel}))
         except Refused:
             return []
         hooks = Webhooks(self._rest, _keep_nothing)

@@ -122,7 +122,9 @@ class MatrixSurvey:
         url, user = self.settings.homeserver_url, self.settings.user_id
         answer = await look(url)
         if not answer.versions:
-            words, _, remedy = (await correction(url, user) or f"{url} does not answer; try again").partition("; ")
+            words, _, remedy = (await correction(url, user, answer) or f"{url} does not answer; try again").partition(
+                "; "
+            )
             return [Finding("the homeserver", "wrong", words, remedy)]
         if answer.date is not None:
             self.clock_skew = (self.clock.now() - answer.date).total_seconds()
@@ -416,7 +418,8 @@ def _filter(only: Collection[str] | None) -> Json:
     """One sync that brings the state of all rooms, and nothing that was said."""
     nothing = {"not_types": ["*"]}
     rooms = {} if only is None else {"rooms": sorted(only), "include_leave": True}
-    types = {"types": list(_STATE)}
+    # Of members only our own, and whoever caused the last event.
+    types = {"types": [*_STATE, "m.room.member"], "lazy_load_members": True}
     return {
         "room": {
             **rooms,

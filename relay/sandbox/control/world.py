@@ -171,6 +171,19 @@ class WorldControl(ControlBase):
                 connection.close(4004)
         return {"token": app.token}
 
+    def set_age_restriction(self, channel: Id, restricted: bool = True) -> None:
+        """Mark a channel as for adults only, or take the mark away."""
+        where = self._channel(channel)
+        where.nsfw = restricted
+        self._state.channel_changed(where)
+
+    def time_out(self, guild: Id, user: Id, seconds: float = 600.0) -> None:
+        """A moderator times a member out, also a bot: it may only read meanwhile. 0 seconds: no longer."""
+        where = self._guild(guild)
+        member = where.members[int(user)]
+        member.timed_out_until = self._state.clock() + seconds if seconds else 0.0
+        self._state.tell_member("GUILD_MEMBER_UPDATE", where, member)
+
     def delete_channel(self, channel: Id) -> None:
         """Remove a channel or a thread."""
         where = self._channel(channel)

@@ -58,6 +58,7 @@ class Member:
     joined_at: float  # seconds since 1970
     nick: str | None = None
     roles: list[int] = field(default_factory=list)
+    timed_out_until: float = 0.0  # seconds since 1970
 
 
 @dataclass(slots=True)

@@ -62,6 +62,10 @@ EVERYONE = (
 # What a relay is given when it is invited.
 BOT = EVERYONE | Permission.MANAGE_WEBHOOKS | Permission.MANAGE_MESSAGES
 
+# What is left to a member who is timed out:
+# https://discord.com/developers/docs/topics/permissions#permissions-for-timed-out-members
+TIMED_OUT = Permission.VIEW_CHANNEL | Permission.READ_MESSAGE_HISTORY
+
 # Without SEND_MESSAGES these have no effect:
 # https://discord.com/developers/docs/topics/permissions#implicit-permissions
 _NEED_SEND = (

@@ -112,7 +112,7 @@ def member(subject: Member, *, with_user: bool = True) -> Json:
         "mute": False,
         "flags": 0,
         "pending": False,
-        "communication_disabled_until": None,
+        "communication_disabled_until": iso(subject.timed_out_until) if subject.timed_out_until else None,
     }
     if with_user:
         body["user"] = user(subject.user)

@@ -129,6 +129,9 @@ class State:
         """What a user may do in a channel or thread."""
         guild = self.guilds[channel.guild_id]
         bits = rules.in_channel(guild, user_id, self.parent(channel))
+        member = guild.members.get(user_id)
+        if member is not None and member.timed_out_until > self.clock() and not bits & Permission.ADMINISTRATOR:
+            bits &= rules.TIMED_OUT
         hidden = channel.type == 12 and channel.thread is not None and user_id not in channel.thread.members
         return rules.NONE if hidden and not bits & Permission.MANAGE_THREADS else bits
 

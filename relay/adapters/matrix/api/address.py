@@ -89,12 +89,12 @@ def without_matrix_path(url: str) -> str:
     return url.partition("/_matrix")[0].rstrip("/")
 
 
-async def correction(url: str, user_id: str) -> str | None:
+async def correction(url: str, user_id: str, answer: Answer | None = None) -> str | None:
     """What is wrong with the address of a homeserver, and what to write instead; None if a homeserver answers there.
 
-    Sentences for the operator: the reason, then the remedy.
+    Sentences for the operator: the reason, then the remedy. `answer`: what answers there, if that is known already.
     """
-    answer = await look(url)
+    answer = answer or await look(url)
     if answer.versions:
         return None
     parts, server = urlsplit(url), user_id.partition(":")[2]
