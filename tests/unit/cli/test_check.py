@@ -1,0 +1,44 @@
+"""`relay check`: how its lines look. What it finds is in tests/e2e/test_check.py."""
+
+from pathlib import Path
+
+import pytest
+
+from relay.cli import main
+from relay.cli.check import print_finding
+from relay.core.findings import Finding
+from relay.doctor import clock_finding
+from tests.support.settings import PAIRS, SIDES, write
+
+
+def test_a_pair_that_is_not_declared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = write(tmp_path, SIDES + PAIRS)
+    with pytest.raises(SystemExit) as ended:
+        main(["check", "--config", str(config), "--pair", "hlep"])
+    assert ended.value.code == 2
+    assert "error: --pair: there is no pair 'hlep'; choose one of: help, " in capsys.readouterr().err
+
+
+def test_a_finding_is_a_line_and_its_remedy_another(capsys: pytest.CaptureFixture[str]) -> None:
+    print_finding(
+        Finding("#help on Se\x1brver", "wrong", "the bot may not see it", "give its role View Channel", "help")
+    )
+    print_finding(Finding("!room:a", "ok", "joined", pair="help"))
+    assert capsys.readouterr().out == (
+        "✗ #help on Se\\x1brver: the bot may not see it\n  → give its role View Channel\n"
+        "✓ !room:a (pair help): joined\n"
+    )
+
+
+@pytest.mark.parametrize(("skew", "state"), [(0.6, "ok"), (-4.0, "ok"), (20.0, "note"), (-3600.0, "wrong")])
+def test_how_far_a_clock_may_be_off(skew: float, state: str) -> None:
+    found = clock_finding("Discord's", skew)
+    assert found.state == state
+    assert state == "ok" or "timedatectl" in found.remedy
+    assert ("behind" in found.words) is (skew < -5)
+
+
+def test_a_finding_survives_being_saved() -> None:
+    found = Finding("the clock", "note", "it is 7 s ahead", "set it", "help")
+    assert Finding.from_json(found.as_json()) == found
+    assert Finding.from_json({"subject": "x", "state": "odd", "words": "y"}) is None
