@@ -5,7 +5,7 @@ In the order of `relay status`: what is wrong first, each with its reason and re
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from html import escape as html_escape
@@ -172,7 +172,7 @@ def _others(pairs: Sequence[PairStatus], troubled: int, report: Report) -> str:
 def _pair(pair: PairStatus, now: datetime) -> str:
     """A line with the name and the last message each way; behind it, everything else."""
     mark, said, tone = _mark(pair)
-    last = "".join(_last(name, direction, now) for name, direction in pair.directions.items())
+    last = "".join(_last(name, direction, now) for name, direction in _directions(pair).items())
     waiting = sum(direction.backlog for direction in pair.directions.values())
     badges = (
         _badge(waiting, "waiting", "busy"),
@@ -188,6 +188,12 @@ def _pair(pair: PairStatus, now: datetime) -> str:
         f'<span class="channels faint">{channels}</span>'
         f'<span class="badges">{"".join(badges)}</span>{last}</summary>{_details(pair, now)}</details>{problems}</li>'
     )
+
+
+def _directions(pair: PairStatus) -> Mapping[str, DirectionStatus]:
+    """In the same order for all pairs, and as in `relay status`."""
+    known = {name: pair.directions[name] for name in _ARROWS if name in pair.directions}
+    return {**known, **pair.directions}
 
 
 def _mark(pair: PairStatus) -> tuple[str, str, str]:
@@ -224,11 +230,11 @@ def _last(name: str, direction: DirectionStatus, now: datetime) -> str:
 def _details(pair: PairStatus, now: datetime) -> str:
     channels = "".join(_channel(name, channel) for name, channel in pair.channels.items())
     notes = "".join(f"<p>{_escape(note)}</p>" for note in pair.notes)
-    heads = ("", *(_DIRECTIONS.get(name, name) for name in pair.directions))
+    directions = _directions(pair)
+    heads = ("", *(_DIRECTIONS.get(name, name) for name in directions))
     head = "".join(f'<th scope="col">{_escape(text)}</th>' if text else "<td></td>" for text in heads)
     rows = "".join(
-        f'<tr><th scope="row">{label}</th>{"".join(cells)}</tr>'
-        for label, cells in _rows(pair.directions.values(), now)
+        f'<tr><th scope="row">{label}</th>{"".join(cells)}</tr>' for label, cells in _rows(directions.values(), now)
     )
     return (
         f'<div class="details">{notes}<dl>{channels}</dl><div class="scroll" tabindex="0" role="region"'

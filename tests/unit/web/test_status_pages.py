@@ -220,6 +220,14 @@ def test_a_pair_that_carries_nothing_is_not_well() -> None:
     assert "archived or paused" in render(report(replace(pair("a"), carried=frozenset())))
 
 
+def test_the_ways_stand_in_the_same_order_for_all_pairs() -> None:
+    turned = pair("a")
+    turned = replace(turned, directions=dict([*turned.directions.items()][::-1]))
+    text = render(report(turned))
+    assert text.index("last to Matrix") < text.index("last to Discord")
+    assert text.index("Discord → Matrix") < text.index("Matrix → Discord")
+
+
 @pytest.mark.parametrize("link", ["javascript:alert(1)", "http://example.org", "data:text/html,x", ""])
 def test_only_links_of_the_platforms_are_links(link: str) -> None:
     assert Outline(render(report(pair("a", link=link)))).links == []
