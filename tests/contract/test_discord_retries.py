@@ -9,8 +9,9 @@ import pytest
 
 from relay.adapters.discord.adapter import DiscordAdapter
 from relay.core.clock import SystemClock
+from relay.core.convert.degrade import quoted_line
 from relay.core.ports import Delivery
-from relay.domain.content import Content
+from relay.domain.content import Content, Quotation
 from relay.domain.ids import ChannelRef, MessageRef, Platform
 from relay.domain.text.nodes import RichText
 from relay.errors import (
@@ -130,6 +131,26 @@ async def test_a_suspect_send_is_found_under_another_name(world: World, webhooks
         assert await adapter.send(suspect) == sent
         other = world.delivery("third", key="k4", author=renamed, suspect=True, after=sent)
         assert await adapter.send(other) != sent
+
+
+@pytest.mark.parametrize("webhooks", [True, False])
+async def test_a_suspect_reply_is_found_after_an_edit_of_what_it_quotes(world: World, webhooks: bool) -> None:
+    """Also where another lane may have left a message there: its own words are the same."""
+
+    def saying(quoted: str, words: str) -> Content:
+        quotation = quoted_line(Quotation("Bob", RichText.plain(quoted), "https://discord.com/channels/1/2/3"))
+        return Content(RichText((quotation, *RichText.plain(words).blocks)))
+
+    if not webhooks:
+        world.allow("VIEW_CHANNEL", "READ_MESSAGE_HISTORY", "SEND_MESSAGES")
+    async with world.running() as adapter:
+        last = await adapter.send(world.delivery("first"))
+        sent = await adapter.send(replace(world.delivery(key="k2"), content=saying("a question", "an answer")))
+    async with world.running() as adapter:
+        suspect = world.delivery(key="k3", suspect=True, after=last, alone=False)
+        assert await adapter.send(replace(suspect, content=saying("a question", "another answer"))) != sent
+        suspect = replace(suspect, key="k4")
+        assert await adapter.send(replace(suspect, content=saying("another question", "an answer"))) == sent
 
 
 @pytest.mark.parametrize("off", [timedelta(), timedelta(days=-1), timedelta(days=1)], ids=str)

@@ -16,6 +16,7 @@ from relay.core.ports import Cursor, Delivery, EventBatch, Inbox, SideHealth
 from relay.domain.content import Author, Capabilities, Content, Quotation
 from relay.domain.events import Event, FeatureUsed, HistorySkipped, MessageCreated, MessageDeleted, MessageEdited
 from relay.domain.ids import ChannelAddress, ChannelRef, MessageRef, Platform, ThreadRef, UserRef
+from relay.domain.names import REPLY_ARROW
 from relay.domain.text.nodes import RichText, plain_text
 from relay.errors import ActionNeeded, Permanent, StoreUnavailable, TargetGone, Transient
 
@@ -197,6 +198,13 @@ class MemoryPlatform:
         self.log.append(event)
         for listener in self.listeners:
             listener.put_nowait(len(self.log) - 1)
+
+
+def _own_words(content: Content) -> Content:
+    """What it says without the line that quotes what it answers."""
+    first, rest = content.text.blocks[:1], content.text.blocks[1:]
+    is_reply = bool(rest) and plain_text(RichText(first)).startswith(REPLY_ARROW)
+    return replace(content, text=RichText(rest)) if is_reply else content
 
 
 def _created(message: Message) -> MessageCreated:
@@ -485,7 +493,8 @@ class MemoryAdapter:
             if message.author.is_self and message.shown_as == delivery.author.name and message.ref.id > since
         ]
         exact = [message for message in ours if message.content == delivery.content]
-        for message in exact + (ours if delivery.alone else []):
+        own = [message for message in ours if _own_words(message.content) == _own_words(delivery.content)]
+        for message in exact + own + (ours if delivery.alone else []):
             if not await delivery.on_record(message.ref):
                 return message.ref
         return None

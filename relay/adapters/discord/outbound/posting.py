@@ -36,6 +36,7 @@ from relay.core.ports import Clock, Delivery
 from relay.domain.content import Author
 from relay.domain.ids import ChannelRef, MessageRef, Platform
 from relay.domain.jsontext import Json
+from relay.domain.names import REPLY_ARROW
 from relay.errors import ActionNeeded, Permanent
 
 _log = structlog.get_logger(__name__)
@@ -61,11 +62,12 @@ _MOST_PAGES = 200
 # That one need not have the same text: the message that it quotes may have been deleted since, or a name may belong to
 # somebody else now. Nor need it have the same name: the operator may have set another template of names since. Both
 # must be the same only where another lane may have left a message there as well, because its pair was removed while it
-# was sending.
+# was sending; but for the quoted line, which follows what it quotes.
 
 
-_Likeness = Literal["name and words", "name", "words"]
+_Likeness = Literal["name and words", "name and own words", "name", "words"]
 _HEADING = re.compile(r"\*\*.+?\*\*:")
+_QUOTED_LINE = re.compile(rf"^>.*{REPLY_ARROW}.*\n", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,14 +98,16 @@ class ExpectedMessage:
         said = str(message.get("content", "")).strip()
         author = message.get("author") or {}
         webhook = message.get("webhook_id")
+        expected = (self.bot_content if webhook is None else self.content).strip()
+        if by == "name and own words":
+            said, expected = _without_quotation(said), _without_quotation(expected)
+        same_words = said == expected and self._has_files(message)
         if webhook is None:
-            expected = self.bot_content.strip()
-            same = said == expected or (by == "words" and _without_heading(said) == _without_heading(expected))
-            return author.get("id") == user and same and self._has_files(message)
+            same_bodies = by == "words" and _without_heading(said) == _without_heading(expected)
+            return author.get("id") == user and (same_words or (same_bodies and self._has_files(message)))
         ours = webhook in webhooks or message.get("application_id") == application
         same_name = by == "words" or author.get("username") in self.usernames
-        same_words = by == "name" or (said == self.content.strip() and self._has_files(message))
-        return ours and same_name and same_words
+        return ours and same_name and (by == "name" or same_words)
 
     def _has_files(self, message: Json) -> bool:
         return len(message.get("attachments") or ()) == self.files
@@ -112,9 +116,14 @@ class ExpectedMessage:
 def _likenesses(delivery: Delivery) -> tuple[_Likeness, ...]:
     """What has to be the same, one after the other: the likeliest message first."""
     if not delivery.alone:
-        return ("name and words",)
+        return ("name and words", "name and own words")
     # With no copy on record, what somebody else said may come from an earlier store.
     return ("name and words", "name") if delivery.after is None else ("name and words", "name", "words")
+
+
+def _without_quotation(text: str) -> str:
+    """The text of a copy without the line that quotes what it answers. Only the relay writes its arrow."""
+    return _QUOTED_LINE.sub("", text)
 
 
 def _without_heading(text: str) -> str:
