@@ -31,10 +31,9 @@ _FORMS = (
     "that of an event on Matrix in single quotes ('$…')"
 )
 _NOT_ON_RECORD = (
-    "The message was not received, or it is older than `retention` in [store], or it is of a kind that is left out "
-    "without a record: in a thread (see thread_messages), written before the first start, a system message that "
-    "system_messages leaves out, by somebody who has opted out or was forgotten, or by the relay itself. A copy is not "
-    "on record once it has been deleted."
+    "The message was not received, or it is older than `retention` in [store], or it is one of those of which nothing "
+    "is recorded: written before the first start, by somebody who has opted out or was forgotten, or by the relay "
+    "itself. A copy is not on record once it has been deleted."
 )
 _TIME_WIDTH = len("2026-11-28 18:00:00.000  ")
 

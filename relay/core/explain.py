@@ -1,7 +1,6 @@
 """The life of one message, from what is on record of it: received, sent, copied where, why not, edited, deleted.
 
-Of a message that never got a row there is nothing to tell (a reaction, a message in a thread, one by somebody who has
-opted out): then it is said what may have happened.
+Of what somebody wrote who has opted out nothing is on record.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from relay.core.pairs import PairDirectory
-from relay.core.storage import CopyTrace, EntryTrace, MessageTrace, Store, Unreadable
+from relay.core.storage import CopyTrace, EntryTrace, LeftOut, MessageTrace, Store, Unreadable
 from relay.domain.commands import (
     Command,
     DeleteMessage,
@@ -27,6 +26,13 @@ from relay.domain.jsontext import Json
 from relay.domain.text.nodes import plain_text
 
 _LAST = datetime.max.replace(tzinfo=UTC)
+
+# Why a message was left out on arrival, by `Feature`.
+_REASONS = {
+    "thread": 'it is in a thread, and the pair has thread_messages = "drop"',
+    "system": "the pair's system_messages leaves out such messages",
+    "paused": "the pair was paused",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +103,9 @@ async def lives_of(store: Store, pairs: PairDirectory, native_id: str, problems:
         messages = await uow.traces.messages(native_id)
         found = [(trace, await uow.traces.entries(trace.original.ref.id)) for trace in messages]
         others = [] if messages else await uow.traces.entries(native_id)
+        left_out = await uow.traces.left_out(native_id)
     lives = [_life(trace, entries, pairs, problems) for trace, entries in found]
-    return [*lives, *_without_row(others, pairs, problems)]
+    return [*lives, *_without_row(others, pairs, problems), *(_left_out(one, pairs) for one in left_out)]
 
 
 def _life(
@@ -140,6 +147,18 @@ def _without_row(entries: Sequence[EntryTrace], pairs: PairDirectory, problems: 
             )
         )
     return lives
+
+
+def _left_out(trace: LeftOut, pairs: PairDirectory) -> Life:
+    pair = pairs.pair_of(trace.ref.channel)
+    why = _REASONS.get(trace.feature, f"it is left out as “{trace.feature}”")
+    return Life(
+        message=trace.ref,
+        summary=f"It did not cross: {why}.",
+        well=True,
+        pair=None if pair is None else pair.name,
+        steps=(Step(trace.at, f"was received and left out ({trace.feature})"),),
+    )
 
 
 def _in_order(steps: Sequence[Step]) -> tuple[Step, ...]:

@@ -146,8 +146,27 @@ class EntryTrace:
     died_at: datetime | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """A message that was left out when it was received, and has no row in the map."""
+
+    ref: MessageRef
+    # The `Feature` because of which.
+    feature: str
+    # To the second.
+    at: datetime
+
+
 class Traces(Protocol):
     """What is on record of one message, for the operator."""
+
+    async def leave_out(self, ref: MessageRef, feature: str) -> None:
+        """Remember that a message was left out, for as long as other messages are remembered."""
+        ...
+
+    async def left_out(self, native_id: str) -> Sequence[LeftOut]:
+        """Those of this ID that were left out like that."""
+        ...
 
     async def messages(self, native_id: str) -> Sequence[MessageTrace]:
         """Those of which this is the ID: as an original, as a copy, or of an edit. In the order of routing."""

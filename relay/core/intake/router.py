@@ -265,6 +265,8 @@ class Router:
             if message_id is None:
                 return  # a replay: its author has been told
             await uow.messages.leave_out(message_id, _EMPTY)
+        else:
+            await uow.traces.leave_out(event.ref, feature)
         routed.dropped.append((lane, feature))
         if event.thread is not None and feature == "thread":
             await self._thread_dropped(uow, event.thread, lane, routed)

@@ -1,22 +1,37 @@
 """What is on record of one message, for `relay explain`: from the message map and the outbox.
 
-Nothing is written for it alone: the times and the reasons are in rows that are written anyway. People ask for a message
-by its ID, without its channel. There are few channels, and each is one search in an index; `CROSS JOIN` makes SQLite go
-through them rather than through all messages (https://www.sqlite.org/optoverview.html#crossjoin).
+Nothing is written for what crosses: the times and the reasons are in rows that are written anyway. Only what is left
+out on arrival gets a row of its own, which is much smaller than that of a message.
+
+People ask for a message by its ID, without its channel. There are few channels, and each is one search in an index;
+`CROSS JOIN` makes SQLite go through them rather than through all messages
+(https://www.sqlite.org/optoverview.html#crossjoin).
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import Integer, Row, bindparam, func, select, text
+from sqlalchemy import Integer, Row, bindparam, func, literal_column, select, text
+from sqlalchemy.dialects.sqlite import insert
 
-from relay.core.storage import Copy, CopyTrace, EntryTrace, MessageTrace
+from relay.core.storage import Copy, CopyTrace, EntryTrace, LeftOut, MessageTrace
 from relay.domain.commands import Digest
 from relay.domain.ids import ChannelRef, MessageRef, Platform
 from relay.store.repositories.message_map import original_of
 from relay.store.repositories.outbox import entry_of, lane_of
-from relay.store.tables import EPOCH, EntryState, NativeId, channel, message, message_copy, outbox
+from relay.store.tables import (
+    EPOCH,
+    SECONDS_NOW,
+    EntryState,
+    NativeId,
+    channel,
+    message,
+    message_copy,
+    once_key,
+    outbox,
+)
 from relay.store.tables import lane as lane_table
 from relay.store.transaction import Transaction
 
@@ -96,6 +111,28 @@ _ENTRIES = (
     .order_by(_o.id)
     .limit(_MOST_ENTRIES)
 )
+# Messages that were left out without a row in the map are among the keys that are used once: these are forgotten after
+# the same time, and say nothing of who wrote the message.
+_LEAVE_OUT = (
+    insert(once_key)
+    .values(
+        platform=bindparam("platform"),
+        key=bindparam("key"),
+        channel=bindparam("channel"),
+        used=literal_column(SECONDS_NOW),
+    )
+    .on_conflict_do_nothing()
+    .inline()
+)
+_LEFT_OUT = select(once_key).where(
+    once_key.c.platform == bindparam("platform"),
+    once_key.c.key >= bindparam("first"),
+    once_key.c.key < bindparam("last"),
+)
+
+
+def _key(native_id: str, feature: str) -> str:
+    return f"left out {native_id} {feature}"
 
 
 @dataclass(slots=True)
@@ -103,6 +140,23 @@ class SqlTraces:
     """`core.storage.Traces`."""
 
     transaction: Transaction
+
+    async def leave_out(self, ref: MessageRef, feature: str) -> None:
+        """See `Traces.leave_out`."""
+        values = {"platform": ref.platform, "key": _key(ref.id, feature), "channel": ref.channel.id}
+        await self.transaction.defer(_LEAVE_OUT, values)
+
+    async def left_out(self, native_id: str) -> Sequence[LeftOut]:
+        """See `Traces.left_out`."""
+        first = _key(native_id, "")
+        found = []
+        for platform in Platform:
+            values = {"platform": platform, "first": first, "last": f"{first}{chr(0x10FFFF)}"}
+            for row in await self.transaction.all(_LEFT_OUT, values):
+                ref = MessageRef(ChannelRef(platform, row.channel), native_id)
+                at = EPOCH + timedelta(seconds=row.used if isinstance(row.used, int) else 0)
+                found.append(LeftOut(ref, row.key.removeprefix(first), at))
+        return found
 
     async def messages(self, native_id: str) -> Sequence[MessageTrace]:
         """See `Traces.messages`."""

@@ -79,6 +79,18 @@ class TestTraces:
             assert len(await unit.traces.entries("2")) == 1
             assert await unit.traces.entries("3") == []
 
+    async def test_what_was_left_out_on_arrival(self, store: Store) -> None:
+        for _ in range(2):  # a replay
+            async with store.write() as unit:
+                await unit.traces.leave_out(there(1), "thread")
+                await unit.traces.leave_out(there(11), "system")
+        async with store.read() as unit:
+            (found,) = await unit.traces.left_out("1")
+            assert await unit.traces.left_out("404") == []
+            assert await unit.traces.messages("1") == []
+        assert (found.ref, found.feature) == (there(1), "thread")
+        assert timedelta() <= datetime.now(UTC) - found.at < timedelta(minutes=5)
+
     async def test_hostile_ids_find_nothing(self, store: Store) -> None:
         await copy(store, await add(store, 1), here("a"))
         await queue(store, 1)
@@ -86,3 +98,4 @@ class TestTraces:
             for text in ("' OR 1=1 --", "%", "", "1 ", "\0", ROOM.id):
                 assert await unit.traces.messages(text) == []
                 assert await unit.traces.entries(text) == []
+                assert await unit.traces.left_out(text) == []

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from relay.core.explain import Life, lives_of
 from relay.core.pairs import PairDirectory
-from relay.domain.ids import MessageRef
+from relay.domain.ids import MessageRef, ThreadRef
 from relay.errors import Permanent, Transient
 from tests.support.platform import MemoryAdapter
 from tests.support.world import World, until
@@ -138,3 +138,27 @@ async def test_what_was_left_out(bridge: World) -> None:
         assert what(found)[1] == "was received and left out: it is a command to the relay"
         bridge.discord.react(discord)
         assert await lives(bridge, "404") == []
+
+
+async def test_a_message_in_a_thread_of_which_there_is_no_row(bridge: World) -> None:
+    discord, _ = bridge.channels()
+    async with bridge.relay():
+        root = bridge.discord.say(discord, "ann", "root")
+        dropped = bridge.discord.say(discord, "ben", "leaf", thread=ThreadRef(discord, root.id))
+        found = await comes_to(
+            bridge, dropped, 'It did not cross: it is in a thread, and the pair has thread_messages = "drop".'
+        )
+        assert (found.pair, found.well, found.author) == ("help", True, None)
+        assert what(found) == ["was received and left out (thread)"]
+
+
+async def test_of_who_has_opted_out_nothing_is_on_record(bridge: World) -> None:
+    discord, room = bridge.channels()
+    async with bridge.relay():
+        bridge.matrix.say(room, "ben", "!relay optout")
+        await until(lambda: len(bridge.shown(room)) == 2)  # the answer
+        hidden = bridge.matrix.say(room, "ben", "private", thread=ThreadRef(room, "1"))
+        after = bridge.matrix.say(room, "ann", "after")
+        await bridge.shows(discord, "after")
+        assert [one for one in await lives(bridge, hidden.id) if one.message == hidden] == []
+        assert (await life(bridge, after)).well
