@@ -3,11 +3,15 @@
 import asyncio
 from datetime import timedelta
 
+import pytest
+
+from relay.adapters.discord.adapter import DiscordAdapter
 from relay.domain.events import (
     HistorySkipped,
     MessageCreated,
 )
 from relay.domain.text.nodes import plain_text
+from relay.errors import ActionNeeded
 from relay.sandbox.world.models import Overwrite
 from relay.sandbox.world.permissions import Permission
 from tests.support.discord import World, until
@@ -89,6 +93,27 @@ async def test_what_the_bot_may_not_read_any_more_was_not_deleted(world: World) 
         denied = Overwrite(world.app.user.id, 1, 0, Permission.READ_MESSAGE_HISTORY)
         world.channel.overwrites[denied.id] = denied
         assert None in [page async for page in adapter.reread(first, last)]
+
+
+async def test_what_the_bot_may_not_read_any_more_is_not_passed_over(world: World) -> None:
+    """An empty history is told from one that is hidden; it costs no request while the last message stands."""
+    first, second = world.say("first"), world.say("second")
+
+    async def missed(adapter: DiscordAdapter, after: str) -> int:
+        return sum([len(batch.events) async for batch in adapter.history(world.ref, after, newest=100)])
+
+    async with world.running() as adapter:
+        asked = world.server.api.statistics.requests
+        assert await missed(adapter, str(first.id)) == 1
+        assert await missed(adapter, str(second.id)) == 0
+        assert "GET /channels/{channel_id}/messages/{message_id}" not in asked
+        world.server.messages.remove(world.channel, [first.id, second.id])
+        assert await missed(adapter, str(second.id)) == 0
+        world.say("third")
+        denied = Overwrite(world.app.user.id, 1, 0, Permission.READ_MESSAGE_HISTORY)
+        world.channel.overwrites[denied.id] = denied
+        with pytest.raises(ActionNeeded):
+            await missed(adapter, str(second.id))
 
 
 async def test_a_store_that_fails_loses_nothing(world: World) -> None:

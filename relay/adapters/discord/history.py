@@ -137,17 +137,24 @@ class History:
         Without *Read Message History* the history is empty, and no error. That the bot lost the permission may not have
         been told yet: everything would seem to have been deleted.
         """
-        ids = {"channel": channel, "message": message}
         try:
-            await self.rest.call(Route("GET", "/channels/{channel}/messages/{message}", ids))
+            await self.rest.call(_message_route(channel, message))
         except Refused as error:
             return error.code == ErrorCode.UNKNOWN_MESSAGE
         return False
 
+    async def _check_readable(self, channel: str, message: str) -> None:
+        """Raise `Refused` if the history is empty only because the bot may not read it. `message`: an ID in it."""
+        try:
+            await self.rest.read(_message_route(channel, message))
+        except Refused as error:
+            if error.code != ErrorCode.UNKNOWN_MESSAGE:
+                raise
+
     async def _read_range(
         self, buffer: ChannelBuffer, channel: str, first: str, last: str
     ) -> AsyncIterator[Sequence[MessageCreated]]:
-        async for messages in self._pages(channel, str(int(first) - 1)):
+        async for messages in self._pages(channel, str(int(first) - 1), may_be_hidden=True):
             within = [message for message in messages if int(message["id"]) <= int(last)]
             await self._fetch_nicknames(buffer.access.guild, within)
             events = (await self.translator.page(buffer, channel, within)).events
@@ -158,9 +165,9 @@ class History:
     async def _read_channel(
         self, buffer: ChannelBuffer, channel: str, after: str, newest: int | None
     ) -> AsyncIterator[EventBatch]:
-        async for messages in self._pages(channel, after):
+        async for messages in self._pages(channel, after, may_be_hidden=False):
             # The first page is nearly always the only one. Only if it is not, the messages have to be counted.
-            if newest is not None and (len(messages) == PAGE or len(messages) > newest):
+            if newest is not None and (len(messages) >= PAGE - 1 or len(messages) > newest):
                 start, skipped = await self._skip_to_newest(channel, after, newest)
                 if skipped:
                     position = Cursor(Platform.DISCORD, messages_stream(channel), start)
@@ -172,10 +179,14 @@ class History:
             await self._fetch_nicknames(buffer.access.guild, messages)
             yield await self.translator.page(buffer, channel, messages)
 
-    async def _pages(self, channel: str, after: str) -> AsyncIterator[list[Json]]:
+    async def _pages(self, channel: str, after: str, *, may_be_hidden: bool) -> AsyncIterator[list[Json]]:
+        """What follows a message. `may_be_hidden`: a history that cannot be read counts as empty, else as an error."""
         while True:
-            # Discord returns the newest first, whatever is asked for.
-            page = sorted(await self._page(channel, limit=str(PAGE), after=after), key=_id)
+            # With the one that is known: as long as that is there, the page shows that the history can be read. Discord
+            # returns the newest first, whatever is asked for.
+            page = sorted(await self._page(channel, limit=str(PAGE), after=str(max(0, int(after) - 1))), key=_id)
+            if not page and int(after) and not may_be_hidden:
+                await self._check_readable(channel, after)
             messages = [message for message in page if _id(message) > int(after)]
             # A server may return fewer than it is asked for, so only an empty page is the last.
             if not messages:
@@ -320,6 +331,10 @@ async def _position(cursor: CursorLookup, thread: str) -> str | None:
         _log.error("cursor cannot be read", thread=thread, position=position[:100])
         return None
     return position
+
+
+def _message_route(channel: str, message: str) -> Route:
+    return Route("GET", "/channels/{channel}/messages/{message}", {"channel": channel, "message": message})
 
 
 def _id(message: Json) -> int:
