@@ -54,6 +54,12 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Drop the tables. Links and opt-outs are lost."""
+    """Drop the tables. Links are lost. Refused if people have opted out: what they write would cross again."""
+    for table, whom in (("opted_out", "opted out"), ("forgetting", "asked to be forgotten, which is not done yet")):
+        if op.get_bind().execute(sa.select(sa.func.count()).select_from(sa.table(table))).scalar():
+            raise ValueError(
+                f"some people have {whom}, and an older relay would know nothing of it",
+                "go back to 0014 at most",
+            )
     for table in ("forgetting", "opted_out", "link_code", "person_link"):
         op.drop_table(table)

@@ -312,6 +312,42 @@ def test_no_downgrade_forgets_what_stands_in_shared_copies(url: str) -> None:
     assert check(url).state == "current"
 
 
+@pytest.mark.parametrize(
+    ("statement", "why"),
+    [
+        ("INSERT INTO opted_out VALUES ('matrix', '@a', 1)", "some people have opted out"),
+        ("INSERT INTO forgetting VALUES ('matrix', '@a', 1, 0)", "some people have asked to be forgotten"),
+    ],
+)
+def test_no_downgrade_forgets_what_people_do_not_want(url: str, statement: str, why: str) -> None:
+    with migration_engine(url, create=False).begin() as connection:
+        connection.exec_driver_sql(statement)
+    with pytest.raises(StoreError, match=f"{why}.*; go back to 0014 at most"):
+        downgrade(url, "0013")
+    assert check(url).state == "current"
+    downgrade(url, "0014")
+    assert upgrade(url).state == "current"
+
+
+def test_whatever_else_is_known_of_people_keeps_nobody_from_going_back(url: str) -> None:
+    with migration_engine(url, create=False).begin() as connection:
+        for statement in (
+            "INSERT INTO notebook VALUES ('names discord 1', '{}')",
+            "INSERT INTO channel (id, platform, native_id) VALUES (1, 'matrix', '!r')",
+            "INSERT INTO person_link VALUES ('matrix', '@a', 'discord', '1', 1)",
+            "INSERT INTO link_code VALUES ('discord', '1', 'Ann', 'matrix', '@a', 'digest', 1)",
+            "INSERT INTO avatar VALUES ('discord', 'matrix', '@a', 'mxc://a/b', 'relay_1', '1', 1)",
+            "INSERT INTO ghost VALUES (1, '@_discord_1:a', 'RELAY', '')",
+            "INSERT INTO ghost_member VALUES (1, 1, 'digest')",
+        ):
+            connection.exec_driver_sql(statement)
+    downgrade(url, "0013")
+    assert upgrade(url).state == "current"
+    assert rows(url, "SELECT name FROM notebook") == [("names discord 1",)]
+    for table in ("person_link", "link_code", "avatar", "ghost", "ghost_member"):
+        assert rows(url, f"SELECT * FROM {table}") == []
+
+
 def test_a_message_that_was_edited_and_stayed_empty_goes_with_its_edits(url: str) -> None:
     with migration_engine(url, create=False).begin() as connection:
         for statement in (
