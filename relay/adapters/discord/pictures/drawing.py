@@ -27,9 +27,13 @@ MAX_AVATAR_SIZE = 256 * 1024
 
 @dataclass(slots=True)
 class Pictures:
-    """Draws one picture at a time, so that pictures never take all CPUs of a small machine."""
+    """Draws one sticker and one avatar at a time, so that pictures never take all CPUs of a small machine.
 
-    _free: asyncio.Semaphore = field(init=False, default_factory=lambda: asyncio.Semaphore(1))
+    A message waits for its sticker, but none for an avatar: so no sticker waits for somebody's avatar either.
+    """
+
+    _stickers: asyncio.Semaphore = field(init=False, default_factory=lambda: asyncio.Semaphore(1))
+    _avatars: asyncio.Semaphore = field(init=False, default_factory=lambda: asyncio.Semaphore(1))
 
     async def sticker(self, animation: AsyncIterator[bytes]) -> bytes:
         """A Lottie animation as a moving picture. Raises `Permanent` if it cannot be drawn, `FileUnavailable`."""
@@ -50,7 +54,7 @@ class Pictures:
         return await self._draw("letters", order.encode(), MAX_AVATAR_SIZE)
 
     async def _draw(self, what: Literal["sticker", "avatar", "letters"], data: bytes, max_size: int) -> bytes:
-        async with self._free:
+        async with self._stickers if what == "sticker" else self._avatars:
             return await _draw(what, data, max_size)
 
 

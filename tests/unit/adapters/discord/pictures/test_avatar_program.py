@@ -1,10 +1,12 @@
 """Whatever is called a picture becomes an avatar, or is refused in little time and memory."""
 
+import asyncio
 import io
 import json
 import struct
 import time
 import zlib
+from collections.abc import AsyncIterator
 from contextlib import suppress
 
 import pytest
@@ -12,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from relay.adapters.discord.pictures import program
+from relay.adapters.discord.pictures import drawing, program
 from relay.adapters.discord.pictures.drawing import Pictures
 from relay.errors import Permanent
 from tests.support.lottie import declared_png
@@ -184,3 +186,26 @@ def test_letters_can_be_read_on_every_colour() -> None:
 def test_contrast_is_as_defined() -> None:
     assert program.contrast((0, 0, 0), (255, 255, 255)) == pytest.approx(21)
     assert program.contrast((119, 119, 119), (255, 255, 255)) == pytest.approx(4.48, abs=0.01)
+
+
+async def test_a_sticker_does_not_wait_for_avatars(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Anybody's avatar may take as long as it is allowed to, and a message waits for its sticker."""
+    hangs = asyncio.Event()
+
+    async def draws(what: str, data: bytes, max_size: int) -> bytes:
+        if what == "avatar":
+            await hangs.wait()
+        return b"drawn"
+
+    monkeypatch.setattr(drawing, "_draw", draws)
+    pictures = Pictures()
+    avatars = [asyncio.create_task(pictures.avatar(b"")) for _ in range(3)]
+    await asyncio.sleep(0)
+
+    async def animation() -> AsyncIterator[bytes]:
+        yield b"{}"
+
+    async with asyncio.timeout(5):
+        assert await pictures.sticker(animation()) == b"drawn"
+    hangs.set()
+    assert await asyncio.gather(*avatars) == [b"drawn"] * 3
