@@ -262,12 +262,27 @@ class Ghosts:
         account = self.accounts.ghost_of(user)
         if account is None or self.made is None or await self.made.ghost(account) is None:
             return
+        await self._check_usable(account)
         for channel in await self.made.channels(account):
             await self.leave(account, channel.id)
         if (identity := await self.identity(account)) is not None:
             for key in ("displayname", "avatar_url"):
                 await self.made.act(identity, "PUT", "profile", account, key, body={key: ""})
         await self.made.forget(account)
+
+    async def _check_usable(self, account: str) -> None:
+        """Raise `Transient` while the homeserver does not let us act as a ghost: it would stay where it is for good."""
+        identity = await self.identity(account)
+        try:
+            if identity is not None:
+                await self.api.call("GET", "account", "whoami", identity=identity)
+                return
+        except Unreachable as error:
+            raise Transient(str(error), failed=error.answered) from error
+        except Refused as refused:
+            if refused.status != 401:
+                return
+        raise Transient(f"the homeserver does not let the relay act as {account} now")
 
     def saw_member(self, room_id: str, event: Json) -> None:
         """Sync has told of a membership: somebody may have removed or banned a ghost."""

@@ -315,6 +315,19 @@ async def test_a_crowd_does_not_use_up_the_joins_of_people(bench: Bench) -> None
     assert bench.clock.seconds - before >= 6
 
 
+async def test_who_is_to_be_forgotten_is_not_forgotten_while_the_registration_is_gone(bench: Bench) -> None:
+    assert await bench.by_ghost()
+    for what in ("account", "leave", "profile"):
+        bench.server.refuse(what, 401, "M_UNKNOWN_TOKEN")
+    with pytest.raises(Transient):
+        await bench.ghosts.forget(ADA.user)
+    assert await bench.ghosts.channels_of(ADA.user)
+    bench.server.answers.clear()
+    await bench.ghosts.forget(ADA.user)
+    assert not await bench.ghosts.channels_of(ADA.user)
+    assert bench.server.bodies[-1] == {"avatar_url": ""}
+
+
 async def test_what_is_only_said_about_somebody_makes_no_ghost(bench: Bench) -> None:
     assert await bench.speaker(has_spoken=False) == BOT
     assert not bench.server.asked
