@@ -286,6 +286,7 @@ class Operators:
 
     async def _keep_told(self, place: ChannelAddress) -> None:
         backoff = Backoff(self.rng, first=5.0, longest=300.0)
+        # None: it has to be read from the store, which knows the notice that was made, if any.
         record: RoomRecord | None = None
         suspect = True
         while True:
@@ -301,17 +302,17 @@ class Operators:
                     suspect = False
                 record = await self._tell(place, channel, record, suspect=suspect)
                 backoff.reset()
-            except StoreUnavailable:
-                continue  # The status says so, and it is looked at again.
             except RateLimited:
-                # Its budget knows when to go on. The notice that was made is read again.
-                record = await self._reload(place, record)
+                record = None  # Its budget knows when to go on.
             except Transient as error:
-                suspect = suspect or error.ambiguous
+                record, suspect = None, suspect or error.ambiguous
                 _log.info("operators not told yet", place=place.value, reason=str(error))
-                record = await self._reload(place, record)
                 await self.clock.sleep(backoff.next(at_least=error.retry_after))
+            except StoreUnavailable:
+                record = None  # The status says so. What was to be written may have been sent.
+                suspect = True
             except Exception:  # noqa: BLE001 - the top of this worker
+                record, suspect = None, True
                 _log.exception("bug while telling the operators", place=place.value)
                 await self.clock.sleep(backoff.next())
 
@@ -360,12 +361,6 @@ class Operators:
     async def _load(self, place: ChannelAddress) -> RoomRecord:
         async with self.store.read() as uow:
             return RoomRecord.read(await uow.key_values.get(_key(place)))
-
-    async def _reload(self, place: ChannelAddress, known: RoomRecord | None) -> RoomRecord | None:
-        try:
-            return await self._load(place)
-        except StoreUnavailable:
-            return known
 
     async def _save(self, place: ChannelAddress, record: RoomRecord) -> None:
         async with self.store.write() as uow:

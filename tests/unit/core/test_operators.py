@@ -14,7 +14,7 @@ from relay.core.status.report import DirectionStatus, PairStatus, Report
 from relay.domain.commands import PostNotice
 from relay.domain.ids import ChannelAddress, Platform
 from relay.domain.text.nodes import RichText
-from relay.errors import ActionNeeded, Permanent, RateLimited, Transient
+from relay.errors import ActionNeeded, Permanent, RateLimited, StoreUnavailable, Transient
 from tests.support.platform import MemoryAdapter
 from tests.support.world import World, lane, until, world
 
@@ -237,6 +237,29 @@ async def test_a_notice_whose_answer_is_lost_is_there_once(bridge: World, replay
         await trouble.discard()
         await trouble.seen(dead=0)
         await bridge.shows(where, DEAD, OVER)
+
+
+async def test_a_notice_that_could_not_be_written_down_is_there_once(bridge: World) -> None:
+    bridge.operators = (PLACES[1],)
+    trouble, failed = Trouble(bridge), list[str]()
+
+    def prepare(discord: MemoryAdapter, matrix: MemoryAdapter) -> None:
+        trouble.prepare(discord, matrix)
+
+        async def after(call: str) -> None:
+            if call == "send" and not failed:
+                failed.append(call)
+                raise StoreUnavailable("relay.db", "the disk is full", "make room")
+
+        matrix.after = after
+
+    async with bridge.relay(prepare):
+        bridge.discord.say(bridge.channels()[0], "ann", "dies")
+        await trouble.seen(dead=1)
+        await until(lambda: bool(failed))
+        await trouble.discard()
+        await trouble.seen(dead=0)
+        await bridge.shows(bridge.matrix.channel("ops"), DEAD, OVER)
 
 
 async def test_words_go_first(bridge: World) -> None:
