@@ -24,7 +24,7 @@ class Format(StrEnum):
 def directory(
     context: typer.Context,
     config: ConfigOption = None,
-    format_: Annotated[Format, typer.Option("--format", help="How to print it.")] = Format.MARKDOWN,
+    format_: Annotated[Format | None, typer.Option("--format", help="How to print it, in a word.")] = None,
     as_markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown (the default).")] = False,
     as_html: Annotated[bool, typer.Option("--html", help="Print one HTML document.")] = False,
     as_json: JsonOption = False,
@@ -33,7 +33,8 @@ def directory(
     ] = False,
 ) -> None:
     """Print the directory of rooms from the configuration, with names and topics from the rooms themselves."""
-    chosen = [kind for kind, on in zip(Format, (as_markdown, as_html, as_json), strict=True) if on] or [format_]
+    asked = zip(Format, (as_markdown, as_html, as_json), strict=True)
+    chosen = {kind for kind, on in asked if on} | ({format_} if format_ is not None else set())
     if len(chosen) > 1:
         raise typer.BadParameter("choose one of --markdown, --html and --json", ctx=context)
     from relay.web import directory_pages
@@ -41,7 +42,7 @@ def directory(
 
     settings = invocation_of(context).load(config)
     found = directory_of(settings, asyncio.run(_known(settings)), private=private)
-    match chosen[0]:
+    match chosen.pop() if chosen else Format.MARKDOWN:
         case Format.MARKDOWN:
             typer.echo(directory_pages.markdown(found), nl=False)
         case Format.HTML:
