@@ -62,7 +62,7 @@ def render(report: Report, dead: Dead = Dead(), visitor: Visitor = Visitor()) ->
     """The status page."""
     troubled = [pair for pair in report.pairs if pair.problems]
     wrong = any(finding.state == "wrong" for finding in report.findings)
-    well = report.ready and not troubled and not report.untold and not wrong
+    well = report.ready and not troubled and not wrong
     verdict = "All is well" if well else "Something needs attention" if report.ready else "Not ready"
     body = (
         _header(report, verdict, "good" if well else "bad"),
@@ -120,8 +120,6 @@ def _sides(report: Report) -> str:
     cards = [_side(name, side) for name, side in report.sides.items()]
     if report.store_problem:
         cards.append(_card("Store", "bad", "not usable", report.store_problem))
-    if report.untold:
-        cards.append(_card("Operators", "bad", "are not told", " ".join(report.untold)))
     return f'<section class="sides" aria-label="The two sides">{"".join(cards)}</section>'
 
 
@@ -136,7 +134,7 @@ def _card(title: str, tone: str, state: str, detail: str) -> str:
 
 
 def _findings(report: Report) -> str:
-    """What the daemon saw at its start that could be better."""
+    """What the daemon found that is about no pair."""
     signs = {"wrong": ("✗", "bad", "wrong: "), "note": ("–", "busy", "note: ")}
     lines = "".join(
         f'<li><span class="mark {tone}" aria-hidden="true">{mark}</span><span><span class="unseen">{said}</span>'
@@ -144,7 +142,7 @@ def _findings(report: Report) -> str:
         for finding in report.findings
         for mark, tone, said in [signs.get(finding.state, signs["note"])]
     )
-    return f'<ul class="findings card" aria-label="Seen at the start">{lines}</ul>' if lines else ""
+    return f'<ul class="findings card" aria-label="Found">{lines}</ul>' if lines else ""
 
 
 # --- The pairs --------------------------------------------------------------------------------------------

@@ -165,7 +165,7 @@ class Status:
     def conditions(self) -> tuple[Mapping[str, SideHealth], Sequence[Finding], Sequence[Sequence[str]]]:
         """How both sides are, what was found, and each pair's problems and notes: saved when it changes. No I/O."""
         told = [texts for pair in self.pairs.pairs for texts in (self.problems(pair), self._notes(pair))]
-        return self.sides(), self.findings, told
+        return self.sides(), self._findings(), told
 
     def record(self) -> StatusRecord:
         """What is saved: for `restore`, and for `relay status` while no daemon runs. No I/O."""
@@ -184,8 +184,13 @@ class Status:
             },
             channels=self.channels(),
             pairs=self.pairs.pairs,
-            findings=self.findings,
+            findings=self._findings(),
         )
+
+    def _findings(self) -> tuple[Finding, ...]:
+        """What was found at the start, and what is found now about places that belong to no pair."""
+        untold = (Finding("[operators]", "wrong", f"they are not told: {text}") for text in self.pairs.other_problems())
+        return (*self.findings, *untold)
 
     def channels(self) -> Mapping[ChannelRef, ChannelInfo]:
         """What the channels of declared pairs, and of what waits, are known by. No I/O."""

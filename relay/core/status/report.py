@@ -212,7 +212,6 @@ class StatusRecord:
             ),
             store_problem=store_problem,
             findings=self.findings,
-            untold=pairs.other_problems(),
         )
 
     def _pair(
@@ -386,8 +385,6 @@ class Report:
     store_problem: str | None = None
     # See `StatusRecord`.
     findings: tuple[Finding, ...] = ()
-    # Why the operators are not told of trouble where `[operators]` says; only the daemon itself knows.
-    untold: tuple[str, ...] = ()
 
     @property
     def ready(self) -> bool:

@@ -309,5 +309,6 @@ async def test_a_place_that_cannot_be_used_is_said(bridge: World) -> None:
         matrix.before = before
 
     async with bridge.relay(prepare) as core:
-        await until(lambda: bool(core.status.last_report().untold))
-        assert core.status.last_report().untold == ("#ops is encrypted: make another room",)
+        await until(lambda: bool(core.status.last_report().findings))
+        (finding,) = core.status.last_report().findings
+        assert str(finding) == "[operators]: they are not told: #ops is encrypted: make another room"

@@ -204,16 +204,13 @@ def test_each_pair_has_its_links_its_words_and_an_id_that_stays() -> None:
         assert words in text
 
 
-def test_what_was_seen_at_the_start_and_that_nobody_is_told() -> None:
+def test_what_was_found() -> None:
     found = (Finding("the clock", "wrong", "is <b>an hour</b> off", "set it"), Finding("the disk", "note", "is full"))
     text = render(replace(report(pair("a")), findings=found))
     assert "Something needs attention" in text
     assert "the clock: is &lt;b&gt;an hour&lt;/b&gt; off" in text
     assert "set it" in text
     assert "All is well" in render(replace(report(pair("a")), findings=found[1:]))
-    text = render(replace(report(pair("a")), untold=("#ops is encrypted: make another room.",)))
-    assert "Something needs attention" in text
-    assert "#ops is encrypted: make another room." in text
 
 
 def test_a_pair_that_carries_nothing_is_not_well() -> None:
