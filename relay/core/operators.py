@@ -151,8 +151,10 @@ class Watch:
 
     def is_over(self, key: str) -> bool:
         """Whether a trouble has been gone for so long that this may be told."""
-        if key in self.there or self.is_hidden(key) or key in self.was:
+        if self.report is None or key in self.there or self.is_hidden(key) or key in self.was:
             return False
+        if not key.startswith(_SIDE) and not self.report.ready:
+            return False  # what is wrong with a channel is not known before it has been opened
         if key.startswith((_DEAD, _WAS)):
             return True
         return self.now - self._gone.setdefault(key, self.now) >= _LASTS
@@ -281,7 +283,8 @@ class Operators:
             for place in self.places:
                 group.create_task(self._keep_told(place), name=f"operators in {place.value}")
             while True:
-                self._watch.look(self.status.last_report(), self.clock.monotonic())
+                if self.status.has_read_outbox:
+                    self._watch.look(self.status.last_report(), self.clock.monotonic())
                 await self.clock.sleep(_LOOK_SECONDS)
 
     async def _keep_told(self, place: ChannelAddress) -> None:

@@ -87,6 +87,8 @@ class Status:
     _accepted: Counter[Platform] = field(init=False, default_factory=Counter)
     # The outbox as it was when it was last read.
     _depths: Mapping[LaneKey, LaneDepth] = field(init=False, default_factory=dict)
+    # Whether that was ever: else it is not known what waits, or is dead.
+    has_read_outbox: bool = field(init=False, default=False)
     # What the channels were known by when that could last be seen, in this process or an earlier one.
     _channels: dict[ChannelRef, ChannelInfo] = field(init=False, default_factory=dict)
 
@@ -156,6 +158,7 @@ class Status:
         """How things are now. Raises `StoreError` when the store cannot be read."""
         async with self.store.read() as uow:
             self._depths = await uow.outbox.depths()
+        self.has_read_outbox = True
         return self.last_report()
 
     def last_report(self) -> Report:

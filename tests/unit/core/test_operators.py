@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -49,6 +50,16 @@ def test_trouble_is_told_once_and_its_end_once() -> None:
     room, broken = Room(), report("The bot may not write there")
     assert [room.hears(second, broken) for second in (0, 59, 60, 61, 5000)] == [[], [], [BROKEN], [], []]
     assert [room.hears(second, report()) for second in (5001, 5060, 5061, 5062)] == [[], [], ["help works again."], []]
+
+
+def test_nothing_is_over_before_the_relay_is_ready() -> None:
+    """After a start, the problem of a room that is still to be entered is not known yet."""
+    room, broken = Room(), report("The bot may not write there")
+    assert [room.hears(second, broken) for second in (0, 60)] == [[], [BROKEN]]
+    room.watch = Watch()
+    entering = replace(report(), sides={**READY, "matrix": SideHealth("catching_up", "Entering rooms.")})
+    assert not any(room.hears(second, entering) for second in range(100, 400, 10))
+    assert not any(room.hears(second, broken) for second in range(400, 1000, 10))
 
 
 def test_what_ends_before_it_is_told_is_not_told() -> None:
@@ -185,9 +196,13 @@ async def test_both_places_are_told_once_however_often_the_relay_starts(bridge: 
         for place, platform in zip(ops, (bridge.discord, bridge.matrix), strict=True):
             platform.say(place, "ann", "I see to it")
     async with bridge.relay():
-        await trouble.seen(dead=1)
+        # Before the outbox has been read, nothing is known of what is dead.
         bridge.discord.say(bridge.channels()[0], "ann", "lives")
         await bridge.shows(bridge.channels()[1], "lives")
+        await asyncio.sleep(0.1)
+        for place in ops:
+            assert bridge.words(place) == [DEAD, "I see to it"]
+        await trouble.seen(dead=1)
         await trouble.discard()
         await trouble.seen(dead=0)
         for place in ops:
