@@ -8,7 +8,8 @@ import traceback
 from collections.abc import Sequence
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
@@ -18,6 +19,7 @@ from relay.cli.common import ConfigOption, Invocation, print_error
 from relay.errors import RelayError
 
 _BUG_STATUS = 70  # EX_SOFTWARE of sysexits.h
+_HELP = {"help_option_names": ["-h", "--help"]}
 
 
 def application() -> typer.Typer:
@@ -28,7 +30,7 @@ def application() -> typer.Typer:
         no_args_is_help=True,
         # `main` prints the errors. Typer's tracebacks would show local variables, which hold messages and tokens.
         pretty_exceptions_enable=False,
-        context_settings={"help_option_names": ["-h", "--help"]},
+        context_settings=_HELP,
     )
     root.callback()(_root)
     root.command("run")(run.run)
@@ -54,9 +56,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     0: ok. 1: a problem. 2: wrong usage or configuration. 3: another daemon holds the store. 4: the daemon cannot go on
     and says why. 70: a bug.
     """
-    invocation = Invocation()
+    words, config = without_config(sys.argv[1:] if arguments is None else arguments)
+    invocation = Invocation(config)
     try:
-        application()(args=arguments, prog_name="relay", obj=invocation)
+        command = typer.main.get_command(application())
+        _show_flags_as_flags(command)
+        command(args=words, prog_name="relay", obj=invocation)
     except RelayError as error:
         print_error(error, invocation.redact)
         sys.exit(error.exit_status)
@@ -66,6 +71,37 @@ def main(arguments: Sequence[str] | None = None) -> None:
         typer.echo(invocation.redact(text), err=True, nl=False)
         typer.echo(f"error: {type(error).__name__}: this is a bug in relay; please report the lines above", err=True)
         sys.exit(_BUG_STATUS)
+
+
+def without_config(arguments: Sequence[str]) -> tuple[list[str], Path | None]:
+    """The arguments without `--config PATH`, and that path: it may stand anywhere, and the last one counts.
+
+    A `--config` without a path stays, for the parser to complain about.
+    """
+    words: list[str] = []
+    config, place = None, 0
+    while place < len(arguments):
+        word = arguments[place]
+        if word == "--":
+            return [*words, *arguments[place:]], config
+        name, equals, value = word.partition("=")
+        if name == "--config" and (equals or place + 1 < len(arguments)):
+            config = Path(value if equals else arguments[place + 1])
+            place += 1 if equals else 2
+        else:
+            words.append(word)
+            place += 1
+    return words, config
+
+
+def _show_flags_as_flags(command: Any) -> None:
+    """Typer shows `<bool>` behind them in `--help`, as if a value had to follow."""
+    own_help = command.get_help_option(command.context_class(command, **_HELP))
+    for parameter in (*command.params, own_help):
+        if getattr(parameter, "is_flag", False) and parameter.metavar is None:
+            parameter.metavar = ""
+    for inner in getattr(command, "commands", {}).values():
+        _show_flags_as_flags(inner)
 
 
 def _version(wanted: bool) -> None:
@@ -81,4 +117,4 @@ def _root(
         bool, typer.Option("--version", help="Print the version and exit.", callback=_version, is_eager=True)
     ] = False,
 ) -> None:
-    context.ensure_object(Invocation).config = config
+    """`--config` is here for `--help` alone: see `without_config`."""

@@ -25,9 +25,9 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 class Invocation:
     """One run of the program. Typer keeps it as the context's object."""
 
-    def __init__(self) -> None:
-        # `--config` before the command's name.
-        self.config: Path | None = None
+    def __init__(self, config: Path | None = None) -> None:
+        # `--config`, wherever it stands among the arguments.
+        self.config = config
         # Replaces secrets in a text.
         self.redact: Callable[[str], str] = str
 
@@ -74,6 +74,11 @@ def print_json(value: object) -> None:
     from relay.logs import readable_json
 
     typer.echo(readable_json(value, indent=2))
+
+
+def way(direction: str) -> str:
+    """A direction in words: "to Discord"."""
+    return f"to {direction.removeprefix('to_').capitalize()}"
 
 
 @asynccontextmanager

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from relay.cli.common import ConfigOption, JsonOption, existing_store, invocation_of, print_json, printable
+from relay.cli.common import ConfigOption, JsonOption, existing_store, invocation_of, print_json, printable, way
 from relay.core.dead_letters import summary
 from relay.core.storage import Unreadable
 from relay.domain.commands import Digest, EditMessage, PostNotice, SendMessage
@@ -143,7 +143,7 @@ def _print_table(letters: "Sequence[DeadLetter]") -> None:
         table.add_column(head, justify="right" if head == "ID" else "left", overflow="fold")
     for letter in letters:
         values = summary(letter)
-        words = (values["pair"] or "–", values["direction"], values["kind"], values["author"] or "–")
+        words = (values["pair"] or "–", way(values["direction"]), values["kind"], values["author"] or "–")
         died = f"{letter.died_at.astimezone():%Y-%m-%d %H:%M}"
         table.add_row(*(Text(printable(str(word))) for word in (values["id"], *words, died, letter.reason)))
     Console(highlight=False, markup=False).print(table)

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 _WATCH_SECONDS = 2.0
 _CLEAR = "\x1b[2J\x1b[H"
 
-PairsArgument = Annotated[list[str] | None, typer.Argument(metavar="[PAIR…]", help="Show only these, in detail.")]
+PairsArgument = Annotated[list[str] | None, typer.Argument(metavar="PAIR…", help="Show only these, in detail.")]
 ProblemsOption = Annotated[bool, typer.Option("--problems", help="Leave out the pairs that are well.")]
 WatchOption = Annotated[bool, typer.Option("--watch", help="Show it again every two seconds, until Ctrl-C.")]
 

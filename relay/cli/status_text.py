@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import typer
 from rich.cells import cell_len, set_cell_size
 
-from relay.cli.common import printable
+from relay.cli.common import is_terminal, printable
+from relay.cli.common import way as in_words
 
 if TYPE_CHECKING:
     from relay.core.ports import ChannelInfo, SideHealth
@@ -19,11 +20,10 @@ if TYPE_CHECKING:
 
 _UNITS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 _ARROWS = {"to_matrix": "→", "to_discord": "←"}
-_WAYS = {"to_matrix": "to Matrix", "to_discord": "to Discord"}
-_SIDES = {"ready": "connected", "catching_up": "catching up"}
 # Where the terminal's encoding has no such signs.
 _PLAIN = str.maketrans({"→": ">", "←": "<", "✓": "+", "✗": "!", "⇄": "=", "–": "-", "…": "~"})
-_WIDEST, _NARROWEST = 120, 60
+_WIDEST, _NARROWEST, _PIPED = 120, 60, 10_000
+_ROW_COLUMNS = 80
 _LONGEST_NAME = 28
 _TIME_COLUMNS = 9
 # A screen that is longer has no empty lines.
@@ -50,10 +50,10 @@ class Screen:
     problems_only: bool = False
 
     def show(self, report: "Report") -> None:
-        """Print it. Colours are for terminals only."""
+        """Print it. Where the output is no terminal there are no colours, and a sentence stays on one line."""
         width = min(max(shutil.get_terminal_size((80, 24)).columns, _NARROWEST), _WIDEST)
         encoding = sys.stdout.encoding or "ascii"
-        for line in self.lines(report, width):
+        for line in self.lines(report, width if is_terminal() else _PIPED):
             typer.secho(encodable(line.text, encoding), fg=line.color)
 
     def lines(self, report: "Report", width: int) -> list[Line]:
@@ -143,8 +143,7 @@ def _sides(report: "Report", width: int) -> Iterator[Line]:
 
 def _side(name: str, side: "SideHealth", width: int) -> Iterator[Line]:
     mark, color = ("–", "yellow") if side.connected else ("✗", "red")
-    words = printable(side.detail) or _SIDES.get(side.state, side.state)
-    yield from _wrapped(f"{mark} {name.capitalize()}: {words}", width, color)
+    yield from _wrapped(f"{mark} {name.capitalize()}: {printable(side.problem or '')}", width, color)
 
 
 # --- The pairs ----------------------------------------------------------------------------------------------
@@ -152,7 +151,7 @@ def _side(name: str, side: "SideHealth", width: int) -> Iterator[Line]:
 
 def _troubled(pairs: Sequence["PairStatus"], report: "Report", column: int, width: int) -> Iterator[Line]:
     for pair in pairs:
-        yield Line(_row(pair, "✗", report.taken_at, column, width), "red")
+        yield Line(_row(pair, "✗", report.taken_at, column, min(width, _ROW_COLUMNS)), "red")
         for problem in pair.problems:
             yield from _wrapped(printable(problem), width, indent=_INDENT)
 
@@ -164,7 +163,7 @@ def _others(pairs: Sequence["PairStatus"], report: "Report", column: int, width:
     for pair in pairs:
         works = pair.carried and not pair.paused and report.daemon.running
         mark = "✓" if works else "–"
-        yield Line(_row(pair, mark, report.taken_at, column, width))
+        yield Line(_row(pair, mark, report.taken_at, column, min(width, _ROW_COLUMNS)))
 
 
 def _count_others(report: "Report", number: int) -> str:
@@ -226,7 +225,7 @@ def _detail(pair: "PairStatus", now: datetime, width: int) -> Iterator[Line]:
         yield from _wrapped(f"{name.capitalize()}: {_channel(channel)}", width, indent=_INDENT)
     for name, way in pair.directions.items():
         words = _way(way, now) if name in pair.carried else "off"
-        yield from _wrapped(f"{_ARROWS.get(name, ' ')} {_WAYS.get(name, name)}: {words}", width, indent=_INDENT)
+        yield from _wrapped(f"{_ARROWS.get(name, ' ')} {in_words(name)}: {words}", width, indent=_INDENT)
 
 
 def _channel(channel: "ChannelStatus") -> str:

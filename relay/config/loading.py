@@ -5,6 +5,7 @@ Each key of the file is also an environment variable, `RELAY_<SECTION>__<KEY>`, 
 """
 
 import json
+import os
 import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
@@ -212,7 +213,7 @@ def _contradictions(source: Source) -> Iterator[Mistake]:
             yield Mistake(origin.where(location), "is the relay's own account", "write the account of a person")
     if isinstance(matrix, dict) and _is_ghost(matrix.get("user_id"), matrix.get("appservice")):
         remedy = "choose another prefix: the registration would claim the relay's own account"
-        yield Mistake(origin.where(("matrix", "appservice", "prefix")), "matrix.user_id begins with it", remedy)
+        yield Mistake(origin.where(("matrix", "appservice", "prefix")), "[matrix] user_id begins with it", remedy)
     for sections, key, remedy in (
         (("pairs",), "discord_channel", "a channel can be in one pair only: remove one of the two"),
         (LISTS, "matrix_room", "a room can be listed once only: remove one of the two"),
@@ -372,6 +373,11 @@ def _pair_names(values: Mapping[str, Any]) -> list[str]:
     return [shown(name) if isinstance(name, str) else "" for name in names]
 
 
+def _printable(path: Path) -> str:
+    text = str(path)
+    return text if text.isprintable() else repr(text)
+
+
 def _open_secret(source: Source, environment: Mapping[str, Any], location: tuple[str, ...], folder: Path) -> None:
     """Set a key to the content of `<key>_file`. If the environment sets one of the two, that one wins."""
     *tables, key = location
@@ -392,14 +398,19 @@ def _open_secret(source: Source, environment: Mapping[str, Any], location: tuple
             return
         if key in outside:
             return
+    path = folder / around[name]
     try:
-        with (folder / around[name]).open(encoding="utf-8") as stream:
+        with path.open(encoding="utf-8") as stream:
             text = stream.read(_SECRET_LIMIT).strip()
-        problem = None if text else "the file is empty"
+        problem = None if text else "is empty"
     except (OSError, UnicodeDecodeError, ValueError) as error:
-        text, problem = "", f"the file cannot be read: {getattr(error, 'strerror', None) or 'not a text file'}"
+        reason = getattr(error, "strerror", None) or "not a text file"
+        text, problem = "", f"cannot be read: {reason[:1].lower()}{reason[1:]}"
     if problem:
-        remedy = f"set it to a file that contains only the {key} and that the relay's user may read"
-        source.mistakes.append(Mistake(source.origin.where((*tables, name)), problem, remedy))
+        # Somebody may have written the secret itself there, which is never shown.
+        may_be_shown = os.sep in around[name] or os.path.lexists(path)
+        which = f"the file {_printable(path)}" if may_be_shown else "the file that it names"
+        remedy = f"write the path of a file that contains only the {key} and that the relay's user may read"
+        source.mistakes.append(Mistake(source.origin.where((*tables, name)), f"{which} {problem}", remedy))
     # A placeholder if there is no secret: otherwise the same mistake would be reported again, as a missing key.
     around[key] = text or "-"

@@ -14,7 +14,7 @@ from relay.domain.content import Attachment, Author, Capabilities, Content, Quot
 from relay.domain.events import Event, MessageCreated
 from relay.domain.ids import ChannelAddress, ChannelRef, MediaRef, MessageRef, Platform, ThreadRef, UserRef
 from relay.domain.text.nodes import RichText
-from relay.errors import DeliveryError
+from relay.errors import DeliveryError, sentence
 
 
 class Clock(Protocol):
@@ -145,7 +145,7 @@ class SideHealth:
     @property
     def problem(self) -> str | None:
         """Why it is not ready; None while it is."""
-        return None if self.state == "ready" else self.detail or self.state.replace("_", " ")
+        return None if self.state == "ready" else sentence(self.detail or self.state.replace("_", " "))
 
 
 async def _not_on_record(_: MessageRef) -> bool:

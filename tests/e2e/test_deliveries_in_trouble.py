@@ -75,7 +75,7 @@ async def test_a_lost_permission_on_discord_pauses_the_lane(place: FullStack) ->
     for word in ("one", "two"):
         await place.tell("help", word)
     seen = await until_problem(place, "Send Messages")
-    assert "the bot may not write in #help" in seen["problem"]
+    assert "The bot may not write in #help" in seen["problem"]
     await place.tell("other", "unimpeded")
     await place.until_discord("other", lambda words: words == ["unimpeded"])
     assert await place.daemon.ready()

@@ -268,6 +268,8 @@ class DiscordAdapter:
         self._commands.session_started(self._identity.application)
         self._health = SideHealth("ready")
         _log.info("discord connected", user=self._identity.user, guilds=len(client.guilds))
+        if not client.guilds:
+            _log.warning("the bot is in no server", remedy=f"invite it: {self._guilds.invite_link()}")
 
     def session_resumed(self) -> None:
         """See `Listener` in `gateway/connection.py`."""

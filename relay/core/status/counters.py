@@ -25,6 +25,7 @@ from relay.core.storage import LaneDepth, Store
 from relay.domain.events import Feature
 from relay.domain.ids import ChannelRef, Platform
 from relay.domain.pair import LaneKey, Pair
+from relay.errors import sentence
 
 # Upper bounds of the delivery histogram, in seconds.
 DELIVERY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
@@ -224,7 +225,18 @@ class Status:
     def problems(self, pair: Pair) -> tuple[str, ...]:
         """What keeps a pair from working, a sentence for each; none while it works. No I/O."""
         waiting = [text for lane in self.pairs.lanes(pair) if (text := self.lane(lane).problem)]
-        return _distinct([self.pairs.problems(pair), waiting])
+        return tuple(self._with_names(pair, text) for text in _distinct([self.pairs.problems(pair), waiting]))
+
+    def _with_names(self, pair: Pair, text: str) -> str:
+        """A sentence in which the pair's channels are called as people know them, with their IDs behind."""
+        for side in pair.sides:
+            channel = self.pairs.channel(side)
+            info = self._channels.get(channel)
+            if info is not None and info.name not in text:
+                text = text.replace(f"channel {channel.id}", channel.id).replace(
+                    channel.id, f"{info.name} ({channel.id})"
+                )
+        return sentence(text)
 
 
 def _distinct(texts: Iterable[Sequence[str]]) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ import asyncio
 import gc
 import json
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import pytest
 
 import relay.cli
 import relay.config.settings
-from relay.cli import main
+from relay.cli import main, without_config
 from relay.cli.common import printable
 from relay.core.status.report import STATUS_KEY
 from relay.domain.commands import Command, DeleteMessage, PostNotice, SendMessage
@@ -200,6 +200,36 @@ def test_db_downgrade_is_one_step_by_default(cli: Relay, url: str) -> None:
 # --- status -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--config", "other.toml", "db", "check"),
+        ("db", "--config=other.toml", "check"),
+        ("db", "check", "--config", "other.toml"),
+    ],
+)
+def test_the_configuration_may_be_named_anywhere(cli: Relay, tmp_path: Path, arguments: Sequence[str]) -> None:
+    (tmp_path / "relay.toml").rename(tmp_path / "other.toml")
+    status, out, _ = cli(*arguments)
+    assert status == 1
+    assert "it does not exist yet" in out
+    assert cli("db", "check")[0] == 2
+
+
+def test_a_config_without_a_path_and_words_behind_two_dashes() -> None:
+    assert without_config(["status", "--config"]) == (["status", "--config"], None)
+    assert without_config(["explain", "--", "--config", "x"]) == (["explain", "--", "--config", "x"], None)
+    assert without_config(["--config", "a", "run", "--config=b"]) == (["run"], Path("b"))
+
+
+def test_help_shows_flags_as_flags(cli: Relay) -> None:
+    for command in ((), ("status",), ("dead", "list"), ("pairs", "list"), ("run",)):
+        _, out, _ = cli(*command, "--help")
+        assert "--help" in out
+        assert "<bool>" not in out
+        assert "BOOL" not in out
+
+
 def test_status_before_the_first_run(cli: Relay, tmp_path: Path) -> None:
     status, out, err = cli("status")
     assert (status, err) == (1, "")
@@ -259,7 +289,7 @@ def test_dead_list(cli: Relay, url: str) -> None:
     assert url
     status, out, _ = cli("dead", "list")
     assert status == 0
-    for words in ("help", "to_matrix", "send", "Ann\\x1b[31m\\x9b", "forbidden: no permission"):
+    for words in ("help", "to Matrix", "send", "Ann\\x1b[31m\\x9b", "forbidden: no permission"):
         assert words in out
     assert "first line" not in out
     assert "\x1b" not in out

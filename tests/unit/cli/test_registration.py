@@ -97,4 +97,4 @@ def test_the_relay_s_own_account_is_no_ghost(tmp_path: Path, capsys: pytest.Capt
     with pytest.raises(SystemExit) as ended:
         main(["registration", "--config", str(tmp_path / "relay.toml")])
     assert ended.value.code == 2
-    assert "matrix.user_id begins with it" in capsys.readouterr().err
+    assert "[matrix] user_id begins with it" in capsys.readouterr().err

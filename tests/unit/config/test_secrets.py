@@ -35,7 +35,7 @@ def test_secrets_from_files(tmp_path: Path) -> None:
     ("content", "words"),
     [
         (None, "no such file"),
-        ("", "the file is empty"),
+        ("", "the file token is empty; write the path of a file"),
         (b"\xff\xfe\xff", "not a text file"),
         ("a b", "contains a space"),
     ],
@@ -48,6 +48,14 @@ def test_a_secret_file_that_is_no_use(tmp_path: Path, content: str | bytes | Non
     assert found.startswith("relay.toml:")
     assert "[discord] token" in found
     assert words in found
+
+
+def test_the_path_of_a_secret_is_named_but_never_what_may_be_the_secret_itself(tmp_path: Path) -> None:
+    text = SIDES.replace(f'token = "{TOKEN}"', f'token_file = "{tmp_path}/gone"')
+    assert "the file gone cannot be read: no such file or directory" in only(tmp_path, text)
+    found = only(tmp_path, SIDES.replace("\ntoken =", "\ntoken_file ="))
+    assert "the file that it names cannot be read" in found
+    assert TOKEN not in found
 
 
 def test_a_secret_and_its_file(tmp_path: Path) -> None:

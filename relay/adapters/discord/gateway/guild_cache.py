@@ -226,7 +226,7 @@ class GuildCache:
     def _absent(self, channel: str) -> str:
         """Why there is no such channel, with the remedy: what else the ID belongs to, or how the bot is invited."""
         guilds = self._client.guilds if self._client is not None else []
-        invite = invite_link(str((self._client.application_id if self._client is not None else 0) or self._own_id()))
+        invite = self.invite_link()
         if not guilds:
             return f"the bot is in no server: invite it with {invite}"
         for guild in guilds:
@@ -299,6 +299,12 @@ class GuildCache:
         if found is None or found.get_member(self._own_id()) is None:
             return False
         return found.me.guild_permissions.manage_webhooks
+
+    def invite_link(self) -> str:
+        """The link under which the bot can be invited into a server."""
+        # Both IDs are the same, except for very old bots.
+        application = self._client.application_id if self._client is not None else None
+        return invite_link(str(application or self._own_id()))
 
     # --- For the operator ---------------------------------------------------------------------------------
 
