@@ -3,9 +3,9 @@
 import asyncio
 import random
 import signal
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AsyncExitStack, contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,7 @@ import structlog
 
 from relay.adapters.discord.adapter import DiscordAdapter
 from relay.adapters.matrix.adapter import MatrixAdapter
-from relay.config.settings import Settings
+from relay.config.settings import Settings, differing_keys
 from relay.core.bootstrap import Core, assemble
 from relay.core.channel_lookups import ChannelLookups, known_channels
 from relay.core.clock import Backoff, SystemClock
@@ -26,7 +26,7 @@ from relay.core.status.recorder import StatusRecorder
 from relay.core.status.report import STOPPED, DaemonEnd
 from relay.core.storage import Store
 from relay.doctor import clock_finding, local_findings, pairs_finding
-from relay.domain.ids import ChannelAddress
+from relay.domain.ids import ChannelAddress, Platform
 from relay.domain.pair import Pair
 from relay.errors import ConfigurationError, FatalError, RelayError, StoreError, leaves, sentence, ungrouped
 from relay.media.library import Library
@@ -76,6 +76,8 @@ class Daemon:
     config: Path
     # Reads the configuration again. Raises `ConfigurationError`.
     reload: Callable[[], Settings]
+    # Told what finds the name of a channel by its ID, for the log.
+    name_channels: Callable[[Callable[[str], str | None]], None] | None = None
     _clock: Clock = field(init=False, default_factory=SystemClock)
     _rng: random.Random = field(init=False, default_factory=random.Random)
     _pairs: tuple[Pair, ...] = field(init=False, default=())
@@ -84,6 +86,8 @@ class Daemon:
     _starting: bool = field(init=False, default=True)
     # Set when other pairs are declared.
     _changed: asyncio.Event = field(init=False, default_factory=asyncio.Event)
+    # Messages that the platforms had accepted when the daemon was told to stop.
+    _accepted_before: int = field(init=False, default=0)
     _stopped: asyncio.Event = field(init=False, default_factory=asyncio.Event)
     _reload_now: asyncio.Event = field(init=False, default_factory=asyncio.Event)
 
@@ -102,6 +106,8 @@ class Daemon:
         seen = last_seen(self.settings.store.path)
         async with AsyncExitStack() as stack:
             parts = await self._build(stack)
+            if self.name_channels is not None:
+                self.name_channels(parts.core.status.label_of)
             await parts.recorder.restore(seen)
             # From now on `relay status` can tell that it was this process that ended without a word.
             await parts.recorder.look()
@@ -112,6 +118,19 @@ class Daemon:
                 await self._record_end(parts, _end_of(error))
                 raise
             await self._record_end(parts, STOPPED)
+            _log.info("stopped", **await self._left(parts))
+
+    async def _left(self, parts: _Parts) -> dict[str, int]:
+        """What crossed while the daemon was stopping, and what waits for the next start."""
+        try:
+            report = await parts.core.status.report()
+        except StoreError:
+            return {}
+        waiting = sum(way.backlog for pair in report.pairs for way in pair.directions.values())
+        return {"finished": self._accepted(parts.core) - self._accepted_before, "waiting": waiting}
+
+    def _accepted(self, core: Core) -> int:
+        return sum(map(core.status.accepted, Platform))
 
     async def _record_end(self, parts: _Parts, end: DaemonEnd) -> None:
         """Leave word for `relay status`."""
@@ -253,6 +272,8 @@ class Daemon:
                 await adapter.watch(core.pairs.watched(adapter.platform))
                 others.append(group.create_task(self._supervise(adapter, core), name=str(adapter.platform)))
             await self._stopped.wait()
+            self._accepted_before = self._accepted(core)
+            _log.info("stopping: finishing what is in flight")
             for task in others:
                 task.cancel()
             core.dispatcher.stop()
@@ -270,7 +291,8 @@ class Daemon:
             except RelayError:
                 raise
             except Exception:  # noqa: BLE001 - the top of a worker
-                _log.exception("adapter failed; starting it again", platform=str(adapter.platform))
+                tries = backoff.tries + 1
+                _log.exception("adapter failed; starting it again", platform=str(adapter.platform), tries=tries)
             await self._clock.sleep(backoff.next())
 
     # --- What `relay check` looks at too ------------------------------------------------------------------
@@ -328,10 +350,10 @@ class Daemon:
             "defaults": self.settings.defaults,
             "directory": self.settings.directory,
         }
-        if settings.model_copy(update=without_pairs) != self.settings.model_copy(update=without_pairs):
-            _log.warning(
-                "settings other than pairs and people changed; they take effect when the daemon is started again"
-            )
+        before, now = (one.model_copy(update=without_pairs) for one in (self.settings, settings))
+        if changed := differing_keys(before, now):
+            # Only their names: some of them are secrets.
+            _log.warning("settings changed; they take effect when the daemon is started again", settings=changed)
         self._pairs = settings.declared_pairs()
         core.inbox.declare(self._pairs)
         if core.people.declare(settings.declared_links()):
@@ -364,10 +386,16 @@ class Daemon:
                 loop.remove_signal_handler(number)
 
 
-async def run(settings: Settings, *, config: Path, reload: Callable[[], Settings]) -> None:
+async def run(
+    settings: Settings,
+    *,
+    config: Path,
+    reload: Callable[[], Settings],
+    name_channels: Callable[[Callable[[str], str | None]], None] | None = None,
+) -> None:
     """Run the daemon until SIGTERM or SIGINT. Raises `RelayError` for an error that ends the daemon."""
     with ungrouped(RelayError):
-        await Daemon(settings=settings, config=config, reload=reload).run()
+        await Daemon(settings=settings, config=config, reload=reload, name_channels=name_channels).run()
 
 
 def _end_of(error: Exception) -> DaemonEnd:
@@ -392,11 +420,27 @@ def _log_difference(before: Iterable[Pair], after: Iterable[Pair]) -> None:
             _log.info("pair added", pair=pair.name)
         elif old.name != pair.name:
             _log.info("pair renamed", pair=pair.name, before=old.name)
-        if old is not None and replace(old, name=pair.name) != pair:
-            _log.info("pair changed", pair=pair.name)
+        if old is not None and (changes := _changes(old, pair)):
+            _log.info("pair changed", pair=pair.name, changed=changes)
     for sides, pair in known.items():
         if sides not in declared:
             _log.info("pair removed", pair=pair.name)
+
+
+def _changes(old: Pair, new: Pair) -> str:
+    """What the operator has changed in a pair but its name, as the file calls it: `max_parts: 5 -> 7`."""
+    before, after = (_settings_of(pair) for pair in (old, new))
+    return ", ".join(f"{key}: {before[key]} -> {after[key]}" for key in before if before[key] != after[key])
+
+
+def _settings_of(pair: Pair) -> Mapping[str, str]:
+    ways = {2: "both", 1: "".join(f"to_{platform}" for platform in pair.destinations), 0: "none (archived)"}
+    values = {"direction": ways[len(pair.destinations)], "paused": pair.paused, **asdict(pair.policy)}
+    return {key: _written(value) for key, value in values.items()}
+
+
+def _written(value: object) -> str:
+    return ", ".join(sorted(map(str, value))) if isinstance(value, frozenset) else str(value)
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:

@@ -7,7 +7,9 @@ is the last line of defence.
 import json
 import logging
 import re
+import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Iterable
 from typing import Any, Literal, TextIO
 from urllib.parse import quote
@@ -41,10 +43,28 @@ _SHAPES = re.compile(
 _SHORTEST_SECRET = 4
 
 
-def configure(level: Level, form: Format, secrets: Iterable[str], stream: TextIO | None = None) -> None:
+class ChannelNames:
+    """What the IDs of channels and rooms are called; nothing has a name before somebody knows them."""
+
+    def __init__(self) -> None:
+        self.name_of: Callable[[str], str | None] = lambda _: None
+
+    def use(self, name_of: Callable[[str], str | None]) -> None:
+        """From now on `name_of` tells."""
+        self.name_of = name_of
+
+
+def configure(
+    level: Level,
+    form: Format,
+    secrets: Iterable[str],
+    stream: TextIO | None = None,
+    names: ChannelNames | None = None,
+) -> None:
     """Send every log line of this process to `stream` (standard error by default). May be called again."""
     target = sys.stderr if stream is None else stream
     readable = form == "console" or (form == "auto" and target.isatty())
+    known = names or ChannelNames()
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
@@ -57,15 +77,21 @@ def configure(level: Level, form: Format, secrets: Iterable[str], stream: TextIO
             structlog.stdlib.ProcessorFormatter.remove_processors_meta,
             # Never a traceback with local variables, which hold messages and tokens.
             structlog.processors.format_exc_info,
-            *([_on_one_line, _console(target)] if readable else [_in_order, _json]),
+            *(
+                [_names_in_front(known), _on_one_line, _console(debug=level == "debug")]
+                if readable
+                else [_names_beside(known), _in_order, _json]
+            ),
             _redact(secrets),
+            # Last: a secret with a space in it must not be on two lines when it is looked for.
+            *([_wrapped] if readable and target.isatty() else []),
         ],
     )
     handler = logging.StreamHandler(target)
     handler.setFormatter(formatter)
     handler.addFilter(lambda record: not _NOISE.search(str(record.msg)))
     root = logging.getLogger()
-    for old in [known for known in root.handlers if isinstance(known.formatter, structlog.stdlib.ProcessorFormatter)]:
+    for old in [one for one in root.handlers if isinstance(one.formatter, structlog.stdlib.ProcessorFormatter)]:
         root.removeHandler(old)
     root.addHandler(handler)
     threshold = logging.getLevelNamesMapping()[level.upper()]
@@ -74,11 +100,23 @@ def configure(level: Level, form: Format, secrets: Iterable[str], stream: TextIO
         logging.getLogger(name).setLevel(max(threshold, debugging if level == "debug" else usual))
     logging.captureWarnings(True)
     structlog.configure(
-        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        processors=[
+            *([] if level == "debug" else [_fewer_tries]),
+            *shared,
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
         wrapper_class=structlog.make_filtering_bound_logger(threshold),
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=False,
     )
+
+
+def _fewer_tries(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Of what is tried again and again, the 1st, 2nd, 4th, 8th … try is logged: else an outage fills the log."""
+    tries = event.get("tries")
+    if isinstance(tries, int) and tries & (tries - 1):
+        raise structlog.DropEvent
+    return event
 
 
 def redactor(secrets: Iterable[str]) -> Callable[[str], str]:
@@ -102,6 +140,34 @@ def _redact(secrets: Iterable[str]) -> Processor:
 
     def process(_logger: WrappedLogger, _method: str, rendered: EventDict) -> str:
         return hide(str(rendered))
+
+    return process
+
+
+# The fields that hold the ID of a channel, a room or a thread.
+_CHANNELS = ("channel", "room", "thread", "moved_to", "old", "new")
+
+
+def _names_in_front(names: ChannelNames) -> Processor:
+    """`#help on A server (1234567890123456789)` instead of the ID."""
+
+    def process(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+        for key in _CHANNELS:
+            if isinstance(value := event.get(key), str) and (name := names.name_of(value)) is not None:
+                event[key] = f"{name} ({value})"
+        return event
+
+    return process
+
+
+def _names_beside(names: ChannelNames) -> Processor:
+    """`"channel_name": "#help on A server"` beside the ID: programs look for that."""
+
+    def process(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+        for key in _CHANNELS:
+            if isinstance(value := event.get(key), str) and (name := names.name_of(value)) is not None:
+                event[f"{key}_name"] = name
+        return event
 
     return process
 
@@ -130,5 +196,41 @@ def readable_json(value: object, **options: Any) -> str:
 _json = structlog.processors.JSONRenderer(serializer=readable_json, default=str)
 
 
-def _console(target: TextIO) -> Processor:
-    return structlog.dev.ConsoleRenderer(colors=target.isatty(), exception_formatter=structlog.dev.plain_traceback)
+# What is read last, because it is a sentence.
+_SENTENCES = ("problem", "reason", "mistake", "remedy")
+_COLORS = {"warning": "\x1b[33m", "error": "\x1b[31m", "critical": "\x1b[31m"}
+_PLAIN = "\x1b[0m"
+_INDENT = " " * len("12:34:56 ")
+
+
+def _console(*, debug: bool) -> Processor:
+    """Time, level, what happened, and the facts."""
+
+    def render(_logger: WrappedLogger, _method: str, event: EventDict) -> str:
+        time, level = event.pop("timestamp", ""), str(event.pop("level", "info"))
+        source, text = str(event.pop("logger", "")), str(event.pop("event", ""))
+        traceback = event.pop("exception", None)
+        facts = sorted(event.items(), key=lambda fact: fact[0] in _SENTENCES)
+        words = [f"{time} {level:<7} {text}", *(f"{key}={_quoted(value)}" for key, value in facts)]
+        if debug or not source.startswith("relay"):
+            words.append(f"[{source}]")
+        line = " ".join(words)
+        return line if traceback is None else f"{line}\n{traceback}"
+
+    return render
+
+
+def _wrapped(_logger: WrappedLogger, _method: str, rendered: EventDict) -> str:
+    """For a terminal: broken between words, with an indent, and with the level in its colour."""
+    line, *traceback = str(rendered).split("\n", 1)
+    width = shutil.get_terminal_size().columns
+    line = textwrap.fill(line, width, subsequent_indent=_INDENT, break_long_words=False, break_on_hyphens=False)
+    level = line[len(_INDENT) :].partition(" ")[0]
+    if level in _COLORS:
+        line = line.replace(f" {level}", f" {_COLORS[level]}{level}{_PLAIN}", 1)
+    return "\n".join([line, *traceback])
+
+
+def _quoted(value: object) -> str:
+    text = str(value)
+    return f'"{text}"' if " " in text or not text else text

@@ -13,6 +13,7 @@ from relay.errors import ConfigurationError, RelayError, StoreError, StoreTooNew
 
 if TYPE_CHECKING:
     from relay.config.settings import Settings
+    from relay.logs import ChannelNames
     from relay.store.unit_of_work import SqlStore
 
 ConfigOption = Annotated[
@@ -30,6 +31,8 @@ class Invocation:
         self.config = config
         # Replaces secrets in a text.
         self.redact: Callable[[str], str] = str
+        # What log lines call channels and rooms; the daemon fills it.
+        self.channel_names: ChannelNames | None = None
 
     def load(self, config: Path | None, *, daemon: bool = False, environ: Mapping[str, str] = os.environ) -> "Settings":
         """Load the settings, and configure logging with them. Only the daemon logs more than warnings."""
@@ -40,7 +43,9 @@ class Invocation:
         settings = load(config or self.config, environ)
         self.redact = logs.redactor(settings.secrets())
         level = settings.log.level if daemon or settings.log.level == "error" else "warning"
-        logs.configure(level, settings.log.format if daemon else "console", settings.secrets())
+        self.channel_names = logs.ChannelNames()
+        form = settings.log.format if daemon else "console"
+        logs.configure(level, form, settings.secrets(), names=self.channel_names)
         return settings
 
 

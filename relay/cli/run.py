@@ -27,4 +27,6 @@ def run(context: typer.Context, config: ConfigOption = None) -> None:
     # can trigger a scan with events that contain a thousand lists.
     gc.collect()
     gc.freeze()
-    asyncio.run(app.run(settings, config=path, reload=partial(load, path, os.environ)))
+    names = invocation.channel_names
+    name_channels = None if names is None else names.use
+    asyncio.run(app.run(settings, config=path, reload=partial(load, path, os.environ), name_channels=name_channels))

@@ -336,3 +336,17 @@ class Settings(BaseSettings):
         as_token = None if appservice is None else appservice.as_token
         values = (self.discord.token, self.matrix.access_token, self.matrix.password, as_token, self.web.token)
         return frozenset(value.get_secret_value() for value in values if value is not None)
+
+
+def differing_keys(one: BaseModel, other: BaseModel, section: str = "") -> str:
+    """The keys that two configurations disagree about, as the file calls them: "[web] listen, [log] level"."""
+    found = []
+    for name in type(one).model_fields:
+        before, after = getattr(one, name), getattr(other, name)
+        if before == after:
+            continue
+        if isinstance(before, BaseModel) and isinstance(after, BaseModel):
+            found.append(differing_keys(before, after, f"{section}.{name}".removeprefix(".")))
+        else:
+            found.append(f"[{section}] {name}" if section else f"[{name}]")
+    return ", ".join(found)

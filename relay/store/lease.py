@@ -191,6 +191,7 @@ class Lease:
 
         Writes nothing to the store. Continues while the store is unavailable: nobody else can take the lease then.
         """
+        tries = 0
         while True:
             await self.clock.sleep(RENEW_EVERY)
             try:
@@ -199,9 +200,10 @@ class Lease:
                     await SqlLeases(unit.transaction).get()  # every write transaction begins with the fence
                 with translated(self.lock.path):
                     self.lock.beat(self.holder.token)
-                self._renewed = asked
+                self._renewed, tries = asked, 0
             except StoreUnavailable as error:
-                _log.warning("lease_not_renewed", reason=str(error))
+                tries += 1
+                _log.warning("lease_not_renewed", reason=str(error), tries=tries)
 
     def fence(self, connection: sqlite3.Connection) -> None:
         """Raise `StoreHeld` unless the lease is ours. One of the first steps of each write transaction."""

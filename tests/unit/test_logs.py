@@ -11,7 +11,7 @@ import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.logs import HIDDEN, Format, Level, configure, redactor
+from relay.logs import HIDDEN, ChannelNames, Format, Level, configure, redactor
 
 SECRET = 'pa"ss/wörd %41'
 
@@ -153,3 +153,43 @@ def test_a_secret_is_hidden_wherever_it_stands(secret: str, before: str, after: 
 
 def test_a_short_secret_does_not_blank_everything() -> None:
     assert redactor(["a", ""])("a banana") == "a banana"
+
+
+def test_channels_are_called_by_their_names_with_the_id_behind() -> None:
+    names = ChannelNames()
+    for form, wanted in (("console", 'channel="#help (123)"'), ("json", '"channel": "123"')):
+        stream = io.StringIO()
+        configure("info", form, [], stream, names=names)  # type: ignore[arg-type]
+        structlog.get_logger("relay").info("open", channel="123")
+        names.use({"123": "#help"}.get)
+        structlog.get_logger("relay").info("open", channel="123", room="!other")
+        before, after = stream.getvalue().splitlines()
+        assert wanted in after
+        assert "!other" in after
+        if form == "json":
+            assert json.loads(after)["channel_name"] == "#help"
+            assert "room_name" not in after
+        names.use(lambda _: None)
+        assert "#help" not in before
+
+
+@pytest.mark.parametrize(("level", "count"), [("info", 4), ("debug", 10)])
+def test_what_is_tried_again_and_again_is_logged_less_and_less(level: Level, count: int) -> None:
+    stream = set_up(level=level)
+    for tries in range(1, 11):
+        structlog.get_logger("relay").warning("no connection", tries=tries)
+    assert len(stream.getvalue().splitlines()) == count
+
+
+def test_a_terminal_gets_lines_of_its_width_and_no_half_of_a_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    stream = Terminal()
+    for length in range(60, 80):
+        set_up("auto", stream=stream)
+        structlog.get_logger("relay").warning(
+            "closed", pair="help", problem=f"{'x ' * (length // 2)}{SECRET} and so on"
+        )
+    text = stream.getvalue()
+    assert max(map(len, text.replace("\x1b[33m", "").replace("\x1b[0m", "").splitlines())) <= 80
+    assert "%41" not in text
+    assert text.count("\x1b[33mwarning\x1b[0m") == 20

@@ -238,8 +238,9 @@ class DiscordAdapter:
             try:
                 await self._connected().receive(batch)
             except StoreUnavailable as error:
-                _log.warning("discord events wait for the store", reason=error.reason)
-                await self._clock.sleep(backoff.next())
+                wait = backoff.next()
+                _log.warning("discord events wait for the store", reason=error.reason, tries=backoff.tries)
+                await self._clock.sleep(wait)
             else:
                 return
 

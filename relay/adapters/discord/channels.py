@@ -63,6 +63,8 @@ class Channels:
     # For channels that the gateway does not tell of: when each is asked for again (monotonic), and why it is closed.
     _fetch_again_at: dict[str, float] = field(init=False, default_factory=dict)
     _absent: dict[str, str] = field(init=False, default_factory=dict)
+    # How often in a row nobody could say what it is.
+    _fetch_tries: dict[str, int] = field(init=False, default_factory=dict)
     _changed: asyncio.Event = field(init=False, default_factory=asyncio.Event)
 
     def watch(self, addresses: frozenset[ChannelAddress]) -> None:
@@ -144,9 +146,12 @@ class Channels:
             if error.code in MISSING:
                 self._absent[channel] = f"the bot may not see {channel}: add it to the thread, if it is a private one"
         except (ApiError, TimeoutError) as error:
-            _log.info("discord channel not looked up", channel=channel, reason=str(error) or type(error).__name__)
+            self._fetch_tries[channel] = tries = self._fetch_tries.get(channel, 0) + 1
+            reason = str(error) or type(error).__name__
+            _log.info("discord channel not looked up", channel=channel, reason=reason, tries=tries)
             again = _FETCH_SOON
         else:
+            self._fetch_tries.pop(channel, None)
             if isinstance(found, dict) and self.guilds.remember_thread(found):
                 return self.guilds.access(channel)
         self._fetch_again_at[channel] = self.clock.monotonic() + again
@@ -250,11 +255,12 @@ class Channels:
                 buffer.read_again = False
                 await self._read(inbox, buffer)
             except (StoreUnavailable, DeliveryError) as error:
-                _log.warning("discord catch up waits", channel=buffer.channel.id, reason=str(error))
+                tries = backoff.tries + 1
+                _log.warning("discord catch up waits", channel=buffer.channel.id, reason=str(error), tries=tries)
             except StoreError:
                 raise
             except Exception:  # noqa: BLE001 - the top of this worker: tried again, and logged
-                _log.exception("discord catch up failed", channel=buffer.channel.id)
+                _log.exception("discord catch up failed", channel=buffer.channel.id, tries=backoff.tries + 1)
             else:
                 if self.buffers.release(buffer):
                     return

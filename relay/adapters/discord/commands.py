@@ -250,8 +250,9 @@ class SlashCommands:
             except Limited as error:
                 await self.clock.sleep(error.retry_after)
             except Unanswered as error:
-                _log.warning("discord command not registered yet", reason=str(error))
-                await self.clock.sleep(self.backoff.next())
+                wait = self.backoff.next()
+                _log.warning("discord command not registered yet", reason=str(error), tries=self.backoff.tries)
+                await self.clock.sleep(wait)
             else:
                 self.backoff.reset()
                 return

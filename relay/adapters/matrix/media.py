@@ -66,15 +66,17 @@ class MediaRepository:
 
     async def keep_max_file_size(self) -> None:
         """Ask for the largest size of a file every hour, until cancelled."""
+        tries = 0
         while True:
             try:
                 answer = await self._config()
             except (Refused, Unreachable) as error:
-                _log.info("the homeserver does not say how large files may be", reason=str(error))
+                tries += 1
+                _log.info("the homeserver does not say how large files may be", reason=str(error), tries=tries)
                 await self._clock.sleep(_TRY_AGAIN)
                 continue
             size = answer.get("m.upload.size")
-            self.max_file_size = size if isinstance(size, int) and size > 0 else sys.maxsize
+            self.max_file_size, tries = size if isinstance(size, int) and size > 0 else sys.maxsize, 0
             await self._clock.sleep(_ASK_AGAIN)
 
     # --- To the homeserver --------------------------------------------------------------------------------

@@ -390,8 +390,9 @@ class Lane:
 
     async def _store_failed(self, error: StoreUnavailable) -> None:
         self.status.store_problem = str(error)
-        self._log.error("store unavailable", reason=error.reason)
-        await self._wait(self.backoff.next())
+        wait = self.backoff.next()
+        self._log.error("store unavailable", reason=error.reason, tries=self.backoff.tries)
+        await self._wait(wait)
 
     async def _wait(self, seconds: float, *, at_least: float = 0.0) -> None:
         """Wait `seconds`, or until `retry_event` is set, but always `at_least` that long. `stop` ends it at once."""

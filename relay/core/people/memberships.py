@@ -73,22 +73,24 @@ class Memberships:
         return wanted
 
     async def _keep(self, lane: LaneKey, who: Literal["those who come", "those who leave"]) -> None:
+        channel, tries = lane.destination.id, 0
         while True:
+            tries += 1
             try:
                 if who == "those who come":
                     await self._round(lane.source, lane.destination)
                 else:
                     await self._remove_departed(lane.source, lane.destination)
             except (DeliveryError, StoreUnavailable) as error:
-                _log.warning(
-                    "not everybody is where they should be yet", channel=lane.destination.id, reason=str(error)
-                )
+                reason = str(error)
+                _log.warning("not everybody is where they should be yet", channel=channel, reason=reason, tries=tries)
                 await self.clock.sleep(_AFTER_TROUBLE)
                 continue
             except Exception:  # noqa: BLE001 - the top of this worker
-                _log.exception("bug while keeping people in step", channel=lane.destination.id)
+                _log.exception("bug while keeping people in step", channel=channel, tries=tries)
                 await self.clock.sleep(_AFTER_TROUBLE)
                 continue
+            tries = 0
             await self.clock.sleep(_AGAIN_AFTER)
 
     async def _remove_departed(self, source: ChannelRef, destination: ChannelRef) -> None:

@@ -92,6 +92,7 @@ class Status:
     has_read_outbox: bool = field(init=False, default=False)
     # What the channels were known by when that could last be seen, in this process or an earlier one.
     _channels: dict[ChannelRef, ChannelInfo] = field(init=False, default_factory=dict)
+    _labels: dict[str, str] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         self._daemon = DaemonStatus(True, os.getpid(), socket.gethostname(), since=self.clock.now())
@@ -204,7 +205,12 @@ class Status:
             describe = self.describe.get(channel.platform)
             if describe is not None and (info := describe(channel)) is not None:
                 self._channels[channel] = info
+                self._labels[channel.id] = info.label
         return {channel: self._channels[channel] for channel in sorted(named) if channel in self._channels}
+
+    def label_of(self, channel: str) -> str | None:
+        """What people know the channel with this ID by; None if that is not known. No I/O."""
+        return self._labels.get(channel)
 
     def restore(self, saved: str | None, channels: str | None = None, *, seen: datetime | None = None) -> None:
         """Go on counting where an earlier process stopped.
@@ -216,6 +222,7 @@ class Status:
             self._lanes[lane] = known.counts
         self._daemon = replace(self._daemon, previous=record.daemon.end(seen))
         self._channels.update(read_channels(channels))
+        self._labels = {channel.id: info.label for channel, info in self._channels.items()}
 
     def _notes(self, pair: Pair) -> tuple[str, ...]:
         channels = [self.pairs.channel(side) for side in pair.sides]

@@ -27,7 +27,31 @@ _log = structlog.get_logger(__name__)
 
 _SAVE_SECONDS = 1.0
 _LOOK_SECONDS = 0.2
-_PROGRESS_SECONDS = 10.0
+# Between two lines about a catch-up: in its first minute, and then.
+_PROGRESS_SECONDS, _LATER_SECONDS, _FIRST_SECONDS = 10.0, 600.0, 60.0
+# Pairs in trouble that are named.
+_NAMED = 5
+
+
+class Readiness:
+    """Logs once how many pairs work, when both sides are ready."""
+
+    def __init__(self) -> None:
+        self._logged = False
+
+    def look(self, report: Report) -> None:
+        """Log it, if it is time."""
+        if self._logged or not report.ready:
+            return
+        self._logged = True
+        mirrored = [pair for pair in report.pairs if pair.carried]
+        troubled = [pair.name for pair in mirrored if pair.problems]
+        words = f"ready: {len(mirrored) - len(troubled)} of {len(mirrored)} pairs"
+        if troubled:
+            more = [f"{len(troubled) - _NAMED} more"] if len(troubled) > _NAMED else []
+            _log.warning(f"{words}, {len(troubled)} in trouble ({', '.join([*troubled[:_NAMED], *more])})")
+        else:
+            _log.info(words)
 
 
 class Progress:
@@ -50,7 +74,9 @@ class Progress:
         if self._began is None:
             self._began = (now, crossed)
         began, before = self._began
-        if (now - (self._logged_at or began)).total_seconds() >= _PROGRESS_SECONDS:
+        is_long = (now - began).total_seconds() > _FIRST_SECONDS
+        pause = _LATER_SECONDS if is_long else _PROGRESS_SECONDS
+        if (now - (self._logged_at or began)).total_seconds() >= pause:
             self._logged_at = now
             _log.info(
                 "catching up",
@@ -81,6 +107,7 @@ class StatusRecorder:
     status: Status
     clock: Clock
     _progress: Progress = field(init=False, default_factory=Progress)
+    _readiness: Readiness = field(init=False, default_factory=Readiness)
     # What was saved last, except for times.
     _saved: Mapping[str, Any] | None = field(init=False, default=None)
     # What was saved last of the channels: they change seldom, and the status each second.
@@ -124,6 +151,7 @@ class StatusRecorder:
             self.status.store_problem = str(error)
         else:
             self._progress.look(report)
+            self._readiness.look(report)
 
     async def _save(self, record: StatusRecord) -> None:
         async with self.store.write() as uow:

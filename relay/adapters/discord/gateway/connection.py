@@ -355,7 +355,7 @@ class Gateway:
             reason = await self._run_session(listener)
             listener.disconnected(reason)
             wait = self._backoff.next()
-            _log.warning("discord session ended", reason=reason, next_try_in=round(wait, 1))
+            _log.warning("discord session ended", reason=reason, next_try_in=round(wait, 1), tries=self._backoff.tries)
             await self.clock.sleep(wait)
 
     async def _run_session(self, listener: Listener) -> str:
@@ -396,7 +396,7 @@ class Gateway:
             raise
         except Exception as error:  # noqa: BLE001 - the top of the supervised work
             # A bug in the library must not end the daemon. The next session starts afresh.
-            _log.exception("discord session failed")
+            _log.exception("discord session failed", tries=self._backoff.tries + 1)
             return f"the connection failed ({type(error).__name__})"
         return "the connection ended"
 

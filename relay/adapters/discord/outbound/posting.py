@@ -392,7 +392,8 @@ class MessagePoster:
         except Refused as error:
             if error.code not in {*MISSING, ErrorCode.TOO_MANY_WEBHOOKS} and not error.unexplained:
                 raise
-            _log.warning("webhook not possible", channel=channel, code=error.code)
+            if channel not in self._without_webhook:
+                _log.warning("webhook not possible", channel=channel, code=error.code)
             pause = _FORBIDDEN_PAUSE if error.code in MISSING else _FULL_PAUSE
             if error.code == ErrorCode.TOO_MANY_WEBHOOKS:
                 self._full.add(channel)

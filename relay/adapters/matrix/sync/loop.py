@@ -217,7 +217,7 @@ class SyncLoop:
                 raise
             except Exception as error:  # noqa: BLE001 - the top of this worker
                 # A bug of ours must not end the daemon. What it failed at is still there for the next attempt.
-                _log.exception("bug while syncing")
+                _log.exception("bug while syncing", tries=self._backoff.tries + 1)
                 wait = self._backoff.next()
                 problem = f"internal error ({type(error).__name__})"
             else:
@@ -226,7 +226,9 @@ class SyncLoop:
             self._failed.set()
             self._report_unconnected(problem)
             self.status.caught_up.clear()
-            _log.warning("no connection to the homeserver", reason=problem, seconds=round(wait, 1))
+            _log.warning(
+                "no connection to the homeserver", reason=problem, seconds=round(wait, 1), tries=self._backoff.tries
+            )
             await self.clock.sleep(wait)
 
     async def _once(self, call: Callable[[], Awaitable[_T]]) -> _T:

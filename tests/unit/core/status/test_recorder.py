@@ -8,7 +8,7 @@ from structlog.testing import capture_logs
 
 from relay.core.clock import SystemClock
 from relay.core.ports import ChannelInfo, SideHealth
-from relay.core.status.recorder import Progress, StatusRecorder
+from relay.core.status.recorder import Progress, Readiness, StatusRecorder
 from relay.core.status.report import CHANNELS_KEY, STATUS_KEY, STOPPED, DirectionStatus, PairStatus, Report, read_report
 from relay.domain.ids import Platform
 from tests.support.world import World, until
@@ -56,6 +56,26 @@ def test_what_keeps_up_is_not_worth_a_line(lines: list[dict[str, object]]) -> No
     assert of_interest(lines) == []
 
 
+def test_a_long_catch_up_is_told_of_less_often_later(lines: list[dict[str, object]]) -> None:
+    progress = Progress()
+    for second in range(1800):
+        progress.look(report(second, crossed=second, waiting=300, discord="3 channels to go"))
+    assert [line["seconds"] for line in of_interest(lines)] == [10, 20, 30, 40, 50, 60, 660, 1260]
+
+
+def test_how_many_pairs_work_is_said_once(lines: list[dict[str, object]]) -> None:
+    readiness = Readiness()
+    ready = {"discord": SideHealth("ready"), "matrix": SideHealth("ready")}
+    pairs = tuple(PairStatus(f"p{number}", ("No.",) if number < 7 else (), {}) for number in range(60))
+    old = PairStatus("old", (), {}, carried=frozenset())
+    readiness.look(Report(pairs, {**ready, "matrix": SideHealth("catching_up")}, NOON))
+    readiness.look(Report((*pairs, old), ready, NOON))
+    readiness.look(Report(pairs, ready, NOON))
+    assert [line["event"] for line in lines] == ["ready: 53 of 60 pairs, 7 in trouble (p0, p1, p2, p3, p4, 2 more)"]
+    Readiness().look(Report(pairs[7:8], ready, NOON))
+    assert lines[-1] == {"event": "ready: 1 of 1 pairs", "log_level": "info"}
+
+
 async def test_the_status_outlives_the_process(bridge: World) -> None:
     discord, room = bridge.channels()
     async with bridge.relay() as core:
@@ -100,6 +120,16 @@ async def test_what_is_wrong_with_both_channels_are_two_sentences(bridge: World)
         for shown in (core.status.last_report().pairs[0], report.pairs[0]):
             assert shown.problems == ("The bot is gone: invite it.", "It is banned: lift the ban.")
             assert shown.as_json()["problem"] == "The bot is gone: invite it. It is banned: lift the ban."
+
+
+async def test_a_problem_is_a_sentence_with_the_name_of_the_channel(bridge: World) -> None:
+    discord, _ = bridge.channels()
+    async with bridge.relay() as core:
+        core.status.describe = {Platform.DISCORD: {discord: ChannelInfo("#ask", "A server")}.get}
+        core.status.channels()
+        await core.inbox.closed(bridge.pairs[0].sides[0], "the bot may not write in channel help: give it the right")
+        assert core.status.problems(bridge.pairs[0]) == ("The bot may not write in #ask (help): give it the right.",)
+        assert core.status.label_of("help") == "#ask on A server"
 
 
 async def test_what_channels_are_known_by_outlives_the_process(bridge: World) -> None:
