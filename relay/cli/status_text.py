@@ -82,7 +82,7 @@ class Screen:
         if well and not self.problems_only:
             lines.append(_others(well, report, column, width))
         elif well:
-            lines.append([Line(f"{_count_others(report, len(well))}.", "green")])
+            lines.append([Line(f"{_count_others(report, len(well))}.")])
         if not report.pairs:
             lines.append(
                 _wrapped("There are no pairs, so nothing crosses: add [[pairs]] to the file.", width, "yellow")
@@ -158,18 +158,24 @@ def _troubled(pairs: Sequence["PairStatus"], report: "Report", column: int, widt
 
 def _others(pairs: Sequence["PairStatus"], report: "Report", column: int, width: int) -> Iterator[Line]:
     legend = "→ to Matrix, ← to Discord: age of the last message"
-    color = "green" if report.daemon.running else None
+    color = "green" if _all_connected(report) else None
     yield from _wrapped(f"{_count_others(report, len(pairs))} ({legend}):", width, color)
     for pair in pairs:
-        works = pair.carried and not pair.paused and report.daemon.running
+        works = pair.carried and not pair.paused and _all_connected(report)
         mark = "✓" if works else "–"
         yield Line(_row(pair, mark, report.taken_at, column, min(width, _ROW_COLUMNS)))
 
 
+def _all_connected(report: "Report") -> bool:
+    return report.daemon.running and all(side.connected for side in report.sides.values())
+
+
 def _count_others(report: "Report", number: int) -> str:
-    """Nothing is well while no daemon runs."""
-    if report.daemon.running:
+    """Nothing is well while no daemon runs, or a side is out of reach."""
+    if _all_connected(report):
         return f"{_count(number, 'pair')} well"
+    if report.daemon.running:
+        return f"{_count(number, 'pair')} with no trouble of {'its' if number == 1 else 'their'} own"
     return f"{_count(number, 'pair')}{' as the daemon left them' if report.daemon.ended else ''}"
 
 

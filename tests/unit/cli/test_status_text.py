@@ -139,6 +139,9 @@ def test_sides_in_trouble_and_no_pairs() -> None:
     lines = shown(report(matrix=SideHealth("connecting", "No answer from the homeserver.")))
     assert "✓ Discord" in lines
     assert "✗ Matrix: No answer from the homeserver." in lines
+    away = shown(report(pair(), matrix=SideHealth("connecting", "No answer.")))
+    assert any(line.startswith("1 pair with no trouble of its own (") for line in away)
+    assert "help – → 3 s    ← 1 min  #help ⇄ Help room" in away
     assert any(line.startswith("There are no pairs") for line in lines)
 
 
