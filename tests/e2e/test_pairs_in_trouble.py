@@ -58,7 +58,7 @@ async def test_pairs_that_cannot_work_hold_nobody_up_and_come_back_when_mended(
             "absent": (f"There is no channel {ABSENT}", "correct discord_channel, or invite the bot with https:"),
             "hidden": ("The bot may not see #hidden", "give its role View Channel there"),
             "closed": (f"{place.relay_user} is not let into {place.rooms['closed']}", "invite it"),
-            "secret": (f"{place.rooms['secret']} is encrypted", "make another room without it"),
+            "secret": (place.rooms["secret"], "make another room without it"),
         }
         page = html.unescape((await place.daemon.get("/"))[1])
         _, printed = await place.daemon.relay("status")

@@ -236,6 +236,7 @@ class Status:
 
     def _with_names(self, pair: Pair, text: str) -> str:
         """A sentence in which the pair's channels are called as people know them, with their IDs behind."""
+        text = sentence(text)
         for side in pair.sides:
             channel = self.pairs.channel(side)
             info = self._channels.get(channel)
@@ -243,7 +244,7 @@ class Status:
                 text = text.replace(f"channel {channel.id}", channel.id).replace(
                     channel.id, f"{info.name} ({channel.id})"
                 )
-        return sentence(text)
+        return text
 
 
 def _distinct(texts: Iterable[Sequence[str]]) -> tuple[str, ...]:
