@@ -105,7 +105,7 @@ async def test_a_locked_and_a_deleted_thread_say_so(homeserver: Homeserver, tmp_
         place.control.delete_channel(place.channels["deleted"])
         place.control.join_thread(hidden, place.bot)
         await eventually(lambda: problem(place, "locked"), lambda text: "Manage Threads" in (text or ""))
-        await eventually(lambda: problem(place, "deleted"), lambda text: "here is no channel" in (text or ""))
+        await eventually(lambda: problem(place, "deleted"), lambda text: "There is no #deleted" in (text or ""))
         await eventually(lambda: problem(place, "hidden"), lambda text: text is None)
         await place.tell("locked", "said to the locked one")
         await crosses(place, "hidden", 1)
