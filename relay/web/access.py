@@ -140,5 +140,10 @@ def is_from_here(request: web.Request) -> bool:
     return origin is None or urlsplit(origin).netloc == request.headers.get("Host")
 
 
+def is_over_tls(request: web.Request) -> bool:
+    """Whether the browser sees the page over HTTPS, which a proxy may have ended: the browser says so itself."""
+    return request.secure or request.headers.get("Origin", "").startswith("https://")
+
+
 def _hash(text: str) -> bytes:
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()

@@ -11,7 +11,7 @@ from aiohttp import web
 from relay.core.status.report import Report
 from relay.core.storage import DeadLetter
 from relay.errors import StoreError
-from relay.web.access import COOKIE, SESSION_SECONDS, Access, is_from_here
+from relay.web.access import COOKIE, SESSION_SECONDS, Access, is_from_here, is_over_tls
 from relay.web.page import Dead, Visitor, render, render_sign_in
 
 _log = structlog.get_logger(__name__)
@@ -108,7 +108,15 @@ class StatusPages:
             return _html(render_sign_in(wrong=True), status=403)
         _log.info("signed in to the status page", address=request.remote)
         answer = _back()
-        answer.set_cookie(COOKIE, session, max_age=SESSION_SECONDS, path="/", httponly=True, samesite="Strict")
+        answer.set_cookie(
+            COOKIE,
+            session,
+            max_age=SESSION_SECONDS,
+            path="/",
+            httponly=True,
+            samesite="Strict",
+            secure=is_over_tls(request),
+        )
         return answer
 
     async def _sign_out(self, request: web.Request) -> web.Response:

@@ -74,6 +74,16 @@ async def test_signing_in_and_out() -> None:
         assert (await page.get())[0] == 401
 
 
+@pytest.mark.parametrize(("origin", "secure"), [("https://status.example.org", True), ("http://127.0.0.1", False)])
+async def test_behind_tls_the_cookie_never_leaves_without_it(origin: str, secure: bool) -> None:
+    async with serving() as page:
+        headers = {**OWN, "Origin": origin}
+        async with page.client.post(
+            "/sign-in", data={"token": TOKEN}, headers=headers, allow_redirects=False
+        ) as answer:
+            assert bool(answer.cookies[COOKIE]["secure"]) is secure
+
+
 async def test_the_buttons() -> None:
     async with serving() as page:
         secret = await page.sign_in()
