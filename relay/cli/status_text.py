@@ -157,7 +157,7 @@ def _troubled(pairs: Sequence["PairStatus"], report: "Report", column: int, widt
 
 
 def _others(pairs: Sequence["PairStatus"], report: "Report", column: int, width: int) -> Iterator[Line]:
-    legend = "→ to Matrix, ← to Discord: age of the last message"
+    legend = "→ to Matrix, ← to Discord: age of last message"
     color = "green" if _all_connected(report) else None
     yield from _wrapped(f"{_count_others(report, len(pairs))} ({legend}):", width, color)
     for pair in pairs:

@@ -1,6 +1,7 @@
 """How the daemon ends, whatever it is doing, and who may begin after it."""
 
 import asyncio
+import json
 import sqlite3
 import time
 from collections.abc import AsyncIterator
@@ -111,7 +112,14 @@ async def test_what_is_in_flight_is_finished(place: FullStack) -> None:
     await stops(place)
     assert await place.discord_words("help") == ["one"]
     _, printed = await place.daemon.relay("status")
-    assert "not running" in printed
+    assert "The daemon is not running; it ended" in printed
+    assert "It was told to stop." in printed
+    logged = [json.loads(line) for line in place.daemon.log(10_000).splitlines()]
+    assert [line["event"] for line in logged if line["event"].startswith("ready")] == ["ready: 1 of 1 pairs"]
+    [stopped] = [line for line in logged if line["event"] == "stopped"]
+    assert (stopped["finished"], stopped["waiting"]) == (1, 0)
+    [joined] = [line for line in logged if line["event"] == "channel open" and line["platform"] == "discord"]
+    assert joined["channel"] == place.channels["help"]
 
 
 async def test_another_daemon_on_the_same_store_is_sent_away(place: FullStack, tmp_path: Path) -> None:
