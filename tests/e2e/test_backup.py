@@ -62,7 +62,7 @@ async def test_a_backup_on_a_new_machine_doubles_nothing(homeserver: Homeserver,
         await place.until_matrix("help", lambda seen: "d five" in seen)
         await place.until_discord("help", lambda seen: "m five" in seen)
         before = await place.matrix_words("help"), await place.discord_words("help")
-        await place.daemon.kill()
+        assert await place.daemon.stop() == 0
         shutil.move(tmp_path / "relay.db", tmp_path / "lost.db")
         # Nobody was there.
         await talk(place, "six")

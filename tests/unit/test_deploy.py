@@ -14,6 +14,7 @@ from prometheus_client import Metric
 from pydantic import BaseModel
 from typer.core import TyperGroup
 
+import relay
 from relay import cli
 from relay.config.loading import LISTS, load
 from relay.config.settings import Settings
@@ -133,6 +134,17 @@ def test_everything_that_compose_mounts_is_there() -> None:
     mounted = re.findall(r"^ +- \./(\S+?):/\S+:ro$", compose, flags=re.MULTILINE)
     assert len(mounted) >= 4
     assert [path for path in mounted if not (ROOT / path).is_file()] == []
+
+
+def test_the_release_finds_the_version_and_the_files_that_it_names() -> None:
+    workflow = (ROOT / ".github" / "workflows" / "release.yml").read_text(encoding="utf-8")
+    (expression,) = re.findall(r"sed -n '(s/.+/p)' (\S+)\)", workflow)
+    found = subprocess.run(["sed", "-n", expression[0], ROOT / expression[1]], capture_output=True, text=True)
+    assert found.stdout == f"{relay.__version__}\n"
+    assert "## [Unreleased]" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"\b(?:deploy/[\w.]+|CHANGELOG\.md|relay/__init__\.py)\b", workflow))
+    assert {"deploy/Dockerfile", "deploy/requirements.lock"} <= named
+    assert [path for path in named if not (ROOT / path).is_file()] == []
 
 
 def guide() -> str:
