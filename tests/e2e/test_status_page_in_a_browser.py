@@ -48,13 +48,13 @@ async def test_sixty_pairs_on_a_phone(tmp_path: Path) -> None:
         assert await page.evaluate(focus) == "broken"
         served.status.answer = report(*pairs[:30], pair("broken", "It is worse now."), *pairs[31:])
         await page.evaluate(LOOK)
-        await page.wait_for_function("document.body.innerText.includes('It is worse now.')")
+        await page.get_by_text("It is worse now.").wait_for()
         assert await page.evaluate("document.querySelectorAll('.pairs details[open]').length") == 1
         assert await page.evaluate(focus) == "broken"
 
         served.status.answer = report(*(each for each in pairs if each.name != "broken"))
         await page.evaluate(LOOK)
-        await page.wait_for_function("document.getElementById('verdict').textContent === 'All is well'")
+        await page.locator("#verdict", has_text="All is well").wait_for()
         assert (await page.title()).startswith("All is well")
         assert refused == []
         await browser.close()
@@ -75,6 +75,6 @@ async def test_the_buttons_and_a_relay_that_is_gone(tmp_path: Path) -> None:
             await page.wait_for_load_state()
             assert served.letters.done == [("retry", 12), ("discard", 13)]
         await page.evaluate(LOOK)
-        await page.wait_for_function("!document.getElementById('away').hidden")
+        await page.locator("#away").wait_for()
         assert "has not answered since" in await page.inner_text("#away")
         await browser.close()
