@@ -279,7 +279,7 @@ def _read_file(file: Path) -> tuple[str, list[Mistake]]:
     try:
         return file.read_text(encoding="utf-8-sig"), []
     except FileNotFoundError:
-        remedy = "create it (deploy/relay.example.toml is an example), or set another with --config or RELAY_CONFIG"
+        remedy = "run `relay init`, which asks and writes it, or name another one with --config or RELAY_CONFIG"
         return "", [Mistake(str(file), "there is no such file", remedy)]
     except OSError as error:
         reason = (error.strerror or "unknown error").lower()

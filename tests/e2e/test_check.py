@@ -1,30 +1,22 @@
 """`relay check`: each kind of mistake is made, its line names it, and what the line says mends it."""
 
-import inspect
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 import pytest_asyncio
-from aiohttp import web
 
-from relay.adapters.discord.permissions import INVITED, Permission
+from relay.adapters.discord.permissions import INVITED
 from relay.config.loading import load
 from relay.core.findings import Finding, State
 from relay.demo.homeserver import Homeserver
-from relay.demo.matrix_client import Person
 from relay.doctor import Doctor
 from relay.sandbox.rate_limits import Limits
+from tests.support.mistakes import CHANNELS, ROOMS, do, name_room, right_channel, website
 from tests.support.stack import FullStack, stack
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
-
-Act = Callable[[FullStack, str], Any]
-MEGOLM = {"algorithm": "m.megolm.v1.aes-sha2"}
-ABSENT = "1234567890123456789"
 
 
 async def look(place: FullStack) -> list[Finding]:
@@ -39,242 +31,6 @@ def wanting(found: list[Finding]) -> list[str]:
     return [f"{one.state}: {one}" for one in found if one.state != "ok"]
 
 
-@dataclass(frozen=True, slots=True)
-class Kind:
-    """A mistake in a pair: how it is made, what is said about it, and how that is followed."""
-
-    make: Act
-    words: tuple[str, ...]
-    mend: Act
-    state: State = "wrong"
-
-
-async def do(act: Act, place: FullStack, pair: str) -> None:
-    done = act(place, pair)
-    if inspect.isawaitable(done):
-        await done
-
-
-# --- Channels ---------------------------------------------------------------------------------------------
-
-
-def declare_channel(place: FullStack, pair: str, channel: str) -> None:
-    place.channels[pair] = channel
-
-
-def new_channel(place: FullStack, pair: str, kind: int = 0) -> str:
-    return str(place.control.create_channel(place.guild, pair, type=kind)["id"])
-
-
-def without(*permissions: Permission) -> Act:
-    """The channel denies the bot these permissions; a role of Discord's is named as the documentation names it."""
-    names = [one.name.upper().replace(" ", "_") for one in permissions]
-    return lambda place, pair: place.control.set_channel_permissions(place.channels[pair], place.bot, deny=names)
-
-
-def all_permissions(place: FullStack, pair: str) -> None:
-    place.control.set_channel_permissions(place.channels[pair], place.bot)
-
-
-def fill_webhooks(place: FullStack, pair: str) -> None:
-    for number in range(15):
-        place.control.create_webhook(place.channels[pair], f"feed {number}", place.people["Ada"])
-
-
-def free_webhook(place: FullStack, pair: str) -> None:
-    place.control.delete_webhook(place.control.webhooks(place.channels[pair])[0]["id"])
-
-
-def right_channel(place: FullStack, pair: str) -> None:
-    declare_channel(place, pair, new_channel(place, pair))
-
-
-def role_id(place: FullStack) -> str:
-    return str(place.control.create_role(place.guild, "Helpers")["id"])
-
-
-def lacks(permission: Permission) -> Kind:
-    """Only what is missing is named."""
-    blocks = permission.name in {"View Channel", "Read Message History"}
-    state: State = "wrong" if blocks else "note"
-    words = f"give its role {permission.name}" if blocks else f"without {permission.name}, {permission.without}"
-    return Kind(without(permission), (words,), all_permissions, state)
-
-
-CHANNELS = {
-    **{f"without {needed.name}": lacks(needed) for needed in INVITED},
-    "nothing may be posted": Kind(
-        lambda place, pair: place.control.set_channel_permissions(
-            place.channels[pair], place.bot, deny=["SEND_MESSAGES", "MANAGE_WEBHOOKS"]
-        ),
-        ("may not write in", "give its role Manage Webhooks and Send Messages there"),
-        all_permissions,
-    ),
-    "15 webhooks": Kind(fill_webhooks, ("all 15 webhooks", "delete one", "Integrations"), free_webhook, "note"),
-    "another bridge's webhook": Kind(
-        lambda place, pair: place.control.create_webhook(place.channels[pair], "Matrix bridge", place.people["Ada"]),
-        ("another bridge may be at work", "turn it off"),
-        free_webhook,
-        "note",
-    ),
-    "no such channel": Kind(
-        lambda place, pair: declare_channel(place, pair, ABSENT),
-        ("there is no such channel", "correct discord_channel", "permissions=275414887488&client_id="),
-        right_channel,
-    ),
-    "the server's ID": Kind(
-        lambda place, pair: declare_channel(place, pair, place.guild),
-        ("it is the ID of the server Sandbox", "Copy Channel ID"),
-        right_channel,
-    ),
-    "a role's ID": Kind(
-        lambda place, pair: declare_channel(place, pair, role_id(place)),
-        ("it is the ID of the role Helpers", "Copy Channel ID"),
-        right_channel,
-    ),
-    "the bot's ID": Kind(
-        lambda place, pair: declare_channel(place, pair, place.bot),
-        ("it is the ID of the bot itself", "Copy Channel ID"),
-        right_channel,
-    ),
-    "a category": Kind(
-        lambda place, pair: declare_channel(place, pair, new_channel(place, pair, 4)),
-        ("is a category, which cannot be mirrored", "name a text channel"),
-        right_channel,
-    ),
-    "a forum": Kind(
-        lambda place, pair: declare_channel(place, pair, new_channel(place, pair, 15)),
-        ("is a forum, which cannot be mirrored", "one of its posts"),
-        right_channel,
-    ),
-}
-
-
-# --- Rooms ------------------------------------------------------------------------------------------------
-
-
-async def new_room(place: FullStack, pair: str, **options: Any) -> None:
-    place.rooms[pair] = await place.mia.create_room(pair, **options)
-
-
-async def joined(place: FullStack, pair: str, **options: Any) -> str:
-    """A private room, with the relay in it."""
-    await new_room(place, pair, public=False, invite=[place.relay_user], **options)
-    async with Person(place.homeserver.url, place.relay_user, place.relay_token) as relay:
-        await relay.join(place.rooms[pair])
-    return place.rooms[pair]
-
-
-def state(kind: str, content: dict[str, Any], key: str = "") -> Act:
-    """The relay is in the room, and then a piece of the room's state changes."""
-
-    async def act(place: FullStack, pair: str) -> None:
-        await place.mia.set_state(await joined(place, pair), kind, content, key)
-
-    return act
-
-
-def change_state(kind: str, content: dict[str, Any], key: str = "") -> Act:
-    return lambda place, pair: place.mia.set_state(place.rooms[pair], kind, content, key)
-
-
-def power(**changes: Any) -> Act:
-    async def act(place: FullStack, pair: str) -> None:
-        await place.mia.set_power(await joined(place, pair), **changes)
-
-    return act
-
-
-def change_power(**changes: Any) -> Act:
-    return lambda place, pair: place.mia.set_power(place.rooms[pair], **changes)
-
-
-def name_room(place: FullStack, pair: str, room: str) -> None:
-    place.rooms[pair] = room
-
-
-async def invite(place: FullStack, pair: str) -> None:
-    await place.mia.invite(place.rooms[pair], place.relay_user)
-
-
-async def ban(place: FullStack, pair: str) -> None:
-    await place.mia.ban(await joined(place, pair), place.relay_user)
-
-
-async def lift_ban(place: FullStack, pair: str) -> None:
-    await place.mia.unban(place.rooms[pair], place.relay_user)
-    await invite(place, pair)
-
-
-async def kick(place: FullStack, pair: str) -> None:
-    await place.mia.kick(await joined(place, pair), place.relay_user)
-
-
-async def upgrade(place: FullStack, pair: str) -> None:
-    old = await joined(place, pair)
-    body = {"body": "moved", "replacement_room": await place.mia.create_room("new")}
-    await place.mia.set_state(old, "m.room.tombstone", body)
-
-
-async def moderate(place: FullStack, pair: str) -> None:
-    await joined(place, pair)
-    place.pair_settings[pair] = "moderation.deletions = true"
-
-
-async def broadcast(place: FullStack, pair: str) -> None:
-    await joined(place, pair)
-    place.pair_settings[pair] = "allow_broadcast = true"
-
-
-BRIDGE = {"protocol": {"id": "discord", "displayname": "Discord"}, "channel": {"id": "1", "displayname": "#general"}}
-ROOMS = {
-    "an alias without a room": Kind(
-        lambda place, pair: name_room(place, pair, f"#typo-{place.bot}:localhost"),
-        ("No room has the alias", "correct matrix_room"),
-        new_room,
-    ),
-    "no such room": Kind(
-        lambda place, pair: name_room(place, pair, "!nowhere:localhost"),
-        ("cannot be found", "correct matrix_room"),
-        new_room,
-    ),
-    "not invited": Kind(lambda place, pair: new_room(place, pair, public=False), ("invite",), invite),
-    "banned": Kind(ban, ("has been banned from", "lift the ban and invite it"), lift_ban),
-    "kicked": Kind(kick, ("has been removed from", "invite it again"), invite),
-    "encrypted": Kind(
-        state("m.room.encryption", MEGOLM),
-        ("is encrypted", "cannot be switched off again", "make another room"),
-        joined,
-    ),
-    "not enough power": Kind(
-        power(events_default=10), ("may not write in", "give it the power level 10"), change_power(users_default=10)
-    ),
-    "no power to redact": Kind(
-        moderate, ("may not remove what people wrote", "power level 50"), change_power(redact=0), "note"
-    ),
-    "no power for @room": Kind(
-        broadcast, ("may not notify the whole room", "power level 50"), change_power(notifications={"room": 0}), "note"
-    ),
-    "no power to react": Kind(
-        power(events={"m.reaction": 20}),
-        ("may not mark messages", "power level 20"),
-        change_power(events={"m.reaction": 0}),
-        "note",
-    ),
-    "upgraded": Kind(upgrade, ("has been replaced by", "declare the new room"), new_room, "note"),
-    "history for members only": Kind(
-        state("m.room.history_visibility", {"history_visibility": "joined"}),
-        ("only members of then may read it", "Members only"),
-        change_state("m.room.history_visibility", {"history_visibility": "shared"}),
-        "note",
-    ),
-    "another bridge": Kind(
-        state("m.bridge", BRIDGE, "discord://1"),
-        ("another bridge connects it to Discord (#general)", "turn it off"),
-        change_state("m.bridge", {}, "discord://1"),
-        "note",
-    ),
-}
 PAIRS = CHANNELS | ROOMS
 
 
@@ -391,27 +147,6 @@ async def test_a_bot_that_may_not_write_or_was_never_invited(place: FullStack) -
     assert any("the bot is in no server; invite it: https://discord.com/oauth2/" in line for line in lines), lines
     place.control.invite(place.bot, place.guild)
     await all_is_well(place)
-
-
-@asynccontextmanager
-async def website(well_known: str | None) -> AsyncIterator[str]:
-    """A website that is no homeserver, and may say where the homeserver is."""
-
-    async def answer(request: web.Request) -> web.Response:
-        if well_known is not None and request.path == "/.well-known/matrix/client":
-            return web.json_response({"m.homeserver": {"base_url": well_known}})
-        return web.Response(text="<h1>Welcome</h1>", content_type="text/html", status=404)
-
-    application = web.Application()
-    application.router.add_get("/{path:.*}", answer)
-    runner = web.AppRunner(application)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    try:
-        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
-    finally:
-        await runner.cleanup()
 
 
 async def test_a_website_for_the_homeserver(place: FullStack) -> None:
