@@ -144,7 +144,7 @@ class Channels:
                 found = await self.rest.call(Route("GET", "/channels/{channel}", {"channel": channel}))
         except Refused as error:
             if error.code in MISSING:
-                self._absent[channel] = f"the bot may not see {channel}: add it to the thread, if it is a private one"
+                self._absent[channel] = self.guilds.unseen(channel)
         except (ApiError, TimeoutError) as error:
             self._fetch_tries[channel] = tries = self._fetch_tries.get(channel, 0) + 1
             reason = str(error) or type(error).__name__

@@ -223,6 +223,15 @@ class GuildCache:
             may_attach=may.attach_files,
         )
 
+    def unseen(self, channel: str) -> str:
+        """What to do about a channel that exists, and that Discord does not show to the bot."""
+        if self._client is not None and not self._client.guilds:
+            return self._absent(channel)
+        return (
+            f"the bot may not see {channel}: invite it to its server with {self.invite_link()}, "
+            "or add it to the thread, if it is a private one"
+        )
+
     def _absent(self, channel: str) -> str:
         """Why there is no such channel, with the remedy: what else the ID belongs to, or how the bot is invited."""
         guilds = self._client.guilds if self._client is not None else []
