@@ -286,7 +286,7 @@ async def test_in_pairs(place: FullStack) -> None:
         place.control.kick(place.guild, place.bot)
         await eventually(
             lambda: said_of(place, "help"),
-            lambda said: "the bot is in no server: invite it with https://discord.com/oauth2/" in said,
+            lambda said: "he bot is in no server: invite it with https://discord.com/oauth2/" in said,
             what=place.daemon.log,
         )
         place.control.invite(place.bot, place.guild)
@@ -302,15 +302,21 @@ async def test_in_pairs(place: FullStack) -> None:
 
 async def said_of(place: FullStack, name: str) -> str:
     """The problem and the notes of a pair."""
-    found = {pair["name"]: f"{pair['problem']} {pair['note']}" for pair in (await place.daemon.status())["pairs"]}
-    return found[name]
+    return (await told(place))[name]
+
+
+async def told(place: FullStack) -> dict[str, str]:
+    """The problem and the notes of each pair."""
+    return {pair["name"]: f"{pair['problem']} {pair['note']}" for pair in (await place.daemon.status())["pairs"]}
 
 
 async def untold(place: FullStack) -> dict[str, str]:
     """Mistakes that are not told with thing and remedy."""
-    found = {pair["name"]: f"{pair['problem']} {pair['note']}" for pair in (await place.daemon.status())["pairs"]}
+    found = await told(place)
     return {
-        pair: found[pair] for pair, (_, words) in IN_PAIRS.items() if not all(word in found[pair] for word in words)
+        pair: found[pair]
+        for pair, (_, words) in IN_PAIRS.items()
+        if not all(word.lower() in found[pair].lower() for word in words)
     }
 
 
