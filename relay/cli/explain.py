@@ -105,7 +105,8 @@ def _read(written: str) -> _Asked | None:
 async def _answer(settings: "Settings", asked: _Asked) -> _Answer:
     from relay.core.explain import lives_of
     from relay.core.pairs import PairDirectory
-    from relay.core.status.report import CHANNELS_KEY, read_channels, read_report
+    from relay.core.status.reading import read_channels, read_report
+    from relay.core.status.report import CHANNELS_KEY
     from relay.store.lease import SqlLeases, is_running
 
     declared = settings.declared_pairs()

@@ -120,7 +120,7 @@ def _subject(invocation: "Invocation", config: "Path | None") -> tuple[_Subject,
 
 
 async def _report(subject: _Subject) -> "Report":
-    from relay.core.status.report import read_report
+    from relay.core.status.reading import read_report
     from relay.store.lease import SqlLeases, is_running, last_seen
 
     now = datetime.now(UTC)

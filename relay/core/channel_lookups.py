@@ -13,7 +13,8 @@ import structlog
 
 from relay.core.pairs import PairDirectory
 from relay.core.ports import ChannelInfo, ChannelLookup, Clock
-from relay.core.status.report import CHANNELS_KEY, read_channels, read_info
+from relay.core.status.reading import read_channels, read_info
+from relay.core.status.report import CHANNELS_KEY
 from relay.core.storage import Store
 from relay.domain.ids import ChannelAddress, ChannelRef, Platform
 from relay.errors import StoreUnavailable, Transient

@@ -25,7 +25,7 @@ import structlog
 
 from relay.core.bootstrap import Core, assemble
 from relay.core.clock import SystemClock
-from relay.core.status.report import read_report
+from relay.core.status.reading import read_report
 from relay.domain.commands import SendMessage
 from relay.domain.content import Content
 from relay.domain.ids import ChannelRef, MessageRef, Platform

@@ -12,15 +12,8 @@ from itertools import accumulate
 from relay.core.findings import Finding
 from relay.core.pairs import PairDirectory
 from relay.core.ports import ChannelInfo, Clock, SideHealth
-from relay.core.status.report import (
-    DaemonStatus,
-    LaneCounts,
-    LaneRecord,
-    Report,
-    StatusRecord,
-    read_channels,
-    read_record,
-)
+from relay.core.status.reading import read_channels, read_record
+from relay.core.status.report import DaemonStatus, LaneCounts, LaneRecord, Report, StatusRecord
 from relay.core.storage import LaneDepth, Store
 from relay.domain.events import Feature
 from relay.domain.ids import ChannelRef, Platform

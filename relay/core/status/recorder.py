@@ -10,15 +10,8 @@ import structlog
 
 from relay.core.ports import ChannelInfo, Clock
 from relay.core.status.counters import Status
-from relay.core.status.report import (
-    CHANNELS_KEY,
-    STATUS_KEY,
-    DaemonEnd,
-    DirectionStatus,
-    Report,
-    StatusRecord,
-    read_channels,
-)
+from relay.core.status.reading import read_channels
+from relay.core.status.report import CHANNELS_KEY, STATUS_KEY, DaemonEnd, DirectionStatus, Report, StatusRecord
 from relay.core.storage import Store
 from relay.domain.ids import ChannelRef
 from relay.errors import StoreUnavailable

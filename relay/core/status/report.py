@@ -5,22 +5,17 @@ record from its counters, `relay status` from the store, where the last daemon s
 daemon runs.
 """
 
-import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import asdict, dataclass, field, fields, replace
-from datetime import UTC, datetime
-from typing import Any, get_args
-
-import structlog
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime
 
 from relay.core.findings import Finding
 from relay.core.pairs import PairDirectory
-from relay.core.ports import ChannelInfo, SideHealth, SideState
-from relay.core.storage import LaneDepth, Store
-from relay.domain.ids import ChannelAddress, ChannelRef, Platform
-from relay.domain.jsontext import Json, as_dict, as_list
+from relay.core.ports import ChannelInfo, SideHealth
+from relay.core.storage import LaneDepth
+from relay.domain.ids import ChannelAddress, ChannelRef
+from relay.domain.jsontext import Json
 from relay.domain.pair import LaneKey, Pair
 
 # The keys of the saved record in the store's key-value table, and of what its channels are known by.
@@ -31,8 +26,6 @@ CHANNELS_KEY = "channel info"
 _BEHIND_SECONDS = 10.0
 
 _PAUSED = "Paused: nothing crosses until `relay pairs resume`."
-
-_log = structlog.get_logger(__name__)
 
 # --- What the daemon saves --------------------------------------------------------------------------------
 
@@ -435,214 +428,6 @@ def _direction(
         dropped=dict(total.dropped),
         dead_letters=sum(depth.dead for depth in here),
     )
-
-
-# --- Read from the store ----------------------------------------------------------------------------------
-
-_NEVER_RAN = "The daemon has never run on this store."
-_NOT_RUNNING = "The daemon is not running."
-_STARTING = "The daemon is starting."
-
-
-async def read_report(
-    store: Store | None, pairs: Sequence[Pair] | None, *, running: bool, now: datetime, seen: datetime | None = None
-) -> Report:
-    """The report from the store alone. Raises `StoreError`.
-
-    `store` None: there is none yet. `pairs` None: those that the daemon works with, or worked with last. `running`: a
-    daemon holds the store; `seen`: when it last showed that.
-    """
-    saved = channels = None
-    depths: Mapping[LaneKey, LaneDepth] = {}
-    known: Mapping[ChannelAddress, ChannelRef] = {}
-    if store is not None:
-        async with store.read() as uow:
-            saved = await uow.key_values.get(STATUS_KEY)
-            channels = await uow.key_values.get(CHANNELS_KEY)
-            depths = await uow.outbox.depths()
-            known = await uow.channels.known()
-    directory = PairDirectory(pairs or (), known)
-    record = read_record(saved, directory)
-    if pairs is None:
-        directory.replace(record.pairs)
-    daemon = record.daemon
-    updated_at = daemon.updated_at
-    if updated_at is not None and seen is not None:
-        updated_at = max(updated_at, seen)
-    ended = None if running else daemon.end(seen)
-    record = replace(
-        record,
-        daemon=replace(daemon, running=running, updated_at=updated_at, ended=ended),
-        sides={str(platform): _now(record.sides.get(str(platform)), running=running) for platform in Platform},
-        channels=read_channels(channels),
-    )
-    return record.report(directory, depths, now)
-
-
-def _now(saved: SideHealth | None, *, running: bool) -> SideHealth:
-    """How a platform is now, by what the last daemon saved."""
-    if running:
-        return saved or SideHealth("connecting", _STARTING)
-    return SideHealth("stopped", _NEVER_RAN if saved is None else _NOT_RUNNING)
-
-
-def read_record(text: str | None, directory: PairDirectory) -> StatusRecord:
-    """A saved record. What cannot be read in it is left out."""
-    try:
-        saved = json.loads(text or "{}")
-    except (ValueError, RecursionError):
-        saved = None
-    if not isinstance(saved, dict):
-        _log.warning("the status in the store cannot be read")
-        saved = {}
-    daemon = saved.get("daemon")
-    return StatusRecord(
-        daemon=_daemon(daemon if isinstance(daemon, dict) else {}),
-        sides={str(platform): side for platform in Platform if (side := _side(saved.get(str(platform)))) is not None},
-        lanes=_lanes(saved, directory),
-        pairs=_declared(saved.get("declared")),
-        findings=tuple(
-            found for one in as_list(saved.get("findings")) if (found := Finding.from_json(as_dict(one))) is not None
-        ),
-    )
-
-
-def _daemon(saved: Mapping[str, Any]) -> DaemonStatus:
-    pid = saved.get("pid")
-    return DaemonStatus(
-        running=saved.get("running") is True,
-        pid=pid if isinstance(pid, int) else None,
-        host=_words(saved.get("host")),
-        since=_moment_or_none(saved.get("since")),
-        updated_at=_moment_or_none(saved.get("updated_at")),
-        ended=_end(saved.get("ended")),
-        previous=_end(saved.get("previous")),
-    )
-
-
-def _end(saved: Any) -> DaemonEnd | None:
-    if not isinstance(saved, dict) or not (reason := _words(saved.get("reason"))):
-        return None
-    return DaemonEnd(
-        reason, _words(saved.get("remedy")) or "", _moment_or_none(saved.get("at")), saved.get("wanted") is True
-    )
-
-
-def _declared(saved: Any) -> Sequence[Pair]:
-    found = []
-    for record in saved if isinstance(saved, list) else ():
-        with suppress(TypeError, ValueError, KeyError):
-            one, other = (ChannelAddress(Platform(platform), str(value)) for platform, value in record["sides"])
-            destinations = frozenset(Platform(platform) for platform in record["destinations"])
-            paused = record.get("paused") is True
-            found.append(Pair(str(record["name"]), (one, other), destinations, paused=paused))
-    return found
-
-
-def _side(saved: Any) -> SideHealth | None:
-    if not isinstance(saved, dict) or saved.get("state") not in get_args(SideState):
-        return None
-    return SideHealth(saved["state"], _words(saved.get("problem")) or "")
-
-
-def _lanes(saved: Mapping[str, Any], directory: PairDirectory) -> Mapping[LaneKey, LaneRecord]:
-    found = {}
-    lanes = saved.get("lanes")
-    for record in lanes if isinstance(lanes, list) else _lanes_by_pair(saved, directory):
-        try:
-            lane = LaneKey(_channel(record["source"]), _channel(record["destination"]))
-            found[lane] = LaneRecord(_counts(record), _sentences(record, "problem"), _sentences(record, "note"))
-        except (TypeError, ValueError, KeyError, AttributeError, OverflowError):
-            _log.warning("counters cannot be read", record=repr(record)[:200])
-    return found
-
-
-def _lanes_by_pair(saved: Mapping[str, Any], directory: PairDirectory) -> Iterator[Any]:
-    """The lanes as an earlier relay saved them: under the names of pairs."""
-    declared = {pair.name: pair for pair in directory.pairs}
-    pairs = saved.get("pairs")
-    for record in pairs if isinstance(pairs, list) else ():
-        pair = declared.get(str(record.get("name"))) if isinstance(record, dict) else None
-        for lane in () if pair is None else directory.lanes(pair):
-            if lane.crosses and isinstance(record.get(lane.direction), dict):
-                yield {
-                    **record[lane.direction],
-                    "problem": record.get("problem"),
-                    "source": [lane.source.platform, lane.source.id],
-                    "destination": [lane.destination.platform, lane.destination.id],
-                }
-
-
-def _channel(record: Sequence[str]) -> ChannelRef:
-    platform, native = record
-    if not isinstance(native, str):
-        raise TypeError("a channel's ID is text")
-    return ChannelRef(Platform(platform), native)
-
-
-def _counts(record: Mapping[str, Any]) -> LaneCounts:
-    dropped = {str(feature): _number(count) for feature, count in record.get("dropped", {}).items()}
-    return LaneCounts(
-        messages=_number(record.get("messages", 0)),
-        retries=_number(record.get("retries", 0)),
-        dropped=Counter(dropped),
-        last_message_at=_moment(record.get("last_message_at")),
-    )
-
-
-def read_channels(text: str | None) -> Mapping[ChannelRef, ChannelInfo]:
-    """What was saved of the channels. What cannot be read is left out: the adapters will say it again."""
-    try:
-        saved = json.loads(text or "[]")
-    except (ValueError, RecursionError):
-        saved = None
-    found = {}
-    for record in saved if isinstance(saved, list) else ():
-        with suppress(TypeError, ValueError, KeyError):
-            found[_channel((record["platform"], record["id"]))] = read_info(record)
-    return found
-
-
-def read_info(record: Mapping[str, Any]) -> ChannelInfo:
-    """What was saved of one channel. Raises `TypeError`, `KeyError`."""
-    if not all(isinstance(record[name], kind) for name, kind in _INFO_TYPES.items()):
-        raise TypeError("a value of another type")
-    aliases = tuple(alias for alias in record["aliases"] if isinstance(alias, str))
-    return ChannelInfo(**{name: record[name] for name in _INFO_TYPES}, aliases=aliases)
-
-
-_INFO_TYPES = {one.name: one.type for one in fields(ChannelInfo) if isinstance(one.type, type)}
-
-
-def _sentences(record: Mapping[str, Any], name: str) -> tuple[str, ...]:
-    """An earlier relay saved them as one text."""
-    one, several = record.get(name), record.get(f"{name}s")
-    if isinstance(several, list):
-        return tuple(text for text in several if isinstance(text, str))
-    return (one,) if isinstance(one, str) and one else ()
-
-
-def _words(value: Any) -> str | None:
-    return value if isinstance(value, str) else None
-
-
-def _number(value: Any) -> int:
-    return max(0, int(value))
-
-
-def _moment(value: Any) -> datetime | None:
-    """None also for what no clock shows: a moment without a zone, or at the end of time."""
-    moment = None if value is None else datetime.fromisoformat(value)
-    if moment is None or moment.tzinfo is None or not 1970 < moment.year < 9999:
-        return None
-    return moment.astimezone(UTC)
-
-
-def _moment_or_none(value: Any) -> datetime | None:
-    try:
-        return _moment(value)
-    except (TypeError, ValueError):
-        return None
 
 
 def _iso(moment: datetime | None) -> str | None:

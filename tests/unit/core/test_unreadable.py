@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from relay.core.clock import SystemClock
+from relay.core.status.reading import read_report
 from relay.core.status.recorder import StatusRecorder
-from relay.core.status.report import STATUS_KEY, read_report
+from relay.core.status.report import STATUS_KEY
 from relay.core.storage import Unreadable
 from relay.domain.ids import Platform
 from relay.errors import RateLimited, Transient

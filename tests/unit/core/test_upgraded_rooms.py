@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from relay.core.status.report import STATUS_KEY, read_report
+from relay.core.status.reading import read_report
+from relay.core.status.report import STATUS_KEY
 from relay.core.storage import Copy
 from relay.domain.ids import ChannelAddress, ChannelRef, MessageRef, Platform
 from relay.domain.pair import LaneKey

@@ -8,8 +8,9 @@ from structlog.testing import capture_logs
 
 from relay.core.clock import SystemClock
 from relay.core.ports import ChannelInfo, SideHealth
+from relay.core.status.reading import read_report
 from relay.core.status.recorder import Progress, Readiness, StatusRecorder
-from relay.core.status.report import CHANNELS_KEY, STATUS_KEY, STOPPED, DirectionStatus, PairStatus, Report, read_report
+from relay.core.status.report import CHANNELS_KEY, STATUS_KEY, STOPPED, DirectionStatus, PairStatus, Report
 from relay.domain.ids import Platform
 from tests.support.world import World, until
 

@@ -10,7 +10,8 @@ import pytest
 
 from relay.core.pairs import PairDirectory
 from relay.core.ports import SideHealth
-from relay.core.status.report import STATUS_KEY, DirectionStatus, PairStatus, Report, read_report
+from relay.core.status.reading import read_report
+from relay.core.status.report import STATUS_KEY, DirectionStatus, PairStatus, Report
 from relay.domain.commands import PostNotice
 from relay.domain.ids import ChannelAddress, Platform
 from relay.domain.pair import Pair
