@@ -6,6 +6,9 @@ from types import MappingProxyType
 from relay.domain.ids import ChannelAddress, ChannelRef, Platform
 from relay.domain.pair import LaneKey, Pair
 
+SAID_WHILE_PAUSED = "its pair was paused when it was said"
+"""Why a message was left out that is on record as deleted: it never crosses."""
+
 _NOTHING: Mapping[ChannelAddress, ChannelRef] = MappingProxyType({})
 
 

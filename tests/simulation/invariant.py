@@ -36,12 +36,22 @@ def violations(
         found += _direction(source, target, operator, copies, batches, removed, since, undeclared)
     for original, refs in copies.items():
         partner = operator.said.get(original)
+        if refs and original in operator.unsaid and not _was_command(original, platforms):
+            found.append(f"said while its pair was paused: {original.platform} {original.id}")
         found += [
             f"in a room where it was not said: {ref.platform} {ref.id} in {ref.channel.id}, of {original.id}"
             for ref in refs
             if partner is not None and ref.channel != partner
         ]
     return found
+
+
+def _was_command(ref: MessageRef, platforms: tuple[MemoryPlatform, MemoryPlatform]) -> bool:
+    """Whether a message was a command at first: it crosses when it is edited into something else."""
+    platform = next(one for one in platforms if one.platform is ref.platform)
+    versions = platform.edits.get(ref, [])
+    content = versions[0][1] if versions else platform.messages[ref].content
+    return _is_command(content)
 
 
 def _left_over(store: Path, operator: Operator) -> tuple[int, Counter[ChannelRef]]:
@@ -93,12 +103,11 @@ def _direction(
                 continue
             refs = copies.get(original.ref, [])
             accounted.update(refs)
-            versions = source.edits.get(original.ref, [])
-            was_command = _is_command(versions[0][1] if versions else original.content)
-            if was_command and not versions:
+            was_command = _was_command(original.ref, (source, target))
+            if was_command and not source.edits.get(original.ref):
                 found += _command(source, original, refs)
                 continue
-            if not _strict(original.ref, operator):
+            if original.ref in operator.unsaid or not _strict(original.ref, operator):
                 continue
             if not refs:
                 if since is None or original.created_at < since:

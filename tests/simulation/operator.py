@@ -21,12 +21,13 @@ _GARBAGE: tuple[str | bytes, ...] = ("{", "", "[]", '{"kind":"hologram"}', b"\xf
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """A pair as the file has it: its name and the names of its two channels, and whether it is declared now."""
+    """A pair as the file has it: its name, the names of its two channels, and whether it is declared and paused now."""
 
     name: str
     discord: str
     matrix: str
     declared: bool = True
+    paused: bool = False
 
 
 @dataclass(slots=True)
@@ -34,7 +35,7 @@ class Operator:
     """The file. `said`: where the room of each message led when it was written.
 
     `loose`: what was written before its channel was given another partner. How much of it crossed by then, and what
-    becomes of its copies, is left open; not where they are.
+    becomes of its copies, is left open; not where they are. `unsaid`: what was written while its pair was paused.
     """
 
     rng: random.Random
@@ -45,6 +46,7 @@ class Operator:
     jumps: list[tuple[float, float]]
     said: dict[MessageRef, ChannelRef] = field(default_factory=dict)
     loose: set[MessageRef] = field(default_factory=set)
+    unsaid: set[MessageRef] = field(default_factory=set)
     damaged: int = 0
 
     @classmethod
@@ -63,6 +65,7 @@ class Operator:
                 (ChannelAddress(Platform.DISCORD, link.discord), ChannelAddress(Platform.MATRIX, f"#{link.matrix}")),
                 frozenset(Platform),
                 self.policy,
+                link.paused,
             )
             for link in self.links
             if link.declared
@@ -73,10 +76,10 @@ class Operator:
         return [getattr(link, platform.value) for link in self.links if link.declared]
 
     def partner(self, channel: ChannelRef) -> ChannelRef | None:
-        """Where a channel leads now."""
+        """Where a channel leads now: nowhere while its pair is paused."""
         for link in self.links:
             here, there = ChannelRef(Platform.DISCORD, link.discord), ChannelRef(Platform.MATRIX, link.matrix)
-            if link.declared and channel in (here, there):
+            if link.declared and not link.paused and channel in (here, there):
                 return there if channel == here else here
         return None
 
@@ -85,6 +88,8 @@ class Operator:
         partner = self.partner(message.channel)
         if partner is not None:
             self.said[message] = partner
+        else:
+            self.unsaid.add(message)
 
     def offset(self, elapsed: float) -> timedelta:
         """How wrong the machine's clock is."""
@@ -92,7 +97,7 @@ class Operator:
 
     def change(self) -> None:
         """Edit the file."""
-        what = self.rng.choice(("rename", "swap", "remove", "return"))
+        what = self.rng.choice(("rename", "swap", "remove", "return", "pause"))
         numbers = range(len(self.links))
         one, other = self.rng.choice(numbers), self.rng.choice(numbers)
         if what == "rename":
@@ -112,8 +117,10 @@ class Operator:
             self.loose |= {message for message in self.said if message.channel in moved}
         elif what == "remove":
             self.links[one] = replace(self.links[one], declared=False)
+        elif what == "pause":
+            self.links[one] = replace(self.links[one], paused=True)
         else:
-            self.links = [replace(link, declared=True) for link in self.links]
+            self.links = [replace(link, declared=True, paused=False) for link in self.links]
         names = [link.name for link in self.links]
         self.links = [
             replace(link, name=f"{link.name}-{number}") if names.index(link.name) != number else link

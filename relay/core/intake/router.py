@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from relay.core.author_names import AuthorNames
-from relay.core.pairs import PairDirectory
+from relay.core.pairs import SAID_WHILE_PAUSED, PairDirectory
 from relay.core.people.commands import Commands
 from relay.core.people.directory import PeopleDirectory
 from relay.core.ports import Clock, CommandCall, EventBatch, MemberMirror, PictureKeeper
@@ -185,6 +185,10 @@ class Router:
             await uow.messages.record_edit(event.edit, original.id)
         if original.left_out and (event.is_command or not event.content):
             return
+        if original.left_out and pair.paused:
+            # It would cross for the first time, and so has been said just now.
+            routed.dropped.append((lane, "paused"))
+            return
         if original.left_out and (await self.people.of(original.author, uow)).has_opted_out:
             routed.dropped.append((lane, "optout"))
             return
@@ -260,11 +264,14 @@ class Router:
     async def _leave_out(
         self, uow: UnitOfWork, event: MessageCreated, feature: Feature, lane: LaneKey, routed: _Routed
     ) -> None:
-        if feature == "empty":
+        if feature in ("empty", "paused"):
             message_id = await uow.messages.add(event.ref, event.author.user, event.created_at, event.reply_to)
             if message_id is None:
                 return  # a replay: its author has been told
-            await uow.messages.leave_out(message_id, _EMPTY)
+            await uow.messages.leave_out(message_id, _EMPTY if feature == "empty" else SAID_WHILE_PAUSED)
+            if feature == "paused":
+                # On record like one that is gone: neither an edit nor a replay brings it across once it is resumed.
+                await uow.messages.mark_deleted(message_id)
         else:
             await uow.traces.leave_out(event.ref, feature)
         routed.dropped.append((lane, feature))

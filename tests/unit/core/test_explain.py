@@ -2,11 +2,13 @@
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 
 from relay.core.explain import Life, lives_of
 from relay.core.pairs import PairDirectory
 from relay.domain.ids import MessageRef, ThreadRef
 from relay.errors import Permanent, Transient
+from tests.support.pairs import declare
 from tests.support.platform import MemoryAdapter
 from tests.support.world import World, until
 
@@ -138,6 +140,10 @@ async def test_what_was_left_out(bridge: World) -> None:
         assert what(found)[1] == "was received and left out: it is a command to the relay"
         bridge.discord.react(discord)
         assert await lives(bridge, "404") == []
+        await declare(bridge, replace(bridge.pairs[0], paused=True))
+        unsaid = bridge.discord.say(discord, "ann", "not now")
+        found = await comes_to(bridge, unsaid, "It did not cross: its pair was paused when it was said.")
+        assert what(found)[1:] == ["was received and left out: its pair was paused when it was said"]
 
 
 async def test_a_message_in_a_thread_of_which_there_is_no_row(bridge: World) -> None:
