@@ -276,7 +276,7 @@ class _Setup:
         if suggestions:
             say("These are called alike:", indent=2)
             rows(
-                (f"{number:>2}", _called(one.here, channels), "<->", _called(one.there, rooms))
+                (f"{number:>2}", _called(one.here, channels), "<->", _called(one.there, rooms), _alias(one.there))
                 for number, one in enumerate(suggestions, 1)
             )
             for number, one in enumerate(suggestions, 1):
@@ -459,6 +459,10 @@ def _called(channel: "VisibleChannel", among: "Sequence[VisibleChannel]") -> str
     return f"{channel.name} ({more})" if more else channel.name
 
 
+def _alias(room: "VisibleChannel") -> str:
+    return room.address if room.address.startswith("#") else ""
+
+
 def _numbers(words: str, count: int) -> list[int] | None:
     """The numbers that the operator wrote, up to `count`; None if it is none of what can be written."""
     if words.casefold() in {"all", "none"}:
@@ -473,7 +477,14 @@ def _numbers(words: str, count: int) -> list[int] | None:
 
 
 def _spelled(numbers: Sequence[int]) -> str:
-    return " ".join(map(str, numbers)) or "none"
+    """Numbers as the operator would write them: "1-3 5"."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and runs[-1][1] == number - 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return " ".join(str(first) if first == last else f"{first}-{last}" for first, last in runs) or "none"
 
 
 def _problem(model: "type[BaseModel]", values: dict[str, str]) -> str | None:

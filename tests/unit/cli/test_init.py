@@ -107,6 +107,11 @@ def test_numbers_as_people_write_them(words: str, numbers: list[int] | None) -> 
     assert init._numbers(words, 3) == numbers
 
 
+def test_numbers_are_offered_in_short() -> None:
+    assert [init._spelled(numbers) for numbers in ([], [2], [1, 2, 3, 5, 7, 8])] == ["none", "2", "1-3 5 7-8"]
+    assert init._numbers(init._spelled([1, 2, 3, 5]), 5) == [1, 2, 3, 5]
+
+
 def test_a_table_fits_into_eighty_columns(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     rows([("1", "#" + "long-" * 20, "<->", "\x1b[2J" + "Room " * 40), ("2", "#a", "<->", "B")])
