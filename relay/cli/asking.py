@@ -12,7 +12,6 @@ from typing import Any, Protocol
 import typer
 
 from relay.cli.common import printable
-from relay.config.mistakes import did_you_mean
 from relay.errors import ConfigurationError, Mistake
 
 # The problem with an answer, as a sentence; None if it is good.
@@ -118,6 +117,8 @@ class Answers:
             raise self._wrong("", f"cannot be read: {error.strerror}", "name a file with answers") from error
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise self._wrong("", "is not valid TOML", "write one key = value per line") from error
+        from relay.config.mistakes import did_you_mean
+
         unknown = [key for key in self._values if key not in self.known and key.removesuffix("_file") not in self.known]
         if unknown:
             raise ConfigurationError(

@@ -11,15 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from relay.cli.asking import Answers, Asker, Question, Terminal, heading, rows, say
+from relay.cli.asking import Answers, Asker, Question, Terminal, heading, say
 from relay.cli.check import check, print_finding
 from relay.cli.common import ConfigOption, invocation_of, without_settings
+from relay.cli.pairing import Choice, choose_pairs, declared_pairs
 from relay.errors import ConfigurationError, DeliveryError, Mistake, RelayError
 
 if TYPE_CHECKING:
-    from pydantic import BaseModel
-
-    from relay.core.findings import VisibleChannel
     from relay.setup import Look
 
 _PORTAL = "https://discord.com/developers/applications"
@@ -134,6 +132,7 @@ class _Setup:
 
     def _discord(self) -> _Account:
         from relay import setup
+        from relay.config.mistakes import problem_with
         from relay.config.settings import DiscordSettings
 
         heading("1 of 4  The bot on Discord")
@@ -145,7 +144,7 @@ class _Setup:
             url = self.asker.ask(Question(key="discord_api_url", words="Address of Discord's API", default=url))
         while True:
             question = Question(key="discord_token", words="Token", secret=True)
-            token = self.asker.ask(question, lambda it: _problem(DiscordSettings, {"token": it}))
+            token = self.asker.ask(question, lambda it: problem_with(DiscordSettings, {"token": it}))
             settings = DiscordSettings.model_validate({"token": token, "api_url": url})
             look = self._until_well(lambda given=settings: asyncio.run(setup.look_at_discord(given)))  # type: ignore[misc]
             if look is not None:
@@ -176,6 +175,7 @@ class _Setup:
 
     def _matrix(self) -> _Account:
         from relay import setup
+        from relay.config.mistakes import problem_with
         from relay.config.settings import MatrixSettings
 
         heading("2 of 4  The account on Matrix")
@@ -183,7 +183,7 @@ class _Setup:
         unfinished = {"homeserver_url": "https://example.org", "access_token": "x"}
         user = self.asker.ask(
             Question(key="matrix_account", words="Account"),
-            lambda it: _problem(MatrixSettings, {**unfinished, "user_id": it}),
+            lambda it: problem_with(MatrixSettings, {**unfinished, "user_id": it}),
         )
         url = self._homeserver(user)
         while True:
@@ -196,6 +196,7 @@ class _Setup:
 
     def _homeserver(self, user: str) -> str:
         from relay import setup
+        from relay.config.mistakes import problem_with
         from relay.config.settings import MatrixSettings
 
         found = None
@@ -208,7 +209,7 @@ class _Setup:
 
         def wrong(url: str) -> str | None:
             others = {"user_id": user, "access_token": "x"}
-            problem = _problem(MatrixSettings, {**others, "homeserver_url": url})
+            problem = problem_with(MatrixSettings, {**others, "homeserver_url": url})
             return problem or asyncio.run(setup.homeserver_problem(url.rstrip("/"), user))
 
         question = Question(key="homeserver_url", words="Address of the homeserver, like https://matrix.example.org")
@@ -223,12 +224,13 @@ class _Setup:
     def _matrix_token(self, url: str, user: str) -> str:
         """An access token: the operator's, or one that a login with a password gives."""
         from relay import setup
+        from relay.config.mistakes import problem_with
         from relay.config.settings import MatrixSettings
 
         ways = {"p": "password", "t": "access_token"}
 
         def token_problem(token: str) -> str | None:
-            return _problem(MatrixSettings, {"homeserver_url": url, "user_id": user, "access_token": token})
+            return problem_with(MatrixSettings, {"homeserver_url": url, "user_id": user, "access_token": token})
 
         if not self.asker.present:
             if isinstance(self.asker, Answers) and self.asker.has("matrix_access_token"):
@@ -254,9 +256,8 @@ class _Setup:
 
     # --- 3: the pairs -------------------------------------------------------------------------------------
 
-    def _pairs(self, discord: _Account, matrix: _Account) -> "list[_Choice]":
+    def _pairs(self, discord: _Account, matrix: _Account) -> "list[Choice]":
         from relay import setup
-        from relay.core.suggestions import suggest
 
         heading("3 of 4  Which channels and rooms belong together")
         rooms = matrix.look.channels
@@ -270,78 +271,15 @@ class _Setup:
             if self.asker.ask(question).casefold() == "go on":
                 break
             rooms = asyncio.run(setup.look_at_matrix(matrix.settings)).channels
-        channels = discord.look.channels
-        suggestions = suggest(channels, rooms)
-        chosen: list[_Choice] = []
-        if suggestions:
-            say("These are called alike:", indent=2)
-            rows(
-                (f"{number:>2}", _called(one.here, channels), "<->", _called(one.there, rooms), _alias(one.there))
-                for number, one in enumerate(suggestions, 1)
-            )
-            for number, one in enumerate(suggestions, 1):
-                for problem in (one.here.problem, one.there.problem):
-                    if problem:
-                        say(f"{number}: {problem}", sign="✗", indent=2)
-            usable = [number for number, one in enumerate(suggestions, 1) if one.usable]
-            default = "all" if len(usable) == len(suggestions) else _spelled(usable)
-            answer = self.asker.ask(
-                Question(key="suggested", words="Which to pair (1 3-5, all, none)", default=default),
-                lambda it: (
-                    None
-                    if _numbers(it, len(suggestions)) is not None
-                    else f"Write numbers up to {len(suggestions)}, all, or none."
-                ),
-            )
-            chosen = [
-                _Choice(
-                    suggestions[number - 1].here, suggestions[number - 1].there.address, suggestions[number - 1].there
-                )
-                for number in _numbers(answer, len(suggestions)) or ()
-            ]
-        return chosen + self._by_hand(channels, rooms, chosen)
-
-    def _by_hand(
-        self, channels: "Sequence[VisibleChannel]", rooms: "Sequence[VisibleChannel]", chosen: "Sequence[_Choice]"
-    ) -> "list[_Choice]":
-        """Pairs that the operator names."""
-        left = [one for one in channels if one not in [choice.channel for choice in chosen]]
-        over = [one for one in rooms if one not in [choice.room for choice in chosen]]
-        taken = list(chosen)
-        if self.asker.present and left:
-            say("Other channels:", indent=2)
-            rows(
-                (f"{number:>2}", _called(one, channels), one.problem or one.kind) for number, one in enumerate(left, 1)
-            )
-            if over:
-                say("Other rooms:", indent=2)
-                rows((f"{number:>2}", _called(one, rooms), one.problem or "") for number, one in enumerate(over, 1))
-            say(
-                "By hand: a channel's number, then a room's number or alias, like “2 1” or “2 #help:example.org”.",
-                indent=2,
-            )
-
-        def parse(words: str) -> str | None:
-            found = _choice(words, left if self.asker.present else channels, over if self.asker.present else rooms)
-            if isinstance(found, str):
-                return found
-            for other in taken:
-                if other.channel.address == found.channel.address or other.address == found.address:
-                    return f"{words}: it is in a pair already."
-            taken.append(found)
-            return None
-
-        self.asker.pairs(Question(key="pairs", words="Another pair (Enter goes on)", default=""), parse)
-        return taken[len(chosen) :]
+        return choose_pairs(self.asker, discord.look.channels, rooms)
 
     # --- 4: the file --------------------------------------------------------------------------------------
 
-    def _write(self, discord: _Account, matrix: _Account, pairs: "Sequence[_Choice]") -> None:
+    def _write(self, discord: _Account, matrix: _Account, pairs: "Sequence[Choice]") -> None:
         from relay.config.editing import write_private
         from relay.config.loading import load
         from relay.config.settings import DiscordSettings
         from relay.config.template import Account, DeclaredPair, relay_toml
-        from relay.core.suggestions import pair_names
 
         heading("4 of 4  The file")
         count = {0: "no pair yet", 1: "one pair"}.get(len(pairs), f"{len(pairs)} pairs")
@@ -378,10 +316,7 @@ class _Setup:
                 secret_key=written[1][0],
                 secret=written[1][1],
             ),
-            [
-                DeclaredPair(about=choice.about, settings={"name": name, **choice.settings})
-                for choice, name in zip(pairs, pair_names([one.channel for one in pairs]), strict=True)
-            ],
+            [DeclaredPair(about=about, settings=pair) for about, pair in declared_pairs(pairs)],
         )
         try:
             for name, secret in secrets.items() if apart else ():
@@ -394,111 +329,6 @@ class _Setup:
             raise _mistake(str(error.filename or self.path), reason, "let your user write there") from error
         say(f"{self.path} is written.", sign="✓")
         say(f"Only {getpass.getuser()} may read it and the tokens: the daemon has to run as that user.", indent=2)
-
-
-@dataclass(frozen=True, slots=True)
-class _Choice:
-    """A pair that was chosen."""
-
-    channel: "VisibleChannel"
-    # Of the room, which the account may not see yet.
-    address: str
-    room: "VisibleChannel | None" = None
-
-    @property
-    def about(self) -> str:
-        """What people call the two."""
-        place = f" on {self.channel.place}" if self.channel.place else ""
-        return f"{self.channel.name}{place}, and {self.room.name if self.room else self.address}"
-
-    @property
-    def settings(self) -> dict[str, str | int | bool]:
-        """Of the pair, but for its name."""
-        found: dict[str, str | int | bool] = {
-            "discord_channel": int(self.channel.address),
-            "matrix_room": self.address,
-        }
-        if self.channel.section:
-            found["section"] = self.channel.section
-        if self.channel.nsfw:
-            found["nsfw"] = True
-        return found
-
-
-def _choice(words: str, channels: "Sequence[VisibleChannel]", rooms: "Sequence[VisibleChannel]") -> _Choice | str:
-    """The pair that the operator means, or what is wrong with the words."""
-    from relay.config.settings import PairSettings
-
-    first, _, second = (part.strip() for part in words.partition(" "))
-    if not second:
-        return f"{words}: write a channel and a room, with a space between."
-    channel = _meant(first, channels)
-    if channel is None:
-        return f"{first}: there is no such channel, or more than one; write its number in the list, or its ID."
-    room = _meant(second, rooms)
-    if room is not None:
-        return _Choice(channel, room.address, room)
-    if _problem(PairSettings, {"discord_channel": channel.address, "matrix_room": second}) is not None:
-        return f"{second}: there is no such room; write its number in the list, or its alias, like #help:example.org."
-    return _Choice(channel, second)
-
-
-def _meant(words: str, listed: "Sequence[VisibleChannel]") -> "VisibleChannel | None":
-    if words.isascii() and words.isdigit() and 0 < int(words) <= len(listed):
-        return listed[int(words) - 1]
-    same = [one for one in listed if words == one.address or words in one.also]
-    found = same or [one for one in listed if words.casefold() == one.name.casefold()]
-    return found[0] if len(found) == 1 else None
-
-
-def _called(channel: "VisibleChannel", among: "Sequence[VisibleChannel]") -> str:
-    """What people call a channel, with whatever tells it from others of that name."""
-    same = [one for one in among if one.name.casefold() == channel.name.casefold()]
-    several_places = len({one.place for one in among}) > 1
-    more = channel.place if several_places else channel.address if len(same) > 1 else ""
-    return f"{channel.name} ({more})" if more else channel.name
-
-
-def _alias(room: "VisibleChannel") -> str:
-    return room.address if room.address.startswith("#") else ""
-
-
-def _numbers(words: str, count: int) -> list[int] | None:
-    """The numbers that the operator wrote, up to `count`; None if it is none of what can be written."""
-    if words.casefold() in {"all", "none"}:
-        return list(range(1, count + 1)) if words.casefold() == "all" else []
-    found: list[int] = []
-    for part in words.replace(",", " ").split():
-        first, dash, last = part.partition("-")
-        if not (first.isascii() and first.isdigit()) or (dash and not (last.isascii() and last.isdigit())):
-            return None
-        found += range(int(first), min(int(last or first), count + 1) + 1)
-    return list(dict.fromkeys(found)) if found and all(0 < one <= count for one in found) else None
-
-
-def _spelled(numbers: Sequence[int]) -> str:
-    """Numbers as the operator would write them: "1-3 5"."""
-    runs: list[list[int]] = []
-    for number in numbers:
-        if runs and runs[-1][1] == number - 1:
-            runs[-1][1] = number
-        else:
-            runs.append([number, number])
-    return " ".join(str(first) if first == last else f"{first}-{last}" for first, last in runs) or "none"
-
-
-def _problem(model: "type[BaseModel]", values: dict[str, str]) -> str | None:
-    """What is wrong with a value, as a sentence that does not contain it."""
-    from pydantic import ValidationError
-
-    try:
-        model.model_validate(values)
-    except ValidationError as error:
-        details = error.errors(include_url=False, include_input=False)
-        context = details[0].get("ctx", {})
-        what, remedy = context.get("what", "is not valid"), context.get("remedy", "write it again")
-        return f"That {what}: {remedy}."
-    return None
 
 
 def _mistake(where: str, what: str, remedy: str) -> ConfigurationError:

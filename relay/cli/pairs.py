@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -60,8 +61,12 @@ def list_(context: typer.Context, config: ConfigOption = None, as_json: JsonOpti
 @commands.command()
 def add(
     context: typer.Context,
-    channel: Annotated[str, typer.Argument(metavar="CHANNEL", help="The Discord channel: “Copy Channel ID”.")],
-    room: Annotated[str, typer.Argument(metavar="ROOM", help="The Matrix room: #alias:server, or its ID.")],
+    channel: Annotated[
+        str | None, typer.Argument(metavar="CHANNEL", help="The Discord channel: “Copy Channel ID”.")
+    ] = None,
+    room: Annotated[
+        str | None, typer.Argument(metavar="ROOM", help="The Matrix room: #alias:server, or its ID.")
+    ] = None,
     name: Annotated[
         str | None, typer.Option("--name", metavar="NAME", help="Its name; else the room's alias is it.")
     ] = None,
@@ -74,12 +79,17 @@ def add(
     ] = None,
     config: ConfigOption = None,
 ) -> None:
-    """Add a pair. What is said from now on crosses; what was said before does not.
+    """Add a pair, or without CHANNEL and ROOM choose from those that the accounts can see.
 
-    Other settings of the pair can be written below it in the file.
+    What is said from now on crosses; what was said before does not.
     """
     from relay.config.editing import add_pairs
 
+    if (channel is None) != (room is None):
+        raise typer.BadParameter("give both CHANNEL and ROOM, or neither to choose from a list", ctx=context)
+    if channel is None or room is None:
+        _add_chosen(_Editor.of(context, config))
+        return
     given = {"name": name, "discord_channel": _number(channel), "matrix_room": room}
     more = {"direction": direction, "purpose": purpose, "section": section}
     pair: dict[str, Scalar] = {key: value for key, value in (given | more).items() if value is not None}
@@ -88,6 +98,37 @@ def add(
     label = settings.pairs[-1].label
     typer.echo(f"{printable(label)}: added. {_followed(settings)}")
     typer.echo(f"`relay check --pair {printable(label)}` says whether both sides let it work.")
+
+
+def _add_chosen(editor: "_Editor") -> None:
+    """Add pairs that somebody chooses at the terminal, of what is in no pair yet."""
+    from relay import setup
+    from relay.cli.asking import Terminal
+    from relay.cli.check import print_finding
+    from relay.cli.pairing import choose_pairs, declared_pairs
+    from relay.config.editing import add_pairs
+
+    if not sys.stdin.isatty():
+        raise _mistake("standard input", "is no terminal, so nobody can choose", "give CHANNEL and ROOM")
+    settings = editor.settings
+    discord = asyncio.run(setup.look_at_discord(settings.discord))
+    matrix = asyncio.run(setup.look_at_matrix(settings.matrix))
+    for finding in (*discord.findings, *matrix.findings):
+        if finding.state == "wrong":
+            print_finding(finding)
+    taken = {address for pair in settings.pairs for address in (pair.discord_channel, pair.matrix_room)}
+    channels, rooms = (
+        [one for one in look.channels if taken.isdisjoint({one.address, *one.also})] for look in (discord, matrix)
+    )
+    chosen = choose_pairs(Terminal(), channels, rooms)
+    if not chosen:
+        typer.echo("Nothing was added.")
+        return
+    pairs = [pair for _, pair in declared_pairs(chosen, used=[pair.label for pair in settings.pairs])]
+    settings = editor.save(editor.changed(partial(add_pairs, pairs=pairs)))
+    for pair in pairs:
+        typer.echo(f"{printable(str(pair['name']))}: added.")
+    typer.echo(_followed(settings))
 
 
 @commands.command(help=_REMOVE)

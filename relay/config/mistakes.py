@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any, get_args
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, PydanticCustomError
 
@@ -122,6 +122,16 @@ def explain(error: ErrorDetails, model: type[BaseModel], origin: Origin) -> Mist
     location: Location = tuple(error["loc"])
     what, remedy = _words(error, model, location)
     return Mistake(origin.where(location), what, remedy)
+
+
+def problem_with(model: type[BaseModel], values: Mapping[str, str]) -> str | None:
+    """The first thing that is wrong with an answer, as a sentence that does not contain it; None if nothing is."""
+    try:
+        model.model_validate(values)
+    except ValidationError as error:
+        context = error.errors(include_url=False, include_input=False)[0].get("ctx", {})
+        return f"That {context.get('what', 'is not valid')}: {context.get('remedy', 'write it again')}."
+    return None
 
 
 def find_field(model: type[BaseModel], location: Location) -> tuple[type[BaseModel], FieldInfo | None]:

@@ -2,7 +2,7 @@
 
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 
@@ -51,9 +51,9 @@ def suggest(here: Sequence[VisibleChannel], there: Sequence[VisibleChannel]) -> 
     return chosen
 
 
-def pair_names(channels: Sequence[VisibleChannel]) -> Iterator[str]:
-    """A name for the pair of each channel, as it is called on its side; no name twice."""
-    used: set[str] = set()
+def pair_names(channels: Sequence[VisibleChannel], used: Iterable[str] = ()) -> Iterator[str]:
+    """A name for the pair of each channel, as it is called on its side; no name twice, and none that is `used`."""
+    used = {name.casefold() for name in used}
     for channel in channels:
         plain = "".join(one for one in channel.name.lstrip("#") if one.isprintable()).strip() or channel.address
         name, number = plain, 1

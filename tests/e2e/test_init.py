@@ -178,6 +178,7 @@ async def test_a_file_answers_and_a_login_makes_a_token(accounts: Accounts, tmp_
         f'homeserver_url = "{accounts.homeserver.url}"',
         'matrix_password_file = "password"',
         'pairs = [["#off-topic", "Lounge"]]',
+        'suggested = "1"',
         "secret_files = false",
     ]
     daemon = Daemon(path, tmp_path / "relay.log")
@@ -185,7 +186,7 @@ async def test_a_file_answers_and_a_login_makes_a_token(accounts: Accounts, tmp_
     status, out = await daemon.relay("init", "--answers", str(answers))
     assert status == 0, out
     written = tomllib.loads(path.read_text())
-    assert [pair["name"] for pair in written["pairs"]] == ["help", "general-chat", "off-topic"]
+    assert [pair["name"] for pair in written["pairs"]] == ["help", "off-topic"]
     assert written["discord"]["token"] == accounts.token
     assert not (tmp_path / "secrets").exists()
     status, out = await daemon.relay("init", "--answers", str(answers))
@@ -198,4 +199,11 @@ async def test_a_file_answers_and_a_login_makes_a_token(accounts: Accounts, tmp_
     assert (tmp_path / "token").stat().st_mode & 0o777 == 0o600
     assert token != written["matrix"]["access_token"]
     path.write_text(path.read_text().replace(written["matrix"]["access_token"], token))
-    assert (await daemon.relay("check"))[0] == 0
+    # What is in no pair yet is offered, and seen with the new token.
+    async with terminal("pairs", "add", folder=tmp_path) as screen:
+        offered = await screen.answer("Which to pair (1 3-5, all, none) [all]: ", "")
+        assert "1  #general-chat  <->  Stash General Chat\n" in offered
+        assert "2  " not in offered
+        await screen.until("general-chat: added.")
+        assert await screen.ended() == 0
+    assert tomllib.loads(path.read_text())["pairs"][2]["matrix_room"] == accounts.rooms["Stash General Chat"]

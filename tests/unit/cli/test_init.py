@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from relay.cli import init, main
+from relay.cli import main, pairing
 from relay.cli.asking import Answers, Question, rows
 from relay.config.loading import load
 from relay.config.template import Account, DeclaredPair, relay_toml
@@ -104,12 +104,12 @@ def test_answers_have_defaults_and_secrets_may_be_in_files(tmp_path: Path) -> No
     ],
 )
 def test_numbers_as_people_write_them(words: str, numbers: list[int] | None) -> None:
-    assert init._numbers(words, 3) == numbers
+    assert pairing._numbers(words, 3) == numbers
 
 
 def test_numbers_are_offered_in_short() -> None:
-    assert [init._spelled(numbers) for numbers in ([], [2], [1, 2, 3, 5, 7, 8])] == ["none", "2", "1-3 5 7-8"]
-    assert init._numbers(init._spelled([1, 2, 3, 5]), 5) == [1, 2, 3, 5]
+    assert [pairing._spelled(numbers) for numbers in ([], [2], [1, 2, 3, 5, 7, 8])] == ["none", "2", "1-3 5 7-8"]
+    assert pairing._numbers(pairing._spelled([1, 2, 3, 5]), 5) == [1, 2, 3, 5]
 
 
 def test_a_table_fits_into_eighty_columns(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,7 +122,7 @@ def test_a_table_fits_into_eighty_columns(capsys: pytest.CaptureFixture[str], mo
 
 def test_what_is_written_can_be_read_whatever_people_called_their_channels(tmp_path: Path) -> None:
     channel = VisibleChannel("1", '#a"\n[[pairs]]', place="S\u2028", section='"x', nsfw=True)
-    choice = init._Choice(channel, "#b:example.org")
+    choice = pairing.Choice(channel, "#b:example.org")
     text = relay_toml(
         Account(name="Bot\n[x]", settings={}, secret_key="token", secret='t"k'),
         Account(

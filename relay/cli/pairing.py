@@ -1,0 +1,180 @@
+"""Which channels and rooms belong together: offered by name, and chosen by the operator."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from relay.cli.asking import Asker, Question, rows, say
+
+if TYPE_CHECKING:
+    from relay.config.editing import Scalar
+    from relay.core.findings import VisibleChannel
+
+
+def choose_pairs(
+    asker: Asker, channels: "Sequence[VisibleChannel]", rooms: "Sequence[VisibleChannel]"
+) -> "list[Choice]":
+    """Offer channels and rooms that are called alike, then let the operator pair the others."""
+    from relay.core.suggestions import suggest
+
+    suggestions = suggest(channels, rooms)
+    chosen: list[Choice] = []
+    if suggestions:
+        say("These are called alike:", indent=2)
+        rows(
+            (f"{number:>2}", _called(one.here, channels), "<->", _called(one.there, rooms), _alias(one.there))
+            for number, one in enumerate(suggestions, 1)
+        )
+        for number, one in enumerate(suggestions, 1):
+            for problem in (one.here.problem, one.there.problem):
+                if problem:
+                    say(f"{number}: {problem}", sign="✗", indent=2)
+        usable = [number for number, one in enumerate(suggestions, 1) if one.usable]
+        default = "all" if len(usable) == len(suggestions) else _spelled(usable)
+        answer = asker.ask(
+            Question(key="suggested", words="Which to pair (1 3-5, all, none)", default=default),
+            lambda it: (
+                None
+                if _numbers(it, len(suggestions)) is not None
+                else f"Write numbers up to {len(suggestions)}, all, or none."
+            ),
+        )
+        chosen = [
+            Choice(suggestions[number - 1].here, suggestions[number - 1].there.address, suggestions[number - 1].there)
+            for number in _numbers(answer, len(suggestions)) or ()
+        ]
+    return chosen + _by_hand(asker, channels, rooms, chosen)
+
+
+def declared_pairs(chosen: "Sequence[Choice]", used: Sequence[str] = ()) -> "list[tuple[str, dict[str, Scalar]]]":
+    """What people call the two channels of each pair, and its settings; no pair has a name that is `used`."""
+    from relay.core.suggestions import pair_names
+
+    names = pair_names([one.channel for one in chosen], used)
+    return [(one.about, {"name": name, **one.settings}) for one, name in zip(chosen, names, strict=True)]
+
+
+def _by_hand(
+    asker: Asker, channels: "Sequence[VisibleChannel]", rooms: "Sequence[VisibleChannel]", chosen: "Sequence[Choice]"
+) -> "list[Choice]":
+    """Pairs that the operator names."""
+    left = [one for one in channels if one not in [choice.channel for choice in chosen]]
+    over = [one for one in rooms if one not in [choice.room for choice in chosen]]
+    taken = list(chosen)
+    if asker.present and not left:
+        return []
+    if asker.present:
+        say("Other channels:", indent=2)
+        rows((f"{number:>2}", _called(one, channels), one.problem or one.kind) for number, one in enumerate(left, 1))
+        if over:
+            say("Other rooms:", indent=2)
+            rows((f"{number:>2}", _called(one, rooms), one.problem or "") for number, one in enumerate(over, 1))
+        say(
+            "By hand: a channel's number, then a room's number or alias, like “2 1” or “2 #help:example.org”.",
+            indent=2,
+        )
+
+    def parse(words: str) -> str | None:
+        found = _choice(words, left if asker.present else channels, over if asker.present else rooms)
+        if isinstance(found, str):
+            return found
+        for other in taken:
+            if other.channel.address == found.channel.address or other.address == found.address:
+                return f"{words}: it is in a pair already."
+        taken.append(found)
+        return None
+
+    asker.pairs(Question(key="pairs", words="Another pair (Enter goes on)", default=""), parse)
+    return taken[len(chosen) :]
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A pair that was chosen."""
+
+    channel: "VisibleChannel"
+    # Of the room, which the account may not see yet.
+    address: str
+    room: "VisibleChannel | None" = None
+
+    @property
+    def about(self) -> str:
+        """What people call the two."""
+        place = f" on {self.channel.place}" if self.channel.place else ""
+        return f"{self.channel.name}{place}, and {self.room.name if self.room else self.address}"
+
+    @property
+    def settings(self) -> "dict[str, Scalar]":
+        """Of the pair, but for its name."""
+        found: dict[str, Scalar] = {
+            "discord_channel": int(self.channel.address),
+            "matrix_room": self.address,
+        }
+        if self.channel.section:
+            found["section"] = self.channel.section
+        if self.channel.nsfw:
+            found["nsfw"] = True
+        return found
+
+
+def _choice(words: str, channels: "Sequence[VisibleChannel]", rooms: "Sequence[VisibleChannel]") -> Choice | str:
+    """The pair that the operator means, or what is wrong with the words."""
+    from relay.config.mistakes import problem_with
+    from relay.config.settings import PairSettings
+
+    first, _, second = (part.strip() for part in words.partition(" "))
+    if not second:
+        return f"{words}: write a channel and a room, with a space between."
+    channel = _meant(first, channels)
+    if channel is None:
+        return f"{first}: there is no such channel, or more than one; write its number in the list, or its ID."
+    room = _meant(second, rooms)
+    if room is not None:
+        return Choice(channel, room.address, room)
+    if problem_with(PairSettings, {"discord_channel": channel.address, "matrix_room": second}) is not None:
+        return f"{second}: there is no such room; write its number in the list, or its alias, like #help:example.org."
+    return Choice(channel, second)
+
+
+def _meant(words: str, listed: "Sequence[VisibleChannel]") -> "VisibleChannel | None":
+    if words.isascii() and words.isdigit() and 0 < int(words) <= len(listed):
+        return listed[int(words) - 1]
+    same = [one for one in listed if words == one.address or words in one.also]
+    found = same or [one for one in listed if words.casefold() == one.name.casefold()]
+    return found[0] if len(found) == 1 else None
+
+
+def _called(channel: "VisibleChannel", among: "Sequence[VisibleChannel]") -> str:
+    """What people call a channel, with whatever tells it from others of that name."""
+    same = [one for one in among if one.name.casefold() == channel.name.casefold()]
+    several_places = len({one.place for one in among}) > 1
+    more = channel.place if several_places else channel.address if len(same) > 1 else ""
+    return f"{channel.name} ({more})" if more else channel.name
+
+
+def _alias(room: "VisibleChannel") -> str:
+    return room.address if room.address.startswith("#") else ""
+
+
+def _numbers(words: str, count: int) -> list[int] | None:
+    """The numbers that the operator wrote, up to `count`; None if it is none of what can be written."""
+    if words.casefold() in {"all", "none"}:
+        return list(range(1, count + 1)) if words.casefold() == "all" else []
+    found: list[int] = []
+    for part in words.replace(",", " ").split():
+        first, dash, last = part.partition("-")
+        if not (first.isascii() and first.isdigit()) or (dash and not (last.isascii() and last.isdigit())):
+            return None
+        found += range(int(first), min(int(last or first), count + 1) + 1)
+    return list(dict.fromkeys(found)) if found and all(0 < one <= count for one in found) else None
+
+
+def _spelled(numbers: Sequence[int]) -> str:
+    """Numbers as the operator would write them: "1-3 5"."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and runs[-1][1] == number - 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return " ".join(str(first) if first == last else f"{first}-{last}" for first, last in runs) or "none"
