@@ -7,7 +7,7 @@ what is read again from then on is looked for on the other side before it is sen
 import os
 import sqlite3
 from contextlib import closing, suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import structlog
@@ -24,6 +24,8 @@ _log = structlog.get_logger(__name__)
 _TAKEN = "backup taken"
 _GAP = "restored gap"
 _BESIDE = ("-wal", "-shm", "-journal")
+_LOOKED_FOR = timedelta(days=7)
+"""After the start on a backup: a message that waits for longer than that is not looked for any more."""
 
 
 def back_up(store: Path, target: Path, now: datetime) -> Path:
@@ -90,7 +92,8 @@ async def restored_gap(store: Store, clock: Clock) -> RestoredGap | None:
     async with store.read() as uow:
         taken, known = await uow.key_values.get(_TAKEN), await uow.key_values.get(_GAP)
     if not taken:
-        return _gap(known)
+        gap = _gap(known)
+        return gap if gap is not None and clock.now() - gap.until < _LOOKED_FOR else None
     found = f"{taken} {clock.now().isoformat()}"
     async with store.write() as uow:
         await uow.key_values.put(_GAP, found)

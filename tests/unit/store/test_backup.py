@@ -16,6 +16,7 @@ from relay.store.lease import hold
 from relay.store.migrate import check
 from relay.store.sqlite.engine import database_path
 from relay.store.unit_of_work import SqlStore, open_store
+from tests.support.world import WrongClock
 
 NOW = datetime(2026, 11, 28, 12, 30, tzinfo=UTC)
 
@@ -67,6 +68,7 @@ async def test_a_restored_store_knows_since_when_it_knows_nothing(store: SqlStor
         assert before <= gap.until <= datetime.now(UTC)
         # The next start, which may come before everything has been looked for.
         assert await restored_gap(again, SystemClock()) == gap
+        assert await restored_gap(again, WrongClock(timedelta(days=8))) is None
         assert gap.covers(gap.until + timedelta(minutes=30))
         assert not gap.covers(gap.until + timedelta(hours=2))
     finally:

@@ -53,6 +53,8 @@ _MAX_REMEMBERED = 1_000
 _CLOCKS_DIFFER = timedelta(hours=1)
 _MIN_PAGES = 10
 _MOST_PAGES = 200
+# Of a message that is not on record: what tells whether it is the one that is looked for.
+_KEPT = ("id", "content", "author", "webhook_id", "application_id", "edited_timestamp", "attachments")
 
 
 # --- Finding what an earlier try has posted -----------------------------------------------------------------
@@ -242,6 +244,8 @@ class MessagePoster:
             # A webhook would accept it, but the relay would not learn what happens in the channel meanwhile.
             raise Unanswered("the channel is not open", sent=False)
         channel = self._destination(delivery)
+        if delivery.restored_since is None:
+            self._unrecorded.pop(channel, None)  # what is in order behind the gap: nothing more is looked for
         message = await self._find_earlier_try(delivery, channel) if delivery.suspect else None
         if message is None:
             if delivery.suspect and delivery.last_try:
@@ -450,7 +454,7 @@ class MessagePoster:
                 ref = MessageRef(delivery.channel, str(message["id"]))
                 may_be_ours = message.get("webhook_id") or (message.get("author") or {}).get("id") == self.identity.user
                 if may_be_ours and ref.id not in self._posted and not await delivery.on_record(ref):
-                    known.append(message)
+                    known.append({key: message.get(key) for key in _KEPT})
             self._unrecorded[channel] = known
         same = [message for message in known if self._is_expected(expected, message, "name and words")]
         edited = [

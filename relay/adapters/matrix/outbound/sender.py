@@ -92,6 +92,8 @@ class MessageSender:
         """See `Adapter.send`."""
         room_id = self._check_sendable(delivery.channel)
         wanted = delivery
+        if delivery.restored_since is None:
+            self._unrecorded.pop(delivery.channel.id, None)  # in order behind the gap: nothing more is looked for
         delivery, images = await self._with_images(delivery)
         if delivery.suspect and (found := await self._find_earlier(delivery, images)) is not None:
             return MessageRef(delivery.channel, found)
