@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 HELP = """Log the Matrix account in, and print an access token for a device of its own.
 
-homeserver_url, user_id and password are taken from [matrix] in relay.toml where they are there; a password that is \
+homeserver_url, user_id and password are taken from relay.toml where they are there; a password that is \
 not is asked for, or read from standard input. Nothing in relay.toml changes. The token stays good until somebody logs \
 that device out, which clients list as “relay”."""
 

@@ -37,7 +37,7 @@ It holds a secret: nobody but the homeserver and the relay may read it. The acco
 
 
 def registration(context: typer.Context, config: ConfigOption = None) -> None:
-    """Print the appservice registration for [matrix.appservice], and say where it goes."""
+    """Print the appservice registration for ghosts, and say where it goes."""
     invocation = invocation_of(context)
     new = _token_for_none(config or invocation.config)
     settings = invocation.load(config, environ=os.environ | new).matrix

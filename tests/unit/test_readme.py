@@ -209,6 +209,8 @@ def every_command() -> Iterator[tuple[str, Any]]:
 def test_each_command_and_each_option_says_what_it_does() -> None:
     for name, command in every_command():
         assert command.help, name
+        # Typer takes what stands in brackets for markup, and leaves it out.
+        assert re.search(r"\[[a-z]", command.help) is None, name
         for option in command.params:
             assert getattr(option, "help", None), (name, option.name)
 
