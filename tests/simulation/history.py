@@ -16,7 +16,7 @@ from relay.domain.pair import PairPolicy
 from relay.errors import Transient
 from relay.store.unit_of_work import open_store
 from tests.simulation.disk import Compiled, Disk, threadless
-from tests.simulation.invariant import violations
+from tests.simulation.invariant import crossed_in_secret, violations
 from tests.simulation.loop import Stuck, Undead, VirtualLoop
 from tests.simulation.operator import Operator
 from tests.simulation.people import People
@@ -106,6 +106,7 @@ class History:
             if not last and rng.random() < 0.2:
                 operator.damage(self.store)
         found += violations(self.store, (platforms[0], platforms[1]), operator, people.removed, self.ready_at)
+        found += crossed_in_secret(self.store, people.secret)
         counts: dict[str, int] = {}
         for trouble in troubles:
             for what, count in trouble.counts.items():

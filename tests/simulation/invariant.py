@@ -11,6 +11,7 @@ from relay.domain.ids import ChannelRef, MessageRef, Platform
 from relay.domain.text.nodes import plain_text
 from relay.store.tables import unpacked
 from tests.simulation.operator import Operator
+from tests.simulation.people import EVE
 from tests.support.platform import RELAY, MemoryPlatform, Message
 
 Copies = dict[MessageRef, list[MessageRef]]
@@ -52,6 +53,11 @@ def _was_command(ref: MessageRef, platforms: tuple[MemoryPlatform, MemoryPlatfor
     versions = platform.edits.get(ref, [])
     content = versions[0][1] if versions else platform.messages[ref].content
     return _is_command(content)
+
+
+def crossed_in_secret(store: Path, secret: set[MessageRef]) -> list[str]:
+    """What crossed although its author had opted out."""
+    return [f"crossed: {ref.platform} {ref.id}, of somebody who opted out" for ref in secret & _copies(store).keys()]
 
 
 def _left_over(store: Path, operator: Operator) -> tuple[int, Counter[ChannelRef]]:
@@ -107,7 +113,8 @@ def _direction(
             if was_command and not source.edits.get(original.ref):
                 found += _command(source, original, refs)
                 continue
-            if original.ref in operator.unsaid or not _strict(original.ref, operator):
+            said = original.ref not in operator.unsaid and original.author.name != EVE
+            if not said or not _strict(original.ref, operator):
                 continue
             if not refs:
                 if since is None or original.created_at < since:
@@ -121,7 +128,7 @@ def _direction(
                 found.append(f"lost: {source.platform} {original.ref.id}: its copies {gone} are gone")
                 continue
             together = shared.get(refs[0], [])
-            if all(_strict(other.ref, operator) for other in together):
+            if all(_strict(other.ref, operator) and other.author.name != EVE for other in together):
                 first, *rest = (_own_words(shown[ref]) for ref in refs)
                 if together:
                     first = _words_in(first, original, together)

@@ -10,6 +10,11 @@ from tests.support.platform import MemoryPlatform, Message
 
 _LONG = 30  # words: more than one part
 
+EVE = "eve"
+"""Somebody of Matrix who does not always want to be carried over, and wants to be forgotten now and then."""
+
+_WISHES = ("optout", "optin", "forget", "forget copies", "unlink", "link abcdefghjk")
+
 
 @dataclass(slots=True)
 class People:
@@ -24,6 +29,15 @@ class People:
     trace: Callable[[str], None]
     written: int = 0
     removed: set[MessageRef] = field(default_factory=set)
+    # What Eve wrote when she had certainly opted out: it crosses never.
+    secret: set[MessageRef] = field(default_factory=set)
+    # What she asked for, the last at the end.
+    _wishes: dict[MessageRef, str] = field(default_factory=dict)
+
+    _with_eve: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._with_eve = self.rng.random() < 0.3  # a history is short: where she is, she is busy
 
     def act(self) -> None:
         """Do something, mostly write."""
@@ -33,13 +47,16 @@ class People:
             return
         channel = platform.channel(self.rng.choice(open_channels))
         shown = platform.shown(channel)
-        mine = [message for message in shown if not message.author.is_self]
+        mine = [message for message in shown if not message.author.is_self and message.author.name != EVE]
+        on_matrix = platform.platform is Platform.MATRIX
         what = self.rng.choices(
-            ("say", "reply", "edit", "take back", "delete", "react", "moderate", "ask"),
-            (56, 10, 14, 10, 8, 2, 2 if shown else 0, 2 if platform.platform is Platform.MATRIX else 0),
+            ("say", "reply", "edit", "take back", "delete", "react", "moderate", "ask", "eve"),
+            (56, 10, 14, 10, 8, 2, 2 if shown else 0, 2 * on_matrix, 60 * (on_matrix and self._with_eve)),
         )[0]
         if what == "ask":
             self._ask(platform, channel)
+        elif what == "eve":
+            self._eve(platform, channel)
         elif what == "say" or not mine:
             self._say(platform, channel, None)
         elif what == "reply":
@@ -76,6 +93,24 @@ class People:
         ref = platform.say(channel, self.rng.choice(("ann", "ben")), "!relay whoami")
         self.operator.wrote(ref)
         self.trace(f"{platform.platform} {ref.id} in {channel.id}: a command")
+
+    def _eve(self, platform: MemoryPlatform, channel: ChannelRef) -> None:
+        if self.rng.random() < 0.4:
+            wish = self.rng.choices(_WISHES, (4, 1, 1, 1, 1, 1))[0]
+            ref = platform.say(channel, EVE, f"!relay {wish}")
+            self._wishes[ref] = wish
+        else:
+            ref = platform.say(channel, EVE, self._words())
+            if self._is_out(platform):
+                self.secret.add(ref)
+        self.operator.wrote(ref)
+        self.trace(f"{platform.platform} {ref.id} in {channel.id}: {platform.messages[ref].text[:24]!r} says eve")
+
+    def _is_out(self, platform: MemoryPlatform) -> bool:
+        """Whether Eve has opted out, and was told; nothing that she asked for before may be carried out after that."""
+        told = {message.reply_to for message in platform.messages.values() if message.author.is_self}
+        asked = [ref for ref, wish in self._wishes.items() if wish in {"optout", "optin"}]
+        return bool(asked) and self._wishes[asked[-1]] == "optout" and all(ref in told for ref in asked)
 
     def _edit(self, platform: MemoryPlatform, target: Message) -> None:
         words = self._words()
