@@ -38,7 +38,6 @@ _ANSWERS = (
     "discord_api_url",
     "matrix_account",
     "homeserver_url",
-    "login",
     "matrix_password",
     "matrix_access_token",
     "suggested",
