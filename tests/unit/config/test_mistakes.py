@@ -19,7 +19,7 @@ def test_no_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError) as caught:
         load(tmp_path / "nowhere.toml", {"RELAY_PAIRZ": "1"})
     first, second = caught.value.mistakes
-    assert str(first).startswith(f"{tmp_path}/nowhere.toml: there is no such file; create it")
+    assert str(first).startswith(f"{tmp_path}/nowhere.toml: there is no such file; run `relay init`")
     assert second.remedy == "did you mean RELAY_PAIRS?"
     with pytest.raises(ConfigurationError, match="cannot be read: is a directory"):
         load(tmp_path, {})
