@@ -116,6 +116,8 @@ class People:
         words = self._words()
         self.trace(f"{platform.platform} {target.ref.id}: edited to {words[:24]!r}")
         platform.edit(target.ref, words)
+        if target.text.startswith("!relay "):
+            self.operator.wrote(target.ref)  # what is said with it is said where the room leads now
 
     def _take_back(self, platform: MemoryPlatform, edited: list[MessageRef]) -> None:
         # On Discord an edit is for good.

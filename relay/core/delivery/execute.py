@@ -164,10 +164,9 @@ class Executor:
     async def _send_part(self, plan: Send | Edit, parts: Parts, number: int) -> None:
         """Post one part, and write the receipt: with the last part's, the entry is done."""
         target = plan.target
-        # Only the part that the earlier try broke off at may have been posted: those before it are on record. What a
-        # restored store does not know of may be there in all its parts.
-        suspect = target.suspect and (target.restored_since is not None or number == len(target.copies))
-        delivery = render.delivery(target, plan.command.author, parts[number], "s", part=number, suspect=suspect)
+        # The part that the earlier try broke off at may have been posted. Mostly that is the first that is not on
+        # record; but those before it may have been deleted since, while their lane led elsewhere.
+        delivery = render.delivery(target, plan.command.author, parts[number], "s", part=number, suspect=target.suspect)
         ref = await self._post(target, delivery)
         async with self.store.write() as uow:
             if target.original is not None:
