@@ -16,11 +16,11 @@ from relay.adapters.discord.adapter import DiscordAdapter
 from relay.adapters.matrix.adapter import MatrixAdapter
 from relay.config.settings import Settings, differing_keys
 from relay.core.bootstrap import Core, assemble
-from relay.core.channel_lookups import ChannelLookups, known_channels
 from relay.core.clock import Backoff, SystemClock
-from relay.core.dead_letters import DeadLetters
-from relay.core.findings import Finding
 from relay.core.offload import Conversions
+from relay.core.operations.channel_lookups import ChannelLookups, known_channels
+from relay.core.operations.dead_letters import DeadLetters
+from relay.core.operations.findings import Finding
 from relay.core.ports import Adapter, Clock
 from relay.core.status.recorder import StatusRecorder
 from relay.core.status.report import STOPPED, DaemonEnd

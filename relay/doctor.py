@@ -20,7 +20,7 @@ import aiohttp
 from relay.adapters.discord.survey import DiscordSurvey
 from relay.adapters.matrix.survey import MatrixSurvey
 from relay.config.settings import Settings
-from relay.core.findings import Finding, Survey
+from relay.core.operations.findings import Finding, Survey
 from relay.domain.pair import Pair
 from relay.errors import StoreError
 from relay.store.lease import SqlLeases, is_running

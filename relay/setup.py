@@ -10,7 +10,7 @@ from relay.adapters.discord.survey import DiscordSurvey
 from relay.adapters.matrix.api import address, session
 from relay.adapters.matrix.survey import MatrixSurvey
 from relay.config.settings import DiscordSettings, MatrixSettings
-from relay.core.findings import Finding, VisibleChannel
+from relay.core.operations.findings import Finding, VisibleChannel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

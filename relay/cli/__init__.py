@@ -14,8 +14,9 @@ from typing import Annotated, Any
 import typer
 
 import relay
-from relay.cli import check, db, dead, directory, explain, init, login, outbox, pairs, registration, run, status
+from relay.cli import db, dead, directory, explain, outbox, run, status
 from relay.cli.common import ConfigOption, Invocation, print_error
+from relay.cli.setup import check, init, login, pairs, registration
 from relay.errors import RelayError
 
 _BUG_STATUS = 70  # EX_SOFTWARE of sysexits.h

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from relay.cli.common import ConfigOption, JsonOption, existing_store, invocation_of, print_json, printable, way
-from relay.core.dead_letters import summary
+from relay.core.operations.dead_letters import summary
 from relay.core.storage import Unreadable
 from relay.domain.commands import Digest, EditMessage, PostNotice, SendMessage
 from relay.domain.text.nodes import plain_text
@@ -104,7 +104,7 @@ async def _act(
 
 
 async def _letters(settings: "Settings") -> "Sequence[DeadLetter]":
-    from relay.core.dead_letters import DeadLetters
+    from relay.core.operations.dead_letters import DeadLetters
     from relay.core.pairs import PairDirectory
 
     async with existing_store(settings.store.url) as store:

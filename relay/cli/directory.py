@@ -58,7 +58,7 @@ def directory(
 
 async def _known(settings: "Settings") -> "Known":
     """What the daemon knows of the rooms, or knew when it ran last."""
-    from relay.core.channel_lookups import read_known_channels
+    from relay.core.operations.channel_lookups import read_known_channels
     from relay.core.pairs import PairDirectory
     from relay.errors import StoreError
 

@@ -22,7 +22,7 @@ from relay.cli.common import (
 
 if TYPE_CHECKING:
     from relay.config.settings import Settings
-    from relay.core.explain import Life, Step
+    from relay.core.operations.explain import Life, Step
     from relay.core.ports import ChannelInfo
     from relay.domain.ids import ChannelRef, MessageRef
 
@@ -103,7 +103,7 @@ def _read(written: str) -> _Asked | None:
 
 
 async def _answer(settings: "Settings", asked: _Asked) -> _Answer:
-    from relay.core.explain import lives_of
+    from relay.core.operations.explain import lives_of
     from relay.core.pairs import PairDirectory
     from relay.core.status.reading import read_channels, read_report
     from relay.core.status.report import CHANNELS_KEY

@@ -16,7 +16,7 @@ from relay.core.delivery.resolve import ReplyGate, Resolver
 from relay.core.intake.inbox import CoreInbox
 from relay.core.intake.router import Router
 from relay.core.offload import Conversions
-from relay.core.operators import Operators
+from relay.core.operations.operators import Operators
 from relay.core.pairs import PairDirectory
 from relay.core.people.commands import Commands
 from relay.core.people.directory import PeopleDirectory

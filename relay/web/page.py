@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from html import escape as html_escape
 
 from relay import __version__
-from relay.core.dead_letters import summary
+from relay.core.operations.dead_letters import summary
 from relay.core.ports import ChannelInfo, SideHealth
 from relay.core.status.report import ChannelStatus, DirectionStatus, PairStatus, Report
 from relay.core.storage import DeadLetter

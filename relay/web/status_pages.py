@@ -29,7 +29,7 @@ OPEN = frozenset({"/page.css", "/page.js", "/sign-in"})
 
 
 class LetterBox(Protocol):
-    """`core.dead_letters.DeadLetters` is one. Every call raises `StoreError`."""
+    """`core.operations.dead_letters.DeadLetters` is one. Every call raises `StoreError`."""
 
     async def newest(self, limit: int | None = None) -> Sequence[DeadLetter]:
         """The dead letters, oldest first; the newest of them."""

@@ -9,7 +9,7 @@ import pytest_asyncio
 
 from relay.adapters.discord.permissions import INVITED
 from relay.config.loading import load
-from relay.core.findings import Finding, State
+from relay.core.operations.findings import Finding, State
 from relay.demo.homeserver import Homeserver
 from relay.doctor import Doctor
 from relay.sandbox.rate_limits import Limits

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from relay.cli.registration import registration_file
+from relay.cli.setup.registration import registration_file
 from relay.config.settings import MatrixSettings
 from relay.demo.homeserver import Homeserver
 from relay.demo.matrix_client import Shown

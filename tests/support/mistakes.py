@@ -9,7 +9,7 @@ from typing import Any
 from aiohttp import web
 
 from relay.adapters.discord.permissions import INVITED, Permission
-from relay.core.findings import State
+from relay.core.operations.findings import State
 from relay.demo.matrix_client import Person
 from tests.support.stack import FullStack
 

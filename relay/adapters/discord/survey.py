@@ -25,7 +25,7 @@ from relay.adapters.discord.permissions import (
 from relay.adapters.discord.webhooks import Webhooks
 from relay.config.settings import DiscordSettings
 from relay.core.clock import SystemClock
-from relay.core.findings import Finding, VisibleChannel
+from relay.core.operations.findings import Finding, VisibleChannel
 from relay.core.ports import Clock
 from relay.domain.ids import Platform
 from relay.domain.jsontext import Json, as_dict, as_list
@@ -64,7 +64,7 @@ class Guild:
 
 @dataclass(slots=True, kw_only=True, eq=False, repr=False)
 class DiscordSurvey:
-    """Implements `core.findings.Survey`."""
+    """Implements `core.operations.findings.Survey`."""
 
     settings: DiscordSettings
     clock: Clock = field(default_factory=SystemClock)

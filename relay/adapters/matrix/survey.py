@@ -16,7 +16,7 @@ from relay.adapters.matrix.rooms.state import RoomState
 from relay.adapters.matrix.sync.response import learn_creators
 from relay.config.settings import MatrixSettings
 from relay.core.clock import SystemClock
-from relay.core.findings import Finding, VisibleChannel
+from relay.core.operations.findings import Finding, VisibleChannel
 from relay.core.ports import Clock
 from relay.domain.ids import Platform
 from relay.domain.jsontext import Json, as_dict, as_list, as_string
@@ -81,7 +81,7 @@ class _Declared(NamedTuple):
 
 @dataclass(slots=True, kw_only=True, eq=False, repr=False)
 class MatrixSurvey:
-    """Implements `core.findings.Survey`.
+    """Implements `core.operations.findings.Survey`.
 
     With a password, `load` and `save` keep the session that a login makes, as for the adapter; without `save` it is
     ended with the survey.

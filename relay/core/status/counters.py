@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from itertools import accumulate
 
-from relay.core.findings import Finding
+from relay.core.operations.findings import Finding
 from relay.core.pairs import PairDirectory
 from relay.core.ports import ChannelInfo, Clock, SideHealth
 from relay.core.status.reading import read_channels, read_record

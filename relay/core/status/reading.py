@@ -13,7 +13,7 @@ from typing import Any, get_args
 
 import structlog
 
-from relay.core.findings import Finding
+from relay.core.operations.findings import Finding
 from relay.core.pairs import PairDirectory
 from relay.core.ports import ChannelInfo, SideHealth, SideState
 from relay.core.status.report import (

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from relay.config.loading import load
-from relay.core.findings import Finding
+from relay.core.operations.findings import Finding
 from relay.web.access import COOKIE, Access, WrongTries
 from relay.web.page import render
 from tests.support.settings import SIDES, only, write

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 
-from relay.core.findings import VisibleChannel
+from relay.core.operations.findings import VisibleChannel
 
 # From 0 to 1. Less alike than this is chance.
 _ALIKE = 0.75

@@ -7,7 +7,7 @@ import pytest
 import yaml  # type: ignore[import-untyped]
 
 from relay.cli import main
-from relay.cli.registration import registration_file
+from relay.cli.setup.registration import registration_file
 from relay.config.settings import MatrixSettings
 from relay.domain.jsontext import Json
 

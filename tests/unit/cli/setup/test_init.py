@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from relay.cli import main, pairing
-from relay.cli.asking import Answers, Question, rows
+from relay.cli import main
+from relay.cli.setup import pairing
+from relay.cli.setup.asking import Answers, Question, rows
 from relay.config.loading import load
 from relay.config.template import Account, DeclaredPair, relay_toml
-from relay.core.findings import VisibleChannel
+from relay.core.operations.findings import VisibleChannel
 from relay.errors import ConfigurationError
 
 Outcome = tuple[int, str, str]

@@ -1,6 +1,6 @@
 """Dead letters as the status page lists and decides them, while the relay runs."""
 
-from relay.core.dead_letters import DeadLetters, summary
+from relay.core.operations.dead_letters import DeadLetters, summary
 from relay.errors import Permanent
 from tests.support.platform import MemoryAdapter
 from tests.support.stack import eventually

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from relay.core.channel_lookups import ChannelLookups, known_channels, read_known_channels
 from relay.core.clock import SystemClock
+from relay.core.operations.channel_lookups import ChannelLookups, known_channels, read_known_channels
 from relay.core.pairs import PairDirectory
 from relay.core.ports import ChannelInfo
 from relay.core.storage import Store

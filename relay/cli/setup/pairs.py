@@ -103,9 +103,9 @@ def add(
 def _add_chosen(editor: "_Editor") -> None:
     """Add pairs that somebody chooses at the terminal, of what is in no pair yet."""
     from relay import setup
-    from relay.cli.asking import Terminal
-    from relay.cli.check import print_finding
-    from relay.cli.pairing import choose_pairs, declared_pairs
+    from relay.cli.setup.asking import Terminal
+    from relay.cli.setup.check import print_finding
+    from relay.cli.setup.pairing import choose_pairs, declared_pairs
     from relay.config.editing import add_pairs
 
     if not sys.stdin.isatty():

@@ -2,8 +2,8 @@
 
 import pytest
 
-from relay.core.findings import VisibleChannel
-from relay.core.suggestions import pair_names, suggest
+from relay.core.operations.findings import VisibleChannel
+from relay.core.operations.suggestions import pair_names, suggest
 
 
 def channel(name: str, address: str = "", problem: str | None = None) -> VisibleChannel:

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from relay.cli.asking import Answers, Asker, Question, Terminal, heading, say
-from relay.cli.check import check, print_finding
 from relay.cli.common import ConfigOption, invocation_of, without_settings
-from relay.cli.pairing import Choice, choose_pairs, declared_pairs
+from relay.cli.setup.asking import Answers, Asker, Question, Terminal, heading, say
+from relay.cli.setup.check import check, print_finding
+from relay.cli.setup.pairing import Choice, choose_pairs, declared_pairs
 from relay.errors import ConfigurationError, DeliveryError, Mistake, RelayError
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from relay.config.settings import Settings
-    from relay.core.findings import Finding
+    from relay.core.operations.findings import Finding
     from relay.domain.pair import Pair
 
 _SIGNS = {"ok": "✓", "note": "~", "wrong": "✗"}

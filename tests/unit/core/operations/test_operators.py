@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from relay.core import operators
-from relay.core.operators import RoomRecord, Told, Watch, news, notice_text
+from relay.core.operations import operators
+from relay.core.operations.operators import RoomRecord, Told, Watch, news, notice_text
 from relay.core.ports import SideHealth
 from relay.core.status.report import DirectionStatus, PairStatus, Report
 from relay.domain.commands import PostNotice
@@ -85,7 +85,7 @@ def test_a_platform_that_is_gone_is_told_instead_of_its_pairs_and_ends_nothing()
     assert room.hears(60, report("The bot may not write there")) == [BROKEN]
     gone = report("to_matrix is not getting through", gone="matrix")
     told = [room.hears(second, gone) for second in (100, 160, 170, 1000)]
-    assert told == [[], ["Matrix is out of reach: no answer."], [], []]
+    assert told == [[], ["Matrix is out of reach: No answer."], [], []]
     assert [room.hears(second, report("x")) for second in (1100, 1160)] == [[], ["Matrix answers again."]]
 
 

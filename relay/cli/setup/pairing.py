@@ -4,18 +4,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from relay.cli.asking import Asker, Question, rows, say
+from relay.cli.setup.asking import Asker, Question, rows, say
 
 if TYPE_CHECKING:
     from relay.config.editing import Scalar
-    from relay.core.findings import VisibleChannel
+    from relay.core.operations.findings import VisibleChannel
 
 
 def choose_pairs(
     asker: Asker, channels: "Sequence[VisibleChannel]", rooms: "Sequence[VisibleChannel]"
 ) -> "list[Choice]":
     """Offer channels and rooms that are called alike, then let the operator pair the others."""
-    from relay.core.suggestions import suggest
+    from relay.core.operations.suggestions import suggest
 
     suggestions = suggest(channels, rooms)
     chosen: list[Choice] = []
@@ -48,7 +48,7 @@ def choose_pairs(
 
 def declared_pairs(chosen: "Sequence[Choice]", used: Sequence[str] = ()) -> "list[tuple[str, dict[str, Scalar]]]":
     """What people call the two channels of each pair, and its settings; no pair has a name that is `used`."""
-    from relay.core.suggestions import pair_names
+    from relay.core.operations.suggestions import pair_names
 
     names = pair_names([one.channel for one in chosen], used)
     return [(one.about, {"name": name, **one.settings}) for one, name in zip(chosen, names, strict=True)]

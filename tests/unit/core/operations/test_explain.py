@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 
-from relay.core.explain import Life, lives_of
+from relay.core.operations.explain import Life, lives_of
 from relay.core.pairs import PairDirectory
 from relay.domain.ids import MessageRef, ThreadRef
 from relay.errors import Permanent, Transient

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from relay.cli import main
-from relay.cli.check import print_finding
-from relay.core.findings import Finding
+from relay.cli.setup.check import print_finding
+from relay.core.operations.findings import Finding
 from relay.doctor import clock_finding
 from tests.support.settings import PAIRS, SIDES, write
 
