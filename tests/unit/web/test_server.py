@@ -116,8 +116,8 @@ async def test_alive_and_ready() -> None:
 @pytest.mark.parametrize(
     ("answer", "side", "reason"),
     [
-        (report(matrix=SideHealth("connecting", "no answer from https://x")), "matrix", "no answer from https://x"),
-        (report(discord=SideHealth("catching_up")), "discord", "catching up"),
+        (report(matrix=SideHealth("connecting", "no answer from https://x")), "matrix", "No answer from https://x."),
+        (report(discord=SideHealth("catching_up")), "discord", "Catching up."),
         (report(store="the disk is full"), "store", "the disk is full"),
     ],
 )
