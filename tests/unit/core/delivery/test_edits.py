@@ -195,3 +195,32 @@ async def test_an_edit_queued_before_its_message_was_left_out_crosses_as_the_mes
         bridge.discord.edit(said, "a better picture of it")
         await bridge.shows(there, "a better picture of it", "next")
         await bridge.quiet()
+
+
+async def test_a_part_in_doubt_is_found_also_where_those_before_it_are_not_on_record_any_more(bridge: World) -> None:
+    """Another lane's deletion had begun with them, while this one had no pair; and a ghost can speak no more."""
+    here, there = bridge.channels()
+    sends = 0
+
+    async def before(call: str) -> None:
+        nonlocal sends
+        sends += call == "send"
+
+    async def after(call: str) -> None:
+        if call == "send" and sends == 3:
+            async with bridge.store.write() as uow:
+                original = await uow.messages.find(said)
+                assert original is not None
+                for copy in await uow.messages.copies(original.id, there):
+                    await uow.messages.forget_copy(copy)
+            raise Transient("no answer", ambiguous=True)
+
+    def prepare(_: MemoryAdapter, matrix: MemoryAdapter) -> None:
+        matrix.before, matrix.after, matrix.ghosts = before, after, lambda: sends != 6
+
+    async with bridge.relay(prepare):
+        said = bridge.discord.say(here, "ann", " ".join(f"word-{number:03}" for number in range(60)))
+        await until(lambda: sends == 6)
+        await bridge.quiet()
+    shown = bridge.words(there)
+    assert len(shown) == len(set(shown)) == 3
