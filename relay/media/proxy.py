@@ -89,7 +89,7 @@ class Limits:
     server_rate: float = 30_000.0
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False, repr=False)
 class _Budget:
     """What was fetched from each server of late. A file counts once: a homeserver keeps what it has fetched.
 

@@ -44,7 +44,7 @@ class LetterBox(Protocol):
         ...
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False, repr=False)
 class StatusPages:
     """Serves the status page, and does what whoever has signed in asks for."""
 

@@ -2,8 +2,8 @@
 
 import sqlite3
 from collections import Counter, defaultdict
+from collections.abc import Collection
 from datetime import datetime
-from functools import partial
 from pathlib import Path
 
 from relay.domain.content import Content
@@ -131,7 +131,8 @@ def _direction(
             if all(_strict(other.ref, operator) and other.author.name != EVE for other in together):
                 first, *rest = (_own_words(shown[ref]) for ref in refs)
                 if together:
-                    first = _words_in(first, original, together)
+                    commands = {one.ref for one in together if _was_command(one.ref, (source, target))}
+                    first = _words_in(first, original, together, commands)
                 text = " ".join((first, *rest))
                 if text != original.text:
                     found.append(
@@ -181,31 +182,35 @@ def _strict(original: MessageRef, operator: Operator) -> bool:
 def _shared(
     source: MemoryPlatform, here: ChannelRef, copies: Copies, batches: set[str]
 ) -> dict[MessageRef, list[Message]]:
-    """The copies that show several originals, or did once, with those originals in the order in which they crossed."""
+    """The copies that show several originals, or did once, with those originals in order."""
     standing: dict[MessageRef, list[Message]] = defaultdict(list)
-    for original in sorted(source.shown(here), key=partial(_crossed_at, source)):
+    for original in source.shown(here):
         for ref in copies.get(original.ref, [])[:1]:
             standing[ref].append(original)
     return {ref: originals for ref, originals in standing.items() if len(originals) > 1 or ref.id in batches}
-
-
-def _crossed_at(source: MemoryPlatform, original: Message) -> datetime:
-    """When there was something that crosses: a command crosses once it is edited into something else."""
-    versions = source.edits.get(original.ref, [])
-    return next((at for _, content, at in versions if not _is_command(content)), original.created_at)
 
 
 def _is_command(content: Content) -> bool:
     return plain_text(content.text).startswith("!relay ")
 
 
-def _words_in(text: str, original: Message, together: list[Message]) -> str:
-    """What a shared copy says of one of its originals; the whole text if it is not built as it should be."""
+def _words_in(text: str, original: Message, together: list[Message], commands: Collection[MessageRef]) -> str:
+    """What a shared copy says of one of its originals; the whole text if it is not built as it should be.
+
+    `commands`: those that were commands first. They cross when they are edited into something else, and so may stand
+    behind what was said later.
+    """
     lines = [line for line in text.split("\n") if not line.startswith("↪ ")]
     if len(lines) != len(together):
         return text
     # Signed where several have written in it, some of whom may have left it since.
-    return lines[together.index(original)].removeprefix(f"{original.author.name}: ")
+    for former in (one for one in together if one.ref in commands):
+        line = next((one for one in lines if one.removeprefix(f"{former.author.name}: ") == former.text), None)
+        if line is None or former is original:
+            return text if line is None else former.text
+        lines.remove(line)
+    in_order = [one for one in together if one.ref not in commands]
+    return lines[in_order.index(original)].removeprefix(f"{original.author.name}: ")
 
 
 def _own_words(message: Message) -> str:

@@ -86,9 +86,8 @@ class Entries:
             if isinstance(entry.command, SendMessage):
                 original = await uow.messages.find(entry.command.source)
                 if original is not None and not await uow.messages.copies(original.id, entry.lane.destination):
-                    await uow.messages.leave_out(
-                        original.id, dropped.reason
-                    )  # an edit may put something in that can cross
+                    # An edit may put something in that can cross.
+                    await uow.messages.leave_out(original.id, dropped.reason)
             await self._tell_authors(uow, entry, dropped.reason)
         self.status.dropped(entry.lane, dropped.feature)
         self._wake_sources(entry)

@@ -28,7 +28,7 @@ _KEY = "channel lookups"
 _EVERY, _AGAIN, _AGAIN_AFTER_FAILURE = 5.0, 3600.0, 30.0
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False, repr=False)
 class ChannelLookups:
     """Looks channels up for as long as it runs."""
 

@@ -9,7 +9,7 @@ from relay.domain.commands import Digest, DigestItem, EditMessage, PostNotice, R
 from relay.domain.jsontext import Json
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False, repr=False)
 class DeadLetters:
     """The dead letters of a store. Every call raises `StoreError`."""
 

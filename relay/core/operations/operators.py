@@ -26,7 +26,7 @@ from relay.domain.content import Content
 from relay.domain.ids import ChannelAddress, ChannelRef, MessageRef, Platform
 from relay.domain.pair import LaneKey
 from relay.domain.text.nodes import RichText
-from relay.errors import DeliveryError, RateLimited, StoreUnavailable, Transient
+from relay.errors import DeliveryError, RateLimited, StoreUnavailable, Transient, sentence
 
 _log = structlog.get_logger(__name__)
 
@@ -72,7 +72,7 @@ def troubles(report: Report) -> Mapping[str, Trouble]:
     found = {}
     for name, side in report.sides.items():
         if not side.connected:
-            what = f"{name.capitalize()} is out of reach: {_sentence(side.problem or side.state)}"
+            what = f"{name.capitalize()} is out of reach: {sentence(side.problem or side.state)}"
             found[f"{_SIDE}{name}"] = Trouble(what, f"{name.capitalize()} answers again.")
     if found:
         # No pair works meanwhile, and that need not be told of each.
@@ -80,7 +80,7 @@ def troubles(report: Report) -> Mapping[str, Trouble]:
     for pair in report.pairs:
         waits = max((it.oldest_undelivered_seconds or 0.0 for it in pair.directions.values()), default=0.0)
         if pair.problems:
-            what = f"{pair.name} does not work: {' '.join(map(_sentence, pair.problems))}"
+            what = f"{pair.name} does not work: {' '.join(map(sentence, pair.problems))}"
             found[f"{_PAIR}{pair.name}"] = Trouble(what, f"{pair.name} works again.", pair.name)
         elif waits >= _WAITS_TOO_LONG:
             what = f"{pair.name} cannot keep up: messages have waited there for {waits // 60:.0f} minutes."
@@ -91,10 +91,6 @@ def troubles(report: Report) -> Mapping[str, Trouble]:
             over = f"{pair.name} has no messages left that did not cross."
             found[f"{_DEAD}{pair.name}"] = Trouble(what, over, pair.name, dead, lasts=0.0)
     return found
-
-
-def _sentence(text: str) -> str:
-    return text if text.endswith((".", "!", "?")) else f"{text}."
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,7 +253,7 @@ def notice_text(lines: Sequence[str]) -> str:
 # --- Telling it -------------------------------------------------------------------------------------------
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False, repr=False)
 class Operators:
     """One task for each place where the operators are told."""
 

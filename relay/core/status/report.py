@@ -14,7 +14,7 @@ from relay.core.operations.findings import Finding
 from relay.core.pairs import PairDirectory
 from relay.core.ports import ChannelInfo, SideHealth
 from relay.core.storage import LaneDepth
-from relay.domain.ids import ChannelAddress, ChannelRef
+from relay.domain.ids import ChannelAddress, ChannelRef, Platform
 from relay.domain.jsontext import Json
 from relay.domain.pair import LaneKey, Pair
 
@@ -311,7 +311,7 @@ class PairStatus:
     # By the platform's name.
     channels: Mapping[str, ChannelStatus] = field(default_factory=dict)
     # The directions that the operator has opened: none of them if the pair is archived.
-    carried: frozenset[str] = frozenset({"to_matrix", "to_discord"})
+    carried: frozenset[str] = frozenset(f"to_{platform}" for platform in Platform)
     # The operator has paused it.
     paused: bool = False
 

@@ -94,7 +94,7 @@ class ExpectedMessage:
     ) -> bool:
         """Whether `message` is the expected one. `user`, `application` and `webhooks` are our own IDs.
 
-        `by`: what of it has to be the same. What the bot posted has always to have the same words.
+        `by`: what of it has to be the same. What the bot posted has to have the same own words, whatever `by` is.
         """
         # Discord strips the white space around the text.
         said = str(message.get("content", "")).strip()
