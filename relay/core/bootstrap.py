@@ -13,6 +13,7 @@ from relay.core.delivery.late_files import LateFiles
 from relay.core.delivery.lookups import Lookups, RestoredGap
 from relay.core.delivery.rate_limit import Budgets
 from relay.core.delivery.resolve import ReplyGate, Resolver
+from relay.core.files import Files, MediaLinks
 from relay.core.intake.inbox import CoreInbox
 from relay.core.intake.router import Router
 from relay.core.offload import Conversions
@@ -22,18 +23,9 @@ from relay.core.people.commands import Commands
 from relay.core.people.directory import PeopleDirectory
 from relay.core.people.forgetting import Forgetter
 from relay.core.people.memberships import Memberships
-from relay.core.ports import (
-    Adapter,
-    ChannelDescriber,
-    ChannelNotes,
-    Clock,
+from relay.core.people.ports import (
     CommandReader,
     DepartureFinder,
-    Files,
-    HistoryReader,
-    LatestReader,
-    LimitReader,
-    MediaLinks,
     MemberLister,
     MemberMirror,
     NameReader,
@@ -41,6 +33,7 @@ from relay.core.ports import (
     PictureKeeper,
     RoleReader,
 )
+from relay.core.ports import Adapter, ChannelDescriber, ChannelNotes, Clock, HistoryReader, LatestReader, LimitReader
 from relay.core.status.counters import Status
 from relay.core.storage import Store
 from relay.domain.ids import ChannelAddress, Platform, UserRef

@@ -10,8 +10,9 @@ from itertools import count
 import structlog
 
 from relay.core.convert.degrade import human_size
+from relay.core.files import MediaSource
 from relay.core.offload import TemporaryFile
-from relay.core.ports import Clock, MediaSource
+from relay.core.ports import Clock
 from relay.domain.content import Attachment
 from relay.domain.ids import ChannelRef, MediaRef, Platform
 from relay.errors import DeliveryError, FileRejected, FileUnavailable, Permanent, TargetGone

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 from urllib.parse import urlsplit
 
-from relay.core.ports import Clock, Sender
+from relay.core.files import Sender
+from relay.core.ports import Clock
 from relay.domain.ids import ChannelRef, MediaRef, UserRef
 from relay.errors import FileUnavailable
 

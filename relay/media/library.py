@@ -7,7 +7,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import structlog
 
-from relay.core.ports import Clock, File, MediaSource, Sender, ThumbnailSource
+from relay.core.files import File, MediaSource, Sender, ThumbnailSource
+from relay.core.ports import Clock
 from relay.core.storage import Store
 from relay.domain.content import Attachment
 from relay.domain.ids import ChannelRef, MediaRef, Platform

@@ -16,8 +16,8 @@ from typing import TypeVar
 import structlog
 
 from relay.core.convert.degrade import human_size
+from relay.core.files import LinkedElsewhere, LinkedFile, MediaSource, MediaStream, PublicSource, ThumbnailSource
 from relay.core.offload import TemporaryFile
-from relay.core.ports import LinkedElsewhere, LinkedFile, MediaSource, MediaStream, PublicSource, ThumbnailSource
 from relay.core.storage import Store
 from relay.domain.content import Attachment
 from relay.domain.ids import MediaRef, MessageRef, Platform

@@ -14,7 +14,7 @@ from urllib.parse import quote, urlsplit
 import structlog
 from aiohttp import web
 
-from relay.core.ports import LinkedElsewhere, LinkedFile
+from relay.core.files import LinkedElsewhere, LinkedFile
 from relay.errors import DeliveryError, Permanent, TargetGone, Transient
 
 _log = structlog.get_logger(__name__)

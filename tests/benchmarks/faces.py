@@ -24,8 +24,8 @@ from PIL import Image
 
 from relay.adapters.discord.adapter import DiscordAdapter
 from relay.adapters.discord.pictures.avatars import Avatars
+from relay.core.people.storage import AvatarRecord
 from relay.core.ports import Delivery
-from relay.core.storage import AvatarRecord
 from relay.domain.content import Author, Content
 from relay.domain.ids import ChannelRef, MediaRef, Platform, UserRef
 from relay.domain.text.nodes import RichText

@@ -26,8 +26,8 @@ from relay.adapters.matrix.outbound.ghosts import Ghosts
 from relay.adapters.matrix.rooms.declared import DeclaredRooms
 from relay.config.settings import AppserviceSettings, MatrixSettings
 from relay.core.clock import Backoff, SystemClock
+from relay.core.people.storage import Ghost
 from relay.core.ports import Delivery
-from relay.core.storage import Ghost
 from relay.domain.content import Author
 from relay.domain.ids import ChannelAddress, ChannelRef, Platform, UserRef
 from relay.store.unit_of_work import open_store

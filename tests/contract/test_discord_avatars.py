@@ -14,7 +14,7 @@ from relay.adapters.discord.pictures import avatars as module
 from relay.adapters.discord.pictures import shelf
 from relay.adapters.discord.pictures.avatars import Avatars
 from relay.adapters.discord.pictures.shelf import emoji_name
-from relay.core.storage import AvatarRecord
+from relay.core.people.storage import AvatarRecord
 from relay.domain.content import Author
 from relay.domain.ids import MediaRef, Platform, UserRef
 from relay.errors import RateLimited

@@ -12,7 +12,7 @@ from relay.adapters.discord.media import Media
 from relay.adapters.matrix.api.client import Api
 from relay.adapters.matrix.media import MediaRepository
 from relay.core.clock import SystemClock
-from relay.core.ports import LinkedFile
+from relay.core.files import LinkedFile
 from relay.domain.ids import MediaRef, Platform
 from relay.errors import FileUnavailable, Permanent, TargetGone, Transient
 from relay.media.proxy import Limits, MediaProxy

@@ -16,7 +16,7 @@ from relay.adapters.discord.media import Media as DiscordMedia
 from relay.adapters.matrix.api.client import Api
 from relay.adapters.matrix.media import MediaRepository
 from relay.core.clock import SystemClock
-from relay.core.ports import Sender
+from relay.core.files import Sender
 from relay.core.storage import Store
 from relay.domain.content import Attachment
 from relay.domain.ids import ChannelRef, MediaRef, Platform, UserRef

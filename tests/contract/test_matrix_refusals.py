@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import pytest
 from aiohttp import web
 
-from relay.core.ports import Delivery, File, Sender
+from relay.core.files import File, Sender
+from relay.core.ports import Delivery
 from relay.demo.homeserver import Homeserver
 from relay.demo.matrix_client import Person
 from relay.domain.content import Attachment, Content

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from relay.adapters.discord.adapter import DiscordAdapter
 from relay.config.settings import DiscordSettings
 from relay.core.clock import SystemClock
-from relay.core.ports import CommandCall, Delivery, EventBatch, Files
+from relay.core.files import Files
+from relay.core.ports import CommandCall, Delivery, EventBatch
 from relay.core.storage import Store
 from relay.domain.content import Author, Content
 from relay.domain.events import (

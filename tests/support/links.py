@@ -14,7 +14,7 @@ import aiohttp
 from yarl import URL
 
 from relay.config.settings import WebSettings
-from relay.core.ports import MediaStream
+from relay.core.files import MediaStream
 from relay.core.status.counters import Histogram, LimitStatus
 from relay.core.status.report import Report
 from relay.domain.content import Attachment

@@ -17,7 +17,8 @@ from yarl import URL
 from relay.adapters.matrix.adapter import MatrixAdapter
 from relay.config.settings import MatrixSettings
 from relay.core.clock import SystemClock
-from relay.core.ports import CommandCall, EventBatch, Files
+from relay.core.files import Files
+from relay.core.ports import CommandCall, EventBatch
 from relay.demo.homeserver import Homeserver
 from relay.demo.matrix_client import Person
 from relay.domain.content import Author, Content

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from PIL import Image
 
-from relay.core.ports import File, Sender
+from relay.core.files import File, Sender
 from relay.domain.content import Attachment
 from relay.domain.ids import ChannelRef, MediaRef, Platform
 from relay.errors import FileUnavailable, TargetGone

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from relay.core.bootstrap import Core, assemble
 from relay.core.clock import SystemClock
-from relay.core.ports import Clock, Files, MediaLinks
+from relay.core.files import Files, MediaLinks
+from relay.core.ports import Clock
 from relay.domain.ids import ChannelAddress, ChannelRef, Platform
 from relay.domain.pair import LaneKey, Pair, PairPolicy
 from relay.store.unit_of_work import SqlStore, open_store

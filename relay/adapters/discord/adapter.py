@@ -36,19 +36,9 @@ from relay.adapters.discord.pictures.drawing import Pictures
 from relay.adapters.discord.webhooks import Webhooks
 from relay.config.settings import DiscordSettings
 from relay.core.clock import Backoff
+from relay.core.files import Files, MediaStream, PictureLinks
 from relay.core.offload import Conversions
-from relay.core.ports import (
-    ChannelInfo,
-    Clock,
-    Cursor,
-    Delivery,
-    EventBatch,
-    Files,
-    Inbox,
-    MediaStream,
-    PictureLinks,
-    SideHealth,
-)
+from relay.core.ports import ChannelInfo, Clock, Cursor, Delivery, EventBatch, Inbox, SideHealth
 from relay.core.storage import Store
 from relay.domain.content import Author, Capabilities, Quotation
 from relay.domain.events import MessageCreated

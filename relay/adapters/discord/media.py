@@ -19,7 +19,7 @@ from aiohttp.payload import AsyncIterablePayload, JsonPayload
 from relay.adapters.discord.api.client import Download, RestClient, Route
 from relay.adapters.discord.api.errors import ErrorCode, Limited, Refused, Unanswered
 from relay.adapters.discord.pictures.drawing import Pictures
-from relay.core.ports import File, Files, MediaStream, Sender
+from relay.core.files import File, Files, MediaStream, Sender
 from relay.domain.content import Attachment
 from relay.domain.ids import MediaRef
 from relay.domain.jsontext import Json

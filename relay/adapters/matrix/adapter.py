@@ -29,8 +29,9 @@ from relay.adapters.matrix.sync.loop import ConnectionStatus, SyncLoop
 from relay.adapters.matrix.sync.response import ResponseHandler
 from relay.config.settings import MatrixSettings
 from relay.core.clock import Backoff
+from relay.core.files import Files, MediaStream
 from relay.core.offload import Conversions
-from relay.core.ports import ChannelInfo, Clock, Delivery, EventBatch, Files, Inbox, MediaStream, SideHealth
+from relay.core.ports import ChannelInfo, Clock, Delivery, EventBatch, Inbox, SideHealth
 from relay.core.storage import Store
 from relay.domain.content import Author, Capabilities, Quotation
 from relay.domain.events import Event, MessageCreated, MessageEdited

@@ -18,8 +18,9 @@ from relay.adapters.matrix.api.session import is_token_refusal
 from relay.adapters.matrix.encrypted_files import decrypted, read_source
 from relay.adapters.matrix.identifiers import parse_mxc
 from relay.adapters.matrix.outbound.compose import Thumbnail, UploadedFile
+from relay.core.files import File, Files, MediaStream, Sender
 from relay.core.offload import TemporaryFile
-from relay.core.ports import Clock, File, Files, MediaStream, Sender
+from relay.core.ports import Clock
 from relay.domain.content import Attachment, Author
 from relay.domain.ids import MediaRef, Platform
 from relay.domain.jsontext import Json

@@ -35,7 +35,8 @@ from relay.core.delivery.plan import (
 )
 from relay.core.delivery.render import Parts
 from relay.core.offload import Conversions
-from relay.core.ports import Clock, Delivery, MemberMirror
+from relay.core.people.ports import MemberMirror
+from relay.core.ports import Clock, Delivery
 from relay.core.status.counters import Status
 from relay.core.storage import Copy, Entry, Store, UnitOfWork
 from relay.domain.commands import (

@@ -12,7 +12,8 @@ from itertools import takewhile
 
 from relay.core.delivery.lookups import Lookups
 from relay.core.delivery.plan import Done, FollowLateFiles, LateFileSeen, SendLateFile, Target
-from relay.core.ports import Clock, Files
+from relay.core.files import Files
+from relay.core.ports import Clock
 from relay.core.storage import Entry
 from relay.domain.commands import LateFile
 from relay.domain.ids import MessageRef

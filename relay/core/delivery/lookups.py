@@ -9,7 +9,8 @@ from relay.core.convert.references import Found, Wanted, named, resolved, unname
 from relay.core.delivery.plan import Target, UnreadableDigest
 from relay.core.pairs import PairDirectory
 from relay.core.people.directory import PeopleDirectory
-from relay.core.ports import Adapter, LatestReader, NameReader, RoleReader
+from relay.core.people.ports import NameReader, RoleReader
+from relay.core.ports import Adapter, LatestReader
 from relay.core.storage import Copy, Entry, Original, Store, UnitOfWork
 from relay.domain.commands import Digest
 from relay.domain.content import Content, Quotation

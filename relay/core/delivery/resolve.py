@@ -30,8 +30,9 @@ from relay.core.delivery.plan import (
     Target,
     UpdateDeadLetters,
 )
+from relay.core.files import MediaLinks
 from relay.core.offload import Conversions
-from relay.core.ports import Clock, MediaLinks
+from relay.core.ports import Clock
 from relay.core.storage import Entry, Unreadable
 from relay.domain.commands import (
     DeleteMessage,

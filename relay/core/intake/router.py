@@ -11,7 +11,8 @@ from relay.core.author_names import AuthorNames
 from relay.core.pairs import SAID_WHILE_PAUSED, PairDirectory
 from relay.core.people.commands import Commands
 from relay.core.people.directory import PeopleDirectory
-from relay.core.ports import Clock, CommandCall, EventBatch, MemberMirror, PictureKeeper
+from relay.core.people.ports import MemberMirror, PictureKeeper
+from relay.core.ports import Clock, CommandCall, EventBatch
 from relay.core.status.counters import Status
 from relay.core.storage import Entry, Original, Store, UnitOfWork
 from relay.domain.commands import (

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 
+from relay.core.people.storage import LinkCode
 from relay.core.ports import Clock
-from relay.core.storage import LinkCode, UnitOfWork
+from relay.core.storage import UnitOfWork
 from relay.domain.ids import UserRef
 
 VALID_FOR = timedelta(minutes=15)

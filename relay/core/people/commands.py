@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 from relay.core.pairs import PairDirectory
 from relay.core.people.codes import VALID_FOR, LinkCodes, is_code
 from relay.core.people.directory import PeopleDirectory, Person
-from relay.core.ports import Clock, CommandCall, CommandReader
+from relay.core.people.ports import CommandReader
+from relay.core.people.storage import ForgetRequest
+from relay.core.ports import Clock, CommandCall
 from relay.core.status.counters import Status
-from relay.core.storage import ForgetRequest, UnitOfWork
+from relay.core.storage import UnitOfWork
 from relay.domain.ids import ChannelRef, Platform, UserRef
 from relay.domain.names import shortened, visible
 from relay.domain.pair import LaneKey, Pair

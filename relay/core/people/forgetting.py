@@ -8,8 +8,10 @@ import structlog
 from relay.core.author_names import AuthorNames
 from relay.core.pairs import PairDirectory
 from relay.core.people.directory import PeopleDirectory
-from relay.core.ports import Clock, EventBatch, PersonForgetter
-from relay.core.storage import DeadLetter, ForgetRequest, Original, Store, UnitOfWork
+from relay.core.people.ports import PersonForgetter
+from relay.core.people.storage import ForgetRequest
+from relay.core.ports import Clock, EventBatch
+from relay.core.storage import DeadLetter, Original, Store, UnitOfWork
 from relay.domain.commands import Digest, EditMessage, LateFile, SendMessage
 from relay.domain.events import MessageDeleted
 from relay.domain.ids import UserRef

@@ -14,7 +14,8 @@ import structlog
 
 from relay.core.pairs import PairDirectory
 from relay.core.people.directory import PeopleDirectory
-from relay.core.ports import Clock, DepartureFinder, EventBatch, MemberLister, MemberMirror
+from relay.core.people.ports import DepartureFinder, MemberLister, MemberMirror
+from relay.core.ports import Clock, EventBatch
 from relay.domain.events import MemberLeft
 from relay.domain.ids import ChannelRef, Platform
 from relay.domain.pair import LaneKey

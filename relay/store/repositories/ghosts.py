@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from sqlalchemy import and_, bindparam, delete, select
 from sqlalchemy.dialects.sqlite import insert
 
-from relay.core.storage import Ghost
+from relay.core.people.storage import Ghost
 from relay.domain.ids import ChannelRef, Platform
 from relay.store.tables import channel, channel_id, ghost, ghost_member
 from relay.store.transaction import Transaction

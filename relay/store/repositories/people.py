@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Row, and_, bindparam, delete, or_, select, tuple_
 from sqlalchemy.dialects.sqlite import insert
 
-from relay.core.storage import ForgetRequest, LinkCode
+from relay.core.people.storage import ForgetRequest, LinkCode
 from relay.domain.ids import Platform, UserRef
 from relay.store.tables import forgetting, link_code, opted_out, person_link
 from relay.store.transaction import Transaction

@@ -1,4 +1,4 @@
-"""The small tables, each of which is looked up by a key: one class for each protocol of `core/storage.py`."""
+"""The small tables, each of which is looked up by a key: one class for each protocol of the core."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from sqlalchemy import ColumnElement, and_, bindparam, delete, exists, literal_column, or_, select, update
 from sqlalchemy.dialects.sqlite import insert
 
+from relay.core.people.storage import AvatarRecord
 from relay.core.ports import Cursor
-from relay.core.storage import AvatarRecord
 from relay.domain.commands import Digest
 from relay.domain.ids import ChannelAddress, ChannelRef, MediaRef, MessageRef, Platform, UserRef
 from relay.store import codec

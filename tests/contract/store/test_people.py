@@ -3,7 +3,8 @@
 from dataclasses import replace
 from datetime import timedelta
 
-from relay.core.storage import ForgetRequest, LinkCode, Store
+from relay.core.people.storage import ForgetRequest, LinkCode
+from relay.core.storage import Store
 from relay.domain.ids import ChannelRef, MessageRef, Platform, UserRef
 from tests.support.store_contract import ANN, DISCORD, NOON, add, copy, here
 

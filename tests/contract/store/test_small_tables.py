@@ -1,7 +1,8 @@
 """What every implementation of the smaller protocols of `core.storage` does."""
 
+from relay.core.people.storage import AvatarRecord, Ghost
 from relay.core.ports import Cursor
-from relay.core.storage import AvatarRecord, Ghost, Store
+from relay.core.storage import Store
 from relay.domain.ids import ChannelAddress, MediaRef, Platform, UserRef
 from tests.support.store_contract import DISCORD, ELSEWHERE, ROOM
 

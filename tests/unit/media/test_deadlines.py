@@ -10,7 +10,7 @@ from typing import cast
 import pytest
 
 from relay.core.clock import SystemClock
-from relay.core.ports import MediaStream, Sender
+from relay.core.files import MediaStream, Sender
 from relay.core.storage import Store
 from relay.domain.content import Attachment
 from relay.domain.ids import ChannelRef, MediaRef, Platform, UserRef

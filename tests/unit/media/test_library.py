@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from relay.core.ports import MediaStream, Sender
+from relay.core.files import MediaStream, Sender
 from relay.domain.content import Attachment
 from relay.domain.ids import ChannelRef, MediaRef, Platform, UserRef
 from relay.errors import FileRejected, FileUnavailable, Permanent, TargetGone, Transient

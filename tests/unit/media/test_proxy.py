@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from relay.core.ports import LinkedElsewhere, LinkedFile, MediaStream
+from relay.core.files import LinkedElsewhere, LinkedFile, MediaStream
 from relay.domain.ids import MediaRef, Platform, UserRef
 from relay.errors import FileUnavailable, NoRoom, Permanent, TargetGone
 from relay.media.proxy import Limits, MediaProxy, inline_type, stands

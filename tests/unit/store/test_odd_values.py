@@ -16,9 +16,10 @@ from sqlalchemy import Column, Table
 
 from relay.cli import main
 from relay.core.clock import SystemClock
+from relay.core.people.storage import AvatarRecord, ForgetRequest, Ghost, LinkCode
 from relay.core.ports import Cursor
 from relay.core.status.recorder import StatusRecorder
-from relay.core.storage import AvatarRecord, Copy, ForgetRequest, Ghost, LinkCode
+from relay.core.storage import Copy
 from relay.domain.commands import DeleteMessage, Digest, DigestItem
 from relay.domain.content import Author, Content
 from relay.domain.ids import ChannelAddress, ChannelRef, MediaRef, MessageRef, Platform, UserRef

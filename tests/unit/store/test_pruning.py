@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from functools import partial
 
-from relay.core.storage import AvatarRecord, Copy, Ghost, LinkCode
+from relay.core.people.storage import AvatarRecord, Ghost, LinkCode
+from relay.core.storage import Copy
 from relay.domain.commands import DeleteMessage, Digest, DigestItem
 from relay.domain.content import Author, Content
 from relay.domain.ids import ChannelRef, MediaRef, MessageRef, Platform, UserRef

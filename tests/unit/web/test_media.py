@@ -11,7 +11,7 @@ from aiohttp import web
 from yarl import URL
 
 from relay.config.settings import WebSettings
-from relay.core.ports import MediaStream
+from relay.core.files import MediaStream
 from relay.domain.ids import MediaRef
 from relay.errors import FileUnavailable, Permanent, Transient
 from relay.web import media

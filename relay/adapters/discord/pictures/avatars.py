@@ -37,8 +37,10 @@ from relay.adapters.discord.pictures.shelf import (
     letters_of,
     shows_several,
 )
-from relay.core.ports import Clock, Files, PictureLinks
-from relay.core.storage import AvatarRecord, Store
+from relay.core.files import Files, PictureLinks
+from relay.core.people.storage import AvatarRecord
+from relay.core.ports import Clock
+from relay.core.storage import Store
 from relay.domain.content import Author
 from relay.domain.ids import MediaRef, Platform, UserRef
 from relay.errors import DeliveryError, Permanent, StoreUnavailable, TargetGone, Transient

@@ -15,7 +15,8 @@ import structlog
 
 from relay.adapters.matrix.api.client import Api, Identity, Refused, Unreachable
 from relay.config.settings import AppserviceSettings
-from relay.core.storage import Ghost, Store, UnitOfWork
+from relay.core.people.storage import Ghost
+from relay.core.storage import Store, UnitOfWork
 from relay.domain.ids import ChannelRef, Platform
 from relay.domain.jsontext import Json
 from relay.errors import Transient

@@ -16,8 +16,8 @@ from relay.adapters.matrix.identifiers import OwnAccounts
 from relay.adapters.matrix.outbound.compose import display_name
 from relay.adapters.matrix.outbound.ghost_accounts import REMEMBERED, GhostAccounts, keep, profile_digest
 from relay.adapters.matrix.rooms.declared import DeclaredRooms
+from relay.core.people.storage import Ghost
 from relay.core.ports import Clock
-from relay.core.storage import Ghost
 from relay.domain.content import Author
 from relay.domain.ids import ChannelAddress, ChannelRef, UserRef
 from relay.domain.jsontext import Json

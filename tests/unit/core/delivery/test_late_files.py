@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from relay.core.clock import SystemClock
-from relay.core.ports import Delivery, File, Sender
+from relay.core.files import File, Sender
+from relay.core.ports import Delivery
 from relay.domain.commands import PostNotice
 from relay.domain.content import Attachment, Content
 from relay.domain.ids import ChannelAddress, ChannelRef, MediaRef, MessageRef, Platform

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from relay.core.people.storage import ForgetRequest
 from relay.core.ports import CommandCall
-from relay.core.storage import ForgetRequest
 from relay.domain.commands import Digest, DigestItem, SendMessage
 from relay.domain.content import Author, Content
 from relay.domain.ids import MessageRef, Platform, UserRef
