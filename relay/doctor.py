@@ -17,8 +17,6 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
-from relay.adapters.discord.survey import DiscordSurvey
-from relay.adapters.matrix.survey import MatrixSurvey
 from relay.config.settings import Settings
 from relay.core.operations.findings import Finding, Survey
 from relay.domain.pair import Pair
@@ -54,6 +52,10 @@ class Doctor:
 
     async def run(self) -> AsyncIterator[Finding]:
         """Look at everything, and tell what is found as it is found."""
+        # Here, because the daemon imports this module for what the machine alone can tell, and surveys nothing.
+        from relay.adapters.discord.survey import DiscordSurvey
+        from relay.adapters.matrix.survey import MatrixSurvey
+
         yield pairs_finding(self.settings, self.config)
         for finding in local_findings(self.settings, self.config):
             yield finding

@@ -29,8 +29,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from relay.domain.events import Feature
+if TYPE_CHECKING:
+    from relay.domain.events import Feature
 
 
 class RelayError(Exception):
@@ -181,7 +183,7 @@ class FileRejected(DeliveryError):
 class Unsupported(DeliveryError):
     """The platform cannot carry this. It is counted as `feature`."""
 
-    def __init__(self, feature: Feature) -> None:
+    def __init__(self, feature: "Feature") -> None:
         super().__init__(f"{feature} cannot cross")
         self.feature = feature
 

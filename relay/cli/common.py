@@ -5,9 +5,7 @@ import sys
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 from relay.errors import ConfigurationError, RelayError, StoreError, StoreTooNew
 
@@ -15,12 +13,6 @@ if TYPE_CHECKING:
     from relay.config.settings import Settings
     from relay.logs import ChannelNames
     from relay.store.unit_of_work import SqlStore
-
-ConfigOption = Annotated[
-    Path | None,
-    typer.Option("--config", metavar="PATH", help="The configuration; else $RELAY_CONFIG, else ./relay.toml."),
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 class Invocation:
@@ -56,17 +48,12 @@ def without_settings() -> None:
     logs.configure("warning", "console", frozenset())
 
 
-def invocation_of(context: typer.Context) -> Invocation:
-    """The invocation of a command's context."""
-    return context.ensure_object(Invocation)
-
-
 def print_error(error: RelayError, redact: Callable[[str], str] = str) -> None:
     """Print to standard error what is wrong, one line for each mistake."""
     mistakes = error.mistakes if isinstance(error, ConfigurationError) else (error,)
     for mistake in mistakes:
-        typer.secho("error: ", err=True, nl=False, fg=typer.colors.RED)
-        typer.echo(printable(redact(str(mistake))), err=True)
+        label = "\x1b[31merror: \x1b[0m" if sys.stderr.isatty() else "error: "
+        sys.stderr.write(f"{label}{printable(redact(str(mistake)))}\n")
 
 
 def printable(text: str) -> str:
@@ -78,7 +65,7 @@ def print_json(value: object) -> None:
     """Print JSON without control characters for the terminal."""
     from relay.logs import readable_json
 
-    typer.echo(readable_json(value, indent=2))
+    sys.stdout.write(f"{readable_json(value, indent=2)}\n")
 
 
 def way(direction: str) -> str:

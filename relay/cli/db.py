@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from relay.cli.common import ConfigOption, invocation_of
+from relay.cli.commands import ConfigOption, invocation_of
 
 commands = typer.Typer(help="Create, change, check, back up or restore the store.", no_args_is_help=True)
 

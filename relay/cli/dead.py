@@ -6,11 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from relay.cli.common import ConfigOption, JsonOption, existing_store, invocation_of, print_json, printable, way
-from relay.core.operations.dead_letters import summary
-from relay.core.storage import Unreadable
-from relay.domain.commands import Digest, EditMessage, PostNotice, SendMessage
-from relay.domain.text.nodes import plain_text
+from relay.cli.commands import ConfigOption, JsonOption, invocation_of
+from relay.cli.common import existing_store, print_json, printable, way
 
 if TYPE_CHECKING:
     from relay.config.settings import Settings
@@ -25,6 +22,8 @@ AllOption = Annotated[bool, typer.Option("--all", help="All of them.")]
 @commands.command("list")
 def list_(context: typer.Context, config: ConfigOption = None, as_json: JsonOption = False) -> None:
     """List the dead letters, without their text."""
+    from relay.core.operations.dead_letters import summary
+
     letters = asyncio.run(_letters(invocation_of(context).load(config)))
     if as_json:
         print_json([summary(letter) for letter in letters])
@@ -42,6 +41,8 @@ def show(
     as_json: JsonOption = False,
 ) -> None:
     """Show one dead letter with its reason and its text."""
+    from relay.core.operations.dead_letters import summary
+
     letters = asyncio.run(_letters(invocation_of(context).load(config)))
     letter = next((letter for letter in letters if letter.entry.id == entry), None)
     if letter is None:
@@ -119,6 +120,10 @@ def _unknown(entry: int) -> None:
 
 def _text(letter: "DeadLetter") -> str | None:
     """The text and the names of the files. For an unreadable entry, what is in the store."""
+    from relay.core.storage import Unreadable
+    from relay.domain.commands import Digest, EditMessage, PostNotice, SendMessage
+    from relay.domain.text.nodes import plain_text
+
     command = letter.entry.command
     if isinstance(command, Unreadable):
         return command.payload
@@ -137,6 +142,8 @@ def _print_table(letters: "Sequence[DeadLetter]") -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
+
+    from relay.core.operations.dead_letters import summary
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for head in ("ID", "Pair", "Way", "What", "Author", "Failed", "Reason"):

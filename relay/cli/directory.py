@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from relay.cli.common import ConfigOption, JsonOption, existing_store, invocation_of, print_json, printable
+from relay.cli.commands import ConfigOption, JsonOption, invocation_of
+from relay.cli.common import existing_store, print_json, printable
 
 if TYPE_CHECKING:
     from relay.config.settings import Settings

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from relay.cli.common import ConfigOption, existing_store, invocation_of, printable
+from relay.cli.commands import ConfigOption, invocation_of
+from relay.cli.common import existing_store, printable
 
 if TYPE_CHECKING:
     from relay.config.settings import Settings

@@ -6,23 +6,21 @@ import os
 import signal
 from functools import partial
 
-import typer
-
-from relay.cli.common import ConfigOption, invocation_of
+from relay.cli.common import Invocation
 
 
-def run(context: typer.Context, config: ConfigOption = None) -> None:
+def run_daemon(invocation: Invocation) -> None:
     """Run the daemon until SIGTERM or Ctrl-C. SIGHUP reads the pairs again."""
     # Until the daemon handles the signals itself: it has nothing to finish yet, and no pairs to read again. Not by an
     # exception: it may come up in what a library does while it is imported, and some of that swallows every exception.
-    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: os._exit(0))
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    invocation = invocation_of(context)
-    settings = invocation.load(config, daemon=True)
+    settings = invocation.load(invocation.config, daemon=True)
     from relay import app
     from relay.config.loading import load, locate
 
-    path = locate(config or invocation.config, os.environ)
+    path = locate(invocation.config, os.environ)
     # Imported modules are never garbage. Scanning them would block the event loop for 0.1 s each time, and strangers
     # can trigger a scan with events that contain a thousand lists.
     gc.collect()

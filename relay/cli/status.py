@@ -10,16 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from relay.cli.common import (
-    ConfigOption,
-    JsonOption,
-    existing_store,
-    invocation_of,
-    is_terminal,
-    print_error,
-    print_json,
-    printable,
-)
+from relay.cli.commands import ConfigOption, JsonOption, invocation_of
+from relay.cli.common import existing_store, is_terminal, print_error, print_json, printable
 from relay.cli.status_text import Screen
 from relay.errors import ConfigurationError
 

@@ -38,16 +38,6 @@ def relay(folder: Path, *arguments: str, **environ: str) -> subprocess.Completed
     )
 
 
-def test_help_does_not_load_the_platforms(tmp_path: Path) -> None:
-    result = relay(tmp_path, "--help", PYTHONPROFILEIMPORTTIME="1")
-    assert result.returncode == 0
-    for command in ("run", "status", "dead", "db"):
-        assert f" {command} " in result.stdout
-    loaded = {line.rpartition("|")[2].strip() for line in result.stderr.splitlines()}
-    assert "relay.cli" in loaded
-    assert not loaded & {"discord", "nio", "sqlalchemy", "alembic", "aiohttp", "pydantic"}
-
-
 def test_the_environment_alone_configures_and_secrets_stay_in(tmp_path: Path) -> None:
     (tmp_path / "relay.toml").write_text("")
     environ = {

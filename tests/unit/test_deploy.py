@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from typer.core import TyperGroup
 
 import relay
-from relay import cli
+from relay.cli.commands import application
 from relay.config.loading import LISTS, load
 from relay.config.settings import Settings
 from relay.core.ports import SideHealth
@@ -162,7 +162,7 @@ def test_the_guide_names_only_files_that_are_there_and_headings_that_it_has() ->
 
 
 def test_the_guide_gives_commands_that_there_are() -> None:
-    root = typer.main.get_command(cli.application())
+    root = typer.main.get_command(application())
     assert isinstance(root, TyperGroup)
     blocks = re.findall(r"```(?:sh)?\n(.*?)```|`([^`\n]+)`", guide(), flags=re.DOTALL)
     said = "\n".join(block or inline for block, inline in blocks)

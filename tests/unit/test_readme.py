@@ -12,7 +12,8 @@ import discord
 import typer
 from typer.core import TyperGroup
 
-from relay import cli, errors
+from relay import errors
+from relay.cli.commands import application
 from relay.config.loading import load
 from relay.config.settings import PairSettings, Section
 from relay.core.status.report import Report
@@ -187,7 +188,7 @@ def test_its_relay_toml_is_one(tmp_path: Path) -> None:
 def test_it_names_every_command_and_no_other() -> None:
     part = readme().partition("| command | does |\n")[2].partition("\n\n")[0]
     rows = dict(re.findall(r"^\| `relay ([a-z]+)([^|]*)\|", part, flags=re.MULTILINE))
-    root = typer.main.get_command(cli.application())
+    root = typer.main.get_command(application())
     assert isinstance(root, TyperGroup)
     assert rows.keys() == root.commands.keys()
     for name, command in root.commands.items():
@@ -197,7 +198,7 @@ def test_it_names_every_command_and_no_other() -> None:
 
 def every_command() -> Iterator[tuple[str, Any]]:
     """Each command with its name, those inside groups too."""
-    root = typer.main.get_command(cli.application())
+    root = typer.main.get_command(application())
     waiting = [("relay", root)]
     while waiting:
         name, command = waiting.pop()

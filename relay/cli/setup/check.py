@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from relay.cli.common import ConfigOption, JsonOption, invocation_of, is_terminal, print_json, printable
+from relay.cli.commands import ConfigOption, JsonOption, invocation_of
+from relay.cli.common import is_terminal, print_json, printable
 from relay.errors import ConfigurationError, Mistake
 
 if TYPE_CHECKING:

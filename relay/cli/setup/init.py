@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from relay.cli.common import ConfigOption, invocation_of, without_settings
+from relay.cli.commands import ConfigOption, invocation_of
+from relay.cli.common import without_settings
 from relay.cli.setup.asking import Answers, Asker, Question, Terminal, heading, say
 from relay.cli.setup.check import check, print_finding
 from relay.cli.setup.pairing import Choice, choose_pairs, declared_pairs

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from relay.cli.common import ConfigOption, invocation_of, without_settings
+from relay.cli.commands import ConfigOption, invocation_of
+from relay.cli.common import without_settings
 from relay.errors import ConfigurationError, Mistake
 
 if TYPE_CHECKING:

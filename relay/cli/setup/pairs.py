@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from relay.cli.common import ConfigOption, Invocation, JsonOption, existing_store, invocation_of, print_json, printable
+from relay.cli.commands import ConfigOption, JsonOption, invocation_of
+from relay.cli.common import Invocation, existing_store, print_json, printable
 from relay.errors import ConfigurationError, Mistake, StoreError
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from relay.cli.common import ConfigOption, invocation_of
+from relay.cli.commands import ConfigOption, invocation_of
 
 if TYPE_CHECKING:
     from relay.config.settings import MatrixSettings

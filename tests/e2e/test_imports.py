@@ -1,0 +1,70 @@
+"""What the daemon and the command line do without: most of the daemon's memory, and of its start, are its imports."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from relay.demo.homeserver import Homeserver
+from tests.e2e.test_cli import environment
+from tests.support.stack import stack
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+# Each with the modules below it.
+NOT_IN_THE_DAEMON = {
+    "PIL",  # only in the process that draws
+    "alembic",  # only where a migration is due
+    "rlottie_python",
+    "relay.adapters.discord.survey",  # only for `relay check`
+    "relay.adapters.matrix.survey",
+    "relay.cli.commands",
+    "relay.cli.setup",
+    "relay.config.editing",
+    "relay.demo",
+    "relay.sandbox",
+    "relay.setup",
+    "tomlkit",
+    "typer",
+}
+NOT_IN_HELP = {"aiohttp", "alembic", "discord", "nio", "pydantic", "relay.domain", "sqlalchemy"}
+
+
+def loaded(log: str) -> set[str]:
+    """The modules that `-X importtime` names, and the packages above them."""
+    names = {line.rpartition("|")[2].strip() for line in log.splitlines() if line.startswith("import time:")}
+    return {name.rsplit(".", above)[0] for name in names for above in range(name.count(".") + 1)}
+
+
+async def test_the_daemon_loads_only_what_it_needs(
+    homeserver: Homeserver, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPROFILEIMPORTTIME", "1")
+    async with stack(folder, homeserver) as place:
+        await place.daemon.start()
+        place.say("help", "from Discord")
+        await place.until_matrix("help", lambda words: "from Discord" in words)
+        await place.tell("help", "from Matrix")
+        await place.until_discord("help", lambda words: "from Matrix" in words)
+        for path in ("/", "/metrics", "/healthz"):
+            assert (await place.daemon.get(path))[0] == 200
+        modules = loaded(place.daemon.log(1_000_000))
+    assert {"discord", "nio", "sqlalchemy", "relay.app"} <= modules
+    assert modules & NOT_IN_THE_DAEMON == set()
+
+
+async def test_help_loads_no_platform_and_no_store(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "relay", "--help"],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0
+    for command in ("run", "status", "dead", "db"):
+        assert f" {command} " in done.stdout
+    modules = loaded(done.stderr)
+    assert {"relay.cli.commands", "typer"} <= modules
+    assert modules & NOT_IN_HELP == set()
