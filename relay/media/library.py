@@ -23,7 +23,7 @@ _NOT_AGAIN = FileUnavailable("it was late before, and is not waited for again", 
 
 
 class Library:
-    """Implements `core.ports.Files` over the adapters' `MediaSource`s."""
+    """Implements `core.files.Files` over the adapters' `MediaSource`s."""
 
     def __init__(self, *, store: Store, clock: Clock) -> None:
         self._store = store
