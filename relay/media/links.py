@@ -1,7 +1,7 @@
 """Signed links of the relay's own web server: `/media/<day>/<file>/<signature>/<name>`.
 
 A link is permission to read one file until the day on which it ends. The relay makes one only while it carries out a
-command of a pair that names the file (see `core.ports.MediaLinks`), so no link leads to what no pair has mirrored. A
+command of a pair that names the file (see `core.files.MediaLinks`), so no link leads to what no pair has mirrored. A
 link to somebody's picture does not end: their messages show it for as long as they stand.
 
 - `<file>` says which file of which message, encrypted: it can hold the key of a file that came encrypted, and web
