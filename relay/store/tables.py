@@ -15,7 +15,6 @@ from sqlalchemy import (
     Column,
     ForeignKey,
     Index,
-    Integer,
     MetaData,
     ScalarSelect,
     Table,
@@ -23,21 +22,21 @@ from sqlalchemy import (
     UniqueConstraint,
     bindparam,
     event,
+    false,
     select,
     text,
 )
 from sqlalchemy.engine import Dialect
-from sqlalchemy.types import TypeDecorator, UserDefinedType
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.types import TypeDecorator, TypeEngine, UserDefinedType
+
+from relay.store.portable import POSTGRESQL, WholeNumber, is_postgresql, storable
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
 _LAST_MOMENT = (datetime(9999, 12, 30, tzinfo=UTC) - EPOCH) // MICROSECOND  # in every time zone
 _HASH_LENGTH = 44
-
-# Whole seconds since 1970, in SQL. Pruning compares with it when something was used last.
-SECONDS_NOW = "CAST(strftime('%s', 'now') AS INTEGER)"
-# Milliseconds since 1970: SQLite's clock has no smaller ones.
-MILLISECONDS_NOW = "CAST((julianday('now') - 2440587.5) * 86400000 + 0.5 AS INTEGER)"
 
 
 class Timestamp(TypeDecorator[datetime]):
@@ -67,7 +66,7 @@ class Timestamp(TypeDecorator[datetime]):
 
 
 class Milliseconds(TypeDecorator[datetime]):
-    """A moment that SQLite writes (`MILLISECONDS_NOW`). A damaged value is read as 1970."""
+    """A moment that the database writes (`milliseconds_now`). A damaged value is read as 1970."""
 
     impl = BigInteger
     cache_ok = True
@@ -87,6 +86,16 @@ class AnyText(TypeDecorator[str]):
     impl = Text
     cache_ok = True
 
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[str]:
+        """Compared and sorted as SQLite does: by code points, whatever the language of the database."""
+        return dialect.type_descriptor(Text(collation="C") if is_postgresql(dialect) else Text())
+
+    def bind_processor(self, dialect: Dialect) -> Callable[[str | None], str | None] | None:
+        """To the table."""
+        if not is_postgresql(dialect):
+            return super().bind_processor(dialect)
+        return lambda value: None if value is None else storable(value)
+
     def process_result_value(self, value: Any | None, dialect: Dialect) -> str | None:
         """From the table."""
         if value is None or isinstance(value, str):
@@ -97,8 +106,12 @@ class AnyText(TypeDecorator[str]):
 class AnyInteger(TypeDecorator[int]):
     """A whole number. Any other value, in a damaged row, is read as 0."""
 
-    impl = Integer
+    impl = BigInteger
     cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[int]:
+        """64 bits on every database."""
+        return WholeNumber.dialect_impl(dialect)
 
     def process_result_value(self, value: Any | None, dialect: Dialect) -> int | None:
         """From the table."""
@@ -125,7 +138,10 @@ def unpacked(value: int | bytes | str) -> str:
 
 
 class NativeId(UserDefinedType[str]):
-    """A platform's ID, `packed`: https://spec.matrix.org/latest/appendices/#event-ids. The column accepts any type."""
+    """A platform's ID: https://spec.matrix.org/latest/appendices/#event-ids.
+
+    On SQLite it is `packed`, and the column accepts any type. On PostgreSQL it is text.
+    """
 
     cache_ok = True
 
@@ -135,11 +151,18 @@ class NativeId(UserDefinedType[str]):
 
     def bind_processor(self, dialect: Dialect) -> Callable[[str | None], int | bytes | str | None]:
         """To the table."""
+        if is_postgresql(dialect):
+            return lambda value: None if value is None else storable(value)
         return lambda value: None if value is None else packed(value)
 
     def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], str | None]:
         """From the table."""
         return lambda value: None if value is None else unpacked(value)
+
+
+@compiles(NativeId, POSTGRESQL)
+def _native_id(element: NativeId, compiler: SQLCompiler, **_: Any) -> str:
+    return 'TEXT COLLATE "C"'
 
 
 # The condition for the outbox rows of files that follow their message. There are few of them.
@@ -167,7 +190,7 @@ metadata = MetaData(
 channel = Table(
     "channel",
     metadata,
-    Column("id", Integer, primary_key=True),
+    Column("id", WholeNumber, primary_key=True),
     Column("platform", AnyText, nullable=False),
     Column("native_id", AnyText, nullable=False),
     Column("last_copy", NativeId),  # the copy that was recorded last, even if it was deleted since
@@ -191,34 +214,39 @@ def channel_id(prefix: str = "") -> ScalarSelect[int]:
 message = Table(
     "message",
     metadata,
-    Column("id", Integer, primary_key=True),  # rises in the order in which messages were routed
-    Column("channel_id", Integer, nullable=False),
+    Column("id", WholeNumber, primary_key=True),  # rises in the order in which messages were routed
+    Column("channel_id", WholeNumber, nullable=False),
     Column("native_id", NativeId, nullable=False),
     Column("author", NativeId, nullable=False),
     Column("created_at", Timestamp, nullable=False),
     Column("edited_at", Timestamp),
     Column("reply_to", NativeId),  # in the same channel
-    Column("deleted", Boolean, nullable=False, server_default=text("0")),
+    Column("deleted", Boolean, nullable=False, server_default=false()),
     # When it was last edited, answered or routed, in seconds since 1970.
-    Column("used", Integer, nullable=False, server_default=text("0")),
-    Column("left_out", Boolean, nullable=False, server_default=text("0")),
+    Column("used", WholeNumber, nullable=False, server_default=text("0")),
+    Column("left_out", Boolean, nullable=False, server_default=false()),
     # For `relay explain`. A message that the relay knew before these columns has none.
     Column("received_at", Milliseconds),
     Column("deleted_at", Milliseconds),
     Column("left_out_why", AnyText),  # a sentence
     UniqueConstraint("channel_id", "native_id"),
-    Index("ix_message_standing", "channel_id", sqlite_where=text("deleted = 0")),
-    Index("ix_message_reply_to", "reply_to", sqlite_where=text("reply_to IS NOT NULL")),
+    Index("ix_message_standing", "channel_id", sqlite_where=text("deleted = 0"), postgresql_where=text("NOT deleted")),
+    Index(
+        "ix_message_reply_to",
+        "reply_to",
+        sqlite_where=text("reply_to IS NOT NULL"),
+        postgresql_where=text("reply_to IS NOT NULL"),
+    ),
 )
 
 message_copy = Table(
     "message_copy",
     metadata,
-    Column("message_id", Integer, ForeignKey("message.id", ondelete="CASCADE"), primary_key=True),
-    Column("channel_id", Integer, primary_key=True),
-    Column("part", Integer, primary_key=True),
+    Column("message_id", WholeNumber, ForeignKey("message.id", ondelete="CASCADE"), primary_key=True),
+    Column("channel_id", WholeNumber, primary_key=True),
+    Column("part", WholeNumber, primary_key=True),
     # 0: it is in use. Else: the first, second … copy of its part that was posted again elsewhere and must be deleted.
-    Column("superseded", Integer, primary_key=True, server_default=text("0")),
+    Column("superseded", WholeNumber, primary_key=True, server_default=text("0")),
     Column("native_id", NativeId, nullable=False),
     # For `relay explain`: when it was recorded, and how many tries had failed before.
     Column("sent_at", Milliseconds),
@@ -230,9 +258,9 @@ message_copy = Table(
 message_edit = Table(
     "message_edit",
     metadata,
-    Column("channel_id", Integer, primary_key=True),
+    Column("channel_id", WholeNumber, primary_key=True),
     Column("native_id", NativeId, primary_key=True),
-    Column("message_id", Integer, ForeignKey("message.id", ondelete="CASCADE"), nullable=False),
+    Column("message_id", WholeNumber, ForeignKey("message.id", ondelete="CASCADE"), nullable=False),
     Index(None, "message_id"),
     sqlite_with_rowid=False,
 )
@@ -240,7 +268,7 @@ message_edit = Table(
 lane = Table(
     "lane",
     metadata,
-    Column("id", Integer, primary_key=True),
+    Column("id", WholeNumber, primary_key=True),
     Column("source_platform", AnyText, nullable=False),
     Column("source_channel", AnyText, nullable=False),
     Column("destination_platform", AnyText, nullable=False),
@@ -255,8 +283,8 @@ lane = Table(
 outbox = Table(
     "outbox",
     metadata,
-    Column("id", Integer, primary_key=True),
-    Column("lane_id", Integer, ForeignKey("lane.id"), nullable=False),
+    Column("id", WholeNumber, primary_key=True),
+    Column("lane_id", WholeNumber, ForeignKey("lane.id"), nullable=False),
     Column("position", AnyInteger, nullable=False),  # within its lane
     Column("state", AnyText, nullable=False),
     Column("queued_at", Timestamp, nullable=False),
@@ -274,6 +302,7 @@ outbox = Table(
         "source_channel",
         "source_id",
         sqlite_where=text("state = 'dead'"),
+        postgresql_where=text("state = 'dead'"),
     ),
     Index(
         "ix_outbox_late_source",
@@ -281,6 +310,7 @@ outbox = Table(
         "source_channel",
         "source_id",
         sqlite_where=text(LATE_FILE_WAITS),
+        postgresql_where=text(LATE_FILE_WAITS),
     ),
     sqlite_autoincrement=True,  # delivery keys come from the ID: it must never be used again
 )
@@ -315,7 +345,7 @@ for _trigger in _COUNTS:
 digest = Table(
     "batch",
     metadata,
-    Column("channel_id", Integer, primary_key=True),
+    Column("channel_id", WholeNumber, primary_key=True),
     Column("native_id", NativeId, primary_key=True),
     Column("command", AnyText, nullable=False),
     sqlite_with_rowid=False,
@@ -328,7 +358,7 @@ media_cache = Table(
     Column("locator", AnyText, primary_key=True),
     Column("copy_platform", AnyText, primary_key=True),
     Column("copy_locator", AnyText, nullable=False),
-    Column("used", Integer, nullable=False, server_default=text("0")),
+    Column("used", WholeNumber, nullable=False, server_default=text("0")),
     sqlite_with_rowid=False,
 )
 
@@ -370,7 +400,7 @@ once_key = Table(
     Column("platform", AnyText, primary_key=True),
     Column("key", AnyText, primary_key=True),
     Column("channel", AnyText, primary_key=True),
-    Column("used", Integer, nullable=False, server_default=text("0")),
+    Column("used", WholeNumber, nullable=False, server_default=text("0")),
     sqlite_with_rowid=False,
 )
 
@@ -432,7 +462,7 @@ forgetting = Table(
 ghost = Table(
     "ghost",
     metadata,
-    Column("id", Integer, primary_key=True),
+    Column("id", WholeNumber, primary_key=True),
     Column("account", AnyText, nullable=False),  # its ID on its platform
     Column("device", AnyText, nullable=False),  # "" where the platform has none
     Column("avatar", AnyText, nullable=False),  # the picture that it was given last
@@ -442,8 +472,8 @@ ghost = Table(
 ghost_member = Table(
     "ghost_member",
     metadata,
-    Column("channel_id", Integer, primary_key=True),
-    Column("ghost_id", Integer, ForeignKey("ghost.id", ondelete="CASCADE"), primary_key=True),
+    Column("channel_id", WholeNumber, primary_key=True),
+    Column("ghost_id", WholeNumber, ForeignKey("ghost.id", ondelete="CASCADE"), primary_key=True),
     Column("profile", AnyText, nullable=False),  # a digest of the name and picture that it has there
     Index(None, "ghost_id"),
     sqlite_with_rowid=False,
@@ -458,7 +488,7 @@ store = Table(
 lease = Table(
     "lease",
     metadata,
-    Column("slot", Integer, primary_key=True),  # always 1: there is one lease
+    Column("slot", WholeNumber, primary_key=True, autoincrement=False),  # always 1: there is one lease
     Column("holder", AnyText, nullable=False),
     Column("host", AnyText, nullable=False),
     Column("pid", AnyInteger, nullable=False),

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import and_, bindparam, delete, select
-from sqlalchemy.dialects.sqlite import insert
 
 from relay.core.people.storage import Ghost
 from relay.domain.ids import ChannelRef, Platform
+from relay.store.portable import insert
 from relay.store.tables import channel, channel_id, ghost, ghost_member
 from relay.store.transaction import Transaction
 
@@ -18,20 +18,19 @@ _columns = (_g.account, _g.device, _g.avatar)
 _ghost_id = select(_g.id).where(_g.account == bindparam("of_account")).correlate(None).scalar_subquery()
 _GET = select(*_columns).where(_g.account == bindparam("of_account"))
 _ghost_insert = insert(ghost).values({column.name: bindparam(column.name) for column in _columns})
-_PUT = _ghost_insert.on_conflict_do_update(
-    index_elements=["account"],
-    set_={"device": _ghost_insert.excluded.device, "avatar": _ghost_insert.excluded.avatar},
-)
+_PUT = _ghost_insert.or_update("account", device=_ghost_insert.new.device, avatar=_ghost_insert.new.avatar)
 _member_is = and_(_m.channel_id == channel_id("of_"), _m.ghost_id == _ghost_id)
 _PROFILE = select(_m.profile).where(_member_is)
 _LEAVE = delete(ghost_member).where(_member_is)
 _JOIN = (
     insert(ghost_member)
-    .prefix_with("OR REPLACE")
     .from_select(
         ["channel_id", "ghost_id", "profile"],
-        select(channel_id("of_"), _g.id, bindparam("profile")).where(_g.account == bindparam("of_account")),
+        select(channel_id("of_"), _g.id, bindparam("profile", type_=_m.profile.type)).where(
+            _g.account == bindparam("of_account")
+        ),
     )
+    .or_replace()
     .inline()
 )
 _CHANNELS = (

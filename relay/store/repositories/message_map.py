@@ -9,27 +9,22 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import (
-    ColumnElement,
     Row,
-    UnaryExpression,
     and_,
     bindparam,
     delete,
     exists,
     func,
     literal,
-    literal_column,
     select,
-    text,
     union_all,
     update,
 )
-from sqlalchemy.dialects.sqlite import insert
-from sqlalchemy.sql.operators import custom_op
 
 from relay.core.storage import Copy, Original
 from relay.domain.ids import ChannelRef, MessageRef, Platform, UserRef
-from relay.store.tables import MILLISECONDS_NOW, SECONDS_NOW, channel, channel_id, message, message_copy, message_edit
+from relay.store.portable import insert, milliseconds_now, seconds_now, without_index
+from relay.store.tables import channel, channel_id, message, message_copy, message_edit
 from relay.store.transaction import Transaction
 
 _PLATFORMS = frozenset(map(str, Platform))
@@ -39,16 +34,8 @@ _c = message_copy.c
 
 _is_message = and_(_m.channel_id == channel_id("ref_"), _m.native_id == bindparam("ref_id"))
 _is_copy = and_(_c.channel_id == channel_id("ref_"), _c.native_id == bindparam("ref_id"))
-_now: ColumnElement[int] = literal_column(SECONDS_NOW)
-_exactly_now: ColumnElement[int] = literal_column(MILLISECONDS_NOW)
-
-
-def _without_index(column: ColumnElement[int]) -> ColumnElement[int]:
-    """The column with a `+` in front, so that SQLite uses no index on it: https://www.sqlite.org/optoverview.html.
-
-    SQLite has no statistics here, and might prefer the index of all messages of a channel to that of one message.
-    """
-    return UnaryExpression(column, operator=custom_op("+"), type_=column.type)
+_now = seconds_now()
+_exactly_now = milliseconds_now()
 
 
 _given = (_m.native_id, _m.author, _m.created_at, _m.reply_to)
@@ -63,7 +50,7 @@ _ADD = (
             *(bindparam(f"new_{column.name}", type_=column.type) for column in _given),
         ).where(~exists().where(_is_copy)),
     )
-    .on_conflict_do_nothing()
+    .or_ignore()
     .returning(_m.id)
 )
 # A message that is answered is still in use.
@@ -94,12 +81,11 @@ _COPIES = (
 _PLACES = (
     select(channel.c.native_id)
     .distinct()
-    .join(message_copy, channel.c.id == _without_index(_c.channel_id))
+    .join(message_copy, channel.c.id == without_index(_c.channel_id))
     .where(_c.message_id == bindparam("message_id"), channel.c.platform == bindparam("platform"))
 )
 _RECORD = (
     insert(message_copy)
-    .prefix_with("OR REPLACE")
     .values(
         message_id=bindparam("message_id"),
         channel_id=channel_id("ref_"),
@@ -109,6 +95,7 @@ _RECORD = (
         sent_at=_exactly_now,
         retries=bindparam("tries"),
     )
+    .or_replace()
     .inline()
 )
 _other = message_copy.alias()
@@ -136,7 +123,7 @@ _first_copy = (
 _last_original = (
     select(_m.native_id.label("native_id"))
     .join(message_copy, _m.id == _c.message_id)
-    .where(_is_copy, _without_index(_m.channel_id) == channel_id())
+    .where(_is_copy, without_index(_m.channel_id) == channel_id())
     .order_by(_m.id.desc())
     .limit(1)
     .subquery()
@@ -157,7 +144,7 @@ _e = message_edit.c
 _RECORD_EDIT = (
     insert(message_edit)
     .values(channel_id=channel_id("ref_"), native_id=bindparam("ref_id"), message_id=bindparam("of_message"))
-    .on_conflict_do_nothing()
+    .or_ignore()
     .inline()
 )
 _EDITED_BY = (
@@ -168,7 +155,7 @@ _EDITED_BY = (
 # The index of the channel would read all of its messages; the index of answers reads a few.
 _newest_answers = (
     select(message)
-    .where(_without_index(_m.channel_id) == channel_id("ref_"), _m.reply_to == bindparam("ref_id"), text("deleted = 0"))
+    .where(without_index(_m.channel_id) == channel_id("ref_"), _m.reply_to == bindparam("ref_id"), ~_m.deleted)
     .order_by(_m.id.desc())
     .limit(bindparam("at_most"))
     .subquery()
@@ -177,7 +164,7 @@ _ANSWERS = select(_newest_answers).order_by(_newest_answers.c.id)
 # First the last messages that were routed, then those of them that are young enough: so few rows are read.
 _standing = (
     select(message)
-    .where(_m.channel_id == channel_id(), text("deleted = 0"))
+    .where(_m.channel_id == channel_id(), ~_m.deleted)
     .order_by(_m.id.desc())
     .limit(bindparam("at_most"))
     .subquery()
@@ -192,7 +179,7 @@ _next_rows = select(_m.id).where(_m.id > bindparam("after")).order_by(_m.id).lim
 _LAST_OF_NEXT = select(func.max(_next_rows.c.id).label("id"))
 _WRITTEN_BY = (
     select(message, channel.c.native_id.label("channel"))
-    .join(channel, channel.c.id == _without_index(_m.channel_id))
+    .join(channel, channel.c.id == without_index(_m.channel_id))
     .where(
         _m.id > bindparam("after"),
         _m.id <= bindparam("last"),

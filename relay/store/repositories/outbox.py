@@ -22,20 +22,19 @@ from sqlalchemy import (
     bindparam,
     delete,
     func,
-    insert,
     literal_column,
     or_,
     select,
     text,
     update,
 )
-from sqlalchemy.dialects.sqlite import insert as upsert
 
 from relay.core.storage import DeadLetter, Entry, LaneDepth, Unreadable
 from relay.domain.commands import Command, Digest, PostNotice, RemoveMember
 from relay.domain.ids import ChannelRef, MessageRef, Platform
 from relay.domain.pair import LaneKey
 from relay.store import codec
+from relay.store.portable import insert
 from relay.store.tables import EPOCH, LATE_FILE_WAITS, EntryState, channel, outbox
 from relay.store.tables import lane as lane_table
 from relay.store.transaction import Transaction
@@ -81,7 +80,7 @@ _LAST_IN_CHANNEL = select(channel.c.last_copy).where(
     channel.c.platform == bindparam("to_platform"), channel.c.native_id == bindparam("to_channel")
 )
 _MAKE_LANE = (
-    upsert(lane_table)
+    insert(lane_table)
     .values(
         source_platform=bindparam("from_platform"),
         source_channel=bindparam("from_channel"),
@@ -89,7 +88,7 @@ _MAKE_LANE = (
         destination_channel=bindparam("to_channel"),
         last_copy=_LAST_IN_CHANNEL.scalar_subquery(),
     )
-    .on_conflict_do_nothing()
+    .or_ignore()
 )
 _LAST_OF_LANE = select(_l.last_copy).where(_is_lane)
 _OTHER = (

@@ -6,10 +6,10 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Row, and_, bindparam, delete, or_, select, tuple_
-from sqlalchemy.dialects.sqlite import insert
 
 from relay.core.people.storage import ForgetRequest, LinkCode
 from relay.domain.ids import Platform, UserRef
+from relay.store.portable import insert
 from relay.store.tables import forgetting, link_code, opted_out, person_link
 from relay.store.transaction import Transaction
 
@@ -25,10 +25,10 @@ _LINKS = (
     .limit(bindparam("at_most"))
 )
 _UNLINK = delete(person_link).where(or_(_link_from, _link_to))
-_LINK = insert(person_link).prefix_with("OR REPLACE").values({column.name: bindparam(column.name) for column in _l})
+_LINK = insert(person_link).values({column.name: bindparam(column.name) for column in _l}).or_replace().inline()
 
 _c = link_code.c
-_PUT_CODE = insert(link_code).prefix_with("OR REPLACE").values({column.name: bindparam(column.name) for column in _c})
+_PUT_CODE = insert(link_code).values({column.name: bindparam(column.name) for column in _c}).or_replace().inline()
 _CODES = (
     select(link_code)
     .where(_c.for_platform == bindparam("of_platform"), _c.for_account == bindparam("of_account"))
@@ -41,14 +41,10 @@ _o = opted_out.c
 _has_opted_out = and_(_o.platform == bindparam("of_platform"), _o.account == bindparam("of_account"))
 _HAS_OPTED_OUT = select(_o.account).where(_has_opted_out)
 _OPT_IN = delete(opted_out).where(_has_opted_out)
-_OPT_OUT = (
-    insert(opted_out).values({column.name: bindparam(column.name) for column in _o}).on_conflict_do_nothing().inline()
-)
+_OPT_OUT = insert(opted_out).values({column.name: bindparam(column.name) for column in _o}).or_ignore().inline()
 
 _f = forgetting.c
-_PUT_REQUEST = (
-    insert(forgetting).prefix_with("OR REPLACE").values({column.name: bindparam(column.name) for column in _f})
-)
+_PUT_REQUEST = insert(forgetting).values({column.name: bindparam(column.name) for column in _f}).or_replace().inline()
 _REQUESTS = (
     select(forgetting)
     .where(

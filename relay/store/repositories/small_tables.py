@@ -3,15 +3,15 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import ColumnElement, and_, bindparam, delete, exists, literal_column, or_, select, update
-from sqlalchemy.dialects.sqlite import insert
+from sqlalchemy import and_, bindparam, delete, exists, literal_column, or_, select, update
 
 from relay.core.people.storage import AvatarRecord
 from relay.core.ports import Cursor
 from relay.domain.commands import Digest
 from relay.domain.ids import ChannelAddress, ChannelRef, MediaRef, MessageRef, Platform, UserRef
 from relay.store import codec
-from relay.store.tables import SECONDS_NOW, avatar, channel_id, cursor, key_value, lane, media_cache, once_key
+from relay.store.portable import insert, seconds_now
+from relay.store.tables import AnyText, avatar, channel_id, cursor, key_value, lane, media_cache, once_key
 from relay.store.tables import address as address_table
 from relay.store.tables import digest as digest_table
 from relay.store.transaction import Transaction
@@ -22,9 +22,7 @@ _GET_CURSOR = select(cursor.c.position).where(
     cursor.c.platform == bindparam("of_platform"), cursor.c.stream == bindparam("of_stream")
 )
 _cursor_insert = insert(cursor).values({name: bindparam(name) for name in ("platform", "stream", "position")})
-_PUT_CURSOR = _cursor_insert.on_conflict_do_update(
-    index_elements=["platform", "stream"], set_={"position": _cursor_insert.excluded.position}
-)
+_PUT_CURSOR = _cursor_insert.or_replace()
 
 
 @dataclass(slots=True)
@@ -63,10 +61,8 @@ _address_in_use = exists().where(
 )
 _FORGET_ADDRESS = delete(address_table).where(_address_is, ~_address_in_use)
 _address_insert = insert(address_table).values({name: bindparam(name) for name in ("platform", "value", "channel")})
-_BIND_ADDRESS = _address_insert.on_conflict_do_update(
-    index_elements=["platform", "value"],
-    set_={"channel": _address_insert.excluded.channel},
-    where=_a.channel != _address_insert.excluded.channel,
+_BIND_ADDRESS = _address_insert.or_update(
+    "platform", "value", channel=_address_insert.new.channel, where=_a.channel != _address_insert.new.channel
 )
 
 
@@ -112,8 +108,8 @@ _GET_DIGEST = select(digest_table.c.command).where(_digest_is)
 _FORGET_DIGEST = delete(digest_table).where(_digest_is)
 _PUT_DIGEST = (
     insert(digest_table)
-    .prefix_with("OR REPLACE")
     .values(channel_id=channel_id("of_"), native_id=bindparam("of_id"), command=bindparam("command"))
+    .or_replace()
     .inline()
 )
 
@@ -159,11 +155,11 @@ _GET_PICTURE = select(media_cache.c.copy_locator).where(
 )
 _PUT_PICTURE = (
     insert(media_cache)
-    .prefix_with("OR REPLACE")
     .values(
         {name: bindparam(name) for name in ("platform", "locator", "copy_platform", "copy_locator")}
-        | {"used": literal_column(SECONDS_NOW)}
+        | {"used": seconds_now()}
     )
+    .or_replace()
     .inline()
 )
 
@@ -202,18 +198,18 @@ _newest_avatars = select(avatar).where(_is_owned).order_by(_v.used.desc(), _v.us
 _KNOWN_AVATARS = _newest_avatars.limit(bindparam("most"))
 _PUT_AVATAR = (
     insert(avatar)
-    .prefix_with("OR REPLACE")
     .values({column.name: bindparam(column.name) for column in _v if column is not _v.used})
-    .values(used=literal_column(SECONDS_NOW))
+    .values(used=seconds_now())
+    .or_replace()
     .inline()
 )
 _avatar_of = and_(_v.user_platform == bindparam("of_platform"), _v.user_id == bindparam("of_user"))
 _USE_AVATAR = (
     update(avatar)
     .where(_v.copy_platform == bindparam("on_platform"), _avatar_of, _v.source == bindparam("of_source"))
-    .values(used=literal_column(SECONDS_NOW))
+    .values(used=seconds_now())
 )
-_OLD_AVATARS = _newest_avatars.limit(-1).offset(bindparam("most"))
+_OLD_AVATARS = _newest_avatars.offset(bindparam("most"))
 _FORGET_AVATAR = delete(avatar).where(
     _v.copy_platform == bindparam("on_platform"), _avatar_of, _v.source == bindparam("of_source")
 )
@@ -227,7 +223,6 @@ _is_shared = exists().where(
 )
 _DISOWN = (
     insert(avatar)
-    .prefix_with("OR REPLACE")
     .from_select(
         ["copy_platform", "user_platform", "user_id", "source", "name", "copy_id", "used"],
         select(
@@ -240,6 +235,7 @@ _DISOWN = (
             literal_column("0"),
         ).where(_avatar_of, ~_is_shared),
     )
+    .or_replace()
 )
 _FORGET_USER = delete(avatar).where(_avatar_of)
 _UNOWNED = select(_v.copy_id).where(_v.copy_platform == bindparam("on_platform"), _v.user_platform == "")
@@ -315,7 +311,7 @@ def _of_avatar(platform: Platform, user: UserRef, source: str) -> dict[str, str]
 _claimed_by_pair = exists().where(
     once_key.c.platform == bindparam("platform"), once_key.c.key == bindparam("key"), once_key.c.channel.startswith("?")
 )
-_now: ColumnElement[int] = literal_column(SECONDS_NOW)
+_now = seconds_now()
 # A key that is still claimed is still in use: pruning keeps it.
 _USE_KEY = (
     update(once_key)
@@ -330,14 +326,16 @@ _CLAIM_KEY = (
     insert(once_key)
     .from_select(
         ["platform", "key", "channel", "used"],
-        select(bindparam("platform"), bindparam("key"), bindparam("channel"), _now).where(~_claimed_by_pair),
+        select(*(bindparam(name, type_=AnyText()) for name in ("platform", "key", "channel")), _now).where(
+            ~_claimed_by_pair
+        ),
     )
-    .on_conflict_do_nothing()
+    .or_ignore()
     .returning(once_key.c.key)
 )
 _GET_VALUE = select(key_value.c.value).where(key_value.c.name == bindparam("of_name"))
 _value_insert = insert(key_value).values({name: bindparam(name) for name in ("name", "value")})
-_PUT_VALUE = _value_insert.on_conflict_do_update(index_elements=["name"], set_={"value": _value_insert.excluded.value})
+_PUT_VALUE = _value_insert.or_replace()
 
 
 @dataclass(slots=True)

@@ -3,9 +3,7 @@
 Nothing is written for what crosses: the times and the reasons are in rows that are written anyway. Only what is left
 out on arrival gets a row of its own, which is much smaller than that of a message.
 
-People ask for a message by its ID, without its channel. There are few channels, and each is one search in an index;
-`CROSS JOIN` makes SQLite go through them rather than through all messages
-(https://www.sqlite.org/optoverview.html#crossjoin).
+People ask for a message by its ID, without its channel. There are few channels, and each is one search in an index.
 """
 
 from collections.abc import Sequence
@@ -13,22 +11,23 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import Integer, Row, bindparam, func, literal_column, select, text
-from sqlalchemy.dialects.sqlite import insert
+from sqlalchemy import ColumnElement, Row, Select, Table, and_, bindparam, func, or_, select, union
 
 from relay.core.storage import Copy, CopyTrace, EntryTrace, LeftOut, MessageTrace
 from relay.domain.commands import Digest
 from relay.domain.ids import ChannelRef, MessageRef, Platform
+from relay.store.portable import contains, insert, seconds_now
 from relay.store.repositories.message_map import original_of
 from relay.store.repositories.outbox import entry_of, lane_of
 from relay.store.tables import (
     EPOCH,
-    SECONDS_NOW,
+    AnyText,
     EntryState,
     NativeId,
     channel,
     message,
     message_copy,
+    message_edit,
     once_key,
     outbox,
 )
@@ -39,17 +38,21 @@ _PLATFORMS = frozenset(map(str, Platform))
 _MOST_ENTRIES = 1_000
 
 _id = bindparam("native_id", type_=NativeId())
+_any_channel = select(channel.c.id)
+
+
+def _known_as(table: Table, message_id: ColumnElement[int]) -> Select[int]:
+    return select(message_id.label("id")).where(table.c.channel_id.in_(_any_channel), table.c.native_id == _id)
+
+
 _NUMBERS = (
-    text(
-        "SELECT m.id AS id FROM channel c CROSS JOIN message m ON m.channel_id = c.id AND m.native_id = :native_id"
-        " UNION SELECT k.message_id FROM channel c CROSS JOIN message_copy k"
-        " ON k.channel_id = c.id AND k.native_id = :native_id"
-        " UNION SELECT e.message_id FROM channel c CROSS JOIN message_edit e"
-        " ON e.channel_id = c.id AND e.native_id = :native_id"
-        " ORDER BY 1 LIMIT 100"
+    union(
+        _known_as(message, message.c.id),
+        _known_as(message_copy, message_copy.c.message_id),
+        _known_as(message_edit, message_edit.c.message_id),
     )
-    .bindparams(_id)
-    .columns(id=Integer)
+    .order_by("id")
+    .limit(100)
 )
 _MESSAGE = (
     select(message, channel.c.platform.label("platform"), channel.c.native_id.label("channel"))
@@ -72,6 +75,7 @@ _COPIES = (
     .order_by(_c.channel_id, _c.superseded, _c.part)
 )
 _o, _l = outbox.c, lane_table.c
+_source = bindparam("source", type_=AnyText())
 _there = outbox.alias()
 _AHEAD = (
     select(func.count())
@@ -103,9 +107,9 @@ _ENTRIES = (
     )
     .join_from(outbox, lane_table, _l.id == _o.lane_id)
     .where(
-        text(
-            '(outbox.source_id = :source OR (substr(outbox.command, 1, 20) = \'{"kind":"send_batch"\''
-            " AND instr(outbox.command, :source) > 0))"
+        or_(
+            _o.source_id == _source,
+            and_(func.substr(_o.command, 1, 20) == '{"kind":"send_batch"', contains(_o.command, _source)),
         )
     )
     .order_by(_o.id)
@@ -119,9 +123,9 @@ _LEAVE_OUT = (
         platform=bindparam("platform"),
         key=bindparam("key"),
         channel=bindparam("channel"),
-        used=literal_column(SECONDS_NOW),
+        used=seconds_now(),
     )
-    .on_conflict_do_nothing()
+    .or_ignore()
     .inline()
 )
 _LEFT_OUT = select(once_key).where(
