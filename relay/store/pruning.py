@@ -8,8 +8,7 @@ stays while a dead letter is about it, because that may be retried.
 """
 
 import asyncio
-import sqlite3
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -17,15 +16,49 @@ from functools import partial
 from typing import Any
 
 import structlog
+from sqlalchemy import (
+    ColumnElement,
+    Executable,
+    Row,
+    Table,
+    and_,
+    bindparam,
+    delete,
+    exists,
+    func,
+    literal_column,
+    select,
+    type_coerce,
+)
+from sqlalchemy.types import UserDefinedType
 
 from relay.core.ports import Clock
 from relay.domain.commands import Digest
 from relay.domain.ids import ChannelRef
 from relay.errors import StoreUnavailable
 from relay.store import codec
-from relay.store.sqlite.driver import Step
-from relay.store.tables import EPOCH, MICROSECOND, unpacked
+from relay.store.portable import is_whole_number, without_index
+from relay.store.tables import (
+    DIGEST_BEGINS,
+    EntryState,
+    avatar,
+    channel,
+    digest,
+    ghost_member,
+    key_value,
+    lane,
+    link_code,
+    media_cache,
+    message,
+    message_copy,
+    message_edit,
+    once_key,
+    outbox,
+)
+from relay.store.transaction import Transaction
 from relay.store.unit_of_work import SqlStore
+
+_Values = Mapping[str, object]
 
 _log = structlog.get_logger(__name__)
 
@@ -45,93 +78,94 @@ _LONGEST_AGE = 50 * 365 * 86400.0  # seconds; the calendar ends somewhere
 # If the wall clock differs from the monotonic clock by more seconds, somebody has set it.
 _CLOCK_TOLERANCE = 60.0
 
-# A column may hold any type in a damaged row. A value that is not a number says nothing about the row's age.
+_m, _c, _o, _l = message.c, message_copy.c, outbox.c, lane.c
+_is_dead = _o.state == literal_column(f"'{EntryState.DEAD}'")
+# In a damaged row there may be anything. A value that is no number says nothing about the row's age.
 _OLDEST_COMMAND = (
-    "SELECT queued_at FROM outbox WHERE state = 'waiting' AND typeof(queued_at) = 'integer' ORDER BY id LIMIT 1"
+    select(_o.queued_at)
+    .where(_o.state == literal_column(f"'{EntryState.WAITING}'"), is_whole_number(_o.queued_at))
+    .order_by(_o.id)
+    .limit(1)
 )
+_MESSAGES = select(_m.id, _m.used).where(_m.id > bindparam("after")).order_by(_m.id).limit(bindparam("at_most"))
 _NAME = (
-    "SELECT c.platform, c.native_id, m.native_id FROM message m JOIN channel c ON c.id = m.channel_id WHERE m.id = ?"
+    select(channel.c.platform, channel.c.native_id.label("channel"), _m.native_id)
+    .join(channel, channel.c.id == without_index(_m.channel_id))
+    .where(_m.id == bindparam("message_id"))
 )
-_HAS_DEAD_LETTER = (
-    "SELECT 1 FROM outbox WHERE state = 'dead' AND source_platform = ? AND source_channel = ? AND source_id = ? LIMIT 1"
+_DEAD_ABOUT = (
+    select(_o.id)
+    .where(
+        _is_dead,
+        _o.source_platform == bindparam("platform"),
+        _o.source_channel == bindparam("channel"),
+        _o.source_id == bindparam("native_id"),
+    )
+    .limit(1)
 )
-# The row of a digest names only its first message. Its `kind` is the first key (see `codec`). Today a digest is split
-# before it can become a dead letter.
-DEAD_DIGESTS = (
-    "SELECT command FROM outbox WHERE state = 'dead' AND typeof(command) = 'text'"
-    """ AND substr(command, 1, 20) = '{"kind":"send_batch"'"""
-)
-_MESSAGES = "SELECT id, CASE typeof(used) WHEN 'integer' THEN used END FROM message WHERE id > ? ORDER BY id LIMIT ?"
+_ANY_DEAD = select(_o.id).where(_is_dead).limit(1)
+# The row of a digest names only its first message. Today a digest is split before it can become a dead letter.
+_DEAD_DIGESTS = select(_o.command).where(_is_dead, func.substr(_o.command, 1, len(DIGEST_BEGINS)) == DIGEST_BEGINS)
 _SHARED = (
-    "SELECT DISTINCT c.channel_id, c.native_id FROM message_copy c JOIN batch b"
-    " ON b.channel_id = c.channel_id AND b.native_id = c.native_id WHERE c.message_id = ?"
+    select(_c.channel_id, _c.native_id)
+    .distinct()
+    .join(digest, and_(digest.c.channel_id == _c.channel_id, digest.c.native_id == _c.native_id))
+    .where(_c.message_id >= bindparam("first"), _c.message_id <= bindparam("last"))
 )
-_DELETE_SHARED = (
-    "DELETE FROM batch WHERE channel_id = ?1 AND native_id = ?2"
-    " AND NOT EXISTS (SELECT 1 FROM message_copy WHERE channel_id = ?1 AND native_id = ?2)"
+# Copies and edits are deleted with them: ON DELETE CASCADE.
+_DELETE_MESSAGES = delete(message).where(_m.id == bindparam("message_id"), _m.used < bindparam("before"))
+_DELETE_SHARED = delete(digest).where(
+    digest.c.channel_id == bindparam("of_channel"),
+    digest.c.native_id == bindparam("of_id"),
+    ~exists().where(_c.channel_id == bindparam("of_channel"), _c.native_id == bindparam("of_id")),
 )
-
 
 # A message's platform, channel and ID.
 _Name = tuple[str, str, str]
 
-
-_EMPTY_LANES = (
-    "SELECT id, source_platform, source_channel, destination_platform, destination_channel FROM lane"
-    " WHERE waiting = 0 AND dead = 0"
-)
-_DELETE_LANE = "DELETE FROM lane WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM outbox WHERE lane_id = ?1)"
-_CHANNELS = "SELECT id, platform, native_id FROM channel"
-_DELETE_CHANNEL = (
-    "DELETE FROM channel WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM message WHERE channel_id = ?1)"
-    " AND NOT EXISTS (SELECT 1 FROM message_copy WHERE channel_id = ?1)"
-    " AND NOT EXISTS (SELECT 1 FROM message_edit WHERE channel_id = ?1)"
-    " AND NOT EXISTS (SELECT 1 FROM batch WHERE channel_id = ?1)"
+_EMPTY_LANES = select(
+    _l.id, _l.source_platform, _l.source_channel, _l.destination_platform, _l.destination_channel
+).where(_l.waiting == 0, _l.dead == 0)
+_of = bindparam("of_id", type_=_l.id.type)
+_DELETE_LANE = delete(lane).where(_l.id == _of, ~exists().where(_o.lane_id == _of))
+_CHANNELS = select(channel.c.id, channel.c.platform, channel.c.native_id)
+_DELETE_CHANNEL = delete(channel).where(
+    channel.c.id == _of,
+    *(~exists().where(table.c.channel_id == _of) for table in (message, message_copy, message_edit, digest)),
 )
 # The number of a deleted channel may be given to another one.
-_DELETE_GHOSTS = "DELETE FROM ghost_member WHERE channel_id = ?1 AND NOT EXISTS (SELECT 1 FROM channel WHERE id = ?1)"
-_NAMES = "SELECT name FROM notebook WHERE name LIKE 'names %'"
-_DELETE_NAME = "DELETE FROM notebook WHERE name = ?"
+_DELETE_GHOSTS = delete(ghost_member).where(ghost_member.c.channel_id == _of, ~exists().where(channel.c.id == _of))
+_NAMES = select(key_value.c.name).where(key_value.c.name.startswith("names "))
+_DELETE_NAME = delete(key_value).where(key_value.c.name == bindparam("of_name"))
 
 
-@dataclass(frozen=True, slots=True)
+class _AsItIs(UserDefinedType[Any]):
+    """A value that is neither read nor written as a type."""
+
+    cache_ok = True
+
+
 class _Kind:
     """Rows that are found by their age alone."""
 
-    name: str
-    find: str
-    # Its parameters are those of the key, and then the age.
-    delete: str
+    def __init__(self, name: str, table: Table, age: ColumnElement[Any], *conditions: ColumnElement[bool]) -> None:
+        self.name = name
+        old = and_(age < bindparam("before"), *conditions)
+        key = list(table.primary_key)
+        # As it is in the table: read as its column's type, the key of a damaged row would not be found again.
+        self.find = select(*(type_coerce(column, _AsItIs()).label(column.name) for column in key))
+        self.find = self.find.where(old).limit(bindparam("at_most"))
+        is_row = (column == bindparam(f"of_{column.name}", type_=_AsItIs()) for column in key)
+        self.delete = delete(table).where(old, *is_row)
 
 
-_DEAD = _Kind(
-    "dead letters",
-    "SELECT id FROM outbox WHERE state = 'dead' AND died_at < ? LIMIT ?",
-    "DELETE FROM outbox WHERE id = ? AND state = 'dead' AND died_at < ?",
-)
-_NOTICES = _Kind(
-    "notices",
-    "SELECT platform, key, channel FROM notice WHERE used < ? LIMIT ?",
-    "DELETE FROM notice WHERE platform = ? AND key = ? AND channel = ? AND used < ?",
-)
-_PICTURES = _Kind(
-    "pictures",
-    "SELECT platform, locator, copy_platform FROM media_cache WHERE used < ? LIMIT ?",
-    "DELETE FROM media_cache WHERE platform = ? AND locator = ? AND copy_platform = ? AND used < ?",
-)
+_DEAD = _Kind("dead letters", outbox, _o.died_at, _is_dead)
+_NOTICES = _Kind("notices", once_key, once_key.c.used)
+_PICTURES = _Kind("pictures", media_cache, media_cache.c.used)
 # A row of nobody stays until its copy is deleted.
-_AVATARS = _Kind(
-    "avatars",
-    "SELECT copy_platform, user_platform, user_id, source FROM avatar"
-    " WHERE user_platform <> '' AND typeof(used) = 'integer' AND used < ? LIMIT ?",
-    "DELETE FROM avatar WHERE copy_platform = ? AND user_platform = ? AND user_id = ? AND source = ? AND used < ?",
-)
+_AVATARS = _Kind("avatars", avatar, avatar.c.used, avatar.c.user_platform != "", is_whole_number(avatar.c.used))
 # Whatever is kept for how long: nobody can say them any more, and they tell who asked for whom.
-_CODES = _Kind(
-    "codes",
-    "SELECT platform, account FROM link_code WHERE expires_at < ? LIMIT ?",
-    "DELETE FROM link_code WHERE platform = ? AND account = ? AND expires_at < ?",
-)
+_CODES = _Kind("codes", link_code, link_code.c.expires_at)
 
 
 @dataclass(slots=True, kw_only=True, eq=False, repr=False)
@@ -178,12 +212,12 @@ class Pruner:
     async def sweep(self) -> None:
         """Delete everything that is old enough now. Raises `StoreUnavailable`."""
         now = self.clock.now()
-        await self._by_age(_CODES, (now - EPOCH) // MICROSECOND)
+        await self._by_age(_CODES, now)
         if self.dead_letters is not None:
-            at = (now - EPOCH) // MICROSECOND - int(self.dead_letters * 1e6)
+            at = now - timedelta(seconds=self.dead_letters)
             await self._by_age(_DEAD, at)
             if self.discard_undeclared is not None:
-                while await self.discard_undeclared(now - timedelta(seconds=self.dead_letters)):
+                while await self.discard_undeclared(at):
                     await self.clock.sleep(_PAUSE)
         if self.messages is not None:
             before = int(now.timestamp() - self.messages)
@@ -194,77 +228,105 @@ class Pruner:
                 await self._channels_without_use(self.declared)
             self.forget_counters(now - timedelta(seconds=self.messages))
 
-    async def _by_age(self, kind: _Kind, before: int) -> None:
+    async def _by_age(self, kind: _Kind, before: int | datetime) -> None:
         count = 0
-        while keys := await self._read(kind.find, (before, _DELETED_AT_ONCE)):
-            rows = [(*key, before) for key in keys]
+        while keys := await self._read(kind.find, before=before, at_most=_DELETED_AT_ONCE):
+            rows = [{"before": before} | {f"of_{name}": value for name, value in key._mapping.items()} for key in keys]
             await self._write(partial(_delete, kind.delete, rows))
             count += len(rows)
         if count:
             _log.info(f"old {kind.name} forgotten", count=count)
 
     async def _old_messages(self, now: datetime, before: int) -> None:
-        oldest = await self._read(_OLDEST_COMMAND, ())
+        oldest = await self._read(_OLDEST_COMMAND)
         if oldest:
-            before = min(before, oldest[0][0] // 1_000_000)
-        digests = [row[0] for row in await self._read(DEAD_DIGESTS, ())]
+            before = min(before, int(oldest[0].queued_at.timestamp()))
+        digests = [row.command for row in await self._read(_DEAD_DIGESTS)]
         dead = await asyncio.to_thread(_sources, digests) if digests else frozenset[_Name]()
         count, last, kept = 0, 0, 0
         while kept < _MOST_YOUNG:
-            rows = await self._read(_MESSAGES, (last, _READ_AT_ONCE))
-            old = [key for key, used in rows if used is not None and used < before]
+            rows = await self._read(_MESSAGES, after=last, at_most=_READ_AT_ONCE)
+            old = [row.id for row in rows if isinstance(row.used, int) and row.used < before]
+            some_are_dead = bool(old) and await self._read(_ANY_DEAD)
             kept = 0 if old else kept + len(rows)
             for start in range(0, len(old), _DELETED_AT_ONCE):
-                some = old[start : start + _DELETED_AT_ONCE]
-                await self._write(partial(_delete_messages, some, before, dead))
+                some: Sequence[int] = old[start : start + _DELETED_AT_ONCE]
+                if some_are_dead:
+                    some = await self._without_dead_letters(some, dead)
+                await self._write(partial(_delete_messages, some, before))
                 count += len(some)
             if len(rows) < _READ_AT_ONCE:
                 break
-            last = rows[-1][0]
+            last = rows[-1].id
         if count:
             _log.info("old messages forgotten", count=count, seconds=round((self.clock.now() - now).total_seconds()))
+
+    async def _without_dead_letters(self, ids: Sequence[int], in_digests: frozenset[_Name]) -> Sequence[int]:
+        """Those of the messages that no dead letter is about: it may be retried.
+
+        No other becomes one meanwhile: nothing waits that is about messages as old as these.
+        """
+        kept = []
+        async with self.store.read() as unit:
+            for one in ids:
+                found = await unit.transaction.first(_NAME, {"message_id": one})
+                if found is not None and (
+                    tuple(found) in in_digests or await unit.transaction.first(_DEAD_ABOUT, found._asdict()) is not None
+                ):
+                    continue
+                kept.append(one)
+        return kept
 
     async def _channels_without_use(self, declared: Callable[[], frozenset[ChannelRef]]) -> None:
         """Delete channels that are in no pair any more, when no message of theirs is left."""
         kept = {(str(channel.platform), channel.id) for channel in declared()}
-        lanes = [key for key, *of in await self._read(_EMPTY_LANES, ()) if not {(of[0], of[1]), (of[2], of[3])} <= kept]
-        channels = [(key,) for key, *of in await self._read(_CHANNELS, ()) if tuple(of) not in kept]
-        for some in _pieces([(key,) for key in lanes]):
+        lanes = [{"of_id": row.id} for row in await self._read(_EMPTY_LANES) if not _ends(row) <= kept]
+        channels = [{"of_id": row.id} for row in await self._read(_CHANNELS) if _place(row) not in kept]
+        for some in _pieces(lanes):
             async with self.store.write() as unit:
                 self.store.forget_lanes()
-                await unit.transaction.run(partial(_delete, _DELETE_LANE, some))
+                await _delete(_DELETE_LANE, some, unit.transaction)
             await self.clock.sleep(_PAUSE)
         for some in _pieces(channels):
             await self._write(partial(_delete_channels, some))
-        known = kept | {tuple(of) for _, *of in await self._read(_CHANNELS, ())}
-        names = [(name,) for (name,) in await self._read(_NAMES, ()) if tuple(str(name).split(" ", 2)[1:]) not in known]
-        for some in _pieces(names):
+        known = kept | {_place(row) for row in await self._read(_CHANNELS)}
+        names = [row.name for row in await self._read(_NAMES) if tuple(row.name.split(" ", 2)[1:]) not in known]
+        for some in _pieces([{"of_name": name} for name in names]):
             await self._write(partial(_delete, _DELETE_NAME, some))
 
-    async def _read(self, sql: str, values: Sequence[int]) -> list[Any]:
+    async def _read(self, statement: Executable, **values: Any) -> Sequence[Row[Any]]:
         async with self.store.read() as unit:
-            return await unit.transaction.run(lambda connection: connection.execute(sql, values).fetchall())
+            return await unit.transaction.all(statement, values)
 
-    async def _write(self, step: Step) -> None:
+    async def _write(self, work: Callable[[Transaction], Awaitable[None]]) -> None:
         began = self.clock.monotonic()
         async with self.store.write() as unit:
-            await unit.transaction.run(step)
+            await work(unit.transaction)
         # Leave most of the time to others, also if the disk is slow or busy.
         taken = self.clock.monotonic() - began
         await self.clock.sleep(min(_LONGEST_PAUSE, max(_PAUSE, _OTHERS_SHARE * taken)))
 
 
-def _pieces(rows: Sequence[Sequence[object]]) -> Iterator[Sequence[Sequence[object]]]:
+def _ends(lane: Row[Any]) -> set[tuple[str, str]]:
+    """The two channels of a lane."""
+    return {(lane.source_platform, lane.source_channel), (lane.destination_platform, lane.destination_channel)}
+
+
+def _place(channel: Row[Any]) -> tuple[str, str]:
+    return channel.platform, channel.native_id
+
+
+def _pieces(rows: Sequence[_Values]) -> Iterator[Sequence[_Values]]:
     return (rows[start : start + _DELETED_AT_ONCE] for start in range(0, len(rows), _DELETED_AT_ONCE))
 
 
-def _delete_channels(rows: Sequence[Sequence[object]], connection: sqlite3.Connection) -> None:
-    _delete(_DELETE_CHANNEL, rows, connection)
-    _delete(_DELETE_GHOSTS, rows, connection)
+async def _delete_channels(rows: Sequence[_Values], transaction: Transaction) -> None:
+    await _delete(_DELETE_CHANNEL, rows, transaction)
+    await _delete(_DELETE_GHOSTS, rows, transaction)
 
 
-def _delete(statement: str, rows: Sequence[Sequence[object]], connection: sqlite3.Connection) -> None:
-    connection.executemany(statement, rows)
+async def _delete(statement: Executable, rows: Sequence[_Values], transaction: Transaction) -> None:
+    await transaction.execute_all(statement, rows)
 
 
 def _sources(digests: Sequence[str]) -> frozenset[_Name]:
@@ -279,21 +341,9 @@ def _sources(digests: Sequence[str]) -> frozenset[_Name]:
     return frozenset(found)
 
 
-def _delete_messages(
-    ids: Sequence[int], before: int, in_digests: frozenset[_Name], connection: sqlite3.Connection
-) -> None:
-    ids = [one for one in ids if not _has_dead_letter(one, in_digests, connection)]
-    shared = {row for one in ids for row in connection.execute(_SHARED, (one,))}
-    # Copies and edits are deleted with them: ON DELETE CASCADE.
-    connection.executemany("DELETE FROM message WHERE id = ? AND used < ?", [(one, before) for one in ids])
-    connection.executemany(_DELETE_SHARED, sorted(shared, key=repr))
-
-
-def _has_dead_letter(message: int, in_digests: frozenset[_Name], connection: sqlite3.Connection) -> bool:
-    """Whether a dead letter is about the message. It may be retried."""
-    found = connection.execute(_NAME, (message,)).fetchone()
-    if found is None:
-        return False
-    platform, channel, native = found
-    name = (platform, channel, unpacked(native))
-    return name in in_digests or connection.execute(_HAS_DEAD_LETTER, name).fetchone() is not None
+async def _delete_messages(ids: Sequence[int], before: int, transaction: Transaction) -> None:
+    if ids:
+        shared = await transaction.all(_SHARED, {"first": ids[0], "last": ids[-1]})
+        await _delete(_DELETE_MESSAGES, [{"message_id": one, "before": before} for one in ids], transaction)
+        copies = [{"of_channel": row.channel_id, "of_id": row.native_id} for row in shared]
+        await _delete(_DELETE_SHARED, copies, transaction)

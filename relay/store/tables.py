@@ -168,6 +168,8 @@ def _native_id(element: NativeId, compiler: SQLCompiler, **_: Any) -> str:
 # The condition for the outbox rows of files that follow their message. There are few of them.
 # It is part of an index, so it stays as it is; `codec` writes `kind` as the first key of a command.
 LATE_FILE_WAITS = """state = 'waiting' AND substr(command, 1, 19) = '{"kind":"late_file"'"""
+# What the JSON of a digest begins with.
+DIGEST_BEGINS = '{"kind":"send_batch"'
 
 
 class EntryState(StrEnum):

@@ -23,6 +23,10 @@ class Transaction(Protocol):
         """Change rows. Returns how many were changed."""
         ...
 
+    async def execute_all(self, statement: Executable, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Run a statement that changes something once for each of `rows`, the values of its parameters."""
+        ...
+
     async def defer(self, statement: Executable, values: Mapping[str, Any]) -> None:
         """Change something without waiting for the result: it runs with the next statement, or with the commit."""
         ...

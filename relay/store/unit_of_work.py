@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import structlog
-from sqlalchemy import Row, bindparam, delete, insert, select, text
+from sqlalchemy import Row, bindparam, delete, func, insert, select, update
 
 from relay.domain.pair import LaneKey
 from relay.store.repositories.ghosts import SqlGhosts
@@ -27,17 +27,27 @@ from relay.store.repositories.traces import SqlTraces
 from relay.store.sqlite.driver import Step
 from relay.store.sqlite.engine import BUSY_TIMEOUT, database_path
 from relay.store.sqlite.transactions import Readers, SqliteTransaction, Writer
+from relay.store.tables import EntryState, lane, outbox
 from relay.store.tables import store as store_table
 
 _log = structlog.get_logger(__name__)
 
-_COUNT = text(
-    "SELECT l.id, l.waiting, l.dead, coalesce(sum(o.state = 'waiting'), 0) AS true_waiting,"
-    " coalesce(sum(o.state = 'dead'), 0) AS true_dead"
-    " FROM lane l LEFT JOIN outbox o ON o.lane_id = l.id GROUP BY l.id"
+_number = func.count().filter
+_COUNT = (
+    select(
+        lane.c.id,
+        lane.c.waiting,
+        lane.c.dead,
+        _number(outbox.c.state == EntryState.WAITING.value).label("true_waiting"),
+        _number(outbox.c.state == EntryState.DEAD.value).label("true_dead"),
+    )
+    .outerjoin(outbox, outbox.c.lane_id == lane.c.id)
+    .group_by(lane.c.id)
 )
-_ENTRIES = text("SELECT count(*) AS number FROM outbox")
-_CORRECT = text("UPDATE lane SET waiting = :waiting, dead = :dead WHERE id = :id")
+_ENTRIES = select(func.count().label("number")).select_from(outbox)
+_CORRECT = (
+    update(lane).where(lane.c.id == bindparam("of_lane")).values(waiting=bindparam("waiting"), dead=bindparam("dead"))
+)
 _ID_ALPHABET = "abcdefghijklmnopqrstuvwxyz234567"
 _GET_ID = select(store_table.c.id)
 _ID_LENGTH = 6
@@ -138,17 +148,17 @@ class SqlStore:
     async def recount(self) -> None:
         """Count the entries of all lanes again, in case a row is damaged. Needs the lease: nobody else may write."""
         async with self._readers.transaction() as transaction:
-            lanes = await transaction.all(_COUNT, {})
+            counted = await transaction.all(_COUNT, {})
             entries = await transaction.first(_ENTRIES, {})
-        wrong = [lane for lane in lanes if (lane.waiting, lane.dead) != (lane.true_waiting, lane.true_dead)]
+        wrong = [row for row in counted if (row.waiting, row.dead) != (row.true_waiting, row.true_dead)]
         if wrong:
             # Entries of a lane whose count is 0 would never be read.
             async with self._writer.transaction() as transaction:
-                for lane in wrong:
-                    counts = {"id": lane.id, "waiting": lane.true_waiting, "dead": lane.true_dead}
+                for row in wrong:
+                    counts = {"of_lane": row.id, "waiting": row.true_waiting, "dead": row.true_dead}
                     await transaction.execute(_CORRECT, counts)
             _log.error("lanes were counted wrongly", lanes=len(wrong))
-        without = (entries.number if entries else 0) - sum(lane.true_waiting + lane.true_dead for lane in lanes)
+        without = (entries.number if entries else 0) - sum(row.true_waiting + row.true_dead for row in counted)
         if without:
             _log.error("some entries of the outbox belong to no lane: nobody knows where to", entries=without)
 

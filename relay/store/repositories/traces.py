@@ -20,6 +20,7 @@ from relay.store.portable import contains, insert, seconds_now
 from relay.store.repositories.message_map import original_of
 from relay.store.repositories.outbox import entry_of, lane_of
 from relay.store.tables import (
+    DIGEST_BEGINS,
     EPOCH,
     AnyText,
     EntryState,
@@ -109,7 +110,7 @@ _ENTRIES = (
     .where(
         or_(
             _o.source_id == _source,
-            and_(func.substr(_o.command, 1, 20) == '{"kind":"send_batch"', contains(_o.command, _source)),
+            and_(func.substr(_o.command, 1, len(DIGEST_BEGINS)) == DIGEST_BEGINS, contains(_o.command, _source)),
         )
     )
     .order_by(_o.id)

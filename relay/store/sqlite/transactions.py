@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any
 
 import structlog
 from sqlalchemy import Executable, Row, literal, select
@@ -29,8 +29,6 @@ from relay.errors import StoreError, StoreUnavailable
 from relay.store.sqlite.driver import PipelineConnection, Step, settled
 from relay.store.sqlite.engine import READERS, begin_immediate, driver_of, reader_engine, translated, writer_engine
 from relay.store.tables import packed
-
-T = TypeVar("T")
 
 _log = structlog.get_logger(__name__)
 
@@ -103,6 +101,13 @@ class SqliteTransaction:
         with translated(self.path):
             return (await self.connection.execute(statement, values)).rowcount
 
+    async def execute_all(self, statement: Executable, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Run a statement that changes something once for each of `rows`."""
+        self._writable()
+        if rows:
+            with translated(self.path):
+                await self.connection.execute(statement, rows)
+
     async def entry_id(self) -> int:
         """The ID of a new row of the outbox."""
         entry_ids = self._writable()
@@ -115,13 +120,6 @@ class SqliteTransaction:
         if number is None:
             raise RuntimeError("the transaction began without reading the last entry ID")
         return number
-
-    async def run(self, step: Callable[[sqlite3.Connection], T]) -> T:
-        """Run `step` on the connection's thread, in the transaction."""
-        with translated(self.path):
-            if not self.connection.in_transaction():
-                await self.connection.begin()
-            return cast("T", await self.driver.submit(step))
 
     async def record_channel(self, channel: ChannelRef) -> None:
         """Give a channel its row, if it has none yet. Runs with the next statement."""

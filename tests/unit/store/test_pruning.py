@@ -1,11 +1,11 @@
 """What is old is forgotten, in small steps; what is needed, or in use, is not."""
 
 import asyncio
-import sqlite3
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from functools import partial
+
+from sqlalchemy import text
 
 from relay.core.people.storage import AvatarRecord, Ghost, LinkCode
 from relay.core.storage import Copy
@@ -101,13 +101,10 @@ async def test_channels_that_no_pair_has_any_more_are_forgotten_with_all_that_is
         forget_counters=forgotten.append,
     )
 
-    def names(sql: str, connection: sqlite3.Connection) -> list[str]:
-        return [name for (name,) in connection.execute(sql)]
-
     async def left() -> list[list[str] | int]:
         async with store.read() as unit:
             *found, members = [
-                await unit.transaction.run(partial(names, sql))
+                [name for (name,) in await unit.transaction.all(text(sql), {})]
                 for sql in (
                     "SELECT destination_channel FROM lane ORDER BY 1",
                     "SELECT native_id FROM channel ORDER BY 1",
