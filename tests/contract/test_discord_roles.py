@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from relay.adapters.discord.gateway.guild_cache import may_call
+from relay.adapters.discord.gateway.channel_permissions import may_call
 from relay.domain.events import MessageCreated
 from relay.domain.ids import Platform, UserRef
 from relay.domain.text import nodes as n

@@ -6,7 +6,7 @@ import discord
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.adapters.discord.gateway.guild_cache import is_open, readers_see
+from relay.adapters.discord.gateway.channel_permissions import is_open, readers_see
 
 GUILD = 1032000000000000001
 ROLES = (301, 302, 303)
