@@ -275,10 +275,11 @@ class Adapter(Protocol):
         """
         ...
 
-    async def mark_failed(self, source: MessageRef, reason: str) -> bool:
-        """Show the author of `source`, a message on this platform, that it did not cross (a reaction of ours).
+    async def mark(self, source: MessageRef, *, done: bool) -> bool:
+        """Show the author of `source`, a message on this platform, what became of it: by a reaction of ours.
 
-        False where that is not possible here; the core posts a notice instead.
+        `done`: what it asked the relay for is so now. Else it did not cross, or nothing came of what it asked for.
+        False where that is not possible here; the core posts a notice instead, if it has to be told.
         """
         ...
 

@@ -136,6 +136,16 @@ class MarkFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class MarkAnswered:
+    """Show by a sign at `source`, a command to the relay, what came of it: its channel is full of answers in words."""
+
+    source: MessageRef
+    # Whether what was asked for is so now.
+    done: bool
+    kind: Literal["mark_answered"] = field(default="mark_answered", kw_only=True, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class LateFile:
     """A file of `source` that did not arrive in time, and was described in words: it follows as its own message.
 
@@ -162,6 +172,7 @@ Command = (
     | PostNotice
     | RemoveMember
     | MarkFailed
+    | MarkAnswered
     | Digest
     | LateFile
 )

@@ -141,11 +141,11 @@ async def test_quotes_and_marks(world: World) -> None:
         assert (quotation.author, plain_text(quotation.text)) == ("Bob", "what he said")
         path = f"{world.guild.id}/{world.channel.id}/{message.id}"
         assert quotation.url == f"https://discord.com/channels/{path}"
-        assert await adapter.mark_failed(world.message_ref(message), "too large")
+        assert await adapter.mark(world.message_ref(message), done=False)
         assert [reaction.name for reaction in message.reactions] == ["⚠️"]
         world.allow("VIEW_CHANNEL", "SEND_MESSAGES", "READ_MESSAGE_HISTORY")
         other = world.say("another")
-        assert not await adapter.mark_failed(world.message_ref(other), "too large")
+        assert not await adapter.mark(world.message_ref(other), done=False)
 
 
 async def test_says_what_a_message_is_by_now(world: World) -> None:

@@ -202,10 +202,12 @@ async def test_what_an_earlier_account_of_the_relay_posted_cannot_be_edited(meet
 
 async def test_an_author_sees_that_a_message_was_not_copied(meeting: Meeting) -> None:
     target = MessageRef(room(meeting.room), await meeting.ann.text(meeting.room, "too much"))
-    assert await meeting.side.adapter.mark_failed(target, "it is too long")
-    await meeting.side.adapter.mark_failed(target, "it is too long")
+    assert await meeting.side.adapter.mark(target, done=False)
+    await meeting.side.adapter.mark(target, done=False)
+    assert await meeting.side.adapter.mark(target, done=True)
     reactions = [event for event in await meeting.ann.events(meeting.room) if event["type"] == "m.reaction"]
-    assert [event["content"]["m.relates_to"]["event_id"] for event in reactions] == [target.id]
+    relations = [event["content"]["m.relates_to"] for event in reactions]
+    assert [(relation["event_id"], relation["key"]) for relation in relations] == [(target.id, "❌"), (target.id, "✅")]
 
 
 async def test_a_message_can_be_quoted(meeting: Meeting) -> None:

@@ -130,7 +130,7 @@ async def test_an_error_answer_counts_as_failed_and_a_lost_connection_does_not(
                 adapter.send(Delivery(room(place), "k2", BOB, words("two"))),
                 adapter.send(Delivery(room(place), "k3", BOB, pictured)),
                 adapter.edit(ref, Delivery(room(place), "k4", BOB, words("three"))),
-                adapter.mark_failed(ref, "why"),
+                adapter.mark(ref, done=False),
             ):
                 with pytest.raises(Transient) as error:
                     await call

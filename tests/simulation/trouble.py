@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from relay.core.ports import EventBatch
 from relay.errors import ActionNeeded, RateLimited, Transient
 
-_WRITES = frozenset({"send", "edit", "delete", "mark_failed"})
+_WRITES = frozenset({"send", "edit", "delete", "mark"})
 
 
 @dataclass(frozen=True, slots=True)

@@ -101,4 +101,5 @@ async def guess(folder: Path, count: int, seed: int) -> str | None:
 
 
 async def _answer(commands: Commands, uow: UnitOfWork, user: UserRef, *words: str, private: bool = False) -> str:
-    return plain_text(await commands.answer(uow, CommandCall(user, _PLACES[user.platform], words, private), set()))
+    call = CommandCall(user, _PLACES[user.platform], words, private)
+    return plain_text((await commands.answer(uow, call, set())).words)

@@ -26,7 +26,7 @@ class Gate:
         self.tried = 0
 
     async def before(self, call: str) -> None:
-        if call in ("send", "mark_failed") and self.closed:
+        if call in ("send", "mark") and self.closed:
             self.tried += 1
             raise Transient("the homeserver is down")
 

@@ -424,13 +424,14 @@ class MemoryAdapter:
         await self.before("roles")
         return frozenset(user for user in people if user.id in self.roles.get(role, ()))
 
-    async def mark_failed(self, source: MessageRef, reason: str) -> bool:
+    async def mark(self, source: MessageRef, *, done: bool) -> bool:
         """React, where reactions are allowed."""
-        await self.before("mark_failed")
+        await self.before("mark")
         if not self.can_react:
             return False
-        if (source, "⚠️") not in self.server.reactions:
-            self.server.reactions.append((source, "⚠️"))
+        reaction = (source, "✅" if done else "⚠️")
+        if reaction not in self.server.reactions:
+            self.server.reactions.append(reaction)
         return True
 
     def knows(self, position: str) -> bool:

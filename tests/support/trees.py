@@ -10,6 +10,7 @@ from relay.domain.commands import (
     Digest,
     DigestItem,
     EditMessage,
+    MarkAnswered,
     MarkFailed,
     PostNotice,
     RemoveOriginal,
@@ -110,4 +111,5 @@ commands: st.SearchStrategy[Command] = st.one_of(
     st.builds(RemoveOriginal, messages),
     st.builds(PostNotice, texts, st.none() | threads),
     st.builds(MarkFailed, messages, words),
+    st.builds(MarkAnswered, messages, st.booleans()),
 )

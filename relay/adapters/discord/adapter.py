@@ -477,10 +477,10 @@ class DiscordAdapter:
         except StoreUnavailable as error:
             raise Transient(f"the store is away ({error.reason})") from error
 
-    async def mark_failed(self, source: MessageRef, reason: str) -> bool:
-        """See `Adapter.mark_failed`. The reason is not shown, because a reaction has no text."""
+    async def mark(self, source: MessageRef, *, done: bool) -> bool:
+        """See `Adapter.mark`."""
         self._check_identity()
-        return await self._sender.mark_failed(source)
+        return await self._sender.mark(source, done=done)
 
     def _with_own_emoji(self, delivery: Delivery) -> Delivery:
         own = partial(self._guilds.emoji, delivery.channel.id)

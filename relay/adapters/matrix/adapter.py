@@ -295,9 +295,9 @@ class MatrixAdapter:
         user = written if link is None else link.id
         return UserRef(Platform.MATRIX, user) if is_user_id(user) else None
 
-    async def mark_failed(self, source: MessageRef, reason: str) -> bool:
-        """See `Adapter.mark_failed`. The reason is not shown: a reaction has no room for it."""
-        return await self._sender.mark_failed(source)
+    async def mark(self, source: MessageRef, *, done: bool) -> bool:
+        """See `Adapter.mark`."""
+        return await self._sender.mark(source, done=done)
 
     def open_media(self, media: MediaRef) -> AbstractAsyncContextManager[MediaStream]:
         """See `MediaSource.open_media`."""

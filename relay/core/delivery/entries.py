@@ -25,6 +25,7 @@ from relay.domain.commands import (
     Digest,
     EditMessage,
     LateFile,
+    MarkAnswered,
     MarkFailed,
     PostNotice,
     RefreshMessage,
@@ -71,7 +72,7 @@ class Entries:
     async def dead_letter(self, entry: Entry, reason: str) -> None:
         """The command failed for good: keep it as a dead letter, and let its author know."""
         async with self.store.write() as uow:
-            if isinstance(entry.command, PostNotice | MarkFailed | RequoteMessage | RemoveMember):
+            if isinstance(entry.command, PostNotice | MarkFailed | MarkAnswered | RequoteMessage | RemoveMember):
                 await uow.outbox.done(entry.id)
             else:
                 await uow.outbox.dead_letter(entry.id, reason, self.clock.now())

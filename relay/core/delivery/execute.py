@@ -29,7 +29,7 @@ from relay.core.delivery.plan import (
     SendDigest,
     SendLateFile,
     SendNotice,
-    ShowFailure,
+    ShowOutcome,
     Target,
     UpdateDeadLetters,
 )
@@ -44,6 +44,8 @@ from relay.domain.commands import (
     DigestItem,
     EditMessage,
     LateFile,
+    MarkAnswered,
+    MarkFailed,
     PostNotice,
 )
 from relay.domain.content import Content
@@ -110,8 +112,8 @@ class Executor:
                 await self.entries.done(plan.entry)
             case SendNotice():
                 await self._send_notice(plan)
-            case ShowFailure():
-                await self._show_failure(plan)
+            case ShowOutcome():
+                await self._show_outcome(plan)
             case SendLateFile():
                 await self._send_late_file(plan)
         self.entries.had_turn.discard(plan.entry.id)
@@ -419,14 +421,16 @@ class Executor:
             _log.info("notice has no place any more", pair=plan.target.pair.name, direction=plan.entry.lane.label)
         await self.entries.done(plan.entry)
 
-    async def _show_failure(self, plan: ShowFailure) -> None:
-        """Let an author see that a message did not cross: by a reaction, or in words where that is not possible."""
-        target, failed = plan.target, plan.failed
+    async def _show_outcome(self, plan: ShowOutcome) -> None:
+        """Show it by a reaction. Where none is possible, a failure is told in words; an answer is not worth them."""
+        target, outcome = plan.target, plan.outcome
+        done = isinstance(outcome, MarkAnswered) and outcome.done
         try:
-            if not await target.adapter.mark_failed(failed.source, failed.reason):
-                await self._say(replace(target, reply_to=failed.source), digests.did_not_cross(failed), "f")
+            is_shown = await target.adapter.mark(outcome.source, done=done)
+            if not is_shown and isinstance(outcome, MarkFailed):
+                await self._say(replace(target, reply_to=outcome.source), digests.did_not_cross(outcome), "f")
         except TargetGone:
-            _log.info("a message that did not cross is gone", pair=target.pair.name, direction=plan.entry.lane.label)
+            _log.info("what is to be marked is gone", pair=target.pair.name, direction=plan.entry.lane.label)
         await self.entries.done(plan.entry)
 
     async def _say(self, target: Target, words: n.RichText, verb: str, thread: ThreadRef | None = None) -> None:

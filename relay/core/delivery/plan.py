@@ -11,7 +11,16 @@ from typing import Literal
 
 from relay.core.ports import Adapter
 from relay.core.storage import Copy, Entry, Original
-from relay.domain.commands import Command, Digest, EditMessage, LateFile, MarkFailed, PostNotice, SendMessage
+from relay.domain.commands import (
+    Command,
+    Digest,
+    EditMessage,
+    LateFile,
+    MarkAnswered,
+    MarkFailed,
+    PostNotice,
+    SendMessage,
+)
 from relay.domain.content import Capabilities, Content, Quotation
 from relay.domain.ids import ChannelRef, MessageRef, UserRef
 from relay.domain.pair import LaneKey, Pair
@@ -186,10 +195,10 @@ class SendNotice(_Targeted):
 
 
 @dataclass(frozen=True, slots=True)
-class ShowFailure(_Targeted):
-    """Let an author see that a message did not cross."""
+class ShowOutcome(_Targeted):
+    """Let an author see that a message did not cross, or what came of a command to the relay."""
 
-    failed: MarkFailed
+    outcome: MarkFailed | MarkAnswered
 
 
 # --- Files that did not come in time ----------------------------------------------------------------------
@@ -237,7 +246,7 @@ Plan = (
     | SendDigest
     | EditDigest
     | SendNotice
-    | ShowFailure
+    | ShowOutcome
     | SendLateFile
     | FollowLateFiles
 )

@@ -26,7 +26,7 @@ from relay.core.delivery.plan import (
     Send,
     SendDigest,
     SendNotice,
-    ShowFailure,
+    ShowOutcome,
     Target,
     UpdateDeadLetters,
 )
@@ -40,6 +40,7 @@ from relay.domain.commands import (
     DigestItem,
     EditMessage,
     LateFile,
+    MarkAnswered,
     MarkFailed,
     PostNotice,
     RefreshMessage,
@@ -167,8 +168,8 @@ class Resolver:
                 return RemoveFrom(await self.lookups.target(entry, suspect=False), user)
             case PostNotice() as notice:
                 return SendNotice(await self.lookups.target(entry, suspect=suspect), notice)
-            case MarkFailed() as failed:
-                return ShowFailure(await self.lookups.target(entry, suspect=suspect), failed)
+            case MarkFailed() | MarkAnswered() as outcome:
+                return ShowOutcome(await self.lookups.target(entry, suspect=suspect), outcome)
             case Digest() as digest:
                 return SendDigest(await self.lookups.target(entry, suspect=suspect), digest)
             case LateFile() as late if entry.lane.crosses and not suspect and await self._has_left(late.author):

@@ -293,7 +293,7 @@ class CoreInbox:
         changed: set[UserRef] = set()
         try:
             async with self.store.write() as uow:
-                return await self.commands.answer(uow, call, changed)
+                return (await self.commands.answer(uow, call, changed)).words
         finally:
             self.people.settle(changed)
 

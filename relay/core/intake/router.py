@@ -19,6 +19,7 @@ from relay.domain.commands import (
     Command,
     DeleteMessage,
     EditMessage,
+    MarkAnswered,
     MarkFailed,
     PostNotice,
     RefreshMessage,
@@ -294,9 +295,11 @@ class Router:
         channel, author = event.ref.channel, event.author
         call = CommandCall(author.user, channel, words, private=False, name=author.name)
         answer = await self.commands.answer(uow, call, routed.changed)
-        if answer:
-            notice = PostNotice(answer, thread=event.thread, reply_to=event.ref)
+        if answer.words:
+            notice = PostNotice(answer.words, thread=event.thread, reply_to=event.ref)
             await self._queue(uow, LaneKey.within(channel), notice, routed)
+        elif answer.done is not None:
+            await self._queue(uow, LaneKey.within(channel), MarkAnswered(event.ref, answer.done), routed)
 
     async def _opted_out(self, uow: UnitOfWork, pair: Pair, lane: LaneKey, routed: _Routed) -> None:
         """Nothing is kept of what somebody wrote who has opted out, not even its ID."""

@@ -15,6 +15,7 @@ from relay.domain.commands import (
     Digest,
     EditMessage,
     LateFile,
+    MarkAnswered,
     MarkFailed,
     RefreshMessage,
     RemoveOriginal,
@@ -247,6 +248,8 @@ def _action(command: Command | Unreadable) -> tuple[str, str]:
             return "to be removed, because a moderator removed its copy", "could not be removed"
         case MarkFailed():
             return "for its author to be told that it did not cross", "could not have its author told"
+        case MarkAnswered():
+            return "for its author to be shown what came of it", "could not have its author shown what came of it"
         case LateFile():
             return "for its file to follow", "could not have its file follow"
         case _:

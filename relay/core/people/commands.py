@@ -12,7 +12,7 @@ from relay.core.people.storage import ForgetRequest
 from relay.core.ports import Clock, CommandCall
 from relay.core.status.counters import Status
 from relay.core.storage import UnitOfWork
-from relay.domain.ids import ChannelRef, Platform, UserRef
+from relay.domain.ids import Platform, UserRef
 from relay.domain.names import shortened, visible
 from relay.domain.pair import LaneKey, Pair
 from relay.domain.text import nodes as n
@@ -21,9 +21,11 @@ _LONGEST_QUOTED = 40
 """Characters of somebody's words that an answer repeats."""
 
 _MOST_WAITING = 12
-"""Notices that wait in a room, above which a command is not answered."""
+"""Notices that wait in a room, above which a command is not answered in words."""
 
-_SILENCE = n.RichText()
+_MOST_SIGNS = 24
+"""The same, above which it is not answered at all."""
+
 _MINUTES = int(VALID_FOR.total_seconds() // 60)
 
 
@@ -66,6 +68,17 @@ COMMANDS = (
         Argument("copies", "Write “copies” to have the copies of your messages deleted, too.", choices=("copies",)),
     ),
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What is said about a command."""
+
+    # Empty: to say nothing is better.
+    words: n.RichText = field(default_factory=n.RichText)
+    # Of a command that changes something: whether what was asked for is so now. A sign says that where words are too
+    # many, so that nobody has to guess.
+    done: bool | None = None
 
 
 @dataclass(slots=True)
@@ -118,40 +131,37 @@ class Commands:
         self._answered = _Limit(self.clock, most=10, seconds=60)
         self._forgotten = _Limit(self.clock, most=2, seconds=3600)
 
-    async def answer(self, uow: UnitOfWork, call: CommandCall, changed: set[UserRef]) -> n.RichText:
-        """Carry out a command in the transaction `uow`, and say what came of it; empty: to say nothing is better.
+    async def answer(self, uow: UnitOfWork, call: CommandCall, changed: set[UserRef]) -> Answer:
+        """Carry out a command in the transaction `uow`, and say what came of it.
 
         `changed`: see `PeopleDirectory.change`.
         """
         over = max(limit.count(call.user) - limit.most for limit in (self._asked, self._asked_of_late))
         if over > 0:
-            return (
-                n.RichText.plain("You ask too much at once. Try again later.")
-                if call.private or over == 1
-                else _SILENCE
-            )
+            is_told = call.private or over == 1
+            return Answer(n.RichText.plain("You ask too much at once. Try again later.") if is_told else n.RichText())
         answer = await self._answer(uow, call, changed)
         # What was asked is done in any case: strangers who fill a room with commands must not keep others from it.
-        return answer if call.private or await self._may_answer(uow, call.channel) else _SILENCE
+        if call.private:
+            return answer
+        waiting = len(await uow.outbox.waiting(LaneKey.within(call.channel), _MOST_SIGNS))
+        if self._answered.takes(call.channel) and waiting < _MOST_WAITING:
+            return answer
+        return Answer(done=answer.done if waiting < _MOST_SIGNS else None)
 
-    async def _may_answer(self, uow: UnitOfWork, channel: ChannelRef) -> bool:
-        """Whether a room is not full of answers, and few wait to be said there."""
-        waiting = await uow.outbox.waiting(LaneKey.within(channel), _MOST_WAITING)
-        return self._answered.takes(channel) and len(waiting) < _MOST_WAITING
-
-    async def _answer(self, uow: UnitOfWork, call: CommandCall, changed: set[UserRef]) -> n.RichText:
+    async def _answer(self, uow: UnitOfWork, call: CommandCall, changed: set[UserRef]) -> Answer:
         name = call.words[0].casefold() if call.words else "help"
         match name:
             case "help":
-                return self._help(call)
+                return Answer(self._help(call))
             case "status":
-                return await self._status(uow, call)
+                return Answer(await self._status(uow, call))
             case "link":
                 return await self._link(uow, call, changed)
             case "unlink":
                 return await self._unlink(uow, call, changed)
             case "whoami":
-                return await self._whoami(uow, call)
+                return Answer(await self._whoami(uow, call))
             case "optout":
                 return await self._opt_out(uow, call, changed)
             case "optin":
@@ -159,7 +169,8 @@ class Commands:
             case "forget":
                 return await self._forget(uow, call, changed)
             case _:
-                return n.RichText((_line("I do not know ", n.Code(_short(name)), ". "), *self._help(call).blocks))
+                unknown = _line("I do not know ", n.Code(_short(name)), ". ")
+                return Answer(n.RichText((unknown, *self._help(call).blocks)))
 
     # --- What there is, and how it is -----------------------------------------------------------------------
 
@@ -168,7 +179,10 @@ class Commands:
             n.ListItem((_line(self._written(call.user.platform, _with_argument(spec)), f": {spec.summary}"),))
             for spec in COMMANDS
         )
-        return n.RichText((_line("You can ask the relay for:"), n.BulletList(items)))
+        lines: list[n.Block] = [_line("You can ask the relay for:"), n.BulletList(items)]
+        if not call.private:
+            lines.append(_line("Where many ask at once, a reaction to what you wrote is all of the answer."))
+        return n.RichText(tuple(lines))
 
     async def _status(self, uow: UnitOfWork, call: CommandCall) -> n.RichText:
         pair = self.pairs.pair_of(call.channel)
@@ -219,19 +233,19 @@ class Commands:
 
     # --- Links ----------------------------------------------------------------------------------------------
 
-    async def _link(self, uow: UnitOfWork, call: CommandCall, changed: set[UserRef]) -> n.RichText:
+    async def _link(self, uow: UnitOfWork, call: CommandCall, changed: set[UserRef]) -> Answer:
         word = call.words[1] if len(call.words) > 1 else ""
         person = await self.people.of(call.user, uow)
         if person.linked:
             again = self._written(call.user.platform, "unlink")
             lines = (self._linked_line(other, call) for other in person.linked.values())
-            return n.RichText((*lines, _line(again, " ends that.")))
+            return _refused(*lines, _line(again, " ends that."))
         wanted = self._account(word, call.user.platform)
         if wanted is not None:
-            return await self._code(uow, call, wanted)
+            return Answer(await self._code(uow, call, wanted), done=False)
         if is_code(word):
             return await self._redeem(uow, call, word, changed)
-        return self._how_to_link(call)
+        return Answer(self._how_to_link(call), done=False)
 
     def _account(self, word: str, here: Platform) -> UserRef | None:
         """The account of another platform that a word names."""
@@ -258,20 +272,18 @@ class Commands:
             )
         )
 
-    async def _redeem(self, uow: UnitOfWork, call: CommandCall, word: str, changed: set[UserRef]) -> n.RichText:
+    async def _redeem(self, uow: UnitOfWork, call: CommandCall, word: str, changed: set[UserRef]) -> Answer:
         if not self._codes.may_try(call.user):
-            return n.RichText.plain(f"Too many wrong codes. Ask for a new one in {_MINUTES} minutes.")
+            return _refused(_line(f"Too many wrong codes. Ask for a new one in {_MINUTES} minutes."))
         code = await self._codes.redeem(uow, call.user, word)
         if code is None:
-            return n.RichText(
-                (
-                    _line("You have no such code."),
-                    _line(f"A code is valid for {_MINUTES} minutes, once, and only for the account it was made for."),
-                )
+            return _refused(
+                _line("You have no such code."),
+                _line(f"A code is valid for {_MINUTES} minutes, once, and only for the account it was made for."),
             )
         other = code.asked_by
         if (await self.people.of(other, uow)).linked:
-            return n.RichText.plain("Whoever asked for that code is linked with another account by now.")
+            return _refused(_line("Whoever asked for that code is linked with another account by now."))
         self.people.change((call.user, other), changed)
         for user in (call.user, other):
             # A link that one declared by the operator covers for now: it would be back when that is taken away.
@@ -281,7 +293,7 @@ class Commands:
         name = f"{code.name} " if code.name else ""
         end = self._written(call.user.platform, "unlink")
         linked = _line("You are linked with ", name, "(", n.Code(other.id), f") on {other.platform.title()} now.")
-        return n.RichText((linked, _line("If that is not you: ", end)))
+        return _carried_out(linked, _line("If that is not you: ", end))
 
     def _how_to_link(self, call: CommandCall) -> n.RichText:
         here = call.user.platform
@@ -296,15 +308,15 @@ class Commands:
             )
         )
 
-    async def _unlink(self, uow: UnitOfWork, call: CommandCall, changed: set[UserRef]) -> n.RichText:
+    async def _unlink(self, uow: UnitOfWork, call: CommandCall, changed: set[UserRef]) -> Answer:
         if self.people.is_declared(call.user):
-            return n.RichText.plain("The operator has declared your link. Ask them to end it.")
+            return _refused(_line("The operator has declared your link. Ask them to end it."))
         person = await self.people.of(call.user, uow)
         await self._codes.forget(uow, call.user)
         if not person.linked:
-            return n.RichText.plain("You are not linked with another account.")
+            return _carried_out(_line("You are not linked with another account."))
         await self._end_links(uow, call.user, person, changed)
-        return n.RichText.plain("You are not linked with another account any more.")
+        return _carried_out(_line("You are not linked with another account any more."))
 
     async def _end_links(self, uow: UnitOfWork, user: UserRef, person: Person, changed: set[UserRef]) -> None:
         self.people.change((user, *person.linked.values()), changed)
@@ -312,41 +324,37 @@ class Commands:
 
     # --- Privacy --------------------------------------------------------------------------------------------
 
-    async def _opt_out(self, uow: UnitOfWork, call: CommandCall, changed: set[UserRef]) -> n.RichText:
+    async def _opt_out(self, uow: UnitOfWork, call: CommandCall, changed: set[UserRef]) -> Answer:
         self.people.change((call.user,), changed)
         await uow.people.opt_out(call.user, self.clock.now())
         back, forget = (self._written(call.user.platform, word) for word in ("optin", "forget copies"))
-        return n.RichText(
-            (
-                _line("From now on nothing that you write with this account crosses."),
-                _line(
-                    "What has crossed before stays, and still follows when you edit or delete it; ",
-                    forget,
-                    " removes it. ",
-                    back,
-                    " takes you in again.",
-                ),
-            )
+        return _carried_out(
+            _line("From now on nothing that you write with this account crosses."),
+            _line(
+                "What has crossed before stays, and still follows when you edit or delete it; ",
+                forget,
+                " removes it. ",
+                back,
+                " takes you in again.",
+            ),
         )
 
-    async def _opt_in(self, uow: UnitOfWork, call: CommandCall, changed: set[UserRef]) -> n.RichText:
+    async def _opt_in(self, uow: UnitOfWork, call: CommandCall, changed: set[UserRef]) -> Answer:
         person = await self.people.of(call.user, uow)
         if not person.has_opted_out:
-            return n.RichText.plain("You have not opted out: what you write crosses.")
+            return _carried_out(_line("You have not opted out: what you write crosses."))
         self.people.change((call.user,), changed)
         await uow.people.opt_in(call.user)
-        return n.RichText.plain("What you write with this account crosses again, from now on.")
+        return _carried_out(_line("What you write with this account crosses again, from now on."))
 
-    async def _forget(self, uow: UnitOfWork, call: CommandCall, changed: set[UserRef]) -> n.RichText:
+    async def _forget(self, uow: UnitOfWork, call: CommandCall, changed: set[UserRef]) -> Answer:
         copies = len(call.words) > 1 and call.words[1].casefold() == "copies"
         if len(call.words) > 1 and not copies:
             both = (self._written(call.user.platform, word) for word in ("forget", "forget copies"))
             first, second = both
-            return n.RichText(
-                (_line("Write ", first, ", or ", second, " if the copies of your messages are to go, too."),)
-            )
+            return _refused(_line("Write ", first, ", or ", second, " if the copies of your messages are to go, too."))
         if not self._forgotten.takes(call.user):
-            return n.RichText.plain("You have asked for that a moment ago. Ask again in an hour.")
+            return _refused(_line("You have asked for that a moment ago. Ask again in an hour."))
         person = await self.people.of(call.user, uow)
         await self._end_links(uow, call.user, person, changed)
         await self._codes.forget(uow, call.user)
@@ -361,7 +369,7 @@ class Commands:
             lines.append(_line("What you write from now on is known again, unless you write ", out, "."))
         if self.people.is_declared(call.user):
             lines.append(_line("The operator has declared a link of your account. Ask them to end it."))
-        return n.RichText(tuple(lines))
+        return _carried_out(*lines)
 
     def _what_goes(self, copies: bool) -> str:
         if copies:
@@ -384,6 +392,14 @@ def _with_argument(spec: CommandSpec) -> str:
 
 def _line(*parts: str | n.Inline) -> n.Paragraph:
     return n.Paragraph(tuple(n.Text(part) if isinstance(part, str) else part for part in parts if part))
+
+
+def _carried_out(*lines: n.Paragraph) -> Answer:
+    return Answer(n.RichText(lines), done=True)
+
+
+def _refused(*lines: n.Paragraph) -> Answer:
+    return Answer(n.RichText(lines), done=False)
 
 
 def _short(word: str) -> str:

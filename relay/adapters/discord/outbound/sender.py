@@ -40,7 +40,8 @@ from relay.errors import (
 
 _log = structlog.get_logger(__name__)
 
-FAILED_SIGN = "⚠️"
+_FAILED = "⚠️"
+_DONE = "✅"
 
 # Somebody may have changed a webhook's token.
 _TOKENS_TRIED = 2
@@ -269,13 +270,12 @@ class MessageSender:
         home = self.buffers.webhook_home(target.channel.id)
         return known or await self.webhooks.find(home, cached.webhook) is not None
 
-    async def mark_failed(self, source: MessageRef) -> bool:
-        """See `Adapter.mark_failed`."""
+    async def mark(self, source: MessageRef, *, done: bool) -> bool:
+        """See `Adapter.mark`."""
         cached = self.cache.get(source.id)
         where = {"channel": cached.channel if cached is not None else source.channel.id, "message": source.id}
-        route = Route(
-            "PUT", "/channels/{channel}/messages/{message}/reactions/{emoji}/@me", where | {"emoji": FAILED_SIGN}
-        )
+        where["emoji"] = _DONE if done else _FAILED
+        route = Route("PUT", "/channels/{channel}/messages/{message}/reactions/{emoji}/@me", where)
         with translate_errors(source.channel.id):
             try:
                 await self.rest.call(route)

@@ -37,6 +37,7 @@ from relay.errors import ActionNeeded, CopyNotEditable, DeliveryError, Permanent
 _log = structlog.get_logger(__name__)
 
 _FAILED = "❌"
+_DONE = "✅"
 # Synapse remembers a transaction ID for a day.
 _TRANSACTION_ID_REMEMBERED = timedelta(hours=20)
 _PAGES_SEARCHED = 20
@@ -235,13 +236,13 @@ class MessageSender:
                 # Its person may have left; if not, it comes back when it speaks.
                 await self.ghosts.leave_at_once(identity, room_id)
 
-    async def mark_failed(self, source: MessageRef) -> bool:
-        """React to a message that was not copied. False if we may not react."""
+    async def mark(self, source: MessageRef, *, done: bool) -> bool:
+        """See `Adapter.mark`."""
         state = self.rooms.state(source.channel.id)
         if self.rooms.send_blocker(source.channel.id) or not state.may_send(self.api.user_id, "m.reaction"):
             return False
-        relation = {"rel_type": "m.annotation", "event_id": source.id, "key": _FAILED}
-        key = "f" + hashlib.sha256(source.id.encode()).hexdigest()[:20]
+        relation = {"rel_type": "m.annotation", "event_id": source.id, "key": _DONE if done else _FAILED}
+        key = ("d" if done else "f") + hashlib.sha256(source.id.encode()).hexdigest()[:20]
         try:
             await self._put(source.channel.id, {"m.relates_to": relation}, key, kind="m.reaction")
         except (ActionNeeded, Permanent):

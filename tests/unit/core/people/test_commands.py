@@ -110,6 +110,40 @@ async def test_a_room_full_of_commands_keeps_nobody_from_opting_out(bridge: Worl
         assert sum(message.author.is_self for message in bridge.shown(there)) <= 10
 
 
+async def test_in_a_room_full_of_commands_a_reaction_says_what_came_of_a_wish(bridge: World) -> None:
+    _, there = bridge.channels()
+    async with bridge.relay(unlimited):
+        for number in range(32):
+            bridge.matrix.say(there, f"eve{number}", "!relay help")
+        done = bridge.matrix.say(there, "ben", "!relay optout")
+        refused = bridge.matrix.say(there, "ben", "!relay link abcdefghjk")
+        bridge.matrix.say(there, "ben", "!relay whoami")
+        await until(lambda: len(bridge.matrix.reactions) == 2)
+        assert bridge.matrix.reactions == [(done, "✅"), (refused, "⚠️")]
+        await bridge.quiet()
+        assert len(bridge.matrix.reactions) == 2
+        assert not [message for message in bridge.shown(there) if message.reply_to in {done, refused}]
+
+
+async def test_where_no_reaction_is_possible_an_answer_waits_for_nothing(bridge: World) -> None:
+    _, there = bridge.channels()
+
+    def prepare(discord: MemoryAdapter, matrix: MemoryAdapter) -> None:
+        unlimited(discord, matrix)
+        matrix.can_react = False
+
+    async with bridge.relay(prepare) as core:
+        for number in range(32):
+            bridge.matrix.say(there, f"eve{number}", "!relay help")
+        bridge.matrix.say(there, "ben", "!relay optout")
+        bridge.matrix.say(there, "carl", "this")
+        await bridge.shows(bridge.channels()[0], "this")
+        await bridge.quiet()
+        assert (await core.people.of(BEN)).has_opted_out
+        assert len([message for message in bridge.shown(there) if message.author.is_self]) == 10
+    assert not bridge.matrix.reactions
+
+
 async def test_an_unknown_command_is_answered_with_those_there_are(bridge: World) -> None:
     async with bridge.relay():
         told = await answer(bridge, "sudo" * 1_000)
