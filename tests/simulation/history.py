@@ -16,7 +16,7 @@ from relay.domain.pair import PairPolicy
 from relay.errors import Transient
 from relay.store.unit_of_work import open_store
 from tests.simulation.disk import Compiled, Disk, threadless
-from tests.simulation.invariant import crossed_in_secret, violations
+from tests.simulation.invariant import crossed_in_secret, violations, wrongly_linked
 from tests.simulation.loop import Stuck, Undead, VirtualLoop
 from tests.simulation.operator import Operator
 from tests.simulation.people import People
@@ -107,6 +107,7 @@ class History:
                 operator.damage(self.store)
         found += violations(self.store, (platforms[0], platforms[1]), operator, people.removed, self.ready_at)
         found += crossed_in_secret(self.store, people.secret)
+        found += wrongly_linked(self.store, people.is_linked(platforms[-1]))
         counts: dict[str, int] = {}
         for trouble in troubles:
             for what, count in trouble.counts.items():
@@ -188,6 +189,8 @@ class History:
                 else:
                     acts.pop(0)
                     people.act()
+                    if people.wants_code:
+                        await people.ask_for_code(core.inbox)
             await _quiet(store, core, adapters, self.clock, over)
             for task in tasks:
                 task.cancel()
@@ -199,6 +202,7 @@ class History:
         while acts and acts[0] <= back:
             self.clock.seconds = max(self.clock.seconds + 0.001, acts.pop(0))
             people.act()
+            people.wants_code = False  # Discord tells her that the relay does not answer
         self.clock.seconds = max(self.clock.seconds, back)
 
 

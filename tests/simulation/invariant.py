@@ -60,6 +60,19 @@ def crossed_in_secret(store: Path, secret: set[MessageRef]) -> list[str]:
     return [f"crossed: {ref.platform} {ref.id}, of somebody who opted out" for ref in secret & _copies(store).keys()]
 
 
+def wrongly_linked(store: Path, as_told: bool | None) -> list[str]:
+    """What is wrong about links: one that nobody made, half of one, or not what Eve was told (None: she was not)."""
+    with sqlite3.connect(store) as connection:
+        links = set(connection.execute("SELECT platform, account, other_platform, other_account FROM person_link"))
+    connection.close()
+    both = {("discord", EVE, "matrix", EVE), ("matrix", EVE, "discord", EVE)}
+    if links not in (set(), both):
+        return [f"linked: {sorted(links)}"]
+    if as_told is not None and bool(links) != as_told:
+        return [f"eve was told that she is {'' if as_told else 'not '}linked"]
+    return []
+
+
 def _left_over(store: Path, operator: Operator) -> tuple[int, Counter[ChannelRef]]:
     """How much is in the outbox that should not be: everything but rows of undeclared pairs, and damaged ones.
 

@@ -1,10 +1,14 @@
 """What people do in a history, by seed."""
 
 import random
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from relay.domain.ids import ChannelRef, MessageRef, Platform
+from relay.core.ports import CommandCall, Inbox
+from relay.domain.ids import ChannelRef, MessageRef, Platform, UserRef
+from relay.domain.text.nodes import plain_text
+from relay.errors import StoreUnavailable
 from tests.simulation.operator import Operator
 from tests.support.platform import MemoryPlatform, Message
 
@@ -13,7 +17,16 @@ _LONG = 30  # words: more than one part
 EVE = "eve"
 """Somebody of Matrix who does not always want to be carried over, and wants to be forgotten now and then."""
 
-_WISHES = ("optout", "optin", "forget", "forget copies", "unlink", "link abcdefghjk")
+_WISHES = ("optout", "optin", "forget", "forget copies", "unlink", "link")
+_LINKING = frozenset({"forget", "forget copies", "unlink", "link"})
+_ANSWERS = {
+    "You are linked with": True,
+    "You are not linked": False,
+    "You have no such code": False,
+    "Too many wrong codes": False,
+    "What I have stored about you is being removed": False,
+}
+"""What the answers to these tell: whether she is linked."""
 
 
 @dataclass(slots=True)
@@ -32,7 +45,11 @@ class People:
     # What Eve wrote when she had certainly opted out: it crosses never.
     secret: set[MessageRef] = field(default_factory=set)
     # What she asked for, the last at the end.
-    _wishes: dict[MessageRef, str] = field(default_factory=dict)
+    wishes: dict[MessageRef, str] = field(default_factory=dict)
+    # She is about to ask for a code on Discord, and the one that she was told last.
+    wants_code: bool = False
+    _code: str = "abcdefghjk"
+    _has_code: bool = False
 
     _with_eve: bool = field(init=False)
 
@@ -90,27 +107,57 @@ class People:
         )
 
     def _ask(self, platform: MemoryPlatform, channel: ChannelRef) -> None:
-        ref = platform.say(channel, self.rng.choice(("ann", "ben")), "!relay whoami")
+        # Whoever reads a code of Eve's may say it, too.
+        what = self.rng.choice(("whoami", f"link {self._code}"))
+        ref = platform.say(channel, self.rng.choice(("ann", "ben")), f"!relay {what}")
         self.operator.wrote(ref)
         self.trace(f"{platform.platform} {ref.id} in {channel.id}: a command")
 
     def _eve(self, platform: MemoryPlatform, channel: ChannelRef) -> None:
         if self.rng.random() < 0.4:
-            wish = self.rng.choices(_WISHES, (4, 1, 1, 1, 1, 1))[0]
-            ref = platform.say(channel, EVE, f"!relay {wish}")
-            self._wishes[ref] = wish
+            wish = self.rng.choices(_WISHES, (4, 1, 1, 1, 1, 8 if self._has_code else 1))[0]
+            self.wants_code = not self._has_code or self.rng.random() < 0.1
+            self._has_code = self._has_code and wish != "link"
+            ref = platform.say(channel, EVE, f"!relay {wish} {self._code}" if wish == "link" else f"!relay {wish}")
+            self.wishes[ref] = wish
         else:
             ref = platform.say(channel, EVE, self._words())
             if self._is_out(platform):
                 self.secret.add(ref)
         self.operator.wrote(ref)
-        self.trace(f"{platform.platform} {ref.id} in {channel.id}: {platform.messages[ref].text[:24]!r} says eve")
+        words = self.wishes.get(ref, platform.messages[ref].text[:24])  # without the code: each play has another one
+        self.trace(f"{platform.platform} {ref.id} in {channel.id}: {words!r} says eve")
+
+    async def ask_for_code(self, inbox: Inbox) -> None:
+        """Eve asks for a code on Discord, where the answer is private."""
+        self.wants_code = False
+        channel = ChannelRef(Platform.DISCORD, "anywhere")
+        call = CommandCall(
+            UserRef(Platform.DISCORD, EVE), channel, ("link", f"{Platform.MATRIX}:{EVE}"), private=True, name=EVE
+        )
+        try:
+            told = re.search(r"!relay link (\w+)", plain_text(await inbox.command(call)))
+        except StoreUnavailable:
+            return
+        if told is not None:
+            self._code, self._has_code = told[1], True
+            self.trace("eve has a code")
+
+    def is_linked(self, platform: MemoryPlatform) -> bool | None:
+        """Whether Eve's accounts are linked, as she was told; None where she was not, or may have changed it since."""
+        linked: bool | None = False
+        for asked in (ref for ref, wish in self.wishes.items() if wish in _LINKING):
+            words = [it.text for it in platform.messages.values() if it.author.is_self and it.reply_to == asked]
+            told = [is_so for start, is_so in _ANSWERS.items() if any(start in answer for answer in words)]
+            linked = told[0] if told else None
+        return linked
 
     def _is_out(self, platform: MemoryPlatform) -> bool:
         """Whether Eve has opted out, and was told; nothing that she asked for before may be carried out after that."""
         told = {message.reply_to for message in platform.messages.values() if message.author.is_self}
-        asked = [ref for ref, wish in self._wishes.items() if wish in {"optout", "optin"}]
-        return bool(asked) and self._wishes[asked[-1]] == "optout" and all(ref in told for ref in asked)
+        told |= {marked for marked, sign in platform.reactions if sign == "✅"}
+        asked = [ref for ref, wish in self.wishes.items() if wish in {"optout", "optin"}]
+        return bool(asked) and self.wishes[asked[-1]] == "optout" and all(ref in told for ref in asked)
 
     def _edit(self, platform: MemoryPlatform, target: Message) -> None:
         words = self._words()

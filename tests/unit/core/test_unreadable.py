@@ -94,6 +94,29 @@ async def test_a_row_that_cannot_be_read_is_a_dead_letter_and_the_others_cross(
             assert await uow.outbox.discard(letter.entry.id)
 
 
+async def test_an_answer_of_the_future_is_a_dead_letter_and_the_other_answers_come(bridge: World) -> None:
+    _, there = bridge.channels()
+    async with bridge.relay(unreachable(asyncio.Event())):
+        asked = [bridge.matrix.say(there, name, "!relay whoami") for name in ("ann", "ben", "carl")]
+        async with asyncio.timeout(5):
+            while True:
+                async with bridge.store.read() as uow:
+                    depths = await uow.outbox.depths()
+                if sum(depth.waiting for depth in depths.values()) == len(asked):
+                    break
+                await asyncio.sleep(0.002)
+    future = '{"kind":"sing","source":{"channel":{"platform":"matrix","id":"help"},"id":"7"},"tune":"none"}'
+    damage(bridge, "UPDATE outbox SET command = ? WHERE id = (SELECT min(id) + 1 FROM outbox)", future)
+    async with bridge.relay():
+        await until(lambda: len([one for one in bridge.shown(there) if one.author.is_self]) == 2)
+        await bridge.quiet()
+        async with bridge.store.read() as uow:
+            (letter,) = await uow.outbox.dead()
+    assert [one.reply_to for one in bridge.shown(there) if one.author.is_self] == [asked[0], asked[2]]
+    assert isinstance(letter.entry.command, Unreadable)
+    assert letter.entry.command.payload == future
+
+
 @pytest.mark.parametrize("moment", ["yesterday", 10**18, b"\xff"])
 async def test_a_row_whose_time_is_damaged_crosses_all_the_same(bridge: World, moment: object) -> None:
     await three_wait(bridge)

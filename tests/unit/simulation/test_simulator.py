@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -15,9 +16,10 @@ from relay.core.delivery.plan import Plan, Send, Target
 from relay.core.pairs import PairDirectory
 from relay.core.ports import Adapter, Delivery, EventBatch
 from relay.core.storage import Entry
-from relay.domain.ids import ChannelRef, MessageRef
+from relay.domain.ids import ChannelRef, MessageRef, UserRef
 from relay.domain.pair import LaneKey, Pair
 from relay.errors import NotDeclared
+from relay.store.repositories.people import SqlPeople
 from tests.simulation.disk import Compiled
 from tests.simulation.history import History, Report
 from tests.simulation.runner import workshop
@@ -142,6 +144,16 @@ def test_it_finds_a_lane_that_is_not_serial(template: Path, monkeypatch: pytest.
 
     monkeypatch.setattr(Lane, "_try", impatient)
     assert any("out of order" in violation or "lost" in violation for violation in first_broken(template))
+
+
+def test_it_finds_a_link_that_is_told_and_not_kept(template: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever was told that their accounts are linked is called by both."""
+
+    async def forgets(self: SqlPeople, one: UserRef, other: UserRef, since: datetime) -> None:
+        pass
+
+    monkeypatch.setattr(SqlPeople, "link", forgets)
+    assert any("was told that she is linked" in violation for violation in first_broken(template))
 
 
 def test_it_finds_keys_that_are_used_again(template: Path, monkeypatch: pytest.MonkeyPatch) -> None:
