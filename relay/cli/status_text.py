@@ -3,7 +3,7 @@
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -28,6 +28,9 @@ _LONGEST_NAME = 28
 _TIME_COLUMNS = 9
 # A screen that is longer has no empty lines.
 _LONG_SCREEN = 60
+# A longer one says less of each pair in trouble; but so many lines besides those of the pairs do no harm.
+_MOST_LINES = 70
+_OTHER_LINES = 10
 _INDENT = "  "
 # Pairs that are named where many have the same note.
 _FEW = 3
@@ -66,19 +69,29 @@ class Screen:
             ]
         else:
             blocks = self._overview(report, width)
-        shown = [list(block) for block in blocks]
-        shown = [block for block in shown if block]
+        shown = [block for block in map(list, blocks) if block]
         spaced = sum(map(len, shown)) + len(shown) <= _LONG_SCREEN
         return [line for number, block in enumerate(shown) for line in ([Line()] if spaced and number else []) + block]
 
     def _overview(self, report: "Report", width: int) -> list[Iterable[Line]]:
+        """All pairs, with as much about those in trouble as leaves about a line for each pair."""
+        most = max(_MOST_LINES, len(report.pairs) + _OTHER_LINES)
+        for troubled in (_each_explained, _explained_together):
+            blocks: list[Iterable[Line]] = [list(block) for block in self._blocks(report, width, troubled)]
+            if sum(len(list(block)) for block in blocks) <= most:
+                return blocks
+        return self._blocks(report, width, _in_one_line, most_notes=_FEW)
+
+    def _blocks(
+        self, report: "Report", width: int, show_troubled: "ShowTroubled", *, most_notes: int | None = None
+    ) -> list[Iterable[Line]]:
         troubled = [pair for pair in report.pairs if pair.problems]
         well = [pair for pair in report.pairs if not pair.problems]
         names = max((cell_len(printable(pair.name)) for pair in report.pairs), default=0)
         column = min(names, _LONGEST_NAME)
         lines: list[Iterable[Line]] = [_head(report, width)]
         if troubled:
-            lines.append(_troubled(troubled, report, column, width))
+            lines.append(show_troubled(troubled, report, column, width))
         if well and not self.problems_only:
             lines.append(_others(well, report, column, width))
         elif well:
@@ -89,7 +102,7 @@ class Screen:
             )
         lines.append(_undeclared(report.undeclared, width))
         if not self.problems_only:
-            lines.append(_notes(report.pairs, width))
+            lines.append(_notes(report.pairs, width, most_notes))
         lines.append(_sums(report.pairs, width))
         return lines
 
@@ -149,11 +162,37 @@ def _side(name: str, side: "SideHealth", width: int) -> Iterator[Line]:
 # --- The pairs ----------------------------------------------------------------------------------------------
 
 
-def _troubled(pairs: Sequence["PairStatus"], report: "Report", column: int, width: int) -> Iterator[Line]:
+ShowTroubled = Callable[[Sequence["PairStatus"], "Report", int, int], Iterator[Line]]
+"""Lines about the pairs in trouble, whose names have a column of a width, in lines of a width."""
+
+
+def _each_explained(pairs: Sequence["PairStatus"], report: "Report", column: int, width: int) -> Iterator[Line]:
     for pair in pairs:
         yield Line(_row(pair, "✗", report.taken_at, column, min(width, _ROW_COLUMNS)), "red")
         for problem in pair.problems:
             yield from _wrapped(printable(problem), width, indent=_INDENT)
+
+
+def _explained_together(pairs: Sequence["PairStatus"], report: "Report", column: int, width: int) -> Iterator[Line]:
+    """What is wrong with several pairs is said once, below them."""
+    alike: dict[Sequence[str], list[PairStatus]] = {}
+    for pair in pairs:
+        alike.setdefault(tuple(pair.problems), []).append(pair)
+    for problems, those in alike.items():
+        for pair in those:
+            yield Line(_row(pair, "✗", report.taken_at, column, min(width, _ROW_COLUMNS)), "red")
+        of = f"Each of these {len(those)}: " if len(those) > 1 else ""
+        for problem in problems:
+            yield from _wrapped(f"{of}{printable(problem)}", width, indent=_INDENT)
+
+
+def _in_one_line(pairs: Sequence["PairStatus"], report: "Report", column: int, width: int) -> Iterator[Line]:
+    """The beginning of what is wrong with each pair has to do."""
+    for pair in pairs:
+        yield Line(
+            _shortened(f"{_cut(printable(pair.name), column)} ✗ {printable(' '.join(pair.problems))}", width), "red"
+        )
+    yield from _wrapped("`relay status PAIR` shows all that is wrong with one, and what to do about it.", width)
 
 
 def _others(pairs: Sequence["PairStatus"], report: "Report", column: int, width: int) -> Iterator[Line]:
@@ -275,12 +314,15 @@ def _known(info: "ChannelInfo | None", native: str) -> str:
     return printable(native if info is None else f"{info.label}, {native}")
 
 
-def _notes(pairs: Iterable["PairStatus"], width: int) -> Iterator[Line]:
-    """What works, and could be better: each once, with the pairs that it is about."""
+def _notes(pairs: Iterable["PairStatus"], width: int, most: int | None) -> Iterator[Line]:
+    """What works, and could be better: each once, with the pairs that it is about. More than `most` are counted."""
     about: dict[str, list[str]] = {}
     for pair in pairs:
         for note in pair.notes:
             about.setdefault(note, []).append(_shortened(printable(pair.name), _LONGEST_NAME))
+    if most is not None and len(about) > most:
+        yield from _wrapped(f"{len(about)} notes, which `relay status PAIR` shows.", width, "yellow")
+        return
     for note, names in about.items():
         listed = ", ".join(names) if len(names) <= _FEW else f"{', '.join(names[:_FEW])} and {len(names) - _FEW} more"
         yield from _wrapped(f"Note ({listed}): {printable(note)}", width, "yellow")

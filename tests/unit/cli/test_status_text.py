@@ -87,6 +87,32 @@ def test_sixty_pairs_in_seventy_lines() -> None:
     assert len(shown(report(*(replace(one, problems=()) for one in pairs)))) <= 66
 
 
+def test_sixty_pairs_in_trouble_in_seventy_lines() -> None:
+    pairs = [
+        pair(
+            f"#stash-room-{number}:unredacted.org", *(f"{number}: {words}" for words in LONG), notes=[f"note {number}"]
+        )
+        for number in range(60)
+    ]
+    for width in (80, 10_000):
+        lines = shown(report(*pairs), width=width)
+        assert len(lines) <= 70
+        for one in pairs:
+            start = f"✗ {one.problems[0][:30]}"
+            assert sum(line.startswith(one.name[:20]) and start in line for line in lines) == 1
+        assert any(line.startswith("`relay status PAIR` shows all that is wrong") for line in lines)
+        assert "60 notes, which `relay status PAIR` shows." in lines
+
+
+def test_what_is_wrong_with_many_pairs_is_said_once() -> None:
+    pairs = [pair(f"p{number}", LONG[number % 2]) for number in range(60)]
+    lines = shown(report(*pairs))
+    assert len(lines) <= 70
+    at = lines.index("p58 ✗ → 3 s    ← 1 min  #help ⇄ Help room")
+    assert lines[at + 1] == "  Each of these 30: @relay:unredacted.org may not write in"
+    assert sum("may not see" in line for line in lines) == 1
+
+
 @pytest.mark.parametrize("width", [60, 80, 120])
 @pytest.mark.parametrize(
     "name", ["日本語の部屋がここにありますよね、長い名前", "x" * 200, "a\u202e\x1b[31mb", "👩‍👩‍👧‍👦 family"]
