@@ -149,8 +149,11 @@ class Traces(Protocol):
         """Those of which this is the ID: as an original, as a copy, or of an edit. In the order of routing."""
         ...
 
-    async def entries(self, native_id: str) -> Sequence[EntryTrace]:
-        """What waits or is dead about the message of this ID. Reads all of the outbox."""
+    async def entries(self, native_id: str, channel: ChannelRef | None = None) -> Sequence[EntryTrace]:
+        """What waits or is dead about the message of this ID, in the lanes from and to `channel`.
+
+        Costs the same however much there is in other lanes. None: in all of them.
+        """
         ...
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from relay.core.pairs import SAID_WHILE_PAUSED, PairDirectory
-from relay.core.storage import CopyTrace, EntryTrace, LeftOut, MessageTrace, Store, Unreadable
+from relay.core.storage import CopyTrace, EntryTrace, LeftOut, MessageTrace, Store, UnitOfWork, Unreadable
 from relay.domain.commands import (
     Command,
     DeleteMessage,
@@ -102,11 +102,17 @@ async def lives_of(store: Store, pairs: PairDirectory, native_id: str, problems:
     async with store.read() as uow:
         pairs.remember(await uow.channels.known())
         messages = await uow.traces.messages(native_id)
-        found = [(trace, await uow.traces.entries(trace.original.ref.id)) for trace in messages]
+        found = [(trace, await _entries(uow, pairs, trace.original.ref)) for trace in messages]
         others = [] if messages else await uow.traces.entries(native_id)
         left_out = await uow.traces.left_out(native_id)
     lives = [_life(trace, entries, pairs, problems) for trace, entries in found]
     return [*lives, *_without_row(others, pairs, problems), *(_left_out(one, pairs) for one in left_out)]
+
+
+async def _entries(uow: UnitOfWork, pairs: PairDirectory, ref: MessageRef) -> Sequence[EntryTrace]:
+    """What is left to do about a message. Of a room that was replaced, it waits in the lanes of the new one."""
+    is_declared = pairs.pair_of(ref.channel) is not None
+    return await uow.traces.entries(ref.id, ref.channel if is_declared else None)
 
 
 def _life(

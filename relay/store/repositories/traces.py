@@ -89,7 +89,7 @@ _AHEAD = (
     .scalar_subquery()
 )
 # The row of a digest names only its first message.
-_ENTRIES = (
+_ALL_ENTRIES = (
     select(
         _l.source_platform,
         _l.source_channel,
@@ -115,6 +115,16 @@ _ENTRIES = (
     )
     .order_by(_o.id)
     .limit(_MOST_ENTRIES)
+)
+_ENTRIES = _ALL_ENTRIES.where(
+    _o.lane_id.in_(
+        select(_l.id).where(
+            or_(
+                and_(_l.source_platform == bindparam("platform"), _l.source_channel == bindparam("channel")),
+                and_(_l.destination_platform == bindparam("platform"), _l.destination_channel == bindparam("channel")),
+            )
+        )
+    )
 )
 # Messages that were left out without a row in the map are among the keys that are used once: these are forgotten after
 # the same time, and say nothing of who wrote the message.
@@ -173,9 +183,13 @@ class SqlTraces:
                 found.append(_trace(known, copies))
         return found
 
-    async def entries(self, native_id: str) -> Sequence[EntryTrace]:
+    async def entries(self, native_id: str, channel: ChannelRef | None = None) -> Sequence[EntryTrace]:
         """See `Traces.entries`."""
-        rows = await self.transaction.all(_ENTRIES, {"source": native_id})
+        if channel is None:
+            rows = await self.transaction.all(_ALL_ENTRIES, {"source": native_id})
+        else:
+            place = {"platform": channel.platform, "channel": channel.id}
+            rows = await self.transaction.all(_ENTRIES, {"source": native_id, **place})
         found = [_entry(row) for row in rows if lane_of(row) is not None]
         return [trace for trace in found if _is_about(trace, native_id)]
 

@@ -3,8 +3,10 @@
 from datetime import UTC, datetime, timedelta
 
 from relay.core.storage import Copy, Store
-from relay.domain.commands import Digest, DigestItem
+from relay.domain.commands import DeleteMessage, Digest, DigestItem, RemoveOriginal
 from relay.domain.content import Author, Content
+from relay.domain.ids import ChannelRef
+from relay.domain.pair import LaneKey
 from relay.domain.text.nodes import RichText
 from tests.support.store_contract import ANN, LANE, NOON, ROOM, add, copy, here, queue, there
 
@@ -71,6 +73,18 @@ class TestTraces:
         assert (waiting.entry.id, waiting.ahead, waiting.entry.command) == (entries[0].id, 0, entries[0].command)
         assert (dead.ahead, dead.reason, dead.died_at) == (None, "no", NOON)
         assert (last.ahead, last.entry.lane) == (2, LANE)
+
+    async def test_what_waits_in_the_lanes_of_a_channel(self, store: Store) -> None:
+        await queue(store, 1)
+        async with store.write() as unit:
+            back = await unit.outbox.append(LANE.back, RemoveOriginal(there(1)), NOON)
+            await unit.outbox.append(LaneKey.within(ChannelRef(ROOM.platform, "else")), DeleteMessage(there(1)), NOON)
+        async with store.read() as unit:
+            for channel in (LANE.source, LANE.destination):
+                sent, removed = await unit.traces.entries("1", channel)
+                assert (sent.entry.lane, removed.entry.id) == (LANE, back.id)
+            assert await unit.traces.entries("1", ChannelRef(ROOM.platform, "nowhere")) == []
+            assert len(await unit.traces.entries("1")) == 3
 
     async def test_a_message_within_a_digest(self, store: Store) -> None:
         async with store.write() as unit:
