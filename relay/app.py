@@ -269,7 +269,9 @@ class Daemon:
             if parts.web is not None:
                 others.append(group.create_task(parts.web.run(), name="web"))
             for adapter in parts.adapters:
-                await adapter.watch(core.pairs.watched(adapter.platform))
+                await adapter.watch(
+                    core.pairs.watched(adapter.platform), secondary=core.pairs.secondary(adapter.platform)
+                )
                 others.append(group.create_task(self._supervise(adapter, core), name=str(adapter.platform)))
             await self._stopped.wait()
             self._accepted_before = self._accepted(core)
@@ -359,7 +361,7 @@ class Daemon:
         if core.people.declare(settings.declared_links()):
             _log.info("declared links changed", links=len(settings.people))
         for adapter in parts.adapters:
-            await adapter.watch(core.pairs.watched(adapter.platform))
+            await adapter.watch(core.pairs.watched(adapter.platform), secondary=core.pairs.secondary(adapter.platform))
         await core.inbox.keep_names()
         self._changed.set()
 

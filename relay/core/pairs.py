@@ -58,6 +58,10 @@ class PairDirectory:
         """The addresses on `platform` that an adapter has to open: all except those of archived pairs."""
         return frozenset(address for address in (*self._by_address, *self._others) if address.platform is platform)
 
+    def secondary(self, platform: Platform) -> frozenset[ChannelAddress]:
+        """Those among them that are in no pair."""
+        return self.watched(platform) - self._by_address.keys()
+
     def _is_declared(self, address: ChannelAddress) -> bool:
         return address in self._by_address or address in self._others
 

@@ -213,10 +213,14 @@ class Adapter(Protocol):
         """
         ...
 
-    async def watch(self, addresses: frozenset[ChannelAddress]) -> None:
+    async def watch(
+        self, addresses: frozenset[ChannelAddress], *, secondary: frozenset[ChannelAddress] = frozenset()
+    ) -> None:
         """From now on these are the declared channels; may be called before and while `run` runs.
 
         For each the adapter calls `Inbox.opened` or `Inbox.closed`, and goes on trying those that are closed.
+        `secondary`: those of no pair. Where one turns out to be the same channel as a pair's, it is closed, and not
+        the pair's.
         """
         ...
 

@@ -72,6 +72,30 @@ async def test_a_room_in_two_addresses_is_used_once(town: Town) -> None:
         assert list(side.inbox.channels) == [place]
 
 
+@pytest.mark.parametrize("pair_by_alias", [True, False])
+async def test_an_address_of_no_pair_gives_way_to_the_pair_s(town: Town, pair_by_alias: bool) -> None:
+    place = await town.ann.create_room(alias=f"twice{town.number}")
+    pair, other = (town.alias("twice"), place) if pair_by_alias else (place, town.alias("twice"))
+    saved = SavedState()
+    for start in range(2):
+        rooms = [pair, other]
+        async with matrix_side(
+            town.homeserver, town.bot_id, rooms, token=town.token, saved=saved, secondary=[other]
+        ) as side:
+            await side.until(partial({f"opened {pair}", f"closed {other}"}.issubset, side.inbox.news))
+            assert side.inbox.problems[other] == (
+                f"{other} names the same room as {pair}, which is in a pair: write {pair} here, too."
+            )
+            assert side.inbox.channels[pair].id == place
+            assert pair not in side.inbox.problems
+            said = [f"hello {number}" for number in range(start + 1)]
+            await town.ann.text(place, said[-1])
+            await side.until_said(*said)
+            side.inbox.news.clear()
+            await side.adapter.watch(frozenset({address(other)}), secondary=frozenset({address(other)}))
+            await side.until(partial({f"opened {other}"}.issubset, side.inbox.news))
+
+
 async def test_a_room_in_two_addresses_is_used_once_after_its_upgrade_too(town: Town) -> None:
     old = await town.ann.create_room(alias=f"twice{town.number}", version="11")
     declared = [old, town.alias("twice")]

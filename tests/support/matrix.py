@@ -252,6 +252,7 @@ async def matrix_side(
     retry_interval: float = 0.3,
     url: str = "",
     files: Files | None = None,
+    secondary: Iterable[str] = (),
 ) -> AsyncIterator[Side]:
     """An adapter that runs until the end of the block; `saved` carries over what an earlier one knew.
 
@@ -276,7 +277,7 @@ async def matrix_side(
         files=files,
     )
     inbox = Inbox(kept)
-    await adapter.watch(frozenset(map(address, rooms)))
+    await adapter.watch(frozenset(map(address, rooms)), secondary=frozenset(map(address, secondary)))
     side = Side(adapter, inbox, asyncio.create_task(adapter.run(inbox)))
     try:
         if ready:

@@ -288,7 +288,9 @@ class MemoryAdapter:
                     self.server.listeners.remove(queue)
             await asyncio.sleep(1)
 
-    async def watch(self, addresses: frozenset[ChannelAddress]) -> None:
+    async def watch(
+        self, addresses: frozenset[ChannelAddress], *, secondary: frozenset[ChannelAddress] = frozenset()
+    ) -> None:
         """Open what is new, or has come back."""
         self.addresses = addresses
         self.opened &= addresses

@@ -84,7 +84,7 @@ class World:
         )
         await core.inbox.begin()
         for adapter in (discord, matrix):
-            await adapter.watch(core.pairs.watched(adapter.platform))
+            await adapter.watch(core.pairs.watched(adapter.platform), secondary=core.pairs.secondary(adapter.platform))
         tasks = [
             asyncio.create_task(core.dispatcher.run()),
             asyncio.create_task(core.forgetter.run()),

@@ -202,8 +202,10 @@ class DiscordAdapter:
         """See `Adapter.close`."""
         await self._rest.close()
 
-    async def watch(self, addresses: frozenset[ChannelAddress]) -> None:
-        """See `Adapter.watch`."""
+    async def watch(
+        self, addresses: frozenset[ChannelAddress], *, secondary: frozenset[ChannelAddress] = frozenset()
+    ) -> None:
+        """See `Adapter.watch`. A channel has one ID only, so that no two of them can be the same."""
         self._channels.watch(frozenset(address for address in addresses if address.platform is Platform.DISCORD))
 
     def health(self) -> SideHealth:

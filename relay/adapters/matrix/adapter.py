@@ -138,9 +138,11 @@ class MatrixAdapter:
             self._status.set("failed", str(error))
             raise
 
-    async def watch(self, addresses: frozenset[ChannelAddress]) -> None:
+    async def watch(
+        self, addresses: frozenset[ChannelAddress], *, secondary: frozenset[ChannelAddress] = frozenset()
+    ) -> None:
         """See `Adapter.watch`."""
-        self._rooms.declare(addresses)
+        self._rooms.declare(addresses, secondary)
 
     async def close(self) -> None:
         """See `Adapter.close`."""

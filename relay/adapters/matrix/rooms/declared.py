@@ -34,6 +34,9 @@ class DeclaredRoom:
     backoff: Backoff
     # The room that the address names; None until that is known.
     room_id: str | None = None
+    # Whether it gives way to another address that names the same room, and whether it has.
+    secondary: bool = False
+    gave_way: bool = False
 
     # None: the homeserver has not said yet.
     joined: bool | None = None
@@ -123,8 +126,8 @@ class DeclaredRooms:
         # Set when the operator has changed the addresses.
         self.redeclared = asyncio.Event()
 
-    def declare(self, addresses: Iterable[ChannelAddress]) -> None:
-        """From now on these are the addresses; those that stay keep their rooms."""
+    def declare(self, addresses: Iterable[ChannelAddress], secondary: frozenset[ChannelAddress] = frozenset()) -> None:
+        """From now on these are the addresses; those that stay keep their rooms. `secondary`: see `Adapter.watch`."""
         wanted = frozenset(addresses)
         for address in self._declared.keys() - wanted:
             self._states.pop(self._declared.pop(address).room_id or "", None)
@@ -133,6 +136,13 @@ class DeclaredRooms:
             if not room.is_alias:
                 room.room_id = room.name
             self._declared[address] = room
+        for address, room in self._declared.items():
+            room.secondary = address in secondary
+            if room.gave_way and (room.is_alias or self.find(room.name) is None):
+                # The pair to which it gave way may be gone.
+                room.gave_way = room.resolved = False
+                room.room_id = None if room.is_alias else room.name
+                room.wake.set()
         self.version += 1
         self.declarations += 1
         self.redeclared.set()
@@ -145,6 +155,11 @@ class DeclaredRooms:
         room.predecessors = predecessors
         self.version += 1
         self.changed.set()
+
+    def give_way(self, room: DeclaredRoom) -> None:
+        """Another address names the room, and keeps it."""
+        room.gave_way = True
+        self.point(room, None)
 
     def point_to_successor(self, room: DeclaredRoom, room_id: str) -> None:
         """From now on the address names `room_id`, which has replaced the room that it named so far."""

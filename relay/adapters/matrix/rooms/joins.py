@@ -150,7 +150,12 @@ class RoomJoiner:
         room.servers |= {server for server in servers if isinstance(server, str) and is_server_name(server)}
         current = (await upgrade_chain(room_id, inbox))[-1]
         other = self.rooms.find(current)
-        if other is not None and other is not room:
+        if other is not None and other is not room and other.secondary and not room.secondary:
+            await self._give_way(other, room, inbox)
+        elif other is not None and other is not room:
+            if room.secondary and not other.secondary:
+                await self._give_way(room, other, inbox)
+                return False
             problem = f"{room.name} names the same room as {other.name}: declare the room in one pair only."
             if room.room_id is not None:
                 # The alias does not name its old room any more, and the other alias may be about to name that one.
@@ -172,6 +177,12 @@ class RoomJoiner:
             await self._point(room, room_id, inbox)
             await inbox.receive(EventBatch(cursors=(cursor(alias_stream(room.name), room_id),)))
         return True
+
+    async def _give_way(self, room: DeclaredRoom, to: DeclaredRoom, inbox: RetryingInbox) -> None:
+        """The room of an address of no pair is a pair's, which must not be hit by that."""
+        self.rooms.give_way(room)
+        problem = f"{room.name} names the same room as {to.name}, which is in a pair: write {to.name} here, too."
+        await self.rooms.report_problem(room, problem, inbox)
 
     async def _replacement(self, room_id: str) -> str | None:
         """The room that the tombstone of a room names; None without one. Raises `Unreachable`."""
@@ -225,7 +236,9 @@ class RoomJoiner:
             # The rooms name each other in a ring: following that would never end.
             return await self._reject_successor(room, room_id, successor, inbox, "which it has replaced", leave=False)
         other = self.rooms.find(successor)
-        if other is not None:
+        if other is not None and other.secondary and not room.secondary:
+            await self._give_way(other, room, inbox)
+        elif other is not None:
             problem = (
                 f"{room.name} has been upgraded to {successor}, which {other.name} names: remove one of the pairs."
             )
