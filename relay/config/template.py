@@ -22,7 +22,8 @@ _TAIL = """\
 # [defaults]
 # thread_messages = "drop"
 
-# One [[pairs]] for each channel and its room. `relay pairs` lists, adds, pauses and removes them.
+# One [[pairs]] for each channel and its room. `relay pairs` lists, adds, pauses and removes them. `purpose` is what the
+# page of rooms says of it (`relay directory`), also to those who may not enter; the topic is suggested.
 """
 
 
@@ -45,6 +46,8 @@ class DeclaredPair:
 
     about: str
     settings: Mapping[str, Scalar]
+    # What its room or channel says that it is for. Only suggested, because not everybody may know it.
+    topic: str = ""
 
 
 def relay_toml(discord: Account, matrix: Account, pairs: Sequence[DeclaredPair]) -> str:
@@ -61,7 +64,8 @@ def relay_toml(discord: Account, matrix: Account, pairs: Sequence[DeclaredPair])
         _TAIL,
     ]
     for pair in pairs:
-        lines += [f"# {_plain(pair.about)}", pair_table(pair.settings), ""]
+        lines += [f"# {_plain(pair.about)}", pair_table(pair.settings)]
+        lines += [f"# purpose = {quoted(_plain(pair.topic))}", ""] if pair.topic else [""]
     return "\n".join(lines).rstrip("\n") + "\n"
 
 

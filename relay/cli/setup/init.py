@@ -316,7 +316,10 @@ class _Setup:
                 secret_key=written[1][0],
                 secret=written[1][1],
             ),
-            [DeclaredPair(about=about, settings=pair) for about, pair in declared_pairs(pairs)],
+            [
+                DeclaredPair(about=about, settings=pair, topic=choice.topic)
+                for choice, (about, pair) in zip(pairs, declared_pairs(pairs), strict=True)
+            ],
         )
         try:
             for name, secret in secrets.items() if apart else ():

@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from relay.core.operations.findings import VisibleChannel
 
 
+_LONGEST_TOPIC = 200
+
+
 def choose_pairs(
     asker: Asker, channels: "Sequence[VisibleChannel]", rooms: "Sequence[VisibleChannel]"
 ) -> "list[Choice]":
@@ -102,6 +105,14 @@ class Choice:
         """What people call the two."""
         place = f" on {self.channel.place}" if self.channel.place else ""
         return f"{self.channel.name}{place}, and {self.room.name if self.room else self.address}"
+
+    @property
+    def topic(self) -> str:
+        """What it is for, as its room says, else its channel; in one line."""
+        from relay.domain.names import visible
+
+        topics = (self.room.topic if self.room else "", self.channel.topic)
+        return next(filter(None, map(visible, topics)), "")[:_LONGEST_TOPIC]
 
     @property
     def settings(self) -> "dict[str, Scalar]":

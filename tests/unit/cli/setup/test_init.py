@@ -121,6 +121,20 @@ def test_a_table_fits_into_eighty_columns(capsys: pytest.CaptureFixture[str], mo
     assert "\x1b" not in out
 
 
+def test_the_topic_is_suggested_as_the_purpose_and_nobody_is_told_it_unasked() -> None:
+    topic = 'Ask "here"\n[[pairs]]\u202e and \\ wait' + " on" * 200
+    channel, room = VisibleChannel("1", "#a"), VisibleChannel("#b:example.org", "B", topic=topic)
+    choice = pairing.Choice(channel, "#b:example.org", room)
+    account = Account(name="Bot", settings={}, secret_key="token", secret="t")
+    pair = DeclaredPair(about=choice.about, settings={"name": "a", **choice.settings}, topic=choice.topic)
+    text = relay_toml(account, account, [pair])
+    assert tomllib.loads(text)["pairs"] == [{"name": "a", "discord_channel": 1, "matrix_room": "#b:example.org"}]
+    [line] = [line for line in text.splitlines() if line.startswith("# purpose")]
+    purpose = tomllib.loads(line.removeprefix("# "))["purpose"]
+    assert purpose.startswith('Ask "here" [[pairs]] and \\ wait on on')
+    assert len(purpose) <= 200
+
+
 def test_what_is_written_can_be_read_whatever_people_called_their_channels(tmp_path: Path) -> None:
     channel = VisibleChannel("1", '#a"\n[[pairs]]', place="S\u2028", section='"x', nsfw=True)
     choice = pairing.Choice(channel, "#b:example.org")
