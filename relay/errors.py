@@ -158,6 +158,18 @@ class Permanent(DeliveryError):
     """No try will ever succeed."""
 
 
+class Postponed(Permanent):
+    """No try succeeds until somebody has mended what others do not need: what follows does not wait for that.
+
+    A dead letter, which is queued again by itself whenever its channel is opened.
+    """
+
+    ENDING = "it is tried again once that is mended"
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"{reason}; {self.ENDING}")
+
+
 class TargetGone(DeliveryError):
     """The message to edit or delete does not exist any more."""
 

@@ -1,6 +1,7 @@
 """People of Discord as accounts of their own on Matrix, with a real registration at a real homeserver."""
 
 import io
+import json
 import signal
 from collections.abc import AsyncIterator
 from functools import partial
@@ -163,20 +164,37 @@ async def test_where_the_registration_is_gone_the_bot_speaks(ghost_homeserver: G
     async with stack(tmp_path, ghost_homeserver) as place:
         with_ghosts(place)
         await place.daemon.start()
-        place.say("help", "by the ghost")
-        await shown(place, "help", "by the ghost")
+        channel = place.channels["help"]
+        edited, deleted = place.say("help", "by the ghost"), place.say("help", "by the ghost, gone")
+        await shown(place, "help", "by the ghost", "by the ghost, gone")
+
+        async def letters() -> list[str]:
+            _, listed = await place.daemon.relay("dead", "list", "--json")
+            return sorted(letter["kind"] for letter in json.loads(listed))
+
         try:
             await ghost_homeserver.stop()
             ghost_homeserver.know_registration(False)
             await ghost_homeserver.start()
             place.say("help", "by the bot")
-            lines = await shown(place, "help", "by the ghost", "by the bot")
+            lines = await shown(place, "help", "by the ghost", "by the ghost, gone", "by the bot")
             assert (lines[-1].sender, lines[-1].name) == (place.relay_user, "Ada")
             await note_says(place, "does not know the registration")
+            # Only the ghost may change what it posted. That keeps nobody waiting, and is done once the ghost is back.
+            place.control.edit(channel, edited, "by the ghost, edited")
+            place.control.delete(channel, deleted)
+            place.say("help", "by the bot, too")
+            await shown(place, "help", "by the ghost", "by the ghost, gone", "by the bot", "by the bot, too")
+            await eventually(letters, lambda kinds: kinds == ["delete", "edit"], what=place.daemon.log)
         finally:
             await ghost_homeserver.stop()
             ghost_homeserver.know_registration()
             await ghost_homeserver.start()
+        # Without a restart, it notices that within a minute: see the unit tests.
+        await place.daemon.stop()
+        await place.daemon.start()
+        await shown(place, "help", "by the ghost, edited", "by the bot", "by the bot, too")
+        await eventually(letters, lambda kinds: kinds == [], what=place.daemon.log)
 
 
 async def test_a_pair_goes_from_the_bot_to_ghosts_and_back(place: FullStack) -> None:

@@ -87,11 +87,18 @@ class MatrixAdapter:
             room = rooms.find(room_id)
             return 0 if room is None else catchup_limit(room.address)
 
+        self._ghosts_returned = asyncio.Event()
         made = None
         if appservice is not None and store is not None:
             made = GhostAccounts(api=api, settings=appservice, store=store)
         self._ghosts = ghosts = Ghosts(
-            api=api, accounts=accounts, rooms=rooms, clock=clock, made=made, wanted=has_ghosts
+            api=api,
+            accounts=accounts,
+            rooms=rooms,
+            clock=clock,
+            made=made,
+            wanted=has_ghosts,
+            returned=self._ghosts_returned.set,
         )
         self._joins = RoomJoiner(api=api, rooms=rooms, clock=clock, connected=self._status.caught_up)
         self._loop = SyncLoop(
@@ -317,9 +324,17 @@ class MatrixAdapter:
         if prefix is not None and prefix not in known:
             await inbox.receive(EventBatch(cursors=(cursor(GHOST_PREFIXES, " ".join([*known, prefix])),)))
 
+    async def _reopen(self, inbox: RetryingInbox) -> None:
+        """What could not be done without ghosts is tried again when a room is opened."""
+        while True:
+            await self._ghosts_returned.wait()
+            self._ghosts_returned.clear()
+            await self._rooms.reopen(inbox)
+
     async def _work(self, inbox: RetryingInbox) -> None:
         with ungrouped(FatalError, StoreError):
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._joins.run(inbox), name="matrix rooms")
                 group.create_task(self._loop.run(inbox), name="matrix sync loop")
+                group.create_task(self._reopen(inbox), name="matrix ghosts returned")
                 group.create_task(self._media.keep_max_file_size(), name="matrix upload limit")

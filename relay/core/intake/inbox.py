@@ -22,7 +22,7 @@ from relay.domain.events import Event, FeatureUsed, HistorySkipped, MemberLeft, 
 from relay.domain.ids import ChannelAddress, ChannelRef, MessageRef, Platform, UserRef
 from relay.domain.pair import LaneKey, Pair
 from relay.domain.text.nodes import RichText
-from relay.errors import RelayError, StoreUnavailable
+from relay.errors import Postponed, RelayError, StoreUnavailable
 
 _log = structlog.get_logger(__name__)
 
@@ -219,7 +219,7 @@ class CoreInbox:
             for lane in self.pairs.lanes(pair, towards=channel.platform):
                 for letter in await uow.outbox.dead_in(lane):
                     # Perhaps a permission was missing to remove messages, and is back.
-                    if isinstance(letter.entry.command, DeleteMessage):
+                    if isinstance(letter.entry.command, DeleteMessage) or letter.reason.endswith(Postponed.ENDING):
                         await uow.outbox.retry(letter.entry.id)
         self._bound.add(address)
         self._opened.add(address)

@@ -82,6 +82,8 @@ class Ghosts:
     made: GhostAccounts | None
     # Whether people have ghosts in a declared room; asked anew each time.
     wanted: Callable[[ChannelAddress], bool]
+    # Called when ghosts can be used again, after the homeserver did not know the registration.
+    returned: Callable[[], None] = lambda: None
     # When a profile was changed last.
     _changed: OrderedDict[tuple[str, str], float] = field(init=False, default_factory=OrderedDict)
     # What cannot be used, by account and room ("" for all of them): until when, and why.
@@ -126,8 +128,12 @@ class Ghosts:
             raise Transient(str(error), failed=error.answered) from error
         self._failures.pop(account, None)
         if speaker.identity is not None:
+            were_away = ("", "") in self._troubles
             for key in ((account, room_id), ("", room_id), (account, ""), ("", "")):
                 self._troubles.pop(key, None)
+            if were_away:
+                _log.info("ghosts can be used again")
+                self.returned()
         return speaker
 
     def _account_for(self, room_id: str, author: Author) -> str | None:
@@ -197,6 +203,13 @@ class Ghosts:
             return None
         return self.made.identity(await self.made.ghost(account) or Ghost(account))
 
+    def is_away(self, account: str) -> bool:
+        """Whether we may not act as a ghost for now, because the homeserver does not know the registration."""
+        if self.made is None or not self.accounts.is_current(account):
+            return False
+        until, _ = self._troubles.get(("", ""), (0.0, ""))
+        return self.clock.monotonic() < until
+
     async def recover(self, identity: Identity, room_id: str, refused: Refused, *, rejoin: bool) -> bool:
         """What a ghost wanted to do was refused: mend that. Whether to try again; if not, it cannot be used there.
 
@@ -234,12 +247,20 @@ class Ghosts:
         return True
 
     async def leave(self, account: str, room_id: str) -> None:
-        """Take a ghost out of a room in which it is, as far as is known. Raises `Transient`, `StoreUnavailable`."""
+        """Take a ghost out of a room in which it is, as far as is known.
+
+        Raises `Transient`, `StoreUnavailable`, and `Permanent` while we may not act as it: then it counts as there.
+        """
         if self.made is None or await self.made.profile(account, room_id) is None:
             return
+        if not await self._is_usable(account):
+            raise Permanent(_not_usable(account))
+        await self._leave(account, room_id)
+
+    async def _leave(self, account: str, room_id: str) -> None:
         if (identity := await self.identity(account)) is not None:
             await self.leave_at_once(identity, room_id)
-        await self.made.left(account, room_id)
+        await self._made.left(account, room_id)
 
     async def leave_at_once(self, identity: Identity, room_id: str) -> None:
         """Take a ghost out of a room, whatever is on record. Raises `Transient`."""
@@ -262,27 +283,27 @@ class Ghosts:
         account = self.accounts.ghost_of(user)
         if account is None or self.made is None or await self.made.ghost(account) is None:
             return
-        await self._check_usable(account)
+        if not await self._is_usable(account):
+            raise Transient(_not_usable(account))  # it would stay where it is for good
         for channel in await self.made.channels(account):
-            await self.leave(account, channel.id)
+            await self._leave(account, channel.id)
         if (identity := await self.identity(account)) is not None:
             for key in ("displayname", "avatar_url"):
                 await self.made.act(identity, "PUT", "profile", account, key, body={key: ""})
         await self.made.forget(account)
 
-    async def _check_usable(self, account: str) -> None:
-        """Raise `Transient` while the homeserver does not let us act as a ghost: it would stay where it is for good."""
+    async def _is_usable(self, account: str) -> bool:
+        """Whether the homeserver lets us act as a ghost now. Raises `Transient`."""
         identity = await self.identity(account)
+        if identity is None:
+            return False
         try:
-            if identity is not None:
-                await self.api.call("GET", "account", "whoami", identity=identity)
-                return
+            await self.api.call("GET", "account", "whoami", identity=identity)
         except Unreachable as error:
             raise Transient(str(error), failed=error.answered) from error
         except Refused as refused:
-            if refused.status != 401:
-                return
-        raise Transient(f"the homeserver does not let the relay act as {account} now")
+            return refused.status != 401
+        return True
 
     def saw_member(self, room_id: str, event: Json) -> None:
         """Sync has told of a membership: somebody may have removed or banned a ghost."""
@@ -435,6 +456,10 @@ class Ghosts:
         return changed is None or self.clock.monotonic() - changed >= _SECONDS_A_PROFILE
 
     # --- What is known ------------------------------------------------------------------------------------
+
+
+def _not_usable(account: str) -> str:
+    return f"the homeserver does not let the relay act as {account} now"
 
 
 def _listed(accounts: list[str], most: int = 3) -> str:

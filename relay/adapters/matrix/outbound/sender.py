@@ -32,7 +32,16 @@ from relay.domain.ids import ChannelRef, MessageRef
 from relay.domain.jsontext import Json, as_dict, as_list
 from relay.domain.text.nodes import CustomEmoji
 from relay.domain.text.rewrite import walk, weight
-from relay.errors import ActionNeeded, CopyNotEditable, DeliveryError, Permanent, RateLimited, TargetGone, Transient
+from relay.errors import (
+    ActionNeeded,
+    CopyNotEditable,
+    DeliveryError,
+    Permanent,
+    Postponed,
+    RateLimited,
+    TargetGone,
+    Transient,
+)
 
 _log = structlog.get_logger(__name__)
 
@@ -45,6 +54,8 @@ _PAGES_OF_A_GAP = 200
 _CLOCK_SKEW = timedelta(hours=1)
 _LONGEST_AGE = 10**15  # In milliseconds.
 
+
+_AWAY = "{} posted it, and the homeserver does not know the registration of ghosts (see `relay registration`)"
 
 # Tries of a ghost, each after what kept it from speaking was mended, before the bot speaks.
 _GHOST_TRIES = 3
@@ -202,21 +213,29 @@ class MessageSender:
         Not where a ghost posted it that may come back, and the bot could not remove that copy: both would stand there.
         """
         may_remove = self.rooms.state(room_id).may_redact(self.api.user_id)
-        if self.ghosts.accounts.is_ghost(sender) and not may_remove:
-            return Permanent(f"{sender} posted it, as which the relay may not act now")
-        return CopyNotEditable("another account of the relay posted it")
+        if not self.ghosts.accounts.is_ghost(sender) or may_remove:
+            return CopyNotEditable("another account of the relay posted it")
+        if self.ghosts.is_away(sender):
+            return Postponed(_AWAY.format(sender))
+        return Permanent(f"{sender} posted it, as which the relay may not act now")
 
     async def delete(self, target: MessageRef, key: str) -> None:
         """See `Adapter.delete`. By whoever posted it; the bot alone would need the power to redact."""
         path = ("rooms", target.channel.id, "redact", target.id, key)
-        identity = None
+        identity, sender = None, ""
         if self.ghosts.accounts.has_ghosts:
             event = await self._call("GET", "rooms", target.channel.id, "event", target.id)
-            identity = await self.ghosts.identity(str(event.get("sender")))
+            sender = str(event.get("sender"))
+            identity = await self.ghosts.identity(sender)
         try:
-            await self._call("PUT", *path, body={}, identity=identity)
-        except _GhostRefused as error:
-            await self._delete_without_ghost(target, path, error, identity)
+            try:
+                await self._call("PUT", *path, body={}, identity=identity)
+            except _GhostRefused as error:
+                await self._delete_without_ghost(target, path, error, identity)
+        except Permanent as error:
+            if not self.ghosts.is_away(sender):
+                raise
+            raise Postponed(_AWAY.format(sender)) from error
 
     async def _delete_without_ghost(
         self, target: MessageRef, path: tuple[str, ...], error: _GhostRefused, identity: Identity | None

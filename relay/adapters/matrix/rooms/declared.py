@@ -287,6 +287,12 @@ class DeclaredRooms:
         if room is not None and not room.opened:
             await self._open(room, room_id, inbox)
 
+    async def reopen(self, inbox: RetryingInbox) -> None:
+        """Open every room again that works: something that was missing everywhere is back."""
+        for room in self.declared:
+            if room.opened and room.problem is None and room.room_id is not None:
+                await self._open(room, room.room_id, inbox)
+
     def is_open(self, room_id: str) -> bool:
         """Whether the core knows which address the room is."""
         room = self.find(room_id)

@@ -9,7 +9,7 @@ from relay.domain.content import Content
 from relay.domain.events import MessageCreated, MessageEdited
 from relay.domain.ids import MessageRef, Platform
 from relay.domain.text.nodes import RichText
-from relay.errors import CopyNotEditable, Permanent, Transient, Unsupported
+from relay.errors import CopyNotEditable, Permanent, Postponed, Transient, Unsupported
 from tests.support.platform import MemoryAdapter
 from tests.support.world import World, lane, until
 
@@ -35,6 +35,37 @@ async def test_an_edit_that_is_taken_back_brings_the_earlier_words_back(bridge: 
         bridge.matrix.delete(said)
         await bridge.shows(here)
         await bridge.quiet()
+
+
+async def test_what_was_postponed_is_done_once_its_channel_is_opened_again(bridge: World) -> None:
+    here, there = bridge.channels()
+    away = True
+
+    async def before(call: str) -> None:
+        if call in {"edit", "delete"} and away:
+            raise Postponed("only its ghost may do that")
+
+    async def letters() -> list[str]:
+        async with bridge.store.read() as uow:
+            return [letter.reason for letter in await uow.outbox.dead()]
+
+    async with bridge.relay(lambda _, matrix: setattr(matrix, "before", before)) as core:
+        edited, deleted, later = (bridge.discord.say(here, "ann", words) for words in ("one", "two", "three"))
+        await bridge.shows(there, "one", "two", "three")
+        bridge.discord.edit(edited, "one, edited")
+        bridge.discord.edit(later, "three, edited")
+        bridge.discord.delete(deleted)
+        bridge.discord.say(here, "ann", "four")
+        await bridge.shows(there, "one", "two", "three", "four")
+        assert len(await letters()) == 3
+        away = False
+        bridge.discord.edit(later, "three, edited twice")
+        await bridge.shows(there, "one", "two", "three, edited twice", "four")
+        await core.inbox.opened(bridge.pairs[0].side(Platform.MATRIX), there)
+        await bridge.shows(there, "one, edited", "three, edited twice", "four")
+        await bridge.quiet()
+        assert await letters() == []
+        assert bridge.words(there) == ["one, edited", "three, edited twice", "four"]
 
 
 async def test_an_edit_taken_back_while_its_side_is_away_holds_up_nobody_and_follows(bridge: World) -> None:

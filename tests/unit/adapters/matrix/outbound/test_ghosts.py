@@ -22,13 +22,14 @@ from relay.core.clock import Backoff, SystemClock
 from relay.domain.content import Author
 from relay.domain.ids import ChannelAddress, MediaRef, Platform, UserRef
 from relay.domain.jsontext import Json
-from relay.errors import Transient, Unsupported
+from relay.errors import Permanent, Transient, Unsupported
 from relay.store.unit_of_work import SqlStore, open_store
 from tests.support.store import new_store
 
 ME, ROOM = "@relay:example.org", "!room:example.org"
 ADA = Author(UserRef(Platform.DISCORD, "42"), "Ada")
 GHOST = "@_discord_42:example.org"
+BEN = Author(UserRef(Platform.DISCORD, "7"), "Ben")
 DONE: tuple[int, Json] = (200, {"event_id": "$done"})
 
 
@@ -326,6 +327,36 @@ async def test_who_is_to_be_forgotten_is_not_forgotten_while_the_registration_is
     await bench.ghosts.forget(ADA.user)
     assert not await bench.ghosts.channels_of(ADA.user)
     assert bench.server.bodies[-1] == {"avatar_url": ""}
+
+
+async def test_that_the_registration_is_back_is_told_once(bench: Bench) -> None:
+    returned: list[str] = []
+    bench.ghosts.returned = lambda: returned.append("returned")
+    assert await bench.by_ghost()
+    bench.server.refuse("join", 401, "M_UNKNOWN_TOKEN")
+    bench.server.refuse("register", 401, "M_UNKNOWN_TOKEN")
+    assert not await bench.by_ghost(BEN)
+    assert bench.ghosts.is_away(GHOST)
+    bench.server.answers.clear()
+    assert not await bench.by_ghost(BEN)
+    bench.clock.seconds += 61
+    assert returned == []
+    assert await bench.by_ghost(BEN)
+    assert await bench.by_ghost(ADA)
+    assert returned == ["returned"]
+    assert not bench.ghosts.is_away(GHOST)
+
+
+async def test_who_cannot_leave_while_the_registration_is_gone_counts_as_there(bench: Bench) -> None:
+    assert await bench.by_ghost()
+    bench.server.refuse("account", 401, "M_UNKNOWN_TOKEN")
+    with pytest.raises(Permanent):
+        await bench.ghosts.leave(GHOST, ROOM)
+    assert await bench.ghosts.channels_of(ADA.user)
+    bench.server.answers.clear()
+    await bench.ghosts.leave(GHOST, ROOM)
+    assert not await bench.ghosts.channels_of(ADA.user)
+    assert bench.server.asked["leave"] == 1
 
 
 async def test_what_is_only_said_about_somebody_makes_no_ghost(bench: Bench) -> None:

@@ -48,6 +48,20 @@ async def test_a_room_that_is_upgraded_while_it_is_opened_is_opened_once_more_by
     assert inbox.told == [OLD, NEW]
 
 
+async def test_only_rooms_that_work_are_opened_again() -> None:
+    rooms = declared(OLD)
+    inbox = UpgradingInbox(rooms)
+    await rooms.reopen(inbox)
+    assert inbox.told == []
+    rooms.point_to_successor(rooms.declared[0], NEW)
+    await rooms.open(NEW, inbox)
+    await rooms.reopen(inbox)
+    assert inbox.told == [NEW, NEW]
+    rooms.declared[0].problem = "It is closed."
+    await rooms.reopen(inbox)
+    assert inbox.told == [NEW, NEW]
+
+
 def test_what_people_know_a_room_by() -> None:
     rooms = declared(OLD)
     state = rooms.state(OLD)
