@@ -28,7 +28,16 @@ from relay.core.storage import Store
 from relay.doctor import clock_finding, local_findings, pairs_finding
 from relay.domain.ids import ChannelAddress, Platform
 from relay.domain.pair import Pair
-from relay.errors import ConfigurationError, FatalError, RelayError, StoreError, leaves, sentence, ungrouped
+from relay.errors import (
+    ConfigurationError,
+    FatalError,
+    RelayError,
+    StoreError,
+    StoreUnavailable,
+    leaves,
+    sentence,
+    ungrouped,
+)
 from relay.media.library import Library
 from relay.media.links import SignedLinks, link_key
 from relay.media.proxy import MediaProxy, stands
@@ -113,6 +122,7 @@ class Daemon:
             await parts.recorder.look()
             try:
                 await parts.core.inbox.begin()
+                await parts.core.moderation.declare(self._pairs)
                 await self._work(parts)
             except Exception as error:
                 await self._record_end(parts, _end_of(error))
@@ -357,6 +367,10 @@ class Daemon:
             # Only their names: some of them are secrets.
             _log.warning("settings changed; they take effect when the daemon is started again", settings=changed)
         self._pairs = settings.declared_pairs()
+        try:
+            await core.moderation.declare(self._pairs)
+        except StoreUnavailable as error:
+            _log.warning("what policy lists said before is not known", reason=error.reason)
         core.inbox.declare(self._pairs)
         if core.people.declare(settings.declared_links()):
             _log.info("declared links changed", links=len(settings.people))

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from relay.config.values import (
+    AccountList,
     DirectoryAccess,
     DiscordUser,
     GhostPrefix,
@@ -175,10 +176,14 @@ class LogSettings(Section):
 
 
 class ModerationSettings(Section):
-    """`moderation`: what moderators of one side may do to messages of the other."""
+    """`moderation`: what is kept from crossing, and what moderators of one side may do to messages of the other."""
 
     # A moderator who removes a copy removes its original too, if the bot may do that there.
     deletions: bool = Field(default=False, examples=["false"])
+    # Accounts whose messages do not cross. Text with commas in the file.
+    blocked: AccountList = Field(default=(), examples=['"123456789012345678, @spam*:example.org"'])
+    # Rooms of Matrix in which moderators keep rules about accounts: who is on one does not cross. Text with commas.
+    policy_lists: RoomList = Field(default=(), examples=['"#bans:example.org"'])
 
 
 class DefaultSettings(Section):
@@ -253,6 +258,11 @@ class PairSettings(DefaultSettings):
                 catchup_limit=self.catchup_limit,
                 system_messages=frozenset(self.system_messages),
                 moderate_deletions=self.moderation.deletions,
+                blocked=tuple(
+                    (Platform.MATRIX if one.startswith("@") else Platform.DISCORD, one)
+                    for one in self.moderation.blocked
+                ),
+                policy_lists=tuple(ChannelAddress(Platform.MATRIX, room) for room in self.moderation.policy_lists),
                 show_opted_out=self.show_opted_out,
                 ghosts=self.ghosts,
                 name_templates=() if self.name_template == BARE_NAME else ((Platform.DISCORD, self.name_template),),

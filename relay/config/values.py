@@ -21,6 +21,7 @@ _ALIAS = re.compile(rf"#[^\s:\x00-\x1f]+:{_SERVER}")
 # https://spec.matrix.org/latest/rooms/v12/: from room version 12 on a room ID is the hash of an event, and no server.
 _ROOM_ID = re.compile(rf"!(?:[^\s:\x00-\x1f]+:{_SERVER}|[0-9A-Za-z_-]{{40,}})")
 _USER_ID = re.compile(rf"@[!-9;-~]+:{_SERVER}")
+_USER_GLOB = re.compile(r"@[!-9;-~]+:[0-9A-Za-z.*?:\[\]_-]+")
 # No digit at its end: an ID follows, which is a number.
 _GHOST_PREFIX = re.compile(r"_[a-z0-9._=/-]{0,48}[a-z._=/-]")
 _REGISTRATION_ID = re.compile(r"[A-Za-z0-9_.-]{1,50}")
@@ -72,6 +73,22 @@ def _rooms(value: object) -> object:
     if not isinstance(rooms, list | tuple) or not all(isinstance(room, str) for room in rooms):
         raise wrong("is not a list of rooms", 'write aliases with commas between, like "#help:example.org"')
     return tuple(map(_room, rooms))
+
+
+def _accounts(value: object) -> object:
+    accounts = value.replace(",", " ").split() if isinstance(value, str) else value
+    if not isinstance(accounts, list | tuple) or not all(isinstance(one, str) and is_account(one) for one in accounts):
+        raise wrong(
+            "is not a list of accounts",
+            'write Discord’s user IDs and Matrix user IDs, which may have * and ? in them, like "123456789012345678, '
+            '@spam*:example.org, @*:evil.example"',
+        )
+    return tuple(accounts)
+
+
+def is_account(text: str) -> bool:
+    """Whether `text` is the ID of a user of Discord, or a glob of user IDs of Matrix."""
+    return bool(re.fullmatch(r"[1-9][0-9]{0,19}", text) or _USER_GLOB.fullmatch(text)) and len(text) <= _MATRIX_ID_LIMIT
 
 
 def _directory_access(value: object) -> object:
@@ -270,6 +287,7 @@ Number = Annotated[int, BeforeValidator(_number)]
 SystemMessages = Annotated[tuple[SystemMessage, ...], NoDecode, BeforeValidator(_system_messages)]
 HostNames = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_hosts)]
 RoomList = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_rooms)]
+AccountList = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_accounts)]
 DirectoryAccess = Annotated[Literal["off", "local", "public"], BeforeValidator(_directory_access)]
 Name = Annotated[str, AfterValidator(_name)]
 GhostPrefix = Annotated[str, AfterValidator(_ghost_prefix)]

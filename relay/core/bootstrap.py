@@ -11,11 +11,14 @@ from relay.core.delivery.entries import Entries
 from relay.core.delivery.execute import Executor
 from relay.core.delivery.late_files import LateFiles
 from relay.core.delivery.lookups import Lookups, RestoredGap
+from relay.core.delivery.plan import Done
 from relay.core.delivery.rate_limit import Budgets
 from relay.core.delivery.resolve import ReplyGate, Resolver
 from relay.core.files import Files, MediaLinks
 from relay.core.intake.inbox import CoreInbox
 from relay.core.intake.router import Router
+from relay.core.moderation.decisions import Moderation
+from relay.core.moderation.ports import PolicyListReader
 from relay.core.offload import Conversions
 from relay.core.operations.operators import Operators
 from relay.core.pairs import PairDirectory
@@ -52,6 +55,7 @@ class Core:
     forgetter: Forgetter
     memberships: Memberships
     operators: Operators
+    moderation: Moderation
 
 
 def assemble(
@@ -88,24 +92,38 @@ def assemble(
     names = AuthorNames()
     people = PeopleDirectory(store=store)
     people.declare(declared_links)
+    conversions = conversions or Conversions()
+    moderation = Moderation(
+        store=store,
+        people=people,
+        clock=clock,
+        conversions=conversions,
+        readers={platform: one for platform, one in adapters.items() if isinstance(one, PolicyListReader)},
+    )
+    status.pair_notes = moderation.notes
     lookups = Lookups(
         store=store,
         pairs=directory,
         adapters=adapters,
         author_names=names,
         people=people,
+        moderation=moderation,
         latest_readers={platform: one for platform, one in adapters.items() if isinstance(one, LatestReader)},
         role_readers={platform: one for platform, one in adapters.items() if isinstance(one, RoleReader)},
         name_readers={platform: one for platform, one in adapters.items() if isinstance(one, NameReader)},
         gap=gap,
     )
     late_files = LateFiles(lookups=lookups, files=files, clock=clock)
-    conversions = conversions or Conversions()
 
     def wake(lane: LaneKey) -> None:
         dispatcher.wake(lane)
 
-    entries = Entries(store=store, late_files=late_files, status=status, clock=clock, wake=wake)
+    def tell(lane: LaneKey, plan: Done) -> None:
+        pair = directory.pair_for(lane)
+        if pair is not None and plan.refused is not None:
+            moderation.tell(pair, plan.refused, plan.why)
+
+    entries = Entries(store=store, late_files=late_files, status=status, clock=clock, wake=wake, tell=tell)
     dispatcher = Dispatcher(
         store=store,
         pairs=directory,
@@ -139,6 +157,7 @@ def assemble(
         names=names,
         people=people,
         commands=commands,
+        moderation=moderation,
         mirrors=[adapter for adapter in adapters.values() if isinstance(adapter, MemberMirror)],
         picture_keepers={platform: one for platform, one in adapters.items() if isinstance(one, PictureKeeper)},
     )
@@ -182,4 +201,4 @@ def assemble(
         may_send=may_send,
         places=operators,
     )
-    return Core(directory, status, dispatcher, inbox, people, forgetter, memberships, told)
+    return Core(directory, status, dispatcher, inbox, people, forgetter, memberships, told, moderation)

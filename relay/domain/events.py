@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Literal
 
 from relay.domain.content import Author, Content
-from relay.domain.ids import ChannelRef, MessageRef, ThreadRef, UserRef
+from relay.domain.ids import ChannelAddress, ChannelRef, MessageRef, ThreadRef, UserRef
 from relay.domain.pair import SystemMessage
 
 
@@ -112,4 +112,34 @@ class PictureChanged:
     author: Author
 
 
-Event = MessageCreated | MessageEdited | MessageDeleted | FeatureUsed | HistorySkipped | MemberLeft | PictureChanged
+@dataclass(frozen=True, slots=True)
+class PolicyRule:
+    """One rule of a policy list: what these accounts write is not wanted."""
+
+    # Whether `entity` is about accounts, or about the servers that they are on.
+    kind: Literal["account", "home"]
+    # A glob: `*` stands for any characters, `?` for one.
+    entity: str
+    # Whatever its author wrote there.
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyListRead:
+    """A policy list has these rules from now on, and no others."""
+
+    # As the operator declared it.
+    address: ChannelAddress
+    rules: tuple[PolicyRule, ...]
+
+
+Event = (
+    MessageCreated
+    | MessageEdited
+    | MessageDeleted
+    | FeatureUsed
+    | HistorySkipped
+    | MemberLeft
+    | PictureChanged
+    | PolicyListRead
+)

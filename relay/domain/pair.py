@@ -30,6 +30,10 @@ class PairPolicy:
     system_messages: frozenset[SystemMessage] = frozenset(SYSTEM_MESSAGES)
     # If a moderator removes a copy, its original is removed too.
     moderate_deletions: bool = False
+    # Accounts whose messages do not cross: globs, each of a platform.
+    blocked: tuple[tuple[Platform, str], ...] = ()
+    # Lists of such accounts that moderators elsewhere keep.
+    policy_lists: tuple[ChannelAddress, ...] = ()
     # The other side sees that somebody who has opted out said something.
     show_opted_out: bool = False
     # Where the platform can have that, people of the other side appear as accounts of their own ("ghosts").

@@ -1,12 +1,18 @@
 """Moderators of one side, and what was written on the other."""
 
+import json
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from relay.demo.homeserver import Homeserver
-from tests.support.stack import FullStack, stack
+from relay.demo.matrix_client import Person
+from tests.support.stack import FullStack, eventually, stack
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -72,3 +78,80 @@ async def test_where_the_bot_may_not_remove_it_it_stays_and_is_counted(homeserve
         await place.until_matrix("help", partial(contains, "after that"))
         await place.until_metric("relay_dropped_total", 1, pair="help", feature="moderation")
         assert "rude on Matrix" in await place.matrix_words("help")
+
+
+async def test_whoever_is_blocked_or_on_a_policy_list_does_not_cross(homeserver: Homeserver, tmp_path: Path) -> None:
+    async with stack(tmp_path, homeserver, ("help", "open")) as place:
+        bans = await place.mia.create_room()
+        rule = {"entity": f"@mal-*:{homeserver.server_name}", "recommendation": "m.ban", "reason": "spam"}
+        await place.mia.set_state(bans, "m.policy.rule.user", rule, "mal")
+        place.pair_settings["help"] = (
+            f'moderation.policy_lists = "{bans}"\nmoderation.blocked = "{place.people["Ben"]}, @*:evil.example"'
+        )
+        place.write_config()
+        async with another(homeserver, "mal", *place.rooms.values()) as mal:
+            await place.daemon.start()
+            await until_logged(place, "policy list read", added=1)
+            for pair in place.rooms:
+                await mal.text(place.rooms[pair], "spam on Matrix")
+                place.say(pair, "spam on Discord", who="Ben")
+                place.say(pair, "hello")
+                await place.tell(pair, "hi")
+            await place.until_discord("help", lambda words: "hi" in words)
+            await place.until_matrix("help", lambda words: "hello" in words)
+            assert "spam on Matrix" not in await place.discord_words("help")
+            assert "spam on Discord" not in await place.matrix_words("help")
+            await place.until_metric("relay_dropped_total", 1, pair="help", direction="to_matrix", feature="moderation")
+            await place.until_metric(
+                "relay_dropped_total", 1, pair="help", direction="to_discord", feature="moderation"
+            )
+            # A list holds where it is named.
+            await place.until_discord("open", partial(contains, "spam on Matrix"))
+            await place.until_matrix("open", partial(contains, "spam on Discord"))
+
+            # It is known before it is read again, and a rule that is taken back lets them speak.
+            await place.daemon.kill()
+            await mal.text(place.rooms["help"], "spam while it was away")
+            await place.daemon.start()
+            await place.tell("help", "after")
+            await place.until_discord("help", partial(contains, "after"))
+            await place.mia.set_state(bans, "m.policy.rule.user", {}, "mal")
+            await until_logged(place, "policy list read", removed=1)
+            await mal.text(place.rooms["help"], "sorry")
+            await place.until_discord("help", partial(contains, "sorry"))
+            told = [text for text in await place.discord_words("help") if "spam" in text]
+            assert told == ["spam on Discord"]  # Ben's own words, where he wrote them
+
+            # A reload takes the list out, and what the operator has blocked is another matter.
+            await place.mia.set_state(bans, "m.policy.rule.user", rule, "mal")
+            await until_logged(place, "policy list read", times=2, added=1)
+            place.pair_settings["help"] = f'moderation.blocked = "{place.people["Ben"]}"'
+            place.write_config()
+            await until_logged(place, "policy list no longer followed")
+            await mal.text(place.rooms["help"], "back")
+            place.say("help", "spam once more", who="Ben")
+            place.say("help", "the end")
+            await place.until_discord("help", partial(contains, "back"))
+            await place.until_matrix("help", partial(contains, "the end"))
+            assert "spam once more" not in await place.matrix_words("help")
+
+
+async def until_logged(place: FullStack, event: str, *, times: int = 1, **facts: Any) -> None:
+    """Wait until the daemon has written a line of the log so often, in all its lives."""
+
+    async def count() -> int:
+        lines = [json.loads(line) for line in place.daemon.log(1_000_000).splitlines() if line.startswith("{")]
+        return sum(line.get("event") == event and facts.items() <= line.items() for line in lines)
+
+    await eventually(count, lambda number: number >= times, what=lambda: place.daemon.log(200))
+
+
+@asynccontextmanager
+async def another(homeserver: Homeserver, name: str, *rooms: str) -> AsyncIterator[Person]:
+    """Somebody else in some rooms."""
+    account = f"{name}-{os.urandom(4).hex()}"
+    token = await homeserver.register(account, displayname=name.title())
+    async with Person(homeserver.url, f"@{account}:{homeserver.server_name}", token) as person:
+        for room in rooms:
+            await person.join(room)
+        yield person

@@ -257,6 +257,8 @@ class MemoryAdapter:
     # Whether somebody's ghost can speak now; else the relay's own account speaks for them. None: there are no ghosts.
     ghosts: Callable[[], bool] | None = None
     inbox: Inbox | None = None
+    # The policy lists that are followed.
+    lists: frozenset[ChannelAddress] = frozenset()
     # Whose pictures are to be made ready.
     expected: list[Author] = field(default_factory=list)
     unread: Callable[[], bool] = lambda: True
@@ -425,6 +427,27 @@ class MemoryAdapter:
         """Which of these people have a role."""
         await self.before("roles")
         return frozenset(user for user in people if user.id in self.roles.get(role, ()))
+
+    async def watch_lists(self, lists: frozenset[ChannelAddress]) -> None:
+        """See `PolicyListReader.watch_lists`."""
+        self.lists = lists
+
+    def list_problem(self, address: ChannelAddress) -> str | None:
+        """See `PolicyListReader.list_problem`."""
+        return None
+
+    def home_of(self, user: UserRef) -> str:
+        """See `PolicyListReader.home_of`: what stands behind a colon."""
+        return user.id.partition(":")[2]
+
+    def stand_in(self, user: UserRef) -> UserRef | None:
+        """See `PolicyListReader.stand_in`."""
+        return UserRef(self.platform, f"{GHOST}{user.id}:relay")
+
+    @property
+    def own_account(self) -> UserRef:
+        """See `PolicyListReader.own_account`."""
+        return UserRef(self.platform, f"{RELAY}:relay")
 
     async def mark(self, source: MessageRef, *, done: bool) -> bool:
         """React, where reactions are allowed."""

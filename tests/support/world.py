@@ -83,6 +83,7 @@ class World:
             operators=self.operators,
         )
         await core.inbox.begin()
+        await core.moderation.declare(self.pairs)
         for adapter in (discord, matrix):
             await adapter.watch(core.pairs.watched(adapter.platform), secondary=core.pairs.secondary(adapter.platform))
         tasks = [

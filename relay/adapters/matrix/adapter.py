@@ -3,14 +3,14 @@
 import asyncio
 import random
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import replace
 from functools import partial
 
 from relay.adapters.matrix.api.client import Api
 from relay.adapters.matrix.api.session import LoadSession, MatrixSession, SaveSession
 from relay.adapters.matrix.cursors import GHOST_PREFIXES, cursor
-from relay.adapters.matrix.identifiers import OwnAccounts, is_user_id, parse_link, permalink
+from relay.adapters.matrix.identifiers import OwnAccounts, is_user_id, parse_link, permalink, server_of
 from relay.adapters.matrix.inbound.events import COMMAND, convert, latest_edit
 from relay.adapters.matrix.markup import NameLookup
 from relay.adapters.matrix.media import MediaRepository
@@ -19,6 +19,7 @@ from relay.adapters.matrix.outbound import compose
 from relay.adapters.matrix.outbound.ghost_accounts import GhostAccounts
 from relay.adapters.matrix.outbound.ghosts import Ghosts
 from relay.adapters.matrix.outbound.sender import MessageSender
+from relay.adapters.matrix.policy_lists import PolicyListFollower
 from relay.adapters.matrix.retrying_inbox import RetryingInbox
 from relay.adapters.matrix.rooms.declared import DeclaredRooms
 from relay.adapters.matrix.rooms.joins import RoomJoiner
@@ -40,6 +41,9 @@ from relay.domain.jsontext import Json
 from relay.domain.text.nodes import RichText
 from relay.domain.text.rewrite import weight
 from relay.errors import FatalError, Permanent, StoreError, TargetGone, Transient, ungrouped
+
+_LISTS_READ_WITHIN = 5.0
+"""Seconds that the start waits for policy lists. What was read of them before holds in any case."""
 
 
 class MatrixAdapter:
@@ -110,6 +114,7 @@ class MatrixAdapter:
             clock=clock,
             rng=rng,
         )
+        self._lists = PolicyListFollower(api=api, clock=clock, rng=rng)
         self._members = MemberDirectory(api, clock, conversions, accounts)
         self._media = MediaRepository(api, files, clock)
         self._sender = MessageSender(
@@ -261,6 +266,28 @@ class MatrixAdapter:
             return False
         return await self._ghosts.add(channel.id, await self._media.with_avatar(author))
 
+    async def watch_lists(self, lists: frozenset[ChannelAddress]) -> None:
+        """See `PolicyListReader.watch_lists`."""
+        self._lists.declare(lists)
+
+    def list_problem(self, address: ChannelAddress) -> str | None:
+        """See `PolicyListReader.list_problem`."""
+        return self._lists.problem(address)
+
+    def home_of(self, user: UserRef) -> str:
+        """See `PolicyListReader.home_of`: without a port, as rules are about hosts."""
+        return server_of(user.id)
+
+    def stand_in(self, user: UserRef) -> UserRef | None:
+        """See `PolicyListReader.stand_in`: somebody's ghost."""
+        ghost = self._accounts.ghost_of(user)
+        return None if ghost is None else UserRef(Platform.MATRIX, ghost)
+
+    @property
+    def own_account(self) -> UserRef:
+        """See `PolicyListReader.own_account`."""
+        return UserRef(Platform.MATRIX, self._accounts.me)
+
     async def forget_person(self, user: UserRef) -> None:
         """See `PersonForgetter`."""
         await self._ghosts.forget(user)
@@ -335,6 +362,12 @@ class MatrixAdapter:
         with ungrouped(FatalError, StoreError):
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._joins.run(inbox), name="matrix rooms")
+                group.create_task(self._lists.run(inbox), name="matrix policy lists")
+                if self._lists.follows:
+                    # What waits must not cross before it is known whose it is; but no list may hold up all rooms.
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(_LISTS_READ_WITHIN):
+                            await self._lists.read_once.wait()
                 group.create_task(self._loop.run(inbox), name="matrix sync loop")
                 group.create_task(self._reopen(inbox), name="matrix ghosts returned")
                 group.create_task(self._media.keep_max_file_size(), name="matrix upload limit")

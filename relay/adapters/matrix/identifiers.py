@@ -17,6 +17,7 @@ from relay.domain.ids import MessageRef, Platform, UserRef
 _LONGEST = 255  # Bytes, sigil and server name included.
 _LABEL = r"[0-9A-Za-z_-]++"
 _SERVER = rf"(?:{_LABEL}(?:\.{_LABEL})*\.?|\[[0-9A-Fa-f:.]{{2,45}}\])(?::[0-9]{{1,5}})?"
+_PORT = re.compile(r":[0-9]{1,5}\Z")
 _SERVER_NAME = re.compile(_SERVER)
 _MXC = re.compile(rf"mxc://({_SERVER})/([0-9A-Za-z_-]{{1,{_LONGEST}}})")
 # In older room versions, event and room IDs contain a server name; the server may choose any characters before it.
@@ -50,6 +51,11 @@ def is_alias(text: str) -> bool:
 def is_user_id(text: str) -> bool:
     """Whether `text` is the ID of a user. Old ones may have any visible characters."""
     return _is(_USER_ID, text)
+
+
+def server_of(user_id: str) -> str:
+    """The name of the server of a user, in small letters and without its port."""
+    return _PORT.sub("", user_id.partition(":")[2].lower())
 
 
 def parse_mxc(uri: str) -> tuple[str, str] | None:

@@ -49,14 +49,17 @@ class Entries:
     status: Status
     clock: Clock
     wake: Callable[[LaneKey], None]  # something was queued in that lane, or has to be read again
+    tell: Callable[[LaneKey, Done], None]  # somebody was kept from crossing
     # Entries of quoted lines that have waited among notices, and do not give way again.
     had_turn: set[int] = field(default_factory=set, init=False)
 
     async def apply(self, plan: Done | Move | UpdateDeadLetters | FollowLateFiles) -> None:
         """Carry out a plan that asks nothing of a platform."""
         match plan:
-            case Done():
+            case Done(refused=None):
                 await self.done(plan.entry)
+            case Done():
+                await self.refuse(plan)
             case Move():
                 await self.move(plan)
             case UpdateDeadLetters():
@@ -68,6 +71,19 @@ class Entries:
         """There is nothing left to do about the entry."""
         async with self.store.write() as uow:
             await uow.outbox.done(entry.id)
+
+    async def refuse(self, plan: Done) -> None:
+        """Its author is blocked: count it, and tell nobody. No edit brings it across once they are heard again."""
+        entry = plan.entry
+        async with self.store.write() as uow:
+            await uow.outbox.done(entry.id)
+            if isinstance(entry.command, SendMessage):
+                original = await uow.messages.find(entry.command.source)
+                if original is not None and not await uow.messages.copies(original.id, entry.lane.destination):
+                    await uow.messages.leave_out(original.id, plan.why)
+                    await uow.messages.mark_deleted(original.id)
+        self.status.dropped(entry.lane, "moderation")
+        self.tell(entry.lane, plan)
 
     async def dead_letter(self, entry: Entry, reason: str) -> None:
         """The command failed for good: keep it as a dead letter, and let its author know."""

@@ -282,6 +282,9 @@ class Lane:
                 await self.executor.execute(await self.resolver.postpone(entry))
                 return True
             entry = await self._together(entry)
+            if not self.suspect and await self.resolver.is_partly_unwanted(entry):
+                await self._take_apart(entry, "somebody's words are not to cross any more")
+                return False
             plan = await self.resolver.resolve(entry, suspect=self.suspect)
             await self.executor.execute(plan)
             self._given_up = 0
@@ -347,19 +350,25 @@ class Lane:
 
     async def _give_up(self, entry: Entry, reason: str) -> None:
         """No try will bring it across: a dead letter. Of a digest, only the message whose fault it is becomes one."""
-        messages = await self.resolver.one_by_one(entry)
-        if messages:
-            await self.entries.replace(entry, messages)
-            self._one_by_one = len(messages)
-            self._bugs = 0
-            self._failing = None  # the digest failed; its first message, which has its ID, has not been tried
-            self._log.info("messages cross one by one", reason=reason)
-            self._again = True
-            self._complete = False
+        if await self._take_apart(entry, reason):
             return
         self._given_up = min(self._given_up + 1, _MOST_DOUBLINGS) if self._failing is not None else 0
         self._log.warning("dead letter", entry=entry.id, reason=reason)
         await self.entries.dead_letter(entry, reason)
+
+    async def _take_apart(self, entry: Entry, reason: str) -> bool:
+        """The messages of a digest take its place; False if it is none."""
+        messages = await self.resolver.one_by_one(entry)
+        if not messages:
+            return False
+        await self.entries.replace(entry, messages)
+        self._one_by_one = len(messages)
+        self._bugs = 0
+        self._failing = None  # the digest failed; its first message, which has its ID, has not been tried
+        self._log.info("messages cross one by one", reason=reason)
+        self._again = True
+        self._complete = False
+        return True
 
     def _recovered(self) -> None:
         self.suspect = False

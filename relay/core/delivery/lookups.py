@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from relay.core.author_names import AuthorNames
 from relay.core.convert.references import Found, Wanted, named, resolved, unnamed, wanted
 from relay.core.delivery.plan import Target, UnreadableDigest
+from relay.core.moderation.decisions import Moderation
 from relay.core.pairs import PairDirectory
 from relay.core.people.directory import PeopleDirectory
 from relay.core.people.ports import NameReader, RoleReader
@@ -52,6 +53,7 @@ class Lookups:
     adapters: Mapping[Platform, Adapter]
     author_names: AuthorNames
     people: PeopleDirectory
+    moderation: Moderation
     latest_readers: Mapping[Platform, LatestReader]
     name_readers: Mapping[Platform, NameReader]
     role_readers: Mapping[Platform, RoleReader]
@@ -255,9 +257,17 @@ class Lookups:
             return await target.adapter.quote(stands) or _NOT_HERE
         return Quotation(item.author.name, item.content.text, target.adapter.permalink(stands))
 
-    async def has_opted_out(self, user: UserRef) -> bool:
-        """Whether what somebody writes must not cross. Raises `StoreUnavailable`."""
-        return (await self.people.of(user)).has_opted_out
+    async def is_unwanted(self, lane: LaneKey, user: UserRef) -> bool:
+        """Whether what somebody writes must not cross: they do not want it, or others do not.
+
+        Raises `StoreUnavailable`.
+        """
+        return (await self.people.of(user)).has_opted_out or await self.refusal(lane, user) is not None
+
+    async def refusal(self, lane: LaneKey, user: UserRef) -> str | None:
+        """Why others do not want what somebody writes to cross; None if they do not mind."""
+        pair = self.pairs.pair_for(lane)
+        return None if pair is None else await self.moderation.refusal(pair, lane, user)
 
     async def _quotation_from_its_side(self, target: Target, answered: MessageRef) -> Quotation:
         source = self.adapters[answered.platform]
@@ -273,7 +283,7 @@ class Lookups:
         if seen is None:
             return _NOT_HERE
         author = seen.by or seen.user
-        if author is not None and await self.has_opted_out(author):
+        if author is not None and await self.is_unwanted(target.entry.lane, author):
             return Quotation("a message", n.RichText(), source.permalink(answered))
         said = await self.content(target, Content(seen.text))
         # Whom it names on its own side nobody can call over here.

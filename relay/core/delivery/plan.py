@@ -91,6 +91,9 @@ class Done:
     """The entry is done: there is nothing left to do about it."""
 
     entry: Entry
+    # Whose message it is that does not cross, because its author is blocked, and why.
+    refused: UserRef | None = None
+    why: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -172,9 +172,11 @@ class Resolver:
                 return ShowOutcome(await self.lookups.target(entry, suspect=suspect), outcome)
             case Digest() as digest:
                 return SendDigest(await self.lookups.target(entry, suspect=suspect), digest)
-            case LateFile() as late if entry.lane.crosses and not suspect and await self._has_left(late.author):
+            case LateFile() as late if (
+                entry.lane.crosses and not suspect and (left_out := await self._left_out(entry, late.author))
+            ):
                 self.late_files.end(late)
-                return Done(entry)
+                return left_out
             case LateFile() as late if entry.lane.crosses:
                 return await self.late_files.sending(entry, late, suspect=suspect)
             case LateFile() as late:
@@ -190,20 +192,37 @@ class Resolver:
         target = await self.lookups.target_about(entry, command.source, command.reply_to, suspect=suspect)
         if target.original is not None and target.original.deleted and not suspect and not target.copies:
             return Done(entry)
-        if not target.copies and not suspect and await self._has_left(command.author):
-            return Done(entry)
+        if not target.copies and not suspect and (left_out := await self._left_out(entry, command.author)):
+            return left_out
         if command.reply_to is not None and target.reply_to is None and not target.copies:
             await self.reply_gate.wait_for(entry.lane, command.reply_to)
         content, quotation = await self._words(target, command)
         target = self.lookups.in_gap(target, command.created_at)
         return Send(target=target, command=command, content=content, quotation=quotation, first_words=first_words)
 
-    async def _has_left(self, author: Author) -> bool:
-        """Whether an author has opted out, since what they wrote was queued."""
-        return await self.lookups.has_opted_out(author.user)
+    async def _left_out(self, entry: Entry, author: Author) -> Done | None:
+        """What becomes of an entry whose author has opted out since then, or is blocked; None if it crosses."""
+        if (refused := await self._refused(entry, author)) is not None:
+            return refused
+        return Done(entry) if await self.lookups.is_unwanted(entry.lane, author.user) else None
 
-    async def _edit(self, entry: Entry, command: EditMessage, *, suspect: bool) -> Plan:
+    async def _refused(self, entry: Entry, author: Author) -> Done | None:
+        """What becomes of an entry whose author is blocked; None if nobody is."""
+        why = await self.lookups.refusal(entry.lane, author.user)
+        return None if why is None else Done(entry, refused=author.user, why=why)
+
+    async def is_partly_unwanted(self, entry: Entry) -> bool:
+        """Whether an entry is a digest in which somebody's words are not to cross any more."""
+        if not isinstance(entry.command, Digest):
+            return False
+        authors = {item.author.user for item in entry.command.items}
+        return any([await self.lookups.is_unwanted(entry.lane, user) for user in authors])
+
+    async def _edit(self, entry: Entry, command: EditMessage, *, suspect: bool, is_new: bool = True) -> Plan:
+        """`is_new`: it says something that its author has not said before."""
         target = await self.lookups.target_about(entry, command.source, command.reply_to, suspect=suspect)
+        if is_new and not suspect and (refused := await self._refused(entry, command.author)) is not None:
+            return refused
         if not target.copies and (former := await self.lookups.former_channels(target)):
             return await self._edit_former(entry, command, former)
         original = target.original
@@ -318,8 +337,12 @@ class Resolver:
         if said is None or target.original is None:
             return Done(entry)
         edited_at = target.original.edited_at or said.created_at
+        unseen = not suspect and said.edited_at is not None and said.edited_at > edited_at
+        # What it was changed to has not been taken in: its author may be blocked.
+        if unseen and (refused := await self._refused(entry, said.author)) is not None:
+            return refused
         edit = EditMessage(command.source, said.author, said.content, edited_at, command.reply_to)
-        return await self._edit(entry, edit, suspect=suspect)
+        return await self._edit(entry, edit, suspect=suspect, is_new=False)
 
     async def _requoted(
         self, entry: Entry, command: RequoteMessage, *, suspect: bool
@@ -423,7 +446,7 @@ class Resolver:
             content = digests.short_text(target, message.author, found)
             if content is None or await self._may_have_to_wait(target, messages, message.reply_to):
                 break
-            if await self._has_left(message.author):
+            if await self.lookups.is_unwanted(target.entry.lane, message.author.user):
                 break
             item = digests.item_of(message, content, await self._quoted(target, messages, message.reply_to))
             digest = Digest((*items, item))

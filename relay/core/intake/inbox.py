@@ -18,7 +18,7 @@ from relay.core.ports import CommandCall, EventBatch, HistoryReader
 from relay.core.status.counters import Status
 from relay.core.storage import Entry, Store, UnitOfWork, waiting_under
 from relay.domain.commands import DeleteMessage
-from relay.domain.events import Event, FeatureUsed, HistorySkipped, MemberLeft, PictureChanged
+from relay.domain.events import Event, FeatureUsed, HistorySkipped, MemberLeft, PictureChanged, PolicyListRead
 from relay.domain.ids import ChannelAddress, ChannelRef, MessageRef, Platform, UserRef
 from relay.domain.pair import LaneKey, Pair
 from relay.domain.text.nodes import RichText
@@ -109,6 +109,8 @@ class CoreInbox:
                 channels, message = (event.channel,), ""
             elif isinstance(event, MemberLeft):
                 channels, message = event.channels, ""
+            elif isinstance(event, PolicyListRead):
+                channels, message = (), ""
             else:
                 # In ASCII: the ID itself may be what is wrong, and not printable.
                 channels, message = (event.ref.channel,), ascii(event.ref.id)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from relay.core.author_names import AuthorNames
+from relay.core.moderation.decisions import Moderation
 from relay.core.pairs import SAID_WHILE_PAUSED, PairDirectory
 from relay.core.people.commands import Commands
 from relay.core.people.directory import PeopleDirectory
@@ -39,6 +40,7 @@ from relay.domain.events import (
     MessageDeleted,
     MessageEdited,
     PictureChanged,
+    PolicyListRead,
 )
 from relay.domain.ids import ChannelRef, MessageRef, Platform, ThreadRef, UserRef
 from relay.domain.pair import LaneKey, Pair
@@ -63,6 +65,9 @@ class _Routed:
     pictures: list[tuple[Platform, Author]] = field(default_factory=list)
     # Of whom something was changed by a command.
     changed: set[UserRef] = field(default_factory=set)
+    # Who was kept from crossing, and why.
+    refused: list[tuple[Pair, UserRef, str]] = field(default_factory=list)
+    policy_lists: list[PolicyListRead] = field(default_factory=list)
 
 
 @dataclass(slots=True, kw_only=True, eq=False, repr=False)
@@ -76,6 +81,7 @@ class Router:
     names: AuthorNames
     people: PeopleDirectory
     commands: Commands
+    moderation: Moderation
     picture_keepers: Mapping[Platform, PictureKeeper]
     mirrors: Sequence[MemberMirror] = ()
     # When a channel was last told that somebody who has opted out said something.
@@ -100,11 +106,19 @@ class Router:
         for platform, author in routed.pictures:
             if (keeper := self.picture_keepers.get(platform)) is not None:
                 keeper.expect(author)
+        for pair, user, why in routed.refused:
+            self.moderation.tell(pair, user, why)
+        for read in routed.policy_lists:
+            await self.moderation.use(read)
         return routed.entries
 
     async def _route(self, uow: UnitOfWork, event: Event, routed: _Routed) -> None:
         if isinstance(event, MemberLeft):
             await self._member_left(uow, event, routed)
+            return
+        if isinstance(event, PolicyListRead):
+            await self.moderation.save(uow, event)
+            routed.policy_lists.append(event)
             return
         in_channel = FeatureUsed | HistorySkipped | PictureChanged
         channel = event.channel if isinstance(event, in_channel) else event.ref.channel
@@ -132,7 +146,7 @@ class Router:
             case FeatureUsed(feature=feature, user_is_self=False):
                 routed.dropped.append((lane, feature))
             case PictureChanged(author=author) if not author.is_self:
-                if not (await self.people.of(author.user, uow)).has_opted_out:
+                if not await self._is_unwanted(uow, pair, lane, author.user):
                     routed.pictures.append((lane.destination.platform, author))
 
     async def _member_left(self, uow: UnitOfWork, event: MemberLeft, routed: _Routed) -> None:
@@ -150,6 +164,9 @@ class Router:
             return
         if (await self.people.of(event.author.user, uow)).has_opted_out:
             await self._opted_out(uow, pair, lane, routed)
+            return
+        if (why := await self.moderation.refusal(pair, lane, event.author.user, uow)) is not None:
+            await self._refused(uow, event, why, pair, lane, routed)
             return
         feature = _left_out(event, pair)
         if feature is not None:
@@ -179,6 +196,11 @@ class Router:
             # Homeservers pass on edits by somebody else; clients ignore them, and so do we:
             # https://spec.matrix.org/latest/client-server-api/#validity-of-replacement-events
             routed.dropped.append((lane, "foreign"))
+            return
+        if (why := await self.moderation.refusal(pair, lane, original.author, uow)) is not None:
+            # What had crossed before stays as it is.
+            routed.dropped.append((lane, "moderation"))
+            routed.refused.append((pair, original.author, why))
             return
         if original.edited_at is not None and not await _is_later(uow, event, original.edited_at):
             return
@@ -300,6 +322,24 @@ class Router:
             await self._queue(uow, LaneKey.within(channel), notice, routed)
         elif answer.done is not None:
             await self._queue(uow, LaneKey.within(channel), MarkAnswered(event.ref, answer.done), routed)
+
+    async def _is_unwanted(self, uow: UnitOfWork, pair: Pair, lane: LaneKey, user: UserRef) -> bool:
+        """Whether nothing that somebody writes is to cross."""
+        if (await self.people.of(user, uow)).has_opted_out:
+            return True
+        return await self.moderation.refusal(pair, lane, user, uow) is not None
+
+    async def _refused(
+        self, uow: UnitOfWork, event: MessageCreated, why: str, pair: Pair, lane: LaneKey, routed: _Routed
+    ) -> None:
+        """Record it like one that is gone: no edit or replay brings it across once its author is heard again."""
+        message_id = await uow.messages.add(event.ref, event.author.user, event.created_at, event.reply_to)
+        if message_id is None:
+            return  # a replay, or a copy of ours
+        await uow.messages.leave_out(message_id, why)
+        await uow.messages.mark_deleted(message_id)
+        routed.dropped.append((lane, "moderation"))
+        routed.refused.append((pair, event.author.user, why))
 
     async def _opted_out(self, uow: UnitOfWork, pair: Pair, lane: LaneKey, routed: _Routed) -> None:
         """Nothing is kept of what somebody wrote who has opted out, not even its ID."""

@@ -66,6 +66,8 @@ class Status:
     health: Mapping[Platform, Callable[[], SideHealth]]
     # What an adapter says about a channel although it works.
     notes: Mapping[Platform, Callable[[ChannelRef], Sequence[str]]] = field(default_factory=dict)
+    # What there is to say about a pair as a whole although it works.
+    pair_notes: Callable[[Pair], Sequence[str]] = lambda _: ()
     # What people know a channel by.
     describe: Mapping[Platform, Callable[[ChannelRef], ChannelInfo | None]] = field(default_factory=dict)
     # What a platform says is left of its limits, and how many seconds it refuses messages for.
@@ -220,7 +222,7 @@ class Status:
     def _notes(self, pair: Pair) -> tuple[str, ...]:
         channels = [self.pairs.channel(side) for side in pair.sides]
         noted = [self.notes[channel.platform](channel) for channel in channels if channel.platform in self.notes]
-        return _distinct([self.pairs.notes(pair), *noted])
+        return _distinct([self.pairs.notes(pair), *noted, self.pair_notes(pair)])
 
     def problems(self, pair: Pair) -> tuple[str, ...]:
         """What keeps a pair from working, a sentence for each; none while it works. No I/O."""

@@ -44,6 +44,21 @@ def test_a_pair_s_moderation_goes_before_the_default_and_is_read_from_the_enviro
         load(write(tmp_path, SIDES + pair(more="moderation.deletion = true")), {})
 
 
+def test_who_is_blocked_and_which_lists_are_followed(tmp_path: Path) -> None:
+    chosen = (
+        'moderation.blocked = "1234567890123456789, @spam*:example.org"\nmoderation.policy_lists = "#a:b.c, !d:e.f"'
+    )
+    [found] = load(write(tmp_path, SIDES + pair(more=chosen)), {}).declared_pairs()
+    assert found.policy.blocked == (
+        (Platform.DISCORD, "1234567890123456789"),
+        (Platform.MATRIX, "@spam*:example.org"),
+    )
+    assert [one.value for one in found.policy.policy_lists] == ["#a:b.c", "!d:e.f"]
+    for wrong in ("*", "spam*", "@spam", "evil.example", "@a b:c", "12*", "@" + "a" * 300 + ":b"):
+        with pytest.raises(ConfigurationError, match="is not a list of accounts"):
+            load(write(tmp_path, SIDES + pair(more=f'moderation.blocked = "{wrong}"')), {})
+
+
 def test_settings_are_frozen(tmp_path: Path) -> None:
     settings = load(write(tmp_path, SIDES), {})
     with pytest.raises(ValueError, match="frozen"):

@@ -1,0 +1,34 @@
+"""What an adapter may be able to do for moderators, as protocols: an adapter that is no instance cannot."""
+
+from typing import Protocol, runtime_checkable
+
+from relay.domain.ids import ChannelAddress, UserRef
+
+
+@runtime_checkable
+class PolicyListReader(Protocol):
+    """An adapter on whose platform moderators keep lists of rules about accounts, which others may follow.
+
+    What is in a list comes as a `PolicyListRead`. Nothing is ever done to an account because of one.
+    """
+
+    async def watch_lists(self, lists: frozenset[ChannelAddress]) -> None:
+        """From now on these are the lists that are followed; may be called before and while `run` runs."""
+        ...
+
+    def list_problem(self, address: ChannelAddress) -> str | None:
+        """Why a list cannot be read now, as a sentence with the remedy; None if it can. No I/O."""
+        ...
+
+    def home_of(self, user: UserRef) -> str:
+        """The name of the server that somebody's account is on; "" where accounts have none. No I/O."""
+        ...
+
+    def stand_in(self, user: UserRef) -> UserRef | None:
+        """The account that the relay has, or would make, for somebody of the other side. No I/O."""
+        ...
+
+    @property
+    def own_account(self) -> UserRef:
+        """The relay's own."""
+        ...
