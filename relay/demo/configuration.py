@@ -57,8 +57,11 @@ class Configuration:
         lines: list[str] = []
         for section, values in sections.items():
             lines += [section, *(f"{key} = {json.dumps(value)}" for key, value in values.items()), ""]
-        self.path.touch(mode=0o600)
-        self.path.write_text("\n".join(lines), encoding="utf-8")
+        # In one step: a daemon that runs reads it at any moment.
+        new = self.path.with_suffix(".new")
+        new.touch(mode=0o600)
+        new.write_text("\n".join(lines), encoding="utf-8")
+        new.replace(self.path)
 
     async def registration(self) -> Path:
         """The file that `relay registration` makes of it, for the homeserver."""

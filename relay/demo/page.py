@@ -41,6 +41,9 @@ _SHOWN = frozenset(
 _MOST_BYTES = 64 * 1024 * 1024
 """Of the files of one message. Each platform has a lower limit of its own, and says so."""
 
+_NONSENSE = (ValueError, KeyError, TypeError, OverflowError, RecursionError)
+"""What reading a wish raises that makes no sense."""
+
 _PAUSE = 0.4
 """Seconds between two lines of the script, so that people can watch."""
 
@@ -54,6 +57,8 @@ class Page:
         self._outcomes: Sequence[Outcome] = ()
         self._playing: asyncio.Task[None] | None = None
         self._closing = asyncio.Event()
+        # Held while people of Discord get accounts of their own, or lose them.
+        self._switching = asyncio.Lock()
         self._static = {
             item.name: item.read_bytes()
             for item in files("relay.demo").joinpath("static").iterdir()
@@ -97,7 +102,11 @@ class Page:
         """Refuse requests from other sites' scripts, also from those that reach this address under another name."""
         own = {f"127.0.0.1:{self._port}", f"localhost:{self._port}"}
         origin = request.headers.get("Origin")
-        if request.host not in own or (origin is not None and origin.removeprefix("http://") not in own):
+        is_theirs = origin is not None and origin.removeprefix("http://") not in own
+        # A picture of another site's page has no origin. A link to this page may be followed from anywhere.
+        is_embedded = request.headers.get("Sec-Fetch-Site", "none") not in {"same-origin", "none"}
+        is_embedded = is_embedded and request.headers.get("Sec-Fetch-Mode") != "navigate"
+        if request.host not in own or is_theirs or is_embedded:
             return web.json_response({"error": "this is the demo's own address"}, status=403, headers=HEADERS)
         if request.method == "POST" and not (_is_json(request) or _is_own_form(request)):
             return web.json_response({"error": "JSON is expected"}, status=415, headers=HEADERS)
@@ -178,19 +187,27 @@ class Page:
             await _carry_out(side, wish, files)
         except ActionRefused as refusal:
             return web.json_response({"error": str(refusal)}, status=409)
-        except (ValueError, KeyError, TypeError):
+        except _NONSENSE:
             return web.json_response({"error": "that is not something to do"}, status=400)
         return web.json_response({})
 
     async def _ghosts(self, request: web.Request) -> web.Response:
-        if self._is_playing:
-            return web.json_response({"error": "not while everything is being shown"}, status=409)
-        await self._environment.use_ghosts(bool((await request.json())["ghosts"]))
+        try:
+            wanted = bool((await request.json())["ghosts"])
+        except _NONSENSE:
+            return web.json_response({"error": "that is not something to do"}, status=400)
+        if self._is_playing or self._switching.locked():
+            return web.json_response({"error": "not while everything is being shown, or changes"}, status=409)
+        async with self._switching:
+            try:
+                await self._environment.use_ghosts(wanted)
+            except TimeoutError as error:
+                return web.json_response({"error": str(error)}, status=504)
         return web.json_response({})
 
     async def _play(self, _request: web.Request) -> web.Response:
-        if self._is_playing:
-            return web.json_response({"error": "the script is being played already"}, status=409)
+        if self._is_playing or self._switching.locked():
+            return web.json_response({"error": "the script is being played already, or ghosts change"}, status=409)
         self._playing = asyncio.create_task(self._perform(), name="demo script")
         return web.json_response({})
 

@@ -361,12 +361,17 @@ async def test_ghosts_come_and_go_with_the_switch(tmp_path: Path) -> None:
 
 async def test_only_the_page_itself_may_ask(address: str, tmp_path: Path) -> None:
     async with browsing(address, tmp_path) as page:
-        for headers in ({"Host": "evil.example"}, {"Origin": "https://evil.example"}):
+        for headers in (
+            {"Host": "evil.example"},
+            {"Origin": "https://evil.example"},
+            {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors"},
+        ):
             answer = await page.request.post(f"{address}api/play", headers=headers, data={})
             assert answer.status == 403
         for nothing in (
             "discord/attachment-1",
             "discord/x",
+            f"discord/emoji-{'9' * 5_000}",
             "matrix/a/b/c",
             "matrix/localhost/none",
             "matrix/.../v3/sync",
@@ -375,7 +380,20 @@ async def test_only_the_page_itself_may_ask(address: str, tmp_path: Path) -> Non
         for headers in ({}, {"X-Relay-Demo": "1"}):
             form = await page.request.post(f"{address}api/discord", headers=headers, multipart={"file": "x"})
             assert form.status == (400 if headers else 415)
-        answer = await page.request.get(address)
+        json_of_ours = {"Content-Type": "application/json"}
+        for path, nonsense in (
+            ("ghosts", "{}"),
+            ("ghosts", "["),
+            ("discord", '{"as": "mira", "act": "reply"}'),
+            ("matrix", '{"as": "ines", "act": "delete"}'),
+            ("matrix", "[" * 100_000),
+        ):
+            answer = await page.request.post(f"{address}api/{path}", headers=json_of_ours, data=nonsense.encode())
+            assert answer.status == 400, (path, nonsense[:40])
+        # Anybody may follow a link to it.
+        followed = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}
+        answer = await page.request.get(address, headers=followed)
+        assert answer.status == 200
         assert "default-src 'none'" in answer.headers["content-security-policy"]
 
 

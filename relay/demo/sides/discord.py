@@ -40,6 +40,7 @@ FEED = "GitHub"
 RELAY = "relay"
 _APNG = 2
 _COMMANDS_SHOWN = 20
+_LONGEST_ID = 20
 
 T = TypeVar("T")
 
@@ -270,7 +271,7 @@ class DiscordSide:
         if kind == "avatar" and (picture := self._picture(number)) is not None:
             data = await asyncio.to_thread(picture.path.read_bytes)
             return data, describe(picture.path, "avatar", None).content_type or ""
-        if not number.isdecimal():
+        if not number.isdecimal() or len(number) > _LONGEST_ID:
             return None
         found: tuple[StoredFile, str] | None = None
         if kind == "attachment" and (attachment := self._state.attachments.get(int(number))):

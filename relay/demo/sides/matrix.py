@@ -286,7 +286,7 @@ class MatrixSide:
             return None
         try:
             return await next(iter(self._people.values())).download(f"mxc://{key}")
-        except MatrixError:
+        except (MatrixError, aiohttp.ClientError, TimeoutError):
             return None
 
     def _person(self, who: str) -> Person:
