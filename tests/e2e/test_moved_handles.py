@@ -2,7 +2,9 @@
 
 import signal
 from functools import partial
+from operator import eq
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
@@ -227,4 +229,68 @@ async def test_a_replacement_without_an_invitation_is_told_in_the_status(
         await place.mia.invite(new, place.relay_user)
         await place.until_discord("help", partial(contains, "before the relay is let in"))
         await place.until_matrix("help", partial(contains, "and waiting for it"))
-        assert await problem() == "None"
+        await eventually(problem, lambda text: text == "None", what=place.daemon.log)
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+async def test_an_alias_that_is_given_to_another_room_takes_its_pair_along(
+    homeserver: Homeserver, tmp_path: Path, restarted: bool
+) -> None:
+    async with stack(tmp_path, homeserver) as place:
+        localpart = f"given-{uuid4().hex}"
+        first = await place.mia.create_room("first", alias=localpart)
+        second = await place.mia.create_room("second")
+        alias = place.rooms["help"] = f"#{localpart}:{homeserver.server_name}"
+        place.write_config()
+        place.rooms["help"] = first
+        await started(place)
+        await place.mia.text(second, "said before the alias named it")
+        if restarted:
+            await place.daemon.stop()
+        await place.mia.set_alias(alias, second)
+        await place.mia.set_state(first, "m.room.canonical_alias", {})
+        place.rooms["help"] = second
+        if restarted:
+            await place.daemon.start()
+        await until_logged(place, "alias names another room now")
+
+        async def room() -> str:
+            [pair] = (await place.daemon.status())["pairs"]
+            return str(pair["channels"]["matrix"]["id"]) if pair["problem"] is None else ""
+
+        await eventually(room, lambda found: found == second, what=place.daemon.log)
+        place.say("help", "into the second room")
+        await place.until_matrix("help", partial(contains, "into the second room"))
+        await place.mia.text(first, "does anybody hear this?")
+        await place.tell("help", "from the second room")
+        shown = await place.until_discord("help", partial(contains, "from the second room"))
+        assert shown[-2:] == ["into the second room", "from the second room"]
+        in_first = [message.body for message in await place.mia.messages(first) if message.name]
+        assert in_first[-1].endswith("two arrived")
+
+
+async def test_a_tombstone_that_names_a_room_which_replaces_none_leads_nowhere(
+    homeserver: Homeserver, tmp_path: Path
+) -> None:
+    async with stack(tmp_path, homeserver) as place:
+        await started(place)
+        old, other = place.rooms["help"], await place.mia.create_room("other")
+        await place.mia.set_state(old, "m.room.tombstone", {"body": "moved", "replacement_room": other})
+
+        async def problem() -> str:
+            return str((await place.daemon.status())["pairs"][0]["problem"])
+
+        async def backlog() -> int:
+            return int((await place.daemon.status())["pairs"][0]["to_matrix"]["backlog"])
+
+        for waiting in (1, 2):
+            await eventually(problem, lambda text: f"upgraded to {other}" in text and "declare the right room" in text)
+            place.say("help", "waits for a room")
+            await eventually(backlog, partial(eq, waiting), what=place.daemon.log)
+            await place.daemon.stop()
+            await place.daemon.start()
+        for room in (old, other):
+            assert not [message for message in await place.mia.messages(room) if "waits for a room" in message.body]
+        assert (
+            place.relay_user not in (await place.mia.call("GET", f"client/v3/rooms/{other}/joined_members"))["joined"]
+        )
