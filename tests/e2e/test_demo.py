@@ -273,6 +273,11 @@ async def test_page_on_a_phone_in_the_dark(address: str, tmp_path: Path) -> None
         await page.locator("#theme").click()
         await expect(page.locator("html")).to_have_attribute("data-theme", "light")
         await picture(page, "phone-light")
+        await page.locator(".views label", has_text="As Element shows it").click()
+        await expect(message(page, "matrix", "narrow strait").locator("header b")).to_have_text("relay")
+        await picture(page, "phone-light-element")
+        await page.locator(".views label", has_text="With profiles").click()
+        await expect(message(page, "matrix", "narrow strait").locator("header b")).to_have_text("Mira")
 
 
 _GROW = """async () => {
@@ -357,6 +362,11 @@ async def test_ghosts_come_and_go_with_the_switch(tmp_path: Path) -> None:
             copy = message(page, "matrix", "tern of the bot, edited")
             await expect(copy.locator(".badge")).to_have_count(1, timeout=SECONDS)
             await picture(page, "laptop-light-ghosts")
+            await page.set_viewport_size({"width": PHONE[0], "height": PHONE[1]})
+            await page.locator("#tab-matrix").click()
+            await expect(copy).to_be_in_viewport(ratio=1, timeout=SECONDS)
+            assert await page.evaluate("document.documentElement.scrollWidth") == PHONE[0]
+            await picture(page, "phone-light-ghosts")
 
 
 async def test_only_the_page_itself_may_ask(address: str, tmp_path: Path) -> None:

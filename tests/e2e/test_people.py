@@ -6,6 +6,7 @@ import re
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,10 @@ async def another(made: FullStack, homeserver: Homeserver, name: str) -> AsyncIt
     async with Person(homeserver.url, f"@{account}:{homeserver.server_name}", token) as person:
         await person.join(made.rooms["help"])
         yield person
+
+
+def _ends_with(words: str, shown: list[str]) -> bool:
+    return shown[-1:] == [words]
 
 
 async def settled(made: FullStack) -> None:
@@ -167,6 +172,42 @@ async def test_who_opts_out_on_matrix_is_not_heard_and_may_be_forgotten(help_sta
     await help_stack.tell("help", "heard")
     await help_stack.until_discord("help", lambda words: words == ["from Ada", "heard"])
     assert await answers(help_stack, secret) == []
+
+
+async def test_a_pair_may_show_that_somebody_has_opted_out(homeserver: Homeserver, tmp_path: Path) -> None:
+    async with stack(tmp_path, homeserver) as made:
+        made.pair_settings["help"] = "show_opted_out = true"
+        made.write_config()
+        await made.daemon.start()
+        assert "nothing that you write" in await ask(made, "optout")
+        for words in ("unheard", "unheard, too"):
+            await made.tell("help", words)
+        shown = "Somebody on Matrix writes here whose messages do not cross, by their wish."
+        await made.until_discord("help", lambda words: words == [shown])
+        async with another(made, homeserver, "ben") as ben:
+            await ben.text(made.rooms["help"], "heard")
+            await made.until_discord("help", lambda words: words == [shown, "heard"])
+
+
+async def test_a_pair_says_how_people_are_named_and_two_of_one_name_are_told_apart(
+    homeserver: Homeserver, tmp_path: Path
+) -> None:
+    async with stack(tmp_path, homeserver) as made:
+        made.pair_settings["help"] = 'name_template = "{name} (Matrix)"'
+        made.write_config()
+        await made.daemon.start()
+        async with another(made, homeserver, "ben") as ben, another(made, homeserver, "ben") as other:
+            for number in range(2):
+                for person, who in ((ben, "ben"), (other, "another ben")):
+                    words = f"{who} {number}"
+                    await person.text(made.rooms["help"], words)
+                    await made.until_discord("help", partial(_ends_with, words))
+        first, second, *again = [message["author"]["username"] for message in made.on_discord("help")]
+        assert first == "Ben (Matrix)"
+        assert second != first
+        assert second.startswith("Ben ")
+        assert second.endswith(" (Matrix)")
+        assert again == [first, second]
 
 
 @pytest.mark.crosses("people", "to_matrix", "to_discord")
