@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from playwright.async_api import Page, ViewportSize, async_playwright
+from playwright.async_api import Page, ViewportSize, async_playwright, expect
 
 from tests.support.demo import CHROMIUM, FLAGS
 from tests.support.status_page import TOKEN, pair, report, serving
@@ -16,7 +16,8 @@ LOOK = "document.dispatchEvent(new Event('visibilitychange'))"
 
 async def sign_in(page: Page, url: str) -> None:
     await page.goto(url)
-    await page.keyboard.type(TOKEN)  # the field has the focus
+    await expect(page.locator("#token")).to_be_focused()
+    await page.keyboard.type(TOKEN)
     await page.keyboard.press("Enter")
     await page.wait_for_selector("#now")
 

@@ -26,7 +26,8 @@ PHONE = (390, 844)
 LAPTOP = (1280, 800)
 SECONDS = 15_000.0
 """In milliseconds, as Playwright wants it."""
-_OUTPUT = Path(__file__).parents[1] / "output"
+OUTPUT = Path(__file__).parents[1] / "output"
+"""Where pictures are kept for people to look at."""
 
 
 def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
@@ -138,8 +139,8 @@ async def press(page: Page, side: str, words: str | re.Pattern[str], action: str
 
 async def picture(page: Page, name: str) -> None:
     """Keep what the page looks like, for people."""
-    _OUTPUT.mkdir(exist_ok=True)
-    await page.screenshot(path=_OUTPUT / f"demo-{name}.png")
+    OUTPUT.mkdir(exist_ok=True)
+    await page.screenshot(path=OUTPUT / f"demo-{name}.png")
 
 
 _TOO_WIDE = """() => [...document.querySelectorAll(".column")].flatMap((column) => {
