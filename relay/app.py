@@ -45,7 +45,7 @@ from relay.store.backup import restored_gap
 from relay.store.lease import hold, last_seen
 from relay.store.migrate import upgrade
 from relay.store.pruning import Pruner
-from relay.store.unit_of_work import open_store
+from relay.store.unit_of_work import SqlStore, open_store
 from relay.web.directory import directory_of, unmirrored
 from relay.web.server import WebServer
 
@@ -112,9 +112,11 @@ class Daemon:
 
     async def _live(self) -> None:
         await asyncio.to_thread(upgrade, self.settings.store.url)
-        seen = last_seen(self.settings.store.path)
         async with AsyncExitStack() as stack:
-            parts = await self._build(stack)
+            store = await open_store(self.settings.store.url, busy_timeout=_BUSY_SECONDS)
+            stack.push_async_callback(store.close)
+            seen = await last_seen(store)
+            parts = await self._build(store, stack)
             if self.name_channels is not None:
                 self.name_channels(parts.core.status.label_of)
             await parts.recorder.restore(seen)
@@ -151,12 +153,10 @@ class Daemon:
 
     # --- What is built from what --------------------------------------------------------------------------
 
-    async def _build(self, stack: AsyncExitStack) -> _Parts:
+    async def _build(self, store: SqlStore, stack: AsyncExitStack) -> _Parts:
         """Build everything. `stack` closes it in reverse order."""
         settings, clock, rng = self.settings, self._clock, self._rng
         self._pairs, self._latest = settings.declared_pairs(), settings
-        store = await open_store(settings.store.url, busy_timeout=_BUSY_SECONDS)
-        stack.push_async_callback(store.close)
         lease = await stack.enter_async_context(hold(store, clock))
         await store.recount()
         gap = await restored_gap(store, clock)

@@ -21,9 +21,9 @@ from relay.config.settings import Settings
 from relay.core.operations.findings import Finding, Survey
 from relay.domain.pair import Pair
 from relay.errors import StoreError
-from relay.store.lease import SqlLeases, is_running
+from relay.store.lease import is_held
 from relay.store.migrate import check as check_schema
-from relay.store.unit_of_work import SqlStore
+from relay.store.unit_of_work import store_at
 from relay.web.server import listen_problem
 
 _SESSION = "matrix session"  # as `app` keeps it
@@ -99,11 +99,11 @@ class Doctor:
 
     async def _store(self) -> Finding:
         path = self.settings.store.path
-        subject = f"store {path}"
+        subject = f"store {self.settings.store.name}"
         try:
             schema = await asyncio.to_thread(check_schema, self.settings.store.url)
             match schema.state:
-                case "missing":
+                case "missing" if path is not None:
                     return _folder(subject, path)
                 case "too_new":
                     return Finding(
@@ -111,19 +111,18 @@ class Doctor:
                     )
                 case "empty" | "outdated":
                     return Finding(subject, "ok", "`relay run` brings its tables up to date")
-            if not os.access(path, os.W_OK):
+            if path is not None and not os.access(path, os.W_OK):
                 return Finding(subject, "wrong", "it is read-only", "let the relay's user write it")
-            store = SqlStore(path)
+            store = store_at(self.settings.store.url)
             try:
                 async with store.read() as unit:
-                    holder = await SqlLeases(unit.transaction).get()
                     self._session = await unit.key_values.get(_SESSION)
+                self._running = await is_held(store)
             finally:
                 await store.close()
-            self._running = is_running(holder, path)
         except StoreError as error:
             return Finding(subject, "wrong", error.reason, error.remedy)
-        size = f"{path.stat().st_size / 1024**2:.1f} MiB"
+        size = f"{path.stat().st_size / 1024**2:.1f} MiB" if path is not None else "it answers"
         return Finding(subject, "ok", f"{size}, and a daemon runs on it" if self._running else size)
 
     async def _load_session(self) -> str | None:
@@ -184,7 +183,7 @@ def _file(settings: Settings, config: Path) -> Iterator[Finding]:
 def _disks(settings: Settings) -> Iterator[Finding]:
     seen = set()
     for what, folder in (
-        ("the store", settings.store.path.parent),
+        *((("the store", settings.store.path.parent),) if settings.store.path is not None else ()),
         ("files on their way", Path(tempfile.gettempdir())),
     ):
         try:

@@ -14,6 +14,7 @@ from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling, Scheduling
 
 from relay.demo.homeserver import Homeserver
+from tests.support.postgresql import announce_folder
 
 FOLDERS = {
     "unit": "pure and quick",
@@ -40,7 +41,8 @@ settings.load_profile("suite")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Markers of our own."""
+    """Markers of our own, and which folder the PostgreSQL of this run has, before workers start."""
+    announce_folder()
     words = "crosses(row, *directions): shows a row of README's table of what crosses, from one end to the other"
     config.addinivalue_line("markers", words)
     config.addinivalue_line("markers", "slow: starts processes or takes a second; left out of the quick part")

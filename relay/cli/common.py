@@ -1,5 +1,6 @@
 """What every command needs: the settings, the store, and how to print."""
 
+import asyncio
 import os
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -77,19 +78,17 @@ def way(direction: str) -> str:
 async def existing_store(url: str) -> "AsyncIterator[SqlStore]":
     """Open the store of a daemon that runs or has run. It is not created or migrated. Raises `StoreError`."""
     from relay.store.migrate import check
-    from relay.store.sqlite.engine import database_path
-    from relay.store.unit_of_work import SqlStore
+    from relay.store.unit_of_work import store_at
 
-    path = database_path(url)
-    schema = check(url)
+    store = store_at(url)
+    schema = await asyncio.to_thread(check, url)
     match schema.state:
         case "missing" | "empty":
-            raise StoreError(path, "it does not exist yet", "start the daemon once with `relay run`")
+            raise StoreError(store.name, "it does not exist yet", "start the daemon once with `relay run`")
         case "outdated":
-            raise StoreError(path, "it was made by an older relay", "run `relay db upgrade`, or start the daemon")
+            raise StoreError(store.name, "it was made by an older relay", "run `relay db upgrade`, or start the daemon")
         case "too_new":
-            raise StoreTooNew(path, "it was made by a newer relay", "use that version of the relay")
-    store = SqlStore(path)
+            raise StoreTooNew(store.name, "it was made by a newer relay", "use that version of the relay")
     try:
         yield store
     finally:

@@ -2,11 +2,15 @@
 
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from relay.cli.commands import ConfigOption, invocation_of
+from relay.errors import StoreError
+
+if TYPE_CHECKING:
+    from relay.config.settings import StoreSettings
 
 commands = typer.Typer(help="Create, change, check, back up or restore the store.", no_args_is_help=True)
 
@@ -26,7 +30,7 @@ def upgrade(context: typer.Context, config: ConfigOption = None) -> None:
     from relay.store.migrate import upgrade
 
     schema = upgrade(settings.store.url)
-    typer.echo(f"store {settings.store.path}: at revision {schema.revision}")
+    typer.echo(f"store {settings.store.name}: at revision {schema.revision}")
 
 
 @commands.command()
@@ -42,7 +46,7 @@ def downgrade(
     from relay.store.migrate import downgrade
 
     schema = downgrade(settings.store.url, revision)
-    typer.echo(f"store {settings.store.path}: at revision {schema.revision or 'base (no tables)'}")
+    typer.echo(f"store {settings.store.name}: at revision {schema.revision or 'base (no tables)'}")
 
 
 @commands.command()
@@ -53,7 +57,7 @@ def check(context: typer.Context, config: ConfigOption = None) -> None:
 
     schema = check(settings.store.url)
     revision = f" (revision {schema.revision}, this relay needs {schema.head})" if schema.revision else ""
-    typer.echo(f"store {settings.store.path}: {_STATES[schema.state]}{revision}")
+    typer.echo(f"store {settings.store.name}: {_STATES[schema.state]}{revision}")
     raise typer.Exit(0 if schema.state == "current" else 1)
 
 
@@ -67,7 +71,7 @@ def backup(
     settings = invocation_of(context).load(config)
     from relay.store.backup import back_up
 
-    typer.echo(back_up(settings.store.path, target.absolute(), datetime.now(UTC)))
+    typer.echo(back_up(_file(settings.store, "pg_dump"), target.absolute(), datetime.now(UTC)))
 
 
 @commands.command()
@@ -80,5 +84,13 @@ def restore(
     settings = invocation_of(context).load(config)
     from relay.store.backup import restore
 
-    old = restore(file.absolute(), settings.store.path)
-    typer.echo(f"store {settings.store.path}: restored" + (f"; the old one is {old}" if old else ""))
+    old = restore(file.absolute(), _file(settings.store, "pg_restore"))
+    typer.echo(f"store {settings.store.name}: restored" + (f"; the old one is {old}" if old else ""))
+
+
+def _file(store: "StoreSettings", tool: str) -> Path:
+    """The file of the store. Raises `StoreError` for one that is in no file."""
+    if store.path is None:
+        remedy = f"use {tool}, or `relay db copy` while no daemon runs"
+        raise StoreError(store.name, "a store on PostgreSQL is in no file of ours", remedy)
+    return store.path

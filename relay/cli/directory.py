@@ -63,7 +63,7 @@ async def _known(settings: "Settings") -> "Known":
     from relay.core.pairs import PairDirectory
     from relay.errors import StoreError
 
-    if not settings.store.path.exists():
+    if settings.store.is_missing:
         return {}
     try:
         async with existing_store(settings.store.url) as store:

@@ -100,15 +100,14 @@ async def _answer(settings: "Settings", asked: _Asked) -> _Answer:
     from relay.core.pairs import PairDirectory
     from relay.core.status.reading import read_channels, read_report
     from relay.core.status.report import CHANNELS_KEY
-    from relay.store.lease import SqlLeases, is_running
+    from relay.store.lease import is_held
 
     declared = settings.declared_pairs()
     pairs = PairDirectory(declared)
     async with existing_store(settings.store.url) as store:
         async with store.read() as unit:
-            holder = await SqlLeases(unit.transaction).get()
             channels = read_channels(await unit.key_values.get(CHANNELS_KEY))
-        running = is_running(holder, store.path)
+        running = await is_held(store)
         report = await read_report(store, declared, running=running, now=datetime.now(UTC))
         problems = {pair.name: " ".join(pair.problems) for pair in report.pairs}
         if not running:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from relay.cli.common import Invocation
+    from relay.config.settings import StoreSettings
     from relay.core.status.report import Report
     from relay.domain.pair import Pair
 
@@ -34,8 +35,7 @@ WatchOption = Annotated[bool, typer.Option("--watch", help="Show it again every 
 class _Subject:
     """What is asked about."""
 
-    url: str
-    path: "Path"
+    store: "StoreSettings"
     # None: the configuration has mistakes; those that the daemon works with are shown.
     pairs: "tuple[Pair, ...] | None"
 
@@ -104,22 +104,20 @@ def _subject(invocation: "Invocation", config: "Path | None") -> tuple[_Subject,
         from relay.config.loading import locate, store_settings
 
         store = store_settings(locate(config or invocation.config, os.environ), os.environ)
-        if store is None or not store.path.exists():
+        if store is None or store.is_missing:
             raise
         logs.configure("warning", "console", ())
-        return _Subject(store.url, store.path, None), error
-    return _Subject(settings.store.url, settings.store.path, settings.declared_pairs()), None
+        return _Subject(store, None), error
+    return _Subject(settings.store, settings.declared_pairs()), None
 
 
 async def _report(subject: _Subject) -> "Report":
     from relay.core.status.reading import read_report
-    from relay.store.lease import SqlLeases, is_running, last_seen
+    from relay.store.lease import is_held, last_seen
 
     now = datetime.now(UTC)
-    if not subject.path.exists():
+    if subject.store.is_missing:
         return await read_report(None, subject.pairs, running=False, now=now)
-    async with existing_store(subject.url) as store:
-        async with store.read() as unit:
-            holder = await SqlLeases(unit.transaction).get()
-        running = is_running(holder, store.path)
-        return await read_report(store, subject.pairs, running=running, now=now, seen=last_seen(store.path))
+    async with existing_store(subject.store.url) as store:
+        running, seen = await is_held(store), await last_seen(store)
+        return await read_report(store, subject.pairs, running=running, now=now, seen=seen)

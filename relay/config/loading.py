@@ -37,6 +37,7 @@ from relay.config.settings import (
     Settings,
     StoreSettings,
 )
+from relay.config.store_url import names_postgresql
 from relay.errors import ConfigurationError, Mistake
 
 PREFIX = "RELAY_"
@@ -48,6 +49,7 @@ SECRETS = (
     ("matrix", "access_token"),
     ("matrix", "password"),
     ("matrix", "appservice", "as_token"),
+    ("store", "url"),
     ("web", "token"),
 )
 # The sections that are arrays of tables.
@@ -181,6 +183,8 @@ def _merged(common: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]
 
 
 def _anchored(url: str, folder: Path) -> str:
+    if names_postgresql(url):
+        return url
     scheme = "sqlite:///"
     return f"{scheme}{(folder / url.removeprefix(scheme)).resolve()}"
 

@@ -11,6 +11,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from relay.config.store_url import names_postgresql, passwords_of, without_password
 from relay.config.values import (
     AccountList,
     DirectoryAccess,
@@ -100,8 +101,10 @@ class MatrixSettings(Section):
 class StoreSettings(Section):
     """`[store]`: the database, and how long things stay in it. Lengths of time are in seconds; None is for ever."""
 
-    # `sqlite:///` and a path, which is absolute after loading.
+    # `sqlite:///` and a path, which is absolute after loading; or `postgresql://` as libpq reads it. It may have a
+    # password in it: it is read from `url_file` if that is given instead.
     url: StoreUrl = Field(default="sqlite:///relay.db", examples=['"sqlite:///relay.db"'])
+    url_file: Path | None = Field(default=None, examples=['"/run/secrets/store_url"'])
     # After an absence, Discord's messages up to this age are read again, to find edits and deletions that were missed.
     reconcile_window: Seconds = Field(default=48 * 3600.0, examples=['"48h"'])
     # How long the message map keeps a message, counted from its last edit or answer.
@@ -110,9 +113,19 @@ class StoreSettings(Section):
     dead_letter_retention: KeptFor = Field(default=30 * 86400.0, examples=['"30d"'])
 
     @property
-    def path(self) -> Path:
-        """The SQLite file."""
-        return Path(self.url.removeprefix("sqlite:///"))
+    def path(self) -> Path | None:
+        """The SQLite file; None on PostgreSQL."""
+        return None if names_postgresql(self.url) else Path(self.url.removeprefix("sqlite:///"))
+
+    @property
+    def name(self) -> str:
+        """For people: the file, or the URL without its password."""
+        return str(self.path or without_password(self.url))
+
+    @property
+    def is_missing(self) -> bool:
+        """Whether there is no store yet, as far as this can be seen without asking a server."""
+        return self.path is not None and not self.path.exists()
 
 
 class WebSettings(Section):
@@ -345,7 +358,8 @@ class Settings(BaseSettings):
         appservice = self.matrix.appservice
         as_token = None if appservice is None else appservice.as_token
         values = (self.discord.token, self.matrix.access_token, self.matrix.password, as_token, self.web.token)
-        return frozenset(value.get_secret_value() for value in values if value is not None)
+        found = frozenset(value.get_secret_value() for value in values if value is not None)
+        return found.union(passwords_of(self.store.url))
 
 
 def differing_keys(one: BaseModel, other: BaseModel, section: str = "") -> str:

@@ -12,6 +12,7 @@ from pydantic_settings import NoDecode
 from yarl import URL
 
 from relay.config.mistakes import wrong
+from relay.config.store_url import names_a_database, names_postgresql
 from relay.domain.names import is_hidden, without_relay_signs
 from relay.domain.pair import SYSTEM_MESSAGES, SystemMessage
 
@@ -129,10 +130,15 @@ def _public_url(value: str) -> str:
 
 
 def _store_url(value: str) -> str:
+    if names_postgresql(value):
+        if not names_a_database(value):
+            raise wrong("names no database", 'write "postgresql://user:password@host/relay"')
+        return value
     path = value.removeprefix("sqlite:///")
     if path == value or path in ("", "/", ":memory:") or set(path) & set("?#\0"):
         raise wrong(
-            "is not the address of an SQLite file", 'write "sqlite:///relay.db" or "sqlite:////var/lib/relay/relay.db"'
+            "is the address of neither an SQLite file nor a PostgreSQL database",
+            'write "sqlite:///relay.db" or "sqlite:////var/lib/relay/relay.db", or "postgresql://user@host/relay"',
         )
     return value
 

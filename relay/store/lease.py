@@ -16,19 +16,19 @@ import secrets
 import socket
 import sqlite3
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Protocol, Self
 
 import structlog
 from sqlalchemy import Connection, Row, bindparam, delete, inspect, select
-from sqlalchemy.dialects.sqlite import insert
 
 from relay.core.ports import Clock
 from relay.errors import StoreHeld, StoreUnavailable
 from relay.store.lock_file import LockFile
+from relay.store.portable import insert
 from relay.store.sqlite.engine import translated
 from relay.store.tables import lease as lease_table
 from relay.store.transaction import Transaction
@@ -128,8 +128,8 @@ class SqlLeases:
 _GET_LEASE = select(lease_table)
 _PUT_LEASE = (
     insert(lease_table)
-    .prefix_with("OR REPLACE")
     .values({column.name: bindparam(column.name) for column in lease_table.columns})
+    .or_replace()
     .inline()
 )
 _REMOVE_LEASE = delete(lease_table).where(lease_table.c.holder == bindparam("token"))
@@ -213,19 +213,60 @@ class Lease:
             raise StoreHeld(self.store.path, f"this daemon has lost its lease; {now}", "run one daemon only")
 
 
-@asynccontextmanager
-async def hold(store: SqlStore, clock: Clock) -> AsyncIterator[Lease]:
+class HeldLease(Protocol):
+    """A lease that this process holds."""
+
+    @property
+    def holder(self) -> Holder:
+        """This process."""
+        ...
+
+    def valid(self) -> bool:
+        """Whether it is certainly still ours. No I/O."""
+        ...
+
+
+def hold(store: SqlStore, clock: Clock) -> AbstractAsyncContextManager[HeldLease]:
     """Take the lease, renew it while the block runs, and give it back at the end. Raises `StoreHeld`.
 
     If the lease is lost meanwhile, the block is cancelled and `StoreHeld` is raised.
     """
+    if store.on_postgresql:
+        from relay.store.postgresql.lease import hold
+
+        return hold(store, clock)
+    return _hold_file(store, clock)
+
+
+async def is_held(store: SqlStore) -> bool:
+    """Whether a daemon runs on the store, as far as one look can tell. Raises `StoreError`."""
+    if store.on_postgresql:
+        from relay.store.postgresql.lease import is_held
+
+        return await is_held(store)
+    async with store.read() as unit:
+        return is_running(await SqlLeases(unit.transaction).get(), store.path)
+
+
+async def last_seen(store: SqlStore) -> datetime | None:
+    """When a holder of the store last showed that it was alive. None: that is not known. Raises `StoreError`."""
+    if store.on_postgresql:
+        from relay.store.postgresql.lease import last_seen
+
+        return await last_seen(store)
+    beat = LockFile(store.path).last_beat()
+    return datetime.fromtimestamp(beat / 1e9, UTC) if beat else None
+
+
+@asynccontextmanager
+async def _hold_file(store: SqlStore, clock: Clock) -> AsyncIterator[Lease]:
     with LockFile(store.path) as lock:
         store.fence(None)
         lease = Lease(store=store, clock=clock, lock=lock, holder=await _acquire(store, clock, lock))
         store.fence(lease.fence)
         renewal = asyncio.create_task(lease.keep(), name="lease")
         try:
-            async with _cancelled_by(renewal):
+            async with cancelled_by(renewal):
                 yield lease
         finally:
             renewal.cancel()
@@ -234,7 +275,7 @@ async def hold(store: SqlStore, clock: Clock) -> AsyncIterator[Lease]:
 
 
 @asynccontextmanager
-async def _cancelled_by(task: asyncio.Task[None]) -> AsyncIterator[None]:
+async def cancelled_by(task: asyncio.Task[None]) -> AsyncIterator[None]:
     """Cancel the block when `task` fails, and raise its error, as `asyncio.timeout` raises `TimeoutError`."""
     owner = asyncio.current_task()
     if owner is None:
@@ -304,7 +345,7 @@ def watch_holder(connection: Connection, path: Path, watch: Watch) -> bool:
     return verdict == "free"
 
 
-def held(path: Path, holder: Holder | None) -> StoreHeld:
+def held(path: Path | str, holder: Holder | None) -> StoreHeld:
     """The error that names `holder`."""
     who = "another process, which is starting," if holder is None else f"process {holder.pid} on {holder.host}"
     since = "" if holder is None else f" since {holder.since:%Y-%m-%d %H:%M:%S} UTC"
@@ -324,12 +365,6 @@ def is_running(holder: Holder | None, path: Path) -> bool:
     if state == "unknown" and holder.on_this_kernel() and signed:
         return False
     return state != "ended"
-
-
-def last_seen(path: Path) -> datetime | None:
-    """When a holder of the store at `path` last showed that it was alive. None: never."""
-    beat = LockFile(path).last_beat()
-    return datetime.fromtimestamp(beat / 1e9, UTC) if beat else None
 
 
 async def _acquire(store: SqlStore, clock: Clock, lock: LockFile) -> Holder:

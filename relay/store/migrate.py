@@ -16,6 +16,7 @@ from sqlalchemy import Connection, Engine, create_engine, event, inspect
 from sqlalchemy.pool import NullPool
 
 import relay
+from relay.config.store_url import names_postgresql
 from relay.errors import StoreError, StoreTooNew
 from relay.store.lease import WATCH_EVERY, Watch, watch_holder
 from relay.store.lock_file import LockFile
@@ -23,6 +24,8 @@ from relay.store.sqlite.engine import connect, database_path, keep_private, tran
 
 if TYPE_CHECKING:
     from alembic.config import Config
+
+    from relay.store.postgresql.schema import PostgresqlSchema
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,60 +41,72 @@ class Schema:
 
 def upgrade(url: str) -> Schema:
     """Create the store if it is missing, and bring it to this relay's revision. Raises `StoreTooNew`, `StoreError`."""
+    if names_postgresql(url):
+        return _on_postgresql(url).upgrade()
     path = database_path(url)
 
     def bring_up(connection: Connection, free: Callable[[], bool]) -> bool:
-        schema = _schema(connection)
-        _refuse_newer(path, schema)
-        if schema.state == "empty" and set(inspect(connection).get_table_names()) - {"alembic_version"}:
-            raise StoreError(path, "it holds the tables of another program", "set another file in [store] url")
-        if schema.state == "current":
-            return True
-        if not free():
-            return False
-        from alembic import command
-
-        command.upgrade(_config(connection), "head")
-        return True
+        return bring_to_head(path, connection, free)
 
     schema = _migrate(path, bring_up, create=True)
     keep_private(path)  # only once it is known to be ours
     return schema
 
 
+def bring_to_head(name: Path | str, connection: Connection, free: Callable[[], bool]) -> bool:
+    """Upgrade in the transaction of `connection`. False: somebody may be using the store, ask again."""
+    schema = schema_of(connection)
+    refuse_newer(name, schema)
+    if schema.state == "empty" and set(inspect(connection).get_table_names()) - {"alembic_version"}:
+        raise StoreError(name, "it holds the tables of another program", "set another file in [store] url")
+    if schema.state == "current":
+        return True
+    if not free():
+        return False
+    from alembic import command
+
+    command.upgrade(_config(connection), "head")
+    return True
+
+
 def downgrade(url: str, revision: str) -> Schema:
     """Downgrade the store to `revision` (`base` = no tables). Raises `StoreTooNew`, `StoreError`."""
+    if names_postgresql(url):
+        return _on_postgresql(url).downgrade(revision)
     path = database_path(url)
+    return _migrate(path, lambda connection, free: take_back(path, connection, revision, free), create=False)
 
-    def take_back(connection: Connection, free: Callable[[], bool]) -> bool:
-        _refuse_newer(path, _schema(connection))
-        if not free():
-            return False
-        from alembic import command
-        from alembic.util import CommandError
 
-        try:
-            command.downgrade(_config(connection), revision)
-        except CommandError as error:
-            known = ", ".join(["base", *known_revisions()])
-            raise StoreError(path, f"cannot go back to {revision!r}", f"choose one of: {known}") from error
-        except ValueError as refusal:  # a revision that would lose data: the reason and the fix
-            match refusal.args:
-                case (str(why), str(remedy)):
-                    raise StoreError(path, f"cannot go back to {revision!r}: {why}", remedy) from refusal
-            raise
-        return True
+def take_back(name: Path | str, connection: Connection, revision: str, free: Callable[[], bool]) -> bool:
+    """Downgrade in the transaction of `connection`. False: somebody may be using the store, ask again."""
+    refuse_newer(name, schema_of(connection))
+    if not free():
+        return False
+    from alembic import command
+    from alembic.util import CommandError
 
-    return _migrate(path, take_back, create=False)
+    try:
+        command.downgrade(_config(connection), revision)
+    except CommandError as error:
+        known = ", ".join(["base", *known_revisions(connection.dialect.name)])
+        raise StoreError(name, f"cannot go back to {revision!r}", f"choose one of: {known}") from error
+    except ValueError as refusal:  # a revision that would lose data: the reason and the fix
+        match refusal.args:
+            case (str(why), str(remedy)):
+                raise StoreError(name, f"cannot go back to {revision!r}: {why}", remedy) from refusal
+        raise
+    return True
 
 
 def check(url: str) -> Schema:
     """Look at the store without changing it. Raises `StoreError` if it cannot be read."""
+    if names_postgresql(url):
+        return _on_postgresql(url).check()
     path = database_path(url)
     if not path.exists():
         return Schema("missing", None, known_revisions()[-1])
     with _opened(path, create=False) as connection:
-        return _schema(connection)
+        return schema_of(connection)
 
 
 def migration_engine(url: str, *, create: bool) -> Engine:
@@ -122,13 +137,24 @@ def migrations_directory() -> Path:
     raise StoreError(package, "the migrations are missing from this installation", "install the relay again")
 
 
-def known_revisions() -> list[str]:
+def known_revisions(database: str = "sqlite") -> list[str]:
     """The revisions of this relay, the first one first: each file's name begins with its own."""
-    folder = migrations_directory() / "versions"
-    found = sorted(file.name.partition("_")[0] for file in folder.glob("[0-9]*_*.py"))
+    folders = _folders(database)
+    found = sorted(file.name.partition("_")[0] for folder in folders for file in folder.glob("[0-9]*_*.py"))
     if not found:
-        raise StoreError(folder, "there are no migrations", "install the relay again")
+        raise StoreError(folders[0], "there are no migrations", "install the relay again")
     return found
+
+
+def _folders(database: str) -> tuple[Path, Path]:
+    """Where the revisions are: those of one database, with which its stores begin, and those of both."""
+    return migrations_directory() / database, migrations_directory() / "versions"
+
+
+def _on_postgresql(url: str) -> "PostgresqlSchema":
+    from relay.store.postgresql.schema import PostgresqlSchema
+
+    return PostgresqlSchema(url)
 
 
 def _migrate(path: Path, work: Callable[[Connection, Callable[[], bool]], bool], *, create: bool) -> Schema:
@@ -139,7 +165,7 @@ def _migrate(path: Path, work: Callable[[Connection, Callable[[], bool]], bool],
             with _opened(path, create=create) as connection:
                 if work(connection, lambda of=connection: watch_holder(of, path, watch)):  # type: ignore[misc]
                     _check_references(path, connection)
-                    return _schema(connection)
+                    return schema_of(connection)
             time.sleep(WATCH_EVERY)
 
 
@@ -154,13 +180,16 @@ def _config(connection: Connection) -> "Config":
 
     config = Config()
     config.set_main_option("script_location", str(migrations_directory()).replace("%", "%%"))
-    config.set_main_option("path_separator", "os")
+    config.set_main_option("path_separator", "newline")
+    folders = "\n".join(map(str, _folders(connection.dialect.name)))
+    config.set_main_option("version_locations", folders.replace("%", "%%"))
     config.attributes["connection"] = connection
     return config
 
 
-def _schema(connection: Connection) -> Schema:
-    known = known_revisions()
+def schema_of(connection: Connection) -> Schema:
+    """Which tables there are."""
+    known = known_revisions(connection.dialect.name)
     revision = None
     if inspect(connection).has_table("alembic_version"):
         revision = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar_one_or_none()
@@ -171,7 +200,8 @@ def _schema(connection: Connection) -> Schema:
     return Schema("outdated" if revision in known else "too_new", revision, known[-1])
 
 
-def _refuse_newer(path: Path, schema: Schema) -> None:
+def refuse_newer(path: Path | str, schema: Schema) -> None:
+    """Raise `StoreTooNew` where this relay does not know the tables."""
     if schema.state == "too_new":
         raise StoreTooNew(
             path,

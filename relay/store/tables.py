@@ -88,7 +88,7 @@ class AnyText(TypeDecorator[str]):
 
     def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[str]:
         """Compared and sorted as SQLite does: by code points, whatever the language of the database."""
-        return dialect.type_descriptor(Text(collation="C") if is_postgresql(dialect) else Text())
+        return Text(collation="C") if is_postgresql(dialect) else Text()
 
     def bind_processor(self, dialect: Dialect) -> Callable[[str | None], str | None] | None:
         """To the table."""
@@ -341,7 +341,8 @@ _COUNTS = (
     """,
 )
 for _trigger in _COUNTS:
-    event.listen(outbox, "after_create", DDL(_trigger))  # type: ignore[no-untyped-call]  # not annotated there
+    _on_sqlite = DDL(_trigger).execute_if(dialect="sqlite")  # type: ignore[no-untyped-call]  # not annotated there
+    event.listen(outbox, "after_create", _on_sqlite)
 
 # The tables `batch`, `notice` and `notebook` keep their first names on disk.
 digest = Table(

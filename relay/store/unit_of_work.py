@@ -9,6 +9,7 @@ from typing import Any
 import structlog
 from sqlalchemy import Row, bindparam, delete, func, insert, select, update
 
+from relay.config.store_url import names_postgresql
 from relay.domain.pair import LaneKey
 from relay.store.repositories.ghosts import SqlGhosts
 from relay.store.repositories.message_map import SqlMessageMap
@@ -26,9 +27,10 @@ from relay.store.repositories.small_tables import (
 from relay.store.repositories.traces import SqlTraces
 from relay.store.sqlite.driver import Step
 from relay.store.sqlite.engine import BUSY_TIMEOUT, database_path
-from relay.store.sqlite.transactions import Readers, SqliteTransaction, Writer
+from relay.store.sqlite.transactions import Readers, Writer
 from relay.store.tables import EntryState, lane, outbox
 from relay.store.tables import store as store_table
+from relay.store.transaction import Transaction
 
 _log = structlog.get_logger(__name__)
 
@@ -58,7 +60,7 @@ _PUT_ID = insert(store_table).values(id=bindparam("id")).inline()
 class SqlUnitOfWork:
     """`core.storage.UnitOfWork`. `lanes`: the lanes that are known to have a row."""
 
-    def __init__(self, transaction: SqliteTransaction, lanes: set[LaneKey]) -> None:
+    def __init__(self, transaction: Transaction, lanes: set[LaneKey]) -> None:
         self.transaction = transaction
         self.messages = SqlMessageMap(transaction)
         self.outbox = SqlOutbox(transaction, lanes)
@@ -80,8 +82,12 @@ class SqlStore:
     `open_store` opens it, and `close` closes it.
     """
 
+    on_postgresql = False
+
     def __init__(self, path: Path, busy_timeout: float = BUSY_TIMEOUT) -> None:
         self.path = path
+        # For errors.
+        self.name = str(path)
         self._id = ""
         self._readers = Readers(path, busy_timeout)
         self._writer = Writer(path, busy_timeout, replaced=self._replaced)
@@ -169,13 +175,22 @@ def _valid_id(row: Row[Any] | None) -> str:
     return known if len(known) == _ID_LENGTH and set(known) <= set(_ID_ALPHABET) else ""
 
 
+def store_at(url: str, busy_timeout: float = BUSY_TIMEOUT) -> SqlStore:
+    """The store at `url`, which connects when it is used, and does not know its ID."""
+    if names_postgresql(url):
+        from relay.store.postgresql.store import PostgresqlStore
+
+        return PostgresqlStore(url, busy_timeout)
+    return SqlStore(database_path(url), busy_timeout)
+
+
 async def open_store(url: str, *, busy_timeout: float = BUSY_TIMEOUT) -> SqlStore:
     """Open the store at `url` (`sqlite:///relay.db`). It must exist and be migrated (`store.migrate`).
 
     `busy_timeout`: seconds to wait for another process's transaction before the store counts as locked. Raises
     `StoreError` if the store cannot be used.
     """
-    store = SqlStore(database_path(url), busy_timeout)
+    store = store_at(url, busy_timeout)
     try:
         await store.load_id()
     except BaseException:

@@ -170,6 +170,7 @@ class FullStack:
     relay_user: str
     relay_token: str
     daemon: Daemon
+    store_url: str
     pair_settings: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -193,7 +194,7 @@ class FullStack:
             f'user_id = "{self.relay_user}"',
             f'access_token = "{self.relay_token}"',
             "[store]",
-            f'url = "sqlite:///{self.folder / "relay.db"}"',
+            f'url = "{self.store_url}"',
             "[web]",
             'listen = "127.0.0.1:0"',
             extra,
@@ -293,11 +294,18 @@ async def eventually(
 
 @asynccontextmanager
 async def stack(
-    folder: Path, homeserver: Homeserver, pairs: Sequence[str] = ("help",), *, lift_limits: bool = True, **sandbox: Any
+    folder: Path,
+    homeserver: Homeserver,
+    pairs: Sequence[str] = ("help",),
+    *,
+    lift_limits: bool = True,
+    store_url: str | None = None,
+    **sandbox: Any,
 ) -> AsyncIterator[FullStack]:
     """A stack with these pairs; the daemon is configured but not started.
 
-    `lift_limits`: whether the homeserver's admin lets the relay's account send as much as it wants.
+    `store_url`: of its store, by default a new file. `lift_limits`: whether the homeserver's admin lets the relay's
+    account send as much as it wants.
     """
     tag = os.urandom(4).hex()
     relay_token = await homeserver.register(f"relay-{tag}")
@@ -312,7 +320,6 @@ async def stack(
         made = server.control.bootstrap(channels=list(pairs), people=["Ada", "Ben"])
         mia = await exits.enter_async_context(Person(homeserver.url, mia_user, mia_token))
         rooms = {name: await mia.create_room(name, invite=[relay_user]) for name in pairs}
-        new_store(folder)
         daemon = Daemon(folder / "relay.toml", folder / "relay.log")
         found = FullStack(
             folder=folder,
@@ -328,6 +335,7 @@ async def stack(
             relay_user=relay_user,
             relay_token=relay_token,
             daemon=daemon,
+            store_url=store_url or new_store(folder),
         )
         found.write_config()
         try:

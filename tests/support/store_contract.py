@@ -1,6 +1,7 @@
-"""What the tests of `core.storage.Store` share: openers of each implementation, and messages to store."""
+"""What the tests of `core.storage.Store` share: each implementation, and messages to store."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
@@ -12,6 +13,7 @@ from relay.domain.ids import ChannelRef, MessageRef, Platform, UserRef
 from relay.domain.pair import LaneKey
 from relay.domain.text.nodes import RichText
 from relay.store.unit_of_work import open_store
+from tests.support.postgresql import server
 from tests.support.store import new_store
 
 
@@ -23,13 +25,24 @@ class Closable(Store, Protocol):
         ...
 
 
-async def sqlite(directory: Path) -> Closable:
-    """The store on one SQLite file."""
-    path = directory / "relay.db"
-    return await open_store(f"sqlite:///{path}" if path.exists() else new_store(directory))
+Opener = Callable[[], Awaitable[Closable]]
 
 
-OPENERS: tuple[Callable[[Path], Awaitable[Closable]], ...] = (sqlite,)
+@contextmanager
+def sqlite(directory: Path) -> Iterator[Opener]:
+    """Opens the store on one SQLite file, also again."""
+    url = new_store(directory)
+    yield lambda: open_store(url)
+
+
+@contextmanager
+def postgresql(directory: Path) -> Iterator[Opener]:
+    """Opens the store on a database of PostgreSQL, also again."""
+    with server().database() as url:
+        yield lambda: open_store(url)
+
+
+STORES: tuple[Callable[[Path], AbstractContextManager[Opener]], ...] = (sqlite, postgresql)
 DISCORD = ChannelRef(Platform.DISCORD, "1")
 ROOM = ChannelRef(Platform.MATRIX, "!room")
 ANN = UserRef(Platform.DISCORD, "7")

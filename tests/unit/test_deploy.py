@@ -31,6 +31,7 @@ TOKENS = {"RELAY_DISCORD__TOKEN": "x", "RELAY_MATRIX__ACCESS_TOKEN": "x"}
 WITHOUT_DEFAULT = {
     "token",
     "token_file",
+    "url_file",
     "access_token_file",
     "password",
     "password_file",

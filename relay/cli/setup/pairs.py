@@ -262,13 +262,13 @@ def _followed(settings: "Settings") -> str:
 
 
 async def _daemon_runs(settings: "Settings") -> bool:
-    from relay.store.lease import SqlLeases, is_running
+    from relay.store.lease import is_held
 
-    if not settings.store.path.exists():
+    if settings.store.is_missing:
         return False
     try:
-        async with existing_store(settings.store.url) as store, store.read() as unit:
-            return is_running(await SqlLeases(unit.transaction).get(), store.path)
+        async with existing_store(settings.store.url) as store:
+            return await is_held(store)
     except StoreError:
         return False
 

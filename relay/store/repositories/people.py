@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, and_, bindparam, delete, or_, select, tuple_
+from sqlalchemy import Row, and_, bindparam, delete, literal, or_, select, tuple_
 
 from relay.core.people.storage import ForgetRequest, LinkCode
 from relay.domain.ids import Platform, UserRef
@@ -49,7 +49,7 @@ _REQUESTS = (
     select(forgetting)
     .where(
         tuple_(_f.platform, _f.account) > tuple_(bindparam("of_platform"), bindparam("of_account")),
-        _f.platform.in_(sorted(_PLATFORMS)),
+        _f.platform.in_([literal(platform) for platform in sorted(_PLATFORMS)]),
     )
     .order_by(_f.platform, _f.account)
     .limit(bindparam("at_most"))

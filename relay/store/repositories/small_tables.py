@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import and_, bindparam, delete, exists, literal_column, or_, select, update
+from sqlalchemy import and_, bindparam, delete, exists, func, literal_column, or_, select, update
 
 from relay.core.people.storage import AvatarRecord
 from relay.core.ports import Cursor
@@ -230,10 +230,12 @@ _DISOWN = (
             literal_column("''"),
             literal_column("''"),
             _v.copy_id,
-            _v.name,
+            func.max(_v.name),
             _v.copy_id,
             literal_column("0"),
-        ).where(_avatar_of, ~_is_shared),
+        )
+        .where(_avatar_of, ~_is_shared)
+        .group_by(_v.copy_platform, _v.copy_id),
     )
     .or_replace()
 )

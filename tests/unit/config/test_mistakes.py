@@ -101,11 +101,15 @@ def test_broken_toml_names_line_and_column(tmp_path: Path) -> None:
             ("relay.toml:1: [store]: must be a table; start it with [store] and write its keys below, one per line"),
         ),
         (
-            SIDES + '[store]\nurl = "postgresql://u:p@h/d"',
+            SIDES + '[store]\nurl = "mysql://u:p@h/d"',
             (
-                "relay.toml:9: [store] url: is not the address of an "
-                'SQLite file; write "sqlite:///relay.db" or "sqlite:////var/lib/relay/relay.db"'
+                "relay.toml:9: [store] url: is the address of neither an SQLite file nor a PostgreSQL database; write "
+                '"sqlite:///relay.db" or "sqlite:////var/lib/relay/relay.db", or "postgresql://user@host/relay"'
             ),
+        ),
+        (
+            SIDES + '[store]\nurl = "postgresql://u:p@h"',
+            'relay.toml:9: [store] url: names no database; write "postgresql://user:password@host/relay"',
         ),
         (
             SIDES + '[store]\nreconcile_window = "soon"',

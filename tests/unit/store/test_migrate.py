@@ -28,12 +28,15 @@ from relay.store.migrate import (
 from relay.store.tables import metadata
 from relay.store.unit_of_work import open_store
 
+FOLDERS = ("sqlite", "versions")
+
 
 def scripts() -> ScriptDirectory:
     """The revisions as Alembic finds them."""
     config = Config()
     config.set_main_option("script_location", str(migrations_directory()))
-    config.set_main_option("path_separator", "os")
+    config.set_main_option("path_separator", "newline")
+    config.set_main_option("version_locations", "\n".join(str(migrations_directory() / each) for each in FOLDERS))
     return ScriptDirectory.from_config(config)
 
 

@@ -1,0 +1,5 @@
+"""What only PostgreSQL needs. `connections`: how the server is reached, and its errors. `transactions`: the writer and
+the readers. `lease`: one daemon per database, by the database's clock. `schema`: migrations under a lock.
+
+It is imported where `[store] url` names PostgreSQL, and needs asyncpg (the extra `postgres`).
+"""

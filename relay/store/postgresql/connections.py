@@ -1,0 +1,136 @@
+"""How the server is reached, and what its errors mean for the operator."""
+
+import asyncio
+import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from relay.config.store_url import without_password
+from relay.errors import StoreError, StoreUnavailable
+
+try:
+    import asyncpg
+except ImportError as missing:  # pragma: no cover - the tests have it
+    reason = "the library for PostgreSQL is not installed"
+    raise StoreError("on PostgreSQL", reason, "install it: pip install 'discord-matrix-relay[postgres]'") from missing
+
+CONNECT_TIMEOUT = 5.0
+# Seconds until a statement counts as lost. The server gives up earlier than we, so that it is not left working.
+STATEMENT_TIMEOUT, ANSWER_TIMEOUT = 20.0, 25.0
+# A process that was stopped within a transaction must not keep its locks.
+IDLE_TIMEOUT = 10.0
+
+_OLDEST = 14
+
+
+async def connect(url: str, *, lock_timeout: float, patience: float | None = None) -> asyncpg.Connection:
+    """A connection with our settings. `patience`: seconds that a statement may take instead. Raises `StoreError`."""
+    name = without_password(url)
+    with translated(name):
+        connection = await asyncpg.connect(
+            url,
+            timeout=CONNECT_TIMEOUT,
+            command_timeout=patience or ANSWER_TIMEOUT,
+            statement_cache_size=500,
+            max_cached_statement_lifetime=0,
+            server_settings={
+                "application_name": "relay",
+                "statement_timeout": _milliseconds(patience or STATEMENT_TIMEOUT),
+                "lock_timeout": _milliseconds(lock_timeout),
+                "idle_in_transaction_session_timeout": _milliseconds(patience or IDLE_TIMEOUT),
+            },
+        )
+        try:
+            await _check(connection, name)
+        except BaseException:
+            connection.terminate()
+            raise
+    return connection
+
+
+async def _check(connection: asyncpg.Connection, name: str) -> None:
+    """Refuse what would lose or change data."""
+    if connection.get_server_version().major < _OLDEST:
+        version = ".".join(map(str, connection.get_server_version()[:2]))
+        raise StoreError(name, f"the server is PostgreSQL {version}", f"use PostgreSQL {_OLDEST} or later")
+    row = await connection.fetchrow(
+        "SELECT current_setting('server_encoding') AS encoding, pg_is_in_recovery() AS standby,"
+        # A commit that is not on the disk may be lost with what was sent for it: see CONTRIBUTING, "Decisions".
+        " CASE current_setting('synchronous_commit') WHEN 'off'"
+        " THEN set_config('synchronous_commit', 'on', false) END AS changed"
+    )
+    if row["encoding"] != "UTF8":
+        raise StoreError(
+            name, f"its encoding is {row['encoding']}", "make one with CREATE DATABASE relay ENCODING 'UTF8'"
+        )
+    if row["standby"]:
+        raise StoreUnavailable(name, "the server is a standby, which can only be read", "name the primary server")
+
+
+def _milliseconds(seconds: float) -> str:
+    return str(int(seconds * 1000))
+
+
+# https://www.postgresql.org/docs/current/errcodes-appendix.html: by the whole code, or its first two characters.
+_REASONS = {
+    "08": ("the connection was lost", "check that the server runs and that the network holds"),
+    "25006": ("it is read-only", "name the primary server, or end the read-only mode"),
+    "25P03": ("a transaction took too long", "the relay tries again by itself"),
+    "28": (
+        "the server refuses the user or the password",
+        "correct them in [store] url, or let the user in (pg_hba.conf)",
+    ),
+    "3D000": ("there is no such database", "create it: CREATE DATABASE relay OWNER relay ENCODING 'UTF8'"),
+    "40": ("the server broke off a transaction", "the relay tries again by itself"),
+    "42501": ("the user may not do that", "let it own the database: ALTER DATABASE relay OWNER TO relay"),
+    "53100": ("the server's disk is full", "free some space there; the relay then continues by itself"),
+    "53200": ("the server has no memory left", "give it more memory"),
+    "53300": ("the server has no connection left", "raise max_connections there, or close others; the relay needs six"),
+    "55P03": ("it is locked by another process", "end that one (pg_stat_activity shows it)"),
+    "57014": ("the server is too slow", "see what it is busy with (pg_stat_activity)"),
+    "57": ("the server is starting or stopping", "start it; the relay then continues by itself"),
+    "58": ("the server reports an error of its disk", "check its log"),
+    "XX": ("the server reports damage", "check its log, and restore a backup"),
+}
+_NO_TABLES = ("42P01", "42703")
+_BUGS = ("0A", "21", "22", "23", "42", "54")
+_OTHER = ("it does not answer", "check that the server runs, and its log")
+
+
+@contextmanager
+def translated(name: str) -> Iterator[None]:
+    """Turn the errors of the server and of the network in the block into `StoreError`s that name the database.
+
+    A violated constraint and a wrong value are bugs of the program: they are raised unchanged.
+    """
+    try:
+        yield
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+        code = getattr(error, "sqlstate", None) or ""
+        if code[:2] in _BUGS and code not in (*_REASONS, *_NO_TABLES):
+            raise
+        raise failure(name, error) from error
+
+
+def failure(name: str, error: BaseException) -> StoreError:
+    """What `error` means for the operator."""
+    code = getattr(error, "sqlstate", None) or ""
+    message = str(error) or type(error).__name__
+    if code in _NO_TABLES:
+        return StoreError(name, "its tables are missing or outdated", "run `relay db upgrade`")
+    if isinstance(error, TimeoutError | asyncio.TimeoutError):
+        return StoreUnavailable(name, "the server does not answer in time", _OTHER[1])
+    if isinstance(error, ssl.SSLError):
+        return StoreUnavailable(name, f"no encrypted connection ({message})", "correct sslmode in [store] url")
+    if isinstance(error, OSError):
+        return StoreUnavailable(
+            name, f"the server cannot be reached ({error.strerror or message})", "start it, or correct [store] url"
+        )
+    reason, remedy = _REASONS.get(code) or _REASONS.get(code[:2]) or _OTHER
+    return StoreUnavailable(name, f"{reason} ({message})", remedy)
+
+
+def is_lost(error: BaseException) -> bool:
+    """Whether `error` says that the connection is no longer there, rather than that a statement failed."""
+    code = getattr(error, "sqlstate", None) or ""
+    return isinstance(error, OSError | asyncpg.InterfaceError) or (code[:2] in ("08", "57") and code != "57014")

@@ -1,0 +1,381 @@
+"""Transactions: the one connection that writes, a few that only read, and a repository's way to either.
+
+Writers take turns, in this process and among all processes: each write transaction first takes an advisory lock of the
+database, as one on SQLite takes the file's. So both stores behave alike, and the core needs to know only one of them.
+
+Is a commit done whose answer was lost? The server knows (`pg_xact_status`), and is asked until it says so. So a write
+transaction that returns was committed, and one that raises was not, whatever happens to the network or the server.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import asyncpg
+import structlog
+from sqlalchemy import Executable, Row, bindparam, select, update
+from sqlalchemy.dialects.postgresql.asyncpg import dialect
+
+from relay.config.store_url import without_password
+from relay.domain.ids import ChannelRef, MessageRef
+from relay.errors import StoreError, StoreHeld, StoreUnavailable
+from relay.store.portable import insert
+from relay.store.postgresql.connections import connect, is_lost, translated
+from relay.store.prepared import prepared
+from relay.store.tables import channel, lane, message
+
+T = TypeVar("T")
+
+_log = structlog.get_logger(__name__)
+
+READERS = 4
+# Of the advisory lock of all write transactions of one database.
+WRITE_LOCK = 0x72656C6179
+_GRACE = 2.0  # seconds that a cancelled commit may still take
+_ASK_EVERY = 0.5  # seconds
+_IDS_AT_ONCE = 32
+
+_DIALECT = dialect()  # type: ignore[no-untyped-call]  # not annotated there
+# The lock comes first: what stands beside it is read once it is ours. FOR SHARE lets whoever takes the lease wait for
+# the end of this transaction.
+_ENTER = (
+    "WITH locked AS MATERIALIZED (SELECT pg_advisory_xact_lock($1))"
+    " SELECT pg_current_xact_id()::text AS number, pg_backend_pid() AS process,"
+    " (SELECT holder FROM lease WHERE slot = 1 FOR SHARE) AS holder FROM locked"
+)
+_HOLDER = "SELECT host, pid FROM lease"
+_OUTCOME = "SELECT pg_xact_status($1::text::xid8)"
+_NEXT_IDS = "SELECT nextval(pg_get_serial_sequence('outbox', 'id')) AS id FROM generate_series(1, $1)"
+_CHANNEL = insert(channel).values(platform=bindparam("platform"), native_id=bindparam("native_id")).or_ignore().inline()
+_channel_insert = insert(channel).values({name: bindparam(name) for name in ("platform", "native_id", "last_copy")})
+_LAST_COPY = _channel_insert.or_update("platform", "native_id", last_copy=_channel_insert.new.last_copy).inline()
+_of = lane.alias("of_message")
+_LAST_COPY_OF_LANE = (
+    update(lane)
+    .where(
+        lane.c.id
+        == select(_of.c.id)
+        .select_from(message)
+        .join(channel, channel.c.id == message.c.channel_id)
+        .join(
+            _of,
+            (_of.c.source_platform == channel.c.platform)
+            & (_of.c.source_channel == channel.c.native_id)
+            & (_of.c.destination_platform == bindparam("to_platform"))
+            & (_of.c.destination_channel == bindparam("to_channel")),
+        )
+        .where(message.c.id == bindparam("of_message"))
+        .scalar_subquery()
+    )
+    .values(last_copy=bindparam("copied"))
+)
+
+
+class EntryIds:
+    """Gives out the IDs of new outbox rows, of which it takes a few at a time from the database's sequence."""
+
+    def __init__(self) -> None:
+        self._free: deque[int] = deque()
+
+    def forget(self) -> None:
+        """Forget those that were taken: the database may be another one, which gives them out itself."""
+        self._free.clear()
+
+    async def next(self, connection: asyncpg.Connection) -> int:
+        """The next ID. It is never given out again, whatever becomes of the transaction."""
+        if not self._free:
+            self._free.extend(row["id"] for row in await connection.fetch(_NEXT_IDS, _IDS_AT_ONCE))
+        return self._free.popleft()
+
+
+@dataclass(slots=True)
+class PostgresqlTransaction:
+    """Runs statements in one transaction, which begins with the first of them. Errors become `StoreError`s."""
+
+    name: str
+    # Begins the transaction.
+    begin: Callable[[], Awaitable[asyncpg.Connection]]
+    # None in a transaction that only reads.
+    entry_ids: EntryIds | None
+    # None until it has begun.
+    connection: asyncpg.Connection | None = field(init=False, default=None)
+    # Why it can only be rolled back.
+    failure: BaseException | None = field(init=False, default=None)
+
+    async def all(self, statement: Executable, values: Mapping[str, Any]) -> Sequence[Row[Any]]:
+        """Every row."""
+        query = prepared(statement, values, _DIALECT)
+        found = await self._run(lambda connection: connection.fetch(query.sql, *query.bind(values)))
+        return query.rows([tuple(record) for record in found], list(found[0].keys()) if found else ())
+
+    async def first(self, statement: Executable, values: Mapping[str, Any]) -> Row[Any] | None:
+        """The first row, None if there is none."""
+        return next(iter(await self.all(statement, values)), None)
+
+    async def execute(self, statement: Executable, values: Mapping[str, Any]) -> int:
+        """Change rows. Returns how many were changed."""
+        self._writable()
+        query = prepared(statement, values, _DIALECT)
+        done = await self._run(lambda connection: connection.execute(query.sql, *query.bind(values)))
+        return int(done.rpartition(" ")[2])
+
+    async def execute_all(self, statement: Executable, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Run a statement that changes something once for each of `rows`."""
+        self._writable()
+        if rows:
+            query = prepared(statement, rows[0], _DIALECT)
+            bound = [query.bind(values) for values in rows]
+            await self._run(lambda connection: connection.executemany(query.sql, bound))
+
+    async def defer(self, statement: Executable, values: Mapping[str, Any]) -> None:
+        """Change something. Nothing is deferred here: each statement is a trip to the server."""
+        await self.execute(statement, values)
+
+    async def entry_id(self) -> int:
+        """The ID of a new row of the outbox."""
+        return await self._run(self._writable().next)
+
+    async def record_channel(self, channel: ChannelRef) -> None:
+        """Give a channel its row, if it has none yet."""
+        await self.defer(_CHANNEL, {"platform": channel.platform, "native_id": channel.id})
+
+    async def record_last_copy(self, message_id: int, copy: MessageRef) -> None:
+        """Record the copy of an original as the last one in its channel and lane."""
+        values = {"platform": copy.platform, "native_id": copy.channel.id, "last_copy": copy.id}
+        await self.defer(_LAST_COPY, values)
+        of_lane = {"to_platform": copy.platform, "to_channel": copy.channel.id, "of_message": message_id}
+        await self.defer(_LAST_COPY_OF_LANE, {**of_lane, "copied": copy.id})
+
+    async def _run(self, work: Callable[[asyncpg.Connection], Coroutine[Any, Any, T]]) -> T:
+        if self.failure is not None:
+            # The server would answer a commit with a rollback, and no error.
+            raise StoreUnavailable(self.name, "an earlier statement of the transaction failed", "it is tried again")
+        try:
+            with translated(self.name):
+                if self.connection is None:
+                    self.connection = await self.begin()
+                return await work(self.connection)
+        except BaseException as error:
+            self.failure = error
+            raise
+
+    def _writable(self) -> EntryIds:
+        if self.entry_ids is None:
+            raise TypeError("a read transaction cannot change anything")
+        return self.entry_ids
+
+
+class Writer:
+    """Write transactions, one at a time."""
+
+    def __init__(self, url: str, busy_timeout: float, replaced: Callable[[], None]) -> None:
+        # The token of the lease that we must hold to write. None: none.
+        self.fence: str | None = None
+        self._url, self._name = url, without_password(url)
+        self._busy_timeout = busy_timeout
+        self._replaced = replaced
+        self._lock = asyncio.Lock()
+        self._entry_ids = EntryIds()
+        self._connection: asyncpg.Connection | None = None
+        # The number that the server gave the running transaction, and its process there.
+        self._running = ("", 0)
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[PostgresqlTransaction]:
+        """A transaction that commits when its block ends and rolls back when it raises."""
+        async with self._lock:
+            transaction = PostgresqlTransaction(self._name, self._begin, self._entry_ids)
+            try:
+                yield transaction
+                if transaction.failure is not None:
+                    raise transaction.failure
+            except BaseException:
+                await _finished(self._roll_back(transaction))
+                raise
+            if transaction.connection is not None:
+                await _finished(self._commit(transaction.connection))
+
+    async def close(self) -> None:
+        """Close the connection when the running transaction has ended."""
+        async with self._lock:
+            if self._connection is not None:
+                await _close(self._connection)
+                self._connection = None
+
+    async def _begin(self) -> asyncpg.Connection:
+        try:
+            return await self._enter(await self._open())
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+            if not is_lost(error):
+                raise
+            # The server was restarted since the last transaction: nothing of this one is done yet.
+            self._drop()
+            return await self._enter(await self._open())
+
+    async def _open(self) -> asyncpg.Connection:
+        if self._connection is None or self._connection.is_closed():
+            self._entry_ids.forget()
+            self._replaced()
+            self._connection = await connect(self._url, lock_timeout=self._busy_timeout)
+        return self._connection
+
+    async def _enter(self, connection: asyncpg.Connection) -> asyncpg.Connection:
+        try:
+            await connection.execute("BEGIN")
+            row = await connection.fetchrow(_ENTER, WRITE_LOCK)
+            self._running = (row["number"], row["process"])
+            if self.fence is not None and row["holder"] != self.fence:
+                other = await connection.fetchrow(_HOLDER)
+                now = "nobody has it" if other is None else f"process {other['pid']} on {other['host']} has it"
+                raise StoreHeld(self._name, f"this daemon has lost its lease; {now}", "run one daemon only")
+        except BaseException:
+            self._drop()
+            raise
+        return connection
+
+    async def _roll_back(self, transaction: PostgresqlTransaction) -> None:
+        connection = transaction.connection
+        if connection is None:
+            return
+        if isinstance(transaction.failure, StoreError | asyncio.CancelledError):
+            self._drop()  # a statement was cut off, or the connection lost: the server rolls back
+            return
+        try:
+            await connection.execute("ROLLBACK")
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+            _log.warning("store_rollback_failed", reason=str(error))
+            self._drop()
+
+    async def _commit(self, connection: asyncpg.Connection) -> None:
+        number, process = self._running
+        try:
+            with translated(self._name):
+                done = await connection.execute("COMMIT")
+        except StoreError as error:
+            self._drop()
+            if not await self._was_committed(number, process):
+                raise
+            _log.info("a commit whose answer was lost is done", reason=error.reason)
+            return
+        except BaseException:
+            self._drop()
+            raise
+        if done != "COMMIT":
+            raise StoreUnavailable(self._name, f"the server answered a commit with {done}", "it is tried again")
+
+    async def _was_committed(self, number: str, process: int) -> bool:
+        """What became of a transaction whose commit was not answered. Asks until the server knows."""
+        tries = 0
+        while True:
+            tries += 1
+            try:
+                connection = await connect(self._url, lock_timeout=self._busy_timeout)
+                try:
+                    with translated(self._name):
+                        status = await connection.fetchval(_OUTCOME, number)
+                        if status == "in progress":
+                            # It waits for a commit that cannot reach it any more, or is writing it.
+                            await connection.fetchval("SELECT pg_terminate_backend($1)", process)
+                finally:
+                    await _close(connection)
+            except asyncpg.DataError:
+                return False  # a number of the future: the server has been replaced by one that never saw it
+            except StoreError as error:
+                if tries in (1, 20):
+                    _log.warning("is a commit done? asking until the store knows", reason=error.reason, tries=tries)
+            else:
+                if status != "in progress":
+                    return bool(status == "committed")
+            await asyncio.sleep(_ASK_EVERY)
+
+    def _drop(self) -> None:
+        dropped, self._connection = self._connection, None
+        if dropped is not None:
+            dropped.terminate()
+
+
+class Readers:
+    """A few connections that only read, each for one reader at a time."""
+
+    def __init__(self, url: str, busy_timeout: float) -> None:
+        self._url, self._name = url, without_password(url)
+        self._busy_timeout = busy_timeout
+        self._slots = asyncio.Semaphore(READERS)
+        self._free: list[asyncpg.Connection] = []
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[PostgresqlTransaction]:
+        """A consistent view that changes nothing. Raises `StoreError`."""
+        async with self._slots:
+            transaction = PostgresqlTransaction(self._name, self._begin, None)
+            try:
+                yield transaction
+            except BaseException:
+                if transaction.connection is not None:
+                    if transaction.failure is None:
+                        await _finished(self._give_back(transaction.connection))
+                    else:
+                        transaction.connection.terminate()
+                raise
+            if transaction.connection is not None:
+                await _finished(self._give_back(transaction.connection))
+
+    async def dispose(self) -> None:
+        """Close those that nobody uses."""
+        free, self._free = self._free, []
+        for connection in free:
+            await _close(connection)
+
+    async def _begin(self) -> asyncpg.Connection:
+        while self._free:
+            connection = self._free.pop()
+            try:
+                return await _view(connection)
+            except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+                if not is_lost(error):
+                    raise
+        return await _view(await connect(self._url, lock_timeout=self._busy_timeout))
+
+    async def _give_back(self, connection: asyncpg.Connection) -> None:
+        try:
+            await connection.execute("COMMIT")
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+            connection.terminate()
+        else:
+            self._free.append(connection)
+
+
+async def _view(connection: asyncpg.Connection) -> asyncpg.Connection:
+    try:
+        await connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+    except BaseException:
+        connection.terminate()
+        raise
+    return connection
+
+
+async def _close(connection: asyncpg.Connection) -> None:
+    with suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+        await connection.close(timeout=_GRACE)
+
+
+async def _finished(work: Coroutine[Any, Any, T]) -> T:
+    """The result of `work`. If we are cancelled meanwhile, it still has a moment to end."""
+    task = asyncio.create_task(work, name="end of a transaction")
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        deadline = asyncio.get_running_loop().time() + _GRACE
+        while not task.done() and (left := deadline - asyncio.get_running_loop().time()) > 0:
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait((task,), timeout=left)
+        task.cancel()
+        while not task.done():
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait((task,))
+        if not task.cancelled():
+            task.exception()  # marks it as seen: the cancellation is raised instead
+        raise

@@ -1,0 +1,108 @@
+"""One daemon per database, by the database's clock."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import pytest
+
+from relay.core.clock import SystemClock
+from relay.errors import StoreHeld
+from relay.store.lease import Holder, hold, is_held, last_seen
+from relay.store.postgresql import lease as leases
+from relay.store.unit_of_work import SqlStore, open_store
+from tests.support.postgresql import Server
+
+CLOCK = SystemClock()
+
+
+@pytest.fixture
+async def other(url: str) -> AsyncIterator[SqlStore]:
+    """The same database, as another process opens it."""
+    opened = await open_store(url)
+    yield opened
+    await opened.close()
+
+
+def database(url: str) -> str:
+    """Its name."""
+    return url.partition("@/")[2].partition("?")[0]
+
+
+async def put(store: SqlStore, key: str) -> None:
+    async with store.write() as unit:
+        await unit.key_values.put(key, "x")
+
+
+async def test_who_holds_it_is_named(store: SqlStore, other: SqlStore) -> None:
+    assert not await is_held(store)
+    async with hold(store, CLOCK) as lease:
+        assert lease.valid()
+        assert await is_held(other)
+        with pytest.raises(StoreHeld, match=rf"process \d+ on {socket.gethostname()} holds it since"):
+            async with hold(other, CLOCK):
+                pass
+        await put(store, "a")
+    assert not await is_held(other)
+    assert await last_seen(other) is None
+
+
+async def test_one_that_ended_on_this_machine_is_replaced_at_once(
+    store: SqlStore, url: str, running: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = replace(Holder.this_process("gone", datetime.now(UTC)), pid=2**22 + 1)
+    insert(running, url, gone)
+    monkeypatch.setattr(leases, "WATCH_EVERY", 1000.0)
+    async with asyncio.timeout(10), hold(store, CLOCK):
+        pass
+
+
+async def test_one_elsewhere_is_replaced_once_its_time_is_over(store: SqlStore, url: str, running: Server) -> None:
+    insert(running, url, Holder("there", "elsewhere", 1, "boot pid:[1] 1", datetime.now(UTC), datetime.now(UTC)))
+    assert await is_held(store)
+    began = CLOCK.monotonic()
+    async with hold(store, CLOCK):
+        assert leases.LENGTH.total_seconds() * 0.8 < CLOCK.monotonic() - began
+
+
+async def test_one_elsewhere_that_renews_it_is_alive(store: SqlStore, url: str, running: Server) -> None:
+    insert(running, url, Holder("there", "elsewhere", 1, "boot pid:[1] 1", datetime.now(UTC), datetime.now(UTC)))
+
+    async def renew() -> None:
+        while True:
+            await asyncio.sleep(0.2)
+            sql = "UPDATE lease SET renewed_at = extract(epoch FROM clock_timestamp()) * 1000000"
+            await asyncio.to_thread(running.run, sql, database(url))
+
+    renewing = asyncio.create_task(renew())
+    with pytest.raises(StoreHeld, match="process 1 on elsewhere holds it"):
+        async with hold(store, CLOCK):
+            pass
+    renewing.cancel()
+    await asyncio.wait((renewing,))
+
+
+async def test_who_lost_it_writes_nothing_more_and_ends(store: SqlStore, url: str, running: Server) -> None:
+    async def work() -> None:
+        async with hold(store, CLOCK):
+            await put(store, "before")
+            sql = "UPDATE lease SET holder = 'there', host = 'elsewhere', pid = 1"
+            await asyncio.to_thread(running.run, sql, database(url))
+            with pytest.raises(StoreHeld):
+                await put(store, "after")
+            await asyncio.Event().wait()
+
+    with pytest.raises(StoreHeld, match="this daemon has lost its lease; process 1 on elsewhere has it"):
+        await work()
+    async with store.read() as unit:
+        assert await unit.key_values.get("before") == "x"
+        assert await unit.key_values.get("after") is None
+
+
+def insert(server: Server, url: str, holder: Holder) -> None:
+    """Give the lease to another process, which has just renewed it."""
+    now = "extract(epoch FROM clock_timestamp()) * 1000000"
+    values = f"'{holder.token}', '{holder.host}', {holder.pid}, '{holder.started}', {now}, {now}"
+    server.run(f"INSERT INTO lease VALUES (1, {values})", database(url))

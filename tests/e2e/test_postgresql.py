@@ -1,0 +1,127 @@
+"""The real daemon on a real PostgreSQL."""
+
+import asyncio
+import json
+import os
+import re
+import shutil
+import signal
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from relay.demo.homeserver import Homeserver
+from tests.support.postgresql import Server, server, start
+from tests.support.stack import PATIENCE, FullStack, eventually, stack
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def place(homeserver: Homeserver, tmp_path: Path) -> AsyncIterator[FullStack]:
+    """A stack whose store is on PostgreSQL; the daemon makes its tables."""
+    with server().database(migrated=False) as url:
+        async with stack(tmp_path, homeserver, store_url=f"{url}&password=open-sesame") as made:
+            yield made
+
+
+@pytest.fixture
+def own() -> Iterator[Path]:
+    """The folder of a server that no other test uses. A socket's path is short."""
+    folder = Path(tempfile.mkdtemp(prefix="relay-pg-own-", dir="/tmp"))
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+async def test_messages_cross_and_every_command_works(place: FullStack) -> None:
+    await place.daemon.start()
+    first = place.say("help", "hello from Discord")
+    await place.until_matrix("help", lambda words: words == ["hello from Discord"])
+    await place.tell("help", "hello from Matrix")
+    await place.until_discord("help", lambda words: words[1:] == ["hello from Matrix"])
+    place.control.edit(place.channels["help"], first, "edited")
+    await place.until_matrix("help", lambda words: words[0] == "edited")
+    status, out = await place.daemon.relay("status", "--json")
+    assert status == 0, out
+    assert json.loads(out)["pairs"][0]["problem"] is None
+    status, out = await place.daemon.relay("explain", first)
+    assert status == 0, out
+    assert "help" in out
+    for arguments in (("dead", "list"), ("db", "check"), ("pairs", "list"), ("check",)):
+        status, out = await place.daemon.relay(*arguments)
+        assert status == 0, (arguments, out)
+        assert "open-sesame" not in out
+    status, out = await place.daemon.relay("db", "downgrade")
+    assert status == 3, out
+    assert re.search(r"process \d+ on .* holds it", out)
+    status, out = await place.daemon.relay("run")
+    assert status == 3, out
+    assert "open-sesame" not in place.daemon.log()
+    assert await place.daemon.stop() == 0
+    status, out = await place.daemon.relay("status")
+    assert "not running" in out
+
+
+async def test_a_killed_daemon_leaves_its_place_to_the_next_and_loses_nothing(place: FullStack) -> None:
+    await place.daemon.start()
+    said = []
+    for number in range(12):
+        said.append(f"number {number}")
+        place.say("help", said[-1])
+        if number % 4 == 3:
+            await place.daemon.kill()
+            await place.daemon.start()
+    assert await place.until_matrix("help", lambda words: len(words) >= len(said)) == said
+
+
+async def test_the_database_is_restarted_and_is_away_for_a_while(
+    homeserver: Homeserver, tmp_path: Path, own: Path
+) -> None:
+    process = start(own, os.getpid())
+    url = Server(own).url("postgres")
+    async with stack(tmp_path, homeserver, store_url=url) as place:
+        await place.daemon.start()
+        place.say("help", "before")
+        await place.until_matrix("help", lambda words: words == ["before"])
+        await ended(process, signal.SIGINT)
+        place.say("help", "while it is away")
+        await place.tell("help", "from the other side")
+        await reports(place, "cannot be reached")
+        process = await asyncio.to_thread(start, own, os.getpid())
+        await place.until_matrix("help", lambda words: words[:1] + words[2:] == ["before", "while it is away"])
+        await place.until_discord("help", lambda words: words[-1:] == ["from the other side"])
+        await ended(process, signal.SIGQUIT)  # as a crash
+        process = await asyncio.to_thread(start, own, os.getpid())
+        place.say("help", "after")
+        await place.until_matrix("help", lambda words: words[-1] == "after")
+        assert sorted(await place.matrix_words("help")) == sorted(
+            ["before", "while it is away", "from the other side", "after"]
+        )
+        assert await place.daemon.stop() == 0
+    await ended(process, signal.SIGINT)
+
+
+async def ended(process: int, number: signal.Signals) -> None:
+    """Stop a server, and wait until it is gone."""
+    os.kill(process, number)
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            try:
+                os.kill(process, 0)
+            except ProcessLookupError:
+                return
+            if "Z" in Path(f"/proc/{process}/stat").read_text().rpartition(")")[2][:3]:
+                return
+            await asyncio.sleep(0.05)
+
+
+async def reports(place: FullStack, words: str) -> None:
+    """Wait until the log says so."""
+
+    async def log() -> str:
+        return place.daemon.log()
+
+    await eventually(log, lambda seen: words in seen)
