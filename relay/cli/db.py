@@ -1,5 +1,6 @@
 """`relay db`: create, change and check the tables of the store, back it up, restore it. `relay run` upgrades them."""
 
+import asyncio
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -7,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from relay.cli.commands import ConfigOption, invocation_of
+from relay.config.store_url import names_postgresql
 from relay.errors import StoreError
 
 if TYPE_CHECKING:
@@ -86,6 +88,32 @@ def restore(
 
     old = restore(file.absolute(), _file(settings.store, "pg_restore"))
     typer.echo(f"store {settings.store.name}: restored" + (f"; the old one is {old}" if old else ""))
+
+
+@commands.command()
+def copy(
+    source: Annotated[str, typer.Argument(metavar="FROM", help="A file, or a URL: sqlite:///… or postgresql://…")],
+    target: Annotated[str, typer.Argument(metavar="TO", help="The same, for the new store.")],
+) -> None:
+    """Copy a store into a new one, between SQLite and PostgreSQL, and compare them. No daemon may use either.
+
+    Other users of this machine see the arguments: give PostgreSQL's password in PGPASSWORD, or in ~/.pgpass.
+    """
+    from relay.core.clock import SystemClock
+    from relay.store.copying import copy_store, prepare
+
+    old, new = _url(source), _url(target)
+    prepare(old, new)
+    counts = asyncio.run(copy_store(old, new, SystemClock()))
+    typer.echo(f"copied {sum(counts.values())} rows, {counts['message']} messages among them; both hold the same.")
+    typer.echo("The relay uses the new store once [store] url names it.")
+
+
+def _url(store: str) -> str:
+    """The URL of a store that is given as a file or as a URL."""
+    if store.startswith("sqlite:///") or names_postgresql(store):
+        return store
+    return f"sqlite:///{Path(store).absolute()}"
 
 
 def _file(store: "StoreSettings", tool: str) -> Path:

@@ -21,7 +21,7 @@ from relay.store.sqlite.engine import connect, translated
 
 _log = structlog.get_logger(__name__)
 
-_TAKEN = "backup taken"
+TAKEN = "backup taken"
 _GAP = "restored gap"
 _BESIDE = ("-wal", "-shm", "-journal")
 _LOOKED_FOR = timedelta(days=7)
@@ -73,7 +73,7 @@ def restore(backup: Path, store: Path) -> Path | None:
             made_at = datetime.fromtimestamp(backup.stat().st_mtime, UTC)
             with translated(backup), closing(_read_only(backup)) as source:
                 # Any other copy of a store, made while no daemon ran: it is as old as its file.
-                taken = source.execute("SELECT 1 FROM notebook WHERE name = ? AND value <> ''", (_TAKEN,)).fetchone()
+                taken = source.execute("SELECT 1 FROM notebook WHERE name = ? AND value <> ''", (TAKEN,)).fetchone()
                 _copy(source, fresh, None if taken else made_at)
             with translated(store):
                 old = _put_aside(store)
@@ -90,14 +90,14 @@ async def restored_gap(store: Store, clock: Clock) -> RestoredGap | None:
     Raises `StoreUnavailable`.
     """
     async with store.read() as uow:
-        taken, known = await uow.key_values.get(_TAKEN), await uow.key_values.get(_GAP)
+        taken, known = await uow.key_values.get(TAKEN), await uow.key_values.get(_GAP)
     if not taken:
         gap = _gap(known)
         return gap if gap is not None and clock.now() - gap.until < _LOOKED_FOR else None
     found = f"{taken} {clock.now().isoformat()}"
     async with store.write() as uow:
         await uow.key_values.put(_GAP, found)
-        await uow.key_values.put(_TAKEN, "")
+        await uow.key_values.put(TAKEN, "")
     _log.warning(
         "the store is a backup: what has crossed since is looked for before it is sent",
         made_at=taken,
@@ -120,7 +120,7 @@ def _copy(source: sqlite3.Connection, target: Path, taken_at: datetime | None) -
         # Nobody holds the copy.
         copy.execute("DELETE FROM lease")
         if taken_at is not None:
-            copy.execute("INSERT OR REPLACE INTO notebook (name, value) VALUES (?, ?)", (_TAKEN, taken_at.isoformat()))
+            copy.execute("INSERT OR REPLACE INTO notebook (name, value) VALUES (?, ?)", (TAKEN, taken_at.isoformat()))
         # One file, without a log beside it.
         copy.execute("PRAGMA journal_mode = DELETE")
 

@@ -71,6 +71,10 @@ class Milliseconds(TypeDecorator[datetime]):
     impl = BigInteger
     cache_ok = True
 
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> int | None:
+        """To the table: only a copy of a store writes these itself."""
+        return None if value is None else (value - EPOCH) // timedelta(milliseconds=1)
+
     def process_result_value(self, value: Any | None, dialect: Dialect) -> datetime | None:
         """From the table, in UTC."""
         if value is None:
